@@ -1,0 +1,1 @@
+"""Thin wiring of the library onto Ray: one file per stage word."""

@@ -1,0 +1,60 @@
+"""The Ray cluster of a job: connect or start one, wait for resources, turn failures into one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+import ray
+
+from emoji_ldm.config import ClusterConfig
+from emoji_ldm.errors import JobError
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES of CPU tasks alone
+
+
+def connect(config: ClusterConfig) -> None:
+    """Join the cluster at `config.address` (or RAY_ADDRESS), else start a local one; once per process."""
+    if ray.is_initialized():
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS") or None
+    local: dict[str, Any] = {}
+    if address is None:
+        # Logical CPUs: stages hold fractions of them, so that on two cores none waits for another for ever.
+        memory = config.object_store_mb * 2**20
+        local = {"num_cpus": config.num_cpus, "object_store_memory": memory, "include_dashboard": False}
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise JobError(f"cannot join the Ray cluster at {address or 'this machine'}: {error}") from None
+    _quiet()
+
+
+def require(config: ClusterConfig, stage: str, num_workers: int, *, num_cpus: float, num_gpus: float) -> None:
+    """Wait until the cluster has the resources of `num_workers` actors; JobError names the one that is missing."""
+    needs = {"CPU": num_workers * num_cpus, "GPU": num_workers * num_gpus}
+    deadline = time.monotonic() + config.place_timeout_s
+    while short := {name: need for name, need in needs.items() if need > ray.cluster_resources().get(name, 0) + 1e-6}:
+        if time.monotonic() > deadline or not _may_grow():
+            name, need = next(iter(short.items()))
+            has = ray.cluster_resources().get(name, 0)
+            raise JobError(
+                f"{stage} needs {need:g} {name} for {num_workers} workers, the cluster has {has:g}; "
+                f"lower {stage}.num_workers or {stage}.num_gpus, or add nodes"
+            )
+        time.sleep(1)
+
+
+def _may_grow() -> bool:
+    """A cluster of one node that was started here never grows; another may have an autoscaler."""
+    return bool(os.environ.get("RAY_ADDRESS")) or len(ray.nodes()) > 1
+
+
+def _quiet() -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
