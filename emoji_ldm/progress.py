@@ -52,7 +52,7 @@ def track(name: str, total: int, unit: str) -> Iterator[Tracker]:
 
 def say(text: str) -> None:
     """Print one line about the work on standard error."""
-    console.print(text, markup=False)
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def summary(title: str, values: Mapping[str, object], next_command: str = "") -> None:
@@ -60,6 +60,6 @@ def summary(title: str, values: Mapping[str, object], next_command: str = "") ->
     width = max((len(name) for name in values), default=0)
     console.print(f"\n[bold]{title}[/bold]")
     for name, value in values.items():
-        console.print(f"  {name:<{width}}  {value}", markup=False)
+        console.print(f"  {name:<{width}}  {value}", markup=False, soft_wrap=True)
     if next_command:
-        console.print(f"next: {next_command}\n", markup=False)
+        console.print(f"next: {next_command}\n", markup=False, soft_wrap=True)

@@ -124,6 +124,10 @@ class Table:
         """Rows of the table, optionally some columns and rows; empty if the table is not there."""
         return self._dataset().to_table(columns=list(columns) if columns else None, filter=filter)
 
+    def head(self, num_rows: int) -> pa.Table:
+        """The first rows, without reading the rest."""
+        return self._dataset().head(num_rows)
+
     def count(self) -> int:
         """Number of rows."""
         return sum(self._files().values())

@@ -1,0 +1,5 @@
+"""`python -m ray_jobs` is the console script `emoji-ldm`."""
+
+from ray_jobs.cli import main
+
+raise SystemExit(main())
