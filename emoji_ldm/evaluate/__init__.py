@@ -1,0 +1,1 @@
+"""Judging a run: what it made, beside what it learnt from."""

@@ -1,0 +1,143 @@
+"""The report of a run as one self-contained HTML file."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from emoji_ldm import __version__
+from emoji_ldm.config import Config
+from emoji_ldm.dataset.log import versions
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.errors import DatasetError
+from emoji_ldm.evaluate.chart import line_chart
+from emoji_ldm.evaluate.nearest import nearest, thumbnails
+from emoji_ldm.records import TABLES
+from emoji_ldm.store import Store
+
+SHOWN_IMAGES = 24
+SHOWN_GENERATED = 32
+
+
+def write_report(config: Config, path: Path) -> Path:
+    """Write the report of `config.run` from what the store holds; parts not made yet say which command makes them.
+
+    Raises:
+        DatasetError: The store holds no table at all.
+    """
+    store = Store(config.store)
+    facts = gather(config, store)
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
+    environment.filters["data_uri"] = _data_uri
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(environment.get_template("report.html").render(**facts), encoding="utf-8")
+    return path
+
+
+def gather(config: Config, store: Store) -> dict[str, Any]:
+    """Everything the report shows, as plain values."""
+    tables = {name: Table(store, spec) for name, spec in TABLES.items()}
+    present = {name: table for name, table in tables.items() if table.exists}
+    if not present:
+        raise DatasetError(f"nothing to report: {store.uri} holds no tables yet; begin with emoji-ldm crawl")
+    losses = _losses(store, config.run)
+    return {
+        "run": config.run, "store": config.store, "code": __version__, "config": config.to_yaml(),
+        "counts": {name: table.count() for name, table in present.items()},
+        "outcomes": _outcomes(tables["outcomes"]),
+        "images": _captioned(tables["images"], tables["captions"]),
+        "engines": sorted(set(tables["captions"].read(["engine"]).column(0).to_pylist())),
+        "losses": losses,
+        "chart": line_chart([(row["step"], row["loss"]) for row in losses], x_label="step", y_label="loss"),
+        "samples": _samples(store, config.run),
+        "generated": _generated(tables["generated"], tables["images"]),
+        "versions": [_version_row(name, table) for name, table in present.items()],
+        "stages": _stages(store, config.run),
+    }  # fmt: skip
+
+
+def _outcomes(table: Table) -> dict[str, list[tuple[str, int, str]]]:
+    """{kind: [(outcome, count, an example reason)]}, most frequent first."""
+    rows = table.read(["kind", "outcome", "reason"]).to_pylist()
+    reasons = {(row["kind"], row["outcome"]): row["reason"] for row in reversed(rows)}
+    counts = Counter((row["kind"], row["outcome"]) for row in rows)
+    found: dict[str, list[tuple[str, int, str]]] = {}
+    for (kind, outcome), count in counts.most_common():
+        found.setdefault(kind, []).append((outcome, count, reasons[kind, outcome]))
+    return found
+
+
+def _captioned(images: Table, captions: Table) -> list[dict[str, Any]]:
+    """An even sample of the crawled images with a caption each."""
+    if not images.exists:
+        return []
+    ids = sorted(images.keys())
+    chosen = ids[:: max(len(ids) // SHOWN_IMAGES, 1)][:SHOWN_IMAGES]
+    rows = images.read_located(images.locate(chosen), ["image_id", "image", "title", "tags"]).to_pylist()
+    texts = {row["image_id"]: row for row in captions.read(["image_id", "caption", "status", "reason"]).to_pylist()}
+    for row in rows:
+        caption = texts.get(row["image_id"], {"caption": "", "reason": "not captioned yet"})
+        row["caption"] = caption["caption"] or caption["reason"]
+    return rows
+
+
+def _generated(generated: Table, images: Table) -> list[dict[str, Any]]:
+    """The newest generated images, each beside its nearest crawled one."""
+    columns = ["image", "prompt", "seed", "steps", "guidance_scale", "checkpoint"]
+    rows = generated.read(columns).to_pylist()[:SHOWN_GENERATED]
+    if not rows or not images.exists:
+        return rows
+    known = images.read(["image", "title"]).to_pylist()
+    best, distance = nearest(thumbnails(_pngs(rows)), thumbnails(_pngs(known)))
+    for row, index, gap in zip(rows, best, distance, strict=True):
+        row["nearest"], row["distance"] = known[index], float(gap)
+    return rows
+
+
+def _pngs(rows: Sequence[dict[str, Any]]) -> list[bytes]:
+    return [row["image"]["bytes"] for row in rows]
+
+
+def _losses(store: Store, run: str) -> list[dict[str, float]]:
+    if not store.exists("runs", run, "train", "losses.jsonl"):
+        return []
+    return [json.loads(line) for line in store.read("runs", run, "train", "losses.jsonl").splitlines() if line]
+
+
+def _samples(store: Store, run: str) -> list[tuple[int, bytes]]:
+    """(step, PNG) of sample grids: at most four, from first to last."""
+    names = [name for name in store.list("runs", run, "train", "samples") if name.endswith(".png")]
+    chosen = [names[round(i * (len(names) - 1) / 3)] for i in range(4)] if len(names) > 4 else names
+    return [(int(name[5:-4]), store.read("runs", run, "train", "samples", name)) for name in chosen]
+
+
+def _version_row(name: str, table: Table) -> dict[str, Any]:
+    commits = [entry for entry in versions(table) if entry["stage"]]
+    newest = commits[0] if commits else {"parents": {}, "run": "", "stage": "", "time": None, "code": ""}
+    return {"name": name, "rows": table.count(), "version": table.version, "num_commits": len(commits), **newest,
+            "version_of_table": table.version}  # fmt: skip
+
+
+def _stages(store: Store, run: str) -> list[dict[str, Any]]:
+    """Per stage: seconds over all its runs, highest memory, number of runs, last summary."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in store.list("runs", run, "stages"):
+        facts = json.loads(store.read("runs", run, "stages", name))
+        if facts["stage"] == "report":
+            continue
+        stage = found.setdefault(facts["stage"], {"seconds": 0.0, "peak_mb": 0.0, "num_runs": 0})
+        stage["seconds"] += facts["seconds"]
+        stage["peak_mb"] = max(stage["peak_mb"], facts["peak_mb"])
+        stage["num_runs"] += 1
+        stage["summary"] = facts.get("summary", {})
+    return [{"stage": name, **stage} for name, stage in found.items()]
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
