@@ -1,0 +1,32 @@
+# make demo | test | check | bench. Each sets everything up by itself; see infra/setup.sh.
+PYTHON ?= python3
+export PYTHON
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM = false
+BIN = .venv/bin
+
+.PHONY: demo test unit check bench setup lock
+
+demo: setup
+	@$(BIN)/emoji-ldm demo
+
+test: setup
+	@$(BIN)/python -m pytest
+
+unit: setup
+	@$(BIN)/python -m pytest tests/unit -m "not slow"
+
+check: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: setup
+	@$(BIN)/python -m tests.bench --all
+
+setup:
+	@infra/setup.sh
+
+lock: setup
+	@$(BIN)/uv pip compile pyproject.toml --quiet --extra all --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock

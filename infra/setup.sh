@@ -1,0 +1,30 @@
+#!/bin/sh
+# Make .venv with the locked packages, and see that Chromium is there. Run by make; a second run ends at once.
+set -eu
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+
+fail() { echo "error: $*" >&2; exit 1; }
+
+apt_install() { # packages; only as root, else the one line that says what to do
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "install these first: apt-get install $*"
+  echo "installing $*"
+  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; } >/tmp/emoji-ldm-apt.log 2>&1 ||
+    fail "apt-get install $* failed: $(tail -n 1 /tmp/emoji-ldm-apt.log)"
+}
+
+command -v "$python" >/dev/null || apt_install python3 python3-venv
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  fail "$($python --version) is too old: install Python 3.11 or newer and run: make PYTHON=python3.11 ..."
+"$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
+command -v chromium >/dev/null && command -v chromedriver >/dev/null || apt_install chromium chromium-driver fonts-dejavu-core
+
+lock=$(sha256sum requirements.lock pyproject.toml | sha256sum | cut -c1-16)
+[ "$(cat .venv/installed 2>/dev/null)" = "$lock" ] && exit 0
+echo "installing the locked packages into .venv (once, some GB)"
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+awk '/^uv==/ {on=1} on {print} on && !/\\$/ {exit}' requirements.lock >.venv/uv.txt
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
+.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+echo "$lock" >.venv/installed
