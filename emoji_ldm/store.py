@@ -183,7 +183,8 @@ class Store:
             response_checksum_validation="when_required",
             s3={"addressing_style": "path" if _endpoint() else "auto"},
         )
-        return boto3.client("s3", endpoint_url=_endpoint() or None, region_name=_region(), config=settings)
+        session = boto3.session.Session()  # the default one would keep the credentials it first saw
+        return session.client("s3", endpoint_url=_endpoint() or None, region_name=_region(), config=settings)
 
     def _put_if_absent(self, data: bytes, path: str) -> bool:
         from botocore.exceptions import BotoCoreError, ClientError
