@@ -1,0 +1,1 @@
+"""Pictures and captions as cached tensors: codec (pixels <-> latents), text (captions -> states), cache."""

@@ -1,0 +1,150 @@
+"""How latents and text states lie in their tables, and the loader that training uses.
+
+Per image one posterior (mean and log-variance), so that each step can draw a fresh sample;
+per *distinct* caption its states without padding, so that text costs little more than
+its words. Values are float16, little endian, in C order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from emoji_ldm.config import key_of
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.errors import DatasetError
+from emoji_ldm.records import CAPTIONS, IMAGES, LATENTS, TEXTS
+from emoji_ldm.store import Store
+
+HALF = np.dtype("<f2")
+Floats = NDArray[np.float32]
+
+
+def latent_id(image_id: str, codec_key: str) -> str:
+    """Key of a row of `latents`."""
+    return key_of(image_id, codec_key)
+
+
+def text_id(caption: str, encoder_key: str) -> str:
+    """Key of a row of `texts`."""
+    return key_of(caption, encoder_key)
+
+
+def to_bytes(values: Floats) -> bytes:
+    """Values as float16 bytes; what float16 cannot hold becomes its largest value."""
+    limit = float(np.finfo(HALF).max)
+    return np.clip(values, -limit, limit).astype(HALF).tobytes()
+
+
+def from_bytes(data: bytes, shape: Sequence[int]) -> Floats:
+    """float32 array of this shape, back from `to_bytes`."""
+    return np.frombuffer(data, HALF).reshape(tuple(shape)).astype(np.float32)
+
+
+def latent_rows(image_ids: Sequence[str], codec_key: str, mean: Floats, logvar: Floats) -> pa.Table:
+    """Rows of `latents` for images with posteriors `(N, C, h, w)`."""
+    rows = [
+        {"latent_id": latent_id(image_id, codec_key), "image_id": image_id, "codec_key": codec_key,
+         "shape": list(one_mean.shape), "mean": to_bytes(one_mean), "logvar": to_bytes(one_logvar)}
+        for image_id, one_mean, one_logvar in zip(image_ids, mean, logvar, strict=True)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=LATENTS.schema)
+
+
+def text_rows(captions: Sequence[str], encoder_key: str, states: Sequence[Floats]) -> pa.Table:
+    """Rows of `texts` for captions with states `(tokens, width)`."""
+    rows = [
+        {"text_id": text_id(caption, encoder_key), "caption": caption, "encoder_key": encoder_key,
+         "shape": list(state.shape), "states": to_bytes(state)}
+        for caption, state in zip(captions, states, strict=True)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=TEXTS.schema)
+
+
+def good_captions(images: Table, captions: Table) -> dict[str, list[str]]:
+    """Good captions per image that is in the data set, both sorted; images without one are left out."""
+    known = images.keys()
+    rows = captions.read(["image_id", "caption"], filter=pc.field("status") == "ok")
+    found: dict[str, set[str]] = {}
+    for image_id, caption in zip(rows["image_id"].to_pylist(), rows["caption"].to_pylist(), strict=True):
+        if image_id in known:
+            found.setdefault(image_id, set()).add(caption)
+    return {image_id: sorted(found[image_id]) for image_id in sorted(found)}
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """All that training reads, in memory. Images and captions have the same order in every process."""
+
+    image_ids: list[str]  # sorted
+    mean: Floats  # (N, C, h, w), raw
+    logvar: Floats  # (N, C, h, w)
+    captions: list[str]  # distinct, sorted; "" is among them
+    caption_index: list[list[int]]  # per image: its captions' places in `captions`
+    states: list[Floats]  # per caption: (tokens, width)
+    empty_index: int  # of "", for classifier-free guidance
+    num_uncaptioned: int  # images left out because they have no good caption
+    versions: dict[str, int]  # {table: version read}
+
+
+def load_latent_set(store: Store, *, codec_key: str, encoder_key: str) -> LatentSet:
+    """Every captioned image with its latents and text states.
+
+    Args:
+        store: Where the tables lie.
+        codec_key: `Codec.key`: latents of other codecs are not seen.
+        encoder_key: `TextEncoder.key`, likewise.
+
+    Raises:
+        DatasetError: There is no captioned image, or one lacks its latents or text states.
+    """
+    tables = {spec.name: Table(store, spec) for spec in (IMAGES, CAPTIONS, LATENTS, TEXTS)}
+    captions = good_captions(tables["images"], tables["captions"])
+    if not captions:
+        raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
+    image_ids = list(captions)
+    mean, logvar = _moments(tables["latents"], image_ids, codec_key)
+    distinct = sorted({"", *(caption for several in captions.values() for caption in several)})
+    place = {caption: number for number, caption in enumerate(distinct)}
+    return LatentSet(
+        image_ids, mean, logvar, distinct,
+        [[place[caption] for caption in several] for several in captions.values()],
+        _states(tables["texts"], distinct, encoder_key),
+        place[""],
+        tables["images"].count() - len(image_ids),
+        {name: table.version for name, table in tables.items()},
+    )  # fmt: skip
+
+
+def _moments(table: Table, image_ids: Sequence[str], codec_key: str) -> tuple[Floats, Floats]:
+    chosen = pc.field("codec_key") == codec_key
+    rows = table.read(["image_id", "shape", "mean", "logvar"], filter=chosen)
+    place = {image_id: number for number, image_id in enumerate(rows["image_id"].to_pylist())}
+    _check_complete("images", "latents of this codec", image_ids, place)
+    order = [place[image_id] for image_id in image_ids]
+    shape = (len(image_ids), *rows["shape"][order[0]].as_py())
+    mean, logvar = (rows[name].to_pylist() for name in ("mean", "logvar"))
+    return _stack(mean, order, shape), _stack(logvar, order, shape)
+
+
+def _stack(values: Sequence[bytes], order: Sequence[int], shape: Sequence[int]) -> Floats:
+    return from_bytes(b"".join(values[number] for number in order), shape)
+
+
+def _states(table: Table, captions: Sequence[str], encoder_key: str) -> list[Floats]:
+    rows = table.read(["caption", "shape", "states"], filter=pc.field("encoder_key") == encoder_key)
+    parts = zip(*(rows[name].to_pylist() for name in ("caption", "shape", "states")), strict=True)
+    states = {caption: (data, shape) for caption, shape, data in parts}
+    _check_complete("captions", "states of this text encoder", captions, states)
+    return [from_bytes(*states[caption]) for caption in captions]
+
+
+def _check_complete(things: str, lack: str, wanted: Sequence[str], found: Collection[str]) -> None:
+    missing = [key for key in wanted if key not in found]
+    if missing:
+        raise DatasetError(f"{len(missing)} of {len(wanted)} {things} have no {lack}; run: emoji-ldm latents")
