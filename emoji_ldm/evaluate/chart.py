@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-WIDTH, HEIGHT = 720, 260
+WIDTH, HEIGHT = 600, 230
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 36
 
 Points = Sequence[tuple[float, float]]
