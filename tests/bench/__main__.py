@@ -1,0 +1,41 @@
+"""`python -m tests.bench demo|kills|--all [--quick]`: run benchmarks by name."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def main() -> int:
+    """Run the named benchmarks; 1 if a floor does not hold."""
+    options = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    options.add_argument("names", nargs="*", choices=[*NAMES, []], help=", ".join(NAMES))
+    options.add_argument("--all", action="store_true", help="run every benchmark")
+    options.add_argument("--quick", action="store_true", help="a smaller load, for a first look")
+    arguments = options.parse_args()
+    names = NAMES if arguments.all else arguments.names
+    if not names:
+        options.error("name a benchmark, or --all")
+    results = [importlib.import_module(f"tests.bench.{name}").run(quick=arguments.quick) for name in names]
+    for name, result in zip(names, results, strict=True):
+        show({"name": name, **result})
+    return 0 if all(result["holds"] for result in results) else 1
+
+
+def show(result: dict[str, Any]) -> None:
+    """The table for people, then the line for machines."""
+    print(f"\n{result['name']}")
+    for figure, value in result["figures"].items():
+        bounds = [f"{kind} {result[kind][figure]}" for kind in ("floor", "target") if figure in result.get(kind, {})]
+        print(f"  {figure:<34} {value!s:<28} {', '.join(bounds)}")
+    print(json.dumps(result, default=str))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
