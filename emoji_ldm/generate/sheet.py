@@ -1,0 +1,103 @@
+"""A contact sheet: cards with a picture each and the prompt beneath."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+SIDE_PX = 128  # of a picture on its card
+MARGIN_PX = 12
+LINE_PX = 17
+MAX_LINES = 3
+FONT_PX = 13
+PAGE, CARD, EDGE, CHECK, INK = "#eef0f3", "#ffffff", "#d9dde3", "#f1f3f5", "#30363d"
+
+
+def contact_sheet(pictures: Sequence[tuple[bytes, str]], columns: int = 0) -> bytes:
+    """PNG bytes of a grid of cards.
+
+    Args:
+        pictures: (PNG, caption), in reading order; at least one.
+        columns: Cards per row; 0 takes what makes the sheet a little wider than high.
+
+    Raises:
+        ValueError: There are no pictures.
+    """
+    if not pictures:
+        raise ValueError("a contact sheet needs at least one picture")
+    columns = columns or min(max(4, math.ceil(math.sqrt(len(pictures) * 1.6))), 12, len(pictures))
+    font = ImageFont.load_default(FONT_PX)
+    captions = [_wrap(caption, font) for _, caption in pictures]
+    width = SIDE_PX + 2 * MARGIN_PX
+    height = SIDE_PX + 2 * MARGIN_PX + LINE_PX * max(len(lines) for lines in captions) + MARGIN_PX // 2
+    rows = math.ceil(len(pictures) / columns)
+    sheet = Image.new("RGB", (columns * (width + MARGIN_PX) + MARGIN_PX, rows * (height + MARGIN_PX) + MARGIN_PX), PAGE)
+    for place, ((png, _), lines) in enumerate(zip(pictures, captions, strict=True)):
+        row, column = divmod(place, columns)
+        corner = (MARGIN_PX + column * (width + MARGIN_PX), MARGIN_PX + row * (height + MARGIN_PX))
+        sheet.paste(_card(png, lines, (width, height), font), corner)
+    stream = io.BytesIO()
+    sheet.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _card(png: bytes, lines: Sequence[str], size: tuple[int, int], font: _Font) -> Image.Image:
+    card = Image.new("RGB", size, PAGE)
+    draw = ImageDraw.Draw(card)
+    draw.rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), radius=8, fill=CARD, outline=EDGE)
+    picture = _fit(Image.open(io.BytesIO(png)).convert("RGBA"))
+    background = _checkerboard()
+    background.alpha_composite(picture, ((SIDE_PX - picture.width) // 2, (SIDE_PX - picture.height) // 2))
+    card.paste(background, (MARGIN_PX, MARGIN_PX))
+    for index, line in enumerate(lines):
+        top = SIDE_PX + 2 * MARGIN_PX + index * LINE_PX - 4
+        draw.text((size[0] // 2, top), line, fill=INK, font=font, anchor="ma")
+    return card
+
+
+def _fit(picture: Image.Image) -> Image.Image:
+    """The picture scaled to the card: up by a whole factor so that pixels stay square, down smoothly."""
+    longest = max(picture.size)
+    if longest > SIDE_PX:
+        scaled = picture.copy()
+        scaled.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
+        return scaled
+    factor = SIDE_PX // longest
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
+
+
+def _checkerboard(cell_px: int = 8) -> Image.Image:
+    """A light board that shows where a picture is transparent."""
+    board = Image.new("RGBA", (SIDE_PX, SIDE_PX), CARD)
+    draw = ImageDraw.Draw(board)
+    for top in range(0, SIDE_PX, cell_px):
+        for left in range(top % (2 * cell_px), SIDE_PX, 2 * cell_px):
+            draw.rectangle((left, top, left + cell_px - 1, top + cell_px - 1), fill=CHECK)
+    return board
+
+
+_Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+
+def _wrap(text: str, font: _Font) -> list[str]:
+    """Up to three lines that fit a card; a longer text ends in an ellipsis."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= SIDE_PX + MARGIN_PX:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    shown = lines[:MAX_LINES]
+    if len(lines) > MAX_LINES:
+        shown[-1] += "…"
+    return [_cut(line, font) for line in shown]
+
+
+def _cut(line: str, font: _Font) -> str:
+    while font.getlength(line) > SIDE_PX + 2 * MARGIN_PX - 4:
+        line = line[:-2] + "…"
+    return line

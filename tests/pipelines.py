@@ -1,0 +1,54 @@
+"""Tiny random pipelines, built from their configs: the real classes and file layout in about 100 kB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers import pre_tokenizers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+TOKENS = 16
+
+
+def write_pipeline(folder: Path, *, channels: int = 4, size_px: int = 32, seed: int = 0, **scheduler: object) -> Path:
+    """Write a StableDiffusionPipeline folder and return it.
+
+    Args:
+        folder: Is made.
+        channels: 4 for an RGBA autoencoder, 3 for RGB.
+        size_px: Side of the pictures; latents are half of that.
+        seed: Of the random weights.
+        scheduler: Fields of the DDIMScheduler, such as prediction_type.
+    """
+    torch.manual_seed(seed)
+    tokenizer = clip_tokenizer()
+    text = CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=TOKENS, projection_dim=32, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    ))  # fmt: skip
+    vae = AutoencoderKL(
+        in_channels=channels, out_channels=channels, latent_channels=4, block_out_channels=(16, 16), norm_num_groups=8,
+        layers_per_block=1, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        sample_size=size_px, scaling_factor=0.7,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=size_px // 2, in_channels=4, out_channels=4, block_out_channels=(16, 32), norm_num_groups=8,
+        layers_per_block=1, cross_attention_dim=32, attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    noise = DDIMScheduler(**{"beta_schedule": "scaled_linear", "clip_sample": False, "steps_offset": 1, **scheduler})
+    StableDiffusionPipeline(
+        vae=vae.eval(), text_encoder=text.eval(), tokenizer=tokenizer, unet=unet.eval(), scheduler=noise,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer that knows bytes and no merges: every letter is a token."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=TOKENS)

@@ -1,0 +1,125 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.generate.ddim import Tables
+from emoji_ldm.generate.model import load_model
+from emoji_ldm.generate.noise import noise_for_seeds
+from emoji_ldm.generate.sampler import Draw, Sampler
+from tests.pipelines import write_pipeline
+
+
+@pytest.fixture(scope="module")
+def sampler(tiny_pipeline):
+    return Sampler(load_model(tiny_pipeline, "cpu"), batch_size=4)
+
+
+def diffusers_draw(folder, draw, output_type="latent"):
+    """What a plain StableDiffusionPipeline with a DDIMScheduler draws."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(
+        draw.prompt, negative_prompt=draw.negative_prompt, num_inference_steps=draw.steps,
+        guidance_scale=draw.guidance_scale, generator=[torch.Generator().manual_seed(draw.seed)],
+        output_type=output_type,
+    ).images  # fmt: skip
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.5])
+@pytest.mark.parametrize("steps", [1, 7, 30])
+def test_a_draw_equals_a_diffusers_pipeline(tiny_pipeline, sampler, steps, guidance):
+    draw = Draw("a happy cat", "sad", seed=5, steps=steps, guidance_scale=guidance)
+    theirs = diffusers_draw(tiny_pipeline, draw)
+    torch.testing.assert_close(sampler.latents([draw]), theirs, rtol=0, atol=1e-4)
+
+
+def test_pixels_equal_a_diffusers_pipeline(tiny_pipeline, sampler):
+    draw = Draw("a happy cat", seed=6, steps=5)
+    theirs = diffusers_draw(tiny_pipeline, draw, "np")[0] * 255
+    assert np.abs(sampler([draw])[0] - theirs).mean() < 1
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_coefficient_tables_step_as_the_scheduler_does(prediction, spacing):
+    config = {"prediction_type": prediction, "timestep_spacing": spacing, "clip_sample": False, "steps_offset": 1,
+              "set_alpha_to_one": False, "beta_schedule": "squaredcos_cap_v2"}  # fmt: skip
+    schedule, scheduler = Tables(config).batch([6]), DDIMScheduler(**config)
+    scheduler.set_timesteps(6)
+    generator = torch.Generator().manual_seed(0)
+    for index, timestep in enumerate(scheduler.timesteps):
+        x, output = torch.randn(2, 8, generator=generator)
+        assert schedule.timesteps[index, 0] == timestep
+        ours = schedule.keep[index, 0] * x + schedule.add[index, 0] * output
+        torch.testing.assert_close(ours, scheduler.step(output, timestep, x).prev_sample, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_alpha_draws_opaque_pictures_of_any_prediction_type(tmp_path):
+    folder = write_pipeline(tmp_path / "rgb", channels=3, prediction_type="v_prediction")
+    draw = Draw("a dog", seed=1, steps=4)
+    sampler = Sampler(load_model(folder, "cpu"), 2)
+    torch.testing.assert_close(sampler.latents([draw]), diffusers_draw(folder, draw), rtol=0, atol=1e-4)
+    assert (sampler([draw])[0][..., 3] == 255).all()
+
+
+def test_a_seed_gives_the_same_bits_in_any_batch_slot_and_company(sampler):
+    chance = random.Random(0)
+    wanted = Draw("a happy cat", "sad", seed=11, steps=6, guidance_scale=3.0)
+    alone = sampler([wanted])[0]
+    for _ in range(12):
+        others = [
+            Draw(chance.choice(["dog", "a very long cry for help", ""]), chance.choice(["", "blue"]),
+                 chance.randrange(99), chance.choice([1, 3, 6, 9]), chance.choice([1.0, 3.0, 7.5]))
+            for _ in range(chance.randrange(8))
+        ]  # fmt: skip
+        slot = chance.randint(0, len(others))
+        drawn = sampler([*others[:slot], wanted, *others[slot:]])[slot]
+        np.testing.assert_array_equal(drawn, alone)
+
+
+def test_different_seeds_and_prompts_give_different_pictures(sampler):
+    pictures = sampler([Draw("cat", seed=0, steps=3), Draw("cat", seed=1, steps=3), Draw("dog", seed=0, steps=3)])
+    assert len({picture.tobytes() for picture in pictures}) == 3
+
+
+def test_without_guidance_the_negative_prompt_has_no_effect(sampler):
+    plain, negative = (Draw("cat", text, seed=3, steps=4, guidance_scale=1.0) for text in ("", "ugly"))
+    torch.testing.assert_close(sampler.latents([plain]), sampler.latents([negative]), rtol=0, atol=1e-4)
+
+
+def test_progress_counts_the_network_calls_of_all_batches(sampler):
+    calls = []
+    sampler([Draw("a", steps=steps) for steps in (2, 5, 5, 5, 5)], lambda done, total: calls.append((done, total)))
+    assert calls == [(index, 10) for index in range(1, 11)]
+
+
+def test_no_draws_give_no_pictures(sampler):
+    assert sampler([]) == []
+
+
+@pytest.mark.parametrize("steps", [0, 1000])
+def test_impossible_step_counts_are_refused(sampler, steps):
+    with pytest.raises(ConfigError, match="1 to 999"):
+        sampler([Draw("cat", steps=steps)])
+
+
+def test_an_unknown_kind_of_prediction_is_refused():
+    with pytest.raises(ModelError, match="flow"):
+        Tables({"prediction_type": "flow"})
+
+
+def test_noise_is_what_diffusers_draws_for_these_generators():
+    from diffusers.utils.torch_utils import randn_tensor
+
+    theirs = randn_tensor((3, 4, 8, 8), generator=[torch.Generator().manual_seed(seed) for seed in (0, 7, 2**40)])
+    assert torch.equal(noise_for_seeds([0, 7, 2**40], (4, 8, 8)), theirs)
+
+
+@pytest.mark.parametrize("seeds", [[], [-1], [2**63]])
+def test_noise_refuses_seeds_out_of_range(seeds):
+    with pytest.raises(ValueError, match="seeds"):
+        noise_for_seeds(seeds, (1, 2, 2))
