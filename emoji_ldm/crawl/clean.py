@@ -1,0 +1,87 @@
+"""Bytes -> canonical picture: equal-looking pictures become equal bytes, whatever file they came in."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from emoji_ldm.crawl.outcomes import Outcome, Refused
+
+FORMATS = ("PNG", "WEBP", "GIF", "JPEG", "AVIF", "BMP", "ICO")  # no others: some call programs, all are more to attack
+MIN_PX = 8
+COMPRESS_LEVEL = 4  # of zlib: half the time of the default 6 for a few percent more bytes
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A canonical RGBA PNG; pixels that are not seen are (0, 0, 0, 0)."""
+
+    image_id: str  # sha256 of size and RGBA pixels
+    png: bytes
+    width: int
+    height: int
+    has_alpha: bool
+    num_frames: int
+    source_format: str
+
+
+def clean(data: bytes, *, size_px: int, max_px: int) -> Picture:
+    """The first frame, upright, at most `size_px` long, as canonical RGBA.
+
+    Raises:
+        Refused: TOO_LARGE above `max_px` (before any pixel is decoded), TOO_SMALL, BLANK, or NOT_AN_IMAGE.
+    """
+    image, source_format, num_frames = _decode(data, max_px)
+    image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS, reducing_gap=None)  # premultiplies alpha itself
+    pixels = np.array(image)  # (h, w, 4) uint8
+    pixels[pixels[..., 3] == 0] = 0
+    if (pixels == pixels[0, 0]).all():
+        raise Refused(Outcome.BLANK, "fully transparent" if not pixels[0, 0, 3] else "one colour")
+    height, width = pixels.shape[:2]
+    image_id = hashlib.sha256(f"{width}x{height}:".encode() + pixels.tobytes()).hexdigest()
+    out = io.BytesIO()
+    Image.fromarray(pixels, "RGBA").save(out, "PNG", compress_level=COMPRESS_LEVEL)
+    has_alpha = bool((pixels[..., 3] < 255).any())
+    return Picture(image_id, out.getvalue(), width, height, has_alpha, num_frames, source_format)
+
+
+def _decode(data: bytes, max_px: int) -> tuple[Image.Image, str, int]:
+    """Upright RGBA image, name of its format, number of frames."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # sizes are checked below; odd metadata is no matter
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                _check_size(image.size, max_px)
+                num_frames = int(getattr(image, "n_frames", 1))
+                image.seek(0)
+                return _rgba(ImageOps.exif_transpose(image)), image.format or "", num_frames
+    except Refused:
+        raise
+    except Image.DecompressionBombError as error:
+        raise Refused(Outcome.TOO_LARGE, str(error)) from None
+    except Exception as error:  # noqa: BLE001 - decoders fed with strangers' bytes raise anything
+        reason = str(error) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "SVG is not supported" if b"<svg" in data[:1000] else "no known image format"
+        raise Refused(Outcome.NOT_AN_IMAGE, reason[:200]) from None
+
+
+def _check_size(size: tuple[int, int], max_px: int) -> None:
+    shape = f"{size[0]} x {size[1]} px"
+    if max(size) > max_px:
+        raise Refused(Outcome.TOO_LARGE, f"{shape}; crawl.max_px is {max_px}")
+    if min(size) < MIN_PX:
+        raise Refused(Outcome.TOO_SMALL, shape)
+
+
+def _rgba(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow itself would cut off all above 255
+        image = Image.fromarray((np.array(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        image = image.convert("RGB")
+    return image.convert("RGBA")
