@@ -1,0 +1,188 @@
+"""The gallery's HTTP server: which path answers with what."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from emoji_ldm.demo.art import Picture, encoded
+from emoji_ldm.demo.catalog import Tile, page_of
+from emoji_ldm.demo.pages import Pages
+from emoji_ldm.demo.tags import TAGS
+
+ROBOTS = "User-agent: *\nDisallow: /private/\n"
+_TRICKLE_S = 0.5
+
+_encoded = lru_cache(maxsize=1024)(encoded)
+
+
+class Request(NamedTuple):
+    """One line of the request log; `time` is in seconds since the epoch, `path` holds the query."""
+
+    time: float
+    method: str
+    path: str
+    user_agent: str
+
+
+class SiteServer(ThreadingHTTPServer):
+    """Serves one gallery on loopback; `close` ends every open connection."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, port: int, tiles: list[Tile], assets: Mapping[str, Picture], slow_s: float) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.tiles, self.slow_s = tiles, slow_s
+        self.files = {tile.path: tile for tile in tiles}
+        self.assets = {f"/assets/{name}.webp": picture for name, picture in assets.items()}
+        self.pages = Pages()
+        self.requests: list[Request] = []
+        self.closing = threading.Event()
+        self._open: set[socket.socket] = set()
+
+    @property
+    def url(self) -> str:
+        """The site's address, without a slash at the end."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def close(self) -> None:
+        """Stops serving and drops all connections, so that no handler thread lives on."""
+        self.closing.set()
+        self.shutdown()
+        self.server_close()
+        for connection in list(self._open):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue  # the client was faster
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # a client that leaves early is no error
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: SiteServer
+
+    def do_GET(self) -> None:
+        """Logs the request, then answers it by its path."""
+        agent = self.headers.get("User-Agent", "")
+        self.server.requests.append(Request(time.time(), self.command, self.path, agent))
+        target = urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(target.query).items()}
+        path = unquote(target.path)
+        if path == "/":
+            self._redirect(f"/emoji-list/tag/{TAGS[0]}")
+        elif path == "/robots.txt":
+            self._send(200, ROBOTS.encode(), "text/plain; charset=utf-8")
+        elif path.startswith(("/emoji-list/tag/", "/api/emoji/")):
+            self._tag(path, query)
+        elif path == "/_next/image":
+            self._proxy(query)
+        else:
+            self._file(path)
+
+    do_HEAD = do_GET
+
+    def _tag(self, path: str, query: Mapping[str, str]) -> None:
+        """A listing page, or the JSON that fills it."""
+        tag = {name.lower(): name for name in TAGS}.get(path.rsplit("/", 1)[1].lower())
+        number = query.get("page", "1")
+        page = int(number) if number.isdecimal() and len(number) < 10 else 1
+        if tag is None:
+            return self._send(404, b"No such tag.", "text/plain; charset=utf-8")
+        tiles, num_pages = page_of(self.server.tiles, tag, page)
+        if path.startswith("/emoji-list/"):
+            num_tiles = sum(tag in tile.tags for tile in self.server.tiles)
+            html = self.server.pages.listing(tag, page, num_pages, num_tiles)
+            return self._send(200, html.encode(), "text/html; charset=utf-8")
+        items = [{"title": tile.title, "src": tile.url(self.server.url)} for tile in tiles]
+        answer = {"tag": tag, "page": page, "num_pages": num_pages, "items": items}
+        return self._send(200, json.dumps(answer).encode(), "application/json")
+
+    def _proxy(self, query: Mapping[str, str]) -> None:
+        """The file whose full address is in `url`; only this site's own may be asked for."""
+        original = query.get("url", "")
+        if not original.startswith(f"{self.server.url}/media/"):
+            return self._send(400, b'"url" parameter is not allowed', "text/plain; charset=utf-8")
+        return self._file(urlsplit(original).path)
+
+    def _file(self, path: str) -> None:
+        """A tile's file, a picture of the page's furniture, the style sheet or the script."""
+        tile, asset = self.server.files.get(path), self.server.assets.get(path)
+        text = self.server.pages.asset(path)
+        if tile is not None:
+            self._tile(tile)
+        elif asset is not None:
+            self._image(asset.data, asset.media_type)
+        elif text is not None:
+            self._send(200, text[0].encode(), text[1])
+        else:
+            self._send(404, b"Not found.", "text/plain; charset=utf-8")
+
+    def _tile(self, tile: Tile) -> None:
+        """What the tile's kind promises, see `catalog.KINDS`."""
+        if tile.kind == "dead":
+            self._send(404, b"Not found.", "text/plain; charset=utf-8")
+        elif tile.kind == "error":
+            self._send(500, b"Internal server error.", "text/plain; charset=utf-8")
+        elif tile.kind == "slow":
+            self._trickle(tile)
+        elif tile.kind in ("not_image", "truncated"):
+            self._send(200, tile.data, tile.media_type)
+        else:
+            self._image(tile.data, tile.media_type)
+
+    def _image(self, data: bytes, media_type: str) -> None:
+        """The image in its own format, in the other one where the client accepts only that."""
+        other = "image/png" if media_type == "image/webp" else "image/webp"
+        accept = self.headers.get("Accept", "*/*")
+        if other in accept and not any(word in accept for word in (media_type, "image/*", "*/*")):
+            data, media_type = _encoded(data, other), other
+        self._send(200, data, media_type, {"Cache-Control": "public, max-age=14400", "Vary": "Accept"})
+
+    def _trickle(self, tile: Tile) -> None:
+        """Promises the whole image and sends a byte now and then, until slow_s are over or somebody hangs up."""
+        self.close_connection = True
+        self._head(200, len(tile.data), tile.media_type)
+        ends = time.monotonic() + self.server.slow_s
+        for position in range(0 if self.command == "HEAD" else len(tile.data) - 1):
+            if time.monotonic() >= ends or self.server.closing.wait(_TRICKLE_S):
+                return
+            self.wfile.write(tile.data[position : position + 1])
+
+    def _redirect(self, to: str) -> None:
+        self._send(302, b"", "text/plain; charset=utf-8", {"Location": to})
+
+    def _send(self, status: int, body: bytes, media_type: str, extra: Mapping[str, str] | None = None) -> None:
+        self._head(status, len(body), media_type, extra)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _head(self, status: int, length: int, media_type: str, extra: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": media_type, "Content-Length": str(length), **(extra or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on the terminal: the request log is `SiteServer.requests`."""
