@@ -192,8 +192,8 @@ class ListWorker:
         tag = rows["tag"][0].as_py()
         pages = list(self.lister.walk(tag, rows["url"].to_pylist()))
         outcomes = outcome_table([
-            outcome_row(page.url, "page", page.outcome, page.reason, http_status=page.http_status, elapsed_s=page.elapsed_s)
-            for page in pages
+            outcome_row(p.url, "page", p.outcome, p.reason, http_status=p.http_status, elapsed_s=p.elapsed_s)
+            for p in pages
         ])  # fmt: skip
         tiles = pa.Table.from_pylist([tile for page in pages for tile in page.tiles], schema=TILES.schema)
         return sink.Output(tiles, count_outcomes(outcomes), outcomes)
@@ -224,7 +224,7 @@ def check_site(config: CrawlConfig) -> None:
         with httpx.stream(
             "GET", config.site, headers={"User-Agent": config.user_agent}, timeout=config.fetch_timeout_s
         ):
-            return
+            pass
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CrawlError(f"crawl.site {config.site} does not answer: {error or type(error).__name__}") from None
 

@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emoji_ldm.crawl.outcomes import Outcome, Refused
 
@@ -66,7 +66,7 @@ def _decode(data: bytes, max_px: int) -> tuple[Image.Image, str, int]:
         raise Refused(Outcome.TOO_LARGE, str(error)) from None
     except Exception as error:  # noqa: BLE001 - decoders fed with strangers' bytes raise anything
         reason = str(error) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
+        if isinstance(error, UnidentifiedImageError):
             reason = "SVG is not supported" if b"<svg" in data[:1000] else "no known image format"
         raise Refused(Outcome.NOT_AN_IMAGE, reason[:200]) from None
 
