@@ -38,6 +38,7 @@ def run_stage(stage: str, config: Config) -> None:
 def demo(config: Config) -> None:
     """Serve the gallery on loopback and run every stage against it; a second run finds all done."""
     from emoji_ldm.demo.gallery import Gallery
+    from emoji_ldm.demo.tags import TAGS
 
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         raise CrawlError("the demo needs Chromium and its driver: apt-get install chromium chromium-driver")
@@ -46,10 +47,10 @@ def demo(config: Config) -> None:
     store.check()
     # The address is part of every URL: it must be the same in each run, or all would be crawled again.
     port = int(store.read("runs", config.run, PORT_FILE)) if store.exists("runs", config.run, PORT_FILE) else 0
-    with Gallery(port=port) as site:
+    with Gallery(port=port, cache_dir=Path("runs", config.run, "gallery")) as site:
         store.write(str(site.port).encode(), "runs", config.run, PORT_FILE)
         values = config.model_dump()
-        values["crawl"] |= {"site": site.url, "tags": tuple(site.tags)}
+        values["crawl"] |= {"site": site.url, "tags": TAGS}
         for number, stage in enumerate(DEMO, 1):
             say(f"\n=== {number}/{len(DEMO)} {stage} ===")
             run_stage(stage, Config.model_validate(values))
