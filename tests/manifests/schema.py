@@ -1,4 +1,4 @@
-"""Strict checks of one object: unknown fields and wrong types are errors, as `kubectl apply --validate=strict` has them."""
+"""Strict checks of one object: unknown fields and wrong types are errors, as in `kubectl apply --validate=strict`."""
 
 import copy
 import functools
@@ -113,5 +113,3 @@ def custom_schema(thing: dict) -> dict | None:
     """The strict schema of a custom object; None for built-in kinds."""
     validator = _validators().get((thing["apiVersion"], thing["kind"]))
     return validator.schema if validator else None
-
-

@@ -9,6 +9,7 @@ from tests.manifests.render import ROOTS, name_of, ray_cluster, rendered
 from tests.manifests.rules import broken_rules
 
 NAME_LIMIT = {"RayCluster": 53, "RayJob": 47, "RayService": 47}
+HEAD = "headGroupSpec.template.spec"
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 
@@ -39,17 +40,17 @@ CASES = {
     "no version": ("RayJob", "train", "rayClusterSpec.rayVersion", None),
     "job by selector": ("RayJob", "train", "clusterSelector", {"ray.io/cluster": "emoji-ldm"}),
     "autoscaler v1": ("RayCluster", "emoji-ldm", "autoscalerOptions.version", "v1"),
-    "head restarts under v2": ("RayCluster", "emoji-ldm", "headGroupSpec.template.spec.restartPolicy", "Always"),
+    "head restarts under v2": ("RayCluster", "emoji-ldm", f"{HEAD}.restartPolicy", "Always"),
     "worker restarts under v2": ("RayCluster", "emoji-ldm", "workerGroupSpecs.0.template.spec.restartPolicy", "Always"),
     "tasks on the head": ("RayCluster", "emoji-ldm", "headGroupSpec.rayStartParams.num-cpus", "2"),
     "no such start option": ("RayCluster", "emoji-ldm", "headGroupSpec.rayStartParams.num-cpu", "0"),
     "start option no string": ("RayCluster", "emoji-ldm", "headGroupSpec.rayStartParams.num-cpus", 0),
     "group called head": ("RayCluster", "emoji-ldm", "workerGroupSpecs.0.groupName", "head"),
     "fewer at most than at least": ("RayCluster", "emoji-ldm", "workerGroupSpecs.0.minReplicas", 9),
-    "unnamed dashboard": ("RayCluster", "emoji-ldm", "headGroupSpec.template.spec.containers.0.ports.1.name", "web"),
-    "unnamed serve port": ("RayService", "serve", "rayClusterConfig.headGroupSpec.template.spec.containers.0.ports.3.name", "x"),
+    "unnamed dashboard": ("RayCluster", "emoji-ldm", f"{HEAD}.containers.0.ports.1.name", "web"),
+    "unnamed serve port": ("RayService", "serve", f"rayClusterConfig.{HEAD}.containers.0.ports.3.name", "x"),
     "sidecar not hardened": ("RayService", "serve", "rayClusterConfig.autoscalerOptions.securityContext", None),
-    "session folder": ("RayJob", "train", "rayClusterSpec.headGroupSpec.template.spec.containers.0.volumeMounts.1.mountPath", "/x"),
+    "session folder": ("RayJob", "train", f"rayClusterSpec.{HEAD}.containers.0.volumeMounts.1.mountPath", "/x"),
 }  # fmt: skip
 
 

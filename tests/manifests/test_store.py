@@ -49,7 +49,9 @@ def store_url(tmp_path_factory):
     arguments = [own.get(word, word) for word in arguments_of_the_statefulset()]
     moved = [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"]
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([WEED, *arguments, *moved], stdout=log, stderr=log, env={**os.environ, **KEYS}, cwd=folder)
+        server = subprocess.Popen(
+            [WEED, *arguments, *moved], stdout=log, stderr=log, env={**os.environ, **KEYS}, cwd=folder
+        )
     try:
         yield _ready(f"http://127.0.0.1:{s3}", server)
     finally:

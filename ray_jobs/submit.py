@@ -1,0 +1,111 @@
+"""Run an `emoji-ldm` command as a Ray job on a cluster, and follow its log.
+
+What travels: the command line, the two addresses in `FORWARDED`, and the folder in `working_dir` if one is given.
+Credentials never do: Ray shows a job's environment to everyone who can open the dashboard. They belong to the
+cluster's own environment (in `k8s/` a Secret). RAY_ADDRESS is set by Ray for every job, so that the command joins
+the cluster it runs on. A cluster with token authentication takes RAY_AUTH_MODE=token and RAY_AUTH_TOKEN from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from emoji_ldm.errors import ConfigError, JobError
+
+FORWARDED = ("AWS_ENDPOINT_URL", "AWS_REGION")
+EXCLUDES = ["/.venv/", "/.git/", "/data/", "/runs/", "/build/", "/dist/", "__pycache__/", "/.*_cache/"]
+INTERRUPTED = 130
+
+
+def submit(stage_argv: list[str], address: str, *, working_dir: str | None) -> int:
+    """Submit `emoji-ldm <stage_argv...>`; returns 0 if it succeeded, 1 if not, 130 if following was stopped.
+
+    Args:
+        stage_argv: The command and its arguments, as after `emoji-ldm`.
+        address: Where the cluster's dashboard answers, such as http://127.0.0.1:8265.
+        working_dir: Folder to upload and to run in; None where the cluster's image holds the package.
+
+    Raises:
+        ConfigError: There is no command, or the folder does not exist.
+        JobError: The cluster cannot be reached or refuses the job.
+    """
+    _check(stage_argv, address, working_dir)
+    client = _connect(address)
+    # A folder's console scripts are not installed on the cluster, its packages can be imported.
+    entrypoint = shlex.join(["python", "-m", "ray_jobs", *stage_argv])
+    try:
+        job = str(client.submit_job(entrypoint=entrypoint, runtime_env=_runtime_env(working_dir)))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise JobError(f"the cluster at {address} refuses the job: {_first_line(error)}") from None
+    commands = {verb: f"ray job {verb} {job} --address {address}" for verb in ("logs", "stop")}
+    commands["logs"] += " --follow"
+    _say(f"job {job} is submitted; Ctrl-C stops following, not the job\nto stop it: {commands['stop']}\n")
+    try:
+        return asyncio.run(_follow(client, job))
+    except KeyboardInterrupt:
+        _say(f"\nthe job goes on\nto follow it again: {commands['logs']}\nto stop it: {commands['stop']}\n")
+        return INTERRUPTED
+    except (RuntimeError, OSError) as error:
+        lost = f"lost the log of {job} ({_first_line(error)}); the job may go on: {commands['logs']}"
+        raise JobError(lost) from None
+
+
+def _check(stage_argv: list[str], address: str, working_dir: str | None) -> None:
+    if not stage_argv:
+        raise ConfigError("submit needs a command, such as: emoji-ldm submit --address http://127.0.0.1:8265 crawl")
+    if stage_argv[0] == "submit":
+        raise ConfigError("a job cannot submit itself; name the stage after the address")
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(f"address={address!r} is not the dashboard's; write it as http://host:8265")
+    if working_dir is not None and not Path(working_dir).is_dir():
+        raise ConfigError(f"working_dir={working_dir!r} is not a folder; give the project's folder, or leave it out")
+
+
+def _connect(address: str) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # upload notes, of no use here
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        remedy = "is the port forwarded, and RAY_AUTH_TOKEN set where the cluster asks for a token?"
+        raise JobError(f"cannot reach a Ray dashboard at {address}: {_first_line(error)}; {remedy}") from None
+
+
+def _runtime_env(working_dir: str | None) -> dict[str, Any]:
+    env: dict[str, Any] = {"env_vars": {name: os.environ[name] for name in FORWARDED if name in os.environ}}
+    if working_dir is not None:
+        env |= {"working_dir": working_dir, "excludes": EXCLUDES}
+    return env
+
+
+async def _follow(client: Any, job: str) -> int:
+    """Print the log while it grows; then the exit status that the job's state stands for."""
+    from ray.job_submission import JobStatus
+
+    async for text in client.tail_job_logs(job):
+        _say(text)
+    status = client.get_job_status(job)
+    while not status.is_terminal():  # the log closes a moment before the state is written
+        await asyncio.sleep(0.2)
+        status = client.get_job_status(job)
+    if status == JobStatus.SUCCEEDED:
+        _say(f"job {job} succeeded\n")
+        return 0
+    _say(f"job {job} {status.lower()}: {_first_line(client.get_job_info(job).message or 'no reason given')}\n")
+    return 1
+
+
+def _first_line(error: object) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
