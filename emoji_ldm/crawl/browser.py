@@ -32,8 +32,12 @@ FLAGS = (
     "--disable-component-update", "--no-first-run", "--window-size=1920,1080", "--disable-extensions", "--mute-audio",
     "--blink-settings=imagesEnabled=false",  # each image is fetched once, by us
 )  # fmt: skip
-# Reads until its standard input closes, as it does however our process ends; then ends the browser's process group.
-GUARD = 'read -r _; kill -TERM -- "-$1" 2>/dev/null; sleep 0.5; kill -KILL -- "-$1" 2>/dev/null; rm -rf -- "$2"'
+# Waits until our end of its pipe closes, as it does however our process ends; then ends the browser's process group
+# and deletes its files. It is no child of ours: Ray kills the children of an actor that exits, but not theirs.
+GUARD = """exec 3<&0
+( read -r _ <&3
+  kill -TERM "-$1"; sleep 0.5; kill -KILL "-$1"; sleep 0.1; rm -rf -- "$2"
+) >/dev/null 2>&1 &"""
 
 
 class BrowserLost(Exception):
@@ -67,10 +71,12 @@ class Browser:
             service.stop()
             shutil.rmtree(self.folder, ignore_errors=True)
             raise CrawlError(f"Chromium does not start: {first_line(error)}") from None
+        assert service.process is not None, "a started service has a process"
         guard = subprocess.Popen(
             ["/bin/sh", "-c", GUARD, "guard", str(service.process.pid), self.folder],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            stdin=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
+        guard.wait()  # the shell that started it, not the guard itself
         self._end = weakref.finalize(self, _end, self.driver, guard)
         atexit.register(self._end)
         self.driver.set_page_load_timeout(timeout_s)
@@ -153,4 +159,3 @@ def _end(driver: webdriver.Chrome, guard: subprocess.Popen[bytes]) -> None:
         driver.quit()  # if it is dead already, the guard ends what is left of its group
     assert guard.stdin is not None, "the guard listens"
     guard.stdin.close()
-    guard.wait(timeout=10)
