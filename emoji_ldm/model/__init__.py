@@ -1,0 +1,1 @@
+"""Networks: the U-Net, the own RGBA autoencoder, the moving average of weights."""

@@ -1,0 +1,128 @@
+"""One optimiser step, sharded by DeepSpeed or plain: the same few verbs, and portable state.
+
+An engine's *shards* are its local fp32 master weights. Anything of their shape (Adam's
+moments, the moving average) can be gathered into whole named tensors and scattered back,
+so that a checkpoint fits any number of ranks and any ZeRO stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.train.plan import Plan
+from emoji_ldm.train.world import World
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Engine(Protocol):
+    """A module with its optimiser."""
+
+    optimizer: torch.optim.Optimizer  # torch's own AdamW, below whatever wraps it
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward in the chosen precision."""
+        ...
+
+    def step(self, loss: Tensor, lr: float) -> Tensor | float:
+        """Backward and update; returns the gradient norm before clipping."""
+        ...
+
+    def shards(self) -> list[Tensor]:
+        """The local fp32 master weights."""
+        ...
+
+    def states(self) -> list[Tensor]:
+        """The keys of `optimizer.state`, one per shard."""
+        ...
+
+    def gather(self, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Whole named tensors of shard-shaped ones; every rank must walk to the end."""
+        ...
+
+    def scatter(self, named: Mapping[str, Tensor], tensors: Sequence[Tensor]) -> None:
+        """The inverse: fill shard-shaped tensors."""
+        ...
+
+
+def build_engine(module: nn.Module, plan: Plan, world: World) -> Engine:
+    """DeepSpeed for several ranks or a ZeRO stage above 0, plain torch otherwise.
+
+    Raises:
+        ConfigError: DeepSpeed is needed but not installed.
+    """
+    module.to(world.device)
+    if world.size == 1 and plan.zero_stage == 0:
+        return PlainEngine(module, plan, world)
+    from emoji_ldm.train.sharded import DeepSpeedEngine
+
+    try:
+        return DeepSpeedEngine(module, plan, world)
+    except ModuleNotFoundError as error:
+        if error.name != "deepspeed":
+            raise
+        raise ConfigError(
+            f"{plan.section} with {world.size} workers and ZeRO stage {plan.zero_stage} needs DeepSpeed; install "
+            f"'emoji-ldm[models]', or use {plan.section}.num_workers=1 and zero_stage=0"
+        ) from None
+
+
+def adamw(module: nn.Module, plan: Plan) -> torch.optim.AdamW:
+    """The optimiser, torch's own: needs no compiled DeepSpeed op."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    fused = parameters[0].is_cuda
+    # lr is set at each step; it starts at 0 because ZeRO 3 makes an empty step while it is built, which must not decay.
+    return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.99), weight_decay=plan.weight_decay, fused=fused)
+
+
+class PlainEngine:
+    """One process, torch only."""
+
+    def __init__(self, module: nn.Module, plan: Plan, world: World) -> None:
+        self.module, self.clip = module, plan.grad_clip
+        self.device_type, self.bf16 = world.device.type, plan.precision == "bf16"
+        self.optimizer: torch.optim.Optimizer = adamw(module, plan)
+        named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+        self.names, self.parameters = [name for name, _ in named], [parameter for _, parameter in named]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward in the chosen precision."""
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.bf16):
+            return self.module(*args, **kwargs)
+
+    def step(self, loss: Tensor, lr: float) -> Tensor | float:
+        """Backward, clip, AdamW."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def shards(self) -> list[Tensor]:
+        """The parameters themselves."""
+        return [parameter.detach() for parameter in self.parameters]
+
+    def states(self) -> list[Tensor]:
+        """The optimiser's keys, one per shard."""
+        return list(self.parameters)
+
+    def gather(self, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Nothing to join: only the names are added."""
+        yield from zip(self.names, tensors, strict=True)
+
+    def scatter(self, named: Mapping[str, Tensor], tensors: Sequence[Tensor]) -> None:
+        """Copy by name."""
+        for name, tensor in zip(self.names, tensors, strict=True):
+            tensor.copy_(named[name])
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

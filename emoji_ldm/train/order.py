@@ -1,0 +1,43 @@
+"""Which samples a step sees: a function of (seed, step), whatever the number of workers."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emoji_ldm.errors import ConfigError
+
+
+@lru_cache(maxsize=2)
+def permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
+    """The order of epoch `epoch`: `(size,)`, each of 0 ... size - 1 once."""
+    generator = np.random.Generator(np.random.Philox(key=[seed % 2**64, epoch]))
+    return generator.permutation(size)
+
+
+def samples(seed: int, step: int, slots: range, *, batch_size: int, size: int) -> NDArray[np.int64]:
+    """Indices of the samples in places `slots` of the global batch of step `step`.
+
+    Epochs follow one another without a gap, so no sample is dropped and a batch may be
+    larger than the set. Nothing is stored: a run that resumes asks for its next step.
+
+    Returns:
+        `(len(slots),)` indices below `size`.
+    """
+    places = step * batch_size + np.arange(slots.start, slots.stop)
+    epochs, offsets = np.divmod(places, size)
+    return np.array([permutation(seed, int(e), size)[o] for e, o in zip(epochs, offsets, strict=True)], dtype=np.int64)
+
+
+def slots_of(rank: int, num_workers: int, batch_size: int, *, field: str = "train.batch_size") -> range:
+    """The places of the global batch that belong to a rank; ConfigError if they cannot be shared evenly."""
+    share, rest = divmod(batch_size, num_workers)
+    if rest:
+        lower, upper = share * num_workers, (share + 1) * num_workers
+        raise ConfigError(
+            f"{field}={batch_size} cannot be shared by {num_workers} workers; "
+            f"give {f'{lower} or ' if lower else ''}{upper}, or another number of workers"
+        )
+    return range(rank * share, (rank + 1) * share)

@@ -1,0 +1,109 @@
+"""The autoencoder's task: pictures in, the same pictures out; exported as `vae/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from emoji_ldm.config import AutoencoderConfig
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.errors import DatasetError
+from emoji_ldm.latents.codec import to_square, to_tensor
+from emoji_ldm.model.autoencoder import AutoencoderLoss, build_autoencoder, psnr_db
+from emoji_ldm.model.unet import count_parameters
+from emoji_ldm.records import IMAGES
+from emoji_ldm.store import Store
+from emoji_ldm.train import objective, order
+from emoji_ldm.train.plan import Place
+
+MEASURED = 512  # pictures, at most, on which quality and the latents' spread are measured
+MEASURE_BATCH = 16
+
+Pixels = NDArray[np.uint8]
+
+
+class ReconstructionTask:
+    """L1 + gradient + KL on pictures in memory."""
+
+    def __init__(self, config: AutoencoderConfig, pixels: Pixels, versions: Mapping[str, int]) -> None:
+        """Take pictures `(N, size_px, size_px, 4)`, straight RGBA."""
+        self.config, self.pixels = config, pixels
+        self.vae = build_autoencoder(config)
+        self.module: nn.Module = AutoencoderLoss(self.vae, config.kl_weight)
+        factor = 2 ** (len(config.block_out_channels) - 1)
+        self.latent_shape = (config.latent_channels, config.size_px // factor, config.size_px // factor)
+        self.facts: Mapping[str, Any] = {
+            "versions": dict(versions),
+            "num_images": len(pixels),
+            "num_parameters": count_parameters(self.module),
+        }
+
+    def draw(self, step: int, slots: range) -> tuple[Tensor, Tensor]:
+        """Pictures `(n, 4, H, W)`, half of them mirrored, and the noise of their posteriors."""
+        seed, batch_size = self.config.seed, self.config.batch_size
+        rows = order.samples(seed, step, slots, batch_size=batch_size, size=len(self.pixels))
+        chance = objective.draw(seed, step, slots, shape=self.latent_shape, kind="autoencoder")
+        mirrored = (chance.uniforms[:, 0] < 0.5)[:, None, None, None]
+        chosen = self.pixels[rows]
+        return to_tensor(np.where(mirrored, chosen[:, :, ::-1], chosen), 4), torch.from_numpy(chance.noise)
+
+    def loss(self, forward: Callable[..., Any], drawn: tuple[Tensor, Tensor]) -> Tensor:
+        """See `emoji_ldm.model.autoencoder.AutoencoderLoss`."""
+        device = next(self.module.parameters()).device
+        loss: Tensor = forward(*(tensor.to(device, non_blocking=True) for tensor in drawn))
+        return loss.float()
+
+    def export(self, weights: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
+        """Write `vae/`, its scaling factor measured: latents times it have unit standard deviation."""
+        device = next(self.module.parameters()).device
+        vae = build_autoencoder(self.config)
+        vae.load_state_dict({name.removeprefix("vae."): tensor for name, tensor in weights.items()})
+        quality = measure(vae.to(device).eval(), self.pixels)
+        vae.register_to_config(scaling_factor=1 / quality["latent_std"])
+        vae.to("cpu").save_pretrained(folder / "vae")
+        return quality
+
+    def preview(self, folder: Path) -> bytes | None:
+        """None: the measured figures say how good it is."""
+        return None
+
+
+@torch.inference_mode()
+def measure(vae: Any, pixels: Pixels) -> dict[str, float]:
+    """Quality on up to 512 pictures spread over the set: `psnr_db` on white, `alpha_psnr_db`, `latent_std`."""
+    chosen = pixels[np.unique(np.linspace(0, len(pixels) - 1, MEASURED).astype(int))]
+    truth, decoded, latents = [], [], []
+    for start in range(0, len(chosen), MEASURE_BATCH):
+        batch = to_tensor(chosen[start : start + MEASURE_BATCH], 4).to(vae.device)
+        mean = vae.encode(batch).latent_dist.mean
+        truth.append(batch.cpu())
+        decoded.append(vae.decode(mean).sample.cpu())
+        latents.append(mean.float().cpu())
+    colour, alpha = psnr_db(torch.cat(decoded), torch.cat(truth))
+    return {"psnr_db": colour, "alpha_psnr_db": alpha, "latent_std": float(torch.cat(latents).std().clamp_min(1e-6))}
+
+
+def load_task(place: Place) -> ReconstructionTask:
+    """The task of `config.autoencoder` on the store's images; DatasetError if there are none."""
+    pixels, version = load_pixels(place.store, place.config.autoencoder.size_px)
+    return ReconstructionTask(place.config.autoencoder, pixels, {"images": version})
+
+
+def load_pixels(store: Store, size_px: int) -> tuple[Pixels, int]:
+    """Every image of the store as uint8 `(N, size_px, size_px, 4)` in the order of image ids, and the version read.
+
+    Raises:
+        DatasetError: There are none.
+    """
+    table = Table(store, IMAGES)
+    rows = table.read(["image_id", "image"])
+    if not rows.num_rows:
+        raise DatasetError(f"{store.uri} has no images to train an autoencoder on; run: emoji-ldm crawl")
+    pixels = [to_square(image["bytes"], size_px) for image in rows.sort_by("image_id")["image"].to_pylist()]
+    return np.stack(pixels), table.version

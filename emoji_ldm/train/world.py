@@ -1,0 +1,53 @@
+"""The ranks of one training: who I am, and the few words they exchange."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """One process among its peers; a world of one needs no process group."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """True on rank 0, which alone writes what exists once."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def share(self, value: T | None) -> T:
+        """Rank 0's value, on every rank; it must pickle."""
+        box: list[T | None] = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(box, src=0, device=self.device)
+        assert box[0] is not None, "rank 0 gives a value"
+        return box[0]
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over ranks, elementwise; changes `tensor`."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+            tensor /= self.size
+        return tensor
+
+
+def current(device: torch.device | None = None) -> World:
+    """The world of the process group that is there, else a world of one."""
+    joined = dist.is_available() and dist.is_initialized()
+    rank, size = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
+    return World(rank, size, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,63 @@
+"""A latent set, a network and a place that train in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from emoji_ldm.config import Config, load
+from emoji_ldm.latents.cache import LatentSet
+from emoji_ldm.store import Store
+from emoji_ldm.train.diffusion import DiffusionTask, Frozen
+from emoji_ldm.train.plan import Place
+
+TINY = (
+    "run=tiny", "train.block_out_channels=[8,16]", "train.layers_per_block=1", "train.num_heads=2", "train.steps=8",
+    "train.batch_size=4", "train.lr=2e-3", "train.warmup_steps=2", "train.zero_stage=0", "train.checkpoint_every=4",
+    "train.log_every=2", "train.sample_every=0", "latents.max_tokens=6",
+)  # fmt: skip
+
+
+def config(*overrides: str) -> Config:
+    return load(None, [*TINY, *overrides])
+
+
+def latent_set(num: int = 6, shape: tuple[int, int, int] = (4, 8, 8), width: int = 12) -> LatentSet:
+    """Smooth patterns, one caption each, of which image 0 has two."""
+    random = np.random.default_rng(0)
+    mean = random.normal(size=(num, shape[0], 1, 1)).astype(np.float32) * np.ones(shape, np.float32)
+    captions = ["", *(f"caption {number}" for number in range(num)), "second caption"]
+    return LatentSet(
+        image_ids=[f"image-{number}" for number in range(num)],
+        mean=mean,
+        logvar=np.full_like(mean, -8.0),
+        captions=captions,
+        caption_index=[[1, num + 1], *([number + 1] for number in range(1, num))],
+        states=[random.normal(size=(2 + number % 4, width)).astype(np.float32) for number in range(len(captions))],
+        empty_index=0,
+        num_uncaptioned=0,
+        versions={"images": 3, "latents": 5},
+    )
+
+
+def frozen(scaling_factor: float = 1.0) -> Frozen:
+    return Frozen(SimpleNamespace(config=SimpleNamespace(scaling_factor=scaling_factor)), None, None)
+
+
+class TinyTask(DiffusionTask):
+    """The real task, whose export leaves out the parts that no tiny set has."""
+
+    def export(self, weights, folder):
+        (folder / "pipeline").mkdir(parents=True, exist_ok=True)
+        (folder / "pipeline" / "weights.txt").write_text(f"{sum(float(w.sum()) for w in weights.values()):.6f}")
+        return {"num_exported": len(weights)}
+
+
+def task(configuration: Config, data: LatentSet | None = None) -> TinyTask:
+    return TinyTask(configuration, data or latent_set(), frozen())
+
+
+def place(configuration: Config, folder: Path) -> Place:
+    return Place(configuration, Store(str(folder / "store")), folder / "scratch")
