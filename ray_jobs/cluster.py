@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -25,8 +28,10 @@ def connect(config: ClusterConfig) -> None:
         # Logical CPUs: stages hold fractions of them, so that on two cores none waits for another for ever.
         memory = config.object_store_mb * 2**20
         local = {"num_cpus": config.num_cpus, "object_store_memory": memory, "include_dashboard": False}
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its core warns of Ray Data's own actors
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
+        with _hushed():
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobError(f"cannot join the Ray cluster at {address or 'this machine'}: {error}") from None
     _quiet()
@@ -50,6 +55,20 @@ def require(config: ClusterConfig, stage: str, num_workers: int, *, num_cpus: fl
 def _may_grow() -> bool:
     """A cluster of one node that was started here never grows; another may have an autoscaler."""
     return bool(os.environ.get("RAY_ADDRESS")) or len(ray.nodes()) > 1
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Drop what Ray's core writes to standard error while it starts; its failures are exceptions all the same."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 def _quiet() -> None:

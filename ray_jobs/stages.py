@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from emoji_ldm.config import Config
 from emoji_ldm.errors import CrawlError
@@ -48,7 +49,7 @@ def demo(config: Config) -> None:
     # The address is part of every URL: it must be the same in each run, or all would be crawled again.
     port = int(store.read("runs", config.run, PORT_FILE)) if store.exists("runs", config.run, PORT_FILE) else 0
     with Gallery(port=port, cache_dir=Path("runs", config.run, "gallery")) as site:
-        store.write(str(site.port).encode(), "runs", config.run, PORT_FILE)
+        store.write(str(urlsplit(site.url).port).encode(), "runs", config.run, PORT_FILE)
         values = config.model_dump()
         values["crawl"] |= {"site": site.url, "tags": TAGS}
         for number, stage in enumerate(DEMO, 1):
