@@ -1,0 +1,148 @@
+"""Bytes to canonical pictures: what looks the same is the same, what is no emoji is refused with a reason."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emoji_ldm.crawl.clean import clean
+from emoji_ldm.crawl.outcomes import Outcome, Refused
+
+from .site import emoji
+
+
+def cleaned(data, size_px=128, max_px=4096):
+    return clean(data, size_px=size_px, max_px=max_px)
+
+
+def saved(image, kind="PNG", **options):
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def pixels(picture):
+    return np.array(Image.open(io.BytesIO(picture.png)))
+
+
+def noise(size=(32, 32), mode="RGB"):
+    channels = {"RGB": 3, "RGBA": 4, "L": 1}[mode]
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], channels), dtype=np.uint8)
+    return Image.fromarray(values.squeeze(), mode)
+
+
+def refused(data, **options):
+    with pytest.raises(Refused) as caught:
+        cleaned(data, **options)
+    return caught.value
+
+
+def test_the_same_pixels_in_another_file_format_are_the_same_image():
+    png, webp = emoji(3), emoji(3, kind="WEBP", lossless=True)
+    assert cleaned(png).image_id == cleaned(webp).image_id
+    assert cleaned(png).png == cleaned(webp).png
+    assert cleaned(webp).source_format == "WEBP"
+
+
+def test_colours_under_full_transparency_do_not_tell_images_apart():
+    image = Image.open(io.BytesIO(emoji()))
+    values = np.array(image)
+    values[values[..., 3] == 0] = (255, 0, 255, 0)
+    assert cleaned(saved(Image.fromarray(values))).image_id == cleaned(emoji()).image_id
+
+
+def test_other_pixels_or_another_size_are_another_image():
+    assert len({cleaned(data).image_id for data in (emoji(1), emoji(2), emoji(1, (64, 32)), emoji(1, (32, 64)))}) == 4
+
+
+def test_small_pictures_keep_their_size_and_pixels():
+    image = noise(mode="RGBA")
+    result = pixels(cleaned(saved(image)))
+    seen = np.array(image)[..., 3] > 0
+    assert (result[seen] == np.array(image)[seen]).all()
+
+
+def test_large_pictures_are_scaled_to_the_longest_side():
+    picture = cleaned(emoji(size=(400, 200)))
+    assert (picture.width, picture.height) == (128, 64)
+
+
+def test_scaling_does_not_bleed_the_colour_of_transparent_pixels():
+    values = np.zeros((256, 256, 4), np.uint8)
+    values[...] = (255, 0, 0, 0)  # invisible red
+    values[64:192, 64:192] = (0, 0, 255, 255)
+    result = pixels(cleaned(saved(Image.fromarray(values))))
+    assert result[..., 0].max() == 0
+
+
+def test_alpha_is_told_from_opaque():
+    assert cleaned(emoji()).has_alpha
+    assert not cleaned(saved(noise())).has_alpha
+
+
+def test_an_animation_gives_its_first_frame_and_the_number_of_frames():
+    frames = [Image.open(io.BytesIO(emoji(seed))) for seed in (1, 2, 3)]
+    data = saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    picture = cleaned(data)
+    assert picture.num_frames == 3
+    assert picture.image_id == cleaned(emoji(1)).image_id
+
+
+def test_palettes_with_transparency_become_rgba():
+    picture = cleaned(emoji(kind="GIF"))
+    assert picture.has_alpha
+    assert pixels(picture)[0, 0].tolist() == [0, 0, 0, 0]
+
+
+def test_sixteen_bit_grey_keeps_its_brightness():
+    ramp = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    result = pixels(cleaned(saved(Image.fromarray(ramp))))
+    assert np.abs(result[..., 0].astype(int) - (ramp >> 8)).max() <= 1
+
+
+def test_exif_orientation_is_applied():
+    image, exif = noise((32, 16)), Image.Exif()
+    exif[0x0112] = 6
+    picture = cleaned(saved(image, "PNG", exif=exif))
+    assert (picture.width, picture.height) == (16, 32)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "CMYK"])
+def test_every_colour_mode_is_read(mode):
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    assert cleaned(saved(noise().convert("RGB").convert(mode), kind)).width == 32
+
+
+def test_pictures_without_content_are_blank():
+    assert refused(saved(Image.new("RGBA", (32, 32), (9, 9, 9, 0)))).outcome is Outcome.BLANK
+    assert refused(saved(Image.new("RGB", (32, 32), "red"))).outcome is Outcome.BLANK
+
+
+def test_a_tracking_pixel_is_too_small():
+    assert refused(saved(Image.new("RGB", (1, 1)))).outcome is Outcome.TOO_SMALL
+
+
+def test_a_pixel_bomb_is_refused_before_it_is_decoded():
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 6, 0, 0, 0))
+    bomb = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    assert refused(bomb).outcome is Outcome.TOO_LARGE
+    assert refused(emoji(size=(200, 20)), max_px=199).outcome is Outcome.TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"<html>sign in</html>", b"%!PS-Adobe-3.0 EPSF-3.0", emoji()[:200], b"\x89PNG\r\n\x1a\n" * 9]
+)
+def test_bytes_that_are_no_whole_image_are_refused_with_a_reason(data):
+    error = refused(data)
+    assert error.outcome is Outcome.NOT_AN_IMAGE
+    assert error.reason
+
+
+def test_svg_is_named_in_the_reason():
+    assert "SVG" in refused(b'<svg xmlns="http://www.w3.org/2000/svg"/>').reason
