@@ -68,13 +68,17 @@ def _check(stage_argv: list[str], address: str, working_dir: str | None) -> None
 
 
 def _connect(address: str) -> Any:
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # upload notes, of no use here
     try:
         return JobSubmissionClient(address)
+    except AuthenticationError:
+        remedy = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token"
+        raise JobError(f"the Ray dashboard at {address} refuses the token, or there is none; {remedy}") from None
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        remedy = "is the port forwarded, and RAY_AUTH_TOKEN set where the cluster asks for a token?"
+        remedy = "check the address and that its port is forwarded"
         raise JobError(f"cannot reach a Ray dashboard at {address}: {_first_line(error)}; {remedy}") from None
 
 
