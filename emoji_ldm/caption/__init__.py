@@ -1,0 +1,1 @@
+"""Captions: one sentence of a fixed form per picture, and the same facts as columns."""

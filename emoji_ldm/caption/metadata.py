@@ -1,0 +1,102 @@
+"""Captions without a model: the title's words, the listing's tags, and facts measured from the pixels.
+
+Nothing is invented. Eyes, mouth, expression and action are named only where the title of
+something with a face says so, else they are "none", as is the skin colour of all but heads.
+Colours and outline stand first, since captions are cut at `latents.max_tokens`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from emoji_ldm.caption.captioner import Caption, Subject
+from emoji_ldm.caption.parse import NONE, write
+from emoji_ldm.caption.pixels import Facts, measure
+
+_HEADS = re.compile(r"\b(face|smiley|blob|head|skull|pepe)s?\b")  # the whole picture is a head
+_FACES = re.compile(r"\b(face|smiley|blob|head|pepe|cat|kitten|panda|frog|monkey|man|woman|boy|girl|baby)s?\b")
+
+# First match wins; the pattern is sought in the lower-case title.
+_EYES = {
+    r"heart[- ]?eyes|in love": "heart-shaped", r"star[- ]?struck|star[- ]?eyes": "star-shaped", r"\bwink": "winking",
+    r"sunglass|\bcool\b": "sunglasses-covered", r"squint": "squinting", r"rolling eyes|eye ?roll": "rolling",
+    r"smiling eyes": "smiling", r"big eyes": "big", r"crossed[- ]out|knocked out|dead": "crossed-out",
+    r"spiral|dizzy": "spiral", r"cry|sob|\btears?\b|weep": "tearful", r"sleep|closed eyes": "closed",
+    r"\bwide[- ]eyed|flushed|pleading": "wide-open",
+}  # fmt: skip
+_MOUTH = {
+    r"without mouth|no mouth": NONE, r"zipper": "zipped", r"tongue|savor|yum": "tongue-out", r"drool": "drooling",
+    r"kiss": "kissing", r"vomit|nause": "open", r"\bhush": "small",
+    r"loudly crying|sob|open mouth|astonish|gasp|surpris|shock|scream|yawn|\bwow\b": "open", r"medical mask": "masked",
+    r"frown|\bsad\b|pout|disappoint|cry": "frowning", r"grimac|teeth": "toothy", r"smirk|wry": "smirking",
+    r"grin|beam|joy|laugh|\brofl\b|\blol\b": "grinning", r"smil|happy|slightly smiling": "smiling",
+    r"neutral|expressionless|unamused|diagonal": "straight",
+}  # fmt: skip
+_EXPRESSION = {
+    r"tears of joy|laugh|rolling on the floor|\brofl\b|\blol\b": "laughing", r"loudly crying|sob|\bcry|weep": "crying",
+    r"angry|rage|pout|enraged|symbols on mouth|steam|\bmad\b": "angry", r"heart|love|kiss|ador": "loving",
+    r"tongue|zany|crazy|silly|wink|playful|party": "playful", r"scream|fear|scared|horror|anguish": "scared",
+    r"surpris|astonish|shock|gasp|\bhush|open mouth|\bwow\b|explod|flush": "surprised", r"sunglass|\bcool\b": "cool",
+    r"\bsad\b|frown|disappoint|pensive|plead|tear|downcast": "sad", r"worr|anxious|sweat|nervous|confound": "worried",
+    r"sick|nause|vomit|sneez|thermometer|bandage|mask": "sick", r"sleep|tired|weary|yawn|drows|exhaust": "tired",
+    r"think|monocle|raised eyebrow": "thoughtful", r"confus|dizzy|diagonal": "confused", r"smirk|wry": "smug",
+    r"neutral|expressionless|without mouth|unamused": "neutral", r"reliev|calm": "relieved", r"\bshy\b|blush": "shy",
+    r"grin|smil|beam|happy|joy|savor|yum|halo": "happy",
+}  # fmt: skip
+_ACTION = {
+    r"\bwav(e|ing)\b": "waving", r"danc": "dancing", r"\brun(ning)?\b": "running", r"hug": "hugging",
+    r"clap": "clapping", r"salut": "saluting", r"think": "thinking", r"blowing a kiss": "blowing a kiss",
+    r"shush": "shushing", r"rolling on the floor": "rolling on the floor", r"sleep|zzz": "sleeping",
+    r"yawn": "yawning", r"sneez": "sneezing", r"vomit": "vomiting", r"party": "partying", r"\bpray": "praying",
+    r"holding back tears": "holding back tears", r"\beat(ing)?\b|savor": "eating", r"\bnod": "nodding",
+    r"\bshak": "shaking", r"\bjump": "jumping",
+}  # fmt: skip
+
+
+def describe_all(subjects: Sequence[Subject]) -> list[Caption]:
+    """One caption per subject."""
+    return [describe(subject) for subject in subjects]
+
+
+def describe(subject: Subject) -> Caption:
+    """The caption of one picture; always good, as it claims only what is known."""
+    title, facts = clean_title(subject.title), measure(subject.image)
+    attributes = _attributes(f"{title} {' '.join(subject.tags)}".lower(), title.lower(), facts)
+    return Caption(write(title, attributes, _new_tag(title, subject.tags)), attributes)
+
+
+def clean_title(title: str) -> str:
+    """A title as words: "6205-blobCry.png" becomes "Blob cry"; "Unnamed" if no letter is left."""
+    text = re.sub(r"\.(png|gif|jpe?g|webp|svg)$", "", title.strip(), flags=re.IGNORECASE)
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
+    text = re.sub(r"^\d+[-_ ]+|[\s_.,;:!?\"()\[\]{}/\\|~*#]+", " ", text)
+    text = re.sub(r"-(?!\w)|(?<!\w)-|\bemojis?\b", " ", text, flags=re.IGNORECASE)
+    words = " ".join(text.split())
+    if not re.search(r"\w", words):
+        return "Unnamed"
+    return words[0].upper() + (words[1:] if words[1:].isupper() else words[1:].lower())
+
+
+def _attributes(words: str, title: str, facts: Facts) -> dict[str, str]:
+    head, face = bool(_HEADS.search(words)), bool(_FACES.search(words))
+    return {
+        "head_shape": f"{' and '.join(facts.colors)} {facts.shape} {'head' if head else 'shape'}",
+        "eyes": _first(_EYES, title) if face else NONE,
+        "mouth": _first(_MOUTH, title) if face else NONE,
+        "expression": _first(_EXPRESSION, title) if face else NONE,
+        "skin_color": facts.colors[0] if head else NONE,
+        "action": _first(_ACTION, title) if face else NONE,
+        "background": facts.background,
+    }
+
+
+def _first(table: Mapping[str, str], title: str) -> str:
+    return next((value for pattern, value in table.items() if re.search(pattern, title)), NONE)
+
+
+def _new_tag(title: str, tags: Sequence[str]) -> str:
+    """The first tag whose word the title does not hold, in lower case; "" if all are held."""
+    held = title.lower()
+    cleaned = (clean_title(tag).lower() for tag in tags)
+    return next((tag for tag in cleaned if tag.removesuffix("s") not in held), "")

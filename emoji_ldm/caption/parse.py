@@ -1,0 +1,94 @@
+"""The caption's sentence: written from attributes, and read back into them.
+
+    {title} emoji with a {head shape}, {eyes} eyes, {mouth} mouth, {expression} expression,
+    {skin colour} skin color, {action}, with a {background} background.
+
+What a picture does not have, or nobody looked for, is the attribute "none"; a written
+sentence leaves its clause out rather than claim something. "no eyes" reads as "none".
+A listing's tag that the title does not hold follows the title: "Polar bear emoji from panda".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from emoji_ldm.records import ATTRIBUTES
+
+NONE = "none"
+
+_OPENING = re.compile(
+    r"^.*?\bemoji\b(?: from [^,.]+?)?(?:, | with (?P<head>(?:an? )?[^,]+?)(?:, |[.]?$))(?P<rest>.*)$", re.IGNORECASE
+)
+_ENDINGS = {  # a clause that ends so gives this attribute
+    "eyes": re.compile(r"^(.*?)\s*\beyes?$", re.IGNORECASE),
+    "mouth": re.compile(r"^(.*?)\s*\bmouth$", re.IGNORECASE),
+    "expression": re.compile(r"^(.*?)\s*\bexpression$", re.IGNORECASE),
+    "skin_color": re.compile(r"^(.*?)\s*\bskin (?:colou?r|tone)$", re.IGNORECASE),
+    "background": re.compile(r"^(?:with |on |against )?(?:an? |the )?(.*?)\s*\bbackground$", re.IGNORECASE),
+}
+_LEADING = re.compile(r"^(?:and |with |has |having )?(?:an? |the )?", re.IGNORECASE)
+_ABSENT = re.compile(
+    r"^(?:no|none|n/a|not visible|without)?$|^(?:no|without)(?: (?:particular|visible|specific))? (?:action|head)$",
+    re.IGNORECASE,
+)
+
+
+def write(title: str, attributes: Mapping[str, str], tag: str = "") -> str:
+    """The sentence for a title and its attributes; clauses of "none" are left out."""
+    known = {name: attributes.get(name, NONE) for name in ATTRIBUTES}
+    clauses = [
+        f"{title} emoji{f' from {tag}' if tag else ''} with {article(known['head_shape'])}",
+        f"{known['eyes']} eyes",
+        f"{known['mouth']} mouth",
+        f"{known['expression']} expression",
+        f"{known['skin_color']} skin color",
+        known["action"],
+        f"with {article(known['background'])} background",
+    ]
+    kept = [clause for clause, name in zip(clauses, ATTRIBUTES, strict=True) if known[name] != NONE]
+    if known["head_shape"] == NONE:
+        kept.insert(0, f"{title} emoji{f' from {tag}' if tag else ''}")
+    return ", ".join(kept) + "."
+
+
+def parse(sentence: str) -> dict[str, str]:
+    """The attributes that a sentence states; what it does not mention is not in the result.
+
+    Commas inside a clause are kept: in "round head, large, dark eyes" the eyes are "large, dark".
+    """
+    opening = _OPENING.match(" ".join(sentence.split()))
+    if not opening:
+        return {}
+    clauses = re.split(r"\s*,\s*", opening["rest"].strip().rstrip(".").strip())
+    found, waiting = {"head_shape": _value(opening["head"])} if opening["head"] else {}, list[str]()
+    for clause in clauses:
+        name, text = _ending(clause, found)
+        if name == "background" and waiting:
+            found["action"], waiting = _value(", ".join(waiting)), []
+        if name:
+            found[name], waiting = _value(", ".join([*waiting, text])), []
+        elif clause:
+            waiting.append(clause)
+    if waiting:
+        found.setdefault("action", _value(", ".join(waiting)))
+    return {name: found[name] for name in ATTRIBUTES if name in found}
+
+
+def article(noun: str) -> str:
+    """The noun with "a" or "an" before it."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def _ending(clause: str, found: Mapping[str, str]) -> tuple[str, str]:
+    """Attribute and value of a clause; ("", "") if it is none of the five that end in a fixed word."""
+    for name, pattern in _ENDINGS.items():
+        match = pattern.match(clause)
+        if match and name not in found:
+            return name, match[1]
+    return "", ""
+
+
+def _value(text: str) -> str:
+    bare = _LEADING.sub("", text.strip(), count=1).strip()
+    return NONE if _ABSENT.match(bare) else bare

@@ -1,0 +1,28 @@
+"""What a vision-language model is asked: the sentence's form, one example, the title."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FORM = (
+    "{title} emoji with a {head shape}, {eyes} eyes, {mouth} mouth, {expression} expression, "
+    "{skin color} skin color, {action}, with a {background} background."
+)
+EXAMPLE_TITLE = "blobwave"
+EXAMPLE = (
+    "Blob wave emoji with a round yellow head, small black eyes, smiling mouth, happy expression, "
+    "yellow skin color, waving one hand, with a white background."
+)
+INSTRUCTION = (
+    "Describe this emoji in exactly one sentence of this form, and write nothing else:\n"
+    f"{FORM}\n"
+    'Fill in every part from the picture. Write "no eyes", "no mouth", "no expression", "no skin color" or '
+    '"no action" where the picture shows none.\n'
+    f'Example for the title "{EXAMPLE_TITLE}": {EXAMPLE}'
+)
+
+
+def messages(title: str) -> list[dict[str, Any]]:
+    """One user turn in the chat format of transformers: the picture, then instruction and title."""
+    text = f'{INSTRUCTION}\nThe title of this emoji is "{title}".'
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]

@@ -1,0 +1,158 @@
+"""Encode over Ray: every captioned image once per codec, every distinct caption once per text encoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from emoji_ldm.config import Config, key_of
+from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.errors import DatasetError, ModelError
+from emoji_ldm.latents.cache import good_captions, latent_rows, text_rows
+from emoji_ldm.latents.codec import Codec, load_codec, resolve_codec, to_square
+from emoji_ldm.latents.text import TextEncoder, load_text_encoder
+from emoji_ldm.records import CAPTIONS, IMAGES, LATENTS, TEXTS, TableSpec
+from emoji_ldm.store import Store
+from ray_jobs import cluster, images, sink
+
+NUM_CPUS = 0.5  # logical CPUs per encoder; its torch threads are set below
+USUAL_TOKENS = 77  # positions that a Stable Diffusion cache stores per caption, used or not
+
+
+def run(config: Config) -> dict[str, object]:
+    """Encode what is not encoded yet; returns counts, sizes, keys and versions for people.
+
+    Raises:
+        DatasetError: No image has a good caption.
+        ModelError: Codec or text encoder cannot be loaded.
+        JobError: The cluster lacks the resources.
+    """
+    store = Store(config.store)
+    tables = {spec.name: Table(store, spec) for spec in (IMAGES, CAPTIONS)}
+    captions = good_captions(tables["images"], tables["captions"])
+    if not captions:
+        raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
+    codec, text = _codec(config, store, "cpu"), _text(config, "cpu")
+    lineage = Lineage(config, "latents", {name: table.version for name, table in tables.items()})
+    distinct = {"", *(caption for several in captions.values() for caption in several)}
+    latent_shards = images.shards(
+        tables["images"], captions.keys() - _done(store, LATENTS, "image_id", codec.key),
+        rows_per_shard=config.latents.rows_per_shard, key=codec.key,
+    )  # fmt: skip
+    text_shards = _text_shards(distinct - _done(store, TEXTS, "caption", text.key), text.key, config)
+    if latent_shards or text_shards:
+        cluster.connect(config.cluster)
+        cluster.require(
+            config.cluster, "latents", config.latents.num_workers, num_cpus=NUM_CPUS, num_gpus=config.latents.num_gpus
+        )
+    read = images.reader(store, ("image_id", "image"))
+    sink.run(_job(config, LATENTS, read, (ImageEncoder, codec.key)), latent_shards, lineage, unit="images")
+    sink.run(_job(config, TEXTS, _read_captions, (CaptionEncoder, text.key)), text_shards, lineage, unit="captions")
+    skipped = tables["images"].count() - len(captions)
+    return {
+        "images encoded": sum(shard.num_items for shard in latent_shards),
+        "captions encoded": sum(shard.num_items for shard in text_shards),
+        "images in the cache": len(captions),
+        "images without a good caption": skipped,
+        "codec": f"{config.latents.codec} ({codec.key})",
+        "text encoder": f"{config.latents.text_encoder} ({text.key})",
+        "latent shape": " x ".join(map(str, codec.latent_shape)),
+        **_sizes(store, captions, codec, text),
+        "versions": {spec.name: Table(store, spec).version for spec in (LATENTS, TEXTS)},
+    }
+
+
+class ImageEncoder:
+    """Actor: rows of `images` -> rows of `latents`."""
+
+    def __init__(self, config: Config, key: str) -> None:
+        """Load the codec; ModelError if it is another one than the driver planned for."""
+        self.codec, self.batch_size = _codec(config, Store(config.store), _prepare(config)), config.latents.batch_size
+        if self.codec.key != key:
+            raise ModelError("the run's autoencoder changed while its latents were made; run: emoji-ldm latents")
+
+    def __call__(self, rows: pa.Table) -> sink.Output:
+        """Encode the pictures of a shard."""
+        ids, pictures = rows["image_id"].to_pylist(), rows["image"].to_pylist()
+        moments = []
+        for start in range(0, len(ids), self.batch_size):
+            files = pictures[start : start + self.batch_size]
+            pixels = np.stack([to_square(file["bytes"], self.codec.size_px) for file in files])
+            moments.append(self.codec.encode(pixels))
+        mean, logvar = (np.concatenate(parts) for parts in zip(*moments, strict=True))
+        return sink.Output(latent_rows(ids, self.codec.key, mean, logvar), {"latents": len(ids)})
+
+
+class CaptionEncoder:
+    """Actor: captions -> rows of `texts`."""
+
+    def __init__(self, config: Config, key: str) -> None:
+        """Load the text encoder; ModelError if this node has another one than the driver."""
+        self.text, self.batch_size = _text(config, _prepare(config)), config.latents.batch_size
+        if self.text.key != key:
+            raise ModelError(f"text encoder {config.latents.text_encoder!r} is another model on this node")
+
+    def __call__(self, rows: pa.Table) -> sink.Output:
+        """Encode the captions of a shard."""
+        captions = rows["caption"].to_pylist()
+        batches = [captions[start : start + self.batch_size] for start in range(0, len(captions), self.batch_size)]
+        states = [state for batch in batches for state in self.text.encode(batch)]
+        return sink.Output(text_rows(captions, self.text.key, states), {"texts": len(captions)})
+
+
+def _job(config: Config, table: TableSpec, read: Any, worker: tuple[Any, str]) -> sink.Job:
+    build, key = worker
+    return sink.Job(
+        "latents", Store(config.store), table, read, build, (config, key), config.latents.num_workers,
+        NUM_CPUS, config.latents.num_gpus,
+    )  # fmt: skip
+
+
+def _prepare(config: Config) -> str:
+    """The device of an actor; on CPUs the actors share the node's cores evenly."""
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.latents.num_workers))
+    return "cuda" if config.latents.num_gpus else "cpu"
+
+
+def _codec(config: Config, store: Store, device: str) -> Codec:
+    source = resolve_codec(config, store, Path.home() / ".cache" / "emoji-ldm")
+    settings = config.latents
+    return load_codec(source, size_px=settings.size_px, background=settings.background, device=device)
+
+
+def _text(config: Config, device: str) -> TextEncoder:
+    return load_text_encoder(config.latents.text_encoder, max_tokens=config.latents.max_tokens, device=device)
+
+
+def _done(store: Store, spec: TableSpec, column: str, key: str) -> set[str]:
+    """Images or captions that the table holds for this codec or encoder."""
+    name = "codec_key" if spec is LATENTS else "encoder_key"
+    return set(Table(store, spec).read([column], filter=pc.field(name) == key)[column].to_pylist())
+
+
+def _text_shards(pending: set[str], key: str, config: Config) -> list[sink.Shard]:
+    """Captions of like length together, so that batches hold little padding."""
+    ordered, size = sorted(pending, key=lambda caption: (len(caption), caption)), config.latents.rows_per_shard
+    parts = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    return [sink.Shard(key_of(key, part), {"captions": part}, len(part)) for part in parts]
+
+
+def _read_captions(payload: dict[str, Sequence[str]]) -> pa.Table:
+    return pa.table({"caption": pa.array(payload["captions"], pa.string())})
+
+
+def _sizes(store: Store, captions: dict[str, list[str]], codec: Codec, text: TextEncoder) -> dict[str, object]:
+    """Bytes per image of this cache, and of the usual one: a sample and padded states per image and caption."""
+    shapes = Table(store, TEXTS).read(["shape"], filter=pc.field("encoder_key") == text.key)["shape"].to_pylist()
+    values, num_captions = int(np.prod(codec.latent_shape)), sum(map(len, captions.values()))
+    ours = 2 * (2 * values + sum(tokens * width for tokens, width in shapes) / len(captions))
+    usual = 2 * (values + USUAL_TOKENS * text.width * num_captions / len(captions))
+    return {"bytes per image": f"{ours:,.0f} (one padded to {USUAL_TOKENS} tokens: {usual:,.0f})"}

@@ -1,0 +1,92 @@
+import io
+
+import pytest
+from PIL import Image, ImageDraw
+
+from emoji_ldm.caption.captioner import Subject
+from emoji_ldm.caption.metadata import clean_title, describe, describe_all
+from emoji_ldm.caption.parse import parse
+from emoji_ldm.caption.pixels import measure
+from tests.emoji import blobs, openmoji
+
+
+def subject(picture):
+    return Subject(Image.open(io.BytesIO(picture.data)).convert("RGBA"), picture.title, picture.tags)
+
+
+def drawn(shape, box, colour="red", background=(0, 0, 0, 0)):
+    image = Image.new("RGBA", (96, 96), background)
+    getattr(ImageDraw.Draw(image), shape)(box, fill=colour)
+    return image
+
+
+@pytest.mark.parametrize(("shape", "box", "expected"), [
+    ("ellipse", (8, 8, 88, 88), "round"), ("rectangle", (8, 8, 88, 88), "square"),
+    ("rectangle", (4, 40, 92, 60), "wide"), ("ellipse", (40, 4, 60, 92), "tall"),
+    ("polygon", (48, 4, 92, 92, 4, 92), "irregular"),
+])  # fmt: skip
+def test_outlines_are_measured_on_the_mask(shape, box, expected):
+    assert measure(drawn(shape, box)).shape == expected
+    assert measure(drawn(shape, box, background="white")).shape == expected
+
+
+@pytest.mark.parametrize(("colour", "name"), [
+    *((name, name) for name in ("black", "gray", "white", "red", "orange", "yellow", "green", "teal", "blue")),
+    ("purple", "purple"), ("hotpink", "pink"), ("saddlebrown", "brown"), ("wheat", "beige"), ("#ffcc4d", "yellow"), ("navy", "blue"),
+])  # fmt: skip
+def test_colours_have_their_usual_names(colour, name):
+    facts = measure(drawn("ellipse", (8, 8, 88, 88), colour))
+    assert facts.colors == (name,)
+    assert facts.background == "transparent"
+
+
+def test_a_picture_on_a_colour_names_the_colour_behind_and_the_thing_before_it():
+    facts = measure(drawn("ellipse", (8, 8, 88, 88), "red", "blue"))
+    assert (facts.colors, facts.background) == (("red",), "blue")
+
+
+def test_colours_are_named_by_area():
+    image = drawn("rectangle", (0, 0, 95, 95), "yellow")
+    ImageDraw.Draw(image).rectangle((0, 0, 95, 30), fill="green")
+    ImageDraw.Draw(image).rectangle((0, 0, 95, 2), fill="blue")
+    assert measure(image.crop((0, 0, 96, 96))).colors[0] in ("yellow", "green")
+    transparent = Image.new("RGBA", (128, 128))
+    transparent.paste(image, (16, 16))
+    assert measure(transparent).colors == ("yellow", "green")
+
+
+@pytest.mark.parametrize(("title", "expected"), [
+    ("6205-blobCry.png", "Blob cry"), ("happy_panda_wave", "Happy panda wave"), (":smile:", "Smile"), ("LOL", "LOL"),
+    ("", "Unnamed"), ("---", "Unnamed"), ("a, b. emoji", "A b"), ("face with heart-eyes", "Face with heart-eyes"),
+])  # fmt: skip
+def test_titles_become_words(title, expected):
+    assert clean_title(title) == expected
+
+
+def test_a_face_says_what_its_title_says_and_no_more():
+    attributes = describe(subject(openmoji(1)[0])).attributes  # grinning face
+    assert attributes == {
+        "head_shape": "yellow round head", "eyes": "none", "mouth": "grinning", "expression": "happy",
+        "skin_color": "yellow", "action": "none", "background": "transparent",
+    }  # fmt: skip
+
+
+def test_a_thing_has_no_face():
+    caption = describe(subject(openmoji(3)[2]))  # hot dog
+    assert not caption.reason
+    assert caption.text.startswith("Hot dog emoji from food with a")
+    assert {caption.attributes[name] for name in ("eyes", "mouth", "expression", "skin_color", "action")} == {"none"}
+
+
+def test_a_tag_that_the_title_lacks_is_kept():
+    image = drawn("ellipse", (8, 8, 88, 88), "black")
+    assert describe(Subject(image, "happyWave", ("Panda",))).text.startswith("Happy wave emoji from panda with a black")
+    assert " from " not in describe(Subject(image, "panda wave", ("Panda",))).text
+
+
+def test_real_emoji_get_captions_that_read_back_and_tell_them_apart():
+    pictures = [*openmoji(120), *blobs(120)]
+    captions = describe_all([subject(picture) for picture in pictures])
+    for caption in captions:
+        assert parse(caption.text) == {name: value for name, value in caption.attributes.items() if value != "none"}
+    assert len({caption.text for caption in captions}) > 0.95 * len(captions)
