@@ -88,17 +88,17 @@ def _extend(column: Tensor, length: int, value: int) -> Tensor:
 
 
 def _epsilon(signal: Tensor, noise: Tensor, signal_next: Tensor, noise_next: Tensor) -> tuple[Tensor, Tensor]:
-    """o = eps, x0 = (x - noise * o) / signal."""
+    """The output is the noise: o = eps, x0 = (x - noise * o) / signal."""
     return signal_next / signal, noise_next - signal_next * noise / signal
 
 
 def _velocity(signal: Tensor, noise: Tensor, signal_next: Tensor, noise_next: Tensor) -> tuple[Tensor, Tensor]:
-    """x0 = signal * x - noise * o, eps = signal * o + noise * x (Salimans & Ho, 2022, appendix D)."""
+    """The output is v: x0 = signal * x - noise * o, eps = signal * o + noise * x (Salimans & Ho, 2022, appendix D)."""
     return signal_next * signal + noise_next * noise, noise_next * signal - signal_next * noise
 
 
 def _sample(signal: Tensor, noise: Tensor, signal_next: Tensor, noise_next: Tensor) -> tuple[Tensor, Tensor]:
-    """o = x0, eps = (x - signal * o) / noise."""
+    """The output is the sample: o = x0, eps = (x - signal * o) / noise."""
     return noise_next / noise, signal_next - noise_next * signal / noise
 
 

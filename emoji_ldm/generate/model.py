@@ -91,6 +91,18 @@ def load_model(folder: Path | str, device: str | None = None) -> Model:
     )
 
 
+def sampling_device(num_gpus: float) -> str:
+    """Torch device of a process that only samples, which is prepared so that processes agree to the last bit.
+
+    On CPUs kernels split their sums by the number of threads: one thread per sampler makes pixels
+    independent of the node's cores. More samplers, not more threads, use more cores.
+    """
+    if num_gpus:
+        return "cuda"
+    torch.set_num_threads(1)
+    return "cpu"
+
+
 def model_key(folder: Path | str) -> str:
     """Key of all that decides a seed's pixels, from a pipeline's files alone: weights, settings, vocabulary, noise."""
     folder = _local(folder)
@@ -121,13 +133,13 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
     if not checkpoint:
         newest = checkpoints.newest(store, config.run, "unet")
         return newest.fetch(cache, "pipeline"), newest.uri
-    for folder in (Path(checkpoint).expanduser(), Path(checkpoint).expanduser() / "pipeline"):
-        if (folder / INDEX).is_file():
-            return folder.absolute(), str(folder.absolute())
     path = checkpoint.removeprefix(store.uri).strip("/")
     if store.exists(path, checkpoints.MANIFEST):
         found = checkpoints.Checkpoint(store, path, 0)
         return found.fetch(cache, "pipeline"), found.uri
+    for folder in (Path(checkpoint).expanduser(), Path(checkpoint).expanduser() / "pipeline"):
+        if (folder / INDEX).is_file():
+            return folder.absolute(), str(folder.absolute())
     if store.exists(path, INDEX):
         store.download(cache / path, path)
         return cache / path, f"{store.uri}/{path}"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.generate.ddim import Tables
 from emoji_ldm.generate.model import load_model
@@ -70,10 +71,10 @@ def test_a_seed_gives_the_same_bits_in_any_batch_slot_and_company(sampler):
     chance = random.Random(0)
     wanted = Draw("a happy cat", "sad", seed=11, steps=6, guidance_scale=3.0)
     alone = sampler([wanted])[0]
-    for _ in range(12):
+    for _ in range(8):
         others = [
             Draw(chance.choice(["dog", "a very long cry for help", ""]), chance.choice(["", "blue"]),
-                 chance.randrange(99), chance.choice([1, 3, 6, 9]), chance.choice([1.0, 3.0, 7.5]))
+                 chance.randrange(99), chance.choice([1, 3, 6, 7]), chance.choice([1.0, 3.0, 7.5]))
             for _ in range(chance.randrange(8))
         ]  # fmt: skip
         slot = chance.randint(0, len(others))
