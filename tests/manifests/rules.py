@@ -1,12 +1,15 @@
 """The KubeRay operator's own rules (validation.go, pod.go at v1.7.0), and Ray's on start options."""
 
 import functools
+import re
 from collections.abc import Iterator
 
 from ray.scripts.scripts import start
 
 from tests.manifests.render import pods, ray_cluster
 
+RESOURCES = {"cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"}
+QUANTITY = re.compile(r"\d+(\.\d+)?(m|[KMGT]i?)?")
 MODES = ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode")
 PORTS = {"RayCluster": {"dashboard"}, "RayJob": {"dashboard"}, "RayService": {"dashboard", "serve"}}
 
@@ -16,7 +19,7 @@ def broken_rules(thing: dict) -> list[str]:
     cluster = ray_cluster(thing)
     if cluster is None:
         return []
-    found = [*_cluster(cluster), *_groups(cluster), *_head(thing, cluster), *_writable(thing)]
+    found = [*_cluster(cluster), *_groups(cluster), *_head(thing, cluster), *_writable(thing), *_resources(thing)]
     return found + list(_job(thing["spec"])) if thing["kind"] == "RayJob" else found
 
 
@@ -80,6 +83,16 @@ def _writable(thing: dict) -> Iterator[str]:
             mounts = {mount["mountPath"]: mount for mount in pod.spec["containers"][0].get("volumeMounts", [])}
             if not any(path in mounts and not mounts[path].get("readOnly") for path in ("/tmp", "/tmp/ray")):
                 yield f"{pod.role}: /tmp/ray must be writable and bounded"
+
+
+def _resources(thing: dict) -> Iterator[str]:
+    """Resource names are a free map to the schema: a misspelt GPU is a Pod without one."""
+    for pod in pods([thing]):
+        for container in pod.containers:
+            for part in ("requests", "limits"):
+                for name, value in container.get("resources", {}).get(part, {}).items():
+                    if name not in RESOURCES or not QUANTITY.fullmatch(str(value)):
+                        yield f"{pod.role}: {part} {name}={value} is no resource we know"
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from ray_jobs.cli import parser
 from tests.manifests.render import K8S, ROOTS, config_text, name_of, pods, ray_cluster, rendered
 
 CONFIG_PATH = "/etc/emoji-ldm/emoji-ldm.yaml"
+CPUS_PER_WORKER = 1  # an actor's half, and a quarter each for what reads for it and writes after it
 STAGES = {"crawl", "caption", "autoencoder", "latents", "train", "generate", "report"}
 
 
@@ -76,6 +77,8 @@ def test_every_job_fits_its_cluster(root, tmp_path):
         group = ray_cluster(job)["workerGroupSpecs"][0]
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         gpus = group["replicas"] * int(limits.get("nvidia.com/gpu", 0))
+        workers, cpus = getattr(section, "num_workers", 1), group["replicas"] * int(limits["cpu"])
+        assert stage == "report" or workers * CPUS_PER_WORKER <= cpus, f"{stage} asks for more than {cpus} CPUs"
         needed = getattr(section, "num_workers", 0) * getattr(section, "num_gpus", 0)
         assert needed <= gpus, f"{stage} asks for {needed} GPUs, its cluster has {gpus}"
         if root == "base":

@@ -4,12 +4,14 @@ import copy
 import re
 
 import pytest
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from tests.manifests.render import ROOTS, name_of, ray_cluster, rendered
 from tests.manifests.rules import broken_rules
 
 NAME_LIMIT = {"RayCluster": 53, "RayJob": 47, "RayService": 47}
 HEAD = "headGroupSpec.template.spec"
+WORKER = "workerGroupSpecs.0.template.spec.containers.0"
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 
@@ -50,6 +52,8 @@ CASES = {
     "unnamed dashboard": ("RayCluster", "emoji-ldm", f"{HEAD}.containers.0.ports.1.name", "web"),
     "unnamed serve port": ("RayService", "serve", f"rayClusterConfig.{HEAD}.containers.0.ports.3.name", "x"),
     "sidecar not hardened": ("RayService", "serve", "rayClusterConfig.autoscalerOptions.securityContext", None),
+    "misspelt resource": ("RayJob", "train", f"rayClusterSpec.{WORKER}.resources.limits.nvidia.com/gpus", "1"),
+    "bad quantity": ("RayJob", "train", f"rayClusterSpec.{WORKER}.resources.limits.memory", "32GB"),
     "session folder": ("RayJob", "train", f"rayClusterSpec.{HEAD}.containers.0.volumeMounts.1.mountPath", "/x"),
 }  # fmt: skip
 
@@ -58,7 +62,8 @@ CASES = {
 def test_a_broken_rule_is_noticed(case):
     kind, name, path, value = CASES[case]
     thing = pick(kind, name)
-    *steps, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    path = path.replace("nvidia.com/", "nvidia~")
+    *steps, last = [int(step) if step.isdigit() else step.replace("nvidia~", "nvidia.com/") for step in path.split(".")]
     place = thing["spec"]
     for step in steps:
         place = place[step]
@@ -73,6 +78,22 @@ def test_autoscaled_groups_can_grow_and_job_groups_have_one_size():
     for thing in rendered("base"):
         for group in (ray_cluster(thing) or {}).get("workerGroupSpecs", []):
             if thing["kind"] == "RayJob":
-                assert group["minReplicas"] == group["replicas"] == group["maxReplicas"] > 0
+                assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
+                assert (group["replicas"] == 0) == (name_of(thing) == "RayJob/report")
             else:
                 assert group["maxReplicas"] > group["minReplicas"]
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_ray_s_autoscaler_reads_our_groups_as_we_mean_them(root):
+    for thing in rendered(root):
+        if ray_cluster(thing):
+            types = _derive_autoscaling_config_from_ray_cr(thing | {"spec": ray_cluster(thing)})["available_node_types"]
+            group = ray_cluster(thing)["workerGroupSpecs"][0]
+            limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+            resources = types[group["groupName"]]["resources"]
+            assert types["headgroup"]["resources"]["CPU"] == 0
+            assert (resources["CPU"], resources.get("GPU", 0)) == (
+                int(limits["cpu"]),
+                int(limits.get("nvidia.com/gpu", 0)),
+            )
