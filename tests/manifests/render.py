@@ -1,7 +1,6 @@
-"""Overlays as kustomize renders them, and what they contain. `kubectl` or `kustomize` must be on the PATH."""
+"""Overlays as kustomize renders them, and what they contain. See `tool` for what renders them."""
 
 import functools
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.manifests.tool import render_command
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
@@ -41,19 +42,12 @@ def parse(text: str) -> list[dict]:
 
 
 def kustomize(folder: Path) -> str:
-    command = _command()
+    command = render_command()
     if command is None:
-        pytest.skip("rendering needs kubectl or kustomize on the PATH")
+        pytest.skip("rendering needs kubectl or kustomize, see tests/manifests/tool.py")
     done = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def _command() -> list[str] | None:
-    for tool, verb in (("kubectl", "kustomize"), ("kustomize", "build")):
-        if found := shutil.which(tool):
-            return [found, verb]
-    return None
 
 
 def name_of(thing: dict) -> str:

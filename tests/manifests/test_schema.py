@@ -10,6 +10,7 @@ import pytest
 from tests.manifests.render import K8S, ROOTS, SOURCES, name_of, parse, rendered
 from tests.manifests.rules import broken_rules
 from tests.manifests.schema import custom_schema, free_maps, problems
+from tests.manifests.tool import render_command
 
 
 @pytest.mark.parametrize("root", ROOTS)
@@ -83,9 +84,7 @@ def test_a_patch_that_hits_nothing_breaks_the_render(tmp_path):
     shutil.copytree(K8S, tmp_path / "k8s")
     patch = tmp_path / "k8s" / "overlays" / "dev" / "small-job.yaml"
     patch.write_text(patch.read_text().replace("/headGroupSpec/", "/headGroup/"))
-    tool = shutil.which("kubectl")
-    command = [tool, "kustomize"] if tool else ["kustomize", "build"]
-    assert subprocess.run([*command, str(patch.parent)], capture_output=True).returncode != 0
+    assert subprocess.run([*render_command(), str(patch.parent)], capture_output=True).returncode != 0
 
 
 def _free(thing):
