@@ -30,7 +30,6 @@ PAGE_REST_S = 1.0  # a whole page without tiles counts as empty once it has not 
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
     "--disable-component-update", "--no-first-run", "--window-size=1920,1080", "--disable-extensions", "--mute-audio",
-    "--blink-settings=imagesEnabled=false",  # each image is fetched once, by us
 )  # fmt: skip
 # Waits until our end of its pipe closes, as it does however our process ends; then ends the browser's process group
 # and deletes its files. It is no child of ours: Ray kills the children of an actor that exits, but not theirs.
@@ -60,7 +59,7 @@ class Browser:
     """A started Chromium with its driver, ended by `quit`, by garbage collection, or by the death of this process."""
 
     def __init__(self, *, user_agent: str, timeout_s: float) -> None:
-        """Start it; CrawlError if it is not installed or does not start."""
+        """Start it; CrawlError if it is not installed or does not start, BrowserLost if it dies at once."""
         chromium, chromedriver = find_programs()
         self.timeout_s = timeout_s
         self.folder = tempfile.mkdtemp(prefix="emoji-ldm-browser-")
@@ -79,8 +78,13 @@ class Browser:
         guard.wait()  # the shell that started it, not the guard itself
         self._end = weakref.finalize(self, _end, self.driver, guard)
         atexit.register(self._end)
-        self.driver.set_page_load_timeout(timeout_s)
-        self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _script("watch.js")})
+        self.is_stuck = False  # a page did not let go: better take a fresh browser for the next one
+        try:
+            self.driver.set_page_load_timeout(timeout_s)
+            self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _script("watch.js")})
+        except (WebDriverException, urllib3.exceptions.HTTPError) as error:
+            self.quit()
+            raise BrowserLost(first_line(error)) from None
 
     def quit(self) -> None:
         """End the browser and delete its files; a second call does nothing."""
@@ -99,7 +103,8 @@ class Browser:
             self.driver.get(url)
             left = max(deadline - time.monotonic(), 1.0)
             found = WebDriverWait(self.driver, left, POLL_S).until(lambda driver: _settled(driver, profile))
-        except TimeoutException:
+        except TimeoutException as error:
+            self.is_stuck = bool(error.msg)  # the driver's own time-out, not that of our wait
             raise PageFailed(f"no tiles and no rest within {self.timeout_s:g} s") from None
         except urllib3.exceptions.HTTPError as error:
             raise BrowserLost(first_line(error)) from None
@@ -133,12 +138,16 @@ def _options(chromium: str, folder: str, user_agent: str) -> Options:
     options.page_load_strategy = "eager"  # tiles come by script: no need to wait for every style sheet
     for flag in (*FLAGS, f"--user-data-dir={folder}", f"--user-agent={user_agent}"):
         options.add_argument(flag)
+    # Each image is fetched once, by us; the flag --blink-settings=imagesEnabled=false loads a first page's.
+    options.add_experimental_option("prefs", {"profile.managed_default_content_settings.images": 2})
     return options
 
 
 def _settled(driver: webdriver.Chrome, profile: Profile) -> dict[str, Any] | None:
     """The page as the script sees it, once it has come to rest."""
     page: dict[str, Any] = driver.execute_script(_script("tiles.js"), profile.model_dump())
+    if page["error"]:
+        raise PageFailed("the browser shows an error page: nothing answers at this address")
     idle = page["pending"] <= 0
     if page["tiles"]:
         # A page that keeps a request open for ever, such as a chat, rests too.

@@ -103,7 +103,7 @@ class Lister:
         return [_row(tag, url, tile) for tile in view.tiles]
 
     def _open_browser(self) -> Browser:
-        if self.num_views >= PAGES_PER_BROWSER:
+        if self.num_views >= PAGES_PER_BROWSER or (self.browser is not None and self.browser.is_stuck):
             self._drop_browser()
         if self.browser is None:
             self.browser = Browser(user_agent=self.config.user_agent, timeout_s=self.config.page_timeout_s)

@@ -28,12 +28,21 @@ function titleOf(tile, image) {
   return title ? title.trim().replace(/\s+/g, " ").slice(0, 500) : "";
 }
 
+const imagesIn = (element) => element.getElementsByTagName("img").length;
+const outside = (image) => image.closest(FURNITURE) || (!main && image.closest(FRAME));
+const seen = (tile, image) => ({ tile, src: sourceOf(image), title: titleOf(tile, image) });
+
 // The largest element around an image that holds no other image.
 function tileOf(image) {
   let tile = image;
-  while (tile.parentElement && tile.parentElement !== root
-         && tile.parentElement.getElementsByTagName("img").length === 1) tile = tile.parentElement;
+  while (tile.parentElement && tile.parentElement !== root && imagesIn(tile.parentElement) === 1) tile = tile.parentElement;
   return tile;
+}
+
+function depthOf(element) {
+  let depth = 0;
+  for (let node = element; node && node !== root; node = node.parentElement) depth += 1;
+  return depth;
 }
 
 // Where a tile stands. Class names are compared within this one page only: rows of a grid share theirs, a side panel does not.
@@ -48,27 +57,38 @@ function placeOf(tile) {
 function byStructure() {
   const groups = new Map();
   for (const image of root ? root.getElementsByTagName("img") : []) {
-    if (image.closest(FURNITURE) || (!main && image.closest(FRAME))) continue;
-    const tile = tileOf(image);
-    const found = { src: sourceOf(image), title: titleOf(tile, image) };
-    if (!found.src || !found.title) continue;
-    const place = placeOf(tile);
+    const found = seen(tileOf(image), image);
+    if (outside(image) || !found.src || !found.title) continue;
+    const place = placeOf(found.tile);
     groups.set(place, [...(groups.get(place) || []), found]);
   }
-  return [...groups.values()].reduce((best, group) => (group.length > best.length ? group : best), []);
+  const largest = [...groups.values()].reduce((best, group) => (group.length > best.length ? group : best), []);
+  return largest.length ? alike(largest[0].tile) : [];
+}
+
+// All tiles that stand where this one stands; a row with one tile left was taken for a tile itself until now.
+function alike(example) {
+  const [place, depth] = [placeOf(example), depthOf(example)];
+  const found = [];
+  for (const image of root.getElementsByTagName("img")) {
+    let tile = image;
+    for (let up = depthOf(image) - depth; up > 0; up -= 1) tile = tile.parentElement;
+    if (placeOf(tile) === place && !outside(image) && imagesIn(tile) <= 1) found.push(seen(tile, image));
+  }
+  return found.filter((one) => one.src && one.title);
 }
 
 function bySelectors() {
   const found = [];
   for (const tile of profile.tile ? document.querySelectorAll(profile.tile) : []) {
     const image = tile.matches(profile.image) ? tile : tile.querySelector(profile.image);
-    if (image && sourceOf(image)) found.push({ src: sourceOf(image), title: titleOf(tile, image) });
+    if (image && sourceOf(image)) found.push(seen(tile, image));
   }
   return found;
 }
 
 const selected = bySelectors();
-const tiles = (selected.length ? selected : byStructure()).map((tile, position) => ({ ...tile, position }));
+const tiles = (selected.length ? selected : byStructure()).map(({ src, title }, position) => ({ src, title, position }));
 const watch = window.__emojiCrawl || { pending: 0, changed: 0 };
 const [navigation] = performance.getEntriesByType("navigation");
 return {
@@ -76,5 +96,6 @@ return {
   complete: document.readyState === "complete",
   pending: watch.pending,
   quiet_s: (performance.now() - watch.changed) / 1000,
+  error: location.protocol === "chrome-error:",
   status: (navigation && navigation.responseStatus) || 0,
 };
