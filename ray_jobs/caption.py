@@ -14,7 +14,7 @@ from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError, JobError
 from emoji_ldm.records import CAPTIONS, IMAGES
 from emoji_ldm.store import Store
-from ray_jobs import cluster, images, sink
+from ray_jobs import cluster, shards, sink
 
 NUM_CPUS = 0.5
 NUM_EXAMPLES = 3
@@ -35,7 +35,7 @@ def run(config: Config) -> dict[str, object]:
     if not image_ids:
         raise DatasetError(f"{store.uri} has no images; run: emoji-ldm crawl")
     done = Table(store, CAPTIONS).read(["image_id"], filter=pc.field("engine_key") == key)["image_id"].to_pylist()
-    pending = images.shards(
+    pending = shards.of_images(
         table, image_ids.difference(done), rows_per_shard=config.caption.rows_per_shard, key=f"caption:{key}"
     )
     counts = _caption(config, store, pending, Lineage(config, "caption", {IMAGES.name: table.version}))
@@ -75,7 +75,7 @@ def _caption(config: Config, store: Store, pending: list[sink.Shard], lineage: L
     cluster.connect(config.cluster)
     cluster.require(config.cluster, "caption", settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
     job = sink.Job(
-        "caption", store, CAPTIONS, images.reader(store, ("image_id", "image", "title", "tags")), CaptionWorker,
+        "caption", store, CAPTIONS, shards.image_reader(store, ("image_id", "image", "title", "tags")), CaptionWorker,
         (settings,), settings.num_workers, NUM_CPUS, settings.num_gpus,
     )  # fmt: skip
     return sink.run(job, pending, lineage, unit="images")

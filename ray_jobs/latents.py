@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from emoji_ldm.config import Config, key_of
+from emoji_ldm.config import Config
 from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError, ModelError
@@ -21,13 +20,14 @@ from emoji_ldm.latents.codec import Codec, load_codec, resolve_codec, to_square
 from emoji_ldm.latents.text import TextEncoder, load_text_encoder
 from emoji_ldm.records import CAPTIONS, IMAGES, LATENTS, TEXTS, TableSpec
 from emoji_ldm.store import Store
-from ray_jobs import cluster, images, sink
+from ray_jobs import cluster, shards, sink
 
 NUM_CPUS = 0.5  # logical CPUs per encoder; its torch threads are set below
+Facts = dict[str, object]
 USUAL_TOKENS = 77  # positions that a Stable Diffusion cache stores per caption, used or not
 
 
-def run(config: Config) -> dict[str, object]:
+def run(config: Config) -> Facts:
     """Encode what is not encoded yet; returns counts, sizes, keys and versions for people.
 
     Raises:
@@ -43,29 +43,25 @@ def run(config: Config) -> dict[str, object]:
     codec, text = _codec(config, store, "cpu"), _text(config, "cpu")
     lineage = Lineage(config, "latents", {name: table.version for name, table in tables.items()})
     distinct = {"", *(caption for several in captions.values() for caption in several)}
-    latent_shards = images.shards(
-        tables["images"], captions.keys() - _done(store, LATENTS, "image_id", codec.key),
+    latent_shards = shards.of_images(
+        tables["images"], captions.keys() - _done(store, LATENTS, codec.key),
         rows_per_shard=config.latents.rows_per_shard, key=codec.key,
     )  # fmt: skip
-    text_shards = _text_shards(distinct - _done(store, TEXTS, "caption", text.key), text.key, config)
+    text_shards = shards.of_captions(
+        distinct - _done(store, TEXTS, text.key), rows_per_shard=config.latents.rows_per_shard, key=text.key
+    )
     if latent_shards or text_shards:
         cluster.connect(config.cluster)
-        cluster.require(
-            config.cluster, "latents", config.latents.num_workers, num_cpus=NUM_CPUS, num_gpus=config.latents.num_gpus
-        )
-    read = images.reader(store, ("image_id", "image"))
-    sink.run(_job(config, LATENTS, read, (ImageEncoder, codec.key)), latent_shards, lineage, unit="images")
-    sink.run(_job(config, TEXTS, _read_captions, (CaptionEncoder, text.key)), text_shards, lineage, unit="captions")
-    skipped = tables["images"].count() - len(captions)
+        num_workers, num_gpus = config.latents.num_workers, config.latents.num_gpus
+        cluster.require(config.cluster, "latents", num_workers, num_cpus=NUM_CPUS, num_gpus=num_gpus)
+    read = shards.image_reader(store, ("image_id", "image"))
+    encoded = sink.run(_job(config, LATENTS, read, (ImageEncoder, codec.key)), latent_shards, lineage, unit="images")
+    job = _job(config, TEXTS, shards.read_captions, (CaptionEncoder, text.key))
+    encoded |= sink.run(job, text_shards, lineage, unit="captions")
     return {
-        "images encoded": sum(shard.num_items for shard in latent_shards),
-        "captions encoded": sum(shard.num_items for shard in text_shards),
-        "images in the cache": len(captions),
-        "images without a good caption": skipped,
-        "codec": f"{config.latents.codec} ({codec.key})",
-        "text encoder": f"{config.latents.text_encoder} ({text.key})",
-        "latent shape": " x ".join(map(str, codec.latent_shape)),
-        **_sizes(store, captions, codec, text),
+        "images encoded": encoded.get("latents", 0),
+        "captions encoded": encoded.get("texts", 0),
+        **_cached(config, store, captions, codec, text),
         "versions": {spec.name: Table(store, spec).version for spec in (LATENTS, TEXTS)},
     }
 
@@ -132,27 +128,23 @@ def _text(config: Config, device: str) -> TextEncoder:
     return load_text_encoder(config.latents.text_encoder, max_tokens=config.latents.max_tokens, device=device)
 
 
-def _done(store: Store, spec: TableSpec, column: str, key: str) -> set[str]:
+def _done(store: Store, spec: TableSpec, key: str) -> set[str]:
     """Images or captions that the table holds for this codec or encoder."""
-    name = "codec_key" if spec is LATENTS else "encoder_key"
+    column, name = ("image_id", "codec_key") if spec is LATENTS else ("caption", "encoder_key")
     return set(Table(store, spec).read([column], filter=pc.field(name) == key)[column].to_pylist())
 
 
-def _text_shards(pending: set[str], key: str, config: Config) -> list[sink.Shard]:
-    """Captions of like length together, so that batches hold little padding."""
-    ordered, size = sorted(pending, key=lambda caption: (len(caption), caption)), config.latents.rows_per_shard
-    parts = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    return [sink.Shard(key_of(key, part), {"captions": part}, len(part)) for part in parts]
-
-
-def _read_captions(payload: dict[str, Sequence[str]]) -> pa.Table:
-    return pa.table({"caption": pa.array(payload["captions"], pa.string())})
-
-
-def _sizes(store: Store, captions: dict[str, list[str]], codec: Codec, text: TextEncoder) -> dict[str, object]:
-    """Bytes per image of this cache, and of the usual one: a sample and padded states per image and caption."""
+def _cached(config: Config, store: Store, captions: dict[str, list[str]], codec: Codec, text: TextEncoder) -> Facts:
+    """What the cache holds now, and its bytes per image beside the usual ones: a sample, and padded states."""
     shapes = Table(store, TEXTS).read(["shape"], filter=pc.field("encoder_key") == text.key)["shape"].to_pylist()
     values, num_captions = int(np.prod(codec.latent_shape)), sum(map(len, captions.values()))
     ours = 2 * (2 * values + sum(tokens * width for tokens, width in shapes) / len(captions))
     usual = 2 * (values + USUAL_TOKENS * text.width * num_captions / len(captions))
-    return {"bytes per image": f"{ours:,.0f} (one padded to {USUAL_TOKENS} tokens: {usual:,.0f})"}
+    return {
+        "images in the cache": len(captions),
+        "images without a good caption": Table(store, IMAGES).count() - len(captions),
+        "codec": f"{config.latents.codec} ({codec.key})",
+        "text encoder": f"{config.latents.text_encoder} ({text.key})",
+        "latent shape": " x ".join(map(str, codec.latent_shape)),
+        "bytes per image": f"{ours:,.0f} (padded to {USUAL_TOKENS} tokens: {usual:,.0f})",
+    }

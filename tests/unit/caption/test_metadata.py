@@ -32,7 +32,8 @@ def test_outlines_are_measured_on_the_mask(shape, box, expected):
 
 @pytest.mark.parametrize(("colour", "name"), [
     *((name, name) for name in ("black", "gray", "white", "red", "orange", "yellow", "green", "teal", "blue")),
-    ("purple", "purple"), ("hotpink", "pink"), ("saddlebrown", "brown"), ("wheat", "beige"), ("#ffcc4d", "yellow"), ("navy", "blue"),
+    ("purple", "purple"), ("hotpink", "pink"), ("saddlebrown", "brown"), ("wheat", "beige"), ("#ffcc4d", "yellow"),
+    ("navy", "blue"),
 ])  # fmt: skip
 def test_colours_have_their_usual_names(colour, name):
     facts = measure(drawn("ellipse", (8, 8, 88, 88), colour))

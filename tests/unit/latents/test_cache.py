@@ -1,0 +1,80 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from emoji_ldm.config import Config
+from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.errors import DatasetError
+from emoji_ldm.latents.cache import from_bytes, latent_rows, load_latent_set, text_rows, to_bytes
+from emoji_ldm.records import CAPTIONS, LATENTS, TEXTS
+from emoji_ldm.store import Store
+from tests.emoji import blobs, fill_images
+
+KEYS = {"codec_key": "codec", "encoder_key": "encoder"}
+
+
+def commit(store, spec, rows, name):
+    table = Table(store, spec)
+    table.commit([table.write_file(rows)], app_id=name, metadata=Lineage(Config(), "test", {}).metadata({}, name))
+
+
+def caption_table(pairs):
+    rows = [{"caption_id": f"{image_id}{caption}", "image_id": image_id, "caption": caption, "engine": "test",
+             "status": "ok" if caption else "failed"} for image_id, caption in pairs]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=CAPTIONS.schema)
+
+
+def moments(count, seed=0):
+    return np.random.default_rng(seed).normal(size=(2, count, 4, 8, 8)).astype(np.float32)
+
+
+def states(*lengths):
+    return [np.full((length, 6), length, np.float32) for length in lengths]
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """Four images: two captions, one shared caption, one failed, none."""
+    store = Store(str(tmp_path))
+    ids = sorted(fill_images(store, blobs(4)))
+    pairs = [(ids[0], "a blob"), (ids[0], "a cat"), (ids[1], "a blob"), (ids[2], ""), ("gone", "a ghost")]
+    commit(store, CAPTIONS, caption_table(pairs), "captions")
+    return store, ids
+
+
+def test_values_survive_as_half_precision():
+    values = moments(1)[0]
+    np.testing.assert_allclose(from_bytes(to_bytes(values), values.shape), values, atol=2e-3)
+    assert len(to_bytes(values)) == 2 * values.size
+    assert from_bytes(to_bytes(np.float32([1e9, -30])), [2]).tolist() == [65504, -30]
+
+
+def test_the_set_is_sorted_deduplicated_and_complete(filled):
+    store, ids = filled
+    mean, logvar = moments(2)
+    commit(store, LATENTS, latent_rows([ids[1], ids[0]], "codec", mean, logvar), "latents")
+    commit(store, LATENTS, latent_rows(ids, "other", *moments(4, 1)), "others")
+    commit(store, TEXTS, text_rows(["a cat", "a blob", "", "unused"], "encoder", states(4, 3, 2, 9)), "texts")
+    found = load_latent_set(store, **KEYS)
+    assert found.image_ids == ids[:2]
+    np.testing.assert_allclose(found.mean, mean[::-1], atol=2e-3)
+    np.testing.assert_allclose(found.logvar, logvar[::-1], atol=2e-3)
+    assert (found.mean.dtype, found.mean.shape) == (np.float32, (2, 4, 8, 8))
+    assert found.captions == ["", "a blob", "a cat"]
+    assert found.caption_index == [[1, 2], [1]]
+    assert [len(state) for state in found.states] == [2, 3, 4]
+    assert (found.empty_index, found.num_uncaptioned) == (0, 2)
+    assert found.versions == {"images": 2, "captions": 1, "latents": 2, "texts": 1}
+
+
+def test_what_lacks_is_counted_and_the_command_named(filled, tmp_path):
+    store, ids = filled
+    with pytest.raises(DatasetError, match=r"2 of 2 images have no latents.*run: emoji-ldm latents"):
+        load_latent_set(store, **KEYS)
+    commit(store, LATENTS, latent_rows(ids[:2], "codec", *moments(2)), "latents")
+    commit(store, TEXTS, text_rows(["a cat"], "encoder", states(4)), "texts")
+    with pytest.raises(DatasetError, match=r"2 of 3 captions have no states.*run: emoji-ldm latents"):
+        load_latent_set(store, **KEYS)
+    with pytest.raises(DatasetError, match="run: emoji-ldm caption"):
+        load_latent_set(Store(str(tmp_path / "empty")), **KEYS)
