@@ -15,17 +15,16 @@ from emoji_ldm.dataset import checkpoints
 from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.generate.model import load_model, model_key, resolve_checkpoint, sampling_device
+from emoji_ldm.generate.draw import Draw
 from emoji_ldm.generate.pack import write_pack
 from emoji_ldm.generate.plan import generated_id, wanted_draws
 from emoji_ldm.generate.post import to_png
-from emoji_ldm.generate.sampler import Draw, Sampler
+from emoji_ldm.generate.source import CACHE, model_key, resolve_checkpoint
 from emoji_ldm.records import GENERATED
 from emoji_ldm.store import Store
 from ray_jobs import cluster, sink
 
 NUM_CPUS = 0.5  # logical CPUs per sampler, which has one thread
-CACHE = Path.home() / ".cache" / "emoji-ldm"
 
 
 def run(config: Config) -> dict[str, object]:
@@ -62,6 +61,10 @@ class Drawer:
 
     def __init__(self, config: Config, uri: str, key: str, versions: Mapping[str, int]) -> None:
         """Load the model; ModelError if it is another one than the driver planned for."""
+        # torch is for workers; the driver needs none.
+        from emoji_ldm.generate.model import load_model, sampling_device
+        from emoji_ldm.generate.sampler import Sampler
+
         settings = config.generate
         source, _ = resolve_checkpoint(config, Store(config.store), CACHE, uri)
         model = load_model(source, sampling_device(settings.num_gpus))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-MAX_SEED = 2**63 - 1  # what the table's int64 column holds
+from emoji_ldm.generate.draw import MAX_SEED
 
 
 def noise_for_seeds(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:

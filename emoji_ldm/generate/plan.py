@@ -6,8 +6,7 @@ from pathlib import Path
 
 from emoji_ldm.config import GenerateConfig, key_of
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.generate.noise import MAX_SEED
-from emoji_ldm.generate.sampler import Draw
+from emoji_ldm.generate.draw import MAX_SEED, Draw
 
 
 def wanted_draws(config: GenerateConfig) -> list[Draw]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from emoji_ldm.generate.sampler import Draw
+from emoji_ldm.generate.draw import Draw
 
 HAZE = 8  # alpha of 255 below which a pixel counts as empty
 

@@ -8,7 +8,6 @@ beside any neighbours, with whatever steps and guidance they have.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,22 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emoji_ldm.generate.ddim import Tables
+from emoji_ldm.generate.draw import Draw as Draw
 from emoji_ldm.generate.model import Model
 from emoji_ldm.generate.noise import noise_for_seeds
 
 Picture = NDArray[np.uint8]  # (H, W, 4) RGBA
 OnStep = Callable[[int, int], None]  # (network calls done, network calls in all)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One picture to draw."""
-
-    prompt: str
-    negative_prompt: str = ""
-    seed: int = 0
-    steps: int = 30
-    guidance_scale: float = 3.0  # 1 leaves the negative prompt without effect
 
 
 class Sampler:

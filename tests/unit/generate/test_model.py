@@ -5,7 +5,8 @@ import pytest
 from emoji_ldm.config import build
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import ModelError
-from emoji_ldm.generate.model import load_model, model_key, resolve_checkpoint
+from emoji_ldm.generate.model import load_model
+from emoji_ldm.generate.source import model_key, resolve_checkpoint
 from emoji_ldm.store import Store
 from tests.pipelines import write_pipeline
 

@@ -7,10 +7,10 @@ from PIL import Image
 
 from emoji_ldm.config import GenerateConfig
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.generate.draw import Draw
 from emoji_ldm.generate.pack import file_name, write_pack
 from emoji_ldm.generate.plan import generated_id, wanted_draws
 from emoji_ldm.generate.post import clear_haze, read_draw, to_png
-from emoji_ldm.generate.sampler import Draw
 from emoji_ldm.generate.sheet import contact_sheet
 
 DRAW = Draw("ein fröhlicher Blob 😀", "traurig", seed=2**40, steps=12, guidance_scale=2.5)
