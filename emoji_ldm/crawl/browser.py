@@ -47,6 +47,10 @@ class PageFailed(Exception):
     """The browser is well, but the page cannot be had; the text says why."""
 
 
+class ErrorPage(PageFailed):
+    """The browser shows a page of its own: nobody answered, or with a bad status and no text."""
+
+
 @dataclass(frozen=True)
 class View:
     """What a page showed when it had come to rest."""
@@ -147,7 +151,7 @@ def _settled(driver: webdriver.Chrome, profile: Profile) -> dict[str, Any] | Non
     """The page as the script sees it, once it has come to rest."""
     page: dict[str, Any] = driver.execute_script(_script("tiles.js"), profile.model_dump())
     if page["error"]:
-        raise PageFailed("the browser shows an error page: nothing answers at this address")
+        raise ErrorPage("the browser shows an error page: no answer, or an empty one")
     idle = page["pending"] <= 0
     if page["tiles"]:
         # A page that keeps a request open for ever, such as a chat, rests too.

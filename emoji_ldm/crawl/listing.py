@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
+
 from emoji_ldm.config import CrawlConfig
-from emoji_ldm.crawl.browser import Browser, BrowserLost, PageFailed, View
+from emoji_ldm.crawl.browser import Browser, BrowserLost, ErrorPage, PageFailed, View
 from emoji_ldm.crawl.outcomes import Outcome, Refused
 from emoji_ldm.crawl.polite import Politeness
 from emoji_ldm.crawl.profile import load_profile
@@ -81,12 +83,25 @@ class Lister:
                 if last:
                     raise Refused(Outcome.FAILED, f"the browser crashed twice: {lost}") from None
                 continue
+            except ErrorPage as failed:
+                view = View([], self.runner.run(self._status(url, failed)))
             except PageFailed as failed:
                 raise Refused(Outcome.FAILED, str(failed)) from None
             if view.status not in MAY_HEAL:
                 return view
             time.sleep(0 if last else 0.5)
         raise Refused(Outcome.FAILED, f"HTTP {view.status}, twice", view.status)
+
+    async def _status(self, url: str, failed: ErrorPage) -> int:
+        """The status behind the browser's own error page, which does not tell it; Refused if nobody answers."""
+        try:
+            async with asyncio.timeout(self.config.fetch_timeout_s), self.polite.client.stream("GET", url) as response:
+                status = response.status_code
+        except (TimeoutError, httpx.HTTPError):
+            raise Refused(Outcome.FAILED, str(failed)) from None
+        if status < 400:
+            raise Refused(Outcome.FAILED, str(failed), status)
+        return status
 
     def _new_tiles(self, tag: str, url: str, view: View) -> list[dict[str, Any]]:
         """The rows of a page; Refused if it has none, or none that earlier pages of the tag have not."""

@@ -1,0 +1,203 @@
+"""The crawl as a job: real Ray, real Chromium, the demo gallery; every URL ends once, also after kill -9."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+import ray
+
+from emoji_ldm.config import build
+from emoji_ldm.crawl.ledger import Ledger
+from emoji_ldm.crawl.outcomes import Outcome
+from emoji_ldm.demo.gallery import Gallery
+from emoji_ldm.errors import ConfigError, CrawlError, JobError
+from ray_jobs import crawl
+from tests.unit.crawl.site import Site, answer
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver"),
+]
+
+EITHER = ("kept", "duplicate-of")  # which of two equal pictures comes first is a matter of order
+EXPECTED = {
+    "good": EITHER,
+    "duplicate": EITHER,
+    "dead": ("dead",),
+    "error": ("http-error",),
+    "slow": ("timed-out",),
+    "not_image": ("not-an-image",),
+    "truncated": ("not-an-image",),
+    "private": ("refused-by-robots",),
+}
+
+
+@pytest.fixture(scope="module")
+def gallery():
+    with Gallery(num_openmoji=0, slow_s=20) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_ray_left():
+    yield
+    ray.shutdown()
+
+
+def config_of(site_url, store, **options):
+    small = {
+        "tags": ["Blobs", "Panda"],
+        "fetch_timeout_s": 2,
+        "rows_per_shard": 32,
+        "num_browsers": 1,
+        "num_fetchers": 1,
+    }
+    cluster = {"num_cpus": 4, "object_store_mb": 100}
+    return build(
+        {"store": str(store), "crawl": {"site": site_url, **small, **options}, "cluster": cluster}, where="test"
+    )
+
+
+@pytest.fixture(scope="module")
+def crawled(gallery, tmp_path_factory):
+    """Configuration, summary and server log of one crawl of two tags."""
+    config = config_of(gallery.url, tmp_path_factory.mktemp("store"))
+    began = len(gallery.requests)
+    summary = crawl.run(config)
+    return config, summary, gallery.requests[began:]
+
+
+def wanted(gallery, tags):
+    """{URL: kind} of all tiles of these tags."""
+    truth = gallery.truth["tags"]
+    return {url: kind for tag in tags for kind, urls in truth[tag].items() for url in urls}
+
+
+def assert_complete(config, gallery):
+    """Every URL of the tags ended once and as it should; images are distinct and exactly the good pictures."""
+    kinds = wanted(gallery, config.crawl.tags)
+    ledger = Ledger(config)
+    outcomes = [row for row in ledger.outcomes.read().to_pylist() if row["kind"] == "image"]
+    assert Counter(row["url"] for row in outcomes) == Counter(list(kinds))
+    for row in outcomes:
+        assert row["outcome"] in EXPECTED[kinds[row["url"]]], row
+        assert row["reason"]
+    images = ledger.images.read(["image_id"])["image_id"].to_pylist()
+    originals = {
+        gallery.truth["duplicates"].get(url, url) for url, kind in kinds.items() if kind in ("good", "duplicate")
+    }
+    assert len(images) == len(set(images)) == len(originals)
+    tiles = ledger.tiles.read()
+    assert len(tiles) == len(ledger.tiles.keys())
+    assert set(tiles["image_url"].to_pylist()) == set(kinds)
+
+
+def image_requests(gallery, requests):
+    images = wanted(gallery, gallery.truth["tags"])
+    return Counter(url for url in (gallery.url + request.path for request in requests) if url in images)
+
+
+def test_every_url_ends_once_and_as_it_should(crawled, gallery):
+    assert_complete(crawled[0], gallery)
+
+
+def test_each_good_image_is_requested_once_and_a_forbidden_one_never(crawled, gallery):
+    asked = image_requests(gallery, crawled[2])
+    for url, kind in wanted(gallery, crawled[0].crawl.tags).items():
+        assert asked[url] == {"private": 0, "error": 2}.get(kind, 1), (url, kind)
+
+
+def test_requests_name_their_sender(crawled):
+    assert {request.user_agent for request in crawled[2]} == {crawled[0].crawl.user_agent}
+
+
+def test_images_carry_titles_and_all_tags(crawled, gallery):
+    rows = Ledger(crawled[0]).images.read(["source_url", "title", "tags", "width"]).to_pylist()
+    for row in rows:
+        tags = [tag for tag in ("Blobs", "Panda") if row["source_url"] in wanted(gallery, [tag])]
+        assert (row["title"], row["tags"]) == (gallery.truth["titles"][row["source_url"]], tags)
+        assert 8 <= row["width"] <= 128
+
+
+def test_a_second_run_requests_nothing_and_makes_no_version(crawled, gallery):
+    before = len(gallery.requests)
+    assert crawl.run(crawled[0]) == crawled[1]
+    assert gallery.requests[before:] == []
+
+
+def test_another_tag_adds_only_what_is_new(crawled, gallery):
+    config = crawled[0].model_copy(
+        update={"crawl": crawled[0].crawl.model_copy(update={"tags": ("Blobs", "Panda", "Cat")})}
+    )
+    before = len(gallery.requests)
+    crawl.run(config)
+    assert_complete(config, gallery)
+    new = set(wanted(gallery, ["Cat"])) - set(wanted(gallery, ["Blobs", "Panda"]))
+    assert set(image_requests(gallery, gallery.requests[before:])) == new
+
+
+def test_too_many_failures_fail_the_job_after_everything_is_committed(tmp_path):
+    tiles = "".join(f'<div><img src="/{n}.png" title="{n}"></div>' for n in range(3))
+    with Site(
+        {
+            "/": answer(),
+            "/emoji-list/tag/T?page=1": answer(200, f"<main>{tiles}</main>".encode(), Content_Type="text/html"),
+        }
+    ) as site:
+        config = config_of(site.url, tmp_path, tags=["T"])
+        with pytest.raises(JobError, match="3 of 3 image URLs failed"):
+            crawl.run(config)
+    ended = Counter(Ledger(config).ended().values())
+    assert ended == {Outcome.LISTED: 1, Outcome.EMPTY: 1, Outcome.DEAD: 3}
+
+
+def test_a_tag_without_tiles_is_asked_about(gallery, tmp_path):
+    with pytest.raises(CrawlError, match=r"found no tiles on http.*Nonsense.*is the tag right"):
+        crawl.run(config_of(gallery.url, tmp_path, tags=["Nonsense"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"site": ""}, ConfigError, "crawl.site"),
+        ({"tags": []}, ConfigError, "crawl.tags"),
+        ({"profile": "listng"}, ConfigError, "did you mean 'listing'"),
+        ({"site": "http://127.0.0.1:1"}, CrawlError, "does not answer"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_starts(tmp_path, options, error, text):
+    with pytest.raises(error, match=text):
+        crawl.run(config_of("http://127.0.0.1:1", tmp_path).model_copy(
+            update={"crawl": config_of("http://127.0.0.1:1", tmp_path, **options).crawl}
+        ))  # fmt: skip
+
+
+def start_driver(config, folder):
+    """A driver process with a Ray of its own."""
+    path = folder / "config.yaml"
+    path.write_text(config.to_yaml())
+    code = f"from emoji_ldm.config import load; from ray_jobs import crawl; crawl.run(load({str(path)!r}))"
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+
+
+def test_a_killed_driver_loses_and_doubles_nothing(gallery, tmp_path):
+    config = config_of(gallery.url, tmp_path / "store", rows_per_shard=8)
+    before, began = len(gallery.requests), time.monotonic()
+    driver = start_driver(config, tmp_path)
+    while not Ledger(config).images.exists and time.monotonic() - began < 100:
+        assert driver.poll() is None
+        time.sleep(0.05)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert Ledger(config).images.count() < 90, "the driver was killed too late to prove anything"
+    done = set(Ledger(config).ended())
+    middle = len(gallery.requests)
+    crawl.run(config)
+    assert_complete(config, gallery)
+    assert not done & set(image_requests(gallery, gallery.requests[middle:])), "asked again"
+    assert len(gallery.requests) > before
