@@ -9,19 +9,21 @@ from torch import Tensor, nn
 
 from emoji_ldm.config import AutoencoderConfig
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.model.linear import NUM_GROUPS, start_linear
 
 HIDDEN_WEIGHT = 0.1  # of colour errors where the picture is transparent: seen by none, yet it must stay calm
 GRADIENT_WEIGHT = 0.5  # of the error of neighbour differences against the error of values
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Any:
-    """An `AutoencoderKL` with 4 channels in and out, its weights drawn from `config.seed`.
+    """An `AutoencoderKL` with 4 channels in and out that starts as block averages (see `linear`).
 
-    It has no attention in the middle: emoji are local, and a purely convolutional network
-    works at every size.
+    What is left to chance is drawn from `config.seed`. There is no attention in the middle:
+    emoji are local, and a purely convolutional network works at every size.
 
     Raises:
-        ConfigError: The picture's side cannot be halved once per resolution.
+        ConfigError: The picture's side cannot be halved once per resolution, a width is too
+            small, or the latent has fewer channels than the picture.
     """
     from diffusers import AutoencoderKL
 
@@ -31,9 +33,14 @@ def build_autoencoder(config: AutoencoderConfig) -> Any:
             f"autoencoder.block_out_channels={list(widths)} halves the picture {len(widths) - 1} times, but "
             f"autoencoder.size_px={config.size_px} allows fewer; give fewer widths or another size"
         )
+    if min(widths) < 16 or config.latent_channels < 4:
+        raise ConfigError(
+            f"autoencoder.block_out_channels={list(widths)} and latent_channels={config.latent_channels}: "
+            "widths from 16 and latents from 4 channels are needed"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return AutoencoderKL(
+        vae = AutoencoderKL(
             in_channels=4,
             out_channels=4,
             down_block_types=("DownEncoderBlock2D",) * len(widths),
@@ -41,11 +48,13 @@ def build_autoencoder(config: AutoencoderConfig) -> Any:
             block_out_channels=widths,
             layers_per_block=config.layers_per_block,
             latent_channels=config.latent_channels,
-            norm_num_groups=8,
+            norm_num_groups=NUM_GROUPS,
             sample_size=config.size_px,
             mid_block_add_attention=False,
             force_upcast=False,
         )
+        start_linear(vae)
+        return vae
 
 
 class AutoencoderLoss(nn.Module):

@@ -26,6 +26,8 @@ class DeepSpeedEngine:
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        # On CPU ranks DeepSpeed would compile a C++ extension first, which takes minutes; gloo does as well.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         _join_alone(world)
         self.stage, self.clip = plan.zero_stage, plan.grad_clip
         named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]

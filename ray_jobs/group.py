@@ -1,0 +1,159 @@
+"""A group of Ray Train workers that train as one: start, watch, start again, and say what went wrong.
+
+1. claim (driver): a fresh owner token, so that a group left over from a dead driver cannot publish
+2. work (every worker): `fit` resumes from the newest checkpoint in the store; Ray's own checkpoints are not used
+3. lost worker: Ray starts the group again, up to `train.max_failures` times
+4. errors for the user travel as values, since raising one would make Ray try again
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from emoji_ldm import errors
+from emoji_ldm.config import Config
+from emoji_ldm.dataset import checkpoints
+from emoji_ldm.errors import EmojiLdmError, JobError, StoreError
+from emoji_ldm.progress import track
+from emoji_ldm.store import Store
+from emoji_ldm.train import journal, order, owner
+from emoji_ldm.train.plan import Place, Plan, Task, plan_of
+from ray_jobs import cluster
+
+NUM_CPUS = 0.5  # logical CPUs per worker; its torch threads are set below
+POLL_S = 1.0
+START_TIMEOUT_S = 600  # a node may have to pull its image first
+
+Load = Callable[[Place], Task]
+Summary = dict[str, object]
+
+# Read by Ray's controller, whose default is to look after its workers every two seconds.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
+
+
+def train(config: Config, section: str, load: Load) -> Summary:
+    """Train section `train` or `autoencoder` to its last step; returns at once if a checkpoint has it.
+
+    Raises:
+        ConfigError: The batch cannot be shared by the workers.
+        JobError: The cluster lacks resources, workers were lost too often, or the loss is not finite.
+    """
+    store, plan, settings = Store(config.store), plan_of(config, section), getattr(config, section)
+    order.slots_of(0, settings.num_workers, plan.batch_size, field=f"{section}.batch_size")
+    if done := _finished(store, config, plan):
+        return done
+    cluster.connect(config.cluster)
+    cluster.require(config.cluster, section, settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
+    token = owner.claim(store, config.run, section)
+    with _progress(store, config, plan):
+        return _fit(config, section, load, token)
+
+
+def _finished(store: Store, config: Config, plan: Plan) -> Summary | None:
+    found = checkpoints.listing(store, config.run, plan.kind)
+    if not found or found[-1].step < plan.steps:
+        return None
+    return {"steps": f"already trained to step {found[-1].step}", "checkpoint": found[-1].uri}
+
+
+def _fit(config: Config, section: str, load: Load, token: str) -> Summary:
+    settings, store = getattr(config, section), Store(config.store)
+    resources = {"CPU": NUM_CPUS} | ({"GPU": settings.num_gpus} if settings.num_gpus else {})
+    # Ray keeps its own state of the group below the store, which every node reaches; nothing is read from it later.
+    name = f"ray-{uuid.uuid4().hex[:8]}"
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"config": config, "store": store, "section": section, "load": load, "token": token},
+        scaling_config=ScalingConfig(num_workers=settings.num_workers, use_gpu=settings.num_gpus > 0,
+                                     resources_per_worker=resources),
+        run_config=RunConfig(
+            name=name, storage_path=store.path("runs", config.run, section), storage_filesystem=store.filesystem,
+            failure_config=FailureConfig(max_failures=config.train.max_failures),
+        ),
+    )  # fmt: skip
+    try:
+        outcome = trainer.fit().return_value
+    except ray.train.TrainingFailedError as error:
+        raise _explain(error, config, section) from None
+    finally:
+        store.delete("runs", config.run, section, name)
+    if "error" in outcome:
+        kind, text = outcome["error"]
+        raise getattr(errors, kind)(text)
+    return dict(outcome)
+
+
+def _work(loop: dict[str, Any]) -> dict[str, Any]:
+    """What every worker does; rank 0's value is the group's."""
+    import torch
+
+    from emoji_ldm.train.loop import fit
+
+    config, section = loop["config"], loop["section"]
+    context = ray.train.get_context()
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(max(1, cores // context.get_local_world_size()))
+    device = ray.train.torch.get_device() if getattr(config, section).num_gpus else torch.device("cpu")
+    with tempfile.TemporaryDirectory(prefix="emoji-ldm-") as scratch:
+        place = Place(config, loop["store"], Path(scratch), loop["token"], ray.train.report)
+        try:
+            return fit(loop["load"](place), plan_of(config, section), place, device)
+        except StoreError:
+            raise  # may pass: Ray tries again
+        except EmojiLdmError as error:
+            return {"error": [type(error).__name__, str(error)]}
+
+
+def _explain(failure: ray.train.TrainingFailedError, config: Config, section: str) -> EmojiLdmError:
+    """The error as itself if it is one of ours, else the last line of what Ray collected."""
+    for wrapped in getattr(failure, "worker_failures", {}).values():
+        error = getattr(wrapped, "_base_exc", wrapped)
+        if isinstance(error, EmojiLdmError):
+            return error
+    lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
+    return JobError(
+        f"{section} failed {config.train.max_failures + 1} times (train.max_failures={config.train.max_failures}): "
+        f"{lines[-1] if lines else failure}; the last checkpoint stays, the same command goes on from it"
+    )
+
+
+@contextmanager
+def _progress(store: Store, config: Config, plan: Plan) -> Iterator[None]:
+    """Show steps and loss, as the log in the store tells them."""
+    stop = threading.Event()
+
+    def follow() -> None:
+        with track(plan.section, plan.steps, "steps") as progress:
+            while not stop.wait(POLL_S):
+                _advance(store, config, plan, progress)
+            _advance(store, config, plan, progress)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _advance(store: Store, config: Config, plan: Plan, progress: Any) -> None:
+    try:
+        lines = journal.read(store, config.run, plan.section)
+    except (StoreError, json.JSONDecodeError):
+        return  # the log is being replaced this moment
+    if lines and lines[-1]["step"] > progress.done:
+        progress.advance(int(lines[-1]["step"]) - progress.done, f"loss {lines[-1]['loss']:.4f}")

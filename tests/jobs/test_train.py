@@ -1,0 +1,146 @@
+"""Training over a real local Ray: two CPU ranks, every ZeRO stage, a killed worker, two drivers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from emoji_ldm.dataset import checkpoints
+from emoji_ldm.errors import ConfigError, DatasetError, JobError
+from emoji_ldm.store import Store
+from emoji_ldm.train import journal, owner
+from ray_jobs import autoencoder, train
+from tests.emoji import blobs, fill_images
+from tests.latents import fill_latents, training_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    ray.init(num_cpus=4, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_pipeline, tmp_path_factory):
+    """A configuration per run on one store with latents."""
+    store = tmp_path_factory.mktemp("store")
+    fill_latents(training_config(tiny_pipeline, store))
+    return lambda *overrides: training_config(tiny_pipeline, store, *overrides)
+
+
+def losses(config):
+    return {line["step"]: line["loss"] for line in journal.read(Store(config.store), config.run)}
+
+
+@pytest.fixture(scope="module")
+def plain(prepared):
+    """What one rank without sharding gives."""
+    config = prepared("run=plain", "train.steps=4", "train.zero_stage=0", "train.num_workers=1")
+    train.run(config)
+    return losses(config)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_ranks_of_any_zero_stage_train_as_one_process_does(stage, prepared, plain):
+    config = prepared(f"run=zero{stage}", "train.steps=4", f"train.zero_stage={stage}")
+    summary = train.run(config)
+    assert losses(config) == pytest.approx(plain, rel=1e-4)
+    manifest = checkpoints.newest(Store(config.store), config.run, "unet").manifest()
+    assert (manifest["step"], manifest["num_workers"], manifest["zero_stage"]) == (4, 2, stage)
+    assert manifest["versions"]["latents"] >= 0
+    assert "pipeline/unet/diffusion_pytorch_model.safetensors" in manifest["files"]
+    assert summary["checkpoint"].startswith(config.store)
+
+
+def test_a_finished_run_returns_at_once_and_more_steps_go_on_with_other_ranks_and_stage(prepared):
+    first = prepared("run=longer", "train.steps=3", "train.zero_stage=2")
+    train.run(first)
+    began = time.monotonic()
+    assert "already" in train.run(first)["steps"]
+    assert time.monotonic() - began < 1
+    more = prepared("run=longer", "train.steps=5", "train.zero_stage=0", "train.num_workers=1")
+    train.run(more)
+    assert sorted(losses(more)) == [1, 2, 3, 4, 5]
+
+
+def test_a_killed_worker_costs_no_step_and_doubles_none(prepared):
+    config = prepared("run=killed", "train.steps=60", "train.checkpoint_every=20", "train.zero_stage=1")
+    before = worker_pids()
+    killer = threading.Thread(target=kill_one_worker, args=(config, before, 22), daemon=True)
+    killer.start()
+    train.run(config)
+    killer.join(timeout=1)
+    assert not killer.is_alive()
+    assert [line["step"] for line in journal.read(Store(config.store), config.run)] == list(range(1, 61))
+    kept = [checkpoint.step for checkpoint in checkpoints.listing(Store(config.store), config.run, "unet")]
+    assert kept == [40, 60]
+
+
+def test_a_driver_that_lost_the_run_stops_without_publishing(prepared):
+    config = prepared("run=fenced", "train.steps=40", "train.checkpoint_every=20", "train.num_workers=1")
+    store = Store(config.store)
+    thief = threading.Thread(target=take_over, args=(store, config.run), daemon=True)
+    thief.start()
+    with pytest.raises(JobError, match="another driver took over"):
+        train.run(config)
+    assert len(checkpoints.listing(store, config.run, "unet")) < 2
+
+
+def test_errors_of_workers_reach_the_user_as_themselves(tiny_pipeline, prepared, tmp_path):
+    with pytest.raises(DatasetError, match="no captioned image"):
+        train.run(training_config(tiny_pipeline, tmp_path, "train.num_workers=1", "train.steps=2"))
+    with pytest.raises(ConfigError, match="cannot be shared by 3 workers; give 3 or 6"):
+        train.run(prepared("train.num_workers=3"))
+    with pytest.raises(JobError, match="at step"):
+        train.run(prepared("run=nan", "train.lr=1e30", "train.warmup_steps=0", "train.steps=6", "train.num_workers=1"))
+
+
+def test_the_autoencoder_trains_on_two_ranks_and_goes_on(tmp_path, tiny_pipeline):
+    fill_images(Store(str(tmp_path)), blobs(6))
+    settings = ("autoencoder.size_px=32", "autoencoder.batch_size=4", "autoencoder.block_out_channels=[16,32]",
+                "autoencoder.num_workers=2")  # fmt: skip
+    first = autoencoder.run(training_config(tiny_pipeline, tmp_path, *settings, "autoencoder.steps=3"))
+    assert first["psnr_db"] > 10
+    again = autoencoder.run(training_config(tiny_pipeline, tmp_path, *settings, "autoencoder.steps=3"))
+    assert "already" in again["steps"]
+    longer = autoencoder.run(training_config(tiny_pipeline, tmp_path, *settings, "autoencoder.steps=5"))
+    assert longer["steps"] == 5
+    newest = checkpoints.newest(Store(str(tmp_path)), "tiny", "autoencoder")
+    assert (newest.fetch(tmp_path / "cache", "vae") / "config.json").is_file()
+
+
+def worker_pids():
+    """Processes of this Ray that train, by what Ray calls them."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and b"RayTrainWorker" in (folder / "cmdline").read_bytes():
+                found[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+    return found
+
+
+def kill_one_worker(config, before, step):
+    """Wait until the run is past `step`, then kill -9 one worker of this process's Ray."""
+    while not any(line["step"] >= step for line in journal.read(Store(config.store), config.run)):
+        time.sleep(0.05)
+    raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
+    ours = [pid for pid, parent in worker_pids().items() if parent == raylet and pid not in before]
+    assert len(ours) == 2
+    os.kill(ours[1], signal.SIGKILL)
+
+
+def take_over(store, run):
+    while not store.exists("runs", run, "train", "owner"):
+        time.sleep(0.05)
+    owner.claim(store, run, "train")

@@ -1,0 +1,137 @@
+"""The loop without Ray: it learns, resumes bit by bit, stops in time, and writes pipelines that open."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
+
+from emoji_ldm.dataset import checkpoints
+from emoji_ldm.errors import JobError, ModelError
+from emoji_ldm.train import diffusion, journal, owner
+from emoji_ldm.train.loop import fit
+from emoji_ldm.train.plan import plan_of
+from tests.latents import fill_latents, training_config
+from tests.unit.train import tiny
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run(folder, *overrides, owner_token=""):
+    config = tiny.config(*overrides)
+    place = dataclasses.replace(tiny.place(config, folder), owner=owner_token)
+    return fit(tiny.task(config), plan_of(config, "train"), place, CPU)
+
+
+def store_of(folder):
+    return tiny.place(tiny.config(), folder).store
+
+
+def state_of(folder):
+    newest = checkpoints.newest(store_of(folder), "tiny", "unet").fetch(folder / "cache", "state")
+    return {name: tensor for path in newest.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+def test_training_lowers_the_loss(tmp_path):
+    run(tmp_path, "train.steps=120", "train.lr=5e-3", "train.checkpoint_every=120", "train.log_every=10")
+    losses = [line["loss"] for line in journal.read(store_of(tmp_path), "tiny")]
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+
+
+def test_a_run_cut_off_goes_on_bit_by_bit(tmp_path):
+    run(tmp_path / "whole")
+    run(tmp_path / "cut")
+    store = store_of(tmp_path / "cut")
+    store.delete(checkpoints.newest(store, "tiny", "unet").path)  # as if it had died after step 4
+    run(tmp_path / "cut")
+    whole, cut = state_of(tmp_path / "whole"), state_of(tmp_path / "cut")
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    logs = [journal.read(store_of(tmp_path / name), "tiny") for name in ("whole", "cut")]
+    assert [line["step"] for line in logs[1]] == [2, 4, 6, 8]
+    assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
+
+
+def test_the_manifest_tells_where_the_weights_come_from(tmp_path):
+    run(tmp_path)
+    manifest = checkpoints.newest(store_of(tmp_path), "tiny", "unet").manifest()
+    assert manifest["versions"] == {"images": 3, "latents": 5}
+    assert manifest["config"]["train"]["steps"] == 8
+    assert {"step", "code", "num_workers", "zero_stage", "num_images", "num_parameters"} <= manifest.keys()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    config = tiny.config("train.steps=8")
+    task = tiny.task(config)
+    healthy = task.loss
+    task.loss = lambda forward, drawn: (
+        healthy(forward, drawn) * (float("nan") if task.calls.append(0) or len(task.calls) > 6 else 1)
+    )
+    task.calls = []
+    with pytest.raises(JobError, match="nan at step 7"):
+        fit(task, plan_of(config, "train"), tiny.place(config, tmp_path), CPU)
+    assert checkpoints.newest(store_of(tmp_path), "tiny", "unet").step == 4
+
+
+def test_a_run_that_was_taken_over_publishes_nothing(tmp_path):
+    token = owner.claim(store_of(tmp_path), "tiny", "train")
+    owner.claim(store_of(tmp_path), "tiny", "train")
+    with pytest.raises(JobError, match="another driver took over"):
+        run(tmp_path, owner_token=token)
+    assert checkpoints.listing(store_of(tmp_path), "tiny", "unet") == []
+
+
+def test_another_network_does_not_load_the_runs_checkpoint(tmp_path):
+    run(tmp_path)
+    with pytest.raises(ModelError, match="another network"):
+        run(tmp_path, "train.steps=10", "train.block_out_channels=[8,24]", "train.num_heads=4")
+
+
+def test_captions_are_the_images_own_or_the_empty_one():
+    task = tiny.task(tiny.config())
+    assert {task._caption(0, 0.5, choice) for choice in (0.0, 0.49, 0.5, 0.99)} == {1, 7}
+    assert task._caption(0, 0.05, 0.0) == 0
+
+
+def test_a_step_sees_the_same_batch_whole_or_shared():
+    task = tiny.task(tiny.config())
+    whole, halves = task.draw(3, range(4)), [task.draw(3, range(2)), task.draw(3, range(2, 4))]
+    for name in ("latents", "noise", "timesteps", "states"):
+        assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(whole, name))
+    assert whole.states.shape == (4, 6, 12)
+
+
+def test_a_checkpoint_opens_as_a_diffusers_pipeline_with_the_averaged_weights(tmp_path, tiny_pipeline):
+    config = training_config(tiny_pipeline, tmp_path / "store", "train.steps=2", "train.num_workers=1",
+                             "train.zero_stage=0", "train.sample_every=2")  # fmt: skip
+    fill_latents(config)
+    place = dataclasses.replace(tiny.place(config, tmp_path))
+    png = tmp_path / "grid.png"
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(png)
+    seen = []
+    task = diffusion.load_task(place, lambda folder, prompts: seen.append(prompts) or png.read_bytes())
+    fit(task, plan_of(config, "train"), place, CPU)
+    assert len(seen[0]) == 8
+    assert place.store.exists("runs", "tiny", "train", "samples", "step-00000002.png")
+    folder = checkpoints.newest(place.store, "tiny", "unet").fetch(tmp_path / "cache", "pipeline")
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    state = checkpoints.newest(place.store, "tiny", "unet").fetch(tmp_path / "cache", "state")
+    averaged = load_file(next(state.glob("*.safetensors")))["ema/conv_in.weight"]
+    assert torch.equal(pipeline.unet.conv_in.weight, averaged)
+    assert pipeline.scheduler.config.clip_sample is False
+    image = pipeline("a blob", num_inference_steps=2, output_type="np").images
+    assert image.shape == (1, 32, 32, 4)
