@@ -22,7 +22,7 @@ from emoji_ldm.store import Store
 from emoji_ldm.train import objective, order
 from emoji_ldm.train.plan import Place
 
-MEASURED = 512  # pictures, at most, on which quality and the latents' spread are measured
+MEASURED = 128  # pictures, at most, on which quality and the latents' spread are measured
 MEASURE_BATCH = 16
 
 Pixels = NDArray[np.uint8]
@@ -76,7 +76,7 @@ class ReconstructionTask:
 
 @torch.inference_mode()
 def measure(vae: Any, pixels: Pixels) -> dict[str, float]:
-    """Quality on up to 512 pictures spread over the set: `psnr_db` on white, `alpha_psnr_db`, `latent_std`."""
+    """Quality on up to 128 pictures spread over the set: `psnr_db` on white, `alpha_psnr_db`, `latent_std`."""
     chosen = pixels[np.unique(np.linspace(0, len(pixels) - 1, MEASURED).astype(int))]
     truth, decoded, latents = [], [], []
     for start in range(0, len(chosen), MEASURE_BATCH):
