@@ -52,7 +52,7 @@ class Draws:
 
 def draw(seed: int, step: int, slots: range, *, shape: tuple[int, ...], kind: str = "unet") -> Draws:
     """What chance gives the samples in places `slots` of step `step`, each latent of `shape`."""
-    key = [seed % 2**64, FAMILIES[kind]]
+    key = np.array([seed % 2**64, FAMILIES[kind]], np.uint64)  # a list of so large integers would become floats
     noise, posterior = (np.empty((len(slots), *shape), np.float32) for _ in range(2))
     timesteps, uniforms = np.empty(len(slots), np.int64), np.empty((len(slots), 2))
     for row, slot in enumerate(slots):

@@ -13,7 +13,7 @@ from emoji_ldm.errors import ConfigError
 @lru_cache(maxsize=2)
 def permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
     """The order of epoch `epoch`: `(size,)`, each of 0 ... size - 1 once."""
-    generator = np.random.Generator(np.random.Philox(key=[seed % 2**64, epoch]))
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64)))
     return generator.permutation(size)
 
 
