@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
 from emoji_ldm.config import ClusterConfig
 from emoji_ldm.errors import JobError
@@ -49,6 +50,8 @@ def require(config: ClusterConfig, stage: str, num_workers: int, *, num_cpus: fl
                 f"{stage} needs {need:g} {name} for {num_workers} workers, the cluster has {has:g}; "
                 f"lower {stage}.num_workers or {stage}.num_gpus, or add nodes"
             )
+        # An autoscaler sees demand, not waiting: ask for the nodes that these workers would need.
+        request_resources(bundles=[{"CPU": num_cpus, "GPU": num_gpus} if num_gpus else {"CPU": num_cpus}] * num_workers)
         time.sleep(1)
 
 
