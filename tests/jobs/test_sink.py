@@ -1,0 +1,73 @@
+"""Ray Data to commits: exactly once, one row per poison, errors as themselves."""
+
+import pyarrow as pa
+import pytest
+import ray
+
+from emoji_ldm.config import ClusterConfig, Config
+from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.errors import JobError, ModelError
+from emoji_ldm.records import TEXTS
+from emoji_ldm.store import Store
+from ray_jobs import cluster, sink
+
+pytestmark = pytest.mark.slow
+
+
+def read(payload):
+    return pa.table({"key": payload["keys"]})
+
+
+class Echo:
+    """Makes a row of each key; refuses the key `boom` as a stage refuses missing weights."""
+
+    def __call__(self, rows):
+        keys = rows["key"].to_pylist()
+        if "boom" in keys:
+            raise ModelError("no weights in ./here; fetch them first")
+        columns = {
+            "text_id": keys,
+            "caption": keys,
+            "encoder_key": keys,
+            "shape": [[1]] * len(keys),
+            "states": [b"x"] * len(keys),
+        }
+        return sink.Output(pa.table(columns, schema=TEXTS.schema), {"made": len(keys)})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_session():
+    cluster.connect(ClusterConfig(num_cpus=4))
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def job(tmp_path):
+    return sink.Job("texts", Store(str(tmp_path)), TEXTS, read, Echo, (), num_workers=2)
+
+
+def shards(count, size=3):
+    return [sink.Shard(f"s{i}", {"keys": [f"{i}-{j}" for j in range(size)]}, size) for i in range(count)]
+
+
+def test_every_shard_is_a_version_and_a_second_run_commits_nothing(job):
+    lineage = Lineage(Config(), "texts", {"captions": 3})
+    assert sink.run(job, shards(5), lineage) == {"made": 15}
+    table = Table(job.store, TEXTS)
+    assert (table.count(), len(table.keys()), table.version) == (15, 15, 5)
+    assert sink.run(job, shards(5), lineage) == {}
+    assert Table(job.store, TEXTS).version == 5
+
+
+def test_an_error_for_the_user_arrives_as_itself_and_other_shards_stay(job):
+    with pytest.raises(ModelError, match=r"no weights in \./here"):
+        sink.run(job, [*shards(3), sink.Shard("bad", {"keys": ["boom"]})], Lineage(Config(), "texts", {}))
+    assert Table(job.store, TEXTS).count() % 3 == 0
+
+
+def test_what_the_cluster_cannot_give_is_named(job):
+    config = ClusterConfig(place_timeout_s=1)
+    with pytest.raises(JobError, match=r"caption needs 2 GPU .* the cluster has 0.*caption.num_gpus"):
+        cluster.require(config, "caption", 2, num_cpus=0.5, num_gpus=1)
