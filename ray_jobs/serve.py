@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
+import signal
 import socket
 import sys
 import time
@@ -35,6 +37,7 @@ def run(config: Config) -> None:
     cluster.require(
         config.cluster, "serve", max(1, settings.min_replicas), num_cpus=NUM_CPUS, num_gpus=settings.num_gpus
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler would leave the replicas behind
     try:
         url = start(app, settings.host, port)
         say(f"listening on {url}; stop with Ctrl-C. Try:\n\n  {curl(url)}\n")
@@ -48,6 +51,7 @@ def run(config: Config) -> None:
 
 def start(app: serve.Application, host: str, port: int) -> str:
     """Deploy and wait until the first request would be answered; returns the URL."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=port))
         serve.run(app, name=APP, route_prefix="/")

@@ -1,8 +1,13 @@
 import base64
+import os
 import random
+import re
 import shutil
+import signal
 import socket
 import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -25,19 +30,32 @@ def settings(tmp_path, model, **serve):
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory, tiny_pipeline):
-    """URL of the real service; tests share it."""
-    import ray
-    from ray import serve
+def started(tmp_path_factory, tiny_pipeline):
+    """Process of the real service, started and stopped as a user does; tests share it."""
+    folder = tmp_path_factory.mktemp("serve")
+    config = settings(folder, tiny_pipeline, max_queued_requests=24)
+    (folder / "config.yaml").write_text(config.to_yaml())
+    command = [sys.executable, "-m", "ray_jobs", "serve", "--config", str(folder / "config.yaml")]
+    with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log) as process:
+        process.url = wait_for_url(folder / "log", process)
+        yield process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert (folder / "log").read_text().rstrip().endswith("stopping")
 
-    from ray_jobs import cluster
-    from ray_jobs.serve import application, free_port, start
 
-    config = settings(tmp_path_factory.mktemp("serve"), tiny_pipeline, max_queued_requests=24)
-    cluster.connect(config.cluster)
-    yield start(application(config), "127.0.0.1", free_port("127.0.0.1", 0))
-    serve.shutdown()
-    ray.shutdown()
+@pytest.fixture
+def service(started):
+    """URL of the service."""
+    return started.url
+
+
+def wait_for_url(log, process):
+    deadline = time.monotonic() + 240
+    while not (found := re.search(r"listening on (http://\S+);", log.read_text())):
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    return found[1]
 
 
 def post(url, **body):
@@ -110,3 +128,34 @@ def test_a_missing_model_and_contradicting_replicas_are_one_line(tmp_path, tiny_
         serve.run(settings(tmp_path, ""))
     with pytest.raises(ConfigError, match=r"serve\.min_replicas=3"):
         serve.run(settings(tmp_path, tiny_pipeline, min_replicas=3))
+
+
+def test_a_replica_that_dies_costs_no_request_and_changes_no_pixel(started, service):
+    def draw(seed):
+        return post(service, prompt="a cat", seed=seed, steps=5).json()["data"]
+
+    quiet = [draw(seed) for seed in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(draw, seed) for seed in range(6)]
+        os.kill(replica_pid(started.pid), signal.SIGKILL)
+        assert [answer.result() for answer in answers] == quiet
+
+
+def replica_pid(ancestor):
+    """The sampler's process among the descendants of ours."""
+    lines = subprocess.check_output(["ps", "-eo", "pid,ppid,args"], text=True).splitlines()[1:]
+    processes = {int(pid): (int(parent), name) for pid, parent, name in (line.split(None, 2) for line in lines)}
+
+    def descends(pid):
+        return pid == ancestor or (pid in processes and descends(processes[pid][0]))
+
+    return next(pid for pid, (_, name) in processes.items() if "Drawer" in name and descends(pid))
+
+
+def test_a_manifest_names_the_config_file_and_overrides(tmp_path, tiny_pipeline):
+    from ray_jobs.serve import build_app
+
+    (tmp_path / "config.yaml").write_text(settings(tmp_path, tiny_pipeline).to_yaml())
+    assert build_app({"config": str(tmp_path / "config.yaml"), "serve.max_replicas": "3"})
+    with pytest.raises(ConfigError, match=r"serve\.min_replicas=9"):
+        build_app({"config": str(tmp_path / "config.yaml"), "serve.min_replicas": "9"})
