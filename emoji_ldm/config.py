@@ -170,6 +170,8 @@ class TrainConfig(Section):
     """Share of captions replaced by the empty one, for classifier-free guidance."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the moving average of the weights, warmed up as (1 + step) / (10 + step)."""
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    """What the network predicts: the noise, or the velocity, whose samples keep their colours after short training."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage: 0 nothing, 1 optimiser, 2 + gradients, 3 + weights are sharded."""
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -1,4 +1,4 @@
-"""The U-Net's task: noisy latents in, their noise out; exported as a whole Stable Diffusion pipeline."""
+"""The U-Net's task: noisy latents in, their noise (or velocity) out; exported as a whole Stable Diffusion pipeline."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class DiffusionTask:
         )
 
     def loss(self, forward: Callable[..., Any], drawn: Batch) -> Tensor:
-        """Mean squared error of the predicted noise (DDPM, arXiv 2006.11239, equation 14)."""
+        """Mean squared error of the predicted noise (DDPM, arXiv 2006.11239, equation 14) or velocity."""
         device = next(self.module.parameters()).device
         latents, noise, timesteps, states = (
             tensor.to(device, non_blocking=True)
@@ -83,7 +83,10 @@ class DiffusionTask:
         self._cumprod = self._cumprod.to(device)
         noisy = objective.add_noise(latents, noise, timesteps, self._cumprod)
         predicted = forward(noisy, timesteps, encoder_hidden_states=states).sample
-        return torch.nn.functional.mse_loss(predicted.float(), noise)
+        wanted = noise
+        if self.config.train.prediction_type == "v_prediction":
+            wanted = objective.velocity(latents, noise, timesteps, self._cumprod)
+        return torch.nn.functional.mse_loss(predicted.float(), wanted)
 
     def export(self, weights: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
         """Write `pipeline/`, which `DiffusionPipeline.from_pretrained` opens, with these U-Net weights."""
@@ -93,8 +96,8 @@ class DiffusionTask:
         unet.load_state_dict(dict(weights))
         pipeline = StableDiffusionPipeline(
             vae=self.frozen.vae, text_encoder=self.frozen.text_encoder, tokenizer=self.frozen.tokenizer, unet=unet,
-            scheduler=objective.scheduler(), safety_checker=None, feature_extractor=None,
-            requires_safety_checker=False,
+            scheduler=objective.scheduler(self.config.train.prediction_type), safety_checker=None,
+            feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
         pipeline.save_pretrained(folder / "pipeline")
         return {}

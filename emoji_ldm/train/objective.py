@@ -1,4 +1,4 @@
-"""The diffusion objective: DDPM with the betas of Stable Diffusion, predicting the noise.
+"""The diffusion objective: DDPM with the betas of Stable Diffusion, predicting noise or velocity.
 
 Every random number of a sample is drawn from a counter-based generator keyed by (seed,
 step, place in the global batch). So ranks never share noise, a run that resumes draws what
@@ -30,13 +30,13 @@ def alphas_cumprod() -> Tensor:
     return torch.cumprod(1 - betas(), dim=0)
 
 
-def scheduler() -> Any:
+def scheduler(prediction_type: str = "epsilon") -> Any:
     """The diffusers `DDIMScheduler` that belongs to this objective, for the pipelines we write."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
         num_train_timesteps=NUM_TIMESTEPS, beta_start=BETA_START, beta_end=BETA_END, beta_schedule="scaled_linear",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
+        clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction_type,
     )  # fmt: skip
 
 
@@ -74,5 +74,16 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, cumprod: Tensor
         timesteps: `(n,)` int64 in [0, 1000).
         cumprod: `alphas_cumprod()` on the same device.
     """
-    kept = cumprod[timesteps].to(latents.dtype).view(-1, *[1] * (latents.dim() - 1))
+    kept = _kept(latents, timesteps, cumprod)
     return kept.sqrt() * latents + (1 - kept).sqrt() * noise
+
+
+def velocity(latents: Tensor, noise: Tensor, timesteps: Tensor, cumprod: Tensor) -> Tensor:
+    """v_t = sqrt(a_t) noise - sqrt(1 - a_t) x_0 (Salimans and Ho, arXiv 2202.00512, section 4); as `add_noise`."""
+    kept = _kept(latents, timesteps, cumprod)
+    return kept.sqrt() * noise - (1 - kept).sqrt() * latents
+
+
+def _kept(latents: Tensor, timesteps: Tensor, cumprod: Tensor) -> Tensor:
+    """a_t per sample, shaped to multiply latents."""
+    return cumprod[timesteps].to(latents.dtype).view(-1, *[1] * (latents.dim() - 1))

@@ -12,13 +12,15 @@ from emoji_ldm.train import objective, order
 from emoji_ldm.train.schedule import lr_at
 
 
-def test_noise_is_added_as_diffusers_adds_it():
+def test_noise_and_velocity_are_those_of_diffusers():
     theirs = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     draws = objective.draw(0, 0, range(5), shape=(4, 8, 8))
     latents, noise = torch.randn(5, 4, 8, 8), torch.from_numpy(draws.noise)
     timesteps = torch.tensor([0, 1, 500, 998, 999])
     ours = objective.add_noise(latents, noise, timesteps, objective.alphas_cumprod())
     torch.testing.assert_close(ours, theirs.add_noise(latents, noise, timesteps), rtol=1e-4, atol=1e-5)
+    ours = objective.velocity(latents, noise, timesteps, objective.alphas_cumprod())
+    torch.testing.assert_close(ours, theirs.get_velocity(latents, noise, timesteps), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(objective.alphas_cumprod().float(), objective.scheduler().alphas_cumprod)
 
 
