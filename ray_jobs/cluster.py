@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +50,7 @@ def require(config: ClusterConfig, stage: str, num_workers: int, *, num_cpus: fl
             has = ray.cluster_resources().get(name, 0)
             raise JobError(
                 f"{stage} needs {need:g} {name} for {num_workers} workers, the cluster has {has:g}; "
-                f"lower {stage}.num_workers or {stage}.num_gpus, or add nodes"
+                f"lower its number of workers or GPUs each (emoji-ldm {stage} --dry-run shows them), or add nodes"
             )
         # An autoscaler sees demand, not waiting: ask for the nodes that these workers would need.
         request_resources(bundles=[{"CPU": num_cpus, "GPU": num_gpus} if num_gpus else {"CPU": num_cpus}] * num_workers)
@@ -62,8 +64,9 @@ def _may_grow() -> bool:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Drop what Ray's core writes to standard error while it starts; its failures are exceptions all the same."""
+    """Start Ray without its core's notes on standard error, and without its own answer to SIGTERM; failures still raise."""
     sys.stderr.flush()
+    stop = signal.getsignal(signal.SIGTERM)
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
@@ -72,6 +75,8 @@ def _hushed() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(null)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, stop)
 
 
 def _quiet() -> None:

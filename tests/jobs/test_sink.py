@@ -69,5 +69,5 @@ def test_an_error_for_the_user_arrives_as_itself_and_other_shards_stay(job):
 
 def test_what_the_cluster_cannot_give_is_named(job):
     config = ClusterConfig(place_timeout_s=1)
-    with pytest.raises(JobError, match=r"caption needs 2 GPU .* the cluster has 0.*caption.num_gpus"):
+    with pytest.raises(JobError, match=r"caption needs 2 GPU .* the cluster has 0.*lower its number"):
         cluster.require(config, "caption", 2, num_cpus=0.5, num_gpus=1)
