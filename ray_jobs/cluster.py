@@ -64,7 +64,7 @@ def _may_grow() -> bool:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Start Ray without its core's notes on standard error, and without its own answer to SIGTERM; failures still raise."""
+    """Let Ray start without its core's notes on standard error and without its own answer to SIGTERM."""
     sys.stderr.flush()
     stop = signal.getsignal(signal.SIGTERM)
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
