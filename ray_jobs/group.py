@@ -36,6 +36,9 @@ NUM_CPUS = 0.5  # logical CPUs per worker; its torch threads are set below
 POLL_S = 1.0
 START_TIMEOUT_S = 600  # a node may have to pull its image first
 
+# glibc gives large blocks back to the kernel at once and faults them in again at the next step: 12 % of a CPU step.
+KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+
 Load = Callable[[Place], Task]
 Summary = dict[str, object]
 
@@ -84,6 +87,7 @@ def _fit(config: Config, section: str, load: Load, token: str) -> Summary:
         run_config=RunConfig(
             name=name, storage_path=store.path("runs", config.run, section), storage_filesystem=store.filesystem,
             failure_config=FailureConfig(max_failures=config.train.max_failures),
+            worker_runtime_env={"env_vars": KEEP_PAGES},
         ),
     )  # fmt: skip
     try:

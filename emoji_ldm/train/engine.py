@@ -75,9 +75,8 @@ def build_engine(module: nn.Module, plan: Plan, world: World) -> Engine:
 def adamw(module: nn.Module, plan: Plan) -> torch.optim.AdamW:
     """The optimiser, torch's own: needs no compiled DeepSpeed op."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    fused = parameters[0].is_cuda
     # lr is set at each step; it starts at 0 because ZeRO 3 makes an empty step while it is built, which must not decay.
-    return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.99), weight_decay=plan.weight_decay, fused=fused)
+    return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.99), weight_decay=plan.weight_decay, fused=True)
 
 
 class PlainEngine:
