@@ -32,4 +32,4 @@ def _thumbnail(png: bytes) -> NDArray[np.float32]:
     picture.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
     square = Image.new("RGBa", (SIDE_PX, SIDE_PX))
     square.paste(picture, ((SIDE_PX - picture.width) // 2, (SIDE_PX - picture.height) // 2))
-    return np.asarray(square, np.float32).reshape(-1) / 255
+    return np.asarray(square).astype(np.float32).reshape(-1) / np.float32(255)

@@ -79,7 +79,8 @@ def _captioned(images: Table, captions: Table) -> list[dict[str, Any]]:
         return []
     ids = sorted(images.keys())
     chosen = ids[:: max(len(ids) // SHOWN_IMAGES, 1)][:SHOWN_IMAGES]
-    rows = images.read_located(images.locate(chosen), ["image_id", "image", "title", "tags"]).to_pylist()
+    located = images.locate(chosen)
+    rows: list[dict[str, Any]] = images.read_located(located, ["image_id", "image", "title", "tags"]).to_pylist()
     texts = {row["image_id"]: row for row in captions.read(["image_id", "caption", "status", "reason"]).to_pylist()}
     for row in rows:
         caption = texts.get(row["image_id"], {"caption": "", "reason": "not captioned yet"})
@@ -90,7 +91,7 @@ def _captioned(images: Table, captions: Table) -> list[dict[str, Any]]:
 def _generated(generated: Table, images: Table) -> list[dict[str, Any]]:
     """The newest generated images, each beside its nearest crawled one."""
     columns = ["image", "prompt", "seed", "steps", "guidance_scale", "checkpoint"]
-    rows = generated.read(columns).to_pylist()[:SHOWN_GENERATED]
+    rows: list[dict[str, Any]] = generated.read(columns).to_pylist()[:SHOWN_GENERATED]
     if not rows or not images.exists:
         return rows
     known = images.read(["image", "title"]).to_pylist()
