@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import ConfigError, DatasetError, JobError
 from emoji_ldm.store import Store
 from emoji_ldm.train import journal, owner
+from emoji_ldm.train.diffusion import load_task
+from emoji_ldm.train.loop import fit
+from emoji_ldm.train.plan import Place, plan_of
 from ray_jobs import autoencoder, train
 from tests.emoji import blobs, fill_images
 from tests.latents import fill_latents, training_config
@@ -42,14 +46,15 @@ def losses(config):
 
 
 @pytest.fixture(scope="module")
-def plain(prepared):
-    """What one rank without sharding gives."""
+def plain(prepared, tmp_path_factory):
+    """What one process without Ray and sharding gives."""
     config = prepared("run=plain", "train.steps=4", "train.zero_stage=0", "train.num_workers=1")
-    train.run(config)
+    place = Place(config, Store(config.store), tmp_path_factory.mktemp("scratch"))
+    fit(load_task(place), plan_of(config, "train"), place, torch.device("cpu"))
     return losses(config)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [0, 2, 3])  # stage 1 is that of the killed run below
 def test_two_ranks_of_any_zero_stage_train_as_one_process_does(stage, prepared, plain):
     config = prepared(f"run=zero{stage}", "train.steps=4", f"train.zero_stage={stage}")
     summary = train.run(config)
@@ -100,11 +105,9 @@ def test_errors_of_workers_reach_the_user_as_themselves(tiny_pipeline, prepared,
         train.run(training_config(tiny_pipeline, tmp_path, "train.num_workers=1", "train.steps=2"))
     with pytest.raises(ConfigError, match="cannot be shared by 3 workers; give 3 or 6"):
         train.run(prepared("train.num_workers=3"))
-    with pytest.raises(JobError, match="at step"):
-        train.run(prepared("run=nan", "train.lr=1e30", "train.warmup_steps=0", "train.steps=6", "train.num_workers=1"))
 
 
-def test_the_autoencoder_trains_on_two_ranks_and_goes_on(tmp_path, tiny_pipeline):
+def test_the_autoencoder_trains_on_two_ranks_once(tmp_path, tiny_pipeline):
     fill_images(Store(str(tmp_path)), blobs(6))
     settings = ("autoencoder.size_px=32", "autoencoder.batch_size=4", "autoencoder.block_out_channels=[16,32]",
                 "autoencoder.num_workers=2")  # fmt: skip
@@ -112,8 +115,6 @@ def test_the_autoencoder_trains_on_two_ranks_and_goes_on(tmp_path, tiny_pipeline
     assert first["psnr_db"] > 10
     again = autoencoder.run(training_config(tiny_pipeline, tmp_path, *settings, "autoencoder.steps=3"))
     assert "already" in again["steps"]
-    longer = autoencoder.run(training_config(tiny_pipeline, tmp_path, *settings, "autoencoder.steps=5"))
-    assert longer["steps"] == 5
     newest = checkpoints.newest(Store(str(tmp_path)), "tiny", "autoencoder")
     assert (newest.fetch(tmp_path / "cache", "vae") / "config.json").is_file()
 
