@@ -44,7 +44,7 @@ def application(config: Config) -> serve.Application:
         autoscaling_config=AutoscalingConfig(
             min_replicas=settings.min_replicas, max_replicas=settings.max_replicas,
             target_ongoing_requests=1.5 * settings.batch_size, upscale_delay_s=3, downscale_delay_s=120,
-            look_back_period_s=10,
+            look_back_period_s=20,
         ),
     ).bind(config, uri)  # fmt: skip
     ingress = serve.deployment(Ingress).options(
