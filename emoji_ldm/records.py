@@ -49,6 +49,8 @@ OUTCOMES = _spec(
     ("http_status", pa.int32()),
     ("elapsed_s", pa.float32()),
     ("finished_at", pa.timestamp("us", tz="UTC")),
+    ("etag", pa.string()),           # validators of the answer, for conditional requests
+    ("last_modified", pa.string()),
 )  # fmt: skip
 
 IMAGES = _spec(
@@ -65,15 +67,18 @@ IMAGES = _spec(
     ("page_url", pa.string()),
     ("source_format", pa.string()),
     ("fetched_at", pa.timestamp("us", tz="UTC")),
+    ("fingerprint", pa.binary()),    # look of the picture, see emoji_ldm.crawl.fingerprint
 )  # fmt: skip
 
 CAPTIONS = _spec(
     "captions", "caption_id",
-    ("caption_id", pa.string()),     # key of image and engine settings
+    ("caption_id", pa.string()),     # key of image, engine settings and number
     ("image_id", pa.string()),
     ("caption", pa.string()),        # the sentence; empty if status is not ok
     ("engine", pa.string()),
     ("engine_key", pa.string()),     # hash of the engine's settings
+    ("number", pa.int32()),          # which of several captions of the image, from 0
+    ("attempts", pa.int32()),        # answers that the engine was asked for
     ("status", pa.string()),         # ok | failed
     ("reason", pa.string()),
     *((name, pa.string()) for name in ATTRIBUTES),

@@ -1,0 +1,32 @@
+"""One pydantic model per stage; the docstring under each field is its help text.
+
+A `Config` is made of, later ones winning: the defaults below, a preset or YAML
+file, dotted overrides such as `train.lr=1e-4`. Unknown keys and bad values raise
+`ConfigError` with the nearest right name.
+"""
+
+from emoji_ldm.config.caption import CaptionConfig
+from emoji_ldm.config.cluster import ClusterConfig
+from emoji_ldm.config.crawl import CrawlConfig
+from emoji_ldm.config.generate import GenerateConfig
+from emoji_ldm.config.latents import AutoencoderConfig, LatentsConfig
+from emoji_ldm.config.loading import build, key_of, load, preset_names
+from emoji_ldm.config.serve import ServeConfig
+from emoji_ldm.config.train import TrainConfig
+from emoji_ldm.config.whole import Config
+
+__all__ = [
+    "AutoencoderConfig",
+    "CaptionConfig",
+    "ClusterConfig",
+    "Config",
+    "CrawlConfig",
+    "GenerateConfig",
+    "LatentsConfig",
+    "ServeConfig",
+    "TrainConfig",
+    "build",
+    "key_of",
+    "load",
+    "preset_names",
+]

@@ -1,0 +1,38 @@
+"""Configuration of captions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from emoji_ldm.config.section import Fraction, Positive, Section
+
+
+class CaptionConfig(Section):
+    """Which engine writes captions, and how."""
+
+    engine: Literal["metadata", "qwen2.5-vl", "vllm"] = "metadata"
+    """`metadata` builds the sentence from title, tags and measured colours; the others ask Qwen2.5-VL (`model`)."""
+    model: str = "Qwen/Qwen2.5-VL-3B-Instruct"
+    """Folder or hub id of the vision-language model."""
+    batch_size: Positive = 16
+    """Images per `generate` call."""
+    max_new_tokens: Positive = 128
+    """Longest caption, in tokens."""
+    num_captions: Positive = 1
+    """Captions per image; the first one is greedy, further ones are sampled."""
+    regenerations: Annotated[int, Field(ge=0, le=2)] = 2
+    """Further tries, at a higher temperature, for a caption that fails a gate."""
+    overrides: str = ""
+    """CSV with columns image_id (or source_url) and caption, written by people: they win over every engine."""
+    num_workers: Positive = 2
+    """Captioner actors."""
+    num_gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs per captioner actor."""
+    size_px: Positive = 224
+    """Side that the model sees: 224 px are 64 visual tokens."""
+    rows_per_shard: Positive = 128
+    """Captions per commit."""
+    max_failed: Fraction = 0.2
+    """Share of images that may end without a good caption before the job fails."""

@@ -1,0 +1,61 @@
+"""Configuration of the autoencoder and of the cached tensors."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from emoji_ldm.config.section import Positive, Section, Width
+
+
+class AutoencoderConfig(Section):
+    """The own small RGBA autoencoder (diffusers `AutoencoderKL`, 4 channels in and out)."""
+
+    size_px: Width = 64
+    """Side of the training pictures."""
+    latent_channels: Positive = 4
+    """Channels of the latent."""
+    block_out_channels: tuple[Width, ...] = (32, 64, 64)
+    """Width per resolution; each further one halves the side."""
+    layers_per_block: Positive = 1
+    """Residual layers per resolution."""
+    steps: Positive = 20000
+    """Optimiser steps."""
+    batch_size: Positive = 32
+    """Pictures per step over all workers."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate (cosine to a tenth)."""
+    kl_weight: Annotated[float, Field(ge=0)] = 1e-6
+    """Weight of the KL term against the L1 + gradient loss."""
+    num_workers: Positive = 1
+    """Ray Train workers."""
+    num_gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs per worker."""
+    checkpoint_every: Positive = 1000
+    """Steps between checkpoints."""
+    seed: int = 0
+    """Seed of weights, order and noise."""
+
+
+class LatentsConfig(Section):
+    """How pictures and captions become the cached tensors that training reads."""
+
+    codec: str = "own"
+    """`own`: this run's autoencoder; else a folder or hub id of an AutoencoderKL."""
+    text_encoder: str = "minilm"
+    """`minilm`: the packaged all-MiniLM-L6-v2; else a folder or hub id of an encoder."""
+    max_tokens: Positive = 32
+    """Longest caption in tokens; longer ones are cut."""
+    size_px: Width = 64
+    """Side of the pictures that are encoded."""
+    background: str = "white"
+    """Colour behind transparent pixels for codecs without alpha."""
+    batch_size: Positive = 64
+    """Pictures or captions per forward pass."""
+    num_workers: Positive = 2
+    """Encoder actors."""
+    num_gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs per encoder actor."""
+    rows_per_shard: Positive = 512
+    """Rows per commit."""

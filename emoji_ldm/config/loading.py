@@ -1,0 +1,114 @@
+"""Configurations from presets, YAML files and dotted overrides, with errors that name the nearest right key."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from emoji_ldm.config.whole import Config
+from emoji_ldm.errors import ConfigError
+
+PRESET_FOLDER = Path(__file__).parent.parent / "presets"
+
+
+def key_of(*parts: object) -> str:
+    """A short stable key (16 hex digits) of JSON-able parts: equal parts, equal key."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets."""
+    return sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml"))
+
+
+def load(source: str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Build a `Config` from defaults, a preset name or YAML file, and overrides.
+
+    Raises:
+        ConfigError: The preset or file is missing or not YAML, an override is not
+            `section.field=value`, or a key or value is refused.
+    """
+    values = _read(source) if source else {}
+    for override in overrides:
+        _apply(values, override)
+    return build(values, where=source or "overrides")
+
+
+def build(values: dict[str, Any], *, where: str) -> Config:
+    """Validate plain values; `where` names their origin in errors."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(error, where))) from None
+
+
+def _read(source: str) -> dict[str, Any]:
+    path = PRESET_FOLDER / f"{source}.yaml"
+    if not path.is_file():
+        path = Path(source)
+    if not path.is_file():
+        known = ", ".join(preset_names())
+        raise ConfigError(f"no preset or file {source!r}{_hint(source, preset_names())} (presets: {known})")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no mapping; expected sections such as `train:`")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override {override!r} has no value; write it as section.field=value, such as train.lr=1e-4")
+    *sections, field = key.strip().split(".")
+    place = values
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"override {override!r}: {section!r} is a value, not a section")
+    place[field] = _parse(text)
+
+
+def _parse(text: str) -> Any:
+    """A YAML scalar or list; `1e-4`, which YAML takes for text, becomes a number in pydantic."""
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text
+
+
+def _explain(error: ValidationError, where: str) -> Iterator[str]:
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        dotted = ".".join(location)
+        if problem["type"] == "extra_forbidden":
+            yield f"{where}: unknown key {dotted!r}{_nearest(location)}"
+        else:
+            yield f"{where}: {dotted}={problem['input']!r} is refused: {problem['msg']}"
+
+
+def _nearest(location: list[str]) -> str:
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ""
+        model = annotation
+    return _hint(location[-1], list(model.model_fields)) or f" (known: {', '.join(model.model_fields)})"
+
+
+def _hint(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

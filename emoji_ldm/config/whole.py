@@ -1,0 +1,45 @@
+"""The whole configuration: every section under one root."""
+
+from __future__ import annotations
+
+import json
+
+import yaml
+
+from emoji_ldm.config.caption import CaptionConfig
+from emoji_ldm.config.cluster import ClusterConfig
+from emoji_ldm.config.crawl import CrawlConfig
+from emoji_ldm.config.generate import GenerateConfig
+from emoji_ldm.config.latents import AutoencoderConfig, LatentsConfig
+from emoji_ldm.config.section import Name, Section
+from emoji_ldm.config.serve import ServeConfig
+from emoji_ldm.config.train import TrainConfig
+
+
+class Config(Section):
+    """Everything a run depends on. Written into every commit and checkpoint."""
+
+    run: Name = "default"
+    """Name of the run: checkpoints and report carry it."""
+    store: str = "data"
+    """URI of the store: a folder, or s3://bucket/prefix."""
+    branch: str = ""
+    """Branch of the tables that is read and written; empty is the main line."""
+    at: str = ""
+    """Tag, time (2026-11-21T10:00) or TABLE@VERSION of the tables that are read; empty reads the newest rows."""
+    crawl: CrawlConfig = CrawlConfig()
+    caption: CaptionConfig = CaptionConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    latents: LatentsConfig = LatentsConfig()
+    train: TrainConfig = TrainConfig()
+    generate: GenerateConfig = GenerateConfig()
+    serve: ServeConfig = ServeConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    def to_json(self) -> str:
+        """The resolved configuration as JSON, for commits and checkpoints."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML that `load` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
