@@ -12,7 +12,7 @@ from emoji_ldm.dataset import checkpoints
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.records import TABLES
 from emoji_ldm.store import Store
-from tests.s3.conftest import free_port
+from tests.seaweed import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
