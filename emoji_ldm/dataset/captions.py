@@ -1,0 +1,25 @@
+"""Which captions of an image count, and in which order: one rule for training, statistics and exports."""
+
+from __future__ import annotations
+
+import pyarrow.compute as pc
+
+from emoji_ldm.dataset.table import Table
+
+HUMAN = "human"
+RANK = {HUMAN: 0, "metadata": 2}
+"""Order of engines: people first, measured sentences last, all others between them."""
+
+
+def good_captions(captions: Table) -> dict[str, list[str]]:
+    """{image_id: its good captions}, distinct; people's first, then by engine, number and text.
+
+    The order depends on the rows alone, never on the files they lie in.
+    """
+    columns = ["image_id", "engine", "number", "caption"]
+    rows = captions.read(columns, filter=pc.field("status") == "ok").to_pylist()
+    rows.sort(key=lambda row: (RANK.get(row["engine"], 1), row["engine"], row["number"] or 0, row["caption"]))
+    found: dict[str, dict[str, None]] = {}  # a dict keeps the order and drops repeats
+    for row in rows:
+        found.setdefault(row["image_id"], {})[row["caption"]] = None
+    return {image_id: list(several) for image_id, several in found.items()}

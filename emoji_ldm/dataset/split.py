@@ -1,0 +1,102 @@
+"""Train, validation and test parts by content hash: an image never changes its part when others come or go.
+
+The part of an image depends on its id (a hash of its pixels), the salt and the fractions alone. Equal pixels are
+one image and captions follow their image, so nothing straddles two parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from itertools import accumulate
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.errors import ConfigError, DatasetError
+from emoji_ldm.store import Store
+
+NAME = re.compile(r"[A-Za-z0-9_]+")  # what Hugging Face takes as a split's name
+
+
+def parse(text: str) -> dict[str, float]:
+    """Fractions from `train=0.9,val=0.1`; empty text is no split.
+
+    Raises:
+        ConfigError: A part has no number or a bad name, or the fractions do not add up to 1.
+    """
+    fractions: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        name, _, number = (word.strip() for word in part.partition("="))
+        try:
+            fractions[name] = float(number)
+        except ValueError:
+            raise ConfigError(f"split {part!r} is not NAME=FRACTION; write it as train=0.9,val=0.1") from None
+    if fractions:
+        check(fractions)
+    return fractions
+
+
+def check(fractions: Mapping[str, float]) -> None:
+    """ConfigError unless names are words and the fractions are in (0, 1] and add up to 1."""
+    for name, fraction in fractions.items():
+        if not NAME.fullmatch(name):
+            raise ConfigError(f"split name {name!r} is refused; use letters, digits and _")
+        if not 0 < fraction <= 1:
+            raise ConfigError(f"split {name}={fraction:g} is refused; a fraction is above 0 and at most 1")
+    total = sum(fractions.values())
+    if not math.isclose(total, 1, abs_tol=1e-6):
+        raise ConfigError(f"the fractions of the split add up to {total:g}, not 1 (such as train=0.9,val=0.1)")
+
+
+def assign(image_id: str, fractions: Mapping[str, float], salt: str = "") -> str:
+    """The part that an image belongs to; another `salt` deals anew."""
+    digest = hashlib.sha256(f"{salt}:{image_id}".encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64  # uniform in [0, 1)
+    for name, end in zip(fractions, accumulate(fractions.values()), strict=True):
+        if place < end:
+            return name
+    return next(reversed(fractions))  # the sum may fall short of 1 by a rounding error
+
+
+def split(images: Table, fractions: Mapping[str, float], *, salt: str = "", target: str = "") -> dict[str, int]:
+    """Deal every image of the table out.
+
+    Args:
+        images: The table `images`, at any version.
+        fractions: {part: share}, as `parse` gives it.
+        salt: Another one deals anew.
+        target: A new Parquet file (a path or s3://...) of `image_id, split`; empty writes none.
+
+    Returns:
+        {part: images}, in the order of `fractions`.
+
+    Raises:
+        ConfigError: The fractions are wrong, or the target exists.
+        DatasetError: There is no image.
+        StoreError: The target cannot be written.
+    """
+    check(fractions)
+    image_ids = sorted(images.keys())
+    if not image_ids:
+        raise DatasetError(f"{images.store.uri} has no images to split; run: emoji-ldm crawl")
+    parts = [assign(image_id, fractions, salt) for image_id in image_ids]
+    if target:
+        _write(pa.table({"image_id": image_ids, "split": parts}), target)
+    counts = Counter(parts)
+    return {name: counts[name] for name in fractions}
+
+
+def _write(rows: pa.Table, target: str) -> None:
+    folder, _, name = target.rstrip("/").rpartition("/")
+    if not name.endswith(".parquet"):
+        raise ConfigError(f"split target {target!r} is no Parquet file; end it with .parquet")
+    store, sink = Store(folder or "."), pa.BufferOutputStream()
+    if store.exists(name):
+        raise ConfigError(f"split target {target} exists; choose another")
+    pq.write_table(rows, sink, compression="zstd")
+    store.write(sink.getvalue().to_pybytes(), name)
