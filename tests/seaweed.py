@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS, one process) on free loopback ports, with real credentials; may be killed and started again."""
+"""A real S3 server (SeaweedFS, one process) on free loopback ports, with real credentials; it may be killed."""
 
 import json
 import os
@@ -51,7 +51,8 @@ class Seaweed:
         options = [f"-{name}={value}" for name, value in self.ports.items()]
         command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={self.folder / 'data'}",
                    "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={self.folder / 's3.json'}", "-filer",
-                   "-s3.autoCreateBucket=false", "-master.volumeSizeLimitMB=64", "-volume.max=50", *options]  # fmt: skip
+                   "-s3.autoCreateBucket=false", "-master.volumeSizeLimitMB=64", "-volume.max=50",
+                   *options]  # fmt: skip
         log = (self.folder / "weed.log").open("ab")
         self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True)
         try:
