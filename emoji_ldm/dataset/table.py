@@ -8,65 +8,45 @@ shard again, in any process, changes nothing.
 from __future__ import annotations
 
 import json
-import time
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+import posixpath
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction
+from deltalake import DeltaTable, Schema
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from emoji_ldm.dataset.entry import Entry, publish
+from emoji_ldm.dataset.files import ROW_GROUP_ROWS, DataFile, write_files
+from emoji_ldm.dataset.rewrite import replacing, upserting
 from emoji_ldm.errors import DatasetError, StoreError
 from emoji_ldm.records import TableSpec
 from emoji_ldm.store import Store
 
-ROW_GROUP_ROWS = 100  # the size that Hugging Face's viewer wants for pictures
+__all__ = ["ROW_GROUP_ROWS", "DataFile", "Table"]
+
 KEEP_HISTORY = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
 
 
-@dataclass(frozen=True)
-class DataFile:
-    """Facts of a Parquet file that was written but perhaps not committed yet."""
-
-    path: str  # inside the table's folder
-    size: int  # bytes
-    num_rows: int
-    stats: str  # Delta statistics, JSON
-
-    def to_json(self) -> str:
-        """The facts as one line, to cross process borders."""
-        return json.dumps(asdict(self))
-
-
 class Table:
-    """One table of a store. Opening it reads nothing; it appears with its first commit."""
+    """One table of a store, at its newest version or a pinned one. Opening reads nothing; the first commit makes it."""
 
-    def __init__(self, store: Store, spec: TableSpec) -> None:
-        """Name the table; nothing is read or made yet."""
-        self.store, self.spec = store, spec
+    def __init__(self, store: Store, spec: TableSpec, version: int | None = None) -> None:
+        """Name the table; nothing is read or made yet. A table pinned to a version takes no commits."""
+        self.store, self.spec, self.pinned = store, spec, version
         self._delta: DeltaTable | None = None
+        self._live: tuple[int, dict[str, DataFile]] = (-1, {})
 
     def write_file(self, rows: pa.Table) -> DataFile:
-        """Write rows as an uncommitted Parquet file; the name is new, so nothing is ever replaced."""
-        rows = rows.select(self.spec.schema.names).cast(self.spec.schema)
-        path = f"part-{uuid.uuid4().hex}.parquet"
-        target = f"{self._folder}/{path}"
-        try:
-            if not self.store.is_s3:
-                self.store.filesystem.create_dir(self._folder)
-            pq.write_table(rows, target, filesystem=self.store.filesystem, row_group_size=ROW_GROUP_ROWS,
-                           compression="zstd", write_page_index=True)  # fmt: skip
-            size = self.store.filesystem.get_file_info(target).size
-        except OSError as error:
-            raise StoreError(f"cannot write table {self.spec.name} in {self.store.uri}: {error}") from None
-        return DataFile(path, size, rows.num_rows, self._stats(rows))
+        """Write rows (at least one) as one uncommitted Parquet file."""
+        return next(write_files(self.store, self._folder, self.spec, [rows], file_bytes=None))
+
+    def write_files(self, tables: Iterable[pa.Table]) -> Iterator[DataFile]:
+        """Stream rows into uncommitted Parquet files of about 128 MB."""
+        return write_files(self.store, self._folder, self.spec, tables)
 
     def commit(self, files: Sequence[DataFile], *, app_id: str, metadata: Mapping[str, str]) -> int | None:
         """Make files part of the table in one version, once per `app_id`.
@@ -77,33 +57,52 @@ class Table:
             metadata: Lineage, kept in the version's log entry.
 
         Returns:
-            The new version, or None if this shard was committed before.
+            The new version, or None if this shard was committed before (and not undone since).
 
         Raises:
-            DatasetError: The table has another schema, or the log refuses the commit.
+            DatasetError: The table has another schema, is pinned, or other writers leave no room.
         """
-        delta = self._open_or_create()
-        for _ in range(10):
-            if delta.transaction_version(app_id) is not None:
-                return None
-            try:
-                delta.create_write_transaction(
-                    [_action(file) for file in files], "append", Schema.from_arrow(self.spec.schema),
-                    commit_properties=CommitProperties(dict(metadata), 20, [Transaction(app_id, 1)]),
-                )  # fmt: skip
-            except CommitFailedError:
-                delta.update_incremental()  # another writer came first: is our shard in now?
-                continue
-            except DeltaError as error:
-                raise DatasetError(f"table {self.spec.name} in {self.store.uri} refuses a commit: {error}") from None
-            delta.update_incremental()
-            return int(delta.version())
-        raise DatasetError(f"table {self.spec.name} in {self.store.uri}: ten commits in a row lost to other writers")
+        return self.replace((), files, app_id=app_id, metadata=metadata)
+
+    def upsert(
+        self, files: Sequence[DataFile], keys: Collection[str], *, app_id: str, metadata: Mapping[str, str]
+    ) -> int | None:
+        """Commit files and drop, in the same version, older rows whose key is in `keys`; once per `app_id`.
+
+        Returns:
+            The new version, or None if this shard was committed before (and not undone since).
+        """
+        self._create()
+        return publish(self, upserting(self, files, keys, app_id, metadata))
+
+    def replace(
+        self, remove: Collection[str], add: Sequence[DataFile], *, app_id: str | None = None,
+        metadata: Mapping[str, str], operation: str = "WRITE", data_change: bool = True,
+    ) -> int | None:  # fmt: skip
+        """Take out live files and put in others, in one version, once per `app_id` where one is given.
+
+        Args:
+            remove: Paths as `live` names them.
+            add: From `write_file`.
+            app_id: Names the work over all runs that would do it; None does it whenever asked.
+            metadata: Lineage, kept in the version's log entry.
+            operation: Name of the change in the log.
+            data_change: False if the table's rows stay the same, as when files are joined.
+
+        Returns:
+            The new version, or None if it was done before.
+
+        Raises:
+            DatasetError: A file of `remove` is not live any more, since another writer replaced it.
+        """
+        self._create()
+        shards = {app_id: True} if app_id else {}
+        return publish(self, replacing(self, remove, Entry(add, (), shards, metadata, operation, data_change)))
 
     def committed(self, app_id: str) -> bool:
         """Whether the shard of this name is in the table."""
         delta = self._open()
-        return delta is not None and delta.transaction_version(app_id) is not None
+        return delta is not None and (delta.transaction_version(app_id) or 0) > 0
 
     @property
     def exists(self) -> bool:
@@ -124,13 +123,29 @@ class Table:
         """Rows of the table, optionally some columns and rows; empty if the table is not there."""
         return self._dataset().to_table(columns=list(columns) if columns else None, filter=filter)
 
+    def batches(self, columns: Sequence[str], *, batch_rows: int = ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
+        """All rows in parts of at most `batch_rows`, oldest files first: memory stays flat, appended rows come last."""
+        paths = [f"{self._folder}/{path}" for path, _ in self.files()]
+        rows = ds.dataset(paths, schema=self.spec.schema, format="parquet", filesystem=self.store.filesystem)
+        yield from rows.to_batches(list(columns), batch_size=batch_rows, batch_readahead=2, fragment_readahead=2)
+
+    def files(self) -> list[tuple[str, int]]:
+        """(path, bytes) of the committed files, oldest first."""
+        delta = self._open()
+        if delta is None:
+            return []
+        actions = pa.table(delta.get_add_actions(flatten=True)).sort_by(
+            [("modification_time", "ascending"), ("path", "ascending")]
+        )
+        return list(zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True))
+
     def head(self, num_rows: int) -> pa.Table:
         """The first rows, without reading the rest."""
         return self._dataset().head(num_rows)
 
     def count(self) -> int:
         """Number of rows."""
-        return sum(self._files().values())
+        return sum(file.num_rows for file in self.live().values())
 
     def keys(self) -> set[str]:
         """Every key of the table."""
@@ -139,8 +154,8 @@ class Table:
     def locate(self, keys: Iterable[str]) -> dict[str, list[str]]:
         """Which data files hold these keys: {file: keys}, so that a shard reads only its own files."""
         wanted, found = set(keys), {}
-        for path in self._files():
-            names = pq.read_table(f"{self._folder}/{path}", columns=[self.spec.key], filesystem=self.store.filesystem)
+        for path in self.live():
+            names = pq.read_table(self.resolve(path), columns=[self.spec.key], filesystem=self.store.filesystem)
             hits = [key for key in names.column(0).to_pylist() if key in wanted]
             if hits:
                 found[path] = hits
@@ -156,43 +171,56 @@ class Table:
         delta = self._open()
         return [] if delta is None else delta.history(limit)
 
-    @cached_property
-    def _folder(self) -> str:
-        return self.store.path("tables", self.spec.name)
+    @property
+    def path(self) -> str:
+        """The table's folder inside the store."""
+        return self.store.table_path(self.spec.name)
 
-    def _files(self) -> dict[str, int]:
-        """{path: rows} of the committed files."""
+    def resolve(self, path: str) -> str:
+        """Where a data file lies in the store's filesystem; a branch's may lie in the folder that it came from."""
+        return posixpath.normpath(f"{self._folder}/{path}")
+
+    def live(self) -> dict[str, DataFile]:
+        """{path: file} of the committed files."""
         delta = self._open()
         if delta is None:
             return {}
-        actions = pa.table(delta.get_add_actions(flatten=True))
-        return dict(zip(actions["path"].to_pylist(), actions["num_records"].to_pylist(), strict=True))
+        if self._live[0] != delta.version():
+            self._live = (delta.version(), {file.path: file for file in _files(delta)})
+        return self._live[1]
+
+    def delta(self) -> DeltaTable:
+        """The open Delta table."""
+        delta = self._open()
+        assert delta is not None, "the table is there"
+        return delta
+
+    def update(self) -> None:
+        """Read what others committed since; cheaper than `refresh`."""
+        self.delta().update_incremental()
+
+    @property
+    def _folder(self) -> str:
+        return self.store.path(self.path)
 
     def _dataset(self) -> ds.Dataset:
-        paths = [f"{self._folder}/{path}" for path in self._files()]
+        paths = [self.resolve(path) for path in self.live()]
         return ds.dataset(paths, schema=self.spec.schema, format="parquet", filesystem=self.store.filesystem)
 
     def _read_file(self, path: str, keys: Sequence[str], columns: Sequence[str]) -> pa.Table:
         chosen = pc.field(self.spec.key).isin(list(keys))
-        target = f"{self._folder}/{path}"
-        table = pq.read_table(target, columns=list(columns), filters=chosen, filesystem=self.store.filesystem)
+        source = self.resolve(path)
+        table = pq.read_table(source, columns=list(columns), filters=chosen, filesystem=self.store.filesystem)
         return table.cast(self._schema_of(columns))
 
     def _schema_of(self, columns: Sequence[str]) -> pa.Schema:
         return pa.schema([self.spec.schema.field(name) for name in columns])
 
-    def _stats(self, rows: pa.Table) -> str:
-        if not rows.num_rows:
-            return json.dumps({"numRecords": 0})
-        extremes = pc.min_max(rows[self.spec.key]).as_py()
-        low, high = {self.spec.key: extremes["min"]}, {self.spec.key: extremes["max"]}
-        return json.dumps({"numRecords": rows.num_rows, "minValues": low, "maxValues": high, "nullCount": {}})
-
     def _open(self) -> DeltaTable | None:
         if self._delta is None:
             try:
                 self._delta = DeltaTable(
-                    self.store.table_uri(self.spec.name), storage_options=self.store.storage_options()
+                    self.store.table_uri(self.spec.name), self.pinned, storage_options=self.store.storage_options()
                 )
             except TableNotFoundError:
                 return None
@@ -201,19 +229,18 @@ class Table:
             self._check_schema(self._delta)
         return self._delta
 
-    def _open_or_create(self) -> DeltaTable:
-        delta = self._open()
-        if delta is not None:
-            return delta
+    def _create(self) -> None:
+        """Make the table if it is not there; the first of several writers makes it for all."""
+        if self.pinned is not None:
+            raise DatasetError(f"table {self.spec.name} is read at version {self.pinned}; only the newest is written")
+        if self._open() is not None:
+            return
         uri, schema = self.store.table_uri(self.spec.name), Schema.from_arrow(self.spec.schema)
         try:
             DeltaTable.create(uri, schema, mode="ignore", name=self.spec.name, configuration=KEEP_HISTORY,
                               storage_options=self.store.storage_options())  # fmt: skip
         except (DeltaError, OSError) as error:
             raise StoreError(f"cannot make table {self.spec.name} in {self.store.uri}: {error}") from None
-        delta = self._open()
-        assert delta is not None, "a table that was just made is there"
-        return delta
 
     def _check_schema(self, delta: DeltaTable) -> None:
         ours = {field.name: str(field.type) for field in Schema.from_arrow(self.spec.schema).fields}
@@ -226,5 +253,8 @@ class Table:
             )
 
 
-def _action(file: DataFile) -> AddAction:
-    return AddAction(file.path, file.size, {}, int(time.time() * 1000), True, file.stats)
+def _files(delta: DeltaTable) -> Iterator[DataFile]:
+    for row in pa.table(delta.get_add_actions()).to_pylist():
+        stats = {"numRecords": row["num_records"], "minValues": row.get("min") or {},
+                 "maxValues": row.get("max") or {}, "nullCount": {}}  # fmt: skip
+        yield DataFile(row["path"], row["size_bytes"], row["num_records"], json.dumps(stats))
