@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from emoji_ldm.crawl.fingerprint import fingerprint
 from emoji_ldm.crawl.outcomes import Outcome, Refused
 
 FORMATS = ("PNG", "WEBP", "GIF", "JPEG", "AVIF", "BMP", "ICO")  # no others: some call programs, all are more to attack
@@ -28,6 +29,7 @@ class Picture:
     has_alpha: bool
     num_frames: int
     source_format: str
+    fingerprint: bytes  # its look, see emoji_ldm.crawl.fingerprint
 
 
 def clean(data: bytes, *, size_px: int, max_px: int) -> Picture:
@@ -47,7 +49,8 @@ def clean(data: bytes, *, size_px: int, max_px: int) -> Picture:
     out = io.BytesIO()
     Image.fromarray(pixels, "RGBA").save(out, "PNG", compress_level=COMPRESS_LEVEL)
     has_alpha = bool((pixels[..., 3] < 255).any())
-    return Picture(image_id, out.getvalue(), width, height, has_alpha, num_frames, source_format)
+    look = fingerprint(pixels)
+    return Picture(image_id, out.getvalue(), width, height, has_alpha, num_frames, source_format, look)
 
 
 def _decode(data: bytes, max_px: int) -> tuple[Image.Image, str, int]:
