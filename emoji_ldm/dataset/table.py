@@ -125,19 +125,9 @@ class Table:
 
     def batches(self, columns: Sequence[str], *, batch_rows: int = ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
         """All rows in parts of at most `batch_rows`, oldest files first: memory stays flat, appended rows come last."""
-        paths = [f"{self._folder}/{path}" for path, _ in self.files()]
-        rows = ds.dataset(paths, schema=self.spec.schema, format="parquet", filesystem=self.store.filesystem)
-        yield from rows.to_batches(list(columns), batch_size=batch_rows, batch_readahead=2, fragment_readahead=2)
-
-    def files(self) -> list[tuple[str, int]]:
-        """(path, bytes) of the committed files, oldest first."""
-        delta = self._open()
-        if delta is None:
-            return []
-        actions = pa.table(delta.get_add_actions(flatten=True)).sort_by(
-            [("modification_time", "ascending"), ("path", "ascending")]
+        yield from self._dataset().to_batches(
+            list(columns), batch_size=batch_rows, batch_readahead=2, fragment_readahead=2
         )
-        return list(zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True))
 
     def head(self, num_rows: int) -> pa.Table:
         """The first rows, without reading the rest."""
@@ -181,7 +171,7 @@ class Table:
         return posixpath.normpath(f"{self._folder}/{path}")
 
     def live(self) -> dict[str, DataFile]:
-        """{path: file} of the committed files."""
+        """{path: file} of the committed files, oldest first."""
         delta = self._open()
         if delta is None:
             return {}
@@ -240,6 +230,8 @@ class Table:
             DeltaTable.create(uri, schema, mode="ignore", name=self.spec.name, configuration=KEEP_HISTORY,
                               storage_options=self.store.storage_options())  # fmt: skip
         except (DeltaError, OSError) as error:
+            if self._open() is not None:
+                return  # another writer made it meanwhile
             raise StoreError(f"cannot make table {self.spec.name} in {self.store.uri}: {error}") from None
 
     def _check_schema(self, delta: DeltaTable) -> None:
@@ -254,7 +246,8 @@ class Table:
 
 
 def _files(delta: DeltaTable) -> Iterator[DataFile]:
-    for row in pa.table(delta.get_add_actions()).to_pylist():
+    actions = pa.table(delta.get_add_actions())
+    for row in actions.sort_by([("modification_time", "ascending"), ("path", "ascending")]).to_pylist():
         stats = {"numRecords": row["num_records"], "minValues": row.get("min") or {},
                  "maxValues": row.get("max") or {}, "nullCount": {}}  # fmt: skip
         yield DataFile(row["path"], row["size_bytes"], row["num_records"], json.dumps(stats))
