@@ -30,6 +30,7 @@ class Store:
     """Files and tables below one URI; cheap to build, picklable, the same on every machine."""
 
     uri: str
+    branch: str = ""  # whose tables are meant; empty is the main line
 
     def __post_init__(self) -> None:
         """Make a local folder absolute, so that workers with another directory see the same store."""
@@ -73,9 +74,13 @@ class Store:
         """Path inside `filesystem` of something below the store."""
         return "/".join((self.root, *parts))
 
+    def table_path(self, name: str) -> str:
+        """Folder of a table below the store."""
+        return f"branches/{self.branch}/tables/{name}" if self.branch else f"tables/{name}"
+
     def table_uri(self, name: str) -> str:
         """URI of a Delta table, as delta-rs takes it."""
-        return f"{self.uri}/tables/{name}"
+        return f"{self.uri}/{self.table_path(name)}"
 
     def storage_options(self) -> dict[str, str]:
         """Options for delta-rs: conditional PUT keeps concurrent commits apart without a lock table."""

@@ -1,0 +1,103 @@
+"""One entry of a Delta log, written by Delta's own commit protocol: the file of the next version, put only once.
+
+delta-rs' Python interface can append and overwrite, but not remove chosen files, so the
+entry is written here. Commits are strictly one after another: who loses the race for a
+version looks at what the winner did, and plans anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from deltalake.exceptions import DeltaError
+
+from emoji_ldm import __version__
+from emoji_ldm.dataset.files import DataFile
+from emoji_ldm.errors import DatasetError
+
+if TYPE_CHECKING:
+    from emoji_ldm.dataset.table import Table
+
+PATIENCE_S = 120.0  # against other writers; 8 busy ones need a few seconds
+LONGEST_PAUSE_S = 0.5
+CHECKPOINT_EVERY = 100  # versions; a shortcut for readers
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one version changes."""
+
+    add: Sequence[DataFile] = ()
+    remove: Sequence[DataFile] = ()
+    shards: Mapping[str, bool] = field(default_factory=dict)  # app transactions: done, or undone by a restore
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    operation: str = "WRITE"
+    data_change: bool = True  # False if the rows stay the same
+
+    def to_bytes(self) -> bytes:
+        """The entry as Delta's JSON lines; a new `txnId` each time tells it from all others."""
+        now = int(time.time() * 1000)
+        info = {"timestamp": now, "operation": self.operation, "operationParameters": {},
+                "engineInfo": f"emoji-ldm:{__version__}", "txnId": uuid.uuid4().hex, **self.metadata}  # fmt: skip
+        lines: list[dict[str, Any]] = [{"commitInfo": info}]
+        lines += [{"txn": {"appId": name, "version": int(done)}} for name, done in self.shards.items()]
+        lines += [{"remove": _remove(file, now, self.data_change)} for file in self.remove]
+        lines += [{"add": _add(file, now, self.data_change)} for file in self.add]
+        return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
+def publish(table: Table, plan: Callable[[], Entry | None]) -> int | None:
+    """Write the entry that `plan` makes of the table's newest version; who loses a race plans again.
+
+    Returns:
+        The new version, or None if `plan` finds nothing left to do.
+
+    Raises:
+        DatasetError: Other writers won every race for two minutes.
+    """
+    deadline, pause = time.monotonic() + PATIENCE_S, 0.01
+    while (entry := plan()) is not None:
+        version = table.version + 1
+        if _write(table, version, entry.to_bytes()):
+            table.update()
+            if version % CHECKPOINT_EVERY == 0:
+                with contextlib.suppress(DeltaError, OSError):  # the version stands; a later one makes the shortcut
+                    table.delta().create_checkpoint()
+            return version
+        if time.monotonic() > deadline:
+            raise DatasetError(
+                f"table {table.spec.name} in {table.store.uri}: other writers won every commit for {PATIENCE_S:.0f} s; "
+                "run the command again"
+            )
+        time.sleep(random.uniform(0, pause))
+        pause = min(2 * pause, LONGEST_PAUSE_S)
+        table.update()
+    return None
+
+
+def entry_path(table: Table, version: int) -> str:
+    """Path of a version's entry inside the store."""
+    return f"{table.path}/_delta_log/{version:020d}.json"
+
+
+def _write(table: Table, version: int, data: bytes) -> bool:
+    """True if this entry is the version's; a PUT whose answer was lost may have won though its retry is refused."""
+    path = entry_path(table, version)
+    return table.store.write_once(data, path) or table.store.read(path) == data
+
+
+def _add(file: DataFile, now: int, data_change: bool) -> dict[str, Any]:
+    return {"path": file.path, "partitionValues": {}, "size": file.size, "modificationTime": now,
+            "dataChange": data_change, "stats": file.stats}  # fmt: skip
+
+
+def _remove(file: DataFile, now: int, data_change: bool) -> dict[str, Any]:
+    return {"path": file.path, "deletionTimestamp": now, "dataChange": data_change, "extendedFileMetadata": True,
+            "partitionValues": {}, "size": file.size}  # fmt: skip
