@@ -1,33 +1,37 @@
-"""`dataset export`: a version of the data set in a format that other programs read."""
+"""`dataset export`: a version of the data set in a format that other programs read.
+
+Rows go through in a stream, oldest first, so that memory stays flat and a grown data set begins like its former export.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import difflib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
+from emoji_ldm import __version__
+from emoji_ldm.dataset.captions import good_captions
+from emoji_ldm.dataset.formats import hub, records, reference, webdataset
+from emoji_ldm.dataset.formats.plan import ExportOptions, Plan, Row
+from emoji_ldm.dataset.split import assign, check
 from emoji_ldm.dataset.table import Table
+from emoji_ldm.dataset.target import new_target
+from emoji_ldm.errors import ConfigError, DatasetError
+from emoji_ldm.progress import track
+from emoji_ldm.store import Store
 
+__all__ = ["FORMATS", "ExportOptions", "export"]
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """What an export looks like; every field is one option of the command."""
-
-    format: str
-    """csv (reference layout) | json | txt | hf | webdataset"""
-    target: str
-    """New folder, or s3://bucket/prefix with nothing below it."""
-    splits: Mapping[str, float] = field(default_factory=dict)
-    """{part: fraction} as `split.parse` gives it; empty makes one part, `train`."""
-    salt: str = ""
-    """Of the split."""
-    background: str = "white"
-    """csv: colour behind transparent pixels of JPEGs, a name or #rrggbb."""
-    images: str = "jpg"
-    """csv: jpg, or png, which keeps alpha."""
-    captioned: bool = False
-    """Leave images without a good caption out; json and txt always do."""
-    license: str = ""
-    """hf: the licence field of the data card."""
+FORMATS: Mapping[str, Callable[[Store, Iterator[Row], Plan], None]] = {
+    "csv": reference.write,
+    "json": records.write_json,
+    "txt": records.write_txt,
+    "hf": hub.write,
+    "webdataset": webdataset.write,
+}
+NEED_CAPTIONS = ("json", "txt")
+ONE_PART = {"train": 1.0}
 
 
 def export(images: Table, captions: Table, options: ExportOptions) -> dict[str, object]:
@@ -38,4 +42,67 @@ def export(images: Table, captions: Table, options: ExportOptions) -> dict[str, 
         DatasetError: There is no image, or no caption where one is required.
         StoreError: The target cannot be written.
     """
-    raise NotImplementedError
+    if options.format not in FORMATS:
+        close = difflib.get_close_matches(options.format, FORMATS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"unknown export format {options.format!r}{hint} (formats: {', '.join(FORMATS)})")
+    check(options.splits or ONE_PART)
+    texts = good_captions(captions)
+    parts = _parts(images, texts, options)
+    plan = _plan(images, captions, options, parts, len(texts.keys() & parts.keys()))
+    if options.format == "csv":
+        reference.check(plan)
+    with new_target(options.target, _manifest(plan)) as place, track("export", len(parts), "images") as progress:
+        FORMATS[options.format](place, _rows(images, texts, parts, progress.advance), plan)
+    left_out = images.count() - len(parts)
+    return {
+        "images": len(parts), "with captions": plan.captioned, "parts": dict(plan.parts),
+        **({"left out (no good caption)": left_out} if left_out else {}),
+        "versions": dict(plan.versions), "target": options.target,
+    }  # fmt: skip
+
+
+def _parts(images: Table, texts: Mapping[str, list[str]], options: ExportOptions) -> dict[str, str]:
+    """{image_id: part} of all that is exported."""
+    image_ids, fractions = images.keys(), options.splits or ONE_PART
+    if not image_ids:
+        raise DatasetError(f"{images.store.uri} has no images to export; run: emoji-ldm crawl")
+    if options.captioned or options.format in NEED_CAPTIONS:
+        image_ids &= texts.keys()
+        if not image_ids:
+            why = "--captioned" if options.captioned else f"format {options.format}"
+            raise DatasetError(f"{images.store.uri} has no good caption, which {why} needs; run: emoji-ldm caption")
+    return {image_id: assign(image_id, fractions, options.salt) for image_id in image_ids}
+
+
+def _plan(images: Table, captions: Table, options: ExportOptions, parts: Mapping[str, str], captioned: int) -> Plan:
+    counts = Counter(parts.values())
+    store = images.store
+    return Plan(
+        options,
+        {name: counts[name] for name in options.splits or ONE_PART if counts[name]},
+        captioned,
+        store.uri if store.is_s3 else Path(store.root).name,  # a published card names no folders of this machine
+        {table.spec.name: table.version for table in (images, captions) if table.exists},
+    )
+
+
+def _rows(images: Table, texts: Mapping[str, list[str]], parts: Mapping[str, str],
+          advance: Callable[[int], None]) -> Iterator[Row]:  # fmt: skip
+    columns = [name for name in images.spec.schema.names if name != "fingerprint"]
+    for batch in images.batches(columns):
+        kept = [row for row in batch.to_pylist() if row["image_id"] in parts]
+        for row in kept:
+            several = texts.get(row["image_id"], [])
+            yield row | {
+                "part": parts[row["image_id"]],
+                "captions": several,
+                "caption": several[0] if several else None,
+            }
+        advance(len(kept))
+
+
+def _manifest(plan: Plan) -> dict[str, object]:
+    return {"format": plan.options.format, "parts": dict(plan.parts), "captioned": plan.captioned,
+            "store": plan.source, "versions": dict(plan.versions), "salt": plan.options.salt,
+            "code": __version__}  # fmt: skip

@@ -60,7 +60,7 @@ def assign(image_id: str, fractions: Mapping[str, float], salt: str = "") -> str
     for name, end in zip(fractions, accumulate(fractions.values()), strict=True):
         if place < end:
             return name
-    return next(reversed(fractions))  # the sum may fall short of 1 by a rounding error
+    return list(fractions)[-1]  # the sum may fall short of 1 by a rounding error
 
 
 def split(images: Table, fractions: Mapping[str, float], *, salt: str = "", target: str = "") -> dict[str, int]:

@@ -1,0 +1,61 @@
+"""WebDataset: tar shards of `{image_id}.png`, `.json` and, if there are captions, `.txt`; equal rows, equal bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+from emoji_ldm.dataset.formats.plan import Plan, Row
+from emoji_ldm.dataset.target import new_file
+from emoji_ldm.store import Store
+
+SHARD_BYTES = 100_000_000
+SHARD_ROWS = 10_000
+KEPT = ("image_id", "title", "tags", "caption", "captions", "width", "height", "has_alpha", "num_frames", "source_url",
+        "page_url", "source_format")  # fmt: skip
+
+
+def write(place: Store, rows: Iterable[Row], plan: Plan) -> None:
+    """Shards `{part}-000000.tar` of about 100 MB."""
+    with ExitStack() as stack:
+        shards = {part: stack.enter_context(_Shards(place, part)) for part in plan.parts}
+        for row in rows:
+            shards[row["part"]].add(row, with_text=bool(plan.captioned))
+
+
+class _Shards:
+    """The shards of one part, one open at a time."""
+
+    def __init__(self, place: Store, part: str) -> None:
+        self.place, self.part, self.number, self.rows, self.bytes = place, part, 0, 0, 0
+        self.open = ExitStack()
+        self.tar: tarfile.TarFile | None = None
+
+    def __enter__(self) -> _Shards:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.open.close()
+
+    def add(self, row: Row, *, with_text: bool) -> None:
+        if self.tar is None or self.rows >= SHARD_ROWS or self.bytes >= SHARD_BYTES:
+            self.tar = self._next()
+        facts = {name: row[name] for name in KEPT} | {"fetched_at": row["fetched_at"].isoformat()}
+        members = {"png": row["image"]["bytes"], "json": json.dumps(facts, ensure_ascii=False).encode()}
+        if with_text:  # of an image without caption it is empty: readers want the same files of every sample
+            members["txt"] = (row["caption"] or "").encode()
+        for ending, data in members.items():
+            info = tarfile.TarInfo(f"{row['image_id']}.{ending}")  # time, owner and mode are fixed
+            info.size = len(data)
+            self.tar.addfile(info, io.BytesIO(data))
+            self.bytes += len(data)
+        self.rows += 1
+
+    def _next(self) -> tarfile.TarFile:
+        self.open.close()
+        file = self.open.enter_context(new_file(self.place, f"{self.part}-{self.number:06d}.tar"))
+        self.number, self.rows, self.bytes = self.number + 1, 0, 0
+        return self.open.enter_context(tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT))
