@@ -7,17 +7,20 @@ endpoint set, addresses are path style (`http://host:port/bucket/key`).
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyarrow import fs
 
-from emoji_ldm.errors import StoreError
+from emoji_ldm.errors import DatasetError, StoreError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -76,7 +79,17 @@ class Store:
 
     def table_path(self, name: str) -> str:
         """Folder of a table below the store."""
-        return f"branches/{self.branch}/tables/{name}" if self.branch else f"tables/{name}"
+        return f"{self.branch_folder}/tables/{name}" if self.branch else f"tables/{name}"
+
+    @cached_property
+    def branch_folder(self) -> str:
+        """Folder of the branch below the store; DatasetError if there is no such branch."""
+        known = [name.removesuffix(".json") for name in self.list("refs", "branches")]
+        if self.branch not in known:
+            close = difflib.get_close_matches(self.branch, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"branches: {', '.join(known) or 'none'}"
+            raise DatasetError(f"there is no branch {self.branch!r} in {self.uri} ({hint})")
+        return str(json.loads(self.read("refs", "branches", f"{self.branch}.json"))["folder"])
 
     def table_uri(self, name: str) -> str:
         """URI of a Delta table, as delta-rs takes it."""
@@ -157,46 +170,48 @@ class Store:
         if self.filesystem.get_file_info(self.path(*parts)).type == fs.FileType.Directory:
             self.filesystem.delete_dir(self.path(*parts))
 
+    def remove(self, *parts: str) -> None:
+        """Delete one file of the store; nothing happens if it is not there."""
+        if self.exists(*parts):
+            self.filesystem.delete_file(self.path(*parts))
+
     def check(self) -> None:
-        """Raise StoreError, within seconds, if the store cannot be reached, written or is refused."""
+        """Raise StoreError, within seconds, if the store cannot be reached or written, or lets writers overtake.
+
+        Two writers of one version are kept apart by a write that fails if the file is there: it is tried here, as
+        some S3 servers take the condition and ignore it. DatasetError if the branch is not there.
+        """
+        name = f".write-check-{uuid.uuid4().hex}"
         if self.is_s3:
-            self._check_s3()
-            return
-        folder = Path(self.root)
+            self._check_s3(name)
+        else:
+            self._check_folder(name)
+        if self.branch:
+            _ = self.branch_folder
+
+    def _check_folder(self, name: str) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
+            held = self.write_once(b"1", name) and not self.write_once(b"2", name)
+            self.remove(name)
         except OSError as error:
             raise StoreError(
-                f"store {folder} is not writable ({error.strerror}); choose another with store=..."
+                f"store {self.root} is not writable ({error.strerror}); choose another with store=..."
             ) from None
+        if not held:
+            raise StoreError(
+                f"store {self.root} does not keep writers apart; choose another file system with store=..."
+            )
 
     def _make_parent(self, path: str) -> None:
         if not self.is_s3:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-
-    def _client(self) -> S3Client:
-        import boto3
-        from botocore.config import Config as BotoConfig
-
-        settings = BotoConfig(
-            connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=30,
-            retries={"total_max_attempts": 2},
-            request_checksum_calculation="when_required",  # MinIO and SeaweedFS refuse newer defaults
-            response_checksum_validation="when_required",
-            s3={"addressing_style": "path" if _endpoint() else "auto"},
-        )
-        session = boto3.session.Session()  # the default one would keep the credentials it first saw
-        return session.client("s3", endpoint_url=_endpoint() or None, region_name=_region(), config=settings)
 
     def _put_if_absent(self, data: bytes, path: str) -> bool:
         from botocore.exceptions import BotoCoreError, ClientError
 
         bucket, _, key = path.partition("/")
         try:
-            self._client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            _client(_Access.now()).put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
                 return False
@@ -205,21 +220,60 @@ class Store:
             raise StoreError(f"cannot write {path}: {error}") from None
         return True
 
-    def _check_s3(self) -> None:
+    def _check_s3(self, name: str) -> None:
         from botocore.exceptions import BotoCoreError, ClientError
 
         bucket, _, prefix = self.root.partition("/")
-        key = "/".join(part for part in (prefix, ".write-check") if part)
+        key = "/".join(part for part in (prefix, name) if part)
         where = f"store {self.uri}" + (f" at {_endpoint()}" if _endpoint() else "")
         try:
-            client = self._client()
-            client.put_object(Bucket=bucket, Key=key, Body=b"")
-            client.delete_object(Bucket=bucket, Key=key)
+            client = _client(_Access.now())
+            client.put_object(Bucket=bucket, Key=key, Body=b"1")
+            try:
+                held = not self._put_if_absent(b"2", f"{bucket}/{key}")
+            finally:
+                client.delete_object(Bucket=bucket, Key=key)
         except ClientError as error:
             raise StoreError(f"{where}: {_remedy(error.response['Error'].get('Code', ''), bucket)}") from None
         except (BotoCoreError, ValueError) as error:
             remedy = "check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             raise StoreError(f"{where} cannot be reached: {error}; {remedy}") from None
+        if not held:
+            raise StoreError(
+                f"{where} ignores conditional PUT (If-None-Match: *), so two writers could both win one version and "
+                "rows be lost; use a server that has it (AWS S3, MinIO, SeaweedFS, Ceph, R2)"
+            )
+
+
+@dataclass(frozen=True)
+class _Access:
+    """What the environment says now; a client is kept for as long as it says the same."""
+
+    endpoint: str
+    region: str
+    credentials: tuple[str | None, ...]
+
+    @classmethod
+    def now(cls) -> _Access:
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+        return cls(_endpoint(), _region(), tuple(os.environ.get(name) for name in names))
+
+
+@lru_cache(maxsize=4)
+def _client(access: _Access) -> S3Client:
+    import boto3
+    from botocore.config import Config as BotoConfig
+
+    settings = BotoConfig(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=30,
+        retries={"total_max_attempts": 2},
+        request_checksum_calculation="when_required",  # MinIO and SeaweedFS refuse newer defaults
+        response_checksum_validation="when_required",
+        s3={"addressing_style": "path" if access.endpoint else "auto"},
+    )
+    session = boto3.session.Session()  # the default one would keep the credentials it first saw
+    return session.client("s3", endpoint_url=access.endpoint or None, region_name=access.region, config=settings)
 
 
 def _remedy(code: str, bucket: str) -> str:
