@@ -2,17 +2,158 @@
 
 from __future__ import annotations
 
-from emoji_ldm.config import Config
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emoji_ldm.config import Config, key_of
+from emoji_ldm.crawl.clean import Picture, clean
+from emoji_ldm.crawl.foreign import Item, items
+from emoji_ldm.crawl.ledger import Ledger
+from emoji_ldm.crawl.outcomes import Outcome, Refused, outcome_row, outcome_table
+from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.progress import say
+from emoji_ldm.records import CAPTIONS, IMAGES
+
+ENGINE = "import"
+SHARD_ITEMS, SHARD_BYTES = 1000, 128_000_000
+
+Ended = dict[str, str | None]  # {URL: id of its image, None if it gave none}
 
 
 def import_(config: Config, source: str) -> dict[str, object]:
     """Add the pictures below a folder, a file or s3://...; returns counts and versions for people.
 
-    Takes our exports (csv, hf, webdataset) and folders of image files with `NAME.txt` captions beside them.
-    Run again after any crash: nothing is doubled, and what is there is not read again.
+    Takes our exports (csv, hf, webdataset) and folders of image files with `NAME.txt` captions beside them. Each
+    source file, or the URL that it names as its origin, gets an outcome as in a crawl. Run again after any crash:
+    nothing is doubled, and what has an outcome is not decoded again.
 
     Raises:
         ConfigError: The source is missing, or holds nothing that can be imported.
         StoreError: The store cannot be written.
     """
-    raise NotImplementedError
+    ledger, captions, counts = Ledger(config), None, Counter[str]()
+    for shard in _shards(items(source, max_bytes=config.crawl.max_bytes)):
+        captions = captions or _Captions(config, ledger)
+        counts.update(_commit(ledger, captions, shard))
+        say(f"import: {counts.total() - counts['captions']:,} pictures read")
+    if not captions:
+        raise ConfigError(f"import: {source} has no rows")
+    tables = (ledger.images, ledger.outcomes, captions.table)
+    return {
+        "pictures": {name: number for name, number in counts.items() if name != "captions"},
+        "captions": counts["captions"],
+        "images": ledger.images.count(),
+        "versions": {table.spec.name: table.version for table in tables},
+    }
+
+
+def _shards(stream: Iterable[Item]) -> Iterator[list[Item]]:
+    """Parts of at most 1,000 items and about 128 MB, cut at the same places each time."""
+    shard, size = list[Item](), 0
+    for item in stream:
+        shard.append(item)
+        size += len(item.data or b"")
+        if len(shard) >= SHARD_ITEMS or size >= SHARD_BYTES:
+            yield shard
+            shard, size = [], 0
+    if shard:
+        yield shard
+
+
+def _commit(ledger: Ledger, captions: _Captions, shard: Sequence[Item]) -> Counter[str]:
+    """Images, outcomes, captions, in this order: after a crash between two of them the next run adds the rest."""
+    pending = {item.url: item for item in reversed(shard) if item.url not in captions.ended}
+    counts = Counter({"there before": len(shard) - len(pending)} if len(pending) < len(shard) else {})
+    if pending:
+        new = sorted(pending.values(), key=lambda item: item.url)
+        images, outcomes = _cleaned(ledger.config, new)
+        file = ledger.images.write_file(images) if len(images) else None
+        counts.update(ledger.commit_images(f"import-{key_of([item.url for item in new])}", file, outcomes))
+        captions.see([item.url for item in new])
+    counts["captions"] += captions.add(shard)
+    return counts
+
+
+class _Captions:
+    """The captions of imported images, and which image every ended URL gave."""
+
+    def __init__(self, config: Config, ledger: Ledger) -> None:
+        self.config, self.outcomes, self.images = config, ledger.outcomes, ledger.images
+        self.table = Table(ledger.store, CAPTIONS)
+        self.known = set(self.table.read(["caption_id"], filter=pc.field("engine") == ENGINE)[0].to_pylist())
+        self.ended: Ended = self._ended(pc.field("kind") == "image")
+
+    def see(self, urls: Sequence[str]) -> None:
+        """Read how these URLs ended."""
+        self.ended |= self._ended(pc.field("url").isin(urls))
+
+    def add(self, shard: Sequence[Item]) -> int:
+        """Commit the captions of these items that are not there yet; returns how many."""
+        rows: dict[str, dict[str, Any]] = {}
+        for item in shard:
+            if image_id := self.ended.get(item.url):
+                for number, text in enumerate(item.captions):
+                    row = _caption_row(image_id, number, text)
+                    if row["caption_id"] not in self.known:
+                        rows.setdefault(row["caption_id"], row)
+        if rows:
+            self.known |= rows.keys()
+            lineage = Lineage(self.config, "import", {IMAGES.name: self.images.version})
+            name = key_of(sorted(rows))
+            file = self.table.write_file(pa.Table.from_pylist(list(rows.values()), schema=CAPTIONS.schema))
+            self.table.commit(
+                [file], app_id=f"import-captions:{name}", metadata=lineage.metadata({"ok": len(rows)}, name)
+            )
+        return len(rows)
+
+    def _ended(self, chosen: pc.Expression) -> Ended:
+        rows = self.outcomes.read(["url", "image_id"], filter=chosen)
+        return dict(zip(rows["url"].to_pylist(), rows["image_id"].to_pylist(), strict=True))
+
+
+def _cleaned(config: Config, pending: Sequence[Item]) -> tuple[pa.Table, pa.Table]:
+    """Rows of `images` and of `outcomes`; Pillow and zlib let threads work side by side."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        results = list(pool.map(lambda item: _clean(config, item), pending))
+    images = [row for row, _ in results if row is not None]
+    return pa.Table.from_pylist(images, schema=IMAGES.schema), outcome_table([row for _, row in results])
+
+
+def _clean(config: Config, item: Item) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    crawl = config.crawl
+    try:
+        if item.size > crawl.max_bytes:
+            raise Refused(Outcome.TOO_LARGE, f"{item.size} bytes; crawl.max_bytes is {crawl.max_bytes}")
+        if item.data is None:
+            raise Refused(Outcome.DEAD, "the file is missing")
+        picture = clean(item.data, size_px=crawl.size_px, max_px=crawl.max_px)
+    except Refused as refused:
+        return None, outcome_row(item.url, "image", refused.outcome, refused.reason)
+    reason = f"{picture.source_format}, {picture.width} x {picture.height} px, imported"
+    return _image_row(item, picture), outcome_row(
+        item.url, "image", Outcome.KEPT, reason, image_id=picture.image_id, fingerprint=picture.fingerprint
+    )
+
+
+def _image_row(item: Item, picture: Picture) -> dict[str, Any]:
+    facts = ("image_id", "width", "height", "has_alpha", "num_frames", "source_format", "fingerprint")
+    return {
+        **{name: getattr(picture, name) for name in facts},
+        "image": {"bytes": picture.png, "path": f"{picture.image_id}.png"},
+        "title": item.title, "tags": list(item.tags), "source_url": item.url, "page_url": item.page_url,
+        "fetched_at": datetime.now(UTC),
+    }  # fmt: skip
+
+
+def _caption_row(image_id: str, number: int, text: str) -> dict[str, Any]:
+    return {"caption_id": key_of(image_id, ENGINE, number), "image_id": image_id, "caption": text, "engine": ENGINE,
+            "engine_key": ENGINE, "number": number, "attempts": 0, "status": "ok", "reason": ""}  # fmt: skip

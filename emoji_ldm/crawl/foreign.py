@@ -1,0 +1,189 @@
+"""Pictures of other data sets, whatever files they come in, one after another: memory stays flat.
+
+Hugging Face Parquet, WebDataset tars, folders with a metadata.csv (the reference layout) and plain folders with
+`NAME.txt` captions, local or on S3. What a folder holds is told by its files' endings.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.store import Store
+
+PICTURES = ("png", "jpg", "jpeg", "webp", "gif", "avif", "bmp", "ico", "svg")
+IMAGE_COLUMNS = ("image", *PICTURES)
+URLS = ("source_url", "image_url", "url", "link")
+TITLES = ("title", "image_title")
+CAPTIONS = ("captions", "caption", "prompt", "text")
+TAGS = ("tags", "tag")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture and what its data set says of it."""
+
+    url: str  # where it came from first, else its place in the files
+    data: bytes | None  # None if the file is missing, or larger than the limit
+    size: int  # bytes
+    title: str
+    tags: tuple[str, ...]
+    captions: tuple[str, ...]
+    page_url: str
+
+
+def items(source: str, *, max_bytes: int) -> Iterator[Item]:
+    """The pictures of a folder, file or s3://... prefix, in an order that is the same each time.
+
+    Raises:
+        ConfigError: There is no such source, it holds no pictures, or a file of it cannot be read.
+    """
+    place = _open(source)
+    readers: tuple[tuple[Callable[[str], bool], Callable[[_Place, str, int], Iterator[Item]]], ...] = (
+        (lambda name: name.endswith(".parquet"), _parquet),
+        (lambda name: name.endswith(".tar"), _tar),
+        (lambda name: PurePosixPath(name).name == "metadata.csv", _table),
+        (lambda name: _ending(name) in PICTURES, _file),
+    )
+    for wanted, read in readers:
+        if names := sorted(filter(wanted, place.sizes)):
+            return (item for name in names for item in _readable(read, place, name, max_bytes))
+    endings = ", ".join(sorted({_ending(name) or "none" for name in place.sizes})) or "no files"
+    hint = "; addresses are crawled: emoji-ldm crawl crawl.source=records 'crawl.files=[...]'"
+    raise ConfigError(
+        f"import: {source} holds no pictures, Parquet, tar or metadata.csv (endings there: {endings})"
+        f"{hint if {'json', 'jsonl', 'txt', 'csv'} & set(endings.split(', ')) else ''}"
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A source: a folder of a filesystem and its files."""
+
+    store: Store
+    sizes: Mapping[str, int]  # {name: bytes}; hidden files are left out
+
+    def url(self, name: str) -> str:
+        return f"{'' if self.store.is_s3 else 'file://'}{self.store.uri}/{name}"
+
+    def read(self, name: str, max_bytes: int) -> bytes | None:
+        return self.store.read(name) if self.sizes.get(name, max_bytes + 1) <= max_bytes else None
+
+
+def _open(source: str) -> _Place:
+    store = Store(source)
+    info = store.filesystem.get_file_info(store.root)
+    if info.type == fs.FileType.NotFound:
+        raise ConfigError(f"import: there is no {source}")
+    if info.type == fs.FileType.File:
+        return _Place(Store(store.uri.rpartition("/")[0]), {info.base_name: info.size})
+    found = store.filesystem.get_file_info(fs.FileSelector(store.root, recursive=True))
+    sizes = {entry.path[len(store.root) :].lstrip("/"): entry.size for entry in found if entry.is_file}
+    return _Place(store, {name: size for name, size in sizes.items() if not _hidden(name)})
+
+
+def _readable(read: Callable[[_Place, str, int], Iterator[Item]], place: _Place, name: str,
+              max_bytes: int) -> Iterator[Item]:  # fmt: skip
+    try:
+        yield from read(place, name, max_bytes)
+    except (pa.ArrowInvalid, tarfile.TarError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        raise ConfigError(f"import: {place.url(name)} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _parquet(place: _Place, name: str, max_bytes: int) -> Iterator[Item]:
+    with place.store.filesystem.open_input_file(place.store.path(name)) as stream:
+        file, number = pq.ParquetFile(stream), 0
+        column = next((column for column in IMAGE_COLUMNS if column in file.schema_arrow.names), None)
+        if column is None:
+            columns = ", ".join(file.schema_arrow.names)
+            raise ConfigError(f"import: {place.url(name)} has no column `image` (columns: {columns})")
+        for batch in file.iter_batches(batch_size=100):
+            for row in batch.to_pylist():
+                picture = row[column]
+                data = picture.get("bytes") if isinstance(picture, dict) else picture
+                yield _item(row, f"{place.url(name)}#{number}", data, max_bytes)
+                number += 1
+
+
+def _tar(place: _Place, name: str, max_bytes: int) -> Iterator[Item]:
+    with place.store.filesystem.open_input_stream(place.store.path(name)) as stream:
+        key, sample = "", dict[str, tuple[int, bytes | None]]()
+        with tarfile.open(fileobj=stream, mode="r|*") as tar:
+            for member in tar:
+                folder, _, base = member.name.rpartition("/")
+                stem, _, ending = base.partition(".")
+                if not member.isfile() or not ending:
+                    continue
+                if (place_of := f"{folder}/{stem}") != key:
+                    yield from _sample(sample, f"{place.url(name)}#{key.lstrip('/')}", max_bytes)
+                    key, sample = place_of, {}
+                file = tar.extractfile(member) if member.size <= max_bytes else None
+                sample[ending.lower()] = (member.size, file.read() if file else None)
+        yield from _sample(sample, f"{place.url(name)}#{key.lstrip('/')}", max_bytes)
+
+
+def _sample(sample: Mapping[str, tuple[int, bytes | None]], url: str, max_bytes: int) -> Iterator[Item]:
+    ending = next((ending for ending in PICTURES if ending in sample), None)
+    if ending is None:
+        return
+    size, data = sample[ending]
+    facts = json.loads(sample["json"][1] or b"{}") if "json" in sample else {}
+    row = facts if isinstance(facts, dict) else {}
+    if "txt" in sample and not any(row.get(name) for name in CAPTIONS):
+        row = {**row, "caption": (sample["txt"][1] or b"").decode()}
+    yield _item(row, url, data, max_bytes, size)
+
+
+def _table(place: _Place, name: str, max_bytes: int) -> Iterator[Item]:
+    folder = PurePosixPath(name).parent
+    rows = csv.DictReader(io.StringIO(place.store.read(name).decode("utf-8-sig"), newline=""))
+    if "file_name" not in (rows.fieldnames or ()):
+        raise ConfigError(f"import: {place.url(name)} has no column file_name (columns: {rows.fieldnames})")
+    for row in rows:
+        near = [str(folder / row["file_name"]), str(folder / "images" / row["file_name"])]
+        found = next((file for file in near if file in place.sizes), near[0])
+        yield _item(row, place.url(found), place.read(found, max_bytes), max_bytes, place.sizes.get(found, 0))
+
+
+def _file(place: _Place, name: str, max_bytes: int) -> Iterator[Item]:
+    path = PurePosixPath(name)
+    note = str(path.with_suffix(".txt"))
+    caption = (place.read(note, max_bytes) or b"").decode() if note in place.sizes else ""
+    row = {"title": path.stem.replace("_", " ").replace("-", " "), "tag": path.parent.name, "caption": caption}
+    yield _item(row, place.url(name), place.read(name, max_bytes), max_bytes, place.sizes[name])
+
+
+def _item(row: Mapping[str, Any], url: str, data: bytes | None, max_bytes: int, size: int | None = None) -> Item:
+    size = len(data or b"") if size is None else size
+    return Item(
+        str(_first(row, URLS) or url), data if size <= max_bytes else None, size, str(_first(row, TITLES) or ""),
+        _texts(_first(row, TAGS)), _texts(_first(row, CAPTIONS)), str(row.get("page_url") or ""),
+    )  # fmt: skip
+
+
+def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    return next((row[name] for name in names if row.get(name)), None)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    several = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(dict.fromkeys(text for text in (str(one or "").strip() for one in several) if text))
+
+
+def _ending(name: str) -> str:
+    return Path(name).suffix.lower().lstrip(".")
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__")) for part in PurePosixPath(name).parts)
