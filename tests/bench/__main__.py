@@ -1,4 +1,4 @@
-"""`python -m tests.bench demo|kills|--all [--quick]`: run benchmarks by name."""
+"""`python -m tests.bench NAME... | --all [--quick]`: run benchmarks by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+NAMES = sorted(path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
 def main() -> int:
@@ -22,7 +22,9 @@ def main() -> int:
     names = NAMES if arguments.all else arguments.names
     if not names:
         options.error("name a benchmark, or --all")
-    results = [importlib.import_module(f"tests.bench.{name}").run(quick=arguments.quick) for name in names]
+    results = [
+        importlib.import_module(f"tests.bench.{name.replace('-', '_')}").run(quick=arguments.quick) for name in names
+    ]
     for name, result in zip(names, results, strict=True):
         show({"name": name, **result})
     return 0 if all(result["holds"] for result in results) else 1
