@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 OVERRIDE = re.compile(r"[A-Za-z_]+(\.[A-Za-z_]+)*=.*", re.DOTALL)
 
+READS_TABLES = ("caption", "latents", "train", "report")
 STAGES = {
     "crawl": (
         "walk listing pages with headless browsers, fetch and clean every image once",
         "emoji-ldm crawl crawl.site=https://example.org 'crawl.tags=[Blobs, Cat]'\n"
-        "  emoji-ldm crawl --config my.yaml store=s3://bucket/emoji crawl.num_browsers=16",
+        "  emoji-ldm crawl --config my.yaml store=s3://bucket/emoji crawl.num_browsers=16\n"
+        "  emoji-ldm crawl --config my.yaml --retry failed",
     ),
     "caption": (
         "describe every image that has no caption yet",
@@ -65,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     _add(commands, "demo", "run every stage on a small local emoji site, then write the report", "emoji-ldm demo")
     for name, (text, examples) in STAGES.items():
-        _add(commands, name, text, examples)
+        _add_flags(name, _add(commands, name, text, examples))
     _add_dataset(commands)
     _add(commands, "doctor", "say what this machine has and lacks, and the command that mends it",
          "emoji-ldm doctor\n  emoji-ldm doctor store=s3://bucket/emoji")  # fmt: skip
@@ -136,7 +138,7 @@ def _config(arguments: argparse.Namespace) -> tuple[Config, list[str]]:
     from emoji_ldm.config import load
 
     words = [word for word in arguments.words if not OVERRIDE.fullmatch(word)]
-    overrides = [word for word in arguments.words if OVERRIDE.fullmatch(word)]
+    overrides = [*(word for word in arguments.words if OVERRIDE.fullmatch(word)), *(arguments.flags or ())]
     source = arguments.config or ("demo" if arguments.command == "demo" else None)
     config = load(source, overrides)
     if arguments.command == "generate" and words:
@@ -167,9 +169,23 @@ def _add(commands: Any, name: str, text: str, examples: str) -> argparse.Argumen
     )  # fmt: skip
     command.add_argument("-c", "--config", metavar="PRESET|FILE", help="preset name or YAML file to start from")
     command.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+    command.set_defaults(flags=None)
     words = "[prompt ...] [section.field=value ...]" if name == "generate" else "section.field=value"
     command.add_argument("words", nargs="*", metavar=words, help="overrides such as train.lr=1e-4")
     return command
+
+
+def _add_flags(stage: str, command: argparse.ArgumentParser) -> None:
+    """Options that are short for an override of the same name."""
+    if stage == "crawl":
+        command.add_argument("--refresh", dest="flags", action="append_const", const="crawl.refresh=true",
+                             help="walk all pages again, and fetch again what has changed since")  # fmt: skip
+    if stage in ("crawl", "caption"):
+        command.add_argument("--retry", dest="flags", action="append", metavar="failed",
+                             type=lambda what: f"{stage}.retry={what}", help="do once more what failed before")  # fmt: skip
+    if stage in READS_TABLES:
+        command.add_argument("--at", dest="flags", action="append", metavar="TAG|TIME|TABLE@VERSION",
+                             type=lambda at: f"at={at}", help="read the tables as they were then")  # fmt: skip
 
 
 def _add_dataset(commands: Any) -> None:
