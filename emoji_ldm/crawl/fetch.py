@@ -1,33 +1,39 @@
-"""URL -> bytes, within all limits: one deadline for everything, a size cap, at most one retry."""
+"""URL -> bytes, within all limits: one deadline for everything, a size cap, at most two retries."""
 
 from __future__ import annotations
 
 import asyncio
+import random
+import ssl
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from urllib.parse import urljoin
 
-import httpx
+import aiohttp
 
 from emoji_ldm.config import CrawlConfig
+from emoji_ldm.crawl.address import Addresses
+from emoji_ldm.crawl.gate import Gate
 from emoji_ldm.crawl.outcomes import Outcome, Refused
-from emoji_ldm.crawl.polite import MAX_REDIRECTS, Politeness
+from emoji_ldm.crawl.robots import opt_outs
+from emoji_ldm.crawl.web import BROKEN, MAX_REDIRECTS, Unpacker, open_session, parse_url, retry_after, target
 
-BACKOFF_S = 0.5
+NUM_RETRIES = 2
+BACKOFF_S = 0.5  # before the first retry at most; doubles
 GONE = (404, 410)
-# Opt-outs that image data sets honour; `none` stands for noindex, nofollow.
-OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none", "noml"})
+HOPELESS = (aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL, ssl.SSLError)
 
 
 @dataclass(frozen=True)
 class Download:
-    """A whole body."""
+    """A whole body, or with `not_modified` the word that it is as it was."""
 
     body: bytes
     http_status: int
     media_type: str
+    etag: str = ""
+    last_modified: str = ""
+    not_modified: bool = False
+    url: str = ""  # where it was found, redirects followed
 
 
 class MayHeal(Refused):
@@ -49,99 +55,117 @@ class Budget:
 class Fetcher:
     """Downloads over kept-alive connections; use it inside one event loop."""
 
-    def __init__(self, config: CrawlConfig) -> None:
-        """Nothing is requested yet."""
-        self.config, self.polite = config, Politeness(config)
+    def __init__(self, config: CrawlConfig, gate: Gate) -> None:
+        """Nothing is requested yet; ConfigError if `crawl.allow_private` is wrong."""
+        self.config, self.gate, self.addresses = config, gate, Addresses(config)
+        self._session: aiohttp.ClientSession | None = None
 
-    async def get(self, url: str) -> Download:
-        """The body of a URL.
+    async def get(self, url: str, *, etag: str = "", last_modified: str = "") -> Download:
+        """The body of a URL, or that it has not changed since an answer with these validators.
 
         Raises:
-            Refused: There is none; says how the URL ended. Robots.txt and addresses are checked before each request.
+            Refused: There is none; says how the URL ended. The gate and addresses are asked before each request.
+            CrawlError: The gate has ended.
         """
+        known = {"If-None-Match": etag, "If-Modified-Since": last_modified}
+        known = {name: value for name, value in known.items() if value and value.isprintable()}
         budget = Budget(self.config.fetch_timeout_s)
-        try:
-            return await self._follow(url, budget)
-        except MayHeal as refused:
-            pause_s = max(BACKOFF_S, refused.pause_s)
-            if pause_s >= budget.left_s:
-                raise
-            began = time.monotonic()
-            await asyncio.sleep(pause_s)
-            budget.spend(began)
-        return await self._follow(url, budget)
+        for number in range(NUM_RETRIES):
+            try:
+                return await self._follow(url, known, budget)
+            except MayHeal as refused:
+                # Full jitter, so that workers which failed together do not come back together.
+                pause_s = max(random.uniform(0, BACKOFF_S * 2**number), refused.pause_s)
+                if pause_s >= budget.left_s:
+                    raise
+                budget.left_s -= pause_s
+                await asyncio.sleep(pause_s)
+        return await self._follow(url, known, budget)
 
     async def close(self) -> None:
-        """Close all connections."""
-        await self.polite.close()
+        """Close all connections; the gate stays open."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+        await self.addresses.close()
 
-    async def _follow(self, url: str, budget: Budget) -> Download:
+    async def _follow(self, url: str, known: dict[str, str], budget: Budget) -> Download:
         for _ in range(MAX_REDIRECTS + 1):
-            await self.polite.may_request(url)
-            began = time.monotonic()
-            try:
-                async with asyncio.timeout(max(budget.left_s, 0)):
-                    answer = await self._request(url)
-            except TimeoutError:
-                raise Refused(Outcome.TIMED_OUT, f"not whole within {self.config.fetch_timeout_s:g} s") from None
-            except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-                raise MayHeal(Outcome.UNREACHABLE, f"{type(error).__name__}: {error}".removesuffix(": ")) from None
-            finally:
-                budget.spend(began)
+            answer = await self._visit(url, known, budget)
             if isinstance(answer, Download):
                 return answer
             url = answer
         raise Refused(Outcome.HTTP_ERROR, f"more than {MAX_REDIRECTS} redirects")
 
-    async def _request(self, url: str) -> Download | str:
+    async def _visit(self, url: str, known: dict[str, str], budget: Budget) -> Download | str:
+        """One request, with the gate's permit and within what is left of the budget."""
+        permit = await self.gate.enter(url)
+        status, pause_s, began = None, 0.0, time.monotonic()
+        try:
+            async with asyncio.timeout(max(budget.left_s, 0)):
+                answer = await self._request(url, known)
+                status = answer.http_status if isinstance(answer, Download) else 302
+                return answer
+        except TimeoutError:
+            raise Refused(Outcome.TIMED_OUT, f"not whole within {self.config.fetch_timeout_s:g} s") from None
+        except Refused as refused:
+            status, pause_s = refused.http_status, getattr(refused, "pause_s", 0.0)
+            raise
+        except HOPELESS as error:
+            raise Refused(Outcome.UNREACHABLE, _named(error)) from None
+        except BROKEN as error:
+            raise MayHeal(Outcome.UNREACHABLE, _named(error)) from None
+        finally:
+            budget.spend(began)
+            await self.gate.leave(permit, status=status, retry_after_s=pause_s)
+
+    async def _request(self, url: str, known: dict[str, str]) -> Download | str:
         """One answer: a body, or the address that it redirects to."""
-        async with self.polite.client.stream("GET", url) as response:
-            status = response.status_code
-            if response.has_redirect_location:
-                return urljoin(url, response.headers["location"])
-            if status != 200:
+        self._session = self._session or open_session(self.config, self.addresses)
+        parsed = parse_url(url)
+        self.addresses.check(parsed)
+        async with self._session.get(parsed, allow_redirects=False, headers=known or None) as response:
+            status, headers = response.status, response.headers
+            if (following := target(url, response)) is not None:
+                return following
+            if status != 200 and not (status == 304 and known):
                 raise _bad_status(response)
-            if opted_out := _opt_outs(response.headers) & OPT_OUTS:
-                raise Refused(Outcome.ROBOTS, f"X-Robots-Tag: {', '.join(sorted(opted_out))}", status)
-            return Download(await self._read(response), status, response.headers.get("content-type", ""))
+            if "X-Robots-Tag" in headers:
+                self._check_opt_outs(response)
+            body = await self._read(response) if status == 200 else b""
+            return Download(body, status, headers.get("Content-Type", ""), headers.get("ETag", ""),
+                            headers.get("Last-Modified", ""), status == 304, url)  # fmt: skip
 
-    async def _read(self, response: httpx.Response) -> bytes:
+    def _check_opt_outs(self, response: aiohttp.ClientResponse) -> None:
+        if opted_out := opt_outs(response.headers.getall("X-Robots-Tag"), self.config.user_agent):
+            raise Refused(Outcome.ROBOTS, f"X-Robots-Tag: {', '.join(opted_out)}", response.status)
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """The body, given up as soon as it is, or says it is, too large."""
-        limit = self.config.max_bytes
-        promised = response.headers.get("content-length", "0")
-        if promised.isdecimal() and int(promised) > limit:
-            raise Refused(Outcome.TOO_LARGE, f"{promised} bytes; crawl.max_bytes is {limit}", response.status_code)
-        body = bytearray()
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > limit:
-                raise Refused(Outcome.TOO_LARGE, f"more than {limit} bytes (crawl.max_bytes)", response.status_code)
-        return bytes(body)
+        limit, promised = self.config.max_bytes, response.content_length or 0
+        if promised > limit:
+            raise Refused(Outcome.TOO_LARGE, f"{promised} bytes; crawl.max_bytes is {limit}", response.status)
+        unpacker, parts, size = Unpacker(response.headers.get("Content-Encoding", "")), list[bytes](), 0
+        while chunk := await response.content.readany():
+            parts.append(unpacker.unpack(chunk, limit + 1 - size))
+            size += len(parts[-1])
+            if size > limit:
+                raise Refused(Outcome.TOO_LARGE, f"more than {limit} bytes (crawl.max_bytes)", response.status)
+        unpacker.finish()
+        return b"".join(parts)
 
 
-def _bad_status(response: httpx.Response) -> Refused:
-    status = response.status_code
-    reason = f"HTTP {status} {response.reason_phrase}".rstrip()
+def _bad_status(response: aiohttp.ClientResponse) -> Refused:
+    status = response.status
+    reason = f"HTTP {status} {response.reason or ''}".rstrip()[:200]
     if status in GONE:
         return Refused(Outcome.DEAD, reason, status)
     if status != 429 and status < 500:
         return Refused(Outcome.HTTP_ERROR, reason, status)
     refused = MayHeal(Outcome.HTTP_ERROR, reason, status)
-    refused.pause_s = _retry_after(response.headers.get("retry-after", ""))
+    refused.pause_s = retry_after(response.headers)
     return refused
 
 
-def _retry_after(value: str) -> float:
-    """Seconds that a Retry-After header asks for, as a number or a date; 0 if it makes no sense."""
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return max((parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds(), 0.0)
-    except (ValueError, TypeError):
-        return 0.0
-
-
-def _opt_outs(headers: httpx.Headers) -> set[str]:
-    """Directives of X-Robots-Tag headers, without the agents that they may be addressed to."""
-    words = ",".join(headers.get_list("x-robots-tag")).split(",")
-    return {word.rsplit(":", 1)[-1].strip().lower() for word in words}
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")[:300]

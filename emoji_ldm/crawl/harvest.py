@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,14 +14,22 @@ from typing import Any
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.clean import Picture, clean
 from emoji_ldm.crawl.fetch import Download, Fetcher
+from emoji_ldm.crawl.gate import Gate
 from emoji_ldm.crawl.outcomes import Outcome, Refused, outcome_row
+from emoji_ldm.errors import EmojiLdmError
 
 Row = dict[str, Any]
+Result = tuple[Row | None, Row]
+MOST_AT_ONCE = 32  # URLs a worker is busy with, over all hosts: bounds bodies in memory
 
 
 @dataclass(frozen=True)
 class Harvest:
-    """What became of image URLs: rows of `images` (one per kept URL), rows of `outcomes` (one per URL)."""
+    """What became of image URLs: rows of `images` (one per kept URL), rows of `outcomes` (one per URL).
+
+    An outcome that is `unchanged` is no row to store: what the URL ended as before still holds. Kept ones carry
+    `fingerprint` besides.
+    """
 
     images: list[Row]
     outcomes: list[Row]
@@ -29,55 +38,72 @@ class Harvest:
 class Harvester:
     """Fetches and cleans; keeps its connections from shard to shard."""
 
-    def __init__(self, config: CrawlConfig) -> None:
-        """Nothing is requested yet."""
-        self.config, self.fetcher = config, Fetcher(config)
+    def __init__(self, config: CrawlConfig, gate: Gate) -> None:
+        """Nothing is requested yet; ConfigError if `crawl.allow_private` is wrong."""
+        self.config, self.gate, self.fetcher = config, gate, Fetcher(config, gate)
         self.runner = asyncio.Runner()
         self.cleaning = ThreadPoolExecutor(1, "clean")  # beside the event loop, so that deadlines hold
 
     def harvest(self, wanted: Sequence[Row]) -> Harvest:
-        """Fetch rows {image_url, title, tags, page_url}; a bad one is an outcome, never an error."""
+        """Fetch rows {image_url, title, tags, page_url}; a bad one is an outcome, never an error.
+
+        A row that also has the `etag` or `last_modified` of its last answer is only fetched if it has changed.
+        CrawlError if the gate has ended.
+        """
         results = self.runner.run(self._all(wanted))
         return Harvest([image for image, _ in results if image is not None], [outcome for _, outcome in results])
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections and the gate."""
         self.runner.run(self.fetcher.close())
+        self.runner.run(self.gate.close())
         self.runner.close()
         self.cleaning.shutdown()
 
-    async def _all(self, wanted: Sequence[Row]) -> list[tuple[Row | None, Row]]:
-        # Bodies that wait to be cleaned are bounded as well, or a large shard would hold them all in memory.
-        requests = asyncio.Semaphore(self.config.host_concurrency)
-        bodies = asyncio.Semaphore(2 * self.config.host_concurrency)
+    async def _all(self, wanted: Sequence[Row]) -> list[Result]:
+        results, queue = dict[int, Result](), _Queue(wanted, 2 * self.config.host_concurrency)
 
-        async def one(row: Row) -> tuple[Row | None, Row]:
-            async with bodies:
-                return await self._one(row, requests)
+        async def work() -> None:
+            while (number := await queue.take()) is not None:
+                try:
+                    results[number] = await self._one(wanted[number])
+                finally:
+                    queue.done(number)
 
-        return await asyncio.gather(*(one(row) for row in wanted))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(MOST_AT_ONCE, len(wanted))):
+                    group.create_task(work())
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # the gate has ended: they all say so
+        return [results[number] for number in range(len(wanted))]
 
-    async def _one(self, row: Row, requests: asyncio.Semaphore) -> tuple[Row | None, Row]:
+    async def _one(self, row: Row) -> Result:
         url, began = row["image_url"], time.monotonic()
         try:
-            async with requests:
-                began = time.monotonic()
-                download = await self._get(url)
+            download = await self._get(row)
             elapsed_s = time.monotonic() - began
+            if download.not_modified:
+                return None, _ended(url, Outcome.UNCHANGED, "HTTP 304", download, elapsed_s)
             picture = await asyncio.get_running_loop().run_in_executor(self.cleaning, self._clean, download)
         except Refused as refused:
-            elapsed_s = time.monotonic() - began
             return None, outcome_row(url, "image", refused.outcome, refused.reason, http_status=refused.http_status,
-                                     elapsed_s=elapsed_s)  # fmt: skip
-        ended = outcome_row(url, "image", Outcome.KEPT, "", image_id=picture.image_id, elapsed_s=elapsed_s,
-                            http_status=download.http_status)  # fmt: skip
-        ended["reason"] = f"{picture.source_format}, {picture.width} x {picture.height} px"
-        return _image_row(row, picture), ended
+                                     elapsed_s=time.monotonic() - began)  # fmt: skip
+        reason = f"{picture.source_format}, {picture.width} x {picture.height} px"
+        ended = _ended(url, Outcome.KEPT, reason, download, elapsed_s)
+        return _image_row(row, picture), {**ended, "image_id": picture.image_id, "fingerprint": picture.fingerprint}
 
-    async def _get(self, url: str) -> Download:
+    async def _get(self, row: Row) -> Download:
         try:
-            return await self.fetcher.get(url)
-        except Refused:
+            if self.config.source == "folder":
+                from emoji_ldm.crawl.sources.folder import read
+
+                return await asyncio.get_running_loop().run_in_executor(
+                    self.cleaning, read, row["image_url"], self.config
+                )
+            etag, last_modified = row.get("etag") or "", row.get("last_modified") or ""
+            return await self.fetcher.get(row["image_url"], etag=etag, last_modified=last_modified)
+        except (Refused, EmojiLdmError):
             raise
         except Exception as error:
             raise Refused(Outcome.UNREACHABLE, f"{type(error).__name__}: {error}"[:200]) from error
@@ -90,6 +116,46 @@ class Harvester:
             if refused.outcome is Outcome.NOT_AN_IMAGE and download.media_type:
                 reason = f"{reason} (sent as {download.media_type[:60]})"
             raise Refused(refused.outcome, reason, download.http_status) from None
+
+
+class _Queue:
+    """Row numbers, spread over hosts: at most so many of one host at once, so that a slow one holds up no other."""
+
+    def __init__(self, wanted: Sequence[Row], per_host: int) -> None:
+        self.hosts = [row["image_url"].split("/", 3)[2:3] or [""] for row in wanted]
+        self.per_host, self.active = per_host, Counter[str]()
+        self.waiting: dict[str, deque[int]] = {}
+        for number, (host,) in enumerate(self.hosts):
+            self.waiting.setdefault(host, deque()).append(number)
+        self.freed = asyncio.Event()
+
+    async def take(self) -> int | None:
+        """The next row that may be begun; None if none is left."""
+        while self.waiting:
+            for host in self.waiting:
+                if self.active[host] < self.per_host:
+                    return self._pop(host)
+            self.freed.clear()
+            await self.freed.wait()
+        return None
+
+    def done(self, number: int) -> None:
+        """A row has ended."""
+        self.active[self.hosts[number][0]] -= 1
+        self.freed.set()
+
+    def _pop(self, host: str) -> int:
+        numbers = self.waiting.pop(host)
+        number = numbers.popleft()
+        if numbers:
+            self.waiting[host] = numbers  # at the end, so that hosts take turns
+        self.active[host] += 1
+        return number
+
+
+def _ended(url: str, outcome: Outcome, reason: str, download: Download, elapsed_s: float) -> Row:
+    return outcome_row(url, "image", outcome, reason, http_status=download.http_status, elapsed_s=elapsed_s,
+                       etag=download.etag, last_modified=download.last_modified)  # fmt: skip
 
 
 def _image_row(row: Row, picture: Picture) -> Row:
@@ -106,4 +172,5 @@ def _image_row(row: Row, picture: Picture) -> Row:
         "page_url": row["page_url"],
         "source_format": picture.source_format,
         "fetched_at": datetime.now(UTC),
+        "fingerprint": picture.fingerprint,
     }

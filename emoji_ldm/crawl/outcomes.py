@@ -26,16 +26,16 @@ class Outcome(StrEnum):
     """Image: another URL gave the same pixels; `image_id` names them."""
     ROBOTS = "refused-by-robots"
     """Page or image: robots.txt or an X-Robots-Tag header forbids it; by robots.txt, nothing was requested."""
-    ADDRESS = "refused-address"
-    """Image: not http(s), or in a private network that the site itself is not in; nothing was requested."""
+    ADDRESS = "blocked-address"
+    """Not http(s), or neither public nor the site's own nor in `crawl.allow_private`; nothing was sent there."""
     DEAD = "dead"
     """Image: the server says it is gone (404 or 410)."""
     HTTP_ERROR = "http-error"
-    """Image: any other bad status, after one retry if it may heal, or too many redirects."""
+    """Image: any other bad status, after two retries if it may heal, or too many redirects."""
     TIMED_OUT = "timed-out"
     """Image: it was not whole within `crawl.fetch_timeout_s`."""
     UNREACHABLE = "unreachable"
-    """Image: no connection, or a broken one, after one retry."""
+    """No connection, or a broken one, after two retries; or robots.txt cannot be read, which forbids all."""
     TOO_LARGE = "too-large"
     """Image: more bytes than `crawl.max_bytes`, or a longer side than `crawl.max_px`."""
     TOO_SMALL = "too-small"
@@ -44,6 +44,8 @@ class Outcome(StrEnum):
     """Image: the bytes are no whole picture in a known format."""
     BLANK = "blank"
     """Image: fully transparent, or of one colour."""
+    UNCHANGED = "unchanged"
+    """Image: the server says that it is as it was (304). Never stored: the outcome that it had stays."""
 
 
 FAILURES = frozenset({Outcome.DEAD, Outcome.HTTP_ERROR, Outcome.TIMED_OUT, Outcome.UNREACHABLE})
@@ -57,10 +59,14 @@ class Refused(Exception):
         super().__init__(reason)
         self.outcome, self.reason, self.http_status = outcome, reason, http_status
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Refusals travel between processes."""
+        return type(self), (self.outcome, self.reason, self.http_status)
+
 
 def outcome_row(url: str, kind: str, outcome: Outcome, reason: str, **known: Any) -> dict[str, Any]:
-    """A row of `outcomes`, finished now; `known` adds image_id, http_status or elapsed_s."""
-    row = {"image_id": None, "http_status": None, "elapsed_s": None, **known}
+    """A row of `outcomes`, finished now; `known` adds image_id, http_status, elapsed_s, etag, last_modified."""
+    row = {"image_id": None, "http_status": None, "elapsed_s": None, "etag": None, "last_modified": None, **known}
     return {
         "url": url,
         "kind": kind,

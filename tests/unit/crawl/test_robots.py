@@ -1,8 +1,10 @@
 """robots.txt as RFC 9309 reads it."""
 
+import time
+
 import pytest
 
-from emoji_ldm.crawl.robots import Robots, parse_robots
+from emoji_ldm.crawl.robots import opt_outs, parse_robots
 
 AGENT = "emoji-ldm/0.1 (+https://example.org)"
 
@@ -48,12 +50,58 @@ def test_groups_share_rules_and_blank_lines_and_comments_do_not_end_them():
     assert robots.delay_s == 2.5
 
 
-def test_a_host_may_be_denied_as_a_whole():
-    assert Robots(denied="robots.txt answers 503").refusal("https://example.org/")
+@pytest.mark.parametrize(
+    ("rule", "path", "fine"),
+    [
+        ("/a*b*c$", "/a1b2c", False), ("/a*b*c$", "/a1b2cd", True), ("/a*b*c$", "/acb", True), ("*", "/any", False),
+        ("/a*a$", "/a", True), ("/*/*/x", "/1/2/x", False), ("/*/*/x", "/1/x", True), ("/a$b", "/a$b", False),
+    ],
+)  # fmt: skip
+def test_stars_find_their_parts_in_order(rule, path, fine):
+    assert allows(f"User-agent: *\nDisallow: {rule}", path) is fine
+
+
+def test_a_hostile_file_costs_little_time():
+    began = time.monotonic()
+    stars = "\n".join(f"Disallow: /{'*a' * 40}*{number}" for number in range(4000))
+    robots = parse_robots(f"User-agent: *\n{stars}", AGENT)
+    assert not robots.refusal("https://example.org/" + "a" * 2000)
+    assert time.monotonic() - began < 5
+
+
+def test_our_name_is_found_with_a_version_behind_it():
+    assert not allows("User-agent: emoji-ldm/2.0\nDisallow: /", "/x")
 
 
 @pytest.mark.parametrize(
-    "text", ["Disallow: /", "\ufeffUser-agent", "Crawl-delay: soon", ":::\n\x00", "User-agent: *\nCrawl-delay: -3"]
+    ("tags", "found"),
+    [
+        (["noai"], ["noai"]),
+        (["nofollow, NoImageAI"], ["noimageai"]),
+        (["otherbot: noindex, noai"], []),
+        (["otherbot: noindex, emoji-ldm: noml"], ["noml"]),
+        (["emoji-ldm: none", "otherbot: noai"], ["none"]),
+        (["*: noimageindex"], ["noimageindex"]),
+        (["unavailable_after: Wednesday, 25-Jun-30 15:30:00 GMT, noindex"], ["noindex"]),
+        (["max-snippet: 20, noai"], ["noai"]),
+        (["all", "", ":", "a:b:noai"], []),
+    ],
+)
+def test_an_opt_out_binds_us_if_it_is_for_us_or_for_all(tags, found):
+    assert opt_outs(tags, AGENT) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Disallow: /",
+        "\ufeffUser-agent",
+        "Crawl-delay: soon",
+        ":::\n\x00",
+        "User-agent: *\nCrawl-delay: -3",
+        "User-agent: *\nCrawl-delay: inf",
+        "User-agent: *\nCrawl-delay: nan",
+    ],
 )
 def test_nonsense_allows_everything(text):
     robots = parse_robots(text, AGENT)

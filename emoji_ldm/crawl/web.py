@@ -1,0 +1,98 @@
+"""A connection pool with our manners: an honest name, checked addresses, no cookies, no proxies, no redirects."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import urljoin
+
+import aiohttp
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from emoji_ldm.config import CrawlConfig
+from emoji_ldm.crawl.address import Addresses
+from emoji_ldm.crawl.outcomes import Outcome, Refused
+
+MAX_REDIRECTS = 5
+REDIRECTS = (301, 302, 303, 307, 308)
+NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # callers have a deadline for the whole
+BROKEN = (aiohttp.ClientError, OSError, EOFError)
+"""What aiohttp raises when a server cannot be reached or does not speak HTTP."""
+_PLAIN = re.compile(r"[!-~]+")
+
+
+def open_session(config: CrawlConfig, addresses: Addresses) -> aiohttp.ClientSession:
+    """A pool for the running event loop. Bodies come as sent; see `Unpacker`."""
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, resolver=addresses, ttl_dns_cache=60, keepalive_timeout=30),
+        headers={"User-Agent": config.user_agent, "Accept": "*/*", "Accept-Encoding": "identity"},
+        cookie_jar=aiohttp.DummyCookieJar(), timeout=NO_TIMEOUT, trust_env=False, auto_decompress=False,
+    )  # fmt: skip
+    session._retry_connection = False  # a repeated request needs a permit of its own
+    return session
+
+
+def parse_url(url: str) -> URL:
+    """A URL as the connector sees it: spelt as given if it can be sent so, else percent-encoded; Refused if none."""
+    try:
+        parsed = URL(url, encoded=_PLAIN.fullmatch(url) is not None)
+        parsed.port  # noqa: B018 - a bad one is only noticed when it is read
+    except ValueError as error:
+        raise Refused(Outcome.ADDRESS, f"not an http address: {url[:100]} ({error})") from None
+    return parsed
+
+
+def origin_of(url: URL) -> str:
+    """Scheme, host and port: what one robots.txt speaks for."""
+    host = (url.raw_host or "").lower()
+    return f"{url.scheme}://[{host}]:{url.port}" if ":" in host else f"{url.scheme}://{host}:{url.port}"
+
+
+def target(url: str, response: aiohttp.ClientResponse) -> str | None:
+    """Where a response redirects to, absolute; None if it does not."""
+    location = response.headers.get("Location")
+    if response.status not in REDIRECTS or location is None:
+        return None
+    try:
+        return urljoin(url, location.strip())
+    except ValueError:
+        raise Refused(Outcome.HTTP_ERROR, f"redirected to {location[:100]!r}", response.status) from None
+
+
+def retry_after(headers: CIMultiDictProxy[str]) -> float:
+    """Seconds that a Retry-After header asks for, as a number or a date; 0 if it makes no sense."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdecimal():
+        return float(value[:9])
+    try:
+        return max((parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds(), 0.0)
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+
+
+class Unpacker:
+    """Undoes a Content-Encoding that we did not ask for, a bounded piece at a time: a bomb never unfolds."""
+
+    def __init__(self, encoding: str) -> None:
+        """Refused if the encoding is not one that every server may use."""
+        self.packed = encoding.strip().lower() not in ("", "identity")
+        if self.packed and encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+            raise Refused(Outcome.HTTP_ERROR, f"sent in Content-Encoding {encoding[:40]!r}, which was not asked for")
+        self.inflate = zlib.decompressobj(wbits=47)  # 47: the header tells gzip from zlib
+
+    def unpack(self, chunk: bytes, at_most: int) -> bytes:
+        """Up to `at_most` bytes of what a chunk unfolds to; the caller stops when it has more than it wants."""
+        if not self.packed:
+            return chunk
+        try:
+            return self.inflate.decompress(chunk, at_most)
+        except zlib.error as error:
+            raise Refused(Outcome.HTTP_ERROR, f"its Content-Encoding is broken: {error}"[:200]) from None
+
+    def finish(self) -> None:
+        """Refused if the body ended in the middle."""
+        if self.packed and not self.inflate.eof:
+            raise Refused(Outcome.HTTP_ERROR, "its Content-Encoding is broken: it ends too soon")
