@@ -182,7 +182,7 @@ def _add_flags(stage: str, command: argparse.ArgumentParser) -> None:
                              help="walk all pages again, and fetch again what has changed since")  # fmt: skip
     if stage in ("crawl", "caption"):
         command.add_argument("--retry", dest="flags", action="append", metavar="failed",
-                             type=lambda what: f"{stage}.retry={what}", help="do once more what failed before")  # fmt: skip
+                             type=lambda what: f"{stage}.retry={what}", help="do what failed once more")  # fmt: skip
     if stage in READS_TABLES:
         command.add_argument("--at", dest="flags", action="append", metavar="TAG|TIME|TABLE@VERSION",
                              type=lambda at: f"at={at}", help="read the tables as they were then")  # fmt: skip
