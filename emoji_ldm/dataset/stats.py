@@ -17,6 +17,7 @@ SHOWN = 12  # of the most frequent values
 REASONS = 3  # per engine
 WIDTH = 80
 LABEL = 22
+NO_BREAK = "\xa0"  # between a value and its count
 
 
 def stats(tables: Mapping[str, Table]) -> dict[str, Any]:
@@ -135,11 +136,13 @@ def _section(facts: Mapping[str, Any]) -> Iterator[str]:
 def _entry(name: str, value: Any) -> Iterator[str]:
     number = _percent if name.endswith(("_share", "_filled")) else _number
     if isinstance(value, Mapping):
-        text = ", ".join(f"{key} {number(count)}" for key, count in value.items()) or "-"
+        pairs = (f"{key} {number(count)}".replace(" ", NO_BREAK) for key, count in value.items())
+        text = ", ".join(pairs) or "-"
     else:
         text = number(value)
     label = f"  {name.replace('_', ' ')[: LABEL - 1]:<{LABEL}}"
-    yield from textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label))
+    lines = textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label))
+    yield from (line.replace(NO_BREAK, " ") for line in lines)
 
 
 def _number(value: float) -> str:

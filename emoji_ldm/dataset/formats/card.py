@@ -20,7 +20,7 @@ BODY = """
 | --- | --- | --- |
 {parts}
 
-`caption` is the best caption and `captions` holds all good ones, people's first; both are empty where there is none.
+`captions` holds all good captions, or those that people wrote; `caption` is the first. Both may be empty.
 `image_id` is the SHA-256 of size and pixels. The pictures keep the licence of their source (`source_url`).
 
 ```python
