@@ -1,14 +1,21 @@
-"""Caption over Ray: every image that has no caption by this engine and these settings."""
+"""Caption over Ray: people's captions from a CSV, then every caption that this engine has not made yet."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emoji_ldm.caption import captioner
-from emoji_ldm.config import CaptionConfig, Config
+from emoji_ldm.caption import captioner, overrides
+from emoji_ldm.caption.plan import COLUMNS as DONE
+from emoji_ldm.caption.plan import Plan, column, plan
+from emoji_ldm.caption.rounds import Rounds
+from emoji_ldm.config import CaptionConfig, Config, key_of
 from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError, JobError
@@ -18,15 +25,18 @@ from ray_jobs import cluster, shards, sink
 
 NUM_CPUS = 0.5
 NUM_EXAMPLES = 3
+PICTURES = ("image_id", "image", "title", "tags")
+Build = Callable[[CaptionConfig], captioner.Engine]
 
 
-def run(config: Config) -> dict[str, object]:
+def run(config: Config, build: Build = captioner.build) -> dict[str, object]:
     """Caption what has no caption yet; returns counts, examples and versions for people.
 
     Raises:
         DatasetError: There are no images.
-        ModelError: The engine's model is missing; found before any image is read.
-        JobError: More than `caption.max_failed` of this run's images got no good caption; all is committed then.
+        ModelError: The engine's model or package is missing; found before any image is read.
+        ConfigError: The engine cannot use so many GPUs, or `caption.overrides` is no good CSV.
+        JobError: More than `caption.max_failed` of this run's captions failed; all is committed then.
     """
     captioner.check(config.caption)
     store, key = Store(config.store), captioner.engine_key(config.caption)
@@ -34,16 +44,17 @@ def run(config: Config) -> dict[str, object]:
     image_ids = table.keys()
     if not image_ids:
         raise DatasetError(f"{store.uri} has no images; run: emoji-ldm crawl")
-    done = Table(store, CAPTIONS).read(["image_id"], filter=pc.field("engine_key") == key)["image_id"].to_pylist()
-    pending = shards.of_images(
-        table, image_ids.difference(done), rows_per_shard=config.caption.rows_per_shard, key=f"caption:{key}"
-    )
-    counts = _caption(config, store, pending, Lineage(config, "caption", {IMAGES.name: table.version}))
+    lineage = Lineage(config, "caption", {IMAGES.name: table.version})
+    overridden = overrides.apply(config.caption.overrides, store, lineage)
+    plans = _plans(config.caption, store, image_ids, key)
+    counts = _caption(config, store, _shards(config.caption, table, plans, key), lineage, build)
     _check_failed(config.caption, counts, store, key)
     return {
         "captioned": counts.get("ok", 0),
         "failed": counts.get("failed", 0),
-        "captioned before": len(image_ids.intersection(done)),
+        "captioned before": len(image_ids) - len(plans),
+        **({"overridden": overridden} if config.caption.overrides else {}),
+        **({"batches filled": f"{counts['asked'] / counts['slots']:.0%}"} if counts.get("slots") else {}),
         "engine": captioner.engine_name(config.caption),
         **_examples(store, key),
         "versions": {CAPTIONS.name: Table(store, CAPTIONS).version},
@@ -53,44 +64,81 @@ def run(config: Config) -> dict[str, object]:
 class CaptionWorker:
     """Actor: rows of `images` -> rows of `captions`."""
 
-    def __init__(self, config: CaptionConfig) -> None:
-        """Load the engine; on CPUs the actors share the node's cores evenly."""
+    def __init__(self, config: CaptionConfig, build: Build = captioner.build) -> None:
+        """Load the engine, once; on CPUs the actors share the node's cores evenly."""
         if config.engine != "metadata":
             import torch
 
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.num_workers))
-        self.config, self.engine = config, captioner.build(config)
+        self.config, self.engine = config, build(config)
 
     def __call__(self, rows: pa.Table) -> sink.Output:
         """Caption the pictures of a shard; a picture without a good caption is a row with a reason."""
-        captions = captioner.caption_rows(self.engine, self.config, rows)
+        rounds = Rounds(self.engine, self.config)
+        try:
+            captions = rounds.run(rows)
+        except captioner.EngineDead as error:
+            # Only a process that ends is replaced by Ray, and its shard done again; a raised error ends the job.
+            logging.getLogger(__name__).error("the engine is dead, a new one takes over: %s", error)
+            os._exit(1)
         status = captions["status"].to_pylist()
-        return sink.Output(captions, {"ok": status.count("ok"), "failed": status.count("failed")})
+        counts = {"ok": status.count("ok"), "failed": status.count("failed")}
+        filled = {"asked": rounds.asked, "slots": rounds.slots} if self.engine.batch_size else {}
+        return sink.Output(captions, counts | filled)
 
 
-def _caption(config: Config, store: Store, pending: list[sink.Shard], lineage: Lineage) -> dict[str, int]:
+def _plans(config: CaptionConfig, store: Store, image_ids: Collection[str], key: str) -> dict[str, Plan]:
+    done = Table(store, CAPTIONS).read(DONE, filter=pc.field("engine_key") == key)
+    return plan(image_ids, done, num_captions=config.num_captions, retry=config.retry == "failed")
+
+
+def _shards(config: CaptionConfig, images: Table, plans: Mapping[str, Plan], key: str) -> list[sink.Shard]:
+    """Shards of about `rows_per_shard` captions, named by their images and what is wanted for each."""
+    size = max(1, config.rows_per_shard // config.num_captions)
+    version = Table(images.store, CAPTIONS).version  # a failed caption may be tried again and again: each is new work
+    shared = shards.of_images(images, plans, rows_per_shard=size, key=f"caption:{key}")
+    return [_planned(shard, plans, version) for shard in shared]
+
+
+def _planned(shard: sink.Shard, plans: Mapping[str, Plan], version: int) -> sink.Shard:
+    ids = sorted(image_id for several in shard.payload["located"].values() for image_id in several)
+    chosen = {image_id: plans[image_id].to_json() for image_id in ids}
+    replaces = tuple(key for image_id in ids for key in plans[image_id].replaces)
+    name = key_of(shard.name, chosen, version if replaces else None)
+    num_items = sum(len(plans[image_id].wanted) for image_id in ids)
+    return sink.Shard(name, {**shard.payload, "plans": chosen}, num_items, replaces)
+
+
+def _read(store: Store, payload: dict[str, Any]) -> pa.Table:
+    """Pictures and plans of a shard."""
+    rows = shards.image_reader(store, PICTURES)(payload)
+    plans = {image_id: Plan.from_json(values) for image_id, values in payload["plans"].items()}
+    return rows.append_column("plan", column(plans, rows["image_id"].to_pylist()))
+
+
+def _caption(config: Config, store: Store, pending: list[sink.Shard], lineage: Lineage, build: Build) -> dict[str, int]:
     if not pending:
         return {}
     settings = config.caption
     cluster.connect(config.cluster)
     cluster.require(config.cluster, "caption", settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
     job = sink.Job(
-        "caption", store, CAPTIONS, shards.image_reader(store, ("image_id", "image", "title", "tags")), CaptionWorker,
-        (settings,), settings.num_workers, NUM_CPUS, settings.num_gpus,
+        "caption", store, CAPTIONS, partial(_read, store), CaptionWorker, (settings, build), settings.num_workers,
+        NUM_CPUS, settings.num_gpus,
     )  # fmt: skip
-    return sink.run(job, pending, lineage, unit="images")
+    return sink.run(job, pending, lineage, unit="captions")
 
 
 def _check_failed(config: CaptionConfig, counts: dict[str, int], store: Store, key: str) -> None:
-    failed, total = counts.get("failed", 0), sum(counts.values())
+    failed, total = counts.get("failed", 0), counts.get("ok", 0) + counts.get("failed", 0)
     if not total or failed / total <= config.max_failed:
         return
     chosen = (pc.field("engine_key") == key) & (pc.field("status") == "failed")
     reasons = Table(store, CAPTIONS).read(["reason"], filter=chosen)["reason"].to_pylist()
     raise JobError(
-        f"{failed} of {total} images got no good caption, more than caption.max_failed={config.max_failed:g}; "
-        f"the most frequent reason: {max(reasons, key=reasons.count)}; "
-        "see: emoji-ldm dataset show captions"
+        f"{failed} of {total} captions failed, more than caption.max_failed={config.max_failed:g}; "
+        f"the most frequent reason: {max(reasons, key=reasons.count)}; see: emoji-ldm dataset show captions; "
+        "try them again with caption.retry=failed"
     )
 
 

@@ -19,16 +19,25 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RaySystemError,
+    WorkerCrashedError,
+)
 
 from emoji_ldm import errors
 from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import DataFile, Table
-from emoji_ldm.errors import EmojiLdmError
+from emoji_ldm.errors import EmojiLdmError, JobError
 from emoji_ldm.progress import track
 from emoji_ldm.records import TableSpec
 from emoji_ldm.store import Store
 
 Row = dict[str, Any]
+LOST = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, RaySystemError, OutOfMemoryError)
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Shard:
     name: str
     payload: dict[str, Any]
     num_items: int = 1  # for the progress bar
+    replaces: tuple[str, ...] = ()  # keys of older rows that the shard's rows take the place of
 
 
 @dataclass(frozen=True)
@@ -94,12 +104,19 @@ def stream(job: Job, shards: Sequence[Shard]) -> Iterator[Finished]:
         num_cpus=job.num_cpus, num_gpus=job.num_gpus or None,
     )  # fmt: skip
     data = data.map(_writer(job), num_cpus=0.25, concurrency=workers)
-    for row in data.iter_rows():
-        if row["error"]:
-            _raise(row["error"])
-        file = DataFile(**json.loads(row["file"])) if row["file"] else None
-        extra = _from_ipc(row["extra"]) if row["extra"] else None
-        yield Finished(row["shard"], row["num_items"], file, json.loads(row["counts"]), extra)
+    try:
+        for row in data.iter_rows():
+            if row["error"]:
+                _raise(row["error"])
+            file = DataFile(**json.loads(row["file"])) if row["file"] else None
+            extra = _from_ipc(row["extra"]) if row["extra"] else None
+            yield Finished(row["shard"], row["num_items"], file, json.loads(row["counts"]), extra)
+    except LOST as error:
+        first = str(error).strip().partition("\n")[0]
+        raise JobError(
+            f"{job.stage} lost a part of its Ray cluster ({type(error).__name__}: {first}); "
+            "what was committed is safe: run the same command again to go on"
+        ) from None
 
 
 def _row(shard: Shard) -> Row:
@@ -113,12 +130,15 @@ def run(job: Job, shards: Sequence[Shard], lineage: Lineage, *, unit: str = "row
     table, totals = Table(job.store, job.table), dict[str, int]()
     if not shards:
         return totals
+    replaces = {shard.name: shard.replaces for shard in shards}
     with track(job.stage, sum(s.num_items for s in shards), unit) as progress:
         for done in stream(job, shards):
             files = [done.file] if done.file else []
-            version = table.commit(
-                files, app_id=f"{job.stage}:{done.shard}", metadata=lineage.metadata(done.counts, done.shard)
-            )
+            metadata, app_id = lineage.metadata(done.counts, done.shard), f"{job.stage}:{done.shard}"
+            if older := replaces[done.shard]:
+                version = table.upsert(files, older, app_id=app_id, metadata=metadata)
+            else:
+                version = table.commit(files, app_id=app_id, metadata=metadata)
             if version is not None:
                 add_counts(totals, done.counts)
             progress.advance(done.num_items)

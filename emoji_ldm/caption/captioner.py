@@ -1,20 +1,21 @@
-"""Which engines there are, and what they all do: pictures with titles -> captions with a status."""
+"""Which engines there are, what they are asked and what they answer."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-import pyarrow as pa
 from PIL import Image
 
 from emoji_ldm.caption import prompt
 from emoji_ldm.config import CaptionConfig, key_of
-from emoji_ldm.records import ATTRIBUTES, CAPTIONS
+from emoji_ldm.errors import ConfigError, ModelError
 
-REVISION = 1  # goes into every engine's key: raise it when captions change for the same settings
+REVISION = 2  # goes into every engine's key: raise it when captions change for the same settings
+TEMPERATURES = (0.0, 0.7, 1.0)  # first answer, then each time a fresh one is wanted; 0 is greedy
+TOP_K = 50  # tokens that a sampled answer may choose from: beyond them lies noise
 
 
 @dataclass(frozen=True)
@@ -27,24 +28,65 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Caption:
-    """A caption, or why there is none."""
+class Request:
+    """One answer that is wanted; the same request gets the same answer in every run and batch."""
+
+    subject: Subject
+    image_id: str
+    number: int = 0  # which of the image's captions
+    attempt: int = 0  # which answer for this caption
+
+    @property
+    def temperature(self) -> float:
+        """0 for the first answer of the first caption, then higher with each step."""
+        return TEMPERATURES[min(self.attempt + (self.number > 0), len(TEMPERATURES) - 1)]
+
+    @property
+    def seed(self) -> int:
+        """Of the sampling, 31 bits."""
+        return int(key_of(self.image_id, self.number, self.attempt), 16) % 2**31
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an engine says, not judged yet."""
 
     text: str
-    attributes: dict[str, str] = field(default_factory=dict)
-    reason: str = ""  # empty if the caption is good
+    ended: bool = True  # False if the longest length cut it off
+    attributes: Mapping[str, str] | None = None  # None: they are read from the text
+    fault: str = ""  # why the engine itself has no answer
 
 
-class Captioner(Protocol):
+class EngineDead(Exception):
+    """The engine cannot answer anything any more: its process must be replaced. Says nothing of the pictures."""
+
+
+class OutOfMemory(Exception):
+    """The batch is too large for the GPU; the engine lives on."""
+
+
+class Engine(Protocol):
     """An engine, loaded and ready."""
 
-    def __call__(self, subjects: Sequence[Subject]) -> list[Caption]:
-        """One caption per subject; a failure is a caption with a reason."""
+    batch_size: int | None  # requests per call; None takes any number and fills its own batches
+    samples: bool  # whether asking again may give another answer
+
+    def prepare(self, requests: Sequence[Request]) -> Any:
+        """The CPU's part: model inputs. Called in another thread than `answer`, while that runs."""
+        ...
+
+    def answer(self, prepared: Any) -> list[Answer]:
+        """The GPU's part: one answer per request, in order.
+
+        Raises:
+            EngineDead: Now and for ever.
+            OutOfMemory: For this many requests at once.
+        """
         ...
 
 
 def engine_key(config: CaptionConfig) -> str:
-    """Hash of all that decides what an engine writes; batch size and workers do not."""
+    """Hash of all that decides what an engine writes first; batches, workers and how often it is asked do not."""
     if config.engine == "metadata":
         return key_of(REVISION, config.engine)
     return key_of(REVISION, config.engine, config.model, config.size_px, config.max_new_tokens, prompt.INSTRUCTION)
@@ -56,60 +98,39 @@ def engine_name(config: CaptionConfig) -> str:
 
 
 def check(config: CaptionConfig) -> None:
-    """Raise ModelError if the engine's model is not there, without loading weights."""
-    if config.engine == "qwen2.5-vl":
-        from emoji_ldm.caption.qwen import check_model
+    """Find out, without loading weights, whether the engine can run.
 
-        check_model(config.model)
+    Raises:
+        ModelError: Model or package is missing.
+        ConfigError: The engine cannot use so many GPUs.
+    """
+    if config.engine == "metadata":
+        return
+    if config.engine == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            raise ModelError("caption.engine=vllm needs vLLM on every node: pip install 'emoji-ldm[vllm]'")
+        if not config.num_gpus:
+            raise ConfigError("caption.engine=vllm needs a GPU per worker; set caption.num_gpus=1")
+    elif config.num_gpus > 1:
+        raise ConfigError(
+            f"caption.num_gpus={config.num_gpus:g}: qwen2.5-vl uses one GPU per worker; "
+            "set caption.num_gpus=1 and raise caption.num_workers, or use caption.engine=vllm"
+        )
+    from emoji_ldm.caption.qwen import check_model
+
+    check_model(config.model)
 
 
-def build(config: CaptionConfig) -> Captioner:
+def build(config: CaptionConfig) -> Engine:
     """Load the engine; ModelError if its model is missing or of another kind."""
     if config.engine == "metadata":
-        from emoji_ldm.caption.metadata import describe_all
+        from emoji_ldm.caption.metadata import MetadataEngine
 
-        return describe_all
-    from emoji_ldm.caption.qwen import QwenCaptioner
+        return MetadataEngine()
+    if config.engine == "vllm":
+        from emoji_ldm.caption.vllm import VllmEngine
 
-    return QwenCaptioner(config)
+        return VllmEngine(config)
+    from emoji_ldm.caption.qwen import QwenEngine
 
-
-def caption_rows(captioner: Captioner, config: CaptionConfig, images: pa.Table) -> pa.Table:
-    """Rows of `captions` for rows of `images` (image_id, image, title, tags), in the same order."""
-    rows = images.to_pylist()
-    captions: dict[str, Caption] = {}
-    for start in range(0, len(rows), config.batch_size):
-        captions |= _batch(captioner, rows[start : start + config.batch_size])
-    key, name = engine_key(config), engine_name(config)
-    return pa.Table.from_pylist(
-        [_row(row["image_id"], captions[row["image_id"]], key, name) for row in rows], schema=CAPTIONS.schema
-    )
-
-
-def _batch(captioner: Captioner, rows: list[dict[str, object]]) -> dict[str, Caption]:
-    """Captions by image id; a picture that cannot be read fails alone."""
-    subjects, captions = dict[str, Subject](), dict[str, Caption]()
-    for row in rows:
-        try:
-            subjects[str(row["image_id"])] = _subject(row)
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-            captions[str(row["image_id"])] = Caption("", reason=f"unreadable picture: {error}")
-    if subjects:
-        captions |= zip(subjects, captioner(list(subjects.values())), strict=True)
-    return captions
-
-
-def _subject(row: dict[str, object]) -> Subject:
-    picture, tags = row["image"], row["tags"]
-    assert isinstance(picture, dict) and isinstance(tags, list)
-    with Image.open(io.BytesIO(picture["bytes"])) as image:
-        return Subject(image.convert("RGBA"), str(row["title"] or ""), tuple(tags))
-
-
-def _row(image_id: str, caption: Caption, key: str, name: str) -> dict[str, str]:
-    good = not caption.reason
-    return {
-        "caption_id": key_of(image_id, key), "image_id": image_id, "caption": caption.text if good else "",
-        "engine": name, "engine_key": key, "status": "ok" if good else "failed", "reason": caption.reason,
-        **{attribute: caption.attributes.get(attribute, "") for attribute in ATTRIBUTES},
-    }  # fmt: skip
+    return QwenEngine(config)

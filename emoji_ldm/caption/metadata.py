@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from emoji_ldm.caption.captioner import Caption, Subject
-from emoji_ldm.caption.parse import NONE, write
+from emoji_ldm.caption.captioner import Answer, Request, Subject
+from emoji_ldm.caption.parse import NONE, write_all
 from emoji_ldm.caption.pixels import Facts, measure
 
 _HEADS = re.compile(r"\b(face|smiley|blob|head|skull|pepe)s?\b")  # the whole picture is a head
@@ -54,16 +54,29 @@ _ACTION = {
 }  # fmt: skip
 
 
-def describe_all(subjects: Sequence[Subject]) -> list[Caption]:
-    """One caption per subject."""
-    return [describe(subject) for subject in subjects]
+class MetadataEngine:
+    """The engine: its further captions of an image say the same facts in other sentences."""
+
+    batch_size: int | None = None
+    samples = False
+
+    def prepare(self, requests: Sequence[Request]) -> Sequence[Request]:
+        """Nothing to prepare."""
+        return requests
+
+    def answer(self, prepared: Sequence[Request]) -> list[Answer]:
+        """One caption per request; where the facts give no further sentence, the fault says so."""
+        return [describe(request.subject, request.number) for request in prepared]
 
 
-def describe(subject: Subject) -> Caption:
-    """The caption of one picture; always good, as it claims only what is known."""
+def describe(subject: Subject, number: int = 0) -> Answer:
+    """The caption of one picture, which claims only what is known; `number` chooses the form of the sentence."""
     title, facts = clean_title(subject.title), measure(subject.image)
     attributes = _attributes(f"{title} {' '.join(subject.tags)}".lower(), title.lower(), facts)
-    return Caption(write(title, attributes, _new_tag(title, subject.tags)), attributes)
+    forms = write_all(title, attributes, _new_tag(title, subject.tags))
+    if number < len(forms):
+        return Answer(forms[number], attributes=attributes)
+    return Answer("", fault=f"the facts of this picture give only {len(forms)} different sentences")
 
 
 def clean_title(title: str) -> str:

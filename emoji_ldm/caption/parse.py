@@ -36,20 +36,33 @@ _ABSENT = re.compile(
 
 def write(title: str, attributes: Mapping[str, str], tag: str = "") -> str:
     """The sentence for a title and its attributes; clauses of "none" are left out."""
+    return write_all(title, attributes, tag)[0]
+
+
+def write_all(title: str, attributes: Mapping[str, str], tag: str = "") -> list[str]:
+    """Sentences that all state the same, each different: the asked form first, then other orders of its clauses."""
     known = {name: attributes.get(name, NONE) for name in ATTRIBUTES}
-    clauses = [
-        f"{title} emoji{f' from {tag}' if tag else ''} with {article(known['head_shape'])}",
-        f"{known['eyes']} eyes",
-        f"{known['mouth']} mouth",
-        f"{known['expression']} expression",
-        f"{known['skin_color']} skin color",
-        known["action"],
-        f"with {article(known['background'])} background",
-    ]
-    kept = [clause for clause, name in zip(clauses, ATTRIBUTES, strict=True) if known[name] != NONE]
-    if known["head_shape"] == NONE:
-        kept.insert(0, f"{title} emoji{f' from {tag}' if tag else ''}")
-    return ", ".join(kept) + "."
+    name, scene = f"{title} emoji{f' from {tag}' if tag else ''}", f"{article(known['background'])} background"
+    head, behind = (known[part] != NONE for part in ("head_shape", "background"))
+    clauses = {
+        "eyes": f"{known['eyes']} eyes",
+        "mouth": f"{known['mouth']} mouth",
+        "expression": f"{known['expression']} expression",
+        "skin_color": f"{known['skin_color']} skin color",
+        "action": known["action"],
+    }
+    middle = [clause for part, clause in clauses.items() if known[part] != NONE]
+    shape, forms = article(known["head_shape"]), list[str]()
+    for order in (middle, middle[::-1]):
+        with_shape = [f"{name} with {shape}" if head else name, *order]
+        forms.append(", ".join([*with_shape, *([f"with {scene}"] if behind else [])]) + ".")
+        if head or middle:
+            parts = ", ".join([*([shape] if head else []), *order])
+            forms.append(f"{name}: {parts}{f', on {scene}' if behind else ''}.")
+            forms.append(f"This is the {name}, with {parts}{f' and {scene}' if behind else ''}.")
+        if behind:
+            forms.append(f"On {scene}, {', '.join(with_shape)}.")
+    return list(dict.fromkeys(forms))
 
 
 def parse(sentence: str) -> dict[str, str]:

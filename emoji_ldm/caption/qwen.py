@@ -1,22 +1,21 @@
-"""Captions by a Qwen2.5-VL of any size, from a folder or a hub id, on GPU or CPU."""
+"""Captions by a Qwen2.5-VL of any size, from a folder or a hub id, on GPU or CPU, through transformers."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, AutoProcessor, LogitsProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging
 
-from emoji_ldm.caption.captioner import Caption, Subject
-from emoji_ldm.caption.parse import parse
+from emoji_ldm.caption.captioner import TOP_K, Answer, EngineDead, OutOfMemory, Request
 from emoji_ldm.caption.prompt import messages
 from emoji_ldm.config import CaptionConfig
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.records import ATTRIBUTES
 
 MODEL_TYPE = "qwen2_5_vl"
 REMEDY = (
@@ -24,8 +23,17 @@ REMEDY = (
 )
 
 
-class QwenCaptioner:
-    """A loaded model; greedy, so that the same picture and title give the same caption."""
+class Prepared(NamedTuple):
+    """A batch as the model takes it."""
+
+    inputs: Any
+    sampling: GumbelPerRow
+
+
+class QwenEngine:
+    """A loaded model: a request's answer depends on picture, title and seed, not on its neighbours."""
+
+    samples = True
 
     def __init__(self, config: CaptionConfig) -> None:
         """Load the model: bfloat16 on the GPU if the config asks for one, else float32 on the CPU.
@@ -34,57 +42,95 @@ class QwenCaptioner:
             ModelError: Model or processor cannot be loaded.
             ConfigError: `size_px` is no multiple of the model's visual cell (28 px).
         """
-        check_model(config.model)
-        logging.disable_progress_bar()
+        self.batch_size: int | None = config.batch_size
+        self.size_px, self.max_new_tokens = config.size_px, config.max_new_tokens
+        self.processor: Any = load_processor(config)
+        self._decoder = copy.deepcopy(self.processor.tokenizer)  # one tokenizer cannot serve two threads at once
         device, dtype = ("cuda", torch.bfloat16) if config.num_gpus else ("cpu", torch.float32)
         try:
-            self.processor: Any = AutoProcessor.from_pretrained(config.model)
             model = Qwen2_5_VLForConditionalGeneration.from_pretrained(config.model, dtype=dtype)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise ModelError(_unloadable(config.model, error)) from None
         self.model: Any = model.eval().requires_grad_(False).to(device)
-        self.size_px, self.max_new_tokens = config.size_px, config.max_new_tokens
-        _check_size(self.processor.image_processor, config.size_px)
+
+    def prepare(self, requests: Sequence[Request]) -> Prepared:
+        """Left-padded prompts and every picture on white in `size_px` squares, on the CPU."""
+        inputs = self.processor(
+            text=[chat_text(self.processor, request) for request in requests],
+            images=[on_white(request.subject.image, self.size_px) for request in requests],
+            padding=True, padding_side="left", return_tensors="pt", **visual_budget(self.size_px),
+        )  # fmt: skip
+        return Prepared(inputs, GumbelPerRow(requests))
 
     @torch.inference_mode()
-    def __call__(self, subjects: Sequence[Subject]) -> list[Caption]:
-        """One caption per subject, all in one `generate` call."""
-        inputs = self.inputs(subjects).to(self.model.device)
-        # The model's own generation settings may sample; without sampling its temperature must go too.
-        written = self.model.generate(
-            **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, temperature=None, top_p=None, top_k=None
-        )[:, inputs.input_ids.shape[1] :]
-        texts = self.processor.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        ends = torch.tensor(_end_ids(self.model), device=written.device)
-        ended = torch.isin(written, ends).any(dim=1).tolist()
-        return [judge(text, ended=whole) for text, whole in zip(texts, ended, strict=True)]
-
-    def inputs(self, subjects: Sequence[Subject]) -> Any:
-        """Model input of a batch: left-padded prompts and every picture on white in `size_px` squares."""
-        prompts = [
-            self.processor.apply_chat_template(messages(subject.title), add_generation_prompt=True, tokenize=False)
-            for subject in subjects
-        ]
-        # Both limits at the square's own area: by default the processor enlarges an emoji, to 128 tokens or more.
-        area = self.size_px**2
-        return self.processor(
-            text=prompts, images=[on_white(subject.image, self.size_px) for subject in subjects], padding=True,
-            padding_side="left", return_tensors="pt", size={"shortest_edge": area, "longest_edge": area},
-        )  # fmt: skip
+    def answer(self, prepared: Prepared) -> list[Answer]:
+        """All in one `generate` call."""
+        try:
+            inputs = prepared.inputs.to(self.model.device)
+            # Everything that the model's own generation settings may set is set here, as for vLLM.
+            written = self.model.generate(
+                **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, temperature=None, top_p=None,
+                top_k=None, repetition_penalty=1.0, logits_processor=[prepared.sampling],
+            )[:, inputs.input_ids.shape[1] :].cpu()  # fmt: skip
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise OutOfMemory(str(error)) from None
+        except RuntimeError as error:
+            if _is_dead(error):
+                raise EngineDead(str(error)) from None
+            raise
+        texts = self._decoder.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        ended = torch.isin(written, torch.tensor(_end_ids(self.model))).any(dim=1).tolist()
+        return [Answer(text, ended=whole) for text, whole in zip(texts, ended, strict=True)]
 
 
-def judge(text: str, *, ended: bool) -> Caption:
-    """The caption that a model's answer is, or what is wrong with it."""
-    sentence = " ".join(text.split()).strip("\"'`* ")
-    if not sentence:
-        return Caption("", reason="empty answer")
-    if not ended:
-        return Caption(sentence, reason="truncated: no end within caption.max_new_tokens")
-    attributes = parse(sentence)
-    missing = [name for name in ATTRIBUTES if name not in attributes]
-    if missing:
-        return Caption(sentence, attributes, f"not in the asked form: {', '.join(missing)} missing")
-    return Caption(sentence, attributes)
+class GumbelPerRow(LogitsProcessor):  # type: ignore[misc]
+    """Sampling with a temperature and a seed per row, for a `generate` that takes the largest score.
+
+    The largest of `score / temperature + Gumbel noise` is a draw from the softmax (Gumbel-max,
+    Maddison et al. 2014). Rows of temperature 0 stay greedy in the same batch.
+    """
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        """One stream of noise per request, on the CPU: the same on every device."""
+        self.temperatures = [request.temperature for request in requests]
+        self.streams = [torch.Generator().manual_seed(request.seed) for request in requests]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Scores `(rows, vocabulary)` with noise on the `TOP_K` largest of each sampled row."""
+        for row, (temperature, stream) in enumerate(zip(self.temperatures, self.streams, strict=True)):
+            if temperature:
+                largest, places = scores[row].float().topk(min(TOP_K, scores.shape[1]))
+                noise = -torch.empty(len(largest)).exponential_(generator=stream).log()
+                drawn = largest / temperature + noise.to(largest.device)
+                scores[row] = torch.full_like(scores[row], -torch.inf).scatter(0, places, drawn.to(scores.dtype))
+        return scores
+
+
+def load_processor(config: CaptionConfig) -> Any:
+    """The model's processor; ModelError if it cannot be loaded, ConfigError if `size_px` does not suit it."""
+    check_model(config.model)
+    logging.disable_progress_bar()
+    try:
+        processor = AutoProcessor.from_pretrained(config.model)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(_unloadable(config.model, error)) from None
+    cell = processor.image_processor.patch_size * processor.image_processor.merge_size
+    if config.size_px % cell:
+        raise ConfigError(f"caption.size_px={config.size_px} is no multiple of {cell}, the side of a visual token")
+    return processor
+
+
+def chat_text(processor: Any, request: Request) -> str:
+    """The prompt as text, with one place for the picture."""
+    turns = messages(request.subject.title)
+    text: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return text
+
+
+def visual_budget(size_px: int) -> dict[str, Any]:
+    """Processor arguments that keep a square's own area: by default an emoji is enlarged to 128 tokens or more."""
+    return {"size": {"shortest_edge": size_px**2, "longest_edge": size_px**2}}
 
 
 def on_white(image: Image.Image, size_px: int) -> Image.Image:
@@ -109,10 +155,10 @@ def check_model(source: str) -> None:
         raise ModelError(f"caption.model={source!r} holds no *.safetensors weights; {REMEDY}")
 
 
-def _check_size(image_processor: Any, size_px: int) -> None:
-    cell = image_processor.patch_size * image_processor.merge_size
-    if size_px % cell:
-        raise ConfigError(f"caption.size_px={size_px} is no multiple of {cell}, the side of a visual token")
+def _is_dead(error: RuntimeError) -> bool:
+    """After an error on the device its context stays broken until the process ends."""
+    text = str(error)
+    return any(mark in text for mark in ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "device-side assert"))
 
 
 def _end_ids(model: Any) -> list[int]:

@@ -13,23 +13,26 @@ class CaptionConfig(Section):
     """Which engine writes captions, and how."""
 
     engine: Literal["metadata", "qwen2.5-vl", "vllm"] = "metadata"
-    """`metadata` builds the sentence from title, tags and measured colours; the others ask Qwen2.5-VL (`model`)."""
+    """`metadata` builds the sentence from title, tags and measured colours; the others ask Qwen2.5-VL (`model`),
+    `qwen2.5-vl` through transformers, `vllm` through vLLM (`pip install 'emoji-ldm[vllm]'`, a GPU per worker)."""
     model: str = "Qwen/Qwen2.5-VL-3B-Instruct"
     """Folder or hub id of the vision-language model."""
     batch_size: Positive = 16
-    """Images per `generate` call."""
+    """Images that the model works on at once; vLLM likes 128 or more."""
     max_new_tokens: Positive = 128
     """Longest caption, in tokens."""
     num_captions: Positive = 1
     """Captions per image; the first one is greedy, further ones are sampled."""
     regenerations: Annotated[int, Field(ge=0, le=2)] = 2
     """Further tries, at a higher temperature, for a caption that fails a gate."""
+    retry: Literal["", "failed"] = ""
+    """`failed` asks again for captions that failed in an earlier run, and puts the new rows in place of theirs."""
     overrides: str = ""
     """CSV with columns image_id (or source_url) and caption, written by people: they win over every engine."""
     num_workers: Positive = 2
     """Captioner actors."""
     num_gpus: Annotated[float, Field(ge=0)] = 0
-    """GPUs per captioner actor."""
+    """GPUs per captioner actor; one each is best for a model that fits one GPU."""
     size_px: Positive = 224
     """Side that the model sees: 224 px are 64 visual tokens."""
     rows_per_shard: Positive = 128

@@ -12,7 +12,7 @@ RANK = {HUMAN: 0, "metadata": 2}
 
 
 def good_captions(captions: Table) -> dict[str, list[str]]:
-    """{image_id: its good captions}, distinct; people's first, then by engine, number and text.
+    """{image_id: its good captions}, distinct, by engine, number and text; where people wrote one, theirs only.
 
     The order depends on the rows alone, never on the files they lie in.
     """
@@ -20,6 +20,8 @@ def good_captions(captions: Table) -> dict[str, list[str]]:
     rows = captions.read(columns, filter=pc.field("status") == "ok").to_pylist()
     rows.sort(key=lambda row: (RANK.get(row["engine"], 1), row["engine"], row["number"] or 0, row["caption"]))
     found: dict[str, dict[str, None]] = {}  # a dict keeps the order and drops repeats
+    told = {row["image_id"] for row in rows if row["engine"] == HUMAN}  # by people, who know better
     for row in rows:
-        found.setdefault(row["image_id"], {})[row["caption"]] = None
+        if row["engine"] == HUMAN or row["image_id"] not in told:
+            found.setdefault(row["image_id"], {})[row["caption"]] = None
     return {image_id: list(several) for image_id, several in found.items()}

@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from emoji_ldm.config import key_of
+from emoji_ldm.dataset.captions import good_captions as good_of_all
+from emoji_ldm.dataset.refs import open_at
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError
 from emoji_ldm.records import CAPTIONS, IMAGES, LATENTS, TEXTS
@@ -67,14 +69,9 @@ def text_rows(captions: Sequence[str], encoder_key: str, states: Sequence[Floats
 
 
 def good_captions(images: Table, captions: Table) -> dict[str, list[str]]:
-    """Good captions per image that is in the data set, both sorted; images without one are left out."""
-    known = images.keys()
-    rows = captions.read(["image_id", "caption"], filter=pc.field("status") == "ok")
-    found: dict[str, set[str]] = {}
-    for image_id, caption in zip(rows["image_id"].to_pylist(), rows["caption"].to_pylist(), strict=True):
-        if image_id in known:
-            found.setdefault(image_id, set()).add(caption)
-    return {image_id: sorted(found[image_id]) for image_id in sorted(found)}
+    """Good captions per image that is in the data set, by `emoji_ldm.dataset.captions`, sorted by image."""
+    known, found = images.keys(), good_of_all(captions)
+    return {image_id: found[image_id] for image_id in sorted(found) if image_id in known}
 
 
 @dataclass(frozen=True)
@@ -92,18 +89,19 @@ class LatentSet:
     versions: dict[str, int]  # {table: version read}
 
 
-def load_latent_set(store: Store, *, codec_key: str, encoder_key: str) -> LatentSet:
+def load_latent_set(store: Store, *, codec_key: str, encoder_key: str, at: str = "") -> LatentSet:
     """Every captioned image with its latents and text states.
 
     Args:
         store: Where the tables lie.
         codec_key: `Codec.key`: latents of other codecs are not seen.
         encoder_key: `TextEncoder.key`, likewise.
+        at: Tag, time or version of images and captions; latents and states, which belong to them, are the newest.
 
     Raises:
         DatasetError: There is no captioned image, or one lacks its latents or text states.
     """
-    tables = {spec.name: Table(store, spec) for spec in (IMAGES, CAPTIONS, LATENTS, TEXTS)}
+    tables = {**open_at(store, at, IMAGES, CAPTIONS), **{spec.name: Table(store, spec) for spec in (LATENTS, TEXTS)}}
     captions = good_captions(tables["images"], tables["captions"])
     if not captions:
         raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")

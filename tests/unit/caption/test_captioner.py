@@ -1,36 +1,37 @@
 import pytest
 
-from emoji_ldm.caption.captioner import build, caption_rows, engine_key
-from emoji_ldm.caption.metadata import describe_all
+from emoji_ldm.caption.captioner import Request, check, engine_key
 from emoji_ldm.config import CaptionConfig
-from emoji_ldm.records import CAPTIONS
-from tests.emoji import blobs, image_rows
+from emoji_ldm.errors import ConfigError, ModelError
 
 METADATA = CaptionConfig()
 
 
-def test_rows_follow_their_images_and_the_schema():
-    images = image_rows(blobs(20))
-    rows = caption_rows(build(METADATA), METADATA, images)
-    assert rows.schema == CAPTIONS.schema
-    assert rows["image_id"].to_pylist() == images["image_id"].to_pylist()
-    assert set(rows["status"].to_pylist()) == {"ok"}
-    assert len(set(rows["caption_id"].to_pylist())) == 20
-
-
-def test_a_broken_picture_is_one_failed_row():
-    images = image_rows(blobs(5)).to_pylist()
-    images[2]["image"] = {"bytes": b"no picture", "path": ""}
-    rows = caption_rows(describe_all, METADATA, image_rows(blobs(0)).from_pylist(images)).to_pylist()
-    assert [row["status"] for row in rows] == ["ok", "ok", "failed", "ok", "ok"]
-    assert rows[2]["reason"].startswith("unreadable picture")
-    assert rows[2]["caption"] == ""
-
-
 @pytest.mark.parametrize(("change", "same"), [
-    ({"batch_size": 3}, True), ({"num_workers": 9}, True), ({"model": "other/model"}, False), ({"size_px": 448}, False),
+    ({"batch_size": 3}, True), ({"num_workers": 9}, True), ({"num_captions": 3}, True), ({"regenerations": 0}, True),
+    ({"retry": "failed"}, True), ({"model": "other/model"}, False), ({"size_px": 448}, False),
+    ({"engine": "vllm"}, False),
 ])  # fmt: skip
 def test_the_engine_key_holds_what_decides_the_caption(change, same):
     config = CaptionConfig(engine="qwen2.5-vl")
     assert (engine_key(config) == engine_key(config.model_copy(update=change))) == same
     assert engine_key(config) != engine_key(METADATA)
+
+
+def test_the_first_answer_is_greedy_and_each_further_one_hotter_with_a_seed_of_its_own():
+    def of(number, attempt):
+        return Request(None, "image", number, attempt)
+
+    assert [of(0, attempt).temperature for attempt in range(4)] == [0.0, 0.7, 1.0, 1.0]
+    assert [of(1, attempt).temperature for attempt in range(3)] == [0.7, 1.0, 1.0]
+    assert len({of(number, attempt).seed for number in range(5) for attempt in range(5)}) == 25
+    assert of(1, 2).seed == of(1, 2).seed < 2**31
+
+
+def test_vllm_is_checked_for_the_package_and_the_gpu(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"pip install 'emoji-ldm\[vllm\]'"):
+        check(CaptionConfig(engine="vllm", num_gpus=1))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    with pytest.raises(ConfigError, match=r"caption\.num_gpus=1"):
+        check(CaptionConfig(engine="vllm"))

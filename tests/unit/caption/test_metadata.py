@@ -4,7 +4,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from emoji_ldm.caption.captioner import Subject
-from emoji_ldm.caption.metadata import clean_title, describe, describe_all
+from emoji_ldm.caption.gates import judge
+from emoji_ldm.caption.metadata import clean_title, describe
 from emoji_ldm.caption.parse import parse
 from emoji_ldm.caption.pixels import measure
 from tests.emoji import blobs, openmoji
@@ -74,7 +75,7 @@ def test_a_face_says_what_its_title_says_and_no_more():
 
 def test_a_thing_has_no_face():
     caption = describe(subject(openmoji(3)[2]))  # hot dog
-    assert not caption.reason
+    assert not caption.fault
     assert caption.text.startswith("Hot dog emoji from food with a")
     assert {caption.attributes[name] for name in ("eyes", "mouth", "expression", "skin_color", "action")} == {"none"}
 
@@ -85,9 +86,29 @@ def test_a_tag_that_the_title_lacks_is_kept():
     assert " from " not in describe(Subject(image, "panda wave", ("Panda",))).text
 
 
-def test_real_emoji_get_captions_that_read_back_and_tell_them_apart():
-    pictures = [*openmoji(120), *blobs(120)]
-    captions = describe_all([subject(picture) for picture in pictures])
+def test_real_emoji_get_captions_that_pass_the_gates_read_back_and_tell_them_apart():
+    subjects = [subject(picture) for picture in (*openmoji(120), *blobs(120))]
+    captions = [judge(describe(one), one.title) for one in subjects]
     for caption in captions:
+        assert not caption.reason
         assert parse(caption.text) == {name: value for name, value in caption.attributes.items() if value != "none"}
     assert len({caption.text for caption in captions}) > 0.95 * len(captions)
+
+
+def test_further_captions_say_the_same_facts_in_other_sentences_until_there_are_none_left():
+    one = subject(openmoji(1)[0])
+    several = [describe(one, number) for number in range(9)]
+    good = [judge(answer, one.title) for answer in several if not answer.fault]
+    assert len({caption.text for caption in good}) == len(good) == 8
+    assert not any(caption.reason for caption in good)
+    for caption in good:
+        assert all(value.lower() in caption.text.lower() for value in caption.attributes.values() if value != "none")
+    assert several[8].fault == "the facts of this picture give only 8 different sentences"
+
+
+@pytest.mark.parametrize(
+    "title", ["lol lol lol lol", "I'm sorry, I can't see", "Улыбка", "絵文字", "el gato con ojos", ""]
+)
+def test_no_title_makes_a_measured_caption_fail(title):
+    answer = describe(Subject(drawn("ellipse", (8, 8, 88, 88)), title, ("emoji",)))
+    assert judge(answer, title).reason == ""

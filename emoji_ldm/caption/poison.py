@@ -1,0 +1,53 @@
+"""A batch through an engine, where a picture that the engine cannot bear costs its own answer only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from emoji_ldm.caption.captioner import Answer, Engine, EngineDead, OutOfMemory, Request
+from emoji_ldm.errors import EmojiLdmError, ModelError
+
+Outcome = Answer | Exception
+
+
+def outcomes(engine: Engine, requests: Sequence[Request], prepared: Any = None) -> list[Outcome]:
+    """An answer per request, or what the engine raised for that one alone.
+
+    Args:
+        engine: Is asked for the batch; if it raises, for its halves, down to the bad picture.
+        requests: At least one.
+        prepared: What `engine.prepare` made of them; None prepares them here.
+
+    Raises:
+        EngineDead: The engine says so: no picture is to blame.
+        ModelError: Not even one picture fits the GPU, or each of several pictures fails: the engine is at fault.
+    """
+    found = _bisected(engine, requests, prepared)
+    raised = [outcome for outcome in found if isinstance(outcome, Exception)]
+    if len(raised) == len(requests) > 1:
+        raise ModelError(f"the engine fails on each of {len(requests)} pictures: {described(raised[0])}")
+    return found
+
+
+def described(error: Exception) -> str:
+    """An exception as a short line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _bisected(engine: Engine, requests: Sequence[Request], prepared: Any) -> list[Outcome]:
+    try:
+        return [*engine.answer(engine.prepare(requests) if prepared is None else prepared)]
+    except (EngineDead, EmojiLdmError):
+        raise
+    except OutOfMemory as error:
+        if len(requests) == 1:
+            raise ModelError(
+                f"one picture alone is too much for the GPU's memory ({error}); "
+                "use a smaller caption.model or caption.max_new_tokens, or a larger GPU"
+            ) from None
+    except Exception as error:  # noqa: BLE001 - a library may raise anything for a picture; its row keeps the reason
+        if len(requests) == 1:
+            return [error]
+    half = len(requests) // 2
+    return [*_bisected(engine, requests[:half], None), *_bisected(engine, requests[half:], None)]

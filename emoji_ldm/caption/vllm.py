@@ -1,0 +1,91 @@
+"""Captions by a Qwen2.5-VL through vLLM's offline `LLM`: the same prompt, pixels and greedy answers as transformers.
+
+Why not `ray.data.llm`: its processor is one pass over a dataset (Ray 2.60, `ray/llm/_internal/batch`).
+What fails a gate would need a second pass, whose actor pool loads the model again; rows leave a batch
+in the order they finish, so a commit's shard comes together again only behind a barrier; and
+`should_continue_on_error` guards the engine stage alone, a picture that fails before it ends the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from emoji_ldm.caption.captioner import TOP_K, Answer, EngineDead, Request
+from emoji_ldm.caption.qwen import chat_text, load_processor, on_white, visual_budget
+from emoji_ldm.config import CaptionConfig
+from emoji_ldm.errors import ModelError
+
+PROMPT_TOKENS = 1024  # the form, the example, a long title and 64 visual tokens take half of it
+GPU_SHARE = 0.9  # of the memory of a worker's GPU
+
+
+class Prepared(NamedTuple):
+    """A call as `LLM.generate` takes it."""
+
+    prompts: list[dict[str, Any]]
+    sampling: list[Any]
+
+
+class VllmEngine:
+    """A loaded model; vLLM itself keeps `caption.batch_size` captions running until all are written."""
+
+    batch_size: int | None = None
+    samples = True
+
+    def __init__(self, config: CaptionConfig) -> None:
+        """Load the model on this process's GPUs; ModelError if that cannot be done."""
+        import vllm
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        self._vllm, self._dead = vllm, EngineDeadError
+        self.size_px, self.max_new_tokens = config.size_px, config.max_new_tokens
+        self.processor = load_processor(config)
+        try:
+            self.model = vllm.LLM(**engine_options(config))
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"vLLM cannot load caption.model={config.model!r}: {reason}") from None
+
+    def prepare(self, requests: Sequence[Request]) -> Prepared:
+        """Prompts with their pictures on white squares, and each request's own sampling."""
+        prompts = [
+            {
+                "prompt": chat_text(self.processor, request),
+                "multi_modal_data": {"image": on_white(request.subject.image, self.size_px)},
+            }
+            for request in requests
+        ]
+        return Prepared(prompts, [self._sampling(request) for request in requests])
+
+    def answer(self, prepared: Prepared) -> list[Answer]:
+        """All in one `generate` call, which answers in the order of the prompts."""
+        try:
+            outputs = self.model.generate(prepared.prompts, prepared.sampling, use_tqdm=False)
+        except self._dead as error:
+            raise EngineDead(str(error)) from None
+        return [_answer(output.outputs[0]) for output in outputs]
+
+    def _sampling(self, request: Request) -> Any:
+        return self._vllm.SamplingParams(
+            temperature=request.temperature, seed=request.seed, top_k=TOP_K, top_p=1.0, repetition_penalty=1.0,
+            max_tokens=self.max_new_tokens,
+        )  # fmt: skip
+
+
+def engine_options(config: CaptionConfig) -> dict[str, Any]:
+    """Arguments of `vllm.LLM`."""
+    whole = int(config.num_gpus)
+    parallel = {"tensor_parallel_size": whole, "distributed_executor_backend": "mp"} if whole > 1 else {}
+    return {
+        "model": config.model, "dtype": "bfloat16", "max_num_seqs": config.batch_size,
+        "max_model_len": PROMPT_TOKENS + config.max_new_tokens, "limit_mm_per_prompt": {"image": 1, "video": 0},
+        "mm_processor_kwargs": visual_budget(config.size_px),
+        "gpu_memory_utilization": GPU_SHARE * min(1.0, config.num_gpus), **parallel,
+    }  # fmt: skip
+
+
+def _answer(output: Any) -> Answer:
+    if output.finish_reason not in ("stop", "length"):
+        return Answer("", fault=f"vLLM gave up on the answer: {output.finish_reason}")
+    return Answer(output.text, ended=output.finish_reason == "stop")
