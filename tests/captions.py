@@ -1,56 +1,23 @@
-"""A fake engine that obeys the contract of `emoji_ldm.caption.captioner.Engine`, and what it says."""
+"""Rows of `captions`, for the tests of what reads them."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import pyarrow as pa
 
-from emoji_ldm.caption.captioner import Answer, EngineDead, Request
-from emoji_ldm.caption.parse import write
-
-
-def sentence(request: Request) -> str:
-    """A good caption that differs by image, number and attempt."""
-    head = f"round head of {request.seed}"
-    return write("Blob", {"head_shape": head, "eyes": "black", "mouth": "wide", "expression": "calm",
-                          "skin_color": "blue", "action": "waving", "background": "white"})  # fmt: skip
+from emoji_ldm.config import key_of
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.records import CAPTIONS
+from emoji_ldm.store import Store
 
 
-class FakeEngine:
-    """Answers with `say`, keeps the batches, and prepares in another thread than it answers."""
-
-    samples = True
-
-    def __init__(self, say: Callable[[Request], str] = sentence, batch_size: int | None = 4) -> None:
-        """What `say` raises, the batch raises."""
-        self.say, self.batch_size = say, batch_size
-        self.batches: list[list[Request]] = []
-        self.preparers: set[str] = set()
-
-    def prepare(self, requests: Sequence[Request]) -> list[Request]:
-        """The requests themselves."""
-        self.preparers.add(threading.current_thread().name)
-        return list(requests)
-
-    def answer(self, prepared: list[Request]) -> list[Answer]:
-        """One answer per request."""
-        self.batches.append(prepared)
-        return [Answer(self.say(request)) for request in prepared]
-
-
-class DyingEngine(FakeEngine):
-    """Dies at the second batch, once per folder; the engine that is started then lives on."""
-
-    def __init__(self, folder: Path) -> None:
-        """Deaths are noted in the folder, one file per process."""
-        super().__init__()
-        self.folder = folder
-
-    def answer(self, prepared: list[Request]) -> list[Answer]:
-        """One answer per request, or the end."""
-        if self.batches and not list(self.folder.iterdir()):
-            (self.folder / str(os.getpid())).touch()
-            raise EngineDead("CUDA error: an illegal memory access was encountered")
-        return super().answer(prepared)
+def fill_captions(store: Store, captions: list[tuple[str, str, str]], **columns: object) -> Table:
+    """Commit good captions (image_id, engine, text), in one version; `columns` sets others, such as a status."""
+    rows = [
+        {"caption_id": key_of(image_id, engine, text), "image_id": image_id, "caption": text, "engine": engine,
+         "engine_key": engine, "number": 0, "attempts": 1, "status": "ok", "reason": "", **columns}
+        for image_id, engine, text in captions
+    ]  # fmt: skip
+    table = Table(store, CAPTIONS)
+    file = table.write_file(pa.Table.from_pylist(rows, schema=CAPTIONS.schema))
+    table.commit([file], app_id=key_of(captions, columns), metadata={})
+    return table
