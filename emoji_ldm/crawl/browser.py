@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import shutil
 import subprocess
 import tempfile
 import time
 import weakref
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+import psutil
 import urllib3
 from selenium import webdriver
 from selenium.common.exceptions import TimeoutException, WebDriverException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.remote.remote_connection import RemoteConnection
 from selenium.webdriver.support.ui import WebDriverWait
 
+from emoji_ldm.crawl.finder import Found, find
 from emoji_ldm.crawl.profile import Profile
 from emoji_ldm.errors import CrawlError
 
 POLL_S = 0.08
 TILES_REST_S = 0.25  # tiles come in several steps: they count once the page has not changed for so long
+ANSWER_S = 10  # beyond a page's own time, a driver that has not answered hangs
+ERROR_PAGE = "chrome-error:"
 PAGE_REST_S = 1.0  # a whole page without tiles counts as empty once it has not changed for so long
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
@@ -47,16 +53,14 @@ class PageFailed(Exception):
     """The browser is well, but the page cannot be had; the text says why."""
 
 
-class ErrorPage(PageFailed):
-    """The browser shows a page of its own: nobody answered, or with a bad status and no text."""
-
-
 @dataclass(frozen=True)
 class View:
-    """What a page showed when it had come to rest."""
+    """What a page showed when it had come to rest, and how its document was answered."""
 
-    tiles: list[dict[str, Any]]  # [{src, title, position}]
-    status: int  # HTTP status of the document, 0 if the browser does not tell
+    found: Found
+    url: str  # where redirects ended
+    status: int = 0  # 0 if the browser does not tell
+    headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names
 
 
 class Browser:
@@ -84,6 +88,7 @@ class Browser:
         atexit.register(self._end)
         self.is_stuck = False  # a page did not let go: better take a fresh browser for the next one
         try:
+            self._connection().client_config.timeout = int(timeout_s) + ANSWER_S
             self.driver.set_page_load_timeout(timeout_s)
             self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _script("watch.js")})
         except (WebDriverException, urllib3.exceptions.HTTPError) as error:
@@ -95,6 +100,23 @@ class Browser:
         self._end()
         atexit.unregister(self._end)
 
+    def kill(self) -> None:
+        """End a browser that crashed or hangs, without asking it."""
+        process = self.driver.service.process
+        if process is not None:
+            process.kill()
+        self.quit()
+
+    def memory(self) -> int:
+        """Bytes that the driver and all processes of the browser hold (RSS; pages that they share count for each)."""
+        total, process = 0, self.driver.service.process
+        with contextlib.suppress(psutil.Error):
+            root = psutil.Process(process.pid if process else 0)
+            for member in (root, *root.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):  # it ended while we looked
+                    total += member.memory_info().rss
+        return total
+
     def view(self, url: str, profile: Profile) -> View:
         """Open a page and wait for its tiles; none once the page is whole and at rest.
 
@@ -104,9 +126,11 @@ class Browser:
         """
         deadline = time.monotonic() + self.timeout_s
         try:
+            self._responses()  # of the page before
             self.driver.get(url)
             left = max(deadline - time.monotonic(), 1.0)
-            found = WebDriverWait(self.driver, left, POLL_S).until(lambda driver: _settled(driver, profile))
+            view = WebDriverWait(self.driver, left, POLL_S).until(_Rest(profile))
+            status, headers = next(reversed(self._responses()), (0, {}))
         except TimeoutException as error:
             self.is_stuck = bool(error.msg)  # the driver's own time-out, not that of our wait
             raise PageFailed(f"no tiles and no rest within {self.timeout_s:g} s") from None
@@ -116,8 +140,47 @@ class Browser:
             if "net::" in str(error.msg):
                 raise PageFailed(first_line(error).removeprefix("unknown error: ")) from None
             raise BrowserLost(first_line(error)) from None
-        assert found is not None, "until returns what is true"
-        return View(found["tiles"], found["status"])
+        assert view is not None, "until returns what is true"
+        if view.url.startswith(ERROR_PAGE) and not status:
+            raise PageFailed("the browser shows an error page: nobody answered")
+        return replace(view, status=status, headers=headers)
+
+    def _connection(self) -> RemoteConnection:
+        connection = self.driver.command_executor
+        assert isinstance(connection, RemoteConnection), "a local driver is reached by HTTP"
+        return connection
+
+    def _responses(self) -> list[tuple[int, dict[str, str]]]:
+        """Status and headers of the documents that the window showed since the last call, the newest last."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]  # type: ignore[no-untyped-call]
+        return [
+            (event["params"]["response"]["status"], _lower(event["params"]["response"]["headers"]))
+            for event in events
+            if event["method"] == "Network.responseReceived" and event["params"]["type"] == "Document"
+            and event["params"].get("frameId") == self.driver.current_window_handle
+        ]  # fmt: skip
+
+
+class _Rest:
+    """Waits for a page to come to rest; looks for tiles only when something has changed."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.view: View | None = None
+        self.changed = -1.0  # when the page had last changed as it was looked at, its own milliseconds
+
+    def __call__(self, driver: webdriver.Chrome) -> View | None:
+        page = driver.execute_script(_script("state.js"), self.changed, TILES_REST_S)
+        if page["html"] is not None:
+            self.view, self.changed = View(find(page["html"], page["url"], self.profile), page["url"]), page["changed"]
+        if self.view is None:
+            return None
+        if self.view.found.spots:
+            # A page that keeps a request open for ever, such as a chat, rests too.
+            rested = page["quiet_s"] >= (TILES_REST_S if page["pending"] <= 0 else PAGE_REST_S)
+        else:
+            rested = page["complete"] and page["pending"] <= 0 and page["quiet_s"] >= PAGE_REST_S
+        return self.view if rested or page["url"].startswith(ERROR_PAGE) else None
 
 
 def find_programs() -> tuple[str, str]:
@@ -144,21 +207,14 @@ def _options(chromium: str, folder: str, user_agent: str) -> Options:
         options.add_argument(flag)
     # Each image is fetched once, by us; the flag --blink-settings=imagesEnabled=false loads a first page's.
     options.add_experimental_option("prefs", {"profile.managed_default_content_settings.images": 2})
+    # The log of answers tells the status and headers of a document, also behind the browser's own error page.
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    options.add_experimental_option("perfLoggingPrefs", {"enableNetwork": True, "enablePage": False})
     return options
 
 
-def _settled(driver: webdriver.Chrome, profile: Profile) -> dict[str, Any] | None:
-    """The page as the script sees it, once it has come to rest."""
-    page: dict[str, Any] = driver.execute_script(_script("tiles.js"), profile.model_dump())
-    if page["error"]:
-        raise ErrorPage("the browser shows an error page: no answer, or an empty one")
-    idle = page["pending"] <= 0
-    if page["tiles"]:
-        # A page that keeps a request open for ever, such as a chat, rests too.
-        rested = page["quiet_s"] >= (TILES_REST_S if idle else PAGE_REST_S)
-    else:
-        rested = page["complete"] and idle and page["quiet_s"] >= PAGE_REST_S
-    return page if rested else None
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 @cache

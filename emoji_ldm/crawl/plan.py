@@ -10,12 +10,13 @@ import pyarrow as pa
 
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.outcomes import Outcome
-from emoji_ldm.crawl.profile import Profile
+from emoji_ldm.crawl.page import Names
+from emoji_ldm.crawl.profile import ApiProfile, Profile
 
 FIRST_WAVE = 4  # pages of a tag that are read at first; each wave is as large as all before it, and these more
 PAGES_PER_BLOCK = 4  # pages that one browser walks in order, and one commit
 FAILS_IN_A_ROW = 4  # so many pages in a row that cannot be listed end a tag
-ENDED_BADLY = (Outcome.FAILED, Outcome.ROBOTS)
+ENDED_BADLY = (Outcome.FAILED, Outcome.ROBOTS, Outcome.ADDRESS)
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,35 @@ class Block:
     urls: list[str]
 
 
-def next_pages(config: CrawlConfig, profile: Profile, ended: Mapping[str, str]) -> list[Block]:
+@dataclass(frozen=True)
+class SitePages:
+    """Names of a site's pages: those of its tags, by a profile."""
+
+    site: str
+    wanted: tuple[str, ...]
+    profile: Profile | ApiProfile
+
+    @property
+    def tags(self) -> Sequence[str]:
+        """The wanted tags, each once."""
+        return list(dict.fromkeys(self.wanted))
+
+    def url(self, tag: str, page: int) -> str:
+        """Address of page `page`, from 1, of a tag."""
+        return self.profile.page_url(self.site, tag, page)
+
+
+def next_pages(config: CrawlConfig, names: Names, ended: Mapping[str, str]) -> list[Block]:
     """The next wave: for each tag that has not come to its end, its next pages without an outcome.
 
     Args:
-        config: Site, tags and `max_pages`.
-        profile: Gives the pages their addresses.
+        config: Says how many pages a tag may have (`max_pages`).
+        names: Tags, and addresses of their pages.
         ended: {page URL: outcome} of all that is done.
     """
     blocks = []
-    for tag in dict.fromkeys(config.tags):
-        urls = [profile.page_url(config.site, tag, page) for page in range(1, config.max_pages + 1)]
+    for tag in names.tags:
+        urls = list(dict.fromkeys(names.url(tag, page) for page in range(1, config.max_pages + 1)))
         done = [ended.get(url) for url in urls]
         if _is_over(done):
             continue

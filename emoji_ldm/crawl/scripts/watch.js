@@ -18,5 +18,7 @@
     this.addEventListener("loadend", end, { once: true });
     return send.apply(this, args);
   };
-  new MutationObserver(touch).observe(document, { childList: true, subtree: true });
+  new MutationObserver(touch).observe(document, {
+    childList: true, subtree: true, attributeFilter: ["src", "srcset", "data-src"], // lazy images
+  });
 })();

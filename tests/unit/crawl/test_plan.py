@@ -4,7 +4,7 @@ import pyarrow as pa
 from pytest import fixture
 
 from emoji_ldm.config import build
-from emoji_ldm.crawl.plan import next_pages, wanted_images
+from emoji_ldm.crawl.plan import SitePages, next_pages, wanted_images
 from emoji_ldm.crawl.profile import load_profile
 from emoji_ldm.records import TILES
 
@@ -16,18 +16,23 @@ def crawl():
     return build({"crawl": {"site": "https://s", "tags": ["A", "B"], "max_pages": 50}}, where="test").crawl
 
 
+def names(config):
+    return SitePages(config.site, config.tags, PROFILE)
+
+
 def url(tag, page):
     return PROFILE.page_url("https://s", tag, page)
 
 
 def pages(config, ended):
-    return [(block.tag, [int(u.rsplit("=", 1)[1]) for u in block.urls]) for block in next_pages(config, PROFILE, ended)]
+    blocks = next_pages(config, names(config), ended)
+    return [(block.tag, [int(u.rsplit("=", 1)[1]) for u in block.urls]) for block in blocks]
 
 
 def walk(config, num_pages):
     """Waves until the end on a site whose every tag has `num_pages` pages; returns the loads per page."""
     ended, waves = {}, []
-    while blocks := next_pages(config, PROFILE, ended):
+    while blocks := next_pages(config, names(config), ended):
         waves.append(sum(len(block.urls) for block in blocks))
         for block in blocks:
             for u in block.urls:
@@ -81,3 +86,9 @@ def test_an_image_under_several_tags_is_wanted_once_with_all_of_them():
         {"image_url": "u1", "title": "One", "tags": ["A", "B"], "page_url": "p1"},
         {"image_url": "u2", "title": "Two", "tags": ["A"], "page_url": "p1"},
     ]
+
+
+def test_a_profile_without_page_numbers_gives_a_tag_one_page(crawl):
+    single = SitePages("https://s", ("A",), PROFILE.model_copy(update={"url": "{site}/{tag}"}))
+    assert [block.urls for block in next_pages(crawl, single, {})] == [["https://s/A"]]
+    assert next_pages(crawl, single, {"https://s/A": "listed"}) == []

@@ -1,0 +1,110 @@
+"""Where tiles come from, behind one contract: names of pages, and a reader that turns pages into tiles.
+
+    listing   pages in a browser              records   CSV, JSON, JSON Lines or text files of {link, caption}
+    html      static pages                    folder    folders of image files
+    api       JSON image search
+
+`check` first, then `plan_of` says which pages there are, and a `reader` in each worker walks them.
+"""
+
+from __future__ import annotations
+
+import urllib.request
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+
+from emoji_ldm.config import CrawlConfig
+from emoji_ldm.crawl.gate import Gate
+from emoji_ldm.crawl.page import Names, Reader
+from emoji_ldm.errors import ConfigError, CrawlError
+
+ON_THE_WEB = ("listing", "html", "api")
+
+
+def check(config: CrawlConfig) -> None:
+    """Everything that can be known to be wrong without a request.
+
+    Raises:
+        ConfigError: Site, tags, profile or files are missing or wrong.
+        CrawlError: The environment has no API key.
+    """
+    if config.source in ON_THE_WEB:
+        _check_web(config)
+        if config.source == "api":
+            from emoji_ldm.crawl.sources.api import key_of
+
+            key_of(plan_of(config).profile)  # type: ignore[attr-defined]
+    elif not config.files:
+        what = "files of {link, caption}" if config.source == "records" else "folders of image files"
+        raise ConfigError(f"crawl.source={config.source} needs {what}: 'crawl.files=[data/emoji]'")
+    elif config.source == "records":
+        from emoji_ldm.crawl.sources.records import check_files
+
+        check_files(config.files)
+    else:
+        from emoji_ldm.crawl.sources.folder import check_folders
+
+        check_folders(config.files)
+
+
+def check_site(config: CrawlConfig) -> None:
+    """CrawlError if nothing answers at `crawl.site`; asks for robots.txt, the one file that is always allowed."""
+    if config.source not in ON_THE_WEB:
+        return
+    parts = urlsplit(config.site)
+    request = urllib.request.Request(f"{parts.scheme}://{parts.netloc}/robots.txt")
+    request.add_header("User-Agent", config.user_agent)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        opener.open(request, timeout=config.fetch_timeout_s).close()
+    except HTTPError:
+        return  # an answer, if not a friendly one
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise CrawlError(f"crawl.site {config.site} does not answer: {reason}") from None
+
+
+def plan_of(config: CrawlConfig) -> Names:
+    """Which pages the configured source has; ConfigError if it has none."""
+    if config.source in ON_THE_WEB:
+        from emoji_ldm.crawl.plan import SitePages
+        from emoji_ldm.crawl.profile import load_api, load_profile
+
+        profile = load_api(config.profile) if config.source == "api" else load_profile(config.profile)
+        return SitePages(config.site, config.tags, profile)
+    from emoji_ldm.crawl.sources.files import FilePages
+
+    return FilePages(config.files)
+
+
+def reader(config: CrawlConfig, gate: Gate) -> Reader:
+    """A reader of the configured source's pages. Closing it closes the gate too, which lives in its event loop."""
+    if config.source == "listing":
+        from emoji_ldm.crawl.sources.listing import Lister
+
+        return Lister(config, gate)
+    if config.source == "html":
+        from emoji_ldm.crawl.sources.html import HtmlReader
+
+        return HtmlReader(config, gate)
+    if config.source == "api":
+        from emoji_ldm.crawl.sources.api import ApiReader
+
+        return ApiReader(config, gate)
+    if config.source == "records":
+        from emoji_ldm.crawl.sources.records import RecordReader
+
+        return RecordReader()
+    from emoji_ldm.crawl.sources.folder import FolderReader
+
+    return FolderReader()
+
+
+def _check_web(config: CrawlConfig) -> None:
+    if not config.site.startswith(("http://", "https://")):
+        raise ConfigError(f"crawl.site is {config.site!r}; give the site's address: crawl.site=https://example.org")
+    if not config.tags:
+        raise ConfigError("crawl.tags is empty; name at least one tag: 'crawl.tags=[Blobs]'")
+    names = plan_of(config)
+    if len({names.url(tag, 1) for tag in names.tags}) < len(names.tags):
+        raise ConfigError(f"the url of crawl.profile {config.profile} holds no {{tag}}: give the one tag of its pages")

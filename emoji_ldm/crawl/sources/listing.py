@@ -1,0 +1,113 @@
+"""Listing pages in a browser: each page once, once more after a crash; the browser is fresh before it grows old."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from urllib.parse import urlsplit
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from emoji_ldm.config import CrawlConfig
+from emoji_ldm.crawl.browser import Browser, BrowserLost, PageFailed, View
+from emoji_ldm.crawl.gate import Gate
+from emoji_ldm.crawl.outcomes import Outcome, Refused
+from emoji_ldm.crawl.page import Content, Page, walked
+from emoji_ldm.crawl.profile import load_profile
+from emoji_ldm.crawl.robots import opt_outs
+from emoji_ldm.crawl.sources.pages import Judge, as_page
+from emoji_ldm.crawl.web import retry_after
+
+PAGES_PER_BROWSER = 200  # a browser grows with every page; a fresh one costs a second
+# Chromium starts with about 0.8 GB by this measure, which counts shared pages for each of its processes. A page that
+# takes it past this limit would soon meet the memory limit of a small worker, and then cost the whole worker.
+MAX_MEMORY = 1_500_000_000
+MAY_HEAL = (429, 500, 502, 503, 504)
+BACKOFF_S = 0.5
+
+
+class Lister:
+    """Owns one browser and walks listing pages with it, politely."""
+
+    def __init__(self, config: CrawlConfig, gate: Gate) -> None:
+        """Read the profile; the browser starts with the first page."""
+        self.config, self.gate, self.profile = config, gate, load_profile(config.profile)
+        self.judge, self.runner = Judge(), asyncio.Runner()
+        self.browser: Browser | None = None
+        self.num_views = self.num_browsers = 0
+        self.max_memory = MAX_MEMORY
+
+    def walk(self, tag: str, urls: Sequence[str]) -> Iterator[Page]:
+        """See `Reader.walk`."""
+        return walked(tag, urls, self._read)
+
+    def close(self) -> None:
+        """End the browser and the connections."""
+        if self.browser is not None:
+            self.browser.quit()
+            self.browser = None
+        self.runner.run(self.gate.close())
+        self.runner.close()
+
+    def look(self, url: str) -> View:
+        """A page as the browser shows it, after one retry if that may help; Refused if there is none."""
+        for last in (False, True):
+            try:
+                view = self._visit(url)
+            except BrowserLost as lost:
+                self._drop_browser(kill=True)
+                if last:
+                    raise Refused(Outcome.FAILED, f"the browser crashed twice: {lost}") from None
+                continue
+            except PageFailed as failed:
+                raise Refused(Outcome.FAILED, str(failed)) from None
+            if view.status not in MAY_HEAL:
+                return view
+            time.sleep(0 if last else BACKOFF_S)
+        raise Refused(Outcome.FAILED, f"HTTP {view.status}, twice", view.status)
+
+    def _read(self, tag: str, url: str) -> Content:
+        try:
+            view = self.look(url)
+        except Refused as refused:
+            raise as_page(refused) from None
+        return self.judge.content(tag, view.found, view.status or None)
+
+    def _visit(self, url: str) -> View:
+        permit, view = self.runner.run(self.gate.enter(url)), None
+        try:
+            view = self._open_browser().view(url, self.profile)
+        finally:
+            status = view.status or None if view else None
+            pause_s = retry_after(CIMultiDictProxy(CIMultiDict(view.headers))) if view else 0.0
+            self.runner.run(self.gate.leave(permit, status=status, retry_after_s=pause_s))
+        self._check_landing(url, view)
+        return view
+
+    def _check_landing(self, url: str, view: View) -> None:
+        """Refused if the page may not be used, or redirects ended where the gate would not have let us in."""
+        tags = [view.headers.get("x-robots-tag", "").replace("\n", ",")]
+        if refusals := opt_outs(tags, self.config.user_agent):
+            raise Refused(Outcome.ROBOTS, f"X-Robots-Tag: {', '.join(refusals)}", view.status or None)
+        ended, asked = urlsplit(view.url), urlsplit(url)
+        if ended.scheme in ("http", "https") and ended.netloc != asked.netloc:
+            permit = self.runner.run(self.gate.enter(view.url))
+            self.runner.run(self.gate.leave(permit))
+
+    def _open_browser(self) -> Browser:
+        """The browser, replaced before it is too old, too large or stuck."""
+        if self.browser is not None and (
+            self.num_views >= PAGES_PER_BROWSER or self.browser.is_stuck or self.browser.memory() > self.max_memory
+        ):
+            self._drop_browser()
+        if self.browser is None:
+            self.browser = Browser(user_agent=self.config.user_agent, timeout_s=self.config.page_timeout_s)
+            self.num_browsers += 1
+        self.num_views += 1
+        return self.browser
+
+    def _drop_browser(self, *, kill: bool = False) -> None:
+        if self.browser is not None:
+            self.browser.kill() if kill else self.browser.quit()
+        self.browser, self.num_views = None, 0

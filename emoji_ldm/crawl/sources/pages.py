@@ -1,0 +1,44 @@
+"""HTML of a page -> its tiles, or how the page ended: the same for browsers and static pages."""
+
+from __future__ import annotations
+
+from emoji_ldm.crawl.finder import Found
+from emoji_ldm.crawl.outcomes import Outcome, Refused
+from emoji_ldm.crawl.page import Content
+
+GONE = (404, 410)
+
+
+class Judge:
+    """Knows the pages before, so that a site which repeats its last page for ever comes to an end."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, set[str]] = {}  # tag -> image addresses of the pages before
+
+    def content(self, tag: str, found: Found, status: int | None) -> Content:
+        """The tiles; Refused if there are none, or none that earlier pages of the tag have not."""
+        refuse_status(status)
+        if not found.spots:
+            raise Refused(Outcome.EMPTY, found.reason(), status)
+        before, here = self.seen.setdefault(tag, set()), {tile.image_url for tile in found.tiles}
+        if here <= before:  # sites answer a page past the end with the last one
+            raise Refused(Outcome.EMPTY, "only tiles of earlier pages", status)
+        before |= here
+        return Content(found.tiles, found.reason(), status)
+
+
+def refuse_status(status: int | None) -> None:
+    """Refused for a bad HTTP status: a page that is not there ends its tag."""
+    if status in GONE:
+        raise Refused(Outcome.EMPTY, f"HTTP {status}", status)
+    if status is not None and status >= 400:
+        raise Refused(Outcome.FAILED, f"HTTP {status}", status)
+
+
+def as_page(refused: Refused) -> Refused:
+    """How a page ends whose request ended so: gone ends its tag; what may heal has failed."""
+    if refused.outcome is Outcome.DEAD:
+        return Refused(Outcome.EMPTY, refused.reason, refused.http_status)
+    if refused.outcome in (Outcome.ROBOTS, Outcome.ADDRESS):
+        return refused
+    return Refused(Outcome.FAILED, refused.reason, refused.http_status)
