@@ -60,7 +60,7 @@ def _browser(_: Config) -> Iterator[Finding]:
 
 
 def _store(config: Config) -> Iterator[Finding]:
-    store = Store(config.store)
+    store = Store(config.store, config.branch)
     try:
         store.check()
         yield Finding("store", True, f"{store.uri} can be written")

@@ -35,7 +35,7 @@ def run(config: Config) -> dict[str, object]:
         ModelError: There is no such model.
         JobError: The cluster lacks the resources.
     """
-    draws, store = wanted_draws(config.generate), Store(config.store)
+    draws, store = wanted_draws(config.generate), Store(config.store, config.branch)
     source, uri = resolve_checkpoint(config, store, CACHE, config.generate.checkpoint)
     key, table = model_key(source), Table(store, GENERATED)
     wanted = {generated_id(key, draw, config.generate.batch_size): draw for draw in draws}
@@ -93,8 +93,8 @@ def _draw(config: Config, shards: Sequence[sink.Shard], model: tuple[str, str, d
     cluster.connect(config.cluster)
     cluster.require(config.cluster, "generate", num_workers, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
     job = sink.Job(
-        "generate", Store(config.store), GENERATED, _read, Drawer, (config, *model), num_workers, NUM_CPUS,
-        settings.num_gpus,
+        "generate", Store(config.store, config.branch), GENERATED, _read, Drawer, (config, *model),
+        num_workers, NUM_CPUS, settings.num_gpus,
     )  # fmt: skip
     began = time.monotonic()
     sink.run(job, shards, Lineage(config, "generate", model[2]), unit="images")

@@ -56,7 +56,7 @@ def train(config: Config, section: str, load: Load) -> Summary:
         ConfigError: The batch cannot be shared by the workers.
         JobError: The cluster lacks resources, workers were lost too often, or the loss is not finite.
     """
-    store, plan, settings = Store(config.store), plan_of(config, section), getattr(config, section)
+    store, plan, settings = Store(config.store, config.branch), plan_of(config, section), getattr(config, section)
     order.slots_of(0, settings.num_workers, plan.batch_size, field=f"{section}.batch_size")
     if done := _finished(store, config, plan):
         return done
@@ -75,7 +75,7 @@ def _finished(store: Store, config: Config, plan: Plan) -> Summary | None:
 
 
 def _fit(config: Config, section: str, load: Load, token: str) -> Summary:
-    settings, store = getattr(config, section), Store(config.store)
+    settings, store = getattr(config, section), Store(config.store, config.branch)
     resources = {"CPU": NUM_CPUS} | ({"GPU": settings.num_gpus} if settings.num_gpus else {})
     # Ray keeps its own state of the group below the store, which every node reaches; nothing is read from it later.
     name = f"ray-{uuid.uuid4().hex[:8]}"

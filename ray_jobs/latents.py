@@ -13,6 +13,7 @@ import torch
 
 from emoji_ldm.config import Config
 from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.refs import open_tables
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError, ModelError
 from emoji_ldm.latents.cache import good_captions, latent_rows, text_rows
@@ -35,8 +36,8 @@ def run(config: Config) -> Facts:
         ModelError: Codec or text encoder cannot be loaded.
         JobError: The cluster lacks the resources.
     """
-    store = Store(config.store)
-    tables = {spec.name: Table(store, spec) for spec in (IMAGES, CAPTIONS)}
+    store = Store(config.store, config.branch)
+    tables = open_tables(config, IMAGES, CAPTIONS)
     captions = good_captions(tables["images"], tables["captions"])
     if not captions:
         raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
@@ -54,7 +55,7 @@ def run(config: Config) -> Facts:
         cluster.connect(config.cluster)
         num_workers, num_gpus = config.latents.num_workers, config.latents.num_gpus
         cluster.require(config.cluster, "latents", num_workers, num_cpus=NUM_CPUS, num_gpus=num_gpus)
-    read = shards.image_reader(store, ("image_id", "image"))
+    read = shards.image_reader(tables["images"].store, ("image_id", "image"))
     encoded = sink.run(_job(config, LATENTS, read, (ImageEncoder, codec.key)), latent_shards, lineage, unit="images")
     job = _job(config, TEXTS, shards.read_captions, (CaptionEncoder, text.key))
     encoded |= sink.run(job, text_shards, lineage, unit="captions")
@@ -107,7 +108,7 @@ class CaptionEncoder:
 def _job(config: Config, table: TableSpec, read: Any, worker: tuple[Any, str]) -> sink.Job:
     build, key = worker
     return sink.Job(
-        "latents", Store(config.store), table, read, build, (config, key), config.latents.num_workers,
+        "latents", Store(config.store, config.branch), table, read, build, (config, key), config.latents.num_workers,
         NUM_CPUS, config.latents.num_gpus,
     )  # fmt: skip
 
@@ -142,7 +143,7 @@ def _cached(config: Config, store: Store, captions: dict[str, list[str]], codec:
     usual = 2 * (values + USUAL_TOKENS * text.width * num_captions / len(captions))
     return {
         "images in the cache": len(captions),
-        "images without a good caption": Table(store, IMAGES).count() - len(captions),
+        "images without a good caption": open_tables(config, IMAGES)["images"].count() - len(captions),
         "codec": f"{config.latents.codec} ({codec.key})",
         "text encoder": f"{config.latents.text_encoder} ({text.key})",
         "latent shape": " x ".join(map(str, codec.latent_shape)),

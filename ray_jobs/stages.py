@@ -24,7 +24,7 @@ PORT_FILE = "gallery-port"
 
 def run_stage(stage: str, config: Config) -> None:
     """Run a stage by its word (`autoencoder` for `train autoencoder`) and print its summary."""
-    store = Store(config.store)
+    store = Store(config.store, config.branch)
     store.check()
     job = importlib.import_module(f"ray_jobs.{stage}")
     if stage == "serve":
@@ -44,7 +44,7 @@ def demo(config: Config) -> None:
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         raise CrawlError("the demo needs Chromium and its driver: apt-get install chromium chromium-driver")
     began = time.monotonic()
-    store = Store(config.store)
+    store = Store(config.store, config.branch)
     store.check()
     # The address is part of every URL: it must be the same in each run, or all would be crawled again.
     port = int(store.read("runs", config.run, PORT_FILE)) if store.exists("runs", config.run, PORT_FILE) else 0

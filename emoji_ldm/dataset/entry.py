@@ -82,14 +82,14 @@ def publish(table: Table, plan: Callable[[], Entry | None]) -> int | None:
     return None
 
 
-def entry_path(table: Table, version: int) -> str:
-    """Path of a version's entry inside the store."""
-    return f"{table.path}/_delta_log/{version:020d}.json"
+def entry_path(folder: str, version: int) -> str:
+    """Path inside the store of a version's entry; `folder` is the table's."""
+    return f"{folder}/_delta_log/{version:020d}.json"
 
 
 def _write(table: Table, version: int, data: bytes) -> bool:
     """True if this entry is the version's; a PUT whose answer was lost may have won though its retry is refused."""
-    path = entry_path(table, version)
+    path = entry_path(table.path, version)
     return table.store.write_once(data, path) or table.store.read(path) == data
 
 

@@ -89,7 +89,8 @@ class _Writing:
     def __init__(self, store: Store, folder: str, spec: TableSpec) -> None:
         self.path = f"part-{uuid.uuid4().hex}.parquet"
         self.sink = store.filesystem.open_output_stream(f"{folder}/{self.path}")
-        self.writer = pq.ParquetWriter(self.sink, spec.schema, compression="zstd", write_page_index=True)
+        self.writer = pq.ParquetWriter(self.sink, spec.schema, compression="zstd", write_page_index=True,
+                                       write_page_checksum=True)  # fmt: skip
         self.bounds = _Bounds([spec.key, *(name for name in BOUNDED if name in spec.schema.names and name != spec.key)])
 
     def write(self, rows: pa.Table) -> None:

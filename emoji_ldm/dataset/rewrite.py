@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 
 def upserting(
-    table: Table, files: Sequence[DataFile], keys: Collection[str], app_id: str, metadata: Mapping[str, str]
+    table: Table, files: Sequence[DataFile], keys: Collection[str], app_id: str | None, metadata: Mapping[str, str]
 ) -> Callable[[], Entry | None]:
-    """A plan that adds `files` and drops every older row whose key is in `keys`; None once `app_id` is done.
+    """A plan that adds `files` and drops every older row whose key is in `keys`; None once `app_id`, if any, is done.
 
     A plan is made again after a lost race; what it rewrote for a file that is still live is kept.
     """
     wanted, rewritten = sorted(set(keys)), dict[str, list[DataFile] | None]()
 
     def plan() -> Entry | None:
-        if table.committed(app_id):
+        if app_id and table.committed(app_id):
             return None
         live = table.live()
         for path in live.keys() - rewritten.keys():
             rewritten[path] = _without(table, live[path], wanted)
         touched = {path: new for path in live if (new := rewritten[path]) is not None}
         add = [*files, *(file for new in touched.values() for file in new)]
-        return Entry(add, [live[path] for path in touched], {app_id: True}, metadata, "MERGE")
+        return Entry(add, [live[path] for path in touched], {app_id: True} if app_id else {}, metadata, "MERGE")
 
     return plan
 

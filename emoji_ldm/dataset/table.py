@@ -18,6 +18,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
+from pyarrow import fs
 
 from emoji_ldm.dataset.entry import Entry, publish
 from emoji_ldm.dataset.files import ROW_GROUP_ROWS, DataFile, write_files
@@ -35,13 +36,16 @@ class Table:
     """One table of a store, at its newest version or a pinned one. Opening reads nothing; the first commit makes it."""
 
     def __init__(self, store: Store, spec: TableSpec, version: int | None = None) -> None:
-        """Name the table; nothing is read or made yet. A table pinned to a version takes no commits."""
+        """Name the table; nothing is read or made yet. A table pinned to a version takes no
+        commits; version -1 is the table before it was made.
+        """
         self.store, self.spec, self.pinned = store, spec, version
         self._delta: DeltaTable | None = None
         self._live: tuple[int, dict[str, DataFile]] = (-1, {})
 
     def write_file(self, rows: pa.Table) -> DataFile:
         """Write rows (at least one) as one uncommitted Parquet file."""
+        assert rows.num_rows, "a file holds at least one row"
         return next(write_files(self.store, self._folder, self.spec, [rows], file_bytes=None))
 
     def write_files(self, tables: Iterable[pa.Table]) -> Iterator[DataFile]:
@@ -157,7 +161,10 @@ class Table:
         return pa.concat_tables(parts) if parts else self._schema_of(columns).empty_table()
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
-        """Commits with their metadata, newest first."""
+        """Commits with their metadata, newest first; of a pinned table those up to its version."""
+        if self.pinned is not None:  # delta-rs 1.6.6 misnumbers the history of a table loaded at a version
+            whole = Table(self.store, self.spec).history()
+            return [entry for entry in whole if entry["version"] <= self.pinned][:limit]
         delta = self._open()
         return [] if delta is None else delta.history(limit)
 
@@ -177,6 +184,8 @@ class Table:
             return {}
         if self._live[0] != delta.version():
             self._live = (delta.version(), {file.path: file for file in _files(delta)})
+            if self.pinned is not None:
+                self._check_files(self._live[1])
         return self._live[1]
 
     def delta(self) -> DeltaTable:
@@ -207,7 +216,7 @@ class Table:
         return pa.schema([self.spec.schema.field(name) for name in columns])
 
     def _open(self) -> DeltaTable | None:
-        if self._delta is None:
+        if self._delta is None and self.pinned != -1:
             try:
                 self._delta = DeltaTable(
                     self.store.table_uri(self.spec.name), self.pinned, storage_options=self.store.storage_options()
@@ -233,6 +242,18 @@ class Table:
             if self._open() is not None:
                 return  # another writer made it meanwhile
             raise StoreError(f"cannot make table {self.spec.name} in {self.store.uri}: {error}") from None
+
+    def _check_files(self, paths: Collection[str]) -> None:
+        """DatasetError unless every file is there: an old version may have lost its files to a vacuum."""
+        sources = [self.resolve(path) for path in paths]
+        there: set[str] = set()
+        for folder in {posixpath.dirname(source) for source in sources}:
+            there |= {info.path for info in self.store.filesystem.get_file_info(fs.FileSelector(folder))}
+        if missing := [source for source in sources if source not in there]:
+            raise DatasetError(
+                f"{self.spec.name}@{self.pinned} cannot be read: {len(missing)} of its {len(sources)} files were "
+                "deleted by a vacuum; choose a newer version (emoji-ldm dataset log)"
+            )
 
     def _check_schema(self, delta: DeltaTable) -> None:
         ours = {field.name: str(field.type) for field in Schema.from_arrow(self.spec.schema).fields}

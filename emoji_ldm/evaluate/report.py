@@ -14,6 +14,7 @@ import jinja2
 from emoji_ldm import __version__
 from emoji_ldm.config import Config
 from emoji_ldm.dataset.log import versions
+from emoji_ldm.dataset.refs import open_tables
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError
 from emoji_ldm.evaluate.chart import line_chart
@@ -31,7 +32,7 @@ def write_report(config: Config, path: Path) -> Path:
     Raises:
         DatasetError: The store holds no table at all.
     """
-    store = Store(config.store)
+    store = Store(config.store, config.branch)
     facts = gather(config, store)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     environment.filters["data_uri"] = _data_uri
@@ -42,7 +43,7 @@ def write_report(config: Config, path: Path) -> Path:
 
 def gather(config: Config, store: Store) -> dict[str, Any]:
     """Everything the report shows, as plain values."""
-    tables = {name: Table(store, spec) for name, spec in TABLES.items()}
+    tables = open_tables(config, *TABLES.values())
     present = {name: table for name, table in tables.items() if table.exists}
     if not present:
         raise DatasetError(f"nothing to report: {store.uri} holds no tables yet; begin with emoji-ldm crawl")

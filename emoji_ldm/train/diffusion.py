@@ -137,5 +137,5 @@ def load_parts(config: Config, store: Store, cache: Path) -> tuple[Frozen, Laten
         resolve_codec(config, store, cache), size_px=settings.size_px, background=settings.background, device="cpu"
     )
     encoder = load_text_encoder(settings.text_encoder, max_tokens=settings.max_tokens, device="cpu")
-    data = load_latent_set(store, codec_key=codec.key, encoder_key=encoder.key)
+    data = load_latent_set(store, codec_key=codec.key, encoder_key=encoder.key, at=config.at)
     return Frozen(codec.vae, encoder.model, encoder.tokenizer), data

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emoji_ldm.config import AutoencoderConfig
-from emoji_ldm.dataset.table import Table
+from emoji_ldm.dataset.refs import open_at
 from emoji_ldm.errors import DatasetError
 from emoji_ldm.latents.codec import to_square, to_tensor
 from emoji_ldm.model.autoencoder import AutoencoderLoss, build_autoencoder, psnr_db
@@ -91,17 +91,19 @@ def measure(vae: Any, pixels: Pixels) -> dict[str, float]:
 
 def load_task(place: Place) -> ReconstructionTask:
     """The task of `config.autoencoder` on the store's images; DatasetError if there are none."""
-    pixels, version = load_pixels(place.store, place.config.autoencoder.size_px)
+    pixels, version = load_pixels(place.store, place.config.autoencoder.size_px, place.config.at)
     return ReconstructionTask(place.config.autoencoder, pixels, {"images": version})
 
 
-def load_pixels(store: Store, size_px: int) -> tuple[Pixels, int]:
-    """Every image of the store as uint8 `(N, size_px, size_px, 4)` in the order of image ids, and the version read.
+def load_pixels(store: Store, size_px: int, at: str = "") -> tuple[Pixels, int]:
+    """Every image of the store (at a tag, time or version) as uint8 `(N, size_px, size_px, 4)`, and the version read.
+
+    The order is that of image ids.
 
     Raises:
         DatasetError: There are none.
     """
-    table = Table(store, IMAGES)
+    table = open_at(store, at, IMAGES)[IMAGES.name]
     rows = table.read(["image_id", "image"])
     if not rows.num_rows:
         raise DatasetError(f"{store.uri} has no images to train an autoencoder on; run: emoji-ldm crawl")

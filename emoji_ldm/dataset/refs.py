@@ -1,0 +1,226 @@
+"""Names of points in the data set's history: tags, branches, times and versions, and tables opened there.
+
+    refs/tags/NAME.json       {"name", "time", "message", "branch", "tables": {table: version}}    never changed
+    refs/branches/NAME.json   {"name", "time", "folder", "from", "tables": {table: version}}       see branch.py
+
+Both are written with a conditional PUT: of two that make one name, one wins.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from emoji_ldm.config import Config
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.errors import ConfigError, DatasetError
+from emoji_ldm.records import TABLES, TableSpec
+from emoji_ldm.store import Store
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
+PINNED = re.compile(r"([A-Za-z]+)@(\d+)")
+TIME = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?")
+MAIN = "main"
+NOT_THERE = -1  # version of a table that was made later
+HINTS = 5
+
+
+@dataclass(frozen=True)
+class Point:
+    """A moment of the tables: which line they are on, and at which versions."""
+
+    label: str  # as the user wrote it
+    store: Store
+    versions: Mapping[str, int] | None  # None: the newest of all
+
+    def table(self, spec: TableSpec) -> Table:
+        """A table at this point; one that was not there yet has no rows."""
+        return Table(self.store, spec, None if self.versions is None else self.versions.get(spec.name, NOT_THERE))
+
+
+def open_tables(config: Config, *specs: TableSpec) -> dict[str, Table]:
+    """The tables that a job reads, {name: table}: at `config.at`, or the newest; outputs are opened with `Table`."""
+    return open_at(Store(config.store, config.branch), config.at, *specs)
+
+
+def open_at(store: Store, at: str, *specs: TableSpec) -> dict[str, Table]:
+    """Tables at a point, {name: table}; TABLE@VERSION pins that table alone, the others are read at their newest."""
+    point = resolve(store, at, specs)
+    named = point.versions if PINNED.match(at) else None
+    return {spec.name: Table(point.store, spec) if named is not None and spec.name not in named else point.table(spec)
+            for spec in specs}  # fmt: skip
+
+
+def resolve(store: Store, at: str, specs: Iterable[TableSpec] = tuple(TABLES.values())) -> Point:
+    """What a tag, branch, time, TABLE@VERSION[,...] or, for a single table, plain version means.
+
+    Args:
+        store: Main line or branch that times and versions belong to.
+        at: As the user wrote it; empty is the newest of the store's line.
+        specs: The tables that are asked for.
+
+    Raises:
+        ConfigError: It is no tag, branch, time or version, or names a table that is not asked for.
+        DatasetError: The version is not there, or the time lies before the first commit.
+    """
+    specs = tuple(specs)
+    if not at:
+        return Point("newest", store, None)
+    if at.isdigit():
+        if len(specs) != 1:
+            raise ConfigError(f"version {at} of which table? write TABLE@{at} ({', '.join(s.name for s in specs)})")
+        return Point(at, store, _checked(store, {specs[0].name: int(at)}))
+    if PINNED.match(at):
+        return Point(at, store, _checked(store, _pinned(at, [spec.name for spec in specs])))
+    if TIME.fullmatch(at):
+        return Point(at, store, _at_time(store, at, specs))
+    return _named(store, at)
+
+
+def tag(store: Store, name: str, message: str = "", at: str = "") -> dict[str, Any]:
+    """Pin the versions of all tables (the newest, or those at `at`) under a name that never changes.
+
+    Raises:
+        ConfigError: The name is taken or refused.
+        DatasetError: There is no table.
+    """
+    check_name(store, name)
+    point = resolve(store, at)
+    versions = newest(store) if point.versions is None else dict(point.versions)
+    versions = {table: version for table, version in versions.items() if version >= 0}
+    if not versions:
+        raise DatasetError(f"no tables in {store.uri}; crawl fills them (emoji-ldm crawl)")
+    facts = {"name": name, "time": now(), "message": message, "branch": point.store.branch, "tables": versions}
+    if not store.write_once(json.dumps(facts).encode(), "refs", "tags", f"{name}.json"):
+        raise ConfigError(_taken("tag", name))
+    return facts
+
+
+def delete_tag(store: Store, name: str) -> dict[str, Any]:
+    """Forget a tag; returns what it pinned. ConfigError if there is none."""
+    facts = tags(store).get(name)
+    if facts is None:
+        raise ConfigError(f"there is no tag {name!r}{near(name, tags(store))}")
+    store.remove("refs", "tags", f"{name}.json")
+    return facts
+
+
+def tags(store: Store) -> dict[str, dict[str, Any]]:
+    """All tags, {name: facts}, oldest first."""
+    return _refs(store, "tags")
+
+
+def branches(store: Store) -> dict[str, dict[str, Any]]:
+    """All branches, {name: facts}, oldest first."""
+    return _refs(store, "branches")
+
+
+def newest(store: Store) -> dict[str, int]:
+    """Versions of all tables at one moment: read until two readings agree. DatasetError if they never do."""
+    before = _heads(store)
+    for _ in range(20):
+        now = _heads(store)
+        if now == before:
+            return now
+        before = now
+    raise DatasetError(f"tables of {store.uri} change all the time; stop the writers for a moment")
+
+
+def check_name(store: Store, name: str) -> None:
+    """ConfigError unless this can be the name of a new tag or branch."""
+    if not NAME.fullmatch(name) or name == MAIN:
+        raise ConfigError(f"name {name!r} is refused; start with a letter, go on with letters, digits, . _ or -")
+    for kind, known in (("tag", tags(store)), ("branch", branches(store))):
+        if name in known:
+            raise ConfigError(_taken(kind, name))
+
+
+def time_of(entry: Mapping[str, Any]) -> datetime:
+    """When a commit of a table's history was made."""
+    return datetime.fromtimestamp(entry["timestamp"] / 1000, UTC)
+
+
+def _named(store: Store, name: str) -> Point:
+    known = tags(store)
+    if name in known:
+        return Point(name, Store(store.uri, known[name]["branch"]), known[name]["tables"])
+    if name == MAIN:
+        return Point(name, Store(store.uri), None)
+    if name in branches(store):
+        return Point(name, Store(store.uri, name), None)
+    raise ConfigError(
+        f"there is no tag or branch {name!r}{near(name, [*known, *branches(store)])}; "
+        "or give a time (2026-11-21T10:00, UTC) or TABLE@VERSION"
+    )
+
+
+def _pinned(at: str, asked: list[str]) -> dict[str, int]:
+    versions = {}
+    for part in at.split(","):
+        match = PINNED.fullmatch(part.strip())
+        if not match:
+            raise ConfigError(f"{part!r} in {at!r} is not TABLE@VERSION")
+        if match[1] not in asked:
+            known = "is no table" if match[1] not in TABLES else "is not read here"
+            raise ConfigError(f"{match[1]} in {at!r} {known}{near(match[1], asked)}")
+        versions[match[1]] = int(match[2])
+    return versions
+
+
+def _checked(store: Store, versions: dict[str, int]) -> dict[str, int]:
+    for name, version in versions.items():
+        newest_version = Table(store, TABLES[name]).version
+        if version > newest_version:
+            has = f"its versions are 0 to {newest_version}" if newest_version >= 0 else "it is not there yet"
+            raise DatasetError(f"table {name} has no version {version}: {has}")
+    return versions
+
+
+def _at_time(store: Store, text: str, specs: Iterable[TableSpec]) -> dict[str, int]:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"time {text!r} is refused ({error}); write 2026-11-21 or 2026-11-21T10:00, in UTC") from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    found, earliest = dict[str, int](), list[datetime]()
+    for spec in specs:
+        history = Table(store, spec).history()
+        found[spec.name] = max((int(e["version"]) for e in history if time_of(e) <= moment), default=NOT_THERE)
+        earliest += [time_of(entry) for entry in history]
+    if set(found.values()) == {NOT_THERE}:
+        first = f"the first is of {min(earliest):%Y-%m-%dT%H:%M:%SZ}" if earliest else "there are none"
+        raise DatasetError(f"no commit at or before {text} (UTC) in {store.uri}: {first}")
+    return found
+
+
+def _heads(store: Store) -> dict[str, int]:
+    versions = {name: Table(store, spec).version for name, spec in TABLES.items()}
+    return {name: version for name, version in versions.items() if version >= 0}
+
+
+def _refs(store: Store, kind: str) -> dict[str, dict[str, Any]]:
+    names = [name for name in store.list("refs", kind) if name.endswith(".json")]
+    found = [json.loads(store.read("refs", kind, name)) for name in names]
+    return {facts["name"]: facts for facts in sorted(found, key=lambda facts: facts["time"])}
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the nearest known ones, or some."""
+    names = list(known)
+    if close := difflib.get_close_matches(name, names, n=2):
+        return f"; did you mean {' or '.join(map(repr, close))}?"
+    return f" (there are {', '.join(names[-HINTS:])})" if names else " (there are none)"
+
+
+def _taken(kind: str, name: str) -> str:
+    return f"{kind} {name!r} exists and never changes its meaning; choose another name, or delete it first (--delete)"
+
+
+def now() -> str:
+    """The present moment, as refs keep it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
