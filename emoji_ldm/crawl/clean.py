@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,8 @@ from emoji_ldm.crawl.outcomes import Outcome, Refused
 
 FORMATS = ("PNG", "WEBP", "GIF", "JPEG", "AVIF", "BMP", "ICO")  # no others: some call programs, all are more to attack
 MIN_PX = 8
-COMPRESS_LEVEL = 4  # of zlib: half the time of the default 6 for a few percent more bytes
+# Runs are what flat art compresses by: a third of the time of zlib's default for the same bytes.
+ENCODING = {"compress_type": zlib.Z_RLE}
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,14 @@ def clean(data: bytes, *, size_px: int, max_px: int) -> Picture:
     image, source_format, num_frames = _decode(data, max_px)
     image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS, reducing_gap=None)  # premultiplies alpha itself
     pixels = np.array(image)  # (h, w, 4) uint8
-    pixels[pixels[..., 3] == 0] = 0
-    if (pixels == pixels[0, 0]).all():
+    whole = pixels.view("<u4")[..., 0]  # (h, w), alpha in the highest byte
+    whole *= whole > 0xFFFFFF
+    if (whole == whole[0, 0]).all():
         raise Refused(Outcome.BLANK, "fully transparent" if not pixels[0, 0, 3] else "one colour")
     height, width = pixels.shape[:2]
     image_id = hashlib.sha256(f"{width}x{height}:".encode() + pixels.tobytes()).hexdigest()
     out = io.BytesIO()
-    Image.fromarray(pixels, "RGBA").save(out, "PNG", compress_level=COMPRESS_LEVEL)
+    Image.fromarray(pixels, "RGBA").save(out, "PNG", **ENCODING)
     has_alpha = bool((pixels[..., 3] < 255).any())
     look = fingerprint(pixels)
     return Picture(image_id, out.getvalue(), width, height, has_alpha, num_frames, source_format, look)
