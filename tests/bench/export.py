@@ -2,7 +2,8 @@
 
 Counted twice: by Parquet column chunk (`appended`, ...), and as the hub stores files (`appended_hub`, ...), in
 content-defined chunks of about 64 KiB wherever they lie. Beside it the same rows as Parquet without any care
-(`..._plain`: zstd, row groups of 100), counted as the hub does.
+(`..._plain`: zstd, row groups of 100), counted as the hub does. Captions that change all over the set cost the hub a
+chunk per row group, which is much where pictures are small and row groups hold at most 100 of them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ CHANGED = 0.1
 LEAST, MOST, MASK_BITS = 8 * 1024, 128 * 1024, 16  # smallest and largest chunk in bytes: 64 KiB in between
 GEAR = np.random.default_rng(0).integers(0, 2**32, 256, dtype=np.uint32)
 CHANGES = ("appended", "recaptioned", "dropped_run", "replaced_run", "replaced_at_random")
-COMMON = CHANGES[:4]  # what crawls, captions and roll-backs do; single pictures strewn over all are not their work
 
 
 def run(*, quick: bool) -> dict[str, Any]:
@@ -56,9 +56,9 @@ def run(*, quick: bool) -> dict[str, Any]:
             figures[change] = share(columns(before), columns(data))
             figures[f"{change}_hub"] = share(chunks(before), chunks(data))
             figures[f"{change}_plain"] = share(without_care, chunks(plain(after, captions)))
-    floor, target = dict.fromkeys(COMMON, 0.8), {f"{change}_hub": 0.8 for change in COMMON}
-    holds = all(figures[change] >= 0.8 for change in COMMON)
-    return {"figures": figures, "floor": floor, "target": target, "holds": holds}
+    floor = dict.fromkeys(("appended_hub", "dropped_run_hub", "replaced_run_hub", "recaptioned"), 0.8)
+    holds = all(figures[name] >= least for name, least in floor.items())
+    return {"figures": figures, "floor": floor, "target": {"recaptioned_hub": 0.8}, "holds": holds}
 
 
 def pictures(num: int) -> list[dict[str, Any]]:

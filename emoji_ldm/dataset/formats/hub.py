@@ -1,8 +1,8 @@
 """Parquet as Hugging Face's viewer and `datasets.load_dataset` want it, laid out so that the next version reuses it.
 
-An upload costs the chunks of about 64 KiB that are new. So pictures lie uncompressed (PNG hardly shrinks), and pages and
-row groups end at content-defined places: soon after a row that came or went, they start where they did before. Longer
-row groups would keep more of the pictures when captions change, shorter ones find their places sooner.
+An upload costs the chunks of about 64 KiB that are new. So pictures lie uncompressed (PNG hardly shrinks), and pages
+and row groups end at content-defined places: soon after a row that came or went, they start where they did before.
+Longer row groups would keep more of the pictures when captions change, shorter ones find their places sooner.
 """
 
 from __future__ import annotations
