@@ -104,16 +104,27 @@ def _readable(read: Callable[[_Place, str, int], Iterator[Item]], place: _Place,
 def _parquet(place: _Place, name: str, max_bytes: int) -> Iterator[Item]:
     with place.store.filesystem.open_input_file(place.store.path(name)) as stream:
         file, number = pq.ParquetFile(stream), 0
-        column = next((column for column in IMAGE_COLUMNS if column in file.schema_arrow.names), None)
-        if column is None:
-            columns = ", ".join(file.schema_arrow.names)
-            raise ConfigError(f"import: {place.url(name)} has no column `image` (columns: {columns})")
+        schema = file.schema_arrow
+        column = next(
+            (column for column in IMAGE_COLUMNS if column in schema.names and _binary(schema.field(column))), ""
+        )
+        if not column:
+            columns = ", ".join(f"{field.name} {field.type}" for field in schema)
+            raise ConfigError(f"import: {place.url(name)} has no column `image` of bytes (columns: {columns})")
         for batch in file.iter_batches(batch_size=100):
             for row in batch.to_pylist():
                 picture = row[column]
                 data = picture.get("bytes") if isinstance(picture, dict) else picture
                 yield _item(row, f"{place.url(name)}#{number}", data, max_bytes)
                 number += 1
+
+
+def _binary(field: pa.Field) -> bool:
+    """Whether a column holds files: bytes, or the struct<bytes, path> of Hugging Face."""
+    kind = field.type
+    if pa.types.is_struct(kind):
+        return any(inner.name == "bytes" and _binary(inner) for inner in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _tar(place: _Place, name: str, max_bytes: int) -> Iterator[Item]:
