@@ -48,7 +48,7 @@ def run(config: Config, build: Build = captioner.build) -> dict[str, object]:
     overridden = overrides.apply(config.caption.overrides, store, lineage)
     plans = _plans(config.caption, store, image_ids, key)
     counts = _caption(config, store, _shards(config.caption, table, plans, key), lineage, build)
-    _check_failed(config.caption, counts, store, key)
+    _check_failed(config.caption, counts, len(image_ids), Table(store, CAPTIONS))
     return {
         "captioned": counts.get("ok", 0),
         "failed": counts.get("failed", 0),
@@ -129,12 +129,13 @@ def _caption(config: Config, store: Store, pending: list[sink.Shard], lineage: L
     return sink.run(job, pending, lineage, unit="captions")
 
 
-def _check_failed(config: CaptionConfig, counts: dict[str, int], store: Store, key: str) -> None:
+def _check_failed(config: CaptionConfig, counts: dict[str, int], num_images: int, captions: Table) -> None:
     failed, total = counts.get("failed", 0), counts.get("ok", 0) + counts.get("failed", 0)
-    if not total or failed / total <= config.max_failed:
+    total = num_images * config.num_captions if config.retry else total  # among failed ones many fail again
+    if not failed or failed / total <= config.max_failed:
         return
-    chosen = (pc.field("engine_key") == key) & (pc.field("status") == "failed")
-    reasons = Table(store, CAPTIONS).read(["reason"], filter=chosen)["reason"].to_pylist()
+    chosen = (pc.field("engine_key") == captioner.engine_key(config)) & (pc.field("status") == "failed")
+    reasons = captions.read(["reason"], filter=chosen)["reason"].to_pylist()
     raise JobError(
         f"{failed} of {total} captions failed, more than caption.max_failed={config.max_failed:g}; "
         f"the most frequent reason: {max(reasons, key=reasons.count)}; see: emoji-ldm dataset show captions; "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from emoji_ldm.caption.captioner import Answer, EngineDead, Request
 from emoji_ldm.caption.parse import write
+from emoji_ldm.config import CaptionConfig
 
 
 def sentence(request: Request) -> str:
@@ -43,7 +44,7 @@ class FakeEngine:
 class DyingEngine(FakeEngine):
     """Dies at the second batch, once per folder; the engine that is started then lives on."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: CaptionConfig) -> None:
         """Deaths are noted in the folder, one file per process."""
         super().__init__()
         self.folder = folder

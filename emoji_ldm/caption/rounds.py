@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from emoji_ldm.caption.captioner import Answer, Engine, Request, Subject, engine_key, engine_name
 from emoji_ldm.caption.gates import Caption, judge
@@ -99,6 +99,9 @@ class Rounds:
         for draft in drafts:
             try:
                 subject = _subject(draft.row)
+            except UnidentifiedImageError:  # its text holds an address in memory
+                batch.unreadable.append((draft, "not an image"))
+                continue
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
                 batch.unreadable.append((draft, str(error)))
                 continue

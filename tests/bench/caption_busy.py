@@ -1,0 +1,105 @@
+"""How busy the caption pipeline keeps an engine of known speed: real Ray, real pictures, the real processor.
+
+The engine is Qwen2.5-VL's own preparing (prompts, PNG decoding, resizing, patches) before a model that
+only takes its time. Busy is the time in the model over the time from its second batch to its last.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from emoji_ldm.caption.captioner import Answer, Request
+from emoji_ldm.caption.qwen import QwenEngine, load_processor
+from emoji_ldm.config import CaptionConfig, key_of, load
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.records import IMAGES
+from emoji_ldm.store import Store
+from ray_jobs import caption
+from tests.emoji import blobs, image_rows
+from tests.engines import sentence
+from tests.qwen import write_qwen
+
+IMAGES_PER_S = 40.0
+ROWS_PER_SHARD = 128
+BATCH_SIZE = 16
+WEAK = 20  # every so many-th answer fails a gate
+
+
+class TimedEngine(QwenEngine):
+    """Prepares like Qwen2.5-VL and then takes a GPU's time, which it writes down."""
+
+    def __init__(self, log: Path, ahead: bool, config: CaptionConfig) -> None:
+        """Load the processor only; without `ahead` the model waits for the preparing, as in a plain loop."""
+        self.batch_size, self.size_px = config.batch_size, config.size_px
+        self.processor, self.ahead = load_processor(config), ahead
+        self.log = log / str(os.getpid())
+
+    def prepare(self, requests: Sequence[Request]) -> Any:
+        """Model inputs, kept with the requests."""
+        if self.ahead:
+            super().prepare(requests)
+        return requests
+
+    def answer(self, prepared: Any) -> list[Answer]:
+        """A full batch's time, however many requests there are."""
+        if not self.ahead:
+            super().prepare(prepared)
+        start = time.monotonic()
+        time.sleep(BATCH_SIZE / IMAGES_PER_S)
+        with self.log.open("a") as file:
+            print(start, time.monotonic(), file=file)
+        return [Answer("" if request.seed % WEAK == 0 else sentence(request)) for request in prepared]
+
+
+def run(*, quick: bool) -> dict[str, Any]:
+    """Median share of time in the engine, with the next batch prepared ahead and without."""
+    shards, runs = (3, 1) if quick else (6, 3)
+    ahead = [measured(shards, ahead=True) for _ in range(runs)]
+    serial = [measured(shards, ahead=False) for _ in range(runs)]
+    busy = statistics.median(found["busy"] for found in ahead)
+    figures = {
+        "engine_busy": round(busy, 3),
+        "engine_busy_not_ahead": round(statistics.median(found["busy"] for found in serial), 3),
+        "batches_filled": ahead[0]["filled"],
+        "images_per_run": shards * ROWS_PER_SHARD,
+        "engine_images_per_s": IMAGES_PER_S,
+    }
+    return {"figures": figures, "floor": {"engine_busy": 0.85}, "target": {"engine_busy": 0.9}, "holds": busy >= 0.85}
+
+
+def measured(shards: int, *, ahead: bool) -> dict[str, Any]:
+    """One job over `shards` full shards with one worker."""
+    with tempfile.TemporaryDirectory() as folder:
+        log, store = Path(folder) / "log", Store(f"{folder}/store")
+        log.mkdir()
+        fill(store, shards * ROWS_PER_SHARD)
+        config = load(None, [
+            f"store={store.uri}", "caption.engine=qwen2.5-vl", f"caption.model={write_qwen(Path(folder) / 'model')}",
+            f"caption.rows_per_shard={ROWS_PER_SHARD}", f"caption.batch_size={BATCH_SIZE}", "caption.num_workers=1",
+        ])  # fmt: skip
+        summary = caption.run(config, build=partial(TimedEngine, log, ahead))
+        assert (summary["captioned"], summary["failed"]) == (shards * ROWS_PER_SHARD, 0)
+        return {"busy": statistics.mean(map(busy, log.iterdir())), "filled": summary["batches filled"]}
+
+
+def busy(log: Path) -> float:
+    """Share of the time from the second batch's start to the last one's end that was spent in the engine."""
+    spans = [tuple(map(float, line.split())) for line in log.read_text().splitlines()][1:]
+    return sum(end - start for start, end in spans) / (spans[-1][1] - spans[0][0])
+
+
+def fill(store: Store, num: int) -> None:
+    """Real pictures under `num` ids."""
+    rows = image_rows(blobs(64)).to_pylist()
+    several = [{**rows[place % len(rows)], "image_id": key_of(place)} for place in range(num)]
+    table = Table(store, IMAGES)
+    table.commit([table.write_file(pa.Table.from_pylist(several, schema=IMAGES.schema))], app_id="all", metadata={})
