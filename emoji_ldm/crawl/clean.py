@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +12,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emoji_ldm.crawl.fingerprint import fingerprint
 from emoji_ldm.crawl.outcomes import Outcome, Refused
+from emoji_ldm.crawl.png import write_png
 
 FORMATS = ("PNG", "WEBP", "GIF", "JPEG", "AVIF", "BMP", "ICO")  # no others: some call programs, all are more to attack
 MIN_PX = 8
-# Runs are what flat art compresses by: a third of the time of zlib's default for the same bytes.
-ENCODING = {"compress_type": zlib.Z_RLE}
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,9 @@ def clean(data: bytes, *, size_px: int, max_px: int) -> Picture:
         raise Refused(Outcome.BLANK, "fully transparent" if not pixels[0, 0, 3] else "one colour")
     height, width = pixels.shape[:2]
     image_id = hashlib.sha256(f"{width}x{height}:".encode() + pixels.tobytes()).hexdigest()
-    out = io.BytesIO()
-    Image.fromarray(pixels, "RGBA").save(out, "PNG", **ENCODING)
     has_alpha = bool((pixels[..., 3] < 255).any())
     look = fingerprint(pixels)
-    return Picture(image_id, out.getvalue(), width, height, has_alpha, num_frames, source_format, look)
+    return Picture(image_id, write_png(pixels), width, height, has_alpha, num_frames, source_format, look)
 
 
 def _decode(data: bytes, max_px: int) -> tuple[Image.Image, str, int]:
