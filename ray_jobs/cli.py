@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from emoji_ldm import __version__
 from emoji_ldm.errors import ConfigError, EmojiLdmError
+from ray_jobs.dataset import add_dataset
+from ray_jobs.probe import PROBE, add_probe
 
 if TYPE_CHECKING:
     from emoji_ldm.config import Config
 
+WORDS = "section.field=value"
 OVERRIDE = re.compile(r"[A-Za-z_]+(\.[A-Za-z_]+)*=.*", re.DOTALL)
 
 READS_TABLES = ("caption", "latents", "train", "report")
@@ -23,7 +26,8 @@ STAGES = {
         "walk listing pages with headless browsers, fetch and clean every image once",
         "emoji-ldm crawl crawl.site=https://example.org 'crawl.tags=[Blobs, Cat]'\n"
         "  emoji-ldm crawl --config my.yaml store=s3://bucket/emoji crawl.num_browsers=16\n"
-        "  emoji-ldm crawl --config my.yaml --retry failed",
+        "  emoji-ldm crawl --config my.yaml --retry failed\n"
+        "  emoji-ldm crawl probe https://example.org/emoji/Blobs -o blobs.yaml",
     ),
     "caption": (
         "describe every image that has no caption yet",
@@ -68,7 +72,8 @@ def parser() -> argparse.ArgumentParser:
     _add(commands, "demo", "run every stage on a small local emoji site, then write the report", "emoji-ldm demo")
     for name, (text, examples) in STAGES.items():
         _add_flags(name, _add(commands, name, text, examples))
-    _add_dataset(commands)
+    add_probe(commands, _add)
+    add_dataset(commands, _add)
     _add(commands, "doctor", "say what this machine has and lacks, and the command that mends it",
          "emoji-ldm doctor\n  emoji-ldm doctor store=s3://bucket/emoji")  # fmt: skip
     _add_submit(commands)
@@ -95,7 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Overrides may stand anywhere, also after options, which argparse alone refuses."""
     top = parser()
-    arguments, rest = top.parse_known_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:2] == ["crawl", "probe"]:
+        given[:2] = [PROBE]
+    arguments, rest = top.parse_known_args(given)
     unknown = [word for word in rest if word.startswith("-")]
     if unknown or (rest and not hasattr(arguments, "words")):
         top.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
@@ -117,12 +125,14 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from ray_jobs.doctor import doctor
 
         return doctor(config)
-    if arguments.command == "dataset":
-        from emoji_ldm.dataset.log import log, show
+    if arguments.command == PROBE:
+        from ray_jobs.probe import run as probe
 
-        _reject(words, arguments.command)
-        sys.stdout.write((log if arguments.verb == "log" else show)(config, arguments.table))
-        return 0
+        return probe(arguments, config, words)
+    if arguments.command == "dataset":
+        from ray_jobs.verbs import run
+
+        return run(arguments, config, words)
     from ray_jobs.stages import demo, run_stage
 
     if arguments.command == "demo":
@@ -162,7 +172,7 @@ def _reject(words: list[str], command: str) -> None:
         raise ConfigError(f"{command} does not take {words[0]!r}; options are written as section.field=value")
 
 
-def _add(commands: Any, name: str, text: str, examples: str) -> argparse.ArgumentParser:
+def _add(commands: Any, name: str, text: str, examples: str, words: str = WORDS) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"examples:\n  {examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -170,7 +180,7 @@ def _add(commands: Any, name: str, text: str, examples: str) -> argparse.Argumen
     command.add_argument("-c", "--config", metavar="PRESET|FILE", help="preset name or YAML file to start from")
     command.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     command.set_defaults(flags=None)
-    words = "[prompt ...] [section.field=value ...]" if name == "generate" else "section.field=value"
+    words = "[prompt ...] [section.field=value ...]" if name == "generate" else words
     command.add_argument("words", nargs="*", metavar=words, help="overrides such as train.lr=1e-4")
     return command
 
@@ -186,18 +196,6 @@ def _add_flags(stage: str, command: argparse.ArgumentParser) -> None:
     if stage in READS_TABLES:
         command.add_argument("--at", dest="flags", action="append", metavar="TAG|TIME|TABLE@VERSION",
                              type=lambda at: f"at={at}", help="read the tables as they were then")  # fmt: skip
-
-
-def _add_dataset(commands: Any) -> None:
-    examples = "emoji-ldm dataset log store=data\n  emoji-ldm dataset show images store=s3://bucket/emoji"
-    command = commands.add_parser(
-        "dataset", help="versions and contents of the tables", description="Versions and contents of the tables.",
-        epilog=f"examples:\n  {examples}", formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    verbs = command.add_subparsers(dest="verb", required=True, metavar="verb")
-    for verb, text in {"log": "list versions, newest first", "show": "show columns, counts and a few rows"}.items():
-        sub = _add(verbs, verb, text, examples)
-        sub.add_argument("--table", default="", help="one table; all by default")
 
 
 def _add_submit(commands: Any) -> None:

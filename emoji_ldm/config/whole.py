@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
 import yaml
+from pydantic import BeforeValidator
 
 from emoji_ldm.config.caption import CaptionConfig
 from emoji_ldm.config.cluster import ClusterConfig
@@ -25,7 +27,7 @@ class Config(Section):
     """URI of the store: a folder, or s3://bucket/prefix."""
     branch: str = ""
     """Branch of the tables that is read and written; empty is the main line."""
-    at: str = ""
+    at: Annotated[str, BeforeValidator(str)] = ""  # YAML makes dates of times
     """Tag, time (2026-11-21T10:00) or TABLE@VERSION of the tables that are read; empty reads the newest rows."""
     crawl: CrawlConfig = CrawlConfig()
     caption: CaptionConfig = CaptionConfig()

@@ -1,31 +1,31 @@
-"""`dataset log` and `dataset show` as text."""
+"""`dataset log` and `dataset show` as text of at most 80 columns."""
 
 from __future__ import annotations
 
-import difflib
 import json
+import textwrap
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 from emoji_ldm.config import Config
+from emoji_ldm.dataset import refs
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError, DatasetError
 from emoji_ldm.records import TABLES, TableSpec
 from emoji_ldm.store import Store
 
 SHOWN_ROWS = 3
-CELL_WIDTH = 88
+WIDTH = 80
 
 
 def log(config: Config, name: str = "") -> str:
     """Versions of one table or all, newest first: time, run, stage, parents and counts."""
-    return "\n".join(line for table in _tables(config, name) for line in _log_lines(table))
+    return "\n".join(line for table in opened(config, name).values() for line in _log_lines(table))
 
 
 def show(config: Config, name: str = "") -> str:
     """Columns, row count and a few rows of one table or all."""
-    return "\n".join(line for table in _tables(config, name) for line in _show_lines(table))
+    return "\n".join(line for table in opened(config, name).values() for line in _show_lines(table))
 
 
 def versions(table: Table) -> list[dict[str, Any]]:
@@ -33,43 +33,47 @@ def versions(table: Table) -> list[dict[str, Any]]:
     entries = []
     for entry in table.history():
         known = {key: entry.get(key, "") for key in ("version", "run", "stage", "shard", "code", "operation")}
-        time = datetime.fromtimestamp(entry["timestamp"] / 1000, UTC)
         parsed = {key: json.loads(entry.get(key) or "{}") for key in ("parents", "counts")}
-        entries.append({**known, **parsed, "time": time, "config": entry.get("config", "")})
+        entries.append({**known, **parsed, "time": refs.time_of(entry), "config": entry.get("config", "")})
     return entries
 
 
-def _tables(config: Config, name: str) -> list[Table]:
-    store = Store(config.store)
+def opened(config: Config, name: str = "") -> dict[str, Table]:
+    """The tables that are there at `config.at`, {name: table}, or the one that is named; else an error says why."""
+    store = Store(config.store, config.branch)
     store.check()
-    tables = [table for table in (Table(store, spec) for spec in _specs(name)) if table.exists]
-    if not tables:
+    tables = refs.open_tables(config, *specs_of(name))
+    there = {name: table for name, table in tables.items() if table.exists}
+    if not there:
         raise DatasetError(
             f"no {'table ' + name if name else 'tables'} in {store.uri}; crawl fills them (emoji-ldm crawl)"
         )
-    return tables
+    return there
 
 
-def _specs(name: str) -> list[TableSpec]:
+def specs_of(name: str) -> list[TableSpec]:
+    """The table of this name, or all for an empty one; ConfigError for an unknown one."""
     if name and name not in TABLES:
-        close = difflib.get_close_matches(name, TABLES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"unknown table {name!r}{hint} (tables: {', '.join(TABLES)})")
+        raise ConfigError(f"unknown table {name!r}{refs.near(name, TABLES)}")
     return [TABLES[name]] if name else list(TABLES.values())
 
 
 def _log_lines(table: Table) -> Iterator[str]:
+    tags: dict[int, list[str]] = {}
+    for tag, facts in refs.tags(table.store).items():
+        if facts["branch"] == table.store.branch and table.spec.name in facts["tables"]:
+            tags.setdefault(facts["tables"][table.spec.name], []).append(tag)
     yield f"{table.spec.name}  (version {table.version}, {table.count():,} rows)"
     for entry in versions(table):
-        if not entry["stage"]:
-            yield f"  {entry['version']:>5}  {entry['time']:%Y-%m-%d %H:%M:%S}  {entry['operation'].lower()}"
-            continue
-        parents = " ".join(f"{name}@{version}" for name, version in entry["parents"].items()) or "-"
-        counts = ", ".join(f"{key} {value}" for key, value in entry["counts"].items())
-        yield (
-            f"  {entry['version']:>5}  {entry['time']:%Y-%m-%d %H:%M:%S}  run {entry['run']}  {entry['stage']}"
-            f"  from {parents}  {counts}  shard {entry['shard']}"
-        )
+        words = [f"{entry['version']:>5}", f"{entry['time']:%Y-%m-%d %H:%M:%S}"]
+        words += [f"run {entry['run']}"] if entry["run"] else []
+        words += [entry["stage"] or entry["operation"].lower()]
+        parents = " ".join(f"{name}@{version}" for name, version in entry["parents"].items())
+        words += [f"from {parents}"] if parents else []
+        words += [f"{key} {value:,}" for key, value in entry["counts"].items()]
+        words += [f"shard {entry['shard']}"] if entry["shard"] else []
+        words += [f"[tag {', '.join(tags[entry['version']])}]"] if entry["version"] in tags else []
+        yield from textwrap.wrap("  ".join(words), WIDTH, initial_indent="  ", subsequent_indent=" " * 9)
     yield ""
 
 
@@ -90,4 +94,4 @@ def _cell(value: object) -> str:
     if isinstance(value, dict) and "bytes" in value:
         return f"<picture, {len(value['bytes'] or b''):,} bytes>"
     text = str(value)
-    return text if len(text) <= CELL_WIDTH else text[: CELL_WIDTH - 1] + "…"
+    return text if len(text) <= (WIDTH - 21) else text[: (WIDTH - 21) - 1] + "…"

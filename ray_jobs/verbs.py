@@ -1,0 +1,224 @@
+"""What each `dataset` verb does: options to a library call, its result to text. Returns exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+
+from emoji_ldm.config import Config
+from emoji_ldm.dataset import branch, refs, undo
+from emoji_ldm.dataset.compact import compact
+from emoji_ldm.dataset.diff import as_text, by_table
+from emoji_ldm.dataset.log import log, opened, show, specs_of
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.dataset.vacuum import Policy, apply, plan
+from emoji_ldm.dataset.vacuum import as_text as vacuum_text
+from emoji_ldm.dataset.verify import verify
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.records import IMAGES, TABLES, TableSpec
+from emoji_ldm.store import Store
+
+SHOWN_DAMAGES = 100
+
+
+def run(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
+    """Do the verb that was parsed."""
+    if getattr(arguments, "at", ""):
+        config = config.model_copy(update={"at": arguments.at})
+    return VERBS[arguments.verb](arguments, config, words)
+
+
+def _log(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
+    return _say((log if arguments.verb == "log" else show)(config, _table(arguments, words)))
+
+
+def _diff(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
+    if not 1 <= len(words) <= 2:
+        raise ConfigError(
+            "diff takes one or two points: emoji-ldm dataset diff v1 v2 (tag, branch, time, TABLE@VERSION)"
+        )
+    store, specs = _store(config), specs_of(arguments.table)
+    texts = [*words, config.at][:2] if len(words) == 1 else words
+    named = [match[1] if (match := refs.PINNED.match(text)) else "" for text in texts]
+    if all(named) and named[0] != named[1]:
+        raise ConfigError(f"{texts[0]} and {texts[1]} are different tables: compare two versions of one table")
+    if not arguments.table and any(named):
+        specs = specs_of(next(filter(None, named)))
+    sides = [refs.open_at(store, text, *specs) for text in texts]
+    found = by_table(*sides)
+    if arguments.json:
+        return _say(json.dumps([one.to_dict(arguments.rows) for one in found], indent=2) + "\n")
+    changed = [one for one in found if one.keys]
+    return _say("".join(as_text(one, arguments.rows) for one in changed) or "no row differs\n")
+
+
+def _tag(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
+    store = _store(config)
+    if not words:
+        return _say("".join(_ref_line(facts) for facts in refs.tags(store).values()) or "no tags\n")
+    name = _one(words, "tag takes one name")
+    if not arguments.delete:
+        return _say("tagged " + _ref_line(refs.tag(store, name, arguments.message, config.at)))
+    facts = refs.delete_tag(store, name)
+    where = f" branch={facts['branch']}" if facts["branch"] else ""
+    return _say(f"deleted tag {_ref_line(facts)}undo: emoji-ldm dataset tag {name} --at {_pins(facts, ',')}{where}\n")
+
+
+def _branch(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
+    store = _store(config)
+    if not words:
+        return _say("".join(_ref_line(facts) for facts in refs.branches(store).values()) or "no branches\n")
+    name = _one(words, "branch takes one name")
+    if arguments.delete:
+        return _say(f"deleted branch {_ref_line(branch.delete(store, name))}its own files go with the next vacuum\n")
+    facts = branch.create(store, name, arguments.start)
+    return _say(f"made branch {_ref_line(facts)}use it: emoji-ldm <any command> branch={name}\n")
+
+
+def _restore(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
+    at = _one(words, "restore takes one tag, time, TABLE@VERSION or, with --table, version")
+    store = _store(config)
+    match = refs.PINNED.match(at)
+    specs = specs_of(arguments.table or (match[1] if match else ""))
+    point = refs.resolve(store, at, specs)
+    present = [Table(store, spec) for spec in specs if Table(store, spec).exists]
+    done = [undo.restore(config, point, table) for table in present]
+    return _say("".join(_undone(one, f"the rows of {at}") for one in done))
+
+
+def _revert(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
+    text = _one(words, "revert takes one TABLE@VERSION")
+    match = refs.PINNED.fullmatch(text)
+    if not match:
+        raise ConfigError(f"{text!r} is not TABLE@VERSION, such as images@7 (emoji-ldm dataset log)")
+    (spec,) = specs_of(match[1])
+    done = undo.revert(config, Table(_store(config), spec), int(match[2]))
+    return _say(_undone(done, f"all but {text}"))
+
+
+def _compact(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
+    store = _store(config)
+    for spec in specs_of(_table(arguments, words)):
+        if (table := Table(store, spec)).exists:
+            done = compact(config, table)
+            what = f"version {done.version}, rows unchanged" if done.version is not None else "nothing to join"
+            _say(f"{done.table}: {done.before} files -> {done.after}, {done.size / 2**20:,.1f} MB; {what}\n")
+    return 0
+
+
+def _vacuum(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
+    policy, store = Policy(arguments.keep, arguments.older_than, words), _store(config)
+    what = plan(store, policy)
+    return _say(vacuum_text(what, apply(store, what, policy) if arguments.apply else None))
+
+
+def _verify(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
+    name = _table(arguments, words)
+    asked = opened(config, name)
+    result = verify(asked if not name else {**refs.open_tables(config, IMAGES), **asked})
+    _say("".join(f"{damage}\n" for damage in result.damages[:SHOWN_DAMAGES]))
+    if hidden := len(result.damages) - SHOWN_DAMAGES:
+        _say(f"... and {hidden:,} more\n" if hidden > 0 else "")
+    rows = ", ".join(f"{count:,} of {name}" for name, count in result.rows.items())
+    _say(f"checked rows: {rows}; {len(result.damages) or 'no'} damages\n")
+    return 1 if result.damages else 0
+
+
+def _stats(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
+    from emoji_ldm.dataset.stats import as_text, stats
+
+    data = stats(opened(config, _table(arguments, words)))
+    return _say(json.dumps(data, indent=2, default=str) + "\n" if arguments.json else as_text(data).rstrip("\n") + "\n")
+
+
+def _split(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
+    from emoji_ldm.dataset.split import parse, split
+
+    target = _one(words, "split takes one target file") if words else ""
+    images = _inputs(config, IMAGES)[IMAGES.name]
+    counts = split(images, parse(arguments.parts), salt=arguments.salt, target=target)
+    return _facts({**counts, **({"written": target} if target else {})})
+
+
+def _export(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
+    from emoji_ldm.dataset.export import ExportOptions, export
+    from emoji_ldm.dataset.split import parse
+
+    if len(words) != 2:
+        raise ConfigError(
+            "export takes a format and a target: emoji-ldm dataset export csv ./out (csv json txt hf webdataset)"
+        )
+    tables = _inputs(config, IMAGES, TABLES["captions"])
+    options = ExportOptions(words[0], words[1], parse(arguments.parts), arguments.salt, arguments.background,
+                            arguments.images, arguments.captioned, arguments.license)  # fmt: skip
+    return _facts(export(tables["images"], tables["captions"], options))
+
+
+VERBS: Mapping[str, Callable[[argparse.Namespace, Config, Sequence[str]], int]] = {
+    "log": _log, "show": _log, "diff": _diff, "tag": _tag, "branch": _branch, "restore": _restore,
+    "revert": _revert, "compact": _compact, "vacuum": _vacuum, "verify": _verify, "stats": _stats, "split": _split,
+    "export": _export,
+}  # fmt: skip
+
+
+def _inputs(config: Config, *specs: TableSpec) -> dict[str, Table]:
+    _store(config)
+    return refs.open_tables(config, *specs)
+
+
+def _store(config: Config) -> Store:
+    store = Store(config.store, config.branch)
+    store.check()
+    return store
+
+
+def _table(arguments: argparse.Namespace, words: Sequence[str]) -> str:
+    """The one table that is meant, as a word or an option; empty for all."""
+    return str(_one(words, f"{arguments.verb} takes one table") if words else arguments.table)
+
+
+def _one(words: Sequence[str], rule: str) -> str:
+    if len(words) != 1:
+        raise ConfigError(f"{rule}, not {' '.join(words) or 'none'}")
+    return words[0]
+
+
+def _undone(done: undo.Undone, what: str) -> str:
+    if done.version is None:
+        return f"{done.table}: has {what} already\n"
+    counts = ", ".join(f"{name} {count:,}" for name, count in done.counts.items())
+    return (f"{done.table}: version {done.version} has {what} ({counts})\n"
+            f"  undo: emoji-ldm dataset restore {done.table}@{done.before}\n")  # fmt: skip
+
+
+def _ref_line(facts: Mapping[str, object]) -> str:
+    origin = facts.get("from") or facts.get("branch")
+    message = f"  {facts['message']}" if facts.get("message") else ""
+    where = f"  of {origin}" if origin else ""
+    pins = textwrap.fill(_pins(facts, " "), 80, initial_indent="  ", subsequent_indent="  ")
+    return f"{facts['name']}  {str(facts['time'])[:16]}{where}{message}\n{pins}\n"
+
+
+def _pins(facts: Mapping[str, object], separator: str) -> str:
+    tables = facts["tables"]
+    assert isinstance(tables, dict)
+    return separator.join(f"{name}@{version}" for name, version in tables.items())
+
+
+def _facts(facts: Mapping[str, object]) -> int:
+    width = max(map(len, facts), default=0)
+    return _say("".join(f"{name:<{width}}  {_value(value)}\n" for name, value in facts.items()))
+
+
+def _value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_value(one)}" for name, one in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _say(text: str) -> int:
+    sys.stdout.write(text)
+    return 0

@@ -1,0 +1,78 @@
+"""The verbs of `emoji-ldm dataset` as a user types them."""
+
+import json
+
+import pytest
+
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.records import TEXTS
+from emoji_ldm.store import Store
+from ray_jobs.cli import main, parser
+from ray_jobs.dataset import VERBS
+from tests.unit.dataset.test_rewrite import filled
+
+
+@pytest.fixture
+def dataset(tmp_path, capsys):
+    """Runs `emoji-ldm dataset ...` on a store with two commits; gives status and what was printed."""
+    store = Store(str(tmp_path / "store"))
+    filled(store, "ab", "cd")
+
+    def run(*words):
+        status = main(["dataset", *words, f"store={store.uri}"])
+        return status, "".join(capsys.readouterr())
+
+    return run, store
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_shows_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parser().parse_args(["dataset", verb, "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and f"emoji-ldm dataset {verb}" in text.split("examples:")[1]
+
+
+def test_a_tag_restore_and_diff_from_the_command_line(dataset):
+    run, store = dataset
+    assert run("tag", "v1", "-m", "two shards")[0] == 0
+    assert "texts@2" in run("tag")[1] and "[tag v1]" in run("log", "texts")[1]
+    status, text = run("restore", "texts@1")
+    assert status == 0 and "undo: emoji-ldm dataset restore texts@2" in text
+    status, text = run("diff", "v1", "--json")
+    assert status == 0 and json.loads(text)[0]["removed"] == 2
+    assert "version 2, 4 rows" in run("show", "--at", "v1")[1] and "version 3, 2 rows" in run("show", "texts")[1]
+    assert "undo: emoji-ldm dataset tag v1 --at texts@2" in run("tag", "v1", "--delete")[1]
+    assert run("revert", "texts@3")[0] == 0 and Table(store, TEXTS).count() == 4
+
+
+def test_upkeep_from_the_command_line(dataset):
+    run, store = dataset
+    assert "use it: emoji-ldm <any command> branch=try" in run("branch", "try")[1]
+    assert "texts: 2 files -> 1" in run("compact")[1] and "texts: 2 files" in run("compact", "branch=try")[1]
+    assert "nothing was deleted" in run("vacuum", "--keep=1", "--older-than=0h", "branch=try")[1]
+    assert "cannot be undone" in run("vacuum", "--keep=1", "--older-than=0h", "--apply")[1]
+    assert "4 of texts; no damages" in run("verify")[1]
+    assert Table(Store(store.uri, "try"), TEXTS).count() == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["diff"], "one or two points"),
+        (["diff", "images@3", "captions@4"], "images@3 and captions@4 are different tables"),
+        (["diff", "1", "2"], "version 1 of which table"),
+        (["restore", "v9"], "there is no tag or branch 'v9' (there are none)"),
+        (["log", "--at", "1999-01-01"], "no commit at or before 1999-01-01"),
+        (["show", "at=1999-01-01"], "no commit at or before 1999-01-01"),
+        (["tag", "1st"], "name '1st' is refused"),
+        (["log", "branch=other"], "there is no branch 'other'"),
+        (["revert", "texts"], "is not TABLE@VERSION"),
+        (["export", "csv"], "export takes a format and a target"),
+        (["vacuum", "texts@2"], "texts@2 cannot be dropped"),
+        (["stats", "tests"], "unknown table 'tests'; did you mean 'texts'"),
+    ],
+)
+def test_a_mistake_is_one_line(dataset, words, text):
+    status, printed = dataset[0](*words)
+    assert status in (1, 2) and text in printed and printed.count("\n") == 1 and printed.startswith("error: ")
