@@ -1,0 +1,117 @@
+"""What probing a page tells: tiles, lasting selectors, how pages are numbered; and the profile that it writes."""
+
+import pytest
+
+from emoji_ldm.config import build
+from emoji_ldm.crawl.finder import find
+from emoji_ldm.crawl.markup import Tree
+from emoji_ldm.crawl.numbering import numbering_of
+from emoji_ldm.crawl.probe import probe
+from emoji_ldm.crawl.profile import Profile, load_profile
+from emoji_ldm.crawl.proposal import is_lasting, tile_selector
+from emoji_ldm.errors import ConfigError, CrawlError
+from ray_jobs.cli import main
+from tests.unit.crawl.site import Site, answer
+
+STRUCTURE = Profile(url="{site}{tag}{page}")
+PAGE = """<title>Blob emoji</title><header><img src=/logo.png title=Logo></header><main><h1>Blobs</h1>
+<div class="k3Jq9x emoji-grid">{tiles}</div><a href="/emoji/blob%20cats?page=2" rel=next>Next</a></main>"""
+TILE = '<div class="aLnnpRah text-center"><div class="Mw1EAtrx"><img src="/i/{0}.png" title="Blob {0}"></div></div>'
+
+
+@pytest.fixture
+def site():
+    body = PAGE.format(tiles="".join(TILE.format(n) for n in range(7))).encode()
+    with Site({"/emoji/blob%20cats": answer(200, body, Content_Type="text/html")}) as opened:
+        yield opened
+
+
+def html_config(**options):
+    return build({"crawl": {"source": "html", "fetch_timeout_s": 2, **options}}, where="test").crawl
+
+
+def test_a_probe_reports_tiles_robots_and_pages_and_its_profile_finds_them_again(site, tmp_path):
+    site.routes["/robots.txt"] = answer(200, b"User-agent: *\nDisallow: /private\nCrawl-delay: 0.01")
+    output = tmp_path / "own.yaml"
+    report = probe(html_config(), f"{site.url}/emoji/blob%20cats", tag="blob cats", output=str(output))
+    for line in (
+        "page      Blob emoji (HTTP 200)",
+        "robots    allowed; Crawl-delay 0.01 s",
+        "tiles     7, found by structure",
+        f"          {'Blob 0':<30}  {site.url}/i/0.png",
+        "selector  div.emoji-grid > div.text-center",
+        "pages     {site}/emoji/{tag}?page={page}  (by its link rel=next, ?page=N)",
+    ):
+        assert line in report.splitlines()
+    command = f"crawl.source=html crawl.site={site.url} 'crawl.tags=[blob cats]' crawl.profile={output}"
+    assert report.endswith(f"next: emoji-ldm crawl {command}\n")
+    profile = load_profile(str(output))
+    assert profile.page_url(site.url, "blob cats", 3) == f"{site.url}/emoji/blob%20cats?page=3"
+    found = find(PAGE.format(tiles=TILE.format(1) + TILE.format(2)).replace("Mw1EAtrx", "Zz9"), site.url, profile)
+    assert (found.by, len(found.spots)) == ("selectors", 2)
+
+
+def test_what_a_probe_cannot_do_is_one_line(site, tmp_path, capsys):
+    site.routes["/empty"] = answer(200, b"<title>Just a moment...</title><p>Checking", Content_Type="text/html")
+    site.routes["/robots.txt"] = answer(200, b"User-agent: *\nDisallow: /private")
+    exists = tmp_path / "there.yaml"
+    exists.touch()
+    for url, options, output, error, text in (
+        (f"{site.url}/empty", {}, "", CrawlError, "no tiles: the page 'Just a moment...' holds 0 images"),
+        (f"{site.url}/private", {}, "", CrawlError, "may not be read: robots.txt: Disallow: /private"),
+        (f"{site.url}/gone", {}, "", CrawlError, "cannot be read: HTTP 404"),
+        (f"{site.url}/", {}, str(exists), ConfigError, "exists already"),
+        ("example.org/x", {}, "", ConfigError, "no address of a page"),
+        (f"{site.url}/", {"source": "records"}, "", ConfigError, "crawl.source=records has none"),
+    ):
+        with pytest.raises(error) as caught:
+            probe(html_config(**options), url, output=output)
+        assert text in str(caught.value) and "\n" not in str(caught.value)
+    assert "/private" not in site.log
+    assert main(["crawl", "probe", "crawl.source=html"]) == 2
+    assert "takes one address" in capsys.readouterr().err
+
+
+def test_the_command_prints_the_profile(site, capsys):
+    assert main(["crawl", "probe", f"{site.url}/emoji/blob%20cats", "--tag", "blob cats", "crawl.source=html"]) == 0
+    assert "url: '{site}/emoji/{tag}?page={page}'\ntile: div.emoji-grid > div.text-center\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("body", "selector"),
+    [
+        ("<ul class=x9K>{0}</ul>|<li class=q8Zt><img src=/{0} alt=a></li>", "ul > li"),
+        ("<div>{0}</div>|<a data-testid=emoji class=qQ1><img src=/{0} alt=a></a>", 'a[data-testid="emoji"]'),
+        ("<div>{0}</div>|<b data-id={0} class=qQ1><img src=/{0} alt=a></b>", "b[data-id]"),
+        ("<div id=g>{0}</div><div><i><img src=/x></i></div>|<i class=css-1x2><img src=/{0} alt=a></i>", "div#g > i"),
+    ],
+)
+def test_selectors_are_built_of_what_lasts_and_match_the_tiles_alone(body, selector):
+    around, tile = body.split("|")
+    markup = f"<main>{around.format(''.join(tile.format(n) for n in range(4)))}</main><li></li>"
+    found = find(markup, "https://e.org/", STRUCTURE)
+    assert len(found.spots) == 4
+    assert tile_selector(found) == selector
+
+
+def test_hashes_of_compilers_are_told_from_words_of_people():
+    assert all(map(is_lasting, ("emoji", "text-center", "emoji_tile", "col-4", "card__title", "nav")))
+    assert not any(map(is_lasting, ("FS5UE28h", "aLnnpRah", "css-1x2y3z", "sc-bdVaJa", "xkqzpt", "_1a2b", "jsx-3071")))
+
+
+@pytest.mark.parametrize(
+    ("url", "links", "tag", "pattern"),
+    [
+        ("https://e.org/emoji-list/tag/Blobs?page=2", "", "", "{site}/emoji-list/tag/{tag}?page={page}"),
+        ("https://e.org/t/Cat", "<a href='?page=2'>2</a><a href='?page=3'>3</a>", "", "{site}/t/{tag}?page={page}"),
+        ("https://e.org/t/Cat?sort=new", "<a href='?sort=new&p=2'>", "", "{site}/t/{tag}?sort=new&p={page}"),
+        ("https://e.org/search?q=blob+cat", "<a href='?q=blob+cat&page=2'>", "", "{site}/search?q={tag}&page={page}"),
+        ("https://e.org/t/cat/", "<a href='/t/cat/page/2/'>", "cat", "{site}/t/{tag}/page/{page}/"),
+        ("https://e.org/t/cat/page/7", "", "", "{site}/t/{tag}/page/{page}"),
+        ("https://e.org/t/cat", "<a href='/t/dog?page=2'><a href='https://o.org/t/cat?page=2'>", "", "{site}/t/{tag}"),
+        ("https://e.org/emoji.html", "", "", "{site}/emoji.html"),
+        ("https://e.org/{x}/cat", "", "", "{site}/{{x}}/{tag}"),
+    ],
+)
+def test_pages_are_numbered_as_the_site_does(url, links, tag, pattern):
+    assert numbering_of(url, Tree(links, url), tag).pattern == pattern
