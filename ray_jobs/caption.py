@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
-from typing import Any
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
 from emoji_ldm.caption import captioner, overrides
 from emoji_ldm.caption.plan import COLUMNS as DONE
-from emoji_ldm.caption.plan import Plan, column, plan
+from emoji_ldm.caption.plan import Plan, plan
 from emoji_ldm.caption.rounds import Rounds
-from emoji_ldm.config import CaptionConfig, Config, key_of
+from emoji_ldm.config import CaptionConfig, Config
 from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.errors import DatasetError, JobError
+from emoji_ldm.errors import DatasetError, JobError, ModelError
 from emoji_ldm.records import CAPTIONS, IMAGES
 from emoji_ldm.store import Store
 from ray_jobs import cluster, shards, sink
@@ -70,7 +70,7 @@ class CaptionWorker:
             import torch
 
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.num_workers))
-        self.config, self.engine = config, build(config)
+        self.config, self.engine, self.finished = config, build(config), 0
 
     def __call__(self, rows: pa.Table) -> sink.Output:
         """Caption the pictures of a shard; a picture without a good caption is a row with a reason."""
@@ -78,13 +78,24 @@ class CaptionWorker:
         try:
             captions = rounds.run(rows)
         except captioner.EngineDead as error:
-            # Only a process that ends is replaced by Ray, and its shard done again; a raised error ends the job.
-            logging.getLogger(__name__).error("the engine is dead, a new one takes over: %s", error)
-            os._exit(1)
+            _replace(error, fresh=self.finished == 0)
+        self.finished += 1
         status = captions["status"].to_pylist()
         counts = {"ok": status.count("ok"), "failed": status.count("failed")}
         filled = {"asked": rounds.asked, "slots": rounds.slots} if self.engine.batch_size else {}
         return sink.Output(captions, counts | filled)
+
+
+def _replace(error: captioner.EngineDead, *, fresh: bool) -> NoReturn:
+    """End this process: Ray starts another actor in its place, which does the shard again; a raised error would not.
+
+    Raises:
+        ModelError: This actor is such a replacement and its engine died before it finished a shard, too.
+    """
+    if fresh and ray.get_runtime_context().was_current_actor_reconstructed:
+        raise ModelError(f"the engine and the one in its place both died, the last time of: {error}")
+    logging.getLogger(__name__).error("the engine is dead, a new one takes over: %s", error)
+    os._exit(1)
 
 
 def _plans(config: CaptionConfig, store: Store, image_ids: Collection[str], key: str) -> dict[str, Plan]:
@@ -93,27 +104,10 @@ def _plans(config: CaptionConfig, store: Store, image_ids: Collection[str], key:
 
 
 def _shards(config: CaptionConfig, images: Table, plans: Mapping[str, Plan], key: str) -> list[sink.Shard]:
-    """Shards of about `rows_per_shard` captions, named by their images and what is wanted for each."""
-    size = max(1, config.rows_per_shard // config.num_captions)
-    version = Table(images.store, CAPTIONS).version  # a failed caption may be tried again and again: each is new work
+    """Shards of about `rows_per_shard` captions."""
+    size, version = max(1, config.rows_per_shard // config.num_captions), Table(images.store, CAPTIONS).version
     shared = shards.of_images(images, plans, rows_per_shard=size, key=f"caption:{key}")
-    return [_planned(shard, plans, version) for shard in shared]
-
-
-def _planned(shard: sink.Shard, plans: Mapping[str, Plan], version: int) -> sink.Shard:
-    ids = sorted(image_id for several in shard.payload["located"].values() for image_id in several)
-    chosen = {image_id: plans[image_id].to_json() for image_id in ids}
-    replaces = tuple(key for image_id in ids for key in plans[image_id].replaces)
-    name = key_of(shard.name, chosen, version if replaces else None)
-    num_items = sum(len(plans[image_id].wanted) for image_id in ids)
-    return sink.Shard(name, {**shard.payload, "plans": chosen}, num_items, replaces)
-
-
-def _read(store: Store, payload: dict[str, Any]) -> pa.Table:
-    """Pictures and plans of a shard."""
-    rows = shards.image_reader(store, PICTURES)(payload)
-    plans = {image_id: Plan.from_json(values) for image_id, values in payload["plans"].items()}
-    return rows.append_column("plan", column(plans, rows["image_id"].to_pylist()))
+    return [shards.planned(shard, plans, version) for shard in shared]
 
 
 def _caption(config: Config, store: Store, pending: list[sink.Shard], lineage: Lineage, build: Build) -> dict[str, int]:
@@ -123,15 +117,15 @@ def _caption(config: Config, store: Store, pending: list[sink.Shard], lineage: L
     cluster.connect(config.cluster)
     cluster.require(config.cluster, "caption", settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
     job = sink.Job(
-        "caption", store, CAPTIONS, partial(_read, store), CaptionWorker, (settings, build), settings.num_workers,
-        NUM_CPUS, settings.num_gpus,
+        "caption", store, CAPTIONS, shards.planned_reader(store, PICTURES), CaptionWorker, (settings, build),
+        settings.num_workers, NUM_CPUS, settings.num_gpus,
     )  # fmt: skip
     return sink.run(job, pending, lineage, unit="captions")
 
 
 def _check_failed(config: CaptionConfig, counts: dict[str, int], num_images: int, captions: Table) -> None:
-    failed, total = counts.get("failed", 0), counts.get("ok", 0) + counts.get("failed", 0)
-    total = num_images * config.num_captions if config.retry else total  # among failed ones many fail again
+    failed = counts.get("failed", 0)  # of this run; of all wanted in a retry, as among failed ones many fail again
+    total = num_images * config.num_captions if config.retry else failed + counts.get("ok", 0)
     if not failed or failed / total <= config.max_failed:
         return
     chosen = (pc.field("engine_key") == captioner.engine_key(config)) & (pc.field("status") == "failed")

@@ -5,12 +5,13 @@ Apart from the jobs, so that reading processes need not load what encodes and ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from emoji_ldm.caption.plan import Plan, column
 from emoji_ldm.config import key_of
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.records import IMAGES
@@ -45,6 +46,24 @@ def read_captions(payload: dict[str, Any]) -> pa.Table:
     return pa.table({"caption": pa.array(payload["captions"], pa.string())})
 
 
+def planned(shard: Shard, plans: Mapping[str, Plan], version: int) -> Shard:
+    """A shard of images with what is wanted for each, named by both.
+
+    Where older rows are replaced, the table's version is part of the name: to try again is new work each time.
+    """
+    ids = sorted(image_id for several in shard.payload["located"].values() for image_id in several)
+    chosen = {image_id: plans[image_id].to_json() for image_id in ids}
+    replaces = tuple(key for image_id in ids for key in plans[image_id].replaces)
+    name = key_of(shard.name, chosen, version if replaces else None)
+    num_items = sum(len(plans[image_id].wanted) for image_id in ids)
+    return Shard(name, {**shard.payload, "plans": chosen}, num_items, replaces)
+
+
+def planned_reader(store: Store, columns: tuple[str, ...]) -> Callable[[dict[str, Any]], pa.Table]:
+    """The `read` of a sink job over `planned` shards: these columns, and `plan` as JSON."""
+    return partial(_read_planned, store, columns)
+
+
 def _shard(pairs: list[tuple[str, str]], key: str) -> Shard:
     located: dict[str, list[str]] = {}
     for path, image_id in pairs:
@@ -54,3 +73,9 @@ def _shard(pairs: list[tuple[str, str]], key: str) -> Shard:
 
 def _read_images(store: Store, columns: tuple[str, ...], payload: dict[str, Any]) -> pa.Table:
     return Table(store, IMAGES).read_located(payload["located"], columns)
+
+
+def _read_planned(store: Store, columns: tuple[str, ...], payload: dict[str, Any]) -> pa.Table:
+    rows = _read_images(store, columns, payload)
+    plans = {image_id: Plan.from_json(values) for image_id, values in payload["plans"].items()}
+    return rows.append_column("plan", column(plans, rows["image_id"].to_pylist()))

@@ -36,7 +36,6 @@ from emoji_ldm.records import TableSpec
 from emoji_ldm.store import Store
 
 Row = dict[str, Any]
-MAX_DEATHS = 10  # actors that a shard may outlive; without a bound one that always kills its actor runs for ever
 LOST = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 
 
@@ -101,7 +100,7 @@ def stream(job: Job, shards: Sequence[Shard]) -> Iterator[Finished]:
     data = data.map(_reader(job), num_cpus=0.25, concurrency=workers)
     data = data.map(
         _Working, fn_constructor_args=(job.worker, job.worker_args), concurrency=(workers, workers),
-        num_cpus=job.num_cpus, num_gpus=job.num_gpus or None, max_task_retries=MAX_DEATHS,
+        num_cpus=job.num_cpus, num_gpus=job.num_gpus or None,
     )  # fmt: skip
     data = data.map(_writer(job), num_cpus=0.25, concurrency=workers)
     try:
