@@ -3,74 +3,125 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
-Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 
-GRID = 16  # cells a side
-HEADER = 8  # kind of background, its colour (R, G, B), 4 unused
-LENGTH = HEADER + GRID * GRID * 4
-REACH = 2.3  # half the window in standard deviations of the content: a disc's radius is 2
-FILTER = Image.Resampling.HAMMING
-TRANSPARENT, FLAT, FULL = 0, 1, 2  # kinds of background: none, one opaque colour, a picture up to the border
-FLAT_WITHIN = 14  # levels that a border may stray from its colour, for the noise of JPEG
-MIN_CHROMA = 0.01  # mean chroma over the picture, of 1, from which it places the window
+GRID = 12  # cells a side
+HEADER = 8  # 1 if a flat background was cut out, its colour (R, G, B), 4 unused
+VIEWS = 2  # the whole frame; the content alone, for pictures that were padded
+CELLS = VIEWS * GRID * GRID * 4
+LENGTH = HEADER + CELLS
+REACH = 2.2  # half the content's window in its standard deviations; a disc's radius is 2 of them
+FLAT_WITHIN = 14  # levels that a background may stray from its colour, for the noise of JPEG
+WHITE_OR_BLACK = 40  # levels: backgrounds that pictures hold themselves, so that only what lies outside is cut
+FLAT_BORDER = 0.5  # share of the border that a background must fill at least; content may touch the rest
+FILTER = Image.Resampling.HAMMING  # smooth, so that a shift below one pixel hardly tells
 
 
 def fingerprint(pixels: Bytes) -> bytes:
     """The look of canonical `(h, w, 4)` RGBA pixels as `LENGTH` bytes; compare with `emoji_ldm.crawl.near`.
 
-    A `(GRID, GRID, 4)` thumbnail, alpha premultiplied, of a square window that is placed by where the colour is. Chroma
-    of premultiplied colours is the same over white, grey, black or nothing, so the window needs no cut-out.
+    Two `(GRID, GRID, 4)` thumbnails with premultiplied alpha, of the whole frame and of its content. An opaque flat
+    background is cut out, and its colour is kept: pictures are compared over that colour, so that holes or edges
+    that were cut out wrongly make no difference.
     """
-    kind, colour = background(pixels)
+    colour = background(pixels)
+    if colour is not None:
+        pixels = _cut(pixels, colour)
     image = Image.fromarray(pixels, "RGBA").convert("RGBa")
-    y, x, half = _window(image, kind, colour)
-    margin = max(0, math.ceil(half - min(y, x, image.height - y, image.width - x)))
-    fill = (*(int(level) for level in colour), 255) if kind == FLAT else (0, 0, 0, 0)
-    canvas = Image.new("RGBa", (image.width + 2 * margin, image.height + 2 * margin), fill)
-    canvas.paste(image, (margin, margin))
-    box = (x + margin - half, y + margin - half, x + margin + half, y + margin + half)
-    cells = canvas.resize((GRID, GRID), FILTER, box=box)
-    return bytes((kind, *fill[:3], 0, 0, 0, 0)) + cells.tobytes()
+    views = (_view(image, *window) for window in (_frame(image), _content(pixels[..., 3])))
+    header = (0,) * HEADER if colour is None else (1, *colour.tolist(), 0, 0, 0, 0)
+    return bytes(header) + b"".join(view.tobytes() for view in views)
 
 
-def background(pixels: Bytes) -> tuple[int, Bytes]:
-    """Kind of the background and its colour, as the outermost pixels show it; black unless `FLAT`."""
+def background(pixels: Bytes) -> Bytes | None:
+    """Colour (R, G, B) of an opaque flat background, as the outermost pixels show it; None if there is none."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
-    none = np.zeros(3, np.uint8)
-    if border[:, 3].min() < 250:
-        return TRANSPARENT, none
-    colours = border[:, :3].astype(np.int16)
-    colour = np.sort(colours, axis=0)[len(colours) // 2]
-    strays = (np.abs(colours - colour) > FLAT_WITHIN).any(1)
-    return (FLAT, colour.astype(np.uint8)) if strays.mean() < 0.05 else (FULL, none)
+    if border[:, 3].min() < 255:
+        return None
+    colour: Bytes = np.sort(border[:, :3], axis=0)[len(border) // 2]
+    near = (np.abs(border[:, :3].astype(np.int16) - colour) <= FLAT_WITHIN).all(1)
+    return colour if near.mean() >= FLAT_BORDER else None
 
 
-def _window(image: Image.Image, kind: int, colour: Bytes) -> tuple[float, float, float]:
-    """Centre y, x and half side in pixels of the square that holds the content of a premultiplied image."""
-    step = 2 if min(image.size) >= 64 else 1
-    small = np.asarray(image.reduce(step)).astype(np.int16)
-    if kind == FLAT:
-        small[..., :3] -= colour
-    red, green, blue, alpha = (small[..., channel] for channel in range(4))
-    high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    weight = high - low
-    if kind == FULL or weight.mean() < MIN_CHROMA * 255:
-        weight = np.maximum(high, -low) if kind == FLAT else alpha
-    total = float(weight.sum()) or 1.0
-    y, spread_y = _moments(weight.sum(1) / total)
-    x, spread_x = _moments(weight.sum(0) / total)
-    half = REACH * max(1.0, (spread_y + spread_x) / 2) ** 0.5
-    return y * step, x * step, half * step
+def _cut(pixels: Bytes, colour: Bytes) -> Bytes:
+    """The picture without its background; the pixel or two that are half background become half transparent."""
+    off = np.abs(pixels[..., :3].astype(np.int16) - colour).astype(np.uint8)
+    away: Bytes = np.maximum(np.maximum(off[..., 0], off[..., 1]), off[..., 2])
+    flat = away <= FLAT_WITHIN
+    if colour.max() < WHITE_OR_BLACK or colour.min() > 255 - WHITE_OR_BLACK:
+        flat = _outside(flat)  # white eyes on a white page are not holes
+    edge = _grown(_grown(flat)) & ~flat
+    strongest = np.asarray(Image.fromarray(away).filter(ImageFilter.MaxFilter(5)))
+    alpha = np.full(flat.shape, np.float32(1))
+    alpha[flat] = 0
+    alpha[edge] = np.maximum(away[edge], 1) / np.maximum(strongest[edge], 1).astype(np.float32)
+    inner = (pixels[edge, :3] - colour * (1 - alpha[edge, None])) / alpha[edge, None]
+    cut = pixels.copy()
+    cut[edge, :3] = np.rint(inner).clip(0, 255)
+    cut[..., 3] = np.rint(alpha * 255)
+    return cut
 
 
-def _moments(share: Floats) -> tuple[float, float]:
-    """Mean and variance of a distribution over pixels."""
-    places = np.arange(len(share)) + 0.5
-    mean = float((share * places).sum())
-    return mean, float((share * (places - mean) ** 2).sum())
+def _outside(flat: Mask) -> Mask:
+    """`(h, w)`: where the background is seen straight from one of the four sides."""
+    reach = np.logical_and.accumulate
+    across: Mask = reach(flat, axis=1) | reach(flat[:, ::-1], axis=1)[:, ::-1]
+    return across | reach(flat, axis=0) | reach(flat[::-1], axis=0)[::-1]
+
+
+def _grown(mask: Mask) -> Mask:
+    """The mask and its four neighbours."""
+    grown = mask.copy()
+    grown[1:] |= mask[:-1]
+    grown[:-1] |= mask[1:]
+    grown[:, 1:] |= mask[:, :-1]
+    grown[:, :-1] |= mask[:, 1:]
+    return grown
+
+
+def _frame(image: Image.Image) -> tuple[float, float, float]:
+    """Centre x, y and half side of the square around the picture."""
+    return image.width / 2, image.height / 2, max(image.size) / 2
+
+
+def _content(alpha: Bytes) -> tuple[float, float, float]:
+    """Centre x, y and half side of a square around the silhouette, from its moments: exact below a pixel.
+
+    Holes count as filled, since a white one is not told from a white part once the picture lies on white.
+    """
+    outside = _outside(alpha <= FLAT_WITHIN)
+    edge = _grown(_grown(outside))
+    weight = np.where(edge, alpha, np.uint8(255))
+    weight[outside] = 0
+    x, spread_x = _moments(weight.sum(0, dtype=np.int64))
+    y, spread_y = _moments(weight.sum(1, dtype=np.int64))
+    return x, y, REACH * max(1.0, (spread_x + spread_y) / 2) ** 0.5
+
+
+def _moments(weights: NDArray[np.int64]) -> tuple[float, float]:
+    """Mean and variance of where the weight is."""
+    places, total = _places(len(weights)), max(1, int(weights.sum()))
+    mean = float(weights @ places) / total
+    return mean, float(weights @ (places - mean) ** 2) / total
+
+
+@cache
+def _places(length: int) -> NDArray[np.float64]:
+    return np.arange(length, dtype=np.float64) + 0.5
+
+
+def _view(image: Image.Image, x: float, y: float, half: float) -> Image.Image:
+    """`GRID` x `GRID` pixels of a square window, which may reach beyond the picture."""
+    margin = max(0, math.ceil(half - min(x, y, image.width - x, image.height - y)))
+    if margin:
+        canvas = Image.new("RGBa", (image.width + 2 * margin, image.height + 2 * margin))
+        canvas.paste(image, (margin, margin))
+        image, x, y = canvas, x + margin, y + margin
+    return image.resize((GRID, GRID), FILTER, box=(x - half, y - half, x + half, y + half))
