@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from emoji_ldm.config import CrawlConfig
+from emoji_ldm.crawl.beside import Beside
 from emoji_ldm.crawl.clean import Picture, clean
 from emoji_ldm.crawl.fetch import Download, Fetcher
 from emoji_ldm.crawl.gate import Gate
 from emoji_ldm.crawl.outcomes import Outcome, Refused, outcome_row
+from emoji_ldm.crawl.spread import Spread
 from emoji_ldm.errors import EmojiLdmError
 
 Row = dict[str, Any]
@@ -42,7 +42,7 @@ class Harvester:
         """Nothing is requested yet; ConfigError if `crawl.allow_private` is wrong."""
         self.config, self.gate, self.fetcher = config, gate, Fetcher(config, gate)
         self.runner = asyncio.Runner()
-        self.cleaning = ThreadPoolExecutor(1, "clean")  # beside the event loop, so that deadlines hold
+        self.beside = Beside()
 
     def harvest(self, wanted: Sequence[Row]) -> Harvest:
         """Fetch rows {image_url, title, tags, page_url}; a bad one is an outcome, never an error.
@@ -58,10 +58,13 @@ class Harvester:
         self.runner.run(self.fetcher.close())
         self.runner.run(self.gate.close())
         self.runner.close()
-        self.cleaning.shutdown()
+        self.beside.close()
 
     async def _all(self, wanted: Sequence[Row]) -> list[Result]:
-        results, queue = dict[int, Result](), _Queue(wanted, 2 * self.config.host_concurrency)
+        results, queue = (
+            dict[int, Result](),
+            Spread([row["image_url"] for row in wanted], 2 * self.config.host_concurrency),
+        )
 
         async def work() -> None:
             while (number := await queue.take()) is not None:
@@ -85,7 +88,7 @@ class Harvester:
             elapsed_s = time.monotonic() - began
             if download.not_modified:
                 return None, _ended(url, Outcome.UNCHANGED, "HTTP 304", download, elapsed_s)
-            picture = await asyncio.get_running_loop().run_in_executor(self.cleaning, self._clean, download)
+            picture = await self.beside.do(lambda: self._clean(download))
         except Refused as refused:
             return None, outcome_row(url, "image", refused.outcome, refused.reason, http_status=refused.http_status,
                                      elapsed_s=time.monotonic() - began)  # fmt: skip
@@ -98,9 +101,7 @@ class Harvester:
             if self.config.source == "folder":
                 from emoji_ldm.crawl.sources.folder import read
 
-                return await asyncio.get_running_loop().run_in_executor(
-                    self.cleaning, read, row["image_url"], self.config
-                )
+                return await self.beside.do(lambda: read(row["image_url"], self.config))
             etag, last_modified = row.get("etag") or "", row.get("last_modified") or ""
             return await self.fetcher.get(row["image_url"], etag=etag, last_modified=last_modified)
         except (Refused, EmojiLdmError):
@@ -116,41 +117,6 @@ class Harvester:
             if refused.outcome is Outcome.NOT_AN_IMAGE and download.media_type:
                 reason = f"{reason} (sent as {download.media_type[:60]})"
             raise Refused(refused.outcome, reason, download.http_status) from None
-
-
-class _Queue:
-    """Row numbers, spread over hosts: at most so many of one host at once, so that a slow one holds up no other."""
-
-    def __init__(self, wanted: Sequence[Row], per_host: int) -> None:
-        self.hosts = [row["image_url"].split("/", 3)[2:3] or [""] for row in wanted]
-        self.per_host, self.active = per_host, Counter[str]()
-        self.waiting: dict[str, deque[int]] = {}
-        for number, (host,) in enumerate(self.hosts):
-            self.waiting.setdefault(host, deque()).append(number)
-        self.freed = asyncio.Event()
-
-    async def take(self) -> int | None:
-        """The next row that may be begun; None if none is left."""
-        while self.waiting:
-            for host in self.waiting:
-                if self.active[host] < self.per_host:
-                    return self._pop(host)
-            self.freed.clear()
-            await self.freed.wait()
-        return None
-
-    def done(self, number: int) -> None:
-        """A row has ended."""
-        self.active[self.hosts[number][0]] -= 1
-        self.freed.set()
-
-    def _pop(self, host: str) -> int:
-        numbers = self.waiting.pop(host)
-        number = numbers.popleft()
-        if numbers:
-            self.waiting[host] = numbers  # at the end, so that hosts take turns
-        self.active[host] += 1
-        return number
 
 
 def _ended(url: str, outcome: Outcome, reason: str, download: Download, elapsed_s: float) -> Row:
