@@ -129,9 +129,13 @@ class Table:
 
     def batches(self, columns: Sequence[str], *, batch_rows: int = ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
         """All rows in parts of at most `batch_rows`, oldest files first: memory stays flat, appended rows come last."""
-        yield from self._dataset().to_batches(
-            list(columns), batch_size=batch_rows, batch_readahead=2, fragment_readahead=2
-        )
+        for path in self.live():
+            with self.store.filesystem.open_input_file(self.resolve(path)) as stream:
+                file = pq.ParquetFile(stream, pre_buffer=True)  # one request for several column chunks
+                for start in range(0, file.num_row_groups, 10):  # not all at once: that would hold the whole file
+                    groups = list(range(start, min(start + 10, file.num_row_groups)))
+                    rows = file.read_row_groups(groups, columns=list(columns)).cast(self._schema_of(columns))
+                    yield from rows.to_batches(max_chunksize=batch_rows)
 
     def head(self, num_rows: int) -> pa.Table:
         """The first rows, without reading the rest."""
