@@ -58,6 +58,8 @@ VERBS = {
                    "emoji-ldm dataset export csv ./out\n  emoji-ldm dataset export hf ./hub --parts train=0.9,val=0.1\n"
                    "  emoji-ldm dataset export webdataset s3://bucket/wds --at v1 --captioned",
                    "FORMAT TARGET", ("at", "parts", "salt", "export")),
+    "import": Verb("add pictures of another data set: our exports, Parquet, tar shards, folders with NAME.txt captions",
+                   "emoji-ldm dataset import ./emoji\n  emoji-ldm dataset import s3://bucket/wds store=data", "SOURCE"),
 }  # fmt: skip
 
 

@@ -157,10 +157,18 @@ def _export(arguments: argparse.Namespace, config: Config, words: Sequence[str])
     return _facts(export(tables["images"], tables["captions"], options))
 
 
+def _import(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
+    from emoji_ldm.crawl.imports import import_
+
+    source = _one(words, "import takes one folder, file or s3://...: emoji-ldm dataset import ./emoji")
+    _store(config)
+    return _facts(import_(config, source))
+
+
 VERBS: Mapping[str, Callable[[argparse.Namespace, Config, Sequence[str]], int]] = {
     "log": _log, "show": _log, "diff": _diff, "tag": _tag, "branch": _branch, "restore": _restore,
     "revert": _revert, "compact": _compact, "vacuum": _vacuum, "verify": _verify, "stats": _stats, "split": _split,
-    "export": _export,
+    "export": _export, "import": _import,
 }  # fmt: skip
 
 
