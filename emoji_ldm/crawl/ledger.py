@@ -2,47 +2,72 @@
 
 A crash between the two leaves rows whose URLs have no outcome. Such pages are closed by
 `close_listed` without loading them again; such images are recognised by their id and URL.
-One driver at a time crawls into a store.
+A URL that is asked for once more keeps its old outcome until the new one replaces it, in one
+commit: at any moment every URL that ended has exactly one. One driver at a time crawls into a branch.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from emoji_ldm.config import Config, key_of
-from emoji_ldm.crawl.dedup import settle
-from emoji_ldm.crawl.outcomes import Outcome, count_outcomes, outcome_row, outcome_table
+from emoji_ldm.crawl.dedup import Known, settle
+from emoji_ldm.crawl.frontier import NOTHING, Again, open_images
+from emoji_ldm.crawl.outcomes import FAILURES, Outcome, count_outcomes, outcome_row, outcome_table
 from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import DataFile, Table
 from emoji_ldm.records import IMAGES, OUTCOMES, TILES
 from emoji_ldm.store import Store
 
+LEFT_AS_IT_WAS = FAILURES - {Outcome.DEAD}  # a refresh that cannot reach an image says nothing about the image
+
 
 class Ledger:
     """What is crawled, and how more of it is committed."""
 
-    def __init__(self, config: Config) -> None:
-        """Name the tables of the config's store; nothing is read yet."""
-        self.config, self.store = config, Store(config.store)
+    def __init__(self, config: Config, again: Again = NOTHING) -> None:
+        """Name the tables of the config's store; nothing is read yet. `again` opens URLs that have an outcome."""
+        self.config, self.store, self.again = config, Store(config.store, config.branch), again
         self.tiles, self.outcomes, self.images = (Table(self.store, spec) for spec in (TILES, OUTCOMES, IMAGES))
-        self._known: dict[str, str] | None = None
+        self._known: Known | None = None
+        self._redone: set[str] = set()  # pages of this run: a clock that goes slow must not open them for ever
 
     def ended(self) -> dict[str, str]:
-        """{URL: outcome} of all pages and images that have one."""
-        rows = self.outcomes.read(["url", "outcome"])
+        """{page URL: outcome} of all pages that are not open."""
+        rows = self._pages(["url", "outcome", "finished_at"])
+        closed = pc.or_(pc.invert(self.again.is_open(rows)), pc.is_in(rows["url"], _strings(self._redone)))
+        rows = rows.filter(closed)
         return dict(zip(rows["url"].to_pylist(), rows["outcome"].to_pylist(), strict=True))
 
-    def reason(self, url: str) -> str:
-        """Why a URL ended as it did."""
-        rows = self.outcomes.read(["reason"], filter=pc.field("url") == url).to_pylist()
-        return str(rows[0]["reason"]) if rows else "not loaded"
+    def open_images(self) -> pa.Table:
+        """Image URLs to ask for, as `frontier.WANTED`."""
+        tiles = self.tiles.read(["image_url", "title", "tag", "page_url", "position"])
+        columns = ["url", "outcome", "finished_at", "etag", "last_modified"]
+        return open_images(tiles, self.outcomes.read(columns, filter=pc.field("kind") == "image"), self.again)
+
+    def ending(self, url: str) -> tuple[str, str]:
+        """How and why a URL ended."""
+        rows = self.outcomes.read(["outcome", "reason"], filter=pc.field("url") == url).to_pylist()
+        return (rows[0]["outcome"], rows[0]["reason"]) if rows else ("", "not loaded")
+
+    def page_reasons(self) -> list[str]:
+        """What was said of each page that ended."""
+        return [str(reason) for reason in self._pages(["reason"])["reason"].to_pylist()]
+
+    def times(self, urls: Collection[str]) -> list[str]:
+        """When these URLs ended before; none unless they are asked for once more."""
+        return sorted(str(time) for time in self._former(urls)["finished_at"].to_pylist())
 
     def close_listed(self) -> int:
         """Give an outcome to pages whose tiles were committed just before a crash; returns how many."""
         listed = set(self.tiles.read(["page_url"])["page_url"].to_pylist())  # a file holds all tiles of its pages
-        orphans = sorted(listed - self.ended().keys())
+        orphans = sorted(listed - self.outcomes.keys())
         if orphans:
             rows = [outcome_row(url, "page", Outcome.LISTED, "listed before an interruption") for url in orphans]
             self._commit_outcomes(outcome_table(rows), f"crawl-closed:{key_of(orphans)}", self.tiles)
@@ -50,38 +75,74 @@ class Ledger:
 
     def commit_pages(self, shard: str, file: DataFile | None, outcomes: pa.Table) -> None:
         """Commit a block of pages: its tiles, if any, and an outcome for each page that was walked."""
-        if file is not None:
-            self._commit(self.tiles, [file], f"crawl-tiles:{shard}", {"tiles": file.num_rows})
-        self._commit_outcomes(outcomes, f"crawl-pages:{shard}", self.tiles)
+        urls = outcomes["url"].to_pylist()
+        self._redone.update(urls)
+        old = self._former(urls)
+        former = self._tiles_of(old["url"].to_pylist()) if len(old) else []
+        if file is not None or former:
+            files = [file] if file else []
+            self._commit(
+                self.tiles, files, f"crawl-tiles:{shard}", {"tiles": sum(f.num_rows for f in files)}, old=former
+            )
+        self._commit_outcomes(outcomes, f"crawl-pages:{shard}", self.tiles, old["url"].to_pylist())
 
     def commit_images(self, shard: str, file: DataFile | None, outcomes: pa.Table) -> dict[str, int]:
-        """Commit a shard of images, exact duplicates dropped, and its outcomes; returns {outcome: URLs}."""
-        final, new = settle(outcomes, self._images_known())
-        counts = count_outcomes(final)
+        """Commit a shard of images, duplicates dropped, and its outcomes; returns {outcome: URLs} of what was asked."""
+        near = self.config.crawl.near_duplicates == "drop"
+        old = self._former(outcomes["url"].to_pylist())
+        counts = count_outcomes(outcomes)
+        if len(old):
+            outcomes = _renewed(outcomes, {row["url"]: row for row in old.to_pylist()})
+        final, new = settle(outcomes, self._images_known(), near=near)
+        if not len(old):
+            counts = count_outcomes(final)
         if chosen := self._only(file, new):
-            self._commit(self.images, [chosen], self._images_app(shard, new), counts, self.tiles)
-        self._commit_outcomes(final, f"crawl:{shard}", self.images)
+            self._commit(self.images, [chosen], f"crawl-images:{shard}:{key_of(sorted(new))}", counts, self.tiles)
+        self._commit_outcomes(final, f"crawl:{shard}", self.images, old["url"].to_pylist())
         return counts
+
+    def sweep(self) -> int:
+        """Drop images that their source no longer shows, or forbids, unless another URL has them; returns how many.
+
+        Those whose source never ended are kept: they were committed just before a crash.
+        """
+        outcomes = self.outcomes.read(["url", "image_id"])
+        images = self.images.read(["image_id", "source_url"])
+        alive = pc.is_in(images["image_id"], _strings(outcomes["image_id"].drop_null().to_pylist()))
+        ended = pc.is_in(images["source_url"], _strings(outcomes["url"].to_pylist()))
+        gone = images.filter(pc.and_(pc.invert(alive), ended))["image_id"].to_pylist()
+        if gone:
+            self._commit(self.images, [], f"crawl-sweep:{key_of(sorted(gone))}", {"dropped": len(gone)},
+                         self.outcomes, old=gone)  # fmt: skip
+        return len(gone)
 
     def summary(self) -> dict[str, object]:
         """Counts over the whole tables, and their versions."""
-        pages = self.outcomes.read(["outcome"], filter=pc.field("kind") == "page")
-        images = self.outcomes.read(["outcome"], filter=pc.field("kind") == "image")
+        rows = self.outcomes.read(["outcome", "kind"])
+        pages, images = (rows.filter(pc.field("kind") == kind) for kind in ("page", "image"))
         versions = {table.spec.name: table.version for table in (self.tiles, self.outcomes, self.images)}
         return {"pages": count_outcomes(pages), "tiles": self.tiles.count(), "image URLs": count_outcomes(images),
                 "images": self.images.count(), "versions": versions}  # fmt: skip
 
-    def _images_known(self) -> dict[str, str]:
-        """{image_id: source_url}, read once and then kept up to date by `settle`."""
-        if self._known is None:
-            rows = self.images.read(["image_id", "source_url"])
-            self._known = dict(zip(rows["image_id"].to_pylist(), rows["source_url"].to_pylist(), strict=True))
-        return self._known
+    def _pages(self, columns: list[str]) -> pa.Table:
+        return self.outcomes.read(columns, filter=pc.field("kind") == "page")
 
-    def _images_app(self, shard: str, new: set[str]) -> str:
-        """The commit's name; a shard that is redone and finds more than the first time (a host healed) adds to it."""
-        app_id = f"crawl-images:{shard}"
-        return f"{app_id}:{key_of(sorted(new))}" if self.images.committed(app_id) else app_id
+    def _former(self, urls: Collection[str]) -> pa.Table:
+        """The outcomes that these URLs have already; none, without reading, unless some are asked for once more."""
+        if not self.again:
+            return OUTCOMES.schema.empty_table()
+        return self.outcomes.read(filter=pc.field("url").isin(sorted(urls)))
+
+    def _tiles_of(self, pages: list[str]) -> list[str]:
+        """Keys of the tiles that these pages showed before."""
+        rows = self.tiles.read(["tile_id"], filter=pc.field("page_url").isin(pages))
+        return [str(key) for key in rows["tile_id"].to_pylist()]
+
+    def _images_known(self) -> Known:
+        """The committed images, read once and then kept up to date by `settle`."""
+        if self._known is None:
+            self._known = Known.load(self.images.read(["image_id", "source_url", "fingerprint"]))
+        return self._known
 
     def _only(self, file: DataFile | None, source_urls: set[str]) -> DataFile | None:
         """The file, or another with only these sources if it holds more; the first one then stays uncommitted."""
@@ -89,15 +150,41 @@ class Ledger:
             return None
         if file.num_rows == len(source_urls):
             return file
-        path = self.store.path("tables", IMAGES.name, file.path)
-        chosen = pc.field("source_url").isin(sorted(source_urls))
+        path, chosen = self.images.resolve(file.path), pc.field("source_url").isin(sorted(source_urls))
         return self.images.write_file(pq.read_table(path, filesystem=self.store.filesystem, filters=chosen))
 
-    def _commit_outcomes(self, rows: pa.Table, app_id: str, parent: Table) -> None:
-        self._commit(self.outcomes, [self.outcomes.write_file(rows)], app_id, count_outcomes(rows), parent)
+    def _commit_outcomes(self, rows: pa.Table, app_id: str, parent: Table, old: Collection[str] = ()) -> None:
+        files = [self.outcomes.write_file(rows)] if len(rows) else []
+        self._commit(self.outcomes, files, app_id, count_outcomes(rows), parent, old=old)
 
     def _commit(self, table: Table, files: list[DataFile], app_id: str, counts: dict[str, int],
-                parent: Table | None = None) -> None:  # fmt: skip
+                parent: Table | None = None, *, old: Collection[str] = ()) -> None:  # fmt: skip
+        """Add files and, in the same version, drop the rows whose keys are `old`."""
         parents = {parent.spec.name: parent.version} if parent is not None and parent.exists else {}
-        lineage = Lineage(self.config, "crawl", parents)
-        table.commit(files, app_id=app_id, metadata=lineage.metadata(counts, app_id.partition(":")[2]))
+        metadata = Lineage(self.config, "crawl", parents).metadata(counts, app_id.partition(":")[2])
+        if old:
+            table.upsert(files, old, app_id=app_id, metadata=metadata)
+        else:
+            table.commit(files, app_id=app_id, metadata=metadata)
+
+
+def _renewed(outcomes: pa.Table, old: dict[str, dict[str, Any]]) -> pa.Table:
+    """Outcomes of URLs that were asked for once more: what did not change, or could not be reached, stays as it was."""
+    rows = [_renewed_row(row, old.get(row["url"])) for row in outcomes.to_pylist()]
+    return pa.Table.from_pylist(rows, schema=outcomes.schema)
+
+
+def _renewed_row(row: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any]:
+    if old is None or old["image_id"] is None:
+        return row
+    if row["outcome"] == Outcome.UNCHANGED:
+        return {**row, **old, "finished_at": datetime.now(UTC), "fingerprint": None}
+    if row["outcome"] in LEFT_AS_IT_WAS:
+        return {**row, **old, "fingerprint": None}
+    if row["outcome"] == Outcome.DEAD:
+        return {**row, "image_id": old["image_id"], "reason": f"{row['reason']}; its picture is kept"}
+    return row
+
+
+def _strings(values: Collection[str]) -> pa.Array:
+    return pa.array(sorted(values), pa.string())

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.outcomes import Outcome
 from emoji_ldm.crawl.page import Names
@@ -63,19 +61,6 @@ def next_pages(config: CrawlConfig, names: Names, ended: Mapping[str, str]) -> l
         wave = missing[: len(urls) - len(missing) + FIRST_WAVE]
         blocks += [Block(tag, part) for part in chunks(wave, PAGES_PER_BLOCK)]
     return blocks
-
-
-def wanted_images(tiles: pa.Table, ended: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Image URLs without an outcome, sorted: {image_url, title, tags, page_url}; tags of all tiles that show it."""
-    wanted: dict[str, dict[str, Any]] = {}
-    for tile in tiles.sort_by([("page_url", "ascending"), ("position", "ascending")]).to_pylist():
-        url = tile["image_url"]
-        if url in ended:
-            continue
-        row = wanted.setdefault(url, {"image_url": url, "title": "", "tags": set(), "page_url": tile["page_url"]})
-        row["title"] = row["title"] or tile["title"]
-        row["tags"].add(tile["tag"])
-    return [{**row, "tags": sorted(row["tags"])} for _, row in sorted(wanted.items())]
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterator[list[Any]]:

@@ -14,21 +14,13 @@ from tests.pipelines import pixels_of
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def ray_here():
-    import ray
-
-    yield
-    ray.shutdown()
-
-
 def settings(tmp_path, model, **generate):
     generate = {"checkpoint": str(model), "steps": 3, "batch_size": 2, "rows_per_shard": 2, **generate}
     generate["output"] = str(tmp_path / "out")
     return build({"store": str(tmp_path / "store"), "generate": generate, "cluster": {"num_cpus": 4}}, where="test")
 
 
-def test_every_draw_is_made_once_and_the_folder_is_mended(tmp_path, tiny_pipeline, ray_here):
+def test_every_draw_is_made_once_and_the_folder_is_mended(tmp_path, tiny_pipeline):
     from ray_jobs import generate
 
     first = generate.run(settings(tmp_path, tiny_pipeline, prompts=["a cat", "a dog"], num_images=2))

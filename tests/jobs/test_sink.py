@@ -2,7 +2,6 @@
 
 import pyarrow as pa
 import pytest
-import ray
 
 from emoji_ldm.config import ClusterConfig, Config
 from emoji_ldm.dataset.lineage import Lineage
@@ -34,13 +33,6 @@ class Echo:
             "states": [b"x"] * len(keys),
         }
         return sink.Output(pa.table(columns, schema=TEXTS.schema), {"made": len(keys)})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_session():
-    cluster.connect(ClusterConfig(num_cpus=4))
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

@@ -26,13 +26,6 @@ from tests.latents import fill_latents, training_config
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    ray.init(num_cpus=4, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture(scope="module")
 def prepared(tiny_pipeline, tmp_path_factory):
     """A configuration per run on one store with latents."""

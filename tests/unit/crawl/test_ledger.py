@@ -2,13 +2,17 @@
 
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from emoji_ldm.config import build
+from emoji_ldm.crawl import frontier
+from emoji_ldm.crawl.fingerprint import fingerprint
 from emoji_ldm.crawl.ledger import Ledger
-from emoji_ldm.crawl.outcomes import Outcome, outcome_row, outcome_table
-from emoji_ldm.records import IMAGES, TILES
+from emoji_ldm.crawl.outcomes import Outcome, outcome_row
+from emoji_ldm.records import IMAGES, OUTCOMES, TILES
+from emoji_ldm.store import Store
 
 
 @pytest.fixture
@@ -16,25 +20,36 @@ def config(tmp_path):
     return build({"store": str(tmp_path)}, where="test")
 
 
+def look(image_id):
+    """Fingerprint of a picture that looks like no other one."""
+    return fingerprint(np.random.default_rng(int(image_id)).integers(0, 256, (32, 32, 4), dtype=np.uint8))
+
+
 def shard(ledger, **ids):
-    """The file and outcomes that a worker would give: url=image_id, None for a dead one."""
+    """The file and outcomes that a worker would give: url=image_id, or url=Outcome for what is not kept."""
+    kept = {url: image_id for url, image_id in ids.items() if isinstance(image_id, str) and image_id.isdecimal()}
     rows = [
         {"image_id": image_id, "image": {"bytes": b"x", "path": "x"}, "title": "", "tags": [], "width": 8, "height": 8,
          "has_alpha": True, "num_frames": 1, "source_url": url, "page_url": "p", "source_format": "PNG",
-         "fetched_at": datetime.now(UTC)}
-        for url, image_id in ids.items() if image_id
+         "fetched_at": datetime.now(UTC), "fingerprint": look(image_id)}
+        for url, image_id in kept.items()
     ]  # fmt: skip
     file = ledger.images.write_file(pa.Table.from_pylist(rows, schema=IMAGES.schema)) if rows else None
-    return file, outcome_table([
-        outcome_row(url, "image", Outcome.KEPT if image_id else Outcome.DEAD, "because", image_id=image_id)
-        for url, image_id in ids.items()
-    ])  # fmt: skip
+    outcomes = []
+    for url, end in ids.items():
+        outcome = Outcome.KEPT if url in kept else end or Outcome.DEAD
+        row = outcome_row(url, "image", outcome, "because", image_id=kept.get(url), etag=f"etag of {end}")
+        outcomes.append({**row, "fingerprint": look(end) if url in kept else None})
+    return file, pa.Table.from_pylist(outcomes, schema=OUTCOMES.schema.append(IMAGES.schema.field("fingerprint")))
 
 
 def stored(config):
     ledger = Ledger(config)
     rows = ledger.images.read(["image_id", "source_url"]).to_pylist()
-    return {row["source_url"]: row["image_id"] for row in rows}, ledger.ended()
+    ended = ledger.outcomes.read(["url", "outcome"])
+    outcomes = dict(zip(ended["url"].to_pylist(), ended["outcome"].to_pylist(), strict=True))
+    assert len(outcomes) == len(ended), "a URL has two outcomes"
+    return {row["source_url"]: row["image_id"] for row in rows}, outcomes
 
 
 def test_duplicates_are_dropped_inside_a_shard_across_shards_and_across_runs(config):
@@ -107,3 +122,106 @@ def test_commits_carry_counts_and_parents(config):
     entry = ledger.outcomes.history(1)[0]
     assert entry["counts"] == '{"dead": 1, "kept": 1}'
     assert entry["parents"] == f'{{"images": {ledger.images.version}}}'
+
+
+def tiles(ledger, *urls):
+    rows = [{"tile_id": url, "image_url": url, "title": url, "tag": "A", "page_url": "p", "position": place}
+            for place, url in enumerate(urls)]  # fmt: skip
+    file = ledger.tiles.write_file(pa.Table.from_pylist(rows, schema=TILES.schema))
+    ledger.tiles.commit([file], app_id="tiles", metadata={})
+
+
+def again(config, **options):
+    changed = config.model_copy(update={"crawl": config.crawl.model_copy(update=options)})
+    return Ledger(changed, frontier.begin(changed, Store(config.store)))
+
+
+def asked(ledger):
+    return ledger.open_images()["image_url"].to_pylist()
+
+
+def test_a_retry_asks_for_what_failed_alone_and_replaces_its_outcome(config):
+    ledger = Ledger(config)
+    tiles(ledger, "a", "b", "c")
+    ledger.commit_images("one", *shard(ledger, a="1", b=Outcome.TIMED_OUT, c=Outcome.NOT_AN_IMAGE))
+    assert asked(Ledger(config)) == []
+    retry = again(config, retry="failed")
+    assert asked(retry) == ["b"]
+    retry.commit_images("two", *shard(retry, b="2"))
+    assert stored(config) == ({"a": "1", "b": "2"}, {"a": "kept", "b": "kept", "c": "not-an-image"})
+
+
+def test_what_fails_again_is_not_asked_for_a_third_time_in_the_same_run(config):
+    ledger = Ledger(config)
+    tiles(ledger, "a")
+    ledger.commit_images("one", *shard(ledger, a=Outcome.DEAD))
+    retry = again(config, retry="failed")
+    retry.commit_images("two", *shard(retry, a=Outcome.DEAD))
+    assert asked(retry) == []
+    assert asked(again(config, retry="failed")) == ["a"]
+
+
+def refreshed(config):
+    """A store with a kept, a duplicate, a vanished and an unreachable URL, asked for once more."""
+    ledger = Ledger(config)
+    tiles(ledger, "a", "b", "c", "d", "e")
+    ledger.commit_images("one", *shard(ledger, a="1", b="1", c="2", d="3", e="4"))
+    refresh = again(config, refresh=True)
+    assert asked(refresh) == ["a", "b", "c", "d", "e"]
+    assert refresh.open_images()["etag"].to_pylist()[0] == "etag of 1"
+    return refresh
+
+
+def test_a_refresh_replaces_what_changed_and_keeps_the_rest(config):
+    refresh = refreshed(config)
+    answers = {"a": "5", "b": Outcome.UNCHANGED, "c": Outcome.UNCHANGED, "d": Outcome.DEAD, "e": Outcome.HTTP_ERROR}
+    refresh.commit_images("two", *shard(refresh, **answers))
+    assert refresh.sweep() == 0, "picture 1 is still shown by b, 3 and 4 are kept though their sources fail"
+    assert sorted(refresh.images.keys()) == ["1", "2", "3", "4", "5"]
+    ends = {"a": "kept", "b": "duplicate-of", "c": "kept", "d": "dead", "e": "kept"}
+    assert stored(config)[1] == ends
+
+
+def test_a_picture_that_no_url_shows_any_more_leaves_with_the_sweep(config):
+    refresh = refreshed(config)
+    refresh.commit_images("two", *shard(refresh, a="5", b="6", c=Outcome.ROBOTS))
+    assert refresh.sweep() == 2
+    assert sorted(refresh.images.keys()) == ["3", "4", "5", "6"]
+    assert refresh.sweep() == 0
+
+
+def test_a_refresh_that_was_cut_off_goes_on_where_it_was(config):
+    refresh = refreshed(config)
+    refresh.commit_images("two", *shard(refresh, a="5", b=Outcome.UNCHANGED))
+    later = again(config, refresh=True)
+    assert asked(later) == ["c", "d", "e"]
+    frontier.finish(later.config, later.store)
+    assert asked(again(config, refresh=True)) == ["a", "b", "c", "d", "e"]
+
+
+def test_a_refreshed_shard_that_was_cut_off_between_its_commits_adds_nothing_twice(config, monkeypatch):
+    refresh = refreshed(config)
+    cut_off(refresh, "two", *shard(refresh, a="5", c="6"), monkeypatch=monkeypatch)
+    later = again(config, refresh=True)
+    later.commit_images("two", *shard(later, a="5", c="6"))
+    later.sweep()
+    assert sorted(later.images.keys()) == ["1", "3", "4", "5", "6"]
+    assert stored(config)[1]["a"] == "kept"
+
+
+def test_a_page_that_is_walked_again_replaces_its_tiles(config):
+    def page(ledger, *urls):
+        rows = [{"tile_id": f"p{place}", "image_url": url, "title": "x", "tag": "A", "page_url": "p",
+                 "position": place} for place, url in enumerate(urls)]  # fmt: skip
+        file = ledger.tiles.write_file(pa.Table.from_pylist(rows, schema=TILES.schema))
+        outcomes = [outcome_row("p", "page", Outcome.LISTED, "seen")]
+        ledger.commit_pages(str(urls), file, pa.Table.from_pylist(outcomes, schema=OUTCOMES.schema))
+
+    first = Ledger(config)
+    page(first, "a", "b", "c")
+    assert first.ended() == {"p": "listed"}
+    refresh = again(config, refresh=True)
+    assert refresh.ended() == {}
+    page(refresh, "b", "d")
+    assert refresh.ended() == {"p": "listed"}
+    assert sorted(Ledger(config).tiles.read(["image_url"])["image_url"].to_pylist()) == ["b", "d"]

@@ -1,12 +1,10 @@
-"""What is left to do: waves of pages, images without an outcome."""
+"""What is left to do: waves of pages."""
 
-import pyarrow as pa
 from pytest import fixture
 
 from emoji_ldm.config import build
-from emoji_ldm.crawl.plan import SitePages, next_pages, wanted_images
+from emoji_ldm.crawl.plan import SitePages, next_pages
 from emoji_ldm.crawl.profile import load_profile
-from emoji_ldm.records import TILES
 
 PROFILE = load_profile("listing")
 
@@ -72,20 +70,6 @@ def test_four_failed_pages_in_a_row_end_a_tag_but_single_ones_do_not(crawl):
     bad = {url("A", page): "failed" for page in (1, 2, 3, 4)}
     single = {url("B", page): "failed" if page % 2 else "listed" for page in (1, 2, 3, 4)}
     assert {tag for tag, _ in pages(crawl, bad | single)} == {"B"}
-
-
-def test_an_image_under_several_tags_is_wanted_once_with_all_of_them():
-    rows = [
-        ("1", "u2", "Two", "A", "p1", 1),
-        ("2", "u1", "", "B", "p1", 0),
-        ("3", "u1", "One", "A", "p2", 0),
-        ("4", "u3", "x", "A", "p2", 1),
-    ]
-    tiles = pa.Table.from_pylist([dict(zip(TILES.schema.names, row, strict=True)) for row in rows], schema=TILES.schema)
-    assert wanted_images(tiles, {"u3": "dead"}) == [
-        {"image_url": "u1", "title": "One", "tags": ["A", "B"], "page_url": "p1"},
-        {"image_url": "u2", "title": "Two", "tags": ["A"], "page_url": "p1"},
-    ]
 
 
 def test_a_profile_without_page_numbers_gives_a_tag_one_page(crawl):

@@ -1,0 +1,103 @@
+"""Which URLs are open: those without an outcome and, when the user says so, failed or older ones once more.
+
+All of it is joins of committed tables in Arrow: a crawl that died goes on where it was, and
+a million rows cost some hundred MB, not a Python object each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emoji_ldm.config import Config
+from emoji_ldm.crawl.outcomes import FAILURES, Outcome
+from emoji_ldm.store import Store
+
+RETRIED = sorted(FAILURES | {Outcome.FAILED})
+WANTED = pa.schema([
+    ("image_url", pa.string()), ("title", pa.string()), ("tags", pa.list_(pa.string())), ("page_url", pa.string()),
+    ("etag", pa.string()), ("last_modified", pa.string()), ("finished_at", pa.timestamp("us", tz="UTC")),
+])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Again:
+    """What is asked for once more although it has an outcome."""
+
+    failed_before: datetime | None = None  # what failed, and ended before this moment
+    ended_before: datetime | None = None  # all that ended before this moment
+
+    def __bool__(self) -> bool:
+        return self.failed_before is not None or self.ended_before is not None
+
+    def is_open(self, outcomes: pa.Table) -> pa.ChunkedArray:
+        """A boolean per row of `outcomes`."""
+        finished, open_ = outcomes["finished_at"], pa.chunked_array([pa.nulls(len(outcomes), pa.bool_())])
+        open_ = open_.fill_null(False)
+        if self.failed_before is not None:
+            failed = pc.is_in(outcomes["outcome"], pa.array(RETRIED))
+            open_ = pc.or_(open_, pc.and_(failed, pc.less(finished, pa.scalar(self.failed_before))))
+        if self.ended_before is not None:
+            open_ = pc.or_(open_, pc.less(finished, pa.scalar(self.ended_before)))
+        return open_
+
+
+NOTHING = Again()
+
+
+def begin(config: Config, store: Store) -> Again:
+    """What this run asks for once more; a refresh that was cut off goes on where it was, under its old date."""
+    now = datetime.now(UTC)
+    since = None
+    if config.crawl.refresh:
+        store.write_once(now.isoformat().encode(), *_mark(config))
+        since = datetime.fromisoformat(store.read(*_mark(config)).decode())
+    return Again(failed_before=now if config.crawl.retry == "failed" else None, ended_before=since)
+
+
+def finish(config: Config, store: Store) -> None:
+    """All was asked: the next refresh begins anew."""
+    if config.crawl.refresh:
+        store.filesystem.delete_file(store.path(*_mark(config)))
+
+
+def open_images(tiles: pa.Table, outcomes: pa.Table, again: Again) -> pa.Table:
+    """Image URLs to ask for, sorted, as `WANTED`: title of the first tile that has one, tags of all tiles.
+
+    Args:
+        tiles: Columns image_url, title, tag, page_url, position.
+        outcomes: Columns url, outcome, finished_at, etag, last_modified.
+        again: What is open although it has an outcome; such rows carry the former answer's validators and time.
+    """
+    is_open = again.is_open(outcomes)
+    closed = outcomes.filter(pc.invert(is_open))["url"]
+    tiles = tiles.filter(pc.invert(pc.is_in(tiles["image_url"], _values(closed))))
+    named = pc.if_else(pc.equal(tiles["title"], ""), None, tiles["title"])
+    tiles = tiles.set_column(tiles.schema.get_field_index("title"), "title", named)
+    tiles = tiles.sort_by([("page_url", "ascending"), ("position", "ascending")])
+    how = [("title", "first"), ("tag", "distinct"), ("page_url", "first")]
+    grouped = tiles.group_by("image_url", use_threads=False).aggregate(how)
+    former = outcomes.filter(is_open).select(["url", "etag", "last_modified", "finished_at"])
+    grouped = grouped.sort_by("image_url")
+    former = outcomes.filter(is_open)
+    places = pc.index_in(grouped["image_url"], _values(former["url"]))
+    columns = [grouped["image_url"], pc.fill_null(grouped["title_first"], ""), _sorted(grouped["tag_distinct"]),
+               grouped["page_url_first"],
+               *(former[name].take(places) for name in ("etag", "last_modified", "finished_at"))]  # fmt: skip
+    return pa.table(columns, names=WANTED.names).cast(WANTED)
+
+
+def _mark(config: Config) -> tuple[str, str]:
+    return "crawl", f"refresh-{config.branch or 'main'}"
+
+
+def _values(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
+
+
+def _sorted(tags: pa.ChunkedArray) -> pa.Array:
+    return pa.array([sorted(set(row)) for row in tags.to_pylist()], pa.list_(pa.string()))
