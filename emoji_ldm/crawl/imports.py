@@ -121,7 +121,7 @@ class _Captions:
 
 
 def _cleaned(config: Config, pending: Sequence[Item]) -> tuple[pa.Table, pa.Table]:
-    """Rows of `images`, and of `outcomes` with looks, as the ledger wants them; threads help, as Pillow frees the lock."""
+    """Rows of `images`, and of `outcomes` with looks, as the ledger wants them; Pillow and zlib free the lock."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         results = list(pool.map(lambda item: _clean(config, item), pending))
     images = [row for row, _ in results if row is not None]
