@@ -1,6 +1,6 @@
 """A quick server of emoji in a process of its own, for measurements: `python -m tests.loopback NUM DELAY_S`.
 
-`/N.png` is picture N of NUM, `/robots.txt` what the first line of standard input says (JSON), `/log` a JSON list of
+`/N.png` (with any query) is picture N of NUM, `/robots.txt` what the first line of standard input says (JSON), `/log` a JSON list of
 [path, started, ended] of all requests so far, in monotonic seconds.
 """
 
@@ -87,7 +87,7 @@ class _Visit(asyncio.Protocol):
                 self._answer(path, began)
 
     def _answer(self, path: str, began: float) -> None:
-        body = json.dumps(self.log).encode() if path == "/log" else self.bodies.get(path)
+        body = json.dumps(self.log).encode() if path == "/log" else self.bodies.get(path.partition("?")[0])
         status = b"404 Not Found" if body is None else b"200 OK"
         head = b"HTTP/1.1 %s\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % (status, len(body or b""))
         self.log.append((path, began, time.monotonic()))

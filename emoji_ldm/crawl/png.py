@@ -18,7 +18,7 @@ def write_png(pixels: NDArray[np.uint8]) -> bytes:
     rows = np.zeros((height, 1 + 4 * width), np.uint8)  # the first byte of a row names its filter: 0, none
     rows[:, 1:] = pixels.reshape(height, 4 * width)
     header = struct.pack(">IIBBBBB", width, height, *RGBA_8)
-    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows, 1)) + _chunk(b"IEND", b"")
+    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows.data, 1)) + _chunk(b"IEND", b"")
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

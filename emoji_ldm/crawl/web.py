@@ -87,10 +87,16 @@ class Unpacker:
         """Up to `at_most` bytes of what a chunk unfolds to; the caller stops when it has more than it wants."""
         if not self.packed:
             return chunk
+        body = b""
         try:
-            return self.inflate.decompress(chunk, at_most)
+            while chunk and len(body) < at_most:
+                if self.inflate.eof:  # a gzip file may have several parts
+                    self.inflate = zlib.decompressobj(wbits=47)
+                body += self.inflate.decompress(chunk, at_most - len(body))
+                chunk = self.inflate.unused_data
         except zlib.error as error:
             raise Refused(Outcome.HTTP_ERROR, f"its Content-Encoding is broken: {error}"[:200]) from None
+        return body
 
     def finish(self) -> None:
         """Refused if the body ended in the middle."""
