@@ -86,9 +86,10 @@ def propose(found: Found, numbering: Numbering, used: Profile) -> Profile:
 
 
 def _proxy(found: Found) -> Unwrap | None:
-    """The image proxy of Next.js, which serves many a listing, if the tiles go through it."""
+    """The image proxy of Next.js, which serves many a listing, if most tiles go through it."""
     proxy = Unwrap(path="/_next/image")
-    return proxy if all(proxy.original(tile.image_url) != tile.image_url for tile in found.tiles) else None
+    num_hidden = sum(proxy.original(tile.image_url) != tile.image_url for tile in found.tiles)
+    return proxy if 2 * num_hidden > len(found.tiles) else None
 
 
 def _look(config: CrawlConfig, url: str) -> Sight:

@@ -17,7 +17,7 @@ from emoji_ldm.crawl.gate import Gate
 from emoji_ldm.crawl.outcomes import Outcome, Refused
 from emoji_ldm.crawl.page import Content, Page, Tile, walked
 from emoji_ldm.crawl.profile import ApiProfile, load_api
-from emoji_ldm.crawl.sources.pages import as_page, refuse_status
+from emoji_ldm.crawl.sources.pages import Judge, as_page, refuse_status
 from emoji_ldm.crawl.web import BROKEN, Unpacker, open_session, parse_url, retry_after
 from emoji_ldm.errors import CrawlError
 
@@ -42,7 +42,7 @@ class ApiReader:
         self.key, self.runner = key_of(self.profile), asyncio.Runner()
         self.addresses = Addresses(config)
         self.session: aiohttp.ClientSession | None = None
-        self.seen: dict[str, set[str]] = {}
+        self.judge = Judge()
 
     def walk(self, tag: str, urls: Sequence[str]) -> Iterator[Page]:
         """See `Reader.walk`; CrawlError if the API refuses the key."""
@@ -81,10 +81,7 @@ class ApiReader:
         tiles = [tile for item in items if (tile := self._tile(url, item)) is not None]
         if not tiles:
             raise Refused(Outcome.EMPTY, f"{len(items)} results, none with {self.profile.image!r}", status)
-        before, here = self.seen.setdefault(tag, set()), {tile.image_url for tile in tiles}
-        if here <= before:
-            raise Refused(Outcome.EMPTY, "only results of earlier answers", status)
-        before |= here
+        self.judge.refuse_repeated(tag, url, tiles, status)
         without = len(items) - len(tiles)
         return Content(tiles, f"{len(tiles)} tiles" + (f", {without} results without image" if without else ""), status)
 

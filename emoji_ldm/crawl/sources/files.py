@@ -92,7 +92,7 @@ def open_text(uri: str) -> TextIO:
 
         folder, _, name = uri.rpartition("/")
         store = Store(folder)
-        raw = cast(BinaryIO, store.filesystem.open_input_stream(store.path(name)))
+        raw = cast(BinaryIO, store.filesystem.open_input_stream(store.path(name), compression=None))
     else:
         raw = path_of(uri).open("rb")
     body = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if uri.endswith(".gz") else raw

@@ -53,7 +53,7 @@ class HtmlReader:
         except Refused as refused:
             raise as_page(refused) from None
         found = find(decoded(download.body, download.media_type), download.url or url, self.profile)
-        return self.judge.content(tag, found, download.http_status)
+        return self.judge.content(tag, url, found, download.http_status)
 
 
 def decoded(body: bytes, media_type: str) -> str:

@@ -72,7 +72,7 @@ class Lister:
             view = self.look(url)
         except Refused as refused:
             raise as_page(refused) from None
-        return self.judge.content(tag, view.found, view.status or None)
+        return self.judge.content(tag, url, view.found, view.status or None)
 
     def _visit(self, url: str) -> View:
         permit, view = self.runner.run(self.gate.enter(url)), None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from emoji_ldm.crawl.finder import Found
 from emoji_ldm.crawl.outcomes import Outcome, Refused
-from emoji_ldm.crawl.page import Content
+from emoji_ldm.crawl.page import Content, Tile
 
 GONE = (404, 410)
 
@@ -13,18 +15,22 @@ class Judge:
     """Knows the pages before, so that a site which repeats its last page for ever comes to an end."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, set[str]] = {}  # tag -> image addresses of the pages before
+        self.seen: dict[str, dict[str, str]] = {}  # tag -> image address -> the page that showed it first
 
-    def content(self, tag: str, found: Found, status: int | None) -> Content:
+    def content(self, tag: str, url: str, found: Found, status: int | None) -> Content:
         """The tiles; Refused if there are none, or none that earlier pages of the tag have not."""
         refuse_status(status)
         if not found.spots:
             raise Refused(Outcome.EMPTY, found.reason(), status)
-        before, here = self.seen.setdefault(tag, set()), {tile.image_url for tile in found.tiles}
-        if here <= before:  # sites answer a page past the end with the last one
-            raise Refused(Outcome.EMPTY, "only tiles of earlier pages", status)
-        before |= here
+        self.refuse_repeated(tag, url, found.tiles, status)
         return Content(found.tiles, found.reason(), status)
+
+    def refuse_repeated(self, tag: str, url: str, tiles: Sequence[Tile], status: int | None) -> None:
+        """Refused if other pages of the tag showed all these tiles; a page may be read twice (a redone shard)."""
+        first = self.seen.setdefault(tag, {})
+        pages = {first.setdefault(tile.image_url, url) for tile in tiles}
+        if url not in pages:  # sites answer a page past the end with the last one
+            raise Refused(Outcome.EMPTY, "only tiles of earlier pages", status)
 
 
 def refuse_status(status: int | None) -> None:

@@ -59,6 +59,14 @@ class TestHtml:
         }  # fmt: skip
         assert site.log == ["/robots.txt", *(f"/emoji-list/tag/T?page={n}" for n in (1, 2, 3))]
 
+    def test_a_shard_that_is_redone_by_the_same_reader_finds_the_same_tiles(self, site):
+        site.routes["/emoji-list/tag/T?page=1"] = html("ab")
+        config = config_of(source="html", site=site.url)
+        reader, url = sources.reader(config, LocalGate(config)), f"{site.url}/emoji-list/tag/T?page=1"
+        first, again = ([(p.outcome, p.tiles) for p in reader.walk("T", [url])] for _ in range(2))
+        reader.close()
+        assert first == again
+
     def test_bad_answers_are_outcomes(self, site):
         routes = (
             answer(500, b"x"),
@@ -140,7 +148,7 @@ class TestApi:
         site.routes["/v7.0/images/search"] = values
         pages = walk(config_of(source="api", site=site.url, profile="bing"))
         assert ended(pages) == [
-            ("listed", "1 tiles, 1 results without image"), ("empty", "only results of earlier answers"),
+            ("listed", "1 tiles, 1 results without image"), ("empty", "only tiles of earlier pages"),
         ]  # fmt: skip
         assert keys == ["s3cret+key"] * 2 and "s3cret" not in str(site.log)
 
