@@ -1,7 +1,7 @@
 """A quick server of emoji in a process of its own, for measurements: `python -m tests.loopback NUM DELAY_S`.
 
-`/N.png` (with any query) is picture N of NUM, `/robots.txt` what the first line of standard input says (JSON), `/log` a JSON list of
-[path, started, ended] of all requests so far, in monotonic seconds.
+`/N.png` (with any query) is picture N of NUM, `/robots.txt` what the first line of standard input says (JSON), `/log`
+a JSON list of [path, started, ended] of all requests so far, in monotonic seconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""10,000 requests by 4 workers in processes of their own over one gate; the servers' logs are searched for bad manners."""
+"""10,000 requests by 4 worker processes over one gate; the servers' logs are searched for bad manners."""
 
 from __future__ import annotations
 

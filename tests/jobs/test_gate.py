@@ -34,7 +34,7 @@ def test_a_gate_that_dies_is_one_clear_line_for_those_who_wait(connected):
     with Site() as site:
         shared = gate.start(build({"crawl": {"site": site.url, "host_concurrency": 1}}, where="test").crawl)
         began = time.monotonic()
-        with pytest.raises(CrawlError, match="the gate of this crawl has ended.*run the crawl again"):
+        with pytest.raises(CrawlError, match=r"the gate of this crawl has ended.*run the crawl again"):
             asyncio.run(wait(shared, f"{site.url}/x"))
         assert time.monotonic() - began < 60
         with pytest.raises(CrawlError, match="the gate"):
