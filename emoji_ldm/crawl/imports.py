@@ -40,7 +40,7 @@ def import_(config: Config, source: str) -> dict[str, object]:
         ConfigError: The source is missing, or holds nothing that can be imported.
         StoreError: The store cannot be written.
     """
-    ledger, captions, counts = Ledger(config), None, Counter[str]()
+    ledger, captions, counts = Ledger(config, stage="import"), None, Counter[str]()
     for shard in _shards(items(source, max_bytes=config.crawl.max_bytes)):
         captions = captions or _Captions(config, ledger)
         counts.update(_commit(ledger, captions, shard))

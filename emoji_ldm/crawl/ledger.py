@@ -31,8 +31,9 @@ LEFT_AS_IT_WAS = FAILURES - {Outcome.DEAD}  # a refresh that cannot reach an ima
 class Ledger:
     """What is crawled, and how more of it is committed."""
 
-    def __init__(self, config: Config, again: Again = NOTHING) -> None:
+    def __init__(self, config: Config, again: Again = NOTHING, *, stage: str = "crawl") -> None:
         """Name the tables of the config's store; nothing is read yet. `again` opens URLs that have an outcome."""
+        self.stage = stage  # as commits name it
         self.config, self.store, self.again = config, Store(config.store, config.branch), again
         self.tiles, self.outcomes, self.images = (Table(self.store, spec) for spec in (TILES, OUTCOMES, IMAGES))
         self._known: Known | None = None
@@ -161,7 +162,7 @@ class Ledger:
                 parent: Table | None = None, *, old: Collection[str] = ()) -> None:  # fmt: skip
         """Add files and, in the same version, drop the rows whose keys are `old`."""
         parents = {parent.spec.name: parent.version} if parent is not None and parent.exists else {}
-        metadata = Lineage(self.config, "crawl", parents).metadata(counts, app_id.partition(":")[2])
+        metadata = Lineage(self.config, self.stage, parents).metadata(counts, app_id.partition(":")[2])
         if old:
             table.upsert(files, old, app_id=app_id, metadata=metadata)
         else:
