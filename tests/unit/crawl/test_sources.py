@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from emoji_ldm.config import build
 from emoji_ldm.crawl import sources
@@ -14,6 +15,7 @@ from emoji_ldm.crawl.page import nothing_found, remarks
 from emoji_ldm.crawl.sources.folder import read
 from emoji_ldm.crawl.sources.html import decoded
 from emoji_ldm.errors import ConfigError, CrawlError
+from emoji_ldm.store import Store
 from tests.unit.crawl.site import Site, answer, emoji, in_turn
 
 
@@ -229,6 +231,15 @@ class TestRecords:
         with pytest.raises(ConfigError, match=said) as caught:
             sources.check(config_of(source="records", files=[str(tmp_path / name)]))
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+    def test_records_in_s3_are_read_through_the_store(self, tmp_path, monkeypatch, name):
+        (tmp_path / "bucket/data").mkdir(parents=True)
+        text = RECORDS["a.csv"].encode()
+        (tmp_path / "bucket/data" / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+        monkeypatch.setattr(Store, "filesystem", fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()))
+        first, _ = walk(config_of(source="records", files=[f"s3://bucket/data/{name}"]))
+        assert (first.url, len(first.tiles)) == (f"s3://bucket/data/{name}#page=1", 2)
 
     def test_a_file_that_is_missing_on_a_worker_fails_its_page(self, tmp_path):
         config = config_of(source="records", files=[str(tmp_path / "gone.csv")])
