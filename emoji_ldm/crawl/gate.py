@@ -142,7 +142,7 @@ class LocalGate:
             place = self._place(origin)
             if need.fine:
                 place.host.answered(200, 0.0, now)
-            place.host.wanted[""] = len(place.queue) + place.host.held.get("", 0)
+            place.host.expect("", len(place.queue) + place.host.held.get("", 0))
             slots = place.host.share(holder, need.held, need.wanted, now)
             shares[origin] = Share(slots, max(place.host.ready_at - now, 0.0))
             self._admit(place)

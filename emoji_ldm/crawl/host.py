@@ -72,6 +72,13 @@ class Host:
             self.take(holder, may - had)
         return may
 
+    def expect(self, holder: str, wanted: int) -> None:
+        """Count a holder's wish when slots are shared out."""
+        if wanted:
+            self.wanted[holder] = wanted
+        else:
+            self.wanted.pop(holder, None)
+
     def forget(self, holder: str) -> None:
         """A holder has gone, with all it held."""
         for known in (self.held, self.wanted, self.since):
@@ -79,8 +86,8 @@ class Host:
 
     def _pass_on(self, now: float) -> None:
         """Send holders whose turn is over to the end of the queue, if more wait than there are slots."""
-        if len(self.wanted) > self.slots:
-            for holder in [h for h in self.wanted if self.held.get(h) and now - self.since[h] >= TURN_S]:
+        if sum(wanted > 0 for wanted in self.wanted.values()) > self.slots:
+            for holder in [h for h in self.since if self.held.get(h) and now - self.since[h] >= TURN_S]:
                 self.wanted[holder] = self.wanted.pop(holder)
                 self.since[holder] = now
 

@@ -184,7 +184,11 @@ class SharedGate:
                 desk.may, desk.told = share.slots, max(share.slots, held)
                 desk.free += max(share.slots - held, 0)
                 desk.ready_at = max(desk.ready_at, began + share.pause_s)
-        self._in_loop(self._hand_out)
+                if not desk.waiters:
+                    desk.hand_out()  # only lets go of what is too much
+            waited_for = any(desk.waiters for desk in self._desks.values())
+        if waited_for:
+            self._in_loop(self._hand_out)
         return bool(needs)
 
     def _in_loop(self, act: object) -> None:

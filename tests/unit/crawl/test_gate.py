@@ -341,3 +341,16 @@ def test_a_pause_that_one_worker_was_asked_for_holds_for_another(site):
             return time.monotonic() - began
 
         assert asyncio.run(act()) >= 0.55
+
+
+def test_a_browser_asks_page_by_page_from_code_that_knows_no_loop(site):
+    config = config_of(site.url, host_concurrency=1)
+    with remote_of(config) as remote, asyncio.Runner() as runner, asyncio.Runner() as other:
+        one, two = SharedGate(remote, config), SharedGate(remote, config)
+        permit = runner.run(one.enter(f"{site.url}/x"))
+        time.sleep(0.5)  # the page is looked at; the lease is kept alive meanwhile
+        runner.run(one.leave(permit, status=200))
+        other.run(two.leave(other.run(two.enter(f"{site.url}/x")), status=200))
+        runner.run(one.leave(runner.run(one.enter(f"{site.url}/x"))))
+        runner.run(one.close())
+        other.run(two.close())
