@@ -8,14 +8,17 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from emoji_ldm.crawl.fingerprint import fingerprint
 from emoji_ldm.crawl.outcomes import Outcome, Refused
 from emoji_ldm.crawl.png import write_png
+from emoji_ldm.crawl.svg import is_svg, render_svg
 
 FORMATS = ("PNG", "WEBP", "GIF", "JPEG", "AVIF", "BMP", "ICO")  # no others: some call programs, all are more to attack
 MIN_PX = 8
+PROFILED = ("RGB", "RGBA", "CMYK", "L")
+SRGB = ImageCms.createProfile("sRGB")
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,10 @@ def clean(data: bytes, *, size_px: int, max_px: int) -> Picture:
     Raises:
         Refused: TOO_LARGE above `max_px` (before any pixel is decoded), TOO_SMALL, BLANK, or NOT_AN_IMAGE.
     """
-    image, source_format, num_frames = _decode(data, max_px)
+    if is_svg(data):
+        image, source_format, num_frames = _decode(render_svg(data, min(size_px, max_px)), max_px)[0], "SVG", 1
+    else:
+        image, source_format, num_frames = _decode(data, max_px)
     image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS, reducing_gap=None)  # premultiplies alpha itself
     pixels = np.array(image)  # (h, w, 4) uint8
     whole = pixels.view("<u4")[..., 0]  # (h, w), alpha in the highest byte
@@ -61,7 +67,7 @@ def _decode(data: bytes, max_px: int) -> tuple[Image.Image, str, int]:
                 _check_size(image.size, max_px)
                 num_frames = int(getattr(image, "n_frames", 1))
                 image.seek(0)
-                return _rgba(ImageOps.exif_transpose(image)), image.format or "", num_frames
+                return _rgba(_srgb(ImageOps.exif_transpose(image))), image.format or "", num_frames
     except Refused:
         raise
     except Image.DecompressionBombError as error:
@@ -69,7 +75,7 @@ def _decode(data: bytes, max_px: int) -> tuple[Image.Image, str, int]:
     except Exception as error:  # noqa: BLE001 - decoders fed with strangers' bytes raise anything
         reason = str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = "SVG is not supported" if b"<svg" in data[:1000] else "no known image format"
+            reason = "no known image format"
         raise Refused(Outcome.NOT_AN_IMAGE, reason[:200]) from None
 
 
@@ -79,6 +85,24 @@ def _check_size(size: tuple[int, int], max_px: int) -> None:
         raise Refused(Outcome.TOO_LARGE, f"{shape}; crawl.max_px is {max_px}")
     if min(size) < MIN_PX:
         raise Refused(Outcome.TOO_SMALL, shape)
+
+
+def _srgb(image: Image.Image) -> Image.Image:
+    """Colours of an embedded profile as sRGB; a profile that is broken or of another colour space says nothing."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in PROFILED:
+        return image
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    colours = image.convert("RGB") if alpha else image
+    try:
+        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        made = ImageCms.profileToProfile(colours, embedded, SRGB, ImageCms.Intent.RELATIVE_COLORIMETRIC, "RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return image
+    assert made is not None  # None only comes of work in place
+    if alpha:
+        made.putalpha(alpha)
+    return made
 
 
 def _rgba(image: Image.Image) -> Image.Image:

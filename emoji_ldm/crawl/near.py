@@ -118,6 +118,12 @@ class NearIndex:
                 if distance <= limit]  # fmt: skip
         return Match(min(same)[1], float(min(same)[0]) / 255) if same else None
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all arrays."""
+        entries = (array for part in (self.filed, self.recent) for array in (part.keys, part.rows, part.measures))
+        return sum(array.nbytes for array in (*self.blocks, *entries))
+
     def _candidates(self, values: NDArray[np.uint8]) -> list[int]:
         """Rows whose coarse measures are near."""
         (measures,), (telling,) = _measures(values[None])

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from emoji_ldm.crawl.clean import clean
 from emoji_ldm.crawl.outcomes import Outcome, Refused
@@ -144,5 +144,48 @@ def test_bytes_that_are_no_whole_image_are_refused_with_a_reason(data):
     assert error.reason
 
 
-def test_svg_is_named_in_the_reason():
-    assert "SVG" in refused(b'<svg xmlns="http://www.w3.org/2000/svg"/>').reason
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {}>{}</svg>'
+CIRCLE = '<circle cx="20" cy="10" r="8" fill="red"/>'
+
+
+def svg(body=CIRCLE, head='viewBox="0 0 40 20"'):
+    return SVG.format(head, body).encode()
+
+
+def test_svg_is_drawn_at_full_size_and_keeps_its_shape():
+    picture = cleaned(svg())
+    assert (picture.width, picture.height, picture.source_format) == (128, 64, "SVG")
+    assert pixels(picture)[32, 64].tolist() == [255, 0, 0, 255]
+
+
+def test_svg_may_not_read_files(tmp_path):
+    (tmp_path / "secret.png").write_bytes(emoji())
+    for link in (tmp_path / "secret.png", f"file://{tmp_path}/secret.png", "https://example.org/x.png"):
+        for name in ("href", "xlink:href"):
+            assert "outside" in refused(svg(f'<image {name}="{link}" width="40" height="20"/>' + CIRCLE)).reason
+
+
+BILLION_LAUGHS = b'<!DOCTYPE svg [<!ENTITY a "lol"><!ENTITY b "&a;&a;">]>' + svg("<text>&b;</text>")
+NESTED_USE = "".join(f'<g id="g{n}">' + f'<use href="#g{n - 1}"/>' * 10 + "</g>" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [BILLION_LAUGHS, svg("<g>" * 100 + "</g>" * 100), svg("<g/>" * 20_000), svg("<use href='#a'/>" * 300), svg("<g>")],
+)
+def test_svg_that_could_grow_without_end_or_is_broken_is_refused(data):
+    assert refused(data).outcome is Outcome.NOT_AN_IMAGE
+
+
+def test_svg_that_doubles_itself_ends():
+    assert refused(svg(f'<g id="g0">{CIRCLE}</g>{NESTED_USE}<use href="#g11"/>')).outcome is Outcome.NOT_AN_IMAGE
+
+
+def test_colours_of_an_embedded_profile_become_srgb():
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ"))
+    broken = saved(noise(), icc_profile=b"not a profile")
+    assert cleaned(broken).image_id == cleaned(saved(noise())).image_id
+    assert cleaned(saved(noise(), icc_profile=lab.tobytes())).width == 32
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    same = pixels(cleaned(saved(noise(), icc_profile=srgb))).astype(int)
+    assert np.abs(same - pixels(cleaned(saved(noise())))).max() <= 1
