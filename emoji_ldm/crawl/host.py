@@ -39,7 +39,7 @@ class Host:
 
     def answered(self, status: int | None, retry_after_s: float, now: float) -> None:
         """Learn from an answer: an overloaded host gets a pause, as long as it asks for, or longer each time."""
-        if status in (429, 503):
+        if status in (429, 503) or retry_after_s:
             if now >= self.ready_at:  # else it answers requests that were under way when its pause began
                 self.pauses += 1
             pause_s = retry_after_s or min(FIRST_PAUSE_S * 2 ** min(self.pauses - 1, 10), LONGEST_PAUSE_S)

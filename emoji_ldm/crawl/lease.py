@@ -103,7 +103,7 @@ class SharedGate:
             return
         desk, pause_s = self._desks[permit.origin], 0.0
         try:
-            if status in (429, 503):
+            if status in (429, 503) or retry_after_s:
                 pause_s = await self.remote.report(permit.origin, status, retry_after_s)
         finally:
             with self._lock:

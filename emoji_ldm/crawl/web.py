@@ -19,8 +19,8 @@ from emoji_ldm.crawl.outcomes import Outcome, Refused
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # callers have a deadline for the whole
-BROKEN = (aiohttp.ClientError, OSError, EOFError)
-"""What aiohttp raises when a server cannot be reached or does not speak HTTP."""
+BROKEN = (aiohttp.ClientError, OSError, EOFError, ValueError)
+"""What aiohttp raises when a server cannot be reached or does not speak HTTP, or a name is none (UnicodeError)."""
 _PLAIN = re.compile(r"[!-~]+")
 
 

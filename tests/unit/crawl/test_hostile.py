@@ -93,4 +93,5 @@ def test_tls_with_a_server_that_has_none_is_unreachable(site):
 
 
 def test_a_name_that_nobody_has_is_unreachable(site):
-    assert harvest(site.url, ["http://nobody.invalid/x"])[0]["outcome"] == "unreachable"
+    ended = harvest(site.url, ["http://nobody.invalid/x", f"http://{'x' * 70}.org/", "http://a..b/x"])
+    assert [row["outcome"] for row in ended] == ["unreachable"] * 3
