@@ -71,9 +71,16 @@ def _cut(pixels: Bytes, colour: Bytes) -> Bytes:
 
 def _outside(flat: Mask) -> Mask:
     """`(h, w)`: where the background is seen straight from one of the four sides."""
-    reach = np.logical_and.accumulate
-    across: Mask = reach(flat, axis=1) | reach(flat[:, ::-1], axis=1)[:, ::-1]
-    return across | reach(flat, axis=0) | reach(flat[::-1], axis=0)[::-1]
+    return _beside(~flat) | _beside(np.ascontiguousarray(~flat.T)).T
+
+
+def _beside(solid: Mask) -> Mask:
+    """What lies left of the first solid pixel of each row, or right of the last."""
+    places, width = np.arange(solid.shape[1]), solid.shape[1]
+    first, last = solid.argmax(1), width - 1 - solid[:, ::-1].argmax(1)
+    first[~solid.any(1)] = width
+    beside: Mask = (places < first[:, None]) | (places > last[:, None])
+    return beside
 
 
 def _grown(mask: Mask) -> Mask:
