@@ -16,9 +16,9 @@ import uuid
 from typing import Any
 
 from emoji_ldm.dataset import refs
-from emoji_ldm.dataset.entry import Entry, entry_path
+from emoji_ldm.dataset.entry import Action, Entry, entry_path
 from emoji_ldm.dataset.files import DataFile
-from emoji_ldm.dataset.replay import Action, entries
+from emoji_ldm.dataset.replay import entries
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.records import TABLES

@@ -1,22 +1,18 @@
 """A table's log read entry by entry: which shards are done, and which versions hold which file.
 
-Every entry of our tables stays in the log for good (see `KEEP_HISTORY` in table.py).
+Every entry of our tables stays in the log for good (see `KEEP_HISTORY` in entry.py).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
-from emoji_ldm.dataset.entry import entry_path
+from emoji_ldm.dataset.entry import Action, read_entry
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.errors import DatasetError, StoreError
 
 READERS = 16
-Action = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ def entries(table: Table, first: int = 0, last: int | None = None) -> Iterator[t
     """(version, actions) from version `first` to `last` (the newest by default), in order; DatasetError for a gap."""
     versions = range(first, (table.version if last is None else last) + 1)
     with ThreadPoolExecutor(READERS) as pool:
-        yield from zip(versions, pool.map(lambda version: _entry(table, version), versions), strict=True)
+        yield from zip(versions, pool.map(lambda version: read_entry(table, version), versions), strict=True)
 
 
 def shards(table: Table, first: int = 0, last: int | None = None) -> dict[str, bool]:
@@ -58,11 +54,3 @@ def lives(table: Table) -> list[Life]:
             if "add" in action:
                 born.setdefault(action["add"]["path"], (version, action["add"]["size"]))
     return ended + [Life(path, size, first, None) for path, (first, size) in born.items()]
-
-
-def _entry(table: Table, version: int) -> list[Action]:
-    try:
-        lines = table.store.read(entry_path(table.path, version)).decode().splitlines()
-        return [json.loads(line) for line in lines if line]
-    except (StoreError, ValueError) as error:
-        raise DatasetError(f"the log of table {table.spec.name} lacks version {version}: {error}") from None

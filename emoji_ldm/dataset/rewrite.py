@@ -50,7 +50,7 @@ def replacing(table: Table, remove: Collection[str], entry: Entry) -> Callable[[
     def plan() -> Entry | None:
         if entry.shards and all(table.committed(name) for name in entry.shards):
             return None
-        live = table.live()
+        live = table.live() if remove else {}
         if gone := [path for path in remove if path not in live]:
             raise DatasetError(
                 f"table {table.spec.name} changed meanwhile: {len(gone)} of its files were replaced by another writer; "

@@ -20,7 +20,7 @@ from deltalake import DeltaTable, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from pyarrow import fs
 
-from emoji_ldm.dataset.entry import Entry, publish
+from emoji_ldm.dataset.entry import Action, Entry, creation, entry_path, publish, read_entry
 from emoji_ldm.dataset.files import ROW_GROUP_ROWS, DataFile, write_files
 from emoji_ldm.dataset.rewrite import replacing, upserting
 from emoji_ldm.errors import DatasetError, StoreError
@@ -28,8 +28,6 @@ from emoji_ldm.records import TableSpec
 from emoji_ldm.store import Store
 
 __all__ = ["ROW_GROUP_ROWS", "DataFile", "Table"]
-
-KEEP_HISTORY = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
 
 
 class Table:
@@ -41,6 +39,7 @@ class Table:
         """
         self.store, self.spec, self.pinned = store, spec, version
         self._delta: DeltaTable | None = None
+        self._asked: dict[str, tuple[int, bool]] = {}  # {shard: (version, whether it was done then)}
         self._live: tuple[int, dict[str, DataFile]] = (-1, {})
 
     def write_file(self, rows: pa.Table) -> DataFile:
@@ -104,9 +103,18 @@ class Table:
         return publish(self, replacing(self, remove, Entry(add, (), shards, metadata, operation, data_change)))
 
     def committed(self, app_id: str) -> bool:
-        """Whether the shard of this name is in the table."""
+        """Whether the shard of this name is in the table, and was not undone since."""
         delta = self._open()
-        return delta is not None and (delta.transaction_version(app_id) or 0) > 0
+        if delta is None:
+            return False
+        asked, done = self._asked.get(app_id, (None, False))
+        if asked is None:  # delta-rs reads the log since its last checkpoint for this
+            done = (delta.transaction_version(app_id) or 0) > 0
+        else:
+            for version in range(asked + 1, delta.version() + 1):
+                done = _mark(read_entry(self, version), app_id, done)
+        self._asked[app_id] = (delta.version(), done)
+        return done
 
     @property
     def exists(self) -> bool:
@@ -236,16 +244,8 @@ class Table:
         """Make the table if it is not there; the first of several writers makes it for all."""
         if self.pinned is not None:
             raise DatasetError(f"table {self.spec.name} is read at version {self.pinned}; only the newest is written")
-        if self._open() is not None:
-            return
-        uri, schema = self.store.table_uri(self.spec.name), Schema.from_arrow(self.spec.schema)
-        try:
-            DeltaTable.create(uri, schema, mode="ignore", name=self.spec.name, configuration=KEEP_HISTORY,
-                              storage_options=self.store.storage_options())  # fmt: skip
-        except (DeltaError, OSError) as error:
-            if self._open() is not None:
-                return  # another writer made it meanwhile
-            raise StoreError(f"cannot make table {self.spec.name} in {self.store.uri}: {error}") from None
+        if self._open() is None:
+            self.store.write_once(creation(self.spec), entry_path(self.path, 0))
 
     def _check_files(self, paths: Collection[str]) -> None:
         """DatasetError unless every file is there: an old version may have lost its files to a vacuum."""
@@ -268,6 +268,11 @@ class Table:
                 f"table {self.spec.name} in {self.store.uri} has another schema (columns {', '.join(odd)} differ); "
                 "it was made by another version or program: use another store"
             )
+
+
+def _mark(actions: Iterable[Action], app_id: str, before: bool) -> bool:
+    marks = [action["txn"]["version"] > 0 for action in actions if action.get("txn", {}).get("appId") == app_id]
+    return marks[-1] if marks else before
 
 
 def _files(delta: DeltaTable) -> Iterator[DataFile]:

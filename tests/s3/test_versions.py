@@ -1,0 +1,108 @@
+"""Versions on a real S3 server: eight writing processes, all verbs; and servers that must be refused."""
+
+import multiprocessing
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from emoji_ldm.config import Config
+from emoji_ldm.dataset import branch, refs
+from emoji_ldm.dataset.compact import compact
+from emoji_ldm.dataset.diff import diff
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.dataset.undo import restore
+from emoji_ldm.dataset.vacuum import Policy, apply, plan
+from emoji_ldm.dataset.verify import verify
+from emoji_ldm.errors import StoreError
+from emoji_ldm.records import TEXTS
+from emoji_ldm.store import Store
+from tests.unit.dataset.test_rewrite import filled, renamed
+from tests.unit.dataset.test_table import texts
+
+pytestmark = pytest.mark.slow
+NUM_WRITERS, NUM_COMMITS = 8, 20
+
+
+def write(uri, writer):
+    """What one of the racing processes does: appends, every fifth an upsert of a row that all want to change."""
+    table = Table(Store(uri), TEXTS)
+    for number in range(NUM_COMMITS):
+        name = f"{writer}-{number}"
+        if number % 5 == 4:
+            rows = renamed(texts("shared"), name)
+            made = table.upsert([table.write_file(rows)], ["shared"], app_id=name, metadata={"writer": name})
+        else:
+            made = table.commit([table.write_file(texts(name))], app_id=name, metadata={"writer": name})
+        assert made is not None
+
+
+def test_eight_processes_of_twenty_commits_give_160_versions(s3_uri):
+    Store(s3_uri).check()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    writers = [context.Process(target=write, args=(s3_uri, writer)) for writer in range(NUM_WRITERS)]
+    [writer.start() for writer in writers]
+    [writer.join(240) for writer in writers]
+    assert [writer.exitcode for writer in writers] == [0] * NUM_WRITERS
+    table = Table(Store(s3_uri), TEXTS)
+    assert table.version == NUM_WRITERS * NUM_COMMITS
+    names = [entry["writer"] for entry in table.history() if "writer" in entry]
+    assert len(names) == len(set(names)) == 160, "every commit is one version"
+    rows = table.read(["text_id"])["text_id"].to_pylist()
+    appended = {f"{w}-{n}" for w in range(NUM_WRITERS) for n in range(NUM_COMMITS) if n % 5 != 4}
+    assert sorted(rows) == sorted({*appended, "shared"}), "none lost, none doubled"
+
+
+def test_the_verbs_do_on_s3_what_they_do_in_a_folder(s3_uri):
+    store, config = Store(s3_uri), Config(store=s3_uri)
+    table = filled(store, "ab", "cd", "ef")
+    refs.tag(store, "v1")
+    tagged = table.read().sort_by("text_id")
+    branch.create(store, "try", "v1")
+    own = Table(Store(s3_uri, "try"), TEXTS)
+    own.upsert([own.write_file(renamed(texts("a"), "branch"))], ["a"], app_id="own", metadata={})
+    table.upsert([], ["a", "c"], app_id="less", metadata={})
+    assert compact(config, table).after == 1 and diff(Table(store, TEXTS, 4), table).keys == set()
+    assert diff(own, table).removed == ["a", "c"]
+    policy = Policy(keep="1", older_than="0h")
+    what = plan(store, policy)
+    assert what.files and apply(store, what, policy) > 0
+    assert refs.open_at(store, "v1", TEXTS)["texts"].read().sort_by("text_id").equals(tagged)
+    assert not verify({"texts": own}).damages and own.count() == 6
+    restore(config, refs.resolve(store, "v1"), table)
+    assert table.read().sort_by("text_id").equals(tagged)
+
+
+class Careless(BaseHTTPRequestHandler):
+    """An S3 server that takes any PUT, whatever its conditions; `refuses` answers the header with 501."""
+
+    refuses = False
+
+    def do_PUT(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._answer(501 if self.refuses and self.headers.get("If-None-Match") else 200)
+
+    def do_DELETE(self):
+        self._answer(204)
+
+    def _answer(self, status):
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(("refuses", "text"), [(False, "ignores conditional PUT"), (True, "cannot write .*501")])
+def test_a_server_without_conditional_put_is_refused_with_the_reason(refuses, text, monkeypatch):
+    handler = type("Handler", (Careless,), {"refuses": refuses})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name, value in {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}", "AWS_ACCESS_KEY_ID": "x",
+                            "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        with pytest.raises(StoreError, match=text):
+            Store("s3://bucket/store").check()
+        server.shutdown()
