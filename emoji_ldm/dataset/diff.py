@@ -8,6 +8,7 @@ only), so that memory grows with the number of rows read, never with their pictu
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,11 @@ def diff(a: Table, b: Table, *, only: Collection[str] | None = None) -> Differen
         raise ConfigError(f"{a.spec.name} and {b.spec.name} are different tables: compare two versions of one table")
     files_a, files_b = _sources(a), _sources(b)
     shared = files_a & files_b
-    rows_a, rows_b = _Rows.read(a, files_a - shared, only), _Rows.read(b, files_b - shared, only)
+    with ThreadPoolExecutor(2) as pool:  # reading and unpacking run beside the other side's hashing
+        one, other = (
+            pool.submit(_Rows.read, side, files - shared, only) for side, files in ((a, files_a), (b, files_b))
+        )
+        rows_a, rows_b = one.result(), other.result()
     place = pc.index_in(rows_b.keys, value_set=rows_a.keys)
     added = rows_b.keys.filter(pc.is_null(place))
     removed = rows_a.keys.filter(pc.invert(pc.is_in(rows_a.keys, value_set=rows_b.keys)))
