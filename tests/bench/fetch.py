@@ -39,7 +39,7 @@ if __name__ == "__main__":
 
 def run(*, quick: bool) -> dict[str, Any]:
     """Medians of 3 runs that take turns, and their ratios."""
-    num, times = (1000, 1) if quick else (3000, 3)
+    num, times = (600, 1) if quick else (3000, 3)
     with tempfile.TemporaryDirectory() as folder, loopback(num) as url:
         python = install(Path(folder))
         sides = {"ours": lambda n, out: ours(url, n, out)}
