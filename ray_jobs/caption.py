@@ -17,6 +17,7 @@ from emoji_ldm.caption.plan import Plan, plan
 from emoji_ldm.caption.rounds import Rounds
 from emoji_ldm.config import CaptionConfig, Config
 from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.refs import open_tables
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError, JobError, ModelError
 from emoji_ldm.records import CAPTIONS, IMAGES
@@ -39,15 +40,15 @@ def run(config: Config, build: Build = captioner.build) -> dict[str, object]:
         JobError: More than `caption.max_failed` of this run's captions failed; all is committed then.
     """
     captioner.check(config.caption)
-    store, key = Store(config.store), captioner.engine_key(config.caption)
-    table = Table(store, IMAGES)
+    store, key = Store(config.store, config.branch), captioner.engine_key(config.caption)
+    table = open_tables(config, IMAGES)[IMAGES.name]
     image_ids = table.keys()
     if not image_ids:
         raise DatasetError(f"{store.uri} has no images; run: emoji-ldm crawl")
     lineage = Lineage(config, "caption", {IMAGES.name: table.version})
     overridden = overrides.apply(config.caption.overrides, store, lineage)
-    plans = _plans(config.caption, store, image_ids, key)
-    counts = _caption(config, store, _shards(config.caption, table, plans, key), lineage, build)
+    plans, version = _plans(config.caption, store, image_ids, key), Table(store, CAPTIONS).version
+    counts = _caption(config, store, _shards(config.caption, table, plans, (key, version)), lineage, build)
     _check_failed(config.caption, counts, len(image_ids), Table(store, CAPTIONS))
     return {
         "captioned": counts.get("ok", 0),
@@ -103,9 +104,11 @@ def _plans(config: CaptionConfig, store: Store, image_ids: Collection[str], key:
     return plan(image_ids, done, num_captions=config.num_captions, retry=config.retry == "failed")
 
 
-def _shards(config: CaptionConfig, images: Table, plans: Mapping[str, Plan], key: str) -> list[sink.Shard]:
-    """Shards of about `rows_per_shard` captions."""
-    size, version = max(1, config.rows_per_shard // config.num_captions), Table(images.store, CAPTIONS).version
+def _shards(
+    config: CaptionConfig, images: Table, plans: Mapping[str, Plan], made: tuple[str, int]
+) -> list[sink.Shard]:
+    """Shards of about `rows_per_shard` captions; `made` is the engine's key and the version of captions planned on."""
+    size, (key, version) = max(1, config.rows_per_shard // config.num_captions), made
     shared = shards.of_images(images, plans, rows_per_shard=size, key=f"caption:{key}")
     return [shards.planned(shard, plans, version) for shard in shared]
 
@@ -116,8 +119,9 @@ def _caption(config: Config, store: Store, pending: list[sink.Shard], lineage: L
     settings = config.caption
     cluster.connect(config.cluster)
     cluster.require(config.cluster, "caption", settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
+    read = shards.planned_reader(open_tables(config, IMAGES)[IMAGES.name].store, PICTURES)
     job = sink.Job(
-        "caption", store, CAPTIONS, shards.planned_reader(store, PICTURES), CaptionWorker, (settings, build),
+        "caption", store, CAPTIONS, read, CaptionWorker, (settings, build),
         settings.num_workers, NUM_CPUS, settings.num_gpus,
     )  # fmt: skip
     return sink.run(job, pending, lineage, unit="captions")
