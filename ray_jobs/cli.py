@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from emoji_ldm.config import Config
 
 WORDS = "section.field=value"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m|↳")
 OVERRIDE = re.compile(r"[A-Za-z_]+(\.[A-Za-z_]+)*=.*", re.DOTALL)
 
 READS_TABLES = ("caption", "latents", "train", "report")
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except EmojiLdmError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {' '.join(COLOUR.sub('', str(error)).split())}\n")  # libraries write paragraphs
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; what was committed is safe: run the same command again to go on\n")

@@ -31,7 +31,7 @@ def connect(config: ClusterConfig) -> None:
         # Logical CPUs: stages hold fractions of them, so that on two cores none waits for another for ever.
         memory = config.object_store_mb * 2**20
         local = {"num_cpus": config.num_cpus, "object_store_memory": memory, "include_dashboard": False}
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its core warns of Ray Data's own actors
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its core warns of Ray Data's own actors
     try:
         with _hushed():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from emoji_ldm.errors import StoreError
 from ray_jobs.cli import main, parser
 
 COMMANDS = ["demo", "crawl", "caption", "latents", "train", "generate", "serve", "report", "doctor", "submit"]
@@ -96,3 +97,12 @@ def test_a_dead_s3_server_is_one_line_within_seconds(capsys, monkeypatch):
 def test_an_empty_store_says_what_fills_it(capsys, tmp_path):
     assert main(["dataset", "log", f"store={tmp_path}"]) == 1
     assert "emoji-ldm crawl" in capsys.readouterr().err
+
+
+def test_what_libraries_write_in_paragraphs_becomes_one_line(capsys, monkeypatch):
+    def fail(_):
+        raise StoreError("cannot open\n   \x1b[31m↳\x1b[0m Error performing GET\n      Connection refused")
+
+    monkeypatch.setattr("ray_jobs.doctor.doctor", fail)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().err == "error: cannot open Error performing GET Connection refused\n"
