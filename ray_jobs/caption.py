@@ -104,9 +104,7 @@ def _plans(config: CaptionConfig, store: Store, image_ids: Collection[str], key:
     return plan(image_ids, done, num_captions=config.num_captions, retry=config.retry == "failed")
 
 
-def _shards(
-    config: CaptionConfig, images: Table, plans: Mapping[str, Plan], made: tuple[str, int]
-) -> list[sink.Shard]:
+def _shards(config: CaptionConfig, images: Table, plans: Mapping[str, Plan], made: tuple[str, int]) -> list[sink.Shard]:
     """Shards of about `rows_per_shard` captions; `made` is the engine's key and the version of captions planned on."""
     size, (key, version) = max(1, config.rows_per_shard // config.num_captions), made
     shared = shards.of_images(images, plans, rows_per_shard=size, key=f"caption:{key}")

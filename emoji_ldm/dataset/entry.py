@@ -115,7 +115,9 @@ def read_entry(table: Table, version: int) -> list[Action]:
 def _write(table: Table, version: int, data: bytes) -> bool:
     """True if this entry is the version's; a PUT whose answer was lost may have won though its retry is refused."""
     path = entry_path(table.path, version)
-    return table.store.write_once(data, path) or table.store.read(path) == data
+    if table.store.write_once(data, path):
+        return True
+    return table.store.exists(path) and table.store.read(path) == data  # S3 may also refuse two that came at once
 
 
 def _add(file: DataFile, now: int, data_change: bool) -> dict[str, Any]:
