@@ -69,8 +69,7 @@ def _without(table: Table, file: DataFile, keys: Sequence[str]) -> list[DataFile
         return None
     dropped = pa.array(keys, pa.string())
     source, store = table.resolve(file.path), table.store
-    names = pq.read_table(source, columns=[column], filesystem=store.filesystem).column(0)
-    if not pc.any(pc.is_in(names, dropped)).as_py():
+    if not pc.any(pc.is_in(table.keys_of(file.path), dropped)).as_py():
         return None
 
     def kept() -> Iterator[pa.Table]:

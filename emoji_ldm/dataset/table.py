@@ -39,6 +39,7 @@ class Table:
         """
         self.store, self.spec, self.pinned = store, spec, version
         self._delta: DeltaTable | None = None
+        self._keys: dict[str, pa.ChunkedArray] = {}
         self._asked: dict[str, tuple[int, bool]] = {}  # {shard: (version, whether it was done then)}
         self._live: tuple[int, dict[str, DataFile]] = (-1, {})
 
@@ -157,12 +158,22 @@ class Table:
         """Every key of the table."""
         return set(self.read([self.spec.key]).column(0).to_pylist())
 
+    def keys_of(self, path: str) -> pa.ChunkedArray:
+        """The keys of one data file; kept, as files never change and each commit that replaces rows asks for all."""
+        if path not in self._keys:
+            source = self.resolve(path)
+            names = pq.read_table(source, columns=[self.spec.key], filesystem=self.store.filesystem)
+            self._keys = {
+                **{old: keys for old, keys in self._keys.items() if old in self.live()},
+                path: names.column(0),
+            }
+        return self._keys[path]
+
     def locate(self, keys: Iterable[str]) -> dict[str, list[str]]:
         """Which data files hold these keys: {file: keys}, so that a shard reads only its own files."""
         wanted, found = set(keys), {}
         for path in self.live():
-            names = pq.read_table(self.resolve(path), columns=[self.spec.key], filesystem=self.store.filesystem)
-            hits = [key for key in names.column(0).to_pylist() if key in wanted]
+            hits = [key for key in self.keys_of(path).to_pylist() if key in wanted]
             if hits:
                 found[path] = hits
         return found
