@@ -51,7 +51,7 @@ class Seaweed:
         options = [f"-{name}={value}" for name, value in self.ports.items()]
         command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={self.folder / 'data'}",
                    "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={self.folder / 's3.json'}", "-filer",
-                   "-s3.autoCreateBucket=false", "-master.volumeSizeLimitMB=64", "-volume.max=50",
+                   "-s3.autoCreateBucket=false", "-master.volumeSizeLimitMB=64", "-volume.max=1000",
                    *options]  # fmt: skip
         log = (self.folder / "weed.log").open("ab")
         self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True)

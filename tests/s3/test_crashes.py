@@ -113,7 +113,7 @@ def run_killed(line, victims, chance):
         in_commit = bool(victims) and victims[0] == "commit"
         line.start(chance.choice((-1, 1)) * chance.randint(1, 12) if in_commit else 0)
         while line.driver.poll() is None:
-            moment = time.monotonic() + chance.uniform(2.5, 6)
+            moment = time.monotonic() + chance.uniform(1.5, 4.5)
             while line.driver.poll() is None and time.monotonic() < moment:
                 time.sleep(0.05)
             if victims and victims[0] != "commit" and line.driver.poll() is None:
