@@ -18,6 +18,7 @@ from emoji_ldm.crawl.profile import load_profile
 from emoji_ldm.crawl.robots import opt_outs
 from emoji_ldm.crawl.sources.pages import Judge, as_page
 from emoji_ldm.crawl.web import retry_after
+from emoji_ldm.errors import CrawlError
 
 PAGES_PER_BROWSER = 200  # a browser grows with every page; a fresh one costs a second
 # Chromium starts with about 0.8 GB by this measure, which counts shared pages for each of its processes. A page that
@@ -102,10 +103,20 @@ class Lister:
         ):
             self._drop_browser()
         if self.browser is None:
-            self.browser = Browser(user_agent=self.config.user_agent, timeout_s=self.config.page_timeout_s)
+            self.browser = self._start()
             self.num_browsers += 1
         self.num_views += 1
         return self.browser
+
+    def _start(self) -> Browser:
+        """A browser; a start that fails, as when it is killed meanwhile, is tried once more."""
+        for last in (False, True):
+            try:
+                return Browser(user_agent=self.config.user_agent, timeout_s=self.config.page_timeout_s)
+            except CrawlError:
+                if last:
+                    raise
+        raise AssertionError("the second try returns or raises")
 
     def _drop_browser(self, *, kill: bool = False) -> None:
         if self.browser is not None:
