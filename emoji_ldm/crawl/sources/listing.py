@@ -21,8 +21,8 @@ from emoji_ldm.crawl.web import retry_after
 from emoji_ldm.errors import CrawlError
 
 PAGES_PER_BROWSER = 200  # a browser grows with every page; a fresh one costs a second
-# Chromium starts with about 0.8 GB by this measure, which counts shared pages for each of its processes. A page that
-# takes it past this limit would soon meet the memory limit of a small worker, and then cost the whole worker.
+# A browser that grows past this would soon meet the memory limit of a small worker, which then loses all it was doing.
+# The measure counts memory that Chromium's processes share once for each of them, so it errs on the early side.
 MAX_MEMORY = 1_500_000_000
 MAY_HEAL = (429, 500, 502, 503, 504)
 BACKOFF_S = 0.5
