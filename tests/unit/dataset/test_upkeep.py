@@ -109,9 +109,9 @@ def test_young_files_stay_and_a_dry_run_deletes_nothing(store):
     old = time.time() - 25 * 3600
     os.utime(orphan, (old, old))
     what = plan(store, Policy())
-    assert list(what.files) and os.path.exists(orphan) and "nothing was deleted: add --apply" in as_text(what, None)
+    assert list(what.files) and Path(orphan).exists() and "nothing was deleted: add --apply" in as_text(what, None)
     apply(store, what, Policy())
-    assert not os.path.exists(orphan) and table.keys() == {"a", "b"}
+    assert not Path(orphan).exists() and table.keys() == {"a", "b"}
 
 
 def test_dropping_a_version_that_a_tag_holds_names_the_tag(store):
