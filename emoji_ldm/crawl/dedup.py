@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from emoji_ldm.crawl.near import NearIndex
+from emoji_ldm.crawl.near import Match, NearIndex
 from emoji_ldm.crawl.outcomes import Outcome
 from emoji_ldm.records import OUTCOMES
 
@@ -35,12 +35,6 @@ class Known:
             known.looks.extend([image_id for image_id, _ in seen], [look for _, look in seen])
         return known
 
-    def add(self, image_id: str, source_url: str, fingerprint: bytes | None) -> None:
-        """Keep one more image."""
-        self.owners[image_id] = source_url
-        if fingerprint:
-            self.looks.add(image_id, fingerprint)
-
 
 def settle(outcomes: pa.Table, known: Known, *, near: bool) -> tuple[pa.Table, set[str]]:
     """Turn kept URLs whose image is known from another URL into duplicates.
@@ -54,19 +48,33 @@ def settle(outcomes: pa.Table, known: Known, *, near: bool) -> tuple[pa.Table, s
         The final outcomes, and the source URLs whose images are to be added. An image that is committed already
         with the same URL (its shard was cut off between two commits) is kept, but not added again.
     """
-    rows, new = outcomes.to_pylist(), set[str]()
-    for row in rows:
-        look = row.pop("fingerprint")
-        if row["outcome"] == Outcome.KEPT and not _repeats(row, look if near else None, known):
-            known.add(row["image_id"], row["url"], look)
-            new.add(row["url"])
-    return pa.Table.from_pylist(rows, schema=OUTCOMES.schema), new
+    rows, new = outcomes.to_pylist(), dict[str, tuple[str, bytes | None]]()  # {url: (image_id, look)}
+    looks = [row.pop("fingerprint") for row in rows]
+    alike = _alike(rows, looks, known) if near else {}
+    for row, look in zip(rows, looks, strict=True):
+        if row["outcome"] == Outcome.KEPT and not _repeats(row, alike.get(row["image_id"], []), known):
+            known.owners[row["image_id"]] = row["url"]
+            new[row["url"]] = row["image_id"], look
+    filed = [(image_id, look) for image_id, look in new.values() if look]
+    known.looks.extend([image_id for image_id, _ in filed], [look for _, look in filed])
+    return pa.Table.from_pylist(rows, schema=OUTCOMES.schema), set(new)
 
 
-def _repeats(row: dict[str, Any], look: bytes | None, known: Known) -> bool:
-    """Whether the image of a kept URL is known; the row then names the known one and whose it is."""
+def _alike(rows: list[dict[str, Any]], looks: list[bytes | None], known: Known) -> dict[str, list[Match]]:
+    """Of each image of a shard those, known or of the shard, that look the same; the most alike first."""
+    asked = {row["image_id"]: look for row, look in zip(rows, looks, strict=True)
+             if look and row["outcome"] == Outcome.KEPT and row["image_id"] not in known.owners}  # fmt: skip
+    ids, values, shard = list(asked), list(asked.values()), NearIndex()
+    shard.extend(ids, values)
+    both = zip(ids, known.looks.find(values), shard.find(values), strict=True)
+    return {image_id: sorted(committed + others) for image_id, committed, others in both}
+
+
+def _repeats(row: dict[str, Any], alike: list[Match], known: Known) -> bool:
+    """Whether the image of a kept URL is known by now; the row then names the known one and whose it is."""
     owner, reason = known.owners.get(row["image_id"]), "same pixels as {}"
-    if owner is None and look and (match := known.looks.find(look)):
+    match = next((match for match in alike if match.image_id in known.owners), None)
+    if owner is None and match:
         owner, reason = known.owners[match.image_id], f"looks like {{}} (distance {match.distance:.3f})"
         row["image_id"] = match.image_id
     if owner is not None and owner != row["url"]:

@@ -1,8 +1,8 @@
-"""Which known picture looks like this one: candidates by a few coarse measures, then compared cell by cell."""
+"""Which known pictures look like these: candidates by a few coarse measures, then compared cell by cell."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,27 +10,34 @@ from numpy.typing import NDArray
 
 from emoji_ldm.crawl.fingerprint import GRID, HEADER, LENGTH, VIEWS
 
+Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
+Shorts = NDArray[np.int16]
 Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 MAX_LEVELS = 6.0  # by which a cell may differ at most (of 255) ...
 PER_MEAN = 5.0  # ... and this many times the mean difference: noise of JPEG is everywhere, another mouth is not
 CEILING = 14.0  # ... up to this
 STEPS = np.array([10, 8, 8, 10, 10, 10], np.float32)  # of the coarse measures
-WITHIN = 0.3  # of a step: how far a measure of a look-alike may be away
+PARTS = 64  # of a step: measures are whole numbers of these
+WITHIN = 20  # parts that a measure of a look-alike may be away
 MIN_SPREAD = 4.0  # levels: a view with less over white (or black) is too plain to look anything up by
-MOST_RECENT = 2048  # entries that are searched one by one before they are sorted in
+FEW = 2048  # entries that are sorted by themselves, at least, before they join the others
 BLOCK = 4096  # fingerprints per array: growing never copies the older ones
+AT_ONCE = 256  # pictures looked up together
+PAIRS = 1024  # pictures compared together: some 10 MB
+SOME_CELLS = np.arange(4, GRID * GRID, 9)  # enough to tell most of the pairs apart
 NUM_MEASURES = len(STEPS)
 CHOICES = (np.arange(2**NUM_MEASURES)[:, None] >> np.arange(NUM_MEASURES)) & 1  # (64, 6) which measures to move
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Match:
     """A known picture that looks the same; `distance` is its largest difference of a cell, of 1."""
 
-    image_id: str
     distance: float
+    image_id: str
 
 
 def _projection() -> Floats:
@@ -49,38 +56,39 @@ PROJECTION = _projection()
 
 @dataclass(frozen=True)
 class Entries:
-    """Under which key each picture is filed, with its coarse measures."""
+    """Under which key each picture is filed, with its coarse measures; sorted by key."""
 
     keys: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     rows: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
-    measures: NDArray[np.float16] = field(default_factory=lambda: np.empty((0, NUM_MEASURES), np.float16))
+    measures: Shorts = field(default_factory=lambda: np.empty((0, NUM_MEASURES), np.int16))
 
     @classmethod
-    def of(cls, values: NDArray[np.uint8], first: int) -> Entries:
+    def of(cls, values: Bytes, first: int) -> Entries:
         """Entries of fingerprints `(N, LENGTH)` whose rows begin with `first`."""
         measures, telling = _measures(values)
-        keys = _packed(np.floor(measures).astype(np.int64)[:, :, None])[..., 0]
+        keys = _packed(measures[:, :, None] // PARTS)[..., 0]
         rows = np.broadcast_to(np.arange(first, first + len(values), dtype=np.int32)[:, None], keys.shape)
-        return cls(keys[telling], rows[telling], measures[telling].astype(np.float16))
+        return cls().joined(cls(keys[telling], rows[telling], measures[telling]))
 
     def joined(self, others: Entries) -> Entries:
-        """These, then the others."""
+        """These and the others."""
         pairs = ((getattr(self, name), getattr(others, name)) for name in ("keys", "rows", "measures"))
-        return Entries(*(np.concatenate(pair) for pair in pairs))
+        keys, rows, measures = (np.concatenate(pair) for pair in pairs)
+        order = np.argsort(keys, kind="stable")  # merges what is sorted already
+        return Entries(keys[order], rows[order], measures[order])
 
-    def in_order(self) -> Entries:
-        """Sorted by key."""
-        order = np.argsort(self.keys, kind="stable")
-        return Entries(self.keys[order], self.rows[order], self.measures[order])
-
-    def near(self, places: Ints | slice, measures: Floats) -> list[int]:
-        """Rows of those entries, among `places`, whose measures are near the `(4, 6)` ones of a picture."""
-        own = measures[self.keys[places] >> 8 * NUM_MEASURES]
-        apart = np.abs(self.measures[places] - own) <= WITHIN + 0.01  # float16
-        close = apart[:, 0]
-        for measure in range(1, NUM_MEASURES):
-            close = close & apart[:, measure]
-        return self.rows[places][close].tolist()  # type: ignore[no-any-return]
+    def near(self, measures: Shorts, telling: Mask) -> Ints:
+        """`(M, 2)` pairs of a picture's place and a row whose measures are near, of measures `(N, 4, 6)`."""
+        places, looks, probes = _probes(measures, telling)
+        starts, ends = np.searchsorted(self.keys, probes), np.searchsorted(self.keys, probes, "right")
+        counts = ends - starts
+        probe = np.repeat(np.arange(len(probes)), counts)
+        entry = np.arange(len(probe)) + np.repeat(starts - np.cumsum(counts) + counts, counts)
+        for measure in range(NUM_MEASURES):
+            own = measures[places[probe], looks[probe], measure]
+            close = np.abs(self.measures[entry, measure] - own) <= WITHIN
+            probe, entry = probe[close], entry[close]
+        return np.stack([places[probe], self.rows[entry].astype(np.int64)], 1)
 
 
 @dataclass
@@ -88,35 +96,30 @@ class NearIndex:
     """Pictures by their look. Every one is filed four times: frame and content, over black and over white."""
 
     ids: list[str] = field(default_factory=list)
-    blocks: list[NDArray[np.uint8]] = field(default_factory=list)
-    filed: Entries = field(default_factory=Entries)  # sorted by key
-    recent: Entries = field(default_factory=Entries)  # the newest, in order of arrival
-
-    def add(self, image_id: str, fingerprint: bytes) -> None:
-        """File one more picture."""
-        self.extend([image_id], [fingerprint])
+    blocks: list[Bytes] = field(default_factory=list)
+    filed: Entries = field(default_factory=Entries)
+    recent: Entries = field(default_factory=Entries)
 
     def extend(self, ids: Sequence[str], fingerprints: Sequence[bytes]) -> None:
-        """File many pictures, a block at a time."""
+        """File pictures."""
         for start in range(0, len(ids), BLOCK):
-            values = np.frombuffer(b"".join(fingerprints[start : start + BLOCK]), np.uint8).reshape(-1, LENGTH)
+            values = _stacked(fingerprints[start : start + BLOCK])
             self.recent = self.recent.joined(Entries.of(values, len(self.ids)))
             self._store(values)
             self.ids.extend(ids[start : start + BLOCK])
-            if len(self.recent.keys) > MOST_RECENT:
-                self.filed, self.recent = self.filed.joined(self.recent).in_order(), Entries()
+            if len(self.recent.keys) > max(FEW, len(self.filed.keys) // 16):
+                self.filed, self.recent = self.filed.joined(self.recent), Entries()
 
-    def find(self, fingerprint: bytes) -> Match | None:
-        """The known picture that looks most like this one, if one looks the same; of equals, the smaller id."""
-        values = np.frombuffer(fingerprint, np.uint8)
-        rows = self._candidates(values)
-        if not len(rows):
-            return None
-        known = np.stack([self.blocks[row // BLOCK][row % BLOCK] for row in rows])
-        distances, limits = differences(values, known)
-        same = [(distance, self.ids[row]) for distance, limit, row in zip(distances, limits, rows, strict=True)
-                if distance <= limit]  # fmt: skip
-        return Match(min(same)[1], float(min(same)[0]) / 255) if same else None
+    def find(self, fingerprints: Sequence[bytes]) -> list[list[Match]]:
+        """For each picture the known ones that look the same, the most alike first; of equals, the smaller id."""
+        found: list[list[Match]] = [[] for _ in fingerprints]
+        for start in range(0, len(fingerprints), AT_ONCE):
+            values = _stacked(fingerprints[start : start + AT_ONCE])
+            pairs = self._candidates(values)
+            for first in range(0, len(pairs), PAIRS):
+                for place, match in self._compared(values, pairs[first : first + PAIRS]):
+                    found[start + place].append(match)
+        return [sorted(matches) for matches in found]
 
     @property
     def num_bytes(self) -> int:
@@ -124,59 +127,75 @@ class NearIndex:
         entries = (array for part in (self.filed, self.recent) for array in (part.keys, part.rows, part.measures))
         return sum(array.nbytes for array in (*self.blocks, *entries))
 
-    def _candidates(self, values: NDArray[np.uint8]) -> list[int]:
-        """Rows whose coarse measures are near."""
-        (measures,), (telling,) = _measures(values[None])
-        probes = _probes(measures, telling)
-        starts, ends = np.searchsorted(self.filed.keys, probes), np.searchsorted(self.filed.keys, probes, "right")
-        hits = [np.arange(start, end) for start, end in zip(starts, ends, strict=True) if start < end]
-        near = self.filed.near(np.concatenate(hits), measures) if hits else []
-        return sorted({*near, *self.recent.near(slice(None), measures)})
+    def _candidates(self, values: Bytes) -> Ints:
+        """`(M, 2)` distinct pairs of a picture's place and a row whose coarse measures are near."""
+        measures, telling = _measures(values)
+        pairs = np.concatenate([part.near(measures, telling) for part in (self.filed, self.recent)])
+        codes = np.unique(pairs[:, 0] << 32 | pairs[:, 1])
+        return np.stack([codes >> 32, codes & 0xFFFFFFFF], 1)
 
-    def _store(self, values: NDArray[np.uint8]) -> None:
+    def _compared(self, values: Bytes, pairs: Ints) -> Iterator[tuple[int, Match]]:
+        """Those pairs that look the same: place of the picture, and the known one."""
+        ones, others = values[pairs[:, 0]], self._rows(pairs[:, 1])
+        hopeful = differences(ones, others, SOME_CELLS)[0].min(1) <= CEILING
+        pairs = pairs[hopeful]
+        largest, mean = differences(ones[hopeful], others[hopeful])
+        limit = np.minimum(MAX_LEVELS + PER_MEAN * mean, CEILING)
+        same = largest <= limit
+        distances = np.where(same, largest, np.inf).min(1) / 255
+        for (place, row), distance in zip(pairs.tolist(), distances.tolist(), strict=True):
+            if distance <= 1:
+                yield place, Match(distance, self.ids[row])
+
+    def _rows(self, rows: Ints) -> Bytes:
+        values, block = np.empty((len(rows), LENGTH), np.uint8), rows // BLOCK
+        for number in np.unique(block):
+            chosen = block == number
+            values[chosen] = self.blocks[number][rows[chosen] % BLOCK]
+        return values
+
+    def _store(self, values: Bytes) -> None:
         for row, value in enumerate(values, len(self.ids)):
             if row % BLOCK == 0:
                 self.blocks.append(np.empty((BLOCK, LENGTH), np.uint8))
             self.blocks[-1][row % BLOCK] = value
 
 
-def differences(one: NDArray[np.uint8], many: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-    """Largest difference of a cell, and what it may be at most, in levels, of `(LENGTH,)` to `(N, LENGTH)`.
+def differences(ones: Bytes, others: Bytes, cells: slice | Ints = slice(None)) -> tuple[Floats, Floats]:
+    """Largest and mean difference of the cells, in levels, `(N, VIEWS)` each, of pairs `(N, LENGTH)`.
 
     Compared over the background that either was cut out of, else over black and over white, as it tells alpha apart.
-    The better view (frame, content) counts.
     """
-    parts = many[:, HEADER:].reshape(len(many), VIEWS, -1, 4).astype(np.float32)
-    parts -= one[HEADER:].reshape(VIEWS, -1, 4)
-    worst = np.zeros(parts.shape[:-1], np.float32)
-    for ground in _grounds(one, many):
+    first, second = (
+        part[:, HEADER:].reshape(len(part), VIEWS, GRID * GRID, 4)[:, :, cells].astype(np.float32)
+        for part in (ones, others)
+    )
+    apart = np.moveaxis(first - second, -1, 0)
+    worst = np.zeros(apart.shape[1:], np.float32)
+    for ground in _grounds(ones, others):
         for channel in range(3):
-            np.maximum(worst, np.abs(parts[..., channel] - parts[..., 3] * ground[..., channel]), out=worst)
-    largest, mean = worst.max(-1), worst.mean(-1)  # (N, VIEWS)
-    limit = np.minimum(MAX_LEVELS + PER_MEAN * mean, CEILING)
-    better = np.argmin(largest - limit, axis=1)[:, None]
-    return np.take_along_axis(largest, better, 1)[:, 0], np.take_along_axis(limit, better, 1)[:, 0]
+            np.maximum(worst, np.abs(apart[channel] - apart[3] * ground[:, channel, None, None]), out=worst)
+    return worst.max(-1), worst.mean(-1)
 
 
-def _grounds(one: NDArray[np.uint8], many: NDArray[np.uint8]) -> list[Floats]:
-    """Two backgrounds, of 1, for each of the pairs: `(N, 1, 1, 3)` each, of which cells are `(N, VIEWS, cells)`."""
-    mine, theirs = one[1:4] / np.float32(255), many[:, 1:4] / np.float32(255)
-    cut, cuts = bool(one[0]), (many[:, 0] == 1)[:, None]
-    white, black = np.ones_like(theirs), np.zeros_like(theirs)
-    first = np.where(cuts, theirs, mine if cut else black)
-    second = np.broadcast_to(mine, theirs.shape) if cut else np.where(cuts, theirs, white)
-    return [ground[:, None, None, :].astype(np.float32) for ground in (first, second)]
+def _grounds(ones: Bytes, others: Bytes) -> tuple[Floats, Floats]:
+    """Two backgrounds, of 1, for each of the pairs, `(N, 3)` each."""
+    mine, theirs = (part[:, 1:4] / np.float32(255) for part in (ones, others))
+    cut, cuts = (part[:, :1] == 1 for part in (ones, others))
+    black, white = np.zeros_like(mine), np.ones_like(mine)
+    return np.where(cuts, theirs, np.where(cut, mine, black)), np.where(cut, mine, np.where(cuts, theirs, white))
 
 
-def _measures(values: NDArray[np.uint8]) -> tuple[Floats, NDArray[np.bool_]]:
-    """`(N, 4, 6)` coarse measures in steps, and `(N, 4)` whether they say anything."""
-    cells = values[:, HEADER:].reshape(len(values), VIEWS, -1, 4).astype(np.float32)
+def _measures(values: Bytes) -> tuple[Shorts, Mask]:
+    """`(N, 4, 6)` coarse measures in parts of a step, and `(N, 4)` whether they say anything."""
+    cells = values[:, HEADER:].reshape(len(values), VIEWS, GRID * GRID, 4).astype(np.float32)
     black, white = cells[..., :3], cells[..., :3] + (255 - cells[..., 3:])
-    looks = np.concatenate([black, white], 1).reshape(len(values), 2 * VIEWS, -1)
-    return looks @ PROJECTION / STEPS, looks.std(-1) >= MIN_SPREAD
+    looks = np.concatenate([black, white], 1).reshape(len(values), 2 * VIEWS, GRID * GRID * 3)
+    measures = np.rint(looks @ PROJECTION * (PARTS / STEPS)).astype(np.int16)
+    return measures, looks.std(-1) >= MIN_SPREAD
 
 
-def _packed(steps: Ints) -> Ints:
+def _packed(steps: Shorts) -> Ints:
     """`(..., 4, n, 6)` steps as keys: the look's number and a byte for each measure."""
     look = np.arange(2 * VIEWS, dtype=np.int64)[:, None]
     key = np.broadcast_to(look, steps.shape[:-1])
@@ -185,10 +204,13 @@ def _packed(steps: Ints) -> Ints:
     return key
 
 
-def _probes(measures: Floats, telling: NDArray[np.bool_]) -> Ints:
-    """All keys under which a look-alike of a picture may be filed."""
-    low = np.floor(measures - WITHIN).astype(np.int64)[:, None]
-    high = np.floor(measures + WITHIN).astype(np.int64)[:, None]
-    possible = ((low != high) | (CHOICES == 0)).all(-1) & telling[:, None]
-    keys: Ints = _packed(np.where(CHOICES == 1, high, low))[possible]
-    return keys
+def _probes(measures: Shorts, telling: Mask) -> tuple[Ints, Ints, Ints]:
+    """Places, looks and keys: all keys under which a look-alike of each picture may be filed."""
+    low, high = ((measures + away)[:, :, None] // PARTS for away in (-WITHIN, WITHIN))
+    possible = ((low != high) | (CHOICES == 0)).all(-1) & telling[..., None]
+    places, looks, _ = np.nonzero(possible)
+    return places, looks, _packed(np.where(CHOICES == 1, high, low))[possible]
+
+
+def _stacked(fingerprints: Sequence[bytes]) -> Bytes:
+    return np.frombuffer(b"".join(fingerprints), np.uint8).reshape(-1, LENGTH)

@@ -13,7 +13,7 @@ from emoji_ldm.crawl.near import NearIndex
 from emoji_ldm.crawl.outcomes import Outcome, outcome_row
 from emoji_ldm.demo.art import encoded, fixture_pictures
 from emoji_ldm.records import IMAGES, OUTCOMES
-from tests.bench.dedup import copies, figures, labelled
+from tests.bench.dedup import copies, emoji, figures, labelled
 
 SENT = OUTCOMES.schema.append(IMAGES.schema.field("fingerprint"))
 
@@ -137,18 +137,20 @@ def test_any_cut_into_shards_and_any_interruption_gives_distinct_images_and_one_
 
 
 def test_the_index_finds_the_same_whether_pictures_came_singly_or_at_once(pictures):
-    singly, at_once, ids = NearIndex(), NearIndex(), [picture.image_id for picture in pictures]
-    for picture in pictures:
-        singly.add(picture.image_id, picture.fingerprint)
-    at_once.extend(ids, [picture.fingerprint for picture in pictures])
-    for picture in pictures:
-        assert len(picture.fingerprint) == LENGTH
-        assert singly.find(picture.fingerprint) == at_once.find(picture.fingerprint)
-        assert at_once.find(picture.fingerprint).image_id == picture.image_id
+    singly, at_once = NearIndex(), NearIndex()
+    ids, looks = [picture.image_id for picture in pictures], [picture.fingerprint for picture in pictures]
+    for image_id, look in zip(ids, looks, strict=True):
+        singly.extend([image_id], [look])
+    at_once.extend(ids, looks)
+    assert {len(look) for look in looks} == {LENGTH}
+    found = at_once.find(looks)
+    assert singly.find(looks) == found == [at_once.find([look])[0] for look in looks]
+    assert [matches[0].image_id for matches in found] == ids
+    assert NearIndex().find(looks[:2]) == [[], []]
 
 
 def test_near_duplicates_of_real_emoji_are_found_and_variants_are_not_merged():
-    found = figures(labelled(num_copied=24, every=12))
+    found = figures(labelled(emoji(every=24), 16))
     assert found["near precision"] >= 0.98
     assert found["near recall"] >= 0.95
     assert found["exact precision"] == found["exact recall"] == 1.0
