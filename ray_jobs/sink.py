@@ -34,6 +34,7 @@ from emoji_ldm.errors import EmojiLdmError, JobError
 from emoji_ldm.progress import track
 from emoji_ldm.records import TableSpec
 from emoji_ldm.store import Store
+from ray_jobs.window import open_window
 
 Row = dict[str, Any]
 LOST = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
@@ -93,13 +94,14 @@ class Finished:
 
 
 def stream(job: Job, shards: Sequence[Shard]) -> Iterator[Finished]:
-    """Work on shards over the cluster; yields each as it finishes, in any order."""
+    """Work on shards over the cluster; yields each as it finishes, in any order, to be committed before the next."""
     data = ray.data.from_items([_row(shard) for shard in shards], override_num_blocks=len(shards))
     workers = min(job.num_workers, len(shards))
+    window = open_window(workers)
     # As many readers and writers as workers: on a small machine each further process costs a second to start.
     data = data.map(_reader(job), num_cpus=0.25, concurrency=workers)
     data = data.map(
-        _Working, fn_constructor_args=(job.worker, job.worker_args), concurrency=(workers, workers),
+        _Working, fn_constructor_args=(window, job.worker, job.worker_args), concurrency=(workers, workers),
         num_cpus=job.num_cpus, num_gpus=job.num_gpus or None,
     )  # fmt: skip
     data = data.map(_writer(job), num_cpus=0.25, concurrency=workers)
@@ -110,6 +112,7 @@ def stream(job: Job, shards: Sequence[Shard]) -> Iterator[Finished]:
             file = DataFile(**json.loads(row["file"])) if row["file"] else None
             extra = _from_ipc(row["extra"]) if row["extra"] else None
             yield Finished(row["shard"], row["num_items"], file, json.loads(row["counts"]), extra)
+            window.leave.remote(row["shard"])
     except LOST as error:
         first = str(error).strip().partition("\n")[0]
         raise JobError(
@@ -153,8 +156,8 @@ def add_counts(totals: dict[str, int], counts: Mapping[str, int]) -> None:
 class _Working:
     """The actor of step 3; the worker is built at the first shard, so that its failure is a row like any other."""
 
-    def __init__(self, build: Callable[..., Worker], args: tuple[Any, ...]) -> None:
-        self.build, self.args = build, args
+    def __init__(self, window: Any, build: Callable[..., Worker], args: tuple[Any, ...]) -> None:
+        self.window, self.build, self.args = window, build, args
         self.worker: Worker | None = None
 
     def __call__(self, row: Row) -> Row:
@@ -162,6 +165,7 @@ class _Working:
 
     def _work(self, row: Row) -> Row:
         self.worker = self.worker or self.build(*self.args)
+        ray.get(self.window.enter.remote(row["shard"]))
         output = self.worker(_from_ipc(row["rows"]))
         extra = _to_ipc(output.extra) if output.extra is not None else b""
         return {**row, "rows": _to_ipc(output.rows), "counts": json.dumps(output.counts), "extra": extra}

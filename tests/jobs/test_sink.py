@@ -1,5 +1,8 @@
 """Ray Data to commits: exactly once, one row per poison, errors as themselves."""
 
+import dataclasses
+import time
+
 import pyarrow as pa
 import pytest
 
@@ -63,3 +66,24 @@ def test_what_the_cluster_cannot_give_is_named(job):
     config = ClusterConfig(place_timeout_s=1)
     with pytest.raises(JobError, match=r"caption needs 2 GPU .* the cluster has 0.*lower its number"):
         cluster.require(config, "caption", 2, num_cpus=0.5, num_gpus=1)
+
+
+class Noting(Echo):
+    """Leaves a file for each shard that it begins."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, rows):
+        (self.folder / rows["key"][0].as_py()).touch()
+        return super().__call__(rows)
+
+
+def test_work_runs_ahead_of_commits_by_one_shard_a_worker_and_one_more(job, tmp_path):
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    job = dataclasses.replace(job, worker=Noting, worker_args=(folder,))
+    for committed, _ in enumerate(sink.stream(job, shards(12))):
+        time.sleep(0.3)  # a slow commit, in which workers go as far as they may
+        assert len(list(folder.iterdir())) <= committed + job.num_workers + 1
+    assert committed == 11
