@@ -43,7 +43,15 @@ def fill_latents(config: Config) -> None:
     _commit(store, TEXTS, text_rows(["", *titles], encoder.key, encoder.encode(["", *titles])))
     empty = dict.fromkeys(CAPTIONS.schema.names, "")
     rows = [
-        {**empty, "caption_id": image_id, "image_id": image_id, "caption": title, "status": "ok"}
+        {
+            **empty,
+            "number": 0,
+            "attempts": 1,
+            "caption_id": image_id,
+            "image_id": image_id,
+            "caption": title,
+            "status": "ok",
+        }
         for image_id, title in zip(ids, titles, strict=True)
     ]
     _commit(store, CAPTIONS, pa.Table.from_pylist(rows, schema=CAPTIONS.schema))
