@@ -132,6 +132,7 @@ def run(job: Job, shards: Sequence[Shard], lineage: Lineage, *, unit: str = "row
     table, totals = Table(job.store, job.table), dict[str, int]()
     if not shards:
         return totals
+    table.since = table.version
     replaces = {shard.name: shard.replaces for shard in shards}
     with track(job.stage, sum(s.num_items for s in shards), unit) as progress:
         for done in stream(job, shards):

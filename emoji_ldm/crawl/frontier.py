@@ -19,7 +19,7 @@ from emoji_ldm.store import Store
 RETRIED = sorted(FAILURES | {Outcome.FAILED})
 WANTED = pa.schema([
     ("image_url", pa.string()), ("title", pa.string()), ("tags", pa.list_(pa.string())), ("page_url", pa.string()),
-    ("etag", pa.string()), ("last_modified", pa.string()), ("finished_at", pa.timestamp("us", tz="UTC")),
+    ("etag", pa.string()), ("last_modified", pa.string()),
 ])  # fmt: skip
 
 
@@ -64,15 +64,18 @@ def finish(config: Config, store: Store) -> None:
         store.filesystem.delete_file(store.path(*_mark(config)))
 
 
-def open_images(tiles: pa.Table, outcomes: pa.Table, again: Again) -> pa.Table:
+def open_images(tiles: pa.Table, outcomes: pa.Table, image_ids: pa.ChunkedArray, again: Again) -> pa.Table:
     """Image URLs to ask for, sorted, as `WANTED`: title of the first tile that has one, tags of all tiles.
 
     Args:
         tiles: Columns image_url, title, tag, page_url, position.
-        outcomes: Columns url, outcome, finished_at, etag, last_modified.
-        again: What is open although it has an outcome; such rows carry the former answer's validators and time.
+        outcomes: Columns url, outcome, image_id, finished_at, etag, last_modified.
+        image_ids: Of the images that are there. What an outcome names and is not there (`images` was restored to an
+            older version) is open too, and asked for without validators.
+        again: What else is open although it has an outcome; such rows carry the former answer's validators.
     """
-    is_open = again.is_open(outcomes)
+    lost = is_lost(outcomes, image_ids)
+    is_open = pc.or_(again.is_open(outcomes), lost)
     closed = outcomes.filter(pc.invert(is_open))["url"]
     tiles = tiles.filter(pc.invert(pc.is_in(tiles["image_url"], _values(closed))))
     named = pc.if_else(pc.equal(tiles["title"], ""), None, tiles["title"])
@@ -82,12 +85,18 @@ def open_images(tiles: pa.Table, outcomes: pa.Table, again: Again) -> pa.Table:
     grouped = tiles.group_by("image_url", use_threads=False).aggregate(how)
     former = outcomes.filter(is_open).select(["url", "etag", "last_modified", "finished_at"])
     grouped = grouped.sort_by("image_url")
-    former = outcomes.filter(is_open)
+    former = outcomes.filter(pc.and_(is_open, pc.invert(lost)))
     places = pc.index_in(grouped["image_url"], _values(former["url"]))
     columns = [grouped["image_url"], pc.fill_null(grouped["title_first"], ""), _sorted(grouped["tag_distinct"]),
                grouped["page_url_first"],
-               *(former[name].take(places) for name in ("etag", "last_modified", "finished_at"))]  # fmt: skip
+               *(former[name].take(places) for name in ("etag", "last_modified"))]  # fmt: skip
     return pa.table(columns, names=WANTED.names).cast(WANTED)
+
+
+def is_lost(outcomes: pa.Table, image_ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether the image that an outcome names is not there; a boolean per row."""
+    there = pc.or_(pc.is_null(outcomes["image_id"]), pc.is_in(outcomes["image_id"], _values(image_ids)))
+    return pc.invert(there)
 
 
 def _mark(config: Config) -> tuple[str, str]:

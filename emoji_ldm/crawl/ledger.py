@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from emoji_ldm.config import Config, key_of
 from emoji_ldm.crawl.dedup import Known, settle
-from emoji_ldm.crawl.frontier import NOTHING, Again, open_images
+from emoji_ldm.crawl.frontier import NOTHING, Again, is_lost, open_images
 from emoji_ldm.crawl.outcomes import FAILURES, Outcome, count_outcomes, outcome_row, outcome_table
 from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import DataFile, Table
@@ -32,11 +32,14 @@ class Ledger:
     """What is crawled, and how more of it is committed."""
 
     def __init__(self, config: Config, again: Again = NOTHING, *, stage: str = "crawl") -> None:
-        """Name the tables of the config's store; nothing is read yet. `again` opens URLs that have an outcome."""
+        """Open the newest versions of the store's tables. `again` opens URLs that have an outcome."""
         self.stage = stage  # as commits name it
         self.config, self.store, self.again = config, Store(config.store, config.branch), again
         self.tiles, self.outcomes, self.images = (Table(self.store, spec) for spec in (TILES, OUTCOMES, IMAGES))
+        for table in (self.tiles, self.outcomes, self.images):
+            table.since = table.version  # what is planned on these versions holds while nobody else writes
         self._known: Known | None = None
+        self._reopens = bool(again)  # whether some URLs that are asked for have an outcome
         self._redone: set[str] = set()  # pages of this run: a clock that goes slow must not open them for ever
 
     def ended(self) -> dict[str, str]:
@@ -49,8 +52,16 @@ class Ledger:
     def open_images(self) -> pa.Table:
         """Image URLs to ask for, as `frontier.WANTED`."""
         tiles = self.tiles.read(["image_url", "title", "tag", "page_url", "position"])
-        columns = ["url", "outcome", "finished_at", "etag", "last_modified"]
-        return open_images(tiles, self.outcomes.read(columns, filter=pc.field("kind") == "image"), self.again)
+        columns = ["url", "outcome", "image_id", "finished_at", "etag", "last_modified"]
+        outcomes = self.outcomes.read(columns, filter=pc.field("kind") == "image")
+        image_ids = self.images.read(["image_id"])["image_id"]
+        self._reopens |= bool(pc.any(is_lost(outcomes, image_ids)).as_py())
+        return open_images(tiles, outcomes, image_ids, self.again)
+
+    @property
+    def generation(self) -> int:
+        """Part of the names of shards with URLs that have an outcome: the same URLs may be asked for many times."""
+        return self.outcomes.version if self._reopens else -1
 
     def ending(self, url: str) -> tuple[str, str]:
         """How and why a URL ended."""
@@ -60,10 +71,6 @@ class Ledger:
     def page_reasons(self) -> list[str]:
         """What was said of each page that ended."""
         return [str(reason) for reason in self._pages(["reason"])["reason"].to_pylist()]
-
-    def times(self, urls: Collection[str]) -> list[str]:
-        """When these URLs ended before; none unless they are asked for once more."""
-        return sorted(str(time) for time in self._former(urls)["finished_at"].to_pylist())
 
     def close_listed(self) -> int:
         """Give an outcome to pages whose tiles were committed just before a crash; returns how many."""
@@ -79,7 +86,8 @@ class Ledger:
         urls = outcomes["url"].to_pylist()
         self._redone.update(urls)
         old = self._former(urls)
-        former = self._tiles_of(old["url"].to_pylist()) if len(old) else []
+        unread = outcomes.filter(pc.field("outcome") == Outcome.FAILED)["url"].to_pylist()
+        former = self._tiles_of(sorted(set(old["url"].to_pylist()) - set(unread)))  # a failed page says nothing of them
         if file is not None or former:
             files = [file] if file else []
             self._commit(
@@ -113,7 +121,8 @@ class Ledger:
         ended = pc.is_in(images["source_url"], _strings(outcomes["url"].to_pylist()))
         gone = images.filter(pc.and_(pc.invert(alive), ended))["image_id"].to_pylist()
         if gone:
-            self._commit(self.images, [], f"crawl-sweep:{key_of(sorted(gone))}", {"dropped": len(gone)},
+            app_id = f"crawl-sweep:{key_of(self.images.version, sorted(gone))}"
+            self._commit(self.images, [], app_id, {"dropped": len(gone)},
                          self.outcomes, old=gone)  # fmt: skip
         return len(gone)
 
@@ -130,12 +139,14 @@ class Ledger:
 
     def _former(self, urls: Collection[str]) -> pa.Table:
         """The outcomes that these URLs have already; none, without reading, unless some are asked for once more."""
-        if not self.again:
+        if not self._reopens:
             return OUTCOMES.schema.empty_table()
         return self.outcomes.read(filter=pc.field("url").isin(sorted(urls)))
 
     def _tiles_of(self, pages: list[str]) -> list[str]:
         """Keys of the tiles that these pages showed before."""
+        if not pages:
+            return []
         rows = self.tiles.read(["tile_id"], filter=pc.field("page_url").isin(pages))
         return [str(key) for key in rows["tile_id"].to_pylist()]
 

@@ -64,13 +64,17 @@ def publish(table: Table, plan: Callable[[], Entry | None]) -> int | None:
         The new version, or None if `plan` finds nothing left to do.
 
     Raises:
-        DatasetError: Other writers won every race for two minutes.
+        DatasetError: Other writers won every race for two minutes, or changed rows that the writer relies on
+            (`table.since`).
     """
     deadline, pause = time.monotonic() + PATIENCE_S, 0.05
     while (entry := plan()) is not None:
+        _refuse_strangers(table)
         version = table.version + 1
         if _write(table, version, entry.to_bytes()):
             table.update()
+            if table.since is not None:
+                table.since = version
             if version % CHECKPOINT_EVERY == 0:
                 with contextlib.suppress(DeltaError, OSError):  # the version stands; a later one makes the shortcut
                     table.delta().create_checkpoint()
@@ -84,6 +88,23 @@ def publish(table: Table, plan: Callable[[], Entry | None]) -> int | None:
         pause = min(2 * pause, LONGEST_PAUSE_S)
         table.update()
     return None
+
+
+def _refuse_strangers(table: Table) -> None:
+    """DatasetError if rows changed since the version that the writer planned on: its plan may double them."""
+    if table.since is None:
+        return
+    for version in range(table.since + 1, table.version + 1):
+        if any(_changes_rows(action) for action in read_entry(table, version)):
+            raise DatasetError(
+                f"another job wrote to table {table.spec.name} in {table.store.uri} meanwhile (version {version}), so "
+                "this one stops; what was committed is safe: run the same command again when the other one is done"
+            )
+    table.since = table.version
+
+
+def _changes_rows(action: Action) -> bool:
+    return any(kind in action and action[kind].get("dataChange", True) for kind in ("add", "remove"))
 
 
 def creation(spec: TableSpec) -> bytes:

@@ -38,6 +38,7 @@ class Table:
         commits; version -1 is the table before it was made.
         """
         self.store, self.spec, self.pinned = store, spec, version
+        self.since: int | None = None  # newest version the writer knows; with one, others' rows end its commits
         self._delta: DeltaTable | None = None
         self._keys: dict[str, pa.ChunkedArray] = {}
         self._asked: dict[str, tuple[int, bool]] = {}  # {shard: (version, whether it was done then)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 import time
@@ -73,4 +74,4 @@ def in_ray(config: Config, shards: list[sink.Shard]) -> Iterator[float]:
 def _shard(server: PictureServer, place: int, rows: int) -> sink.Shard:
     numbers = range(place * rows, (place + 1) * rows)
     wanted = [{"image_url": server.url(n), "title": f"picture {n}", "tags": ["t"], "page_url": "p"} for n in numbers]
-    return sink.Shard(f"shard-{place}", {"rows": wanted}, rows)
+    return sink.Shard(f"shard-{place}", {"rows": json.dumps(wanted)}, rows)

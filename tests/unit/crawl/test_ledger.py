@@ -11,6 +11,10 @@ from emoji_ldm.crawl import frontier
 from emoji_ldm.crawl.fingerprint import fingerprint
 from emoji_ldm.crawl.ledger import Ledger
 from emoji_ldm.crawl.outcomes import Outcome, outcome_row
+from emoji_ldm.dataset.refs import resolve
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.dataset.undo import restore
+from emoji_ldm.errors import DatasetError
 from emoji_ldm.records import IMAGES, OUTCOMES, TILES
 from emoji_ldm.store import Store
 
@@ -225,3 +229,61 @@ def test_a_page_that_is_walked_again_replaces_its_tiles(config):
     page(refresh, "b", "d")
     assert refresh.ended() == {"p": "listed"}
     assert sorted(Ledger(config).tiles.read(["image_url"])["image_url"].to_pylist()) == ["b", "d"]
+
+
+def test_an_image_that_was_restored_away_is_asked_for_again_and_comes_back_once(config):
+    ledger = Ledger(config)
+    tiles(ledger, "a", "b")
+    ledger.commit_images("one", *shard(ledger, a="1", b="2"))
+    restore(config, resolve(ledger.store, "images@0", [IMAGES]), Table(ledger.store, IMAGES))
+    again = Ledger(config)
+    assert asked(again) == ["a", "b"]
+    again.commit_images(f"two {again.generation}", *shard(again, a="1", b="2"))
+    assert stored(config) == ({"a": "1", "b": "2"}, {"a": "kept", "b": "kept"})
+    assert asked(Ledger(config)) == []
+
+
+def test_a_refresh_after_one_that_reached_nothing_is_not_thrown_away(config):
+    refresh = refreshed(config)
+    names = f"shard {refresh.generation}"
+    refresh.commit_images(names, *shard(refresh, a=Outcome.HTTP_ERROR, b=Outcome.HTTP_ERROR))
+    frontier.finish(refresh.config, refresh.store)
+    later = again(config, refresh=True)
+    later.commit_images(f"shard {later.generation}", *shard(later, a="5", b="6"))
+    later.sweep()
+    assert {"5", "6"} <= later.images.keys()
+    assert stored(config)[0]["a"] == "5"
+
+
+def test_a_page_that_fails_at_a_refresh_keeps_its_tiles(config):
+    ledger = Ledger(config)
+    tiles(ledger, "a", "b")
+    listed = pa.Table.from_pylist([outcome_row("p", "page", Outcome.LISTED, "seen")], schema=OUTCOMES.schema)
+    ledger.commit_pages("one", None, listed)
+    refresh = again(config, refresh=True)
+    failed = pa.Table.from_pylist([outcome_row("p", "page", Outcome.FAILED, "HTTP 503")], schema=OUTCOMES.schema)
+    refresh.commit_pages("two", None, failed)
+    assert Ledger(config).tiles.count() == 2
+    assert Ledger(config).ended() == {"p": "failed"}
+
+
+def test_the_same_pictures_may_leave_more_than_once(config):
+    ledger = Ledger(config)
+    tiles(ledger, "a")
+    ledger.commit_images("one", *shard(ledger, a="1"))
+    for shown in ("2", "1", "2"):
+        refresh = again(config, refresh=True)
+        refresh.commit_images(f"shard {refresh.generation}", *shard(refresh, a=shown))
+        assert refresh.sweep() == 1
+        frontier.finish(refresh.config, refresh.store)
+        assert list(refresh.images.keys()) == [shown]
+
+
+def test_of_two_crawls_at_once_the_second_to_commit_stops_and_doubles_nothing(config):
+    first, second = Ledger(config), Ledger(config)
+    first.commit_images("one", *shard(first, a="1"))
+    with pytest.raises(DatasetError, match=r"another job wrote to table images.*run the same command again"):
+        second.commit_images("two", *shard(second, a="1", b="2"))
+    assert stored(config) == ({"a": "1"}, {"a": "kept"})
+    first.commit_images("three", *shard(first, b="2"))
+    assert stored(config)[0] == {"a": "1", "b": "2"}
