@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -19,6 +19,7 @@ CELLS = VIEWS * GRID * GRID * 4
 LENGTH = HEADER + CELLS
 REACH = 2.2  # half the content's window in its standard deviations; a disc's radius is 2 of them
 FLAT_WITHIN = 14  # levels that a background may stray from its colour, for the noise of JPEG
+WORKED_AT = 64  # pixels a side, up to twice that: views and content need no more, and cost half
 WHITE_OR_BLACK = 40  # levels: backgrounds that pictures hold themselves, so that only what lies outside is cut
 FLAT_BORDER = 0.5  # share of the border that a background must fill at least; content may touch the rest
 FILTER = Image.Resampling.HAMMING  # smooth, so that a shift below one pixel hardly tells
@@ -35,7 +36,8 @@ def fingerprint(pixels: Bytes) -> bytes:
     if colour is not None:
         pixels = _cut(pixels, colour)
     image = Image.fromarray(pixels, "RGBA").convert("RGBa")
-    views = (_view(image, *window) for window in (_frame(image), _content(pixels[..., 3])))
+    image = image.reduce(max(1, max(image.size) // WORKED_AT))
+    views = (_view(image, *window) for window in (_frame(image), _content(np.asarray(image.getchannel(3)))))
     header = (0,) * HEADER if colour is None else (1, *colour.tolist(), 0, 0, 0, 0)
     return bytes(header) + b"".join(view.tobytes() for view in views)
 
@@ -52,21 +54,36 @@ def background(pixels: Bytes) -> Bytes | None:
 
 def _cut(pixels: Bytes, colour: Bytes) -> Bytes:
     """The picture without its background; the pixel or two that are half background become half transparent."""
-    off = np.abs(pixels[..., :3].astype(np.int16) - colour).astype(np.uint8)
-    away: Bytes = np.maximum(np.maximum(off[..., 0], off[..., 1]), off[..., 2])
+    away = _away(pixels, colour)
     flat = away <= FLAT_WITHIN
     if colour.max() < WHITE_OR_BLACK or colour.min() > 255 - WHITE_OR_BLACK:
         flat = _outside(flat)  # white eyes on a white page are not holes
-    edge = _grown(_grown(flat)) & ~flat
-    strongest = np.asarray(Image.fromarray(away).filter(ImageFilter.MaxFilter(5)))
-    alpha = np.full(flat.shape, np.float32(1))
-    alpha[flat] = 0
-    alpha[edge] = np.maximum(away[edge], 1) / np.maximum(strongest[edge], 1).astype(np.float32)
-    inner = (pixels[edge, :3] - colour * (1 - alpha[edge, None])) / alpha[edge, None]
+    edge = np.flatnonzero(_grown(_grown(flat)) & ~flat)
+    own, strongest = (np.maximum(values.ravel()[edge], 1) for values in (away, _strongest(away)))
+    alpha = (own / strongest.astype(np.float32))[:, None]
+    inner = (pixels.reshape(-1, 4)[edge, :3] - colour * (1 - alpha)) / alpha
     cut = pixels.copy()
-    cut[edge, :3] = np.rint(inner).clip(0, 255)
-    cut[..., 3] = np.rint(alpha * 255)
+    cut[..., 3] = ~flat * np.uint8(255)
+    cut.reshape(-1, 4)[edge] = np.rint(np.concatenate([inner, alpha * 255], 1)).clip(0, 255)
     return cut
+
+
+def _away(pixels: Bytes, colour: Bytes) -> Bytes:
+    """How far each pixel is from a colour, in the channel where it is farthest; `(h, w)` levels."""
+    away = np.zeros(pixels.shape[:2], np.uint8)
+    for channel, level in enumerate(colour):
+        values = np.ascontiguousarray(pixels[..., channel])
+        np.maximum(away, np.maximum(values, level) - np.minimum(values, level), out=away)
+    return away
+
+
+def _strongest(values: Bytes) -> Bytes:
+    """The largest value within two pixels, of `(h, w)`."""
+    for _ in range(2):
+        wide = np.pad(values, 2).T  # once along the rows, once along the columns
+        length = len(wide) - 4
+        values = np.maximum.reduce([wide[step : step + length] for step in range(5)])[:, 2:-2]
+    return values
 
 
 def _outside(flat: Mask) -> Mask:
@@ -76,11 +93,17 @@ def _outside(flat: Mask) -> Mask:
 
 def _beside(solid: Mask) -> Mask:
     """What lies left of the first solid pixel of each row, or right of the last."""
-    places, width = np.arange(solid.shape[1]), solid.shape[1]
+    width = solid.shape[1]
     first, last = solid.argmax(1), width - 1 - solid[:, ::-1].argmax(1)
-    first[~solid.any(1)] = width
+    first[~solid[np.arange(len(solid)), first]] = width
+    places, first, last = _columns(width), first.astype(np.int16), last.astype(np.int16)
     beside: Mask = (places < first[:, None]) | (places > last[:, None])
     return beside
+
+
+@cache
+def _columns(width: int) -> NDArray[np.int16]:
+    return np.arange(width, dtype=np.int16)
 
 
 def _grown(mask: Mask) -> Mask:
@@ -104,7 +127,8 @@ def _content(alpha: Bytes) -> tuple[float, float, float]:
     Holes count as filled, since a white one is not told from a white part once the picture lies on white.
     """
     outside = _outside(alpha <= FLAT_WITHIN)
-    edge = _grown(_grown(outside))
+    edge = _grown(outside)
+    edge[[0, -1]] = edge[:, [0, -1]] = True  # all lies outside of the frame
     weight = np.where(edge, alpha, np.uint8(255))
     weight[outside] = 0
     x, spread_x = _moments(weight.sum(0, dtype=np.int64))

@@ -16,9 +16,9 @@ Shorts = NDArray[np.int16]
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-MAX_LEVELS = 6.0  # by which a cell may differ at most (of 255) ...
-PER_MEAN = 5.0  # ... and this many times the mean difference: noise of JPEG is everywhere, another mouth is not
-CEILING = 14.0  # ... up to this
+MAX_LEVELS = np.array([2, 4], np.float32)  # by which a cell of (frame, content) may differ at most (of 255) ...
+PER_MEAN = np.array([6, 5], np.float32)  # ... and this many times the mean: noise is everywhere, another mouth is not
+CEILING = np.array([14, 11], np.float32)  # ... up to this
 STEPS = np.array([10, 8, 8, 10, 10, 10], np.float32)  # of the coarse measures
 PARTS = 64  # of a step: measures are whole numbers of these
 WITHIN = 20  # parts that a measure of a look-alike may be away
@@ -137,7 +137,7 @@ class NearIndex:
     def _compared(self, values: Bytes, pairs: Ints) -> Iterator[tuple[int, Match]]:
         """Those pairs that look the same: place of the picture, and the known one."""
         ones, others = values[pairs[:, 0]], self._rows(pairs[:, 1])
-        hopeful = differences(ones, others, SOME_CELLS)[0].min(1) <= CEILING
+        hopeful = (differences(ones, others, SOME_CELLS)[0] <= CEILING).any(1)
         pairs = pairs[hopeful]
         largest, mean = differences(ones[hopeful], others[hopeful])
         limit = np.minimum(MAX_LEVELS + PER_MEAN * mean, CEILING)
