@@ -1,31 +1,21 @@
-"""A store is one URI: a local folder or `s3://bucket/prefix`. Only this file knows endpoints and credentials.
-
-S3 settings come from the usual environment: AWS_ENDPOINT_URL (MinIO, SeaweedFS, ...),
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION. With an
-endpoint set, addresses are path style (`http://host:port/bucket/key`).
-"""
+"""A store is one URI: a local folder or `s3://bucket/prefix` (its server is s3.py's matter)."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import os
-import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pyarrow import fs
 
+from emoji_ldm import s3
 from emoji_ldm.errors import DatasetError, StoreError
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-CONNECT_TIMEOUT_S = 5
 
 
 @dataclass(frozen=True)
@@ -60,18 +50,7 @@ class Store:
     @cached_property
     def filesystem(self) -> fs.FileSystem:
         """The pyarrow filesystem that holds the store."""
-        if not self.is_s3:
-            return fs.LocalFileSystem()
-        endpoint = _endpoint()
-        scheme, _, host = endpoint.partition("://")
-        return fs.S3FileSystem(
-            endpoint_override=host or None,
-            scheme=scheme or "https",
-            region=_region(),
-            connect_timeout=CONNECT_TIMEOUT_S,
-            request_timeout=30,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
-        )
+        return s3.filesystem() if self.is_s3 else fs.LocalFileSystem()
 
     def path(self, *parts: str) -> str:
         """Path inside `filesystem` of something below the store."""
@@ -96,60 +75,50 @@ class Store:
         return f"{self.uri}/{self.table_path(name)}"
 
     def storage_options(self) -> dict[str, str]:
-        """Options for delta-rs: conditional PUT keeps concurrent commits apart without a lock table."""
-        if not self.is_s3:
-            return {}
-        options = {"aws_conditional_put": "etag", "AWS_REGION": _region(), "connect_timeout": f"{CONNECT_TIMEOUT_S}s"}
-        if endpoint := _endpoint():
-            options["AWS_ENDPOINT_URL"] = endpoint
-            options["AWS_VIRTUAL_HOSTED_STYLE_REQUEST"] = "false"
-            options["AWS_ALLOW_HTTP"] = str(endpoint.startswith("http://")).lower()
-        return options
+        """Options for delta-rs."""
+        return s3.storage_options() if self.is_s3 else {}
+
+    @contextmanager
+    def reaching(self, act: str, *errors: type[Exception]) -> Iterator[None]:
+        """Turn an OSError (and `errors`) of the block into a StoreError: cannot `act`."""
+        try:
+            yield
+        except (OSError, *errors) as error:
+            raise StoreError(f"cannot {act} in {self.uri}: {error}") from None
 
     def exists(self, *parts: str) -> bool:
         """Whether a file lies at this path."""
-        return bool(self.filesystem.get_file_info(self.path(*parts)).type == fs.FileType.File)
+        return self._type(*parts) == fs.FileType.File
 
     def read(self, *parts: str) -> bytes:
         """The bytes of a file; StoreError if it is not there."""
-        try:
-            with self.filesystem.open_input_stream(self.path(*parts)) as stream:
-                return bytes(stream.read())
-        except OSError as error:
-            raise StoreError(f"cannot read {'/'.join(parts)} in {self.uri}: {error}") from None
+        with (
+            self.reaching(f"read {'/'.join(parts)}"),
+            self.filesystem.open_input_stream(self.path(*parts)) as stream,
+        ):
+            return bytes(stream.read())
 
     def write(self, data: bytes, *parts: str) -> None:
         """Write a file whole, replacing what was there."""
         path = self.path(*parts)
-        try:
+        with self.reaching(f"write {'/'.join(parts)}"):
             self._make_parent(path)
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(data)
-        except OSError as error:
-            raise StoreError(f"cannot write {'/'.join(parts)} in {self.uri}: {error}") from None
 
     def write_once(self, data: bytes, *parts: str) -> bool:
         """Write a file only if none is there, atomically; False if one was (a conditional PUT on S3)."""
-        path = self.path(*parts)
         if self.is_s3:
-            return self._put_if_absent(data, path)
-        self._make_parent(path)
-        handle, temporary = tempfile.mkstemp(dir=Path(path).parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        finally:
-            Path(temporary).unlink()
-        return True
+            return s3.put_if_absent(data, self.path(*parts))
+        with self.reaching(f"write {'/'.join(parts)}"):
+            return self._link_once(data, Path(self.path(*parts)))
 
     def list(self, *parts: str, recursive: bool = False) -> list[str]:
         """Paths below a folder, relative to it, sorted; empty if the folder is not there."""
         folder = self.path(*parts)
         selector = fs.FileSelector(folder, allow_not_found=True, recursive=recursive)
-        infos = self.filesystem.get_file_info(selector)
+        with self.reaching(f"list {'/'.join(parts) or 'the files'}"):
+            infos = self.filesystem.get_file_info(selector)
         return sorted(info.path[len(folder) :].lstrip("/") for info in infos)
 
     def upload(self, local: Path, *parts: str) -> None:
@@ -167,13 +136,15 @@ class Store:
 
     def delete(self, *parts: str) -> None:
         """Delete a folder of the store with all in it; nothing happens if it is not there."""
-        if self.filesystem.get_file_info(self.path(*parts)).type == fs.FileType.Directory:
-            self.filesystem.delete_dir(self.path(*parts))
+        with self.reaching(f"delete {'/'.join(parts)}"):
+            if self._type(*parts) == fs.FileType.Directory:
+                self.filesystem.delete_dir(self.path(*parts))
 
     def remove(self, *parts: str) -> None:
         """Delete one file of the store; nothing happens if it is not there."""
-        if self.exists(*parts):
-            self.filesystem.delete_file(self.path(*parts))
+        with self.reaching(f"delete {'/'.join(parts)}"):
+            if self.exists(*parts):
+                self.filesystem.delete_file(self.path(*parts))
 
     def check(self) -> None:
         """Raise StoreError, within seconds, if the store cannot be reached or written, or lets writers overtake.
@@ -183,16 +154,28 @@ class Store:
         """
         name = f".write-check-{uuid.uuid4().hex}"
         if self.is_s3:
-            self._check_s3(name)
+            s3.check_writing(self.root, name)
         else:
-            self._check_folder(name)
+            self._check_folder(Path(self.path(name)))
         if self.branch:
             _ = self.branch_folder
 
-    def _check_folder(self, name: str) -> None:
+    def check_reading(self) -> None:
+        """Raise StoreError, within seconds, if there is no store to read; nothing is written or made.
+
+        DatasetError if the branch is not there.
+        """
+        with self.reaching("look for tables"):
+            there = s3.any_below(self.root) if self.is_s3 else Path(self.root).is_dir()
+        if not there:
+            raise StoreError(f"there is no store {self.uri}; name another with store=..., or fill it (emoji-ldm crawl)")
+        if self.branch:
+            _ = self.branch_folder
+
+    def _check_folder(self, path: Path) -> None:
         try:
-            held = self.write_once(b"1", name) and not self.write_once(b"2", name)
-            self.remove(name)
+            held = self._link_once(b"1", path) and not self._link_once(b"2", path)
+            path.unlink()
         except OSError as error:
             raise StoreError(
                 f"store {self.root} is not writable ({error.strerror}); choose another with store=..."
@@ -202,95 +185,27 @@ class Store:
                 f"store {self.root} does not keep writers apart; choose another file system with store=..."
             )
 
+    def _link_once(self, data: bytes, path: Path) -> bool:
+        """A whole file under its name, or none: it is written beside and linked, which fails if the name is taken."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+        try:
+            temporary.write_bytes(data)  # tempfile's would be for its owner's eyes alone
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
     def _make_parent(self, path: str) -> None:
         if not self.is_s3:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
 
-    def _put_if_absent(self, data: bytes, path: str) -> bool:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        bucket, _, key = path.partition("/")
-        try:
-            _client(_Access.now()).put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
-                return False
-            raise StoreError(f"cannot write {path}: {error}") from None
-        except BotoCoreError as error:
-            raise StoreError(f"cannot write {path}: {error}") from None
-        return True
-
-    def _check_s3(self, name: str) -> None:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        bucket, _, prefix = self.root.partition("/")
-        key = "/".join(part for part in (prefix, name) if part)
-        where = f"store {self.uri}" + (f" at {_endpoint()}" if _endpoint() else "")
-        try:
-            client = _client(_Access.now())
-            client.put_object(Bucket=bucket, Key=key, Body=b"1")
-            try:
-                held = not self._put_if_absent(b"2", f"{bucket}/{key}")
-            finally:
-                client.delete_object(Bucket=bucket, Key=key)
-        except ClientError as error:
-            raise StoreError(f"{where}: {_remedy(error.response['Error'].get('Code', ''), bucket)}") from None
-        except (BotoCoreError, ValueError) as error:
-            remedy = "check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            raise StoreError(f"{where} cannot be reached: {error}; {remedy}") from None
-        if not held:
-            raise StoreError(
-                f"{where} ignores conditional PUT (If-None-Match: *), so two writers could both win one version and "
-                "rows be lost; use a server that has it (AWS S3, MinIO, SeaweedFS, Ceph, R2)"
-            )
-
-
-@dataclass(frozen=True)
-class _Access:
-    """What the environment says now; a client is kept for as long as it says the same."""
-
-    endpoint: str
-    region: str
-    credentials: tuple[str | None, ...]
-
-    @classmethod
-    def now(cls) -> _Access:
-        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
-        return cls(_endpoint(), _region(), tuple(os.environ.get(name) for name in names))
-
-
-@lru_cache(maxsize=4)
-def _client(access: _Access) -> S3Client:
-    import boto3
-    from botocore.config import Config as BotoConfig
-
-    settings = BotoConfig(
-        connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=30,
-        retries={"total_max_attempts": 2},
-        request_checksum_calculation="when_required",  # MinIO and SeaweedFS refuse newer defaults
-        response_checksum_validation="when_required",
-        s3={"addressing_style": "path" if access.endpoint else "auto"},
-    )
-    session = boto3.session.Session()  # the default one would keep the credentials it first saw
-    return session.client("s3", endpoint_url=access.endpoint or None, region_name=access.region, config=settings)
-
-
-def _remedy(code: str, bucket: str) -> str:
-    if code in ("NoSuchBucket", "404"):
-        return f"there is no bucket {bucket!r}; make it first (aws s3 mb s3://{bucket})"
-    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403"):
-        return f"access is refused ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their right to write"
-    return f"the server answers {code}"
+    def _type(self, *parts: str) -> fs.FileType:
+        with self.reaching(f"find {'/'.join(parts)}"):
+            return self.filesystem.get_file_info(self.path(*parts)).type
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _endpoint() -> str:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-
-
-def _region() -> str:
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"

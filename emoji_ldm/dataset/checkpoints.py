@@ -74,7 +74,9 @@ def publish(store: Store, path: str, facts: Mapping[str, Any]) -> Checkpoint:
         path: The folder, as `checkpoints/<run>/<kind>/<folder_name(step)>`.
         facts: Goes into the manifest; must hold `step`.
     """
-    infos = {name: store.filesystem.get_file_info(store.path(path, name)) for name in store.list(path, recursive=True)}
+    names = store.list(path, recursive=True)
+    with store.reaching(f"read checkpoint {path}"):
+        infos = {name: store.filesystem.get_file_info(store.path(path, name)) for name in names}
     files = {name: info.size for name, info in infos.items() if info.is_file and name != MANIFEST}
     store.write(json.dumps({**facts, "files": files}).encode(), path, MANIFEST)
     return Checkpoint(store, path, int(facts["step"]))
@@ -103,5 +105,5 @@ def newest(store: Store, run: str, kind: str) -> Checkpoint:
 def prune(store: Store, run: str, kind: str, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints, manifest first so that none is ever half there."""
     for checkpoint in listing(store, run, kind)[:-keep]:
-        store.filesystem.delete_file(store.path(checkpoint.path, MANIFEST))
+        store.remove(checkpoint.path, MANIFEST)
         store.delete(checkpoint.path)

@@ -68,7 +68,7 @@ def _groups(files: Iterable[DataFile], file_bytes: int) -> Iterator[list[DataFil
 def _join(table: Table, group: Sequence[DataFile]) -> DataFile:
     def rows() -> Iterator[pa.Table]:
         for file in group:
-            with table.store.filesystem.open_input_file(table.resolve(file.path)) as stream:
+            with table.reading(), table.store.filesystem.open_input_file(table.resolve(file.path)) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(ROW_GROUP_ROWS):
                     yield pa.Table.from_batches([batch])
 

@@ -115,7 +115,7 @@ class _Rows:
         wanted = None if only is None else pa.array(only, pa.string())
         keys, hashes = [pa.array([], pa.string())], [np.empty((0, len(table.spec.schema) - 1), np.int64)]
         for source in sorted(sources):
-            with table.store.filesystem.open_input_file(source) as stream:
+            with table.reading(), table.store.filesystem.open_input_file(source) as stream:
                 for batch in _batches(pq.ParquetFile(stream), table.spec.key, wanted):
                     keys.append(batch.column(table.spec.key))
                     rest = [batch.column(name) for name in table.spec.schema.names if name != table.spec.key]

@@ -73,7 +73,7 @@ def _without(table: Table, file: DataFile, keys: Sequence[str]) -> list[DataFile
         return None
 
     def kept() -> Iterator[pa.Table]:
-        with store.filesystem.open_input_file(source) as stream:
+        with table.reading(), store.filesystem.open_input_file(source) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=ROW_GROUP_ROWS):
                 yield pa.Table.from_batches([batch.filter(pc.invert(pc.is_in(batch.column(column), dropped)))])
 

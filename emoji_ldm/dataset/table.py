@@ -7,23 +7,23 @@ shard again, in any process, changes nothing.
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from deltalake import DeltaTable, Schema
-from deltalake.exceptions import DeltaError, TableNotFoundError
-from pyarrow import fs
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
+from emoji_ldm.dataset.delta import live_files, missing, open_table
 from emoji_ldm.dataset.entry import Action, Entry, creation, entry_path, publish, read_entry
 from emoji_ldm.dataset.files import ROW_GROUP_ROWS, DataFile, write_files
 from emoji_ldm.dataset.rewrite import replacing, upserting
-from emoji_ldm.errors import DatasetError, StoreError
+from emoji_ldm.errors import DatasetError
 from emoji_ldm.records import TableSpec
 from emoji_ldm.store import Store
 
@@ -111,7 +111,8 @@ class Table:
             return False
         asked, done = self._asked.get(app_id, (None, False))
         if asked is None:  # delta-rs reads the log since its last checkpoint for this
-            done = (delta.transaction_version(app_id) or 0) > 0
+            with self.reading():
+                done = (delta.transaction_version(app_id) or 0) > 0
         else:
             for version in range(asked + 1, delta.version() + 1):
                 done = _mark(read_entry(self, version), app_id, done)
@@ -135,12 +136,13 @@ class Table:
 
     def read(self, columns: Sequence[str] | None = None, *, filter: pc.Expression | None = None) -> pa.Table:
         """Rows of the table, optionally some columns and rows; empty if the table is not there."""
-        return self._dataset().to_table(columns=list(columns) if columns else None, filter=filter)
+        with self.reading():
+            return self._dataset().to_table(columns=list(columns) if columns else None, filter=filter)
 
     def batches(self, columns: Sequence[str], *, batch_rows: int = ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
         """All rows in parts of at most `batch_rows`, oldest files first: memory stays flat, appended rows come last."""
         for path in self.live():
-            with self.store.filesystem.open_input_file(self.resolve(path)) as stream:
+            with self.reading(), self.store.filesystem.open_input_file(self.resolve(path)) as stream:
                 file = pq.ParquetFile(stream, pre_buffer=True)  # one request for several column chunks
                 for start in range(0, file.num_row_groups, 10):  # not all at once: that would hold the whole file
                     groups = list(range(start, min(start + 10, file.num_row_groups)))
@@ -149,7 +151,8 @@ class Table:
 
     def head(self, num_rows: int) -> pa.Table:
         """The first rows, without reading the rest."""
-        return self._dataset().head(num_rows)
+        with self.reading():
+            return self._dataset().head(num_rows)
 
     def count(self) -> int:
         """Number of rows."""
@@ -163,7 +166,8 @@ class Table:
         """The keys of one data file; kept, as files never change and each commit that replaces rows asks for all."""
         if path not in self._keys:
             source = self.resolve(path)
-            names = pq.read_table(source, columns=[self.spec.key], filesystem=self.store.filesystem)
+            with self.reading():
+                names = pq.read_table(source, columns=[self.spec.key], filesystem=self.store.filesystem)
             self._keys = {
                 **{old: keys for old, keys in self._keys.items() if old in self.live()},
                 path: names.column(0),
@@ -190,7 +194,8 @@ class Table:
             whole = Table(self.store, self.spec).history()
             return [entry for entry in whole if entry["version"] <= self.pinned][:limit]
         delta = self._open()
-        return [] if delta is None else delta.history(limit)
+        with self.reading():
+            return [] if delta is None else delta.history(limit)
 
     @property
     def path(self) -> str:
@@ -207,9 +212,11 @@ class Table:
         if delta is None:
             return {}
         if self._live[0] != delta.version():
-            self._live = (delta.version(), {file.path: file for file in _files(delta)})
-            if self.pinned is not None:
-                self._check_files(self._live[1])
+            with self.reading():
+                found = {file.path: file for file in live_files(delta)}
+                if self.pinned is not None:
+                    self._check_files(found)
+            self._live = (delta.version(), found)
         return self._live[1]
 
     def delta(self) -> DeltaTable:
@@ -220,7 +227,12 @@ class Table:
 
     def update(self) -> None:
         """Read what others committed since; cheaper than `refresh`."""
-        self.delta().update_incremental()
+        with self.reading():
+            self.delta().update_incremental()
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Within it, a store or a log that cannot be read is a StoreError that names the table."""
+        return self.store.reaching(f"read table {self.spec.name}", DeltaError)
 
     @property
     def _folder(self) -> str:
@@ -233,7 +245,8 @@ class Table:
     def _read_file(self, path: str, keys: Sequence[str], columns: Sequence[str]) -> pa.Table:
         chosen = pc.field(self.spec.key).isin(list(keys))
         source = self.resolve(path)
-        table = pq.read_table(source, columns=list(columns), filters=chosen, filesystem=self.store.filesystem)
+        with self.reading():
+            table = pq.read_table(source, columns=list(columns), filters=chosen, filesystem=self.store.filesystem)
         return table.cast(self._schema_of(columns))
 
     def _schema_of(self, columns: Sequence[str]) -> pa.Schema:
@@ -241,15 +254,7 @@ class Table:
 
     def _open(self) -> DeltaTable | None:
         if self._delta is None and self.pinned != -1:
-            try:
-                self._delta = DeltaTable(
-                    self.store.table_uri(self.spec.name), self.pinned, storage_options=self.store.storage_options()
-                )
-            except TableNotFoundError:
-                return None
-            except (DeltaError, OSError) as error:
-                raise StoreError(f"cannot open table {self.spec.name} in {self.store.uri}: {error}") from None
-            self._check_schema(self._delta)
+            self._delta = open_table(self.store, self.spec, self.pinned)
         return self._delta
 
     def _create(self) -> None:
@@ -262,34 +267,13 @@ class Table:
     def _check_files(self, paths: Collection[str]) -> None:
         """DatasetError unless every file is there: an old version may have lost its files to a vacuum."""
         sources = [self.resolve(path) for path in paths]
-        there: set[str] = set()
-        for folder in {posixpath.dirname(source) for source in sources}:
-            there |= {info.path for info in self.store.filesystem.get_file_info(fs.FileSelector(folder))}
-        if missing := [source for source in sources if source not in there]:
+        if gone := missing(self.store, sources):
             raise DatasetError(
-                f"{self.spec.name}@{self.pinned} cannot be read: {len(missing)} of its {len(sources)} files were "
+                f"{self.spec.name}@{self.pinned} cannot be read: {len(gone)} of its {len(sources)} files were "
                 "deleted by a vacuum; choose a newer version (emoji-ldm dataset log)"
-            )
-
-    def _check_schema(self, delta: DeltaTable) -> None:
-        ours = {field.name: str(field.type) for field in Schema.from_arrow(self.spec.schema).fields}
-        theirs = {field.name: str(field.type) for field in delta.schema().fields}
-        if ours != theirs:
-            odd = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-            raise DatasetError(
-                f"table {self.spec.name} in {self.store.uri} has another schema (columns {', '.join(odd)} differ); "
-                "it was made by another version or program: use another store"
             )
 
 
 def _mark(actions: Iterable[Action], app_id: str, before: bool) -> bool:
     marks = [action["txn"]["version"] > 0 for action in actions if action.get("txn", {}).get("appId") == app_id]
     return marks[-1] if marks else before
-
-
-def _files(delta: DeltaTable) -> Iterator[DataFile]:
-    actions = pa.table(delta.get_add_actions())
-    for row in actions.sort_by([("modification_time", "ascending"), ("path", "ascending")]).to_pylist():
-        stats = {"numRecords": row["num_records"], "minValues": row.get("min") or {},
-                 "maxValues": row.get("max") or {}, "nullCount": {}}  # fmt: skip
-        yield DataFile(row["path"], row["size_bytes"], row["num_records"], json.dumps(stats))

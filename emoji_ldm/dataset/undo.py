@@ -109,6 +109,6 @@ def _rows(old: Table, done: Difference, keys: list[str]) -> Iterable[pa.Table]:
     kept = set(done.b.live())
     for path in old.live():
         if path not in kept:
-            with old.store.filesystem.open_input_file(old.resolve(path)) as stream:
+            with old.reading(), old.store.filesystem.open_input_file(old.resolve(path)) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(ROW_GROUP_ROWS):
                     yield pa.Table.from_batches([batch.filter(pc.is_in(batch.column(old.spec.key), chosen))])

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ORDER = ["errors", "config", "records", "store", "progress", "dataset", "crawl", "caption", "latents", "model", "train",
-         "generate", "evaluate", "serve", "ui", "demo"]  # fmt: skip
+ORDER = ["errors", "config", "records", "s3", "store", "progress", "dataset", "crawl", "caption", "latents", "model",
+         "train", "generate", "evaluate", "serve", "ui", "demo"]  # fmt: skip
 
 
 def imported(path):

@@ -1,0 +1,157 @@
+"""Stores on S3: the endpoint and credentials that the environment names, and the requests that file systems lack.
+
+S3 settings come from the usual environment: AWS_ENDPOINT_URL (MinIO, SeaweedFS, ...),
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION. With an
+endpoint set, addresses are path style (`http://host:port/bucket/key`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pyarrow import fs
+
+from emoji_ldm.errors import StoreError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+CONNECT_TIMEOUT_S = 5
+
+
+def filesystem() -> fs.FileSystem:
+    """The pyarrow filesystem of the server; paths in it are `bucket/key`."""
+    scheme, _, host = _endpoint().partition("://")
+    return fs.S3FileSystem(
+        endpoint_override=host or None,
+        scheme=scheme or "https",
+        region=_region(),
+        connect_timeout=CONNECT_TIMEOUT_S,
+        request_timeout=30,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
+    )
+
+
+def storage_options() -> dict[str, str]:
+    """Options for delta-rs: conditional PUT keeps concurrent commits apart without a lock table."""
+    options = {"aws_conditional_put": "etag", "AWS_REGION": _region(), "connect_timeout": f"{CONNECT_TIMEOUT_S}s"}
+    if endpoint := _endpoint():
+        options["AWS_ENDPOINT_URL"] = endpoint
+        options["AWS_VIRTUAL_HOSTED_STYLE_REQUEST"] = "false"
+        options["AWS_ALLOW_HTTP"] = str(endpoint.startswith("http://")).lower()
+    return options
+
+
+def put_if_absent(data: bytes, path: str) -> bool:
+    """Write an object of this `bucket/key` by a conditional PUT; False if one was there."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, key = path.partition("/")
+    try:
+        _client(_Access.now()).put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
+            return False
+        raise StoreError(f"cannot write {path}: {error}") from None
+    except BotoCoreError as error:
+        raise StoreError(f"cannot write {path}: {error}") from None
+    return True
+
+
+def check_writing(root: str, name: str) -> None:
+    """Raise StoreError, within seconds, unless objects can be written below `root`, and one of two writers is told."""
+    bucket, _, prefix = root.partition("/")
+    key = "/".join(part for part in (prefix, name) if part)
+    with _named(root):
+        client = _client(_Access.now())
+        client.put_object(Bucket=bucket, Key=key, Body=b"1")
+        try:
+            held = not put_if_absent(b"2", f"{bucket}/{key}")
+        finally:
+            client.delete_object(Bucket=bucket, Key=key)
+    if not held:
+        raise StoreError(
+            f"{_where(root)} ignores conditional PUT (If-None-Match: *), so two writers could both win one version and "
+            "rows be lost; use a server that has it (AWS S3, MinIO, SeaweedFS, Ceph, R2)"
+        )
+
+
+def any_below(root: str) -> bool:
+    """Whether there is an object below `root`; StoreError, within seconds, if that cannot be asked."""
+    bucket, _, prefix = root.partition("/")
+    with _named(root):
+        found = _client(_Access.now()).list_objects_v2(
+            Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", MaxKeys=1
+        )  # fmt: skip
+    return bool(found.get("Contents"))
+
+
+@contextmanager
+def _named(root: str) -> Iterator[None]:
+    """Errors of boto3 as a StoreError with its remedy."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        code = error.response["Error"].get("Code", "")
+        raise StoreError(f"{_where(root)}: {_remedy(code, root.partition('/')[0])}") from None
+    except (BotoCoreError, ValueError) as error:
+        remedy = "check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        raise StoreError(f"{_where(root)} cannot be reached: {error}; {remedy}") from None
+
+
+@dataclass(frozen=True)
+class _Access:
+    """What the environment says now; a client is kept for as long as it says the same."""
+
+    endpoint: str
+    region: str
+    credentials: tuple[str | None, ...]
+
+    @classmethod
+    def now(cls) -> _Access:
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+        return cls(_endpoint(), _region(), tuple(os.environ.get(name) for name in names))
+
+
+@lru_cache(maxsize=4)
+def _client(access: _Access) -> S3Client:
+    import boto3
+    from botocore.config import Config as BotoConfig
+
+    settings = BotoConfig(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=30,
+        retries={"total_max_attempts": 2},
+        request_checksum_calculation="when_required",  # MinIO and SeaweedFS refuse newer defaults
+        response_checksum_validation="when_required",
+        s3={"addressing_style": "path" if access.endpoint else "auto"},
+    )
+    session = boto3.session.Session()  # the default one would keep the credentials it first saw
+    return session.client("s3", endpoint_url=access.endpoint or None, region_name=access.region, config=settings)
+
+
+def _remedy(code: str, bucket: str) -> str:
+    if code in ("NoSuchBucket", "404"):
+        return f"there is no bucket {bucket!r}; make it first (aws s3 mb s3://{bucket})"
+    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403"):
+        return f"access is refused ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do"
+    return f"the server answers {code}"
+
+
+def _where(root: str) -> str:
+    return f"store s3://{root}" + (f" at {_endpoint()}" if _endpoint() else "")
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+def _region() -> str:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
