@@ -21,7 +21,7 @@ REACH = 2.2  # half the content's window in its standard deviations; a disc's ra
 FLAT_WITHIN = 14  # levels that a background may stray from its colour, for the noise of JPEG
 WORKED_AT = 64  # pixels a side, up to twice that: views and content need no more, and cost half
 WHITE_OR_BLACK = 40  # levels: backgrounds that pictures hold themselves, so that only what lies outside is cut
-FLAT_BORDER = 0.5  # share of the border that a background must fill at least; content may touch the rest
+FLAT_BORDER = 0.1  # share of the border that a background must fill at least; content may touch the rest
 FILTER = Image.Resampling.HAMMING  # smooth, so that a shift below one pixel hardly tells
 
 
@@ -43,11 +43,14 @@ def fingerprint(pixels: Bytes) -> bytes:
 
 
 def background(pixels: Bytes) -> Bytes | None:
-    """Colour (R, G, B) of an opaque flat background, as the outermost pixels show it; None if there is none."""
+    """Colour (R, G, B) of an opaque flat background, as three corners or all show it; None if there is none."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
     if border[:, 3].min() < 255:
         return None
-    colour: Bytes = np.sort(border[:, :3], axis=0)[len(border) // 2]
+    corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1], :3]  # of a button that fills the frame they are all that is seen
+    colour: Bytes = np.sort(corners, axis=0)[1]
+    if (np.abs(corners.astype(np.int16) - colour) <= FLAT_WITHIN).all(1).sum() < len(corners) - 1:
+        return None
     near = (np.abs(border[:, :3].astype(np.int16) - colour) <= FLAT_WITHIN).all(1)
     return colour if near.mean() >= FLAT_BORDER else None
 

@@ -19,17 +19,17 @@ Mask = NDArray[np.bool_]
 MAX_LEVELS = np.array([2, 4], np.float32)  # by which a cell of (frame, content) may differ at most (of 255) ...
 PER_MEAN = np.array([6, 5], np.float32)  # ... and this many times the mean: noise is everywhere, another mouth is not
 CEILING = np.array([14, 11], np.float32)  # ... up to this
-STEPS = np.array([10, 8, 8, 10, 10, 10], np.float32)  # of the coarse measures
+STEPS = np.array([7.5, 6, 6, 7.5, 7.5, 7.5] + [7.5] * 6, np.float32)  # of the coarse measures, in levels
 PARTS = 64  # of a step: measures are whole numbers of these
-WITHIN = 20  # parts that a measure of a look-alike may be away
+WITHIN = 27  # parts that a measure of a look-alike may be away
 MIN_SPREAD = 4.0  # levels: a view with less over white (or black) is too plain to look anything up by
 FEW = 2048  # entries that are sorted by themselves, at least, before they join the others
 BLOCK = 4096  # fingerprints per array: growing never copies the older ones
 AT_ONCE = 256  # pictures looked up together
 PAIRS = 1024  # pictures compared together: some 10 MB
 SOME_CELLS = np.arange(4, GRID * GRID, 9)  # enough to tell most of the pairs apart
-NUM_MEASURES = len(STEPS)
-CHOICES = (np.arange(2**NUM_MEASURES)[:, None] >> np.arange(NUM_MEASURES)) & 1  # (64, 6) which measures to move
+NUM_MEASURES, NUM_KEYS = len(STEPS), 6  # the first are what pictures are filed by
+CHOICES = (np.arange(2**NUM_KEYS)[:, None] >> np.arange(NUM_KEYS)) & 1  # (64, 6) which measures to move
 
 
 @dataclass(frozen=True, order=True)
@@ -41,14 +41,17 @@ class Match:
 
 
 def _projection() -> Floats:
-    """`(GRID * GRID * 3, 6)`: RGB cells to mean, slopes and bulge of brightness, and two mean colours, in levels."""
+    """`(GRID * GRID * 3, 12)`: RGB cells to mean, slopes and bulge of brightness, two mean colours, and finer ones."""
     line = np.linspace(-1, 1, GRID)
     y, x = np.meshgrid(line, line, indexing="ij")
-    shapes = [np.ones_like(x), 1.5 * x, 1.5 * y, 1.5 * (x * x + y * y - (x * x + y * y).mean())]
+    one, round_ = np.ones_like(x), x * x + y * y
     grey, red, green = np.array([1, 2, 1]) / 4, np.array([1, 0, -1]), np.array([-0.5, 1, -0.5])
-    columns = [shape[..., None] * grey for shape in shapes] + [shapes[0][..., None] * hue for hue in (red, green)]
-    projection: Floats = np.stack([column.reshape(-1) for column in columns], 1).astype(np.float32)
-    return projection / np.float32(GRID**2)
+    filed = [(one, grey), (1.5 * x, grey), (1.5 * y, grey), (1.5 * (round_ - round_.mean()), grey)]
+    filed += [(one, red), (one, green)]
+    finer = [(2 * x * y, grey), (1.5 * (x * x - y * y), grey)]
+    finer += [(1.5 * side, hue) for hue in (red, green) for side in (x, y)]
+    columns = [(shape[..., None] * hue).reshape(-1) for shape, hue in filed + finer]
+    return np.stack(columns, 1).astype(np.float32) / np.float32(GRID**2)
 
 
 PROJECTION = _projection()
@@ -66,7 +69,7 @@ class Entries:
     def of(cls, values: Bytes, first: int) -> Entries:
         """Entries of fingerprints `(N, LENGTH)` whose rows begin with `first`."""
         measures, telling = _measures(values)
-        keys = _packed(measures[:, :, None] // PARTS)[..., 0]
+        keys = _packed(measures[:, :, None, :NUM_KEYS] // PARTS)[..., 0]
         rows = np.broadcast_to(np.arange(first, first + len(values), dtype=np.int32)[:, None], keys.shape)
         return cls().joined(cls(keys[telling], rows[telling], measures[telling]))
 
@@ -78,7 +81,7 @@ class Entries:
         return Entries(keys[order], rows[order], measures[order])
 
     def near(self, measures: Shorts, telling: Mask) -> Ints:
-        """`(M, 2)` pairs of a picture's place and a row whose measures are near, of measures `(N, 4, 6)`."""
+        """`(M, 2)` pairs of a picture's place and a row whose measures are near, of measures `(N, 4, 12)`."""
         places, looks, probes = _probes(measures, telling)
         starts, ends = np.searchsorted(self.keys, probes), np.searchsorted(self.keys, probes, "right")
         counts = ends - starts
@@ -187,7 +190,7 @@ def _grounds(ones: Bytes, others: Bytes) -> tuple[Floats, Floats]:
 
 
 def _measures(values: Bytes) -> tuple[Shorts, Mask]:
-    """`(N, 4, 6)` coarse measures in parts of a step, and `(N, 4)` whether they say anything."""
+    """`(N, 4, 12)` coarse measures in parts of a step, and `(N, 4)` whether they say anything."""
     cells = values[:, HEADER:].reshape(len(values), VIEWS, GRID * GRID, 4).astype(np.float32)
     black, white = cells[..., :3], cells[..., :3] + (255 - cells[..., 3:])
     looks = np.concatenate([black, white], 1).reshape(len(values), 2 * VIEWS, GRID * GRID * 3)
@@ -199,14 +202,14 @@ def _packed(steps: Shorts) -> Ints:
     """`(..., 4, n, 6)` steps as keys: the look's number and a byte for each measure."""
     look = np.arange(2 * VIEWS, dtype=np.int64)[:, None]
     key = np.broadcast_to(look, steps.shape[:-1])
-    for measure in range(NUM_MEASURES):
+    for measure in range(NUM_KEYS):
         key = (key << 8) | (steps[..., measure] & 255)
     return key
 
 
 def _probes(measures: Shorts, telling: Mask) -> tuple[Ints, Ints, Ints]:
     """Places, looks and keys: all keys under which a look-alike of each picture may be filed."""
-    low, high = ((measures + away)[:, :, None] // PARTS for away in (-WITHIN, WITHIN))
+    low, high = ((measures + away)[:, :, None, :NUM_KEYS] // PARTS for away in (-WITHIN, WITHIN))
     possible = ((low != high) | (CHOICES == 0)).all(-1) & telling[..., None]
     places, looks, _ = np.nonzero(possible)
     return places, looks, _packed(np.where(CHOICES == 1, high, low))[possible]
