@@ -19,14 +19,14 @@ Mask = NDArray[np.bool_]
 MAX_LEVELS = np.array([2, 4], np.float32)  # by which a cell of (frame, content) may differ at most (of 255) ...
 PER_MEAN = np.array([6, 5], np.float32)  # ... and this many times the mean: noise is everywhere, another mouth is not
 CEILING = np.array([14, 11], np.float32)  # ... up to this
-STEPS = np.array([7.5, 6, 6, 7.5, 7.5, 7.5] + [7.5] * 6, np.float32)  # of the coarse measures, in levels
+STEPS = np.array([5, 4, 4, 5, 5, 5] + [5] * 6, np.float32)  # of the coarse measures, in levels
 PARTS = 64  # of a step: measures are whole numbers of these
-WITHIN = 27  # parts that a measure of a look-alike may be away
+WITHIN = 24  # parts that a measure of a look-alike may be away
 MIN_SPREAD = 4.0  # levels: a view with less over white (or black) is too plain to look anything up by
 FEW = 2048  # entries that are sorted by themselves, at least, before they join the others
 BLOCK = 4096  # fingerprints per array: growing never copies the older ones
-AT_ONCE = 256  # pictures looked up together
-PAIRS = 1024  # pictures compared together: some 10 MB
+AT_ONCE = 512  # pictures filed or looked up together: some 20 MB
+PAIRS = 512  # pictures compared together: some 5 MB
 SOME_CELLS = np.arange(4, GRID * GRID, 9)  # enough to tell most of the pairs apart
 NUM_MEASURES, NUM_KEYS = len(STEPS), 6  # the first are what pictures are filed by
 CHOICES = (np.arange(2**NUM_KEYS)[:, None] >> np.arange(NUM_KEYS)) & 1  # (64, 6) which measures to move
@@ -105,11 +105,11 @@ class NearIndex:
 
     def extend(self, ids: Sequence[str], fingerprints: Sequence[bytes]) -> None:
         """File pictures."""
-        for start in range(0, len(ids), BLOCK):
-            values = _stacked(fingerprints[start : start + BLOCK])
+        for start in range(0, len(ids), AT_ONCE):
+            values = _stacked(fingerprints[start : start + AT_ONCE])
             self.recent = self.recent.joined(Entries.of(values, len(self.ids)))
             self._store(values)
-            self.ids.extend(ids[start : start + BLOCK])
+            self.ids.extend(ids[start : start + AT_ONCE])
             if len(self.recent.keys) > max(FEW, len(self.filed.keys) // 16):
                 self.filed, self.recent = self.filed.joined(self.recent), Entries()
 
