@@ -81,14 +81,15 @@ class Store:
     @contextmanager
     def reaching(self, act: str, *errors: type[Exception]) -> Iterator[None]:
         """Turn an OSError (and `errors`) of the block into a StoreError: cannot `act`."""
+        expected: tuple[type[Exception], ...] = (OSError, *errors)
         try:
             yield
-        except (OSError, *errors) as error:
+        except expected as error:
             raise StoreError(f"cannot {act} in {self.uri}: {error}") from None
 
     def exists(self, *parts: str) -> bool:
         """Whether a file lies at this path."""
-        return self._type(*parts) == fs.FileType.File
+        return bool(self._type(*parts) == fs.FileType.File)
 
     def read(self, *parts: str) -> bytes:
         """The bytes of a file; StoreError if it is not there."""

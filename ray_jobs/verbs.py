@@ -40,7 +40,7 @@ def _diff(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -
         raise ConfigError(
             "diff takes one or two points: emoji-ldm dataset diff v1 v2 (tag, branch, time, TABLE@VERSION)"
         )
-    store, specs = _store(config), specs_of(arguments.table)
+    specs, store = specs_of(arguments.table), _store(config)
     texts = [*words, config.at][:2] if len(words) == 1 else words
     named = [match[1] if (match := refs.PINNED.match(text)) else "" for text in texts]
     if all(named) and named[0] != named[1]:
@@ -56,7 +56,7 @@ def _diff(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -
 
 
 def _tag(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
-    store = _store(config)
+    store = _store(config, writes=bool(words))
     if not words:
         return _say("".join(_ref_line(facts) for facts in refs.tags(store).values()) or "no tags\n")
     name = _one(words, "tag takes one name")
@@ -68,7 +68,7 @@ def _tag(arguments: argparse.Namespace, config: Config, words: Sequence[str]) ->
 
 
 def _branch(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
-    store = _store(config)
+    store = _store(config, writes=bool(words))
     if not words:
         return _say("".join(_ref_line(facts) for facts in refs.branches(store).values()) or "no branches\n")
     name = _one(words, "branch takes one name")
@@ -80,13 +80,15 @@ def _branch(arguments: argparse.Namespace, config: Config, words: Sequence[str])
 
 def _restore(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
     at = _one(words, "restore takes one tag, time, TABLE@VERSION or, with --table, version")
-    store = _store(config)
+    store = _store(config, writes=True)
     match = refs.PINNED.match(at)
     specs = specs_of(arguments.table or (match[1] if match else ""))
     point = refs.resolve(store, at, specs)
     present = [Table(store, spec) for spec in specs if Table(store, spec).exists]
-    done = [undo.restore(config, point, table) for table in present]
-    return _say("".join(_undone(one, f"the rows of {at}") for one in done))
+    done = [undo.restore(config, point, table) for table in present if point.names(table.spec)]
+    left = [f"{table.spec.name}: {at} does not name it; it stays as it is\n" for table in present
+            if not point.names(table.spec)]  # fmt: skip
+    return _say("".join([*(_undone(one, f"the rows of {at}") for one in done), *left]))
 
 
 def _revert(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
@@ -95,13 +97,13 @@ def _revert(arguments: argparse.Namespace, config: Config, words: Sequence[str])
     if not match:
         raise ConfigError(f"{text!r} is not TABLE@VERSION, such as images@7 (emoji-ldm dataset log)")
     (spec,) = specs_of(match[1])
-    done = undo.revert(config, Table(_store(config), spec), int(match[2]))
+    done = undo.revert(config, Table(_store(config, writes=True), spec), int(match[2]))
     return _say(_undone(done, f"all but {text}"))
 
 
 def _compact(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
-    store = _store(config)
-    for spec in specs_of(_table(arguments, words)):
+    specs, store = specs_of(_table(arguments, words)), _store(config, writes=True)
+    for spec in specs:
         if (table := Table(store, spec)).exists:
             done = compact(config, table)
             what = f"version {done.version}, rows unchanged" if done.version is not None else "nothing to join"
@@ -110,7 +112,8 @@ def _compact(arguments: argparse.Namespace, config: Config, words: Sequence[str]
 
 
 def _vacuum(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
-    policy, store = Policy(arguments.keep, arguments.older_than, words), _store(config)
+    policy = Policy(arguments.keep, arguments.older_than, words)
+    store = _store(config, writes=arguments.apply)
     what = plan(store, policy)
     return _say(vacuum_text(what, apply(store, what, policy) if arguments.apply else None))
 
@@ -119,9 +122,12 @@ def _verify(arguments: argparse.Namespace, config: Config, words: Sequence[str])
     name = _table(arguments, words)
     asked = opened(config, name)
     result = verify(asked if not name else {**refs.open_tables(config, IMAGES), **asked})
-    _say("".join(f"{damage}\n" for damage in result.damages[:SHOWN_DAMAGES]))
-    if hidden := len(result.damages) - SHOWN_DAMAGES:
-        _say(f"... and {hidden:,} more\n" if hidden > 0 else "")
+    for found in (result.damages, result.orphans):
+        _say("".join(f"{damage}\n" for damage in found[:SHOWN_DAMAGES]))
+        if (hidden := len(found) - SHOWN_DAMAGES) > 0:
+            _say(f"... and {hidden:,} more\n")
+    if result.orphans:
+        _say(f"{len(result.orphans):,} rows are of images that are no more: no damage, readers pass them by\n")
     rows = ", ".join(f"{count:,} of {name}" for name, count in result.rows.items())
     _say(f"checked rows: {rows}; {len(result.damages) or 'no'} damages\n")
     return 1 if result.damages else 0
@@ -161,7 +167,7 @@ def _import(arguments: argparse.Namespace, config: Config, words: Sequence[str])
     from emoji_ldm.crawl.imports import import_
 
     source = _one(words, "import takes one folder, file or s3://...: emoji-ldm dataset import ./emoji")
-    _store(config)
+    Store(config.store, config.branch).check()  # it may make a new store
     return _facts(import_(config, source))
 
 
@@ -177,9 +183,12 @@ def _inputs(config: Config, *specs: TableSpec) -> dict[str, Table]:
     return refs.open_tables(config, *specs)
 
 
-def _store(config: Config) -> Store:
+def _store(config: Config, *, writes: bool = False) -> Store:
+    """The store, which must be there; a verb that writes also finds out whether it can."""
     store = Store(config.store, config.branch)
-    store.check()
+    store.check_reading()
+    if writes:
+        store.check()
     return store
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from emoji_ldm.dataset import refs
 from emoji_ldm.dataset.entry import Action, Entry, entry_path
 from emoji_ldm.dataset.files import DataFile
+from emoji_ldm.dataset.lease import lease
 from emoji_ldm.dataset.replay import entries
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError
@@ -26,7 +27,7 @@ from emoji_ldm.store import Store
 
 
 def create(store: Store, name: str, start: str = "") -> dict[str, Any]:
-    """Make a branch that begins with the tables at `start` (tag, branch, time or version), or the newest ones.
+    """Make a branch that begins with the tables at `start` (tag, branch, time or version; see `refs.whole`).
 
     The reference that makes the branch visible is written last: a crash before leaves nothing that is read.
 
@@ -35,19 +36,20 @@ def create(store: Store, name: str, start: str = "") -> dict[str, Any]:
 
     Raises:
         ConfigError: The name is taken or refused, or `start` means nothing.
+        DatasetError: Files of `start` went with a vacuum, or a vacuum is at work.
     """
     refs.check_name(store, name)
-    point = refs.resolve(store, start)
-    versions = refs.newest(point.store) if point.versions is None else dict(point.versions)
-    versions = {table: version for table, version in versions.items() if version >= 0}
-    folder = f"branches/{name}-{uuid.uuid4().hex[:8]}"
-    for table, version in versions.items():
-        _clone(Table(point.store, TABLES[table], version), folder)
-    origin = point.store.branch or refs.MAIN
-    facts = {"name": name, "time": refs.now(), "folder": folder, "from": origin, "start": start, "tables": versions}
-    if not store.write_once(json.dumps(facts).encode(), "refs", "branches", f"{name}.json"):
-        store.delete(folder)
-        raise ConfigError(f"branch {name!r} was made by somebody else just now; choose another name")
+    with lease(store, f"branch {name}") as held:
+        line, versions = refs.whole(store, start)
+        folder = f"branches/{name}-{uuid.uuid4().hex[:8]}"
+        for table, version in versions.items():
+            _clone(Table(line, TABLES[table], version), folder)
+        origin = line.branch or refs.MAIN
+        facts = {"name": name, "time": refs.now(), "folder": folder, "from": origin, "start": start, "tables": versions}
+        held.keep()
+        if not store.write_once(json.dumps(facts).encode(), "refs", "branches", f"{name}.json"):
+            store.delete(folder)
+            raise ConfigError(f"branch {name!r} was made by somebody else just now; choose another name")
     return facts
 
 

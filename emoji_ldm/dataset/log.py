@@ -40,9 +40,9 @@ def versions(table: Table) -> list[dict[str, Any]]:
 
 def opened(config: Config, name: str = "") -> dict[str, Table]:
     """The tables that are there at `config.at`, {name: table}, or the one that is named; else an error says why."""
-    store = Store(config.store, config.branch)
-    store.check()
-    tables = refs.open_tables(config, *specs_of(name))
+    store, specs = Store(config.store, config.branch), specs_of(name)
+    store.check_reading()
+    tables = refs.open_tables(config, *specs)
     there = {name: table for name, table in tables.items() if table.exists}
     if not there:
         raise DatasetError(

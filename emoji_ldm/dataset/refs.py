@@ -3,7 +3,8 @@
     refs/tags/NAME.json       {"name", "time", "message", "branch", "tables": {table: version}}    never changed
     refs/branches/NAME.json   {"name", "time", "folder", "from", "tables": {table: version}}       see branch.py
 
-Both are written with a conditional PUT: of two that make one name, one wins.
+Both are written with a conditional PUT: of two that make one name, one wins. They are made
+under the store's lease, so that no vacuum deletes what they begin to name.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from emoji_ldm.config import Config
+from emoji_ldm.dataset.lease import lease
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError, DatasetError
 from emoji_ldm.records import TABLES, TableSpec
@@ -41,6 +43,10 @@ class Point:
     def table(self, spec: TableSpec) -> Table:
         """A table at this point; one that was not there yet has no rows."""
         return Table(self.store, spec, None if self.versions is None else self.versions.get(spec.name, NOT_THERE))
+
+    def names(self, spec: TableSpec) -> bool:
+        """Whether it says anything of a table; a tag is silent about tables that were made later."""
+        return self.versions is None or spec.name in self.versions
 
 
 def open_tables(config: Config, *specs: TableSpec) -> dict[str, Table]:
@@ -83,22 +89,36 @@ def resolve(store: Store, at: str, specs: Iterable[TableSpec] = tuple(TABLES.val
 
 
 def tag(store: Store, name: str, message: str = "", at: str = "") -> dict[str, Any]:
-    """Pin the versions of all tables (the newest, or those at `at`) under a name that never changes.
+    """Pin the versions of all tables (see `whole`) under a name that never changes.
 
     Raises:
         ConfigError: The name is taken or refused.
-        DatasetError: There is no table.
+        DatasetError: There is no table, its files went with a vacuum, or a vacuum is at work.
     """
     check_name(store, name)
-    point = resolve(store, at)
-    versions = newest(store) if point.versions is None else dict(point.versions)
-    versions = {table: version for table, version in versions.items() if version >= 0}
-    if not versions:
-        raise DatasetError(f"no tables in {store.uri}; crawl fills them (emoji-ldm crawl)")
-    facts = {"name": name, "time": now(), "message": message, "branch": point.store.branch, "tables": versions}
-    if not store.write_once(json.dumps(facts).encode(), "refs", "tags", f"{name}.json"):
-        raise ConfigError(_taken("tag", name))
+    with lease(store, f"tag {name}") as held:
+        line, versions = whole(store, at)
+        if not versions:
+            raise DatasetError(f"no tables in {store.uri}; crawl fills them (emoji-ldm crawl)")
+        facts = {"name": name, "time": now(), "message": message, "branch": line.branch, "tables": versions}
+        held.keep()
+        if not store.write_once(json.dumps(facts).encode(), "refs", "tags", f"{name}.json"):
+            raise ConfigError(_taken("tag", name))
     return facts
+
+
+def whole(store: Store, at: str) -> tuple[Store, dict[str, int]]:
+    """The line that a point is on, and the versions of all tables there.
+
+    TABLE@VERSION leaves the other tables at their newest. Raises DatasetError if a vacuum took files of a version.
+    """
+    point = resolve(store, at)
+    versions = newest(point.store) if point.versions is None or PINNED.match(at) else {}
+    versions |= point.versions or {}
+    versions = {name: version for name, version in versions.items() if version >= 0}
+    for name, version in versions.items():
+        Table(point.store, TABLES[name], version).live()
+    return point.store, versions
 
 
 def delete_tag(store: Store, name: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Life:
     size: int
     first: int
     last: int | None  # None: still part of it
+    ended_ms: int = 0  # when it was taken out, Unix time; 0: still part of it, or not told
 
 
 def entries(table: Table, first: int = 0, last: int | None = None) -> Iterator[tuple[int, list[Action]]]:
@@ -47,9 +48,9 @@ def lives(table: Table) -> list[Life]:
     born, ended = dict[str, tuple[int, int]](), list[Life]()
     for version, actions in entries(table):
         for action in actions:
-            if "remove" in action and action["remove"]["path"] in born:
-                first, size = born.pop(action["remove"]["path"])
-                ended.append(Life(action["remove"]["path"], size, first, version - 1))
+            if (gone := action.get("remove")) and gone["path"] in born:
+                first, size = born.pop(gone["path"])
+                ended.append(Life(gone["path"], size, first, version - 1, gone.get("deletionTimestamp") or 0))
         for action in actions:
             if "add" in action:
                 born.setdefault(action["add"]["path"], (version, action["add"]["size"]))

@@ -17,6 +17,7 @@ from emoji_ldm.config import Config
 from emoji_ldm.dataset.diff import Difference, diff
 from emoji_ldm.dataset.entry import Entry, publish
 from emoji_ldm.dataset.files import ROW_GROUP_ROWS
+from emoji_ldm.dataset.lease import lease
 from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.refs import Point
 from emoji_ldm.dataset.replay import shards
@@ -38,17 +39,21 @@ class Undone:
 def restore(config: Config, point: Point, table: Table) -> Undone:
     """Give the newest version of `table` the rows that it has at `point`; files are named again, not copied.
 
+    A table that the point does not name stays as it is.
+
     Raises:
-        DatasetError: The old version lost files to a vacuum.
+        DatasetError: The old version lost files to a vacuum, or a vacuum is at work.
     """
     old = point.table(table.spec)
     if point.store.branch != table.store.branch:
         where = f"branch {point.store.branch}" if point.store.branch else "the main line"
         raise ConfigError(f"{point.label} is on {where}: restore it there (branch={point.store.branch})")
-    wanted = old.live()
     before, counts = table.version, {"added": 0, "removed": 0}
+    if not point.names(table.spec):
+        return Undone(table.spec.name, before, None, counts)
 
     def plan() -> Entry | None:
+        held.keep()
         live = table.live()
         add = [wanted[path] for path in wanted if path not in live]
         remove = [live[path] for path in live if path not in wanted]
@@ -59,7 +64,9 @@ def restore(config: Config, point: Point, table: Table) -> Undone:
         metadata = Lineage(config, "restore", {table.spec.name: old.version}).metadata(counts, point.label)
         return Entry(add, remove, marks, metadata, "RESTORE")
 
-    return Undone(table.spec.name, before, publish(table, plan), counts)
+    with lease(table.store, "restore") as held:
+        wanted = old.live()
+        return Undone(table.spec.name, before, publish(table, plan), counts)
 
 
 def revert(config: Config, table: Table, version: int) -> Undone:

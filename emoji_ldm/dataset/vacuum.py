@@ -2,19 +2,22 @@
 
 Kept are the files of each line's (main line or branch) newest version, of the versions
 that the history policy keeps, and of every version that a tag pins or a branch holds.
-Young files are never deleted, since a job may be about to commit them.
+Young files are never deleted, since a job may be about to commit them, nor those that left
+their table a short while ago, since a job may be about to read them. Folders below tables/
+that are none of our tables are left alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from pyarrow import fs
 
 from emoji_ldm.dataset import refs
+from emoji_ldm.dataset.lease import lease
 from emoji_ldm.dataset.replay import lives
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError
@@ -23,6 +26,7 @@ from emoji_ldm.store import Store
 
 SPAN = re.compile(r"(\d+)([hd])")
 FOLDERS = ("tables", "branches")
+NEVER = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Policy:
     keep: str = ""
     """History: `10` versions of each table, or those of `30d`; empty keeps every version."""
     older_than: str = "24h"
-    """Files younger than this are never deleted."""
+    """Files that were written, or left their table, more recently than this are never deleted."""
     drop: Sequence[str] = ()
     """Versions (TABLE@VERSION of the main line) not to keep for history's sake."""
 
@@ -42,9 +46,10 @@ class Plan:
     """What would be deleted, and why other versions are kept."""
 
     files: dict[str, int] = field(default_factory=dict)  # {path below the store: bytes}
-    young: int = 0  # unreferenced files that are too young
+    young: int = 0  # unreferenced files that are too young, or left their table too recently
     kept: dict[str, list[str]] = field(default_factory=dict)  # {tag: TABLE@VERSION that only it keeps}
     lost: dict[str, list[int]] = field(default_factory=dict)  # {table, as BRANCH:TABLE on a branch: versions that end}
+    unknown: list[str] = field(default_factory=list)  # folders of tables that are none of ours: left alone
 
 
 def plan(store: Store, policy: Policy) -> Plan:
@@ -57,22 +62,30 @@ def plan(store: Store, policy: Policy) -> Plan:
     oldest = datetime.now(UTC) - _span(policy.older_than)
     holdings = list(_holdings(store, policy))
     used = {path for holding in holdings for path in holding.used()}
-    unused = {path: info for path, info in _data_files(store) if path not in used}
-    files = {path: info.size for path, info in unused.items() if info.mtime < oldest}
+    ended = _ended(holdings)
+    found, unknown = _data_files(store)
+    unused = {path: info for path, info in found.items() if path not in used}
+    files = {path: info.size for path, info in unused.items() if max(info.mtime, ended.get(path, NEVER)) < oldest}
     kept = dict[str, list[str]]()
     for holding in holdings:
         for tag in holding.only_tagged:
             kept.setdefault(tag, []).append(f"{holding.name}@{holding.pinned[tag]}")
     lost = {holding.name: versions for holding in holdings if (versions := holding.versions_of(files))}
-    return Plan(files, len(unused) - len(files), kept, lost)
+    return Plan(files, len(unused) - len(files), kept, lost, unknown)
 
 
 def apply(store: Store, what: Plan, policy: Policy) -> int:
-    """Delete what a plan names, as far as it still holds; returns the bytes freed."""
-    again = plan(store, policy).files.keys()  # a tag or branch may have come since
-    paths = [path for path in what.files if path in again]
-    for path in paths:
-        store.remove(path)
+    """Delete what a plan names, as far as it still holds; returns the bytes freed. No tag is made meanwhile.
+
+    Raises:
+        DatasetError: Another vacuum is at work, or this one was held up for so long that its plan may not hold.
+    """
+    with lease(store, "vacuum") as held:
+        again = plan(store, policy).files.keys()  # a tag or branch may have come since
+        paths = [path for path in what.files if path in again]
+        for path in paths:
+            held.keep()
+            store.remove(path)
     return sum(what.files[path] for path in paths)
 
 
@@ -85,6 +98,7 @@ class _Holding:
     history: set[int]  # versions that the policy keeps
     pinned: Mapping[str, int]  # {tag: version}
     files: Sequence[tuple[str, range]]  # path below the store, versions that have it
+    ended: Mapping[str, datetime]  # {path below the store: when it left the table}
 
     @property
     def only_tagged(self) -> list[str]:
@@ -108,14 +122,26 @@ def _holdings(store: Store, policy: Policy) -> Iterator[_Holding]:
                           if facts["branch"] == line.branch and name in facts["tables"]}  # fmt: skip
                 history = _history(table, policy.keep) - _dropped(table, pinned, policy.drop)
                 label = f"{line.branch}:{name}" if line.branch else name
-                yield _Holding(label, table.version, history, pinned, list(_spans(table)))
+                files, ended = _spans(table)
+                yield _Holding(label, table.version, history, pinned, files, ended)
 
 
-def _spans(table: Table) -> Iterator[tuple[str, range]]:
-    root = len(table.store.root) + 1
-    for life in lives(table):
-        last = table.version if life.last is None else life.last
-        yield table.resolve(life.path)[root:], range(life.first, last + 1)
+def _spans(table: Table) -> tuple[list[tuple[str, range]], dict[str, datetime]]:
+    root, spans, ended = len(table.store.root) + 1, list[tuple[str, range]](), dict[str, datetime]()
+    for life in lives(table):  # a file's last life comes last
+        path = table.resolve(life.path)[root:]
+        spans.append((path, range(life.first, (table.version if life.last is None else life.last) + 1)))
+        ended[path] = datetime.fromtimestamp(life.ended_ms / 1000, UTC)
+    return spans, ended
+
+
+def _ended(holdings: Iterable[_Holding]) -> dict[str, datetime]:
+    """When each file left the last of its tables; a branch's table may have files of another."""
+    ended = dict[str, datetime]()
+    for holding in holdings:
+        for path, moment in holding.ended.items():
+            ended[path] = max(moment, ended.get(path, NEVER))
+    return ended
 
 
 def _history(table: Table, keep: str) -> set[int]:
@@ -146,16 +172,31 @@ def _dropped(table: Table, pinned: dict[str, int], drop: Sequence[str]) -> set[i
     return versions
 
 
-def _data_files(store: Store) -> Iterator[tuple[str, fs.FileInfo]]:
-    """Data files of tables and branches, and all files of branches that are no more."""
-    folders = {facts["folder"] for facts in refs.branches(store).values()}
+def _data_files(store: Store) -> tuple[dict[str, fs.FileInfo], list[str]]:
+    """{path: data file} of our tables, with all files of branches that are no more; and folders of other tables."""
+    branches = {facts["folder"] for facts in refs.branches(store).values()}
+    files, unknown = dict[str, fs.FileInfo](), set[str]()
     for folder in FOLDERS:
         selector = fs.FileSelector(store.path(folder), allow_not_found=True, recursive=True)
-        for info in store.filesystem.get_file_info(selector):
+        with store.reaching(f"list {folder}"):
+            infos = store.filesystem.get_file_info(selector)
+        for info in (info for info in infos if info.is_file):
             path = info.path[len(store.root) + 1 :]
-            deleted = folder == "branches" and "/".join(path.split("/")[:2]) not in folders
-            if info.is_file and (deleted or ("/_delta_log/" not in path and path.endswith(".parquet"))):
-                yield path, info
+            line, name, rest = _place(path)
+            if line and line not in branches:
+                files[path] = info
+            elif name not in TABLES:
+                unknown.add("/".join(filter(None, (line, "tables", name))))
+            elif path.endswith(".parquet") and not rest.startswith("_delta_log/"):
+                files[path] = info
+    return files, sorted(unknown)
+
+
+def _place(path: str) -> tuple[str, str, str]:
+    """(folder of the branch, empty on the main line; table; path in the table)."""
+    parts = path.split("/")
+    start = 2 if parts[0] == "branches" else 0
+    return "/".join(parts[:start]), "".join(parts[start + 1 : start + 2]), "/".join(parts[start + 2 :])
 
 
 def _span(text: str) -> timedelta:
@@ -176,7 +217,10 @@ def as_text(what: Plan, freed: int | None) -> str:
     for name, versions in what.lost.items():
         verb = "can no longer be read" if freed is not None else "could no longer be read"
         lines.append(f"{name}: {len(versions):,} versions {verb} ({_ranges(versions)})")
-    lines += [f"{what.young:,} unreferenced files are too young to go (--older-than)"] if what.young else []
+    lines += [f"{folder} is none of our tables: left alone" for folder in what.unknown]
+    lines += (
+        [f"{what.young:,} unreferenced files are too young or left a table lately (--older-than)"] if what.young else []
+    )
     if freed is not None:
         lines.append(f"deleted {len(what.files):,} files, {freed:,} bytes; this cannot be undone")
     elif what.files:

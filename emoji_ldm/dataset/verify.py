@@ -42,13 +42,15 @@ class Verified:
 
     rows: dict[str, int] = field(default_factory=dict)  # {table: rows read}
     damages: list[Damage] = field(default_factory=list)
+    orphans: list[Damage] = field(default_factory=list)
+    """Captions and latents of images that are no more, as a refresh leaves them: readers pass them by, no damage."""
 
 
 def verify(tables: Mapping[str, Table]) -> Verified:
     """Check tables, {name: table}; damage is collected, never raised. Memory: all keys, and one row group.
 
     Checked: every file is there with its size and rows; statistics enclose the keys; keys are distinct; the pixels
-    of every image hash to its id; captions and latents are of images that are there.
+    of every image hash to its id. Rows of images that are not there are told apart from damage.
     """
     result, images = Verified(), set[str]()
     for name in sorted(tables, key=lambda name: name != IMAGES.name):  # images first: others refer to them
@@ -63,7 +65,7 @@ def verify(tables: Mapping[str, Table]) -> Verified:
                     if name == IMAGES.name:
                         result.damages += _pixels(file, rows)
                     if refers:
-                        result.damages += _orphans(table, file, rows, images)
+                        result.orphans += _orphans(table, file, rows, images)
                     result.rows[name] = result.rows.get(name, 0) + rows.num_rows
                     progress.advance(rows.num_rows)
         if name == IMAGES.name:
@@ -83,7 +85,8 @@ def pixel_hash(png: bytes) -> str:
 def _guarded(table: Table, file: DataFile, damages: list[Damage]) -> Iterator[pa.Table]:
     """The row groups of a file that can be read."""
     name, source, filesystem = table.spec.name, table.resolve(file.path), table.store.filesystem
-    info = filesystem.get_file_info(source)
+    with table.reading():
+        info = filesystem.get_file_info(source)
     if not info.is_file or info.size != file.size:
         found = f"has {info.size:,} bytes" if info.is_file else "is not there"
         damages.append(Damage(name, file.path, "", f"{found}, should have {file.size:,}"))

@@ -78,6 +78,7 @@ class Careless(BaseHTTPRequestHandler):
     """An S3 server that takes any PUT, whatever its conditions; `refuses` answers the header with 501."""
 
     refuses = False
+    protocol_version = "HTTP/1.1"  # answers "Expect: 100-continue", for which boto3 else waits a second
 
     def do_PUT(self):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -80,7 +80,7 @@ def test_generate_takes_prompts_as_words(capsys):
 def test_a_store_that_is_a_file_is_one_line(capsys, tmp_path):
     (tmp_path / "file").write_text("x")
     assert main(["dataset", "log", f"store={tmp_path}/file/store"]) == 1
-    assert "not writable" in capsys.readouterr().err
+    assert "there is no store" in capsys.readouterr().err
 
 
 def test_a_dead_s3_server_is_one_line_within_seconds(capsys, monkeypatch):

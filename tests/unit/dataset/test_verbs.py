@@ -2,10 +2,11 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.records import TEXTS
+from emoji_ldm.records import CAPTIONS, IMAGES, TEXTS
 from emoji_ldm.store import Store
 from ray_jobs.cli import main, parser
 from ray_jobs.dataset import VERBS
@@ -54,6 +55,20 @@ def test_upkeep_from_the_command_line(dataset):
     assert "cannot be undone" in run("vacuum", "--keep=1", "--older-than=0h", "--apply")[1]
     assert "4 of texts; no damages" in run("verify")[1]
     assert Table(Store(store.uri, "try"), TEXTS).count() == 4
+
+
+def test_restoring_a_tag_leaves_tables_that_it_does_not_name(dataset):
+    run, store = dataset
+    run("tag", "v1")
+    other = Table(store, CAPTIONS)
+    row = dict.fromkeys(CAPTIONS.schema.names) | {"caption_id": "c", "image_id": "gone"}
+    other.commit([other.write_file(pa.Table.from_pylist([row], CAPTIONS.schema))], app_id="c", metadata={})
+    images = Table(store, IMAGES)
+    images.commit([], app_id="i", metadata={})
+    status, text = run("restore", "v1")
+    assert status == 0 and "captions: v1 does not name it; it stays as it is" in text and other.count() == 1
+    status, text = run("verify")
+    assert status == 0 and "captions  c  there is no image gone" in text and "no damages" in text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import shutil
 from datetime import UTC, datetime
 
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
@@ -48,6 +49,20 @@ def test_a_tag_pins_versions_and_never_changes(store):
     refs.delete_tag(store, "v1")
     with pytest.raises(ConfigError, match=r"no tag or branch 'v1' \(there are old\)"):
         refs.open_tables(config, TEXTS)
+
+
+def test_a_tag_or_branch_of_one_tables_version_holds_the_others_at_their_newest(store):
+    table, captions = filled(store, "ab", "cd"), Table(store, CAPTIONS)
+    refs.tag(store, "early")
+    row = dict.fromkeys(CAPTIONS.schema.names) | {"caption_id": "c", "image_id": "i"}
+    captions.commit([captions.write_file(pa.Table.from_pylist([row], CAPTIONS.schema))], app_id="c", metadata={})
+    assert refs.tag(store, "one", at="texts@1")["tables"] == {"texts": 1, "captions": 1}
+    assert branch.create(store, "try", "texts@1")["tables"] == {"texts": 1, "captions": 1}
+    config, point = Config(store=store.uri), refs.resolve(store, "one")
+    assert [restore(config, point, one).version for one in (table, captions)] == [3, None]
+    assert captions.count() == 1 and table.keys() == {"a", "b"}
+    assert restore(config, refs.resolve(store, "early"), captions).version is None, "a tag that does not name it"
+    assert captions.count() == 1 and restored(store, "early").version == 4
 
 
 def test_points_are_tags_times_and_versions(store):

@@ -1,0 +1,67 @@
+"""A folder as a store, and a server that does not answer."""
+
+from pathlib import Path
+
+import pytest
+
+from emoji_ldm.errors import StoreError
+from emoji_ldm.store import Store
+from ray_jobs.cli import main
+from tests.unit.dataset.test_rewrite import filled
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "store"))
+
+
+def test_a_file_written_once_may_be_read_by_all_who_may_read_others(store):
+    store.write(b"1", "refs", "plain")
+    assert store.write_once(b"1", "refs", "once") and not store.write_once(b"2", "refs", "once")
+    modes = {name: Path(store.path("refs", name)).stat().st_mode for name in store.list("refs")}
+    assert set(modes) == {"plain", "once"} and modes["once"] == modes["plain"]
+    assert store.read("refs", "once") == b"1"
+
+
+def test_a_store_that_is_not_there_is_not_made_by_reading_it(store, capsys):
+    for verb in ("log", "show", "stats", "diff v1", "verify", "tag", "vacuum", "compact", "tag v1", "export csv x"):
+        assert main(["dataset", *verb.split(), f"store={store.uri}"]) == 1
+        assert capsys.readouterr().err.startswith(f"error: there is no store {store.uri}; name another")
+    assert not Path(store.uri).exists()
+
+
+def test_a_store_below_a_file_is_neither_read_nor_written(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match=r"is not writable .*choose another"):
+        Store(str(tmp_path / "file" / "store")).check()
+    with pytest.raises(StoreError, match="cannot write a"):
+        Store(str(tmp_path / "file")).write_once(b"1", "a")
+
+
+def test_reading_writes_nothing(store, capsys):
+    filled(store, "ab")
+    before = Path(store.uri).stat().st_mtime_ns
+    for verb in ("log", "show", "diff main", "verify", "tag", "branch", "vacuum"):
+        assert main(["dataset", *verb.split(), f"store={store.uri}"]) == 0
+    assert Path(store.uri).stat().st_mtime_ns == before
+
+
+def test_a_data_file_that_is_gone_is_one_line(store, capsys):
+    table = filled(store, "ab")
+    Path(table.resolve(next(iter(table.live())))).unlink()
+    for reading in (table.read, table.keys, lambda: list(table.batches(["text_id"])), lambda: table.locate(["a"])):
+        with pytest.raises(StoreError, match=f"cannot read table texts in {store.uri}"):
+            reading()
+    assert main(["dataset", "show", f"store={store.uri}"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_server_that_does_not_answer_is_a_store_error(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    store = Store("s3://bucket/store")
+    with pytest.raises(StoreError, match="cannot find refs/x in s3://bucket/store"):
+        store.exists("refs", "x")
+    with pytest.raises(StoreError, match=r"http://127.0.0.1:1 cannot be reached.*AWS_ENDPOINT_URL"):
+        store.check_reading()
