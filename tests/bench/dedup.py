@@ -7,7 +7,8 @@ some emoji are looked up: the right match is a true positive, none a miss, anoth
 
 The limits in `emoji_ldm.crawl.near` were set while looking at these very emoji: the figures are of data that was seen.
 For data that was not, name a folder of styles (`STYLES=folder`; a subfolder of image files each): every style is
-measured alike and printed under its name, and is not part of what must hold.
+measured alike and printed under its name, and is not part of what must hold. Limits were never set on Twemoji or Noto,
+but misses of Twemoji's square buttons led to the rule that corners tell a background.
 """
 
 from __future__ import annotations
@@ -54,7 +55,13 @@ def run(*, quick: bool) -> dict[str, Any]:
         found |= {f"{figure}, {name}": value for figure, value in told.items()}
     floor = {"near precision": 0.98, "near recall": 0.95, "exact precision": 1.0, "exact recall": 1.0}
     bounds = {name: f">= {least}" for name, least in floor.items()}
-    return {"figures": found, "floor": bounds, "holds": all(found[name] >= least for name, least in floor.items())}
+    target = {"lookups per CPU-second": ">= 2000"}
+    return {
+        "figures": found,
+        "floor": bounds,
+        "target": target,
+        "holds": all(found[name] >= least for name, least in floor.items()),
+    }
 
 
 def labelled(files: dict[str, bytes], num_copied: int) -> Labelled:
