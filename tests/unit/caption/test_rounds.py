@@ -66,6 +66,19 @@ def test_a_picture_on_which_the_engine_raises_costs_its_own_row_alone(ten):
     assert rows[6]["reason"] == "the engine failed on this picture: RuntimeError: shape mismatch"
 
 
+@pytest.mark.parametrize("good", [0, 1, 4], ids=["alone", "beside a good one", "in a tail of their own"])
+def test_poison_pictures_that_come_together_cost_their_own_rows_alone(ten, good):
+    poison = ten["image_id"].to_pylist()[good : good + 2]
+
+    def say(request):
+        if request.image_id in poison:
+            raise RuntimeError("shape mismatch")
+        return sentence(request)
+
+    rows = write(FakeEngine(say), ten.slice(0, good + 2))
+    assert [row["status"] for row in rows] == ["ok"] * good + ["failed"] * 2
+
+
 def test_an_engine_that_fails_on_every_picture_or_is_dead_marks_no_row(ten):
     def broken(request):
         raise TypeError("generate() got an unexpected keyword")
@@ -73,7 +86,7 @@ def test_an_engine_that_fails_on_every_picture_or_is_dead_marks_no_row(ten):
     def dead(request):
         raise EngineDead("CUDA error")
 
-    with pytest.raises(ModelError, match=r"fails on each of 4 pictures: TypeError: generate"):
+    with pytest.raises(ModelError, match=r"fails on each of 4 pictures, and on a drawn one: TypeError: generate"):
         write(FakeEngine(broken), ten)
     with pytest.raises(EngineDead):
         write(FakeEngine(dead), ten)
