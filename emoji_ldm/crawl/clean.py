@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from emoji_ldm.crawl.fingerprint import fingerprint
+from emoji_ldm.crawl.ico import ico_size
 from emoji_ldm.crawl.outcomes import Outcome, Refused
 from emoji_ldm.crawl.png import write_png
 from emoji_ldm.crawl.svg import is_svg, render_svg
@@ -63,6 +64,8 @@ def _decode(data: bytes, max_px: int) -> tuple[Image.Image, str, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are checked below; odd metadata is no matter
+            if size := ico_size(data):
+                _check_size(size, max_px)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image.size, max_px)
                 num_frames = int(getattr(image, "n_frames", 1))

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from PIL import Image, ImageCms
 from emoji_ldm.crawl.clean import clean
 from emoji_ldm.crawl.outcomes import Outcome, Refused
 
+from .hostile import png_of_size
 from .site import emoji
 
 
@@ -126,13 +126,28 @@ def test_a_tracking_pixel_is_too_small():
 
 
 def test_a_pixel_bomb_is_refused_before_it_is_decoded():
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 6, 0, 0, 0))
-    bomb = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-    assert refused(bomb).outcome is Outcome.TOO_LARGE
+    assert refused(png_of_size(60_000, 60_000)).outcome is Outcome.TOO_LARGE
     assert refused(emoji(size=(200, 20)), max_px=199).outcome is Outcome.TOO_LARGE
+
+
+def test_an_icon_is_refused_by_the_size_inside_it_before_it_is_decoded(monkeypatch):
+    dib = struct.pack("<IiiHHIIiiII", 40, 9000, 18000, 1, 32, 0, 0, 0, 0, 0, 0)
+    for payload in (png_of_size(9000, 9000), dib + bytes(1000)):
+        entry = struct.pack("<BBBBHHII", 32, 32, 0, 0, 1, 32, len(payload), 22)  # it lies
+        with monkeypatch.context() as patch:
+            patch.setattr(Image, "open", None)  # Pillow decodes an icon as it opens it
+            error = refused(b"\0\0\1\0\1\0" + entry + payload)
+        assert (error.outcome, "9000 x 9000 px" in error.reason) == (Outcome.TOO_LARGE, True)
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp"])
+def test_an_icon_is_read_whatever_its_entries_are_packed_in(kind):
+    icon = saved(noise((48, 48), "RGBA"), "ICO", bitmap_format=kind)
+    picture = cleaned(icon)
+    assert (picture.width, picture.source_format) == (48, "ICO")
+    assert refused(icon, max_px=47).outcome is Outcome.TOO_LARGE
+    for cut in (6, 12, 30):
+        assert refused(icon[:cut]).outcome is Outcome.NOT_AN_IMAGE
 
 
 @pytest.mark.parametrize(
