@@ -35,6 +35,7 @@ class Item:
     """A picture and what its data set says of it."""
 
     url: str  # where it came from first, else its place in the files
+    place: str
     data: bytes | None  # None if the file is missing, or larger than the limit
     size: int  # bytes
     title: str
@@ -178,7 +179,7 @@ def _file(place: _Place, name: str, max_bytes: int) -> Iterator[Item]:
 def _item(row: Mapping[str, Any], url: str, data: bytes | None, max_bytes: int, size: int | None = None) -> Item:
     size = len(data or b"") if size is None else size
     return Item(
-        str(_first(row, URLS) or url), data if size <= max_bytes else None, size, str(_first(row, TITLES) or ""),
+        str(_first(row, URLS) or url), url, data if size <= max_bytes else None, size, str(_first(row, TITLES) or ""),
         _texts(_first(row, TAGS)), _texts(_first(row, CAPTIONS)), str(row.get("page_url") or ""),
     )  # fmt: skip
 

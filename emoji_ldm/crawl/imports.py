@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from emoji_ldm.config import Config, key_of
 from emoji_ldm.crawl.clean import Picture, clean
 from emoji_ldm.crawl.foreign import Item, items
+from emoji_ldm.crawl.frontier import Again
 from emoji_ldm.crawl.ledger import Ledger
 from emoji_ldm.crawl.outcomes import Outcome, Refused, outcome_row, outcome_table
 from emoji_ldm.dataset.lineage import Lineage
@@ -26,7 +28,7 @@ from emoji_ldm.records import CAPTIONS, IMAGES
 ENGINE = "import"
 SHARD_ITEMS, SHARD_BYTES = 1000, 128_000_000
 
-Ended = dict[str, str | None]  # {URL: id of its image, None if it gave none}
+Ended = dict[str, str | None]  # {URL: id of its image, None if it gave none or that is not there any more}
 
 
 def import_(config: Config, source: str) -> dict[str, object]:
@@ -34,14 +36,17 @@ def import_(config: Config, source: str) -> dict[str, object]:
 
     Takes our exports (csv, hf, webdataset) and folders of image files with `NAME.txt` captions beside them. Each
     source file, or the URL that it names as its origin, gets an outcome as in a crawl. Run again after any crash:
-    nothing is doubled, and what has an outcome is not decoded again.
+    nothing is doubled, and what gave an image is not decoded again; what gave none, as in a crawl that found it dead,
+    is tried again. Different pictures that name one origin, as parts of a sheet do, go by their place in the files,
+    but for the first.
 
     Raises:
         ConfigError: The source is missing, or holds nothing that can be imported.
         StoreError: The store cannot be written.
     """
-    ledger, captions, counts = Ledger(config, stage="import"), None, Counter[str]()
-    for shard in _shards(items(source, max_bytes=config.crawl.max_bytes)):
+    ledger = Ledger(config, Again(ended_before=datetime.now(UTC)), stage="import")
+    captions, counts = None, Counter[str]()
+    for shard in _shards(_distinct(items(source, max_bytes=config.crawl.max_bytes))):
         captions = captions or _Captions(config, ledger)
         counts.update(_commit(ledger, captions, shard))
         say(f"import: {counts.total() - counts['captions']:,} pictures read")
@@ -54,6 +59,14 @@ def import_(config: Config, source: str) -> dict[str, object]:
         "images": ledger.images.count(),
         "versions": {table.spec.name: table.version for table in tables},
     }
+
+
+def _distinct(stream: Iterable[Item]) -> Iterator[Item]:
+    """The items; where another picture named the same origin before, the place in the files is the URL."""
+    first = dict[str, int]()  # {URL: hash of its picture}
+    for item in stream:
+        look = hash((item.data, item.size))
+        yield item if first.setdefault(item.url, look) == look else replace(item, url=item.place)
 
 
 def _shards(stream: Iterable[Item]) -> Iterator[list[Item]]:
@@ -71,14 +84,14 @@ def _shards(stream: Iterable[Item]) -> Iterator[list[Item]]:
 
 def _commit(ledger: Ledger, captions: _Captions, shard: Sequence[Item]) -> Counter[str]:
     """Images, outcomes, captions, in this order: after a crash between two of them the next run adds the rest."""
-    pending = {item.url: item for item in reversed(shard) if item.url not in captions.ended}
-    counts = Counter({"there before": len(shard) - len(pending)} if len(pending) < len(shard) else {})
-    if pending:
-        new = sorted(pending.values(), key=lambda item: item.url)
-        images, outcomes = _cleaned(ledger.config, new)
+    pending = {item.url: item for item in reversed(shard) if not captions.ended.get(item.url)}
+    images, outcomes = _cleaned(ledger.config, sorted(pending.values(), key=lambda item: item.url))
+    outcomes = captions.news(outcomes)
+    counts = Counter({"there before": len(shard) - len(outcomes)} if len(outcomes) < len(shard) else {})
+    if urls := outcomes["url"].to_pylist():
         file = ledger.images.write_file(images) if len(images) else None
-        counts.update(ledger.commit_images(f"import-{key_of([item.url for item in new])}", file, outcomes))
-        captions.see([item.url for item in new])
+        counts.update(ledger.commit_images(f"import-{key_of(urls, ledger.generation)}", file, outcomes))
+        captions.see(urls)
     counts["captions"] += captions.add(shard)
     return counts
 
@@ -90,11 +103,24 @@ class _Captions:
         self.config, self.outcomes, self.images = config, ledger.outcomes, ledger.images
         self.table = Table(ledger.store, CAPTIONS)
         self.known = set(self.table.read(["caption_id"], filter=pc.field("engine") == ENGINE)[0].to_pylist())
-        self.ended: Ended = self._ended(pc.field("kind") == "image")
+        there = self.images.keys()
+        ended = self._ended(pc.field("kind") == "image")
+        self.ended: Ended = {url: image_id if image_id in there else None for url, image_id in ended.items()}
 
     def see(self, urls: Sequence[str]) -> None:
         """Read how these URLs ended."""
         self.ended |= self._ended(pc.field("url").isin(urls))
+
+    def news(self, outcomes: pa.Table) -> pa.Table:
+        """These outcomes without those that gave no image before either, for the same reason."""
+        urls = [url for url in outcomes["url"].to_pylist() if url in self.ended]
+        if not urls:
+            return outcomes
+        columns = ["url", "outcome", "reason"]
+        imageless = pc.field("url").isin(urls) & pc.field("image_id").is_null()
+        former = self.outcomes.read(columns, filter=imageless).to_pylist()
+        new = [row not in former for row in outcomes.select(columns).to_pylist()]
+        return outcomes.filter(pa.array(new, pa.bool_()))
 
     def add(self, shard: Sequence[Item]) -> int:
         """Commit the captions of these items that are not there yet; returns how many."""

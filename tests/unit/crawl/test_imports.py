@@ -10,6 +10,7 @@ from PIL import Image
 
 from emoji_ldm.config import Config
 from emoji_ldm.crawl import imports
+from emoji_ldm.crawl.clean import clean
 from emoji_ldm.crawl.imports import import_
 from emoji_ldm.dataset.export import ExportOptions, export
 from emoji_ldm.dataset.table import Table
@@ -121,6 +122,47 @@ def test_foreign_parquet_and_tars_without_our_columns_come_in_too(tmp_path):
     assert (facts["pictures"], facts["captions"], facts["images"]) == ({"kept": 2}, 2, 4)
     urls = sorted(table(fresh, OUTCOMES).keys())
     assert urls[0].endswith("parquet/x.parquet#0") and urls[-1].endswith("x.tar#./samples/1")
+
+
+def test_pictures_that_name_one_origin_are_all_kept_with_their_own_captions(tmp_path):
+    pictures, folder = blobs(3), tmp_path / "in"
+    folder.mkdir()
+    for name, picture in zip("abc", pictures, strict=True):
+        (folder / f"{name}.png").write_bytes(picture.data)
+    (folder / "d.png").write_bytes(pictures[0].data)
+    rows = ["a.png,https://s/sheet,", *(f"{name}.png,https://s/sheet,a {name}" for name in "bcd")]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,url,caption", *rows]))
+    fresh = config(tmp_path)
+    assert import_(fresh, str(folder))["pictures"] == {"kept": 3, "there before": 1}
+    ids = [clean(picture.data, size_px=128, max_px=4096).image_id for picture in pictures]
+    images = table(fresh, IMAGES).read(["image_id", "source_url"]).to_pylist()
+    assert {row["image_id"]: row["source_url"].rpartition("/")[2] for row in images} == dict(
+        zip(ids, ("sheet", "b.png", "c.png"), strict=True)
+    )
+    captions = table(fresh, CAPTIONS).read(["image_id", "caption"]).to_pylist()
+    assert {row["image_id"]: row["caption"] for row in captions} == dict(zip(ids, ("a d", "a b", "a c"), strict=True))
+    assert import_(fresh, str(folder))["pictures"] == {"there before": 4}
+
+
+def test_what_ended_without_an_image_is_tried_again_and_written_only_if_it_ends_otherwise(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "metadata.csv").write_text("file_name,url\na.png,https://s/a.png\nb.png,https://s/b.png\n")
+    (folder / "b.png").write_bytes(b"<html>")
+    fresh = config(tmp_path)
+    assert import_(fresh, str(folder))["pictures"] == {"dead": 1, "not-an-image": 1}
+    version = table(fresh, OUTCOMES).version
+    assert import_(fresh, str(folder))["pictures"] == {"there before": 2}
+    assert table(fresh, OUTCOMES).version == version
+    (folder / "a.png").write_bytes(blobs(1)[0].data)
+    assert import_(fresh, str(folder))["pictures"] == {"kept": 1, "there before": 1}
+    rows = table(fresh, OUTCOMES).read(["url", "outcome"]).to_pylist()
+    assert sorted((row["url"][-5:], row["outcome"]) for row in rows) == [("a.png", "kept"), ("b.png", "not-an-image")]
+    images = table(fresh, IMAGES)
+    assert images.count() == 1
+    images.upsert([], images.keys(), app_id="restored to before", metadata={})
+    assert import_(fresh, str(folder))["pictures"] == {"kept": 1, "there before": 1}
+    assert table(fresh, IMAGES).count() == 1
 
 
 def test_too_large_and_missing_files_are_outcomes(tmp_path):
