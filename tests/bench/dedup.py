@@ -8,7 +8,7 @@ some emoji are looked up: the right match is a true positive, none a miss, anoth
 The limits in `emoji_ldm.crawl.near` were set while looking at these very emoji: the figures are of data that was seen.
 For data that was not, name a folder of styles (`STYLES=folder`; a subfolder of image files each): every style is
 measured alike and printed under its name, and is not part of what must hold. Limits were never set on Twemoji or Noto,
-but misses of Twemoji's square buttons led to the rule that corners tell a background.
+but misses of Twemoji led to two rules: corners tell a background, and what touches the frame's border is an edge.
 """
 
 from __future__ import annotations
