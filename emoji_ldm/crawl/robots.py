@@ -6,7 +6,9 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
+
+from emoji_ldm.crawl.path import normal, undotted
 
 MAX_BYTES = 500 * 1024  # RFC 9309, 2.5: at least so much must be read
 OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none", "noml"})
@@ -27,7 +29,7 @@ class Robots:
         if not self.rules:
             return ""
         parts = urlsplit(url)
-        path = _normal((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+        path = normal(undotted(parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
         for rule, allowed in self.rules:
             if _matches(rule, path):
                 return "" if allowed else f"robots.txt: Disallow: {rule}"
@@ -55,7 +57,7 @@ def parse_robots(text: str, user_agent: str) -> Robots:
             for agent in agents:
                 groups[agent].append((field, value))
     chosen = groups.get(product_of(user_agent), groups.get("*", []))
-    rules = {(_normal(value), field == "allow") for field, value in chosen if field != "crawl-delay" and value}
+    rules = {(normal(value), field == "allow") for field, value in chosen if field != "crawl-delay" and value}
     delays = [_seconds(value) for field, value in chosen if field == "crawl-delay"]
     # The longest wins; of equals, Allow (RFC 9309, 2.2.2).
     return Robots(tuple(sorted(rules, key=lambda r: (-len(r[0]), not r[1], r[0]))), max(delays, default=0.0))
@@ -92,11 +94,6 @@ def _seconds(text: str) -> float:
     except ValueError:
         return 0.0
     return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
-
-
-def _normal(path: str) -> str:
-    """The same octets, spelt the same: everything but what a path may hold is percent-encoded."""
-    return re.sub(r"%[0-9a-fA-F]{2}", lambda code: code.group().upper(), quote(path, safe="/%?&=+:@!$*'(),;~-._"))
 
 
 def _matches(rule: str, path: str) -> bool:

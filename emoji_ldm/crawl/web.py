@@ -15,6 +15,7 @@ from yarl import URL
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.address import Addresses
 from emoji_ldm.crawl.outcomes import Outcome, Refused
+from emoji_ldm.crawl.path import undotted
 
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -36,13 +37,18 @@ def open_session(config: CrawlConfig, addresses: Addresses) -> aiohttp.ClientSes
 
 
 def parse_url(url: str) -> URL:
-    """A URL as the connector sees it: spelt as given if it can be sent so, else percent-encoded; Refused if none."""
+    """A URL as the connector sees it: spelt as given if it can be sent so, else percent-encoded, without dot segments.
+
+    Raises:
+        Refused: It is none.
+    """
     try:
         parsed = URL(url, encoded=_PLAIN.fullmatch(url) is not None)
         parsed.port  # noqa: B018 - a bad one is only noticed when it is read
     except ValueError as error:
         raise Refused(Outcome.ADDRESS, f"not an http address: {url[:100]} ({error})") from None
-    return parsed
+    path = undotted(parsed.raw_path)
+    return parsed if path == parsed.raw_path else parsed.with_path(path, encoded=True, keep_query=True)
 
 
 def origin_of(url: URL) -> str:

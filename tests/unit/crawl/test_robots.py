@@ -5,6 +5,7 @@ import time
 import pytest
 
 from emoji_ldm.crawl.robots import opt_outs, parse_robots
+from emoji_ldm.crawl.web import parse_url
 
 AGENT = "emoji-ldm/0.1 (+https://example.org)"
 
@@ -41,6 +42,32 @@ def test_star_and_dollar_are_patterns(path, fine):
 def test_queries_and_percent_codes_are_matched():
     assert not allows("User-agent: *\nDisallow: /_next/image?url=", "/_next/image?url=a")
     assert not allows("User-agent: *\nDisallow: /caf%c3%a9", "/café")
+
+
+@pytest.mark.parametrize(
+    ("rule", "path"),
+    [
+        ("/private", "/%70rivate/x"),
+        ("/private", "/a/../private/x"),
+        ("/private", "/./a/%2e%2E/private/x"),
+        ("/private/", "/private/x/.."),
+        ("/%7Ejoe/", "/~joe/x"),
+        ("/~joe/", "/%7ejoe/x"),
+        ("/a%2fb", "/a%2Fb"),
+    ],
+)
+def test_no_other_spelling_of_a_path_slips_past_a_rule(rule, path):
+    assert not allows(f"User-agent: *\nDisallow: {rule}", path)
+    assert allows(f"User-agent: *\nDisallow: {rule}", "/a/b..png")
+
+
+def test_what_is_encoded_for_a_reason_stays_so():
+    assert allows("User-agent: *\nDisallow: /a/b", "/a%2Fb")
+
+
+def test_a_path_is_requested_as_it_was_judged():
+    sent = {path: str(parse_url(f"http://h{path}")) for path in ("/a/../b?x=../y", "/%2e%2e/..", "/%70/..b/./c")}
+    assert list(sent.values()) == ["http://h/b?x=../y", "http://h/", "http://h/%70/..b/c"]
 
 
 def test_groups_share_rules_and_blank_lines_and_comments_do_not_end_them():
