@@ -27,7 +27,11 @@ class Outcome(StrEnum):
     ROBOTS = "refused-by-robots"
     """Page or image: robots.txt or an X-Robots-Tag header forbids it; by robots.txt, nothing was requested."""
     ADDRESS = "blocked-address"
-    """Not http(s), or neither public nor the site's own nor in `crawl.allow_private`; nothing was sent there."""
+    """Not http(s), or neither public nor the site's own nor in `crawl.allow_private`; we send nothing there.
+
+    A browser (`crawl.source=listing`) follows a page's redirects and scripts by itself: where it ended is judged
+    afterwards and no tile is taken from there, but it has asked. Keep browsers away from networks by the network.
+    """
     DEAD = "dead"
     """Image: the server says it is gone (404 or 410)."""
     HTTP_ERROR = "http-error"

@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
-import urllib.request
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
+import asyncio
 
 from emoji_ldm.config import CrawlConfig
+from emoji_ldm.crawl.address import Addresses
 from emoji_ldm.crawl.gate import Gate
+from emoji_ldm.crawl.outcomes import Refused
 from emoji_ldm.crawl.page import Names, Reader
+from emoji_ldm.crawl.web import BROKEN, open_session, origin_of, parse_url
 from emoji_ldm.errors import ConfigError, CrawlError
 
 ON_THE_WEB = ("listing", "html", "api")
@@ -48,20 +49,31 @@ def check(config: CrawlConfig) -> None:
 
 
 def check_site(config: CrawlConfig) -> None:
-    """CrawlError if nothing answers at `crawl.site`; asks for robots.txt, the one file that is always allowed."""
+    """CrawlError if nothing answers at `crawl.site`; asks for robots.txt, the one file that is always allowed.
+
+    Any answer will do, a redirect too, which is not followed.
+    """
     if config.source not in ON_THE_WEB:
         return
-    parts = urlsplit(config.site)
-    request = urllib.request.Request(f"{parts.scheme}://{parts.netloc}/robots.txt")
-    request.add_header("User-Agent", config.user_agent)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        opener.open(request, timeout=config.fetch_timeout_s).close()
-    except HTTPError:
-        return  # an answer, if not a friendly one
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        asyncio.run(_ask(config))
+    except TimeoutError:
+        raise CrawlError(f"crawl.site {config.site} does not answer within {config.fetch_timeout_s:g} s") from None
+    except (Refused, *BROKEN) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CrawlError(f"crawl.site {config.site} does not answer: {reason}") from None
+
+
+async def _ask(config: CrawlConfig) -> None:
+    addresses = Addresses(config)
+    try:
+        async with asyncio.timeout(config.fetch_timeout_s), open_session(config, addresses) as session:
+            url = parse_url(f"{origin_of(parse_url(config.site))}/robots.txt")
+            addresses.check(url)
+            async with session.get(url, allow_redirects=False):
+                pass
+    finally:
+        await addresses.close()
 
 
 def plan_of(config: CrawlConfig) -> Names:

@@ -16,7 +16,8 @@ from emoji_ldm.crawl.sources.folder import read
 from emoji_ldm.crawl.sources.html import decoded
 from emoji_ldm.errors import ConfigError, CrawlError
 from emoji_ldm.store import Store
-from tests.unit.crawl.site import Site, answer, emoji, in_turn
+from tests.unit.crawl.hostile import raw
+from tests.unit.crawl.site import Site, answer, drip, emoji, in_turn
 
 
 @pytest.fixture
@@ -330,3 +331,21 @@ def test_a_site_that_does_not_answer_is_noticed_by_the_one_request_that_is_alway
     assert site.log == ["/robots.txt"]
     with pytest.raises(CrawlError, match=r"http://127\.0\.0\.1:1 does not answer"):
         sources.check_site(config_of(site="http://127.0.0.1:1"))
+
+
+def test_where_a_site_redirects_to_is_not_asked_before_the_crawl_judges_it(site):
+    with Site() as other:
+        site.routes["/robots.txt"] = answer(302, Location=f"{other.url.replace('127.0.0.1', 'localhost')}/secrets")
+        sources.check_site(config_of(site=site.url))
+        assert (site.log, other.log) == (["/robots.txt"], [])
+
+
+@pytest.mark.parametrize(
+    ("route", "text"),
+    [(raw(b"SSH-2.0-OpenSSH_9\r\n"), "does not answer: 400"), (drip(b"", 0.05, head=True), "answer within 0.5 s")],
+)
+def test_what_speaks_no_http_or_drips_does_not_answer(site, route, text):
+    site.routes["/robots.txt"] = route
+    with pytest.raises(CrawlError, match=text) as caught:
+        sources.check_site(config_of(site=site.url, fetch_timeout_s=0.5))
+    assert "\n" not in str(caught.value)
