@@ -264,7 +264,7 @@ def most_at_once(log):
 
 
 @pytest.mark.parametrize(
-    ("robots", "num", "slots", "gap_s"), [("", 800, 6, 0), ("User-agent: *\nCrawl-delay: 0.02", 40, 1, 0.02)]
+    ("robots", "num", "slots", "gap_s"), [("", 400, 6, 0), ("User-agent: *\nCrawl-delay: 0.02", 20, 1, 0.02)]
 )
 def test_four_workers_break_no_rule_together(robots, num, slots, gap_s):
     forbid = robots or "User-agent: *"

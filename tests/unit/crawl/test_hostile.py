@@ -1,5 +1,6 @@
 """A set of hostile servers: every URL ends as it must, in time, and without memory to show for it."""
 
+import json
 import ssl
 import subprocess
 import sys
@@ -15,8 +16,10 @@ from emoji_ldm.crawl.harvest import Harvester
 from .hostile import ROUTES
 from .site import Site, answer
 
-TIMEOUT_S = 2.0  # server and client share a process here
+TIMEOUT_S = 2.0
+SLACK_S = 3.0  # a busy machine, and waiting for our own turn; one deadline a try would be three times as long
 MOST_MB = 50
+ROOT = Path(__file__).parents[3]
 
 
 def harvest(site_url, paths, **options):
@@ -37,9 +40,16 @@ def site():
 
 
 @pytest.fixture(scope="module")
-def ended(site):
-    """{path: outcome row} of the whole set, fetched at once."""
-    return dict(zip(ROUTES, harvest(site.url, list(ROUTES)), strict=True))
+def told(site):
+    """What `tell` says in a process of its own, whose memory is only the client's."""
+    code = f"from tests.unit.crawl.test_hostile import tell; tell({site.url!r})"
+    return json.loads(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, timeout=100))
+
+
+@pytest.fixture(scope="module")
+def ended(told):
+    """{path: outcome row} of the whole set."""
+    return dict(zip(ROUTES, told["rows"], strict=True))
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -49,24 +59,23 @@ def test_every_url_ends_as_it_must(ended, path):
 
 
 def test_every_url_ends_in_time(ended):
-    slow = {path: row["elapsed_s"] for path, row in ended.items() if row["elapsed_s"] > TIMEOUT_S + 1}
+    slow = {path: row["elapsed_s"] for path, row in ended.items() if row["elapsed_s"] > TIMEOUT_S + SLACK_S}
     assert not slow
 
 
-def test_memory_stays_bounded(site):
-    code = f"from tests.unit.crawl.test_hostile import growth_mb; print(growth_mb({site.url!r}))"
-    root = Path(__file__).parents[3]
-    grown = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True, timeout=100)
-    print(f"grown by {grown.strip()} MB")
-    assert float(grown) < MOST_MB
+def test_memory_stays_bounded(told):
+    print(f"grown by {told['grown_mb']} MB")
+    assert told["grown_mb"] < MOST_MB
 
 
-def growth_mb(url):
-    """How much the peak of memory grows over the set, twice, after a first good picture."""
+def tell(url):
+    """Print the rows of the set, fetched at once, and how much that, and all bombs again, let memory's peak grow."""
     harvest(url, ["/good"])
     before = memory_mb("VmRSS")
-    harvest(url, list(ROUTES) * 2)
-    return memory_mb("VmHWM") - before
+    rows = harvest(url, list(ROUTES))
+    harvest(url, [path for path, (_, outcome) in ROUTES.items() if outcome == "too-large"])
+    grown_mb = memory_mb("VmHWM") - before
+    print(json.dumps({"rows": rows, "grown_mb": grown_mb}, default=str))
 
 
 def memory_mb(name):
@@ -83,7 +92,7 @@ def test_a_certificate_that_nobody_signed_is_unreachable_and_not_tried_again():
         began = time.monotonic()
         (row,) = harvest(url, [f"{url}/x"])
         assert (row["outcome"], "certificate verify failed" in row["reason"].lower()) == ("unreachable", True)
-        assert time.monotonic() - began < TIMEOUT_S + 1
+        assert time.monotonic() - began < TIMEOUT_S + SLACK_S
         assert site.log == []
 
 
