@@ -89,8 +89,8 @@ class Browser:
         self.is_stuck = False  # a page did not let go: better take a fresh browser for the next one
         try:
             self._connection().client_config.timeout = int(timeout_s) + ANSWER_S
-            self.driver.set_page_load_timeout(timeout_s)
             self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _script("watch.js")})
+            self.driver.set_page_load_timeout(timeout_s)  # last, as it limits commands too: a first start may be slow
         except (WebDriverException, urllib3.exceptions.HTTPError) as error:
             self.quit()
             raise BrowserLost(first_line(error)) from None
