@@ -103,13 +103,10 @@ def reader(config: CrawlConfig, gate: Gate) -> Reader:
         from emoji_ldm.crawl.sources.api import ApiReader
 
         return ApiReader(config, gate)
-    if config.source == "records":
-        from emoji_ldm.crawl.sources.records import RecordReader
+    from emoji_ldm.crawl.sources import folder, records
+    from emoji_ldm.crawl.sources.files import FileReader
 
-        return RecordReader()
-    from emoji_ldm.crawl.sources.folder import FolderReader
-
-    return FolderReader()
+    return FileReader((records if config.source == "records" else folder).tiles_of)
 
 
 def _check_web(config: CrawlConfig) -> None:

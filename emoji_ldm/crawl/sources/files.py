@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from emoji_ldm.crawl.outcomes import Outcome, Refused
-from emoji_ldm.crawl.page import Content, Tile
+from emoji_ldm.crawl.page import Content, Page, Tile, walked
 from emoji_ldm.errors import EmojiLdmError
 
 ROWS_PER_PAGE = 10_000
@@ -106,3 +106,17 @@ def _content(found: Sequence[Tile | Broken]) -> Content:
         raise Refused(Outcome.EMPTY, "no more records")
     note = f", {len(broken)} refused, such as: {broken[0].reason}" if broken else ""
     return Content(tiles, f"{len(tiles)} tiles{note}")
+
+
+class FileReader:
+    """Walks files or folders, 10,000 tiles a page; `tiles_of(uri)` gives those of one."""
+
+    def __init__(self, tiles_of: Callable[[str], Iterator[Tile | Broken]]) -> None:
+        self.runs = Runs(tiles_of)
+
+    def walk(self, tag: str, urls: Sequence[str]) -> Iterator[Page]:
+        """See `Reader.walk`."""
+        return walked(tag, urls, self.runs.read)
+
+    def close(self) -> None:
+        """Nothing stays open."""

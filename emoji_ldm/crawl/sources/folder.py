@@ -11,29 +11,12 @@ from urllib.parse import urlsplit
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.fetch import Download
 from emoji_ldm.crawl.outcomes import Outcome, Refused
-from emoji_ldm.crawl.page import MAX_TITLE, Content, Page, Tile, walked
-from emoji_ldm.crawl.sources.files import Broken, Runs, path_of, uri_of
+from emoji_ldm.crawl.page import MAX_TITLE, Tile
+from emoji_ldm.crawl.sources.files import Broken, path_of, uri_of
 from emoji_ldm.errors import ConfigError
 
 SUFFIXES = frozenset({".png", ".webp", ".gif", ".jpg", ".jpeg", ".avif", ".bmp", ".ico", ".svg"})
 MAX_SIDECAR = 2000  # bytes of a text file beside an image that are read as its title
-
-
-class FolderReader:
-    """Walks folders, 10,000 image files a page."""
-
-    def __init__(self) -> None:
-        self.runs = Runs(tiles_of)
-
-    def walk(self, tag: str, urls: Sequence[str]) -> Iterator[Page]:
-        """See `Reader.walk`."""
-        return walked(tag, urls, self._read)
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-    def _read(self, tag: str, url: str) -> Content:
-        return self.runs.read(tag, url)
 
 
 def check_folders(folders: Sequence[str]) -> None:

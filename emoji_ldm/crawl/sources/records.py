@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TextIO
 
-from emoji_ldm.crawl.page import MAX_TITLE, Content, Page, Tile, walked
-from emoji_ldm.crawl.sources.files import UNREADABLE, Broken, Runs, name_of, open_text, uri_of
+from emoji_ldm.crawl.page import MAX_TITLE, Tile
+from emoji_ldm.crawl.sources.files import UNREADABLE, Broken, name_of, open_text, uri_of
 from emoji_ldm.errors import ConfigError, EmojiLdmError
 
 LINK = ("link", "url", "image_url")
@@ -20,23 +20,6 @@ SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 NUM_CHECKED = 100  # records in which a link must show before a file is taken for one without
 
 Record = Mapping[str, Any] | Broken
-
-
-class RecordReader:
-    """Walks files of records, 10,000 a page."""
-
-    def __init__(self) -> None:
-        self.runs = Runs(tiles_of)
-
-    def walk(self, tag: str, urls: Sequence[str]) -> Iterator[Page]:
-        """See `Reader.walk`."""
-        return walked(tag, urls, self._read)
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-    def _read(self, tag: str, url: str) -> Content:
-        return self.runs.read(tag, url)
 
 
 def check_files(files: Sequence[str]) -> None:
