@@ -50,7 +50,7 @@ def pictures(num: int) -> list[bytes]:
     """Distinct RGBA PNGs of 160 px, 4 kB on average: real emoji with a margin, turned through colours."""
     from tests.emoji import blobs, openmoji
 
-    sources = [picture.data for picture in (*openmoji(200), *blobs(200))]
+    sources = [picture.data for picture in (*openmoji(min(num, 200)), *(blobs(200) if num > 200 else ()))]
     return [_variant(sources[number % len(sources)], number // len(sources)) for number in range(num)]
 
 
