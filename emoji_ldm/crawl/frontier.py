@@ -61,7 +61,7 @@ def begin(config: Config, store: Store) -> Again:
 def finish(config: Config, store: Store) -> None:
     """All was asked: the next refresh begins anew."""
     if config.crawl.refresh:
-        store.filesystem.delete_file(store.path(*_mark(config)))
+        store.remove(*_mark(config))
 
 
 def open_images(tiles: pa.Table, outcomes: pa.Table, image_ids: pa.ChunkedArray, again: Again) -> pa.Table:
