@@ -69,6 +69,7 @@ def plain(config: Config, shards: list[sink.Shard]) -> Iterator[tuple[int, int]]
     for shard in shards:
         output = worker(read_wanted(shard.payload))
         yield output.counts["began"], table.write_file(output.rows).num_rows
+    worker.harvester.close()
 
 
 def in_ray(config: Config, shards: list[sink.Shard]) -> Iterator[tuple[int, int]]:
