@@ -141,7 +141,7 @@ class Ledger:
         """The outcomes that these URLs have already; none, without reading, unless some are asked for once more."""
         if not self._reopens:
             return OUTCOMES.schema.empty_table()
-        return self.outcomes.read(filter=pc.field("url").isin(sorted(urls)))
+        return self.outcomes.read(filter=pc.field("url").isin(_strings(urls)))
 
     def _tiles_of(self, pages: list[str]) -> list[str]:
         """Keys of the tiles that these pages showed before."""

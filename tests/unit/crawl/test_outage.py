@@ -21,6 +21,8 @@ def crawl(config):
     """What the job does with open images, in this process; returns the URLs that it asked for."""
     ledger = Ledger(config, frontier.begin(config, Store(config.store)))
     wanted = ledger.open_images()
+    if not len(wanted):
+        return []
     harvester = Harvester(config.crawl, LocalGate(config.crawl))
     harvest = harvester.harvest(wanted.to_pylist())
     harvester.close()
