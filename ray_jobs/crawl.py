@@ -43,6 +43,7 @@ def run(config: Config) -> dict[str, object]:
     ledger.close_listed()
     _list_pages(config, ledger)
     counts = _fetch_images(config, ledger)
+    ledger.retag()
     dropped = {"images dropped": ledger.sweep()} if config.crawl.refresh else {}
     frontier.finish(config, store)
     _check_rate(config.crawl, counts)

@@ -93,6 +93,20 @@ def open_images(tiles: pa.Table, outcomes: pa.Table, image_ids: pa.ChunkedArray,
     return pa.table(columns, names=WANTED.names).cast(WANTED)
 
 
+def later_tags(tiles: pa.Table, images: pa.Table) -> dict[str, list[str]]:
+    """{image_id: all its tags} of images whose URL some tile shows under a tag that they lack.
+
+    Args:
+        tiles: Columns image_url, tag.
+        images: Columns image_id, source_url, tags.
+    """
+    shown = tiles.group_by("image_url", use_threads=False).aggregate([("tag", "distinct")])
+    places = pc.index_in(images["source_url"], _values(shown["image_url"]))
+    rows = zip(images["image_id"].to_pylist(), images["tags"].to_pylist(),
+               shown["tag_distinct"].take(places).to_pylist(), strict=True)  # fmt: skip
+    return {key: sorted({*had, *seen}) for key, had, seen in rows if seen and not set(seen) <= set(had)}
+
+
 def is_lost(outcomes: pa.Table, image_ids: pa.ChunkedArray) -> pa.ChunkedArray:
     """Whether the image that an outcome names is not there; a boolean per row."""
     there = pc.or_(pc.is_null(outcomes["image_id"]), pc.is_in(outcomes["image_id"], _values(image_ids)))

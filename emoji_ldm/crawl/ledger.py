@@ -18,13 +18,15 @@ import pyarrow.parquet as pq
 
 from emoji_ldm.config import Config, key_of
 from emoji_ldm.crawl.dedup import Known, settle
-from emoji_ldm.crawl.frontier import NOTHING, Again, is_lost, open_images
+from emoji_ldm.crawl.frontier import NOTHING, Again, is_lost, later_tags, open_images
 from emoji_ldm.crawl.outcomes import FAILURES, Outcome, count_outcomes, outcome_row, outcome_table
+from emoji_ldm.crawl.plan import chunks
 from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import DataFile, Table
 from emoji_ldm.records import IMAGES, OUTCOMES, TILES
 from emoji_ldm.store import Store
 
+ROWS_PER_RETAG = 1000
 LEFT_AS_IT_WAS = FAILURES - {Outcome.DEAD}  # a refresh that cannot reach an image says nothing about the image
 
 
@@ -109,6 +111,20 @@ class Ledger:
             self._commit(self.images, [chosen], f"crawl-images:{shard}:{key_of(sorted(new))}", counts, self.tiles)
         self._commit_outcomes(final, f"crawl:{shard}", self.images, old["url"].to_pylist())
         return counts
+
+    def retag(self) -> int:
+        """Give images the tags of pages that were walked after they were fetched; returns how many got some."""
+        changed = later_tags(
+            self.tiles.read(["image_url", "tag"]), self.images.read(["image_id", "source_url", "tags"])
+        )
+        for image_ids in chunks(sorted(changed), ROWS_PER_RETAG):
+            rows = self.images.read(filter=pc.field("image_id").isin(image_ids))
+            tags = pa.array([changed[key] for key in rows["image_id"].to_pylist()], pa.list_(pa.string()))
+            rows = rows.set_column(rows.schema.get_field_index("tags"), "tags", tags)
+            app_id = f"crawl-tags:{key_of(self.images.version, image_ids)}"
+            files = [self.images.write_file(rows)]
+            self._commit(self.images, files, app_id, {"retagged": len(rows)}, self.tiles, old=image_ids)
+        return len(changed)
 
     def sweep(self) -> int:
         """Drop images that their source no longer shows, or forbids, unless another URL has them; returns how many.

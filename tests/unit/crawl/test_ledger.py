@@ -287,3 +287,26 @@ def test_of_two_crawls_at_once_the_second_to_commit_stops_and_doubles_nothing(co
     assert stored(config) == ({"a": "1"}, {"a": "kept"})
     first.commit_images("three", *shard(first, b="2"))
     assert stored(config)[0] == {"a": "1", "b": "2"}
+
+
+def test_an_image_gets_the_tags_of_pages_that_are_walked_later(config):
+    def page(ledger, name, tag, *urls):
+        rows = [{"tile_id": f"{name}{url}", "image_url": url, "title": "x", "tag": tag, "page_url": name,
+                 "position": place} for place, url in enumerate(urls)]  # fmt: skip
+        file = ledger.tiles.write_file(pa.Table.from_pylist(rows, schema=TILES.schema))
+        listed = [outcome_row(name, "page", Outcome.LISTED, "seen")]
+        ledger.commit_pages(name, file, pa.Table.from_pylist(listed, schema=OUTCOMES.schema))
+
+    first = Ledger(config)
+    page(first, "p1", "Cat", "a", "b")
+    first.commit_images("one", *shard(first, a="1", b="2"))
+    assert first.retag() == 2
+    later = Ledger(config)
+    page(later, "p2", "Dog", "b", "c")
+    assert later.retag() == 1
+    rows = Ledger(config).images.read(["image_id", "tags"]).to_pylist()
+    assert sorted((row["image_id"], row["tags"]) for row in rows) == [("1", ["Cat"]), ("2", ["Cat", "Dog"])]
+    version = later.images.version
+    assert later.retag() == 0
+    assert Ledger(config).retag() == 0
+    assert Ledger(config).images.version == version
