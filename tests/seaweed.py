@@ -1,5 +1,6 @@
 """A real S3 server (SeaweedFS, one process) on free loopback ports, with real credentials; it may be killed."""
 
+import ctypes
 import json
 import os
 import signal
@@ -16,6 +17,11 @@ from botocore.config import Config as BotoConfig
 ACCESS, SECRET = "emoji-tester", "emoji-tester-secret"
 PORTS = ("s3.port", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port",
          "filer.port.grpc", "s3.port.grpc")  # fmt: skip
+
+
+def _end_with_parent():
+    """A test run that is killed leaves no server behind."""
+    ctypes.CDLL("libc.so.6").prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def free_port():
@@ -52,9 +58,11 @@ class Seaweed:
         command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={self.folder / 'data'}",
                    "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={self.folder / 's3.json'}", "-filer",
                    "-s3.autoCreateBucket=false", "-master.volumeSizeLimitMB=64", "-volume.max=1000",
+                   "-s3.port.iceberg=0", "-s3.port.lance=0",  # fixed ports that two servers would quarrel over
                    *options]  # fmt: skip
         log = (self.folder / "weed.log").open("ab")
-        self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True)
+        self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
+                                        preexec_fn=_end_with_parent)  # fmt: skip
         try:
             self._wait()
         except BaseException:

@@ -52,6 +52,7 @@ def test_every_captioned_image_is_encoded_once_and_training_can_read_it(captione
     assert again["versions"] == summary["versions"]
 
 
+@pytest.mark.long
 def test_another_codec_adds_rows_and_leaves_texts_alone(captioned, tmp_path):
     from tests.pipelines import write_pipeline
 

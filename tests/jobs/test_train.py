@@ -47,7 +47,10 @@ def plain(prepared, tmp_path_factory):
     return losses(config)
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])  # stage 1 is that of the killed run below
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=LONG), 2, pytest.param(3, marks=LONG)])  # 1: the killed run
 def test_two_ranks_of_any_zero_stage_train_as_one_process_does(stage, prepared, plain):
     config = prepared(f"run=zero{stage}", "train.steps=4", f"train.zero_stage={stage}")
     summary = train.run(config)
@@ -59,6 +62,7 @@ def test_two_ranks_of_any_zero_stage_train_as_one_process_does(stage, prepared, 
     assert summary["checkpoint"].startswith(config.store)
 
 
+@pytest.mark.long
 def test_a_finished_run_returns_at_once_and_more_steps_go_on_with_other_ranks_and_stage(prepared):
     first = prepared("run=longer", "train.steps=3", "train.zero_stage=2")
     train.run(first)

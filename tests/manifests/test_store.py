@@ -48,6 +48,7 @@ def store_url(tmp_path_factory):
     own = {"-dir=/data": f"-dir={folder}", "-s3.port=8333": f"-s3.port={s3}"}
     arguments = [own.get(word, word) for word in arguments_of_the_statefulset()]
     moved = [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"]
+    moved += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # fixed ports that two servers would quarrel over
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             [WEED, *arguments, *moved], stdout=log, stderr=log, env={**os.environ, **KEYS}, cwd=folder

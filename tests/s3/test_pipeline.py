@@ -14,7 +14,7 @@ from emoji_ldm.records import TABLES
 from emoji_ldm.store import Store
 from tests.seaweed import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 SMALL = ["autoencoder.steps=6", "autoencoder.checkpoint_every=3", "train.steps=6", "train.checkpoint_every=3",
          "train.sample_every=0", "generate.steps=3", "generate.num_images=1", "crawl.tags=[Faces, Hearts]",
