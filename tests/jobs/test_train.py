@@ -87,6 +87,7 @@ def test_a_killed_worker_costs_no_step_and_doubles_none(prepared):
     assert kept == [40, 60]
 
 
+@pytest.mark.long
 def test_a_driver_that_lost_the_run_stops_without_publishing(prepared):
     config = prepared("run=fenced", "train.steps=40", "train.checkpoint_every=20", "train.num_workers=1")
     store = Store(config.store)
@@ -97,6 +98,7 @@ def test_a_driver_that_lost_the_run_stops_without_publishing(prepared):
     assert len(checkpoints.listing(store, config.run, "unet")) < 2
 
 
+@pytest.mark.long
 def test_errors_of_workers_reach_the_user_as_themselves(tiny_pipeline, prepared, tmp_path):
     with pytest.raises(DatasetError, match="no captioned image"):
         train.run(training_config(tiny_pipeline, tmp_path, "train.num_workers=1", "train.steps=2"))
