@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from emoji_ldm.config.section import Positive, Section, Width
+from emoji_ldm.config.section import Fraction, Positive, Section, Width
 
 
 class AutoencoderConfig(Section):
-    """The own small RGBA autoencoder (diffusers `AutoencoderKL`, 4 channels in and out)."""
+    """The own small RGBA autoencoder (diffusers `AutoencoderKL` or `VQModel`, 4 channels in and out)."""
 
+    kind: Literal["kl", "vq"] = "kl"
+    """`kl`: latents are Gaussian posteriors; `vq`: the nearest of `codebook_size` vectors."""
+    codebook_size: Positive = 1024
+    """Vectors of the codebook, for `vq`."""
     size_px: Width = 64
     """Side of the training pictures."""
     latent_channels: Positive = 4
@@ -51,6 +55,12 @@ class LatentsConfig(Section):
     """Side of the pictures that are encoded."""
     background: str = "white"
     """Colour behind transparent pixels for codecs without alpha."""
+    variants: Positive = 1
+    """Encodings per image; those after the first are altered by `flip` and `jitter`, training draws one per step."""
+    flip: bool = False
+    """Whether altered variants are mirrored, half of them."""
+    jitter: Fraction = 0
+    """Largest change of brightness and contrast in altered variants."""
     batch_size: Positive = 64
     """Pictures or captions per forward pass."""
     num_workers: Positive = 2

@@ -25,7 +25,7 @@ from emoji_ldm import __version__
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.dataset.checkpoints import Checkpoint
 from emoji_ldm.errors import ModelError
-from emoji_ldm.model.ema import Ema
+from emoji_ldm.model.ema import NAMES, Averages
 from emoji_ldm.train import journal, owner
 from emoji_ldm.train.engine import MOMENTS, Engine
 from emoji_ldm.train.plan import Place, Plan, Task
@@ -78,27 +78,28 @@ def load_weights(module: nn.Module, state: State, section: str) -> None:
     module.load_state_dict(weights, strict=False)
 
 
-def load_optimizer(engine: Engine, ema: Ema, state: State | None) -> None:
+def load_optimizer(engine: Engine, averages: Averages, state: State | None) -> None:
     """Bring Adam's moments, its step count and the moving average to those of the checkpoint, or to the start."""
     _set_step(engine, state.step if state else 0)
     if state is None:
         return
     for kind in MOMENTS:
         engine.scatter(state.tensors(kind), _moments(engine, kind, state.step))
-    engine.scatter(state.tensors("ema"), ema.tensors)
+    for name, tensors in averages.tensors.items():
+        engine.scatter(state.tensors(name), tensors)
 
 
-def gather_ema(engine: Engine, ema: Ema, world: World) -> dict[str, Tensor]:
+def gather_ema(engine: Engine, averages: Averages, world: World) -> dict[str, Tensor]:
     """The whole averaged weights on rank 0, an empty mapping elsewhere; a collective."""
-    whole = engine.gather(ema.tensors)
+    whole = engine.gather(averages.tensors[NAMES[0]])
     return {name: _own(tensor) for name, tensor in whole if world.leads}
 
 
-def save(engine: Engine, ema: Ema, world: World, folder: Path) -> None:
+def save(engine: Engine, averages: Averages, world: World, folder: Path) -> None:
     """Write this rank's share of the state into `folder`; a collective."""
     rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    share = dict(_share(engine, ema, world))
+    share = dict(_share(engine, averages, world))
     save_file(share, folder / f"shard-{world.rank:05d}-of-{world.size:05d}.safetensors")
 
 
@@ -120,8 +121,8 @@ def may_publish(place: Place, plan: Plan, world: World) -> None:
         raise owner.taken_over(run, section)
 
 
-def _share(engine: Engine, ema: Ema, world: World) -> Iterator[tuple[str, Tensor]]:
-    kinds: dict[str, Sequence[Tensor]] = {"weight": engine.shards(), "ema": ema.tensors}
+def _share(engine: Engine, averages: Averages, world: World) -> Iterator[tuple[str, Tensor]]:
+    kinds: dict[str, Sequence[Tensor]] = {"weight": engine.shards(), **averages.tensors}
     kinds |= {kind: _moments(engine, kind, 0) for kind in MOMENTS}
     for kind, tensors in kinds.items():
         for number, (name, tensor) in enumerate(engine.gather(tensors)):

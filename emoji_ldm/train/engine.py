@@ -8,6 +8,7 @@ so that a checkpoint fits any number of ranks and any ZeRO stage.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,18 @@ from emoji_ldm.train.world import World
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A run of a parameter's elements, and where it lies in the local shards."""
+
+    name: str  # of the parameter
+    shape: tuple[int, ...]  # of the whole parameter
+    start: int  # first element, counted in the flattened parameter
+    length: int
+    shard: int  # place in `Engine.shards()`
+    offset: int  # first element, counted in the flattened shard
+
+
 class Engine(Protocol):
     """A module with its optimiser."""
 
@@ -29,8 +42,12 @@ class Engine(Protocol):
         """The module's forward in the chosen precision."""
         ...
 
-    def step(self, loss: Tensor, lr: float) -> Tensor | float:
-        """Backward and update; returns the gradient norm before clipping."""
+    def accumulate(self, loss: Tensor, *, last: bool) -> None:
+        """Backward of one micro-batch; gradients become the mean over a step's micro-batches, which `last` ends."""
+        ...
+
+    def step(self, lr: float, limit: float) -> Tensor:
+        """Clip and update, unless the gradient norm is not finite or above `limit`; returns it, unclipped, `()`."""
         ...
 
     def shards(self) -> list[Tensor]:
@@ -39,6 +56,10 @@ class Engine(Protocol):
 
     def states(self) -> list[Tensor]:
         """The keys of `optimizer.state`, one per shard."""
+        ...
+
+    def pieces(self) -> list[Piece]:
+        """Where named parameters lie in this rank's shards; ranks that hold the same elements share them out."""
         ...
 
     def gather(self, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -94,9 +115,12 @@ class PlainEngine:
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.bf16):
             return self.module(*args, **kwargs)
 
-    def step(self, loss: Tensor, lr: float) -> Tensor | float:
-        """Backward, clip, AdamW."""
+    def accumulate(self, loss: Tensor, *, last: bool) -> None:
+        """Add up gradients."""
         loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self, lr: float, limit: float) -> Tensor:
+        """Clip, AdamW."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
@@ -110,6 +134,11 @@ class PlainEngine:
     def states(self) -> list[Tensor]:
         """The optimiser's keys, one per shard."""
         return list(self.parameters)
+
+    def pieces(self) -> list[Piece]:
+        """Each parameter is one shard."""
+        return [Piece(name, tuple(parameter.shape), 0, parameter.numel(), number, 0)
+                for number, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True))]  # fmt: skip
 
     def gather(self, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Nothing to join: only the names are added."""

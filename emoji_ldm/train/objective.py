@@ -1,68 +1,62 @@
-"""The diffusion objective: DDPM with the betas of Stable Diffusion, predicting noise or velocity.
-
-Every random number of a sample is drawn from a counter-based generator keyed by (seed,
-step, place in the global batch). So ranks never share noise, a run that resumes draws what
-it would have drawn, and another number of workers changes nothing but rounding.
-"""
+"""The diffusion objective: DDPM with the betas of Stable Diffusion, predicting noise or velocity."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-NUM_TIMESTEPS = 1000
-BETA_START, BETA_END = 0.00085, 0.012
-FAMILIES = {"unet": 0, "autoencoder": 1}  # streams of the two trainings never meet
+from emoji_ldm.config import TrainConfig
+from emoji_ldm.train.chance import NUM_TIMESTEPS
+
+Predict = Callable[[Tensor, Tensor], Tensor]  # (noisy latents (n, C, h, w), timesteps (n,)) -> output (n, C, h, w)
 
 
-def betas() -> Tensor:
-    """`(1000,)` float64: squares of an even walk from sqrt(0.00085) to sqrt(0.012), "scaled linear"."""
-    return torch.linspace(BETA_START**0.5, BETA_END**0.5, NUM_TIMESTEPS, dtype=torch.float64) ** 2
+class Objective:
+    """What a network learns, as `config.train` says."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.cumprod = alphas_cumprod(config.beta_start, config.beta_end)
+
+    def losses(self, predict: Predict, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The weighted loss of each sample, `(n,)` float32.
+
+        Args:
+            predict: The network.
+            latents: `(n, C, h, w)`, scaled to about unit standard deviation.
+            noise: Same shape, unit Gaussian.
+            timesteps: `(n,)` int64 in [0, 1000), from `chance.draw`.
+        """
+        self.cumprod = self.cumprod.to(latents.device)
+        noisy = add_noise(latents, noise, timesteps, self.cumprod)
+        predicted = predict(noisy, timesteps)
+        wanted = noise
+        if self.config.prediction_type == "v_prediction":
+            wanted = velocity(latents, noise, timesteps, self.cumprod)
+        return (predicted.float() - wanted).square().flatten(1).mean(dim=1)
+
+    def scheduler(self) -> Any:
+        """The diffusers scheduler that samples what this objective learned, for the pipelines we write."""
+        from diffusers import DDIMScheduler
+
+        return DDIMScheduler(
+            num_train_timesteps=NUM_TIMESTEPS, beta_start=self.config.beta_start, beta_end=self.config.beta_end,
+            beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+            prediction_type=self.config.prediction_type,
+        )  # fmt: skip
 
 
-def alphas_cumprod() -> Tensor:
+def betas(start: float, end: float) -> Tensor:
+    """`(1000,)` float64: squares of an even walk from sqrt(start) to sqrt(end), "scaled linear"."""
+    return torch.linspace(start**0.5, end**0.5, NUM_TIMESTEPS, dtype=torch.float64) ** 2
+
+
+def alphas_cumprod(start: float, end: float) -> Tensor:
     """`(1000,)` float64, the share of signal power left at each timestep (DDPM, arXiv 2006.11239, equation 4)."""
-    return torch.cumprod(1 - betas(), dim=0)
-
-
-def scheduler(prediction_type: str = "epsilon") -> Any:
-    """The diffusers `DDIMScheduler` that belongs to this objective, for the pipelines we write."""
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(
-        num_train_timesteps=NUM_TIMESTEPS, beta_start=BETA_START, beta_end=BETA_END, beta_schedule="scaled_linear",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction_type,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Draws:
-    """The random numbers of n samples."""
-
-    noise: NDArray[np.float32]  # (n, *shape), unit Gaussian
-    posterior: NDArray[np.float32]  # (n, *shape), unit Gaussian, for the sample of the encoder's posterior
-    timesteps: NDArray[np.int64]  # (n,) in [0, 1000)
-    uniforms: NDArray[np.float64]  # (n, 2) in [0, 1): caption drop-out, choice of caption
-
-
-def draw(seed: int, step: int, slots: range, *, shape: tuple[int, ...], kind: str = "unet") -> Draws:
-    """What chance gives the samples in places `slots` of step `step`, each latent of `shape`."""
-    key = np.array([seed % 2**64, FAMILIES[kind]], np.uint64)  # a list of so large integers would become floats
-    noise, posterior = (np.empty((len(slots), *shape), np.float32) for _ in range(2))
-    timesteps, uniforms = np.empty(len(slots), np.int64), np.empty((len(slots), 2))
-    for row, slot in enumerate(slots):
-        # The low counter word runs while numbers are drawn; the high ones say whose numbers they are.
-        generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, step, slot]))
-        timesteps[row] = generator.integers(NUM_TIMESTEPS)
-        uniforms[row] = generator.random(2)
-        generator.standard_normal(dtype=np.float32, out=noise[row])
-        generator.standard_normal(dtype=np.float32, out=posterior[row])
-    return Draws(noise, posterior, timesteps, uniforms)
+    return torch.cumprod(1 - betas(start, end), dim=0)
 
 
 def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, cumprod: Tensor) -> Tensor:

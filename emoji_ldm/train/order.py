@@ -31,6 +31,15 @@ def samples(seed: int, step: int, slots: range, *, batch_size: int, size: int) -
     return np.array([permutation(seed, int(e), size)[o] for e, o in zip(epochs, offsets, strict=True)], dtype=np.int64)
 
 
+def parts_of(slots: range, micro_batch_size: int, *, field: str = "train.micro_batch_size") -> list[range]:
+    """The slots of a rank in equal parts, one per forward pass; 0 is one part. ConfigError if they do not divide."""
+    size = micro_batch_size or len(slots)
+    if len(slots) % size:
+        fitting = [count for count in range(1, len(slots) + 1) if len(slots) % count == 0]
+        raise ConfigError(f"{field}={size} does not divide the {len(slots)} samples of a worker; give one of {fitting}")
+    return [slots[start : start + size] for start in range(0, len(slots), size)]
+
+
 def slots_of(rank: int, num_workers: int, batch_size: int, *, field: str = "train.batch_size") -> range:
     """The places of the global batch that belong to a rank; ConfigError if they cannot be shared evenly."""
     share, rest = divmod(batch_size, num_workers)

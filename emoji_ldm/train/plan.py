@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,21 +26,35 @@ class Plan:
     lr: float
     seed: int
     checkpoint_every: int
+    micro_batch_size: int = 0
+    optimizer: str = "adamw"
+    lr_schedule: str = "cosine"
+    lr_end: float = 0.1
     warmup_steps: int = 20
     weight_decay: float = 1e-4
     grad_clip: float = 1.0
+    spike_factor: float = 0.0
     ema_decay: float = 0.99
+    ema_widths: tuple[float, ...] = ()
     zero_stage: int = 0
     precision: str = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    deterministic: bool = False
     keep: int = 2
+    resume: str = ""
     log_every: int = 10
     sample_every: int = 0
+    validate_every: int = 0
+    mlflow: str = ""
+    wandb: str = ""
 
 
 def plan_of(config: Config, section: str) -> Plan:
     """The plan of section `train` (the U-Net) or `autoencoder`; fields that a section lacks keep their default."""
     values = getattr(config, section).model_dump()
-    known = {name: values[name] for name in Plan.__dataclass_fields__ if name in values}
+    known = {name: values[name] for name in Plan.__dataclass_fields__ if name in values and name != "kind"}
     return Plan(section=section, kind="unet" if section == "train" else section, **known)
 
 
@@ -51,15 +65,28 @@ class Task(Protocol):
     facts: Mapping[str, Any]  # go into the checkpoint's manifest: parents, sizes
 
     def draw(self, step: int, slots: range) -> Any:
-        """Host side of a batch: everything chance and order decide; runs one step ahead in a thread."""
+        """Host side of the samples in places `slots` of the step's batch: all that chance and order decide.
+
+        It is called once per forward pass, one step ahead, in a thread.
+        """
         ...
 
     def loss(self, forward: Callable[..., Any], drawn: Any) -> Tensor:
-        """The mean loss of the batch, as a scalar on the device; `forward` is the module or the engine around it."""
+        """The mean loss over what was drawn, as a scalar on the device; `forward` is the module, or an engine's."""
+        ...
+
+    def held_out(self, slots: range) -> Sequence[Any]:
+        """Batches of the images held out, the same ones with the same noise each time; `slots` as in `draw`.
+
+        Every rank gets as many, maybe none. Their mean `loss` is the validation loss.
+        """
         ...
 
     def export(self, weights: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
-        """Write what users load (rank 0 only), made of averaged weights; returns facts about it."""
+        """Write what users load, made of these weights `{name of a trained parameter: whole tensor}`; facts about it.
+
+        Runs on rank 0, maybe in a thread beside training: it must not touch `module`'s weights.
+        """
         ...
 
     def preview(self, folder: Path) -> bytes | None:
@@ -76,3 +103,4 @@ class Place:
     scratch: Path  # local folder of this process
     owner: str = ""  # token of the driver that may publish; empty means nobody else can
     report: Callable[[dict[str, Any]], None] = field(default=lambda facts: None)  # called at checkpoints, on every rank
+    leaving: Callable[[], bool] = field(default=lambda: False)  # whether a node is about to be taken away; collective

@@ -19,7 +19,7 @@ from emoji_ldm.model.autoencoder import AutoencoderLoss, build_autoencoder, psnr
 from emoji_ldm.model.unet import count_parameters
 from emoji_ldm.records import IMAGES
 from emoji_ldm.store import Store
-from emoji_ldm.train import objective, order
+from emoji_ldm.train import chance, order
 from emoji_ldm.train.plan import Place
 
 MEASURED = 128  # pictures, at most, on which quality and the latents' spread are measured
@@ -48,16 +48,20 @@ class ReconstructionTask:
         """Pictures `(n, 4, H, W)`, half of them mirrored, and the noise of their posteriors."""
         seed, batch_size = self.config.seed, self.config.batch_size
         rows = order.samples(seed, step, slots, batch_size=batch_size, size=len(self.pixels))
-        chance = objective.draw(seed, step, slots, shape=self.latent_shape, kind="autoencoder")
-        mirrored = (chance.uniforms[:, 0] < 0.5)[:, None, None, None]
+        drawn = chance.draw(seed, step, slots, shape=self.latent_shape, kind="autoencoder")
+        mirrored = (drawn.uniforms[:, 0] < 0.5)[:, None, None, None]
         chosen = self.pixels[rows]
-        return to_tensor(np.where(mirrored, chosen[:, :, ::-1], chosen), 4), torch.from_numpy(chance.noise)
+        return to_tensor(np.where(mirrored, chosen[:, :, ::-1], chosen), 4), torch.from_numpy(drawn.noise)
 
     def loss(self, forward: Callable[..., Any], drawn: tuple[Tensor, Tensor]) -> Tensor:
         """See `emoji_ldm.model.autoencoder.AutoencoderLoss`."""
         device = next(self.module.parameters()).device
         loss: Tensor = forward(*(tensor.to(device, non_blocking=True) for tensor in drawn))
         return loss.float()
+
+    def held_out(self, slots: range) -> list[Any]:
+        """None: quality is measured at each export."""
+        return []
 
     def export(self, weights: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
         """Write `vae/`, its scaling factor measured: latents times it have unit standard deviation."""

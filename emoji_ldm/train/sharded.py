@@ -42,13 +42,16 @@ class DeepSpeedEngine:
         """The module's forward; at stage 3 weights are gathered layer by layer."""
         return self.engine(*args, **kwargs)
 
-    def step(self, loss: Tensor, lr: float) -> Tensor | float:
-        """Backward with the average over ranks, clip, AdamW on the local shard."""
+    def accumulate(self, loss: Tensor, *, last: bool) -> None:
+        """Backward with the average over ranks."""
         self.engine.backward(loss)
+
+    def step(self, lr: float, limit: float) -> Tensor:
+        """Clip, AdamW on the local shard."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip) if self.stage == 0 else None
         set_lr(self.optimizer, lr)
         self.engine.step()
-        return norm if norm is not None else self.engine.get_global_grad_norm()
+        return torch.as_tensor(norm if norm is not None else self.engine.get_global_grad_norm())
 
     def shards(self) -> list[Tensor]:
         """Stage 0: whole parameters; 1 and 2: a slice of the flat weights; 3: slices of each."""

@@ -12,7 +12,7 @@ from emoji_ldm.config import AutoencoderConfig, TrainConfig
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.latents.codec import to_square, to_tensor
 from emoji_ldm.model.autoencoder import build_autoencoder, psnr_db, reconstruction_loss
-from emoji_ldm.model.ema import Ema, decay_at
+from emoji_ldm.model.ema import Averages, decay_at
 from emoji_ldm.model.unet import build_unet, count_parameters
 from tests.emoji import blobs
 
@@ -100,16 +100,16 @@ def test_psnr_follows_its_formula():
 
 def test_the_moving_average_equals_its_closed_form():
     weight = torch.tensor([1.0])
-    ema = Ema([weight], decay=0.9)
+    ema = Averages([weight], decay=0.9)
     expected = 1.0
     for step in range(1, 200):
         weight += 1
         ema.update([weight], step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * float(weight)
-    assert float(ema.tensors[0]) == pytest.approx(expected, rel=1e-5)
+    assert float(ema.tensors["ema"][0]) == pytest.approx(expected, rel=1e-5)
     # Of weights that grow by one a step, an average of decay d lags d / (1 - d) behind.
-    assert float(weight) - float(ema.tensors[0]) == pytest.approx(0.9 / 0.1, rel=1e-3)
+    assert float(weight) - float(ema.tensors["ema"][0]) == pytest.approx(0.9 / 0.1, rel=1e-3)
 
 
 def test_the_decay_warms_up():

@@ -130,7 +130,7 @@ def test_a_checkpoint_opens_as_a_diffusers_pipeline_with_the_averaged_weights(tm
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     state = checkpoints.newest(place.store, "tiny", "unet").fetch(tmp_path / "cache", "state")
-    averaged = load_file(next(state.glob("*.safetensors")))["ema/conv_in.weight"]
+    averaged = load_file(next(state.glob("*.safetensors")))["ema/unet.conv_in.weight"]
     assert torch.equal(pipeline.unet.conv_in.weight, averaged)
     assert pipeline.scheduler.config.clip_sample is False
     image = pipeline("a blob", num_inference_steps=2, output_type="np").images

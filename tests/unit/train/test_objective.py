@@ -7,34 +7,42 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from emoji_ldm.config import TrainConfig
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.train import objective, order
+from emoji_ldm.train import chance, objective, order
+from emoji_ldm.train.plan import Plan
 from emoji_ldm.train.schedule import lr_at
+
+CUMPROD = objective.alphas_cumprod(0.00085, 0.012)
+
+
+def plan(**fields):
+    return Plan("train", "unet", **{"batch_size": 1, "lr": 2.0, "seed": 0, "checkpoint_every": 1, **fields})
 
 
 def test_noise_and_velocity_are_those_of_diffusers():
     theirs = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    draws = objective.draw(0, 0, range(5), shape=(4, 8, 8))
+    draws = chance.draw(0, 0, range(5), shape=(4, 8, 8))
     latents, noise = torch.randn(5, 4, 8, 8), torch.from_numpy(draws.noise)
     timesteps = torch.tensor([0, 1, 500, 998, 999])
-    ours = objective.add_noise(latents, noise, timesteps, objective.alphas_cumprod())
+    ours = objective.add_noise(latents, noise, timesteps, CUMPROD)
     torch.testing.assert_close(ours, theirs.add_noise(latents, noise, timesteps), rtol=1e-4, atol=1e-5)
-    ours = objective.velocity(latents, noise, timesteps, objective.alphas_cumprod())
+    ours = objective.velocity(latents, noise, timesteps, CUMPROD)
     torch.testing.assert_close(ours, theirs.get_velocity(latents, noise, timesteps), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(objective.alphas_cumprod().float(), objective.scheduler().alphas_cumprod)
+    torch.testing.assert_close(CUMPROD.float(), objective.Objective(TrainConfig()).scheduler().alphas_cumprod)
 
 
 def test_chance_belongs_to_a_place_in_the_batch_not_to_a_rank():
-    whole = objective.draw(7, 3, range(8), shape=(2, 4, 4))
+    whole = chance.draw(7, 3, range(8), shape=(2, 4, 4))
     for size in (2, 4, 8):
-        parts = [objective.draw(7, 3, order.slots_of(rank, size, 8), shape=(2, 4, 4)) for rank in range(size)]
+        parts = [chance.draw(7, 3, order.slots_of(rank, size, 8), shape=(2, 4, 4)) for rank in range(size)]
         for name in ("noise", "posterior", "timesteps", "uniforms"):
             assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
 
 
 def test_places_steps_seeds_and_kinds_share_no_noise():
     seen = [
-        objective.draw(seed, step, range(4), shape=(2, 8, 8), kind=kind)
+        chance.draw(seed, step, range(4), shape=(2, 8, 8), kind=kind)
         for seed in (0, 1, -1) for step in (0, 1) for kind in ("unet", "autoencoder")
     ]  # fmt: skip
     flat = np.concatenate([part.reshape(4, -1) for draws in seen for part in (draws.noise, draws.posterior)])
@@ -43,7 +51,7 @@ def test_places_steps_seeds_and_kinds_share_no_noise():
 
 
 def test_draws_have_the_distributions_they_should():
-    draws = objective.draw(0, 0, range(2000), shape=(1, 4, 4))
+    draws = chance.draw(0, 0, range(2000), shape=(1, 4, 4))
     assert draws.noise.mean() == pytest.approx(0, abs=0.02)
     assert draws.noise.std() == pytest.approx(1, abs=0.02)
     assert draws.timesteps.min() >= 0
@@ -79,9 +87,9 @@ def test_a_batch_that_cannot_be_shared_is_refused_with_remedy():
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
-    rates = [lr_at(step, peak=2.0, warmup_steps=10, steps=101) for step in range(101)]
+    rates = [lr_at(step, plan(warmup_steps=10, steps=101)) for step in range(101)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9] == rates[10] == pytest.approx(2.0)
     assert rates[55] == pytest.approx(1.1)
     assert rates[100] == pytest.approx(0.2)
-    assert lr_at(0, peak=2.0, warmup_steps=0, steps=1) == pytest.approx(2.0)
+    assert lr_at(0, plan(warmup_steps=0, steps=1)) == pytest.approx(2.0)

@@ -1,0 +1,53 @@
+"""Fields of `train` that say which network is trained, and which of its weights."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from emoji_ldm.config.section import Positive, Section, Width
+
+
+class Concept(Section):
+    """A subject of DreamBooth (arXiv 2208.12242)."""
+
+    instance_prompt: str
+    """Prompt of the subject's own pictures, such as `a photo of sks dog`."""
+    instance_folder: str
+    """Folder with the subject's pictures."""
+    class_prompt: str = ""
+    """Prompt of its class, such as `a photo of a dog`; empty leaves prior preservation out."""
+    class_folder: str = ""
+    """Folder with pictures of the class; what is missing to `num_class_images` is generated."""
+
+
+class NetworkFields(Section):
+    """The U-Net, and what of it learns."""
+
+    init: str = ""
+    """Folder or hub id of a pipeline whose U-Net training starts from; empty starts at random weights."""
+    block_out_channels: tuple[Width, ...] = (128, 256, 256)
+    """U-Net width per resolution."""
+    attention: tuple[bool, ...] = ()
+    """Which resolutions attend to the text, highest first; empty: all but the highest."""
+    layers_per_block: Positive = 2
+    """Residual layers per resolution."""
+    num_heads: Positive = 4
+    """Attention heads per layer."""
+    trainable: str = ""
+    """Regular expression: only U-Net weights in whose name it is found are trained, such as `attn2`; empty: all."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of low-rank adapters that are trained in place of the weights (arXiv 2106.09685); 0 trains weights."""
+    lora_alpha: Annotated[float, Field(ge=0)] = 0
+    """Scale of the adapters, over the rank; 0 means the rank itself."""
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Layers that get adapters, by the end of their name."""
+    train_text_encoder: bool = False
+    """Whether the text encoder learns too."""
+    concepts: tuple[Concept, ...] = ()
+    """Subjects to learn by DreamBooth; empty trains on the store's images and captions."""
+    prior_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the loss on class pictures against that on the subject's."""
+    num_class_images: Positive = 200
+    """Class pictures per concept."""

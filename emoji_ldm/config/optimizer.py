@@ -1,0 +1,54 @@
+"""Fields of `train` that say how weights move: optimiser, learning rate, averages, arithmetic."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from emoji_ldm.config.section import Fraction, Positive, Section
+
+
+class OptimizerFields(Section):
+    """Optimiser steps."""
+
+    steps: Positive = 20000
+    """Optimiser steps."""
+    batch_size: Positive = 64
+    """Latents per step over all workers."""
+    micro_batch_size: Annotated[int, Field(ge=0)] = 0
+    """Latents per forward pass of a worker, whose gradients add up to the step's; 0 takes all at once."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """AdamW, or bitsandbytes' one with 8-bit moments (GPU only)."""
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak learning rate."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Course of the learning rate after the warm-up."""
+    lr_end: Fraction = 0.1
+    """Share of the peak that linear and cosine end at."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps of linear warm-up."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW weight decay."""
+    grad_clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest gradient norm."""
+    spike_factor: Annotated[float, Field(ge=0)] = 10
+    """A step whose gradient norm is so many times the usual one is skipped; 0 skips only what is not finite."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the moving average of the weights, warmed up as (1 + step) / (10 + step)."""
+    ema_widths: Annotated[tuple[Annotated[float, Field(gt=0, lt=0.29)], ...], Field(max_length=2)] = ()
+    """Relative widths of power-function averages (arXiv 2312.02696) that are kept instead, such as [0.05, 0.1]."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of forward and backward; master weights are fp32 either way."""
+    channels_last: bool = False
+    """Lay tensors out as NHWC, which convolutions on GPUs like."""
+    compile: bool = False
+    """Compile the network with torch.compile; the first steps take minutes."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
+    deterministic: bool = False
+    """Only kernels that give the same bits each time; slower on GPUs."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed ZeRO stage: 0 nothing, 1 optimiser, 2 + gradients, 3 + weights are sharded."""
+    seed: int = 0
+    """Seed of weights, data order, noise and drop-out."""

@@ -1,0 +1,49 @@
+"""Fields of `train` that say where it runs, what it survives, and what it shows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from emoji_ldm.config.section import Fraction, Positive, Section
+
+
+class ScaleFields(Section):
+    """Workers, failures, checkpoints."""
+
+    num_workers: Positive = 1
+    """Ray Train workers, one DeepSpeed rank each."""
+    min_workers: Annotated[int, Field(ge=0)] = 0
+    """Fewest workers to go on with when nodes are lacking (elastic training); 0 waits for all."""
+    num_gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs per worker."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Times a lost worker group is started again from the last checkpoint."""
+    max_preemptions: Annotated[int, Field(ge=-1)] = -1
+    """Times it is started again because a node was taken away; -1: without end."""
+    checkpoint_every: Positive = 1000
+    """Steps between checkpoints."""
+    keep: Positive = 2
+    """Checkpoints kept, the newest ones."""
+    resume: str = ""
+    """Checkpoint (URI or path in the store) to go on from if the run has none of its own."""
+
+
+class WatchFields(Section):
+    """What a run tells while it goes."""
+
+    log_every: Positive = 10
+    """Steps between log lines."""
+    sample_every: Annotated[int, Field(ge=0)] = 1000
+    """Steps between sample grids; 0 draws none."""
+    sample_prompts: tuple[str, ...] = ()
+    """Prompts of the sample grids; empty takes the first captions."""
+    validation: Fraction = 0.05
+    """Share of images, chosen by content hash, that are held out to measure the loss on; 0 trains on all."""
+    validate_every: Positive = 1000
+    """Steps between measurements on the images held out."""
+    mlflow: str = ""
+    """MLflow tracking URI to log to, such as http://mlflow:5000; empty logs to TensorBoard alone."""
+    wandb: str = ""
+    """Weights & Biases project to log to."""
