@@ -62,6 +62,10 @@ class Engine(Protocol):
         """Where named parameters lie in this rank's shards; ranks that hold the same elements share them out."""
         ...
 
+    def refresh(self) -> None:
+        """Make the working weights equal to the shards, after somebody wrote into these; a collective."""
+        ...
+
     def gather(self, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Whole named tensors of shard-shaped ones; every rank must walk to the end."""
         ...
@@ -137,8 +141,10 @@ class PlainEngine:
 
     def pieces(self) -> list[Piece]:
         """Each parameter is one shard."""
-        return [Piece(name, tuple(parameter.shape), 0, parameter.numel(), number, 0)
-                for number, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True))]  # fmt: skip
+        return whole_pieces(self.names, self.parameters)
+
+    def refresh(self) -> None:
+        """Nothing: the shards are the working weights."""
 
     def gather(self, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Nothing to join: only the names are added."""
@@ -148,6 +154,12 @@ class PlainEngine:
         """Copy by name."""
         for name, tensor in zip(self.names, tensors, strict=True):
             tensor.copy_(named[name])
+
+
+def whole_pieces(names: Sequence[str], parameters: Sequence[Tensor]) -> list[Piece]:
+    """The pieces where each parameter is one shard."""
+    return [Piece(name, tuple(parameter.shape), 0, parameter.numel(), number, 0)
+            for number, (name, parameter) in enumerate(zip(names, parameters, strict=True))]  # fmt: skip
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

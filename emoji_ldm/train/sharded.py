@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from emoji_ldm.train.engine import adamw, set_lr
+from emoji_ldm.train.engine import Piece, adamw, set_lr, whole_pieces
 from emoji_ldm.train.plan import Plan
 from emoji_ldm.train.world import World
 
@@ -29,7 +29,7 @@ class DeepSpeedEngine:
         # On CPU ranks DeepSpeed would compile a C++ extension first, which takes minutes; gloo does as well.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         _join_alone(world)
-        self.stage, self.clip = plan.zero_stage, plan.grad_clip
+        self.stage, self.clip, self.rank = plan.zero_stage, plan.grad_clip, world.rank
         named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
         self.names, self.parameters = [name for name, _ in named], [parameter for _, parameter in named]
         self.engine: Any = deepspeed.initialize(
@@ -66,6 +66,41 @@ class DeepSpeedEngine:
         if self.stage == 3:
             return list(self.engine.optimizer.fp32_partitioned_groups_flat)
         return list(self.engine.optimizer.single_partition_of_fp32_groups)
+
+    def pieces(self) -> list[Piece]:
+        """Where DeepSpeed put each parameter's elements."""
+        if self.stage == 0:
+            return whole_pieces(self.names, self.parameters)
+        locate = self._slice_of_each if self.stage == 3 else self._run_of_the_flat
+        found = (locate(name, parameter) for name, parameter in zip(self.names, self.parameters, strict=True))
+        return [piece for piece in found if piece is not None]
+
+    def _run_of_the_flat(self, name: str, parameter: Any) -> Piece | None:
+        """Stages 1 and 2 cut the row of all parameters into equal parts, one per rank."""
+        mapping = parameter._hp_mapping
+        if mapping is None:
+            return None
+        within, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
+        return Piece(name, tuple(parameter.shape), within.start, within.numel, mapping.param_group_index, flat.start)
+
+    def _slice_of_each(self, name: str, parameter: Any) -> Piece | None:
+        """Stage 3 cuts each parameter into equal parts; the last ones are padded, or nothing but padding."""
+        shard, offset, part = self.engine.optimizer.grad_position[parameter.ds_id]
+        start = part * self.rank
+        length = min(part, parameter.ds_numel - start)
+        return Piece(name, tuple(parameter.ds_shape), start, length, shard, offset) if length > 0 else None
+
+    def refresh(self) -> None:
+        """Cast the shards into the low-precision weights, and share these out again."""
+        wrapper = self.engine.optimizer
+        if self.stage in (1, 2):
+            wrapper.update_lp_params()
+        if self.stage == 3:
+            wrapper._partition_all_parameters()  # small weights are kept whole: they must be gathered anew
+            for number in range(len(wrapper.fp16_groups)):
+                wrapper._reassign_or_swap_out_partitioned_parameters(number)
+            if wrapper.persistent_parameters:
+                wrapper.persistent_parameters[0].all_gather(wrapper.persistent_parameters)
 
     def gather(self, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
         """DeepSpeed can gather its master weights only, so others take their place meanwhile."""
