@@ -12,8 +12,9 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from emoji_ldm.errors import ModelError
-from emoji_ldm.generate.source import local_folder, model_key, one_line, read_json
+from emoji_ldm.generate.source import model_key
 from emoji_ldm.latents.codec import Codec, load_codec
+from emoji_ldm.latents.source import local_folder, one_line, read_json
 from emoji_ldm.latents.text import TextEncoder, load_text_encoder
 
 

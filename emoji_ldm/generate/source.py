@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from pathlib import Path
-from typing import Any
 
 from emoji_ldm.config import Config, key_of
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import ModelError
+from emoji_ldm.latents.source import HUB_ID, INDEX, PARTS, local_folder, read_json
 from emoji_ldm.store import Store
 
 CACHE = Path.home() / ".cache" / "emoji-ldm"  # for files of a store that is not local
-INDEX = "model_index.json"  # what makes a folder a pipeline
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 STAMPS = ("architectures", "dtype", "torch_dtype", "transformers_version")  # settings that change no pixel
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def model_key(folder: Path | str) -> str:
@@ -65,47 +60,3 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
         f"checkpoint {checkpoint!r} is neither a pipeline folder (with {INDEX}), nor a checkpoint in {store.uri}, "
         "nor a hub id; leave it empty to take the run's newest"
     )
-
-
-def local_folder(source: Path | str) -> Path:
-    """The folder itself, or the local copy of a hub id; ModelError if it is no pipeline."""
-    folder = Path(source) if Path(source).is_dir() else _download(source)
-    _check_parts(folder)
-    return folder
-
-
-def _download(source: Path | str) -> Path:
-    if isinstance(source, Path) or not HUB_ID.fullmatch(source):
-        raise ModelError(f"there is no model folder {source}; name a diffusers pipeline folder or a hub id")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    patterns = [INDEX, *(f"{part}/*.{kind}" for part in PARTS for kind in ("json", "txt", "safetensors"))]
-    try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise ModelError(
-            f"there is no folder {source!r}, and the hub does not give a model of that name: {one_line(error)}"
-        ) from None
-
-
-def _check_parts(folder: Path) -> None:
-    missing = [name for name in (INDEX, *PARTS) if not (folder / name).exists()]
-    if missing:
-        raise ModelError(
-            f"{folder} is not a StableDiffusionPipeline folder: {', '.join(missing)} missing; "
-            "name a folder written by save_pretrained, or a checkpoint's pipeline folder"
-        )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file; ModelError if it is not there or none."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path}: {one_line(error)}") from None
-
-
-def one_line(error: Exception) -> str:
-    """The start of an error's text, on one line."""
-    return " ".join(str(error).split())[:300]

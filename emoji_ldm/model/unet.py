@@ -1,33 +1,39 @@
-"""The denoiser: a diffusers `UNet2DConditionModel` sized by the configuration."""
+"""The U-Net: built by the configuration, or taken from a pipeline."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from emoji_ldm.config import TrainConfig
-from emoji_ldm.errors import ConfigError
+from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.latents.source import local_folder, one_line
+
+SHAPE_FIELDS = ("block_out_channels", "attention", "layers_per_block", "num_heads")
+REFERENCE_SHAPE = ((256, 512), ("CrossAttnDownBlock2D", "DownBlock2D"), 2, 8)  # of the preset scratch-64
+REFERENCE_PARAMETERS = 72_993_540  # of the hand-written network that scratch-32 and scratch-64 stand for
 
 
 def build_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_attention_dim: int) -> Any:
     """A `UNet2DConditionModel` for latents `(C, h, w)` and token states of width `cross_attention_dim`.
 
-    The highest resolution has residual layers only: attention there costs the most and, on
-    16 x 16 latents, gives the least. Every lower one attends to the text. Weights are drawn
-    from `config.seed`, so that every rank builds the same network.
+    Unless `config.attention` says otherwise the highest resolution has residual layers only: attention
+    there costs the most and, on 16 x 16 latents, gives the least. Every lower one attends to the text.
+    Weights are drawn from `config.seed`, so that every rank builds the same network.
 
     Raises:
-        ConfigError: A latent side cannot be halved once per resolution, or a width does not
-            split into `num_heads` heads and normalisation groups.
+        ConfigError: A latent side cannot be halved once per resolution, a width does not split into
+            `num_heads` heads, or `attention` has another length than `block_out_channels`.
     """
     from diffusers import UNet2DConditionModel
 
     channels, height, width = latent_shape
-    widths = config.block_out_channels
-    _check(config, height, width)
-    lower = len(widths) - 1
+    widths, attention = config.block_out_channels, _attention(config)
+    check_side(height, width, len(widths), f"train.block_out_channels={list(widths)}")
+    _check_heads(config, attention)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return UNet2DConditionModel(
@@ -36,12 +42,39 @@ def build_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_at
             out_channels=channels,
             block_out_channels=widths,
             layers_per_block=config.layers_per_block,
-            down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * lower,
-            up_block_types=("CrossAttnUpBlock2D",) * lower + ("UpBlock2D",),
+            down_block_types=tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in attention),
+            up_block_types=tuple("CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in attention[::-1]),
             attention_head_dim=config.num_heads,  # diffusers calls the number of heads so
             cross_attention_dim=cross_attention_dim,
             norm_num_groups=_groups(widths),
         )
+
+
+def load_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_attention_dim: int) -> Any:
+    """The U-Net of the pipeline `config.init`, on the CPU in float32, set to the side of these latents.
+
+    Raises:
+        ConfigError: `config` also describes a network, or the latents or token states do not fit.
+        ModelError: The pipeline is missing, or has another kind of network.
+    """
+    from diffusers import UNet2DConditionModel
+
+    _check_undescribed(config)
+    folder = pipeline_folder(config.init)
+    try:
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"cannot load the U-Net of train.init={config.init}: {one_line(error)}") from None
+    _check_fit(unet.config, config.init, latent_shape, cross_attention_dim)
+    _, height, width = latent_shape
+    unet.register_to_config(sample_size=(height, width) if height != width else height)
+    return unet
+
+
+def pipeline_folder(init: str) -> Path:
+    """The local folder of `train.init`: a pipeline's folder, a checkpoint's with `pipeline/`, or a hub id."""
+    nested = Path(init, "pipeline")
+    return local_folder(nested if nested.is_dir() else init)
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -49,16 +82,71 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
-def _check(config: TrainConfig, height: int, width: int) -> None:
-    widths, factor = config.block_out_channels, 2 ** (len(config.block_out_channels) - 1)
+def describe(unet: Any) -> dict[str, int]:
+    """Sizes of a network for people: all its numbers, and the reference's beside if it stands for that one."""
+    found = unet.config
+    shape = (tuple(found.block_out_channels), tuple(found.down_block_types), found.layers_per_block,
+             found.attention_head_dim)  # fmt: skip
+    sizes = {"num_parameters_unet": sum(parameter.numel() for parameter in unet.parameters())}
+    return sizes | ({"num_parameters_reference": REFERENCE_PARAMETERS} if shape == REFERENCE_SHAPE else {})
+
+
+def check_side(height: int, width: int, resolutions: int, what: str) -> None:
+    """ConfigError if a latent of this side cannot be halved once per further resolution."""
+    factor = 2 ** (resolutions - 1)
     if height % factor or width % factor:
         raise ConfigError(
-            f"train.block_out_channels={list(widths)} halves the latent {len(widths) - 1} times, but its side is "
-            f"{height} x {width}; give fewer widths or larger pictures (latents.size_px)"
+            f"{what} halves the latent {resolutions - 1} times, but its side is {height} x {width}; "
+            "give fewer widths or larger pictures (latents.size_px)"
         )
-    odd = [size for size in widths[1:] if size % config.num_heads]
+
+
+def _attention(config: TrainConfig) -> tuple[bool, ...]:
+    """Whether each resolution attends to the text, highest first."""
+    lower = len(config.block_out_channels) - 1
+    attention = config.attention or (False, *(True,) * lower)
+    if len(attention) != lower + 1:
+        raise ConfigError(
+            f"train.attention={list(attention)} is for {len(attention)} resolutions, but "
+            f"train.block_out_channels={list(config.block_out_channels)} has {lower + 1}; give one per width"
+        )
+    return attention
+
+
+def _check_heads(config: TrainConfig, attention: tuple[bool, ...]) -> None:
+    widths = config.block_out_channels  # the middle, as wide as the last, always attends
+    attending = [size for size, attends in zip(widths, attention, strict=True) if attends] + [widths[-1]]
+    odd = [size for size in attending if size % config.num_heads]
     if odd:
         raise ConfigError(f"train.num_heads={config.num_heads} does not divide the width {odd[0]}; give another")
+
+
+def _check_undescribed(config: TrainConfig) -> None:
+    fields = TrainConfig.model_fields
+    # Not `model_fields_set`: a configuration that was printed in full, and read back, sets all fields.
+    given = [f"train.{name}" for name in SHAPE_FIELDS if getattr(config, name) != fields[name].default]
+    if given:
+        raise ConfigError(
+            f"train.init={config.init} brings its own network, so {', '.join(given)} would have no effect; "
+            "leave one of them out"
+        )
+
+
+def _check_fit(found: Any, init: str, latent_shape: tuple[int, int, int], width: int) -> None:
+    channels, height, side = latent_shape
+    if found.in_channels != channels or found.out_channels != channels:
+        raise ConfigError(
+            f"train.init={init} works on latents of {found.in_channels} channels, the cached ones have {channels}; "
+            f"set latents.codec={init}, then run: emoji-ldm latents"
+        )
+    if found.cross_attention_dim != width:
+        raise ConfigError(
+            f"train.init={init} attends to token states of width {found.cross_attention_dim}, the cached ones have "
+            f"{width}; set latents.text_encoder={init}, then run: emoji-ldm latents"
+        )
+    if found.get("time_cond_proj_dim") is not None or found.get("addition_embed_type") is not None:
+        raise ModelError(f"train.init={init} wants more than timestep and prompt (LCM or SDXL); name a plain one")
+    check_side(height, side, len(found.block_out_channels), f"train.init={init}")
 
 
 def _groups(widths: tuple[int, ...]) -> int:
