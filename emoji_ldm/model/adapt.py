@@ -23,27 +23,9 @@ def choose(unet: Any, config: TrainConfig) -> None:
     if config.lora_rank and config.trainable:
         raise ConfigError("train.lora_rank trains adapters only, train.trainable weights only; leave one of them out")
     if config.lora_rank:
-        add_adapters(unet, config)
+        _add_adapters(unet, config)
     elif config.trainable:
         _freeze_others(unet, config.trainable)
-
-
-def add_adapters(unet: Any, config: TrainConfig) -> None:
-    """Freeze the U-Net and put adapters (LoRA, arXiv 2106.09685) beside `config.lora_targets`.
-
-    They start at zero effect; their random halves are drawn from `config.seed`, alike on every rank.
-    """
-    from peft import LoraConfig
-
-    for target in config.lora_targets:
-        _check_target(unet, target)
-    unet.requires_grad_(False)
-    scale = config.lora_alpha or config.lora_rank
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        unet.add_adapter(
-            LoraConfig(r=config.lora_rank, lora_alpha=scale, target_modules=list(config.lora_targets))  # type: ignore[arg-type]
-        )
 
 
 def save_adapters(unet: Any, folder: Path) -> None:
@@ -62,6 +44,24 @@ def fuse_adapters(unet: Any) -> None:
     """Add the adapters into the weights and take them out, in place."""
     unet.fuse_lora()
     unet.unload_lora()
+
+
+def _add_adapters(unet: Any, config: TrainConfig) -> None:
+    """Freeze the U-Net and put adapters (LoRA, arXiv 2106.09685) beside `config.lora_targets`.
+
+    They start at zero effect; their random halves are drawn from `config.seed`, alike on every rank.
+    """
+    from peft import LoraConfig
+
+    for target in config.lora_targets:
+        _check_target(unet, target)
+    unet.requires_grad_(False)
+    scale = config.lora_alpha or config.lora_rank
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        unet.add_adapter(
+            LoraConfig(r=config.lora_rank, lora_alpha=scale, target_modules=list(config.lora_targets))  # type: ignore[arg-type]
+        )
 
 
 def _freeze_others(unet: Any, pattern: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from emoji_ldm.config import TrainConfig
-from emoji_ldm.model.adapt import add_adapters, choose, fuse_adapters, save_adapters
+from emoji_ldm.errors import ModelError
+from emoji_ldm.model.adapt import choose, fuse_adapters, save_adapters
 from emoji_ldm.model.unet import build_unet, load_unet
 
 UNET = "unet."  # what names of its weights start with in a denoiser
 
 
-@dataclass(frozen=True)
-class Blueprint:
-    """All that decides a U-Net before training, so that it can be made again."""
-
-    config: TrainConfig
-    latent_shape: tuple[int, int, int]  # (C, h, w)
-    width: int  # of a token's state
-
-    def unet(self) -> Any:
-        """The `UNet2DConditionModel` on the CPU: of `config.init`, or random by `config.seed`."""
-        make = load_unet if self.config.init else build_unet
-        return make(self.config, self.latent_shape, self.width)
-
-
 class Denoiser(nn.Module):
     """One module, so that one engine shards all that learns; what does not learn requires no gradient."""
-
-    blueprint: Blueprint | None = None
 
     def __init__(self, unet: Any, text_encoder: Any = None) -> None:
         """Take a `UNet2DConditionModel`, and a transformers text encoder if it is to learn."""
@@ -69,8 +53,7 @@ def build_denoiser(
         ConfigError: A field of the network does not fit the others, the latents or the token states.
         ModelError: `config.init` is missing or of another kind.
     """
-    blueprint = Blueprint(config, latent_shape, width)
-    unet = blueprint.unet()
+    unet = _base(config, latent_shape, width)
     choose(unet, config)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -78,47 +61,45 @@ def build_denoiser(
         text_encoder.requires_grad_(True)
         if config.gradient_checkpointing:
             text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
-    denoiser = Denoiser(unet, text_encoder)
-    denoiser.blueprint = blueprint
-    return denoiser.train()
+    return Denoiser(unet, text_encoder).train()
 
 
-def export_unet(denoiser: Denoiser, weights: Mapping[str, Tensor], lora_folder: Path | None = None) -> Any:
-    """A plain `UNet2DConditionModel` on the CPU, made of trained weights; the live module's are not touched.
+def export_unet(
+    config: TrainConfig, latent_shape: tuple[int, int, int], width: int, weights: Mapping[str, Tensor],
+    lora_folder: Path | None = None,
+) -> Any:  # fmt: skip
+    """A plain `UNet2DConditionModel` on the CPU made of what was trained; needs no live module.
 
     Frozen weights are made anew as they were before training, since a sharded module holds none of them
     whole. Adapters are added into the weights they belong to.
 
     Args:
-        denoiser: From `build_denoiser`.
-        weights: {name in the denoiser: whole tensor} of all that was trained.
-        lora_folder: Where adapters are written as `pytorch_lora_weights.safetensors` as well.
+        config: Of the training.
+        latent_shape: As in `build_denoiser`.
+        width: As in `build_denoiser`.
+        weights: {name in the denoiser: whole tensor} of all that was trained; a text encoder's are not read.
+        lora_folder: Where adapters, if there are any, are written as `pytorch_lora_weights.safetensors` too.
+
+    Raises:
+        ModelError: The weights are of another network than `config` describes.
     """
-    blueprint = denoiser.blueprint
+    partly = bool(config.lora_rank or config.trainable)
+    with torch.device("cpu" if partly or config.init else "meta"):  # what is replaced need not be drawn
+        unet = _base(config, latent_shape, width)
+        choose(unet, config)
     trained = {name.removeprefix(UNET): tensor for name, tensor in weights.items() if name.startswith(UNET)}
-    if blueprint is None or not _partly(blueprint.config):
-        return _filled(denoiser.unet.config, trained)
-    unet = blueprint.unet()
-    if blueprint.config.lora_rank:
-        add_adapters(unet, blueprint.config)
-    unknown = unet.load_state_dict(trained, strict=False).unexpected_keys
-    assert not unknown, f"trained weights without a place: {unknown[:3]}"
-    if blueprint.config.lora_rank:
+    if {name: tensor.shape for name, tensor in trained.items()} != {
+        name: tensor.shape for name, tensor in unet.named_parameters() if tensor.requires_grad
+    }:
+        raise ModelError("the weights are of another network than the section train describes")
+    unet.load_state_dict(trained, strict=False, assign=not partly)
+    if config.lora_rank:
         if lora_folder is not None:
             save_adapters(unet, lora_folder)
         fuse_adapters(unet)
     return unet
 
 
-def _partly(config: TrainConfig) -> bool:
-    return bool(config.lora_rank or config.trainable)
-
-
-def _filled(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
-    """A U-Net of these weights themselves: nothing is drawn or copied."""
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(settings)
-    unet.load_state_dict(weights, assign=True)
-    return unet
+def _base(config: TrainConfig, latent_shape: tuple[int, int, int], width: int) -> Any:
+    """The U-Net before training, on the CPU: that of `config.init`, or a random one by `config.seed`."""
+    return (load_unet if config.init else build_unet)(config, latent_shape, width)

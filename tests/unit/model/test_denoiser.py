@@ -67,11 +67,16 @@ def test_attention_is_where_it_is_wanted():
 
 
 def test_training_may_start_from_a_pipeline_at_another_size(tiny_pipeline):
-    denoiser = build_denoiser(tuned(tiny_pipeline), (4, 8, 12), WIDTH)
+    config = tuned(tiny_pipeline)
+    denoiser = build_denoiser(config, (4, 8, 12), WIDTH)
     theirs = DiffusionPipeline.from_pretrained(tiny_pipeline).unet
     assert torch.equal(denoiser.unet.conv_in.weight, theirs.conv_in.weight)
     assert denoiser.training
-    assert export_unet(denoiser, moved(denoiser)).config.sample_size == (8, 12)
+    unet = export_unet(config, (4, 8, 12), WIDTH, moved(denoiser))
+    assert unet.config.sample_size == (8, 12)
+    assert torch.equal(unet.conv_in.weight, moved(denoiser)["unet.conv_in.weight"])
+    with pytest.raises(ModelError, match="another network"):
+        export_unet(config, (4, 8, 12), WIDTH, {})
 
 
 @pytest.mark.parametrize("shape, width, changes, match", [
@@ -95,10 +100,11 @@ def test_a_missing_pipeline_is_a_model_error(tmp_path):
 
 
 def test_only_weights_with_the_pattern_in_their_name_learn_and_the_rest_is_exported_as_it_was(tiny_pipeline):
-    denoiser = build_denoiser(tuned(tiny_pipeline, trainable="attn2"), SHAPE, WIDTH)
+    config = tuned(tiny_pipeline, trainable="attn2")
+    denoiser = build_denoiser(config, SHAPE, WIDTH)
     weights = moved(denoiser)
     assert weights and all("attn2" in name for name in weights)
-    unet, theirs = export_unet(denoiser, weights), DiffusionPipeline.from_pretrained(tiny_pipeline).unet
+    unet, theirs = export_unet(config, SHAPE, WIDTH, weights), DiffusionPipeline.from_pretrained(tiny_pipeline).unet
     for name, tensor in theirs.state_dict().items():
         expected = weights.get(f"unet.{name}", tensor)
         assert torch.equal(unet.state_dict()[name], expected)
@@ -111,7 +117,7 @@ def test_adapters_learn_alone_and_come_fused_and_beside(tiny_pipeline, tmp_path)
     again = build_denoiser(config, SHAPE, WIDTH)
     assert all(torch.equal(weight, learning(again)[name]) for name, weight in learning(denoiser).items())
     weights = moved(denoiser)
-    fused = export_unet(denoiser, weights, tmp_path / "lora")
+    fused = export_unet(config, SHAPE, WIDTH, weights, tmp_path / "lora")
     again.load_state_dict(weights, strict=False)
     pipeline = DiffusionPipeline.from_pretrained(tiny_pipeline)
     assert fused.state_dict().keys() == pipeline.unet.state_dict().keys()
@@ -131,3 +137,12 @@ def test_checkpointed_gradients_are_the_same(tiny_pipeline):
         denoiser(torch.randn(1, *SHAPE), torch.tensor([3]), torch.randn(1, 4, WIDTH)).square().mean().backward()
         gradients.append(denoiser.unet.conv_in.weight.grad)
     torch.testing.assert_close(*gradients)
+
+
+def test_a_network_from_scratch_is_exported_as_trained(tmp_path):
+    config = TrainConfig(block_out_channels=(8, 16), layers_per_block=1, num_heads=2)
+    weights = moved(build_denoiser(config, SHAPE, WIDTH))
+    unet = export_unet(config, SHAPE, WIDTH, weights)
+    assert {f"unet.{name}" for name in unet.state_dict()} == weights.keys()
+    unet.save_pretrained(tmp_path)
+    assert torch.equal(output(type(unet).from_pretrained(tmp_path)), output(unet))
