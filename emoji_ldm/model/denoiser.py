@@ -15,6 +15,7 @@ from emoji_ldm.model.adapt import choose, fuse_adapters, save_adapters
 from emoji_ldm.model.unet import build_unet, load_unet
 
 UNET = "unet."  # what names of its weights start with in a denoiser
+POOLER = "pooler."  # of a text encoder: reads the states and changes none
 
 
 class Denoiser(nn.Module):
@@ -24,6 +25,13 @@ class Denoiser(nn.Module):
         """Take a `UNet2DConditionModel`, and a transformers text encoder if it is to learn."""
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
+
+    def train(self, mode: bool = True) -> Denoiser:
+        """The U-Net in training mode; never the text encoder, whose drop-out would be noise of no sample's own."""
+        super().train(mode)
+        if self.text_encoder is not None:
+            self.text_encoder.eval()
+        return self
 
     def forward(self, noisy: Tensor, timesteps: Tensor, text: Any) -> Tensor:
         """The network's output `(n, C, h, w)`.
@@ -47,7 +55,7 @@ def build_denoiser(
         config: See `emoji_ldm.config.network`.
         latent_shape: `(C, h, w)` of the latents.
         width: Of a token's state.
-        text_encoder: A transformers encoder, if it learns too; all of it does.
+        text_encoder: A transformers encoder, if it learns too: all of it that token states depend on.
 
     Raises:
         ConfigError: A field of the network does not fit the others, the latents or the token states.
@@ -58,9 +66,8 @@ def build_denoiser(
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     if text_encoder is not None:
-        text_encoder.requires_grad_(True)
-        if config.gradient_checkpointing:
-            text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        for name, parameter in text_encoder.named_parameters():
+            parameter.requires_grad_(POOLER not in name)
     return Denoiser(unet, text_encoder).train()
 
 

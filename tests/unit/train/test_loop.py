@@ -100,16 +100,16 @@ def test_another_network_does_not_load_the_runs_checkpoint(tmp_path):
 
 def test_captions_are_the_images_own_or_the_empty_one():
     task = tiny.task(tiny.config())
-    assert {task._caption(0, 0.5, choice) for choice in (0.0, 0.49, 0.5, 0.99)} == {1, 7}
-    assert task._caption(0, 0.05, 0.0) == 0
+    assert {task.data._caption(0, 0.5, choice) for choice in (0.0, 0.49, 0.5, 0.99)} == {1, 7}
+    assert task.data._caption(0, 0.05, 0.0) == 0
 
 
 def test_a_step_sees_the_same_batch_whole_or_shared():
     task = tiny.task(tiny.config())
     whole, halves = task.draw(3, range(4)), [task.draw(3, range(2)), task.draw(3, range(2, 4))]
-    for name in ("latents", "noise", "timesteps", "states"):
+    for name in ("latents", "noise", "timesteps", "text"):
         assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(whole, name))
-    assert whole.states.shape == (4, 6, 12)
+    assert whole.text.shape == (4, 6, 12)
 
 
 def test_a_checkpoint_opens_as_a_diffusers_pipeline_with_the_averaged_weights(tmp_path, tiny_pipeline):

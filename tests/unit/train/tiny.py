@@ -10,7 +10,8 @@ import numpy as np
 from emoji_ldm.config import Config, load
 from emoji_ldm.latents.cache import LatentSet
 from emoji_ldm.store import Store
-from emoji_ldm.train.diffusion import DiffusionTask, Frozen
+from emoji_ldm.train.diffusion import DiffusionTask
+from emoji_ldm.train.pipeline import Frozen
 from emoji_ldm.train.plan import Place
 
 TINY = (
@@ -43,7 +44,7 @@ def latent_set(num: int = 6, shape: tuple[int, int, int] = (4, 8, 8), width: int
 
 
 def frozen(scaling_factor: float = 1.0) -> Frozen:
-    return Frozen(SimpleNamespace(config=SimpleNamespace(scaling_factor=scaling_factor)), None, None)
+    return Frozen(SimpleNamespace(scaling_factor=scaling_factor), None)
 
 
 class TinyTask(DiffusionTask):

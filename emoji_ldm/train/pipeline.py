@@ -1,0 +1,82 @@
+"""The parts of a pipeline that training finds ready, and the whole pipeline that it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from emoji_ldm.config import Config
+from emoji_ldm.latents.codec import Codec, load_codec, resolve_codec
+from emoji_ldm.latents.text import TextEncoder, load_text_encoder
+from emoji_ldm.model.denoiser import Denoiser, build_denoiser, export_unet
+from emoji_ldm.store import Store
+from emoji_ldm.train.objective import Objective
+
+TEXT = "text_encoder."  # what names of its weights start with in a denoiser
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What training starts from and does not change, on the CPU; a text encoder that learns is a copy."""
+
+    codec: Codec
+    text: TextEncoder
+
+
+def load_frozen(config: Config, store: Store, cache: Path) -> Frozen:
+    """Codec and text encoder of `config.latents`.
+
+    Raises:
+        ModelError: One is missing.
+        ConfigError: It does not fit `latents.size_px` or `latents.max_tokens`.
+    """
+    settings = config.latents
+    source = resolve_codec(config, store, cache)
+    return Frozen(
+        load_codec(source, size_px=settings.size_px, background=settings.background, device="cpu"),
+        load_text_encoder(settings.text_encoder, max_tokens=settings.max_tokens, device="cpu"),
+    )
+
+
+def start(config: Config, frozen: Frozen, shape: tuple[int, int, int], width: int) -> Denoiser:
+    """The denoiser before its first step, the same one each time: for latents of `shape`, token states of `width`."""
+    encoder = deepcopy(frozen.text.model) if config.train.train_text_encoder else None
+    return build_denoiser(config.train, shape, width, encoder)
+
+
+def export_pipeline(config: Config, frozen: Frozen, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write a pipeline folder that `DiffusionPipeline.from_pretrained` opens; needs no data set and no live module.
+
+    Args:
+        config: Of the run.
+        frozen: See `load_frozen`.
+        weights: {name in the denoiser: whole tensor} of all that learned; what did not is as at the start.
+        folder: Is made; adapters are also written into it by themselves.
+
+    Raises:
+        ModelError: The weights belong to another network than `config.train` describes.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    shape, width = frozen.codec.latent_shape, frozen.text.width
+    unet = export_unet(config.train, shape, width, weights, folder / "lora")
+    StableDiffusionPipeline(
+        vae=frozen.codec.vae, text_encoder=_text_encoder(frozen, weights), tokenizer=frozen.text.tokenizer,
+        unet=unet, scheduler=Objective(config.train).scheduler(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+
+
+def _text_encoder(frozen: Frozen, weights: Mapping[str, Tensor]) -> Any:
+    """The text encoder with what it learned; the frozen one itself if it learned nothing."""
+    trained = {name.removeprefix(TEXT): tensor for name, tensor in weights.items() if name.startswith(TEXT)}
+    if not trained:
+        return frozen.text.model
+    encoder = deepcopy(frozen.text.model)
+    encoder.load_state_dict(trained, strict=False)
+    return encoder
