@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from emoji_ldm.config.section import Fraction, Section
+from emoji_ldm.errors import ConfigError
+
+DIFFUSION_ONLY = ("beta_start", "beta_end", "zero_terminal_snr", "snr_gamma")
+FLOW_ONLY = ("flow_mean", "flow_std")
 
 
 class ObjectiveFields(Section):
@@ -23,10 +27,31 @@ class ObjectiveFields(Section):
     snr_gamma: Annotated[float, Field(ge=0)] = 0
     """Cap of the signal-to-noise ratio in loss weights, min-SNR (arXiv 2303.09556); 0 weighs evenly."""
     offset_noise: Annotated[float, Field(ge=0)] = 0
-    """Share of noise that is one value per channel; learns flat bright or dark backgrounds."""
+    """Strength of noise that is one value per channel; learns flat bright or dark backgrounds."""
     flow_mean: float = 0.0
     """Centre of flow's logit-normal times (arXiv 2403.03206); larger means noisier."""
     flow_std: Annotated[float, Field(gt=0)] = 1.0
     """Width of flow's logit-normal times."""
     caption_drop: Fraction = 0.1
     """Share of captions replaced by the empty one, for classifier-free guidance."""
+
+    @model_validator(mode="after")
+    def _make_sense_together(self) -> Self:
+        """A field that the prediction type leaves without effect must keep its default, or be 0."""
+        for name in DIFFUSION_ONLY if self.prediction_type == "flow" else FLOW_ONLY:
+            value = getattr(self, name)
+            if value not in (type(self).model_fields[name].default, 0):
+                raise ConfigError(
+                    f"train.{name}={str(value).lower()} has no effect with train.prediction_type="
+                    f"{self.prediction_type}; leave it out"
+                )
+        if self.zero_terminal_snr and self.prediction_type == "epsilon":
+            raise ConfigError(
+                "train.zero_terminal_snr=true cannot be learned with train.prediction_type=epsilon: the last step is "
+                "all noise, so knowing it tells nothing of the picture; set train.prediction_type=v_prediction"
+            )
+        if self.beta_start >= self.beta_end:
+            raise ConfigError(
+                f"train.beta_start={self.beta_start:g} is not below train.beta_end={self.beta_end:g}; noise has to grow"
+            )
+        return self

@@ -1,4 +1,4 @@
-"""Draws in, pictures out: classifier-free guided DDIM at one fixed batch shape.
+"""Draws in, pictures out: classifier-free guided steps at one fixed batch shape.
 
 The network always sees `2 * batch_size` rows. Kernels, and with them the last bits of
 a result, are chosen by shape, so a draw gives the same pixels alone, in any slot and
@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emoji_ldm.generate.ddim import Tables
 from emoji_ldm.generate.draw import Draw as Draw
 from emoji_ldm.generate.model import Model
 from emoji_ldm.generate.noise import noise_for_seeds
+from emoji_ldm.generate.tables import Tables
 
 Picture = NDArray[np.uint8]  # (H, W, 4) RGBA
 OnStep = Callable[[int, int], None]  # (network calls done, network calls in all)

@@ -6,11 +6,11 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.generate.ddim import Tables
 from emoji_ldm.generate.draw import Draw
 from emoji_ldm.generate.model import load_model
 from emoji_ldm.generate.noise import noise_for_seeds
 from emoji_ldm.generate.sampler import Sampler
+from emoji_ldm.generate.tables import Tables
 from tests.pipelines import write_pipeline
 
 
