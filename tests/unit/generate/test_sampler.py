@@ -5,12 +5,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.errors import ConfigError
 from emoji_ldm.generate.draw import Draw
 from emoji_ldm.generate.model import load_model
 from emoji_ldm.generate.noise import noise_for_seeds
 from emoji_ldm.generate.sampler import Sampler
-from emoji_ldm.generate.tables import Tables
 from tests.pipelines import write_pipeline
 
 
@@ -43,21 +42,6 @@ def test_pixels_equal_a_diffusers_pipeline(tiny_pipeline, sampler):
     draw = Draw("a happy cat", seed=6, steps=5)
     theirs = diffusers_draw(tiny_pipeline, draw, "np")[0] * 255
     assert np.abs(sampler([draw])[0] - theirs).mean() < 1
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("spacing", ["leading", "trailing"])
-def test_coefficient_tables_step_as_the_scheduler_does(prediction, spacing):
-    config = {"prediction_type": prediction, "timestep_spacing": spacing, "clip_sample": False, "steps_offset": 1,
-              "set_alpha_to_one": False, "beta_schedule": "squaredcos_cap_v2"}  # fmt: skip
-    schedule, scheduler = Tables(config).batch([6]), DDIMScheduler(**config)
-    scheduler.set_timesteps(6)
-    generator = torch.Generator().manual_seed(0)
-    for index, timestep in enumerate(scheduler.timesteps):
-        x, output = torch.randn(2, 8, generator=generator)
-        assert schedule.timesteps[index, 0] == timestep
-        ours = schedule.keep[index, 0] * x + schedule.add[index, 0] * output
-        torch.testing.assert_close(ours, scheduler.step(output, timestep, x).prev_sample, rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_without_alpha_draws_opaque_pictures_of_any_prediction_type(tmp_path):
@@ -107,11 +91,6 @@ def test_no_draws_give_no_pictures(sampler):
 def test_impossible_step_counts_are_refused(sampler, steps):
     with pytest.raises(ConfigError, match="1 to 999"):
         sampler([Draw("cat", steps=steps)])
-
-
-def test_an_unknown_kind_of_prediction_is_refused():
-    with pytest.raises(ModelError, match="flow"):
-        Tables({"prediction_type": "flow"})
 
 
 def test_noise_is_what_diffusers_draws_for_these_generators():
