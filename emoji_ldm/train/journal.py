@@ -1,4 +1,4 @@
-"""The log of a training: `losses.jsonl` in the store for the report, TensorBoard beside it.
+"""The log of a training: `losses.jsonl` in the store for the report, trackers beside it.
 
 The lines are part of each checkpoint. A run that resumes takes them from there, so the log
 has neither a gap nor a double line, whatever was written after the checkpoint.
@@ -9,17 +9,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from emoji_ldm.store import Store
+from emoji_ldm.train import owner
+from emoji_ldm.train.feed import Feed
 from emoji_ldm.train.plan import Place, Plan
+from emoji_ldm.train.trackers import Log, builders
 
 NAME = "losses.jsonl"
-WRITE_EVERY_S = 2.0  # an object store has no append: the whole file is written again
+FLUSH_EVERY_S = 2.0
 
-Line = dict[str, float]
+Line = dict[str, Any]
+"""step, loss, grad_norm (both without skipped steps), skipped (so far), lr, images_per_s, step_s, data_wait (share),
+memory_mb (per rank), time_s; where it applies validation_loss, validation_loss_ema, bad {step: norm}, limit, notes."""
 
 
 def parse(text: str) -> list[Line]:
@@ -28,62 +31,57 @@ def parse(text: str) -> list[Line]:
 
 
 def read(store: Store, run: str, section: str = "train") -> list[Line]:
-    """The log of a run so far, empty if there is none: step, loss, lr, grad_norm, images_per_s, time_s."""
+    """The log of a run so far, empty if there is none."""
     if not store.exists("runs", run, section, NAME):
         return []
     return parse(store.read("runs", run, section, NAME).decode())
 
 
 class Journal:
-    """The writer, on rank 0."""
+    """The writer, on rank 0. Threads bring lines to the store and to trackers: training waits for none of them."""
 
     def __init__(self, place: Place, plan: Plan, lines: Iterable[Line]) -> None:
         """Go on after `lines`, those of the checkpoint."""
-        from torch.utils.tensorboard import SummaryWriter
-
         self.place, self.plan, self.lines = place, plan, list(lines)
         self.spent_s = self.lines[-1]["time_s"] if self.lines else 0.0
-        self._parts = ("runs", place.config.run, plan.section)
-        self._written = 0.0
-        after = int(self.lines[-1]["step"]) + 1 if self.lines else None
-        self._board: Any = SummaryWriter(str(self._folder()), purge_step=after)
+        self._flushed = 0.0
+        self._log = Feed("the run's log", lambda: Log(place, plan, NAME), self._owns, patient=True)
+        trackers = builders(place, plan, tuple(self.lines)).items()
+        self._feeds = [self._log, *(Feed(name, build, self._owns) for name, build in trackers)]
 
     def log(self, line: Line) -> None:
         """Add one line; it reaches the store within a few lines' time."""
-        self.lines.append(line)
-        for name in ("loss", "lr", "grad_norm", "images_per_s"):
-            self._board.add_scalar(f"{self.plan.section}/{name}", line[name], int(line["step"]))
-        if time.monotonic() - self._written > WRITE_EVERY_S:
+        notes = [note for feed in self._feeds for note in feed.notes()]
+        self.lines.append(line | {"notes": notes} if notes else line)
+        if time.monotonic() - self._flushed > FLUSH_EVERY_S:
             self.flush()
 
     def show(self, png: bytes, step: int) -> None:
         """Keep a sample grid."""
-        import numpy as np
-        from PIL import Image
-
-        self.place.store.write(png, *self._parts, "samples", f"step-{step:08d}.png")
-        with Image.open(BytesIO(png)) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        self._board.add_image(f"{self.plan.section}/samples", pixels, step, dataformats="HWC")
+        for feed in self._feeds:
+            feed.picture(png, step)
 
     def text(self) -> str:
         """The log as JSON lines."""
         return "".join(json.dumps(line) + "\n" for line in self.lines)
 
     def flush(self) -> None:
-        """Bring everything to the store."""
-        self.place.store.write(self.text().encode(), *self._parts, NAME)
-        self._board.flush()
-        if self.place.store.is_s3:
-            self.place.store.upload(self._folder(), *self._parts[:2], "tensorboard")
-        self._written = time.monotonic()
+        """Start to bring everything to where it belongs."""
+        self._flushed = time.monotonic()
+        for feed in self._feeds:
+            feed.send(tuple(self.lines))
 
-    def close(self) -> None:
-        """Flush, and let go of the files."""
-        self.flush()
-        self._board.close()
+    def close(self, *, done: bool = True) -> None:
+        """Bring the last lines and let go; a tracker that does not answer is left behind after a while."""
+        for feed in self._feeds[1:]:
+            feed.send(tuple(self.lines), last=True)
+            feed.close(done=done)
+        notes = [note for feed in self._feeds for note in feed.notes()]
+        if notes and self.lines:
+            self.lines[-1] = self.lines[-1] | {"notes": [*self.lines[-1].get("notes", []), *notes]}
+        self._log.send(tuple(self.lines), last=True)
+        self._log.close(done=done)
 
-    def _folder(self) -> Path:
-        """Where TensorBoard writes: in a local store itself, else in a scratch folder that is copied."""
-        root = self.place.scratch if self.place.store.is_s3 else Path(self.place.store.root)
-        return root / "runs" / self.place.config.run / "tensorboard"
+    def _owns(self) -> bool:
+        place = self.place
+        return owner.owns(place.store, place.config.run, self.plan.section, place.owner)

@@ -93,8 +93,8 @@ class _Training:
         save = last or show or done % plan.checkpoint_every == 0 or self.place.leaving()
         check = plan.validate_every > 0 and (last or done % plan.validate_every == 0)
         if save or check or done % plan.log_every == 0:
-            measured = validate(self.task, self.engine, self.world, self.parts) if check else {}
-            self.watch.log(done, measured)
+            line = self.watch.sum_up(done)
+            self.watch.log(line, validate(self.task, self.engine, self.averages, self.world, self.parts) if check else {})
         if save:
             self.saver.save(done, show=show)
             self.watch.resume_clock()

@@ -1,20 +1,55 @@
-"""The loss on images held out, with the same noise each time."""
+"""The loss on images held out, with the same noise each time: of the weights, and of their moving average."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from emoji_ldm.model.ema import NAMES, Averages
 from emoji_ldm.train.engine import Engine
 from emoji_ldm.train.plan import Task
 from emoji_ldm.train.world import World
 
 
 @torch.no_grad()
-def validate(task: Task, engine: Engine, world: World, parts: Sequence[range]) -> dict[str, float]:
-    """`{"validation_loss": ...}` over all ranks, empty if nothing is held out; a collective."""
-    losses = [task.loss(engine.forward, drawn) for part in parts for drawn in task.held_out(part)]
-    if not losses:
+def validate(
+    task: Task, engine: Engine, averages: Averages, world: World, parts: Sequence[range]
+) -> dict[str, float]:  # fmt: skip
+    """`validation_loss` and `validation_loss_ema`, the mean over all images held out; a collective.
+
+    Each image counts once, with noise of its own, so that ranks and micro-batches change nothing but rounding.
+    Empty if nothing is held out.
+    """
+    batches = [drawn for part in parts for drawn in task.held_out(part)]
+    if not batches:
         return {}
-    return {"validation_loss": float(world.mean(torch.stack(losses).mean()))}
+    found = {"validation_loss": _mean_loss(task, engine, world, batches)}
+    with working_with(engine, averages.tensors[NAMES[0]]):
+        found["validation_loss_ema"] = _mean_loss(task, engine, world, batches)
+    return found
+
+
+@contextmanager
+def working_with(engine: Engine, tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Let the module compute with shard-shaped `tensors` in place of its weights; costs a copy of the local shards."""
+    shards = engine.shards()
+    own = [shard.clone() for shard in shards]
+    _put(engine, shards, tensors)
+    try:
+        yield
+    finally:
+        _put(engine, shards, own)
+
+
+def _put(engine: Engine, shards: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+    torch._foreach_copy_(list(shards), list(tensors))
+    engine.refresh()
+
+
+def _mean_loss(task: Task, engine: Engine, world: World, batches: Sequence[Any]) -> float:
+    losses = [task.loss(engine.forward, drawn).double() for drawn in batches]
+    return float(world.mean(torch.stack(losses).mean()))

@@ -1,17 +1,18 @@
-"""What a training measures of itself, and the guard against steps that would spoil it."""
+"""What a training measures of itself, without waiting for the device between two log lines."""
 
 from __future__ import annotations
 
-import math
 import resource
+import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from emoji_ldm.errors import JobError
+from emoji_ldm.train.guard import Guard
 from emoji_ldm.train.journal import Journal, Line
 from emoji_ldm.train.plan import Place, Plan
 from emoji_ldm.train.schedule import lr_at
@@ -19,41 +20,59 @@ from emoji_ldm.train.world import World
 
 
 class Watch:
-    """Collects numbers at each step without waiting for the device; every rank has one, rank 0 writes."""
+    """Collects numbers at each step; every rank has one, rank 0 writes."""
 
-    limit: float = math.inf  # gradient norm above which the engine skips a step
-
-    def __init__(self, plan: Plan, place: Place, world: World, lines: Iterable[Line]) -> None:
+    def __init__(self, plan: Plan, place: Place, world: World, lines: Sequence[Line]) -> None:
         """Go on after `lines`, those of the checkpoint."""
         self.plan, self.place, self.world = plan, place, world
+        self.guard = Guard(plan, lines)
+        self.limit = self.guard.limit  # gradient norm above which the engine skips a step; it changes at log lines only
         self.journal = Journal(place, plan, lines) if world.leads else None
         self.losses: list[Tensor] = []
-        self.norm: Tensor = torch.zeros(())
+        self.norms: list[Tensor] = []
+        self.memory_mb: list[int] = []
         self.waited_s = 0.0
         self.began = self.ticked = time.monotonic()
 
     def record(self, loss: Tensor, norm: Tensor, waited_s: float) -> None:
-        """Take the numbers of one step."""
+        """Take the numbers of one step, which stay where they are."""
         self.losses.append(loss)
-        self.norm = norm
+        self.norms.append(norm)
         self.waited_s += waited_s
 
-    def log(self, done: int, measured: Mapping[str, float]) -> None:
-        """Average the losses since the last log over steps and ranks; every rank sees the same numbers."""
-        losses = self.world.mean(torch.stack(self.losses)).tolist()
-        norm = float(self.norm)
-        for step, loss in enumerate([*losses, norm], start=done - len(losses) + 1):
-            if not math.isfinite(loss):
-                raise JobError(self._not_finite(min(step, done), loss))
-        now = time.monotonic()
-        seconds = max(now - self.ticked, 1e-9)
+    def sum_up(self, done: int) -> Line:
+        """The line of the steps since the last one, the same on every rank but for clocks; a collective.
+
+        Raises:
+            JobError: Too many steps in a row had to be skipped; on every rank.
+        """
+        count = len(self.losses)
+        losses, norms, waited_s, self.memory_mb = self._exchange()
+        seconds = max(time.monotonic() - self.ticked, 1e-9)
+        try:
+            judged = self.guard.judge(done - count + 1, losses, norms)
+        except JobError:
+            if self.journal:
+                self.journal.close(done=False)
+            raise
+        line: Line = {
+            "step": done,
+            **judged,
+            "lr": lr_at(done - 1, self.plan),
+        }
+        self.limit = self.guard.limit
+        return line | {
+            "images_per_s": count * self.plan.batch_size / seconds, "step_s": seconds / count,
+            "data_wait": min(1.0, waited_s / seconds), "memory_mb": self.memory_mb,
+            "time_s": (self.journal.spent_s if self.journal else 0.0) + time.monotonic() - self.began,
+        }  # fmt: skip
+
+    def log(self, line: Line, measured: Mapping[str, float]) -> None:
+        """Write the line and what was measured since; the next one's clock starts here."""
         if self.journal:
-            self.journal.log({
-                "step": done, "loss": sum(losses) / len(losses), "lr": lr_at(done - 1, self.plan), "grad_norm": norm,
-                "images_per_s": len(losses) * self.plan.batch_size / seconds,
-                "time_s": self.journal.spent_s + now - self.began, **measured,
-            })  # fmt: skip
-        self.ticked, self.losses, self.waited_s = now, [], 0.0
+            self.journal.log({**line, **measured})
+        self.losses, self.norms, self.waited_s = [], [], 0.0
+        self.resume_clock()
 
     def resume_clock(self) -> None:
         """Start the next rate here: it is that of steps, not of uploads."""
@@ -61,21 +80,45 @@ class Watch:
 
     def summary(self) -> dict[str, Any]:
         """Figures of the whole training, more of them on rank 0; closes the log."""
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        if self.world.device.type == "cuda":
-            peak_mb = torch.cuda.max_memory_allocated(self.world.device) / 2**20
-        done: dict[str, Any] = {"peak_memory_mb": round(peak_mb)}
+        done: dict[str, Any] = {"peak_memory_mb": self.memory_mb}
         if self.journal:
-            lines = self.journal.lines
-            rates = sorted(line["images_per_s"] for line in lines)
-            done |= {"loss_first": lines[0]["loss"], "loss_last": lines[-1]["loss"],
-                     "images_per_s": rates[len(rates) // 2], "time_s": lines[-1]["time_s"]}  # fmt: skip
+            done |= {"skipped": self.guard.skipped, **figures(self.journal.lines)}
             self.journal.close()
         return done
 
-    def _not_finite(self, step: int, value: float) -> str:
-        section = self.plan.section
-        return (
-            f"{section}: the loss or its gradient is {value} at step {step}; the last checkpoint stays. "
-            f"Lower {section}.lr (now {self.plan.lr:g}), or use precision=fp32"
-        )
+    def _exchange(self) -> tuple[list[float], list[float], float, list[int]]:
+        """Losses (mean of ranks), norms, the longest wait, memory per rank: one collective, one wait for the device."""
+        own = [*self.losses, *self.norms, torch.tensor(self.waited_s), torch.tensor(float(self._memory_mb()))]
+        device = self.world.device
+        rows = self.world.gather(torch.stack([value.detach().to(device, torch.float64).reshape(()) for value in own]))
+        ranks, count = rows.tolist(), len(self.losses)
+        losses = [sum(values) / len(ranks) for values in zip(*(rank[:count] for rank in ranks), strict=True)]
+        return losses, ranks[0][count : 2 * count], max(rank[-2] for rank in ranks), [round(rank[-1]) for rank in ranks]
+
+    def _memory_mb(self) -> float:
+        """The most memory this rank held: allocated on a GPU, resident on a CPU."""
+        if self.world.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.world.device) / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def figures(lines: Sequence[Line]) -> dict[str, Any]:
+    """What a log sums up to: rates are medians, without the first line, in which things are compiled and warmed up.
+
+    Returns:
+        loss_first, loss_last, images_per_s, step_s, data_wait, time_s; if measured validation_loss_first, _last and
+        _best, the step of the best as validation_loss_best_step; nothing for no line.
+    """
+    if not lines:
+        return {}
+    warm = lines[1:] or lines
+    losses = [line["loss"] for line in lines if "loss" in line]
+    found: dict[str, Any] = {"loss_first": losses[0], "loss_last": losses[-1]} if losses else {}
+    for name in ("images_per_s", "step_s", "data_wait"):
+        found[name] = statistics.median(line[name] for line in warm)
+    checked = [(line["validation_loss"], line["step"]) for line in lines if "validation_loss" in line]
+    if checked:
+        best = min(checked)
+        found |= {"validation_loss_first": checked[0][0], "validation_loss_last": checked[-1][0],
+                  "validation_loss_best": best[0], "validation_loss_best_step": int(best[1])}  # fmt: skip
+    return found | {"time_s": lines[-1]["time_s"]}

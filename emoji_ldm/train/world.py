@@ -38,6 +38,14 @@ class World:
         assert box[0] is not None, "rank 0 gives a value"
         return box[0]
 
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Every rank's tensor, `(size, *shape)`, on every rank; all give the same shape."""
+        if self.size == 1:
+            return tensor[None]
+        rows = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(rows, tensor)
+        return torch.stack(rows)
+
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over ranks, elementwise; changes `tensor`."""
         if self.size > 1:

@@ -1,0 +1,85 @@
+"""Steps that would spoil a training: what counts as one, and how many are borne."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from emoji_ldm.errors import JobError
+from emoji_ldm.train.plan import Plan
+
+MEMORY = 25  # log lines whose norms say what is usual
+KNOWN_LINES, KNOWN_STEPS = 5, 20  # before so many of both nothing is usual yet
+PATIENCE = 20  # bad steps in a row that end the training
+SHOWN = 3  # bad steps that a log line names
+
+
+class Guard:
+    """Tells bad steps from good ones: the same on every rank, and after a resume, as it knows the log lines alone."""
+
+    def __init__(self, plan: Plan, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Go on after `lines`."""
+        self.plan = plan
+        self.skipped = int(lines[-1].get("skipped", 0)) if lines else 0
+        self.in_a_row = 0
+        self._step = int(lines[-1]["step"]) if lines else 0
+        self._norms = deque((line["grad_norm"] for line in lines if "grad_norm" in line), maxlen=MEMORY)
+
+    @property
+    def limit(self) -> float:
+        """Gradient norm above which a step is skipped: `spike_factor` times the usual one, inf until that is known.
+
+        The usual norm is the median over log lines of their median: one spike moves neither.
+        """
+        known = len(self._norms) >= KNOWN_LINES and self._step >= KNOWN_STEPS
+        return self.plan.spike_factor * statistics.median(self._norms) if known and self.plan.spike_factor else math.inf
+
+    def judge(self, first: int, losses: Sequence[float], norms: Sequence[float]) -> dict[str, Any]:
+        """What a log line says of steps `first`, `first` + 1, ... (counted from 1) that ran under the present limit.
+
+        Returns:
+            loss and grad_norm (mean and median of the good steps, absent without any), skipped (so far),
+            and bad, {step: norm}, if some were skipped.
+
+        Raises:
+            JobError: Too many steps in a row were bad.
+        """
+        steps = list(zip(range(first, first + len(losses)), losses, norms, strict=True))
+        good = [(loss, norm) for _, loss, norm in steps if self._good(norm)]
+        for step, _, norm in steps:
+            self._count(step, norm)
+        bad = {str(step): f"{norm:.3g}" for step, _, norm in steps if not self._good(norm)}
+        line: dict[str, Any] = {"skipped": self.skipped}
+        if bad:
+            line |= {"bad": dict(list(bad.items())[:SHOWN]), "limit": f"{self.limit:.3g}"}
+        if good:
+            line["loss"] = math.fsum(loss for loss, _ in good) / len(good)
+            line["grad_norm"] = statistics.median(norm for _, norm in good)
+            self._norms.append(line["grad_norm"])
+        self._step = first + len(losses) - 1
+        return line
+
+    def _good(self, norm: float) -> bool:
+        return math.isfinite(norm) and norm <= self.limit
+
+    def _count(self, step: int, norm: float) -> None:
+        bad = not self._good(norm)
+        self.skipped += bad
+        self.in_a_row = self.in_a_row + 1 if bad else 0
+        if self.in_a_row >= PATIENCE:
+            raise JobError(self._too_many(step, norm))
+
+    def _too_many(self, step: int, norm: float) -> str:
+        section, plan = self.plan.section, self.plan
+        why = "is not finite" if not math.isfinite(norm) else f"is above {self.limit:.3g}, {plan.spike_factor:g} times"
+        why += "" if not math.isfinite(norm) else " the usual one"
+        remedy = f"lower {section}.lr (now {plan.lr:g})"
+        remedy += ", or raise train.spike_factor" if math.isfinite(norm) else ""
+        remedy += ", or use precision=fp32" if plan.precision != "fp32" else ""
+        return (
+            f"{section}: {self.in_a_row} steps in a row were skipped, the last is step {step}: its gradient norm "
+            f"({norm:.3g}) {why}; the last checkpoint stays. Go on from it with care: {remedy}"
+        )
