@@ -8,11 +8,13 @@ endpoint set, addresses are path style (`http://host:port/bucket/key`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
 
 from pyarrow import fs
 
@@ -20,8 +22,11 @@ from emoji_ldm.errors import StoreError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 CONNECT_TIMEOUT_S = 5
+PART = 2**24  # bytes of a part of a large object; S3 takes 10,000 of them
+THREADS = 8  # parts that are sent at once
 
 
 def filesystem() -> fs.FileSystem:
@@ -61,6 +66,42 @@ def put_if_absent(data: bytes, path: str) -> bool:
     except BotoCoreError as error:
         raise StoreError(f"cannot write {path}: {error}") from None
     return True
+
+
+def put_parts(data: memoryview, path: str) -> None:
+    """Write an object of this `bucket/key` in parts, `THREADS` at once; nothing is there until all of them are.
+
+    Bodies are not signed: hashing them costs more time than sending them to a near server. Who writes large files
+    keeps checksums of his own.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, key = path.partition("/")
+    client = _uploader(_Access.now())
+    try:
+        if len(data) <= PART:
+            client.put_object(Bucket=bucket, Key=key, Body=bytes(data))
+        else:
+            _multipart(client, bucket, key, data)
+    except (BotoCoreError, ClientError) as error:
+        raise StoreError(f"cannot write {path}: {error}") from None
+
+
+def _multipart(client: S3Client, bucket: str, key: str, data: memoryview) -> None:
+    upload = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+
+    def send(number: int) -> CompletedPartTypeDef:
+        body = bytes(data[(number - 1) * PART : number * PART])
+        part = client.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=body)
+        return {"PartNumber": number, "ETag": part["ETag"]}
+
+    try:
+        with ThreadPoolExecutor(THREADS, "part") as pool:
+            parts = list(pool.map(send, range(1, -(-len(data) // PART) + 1)))
+    except BaseException:
+        client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
+        raise
+    client.complete_multipart_upload(Bucket=bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
 
 
 def check_writing(root: str, name: str) -> None:
@@ -122,16 +163,25 @@ class _Access:
 
 @lru_cache(maxsize=4)
 def _client(access: _Access) -> S3Client:
+    return _connect(access, read_timeout=30, retries={"total_max_attempts": 2})
+
+
+@lru_cache(maxsize=4)
+def _uploader(access: _Access) -> S3Client:
+    return _connect(access, read_timeout=60, retries={"total_max_attempts": 5}, max_pool_connections=4 * THREADS,
+                    signing={"payload_signing_enabled": False})  # fmt: skip
+
+
+def _connect(access: _Access, *, signing: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> S3Client:
     import boto3
     from botocore.config import Config as BotoConfig
 
     settings = BotoConfig(
         connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=30,
-        retries={"total_max_attempts": 2},
         request_checksum_calculation="when_required",  # MinIO and SeaweedFS refuse newer defaults
         response_checksum_validation="when_required",
-        s3={"addressing_style": "path" if access.endpoint else "auto"},
+        s3=cast(Any, {"addressing_style": "path" if access.endpoint else "auto", **signing}),
+        **options,
     )
     session = boto3.session.Session()  # the default one would keep the credentials it first saw
     return session.client("s3", endpoint_url=access.endpoint or None, region_name=access.region, config=settings)

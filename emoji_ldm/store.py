@@ -7,6 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,8 @@ from pyarrow import fs
 
 from emoji_ldm import s3
 from emoji_ldm.errors import DatasetError, StoreError
+
+UPLOADS = 4  # files that `Store.upload` copies at once
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,16 @@ class Store:
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(data)
 
+    def put(self, data: bytes | memoryview, *parts: str) -> None:
+        """Write a large file whole; to S3 in parts, several at once, and without a copy of all of it."""
+        if self.is_s3:
+            return s3.put_parts(memoryview(data), self.path(*parts))
+        path = Path(self.path(*parts))
+        with self.reaching(f"write {'/'.join(parts)}"):
+            self._make_parent(str(path))
+            path.write_bytes(data)
+        return None
+
     def write_once(self, data: bytes, *parts: str) -> bool:
         """Write a file only if none is there, atomically; False if one was (a conditional PUT on S3)."""
         if self.is_s3:
@@ -123,9 +136,11 @@ class Store:
         return sorted(info.path[len(folder) :].lstrip("/") for info in infos)
 
     def upload(self, local: Path, *parts: str) -> None:
-        """Copy a local folder below the store."""
-        for path in _files(local):
-            self.write(path.read_bytes(), *parts, path.relative_to(local).as_posix())
+        """Copy a local folder below the store, several files at once."""
+        paths = list(_files(local))
+        names = [path.relative_to(local).as_posix() for path in paths]
+        with ThreadPoolExecutor(UPLOADS, "upload") as pool:
+            list(pool.map(lambda path, name: self.put(path.read_bytes(), *parts, name), paths, names))
 
     def download(self, local: Path, *parts: str) -> None:
         """Copy a folder of the store to a local one."""

@@ -114,7 +114,7 @@ def _work(loop: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(max(1, cores // context.get_local_world_size()))
     device = ray.train.torch.get_device() if getattr(config, section).num_gpus else torch.device("cpu")
     with tempfile.TemporaryDirectory(prefix="emoji-ldm-") as scratch:
-        place = Place(config, loop["store"], Path(scratch), loop["token"], ray.train.report)
+        place = Place(config, loop["store"], Path(scratch), loop["token"])
         try:
             return fit(loop["load"](place), plan_of(config, section), place, device)
         except StoreError:

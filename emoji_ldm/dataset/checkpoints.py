@@ -1,14 +1,17 @@
 """Checkpoints in the store: folders that count only once their manifest, written last, is there.
 
-    checkpoints/<run>/<kind>/step-00000400-<attempt>/...     files
-    checkpoints/<run>/<kind>/step-00000400-<attempt>/COMPLETE  {"files": {path: size}, "step": ..., ...}
+    checkpoints/<run>/<kind>/step-00000400-<attempt>/...       files
+    checkpoints/<run>/<kind>/step-00000400-<attempt>/COMPLETE  {"files": {path: size}, "sha256": {path: hex}, "step"}
+    checkpoints/<run>/<kind>/LATEST                            name of the newest one
 
 `kind` is `autoencoder` or `unet`. An attempt has its own folder, so a process that was
-thought dead can never write into the checkpoint of its successor.
+thought dead can never write into the checkpoint of its successor. `LATEST` is never needed
+to find a checkpoint: it says that there was one, so that a cleaned bucket is no fresh start.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import uuid
@@ -17,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyarrow import fs
+
 from emoji_ldm.errors import ModelError
 from emoji_ldm.store import Store
 
-MANIFEST = "COMPLETE"
+MANIFEST, POINTER = "COMPLETE", "LATEST"
 FOLDER = re.compile(r"step-(\d{8})-[0-9a-f]{8}")
 
 
@@ -38,58 +43,103 @@ class Checkpoint:
         return f"{self.store.uri}/{self.path}"
 
     def manifest(self) -> dict[str, Any]:
-        """Its manifest: files with sizes, step, and what the trainer added (config, table versions, ...)."""
-        return dict(json.loads(self.store.read(self.path, MANIFEST)))
+        """Its manifest: files with sizes, step, and what the trainer added (config, table versions, ...).
+
+        Raises:
+            ModelError: It cannot be read as one.
+        """
+        try:
+            manifest = json.loads(self.store.read(self.path, MANIFEST))
+        except ValueError:
+            manifest = None
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict) or "step" not in manifest:
+            raise self.damaged(f"its manifest {MANIFEST} cannot be read")
+        return manifest
+
+    def check(self) -> dict[str, Any]:
+        """The manifest of a checkpoint whose files are all there with their sizes, else ModelError."""
+        manifest, found = self.manifest(), sizes(self.store, self.path)
+        for name, size in manifest["files"].items():
+            if found.get(name) != size:
+                there = f"has {found[name]} bytes instead of {size}" if name in found else "is missing"
+                raise self.damaged(f"{name} {there}")
+        return manifest
+
+    def damaged(self, why: str) -> ModelError:
+        """The error of a checkpoint that is not whole."""
+        return ModelError(f"checkpoint {self.uri} is damaged: {why}; use another one")
 
     def fetch(self, cache: Path, part: str = "") -> Path:
         """A local folder with the checkpoint's files (below `part`): itself for a local store, else a cached copy.
 
         Raises:
-            ModelError: A file of the manifest is missing or has another size.
+            ModelError: A file of the manifest is missing, has another size, or came with other bytes.
         """
-        sizes = {name: size for name, size in self.manifest()["files"].items() if name.startswith(part)}
+        manifest = self.manifest()
         folder = Path(self.store.path(self.path)) if not self.store.is_s3 else cache / self.path
-        for name, size in sizes.items():
+        for name, size in manifest["files"].items():
+            if not name.startswith(part):
+                continue
             local = folder / name
             if self.store.is_s3 and not (local.is_file() and local.stat().st_size == size):
-                local.parent.mkdir(parents=True, exist_ok=True)
-                temporary = local.with_name(f".{local.name}.{uuid.uuid4().hex[:8]}")
-                temporary.write_bytes(self.store.read(self.path, name))
-                temporary.replace(local)
+                self._download(name, local, manifest.get("sha256", {}).get(name, ""))
             if not local.is_file() or local.stat().st_size != size:
-                raise ModelError(f"checkpoint {self.uri} is damaged: {name} is not {size} bytes; use an earlier one")
+                raise self.damaged(f"{name} is not {size} bytes")
         return folder / part if part else folder
 
+    def _download(self, name: str, local: Path, sha256: str) -> None:
+        data = self.store.read(self.path, name)
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            raise self.damaged(f"{name} has other bytes than were written")
+        local.parent.mkdir(parents=True, exist_ok=True)
+        temporary = local.with_name(f".{local.name}.{uuid.uuid4().hex[:8]}")
+        temporary.write_bytes(data)
+        temporary.replace(local)
 
-def folder_name(step: int) -> str:
-    """A new folder name for a checkpoint after `step` steps."""
-    return f"step-{step:08d}-{uuid.uuid4().hex[:8]}"
+
+def sizes(store: Store, path: str) -> dict[str, int]:
+    """Bytes of each file below a folder, by its path there."""
+    root = store.path(path)
+    with store.reaching(f"list {path}"):
+        infos = store.filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
+    return {info.path[len(root) :].lstrip("/"): info.size for info in infos if info.is_file}
 
 
-def publish(store: Store, path: str, facts: Mapping[str, Any]) -> Checkpoint:
-    """Declare a folder whose files are all written complete, by writing its manifest.
+def folder_name(step: int, attempt: str = "") -> str:
+    """The folder name of a checkpoint after `step` steps; `attempt` is 8 hex digits, new ones if empty."""
+    return f"step-{step:08d}-{attempt or new_attempt()}"
+
+
+def new_attempt() -> str:
+    """8 random hex digits: what one start of a training calls its checkpoints."""
+    return uuid.uuid4().hex[:8]
+
+
+def publish(store: Store, path: str, facts: Mapping[str, Any], sha256: Mapping[str, str] | None = None) -> Checkpoint:
+    """Declare a folder whose files are all written complete, by writing its manifest, and point to it.
 
     Args:
         store: Where the folder lies.
         path: The folder, as `checkpoints/<run>/<kind>/<folder_name(step)>`.
         facts: Goes into the manifest; must hold `step`.
+        sha256: Of files, by their path in the folder, for who downloads them.
     """
-    names = store.list(path, recursive=True)
-    with store.reaching(f"read checkpoint {path}"):
-        infos = {name: store.filesystem.get_file_info(store.path(path, name)) for name in names}
-    files = {name: info.size for name, info in infos.items() if info.is_file and name != MANIFEST}
-    store.write(json.dumps({**facts, "files": files}).encode(), path, MANIFEST)
+    files = {name: size for name, size in sizes(store, path).items() if name != MANIFEST}
+    store.write(json.dumps({**facts, "files": files, "sha256": dict(sha256 or {})}).encode(), path, MANIFEST)
+    folder, _, name = path.rpartition("/")
+    store.write(name.encode(), folder, POINTER)
     return Checkpoint(store, path, int(facts["step"]))
+
+
+def pointed(store: Store, run: str, kind: str) -> str:
+    """The name of the checkpoint that was published last, whether it is still there or not; empty if none ever was."""
+    folder = ("checkpoints", run, kind)
+    return store.read(*folder, POINTER).decode() if store.exists(*folder, POINTER) else ""
 
 
 def listing(store: Store, run: str, kind: str) -> list[Checkpoint]:
     """Complete checkpoints of a run, oldest first."""
-    found = []
-    for name in store.list("checkpoints", run, kind):
-        match = FOLDER.fullmatch(name)
-        path = f"checkpoints/{run}/{kind}/{name}"
-        if match and store.exists(path, MANIFEST):
-            found.append(Checkpoint(store, path, int(match.group(1))))
+    found = [checkpoint for checkpoint in _folders(store, run, kind) if store.exists(checkpoint.path, MANIFEST)]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
@@ -103,7 +153,18 @@ def newest(store: Store, run: str, kind: str) -> Checkpoint:
 
 
 def prune(store: Store, run: str, kind: str, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, manifest first so that none is ever half there."""
-    for checkpoint in listing(store, run, kind)[:-keep]:
-        store.remove(checkpoint.path, MANIFEST)
-        store.delete(checkpoint.path)
+    """Delete all but the newest `keep` checkpoints, manifest first so that none is ever half there.
+
+    What attempts left that died before their manifest, below the newest step, goes as well.
+    """
+    complete = listing(store, run, kind)
+    kept = {checkpoint.path for checkpoint in complete[-keep:]}
+    for checkpoint in _folders(store, run, kind):
+        if checkpoint.path not in kept and checkpoint.step <= complete[-1].step:
+            store.remove(checkpoint.path, MANIFEST)
+            store.delete(checkpoint.path)
+
+
+def _folders(store: Store, run: str, kind: str) -> list[Checkpoint]:
+    matches = [match for name in store.list("checkpoints", run, kind) if (match := FOLDER.fullmatch(name))]
+    return [Checkpoint(store, f"checkpoints/{run}/{kind}/{match[0]}", int(match[1])) for match in matches]

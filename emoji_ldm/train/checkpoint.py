@@ -1,154 +1,209 @@
-"""Save and load a training: portable tensors per name, whatever the ranks and the ZeRO stage.
+"""Go on from a checkpoint, whatever the ranks and the ZeRO stage that wrote it.
 
-    state/shard-00000-of-00002.safetensors   weight/<name>, exp_avg/<name>, exp_avg_sq/<name>, ema/<name>
-    state/losses.jsonl                       the log up to this step
-    pipeline/ or vae/                        what users load, made of the moving average
+1. candidates: the run's complete checkpoints, newest first; else `resume`, if the run has none
+2. refuse: another network or objective than the configuration's is an error that names the option
+3. load: every rank reads the elements that its own shards hold; a damaged checkpoint gives way to the one before
 
-Every rank gathers every tensor and writes its share of them. All values are fp32, so a run
-that resumes with as many ranks goes on bit by bit.
+Values are fp32 and copied as they are, so a run that resumes with as many ranks goes on bit by bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from emoji_ldm import __version__
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.dataset.checkpoints import Checkpoint
 from emoji_ldm.errors import ModelError
-from emoji_ldm.model.ema import NAMES, Averages
-from emoji_ldm.train import journal, owner
+from emoji_ldm.model.ema import Averages
+from emoji_ldm.store import Store
+from emoji_ldm.train import journal
 from emoji_ldm.train.engine import MOMENTS, Engine
-from emoji_ldm.train.plan import Place, Plan, Task
+from emoji_ldm.train.pieces import Damaged, Mark, Read, fill
+from emoji_ldm.train.plan import Place, Plan
 from emoji_ldm.train.world import World
+
+STATE = "state"  # folder of a checkpoint that only training reads
+
+# Options that decide what the tensors of a checkpoint are or mean.
+FIXED = (
+    "kind", "init", "block_out_channels", "attention", "layers_per_block", "num_heads", "latent_channels", "trainable",
+    "lora_rank", "lora_targets", "train_text_encoder", "prediction_type", "beta_start", "beta_end",
+    "zero_terminal_snr", "ema_widths",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class State:
-    """A checkpoint's training state; tensors are read when asked for."""
+    """Where a training goes on."""
 
     step: int
-    folder: Path
-
-    def tensors(self, kind: str) -> dict[str, Tensor]:
-        """{name: whole fp32 tensor} of `weight`, `ema` or a moment of Adam."""
-        found: dict[str, Tensor] = {}
-        for path in sorted(self.folder.glob("shard-*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                names = [name for name in file.keys() if name.startswith(f"{kind}/")]  # noqa: SIM118 (no mapping)
-                found |= {name.removeprefix(f"{kind}/"): file.get_tensor(name) for name in names}
-        return found
-
-    def lines(self) -> list[journal.Line]:
-        """The log up to the checkpoint."""
-        return journal.parse((self.folder / journal.NAME).read_text())
+    lines: Sequence[journal.Line]  # the log up to there
 
 
-def newest(place: Place, plan: Plan, world: World) -> State | None:
-    """The newest complete checkpoint of the run, the same one on every rank; None if there is none."""
-    found = checkpoints.listing(place.store, place.config.run, plan.kind) if world.leads else []
-    path = world.share((found[-1].path, found[-1].step) if found else ("", 0))
-    if not path[0]:
-        return None
-    return State(path[1], Checkpoint(place.store, *path).fetch(place.scratch / f"rank-{world.rank}", "state"))
+def kinds_of(engine: Engine, averages: Averages) -> dict[str, Sequence[Tensor]]:
+    """All that a checkpoint holds, in tensors of the shards' shapes."""
+    moments = {kind: [_state(engine, key)[kind] for key in engine.states()] for kind in MOMENTS}
+    return {"weight": engine.shards(), **moments, **averages.tensors}
 
 
-def load_weights(module: nn.Module, state: State, section: str) -> None:
-    """Put the weights into the module, before an engine is built around it.
+def updates_of(engine: Engine) -> int:
+    """Steps that Adam made: those that were skipped do not count."""
+    return max((int(_state(engine, key)["step"]) for key in engine.states()), default=0)
+
+
+def resume(engine: Engine, averages: Averages, place: Place, plan: Plan, world: World) -> State:
+    """Bring weights, moments and averages to the newest whole checkpoint, or to the start; a collective.
 
     Raises:
-        ModelError: They belong to a network of another shape.
+        ModelError: The checkpoint is of another network or objective, or there should be one but none is whole.
     """
-    weights = state.tensors("weight")
-    ours = {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
-    if ours != {name: tuple(tensor.shape) for name, tensor in weights.items()}:
-        raise ModelError(
-            f"the run's checkpoint holds another network than {section} describes; "
-            "set the widths and layers back, or train under another name (run=...)"
-        )
-    module.load_state_dict(weights, strict=False)
-
-
-def load_optimizer(engine: Engine, averages: Averages, state: State | None) -> None:
-    """Bring Adam's moments, its step count and the moving average to those of the checkpoint, or to the start."""
-    _set_step(engine, state.step if state else 0)
-    if state is None:
-        return
-    for kind in MOMENTS:
-        engine.scatter(state.tensors(kind), _moments(engine, kind, state.step))
-    for name, tensors in averages.tensors.items():
-        engine.scatter(state.tensors(name), tensors)
-
-
-def gather_ema(engine: Engine, averages: Averages, world: World) -> dict[str, Tensor]:
-    """The whole averaged weights on rank 0, an empty mapping elsewhere; a collective."""
-    whole = engine.gather(averages.tensors[NAMES[0]])
-    return {name: _own(tensor) for name, tensor in whole if world.leads}
-
-
-def save(engine: Engine, averages: Averages, world: World, folder: Path) -> None:
-    """Write this rank's share of the state into `folder`; a collective."""
-    rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    share = dict(_share(engine, averages, world))
-    save_file(share, folder / f"shard-{world.rank:05d}-of-{world.size:05d}.safetensors")
-
-
-def publish(place: Place, plan: Plan, task: Task, facts: Mapping[str, Any], path: str) -> Checkpoint:
-    """Declare the uploaded files complete and delete older checkpoints (rank 0)."""
-    described = {
-        **task.facts, **facts, "config": place.config.model_dump(mode="json"), "zero_stage": plan.zero_stage,
-        "code": __version__,
-    }  # fmt: skip
-    done = checkpoints.publish(place.store, path, described)
-    checkpoints.prune(place.store, place.config.run, plan.kind, plan.keep)
-    return done
-
-
-def may_publish(place: Place, plan: Plan, world: World) -> None:
-    """Stop every rank if another driver took the run over."""
-    run, section = place.config.run, plan.section
-    if not world.share(owner.owns(place.store, run, section, place.owner) if world.leads else None):
-        raise owner.taken_over(run, section)
-
-
-def _share(engine: Engine, averages: Averages, world: World) -> Iterator[tuple[str, Tensor]]:
-    kinds: dict[str, Sequence[Tensor]] = {"weight": engine.shards(), **averages.tensors}
-    kinds |= {kind: _moments(engine, kind, 0) for kind in MOMENTS}
-    for kind, tensors in kinds.items():
-        for number, (name, tensor) in enumerate(engine.gather(tensors)):
-            if number % world.size == world.rank:
-                yield f"{kind}/{name}", _own(tensor)
-
-
-def _moments(engine: Engine, kind: str, step: int) -> list[Tensor]:
-    """A moment of Adam per shard; made as AdamW itself would where it has not stepped yet."""
-    tensors = []
-    for key in engine.states():
-        state = engine.optimizer.state[key]
-        if not state:
-            device = key.device if key.is_cuda else torch.device("cpu")
-            state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
-            state |= {name: torch.zeros_like(key) for name in MOMENTS}
-        tensors.append(state[kind])
-    return tensors
-
-
-def _set_step(engine: Engine, step: int) -> None:
     for key in engine.states():
         if "step" in engine.optimizer.state.get(key, {}):
-            engine.optimizer.state[key]["step"].fill_(step)
+            engine.optimizer.state[key]["step"].fill_(0)  # ZeRO makes an empty step while it is built
+    found = world.agree(lambda: candidates(place.store, place.config.run, plan) if world.leads else None)
+    reasons: list[str] = []
+    for checkpoint in world.share(found):
+        try:
+            state = world.agree(partial(_load, checkpoint, engine, averages, place, plan))
+        except Damaged as error:
+            reasons.append(f"{checkpoint.uri}: {error}")
+            continue
+        engine.refresh()
+        if world.leads and reasons:
+            _log().warning("damaged checkpoints were left out (%s); %s goes on from step %d",
+                           "; ".join(reasons), plan.section, state.step)  # fmt: skip
+        return state
+    if reasons:
+        raise ModelError(
+            f"no checkpoint of run {place.config.run!r} is whole ({'; '.join(reasons)}); "
+            f"bring one back, name another with {plan.section}.resume=..., or start anew under another name (run=...)"
+        )
+    return State(0, [])
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that shares memory with nothing, as safetensors wants."""
-    return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+def candidates(store: Store, run: str, plan: Plan) -> list[Checkpoint]:
+    """Complete checkpoints to go on from, best first; empty for a run that begins.
+
+    Raises:
+        ModelError: The run had checkpoints but they are gone, or `resume` names none.
+    """
+    if own := checkpoints.listing(store, run, plan.kind)[::-1]:
+        return own
+    if plan.resume:
+        return [_named(store, plan)]
+    if gone := checkpoints.pointed(store, run, plan.kind):
+        pointer = f"checkpoints/{run}/{plan.kind}/{checkpoints.POINTER}"
+        raise ModelError(
+            f"run {run!r} reached checkpoint {gone}, but {store.uri} holds no {plan.kind} checkpoint of it any more; "
+            f"bring it back, name one with {plan.section}.resume=..., or delete {pointer} to start from step 0"
+        )
+    return []
+
+
+def described(place: Place, plan: Plan) -> dict[str, Any]:
+    """What the manifest tells of how the checkpoint came to be."""
+    return {"config": place.config.model_dump(mode="json"), "zero_stage": plan.zero_stage, "code": __version__}
+
+
+def refuse_others(checkpoint: Checkpoint, manifest: Mapping[str, Any], place: Place, plan: Plan) -> None:
+    """Raise ModelError if options that the checkpoint's tensors depend on differ from those it was trained with."""
+    theirs = manifest.get("config", {}).get(plan.section, {})
+    ours = place.config.model_dump(mode="json")[plan.section]
+    differ = [name for name in FIXED if name in ours and name in theirs and ours[name] != theirs[name]]
+    if differ:
+        told = "; ".join(f"{plan.section}.{name} is {ours[name]!r}, there {theirs[name]!r}" for name in differ)
+        raise _another(checkpoint, told)
+
+
+def marks_of(store: Store, path: str, names: Iterable[str], sha256: Mapping[str, str]) -> list[Mark]:
+    """The marks of a checkpoint by their names in it; Damaged if one is not what `sha256` says."""
+    marks = []
+    for name in sorted(names):
+        data = store.read(path, name)
+        if name in sha256 and hashlib.sha256(data).hexdigest() != sha256[name]:
+            raise Damaged(f"{name} is not what was written")
+        marks.append(Mark.parse(data))
+    return marks
+
+
+def reader(store: Store, path: str, file: str) -> Read:
+    """Reads ranges of a state file where it lies."""
+
+    def read(first: int, length: int) -> bytes:
+        with store.reaching(f"read {path}"), store.filesystem.open_input_file(store.path(path, STATE, file)) as stream:
+            return bytes(stream.read_at(length, first))
+
+    return read
+
+
+def _load(checkpoint: Checkpoint, engine: Engine, averages: Averages, place: Place, plan: Plan) -> State:
+    try:
+        manifest = checkpoint.check()
+    except ModelError as error:
+        raise Damaged(str(error)) from None
+    refuse_others(checkpoint, manifest, place, plan)
+    names = [name for name in manifest["files"] if Path(name).match(f"{STATE}/rank-*.json")]
+    marks = marks_of(checkpoint.store, checkpoint.path, names, manifest.get("sha256", {}))
+    if not marks:
+        raise Damaged("it holds no training state")
+    pieces, kinds = engine.pieces(), kinds_of(engine, averages)
+    shapes = {name: shape for mark in marks for name, shape in mark.shapes.items()}
+    if other := next((piece for piece in pieces if shapes.get(piece.name) != piece.shape), None):
+        raise _another(checkpoint, f"{other.name} is {other.shape}, there {shapes.get(other.name)}")
+    files = [(mark, reader(checkpoint.store, checkpoint.path, mark.file)) for mark in marks]
+    fill({kind: (pieces, tensors) for kind, tensors in kinds.items()}, files)
+    for key in engine.states():
+        engine.optimizer.state[key]["step"].fill_(marks[0].updates)
+    return State(int(manifest["step"]), _lines(checkpoint))
+
+
+def _lines(checkpoint: Checkpoint) -> list[journal.Line]:
+    try:
+        return journal.parse(checkpoint.store.read(checkpoint.path, STATE, journal.NAME).decode())
+    except ValueError:
+        raise Damaged(f"{journal.NAME} cannot be read") from None
+
+
+def _named(store: Store, plan: Plan) -> Checkpoint:
+    """The checkpoint of `resume`: a path in the store, or a URI."""
+    text = plan.resume.rstrip("/")
+    if "://" in text or text.startswith("/"):
+        inside = text.startswith(f"{store.uri}/")
+        folder, _, name = text.rpartition("/")
+        store, path = (store, text.removeprefix(f"{store.uri}/")) if inside else (Store(folder), name)
+    else:
+        path = text
+    if not store.exists(path, checkpoints.MANIFEST):
+        raise ModelError(f"{plan.section}.resume={plan.resume!r} is no complete checkpoint in {store.uri}; "
+                         "give checkpoints/<run>/<kind>/step-..., or its URI")  # fmt: skip
+    return Checkpoint(store, path, 0)
+
+
+def _another(checkpoint: Checkpoint, told: str) -> ModelError:
+    return ModelError(
+        f"checkpoint {checkpoint.uri} is of another network or objective ({told}); "
+        "set it back, or train under another name (run=...)"
+    )
+
+
+def _state(engine: Engine, key: Tensor) -> dict[str, Tensor]:
+    """Adam's state of a shard; made as AdamW itself would where it has not stepped yet."""
+    state: dict[str, Tensor] = engine.optimizer.state[key]
+    if not state:
+        state["step"] = torch.zeros((), dtype=torch.float32, device=key.device if key.is_cuda else "cpu")
+        state |= {name: torch.zeros_like(key) for name in MOMENTS}
+    return state
+
+
+def _log() -> logging.Logger:
+    return logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -38,13 +39,13 @@ def fit(task: Task, plan: Plan, place: Place, device: torch.device | None = None
     Raises:
         ConfigError: The batch cannot be shared by the ranks, or DeepSpeed is needed and missing.
         JobError: Too many steps had to be skipped, or another driver took the run over.
-        ModelError: The run's checkpoint is of another network.
+        ModelError: The run's checkpoint is of another network, or none is whole where there should be one.
     """
     world = current(device)
     slots = order.slots_of(world.rank, world.size, plan.batch_size, field=f"{plan.section}.batch_size")
     parts = order.parts_of(slots, plan.micro_batch_size, field=f"{plan.section}.micro_batch_size")
     training = _Training(task, plan, place, world, parts)
-    with ThreadPoolExecutor(1, "draw") as ahead:
+    with closing(training.saver), ThreadPoolExecutor(1, "draw") as ahead:
         pending: Future[list[Any]] | None = None
         for step in range(training.first, plan.steps):
             began = time.monotonic()
@@ -53,7 +54,7 @@ def fit(task: Task, plan: Plan, place: Place, device: torch.device | None = None
             pending = ahead.submit(training.draw, step + 1)
             training.step(step, drawn, waited_s)
             training.after(step + 1)
-    return training.finish()
+        return training.finish()
 
 
 class _Training:
@@ -61,14 +62,11 @@ class _Training:
 
     def __init__(self, task: Task, plan: Plan, place: Place, world: World, parts: Sequence[range]) -> None:
         self.task, self.plan, self.place, self.world, self.parts = task, plan, place, world, parts
-        state = checkpoint.newest(place, plan, world)
-        self.first = state.step if state else 0
-        if state:
-            checkpoint.load_weights(task.module, state, plan.section)
         self.engine = build_engine(task.module, plan, world)
         self.averages = Averages(self.engine.shards(), plan.ema_decay)
-        checkpoint.load_optimizer(self.engine, self.averages, state)
-        self.watch = Watch(plan, place, world, state.lines() if state else [])
+        state = checkpoint.resume(self.engine, self.averages, place, plan, world)
+        self.first = state.step
+        self.watch = Watch(plan, place, world, state.lines)
         self.saver = Saver(self.engine, self.averages, task, self.watch)
 
     def draw(self, step: int) -> list[Any]:
@@ -93,6 +91,7 @@ class _Training:
         save = last or show or done % plan.checkpoint_every == 0 or self.place.leaving()
         check = plan.validate_every > 0 and (last or done % plan.validate_every == 0)
         if save or check or done % plan.log_every == 0:
+            self.saver.check()
             line = self.watch.sum_up(done)
             self.watch.log(line, validate(self.task, self.engine, self.averages, self.world, self.parts) if check else {})
         if save:

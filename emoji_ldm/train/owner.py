@@ -1,4 +1,4 @@
-"""Who may publish: the driver that started last. A driver thought dead may have left its workers running."""
+"""Who may write a run's records: the driver that started last. One thought dead may have left its workers running."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import uuid
 from emoji_ldm.errors import JobError, StoreError
 from emoji_ldm.store import Store
 
+LOOK_S = 5.0  # a group that lost its run stops within this time and a few steps
+
 
 def claim(store: Store, run: str, section: str) -> str:
-    """Take over a run's training; returns the token that its workers show before they publish."""
+    """Take over a run's training; returns the token that its workers show before they write."""
     token = uuid.uuid4().hex
     store.write(token.encode(), "runs", run, section, "owner")
     return token

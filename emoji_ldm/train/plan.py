@@ -102,5 +102,4 @@ class Place:
     store: Store
     scratch: Path  # local folder of this process
     owner: str = ""  # token of the driver that may publish; empty means nobody else can
-    report: Callable[[dict[str, Any]], None] = field(default=lambda facts: None)  # called at checkpoints, on every rank
     leaving: Callable[[], bool] = field(default=lambda: False)  # whether a node is about to be taken away; collective

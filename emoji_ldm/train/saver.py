@@ -1,59 +1,181 @@
-"""Bring a training's state and the model made of it to the store, so that no moment leaves half a checkpoint."""
+"""Checkpoints beside training: the pause is a copy of the local shards into host memory, the rest is a thread's work.
+
+1. copy (every rank, training waits): pieces of weights, moments and averages into one host buffer
+2. bring (every rank's thread): the buffer to the store, then a mark with its checksums
+3. publish (rank 0's thread): wait for all marks, join the average, export it, then the manifest, pointer, retention
+
+One save is in flight: the next one waits for it. Threads use no collectives: ranks meet in the store.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from emoji_ldm.dataset import checkpoints
-from emoji_ldm.model.ema import Averages
-from emoji_ldm.train import checkpoint
-from emoji_ldm.train.engine import Engine
+from emoji_ldm.errors import JobError
+from emoji_ldm.model.ema import NAMES, Averages
+from emoji_ldm.train import checkpoint, journal, owner
+from emoji_ldm.train.checkpoint import STATE
+from emoji_ldm.train.engine import Engine, Piece
+from emoji_ldm.train.pieces import Mark, Snapshot, fill, name_of, shared_out
 from emoji_ldm.train.plan import Task
 from emoji_ldm.train.watch import Watch
+
+POLL_S = 0.1  # between looks for the marks of other ranks
+WAIT_S = 1800.0  # a rank that has not brought its file by then will not
 
 Facts = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Save:
+    """What a save brings besides the snapshot, fixed at its step."""
+
+    step: int
+    path: str  # of the checkpoint in the store
+    show: bool  # whether a sample grid is due
+    updates: int  # of Adam
+    log: str  # the log up to the step; rank 0's
+
+
 class Saver:
-    """Every rank has one; rank 0 exports and publishes."""
+    """Every rank has one; `save`, `check` and `finish` are called by all ranks at the same steps."""
 
     def __init__(self, engine: Engine, averages: Averages, task: Task, watch: Watch) -> None:
         self.engine, self.averages, self.task, self.watch = engine, averages, task, watch
         self.place, self.plan, self.world = watch.place, watch.plan, watch.world
+        self.attempt = self.world.share(checkpoints.new_attempt() if self.world.leads else None)
         self.facts: Facts = {}
+        self.snapshot: Snapshot | None = None
+        self._pool = ThreadPoolExecutor(1, "save")
+        self._pending: Future[Facts] | None = None
+        self._stop = threading.Event()
+        self._looked = time.monotonic()
 
     def save(self, done: int, *, show: bool) -> None:
-        """Upload every rank's state and the exported model; then, and only then, the manifest."""
-        exported, facts = self._export(done, show=show)
-        checkpoint.may_publish(self.place, self.plan, self.world)
-        name = self.world.share(checkpoints.folder_name(done) if self.world.leads else None)
-        path = f"checkpoints/{self.place.config.run}/{self.plan.kind}/{name}"
-        state = self.place.scratch / f"state-{self.world.rank}"
-        checkpoint.save(self.engine, self.averages, self.world, state)
-        if self.watch.journal:
-            (state / "losses.jsonl").write_text(self.watch.journal.text())
-            self.watch.journal.flush()
-            self.place.store.upload(exported, path)
-        self.place.store.upload(state, path, "state")
-        self.world.barrier()
-        self.facts = {"step": done, "num_workers": self.world.size, **facts}
-        if self.world.leads:
-            published = checkpoint.publish(self.place, self.plan, self.task, self.facts, path)
-            self.facts["checkpoint"] = published.uri
-        self.place.report({"step": done})
+        """Begin to save the state after `done` steps; training may go on when this returns.
+
+        Raises:
+            Exception: Whatever a thread of any rank met since; on every rank.
+        """
+        self._wait()
+        kinds = checkpoint.kinds_of(self.engine, self.averages)
+        if self.snapshot is None:
+            self.snapshot = Snapshot(tuple(kinds), self._own_pieces(), pinned=self.world.device.type == "cuda")
+        self.snapshot.take(kinds)
+        folder = checkpoints.folder_name(done, self.attempt)
+        save = Save(
+            done, f"checkpoints/{self.place.config.run}/{self.plan.kind}/{folder}", show,
+            checkpoint.updates_of(self.engine), self.watch.journal.text() if self.watch.journal else "",
+        )  # fmt: skip
+        self._pending = self._pool.submit(self._bring, save, self.snapshot)
+
+    def check(self) -> None:
+        """Raise on every rank what any of them met: a failed save, or that another driver took the run over."""
+        self._exchange()
 
     def finish(self) -> Facts:
-        """What the last export measured, and where it lies."""
+        """Wait until the last save is published; what its export measured, and where it lies."""
+        self._wait()
+        self.close()
         return {name: value for name, value in self.facts.items() if name not in ("step", "num_workers")}
 
-    def _export(self, done: int, *, show: bool) -> tuple[Path, Facts]:
+    def close(self) -> None:
+        """Let a save in flight end, be the training's end a good one or not."""
+        self._pool.shutdown(wait=True)
+
+    def _wait(self) -> None:
+        while self._exchange():
+            time.sleep(POLL_S / 2)
+
+    def _exchange(self) -> bool:
+        """Whether a save is in flight on any rank; errors of any are raised on all."""
+        error, busy = self._look(), bool(self._pending and not self._pending.done())
+        told = self.world.mean(torch.tensor([float(error is not None), float(busy)], device=self.world.device)).tolist()
+        if told[0]:
+            self._stop.set()
+            raise next(found for found in self.world.all(error) if found is not None)
+        if self._pending and not told[1]:
+            self.facts, self._pending = self._pending.result(), None
+        return bool(told[1])
+
+    def _look(self) -> BaseException | None:
+        """What went wrong on this rank since it was asked last."""
+        if self._pending and self._pending.done() and (error := self._pending.exception()):
+            return error
+        if self.world.leads and time.monotonic() - self._looked > owner.LOOK_S:
+            self._looked = time.monotonic()
+            if not self._owns():
+                return owner.taken_over(self.place.config.run, self.plan.section)
+        return None
+
+    def _owns(self) -> bool:
+        return owner.owns(self.place.store, self.place.config.run, self.plan.section, self.place.owner)
+
+    def _own_pieces(self) -> list[Piece]:
+        pieces = self.engine.pieces()
+        return pieces if self.plan.zero_stage else shared_out(pieces, self.world.rank, self.world.size)
+
+    def _bring(self, save: Save, snapshot: Snapshot) -> Facts:
+        """A thread's work."""
+        store, name = self.place.store, name_of(self.world.rank, self.world.size)
+        mark = snapshot.mark(f"{name}.safetensors", save.updates)
+        store.put(snapshot.bytes(), save.path, STATE, mark.file)
+        store.write(mark.dump(), save.path, STATE, f"{name}.json")
+        return self._publish(save, snapshot, mark) if self.world.leads else {}
+
+    def _publish(self, save: Save, snapshot: Snapshot, own: Mark) -> Facts:
+        store, sha256 = self.place.store, dict[str, str]()
+        marks = self._marks(save, sha256)
         folder = self.place.scratch / f"export-{self.plan.kind}"
-        weights = checkpoint.gather_ema(self.engine, self.averages, self.world)
-        facts: Facts = {}
-        if self.world.leads:
-            facts = self.task.export(weights, folder)
-            png = self.task.preview(folder) if show else None
-            if png and self.watch.journal:
-                self.watch.journal.show(png, done)
-        return folder, facts
+        rmtree(folder, ignore_errors=True)
+        measured = self.task.export(self._average(save, marks, snapshot, own), folder)
+        sha256 |= {path.relative_to(folder).as_posix(): _sha256(path) for path in folder.rglob("*") if path.is_file()}
+        store.upload(folder, save.path)
+        store.write(save.log.encode(), save.path, STATE, journal.NAME)
+        if save.show and (png := self.task.preview(folder)) and self.watch.journal:
+            self.watch.journal.show(png, save.step)
+        if not self._owns():
+            raise owner.taken_over(self.place.config.run, self.plan.section)
+        facts = {"step": save.step, "num_workers": self.world.size, **measured}
+        described = {**self.task.facts, **facts, **checkpoint.described(self.place, self.plan)}
+        published = checkpoints.publish(store, save.path, described, sha256)
+        checkpoints.prune(store, self.place.config.run, self.plan.kind, self.plan.keep)
+        return {**facts, "checkpoint": published.uri}
+
+    def _marks(self, save: Save, sha256: dict[str, str]) -> list[Mark]:
+        """The marks of all ranks, once they are there; their hashes go into `sha256`."""
+        names = [f"{STATE}/{name_of(rank, self.world.size)}.json" for rank in range(self.world.size)]
+        deadline, missing = time.monotonic() + WAIT_S, names
+        while missing := [name for name in missing if not self.place.store.exists(save.path, name)]:
+            if time.monotonic() > deadline or self._stop.wait(POLL_S):
+                raise JobError(f"checkpoint {save.path} is not complete: {', '.join(missing)} never came")
+        for name in names:
+            sha256[name] = hashlib.sha256(self.place.store.read(save.path, name)).hexdigest()
+        return checkpoint.marks_of(self.place.store, save.path, names, sha256)
+
+    def _average(self, save: Save, marks: list[Mark], snapshot: Snapshot, own: Mark) -> dict[str, Tensor]:
+        """The whole averaged weights: the own part from memory, others' from the store."""
+        shapes = {name: shape for mark in marks for name, shape in mark.shapes.items()}
+        whole = {name: torch.empty(shape) for name, shape in shapes.items()}
+        pieces = [Piece(name, tuple(tensor.shape), 0, tensor.numel(), number, 0)
+                  for number, (name, tensor) in enumerate(whole.items())]  # fmt: skip
+        readers = [snapshot.read if mark.file == own.file else checkpoint.reader(self.place.store, save.path, mark.file)
+                   for mark in marks]  # fmt: skip
+        fill({NAMES[0]: (pieces, list(whole.values()))}, list(zip(marks, readers, strict=True)))
+        return whole
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -45,6 +46,25 @@ class World:
         rows = [torch.empty_like(tensor) for _ in range(self.size)]
         dist.all_gather(rows, tensor)
         return torch.stack(rows)
+
+    def all(self, value: T) -> list[T]:
+        """Every rank's value, rank 0 first, on every rank; it must pickle."""
+        values: list[Any] = [value]
+        if self.size > 1:
+            values = [None] * self.size
+            dist.all_gather_object(values, value)
+        return values
+
+    def agree(self, act: Callable[[], T]) -> T:
+        """What `act` returns; if it raises on any rank, every rank raises that error, so that none waits for ever."""
+        value, error = None, None
+        try:
+            value = act()
+        except Exception as raised:  # noqa: BLE001 (raised again below)
+            error = raised
+        if first := next((found for found in self.all(error) if found is not None), None):
+            raise first
+        return cast(T, value)
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over ranks, elementwise; changes `tensor`."""
