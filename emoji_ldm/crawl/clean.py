@@ -43,9 +43,9 @@ def clean(data: bytes, *, size_px: int, max_px: int) -> Picture:
         Refused: TOO_LARGE above `max_px` (before any pixel is decoded), TOO_SMALL, BLANK, or NOT_AN_IMAGE.
     """
     if is_svg(data):
-        image, source_format, num_frames = _decode(render_svg(data, min(size_px, max_px)), max_px)[0], "SVG", 1
+        image, source_format, num_frames = decode(render_svg(data, min(size_px, max_px)), max_px)[0], "SVG", 1
     else:
-        image, source_format, num_frames = _decode(data, max_px)
+        image, source_format, num_frames = decode(data, max_px)
     image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS, reducing_gap=None)  # premultiplies alpha itself
     pixels = np.array(image)  # (h, w, 4) uint8
     whole = pixels.view("<u4")[..., 0]  # (h, w), alpha in the highest byte
@@ -59,7 +59,7 @@ def clean(data: bytes, *, size_px: int, max_px: int) -> Picture:
     return Picture(image_id, write_png(pixels), width, height, has_alpha, num_frames, source_format, look)
 
 
-def _decode(data: bytes, max_px: int) -> tuple[Image.Image, str, int]:
+def decode(data: bytes, max_px: int) -> tuple[Image.Image, str, int]:
     """Upright RGBA image, name of its format, number of frames."""
     try:
         with warnings.catch_warnings():

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from emoji_ldm.config import Config
 from emoji_ldm.latents.codec import Codec, load_codec, resolve_codec
+from emoji_ldm.latents.source import read_json
 from emoji_ldm.latents.text import TextEncoder, load_text_encoder
 from emoji_ldm.model.denoiser import Denoiser, build_denoiser, export_unet
+from emoji_ldm.model.unet import pipeline_folder
 from emoji_ldm.store import Store
 from emoji_ldm.train.objective import Objective
+from emoji_ldm.train.sampling import check_scheduler
 
 TEXT = "text_encoder."  # what names of its weights start with in a denoiser
 
@@ -28,13 +31,26 @@ class Frozen:
     text: TextEncoder
 
 
+def check_init(config: Config) -> None:
+    """Refuse to start from `train.init` if it learned another objective than `config.train` says.
+
+    Raises:
+        ModelError: It is no pipeline.
+        ConfigError: It learned something else; the text names the option to set.
+    """
+    if config.train.init:
+        scheduler = pipeline_folder(config.train.init) / "scheduler" / "scheduler_config.json"
+        check_scheduler(config.train, read_json(scheduler))
+
+
 def load_frozen(config: Config, store: Store, cache: Path) -> Frozen:
     """Codec and text encoder of `config.latents`.
 
     Raises:
-        ModelError: One is missing.
-        ConfigError: It does not fit `latents.size_px` or `latents.max_tokens`.
+        ModelError: One is missing, or `train.init` is.
+        ConfigError: It does not fit `latents.size_px` or `latents.max_tokens`; or see `check_init`.
     """
+    check_init(config)
     settings = config.latents
     source = resolve_codec(config, store, cache)
     return Frozen(
