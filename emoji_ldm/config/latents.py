@@ -46,9 +46,9 @@ class LatentsConfig(Section):
     """How pictures and captions become the cached tensors that training reads."""
 
     codec: str = "own"
-    """`own`: this run's autoencoder; else a folder or hub id of an AutoencoderKL."""
+    """`own`: this run's autoencoder; `init`: that of `train.init`; else a folder or hub id of an AutoencoderKL."""
     text_encoder: str = "minilm"
-    """`minilm`: the packaged all-MiniLM-L6-v2; else a folder or hub id of an encoder."""
+    """`minilm`: the packaged all-MiniLM-L6-v2; `init`: that of `train.init`; else a folder or hub id of an encoder."""
     max_tokens: Positive = 32
     """Longest caption in tokens; longer ones are cut."""
     size_px: Width = 64

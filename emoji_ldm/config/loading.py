@@ -93,7 +93,9 @@ def _explain(error: ValidationError, where: str) -> Iterator[str]:
     for problem in error.errors():
         location = [str(part) for part in problem["loc"]]
         dotted = ".".join(location)
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] == "value_error" and not location:  # fields that do not fit each other
+            yield f"{where}: {problem['ctx']['error']}"
+        elif problem["type"] == "extra_forbidden":
             yield f"{where}: unknown key {dotted!r}{_nearest(location)}"
         else:
             yield f"{where}: {dotted}={problem['input']!r} is refused: {problem['msg']}"

@@ -19,7 +19,7 @@ class Concept(Section):
     class_prompt: str = ""
     """Prompt of its class, such as `a photo of a dog`; empty leaves prior preservation out."""
     class_folder: str = ""
-    """Folder with pictures of the class; what is missing to `num_class_images` is generated."""
+    """Folder with pictures of the class, what is missing to `num_class_images` is drawn; empty: runs/<run>/class-N."""
 
 
 class NetworkFields(Section):
@@ -44,7 +44,7 @@ class NetworkFields(Section):
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Layers that get adapters, by the end of their name."""
     train_text_encoder: bool = False
-    """Whether the text encoder learns too."""
+    """Whether the text encoder learns too: all of it, whatever `trainable` and LoRA leave out of the U-Net."""
     concepts: tuple[Concept, ...] = ()
     """Subjects to learn by DreamBooth; empty trains on the store's images and captions."""
     prior_weight: Annotated[float, Field(ge=0)] = 1.0

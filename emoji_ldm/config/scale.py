@@ -36,7 +36,7 @@ class WatchFields(Section):
     log_every: Positive = 10
     """Steps between log lines."""
     sample_every: Annotated[int, Field(ge=0)] = 1000
-    """Steps between sample grids; 0 draws none."""
+    """Steps between sample grids, drawn as `generate` says (steps, guidance, seed, images per prompt); 0 draws none."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts of the sample grids; empty takes the first captions."""
     validation: Fraction = 0.05

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Self
 
 import yaml
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
 from emoji_ldm.config.caption import CaptionConfig
 from emoji_ldm.config.cluster import ClusterConfig
@@ -37,6 +37,17 @@ class Config(Section):
     generate: GenerateConfig = GenerateConfig()
     serve: ServeConfig = ServeConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _take_parts_of_init(self) -> Self:
+        """`latents.codec` and `latents.text_encoder` may say `init`: those of the pipeline that training starts from."""
+        named = [field for field in ("codec", "text_encoder") if getattr(self.latents, field) == "init"]
+        if named and not self.train.init:
+            raise ValueError(f"latents.{named[0]}=init is that of train.init, which is empty; name a pipeline there")
+        if named:
+            latents = self.latents.model_copy(update=dict.fromkeys(named, self.train.init))
+            object.__setattr__(self, "latents", latents)  # the one change of a frozen section, before anyone has seen it
+        return self
 
     def to_json(self) -> str:
         """The resolved configuration as JSON, for commits and checkpoints."""
