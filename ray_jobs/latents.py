@@ -1,10 +1,13 @@
-"""Encode over Ray: every captioned image once per codec, every distinct caption once per text encoder."""
+"""Encode over Ray: every captioned image once per codec and variant, every distinct caption once per text encoder."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +22,7 @@ from emoji_ldm.errors import DatasetError, ModelError
 from emoji_ldm.latents.cache import good_captions, latent_rows, text_rows
 from emoji_ldm.latents.codec import Codec, load_codec, resolve_codec, to_square
 from emoji_ldm.latents.text import TextEncoder, load_text_encoder
+from emoji_ldm.latents.variants import alter, variant_keys
 from emoji_ldm.records import CAPTIONS, IMAGES, LATENTS, TEXTS, TableSpec
 from emoji_ldm.store import Store
 from ray_jobs import cluster, shards, sink
@@ -41,30 +45,67 @@ def run(config: Config) -> Facts:
     captions = good_captions(tables["images"], tables["captions"])
     if not captions:
         raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
-    codec, text = _codec(config, store, "cpu"), _text(config, "cpu")
     lineage = Lineage(config, "latents", {name: table.version for name, table in tables.items()})
-    distinct = {"", *(caption for several in captions.values() for caption in several)}
-    latent_shards = shards.of_images(
-        tables["images"], captions.keys() - _done(store, LATENTS, codec.key),
-        rows_per_shard=config.latents.rows_per_shard, key=codec.key,
-    )  # fmt: skip
+    pictures = Pictures(
+        set(captions),
+        partial(shards.of_images, tables["images"], rows_per_shard=config.latents.rows_per_shard),
+        shards.image_reader(tables["images"].store, ("image_id", "image")),
+    )
+    encoded = encode(config, pictures, {caption for several in captions.values() for caption in several}, lineage)
+    return {
+        "images encoded": encoded.counts.get("latents", 0),
+        "captions encoded": encoded.counts.get("texts", 0),
+        **_cached(config, store, captions, encoded.codec, encoded.text),
+        "versions": {spec.name: Table(store, spec).version for spec in (LATENTS, TEXTS)},
+    }
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures that are wanted as latents, and how workers come by them."""
+
+    image_ids: set[str]
+    split: Split
+    read: Callable[[dict[str, Any]], pa.Table]  # a shard's payload -> columns image_id and image
+
+
+class Split(Protocol):
+    """How pictures become shards."""
+
+    def __call__(self, image_ids: Collection[str], *, key: str) -> list[sink.Shard]:
+        """Shards of these pictures, named by them and by `key`, which says what is made of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What is in the tables `latents` and `texts` now."""
+
+    codec: Codec
+    text: TextEncoder
+    counts: Mapping[str, int]  # {table: rows that were not there before}
+
+
+def encode(config: Config, pictures: Pictures, captions: set[str], lineage: Lineage) -> Encoded:
+    """Encode the pictures and captions (and the empty one) that are not encoded yet.
+
+    Raises:
+        ModelError: Codec or text encoder cannot be loaded.
+        JobError: The cluster lacks the resources.
+    """
+    store, settings = Store(config.store, config.branch), config.latents
+    codec, text = _codec(config, store, "cpu"), _text(config, "cpu")
+    latent_shards = pictures.split(pictures.image_ids - _done(store, LATENTS, codec.key), key=codec.key)
     text_shards = shards.of_captions(
-        distinct - _done(store, TEXTS, text.key), rows_per_shard=config.latents.rows_per_shard, key=text.key
+        {"", *captions} - _done(store, TEXTS, text.key), rows_per_shard=settings.rows_per_shard, key=text.key
     )
     if latent_shards or text_shards:
         cluster.connect(config.cluster)
-        num_workers, num_gpus = config.latents.num_workers, config.latents.num_gpus
-        cluster.require(config.cluster, "latents", num_workers, num_cpus=NUM_CPUS, num_gpus=num_gpus)
-    read = shards.image_reader(tables["images"].store, ("image_id", "image"))
-    encoded = sink.run(_job(config, LATENTS, read, (ImageEncoder, codec.key)), latent_shards, lineage, unit="images")
+        cluster.require(config.cluster, "latents", settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
+    job = _job(config, LATENTS, pictures.read, (ImageEncoder, codec.key))
+    counts = sink.run(job, latent_shards, lineage, unit="images")
     job = _job(config, TEXTS, shards.read_captions, (CaptionEncoder, text.key))
-    encoded |= sink.run(job, text_shards, lineage, unit="captions")
-    return {
-        "images encoded": encoded.get("latents", 0),
-        "captions encoded": encoded.get("texts", 0),
-        **_cached(config, store, captions, codec, text),
-        "versions": {spec.name: Table(store, spec).version for spec in (LATENTS, TEXTS)},
-    }
+    return Encoded(codec, text, counts | sink.run(job, text_shards, lineage, unit="captions"))
 
 
 class ImageEncoder:
@@ -72,20 +113,22 @@ class ImageEncoder:
 
     def __init__(self, config: Config, key: str) -> None:
         """Load the codec; ModelError if it is another one than the driver planned for."""
-        self.codec, self.batch_size = _codec(config, Store(config.store), _prepare(config)), config.latents.batch_size
+        self.codec, self.settings = _codec(config, Store(config.store), _prepare(config)), config.latents
         if self.codec.key != key:
             raise ModelError("the run's autoencoder changed while its latents were made; run: emoji-ldm latents")
 
     def __call__(self, rows: pa.Table) -> sink.Output:
-        """Encode the pictures of a shard."""
+        """Encode the pictures of a shard, altered as its variant wants."""
         ids, pictures = rows["image_id"].to_pylist(), rows["image"].to_pylist()
+        number, size = rows["variant"][0].as_py(), self.settings.batch_size
         moments = []
-        for start in range(0, len(ids), self.batch_size):
-            files = pictures[start : start + self.batch_size]
-            pixels = np.stack([to_square(file["bytes"], self.codec.size_px) for file in files])
-            moments.append(self.codec.encode(pixels))
+        for start in range(0, len(ids), size):
+            part = slice(start, start + size)
+            pixels = np.stack([to_square(file["bytes"], self.codec.size_px) for file in pictures[part]])
+            moments.append(self.codec.encode(alter(pixels, ids[part], number, self.settings)))
         mean, logvar = (np.concatenate(parts) for parts in zip(*moments, strict=True))
-        return sink.Output(latent_rows(ids, self.codec.key, mean, logvar), {"latents": len(ids)})
+        key = variant_keys(self.codec.key, self.settings)[number]
+        return sink.Output(latent_rows(ids, key, mean, logvar), {"latents": len(ids)})
 
 
 class CaptionEncoder:
@@ -139,7 +182,7 @@ def _cached(config: Config, store: Store, captions: dict[str, list[str]], codec:
     """What the cache holds now, and its bytes per image beside the usual ones: a sample, and padded states."""
     shapes = Table(store, TEXTS).read(["shape"], filter=pc.field("encoder_key") == text.key)["shape"].to_pylist()
     values, num_captions = int(np.prod(codec.latent_shape)), sum(map(len, captions.values()))
-    ours = 2 * (2 * values + sum(tokens * width for tokens, width in shapes) / len(captions))
+    ours = 2 * (2 * values * config.latents.variants + sum(tokens * width for tokens, width in shapes) / len(captions))
     usual = 2 * (values + USUAL_TOKENS * text.width * num_captions / len(captions))
     return {
         "images in the cache": len(captions),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from emoji_ldm.errors import ModelError
 from emoji_ldm.generate.source import model_key
-from emoji_ldm.latents.codec import Codec, load_codec
+from emoji_ldm.latents.codec import Codec, latent_channels, load_codec
 from emoji_ldm.latents.source import local_folder, one_line, read_json
 from emoji_ldm.latents.text import TextEncoder, load_text_encoder
 
@@ -95,8 +95,8 @@ def sampling_device(num_gpus: float) -> str:
 
 def _check_fit(folder: Path, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
     """A pipeline for inpainting, upscaling or distilled guidance has the same parts but another task."""
-    if unet["in_channels"] != vae["latent_channels"] or not isinstance(unet["sample_size"], int):
+    if unet["in_channels"] != latent_channels(vae) or not isinstance(unet["sample_size"], int):
         raise ModelError(f"{folder}: the U-Net takes {unet['in_channels']} channels of side {unet['sample_size']}, "
-                         f"the autoencoder gives {vae['latent_channels']}; only text-to-image models work")  # fmt: skip
+                         f"the autoencoder gives {latent_channels(vae)}; only text-to-image models work")  # fmt: skip
     if unet.get("time_cond_proj_dim") is not None or unet.get("addition_embed_type") is not None:
         raise ModelError(f"{folder}: the U-Net wants more than timestep and prompt (LCM or SDXL); use a plain one")

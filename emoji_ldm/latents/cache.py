@@ -7,8 +7,8 @@ its words. Values are float16, little endian, in C order.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from emoji_ldm.store import Store
 
 HALF = np.dtype("<f2")
 Floats = NDArray[np.float32]
+Moments = NDArray[np.float16]
 
 
 def latent_id(image_id: str, codec_key: str) -> str:
@@ -79,8 +80,8 @@ class LatentSet:
     """All that training reads, in memory. Images and captions have the same order in every process."""
 
     image_ids: list[str]  # sorted
-    mean: Floats  # (N, C, h, w), raw
-    logvar: Floats  # (N, C, h, w)
+    mean: Moments  # (V * N, C, h, w), raw: the N images as they are, then as each altered variant has them
+    logvar: Moments  # likewise
     captions: list[str]  # distinct, sorted; "" is among them
     caption_index: list[list[int]]  # per image: its captions' places in `captions`
     states: list[Floats]  # per caption: (tokens, width)
@@ -88,8 +89,24 @@ class LatentSet:
     num_uncaptioned: int  # images left out because they have no good caption
     versions: dict[str, int]  # {table: version read}
 
+    def sample(self, rows: NDArray[np.int64], noise: Floats, variants: NDArray[np.float64]) -> Floats:
+        """Posterior samples `(n, C, h, w)` float32, raw.
 
-def load_latent_set(store: Store, *, codec_key: str, encoder_key: str, at: str = "") -> LatentSet:
+        Args:
+            rows: `(n,)` places in `image_ids`.
+            noise: `(n, C, h, w)`, unit Gaussian.
+            variants: `(n,)` in [0, 1), which of an image's encodings is taken; 0 is the image as it is.
+        """
+        num_images = len(self.image_ids)
+        rows = rows + num_images * (variants * (len(self.mean) // num_images)).astype(np.int64)
+        mean, logvar = (moments[rows].astype(np.float32) for moments in (self.mean, self.logvar))
+        sample: Floats = mean + np.exp(0.5 * logvar) * noise
+        return sample
+
+
+def load_latent_set(
+    store: Store, *, codec_key: str, encoder_key: str, at: str = "", variant_keys: Sequence[str] = ()
+) -> LatentSet:
     """Every captioned image with its latents and text states.
 
     Args:
@@ -97,6 +114,7 @@ def load_latent_set(store: Store, *, codec_key: str, encoder_key: str, at: str =
         codec_key: `Codec.key`: latents of other codecs are not seen.
         encoder_key: `TextEncoder.key`, likewise.
         at: Tag, time or version of images and captions; latents and states, which belong to them, are the newest.
+        variant_keys: Keys of all encodings (`variants.variant_keys`); empty takes `codec_key` alone.
 
     Raises:
         DatasetError: There is no captioned image, or one lacks its latents or text states.
@@ -105,33 +123,56 @@ def load_latent_set(store: Store, *, codec_key: str, encoder_key: str, at: str =
     captions = good_captions(tables["images"], tables["captions"])
     if not captions:
         raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
-    image_ids = list(captions)
-    mean, logvar = _moments(tables["latents"], image_ids, codec_key)
+    found = latent_set_of(captions, tables, codec_key=codec_key, encoder_key=encoder_key, variant_keys=variant_keys)
+    return replace(found, num_uncaptioned=tables["images"].count() - len(captions))
+
+
+def latent_set_of(
+    captions: Mapping[str, Sequence[str]], tables: Mapping[str, Table], *, codec_key: str, encoder_key: str,
+    variant_keys: Sequence[str] = (),
+) -> LatentSet:  # fmt: skip
+    """The images `{image id: captions}` with their latents and text states, read from `tables` by name.
+
+    Raises:
+        DatasetError: An image lacks its latents, or a caption its states.
+    """
+    image_ids = sorted(captions)
+    mean, logvar = _moments(tables["latents"], image_ids, variant_keys or (codec_key,))
     distinct = sorted({"", *(caption for several in captions.values() for caption in several)})
     place = {caption: number for number, caption in enumerate(distinct)}
     return LatentSet(
         image_ids, mean, logvar, distinct,
-        [[place[caption] for caption in several] for several in captions.values()],
+        [[place[caption] for caption in captions[image_id]] for image_id in image_ids],
         _states(tables["texts"], distinct, encoder_key),
         place[""],
-        tables["images"].count() - len(image_ids),
+        0,
         {name: table.version for name, table in tables.items()},
     )  # fmt: skip
 
 
-def _moments(table: Table, image_ids: Sequence[str], codec_key: str) -> tuple[Floats, Floats]:
-    chosen = pc.field("codec_key") == codec_key
-    rows = table.read(["image_id", "shape", "mean", "logvar"], filter=chosen)
-    place = {image_id: number for number, image_id in enumerate(rows["image_id"].to_pylist())}
-    _check_complete("images", "latents of this codec", image_ids, place)
-    order = [place[image_id] for image_id in image_ids]
-    shape = (len(image_ids), *rows["shape"][order[0]].as_py())
-    mean, logvar = (rows[name].to_pylist() for name in ("mean", "logvar"))
-    return _stack(mean, order, shape), _stack(logvar, order, shape)
+def _moments(table: Table, image_ids: Sequence[str], keys: Sequence[str]) -> tuple[Moments, Moments]:
+    """Means and log-variances `(V * N, C, h, w)` float16, one key's images after the other's."""
+    places = {image_id: number for number, image_id in enumerate(image_ids)}
+    mean = logvar = np.empty(0, HALF)
+    for number, key in enumerate(keys):
+        rows = table.read(["image_id", "shape", "mean", "logvar"], filter=pc.field("codec_key") == key)
+        ids = rows["image_id"].to_pylist()
+        lack = f"altered latents (variant {number}) of this codec" if number else "latents of this codec"
+        _check_complete("images", lack, image_ids, set(ids))
+        if number == 0:
+            shape = (len(keys) * len(image_ids), *rows["shape"][0].as_py())
+            mean, logvar = np.empty(shape, HALF), np.empty(shape, HALF)
+        first = number * len(image_ids)
+        for image_id, one_mean, one_logvar in zip(ids, rows["mean"], rows["logvar"], strict=True):
+            if image_id in places:
+                mean[first + places[image_id]] = _half(one_mean, shape[1:])
+                logvar[first + places[image_id]] = _half(one_logvar, shape[1:])
+    return mean, logvar
 
 
-def _stack(values: Sequence[bytes], order: Sequence[int], shape: Sequence[int]) -> Floats:
-    return from_bytes(b"".join(values[number] for number in order), shape)
+def _half(value: pa.Scalar, shape: Sequence[int]) -> Moments:
+    """The stored numbers themselves: a view of the column."""
+    return np.frombuffer(value.as_buffer(), HALF).reshape(tuple(shape))
 
 
 def _states(table: Table, captions: Sequence[str], encoder_key: str) -> list[Floats]:

@@ -1,4 +1,4 @@
-"""Pixels <-> latents with a diffusers `AutoencoderKL`, transparency included.
+"""Pixels <-> latents with a diffusers `AutoencoderKL` or `VQModel`, transparency included.
 
 *Pixels* are uint8 `(N, H, W, 4)` arrays of straight (not premultiplied) RGBA. A model with
 four channels sees all four scaled to [-1, 1], with the colour of fully transparent pixels
@@ -11,6 +11,7 @@ A model with three channels sees the picture flattened on a background colour.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,12 @@ from torch import Tensor
 from emoji_ldm.config import Config, key_of
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.latents.quantized import QuantizedAutoencoder
 from emoji_ldm.latents.weights import weights_key
 from emoji_ldm.store import Store
 
+KINDS = {"AutoencoderKL": AutoencoderKL, "VQModel": QuantizedAutoencoder, "QuantizedAutoencoder": QuantizedAutoencoder}
+PARTS = ("vae", "vqvae")  # where a pipeline has it
 PREPROCESSING = 1  # goes into the key: raise it when `to_square` or `to_tensor` changes its result
 
 Pixels = NDArray[np.uint8]
@@ -89,7 +93,7 @@ def rgb(colour: str) -> tuple[int, int, int]:
 class Codec:
     """A frozen autoencoder for pictures of one size."""
 
-    vae: Any  # diffusers AutoencoderKL, evaluation mode
+    vae: Any  # diffusers AutoencoderKL or our QuantizedAutoencoder, evaluation mode
     key: str  # hash of weights, their configuration and the preprocessing: equal key, equal latents
     channels: int  # 4: RGBA; 3: flattened on `background`
     size_px: int
@@ -100,7 +104,7 @@ class Codec:
     def latent_shape(self) -> tuple[int, int, int]:
         """`(C, h, w)` of one latent."""
         side = self.size_px // downsampling(self.vae)
-        return int(self.vae.config.latent_channels), side, side
+        return latent_channels(self.vae.config), side, side
 
     @property
     def scaling_factor(self) -> float:
@@ -120,16 +124,21 @@ class Codec:
         return to_pixels(self.vae.decode(latents.to(self.device, self.vae.dtype)).sample)
 
 
+def latent_channels(settings: Mapping[str, Any]) -> int:
+    """Channels of a latent, by an autoencoder's configuration; a codebook's vectors may have a width of their own."""
+    return int(settings.get("vq_embed_dim") or settings["latent_channels"])
+
+
 def downsampling(vae: Any) -> int:
     """Pixels per latent cell along a side."""
     return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
 def load_codec(folder: Path | str, *, size_px: int, background: str, device: str) -> Codec:
-    """Load an `AutoencoderKL` from its folder, from a pipeline folder with `vae/`, or from a hub id.
+    """Load an `AutoencoderKL` or `VQModel` from its folder, from a pipeline with `vae/` or `vqvae/`, or from a hub id.
 
     Raises:
-        ModelError: It is not there, is no AutoencoderKL, or has other than 3 or 4 channels.
+        ModelError: It is not there, is of another kind, or has other than 3 or 4 channels.
         ConfigError: `size_px` does not fit the model, or the background is no colour.
     """
     vae = _load_vae(folder).eval().requires_grad_(False).to(device)
@@ -159,18 +168,23 @@ def resolve_codec(config: Config, store: Store, cache: Path) -> Path | str:
 
 
 def _load_vae(folder: Path | str) -> Any:
-    nested = (Path(folder) / "vae" / "config.json").is_file()
+    nested = next((name for name in PARTS if (Path(folder) / name / "config.json").is_file()), "")
     hub = not Path(folder).is_dir()  # a hub id may be either kind: the model itself is tried first
     problem = ""
-    for subfolder in ["", "vae"] if hub else ["vae" if nested else ""]:
+    for subfolder in ["", *PARTS] if hub else [nested]:
         try:
-            found = AutoencoderKL.load_config(folder, subfolder=subfolder).get("_class_name")
-            if found != "AutoencoderKL":
-                raise ValueError(f"it is a {found}, not an AutoencoderKL")
-            return AutoencoderKL.from_pretrained(folder, subfolder=subfolder, torch_dtype=torch.float32)
+            settings = AutoencoderKL.load_config(folder, subfolder=subfolder)
+            kind = KINDS.get(settings.get("_class_name"))
+            if kind is None:
+                raise ValueError(f"it is a {settings.get('_class_name')}, neither an AutoencoderKL nor a VQModel")
+            # The VQModels of latent diffusion were published before there was a factor; they work unscaled.
+            unscaled = (
+                {"scaling_factor": 1.0} if kind is QuantizedAutoencoder and "scaling_factor" not in settings else {}
+            )
+            return kind.from_pretrained(folder, subfolder=subfolder, torch_dtype=torch.float32, **unscaled)
         except (OSError, ValueError, RuntimeError) as error:
             problem = problem or " ".join(str(error).split())[:200]
     raise ModelError(
-        f"cannot load codec {str(folder)!r}: {problem}; give latents.codec=own, the folder of an AutoencoderKL "
-        "or a hub id that this machine can reach"
+        f"cannot load codec {str(folder)!r}: {problem}; give latents.codec=own, the folder of an AutoencoderKL or "
+        "VQModel, or a hub id that this machine can reach"
     )

@@ -1,4 +1,4 @@
-"""The own RGBA autoencoder: a small diffusers `AutoencoderKL`, its loss and its measure."""
+"""The own RGBA autoencoder: a small diffusers `AutoencoderKL` or `VQModel`, its loss and its measure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from torch import Tensor, nn
 
 from emoji_ldm.config import AutoencoderConfig
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.latents.quantized import QuantizedAutoencoder
 from emoji_ldm.model.linear import NUM_GROUPS, start_linear
 
 HIDDEN_WEIGHT = 0.1  # of colour errors where the picture is transparent: seen by none, yet it must stay calm
+CODEBOOK_WEIGHT = 10.0  # of the squared distance to the codebook: at 1 latents drift away and vectors fall out of use
 GRADIENT_WEIGHT = 0.5  # of the error of neighbour differences against the error of values
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Any:
-    """An `AutoencoderKL` with 4 channels in and out that starts as block averages (see `linear`).
+    """An autoencoder with 4 channels in and out that starts as block averages (see `linear`).
 
-    What is left to chance is drawn from `config.seed`. There is no attention in the middle:
-    emoji are local, and a purely convolutional network works at every size.
+    It is an `AutoencoderKL`, or for `kind=vq` a `VQModel` (as `QuantizedAutoencoder`). What is left to
+    chance is drawn from `config.seed`. There is no attention in the middle: emoji are local, and a
+    purely convolutional network works at every size.
 
     Raises:
         ConfigError: The picture's side cannot be halved once per resolution, a width is too
@@ -28,33 +31,37 @@ def build_autoencoder(config: AutoencoderConfig) -> Any:
     from diffusers import AutoencoderKL
 
     widths = config.block_out_channels
-    if config.size_px % 2 ** (len(widths) - 1):
-        raise ConfigError(
-            f"autoencoder.block_out_channels={list(widths)} halves the picture {len(widths) - 1} times, but "
-            f"autoencoder.size_px={config.size_px} allows fewer; give fewer widths or another size"
-        )
-    if min(widths) < 16 or config.latent_channels < 4:
-        raise ConfigError(
-            f"autoencoder.block_out_channels={list(widths)} and latent_channels={config.latent_channels}: "
-            "widths from 16 and latents from 4 channels are needed"
-        )
+    _check(config)
+    common = {
+        "in_channels": 4, "out_channels": 4, "latent_channels": config.latent_channels, "block_out_channels": widths,
+        "down_block_types": ("DownEncoderBlock2D",) * len(widths), "norm_num_groups": NUM_GROUPS,
+        "up_block_types": ("UpDecoderBlock2D",) * len(widths), "layers_per_block": config.layers_per_block,
+        "sample_size": config.size_px, "mid_block_add_attention": False, "force_upcast": False,
+    }  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        vae = AutoencoderKL(
-            in_channels=4,
-            out_channels=4,
-            down_block_types=("DownEncoderBlock2D",) * len(widths),
-            up_block_types=("UpDecoderBlock2D",) * len(widths),
-            block_out_channels=widths,
-            layers_per_block=config.layers_per_block,
-            latent_channels=config.latent_channels,
-            norm_num_groups=NUM_GROUPS,
-            sample_size=config.size_px,
-            mid_block_add_attention=False,
-            force_upcast=False,
-        )
+        if config.kind == "vq":
+            vae = QuantizedAutoencoder(**common, num_vq_embeddings=config.codebook_size)
+        else:
+            vae = AutoencoderKL(**common)
         start_linear(vae)
         return vae
+
+
+@torch.no_grad()
+def fill_codebook(vae: Any, pixels: Tensor, seed: int) -> None:
+    """Start the codebook at latents of real pictures `(n, 4, H, W)`, so that each of its vectors is used from step 1.
+
+    diffusers starts it as a tiny cube around zero, most of which no latent ever comes near.
+    """
+    found = vae.encode(pixels).latents.permute(0, 2, 3, 1).flatten(0, 2)
+    different = torch.unique((found * 64).round(), dim=0) / 64  # flat surfaces give the same latent over and over
+    book = vae.quantize.embedding.weight
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.cat(
+        [torch.randperm(len(different), generator=generator) for _ in range(-(-len(book) // len(different)))]
+    )
+    book.copy_(different[chosen[: len(book)]] + torch.randn(book.shape, generator=generator) / 256)
 
 
 class AutoencoderLoss(nn.Module):
@@ -63,9 +70,17 @@ class AutoencoderLoss(nn.Module):
     def __init__(self, vae: Any, kl_weight: float) -> None:
         super().__init__()
         self.vae, self.kl_weight = vae, kl_weight
+        self.quantized = isinstance(vae, QuantizedAutoencoder)
 
     def forward(self, pixels: Tensor, noise: Tensor) -> Tensor:
-        """L1 + gradient + KL loss of `(n, 4, H, W)` pixels in [-1, 1]; `noise` has the latent's shape."""
+        """L1 + gradient loss of `(n, 4, H, W)` pixels in [-1, 1], and the cost of their latents.
+
+        That is the KL divergence, or the distance to the codebook (VQ-VAE, arXiv 1711.00937, equation 3).
+        `noise` has the latent's shape; without a posterior's spread it counts for nothing.
+        """
+        if self.quantized:
+            decoded, distance = self.vae.decode(self.vae.encode(pixels).latents, return_dict=False)
+            return reconstruction_loss(decoded, pixels) + CODEBOOK_WEIGHT * torch.as_tensor(distance)
         posterior = self.vae.encode(pixels).latent_dist
         decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample
         kl = posterior.kl().mean() / noise[0].numel()
@@ -104,6 +119,20 @@ def psnr_db(first: Tensor, second: Tensor) -> tuple[float, float]:
     """
     first, second = (first.clamp(-1, 1) + 1) / 2, (second.clamp(-1, 1) + 1) / 2
     return _db(_on_white(first), _on_white(second)), _db(first[:, 3:], second[:, 3:])
+
+
+def _check(config: AutoencoderConfig) -> None:
+    widths = config.block_out_channels
+    if config.size_px % 2 ** (len(widths) - 1):
+        raise ConfigError(
+            f"autoencoder.block_out_channels={list(widths)} halves the picture {len(widths) - 1} times, but "
+            f"autoencoder.size_px={config.size_px} allows fewer; give fewer widths or another size"
+        )
+    if min(widths) < 16 or config.latent_channels < 4:
+        raise ConfigError(
+            f"autoencoder.block_out_channels={list(widths)} and latent_channels={config.latent_channels}: "
+            "widths from 16 and latents from 4 channels are needed"
+        )
 
 
 def _on_white(pixels: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ Tap = tuple[int, int, float]  # output channel, input channel, sign
 
 @torch.no_grad()
 def start_linear(vae: Any) -> None:
-    """Set the weights of an `AutoencoderKL` whose norms have 4 groups and whose widths are at least 16, in place."""
+    """Set the weights of an `AutoencoderKL` or `VQModel`, norms of 4 groups and widths from 16, in place."""
     encoder, decoder, latent = vae.encoder, vae.decoder, int(vae.config.latent_channels)
     _spread(encoder.conv_in)
     for block in encoder.down_blocks:
@@ -36,7 +36,7 @@ def start_linear(vae: Any) -> None:
             _carry(halving.conv, _averaging())
     _still(encoder.mid_block)
     _collect(encoder)
-    encoder.conv_out.weight[latent:] = 0  # the log-variances
+    encoder.conv_out.weight[latent:] = 0  # the log-variances, which a VQModel lacks
     _pass(vae.quant_conv)
     vae.quant_conv.bias[latent:] = LOGVAR
     _pass(vae.post_quant_conv)

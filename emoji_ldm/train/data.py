@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from emoji_ldm.errors import DatasetError
 from emoji_ldm.latents.cache import LatentSet
 from emoji_ldm.latents.text import TextEncoder, pad
 from emoji_ldm.train import chance, order
+from emoji_ldm.train.objective import noise_and_times
 
 Rows = NDArray[np.int64]  # places in a latent set
 Deal = Callable[[int, range], tuple[Rows, NDArray[np.float32]]]  # (step, slots) -> rows, weights of their losses
@@ -66,16 +67,16 @@ class Data:
             places = number * size + np.array(slots)
             weights = np.where(places < count, num_batches * size / count, 0).astype(np.float32)
             draws = chance.draw(self.config.seed, number, slots, shape=self.shape, kind="validation")
-            batches.append(self._batch(self.held_rows[places % count], weights, draws))
+            unaltered = replace(draws, variants=np.zeros(len(slots)))
+            batches.append(self._batch(self.held_rows[places % count], weights, unaltered))
         return batches
 
     def _batch(self, rows: Rows, weights: NDArray[np.float32], draws: chance.Draws) -> Batch:
         latents = self.latents
-        raw = latents.mean[rows] + np.exp(0.5 * latents.logvar[rows]) * draws.posterior
+        raw = latents.sample(rows, draws.posterior, draws.variants)
         captions = [self._caption(int(row), *uniforms) for row, uniforms in zip(rows, draws.uniforms, strict=True)]
         return Batch(
-            torch.from_numpy(raw * np.float32(self.scaling_factor)), torch.from_numpy(draws.noise),
-            torch.from_numpy(draws.timesteps),
+            torch.from_numpy(raw * np.float32(self.scaling_factor)), *noise_and_times(self.config, draws),
             self.text(captions), torch.from_numpy(weights),
         )  # fmt: skip
 

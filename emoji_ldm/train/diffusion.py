@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from emoji_ldm.config import Config
 from emoji_ldm.latents.cache import LatentSet, load_latent_set
+from emoji_ldm.latents.variants import variant_keys
 from emoji_ldm.model.unet import count_parameters
 from emoji_ldm.train.data import Batch, Data, Dealer, evenly, states_of, tokens_of
 from emoji_ldm.train.objective import Objective
@@ -40,6 +41,7 @@ class DiffusionTask:
             "num_held_out": len(self.data.held_rows),
             "num_captions": len(latents.captions) - 1,
             "num_parameters": count_parameters(self.module),
+            "num_weights": sum(parameter.numel() for parameter in self.module.parameters()),
         }
 
     def draw(self, step: int, slots: range) -> Batch:
@@ -84,8 +86,11 @@ def load_task(place: Place, preview: Preview | None = None) -> DiffusionTask:
     """
     config = place.config
     frozen = load_frozen(config, place.store, place.scratch)
-    keys = {"codec_key": frozen.codec.key, "encoder_key": frozen.text.key}
-    return DiffusionTask(config, load_latent_set(place.store, **keys, at=config.at), frozen, preview)
+    latents = load_latent_set(
+        place.store, codec_key=frozen.codec.key, encoder_key=frozen.text.key, at=config.at,
+        variant_keys=variant_keys(frozen.codec.key, config.latents),
+    )  # fmt: skip
+    return DiffusionTask(config, latents, frozen, preview)
 
 
 def _moved(part: Any, device: Any) -> Any:

@@ -15,7 +15,8 @@ from emoji_ldm.config import AutoencoderConfig
 from emoji_ldm.dataset.refs import open_at
 from emoji_ldm.errors import DatasetError
 from emoji_ldm.latents.codec import to_square, to_tensor
-from emoji_ldm.model.autoencoder import AutoencoderLoss, build_autoencoder, psnr_db
+from emoji_ldm.latents.quantized import QuantizedAutoencoder
+from emoji_ldm.model.autoencoder import AutoencoderLoss, build_autoencoder, fill_codebook, psnr_db
 from emoji_ldm.model.unet import count_parameters
 from emoji_ldm.records import IMAGES
 from emoji_ldm.store import Store
@@ -29,12 +30,14 @@ Pixels = NDArray[np.uint8]
 
 
 class ReconstructionTask:
-    """L1 + gradient + KL on pictures in memory."""
+    """L1 + gradient + KL or codebook loss on pictures in memory."""
 
     def __init__(self, config: AutoencoderConfig, pixels: Pixels, versions: Mapping[str, int]) -> None:
         """Take pictures `(N, size_px, size_px, 4)`, straight RGBA."""
         self.config, self.pixels = config, pixels
         self.vae = build_autoencoder(config)
+        if config.kind == "vq":
+            fill_codebook(self.vae, to_tensor(_spread(pixels), 4), config.seed)
         self.module: nn.Module = AutoencoderLoss(self.vae, config.kl_weight)
         factor = 2 ** (len(config.block_out_channels) - 1)
         self.latent_shape = (config.latent_channels, config.size_px // factor, config.size_px // factor)
@@ -80,8 +83,11 @@ class ReconstructionTask:
 
 @torch.inference_mode()
 def measure(vae: Any, pixels: Pixels) -> dict[str, float]:
-    """Quality on up to 128 pictures spread over the set: `psnr_db` on white, `alpha_psnr_db`, `latent_std`."""
-    chosen = pixels[np.unique(np.linspace(0, len(pixels) - 1, MEASURED).astype(int))]
+    """Quality on up to 128 pictures spread over the set: `psnr_db` on white, `alpha_psnr_db`, `latent_std`.
+
+    A codebook's `codebook_used` is the share of its vectors that these pictures need.
+    """
+    chosen = _spread(pixels)
     truth, decoded, latents = [], [], []
     for start in range(0, len(chosen), MEASURE_BATCH):
         batch = to_tensor(chosen[start : start + MEASURE_BATCH], 4).to(vae.device)
@@ -90,7 +96,16 @@ def measure(vae: Any, pixels: Pixels) -> dict[str, float]:
         decoded.append(vae.decode(mean).sample.cpu())
         latents.append(mean.float().cpu())
     colour, alpha = psnr_db(torch.cat(decoded), torch.cat(truth))
-    return {"psnr_db": colour, "alpha_psnr_db": alpha, "latent_std": float(torch.cat(latents).std().clamp_min(1e-6))}
+    found, mean = {"psnr_db": colour, "alpha_psnr_db": alpha}, torch.cat(latents)
+    if isinstance(vae, QuantizedAutoencoder):
+        found["codebook_used"] = len(vae.quantize(mean.to(vae.device))[2][2].unique()) / vae.config.num_vq_embeddings
+    return found | {"latent_std": float(mean.std().clamp_min(1e-6))}
+
+
+def _spread(pixels: Pixels) -> Pixels:
+    """Up to 128 pictures, evenly taken."""
+    chosen: Pixels = pixels[np.unique(np.linspace(0, len(pixels) - 1, MEASURED).astype(int))]
+    return chosen
 
 
 def load_task(place: Place) -> ReconstructionTask:

@@ -60,7 +60,7 @@ def test_the_set_is_sorted_deduplicated_and_complete(filled):
     assert found.image_ids == ids[:2]
     np.testing.assert_allclose(found.mean, mean[::-1], atol=2e-3)
     np.testing.assert_allclose(found.logvar, logvar[::-1], atol=2e-3)
-    assert (found.mean.dtype, found.mean.shape) == (np.float32, (2, 4, 8, 8))
+    assert (found.mean.dtype, found.mean.shape) == (np.float16, (2, 4, 8, 8))
     assert found.captions == ["", "a blob", "a cat"]
     assert found.caption_index == [[1, 2], [1]]
     assert [len(state) for state in found.states] == [2, 3, 4]

@@ -11,7 +11,13 @@ import torch
 from emoji_ldm.config import AutoencoderConfig, TrainConfig
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.latents.codec import to_square, to_tensor
-from emoji_ldm.model.autoencoder import build_autoencoder, psnr_db, reconstruction_loss
+from emoji_ldm.model.autoencoder import (
+    AutoencoderLoss,
+    build_autoencoder,
+    fill_codebook,
+    psnr_db,
+    reconstruction_loss,
+)
 from emoji_ldm.model.ema import Averages, decay_at
 from emoji_ldm.model.unet import build_unet, count_parameters
 from tests.emoji import blobs
@@ -65,6 +71,22 @@ def test_the_autoencoder_starts_as_an_interpolated_picture_of_block_means(emoji,
     assert posterior.mean.shape == (8, latent_channels, 32 // factor, 32 // factor)
     assert start > blurred - 3  # edges, where a convolution pads with zeros, cost the rest
     assert float(posterior.std.max()) < 0.1
+
+
+def test_a_codebook_starts_where_latents_are_and_learns_with_the_rest(emoji):
+    config = AutoencoderConfig(kind="vq", size_px=32, block_out_channels=(16, 32), codebook_size=64)
+    vae = build_autoencoder(config)
+    fill_codebook(vae, emoji, config.seed)
+    with torch.no_grad():
+        latents = vae.encode(emoji).latents
+        distances = torch.cdist(vae.quantize.embedding.weight, latents.permute(0, 2, 3, 1).flatten(0, 2))
+        quality, _ = psnr_db(vae.decode(latents).sample, emoji)
+    assert float(distances.min(dim=1).values.max()) < 0.05
+    assert quality > 12
+    loss = AutoencoderLoss(vae, 1e-6)
+    loss(emoji, torch.zeros_like(latents)).backward()
+    assert all(weight.grad is not None for weight in loss.parameters())
+    assert float(vae.quantize.embedding.weight.grad.abs().sum()) > 0
 
 
 @pytest.mark.parametrize("change, match", [

@@ -1,0 +1,81 @@
+"""Altered encodings: what they do to a picture, and how they lie beside the unaltered one."""
+
+import numpy as np
+import pytest
+
+from emoji_ldm.config import LatentsConfig
+from emoji_ldm.errors import ConfigError, DatasetError
+from emoji_ldm.latents.cache import latent_rows, load_latent_set, text_rows
+from emoji_ldm.latents.codec import to_square
+from emoji_ldm.latents.variants import alter, variant_keys
+from emoji_ldm.records import CAPTIONS, LATENTS, TEXTS
+from emoji_ldm.store import Store
+from tests.emoji import blobs, fill_images
+from tests.unit.latents.test_cache import caption_table, commit, moments, states
+
+BOTH = LatentsConfig(variants=4, flip=True, jitter=0.3)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.stack([to_square(picture.data, 32) for picture in blobs(4)])
+
+
+def test_the_first_variant_is_the_picture_and_the_others_are_the_same_each_time(pixels):
+    ids = list("abcd")
+    assert alter(pixels, ids, 0, BOTH) is pixels
+    first, again, other = (alter(pixels, ids, number, BOTH) for number in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any() and (first != pixels).any()
+    assert (alter(pixels[2:3], ["c"], 1, BOTH)[0] == first[2]).all()  # whoever is beside it
+
+
+def test_half_are_mirrored_and_nothing_else(pixels):
+    flips = BOTH.model_copy(update={"jitter": 0.0})
+    ids = [f"image-{number}" for number in range(200)]
+    many = alter(np.repeat(pixels[:1], 200, axis=0), ids, 1, flips)
+    mirrored = [(one == pixels[0, :, ::-1]).all() for one in many]
+    assert all(is_mirrored or (one == pixels[0]).all() for is_mirrored, one in zip(mirrored, many, strict=True))
+    assert 70 < sum(mirrored) < 130
+
+
+def test_jitter_changes_colours_within_its_bounds_and_never_alpha(pixels):
+    jitters = BOTH.model_copy(update={"flip": False})
+    changed = alter(pixels, list("abcd"), 1, jitters)
+    assert (changed[..., 3] == pixels[..., 3]).all()
+    grey = np.full((1, 8, 8, 4), 100, np.uint8)  # contrast turns about it
+    shades = {int(alter(grey, [f"{number}"], 1, jitters)[0, 0, 0, 0]) for number in range(60)}
+    assert min(shades) >= 70 and max(shades) <= 130 and len(shades) > 20
+
+
+def test_keys_say_what_was_altered_and_the_first_is_the_codec_s_own():
+    keys = variant_keys("codec", BOTH)
+    assert keys[0] == "codec" and len(set(keys)) == 4
+    assert variant_keys("codec", BOTH.model_copy(update={"variants": 6}))[:4] == keys
+    assert not set(keys[1:]) & set(variant_keys("codec", BOTH.model_copy(update={"jitter": 0.2})))
+    assert variant_keys("codec", LatentsConfig()) == ["codec"]
+
+
+@pytest.mark.parametrize("change", [{"variants": 3}, {"flip": True}, {"jitter": 0.1}])
+def test_variants_without_alterations_and_the_reverse_are_refused(change):
+    with pytest.raises(ConfigError, match="set both or neither"):
+        variant_keys("codec", LatentsConfig(**change))
+
+
+def test_training_draws_one_encoding_of_the_image_per_sample(tmp_path):
+    store, keys = Store(str(tmp_path)), variant_keys("codec", BOTH)[:3]
+    ids = sorted(fill_images(store, blobs(2)))
+    commit(store, CAPTIONS, caption_table([(image_id, "a blob") for image_id in ids]), "captions")
+    commit(store, TEXTS, text_rows(["a blob", ""], "encoder", states(3, 2)), "texts")
+    stored = [moments(2, seed) for seed in range(3)]
+    for number in (0, 1):
+        commit(store, LATENTS, latent_rows(ids, keys[number], *stored[number]), f"latents {number}")
+    options = {"codec_key": "codec", "encoder_key": "encoder", "variant_keys": keys}
+    with pytest.raises(DatasetError, match=r"2 of 2 images have no altered latents \(variant 2\).*emoji-ldm latents"):
+        load_latent_set(store, **options)
+    commit(store, LATENTS, latent_rows(ids, keys[2], *stored[2]), "latents 2")
+    found = load_latent_set(store, **options)
+    drawn = found.sample(np.array([1, 1, 0, 0]), np.zeros((4, 4, 8, 8), np.float32), np.array([0, 0.34, 0.67, 0.99]))
+    expected = [stored[0][0][1], stored[1][0][1], stored[2][0][0], stored[2][0][0]]
+    np.testing.assert_allclose(drawn, expected, atol=2e-3)
+    assert drawn.dtype == np.float32
