@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 LINE_EVERY_S = 5.0
 
@@ -22,20 +22,45 @@ class Tracker:
         """Start at zero; `bar` is None where no terminal shows one."""
         self.name, self.total, self.unit, self.done = name, total, unit, 0
         self._bar = bar
-        self._task = bar.add_task(name, total=total, note="") if bar else None
-        self._began = self._printed = time.monotonic()
+        self._task = bar.add_task(name, total=total, note="", eta="-") if bar else None
+        self.begin(0)
 
-    def advance(self, count: int = 1, note: str = "") -> None:
-        """Count `count` more items; `note` is a short text such as a loss."""
-        self.done += count
-        rate = self.done / max(time.monotonic() - self._began, 1e-6)
-        text = f"{rate:.1f} {self.unit}/s {note}".rstrip()
+    def begin(self, done: int) -> None:
+        """Go on from `done` items, which an earlier run finished: they count as done, but not into the rate."""
+        self.done = self._first = done
+        self._began = self._printed = time.monotonic()
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.done, note=text)
+            self._bar.update(self._task, completed=done)
+
+    def advance(self, count: int = 1, note: str = "", rate: float = 0.0) -> None:
+        """Count `count` more items; `note` is a short text such as a loss, `rate` items per second if known better."""
+        self.done += count
+        rate = rate or (self.done - self._first) / max(time.monotonic() - self._began, 1e-6)
+        left_s = max(self.total - self.done, 0) / max(rate, 1e-6)
+        text = f"{_rate(rate, self.unit)} {note}".rstrip()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self.done, note=text, eta=clock(left_s))
         elif time.monotonic() - self._printed >= LINE_EVERY_S or self.done >= self.total:
             self._printed = time.monotonic()
-            eta = max(self.total - self.done, 0) / max(rate, 1e-6)
-            console.print(f"{self.name}: {self.done}/{self.total} {self.unit}, {text}, ETA {eta:.0f} s")
+            line = f"{self.name}: {self.done:,}/{self.total:,} {self.unit}, {text}"
+            console.print(
+                line if self.done >= self.total else f"{line}, ETA {clock(left_s)}", markup=False, soft_wrap=True
+            )
+
+
+def clock(seconds: float) -> str:
+    """A duration for people: 12 s, 3:05 (minutes), 2:03:05 (hours), 3 d 04:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24:02}:{minutes:02}"
+    if hours:
+        return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{minutes}:{rest:02}" if minutes else f"{rest} s"
+
+
+def _rate(rate: float, unit: str) -> str:
+    return f"{rate:.1f} {unit}/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s/{unit.removesuffix('s')}"
 
 
 @contextmanager
@@ -44,8 +69,8 @@ def track(name: str, total: int, unit: str) -> Iterator[Tracker]:
     if not sys.stderr.isatty():
         yield Tracker(name, total, unit, None)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("ETA {task.fields[eta]}"), TextColumn("{task.fields[note]}"))  # fmt: skip
     with Progress(*columns, console=console) as bar:
         yield Tracker(name, total, unit, bar)
 

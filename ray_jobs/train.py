@@ -10,7 +10,6 @@ from emoji_ldm.config import Config, GenerateConfig
 from emoji_ldm.generate.plan import wanted_draws
 from emoji_ldm.train.plan import Place, Task
 from ray_jobs import group
-from ray_jobs.follow import closing
 
 
 def run(config: Config) -> dict[str, object]:
@@ -25,7 +24,7 @@ def run(config: Config) -> dict[str, object]:
         from ray_jobs import subject
 
         return subject.run(config)
-    return closing(group.train(config, "train", _load))
+    return group.train(config, "train", _load)
 
 
 def preview(settings: GenerateConfig, folder: Path, prompts: tuple[str, ...]) -> bytes:

@@ -71,17 +71,19 @@ def test_the_manifest_tells_where_the_weights_come_from(tmp_path):
     assert {"step", "code", "num_workers", "zero_stage", "num_images", "num_parameters"} <= manifest.keys()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
-    config = tiny.config("train.steps=8")
+def test_a_loss_that_stays_not_finite_stops_the_run_and_leaves_whole_checkpoints(tmp_path):
+    config = tiny.config("train.steps=80", "train.checkpoint_every=4")
     task = tiny.task(config)
     healthy = task.loss
     task.loss = lambda forward, drawn: (
         healthy(forward, drawn) * (float("nan") if task.calls.append(0) or len(task.calls) > 6 else 1)
     )
     task.calls = []
-    with pytest.raises(JobError, match="nan at step 7"):
+    with pytest.raises(JobError, match="20 steps in a row were skipped, the last is step 26"):
         fit(task, plan_of(config, "train"), tiny.place(config, tmp_path), CPU)
-    assert checkpoints.newest(store_of(tmp_path), "tiny", "unet").step == 4
+    lines = journal.read(store_of(tmp_path), "tiny")
+    assert lines[-1]["skipped"] == 18 and "loss" not in lines[-1]
+    assert all(tensor.isfinite().all() for tensor in state_of(tmp_path).values())
 
 
 def test_a_run_that_was_taken_over_publishes_nothing(tmp_path):

@@ -1,0 +1,128 @@
+"""What the terminal shows of a training: its log in the store while it goes, a table when it is done."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from emoji_ldm.config import Config
+from emoji_ldm.errors import StoreError
+from emoji_ldm.progress import Tracker, clock, say, track
+from emoji_ldm.store import Store
+from emoji_ldm.train import journal
+from emoji_ldm.train.journal import Line
+from emoji_ldm.train.plan import Plan
+
+POLL_S = 1.0
+
+Summary = dict[str, object]
+
+
+@contextmanager
+def following(store: Store, config: Config, plan: Plan) -> Iterator[None]:
+    """Show the run's log while the block runs."""
+    stop = threading.Event()
+
+    def follow() -> None:
+        with track(plan.section, plan.steps, "steps") as progress:
+            screen = Screen(plan.section, progress, _read(store, config, plan) or [])
+            while not stop.wait(POLL_S):
+                screen.show(_read(store, config, plan))
+            screen.show(_read(store, config, plan))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+class Screen:
+    """Brings log lines to a progress bar, and tells what went wrong in lines of their own."""
+
+    def __init__(self, section: str, progress: Tracker, lines: Sequence[Line]) -> None:
+        """`lines` are those of an earlier run, which are not shown again."""
+        self.section, self.progress, self.skipped = section, progress, 0
+        self._go_back(lines)
+
+    def show(self, lines: Sequence[Line] | None) -> None:
+        """Show what is new; None where the log could not be read this moment."""
+        if lines is None:
+            return
+        if lines and lines[-1]["step"] < self.progress.done:  # started again, from a checkpoint
+            self._go_back(lines)
+        new = [line for line in lines if line["step"] > self.progress.done]
+        for line in new:
+            self._warn(line)
+        if new:
+            last = new[-1]
+            self.progress.advance(int(last["step"]) - self.progress.done, note_of(lines), 1 / last["step_s"])
+
+    def _go_back(self, lines: Sequence[Line]) -> None:
+        self.progress.begin(int(lines[-1]["step"]) if lines else 0)
+        self.skipped = int(lines[-1].get("skipped", 0)) if lines else 0
+
+    def _warn(self, line: Line) -> None:
+        for step, norm in line.get("bad", {}).items():
+            why = f", above {line['limit']}" if norm not in ("nan", "inf") else ""
+            say(f"{self.section}: step {step} was skipped, its gradient norm is {norm}{why}")
+        more = int(line.get("skipped", 0)) - self.skipped - len(line.get("bad", {}))
+        if more > 0:
+            say(f"{self.section}: {more} more steps were skipped up to step {line['step']}")
+        self.skipped = int(line.get("skipped", 0))
+        for note in line.get("notes", []):
+            say(f"{self.section}: {note}")
+
+
+def note_of(lines: Sequence[Line]) -> str:
+    """The newest figures in a few words."""
+    last = lines[-1]
+    checked = next((line["validation_loss"] for line in reversed(lines) if "validation_loss" in line), None)
+    words = [f"loss {last['loss']:.4f}"] if "loss" in last else ["every step skipped"]
+    words += [f"validation {checked:.4f}"] if checked is not None else []
+    words += [f"{last['images_per_s']:,.1f} images/s", f"data wait {100 * last['data_wait']:.1f} %"]
+    return "  ".join(words)
+
+
+def closing(facts: Mapping[str, Any]) -> Summary:
+    """A training's figures (see `emoji_ldm.train.loop.fit`) as the rows of its closing table."""
+    known = dict(facts)
+    rows: Summary = {"steps": known.pop("steps")}
+    if "images_per_s" in known:
+        step_s, wait = known.pop("step_s"), known.pop("data_wait")
+        rows["images/s"] = known.pop("images_per_s")
+        rows["step time"] = f"{1000 * step_s:,.0f} ms, {100 * wait:.1f} % of it waiting for data"
+    if "loss_first" in known:
+        rows["loss"] = f"{known.pop('loss_first'):.4f} -> {known.pop('loss_last'):.4f}"
+    if "validation_loss_first" in known:
+        rows["validation loss"] = (
+            f"{known.pop('validation_loss_first'):.4f} -> {known.pop('validation_loss_last'):.4f}, "
+            f"best {known.pop('validation_loss_best'):.4f} at step {known.pop('validation_loss_best_step'):,}"
+        )
+    if "skipped" in known:
+        rows["skipped steps"] = known.pop("skipped")
+    if "num_parameters" in known:
+        rows["parameters"] = _parameters(known.pop("num_parameters"), known.pop("num_weights", 0))
+    if memory := known.pop("peak_memory_mb", None):
+        rows["memory per rank"] = " ".join(f"{value:,}" for value in memory) + " MB"
+    if "time_s" in known:
+        rows["training time"] = clock(known.pop("time_s"))
+    checkpoint = known.pop("checkpoint", None)
+    return rows | known | ({"checkpoint": checkpoint} if checkpoint else {})
+
+
+def _parameters(trained: int, whole: int) -> str:
+    return f"{trained:,} trained of {whole:,}" if whole > trained else f"{trained:,}"
+
+
+def _read(store: Store, config: Config, plan: Plan) -> list[Line] | None:
+    """The log, or None while it is being replaced."""
+    try:
+        return journal.read(store, config.run, plan.section)
+    except (StoreError, json.JSONDecodeError):
+        return None
