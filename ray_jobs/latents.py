@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,14 +95,18 @@ def encode(config: Config, pictures: Pictures, captions: set[str], lineage: Line
     """
     store, settings = Store(config.store, config.branch), config.latents
     codec, text = _codec(config, store, "cpu"), _text(config, "cpu")
-    latent_shards = pictures.split(pictures.image_ids - _done(store, LATENTS, codec.key), key=codec.key)
+    latent_shards = [
+        replace(shard, payload={"variant": number, "pictures": shard.payload})
+        for number, key in enumerate(variant_keys(codec.key, settings))
+        for shard in pictures.split(pictures.image_ids - _done(store, LATENTS, key), key=key)
+    ]
     text_shards = shards.of_captions(
         {"", *captions} - _done(store, TEXTS, text.key), rows_per_shard=settings.rows_per_shard, key=text.key
     )
     if latent_shards or text_shards:
         cluster.connect(config.cluster)
         cluster.require(config.cluster, "latents", settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
-    job = _job(config, LATENTS, pictures.read, (ImageEncoder, codec.key))
+    job = _job(config, LATENTS, partial(_read_variant, pictures.read), (ImageEncoder, codec.key))
     counts = sink.run(job, latent_shards, lineage, unit="images")
     job = _job(config, TEXTS, shards.read_captions, (CaptionEncoder, text.key))
     return Encoded(codec, text, counts | sink.run(job, text_shards, lineage, unit="captions"))
@@ -154,6 +158,12 @@ def _job(config: Config, table: TableSpec, read: Any, worker: tuple[Any, str]) -
         "latents", Store(config.store, config.branch), table, read, build, (config, key), config.latents.num_workers,
         NUM_CPUS, config.latents.num_gpus,
     )  # fmt: skip
+
+
+def _read_variant(read: Callable[[dict[str, Any]], pa.Table], payload: dict[str, Any]) -> pa.Table:
+    """Pictures, and as a further column the number of the variant that is wanted of them."""
+    rows = read(payload["pictures"])
+    return rows.append_column("variant", pa.array([payload["variant"]] * rows.num_rows, pa.int32()))
 
 
 def _prepare(config: Config) -> str:

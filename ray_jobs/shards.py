@@ -34,11 +34,6 @@ def image_reader(store: Store, columns: tuple[str, ...]) -> Callable[[dict[str, 
     return partial(_read_images, store, columns)
 
 
-def variant_reader(store: Store, columns: tuple[str, ...]) -> Callable[[dict[str, Any]], pa.Table]:
-    """As `image_reader`, with the payload's `variant` as a further column."""
-    return partial(_read_variant, store, columns)
-
-
 def of_captions(captions: Iterable[str], *, rows_per_shard: int, key: str) -> list[Shard]:
     """Split captions into shards of like length, so that batches hold little padding."""
     ordered = sorted(captions, key=lambda caption: (len(caption), caption))
@@ -78,11 +73,6 @@ def _shard(pairs: list[tuple[str, str]], key: str) -> Shard:
 
 def _read_images(store: Store, columns: tuple[str, ...], payload: dict[str, Any]) -> pa.Table:
     return Table(store, IMAGES).read_located(payload["located"], columns)
-
-
-def _read_variant(store: Store, columns: tuple[str, ...], payload: dict[str, Any]) -> pa.Table:
-    rows = _read_images(store, columns, payload)
-    return rows.append_column("variant", pa.array([payload["variant"]] * rows.num_rows, pa.int32()))
 
 
 def _read_planned(store: Store, columns: tuple[str, ...], payload: dict[str, Any]) -> pa.Table:

@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from emoji_ldm.config import Config
+from emoji_ldm.config import Config, TrainConfig
+from emoji_ldm.errors import ModelError
 from emoji_ldm.latents.codec import Codec, load_codec, resolve_codec
 from emoji_ldm.latents.source import read_json
 from emoji_ldm.latents.text import TextEncoder, load_text_encoder
-from emoji_ldm.model.denoiser import Denoiser, build_denoiser, export_unet
+from emoji_ldm.model.denoiser import POOLER, Denoiser, build_denoiser, export_unet
 from emoji_ldm.model.unet import pipeline_folder
 from emoji_ldm.store import Store
 from emoji_ldm.train.objective import Objective
@@ -80,19 +81,20 @@ def export_pipeline(config: Config, frozen: Frozen, weights: Mapping[str, Tensor
     from diffusers import StableDiffusionPipeline
 
     shape, width = frozen.codec.latent_shape, frozen.text.width
-    unet = export_unet(config.train, shape, width, weights, folder / "lora")
     StableDiffusionPipeline(
-        vae=frozen.codec.vae, text_encoder=_text_encoder(frozen, weights), tokenizer=frozen.text.tokenizer,
-        unet=unet, scheduler=Objective(config.train).scheduler(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        vae=frozen.codec.vae, text_encoder=_text_encoder(config.train, frozen, weights),
+        unet=export_unet(config.train, shape, width, weights, folder / "lora"), tokenizer=frozen.text.tokenizer,
+        scheduler=Objective(config.train).scheduler(), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
 
 
-def _text_encoder(frozen: Frozen, weights: Mapping[str, Tensor]) -> Any:
-    """The text encoder with what it learned; the frozen one itself if it learned nothing."""
-    trained = {name.removeprefix(TEXT): tensor for name, tensor in weights.items() if name.startswith(TEXT)}
-    if not trained:
-        return frozen.text.model
-    encoder = deepcopy(frozen.text.model)
-    encoder.load_state_dict(trained, strict=False)
+def _text_encoder(config: TrainConfig, frozen: Frozen, weights: Mapping[str, Tensor]) -> Any:
+    """The text encoder with what it learned; the frozen one itself if it does not learn."""
+    encoder = deepcopy(frozen.text.model) if config.train_text_encoder else frozen.text.model
+    learned = {name.removeprefix(TEXT): tensor for name, tensor in weights.items() if name.startswith(TEXT)}
+    names = {name for name, _ in encoder.named_parameters() if POOLER not in name}
+    if learned.keys() != (names if config.train_text_encoder else set()):
+        raise ModelError("the weights are of another text encoder than latents.text_encoder, or it did not learn")
+    encoder.load_state_dict(learned, strict=False)
     return encoder

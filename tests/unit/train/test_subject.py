@@ -1,0 +1,142 @@
+"""DreamBooth: pictures as people have them, halves of a batch, and clear errors before any time is spent."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emoji_ldm.config import load
+from emoji_ldm.errors import ConfigError, DatasetError
+from emoji_ldm.train import album
+from emoji_ldm.train.subject import halves
+from tests.unit.train import tiny
+
+SIDE_PX = 16
+
+
+def photo(path, size=(24, 40), colour=(200, 30, 60), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", size, "white")
+    image.paste(colour, (0, 0, size[0], size[1] // 4))  # a band at the top
+    image.save(path, **options)
+    return path
+
+
+def concepts(tmp_path, **fields):
+    photo(tmp_path / "subject" / "one.jpg")
+    fields = {"instance_prompt": "a photo of zwx cat", "instance_folder": str(tmp_path / "subject"), **fields}
+    return f"train.concepts=[{fields}]"
+
+
+def config(tmp_path, *overrides, **fields):
+    return load(None, ["train.init=./any", "train.batch_size=2", concepts(tmp_path, **fields), *overrides])
+
+
+def only(paths):
+    (square,) = album.squares(paths, SIDE_PX)
+    return square
+
+
+def pixels(square, tmp_path):
+    (tmp_path / "square.png").write_bytes(square.png)
+    return np.asarray(Image.open(tmp_path / "square.png").convert("RGB"))
+
+
+def test_a_picture_becomes_its_upright_middle(tmp_path):
+    lying = Image.Exif()
+    lying[0x0112] = 6  # the camera was turned: rotate clockwise to see it upright
+    plain = photo(tmp_path / "plain.png", (16, 24))
+    turned = photo(tmp_path / "turned.png", (24, 16), exif=lying)
+    assert pixels(only([plain]), tmp_path).shape == (SIDE_PX, SIDE_PX, 3)
+    assert tuple(pixels(only([plain]), tmp_path)[0, 8]) == (200, 30, 60)  # 2 of the band's 6 rows are left
+    assert tuple(pixels(only([turned]), tmp_path)[8, 15]) == (200, 30, 60)  # the band is at the right now
+
+
+def test_a_picture_is_known_by_its_pixels_whatever_its_file(tmp_path):
+    files = [photo(tmp_path / "a.png"), photo(tmp_path / "b.webp", lossless=True), photo(tmp_path / "c.png", colour=1)]
+    first, second, third = album.squares(files, SIDE_PX)
+    assert first.image_id == second.image_id != third.image_id
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match=r"cannot read the picture .*bad\.jpg: .*; give JPEG or PNG"):
+        list(album.squares([photo(tmp_path / "good.jpg"), tmp_path / "bad.jpg"], SIDE_PX))
+
+
+def test_other_files_of_a_folder_are_passed_by(tmp_path):
+    for name in ("notes.txt", ".hidden.jpg"):
+        (tmp_path / "subject" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "subject" / name).write_text("")
+    (found,) = album.albums(config(tmp_path))
+    assert [path.name for path in found.files()] == ["one.jpg"]
+
+
+def test_a_class_without_a_folder_gets_one_under_the_run(tmp_path):
+    subject, its_class = album.albums(config(tmp_path, "run=rex", class_prompt="a cat"))
+    assert (subject.is_class, its_class.is_class) == (False, True)
+    assert str(its_class.folder) == "runs/rex/class-0"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fields", "problem"),
+    [
+        ([], {"instance_folder": "/no/where"}, r"instance_folder=/no/where is no folder"),
+        ([], {"instance_prompt": " "}, r"concepts\.0\.instance_prompt is empty"),
+        ([], {"class_folder": "x"}, r"concepts\.0: class_folder without class_prompt"),
+        (["train.init="], {}, r"name its pipeline with train\.init"),
+        (["train.batch_size=3"], {"class_prompt": "a cat"}, r"batch_size=3 is odd.*give 4"),
+    ],
+)
+def test_what_is_wrong_is_told_before_any_work(tmp_path, overrides, fields, problem):
+    with pytest.raises(ConfigError, match=problem):
+        album.albums(config(tmp_path, *overrides, **fields))
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"empty holds no picture"):
+        album.albums(config(tmp_path, instance_folder=str(tmp_path / "empty")))
+
+
+def deal_of(is_class, *overrides):
+    is_class = np.array(is_class)
+    return halves(is_class)(tiny.config(*overrides).train, np.arange(len(is_class)))
+
+
+CLASSES = [False, True, True, False, True, True, False]
+
+
+def test_a_batch_is_half_subjects_half_classes_on_any_number_of_workers():
+    deal = deal_of(CLASSES, "train.batch_size=12")
+    whole, weights = deal(5, range(12))
+    assert [CLASSES[row] for row in whole] == [False, True] * 6
+    for share in (1, 2, 3, 4, 6):
+        parts = [deal(5, range(start, start + share)) for start in range(0, 12, share)]
+        assert np.array_equal(np.concatenate([rows for rows, _ in parts]), whole)
+        assert np.array_equal(np.concatenate([part for _, part in parts]), weights)
+
+
+def test_each_half_walks_through_its_own_pictures():
+    deal = deal_of(CLASSES, "train.batch_size=6")
+    rows = np.concatenate([deal(step, range(6))[0] for step in range(4)])
+    assert np.bincount(rows, minlength=7)[[0, 3, 6]].tolist() == [4, 4, 4]
+    assert np.bincount(rows, minlength=7)[[1, 2, 4, 5]].tolist() == [3, 3, 3, 3]
+
+
+def test_the_loss_is_that_of_the_subjects_plus_the_weighted_one_of_the_classes():
+    _, weights = deal_of(CLASSES, "train.batch_size=4", "train.prior_weight=0.5")(0, range(4))
+    losses = np.array([1.0, 10.0, 3.0, 30.0])
+    assert (losses * weights).mean() == pytest.approx(losses[::2].mean() + 0.5 * losses[1::2].mean())
+
+
+def test_without_class_pictures_every_place_shows_a_subject():
+    rows, weights = deal_of([False] * 3)(0, range(4))
+    assert set(rows) == {0, 1, 2}
+    assert weights.tolist() == [1, 1, 1, 1]
+
+
+def test_a_validation_share_that_leaves_nothing_is_refused():
+    with pytest.raises(DatasetError, match="holds out all of the 6 images"):
+        tiny.task(tiny.config("train.validation=1"))
