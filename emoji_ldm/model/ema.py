@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,16 +20,37 @@ def decay_at(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
+def power_decay_at(step: int, gamma: float) -> float:
+    """Decay of update `step` of a power-function average, (1 - 1 / step) ** (gamma + 1).
+
+    It weighs the weights of step s by s ** gamma: the window grows with the training, and the
+    first weights are forgotten at once (EDM2, arXiv 2312.02696, section 3.1).
+    """
+    return float((1 - 1 / step) ** (gamma + 1))
+
+
+def gamma_of(width: float) -> float:
+    """The exponent whose weighting has this standard deviation, as a share of the training; `width` < 0.29.
+
+    width² = (gamma + 1) / ((gamma + 2)² (gamma + 3)), a cubic in gamma (arXiv 2312.02696, appendix C).
+    """
+    inverse = width**-2
+    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
 class Averages:
     """Averages of the fp32 tensors they are made of; each costs their memory once more, and no communication."""
 
-    def __init__(self, shards: Sequence[Tensor], decay: float) -> None:
-        """Start at the present values."""
-        self.decay = decay
-        self.tensors = {NAMES[0]: [shard.detach().clone() for shard in shards]}
+    def __init__(self, shards: Sequence[Tensor], decay: float, widths: Sequence[float] = ()) -> None:
+        """Start at the present values: one average with `decay`, or a power-function average per width."""
+        self.decays: list[Callable[[int], float]] = [partial(power_decay_at, gamma=gamma_of(width)) for width in widths]
+        self.decays = self.decays or [partial(decay_at, decay=decay)]
+        names = NAMES[: len(self.decays)]
+        self.tensors = {name: [shard.detach().clone() for shard in shards] for name in names}
 
     @torch.no_grad()
     def update(self, shards: Sequence[Tensor], step: int) -> None:
-        """The average becomes d * average + (1 - d) * weights, with d = decay_at(step)."""
+        """Each average becomes d * average + (1 - d) * weights, with d its decay at `step` (the first is 1)."""
         weights = [shard.detach() for shard in shards]
-        torch._foreach_lerp_(self.tensors[NAMES[0]], weights, 1 - decay_at(step, self.decay))
+        for tensors, decay in zip(self.tensors.values(), self.decays, strict=True):
+            torch._foreach_lerp_(tensors, weights, 1 - decay(step))

@@ -1,13 +1,13 @@
 """One optimiser step, sharded by DeepSpeed or plain: the same few verbs, and portable state.
 
-An engine's *shards* are its local fp32 master weights. Anything of their shape (Adam's
-moments, the moving average) can be gathered into whole named tensors and scattered back,
-so that a checkpoint fits any number of ranks and any ZeRO stage.
+An engine's *shards* are its local fp32 master weights; Adam's moments and the moving averages
+have their shapes. `pieces` says which elements of which parameter lie where in them, so that a
+checkpoint fits any number of ranks and any ZeRO stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.train.adam import MOMENTS as MOMENTS
+from emoji_ldm.train.adam import adamw, guard, set_lr
+from emoji_ldm.train.device import prepare
 from emoji_ldm.train.plan import Plan
 from emoji_ldm.train.world import World
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Piece:
 class Engine(Protocol):
     """A module with its optimiser."""
 
-    optimizer: torch.optim.Optimizer  # torch's own AdamW, below whatever wraps it
+    optimizer: torch.optim.Optimizer  # the AdamW below whatever wraps it; see `adam.Moments`
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward in the chosen precision."""
@@ -66,14 +67,6 @@ class Engine(Protocol):
         """Make the working weights equal to the shards, after somebody wrote into these; a collective."""
         ...
 
-    def gather(self, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Whole named tensors of shard-shaped ones; every rank must walk to the end."""
-        ...
-
-    def scatter(self, named: Mapping[str, Tensor], tensors: Sequence[Tensor]) -> None:
-        """The inverse: fill shard-shaped tensors."""
-        ...
-
 
 def build_engine(module: nn.Module, plan: Plan, world: World) -> Engine:
     """DeepSpeed for several ranks or a ZeRO stage above 0, plain torch otherwise.
@@ -81,9 +74,9 @@ def build_engine(module: nn.Module, plan: Plan, world: World) -> Engine:
     Raises:
         ConfigError: DeepSpeed is needed but not installed.
     """
-    module.to(world.device)
+    prepare(module, plan, world)
     if world.size == 1 and plan.zero_stage == 0:
-        return PlainEngine(module, plan, world)
+        return PlainEngine(module, plan)
     from emoji_ldm.train.sharded import DeepSpeedEngine
 
     try:
@@ -97,35 +90,29 @@ def build_engine(module: nn.Module, plan: Plan, world: World) -> Engine:
         ) from None
 
 
-def adamw(module: nn.Module, plan: Plan) -> torch.optim.AdamW:
-    """The optimiser, torch's own: needs no compiled DeepSpeed op."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    # lr is set at each step; it starts at 0 because ZeRO 3 makes an empty step while it is built, which must not decay.
-    return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.99), weight_decay=plan.weight_decay, fused=True)
-
-
 class PlainEngine:
     """One process, torch only."""
 
-    def __init__(self, module: nn.Module, plan: Plan, world: World) -> None:
+    def __init__(self, module: nn.Module, plan: Plan) -> None:
         self.module, self.clip = module, plan.grad_clip
-        self.device_type, self.bf16 = world.device.type, plan.precision == "bf16"
-        self.optimizer: torch.optim.Optimizer = adamw(module, plan)
-        named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-        self.names, self.parameters = [name for name, _ in named], [parameter for _, parameter in named]
+        self.num_parts = num_parts(plan, 1)
+        self.names, self.parameters = trainable(module)
+        self.optimizer = adamw(self.parameters, plan)
+        if plan.compile:
+            module.compile()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's forward in the chosen precision."""
-        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.bf16):
-            return self.module(*args, **kwargs)
+        """The module's forward."""
+        return self.module(*args, **kwargs)
 
     def accumulate(self, loss: Tensor, *, last: bool) -> None:
         """Add up gradients."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss / self.num_parts).backward()  # type: ignore[no-untyped-call]
 
     def step(self, lr: float, limit: float) -> Tensor:
         """Clip, AdamW."""
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        norm = norm_of([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        guard(self.optimizer, norm, self.clip, limit)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -146,15 +133,6 @@ class PlainEngine:
     def refresh(self) -> None:
         """Nothing: the shards are the working weights."""
 
-    def gather(self, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Nothing to join: only the names are added."""
-        yield from zip(self.names, tensors, strict=True)
-
-    def scatter(self, named: Mapping[str, Tensor], tensors: Sequence[Tensor]) -> None:
-        """Copy by name."""
-        for name, tensor in zip(self.names, tensors, strict=True):
-            tensor.copy_(named[name])
-
 
 def whole_pieces(names: Sequence[str], parameters: Sequence[Tensor]) -> list[Piece]:
     """The pieces where each parameter is one shard."""
@@ -162,7 +140,19 @@ def whole_pieces(names: Sequence[str], parameters: Sequence[Tensor]) -> list[Pie
             for number, (name, parameter) in enumerate(zip(names, parameters, strict=True))]  # fmt: skip
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group this learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+def trainable(module: nn.Module) -> tuple[list[str], list[nn.Parameter]]:
+    """Names and parameters that are not frozen."""
+    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    return [name for name, _ in named], [parameter for _, parameter in named]
+
+
+def num_parts(plan: Plan, size: int) -> int:
+    """Micro-batches of a rank's step, with `size` ranks."""
+    share = plan.batch_size // size
+    return share // (plan.micro_batch_size or share)
+
+
+def norm_of(gradients: Sequence[Tensor]) -> Tensor:
+    """The L2 norm of all of them together, `()` fp32."""
+    whole: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients), 2, torch.float32)))
+    return whole

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from emoji_ldm.train.engine import Piece, adamw, set_lr, whole_pieces
+from emoji_ldm.train.adam import adamw, guard, set_lr
+from emoji_ldm.train.engine import Piece, norm_of, num_parts, trainable, whole_pieces
 from emoji_ldm.train.plan import Plan
 from emoji_ldm.train.world import World
+
+BUCKET = 10_000_000  # elements that are reduced or gathered at once; DeepSpeed's own 500 million cost 1 GB of memory
+PERSISTENT = 4096  # elements of a parameter that stage 3 keeps whole: norms and biases, 0.5 % of a U-Net
 
 
 class DeepSpeedEngine:
@@ -30,28 +33,56 @@ class DeepSpeedEngine:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         _join_alone(world)
         self.stage, self.clip, self.rank = plan.zero_stage, plan.grad_clip, world.rank
-        named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-        self.names, self.parameters = [name for name, _ in named], [parameter for _, parameter in named]
+        self.names, self.parameters = trainable(module)
+        masters = self._masters() if plan.precision == "bf16" and self.stage else {}
         self.engine: Any = deepspeed.initialize(
-            model=module, optimizer=adamw(module, plan), config=_settings(plan, world), dist_init_required=False
+            model=module, optimizer=adamw(self.parameters, plan), config=settings(plan, world), dist_init_required=False
         )[0]
         wrapper = self.engine.optimizer
         self.optimizer: torch.optim.Optimizer = wrapper if self.stage == 0 else wrapper.optimizer
+        self._restore(masters)
+        if self.stage == 3:  # no other way to keep DeepSpeed from waiting for the norm; `step` has its own
+            wrapper._get_norm_groups = lambda: [torch.zeros(())]
+        if plan.compile:
+            self.engine.compile()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward; at stage 3 weights are gathered layer by layer."""
         return self.engine(*args, **kwargs)
 
     def accumulate(self, loss: Tensor, *, last: bool) -> None:
-        """Backward with the average over ranks."""
+        """Backward; stages 2 and 3 reduce each time, 0 and 1 the sum of a step."""
+        self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss)
 
     def step(self, lr: float, limit: float) -> Tensor:
         """Clip, AdamW on the local shard."""
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip) if self.stage == 0 else None
+        norm = norm_of(self._gradients())
+        if self.stage:
+            squares = norm.square()
+            dist.all_reduce(squares)
+            norm = squares.sqrt()
+        guard(self.optimizer, norm, self.clip, limit)
         set_lr(self.optimizer, lr)
         self.engine.step()
-        return torch.as_tensor(norm if norm is not None else self.engine.get_global_grad_norm())
+        return norm
+
+    def _gradients(self) -> list[Tensor]:
+        """The rank's share of the averaged gradients; all of them at stage 0, alike on every rank."""
+        if self.stage == 0:
+            return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        return [gradient for group in self.engine.optimizer.averaged_gradients.values() for gradient in group]
+
+    def _masters(self) -> dict[str, Tensor]:
+        """The fp32 weights, kept aside while DeepSpeed rounds the module to bf16 and makes its masters of that."""
+        return {name: parameter.detach().to("cpu", copy=True)
+                for name, parameter in zip(self.names, self.parameters, strict=True)}  # fmt: skip
+
+    def _restore(self, masters: Mapping[str, Tensor]) -> None:
+        shards = self.shards()
+        for piece in self.pieces() if masters else []:
+            values = masters[piece.name].flatten()[piece.start : piece.start + piece.length]
+            shards[piece.shard][piece.offset : piece.offset + piece.length] = values
 
     def shards(self) -> list[Tensor]:
         """Stage 0: whole parameters; 1 and 2: a slice of the flat weights; 3: slices of each."""
@@ -102,53 +133,27 @@ class DeepSpeedEngine:
             if wrapper.persistent_parameters:
                 wrapper.persistent_parameters[0].all_gather(wrapper.persistent_parameters)
 
-    def gather(self, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """DeepSpeed can gather its master weights only, so others take their place meanwhile."""
-        from deepspeed.utils import safe_get_full_fp32_param
 
-        if self.stage == 0:
-            yield from zip(self.names, tensors, strict=True)
-            return
-        with self._lent(tensors):
-            for name, parameter in zip(self.names, self.parameters, strict=True):
-                yield name, safe_get_full_fp32_param(parameter)
+def settings(plan: Plan, world: World) -> dict[str, Any]:
+    """DeepSpeed's configuration. Stage 0 keeps fp32 weights; above it, bf16 ones work and fp32 masters are sharded.
 
-    def scatter(self, named: Mapping[str, Tensor], tensors: Sequence[Tensor]) -> None:
-        """As `gather`: through the place of the master weights."""
-        from deepspeed.utils import safe_set_full_fp32_param
-
-        if self.stage == 0:
-            for name, tensor in zip(self.names, tensors, strict=True):
-                tensor.copy_(named[name])
-            return
-        with self._lent(tensors) as shards:
-            for name, parameter in zip(self.names, self.parameters, strict=True):
-                safe_set_full_fp32_param(parameter, named[name].to(shards[0].device))
-            for tensor, shard in zip(tensors, shards, strict=True):
-                tensor.copy_(shard)
-
-    @contextmanager
-    def _lent(self, tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        shards = self.shards()
-        own = [shard.clone() for shard in shards]
-        for shard, tensor in zip(shards, tensors, strict=True):
-            shard.copy_(tensor)
-        try:
-            yield shards
-        finally:
-            for shard, weights in zip(shards, own, strict=True):
-                shard.copy_(weights)
-
-
-def _settings(plan: Plan, world: World) -> dict[str, Any]:
-    """DeepSpeed's configuration. Weights stay fp32: bf16 is autocast, for bf16-stored weights cost quality."""
+    Norm, clipping and the guard are ours (`step`), for DeepSpeed's make the host wait for the device.
+    """
+    parts, lowered = num_parts(plan, world.size), plan.precision == "bf16" and plan.zero_stage > 0
+    zero: dict[str, Any] = {
+        "stage": plan.zero_stage, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET,
+        "stage3_param_persistence_threshold": PERSISTENT, "compute_grad_norm": plan.zero_stage not in (1, 2),
+    }  # fmt: skip
     return {
         "train_batch_size": plan.batch_size,
-        "train_micro_batch_size_per_gpu": plan.batch_size // world.size,
-        "gradient_clipping": plan.grad_clip if plan.zero_stage else 0.0,
-        "zero_optimization": {"stage": plan.zero_stage},
+        "train_micro_batch_size_per_gpu": plan.batch_size // world.size // parts,
+        "gradient_accumulation_steps": parts,
+        "gradient_clipping": 0.0,
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
-        "torch_autocast": {"enabled": plan.precision == "bf16", "dtype": "bfloat16"},
+        "bf16": {"enabled": lowered, "check_grad_overflow": False},
+        # Many small gradients added up in bf16 would lose bits. Stage 1 with fp32 ones is another DeepSpeed optimiser.
+        "data_types": {"grad_accum_dtype": "fp32" if lowered and parts > 1 and plan.zero_stage > 1 else None},
         "steps_per_print": 2**31,
     }
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from emoji_ldm.model.ema import Averages
+from emoji_ldm.train.adam import Moments
 from emoji_ldm.train.engine import Engine, build_engine
 from emoji_ldm.train.plan import Plan
 from emoji_ldm.train.world import World, current
@@ -23,7 +25,7 @@ def network() -> nn.Module:
     """Convolutions and norms of odd sizes, so that parameters straddle the bounds of shards."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 7, 3, padding=1), nn.GroupNorm(7, 7), nn.SiLU(), nn.Conv2d(7, 5, 3, padding=1), nn.SiLU(),
+        nn.Conv2d(3, 7, 3, padding=1), nn.GroupNorm(1, 7), nn.SiLU(), nn.Conv2d(7, 5, 3, padding=1), nn.SiLU(),
         nn.Flatten(), nn.Linear(80, 1),
     )  # fmt: skip
 
@@ -43,7 +45,8 @@ def train(engine: Engine, here: World, steps: int = 3, parts: int = 1, limit: fl
     for step in range(steps):
         micro = samples(step).chunk(here.size)[here.rank].chunk(parts)
         for number, part in enumerate(micro, 1):
-            engine.accumulate((engine.forward(part) - part.mean()).square().mean(), last=number == parts)
+            wanted = part.flatten(1).mean(1, keepdim=True)
+            engine.accumulate((engine.forward(part).float() - wanted).square().mean(), last=number == parts)
         norms.append(float(engine.step(1e-2, limit)))
     return norms
 
@@ -62,23 +65,112 @@ def whole(engine: Engine, tensors: list[Tensor], here: World) -> dict[str, Tenso
     return found
 
 
-def pieces_against_deepspeed(stage: int, precision: str) -> tuple[bool, bool]:
+def built(here: World, stage: int, module: nn.Module | None = None, **options: Any) -> Engine:
+    return build_engine(module or network(), plan(zero_stage=stage, **options), here)
+
+
+def steps_of(engine: Engine) -> set[float]:
+    return {float(engine.optimizer.state[key]["step"]) for key in engine.states() if key in engine.optimizer.state}
+
+
+def snapshot(engine: Engine, here: World) -> dict[str, Tensor]:
+    """Weights and moments, whole, by name."""
+    tensors = {"weight": engine.shards(), **Moments(engine.optimizer, engine.states()).tensors}
+    return {f"{kind}/{name}": value for kind, of_kind in tensors.items()
+            for name, value in whole(engine, of_kind, here).items()}  # fmt: skip
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def pieces_against_deepspeed(stage: int) -> tuple[bool, bool]:
     """Whether assembled shards equal DeepSpeed's own gathering, and whether working weights follow the shards."""
     import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param
 
-    here = world()
-    module = network()
-    engine = build_engine(module, plan(zero_stage=stage, precision=precision), here)
+    here, module = world(), network()
+    engine = built(here, stage, module)
     train(engine, here)
-    ours = whole(engine, engine.shards(), here)
-    named = dict(module.named_parameters())
-    theirs = {name: parameter.detach() if stage == 0 else safe_get_full_fp32_param(parameter)
+    ours, named = whole(engine, engine.shards(), here), dict(module.named_parameters())
+    theirs = {name: parameter.detach().clone() if stage == 0 else safe_get_full_fp32_param(parameter)
               for name, parameter in named.items()}  # fmt: skip
-    same = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     for shard in engine.shards():
         shard.mul_(2)
     engine.refresh()
     with deepspeed.zero.GatheredParameters(list(named.values()), enabled=stage == 3):
         follow = all(torch.equal(value, (2 * ours[name]).to(value.dtype)) for name, value in named.items())
-    return same, follow
+    return equal(ours, theirs), follow
+
+
+def same_training(stage: int, parts: int) -> tuple[list[float], dict[str, Tensor]]:
+    """Gradient norms and whole weights after some steps."""
+    here = world()
+    engine = built(here, stage, micro_batch_size=BATCH // here.size // parts, grad_clip=0.5)
+    return train(engine, here, parts=parts), whole(engine, engine.shards(), here)
+
+
+def guarded(stage: int, precision: str) -> dict[str, Any]:
+    """What a step with a NaN on the last rank only, and one above the limit, leave behind."""
+    here, module = world(), network()
+    engine = built(here, stage, module, precision=precision)
+    train(engine, here, steps=2)
+    before = snapshot(engine, here)
+    part = samples(2).chunk(here.size)[here.rank]
+    bad = float("nan") if here.rank == here.size - 1 else 1.0
+    engine.accumulate(engine.forward(part).float().square().mean() * bad, last=True)
+    norms = [float(engine.step(1e-2, float("inf"))), *train(engine, here, steps=1, limit=1e-9)]
+    kept, steps = equal(before, snapshot(engine, here)), steps_of(engine)
+    healthy = train(engine, here, steps=1)
+    moved = snapshot(engine, here)
+    return {
+        "norms": norms, "kept": kept, "steps": steps, "healthy": healthy,
+        "finite": all(bool(tensor.isfinite().all()) for tensor in moved.values()), "moved": not equal(before, moved),
+    }  # fmt: skip
+
+
+def averaged(stage: int, widths: tuple[float, ...]) -> list[float]:
+    """Largest distance of each average to its formula over the whole weights of all steps."""
+    here = world()
+    engine = built(here, stage)
+    averages = Averages(engine.shards(), 0.5, widths)
+    expected = [whole(engine, engine.shards(), here) for _ in averages.decays]
+    for step in range(1, 6):
+        train(engine, here, steps=1)
+        averages.update(engine.shards(), step)
+        now = whole(engine, engine.shards(), here)
+        for mean, decay in zip(expected, averages.decays, strict=True):
+            for name, weight in now.items():
+                mean[name] = decay(step) * mean[name] + (1 - decay(step)) * weight
+    found = [whole(engine, tensors, here) for tensors in averages.tensors.values()]
+    return [max(float((ours[name] - mean[name]).abs().max()) for name in mean)
+            for ours, mean in zip(found, expected, strict=True)]  # fmt: skip
+
+
+def partly_frozen(stage: int, precision: str) -> tuple[bool, bool, set[str]]:
+    """Whether frozen weights kept their bits and the others moved, and the names that have shards; checkpointed."""
+    import deepspeed
+    from torch.utils.checkpoint import checkpoint
+
+    here, module = world(), network()
+    for layer in (module[0], module[1]):
+        layer.requires_grad_(False)
+    block = nn.Sequential(nn.Conv2d(3, 3, 1), module)
+    block.forward = lambda x: checkpoint(module, block[0](x), use_reentrant=False)  # type: ignore[method-assign]
+    before = {name: parameter.detach().clone() for name, parameter in block.named_parameters()}
+    frozen = {name for name, parameter in block.named_parameters() if not parameter.requires_grad}
+    engine = built(here, stage, block, precision=precision)
+    train(engine, here)
+    named = dict(block.named_parameters())
+    with deepspeed.zero.GatheredParameters(list(named.values()), enabled=stage == 3):
+        kept = all(torch.equal(named[name], before[name].to(named[name].dtype)) for name in frozen)
+        moved = all(not torch.equal(named[name], before[name].to(named[name].dtype)) for name in named.keys() - frozen)
+    return kept, moved, frozen & whole(engine, engine.shards(), here).keys()
+
+
+def masters(stage: int) -> bool:
+    """Whether a bf16 engine starts from the module's fp32 weights, bit by bit."""
+    here, module = world(), network()
+    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    engine = built(here, stage, module, precision="bf16")
+    return equal(before, whole(engine, engine.shards(), here))

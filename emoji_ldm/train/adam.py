@@ -1,0 +1,116 @@
+"""AdamW, and the little that both engines do to it: learning rate, clipping, the guard, its moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emoji_ldm.train.plan import Plan
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+BETAS = (0.9, 0.99)
+BLOCK = 256  # elements that share a scale in bitsandbytes' 8-bit moments
+
+
+def adamw(parameters: Iterable[Tensor], plan: Plan) -> torch.optim.Optimizer:
+    """`plan.optimizer` on these parameters: torch's fused AdamW, or bitsandbytes' with 8-bit moments.
+
+    Both honour the attributes that `guard` sets.
+    """
+    # The learning rate is set at each step.
+    options: dict[str, Any] = {"lr": 0.0, "betas": BETAS, "weight_decay": plan.weight_decay}
+    if plan.optimizer == "adamw8bit":
+        return _eight_bits()(parameters, **options)
+    return torch.optim.AdamW(parameters, fused=True, **options)
+
+
+def guard(optimizer: torch.optim.Optimizer, norm: Tensor, clip: float, limit: float) -> None:
+    """Make the next step clip gradients to `clip`, and leave everything as it is if `norm` is bad; no host sync.
+
+    Torch's fused AdamW has both for gradient scalers: it divides by `grad_scale` in its one
+    pass over the gradients, and with `found_inf` moves neither weights, moments nor step count.
+    """
+    values: Any = optimizer
+    values.grad_scale = ((norm + 1e-6) / clip).clamp(min=1.0)
+    values.found_inf = (~(norm.isfinite() & (norm <= limit))).float()
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+class Moments:
+    """Adam's moments of some tensors, fp32, to be read or written; 8-bit ones are read as copies."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, keys: Sequence[Tensor]) -> None:
+        """`keys`: the tensors that `optimizer` moves; moments it has not made yet are made now, as zeros."""
+        self.optimizer: Any = optimizer
+        self.states = [self._state(key) for key in keys]
+        self.tensors = {kind: [self._read(state, number) for state in self.states]
+                        for number, kind in enumerate(MOMENTS, 1)}  # fmt: skip
+
+    def commit(self, step: int) -> None:
+        """Take what was written into `tensors`, and `step` as the number of steps behind."""
+        for place, state in enumerate(self.states):
+            if isinstance(state["step"], Tensor):
+                state["step"].fill_(step)
+            else:
+                state["step"] = step
+            for number, kind in enumerate(MOMENTS, 1):
+                if "qmap1" in state:
+                    _quantize(self.tensors[kind][place], state, number)
+
+    def _state(self, key: Tensor) -> dict[str, Any]:
+        state: dict[str, Any] = self.optimizer.state[key]
+        if not state and hasattr(self.optimizer, "init_state"):  # bitsandbytes
+            self.optimizer.init_state(self.optimizer.param_groups[0], key, 0, 0)
+        elif not state:  # as AdamW makes them at its first step
+            state["step"] = torch.zeros((), dtype=torch.float32, device=key.device)
+            state |= {kind: torch.zeros_like(key) for kind in MOMENTS}
+        return state
+
+    @staticmethod
+    def _read(state: Mapping[str, Any], number: int) -> Tensor:
+        if "qmap1" in state:
+            from bitsandbytes.functional import dequantize_blockwise
+
+            parts = {"absmax": state[f"absmax{number}"], "code": state[f"qmap{number}"]}
+            whole: Tensor = dequantize_blockwise(state[f"state{number}"], blocksize=BLOCK, **parts)
+            return whole
+        found: Tensor = state[f"state{number}"] if "state1" in state else state[MOMENTS[number - 1]]
+        return found
+
+
+def _quantize(values: Tensor, state: Mapping[str, Any], number: int) -> None:
+    from bitsandbytes.functional import quantize_blockwise
+
+    quantize_blockwise(
+        values, code=state[f"qmap{number}"], absmax=state[f"absmax{number}"], out=state[f"state{number}"],
+        blocksize=BLOCK,
+    )  # fmt: skip
+
+
+def _eight_bits() -> Callable[..., torch.optim.Optimizer]:
+    from bitsandbytes.optim import AdamW8bit
+
+    class Guarded(AdamW8bit):  # type: ignore[misc]
+        """Obeys `guard`. The question to the device costs nothing here: bitsandbytes waits at each step anyway."""
+
+        grad_scale: Tensor | None = None
+        found_inf: Tensor | None = None
+
+        def step(self, closure: Any = None) -> Any:
+            """A step, or none."""
+            if self.found_inf is not None and bool(self.found_inf):
+                return None
+            if self.grad_scale is not None:
+                gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+                torch._foreach_div_(gradients, self.grad_scale)
+            return super().step(closure)
+
+    return Guarded

@@ -1,0 +1,75 @@
+"""What a training asks of its device: process-wide switches, precision, memory layout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.train.plan import Plan
+from emoji_ldm.train.world import World
+
+COMPILERS = ("CXX", "c++", "g++", "clang++")
+
+
+def settle(plan: Plan, world: World) -> None:
+    """Check that the plan's options can be had here, then set torch's switches for this process.
+
+    Raises:
+        ConfigError: An option needs something that is missing.
+    """
+    check(plan)
+    if plan.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS wants it, or torch refuses
+    torch.use_deterministic_algorithms(plan.deterministic)
+    # It costs time, and no kernel here reads memory that nobody wrote.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if world.device.type == "cuda":
+        torch.set_float32_matmul_precision("highest" if plan.deterministic else "high")
+        torch.backends.cudnn.allow_tf32 = not plan.deterministic
+        torch.backends.cudnn.benchmark = not plan.deterministic  # shapes never change
+
+
+def check(plan: Plan) -> None:
+    """ConfigError if an option needs something that is missing."""
+    section = plan.section
+    if plan.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"{section}.optimizer=adamw8bit needs bitsandbytes; install 'emoji-ldm[adamw8bit]', or use adamw"
+        )
+    if plan.compile and plan.zero_stage == 3:
+        raise ConfigError(f"{section}.compile does not go with ZeRO stage 3; use {section}.zero_stage=2")
+    if plan.compile and not any(shutil.which(os.environ.get(name, name)) for name in COMPILERS):
+        raise ConfigError(f"{section}.compile needs a C++ compiler on each worker; install g++, or use compile=false")
+
+
+def prepare(module: nn.Module, plan: Plan, world: World) -> None:
+    """Bring the module to the device, in the plan's precision and memory layout."""
+    module.to(world.device)
+    if plan.precision == "bf16":
+        _autocast(module, world.device.type)
+    if plan.channels_last:
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_pre_hook(_channels_last)
+
+
+def _autocast(module: nn.Module, device_type: str) -> None:
+    """Inside the module, for DeepSpeed switches off autocast around it; norms and softmax stay fp32 that way."""
+    forward = module.forward
+
+    def lowered(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device_type, torch.bfloat16):
+            return forward(*args, **kwargs)
+
+    setattr(module, "forward", lowered)  # noqa: B010 (mypy knows no assignable methods)
+
+
+def _channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Activations alone: weights keep their order, in which shards and checkpoints hold them."""
+    return (inputs[0].contiguous(memory_format=torch.channels_last), *inputs[1:])
