@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from emoji_ldm import __version__
 from emoji_ldm.errors import ConfigError, EmojiLdmError
 from ray_jobs.dataset import add_dataset
+from ray_jobs.export import add_export
 from ray_jobs.probe import PROBE, add_probe
 
 if TYPE_CHECKING:
@@ -41,7 +42,11 @@ STAGES = {
     ),
     "train": (
         "train the diffusion model (or, with `autoencoder`, the RGBA autoencoder); resumes by itself",
-        "emoji-ldm train autoencoder\n  emoji-ldm train train.zero_stage=2 train.num_workers=8 train.num_gpus=1",
+        "emoji-ldm train autoencoder\n  emoji-ldm train train.zero_stage=2 train.num_workers=8 train.num_gpus=1\n"
+        "  emoji-ldm train --export ./my-pipeline\n"
+        "  emoji-ldm train --export ./raw --weights raw --checkpoint checkpoints/demo/unet/step-00000250-0a1b2c3d\n"
+        "  emoji-ldm train --export ./my-pipeline --push me/my-emoji\n"
+        "  emoji-ldm train autoencoder --export ./my-vae",
     ),
     "generate": (
         "draw emoji from prompts: transparent PNGs, a table and a contact sheet",
@@ -134,6 +139,12 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from ray_jobs.verbs import run
 
         return run(arguments, config, words)
+    if arguments.command == "train":
+        from ray_jobs import export
+
+        export.check(arguments)
+        if arguments.export:
+            return export.run(arguments, config, _stage("train", words))
     from ray_jobs.stages import demo, run_stage
 
     if arguments.command == "demo":
@@ -194,6 +205,8 @@ def _add_flags(stage: str, command: argparse.ArgumentParser) -> None:
     if stage in ("crawl", "caption"):
         command.add_argument("--retry", dest="flags", action="append", metavar="failed",
                              type=lambda what: f"{stage}.retry={what}", help="do what failed once more")  # fmt: skip
+    if stage == "train":
+        add_export(command)
     if stage in READS_TABLES:
         command.add_argument("--at", dest="flags", action="append", metavar="TAG|TIME|TABLE@VERSION",
                              type=lambda at: f"at={at}", help="read the tables as they were then")  # fmt: skip

@@ -1,0 +1,183 @@
+"""A checkpoint as a folder that diffusers opens: with the averaged weights, or those that training goes on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emoji_ldm import __version__
+from emoji_ldm.config import Config
+from emoji_ldm.dataset import checkpoints
+from emoji_ldm.dataset.checkpoints import Checkpoint
+from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.model.ema import NAMES
+from emoji_ldm.store import Store
+from emoji_ldm.train.checkpoint import STATE, marks_of, reader
+from emoji_ldm.train.engine import Piece
+from emoji_ldm.train.pieces import Damaged, fill
+
+CARD, FACTS = "README.md", "emoji_ldm.json"  # what an export says of itself: for people, for programs
+PARTS = {"train": "pipeline", "autoencoder": "vae"}
+KINDS = {"train": "unet", "autoencoder": "autoencoder"}
+WEIGHTS = {"ema": NAMES[0], "ema2": NAMES[1], "raw": "weight"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be exported."""
+
+    section: str  # train or autoencoder
+    weights: str = "ema"  # ema, ema2 (the second average of train.ema_widths) or raw
+    checkpoint: str = ""  # path or URI of a checkpoint in the store; empty takes the run's newest
+
+
+def export(config: Config, wanted: Wanted, folder: Path, cache: Path) -> dict[str, Any]:
+    """Write the folder; an earlier export of ours there is replaced. Returns checkpoint, step, weights and bytes.
+
+    The configuration and the frozen parts are the checkpoint's own: no option but `run` and `store` is needed, no
+    data set is read.
+
+    Args:
+        config: Gives `store`, and `run` for its newest checkpoint.
+        wanted: See there.
+        folder: Is made.
+        cache: Local folder for files of a store that is not local.
+
+    Raises:
+        ConfigError: The folder holds something else.
+        ModelError: There is no such checkpoint, it is damaged, or it has no such average.
+    """
+    check_target(folder)
+    checkpoint = find(config, Store(config.store, config.branch), wanted)
+    manifest = checkpoint.check()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        _write(checkpoint, manifest, wanted, made, cache)
+        facts = _describe(checkpoint, manifest, wanted, made)
+        if folder.exists():
+            shutil.rmtree(folder)
+        made.replace(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return facts
+
+
+def check_target(folder: Path) -> None:
+    """Raise ConfigError unless the folder is new, empty, or nothing but an export of ours."""
+    if folder.is_file():
+        raise ConfigError(f"--export {folder} is a file; give a folder")
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    try:
+        ours = set(json.loads((folder / FACTS).read_text())["files"]) | {FACTS}
+    except (OSError, ValueError, KeyError):
+        ours = set()
+    if foreign := sorted(there - ours):
+        raise ConfigError(f"--export {folder} holds {foreign[0]!r}, which no export wrote; give a new or empty folder")
+
+
+def find(config: Config, store: Store, wanted: Wanted) -> Checkpoint:
+    """The checkpoint of that name, else the run's newest; ModelError if there is none."""
+    kind = KINDS[wanted.section]
+    if not wanted.checkpoint:
+        return checkpoints.newest(store, config.run, kind)
+    path = wanted.checkpoint.rstrip("/").removeprefix(store.uri).strip("/")
+    if not store.exists(path, checkpoints.MANIFEST):
+        known = [found.path for found in checkpoints.listing(store, config.run, kind)]
+        raise ModelError(f"{wanted.checkpoint!r} is no complete checkpoint in {store.uri}; "
+                         f"run {config.run!r} has {', '.join(known) or 'none'}")  # fmt: skip
+    if path.split("/")[2:3] != [kind]:
+        raise ModelError(f"{wanted.checkpoint!r} is no {kind} checkpoint; it is of another stage")
+    return Checkpoint(store, path, 0)
+
+
+def whole(checkpoint: Checkpoint, manifest: Mapping[str, Any], kind: str) -> dict[str, Tensor]:
+    """{name of a trained parameter: whole fp32 tensor} of a kind: `weight`, `ema` or `ema2`.
+
+    Raises:
+        ModelError: The checkpoint does not hold it, or is damaged.
+    """
+    names = [name for name in manifest["files"] if Path(name).match(f"{STATE}/rank-*.json")]
+    try:
+        marks = marks_of(checkpoint.store, checkpoint.path, names, manifest.get("sha256", {}))
+        held = sorted({stored.kind for mark in marks for stored in mark.pieces})
+        if kind not in held:
+            averages = [name for name, stored in WEIGHTS.items() if stored in held]
+            raise ModelError(f"checkpoint {checkpoint.uri} holds no such weights; it has: {', '.join(averages)}")
+        tensors = {name: torch.empty(shape) for mark in marks for name, shape in mark.shapes.items()}
+        pieces = [Piece(name, tuple(tensor.shape), 0, tensor.numel(), number, 0)
+                  for number, (name, tensor) in enumerate(tensors.items())]  # fmt: skip
+        files = [(mark, reader(checkpoint.store, checkpoint.path, mark.file)) for mark in marks]
+        fill({kind: (pieces, list(tensors.values()))}, files)
+    except Damaged as error:
+        raise checkpoint.damaged(str(error)) from None
+    return tensors
+
+
+def _write(checkpoint: Checkpoint, manifest: Mapping[str, Any], wanted: Wanted, folder: Path, cache: Path) -> None:
+    """The averaged weights lie in the checkpoint as they are exported; others go the way that training goes."""
+    exported = checkpoint.fetch(cache, PARTS[wanted.section])
+    if wanted.weights == "ema":
+        shutil.copytree(exported, folder)
+        return
+    weights = whole(checkpoint, manifest, WEIGHTS[wanted.weights])
+    config = Config.model_validate(manifest["config"])
+    if wanted.section == "train":
+        _write_pipeline(config, weights, exported, folder)
+    else:
+        _write_autoencoder(config, weights, exported, folder)
+
+
+def _write_pipeline(config: Config, weights: Mapping[str, Tensor], exported: Path, folder: Path) -> None:
+    from emoji_ldm.latents.codec import load_codec
+    from emoji_ldm.latents.text import load_text_encoder
+    from emoji_ldm.train.pipeline import Frozen, export_pipeline
+
+    latents = config.latents
+    codec = load_codec(exported / "vae", size_px=latents.size_px, background=latents.background, device="cpu")
+    text = load_text_encoder(str(exported), max_tokens=latents.max_tokens, device="cpu")
+    export_pipeline(config, Frozen(codec, text), weights, folder)
+
+
+def _write_autoencoder(config: Config, weights: Mapping[str, Tensor], exported: Path, folder: Path) -> None:
+    """With the scaling factor that was measured for the averaged weights."""
+    from emoji_ldm.model.autoencoder import build_autoencoder
+
+    vae = build_autoencoder(config.autoencoder)
+    vae.load_state_dict({name.removeprefix("vae."): tensor for name, tensor in weights.items()})
+    scale = json.loads((exported / "config.json").read_text())["scaling_factor"]
+    vae.register_to_config(scaling_factor=scale)
+    vae.save_pretrained(folder)
+
+
+def _describe(checkpoint: Checkpoint, manifest: Mapping[str, Any], wanted: Wanted, folder: Path) -> dict[str, Any]:
+    """Write what the export is and where it comes from; returns it for people."""
+    run, step = manifest.get("config", {}).get("run", ""), int(manifest["step"])
+    (folder / CARD).write_text(_card(run, step, wanted), encoding="utf-8")
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    facts = {
+        "checkpoint": checkpoint.uri, "step": step, "weights": wanted.weights, "versions": manifest.get("versions", {}),
+        "config": manifest.get("config", {}), "code": __version__, "files": sorted(files),
+    }  # fmt: skip
+    (folder / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    return {"checkpoint": checkpoint.uri, "step": step, "weights": wanted.weights, "bytes": sum(files.values())}
+
+
+def _card(run: str, step: int, wanted: Wanted) -> str:
+    """A model card as the hub shows it."""
+    opened = "DiffusionPipeline" if wanted.section == "train" else "AutoModel"
+    kind = "text-to-image" if wanted.section == "train" else "image-feature-extraction"
+    return (
+        f"---\nlibrary_name: diffusers\npipeline_tag: {kind}\ntags: [emoji, latent-diffusion]\n---\n\n# {run}\n\n"
+        f"Made by emoji_ldm {__version__} at step {step:,}, weights: {wanted.weights}. `{FACTS}` holds the resolved\n"
+        "configuration and the versions of the data set.\n\n"
+        f'```python\nfrom diffusers import {opened}\n\nmodel = {opened}.from_pretrained(".")\n```\n'
+    )

@@ -1,0 +1,136 @@
+"""`train --export`: a folder that diffusers opens and that draws what our sampler draws."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+from safetensors.torch import load_file
+
+from emoji_ldm.dataset import checkpoints
+from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.generate.model import load_model
+from emoji_ldm.generate.noise import noise_for_seeds
+from emoji_ldm.generate.sampler import Draw, Sampler
+from emoji_ldm.store import Store
+from emoji_ldm.train import diffusion, reconstruction
+from emoji_ldm.train.export import Wanted, export
+from emoji_ldm.train.loop import fit
+from emoji_ldm.train.plan import plan_of
+from ray_jobs import cli
+from tests.emoji import blobs, fill_images
+from tests.latents import fill_latents, training_config
+from tests.unit.train import tiny
+
+PROMPT = "a happy blob"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_pipeline):
+    """The configuration of a run with two checkpoints, whose average is not its weights."""
+    folder = tmp_path_factory.mktemp("run")
+    config = training_config(tiny_pipeline, folder / "store", "train.steps=4", "train.num_workers=1",
+                             "train.zero_stage=0", "train.checkpoint_every=2", "train.lr=1e-2")  # fmt: skip
+    fill_latents(config)
+    place = tiny.place(config, folder)
+    fit(diffusion.load_task(place), plan_of(config, "train"), place, torch.device("cpu"))
+    return config
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exports")
+    bare = trained.model_copy(update={"train": type(trained.train)()})  # as an operator types it: run and store
+    for weights in ("ema", "raw"):
+        export(bare, Wanted("train", weights), folder / weights, folder / "cache")
+    return folder
+
+
+def pixels_of_ours(folder):
+    return Sampler(load_model(folder), 1)([Draw(PROMPT, seed=7, steps=5, guidance_scale=3.0)])[0]
+
+
+def pixels_of_diffusers(folder):
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    latents = noise_for_seeds([7], load_model(folder).latent_shape)
+    image = pipeline(PROMPT, num_inference_steps=5, guidance_scale=3.0, latents=latents, output_type="np").images[0]
+    return np.round(image * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_diffusers_opens_it_and_draws_the_pixels_of_our_sampler(weights, exported):
+    ours, theirs = pixels_of_ours(exported / weights), pixels_of_diffusers(exported / weights)
+    assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
+    assert ours.std() > 5
+
+
+def test_raw_weights_are_those_that_training_goes_on_with(trained, exported):
+    ema, raw = (load_file(exported / kind / "unet" / "diffusion_pytorch_model.safetensors") for kind in ("ema", "raw"))
+    assert ema.keys() == raw.keys()
+    assert not all(torch.equal(ema[name], raw[name]) for name in ema)
+    assert (pixels_of_ours(exported / "ema") != pixels_of_ours(exported / "raw")).any()
+    facts = json.loads((exported / "raw" / "emoji_ldm.json").read_text())
+    assert (facts["step"], facts["weights"], facts["config"]["run"]) == (4, "raw", "tiny")
+
+
+def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(trained, exported, tmp_path):
+    folder = tmp_path / "model"
+    export(trained, Wanted("train"), folder, tmp_path)
+    export(trained, Wanted("train"), folder, tmp_path)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds 'notes.txt', which no export wrote"):
+        export(trained, Wanted("train"), folder, tmp_path)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_checkpoint_is_chosen_by_its_path_or_uri(trained, tmp_path):
+    older, newer = checkpoints.listing(Store(trained.store), "tiny", "unet")
+    for name in (older.path, older.uri):
+        assert export(trained, Wanted("train", checkpoint=name), tmp_path / "old", tmp_path)["step"] == 2
+    with pytest.raises(ModelError, match=f"'nowhere' is no complete checkpoint .* has {older.path}, {newer.path}"):
+        export(trained, Wanted("train", checkpoint="nowhere"), tmp_path / "none", tmp_path)
+    with pytest.raises(ModelError, match="holds no such weights; it has: ema, raw"):
+        export(trained, Wanted("train", "ema2"), tmp_path / "none", tmp_path)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_command_says_what_it_wrote_and_what_to_type_next(trained, tmp_path, capfd, monkeypatch):
+    words = ["train", f"store={trained.store}", "run=tiny"]
+    assert cli.main([*words, "--export", str(tmp_path / "model")]) == 0
+    told = capfd.readouterr().err
+    assert "step" in told and f"generate.checkpoint={tmp_path / 'model'}" in told
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert cli.main([*words, "--export", str(tmp_path / "model"), "--push", "me/emoji"]) == 2
+    assert "HF_TOKEN" in capfd.readouterr().err
+    assert cli.main([*words, "--push", "me/emoji"]) == 2
+    assert "--push goes with --export DIR" in capfd.readouterr().err
+
+
+def test_an_autoencoder_is_exported_as_diffusers_own(tmp_path, tiny_pipeline):
+    config = training_config(
+        tiny_pipeline, tmp_path / "store", "autoencoder.size_px=16", "autoencoder.batch_size=2",
+        "autoencoder.block_out_channels=[16,16]", "autoencoder.steps=2", "autoencoder.lr=1e-2",
+    )  # fmt: skip
+    fill_images(Store(config.store), blobs(3))
+    place = tiny.place(config, tmp_path)
+    fit(reconstruction.load_task(place), plan_of(config, "autoencoder"), place, torch.device("cpu"))
+    for weights in ("ema", "raw"):
+        export(config, Wanted("autoencoder", weights), tmp_path / weights, tmp_path / "cache")
+    ema, raw = (AutoencoderKL.from_pretrained(tmp_path / weights) for weights in ("ema", "raw"))
+    assert ema.config.scaling_factor == raw.config.scaling_factor != AutoencoderKL().config.scaling_factor
+    assert not torch.equal(ema.decoder.conv_in.weight, raw.decoder.conv_in.weight)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet():
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
