@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from emoji_ldm.config.section import Fraction, Positive, Section
+from emoji_ldm.errors import ConfigError
 
 
 class OptimizerFields(Section):
@@ -19,7 +20,7 @@ class OptimizerFields(Section):
     micro_batch_size: Annotated[int, Field(ge=0)] = 0
     """Latents per forward pass of a worker, whose gradients add up to the step's; 0 takes all at once."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    """AdamW, or bitsandbytes' one with 8-bit moments (GPU only)."""
+    """Torch's fused AdamW, or bitsandbytes' one with 8-bit moments: 6 bytes per weight less."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
     """Peak learning rate."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
@@ -39,16 +40,29 @@ class OptimizerFields(Section):
     ema_widths: Annotated[tuple[Annotated[float, Field(gt=0, lt=0.29)], ...], Field(max_length=2)] = ()
     """Relative widths of power-function averages (arXiv 2312.02696) that are kept instead, such as [0.05, 0.1]."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of forward and backward; master weights are fp32 either way."""
+    """Arithmetic of forward and backward (GPUs take TF32 for fp32 unless deterministic); master weights are fp32."""
     channels_last: bool = False
     """Lay tensors out as NHWC, which convolutions on GPUs like."""
     compile: bool = False
-    """Compile the network with torch.compile; the first steps take minutes."""
+    """Compile the network with torch.compile; the first steps take minutes. Not at ZeRO stage 3."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third more time."""
     deterministic: bool = False
     """Only kernels that give the same bits each time; slower on GPUs."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed ZeRO stage: 0 nothing, 1 optimiser, 2 + gradients, 3 + weights are sharded."""
+    """DeepSpeed ZeRO stage: 0 nothing, 1 optimiser, 2 + gradients, 3 + weights are sharded.
+
+    With P weights on N workers in bf16 a worker holds 16P, 4P + 12P/N, 2P + 14P/N, 16P/N bytes, and 4P/N for each
+    moving average (4P at stage 0). In fp32, stages 1 to 3 keep the working weights twice."""
     seed: int = 0
     """Seed of weights, data order, noise and drop-out."""
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        """Refuse what cannot be combined, before any work starts."""
+        if self.compile and self.zero_stage == 3:
+            raise ConfigError(
+                "train.compile=true does not go with train.zero_stage=3, which swaps weights in and out of the "
+                "compiled graph; use train.zero_stage=2"
+            )
+        return self

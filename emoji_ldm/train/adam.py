@@ -54,6 +54,11 @@ class Moments:
         self.tensors = {kind: [self._read(state, number) for state in self.states]
                         for number, kind in enumerate(MOMENTS, 1)}  # fmt: skip
 
+    @property
+    def step(self) -> int:
+        """Steps behind, without those that were skipped."""
+        return max((int(state["step"]) for state in self.states), default=0)
+
     def commit(self, step: int) -> None:
         """Take what was written into `tensors`, and `step` as the number of steps behind."""
         for place, state in enumerate(self.states):
@@ -77,22 +82,31 @@ class Moments:
     @staticmethod
     def _read(state: Mapping[str, Any], number: int) -> Tensor:
         if "qmap1" in state:
-            from bitsandbytes.functional import dequantize_blockwise
-
-            parts = {"absmax": state[f"absmax{number}"], "code": state[f"qmap{number}"]}
-            whole: Tensor = dequantize_blockwise(state[f"state{number}"], blocksize=BLOCK, **parts)
-            return whole
+            return _dequantized(state, number)
         found: Tensor = state[f"state{number}"] if "state1" in state else state[MOMENTS[number - 1]]
         return found
 
 
-def _quantize(values: Tensor, state: Mapping[str, Any], number: int) -> None:
-    from bitsandbytes.functional import quantize_blockwise
+def _dequantized(state: Mapping[str, Any], number: int) -> Tensor:
+    """Each byte names a value of the map, in units of its block's scale."""
+    codes = state[f"state{number}"]
+    scales = state[f"absmax{number}"].repeat_interleave(BLOCK)[: codes.numel()]
+    whole: Tensor = state[f"qmap{number}"][codes.flatten().long()].mul_(scales).view(codes.shape)
+    return whole
 
-    quantize_blockwise(
-        values, code=state[f"qmap{number}"], absmax=state[f"absmax{number}"], out=state[f"state{number}"],
-        blocksize=BLOCK,
-    )  # fmt: skip
+
+def _quantize(values: Tensor, state: Mapping[str, Any], number: int) -> None:
+    """The inverse, but for rounding of the scale.
+
+    Bitsandbytes' own takes the largest size in a block as its scale, though the map ends at 0.993 below zero: each
+    turn would shrink a block with a large negative value.
+    """
+    codes, scales, steps = (state[f"{part}{number}"] for part in ("state", "absmax", "qmap"))
+    flat = torch.nn.functional.pad(values.flatten(), (0, -values.numel() % BLOCK)).view(-1, BLOCK)
+    scales.copy_(torch.maximum(flat.amax(1) / steps.max(), flat.amin(1) / steps.min().clamp(max=-1e-9)).clamp(min=0))
+    relative = flat / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+    nearest = torch.bucketize(relative, (steps[1:] + steps[:-1]) / 2)
+    codes.copy_(nearest.flatten()[: values.numel()].view(codes.shape))
 
 
 def _eight_bits() -> Callable[..., torch.optim.Optimizer]:

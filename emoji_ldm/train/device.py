@@ -42,8 +42,6 @@ def check(plan: Plan) -> None:
         raise ConfigError(
             f"{section}.optimizer=adamw8bit needs bitsandbytes; install 'emoji-ldm[adamw8bit]', or use adamw"
         )
-    if plan.compile and plan.zero_stage == 3:
-        raise ConfigError(f"{section}.compile does not go with ZeRO stage 3; use {section}.zero_stage=2")
     if plan.compile and not any(shutil.which(os.environ.get(name, name)) for name in COMPILERS):
         raise ConfigError(f"{section}.compile needs a C++ compiler on each worker; install g++, or use compile=false")
 

@@ -16,7 +16,7 @@ from emoji_ldm.train.engine import Piece, norm_of, num_parts, trainable, whole_p
 from emoji_ldm.train.plan import Plan
 from emoji_ldm.train.world import World
 
-BUCKET = 10_000_000  # elements that are reduced or gathered at once; DeepSpeed's own 500 million cost 1 GB of memory
+BUCKET = 10_000_000  # most elements that are reduced or gathered at once; DeepSpeed's 500 million cost 1 GB of memory
 PERSISTENT = 4096  # elements of a parameter that stage 3 keeps whole: norms and biases, 0.5 % of a U-Net
 
 
@@ -36,7 +36,10 @@ class DeepSpeedEngine:
         self.names, self.parameters = trainable(module)
         masters = self._masters() if plan.precision == "bf16" and self.stage else {}
         self.engine: Any = deepspeed.initialize(
-            model=module, optimizer=adamw(self.parameters, plan), config=settings(plan, world), dist_init_required=False
+            model=module,
+            optimizer=adamw(self.parameters, plan),
+            config=settings(plan, world, sum(parameter.numel() for parameter in self.parameters)),
+            dist_init_required=False,
         )[0]
         wrapper = self.engine.optimizer
         self.optimizer: torch.optim.Optimizer = wrapper if self.stage == 0 else wrapper.optimizer
@@ -134,14 +137,15 @@ class DeepSpeedEngine:
                 wrapper.persistent_parameters[0].all_gather(wrapper.persistent_parameters)
 
 
-def settings(plan: Plan, world: World) -> dict[str, Any]:
+def settings(plan: Plan, world: World, num_weights: int) -> dict[str, Any]:
     """DeepSpeed's configuration. Stage 0 keeps fp32 weights; above it, bf16 ones work and fp32 masters are sharded.
 
     Norm, clipping and the guard are ours (`step`), for DeepSpeed's make the host wait for the device.
     """
     parts, lowered = num_parts(plan, world.size), plan.precision == "bf16" and plan.zero_stage > 0
+    bucket = min(BUCKET, max(num_weights // 16, 1))
     zero: dict[str, Any] = {
-        "stage": plan.zero_stage, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET,
+        "stage": plan.zero_stage, "reduce_bucket_size": bucket, "allgather_bucket_size": BUCKET,
         "stage3_param_persistence_threshold": PERSISTENT, "compute_grad_norm": plan.zero_stage not in (1, 2),
     }  # fmt: skip
     return {
