@@ -45,7 +45,7 @@ def require(config: ClusterConfig, stage: str, num_workers: int, *, num_cpus: fl
     needs = {"CPU": num_workers * num_cpus, "GPU": num_workers * num_gpus}
     deadline = time.monotonic() + config.place_timeout_s
     while short := {name: need for name, need in needs.items() if need > ray.cluster_resources().get(name, 0) + 1e-6}:
-        if time.monotonic() > deadline or not _may_grow():
+        if time.monotonic() > deadline or not may_grow():
             name, need = next(iter(short.items()))
             has = ray.cluster_resources().get(name, 0)
             raise JobError(
@@ -57,7 +57,7 @@ def require(config: ClusterConfig, stage: str, num_workers: int, *, num_cpus: fl
         time.sleep(1)
 
 
-def _may_grow() -> bool:
+def may_grow() -> bool:
     """A cluster of one node that was started here never grows; another may have an autoscaler."""
     return bool(os.environ.get("RAY_ADDRESS")) or len(ray.nodes()) > 1
 

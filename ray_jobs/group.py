@@ -2,19 +2,17 @@
 
 1. claim (driver): a fresh owner token, so that a group left over from a dead driver cannot publish
 2. work (every worker): `fit` resumes from the newest checkpoint in the store; Ray's own checkpoints are not used
-3. lost worker: Ray starts the group again, up to `train.max_failures` times
-4. errors for the user travel as values, since raising one would make Ray try again
+3. lost worker: Ray starts the group again, up to `train.max_failures` times, elastic ones with as many as there are
+4. node to be taken away: the group saves and ends, and a new one starts where there is room
+5. errors for the user travel as values, since raising one would make Ray try again
 """
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +24,16 @@ from emoji_ldm import errors
 from emoji_ldm.config import Config
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import EmojiLdmError, JobError, StoreError
-from emoji_ldm.progress import track
+from emoji_ldm.progress import say
 from emoji_ldm.store import Store
-from emoji_ldm.train import journal, order, owner
+from emoji_ldm.train import order, owner, room
+from emoji_ldm.train.check import check
 from emoji_ldm.train.plan import Place, Plan, Task, plan_of
 from ray_jobs import cluster
+from ray_jobs.follow import closing, following
+from ray_jobs.notice import Notice
 
 NUM_CPUS = 0.5  # logical CPUs per worker; its torch threads are set below
-POLL_S = 1.0
 START_TIMEOUT_S = 600  # a node may have to pull its image first
 
 # glibc gives large blocks back to the kernel at once and faults them in again at the next step: 12 % of a CPU step.
@@ -45,8 +45,8 @@ Summary = dict[str, object]
 # Read by Ray's controller, whose default is to look after its workers every two seconds.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
-# One process less to start: nothing here asks for notices of preemption, a lost worker is a lost worker.
-os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+WATCHER_SET = os.environ.get(WATCHER)  # by the user
 
 
 def train(config: Config, section: str, load: Load) -> Summary:
@@ -57,14 +57,22 @@ def train(config: Config, section: str, load: Load) -> Summary:
         JobError: The cluster lacks resources, workers were lost too often, or the loss is not finite.
     """
     store, plan, settings = Store(config.store, config.branch), plan_of(config, section), getattr(config, section)
-    order.slots_of(0, settings.num_workers, plan.batch_size, field=f"{section}.batch_size")
     if done := _finished(store, config, plan):
         return done
+    fewest = getattr(settings, "min_workers", 0) or settings.num_workers
+    order.check_range(fewest, settings.num_workers, plan.batch_size, plan.micro_batch_size, section=section)
+    for warning in check(config, plan, store, settings.num_workers):
+        say(warning)
     cluster.connect(config.cluster)
-    cluster.require(config.cluster, section, settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
+    cluster.require(config.cluster, section, fewest, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
+    # The watcher is one more process, of no use where there is no other node to go on with.
+    os.environ[WATCHER] = WATCHER_SET or str(int(cluster.may_grow()))
     token = owner.claim(store, config.run, section)
-    with _progress(store, config, plan):
-        return _fit(config, section, load, token)
+    try:
+        with following(store, config, plan):
+            return closing(_fit_to_end(config, section, load, token))
+    finally:
+        room.forget_verdict(store, config.run, section, token)
 
 
 def _finished(store: Store, config: Config, plan: Plan) -> Summary | None:
@@ -74,19 +82,31 @@ def _finished(store: Store, config: Config, plan: Plan) -> Summary | None:
     return {"steps": f"already trained to step {found[-1].step}", "checkpoint": found[-1].uri}
 
 
+def _fit_to_end(config: Config, section: str, load: Load, token: str) -> Summary:
+    """Start groups until one reaches the last step: each of the others saved and left before its node went."""
+    times, most = 0, config.train.max_preemptions
+    while (outcome := _fit(config, section, load, token)).get("left"):
+        times += 1
+        if 0 <= most < times:
+            raise JobError(_taken_away(section, most))
+    return outcome
+
+
 def _fit(config: Config, section: str, load: Load, token: str) -> Summary:
     settings, store = getattr(config, section), Store(config.store, config.branch)
+    fewest, most = getattr(settings, "min_workers", 0) or settings.num_workers, settings.num_workers
     resources = {"CPU": NUM_CPUS} | ({"GPU": settings.num_gpus} if settings.num_gpus else {})
     # Ray keeps its own state of the group below the store, which every node reaches; nothing is read from it later.
     name = f"ray-{uuid.uuid4().hex[:8]}"
     trainer = TorchTrainer(
         _work,
         train_loop_config={"config": config, "store": store, "section": section, "load": load, "token": token},
-        scaling_config=ScalingConfig(num_workers=settings.num_workers, use_gpu=settings.num_gpus > 0,
-                                     resources_per_worker=resources),
+        scaling_config=ScalingConfig(num_workers=(fewest, most) if fewest < most else most,
+                                     use_gpu=settings.num_gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=name, storage_path=store.path("runs", config.run, section), storage_filesystem=store.filesystem,
-            failure_config=FailureConfig(max_failures=config.train.max_failures),
+            failure_config=FailureConfig(max_failures=config.train.max_failures,
+                                         max_preemption_failures=config.train.max_preemptions),
             worker_runtime_env={"env_vars": KEEP_PAGES},
         ),
     )  # fmt: skip
@@ -113,12 +133,22 @@ def _work(loop: dict[str, Any]) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(max(1, cores // context.get_local_world_size()))
     device = ray.train.torch.get_device() if getattr(config, section).num_gpus else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # collectives of objects use the current one
+    notice = {"leaving": Notice()} if os.environ.get(WATCHER) == "1" else {}
     with tempfile.TemporaryDirectory(prefix="emoji-ldm-") as scratch:
-        place = Place(config, loop["store"], Path(scratch), loop["token"])
+        place = Place(config, loop["store"], Path(scratch), loop["token"], **notice)
+        plan, run = plan_of(config, section), (loop["store"], config.run, section, loop["token"])
         try:
-            return fit(loop["load"](place), plan_of(config, section), place, device)
+            if ended := room.verdict(*run):
+                return {"error": ended}
+            with room.telling(plan):
+                return fit(loop["load"](place), plan, place, device)
         except StoreError:
             raise  # may pass: Ray tries again
+        except room.OutOfMemory as error:
+            room.leave_verdict(*run, error)
+            raise
         except EmojiLdmError as error:
             return {"error": [type(error).__name__, str(error)]}
 
@@ -129,6 +159,8 @@ def _explain(failure: ray.train.TrainingFailedError, config: Config, section: st
         error = getattr(wrapped, "_base_exc", wrapped)
         if isinstance(error, EmojiLdmError):
             return error
+    if isinstance(failure, ray.train.PreemptionError):
+        return JobError(_taken_away(section, config.train.max_preemptions))
     lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
     return JobError(
         f"{section} failed {config.train.max_failures + 1} times (train.max_failures={config.train.max_failures}): "
@@ -136,30 +168,8 @@ def _explain(failure: ray.train.TrainingFailedError, config: Config, section: st
     )
 
 
-@contextmanager
-def _progress(store: Store, config: Config, plan: Plan) -> Iterator[None]:
-    """Show steps and loss, as the log in the store tells them."""
-    stop = threading.Event()
-
-    def follow() -> None:
-        with track(plan.section, plan.steps, "steps") as progress:
-            while not stop.wait(POLL_S):
-                _advance(store, config, plan, progress)
-            _advance(store, config, plan, progress)
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _advance(store: Store, config: Config, plan: Plan, progress: Any) -> None:
-    try:
-        lines = journal.read(store, config.run, plan.section)
-    except (StoreError, json.JSONDecodeError):
-        return  # the log is being replaced this moment
-    if lines and lines[-1]["step"] > progress.done:
-        progress.advance(int(lines[-1]["step"]) - progress.done, f"loss {lines[-1]['loss']:.4f}")
+def _taken_away(section: str, most: int) -> str:
+    return (
+        f"{section} lost its nodes {most + 1} times (train.max_preemptions={most}); "
+        "the last checkpoint stays, the same command goes on from it"
+    )

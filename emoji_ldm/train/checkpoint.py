@@ -10,14 +10,12 @@ Values are fp32 and copied as they are, so a run that resumes with as many ranks
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from emoji_ldm import __version__
@@ -27,7 +25,8 @@ from emoji_ldm.errors import ModelError
 from emoji_ldm.model.ema import Averages
 from emoji_ldm.store import Store
 from emoji_ldm.train import journal
-from emoji_ldm.train.engine import MOMENTS, Engine
+from emoji_ldm.train.adam import Moments
+from emoji_ldm.train.engine import Engine, Piece
 from emoji_ldm.train.pieces import Damaged, Mark, Read, fill
 from emoji_ldm.train.plan import Place, Plan
 from emoji_ldm.train.world import World
@@ -48,17 +47,13 @@ class State:
 
     step: int
     lines: Sequence[journal.Line]  # the log up to there
+    updates: int = 0  # of Adam: steps, less those that were skipped
+    note: str = ""  # for the user: which damaged checkpoints were passed over
 
 
-def kinds_of(engine: Engine, averages: Averages) -> dict[str, Sequence[Tensor]]:
+def kinds_of(engine: Engine, averages: Averages, moments: Moments) -> dict[str, Sequence[Tensor]]:
     """All that a checkpoint holds, in tensors of the shards' shapes."""
-    moments = {kind: [_state(engine, key)[kind] for key in engine.states()] for kind in MOMENTS}
-    return {"weight": engine.shards(), **moments, **averages.tensors}
-
-
-def updates_of(engine: Engine) -> int:
-    """Steps that Adam made: those that were skipped do not count."""
-    return max((int(_state(engine, key)["step"]) for key in engine.states()), default=0)
+    return {"weight": engine.shards(), **moments.tensors, **averages.tensors}
 
 
 def resume(engine: Engine, averages: Averages, place: Place, plan: Plan, world: World) -> State:
@@ -67,22 +62,20 @@ def resume(engine: Engine, averages: Averages, place: Place, plan: Plan, world: 
     Raises:
         ModelError: The checkpoint is of another network or objective, or there should be one but none is whole.
     """
-    for key in engine.states():
-        if "step" in engine.optimizer.state.get(key, {}):
-            engine.optimizer.state[key]["step"].fill_(0)  # ZeRO makes an empty step while it is built
+    moments = Moments(engine.optimizer, engine.states())
+    moments.commit(0)  # ZeRO makes an empty step while it is built
+    kinds = kinds_of(engine, averages, moments)
     found = world.agree(lambda: candidates(place.store, place.config.run, plan) if world.leads else None)
     reasons: list[str] = []
     for checkpoint in world.share(found):
         try:
-            state = world.agree(partial(_load, checkpoint, engine, averages, place, plan))
+            state = world.agree(partial(_load, checkpoint, engine.pieces(), kinds, place, plan))
         except Damaged as error:
-            reasons.append(f"{checkpoint.uri}: {error}")
+            reasons.append(str(error) if checkpoint.uri in str(error) else str(checkpoint.damaged(str(error))))
             continue
+        moments.commit(state.updates)
         engine.refresh()
-        if world.leads and reasons:
-            _log().warning("damaged checkpoints were left out (%s); %s goes on from step %d",
-                           "; ".join(reasons), plan.section, state.step)  # fmt: skip
-        return state
+        return replace(state, note=f"{'; '.join(reasons)}; goes on from step {state.step}" if reasons else "")
     if reasons:
         raise ModelError(
             f"no checkpoint of run {place.config.run!r} is whole ({'; '.join(reasons)}); "
@@ -146,7 +139,9 @@ def reader(store: Store, path: str, file: str) -> Read:
     return read
 
 
-def _load(checkpoint: Checkpoint, engine: Engine, averages: Averages, place: Place, plan: Plan) -> State:
+def _load(
+    checkpoint: Checkpoint, pieces: Sequence[Piece], kinds: Mapping[str, Sequence[Tensor]], place: Place, plan: Plan
+) -> State:
     try:
         manifest = checkpoint.check()
     except ModelError as error:
@@ -156,15 +151,12 @@ def _load(checkpoint: Checkpoint, engine: Engine, averages: Averages, place: Pla
     marks = marks_of(checkpoint.store, checkpoint.path, names, manifest.get("sha256", {}))
     if not marks:
         raise Damaged("it holds no training state")
-    pieces, kinds = engine.pieces(), kinds_of(engine, averages)
     shapes = {name: shape for mark in marks for name, shape in mark.shapes.items()}
     if other := next((piece for piece in pieces if shapes.get(piece.name) != piece.shape), None):
         raise _another(checkpoint, f"{other.name} is {other.shape}, there {shapes.get(other.name)}")
     files = [(mark, reader(checkpoint.store, checkpoint.path, mark.file)) for mark in marks]
     fill({kind: (pieces, tensors) for kind, tensors in kinds.items()}, files)
-    for key in engine.states():
-        engine.optimizer.state[key]["step"].fill_(marks[0].updates)
-    return State(int(manifest["step"]), _lines(checkpoint))
+    return State(int(manifest["step"]), _lines(checkpoint), marks[0].updates)
 
 
 def _lines(checkpoint: Checkpoint) -> list[journal.Line]:
@@ -194,16 +186,3 @@ def _another(checkpoint: Checkpoint, told: str) -> ModelError:
         f"checkpoint {checkpoint.uri} is of another network or objective ({told}); "
         "set it back, or train under another name (run=...)"
     )
-
-
-def _state(engine: Engine, key: Tensor) -> dict[str, Tensor]:
-    """Adam's state of a shard; made as AdamW itself would where it has not stepped yet."""
-    state: dict[str, Tensor] = engine.optimizer.state[key]
-    if not state:
-        state["step"] = torch.zeros((), dtype=torch.float32, device=key.device if key.is_cuda else "cpu")
-        state |= {name: torch.zeros_like(key) for name in MOMENTS}
-    return state
-
-
-def _log() -> logging.Logger:
-    return logging.getLogger(__name__)

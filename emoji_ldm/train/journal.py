@@ -51,7 +51,7 @@ class Journal:
 
     def log(self, line: Line) -> None:
         """Add one line; it reaches the store within a few lines' time."""
-        notes = [note for feed in self._feeds for note in feed.notes()]
+        notes = [*line.get("notes", []), *(note for feed in self._feeds for note in feed.notes())]
         self.lines.append(line | {"notes": notes} if notes else line)
         if time.monotonic() - self._flushed > FLUSH_EVERY_S:
             self.flush()

@@ -18,8 +18,10 @@ import torch
 
 from emoji_ldm.model.ema import Averages
 from emoji_ldm.train import checkpoint, order
+from emoji_ldm.train.device import settle
 from emoji_ldm.train.engine import build_engine
 from emoji_ldm.train.plan import Place, Plan, Task
+from emoji_ldm.train.room import check_room
 from emoji_ldm.train.saver import Saver
 from emoji_ldm.train.schedule import lr_at
 from emoji_ldm.train.validation import validate
@@ -34,14 +36,15 @@ def fit(task: Task, plan: Plan, place: Place, device: torch.device | None = None
 
     Returns:
         On every rank: steps, num_parameters, peak_memory_mb; on rank 0 also what the log and the export measured
-        (see `Watch.summary`) and checkpoint (URI).
+        (see `Watch.summary`) and checkpoint (URI). `left` says that `place.leaving` ended it early, all saved.
 
     Raises:
-        ConfigError: The batch cannot be shared by the ranks, or DeepSpeed is needed and missing.
+        ConfigError: The batch cannot be shared by the ranks, or an option needs what is missing here.
         JobError: Too many steps had to be skipped, or another driver took the run over.
         ModelError: The run's checkpoint is of another network, or none is whole where there should be one.
     """
     world = current(device)
+    settle(plan, world)
     slots = order.slots_of(world.rank, world.size, plan.batch_size, field=f"{plan.section}.batch_size")
     parts = order.parts_of(slots, plan.micro_batch_size, field=f"{plan.section}.micro_batch_size")
     training = _Training(task, plan, place, world, parts)
@@ -54,6 +57,8 @@ def fit(task: Task, plan: Plan, place: Place, device: torch.device | None = None
             pending = ahead.submit(training.draw, step + 1)
             training.step(step, drawn, waited_s)
             training.after(step + 1)
+            if training.leaving:
+                break
         return training.finish()
 
 
@@ -63,10 +68,13 @@ class _Training:
     def __init__(self, task: Task, plan: Plan, place: Place, world: World, parts: Sequence[range]) -> None:
         self.task, self.plan, self.place, self.world, self.parts = task, plan, place, world, parts
         self.engine = build_engine(task.module, plan, world)
-        self.averages = Averages(self.engine.shards(), plan.ema_decay)
+        self.averages = Averages(self.engine.shards(), plan.ema_decay, plan.ema_widths)
+        check_room(place, plan, world, task.facts)
         state = checkpoint.resume(self.engine, self.averages, place, plan, world)
-        self.first = state.step
+        self.first = self.done = state.step
+        self.leaving = False
         self.watch = Watch(plan, place, world, state.lines)
+        self.watch.notes += [state.note] if state.note else []
         self.saver = Saver(self.engine, self.averages, task, self.watch)
 
     def draw(self, step: int) -> list[Any]:
@@ -87,13 +95,15 @@ class _Training:
     def after(self, done: int) -> None:
         """What is due after `done` steps."""
         last, plan = done == self.plan.steps, self.plan
+        self.done, self.leaving = done, not last and self.place.leaving()
         show = plan.sample_every > 0 and (last or done % plan.sample_every == 0)
-        save = last or show or done % plan.checkpoint_every == 0 or self.place.leaving()
+        save = last or show or done % plan.checkpoint_every == 0 or self.leaving
         check = plan.validate_every > 0 and (last or done % plan.validate_every == 0)
         if save or check or done % plan.log_every == 0:
             self.saver.check()
             line = self.watch.sum_up(done)
-            self.watch.log(line, validate(self.task, self.engine, self.averages, self.world, self.parts) if check else {})
+            measured = validate(self.task, self.engine, self.averages, self.world, self.parts) if check else {}
+            self.watch.log(line, measured)
         if save:
             self.saver.save(done, show=show)
             self.watch.resume_clock()
@@ -101,5 +111,6 @@ class _Training:
     def finish(self) -> Summary:
         """The numbers of this training."""
         facts = self.saver.finish()
-        return {"steps": self.plan.steps, "num_parameters": self.task.facts["num_parameters"],
-                **facts, **self.watch.summary()}  # fmt: skip
+        sizes = {name: self.task.facts[name] for name in ("num_parameters", "num_weights") if name in self.task.facts}
+        left = {"left": True} if self.leaving else {}
+        return {"steps": self.done, **left, **sizes, **facts, **self.watch.summary()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -50,3 +51,20 @@ def slots_of(rank: int, num_workers: int, batch_size: int, *, field: str = "trai
             f"give {f'{lower} or ' if lower else ''}{upper}, or another number of workers"
         )
     return range(rank * share, (rank + 1) * share)
+
+
+def check_range(fewest: int, most: int, batch_size: int, micro_batch_size: int = 0, *, section: str = "train") -> None:
+    """Raise ConfigError unless every number of workers from `fewest` to `most` can share the batch evenly."""
+    if fewest > most:
+        raise ConfigError(f"{section}.min_workers={fewest} is above {section}.num_workers={most}; lower it, or give 0")
+    counts = range(fewest, most + 1)
+    unfit = [count for count in counts if batch_size % count or (batch_size // count) % (micro_batch_size or 1)]
+    if not unfit or fewest == most:  # a fixed number has an error of its own
+        return
+    unit = math.lcm(*counts) * (micro_batch_size or 1)
+    lower = batch_size // unit * unit
+    raise ConfigError(
+        f"{section}.batch_size={batch_size} cannot be shared by {' or '.join(map(str, unfit))} workers, and "
+        f"{section}.min_workers={fewest} allows {fewest} to {most}; "
+        f"give {f'{lower} or ' if lower else ''}{lower + unit}, or another range"
+    )

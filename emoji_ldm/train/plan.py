@@ -102,4 +102,4 @@ class Place:
     store: Store
     scratch: Path  # local folder of this process
     owner: str = ""  # token of the driver that may publish; empty means nobody else can
-    leaving: Callable[[], bool] = field(default=lambda: False)  # whether a node is about to be taken away; collective
+    leaving: Callable[[], bool] = field(default=lambda: False)  # asked at each step on every rank: save and end now?

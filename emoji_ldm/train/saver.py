@@ -25,6 +25,7 @@ from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import JobError
 from emoji_ldm.model.ema import NAMES, Averages
 from emoji_ldm.train import checkpoint, journal, owner
+from emoji_ldm.train.adam import Moments
 from emoji_ldm.train.checkpoint import STATE
 from emoji_ldm.train.engine import Engine, Piece
 from emoji_ldm.train.pieces import Mark, Snapshot, fill, name_of, shared_out
@@ -69,14 +70,15 @@ class Saver:
             Exception: Whatever a thread of any rank met since; on every rank.
         """
         self._wait()
-        kinds = checkpoint.kinds_of(self.engine, self.averages)
+        moments = Moments(self.engine.optimizer, self.engine.states())
+        kinds = checkpoint.kinds_of(self.engine, self.averages, moments)
         if self.snapshot is None:
             self.snapshot = Snapshot(tuple(kinds), self._own_pieces(), pinned=self.world.device.type == "cuda")
         self.snapshot.take(kinds)
         folder = checkpoints.folder_name(done, self.attempt)
         save = Save(
             done, f"checkpoints/{self.place.config.run}/{self.plan.kind}/{folder}", show,
-            checkpoint.updates_of(self.engine), self.watch.journal.text() if self.watch.journal else "",
+            moments.step, self.watch.journal.text() if self.watch.journal else "",
         )  # fmt: skip
         self._pending = self._pool.submit(self._bring, save, self.snapshot)
 

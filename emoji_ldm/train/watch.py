@@ -31,6 +31,7 @@ class Watch:
         self.losses: list[Tensor] = []
         self.norms: list[Tensor] = []
         self.memory_mb: list[int] = []
+        self.notes: list[str] = []  # for the user, told with the next line
         self.waited_s = 0.0
         self.began = self.ticked = time.monotonic()
 
@@ -70,8 +71,8 @@ class Watch:
     def log(self, line: Line, measured: Mapping[str, float]) -> None:
         """Write the line and what was measured since; the next one's clock starts here."""
         if self.journal:
-            self.journal.log({**line, **measured})
-        self.losses, self.norms, self.waited_s = [], [], 0.0
+            self.journal.log({**line, **measured, **({"notes": self.notes} if self.notes else {})})
+        self.losses, self.norms, self.waited_s, self.notes = [], [], 0.0, []
         self.resume_clock()
 
     def resume_clock(self) -> None:

@@ -1,0 +1,75 @@
+"""What ranks of the resume tests run, and how they read what was saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from emoji_ldm.dataset import checkpoints
+from emoji_ldm.store import Store
+from emoji_ldm.train import journal
+from emoji_ldm.train.loop import fit
+from emoji_ldm.train.plan import plan_of
+from emoji_ldm.train.world import current
+from tests.unit.train import tiny
+
+CPU = torch.device("cpu")
+
+
+def train(folder, *overrides, token="", step_s=0.0, keep=9):
+    """Train the tiny run in `folder` to its last step; what `fit` returns."""
+    config = tiny.config("train.log_every=1", f"train.keep={keep}", *overrides)
+    scratch = Path(folder) / f"scratch-{current(CPU).rank}"
+    place = dataclasses.replace(tiny.place(config, Path(folder)), scratch=scratch, owner=token)
+    task = tiny.task(config)
+    if step_s:
+        draw = task.draw
+        task.draw = lambda *args: (time.sleep(step_s), draw(*args))[1]
+    return fit(task, plan_of(config, "train"), place, CPU)
+
+
+def store_of(folder):
+    return Store(str(Path(folder) / "store"))
+
+
+def losses(folder):
+    """{step: loss} of the log."""
+    return {line["step"]: line["loss"] for line in journal.read(store_of(folder), "tiny")}
+
+
+def steps(folder):
+    """Steps of the complete checkpoints."""
+    return [checkpoint.step for checkpoint in checkpoints.listing(store_of(folder), "tiny", "unet")]
+
+
+def state(folder):
+    """The bytes of the newest checkpoint's tensors, as they lie in its files."""
+    newest = checkpoints.newest(store_of(folder), "tiny", "unet").fetch(Path(folder), "state")
+    return {path.name: path.read_bytes() for path in sorted(newest.glob("*.safetensors"))}
+
+
+def tensors(folder):
+    """{kind/name: flat values} of the newest checkpoint, whatever the ranks that wrote it."""
+    newest = checkpoints.newest(store_of(folder), "tiny", "unet").fetch(Path(folder), "state")
+    parts = {}
+    for path in newest.glob("*.safetensors"):
+        for key, values in load_file(path).items():
+            name, _, start = key.rpartition("@")
+            parts.setdefault(name, []).append((int(start), values))
+    return {name: torch.cat([values for _, values in sorted(rows, key=lambda row: row[0])])
+            for name, rows in parts.items()}  # fmt: skip
+
+
+def cut(source, folder, step):
+    """A copy of a training as it was when it had saved `step` and died."""
+    shutil.copytree(source, folder)
+    store = store_of(folder)
+    for checkpoint in checkpoints.listing(store, "tiny", "unet"):
+        if checkpoint.step > step:
+            store.delete(checkpoint.path)
+    return folder
