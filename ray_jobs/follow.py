@@ -109,7 +109,7 @@ def closing(facts: Mapping[str, Any]) -> Summary:
     if "num_parameters" in known:
         rows["parameters"] = _parameters(known.pop("num_parameters"), known.pop("num_weights", 0))
     if memory := known.pop("peak_memory_mb", None):
-        rows["memory per rank"] = " ".join(f"{value:,}" for value in memory) + " MB"
+        rows["memory per rank"] = " / ".join(f"{value:,}" for value in memory) + " MB"
     if "time_s" in known:
         rows["training time"] = clock(known.pop("time_s"))
     checkpoint = known.pop("checkpoint", None)

@@ -17,8 +17,8 @@ from emoji_ldm.dataset.log import versions
 from emoji_ldm.dataset.refs import open_tables
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError
-from emoji_ldm.evaluate.chart import line_chart
 from emoji_ldm.evaluate.nearest import nearest, thumbnails
+from emoji_ldm.evaluate.training import trainings
 from emoji_ldm.records import TABLES
 from emoji_ldm.store import Store
 
@@ -47,16 +47,13 @@ def gather(config: Config, store: Store) -> dict[str, Any]:
     present = {name: table for name, table in tables.items() if table.exists}
     if not present:
         raise DatasetError(f"nothing to report: {store.uri} holds no tables yet; begin with emoji-ldm crawl")
-    losses = _losses(store, config.run)
     return {
         "run": config.run, "store": config.store, "code": __version__, "config": config.to_yaml(),
         "counts": {name: table.count() for name, table in present.items()},
         "outcomes": _outcomes(tables["outcomes"]),
         "images": _captioned(tables["images"], tables["captions"]),
         "engines": sorted(set(tables["captions"].read(["engine"]).column(0).to_pylist())),
-        "losses": losses,
-        "chart": line_chart([(row["step"], row["loss"]) for row in losses], x_label="step", y_label="loss"),
-        "samples": _samples(store, config.run),
+        "trainings": trainings(store, config.run),
         "generated": _generated(tables["generated"], tables["images"]),
         "versions": [_version_row(name, table) for name, table in present.items()],
         "stages": _stages(store, config.run),
@@ -104,19 +101,6 @@ def _generated(generated: Table, images: Table) -> list[dict[str, Any]]:
 
 def _pngs(rows: Sequence[dict[str, Any]]) -> list[bytes]:
     return [row["image"]["bytes"] for row in rows]
-
-
-def _losses(store: Store, run: str) -> list[dict[str, float]]:
-    if not store.exists("runs", run, "train", "losses.jsonl"):
-        return []
-    return [json.loads(line) for line in store.read("runs", run, "train", "losses.jsonl").splitlines() if line]
-
-
-def _samples(store: Store, run: str) -> list[tuple[int, bytes]]:
-    """(step, PNG) of sample grids: at most four, from first to last."""
-    names = [name for name in store.list("runs", run, "train", "samples") if name.endswith(".png")]
-    chosen = [names[round(i * (len(names) - 1) / 3)] for i in range(4)] if len(names) > 4 else names
-    return [(int(name[5:-4]), store.read("runs", run, "train", "samples", name)) for name in chosen]
 
 
 def _version_row(name: str, table: Table) -> dict[str, Any]:

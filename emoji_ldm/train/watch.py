@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from emoji_ldm.errors import JobError
+from emoji_ldm.train.figures import figures
 from emoji_ldm.train.guard import Guard
 from emoji_ldm.train.journal import Journal, Line
 from emoji_ldm.train.plan import Place, Plan
@@ -101,25 +101,3 @@ class Watch:
         if self.world.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.world.device) / 2**20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def figures(lines: Sequence[Line]) -> dict[str, Any]:
-    """What a log sums up to: rates are medians, without the first line, in which things are compiled and warmed up.
-
-    Returns:
-        loss_first, loss_last, images_per_s, step_s, data_wait, time_s; if measured validation_loss_first, _last and
-        _best, the step of the best as validation_loss_best_step; nothing for no line.
-    """
-    if not lines:
-        return {}
-    warm = lines[1:] or lines
-    losses = [line["loss"] for line in lines if "loss" in line]
-    found: dict[str, Any] = {"loss_first": losses[0], "loss_last": losses[-1]} if losses else {}
-    for name in ("images_per_s", "step_s", "data_wait"):
-        found[name] = statistics.median(line[name] for line in warm)
-    checked = [(line["validation_loss"], line["step"]) for line in lines if "validation_loss" in line]
-    if checked:
-        best = min(checked)
-        found |= {"validation_loss_first": checked[0][0], "validation_loss_last": checked[-1][0],
-                  "validation_loss_best": best[0], "validation_loss_best_step": int(best[1])}  # fmt: skip
-    return found | {"time_s": lines[-1]["time_s"]}

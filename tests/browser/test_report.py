@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -36,6 +37,18 @@ def commit(config, spec, rows, parents):
     table.commit([table.write_file(pa.Table.from_pylist(filled, spec.schema))], app_id="one", metadata=lineage)
 
 
+def log(count):
+    """Lines as a training writes them, with a spike and a validation now and then."""
+    draw = random.Random(0)
+    lines = [{"step": 10 * n, "loss": (0.06 + 1 / n) * draw.uniform(0.8, 1.2), "lr": 1e-3, "skipped": int(n > 9),
+              "grad_norm": (0.3 + 2 / n) * draw.uniform(0.7, 1.4), "images_per_s": draw.gauss(90, 4), "step_s": 0.178,
+              "data_wait": 0.002, "memory_mb": [812, 799], "time_s": n * 1.8} for n in range(1, count + 1)]  # fmt: skip
+    for line in lines[9::10]:
+        line |= {"validation_loss": line["loss"] * 1.2, "validation_loss_ema": line["loss"] * 1.1}
+    lines[9]["bad"] = {"97": "nan"}
+    return lines
+
+
 @pytest.fixture
 def config(tmp_path):
     config = Config(run="shown", store=str(tmp_path / "store"))
@@ -49,8 +62,9 @@ def config(tmp_path):
     made = {"prompt": "a very long prompt about a disc with no end", "seed": 3, "steps": 30, "guidance_scale": 3.0}
     commit(config, GENERATED, [{"generated_id": "g", "image": disc(3), **made}], {"images": 1})
     store = Store(config.store)
-    lines = [json.dumps({"step": step, "loss": 1 / step}) for step in range(1, 60)]
-    store.write("\n".join(lines).encode(), "runs", "shown", "train", "losses.jsonl")
+    store.write("\n".join(map(json.dumps, log(60))).encode(), "runs", "shown", "train", "losses.jsonl")
+    for step in (200, 400, 600):
+        store.write(disc(step)["bytes"], "runs", "shown", "train", "samples", f"step-{step:08}.png")
     stage = {"stage": "crawl", "seconds": 12.5, "peak_mb": 800, "summary": {"images": "30"}}
     store.write(json.dumps(stage).encode(), "runs", "shown", "stages", "1-crawl.json")
     return config
@@ -75,12 +89,27 @@ def test_every_picture_shows_and_nothing_overflows(config, browser, width, tmp_p
                             {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600})  # fmt: skip
     browser.get(path.as_uri())
     sizes = browser.execute_script("return [...document.images].map(image => image.naturalWidth)")
-    assert len(sizes) >= 24 + 2 and min(sizes) > 0
+    assert len(sizes) >= 24 + 2 + 3 and min(sizes) > 0
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.execute_script("return document.querySelector('svg.chart path.mean').getTotalLength()") > 100
+    assert len(browser.find_elements("css selector", "svg.chart circle.held")) == 6
+    assert len(browser.find_elements("css selector", "svg.chart")) == 2
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     text = browser.find_element("tag name", "body").text
-    for words in ("shown", "metadata", "nearest: disc 3", "kept", "dead", "images@1", "12.5 s", "800 MB"):
+    for words in (
+        "shown",
+        "metadata",
+        "nearest: disc 3",
+        "kept",
+        "dead",
+        "images@1",
+        "12.5 s",
+        "800 MB",
+        "812 / 799 MB",
+        "178 ms",
+        "Gradient norm",
+        "step 400",
+    ):
         assert words in text
 
 

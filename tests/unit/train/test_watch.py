@@ -12,9 +12,10 @@ import torch
 from emoji_ldm.errors import JobError, StoreError
 from emoji_ldm.train import guard, journal, owner
 from emoji_ldm.train.feed import Feed
+from emoji_ldm.train.figures import figures
 from emoji_ldm.train.journal import Journal
 from emoji_ldm.train.plan import plan_of
-from emoji_ldm.train.watch import Watch, figures
+from emoji_ldm.train.watch import Watch
 from emoji_ldm.train.world import World
 from tests.unit.train import tiny
 
