@@ -11,8 +11,9 @@ from emoji_ldm.config import Config, load
 from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.latents.cache import latent_rows, text_rows
-from emoji_ldm.latents.codec import load_codec
+from emoji_ldm.latents.codec import load_codec, resolve_codec
 from emoji_ldm.latents.text import load_text_encoder
+from emoji_ldm.latents.variants import variant_keys
 from emoji_ldm.records import CAPTIONS, LATENTS, TEXTS, TableSpec
 from emoji_ldm.store import Store
 from tests.emoji import blobs, fill_images
@@ -32,32 +33,36 @@ def training_config(pipeline: Path, store: Path, *overrides: str) -> Config:
 
 def fill_latents(config: Config) -> None:
     """Commit images, captions, latents and texts of some real emoji."""
-    store, latents = Store(config.store), config.latents
+    fill_encoded(config, fill_captioned(Store(config.store)))
+
+
+def fill_captioned(store: Store) -> dict[str, str]:
+    """Commit images and captions; returns {image id: caption}."""
     pictures = blobs(NUM_IMAGES)
-    ids = fill_images(store, pictures)
-    titles = [picture.title for picture in pictures]
-    codec = load_codec(latents.codec, size_px=latents.size_px, background="white", device="cpu")
-    encoder = load_text_encoder(latents.text_encoder, max_tokens=latents.max_tokens, device="cpu")
-    moments = [np.zeros((len(ids), *codec.latent_shape), np.float32) + value for value in (0.5, -6.0)]
-    _commit(store, LATENTS, latent_rows(ids, codec.key, *moments))
-    _commit(store, TEXTS, text_rows(["", *titles], encoder.key, encoder.encode(["", *titles])))
-    empty = dict.fromkeys(CAPTIONS.schema.names, "")
+    captions = dict(zip(fill_images(store, pictures), (picture.title for picture in pictures), strict=True))
     rows = [
-        {
-            **empty,
-            "number": 0,
-            "attempts": 1,
-            "caption_id": image_id,
-            "image_id": image_id,
-            "caption": title,
-            "status": "ok",
-        }
-        for image_id, title in zip(ids, titles, strict=True)
-    ]
+        {**dict.fromkeys(CAPTIONS.schema.names, ""), "number": 0, "attempts": 1, "caption_id": image_id,
+         "image_id": image_id, "caption": caption, "status": "ok"}
+        for image_id, caption in captions.items()
+    ]  # fmt: skip
     _commit(store, CAPTIONS, pa.Table.from_pylist(rows, schema=CAPTIONS.schema))
+    return captions
+
+
+def fill_encoded(config: Config, captions: dict[str, str]) -> None:
+    """Commit latents, the same for every picture, and texts, both under the keys of the configured models."""
+    store, latents = Store(config.store), config.latents
+    source = resolve_codec(config, store, Path(config.store, "cache"))
+    codec = load_codec(source, size_px=latents.size_px, background=latents.background, device="cpu")
+    encoder = load_text_encoder(latents.text_encoder, max_tokens=latents.max_tokens, device="cpu")
+    moments = [np.zeros((len(captions), *codec.latent_shape), np.float32) + value for value in (0.5, -6.0)]
+    for key in variant_keys(codec.key, latents):
+        _commit(store, LATENTS, latent_rows(list(captions), key, *moments))
+    texts = ["", *captions.values()]
+    _commit(store, TEXTS, text_rows(texts, encoder.key, encoder.encode(texts)))
 
 
 def _commit(store: Store, spec: TableSpec, rows: pa.Table) -> None:
     table = Table(store, spec)
     lineage = Lineage(Config(store=store.uri), spec.name, {})
-    table.commit([table.write_file(rows)], app_id=f"{spec.name}:all", metadata=lineage.metadata({}, "all"))
+    table.commit([table.write_file(rows)], app_id=f"{spec.name}:{table.version}", metadata=lineage.metadata({}, "all"))

@@ -78,7 +78,9 @@ OWN: dict[str, Any] = {
     "clip_text_model": ZeroPaddedClip,
     "t5": ZeroPaddedT5,
 }
-PLAIN: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
+PLAIN: dict[str, Any] = {
+    "bert": BertModel, "clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel,
+}  # fmt: skip
 
 
 def pad(states: Sequence[Any], max_tokens: int) -> Tensor:
@@ -156,13 +158,24 @@ def _load_model(folder: str, source: str, *, in_pipeline: bool) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder)
         ours = not in_pipeline or getattr(config, "use_attention_mask", False)
-        kind = OWN.get(config.model_type) if ours else PLAIN.get(config.model_type, AutoModel)
-        if kind is None:
+        if ours and config.model_type not in OWN:
             raise ValueError(f"model type {config.model_type} is none of {', '.join(OWN)}")
-        model = kind.from_pretrained(folder, dtype=torch.float32)
+        model = _whole(PLAIN.get(config.model_type, AutoModel), folder)
     except LOAD_ERRORS as error:
         raise ModelError(_unloadable("text encoder", source, error)) from None
+    if ours:
+        # Only now: transformers finds weights that were saved under other names by the name of the class.
+        model.__class__ = OWN[config.model_type]
     model.config.use_attention_mask = bool(ours)
+    return model
+
+
+def _whole(kind: Any, folder: str) -> Any:
+    """The model; ValueError if the folder lacks some of its weights, which transformers would draw at random."""
+    model, found = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    missing = [name for name in found["missing_keys"] if "pooler" not in name]  # it changes no state
+    if missing:
+        raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
     return model
 
 

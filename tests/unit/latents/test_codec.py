@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, VQModel
+from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
@@ -14,7 +14,7 @@ from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.latents.codec import load_codec, resolve_codec, to_pixels, to_square, to_tensor
 from emoji_ldm.store import Store
 from tests.emoji import blobs
-from tests.pipelines import write_pipeline
+from tests.pipelines import write_pipeline, write_vqvae
 
 
 def codec(folder, **changes):
@@ -129,21 +129,8 @@ def test_the_own_codec_is_the_runs_newest_autoencoder(tmp_path, tiny_pipeline):
     assert resolve_codec(load(None, ["latents.codec=some/vae"]), store, tmp_path) == "some/vae"
 
 
-def write_vq(folder, **changes):
-    """A tiny VQModel folder as diffusers writes it, its codebook spread like its latents."""
-    torch.manual_seed(0)
-    vae = VQModel(**{
-        "in_channels": 3, "out_channels": 3, "latent_channels": 3, "block_out_channels": (8, 8), "norm_num_groups": 4,
-        "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "num_vq_embeddings": 16, "sample_size": 32, **changes,
-    })  # fmt: skip
-    vae.quantize.embedding.weight.data.normal_()
-    vae.eval().save_pretrained(folder)
-    return vae
-
-
 def test_a_vq_model_gives_latents_before_quantisation_and_quantises_what_it_decodes(tmp_path, pixels):
-    plain, own = write_vq(tmp_path / "pipeline" / "vqvae"), codec(tmp_path / "pipeline")
+    plain, own = write_vqvae(tmp_path / "pipeline" / "vqvae"), codec(tmp_path / "pipeline")
     with torch.no_grad():
         latents = plain.encode(to_tensor(pixels, 3)).latents
         quantised = plain.quantize(latents)[0]
@@ -153,14 +140,14 @@ def test_a_vq_model_gives_latents_before_quantisation_and_quantises_what_it_deco
     assert (mean + np.exp(0.5 * logvar.astype(np.float16).astype(np.float32)) * noise == mean).all()
     with torch.no_grad():
         assert (own.decode(latents) == to_pixels(plain.decode(quantised, force_not_quantize=True).sample)).all()
-    assert own.latent_shape == (3, 16, 16)
+    assert own.latent_shape == (3, 8, 8)
     assert own.key == codec(tmp_path / "pipeline" / "vqvae").key
 
 
 def test_a_vq_model_published_before_there_was_a_factor_works_unscaled(tmp_path):
-    write_vq(tmp_path / "new", scaling_factor=0.5)
+    write_vqvae(tmp_path / "new", scaling_factor=0.5)
     assert codec(tmp_path / "new").scaling_factor == 0.5
-    write_vq(tmp_path / "old")
+    write_vqvae(tmp_path / "old")
     settings = json.loads((tmp_path / "old" / "config.json").read_text())
     del settings["scaling_factor"]
     (tmp_path / "old" / "config.json").write_text(json.dumps(settings))

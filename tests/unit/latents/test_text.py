@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel
 
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.latents import text
 from emoji_ldm.latents.text import ZeroPaddedBert, ZeroPaddedClip, load_text_encoder, pad
-from tests.pipelines import clip_tokenizer
+from tests.pipelines import clip_tokenizer, write_clip
 
 CAPTIONS = ["a red heart", "", "Grinning face emoji with a yellow round head, grinning mouth, happy expression"]
 
@@ -100,6 +102,23 @@ def test_a_clip_of_its_own_is_zero_padded(tiny_pipeline, tmp_path):
     assert [state.shape for state in encoder.encode(["cat", "a dog"])] == [(5, 32), (6, 32)]
     inputs = encoder.tokenizer(["cat"], padding="max_length", return_tensors="pt")
     assert not encoder.model(**inputs).last_hidden_state[0, 5:].any()
+
+
+def test_the_text_tower_of_a_whole_clip_has_that_clip_s_weights(tmp_path):
+    encoder = load_text_encoder(str(write_clip(tmp_path)), max_tokens=8, device="cpu")
+    assert type(encoder.model) is ZeroPaddedClip
+    tower = CLIPModel.from_pretrained(tmp_path).text_model
+    expected = tower(**encoder.tokenizer(["cat"], return_tensors="pt")).last_hidden_state.detach().numpy()
+    np.testing.assert_allclose(encoder.encode(["cat"])[0], expected[0], atol=1e-5)
+
+
+def test_weights_that_lack_a_part_are_refused(tiny_pipeline, tmp_path):
+    shutil.copytree(tiny_pipeline / "text_encoder", tmp_path, dirs_exist_ok=True)
+    clip_tokenizer().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(dict(list(weights.items())[3:]), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="its weights lack .* and 2 more"):
+        load_text_encoder(str(tmp_path), max_tokens=8, device="cpu")
 
 
 def test_an_empty_tokenizer_is_refused(tiny_pipeline, tmp_path):

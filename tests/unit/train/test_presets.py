@@ -1,0 +1,116 @@
+"""Every preset trains on tiny models of the classes it names, and what it exports opens in diffusers and draws."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
+
+from emoji_ldm.config import load
+from emoji_ldm.dataset import checkpoints
+from emoji_ldm.generate.model import load_model
+from emoji_ldm.generate.sampler import Draw, Sampler
+from emoji_ldm.train import diffusion, reconstruction
+from emoji_ldm.train.loop import fit
+from emoji_ldm.train.plan import plan_of
+from tests.latents import fill_captioned, fill_encoded
+from tests.pipelines import write_clip, write_pipeline, write_vae, write_vqvae
+from tests.unit.train import tiny
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012}  # of every Stable Diffusion
+SHORT = ("train.steps=2", "train.batch_size=2", "train.sample_every=0", "latents.size_px=32")
+NARROW = ("train.layers_per_block=1", "train.num_heads=2")
+SCRATCH = (*SHORT, *NARROW, "train.block_out_channels=[8, 16]", "latents.max_tokens=16",
+           "latents.codec={}/vae", "latents.text_encoder={}/clip")  # fmt: skip
+TUNED = (*SHORT, "latents.max_tokens=16")
+PRESETS = {
+    "scratch-32": SCRATCH,
+    "scratch-64": SCRATCH,
+    "finetune-sd": (*TUNED, "train.init={}/sd"),
+    "lora": (*TUNED, "train.init={}/sd"),
+    "celebahq-256": (*SHORT, *NARROW, "train.block_out_channels=[8, 8, 16, 16]", "latents.max_tokens=16",
+                     "latents.codec={}/ldm", "latents.text_encoder={}/clip"),
+    "sd21-v": (*TUNED, "train.micro_batch_size=1", "train.init={}/sd21"),
+    "starter": (*SHORT, *NARROW, "train.block_out_channels=[8, 16]", "autoencoder.steps=2", "autoencoder.batch_size=2",
+                "autoencoder.size_px=32", "autoencoder.block_out_channels=[16, 16]"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A folder with tiny random models in place of the hub's."""
+    folder = tmp_path_factory.mktemp("hub")
+    write_vae(folder / "vae")
+    write_clip(folder / "clip")
+    write_vqvae(folder / "ldm" / "vqvae")
+    write_pipeline(folder / "sd", channels=3, **BETAS)
+    write_pipeline(folder / "sd21", channels=3, linear=True, prediction_type="v_prediction", **BETAS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(hub, tmp_path_factory):
+    """{preset: (task, folder of its last checkpoint)}, trained when first asked for."""
+    done = {}
+
+    def train(name):
+        if name not in done:
+            folder = tmp_path_factory.mktemp(name)
+            overrides = [f"store={folder / 'store'}", *(text.format(hub) for text in PRESETS[name])]
+            config = load(name, overrides)
+            place = tiny.place(config, folder)
+            captions = fill_captioned(place.store)
+            if config.latents.codec == "own":
+                fit(reconstruction.load_task(place), plan_of(config, "autoencoder"), place, torch.device("cpu"))
+            fill_encoded(config, captions)
+            task = diffusion.load_task(place)
+            fit(task, plan_of(config, "train"), place, torch.device("cpu"))
+            done[name] = task, checkpoints.newest(place.store, config.run, "unet").fetch(folder / "cache")
+        return done[name]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield train
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_trains_and_its_pipeline_draws_in_diffusers_and_here(trained, name):
+    _, checkpoint = trained(name)
+    pipeline = DiffusionPipeline.from_pretrained(checkpoint / "pipeline")
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a blob", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+    assert (image.size, image.mode) == ((32, 32), "RGBA" if name == "starter" else "RGB")
+    assert Sampler(load_model(checkpoint / "pipeline", "cpu"), 1)([Draw("a blob", seed=0, steps=2)])[0].shape == (
+        32,
+        32,
+        4,
+    )
+
+
+def test_weights_that_a_pattern_leaves_out_are_never_changed(trained, hub):
+    task, checkpoint = trained("finetune-sd")
+    theirs = DiffusionPipeline.from_pretrained(hub / "sd").unet.state_dict()
+    ours = DiffusionPipeline.from_pretrained(checkpoint / "pipeline").unet.state_dict()
+    changed = {name for name in theirs if not torch.equal(theirs[name], ours[name])}
+    assert changed and all("attn2" in name for name in changed)
+    live = task.module.unet.state_dict()
+    assert all(torch.equal(live[name], theirs[name]) for name in theirs if "attn2" not in name)
+    stored = {name for path in (checkpoint / "state").glob("*.safetensors") for name in load_file(path)}
+    assert all("attn2" in name for name in stored)
+
+
+def test_adapters_are_a_small_file_that_diffusers_opens(trained, hub):
+    _, checkpoint = trained("lora")
+    pipeline = DiffusionPipeline.from_pretrained(hub / "sd")
+    pipeline.load_lora_weights(checkpoint / "pipeline" / "lora")
+    fused = DiffusionPipeline.from_pretrained(checkpoint / "pipeline").unet
+    inputs = torch.randn(1, 4, 16, 16), 5, torch.randn(1, 4, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(pipeline.unet(*inputs).sample, fused(*inputs).sample, atol=1e-4, rtol=0)
+
+
+def test_latents_of_all_variants_are_drawn(trained):
+    task, _ = trained("finetune-sd")
+    assert len(task.data.latents.mean) == 4 * len(task.data.latents.image_ids)
