@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.progress import say
 from emoji_ldm.train.plan import Plan
 from emoji_ldm.train.world import World
 
@@ -20,10 +21,14 @@ COMPILERS = ("CXX", "c++", "g++", "clang++")
 def settle(plan: Plan, world: World) -> None:
     """Check that the plan's options can be had here, then set torch's switches for this process.
 
+    Options that this device or this many workers leave without effect are told in a line each, by rank 0.
+
     Raises:
         ConfigError: An option needs something that is missing.
     """
     check(plan)
+    for line in idle_options(plan, world) if world.leads else []:
+        say(line)
     if plan.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS wants it, or torch refuses
     torch.use_deterministic_algorithms(plan.deterministic)
@@ -44,6 +49,24 @@ def check(plan: Plan) -> None:
         )
     if plan.compile and not any(shutil.which(os.environ.get(name, name)) for name in COMPILERS):
         raise ConfigError(f"{section}.compile needs a C++ compiler on each worker; install g++, or use compile=false")
+
+
+def idle_options(plan: Plan, world: World) -> list[str]:
+    """What is asked for and will not come, a line each."""
+    section, lines = plan.section, []
+    if plan.zero_stage > 1 and world.size == 1:
+        lines.append(f"{section}.zero_stage={plan.zero_stage} has no effect: one worker has nobody to share with")
+    if plan.zero_stage == 1 and world.size > 1 and plan.precision == "bf16" and num_parts(plan, world.size) > 1:
+        lines.append(
+            f"{section}.micro_batch_size with zero_stage=1 adds gradients up in bf16; zero_stage=2 does it in fp32"
+        )
+    return lines
+
+
+def num_parts(plan: Plan, size: int) -> int:
+    """Micro-batches of a rank's step, with `size` ranks."""
+    share = plan.batch_size // size
+    return share // (plan.micro_batch_size or share)
 
 
 def prepare(module: nn.Module, plan: Plan, world: World) -> None:

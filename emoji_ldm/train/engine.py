@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.train.adam import MOMENTS as MOMENTS
 from emoji_ldm.train.adam import adamw, guard, set_lr
-from emoji_ldm.train.device import prepare
+from emoji_ldm.train.device import num_parts, prepare
 from emoji_ldm.train.plan import Plan
 from emoji_ldm.train.world import World
 
@@ -69,13 +69,13 @@ class Engine(Protocol):
 
 
 def build_engine(module: nn.Module, plan: Plan, world: World) -> Engine:
-    """DeepSpeed for several ranks or a ZeRO stage above 0, plain torch otherwise.
+    """DeepSpeed for several ranks, plain torch for one, over which no ZeRO stage shards anything.
 
     Raises:
         ConfigError: DeepSpeed is needed but not installed.
     """
     prepare(module, plan, world)
-    if world.size == 1 and plan.zero_stage == 0:
+    if world.size == 1:
         return PlainEngine(module, plan)
     from emoji_ldm.train.sharded import DeepSpeedEngine
 
@@ -85,8 +85,8 @@ def build_engine(module: nn.Module, plan: Plan, world: World) -> Engine:
         if error.name != "deepspeed":
             raise
         raise ConfigError(
-            f"{plan.section} with {world.size} workers and ZeRO stage {plan.zero_stage} needs DeepSpeed; install "
-            f"'emoji-ldm[models]', or use {plan.section}.num_workers=1 and zero_stage=0"
+            f"{plan.section} with {world.size} workers needs DeepSpeed; install 'emoji-ldm[models]', "
+            f"or use {plan.section}.num_workers=1"
         ) from None
 
 
@@ -144,12 +144,6 @@ def trainable(module: nn.Module) -> tuple[list[str], list[nn.Parameter]]:
     """Names and parameters that are not frozen."""
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     return [name for name, _ in named], [parameter for _, parameter in named]
-
-
-def num_parts(plan: Plan, size: int) -> int:
-    """Micro-batches of a rank's step, with `size` ranks."""
-    share = plan.batch_size // size
-    return share // (plan.micro_batch_size or share)
 
 
 def norm_of(gradients: Sequence[Tensor]) -> Tensor:

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from emoji_ldm.train.adam import adamw, guard, set_lr
-from emoji_ldm.train.engine import Piece, norm_of, num_parts, trainable, whole_pieces
+from emoji_ldm.train.device import num_parts
+from emoji_ldm.train.engine import Piece, norm_of, trainable, whole_pieces
 from emoji_ldm.train.plan import Plan
 from emoji_ldm.train.world import World
 
@@ -31,7 +32,6 @@ class DeepSpeedEngine:
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         # On CPU ranks DeepSpeed would compile a C++ extension first, which takes minutes; gloo does as well.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        _join_alone(world)
         self.stage, self.clip, self.rank = plan.zero_stage, plan.grad_clip, world.rank
         self.names, self.parameters = trainable(module)
         masters = self._masters() if plan.precision == "bf16" and self.stage else {}
@@ -159,15 +159,5 @@ def settings(plan: Plan, world: World, num_weights: int) -> dict[str, Any]:
         # Many small gradients added up in bf16 would lose bits. Stage 1 with fp32 ones is another DeepSpeed optimiser.
         "data_types": {"grad_accum_dtype": "fp32" if lowered and parts > 1 and plan.zero_stage > 1 else None},
         "steps_per_print": 2**31,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device at each step
     }
-
-
-def _join_alone(world: World) -> None:
-    """DeepSpeed wants a process group even for one rank."""
-    if world.size == 1 and not dist.is_initialized():
-        backend = "nccl" if world.device.type == "cuda" else "gloo"
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # DeepSpeed reads them
-        store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
-            "127.0.0.1", 0, 1, is_master=True
-        )
-        dist.init_process_group(backend, store=store, rank=0, world_size=1)
