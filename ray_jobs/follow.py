@@ -108,6 +108,8 @@ def closing(facts: Mapping[str, Any]) -> Summary:
         rows["skipped steps"] = known.pop("skipped")
     if "num_parameters" in known:
         rows["parameters"] = _parameters(known.pop("num_parameters"), known.pop("num_weights", 0))
+        if reference := known.pop("reference_parameters", 0):
+            rows["parameters"] = f"{rows['parameters']} (in the hand-written reference {reference:,})"
     if memory := known.pop("peak_memory_mb", None):
         rows["memory per rank"] = " / ".join(f"{value:,}" for value in memory) + " MB"
     if "time_s" in known:

@@ -82,13 +82,12 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
-def describe(unet: Any) -> dict[str, int]:
-    """Sizes of a network for people: all its numbers, and the reference's beside if it stands for that one."""
+def reference(unet: Any) -> dict[str, int]:
+    """`{"reference_parameters": ...}` of the hand-written network that this one stands for; empty if for none."""
     found = unet.config
     shape = (tuple(found.block_out_channels), tuple(found.down_block_types), found.layers_per_block,
              found.attention_head_dim)  # fmt: skip
-    sizes = {"num_parameters_unet": sum(parameter.numel() for parameter in unet.parameters())}
-    return sizes | ({"num_parameters_reference": REFERENCE_PARAMETERS} if shape == REFERENCE_SHAPE else {})
+    return {"reference_parameters": REFERENCE_PARAMETERS} if shape == REFERENCE_SHAPE else {}
 
 
 def check_side(height: int, width: int, resolutions: int, what: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from emoji_ldm.config import Config
 from emoji_ldm.latents.cache import LatentSet, load_latent_set
 from emoji_ldm.latents.variants import variant_keys
-from emoji_ldm.model.unet import count_parameters
+from emoji_ldm.model.unet import count_parameters, reference
 from emoji_ldm.train.data import Batch, Data, Dealer, evenly, states_of, tokens_of
 from emoji_ldm.train.objective import Objective
 from emoji_ldm.train.pipeline import Frozen, export_pipeline, load_frozen, start
@@ -64,7 +64,7 @@ class DiffusionTask:
     def export(self, weights: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
         """Write `pipeline/`, which `DiffusionPipeline.from_pretrained` opens, with these weights."""
         export_pipeline(self.config, self.frozen, weights, folder / "pipeline")
-        return {}
+        return reference(self.module.unet)
 
     def preview(self, folder: Path) -> bytes | None:
         """The sample grid of the fixed prompts."""

@@ -117,7 +117,7 @@ def test_weights_that_lack_a_part_are_refused(tiny_pipeline, tmp_path):
     clip_tokenizer().save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     save_file(dict(list(weights.items())[3:]), tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="its weights lack .* and 2 more"):
+    with pytest.raises(ModelError, match=r"its weights lack .* and 2 more"):
         load_text_encoder(str(tmp_path), max_tokens=8, device="cpu")
 
 
