@@ -18,9 +18,11 @@ from emoji_ldm.config import Config, key_of
 from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.progress import say
 from emoji_ldm.records import IMAGE
+from emoji_ldm.store import Store
 from emoji_ldm.train.album import DRAWN, Album, Square, albums, squares
+from emoji_ldm.train.check import check
 from emoji_ldm.train.pipeline import check_init
-from emoji_ldm.train.plan import Place, Task
+from emoji_ldm.train.plan import Place, Task, plan_of
 from emoji_ldm.train.subject import Lesson, load_task
 from ray_jobs import generate, group, latents, sink
 
@@ -36,6 +38,7 @@ def run(config: Config) -> dict[str, object]:
         JobError: The cluster lacks resources, or see `ray_jobs.group.train`.
     """
     found = albums(config)
+    check(config, plan_of(config, "train"), Store(config.store, config.branch), config.train.num_workers)
     check_init(config)
     own = {album: list(squares(album.files(), config.latents.size_px)) for album in found}
     counts = [_fill(config, album) for album in found if album.is_class]

@@ -48,6 +48,6 @@ class NetworkFields(Section):
     concepts: tuple[Concept, ...] = ()
     """Subjects to learn by DreamBooth; empty trains on the store's images and captions."""
     prior_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the loss on class pictures against that on the subject's."""
+    """Weight of the loss on class pictures against that on the subject's; 0 leaves class pictures out."""
     num_class_images: Positive = 200
     """Class pictures per concept."""

@@ -61,10 +61,10 @@ def albums(config: Config) -> list[Album]:
         subject = Album(concept.instance_prompt, Path(concept.instance_folder).expanduser())
         _check_subject(subject, number)
         found.append(subject)
-        if concept.class_prompt:
+        if concept.class_prompt and train.prior_weight:
             folder = concept.class_folder or f"runs/{config.run}/class-{number}"
             found.append(Album(concept.class_prompt, Path(folder).expanduser(), is_class=True))
-        elif concept.class_folder:
+        elif concept.class_folder and not concept.class_prompt:
             raise ConfigError(f"train.concepts.{number}: class_folder without class_prompt; give both or neither")
     if not train.init:
         raise ConfigError("train.concepts teaches a model that can draw already; name its pipeline with train.init=...")

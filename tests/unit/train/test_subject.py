@@ -79,6 +79,10 @@ def test_a_class_without_a_folder_gets_one_under_the_run(tmp_path):
     assert str(its_class.folder) == "runs/rex/class-0"
 
 
+def test_a_class_of_no_weight_is_left_out(tmp_path):
+    assert len(album.albums(config(tmp_path, "train.prior_weight=0", class_prompt="a cat"))) == 1
+
+
 @pytest.mark.parametrize(
     ("overrides", "fields", "problem"),
     [
