@@ -22,6 +22,7 @@ class Ranks:
 
     def __init__(self, size: int, folder: Path) -> None:
         """Start them; `folder` is where they meet. Importing torch and DeepSpeed costs each some seconds, once."""
+        folder.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")
         self.pipes: list[Connection] = []
         self.processes = []

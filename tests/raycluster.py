@@ -17,11 +17,14 @@ from tests.seaweed import free_port
 QUICK_NOTICE = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3",
                 "RAY_health_check_timeout_ms": "2000", "RAY_health_check_initial_delay_ms": "1000"}  # fmt: skip
 
+NODES = "import ray; ray.init(); print(*[n['NodeID'] for n in ray.nodes() if n['Alive'] and n['Resources'].get('CPU')])"
+
 
 class Cluster:
-    """Two raylets; each holds its node's object store."""
+    """Two raylets, or more once added; each holds its node's object store."""
 
-    def __init__(self, environment):
+    def __init__(self, environment, num_cpus=8):
+        self.num_cpus, self.nodes = num_cpus, []
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
@@ -42,7 +45,23 @@ class Cluster:
         return self
 
     def add_node(self):
-        self.node = self._start(f"--address={self.address}", "--num-cpus=8")
+        self.node = self._start(f"--address={self.address}", f"--num-cpus={self.num_cpus}")
+        self.nodes.append(self.node)
+
+    def kill_node(self):
+        """Take the newest node away with all that runs on it."""
+        os.killpg(self.node.pid, signal.SIGKILL)
+        self.node.wait(60)
+
+    def drain_node(self, seconds):
+        """Announce that a node goes in so many seconds, as a cloud's notice of preemption is told to Ray."""
+        environment = {**self.environment, "RAY_ADDRESS": self.address}
+        listed = subprocess.check_output([sys.executable, "-c", NODES], env=environment, text=True)
+        subprocess.check_call([
+            str(Path(sys.executable).with_name("ray")), "drain-node", f"--address={self.address}",
+            f"--node-id={listed.split()[-1]}", "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=taken",
+            f"--deadline-remaining-seconds={seconds}",
+        ], env=environment)  # fmt: skip
 
     def kill_raylet(self):
         """Kill the node's raylet, and with it its object store; workers end by themselves. Then add another node."""
@@ -61,7 +80,7 @@ class Cluster:
         return [process for process in found if self._is_ours(process)]
 
     def __exit__(self, *_):
-        for process in (self.node, self.head):
+        for process in (*self.nodes, self.head):
             try:
                 os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.store import Store
-from emoji_ldm.train import journal
+from emoji_ldm.train import journal, owner
 from emoji_ldm.train.loop import fit
 from emoji_ldm.train.plan import plan_of
 from emoji_ldm.train.world import current
@@ -31,6 +31,18 @@ def train(folder, *overrides, token="", step_s=0.0, keep=9):
         draw = task.draw
         task.draw = lambda *args: (time.sleep(step_s), draw(*args))[1]
     return fit(task, plan_of(config, "train"), place, CPU)
+
+
+def train_owned(folder, token, *overrides):
+    """As a driver's group, whose token is looked at often."""
+    owner.LOOK_S = 0.2
+    return train(folder, *overrides, token=token)
+
+
+def train_slowly(folder, token, *overrides):
+    """As the group of a driver that was killed, which does not know."""
+    owner.LOOK_S = 0.2
+    return train(folder, *overrides, token=token, step_s=0.1)
 
 
 def store_of(folder):

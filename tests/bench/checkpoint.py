@@ -1,0 +1,116 @@
+"""What training waits for at a checkpoint, against saving and uploading while it waits; and our upload against Ray's.
+
+Two gloo ranks (ZeRO 1) with a U-Net's weights, Adam's moments and an average, into SeaweedFS on loopback. The upload is
+of a checkpoint's files, by `Store.upload` and by what Ray Train's `report` copies a checkpoint with.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from emoji_ldm.store import Store
+from tests.ranks import Ranks
+from tests.seaweed import Seaweed
+
+WIDTHS = {True: "[64,128,256]", False: "[128,256,384]"}  # 7 and 23 million weights
+
+
+def run(*, quick: bool) -> dict[str, Any]:
+    """The pause, the whole save and their ratio, medians; MB/s of both uploads, side by side, and their ratio."""
+    windows = 3 if quick else 7
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "weed").mkdir()
+        server = Seaweed(folder / "weed").start()
+        try:
+            os.environ |= server.environment
+            uri = f"s3://{server.bucket()}/bench"
+            with Ranks(2, folder) as ranks:
+                pauses, wholes, num_weights = ranks.run(saves, str(folder), uri, WIDTHS[quick], windows)[0]
+            ours, rays, megabytes = uploads(folder, uri, windows)
+        finally:
+            server.kill()
+    pause, whole = statistics.median(pauses), statistics.median(wholes)
+    ratio, faster = pause / whole, statistics.median(o / r for o, r in zip(ours, rays, strict=True))
+    figures = {
+        "weights, million": round(num_weights / 1e6, 1),
+        "pause, s": round(pause, 3),
+        "save and upload, s": round(whole, 2),
+        "pause / save and upload": round(ratio, 3),
+        "upload, MB": round(megabytes),
+        "our upload, MB/s": round(statistics.median(ours)),
+        "Ray's copy, MB/s": round(statistics.median(rays)),
+        "our upload / Ray's copy": round(faster, 2),
+    }
+    floor = {"pause / save and upload": "<= 0.3", "our upload / Ray's copy": ">= 1.5"}
+    return {"figures": figures, "floor": floor, "target": {"pause / save and upload": "<= 0.1"},
+            "holds": ratio <= 0.3 and faster >= 1.5}  # fmt: skip
+
+
+def saves(folder: str, uri: str, widths: str, windows: int) -> tuple[list[float], list[float], int]:
+    """On a rank: seconds that `Saver.save` holds training up, and until all is published; the weights."""
+    import torch
+
+    from emoji_ldm.model.ema import Averages
+    from emoji_ldm.train.engine import build_engine
+    from emoji_ldm.train.plan import Place, plan_of
+    from emoji_ldm.train.saver import Saver
+    from emoji_ldm.train.watch import Watch
+    from emoji_ldm.train.world import current
+    from tests.unit.train import tiny
+
+    class Exporting(tiny.TinyTask):
+        """Writes the weights, as a pipeline does."""
+
+        def export(self, weights: Any, folder: Path) -> dict[str, Any]:
+            (folder / "pipeline").mkdir(parents=True)
+            save_file(dict(weights), folder / "pipeline" / "weights.safetensors")
+            return {}
+
+    world = current(torch.device("cpu"))
+    config = tiny.config(f"train.block_out_channels={widths}", "train.num_heads=4", "train.zero_stage=1",
+                         "train.batch_size=2", "train.keep=1")  # fmt: skip
+    place = Place(config, Store(uri), Path(folder) / f"scratch-{world.rank}")
+    task, plan = Exporting(config, tiny.latent_set(), tiny.frozen()), plan_of(config, "train")
+    engine = build_engine(task.module, plan, world)
+    averages = Averages(engine.shards(), plan.ema_decay)
+    saver = Saver(engine, averages, task, Watch(plan, place, world, []))
+    pauses, wholes = [], []
+    for step in range(windows + 1):
+        world.barrier()
+        began = time.monotonic()
+        saver.save(step, show=False)
+        pauses.append(time.monotonic() - began)
+        saver._wait()
+        wholes.append(time.monotonic() - began)
+    saver.finish()
+    return pauses[1:], wholes[1:], int(task.facts["num_parameters"])
+
+
+def uploads(folder: Path, uri: str, windows: int) -> tuple[list[float], list[float], float]:
+    """MB/s of our upload and of Ray's copy, one after the other, of the newest checkpoint's files."""
+    from ray.train.v2._internal.execution.storage import _upload_to_fs_path
+
+    from emoji_ldm.dataset import checkpoints
+
+    store, local = Store(uri), folder / "files"
+    store.download(local, checkpoints.newest(store, "tiny", "unet").path)
+    megabytes = sum(path.stat().st_size for path in local.rglob("*") if path.is_file()) / 1e6
+    ours, rays = [], []
+    for number in range(windows + 1):
+        began = time.monotonic()
+        store.upload(local, f"ours-{number}")
+        ours.append(megabytes / (time.monotonic() - began))
+        began = time.monotonic()
+        _upload_to_fs_path(str(local), store.filesystem, store.path(f"ray-{number}"))
+        rays.append(megabytes / (time.monotonic() - began))
+        store.delete(f"ours-{number}")
+        store.delete(f"ray-{number}")
+    return ours[1:], rays[1:], megabytes

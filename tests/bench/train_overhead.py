@@ -1,0 +1,136 @@
+"""The training loop under Ray Train against the same loop in plain ranks; what waits, and what the extras cost.
+
+Both sides train the same U-Net on the same latents with two gloo ranks of one thread each, and are timed by the log
+lines the loop writes itself. The bare loop is the engine's steps alone: no averages, no log, no guard, no checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from emoji_ldm.config import Config, load
+from emoji_ldm.store import Store
+from emoji_ldm.train import journal
+from emoji_ldm.train.plan import Place, plan_of
+from ray_jobs import cluster, group
+from tests.ranks import Ranks
+from tests.unit.train import tiny
+
+WINDOW = 10  # steps between log lines
+LATENTS = (4, 16, 16)
+
+
+def run(*, quick: bool) -> dict[str, Any]:
+    """Images/s under Ray Train and in plain ranks, rounds in turn; shares of step time: waits for data, the extras."""
+    os.environ |= group.KEEP_PAGES  # as our workers under Ray have it
+    rounds, windows = (1, 4) if quick else (3, 6)
+    plain, under_ray, waits, costs = [], [], [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number in range(rounds):
+            with Ranks(2, folder / f"ranks-{number}") as ranks:
+                own = settings(folder / f"plain-{number}", windows)
+                ranks.run(train, own)
+                costs.append(ranks.run(extras, own, 2 * windows)[0])
+            plain.append(rate(own))
+            other = settings(folder / f"ray-{number}", windows)
+            cluster.connect(other.cluster)
+            try:
+                group._fit(other, "train", task, "")
+            finally:
+                ray.shutdown()
+            under_ray.append(rate(other))
+            waits.append(statistics.median(line["data_wait"] for line in lines(other)))
+    ratio = statistics.median(ours / theirs for ours, theirs in zip(under_ray, plain, strict=True))
+    wait, cost = 100 * statistics.median(waits), 100 * statistics.median(costs)
+    figures = {
+        "images/s under Ray Train": round(statistics.median(under_ray), 1),
+        "images/s in plain ranks": round(statistics.median(plain), 1),
+        "Ray Train / plain ranks": round(ratio, 3),
+        "data wait, % of step time": round(wait, 2),
+        "EMA, log and guard, % of step time": round(cost, 2),
+    }
+    floor = {"Ray Train / plain ranks": ">= 0.97", "data wait, % of step time": "< 2",
+             "EMA, log and guard, % of step time": "< 3"}  # fmt: skip
+    return {"figures": figures, "floor": floor, "holds": ratio >= 0.97 and wait < 2 and cost < 3}
+
+
+def settings(folder: Path, windows: int) -> Config:
+    """Two workers, some 2 million weights, no checkpoint before the last step."""
+    return load(None, [
+        *tiny.TINY, f"store={folder}", "train.block_out_channels=[64,128]", "train.num_heads=4", "train.num_workers=2",
+        "train.zero_stage=1", "train.batch_size=32", f"train.steps={(windows + 1) * WINDOW}",
+        f"train.log_every={WINDOW}", "train.checkpoint_every=100000", "cluster.object_store_mb=100",
+    ])  # fmt: skip
+
+
+def task(place: Place) -> Any:
+    """The tiny task with latents of the size of emoji."""
+    torch.set_num_threads(1)
+    return tiny.task(place.config, tiny.latent_set(64, LATENTS))
+
+
+def train(config: Config) -> None:
+    """On a plain rank: the loop."""
+    from emoji_ldm.train.loop import fit
+
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Place(config, Store(config.store), Path(scratch))
+        fit(task(place), plan_of(config, "train"), place, torch.device("cpu"))
+
+
+def extras(config: Config, windows: int) -> float:
+    """On a plain rank: share of a step's time that averages, log lines and the guard take, windows in turn."""
+    from emoji_ldm.train.loop import _Training
+    from emoji_ldm.train.schedule import lr_at
+    from emoji_ldm.train.world import current
+
+    plan, world = plan_of(config, "train"), current(torch.device("cpu"))
+    share = plan.batch_size // world.size
+    with tempfile.TemporaryDirectory() as scratch:
+        fresh = config.model_copy(update={"run": "extras"})
+        place = Place(fresh, Store(config.store), Path(scratch))
+        training = _Training(task(place), plan, place, world, [range(world.rank * share, (world.rank + 1) * share)])
+        drawn = training.draw(0)
+
+        def bare(step: int) -> None:
+            training.engine.accumulate(training.task.loss(training.engine.forward, drawn[0]), last=True)
+            training.engine.step(lr_at(step, plan), float("inf"))
+
+        def full(step: int) -> None:
+            training.step(step, drawn, 0.0)
+            if (step + 1) % WINDOW == 0:
+                training.saver.check()
+                training.watch.log(training.watch.sum_up(step + 1), {})
+
+        ratios = []
+        for _ in range(windows):
+            seconds = []
+            for steps in (bare, full):
+                world.barrier()
+                began = time.monotonic()
+                for step in range(WINDOW):
+                    steps(step)
+                seconds.append(time.monotonic() - began)
+            ratios.append(1 - seconds[0] / seconds[1])
+        training.watch.summary()
+        training.saver.close()
+    return statistics.median(ratios[1:])
+
+
+def rate(config: Config) -> float:
+    """Images/s, median over windows without the first."""
+    return statistics.median(line["images_per_s"] for line in lines(config))
+
+
+def lines(config: Config) -> list[journal.Line]:
+    """Log lines after the first, in which things warm up."""
+    return journal.read(Store(config.store), config.run)[1:]

@@ -1,0 +1,76 @@
+"""Elastic training on a real Ray of two nodes, one of which goes: without a word, or after a notice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from emoji_ldm.dataset import checkpoints
+from emoji_ldm.store import Store
+from emoji_ldm.train import journal
+from emoji_ldm.train.diffusion import load_task
+from emoji_ldm.train.loop import fit
+from emoji_ldm.train.plan import Place, plan_of
+from tests.latents import fill_latents, training_config
+from tests.raycluster import Cluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
+
+STEPS = 200
+RUN = (f"train.steps={STEPS}", "train.checkpoint_every=40", "train.keep=9", "train.zero_stage=2")
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_pipeline, tmp_path_factory):
+    """A store with latents, and what one process without Ray makes of them."""
+    store = tmp_path_factory.mktemp("store")
+    fill_latents(training_config(tiny_pipeline, store))
+    plain = training_config(tiny_pipeline, store, "run=plain", *RUN, "train.zero_stage=0", "train.num_workers=1")
+    place = Place(plain, Store(plain.store), tmp_path_factory.mktemp("scratch"))
+    fit(load_task(place), plan_of(plain, "train"), place, torch.device("cpu"))
+    return tiny_pipeline, store, losses(store, "plain")
+
+
+def losses(store, run):
+    return {line["step"]: line["loss"] for line in journal.read(Store(str(store)), run)}
+
+
+@pytest.mark.parametrize("way", ["dies", "is announced to go"])
+def test_when_a_node_goes_the_other_goes_on_with_the_same_samples(way, prepared, tmp_path):
+    pipeline, store, plain = prepared
+    run = way.split()[0]
+    config = training_config(pipeline, store, f"run={run}", *RUN, "train.min_workers=1")
+    (tmp_path / "config.yaml").write_text(config.model_dump_json())
+    with (
+        Cluster({"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1"}, num_cpus=1) as cluster,
+        (tmp_path / "log").open("w") as log,
+    ):
+        cluster.add_node()
+        environment = {**cluster.environment, "RAY_ADDRESS": cluster.address}
+        command = [sys.executable, "-m", "tests.train.driver", str(tmp_path / "config.yaml")]
+        driver = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_for(lambda: 50 in losses(store, run), driver, tmp_path / "log")
+            if way == "dies":
+                cluster.kill_node()
+            else:
+                cluster.drain_node(300)
+            assert driver.wait(400) == 0, (tmp_path / "log").read_text()[-3000:]
+        finally:
+            driver.kill()
+    found = checkpoints.listing(Store(str(store)), run, "unet")
+    assert sorted(losses(store, run)) == list(range(1, STEPS + 1))
+    assert losses(store, run) == pytest.approx(plain, rel=1e-3)
+    assert [checkpoint.manifest()["num_workers"] for checkpoint in (found[0], found[-1])] == [2, 1]
+    announced = [checkpoint.step for checkpoint in found if checkpoint.step % 40]
+    assert len(announced) == (0 if way == "dies" else 1)  # a notice saves at once
+
+
+def wait_for(done, driver, log):
+    while not done():
+        assert driver.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.1)
