@@ -9,6 +9,7 @@ from emoji_ldm.errors import DatasetError, ModelError
 from emoji_ldm.latents.cache import load_latent_set
 from emoji_ldm.latents.codec import load_codec, to_square
 from emoji_ldm.latents.text import load_text_encoder
+from emoji_ldm.latents.variants import alter, variant_keys
 from emoji_ldm.records import CAPTIONS, IMAGES, LATENTS, TEXTS
 from emoji_ldm.store import Store
 from ray_jobs import caption, latents
@@ -66,6 +67,25 @@ def test_another_codec_adds_rows_and_leaves_texts_alone(captioned, tmp_path):
     assert second["versions"]["texts"] == first["versions"]["texts"]
     newest = Table(store, TEXTS).history(1)[0]
     assert newest["parents"] == f'{{"captions": {Table(store, CAPTIONS).version}, "images": 2}}'
+
+
+@pytest.mark.long
+def test_variants_add_rows_and_encode_nothing_twice(captioned):
+    store, config = captioned
+    latents.run(config)
+    for variants, encoded in ((2, 20), (3, 20), (3, 0)):
+        changed = {"variants": variants, "flip": True, "jitter": 0.2}
+        altered = config.model_copy(update={"latents": config.latents.model_copy(update=changed)})
+        assert latents.run(altered)["images encoded"] == encoded
+    codec = load_codec(config.latents.codec, size_px=32, background="white", device="cpu")
+    text = load_text_encoder("minilm", max_tokens=32, device="cpu")
+    keys = variant_keys(codec.key, altered.latents)
+    found = load_latent_set(store, codec_key=codec.key, encoder_key=text.key, variant_keys=keys)
+    rows = Table(store, IMAGES).read(["image_id", "image"]).to_pylist()
+    files = {row["image_id"]: row["image"]["bytes"] for row in rows}
+    pixels = np.stack([to_square(files[image_id], 32) for image_id in found.image_ids])
+    mean, _ = codec.encode(alter(pixels, found.image_ids, 2, altered.latents))
+    np.testing.assert_allclose(found.mean[40:], mean, atol=5e-3)
 
 
 def test_what_is_missing_is_said_before_anything_runs(tmp_path):
