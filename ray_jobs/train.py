@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from emoji_ldm.config import Config, GenerateConfig
-from emoji_ldm.generate.plan import wanted_draws
+from emoji_ldm.generate.post import to_png
 from emoji_ldm.train.plan import Place, Task
 from ray_jobs import group
 
@@ -27,22 +27,31 @@ def run(config: Config) -> dict[str, object]:
     return group.train(config, "train", _load)
 
 
-def preview(settings: GenerateConfig, folder: Path, prompts: tuple[str, ...]) -> bytes:
-    """A contact sheet, as PNG, of `generate.num_images` pictures per prompt from the pipeline in `folder`."""
-    from PIL import Image
+def preview(
+    settings: GenerateConfig, folder: Path, prompts: tuple[str, ...], originals: Sequence[tuple[bytes, str]] = ()
+) -> dict[str, bytes]:
+    """Grids, as PNG, of what the pipeline in `folder` draws as `config.generate` says.
 
+    Returns:
+        `samples`: `num_images` pictures per prompt; `pairs`: originals, each beside a picture for its caption.
+    """
     from emoji_ldm.generate.model import load_model
-    from emoji_ldm.generate.sampler import Sampler
+    from emoji_ldm.generate.sampler import Draw, Sampler
     from emoji_ldm.generate.sheet import contact_sheet
 
-    draws = wanted_draws(settings.model_copy(update={"prompts": prompts, "prompts_file": ""}))
-    sampler = Sampler(load_model(folder), min(settings.batch_size, len(draws)))
-    cards = []
-    for draw, picture in zip(draws, sampler(draws), strict=True):
-        png = io.BytesIO()
-        Image.fromarray(picture).save(png, "PNG")
-        cards.append((png.getvalue(), draw.prompt))
-    return contact_sheet(cards)
+    seeds = range(settings.seed, settings.seed + settings.num_images)
+    wanted = [(prompt, seed) for prompt in prompts for seed in seeds]
+    wanted += [(caption, settings.seed) for _, caption in originals]
+    draws = [Draw(prompt, settings.negative_prompt, seed, settings.steps, settings.guidance_scale)
+             for prompt, seed in wanted]  # fmt: skip
+    pictures = Sampler(load_model(folder), min(settings.batch_size, len(draws)))(draws)
+    cards = [(to_png(pixels, draw, {}), draw.prompt) for pixels, draw in zip(pictures, draws, strict=True)]
+    num_samples = len(cards) - len(originals)
+    grids = {"samples": contact_sheet(cards[:num_samples])}
+    if originals:
+        pairs = zip(originals, cards[num_samples:], strict=True)
+        grids["pairs"] = contact_sheet([card for pair in pairs for card in pair], columns=4)
+    return grids
 
 
 def _load(place: Place) -> Task:

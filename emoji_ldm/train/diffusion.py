@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from emoji_ldm.config import Config
@@ -18,7 +21,7 @@ from emoji_ldm.train.objective import Objective
 from emoji_ldm.train.pipeline import Frozen, export_pipeline, load_frozen, start
 from emoji_ldm.train.plan import Place, Preview
 
-NUM_PREVIEWS = 8  # prompts of a sample grid when none are configured
+NUM_PREVIEWS = 8  # prompts of a sample grid when none are configured; images held out that are shown
 
 
 class DiffusionTask:
@@ -66,9 +69,17 @@ class DiffusionTask:
         export_pipeline(self.config, self.frozen, weights, folder / "pipeline")
         return reference(self.module.unet)
 
-    def preview(self, folder: Path) -> bytes | None:
-        """The sample grid of the fixed prompts."""
-        return self._preview(folder / "pipeline", self.prompts()) if self._preview else None
+    def preview(self, folder: Path) -> Mapping[str, bytes]:
+        """The sample grid of the fixed prompts, and images held out beside what is drawn for their captions."""
+        return self._preview(folder / "pipeline", self.prompts(), self.originals) if self._preview else {}
+
+    @cached_property
+    def originals(self) -> list[tuple[bytes, str]]:
+        """(PNG, caption) of some images held out, as the codec gives them back: no model can draw them better."""
+        latents, rows = self.data.latents, self.data.held_rows[:NUM_PREVIEWS]
+        pixels = [self.frozen.codec.decode(torch.from_numpy(latents.mean[[row]]).float())[0] for row in rows]
+        captions = [latents.captions[latents.caption_index[row][0]] for row in rows]
+        return [(_png(picture), caption) for picture, caption in zip(pixels, captions, strict=True)]
 
     def prompts(self) -> tuple[str, ...]:
         """`train.sample_prompts`, else some captions spread over the set."""
@@ -91,6 +102,12 @@ def load_task(place: Place, preview: Preview | None = None) -> DiffusionTask:
         variant_keys=variant_keys(frozen.codec.key, config.latents),
     )  # fmt: skip
     return DiffusionTask(config, latents, frozen, preview)
+
+
+def _png(pixels: Any) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _moved(part: Any, device: Any) -> Any:

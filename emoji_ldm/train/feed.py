@@ -24,8 +24,8 @@ class Tracker(Protocol):
         """Take all lines so far, of which it keeps those it has not."""
         ...
 
-    def picture(self, png: bytes, step: int) -> None:
-        """Take a sample grid."""
+    def picture(self, png: bytes, step: int, kind: str) -> None:
+        """Take a grid of pictures, `samples` or `pairs`."""
         ...
 
     def close(self, *, done: bool) -> None:
@@ -55,9 +55,9 @@ class Feed:
         if last or not (busy or time.monotonic() < self._rest_until):
             self._sending = self._thread.submit(self._send, lines)
 
-    def picture(self, png: bytes, step: int) -> None:
-        """Bring a sample grid."""
-        self._thread.submit(self._do, lambda tracker: tracker.picture(png, step))
+    def picture(self, png: bytes, step: int, kind: str = "samples") -> None:
+        """Bring a grid of pictures."""
+        self._thread.submit(self._do, lambda tracker: tracker.picture(png, step, kind))
 
     def close(self, *, done: bool = True) -> None:
         """Wait for all that was sent, but not for ever."""

@@ -56,10 +56,10 @@ class Journal:
         if time.monotonic() - self._flushed > FLUSH_EVERY_S:
             self.flush()
 
-    def show(self, png: bytes, step: int) -> None:
-        """Keep a sample grid."""
+    def show(self, png: bytes, step: int, kind: str = "samples") -> None:
+        """Keep a grid of pictures: `samples`, or `pairs` of images held out and what is drawn for their captions."""
         for feed in self._feeds:
-            feed.picture(png, step)
+            feed.picture(png, step, kind)
 
     def text(self) -> str:
         """The log as JSON lines."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from emoji_ldm.config import Config
 from emoji_ldm.store import Store
 
-Preview = Callable[[Path, tuple[str, ...]], bytes]  # (pipeline folder, prompts) -> PNG of a sample grid
+# (pipeline folder, prompts of the sample grid, (PNG, caption) of images held out) -> {name of a grid: PNG}
+Preview = Callable[[Path, tuple[str, ...], Sequence[tuple[bytes, str]]], dict[str, bytes]]
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class Task(Protocol):
         """
         ...
 
-    def preview(self, folder: Path) -> bytes | None:
-        """A PNG of what the exported model draws, or None."""
+    def preview(self, folder: Path) -> Mapping[str, bytes]:
+        """{name: PNG} of what the exported model draws: `samples`, and `pairs` where images are held out."""
         ...
 
 

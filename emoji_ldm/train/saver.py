@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -34,6 +34,7 @@ from emoji_ldm.train.watch import Watch
 
 POLL_S = 0.1  # between looks for the marks of other ranks
 WAIT_S = 1800.0  # a rank that has not brought its file by then will not
+GRACE_S = 300.0  # the same, once training has failed
 
 Facts = dict[str, Any]
 
@@ -93,7 +94,10 @@ class Saver:
         return {name: value for name, value in self.facts.items() if name not in ("step", "num_workers")}
 
     def close(self) -> None:
-        """Let a save in flight end, be the training's end a good one or not."""
+        """Let a save in flight end, however training did; not for ever, as other ranks may have died."""
+        if self._pending:
+            wait([self._pending], timeout=GRACE_S)
+        self._stop.set()
         self._pool.shutdown(wait=True)
 
     def _wait(self) -> None:
@@ -145,8 +149,9 @@ class Saver:
         sha256 |= {path.relative_to(folder).as_posix(): _sha256(path) for path in folder.rglob("*") if path.is_file()}
         store.upload(folder, save.path)
         store.write(save.log.encode(), save.path, STATE, journal.NAME)
-        if save.show and (png := self.task.preview(folder)) and self.watch.journal:
-            self.watch.journal.show(png, save.step)
+        if save.show and self.watch.journal:
+            for kind, png in self.task.preview(folder).items():
+                self.watch.journal.show(png, save.step, kind)
         if not self._owns():
             raise owner.taken_over(self.place.config.run, self.plan.section)
         facts = {"step": save.step, "num_workers": self.world.size, **measured}

@@ -62,9 +62,9 @@ class Log:
         self._count = len(lines) - 1
         self.store.write((self._text + json.dumps(lines[-1]) + "\n").encode(), *self.parts, self.name)
 
-    def picture(self, png: bytes, step: int) -> None:
+    def picture(self, png: bytes, step: int, kind: str = "samples") -> None:
         """Write it beside the log."""
-        self.store.write(png, *self.parts, "samples", f"step-{step:08d}.png")
+        self.store.write(png, *self.parts, kind, f"step-{step:08d}.png")
 
     def close(self, *, done: bool) -> None:
         """Nothing is open."""
@@ -89,13 +89,13 @@ class Board:
         self._writer.flush()
         _bring(self.place, self.folder, "tensorboard")
 
-    def picture(self, png: bytes, step: int) -> None:
+    def picture(self, png: bytes, step: int, kind: str = "samples") -> None:
         """Show it under images."""
         import numpy as np
         from PIL import Image
 
         with Image.open(BytesIO(png)) as image:
-            self._writer.add_image(f"{self.section}/samples", np.asarray(image.convert("RGB")), step, dataformats="HWC")
+            self._writer.add_image(f"{self.section}/{kind}", np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def close(self, *, done: bool) -> None:
         """Let go of the file."""
@@ -124,12 +124,12 @@ class Mlflow:
             self.client.log_batch(self.run_id, metrics=metrics)
             self.last = step
 
-    def picture(self, png: bytes, step: int) -> None:
+    def picture(self, png: bytes, step: int, kind: str = "samples") -> None:
         """Keep it as an artifact."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"step-{step:08d}.png")
             path.write_bytes(png)
-            self.client.log_artifact(self.run_id, str(path), "samples")
+            self.client.log_artifact(self.run_id, str(path), kind)
 
     def close(self, *, done: bool) -> None:
         """Mark the run as over."""
@@ -187,12 +187,12 @@ class Wandb:
             self.last = int(line["step"])
             self._run.log(numbers(line), step=self.last)
 
-    def picture(self, png: bytes, step: int) -> None:
+    def picture(self, png: bytes, step: int, kind: str = "samples") -> None:
         """Show it at its step."""
         from PIL import Image
 
         with Image.open(BytesIO(png)) as image:
-            self._run.log({"samples": self._wandb.Image(image.convert("RGB"))}, step=max(step, self.last))
+            self._run.log({kind: self._wandb.Image(image.convert("RGB"))}, step=max(step, self.last))
 
     def close(self, *, done: bool) -> None:
         """End the run, which brings what is under way."""

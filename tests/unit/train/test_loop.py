@@ -124,7 +124,9 @@ def test_a_checkpoint_opens_as_a_diffusers_pipeline_with_the_averaged_weights(tm
 
     Image.new("RGB", (8, 8)).save(png)
     seen = []
-    task = diffusion.load_task(place, lambda folder, prompts: seen.append(prompts) or png.read_bytes())
+    task = diffusion.load_task(
+        place, lambda folder, prompts, originals: seen.append(prompts) or {"samples": png.read_bytes()}
+    )
     fit(task, plan_of(config, "train"), place, CPU)
     assert len(seen[0]) == 8
     assert place.store.exists("runs", "tiny", "train", "samples", "step-00000002.png")

@@ -1,0 +1,43 @@
+"""Previews: a grid of prompts, and images held out beside what is drawn for their captions."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+
+import torch
+from PIL import Image
+
+from emoji_ldm.config import GenerateConfig
+from emoji_ldm.train.diffusion import load_task
+from ray_jobs.train import preview
+from tests.latents import fill_latents, training_config
+from tests.unit.train import tiny
+
+
+def size_of(png):
+    return Image.open(io.BytesIO(png)).size
+
+
+def test_images_held_out_are_shown_beside_what_is_drawn_for_their_captions(tmp_path, tiny_pipeline):
+    torch.set_num_threads(1)
+    config = training_config(tiny_pipeline, tmp_path / "store", "train.validation=0.5", "train.sample_prompts=[a, b]")
+    fill_latents(config)
+    task = load_task(tiny.place(config, tmp_path), partial(preview, GenerateConfig(steps=1, num_images=2)))
+    task.export({name: tensor.detach() for name, tensor in task.module.named_parameters()}, tmp_path)
+    captions = [caption for _, caption in task.originals]
+    held = [task.data.latents.captions[task.data.latents.caption_index[row][0]] for row in task.data.held_rows]
+    assert captions == held[:8]
+    grids = task.preview(tmp_path)
+    assert grids.keys() == {"samples", "pairs"}
+    assert size_of(grids["samples"])[0] == size_of(grids["pairs"])[0]  # four cards in a row each
+    assert size_of(grids["pairs"])[1] >= len(held) / 2 * 150
+
+
+def test_without_images_held_out_there_are_no_pairs(tmp_path, tiny_pipeline):
+    config = training_config(tiny_pipeline, tmp_path / "store", "train.sample_prompts=[a]")
+    fill_latents(config)
+    seen = []
+    task = load_task(tiny.place(config, tmp_path), lambda *given: seen.append(given) or {})
+    assert task.preview(tmp_path) == {}
+    assert seen == [(tmp_path / "pipeline", ("a",), [])]
