@@ -17,13 +17,14 @@ Lines = Sequence[Mapping[str, Any]]
 
 
 def trainings(store: Store, run: str) -> dict[str, dict[str, Any]]:
-    """{section: rows, charts, samples, troubles, steps} of what was trained."""
+    """{section: rows, charts, samples, pairs, troubles, steps} of what was trained."""
     found = {}
     for section in ("train", "autoencoder"):
         if lines := _lines(store, run, section):
             found[section] = {
                 "steps": int(lines[-1]["step"]), "rows": _rows(lines), "charts": _charts(lines),
-                "samples": _samples(store, run, section), "troubles": _troubles(lines),
+                "samples": _grids(store, run, section, "samples"), "pairs": _grids(store, run, section, "pairs")[-1:],
+                "troubles": _troubles(lines),
             }  # fmt: skip
     return found
 
@@ -79,12 +80,12 @@ def _points(lines: Lines, name: str) -> list[tuple[float, float]]:
     return [(line["step"], line[name]) for line in lines if name in line]
 
 
-def _samples(store: Store, run: str, section: str) -> list[tuple[int, bytes]]:
-    """(step, PNG) of sample grids, a few from first to last."""
-    names = [name for name in store.list("runs", run, section, "samples") if name.endswith(".png")]
+def _grids(store: Store, run: str, section: str, kind: str) -> list[tuple[int, bytes]]:
+    """(step, PNG) of `samples` or `pairs`, a few from first to last."""
+    names = [name for name in store.list("runs", run, section, kind) if name.endswith(".png")]
     last = SHOWN_SAMPLES - 1
     chosen = [names[round(i * (len(names) - 1) / last)] for i in range(SHOWN_SAMPLES)] if len(names) > last else names
-    return [(int(name[5:-4]), store.read("runs", run, section, "samples", name)) for name in chosen]
+    return [(int(name[5:-4]), store.read("runs", run, section, kind, name)) for name in chosen]
 
 
 def _troubles(lines: Lines) -> list[str]:
