@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from emoji_ldm.model.ema import Averages
 from emoji_ldm.train.adam import Moments
@@ -103,10 +104,10 @@ def pieces_against_deepspeed(stage: int) -> tuple[bool, bool]:
     return equal(ours, theirs), follow
 
 
-def same_training(stage: int, parts: int) -> tuple[list[float], dict[str, Tensor]]:
+def same_training(stage: int, parts: int, compiled: bool = False) -> tuple[list[float], dict[str, Tensor]]:
     """Gradient norms and whole weights after some steps."""
     here = world()
-    engine = built(here, stage, micro_batch_size=BATCH // here.size // parts, grad_clip=0.5)
+    engine = built(here, stage, micro_batch_size=BATCH // here.size // parts, grad_clip=0.5, compile=compiled)
     return train(engine, here, parts=parts), whole(engine, engine.shards(), here)
 
 
@@ -127,6 +128,27 @@ def guarded(stage: int, precision: str) -> dict[str, Any]:
         "norms": norms, "kept": kept, "steps": steps, "healthy": healthy,
         "finite": all(bool(tensor.isfinite().all()) for tensor in moved.values()), "moved": not equal(before, moved),
     }  # fmt: skip
+
+
+class Asked(TorchDispatchMode):
+    """Counts questions of the host to tensors, each of which waits for the device on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def questions(stage: int, precision: str) -> int:
+    """How often a step asks."""
+    here = world()
+    engine = built(here, stage, precision=precision)
+    train(engine, here, steps=1)
+    engine.accumulate(engine.forward(samples(1).chunk(here.size)[here.rank]).float().square().mean(), last=True)
+    with Asked() as asked:
+        engine.step(1e-2, 1e9)
+    return asked.count
 
 
 def averaged(stage: int, widths: tuple[float, ...]) -> list[float]:

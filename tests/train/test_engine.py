@@ -64,6 +64,13 @@ def test_a_bad_step_on_one_rank_leaves_weights_moments_and_step_count_of_all(two
     assert found[0]["healthy"] == found[1]["healthy"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_host_asks_the_device_nothing_during_a_step(two, stage, precision):
+    on_host = 1 if stage == 3 else 0  # DeepSpeed looks at the norm that we gave it, which lies on the host
+    assert two.run(ranks.questions, stage, precision) == [on_host] * 2
+
+
 @pytest.mark.parametrize("widths", [(), (0.05, 0.1)])
 @pytest.mark.parametrize("stage", STAGES)
 def test_averages_of_shards_follow_their_formula(two, stage, widths):
@@ -81,3 +88,10 @@ def test_frozen_weights_keep_their_bits_and_have_no_shards(two, stage, precision
 @pytest.mark.parametrize("stage", STAGES)
 def test_bf16_masters_start_from_all_bits_of_the_weights(two, stage):
     assert two.run(ranks.masters, stage) == [True] * 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_compiled_network_learns_the_same(two, alone, stage):
+    for norms, _ in two.run(ranks.same_training, stage, 1, True):
+        assert norms == pytest.approx(alone[0], rel=1e-4)

@@ -11,6 +11,7 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.model.ema import Averages, gamma_of, power_decay_at
 from emoji_ldm.train import device
 from emoji_ldm.train.adam import Moments
+from emoji_ldm.train.world import World
 from tests.train import ranks_engine as ranks
 
 
@@ -35,6 +36,10 @@ def test_a_bad_step_leaves_weights_moments_and_step_count(precision):
     assert found["steps"] == {2.0}
     assert found["finite"]
     assert found["moved"]
+
+
+def test_the_host_asks_the_device_nothing_during_a_step():
+    assert ranks.questions(0, "fp32") == 0
 
 
 def test_gradients_are_clipped_to_the_norm_that_is_asked_for():
@@ -94,6 +99,14 @@ def test_activations_are_laid_out_channels_last_and_weights_keep_their_order():
     assert torch.allclose(engine.forward(ranks.samples(0)), expected, atol=1e-5)
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
     assert all(shard.is_contiguous() for shard in engine.shards())
+
+
+def test_options_without_effect_are_told_in_a_line_each(capsys):
+    device.settle(ranks.plan(zero_stage=2), ranks.world())
+    assert "train.zero_stage=2 has no effect" in capsys.readouterr().err
+    plan = ranks.plan(zero_stage=1, precision="bf16", micro_batch_size=2)
+    assert "adds gradients up in bf16" in device.idle_options(plan, World(0, 2, torch.device("cpu")))[0]
+    assert device.idle_options(ranks.plan(), ranks.world()) == []
 
 
 def test_deterministic_is_switched_on_and_off():
