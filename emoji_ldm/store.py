@@ -8,9 +8,10 @@ import os
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from pyarrow import fs
@@ -137,10 +138,12 @@ class Store:
 
     def upload(self, local: Path, *parts: str) -> None:
         """Copy a local folder below the store, several files at once."""
-        paths = list(_files(local))
-        names = [path.relative_to(local).as_posix() for path in paths]
+
+        def send(path: Path) -> None:
+            self.put(_mapped(path), *parts, path.relative_to(local).as_posix())
+
         with ThreadPoolExecutor(UPLOADS, "upload") as pool:
-            list(pool.map(lambda path, name: self.put(path.read_bytes(), *parts, name), paths, names))
+            list(pool.map(send, _files(local)))
 
     def download(self, local: Path, *parts: str) -> None:
         """Copy a folder of the store to a local one."""
@@ -154,7 +157,8 @@ class Store:
         """Delete a folder of the store with all in it; nothing happens if it is not there."""
         with self.reaching(f"delete {'/'.join(parts)}"):
             if self._type(*parts) == fs.FileType.Directory:
-                self.filesystem.delete_dir(self.path(*parts))
+                with suppress(FileNotFoundError):  # on S3 a folder may go with its last file, before its own turn
+                    self.filesystem.delete_dir(self.path(*parts))
 
     def remove(self, *parts: str) -> None:
         """Delete one file of the store; nothing happens if it is not there."""
@@ -225,3 +229,11 @@ class Store:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _mapped(path: Path) -> bytes | memoryview:
+    """A file's bytes, read from the disk when they are needed."""
+    if not path.stat().st_size:
+        return b""
+    with path.open("rb") as stream:
+        return memoryview(mmap(stream.fileno(), 0, access=ACCESS_READ))

@@ -26,7 +26,7 @@ from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import EmojiLdmError, JobError, StoreError
 from emoji_ldm.progress import say
 from emoji_ldm.store import Store
-from emoji_ldm.train import order, owner, room
+from emoji_ldm.train import checkpoint, order, owner, room
 from emoji_ldm.train.check import check
 from emoji_ldm.train.plan import Place, Plan, Task, plan_of
 from ray_jobs import cluster
@@ -54,6 +54,7 @@ def train(config: Config, section: str, load: Load) -> Summary:
 
     Raises:
         ConfigError: The batch cannot be shared by the workers.
+        ModelError: The run's checkpoint is of another network or objective, or gone.
         JobError: The cluster lacks resources, workers were lost too often, or the loss is not finite.
     """
     store, plan, settings = Store(config.store, config.branch), plan_of(config, section), getattr(config, section)
@@ -61,6 +62,7 @@ def train(config: Config, section: str, load: Load) -> Summary:
         return done
     fewest = getattr(settings, "min_workers", 0) or settings.num_workers
     order.check_range(fewest, settings.num_workers, plan.batch_size, plan.micro_batch_size, section=section)
+    checkpoint.check(store, config, plan)
     for warning in check(config, plan, store, settings.num_workers):
         say(warning)
     cluster.connect(config.cluster)

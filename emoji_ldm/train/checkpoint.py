@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from emoji_ldm import __version__
+from emoji_ldm.config import Config
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.dataset.checkpoints import Checkpoint
 from emoji_ldm.errors import ModelError
@@ -108,10 +110,18 @@ def described(place: Place, plan: Plan) -> dict[str, Any]:
     return {"config": place.config.model_dump(mode="json"), "zero_stage": plan.zero_stage, "code": __version__}
 
 
-def refuse_others(checkpoint: Checkpoint, manifest: Mapping[str, Any], place: Place, plan: Plan) -> None:
+def check(store: Store, config: Config, plan: Plan) -> None:
+    """Raise the ModelErrors of `resume` that manifests tell: before anything is started."""
+    found = candidates(store, config.run, plan)
+    with suppress(Damaged):  # workers look for the one before
+        if found:
+            refuse_others(found[0], _manifest(found[0]), config, plan)
+
+
+def refuse_others(checkpoint: Checkpoint, manifest: Mapping[str, Any], config: Config, plan: Plan) -> None:
     """Raise ModelError if options that the checkpoint's tensors depend on differ from those it was trained with."""
     theirs = manifest.get("config", {}).get(plan.section, {})
-    ours = place.config.model_dump(mode="json")[plan.section]
+    ours = config.model_dump(mode="json")[plan.section]
     differ = [name for name in FIXED if name in ours and name in theirs and ours[name] != theirs[name]]
     if differ:
         told = "; ".join(f"{plan.section}.{name} is {ours[name]!r}, there {theirs[name]!r}" for name in differ)
@@ -142,11 +152,8 @@ def reader(store: Store, path: str, file: str) -> Read:
 def _load(
     checkpoint: Checkpoint, pieces: Sequence[Piece], kinds: Mapping[str, Sequence[Tensor]], place: Place, plan: Plan
 ) -> State:
-    try:
-        manifest = checkpoint.check()
-    except ModelError as error:
-        raise Damaged(str(error)) from None
-    refuse_others(checkpoint, manifest, place, plan)
+    manifest = _manifest(checkpoint)
+    refuse_others(checkpoint, manifest, place.config, plan)
     names = [name for name in manifest["files"] if Path(name).match(f"{STATE}/rank-*.json")]
     marks = marks_of(checkpoint.store, checkpoint.path, names, manifest.get("sha256", {}))
     if not marks:
@@ -157,6 +164,13 @@ def _load(
     files = [(mark, reader(checkpoint.store, checkpoint.path, mark.file)) for mark in marks]
     fill({kind: (pieces, tensors) for kind, tensors in kinds.items()}, files)
     return State(int(manifest["step"]), _lines(checkpoint), marks[0].updates)
+
+
+def _manifest(checkpoint: Checkpoint) -> dict[str, Any]:
+    try:
+        return checkpoint.check()
+    except ModelError as error:
+        raise Damaged(str(error)) from None
 
 
 def _lines(checkpoint: Checkpoint) -> list[journal.Line]:
