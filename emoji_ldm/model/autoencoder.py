@@ -49,19 +49,17 @@ def build_autoencoder(config: AutoencoderConfig) -> Any:
 
 
 @torch.no_grad()
-def fill_codebook(vae: Any, pixels: Tensor, seed: int) -> None:
-    """Start the codebook at latents of real pictures `(n, 4, H, W)`, so that each of its vectors is used from step 1.
+def fill_codebook(vae: Any, latents: Tensor, seed: int) -> None:
+    """Start the codebook at latents `(n, C, h, w)` of real pictures, so that each vector is used from step 1.
 
     diffusers starts it as a tiny cube around zero, most of which no latent ever comes near.
     """
-    found = vae.encode(pixels).latents.permute(0, 2, 3, 1).flatten(0, 2)
-    different = torch.unique((found * 64).round(), dim=0) / 64  # flat surfaces give the same latent over and over
-    book = vae.quantize.embedding.weight
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.cat(
-        [torch.randperm(len(different), generator=generator) for _ in range(-(-len(book) // len(different)))]
-    )
-    book.copy_(different[chosen[: len(book)]] + torch.randn(book.shape, generator=generator) / 256)
+    vectors = latents.permute(0, 2, 3, 1).flatten(0, 2)
+    different = torch.unique((vectors * 64).round(), dim=0) / 64  # flat surfaces give the same latent over and over
+    book, generator = vae.quantize.embedding.weight, torch.Generator().manual_seed(seed)
+    rounds = -(-len(book) // len(different))
+    chosen = torch.cat([torch.randperm(len(different), generator=generator) for _ in range(rounds)])[: len(book)]
+    book.copy_(different[chosen] + torch.randn(book.shape, generator=generator) / 256)
 
 
 class AutoencoderLoss(nn.Module):

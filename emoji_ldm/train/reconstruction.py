@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class ReconstructionTask:
         self.config, self.pixels = config, pixels
         self.vae = build_autoencoder(config)
         if config.kind == "vq":
-            fill_codebook(self.vae, to_tensor(_spread(pixels), 4), config.seed)
+            fill_codebook(self.vae, torch.cat([mean for _, mean in _encoded(self.vae, pixels)]), config.seed)
         self.module: nn.Module = AutoencoderLoss(self.vae, config.kl_weight)
         factor = 2 ** (len(config.block_out_channels) - 1)
         self.latent_shape = (config.latent_channels, config.size_px // factor, config.size_px // factor)
@@ -87,25 +87,26 @@ def measure(vae: Any, pixels: Pixels) -> dict[str, float]:
 
     A codebook's `codebook_used` is the share of its vectors that these pictures need.
     """
-    chosen = _spread(pixels)
     truth, decoded, latents = [], [], []
-    for start in range(0, len(chosen), MEASURE_BATCH):
-        batch = to_tensor(chosen[start : start + MEASURE_BATCH], 4).to(vae.device)
-        mean = vae.encode(batch).latent_dist.mean
+    for batch, mean in _encoded(vae, pixels):
         truth.append(batch.cpu())
         decoded.append(vae.decode(mean).sample.cpu())
         latents.append(mean.float().cpu())
     colour, alpha = psnr_db(torch.cat(decoded), torch.cat(truth))
-    found, mean = {"psnr_db": colour, "alpha_psnr_db": alpha}, torch.cat(latents)
+    found, spread = {"psnr_db": colour, "alpha_psnr_db": alpha}, torch.cat(latents)
     if isinstance(vae, QuantizedAutoencoder):
-        found["codebook_used"] = len(vae.quantize(mean.to(vae.device))[2][2].unique()) / vae.config.num_vq_embeddings
-    return found | {"latent_std": float(mean.std().clamp_min(1e-6))}
+        used = vae.quantize(spread.to(vae.device))[2][2].unique()
+        found["codebook_used"] = len(used) / vae.config.num_vq_embeddings
+    return found | {"latent_std": float(spread.std().clamp_min(1e-6))}
 
 
-def _spread(pixels: Pixels) -> Pixels:
-    """Up to 128 pictures, evenly taken."""
-    chosen: Pixels = pixels[np.unique(np.linspace(0, len(pixels) - 1, MEASURED).astype(int))]
-    return chosen
+@torch.no_grad()
+def _encoded(vae: Any, pixels: Pixels) -> Iterator[tuple[Tensor, Tensor]]:
+    """Up to 128 pictures spread over the set, in batches: what the autoencoder sees, and the latents' means."""
+    chosen = pixels[np.unique(np.linspace(0, len(pixels) - 1, MEASURED).astype(int))]
+    for start in range(0, len(chosen), MEASURE_BATCH):
+        batch = to_tensor(chosen[start : start + MEASURE_BATCH], 4).to(vae.device)
+        yield batch, vae.encode(batch).latent_dist.mean
 
 
 def load_task(place: Place) -> ReconstructionTask:
