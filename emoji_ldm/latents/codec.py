@@ -27,6 +27,7 @@ from emoji_ldm.config import Config, key_of
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.latents.quantized import QuantizedAutoencoder
+from emoji_ldm.latents.source import in_checkpoint
 from emoji_ldm.latents.weights import weights_key
 from emoji_ldm.store import Store
 
@@ -168,6 +169,7 @@ def resolve_codec(config: Config, store: Store, cache: Path) -> Path | str:
 
 
 def _load_vae(folder: Path | str) -> Any:
+    folder = in_checkpoint(str(folder))
     nested = next((name for name in PARTS if (Path(folder) / name / "config.json").is_file()), "")
     hub = not Path(folder).is_dir()  # a hub id may be either kind: the model itself is tried first
     problem = ""

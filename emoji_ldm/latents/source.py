@@ -21,6 +21,12 @@ def local_folder(source: Path | str, parts: tuple[str, ...] = PARTS) -> Path:
     return folder
 
 
+def in_checkpoint(source: str) -> str:
+    """The pipeline in the folder of one of our checkpoints; anything else as it is."""
+    nested = Path(source, "pipeline")
+    return str(nested) if nested.is_dir() else source
+
+
 def is_hub_pipeline(source: str) -> bool:
     """Whether it is the hub id of a pipeline, rather than of a single model; false if the hub does not say."""
     if Path(source).exists() or not HUB_ID.fullmatch(source):

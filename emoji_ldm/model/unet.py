@@ -10,7 +10,7 @@ from torch import nn
 
 from emoji_ldm.config import TrainConfig
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.latents.source import local_folder, one_line
+from emoji_ldm.latents.source import in_checkpoint, local_folder, one_line
 
 SHAPE_FIELDS = ("block_out_channels", "attention", "layers_per_block", "num_heads")
 REFERENCE_SHAPE = ((256, 512), ("CrossAttnDownBlock2D", "DownBlock2D"), 2, 8)  # of the preset scratch-64
@@ -73,8 +73,7 @@ def load_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_att
 
 def pipeline_folder(init: str) -> Path:
     """The local folder of `train.init`: a pipeline's folder, a checkpoint's with `pipeline/`, or a hub id."""
-    nested = Path(init, "pipeline")
-    return local_folder(nested if nested.is_dir() else init, ("unet", "scheduler"))
+    return local_folder(in_checkpoint(init), ("unet", "scheduler"))
 
 
 def count_parameters(module: nn.Module) -> int:

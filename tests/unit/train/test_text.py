@@ -9,12 +9,15 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from emoji_ldm.errors import ModelError
+from emoji_ldm.config import load
+from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.generate.model import load_model
 from emoji_ldm.latents.codec import load_codec
 from emoji_ldm.latents.text import load_text_encoder
+from emoji_ldm.model.unet import pipeline_folder
+from emoji_ldm.store import Store
 from emoji_ldm.train.diffusion import DiffusionTask
-from emoji_ldm.train.pipeline import Frozen, export_pipeline
+from emoji_ldm.train.pipeline import Frozen, check_init, export_pipeline, load_frozen
 from tests.unit.train import tiny
 
 LEARN = "train.train_text_encoder=true"
@@ -106,3 +109,27 @@ def test_an_export_without_the_text_encoders_weights_is_refused(frozen, tmp_path
     weights = {name: tensor for name, tensor in trained(learning, 1).items() if name.startswith("unet.")}
     with pytest.raises(ModelError, match="weights are of another text encoder"):
         export_pipeline(learning.config, frozen, weights, tmp_path)
+
+
+def test_all_parts_may_be_those_of_the_pipeline_to_start_from(tiny_pipeline, tmp_path):
+    checkpoint = tmp_path / "step-00000001"  # holds a pipeline, as ours do
+    checkpoint.mkdir()
+    (checkpoint / "pipeline").symlink_to(tiny_pipeline)
+    config = load(None, [f"train.init={checkpoint}", "latents.codec=init", "latents.text_encoder=init",
+                         "latents.size_px=32", "latents.max_tokens=16", "train.beta_start=0.0001",
+                         "train.beta_end=0.02"])  # fmt: skip
+    found = load_frozen(config, Store(str(tmp_path / "store")), tmp_path)
+    assert found.codec.key == load_codec(tiny_pipeline, size_px=32, background="white", device="cpu").key
+    assert found.text.key == load_text_encoder(str(tiny_pipeline), max_tokens=TOKENS, device="cpu").key
+    assert pipeline_folder(config.train.init) == checkpoint / "pipeline"
+
+
+def test_a_pipeline_of_another_objective_is_refused(tiny_pipeline):
+    config = load(None, [f"train.init={tiny_pipeline}"])
+    with pytest.raises(ConfigError, match=r"set train\.beta_start=0\.0001"):
+        check_init(config)
+
+
+def test_init_as_a_codec_needs_a_pipeline_to_start_from():
+    with pytest.raises(ConfigError, match=r"overrides: latents\.codec=init is that of train\.init, which is empty"):
+        load(None, ["latents.codec=init"])
