@@ -43,6 +43,8 @@ STAGES = {
     "train": (
         "train the diffusion model (or, with `autoencoder`, the RGBA autoencoder); resumes by itself",
         "emoji-ldm train autoencoder\n  emoji-ldm train train.zero_stage=2 train.num_workers=8 train.num_gpus=1\n"
+        "  emoji-ldm train --config dreambooth 'train.concepts=[{instance_prompt: a zwx dog, instance_folder: photos, "
+        "class_prompt: a dog}]'\n"
         "  emoji-ldm train --export ./my-pipeline\n"
         "  emoji-ldm train --export ./raw --weights raw --checkpoint checkpoints/demo/unet/step-00000250-0a1b2c3d\n"
         "  emoji-ldm train --export ./my-pipeline --push me/my-emoji\n"

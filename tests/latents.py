@@ -45,7 +45,7 @@ def fill_captioned(store: Store) -> dict[str, str]:
          "image_id": image_id, "caption": caption, "status": "ok"}
         for image_id, caption in captions.items()
     ]  # fmt: skip
-    _commit(store, CAPTIONS, pa.Table.from_pylist(rows, schema=CAPTIONS.schema))
+    commit(store, CAPTIONS, pa.Table.from_pylist(rows, schema=CAPTIONS.schema))
     return captions
 
 
@@ -57,12 +57,12 @@ def fill_encoded(config: Config, captions: dict[str, str]) -> None:
     encoder = load_text_encoder(latents.text_encoder, max_tokens=latents.max_tokens, device="cpu")
     moments = [np.zeros((len(captions), *codec.latent_shape), np.float32) + value for value in (0.5, -6.0)]
     for key in variant_keys(codec.key, latents):
-        _commit(store, LATENTS, latent_rows(list(captions), key, *moments))
+        commit(store, LATENTS, latent_rows(list(captions), key, *moments))
     texts = ["", *captions.values()]
-    _commit(store, TEXTS, text_rows(texts, encoder.key, encoder.encode(texts)))
+    commit(store, TEXTS, text_rows(texts, encoder.key, encoder.encode(texts)))
 
 
-def _commit(store: Store, spec: TableSpec, rows: pa.Table) -> None:
+def commit(store: Store, spec: TableSpec, rows: pa.Table) -> None:
     table = Table(store, spec)
     lineage = Lineage(Config(store=store.uri), spec.name, {})
     table.commit([table.write_file(rows)], app_id=f"{spec.name}:{table.version}", metadata=lineage.metadata({}, "all"))

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from emoji_ldm.config import load
+from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import ConfigError, DatasetError
+from emoji_ldm.latents.cache import latent_rows, text_rows
+from emoji_ldm.records import LATENTS, TEXTS
+from emoji_ldm.store import Store
 from emoji_ldm.train import album
-from emoji_ldm.train.subject import halves
+from emoji_ldm.train.loop import fit
+from emoji_ldm.train.pipeline import load_frozen
+from emoji_ldm.train.plan import plan_of
+from emoji_ldm.train.subject import Lesson, halves, load_task
+from tests.latents import commit
 from tests.unit.train import tiny
 
 SIDE_PX = 16
+LEVELS = "train.beta_start=0.0001"  # of the tiny pipeline
 
 
 def photo(path, size=(24, 40), colour=(200, 30, 60), **options):
@@ -144,3 +154,32 @@ def test_without_class_pictures_every_place_shows_a_subject():
 def test_a_validation_share_that_leaves_nothing_is_refused():
     with pytest.raises(DatasetError, match="holds out all of the 6 images"):
         tiny.task(tiny.config("train.validation=1"))
+
+
+def test_a_lesson_trains_unet_and_text_encoder_from_a_pipeline(tmp_path, tiny_pipeline):
+    torch.set_num_threads(1)
+    config = load("dreambooth", [
+        "run=tiny", f"store={tmp_path / 'store'}", f"train.init={tiny_pipeline}", "latents.size_px=32", LEVELS,
+        "latents.max_tokens=16", "train.beta_end=0.02", "train.steps=2", "train.optimizer=adamw",
+        "train.precision=fp32", "train.lr=1e-2", "train.sample_every=0", "train.num_gpus=0",
+    ])  # fmt: skip
+    frozen = load_frozen(config, Store(config.store), tmp_path)
+    squares = list(album.squares([photo(tmp_path / f"{c}.png", colour=c) for c in ("red", "blue", "tan")], 32))
+    ids = [square.image_id for square in squares]
+    moments = np.zeros((2, 3, 4, 16, 16), np.float32) + np.array([0.5, -6.0], np.float32)[:, None, None, None, None]
+    captions = ["", "a zwx cat", "a cat"]
+    commit(Store(config.store), LATENTS, latent_rows(ids, frozen.codec.key, *moments))
+    commit(Store(config.store), TEXTS, text_rows(captions, frozen.text.key, frozen.text.encode(captions)))
+    lesson = Lesson({ids[0]: ("a zwx cat",), ids[1]: ("a cat",), ids[2]: ("a cat",)}, frozenset(ids[1:]))
+    place = tiny.place(config, tmp_path)
+    task = load_task(lesson, place)
+    drawn = task.draw(0, range(2))
+    assert drawn.text["input_ids"].tolist() == frozen.text.tokenizer(
+        ["a zwx cat", "a cat"], padding="max_length", max_length=16
+    ).input_ids  # fmt: skip
+    fit(task, plan_of(config, "train"), place, torch.device("cpu"))
+    newest = checkpoints.newest(place.store, "tiny", "unet").fetch(tmp_path / "cache", "pipeline")
+    learned = load_frozen(config.model_copy(update={"latents": config.latents.model_copy(
+        update={"codec": str(newest), "text_encoder": str(newest)})}), place.store, tmp_path)  # fmt: skip
+    assert learned.codec.key == frozen.codec.key
+    assert learned.text.key != frozen.text.key
