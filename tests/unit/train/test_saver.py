@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 import time
 
 import pytest
@@ -144,18 +145,24 @@ def test_a_store_that_fails_ends_the_training_with_its_own_error(tmp_path, monke
         run(tmp_path)
 
 
-def test_training_goes_on_while_a_checkpoint_is_brought(tmp_path, monkeypatch):
-    slow, seen = Store.put, []
+def test_training_goes_on_while_a_checkpoint_is_brought_and_the_next_one_waits(tmp_path, monkeypatch):
+    bring, later = Store.put, threading.Event()
+    config = tiny.config("train.steps=6", "train.checkpoint_every=2", "train.keep=5")
+    task = tiny.task(config)
+    draw = task.draw
 
     def put(self, data, *parts):
-        time.sleep(0.5)
-        seen.append(len(journal.read(store_of(tmp_path), "tiny")))
-        slow(self, data, *parts)
+        assert later.wait(60), "training waits for the upload of step 2"
+        bring(self, data, *parts)
+
+    def drawn(step, slots):  # step 4, counted from 0, comes after the second save
+        later.set() if step == 3 else None
+        assert step < 5 or steps(tmp_path), "two saves are in flight"
+        return draw(step, slots)
 
     monkeypatch.setattr(Store, "put", put)
-    monkeypatch.setattr(journal, "FLUSH_EVERY_S", 0.0)
-    run(tmp_path, "train.steps=6", "train.checkpoint_every=2")
-    assert seen[0] > 2
+    task.draw = drawn
+    fit(task, plan_of(config, "train"), tiny.place(config, tmp_path), CPU)
     assert steps(tmp_path) == [2, 4, 6]
 
 
@@ -178,6 +185,7 @@ def test_a_group_that_lost_its_run_stops_within_a_look_and_writes_no_more(tmp_pa
     def drawn(step, slots):
         if step == 20 and not thief:
             thief.append(owner.claim(store, "tiny", "train"))
+            time.sleep(1)  # what was being written this moment
             thief.append((store.list("checkpoints", "tiny", "unet"), losses(tmp_path)))
         return draw(step, slots)
 
