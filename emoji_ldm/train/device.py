@@ -54,6 +54,8 @@ def check(plan: Plan) -> None:
 def idle_options(plan: Plan, world: World) -> list[str]:
     """What is asked for and will not come, a line each."""
     section, lines = plan.section, []
+    if plan.channels_last and world.device.type == "cpu":
+        lines.append(f"{section}.channels_last=true has no effect: a CPU's convolutions are no faster for it")
     if plan.zero_stage > 1 and world.size == 1:
         lines.append(f"{section}.zero_stage={plan.zero_stage} has no effect: one worker has nobody to share with")
     if plan.zero_stage == 1 and world.size > 1 and plan.precision == "bf16" and num_parts(plan, world.size) > 1:
@@ -74,10 +76,15 @@ def prepare(module: nn.Module, plan: Plan, world: World) -> None:
     module.to(world.device)
     if plan.precision == "bf16":
         _autocast(module, world.device.type)
-    if plan.channels_last:
-        for layer in module.modules():
-            if isinstance(layer, nn.Conv2d):
-                layer.register_forward_pre_hook(_channels_last)
+    if plan.channels_last and world.device.type != "cpu":
+        lay_channels_last(module)
+
+
+def lay_channels_last(module: nn.Module) -> None:
+    """Give convolutions NHWC activations; weights keep their order, in which shards and checkpoints hold them."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_pre_hook(_channels_last)
 
 
 def _autocast(module: nn.Module, device_type: str) -> None:
@@ -92,5 +99,4 @@ def _autocast(module: nn.Module, device_type: str) -> None:
 
 
 def _channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Activations alone: weights keep their order, in which shards and checkpoints hold them."""
     return (inputs[0].contiguous(memory_format=torch.channels_last), *inputs[1:])

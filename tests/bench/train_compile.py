@@ -23,38 +23,37 @@ FLOOR = 1.15
 NUM_WINDOWS = 5
 
 Step = Callable[[], None]
-# One option after another, so that the table says which one gains.
+# One option after another, so that the table says which one gains; a CPU leaves channels_last out.
 OPTIONS: dict[str, dict[str, Any]] = {
     "fused": {},
     "fused_channels_last": {"channels_last": True},
-    "fused_compiled": {"compile": True},
     "all": {"channels_last": True, "compile": True},
 }
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Median seconds per step of each, windows in turn, and their ratios to eager.
+    """Seconds per step of each, windows in turn, and their ratios to eager.
 
-    `holds` on a CPU asks for no gain by all options together: they are not meant for it. It asks that the options
-    which the CPU gains from do no harm, and the table says what each is worth.
+    The floor binds where the device gains from any of them; elsewhere `device_gains` says that it does not.
     """
     cuda = torch.cuda.is_available()
     world = World(0, 1, torch.device("cuda" if cuda else "cpu"))
-    widths, batch = ((256, 512), 256) if cuda else (((32, 64), 4) if quick else ((64, 128), 8))
+    widths, batch = ((256, 512), 256) if cuda else (((32, 32), 8) if quick else ((32, 64), 16))
     steps: dict[str, Step] = {"eager": _eager(widths, batch, world)}
-    compile_s: dict[str, float] = {}
+    first_s: dict[str, float] = {}
     for name, options in OPTIONS.items():
-        steps[name] = _ours(widths, batch, world, options)
+        if "channels_last" not in name or cuda:
+            steps[name] = _ours(widths, batch, world, options)
     for name, step in steps.items():
         began = time.monotonic()
         step()
-        compile_s[name] = round(time.monotonic() - began, 1)
+        first_s[name] = round(time.monotonic() - began, 1)
         step()
     seconds = _windows(steps, 1 if quick else 5 if not cuda else 20, world)
     eager = seconds.pop("eager")
     gains = {f"{name}_to_eager": round(eager / value, 3) for name, value in seconds.items()}
     device = torch.cuda.get_device_name() if cuda else f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
-    figures = {"device": device, "eager_s": round(eager, 4), **gains, "first_step_compiled_s": compile_s["all"]}
+    figures = {"device": device, "eager_s": round(eager, 4), **gains, "first_compiled_step_s": first_s["all"]}
     best = max(gains.values())
     figures["device_gains"] = best >= FLOOR
     return {"figures": figures, "floor": {"all_to_eager": FLOOR}, "target": {"all_to_eager": 1.5},

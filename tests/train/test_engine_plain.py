@@ -94,7 +94,8 @@ def test_activations_are_laid_out_channels_last_and_weights_keep_their_order():
     here, module = ranks.world(), ranks.network()
     expected = module(ranks.samples(0))
     seen = []
-    engine = ranks.built(here, 0, module, channels_last=True)
+    device.lay_channels_last(module)
+    engine = ranks.built(here, 0, module)
     module[3].register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
     assert torch.allclose(engine.forward(ranks.samples(0)), expected, atol=1e-5)
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
@@ -104,6 +105,7 @@ def test_activations_are_laid_out_channels_last_and_weights_keep_their_order():
 def test_options_without_effect_are_told_in_a_line_each(capsys):
     device.settle(ranks.plan(zero_stage=2), ranks.world())
     assert "train.zero_stage=2 has no effect" in capsys.readouterr().err
+    assert "channels_last=true has no effect" in device.idle_options(ranks.plan(channels_last=True), ranks.world())[0]
     plan = ranks.plan(zero_stage=1, precision="bf16", micro_batch_size=2)
     assert "adds gradients up in bf16" in device.idle_options(plan, World(0, 2, torch.device("cpu")))[0]
     assert device.idle_options(ranks.plan(), ranks.world()) == []
