@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.train.adam import MOMENTS as MOMENTS
 from emoji_ldm.train.adam import adamw, guard, set_lr
 from emoji_ldm.train.device import num_parts, prepare
 from emoji_ldm.train.plan import Plan
