@@ -21,6 +21,7 @@ from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError, ModelError
 from emoji_ldm.latents.cache import good_captions, latent_rows, text_rows
 from emoji_ldm.latents.codec import Codec, load_codec, resolve_codec, to_square
+from emoji_ldm.latents.quantized import QuantizedAutoencoder
 from emoji_ldm.latents.text import TextEncoder, load_text_encoder
 from emoji_ldm.latents.variants import alter, variant_keys
 from emoji_ldm.records import CAPTIONS, IMAGES, LATENTS, TEXTS, TableSpec
@@ -192,7 +193,9 @@ def _cached(config: Config, store: Store, captions: dict[str, list[str]], codec:
     """What the cache holds now, and its bytes per image beside the usual ones: a sample, and padded states."""
     shapes = Table(store, TEXTS).read(["shape"], filter=pc.field("encoder_key") == text.key)["shape"].to_pylist()
     values, num_captions = int(np.prod(codec.latent_shape)), sum(map(len, captions.values()))
-    ours = 2 * (2 * values * config.latents.variants + sum(tokens * width for tokens, width in shapes) / len(captions))
+    moments = 1 if isinstance(codec.vae, QuantizedAutoencoder) else 2  # a constant column takes no room
+    numbers = moments * values * config.latents.variants
+    ours = 2 * (numbers + sum(tokens * width for tokens, width in shapes) / len(captions))
     usual = 2 * (values + USUAL_TOKENS * text.width * num_captions / len(captions))
     return {
         "images in the cache": len(captions),

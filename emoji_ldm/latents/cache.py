@@ -24,6 +24,7 @@ from emoji_ldm.records import CAPTIONS, IMAGES, LATENTS, TEXTS
 from emoji_ldm.store import Store
 
 HALF = np.dtype("<f2")
+NO_SPREAD = -10000.0  # log-variance of a posterior without any: its standard deviation is 0 in every float type
 Floats = NDArray[np.float32]
 Moments = NDArray[np.float16]
 
@@ -161,13 +162,20 @@ def _moments(table: Table, image_ids: Sequence[str], keys: Sequence[str]) -> tup
         _check_complete("images", lack, image_ids, set(ids))
         if number == 0:
             shape = (len(keys) * len(image_ids), *rows["shape"][0].as_py())
-            mean, logvar = np.empty(shape, HALF), np.empty(shape, HALF)
-        first = number * len(image_ids)
-        for image_id, one_mean, one_logvar in zip(ids, rows["mean"], rows["logvar"], strict=True):
-            if image_id in places:
-                mean[first + places[image_id]] = _half(one_mean, shape[1:])
-                logvar[first + places[image_id]] = _half(one_logvar, shape[1:])
+            mean, logvar = np.empty(shape, HALF), _room(rows["logvar"][0], shape)
+        chosen = [(row, number * len(image_ids) + places[one]) for row, one in enumerate(ids) if one in places]
+        for column, moments in (("mean", mean), ("logvar", logvar)):
+            if moments.flags.writeable:
+                for row, place in chosen:
+                    moments[place] = _half(rows[column][row], shape[1:])
     return mean, logvar
+
+
+def _room(first: pa.Scalar, shape: tuple[int, ...]) -> Moments:
+    """An array for log-variances; where a quantised codec gives none, one number that looks like all of them."""
+    if bool((_half(first, shape[1:]) <= NO_SPREAD).all()):
+        return np.broadcast_to(HALF.type(NO_SPREAD), shape)
+    return np.empty(shape, HALF)
 
 
 def _half(value: pa.Scalar, shape: Sequence[int]) -> Moments:

@@ -14,7 +14,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-NO_SPREAD = -10000.0  # log-variance of a posterior without any: its standard deviation is 0 in every float type
+from emoji_ldm.latents.cache import NO_SPREAD
 
 
 @dataclass

@@ -6,7 +6,7 @@ from emoji_ldm.config import Config
 from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError
-from emoji_ldm.latents.cache import from_bytes, latent_rows, load_latent_set, text_rows, to_bytes
+from emoji_ldm.latents.cache import NO_SPREAD, from_bytes, latent_rows, load_latent_set, text_rows, to_bytes
 from emoji_ldm.records import CAPTIONS, LATENTS, TEXTS
 from emoji_ldm.store import Store
 from tests.emoji import blobs, fill_images
@@ -66,6 +66,17 @@ def test_the_set_is_sorted_deduplicated_and_complete(filled):
     assert [len(state) for state in found.states] == [2, 3, 4]
     assert (found.empty_index, found.num_uncaptioned) == (0, 2)
     assert found.versions == {"images": 2, "captions": 1, "latents": 2, "texts": 1}
+
+
+def test_posteriors_without_spread_take_no_memory_for_it(filled):
+    store, ids = filled
+    mean, _ = moments(2)
+    commit(store, LATENTS, latent_rows(ids[:2], "codec", mean, np.full_like(mean, NO_SPREAD)), "latents")
+    commit(store, TEXTS, text_rows(["a cat", "a blob", ""], "encoder", states(4, 3, 2)), "texts")
+    found = load_latent_set(store, **KEYS)
+    assert found.logvar.base.nbytes == 2
+    drawn = found.sample(np.array([1, 0]), np.ones((2, 4, 8, 8), np.float32), np.zeros(2))
+    assert (drawn == found.mean[[1, 0]]).all()
 
 
 def test_what_lacks_is_counted_and_the_command_named(filled, tmp_path):
