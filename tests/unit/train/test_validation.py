@@ -1,0 +1,62 @@
+"""The loss on images held out: exact, whatever the batches, and of the averaged weights too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from emoji_ldm.model.ema import NAMES, Averages
+from emoji_ldm.train import order
+from emoji_ldm.train.engine import build_engine
+from emoji_ldm.train.plan import plan_of
+from emoji_ldm.train.validation import validate, working_with
+from emoji_ldm.train.world import World
+from tests.unit.train import tiny
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def prepared(*overrides):
+    """A task that holds out 5 of 12 images, its engine, and averages that differ from the weights."""
+    config = tiny.config("train.validation=0.5", "train.seed=3", *overrides)
+    task, plan = tiny.task(config, tiny.latent_set(12)), plan_of(config, "train")
+    engine = build_engine(task.module, plan, ALONE)
+    averages = Averages(engine.shards(), plan.ema_decay)
+    for tensor in averages.tensors[NAMES[0]]:
+        tensor.mul_(0.9)
+    return task, plan, engine, averages
+
+
+def test_every_held_out_image_counts_once_whatever_the_micro_batch():
+    found = []
+    for size in (0, 1, 2):
+        task, plan, engine, averages = prepared(f"train.micro_batch_size={size}")
+        parts = order.parts_of(range(4), plan.micro_batch_size)
+        found.append(validate(task, engine, averages, ALONE, parts))
+    assert found[0] == pytest.approx(found[1], rel=1e-6) and found[0] == pytest.approx(found[2], rel=1e-6)
+    count = len(task.data.held_rows)
+    assert count % 4  # so that a batch is filled up
+    with torch.no_grad():
+        one_by_one = [float(task.loss(engine.forward, batch)) for slot in range(4)
+                      for batch in task.held_out(range(slot, slot + 1))]  # fmt: skip
+    assert sum(loss > 0 for loss in one_by_one) == count
+    weight = -(-count // 4) * 4 / count  # of an image in the mean over all places
+    assert found[0]["validation_loss"] == pytest.approx(sum(one_by_one) / weight / count, rel=1e-6)
+
+
+def test_the_averaged_weights_are_measured_and_the_own_ones_come_back():
+    task, _, engine, averages = prepared()
+    before = [tensor.clone() for tensor in engine.shards()]
+    found = validate(task, engine, averages, ALONE, [range(4)])
+    assert found["validation_loss_ema"] != found["validation_loss"]
+    assert all(torch.equal(a, b) for a, b in zip(before, engine.shards(), strict=True))
+    with working_with(engine, averages.tensors[NAMES[0]]):
+        again = validate(task, engine, averages, ALONE, [range(4)])
+    assert again["validation_loss"] == found["validation_loss_ema"]
+
+
+def test_nothing_is_measured_where_nothing_is_held_out():
+    config = tiny.config("train.validation=0")
+    task, plan = tiny.task(config), plan_of(config, "train")
+    engine = build_engine(task.module, plan, ALONE)
+    assert validate(task, engine, Averages(engine.shards(), 0.9), ALONE, [range(4)]) == {}
