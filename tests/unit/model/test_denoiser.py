@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from emoji_ldm.config import TrainConfig
 from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.model.adapt import choose
 from emoji_ldm.model.denoiser import build_denoiser, export_unet
 from emoji_ldm.model.unet import build_unet, count_parameters, reference
 
@@ -146,3 +147,13 @@ def test_a_network_from_scratch_is_exported_as_trained(tmp_path):
     assert {f"unet.{name}" for name in unet.state_dict()} == weights.keys()
     unet.save_pretrained(tmp_path)
     assert torch.equal(output(type(unet).from_pretrained(tmp_path)), output(unet))
+
+
+@pytest.mark.parametrize("changes, largest", [({"trainable": "attn2"}, 0.08), ({"lora_rank": 16}, 0.01)])
+def test_of_stable_diffusion_1_little_is_trained_kept_and_shared(changes, largest):
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # diffusers' defaults are those of 1.4
+        whole = count_parameters(unet)
+        choose(unet, TrainConfig(**changes))
+    assert whole == 859_520_964
+    assert 0.001 < count_parameters(unet) / whole < largest
