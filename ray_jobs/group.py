@@ -3,7 +3,7 @@
 1. claim (driver): a fresh owner token, so that a group left over from a dead driver cannot publish
 2. work (every worker): `fit` resumes from the newest checkpoint in the store; Ray's own checkpoints are not used
 3. lost worker: Ray starts the group again, up to `train.max_failures` times, elastic ones with as many as there are
-4. node to be taken away: the group saves and ends, and a new one starts where there is room
+4. node to be taken away: the group saves at the notice and shortly before the end; then Ray starts it again
 5. errors for the user travel as values, since raising one would make Ray try again
 """
 
@@ -35,6 +35,7 @@ from ray_jobs.notice import Notice
 
 NUM_CPUS = 0.5  # logical CPUs per worker; its torch threads are set below
 START_TIMEOUT_S = 600  # a node may have to pull its image first
+ELASTIC_TIMEOUT_S = 60  # elastic groups start on nodes that are there; one may have gone that moment
 
 # glibc gives large blocks back to the kernel at once and faults them in again at the next step: 12 % of a CPU step.
 KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
@@ -44,9 +45,8 @@ Summary = dict[str, object]
 
 # Read by Ray's controller, whose default is to look after its workers every two seconds.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
-WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
-WATCHER_SET = os.environ.get(WATCHER)  # by the user
+TIMEOUT, WATCHER = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+GIVEN = {name: os.environ[name] for name in (TIMEOUT, WATCHER) if name in os.environ}  # by the user
 
 
 def train(config: Config, section: str, load: Load) -> Summary:
@@ -68,11 +68,12 @@ def train(config: Config, section: str, load: Load) -> Summary:
     cluster.connect(config.cluster)
     cluster.require(config.cluster, section, fewest, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
     # The watcher is one more process, of no use where there is no other node to go on with.
-    os.environ[WATCHER] = WATCHER_SET or str(int(cluster.may_grow()))
+    timeout_s = START_TIMEOUT_S if fewest == settings.num_workers else ELASTIC_TIMEOUT_S
+    os.environ |= {WATCHER: str(int(cluster.may_grow())), TIMEOUT: str(timeout_s)} | GIVEN
     token = owner.claim(store, config.run, section)
     try:
         with following(store, config, plan):
-            return closing(_fit_to_end(config, section, load, token))
+            return closing(_fit(config, section, load, token))
     finally:
         room.forget_verdict(store, config.run, section, token)
 
@@ -82,16 +83,6 @@ def _finished(store: Store, config: Config, plan: Plan) -> Summary | None:
     if not found or found[-1].step < plan.steps:
         return None
     return {"steps": f"already trained to step {found[-1].step}", "checkpoint": found[-1].uri}
-
-
-def _fit_to_end(config: Config, section: str, load: Load, token: str) -> Summary:
-    """Start groups until one reaches the last step: each of the others saved and left before its node went."""
-    times, most = 0, config.train.max_preemptions
-    while (outcome := _fit(config, section, load, token)).get("left"):
-        times += 1
-        if 0 <= most < times:
-            raise JobError(_taken_away(section, most))
-    return outcome
 
 
 def _fit(config: Config, section: str, load: Load, token: str) -> Summary:

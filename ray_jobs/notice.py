@@ -9,6 +9,8 @@ import ray.train
 from emoji_ldm.train.world import current
 
 LOOK_S = 5.0  # a notice comes 30 s (some clouds) to 2 minutes ahead
+BEFORE_S = 20.0  # before a node goes, the last save begins
+UNKNOWN_S = 120.0  # what Ray waits where no deadline is told
 
 
 class Notice:
@@ -17,15 +19,30 @@ class Notice:
     def __init__(self) -> None:
         self.left = self.pace = 1  # steps until it asks again, and between the last two times
         self.asked = time.monotonic()
+        self.known: set[str] = set()  # nodes whose notice was answered
+        self.deadline_s = float("inf")  # of the last save, UNIX time
 
     def __call__(self) -> bool:
-        """Whether a node of this group is being drained; the same answer on every rank."""
+        """Whether to save now: once at a notice, once more shortly before the node goes; alike on every rank."""
         self.left -= 1
         if self.left:
             return False
-        leaving = ray.train.get_preemption_info() is not None
-        self.pace = self.left = current().share(self._steps())
-        return leaving
+        info = ray.train.get_preemption_info()
+        self.left, save = current().share((self._steps(), self._is_time(info)))
+        self.pace = self.left
+        return save
+
+    def _is_time(self, info: ray.train.PreemptionInfo | None) -> bool:
+        now = time.time()
+        if info and (fresh := set(info.preempted_node_ids) - self.known):
+            self.known |= fresh
+            ends_s = info.deadline_ms / 1000 if info.deadline_ms else now + UNKNOWN_S
+            self.deadline_s = min(self.deadline_s, ends_s - BEFORE_S)
+            return True
+        if now >= self.deadline_s:
+            self.deadline_s = float("inf")
+            return True
+        return False
 
     def _steps(self) -> int:
         """Steps until the next look, by this rank's clock; at most twice as many as last time, as steps may slow."""

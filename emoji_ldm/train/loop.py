@@ -36,7 +36,7 @@ def fit(task: Task, plan: Plan, place: Place, device: torch.device | None = None
 
     Returns:
         On every rank: steps, num_parameters, peak_memory_mb; on rank 0 also what the log and the export measured
-        (see `Watch.summary`) and checkpoint (URI). `left` says that `place.leaving` ended it early, all saved.
+        (see `Watch.summary`) and checkpoint (URI).
 
     Raises:
         ConfigError: The batch cannot be shared by the ranks, or an option needs what is missing here.
@@ -57,8 +57,6 @@ def fit(task: Task, plan: Plan, place: Place, device: torch.device | None = None
             pending = ahead.submit(training.draw, step + 1)
             training.step(step, drawn, waited_s)
             training.after(step + 1)
-            if training.leaving:
-                break
         return training.finish()
 
 
@@ -71,8 +69,7 @@ class _Training:
         self.averages = Averages(self.engine.shards(), plan.ema_decay, plan.ema_widths)
         check_room(place, plan, world, task.facts)
         state = checkpoint.resume(self.engine, self.averages, place, plan, world)
-        self.first = self.done = state.step
-        self.leaving = False
+        self.first = state.step
         self.watch = Watch(plan, place, world, state.lines)
         self.watch.notes += [state.note] if state.note else []
         self.saver = Saver(self.engine, self.averages, task, self.watch)
@@ -95,9 +92,8 @@ class _Training:
     def after(self, done: int) -> None:
         """What is due after `done` steps."""
         last, plan = done == self.plan.steps, self.plan
-        self.done, self.leaving = done, not last and self.place.leaving()
         show = plan.sample_every > 0 and (last or done % plan.sample_every == 0)
-        save = last or show or done % plan.checkpoint_every == 0 or self.leaving
+        save = last or show or done % plan.checkpoint_every == 0 or self.place.leaving()
         check = plan.validate_every > 0 and (last or done % plan.validate_every == 0)
         if save or check or done % plan.log_every == 0:
             self.saver.check()
@@ -112,5 +108,4 @@ class _Training:
         """The numbers of this training."""
         facts = self.saver.finish()
         sizes = {name: self.task.facts[name] for name in ("num_parameters", "num_weights") if name in self.task.facts}
-        left = {"left": True} if self.leaving else {}
-        return {"steps": self.done, **left, **sizes, **facts, **self.watch.summary()}
+        return {"steps": self.plan.steps, **sizes, **facts, **self.watch.summary()}

@@ -103,4 +103,4 @@ class Place:
     store: Store
     scratch: Path  # local folder of this process
     owner: str = ""  # token of the driver that may publish; empty means nobody else can
-    leaving: Callable[[], bool] = field(default=lambda: False)  # asked at each step on every rank: save and end now?
+    leaving: Callable[[], bool] = field(default=lambda: False)  # asked at steps on every rank: save now?
