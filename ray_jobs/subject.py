@@ -110,8 +110,7 @@ def _read(payload: dict[str, str]) -> pa.Table:
 
 def _with_prompts(config: Config, found: Iterable[Album]) -> Config:
     """The configuration with every prompt in the sample grids, subjects first, unless it names others."""
-    ordered = [album.prompt for album in sorted(found, key=lambda album: album.is_class)]
-    prompts = config.train.sample_prompts or tuple(dict.fromkeys(ordered))
+    prompts = config.train.sample_prompts or tuple(dict.fromkeys(album.prompt for album in found))
     return config.model_copy(update={"train": config.train.model_copy(update={"sample_prompts": prompts})})
 
 

@@ -51,28 +51,26 @@ class Square:
 
 
 def albums(config: Config) -> list[Album]:
-    """The folders of `train.concepts`: per concept its subject, then its class if it has one.
+    """The folders of `train.concepts`: subjects first, then their classes.
 
     Raises:
-        ConfigError: There is nothing to start from, the batch cannot hold both halves, or a folder is missing or empty.
+        ConfigError: A folder is missing, empty or given for two prompts, there is nothing to start from, or the batch
+            cannot hold both halves.
     """
-    train, found = config.train, list[Album]()
-    for number, concept in enumerate(train.concepts):
-        subject = Album(concept.instance_prompt, Path(concept.instance_folder).expanduser())
-        _check_subject(subject, number)
-        found.append(subject)
-        if concept.class_prompt and train.prior_weight:
-            folder = concept.class_folder or f"runs/{config.run}/class-{number}"
-            found.append(Album(concept.class_prompt, Path(folder).expanduser(), is_class=True))
-        elif concept.class_folder and not concept.class_prompt:
-            raise ConfigError(f"train.concepts.{number}: class_folder without class_prompt; give both or neither")
+    train = config.train
     if not train.init:
         raise ConfigError("train.concepts teaches a model that can draw already; name its pipeline with train.init=...")
-    if train.batch_size % 2 and any(album.is_class for album in found):
+    subjects = [Album(each.instance_prompt, Path(each.instance_folder).expanduser()) for each in train.concepts]
+    for number, subject in enumerate(subjects):
+        _check_subject(subject, number)
+    classes = _classes(config)
+    if classes and train.batch_size % 2:
         raise ConfigError(
             f"train.batch_size={train.batch_size} is odd: with a class_prompt half of a batch shows the subject, half "
             f"the class; give {train.batch_size + 1}"
         )
+    found = list(dict.fromkeys([*subjects, *classes]))
+    _check_distinct(found)
     return found
 
 
@@ -101,6 +99,27 @@ def _pictures_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+
+
+def _classes(config: Config) -> list[Album]:
+    """Classes of the concepts that have one; those of one prompt share a folder unless they name others."""
+    found, prompts = list[Album](), [concept.class_prompt for concept in config.train.concepts]
+    for number, concept in enumerate(config.train.concepts):
+        if concept.class_folder and not concept.class_prompt:
+            raise ConfigError(f"train.concepts.{number}: class_folder without class_prompt; give both or neither")
+        if concept.class_prompt and config.train.prior_weight:
+            folder = concept.class_folder or f"runs/{config.run}/class-{prompts.index(concept.class_prompt)}"
+            found.append(Album(concept.class_prompt, Path(folder).expanduser(), is_class=True))
+    return found
+
+
+def _check_distinct(found: Iterable[Album]) -> None:
+    prompts: dict[Path, str] = {}
+    for album in found:
+        other = prompts.setdefault(album.folder.absolute(), album.prompt)
+        if other != album.prompt:
+            raise ConfigError(f"train.concepts: {album.folder} is for two prompts, {other!r} and {album.prompt!r}; "
+                              "give each a folder of its own")  # fmt: skip
 
 
 def _check_subject(album: Album, number: int) -> None:

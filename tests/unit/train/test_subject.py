@@ -89,6 +89,15 @@ def test_a_class_without_a_folder_gets_one_under_the_run(tmp_path):
     assert str(its_class.folder) == "runs/rex/class-0"
 
 
+def test_concepts_of_one_class_share_its_pictures(tmp_path):
+    photo(tmp_path / "other" / "one.jpg")
+    both = [{"instance_prompt": f"a photo of {word} cat", "instance_folder": str(tmp_path / word),
+             "class_prompt": "a cat"} for word in ("subject", "other")]  # fmt: skip
+    photo(tmp_path / "subject" / "one.jpg")
+    found = album.albums(load(None, ["train.init=./any", "train.batch_size=2", f"train.concepts={both}"]))
+    assert [each.is_class for each in found] == [False, False, True]
+
+
 def test_a_class_of_no_weight_is_left_out(tmp_path):
     assert len(album.albums(config(tmp_path, "train.prior_weight=0", class_prompt="a cat"))) == 1
 
@@ -99,11 +108,17 @@ def test_a_class_of_no_weight_is_left_out(tmp_path):
         ([], {"instance_folder": "/no/where"}, r"instance_folder=/no/where is no folder"),
         ([], {"instance_prompt": " "}, r"concepts\.0\.instance_prompt is empty"),
         ([], {"class_folder": "x"}, r"concepts\.0: class_folder without class_prompt"),
+        (
+            [],
+            {"class_prompt": "a cat", "class_folder": "{}/subject"},
+            r"subject is for two prompts, 'a photo of zwx cat'",
+        ),
         (["train.init="], {}, r"name its pipeline with train\.init"),
         (["train.batch_size=3"], {"class_prompt": "a cat"}, r"batch_size=3 is odd.*give 4"),
     ],
 )
 def test_what_is_wrong_is_told_before_any_work(tmp_path, overrides, fields, problem):
+    fields = {name: value.format(tmp_path) for name, value in fields.items()}
     with pytest.raises(ConfigError, match=problem):
         album.albums(config(tmp_path, *overrides, **fields))
 
