@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_S = 240
+TIMEOUT_S = 480  # the first call imports DeepSpeed, which takes minutes on a crowded machine
 
 
 class Ranks:

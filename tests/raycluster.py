@@ -50,7 +50,8 @@ class Cluster:
 
     def kill_node(self):
         """Take the newest node away with all that runs on it."""
-        os.killpg(self.node.pid, signal.SIGKILL)
+        for process in psutil.Process(self.node.pid).children(recursive=True):
+            process.kill()
         self.node.wait(60)
 
     def drain_node(self, seconds):
