@@ -117,7 +117,7 @@ def test_all_parts_may_be_those_of_the_pipeline_to_start_from(tiny_pipeline, tmp
     (checkpoint / "pipeline").symlink_to(tiny_pipeline)
     config = load(None, [f"train.init={checkpoint}", "latents.codec=init", "latents.text_encoder=init",
                          "latents.size_px=32", "latents.max_tokens=16", "train.beta_start=0.0001",
-                         "train.beta_end=0.02"])  # fmt: skip
+                         "train.beta_end=0.02", "train.prediction_type=epsilon"])  # fmt: skip
     found = load_frozen(config, Store(str(tmp_path / "store")), tmp_path)
     assert found.codec.key == load_codec(tiny_pipeline, size_px=32, background="white", device="cpu").key
     assert found.text.key == load_text_encoder(str(tiny_pipeline), max_tokens=TOKENS, device="cpu").key
@@ -126,7 +126,7 @@ def test_all_parts_may_be_those_of_the_pipeline_to_start_from(tiny_pipeline, tmp
 
 def test_a_pipeline_of_another_objective_is_refused(tiny_pipeline):
     config = load(None, [f"train.init={tiny_pipeline}"])
-    with pytest.raises(ConfigError, match=r"set train\.beta_start=0\.0001"):
+    with pytest.raises(ConfigError, match=r"set train\.prediction_type=epsilon"):
         check_init(config)
 
 
