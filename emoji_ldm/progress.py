@@ -33,11 +33,16 @@ class Tracker:
             self._bar.update(self._task, completed=done)
 
     def advance(self, count: int = 1, note: str = "", rate: float = 0.0) -> None:
-        """Count `count` more items; `note` is a short text such as a loss, `rate` items per second if known better."""
+        """Count `count` more items; `note` is a short text such as a loss.
+
+        Whoever knows the present `rate`, in items per second, better than a count since the start gives it, and
+        tells it in the note in words of its own.
+        """
         self.done += count
+        own = "" if rate else _rate(self.done - self._first, time.monotonic() - self._began, self.unit)
         rate = rate or (self.done - self._first) / max(time.monotonic() - self._began, 1e-6)
         left_s = max(self.total - self.done, 0) / max(rate, 1e-6)
-        text = f"{_rate(rate, self.unit)} {note}".rstrip()
+        text = ", ".join(filter(None, (own, note)))
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, note=text, eta=clock(left_s))
         elif time.monotonic() - self._printed >= LINE_EVERY_S or self.done >= self.total:
@@ -59,8 +64,8 @@ def clock(seconds: float) -> str:
     return f"{minutes}:{rest:02}" if minutes else f"{rest} s"
 
 
-def _rate(rate: float, unit: str) -> str:
-    return f"{rate:.1f} {unit}/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s/{unit.removesuffix('s')}"
+def _rate(count: int, seconds: float, unit: str) -> str:
+    return f"{count / max(seconds, 1e-6):.1f} {unit}/s"
 
 
 @contextmanager

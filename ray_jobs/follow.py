@@ -85,8 +85,8 @@ def note_of(lines: Sequence[Line]) -> str:
     checked = next((line["validation_loss"] for line in reversed(lines) if "validation_loss" in line), None)
     words = [f"loss {last['loss']:.4f}"] if "loss" in last else ["every step skipped"]
     words += [f"validation {checked:.4f}"] if checked is not None else []
-    words += [f"{last['images_per_s']:,.1f} images/s", f"data wait {100 * last['data_wait']:.1f} %"]
-    return "  ".join(words)
+    words += [f"{last['images_per_s']:,.1f} images/s", f"{1000 * last['step_s']:,.0f} ms/step"]
+    return ", ".join([*words, f"data wait {100 * last['data_wait']:.1f} %"])
 
 
 def closing(facts: Mapping[str, Any]) -> Summary:

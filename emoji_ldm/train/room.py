@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from emoji_ldm.errors import EmojiLdmError, JobError, StoreError
 from emoji_ldm.store import Store
@@ -64,12 +67,13 @@ def telling(plan: Plan) -> Iterator[None]:
         if not _is_memory(error):
             raise
         raise OutOfMemory(_too_large(plan, error)) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError, StoreError) as error:
+        if not _is_disk(error):
             raise
+        where = getattr(error, "filename", None) or f"the store or of the scratch folder {tempfile.gettempdir()}"
         raise StoreError(
-            f"{plan.section}: no room is left on the disk of {error.filename or 'the scratch folder'}; the last "
-            "checkpoint stays. Make room, lower train.keep, or set TMPDIR to another disk, and run the command again"
+            f"{plan.section}: no room is left on the disk of {where}; the last checkpoint stays. Make room, lower "
+            "train.keep, or set TMPDIR to another disk, and run the command again"
         ) from None
 
 
@@ -87,6 +91,10 @@ def verdict(store: Store, run: str, section: str, owner: str) -> list[str] | Non
 def forget_verdict(store: Store, run: str, section: str, owner: str) -> None:
     """Clean up behind a driver."""
     store.remove("runs", run, section, f"verdict-{owner}")
+
+
+def _is_disk(error: Exception) -> bool:
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
 def _is_memory(error: Exception) -> bool:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from emoji_ldm.errors import ConfigError, DatasetError, JobError, StoreError
 from emoji_ldm.store import Store
@@ -51,9 +52,9 @@ def test_latents_of_another_codec_name_both_and_the_command(tmp_path, tiny_pipel
 def test_batches_that_do_not_divide_are_refused_and_too_large_ones_told(tmp_path, tiny_pipeline):
     config = training_config(tiny_pipeline, tmp_path)
     fill_latents(config)
-    with pytest.raises(ConfigError, match="train.batch_size=4 cannot be shared by 3 workers"):
+    with pytest.raises(ConfigError, match=r"train.batch_size=4 cannot be shared by 3 workers"):
         checked(config, num_workers=3)
-    with pytest.raises(ConfigError, match="train.micro_batch_size=3 does not divide"):
+    with pytest.raises(ConfigError, match=r"train.micro_batch_size=3 does not divide"):
         checked(training_config(tiny_pipeline, tmp_path, "train.micro_batch_size=3"))
     (warning,) = checked(training_config(tiny_pipeline, tmp_path, "train.batch_size=16"))
     assert warning == "train.batch_size=16 is more than the 8 images: a step sees some twice"
@@ -92,6 +93,17 @@ def test_a_full_disk_says_that_the_last_checkpoint_stays():
         room.telling(plan_of(tiny.config(), "train")),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch/x")
+    for error in (
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        StoreError("cannot write x in y: [Errno 28] No space left on device"),
+    ):
+        with (
+            pytest.raises(StoreError, match=r"of the store or of the scratch folder .*; the last checkpoint stays"),
+            room.telling(plan_of(tiny.config(), "train")),
+        ):
+            raise error
+    with pytest.raises(StoreError, match="elsewhere"), room.telling(plan_of(tiny.config(), "train")):
+        raise StoreError("elsewhere")
     with pytest.raises(RuntimeError, match="something else"), room.telling(plan_of(tiny.config(), "train")):
         raise RuntimeError("something else")
 
