@@ -15,7 +15,7 @@ class ScaleFields(Section):
     num_workers: Positive = 1
     """Ray Train workers, one DeepSpeed rank each."""
     min_workers: Annotated[int, Field(ge=0)] = 0
-    """Fewest workers to go on with when nodes are lacking (elastic training); 0 waits for all."""
+    """Fewest workers to go on with when nodes are lacking; each number up to num_workers divides the batch. 0: all."""
     num_gpus: Annotated[float, Field(ge=0)] = 0
     """GPUs per worker."""
     max_failures: Annotated[int, Field(ge=0)] = 3
@@ -27,7 +27,7 @@ class ScaleFields(Section):
     keep: Positive = 2
     """Checkpoints kept, the newest ones."""
     resume: str = ""
-    """Checkpoint (URI or path in the store) to go on from if the run has none of its own."""
+    """Checkpoint (URI or path in the store) to go on from, step and all, if the run has none of its own."""
 
 
 class WatchFields(Section):

@@ -31,6 +31,7 @@ LATENTS = (4, 16, 16)
 def run(*, quick: bool) -> dict[str, Any]:
     """Images/s under Ray Train and in plain ranks, rounds in turn; shares of step time: waits for data, the extras."""
     os.environ |= group.KEEP_PAGES  # as our workers under Ray have it
+    os.environ[group.WATCHER] = "0"  # as on one node
     rounds, windows = (1, 4) if quick else (3, 6)
     plain, under_ray, waits, costs = [], [], [], []
     with tempfile.TemporaryDirectory() as name:
