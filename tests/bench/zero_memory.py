@@ -57,7 +57,7 @@ def measure(stage: int, widths: tuple[int, ...]) -> dict[str, Any]:
     parameters = sum(parameter.numel() for parameter in module.parameters())
     plan = Plan(section="train", kind="unet", steps=1, batch_size=world.size, lr=1e-4, seed=0, checkpoint_every=1,
                 zero_stage=stage, precision="bf16")  # fmt: skip
-    engine = build_engine(module, plan, world)
+    engine: Any = build_engine(module, plan, world)
     averages = Averages(engine.shards(), 0.99)
     for last in (False, True):
         predicted = engine.forward(torch.randn(1, *LATENT), torch.zeros(1), torch.randn(1, 4, TEXT_WIDTH)).sample
@@ -71,6 +71,8 @@ def measure(stage: int, widths: tuple[int, ...]) -> dict[str, Any]:
     rest = _bytes((tensor for tensor in gc.get_objects() if type(tensor) is Tensor), seen) / parameters
     state = sum(count[kind] for kind in ("weights", "gradients", "masters", "moments"))
     rss_mb = psutil.Process().memory_info().rss / 2**20
+    if stage:
+        engine.engine.destroy()  # its hooks would keep all of it alive beside the next one
     return {**count, "state": state, "rest": rest, "rss_mb": rss_mb, "parameters": parameters}
 
 
