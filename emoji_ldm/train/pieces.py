@@ -89,8 +89,8 @@ class Snapshot:
         self.pieces = [part for piece in pieces for part in _cut(piece)]
         keys = [(kind, piece) for kind in kinds for piece in self.pieces]
         header = _header(keys)
-        self.data = torch.empty(len(header) + 4 * sum(piece.length for _, piece in keys), dtype=torch.uint8,
-                                pin_memory=pinned)  # fmt: skip
+        size = len(header) + 4 * sum(piece.length for _, piece in keys)
+        self.data = torch.empty(size, dtype=torch.uint8, pin_memory=pinned).zero_()
         self.data[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
         values = self.data[len(header) :].view(torch.float32)
         self.views = list(torch.split(values, [piece.length for _, piece in keys]))

@@ -25,7 +25,7 @@ from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import JobError
 from emoji_ldm.model.ema import NAMES, Averages
 from emoji_ldm.train import checkpoint, journal, owner
-from emoji_ldm.train.adam import Moments
+from emoji_ldm.train.adam import MOMENTS, Moments
 from emoji_ldm.train.checkpoint import STATE
 from emoji_ldm.train.engine import Engine, Piece
 from emoji_ldm.train.pieces import Mark, Snapshot, fill, name_of, shared_out
@@ -58,8 +58,8 @@ class Saver:
         self.place, self.plan, self.world = watch.place, watch.plan, watch.world
         self.attempt = self.world.share(checkpoints.new_attempt() if self.world.leads else None)
         self.facts: Facts = {}
-        self.snapshot: Snapshot | None = None
         self._pool = ThreadPoolExecutor(1, "save")
+        self._snapshot = self._pool.submit(self._lay_out, self._own_pieces())
         self._pending: Future[Facts] | None = None
         self._stop = threading.Event()
         self._looked = time.monotonic()
@@ -73,15 +73,14 @@ class Saver:
         self._wait()
         moments = Moments(self.engine.optimizer, self.engine.states())
         kinds = checkpoint.kinds_of(self.engine, self.averages, moments)
-        if self.snapshot is None:
-            self.snapshot = Snapshot(tuple(kinds), self._own_pieces(), pinned=self.world.device.type == "cuda")
-        self.snapshot.take(kinds)
+        snapshot = self._snapshot.result()
+        snapshot.take(kinds)
         folder = checkpoints.folder_name(done, self.attempt)
         save = Save(
             done, f"checkpoints/{self.place.config.run}/{self.plan.kind}/{folder}", show,
             moments.step, self.watch.journal.text() if self.watch.journal else "",
         )  # fmt: skip
-        self._pending = self._pool.submit(self._bring, save, self.snapshot)
+        self._pending = self._pool.submit(self._bring, save, snapshot)
 
     def check(self) -> None:
         """Raise on every rank what any of them met: a failed save, or that another driver took the run over."""
@@ -131,6 +130,11 @@ class Saver:
     def _own_pieces(self) -> list[Piece]:
         pieces = self.engine.pieces()
         return pieces if self.plan.zero_stage else shared_out(pieces, self.world.rank, self.world.size)
+
+    def _lay_out(self, pieces: list[Piece]) -> Snapshot:
+        """A thread's work while the first steps run: to allocate and touch so much memory takes a while."""
+        kinds = ("weight", *MOMENTS, *self.averages.tensors)
+        return Snapshot(kinds, pieces, pinned=self.world.device.type == "cuda")
 
     def _bring(self, save: Save, snapshot: Snapshot) -> Facts:
         """A thread's work."""
