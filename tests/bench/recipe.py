@@ -2,10 +2,10 @@
 
 Real emoji (the fixture's blobs and Fluent flat) as small latents: RGBA means of blocks of 16 x 16 pixels, for such are
 the latents that our autoencoder starts from, and captions of fixed random word vectors. Both sides train the same small
-U-Net from the same start on the same pictures in the same order, with the same noise, optimiser, learning rate (the
-baseline's best of 1, 2 and 4e-3) and cosine. The baseline does what the reference systems do: it predicts noise at even
-timesteps by plain squared error and averages no weights. Ours are the defaults of `train`. It is a proxy of minutes:
-it shows which recipe learns faster, not how good pictures of a large network become.
+U-Net from the same start on the same pictures in the same order, with the same noise, optimiser, learning rate and
+cosine. The baseline does what the reference systems do: it predicts noise at even timesteps by plain squared error and
+averages no weights. Ours are the defaults of `train`. It is a proxy of minutes, in which both sides are far from their
+end: it shows which recipe learns faster, not how good pictures of a large network become.
 
 The figure is the baseline's own: the squared error of the noise on pictures held out, over fixed noise and timesteps
 spread evenly. What a network of ours predicts is converted to noise for it, with the averaged weights as exported.
