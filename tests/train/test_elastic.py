@@ -21,6 +21,7 @@ from tests.raycluster import Cluster
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 STEPS = 400
+QUICK = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120"}
 RUN = (f"train.steps={STEPS}", "train.checkpoint_every=40", "train.keep=9", "train.zero_stage=2")
 
 
@@ -46,7 +47,7 @@ def test_when_a_node_goes_the_other_goes_on_with_the_same_samples(way, prepared,
     config = training_config(pipeline, store, f"run={run}", *RUN, "train.min_workers=1")
     (tmp_path / "config.yaml").write_text(config.model_dump_json())
     with (
-        Cluster({"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1"}, num_cpus=1) as cluster,
+        Cluster(QUICK, num_cpus=1) as cluster,
         (tmp_path / "log").open("w") as log,
     ):
         cluster.add_node()
