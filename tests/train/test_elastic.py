@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 STEPS = 400
 QUICK = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120"}
-RUN = (f"train.steps={STEPS}", "train.checkpoint_every=40", "train.keep=9", "train.zero_stage=2")
+RUN = (f"train.steps={STEPS}", "train.checkpoint_every=40", "train.keep=20", "train.zero_stage=2")
 
 
 @pytest.fixture(scope="module")
