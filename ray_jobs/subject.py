@@ -62,7 +62,7 @@ def _fill(config: Config, album: Album) -> int:
     if missing <= 0:
         return 0
     folder = album.folder / DRAWN
-    say(f"class {album.prompt!r}: {len(album.files())} pictures in {album.folder}, {missing} drawn into {folder}")
+    say(f"class {album.prompt!r}: {len(album.files())} pictures in {album.folder}, {missing} drawn ones in {folder}")
     wanted = {"prompts": (album.prompt,), "prompts_file": "", "num_images": missing, "checkpoint": config.train.init,
               "output": str(folder)}  # fmt: skip
     done = generate.run(config.model_copy(update={"generate": config.generate.model_copy(update=wanted)}))
