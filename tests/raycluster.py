@@ -56,13 +56,16 @@ class Cluster:
 
     def drain_node(self, seconds):
         """Announce that a node goes in so many seconds, as a cloud's notice of preemption is told to Ray."""
-        environment = {**self.environment, "RAY_ADDRESS": self.address}
-        listed = subprocess.check_output([sys.executable, "-c", NODES], env=environment, text=True)
         subprocess.check_call([
             str(Path(sys.executable).with_name("ray")), "drain-node", f"--address={self.address}",
-            f"--node-id={listed.split()[-1]}", "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=taken",
+            f"--node-id={self.ids()[-1]}", "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=taken",
             f"--deadline-remaining-seconds={seconds}",
-        ], env=environment)  # fmt: skip
+        ], env=self.environment)  # fmt: skip
+
+    def ids(self):
+        """Of the nodes with room for work that have joined."""
+        environment = {**self.environment, "RAY_ADDRESS": self.address}
+        return subprocess.check_output([sys.executable, "-c", NODES], env=environment, text=True).split()
 
     def kill_raylet(self):
         """Kill the node's raylet, and with it its object store; workers end by themselves. Then add another node."""

@@ -51,6 +51,8 @@ def test_when_a_node_goes_the_other_goes_on_with_the_same_samples(way, prepared,
         (tmp_path / "log").open("w") as log,
     ):
         cluster.add_node()
+        while len(cluster.ids()) < 2:
+            time.sleep(1)
         environment = {**cluster.environment, "RAY_ADDRESS": cluster.address}
         command = [sys.executable, "-m", "tests.train.driver", str(tmp_path / "config.yaml")]
         driver = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
