@@ -27,7 +27,7 @@ class ObjectiveFields(Section):
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.012
     """Last beta."""
     zero_terminal_snr: bool = False
-    """Make the last step pure noise (arXiv 2305.08891); not with epsilon, and best with snr_gamma=0, which learns it."""
+    """Make the last step pure noise (arXiv 2305.08891); not with epsilon, and best with snr_gamma=0."""
     snr_gamma: Annotated[float, Field(ge=0)] = 5
     """Cap of the signal-to-noise ratio in loss weights, min-SNR (arXiv 2303.09556); 0, like flow, weighs evenly."""
     offset_noise: Annotated[float, Field(ge=0)] = 0
