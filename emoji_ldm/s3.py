@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 CONNECT_TIMEOUT_S = 5
-PART = 2**24  # bytes of a part of a large object; S3 takes 10,000 of them
-THREADS = 8  # parts that are sent at once
+PART = 2**23  # bytes of a part of a large object; S3 takes 10,000 of them
+THREADS = 4  # parts that are sent at once
 
 
 def filesystem() -> fs.FileSystem:
