@@ -23,7 +23,7 @@ from ray.train.torch import TorchTrainer
 from emoji_ldm import errors
 from emoji_ldm.config import Config
 from emoji_ldm.dataset import checkpoints
-from emoji_ldm.errors import EmojiLdmError, JobError, StoreError
+from emoji_ldm.errors import EmojiLdmError, JobError, ModelError, StoreError
 from emoji_ldm.progress import say
 from emoji_ldm.store import Store
 from emoji_ldm.train import checkpoint, order, owner, room
@@ -82,6 +82,10 @@ def _finished(store: Store, config: Config, plan: Plan) -> Summary | None:
     found = checkpoints.listing(store, config.run, plan.kind)
     if not found or found[-1].step < plan.steps:
         return None
+    try:
+        found[-1].check()
+    except ModelError:
+        return None  # workers go on from the one before, and say so
     return {"steps": f"already trained to step {found[-1].step}", "checkpoint": found[-1].uri}
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from emoji_ldm.store import Store
 
 MANIFEST, POINTER = "COMPLETE", "LATEST"
 FOLDER = re.compile(r"step-(\d{8})-[0-9a-f]{8}")
+ABANDONED_S = 900.0  # a folder without manifest that got no file for so long has nobody who writes it
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,7 @@ class Checkpoint:
 def sizes(store: Store, path: str) -> dict[str, int]:
     """Bytes of each file below a folder, by its path there."""
     root = store.path(path)
-    with store.reaching(f"list {path}"):
-        infos = store.filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
-    return {info.path[len(root) :].lstrip("/"): info.size for info in infos if info.is_file}
+    return {info.path[len(root) :].lstrip("/"): info.size for info in _files(store, path)}
 
 
 def folder_name(step: int, attempt: str = "") -> str:
@@ -138,9 +138,10 @@ def pointed(store: Store, run: str, kind: str) -> str:
 
 
 def listing(store: Store, run: str, kind: str) -> list[Checkpoint]:
-    """Complete checkpoints of a run, oldest first."""
+    """Complete checkpoints of a run, oldest first; of equal steps, the one that was published last comes last."""
     found = [checkpoint for checkpoint in _folders(store, run, kind) if store.exists(checkpoint.path, MANIFEST)]
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+    latest = pointed(store, run, kind)
+    return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.path.endswith(f"/{latest}")))
 
 
 def newest(store: Store, run: str, kind: str) -> Checkpoint:
@@ -152,19 +153,39 @@ def newest(store: Store, run: str, kind: str) -> Checkpoint:
     return found[-1]
 
 
+def discard(checkpoint: Checkpoint) -> None:
+    """Let a damaged checkpoint count no more; its files go when a later one is published."""
+    checkpoint.store.remove(checkpoint.path, MANIFEST)
+
+
 def prune(store: Store, run: str, kind: str, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints, manifest first so that none is ever half there.
 
-    What attempts left that died before their manifest, below the newest step, goes as well.
+    The one that was published last stays, and none of a later step goes for it. What attempts left that died before
+    their manifest goes as well, unless another attempt may still be writing it.
     """
-    complete = listing(store, run, kind)
-    kept = {checkpoint.path for checkpoint in complete[-keep:]}
+    latest = f"checkpoints/{run}/{kind}/{pointed(store, run, kind)}"
+    complete = sorted(listing(store, run, kind), key=lambda checkpoint: checkpoint.path == latest)
+    kept, whole = {checkpoint.path for checkpoint in complete[-keep:]}, {checkpoint.path for checkpoint in complete}
     for checkpoint in _folders(store, run, kind):
-        if checkpoint.path not in kept and checkpoint.step <= complete[-1].step:
+        old = checkpoint.path not in kept and checkpoint.step <= complete[-1].step
+        own = checkpoint.path[-8:] == latest[-8:]
+        if old and (own or checkpoint.path in whole or _is_abandoned(store, checkpoint.path)):
             store.remove(checkpoint.path, MANIFEST)
             store.delete(checkpoint.path)
+
+
+def _is_abandoned(store: Store, path: str) -> bool:
+    infos = _files(store, path)
+    return time.time() - max((info.mtime_ns for info in infos), default=0) / 1e9 > ABANDONED_S
 
 
 def _folders(store: Store, run: str, kind: str) -> list[Checkpoint]:
     matches = [match for name in store.list("checkpoints", run, kind) if (match := FOLDER.fullmatch(name))]
     return [Checkpoint(store, f"checkpoints/{run}/{kind}/{match[0]}", int(match[1])) for match in matches]
+
+
+def _files(store: Store, path: str) -> list[fs.FileInfo]:
+    with store.reaching(f"list {path}"):
+        infos = store.filesystem.get_file_info(fs.FileSelector(store.path(path), allow_not_found=True, recursive=True))
+    return [info for info in infos if info.is_file]

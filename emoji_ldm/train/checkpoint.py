@@ -26,7 +26,7 @@ from emoji_ldm.dataset.checkpoints import Checkpoint
 from emoji_ldm.errors import ModelError
 from emoji_ldm.model.ema import Averages
 from emoji_ldm.store import Store
-from emoji_ldm.train import journal
+from emoji_ldm.train import journal, owner
 from emoji_ldm.train.adam import Moments
 from emoji_ldm.train.engine import Engine, Piece
 from emoji_ldm.train.pieces import Damaged, Mark, Read, fill
@@ -69,12 +69,15 @@ def resume(engine: Engine, averages: Averages, place: Place, plan: Plan, world: 
     kinds = kinds_of(engine, averages, moments)
     found = world.agree(lambda: candidates(place.store, place.config.run, plan) if world.leads else None)
     reasons: list[str] = []
+    passed: list[Checkpoint] = []
     for checkpoint in world.share(found):
         try:
             state = world.agree(partial(_load, checkpoint, engine.pieces(), kinds, place, plan))
         except Damaged as error:
             reasons.append(str(error) if checkpoint.uri in str(error) else str(checkpoint.damaged(str(error))))
+            passed.append(checkpoint)
             continue
+        world.agree(partial(_discard, passed, place, plan, world))
         moments.commit(state.updates)
         engine.refresh()
         return replace(state, note=f"{'; '.join(reasons)}; goes on from step {state.step}" if reasons else "")
@@ -164,6 +167,13 @@ def _load(
     files = [(mark, reader(checkpoint.store, checkpoint.path, mark.file)) for mark in marks]
     fill({kind: (pieces, tensors) for kind, tensors in kinds.items()}, files)
     return State(int(manifest["step"]), _lines(checkpoint), marks[0].updates)
+
+
+def _discard(damaged: Sequence[Checkpoint], place: Place, plan: Plan, world: World) -> None:
+    """Retention must not count them in place of whole ones, nor generation take them for the newest."""
+    if world.leads and owner.owns(place.store, place.config.run, plan.section, place.owner):
+        for checkpoint in damaged:
+            checkpoints.discard(checkpoint)
 
 
 def _manifest(checkpoint: Checkpoint) -> dict[str, Any]:
