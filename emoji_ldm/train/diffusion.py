@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from emoji_ldm.config import Config
 from emoji_ldm.latents.cache import LatentSet, load_latent_set
@@ -18,7 +18,7 @@ from emoji_ldm.latents.variants import variant_keys
 from emoji_ldm.model.unet import count_parameters, reference
 from emoji_ldm.train.data import Batch, Data, Dealer, evenly, states_of, tokens_of
 from emoji_ldm.train.objective import Objective
-from emoji_ldm.train.pipeline import Frozen, export_pipeline, load_frozen, start
+from emoji_ldm.train.pipeline import Frozen, export_pipeline, keys_of, load_frozen, start
 from emoji_ldm.train.plan import Place, Preview
 
 NUM_PREVIEWS = 8  # prompts of a sample grid when none are configured; images held out that are shown
@@ -36,10 +36,11 @@ class DiffusionTask:
         learns = config.train.train_text_encoder
         text = tokens_of(latents, frozen.text) if learns else states_of(latents, config.latents.max_tokens)
         self.data = Data(config, latents, text, frozen.codec.scaling_factor, dealer)
-        self.module: nn.Module = start(config, frozen, self.data.shape, latents.states[0].shape[-1])
+        self.module = start(config, frozen, self.data.shape, latents.states[0].shape[-1])
         self.objective = Objective(config.train)
         self.facts: Mapping[str, Any] = {
             "versions": latents.versions,
+            **keys_of(config.train, frozen, self.module),
             "num_images": len(self.data.rows),
             "num_held_out": len(self.data.held_rows),
             "num_captions": len(latents.captions) - 1,

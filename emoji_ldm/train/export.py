@@ -42,8 +42,8 @@ class Wanted:
 def export(config: Config, wanted: Wanted, folder: Path, cache: Path) -> dict[str, Any]:
     """Write the folder; an earlier export of ours there is replaced. Returns checkpoint, step, weights and bytes.
 
-    The configuration and the frozen parts are the checkpoint's own: no option but `run` and `store` is needed, no
-    data set is read.
+    The configuration, codec and text encoder are the checkpoint's own: no option but `run` and `store` is needed, no
+    data set is read. Only raw weights that were trained in part need the pipeline of `train.init` as it was.
 
     Args:
         config: Gives `store`, and `run` for its newest checkpoint.
@@ -131,12 +131,12 @@ def _write(checkpoint: Checkpoint, manifest: Mapping[str, Any], wanted: Wanted, 
     weights = whole(checkpoint, manifest, WEIGHTS[wanted.weights])
     config = Config.model_validate(manifest["config"])
     if wanted.section == "train":
-        _write_pipeline(config, weights, exported, folder)
+        _write_pipeline(config, weights, exported, folder, manifest.get("base_key", ""))
     else:
         _write_autoencoder(config, weights, exported, folder)
 
 
-def _write_pipeline(config: Config, weights: Mapping[str, Tensor], exported: Path, folder: Path) -> None:
+def _write_pipeline(config: Config, weights: Mapping[str, Tensor], exported: Path, folder: Path, wanted: str) -> None:
     from emoji_ldm.latents.codec import load_codec
     from emoji_ldm.latents.text import load_text_encoder
     from emoji_ldm.train.pipeline import Frozen, export_pipeline
@@ -144,7 +144,23 @@ def _write_pipeline(config: Config, weights: Mapping[str, Tensor], exported: Pat
     latents = config.latents
     codec = load_codec(exported / "vae", size_px=latents.size_px, background=latents.background, device="cpu")
     text = load_text_encoder(str(exported), max_tokens=latents.max_tokens, device="cpu")
-    export_pipeline(config, Frozen(codec, text), weights, folder)
+    frozen = Frozen(codec, text)
+    _check_base(config, frozen, wanted)
+    export_pipeline(config, frozen, weights, folder)
+
+
+def _check_base(config: Config, frozen: Any, wanted: str) -> None:
+    """ModelError if what was trained belongs beside other frozen weights than those that are made anew."""
+    from emoji_ldm.train.pipeline import base_key, start
+
+    if not wanted:
+        return
+    found = base_key(start(config, frozen, frozen.codec.latent_shape, frozen.text.width).unet)
+    if found != wanted:
+        raise ModelError(
+            f"train.init={config.train.init} is not what this was trained on (its U-Net has key {found}, then "
+            f"{wanted}): bring that pipeline back, or export the averaged weights, which hold it (--weights ema)"
+        )
 
 
 def _write_autoencoder(config: Config, weights: Mapping[str, Tensor], exported: Path, folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from emoji_ldm.errors import ModelError
 from emoji_ldm.latents.codec import Codec, load_codec, resolve_codec
 from emoji_ldm.latents.source import read_json
 from emoji_ldm.latents.text import TextEncoder, load_text_encoder
+from emoji_ldm.latents.weights import weights_key
 from emoji_ldm.model.denoiser import POOLER, Denoiser, build_denoiser, export_unet
 from emoji_ldm.model.unet import pipeline_folder
 from emoji_ldm.store import Store
@@ -64,6 +66,24 @@ def start(config: Config, frozen: Frozen, shape: tuple[int, int, int], width: in
     """The denoiser before its first step, the same one each time: for latents of `shape`, token states of `width`."""
     encoder = deepcopy(frozen.text.model) if config.train.train_text_encoder else None
     return build_denoiser(config.train, shape, width, encoder)
+
+
+def keys_of(config: TrainConfig, frozen: Frozen, module: Denoiser) -> dict[str, Any]:
+    """What a checkpoint is worth nothing without: keys of what made its latents and states, and of what it adds to.
+
+    `base_key` is there if only a part of the U-Net learns: the checkpoint does not hold the rest.
+    """
+    keys = {"codec_key": frozen.codec.key, "encoder_key": frozen.text.key,
+            "scaling_factor": frozen.codec.scaling_factor}  # fmt: skip
+    partly = config.trainable or config.lora_rank
+    return {**keys, **({"base_key": base_key(module.unet)} if partly else {})}
+
+
+def base_key(unet: Any) -> str:
+    """The `weights_key` of a U-Net before its first step, whether adapters were put beside its layers or not."""
+    weights = {name.replace(".base_layer.", "."): tensor for name, tensor in unet.state_dict().items()
+               if ".lora_" not in name}  # fmt: skip
+    return weights_key(SimpleNamespace(state_dict=lambda: weights, config=unet.config))
 
 
 def export_pipeline(config: Config, frozen: Frozen, weights: Mapping[str, Tensor], folder: Path) -> None:

@@ -74,7 +74,7 @@ def run(*, quick: bool) -> dict[str, Any]:
 def train(config: Config, *, checks: int, averaged: bool, until: float = 0.0) -> Curve:
     """The figure `checks` times along a training, until it is `until`; of the averaged weights or of the last ones."""
     latents, held = emoji(config.train.seed)
-    task = DiffusionTask(config, latents, Frozen(SimpleNamespace(scaling_factor=1.0), None))
+    task = DiffusionTask(config, latents, Frozen(SimpleNamespace(scaling_factor=1.0, key=""), SimpleNamespace(key="")))
     plan = plan_of(config, "train")
     engine = build_engine(task.module, plan, World(0, 1, torch.device("cpu")))
     averages, curve = Averages(engine.shards(), plan.ema_decay, plan.ema_widths), [(0, math.inf)]

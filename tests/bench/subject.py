@@ -112,7 +112,7 @@ def _task(config: Config, text: TextEncoder, pictures: np.ndarray, prompts: list
         np.full_like(pictures, -12, np.float16), captions, [[captions.index(prompt)] for prompt in prompts],
         text.encode(captions), captions.index(""), 0, {},
     )  # fmt: skip
-    frozen = Frozen(SimpleNamespace(scaling_factor=1.0, latent_shape=SHAPE), text)  # type: ignore[arg-type]
+    frozen = Frozen(SimpleNamespace(scaling_factor=1.0, latent_shape=SHAPE, key=""), text)  # type: ignore[arg-type]
     is_class = np.array([prompt == CLASS and SUBJECT in prompts for prompt in prompts])
     return DiffusionTask(config, latents, frozen, dealer=halves(is_class))
 

@@ -107,7 +107,7 @@ def _ours(size_px: int, batch: int, device: torch.device, folder: Path) -> _Trai
     data = LatentSet([f"{number:02}" for number in range(NUM_IMAGES)], mean, np.full_like(mean, -8), captions,
                      [[number + 1] for number in range(NUM_IMAGES)], states, 0, 0, {})  # fmt: skip
     config = _config(size_px, batch, folder)
-    task = DiffusionTask(config, data, Frozen(SimpleNamespace(scaling_factor=0.18215), None))
+    task = DiffusionTask(config, data, Frozen(SimpleNamespace(scaling_factor=0.18215, key=""), SimpleNamespace(key="")))
     place = Place(config, Store(config.store), folder / "scratch")
     return _Training(task, plan_of(config, "train"), place, World(0, 1, device), [range(batch)])
 

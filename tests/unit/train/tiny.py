@@ -44,7 +44,7 @@ def latent_set(num: int = 6, shape: tuple[int, int, int] = (4, 8, 8), width: int
 
 
 def frozen(scaling_factor: float = 1.0) -> Frozen:
-    return Frozen(SimpleNamespace(scaling_factor=scaling_factor), None)
+    return Frozen(SimpleNamespace(scaling_factor=scaling_factor, key="codec"), SimpleNamespace(key="text"))
 
 
 class TinyTask(DiffusionTask):
