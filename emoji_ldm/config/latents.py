@@ -46,7 +46,7 @@ class LatentsConfig(Section):
     """How pictures and captions become the cached tensors that training reads."""
 
     codec: str = "own"
-    """`own`: this run's autoencoder; `init`: that of `train.init`; else folder or hub id of an AutoencoderKL or VQModel."""
+    """`own`: this run's autoencoder; `init`: that of `train.init`; else folder or hub id of AutoencoderKL or VQModel."""
     text_encoder: str = "minilm"
     """`minilm`: the packaged all-MiniLM-L6-v2; `init`: that of `train.init`; else a folder or hub id of an encoder."""
     max_tokens: Positive = 32
@@ -58,7 +58,7 @@ class LatentsConfig(Section):
     variants: Positive = 1
     """Encodings per image; those after the first are altered by `flip` and `jitter`, training draws one per step."""
     flip: bool = False
-    """Whether altered variants are mirrored, half of them."""
+    """Whether altered variants are mirrored: half of them, or, without `jitter`, the one that there can be."""
     jitter: Fraction = 0
     """Largest change of brightness and contrast in altered variants."""
     batch_size: Positive = 64

@@ -13,6 +13,11 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
 class Section(BaseModel):
-    """A part of the configuration: closed to unknown keys, frozen once built."""
+    """A part of the configuration: closed to unknown keys, frozen once built.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True)
+    Defaults are validated like given values, so that it is the same, digit for digit, when it is read back.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True, validate_default=True
+    )

@@ -40,13 +40,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _take_parts_of_init(self) -> Self:
-        """`latents.codec` and `latents.text_encoder` may say `init`: those of the pipeline that training starts from."""
+        """`latents.codec` and `latents.text_encoder` may say `init`: those of the pipeline that is trained on."""
         named = [field for field in ("codec", "text_encoder") if getattr(self.latents, field) == "init"]
         if named and not self.train.init:
             raise ValueError(f"latents.{named[0]}=init is that of train.init, which is empty; name a pipeline there")
         if named:
             latents = self.latents.model_copy(update=dict.fromkeys(named, self.train.init))
-            object.__setattr__(self, "latents", latents)  # the one change of a frozen section, before anyone has seen it
+            object.__setattr__(self, "latents", latents)  # frozen, but nobody has seen it yet
         return self
 
     def to_json(self) -> str:

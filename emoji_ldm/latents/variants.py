@@ -22,7 +22,7 @@ def variant_keys(codec_key: str, settings: LatentsConfig) -> list[str]:
     """The codec keys of an image's encodings, `settings.variants` of them.
 
     Raises:
-        ConfigError: Variants that nothing alters, or alterations without variants.
+        ConfigError: Variants that nothing alters, alterations without variants, or equal variants.
     """
     altered = settings.flip or settings.jitter > 0
     if altered != (settings.variants > 1):
@@ -31,8 +31,15 @@ def variant_keys(codec_key: str, settings: LatentsConfig) -> list[str]:
             f"{settings.jitter:g}: the first variant is the image itself, so altered ones need variants from 2 on, "
             "and flip or jitter; set both or neither"
         )
-    numbers = range(1, settings.variants)
-    return [codec_key, *(key_of(codec_key, number, settings.flip, settings.jitter) for number in numbers)]
+    if settings.jitter:  # as a float: equal settings, equal keys, however they were written
+        options = [settings.flip, float(settings.jitter)]
+        return [codec_key, *(key_of(codec_key, number, *options) for number in range(1, settings.variants))]
+    if settings.variants > 2:
+        raise ConfigError(
+            f"latents.variants={settings.variants} without latents.jitter: a picture and its mirror image are all "
+            "there is; set latents.variants=2, or jitter such as 0.1"
+        )
+    return [codec_key, *([key_of(codec_key, "mirrored")] if settings.flip else [])]
 
 
 def alter(pixels: Pixels, image_ids: Sequence[str], number: int, settings: LatentsConfig) -> Pixels:
@@ -45,12 +52,15 @@ def alter(pixels: Pixels, image_ids: Sequence[str], number: int, settings: Laten
 
 
 def _altered(pixels: Pixels, image_id: str, number: int, settings: LatentsConfig) -> Pixels:
-    """One picture; all of its chance comes from its id and the variant's number."""
+    """One picture; all of its chance comes from its id and the variant's number.
+
+    Without jitter there is none: the one variant beside the picture is its mirror image, not now and then itself.
+    """
+    if not settings.jitter:
+        return pixels[:, ::-1] if settings.flip else pixels
     mirror, brightness, contrast = np.random.Generator(np.random.Philox(int(key_of(image_id, number), 16))).random(3)
     if settings.flip and mirror < 0.5:
         pixels = pixels[:, ::-1]
-    if not settings.jitter:
-        return pixels
     colour, alpha = pixels[..., :3].astype(np.float32), pixels[..., 3:].astype(np.float32)
     colour = np.clip(colour * _factor(brightness, settings.jitter), 0, 255)
     # Contrast turns about the mean grey of what is seen.

@@ -30,13 +30,20 @@ def test_the_first_variant_is_the_picture_and_the_others_are_the_same_each_time(
     assert (alter(pixels[2:3], ["c"], 1, BOTH)[0] == first[2]).all()  # whoever is beside it
 
 
-def test_half_are_mirrored_and_nothing_else(pixels):
-    flips = BOTH.model_copy(update={"jitter": 0.0})
+def test_half_are_mirrored_if_colours_change_too(pixels):
+    faint = BOTH.model_copy(update={"jitter": 1e-6})  # rounds to the colours as they were
     ids = [f"image-{number}" for number in range(200)]
-    many = alter(np.repeat(pixels[:1], 200, axis=0), ids, 1, flips)
+    many = alter(np.repeat(pixels[:1], 200, axis=0), ids, 1, faint)
     mirrored = [(one == pixels[0, :, ::-1]).all() for one in many]
     assert all(is_mirrored or (one == pixels[0]).all() for is_mirrored, one in zip(mirrored, many, strict=True))
     assert 70 < sum(mirrored) < 130
+
+
+def test_without_jitter_the_one_variant_is_always_the_mirror_image(pixels):
+    flips = LatentsConfig(variants=2, flip=True)
+    assert (alter(pixels, list("abcd"), 1, flips) == pixels[:, :, ::-1]).all()
+    with pytest.raises(ConfigError, match=r"variants=3 without latents\.jitter: .*set latents\.variants=2"):
+        variant_keys("codec", LatentsConfig(variants=3, flip=True))
 
 
 def test_jitter_changes_colours_within_its_bounds_and_never_alpha(pixels):
@@ -54,6 +61,13 @@ def test_keys_say_what_was_altered_and_the_first_is_the_codec_s_own():
     assert variant_keys("codec", BOTH.model_copy(update={"variants": 6}))[:4] == keys
     assert not set(keys[1:]) & set(variant_keys("codec", BOTH.model_copy(update={"jitter": 0.2})))
     assert variant_keys("codec", LatentsConfig()) == ["codec"]
+
+
+@pytest.mark.parametrize("settings", [LatentsConfig(variants=2, flip=True), LatentsConfig(variants=2, jitter=1)])
+def test_keys_are_the_same_after_the_settings_were_written_and_read(settings):
+    again = LatentsConfig.model_validate_json(settings.model_dump_json())
+    assert again.model_dump_json() == settings.model_dump_json()
+    assert variant_keys("codec", again) == variant_keys("codec", settings)
 
 
 @pytest.mark.parametrize("change", [{"variants": 3}, {"flip": True}, {"jitter": 0.1}])
