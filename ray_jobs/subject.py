@@ -73,9 +73,10 @@ def _all(config: Config, album: Album, own: Sequence[Square]) -> list[Square]:
     """An album's pictures; a class's are the user's and then drawn ones, `num_class_images` in all."""
     if not album.is_class:
         return list(own)
-    own = own[: config.train.num_class_images]
-    drawn = album.drawn()[: config.train.num_class_images - len(own)]
-    return [*own, *squares(drawn, config.latents.size_px)]
+    missing = config.train.num_class_images - len(own)
+    if missing <= 0:  # nothing was drawn
+        return list(own[: config.train.num_class_images])
+    return [*own, *squares(album.drawn()[:missing], config.latents.size_px)]
 
 
 def _lesson(shown: Mapping[Album, Iterable[Square]]) -> Lesson:

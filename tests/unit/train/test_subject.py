@@ -18,6 +18,7 @@ from emoji_ldm.train.loop import fit
 from emoji_ldm.train.pipeline import load_frozen
 from emoji_ldm.train.plan import plan_of
 from emoji_ldm.train.subject import Lesson, halves, load_task
+from ray_jobs import subject
 from tests.latents import commit
 from tests.unit.train import tiny
 
@@ -198,3 +199,13 @@ def test_a_lesson_trains_unet_and_text_encoder_from_a_pipeline(tmp_path, tiny_pi
         update={"codec": str(newest), "text_encoder": str(newest)})}), place.store, tmp_path)  # fmt: skip
     assert learned.codec.key == frozen.codec.key
     assert learned.text.key != frozen.text.key
+
+
+def test_a_class_folder_with_pictures_enough_needs_none_that_are_drawn(tmp_path):
+    for number in range(3):
+        photo(tmp_path / "cats" / f"{number}.png", colour=(number, 0, 0))
+    settings = config(tmp_path, "train.num_class_images=2", class_prompt="a cat", class_folder=str(tmp_path / "cats"))
+    _, its_class = album.albums(settings)
+    own = list(album.squares(its_class.files(), SIDE_PX))
+    assert subject._fill(settings, its_class) == 0
+    assert subject._all(settings, its_class, own) == own[:2]
