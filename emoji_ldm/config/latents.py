@@ -46,7 +46,7 @@ class LatentsConfig(Section):
     """How pictures and captions become the cached tensors that training reads."""
 
     codec: str = "own"
-    """`own`: this run's autoencoder; `init`: that of `train.init`; else folder or hub id of AutoencoderKL or VQModel."""
+    """`own`: this run's own; `init`: that of `train.init`; else folder or hub id of an AutoencoderKL or VQModel."""
     text_encoder: str = "minilm"
     """`minilm`: the packaged all-MiniLM-L6-v2; `init`: that of `train.init`; else a folder or hub id of an encoder."""
     max_tokens: Positive = 32

@@ -85,7 +85,7 @@ class LatentSet:
     logvar: Moments  # likewise
     captions: list[str]  # distinct, sorted; "" is among them
     caption_index: list[list[int]]  # per image: its captions' places in `captions`
-    states: list[Floats]  # per caption: (tokens, width)
+    states: list[Moments]  # per caption: (tokens, width), views of what was read
     empty_index: int  # of "", for classifier-free guidance
     num_uncaptioned: int  # images left out because they have no good caption
     versions: dict[str, int]  # {table: version read}
@@ -183,12 +183,12 @@ def _half(value: pa.Scalar, shape: Sequence[int]) -> Moments:
     return np.frombuffer(value.as_buffer(), HALF).reshape(tuple(shape))
 
 
-def _states(table: Table, captions: Sequence[str], encoder_key: str) -> list[Floats]:
+def _states(table: Table, captions: Sequence[str], encoder_key: str) -> list[Moments]:
     rows = table.read(["caption", "shape", "states"], filter=pc.field("encoder_key") == encoder_key)
-    parts = zip(*(rows[name].to_pylist() for name in ("caption", "shape", "states")), strict=True)
-    states = {caption: (data, shape) for caption, shape, data in parts}
-    _check_complete("captions", "states of this text encoder", captions, states)
-    return [from_bytes(*states[caption]) for caption in captions]
+    places = {caption: row for row, caption in enumerate(rows["caption"].to_pylist())}
+    _check_complete("captions", "states of this text encoder", captions, places)
+    shapes, states = rows["shape"], rows["states"]
+    return [_half(states[places[caption]], shapes[places[caption]].as_py()) for caption in captions]
 
 
 def _check_complete(things: str, lack: str, wanted: Sequence[str], found: Collection[str]) -> None:

@@ -84,10 +84,10 @@ PLAIN: dict[str, Any] = {
 
 
 def pad(states: Sequence[Any], max_tokens: int) -> Tensor:
-    """Stack states `(tokens, width)` into float32 `(N, max_tokens, width)` with zeros behind; longer ones are cut."""
+    """Float states `(tokens, width)` as one float32 `(N, max_tokens, width)`, zeros behind; longer ones are cut."""
     padded = torch.zeros(len(states), max_tokens, states[0].shape[-1])
-    for row, state in zip(padded, states, strict=True):
-        kept = torch.as_tensor(state)[:max_tokens]
+    for row, state in zip(padded.numpy(), states, strict=True):
+        kept = state[:max_tokens]
         row[: len(kept)] = kept
     return padded
 

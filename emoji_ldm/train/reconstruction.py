@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -127,5 +128,7 @@ def load_pixels(store: Store, size_px: int, at: str = "") -> tuple[Pixels, int]:
     rows = table.read(["image_id", "image"])
     if not rows.num_rows:
         raise DatasetError(f"{store.uri} has no images to train an autoencoder on; run: emoji-ldm crawl")
-    pixels = [to_square(image["bytes"], size_px) for image in rows.sort_by("image_id")["image"].to_pylist()]
-    return np.stack(pixels), table.version
+    images, pixels = rows["image"], np.empty((rows.num_rows, size_px, size_px, 4), np.uint8)
+    for place, row in enumerate(pc.sort_indices(rows["image_id"]).to_pylist()):
+        pixels[place] = to_square(images[row]["bytes"].as_py(), size_px)
+    return pixels, table.version

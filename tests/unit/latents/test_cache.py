@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -64,6 +66,7 @@ def test_the_set_is_sorted_deduplicated_and_complete(filled):
     assert found.captions == ["", "a blob", "a cat"]
     assert found.caption_index == [[1, 2], [1]]
     assert [len(state) for state in found.states] == [2, 3, 4]
+    assert all((state == len(state)).all() for state in found.states)
     assert (found.empty_index, found.num_uncaptioned) == (0, 2)
     assert found.versions == {"images": 2, "captions": 1, "latents": 2, "texts": 1}
 
@@ -77,6 +80,21 @@ def test_posteriors_without_spread_take_no_memory_for_it(filled):
     assert found.logvar.base.nbytes == 2
     drawn = found.sample(np.array([1, 0]), np.ones((2, 4, 8, 8), np.float32), np.zeros(2))
     assert (drawn == found.mean[[1, 0]]).all()
+
+
+def test_text_states_take_no_more_memory_than_the_column_that_holds_them(filled):
+    store, ids = filled
+    commit(store, LATENTS, latent_rows(ids[:2], "codec", *moments(2)), "latents")
+    many = [np.zeros((77, 768), np.float32)] * 300  # 35 MB as stored
+    commit(store, TEXTS, text_rows([*(f"unused {number}" for number in range(297)), "a cat", "a blob", ""], "encoder",
+                                   many), "texts")  # fmt: skip
+    tracemalloc.start()
+    found = load_latent_set(store, **KEYS)
+    _, peak = tracemalloc.get_traced_memory()  # of Python and numpy; the column itself is Arrow's
+    tracemalloc.stop()
+    assert peak < 5e6
+    assert {state.dtype.str for state in found.states} == {"<f2"}
+    assert not any(state.flags.owndata for state in found.states)
 
 
 def test_what_lacks_is_counted_and_the_command_named(filled, tmp_path):
