@@ -45,7 +45,7 @@ class Feed:
         self._thread = ThreadPoolExecutor(1, name)
         self._tracker: Tracker | None = None
         self._notes: SimpleQueue[str] = SimpleQueue()
-        self._off = self._noted = False
+        self._off = self._noted = self._closed = False
         self._sending: Future[None] | None = None
         self._rest_until = 0.0
 
@@ -56,11 +56,14 @@ class Feed:
             self._sending = self._thread.submit(self._send, lines)
 
     def picture(self, png: bytes, step: int, kind: str = "samples") -> None:
-        """Bring a grid of pictures."""
+        """Bring a grid of pictures; one that comes after `close` is left out."""
+        if self._closed:
+            return
         self._thread.submit(self._do, lambda tracker: tracker.picture(png, step, kind))
 
     def close(self, *, done: bool = True) -> None:
         """Wait for all that was sent, but not for ever."""
+        self._closed = True
         closing = self._thread.submit(self._do, lambda tracker: tracker.close(done=done))
         try:
             closing.result(CLOSE_S)
@@ -95,7 +98,7 @@ class Feed:
             self._note(f"{self.name} waits: {error}")
         except Exception as error:  # noqa: BLE001 (whatever a tracker raises, training goes on without it)
             self._off = not self.patient
-            self._note(f"{self.name} failed and gets no more lines: {_one_line(error)}")
+            self._note(f"{self.name} failed and gets no more lines: {one_line(error)}")
 
     def _note(self, text: str) -> None:
         if not self._noted:
@@ -103,5 +106,6 @@ class Feed:
         self._noted = True
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Its kind and text, in one short line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

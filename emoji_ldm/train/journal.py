@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from queue import SimpleQueue
 from typing import Any
 
 from emoji_ldm.store import Store
@@ -45,13 +46,14 @@ class Journal:
         self.place, self.plan, self.lines = place, plan, list(lines)
         self.spent_s = self.lines[-1]["time_s"] if self.lines else 0.0
         self._flushed = 0.0
+        self._notes: SimpleQueue[str] = SimpleQueue()
         self._log = Feed("the run's log", lambda: Log(place, plan, NAME), self._owns, patient=True)
         trackers = builders(place, plan, tuple(self.lines)).items()
         self._feeds = [self._log, *(Feed(name, build, self._owns) for name, build in trackers)]
 
     def log(self, line: Line) -> None:
         """Add one line; it reaches the store within a few lines' time."""
-        notes = [*line.get("notes", []), *(note for feed in self._feeds for note in feed.notes())]
+        notes = [*line.get("notes", []), *self._taken()]
         self.lines.append(line | {"notes": notes} if notes else line)
         if time.monotonic() - self._flushed > FLUSH_EVERY_S:
             self.flush()
@@ -60,6 +62,10 @@ class Journal:
         """Keep a grid of pictures: `samples`, or `pairs` of images held out and what is drawn for their captions."""
         for feed in self._feeds:
             feed.picture(png, step, kind)
+
+    def note(self, text: str) -> None:
+        """Tell people something with the next line, or the last one; any thread may."""
+        self._notes.put(text)
 
     def text(self) -> str:
         """The log as JSON lines."""
@@ -76,11 +82,15 @@ class Journal:
         for feed in self._feeds[1:]:
             feed.send(tuple(self.lines), last=True)
             feed.close(done=done)
-        notes = [note for feed in self._feeds for note in feed.notes()]
+        notes = self._taken()
         if notes and self.lines:
             self.lines[-1] = self.lines[-1] | {"notes": [*self.lines[-1].get("notes", []), *notes]}
         self._log.send(tuple(self.lines), last=True)
         self._log.close(done=done)
+
+    def _taken(self) -> list[str]:
+        own = [self._notes.get() for _ in range(self._notes.qsize())]
+        return [*own, *(note for feed in self._feeds for note in feed.notes())]
 
     def _owns(self) -> bool:
         place = self.place

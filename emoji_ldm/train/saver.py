@@ -3,6 +3,7 @@
 1. copy (every rank, training waits): pieces of weights, moments and averages into one host buffer
 2. bring (every rank's thread): the buffer to the store, then a mark with its checksums
 3. publish (rank 0's thread): wait for all marks, join the average, export it, then the manifest, pointer, retention
+4. show (rank 0's thread): draw a sample grid if one is due
 
 One save is in flight: the next one waits for it. Threads use no collectives: ranks meet in the store.
 """
@@ -28,6 +29,8 @@ from emoji_ldm.train import checkpoint, journal, owner
 from emoji_ldm.train.adam import MOMENTS, Moments
 from emoji_ldm.train.checkpoint import STATE
 from emoji_ldm.train.engine import Engine, Piece
+from emoji_ldm.train.feed import one_line
+from emoji_ldm.train.journal import Journal
 from emoji_ldm.train.pieces import Mark, Snapshot, fill, name_of, shared_out
 from emoji_ldm.train.plan import Task
 from emoji_ldm.train.watch import Watch
@@ -153,16 +156,25 @@ class Saver:
         sha256 |= {path.relative_to(folder).as_posix(): _sha256(path) for path in folder.rglob("*") if path.is_file()}
         store.upload(folder, save.path)
         store.write(save.log.encode(), save.path, STATE, journal.NAME)
-        if save.show and self.watch.journal:
-            for kind, png in self.task.preview(folder).items():
-                self.watch.journal.show(png, save.step, kind)
         if not self._owns():
             raise owner.taken_over(self.place.config.run, self.plan.section)
         facts = {"step": save.step, "num_workers": self.world.size, **measured}
         described = {**self.task.facts, **facts, **checkpoint.described(self.place, self.plan)}
         published = checkpoints.publish(store, save.path, described, sha256)
         checkpoints.prune(store, self.place.config.run, self.plan.kind, self.plan.keep)
+        if save.show and self.watch.journal:
+            self._show(folder, save.step, self.watch.journal)
         return {**facts, "checkpoint": published.uri}
+
+    def _show(self, folder: Path, step: int, log: Journal) -> None:
+        """Draw what is only to be looked at: the checkpoint is published, and training goes on without it."""
+        if self._stop.is_set():
+            return
+        try:
+            for kind, png in self.task.preview(folder).items():
+                log.show(png, step, kind)
+        except Exception as error:  # noqa: BLE001 (memory beside the training may be short, or a disk full)
+            log.note(f"no sample grid at step {step}: {one_line(error)}")
 
     def _marks(self, save: Save, sha256: dict[str, str]) -> list[Mark]:
         """The marks of all ranks, once they are there; their hashes go into `sha256`."""
