@@ -1,6 +1,6 @@
 """DreamBooth over Ray: draw the class pictures that are missing, encode every picture once, train on both.
 
-1. check (driver): folders, every picture of the user's, the pipeline to start from; nothing is drawn before
+1. check: folders, every picture of the user's, the pipeline to start from, the group; nothing is drawn before
 2. draw: class pictures up to `train.num_class_images`, by the generate job
 3. encode: pictures and prompts into the tables `latents` and `texts`, as the latents job does
 4. train: as any other training; every step but the last finds at a second start what it left at the first
@@ -9,22 +9,26 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
+import ray
 
-from emoji_ldm.config import Config, key_of
+from emoji_ldm.config import Config, TrainConfig, key_of
 from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.errors import ConfigError
 from emoji_ldm.progress import say
 from emoji_ldm.records import IMAGE
 from emoji_ldm.store import Store
+from emoji_ldm.train import checkpoint, device, order
 from emoji_ldm.train.album import DRAWN, Album, Square, albums, squares
 from emoji_ldm.train.check import check
 from emoji_ldm.train.pipeline import check_init
-from emoji_ldm.train.plan import Place, Task, plan_of
+from emoji_ldm.train.plan import Place, Plan, Task, plan_of
 from emoji_ldm.train.subject import Lesson, load_task
-from ray_jobs import generate, group, latents, sink
+from ray_jobs import cluster, generate, group, latents, sink
 
 PER_SHARD = 16  # pictures that travel and are committed together
 
@@ -38,9 +42,11 @@ def run(config: Config) -> dict[str, object]:
         JobError: The cluster lacks resources, or see `ray_jobs.group.train`.
     """
     found = albums(config)
-    check(config, plan_of(config, "train"), Store(config.store, config.branch), config.train.num_workers)
+    plan, store = plan_of(config, "train"), Store(config.store, config.branch)
+    check(config, plan, store, config.train.num_workers)
     check_init(config)
     own = {album: list(squares(album.files(), config.latents.size_px)) for album in found}
+    _check_group(config, plan, store)
     counts = [_fill(config, album) for album in found if album.is_class]
     shown = {album: _all(config, album, own[album]) for album in found}
     lesson = _lesson(shown)
@@ -54,6 +60,32 @@ def run(config: Config) -> dict[str, object]:
         "pictures encoded": encoded.counts.get("latents", 0),
         **facts,
     }
+
+
+def _check_group(config: Config, plan: Plan, store: Store) -> None:
+    """Raise now what the group would raise once all class pictures are drawn and encoded."""
+    train = config.train
+    fewest = train.min_workers or train.num_workers
+    order.check_range(fewest, train.num_workers, plan.batch_size, plan.micro_batch_size)
+    checkpoint.check(store, config, plan)
+    cluster.connect(config.cluster)
+    cluster.require(config.cluster, "train", fewest, num_cpus=group.NUM_CPUS, num_gpus=train.num_gpus)
+    if missing := _on_a_worker(train, _missing, plan):
+        raise ConfigError(missing)
+
+
+def _on_a_worker(train: TrainConfig, task: Callable[..., Any], *arguments: object) -> Any:
+    """Call it where a worker may be placed: its node has what this one may lack, and the other way round."""
+    return ray.get(ray.remote(num_cpus=group.NUM_CPUS, num_gpus=train.num_gpus)(task).remote(*arguments))
+
+
+def _missing(plan: Plan) -> str:
+    """What the plan's options need and this node lacks, for the user; empty if nothing."""
+    try:
+        device.check(plan)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _fill(config: Config, album: Album) -> int:

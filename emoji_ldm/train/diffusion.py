@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from emoji_ldm.config import Config
 from emoji_ldm.latents.cache import LatentSet, load_latent_set
@@ -36,11 +36,12 @@ class DiffusionTask:
         learns = config.train.train_text_encoder
         text = tokens_of(latents, frozen.text) if learns else states_of(latents, config.latents.max_tokens)
         self.data = Data(config, latents, text, frozen.codec.scaling_factor, dealer)
-        self.module = start(config, frozen, self.data.shape, latents.states[0].shape[-1])
+        module = start(config, frozen, self.data.shape, latents.states[0].shape[-1])
+        self.module: nn.Module = module
         self.objective = Objective(config.train)
         self.facts: Mapping[str, Any] = {
             "versions": latents.versions,
-            **keys_of(config.train, frozen, self.module),
+            **keys_of(config.train, frozen, module),
             "num_images": len(self.data.rows),
             "num_held_out": len(self.data.held_rows),
             "num_captions": len(latents.captions) - 1,

@@ -9,11 +9,11 @@ from PIL import Image
 
 from emoji_ldm.config import load
 from emoji_ldm.dataset import checkpoints
-from emoji_ldm.errors import ConfigError, DatasetError
+from emoji_ldm.errors import ConfigError, DatasetError, JobError
 from emoji_ldm.latents.cache import latent_rows, text_rows
 from emoji_ldm.records import LATENTS, TEXTS
 from emoji_ldm.store import Store
-from emoji_ldm.train import album
+from emoji_ldm.train import album, device
 from emoji_ldm.train.loop import fit
 from emoji_ldm.train.pipeline import load_frozen
 from emoji_ldm.train.plan import plan_of
@@ -209,3 +209,29 @@ def test_a_class_folder_with_pictures_enough_needs_none_that_are_drawn(tmp_path)
     own = list(album.squares(its_class.files(), SIDE_PX))
     assert subject._fill(settings, its_class) == 0
     assert subject._all(settings, its_class, own) == own[:2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "problem"),
+    [
+        (["train.num_workers=4", "train.min_workers=3"], ConfigError, "cannot be shared by 3 workers"),
+        (["train.optimizer=adamw8bit"], ConfigError, "needs bitsandbytes"),
+        (["train.num_gpus=1"], JobError, "train needs 1 GPU for 1 workers, the cluster has 0"),
+    ],
+)
+def test_what_the_group_would_refuse_is_told_before_a_class_picture_is_drawn(
+    tmp_path, tiny_pipeline, monkeypatch, overrides, error, problem
+):
+    settings = config(
+        tmp_path, f"train.init={tiny_pipeline}", f"store={tmp_path / 'store'}", "train.batch_size=4", LEVELS,
+        "train.beta_end=0.02", "train.prediction_type=epsilon", "train.zero_stage=0", "train.num_workers=1",
+        *overrides, class_prompt="a cat", class_folder=str(tmp_path / "cats"),
+    )  # fmt: skip
+    monkeypatch.setattr(device, "find_spec", lambda name: None)
+    monkeypatch.setattr(subject.cluster, "connect", lambda settings: None)
+    monkeypatch.setattr(subject.cluster.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(subject.cluster, "may_grow", lambda: False)
+    monkeypatch.setattr(subject, "_on_a_worker", lambda train, task, *arguments: task(*arguments))
+    monkeypatch.setattr(subject.generate, "run", lambda settings: pytest.fail("it was drawn"))
+    with pytest.raises(error, match=problem):
+        subject.run(settings)
