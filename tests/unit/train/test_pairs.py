@@ -5,11 +5,16 @@ from __future__ import annotations
 import io
 from functools import partial
 
+import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from emoji_ldm.config import GenerateConfig
+from emoji_ldm.errors import JobError
+from emoji_ldm.latents.codec import Codec
 from emoji_ldm.train.diffusion import load_task
+from ray_jobs import train
 from ray_jobs.train import preview
 from tests.latents import fill_latents, training_config
 from tests.unit.train import tiny
@@ -41,3 +46,27 @@ def test_without_images_held_out_there_are_no_pairs(tmp_path, tiny_pipeline):
     task = load_task(tiny.place(config, tmp_path), lambda *given: seen.append(given) or {})
     assert task.preview(tmp_path) == {}
     assert seen == [(tmp_path / "pipeline", ("a",), [])]
+
+
+def drawn(pipeline):
+    grids = preview(GenerateConfig(steps=2, num_images=1), pipeline, ("a blob",))
+    return np.asarray(Image.open(io.BytesIO(grids["samples"])).convert("RGB")).astype(int)
+
+
+def test_beside_training_on_a_gpu_it_draws_in_half_the_memory(tiny_pipeline, monkeypatch):
+    whole, kinds = drawn(tiny_pipeline), []
+    monkeypatch.setattr(train, "_fits", lambda model: True)
+    monkeypatch.setattr(train, "GPU", "cpu")
+    decode = Codec.decode
+    monkeypatch.setattr(Codec, "decode", lambda self, latents: kinds.append(self.vae.dtype) or decode(self, latents))
+    assert np.abs(drawn(tiny_pipeline) - whole).mean() < 2
+    assert kinds == [torch.bfloat16]
+
+
+def test_it_takes_no_memory_that_training_may_need(tiny_pipeline, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**10, 2**34))
+    assert drawn(tiny_pipeline).any()  # on the CPU
+    monkeypatch.setattr(train, "SMALL", 1000)
+    with pytest.raises(JobError, match=r"a grid takes about .* GiB of GPU memory, training leaves 0\.0"):
+        drawn(tiny_pipeline)
