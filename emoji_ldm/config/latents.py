@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from emoji_ldm.config.section import Fraction, Positive, Section, Width
+from emoji_ldm.errors import ConfigError
 
 
 class AutoencoderConfig(Section):
@@ -41,6 +42,13 @@ class AutoencoderConfig(Section):
     seed: int = 0
     """Seed of weights, order and noise."""
 
+    @model_validator(mode="after")
+    def _serve_a_purpose(self) -> Self:
+        """Refuse fields of the other kind."""
+        name = "codebook_size" if self.kind == "kl" else "kl_weight"
+        self._refuse_idle("autoencoder", [name], f"with autoencoder.kind={self.kind}")
+        return self
+
 
 class LatentsConfig(Section):
     """How pictures and captions become the cached tensors that training reads."""
@@ -69,3 +77,20 @@ class LatentsConfig(Section):
     """GPUs per encoder actor."""
     rows_per_shard: Positive = 512
     """Rows per commit."""
+
+    @field_validator("background")
+    @classmethod
+    def _is_a_colour(cls, value: str) -> str:
+        rgb(value)
+        return value
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue in 0..255 of a colour name or `#rrggbb`; ConfigError if it is neither."""
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(colour)[:3]
+    except ValueError:
+        raise ConfigError(f"latents.background={colour!r} is no colour; use a name such as white, or #rrggbb") from None
+    return red, green, blue

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from emoji_ldm.config.section import Positive, Section, Width
+from emoji_ldm.errors import ConfigError
 
 
 class Concept(Section):
@@ -51,3 +52,15 @@ class NetworkFields(Section):
     """Weight of the loss on class pictures against that on the subject's; 0 leaves class pictures out."""
     num_class_images: Positive = 200
     """Class pictures per concept."""
+
+    @model_validator(mode="after")
+    def _serve_a_purpose(self) -> Self:
+        """Refuse fields of what is not trained."""
+        if not self.lora_rank:
+            self._refuse_idle("train", ["lora_alpha", "lora_targets"], "without train.lora_rank")
+        elif not self.lora_targets:
+            raise ConfigError("train.lora_targets=[] gives no layer an adapter; leave it out, or set train.lora_rank=0")
+        if not any(concept.class_prompt for concept in self.concepts):
+            names = ["prior_weight", "num_class_images"]
+            self._refuse_idle("train", names, "without train.concepts that have a class_prompt")
+        return self

@@ -65,4 +65,8 @@ class OptimizerFields(Section):
                 "train.compile=true does not go with train.zero_stage=3, which swaps weights in and out of the "
                 "compiled graph; use train.zero_stage=2"
             )
+        if self.lr_schedule == "constant":
+            self._refuse_idle("train", ["lr_end"], "with train.lr_schedule=constant", harmless=1)
+        if self.ema_widths:
+            self._refuse_idle("train", ["ema_decay"], "with train.ema_widths, which is kept instead")
         return self

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from emoji_ldm.errors import ConfigError
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -21,3 +25,19 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True, validate_default=True
     )
+
+    def _refuse_idle(self, section: str, names: Sequence[str], why: str, *, harmless: float = 0) -> None:
+        """Refuse values of fields that others leave without effect.
+
+        Defaults may stand, which a configuration that was written out and read back spells out, and so may `harmless`.
+
+        Raises:
+            ConfigError: A field has another value.
+        """
+        for name in names:
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value not in (default, harmless):
+                raise ConfigError(
+                    f"{section}.{name}={json.dumps(value)} has no effect {why}; leave it out, or set it to its "
+                    f"default, {json.dumps(default)}"
+                )

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
+from PIL import Image
 from torch import Tensor
 
 from emoji_ldm.config import Config, key_of
+from emoji_ldm.config.latents import rgb
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.latents.quantized import QuantizedAutoencoder
@@ -79,15 +80,6 @@ def to_pixels(tensor: Tensor) -> Pixels:
     if pixels.shape[-1] == 3:
         pixels = np.concatenate([pixels, np.full((*pixels.shape[:3], 1), 255, np.uint8)], axis=-1)
     return np.ascontiguousarray(pixels)
-
-
-def rgb(colour: str) -> tuple[int, int, int]:
-    """Red, green and blue in 0..255 of a colour name or `#rrggbb`; ConfigError if it is neither."""
-    try:
-        red, green, blue = ImageColor.getrgb(colour)[:3]
-    except ValueError:
-        raise ConfigError(f"latents.background={colour!r} is no colour; use a name such as white, or #rrggbb") from None
-    return red, green, blue
 
 
 @dataclass(frozen=True)
