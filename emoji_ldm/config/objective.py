@@ -27,9 +27,9 @@ class ObjectiveFields(Section):
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.012
     """Last beta."""
     zero_terminal_snr: bool = False
-    """Make the last step pure noise (arXiv 2305.08891); not with epsilon, and best with snr_gamma=0."""
+    """Make the last step pure noise (arXiv 2305.08891); not with epsilon. `snr_gamma` is 0 then."""
     snr_gamma: Annotated[float, Field(ge=0)] = 5
-    """Cap of the signal-to-noise ratio in loss weights, min-SNR (arXiv 2303.09556); 0, like flow, weighs evenly."""
+    """Cap of the signal-to-noise ratio in loss weights, min-SNR (arXiv 2303.09556); 0, as with flow, weighs evenly."""
     offset_noise: Annotated[float, Field(ge=0)] = 0
     """Strength of noise that is one value per channel; learns flat bright or dark backgrounds."""
     flow_mean: float = 0.0
@@ -41,14 +41,9 @@ class ObjectiveFields(Section):
 
     @model_validator(mode="after")
     def _make_sense_together(self) -> Self:
-        """A field that the prediction type leaves without effect must keep its default, or be 0."""
-        for name in DIFFUSION_ONLY if self.prediction_type == "flow" else FLOW_ONLY:
-            value = getattr(self, name)
-            if value not in (type(self).model_fields[name].default, 0):
-                raise ConfigError(
-                    f"train.{name}={str(value).lower()} has no effect with train.prediction_type="
-                    f"{self.prediction_type}; leave it out"
-                )
+        """Fields that the prediction type leaves without effect are refused; zero terminal SNR turns min-SNR off."""
+        names = DIFFUSION_ONLY if self.prediction_type == "flow" else FLOW_ONLY
+        self._refuse_idle("train", names, f"with train.prediction_type={self.prediction_type}")
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             raise ConfigError(
                 "train.zero_terminal_snr=true cannot be learned with train.prediction_type=epsilon: the last step is "
@@ -58,4 +53,11 @@ class ObjectiveFields(Section):
             raise ConfigError(
                 f"train.beta_start={self.beta_start:g} is not below train.beta_end={self.beta_end:g}; noise has to grow"
             )
+        if self.zero_terminal_snr and self.snr_gamma:
+            if "snr_gamma" in self.model_fields_set:
+                raise ConfigError(
+                    f"train.snr_gamma={self.snr_gamma:g} with train.zero_terminal_snr=true weighs the noisiest tenth "
+                    "of the steps, where sampling starts, by next to nothing; set train.snr_gamma=0"
+                )
+            object.__setattr__(self, "snr_gamma", 0.0)  # written out, it is given: both say the same then
         return self

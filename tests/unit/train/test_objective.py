@@ -87,9 +87,17 @@ def test_without_gamma_every_noise_level_weighs_the_same():
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
 def test_the_loss_is_finite_where_there_is_no_signal(prediction):
-    objective = Objective(TrainConfig(prediction_type=prediction, zero_terminal_snr=True, snr_gamma=5))
+    objective = Objective(TrainConfig(prediction_type=prediction, snr_gamma=5))
+    objective.levels = Levels(TrainConfig(prediction_type=prediction, zero_terminal_snr=True))
     x = torch.ones(1000, 1, 1, 1)
     assert objective.losses(lambda noisy, times: noisy, x, 2 * x, ALL).isfinite().all()
+
+
+def test_zero_terminal_snr_alone_trains_the_noisy_end():
+    config = load(None, ["train.zero_terminal_snr=true"]).train
+    objective = Objective(config)
+    assert (objective.weights(*objective.levels.at(ALL)) == 1).all()
+    assert TrainConfig.model_validate_json(config.model_dump_json()) == config
 
 
 def test_offset_noise_is_one_more_value_per_channel():
@@ -132,6 +140,7 @@ def test_flow_times_stay_below_the_end():
         (["prediction_type=flow", "beta_end=0.02"], r"train\.beta_end=0\.02 has no effect"),
         (["prediction_type=epsilon", "flow_mean=1"], r"train\.flow_mean=1\.0 has no effect with .*=epsilon"),
         (["prediction_type=epsilon", "zero_terminal_snr=true"], r"set train\.prediction_type=v_prediction"),
+        (["zero_terminal_snr=true", "snr_gamma=5"], r"snr_gamma=5 with .*zero_terminal_snr.*set train\.snr_gamma=0"),
         (["beta_start=0.1"], r"beta_start=0\.1 is not below train\.beta_end=0\.012"),
     ],
 )
