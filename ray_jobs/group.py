@@ -83,9 +83,13 @@ def _finished(store: Store, config: Config, plan: Plan) -> Summary | None:
     if not found or found[-1].step < plan.steps:
         return None
     try:
-        found[-1].check()
+        manifest = found[-1].check()
     except ModelError:
         return None  # workers go on from the one before, and say so
+    checkpoint.refuse_others(found[-1], manifest, config, plan)
+    theirs, ours = (facts.get("latents", {}) for facts in (manifest.get("config", {}), config.model_dump(mode="json")))
+    if plan.section == "train" and any(theirs.get(name) != ours[name] for name in ("codec", "text_encoder")):
+        return None  # the same weights by another name, or others: workers look into them
     return {"steps": f"already trained to step {found[-1].step}", "checkpoint": found[-1].uri}
 
 

@@ -1,7 +1,7 @@
 """Go on from a checkpoint, whatever the ranks and the ZeRO stage that wrote it.
 
-1. candidates: the run's complete checkpoints, newest first; else `resume`, if the run has none
-2. refuse: another network or objective than the configuration's is an error that names the option
+1. candidates: the run's complete checkpoints, newest first; then the one that `resume` names
+2. refuse: another network, objective, codec or text encoder than the configuration's is an error that names it
 3. load: every rank reads the elements that its own shards hold; a damaged checkpoint gives way to the one before
 
 Values are fp32 and copied as they are, so a run that resumes with as many ranks goes on bit by bit.
@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -23,7 +24,7 @@ from emoji_ldm import __version__
 from emoji_ldm.config import Config
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.dataset.checkpoints import Checkpoint
-from emoji_ldm.errors import ModelError
+from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.model.ema import Averages
 from emoji_ldm.store import Store
 from emoji_ldm.train import journal, owner
@@ -38,9 +39,15 @@ STATE = "state"  # folder of a checkpoint that only training reads
 # Options that decide what the tensors of a checkpoint are or mean.
 FIXED = (
     "kind", "init", "block_out_channels", "attention", "layers_per_block", "num_heads", "latent_channels", "trainable",
-    "lora_rank", "lora_targets", "train_text_encoder", "prediction_type", "beta_start", "beta_end",
+    "lora_rank", "lora_alpha", "lora_targets", "train_text_encoder", "prediction_type", "beta_start", "beta_end",
     "zero_terminal_snr", "ema_widths",
 )  # fmt: skip
+
+# Facts of a task that decide it too, and what a user knows them by.
+KEYS = {
+    "codec_key": "the codec (latents.codec)", "encoder_key": "the text encoder (latents.text_encoder)",
+    "scaling_factor": "the codec's scaling factor", "base_key": "the network of train.init",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,15 @@ def kinds_of(engine: Engine, averages: Averages, moments: Moments) -> dict[str, 
     return {"weight": engine.shards(), **moments.tensors, **averages.tensors}
 
 
-def resume(engine: Engine, averages: Averages, place: Place, plan: Plan, world: World) -> State:
+def resume(
+    engine: Engine, averages: Averages, place: Place, plan: Plan, world: World, facts: Mapping[str, Any]
+) -> State:  # fmt: skip
     """Bring weights, moments and averages to the newest whole checkpoint, or to the start; a collective.
 
+    `facts` are the task's, which must be those of the checkpoint as far as `KEYS` says.
+
     Raises:
+        ConfigError: The checkpoint that `resume` names leaves nothing to train.
         ModelError: The checkpoint is of another network or objective, or there should be one but none is whole.
     """
     moments = Moments(engine.optimizer, engine.states())
@@ -72,7 +84,7 @@ def resume(engine: Engine, averages: Averages, place: Place, plan: Plan, world: 
     passed: list[Checkpoint] = []
     for checkpoint in world.share(found):
         try:
-            state = world.agree(partial(_load, checkpoint, engine.pieces(), kinds, place, plan))
+            state = world.agree(partial(_load, checkpoint, engine.pieces(), kinds, place, plan, facts))
         except Damaged as error:
             reasons.append(str(error) if checkpoint.uri in str(error) else str(checkpoint.damaged(str(error))))
             passed.append(checkpoint)
@@ -96,6 +108,8 @@ def candidates(store: Store, run: str, plan: Plan) -> list[Checkpoint]:
         ModelError: The run had checkpoints but they are gone, or `resume` names none.
     """
     if own := checkpoints.listing(store, run, plan.kind)[::-1]:
+        with suppress(ModelError):  # it is needed only if none of the own ones is whole
+            own += [_named(store, plan)] if plan.resume else []
         return own
     if plan.resume:
         return [_named(store, plan)]
@@ -114,21 +128,46 @@ def described(place: Place, plan: Plan) -> dict[str, Any]:
 
 
 def check(store: Store, config: Config, plan: Plan) -> None:
-    """Raise the ModelErrors of `resume` that manifests tell: before anything is started."""
+    """Raise the errors of `resume` that manifests tell: before anything is started."""
     found = candidates(store, config.run, plan)
     with suppress(Damaged):  # workers look for the one before
         if found:
-            refuse_others(found[0], _manifest(found[0]), config, plan)
+            manifest = _manifest(found[0])
+            refuse_others(found[0], manifest, config, plan)
+            refuse_done(found[0], manifest, store, config.run, plan)
 
 
-def refuse_others(checkpoint: Checkpoint, manifest: Mapping[str, Any], config: Config, plan: Plan) -> None:
-    """Raise ModelError if options that the checkpoint's tensors depend on differ from those it was trained with."""
+def refuse_others(
+    checkpoint: Checkpoint, manifest: Mapping[str, Any], config: Config, plan: Plan,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Raise ModelError if what the checkpoint's tensors depend on differs from what they were trained with.
+
+    Args:
+        checkpoint: Where the manifest lies.
+        manifest: Its own.
+        config: Gives the options that are compared.
+        plan: Its section of them.
+        facts: The task's, where it is built already; see `KEYS`.
+    """
     theirs = manifest.get("config", {}).get(plan.section, {})
     ours = config.model_dump(mode="json")[plan.section]
     differ = [name for name in FIXED if name in ours and name in theirs and ours[name] != theirs[name]]
-    if differ:
-        told = "; ".join(f"{plan.section}.{name} is {ours[name]!r}, there {theirs[name]!r}" for name in differ)
-        raise _another(checkpoint, told)
+    told = [f"{plan.section}.{name} is {ours[name]!r}, there {theirs[name]!r}" for name in differ]
+    told += [f"{words} is {facts[name]!r}, there {manifest[name]!r}" for name, words in KEYS.items()
+             if name in facts and name in manifest and facts[name] != manifest[name]]  # fmt: skip
+    if told:
+        raise _another(checkpoint, "; ".join(told))
+
+
+def refuse_done(checkpoint: Checkpoint, manifest: Mapping[str, Any], store: Store, run: str, plan: Plan) -> None:
+    """Raise ConfigError if a checkpoint that is not the run's own is at the last step: it would have nothing to do."""
+    own = checkpoint.store == store and checkpoint.path.startswith(f"checkpoints/{run}/{plan.kind}/")
+    if int(manifest["step"]) >= plan.steps and not own:
+        raise ConfigError(
+            f"{plan.section}.resume names a checkpoint of step {manifest['step']}, and {plan.section}.steps="
+            f"{plan.steps} leaves nothing to train; raise {plan.section}.steps"
+        )
 
 
 def marks_of(store: Store, path: str, names: Iterable[str], sha256: Mapping[str, str]) -> list[Mark]:
@@ -153,10 +192,12 @@ def reader(store: Store, path: str, file: str) -> Read:
 
 
 def _load(
-    checkpoint: Checkpoint, pieces: Sequence[Piece], kinds: Mapping[str, Sequence[Tensor]], place: Place, plan: Plan
-) -> State:
+    checkpoint: Checkpoint, pieces: Sequence[Piece], kinds: Mapping[str, Sequence[Tensor]], place: Place, plan: Plan,
+    facts: Mapping[str, Any],
+) -> State:  # fmt: skip
     manifest = _manifest(checkpoint)
-    refuse_others(checkpoint, manifest, place.config, plan)
+    refuse_others(checkpoint, manifest, place.config, plan, facts)
+    refuse_done(checkpoint, manifest, place.store, place.config.run, plan)
     names = [name for name in manifest["files"] if Path(name).match(f"{STATE}/rank-*.json")]
     marks = marks_of(checkpoint.store, checkpoint.path, names, manifest.get("sha256", {}))
     if not marks:

@@ -68,7 +68,7 @@ class _Training:
         self.engine = build_engine(task.module, plan, world)
         self.averages = Averages(self.engine.shards(), plan.ema_decay, plan.ema_widths)
         check_room(place, plan, world, task.facts)
-        state = checkpoint.resume(self.engine, self.averages, place, plan, world)
+        state = checkpoint.resume(self.engine, self.averages, place, plan, world, task.facts)
         self.first = state.step
         self.watch = Watch(plan, place, world, state.lines)
         self.watch.notes += [state.note] if state.note else []

@@ -1,0 +1,81 @@
+"""What a run may go on from: its own checkpoints, then a named one, of the same codec, text encoder and base."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from emoji_ldm.dataset import checkpoints
+from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.train import checkpoint, journal
+from emoji_ldm.train.loop import fit
+from emoji_ldm.train.plan import plan_of
+from ray_jobs import group
+from tests.unit.train import tiny
+from tests.unit.train.test_saver import losses, newest, one_thread, run, store_of, trained  # noqa: F401
+
+FACTS = {"codec_key": "c0dec", "encoder_key": "e4c0der", "scaling_factor": 0.18215, "base_key": "ba5e"}
+
+
+def go(folder, facts, *overrides):
+    config = tiny.config(*overrides)
+    task = tiny.task(config)
+    task.facts = {**task.facts, **facts}
+    return fit(task, plan_of(config, "train"), tiny.place(config, folder), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("name", "words"), [("codec_key", "latents.codec"), ("encoder_key", "latents.text_encoder"),
+                                             ("scaling_factor", "scaling factor"), ("base_key", "train.init")])  # fmt: skip
+def test_other_latents_or_another_base_of_the_same_shape_are_an_error(name, words, tmp_path):
+    go(tmp_path, FACTS)
+    go(tmp_path, FACTS, "train.steps=9")
+    other = {**FACTS, name: 1.0 if name == "scaling_factor" else "other"}
+    with pytest.raises(ModelError, match=f"{words}.* is .*there"):
+        go(tmp_path, other, "train.steps=10")
+    source = newest(tmp_path).path
+    with pytest.raises(ModelError, match=words):
+        go(tmp_path, other, "run=second", f"train.resume={source}", "train.steps=10")
+
+
+def test_options_of_what_learns_are_compared(trained):  # noqa: F811
+    config, manifest = tiny.config("train.lora_rank=4", "train.lora_alpha=4"), newest(trained).manifest()
+    manifest["config"]["train"] |= {"lora_rank": 4, "lora_alpha": 8.0}
+    with pytest.raises(ModelError, match=r"train\.lora_alpha is 4\.0, there 8\.0"):
+        checkpoint.refuse_others(newest(trained), manifest, config, plan_of(config, "train"))
+
+
+def test_a_finished_training_is_compared_too(trained):  # noqa: F811
+    for options, error in ((("train.prediction_type=epsilon",), "prediction_type"), (("latents.codec=/other",), None)):
+        config = tiny.config(*options)
+        if error:
+            with pytest.raises(ModelError, match=error):
+                group._finished(store_of(trained), config, plan_of(config, "train"))
+        else:
+            assert group._finished(store_of(trained), config, plan_of(config, "train")) is None  # workers look
+
+
+def test_a_named_checkpoint_helps_where_no_own_one_is_whole(trained):  # noqa: F811
+    before, source = losses(trained), checkpoints.listing(store_of(trained), "tiny", "unet")[0].path
+    run(trained, "run=second", f"train.resume={source}")
+    for path in (trained / "store" / "checkpoints" / "second").rglob("*.safetensors"):
+        path.unlink()
+    run(trained, "run=second", f"train.resume={source}")
+    lines = journal.read(store_of(trained), "second")
+    assert [(line["step"], line["loss"]) for line in lines] == before
+    assert "goes on from step 4" in json.dumps(lines)
+
+
+def test_a_named_checkpoint_that_is_gone_is_not_missed_by_a_run_with_own_ones(trained):  # noqa: F811
+    assert run(trained, "train.resume=checkpoints/gone/unet/step-1", "train.steps=9")["steps"] == 9
+
+
+@pytest.mark.parametrize("last", [6, 8])
+def test_a_named_checkpoint_that_leaves_nothing_to_train_is_an_error(last, trained):  # noqa: F811
+    options = ("run=second", f"train.resume={newest(trained).path}", f"train.steps={last}")
+    with pytest.raises(ConfigError, match=rf"checkpoint of step 8, and train\.steps={last} .*raise train\.steps"):
+        run(trained, *options)
+    config = tiny.config(*options)
+    with pytest.raises(ConfigError, match="raise train"):
+        checkpoint.check(store_of(trained), config, plan_of(config, "train"))
