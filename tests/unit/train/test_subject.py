@@ -156,7 +156,8 @@ def test_each_half_walks_through_its_own_pictures():
 
 
 def test_the_loss_is_that_of_the_subjects_plus_the_weighted_one_of_the_classes():
-    _, weights = deal_of(CLASSES, "train.batch_size=4", "train.prior_weight=0.5")(0, range(4))
+    concept = "train.concepts=[{instance_prompt: zwx cat, instance_folder: one, class_prompt: a cat}]"
+    _, weights = deal_of(CLASSES, concept, "train.batch_size=4", "train.prior_weight=0.5")(0, range(4))
     losses = np.array([1.0, 10.0, 3.0, 30.0])
     assert (losses * weights).mean() == pytest.approx(losses[::2].mean() + 0.5 * losses[1::2].mean())
 
