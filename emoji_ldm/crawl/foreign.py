@@ -1,11 +1,12 @@
 """Pictures of other data sets, whatever files they come in, one after another: memory stays flat.
 
-Hugging Face Parquet, WebDataset tars, folders with a metadata.csv (the reference layout) and plain folders with
-`NAME.txt` captions, local or on S3. What a folder holds is told by its files' endings.
+Hugging Face Parquet, WebDataset tars, folders with a metadata.csv (the reference layout) or metadata.jsonl, and plain
+folders with `NAME.txt` captions, one per line, local or on S3. What a folder holds is told by its files' endings.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.progress import say
 from emoji_ldm.store import Store
 
 PICTURES = ("png", "jpg", "jpeg", "webp", "gif", "avif", "bmp", "ico", "svg")
@@ -28,6 +30,8 @@ URLS = ("source_url", "image_url", "url", "link")
 TITLES = ("title", "image_title")
 CAPTIONS = ("captions", "caption", "prompt", "text")
 TAGS = ("tags", "tag")
+TABLES = ("metadata.csv", "metadata.jsonl")
+NOTES = ("csv", "json", "jsonl", "tsv", "txt")
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,28 @@ def items(source: str, *, max_bytes: int) -> Iterator[Item]:
     readers: tuple[tuple[Callable[[str], bool], Callable[[_Place, str, int], Iterator[Item]]], ...] = (
         (lambda name: name.endswith(".parquet"), _parquet),
         (lambda name: name.endswith(".tar"), _tar),
-        (lambda name: PurePosixPath(name).name == "metadata.csv", _table),
+        (lambda name: PurePosixPath(name).name in TABLES, _table),
         (lambda name: _ending(name) in PICTURES, _file),
     )
     for wanted, read in readers:
         if names := sorted(filter(wanted, place.sizes)):
+            _tell_unread(place, names)
             return (item for name in names for item in _readable(read, place, name, max_bytes))
     endings = ", ".join(sorted({_ending(name) or "none" for name in place.sizes})) or "no files"
     hint = "; addresses are crawled: emoji-ldm crawl crawl.source=records 'crawl.files=[...]'"
     raise ConfigError(
-        f"import: {source} holds no pictures, Parquet, tar or metadata.csv (endings there: {endings})"
+        f"import: {source} holds no pictures, Parquet, tar, metadata.csv or metadata.jsonl (endings there: {endings})"
         f"{hint if {'json', 'jsonl', 'txt', 'csv'} & set(endings.split(', ')) else ''}"
     )
+
+
+def _tell_unread(place: _Place, names: list[str]) -> None:
+    """Say which files beside pictures look like captions but are none that are read."""
+    beside = {str(PurePosixPath(name).with_suffix(".txt")) for name in names if _ending(name) in PICTURES}
+    unread = sorted(name for name in place.sizes.keys() - beside if _ending(name) in NOTES) if beside else []
+    if unread:
+        several = ", ".join(unread[:5]) + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
+        say(f"import: not read: {several} (captions are read from {', '.join(TABLES)} or NAME.txt beside NAME.png)")
 
 
 @dataclass(frozen=True)
@@ -153,26 +167,32 @@ def _sample(sample: Mapping[str, tuple[int, bytes | None]], url: str, max_bytes:
     facts = json.loads(sample["json"][1] or b"{}") if "json" in sample else {}
     row = facts if isinstance(facts, dict) else {}
     if "txt" in sample and not any(row.get(name) for name in CAPTIONS):
-        row = {**row, "caption": (sample["txt"][1] or b"").decode()}
+        row = {**row, "captions": (sample["txt"][1] or b"").decode().splitlines()}
     yield _item(row, url, data, max_bytes, size)
 
 
 def _table(place: _Place, name: str, max_bytes: int) -> Iterator[Item]:
-    folder = PurePosixPath(name).parent
-    rows = csv.DictReader(io.StringIO(place.store.read(name).decode("utf-8-sig"), newline=""))
-    if "file_name" not in (rows.fieldnames or ()):
-        raise ConfigError(f"import: {place.url(name)} has no column file_name (columns: {rows.fieldnames})")
-    for row in rows:
-        near = [str(folder / row["file_name"]), str(folder / "images" / row["file_name"])]
+    folder, text = PurePosixPath(name).parent, place.store.read(name).decode("utf-8-sig")
+    for row in _lines(text) if name.endswith(".jsonl") else csv.DictReader(io.StringIO(text, newline="")):
+        if "file_name" not in row:
+            columns = ", ".join(map(str, row))
+            raise ConfigError(f"import: {place.url(name)} has no column file_name (columns: {columns})")
+        near = [str(folder / str(row["file_name"])), str(folder / "images" / str(row["file_name"]))]
         found = next((file for file in near if file in place.sizes), near[0])
         yield _item(row, place.url(found), place.read(found, max_bytes), max_bytes, place.sizes.get(found, 0))
+
+
+def _lines(text: str) -> Iterator[dict[str, Any]]:
+    """The objects of JSON Lines; what is none comes without columns."""
+    found = (json.loads(line) for line in io.StringIO(text) if line.strip())
+    return (row if isinstance(row, dict) else {} for row in found)
 
 
 def _file(place: _Place, name: str, max_bytes: int) -> Iterator[Item]:
     path = PurePosixPath(name)
     note = str(path.with_suffix(".txt"))
-    caption = (place.read(note, max_bytes) or b"").decode() if note in place.sizes else ""
-    row = {"title": path.stem.replace("_", " ").replace("-", " "), "tag": path.parent.name, "caption": caption}
+    captions = (place.read(note, max_bytes) or b"").decode("utf-8-sig").splitlines() if note in place.sizes else []
+    row = {"title": path.stem.replace("_", " ").replace("-", " "), "tag": path.parent.name, "captions": captions}
     yield _item(row, place.url(name), place.read(name, max_bytes), max_bytes, place.sizes[name])
 
 
@@ -189,8 +209,20 @@ def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    several = value if isinstance(value, (list, tuple)) else [value]
+    several = value if isinstance(value, (list, tuple)) else _listed(str(value or ""))
     return tuple(dict.fromkeys(text for text in (str(one or "").strip() for one in several) if text))
+
+
+def _listed(text: str) -> list[str]:
+    """The texts of a list that was written into a text column, as JSON or by Python; else the text alone."""
+    for read in (json.loads, ast.literal_eval) if text.startswith("[") else ():
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError):
+            continue
+        if isinstance(found, list) and all(isinstance(one, str) for one in found):
+            return found
+    return [text]
 
 
 def _ending(name: str) -> str:

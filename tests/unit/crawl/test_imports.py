@@ -1,5 +1,6 @@
 """Imports: what other data sets hold comes in like crawled pictures, once, whatever is killed on the way."""
 
+import csv
 import io
 import tarfile
 
@@ -42,6 +43,10 @@ def config(tmp_path):
 
 def table(config, spec):
     return Table(Store(config.store), spec)
+
+
+def captions_of(config):
+    return sorted(table(config, CAPTIONS).read(["caption"])["caption"].to_pylist())
 
 
 @pytest.mark.parametrize("name", ["hf", "webdataset", "csv"])
@@ -103,6 +108,44 @@ def test_a_folder_comes_in_with_captions_beside_its_pictures_and_bad_files_as_ou
     (row,) = table(fresh, IMAGES).read(["title", "tags", "source_url"]).to_pylist()
     assert (row["title"], row["tags"]) == ("happy blob", ["Blobs"]) and row["source_url"].startswith("file:///")
     assert table(fresh, CAPTIONS).read(["caption"])["caption"].to_pylist() == ["a happy blob"]
+
+
+def test_a_text_file_beside_a_picture_has_a_caption_per_line(tmp_path, capsys):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(blobs(1)[0].data)
+    (folder / "1.txt").write_text("She smiles.\r\n\nShe has wavy hair.\n")
+    (folder / "list.csv").write_text("1.png,a face")
+    fresh = config(tmp_path)
+    assert import_(fresh, str(folder))["captions"] == 2
+    assert captions_of(fresh) == ["She has wavy hair.", "She smiles."]
+    assert "import: not read: list.csv (captions are read from metadata.csv" in "".join(capsys.readouterr())
+
+
+def test_a_list_in_a_text_column_is_several_captions(tmp_path):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for number, picture in enumerate(blobs(3)):
+        (folder / f"{number}.png").write_bytes(picture.data)
+    cells = ['["one, two", "three"]', "['it is', \"it's\"]", "[sticker] four"]
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["file_name", "captions"], *([f"{n}.png", cell] for n, cell in enumerate(cells))])
+    fresh = config(tmp_path)
+    import_(fresh, str(folder))
+    assert captions_of(fresh) == ["[sticker] four", "it is", "it's", "one, two", "three"]
+
+
+def test_metadata_in_json_lines_is_read(tmp_path):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(blobs(1)[0].data)
+    (folder / "metadata.jsonl").write_text('{"file_name": "1.png", "text": ["a face", "a smile"]}\n')
+    fresh = config(tmp_path)
+    import_(fresh, str(folder))
+    assert captions_of(fresh) == ["a face", "a smile"]
+    (folder / "metadata.jsonl").write_text('{"name": "1.png"}\n')
+    with pytest.raises(ConfigError, match=r"metadata\.jsonl has no column file_name \(columns: name\)"):
+        import_(fresh, str(folder))
 
 
 def test_foreign_parquet_and_tars_without_our_columns_come_in_too(tmp_path):
