@@ -13,7 +13,7 @@ from emoji_ldm.latents.quantized import QuantizedAutoencoder
 from emoji_ldm.model.linear import NUM_GROUPS, start_linear
 
 HIDDEN_WEIGHT = 0.1  # of colour errors where the picture is transparent: seen by none, yet it must stay calm
-CODEBOOK_WEIGHT = 10.0  # of the squared distance to the codebook: at 1 latents drift away and vectors fall out of use
+CODEBOOK_WEIGHT = 10.0  # of the distance to the codebook: at 1 latents drift away and vectors fall out of use
 GRADIENT_WEIGHT = 0.5  # of the error of neighbour differences against the error of values
 
 
@@ -73,7 +73,9 @@ class AutoencoderLoss(nn.Module):
     def forward(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """L1 + gradient loss of `(n, 4, H, W)` pixels in [-1, 1], and the cost of their latents.
 
-        That is the KL divergence, or the distance to the codebook (VQ-VAE, arXiv 1711.00937, equation 3).
+        That is the KL divergence, or the squared distance to the codebook: whole for the latents, and by a quarter
+        for the vectors. In VQ-VAE (arXiv 1711.00937, equation 3) the quarter is the latents'; this is how the code of
+        latent diffusion, and `VQModel` after it, has it, and what keeps latents near the vectors.
         `noise` has the latent's shape; without a posterior's spread it counts for nothing.
         """
         if self.quantized:

@@ -89,6 +89,16 @@ def test_a_codebook_starts_where_latents_are_and_learns_with_the_rest(emoji):
     assert float(vae.quantize.embedding.weight.grad.abs().sum()) > 0
 
 
+def test_latents_are_drawn_to_the_codebook_four_times_as_much_as_it_to_them():
+    config = AutoencoderConfig(kind="vq", size_px=32, block_out_channels=(16, 32), codebook_size=2)
+    vae = build_autoencoder(config)
+    latents = torch.full((1, 4, 16, 16), 0.5, requires_grad=True)
+    torch.nn.init.zeros_(vae.quantize.embedding.weight)
+    vae.quantize(latents)[1].backward()
+    pulls = float(latents.grad.sum()), float(vae.quantize.embedding.weight.grad.sum())
+    assert pulls == pytest.approx((1.0, -0.25))  # of a mean square: 2 * 0.5 in all
+
+
 @pytest.mark.parametrize("change, match", [
     ({"size_px": 8, "block_out_channels": (16,) * 5}, "halves the picture 4 times"),
     ({"block_out_channels": (8, 16)}, "widths from 16"),
