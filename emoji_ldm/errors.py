@@ -18,6 +18,7 @@ class EmojiLdmError(Exception):
     """A problem that its user can mend; the text says how."""
 
     exit_code = 1
+    everywhere = False  # whether every rank of a group raises it, so that none waits for another
 
 
 class ConfigError(EmojiLdmError):

@@ -127,6 +127,7 @@ def _work(loop: dict[str, Any]) -> dict[str, Any]:
     """What every worker does; rank 0's value is the group's."""
     import torch
 
+    from emoji_ldm.train import world as ranks
     from emoji_ldm.train.loop import fit
 
     config, section = loop["config"], loop["section"]
@@ -136,6 +137,7 @@ def _work(loop: dict[str, Any]) -> dict[str, Any]:
     device = ray.train.torch.get_device() if getattr(config, section).num_gpus else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)  # collectives of objects use the current one
+    world = ranks.current(device)
     notice = {"leaving": Notice()} if os.environ.get(WATCHER) == "1" else {}
     with tempfile.TemporaryDirectory(prefix="emoji-ldm-") as scratch:
         place = Place(config, loop["store"], Path(scratch), loop["token"], **notice)
@@ -144,14 +146,14 @@ def _work(loop: dict[str, Any]) -> dict[str, Any]:
             if ended := room.verdict(*run):
                 return {"error": ended}
             with room.telling(plan):
-                return fit(loop["load"](place), plan, place, device)
+                return fit(world.agree(lambda: loop["load"](place)), plan, place, device)
         except StoreError:
             raise  # may pass: Ray tries again
-        except room.OutOfMemory as error:
-            room.leave_verdict(*run, error)
-            raise
         except EmojiLdmError as error:
-            return {"error": [type(error).__name__, str(error)]}
+            if world.size > 1 and not error.everywhere:  # other ranks wait for this one: end them too, for good
+                room.leave_verdict(*run, error)
+                raise
+            return {"error": [room.kind_of(error), str(error)]}
 
 
 def _explain(failure: ray.train.TrainingFailedError, config: Config, section: str) -> EmojiLdmError:

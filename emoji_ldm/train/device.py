@@ -26,7 +26,7 @@ def settle(plan: Plan, world: World) -> None:
     Raises:
         ConfigError: An option needs something that is missing.
     """
-    check(plan)
+    check(plan, world.size)
     for line in idle_options(plan, world) if world.leads else []:
         say(line)
     if plan.deterministic:
@@ -40,9 +40,14 @@ def settle(plan: Plan, world: World) -> None:
         torch.backends.cudnn.benchmark = not plan.deterministic  # shapes never change
 
 
-def check(plan: Plan) -> None:
-    """ConfigError if an option needs something that is missing."""
+def check(plan: Plan, size: int = 1) -> None:
+    """ConfigError if an option, or so many workers, need something that is missing."""
     section = plan.section
+    if size > 1 and find_spec("deepspeed") is None:
+        raise ConfigError(
+            f"{section} with {size} workers needs DeepSpeed; install 'emoji-ldm[models]', "
+            f"or use {section}.num_workers=1"
+        )
     if plan.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
         raise ConfigError(
             f"{section}.optimizer=adamw8bit needs bitsandbytes; install 'emoji-ldm[adamw8bit]', or use adamw"

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from emoji_ldm.errors import ConfigError
 from emoji_ldm.train.adam import adamw, guard, set_lr
 from emoji_ldm.train.device import num_parts, prepare
 from emoji_ldm.train.plan import Plan
@@ -68,25 +67,13 @@ class Engine(Protocol):
 
 
 def build_engine(module: nn.Module, plan: Plan, world: World) -> Engine:
-    """DeepSpeed for several ranks, plain torch for one, over which no ZeRO stage shards anything.
-
-    Raises:
-        ConfigError: DeepSpeed is needed but not installed.
-    """
+    """DeepSpeed (see `device.check`) for several ranks, plain torch for one, over which no ZeRO stage shards."""
     prepare(module, plan, world)
     if world.size == 1:
         return PlainEngine(module, plan)
     from emoji_ldm.train.sharded import DeepSpeedEngine
 
-    try:
-        return DeepSpeedEngine(module, plan, world)
-    except ModuleNotFoundError as error:
-        if error.name != "deepspeed":
-            raise
-        raise ConfigError(
-            f"{plan.section} with {world.size} workers needs DeepSpeed; install 'emoji-ldm[models]', "
-            f"or use {plan.section}.num_workers=1"
-        ) from None
+    return DeepSpeedEngine(module, plan, world)
 
 
 class PlainEngine:

@@ -44,9 +44,7 @@ def fit(task: Task, plan: Plan, place: Place, device: torch.device | None = None
         ModelError: The run's checkpoint is of another network, or none is whole where there should be one.
     """
     world = current(device)
-    settle(plan, world)
-    slots = order.slots_of(world.rank, world.size, plan.batch_size, field=f"{plan.section}.batch_size")
-    parts = order.parts_of(slots, plan.micro_batch_size, field=f"{plan.section}.micro_batch_size")
+    parts = world.agree(lambda: _parts(plan, world))
     training = _Training(task, plan, place, world, parts)
     with closing(training.saver), ThreadPoolExecutor(1, "draw") as ahead:
         pending: Future[list[Any]] | None = None
@@ -58,6 +56,13 @@ def fit(task: Task, plan: Plan, place: Place, device: torch.device | None = None
             training.step(step, drawn, waited_s)
             training.after(step + 1)
         return training.finish()
+
+
+def _parts(plan: Plan, world: World) -> list[range]:
+    """Ready this process; the slots of its forward passes."""
+    settle(plan, world)
+    slots = order.slots_of(world.rank, world.size, plan.batch_size, field=f"{plan.section}.batch_size")
+    return order.parts_of(slots, plan.micro_batch_size, field=f"{plan.section}.micro_batch_size")
 
 
 class _Training:

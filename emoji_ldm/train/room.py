@@ -77,9 +77,14 @@ def telling(plan: Plan) -> Iterator[None]:
         ) from None
 
 
+def kind_of(error: EmojiLdmError) -> str:
+    """Its name in `emoji_ldm.errors`."""
+    return "JobError" if isinstance(error, OutOfMemory) else type(error).__name__
+
+
 def leave_verdict(store: Store, run: str, section: str, owner: str, error: EmojiLdmError) -> None:
     """Let one rank end the training for good: the group that Ray starts again finds this and stops."""
-    store.write(json.dumps(["JobError", str(error)]).encode(), "runs", run, section, f"verdict-{owner}")
+    store.write(json.dumps([kind_of(error), str(error)]).encode(), "runs", run, section, f"verdict-{owner}")
 
 
 def verdict(store: Store, run: str, section: str, owner: str) -> list[str] | None:

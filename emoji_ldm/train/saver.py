@@ -34,6 +34,7 @@ from emoji_ldm.train.journal import Journal
 from emoji_ldm.train.pieces import Mark, Snapshot, fill, name_of, shared_out
 from emoji_ldm.train.plan import Task
 from emoji_ldm.train.watch import Watch
+from emoji_ldm.train.world import everywhere
 
 POLL_S = 0.1  # between looks for the marks of other ranks
 WAIT_S = 1800.0  # a rank that has not brought its file by then will not
@@ -112,19 +113,22 @@ class Saver:
         told = self.world.mean(torch.tensor([float(error is not None), float(busy)], device=self.world.device)).tolist()
         if told[0]:
             self._stop.set()
-            raise next(found for found in self.world.all(error) if found is not None)
+            raise everywhere(next(found for found in self.world.all(error) if found is not None))
         if self._pending and not told[1]:
             self.facts, self._pending = self._pending.result(), None
         return bool(told[1])
 
     def _look(self) -> BaseException | None:
-        """What went wrong on this rank since it was asked last."""
+        """What went wrong on this rank since it was asked last; other ranks wait for the answer: it never raises."""
         if self._pending and self._pending.done() and (error := self._pending.exception()):
             return error
         if self.world.leads and time.monotonic() - self._looked > owner.LOOK_S:
             self._looked = time.monotonic()
-            if not self._owns():
-                return owner.taken_over(self.place.config.run, self.plan.section)
+            try:
+                if not self._owns():
+                    return owner.taken_over(self.place.config.run, self.plan.section)
+            except Exception as error:  # noqa: BLE001 (told on every rank)
+                return error
         return None
 
     def _owns(self) -> bool:

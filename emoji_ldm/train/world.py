@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from emoji_ldm.errors import EmojiLdmError
+
 T = TypeVar("T")
 
 
@@ -63,7 +65,7 @@ class World:
         except Exception as raised:  # noqa: BLE001 (raised again below)
             error = raised
         if first := next((found for found in self.all(error) if found is not None), None):
-            raise first
+            raise everywhere(first)
         return cast(T, value)
 
     def mean(self, tensor: Tensor) -> Tensor:
@@ -72,6 +74,13 @@ class World:
             dist.all_reduce(tensor)
             tensor /= self.size
         return tensor
+
+
+def everywhere(error: BaseException) -> BaseException:
+    """The error, marked as one that every rank raises."""
+    if isinstance(error, EmojiLdmError):
+        error.everywhere = True
+    return error
 
 
 def current(device: torch.device | None = None) -> World:

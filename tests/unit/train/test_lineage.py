@@ -27,7 +27,7 @@ def go(folder, facts, *overrides):
 
 
 @pytest.mark.parametrize(("name", "words"), [("codec_key", "latents.codec"), ("encoder_key", "latents.text_encoder"),
-                                             ("scaling_factor", "scaling factor"), ("base_key", "train.init")])  # fmt: skip
+                                             ("scaling_factor", "scaling"), ("base_key", "train.init")])  # fmt: skip
 def test_other_latents_or_another_base_of_the_same_shape_are_an_error(name, words, tmp_path):
     go(tmp_path, FACTS)
     go(tmp_path, FACTS, "train.steps=9")
