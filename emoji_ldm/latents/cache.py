@@ -45,11 +45,6 @@ def to_bytes(values: Floats) -> bytes:
     return np.clip(values, -limit, limit).astype(HALF).tobytes()
 
 
-def from_bytes(data: bytes, shape: Sequence[int]) -> Floats:
-    """float32 array of this shape, back from `to_bytes`."""
-    return np.frombuffer(data, HALF).reshape(tuple(shape)).astype(np.float32)
-
-
 def latent_rows(image_ids: Sequence[str], codec_key: str, mean: Floats, logvar: Floats) -> pa.Table:
     """Rows of `latents` for images with posteriors `(N, C, h, w)`."""
     rows = [
