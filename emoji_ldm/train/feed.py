@@ -94,10 +94,12 @@ class Feed:
                 return
             self._tracker = self._tracker or self._build()
             act(self._tracker)
+            self._noted = False  # what fails again is news again
         except StoreError as error:  # may pass, and a store that stays away ends the training at its next checkpoint
             self._note(f"{self.name} waits: {error}")
         except Exception as error:  # noqa: BLE001 (whatever a tracker raises, training goes on without it)
             self._off = not self.patient
+            self._noted = self._noted and self.patient  # its end is told whatever was told before
             self._note(f"{self.name} failed and gets no more lines: {one_line(error)}")
 
     def _note(self, text: str) -> None:

@@ -45,7 +45,7 @@ class Journal:
         """Go on after `lines`, those of the checkpoint."""
         self.place, self.plan, self.lines = place, plan, list(lines)
         self.spent_s = self.lines[-1]["time_s"] if self.lines else 0.0
-        self._flushed = 0.0
+        self._flushed, self._closed = 0.0, False
         self._notes: SimpleQueue[str] = SimpleQueue()
         self._log = Feed("the run's log", lambda: Log(place, plan, NAME), self._owns, patient=True)
         trackers = builders(place, plan, tuple(self.lines)).items()
@@ -78,7 +78,10 @@ class Journal:
             feed.send(tuple(self.lines))
 
     def close(self, *, done: bool = True) -> None:
-        """Bring the last lines and let go; a tracker that does not answer is left behind after a while."""
+        """Bring the last lines and let go, once; a tracker that does not answer is left behind after a while."""
+        if self._closed:
+            return
+        self._closed = True
         for feed in self._feeds[1:]:
             feed.send(tuple(self.lines), last=True)
             feed.close(done=done)

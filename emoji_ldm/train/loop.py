@@ -46,7 +46,7 @@ def fit(task: Task, plan: Plan, place: Place, device: torch.device | None = None
     world = current(device)
     parts = world.agree(lambda: _parts(plan, world))
     training = _Training(task, plan, place, world, parts)
-    with closing(training.saver), ThreadPoolExecutor(1, "draw") as ahead:
+    with closing(training.watch), closing(training.saver), ThreadPoolExecutor(1, "draw") as ahead:
         pending: Future[list[Any]] | None = None
         for step in range(training.first, plan.steps):
             began = time.monotonic()

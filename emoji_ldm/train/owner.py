@@ -18,9 +18,9 @@ def claim(store: Store, run: str, section: str) -> str:
 
 
 def owns(store: Store, run: str, section: str, token: str) -> bool:
-    """Whether nobody took over since `token` was given; the empty token always owns, and so does any while the store is away.
+    """Whether nobody took over since `token` was given; the empty token always owns.
 
-    Who then publishes meets the store's own error.
+    So does any while the store is away: who then publishes meets the store's own error.
     """
     if not token:
         return True

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emoji_ldm.errors import JobError
 from emoji_ldm.train.figures import figures
 from emoji_ldm.train.guard import Guard
 from emoji_ldm.train.journal import Journal, Line
@@ -50,17 +49,8 @@ class Watch:
         count = len(self.losses)
         losses, norms, waited_s, self.memory_mb = self._exchange()
         seconds = max(time.monotonic() - self.ticked, 1e-9)
-        try:
-            judged = self.guard.judge(done - count + 1, losses, norms)
-        except JobError:
-            if self.journal:
-                self.journal.close(done=False)
-            raise
-        line: Line = {
-            "step": done,
-            **judged,
-            "lr": lr_at(done - 1, self.plan),
-        }
+        judged = self.guard.judge(done - count + 1, losses, norms)
+        line: Line = {"step": done, **judged, "lr": lr_at(done - 1, self.plan)}
         self.limit = self.guard.limit
         return line | {
             "images_per_s": count * self.plan.batch_size / seconds, "step_s": seconds / count,
@@ -86,6 +76,11 @@ class Watch:
             done |= {"skipped": self.guard.skipped, **figures(self.journal.lines)}
             self.journal.close()
         return done
+
+    def close(self) -> None:
+        """Close the log of a training that ends before it is done, whatever ended it; nothing after `summary`."""
+        if self.journal:
+            self.journal.close(done=False)
 
     def _exchange(self) -> tuple[list[float], list[float], float, list[int]]:
         """Losses (mean of ranks), norms, the longest wait, memory per rank: one collective, one wait for the device."""

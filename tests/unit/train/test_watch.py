@@ -14,6 +14,7 @@ from emoji_ldm.train import guard, journal, owner
 from emoji_ldm.train.feed import Feed
 from emoji_ldm.train.figures import figures
 from emoji_ldm.train.journal import Journal
+from emoji_ldm.train.loop import fit
 from emoji_ldm.train.plan import plan_of
 from emoji_ldm.train.watch import Watch
 from emoji_ldm.train.world import World
@@ -89,6 +90,7 @@ def test_many_bad_steps_in_a_row_end_the_run_with_a_remedy(tmp_path):
     with pytest.raises(JobError, match=r"20 steps in a row .* step 20: .*\(inf\) is not finite; the last checkpoint "
                                        r"stays.* lower train.lr \(now 0.002\), or use precision=fp32"):  # fmt: skip
         train(watch, 2, norm=math.inf, start=guard.PATIENCE - 2)
+    watch.close()
     lines = journal.read(watch.place.store, "tiny")
     assert lines[-1]["skipped"] == guard.PATIENCE - 2
 
@@ -124,6 +126,44 @@ def test_a_tracker_that_fails_is_one_note_and_nothing_more():
     feed.close()
     assert feed.notes() == ["MLflow failed and gets no more lines: ConnectionError: no route to host"]
     assert feed.notes() == []
+
+
+def test_a_tracker_that_fails_again_after_a_good_turn_is_told_again():
+    class Waits(Broken):
+        errors = [StoreError("away"), None, StoreError("away"), StoreError("away"), RuntimeError("gone for good")]
+
+        def send(self, lines):
+            if error := self.errors.pop(0):
+                raise error
+
+    feed = Feed("MLflow", Waits, lambda: True)
+    for _ in range(5):
+        feed.send([{"step": 1}], last=True)
+        feed._sending.result(20)
+    waits = "MLflow waits: away"
+    assert feed.notes() == [waits, waits, "MLflow failed and gets no more lines: RuntimeError: gone for good"]
+
+
+def test_a_training_that_ends_by_any_error_closes_its_log_as_not_done(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(Feed, "close", lambda feed, *, done=True: closed.append((feed.name, done)))
+    config = tiny.config("train.log_every=1")
+    task = tiny.task(config)
+    draw = task.draw
+
+    def drawn(step, slots):
+        if step == 5:
+            raise StoreError("no route to host")
+        return draw(step, slots)
+
+    task.draw = drawn
+    with pytest.raises(StoreError):
+        fit(task, plan_of(config, "train"), tiny.place(config, tmp_path), torch.device("cpu"))
+    assert closed == [("TensorBoard", False), ("the run's log", False)]
+    closed.clear()
+    task.draw = draw
+    fit(task, plan_of(config, "train"), tiny.place(config, tmp_path), torch.device("cpu"))
+    assert closed == [("TensorBoard", True), ("the run's log", True)]
 
 
 def test_a_tracker_that_hangs_keeps_nobody_waiting(monkeypatch):
