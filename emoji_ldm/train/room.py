@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import EmojiLdmError, JobError, StoreError
 from emoji_ldm.store import Store
 from emoji_ldm.train.plan import Place, Plan
@@ -30,7 +32,8 @@ def check_room(place: Place, plan: Plan, world: World, facts: Mapping[str, int])
     """Raise StoreError, on every rank, unless disks have room for the run's checkpoints; a collective.
 
     A checkpoint holds weights, two moments and the averages of what is trained, spread over the ranks, and a whole
-    model. A local store must hold one more than `keep`: a new one is written before an old one goes.
+    model. A local store must hold one more than `keep`: a new one is written before an old one goes. What lies there
+    already is counted.
 
     Args:
         place: Its scratch folder, and its store if that is a local one.
@@ -38,24 +41,44 @@ def check_room(place: Place, plan: Plan, world: World, facts: Mapping[str, int])
         world: Each rank looks at its own disks.
         facts: The task's: num_parameters that learn, num_weights in all.
     """
+    world.agree(lambda: _check_disks(_needs(place, plan, facts)))
+
+
+def _needs(place: Place, plan: Plan, facts: Mapping[str, int]) -> dict[str, float]:
+    """{folder: bytes}."""
     learn = facts["num_parameters"]
-    state = BYTES * learn * (3 + max(1, len(plan.ema_widths)))
+    state = BYTES * learn * (3 + (len(plan.ema_widths) or (plan.ema_decay > 0)))
     model = BYTES * facts.get("num_weights", learn)
     needs = {str(place.scratch): BESIDE * model}
     if not place.store.is_s3:
-        needs[place.store.root] = BESIDE * (state + model) * (plan.keep + 1)
-    world.agree(lambda: _check_disks(needs))
+        one, there = BESIDE * (state + model), _there(place, plan)
+        needs[place.store.root] = max(one, one * (plan.keep + 1) - there)
+    return needs
+
+
+def _there(place: Place, plan: Plan) -> int:
+    """Bytes that the run's checkpoints take already: a run that goes on writes no more beside them than it keeps."""
+    return sum(checkpoints.sizes(place.store, f"checkpoints/{place.config.run}/{plan.kind}").values())
 
 
 def _check_disks(needs: Mapping[str, float]) -> None:
-    for folder, need in needs.items():
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
+    for folders, need in _disks(needs).items():
+        free = shutil.disk_usage(folders[0]).free
         if free < need:
             raise StoreError(
-                f"{folder} has {free / 2**30:.1f} GiB free, the run's checkpoints need about {need / 2**30:.1f} GiB; "
+                f"{' and '.join(folders)} has {free / 2**30:.1f} GiB free, the run's checkpoints need about "
+                f"{need / 2**30:.1f} GiB; "
                 "make room, lower train.keep, or name another store (store=...) or scratch folder (TMPDIR)"
             )
+
+
+def _disks(needs: Mapping[str, float]) -> dict[tuple[str, ...], float]:
+    """{folders on one disk: what they need together}."""
+    disks: dict[int, list[str]] = {}
+    for folder in needs:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        disks.setdefault(os.stat(folder).st_dev, []).append(folder)
+    return {tuple(folders): sum(needs[folder] for folder in folders) for folders in disks.values()}
 
 
 @contextmanager
