@@ -1,4 +1,7 @@
-"""A diffusers `VQModel` behind the interface of an `AutoencoderKL`, as pipelines and the rest of us call it."""
+"""A diffusers `VQModel` behind the interface of an `AutoencoderKL`, as pipelines and the rest of us call it.
+
+Saved pipelines bring a copy of this file: it imports nothing of ours.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from emoji_ldm.latents.cache import NO_SPREAD
+NO_SPREAD = -10000.0  # as emoji_ldm.latents.cache has it
 
 
 @dataclass

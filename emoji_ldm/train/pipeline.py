@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +18,7 @@ from torch import Tensor
 from emoji_ldm.config import Config, TrainConfig
 from emoji_ldm.errors import ModelError
 from emoji_ldm.latents.codec import Codec, load_codec, resolve_codec
-from emoji_ldm.latents.source import read_json
+from emoji_ldm.latents.source import INDEX, read_json
 from emoji_ldm.latents.text import TextEncoder, load_text_encoder
 from emoji_ldm.latents.weights import weights_key
 from emoji_ldm.model.denoiser import POOLER, Denoiser, build_denoiser, export_unet
@@ -23,6 +27,7 @@ from emoji_ldm.store import Store
 from emoji_ldm.train.objective import Objective
 from emoji_ldm.train.sampling import check_scheduler
 
+OURS = __name__.partition(".")[0]
 TEXT = "text_encoder."  # what names of its weights start with in a denoiser
 
 
@@ -89,6 +94,8 @@ def base_key(unet: Any) -> str:
 def export_pipeline(config: Config, frozen: Frozen, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Write a pipeline folder that `DiffusionPipeline.from_pretrained` opens; needs no data set and no live module.
 
+    With a text encoder or autoencoder of a class of ours it opens with `trust_remote_code=True`: see `bring_code`.
+
     Args:
         config: Of the run.
         frozen: See `load_frozen`.
@@ -107,6 +114,23 @@ def export_pipeline(config: Config, frozen: Frozen, weights: Mapping[str, Tensor
         scheduler=Objective(config.train).scheduler(), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
+    bring_code(folder)
+
+
+def bring_code(folder: Path) -> None:
+    """Put the source of classes of ours beside the parts made of them: diffusers reads it if code is trusted."""
+    index = read_json(folder / INDEX)
+    for part, entry in index.items():
+        if isinstance(entry, list) and str(entry[0]).startswith(f"{OURS}."):
+            module = sys.modules[getattr(import_module(entry[0]), entry[1]).__module__]
+            entry[0] = module.__name__.replace(".", "_")
+            shutil.copyfile(str(module.__file__), folder / part / f"{entry[0]}.py")
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def brings_code(folder: Path) -> bool:
+    """Whether a pipeline opens with `trust_remote_code=True` only."""
+    return any(folder.glob(f"*/{OURS}_*.py"))
 
 
 def _text_encoder(config: TrainConfig, frozen: Frozen, weights: Mapping[str, Tensor]) -> Any:

@@ -1,0 +1,39 @@
+"""Text encoders whose padding is zero vectors.
+
+Saved pipelines bring a copy of this file: it imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import (
+    BertModel,
+    CLIPTextModel,
+    PreTrainedModel,  # noqa: F401  diffusers finds how to load these classes by this name in this module
+    T5EncoderModel,
+)
+
+
+class ZeroPadded:
+    """Mixed into a transformers encoder: states `(N, tokens, width)` are zero where the attention mask is."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
+        """As the encoder's own, padding zeroed."""
+        output = super().forward(input_ids, attention_mask=attention_mask, **options)  # type: ignore[misc]
+        if attention_mask is not None:
+            output.last_hidden_state = output.last_hidden_state * attention_mask.unsqueeze(-1)
+        return output
+
+
+class ZeroPaddedBert(ZeroPadded, BertModel):  # type: ignore[misc]
+    """BERT and its kin, such as MiniLM."""
+
+
+class ZeroPaddedClip(ZeroPadded, CLIPTextModel):  # type: ignore[misc]
+    """The text tower of a CLIP."""
+
+
+class ZeroPaddedT5(ZeroPadded, T5EncoderModel):  # type: ignore[misc]
+    """The encoder half of a T5."""

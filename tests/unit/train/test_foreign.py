@@ -1,0 +1,57 @@
+"""What is exported opens in a process that knows diffusers alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import torch
+
+from emoji_ldm.generate.model import load_model
+from emoji_ldm.generate.noise import noise_for_seeds
+from emoji_ldm.generate.sampler import Draw, Sampler
+from emoji_ldm.latents import cache, quantized
+from emoji_ldm.latents.codec import load_codec
+from emoji_ldm.latents.text import load_text_encoder
+from emoji_ldm.train.pipeline import Frozen, brings_code, export_pipeline, start
+from tests.pipelines import write_clip, write_vqvae
+from tests.unit.train import tiny
+
+PROMPT = "a happy blob"
+OPEN = """
+import sys
+
+sys.modules["emoji_ldm"] = None  # as if it were not installed
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+torch.set_num_threads(1)
+pipeline = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+image = pipeline(sys.argv[2], num_inference_steps=3, guidance_scale=3.0, output_type="np",
+                 latents=torch.from_numpy(np.load(sys.argv[3])))
+np.save(sys.argv[4], image.images[0])
+"""
+
+
+def test_own_text_encoder_and_codec_draw_the_same_where_nothing_of_ours_is_installed(tmp_path):
+    torch.set_num_threads(1)
+    write_vqvae(tmp_path / "vq")
+    codec = load_codec(tmp_path / "vq", size_px=32, background="white", device="cpu")
+    text = load_text_encoder(str(write_clip(tmp_path / "clip")), max_tokens=16, device="cpu")
+    assert text.masked
+    config, frozen, folder = tiny.config("latents.max_tokens=16"), Frozen(codec, text), tmp_path / "pipeline"
+    denoiser = start(config, frozen, codec.latent_shape, text.width)
+    export_pipeline(config, frozen, dict(denoiser.named_parameters()), folder)
+    assert brings_code(folder)
+
+    np.save(tmp_path / "noise.npy", noise_for_seeds([7], codec.latent_shape).numpy())
+    words = [sys.executable, "-c", OPEN, "pipeline", PROMPT, "noise.npy", "image.npy"]
+    run = subprocess.run(words, cwd=tmp_path, env={"HF_HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    theirs = np.round(np.load(tmp_path / "image.npy") * 255)
+    ours = Sampler(load_model(folder, "cpu"), 1)([Draw(PROMPT, seed=7, steps=3, guidance_scale=3.0)])[0]
+    assert np.abs(ours[..., :3].astype(int) - theirs).max() <= 1
+    assert ours[..., :3].std() > 5
+    assert quantized.NO_SPREAD == cache.NO_SPREAD
