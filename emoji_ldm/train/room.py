@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -66,7 +65,7 @@ def _check_disks(needs: Mapping[str, float]) -> None:
         free = shutil.disk_usage(folders[0]).free
         if free < need:
             raise StoreError(
-                f"{' and '.join(folders)} has {free / 2**30:.1f} GiB free, the run's checkpoints need about "
+                f"{' and '.join(folders)}: {free / 2**30:.1f} GiB free, the run's checkpoints need about "
                 f"{need / 2**30:.1f} GiB; "
                 "make room, lower train.keep, or name another store (store=...) or scratch folder (TMPDIR)"
             )
@@ -77,7 +76,7 @@ def _disks(needs: Mapping[str, float]) -> dict[tuple[str, ...], float]:
     disks: dict[int, list[str]] = {}
     for folder in needs:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        disks.setdefault(os.stat(folder).st_dev, []).append(folder)
+        disks.setdefault(Path(folder).stat().st_dev, []).append(folder)
     return {tuple(folders): sum(needs[folder] for folder in folders) for folders in disks.values()}
 
 
