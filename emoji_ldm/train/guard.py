@@ -11,30 +11,36 @@ from typing import Any
 from emoji_ldm.errors import JobError
 from emoji_ldm.train.plan import Plan
 
-MEMORY = 25  # log lines whose norms say what is usual
-KNOWN_LINES, KNOWN_STEPS = 5, 20  # before so many of both nothing is usual yet
+MEMORY = 25  # windows whose norms say what is usual
+KNOWN_WINDOWS, KNOWN_STEPS = 5, 20  # before so many of both nothing is usual yet
 PATIENCE = 20  # bad steps in a row that end the training
 SHOWN = 3  # bad steps that a log line names
 
 
 class Guard:
-    """Tells bad steps from good ones: the same on every rank, and after a resume, as it knows the log lines alone."""
+    """Tells bad steps from good ones: the same on every rank, and after a resume, as it knows the log lines alone.
+
+    What is usual is learned from windows of `log_every` steps, whose ends are steps of their own cadence: a line that
+    a notice or a checkpoint puts between them changes nothing. What such a line leaves open is in its `guard`.
+    """
 
     def __init__(self, plan: Plan, lines: Sequence[Mapping[str, Any]]) -> None:
         """Go on after `lines`."""
         self.plan = plan
         self.skipped = int(lines[-1].get("skipped", 0)) if lines else 0
-        self.in_a_row = 0
-        self._step = int(lines[-1]["step"]) if lines else 0
-        self._norms = deque((line["grad_norm"] for line in lines if "grad_norm" in line), maxlen=MEMORY)
+        last = lines[-1].get("guard", {}) if lines else {}
+        self.in_a_row, self._open = int(last.get("in_a_row", 0)), list(last.get("open", []))
+        ends = [line for line in lines if "open" not in line.get("guard", {})]
+        usual = [line.get("guard", {}).get("usual", line.get("grad_norm")) for line in ends]
+        self._norms = deque((norm for norm in usual if norm is not None), maxlen=MEMORY)
+        self.limit = self._limit(int(ends[-1]["step"]) if ends else 0)
 
-    @property
-    def limit(self) -> float:
+    def _limit(self, step: int) -> float:
         """Gradient norm above which a step is skipped: `spike_factor` times the usual one, inf until that is known.
 
-        The usual norm is the median over log lines of their median: one spike moves neither.
+        The usual norm is the median over windows of their median: one spike moves neither.
         """
-        known = len(self._norms) >= KNOWN_LINES and self._step >= KNOWN_STEPS
+        known = len(self._norms) >= KNOWN_WINDOWS and step >= KNOWN_STEPS
         return self.plan.spike_factor * statistics.median(self._norms) if known and self.plan.spike_factor else math.inf
 
     def judge(self, first: int, losses: Sequence[float], norms: Sequence[float]) -> dict[str, Any]:
@@ -42,7 +48,7 @@ class Guard:
 
         Returns:
             loss and grad_norm (mean and median of the good steps, absent without any), skipped (so far),
-            and bad, {step: norm}, if some were skipped.
+            bad, {step: norm}, if some were skipped, and guard, what a resume has to know besides, if there is any.
 
         Raises:
             JobError: Too many steps in a row were bad.
@@ -58,9 +64,21 @@ class Guard:
         if good:
             line["loss"] = math.fsum(loss for loss, _ in good) / len(good)
             line["grad_norm"] = statistics.median(norm for _, norm in good)
-            self._norms.append(line["grad_norm"])
-        self._step = first + len(losses) - 1
-        return line
+        memory = self._remember(first + len(losses) - 1, [norm for _, norm in good])
+        return line | ({"guard": memory} if memory else {})
+
+    def _remember(self, done: int, norms: Sequence[float]) -> dict[str, Any]:
+        """Take the norms of good steps up to `done`; what the log line cannot say without it."""
+        memory: dict[str, Any] = {"in_a_row": self.in_a_row} if self.in_a_row else {}
+        split, self._open = bool(self._open), [*self._open, *norms]
+        if done % self.plan.log_every:
+            return memory | {"open": list(self._open)}
+        if self._open:
+            self._norms.append(statistics.median(self._open))
+            memory |= {"usual": self._norms[-1]} if split else {}
+        self._open = []
+        self.limit = self._limit(done)
+        return memory
 
     def _good(self, norm: float) -> bool:
         return math.isfinite(norm) and norm <= self.limit

@@ -78,6 +78,38 @@ def test_the_limit_is_known_after_some_lines_and_the_same_after_a_resume(tmp_pat
         assert "loss" not in line and one.limit == 20.0
 
 
+def judged(cuts, resume_at=()):
+    """(limits after each window of 4 steps, skipped) where log lines end at `cuts`, or anew from the log at some."""
+    own, lines, limits, first = plan("train.log_every=4"), [], {}, 1
+    watcher = guard.Guard(own, lines)
+    for end in sorted({*cuts, *range(4, 61, 4)}):
+        steps = range(first, end + 1)
+        norms = [1 + (step * 7 % 5) / 3 + 100 * (step in (30, 41)) for step in steps]
+        line = watcher.judge(first, [0.5] * len(steps), norms)
+        lines.append({"step": end, **json.loads(json.dumps(line))})
+        limits[end] = watcher.limit
+        watcher = guard.Guard(own, lines) if end in resume_at else watcher
+        assert watcher.limit == limits[end]
+        first = end + 1
+    return {end: limit for end, limit in limits.items() if end % 4 == 0}, watcher.skipped
+
+
+def test_extra_log_lines_and_resumes_change_no_limit():
+    whole = judged(())
+    assert whole[1] == 2 and not math.isinf(whole[0][20])
+    assert judged((6, 13, 22, 23, 37)) == whole
+    assert judged((6, 13, 22, 23, 37), resume_at=(13, 16, 22, 23, 24, 37)) == whole
+
+
+def test_bad_steps_in_a_row_are_counted_over_a_resume(tmp_path):
+    own = plan("train.log_every=4")
+    first = guard.Guard(own, [])
+    line = first.judge(1, [0.0] * 12, [math.inf] * 12)
+    again = guard.Guard(own, [{"step": 12, **json.loads(json.dumps(line))}])
+    with pytest.raises(JobError, match="the last is step 20"):
+        again.judge(13, [0.0] * 12, [math.inf] * 12)
+
+
 def test_a_factor_of_zero_skips_only_what_is_not_finite(tmp_path):
     watch = watch_of(tmp_path, (), "train.spike_factor=0")
     train(watch, 40)
