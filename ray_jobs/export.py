@@ -19,7 +19,11 @@ HUB_TOKEN = "HF_TOKEN"
 def add_export(command: argparse.ArgumentParser) -> None:
     """The options of the export."""
     group = command.add_argument_group("export of what was trained (trains nothing)")
-    group.add_argument("--export", metavar="DIR", help="write a folder that DiffusionPipeline.from_pretrained opens")
+    group.add_argument(
+        "--export",
+        metavar="DIR",
+        help="write a folder that DiffusionPipeline.from_pretrained opens (its README.md says how)",
+    )
     group.add_argument("--weights", choices=("ema", "ema2", "raw"), default="ema",
                        help="averaged (default), averaged over the second of train.ema_widths, or raw")  # fmt: skip
     group.add_argument("--checkpoint", default="", metavar="PATH|URI", help="of the store; by default the run's newest")

@@ -14,16 +14,18 @@ import torch
 from torch import Tensor
 
 from emoji_ldm import __version__
-from emoji_ldm.config import Config
+from emoji_ldm.config import Config, build
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.dataset.checkpoints import Checkpoint
 from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.latents.source import INDEX
 from emoji_ldm.model.ema import NAMES
 from emoji_ldm.store import Store
 from emoji_ldm.train.checkpoint import STATE, marks_of, reader
 from emoji_ldm.train.engine import Piece
 from emoji_ldm.train.pieces import Damaged, fill
 
+PARTIAL = ".emoji-ldm-"  # what names of unfinished exports start with
 CARD, FACTS = "README.md", "emoji_ldm.json"  # what an export says of itself: for people, for programs
 PARTS = {"train": "pipeline", "autoencoder": "vae"}
 KINDS = {"train": "unet", "autoencoder": "autoencoder"}
@@ -52,23 +54,42 @@ def export(config: Config, wanted: Wanted, folder: Path, cache: Path) -> dict[st
         cache: Local folder for files of a store that is not local.
 
     Raises:
-        ConfigError: The folder holds something else.
+        ConfigError: The folder holds something else, or cannot be written.
         ModelError: There is no such checkpoint, it is damaged, or it has no such average.
     """
-    check_target(folder)
-    checkpoint = find(config, Store(config.store, config.branch), wanted)
-    manifest = checkpoint.check()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    folder = folder.resolve()
+    try:
+        check_target(folder)
+        checkpoint = find(config, Store(config.store, config.branch), wanted)
+        return _export(checkpoint, wanted, folder, cache)
+    except OSError as error:
+        raise ConfigError(f"--export {folder} cannot be written: {error}") from None
+
+
+def _export(checkpoint: Checkpoint, wanted: Wanted, folder: Path, cache: Path) -> dict[str, Any]:
+    manifest, is_new = checkpoint.check(), not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    made = folder / f"{PARTIAL}{uuid.uuid4().hex[:8]}"  # inside: its parent may belong to somebody else
     try:
         _write(checkpoint, manifest, wanted, made, cache)
         facts = _describe(checkpoint, manifest, wanted, made)
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.replace(folder)
+        _replace(folder, made)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
     return facts
+
+
+def _replace(folder: Path, made: Path) -> None:
+    """Put what `made` holds in the place of all else; the folder itself stays, as a shell may stand in it."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and path != made:
+            shutil.rmtree(path)
+        elif path != made:
+            path.unlink()
+    for path in made.iterdir():
+        path.replace(folder / path.name)
 
 
 def check_target(folder: Path) -> None:
@@ -76,6 +97,7 @@ def check_target(folder: Path) -> None:
     if folder.is_file():
         raise ConfigError(f"--export {folder} is a file; give a folder")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    there = {name for name in there if not name.startswith(PARTIAL)}
     try:
         ours = set(json.loads((folder / FACTS).read_text())["files"]) | {FACTS}
     except (OSError, ValueError, KeyError):
@@ -127,13 +149,33 @@ def _write(checkpoint: Checkpoint, manifest: Mapping[str, Any], wanted: Wanted, 
     exported = checkpoint.fetch(cache, PARTS[wanted.section])
     if wanted.weights == "ema":
         shutil.copytree(exported, folder)
-        return
+    else:
+        _write_others(checkpoint, manifest, wanted, exported, folder)
+    _open_up(folder)
+
+
+def _write_others(
+    checkpoint: Checkpoint, manifest: Mapping[str, Any], wanted: Wanted, exported: Path, folder: Path
+) -> None:
     weights = whole(checkpoint, manifest, WEIGHTS[wanted.weights])
-    config = Config.model_validate(manifest["config"])
+    config = build(manifest["config"], where=checkpoint.uri)
     if wanted.section == "train":
         _write_pipeline(config, weights, exported, folder, manifest.get("base_key", ""))
     else:
         _write_autoencoder(config, weights, exported, folder)
+
+
+def _open_up(folder: Path) -> None:
+    """Let diffusers open it where nothing of ours is installed."""
+    from emoji_ldm.train.pipeline import bring_code
+
+    if (folder / INDEX).is_file():
+        bring_code(folder)
+        return
+    settings = json.loads((folder / "config.json").read_text())
+    if settings["_class_name"] == "QuantizedAutoencoder":  # by itself it needs no interface but its own
+        settings["_class_name"] = "VQModel"
+        (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def _write_pipeline(config: Config, weights: Mapping[str, Tensor], exported: Path, folder: Path, wanted: str) -> None:
@@ -177,7 +219,7 @@ def _write_autoencoder(config: Config, weights: Mapping[str, Tensor], exported: 
 def _describe(checkpoint: Checkpoint, manifest: Mapping[str, Any], wanted: Wanted, folder: Path) -> dict[str, Any]:
     """Write what the export is and where it comes from; returns it for people."""
     run, step = manifest.get("config", {}).get("run", ""), int(manifest["step"])
-    (folder / CARD).write_text(_card(run, step, wanted), encoding="utf-8")
+    (folder / CARD).write_text(_card(run, step, wanted, folder), encoding="utf-8")
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     facts = {
         "checkpoint": checkpoint.uri, "step": step, "weights": wanted.weights, "versions": manifest.get("versions", {}),
@@ -187,13 +229,19 @@ def _describe(checkpoint: Checkpoint, manifest: Mapping[str, Any], wanted: Wante
     return {"checkpoint": checkpoint.uri, "step": step, "weights": wanted.weights, "bytes": sum(files.values())}
 
 
-def _card(run: str, step: int, wanted: Wanted) -> str:
+def _card(run: str, step: int, wanted: Wanted, folder: Path) -> str:
     """A model card as the hub shows it."""
+    from emoji_ldm.train.pipeline import brings_code
+
     opened = "DiffusionPipeline" if wanted.section == "train" else "AutoModel"
+    trust, note = "", ""
+    if brings_code(folder):
+        trust = ", trust_remote_code=True"
+        note = "\nThe code to be trusted is in the `.py` files here, which text encoder or autoencoder are made of.\n"
     kind = "text-to-image" if wanted.section == "train" else "image-feature-extraction"
     return (
         f"---\nlibrary_name: diffusers\npipeline_tag: {kind}\ntags: [emoji, latent-diffusion]\n---\n\n# {run}\n\n"
         f"Made by emoji_ldm {__version__} at step {step:,}, weights: {wanted.weights}. `{FACTS}` holds the resolved\n"
         "configuration and the versions of the data set.\n\n"
-        f'```python\nfrom diffusers import {opened}\n\nmodel = {opened}.from_pretrained(".")\n```\n'
+        f'```python\nfrom diffusers import {opened}\n\nmodel = {opened}.from_pretrained("."{trust})\n```\n{note}'
     )

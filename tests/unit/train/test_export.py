@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +88,31 @@ def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(trained, 
         export(trained, Wanted("train"), folder, tmp_path)
     assert (folder / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_it_goes_into_the_folder_that_one_stands_in_or_that_a_link_names(trained, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("here")
+    monkeypatch.chdir(tmp_path / "here")
+    for _ in range(2):
+        export(trained, Wanted("train"), Path(), tmp_path / "cache")
+    assert Path("model_index.json").is_file()  # the folder is the same one, not another in its place
+    export(trained, Wanted("train"), tmp_path / "link", tmp_path / "cache")
+    assert (tmp_path / "link").is_symlink() and Path("model_index.json").is_file()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(trained, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"--export .*/file/model cannot be written: "):
+        export(trained, Wanted("train"), tmp_path / "file" / "model", tmp_path / "cache")
+
+
+def test_a_checkpoint_of_other_code_is_one_line(trained, tmp_path, monkeypatch):
+    manifest = checkpoints.newest(Store(trained.store), "tiny", "unet").manifest()
+    manifest["config"]["train"]["unheard_of"] = 1
+    monkeypatch.setattr(checkpoints.Checkpoint, "check", lambda self: manifest)
+    with pytest.raises(ConfigError, match=r"unheard_of"):
+        export(trained, Wanted("train", "raw"), tmp_path / "model", tmp_path / "cache")
 
 
 def test_a_checkpoint_is_chosen_by_its_path_or_uri(trained, tmp_path):
