@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import torch
+from diffusers import AutoModel, VQModel
 
 from emoji_ldm.generate.model import load_model
 from emoji_ldm.generate.noise import noise_for_seeds
@@ -14,6 +15,7 @@ from emoji_ldm.generate.sampler import Draw, Sampler
 from emoji_ldm.latents import cache, quantized
 from emoji_ldm.latents.codec import load_codec
 from emoji_ldm.latents.text import load_text_encoder
+from emoji_ldm.train import export
 from emoji_ldm.train.pipeline import Frozen, brings_code, export_pipeline, start
 from tests.pipelines import write_clip, write_vqvae
 from tests.unit.train import tiny
@@ -25,6 +27,7 @@ import sys
 sys.modules["emoji_ldm"] = None  # as if it were not installed
 import numpy as np
 import torch
+from diffusers import AutoModel, VQModel
 from diffusers import DiffusionPipeline
 
 torch.set_num_threads(1)
@@ -55,3 +58,18 @@ def test_own_text_encoder_and_codec_draw_the_same_where_nothing_of_ours_is_insta
     assert np.abs(ours[..., :3].astype(int) - theirs).max() <= 1
     assert ours[..., :3].std() > 5
     assert quantized.NO_SPREAD == cache.NO_SPREAD
+
+
+def test_a_quantised_autoencoder_by_itself_is_exported_as_diffusers_own(tmp_path):
+    write_vqvae(tmp_path / "vq")
+    load_codec(tmp_path / "vq", size_px=32, background="white", device="cpu").vae.save_pretrained(tmp_path / "ours")
+    export._open_up(tmp_path / "ours")
+    assert type(AutoModel.from_pretrained(str(tmp_path / "ours"))) is VQModel
+
+
+def test_the_card_says_how_it_opens(tmp_path):
+    (tmp_path / "vae").mkdir()
+    wanted = export.Wanted("train")
+    assert 'DiffusionPipeline.from_pretrained(".")' in export._card("demo", 5, wanted, tmp_path)
+    (tmp_path / "vae" / "emoji_ldm_latents_quantized.py").touch()
+    assert '.from_pretrained(".", trust_remote_code=True)' in export._card("demo", 5, wanted, tmp_path)
