@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 NAMES = ("ema", "ema2")  # of the averages in a checkpoint; the first one is exported
+WEIGHT = "weight"  # the shards themselves there
 
 
 def decay_at(step: int, decay: float) -> float:
@@ -42,11 +43,19 @@ class Averages:
     """Averages of the fp32 tensors they are made of; each costs their memory once more, and no communication."""
 
     def __init__(self, shards: Sequence[Tensor], decay: float, widths: Sequence[float] = ()) -> None:
-        """Start at the present values: one average with `decay`, or a power-function average per width."""
+        """Start at the present values: one average with `decay`, or a power-function average per width.
+
+        Without decay and widths the average is the weights themselves: nothing is kept.
+        """
         self.decays: list[Callable[[int], float]] = [partial(power_decay_at, gamma=gamma_of(width)) for width in widths]
-        self.decays = self.decays or [partial(decay_at, decay=decay)]
+        self.decays = self.decays or ([partial(decay_at, decay=decay)] if decay else [])
         names = NAMES[: len(self.decays)]
         self.tensors = {name: [shard.detach().clone() for shard in shards] for name in names}
+
+    @property
+    def exported(self) -> str:
+        """What a checkpoint calls the tensors that are exported: the first average, else the weights."""
+        return next(iter(self.tensors), WEIGHT)
 
     @torch.no_grad()
     def update(self, shards: Sequence[Tensor], step: int) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from emoji_ldm import __version__
@@ -25,7 +26,7 @@ from emoji_ldm.config import Config
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.dataset.checkpoints import Checkpoint
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.model.ema import Averages
+from emoji_ldm.model.ema import NAMES, WEIGHT, Averages
 from emoji_ldm.store import Store
 from emoji_ldm.train import journal, owner
 from emoji_ldm.train.adam import Moments
@@ -62,7 +63,7 @@ class State:
 
 def kinds_of(engine: Engine, averages: Averages, moments: Moments) -> dict[str, Sequence[Tensor]]:
     """All that a checkpoint holds, in tensors of the shards' shapes."""
-    return {"weight": engine.shards(), **moments.tensors, **averages.tensors}
+    return {WEIGHT: engine.shards(), **moments.tensors, **averages.tensors}
 
 
 def resume(
@@ -206,7 +207,11 @@ def _load(
     if other := next((piece for piece in pieces if shapes.get(piece.name) != piece.shape), None):
         raise _another(checkpoint, f"{other.name} is {other.shape}, there {shapes.get(other.name)}")
     files = [(mark, reader(checkpoint.store, checkpoint.path, mark.file)) for mark in marks]
-    fill({kind: (pieces, tensors) for kind, tensors in kinds.items()}, files)
+    held = {stored.kind for mark in marks for stored in mark.pieces}
+    begins = [kind for kind in kinds if kind in NAMES and not held & set(NAMES)]  # it was trained with ema_decay=0
+    fill({kind: (pieces, tensors) for kind, tensors in kinds.items() if kind not in begins}, files)
+    for kind in begins:
+        torch._foreach_copy_(list(kinds[kind]), list(kinds[WEIGHT]))
     return State(int(manifest["step"]), _lines(checkpoint), marks[0].updates)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -53,7 +53,7 @@ class DiffusionTask:
         """What the samples in places `slots` of a step are."""
         return self.data.draw(step, slots)
 
-    def held_out(self, slots: range) -> Sequence[Batch]:
+    def held_out(self, slots: range) -> Iterator[Batch]:
         """The images held out, with the same noise each time."""
         return self.data.held_out(slots)
 

@@ -23,7 +23,8 @@ FLUSH_EVERY_S = 2.0
 
 Line = dict[str, Any]
 """step, loss, grad_norm (both without skipped steps), skipped (so far), lr, images_per_s, step_s, data_wait (share),
-memory_mb (per rank), time_s; where it applies validation_loss, validation_loss_ema, bad {step: norm}, limit, guard (its memory), notes."""
+memory_mb (per rank), time_s; where it applies validation_loss, validation_loss_ema, bad {step: norm}, limit,
+guard (its memory), notes."""
 
 
 def parse(text: str) -> list[Line]:

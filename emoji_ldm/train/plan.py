@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,8 +76,8 @@ class Task(Protocol):
         """The mean loss over what was drawn, as a scalar on the device; `forward` is the module, or an engine's."""
         ...
 
-    def held_out(self, slots: range) -> Sequence[Any]:
-        """Batches of the images held out, the same ones with the same noise each time; `slots` as in `draw`.
+    def held_out(self, slots: range) -> Iterable[Any]:
+        """Batches of some images held out, the same ones with the same noise each time; `slots` as in `draw`.
 
         Every rank gets as many, maybe none. Their mean `loss` is the validation loss.
         """

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import JobError
-from emoji_ldm.model.ema import NAMES, Averages
+from emoji_ldm.model.ema import WEIGHT, Averages
 from emoji_ldm.train import checkpoint, journal, owner
 from emoji_ldm.train.adam import MOMENTS, Moments
 from emoji_ldm.train.checkpoint import STATE
@@ -140,7 +140,7 @@ class Saver:
 
     def _lay_out(self, pieces: list[Piece]) -> Snapshot:
         """A thread's work while the first steps run: to allocate and touch so much memory takes a while."""
-        kinds = ("weight", *MOMENTS, *self.averages.tensors)
+        kinds = (WEIGHT, *MOMENTS, *self.averages.tensors)
         return Snapshot(kinds, pieces, pinned=self.world.device.type == "cuda")
 
     def _bring(self, save: Save, snapshot: Snapshot) -> Facts:
@@ -199,7 +199,7 @@ class Saver:
                   for number, (name, tensor) in enumerate(whole.items())]  # fmt: skip
         readers = [snapshot.read if mark.file == own.file else checkpoint.reader(self.place.store, save.path, mark.file)
                    for mark in marks]  # fmt: skip
-        fill({NAMES[0]: (pieces, list(whole.values()))}, list(zip(marks, readers, strict=True)))
+        fill({self.averages.exported: (pieces, list(whole.values()))}, list(zip(marks, readers, strict=True)))
         return whole
 
 

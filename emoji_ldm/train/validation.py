@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,17 +19,22 @@ from emoji_ldm.train.world import World
 def validate(
     task: Task, engine: Engine, averages: Averages, world: World, parts: Sequence[range]
 ) -> dict[str, float]:  # fmt: skip
-    """`validation_loss` and `validation_loss_ema`, the mean over all images held out; a collective.
+    """`validation_loss` and `validation_loss_ema`, the mean over the images held out; a collective.
 
     Each image counts once, with noise of its own, so that ranks and micro-batches change nothing but rounding.
-    Empty if nothing is held out.
+    The latter is left out where no average is kept. Empty if nothing is held out.
     """
-    batches = [drawn for part in parts for drawn in task.held_out(part)]
-    if not batches:
+
+    def measured() -> float | None:
+        return _mean_loss(task, engine, world, (drawn for part in parts for drawn in task.held_out(part)))
+
+    own = measured()
+    if own is None:
         return {}
-    found = {"validation_loss": _mean_loss(task, engine, world, batches)}
-    with working_with(engine, averages.tensors[NAMES[0]]):
-        found["validation_loss_ema"] = _mean_loss(task, engine, world, batches)
+    found = {"validation_loss": own}
+    if averages.tensors:
+        with working_with(engine, averages.tensors[NAMES[0]]):
+            found["validation_loss_ema"] = measured() or 0.0
     return found
 
 
@@ -50,6 +55,7 @@ def _put(engine: Engine, shards: Sequence[Tensor], tensors: Sequence[Tensor]) ->
     engine.refresh()
 
 
-def _mean_loss(task: Task, engine: Engine, world: World, batches: Sequence[Any]) -> float:
+def _mean_loss(task: Task, engine: Engine, world: World, batches: Iterable[Any]) -> float | None:
+    """The mean over batches, drawn one at a time, and ranks; None without any."""
     losses = [task.loss(engine.forward, drawn).double() for drawn in batches]
-    return float(world.mean(torch.stack(losses).mean()))
+    return float(world.mean(torch.stack(losses).mean())) if losses else None

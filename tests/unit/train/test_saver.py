@@ -209,6 +209,17 @@ def test_a_file_of_state_is_a_plain_safetensors_file(trained):
     assert json.loads(only(trained, "state/*.json").read_text())["shapes"]["unet.conv_in.weight"] == [8, 4, 3, 3]
 
 
+def test_without_an_average_nothing_is_stored_twice_and_the_weights_are_exported(tmp_path):
+    run(tmp_path, "train.ema_decay=0")
+    with safe_open(only(tmp_path, "state/*.safetensors"), framework="pt") as file:
+        assert {name.partition("/")[0] for name in file.keys()} == {"weight", "exp_avg", "exp_avg_sq"}  # noqa: SIM118
+        total = sum(float(file.get_tensor(name).sum()) for name in file.keys() if name[:7] == "weight/")  # noqa: SIM118
+    assert float(only(tmp_path, "pipeline/weights.txt").read_text()) == pytest.approx(total, rel=1e-4)
+    run(tmp_path, "train.ema_decay=0.5", "train.steps=9")  # an average begins at the weights
+    run(tmp_path, "train.ema_decay=0", "train.steps=10")
+    assert steps(tmp_path) == [4, 8, 9, 10]
+
+
 def test_any_split_reads_what_any_other_wrote():
     torch.manual_seed(0)
     whole = {"a": torch.randn(7, 3), "b": torch.randn(5)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emoji_ldm.model.ema import NAMES, Averages
-from emoji_ldm.train import order
+from emoji_ldm.train import data, order
 from emoji_ldm.train.engine import build_engine
 from emoji_ldm.train.plan import plan_of
 from emoji_ldm.train.validation import validate, working_with
@@ -22,7 +22,7 @@ def prepared(*overrides):
     task, plan = tiny.task(config, tiny.latent_set(12)), plan_of(config, "train")
     engine = build_engine(task.module, plan, ALONE)
     averages = Averages(engine.shards(), plan.ema_decay)
-    for tensor in averages.tensors[NAMES[0]]:
+    for tensor in averages.tensors.get(NAMES[0], ()):
         tensor.mul_(0.9)
     return task, plan, engine, averages
 
@@ -60,3 +60,22 @@ def test_nothing_is_measured_where_nothing_is_held_out():
     task, plan = tiny.task(config), plan_of(config, "train")
     engine = build_engine(task.module, plan, ALONE)
     assert validate(task, engine, Averages(engine.shards(), 0.9), ALONE, [range(4)]) == {}
+
+
+def test_many_images_held_out_are_measured_up_to_a_number_and_one_batch_at_a_time(monkeypatch):
+    monkeypatch.setattr(data, "NUM_MEASURED", 2)
+    task, _, engine, averages = prepared()
+    batches = task.held_out(range(4))
+    assert next(batches).weights.count_nonzero() == 2 and next(batches, None) is None
+    few = validate(task, engine, averages, ALONE, [range(4)])
+    own = task.data.held_rows
+    task.data.held_rows = data._chosen(own, task.data.latents.image_ids)
+    assert len(own) > len(task.data.held_rows) == 2
+    assert validate(task, engine, averages, ALONE, [range(4)]) == few
+
+
+def test_without_an_average_the_weights_are_measured_once():
+    task, plan, engine, _ = prepared("train.ema_decay=0")
+    none = Averages(engine.shards(), plan.ema_decay)
+    assert none.tensors == {}
+    assert validate(task, engine, none, ALONE, [range(4)]).keys() == {"validation_loss"}
