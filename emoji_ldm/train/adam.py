@@ -45,7 +45,10 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 class Moments:
-    """Adam's moments of some tensors, fp32, to be read or written; 8-bit ones are read as copies."""
+    """Adam's moments of some tensors, fp32, to be read or written; 8-bit ones are read as copies.
+
+    What is read and written again is the same to the bit, but for 8-bit ones: the scale of a block is rounded anew.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, keys: Sequence[Tensor]) -> None:
         """`keys`: the tensors that `optimizer` moves; moments it has not made yet are made now, as zeros."""

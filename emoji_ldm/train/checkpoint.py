@@ -4,7 +4,8 @@
 2. refuse: another network, objective, codec or text encoder than the configuration's is an error that names it
 3. load: every rank reads the elements that its own shards hold; a damaged checkpoint gives way to the one before
 
-Values are fp32 and copied as they are, so a run that resumes with as many ranks goes on bit by bit.
+Values are fp32 and copied as they are, so a run that resumes with as many ranks goes on bit by bit; with 8-bit moments
+(`optimizer=adamw8bit`) but for the rounding of their scales.
 """
 
 from __future__ import annotations

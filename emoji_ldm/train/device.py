@@ -67,6 +67,11 @@ def idle_options(plan: Plan, world: World) -> list[str]:
         lines.append(
             f"{section}.micro_batch_size with zero_stage=1 adds gradients up in bf16; zero_stage=2 does it in fp32"
         )
+    if plan.deterministic and plan.optimizer == "adamw8bit":
+        lines.append(
+            f"{section}.deterministic=true holds for a run that is not cut off: a resume rounds the scales of "
+            "adamw8bit's moments; optimizer=adamw goes on bit by bit"
+        )
     return lines
 
 

@@ -85,3 +85,10 @@ def test_a_store_that_is_away_fences_nobody_and_a_look_never_raises(tmp_path, mo
     watcher.world = world.World(0, 1, torch.device("cpu"))
     watcher.place = SimpleNamespace(store=store, config=SimpleNamespace(run="tiny"), owner=token)
     assert isinstance(watcher._look(), StoreError)
+
+
+def test_what_eight_bit_moments_do_not_keep_is_told():
+    alone = world.World(0, 1, torch.device("cpu"))
+    for optimizer, told in (("adamw", 0), ("adamw8bit", 1)):
+        plan = plan_of(tiny.config("train.deterministic=true", f"train.optimizer={optimizer}"), "train")
+        assert sum("a resume rounds" in line for line in device.idle_options(plan, alone)) == told
