@@ -32,7 +32,7 @@ def run(*, quick: bool) -> dict[str, Any]:
     """Images/s under Ray Train and in plain ranks, rounds in turn; shares of step time: waits for data, the extras."""
     os.environ |= group.KEEP_PAGES  # as our workers under Ray have it
     os.environ[group.WATCHER] = "0"  # as on one node
-    rounds, windows = (1, 4) if quick else (3, 6)
+    rounds, windows = (1, 5) if quick else (3, 5)
     plain, under_ray, waits, costs = [], [], [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -40,7 +40,7 @@ def run(*, quick: bool) -> dict[str, Any]:
             with Ranks(2, folder / f"ranks-{number}") as ranks:
                 own = settings(folder / f"plain-{number}", windows)
                 ranks.run(train, own)
-                costs.append(ranks.run(extras, own, 2 * windows)[0])
+                costs.append(ranks.run(extras, own, windows)[0])
             plain.append(rate(own))
             other = settings(folder / f"ray-{number}", windows)
             cluster.connect(other.cluster)
@@ -68,7 +68,7 @@ def settings(folder: Path, windows: int) -> Config:
     """Two workers, some 2 million weights, no checkpoint before the last step."""
     return load(None, [
         *tiny.TINY, f"store={folder}", "train.block_out_channels=[64,128]", "train.num_heads=4", "train.num_workers=2",
-        "train.zero_stage=1", "train.batch_size=32", f"train.steps={(windows + 1) * WINDOW}",
+        "train.zero_stage=1", "train.batch_size=16", f"train.steps={(windows + 1) * WINDOW}",
         f"train.log_every={WINDOW}", "train.checkpoint_every=100000", "cluster.object_store_mb=100",
     ])  # fmt: skip
 
