@@ -104,12 +104,15 @@ class Store:
             return bytes(stream.read())
 
     def write(self, data: bytes, *parts: str) -> None:
-        """Write a file whole, replacing what was there."""
+        """Write a file whole, replacing what was there; readers see the old one or the new one, never a part."""
         path = self.path(*parts)
         with self.reaching(f"write {'/'.join(parts)}"):
             self._make_parent(path)
-            with self.filesystem.open_output_stream(path) as stream:
+            partial = path if self.is_s3 else str(Path(path).with_name(f".{uuid.uuid4().hex}.tmp"))
+            with self.filesystem.open_output_stream(partial) as stream:
                 stream.write(data)
+            if partial != path:
+                Path(partial).replace(path)
 
     def put(self, data: bytes | memoryview, *parts: str) -> None:
         """Write a large file whole; to S3 in parts, several at once, and without a copy of all of it."""

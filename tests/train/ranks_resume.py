@@ -33,6 +33,11 @@ def train(folder, *overrides, token="", step_s=0.0, keep=9):
     return fit(task, plan_of(config, "train"), place, CPU)
 
 
+def train_paced(folder, *overrides):
+    """At a pace that leaves time to interfere."""
+    return train(folder, *overrides, step_s=0.1)
+
+
 def train_owned(folder, token, *overrides):
     """As a driver's group, whose token is looked at often."""
     owner.LOOK_S = 0.2

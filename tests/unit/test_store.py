@@ -1,5 +1,6 @@
 """A folder as a store, and a server that does not answer."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,15 @@ def test_a_server_that_does_not_answer_is_a_store_error(monkeypatch):
         store.exists("refs", "x")
     with pytest.raises(StoreError, match=r"http://127.0.0.1:1 cannot be reached.*AWS_ENDPOINT_URL"):
         store.check_reading()
+
+
+def test_readers_of_a_file_that_is_written_again_never_see_a_part(tmp_path):
+    store, seen = Store(str(tmp_path)), set()
+    texts = [letter * 200_000 for letter in (b"a", b"b")]
+    store.write(texts[0], "file")
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: [store.write(texts[number % 2], "file") for number in range(200)])
+        while not writing.done():
+            seen.add(store.read("file"))
+    assert seen <= set(texts)
+    assert store.list() == ["file"]
