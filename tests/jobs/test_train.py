@@ -50,7 +50,8 @@ def plain(prepared, tmp_path_factory):
 LONG = pytest.mark.long
 
 
-@pytest.mark.parametrize("stage", [pytest.param(0, marks=LONG), 2, pytest.param(3, marks=LONG)])  # 1: the killed run
+@LONG
+@pytest.mark.parametrize("stage", [0, 2, 3])  # 1: the killed run; without Ray, tests/train has every stage
 def test_two_ranks_of_any_zero_stage_train_as_one_process_does(stage, prepared, plain):
     config = prepared(f"run=zero{stage}", "train.steps=4", f"train.zero_stage={stage}")
     summary = train.run(config)
@@ -106,6 +107,7 @@ def test_errors_of_workers_reach_the_user_as_themselves(tiny_pipeline, prepared,
         train.run(prepared("train.num_workers=3"))
 
 
+@LONG
 def test_the_autoencoder_trains_on_two_ranks_once(tmp_path, tiny_pipeline):
     fill_images(Store(str(tmp_path)), blobs(6))
     settings = ("autoencoder.size_px=32", "autoencoder.batch_size=4", "autoencoder.block_out_channels=[16,32]",

@@ -41,8 +41,8 @@ def goes_on_as(folder, whole, rel=1e-5):
     assert sorted(tiny_run.losses(folder)) == list(range(1, 13))
 
 
-# Tests of bits come first, or have ranks of their own: DeepSpeed's stage 3 changes the arithmetic of linear layers for the
-# rest of a process. A training has its processes to itself.
+# Tests of bits come first, or have ranks of their own: DeepSpeed's stage 3 changes the arithmetic of linear layers for
+# the rest of a process. A training has its processes to itself.
 
 
 def test_a_killed_rank_costs_not_one_bit(two, whole, tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 from diffusers import AutoModel, VQModel
 
@@ -38,6 +39,7 @@ np.save(sys.argv[4], image.images[0])
 """
 
 
+@pytest.mark.long
 def test_own_text_encoder_and_codec_draw_the_same_where_nothing_of_ours_is_installed(tmp_path):
     torch.set_num_threads(1)
     write_vqvae(tmp_path / "vq")
