@@ -100,7 +100,8 @@ class Feed:
         except Exception as error:  # noqa: BLE001 (whatever a tracker raises, training goes on without it)
             self._off = not self.patient
             self._noted = self._noted and self.patient  # its end is told whatever was told before
-            self._note(f"{self.name} failed and gets no more lines: {one_line(error)}")
+            told = "failed and is tried again" if self.patient else "failed and gets no more lines"
+            self._note(f"{self.name} {told}: {one_line(error)}")
 
     def _note(self, text: str) -> None:
         if not self._noted:
