@@ -10,7 +10,7 @@ from emoji_ldm.config.section import Positive, Section
 
 
 class ServeConfig(Section):
-    """The HTTP service over the sampler."""
+    """The HTTP service over the engine."""
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 opens it to the network."""
@@ -18,19 +18,33 @@ class ServeConfig(Section):
     """Port; 0 takes a free one."""
     checkpoint: str = ""
     """As `generate.checkpoint`."""
+    models: dict[str, str] = {}
+    """More models, by name: each with its own pool of replicas; values as `checkpoint`."""
+    loras: dict[str, str] = {}
+    """LoRA adapters of every model, by the name that requests use: a folder with pytorch_lora_weights.safetensors."""
+    reload_s: Annotated[float, Field(ge=0)] = 0
+    """How often replicas look for newer weights behind `checkpoint` (a newest one, or a tag); 0 never."""
+    strict: bool = True
+    """Same seed, same pixels: every forward pass has one shape. Else shapes follow the load: quicker, last bits vary."""
     batch_size: Positive = 8
-    """Images per forward pass."""
-    batch_wait_s: Annotated[float, Field(ge=0)] = 0.02
-    """Longest wait for a batch to fill."""
+    """Images per forward pass at most; part of what makes a seed give the same pixels."""
     min_replicas: Annotated[int, Field(ge=0)] = 1
-    """Replicas kept when idle."""
+    """Replicas per model kept when idle; 0 lets a model sleep."""
     max_replicas: Positive = 2
-    """Replicas under load."""
-    max_queued_requests: Positive = 200
-    """Waiting requests before new ones are answered 503."""
+    """Replicas per model under load."""
+    target_wait_s: Annotated[float, Field(gt=0)] = 5.0
+    """More replicas are started while the work in the queues would take longer than this."""
+    max_queued: Positive = 200
+    """Images that may wait in a replica before new ones are answered 503."""
     max_images: Positive = 10
     """Images per request at most."""
     max_steps: Positive = 200
-    """Denoising steps per request at most."""
+    """Denoising steps per image at most."""
+    timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """Longest that a request may take; replays after a replica's death included."""
+    keys: str = ""
+    """File with the hashes of bearer keys (`emoji-ldm keys add NAME` makes it); empty lets everybody in."""
+    cors_origins: tuple[str, ...] = ()
+    """Web origins whose pages may call the service; none by default."""
     num_gpus: Annotated[float, Field(ge=0)] = 0
     """GPUs per replica."""

@@ -5,14 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MAX_SEED = 2**63 - 1  # what the table's int64 column holds
+SCHEDULERS = ("ddim", "ddpm", "euler", "euler_ancestral", "dpmpp_2m", "lcm", "flow_euler")
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One picture to draw."""
+    """One picture to draw: everything but the model that its pixels depend on."""
 
     prompt: str
     negative_prompt: str = ""
     seed: int = 0
     steps: int = 30
     guidance_scale: float = 3.0  # 1 leaves the negative prompt without effect
+    scheduler: str = ""  # of SCHEDULERS; "" takes the model's own kind: ddim, or flow_euler of a flow model
+    width_px: int = 0  # 0 takes the model's side
+    height_px: int = 0
+    image: bytes = b""  # a picture file to start from instead of noise alone (image-to-image)
+    mask: bytes = b""  # a picture file as large as `image`: where it is transparent, `image` is drawn anew
+    strength: float = 0.8  # with `image`: 1 keeps nothing of it, 0 everything
+    lora: str = ""  # name of an adapter that is loaded beside the model
