@@ -47,7 +47,7 @@ class Screen:
 
     def __init__(self, section: str, progress: Tracker, lines: Sequence[Line]) -> None:
         """`lines` are those of an earlier run, which are not shown again."""
-        self.section, self.progress, self.skipped = section, progress, 0
+        self.section, self.progress = section, progress
         self._go_back(lines)
 
     def show(self, lines: Sequence[Line] | None) -> None:
@@ -56,6 +56,9 @@ class Screen:
             return
         if lines and lines[-1]["step"] < self.progress.done:  # started again, from a checkpoint
             self._go_back(lines)
+        for line in lines:
+            if line["step"] == self.progress.done:
+                self._tell(line)
         new = [line for line in lines if line["step"] > self.progress.done]
         for line in new:
             self._warn(line)
@@ -66,6 +69,7 @@ class Screen:
     def _go_back(self, lines: Sequence[Line]) -> None:
         self.progress.begin(int(lines[-1]["step"]) if lines else 0)
         self.skipped = int(lines[-1].get("skipped", 0)) if lines else 0
+        self.told = len(lines[-1].get("notes", [])) if lines else 0  # notes of the newest line
 
     def _warn(self, line: Line) -> None:
         for step, norm in line.get("bad", {}).items():
@@ -75,8 +79,15 @@ class Screen:
         if more > 0:
             say(f"{self.section}: {more} more steps were skipped up to step {line['step']}")
         self.skipped = int(line.get("skipped", 0))
-        for note in line.get("notes", []):
+        self.told = 0
+        self._tell(line)
+
+    def _tell(self, line: Line) -> None:
+        """The newest line may get notes later: at the end of a training, from what it still waited for."""
+        notes = line.get("notes", [])
+        for note in notes[self.told :]:
             say(f"{self.section}: {note}")
+        self.told = len(notes)
 
 
 def note_of(lines: Sequence[Line]) -> str:

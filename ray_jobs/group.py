@@ -35,7 +35,7 @@ from ray_jobs.notice import Notice
 
 NUM_CPUS = 0.5  # logical CPUs per worker; its torch threads are set below
 START_TIMEOUT_S = 600  # a node may have to pull its image first
-ELASTIC_TIMEOUT_S = 60  # elastic groups start on nodes that are there; one may have gone that moment
+ELASTIC_TIMEOUT_S = 10  # elastic groups start on nodes that are there; Ray sees up to 20 s late that one has gone
 
 # glibc gives large blocks back to the kernel at once and faults them in again at the next step: 12 % of a CPU step.
 KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from emoji_ldm.errors import StoreError
+from emoji_ldm.train.thread import Thread
 
 REST = 20  # times as long as sending took; so a log of many lines costs a twentieth of a thread
 MAX_REST_S = 10.0
@@ -42,7 +43,7 @@ class Feed:
         """`owns` says whether this group may still write for its run; a `patient` feed tries again after failures."""
         self.name, self.patient = name, patient
         self._build, self._owns = build, owns
-        self._thread = ThreadPoolExecutor(1, name)
+        self._thread = Thread(name)
         self._tracker: Tracker | None = None
         self._notes: SimpleQueue[str] = SimpleQueue()
         self._off = self._noted = self._closed = False
@@ -64,12 +65,9 @@ class Feed:
     def close(self, *, done: bool = True) -> None:
         """Wait for all that was sent, but not for ever."""
         self._closed = True
-        closing = self._thread.submit(self._do, lambda tracker: tracker.close(done=done))
-        try:
-            closing.result(CLOSE_S)
-        except TimeoutError:
+        self._thread.submit(self._do, lambda tracker: tracker.close(done=done))
+        if not self._thread.close(CLOSE_S):
             self._note(f"{self.name} did not answer within {CLOSE_S:.0f} s")
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def notes(self) -> list[str]:
         """What went wrong since the last call, a line each."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -33,12 +33,14 @@ from emoji_ldm.train.feed import one_line
 from emoji_ldm.train.journal import Journal
 from emoji_ldm.train.pieces import Mark, Snapshot, fill, name_of, shared_out
 from emoji_ldm.train.plan import Task
+from emoji_ldm.train.thread import Thread
 from emoji_ldm.train.watch import Watch
 from emoji_ldm.train.world import everywhere
 
 POLL_S = 0.1  # between looks for the marks of other ranks
 WAIT_S = 1800.0  # a rank that has not brought its file by then will not
 GRACE_S = 300.0  # the same, once training has failed
+STOP_S = 60.0  # what a save that was told to stop may still take, to write what it has begun
 
 Facts = dict[str, Any]
 
@@ -62,8 +64,8 @@ class Saver:
         self.place, self.plan, self.world = watch.place, watch.plan, watch.world
         self.attempt = self.world.share(checkpoints.new_attempt() if self.world.leads else None)
         self.facts: Facts = {}
-        self._pool = ThreadPoolExecutor(1, "save")
-        self._snapshot = self._pool.submit(self._lay_out, self._own_pieces())
+        self._thread = Thread("save")
+        self._snapshot = self._thread.submit(self._lay_out, self._own_pieces())
         self._pending: Future[Facts] | None = None
         self._stop = threading.Event()
         self._looked = time.monotonic()
@@ -84,7 +86,7 @@ class Saver:
             done, f"checkpoints/{self.place.config.run}/{self.plan.kind}/{folder}", show,
             moments.step, self.watch.journal.text() if self.watch.journal else "",
         )  # fmt: skip
-        self._pending = self._pool.submit(self._bring, save, snapshot)
+        self._pending = self._thread.submit(self._bring, save, snapshot)
 
     def check(self) -> None:
         """Raise on every rank what any of them met: a failed save, or that another driver took the run over."""
@@ -97,11 +99,19 @@ class Saver:
         return {name: value for name, value in self.facts.items() if name not in ("step", "num_workers")}
 
     def close(self) -> None:
-        """Let a save in flight end, however training did; not for ever, as other ranks may have died."""
+        """Let a save in flight end, however training did; not for ever, as other ranks may have died, or the store.
+
+        One that does not end is left behind, with a note in the log. Its process may end meanwhile.
+        """
+        began = time.monotonic()
         if self._pending:
             wait([self._pending], timeout=GRACE_S)
         self._stop.set()
-        self._pool.shutdown(wait=True)
+        if not self._thread.close(STOP_S) and self.watch.journal:
+            self.watch.journal.note(
+                f"the save of a checkpoint did not end within {time.monotonic() - began:.0f} s and is left behind; "
+                "the same command goes on from the last whole one. Look whether the store answers"
+            )
 
     def _wait(self) -> None:
         while self._exchange():

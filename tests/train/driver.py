@@ -11,7 +11,7 @@ from emoji_ldm.train.plan import Place, Task
 from emoji_ldm.train.world import current
 from ray_jobs import group, train
 
-STEP_S = 0.2
+STEP_S = 0.25
 
 
 def paced(place: Place) -> Task:

@@ -51,6 +51,15 @@ def test_skipped_steps_and_lost_trackers_are_told_once(tracker, capfd):
     ]
 
 
+def test_a_note_that_comes_with_the_end_is_told_though_its_line_was_shown(tracker, capfd):
+    screen = Screen("train", tracker, [line(10, notes=["of the run before"])])
+    screen.show([line(10, notes=["of the run before"]), line(20, notes=["early"])])
+    for _ in range(2):
+        screen.show([line(10, notes=["of the run before"]), line(20, notes=["early", "late"])])
+    told = [text for text in capfd.readouterr().err.splitlines() if "steps" not in text]
+    assert told == ["train: early", "train: late"]
+
+
 def test_a_group_that_starts_again_from_a_checkpoint_sets_the_count_back(tracker):
     screen = Screen("train", tracker, [])
     screen.show([line(10), line(20), line(30)])

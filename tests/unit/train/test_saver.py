@@ -15,7 +15,7 @@ from safetensors import safe_open
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import ConfigError, JobError, ModelError, StoreError
 from emoji_ldm.store import Store
-from emoji_ldm.train import journal, order, owner
+from emoji_ldm.train import journal, order, owner, saver
 from emoji_ldm.train.engine import Piece
 from emoji_ldm.train.loop import fit
 from emoji_ldm.train.pieces import Damaged, Snapshot, fill, shared_out
@@ -255,3 +255,36 @@ def test_every_number_of_workers_in_the_range_must_share_the_batch():
         order.check_range(2, 4, 10)
     with pytest.raises(ConfigError, match=r"min_workers=5 is above train\.num_workers=4"):
         order.check_range(5, 4, 60)
+
+
+def test_a_save_that_hangs_is_left_behind_with_a_note_and_ends_with_the_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(saver, "GRACE_S", 0.1)
+    monkeypatch.setattr(saver, "STOP_S", 0.1)
+    hangs, there, put = threading.Event(), threading.Event(), Store.put
+
+    def hang(self, data, *parts):
+        there.set()
+        hangs.wait(60)
+        put(self, data, *parts)
+
+    monkeypatch.setattr(Store, "put", hang)
+    config = tiny.config("train.log_every=1")
+    task = tiny.task(config)
+    draw = task.draw
+
+    def fail_once_a_save_is_under_way(step, slots):
+        if step == 6:
+            assert there.wait(10)
+            raise StoreError("the data went away")
+        return draw(step, slots)
+
+    task.draw = fail_once_a_save_is_under_way
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="the data went away"):
+        fit(task, plan_of(config, "train"), tiny.place(config, tmp_path), CPU)
+    assert time.monotonic() - began < 30
+    notes = journal.read(store_of(tmp_path), "tiny")[-1]["notes"]
+    assert len(notes) == 1
+    assert "did not end within" in notes[0] and "goes on from the last whole one" in notes[0]
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "save")
+    hangs.set()
