@@ -16,7 +16,8 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ from emoji_ldm.store import Store
 MANIFEST, POINTER = "COMPLETE", "LATEST"
 FOLDER = re.compile(r"step-(\d{8})-[0-9a-f]{8}")
 ABANDONED_S = 900.0  # a folder without manifest that got no file for so long has nobody who writes it
+
+
+class Damage(ModelError):
+    """A checkpoint is not whole."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,43 @@ class Checkpoint:
 
     def damaged(self, why: str) -> ModelError:
         """The error of a checkpoint that is not whole."""
-        return ModelError(f"checkpoint {self.uri} is damaged: {why}; use another one")
+        return Damage(f"checkpoint {self.uri} is damaged: {why}")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """For who wants to read it and not to train on: if it is damaged, the error says what else to do."""
+        try:
+            yield
+        except Damage as error:
+            raise ModelError(f"{error}; {self._instead()}") from None
+
+    def _instead(self) -> str:
+        run, kind = self.path.split("/")[1:3] if self.path.startswith("checkpoints/") else ("", "")
+        others = (other for other in listing(self.store, run, kind)[::-1] if run and other.path != self.path)
+        if other := next((other for other in others if other._is_whole()), None):
+            return (
+                f"name the whole one of step {other.step} instead, {other.uri}, or train on, which leaves this one out"
+            )
+        return "there is no whole one beside it; bring it back, or name one of another run"
+
+    def _is_whole(self) -> bool:
+        """Whether its files are all there with their sizes."""
+        try:
+            self.check()
+        except ModelError:
+            return False
+        return True
 
     def fetch(self, cache: Path, part: str = "") -> Path:
         """A local folder with the checkpoint's files (below `part`): itself for a local store, else a cached copy.
 
         Raises:
-            ModelError: A file of the manifest is missing, has another size, or came with other bytes.
+            ModelError: A file of the manifest is missing, has another size, or came with other bytes; it names another.
         """
+        with self.reading():
+            return self._fetch(cache, part)
+
+    def _fetch(self, cache: Path, part: str) -> Path:
         manifest = self.manifest()
         folder = Path(self.store.path(self.path)) if not self.store.is_s3 else cache / self.path
         for name, size in manifest["files"].items():

@@ -61,7 +61,8 @@ def export(config: Config, wanted: Wanted, folder: Path, cache: Path) -> dict[st
     try:
         check_target(folder)
         checkpoint = find(config, Store(config.store, config.branch), wanted)
-        return _export(checkpoint, wanted, folder, cache)
+        with checkpoint.reading():
+            return _export(checkpoint, wanted, folder, cache)
     except OSError as error:
         raise ConfigError(f"--export {folder} cannot be written: {error}") from None
 

@@ -14,9 +14,11 @@ from safetensors import safe_open
 
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import ConfigError, JobError, ModelError, StoreError
+from emoji_ldm.generate.source import resolve_checkpoint
 from emoji_ldm.store import Store
 from emoji_ldm.train import journal, order, owner, saver
 from emoji_ldm.train.engine import Piece
+from emoji_ldm.train.export import Wanted, export
 from emoji_ldm.train.loop import fit
 from emoji_ldm.train.pieces import Damaged, Snapshot, fill, shared_out
 from emoji_ldm.train.plan import plan_of
@@ -83,6 +85,21 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(damage, tr
     assert len(told) == 1
     assert "is damaged" in told[0] or "is not what was written" in told[0]
     assert "goes on from step 4" in told[0]
+
+
+def test_who_reads_a_damaged_checkpoint_is_told_which_one_is_whole(trained, tmp_path_factory):
+    config = tiny.config(f"store={store_of(trained).uri}")
+    older, last = checkpoints.listing(store_of(trained), "tiny", "unet")
+    only(trained, "pipeline/weights.txt").write_text("")
+    text = f"{last.path} is damaged: .*the one of step 4 instead, .*{older.path}, or train on, which leaves this one out"
+    with pytest.raises(ModelError, match=text):
+        resolve_checkpoint(config, Store(config.store), trained / "cache", "")
+    with pytest.raises(ModelError, match=text):
+        export(config, Wanted("train"), tmp_path_factory.mktemp("export"), trained / "cache")
+    assert resolve_checkpoint(config, Store(config.store), trained / "cache", older.uri)[1] == older.uri
+    (trained / "store" / older.path / "pipeline" / "weights.txt").unlink()
+    with pytest.raises(ModelError, match="there is no whole one beside it"):
+        resolve_checkpoint(config, Store(config.store), trained / "cache", "")
 
 
 def test_half_an_upload_is_no_checkpoint_and_goes_with_the_next_one(trained):
