@@ -91,7 +91,7 @@ def test_who_reads_a_damaged_checkpoint_is_told_which_one_is_whole(trained, tmp_
     config = tiny.config(f"store={store_of(trained).uri}")
     older, last = checkpoints.listing(store_of(trained), "tiny", "unet")
     only(trained, "pipeline/weights.txt").write_text("")
-    text = f"{last.path} is damaged: .*the one of step 4 instead, .*{older.path}, or train on, which leaves this one out"
+    text = f"{last.path} is damaged: .*step 4 instead, .*{older.path}, or train on, which leaves this one out"
     with pytest.raises(ModelError, match=text):
         resolve_checkpoint(config, Store(config.store), trained / "cache", "")
     with pytest.raises(ModelError, match=text):
