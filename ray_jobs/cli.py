@@ -48,6 +48,7 @@ STAGES = {
         "  emoji-ldm train --export ./my-pipeline\n"
         "  emoji-ldm train --export ./raw --weights raw --checkpoint checkpoints/demo/unet/step-00000250-0a1b2c3d\n"
         "  emoji-ldm train --export ./my-pipeline --push me/my-emoji\n"
+        "  emoji-ldm train --tag production\n"
         "  emoji-ldm train autoencoder --export ./my-vae",
     ),
     "generate": (
@@ -147,6 +148,9 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         export.check(arguments)
         if arguments.export:
             return export.run(arguments, config, _stage("train", words))
+        if arguments.tag:
+            _reject(words, "train --tag")
+            return export.tag(arguments, config)
     from ray_jobs.stages import demo, run_stage
 
     if arguments.command == "demo":

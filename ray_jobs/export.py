@@ -1,4 +1,7 @@
-"""`emoji-ldm train --export`: a checkpoint as a diffusers folder here, and on a hub; needs no cluster."""
+"""`emoji-ldm train --export`: a checkpoint as a diffusers folder here, and on a hub; `--tag`: a name for it.
+
+Neither needs a cluster.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ HUB_TOKEN = "HF_TOKEN"
 
 def add_export(command: argparse.ArgumentParser) -> None:
     """The options of the export."""
-    group = command.add_argument_group("export of what was trained (trains nothing)")
+    group = command.add_argument_group("what was trained, exported or named (trains nothing)")
     group.add_argument(
         "--export",
         metavar="DIR",
@@ -27,6 +30,8 @@ def add_export(command: argparse.ArgumentParser) -> None:
     group.add_argument("--weights", choices=("ema", "ema2", "raw"), default="ema",
                        help="averaged (default), averaged over the second of train.ema_widths, or raw")  # fmt: skip
     group.add_argument("--checkpoint", default="", metavar="PATH|URI", help="of the store; by default the run's newest")
+    group.add_argument("--tag", default="", metavar="NAME", help="give that checkpoint a name, or move the name to it: "
+                       "then serve.checkpoint=tag:NAME means it, and it is never pruned")  # fmt: skip
     group.add_argument("--push", default="", metavar="OWNER/NAME",
                        help=f"upload the folder to this model on the hub, with the token in {HUB_TOKEN}")  # fmt: skip
 
@@ -55,12 +60,33 @@ def run(arguments: argparse.Namespace, config: Config, section: str) -> int:
     return 0
 
 
+def tag(arguments: argparse.Namespace, config: Config) -> int:
+    """Name a checkpoint of the U-Net; prints what has the name now. ModelError if there is no such checkpoint."""
+    from emoji_ldm.dataset import checkpoints, labels
+    from emoji_ldm.errors import ModelError
+    from emoji_ldm.progress import summary
+    from emoji_ldm.store import Store
+
+    store = Store(config.store)
+    path: str = arguments.checkpoint.rstrip("/").removeprefix(store.uri).strip("/")
+    path = path or checkpoints.newest(store, config.run, "unet").path
+    if not store.exists(path, checkpoints.MANIFEST) or path.split("/")[2:3] != ["unet"]:
+        raise ModelError(f"{arguments.checkpoint!r} is no complete checkpoint of a model in {store.uri}")
+    labels.put(store, arguments.tag, path)
+    summary("tag", {"name": arguments.tag, "checkpoint": path}, f"emoji-ldm serve serve.checkpoint=tag:{arguments.tag}")
+    return 0
+
+
 def check(arguments: argparse.Namespace) -> None:
-    """Refuse options that mean nothing without --export."""
-    given = [f"--{name}" for name in ("checkpoint", "push") if getattr(arguments, name)]
+    """Refuse options that mean nothing without --export or --tag, and these two together."""
+    if arguments.export and arguments.tag:
+        raise ConfigError("--export and --tag are two commands; give one of them")
+    given = ["--push"] if arguments.push else []
     given += ["--weights"] if arguments.weights != "ema" else []
     if given and not arguments.export:
         raise ConfigError(f"{given[0]} goes with --export DIR")
+    if arguments.checkpoint and not (arguments.export or arguments.tag):
+        raise ConfigError("--checkpoint goes with --export DIR or --tag NAME")
 
 
 def _token(push: str) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 
 from pyarrow import fs
 
+from emoji_ldm.dataset import labels
 from emoji_ldm.errors import ModelError
 from emoji_ldm.store import Store
 
@@ -195,12 +196,13 @@ def discard(checkpoint: Checkpoint) -> None:
 def prune(store: Store, run: str, kind: str, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints, manifest first so that none is ever half there.
 
-    The one that was published last stays, and none of a later step goes for it. What attempts left that died before
-    their manifest goes as well, unless another attempt may still be writing it.
+    The one that was published last stays, and none of a later step goes for it; so does one with a name (labels.py).
+    What attempts left that died before their manifest goes as well, unless another attempt may still be writing it.
     """
     latest = f"checkpoints/{run}/{kind}/{pointed(store, run, kind)}"
     complete = sorted(listing(store, run, kind), key=lambda checkpoint: checkpoint.path == latest)
-    kept, whole = {checkpoint.path for checkpoint in complete[-keep:]}, {checkpoint.path for checkpoint in complete}
+    kept = {checkpoint.path for checkpoint in complete[-keep:]} | set(labels.paths(store).values())
+    whole = {checkpoint.path for checkpoint in complete}
     for checkpoint in _folders(store, run, kind):
         old = checkpoint.path not in kept and checkpoint.step <= complete[-1].step
         own = checkpoint.path[-8:] == latest[-8:]

@@ -6,12 +6,14 @@ import hashlib
 from pathlib import Path
 
 from emoji_ldm.config import Config, key_of
-from emoji_ldm.dataset import checkpoints
+from emoji_ldm.dataset import checkpoints, labels
 from emoji_ldm.errors import ModelError
 from emoji_ldm.latents.source import HUB_ID, INDEX, PARTS, local_folder, read_json
 from emoji_ldm.store import Store
 
 CACHE = Path.home() / ".cache" / "emoji-ldm"  # for files of a store that is not local
+TAG = "tag:"  # before the name of a checkpoint that `emoji-ldm train --tag` gave
+ADAPTERS = "pytorch_lora_weights.safetensors"
 STAMPS = ("architectures", "dtype", "torch_dtype", "transformers_version")  # settings that change no pixel
 
 
@@ -36,14 +38,16 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
         config: Its `run` gives the newest checkpoint where `checkpoint` is empty.
         store: Where checkpoints lie.
         cache: Local folder for files of a store that is not local.
-        checkpoint: "", a local folder (a pipeline or a checkpoint of ours), a path or URI in the store, a hub id.
+        checkpoint: "", tag:NAME, a local folder (a pipeline or a checkpoint of ours), a path or URI in the store,
+            a hub id.
 
     Raises:
         ModelError: Nothing of that name is there, or the run has no checkpoint yet.
     """
-    if not checkpoint:
-        newest = checkpoints.newest(store, config.run, "unet")
-        return newest.fetch(cache, "pipeline"), newest.uri
+    if not checkpoint or checkpoint.startswith(TAG):
+        found = (checkpoints.newest(store, config.run, "unet") if not checkpoint else
+                 checkpoints.Checkpoint(store, labels.get(store, checkpoint.removeprefix(TAG)), 0))  # fmt: skip
+        return found.fetch(cache, "pipeline"), found.uri
     path = checkpoint.removeprefix(store.uri).strip("/")
     if store.exists(path, checkpoints.MANIFEST):
         found = checkpoints.Checkpoint(store, path, 0)
@@ -60,3 +64,43 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
         f"checkpoint {checkpoint!r} is neither a pipeline folder (with {INDEX}), nor a checkpoint in {store.uri}, "
         "nor a hub id; leave it empty to take the run's newest"
     )
+
+
+def settled(config: Config, store: Store, checkpoint: str) -> str:
+    """The URI that names what `checkpoint` means now, without fetching it; raises as `resolve_checkpoint`."""
+    if not checkpoint:
+        return checkpoints.newest(store, config.run, "unet").uri
+    if checkpoint.startswith(TAG):
+        return f"{store.uri}/{labels.get(store, checkpoint.removeprefix(TAG))}"
+    return checkpoint
+
+
+def adapter_folder(store: Store, cache: Path, name: str, value: str) -> Path:
+    """A local folder with the LoRA adapters that a configuration calls `name`.
+
+    Args:
+        store: Where checkpoints lie.
+        cache: Local folder for files of a store that is not local.
+        name: For the error.
+        value: A local folder, or a path or URI in the store; of a checkpoint that learned adapters, its folder does.
+
+    Raises:
+        ModelError: No adapters lie there.
+    """
+    for local in (folder := Path(value).expanduser(), folder / "lora", folder / "pipeline" / "lora"):
+        if (local / ADAPTERS).is_file():
+            return local.absolute()
+    path = value.removeprefix(store.uri).strip("/")
+    for inside in (path, f"{path}/lora", f"{path}/pipeline/lora"):
+        if store.exists(inside, ADAPTERS):
+            store.download(cache / inside, inside)
+            return cache / inside
+    raise ModelError(f"serve.loras.{name}={value}: no {ADAPTERS} there, neither in a local folder nor in {store.uri}")
+
+
+def data_versions(store: Store, uri: str) -> dict[str, int]:
+    """Versions of the tables that a model learned from, {table: version}, where its checkpoint tells."""
+    path = uri.removeprefix(store.uri).strip("/")
+    if not uri.startswith(store.uri) or not store.exists(path, checkpoints.MANIFEST):
+        return {}
+    return dict(checkpoints.Checkpoint(store, path, 0).manifest().get("versions", {}))
