@@ -1,0 +1,83 @@
+"""The rows of a bulk job: one per picture, drawn or refused with a reason."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from PIL import Image
+
+from emoji_ldm.generate.pack import file_name
+from emoji_ldm.records import IMAGE, TableSpec
+from emoji_ldm.serve.output import Output, convert
+
+if TYPE_CHECKING:
+    from emoji_ldm.serve.sets.jobs import Picture
+
+Row = dict[str, Any]
+
+ITEMS = TableSpec(
+    "items",
+    pa.schema([
+        ("item_id", pa.string()),        # place in the job, 8 digits
+        ("custom_id", pa.string()),
+        ("number", pa.int32()),          # among the pictures of its custom_id, from 0
+        ("style", pa.string()),          # template that the prompt went through; empty if none
+        ("status", pa.string()),         # ok | failed
+        ("reason", pa.string()),
+        ("image", IMAGE),                # file and its name; null if failed
+        ("size", pa.int32()),            # bytes of the file
+        ("prompt", pa.string()),
+        ("negative_prompt", pa.string()),
+        ("seed", pa.int64()),
+        ("steps", pa.int32()),
+        ("guidance_scale", pa.float64()),
+        ("scheduler", pa.string()),      # empty: the model's own
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("lora", pa.string()),
+        ("model", pa.string()),
+        ("model_key", pa.string()),      # hash of what decides the model's pixels, from the PNG
+    ]),
+    "item_id",
+)  # fmt: skip
+
+
+def drawn(picture: Picture, png: bytes) -> Row:
+    """The row of a picture; slow enough for a thread if its line has an `output`.
+
+    Raises:
+        OSError: These bytes are no picture.
+    """
+    with Image.open(io.BytesIO(png)) as image:  # reads the header only
+        (width, height), key = image.size, str(image.info.get("model_key", ""))
+    name, output = file_name(picture.index, picture.draw.prompt, picture.draw.seed), Output(**picture.line.output)
+    data = convert(png, output).data if picture.line.output else png
+    image = {"bytes": data, "path": f"{name.removesuffix('png')}{output.format}"}
+    return {**_asked(picture), "status": "ok", "reason": "", "image": image, "size": len(data), "width": width,
+            "height": height, "model_key": key}  # fmt: skip
+
+
+def failed(picture: Picture, reason: str) -> Row:
+    """The row of a picture that cannot be drawn."""
+    return {**_asked(picture), "status": "failed", "reason": reason, "image": None, "size": 0,
+            "width": picture.draw.width_px, "height": picture.draw.height_px, "model_key": ""}  # fmt: skip
+
+
+def _asked(picture: Picture) -> Row:
+    line, draw = picture.line, picture.draw
+    return {
+        "item_id": f"{picture.index:08d}",
+        "custom_id": line.custom_id,
+        "number": picture.number,
+        "style": line.style,
+        "prompt": draw.prompt,
+        "negative_prompt": draw.negative_prompt,
+        "seed": draw.seed,
+        "steps": draw.steps,
+        "guidance_scale": draw.guidance_scale,
+        "scheduler": draw.scheduler,
+        "lora": draw.lora,
+        "model": line.model,
+    }

@@ -1,0 +1,245 @@
+"""Bulk jobs in the store: an immutable header over parts of lines. What is drawn of them, results.py alone tells.
+
+sets/<id>/job.json            header, written last and only once: a job is there as a whole or not at all
+sets/<id>/<input>/00000.jsonl lines, LINES_PER_PART each
+sets/<id>/tables/items/       Delta table of its pictures
+sets/open/<id>                there from before its creation until nothing is left to draw: where runners look
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+from emoji_ldm.dataset.entry import creation, entry_path
+from emoji_ldm.errors import StoreError
+from emoji_ldm.generate.draw import Draw
+from emoji_ldm.serve.answers import RequestError
+from emoji_ldm.serve.sets.items import ITEMS
+from emoji_ldm.store import Store
+
+LINES_PER_PART = 1024
+PICTURES_PER_SHARD = 16  # unit of commits: what a killed runner may have to draw again
+READERS = 8
+HEADER = "job.json"
+_PLAIN = {item.name: item.default for item in fields(Draw) if isinstance(item.default, str | int | float)}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Pictures of one prompt, with seeds `draw.seed`, `draw.seed` + 1, ..."""
+
+    custom_id: str
+    model: str
+    draw: Draw
+    n: int = 1  # at most PICTURES_PER_SHARD in a set; a batch's line is a whole request
+    first: int = 0  # number of the first picture among those of its custom_id
+    style: str = ""
+    output: Mapping[str, Any] = field(default_factory=dict)  # of Output, where it is not a plain PNG
+
+    def to_json(self) -> str:
+        """The line without what is default anyway."""
+        draw = {name: value for name, value in asdict(self.draw).items() if value != _PLAIN.get(name, b"")}
+        rest = {"n": self.n, "first": self.first, "style": self.style, "output": self.output}
+        return json.dumps({"custom_id": self.custom_id, "model": self.model, "draw": draw, **rest})
+
+    @classmethod
+    def from_json(cls, text: str) -> Line:
+        """The way back."""
+        values = json.loads(text)
+        return cls(**{**values, "draw": Draw(**values["draw"])})
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a job."""
+
+    index: int  # place in the job
+    line: Line
+    number: int  # among the pictures of its custom_id
+    draw: Draw
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Whole lines that are committed together."""
+
+    name: str  # the same in every run
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked; nothing of it ever changes."""
+
+    id: str
+    kind: str  # emoji_set | batch
+    owner: str
+    created_at: float  # Unix time, s
+    expires_at: float  # nothing is drawn later
+    asked: Mapping[str, Any]  # to be echoed
+    digest: str = ""  # of the request, so that a repeated one is told from another one
+    errors: tuple[Mapping[str, Any], ...] = ()  # a batch whose lines are refused has these and no lines
+    folder: str = ""  # of its lines
+    parts: tuple[tuple[int, int], ...] = field(default=())  # (lines, pictures) of each
+
+    @property
+    def num_lines(self) -> int:
+        """Lines of the whole job."""
+        return sum(lines for lines, _ in self.parts)
+
+    @property
+    def num_pictures(self) -> int:
+        """Pictures of the whole job."""
+        return sum(pictures for _, pictures in self.parts)
+
+
+class Jobs:
+    """The jobs of a store."""
+
+    def __init__(self, store: Store) -> None:
+        """Name the store; nothing is read yet."""
+        self.store = store
+        self._read = lru_cache(maxsize=10_000)(self._read_header)
+
+    def create(self, job: Job, lines: Iterable[Line]) -> Job:
+        """Write a job; of several creations with one id the first counts, and its job is returned by all.
+
+        Whatever `lines` raises is passed on, and nothing is left behind.
+        """
+        self.store.write(str(job.created_at).encode(), "sets", "open", job.id)
+        folder = f"input-{secrets.token_hex(8)}"
+        try:
+            parts = tuple(self._write_part(job.id, folder, number, part) for number, part in enumerate(_parts(lines)))
+        except BaseException:
+            self._forget(job.id, folder)
+            raise
+        whole = replace(job, folder=folder, parts=parts)
+        home = self.home(job.id)
+        home.write_once(creation(ITEMS), entry_path(home.table_path(ITEMS.name), 0))
+        if not self.store.write_once(json.dumps(asdict(whole)).encode(), "sets", job.id, HEADER):
+            self.store.delete("sets", job.id, folder)
+            return self._read(job.id)
+        return whole
+
+    def get(self, job_id: str, owner: str) -> Job:
+        """The job of this owner; RequestError (404) if there is none, or it is another's."""
+        job = self.find(job_id) if "/" not in job_id and job_id.startswith(("set_", "batch_")) else None
+        if job is None or job.owner != owner:
+            raise RequestError(f"there is no job {job_id!r}", status=404, param="id", code="not_found")
+        return job
+
+    def find(self, job_id: str) -> Job | None:
+        """The job of anybody, None if it is not there (yet)."""
+        return self._read(job_id) if self.store.exists("sets", job_id, HEADER) else None
+
+    def listing(self, owner: str, kind: str) -> list[Job]:
+        """An owner's jobs of a kind, newest first."""
+        start = f"{PREFIXES[kind]}{owner_key(owner)}"
+        names = [name for name in self.store.list("sets") if name.startswith(start)]
+        with ThreadPoolExecutor(READERS) as pool:
+            found = [job for job in pool.map(self.find, names) if job is not None and job.owner == owner]
+        return sorted(found, key=lambda job: (job.created_at, job.id), reverse=True)
+
+    def open(self) -> list[str]:
+        """Ids of jobs that may have something left to draw, oldest first for equal owners."""
+        return self.store.list("sets", "open")
+
+    def close(self, job_id: str) -> None:
+        """Nothing is left to draw."""
+        self.store.remove("sets", "open", job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job and all its pictures, header first."""
+        self.store.remove("sets", job_id, HEADER)
+        self._read.cache_clear()
+        self.store.delete("sets", job_id)
+        self.close(job_id)
+
+    def clear_abandoned(self, job_id: str, older_than_s: float) -> None:
+        """Delete what a creation that died left behind, or a runner wrote after a deletion."""
+        try:
+            began = float(self.store.read("sets", "open", job_id))
+        except (StoreError, ValueError):
+            return
+        if time.time() - began > older_than_s and self.find(job_id) is None:
+            self.store.delete("sets", job_id)
+            self.close(job_id)
+
+    def shards(self, job: Job) -> Iterator[Shard]:
+        """All shards of a job in order, one part in memory at a time."""
+        index = 0
+        for part, (_, pictures) in enumerate(job.parts):
+            yield from _cut(self._read_part(job, part), part, index)
+            index += pictures
+
+    def lines(self, job: Job) -> Iterator[Line]:
+        """All lines of a job in order, one part in memory at a time."""
+        for part in range(len(job.parts)):
+            yield from self._read_part(job, part)
+
+    def home(self, job_id: str) -> Store:
+        """The store of one job's table."""
+        return Store(f"{self.store.uri}/sets/{job_id}")
+
+    def _write_part(self, job_id: str, folder: str, number: int, lines: list[Line]) -> tuple[int, int]:
+        text = "".join(line.to_json() + "\n" for line in lines)
+        self.store.write(text.encode(), "sets", job_id, folder, f"{number:05d}.jsonl")
+        return len(lines), sum(line.n for line in lines)
+
+    def _read_part(self, job: Job, number: int) -> list[Line]:
+        text = self.store.read("sets", job.id, job.folder, f"{number:05d}.jsonl").decode()
+        return [Line.from_json(line) for line in text.split("\n") if line]
+
+    def _read_header(self, job_id: str) -> Job:
+        values = json.loads(self.store.read("sets", job_id, HEADER))
+        return Job(**{**values, "errors": tuple(values["errors"]), "parts": tuple(map(tuple, values["parts"]))})
+
+    def _forget(self, job_id: str, folder: str) -> None:
+        self.store.delete("sets", job_id, folder)
+        if not self.store.exists("sets", job_id, HEADER):
+            self.store.delete("sets", job_id)
+            self.close(job_id)
+
+
+PREFIXES = {"emoji_set": "set_", "batch": "batch_"}
+
+
+def new_id(kind: str, owner: str, key: str | None = None) -> str:
+    """Id of a job: the same for the same owner and idempotency key, else never seen before."""
+    tail = secrets.token_hex(12) if key is None else hashlib.sha256(f"{owner}\n{key}".encode()).hexdigest()[:24]
+    return f"{PREFIXES[kind]}{owner_key(owner)}{tail}"
+
+
+def owner_key(owner: str) -> str:
+    """Eight hex digits that stand for an owner in names."""
+    return hashlib.sha256(owner.encode()).hexdigest()[:8]
+
+
+def _parts(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    source = iter(lines)
+    while part := list(islice(source, LINES_PER_PART)):
+        yield part
+
+
+def _cut(lines: Iterable[Line], part: int, index: int) -> Iterator[Shard]:
+    """Shards of at least PICTURES_PER_SHARD pictures (the last may have fewer), each of whole lines."""
+    pictures, number = list[Picture](), 0
+    for line in lines:
+        for place in range(line.n):
+            draw = replace(line.draw, seed=line.draw.seed + place)
+            pictures.append(Picture(index, line, line.first + place, draw))
+            index += 1
+        if len(pictures) >= PICTURES_PER_SHARD:
+            yield Shard(f"{part:05d}-{number:05d}", tuple(pictures))
+            pictures, number = [], number + 1
+    if pictures:
+        yield Shard(f"{part:05d}-{number:05d}", tuple(pictures))

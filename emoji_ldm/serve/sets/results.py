@@ -1,0 +1,165 @@
+"""What is drawn of a job: the log of its Delta table, and nothing beside it.
+
+Each commit adds whole shards, marks them as Delta app transactions, and carries the totals
+so far. A job that ends early (cancelled, expired) ends by a commit too: nothing can be added
+after it, by any runner, so that everybody sees one end.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from emoji_ldm.dataset.entry import Action, Entry, publish, read_entry
+from emoji_ldm.dataset.replay import entries
+from emoji_ldm.dataset.table import DataFile, Table
+from emoji_ldm.serve.sets.items import ITEMS, Row
+from emoji_ldm.serve.sets.jobs import Job, Jobs
+
+SHOWN_ERRORS = 20
+RATE_OVER = 30  # commits
+STALE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Counts of a job as of a commit."""
+
+    ok: int = 0  # pictures
+    failed: int = 0
+    lines_ok: int = 0  # of a batch, where a line is never split
+    lines_failed: int = 0  # with at least one failed picture
+    errors: tuple[dict[str, Any], ...] = ()  # of the first failed pictures
+    end: str = ""  # cancelled | expired: nothing comes after it
+
+    @property
+    def done(self) -> int:
+        """Pictures with a row."""
+        return self.ok + self.failed
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What people ask about a job."""
+
+    totals: Totals
+    status: str  # queued | in_progress | completed | cancelled | expired | failed
+    started_at: float | None  # Unix time of the first commit
+    ended_at: float | None
+    images_per_s: float | None
+    eta_s: float | None
+
+
+@dataclass
+class Results:
+    """The table of one job; not for several threads at once."""
+
+    jobs: Jobs
+    job: Job
+    done: set[str] = field(default_factory=set)  # shards, as of version `seen`
+    totals: Totals = field(default_factory=Totals)
+    seen: int = 0
+
+    def __post_init__(self) -> None:
+        """Name the table; nothing is read yet."""
+        self.table = Table(self.jobs.home(self.job.id), ITEMS)
+
+    def refresh(self) -> None:
+        """See what others committed since."""
+        if self.table.version >= 0:
+            self.table.update()
+        self._catch_up()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to draw, as far as is known."""
+        return bool(self.totals.end) or self.totals.done >= self.job.num_pictures
+
+    def commit(self, shards: Mapping[str, Sequence[Row]], end: str = "") -> None:
+        """Add the rows of finished shards, in one file and version; with `end`, nothing can be added after it.
+
+        Another runner may have added some of them meanwhile: then its rows stay, and ours are dropped.
+        """
+        written = dict[tuple[str, ...], DataFile]()
+        planned: tuple[tuple[str, ...], Totals] = (), self.totals
+
+        def plan() -> Entry | None:
+            nonlocal planned
+            self._catch_up()
+            new = tuple(shard for shard in sorted(shards) if shard not in self.done)
+            if self.totals.end or not (new or end):
+                return None
+            rows = [row for shard in new for row in shards[shard]]
+            if new and new not in written:
+                written[new] = self.table.write_file(pa.Table.from_pylist(rows, ITEMS.schema))
+            planned = new, _sum(self.totals, _count(rows), end)
+            metadata = {"totals": json.dumps(asdict(planned[1]))}
+            return Entry([written[new]] if new else [], (), dict.fromkeys(new, True), metadata)
+
+        if (version := publish(self.table, plan)) is not None:
+            self.seen, self.totals = version, planned[1]
+            self.done.update(planned[0])
+
+    def progress(self) -> Progress:
+        """Counts, rate and end, from the newest entry and one before it."""
+        if self.job.errors:
+            return Progress(Totals(), "failed", None, self.job.created_at, None, None)
+        self.table.refresh()
+        version = self.table.version
+        if version < 1:
+            return Progress(Totals(), "queued", None, None, None, None)
+        totals, at = _read(read_entry(self.table, version))
+        _, started_at = _read(read_entry(self.table, 1))
+        status = totals.end or ("completed" if totals.done >= self.job.num_pictures else "in_progress")
+        if status != "in_progress":
+            return Progress(totals, status, started_at, at, None, 0)
+        rate = self._rate(version, totals, at)
+        eta_s = (self.job.num_pictures - totals.done) / rate if rate else None
+        return Progress(totals, status, started_at, None, rate, eta_s)
+
+    def _rate(self, version: int, totals: Totals, at: float) -> float | None:
+        """Pictures per second of the last commits."""
+        before, since = Totals(), self.job.created_at
+        if version > 1:
+            before, since = _read(read_entry(self.table, max(1, version - RATE_OVER)))
+        until = at if time.time() - at < STALE_S else time.time()
+        return (totals.done - before.done) / (until - since) if until > since else None
+
+    def _catch_up(self) -> None:
+        """Read the entries up to the table's version."""
+        for version, actions in entries(self.table, self.seen + 1):
+            self.done.update(action["txn"]["appId"] for action in actions if "txn" in action)
+            self.totals, _ = _read(actions)
+            self.seen = version
+
+
+def _count(rows: Iterable[Row]) -> Totals:
+    by_line: dict[str, bool] = {}
+    errors = list[dict[str, Any]]()
+    counts = Counter[str]()
+    for row in rows:
+        counts[row["status"]] += 1
+        by_line[row["custom_id"]] = by_line.get(row["custom_id"], True) and row["status"] == "ok"
+        if row["status"] != "ok":
+            errors.append({name: row[name] for name in ("custom_id", "number", "reason")})
+    good = sum(by_line.values())
+    return Totals(counts["ok"], counts["failed"], good, len(by_line) - good, tuple(errors[:SHOWN_ERRORS]))
+
+
+def _sum(before: Totals, new: Totals, end: str) -> Totals:
+    names = ("ok", "failed", "lines_ok", "lines_failed")
+    counts = {name: getattr(before, name) + getattr(new, name) for name in names}
+    return Totals(**counts, errors=(*before.errors, *new.errors)[:SHOWN_ERRORS], end=end)
+
+
+def _read(actions: Sequence[Action]) -> tuple[Totals, float]:
+    """The totals and the Unix time of an entry."""
+    info = next(action["commitInfo"] for action in actions if "commitInfo" in action)
+    values = json.loads(info["totals"])
+    return Totals(**{**values, "errors": tuple(values["errors"])}), info["timestamp"] / 1000

@@ -1,0 +1,98 @@
+"""One job being drawn: pictures go out in order, finished shards are committed as quickly as the store takes them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import suppress
+
+from emoji_ldm.serve.backend import Limits
+from emoji_ldm.serve.sets.items import Row
+from emoji_ldm.serve.sets.jobs import Job, Jobs, Shard
+from emoji_ldm.serve.sets.painter import Painter
+from emoji_ldm.serve.sets.results import Results
+
+OPEN_SHARDS = 64  # drawn, being drawn or being written, not committed yet: bounds the memory
+
+
+class Work:
+    """A job that a runner works on."""
+
+    def __init__(self, jobs: Jobs, job: Job, painter: Painter, poll_s: float) -> None:
+        """Name the job; nothing happens yet."""
+        self.jobs, self.job, self.painter, self.poll_s = jobs, job, painter, poll_s
+        self.results = Results(jobs, job)
+        self._room = asyncio.Semaphore(OPEN_SHARDS)
+        self._finished: asyncio.Queue[tuple[str, list[Row]]] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Draw until nothing is left, or the job ends otherwise."""
+        await asyncio.to_thread(self.results.refresh)
+        if self.results.ended:
+            return
+        self._start(self._feed(await self.painter.backend.models()))
+        try:
+            while not self.results.ended:
+                await self._commit(await self._gathered())
+                self._raise_failures()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _feed(self, models: Mapping[str, Limits]) -> None:
+        """Send out the pictures of all shards that are not done."""
+        async for shard in self._shards():
+            if shard.name in self.results.done:
+                continue
+            await self._room.acquire()
+            rows = []
+            for picture in shard.pictures:
+                await self.painter.window.enter()
+                rows.append(asyncio.create_task(self.painter.row(self.job, picture, models)))
+            self._start(self._finish(shard, rows))
+
+    async def _finish(self, shard: Shard, rows: list[asyncio.Task[Row]]) -> None:
+        """Hand a shard on when its last picture is there."""
+        try:
+            done = await asyncio.gather(*rows)
+        finally:
+            for row in rows:
+                row.cancel()
+        self._finished.put_nowait((shard.name, done))
+
+    async def _gathered(self) -> dict[str, list[Row]]:
+        """All shards that are finished by now; waits a while for the first."""
+        shards = dict[str, list[Row]]()
+        with suppress(TimeoutError):
+            name, rows = await asyncio.wait_for(self._finished.get(), self.poll_s)
+            shards[name] = rows
+        while not self._finished.empty():
+            name, rows = self._finished.get_nowait()
+            shards[name] = rows
+        return shards
+
+    async def _commit(self, shards: dict[str, list[Row]]) -> None:
+        if shards:
+            await asyncio.to_thread(self.results.commit, shards)
+            for _ in shards:
+                self._room.release()
+        else:
+            await asyncio.to_thread(self.results.refresh)  # somebody may have cancelled it, or drawn some
+        if time.time() > self.job.expires_at and not self.results.ended:
+            await asyncio.to_thread(self.results.commit, {}, "expired")
+
+    async def _shards(self) -> AsyncIterator[Shard]:
+        shards = self.jobs.shards(self.job)
+        while (shard := await asyncio.to_thread(next, shards, None)) is not None:
+            yield shard
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        self._tasks.add(asyncio.create_task(work))
+
+    def _raise_failures(self) -> None:
+        for task in [task for task in self._tasks if task.done()]:
+            self._tasks.discard(task)
+            task.result()
