@@ -156,7 +156,3 @@ def test_an_autoencoder_is_exported_as_diffusers_own(tmp_path, tiny_pipeline):
 @pytest.fixture(autouse=True, scope="module")
 def quiet():
     logging.getLogger("diffusers").setLevel(logging.ERROR)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

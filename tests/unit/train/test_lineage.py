@@ -14,7 +14,8 @@ from emoji_ldm.train.loop import fit
 from emoji_ldm.train.plan import plan_of
 from ray_jobs import group
 from tests.unit.train import tiny
-from tests.unit.train.test_saver import losses, newest, one_thread, run, store_of, trained  # noqa: F401
+from tests.unit.train.test_saver import losses, newest, store_of
+from tests.unit.train.tiny import run
 
 FACTS = {"codec_key": "c0dec", "encoder_key": "e4c0der", "scaling_factor": 0.18215, "base_key": "ba5e"}
 
@@ -39,14 +40,14 @@ def test_other_latents_or_another_base_of_the_same_shape_are_an_error(name, word
         go(tmp_path, other, "run=second", f"train.resume={source}", "train.steps=10")
 
 
-def test_options_of_what_learns_are_compared(trained):  # noqa: F811
+def test_options_of_what_learns_are_compared(trained):
     config, manifest = tiny.config("train.lora_rank=4", "train.lora_alpha=4"), newest(trained).manifest()
     manifest["config"]["train"] |= {"lora_rank": 4, "lora_alpha": 8.0}
     with pytest.raises(ModelError, match=r"train\.lora_alpha is 4\.0, there 8\.0"):
         checkpoint.refuse_others(newest(trained), manifest, config, plan_of(config, "train"))
 
 
-def test_a_finished_training_is_compared_too(trained):  # noqa: F811
+def test_a_finished_training_is_compared_too(trained):
     for options, error in ((("train.prediction_type=epsilon",), "prediction_type"), (("latents.codec=/other",), None)):
         config = tiny.config(*options)
         if error:
@@ -56,7 +57,7 @@ def test_a_finished_training_is_compared_too(trained):  # noqa: F811
             assert group._finished(store_of(trained), config, plan_of(config, "train")) is None  # workers look
 
 
-def test_a_named_checkpoint_helps_where_no_own_one_is_whole(trained):  # noqa: F811
+def test_a_named_checkpoint_helps_where_no_own_one_is_whole(trained):
     before, source = losses(trained), checkpoints.listing(store_of(trained), "tiny", "unet")[0].path
     run(trained, "run=second", f"train.resume={source}")
     for path in (trained / "store" / "checkpoints" / "second").rglob("*.safetensors"):
@@ -67,12 +68,12 @@ def test_a_named_checkpoint_helps_where_no_own_one_is_whole(trained):  # noqa: F
     assert "goes on from step 4" in json.dumps(lines)
 
 
-def test_a_named_checkpoint_that_is_gone_is_not_missed_by_a_run_with_own_ones(trained):  # noqa: F811
+def test_a_named_checkpoint_that_is_gone_is_not_missed_by_a_run_with_own_ones(trained):
     assert run(trained, "train.resume=checkpoints/gone/unet/step-1", "train.steps=9")["steps"] == 9
 
 
 @pytest.mark.parametrize("last", [6, 8])
-def test_a_named_checkpoint_that_leaves_nothing_to_train_is_an_error(last, trained):  # noqa: F811
+def test_a_named_checkpoint_that_leaves_nothing_to_train_is_an_error(last, trained):
     options = ("run=second", f"train.resume={newest(trained).path}", f"train.steps={last}")
     with pytest.raises(ConfigError, match=rf"checkpoint of step 8, and train\.steps={last} .*raise train\.steps"):
         run(trained, *options)

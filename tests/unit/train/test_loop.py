@@ -20,14 +20,6 @@ from tests.unit.train import tiny
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def run(folder, *overrides, owner_token=""):
     config = tiny.config(*overrides)
     place = dataclasses.replace(tiny.place(config, folder), owner=owner_token)

@@ -71,10 +71,7 @@ def trained(hub, tmp_path_factory):
             done[name] = task, checkpoints.newest(place.store, config.run, "unet").fetch(folder / "cache")
         return done[name]
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield train
-    torch.set_num_threads(before)
+    return train
 
 
 @pytest.mark.parametrize("name", PRESETS)

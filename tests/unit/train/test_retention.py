@@ -11,7 +11,8 @@ from emoji_ldm.store import Store
 from emoji_ldm.train.plan import plan_of
 from ray_jobs import group
 from tests.unit.train import tiny
-from tests.unit.train.test_saver import newest, one_thread, run, steps, store_of, trained  # noqa: F401
+from tests.unit.train.test_saver import newest, steps, store_of
+from tests.unit.train.tiny import run
 
 KEEP_ONE = "train.keep=1"
 
@@ -27,7 +28,7 @@ def fill(store, name):
     checkpoints.publish(store, path, {"step": int(name[5:13])})
 
 
-def test_a_damaged_checkpoint_does_not_push_out_whole_ones(trained):  # noqa: F811
+def test_a_damaged_checkpoint_does_not_push_out_whole_ones(trained):
     damage(trained)
     saved = iter([False, True])
     run(trained, KEEP_ONE, "train.steps=7", leaving=lambda: next(saved, False))
@@ -66,7 +67,7 @@ def test_what_another_group_is_still_writing_stays(tmp_path):
     assert store.list("checkpoints", "tiny", "unet") == [checkpoints.POINTER, *names[1:]]
 
 
-def test_a_damaged_last_checkpoint_is_no_finished_training(trained):  # noqa: F811
+def test_a_damaged_last_checkpoint_is_no_finished_training(trained):
     config = tiny.config(f"store={trained / 'store'}")
     plan = plan_of(config, "train")
     assert group._finished(store_of(trained), config, plan)

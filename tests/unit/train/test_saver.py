@@ -23,22 +23,9 @@ from emoji_ldm.train.loop import fit
 from emoji_ldm.train.pieces import Damaged, Snapshot, fill, shared_out
 from emoji_ldm.train.plan import plan_of
 from tests.unit.train import tiny
+from tests.unit.train.tiny import run
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def run(folder, *overrides, **place_changes):
-    config = tiny.config("train.log_every=1", "train.keep=5", *overrides)
-    place = dataclasses.replace(tiny.place(config, folder), **place_changes)
-    return fit(tiny.task(config), plan_of(config, "train"), place, CPU)
 
 
 def store_of(folder):
@@ -51,13 +38,6 @@ def steps(folder):
 
 def newest(folder):
     return checkpoints.newest(store_of(folder), "tiny", "unet")
-
-
-@pytest.fixture
-def trained(tmp_path):
-    """A run with checkpoints after 4 and 8 steps, and its last losses."""
-    run(tmp_path)
-    return tmp_path
 
 
 def losses(folder):

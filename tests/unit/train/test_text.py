@@ -24,14 +24,6 @@ LEARN = "train.train_text_encoder=true"
 TOKENS = 16
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def own_encoder(tiny_pipeline, tmp_path_factory):
     """A folder with the pipeline's encoder alone, whose padding we zero."""

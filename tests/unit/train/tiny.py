@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import torch
 
 from emoji_ldm.config import Config, load
 from emoji_ldm.latents.cache import LatentSet
 from emoji_ldm.store import Store
 from emoji_ldm.train.diffusion import DiffusionTask
+from emoji_ldm.train.loop import fit
 from emoji_ldm.train.pipeline import Frozen
-from emoji_ldm.train.plan import Place
+from emoji_ldm.train.plan import Place, plan_of
 
 TINY = (
     "run=tiny", "train.block_out_channels=[8,16]", "train.layers_per_block=1", "train.num_heads=2", "train.steps=8",
@@ -62,3 +66,10 @@ def task(configuration: Config, data: LatentSet | None = None) -> TinyTask:
 
 def place(configuration: Config, folder: Path) -> Place:
     return Place(configuration, Store(str(folder / "store")), folder / "scratch")
+
+
+def run(folder: Path, *overrides: str, **place_changes: Any) -> dict[str, Any]:
+    """Train in the folder, as one process on a CPU; what `fit` returns."""
+    configuration = config("train.log_every=1", "train.keep=5", *overrides)
+    where = dataclasses.replace(place(configuration, folder), **place_changes)
+    return fit(task(configuration), plan_of(configuration, "train"), where, torch.device("cpu"))
