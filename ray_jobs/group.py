@@ -13,6 +13,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from ray_jobs.notice import Notice
 NUM_CPUS = 0.5  # logical CPUs per worker; its torch threads are set below
 START_TIMEOUT_S = 600  # a node may have to pull its image first
 ELASTIC_TIMEOUT_S = 10  # elastic groups start on nodes that are there; Ray sees up to 20 s late that one has gone
+ABORT_S = 20
 
 # glibc gives large blocks back to the kernel at once and faults them in again at the next step: 12 % of a CPU step.
 KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
@@ -99,7 +101,7 @@ def _fit(config: Config, section: str, load: Load, token: str) -> Summary:
     resources = {"CPU": NUM_CPUS} | ({"GPU": settings.num_gpus} if settings.num_gpus else {})
     # Ray keeps its own state of the group below the store, which every node reaches; nothing is read from it later.
     name = f"ray-{uuid.uuid4().hex[:8]}"
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _work,
         train_loop_config={"config": config, "store": store, "section": section, "load": load, "token": token},
         scaling_config=ScalingConfig(num_workers=(fewest, most) if fewest < most else most,
@@ -113,6 +115,9 @@ def _fit(config: Config, section: str, load: Load, token: str) -> Summary:
     )  # fmt: skip
     try:
         outcome = trainer.fit().return_value
+    except KeyboardInterrupt:
+        trainer.abort()
+        raise
     except ray.train.TrainingFailedError as error:
         raise _explain(error, config, section) from None
     finally:
@@ -121,6 +126,21 @@ def _fit(config: Config, section: str, load: Load, token: str) -> Summary:
         kind, text = outcome["error"]
         raise getattr(errors, kind)(text)
     return dict(outcome)
+
+
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to Python: Ray's own handler would end this process with status 1, also when training is over."""
+
+    _controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self._controller = controller
+
+    def abort(self) -> None:
+        """End the workers now, wherever they run, rather than when the cluster misses this process."""
+        if self._controller:
+            with suppress(ray.exceptions.RayError):
+                ray.get(self._controller.abort.remote(), timeout=ABORT_S)
 
 
 def _work(loop: dict[str, Any]) -> dict[str, Any]:
