@@ -14,7 +14,7 @@ test: setup
 	@$(BIN)/python -m pytest
 
 unit: setup
-	@$(BIN)/python -m pytest tests/unit -m "not slow"
+	@$(BIN)/python -m pytest tests/unit -m "not slow and not long"
 
 check: setup
 	@$(BIN)/ruff check .
