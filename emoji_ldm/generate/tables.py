@@ -1,36 +1,55 @@
 """Samplers as coefficient tables: a step is one line of arithmetic per row.
 
-DDIM without added noise (Song et al., 2021, equation 12) and Euler on the straight path
-of rectified flow are both linear in the sample x and the network's output o:
-`x_next = keep * x + add * o`. The two coefficients depend on the step and the number of steps
-only, so rows that take different numbers of steps can share a batch.
+The state of a row lives in its scheduler's own scale (Euler's grows with the noise). With the network's output
+`o = net(SCALE * x, timestep)`, guided, a step is
+
+    x0 = X0_KEEP * x + X0_ADD * o                          the picture as the network sees it: previews, memory
+    x  = KEEP * x + ADD * o + MEMORY * m + NOISE * z       m: x0 of the step before (0 at first), z: fresh noise
+
+and inpainting then puts the known picture back at the level reached, `SIGNAL * latents + LEVEL * start noise`.
+The numbers depend on scheduler, number of steps and strength only, so rows that differ in them share a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.generate.solvers import KINDS, SOLVERS, STRAIGHT, Walk, scheduler_of
 
+SCALE, KEEP, ADD, MEMORY, NOISE, X0_KEEP, X0_ADD, SIGNAL, LEVEL = range(9)
 FLOW = "flow_prediction"
-Levels = tuple[Tensor, Tensor]  # of signal and noise, each (S,) float64
-Walk = tuple[Tensor, Levels, Levels]  # timesteps (S,) int64, levels at the steps, levels that the steps lead to
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps of a batch, the first axis is time: `(S,)` for one row, `(S, N)` for a batch."""
+    """The S steps of one row."""
 
-    timesteps: Tensor  # int64
-    keep: Tensor  # float32
-    add: Tensor  # float32
+    timesteps: Tensor  # (S,) float32
+    columns: Tensor  # (S, 9) float32, see the constants above
+    signal: float  # the row starts from signal * latents of the picture + level * noise
+    level: float
+    stochastic: bool  # whether a step needs fresh noise: those whose NOISE is not 0
+
+    def __len__(self) -> int:
+        """Number of steps S."""
+        return len(self.timesteps)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Steps of a batch, the first axis is time: `(S, N)`."""
+
+    timesteps: Tensor
+    keep: Tensor
+    add: Tensor
 
     def __len__(self) -> int:
         """Number of steps S."""
@@ -38,7 +57,7 @@ class Schedule:
 
 
 class Tables:
-    """Schedules of one model, made once per number of steps."""
+    """Schedules of one model, each made once; may be asked from several threads."""
 
     def __init__(self, scheduler_config: Mapping[str, Any]) -> None:
         """Take the `scheduler_config.json` of a pipeline; any scheduler's, of which the noise levels are used.
@@ -48,38 +67,95 @@ class Tables:
         """
         # A StableDiffusionPipeline overrides these two when it loads an older folder; so do we, to draw the same.
         config = {**scheduler_config, "steps_offset": 1, "clip_sample": False}
-        self.prediction = str(config.get("prediction_type", "epsilon"))
+        straight = config.get("_class_name") == STRAIGHT
+        self.prediction = FLOW if straight else str(config.get("prediction_type", "epsilon"))
         _check(config, self.prediction)
-        kind = DPMSolverMultistepScheduler if self.prediction == FLOW else DDIMScheduler
-        self._scheduler: Any = kind.from_config(config)
-        self.row = lru_cache(maxsize=256)(self._row)
+        self._refused: dict[str, str] = {}
+        self._schedulers: dict[str, Any] = {}
+        for name in _names(self.prediction, straight):
+            try:
+                self._schedulers[name] = scheduler_of(name, config)
+            except (ValueError, NotImplementedError, ImportError) as error:
+                self._refused[name] = " ".join(str(error).split())
+        self.default = "flow_euler" if self.prediction == FLOW else "ddim"
+        if self.default in self._refused:
+            raise ModelError(f"this scheduler cannot be sampled: {self._refused[self.default]}")
+        self._lock = Lock()  # diffusers' schedulers keep the timesteps that they were set to
+        self._cached = lru_cache(maxsize=1024)(self._make)
+
+    @property
+    def schedulers(self) -> tuple[str, ...]:
+        """Those that fit the model, the default first."""
+        return tuple(self._schedulers)
 
     @property
     def max_steps(self) -> int:
-        """Most steps a draw may take."""
-        return int(self._scheduler.config.num_train_timesteps) - 1
+        """Most steps a draw may take; LCM takes fewer."""
+        return int(self._schedulers[self.default].config.num_train_timesteps) - 1
 
-    def batch(self, steps: Sequence[int]) -> Schedule:
-        """The schedule of rows that take `steps[i]` steps each; a row that is done keeps its sample as it is."""
-        rows, length = [self.row(count) for count in steps], max(steps)
+    def row(self, scheduler: str, steps: int, strength: float = 1.0) -> Schedule:
+        """The schedule of one row.
+
+        Args:
+            scheduler: Of `schedulers`; "" takes the default.
+            steps: Of the whole way from noise.
+            strength: Share of the way that is gone, to its end: as image-to-image in diffusers, int(steps * strength)
+                steps are taken. 1 is the whole way, from noise alone.
+
+        Raises:
+            ConfigError: The scheduler does not fit the model, or takes no such number of steps.
+        """
+        name = scheduler or self.default
+        if name not in self._schedulers:
+            why = f" ({self._refused[name]})" if name in self._refused else ""
+            raise ConfigError(f"scheduler={name} does not fit this model{why}; choose {', '.join(self.schedulers)}")
+        if not 1 <= steps <= self._most(name):
+            raise ConfigError(f"steps={steps} is refused: this model takes 1 to {self._most(name)} steps with {name}")
+        if not 0 < strength <= 1 or not (taken := int(steps * strength)):
+            raise ConfigError(f"strength={strength:g} is refused: with steps={steps} it is {1 / steps:.3g} to 1")
+        return self._cached(name, steps, steps - taken, strength == 1)
+
+    def _most(self, name: str) -> int:
+        return int(self._schedulers[name].config.original_inference_steps) if name == "lcm" else self.max_steps
+
+    def _make(self, name: str, steps: int, first: int, whole: bool) -> Schedule:
+        with self._lock:
+            scheduler = self._schedulers[name]
+            scheduler.set_timesteps(steps)
+            walk, begin = SOLVERS[name](scheduler, steps, first), float(getattr(scheduler, "init_noise_sigma", 1.0))
+        columns = _columns(walk, *_PICTURE[self.prediction](walk))[first:]
         return Schedule(
-            torch.stack([_extend(row.timesteps, length, 0) for row in rows], dim=1),
-            torch.stack([_extend(row.keep, length, 1) for row in rows], dim=1),
-            torch.stack([_extend(row.add, length, 0) for row in rows], dim=1),
+            walk.timesteps[first:].float(),
+            columns.float(),
+            0.0 if whole else float(walk.signal[first]),
+            begin if whole else float(walk.level[first]),
+            bool((columns[:, NOISE] != 0).any()),
         )
 
-    def _row(self, steps: int) -> Schedule:
-        if not 1 <= steps <= self.max_steps:
-            raise ConfigError(f"steps={steps} is refused: this model takes 1 to {self.max_steps} steps")
-        self._scheduler.set_timesteps(steps)
-        timesteps, levels, next_levels = (_straight if self.prediction == FLOW else _curved)(self._scheduler, steps)
-        keep, add = _COEFFICIENTS[self.prediction](*levels, *next_levels)
-        return Schedule(timesteps, keep.float(), add.float())
+    def batch(self, steps: Sequence[int]) -> Batch:
+        """The schedule of rows that take `steps[i]` steps each; a row that is done keeps its sample as it is."""
+        rows, length = [self.row("", count) for count in steps], max(steps)
+        return Batch(
+            torch.stack([_extend(row.timesteps.long(), length, 0) for row in rows], dim=1),
+            torch.stack([_extend(row.columns[:, KEEP], length, 1) for row in rows], dim=1),
+            torch.stack([_extend(row.columns[:, ADD], length, 0) for row in rows], dim=1),
+        )
+
+
+def _extend(column: Tensor, length: int, value: int) -> Tensor:
+    return torch.cat([column, column.new_full((length - len(column),), value)])
+
+
+def _names(prediction: str, straight: bool) -> tuple[str, ...]:
+    """Schedulers that could fit, the default first."""
+    if prediction != FLOW:
+        return tuple(KINDS)
+    return ("flow_euler",) if straight else ("flow_euler", "dpmpp_2m")
 
 
 def _check(config: Mapping[str, Any], prediction: str) -> None:
     straight = bool(config.get("use_flow_sigmas")) or "FlowMatch" in str(config.get("_class_name"))
-    if prediction not in _COEFFICIENTS or straight != (prediction == FLOW) or config.get("thresholding"):
+    if prediction not in _PICTURE or straight != (prediction == FLOW) or config.get("thresholding"):
         raise ModelError(
             f"prediction_type {prediction!r}, use_flow_sigmas={straight} or thresholding of this scheduler "
             "cannot be sampled"
@@ -91,47 +167,39 @@ def _check(config: Mapping[str, Any], prediction: str) -> None:
         )
 
 
-def _extend(column: Tensor, length: int, value: int) -> Tensor:
-    return torch.cat([column, column.new_full((length - len(column),), value)])
+def _columns(walk: Walk, x0_keep: Tensor, x0_add: Tensor) -> Tensor:
+    """`(S, 9)` float64: the walk's weights of x0 become weights of the sample and the output."""
+    one = torch.ones(1, dtype=torch.float64)
+    columns = (
+        walk.scale, walk.keep + walk.add * x0_keep, walk.add * x0_add, walk.memory, walk.noise, x0_keep, x0_add,
+        torch.cat([walk.signal[1:], one]), torch.cat([walk.level[1:], 0 * one]),
+    )  # fmt: skip
+    return torch.stack(columns, dim=1)
 
 
-def _curved(scheduler: DDIMScheduler, steps: int) -> Walk:
-    """Levels of a diffusion schedule. As in diffusers a step ends an even stride below its start."""
-    now = scheduler.timesteps
-    then = now - scheduler.config.num_train_timesteps // steps
-    powers, final = scheduler.alphas_cumprod.double(), scheduler.final_alpha_cumprod.double()
-    alpha, alpha_next = powers[now], torch.where(then >= 0, powers[then.clamp(min=0)], final)
-    return now, (alpha.sqrt(), (1 - alpha).sqrt()), (alpha_next.sqrt(), (1 - alpha_next).sqrt())
+# Each: what the network puts out, as weights (of x, of the output) of the picture x0.
 
 
-def _straight(scheduler: DPMSolverMultistepScheduler, steps: int) -> Walk:
-    """Levels of rectified flow: signal and noise add up to 1."""
-    noise = scheduler.sigmas.double()
-    return scheduler.timesteps, (1 - noise[:-1], noise[:-1]), (1 - noise[1:], noise[1:])
+def _epsilon(walk: Walk) -> tuple[Tensor, Tensor]:
+    """The output is the noise: x0 = (x - level * o) / signal."""
+    return 1 / walk.signal, -walk.level / walk.signal
 
 
-# Each: (signal, noise, next signal, next noise) levels, x = signal * x0 + noise * eps -> (keep, add),
-# from x_next = signal' * x0 + noise' * eps with x0 and eps in terms of x and the output o.
+def _velocity(walk: Walk) -> tuple[Tensor, Tensor]:
+    """The output is v (Salimans & Ho, 2022, appendix D): x0 = signal * x - level * o if their squares add up to 1."""
+    return walk.scale**2 * walk.signal, -walk.scale * walk.level
 
 
-def _epsilon(signal: Tensor, noise: Tensor, signal_next: Tensor, noise_next: Tensor) -> tuple[Tensor, Tensor]:
-    """The output is the noise: o = eps, x0 = (x - noise * o) / signal."""
-    return signal_next / signal, noise_next - signal_next * noise / signal
+def _sample(walk: Walk) -> tuple[Tensor, Tensor]:
+    """The output is the picture."""
+    return torch.zeros_like(walk.signal), torch.ones_like(walk.signal)
 
 
-def _velocity(signal: Tensor, noise: Tensor, signal_next: Tensor, noise_next: Tensor) -> tuple[Tensor, Tensor]:
-    """The output is v: x0 = signal * x - noise * o, eps = signal * o + noise * x (Salimans & Ho, 2022, appendix D)."""
-    return signal_next * signal + noise_next * noise, noise_next * signal - signal_next * noise
+def _flow(walk: Walk) -> tuple[Tensor, Tensor]:
+    """The output is the path's direction, o = noise - x0: x0 = x - level * o."""
+    return torch.ones_like(walk.signal), -walk.level
 
 
-def _sample(signal: Tensor, noise: Tensor, signal_next: Tensor, noise_next: Tensor) -> tuple[Tensor, Tensor]:
-    """The output is the sample: o = x0, eps = (x - signal * o) / noise."""
-    return noise_next / noise, signal_next - noise_next * signal / noise
-
-
-def _flow(signal: Tensor, noise: Tensor, signal_next: Tensor, noise_next: Tensor) -> tuple[Tensor, Tensor]:
-    """The output is the path's direction, o = eps - x0: Euler's step (Liu et al., arXiv 2209.03003)."""
-    return torch.ones_like(noise), noise_next - noise
-
-
-_COEFFICIENTS = {"epsilon": _epsilon, "v_prediction": _velocity, "sample": _sample, FLOW: _flow}
+_PICTURE: dict[str, Callable[[Walk], tuple[Tensor, Tensor]]] = {
+    "epsilon": _epsilon, "v_prediction": _velocity, "sample": _sample, FLOW: _flow,
+}  # fmt: skip
