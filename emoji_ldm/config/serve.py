@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from emoji_ldm.config.section import Positive, Section
+from emoji_ldm.config.section import Name, Positive, Section
 
 
 class ServeConfig(Section):
@@ -17,13 +17,14 @@ class ServeConfig(Section):
     port: Annotated[int, Field(ge=0, lt=65536)] = 8000
     """Port; 0 takes a free one."""
     checkpoint: str = ""
-    """As `generate.checkpoint`."""
-    models: dict[str, str] = {}
+    """Folder of a diffusers pipeline, a checkpoint in the store, or tag:NAME (`emoji-ldm train --tag NAME`);
+    empty takes the run's newest. Requests call it by the run's name."""
+    models: dict[Name, str] = {}
     """More models, by name: each with its own pool of replicas; values as `checkpoint`."""
     loras: dict[str, str] = {}
     """LoRA adapters of every model, by the name that requests use: a folder with pytorch_lora_weights.safetensors."""
     reload_s: Annotated[float, Field(ge=0)] = 0
-    """How often replicas look for newer weights behind `checkpoint` (a newest one, or a tag); 0 never."""
+    """How often replicas look whether `checkpoint` means other weights by now (the newest, a tag), and take them; 0: never."""
     strict: bool = True
     """Same seed, same pixels: every forward pass has one shape. Else shapes follow the load: quicker, last bits vary."""
     batch_size: Positive = 8
@@ -46,5 +47,7 @@ class ServeConfig(Section):
     """File with the hashes of bearer keys (`emoji-ldm keys add NAME` makes it); empty lets everybody in."""
     cors_origins: tuple[str, ...] = ()
     """Web origins whose pages may call the service; none by default."""
+    log_prompts: bool = False
+    """Write prompts into the log's line of a request."""
     num_gpus: Annotated[float, Field(ge=0)] = 0
     """GPUs per replica."""

@@ -1,117 +1,96 @@
-"""The HTTP routes over anything that can draw: Ray Serve in production, a plain object in tests."""
+"""The HTTP application over anything that can draw: Ray Serve in production, a plain object in tests."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import secrets
 import time
-from collections.abc import Coroutine
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from fastapi import APIRouter, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse
 
 from emoji_ldm import __version__
-from emoji_ldm.serve.schema import ImageRequest, Limits, RequestError, Row, parse_request
+from emoji_ldm.config.serve import ServeConfig
+from emoji_ldm.serve import docs, images
+from emoji_ldm.serve.answers import RequestError, answer_errors
+from emoji_ldm.serve.auth import Door, Keys
+from emoji_ldm.serve.backend import Backend, Limits
+from emoji_ldm.serve.gate import Gate
 
-RETRY_AFTER_S = 1
-MAX_BODY_BYTES = 64 * 1024
+ABOUT = """Emoji from prompts, in the shape of OpenAI's Images API: the official clients need only another `base_url`.
 
-
-class Overloaded(Exception):
-    """More waits to be drawn than may wait."""
-
-
-class Backend(Protocol):
-    """What the routes need."""
-
-    async def limits(self) -> Limits:
-        """What may be asked for; waits for a model if none is loaded yet."""
-        ...
-
-    def draw(self, row: Row) -> Coroutine[Any, Any, bytes]:
-        """PNG bytes of one image; raises Overloaded."""
-        ...
-
-    async def ready(self) -> bool:
-        """Whether a request would be answered without waiting for a start; quick."""
-        ...
+Every picture has a seed, which its answer tells: the same request with that seed gives the same picture.
+"""
 
 
-def build_api(backend: Backend) -> FastAPI:
-    """The application: images, models, health, and every error in OpenAI's shape."""
-    api = FastAPI(title="emoji_ldm", version=__version__)
-    api.add_exception_handler(RequestError, _answer_request_error)
-    api.add_exception_handler(HTTPException, _answer_http_error)
-    api.add_exception_handler(Overloaded, _answer_overload)
-    api.add_exception_handler(Exception, _answer_crash)
-    schema = {"content": {"application/json": {"schema": ImageRequest.model_json_schema()}}, "required": True}
+def build_api(
+    backend: Backend,
+    settings: ServeConfig = ServeConfig(),  # noqa: B008 - frozen
+    *,
+    routers: Iterable[APIRouter] = (),
+    tells_id: bool = True,
+) -> FastAPI:
+    """The application.
 
-    @api.post("/v1/images/generations", openapi_extra={"requestBody": schema})
-    async def generations(request: Request) -> dict[str, Any]:
-        wanted = parse_request(await _body(request), await backend.limits())
-        # Fixed here, once: whatever happens to a draw later, drawing it again gives the same picture.
-        seed = secrets.randbelow(2**31) if wanted.seed is None else wanted.seed
-        rows = wanted.rows(seed)
-        pngs = await _all([backend.draw(row) for row in rows])
-        data = [{"b64_json": base64.b64encode(png).decode(), "seed": row["seed"]}
-                for png, row in zip(pngs, rows, strict=True)]  # fmt: skip
-        return {"created": int(time.time()), "data": data}
+    Args:
+        backend: Who draws.
+        settings: Keys, web origins, how long a request may take.
+        routers: More routes, behind the same door: `request.state.caller` is who asks.
+        tells_id: Whether answers carry `x-request-id`; not behind a proxy that adds it, as Ray Serve's does.
 
-    @api.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        limits = await backend.limits()
-        return {"object": "list", "data": [{"id": limits.model, "object": "model", "owned_by": "emoji_ldm",
-                                            "size": f"{limits.size_px}x{limits.size_px}"}]}  # fmt: skip
-
-    @api.get("/health")
-    async def health() -> JSONResponse:
-        ready = await backend.ready()
-        return JSONResponse({"status": "ok" if ready else "starting"}, 200 if ready else 503)
-
+    Raises:
+        ConfigError: There is no such file of keys.
+    """
+    api = FastAPI(title="emoji_ldm", version=__version__, description=ABOUT, redoc_url=None)
+    answer_errors(api)
+    for router in (images.routes(backend, settings), about(backend), *routers):
+        api.include_router(router)
+    # The last is the outermost: a page of another origin may read refusals of the door too.
+    api.add_middleware(Door, keys=Keys(settings.keys) if settings.keys else None)
+    if settings.cors_origins:
+        api.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    api.add_middleware(Gate, tells_id=tells_id)
     return api
 
 
-async def _all(draws: list[Coroutine[Any, Any, bytes]]) -> list[bytes]:
-    """Every picture, or the first problem; what is still waiting then is given up."""
-    tasks = [asyncio.create_task(draw) for draw in draws]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
+def about(backend: Backend) -> APIRouter:
+    """The routes that say what there is."""
+    router, began = APIRouter(tags=["service"]), int(time.time())
+
+    @router.get("/v1/models", response_model=docs.Models)
+    async def models() -> dict[str, Any]:
+        """The models, the default one first."""
+        return {"object": "list", "data": [_model(limits, began) for limits in (await backend.models()).values()]}
+
+    @router.get("/v1/models/{model:path}", response_model=docs.Model, responses={404: docs.REFUSALS[404]})
+    async def model(model: str) -> dict[str, Any]:
+        """One model."""
+        known = await backend.models()
+        if model not in known:
+            raise RequestError(f"there is no model {model!r}; this service has {', '.join(map(repr, known))}",
+                               status=404, param="model", code="model_not_found")  # fmt: skip
+        return _model(known[model], began)
+
+    @router.get("/health", responses={503: {"description": "It is starting"}})
+    async def health() -> JSONResponse:
+        """Whether a request would be answered without waiting for a start."""
+        ready = await backend.ready()
+        return JSONResponse({"status": "ok" if ready else "starting"}, 200 if ready else 503)
+
+    return router
 
 
-async def _body(request: Request) -> bytes:
-    """The body, refused as soon as it is too long."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise RequestError(f"the body is longer than {MAX_BODY_BYTES} bytes", status=413)
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _answer_request_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestError)
-    return JSONResponse(error.body(), error.status)
-
-
-async def _answer_http_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    known = "POST /v1/images/generations, GET /v1/models, GET /health"
-    message = f"{request.method} {request.url.path}: {error.detail}; this service answers {known}"
-    return JSONResponse(RequestError(message, status=error.status_code).body(), error.status_code)
-
-
-async def _answer_overload(_: Request, error: Exception) -> JSONResponse:
-    busy = RequestError(f"too many images are waiting; try again in {RETRY_AFTER_S} s", status=503, code="overloaded")
-    return JSONResponse(busy.body(), 503, headers={"Retry-After": str(RETRY_AFTER_S)})
-
-
-async def _answer_crash(_: Request, error: Exception) -> JSONResponse:
-    """The log of the service holds the stack trace; the client learns only that it may try again."""
-    return JSONResponse(RequestError("the service failed to draw this; try again", status=500).body(), 500)
+def _model(limits: Limits, began: int) -> dict[str, Any]:
+    return {
+        "id": limits.model, "object": "model", "created": began, "owned_by": "emoji_ldm", "key": limits.model_key,
+        "size": f"{limits.width_px}x{limits.height_px}", "side_step": limits.side_step_px,
+        "max_side": limits.max_side_px, "max_images": limits.max_images, "max_steps": limits.max_steps,
+        "schedulers": limits.schedulers, "loras": limits.loras,
+    }  # fmt: skip

@@ -1,0 +1,62 @@
+"""Bodies of requests: read as far as they may be long, and JSON taken at its word."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import Message
+
+from emoji_ldm.serve.answers import RequestError
+
+
+def bounded(request: Request, max_bytes: int) -> Request:
+    """The request, refused (413) as soon as its body turns out to be too long."""
+    size, refusal = 0, RequestError(f"the body is longer than {max_bytes:,} bytes", status=413, code="body_too_long")
+    told = request.headers.get("content-length", "")
+    if told.isdecimal() and int(told) > max_bytes:
+        raise refusal
+
+    async def receive() -> Message:
+        nonlocal size
+        message = await request.receive()
+        size += len(message.get("body", b""))
+        if size > max_bytes:
+            raise refusal
+        return message
+
+    return Request(request.scope, receive)
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body; RequestError (413) if it is longer than `max_bytes`, without having read the rest."""
+    return await bounded(request, max_bytes).body()
+
+
+def parse_json(data: bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+        RequestError: It is no JSON: also NaN and Infinity, which only Python takes, a field that is there twice, of
+            which one would be ignored, and nesting deeper than anything of this service.
+    """
+    try:
+        return json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_once)
+    except RecursionError:
+        raise RequestError("the body is not JSON of this service: it is nested too deeply") from None
+    except ValueError as error:
+        raise RequestError(f"the body is not JSON: {error}") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise RequestError(f"the field {name!r} is there twice", param=name)
+        found[name] = value
+    return found

@@ -1,0 +1,129 @@
+"""The schemas that `/docs` shows of routes that read their bodies themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from emoji_ldm.serve.edits import EditRequest
+from emoji_ldm.serve.schema import ImageRequest
+
+
+class Shown(BaseModel):
+    """A part of an answer."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Image(Shown):
+    """One picture."""
+
+    b64_json: str
+    """The file in base64."""
+    seed: int
+    """With which the same request gives this picture again."""
+
+
+class Images(Shown):
+    """The answer of both routes."""
+
+    created: int
+    """Unix time."""
+    model: str
+    data: list[Image]
+    background: str
+    """`transparent` if the files have an alpha channel, else `opaque`."""
+    output_format: str
+    size: str
+    """`WIDTHxHEIGHT`."""
+    quality: str | None = None
+    """As asked for, unless `auto`."""
+    safety_identifier: str | None = None
+    """As sent."""
+
+
+class Problem(Shown):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    """The field to change."""
+    code: str | None
+
+
+class Error(Shown):
+    """The answer to what is refused or fails."""
+
+    error: Problem
+
+
+class Model(Shown):
+    """A model and what it allows."""
+
+    id: str
+    object: str
+    created: int
+    """Since when this service offers it; Unix time."""
+    owned_by: str
+    key: str
+    """Hash of what decides its pixels."""
+    size: str
+    """What `auto` means."""
+    side_step: int
+    """Sides are multiples of this ..."""
+    max_side: int
+    """... up to this, in pixels."""
+    max_images: int
+    max_steps: int
+    schedulers: list[str]
+    """The first is the default."""
+    loras: list[str]
+
+
+class Models(Shown):
+    """All models."""
+
+    object: str
+    data: list[Model]
+
+
+EVENTS = (
+    "server-sent events with `stream`: `image_generation.partial_image` and `image_generation.completed` "
+    "(`image_edit.*` for edits), and `error` for what goes wrong after the first"
+)
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Error, "description": "A field or the body is refused"},
+    401: {"model": Error, "description": "No key, or one that is not known"},
+    403: {"model": Error, "description": "A key for jobs only"},
+    404: {"model": Error, "description": "No such model"},
+    408: {"model": Error, "description": "The body came too slowly"},
+    413: {"model": Error, "description": "The body is too long"},
+    429: {"model": Error, "description": "The key's quota is used up; Retry-After says for how long"},
+    500: {"model": Error, "description": "A fault of the service"},
+    503: {"model": Error, "description": "Too much is asked of the service; Retry-After says when to come back"},
+    504: {"model": Error, "description": "Not drawn in time"},
+}
+
+
+def _body(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+    content = {media_type: {"schema": schema}}
+    drawn = {"description": f"The pictures; or {EVENTS}", "model": Images}
+    return {"responses": {200: drawn, **REFUSALS},
+            "openapi_extra": {"requestBody": {"content": content, "required": True}}}  # fmt: skip
+
+
+def _form() -> dict[str, Any]:
+    schema = EditRequest.model_json_schema()
+    files = {
+        "image": {"type": "string", "format": "binary", "description": "PNG, WebP or JPEG to start from."},
+        "mask": {"type": "string", "format": "binary",
+                 "description": "A picture as large as `image`, clear where that is to be drawn anew."},
+    }  # fmt: skip
+    properties = {**files, **schema["properties"]}
+    return {**schema, "properties": properties, "required": ["image", *schema["required"]]}
+
+
+GENERATIONS = _body("application/json", ImageRequest.model_json_schema())
+EDITS = _body("multipart/form-data", _form())

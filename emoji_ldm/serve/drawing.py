@@ -1,0 +1,77 @@
+"""The pictures of one request: all of them or the first problem, and whatever then still waits is given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import Any
+
+from emoji_ldm.serve.backend import Backend, Partial, Wish
+
+PULSE_S = 15.0  # silence after which a stream says that it lives, for proxies that cut silent connections
+GRACE_S = 5.0  # after a wish's own time, when a backend has forgotten it
+CLEANUP_S = 5.0
+
+
+async def draw_all(backend: Backend, wishes: Sequence[Wish]) -> dict[int, bytes]:
+    """PNG bytes by the wish's index.
+
+    Raises:
+        Overloaded, Expired, ConfigError: As the backend says of the first wish that fails.
+        TimeoutError: The backend does not answer.
+    """
+    tasks = {index: asyncio.create_task(backend.draw(wish)) for index, wish in enumerate(wishes)}
+    try:
+        async with asyncio.timeout(_longest(wishes)):
+            await asyncio.gather(*tasks.values())
+        return {index: task.result() for index, task in tasks.items()}
+    finally:
+        await _give_up(tasks.values())
+
+
+async def stream_all(
+    backend: Backend, wishes: Sequence[Wish], partials: int
+) -> AsyncGenerator[tuple[int, Partial | bytes] | None, None]:
+    """(index, preview or PNG bytes) as they come, with None as a sign of life in long silence. Raises as `draw_all`."""
+    ready: asyncio.Queue[tuple[int, Partial | bytes] | asyncio.Task[None]] = asyncio.Queue()
+
+    async def follow(index: int, wish: Wish) -> None:
+        async for item in backend.stream(wish, partials):
+            ready.put_nowait((index, item))
+
+    tasks = [asyncio.create_task(follow(index, wish)) for index, wish in enumerate(wishes)]
+    for task in tasks:
+        task.add_done_callback(ready.put_nowait)
+    loop, running = asyncio.get_running_loop(), len(tasks)
+    deadline = loop.time() + _longest(wishes)
+    try:
+        while running:
+            pulse = loop.time() + PULSE_S
+            try:
+                async with asyncio.timeout_at(min(deadline, pulse)):
+                    item = await ready.get()
+            except TimeoutError:
+                if pulse > deadline:
+                    raise
+                yield None
+                continue
+            if isinstance(item, asyncio.Task):
+                item.result()
+                running -= 1
+            else:
+                yield item
+    finally:
+        await _give_up(tasks)
+
+
+async def _give_up(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel what still runs and see it end, so that its rows are free when the client hears of the problem."""
+    running = [task for task in tasks if not task.done()]
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running, timeout=CLEANUP_S)
+
+
+def _longest(wishes: Sequence[Wish]) -> float:
+    return max(wish.timeout_s for wish in wishes) + GRACE_S

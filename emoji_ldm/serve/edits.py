@@ -1,0 +1,133 @@
+"""Requests for pictures that start from a picture: the form of `POST /v1/images/edits`."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from PIL import Image
+from pydantic import ConfigDict, Field
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+
+from emoji_ldm.generate.draw import Draw
+from emoji_ldm.serve.answers import RequestError
+from emoji_ldm.serve.backend import Limits
+from emoji_ldm.serve.body import bounded
+from emoji_ldm.serve.schema import ImageRequest, read
+
+MAX_FILE_BYTES = 8 * 2**20
+MAX_BODY_BYTES = 2 * MAX_FILE_BYTES + 256 * 1024
+MAX_FIELD_BYTES = 64 * 1024
+MAX_FIELDS = 40
+MAX_SIDE_PX = 4096
+FORMATS = ("PNG", "WEBP", "JPEG")
+FILES = {"image": "image", "image[]": "image", "mask": "mask"}
+
+
+class EditRequest(ImageRequest):
+    """The text fields of `POST /v1/images/edits`."""
+
+    model_config = ConfigDict(strict=False)  # forms hold nothing but text
+
+    strength: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    """How much is drawn anew: 0 keeps all of the picture, 1 nothing. 0.8 if absent, with a mask 1."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A form: its fields and its pictures."""
+
+    request: EditRequest
+    image: bytes
+    mask: bytes
+
+    def draws(self, seed: int, limits: Limits) -> list[Draw]:
+        """One draw per image."""
+        strength = self.request.strength
+        if strength is None:
+            strength = 1.0 if self.mask else Draw.strength
+        return [replace(draw, image=self.image, mask=self.mask, strength=strength)
+                for draw in self.request.draws(seed, limits)]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form as it was sent."""
+
+    texts: Mapping[str, str]
+    files: Mapping[str, bytes]  # image, perhaps mask
+
+    def edit(self, models: Mapping[str, Limits]) -> Edit:
+        """What it asks for; RequestError if a field is refused."""
+        return Edit(read(EditRequest, self.texts, models), self.files["image"], self.files.get("mask", b""))
+
+
+async def read_form(request: Request) -> Form:
+    """The form of a request; RequestError if it is none, too long, or a picture in it cannot be read."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise RequestError("the body must be multipart/form-data with the fields image and prompt", status=415)
+    form = bounded(request, MAX_BODY_BYTES).form(max_files=8, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+    async with form as parts:
+        sent = Form(_texts(parts), await _files(parts))
+    await asyncio.to_thread(_check, sent.files)
+    return sent
+
+
+def _texts(form: FormData) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            continue
+        if name in FILES:
+            raise RequestError(f"{name} must be a file, with a file name in the form", param=FILES[name])
+        if name in texts:
+            raise RequestError(f"the field {name!r} is there twice", param=name)
+        texts[name] = value
+    return texts
+
+
+async def _files(form: FormData) -> dict[str, bytes]:
+    """The files' bytes by `image` and `mask`."""
+    found: dict[str, bytes] = {}
+    for name, value in form.multi_items():
+        if not isinstance(value, UploadFile):
+            continue
+        if name not in FILES:
+            raise RequestError(f"unknown file {name!r}; send image and mask", param=name, code="unknown_parameter")
+        if FILES[name] in found:
+            raise RequestError("there are several pictures; this service starts from one", param=FILES[name])
+        if (value.size or 0) > MAX_FILE_BYTES:
+            raise RequestError(f"{name} is longer than {MAX_FILE_BYTES:,} bytes", status=413, param=FILES[name])
+        found[FILES[name]] = await value.read()
+    if "image" not in found:
+        raise RequestError("the file 'image' is missing", param="image", code="missing_required_parameter")
+    return found
+
+
+def _check(files: Mapping[str, bytes]) -> None:
+    sizes = {name: _size(name, data) for name, data in files.items()}
+    if len(set(sizes.values())) > 1:
+        raise RequestError(f"mask is {_text(sizes['mask'])}, but image is {_text(sizes['image'])}: make them equal",
+                           param="mask")  # fmt: skip
+
+
+def _size(name: str, data: bytes) -> tuple[int, int]:
+    """Width and height of a picture that can be read to its end; a mask's clear parts are the ones to draw anew."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if max(image.size) > MAX_SIDE_PX:
+                raise RequestError(f"{name} is {_text(image.size)}; at most {MAX_SIDE_PX} px a side", param=name)
+            alpha = image.convert("RGBA").getchannel("A")
+            if name == "mask" and alpha.getextrema() == (255, 255):
+                raise RequestError("mask is opaque everywhere: clear what is to be drawn anew", param="mask")
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise RequestError(f"{name} is no picture that can be read; send PNG, WebP or JPEG", param=name) from None
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

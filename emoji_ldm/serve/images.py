@@ -1,0 +1,187 @@
+"""The routes that draw: `/v1/images/generations` and `/v1/images/edits`, whole answers and streams."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from emoji_ldm.config.serve import ServeConfig
+from emoji_ldm.generate.draw import Draw
+from emoji_ldm.serve import docs
+from emoji_ldm.serve.answers import LOG, explain
+from emoji_ldm.serve.auth import Caller
+from emoji_ldm.serve.backend import Backend, Limits, Partial, Wish
+from emoji_ldm.serve.body import read_body
+from emoji_ldm.serve.drawing import draw_all, stream_all
+from emoji_ldm.serve.edits import read_form
+from emoji_ldm.serve.output import Picture, convert
+from emoji_ldm.serve.schema import ImageRequest, parse_request
+
+MAX_BODY_BYTES = 256 * 1024  # two prompts of emoji, each written as \\ud83d\\ude00, and room
+SEEDS = 2**31
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one request asks for; the seeds are settled, so that drawing a part of it again gives the same."""
+
+    family: str  # of the stream's events
+    request: ImageRequest
+    wishes: Sequence[Wish]
+
+
+def routes(backend: Backend, settings: ServeConfig) -> APIRouter:
+    """The routes over whoever draws."""
+    router = APIRouter(tags=["images"])
+
+    async def models() -> Mapping[str, Limits]:
+        async with asyncio.timeout(settings.timeout_s):
+            return await backend.models()
+
+    @router.post("/v1/images/generations", response_model=None, **docs.GENERATIONS)
+    async def generations(request: Request) -> Response:
+        """Draw pictures from a prompt."""
+        body = await read_body(request, MAX_BODY_BYTES)
+        known = await models()
+        wanted = parse_request(body, known)
+        draws = wanted.draws(_seed(wanted), known[wanted.model])
+        return await _respond(request, Order("image_generation", wanted, _wishes(request, wanted, draws)))
+
+    @router.post("/v1/images/edits", response_model=None, **docs.EDITS)
+    async def edits(request: Request) -> Response:
+        """Draw pictures that start from one; with a mask, only where that is clear."""
+        form = await read_form(request)
+        known = await models()
+        edit = form.edit(known)
+        draws = edit.draws(_seed(edit.request), known[edit.request.model])
+        return await _respond(request, Order("image_edit", edit.request, _wishes(request, edit.request, draws)))
+
+    def _wishes(request: Request, wanted: ImageRequest, draws: Sequence[Draw]) -> list[Wish]:
+        facts = {
+            "model": wanted.model,
+            "n": wanted.n,
+            "steps": draws[0].steps,
+            "user": wanted.safety_identifier or wanted.user,
+        }
+        request.state.facts.update(facts | ({"prompt": wanted.prompt} if settings.log_prompts else {}))
+        caller: Caller = request.state.caller
+        return [Wish(wanted.model, draw, caller.name, timeout_s=settings.timeout_s, request_id=request.state.id)
+                for draw in draws]  # fmt: skip
+
+    async def _respond(request: Request, order: Order) -> Response:
+        caller: Caller = request.state.caller
+        caller.charge(len(order.wishes))
+        try:
+            if order.request.stream:
+                events = _events(backend, order)
+                return EventStream(await anext(events), events)
+            pictures = await _converted(order, await draw_all(backend, order.wishes))
+        except Exception:
+            caller.refund(len(order.wishes))
+            raise
+        return JSONResponse(answer(order.request, order.wishes[0].draw.seed, pictures))
+
+    return router
+
+
+def answer(request: ImageRequest, seed: int, pictures: Mapping[int, Picture]) -> dict[str, Any]:
+    """The body of a whole answer.
+
+    Args:
+        request: What was asked for.
+        seed: Of picture 0.
+        pictures: Files by the image's number.
+    """
+    quality = {} if request.level == "auto" else {"quality": request.level}
+    data = [{"b64_json": _base64(pictures[index].data), "seed": seed + index} for index in sorted(pictures)]
+    told = {**quality, **_told(request, pictures[0])}
+    return {"created": int(time.time()), "model": request.model, "data": data, **told}
+
+
+async def _converted(order: Order, pngs: Mapping[int, bytes]) -> dict[int, Picture]:
+    made = await asyncio.gather(*(asyncio.to_thread(convert, png, order.request.output) for png in pngs.values()))
+    return dict(zip(pngs, made, strict=True))
+
+
+async def _events(backend: Backend, order: Order) -> AsyncGenerator[bytes, None]:
+    """The stream's events; a problem after the first is the last of them, one before it is raised."""
+    begun = False
+    try:
+        async for found in stream_all(backend, order.wishes, order.request.partial_images):
+            chunk = await _event(order, *found) if found else b": still drawing\n\n"
+            begun = True
+            yield chunk
+    except Exception as error:
+        if not begun:
+            raise
+        known = explain(error)
+        if known.code == "crash":
+            LOG.exception("request %s failed", order.wishes[0].request_id)
+        yield _sse("error", {"type": "error", **known.body()})
+
+
+async def _event(order: Order, index: int, item: Partial | bytes) -> bytes:
+    png, name = (item.png, "partial_image") if isinstance(item, Partial) else (item, "completed")
+    picture = await asyncio.to_thread(convert, png, order.request.output)
+    kind = f"{order.family}.{name}"
+    more = {"partial_image_index": item.index} if isinstance(item, Partial) else {"usage": None}  # no tokens here
+    return _sse(kind, {"type": kind, "b64_json": _base64(picture.data), "created_at": int(time.time()),
+                       "quality": order.request.level, "image_index": index, "seed": order.wishes[index].draw.seed,
+                       **_told(order.request, picture), **more})  # fmt: skip
+
+
+class EventStream(Response):
+    """Server-sent events; whatever ends the answer also ends what makes them."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None]) -> None:
+        """Take the first event, which is ready, and those to come."""
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self.first, self.rest = first, rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": self.first, "more_body": True})
+            async for chunk in self.rest:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            await self.rest.aclose()
+
+
+def _seed(request: ImageRequest) -> int:
+    """The first seed, settled here and once: whatever happens to a draw later, drawing it again gives the same."""
+    return secrets.randbelow(SEEDS) if request.seed is None else request.seed
+
+
+def _told(request: ImageRequest, picture: Picture) -> dict[str, Any]:
+    """What an answer says of its pictures."""
+    told = {
+        "background": "transparent" if picture.transparent else "opaque",
+        "output_format": request.output_format,
+        "size": picture.size,
+    }
+    return told | ({"safety_identifier": request.safety_identifier} if request.safety_identifier else {})
+
+
+def _sse(event: str, data: Mapping[str, Any]) -> bytes:
+    return f"event: {event}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
