@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,11 @@ class Model:
 
     def encode(self, prompt: str) -> Tensor:
         """States `(1, max_tokens, width)` float32 of a prompt, as the pipeline's own `encode_prompt` gives them."""
-        return self.text.pad(self.text.encode([prompt]), self.max_tokens).to(self.device)
+        return self.encode_all([prompt])
+
+    def encode_all(self, prompts: Sequence[str]) -> Tensor:
+        """States `(N, max_tokens, width)` of prompts that are encoded together."""
+        return self.text.pad(self.text.encode(prompts), self.max_tokens).to(self.device)
 
 
 def load_model(folder: Path | str, device: str | None = None) -> Model:

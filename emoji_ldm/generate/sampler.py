@@ -1,102 +1,67 @@
-"""Draws in, pictures out: classifier-free guided steps at one fixed batch shape.
+"""Draws in, pictures out: the engine without a service around it.
 
-The network always sees `2 * batch_size` rows. Kernels, and with them the last bits of
-a result, are chosen by shape, so a draw gives the same pixels alone, in any slot and
-beside any neighbours, with whatever steps and guidance they have.
+A row that is done makes room for the next, so rows with few steps never wait for those with many. In strict mode
+pixels are those that the service draws, bit by bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from emoji_ldm.generate.draw import Draw as Draw
+from emoji_ldm.generate.engine import Engine, Row
 from emoji_ldm.generate.model import Model
-from emoji_ldm.generate.noise import noise_for_seeds
-from emoji_ldm.generate.tables import Tables
+from emoji_ldm.generate.stages import Picture as Picture
+from emoji_ldm.generate.stages import Stages
 
-Picture = NDArray[np.uint8]  # (H, W, 4) RGBA
-OnStep = Callable[[int, int], None]  # (network calls done, network calls in all)
+OnStep = Callable[[int, int], None]  # (steps of rows done, steps of rows in all)
 
 
 class Sampler:
     """Draws pictures with one model at one batch shape; not safe to call from two threads at once."""
 
-    def __init__(self, model: Model, batch_size: int) -> None:
+    def __init__(self, model: Model, batch_size: int, *, strict: bool = True) -> None:
         """Fix the batch shape, which is part of what makes a seed give the same bits."""
         self.model, self.batch_size = model, batch_size
-        self.tables = Tables(model.scheduler_config)
-        self._states: dict[str, Tensor] = {}
+        self.engine = Engine(model, batch_size, strict=strict)
+        self.stages = Stages(model, batch_size, strict=strict)
+        self.tables = self.stages.tables
 
     def __call__(self, draws: Sequence[Draw], on_step: OnStep | None = None) -> list[Picture]:
         """Pictures `(H, W, 4)` uint8, in the order of the draws.
 
         Raises:
-            ConfigError: A draw takes more steps than the model was trained with.
-            ValueError: A seed is out of range.
+            ConfigError: The model cannot make a draw.
         """
-        latents = self.latents(draws, on_step)
-        return [picture for start in range(0, len(draws), self.batch_size)
-                for picture in self._decode(latents[start : start + self.batch_size])]  # fmt: skip
+        return [self.stages.pictures([latents])[0] for latents in self._latents(draws, on_step)]
 
-    @torch.inference_mode()
     def latents(self, draws: Sequence[Draw], on_step: OnStep | None = None) -> Tensor:
-        """Scaled latents `(N, C, h, w)` float32 on the model's device, before decoding."""
-        # Rows of alike length go together: a batch takes as long as its longest row.
-        order = sorted(range(len(draws)), key=lambda index: draws[index].steps)
-        groups = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        total, done = sum(draws[group[-1]].steps for group in groups), 0
-        latents = torch.empty((len(draws), *self.model.latent_shape), device=self.model.device)
+        """Scaled latents `(N, C, h, w)` float32 on the model's device of draws of one size, before decoding."""
+        return torch.stack(self._latents(draws, on_step))
 
-        def tick() -> None:
-            nonlocal done
-            done += 1
+    def _latents(self, draws: Sequence[Draw], on_step: OnStep | None) -> list[Tensor]:
+        lengths = [len(self.stages.schedule(draw)) for draw in draws]
+        for draw in draws:
+            self.stages.check(draw)
+        # Longest first: what is left at the end is short. Rows of one shape move together.
+        order = sorted(range(len(draws)), key=lambda index: (self.stages.shape(draws[index]), -lengths[index]))
+        total, done = sum(lengths), 0
+        latents: dict[int, Tensor] = {}
+        running: dict[int, Row] = {}
+        while order or running:
+            while order and len(running) < self.batch_size and self._joins(draws[order[0]], running):
+                index = order.pop(0)
+                running[index] = self.stages.row(draws[index])
+            self.engine.tick(list(running.values()))
+            done += len(running)
             if on_step is not None:
                 on_step(done, total)
+            for index in [index for index, row in running.items() if not row.left]:
+                latents[index] = running.pop(index).x
+        return [latents[index] for index in range(len(draws))]
 
-        for group in groups:
-            latents[group] = self._denoise([draws[index] for index in group], tick)[: len(group)]
-        return latents
-
-    def _denoise(self, draws: list[Draw], tick: Callable[[], None]) -> Tensor:
-        """Latents `(batch_size, C, h, w)` of up to `batch_size` draws; what follows them is padding."""
-        device = self.model.device
-        draws = draws + draws[-1:] * (
-            self.batch_size - len(draws)
-        )  # padding that costs nothing more and breaks nothing
-        schedule = self.tables.batch([draw.steps for draw in draws])
-        timesteps = schedule.timesteps.repeat(1, 2).to(device)
-        keep, add = (column[..., None, None, None].to(device) for column in (schedule.keep, schedule.add))
-        guidance = torch.tensor([draw.guidance_scale for draw in draws], device=device)[:, None, None, None]
-        states = torch.cat([self._encode(text) for text in
-                            [*(draw.negative_prompt for draw in draws), *(draw.prompt for draw in draws)]])  # fmt: skip
-        x = noise_for_seeds([draw.seed for draw in draws], self.model.latent_shape).to(device)
-        for step in range(len(schedule)):
-            output = self.model.unet(
-                torch.cat([x, x]), timesteps[step], encoder_hidden_states=states, return_dict=False
-            )[0]
-            negative, positive = output.chunk(2)
-            guided = negative + guidance * (positive - negative)  # Ho & Salimans, 2022, equation (6)
-            x = keep[step] * x + add[step] * guided
-            tick()
-        return x
-
-    def _encode(self, text: str) -> Tensor:
-        """States `(1, tokens, width)` of one prompt, encoded alone so that no neighbour changes a bit."""
-        if text not in self._states:
-            if len(self._states) >= 1024:
-                self._states.clear()
-            self._states[text] = self.model.encode(text)
-        return self._states[text]
-
-    @torch.inference_mode()
-    def _decode(self, latents: Tensor) -> list[Picture]:
-        """Pictures of up to `batch_size` latents, decoded at that very shape."""
-        count = len(latents)
-        padding = latents[-1:].expand(self.batch_size - count, -1, -1, -1)
-        pixels = self.model.codec.decode(torch.cat([latents, padding]) / self.model.codec.scaling_factor)
-        return list(pixels[:count])
+    def _joins(self, draw: Draw, running: dict[int, Row]) -> bool:
+        return all(row.x.shape == self.stages.shape(draw) for row in running.values())
