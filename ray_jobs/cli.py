@@ -13,6 +13,7 @@ from emoji_ldm import __version__
 from emoji_ldm.errors import ConfigError, EmojiLdmError
 from ray_jobs.dataset import add_dataset
 from ray_jobs.export import add_export
+from ray_jobs.keys import add_keys
 from ray_jobs.probe import PROBE, add_probe
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
         _add_flags(name, _add(commands, name, text, examples))
     add_probe(commands, _add)
     add_dataset(commands, _add)
+    add_keys(commands, _add)
     _add(commands, "doctor", "say what this machine has and lacks, and the command that mends it",
          "emoji-ldm doctor\n  emoji-ldm doctor store=s3://bucket/emoji")  # fmt: skip
     _add_submit(commands)
@@ -142,6 +144,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from ray_jobs.verbs import run
 
         return run(arguments, config, words)
+    if arguments.command == "keys":
+        from ray_jobs.keys import run as keys
+
+        return keys(arguments, config, words)
     if arguments.command == "train":
         from ray_jobs import export
 

@@ -8,16 +8,15 @@ A key is 256 random bits, so a plain SHA-256 of it can be neither guessed nor lo
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from emoji_ldm.errors import ConfigError, StoreError
 from emoji_ldm.store import Store
@@ -34,12 +33,12 @@ class Key:
     sha256: str  # of the key, in hexadecimal
     kind: Kind = "interactive"  # bulk: jobs only, no images while the client waits
     images_per_minute: int = 0  # 0: as many as it likes
-    expires: str = ""  # ISO time in UTC; empty: never
+    expires: AwareDatetime | None = None  # None: never
     made: str = ""
 
     def expired(self) -> bool:
         """Whether its time is over."""
-        return bool(self.expires) and datetime.fromisoformat(self.expires) <= datetime.now(UTC)
+        return self.expires is not None and self.expires <= datetime.now(UTC)
 
 
 KEYS = TypeAdapter(dict[Literal["keys"], tuple[Key, ...]])
@@ -50,7 +49,7 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
-def new_key(name: str, kind: Kind, images_per_minute: int, expires: str) -> tuple[str, Key]:
+def new_key(name: str, kind: Kind, images_per_minute: int, expires: datetime | None) -> tuple[str, Key]:
     """A key, which is told once, and what is kept of it."""
     secret = PREFIX + secrets.token_urlsafe(32)
     made = datetime.now(UTC).isoformat(timespec="seconds")
@@ -76,7 +75,7 @@ def read_keys(uri: str) -> tuple[Key, ...] | None:
 def write_keys(uri: str, keys: tuple[Key, ...]) -> None:
     """Write the file whole; a local one so that only its owner can read it. StoreError if that fails."""
     folder, name = _place(uri)
-    data = json.dumps({"keys": [asdict(key) for key in keys]}, indent=1).encode() + b"\n"
+    data = KEYS.dump_json({"keys": keys}, indent=1) + b"\n"
     if folder.is_s3:
         return folder.write(data, name)
     path = Path(folder.path(name))
