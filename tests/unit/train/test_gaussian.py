@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from emoji_ldm.config import TrainConfig
-from emoji_ldm.generate.tables import Tables
+from emoji_ldm.generate.tables import ADD, KEEP, SCALE, Tables
 from emoji_ldm.train.levels import Levels
 from emoji_ldm.train.objective import TARGETS, Objective
 
@@ -66,11 +66,12 @@ def test_the_objective_is_least_at_the_best_network(kind, gamma):
 def drawn(config, steps=500):  # divides 1000: else diffusers steps to levels beside those it goes on from
     """(mean, standard deviation) of what the sampler draws with the best network, and the scheduler's start."""
     scheduler = Objective(config).scheduler()
-    schedule = Tables(scheduler.config).row(steps)
+    schedule = Tables(scheduler.config).row("", steps)
+    timesteps = schedule.timesteps if config.prediction_type == "flow" else schedule.timesteps.long()
     x = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    for timestep, keep, add in zip(schedule.timesteps, schedule.keep.double(), schedule.add.double(), strict=True):
-        x = keep * x + add * best(config, x, timestep.expand(2))
-    return float(x[0]), float(x[1] - x[0]), schedule.timesteps[:1]
+    for timestep, row in zip(timesteps, schedule.columns.double(), strict=True):
+        x = row[KEEP] * x + row[ADD] * best(config, row[SCALE] * x, timestep.expand(2))
+    return float(x[0]), float(x[1] - x[0]), timesteps[:1]
 
 
 @of_every_kind
