@@ -1,4 +1,4 @@
-"""`python -m tests.bench NAME... | --all [--quick]`: run benchmarks by name."""
+"""`python -m tests.bench NAME... | --all [--quick] [--only ROW...]`: run benchmarks by name."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ def main() -> int:
     options.add_argument("names", nargs="*", choices=[*NAMES, []], help=", ".join(NAMES))
     options.add_argument("--all", action="store_true", help="run every benchmark")
     options.add_argument("--quick", action="store_true", help="a smaller load, for a first look")
+    options.add_argument("--only", nargs="+", default=[], help="rows of `serve`, such as T3")
     arguments = options.parse_args()
     names = NAMES if arguments.all else arguments.names
     if not names:
         options.error("name a benchmark, or --all")
+    if arguments.only and names != ["serve"]:
+        options.error("--only names rows of `serve`")
+    chosen = {"only": arguments.only} if arguments.only else {}
     results = [
-        importlib.import_module(f"tests.bench.{name.replace('-', '_')}").run(quick=arguments.quick) for name in names
+        importlib.import_module(f"tests.bench.{name.replace('-', '_')}").run(quick=arguments.quick, **chosen)
+        for name in names
     ]
     for name, result in zip(names, results, strict=True):
         show({"name": name, **result})

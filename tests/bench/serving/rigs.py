@@ -1,0 +1,141 @@
+"""The ways to serve that are compared, in one process and asked alike: what a Ray Serve replica would hold.
+
+No sockets and no other processes lie in between: what differs is only how pictures come to share forward
+passes. The queue of `@serve.batch` is Ray's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+from ray import serve
+from ray.serve import context
+from ray.serve._private.common import DeploymentID, ReplicaID
+from ray.serve._private.config import DeploymentConfig
+from ray.serve.schema import ReplicaRank
+
+from emoji_ldm.generate.batcher import Batcher
+from emoji_ldm.generate.draw import Draw
+from tests.bench.serving.network import model
+from tests.bench.serving.static import Static, png
+
+CAP = 8  # pictures per forward pass
+MAX_QUEUED = 20_000
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A way to serve, started and warm."""
+
+    name: str
+    ask: Callable[[Draw], Awaitable[bytes]]
+    forwards: Callable[[], Counter[int]]  # forward passes so far, by their pictures
+
+
+@cache
+def static(name: str) -> tuple[Static, ThreadPoolExecutor]:
+    """The code and the one thread of a rig; a thread stands for a device, which does one thing at a time."""
+    return Static(model()), ThreadPoolExecutor(1)
+
+
+@cache
+def batcher(strict: bool) -> Batcher:
+    """Our engine with its queues."""
+    return Batcher(model(), batch_size=CAP, strict=strict, max_queued=MAX_QUEUED, loras={}, finish=png)
+
+
+@cache
+def one() -> Rig:
+    """One picture per call at its own exact shape, one call after the other."""
+
+    async def draw(wanted: Draw) -> bytes:
+        return (await _run("one", [wanted]))[0]
+
+    return Rig("one", draw, lambda: static("one")[0].forwards)
+
+
+@cache
+def batch(wait_s: float) -> Rig:
+    """`@serve.batch`, which closes a batch `wait_s` after its first request even while another is drawn."""
+    return Rig("batch", _batched("batch", wait_s), lambda: static("batch")[0].forwards)
+
+
+@cache
+def batch_by_steps(wait_s: float, steps: tuple[int, ...]) -> Rig:
+    """`@serve.batch` for each number of steps, before one thread."""
+    queues = {count: _batched("batch+", wait_s) for count in steps}
+    return Rig("batch+", lambda draw: queues[draw.steps](draw), lambda: static("batch+")[0].forwards)
+
+
+@cache
+def greedy() -> Rig:
+    """A better queue than Ray's: a batch is closed only when the thread is free, and then at once."""
+    waiting: deque[tuple[Draw, asyncio.Future[bytes]]] = deque()
+    busy = asyncio.Semaphore(1)
+
+    async def draw(wanted: Draw) -> bytes:
+        mine = asyncio.get_running_loop().create_future()
+        waiting.append((wanted, mine))
+        async with busy:
+            if not mine.done():
+                chosen = [waiting.popleft() for _ in range(min(CAP, len(waiting)))]
+                for (_, future), png_bytes in zip(chosen, await _run("greedy", [of for of, _ in chosen]), strict=True):
+                    future.set_result(png_bytes)
+        return await mine
+
+    return Rig("greedy", draw, lambda: static("greedy")[0].forwards)
+
+
+@cache
+def ours(strict: bool) -> Rig:
+    """The batcher as a replica holds it."""
+
+    async def draw(wanted: Draw) -> bytes:
+        ticket = batcher(strict).submit(wanted)
+        try:
+            return await asyncio.wrap_future(ticket.future)
+        finally:
+            ticket.cancel()
+
+    return Rig("ours, strict" if strict else "ours", draw, lambda: rows_per_forward(strict))
+
+
+async def _run(name: str, draws: list[Draw]) -> list[bytes]:
+    code, thread = static(name)
+    return await asyncio.get_running_loop().run_in_executor(thread, code, draws)
+
+
+def _batched(name: str, wait_s: float) -> Callable[[Draw], Awaitable[bytes]]:
+    _be_a_replica()
+
+    @serve.batch(max_batch_size=CAP, batch_wait_timeout_s=wait_s)
+    async def draw(draws: list[Draw]) -> list[bytes]:
+        return await _run(name, draws)
+
+    return draw
+
+
+def rows_per_forward(strict: bool) -> Counter[int]:
+    """Forward passes of our engine so far, by their pictures."""
+    return Counter(batcher(strict).stats().rows_per_forward)
+
+
+def _be_a_replica() -> None:
+    """`@serve.batch` asks its replica how many requests it takes at once: never fewer than fill two batches."""
+    context._set_internal_replica_context(
+        replica_id=ReplicaID("bench", DeploymentID("bench", "bench")),
+        servable_object=lambda: None,
+        _deployment_config=DeploymentConfig(max_ongoing_requests=MAX_QUEUED),
+        rank=ReplicaRank(rank=0, node_rank=0, local_rank=0),
+        world_size=1,
+    )
+
+
+def on_gpu() -> bool:
+    """Whether the network lies on a GPU."""
+    return model().device.type == "cuda"

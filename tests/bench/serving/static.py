@@ -1,0 +1,76 @@
+"""The simple way to draw a batch: all rows start together, and the batch takes as long as its longest row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from emoji_ldm.generate.draw import Draw
+from emoji_ldm.generate.model import Model
+from emoji_ldm.generate.noise import noise_for_seeds
+from emoji_ldm.generate.post import to_png
+from emoji_ldm.generate.sampler import Picture
+
+
+class Static:
+    """Draws in, PNG files out, at the exact shape of each batch; counts what it runs."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.states = model, {}
+        self.forwards: Counter[int] = Counter()  # forward passes by the pictures in them that were not done yet
+        config = model.scheduler_config
+        betas = torch.linspace(config["beta_start"] ** 0.5, config["beta_end"] ** 0.5, 1000, dtype=torch.float64) ** 2
+        self.powers = torch.cumprod(1 - betas, 0)
+
+    @torch.inference_mode()
+    def __call__(self, draws: Sequence[Draw]) -> list[bytes]:
+        """PNG bytes of each draw."""
+        x = self.denoise(draws)
+        pixels = self.model.codec.decode(x / self.model.codec.scaling_factor)
+        return [png(picture, draw, self.model) for picture, draw in zip(pixels, draws, strict=True)]
+
+    def denoise(self, draws: Sequence[Draw]) -> Tensor:
+        """Latents `(N, C, h, w)`. Rows of guidance 1 have no unconditional half, rows that are done wait."""
+        device, length = self.model.device, max(draw.steps for draw in draws)
+        guided = torch.tensor(
+            [row for row, draw in enumerate(draws) if draw.guidance_scale != 1], dtype=torch.long, device=device
+        )
+        scale = torch.tensor([draw.guidance_scale for draw in draws], device=device)[guided, None, None, None]
+        walks = [self.walk(draw.steps, length) for draw in draws]
+        times, keep, add = (torch.stack(columns, 1).float().to(device) for columns in zip(*walks, strict=True))
+        states = torch.cat([self.encode(draw.prompt) for draw in draws]
+                           + [self.encode(draws[row].negative_prompt) for row in guided.tolist()])  # fmt: skip
+        x = noise_for_seeds([draw.seed for draw in draws], self.model.latent_shape).to(device)
+        for step in range(length):
+            self.forwards[sum(draw.steps > step for draw in draws)] += 1
+            o = self.model.unet(torch.cat([x, x[guided]]), torch.cat([times[step], times[step, guided]]),
+                                encoder_hidden_states=states, return_dict=False)[0]  # fmt: skip
+            positive, negative = o[: len(draws)], o[len(draws) :]
+            positive[guided] = negative + scale * (positive[guided] - negative)
+            x = keep[step, :, None, None, None] * x + add[step, :, None, None, None] * positive
+        return x
+
+    def walk(self, steps: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Timesteps and coefficients `(length,)` of DDIM (Song et al., 2021, equation 12), at rest after `steps`."""
+        stride = 1000 // steps
+        now = torch.arange(steps).flip(0) * stride + 1
+        power = self.powers[now]
+        then = torch.where(now >= stride, self.powers[(now - stride).clamp(min=0)], self.powers[0])
+        keep = (then / power).sqrt()
+        rest = length - steps
+        return (torch.cat([now, now.new_zeros(rest)]), torch.cat([keep, keep.new_ones(rest)]),
+                torch.cat([(1 - then).sqrt() - keep * (1 - power).sqrt(), keep.new_zeros(rest)]))  # fmt: skip
+
+    def encode(self, text: str) -> Tensor:
+        """States of a prompt, remembered as our engine does."""
+        if text not in self.states:
+            self.states[text] = self.model.encode(text)
+        return self.states[text]
+
+
+def png(pixels: Picture, draw: Draw, model: Model) -> bytes:
+    """What all rigs do with a decoded picture."""
+    return to_png(pixels, draw, {"model_key": model.key})
