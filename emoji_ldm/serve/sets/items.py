@@ -54,8 +54,8 @@ def drawn(picture: Picture, png: bytes) -> Row:
         (width, height), key = image.size, str(image.info.get("model_key", ""))
     name, output = file_name(picture.index, picture.draw.prompt, picture.draw.seed), Output(**picture.line.output)
     data = convert(png, output).data if picture.line.output else png
-    image = {"bytes": data, "path": f"{name.removesuffix('png')}{output.format}"}
-    return {**_asked(picture), "status": "ok", "reason": "", "image": image, "size": len(data), "width": width,
+    file = {"bytes": data, "path": f"{name.removesuffix('png')}{output.format}"}
+    return {**_asked(picture), "status": "ok", "reason": "", "image": file, "size": len(data), "width": width,
             "height": height, "model_key": key}  # fmt: skip
 
 

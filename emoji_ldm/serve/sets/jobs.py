@@ -12,7 +12,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
@@ -129,6 +129,12 @@ class Jobs:
             self.store.delete("sets", job.id, folder)
             return self._read(job.id)
         return whole
+
+    def create_failed(self, job: Job, errors: Sequence[Mapping[str, Any]]) -> Job:
+        """A job without lines that says why; as `create`, the first of one id counts."""
+        whole = replace(job, errors=tuple(errors))
+        made = self.store.write_once(json.dumps(asdict(whole)).encode(), "sets", job.id, HEADER)
+        return whole if made else self._read(job.id)
 
     def get(self, job_id: str, owner: str) -> Job:
         """The job of this owner; RequestError (404) if there is none, or it is another's."""

@@ -30,15 +30,9 @@ class Painter:
         self.failures = 0  # tries that did not give a picture
 
     async def row(self, job: Job, picture: Picture, models: Mapping[str, Limits]) -> Row:
-        """The finished row. The caller has entered the window; the place is given back here."""
-        try:
-            if picture.line.model not in models:
-                return failed(picture, f"there is no model {picture.line.model!r} any more")
-            return await self._persist(job, picture)
-        finally:
-            self.window.leave()
-
-    async def _persist(self, job: Job, picture: Picture) -> Row:
+        """The finished row. The caller has entered the window, and leaves it after this."""
+        if picture.line.model not in models:
+            return failed(picture, f"there is no model {picture.line.model!r} any more")
         wish = Wish(picture.line.model, picture.draw, tenant=job.owner, bulk=True,
                     request_id=f"{job.id}-{picture.index}")  # fmt: skip
         tries, pause_s, began = 0, self.first_pause_s, time.monotonic()

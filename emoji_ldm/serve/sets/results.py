@@ -93,7 +93,7 @@ class Results:
             nonlocal planned
             self._catch_up()
             new = tuple(shard for shard in sorted(shards) if shard not in self.done)
-            if self.totals.end or not (new or end):
+            if self.ended or not (new or end):
                 return None
             rows = [row for shard in new for row in shards[shard]]
             if new and new not in written:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import suppress
+from typing import Any, TypeVar
 
 from emoji_ldm.serve.backend import Limits
 from emoji_ldm.serve.sets.items import Row
@@ -13,6 +14,7 @@ from emoji_ldm.serve.sets.jobs import Job, Jobs, Shard
 from emoji_ldm.serve.sets.painter import Painter
 from emoji_ldm.serve.sets.results import Results
 
+Done = TypeVar("Done")
 OPEN_SHARDS = 64  # drawn, being drawn or being written, not committed yet: bounds the memory
 
 
@@ -25,7 +27,7 @@ class Work:
         self.results = Results(jobs, job)
         self._room = asyncio.Semaphore(OPEN_SHARDS)
         self._finished: asyncio.Queue[tuple[str, list[Row]]] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
         """Draw until nothing is left, or the job ends otherwise."""
@@ -48,20 +50,16 @@ class Work:
             if shard.name in self.results.done:
                 continue
             await self._room.acquire()
-            rows = []
+            rows = list[asyncio.Task[Row]]()
             for picture in shard.pictures:
                 await self.painter.window.enter()
-                rows.append(asyncio.create_task(self.painter.row(self.job, picture, models)))
+                rows.append(self._start(self.painter.row(self.job, picture, models)))
+                rows[-1].add_done_callback(lambda _: self.painter.window.leave())
             self._start(self._finish(shard, rows))
 
     async def _finish(self, shard: Shard, rows: list[asyncio.Task[Row]]) -> None:
         """Hand a shard on when its last picture is there."""
-        try:
-            done = await asyncio.gather(*rows)
-        finally:
-            for row in rows:
-                row.cancel()
-        self._finished.put_nowait((shard.name, done))
+        self._finished.put_nowait((shard.name, await asyncio.gather(*rows)))
 
     async def _gathered(self) -> dict[str, list[Row]]:
         """All shards that are finished by now; waits a while for the first."""
@@ -89,8 +87,10 @@ class Work:
         while (shard := await asyncio.to_thread(next, shards, None)) is not None:
             yield shard
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        self._tasks.add(asyncio.create_task(work))
+    def _start(self, work: Coroutine[None, None, Done]) -> asyncio.Task[Done]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        return task
 
     def _raise_failures(self) -> None:
         for task in [task for task in self._tasks if task.done()]:

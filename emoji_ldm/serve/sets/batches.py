@@ -1,0 +1,193 @@
+"""`/v1/batches` as OpenAI's client knows it, over the same jobs as emoji sets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import IO, Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from emoji_ldm.serve.answers import RequestError
+from emoji_ldm.serve.backend import Backend
+from emoji_ldm.serve.body import parse_json, read_body
+from emoji_ldm.serve.schema import parse_values
+from emoji_ldm.serve.sets import ask, output
+from emoji_ldm.serve.sets.files import Files
+from emoji_ldm.serve.sets.jobs import Job, Jobs, Line, new_id
+from emoji_ldm.serve.sets.results import Results
+from emoji_ldm.serve.sets.shared import Limit, owner_of, page, random_seed, same
+
+KIND = "batch"
+URL = "/v1/images/generations"
+MAX_BODY_BYTES = 64 * 1024
+SHOWN_ERRORS = 100
+FIELDS = ("custom_id", "method", "url", "body")
+
+
+class BatchRequest(BaseModel):
+    """The body of `POST /v1/batches`."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    input_file_id: str
+    """An uploaded file of JSONL: lines with `custom_id`, `method` (POST), `url` and `body`."""
+    endpoint: Literal["/v1/images/generations"]
+    """What the lines ask for."""
+    completion_window: Literal["24h"]
+    """What is not drawn by then is not drawn at all."""
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    """Your own notes."""
+
+
+class Refused(Exception):
+    """Lines of the file are wrong."""
+
+    def __init__(self, errors: list[dict[str, Any]]) -> None:
+        """Say which."""
+        super().__init__(f"{len(errors)} lines are refused")
+        self.errors = errors
+
+
+def routes(jobs: Jobs, backend: Backend) -> APIRouter:
+    """The routes."""
+    router, files = APIRouter(prefix="/v1/batches", tags=["batches"]), Files(jobs.store)
+    schema = {"content": {"application/json": {"schema": BatchRequest.model_json_schema()}}, "required": True}
+
+    @router.post("", openapi_extra={"requestBody": schema})
+    async def create(request: Request) -> dict[str, Any]:
+        """Begin a batch. One with wrong lines has the status `failed`, and its `errors` name them."""
+        wanted = _read(parse_json(await read_body(request, MAX_BODY_BYTES)))
+        owner, key = owner_of(request), request.headers.get("idempotency-key")
+        models = await backend.models()
+        return await asyncio.to_thread(_create, (jobs, files), owner, wanted, models, key)
+
+    @router.get("")
+    async def listing(request: Request, limit: Limit = 20, after: str = "") -> dict[str, Any]:
+        """Your batches, newest first."""
+        found = await asyncio.to_thread(jobs.listing, owner_of(request), KIND)
+        return await asyncio.to_thread(page, found, after, limit, lambda job: shown(jobs, job))
+
+    @router.get("/{job_id}")
+    async def get(request: Request, job_id: str) -> dict[str, Any]:
+        """A batch with its counts."""
+        return await asyncio.to_thread(shown, jobs, await asyncio.to_thread(_batch, jobs, job_id, owner_of(request)))
+
+    @router.post("/{job_id}/cancel")
+    async def cancel(request: Request, job_id: str) -> dict[str, Any]:
+        """Draw nothing more; what is drawn can be fetched."""
+        job = await asyncio.to_thread(_batch, jobs, job_id, owner_of(request))
+        if not job.errors:
+            await asyncio.to_thread(Results(jobs, job).commit, {}, "cancelled")
+        return await asyncio.to_thread(shown, jobs, job)
+
+    return router
+
+
+def shown(jobs: Jobs, job: Job) -> dict[str, Any]:
+    """A batch as OpenAI's API shows it."""
+    now = Results(jobs, job).progress()
+    created, ended_at = int(job.created_at), int(now.ended_at) if now.ended_at else None
+    state = "in_progress" if now.status == "queued" else now.status
+    ends = ("completed", "cancelled", "expired", "failed")
+    errors = {"object": "list", "data": list(job.errors)} if job.errors else None
+    counts = {"total": job.num_lines, "completed": now.totals.lines_ok, "failed": now.totals.lines_failed}
+    return {
+        "id": job.id, "object": "batch", "endpoint": URL, "completion_window": "24h", **job.asked, "status": state,
+        "errors": errors, "created_at": created, "expires_at": int(job.expires_at),
+        "in_progress_at": None if job.errors else created,
+        "finalizing_at": ended_at if state == "completed" else None,
+        "cancelling_at": ended_at if state == "cancelled" else None,
+        **{f"{end}_at": ended_at if state == end else None for end in ends},
+        "request_counts": counts, **output.names(job, now),
+    }  # fmt: skip
+
+
+def _create(
+    homes: tuple[Jobs, Files], owner: str, wanted: BatchRequest, models: ask.Models, key: str | None
+) -> dict[str, Any]:
+    jobs, files = homes
+    digest, job_id, now = ask.digest_of(wanted.model_dump_json().encode()), new_id(KIND, owner, key), time.time()
+    job = jobs.find(job_id) if key else None
+    if job is None:
+        asked = {"input_file_id": wanted.input_file_id, "metadata": wanted.metadata}
+        empty = Job(job_id, KIND, owner, now, now + ask.DAY_S, asked, digest)
+        job = _checked(jobs, files, empty, models)
+    return shown(jobs, same(job, digest))
+
+
+def _checked(jobs: Jobs, files: Files, empty: Job, models: ask.Models) -> Job:
+    """The job of a file; a failed one with the errors if lines are wrong."""
+    with files.opened(files.get(str(empty.asked["input_file_id"]), empty.owner)) as source:
+        try:
+            return jobs.create(empty, ask.bounded(_lines(source, models)))
+        except Refused as refused:
+            errors = refused.errors
+        except RequestError as error:  # the file as a whole
+            errors = [_error(error)]
+    return jobs.create_failed(empty, errors)
+
+
+def _lines(source: IO[bytes], models: ask.Models) -> Iterator[Line]:
+    """The lines of a batch; Refused, at the end, if some are wrong."""
+    errors, seed, lines = list[dict[str, Any]](), random_seed(), ask.objects(source)
+    while len(errors) < SHOWN_ERRORS:
+        try:
+            number, values = next(lines)
+        except StopIteration:
+            break
+        except RequestError as error:
+            errors.append(_error(error))
+            break  # what follows cannot be told apart
+        try:
+            line = _line(values, models, seed)
+        except RequestError as error:
+            errors.append(_error(ask.at_line(number, error)))
+            continue
+        seed += line.n
+        if not errors:
+            yield line
+    if errors:
+        raise Refused(errors)
+
+
+def _line(values: dict[str, Any], models: ask.Models, seed: int) -> Line:
+    if unknown := sorted(set(values) - set(FIELDS)):
+        raise RequestError(f"unknown field {unknown[0]!r}; known are: {', '.join(FIELDS)}", param=unknown[0])
+    for field, known in (("method", "POST"), ("url", URL)):
+        if values.get(field) != known:
+            raise RequestError(f"{field}={values.get(field)!r} is refused: only {known!r}", param=field)
+    body = values.get("body")
+    if not isinstance(body, dict):
+        raise RequestError("body must be a JSON object", param="body", code="missing_required_parameter")
+    try:
+        ask.refuse_one_by_one(body)
+        request = parse_values(body, models)
+    except RequestError as error:
+        raise RequestError(
+            str(error), param=f"body.{error.param}" if error.param else "body", code=error.code
+        ) from None
+    return ask.request_lines(request, models, custom_id=values["custom_id"], seed=seed)
+
+
+def _error(error: RequestError) -> dict[str, Any]:
+    return {"code": error.code or "invalid_request", "line": getattr(error, "line", None), "message": str(error),
+            "param": error.param}  # fmt: skip
+
+
+def _batch(jobs: Jobs, job_id: str, owner: str) -> Job:
+    job = jobs.get(job_id, owner)
+    if job.kind != KIND:
+        raise RequestError(f"{job_id} is an emoji set: GET /v1/emoji-sets/{job_id}", status=404, code="not_found")
+    return job
+
+
+def _read(values: object) -> BatchRequest:
+    try:
+        return BatchRequest.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"]))
+        raise RequestError(f"{field} is refused: {problem['msg']}", param=field) from None

@@ -1,0 +1,229 @@
+"""The routes of bulk jobs: `/v1/emoji-sets`, and OpenAI's `/v1/files` and `/v1/batches` over the same jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from tempfile import SpooledTemporaryFile
+from typing import IO
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.datastructures import UploadFile
+
+from emoji_ldm.serve.answers import RequestError
+from emoji_ldm.serve.backend import Backend
+from emoji_ldm.serve.body import bounded, parse_json, read_body
+from emoji_ldm.serve.sets import ask, batches, files, pack
+from emoji_ldm.serve.sets.items import ITEMS
+from emoji_ldm.serve.sets.jobs import Job, Jobs, new_id
+from emoji_ldm.serve.sets.results import Results
+from emoji_ldm.serve.sets.shared import CHUNK, Answer, Limit, chunks, owner_of, page, random_seed, same
+from emoji_ldm.store import Store
+
+KIND = "emoji_set"
+JSONL = ("application/jsonl", "application/x-ndjson", "application/x-jsonlines", "application/jsonlines")
+MAX_JSON_BYTES = 64 * 2**20  # held in memory; longer ones are uploaded as JSONL
+
+
+def routes(store: Store, backend: Backend) -> APIRouter:
+    """All routes of bulk jobs over one store; a `Runner` over the same store draws them."""
+    router, jobs = APIRouter(), Jobs(store)
+    router.include_router(sets(jobs, backend))
+    router.include_router(files.routes(jobs))
+    router.include_router(batches.routes(jobs, backend))
+    return router
+
+
+def sets(jobs: Jobs, backend: Backend) -> APIRouter:
+    """The routes of emoji sets."""
+    router = APIRouter(prefix="/v1/emoji-sets", tags=["emoji sets"])
+    _add_verbs(router, jobs, backend)
+    _add_results(router, jobs)
+    return router
+
+
+def _add_verbs(router: APIRouter, jobs: Jobs, backend: Backend) -> None:
+    @router.post("", status_code=202, openapi_extra={"requestBody": _documented()})
+    async def create(request: Request) -> Answer:
+        """Begin a set: JSON with `prompts`, or JSONL as the body or as the form field `file` (with `parameters`)."""
+        models = await backend.models()
+        async with _asked(request) as (wanted, source):
+            key = request.headers.get("idempotency-key") or wanted.idempotency_key or None
+            return await asyncio.to_thread(_create, jobs, owner_of(request), (wanted, source, key), models)
+
+    @router.get("")
+    async def listing(request: Request, limit: Limit = 20, after: str = "") -> Answer:
+        """Your sets, newest first."""
+        found = await asyncio.to_thread(jobs.listing, owner_of(request), KIND)
+        return await asyncio.to_thread(page, found, after, limit, lambda job: status(jobs, job))
+
+    @router.get("/{job_id}")
+    async def get(request: Request, job_id: str) -> Answer:
+        """Counts, progress, rate, remaining time and errors of a set."""
+        job = await asyncio.to_thread(jobs.get, job_id, owner_of(request))
+        return await asyncio.to_thread(status, jobs, job)
+
+    @router.post("/{job_id}/cancel")
+    async def cancel(request: Request, job_id: str) -> Answer:
+        """Draw nothing more of a set; what is drawn stays. A set that has ended stays as it is."""
+        job = await asyncio.to_thread(jobs.get, job_id, owner_of(request))
+        await asyncio.to_thread(Results(jobs, job).commit, {}, "cancelled")
+        return await asyncio.to_thread(status, jobs, job)
+
+    @router.delete("/{job_id}")
+    async def delete(request: Request, job_id: str) -> Answer:
+        """Cancel a set and delete all its pictures."""
+        job = await asyncio.to_thread(jobs.get, job_id, owner_of(request))
+        await asyncio.to_thread(_delete, jobs, job)
+        return {"id": job_id, "object": f"{job.kind}.deleted", "deleted": True}
+
+
+def _add_results(router: APIRouter, jobs: Jobs) -> None:
+    @router.get("/{job_id}/items")
+    async def items(request: Request, job_id: str, after: str = "", limit: Limit = 20, images: bool = False) -> Answer:
+        """Finished pictures in order, also while others are drawn; `images=true` with the files in base64."""
+        job = await asyncio.to_thread(jobs.get, job_id, owner_of(request))
+        return await asyncio.to_thread(_items, Results(jobs, job), after, limit, images)
+
+    @router.get("/{job_id}/zip")
+    async def archive(request: Request, job_id: str) -> StreamingResponse:
+        """The finished pictures, prompts.csv and a contact sheet."""
+        job = await asyncio.to_thread(jobs.get, job_id, owner_of(request))
+        parts = pack.zip_parts(pack.ordered(Results(jobs, job).table))
+        return StreamingResponse(parts, media_type="application/zip", headers=_named(f"{job_id}.zip"))
+
+    @router.get("/{job_id}/sheet")
+    async def sheet(request: Request, job_id: str) -> Response:
+        """A contact sheet of the first pictures, as PNG."""
+        job = await asyncio.to_thread(jobs.get, job_id, owner_of(request))
+        png = await asyncio.to_thread(pack.sheet, pack.ordered(Results(jobs, job).table))
+        if png is None:
+            raise RequestError("no picture is finished yet", status=404, code="nothing_yet")
+        return Response(png, media_type="image/png")
+
+    @router.get("/{job_id}/parquet")
+    async def listing(request: Request, job_id: str) -> Answer:
+        """The Parquet files with the finished pictures; files never change, new ones come while others are drawn."""
+        job = await asyncio.to_thread(jobs.get, job_id, owner_of(request))
+        live = await asyncio.to_thread(Results(jobs, job).table.live)
+        data = [{"name": name, "bytes": file.size, "pictures": file.num_rows} for name, file in live.items()]
+        return {"object": "list", "data": data}
+
+    @router.get("/{job_id}/parquet/{name}")
+    async def parquet(request: Request, job_id: str, name: str) -> StreamingResponse:
+        """One of the Parquet files."""
+        job = await asyncio.to_thread(jobs.get, job_id, owner_of(request))
+        table = Results(jobs, job).table
+        live = await asyncio.to_thread(table.live)
+        if name not in live:
+            raise RequestError(f"the job has no file {name!r}", status=404, code="not_found")
+        headers = {**_named(name), "Content-Length": str(live[name].size)}
+        parts = chunks(jobs.store, table.resolve(name))
+        return StreamingResponse(parts, media_type="application/vnd.apache.parquet", headers=headers)
+
+
+def status(jobs: Jobs, job: Job) -> Answer:
+    """What a client is told of a set."""
+    now = Results(jobs, job).progress()
+    total, totals = job.num_pictures, now.totals
+    return {
+        "id": job.id, "object": job.kind, "status": now.status, **job.asked,
+        "created_at": int(job.created_at), "expires_at": int(job.expires_at), "started_at": now.started_at,
+        "ended_at": now.ended_at,
+        "counts": {"total": total, "completed": totals.ok, "failed": totals.failed, "pending": total - totals.done},
+        "progress": round(totals.done / total, 4) if total else 0.0,
+        "images_per_s": now.images_per_s and round(now.images_per_s, 3),
+        "eta_s": None if now.eta_s is None else round(now.eta_s, 1),
+        "errors": list(totals.errors),
+        "results": {"table": jobs.home(job.id).table_uri(ITEMS.name),
+                    **{name: f"/v1/emoji-sets/{job.id}/{name}" for name in ("items", "parquet", "sheet", "zip")}},
+    }  # fmt: skip
+
+
+def _create(jobs: Jobs, owner: str, asked: tuple[ask.SetRequest, IO[bytes] | None, str | None],
+            models: ask.Models) -> Answer:  # fmt: skip
+    wanted, source, key = asked
+    digest = ask.digest_of(wanted.model_dump_json().encode(), *(_read(source) if source else ()))
+    job_id, now = new_id(KIND, owner, key), time.time()
+    job = jobs.find(job_id) if key else None
+    if job is None:
+        parameters = wanted.parameters
+        seed = parameters.get("seed")
+        seed = random_seed() if seed is None else seed
+        facts = {"name": wanted.name, "n": wanted.n, "styles": wanted.styles, "parameters": parameters, "seed": seed,
+                 "metadata": wanted.metadata}  # fmt: skip
+        lines = (ask.lines_of_file(source, wanted, models, seed) if source
+                 else ask.lines_of_prompts(wanted, models, seed))  # fmt: skip
+        job = jobs.create(Job(job_id, KIND, owner, now, now + wanted.expires_after_s, facts, digest), lines)
+    return status(jobs, same(job, digest))
+
+
+def _read(source: IO[bytes]) -> Iterator[bytes]:
+    """The file in parts, and back to its start."""
+    source.seek(0)
+    while part := source.read(CHUNK):
+        yield part
+    source.seek(0)
+
+
+def _delete(jobs: Jobs, job: Job) -> None:
+    Results(jobs, job).commit({}, "cancelled")  # a runner sees this and stops
+    jobs.delete(job.id)
+
+
+@asynccontextmanager
+async def _asked(request: Request) -> AsyncIterator[tuple[ask.SetRequest, IO[bytes] | None]]:
+    """The request, and the uploaded JSONL if there is one."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        async with bounded(request, ask.MAX_BYTES).form(max_files=1, max_fields=1) as form:
+            upload, parameters = form.get("file"), form.get("parameters", "{}")
+            if not isinstance(upload, UploadFile) or not isinstance(parameters, str):
+                raise RequestError(
+                    "give the form fields file (JSONL) and, if you like, parameters (JSON)", param="file"
+                )
+            yield ask.read_set(parse_json(parameters.encode())), upload.file
+    elif kind in JSONL:
+        with SpooledTemporaryFile(CHUNK) as spool:
+            async for part in bounded(request, ask.MAX_BYTES).stream():
+                await asyncio.to_thread(spool.write, part)
+            spool.seek(0)
+            yield ask.SetRequest(), spool
+    else:
+        yield await asyncio.to_thread(_parsed, await read_body(request, MAX_JSON_BYTES)), None
+
+
+def _parsed(body: bytes) -> ask.SetRequest:
+    return ask.read_set(parse_json(body))
+
+
+def _items(results: Results, after: str, limit: int, images: bool) -> Answer:
+    """A page of rows; `after` is the last item_id that the caller knows."""
+    columns = [name for name in ITEMS.schema.names if images or name != "image"]
+    start = f"{int(after) + 1:08d}" if after.isdecimal() else ""
+    if after and not start:
+        raise RequestError(f"after={after!r} is no item_id", param="after")
+    rows = pack.ordered(results.table, columns, start)
+    data = [row for row, _ in zip(rows, range(limit + 1), strict=False)]
+    for row in data:
+        file = row.pop("image", None)
+        if images:
+            row["file"] = file and file["path"]
+            row["b64_json"] = file and base64.b64encode(file["bytes"]).decode()
+    return {"object": "list", "data": data[:limit], "has_more": len(data) > limit}
+
+
+def _named(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
+
+
+def _documented() -> Answer:
+    """The body, for the API's own description."""
+    schema = json.loads(json.dumps(ask.SetRequest.model_json_schema()))
+    text = {"schema": {"type": "string", "description": 'Lines such as {"custom_id": "a1", "prompt": "a cat", "n": 2}'}}
+    return {"required": True, "content": {"application/json": {"schema": schema}, "application/jsonl": text}}

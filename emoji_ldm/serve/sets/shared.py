@@ -1,0 +1,56 @@
+"""What the routes of sets, files and batches share."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
+
+from fastapi import Query, Request
+
+from emoji_ldm.serve.answers import RequestError
+from emoji_ldm.serve.sets.jobs import Job
+from emoji_ldm.store import Store
+
+CHUNK = 2**20
+READERS = 8
+Limit = Annotated[int, Query(ge=1, le=100)]
+Answer = dict[str, Any]
+
+
+def owner_of(request: Request) -> str:
+    """Whose jobs a request is about: the name of its key, empty where nobody needs one."""
+    return str(getattr(getattr(request.state, "caller", None), "name", ""))
+
+
+def page(jobs: list[Job], after: str, limit: int, shown: Callable[[Job], Answer]) -> Answer:
+    """A part of a list as OpenAI's lists are: up to `limit` jobs after the one with the id `after`."""
+    ids = [job.id for job in jobs]
+    if after and after not in ids:
+        raise RequestError(f"after={after!r} is none of your jobs", param="after")
+    start = ids.index(after) + 1 if after else 0
+    with ThreadPoolExecutor(READERS) as pool:
+        data = list(pool.map(shown, jobs[start : start + limit]))
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
+    return {"object": "list", "data": data, **ends, "has_more": start + limit < len(ids)}
+
+
+def same(job: Job, digest: str) -> Job:
+    """The job, if a repeated request asks for it; RequestError (409) if its key was used for another one."""
+    if job.digest != digest:
+        raise RequestError("this idempotency key was used for another request", status=409, param="idempotency_key",
+                           code="idempotency_key_reused")  # fmt: skip
+    return job
+
+
+def chunks(store: Store, path: str) -> Iterator[bytes]:
+    """A file of the store part by part."""
+    with store.reaching("read a file"), store.filesystem.open_input_stream(path) as stream:
+        while data := stream.read(CHUNK):
+            yield bytes(data)
+
+
+def random_seed() -> int:
+    """A seed for who gives none."""
+    return secrets.randbelow(2**31)
