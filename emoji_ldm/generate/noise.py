@@ -9,25 +9,30 @@ from torch import Tensor
 
 from emoji_ldm.generate.draw import MAX_SEED
 
+Shape = tuple[int, int, int]  # (C, h, w) of a latent
 
-def noise_for_seeds(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
-    """Unit Gaussian noise, one independent stream per seed.
 
-    Drawn on the CPU wherever the model runs, so that a seed means the same noise on
-    every device. Equal to what a diffusers pipeline draws when it is given
-    `generator=[torch.Generator().manual_seed(seed) for seed in seeds]`.
+class Noise:
+    """The stream of one seed, drawn on the CPU wherever the model runs: a seed means the same noise on every device.
 
-    Args:
-        seeds: One integer in 0 ... 2**63 - 1 per picture.
-        shape: `(C, h, w)` of one latent.
-
-    Returns:
-        `(N, C, h, w)` float32 on the CPU.
-
-    Raises:
-        ValueError: `seeds` is empty or holds an integer out of range.
+    Each call of `next` draws what a diffusers pipeline with `generator=[torch.Generator().manual_seed(seed)]` draws
+    next: the sample of the picture's posterior in image-to-image, the noise that the walk starts from, then the noise
+    of each step that needs some.
     """
-    if not seeds or not all(0 <= seed <= MAX_SEED for seed in seeds):
-        raise ValueError(f"seeds must be one or more integers in 0 ... {MAX_SEED}, got {list(seeds)}")
-    streams = (torch.Generator().manual_seed(seed) for seed in seeds)
-    return torch.cat([torch.randn((1, *shape), generator=stream) for stream in streams])
+
+    def __init__(self, seed: int, shape: Shape) -> None:
+        """Begin a stream; ValueError if `seed` is not in 0 ... 2**63 - 1."""
+        if not 0 <= seed <= MAX_SEED:
+            raise ValueError(f"seeds must be integers in 0 ... {MAX_SEED}, got {seed}")
+        self.shape, self.generator = shape, torch.Generator().manual_seed(seed)
+
+    def next(self) -> Tensor:
+        """The next `(C, h, w)` float32 on the CPU."""
+        return torch.randn(self.shape, generator=self.generator)
+
+
+def noise_for_seeds(seeds: Sequence[int], shape: Shape) -> Tensor:
+    """The start noise `(N, C, h, w)` of text-to-image, float32 on the CPU; ValueError if there is no seed."""
+    if not seeds:
+        raise ValueError("seeds must be one or more integers")
+    return torch.stack([Noise(seed, shape).next() for seed in seeds])
