@@ -93,10 +93,10 @@ class Keys:
         for key in self.keys:
             if hmac.compare_digest(key.sha256.encode(), asked.encode()):
                 known = key
-        if known is None or known.expired():
-            raise _unknown(
-                "this key is not known here" if known is None else f"this key ended at {known.expires:%Y-%m-%dT%H:%MZ}"
-            )
+        if known is None:
+            raise _unknown("this key is not known here")
+        if known.expired():
+            raise _unknown(f"this key ended at {known.expires:%Y-%m-%dT%H:%MZ}")
         return Caller(known.name, known.kind == "bulk", self._bucket(known))
 
     def _bucket(self, key: Key) -> Bucket | None:

@@ -1,0 +1,184 @@
+"""Bearer keys: kept as hashes, read again while the service runs, with quotas that are kept to."""
+
+import asyncio
+import stat
+import time
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+
+from emoji_ldm.config.serve import ServeConfig
+from emoji_ldm.errors import ConfigError, StoreError
+from emoji_ldm.serve import auth
+from emoji_ldm.serve.app import build_api
+from emoji_ldm.serve.auth import Bucket, Keys, open_warning
+from emoji_ldm.serve.backend import Overloaded
+from emoji_ldm.serve.keys import new_key, read_keys, write_keys
+from ray_jobs.cli import main
+from tests.unit.serve.painter import Painter, picture
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "keys.json")
+
+
+def call(api, secret, path="/v1/models", **options):
+    async def send():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
+            headers = {"Authorization": secret} if secret else {}
+            return await client.request("POST" if options else "GET", path, headers=headers, **options)
+
+    return asyncio.run(send())
+
+
+def add(path, name="alice", kind="interactive", quota=0, expires=None):
+    secret, key = new_key(name, kind, quota, expires)
+    write_keys(path, (*(read_keys(path) or ()), key))
+    return secret
+
+
+def test_the_command_prints_a_key_once_and_the_file_holds_no_trace_of_it(path, capsys, tmp_path):
+    assert main(["keys", "add", "alice", "--quota", "60", "--expires", "30d", f"serve.keys={path}"]) == 0
+    secret = capsys.readouterr().out.strip()
+    [key] = read_keys(path)
+    assert len(secret) > 43 and secret[9:] not in (tmp_path / "keys.json").read_text()
+    assert (key.name, key.kind, key.images_per_minute) == ("alice", "interactive", 60) and not key.expired()
+    assert stat.S_IMODE((tmp_path / "keys.json").stat().st_mode) == 0o600
+    assert main(["keys", "list", f"serve.keys={path}"]) == 0
+    assert "alice" in (shown := capsys.readouterr().out) and "60 images/min" in shown and secret not in shown
+    assert main(["keys", "revoke", "alice", f"serve.keys={path}"]) == 0
+    assert read_keys(path) == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["add", "alice"], "there is a key 'alice' already"),
+        (["add", "a b"], "refused"),
+        (["add"], "takes one name"),
+        (["add", "bob", "--expires", "soon"], "write 30d"),
+        (["add", "bob", "--expires", "2020-01-01"], "over already"),
+        (["add", "bob", "--quota", "-1"], "images a minute"),
+        (["revoke", "alcie"], "did you mean 'alice'?"),
+        (["list", "alice"], "takes no name"),
+    ],
+)
+def test_a_mistake_is_one_line_and_changes_nothing(path, words, text, capsys):
+    add(path)
+    before = read_keys(path)
+    assert main(["keys", *words, f"serve.keys={path}"]) == 2
+    error = capsys.readouterr().err
+    assert text in error and error.count("\n") == 1 and read_keys(path) == before
+
+
+@pytest.mark.parametrize("words", [["add", "alice"], ["list", "serve.keys=none.json"]])
+def test_without_a_file_the_command_says_how_to_name_one(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["keys", *words]) == 2
+    assert "serve.keys=" in capsys.readouterr().err
+
+
+def test_only_who_has_a_key_comes_in_but_health_and_docs_are_open(path):
+    secret = add(path)
+    api = build_api(Painter(), ServeConfig(keys=path))
+    assert call(api, f"Bearer {secret}").status_code == call(api, f"bearer  {secret} ").status_code == 200
+    for wrong in ("", "Bearer ", f"Basic {secret}", secret, f"Bearer {secret}x", "Bearer \udcff", "Bearer ключ"):
+        headers = wrong.encode(errors="surrogateescape") if wrong else ""
+        answer = call(api, headers)
+        assert answer.status_code == 401 and answer.json()["error"]["code"] == "invalid_api_key", wrong
+        assert answer.headers["www-authenticate"] == "Bearer" and secret not in answer.text
+    for open_path in ("/health", "/docs", "/openapi.json"):
+        assert call(api, "", open_path).status_code == 200
+
+
+def test_a_key_for_jobs_draws_no_images_while_it_waits(path):
+    secret = add(path, kind="bulk")
+    api = build_api(backend := Painter(), ServeConfig(keys=path))
+    answer = call(api, f"Bearer {secret}", "/v1/images/generations", json={"prompt": "a"})
+    assert answer.status_code == 403 and answer.json()["error"]["type"] == "permission_error"
+    assert call(api, f"Bearer {secret}").status_code == 200 and not backend.wishes
+
+
+def test_a_wish_carries_the_name_of_the_key_and_the_id_of_the_request(path):
+    secret = add(path, "bob")
+    api = build_api(backend := Painter(), ServeConfig(keys=path, timeout_s=7))
+    answer = call(api, f"Bearer {secret}", "/v1/images/generations", json={"prompt": "a"})
+    [wish] = backend.wishes
+    assert (wish.tenant, wish.bulk, wish.timeout_s) == ("bob", False, 7)
+    assert wish.request_id == answer.headers["x-request-id"]
+
+
+def test_keys_are_made_and_revoked_while_the_service_runs(path, monkeypatch):
+    monkeypatch.setattr(auth, "REFRESH_S", 0.0)
+    first = add(path, "first")
+    api = build_api(Painter(), ServeConfig(keys=path))
+    second = add(path, "second")
+    assert call(api, f"Bearer {second}").status_code == 200
+    write_keys(path, read_keys(path)[1:])
+    assert call(api, f"Bearer {first}").status_code == 401
+    assert call(api, f"Bearer {second}").status_code == 200
+
+
+def test_a_file_that_breaks_keeps_the_former_keys_and_one_that_is_gone_holds_none(path, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(auth, "REFRESH_S", 0.0)
+    secret = add(path)
+    api = build_api(Painter(), ServeConfig(keys=path))
+    (tmp_path / "keys.json").write_text('{"keys": [')
+    assert call(api, f"Bearer {secret}").status_code == 200 and "cannot be read again" in caplog.text
+    (tmp_path / "keys.json").unlink()
+    assert call(api, f"Bearer {secret}").status_code == 401
+
+
+def test_a_key_ends_when_its_time_is_over(path):
+    secret = add(path, expires=datetime.now(UTC) - timedelta(seconds=1))
+    answer = call(build_api(Painter(), ServeConfig(keys=path)), f"Bearer {secret}")
+    assert answer.status_code == 401 and "ended at" in answer.json()["error"]["message"]
+
+
+def test_a_service_does_not_start_with_keys_that_are_not_there_or_none_of_ours(path, tmp_path):
+    with pytest.raises(ConfigError, match="emoji-ldm keys add"):
+        build_api(Painter(), ServeConfig(keys=path))
+    for content in ("{", "[]", '{"keys": [{"name": "a"}]}', '{"keys": [{"name": "a", "sha256": "", "expires": "x"}]}'):
+        (tmp_path / "keys.json").write_text(content)
+        with pytest.raises(ConfigError, match="no file of keys"):
+            Keys(path)
+    with pytest.raises(StoreError):
+        Keys("s3://bucket/")
+
+
+def test_a_quota_is_refilled_as_time_goes_and_debts_are_paid_first(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    bucket = Bucket(60)
+    assert bucket.take(50) == 0 and bucket.take(10) == 0
+    assert bucket.take(1) == pytest.approx(1.0)
+    now[0] += 61
+    assert bucket.take(600) == 0, "a job of ten minutes' worth needs a full bucket"
+    assert bucket.take(1) == pytest.approx(541.0)
+    now[0] += 541
+    assert bucket.take(1) == 0
+
+
+def test_images_that_were_not_drawn_are_not_charged(path):
+    secret = add(path, quota=3)
+    api = build_api(backend := Painter(fail=Overloaded()), ServeConfig(keys=path))
+    ask = lambda **more: call(api, f"Bearer {secret}", "/v1/images/generations", json={"prompt": "a", "n": 3, **more})  # noqa: E731
+    assert [ask().status_code, ask(stream=True).status_code, ask(size="7x7").status_code] == [503, 503, 400]
+    backend.fail = None
+    assert ask().status_code == 200
+    refused = call(
+        api, f"Bearer {secret}", "/v1/images/edits", files={"image": ("a.png", picture())}, data={"prompt": "a"}
+    )
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) <= 20
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "warns"),
+    [("127.0.0.1", "", False), ("localhost", "", False), ("::1", "", False), ("0.0.0.0", "", True),
+     ("gpu-box", "", True), ("0.0.0.0", "keys.json", False)],
+)  # fmt: skip
+def test_a_service_that_others_reach_without_keys_is_worth_a_warning(host, keys, warns):
+    assert bool(open_warning(ServeConfig(host=host, keys=keys))) == warns
