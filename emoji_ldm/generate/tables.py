@@ -12,7 +12,7 @@ The numbers depend on scheduler, number of steps and strength only, so rows that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
@@ -37,19 +37,6 @@ class Schedule:
     signal: float  # the row starts from signal * latents of the picture + level * noise
     level: float
     stochastic: bool  # whether a step needs fresh noise: those whose NOISE is not 0
-
-    def __len__(self) -> int:
-        """Number of steps S."""
-        return len(self.timesteps)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Steps of a batch, the first axis is time: `(S, N)`."""
-
-    timesteps: Tensor
-    keep: Tensor
-    add: Tensor
 
     def __len__(self) -> int:
         """Number of steps S."""
@@ -131,19 +118,6 @@ class Tables:
             begin if whole else float(walk.level[first]),
             bool((columns[:, NOISE] != 0).any()),
         )
-
-    def batch(self, steps: Sequence[int]) -> Batch:
-        """The schedule of rows that take `steps[i]` steps each; a row that is done keeps its sample as it is."""
-        rows, length = [self.row("", count) for count in steps], max(steps)
-        return Batch(
-            torch.stack([_extend(row.timesteps.long(), length, 0) for row in rows], dim=1),
-            torch.stack([_extend(row.columns[:, KEEP], length, 1) for row in rows], dim=1),
-            torch.stack([_extend(row.columns[:, ADD], length, 0) for row in rows], dim=1),
-        )
-
-
-def _extend(column: Tensor, length: int, value: int) -> Tensor:
-    return torch.cat([column, column.new_full((length - len(column),), value)])
 
 
 def _names(prediction: str, straight: bool) -> tuple[str, ...]:
