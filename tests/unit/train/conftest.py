@@ -1,19 +1,11 @@
-"""One thread, which tiny networks are quickest with; a run that many tests spoil each for itself."""
+"""A run that many tests spoil, each for itself."""
 
 import shutil
 
 import pytest
-import torch
 
+from tests.threads import one_thread  # noqa: F401
 from tests.unit.train.tiny import run
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
