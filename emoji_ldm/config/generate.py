@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from emoji_ldm.config.section import Positive, Section
 
@@ -28,6 +28,22 @@ class GenerateConfig(Section):
     """Classifier-free guidance; 1 turns it off."""
     negative_prompt: str = ""
     """What to steer away from."""
+    scheduler: Literal["", "ddim", "ddpm", "euler", "euler_ancestral", "dpmpp_2m", "lcm", "flow_euler"] = ""
+    """Sampler; empty takes the model's own: ddim, or flow_euler of a model of rectified flow."""
+    width_px: Annotated[int, Field(ge=0)] = 0
+    """Width of the images; 0 takes the model's."""
+    height_px: Annotated[int, Field(ge=0)] = 0
+    """Height of the images; 0 takes the model's."""
+    image: str = ""
+    """Picture file to start from, fitted into the images' size; empty starts from noise."""
+    mask: str = ""
+    """Picture file as large as `image`: only where it is transparent, or without alpha channel white, is drawn."""
+    strength: Annotated[float, Field(ge=0, le=1)] = 0
+    """Share of `steps` by which `image` is changed; 1 keeps nothing of it. 0 means 0.8, with `mask` 1."""
+    lora: str = ""
+    """LoRA adapters: a folder with pytorch_lora_weights.safetensors, or the path or URI of one in the store."""
+    strict: bool = True
+    """Same seed, same pixels: every forward pass has one shape. Else shapes follow the load: quicker, bits vary."""
     batch_size: Positive = 8
     """Rows of the one padded batch shape; part of what makes a seed give the same pixels."""
     num_workers: Positive = 1
@@ -38,3 +54,10 @@ class GenerateConfig(Section):
     """Images per commit."""
     output: str = ""
     """Folder for PNG files and the contact sheet; empty means runs/<run>/generated."""
+
+    @model_validator(mode="after")
+    def _serve_a_purpose(self) -> Self:
+        """Refuse fields of a picture to start from if there is none."""
+        if not self.image:
+            self._refuse_idle("generate", ["mask", "strength"], "without generate.image")
+        return self

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 MAX_SEED = 2**63 - 1  # what the table's int64 column holds
 SCHEDULERS = ("ddim", "ddpm", "euler", "euler_ancestral", "dpmpp_2m", "lcm", "flow_euler")
@@ -24,3 +26,9 @@ class Draw:
     mask: bytes = b""  # a picture file as large as `image`: where it is transparent, `image` is drawn anew
     strength: float = 0.8  # with `image`: 1 keeps nothing of it, 0 everything
     lora: str = ""  # name of an adapter that is loaded beside the model
+
+
+def default_scheduler(scheduler_config: Mapping[str, Any]) -> str:
+    """What a draw without `scheduler` takes, by a model's `scheduler_config.json`."""
+    straight = "FlowMatch" in str(scheduler_config.get("_class_name"))
+    return "flow_euler" if straight or scheduler_config.get("prediction_type") == "flow_prediction" else "ddim"

@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.generate.sheet import contact_sheet
 
-COLUMNS = ("file", "prompt", "negative_prompt", "seed", "steps", "guidance_scale", "model_key", "generated_id")
+TOLD = ("sampler", "width_px", "height_px", "image_sha256", "mask_sha256", "strength", "lora")  # by the files alone
+COLUMNS = ("file", "prompt", "negative_prompt", "seed", "steps", "guidance_scale", *TOLD, "model_key", "generated_id")
 MAX_ON_SHEET = 120
 
 
@@ -30,7 +33,8 @@ def write_pack(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**row, "file": name} for name, row in zip(names, rows, strict=True))
+    writer.writerows({**_told(row["image"]["bytes"]), **row, "file": name}
+                     for name, row in zip(names, rows, strict=True))  # fmt: skip
     sheet = contact_sheet([(row["image"]["bytes"], row["prompt"]) for row in rows[:MAX_ON_SHEET]])
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,6 +52,12 @@ def file_name(index: int, prompt: str, seed: int) -> str:
     plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", plain)[:40].strip("-") or "emoji"
     return f"{index:04d}_{slug}_{seed}.png"
+
+
+def _told(png: bytes) -> dict[str, str]:
+    """What a file says of itself beyond the table's columns."""
+    text = Image.open(io.BytesIO(png)).text  # type: ignore[attr-defined]
+    return {name: text[name] for name in TOLD if name in text}
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from emoji_ldm.config import GenerateConfig, key_of
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.generate.draw import MAX_SEED, Draw
+from emoji_ldm.generate.picture import check_pictures
+from emoji_ldm.generate.post import PLAIN, settings
 
 
 def wanted_draws(config: GenerateConfig) -> list[Draw]:
     """Every draw of the configuration, prompt by prompt; a prompt given twice counts once.
 
     Raises:
-        ConfigError: There is no prompt, the file cannot be read, or the last seed is too large.
+        ConfigError: There is no prompt, a file cannot be read, or the last seed is too large.
     """
     prompts = list(dict.fromkeys(prompt.strip() for prompt in (*config.prompts, *_lines(config.prompts_file))))
     prompts = [prompt for prompt in prompts if prompt]
@@ -26,18 +29,48 @@ def wanted_draws(config: GenerateConfig) -> list[Draw]:
         raise ConfigError(
             f"generate.seed={config.seed} is too large for {config.num_images} images: at most {MAX_SEED}"
         )
+    example = _example(config)
+    check_pictures(example)
     return [
-        Draw(prompt, config.negative_prompt, config.seed + index, config.steps, config.guidance_scale)
+        replace(example, prompt=prompt, seed=config.seed + index)
         for prompt in prompts
         for index in range(config.num_images)
     ]
 
 
-def generated_id(model_key: str, draw: Draw, batch_size: int) -> str:
-    """Key of a picture: everything that its bits depend on."""
+def generated_id(model_key: str, draw: Draw, batch_size: int, *, strict: bool = True) -> str:
+    """Key of a picture: everything that its bits depend on.
+
+    Args:
+        model_key: Of the model; of a draw with an adapter, what `lora_key` gives.
+        draw: What is drawn.
+        batch_size: Of the forward passes.
+        strict: Whether their shape is fixed.
+    """
+    told = settings(draw)
+    special = {name: told[name] for name in told if name not in PLAIN} | ({} if strict else {"mode": "fast"})
     return key_of(
-        model_key, draw.prompt, draw.negative_prompt, draw.seed, draw.steps, float(draw.guidance_scale), batch_size
-    )
+        model_key, draw.prompt, draw.negative_prompt, draw.seed, draw.steps, float(draw.guidance_scale), batch_size,
+        *([special] if special else []),
+    )  # fmt: skip
+
+
+def _example(config: GenerateConfig) -> Draw:
+    """What all draws of a configuration share."""
+    return Draw(
+        "", config.negative_prompt, 0, config.steps, config.guidance_scale, config.scheduler,
+        config.width_px, config.height_px, _picture("image", config.image), _picture("mask", config.mask),
+        config.strength or (1.0 if config.mask else Draw.strength), Path(config.lora).name,
+    )  # fmt: skip
+
+
+def _picture(name: str, path: str) -> bytes:
+    if not path:
+        return b""
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise ConfigError(f"generate.{name}={path}: {error}; give a picture file") from None
 
 
 def _lines(path: str) -> list[str]:

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache, lru_cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from emoji_ldm.generate.draw import Draw
+from emoji_ldm import __version__
+from emoji_ldm.generate.draw import Draw, default_scheduler
+from emoji_ldm.generate.picture import keep_unmasked
+
+if TYPE_CHECKING:
+    from emoji_ldm.generate.model import Model
 
 HAZE = 8  # alpha of 255 below which a pixel counts as empty
+SAMPLERS = {
+    "ddim": "DDIM", "ddpm": "DDPM", "euler": "Euler", "euler_ancestral": "Euler a", "dpmpp_2m": "DPM++ 2M",
+    "lcm": "LCM", "flow_euler": "Euler",
+}  # fmt: skip
+PLAIN = (
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "steps",
+    "guidance_scale",
+)  # told always, the rest where it says something
+PICTURES = ("image", "mask")
+EXAMPLE = Draw("")
 
 
 def clear_haze(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -23,7 +46,7 @@ def clear_haze(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def to_png(pixels: NDArray[np.uint8], draw: Draw, facts: Mapping[str, str]) -> bytes:
-    """PNG bytes, the same for the same arguments.
+    """PNG bytes, the same for the same arguments. What the draw's mask keeps of its picture is put back.
 
     The settings go into text chunks of their own and, for the tools that read it, into the
     customary `parameters` chunk.
@@ -31,9 +54,9 @@ def to_png(pixels: NDArray[np.uint8], draw: Draw, facts: Mapping[str, str]) -> b
     Args:
         pixels: `(H, W, 4)` uint8. Alpha is left out where the whole picture is opaque.
         draw: What was drawn.
-        facts: More chunks, such as the model's key and data set versions.
+        facts: More chunks, see `facts_of`.
     """
-    pixels = clear_haze(pixels)
+    pixels = keep_unmasked(clear_haze(pixels), draw)
     image = Image.fromarray(pixels if (pixels[..., 3] < 255).any() else np.ascontiguousarray(pixels[..., :3]))
     info = PngImagePlugin.PngInfo()
     for name, value in {**settings(draw), **facts, "parameters": _parameters(draw, image, facts)}.items():
@@ -43,27 +66,73 @@ def to_png(pixels: NDArray[np.uint8], draw: Draw, facts: Mapping[str, str]) -> b
     return stream.getvalue()
 
 
-def settings(draw: Draw) -> dict[str, str]:
-    """The draw as text chunks; `read_draw` is the way back."""
+def facts_of(model: Model, draw: Draw, mode: str, versions: Mapping[str, int]) -> dict[str, str]:
+    """What a PNG tells beside its draw.
+
+    Args:
+        model: What drew it; with its adapter, if the draw has one.
+        draw: What was drawn.
+        mode: See `mode_of`.
+        versions: {table: version} of the data set that the model learned from.
+    """
     return {
-        "prompt": draw.prompt,
-        "negative_prompt": draw.negative_prompt,
-        "seed": str(draw.seed),
-        "steps": str(draw.steps),
-        "guidance_scale": str(draw.guidance_scale),
+        "model_key": model.key,
+        "sampler": sampler_name(draw.scheduler, model.scheduler_config),
+        "mode": mode,
+        "made_with": f"emoji_ldm {__version__}, torch {_torch_version()}, {model.device.type}",
+        **{f"dataset_{table}": str(number) for table, number in versions.items()},
     }
 
 
+def mode_of(batch_size: int, *, strict: bool) -> str:
+    """How forward passes are shaped; strict: same seed, same pixels, with this batch size and on machines alike."""
+    return f"strict, batch {batch_size}" if strict else f"fast, batch {batch_size}"
+
+
+@cache
+def _torch_version() -> str:
+    return version("torch")
+
+
+def sampler_name(scheduler: str, scheduler_config: Mapping[str, Any]) -> str:
+    """The name that the widespread web UIs have for a scheduler ("" is the model's own)."""
+    name = scheduler or default_scheduler(scheduler_config)
+    karras = bool(scheduler_config.get("use_karras_sigmas")) and name in ("euler", "dpmpp_2m")
+    return SAMPLERS[name] + " Karras" * karras
+
+
+def settings(draw: Draw) -> dict[str, str]:
+    """The draw as text chunks, pictures by their SHA-256; `read_draw` is the way back."""
+    special = {field.name for field in fields(draw) if getattr(draw, field.name) != field.default} - {*PICTURES}
+    if not draw.image:
+        special.discard("strength")  # it has no effect
+    hashes = {f"{name}_sha256": digest(data) for name in PICTURES if (data := getattr(draw, name))}
+    return {**{name: str(getattr(draw, name)) for name in (*PLAIN, *sorted(special - {*PLAIN}))}, **hashes}
+
+
 def read_draw(png: bytes) -> Draw:
-    """The draw that a PNG of ours came from; KeyError if the PNG does not say."""
+    """The draw that a PNG of ours came from, but for the pictures that it started from; KeyError if it does not say."""
     text = Image.open(io.BytesIO(png)).text  # type: ignore[attr-defined]
-    return Draw(text["prompt"], text["negative_prompt"], int(text["seed"]), int(text["steps"]),
-                float(text["guidance_scale"]))  # fmt: skip
+    optional = {field.name for field in fields(Draw)} - {*PLAIN, *PICTURES}
+    names = [*PLAIN, *sorted(optional & text.keys())]
+    return Draw(**{name: type(getattr(EXAMPLE, name))(text[name]) for name in names})
+
+
+@lru_cache(maxsize=8)
+def digest(data: bytes) -> str:
+    """SHA-256 of a picture file."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def _parameters(draw: Draw, image: Image.Image, facts: Mapping[str, str]) -> str:
     """The text that the widespread web UIs write and read back."""
+    sampler = facts.get("sampler") or SAMPLERS.get(draw.scheduler)
+    last = {
+        "Steps": draw.steps, "Sampler": sampler, "CFG scale": f"{draw.guidance_scale:g}", "Seed": draw.seed,
+        "Size": f"{image.width}x{image.height}", "Model hash": facts.get("model_key", ""),
+        "Denoising strength": f"{draw.strength:g}" if draw.image else None, "Lora": draw.lora or None,
+    }  # fmt: skip
     negative = [f"Negative prompt: {draw.negative_prompt}"] if draw.negative_prompt else []
-    last = (f"Steps: {draw.steps}, Sampler: DDIM, CFG scale: {draw.guidance_scale:g}, Seed: {draw.seed}, "
-            f"Size: {image.width}x{image.height}, Model hash: {facts.get('model_key', '')}")  # fmt: skip
-    return "\n".join([draw.prompt, *negative, last])
+    return "\n".join(
+        [draw.prompt, *negative, ", ".join(f"{name}: {value}" for name, value in last.items() if value is not None)]
+    )

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.generate.draw import default_scheduler
 from emoji_ldm.generate.solvers import KINDS, SOLVERS, STRAIGHT, Walk, scheduler_of
 
 SCALE, KEEP, ADD, MEMORY, NOISE, X0_KEEP, X0_ADD, SIGNAL, LEVEL = range(9)
@@ -64,7 +65,7 @@ class Tables:
                 self._schedulers[name] = scheduler_of(name, config)
             except (ValueError, NotImplementedError, ImportError) as error:
                 self._refused[name] = " ".join(str(error).split())
-        self.default = "flow_euler" if self.prediction == FLOW else "ddim"
+        self.default = default_scheduler(config)
         if self.default in self._refused:
             raise ModelError(f"this scheduler cannot be sampled: {self._refused[self.default]}")
         self._lock = Lock()  # diffusers' schedulers keep the timesteps that they were set to
