@@ -8,6 +8,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,10 +119,11 @@ async def _events(backend: Backend, order: Order) -> AsyncGenerator[bytes, None]
     """The stream's events; a problem after the first is the last of them, one before it is raised."""
     begun = False
     try:
-        async for found in stream_all(backend, order.wishes, order.request.partial_images):
-            chunk = await _event(order, *found) if found else b": still drawing\n\n"
-            begun = True
-            yield chunk
+        async with aclosing(stream_all(backend, order.wishes, order.request.partial_images)) as ready:
+            async for found in ready:
+                chunk = await _event(order, *found) if found else b": still drawing\n\n"
+                begun = True
+                yield chunk
     except Exception as error:
         if not begun:
             raise

@@ -28,8 +28,8 @@ OTHER = replace(LIMITS, model="flow-1", schedulers=("flow_euler",), loras=(), ma
 class Painter:
     """Draws a picture of the draw: its colour is a hash, and the PNG's text tells everything."""
 
-    def __init__(self, *, fail=None, delay_s=0.0, is_ready=True, refuse=0):
-        self.fail, self.delay_s, self.is_ready, self.refuse = fail, delay_s, is_ready, refuse
+    def __init__(self, *, fail=None, delay_s=0.0, end_s=0.0, is_ready=True, refuse=0):
+        self.fail, self.delay_s, self.end_s, self.is_ready, self.refuse = fail, delay_s, end_s, is_ready, refuse
         self.wishes, self.rows, self.freed = [], set(), 0
 
     async def models(self):
@@ -54,7 +54,7 @@ class Painter:
                 await asyncio.sleep(self.delay_s)
                 yield Partial(index, png_of(replace(wish.draw, steps=index + 1)))
             # Pictures become ready in another order than they were asked for.
-            await asyncio.sleep(self.delay_s + 0.003 * (3 - wish.draw.seed % 4))
+            await asyncio.sleep(self.delay_s + self.end_s + 0.003 * (3 - wish.draw.seed % 4))
             yield png_of(wish.draw)
         except (asyncio.CancelledError, GeneratorExit):
             self.freed += 1

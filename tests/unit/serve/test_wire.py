@@ -51,25 +51,27 @@ def test_a_client_that_leaves_frees_its_rows_and_no_others(stream, caplog):
     assert [line["status"] for line in lines].count(gate.LEFT) == 1
 
 
-def test_a_server_that_cancels_the_handler_itself_frees_the_rows_as_well():
+@pytest.mark.parametrize(("stream", "delay_s"), [(False, 30), (True, 30), (True, 0)])
+def test_a_server_that_cancels_the_handler_itself_frees_the_rows_as_well(stream, delay_s):
+    """As Ray Serve does; the last case is cancelled while it sends, to a client that takes nothing."""
+
     async def cancelled():
-        backend, told = Painter(delay_s=30), asyncio.Event()
-        api = build_api(backend, tells_id=False)
-        parts = [{"type": "http.request", "body": BODY, "more_body": False}]
+        backend, stuck = Painter(delay_s=delay_s, end_s=30), asyncio.Event()
+        body = json.dumps({"prompt": "a", "stream": stream} | ({"partial_images": 1} if stream else {})).encode()
+        parts = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive():
-            if parts:
-                return parts.pop()
-            await told.wait()
-            return {"type": "http.disconnect"}
+            return parts.pop() if parts else await asyncio.Event().wait()
 
         async def send(message):
-            raise AssertionError("there is nobody to answer")
+            if message["type"] == "http.response.body":
+                stuck.set()
+                await asyncio.Event().wait()
 
         scope = {"type": "http", "method": "POST", "path": "/v1/images/generations", "headers": [], "query_string": b"",
                  "raw_path": b"", "root_path": "", "scheme": "http", "server": ("x", 80)}  # fmt: skip
-        task = asyncio.create_task(api(scope, receive, send))
-        while not backend.rows:
+        task = asyncio.create_task(build_api(backend, tells_id=False)(scope, receive, send))
+        while not (stuck.is_set() if delay_s < 1 else backend.rows):
             await asyncio.sleep(0.001)
         task.cancel()
         with suppress(asyncio.CancelledError):

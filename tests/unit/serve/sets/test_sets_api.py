@@ -24,7 +24,7 @@ class Service:
 
     def __init__(self, folder):
         self.store, self.backend = Store(str(folder / "store")), Backend()
-        made = {name: new_key(name, "interactive", 0, "") for name in ("ann", "bob")}
+        made = {name: new_key(name, "interactive", 0, None) for name in ("ann", "bob")}
         self.secrets = {name: secret for name, (secret, _) in made.items()}
         write_keys(str(folder / "keys.json"), tuple(key for _, key in made.values()))
         settings = ServeConfig(keys=str(folder / "keys.json"))
