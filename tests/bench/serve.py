@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.bench.serving import throughput
+from tests.bench.serving import bits, crowds, latency, throughput
 from tests.bench.serving.figure import Figure, Load
 from tests.bench.serving.network import curve
 
@@ -14,6 +14,16 @@ ROWS: dict[str, Callable[[Load], list[Figure]]] = {
     "T1": throughput.efficiency,
     "T2": throughput.against_one,
     "T3": throughput.against_batch,
+    "T4": latency.mixed,
+    "T4e": latency.equal,
+    "T4b": latency.by_steps,
+    "T5": latency.idle,
+    "T6": crowds.overload,
+    "T7": crowds.bulk_job,
+    "T9": bits.compositions,
+    "T9b": bits.cost_of_strict,
+    "T9c": bits.difference,
+    "T10": bits.cancels,
 }
 
 

@@ -76,5 +76,7 @@ def _forward_s(rows: int) -> float:
     for _ in range(12):
         began = time.perf_counter()
         model().unet(x.to(model().device), steps.to(model().device), encoder_hidden_states=states.to(model().device))
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[2:])

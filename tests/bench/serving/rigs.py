@@ -22,9 +22,8 @@ from ray.serve.schema import ReplicaRank
 from emoji_ldm.generate.batcher import Batcher
 from emoji_ldm.generate.draw import Draw
 from tests.bench.serving.network import model
-from tests.bench.serving.static import Static, png
+from tests.bench.serving.static import CAP, Static, png
 
-CAP = 8  # pictures per forward pass
 MAX_QUEUED = 20_000
 
 

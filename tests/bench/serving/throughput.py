@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from emoji_ldm.generate.draw import Draw
 from tests.bench.serving import rigs
 from tests.bench.serving.figure import Figure, Load, ratios
-from tests.bench.serving.rigs import CAP, Rig
+from tests.bench.serving.rigs import Rig
+from tests.bench.serving.static import CAP
 from tests.bench.serving.traffic import crowd, draws, steps_per_s
 
 VISITORS = 3 * CAP  # ask at any time

@@ -64,7 +64,7 @@ def play(ask: Ask, trace: Trace) -> list[Answer]:
 
     async def visit(at_s: float, draw: Draw) -> Answer:
         await asyncio.sleep(max(0.0, began + at_s - time.perf_counter()))
-        return await _answer(ask, draw, began)
+        return await _answer(ask, draw, began, at_s)
 
     async def all_visits() -> list[Answer]:
         return await asyncio.gather(*(visit(at_s, draw) for at_s, draw in trace))
@@ -74,10 +74,10 @@ def play(ask: Ask, trace: Trace) -> list[Answer]:
 
 
 def crowd(ask: Ask, wanted: Sequence[Draw], visitors: int) -> list[Answer]:
-    """Ask as `visitors` that each ask again as soon as they are answered; the answers in the order of asking."""
+    """Ask as `visitors` that each ask again as soon as they are answered."""
 
     async def visitor() -> list[Answer]:
-        return [await _answer(ask, draw, began) for draw in left]
+        return [await _answer(ask, draw, began, time.perf_counter() - began) for draw in left]
 
     async def everybody() -> list[Answer]:
         return [answer for answers in await asyncio.gather(*(visitor() for _ in range(visitors))) for answer in answers]
@@ -86,13 +86,13 @@ def crowd(ask: Ask, wanted: Sequence[Draw], visitors: int) -> list[Answer]:
     return _LOOP.run_until_complete(everybody())
 
 
-async def _answer(ask: Ask, draw: Draw, began: float) -> Answer:
-    asked = time.perf_counter()
+async def _answer(ask: Ask, draw: Draw, began: float, asked_s: float) -> Answer:
+    """What comes of a request, timed from the moment at which it should have been asked."""
     try:
         png, error = await asyncio.wait_for(ask(draw), HANGS_S), None
     except Exception as problem:  # noqa: BLE001  what went wrong is what is measured
         png, error = b"", problem
-    return Answer(draw, asked - began, time.perf_counter() - asked, png, error)
+    return Answer(draw, asked_s, time.perf_counter() - began - asked_s, png, error)
 
 
 def steps_per_s(answers: Sequence[Answer], warm: int, cold: int) -> float:

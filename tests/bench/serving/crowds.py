@@ -1,0 +1,88 @@
+"""T6, T7: more visitors than can be served, and visitors beside a bulk job."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from emoji_ldm.generate.batcher import Full
+from emoji_ldm.generate.draw import Draw
+from tests.bench.serving import rigs
+from tests.bench.serving.figure import Figure, Load
+from tests.bench.serving.static import CAP
+from tests.bench.serving.throughput import saturated
+from tests.bench.serving.traffic import Answer, draws, percentile, play, poisson
+
+BULK = 10_000
+
+
+def overload(load: Load) -> list[Figure]:
+    """T6: 120 % of what ours can draw, each visitor with a deadline of two of the longest pictures."""
+    good, slowest, late, refused = list[float](), list[float](), list[float](), list[float]()
+    speed, _ = saturated(rigs.ours(False), draws(load.of(45, 36), load.steps, 6))
+    deadline_s = 2 * load.steps[-1] * CAP / speed
+    for seed in load.repeats:
+        wanted = draws(load.of(240, 150), load.steps, 60 + seed)
+        per_s = 1.2 * speed * len(wanted) / sum(draw.steps for draw in wanted)
+        trace = poisson(wanted, per_s, 60 + seed)
+        answers = play(_asking(deadline_s), trace)
+        refusals = [answer for answer in answers if isinstance(answer.error, Full)]
+        good.append(_goodput(answers, trace[-1][0], deadline_s) / speed)
+        slowest.append(1000 * max((answer.took_s for answer in refusals), default=0.0))
+        late.append(sum(answer.took_s > deadline_s + 1 for answer in answers))
+        refused.append(len(refusals) / len(answers))
+    return [
+        Figure("T6 work answered in time / capacity", good, ">= 0.9"),
+        Figure("T6 slowest refusal, ms", slowest, "<= 100"),
+        Figure("T6 without any answer in time", late, "== 0"),
+        Figure("T6 share refused", refused),
+    ]
+
+
+def bulk_job(load: Load) -> list[Figure]:
+    """T7: visitors at 30 % load, alone and beside a queue of 10,000 bulk pictures."""
+    return [figure for strict in (False, True) for figure in _beside_bulk(load, strict)]
+
+
+def _beside_bulk(load: Load, strict: bool) -> list[Figure]:
+    batcher, name = rigs.batcher(strict), "T7 strict" if strict else "T7"
+    speed, _ = saturated(rigs.ours(strict), draws(load.of(45, 36), load.steps, 7))
+    slower, kept = list[list[float]](), list[float]()
+    for seed in load.repeats:
+        wanted = draws(load.of(30, 24), load.steps, 70 + seed)
+        trace = poisson(wanted, 0.3 * speed * len(wanted) / sum(draw.steps for draw in wanted), 70 + seed)
+        alone = play(rigs.ours(strict).ask, trace)
+        job = [batcher.submit(draw, tenant="job", bulk=True) for draw in draws(BULK, load.steps, 700 + seed)]
+        began, before = time.perf_counter(), _moved(strict)
+        beside = play(rigs.ours(strict).ask, trace)
+        kept.append((_moved(strict) - before) / (time.perf_counter() - began) / speed)
+        for ticket in job:
+            ticket.cancel()
+        slower.append([
+            percentile([a.took_s for a in beside], share) / percentile([a.took_s for a in alone], share)
+            for share in (0.5, 0.95)
+        ])  # fmt: skip
+    return [
+        Figure(f"{name} p95 beside bulk / alone", [p95 for _, p95 in slower], "<= 2" if not strict else ""),
+        Figure(f"{name} p50 beside bulk / alone", [p50 for p50, _ in slower]),
+        Figure(f"{name} work beside bulk / saturated", kept, ">= 0.85" if not strict else ""),
+    ]
+
+
+def _asking(deadline_s: float) -> Callable[[Draw], Awaitable[bytes]]:
+    async def ask(draw: Draw) -> bytes:
+        return await asyncio.wrap_future(rigs.batcher(False).submit(draw, timeout_s=deadline_s).future)
+
+    return ask
+
+
+def _goodput(answers: Sequence[Answer], until_s: float, deadline_s: float) -> float:
+    """Row-steps per second of the pictures that were there in time, while visitors came."""
+    good = [answer for answer in answers if answer.png and answer.took_s <= deadline_s and answer.ended_s <= until_s]
+    return sum(answer.draw.steps for answer in good) / until_s
+
+
+def _moved(strict: bool) -> int:
+    """Row-steps taken so far."""
+    return sum(rows * count for rows, count in rigs.rows_per_forward(strict).items())

@@ -1,0 +1,102 @@
+"""T4, T4e, T4b, T5: how long a visitor waits, on the same Poisson traces for every rig."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+
+from tests.bench.serving import rigs
+from tests.bench.serving.figure import Figure, Load, ratios
+from tests.bench.serving.rigs import Rig
+from tests.bench.serving.static import CAP
+from tests.bench.serving.throughput import mean_rows, saturated
+from tests.bench.serving.traffic import crowd, draws, percentile, play, poisson
+
+SHARE = 0.6  # of the pictures per second that `batch` can draw
+WAITS_S = (0.005, 0.010, 0.020)
+SHARES_OF_BATCH = (0.25, 1.0)  # longer waits, as shares of the time of a full batch: ours to `@serve.batch`'s favour
+
+
+def mixed(load: Load) -> list[Figure]:
+    """T4: mixed numbers of steps."""
+    wait_s = tuned_s(load, load.steps)
+    others = [rigs.batch(wait_s), rigs.greedy(), rigs.ours(True)]
+    return [Figure("T4 batch, tuned wait in ms", [1000 * wait_s]),
+            *_compare("T4", load, load.steps, others, {"batch": ("<= 0.6", "<= 0.6")})]  # fmt: skip
+
+
+def equal(load: Load) -> list[Figure]:
+    """T4e: equal numbers of steps."""
+    steps = load.steps[1:2]
+    others = [rigs.batch(tuned_s(load, steps)), rigs.greedy()]
+    return _compare("T4e", load, steps, others, {"batch": ("<= 0.85", "<= 0.9")})
+
+
+def by_steps(load: Load) -> list[Figure]:
+    """T4b: mixed, against a queue for each number of steps."""
+    others = [rigs.batch_by_steps(tuned_s(load, load.steps), load.steps)]
+    return _compare("T4b", load, load.steps, others, {"batch+": ("", "<= 0.8")})
+
+
+def idle(load: Load) -> list[Figure]:
+    """T5: one visitor at a time, who finds nobody else there."""
+    wanted = draws(load.of(12, 9), load.steps[:1], 5)
+    taken: dict[str, list[float]] = {}
+    for _ in load.repeats:
+        ways = {rig.name: list[float]() for rig in (rigs.one(), rigs.ours(False), rigs.ours(True))}
+        for draw in wanted:
+            for rig in (rigs.one(), rigs.ours(False), rigs.ours(True)):
+                ways[rig.name] += [answer.took_s for answer in crowd(rig.ask, [draw], 1)]
+        for name, seconds in ways.items():
+            taken.setdefault(name, []).append(percentile(seconds, 0.5))
+    return [
+        Figure("T5 ours / one", ratios(taken["ours"], taken["one"]), "<= 1.1"),
+        Figure("T5 ours, strict / one", ratios(taken["ours, strict"], taken["one"])),
+        Figure("T5 one, ms", [1000 * seconds for seconds in taken["one"]]),
+    ]
+
+
+@cache
+def capacity(load: Load, steps: Sequence[int]) -> float:
+    """Pictures per second that `@serve.batch` draws if more are asked for."""
+    wanted = draws(load.of(40, 32), steps, 4)
+    speed, _ = saturated(rigs.batch(WAITS_S[1]), wanted)
+    return speed * len(wanted) / sum(draw.steps for draw in wanted)
+
+
+@cache
+def tuned_s(load: Load, steps: Sequence[int]) -> float:
+    """The wait of `@serve.batch` that serves this traffic best, by the slowest twentieth."""
+    batch_s = CAP / capacity(load, steps)
+    trace = poisson(draws(load.of(18, 12), steps, 40), SHARE * capacity(load, steps), 40)
+    waits = (*WAITS_S, *(share * batch_s for share in SHARES_OF_BATCH))
+    return min(waits, key=lambda wait_s: percentile([a.took_s for a in play(rigs.batch(wait_s).ask, trace)], 0.95))
+
+
+def _compare(
+    row: str, load: Load, steps: Sequence[int], others: Sequence[Rig], bounds: dict[str, tuple[str, str]]
+) -> list[Figure]:
+    """Percentiles of ours over those of the others, on the same traces."""
+    everybody, seconds, rows = [*others, rigs.ours(False)], dict[str, list[list[float]]](), dict[str, list[float]]()
+    for seed in load.repeats:
+        trace = poisson(draws(load.of(36, 30), steps, 100 + seed), SHARE * capacity(load, steps), 100 + seed)
+        for rig in everybody:
+            before = Counter(rig.forwards())
+            answers = play(rig.ask, trace)
+            assert not any(answer.error for answer in answers)
+            seconds.setdefault(rig.name, []).append([answer.took_s for answer in answers])
+            rows.setdefault(rig.name, []).append(mean_rows(rig.forwards() - before))
+    figures = []
+    for other in others:
+        for share, bound in zip((0.5, 0.95), bounds.get(other.name, ("", "")), strict=True):
+            own, theirs = ([percentile(found, share) for found in seconds[name]] for name in ("ours", other.name))
+            figures.append(Figure(f"{row} p{share * 100:.0f}, ours / {other.name}", ratios(own, theirs), bound))
+    return figures + [
+        figure
+        for name, found in seconds.items()
+        for figure in (
+            Figure(f"{row} {name}, p100 in s", [max(values) for values in found]),
+            Figure(f"{row} {name}, rows per forward", rows[name]),
+        )
+    ]
