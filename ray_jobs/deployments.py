@@ -1,138 +1,142 @@
-"""The deployments of the HTTP service: a light ingress, and replicas that batch images of all requests.
+"""The deployments of the HTTP service: an ingress, a pool of replicas per model, and who works off bulk jobs.
 
-Images are the unit: a request for n images is n entries, each of which joins any batch. As a
-picture depends on its own draw alone, a draw that is lost with its replica is simply drawn again.
+    Ingress   HTTP: checks requests, settles seeds, replays what dies with a replica (pools.py)
+    <model>   one pool per model; a replica holds a Batcher, in which images of all requests share forward passes
+    Sets      bulk jobs of the store, over the same pools
+
+Images are the unit: a request for n images is n draws, each of which joins any batch.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.config import AutoscalingConfig
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.schema import LoggingConfig
 
-from emoji_ldm.config import Config
+from emoji_ldm.config import Config, ServeConfig
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.generate.source import CACHE, resolve_checkpoint
-from emoji_ldm.serve.app import Overloaded, build_api
-from emoji_ldm.serve.schema import Limits, Row
+from emoji_ldm.serve.app import build_api
 from emoji_ldm.store import Store
+from ray_jobs.drawer import Drawer
+from ray_jobs.log import Lines
+from ray_jobs.policy import DrainTime
+from ray_jobs.pools import Pools
+from ray_jobs.weights import Served, served_models
 
 NUM_CPUS = 0.5  # logical CPUs per sampler, which has one thread
-INGRESS_CPUS = 0.1
-TRIES = 3  # per image, each on another replica where there is one
-STUCK_S = 600.0  # a batch that takes longer will never end
+LIGHT_CPUS = 0.1  # of the ingress and of the bulk runner each
+LONGEST_WAIT_S = 30.0  # beyond serve.timeout_s, for what was accepted to end when a replica is to stop
+MANY = 10_000  # requests in one ingress at once; all they do there is wait
 
 
 def application(config: Config) -> serve.Application:
-    """The application of a configuration; the model is settled here, so that all replicas load the same."""
+    """The application of a configuration; models are settled here, so that all replicas load the same.
+
+    Raises:
+        ConfigError: Options contradict each other.
+        ModelError: There is no such model.
+    """
     settings = config.serve
     if settings.min_replicas > settings.max_replicas:
         raise ConfigError(
             f"serve.min_replicas={settings.min_replicas} is more than serve.max_replicas={settings.max_replicas}"
         )
-    _, uri = resolve_checkpoint(config, Store(config.store), CACHE, settings.checkpoint)
-    drawer = serve.deployment(Drawer).options(
-        # The default of 5 would cap every batch at 5: one batch is drawn while the next two fill.
-        max_ongoing_requests=3 * settings.batch_size,
-        max_queued_requests=settings.max_queued_requests,
+    models = served_models(config)
+    pools = {model.name: _pool(config, model) for model in models}
+    sets = _light(Sets).bind(config, pools)
+    return _light(Ingress).bind(config, pools, sets, models)
+
+
+def _pool(config: Config, model: Served) -> serve.Application:
+    settings = config.serve
+    deployment = serve.deployment(Drawer).options(
+        name=pool_name(model.name),
+        # Waiting is done in the replica's fair queue: Serve must never hold back what the queue would take or refuse.
+        max_ongoing_requests=settings.max_queued + 4 * settings.batch_size,
+        max_queued_requests=settings.max_queued,  # per caller, while no replica is there to take them
         ray_actor_options={"num_cpus": NUM_CPUS, "num_gpus": settings.num_gpus},
-        autoscaling_config=AutoscalingConfig(
+        autoscaling_config=_autoscaling(settings),
+        max_surge_percent=100,  # a new version is up before the old one stops
+        graceful_shutdown_timeout_s=settings.timeout_s + LONGEST_WAIT_S, graceful_shutdown_wait_loop_s=0.5,
+        health_check_period_s=5, health_check_timeout_s=30,
+        logging_config=LoggingConfig(enable_access_log=False),
+    )  # fmt: skip
+    return deployment.bind(config, model)
+
+
+def pool_name(model: str) -> str:
+    """The deployment of a model."""
+    return f"model-{model}"
+
+
+def _autoscaling(settings: ServeConfig) -> AutoscalingConfig:
+    with warnings.catch_warnings():
+        # The environment variables that shall replace metrics_interval_s do nothing yet in Ray 2.60.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return AutoscalingConfig(
             min_replicas=settings.min_replicas, max_replicas=settings.max_replicas,
-            target_ongoing_requests=1.5 * settings.batch_size, upscale_delay_s=3, downscale_delay_s=120,
-            look_back_period_s=20,
-        ),
-    ).bind(config, uri)  # fmt: skip
-    ingress = serve.deployment(Ingress).options(
-        max_ongoing_requests=10_000, ray_actor_options={"num_cpus": INGRESS_CPUS}
-    )
-    return ingress.bind(drawer, may_sleep=settings.min_replicas == 0)
+            initial_replicas=1 if settings.min_replicas == 0 else None,  # a start shows whether the model loads
+            policy=AutoscalingPolicy(policy_function=DrainTime,
+                                     policy_kwargs={"target_wait_s": settings.target_wait_s}),
+            metrics_interval_s=2, look_back_period_s=6, upscale_delay_s=2, downscale_delay_s=120,
+        )  # fmt: skip
 
 
-class Drawer:
-    """A replica with the model."""
+def _light(kind: type[Any]) -> Any:
+    return serve.deployment(kind).options(
+        num_replicas=1, max_ongoing_requests=MANY, ray_actor_options={"num_cpus": LIGHT_CPUS}, max_surge_percent=100,
+        graceful_shutdown_wait_loop_s=0.5, logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),
+    )  # fmt: skip
 
-    def __init__(self, config: Config, uri: str) -> None:
-        """Load the model and draw one batch, so that the first request is as quick as the others."""
-        from emoji_ldm.generate.model import load_model, sampling_device
-        from emoji_ldm.generate.sampler import Draw, Sampler
+
+class Sets:
+    """Works off the bulk jobs of the store; another one in its place goes on from what is committed."""
+
+    def __init__(self, config: Config, handles: Mapping[str, Any]) -> None:
+        """Begin at once."""
+        from emoji_ldm.serve.sets.runner import Runner
 
         settings = config.serve
-        source, _ = resolve_checkpoint(config, Store(config.store), CACHE, uri)
-        model = load_model(source, sampling_device(settings.num_gpus))
-        self.sampler = Sampler(model, settings.batch_size)
-        self.sampler([Draw("", steps=1)])
-        max_steps = min(settings.max_steps, self.sampler.tables.max_steps)
-        self.facts = Limits(f"{config.run}-{model.key}", model.size_px, settings.max_images, max_steps)
-        self.busy_since: float | None = None
-        self.draw.set_max_batch_size(settings.batch_size)
-        self.draw.set_batch_wait_timeout_s(settings.batch_wait_s)
-
-    def limits(self) -> Limits:
-        """What may be asked for."""
-        return self.facts
-
-    @serve.batch  # type: ignore[untyped-decorator]
-    async def draw(self, rows: list[Row]) -> list[bytes]:
-        """PNG bytes per row; drawn in a thread, so that health checks and new requests are heard meanwhile."""
-        self.busy_since = time.monotonic()
-        try:
-            return await asyncio.to_thread(self._draw, rows)
-        finally:
-            self.busy_since = None
-
-    def _draw(self, rows: list[Row]) -> list[bytes]:
-        from emoji_ldm.generate.post import to_png
-        from emoji_ldm.generate.sampler import Draw
-
-        draws = [Draw(**row) for row in rows]
-        facts = {"model_key": self.sampler.model.key}
-        return [to_png(pixels, draw, facts) for draw, pixels in zip(draws, self.sampler(draws), strict=True)]
+        # Enough to fill all replicas while the next pictures are on their way, and no more than one of them queues.
+        most = min(settings.max_queued, 4 * settings.batch_size * settings.max_replicas)
+        self.runner = Runner(Store(config.store), _backend(settings, handles), max_in_flight=most)
+        self.work = asyncio.get_running_loop().create_task(self.runner.run())
 
     def check_health(self) -> None:
-        """Raise if a batch hangs; Serve then replaces the replica."""
-        if self.busy_since is not None and time.monotonic() - self.busy_since > STUCK_S:
-            raise RuntimeError(f"a batch has not ended for {STUCK_S:.0f} s")
+        """Raise if the work has ended: it never does by itself."""
+        if self.work.done():
+            raise RuntimeError(f"the bulk runner has ended: {self.work.exception()!r}")
+
+    def __del__(self) -> None:
+        """Called by Serve before the process ends."""
+        if hasattr(self, "work"):
+            self.work.cancel()
 
 
 @serve.ingress()
 class Ingress:
-    """The HTTP side: the routes, over the replicas."""
+    """The HTTP side: the routes, over the pools."""
 
-    def __init__(self, drawer: Any, *, may_sleep: bool) -> None:
-        """Keep the way to the replicas; `may_sleep`: none need run while nothing is asked."""
-        self.drawer, self.may_sleep = drawer, may_sleep
-        self._limits: Limits | None = None
+    def __init__(self, config: Config, handles: Mapping[str, Any], sets: Any, models: Sequence[Served]) -> None:
+        """Keep the ways to the pools; `sets` and `models` make it a new version when they change."""
+        self.config, self.pools, self.lines = config, _backend(config.serve, handles), Lines()
 
     def __serve_build_asgi_app__(self) -> Any:
-        return build_api(self)
+        from emoji_ldm.serve.sets.routes import routes
 
-    async def limits(self) -> Limits:
-        """What may be asked for; a replica tells it once."""
-        if self._limits is None:
-            limits: Limits = await self.drawer.limits.remote()
-            self._limits = limits
-        return self._limits
+        sets = routes(Store(self.config.store), self.pools)
+        return build_api(self.pools, self.config.serve, routers=[sets], tells_id=False)
 
-    async def draw(self, row: Row) -> bytes:
-        """PNG bytes, from another replica if one dies; Overloaded if too many images wait."""
-        for attempt in range(1, TRIES + 1):
-            try:
-                return bytes(await self.drawer.draw.remote(row))
-            except BackPressureError:
-                raise Overloaded from None
-            except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError):
-                if attempt == TRIES:
-                    raise
-                await asyncio.sleep(0.2 * attempt)
-        raise AssertionError("the loop returns or raises")
+    async def log(self) -> list[str]:
+        """Lines of the log of requests since the last time."""
+        return await self.lines.take()
 
-    async def ready(self) -> bool:
-        """Whether a replica runs, or none needs to."""
-        status = await asyncio.to_thread(serve.status)
-        drawer = status.applications[serve.get_replica_context().app_name].deployments["Drawer"]
-        return self.may_sleep or bool(drawer.replica_states.get("RUNNING", 0))
+
+def _backend(settings: ServeConfig, handles: Mapping[str, Any]) -> Pools:
+    return Pools(handles, may_sleep=settings.min_replicas == 0, reload_s=settings.reload_s,
+                 retry_s=settings.target_wait_s)  # fmt: skip

@@ -1,73 +1,90 @@
-"""Serve a model over HTTP with Ray Serve, here until Ctrl-C or as the application of a RayService."""
+"""Serve models over HTTP with Ray Serve, here until Ctrl-C or as the application of a RayService."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import signal
 import socket
 import sys
 import time
+from typing import Any
 
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
+from ray.serve.exceptions import RayServeException
 
-from emoji_ldm.config import Config, load
+from emoji_ldm.config import Config, ServeConfig, load
 from emoji_ldm.errors import ConfigError, JobError
 from emoji_ldm.progress import say
 from ray_jobs import cluster
-from ray_jobs.deployments import NUM_CPUS, application
+from ray_jobs.deployments import LIGHT_CPUS, NUM_CPUS, application
 
 APP = "emoji-ldm"
+LONGEST_ANSWER_S = 3600  # a ZIP of a large set over a slow line; what is drawn, and slow bodies, end by serve.timeout_s
 
 
 def run(config: Config) -> None:
     """Serve until Ctrl-C.
 
     Raises:
-        ConfigError: The port is taken, or the replica counts contradict each other.
+        ConfigError: The port is taken, the file of keys is missing, or options contradict each other.
         ModelError: There is no such model.
-        JobError: The cluster lacks the resources, or the model cannot be loaded there.
+        JobError: The cluster lacks the resources, or a model cannot be loaded there.
     """
     settings = config.serve
     app = application(config)
-    port = free_port(settings.host, settings.port)
+    is_local = not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
+    port = free_port(settings.host, settings.port) if is_local else settings.port
     cluster.connect(config.cluster)
-    cluster.require(
-        config.cluster, "serve", max(1, settings.min_replicas), num_cpus=NUM_CPUS, num_gpus=settings.num_gpus
-    )
+    _require(config)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler would leave the replicas behind
     try:
         url = start(app, settings.host, port)
-        say(f"listening on {url}; stop with Ctrl-C. Try:\n\n  {curl(url)}\n")
-        while True:
-            time.sleep(1)
+        say(f"listening on {url}; stop with Ctrl-C. Try:\n\n  {curl(url, settings)}\n")
+        follow()
     except KeyboardInterrupt:
-        say("stopping")
+        say("stopping: what is being drawn is finished first; Ctrl-C again ends at once")
     finally:
         serve.shutdown()
 
 
 def start(app: serve.Application, host: str, port: int) -> str:
-    """Deploy and wait until the first request would be answered; returns the URL."""
+    """Deploy, over an older deployment if there is one, and wait until requests are answered; returns the URL."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    options = HTTPOptions(host=host, port=port, request_timeout_s=LONGEST_ANSWER_S)
     try:
-        serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=port))
+        serve.start(proxy_location="HeadOnly", http_options=options)
         serve.run(app, name=APP, route_prefix="/")
     except RuntimeError as error:
-        details = serve.status().applications[APP].deployments.get("Drawer")
-        reason = (details.message if details else str(error)).strip().splitlines()[-1]
-        raise JobError(f"the service did not start: {reason}") from None
+        failed = [details.message for details in serve.status().applications[APP].deployments.values()
+                  if details.status.endswith(("FAILED", "UNHEALTHY"))]  # fmt: skip
+        raise JobError(f"the service did not start: {[*failed, str(error)][0].strip().splitlines()[-1]}") from None
     return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
 
 
-def curl(url: str) -> str:
+def follow() -> None:
+    """Write the log of requests to standard error, for ever."""
+    handle: Any = serve.get_app_handle(APP)
+    while True:
+        try:
+            for line in handle.log.remote().result(timeout_s=30):
+                sys.stderr.write(f"{line}\n")
+        except (RayError, RayServeException, TimeoutError):  # it has been replaced, or is being so
+            time.sleep(1)
+
+
+def curl(url: str, settings: ServeConfig) -> str:
     """A command that draws one image and writes it to emoji.png."""
     body = json.dumps({"prompt": "a happy blob", "seed": 1})
     first = "import sys, json; print(json.load(sys.stdin)['data'][0]['b64_json'])"
     python = shlex.quote(sys.executable)
-    return f'curl -s {url}/v1/images/generations -d {shlex.quote(body)} | {python} -c "{first}" | base64 -d > emoji.png'
+    key = ' -H "Authorization: Bearer $EMOJI_LDM_KEY"' if settings.keys else ""
+    return (f"curl -s {url}/v1/images/generations{key} -d {shlex.quote(body)} "
+            f'| {python} -c "{first}" | base64 -d > emoji.png')  # fmt: skip
 
 
 def build_app(args: dict[str, str]) -> serve.Application:
@@ -87,3 +104,12 @@ def free_port(host: str, port: int) -> int:
             raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}); "
                               "choose another serve.host or serve.port (0 takes a free one)") from None  # fmt: skip
         return int(probe.getsockname()[1])
+
+
+def _require(config: Config) -> None:
+    """Wait for the resources of all that runs while nothing is asked."""
+    settings = config.serve
+    num_pools = 1 + len(settings.models)
+    num_replicas = num_pools * max(1, settings.min_replicas)
+    cluster.require(config.cluster, "serve", num_replicas, num_cpus=NUM_CPUS + 2 * LIGHT_CPUS / num_replicas,
+                    num_gpus=settings.num_gpus)  # fmt: skip

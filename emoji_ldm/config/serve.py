@@ -24,9 +24,9 @@ class ServeConfig(Section):
     loras: dict[str, str] = {}
     """LoRA adapters of every model, by the name that requests use: a folder with pytorch_lora_weights.safetensors."""
     reload_s: Annotated[float, Field(ge=0)] = 0
-    """How often replicas look whether `checkpoint` means other weights by now (the newest, a tag), and take them; 0: never."""
+    """How often replicas look whether `checkpoint` means other weights now (a newer one, a moved tag); 0 never."""
     strict: bool = True
-    """Same seed, same pixels: every forward pass has one shape. Else shapes follow the load: quicker, last bits vary."""
+    """Same seed, same pixels: all forward passes have one shape. Else they follow the load: quicker, last bits vary."""
     batch_size: Positive = 8
     """Images per forward pass at most; part of what makes a seed give the same pixels."""
     min_replicas: Annotated[int, Field(ge=0)] = 1

@@ -1,0 +1,169 @@
+"""A replica of a model: one Batcher, in which images of all requests share forward passes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from emoji_ldm.config import Config
+from emoji_ldm.errors import ConfigError, EmojiLdmError
+from emoji_ldm.serve.backend import Expired, Limits, Overloaded, Partial, Wish
+from ray_jobs.meters import Meters
+from ray_jobs.policy import BUSY, RATE, ROW_STEPS
+from ray_jobs.weights import Served, Weights
+
+if TYPE_CHECKING:  # torch is for replicas only
+    from emoji_ldm.generate.batcher import Stats
+    from emoji_ldm.generate.lanes import Ticket
+
+LOG = logging.getLogger("ray.serve")
+METER_S = 1.0
+Refusal = Overloaded | Expired | ConfigError  # returned, not raised: Serve would log a stack trace for each
+
+
+class Drawer:
+    """Draws with one model. The work is done in the Batcher's threads: the event loop stays free to listen."""
+
+    def __init__(self, config: Config, served: Served) -> None:
+        """Load the model and make it ready, so that the first request is as quick as the others."""
+        from emoji_ldm.generate.batcher import Batcher
+
+        settings = config.serve
+        self.config, self.served, self.weights = config, served, Weights(config, served)
+        self.batcher = Batcher(
+            self.weights.load(), batch_size=settings.batch_size, strict=settings.strict,
+            max_queued=settings.max_queued, loras=self.weights.adapters(), finish=self.weights.finish,
+        )  # fmt: skip
+        self.meters, self.busy = Meters(), Busy()
+        self.closing = threading.Event()
+        self._every(METER_S, self._measure)
+        if settings.reload_s:
+            self._every(settings.reload_s, self._reload)
+
+    async def draw(self, wish: Wish) -> bytes | Refusal:
+        """PNG bytes. The row of a caller who is gone is dropped, which no neighbour notices."""
+        ticket = self._submit(wish)
+        return ticket if isinstance(ticket, Exception) else await _picture(ticket)
+
+    async def stream(self, wish: Wish, partials: int) -> AsyncGenerator[Partial | bytes | Refusal, None]:
+        """Up to `partials` previews, then what `draw` gives."""
+        seen: asyncio.Queue[Partial | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def show(index: int, png: bytes) -> None:
+            loop.call_soon_threadsafe(seen.put_nowait, Partial(index, png))
+
+        ticket = self._submit(wish, partials=partials, on_partial=show)
+        if isinstance(ticket, Exception):
+            yield ticket
+            return
+        picture = asyncio.create_task(_picture(ticket))
+        picture.add_done_callback(lambda _: seen.put_nowait(None))
+        try:
+            while (partial := await seen.get()) is not None:
+                yield partial
+            yield await picture
+        finally:
+            picture.cancel()
+
+    def limits(self) -> Limits:
+        """What may be asked for."""
+        bounds, settings = asdict(self.batcher.bounds()), self.config.serve
+        bounds["max_steps"] = min(settings.max_steps, bounds["max_steps"])
+        return Limits(self.served.name, max_images=settings.max_images, **bounds)
+
+    def stats(self) -> Stats:
+        """What happens here."""
+        return self.batcher.stats()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `policy.py` decides by; Serve asks every few seconds."""
+        stats = self.batcher.stats()
+        return {ROW_STEPS: sum(stats.row_steps.values()), RATE: stats.row_steps_per_s, BUSY: self.busy.share(stats)}
+
+    def check_health(self) -> None:
+        """Raise if nothing is drawn any more; quick."""
+        self.batcher.check()
+
+    def __del__(self) -> None:
+        """Called by Serve when the last request has been answered."""
+        if hasattr(self, "closing"):
+            self.closing.set()
+            self.batcher.close()
+
+    def _submit(self, wish: Wish, **options: Any) -> Ticket | Refusal:
+        from emoji_ldm.generate import batcher
+
+        try:
+            return self.batcher.submit(
+                wish.draw, tenant=wish.tenant, bulk=wish.bulk, timeout_s=wish.timeout_s, **options
+            )
+        except batcher.Full as full:
+            return Overloaded(full.retry_after_s)
+        except ConfigError as error:
+            return error
+        except batcher.Closed:
+            _end()
+
+    def _measure(self) -> None:
+        self.meters.update(self.batcher.stats())
+
+    def _reload(self) -> None:
+        """Take other weights if the checkpoint means others now; what was ordered before keeps the old ones."""
+        try:
+            if (uri := self.weights.newest()) != self.weights.uri:
+                self.batcher.swap(self.weights.load(uri), self.weights.adapters())
+                LOG.info("model %s: took the weights of %s", self.served.name, uri)
+        except EmojiLdmError as error:
+            LOG.warning("model %s keeps its weights: %s", self.served.name, error)
+
+    def _every(self, seconds: float, act: Callable[[], None]) -> None:
+        def repeat() -> None:
+            while not self.closing.wait(seconds):
+                act()
+
+        threading.Thread(target=repeat, name=act.__name__, daemon=True).start()
+
+
+class Busy:
+    """How much of what a replica can do it did since it was last asked."""
+
+    def __init__(self) -> None:
+        """Begin now."""
+        self._asked, self._done = time.monotonic(), 0.0
+
+    def share(self, stats: Stats) -> float:
+        """0: nothing; 1: every forward pass was full, one after another."""
+        now, done = time.monotonic(), float(sum(rows * count for rows, count in stats.rows_per_forward.items()))
+        could = stats.row_steps_per_s * (now - self._asked)
+        share = min(1.0, (done - self._done) / could) if could else 0.0
+        self._asked, self._done = now, done
+        return share
+
+
+async def _picture(ticket: Ticket) -> bytes | Refusal:
+    """PNG bytes; leaving early drops the row."""
+    from emoji_ldm.generate import batcher
+
+    try:
+        return await asyncio.wrap_future(ticket.future)
+    except batcher.Expired:
+        return Expired()
+    except ConfigError as error:
+        return error
+    except batcher.Closed:
+        _end()
+    finally:
+        ticket.cancel()
+
+
+def _end() -> NoReturn:
+    """End this process at once: those who wait here are served elsewhere, and Serve starts another replica."""
+    LOG.exception("nothing can be drawn here any more")
+    os._exit(1)

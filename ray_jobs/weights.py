@@ -1,0 +1,82 @@
+"""The models of a service: their names, what they mean now, and how a replica loads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emoji_ldm.config import Config
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.generate.source import CACHE, adapter_folder, data_versions, resolve_checkpoint, settled
+from emoji_ldm.store import Store
+
+if TYPE_CHECKING:  # torch is for replicas only
+    from emoji_ldm.generate.draw import Draw
+    from emoji_ldm.generate.model import Model
+    from emoji_ldm.generate.sampler import Picture
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model of the service."""
+
+    name: str  # what requests call it
+    checkpoint: str  # as the configuration says; may mean other weights later
+    uri: str  # what that meant when the service was deployed
+
+
+def served_models(config: Config) -> list[Served]:
+    """All models, the default one, which has the run's name, first.
+
+    Raises:
+        ConfigError: Two have one name.
+        ModelError: There is no such model.
+    """
+    store, settings = Store(config.store), config.serve
+    if config.run in settings.models:
+        raise ConfigError(f"serve.models.{config.run}: {config.run!r}, the run's name, is that of serve.checkpoint; "
+                          "choose another name")  # fmt: skip
+    named = {config.run: settings.checkpoint, **settings.models}
+    return [Served(name, checkpoint, resolve_checkpoint(config, store, CACHE, checkpoint)[1])
+            for name, checkpoint in named.items()]  # fmt: skip
+
+
+class Weights:
+    """Loads the weights of one model, and notices that its checkpoint means others now."""
+
+    def __init__(self, config: Config, served: Served) -> None:
+        """Begin with what was settled for all replicas, or with what others have taken meanwhile."""
+        self.config, self.served, self.store = config, served, Store(config.store)
+        self.uri = self.newest() if config.serve.reload_s else served.uri
+        self._versions: dict[str, dict[str, int]] = {}  # of the tables, by the model's key
+        self._newest = ""  # key
+
+    def newest(self) -> str:
+        """URI of what the checkpoint means now; ModelError if it means nothing any more."""
+        return settled(self.config, self.store, self.served.checkpoint)
+
+    def load(self, uri: str = "") -> Model:
+        """The model at a URI (the settled one), on the device of this replica; ModelError if it cannot be loaded."""
+        from emoji_ldm.generate.model import load_model, sampling_device
+
+        source, _ = resolve_checkpoint(self.config, self.store, CACHE, uri or self.uri)
+        model = load_model(source, sampling_device(self.config.serve.num_gpus))
+        self.uri = uri or self.uri
+        self._versions[model.key], self._newest = data_versions(self.store, self.uri), model.key
+        return model
+
+    def adapters(self) -> dict[str, Path]:
+        """Folders of LoRA adapters by name."""
+        return {name: adapter_folder(self.store, CACHE, name, value)
+                for name, value in self.config.serve.loras.items()}  # fmt: skip
+
+    def finish(self, picture: Picture, draw: Draw, model: Model) -> bytes:
+        """A PNG that says how it was drawn, with which weights."""
+        from emoji_ldm.generate.post import facts_of, mode_of, to_png
+
+        settings = self.config.serve
+        # A model with an adapter has a key of its own.
+        versions = self._versions.get(model.key, self._versions[self._newest])
+        mode = mode_of(settings.batch_size, strict=settings.strict)
+        return to_png(picture, draw, facts_of(model, draw, mode, versions))
