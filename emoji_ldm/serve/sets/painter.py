@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Mapping
 
 from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.serve.answers import RequestError
-from emoji_ldm.serve.backend import Backend, Limits, Overloaded, Wish
+from emoji_ldm.serve.backend import Backend, Expired, Limits, Overloaded, Wish
 from emoji_ldm.serve.sets.items import Row, drawn, failed
 from emoji_ldm.serve.sets.jobs import Job, Picture
 from emoji_ldm.serve.sets.window import Window
 
 REFUSED = (EmojiLdmError, RequestError, ValueError)  # this picture's own fault: it would be refused again
-TRIES = 4  # that failed while others went well
-PATIENCE_S = 1800.0  # with a picture, where nothing else goes well either
+TRIES = 4  # that failed while other pictures went well
+ALONE = 0.2  # weight of a try while no other went well: it is the pools' fault more likely than the picture's
 LONGEST_PAUSE_S = 30.0
 LONGEST_REASON = 500  # characters
 
@@ -35,23 +34,23 @@ class Painter:
             return failed(picture, f"there is no model {picture.line.model!r} any more")
         wish = Wish(picture.line.model, picture.draw, tenant=job.owner, bulk=True,
                     request_id=f"{job.id}-{picture.index}")  # fmt: skip
-        tries, pause_s, began = 0, self.first_pause_s, time.monotonic()
+        tries, pause_s = 0.0, self.first_pause_s
         while True:
             others = self.window.taken_total
             try:
                 png = await self.backend.draw(wish)
                 row = await asyncio.to_thread(drawn, picture, png) if picture.line.output else drawn(picture, png)
-            except Overloaded as error:
+            except (Overloaded, Expired) as error:
                 self.window.refused()
-                await asyncio.sleep(error.retry_after_s * random.uniform(1, 1.5))
+                await asyncio.sleep(getattr(error, "retry_after_s", 1.0) * random.uniform(1, 1.5))
                 continue
             except REFUSED as error:
                 return failed(picture, _reason(error))
             except Exception as error:  # noqa: BLE001 - the edge of one picture: after some tries the reason is kept
                 self.failures += 1
-                tries += self.window.taken_total > others  # else it is the pools' fault more likely than its own
-                if tries >= TRIES or time.monotonic() - began > PATIENCE_S:
-                    return failed(picture, f"not drawn after {tries} tries: {_reason(error)}")
+                tries += 1 if self.window.taken_total > others else ALONE
+                if tries >= TRIES:
+                    return failed(picture, f"given up after several tries: {_reason(error)}")
             else:
                 self.window.taken()
                 return row

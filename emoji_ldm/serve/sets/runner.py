@@ -85,5 +85,18 @@ class Runner:
             await Work(self.jobs, job, self.painter, self.poll_s).run()
             await asyncio.to_thread(self.jobs.close, job_id)
         except Exception as error:
-            log.warning("bulk job %s stops for %.0f s: %s", job_id, PAUSE_S, error, exc_info=error)
-            await asyncio.sleep(PAUSE_S)
+            if not await self._swept(job_id):
+                log.warning("bulk job %s stops for %.0f s: %s", job_id, PAUSE_S, error, exc_info=error)
+                await asyncio.sleep(PAUSE_S)
+        else:
+            await self._swept(job_id)
+
+    async def _swept(self, job_id: str) -> bool:
+        """Whether the job was deleted meanwhile; then what came late goes too."""
+        try:
+            gone = await asyncio.to_thread(self.jobs.find, job_id) is None
+            if gone:
+                await asyncio.to_thread(self.jobs.delete, job_id)
+        except EmojiLdmError:
+            return False
+        return gone

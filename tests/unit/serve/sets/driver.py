@@ -1,0 +1,19 @@
+"""A runner in a process of its own, to be killed: python -m tests.unit.serve.sets.driver STORE LOG"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from emoji_ldm.serve.sets.runner import Runner
+from emoji_ldm.store import Store
+from tests.unit.serve.sets.painting import Backend
+
+
+def main(folder, log):
+    with Path(log).open("a", buffering=1) as stream:
+        backend = Backend(0.05, trouble=lambda wish: print(wish.request_id, file=stream))
+        asyncio.run(Runner(Store(folder), backend, max_in_flight=16, poll_s=0.05).run(until_idle=True))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
