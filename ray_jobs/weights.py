@@ -68,7 +68,7 @@ class Weights:
 
     def adapters(self) -> dict[str, Path]:
         """Folders of LoRA adapters by name."""
-        return {name: adapter_folder(self.store, CACHE, name, value)
+        return {name: adapter_folder(self.store, CACHE, f"serve.loras.{name}", value)
                 for name, value in self.config.serve.loras.items()}  # fmt: skip
 
     def finish(self, picture: Picture, draw: Draw, model: Model) -> bytes:

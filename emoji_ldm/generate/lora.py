@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from emoji_ldm.config import key_of
 from emoji_ldm.errors import ModelError
+from emoji_ldm.generate.source import ADAPTERS
 
 if TYPE_CHECKING:
     from emoji_ldm.generate.model import Model
 
-ADAPTERS = "pytorch_lora_weights.safetensors"  # as diffusers' save_lora_weights names it, and our training
 NAME = "adapter"
 PREFIXES = ("unet.", "text_encoder.")
 

@@ -13,7 +13,7 @@ from emoji_ldm.store import Store
 
 CACHE = Path.home() / ".cache" / "emoji-ldm"  # for files of a store that is not local
 TAG = "tag:"  # before the name of a checkpoint that `emoji-ldm train --tag` gave
-ADAPTERS = "pytorch_lora_weights.safetensors"
+ADAPTERS = "pytorch_lora_weights.safetensors"  # as diffusers' save_lora_weights names it, and our training
 STAMPS = ("architectures", "dtype", "torch_dtype", "transformers_version")  # settings that change no pixel
 
 
@@ -75,13 +75,13 @@ def settled(config: Config, store: Store, checkpoint: str) -> str:
     return checkpoint
 
 
-def adapter_folder(store: Store, cache: Path, name: str, value: str) -> Path:
-    """A local folder with the LoRA adapters that a configuration calls `name`.
+def adapter_folder(store: Store, cache: Path, option: str, value: str) -> Path:
+    """A local folder with LoRA adapters.
 
     Args:
         store: Where checkpoints lie.
         cache: Local folder for files of a store that is not local.
-        name: For the error.
+        option: That names them, for the error.
         value: A local folder, or a path or URI in the store; of a checkpoint that learned adapters, its folder does.
 
     Raises:
@@ -95,7 +95,7 @@ def adapter_folder(store: Store, cache: Path, name: str, value: str) -> Path:
         if store.exists(inside, ADAPTERS):
             store.download(cache / inside, inside)
             return cache / inside
-    raise ModelError(f"serve.loras.{name}={value}: no {ADAPTERS} there, neither in a local folder nor in {store.uri}")
+    raise ModelError(f"{option}={value}: no {ADAPTERS} there, neither in a local folder nor in {store.uri}")
 
 
 def data_versions(store: Store, uri: str) -> dict[str, int]:
