@@ -2,23 +2,24 @@
 
 Kernels, and with them the last bits of a result, are chosen by shape. Strict mode therefore cuts the rows into
 passes of one shape, the last padded: a row's bits depend on no neighbour, no slot and no number of rows. On CPUs
-passes run side by side in threads of one core each, which changes no bit either.
+passes run side by side in threads of one core each, which changes no bit either. On GPUs there is one pass, and
+its shapes are captured as CUDA graphs before the first picture.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-BOUND_BY_ARITHMETIC = 2e8  # floating-point operations per row; below, the calls of a pass cost more than its rows
-Inputs = tuple[Tensor, Tensor, Tensor]  # samples (n, C, h, w), timesteps (n,), token states (n, tokens, width)
+from emoji_ldm.generate.graphs import Graph, Inputs
+
+LARGE = 3e8  # parameters times latent cells; below, starting a pass costs more than its rows
 
 
 class Network:
@@ -26,15 +27,14 @@ class Network:
 
     def __init__(self, unet: Any, batch_size: int, *, strict: bool) -> None:
         """Settle the shapes for up to `batch_size` pictures, each with and without its prompt."""
-        self.unet, self.strict = unet, strict
+        self.unet, self.strict, self.most = unet, strict, 2 * batch_size
         self.device: torch.device = unet.device
-        self.most = 2 * batch_size
-        on_cpu = self.device.type == "cpu"
-        self._workers = min(2, _cores()) if on_cpu and torch.get_num_threads() == 1 else 1
-        # A tiny network takes one pass for all; what decides is the network alone, so that all machines agree.
-        self.rows_per_pass = batch_size if on_cpu and _row_cost(unet) >= BOUND_BY_ARITHMETIC else self.most
-        self._pool = ThreadPoolExecutor(1, "pass", initializer=one_thread) if self._workers > 1 else None
-        self._graphs: dict[tuple[int, ...], Callable[..., Tensor]] = {}
+        # What decides is the network alone, so that all machines agree on the shape.
+        cut = self.device.type == "cpu" and batch_size > 1 and _size(unet) >= LARGE
+        self.rows_per_pass = batch_size if cut else self.most
+        beside = cut and _cores() > 1 and torch.get_num_threads() == 1
+        self._pool = ThreadPoolExecutor(1, "pass", initializer=one_thread) if beside else None
+        self._graphs: dict[torch.Size, Graph] = {}
 
     def passes(self, count: int) -> list[int]:
         """Rows of each pass that computes `count` rows; what they add up to more is padding."""
@@ -42,38 +42,35 @@ class Network:
             return [self.rows_per_pass] * -(-count // self.rows_per_pass)
         if self.device.type != "cpu":
             return [min(self.most, 1 << (count - 1).bit_length())]
-        if self._workers == 1 or self.rows_per_pass == self.most or count == 1:
-            return [count]
-        return [count - count // 2, count // 2]
+        return [count] if self._pool is None or count == 1 else [count - count // 2, count // 2]
 
     def __call__(self, inputs: Inputs, passes: Sequence[int]) -> Tensor:
         """Outputs of rows that are padded to `sum(passes)`."""
         if len(passes) == 1:
             return self._forward(inputs)
-        parts = list(zip(*(torch.split(part, list(passes)) for part in inputs), strict=True))
+        x, timesteps, states = (torch.split(part, list(passes)) for part in inputs)
+        parts: list[Inputs] = list(zip(x, timesteps, states, strict=True))
         if self._pool is None:
             return torch.cat([self._forward(part) for part in parts])
-        half = len(parts) // 2
-        beside = self._pool.submit(lambda: [self._forward(part) for part in parts[:half]])
-        own = [self._forward(part) for part in parts[half:]]
-        return torch.cat(beside.result() + own)
+        beside = self._pool.submit(lambda: [self._forward(part) for part in parts[1::2]])
+        own = [self._forward(part) for part in parts[::2]]
+        both = [own, beside.result()]
+        return torch.cat([both[index % 2][index // 2] for index in range(len(parts))])
 
-    def close(self) -> None:
-        """End the thread beside."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False)
+    @torch.inference_mode()
+    def capture(self, inputs: Inputs) -> None:
+        """Make passes of this shape quick, on a GPU."""
+        if self.device.type == "cuda" and inputs[0].shape not in self._graphs:
+            self._graphs[inputs[0].shape] = Graph(self._forward, inputs)
 
     @torch.inference_mode()
     def _forward(self, inputs: Inputs) -> Tensor:
         x, timesteps, states = inputs
-        with self._deterministic():
+        if (graph := self._graphs.get(x.shape)) is not None:
+            return graph(inputs)
+        with _deterministic(self.strict and self.device.type == "cuda"):
             output: Tensor = self.unet(x, timesteps, encoder_hidden_states=states, return_dict=False)[0]
         return output
-
-    def _deterministic(self) -> AbstractContextManager[Any]:
-        if self.device.type == "cpu":
-            return nullcontext()
-        return torch.backends.cudnn.flags(benchmark=not self.strict, deterministic=self.strict)
 
 
 def one_thread() -> None:
@@ -81,17 +78,26 @@ def one_thread() -> None:
     torch.set_num_threads(torch.get_num_threads())
 
 
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Kernels whose results are the same each time, for these calls only."""
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _row_cost(unet: Any) -> float:
-    """Floating-point operations of one row."""
-    config = unet.config
-    side = config.sample_size
-    height, width = (side, side) if isinstance(side, int) else side
-    x = torch.zeros(1, config.in_channels, height, width)
-    states = torch.zeros(1, 1, config.cross_attention_dim)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        unet(x, torch.zeros(1), encoder_hidden_states=states)
-    return float(counter.get_total_flops())
+def _size(unet: Any) -> float:
+    side = unet.config.sample_size
+    cells = side * side if isinstance(side, int) else side[0] * side[1]
+    return float(cells * sum(parameter.numel() for parameter in unet.parameters()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 
-FLAT = 1.05  # a row may cost this much more than the cheapest before a larger batch is worth its wait
+FLAT = 1.1  # a row may cost this much more than the cheapest before a larger batch is worth its wait
 RATE = 0.1  # weight of a new measurement
 
 

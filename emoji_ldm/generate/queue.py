@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 
@@ -51,14 +51,16 @@ class FairQueue(Generic[T]):
         self._forget_idle(tenant)
         return item
 
-    def remove(self, wanted: Callable[[T], bool]) -> list[T]:
-        """Take out all items that are wanted."""
-        taken = [item for item in self if wanted(item)]
-        for item in taken:
+    def remove(self, item: T) -> None:
+        """Take out an item, if it is there."""
+        if item in self._items.get(item.tenant, ()):
             self._items[item.tenant].remove(item)
             self.steps -= item.steps
             self._forget_idle(item.tenant)
-        return taken
+
+    def count(self, tenant: str) -> int:
+        """Items of a tenant."""
+        return len(self._items.get(tenant, ()))
 
     def ahead(self, tenant: str, steps: int) -> int:
         """Steps of items that an item of `steps` would wait for."""

@@ -6,6 +6,7 @@ pixels are those that the service draws, bit by bit.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
@@ -36,32 +37,37 @@ class Sampler:
         Raises:
             ConfigError: The model cannot make a draw.
         """
-        return [self.stages.pictures([latents])[0] for latents in self._latents(draws, on_step)]
+        latents = self._latents(draws, on_step)
+        pictures: dict[int, Picture] = {}
+        for shape in {part.shape for part in latents}:
+            alike = [index for index, part in enumerate(latents) if part.shape == shape]
+            made = self.stages.pictures([latents[index] for index in alike], [draws[index] for index in alike])
+            pictures |= zip(alike, made, strict=True)
+        return [pictures[index] for index in range(len(draws))]
 
     def latents(self, draws: Sequence[Draw], on_step: OnStep | None = None) -> Tensor:
         """Scaled latents `(N, C, h, w)` float32 on the model's device of draws of one size, before decoding."""
         return torch.stack(self._latents(draws, on_step))
 
     def _latents(self, draws: Sequence[Draw], on_step: OnStep | None) -> list[Tensor]:
-        lengths = [len(self.stages.schedule(draw)) for draw in draws]
         for draw in draws:
             self.stages.check(draw)
-        # Longest first: what is left at the end is short. Rows of one shape move together.
-        order = sorted(range(len(draws)), key=lambda index: (self.stages.shape(draws[index]), -lengths[index]))
-        total, done = sum(lengths), 0
-        latents: dict[int, Tensor] = {}
+        lengths = [len(self.stages.schedule(draw)) for draw in draws]
+        shapes = [self.stages.shape(draw) for draw in draws]
+        # Only rows of one shape move together; the longest first, so that what is left at the end is short.
+        waiting = deque(sorted(range(len(draws)), key=lambda index: (shapes[index], -lengths[index])))
         running: dict[int, Row] = {}
-        while order or running:
-            while order and len(running) < self.batch_size and self._joins(draws[order[0]], running):
-                index = order.pop(0)
+        latents: dict[int, Tensor] = {}
+        done = 0
+        while waiting or running:
+            while waiting and len(running) < self.batch_size and all(shapes[waiting[0]] == shapes[index]
+                                                                    for index in running):  # fmt: skip
+                index = waiting.popleft()
                 running[index] = self.stages.row(draws[index])
             self.engine.tick(list(running.values()))
             done += len(running)
             if on_step is not None:
-                on_step(done, total)
-            for index in [index for index, row in running.items() if not row.left]:
-                latents[index] = running.pop(index).x
+                on_step(done, sum(lengths))
+            latents |= {index: row.x for index, row in running.items() if not row.left}
+            running = {index: row for index, row in running.items() if row.left}
         return [latents[index] for index in range(len(draws))]
-
-    def _joins(self, draw: Draw, running: dict[int, Row]) -> bool:
-        return all(row.x.shape == self.stages.shape(draw) for row in running.values())

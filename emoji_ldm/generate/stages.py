@@ -15,21 +15,23 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.generate.draw import MAX_SEED, Draw
 from emoji_ldm.generate.engine import Row
 from emoji_ldm.generate.model import Model
+from emoji_ldm.generate.noise import Noise, Shape
+from emoji_ldm.generate.picture import keep_unmasked
+from emoji_ldm.generate.start import start_of
 from emoji_ldm.generate.tables import Schedule, Tables
 from emoji_ldm.latents.codec import downsampling
 
 Picture = NDArray[np.uint8]  # (H, W, 4) RGBA
-Shape = tuple[int, int, int]  # (C, h, w) of a latent
 NUM_PROMPTS = 1024  # whose states are kept
 
 
 class Stages:
-    """Both stages of one model; `rows` and `pictures` may run in a thread each."""
+    """Both stages of one model; rows may be made in one thread while another makes pictures."""
 
     def __init__(self, model: Model, batch_size: int, *, strict: bool) -> None:
         """Settle the shapes of encoding and decoding."""
         self.model, self.tables, self.strict = model, Tables(model.scheduler_config), strict
-        # On CPUs one picture at a time is as quick as many, and pads nothing.
+        # On CPUs one picture at a time is about as quick as many, and nothing is padded.
         self.decode_rows = 1 if model.device.type == "cpu" else min(8, batch_size)
         # The U-Net halves a latent once per further resolution.
         self.side_step_px = downsampling(model.codec.vae) * 2 ** (len(model.unet.config.block_out_channels) - 1)
@@ -38,13 +40,13 @@ class Stages:
 
     def shape(self, draw: Draw) -> Shape:
         """`(C, h, w)` of a draw's latents; ConfigError for sides that the model cannot draw."""
-        channels, height, width = self.model.latent_shape
-        cell, step, most = downsampling(self.model.codec.vae), self.side_step_px, self.max_side_px
-        sides = {"width_px": draw.width_px or width * cell, "height_px": draw.height_px or height * cell}
+        cell, own = downsampling(self.model.codec.vae), self.model.size_px
+        sides = {"width_px": draw.width_px or own, "height_px": draw.height_px or own}
         for name, side in sides.items():
-            if side % step or not step <= side <= most:
-                raise ConfigError(f"{name}={side} is refused: this model draws multiples of {step} up to {most}")
-        return channels, sides["height_px"] // cell, sides["width_px"] // cell
+            if side % self.side_step_px or not 0 < side <= self.max_side_px:
+                raise ConfigError(f"{name}={side} is refused: this model draws multiples of {self.side_step_px} "
+                                  f"up to {self.max_side_px}")  # fmt: skip
+        return self.model.latent_shape[0], sides["height_px"] // cell, sides["width_px"] // cell
 
     def schedule(self, draw: Draw) -> Schedule:
         """The steps of a draw; ConfigError if the model cannot take them."""
@@ -62,28 +64,27 @@ class Stages:
             raise ConfigError("a mask needs the image that it masks")
 
     @torch.inference_mode()
-    def row(self, draw: Draw, previews: int = 0) -> Row:
-        """The row that draws a picture, with up to `previews` looks on the way.
+    def row(self, draw: Draw, num_previews: int = 0) -> Row:
+        """The row that draws a picture, with up to `num_previews` looks on the way.
 
         Raises:
-            ConfigError: The draw does not fit the model, or its picture cannot be read.
+            ConfigError: The draw does not fit the model, or its picture cannot be used.
         """
         self.check(draw)
-        schedule, guided = self.schedule(draw), draw.guidance_scale != 1
-        generator = torch.Generator().manual_seed(draw.seed)
-        noise = torch.randn((1, *self.shape(draw)), generator=generator)[0].to(self.model.device)
+        schedule, noise = self.schedule(draw), Noise(draw.seed, self.shape(draw))
         return Row(
             schedule,
-            schedule.level * noise,
+            start_of(self.model, draw, noise, schedule),
             self._encode(draw.prompt),
-            self._encode(draw.negative_prompt) if guided else None,
+            self._encode(draw.negative_prompt) if draw.guidance_scale != 1 else None,
             draw.guidance_scale,
-            generator if schedule.stochastic else None,
-            previews=look_steps(len(schedule), previews),
+            noise,
+            look_steps(len(schedule), num_previews),
         )
 
-    def warm(self, prompts: Sequence[str]) -> None:
-        """Encode prompts together, in fast mode; rows that use them are quick to make."""
+    def encode_together(self, draws: Sequence[Draw]) -> None:
+        """In fast mode, encode the prompts of draws at once, so that their rows are quick to make."""
+        prompts = [prompt for draw in draws for prompt in (draw.prompt, draw.negative_prompt)]
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._states]
         if not self.strict and len(missing) > 1:
             for prompt, states in zip(missing, self.model.encode_all(missing), strict=True):
@@ -91,30 +92,29 @@ class Stages:
 
     def _encode(self, prompt: str) -> Tensor:
         """States `(tokens, width)` of one prompt, encoded alone so that no neighbour changes a bit."""
-        if prompt in self._states:
-            self._states.move_to_end(prompt)
-            return self._states[prompt]
-        return self._keep(prompt, self.model.encode(prompt)[0])
+        if prompt not in self._states:
+            self._keep(prompt, self.model.encode(prompt)[0])
+        self._states.move_to_end(prompt)
+        return self._states[prompt]
 
-    def _keep(self, prompt: str, states: Tensor) -> Tensor:
+    def _keep(self, prompt: str, states: Tensor) -> None:
         self._states[prompt] = states
         if len(self._states) > NUM_PROMPTS:
             self._states.popitem(last=False)
-        return states
 
     @torch.inference_mode()
-    def pictures(self, latents: Sequence[Tensor]) -> list[Picture]:
-        """Pictures of scaled latents `(C, h, w)` of one shape each, in strict mode all decoded at one batch shape."""
-        scaled = [latent / self.model.codec.scaling_factor for latent in latents]
+    def pictures(self, latents: Sequence[Tensor], draws: Sequence[Draw]) -> list[Picture]:
+        """Pictures of scaled latents `(C, h, w)` of one shape, in strict mode all decoded at one batch shape."""
         pictures: list[Picture] = []
-        for start in range(0, len(scaled), self.decode_rows):
-            part = scaled[start : start + self.decode_rows]
-            padding = [part[-1]] * (self.decode_rows - len(part)) if self.strict else []
-            pictures += list(self.model.codec.decode(torch.stack(part + padding))[: len(part)])
-        return pictures
+        for start in range(0, len(latents), self.decode_rows):
+            part = list(latents[start : start + self.decode_rows])
+            padding = part[:1] * (self.decode_rows - len(part) if self.strict else 0)
+            raw = torch.stack(part + padding) / self.model.codec.scaling_factor
+            pictures += list(self.model.codec.decode(raw)[: len(part)])
+        return [keep_unmasked(picture, draw) for picture, draw in zip(pictures, draws, strict=True)]
 
 
-def look_steps(steps: int, previews: int) -> frozenset[int]:
+def look_steps(num_steps: int, num_previews: int) -> frozenset[int]:
     """Indices of the steps, evenly spread, after which a preview is shown; the last step shows the picture itself."""
-    wanted = (steps * number // (previews + 1) for number in range(1, previews + 1))
-    return frozenset(index for index in wanted if index < steps - 1)
+    wanted = (num_steps * number // (num_previews + 1) for number in range(1, num_previews + 1))
+    return frozenset(index for index in wanted if index < num_steps - 1)

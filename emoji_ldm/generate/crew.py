@@ -1,0 +1,163 @@
+"""The three threads of a batcher: one prepares rows, one moves them, one packs what is done.
+
+floor.enter -> lane.waiting -> prepare -> lane.ready -> move -> lane.running -> floor.made -> pack -> ticket.future
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from torch import Tensor
+
+from emoji_ldm.generate.draw import Draw
+from emoji_ldm.generate.floor import Expired, Floor, Made
+from emoji_ldm.generate.lane import Lane, Ticket
+from emoji_ldm.generate.model import Model
+from emoji_ldm.generate.network import one_thread
+from emoji_ldm.generate.stages import Picture, Stages
+
+Finish = Callable[[Picture, Draw, Model], bytes]
+END_S = 10.0  # that a thread has to end what it is at
+
+
+class Crew:
+    """Works on a floor until it is stopped."""
+
+    def __init__(self, floor: Floor, finish: Finish, *, together: int) -> None:
+        """Start; prompts of up to `together` pictures are prepared at once."""
+        self.floor, self._finish, self._together = floor, finish, together
+        works = {"preparing": self._prepare, "a step": self._move, "packing": self._pack}
+        self._threads = [threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
+                         for name, work in works.items()]  # fmt: skip
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        """Wait until the threads have ended, which they do soon after `floor.stop`."""
+        for thread in self._threads:
+            thread.join(END_S)
+
+    def _run(self, work: Callable[[], None]) -> None:
+        one_thread()
+        try:
+            while not self.floor.stopped:
+                work()
+        except BaseException as error:  # noqa: BLE001 (told to everybody who waits, and by `check`)
+            self.floor.stop(error)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        name = threading.current_thread().name
+        self.floor.busy[name] = time.monotonic()
+        yield
+        self.floor.busy[name] = None
+
+    def _prepare(self) -> None:
+        floor = self.floor
+        with floor.changed:
+            floor.changed.wait_for(lambda: floor.stopped or floor.lanes.preparable)
+            tickets = floor.lanes.to_prepare(self._together)
+        with self._busy():
+            if len(tickets) > 1:
+                with suppress(Exception):  # whose fault it is shows one by one
+                    tickets[0].lane.cast.stages.encode_together([ticket.draw for ticket in tickets])
+            for ticket in tickets:
+                self._prepare_one(ticket)
+
+    def _prepare_one(self, ticket: Ticket) -> None:
+        floor, lane = self.floor, ticket.lane
+        try:
+            row = None if ticket.ended else lane.cast.stages.row(ticket.draw, ticket.partials)
+        except Exception as error:  # noqa: BLE001 (the picture fails alone, with the reason)
+            row = None
+            floor.fail(ticket, error)
+        with floor.changed:
+            lane.preparing[ticket.bulk] -= 1
+            if row is not None and not ticket.ended:
+                ticket.row = row
+                lane.ready[ticket.bulk].append(ticket)
+            floor.changed.notify_all()
+
+    def _move(self) -> None:
+        floor = self.floor
+        with floor.changed:
+            if not (floor.stopped or floor.movable):
+                floor.changed.wait(floor.patience_s())
+            late = floor.late()
+            floor.lanes.tidy()
+            turn = floor.lanes.turn() if floor.movable and not floor.stopped else None
+        for ticket in late:
+            floor.fail(ticket, Expired("the picture was not drawn in time"), "expired")
+        if turn is not None:
+            with self._busy():
+                self._tick(*turn)
+
+    def _tick(self, lane: Lane, tickets: list[Ticket]) -> None:
+        floor, engine, began = self.floor, lane.cast.engine, time.monotonic()
+        rows = {ticket.row: ticket for ticket in tickets if ticket.row is not None}
+        previews = engine.tick(list(rows))
+        seconds = time.monotonic() - began
+        with floor.changed:
+            lane.profile.observe(engine.cost(len(rows), sum(row.negative is not None for row in rows)), seconds)
+            floor.meter.tick(len(rows), seconds)
+            for row, latents in previews:
+                self._hand_over(rows[row], latents, rows[row].num_seen)
+                rows[row].num_seen += 1
+            for ticket in [ticket for row, ticket in rows.items() if not row.left]:
+                lane.running[ticket.bulk].remove(ticket)
+                self._hand_over(ticket, ticket.row.x, None)  # type: ignore[union-attr]
+
+    def _hand_over(self, ticket: Ticket, latents: Tensor, preview: int | None) -> None:
+        self.floor.made[ticket.bulk].append(Made(ticket, latents, preview))
+        self.floor.changed.notify_all()
+
+    def _pack(self) -> None:
+        floor = self.floor
+        with floor.changed:
+            floor.changed.wait_for(lambda: floor.stopped or any(floor.made))
+            batch = self._next_made()
+        with self._busy():
+            made = [made for made in batch if not made.ticket.ended]
+            for part, picture in zip(made, self._decode(made), strict=True):
+                self._pack_one(part, picture)
+
+    def _next_made(self) -> list[Made]:
+        """What is decoded together next, interactive pictures first."""
+        queue = next((queue for queue in self.floor.made if queue), None)
+        if queue is None:
+            return []
+        batch = [queue.popleft()]
+        lane = batch[0].ticket.lane
+        while queue and queue[0].ticket.lane is lane and len(batch) < lane.cast.stages.decode_rows:
+            batch.append(queue.popleft())
+        self.floor.changed.notify_all()
+        return batch
+
+    def _decode(self, made: Sequence[Made]) -> list[Picture | Exception]:
+        """A picture each, or why there is none."""
+        if not made:
+            return []
+        stages: Stages = made[0].ticket.lane.cast.stages
+        try:
+            return list(stages.pictures([part.latents for part in made], [part.ticket.draw for part in made]))
+        except Exception as error:  # noqa: BLE001 (whose fault it is shows one by one)
+            if len(made) == 1:
+                return [error]
+            return [picture for part in made for picture in self._decode([part])]
+
+    def _pack_one(self, made: Made, picture: Picture | Exception) -> None:
+        ticket, floor = made.ticket, self.floor
+        try:
+            if isinstance(picture, Exception):
+                raise picture
+            png = self._finish(picture, ticket.draw, ticket.lane.cast.stages.model)
+            if made.preview is not None and ticket.on_partial is not None:
+                ticket.on_partial(made.preview, png)
+        except Exception as error:  # noqa: BLE001 (the picture fails alone, with the reason)
+            floor.fail(ticket, error)
+            return
+        if made.preview is None and floor.end(ticket, "drawn"):
+            ticket.future.set_result(png)

@@ -1,0 +1,81 @@
+"""What a batcher does, in numbers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+from emoji_ldm.generate.lane import Cast, Lane, Ticket
+from emoji_ldm.generate.lanes import CLASSES
+
+ENDS = ("drawn", "cancelled", "expired", "failed")
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Counters since the start, and gauges; those by class have the keys of CLASSES."""
+
+    queued: Mapping[str, int]  # pictures that wait, prepared or not
+    running: Mapping[str, int]  # rows in flight
+    finishing: int  # pictures and previews that wait to be decoded
+    row_steps: Mapping[str, int]  # steps to go, of all that wait or run
+    oldest_s: Mapping[str, float]  # age of the one that waits longest
+    rows_per_forward: Mapping[int, int]  # ticks by pictures in them
+    tick_s: Mapping[int, float]  # seconds spent in them
+    row_steps_per_s: float  # of a full tick, as measured lately
+    drawn: int
+    cancelled: int
+    refused: int
+    expired: int
+    failed: int
+
+
+class Meter:
+    """Counters of a batcher."""
+
+    def __init__(self) -> None:
+        self.ends: Counter[str] = Counter()
+        self.refused = 0
+        self._ticks: Counter[int] = Counter()
+        self._tick_s: defaultdict[int, float] = defaultdict(float)
+
+    def tick(self, num_rows: int, seconds: float) -> None:
+        """Count a tick."""
+        self._ticks[num_rows] += 1
+        self._tick_s[num_rows] += seconds
+
+    def stats(self, lanes: Iterable[Lane], cast: Cast, finishing: int) -> Stats:
+        """The counters, and what is seen in the lanes now; `cast` is the one whose speed is told."""
+        lanes = list(lanes)
+        full_s = cast.profile.seconds(cast.engine.cost(cast.cap, cast.cap))
+        return Stats(
+            _by_class(lanes, lambda lane, bulk: sum(1 for _ in _waiting(lane, bulk)) + lane.preparing[bulk]),
+            _by_class(lanes, lambda lane, bulk: len(lane.running[bulk])),
+            finishing,
+            _by_class(lanes, lambda lane, bulk: lane.waiting[bulk].steps + lane.steps_left(bulk)),
+            _oldest_s(lanes),
+            dict(self._ticks),
+            dict(self._tick_s),
+            cast.cap / full_s,
+            refused=self.refused,
+            **{name: self.ends[name] for name in ENDS},
+        )
+
+
+def _by_class(lanes: list[Lane], count: Callable[[Lane, bool], int]) -> dict[str, int]:
+    return {name: sum(count(lane, bool(bulk)) for lane in lanes) for bulk, name in enumerate(CLASSES)}
+
+
+def _waiting(lane: Lane, bulk: bool) -> Iterable[Ticket]:
+    return chain(lane.waiting[bulk], lane.ready[bulk])
+
+
+def _oldest_s(lanes: list[Lane]) -> dict[str, float]:
+    now = time.monotonic()
+    return {
+        name: max((now - ticket.began for lane in lanes for ticket in _waiting(lane, bool(bulk))), default=0.0)
+        for bulk, name in enumerate(CLASSES)
+    }
