@@ -116,11 +116,10 @@ def _body(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _form() -> dict[str, Any]:
     schema = EditRequest.model_json_schema()
-    files = {
-        "image": {"type": "string", "format": "binary", "description": "PNG, WebP or JPEG to start from."},
-        "mask": {"type": "string", "format": "binary",
-                 "description": "A picture as large as `image`, clear where that is to be drawn anew."},
-    }  # fmt: skip
+    image = "PNG, JPEG, WebP or GIF to start from; fitted into the size."
+    mask = "As large as `image`: clear, or if it has no alpha channel white, where that is drawn anew."
+    files = {name: {"type": "string", "format": "binary", "description": text}
+             for name, text in (("image", image), ("mask", mask))}  # fmt: skip
     properties = {**files, **schema["properties"]}
     return {**schema, "properties": properties, "required": ["image", *schema["required"]]}
 

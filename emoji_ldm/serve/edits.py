@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from PIL import Image
 from pydantic import ConfigDict, Field
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
+from emoji_ldm.errors import ConfigError
 from emoji_ldm.generate.draw import Draw
+from emoji_ldm.generate.picture import check_pictures
 from emoji_ldm.serve.answers import RequestError
 from emoji_ldm.serve.backend import Limits
 from emoji_ldm.serve.body import bounded
@@ -23,8 +23,6 @@ MAX_FILE_BYTES = 8 * 2**20
 MAX_BODY_BYTES = 2 * MAX_FILE_BYTES + 256 * 1024
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FIELDS = 40
-MAX_SIDE_PX = 4096
-FORMATS = ("PNG", "WEBP", "JPEG")
 FILES = {"image": "image", "image[]": "image", "mask": "mask"}
 
 
@@ -33,8 +31,8 @@ class EditRequest(ImageRequest):
 
     model_config = ConfigDict(strict=False)  # forms hold nothing but text
 
-    strength: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    """How much is drawn anew: 0 keeps all of the picture, 1 nothing. 0.8 if absent, with a mask 1."""
+    strength: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    """How much is drawn anew: near 0 keeps all of the picture, 1 nothing. 0.8 if absent, with a mask 1."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,8 @@ async def _files(form: FormData) -> dict[str, bytes]:
             raise RequestError("there are several pictures; this service starts from one", param=FILES[name])
         if (value.size or 0) > MAX_FILE_BYTES:
             raise RequestError(f"{name} is longer than {MAX_FILE_BYTES:,} bytes", status=413, param=FILES[name])
+        if not value.size:
+            raise RequestError(f"the file {name!r} is empty", param=FILES[name])
         found[FILES[name]] = await value.read()
     if "image" not in found:
         raise RequestError("the file 'image' is missing", param="image", code="missing_required_parameter")
@@ -109,25 +109,8 @@ async def _files(form: FormData) -> dict[str, bytes]:
 
 
 def _check(files: Mapping[str, bytes]) -> None:
-    sizes = {name: _size(name, data) for name, data in files.items()}
-    if len(set(sizes.values())) > 1:
-        raise RequestError(f"mask is {_text(sizes['mask'])}, but image is {_text(sizes['image'])}: make them equal",
-                           param="mask")  # fmt: skip
-
-
-def _size(name: str, data: bytes) -> tuple[int, int]:
-    """Width and height of a picture that can be read to its end; a mask's clear parts are the ones to draw anew."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if max(image.size) > MAX_SIDE_PX:
-                raise RequestError(f"{name} is {_text(image.size)}; at most {MAX_SIDE_PX} px a side", param=name)
-            alpha = image.convert("RGBA").getchannel("A")
-            if name == "mask" and alpha.getextrema() == (255, 255):
-                raise RequestError("mask is opaque everywhere: clear what is to be drawn anew", param="mask")
-            return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise RequestError(f"{name} is no picture that can be read; send PNG, WebP or JPEG", param=name) from None
-
-
-def _text(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+        check_pictures(Draw("", image=files["image"], mask=files.get("mask", b"")))
+    except ConfigError as error:
+        param = "mask" if str(error).startswith("mask") else "image"
+        raise RequestError(str(error), param=param) from None

@@ -25,7 +25,7 @@ QUALITIES = {"low": 10, "medium": 30, "high": 50}  # steps
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 REFUSED = {
     "style": "say it in the prompt",
-    "input_fidelity": "use strength: 0 keeps all of the picture, 1 nothing",
+    "input_fidelity": "use strength: near 0 keeps all of the picture, 1 nothing",
     "markup": "use mask",
     "complexity": "use num_inference_steps",
     "svg": "this service writes png, webp and jpeg",
