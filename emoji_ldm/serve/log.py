@@ -1,10 +1,9 @@
-"""One JSON line per request."""
+"""One JSON line per request, to the logger `emoji_ldm.serve`; where it goes is up to the process."""
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from typing import Any
 
@@ -12,16 +11,6 @@ from starlette.types import Scope
 
 LOG = logging.getLogger("emoji_ldm.serve")
 QUIET = ("/health",)  # asked every few seconds by machines
-
-
-def open_log() -> None:
-    """Let the lines go to standard error, plain; for processes that configure no logging of their own."""
-    if not LOG.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        LOG.addHandler(handler)
-        LOG.setLevel(logging.INFO)
-        LOG.propagate = False
 
 
 class Line:
