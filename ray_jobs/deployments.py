@@ -20,7 +20,9 @@ from ray.serve.schema import LoggingConfig
 
 from emoji_ldm.config import Config, ServeConfig
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.generate.source import CACHE, adapter_folder
 from emoji_ldm.serve.app import build_api
+from emoji_ldm.serve.auth import Keys
 from emoji_ldm.store import Store
 from ray_jobs.drawer import Drawer
 from ray_jobs.log import Lines
@@ -31,6 +33,7 @@ from ray_jobs.weights import Served, served_models
 NUM_CPUS = 0.5  # logical CPUs per sampler, which has one thread
 LIGHT_CPUS = 0.1  # of the ingress and of the bulk runner each
 LONGEST_WAIT_S = 30.0  # beyond serve.timeout_s, for what was accepted to end when a replica is to stop
+IDLE_S = 120.0  # before a replica that is not needed any more is stopped
 MANY = 10_000  # requests in one ingress at once; all they do there is wait
 
 
@@ -38,8 +41,8 @@ def application(config: Config) -> serve.Application:
     """The application of a configuration; models are settled here, so that all replicas load the same.
 
     Raises:
-        ConfigError: Options contradict each other.
-        ModelError: There is no such model.
+        ConfigError: Options contradict each other, or there is no file of keys.
+        ModelError: There is no such model, or there are no such adapters.
     """
     settings = config.serve
     if settings.min_replicas > settings.max_replicas:
@@ -47,6 +50,10 @@ def application(config: Config) -> serve.Application:
             f"serve.min_replicas={settings.min_replicas} is more than serve.max_replicas={settings.max_replicas}"
         )
     models = served_models(config)
+    for name, value in settings.loras.items():
+        adapter_folder(Store(config.store), CACHE, name, value)
+    if settings.keys:
+        Keys(settings.keys)
     pools = {model.name: _pool(config, model) for model in models}
     sets = _light(Sets).bind(config, pools)
     return _light(Ingress).bind(config, pools, sets, models)
@@ -83,7 +90,7 @@ def _autoscaling(settings: ServeConfig) -> AutoscalingConfig:
             initial_replicas=1 if settings.min_replicas == 0 else None,  # a start shows whether the model loads
             policy=AutoscalingPolicy(policy_function=DrainTime,
                                      policy_kwargs={"target_wait_s": settings.target_wait_s}),
-            metrics_interval_s=2, look_back_period_s=6, upscale_delay_s=2, downscale_delay_s=120,
+            metrics_interval_s=2, look_back_period_s=6, upscale_delay_s=2, downscale_delay_s=IDLE_S,
         )  # fmt: skip
 
 

@@ -19,8 +19,7 @@ from ray_jobs.policy import BUSY, RATE, ROW_STEPS
 from ray_jobs.weights import Served, Weights
 
 if TYPE_CHECKING:  # torch is for replicas only
-    from emoji_ldm.generate.batcher import Stats
-    from emoji_ldm.generate.lanes import Ticket
+    from emoji_ldm.generate.batcher import Stats, Ticket
 
 LOG = logging.getLogger("ray.serve")
 METER_S = 1.0

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any
 
+import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
@@ -20,6 +21,7 @@ from ray.serve.exceptions import RayServeException
 from emoji_ldm.config import Config, ServeConfig, load
 from emoji_ldm.errors import ConfigError, JobError
 from emoji_ldm.progress import say
+from emoji_ldm.serve.auth import open_warning
 from ray_jobs import cluster
 from ray_jobs.deployments import LIGHT_CPUS, NUM_CPUS, application
 
@@ -44,7 +46,10 @@ def run(config: Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler would leave the replicas behind
     try:
         url = start(app, settings.host, port)
+        say(f"metrics for Prometheus: {metrics_url()}")
         say(f"listening on {url}; stop with Ctrl-C. Try:\n\n  {curl(url, settings)}\n")
+        if warning := open_warning(settings):
+            say(warning)
         follow()
     except KeyboardInterrupt:
         say("stopping: what is being drawn is finished first; Ctrl-C again ends at once")
@@ -75,6 +80,12 @@ def follow() -> None:
                 sys.stderr.write(f"{line}\n")
         except (RayError, RayServeException, TimeoutError):  # it has been replaced, or is being so
             time.sleep(1)
+
+
+def metrics_url() -> str:
+    """Where a node of the cluster exports the figures of its replicas."""
+    node = next(node for node in ray.nodes() if node["Alive"])
+    return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 
 
 def curl(url: str, settings: ServeConfig) -> str:

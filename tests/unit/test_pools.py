@@ -1,0 +1,164 @@
+"""Replays, refusals and deadlines over pools of replicas that die on cue; real Ray is in tests/jobs/test_serve.py."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from ray.exceptions import ActorDiedError
+from ray.serve.exceptions import BackPressureError
+
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.generate.draw import Draw
+from emoji_ldm.serve.backend import Expired, Limits, Overloaded, Partial, Wish
+from ray_jobs import pools
+from ray_jobs.pools import Pools
+
+LIMITS = Limits("tiny", "0a", 32, 32, 4, 64, 10, 100, ("ddim",))
+FOREVER = object()
+
+
+class Call:
+    """What a deployment handle's `remote` gives: items of an answer, an error among them is raised."""
+
+    def __init__(self, items):
+        self.items, self.cancelled = iter(items), False
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        item = next(self.items)
+        if item is FOREVER:
+            await asyncio.Event().wait()
+        if isinstance(item, ActorDiedError | BackPressureError):
+            raise item
+        return item
+
+    def __await__(self):
+        return self.__anext__().__await__()
+
+    def cancel(self):
+        self.cancelled = True
+
+
+class Handle:
+    """A deployment handle whose calls go as told, one after another."""
+
+    deployment_name = "model-tiny"
+
+    def __init__(self, *scripts):
+        self.scripts, self.calls, self.wishes = list(scripts), [], []
+        self.draw = self.stream = self.limits = self
+
+    def options(self, **_):
+        return self
+
+    def remote(self, wish=None, *_):
+        if wish is None:
+            return Call([LIMITS])
+        self.wishes.append(wish)
+        self.calls.append(Call(self.scripts.pop(0)))
+        return self.calls[-1]
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(pools, "PAUSE_S", 0.001)
+
+
+def pool_of(*scripts, reload_s=0.0):
+    handle = Handle(*scripts)
+    return Pools({"tiny": handle}, may_sleep=True, reload_s=reload_s, retry_s=5), handle
+
+
+def wish(timeout_s=5.0):
+    return Wish("tiny", Draw("a cat", seed=3), timeout_s=timeout_s)
+
+
+async def everything(items):
+    return [item async for item in items]
+
+
+def test_a_draw_that_dies_with_its_replica_is_asked_for_again_as_it_was():
+    pool, handle = pool_of([ActorDiedError()], [ActorDiedError()], [b"png"])
+    assert asyncio.run(pool.draw(wish())) == b"png"
+    assert {asked.draw for asked in handle.wishes} == {wish().draw}
+    assert [asked.timeout_s for asked in handle.wishes] == sorted(
+        (asked.timeout_s for asked in handle.wishes), reverse=True
+    )
+
+
+def test_a_draw_that_kills_every_replica_is_given_up():
+    pool, handle = pool_of(*([ActorDiedError()] for _ in range(20)))
+    with pytest.raises(ActorDiedError):
+        asyncio.run(pool.draw(wish()))
+    assert len(handle.wishes) == pools.TRIES
+
+
+def test_nobody_waits_longer_than_wished_and_the_row_is_freed():
+    pool, handle = pool_of([FOREVER])
+    with pytest.raises(Expired):
+        asyncio.run(pool.draw(wish(timeout_s=0.05)))
+    assert handle.calls[0].cancelled
+
+
+def test_replays_end_with_the_wish():
+    pool, _ = pool_of([ActorDiedError()], [FOREVER], [b"png"])
+    with pytest.raises(Expired):
+        asyncio.run(pool.draw(wish(timeout_s=0.1)))
+
+
+@pytest.mark.parametrize("answer", [Overloaded(7), BackPressureError(3, 3)])
+def test_a_full_pool_says_when_to_come_back(answer):
+    pool, handle = pool_of([answer])
+    with pytest.raises(Overloaded) as refusal:
+        asyncio.run(pool.draw(wish()))
+    assert refusal.value.retry_after_s in (5, 7)
+    assert len(handle.wishes) == 1
+
+
+def test_what_the_model_cannot_draw_is_the_askers_fault():
+    pool, handle = pool_of([ConfigError("steps=0 is refused")])
+    with pytest.raises(ConfigError, match="steps=0"):
+        asyncio.run(pool.draw(wish()))
+    assert len(handle.wishes) == 1
+
+
+def test_a_replayed_stream_repeats_no_preview():
+    first = [Partial(0, b"a"), Partial(1, b"b"), ActorDiedError()]
+    again = [Partial(0, b"a"), Partial(1, b"b"), Partial(2, b"c"), b"png"]
+    pool, _ = pool_of(first, again)
+    assert asyncio.run(everything(pool.stream(wish(), 3))) == [*first[:2], *again[2:]]
+
+
+def test_who_leaves_a_stream_or_a_draw_frees_the_row():
+    async def leave():
+        pool, handle = pool_of([Partial(0, b"a"), FOREVER], [FOREVER])
+        items = pool.stream(wish(), 2)
+        await anext(items)
+        await items.aclose()
+        draw = asyncio.create_task(pool.draw(wish()))
+        await asyncio.sleep(0.01)
+        draw.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await draw
+        return [call.cancelled for call in handle.calls]
+
+    assert asyncio.run(leave()) == [True, True]
+
+
+def test_limits_are_asked_once_and_again_after_weights_may_have_changed():
+    async def ask():
+        pool, handle = pool_of([b"png"], reload_s=0.01)
+        asked = []
+        handle.limits = handle
+        real = handle.remote
+        handle.remote = lambda *wish: (asked.append(1) if not wish else None, real(*wish))[1]
+        assert await pool.models() == await pool.models() == {"tiny": LIMITS}
+        await asyncio.sleep(0.02)
+        await pool.draw(wish())
+        await pool.models()
+        return len(asked)
+
+    assert asyncio.run(ask()) == 2
