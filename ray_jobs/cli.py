@@ -15,6 +15,7 @@ from ray_jobs.dataset import add_dataset
 from ray_jobs.export import add_export
 from ray_jobs.keys import add_keys
 from ray_jobs.probe import PROBE, add_probe
+from ray_jobs.sets import add_sets
 
 if TYPE_CHECKING:
     from emoji_ldm.config import Config
@@ -84,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
         _add_flags(name, _add(commands, name, text, examples))
     add_probe(commands, _add)
     add_dataset(commands, _add)
+    add_sets(commands)
     add_keys(commands, _add)
     _add(commands, "doctor", "say what this machine has and lacks, and the command that mends it",
          "emoji-ldm doctor\n  emoji-ldm doctor store=s3://bucket/emoji")  # fmt: skip
@@ -128,6 +130,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from ray_jobs.submit import submit
 
         return submit(arguments.stage, arguments.address, working_dir=arguments.working_dir)
+    if arguments.command == "sets":
+        from emoji_ldm.serve.sets.command import run as sets
+
+        return sets(arguments)
     config, words = _config(arguments)
     if arguments.dry_run:
         sys.stdout.write(config.to_yaml())

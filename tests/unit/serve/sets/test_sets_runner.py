@@ -147,8 +147,8 @@ def test_a_cancelled_job_stops_at_once_and_keeps_what_is_committed(store):
 
 
 def test_an_expired_job_ends_with_what_it_has(store):
-    job = make_job(store, 2000, expires_in_s=0.3)
-    draw(store, Backend(0.02))
+    job = make_job(store, 2000, expires_in_s=1.5)
+    draw(store, Backend(0.1), max_in_flight=16)
     now = progress(store, job)
     assert now.status == "expired" and 0 < now.totals.done < 2000
 
