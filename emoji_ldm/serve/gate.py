@@ -53,7 +53,7 @@ class Passage:
         self.asked: float | None = None  # when the body was first asked for
         self.left, self.answered = asyncio.Event(), False
         self.watch: asyncio.Task[None] | None = None
-        self.task = asyncio.current_task()
+        self.task, self.cancelled = asyncio.current_task(), False
 
     async def run(self, app: ASGIApp) -> None:
         """Run the application, which is cancelled when the client leaves: its rows are freed by whoever draws them.
@@ -64,10 +64,8 @@ class Passage:
             await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:
             self._count_left()
-            if not self.left.is_set():
+            if not self.cancelled or (self.task and self.task.uncancel()):  # the server cancelled as well
                 raise
-            assert self.task is not None
-            self.task.uncancel()
         except Exception as error:  # noqa: BLE001 - the edge: whatever happened, the client gets an answer
             await self._fail(error)
         finally:
@@ -118,7 +116,7 @@ class Passage:
             pass
         self.left.set()
         if self.task and not self.answered:  # servers tell of a whole answer in the same way
-            self.task.cancel()
+            self.cancelled = self.task.cancel()
 
     async def _fail(self, error: Exception) -> None:
         """Answer 500; an answer that has begun is broken off, which is all that a client can be told then."""

@@ -15,6 +15,8 @@ from emoji_ldm.serve import drawing, gate
 from emoji_ldm.serve.app import build_api
 from tests.unit.serve.painter import Painter, picture, serving, wait_until
 
+SCOPE = {"type": "http", "method": "POST", "path": "/v1/images/generations", "headers": [], "query_string": b"",
+         "raw_path": b"", "root_path": "", "scheme": "http", "server": ("x", 80)}  # fmt: skip
 BODY = json.dumps({"prompt": "a cat", "seed": 1}).encode()
 
 
@@ -68,9 +70,7 @@ def test_a_server_that_cancels_the_handler_itself_frees_the_rows_as_well(stream,
                 stuck.set()
                 await asyncio.Event().wait()
 
-        scope = {"type": "http", "method": "POST", "path": "/v1/images/generations", "headers": [], "query_string": b"",
-                 "raw_path": b"", "root_path": "", "scheme": "http", "server": ("x", 80)}  # fmt: skip
-        task = asyncio.create_task(build_api(backend, tells_id=False)(scope, receive, send))
+        task = asyncio.create_task(build_api(backend, tells_id=False)({**SCOPE}, receive, send))
         while not (stuck.is_set() if delay_s < 1 else backend.rows):
             await asyncio.sleep(0.001)
         task.cancel()
@@ -79,6 +79,32 @@ def test_a_server_that_cancels_the_handler_itself_frees_the_rows_as_well(stream,
         assert task.cancelled() and backend.freed == 1 and not backend.rows
 
     asyncio.run(cancelled())
+
+
+def test_a_server_that_cancels_because_the_client_left_sees_its_task_cancelled():
+    """Ray Serve does both: it tells of the client that left, and cancels."""
+
+    async def left():
+        backend, gone = Painter(delay_s=30), asyncio.Event()
+        parts = [{"type": "http.request", "body": BODY, "more_body": False}]
+
+        async def receive():
+            if parts:
+                return parts.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        task = asyncio.create_task(build_api(backend)({**SCOPE}, receive, None))
+        while not backend.rows:
+            await asyncio.sleep(0.001)
+        gone.set()
+        await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert task.cancelled() and backend.freed == 1 and not backend.rows
+
+    asyncio.run(left())
 
 
 def test_a_client_that_leaves_while_it_sends_is_no_fault_of_the_service(caplog):
