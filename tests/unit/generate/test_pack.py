@@ -1,27 +1,47 @@
 import csv
+import hashlib
 import io
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from emoji_ldm.config import GenerateConfig
+from emoji_ldm.config import GenerateConfig, key_of, load
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.generate.draw import Draw
+from emoji_ldm.generate.draw import SCHEDULERS, Draw
 from emoji_ldm.generate.pack import file_name, write_pack
 from emoji_ldm.generate.plan import generated_id, wanted_draws
-from emoji_ldm.generate.post import clear_haze, read_draw, to_png
+from emoji_ldm.generate.post import (
+    SAMPLERS,
+    clear_haze,
+    facts_of,
+    mode_of,
+    read_draw,
+    sampler_name,
+    settings,
+    to_png,
+)  # fmt: skip
 from emoji_ldm.generate.sheet import contact_sheet
 
 DRAW = Draw("ein fröhlicher Blob 😀", "traurig", seed=2**40, steps=12, guidance_scale=2.5)
+SPECIAL = replace(DRAW, scheduler="dpmpp_2m", width_px=8, height_px=16, strength=0.5, lora="pixel-art")
 
 
 def pixels(alpha):
     return np.dstack([np.full((8, 8, 3), 200, np.uint8), np.full((8, 8), alpha, np.uint8)])
 
 
-def row(prompt, seed=0):
-    png = to_png(pixels(99), Draw(prompt, seed=seed), {})
+def picture(value):
+    stream = io.BytesIO()
+    Image.fromarray(np.full((8, 8), value, np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def row(prompt, seed=0, **special):
+    png = to_png(pixels(99), Draw(prompt, seed=seed, **special), {"sampler": "DDIM"})
     return {"image": {"bytes": png}, "prompt": prompt, "negative_prompt": "", "seed": seed, "steps": 3,
             "guidance_scale": 1.0, "model_key": "m", "generated_id": f"{prompt}{seed}"}  # fmt: skip
 
@@ -32,6 +52,45 @@ def test_a_png_tells_how_it_was_drawn_in_any_alphabet():
     text = Image.open(io.BytesIO(png)).text
     assert (text["model_key"], text["dataset_images"]) == ("0123", "4")
     assert text["parameters"].endswith("CFG scale: 2.5, Seed: 1099511627776, Size: 8x8, Model hash: 0123")
+
+
+def test_a_png_tells_all_settings_and_its_pictures_by_their_hash():
+    draw = replace(SPECIAL, image=picture(9), mask=picture(255))
+    text = Image.open(io.BytesIO(png := to_png(pixels(99), draw, {"model_key": "0123"}))).text
+    assert read_draw(png) == SPECIAL
+    assert text["image_sha256"] == hashlib.sha256(draw.image).hexdigest() and "mask_sha256" in text
+    assert text["parameters"].endswith(
+        "Steps: 12, Sampler: DPM++ 2M, CFG scale: 2.5, Seed: 1099511627776, Size: 8x8, Model hash: 0123, "
+        "Denoising strength: 0.5, Lora: pixel-art"
+    )
+
+
+def test_settings_without_effect_are_not_told():
+    assert settings(Draw("a", strength=0.3)) == settings(Draw("a"))
+    assert settings(Draw("a")).keys() == {"prompt", "negative_prompt", "seed", "steps", "guidance_scale"}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "config", "name"),
+    [
+        ("", {}, "DDIM"), ("", {"prediction_type": "flow_prediction"}, "Euler"), ("euler_ancestral", {}, "Euler a"),
+        ("dpmpp_2m", {"use_karras_sigmas": True}, "DPM++ 2M Karras"), ("lcm", {"use_karras_sigmas": True}, "LCM"),
+    ],
+)  # fmt: skip
+def test_samplers_have_the_names_that_people_know(scheduler, config, name):
+    assert sampler_name(scheduler, config) == name
+
+
+def test_facts_name_model_mode_and_data():
+    model = SimpleNamespace(key="0123", scheduler_config={}, device=SimpleNamespace(type="cpu"))
+    facts = facts_of(model, DRAW, mode_of(8, strict=True), {"images": 4})
+    assert facts.pop("made_with").startswith("emoji_ldm ")
+    assert facts == {"model_key": "0123", "sampler": "DDIM", "mode": "strict, batch 8", "dataset_images": "4"}
+
+
+def test_every_scheduler_has_a_name_and_can_be_configured():
+    allowed = get_args(GenerateConfig.model_fields["scheduler"].annotation)
+    assert set(SAMPLERS) == set(SCHEDULERS) == {*allowed} - {""}
 
 
 @pytest.mark.parametrize(("alpha", "mode"), [(255, "RGB"), (99, "RGBA")])
@@ -63,6 +122,13 @@ def test_a_pack_holds_pictures_sheet_and_list(tmp_path):
     assert [(line["file"], line["prompt"], line["seed"]) for line in listed] == [
         ("0000_a-cat_0.png", "a cat", "0"), ("0001_a-dog_1.png", "a dog", "1")]  # fmt: skip
     assert all((tmp_path / "out" / line["file"]).is_file() for line in listed)
+
+
+def test_the_list_tells_what_a_file_alone_knows(tmp_path):
+    write_pack(tmp_path, [row("a cat"), row("a dog", image=picture(9), strength=0.5, lora="pixel-art", width_px=8)])
+    plain, special = csv.DictReader((tmp_path / "prompts.csv").open())
+    assert (plain["sampler"], plain["strength"], plain["lora"]) == ("DDIM", "", "")
+    assert (special["strength"], special["lora"], special["width_px"]) == ("0.5", "pixel-art", "8")
 
 
 def test_a_pack_written_again_mends_files_and_touches_no_other(tmp_path):
@@ -101,5 +167,42 @@ def test_an_id_depends_on_all_that_changes_pixels():
     ids = {generated_id("m", DRAW, 8), generated_id("n", DRAW, 8), generated_id("m", DRAW, 4)}
     changes = [("prompt", "x"), ("negative_prompt", "x"), ("seed", 1), ("steps", 1), ("guidance_scale", 9.0)]
     ids |= {generated_id("m", Draw(**{**vars(DRAW), name: value}), 8) for name, value in changes}
-    assert len(ids) == 8
+    special = [("scheduler", "euler"), ("width_px", 8), ("height_px", 8), ("image", b"a"), ("lora", "a")]
+    ids |= {generated_id("m", replace(DRAW, **{name: value}), 8) for name, value in special}
+    ids |= {generated_id("m", replace(DRAW, image=b"a", **more), 8) for more in ({"mask": b"b"}, {"strength": 0.5})}
+    ids.add(generated_id("m", DRAW, 8, strict=False))
+    assert len(ids) == 8 + 5 + 2 + 1
+    assert set(Draw.__dataclass_fields__) == {name for name, _ in changes + special} | {"mask", "strength"}
     assert generated_id("m", Draw("a", guidance_scale=3), 8) == generated_id("m", Draw("a", guidance_scale=3.0), 8)
+    assert generated_id("m", replace(DRAW, strength=0.1), 8) == generated_id("m", DRAW, 8)  # it starts from no picture
+
+
+def test_plain_draws_keep_the_ids_that_they_had():
+    assert generated_id("m", Draw("a cat", "sad", 7, 20, 3.0), 8) == key_of("m", "a cat", "sad", 7, 20, 3.0, 8)
+
+
+def test_every_draw_takes_picture_size_scheduler_and_adapter(tmp_path):
+    (tmp_path / "cat.png").write_bytes(picture(9))
+    (tmp_path / "mask.png").write_bytes(picture(255))
+    files = {"image": str(tmp_path / "cat.png"), "mask": str(tmp_path / "mask.png")}
+    plain = GenerateConfig(prompts=("a", "b"), scheduler="lcm", width_px=64, lora="/art/pixels", image=files["image"])
+    draws = wanted_draws(plain)
+    assert [replace(draw, prompt="") for draw in draws] == [
+        Draw("", scheduler="lcm", width_px=64, image=picture(9), strength=0.8, lora="pixels")
+    ] * 2
+    assert wanted_draws(GenerateConfig(prompts=("a",), **files))[0].strength == 1
+    assert wanted_draws(GenerateConfig(prompts=("a",), **files, strength=0.3))[0].strength == 0.3
+
+
+def test_pictures_of_the_configuration_are_looked_into_before_anything_is_drawn(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"x")
+    with pytest.raises(ConfigError, match=r"generate.image=.*none.png: .*give a picture file"):
+        wanted_draws(GenerateConfig(prompts=("a",), image=str(tmp_path / "none.png")))
+    with pytest.raises(ConfigError, match="image cannot be read"):
+        wanted_draws(GenerateConfig(prompts=("a",), image=str(tmp_path / "x.png")))
+
+
+@pytest.mark.parametrize("override", ["mask=a.png", "strength=0.5"])
+def test_options_of_a_picture_are_refused_without_one(override):
+    with pytest.raises(ConfigError, match=r"generate\.\w+=.* has no effect without generate.image"):
+        load(overrides=[f"generate.{override}"])
