@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from emoji_ldm.config import Config
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.generate.source import CACHE, adapter_folder, data_versions, resolve_checkpoint, settled
+from emoji_ldm.generate.source import CACHE, adapter_folder, data_versions, may_move, meant, resolve_checkpoint
 from emoji_ldm.store import Store
 
 if TYPE_CHECKING:  # torch is for replicas only
@@ -30,7 +30,7 @@ def served_models(config: Config) -> list[Served]:
     """All models, the default one, which has the run's name, first.
 
     Raises:
-        ConfigError: Two have one name.
+        ConfigError: Two have one name, or `reload_s` has no effect.
         ModelError: There is no such model.
     """
     store, settings = Store(config.store), config.serve
@@ -38,6 +38,9 @@ def served_models(config: Config) -> list[Served]:
         raise ConfigError(f"serve.models.{config.run}: {config.run!r}, the run's name, is that of serve.checkpoint; "
                           "choose another name")  # fmt: skip
     named = {config.run: settings.checkpoint, **settings.models}
+    if settings.reload_s and not any(map(may_move, named.values())):
+        raise ConfigError(f"serve.reload_s={settings.reload_s:g} has no effect: no model's checkpoint may mean other "
+                          "weights later (an empty one does, the run's newest, and tag:NAME)")  # fmt: skip
     return [Served(name, checkpoint, resolve_checkpoint(config, store, CACHE, checkpoint)[1])
             for name, checkpoint in named.items()]  # fmt: skip
 
@@ -54,7 +57,9 @@ class Weights:
 
     def newest(self) -> str:
         """URI of what the checkpoint means now; ModelError if it means nothing any more."""
-        return settled(self.config, self.store, self.served.checkpoint)
+        if not may_move(self.served.checkpoint):
+            return self.served.uri
+        return meant(self.config, self.store, self.served.checkpoint).uri
 
     def load(self, uri: str = "") -> Model:
         """The model at a URI (the settled one), on the device of this replica; ModelError if it cannot be loaded."""

@@ -44,9 +44,8 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
     Raises:
         ModelError: Nothing of that name is there, or the run has no checkpoint yet.
     """
-    if not checkpoint or checkpoint.startswith(TAG):
-        found = (checkpoints.newest(store, config.run, "unet") if not checkpoint else
-                 checkpoints.Checkpoint(store, labels.get(store, checkpoint.removeprefix(TAG)), 0))  # fmt: skip
+    if may_move(checkpoint):
+        found = meant(config, store, checkpoint)
         return found.fetch(cache, "pipeline"), found.uri
     path = checkpoint.removeprefix(store.uri).strip("/")
     if store.exists(path, checkpoints.MANIFEST):
@@ -66,13 +65,16 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
     )
 
 
-def settled(config: Config, store: Store, checkpoint: str) -> str:
-    """The URI that names what `checkpoint` means now, without fetching it; raises as `resolve_checkpoint`."""
+def may_move(checkpoint: str) -> bool:
+    """Whether a name may mean another checkpoint later."""
+    return not checkpoint or checkpoint.startswith(TAG)
+
+
+def meant(config: Config, store: Store, checkpoint: str) -> checkpoints.Checkpoint:
+    """The checkpoint that a name which `may_move` means now; ModelError if there is none."""
     if not checkpoint:
-        return checkpoints.newest(store, config.run, "unet").uri
-    if checkpoint.startswith(TAG):
-        return f"{store.uri}/{labels.get(store, checkpoint.removeprefix(TAG))}"
-    return checkpoint
+        return checkpoints.newest(store, config.run, "unet")
+    return checkpoints.Checkpoint(store, labels.get(store, checkpoint.removeprefix(TAG)), 0)
 
 
 def adapter_folder(store: Store, cache: Path, option: str, value: str) -> Path:

@@ -49,7 +49,8 @@ def started(tmp_path_factory, tiny_pipeline):
     It has two models: the default one, and `live`, whose weights are those that a tag names.
     """
     folder = tmp_path_factory.mktemp("serve")
-    config = settings(folder, tiny_pipeline, models={"live": "tag:live"}, reload_s=1, max_queued=24, max_steps=900)
+    config = settings(folder, tiny_pipeline, models={"live": "tag:live"}, reload_s=1, max_queued=24, max_steps=900,
+                      max_replicas=2, target_wait_s=2)  # fmt: skip
     store = Store(config.store)
     labels.put(store, "live", publish(store, 1))
     (folder / "config.yaml").write_text(config.to_yaml())
@@ -161,10 +162,27 @@ def test_a_client_that_leaves_frees_its_row(started, service):
     assert figure(started, "emoji_ldm_running") == 0
 
 
+def test_work_that_would_wait_too_long_brings_a_second_replica(started, service):
+    with ThreadPoolExecutor(8) as pool:
+        for seed in range(8):  # a tenth of a second per step for all of them would be a minute and a half
+            pool.submit(httpx.post, f"{service}/v1/images/generations",
+                        json={"prompt": "a", "seed": seed, "steps": 900, "size": "64x64"}, timeout=60)  # fmt: skip
+        deadline = time.monotonic() + 60
+        while len(lines(started, "emoji_ldm_running", "model-tiny", "interactive")) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+
+
 def figure(started, name):
-    """Sum of a metric over models and classes, as Prometheus would read it."""
+    """Sum of a metric over models and classes."""
+    return sum(float(line.split()[-1]) for line in lines(started, name))
+
+
+def lines(started, name, *words):
+    """Lines of a metric that hold the words, one per replica and class, as Prometheus would read them."""
     text = httpx.get(re.search(METRICS, started.log.read_text())[1], timeout=10).text
-    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"ray_{name}{{"))
+    return [line for line in text.splitlines()
+            if line.startswith(f"ray_{name}{{") and all(word in line for word in words)]  # fmt: skip
 
 
 def test_every_request_is_a_line_of_json_on_the_console(started, service):

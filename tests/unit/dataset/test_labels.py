@@ -7,7 +7,7 @@ import pytest
 from emoji_ldm.config import build
 from emoji_ldm.dataset import checkpoints, labels
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.generate.source import resolve_checkpoint, settled
+from emoji_ldm.generate.source import meant, resolve_checkpoint
 from emoji_ldm.store import Store
 from ray_jobs import cli
 
@@ -32,8 +32,8 @@ def test_a_name_means_the_checkpoint_that_was_given_it_last(store, tmp_path):
     labels.put(store, "live", path_of(6))
     folder, uri = resolve_checkpoint(config, store, tmp_path / "cache", "tag:live")
     assert (folder / "model_index.json").is_file()
-    assert uri == settled(config, store, "tag:live") == f"{store.uri}/{path_of(6)}"
-    assert settled(config, store, "").endswith(path_of(8))
+    assert uri == meant(config, store, "tag:live").uri == f"{store.uri}/{path_of(6)}"
+    assert meant(config, store, "").path == path_of(8)
 
 
 def test_a_checkpoint_with_a_name_is_not_pruned(store):

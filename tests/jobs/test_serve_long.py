@@ -1,0 +1,128 @@
+"""What a service may go through while requests come in all the time: none is lost, none is doubled, no byte differs."""
+
+import asyncio
+import os
+import random
+import signal
+import threading
+import time
+
+import httpx
+import psutil
+import pytest
+from ray import serve
+
+from emoji_ldm.config import build
+from ray_jobs import deployments
+from ray_jobs import serve as job
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
+RATE = 5.0  # requests a second
+KILL_EVERY_S = 10.0
+
+
+class Service:
+    """A service in this process' Ray, deployed again and again."""
+
+    def __init__(self, folder, model):
+        self.folder, self.model = folder, model
+        self.port = job.free_port("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def deploy(self, **fields):
+        values = {"checkpoint": str(self.model), "batch_size": 4, "min_replicas": 2, "max_replicas": 2, **fields}
+        config = build({"run": "tiny", "store": str(self.folder / "store"), "serve": values}, where="test")
+        job.start(job.application(config), "127.0.0.1", self.port)
+
+    def replicas(self):
+        states = serve.status().applications[job.APP].deployments["model-tiny"].replica_states
+        return states.get("RUNNING", 0)
+
+    def until(self, num_replicas):
+        deadline = time.monotonic() + 120
+        while self.replicas() != num_replicas:
+            assert time.monotonic() < deadline, f"{self.replicas()} replicas instead of {num_replicas}"
+            time.sleep(0.5)
+
+    async def ask(self, bodies):
+        """The pictures, in the order of the bodies, which come in at random times."""
+        chance = random.Random(1)
+
+        async def one(body):
+            answer = await client.post(f"{self.url}/v1/images/generations", json=body)
+            assert answer.status_code == 200, answer.text
+            return answer.json()["data"]
+
+        async with httpx.AsyncClient(timeout=150, limits=httpx.Limits(max_connections=500)) as client:
+            tasks = []
+            for body in bodies:
+                tasks.append(asyncio.create_task(one(body)))
+                await asyncio.sleep(chance.expovariate(RATE))
+            return await asyncio.gather(*tasks)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory, tiny_pipeline):
+    service = Service(tmp_path_factory.mktemp("service"), tiny_pipeline)
+    service.deploy()
+    yield service
+    serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def quiet(service):
+    """Bodies, and what they get while nothing happens."""
+    chance = random.Random(0)
+    bodies = [{"prompt": chance.choice(["a cat", "a dog"]), "seed": seed, "steps": chance.choice([10, 20, 50]),
+               "guidance_scale": chance.choice([1.0, 3.0, 7.5])} for seed in range(200)]  # fmt: skip
+    return bodies, asyncio.run(service.ask(bodies))
+
+
+def kill_now_and_then(over):
+    """Kill a replica of the model every few seconds; returns a list that grows with each."""
+    killed, chance = [], random.Random(2)
+
+    def run():
+        while not over.wait(KILL_EVERY_S):
+            children = psutil.Process().children(recursive=True)
+            replicas = [child for child in children if "model-tiny" in " ".join(child.cmdline())]
+            os.kill(chance.choice(replicas).pid, signal.SIGKILL)
+            killed.append(1)
+
+    threading.Thread(target=run, daemon=True).start()
+    return killed
+
+
+def test_replicas_that_are_killed_cost_no_request_and_change_no_byte(service, quiet):
+    bodies, pictures = quiet
+    over = threading.Event()
+    killed = kill_now_and_then(over)
+    try:
+        assert asyncio.run(service.ask(bodies)) == pictures
+    finally:
+        over.set()
+    assert len(killed) >= 3
+
+
+@pytest.mark.parametrize("change", [{"max_queued": 199}, {"max_queued": 198, "min_replicas": 1, "max_replicas": 1}],
+                         ids=["a rolling update", "fewer replicas"])  # fmt: skip
+def test_a_deployment_over_an_older_one_costs_no_request(service, quiet, change):
+    bodies, pictures = quiet
+
+    async def meanwhile():
+        asking = asyncio.create_task(service.ask(bodies[:100]))
+        await asyncio.sleep(2)
+        await asyncio.to_thread(service.deploy, **change)
+        return await asking
+
+    assert asyncio.run(meanwhile()) == pictures[:100]
+
+
+def test_a_model_that_sleeps_is_woken_by_a_request(service, quiet, monkeypatch):
+    bodies, pictures = quiet
+    monkeypatch.setattr(deployments, "IDLE_S", 5.0)
+    service.deploy(min_replicas=0, max_replicas=2)
+    service.until(0)
+    assert httpx.get(f"{service.url}/health", timeout=10).status_code == 200
+    assert asyncio.run(service.ask(bodies[:5])) == pictures[:5]
