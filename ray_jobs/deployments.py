@@ -32,7 +32,7 @@ from ray_jobs.weights import Served, served_models
 
 NUM_CPUS = 0.5  # logical CPUs per sampler, which has one thread
 LIGHT_CPUS = 0.1  # of the ingress and of the bulk runner each
-LONGEST_WAIT_S = 30.0  # beyond serve.timeout_s, for what was accepted to end when a replica is to stop
+GRACE_S = 30.0  # beyond serve.timeout_s: what was accepted ends before its replica is stopped by force
 IDLE_S = 120.0  # before a replica that is not needed any more is stopped
 MANY = 10_000  # requests in one ingress at once; all they do there is wait
 
@@ -55,8 +55,8 @@ def application(config: Config) -> serve.Application:
     if settings.keys:
         Keys(settings.keys)
     pools = {model.name: _pool(config, model) for model in models}
-    sets = _light(Sets).bind(config, pools)
-    return _light(Ingress).bind(config, pools, sets, models)
+    sets = _light(Sets, settings).bind(config, pools)
+    return _light(Ingress, settings).bind(config, pools, sets, models)
 
 
 def _pool(config: Config, model: Served) -> serve.Application:
@@ -69,7 +69,7 @@ def _pool(config: Config, model: Served) -> serve.Application:
         ray_actor_options={"num_cpus": NUM_CPUS, "num_gpus": settings.num_gpus},
         autoscaling_config=_autoscaling(settings),
         max_surge_percent=100,  # a new version is up before the old one stops
-        graceful_shutdown_timeout_s=settings.timeout_s + LONGEST_WAIT_S, graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=settings.timeout_s + GRACE_S, graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=5, health_check_timeout_s=30,
         logging_config=LoggingConfig(enable_access_log=False),
     )  # fmt: skip
@@ -94,9 +94,10 @@ def _autoscaling(settings: ServeConfig) -> AutoscalingConfig:
         )  # fmt: skip
 
 
-def _light(kind: type[Any]) -> Any:
+def _light(kind: type[Any], settings: ServeConfig) -> Any:
     return serve.deployment(kind).options(
         num_replicas=1, max_ongoing_requests=MANY, ray_actor_options={"num_cpus": LIGHT_CPUS}, max_surge_percent=100,
+        graceful_shutdown_timeout_s=settings.timeout_s + 2 * GRACE_S,  # outlives the pools that it waits for
         graceful_shutdown_wait_loop_s=0.5, logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import redirect_stdout
 from typing import Any
 
 import ray
@@ -54,7 +56,7 @@ def run(config: Config) -> None:
     except KeyboardInterrupt:
         say("stopping: what is being drawn is finished first; Ctrl-C again ends at once")
     finally:
-        serve.shutdown()
+        _stop()
 
 
 def start(app: serve.Application, host: str, port: int) -> str:
@@ -80,6 +82,12 @@ def follow() -> None:
                 sys.stderr.write(f"{line}\n")
         except (RayError, RayServeException, TimeoutError):  # it has been replaced, or is being so
             time.sleep(1)
+
+
+def _stop() -> None:
+    with redirect_stdout(io.StringIO()):  # Ray tells of its own controller's end as if it were a failure
+        serve.shutdown()
+        ray.shutdown()
 
 
 def metrics_url() -> str:
