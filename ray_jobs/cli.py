@@ -59,8 +59,9 @@ STAGES = {
         "  emoji-ldm generate generate.prompts_file=prompts.txt generate.seed=7 generate.guidance_scale=4",
     ),
     "serve": (
-        "answer POST /v1/images/generations with Ray Serve",
-        "emoji-ldm serve serve.port=8000\n  emoji-ldm serve serve.checkpoint=./my-pipeline serve.max_replicas=8",
+        "answer OpenAI's Images API and draw bulk sets with Ray Serve",
+        "emoji-ldm serve serve.port=8000\n  emoji-ldm serve serve.checkpoint=./my-pipeline serve.max_replicas=8\n"
+        "  emoji-ldm serve serve.checkpoint=tag:production serve.reload_s=60 'serve.models={sd: ./sd-pipeline}'",
     ),
     "report": (
         "write runs/<run>/report.html: data, captions, loss, generated emoji, versions",

@@ -54,7 +54,7 @@ def run(config: Config) -> None:
             say(warning)
         follow()
     except KeyboardInterrupt:
-        say("stopping: what is being drawn is finished first; Ctrl-C again ends at once")
+        say("stopping: what is being drawn is finished first, for half a minute at most; Ctrl-C again ends at once")
     finally:
         _stop()
 

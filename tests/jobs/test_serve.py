@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from emoji_ldm.config import build
+from emoji_ldm.config import ServeConfig, build
 from emoji_ldm.dataset import checkpoints, labels
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.generate.draw import Draw
@@ -195,6 +195,12 @@ def test_the_printed_command_works_as_typed(started, tmp_path):
     printed = re.search(r"\n\n  (curl .*)\n", started.log.read_text())[1]
     subprocess.run(["bash", "-ec", printed], cwd=tmp_path, check=True, timeout=60)
     assert read_draw((tmp_path / "emoji.png").read_bytes()).prompt == "a happy blob"
+
+
+def test_where_keys_are_asked_for_the_printed_command_sends_one():
+    from ray_jobs.serve import curl
+
+    assert '-H "Authorization: Bearer $EMOJI_LDM_KEY"' in curl("http://x", ServeConfig(keys="keys.json"))
 
 
 def test_a_port_in_use_is_one_line_before_anything_starts(tmp_path, tiny_pipeline):
