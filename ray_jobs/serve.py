@@ -101,7 +101,7 @@ def curl(url: str, settings: ServeConfig) -> str:
     body = json.dumps({"prompt": "a happy blob", "seed": 1})
     first = "import sys, json; print(json.load(sys.stdin)['data'][0]['b64_json'])"
     python = shlex.quote(sys.executable)
-    key = ' -H "Authorization: Bearer $EMOJI_LDM_KEY"' if settings.keys else ""
+    key = ' -H "Authorization: Bearer $EMOJI_LDM_API_KEY"' if settings.keys else ""
     return (f"curl -s {url}/v1/images/generations{key} -d {shlex.quote(body)} "
             f'| {python} -c "{first}" | base64 -d > emoji.png')  # fmt: skip
 

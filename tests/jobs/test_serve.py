@@ -200,7 +200,7 @@ def test_the_printed_command_works_as_typed(started, tmp_path):
 def test_where_keys_are_asked_for_the_printed_command_sends_one():
     from ray_jobs.serve import curl
 
-    assert '-H "Authorization: Bearer $EMOJI_LDM_KEY"' in curl("http://x", ServeConfig(keys="keys.json"))
+    assert '-H "Authorization: Bearer $EMOJI_LDM_API_KEY"' in curl("http://x", ServeConfig(keys="keys.json"))
 
 
 def test_a_port_in_use_is_one_line_before_anything_starts(tmp_path, tiny_pipeline):
