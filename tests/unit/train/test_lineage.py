@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -27,11 +28,19 @@ def go(folder, facts, *overrides):
     return fit(task, plan_of(config, "train"), tiny.place(config, folder), torch.device("cpu"))
 
 
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """A run that went on once with the same facts."""
+    folder = tmp_path_factory.mktemp("known")
+    go(folder, FACTS, "train.steps=2", "train.checkpoint_every=2")
+    go(folder, FACTS, "train.steps=3", "train.checkpoint_every=2")
+    return folder
+
+
 @pytest.mark.parametrize(("name", "words"), [("codec_key", "latents.codec"), ("encoder_key", "latents.text_encoder"),
                                              ("scaling_factor", "scaling"), ("base_key", "train.init")])  # fmt: skip
-def test_other_latents_or_another_base_of_the_same_shape_are_an_error(name, words, tmp_path):
-    go(tmp_path, FACTS)
-    go(tmp_path, FACTS, "train.steps=9")
+def test_other_latents_or_another_base_of_the_same_shape_are_an_error(name, words, known, tmp_path):
+    shutil.copytree(known, tmp_path, dirs_exist_ok=True)
     other = {**FACTS, name: 1.0 if name == "scaling_factor" else "other"}
     with pytest.raises(ModelError, match=f"{words}.* is .*there"):
         go(tmp_path, other, "train.steps=10")
