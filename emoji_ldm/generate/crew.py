@@ -142,7 +142,7 @@ class Crew:
             return []
         stages: Stages = made[0].ticket.lane.cast.stages
         try:
-            return list(stages.pictures([part.latents for part in made], [part.ticket.draw for part in made]))
+            return list(stages.pictures([part.latents for part in made]))
         except Exception as error:  # noqa: BLE001 (whose fault it is shows one by one)
             if len(made) == 1:
                 return [error]

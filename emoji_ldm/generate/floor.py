@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 import threading
 import time
 from collections import deque
@@ -55,6 +57,7 @@ class Floor:
         self.changed = threading.Condition()  # notified at every change that somebody may wait for
         self.lanes, self.meter = Lanes(), Meter()
         self.live: set[Ticket] = set()
+        self._deadlines: list[tuple[float, int, Ticket]] = []  # a heap
         self.made: tuple[deque[Made], deque[Made]] = (deque(), deque())  # by class
         self.busy: dict[str, float | None] = {}  # since when each thread is at what it does
         self.closed = self.stopped = False
@@ -68,6 +71,8 @@ class Floor:
             self._refuse(ticket, max_queued)
             self.live.add(ticket)
             ticket.lane.waiting[ticket.bulk].push(ticket)
+            if ticket.deadline < math.inf:
+                heapq.heappush(self._deadlines, (ticket.deadline, id(ticket), ticket))
             self.changed.notify_all()
         ticket.future.add_done_callback(lambda _: self._given_up(ticket))
 
@@ -91,14 +96,15 @@ class Floor:
             ticket.future.set_exception(error)
 
     def late(self) -> list[Ticket]:
-        """Tickets whose time is over."""
-        now = time.monotonic()
-        return [ticket for ticket in self.live if ticket.deadline < now]
+        """Tickets whose time is over, each once."""
+        late, now = [], time.monotonic()
+        while self._deadlines and self._deadlines[0][0] < now:
+            late.append(heapq.heappop(self._deadlines)[2])
+        return late
 
     def patience_s(self) -> float | None:
-        """Time until the next ticket is late; None if none ever is."""
-        nearest = min((ticket.deadline for ticket in self.live), default=float("inf"))
-        return None if nearest == float("inf") else max(0.0, nearest - time.monotonic()) + 1e-3
+        """Time until the next ticket may be late; None if none ever is."""
+        return max(0.0, self._deadlines[0][0] - time.monotonic()) + 1e-3 if self._deadlines else None
 
     @property
     def movable(self) -> bool:

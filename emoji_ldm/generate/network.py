@@ -19,8 +19,6 @@ from torch import Tensor
 
 from emoji_ldm.generate.graphs import Graph, Inputs
 
-LARGE = 3e8  # parameters times latent cells; below, starting a pass costs more than its rows
-
 
 class Network:
     """Calls of one U-Net; not safe to use from two threads at once."""
@@ -29,39 +27,40 @@ class Network:
         """Settle the shapes for up to `batch_size` pictures, each with and without its prompt."""
         self.unet, self.strict, self.most = unet, strict, 2 * batch_size
         self.device: torch.device = unet.device
-        # What decides is the network alone, so that all machines agree on the shape.
-        cut = self.device.type == "cpu" and batch_size > 1 and _size(unet) >= LARGE
-        self.rows_per_pass = batch_size if cut else self.most
-        beside = cut and _cores() > 1 and torch.get_num_threads() == 1
+        on_cpu = self.device.type == "cpu"
+        self.rows_per_pass = batch_size if on_cpu else self.most  # in strict mode, where it decides the bits
+        beside = on_cpu and _cores() > 1 and torch.get_num_threads() == 1
         self._pool = ThreadPoolExecutor(1, "pass", initializer=one_thread) if beside else None
+        self.split_from = 2 if beside else self.most + 1  # rows from which on two passes are quicker, in fast mode
         self._graphs: dict[torch.Size, Graph] = {}
 
     def passes(self, count: int) -> list[int]:
-        """Rows of each pass that computes `count` rows; what they add up to more is padding."""
+        """Rows of each of the one or two passes that compute `count` rows; what they add up to more is padding."""
         if self.strict:
             return [self.rows_per_pass] * -(-count // self.rows_per_pass)
         if self.device.type != "cpu":
             return [min(self.most, 1 << (count - 1).bit_length())]
-        return [count] if self._pool is None or count == 1 else [count - count // 2, count // 2]
+        return [count] if count < self.split_from else [count - count // 2, count // 2]
 
     def __call__(self, inputs: Inputs, passes: Sequence[int]) -> Tensor:
         """Outputs of rows that are padded to `sum(passes)`."""
         if len(passes) == 1:
             return self._forward(inputs)
         x, timesteps, states = (torch.split(part, list(passes)) for part in inputs)
-        parts: list[Inputs] = list(zip(x, timesteps, states, strict=True))
+        first, second = zip(x, timesteps, states, strict=True)
         if self._pool is None:
-            return torch.cat([self._forward(part) for part in parts])
-        beside = self._pool.submit(lambda: [self._forward(part) for part in parts[1::2]])
-        own = [self._forward(part) for part in parts[::2]]
-        both = [own, beside.result()]
-        return torch.cat([both[index % 2][index // 2] for index in range(len(parts))])
+            return torch.cat([self._forward(first), self._forward(second)])
+        beside = self._pool.submit(self._forward, second)
+        return torch.cat([self._forward(first), beside.result()])
 
     @torch.inference_mode()
-    def capture(self, inputs: Inputs) -> None:
-        """Make passes of this shape quick, on a GPU."""
-        if self.device.type == "cuda" and inputs[0].shape not in self._graphs:
-            self._graphs[inputs[0].shape] = Graph(self._forward, inputs)
+    def capture(self, shape: tuple[int, int, int], states: Tensor) -> None:
+        """Make all passes of a latent's shape quick, on a GPU; `states` are those `(tokens, width)` of any prompt."""
+        for rows in {sum(self.passes(count)) for count in range(1, self.most + 1)}:
+            x = torch.zeros((rows, *shape), device=self.device)
+            if self.device.type == "cuda" and x.shape not in self._graphs:
+                inputs = x, torch.zeros(rows, device=self.device), states.repeat(rows, 1, 1)
+                self._graphs[x.shape] = Graph(self._forward, inputs)
 
     @torch.inference_mode()
     def _forward(self, inputs: Inputs) -> Tensor:
@@ -95,9 +94,3 @@ def _deterministic(wanted: bool) -> Iterator[None]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _size(unet: Any) -> float:
-    side = unet.config.sample_size
-    cells = side * side if isinstance(side, int) else side[0] * side[1]
-    return float(cells * sum(parameter.numel() for parameter in unet.parameters()))

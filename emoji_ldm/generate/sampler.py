@@ -41,7 +41,7 @@ class Sampler:
         pictures: dict[int, Picture] = {}
         for shape in {part.shape for part in latents}:
             alike = [index for index, part in enumerate(latents) if part.shape == shape]
-            made = self.stages.pictures([latents[index] for index in alike], [draws[index] for index in alike])
+            made = self.stages.pictures([latents[index] for index in alike])
             pictures |= zip(alike, made, strict=True)
         return [pictures[index] for index in range(len(draws))]
 

@@ -16,7 +16,6 @@ from emoji_ldm.generate.draw import MAX_SEED, Draw
 from emoji_ldm.generate.engine import Row
 from emoji_ldm.generate.model import Model
 from emoji_ldm.generate.noise import Noise, Shape
-from emoji_ldm.generate.picture import keep_unmasked
 from emoji_ldm.generate.start import start_of
 from emoji_ldm.generate.tables import Schedule, Tables
 from emoji_ldm.latents.codec import downsampling
@@ -103,7 +102,7 @@ class Stages:
             self._states.popitem(last=False)
 
     @torch.inference_mode()
-    def pictures(self, latents: Sequence[Tensor], draws: Sequence[Draw]) -> list[Picture]:
+    def pictures(self, latents: Sequence[Tensor]) -> list[Picture]:
         """Pictures of scaled latents `(C, h, w)` of one shape, in strict mode all decoded at one batch shape."""
         pictures: list[Picture] = []
         for start in range(0, len(latents), self.decode_rows):
@@ -111,7 +110,7 @@ class Stages:
             padding = part[:1] * (self.decode_rows - len(part) if self.strict else 0)
             raw = torch.stack(part + padding) / self.model.codec.scaling_factor
             pictures += list(self.model.codec.decode(raw)[: len(part)])
-        return [keep_unmasked(picture, draw) for picture, draw in zip(pictures, draws, strict=True)]
+        return pictures
 
 
 def look_steps(num_steps: int, num_previews: int) -> frozenset[int]:

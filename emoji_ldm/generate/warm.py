@@ -16,6 +16,8 @@ from emoji_ldm.generate.model import Model
 from emoji_ldm.generate.profile import Profile, row_cap
 from emoji_ldm.generate.stages import Stages
 
+GAIN = 0.95  # of the time of one pass that two side by side may take
+
 
 def casts_of(model: Model, loras: Mapping[str, Path], batch_size: int, *, strict: bool) -> dict[str, Cast]:
     """A model under the name "" and with each adapter under that one's, ready to draw.
@@ -23,34 +25,41 @@ def casts_of(model: Model, loras: Mapping[str, Path], batch_size: int, *, strict
     Raises:
         ModelError: An adapter is missing, or does not fit.
     """
-    own = cast_of(model, batch_size, strict=strict)
-    if not loras:
-        return {"": own}
+    own = _measured(*_ready(model, batch_size, strict))
+    adapted = {name: _ready(with_lora(model, folder), batch_size, strict) for name, folder in loras.items()}
+    for engine, _ in adapted.values():
+        engine.network.split_from = own.engine.network.split_from
     # Adapted weights take as long as the model's own.
-    adapted = {name: with_lora(model, folder) for name, folder in loras.items()}
-    return {"": own} | {
-        name: Cast(Engine(found, batch_size, strict=strict), Stages(found, batch_size, strict=strict),
-                   own.profile.scaled(1), own.cap)
-        for name, found in adapted.items()
-    }  # fmt: skip
+    return {"": own} | {name: Cast(*parts, own.profile.copy(), own.cap) for name, parts in adapted.items()}
 
 
-def cast_of(model: Model, batch_size: int, *, strict: bool) -> Cast:
-    """A model made ready: each shape that its ticks take was run, and timed."""
+def _ready(model: Model, batch_size: int, strict: bool) -> tuple[Engine, Stages]:
+    """Both with their kernels chosen and captured."""
     engine, stages = Engine(model, batch_size, strict=strict), Stages(model, batch_size, strict=strict)
-    blank = Draw("", steps=1, guidance_scale=2)
-    stages.pictures([torch.zeros(model.latent_shape, device=model.device)], [blank])
-    sizes = sorted({min(1 << power, batch_size) for power in range(batch_size.bit_length() + 1)})
-    seconds = {size: _tick_s(engine, stages, [blank] * size) for size in sizes}
-    by_cost = {engine.cost(size, size): value for size, value in seconds.items()}
-    return Cast(engine, stages, Profile(by_cost), batch_size if strict else row_cap(seconds))
+    engine.network.capture(model.latent_shape, stages.row(Draw("")).positive)
+    stages.pictures([torch.zeros(model.latent_shape, device=model.device)])
+    return engine, stages
 
 
-def _tick_s(engine: Engine, stages: Stages, draws: list[Draw]) -> float:
-    """Seconds of a tick: the better of two, after one to warm up."""
-    seconds = []
-    for _ in range(3):
-        rows = [stages.row(draw) for draw in draws]
+def _measured(engine: Engine, stages: Stages) -> Cast:
+    """Every number of pictures that doubles is timed."""
+    sizes = sorted({min(1 << power, engine.batch_size) for power in range(engine.batch_size.bit_length() + 1)})
+    network = engine.network
+    ways = [network.split_from] if network.strict else sorted({network.split_from, network.most + 1})
+    times = {way: {size: _tick_s(engine, stages, size, way) for size in sizes} for way in ways}
+    # Two passes must gain something at each size from there on.
+    slow = [size for size in sizes if times[ways[0]][size] > GAIN * times[ways[-1]][size]]
+    network.split_from = 2 * max(slow, default=0) + 2 if len(ways) > 1 else ways[0]
+    best = {size: min(times[way][size] for way in ways) for size in sizes}
+    profile = Profile({engine.cost(size, size): seconds for size, seconds in best.items()})
+    return Cast(engine, stages, profile, engine.batch_size if network.strict else row_cap(best))
+
+
+def _tick_s(engine: Engine, stages: Stages, size: int, split_from: int) -> float:
+    """Seconds of a tick of so many guided pictures: the best of three, after one to warm up."""
+    engine.network.split_from, seconds = split_from, []
+    for _ in range(4):
+        rows = [stages.row(Draw("", steps=1, guidance_scale=2)) for _ in range(size)]
         began = time.perf_counter()
         engine.tick(rows)
         if engine.model.device.type == "cuda":
