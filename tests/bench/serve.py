@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.bench.serving import bits, crowds, latency, throughput
+from tests.bench.serving import bits, crowds, latency, service, throughput
 from tests.bench.serving.figure import Figure, Load
 from tests.bench.serving.network import curve
 
@@ -20,10 +20,12 @@ ROWS: dict[str, Callable[[Load], list[Figure]]] = {
     "T5": latency.idle,
     "T6": crowds.overload,
     "T7": crowds.bulk_job,
+    "T8": service.replicas_killed,
     "T9": bits.compositions,
     "T9b": bits.cost_of_strict,
     "T9c": bits.difference,
     "T10": bits.cancels,
+    "T11": service.runner_killed,
 }
 
 

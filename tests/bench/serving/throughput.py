@@ -62,9 +62,11 @@ def _versus_batch(load: Load, kind: str, wanted: Sequence[Draw], bound: str) -> 
         for rig in (rigs.batch(WAIT_S), rigs.ours(False), rigs.ours(True)):
             found[rig.name].append(saturated(rig, wanted))
     speeds = {name: [speed for speed, _ in values] for name, values in found.items()}
+    work = sum(draw.steps for draw in wanted)
     return [
         Figure(f"T3 {kind}, ours / batch", ratios(speeds["ours"], speeds["batch"]), bound),
         Figure(f"T3 {kind}, ours strict / batch", ratios(speeds["ours, strict"], speeds["batch"])),
+        Figure(f"T3 {kind}, batch, pictures/s", [len(wanted) * speed / work for speed in speeds["batch"]]),
         *(Figure(f"T3 {kind}, {name}, rows per forward", [rows for _, rows in values])
           for name, values in found.items()),
     ]  # fmt: skip
