@@ -23,8 +23,8 @@ class Draw:
     width_px: int = 0  # 0 takes the model's side
     height_px: int = 0
     image: bytes = b""  # a picture file to start from instead of noise alone (image-to-image)
-    mask: bytes = b""  # a picture file as large as `image`: where it is transparent, `image` is drawn anew
-    strength: float = 0.8  # with `image`: 1 keeps nothing of it, 0 everything
+    mask: bytes = b""  # as large as `image`, which is drawn anew where this is transparent (without alpha: white)
+    strength: float = 0.8  # with `image`: share of the steps that are taken; 1 keeps nothing of it
     lora: str = ""  # name of an adapter that is loaded beside the model
 
 
