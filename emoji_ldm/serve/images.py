@@ -44,56 +44,64 @@ class Order:
 
 def routes(backend: Backend, settings: ServeConfig) -> APIRouter:
     """The routes over whoever draws."""
-    router = APIRouter(tags=["images"])
-
-    async def models() -> Mapping[str, Limits]:
-        async with asyncio.timeout(settings.timeout_s):
-            return await backend.models()
+    router, studio = APIRouter(tags=["images"]), Studio(backend, settings)
 
     @router.post("/v1/images/generations", response_model=None, **docs.GENERATIONS)
     async def generations(request: Request) -> Response:
         """Draw pictures from a prompt."""
         body = await read_body(request, MAX_BODY_BYTES)
-        known = await models()
-        wanted = parse_request(body, known)
-        draws = wanted.draws(_seed(wanted), known[wanted.model])
-        return await _respond(request, Order("image_generation", wanted, _wishes(request, wanted, draws)))
+        models = await studio.models()
+        wanted = parse_request(body, models)
+        draws = wanted.draws(_seed(wanted), models[wanted.model])
+        return await studio.respond(request, studio.order(request, "image_generation", wanted, draws))
 
     @router.post("/v1/images/edits", response_model=None, **docs.EDITS)
     async def edits(request: Request) -> Response:
-        """Draw pictures that start from one; with a mask, only where that is clear."""
+        """Draw pictures that start from one; with a mask, only where that says so."""
         form = await read_form(request)
-        known = await models()
-        edit = form.edit(known)
-        draws = edit.draws(_seed(edit.request), known[edit.request.model])
-        return await _respond(request, Order("image_edit", edit.request, _wishes(request, edit.request, draws)))
+        models = await studio.models()
+        edit = form.edit(models)
+        draws = edit.draws(_seed(edit.request), models[edit.request.model])
+        return await studio.respond(request, studio.order(request, "image_edit", edit.request, draws))
 
-    def _wishes(request: Request, wanted: ImageRequest, draws: Sequence[Draw]) -> list[Wish]:
-        facts = {
-            "model": wanted.model,
-            "n": wanted.n,
-            "steps": draws[0].steps,
-            "user": wanted.safety_identifier or wanted.user,
-        }
-        request.state.facts.update(facts | ({"prompt": wanted.prompt} if settings.log_prompts else {}))
-        caller: Caller = request.state.caller
-        return [Wish(wanted.model, draw, caller.name, timeout_s=settings.timeout_s, request_id=request.state.id)
-                for draw in draws]  # fmt: skip
+    return router
 
-    async def _respond(request: Request, order: Order) -> Response:
+
+@dataclass(frozen=True)
+class Studio:
+    """Gets orders drawn."""
+
+    backend: Backend
+    settings: ServeConfig
+
+    async def models(self) -> Mapping[str, Limits]:
+        """The models; TimeoutError if none can be had in time."""
+        async with asyncio.timeout(self.settings.timeout_s):
+            return await self.backend.models()
+
+    def order(self, request: Request, family: str, wanted: ImageRequest, draws: Sequence[Draw]) -> Order:
+        """The order of who asks; the log is told what it is."""
+        label = wanted.safety_identifier or wanted.user
+        facts = {"model": wanted.model, "n": wanted.n, "steps": draws[0].steps, "user": label}
+        prompt = {"prompt": wanted.prompt} if self.settings.log_prompts else {}
+        request.state.facts.update(facts | prompt)
+        tenant, patience_s = request.state.caller.name, self.settings.timeout_s
+        wishes = [Wish(wanted.model, draw, tenant, timeout_s=patience_s, request_id=request.state.id) for draw in draws]
+        return Order(family, wanted, wishes)
+
+    async def respond(self, request: Request, order: Order) -> Response:
+        """The pictures, or a stream whose first event is there; what fails before that is not charged."""
         caller: Caller = request.state.caller
         caller.charge(len(order.wishes))
         try:
             if order.request.stream:
-                events = _events(backend, order)
+                events = _events(self.backend, order)
                 return EventStream(await anext(events), events)
-            pictures = await _converted(order, await draw_all(backend, order.wishes))
+            pictures = await _converted(order, await draw_all(self.backend, order.wishes))
         except Exception:
             caller.refund(len(order.wishes))
             raise
         return JSONResponse(answer(order.request, order.wishes[0].draw.seed, pictures))
-
-    return router
 
 
 def answer(request: ImageRequest, seed: int, pictures: Mapping[int, Picture]) -> dict[str, Any]:
