@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from emoji_ldm.serve.backend import Backend, Partial, Wish
@@ -26,7 +26,7 @@ async def draw_all(backend: Backend, wishes: Sequence[Wish]) -> dict[int, bytes]
             await asyncio.gather(*tasks.values())
         return {index: task.result() for index, task in tasks.items()}
     finally:
-        await _give_up(tasks.values())
+        await _give_up([*tasks.values()])
 
 
 async def stream_all(
@@ -64,13 +64,14 @@ async def stream_all(
         await _give_up(tasks)
 
 
-async def _give_up(tasks: Iterable[asyncio.Task[Any]]) -> None:
+async def _give_up(tasks: Sequence[asyncio.Task[Any]]) -> None:
     """Cancel what still runs and see it end, so that its rows are free when the client hears of the problem."""
-    running = [task for task in tasks if not task.done()]
-    for task in running:
+    for task in tasks:
         task.cancel()
-    if running:
-        await asyncio.wait(running, timeout=CLEANUP_S)
+    await asyncio.wait(tasks, timeout=CLEANUP_S)
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()  # looked at, or asyncio would write all but the first into the log
 
 
 def _longest(wishes: Sequence[Wish]) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import io
 import json
 import logging
@@ -208,6 +209,14 @@ def test_the_first_problem_gives_up_the_other_images():
     backend = Painter(fail=lambda wish: Overloaded(1) if wish.draw.seed == 3 else None, delay_s=5)
     assert generate(backend, prompt="a", n=4, seed=0).status_code == 503
     assert backend.freed == 3 and not backend.rows
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_images_that_all_fail_leave_nothing_but_one_line_in_the_log(stream, caplog):
+    caplog.set_level(logging.INFO, "emoji_ldm.serve")
+    assert generate(Painter(fail=Overloaded()), prompt="a", n=3, stream=stream).status_code == 503
+    gc.collect()
+    assert [record.name for record in caplog.records if "httpx" not in record.name] == ["emoji_ldm.serve"]
 
 
 def test_unknown_paths_and_methods_name_the_known_ones():
