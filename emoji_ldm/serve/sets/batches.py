@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from emoji_ldm.serve.answers import RequestError
+from emoji_ldm.serve.auth import Caller
 from emoji_ldm.serve.backend import Backend
 from emoji_ldm.serve.body import parse_json, read_body
 from emoji_ldm.serve.schema import parse_values
@@ -18,7 +19,7 @@ from emoji_ldm.serve.sets import ask, output
 from emoji_ldm.serve.sets.files import Files
 from emoji_ldm.serve.sets.jobs import Job, Jobs, Line, new_id
 from emoji_ldm.serve.sets.results import Results
-from emoji_ldm.serve.sets.shared import Limit, owner_of, page, random_seed, same
+from emoji_ldm.serve.sets.shared import Limit, caller_of, cancelled, owner_of, page, random_seed, same
 
 KIND = "batch"
 URL = "/v1/images/generations"
@@ -60,9 +61,8 @@ def routes(jobs: Jobs, backend: Backend) -> APIRouter:
     async def create(request: Request) -> dict[str, Any]:
         """Begin a batch. One with wrong lines has the status `failed`, and its `errors` name them."""
         wanted = _read(parse_json(await read_body(request, MAX_BODY_BYTES)))
-        owner, key = owner_of(request), request.headers.get("idempotency-key")
-        models = await backend.models()
-        return await asyncio.to_thread(_create, (jobs, files), owner, wanted, models, key)
+        key, models = request.headers.get("idempotency-key"), await backend.models()
+        return await asyncio.to_thread(_create, (jobs, files), caller_of(request), wanted, models, key)
 
     @router.get("")
     async def listing(request: Request, limit: Limit = 20, after: str = "") -> dict[str, Any]:
@@ -79,8 +79,7 @@ def routes(jobs: Jobs, backend: Backend) -> APIRouter:
     async def cancel(request: Request, job_id: str) -> dict[str, Any]:
         """Draw nothing more; what is drawn can be fetched."""
         job = await asyncio.to_thread(_batch, jobs, job_id, owner_of(request))
-        if not job.errors:
-            await asyncio.to_thread(Results(jobs, job).commit, {}, "cancelled")
+        await asyncio.to_thread(cancelled, jobs, job, caller_of(request))
         return await asyncio.to_thread(shown, jobs, job)
 
     return router
@@ -106,26 +105,29 @@ def shown(jobs: Jobs, job: Job) -> dict[str, Any]:
 
 
 def _create(
-    homes: tuple[Jobs, Files], owner: str, wanted: BatchRequest, models: ask.Models, key: str | None
+    homes: tuple[Jobs, Files], caller: Caller, wanted: BatchRequest, models: ask.Models, key: str | None
 ) -> dict[str, Any]:
-    jobs, files = homes
+    jobs, owner = homes[0], caller.name
     digest, job_id, now = ask.digest_of(wanted.model_dump_json().encode()), new_id(KIND, owner, key), time.time()
     job = jobs.find(job_id) if key else None
     if job is None:
         asked = {"input_file_id": wanted.input_file_id, "metadata": wanted.metadata}
         empty = Job(job_id, KIND, owner, now, now + ask.DAY_S, asked, digest)
-        job = _checked(jobs, files, empty, models)
+        job = _checked(homes, empty, models, caller)
     return shown(jobs, same(job, digest))
 
 
-def _checked(jobs: Jobs, files: Files, empty: Job, models: ask.Models) -> Job:
+def _checked(homes: tuple[Jobs, Files], empty: Job, models: ask.Models, caller: Caller) -> Job:
     """The job of a file; a failed one with the errors if lines are wrong."""
+    jobs, files = homes
     with files.opened(files.get(str(empty.asked["input_file_id"]), empty.owner)) as source:
         try:
-            return jobs.create(empty, ask.bounded(_lines(source, models)))
+            return jobs.create(empty, ask.bounded(_lines(source, models)), caller.charge)
         except Refused as refused:
             errors = refused.errors
-        except RequestError as error:  # the file as a whole
+        except RequestError as error:
+            if error.status != 400:  # the quota
+                raise
             errors = [_error(error)]
     return jobs.create_failed(empty, errors)
 

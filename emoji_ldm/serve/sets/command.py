@@ -103,9 +103,7 @@ def _fetched(client: Client, job_id: str, folder: Path) -> int:
     count = fetch(client, job_id, folder)
     say(f"{count:,} images, prompts.csv and sheet.png in {folder}")
     if now["status"] in RUNNING:
-        say(
-            f"{now['counts']['pending']:,} more are to come; fetch them later: emoji-ldm sets fetch {job_id} {folder}"
-        )
+        say(f"{now['counts']['pending']:,} more are to come; fetch them later: emoji-ldm sets fetch {job_id} {folder}")
     return 0
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
@@ -110,19 +110,22 @@ class Jobs:
         self.store = store
         self._read = lru_cache(maxsize=10_000)(self._read_header)
 
-    def create(self, job: Job, lines: Iterable[Line]) -> Job:
+    def create(self, job: Job, lines: Iterable[Line], admit: Callable[[int], None] | None = None) -> Job:
         """Write a job; of several creations with one id the first counts, and its job is returned by all.
 
-        Whatever `lines` raises is passed on, and nothing is left behind.
+        Whatever `lines` raises is passed on, and nothing is left behind; the same goes for `admit`, which is told the
+        number of pictures before the job is there.
         """
         self.store.write(str(job.created_at).encode(), "sets", "open", job.id)
         folder = f"input-{secrets.token_hex(8)}"
         try:
             parts = tuple(self._write_part(job.id, folder, number, part) for number, part in enumerate(_parts(lines)))
+            whole = replace(job, folder=folder, parts=parts)
+            if admit:
+                admit(whole.num_pictures)
         except BaseException:
             self._forget(job.id, folder)
             raise
-        whole = replace(job, folder=folder, parts=parts)
         home = self.home(job.id)
         home.write_once(creation(ITEMS), entry_path(home.table_path(ITEMS.name), 0))
         if not self.store.write_once(json.dumps(asdict(whole)).encode(), "sets", job.id, HEADER):
@@ -156,8 +159,8 @@ class Jobs:
         return sorted(found, key=lambda job: (job.created_at, job.id), reverse=True)
 
     def open(self) -> list[str]:
-        """Ids of jobs that may have something left to draw, oldest first for equal owners."""
-        return self.store.list("sets", "open")
+        """Ids of jobs that may have something left to draw."""
+        return [name for name in self.store.list("sets", "open") if not name.startswith(".")]  # half-written files
 
     def close(self, job_id: str) -> None:
         """Nothing is left to draw."""

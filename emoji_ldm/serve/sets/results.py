@@ -81,10 +81,13 @@ class Results:
         """Whether nothing is left to draw, as far as is known."""
         return bool(self.totals.end) or self.totals.done >= self.job.num_pictures
 
-    def commit(self, shards: Mapping[str, Sequence[Row]], end: str = "") -> None:
+    def commit(self, shards: Mapping[str, Sequence[Row]], end: str = "") -> bool:
         """Add the rows of finished shards, in one file and version; with `end`, nothing can be added after it.
 
         Another runner may have added some of them meanwhile: then its rows stay, and ours are dropped.
+
+        Returns:
+            Whether anything was added, or ended.
         """
         written = dict[tuple[str, ...], DataFile]()
         planned: tuple[tuple[str, ...], Totals] = (), self.totals
@@ -102,9 +105,15 @@ class Results:
             metadata = {"totals": json.dumps(asdict(planned[1]))}
             return Entry([written[new]] if new else [], (), dict.fromkeys(new, True), metadata)
 
-        if (version := publish(self.table, plan)) is not None:
-            self.seen, self.totals = version, planned[1]
-            self.done.update(planned[0])
+        if (version := publish(self.table, plan)) is None:
+            return False
+        self.seen, self.totals = version, planned[1]
+        self.done.update(planned[0])
+        return True
+
+    def cancel(self) -> int:
+        """End the job here; returns how many pictures will not be drawn (0 if it had ended before)."""
+        return self.job.num_pictures - self.totals.done if self.commit({}, "cancelled") else 0
 
     def progress(self) -> Progress:
         """Counts, rate and end, from the newest entry and one before it."""

@@ -16,13 +16,25 @@ from fastapi.responses import StreamingResponse
 from starlette.datastructures import UploadFile
 
 from emoji_ldm.serve.answers import RequestError
+from emoji_ldm.serve.auth import Caller
 from emoji_ldm.serve.backend import Backend
 from emoji_ldm.serve.body import bounded, parse_json, read_body
 from emoji_ldm.serve.sets import ask, batches, files, pack
 from emoji_ldm.serve.sets.items import ITEMS
 from emoji_ldm.serve.sets.jobs import Job, Jobs, new_id
 from emoji_ldm.serve.sets.results import Results
-from emoji_ldm.serve.sets.shared import CHUNK, Answer, Limit, chunks, owner_of, page, random_seed, same
+from emoji_ldm.serve.sets.shared import (
+    CHUNK,
+    Answer,
+    Limit,
+    caller_of,
+    cancelled,
+    chunks,
+    owner_of,
+    page,
+    random_seed,
+    same,
+)
 from emoji_ldm.store import Store
 
 KIND = "emoji_set"
@@ -54,7 +66,7 @@ def _add_verbs(router: APIRouter, jobs: Jobs, backend: Backend) -> None:
         models = await backend.models()
         async with _asked(request) as (wanted, source):
             key = request.headers.get("idempotency-key") or wanted.idempotency_key or None
-            return await asyncio.to_thread(_create, jobs, owner_of(request), (wanted, source, key), models)
+            return await asyncio.to_thread(_create, jobs, caller_of(request), (wanted, source, key), models)
 
     @router.get("")
     async def listing(request: Request, limit: Limit = 20, after: str = "") -> Answer:
@@ -72,14 +84,15 @@ def _add_verbs(router: APIRouter, jobs: Jobs, backend: Backend) -> None:
     async def cancel(request: Request, job_id: str) -> Answer:
         """Draw nothing more of a set; what is drawn stays. A set that has ended stays as it is."""
         job = await asyncio.to_thread(jobs.get, job_id, owner_of(request))
-        await asyncio.to_thread(Results(jobs, job).commit, {}, "cancelled")
+        await asyncio.to_thread(cancelled, jobs, job, caller_of(request))
         return await asyncio.to_thread(status, jobs, job)
 
     @router.delete("/{job_id}")
     async def delete(request: Request, job_id: str) -> Answer:
         """Cancel a set and delete all its pictures."""
         job = await asyncio.to_thread(jobs.get, job_id, owner_of(request))
-        await asyncio.to_thread(_delete, jobs, job)
+        await asyncio.to_thread(cancelled, jobs, job, caller_of(request))  # a runner sees this and stops
+        await asyncio.to_thread(jobs.delete, job_id)
         return {"id": job_id, "object": f"{job.kind}.deleted", "deleted": True}
 
 
@@ -145,9 +158,9 @@ def status(jobs: Jobs, job: Job) -> Answer:
     }  # fmt: skip
 
 
-def _create(jobs: Jobs, owner: str, asked: tuple[ask.SetRequest, IO[bytes] | None, str | None],
+def _create(jobs: Jobs, caller: Caller, asked: tuple[ask.SetRequest, IO[bytes] | None, str | None],
             models: ask.Models) -> Answer:  # fmt: skip
-    wanted, source, key = asked
+    (wanted, source, key), owner = asked, caller.name
     digest = ask.digest_of(wanted.model_dump_json().encode(), *(_read(source) if source else ()))
     job_id, now = new_id(KIND, owner, key), time.time()
     job = jobs.find(job_id) if key else None
@@ -159,7 +172,9 @@ def _create(jobs: Jobs, owner: str, asked: tuple[ask.SetRequest, IO[bytes] | Non
                  "metadata": wanted.metadata}  # fmt: skip
         lines = (ask.lines_of_file(source, wanted, models, seed) if source
                  else ask.lines_of_prompts(wanted, models, seed))  # fmt: skip
-        job = jobs.create(Job(job_id, KIND, owner, now, now + wanted.expires_after_s, facts, digest), lines)
+        job = jobs.create(
+            Job(job_id, KIND, owner, now, now + wanted.expires_after_s, facts, digest), lines, caller.charge
+        )
     return status(jobs, same(job, digest))
 
 
@@ -169,11 +184,6 @@ def _read(source: IO[bytes]) -> Iterator[bytes]:
     while part := source.read(CHUNK):
         yield part
     source.seek(0)
-
-
-def _delete(jobs: Jobs, job: Job) -> None:
-    Results(jobs, job).commit({}, "cancelled")  # a runner sees this and stops
-    jobs.delete(job.id)
 
 
 @asynccontextmanager

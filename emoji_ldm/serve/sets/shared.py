@@ -10,7 +10,9 @@ from typing import Annotated, Any
 from fastapi import Query, Request
 
 from emoji_ldm.serve.answers import RequestError
-from emoji_ldm.serve.sets.jobs import Job
+from emoji_ldm.serve.auth import Caller
+from emoji_ldm.serve.sets.jobs import Job, Jobs
+from emoji_ldm.serve.sets.results import Results
 from emoji_ldm.store import Store
 
 CHUNK = 2**20
@@ -19,9 +21,20 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 Answer = dict[str, Any]
 
 
+def caller_of(request: Request) -> Caller:
+    """Who asks; nobody where the application has no door."""
+    return getattr(request.state, "caller", None) or Caller()
+
+
 def owner_of(request: Request) -> str:
     """Whose jobs a request is about: the name of its key, empty where nobody needs one."""
-    return str(getattr(getattr(request.state, "caller", None), "name", ""))
+    return caller_of(request).name
+
+
+def cancelled(jobs: Jobs, job: Job, caller: Caller) -> None:
+    """End a job; what is not drawn of it does not count against its owner's quota."""
+    if not job.errors:
+        caller.refund(Results(jobs, job).cancel())
 
 
 def page(jobs: list[Job], after: str, limit: int, shown: Callable[[Job], Answer]) -> Answer:

@@ -24,7 +24,7 @@ class Service:
 
     def __init__(self, folder):
         self.store, self.backend = Store(str(folder / "store")), Backend()
-        made = {name: new_key(name, "interactive", 0, None) for name in ("ann", "bob")}
+        made = {name: new_key(name, "bulk", rate, None) for name, rate in (("ann", 0), ("bob", 60))}
         self.secrets = {name: secret for name, (secret, _) in made.items()}
         write_keys(str(folder / "keys.json"), tuple(key for _, key in made.values()))
         settings = ServeConfig(keys=str(folder / "keys.json"))
@@ -191,3 +191,16 @@ def test_a_cancelled_set_keeps_what_is_drawn_and_a_deleted_one_nothing(service):
     assert service.call("DELETE", f"/v1/emoji-sets/{job_id}").json()["deleted"]
     assert service.call("GET", f"/v1/emoji-sets/{job_id}").status_code == 404
     assert not service.files()
+
+
+def test_pictures_of_jobs_count_against_the_quota_and_those_of_cancelled_ones_do_not(service):
+    def post(number):
+        return service.call("POST", "/v1/emoji-sets", "bob", json={"prompts": ["a"], "n": number})
+
+    first = post(50).json()["id"]
+    refused = post(50)
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 1
+    assert len(service.call("GET", "/v1/emoji-sets", "bob").json()["data"]) == 1
+    for _ in range(2):
+        service.call("POST", f"/v1/emoji-sets/{first}/cancel", "bob")
+    assert post(50).status_code == 202 and post(50).status_code == 429

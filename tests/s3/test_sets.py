@@ -1,0 +1,49 @@
+"""Bulk jobs on a real S3 server: made, drawn by two runners at once, cancelled, read, deleted."""
+
+import asyncio
+import io
+import zipfile
+
+import pytest
+
+from emoji_ldm.serve.sets import pack
+from emoji_ldm.serve.sets.files import Files
+from emoji_ldm.serve.sets.jobs import Jobs
+from emoji_ldm.serve.sets.results import Results
+from emoji_ldm.serve.sets.runner import Runner
+from emoji_ldm.store import Store
+from tests.unit.serve.sets.painting import Backend, make_job, rows_of
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_job_on_s3_is_drawn_once_by_two_runners_and_deleted_whole(s3_uri):
+    store = Store(s3_uri)
+    jobs, job = Jobs(store), make_job(store, 120)
+
+    async def work():
+        await asyncio.gather(*(Runner(store, Backend(0.005), poll_s=0.1).run(until_idle=True) for _ in range(2)))
+
+    asyncio.run(work())
+    assert [row["item_id"] for row in rows_of(store, job)] == [f"{index:08d}" for index in range(120)]
+    assert Results(jobs, job).progress().status == "completed" and jobs.open() == []
+    parts = b"".join(pack.zip_parts(pack.ordered(Results(jobs, job).table)))
+    with zipfile.ZipFile(io.BytesIO(parts)) as archive:
+        assert len(archive.namelist()) == 122
+    again = make_job(store, 5)
+    assert Results(jobs, again).cancel() == 5 and Results(jobs, again).progress().status == "cancelled"
+    for each in (job, again):
+        jobs.delete(each.id)
+    assert jobs.listing("ann", "emoji_set") == [] and not [name for name in store.list("sets") if name != "open"]
+
+
+def test_an_uploaded_file_is_kept_and_read_back_line_by_line(s3_uri, tmp_path):
+    (tmp_path / "lines.jsonl").write_bytes(b"one\n" * 3_000_000)
+    files = Files(Store(s3_uri))
+    with (tmp_path / "lines.jsonl").open("rb") as source:
+        file = files.add("ann", "lines.jsonl", source)
+    with files.opened(files.get(file.id, "ann")) as stream:
+        assert stream.readline(100) == b"one\n" and sum(1 for _ in stream) == 2_999_999
+    assert sum(map(len, files.parts(file))) == file.bytes == 12_000_000
+    files.delete(file)
+    assert files.listing("ann") == []
