@@ -9,7 +9,7 @@ import pytest
 from emoji_ldm.errors import StoreError
 from ray_jobs.cli import main, parser
 
-COMMANDS = ["demo", "crawl", "caption", "latents", "train", "generate", "serve", "report", "doctor", "submit"]
+COMMANDS = ["demo", "crawl", "caption", "latents", "train", "generate", "serve", "keys", "report", "doctor", "submit"]
 
 
 def run(*words, **kwargs):
