@@ -59,12 +59,12 @@ def _encode(model: Model, draw: Draw, noise: Noise) -> Tensor:
     """A sample `(C, h, w)` of the picture's posterior, scaled."""
     cell = downsampling(model.codec.vae)
     pixels = start_picture(draw.image, noise.shape[2] * cell, noise.shape[1] * cell)
-    mean, logvar = (torch.from_numpy(moment[0]) for moment in model.codec.encode(pixels[None]))
+    mean, logvar = (torch.from_numpy(moment[0]) for moment in model.codec.encode(pixels[None].copy()))
     return model.codec.scaling_factor * (mean + torch.exp(0.5 * logvar) * noise.next())
 
 
 def cells(anew: Mask, shape: Shape) -> Tensor:
     """`(1, h, w)` float32: 1 for each cell of a latent with a pixel that is drawn anew."""
     height, width = shape[1:]
-    blocks = torch.from_numpy(anew).view(height, anew.shape[0] // height, width, anew.shape[1] // width)
+    blocks = torch.tensor(anew).view(height, anew.shape[0] // height, width, anew.shape[1] // width)
     return blocks.any(dim=3).any(dim=1)[None].float()
