@@ -128,7 +128,7 @@ def _fit(config: Config, section: str, load: Load, token: str) -> Summary:
     return dict(outcome)
 
 
-class _Trainer(TorchTrainer):
+class _Trainer(TorchTrainer):  # type: ignore[misc]
     """Leaves Ctrl-C to Python: Ray's own handler would end this process with status 1, also when training is over."""
 
     _controller: Any = None
