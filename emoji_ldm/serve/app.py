@@ -45,7 +45,7 @@ def build_api(
     api = FastAPI(title="emoji_ldm", version=__version__, description=ABOUT, redoc_url=None)
     answer_errors(api)
     for router in (images.routes(backend, settings), about(backend), *routers):
-        api.include_router(router)
+        api.include_router(router, responses=docs.ERRORS)
     # The last is the outermost: a page of another origin may read refusals of the door too.
     api.add_middleware(Door, keys=Keys(settings.keys) if settings.keys else None)
     if settings.cors_origins:

@@ -93,6 +93,10 @@ EVENTS = (
     "server-sent events with `stream`: `image_generation.partial_image` and `image_generation.completed` "
     "(`image_edit.*` for edits), and `error` for what goes wrong after the first"
 )
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Error, "description": "Refused"},
+    "5XX": {"model": Error, "description": "Failed, or too busy"},
+}  # of every route
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "A field or the body is refused"},
     401: {"model": Error, "description": "No key, or one that is not known"},

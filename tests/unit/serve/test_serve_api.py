@@ -346,6 +346,8 @@ def test_the_docs_show_every_field_with_its_explanation():
         schema = paths[f"/v1/images/{path}"]["post"]["requestBody"]["content"][media_type]["schema"]
         assert set(ImageRequest.model_fields) <= set(schema["properties"]) and "prompt" in schema["required"]
         assert all(field.get("description") for field in schema["properties"].values())
+    for methods in paths.values():
+        assert all("4XX" in one["responses"] and "422" not in one["responses"] for one in methods.values())
     assert {"200", "400", "401", "413", "429", "503", "504"} <= set(paths["/v1/images/edits"]["post"]["responses"])
 
 
