@@ -27,7 +27,7 @@ from emoji_ldm.serve.sets.items import ITEMS
 from emoji_ldm.store import Store
 
 LINES_PER_PART = 1024
-PICTURES_PER_SHARD = 16  # unit of commits: what a killed runner may have to draw again
+PICTURES_PER_SHARD = 8  # unit of commits: a killed runner has about as many to draw again; quick pools fill several
 READERS = 8
 HEADER = "job.json"
 _PLAIN = {item.name: item.default for item in fields(Draw) if isinstance(item.default, str | int | float)}

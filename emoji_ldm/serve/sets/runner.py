@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import dataclass
 
 from emoji_ldm.errors import EmojiLdmError
@@ -19,6 +20,7 @@ from emoji_ldm.store import Store
 
 ABANDONED_S = 3600.0  # a creation takes seconds
 PAUSE_S = 10.0  # after a failure of one job
+MAX_JOBS = 32  # drawn at once: each holds some finished pictures in memory
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +73,12 @@ class Runner:
         except EmojiLdmError as error:
             log.warning("bulk jobs cannot be listed: %s", error)
             return
-        for job_id in ids:
-            if job_id not in self._works:
-                self._works[job_id] = asyncio.create_task(self._work(job_id))
+        waiting = [job_id for job_id in ids if job_id not in self._works]
+        while waiting and len(self._works) < MAX_JOBS:
+            at_work = Counter(map(_owner, self._works))
+            job_id = min(waiting, key=lambda name: (at_work[_owner(name)], name))
+            waiting.remove(job_id)
+            self._works[job_id] = asyncio.create_task(self._work(job_id))
 
     async def _work(self, job_id: str) -> None:
         """One job until its end; a failure of the store, say, is tried again later and leaves other jobs alone."""
@@ -100,3 +105,8 @@ class Runner:
         except EmojiLdmError:
             return False
         return gone
+
+
+def _owner(job_id: str) -> str:
+    """What ids of one owner have in common."""
+    return job_id.partition("_")[2][:8]

@@ -15,7 +15,7 @@ from emoji_ldm.serve.sets.painter import Painter
 from emoji_ldm.serve.sets.results import Results
 
 Done = TypeVar("Done")
-OPEN_SHARDS = 64  # drawn, being drawn or being written, not committed yet: bounds the memory
+OPEN_SHARDS = 128  # drawn, being drawn or being written, not committed yet: bounds the memory
 
 
 class Work:

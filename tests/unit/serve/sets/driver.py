@@ -1,6 +1,7 @@
 """A runner in a process of its own, to be killed: python -m tests.unit.serve.sets.driver STORE LOG"""
 
 import asyncio
+import random
 import sys
 from pathlib import Path
 
@@ -9,9 +10,17 @@ from emoji_ldm.store import Store
 from tests.unit.serve.sets.painting import Backend
 
 
+class Uneven(Backend):
+    """Some pictures take longer than others."""
+
+    async def draw(self, wish):
+        await asyncio.sleep(random.uniform(0, 0.1))
+        return await super().draw(wish)
+
+
 def main(folder, log):
     with Path(log).open("a", buffering=1) as stream:
-        backend = Backend(0.05, trouble=lambda wish: print(wish.request_id, file=stream))
+        backend = Uneven(trouble=lambda wish: print(wish.request_id, file=stream))
         asyncio.run(Runner(Store(folder), backend, max_in_flight=16, poll_s=0.05).run(until_idle=True))
 
 

@@ -61,6 +61,7 @@ def test_five_kills_change_nothing_and_cost_no_more_than_what_was_in_flight(stor
     assert rows_of(store, job) == rows_of(calm, other)
     assert Counter(row["custom_id"] for row in rows_of(store, job)) == {f"line-{number}": 1 for number in range(300)}
     drawn = Counter(log.read_text().splitlines())
+    print(f"{kills} kills, {sum(drawn.values()) - 300} of 300 pictures drawn again")
     assert len(drawn) == 300 and sum(drawn.values()) - 300 <= kills * (16 + 2 * PICTURES_PER_SHARD)
 
 
@@ -127,6 +128,17 @@ def test_jobs_take_turns_and_wishes_say_that_they_are_bulk(store):
     assert len(owners) == 220 and owners[:100].count("bob") == 20, "the small job ends while the large one goes on"
     assert all(wish.bulk for wish in backend.wishes) and backend.most <= 8
     assert progress(store, small).status == "completed"
+
+
+def test_an_owner_of_many_jobs_does_not_keep_others_from_theirs(store, monkeypatch):
+    monkeypatch.setattr("emoji_ldm.serve.sets.runner.MAX_JOBS", 4)
+    for _ in range(8):
+        make_job(store, 60)
+    make_job(store, 60, owner="bob")
+    backend = Backend(0.001)
+    draw(store, backend)
+    owners = [wish.tenant for wish in backend.wishes]
+    assert len(owners) == 9 * 60 and owners.index("bob") < 100, "bob is among the first four"
 
 
 def test_a_cancelled_job_stops_at_once_and_keeps_what_is_committed(store):
