@@ -1,6 +1,7 @@
-"""A runner in a process of its own, to be killed: python -m tests.unit.serve.sets.driver STORE LOG"""
+"""Runners in processes of their own, to be killed: python -m tests.unit.serve.sets.driver STORE LOG"""
 
 import asyncio
+import os
 import random
 import sys
 from pathlib import Path
@@ -18,10 +19,20 @@ class Uneven(Backend):
         return await super().draw(wish)
 
 
-def main(folder, log):
+def work(folder, log):
     with Path(log).open("a", buffering=1) as stream:
         backend = Uneven(trouble=lambda wish: print(wish.request_id, file=stream))
         asyncio.run(Runner(Store(folder), backend, max_in_flight=16, poll_s=0.05).run(until_idle=True))
+
+
+def main(folder, log):
+    """A process with a runner per line of input, forked since importing takes long; tells its id and its end."""
+    for _ in sys.stdin:
+        if not (child := os.fork()):
+            work(folder, log)
+            os._exit(0)
+        print(child, flush=True)
+        print(os.waitpid(child, 0)[1], flush=True)
 
 
 if __name__ == "__main__":

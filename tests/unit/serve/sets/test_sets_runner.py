@@ -1,4 +1,5 @@
 import asyncio
+import os
 import random
 import signal
 import subprocess
@@ -45,17 +46,19 @@ def test_five_kills_change_nothing_and_cost_no_more_than_what_was_in_flight(stor
     job, calm = make_job(store, 300), Store(str(tmp_path / "calm"))
     log, kills, chance = tmp_path / "log", 5, random.Random(5)
     log.touch()
-    for _ in range(kills):
-        before = len(log.read_text().splitlines())
-        process = start(store, log)
-        while len(log.read_text().splitlines()) < before + 48 and process.poll() is None:
-            time.sleep(0.005)
-        time.sleep(chance.uniform(0, 0.05))
-        assert process.poll() is None, "killed at work"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert 0 < progress(store, job).totals.done < 300
-    assert start(store, log).wait() == 0
+    command = [sys.executable, "-m", "tests.unit.serve.sets.driver", store.uri, str(log)]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as driver:
+        for _ in range(kills):
+            before, runner = len(log.read_text().splitlines()), started(driver)
+            while len(log.read_text().splitlines()) < before + 48:
+                time.sleep(0.005)
+            time.sleep(chance.uniform(0, 0.05))
+            os.kill(runner, signal.SIGKILL)
+            assert int(driver.stdout.readline()) == signal.SIGKILL, "killed at work"
+        assert 0 < progress(store, job).totals.done < 300
+        started(driver)
+        assert int(driver.stdout.readline()) == 0
+        driver.stdin.close()
     other = make_job(calm, 300)
     draw(calm, Backend())
     assert rows_of(store, job) == rows_of(calm, other)
@@ -65,9 +68,11 @@ def test_five_kills_change_nothing_and_cost_no_more_than_what_was_in_flight(stor
     assert len(drawn) == 300 and sum(drawn.values()) - 300 <= kills * (16 + 2 * PICTURES_PER_SHARD)
 
 
-def start(store, log):
-    command = [sys.executable, "-m", "tests.unit.serve.sets.driver", store.uri, str(log)]
-    return subprocess.Popen(command, cwd=ROOT)
+def started(driver):
+    """Id of a new process with a runner."""
+    driver.stdin.write("\n")
+    driver.stdin.flush()
+    return int(driver.stdout.readline())
 
 
 def test_two_runners_at_once_double_nothing(store):
