@@ -119,7 +119,7 @@ def test_a_client_that_leaves_while_it_sends_is_no_fault_of_the_service(caplog):
 
 
 def test_a_body_that_drips_is_408_and_the_connection_closes_while_others_are_served(monkeypatch):
-    monkeypatch.setattr(gate, "GRACE_S", 0.3)
+    monkeypatch.setattr(gate, "GRACE_S", 1.0)
     with serving(Painter()) as url, connect(url) as slow:
         slow.sendall(head(1000) + b'{"prompt"')
         began = time.monotonic()
@@ -131,14 +131,14 @@ def test_a_body_that_drips_is_408_and_the_connection_closes_while_others_are_ser
                 answer += slow.recv(4096)
             with suppress(OSError):
                 slow.sendall(b" ")  # a byte now and then does not help
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 30
         assert answer.startswith(b"HTTP/1.1 408") and b"connection: close" in answer.lower()
 
 
 def test_a_large_upload_may_take_its_time(monkeypatch):
-    monkeypatch.setattr(gate, "GRACE_S", 0.2)
-    monkeypatch.setattr(gate, "SLOWEST", 20_000)
-    body, end = b"--x\r\n" + b"a" * 30_000, time.monotonic() + 0.5
+    monkeypatch.setattr(gate, "GRACE_S", 1.0)
+    monkeypatch.setattr(gate, "SLOWEST", 5_000)
+    body, end = b"--x\r\n" + b"a" * 30_000, time.monotonic() + 1.2
     with serving(Painter()) as url, connect(url) as slow:
         slow.sendall(head(len(body), "/v1/images/edits", "multipart/form-data; boundary=x") + body[:-1])
         while time.monotonic() < end:
