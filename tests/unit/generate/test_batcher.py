@@ -1,0 +1,327 @@
+"""The batcher: every ticket ends exactly once, and no one is hurt by what becomes of the others."""
+
+import math
+import random
+import threading
+import time
+from concurrent.futures import CancelledError
+
+import pytest
+
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.generate.batcher import Batcher, Closed, Expired, Full
+from emoji_ldm.generate.draw import Draw
+from emoji_ldm.generate.floor import Floor
+from emoji_ldm.generate.lane import Lane, Ticket
+from emoji_ldm.generate.lanes import Lanes
+from emoji_ldm.generate.model import load_model
+from emoji_ldm.generate.profile import Profile, row_cap
+from emoji_ldm.generate.queue import FairQueue
+from emoji_ldm.generate.sampler import Sampler
+from tests.draws import pool
+from tests.pipelines import write_pipeline
+
+WAIT_S = 60
+
+
+def finish(pixels, draw, model):
+    return pixels.tobytes()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load_model(write_pipeline(tmp_path_factory.mktemp("small") / "pipeline", size_px=16), "cpu")
+
+
+@pytest.fixture(scope="module")
+def alone(model):
+    """What each draw of the pool gives, drawn offline."""
+    sampler = Sampler(model, 4)
+    return {draw: pixels.tobytes() for draw, pixels in zip(pool(), sampler(pool()), strict=True)}
+
+
+@pytest.fixture(scope="module")
+def shared(model):
+    batcher = Batcher(model, batch_size=4, strict=True, max_queued=1000, finish=finish)
+    yield batcher
+    batcher.close()
+
+
+@pytest.fixture
+def make(model):
+    made = []
+
+    def make(**options):
+        options = {"batch_size": 4, "strict": True, "max_queued": 1000, "finish": finish, **options}
+        made.append(Batcher(model, **options))
+        return made[-1]
+
+    yield make
+    for batcher in made:
+        batcher.close()
+
+
+def nobody_left(batcher):
+    """Wait until the batcher is idle; whether that came."""
+    until = time.monotonic() + WAIT_S
+    while time.monotonic() < until:
+        stats = batcher.stats()
+        gauges = [*stats.queued.values(), *stats.running.values(), *stats.row_steps.values(), stats.finishing]
+        if not any(gauges) and not batcher._floor.live:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_pictures_ordered_at_random_moments_are_those_drawn_offline(make, alone, strict):
+    batcher, chance = make(strict=strict), random.Random(0)
+    for _ in range(5):
+        tickets = {}
+        for draw in chance.sample(pool(), 8):
+            tickets[draw] = batcher.submit(draw, tenant=chance.choice("ab"), bulk=chance.random() < 0.5)
+            time.sleep(chance.choice((0, 0.01)))
+        drawn = {draw: ticket.future.result(WAIT_S) for draw, ticket in tickets.items()}
+        if strict:
+            assert drawn == {draw: alone[draw] for draw in drawn}
+
+
+def test_a_thousand_cancels_leak_nothing_and_leave_the_neighbours_untouched(shared, alone):
+    chance, kept, given_up = random.Random(1), {}, []
+    before = shared.stats().cancelled
+    for draw in chance.sample(pool(), 10):
+        kept[draw] = shared.submit(draw)
+        tickets = [shared.submit(chance.choice(pool()), bulk=chance.random() < 0.5) for _ in range(100)]
+        chance.shuffle(tickets)
+        for ticket in tickets:
+            if chance.random() < 0.05:
+                time.sleep(0.005)
+            ticket.cancel()
+            ticket.cancel()
+        given_up += tickets
+    assert {draw: ticket.future.result(WAIT_S) for draw, ticket in kept.items()} == {d: alone[d] for d in kept}
+    assert nobody_left(shared)
+    assert all(ticket.future.done() for ticket in given_up)
+    cancelled = sum(ticket.future.cancelled() for ticket in given_up)
+    assert shared.stats().cancelled - before == cancelled > 800
+
+
+def test_a_cancelled_row_is_gone_within_two_ticks(shared):
+    ticket = shared.submit(Draw("a cat", steps=500))
+    while not ticket.row or not ticket.row.index:
+        time.sleep(0.001)
+    ticket.cancel()
+    index = ticket.row.index
+    assert nobody_left(shared)
+    assert ticket.row.index - index <= 2
+    with pytest.raises(CancelledError):
+        ticket.future.result()
+
+
+def test_every_ticket_ends_exactly_once_whatever_happens(make):
+    batcher, chance = make(max_queued=12), random.Random(2)
+    ends, tickets, refused = {}, [], 0
+    counted = threading.Lock()
+
+    def ended(ticket):
+        with counted:
+            ends[ticket] = ends.get(ticket, 0) + 1
+
+    broken = Draw("a cat", image=b"no picture", strength=0.5)
+    for _ in range(100):
+        draw = broken if chance.random() < 0.1 else chance.choice(pool())
+        try:
+            ticket = batcher.submit(draw, bulk=chance.random() < 0.4, tenant=chance.choice(["", "a", "b"]),
+                                    timeout_s=chance.choice([0.0, 0.05, 5.0, math.inf]), partials=1,
+                                    on_partial=lambda index, png: None)  # fmt: skip
+        except Full as full:
+            assert full.retry_after_s >= 1
+            refused += 1
+            continue
+        ticket.future.add_done_callback(lambda _, ticket=ticket: ended(ticket))
+        tickets.append(ticket)
+        if chance.random() < 0.2:
+            chance.choice(tickets).cancel()
+        time.sleep(chance.choice((0, 0, 0.02)))
+    batcher.close(drain_s=WAIT_S)
+    stats = batcher.stats()
+    assert set(ends) == set(tickets) and set(ends.values()) == {1}
+    assert stats.drawn + stats.cancelled + stats.expired + stats.failed == len(tickets)
+    assert stats.refused == refused and stats.drawn and stats.failed
+    with pytest.raises(Closed):
+        batcher.submit(Draw("a cat"))
+
+
+def test_a_picture_that_cannot_be_made_fails_alone(shared, alone):
+    good, bad = pool()[0], Draw("a cat", image=b"no picture", strength=0.5)
+    tickets = [shared.submit(draw) for draw in (good, bad, good)]
+    assert tickets[0].future.result(WAIT_S) == tickets[2].future.result(WAIT_S) == alone[good]
+    with pytest.raises(ConfigError, match="image cannot be read"):
+        tickets[1].future.result(WAIT_S)
+    with pytest.raises(ConfigError, match="lora=nobody is unknown; there are none"):
+        shared.submit(Draw("a cat", lora="nobody"))
+
+
+def test_a_picture_whose_time_is_over_ends_while_it_waits_and_while_it_runs(make):
+    batcher = make()
+    for lane in [batcher.submit(Draw("a cat", steps=1)).lane]:
+        lane.cast.profile._seconds = dict.fromkeys(lane.cast.profile._seconds, 1e-9)  # predicts no wait
+    ticket = batcher.submit(Draw("a cat", steps=900), timeout_s=0.2)
+    with pytest.raises(Expired):
+        ticket.future.result(WAIT_S)
+    assert nobody_left(batcher) and batcher.stats().expired == 1
+
+
+def test_too_many_that_wait_and_too_short_deadlines_are_refused_at_once(make):
+    batcher = make(max_queued=8)
+    for _ in range(100):  # more than wait, run or are prepared at once
+        try:
+            batcher.submit(Draw("a cat", steps=500))
+        except Full as full:
+            assert full.retry_after_s >= 1
+            break
+    else:
+        pytest.fail("nothing was refused")
+    with pytest.raises(Full):
+        batcher.submit(Draw("a cat", steps=500), timeout_s=0.001)
+    batcher.submit(Draw("a cat", steps=500), bulk=True)  # the other class has a queue of its own
+
+
+def test_previews_come_in_order_before_the_picture(shared, alone):
+    draw, seen = pool()[4], []
+    ticket = shared.submit(draw, partials=2, on_partial=lambda index, png: seen.append((index, png)))
+    assert ticket.future.result(WAIT_S) == alone[draw]
+    assert [index for index, _ in seen] == list(range(len(seen))) and seen
+    assert all(png != alone[draw] for _, png in seen)
+
+
+def test_new_weights_draw_what_is_ordered_after_them(make, model, tmp_path):
+    other = load_model(write_pipeline(tmp_path / "other", size_px=16, seed=7), "cpu")
+    batcher, draw = make(), Draw("a cat", steps=6)
+    before = [batcher.submit(draw) for _ in range(6)]
+    batcher.swap(other)
+    after = batcher.submit(draw)
+    assert {ticket.future.result(WAIT_S) for ticket in before} == {Sampler(model, 4)([draw])[0].tobytes()}
+    assert after.future.result(WAIT_S) == Sampler(other, 4)([draw])[0].tobytes()
+    assert batcher.bounds().model_key == other.key
+
+
+def test_a_thread_that_dies_fails_everybody_and_is_told(make):
+    batcher = make()
+    batcher.check()
+
+    def broken(rows):
+        raise RuntimeError("out of memory")
+
+    tickets = [batcher.submit(Draw("a cat", steps=50)) for _ in range(9)]
+    tickets[0].lane.cast.engine.tick = broken
+    for ticket in tickets:
+        with pytest.raises(Closed, match="out of memory"):
+            ticket.future.result(WAIT_S)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        batcher.check()
+
+
+def test_closing_lets_what_is_there_be_drawn_or_fails_it(make, alone):
+    draw, batcher = pool()[0], make()
+    ticket = batcher.submit(draw)
+    batcher.close(drain_s=WAIT_S)
+    assert ticket.future.result(0) == alone[draw]
+    batcher = make()
+    ticket = batcher.submit(Draw("a cat", steps=900))
+    batcher.close()
+    with pytest.raises(Closed):
+        ticket.future.result(0)
+
+
+def test_bounds_tell_what_may_be_asked_for(shared, model):
+    bounds = shared.bounds()
+    assert (bounds.model_key, bounds.width_px, bounds.side_step_px, bounds.max_side_px) == (model.key, 16, 4, 32)
+    assert bounds.schedulers[0] == "ddim" and bounds.loras == ()
+
+
+# Who is next, without threads.
+
+
+class FakeEngine:
+    def cost(self, num_rows, num_guided):
+        return num_rows + num_guided
+
+    def forget(self, shape):
+        pass
+
+
+class FakeCast:
+    def __init__(self, cap=4):
+        self.engine, self.cap, self.profile = FakeEngine(), cap, Profile({1: 1.0, 2 * cap: 1.0})
+        self.stages = type("S", (), {"model": type("M", (), {"latent_shape": (4, 8, 8)})})
+
+
+def ready(lanes, cast, bulk=False, side=8, count=1, tenant=""):
+    lane = lanes.lane(cast, (4, side, side))
+    tickets = [Ticket(Draw("a", guidance_scale=3.0), lane, 10, tenant, bulk) for _ in range(count)]
+    lane.ready[bulk] += tickets
+    return tickets
+
+
+def test_interactive_pictures_take_the_seats_of_bulk_ones_but_for_a_tenth_of_the_ticks():
+    lanes, cast = Lanes(), FakeCast()
+    ready(lanes, cast, bulk=True, count=8)
+    assert all(ticket.bulk for ticket in lanes.turn()[1])
+    ready(lanes, cast, count=8)
+    ticks = [[ticket.bulk for ticket in lanes.turn()[1]] for _ in range(100)]
+    assert 8 <= sum(all(tick) for tick in ticks) <= 11
+    assert all(len(set(tick)) == 1 for tick in ticks)
+
+
+def test_bulk_pictures_fill_seats_as_far_as_that_slows_a_tick_little():
+    lanes, cast = Lanes(), FakeCast(cap=8)
+    ready(lanes, cast, count=2)
+    ready(lanes, cast, bulk=True, count=8)
+    assert sum(ticket.bulk for ticket in lanes.turn()[1]) == 6  # a tick takes as long however many are in it
+    next(iter(lanes)).profile = Profile({4: 4.0, 16: 16.0})
+    assert sum(ticket.bulk for ticket in lanes.turn()[1]) == 0
+
+
+def test_lanes_share_the_time_by_the_rows_that_they_could_move():
+    lanes, cast = Lanes(), FakeCast()
+    ready(lanes, cast, count=3)
+    ready(lanes, cast, side=8, count=0)
+    ready(lanes, FakeCast(), count=1)
+    sizes = [len(lanes.turn()[1]) for _ in range(40)]
+    assert sizes.count(3) == 30 and sizes.count(1) == 10
+
+
+def test_tenants_get_even_shares_of_the_steps_however_many_they_order():
+    queue = FairQueue()
+    for tenant, count in (("many", 20), ("few", 5)):
+        for _ in range(count):
+            queue.push(Ticket(Draw("a"), None, 10, tenant))
+    assert queue.ahead("few", 10) == 50 + 60 and queue.ahead("new", 10) == 20
+    first = [queue.pop().tenant for _ in range(10)]
+    assert first.count("few") == 5
+    late = Ticket(Draw("a"), None, 10, "late")
+    queue.push(late)
+    assert late in [queue.pop() for _ in range(2)]
+    assert (len(queue), queue.steps) == (14, 140)
+
+
+def test_the_profile_learns_and_tells_where_larger_batches_gain_nothing():
+    profile = Profile({2: 2.0, 4: 3.0})
+    assert profile.seconds(3) == 2.5 and profile.seconds(8) == 6.0 and profile.seconds(1) == 2.0
+    for _ in range(100):
+        profile.observe(4, 6.0)
+    assert profile.seconds(4) == pytest.approx(6.0, rel=0.01)
+    assert row_cap({1: 1.0, 2: 1.2, 4: 2.0, 8: 3.9}) == 4
+    assert row_cap({1: 1.0, 2: 2.0, 4: 4.0}) == 1
+
+
+def test_a_tenant_by_name_leaves_room_in_the_queue_for_others():
+    floor, cast = Floor(4), FakeCast()
+    lane = floor.lanes.lane(cast, (4, 8, 8))
+    for _ in range(6):
+        floor.enter(Ticket(Draw("a"), lane, 1, "greedy"), 8)
+    with pytest.raises(Full):
+        floor.enter(Ticket(Draw("a"), lane, 1, "greedy"), 8)
+    floor.enter(Ticket(Draw("a"), lane, 1, "other"), 8)
+    assert isinstance(lane, Lane) and len(floor.live) == 7

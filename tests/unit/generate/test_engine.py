@@ -1,0 +1,119 @@
+"""Rows in flight: what a row becomes depends on nothing but its own draw."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.generate.draw import Draw
+from emoji_ldm.generate.engine import Engine
+from emoji_ldm.generate.model import load_model
+from emoji_ldm.generate.sampler import Sampler
+from emoji_ldm.generate.stages import Stages, look_steps
+from tests.draws import mask, picture, pool
+from tests.pipelines import write_pipeline
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load_model(write_pipeline(tmp_path_factory.mktemp("small") / "pipeline", size_px=16), "cpu")
+
+
+def run(engine, stages, draws, chance):
+    """Latents of draws whose rows join, pause and leave at random."""
+    waiting, running, done = list(draws), {}, {}
+    while waiting or running:
+        while waiting and (not running or chance.random() < 0.6):
+            draw = waiting.pop()
+            running[stages.row(draw)] = draw
+        rows = chance.sample(list(running), min(len(running), chance.randint(1, engine.batch_size)))
+        engine.tick(rows)
+        done |= {running.pop(row): row.x for row in rows if not row.left}
+    return done
+
+
+def compositions(model, count):
+    chance, draws = random.Random(count), pool()
+    engine, stages = Engine(model, 4, strict=True), Stages(model, 4, strict=True)
+    alone = {draw: latents for draw in draws for latents in run(engine, stages, [draw], chance).values()}
+    for _ in range(count):
+        chosen = chance.sample(draws, chance.randint(2, 7))
+        for draw, latents in run(engine, stages, chosen, chance).items():
+            assert torch.equal(latents, alone[draw]), draw
+    return engine, stages, alone
+
+
+def test_a_row_gives_the_same_bits_in_any_company_slot_and_pace(model):
+    compositions(model, 25)
+
+
+@pytest.mark.long
+def test_a_row_gives_the_same_bits_in_200_compositions(model):
+    compositions(model, 200)
+
+
+def test_fast_mode_stays_close_to_strict(model):
+    draws, chance = pool(), random.Random(1)
+    strict, fast = (run(Engine(model, 4, strict=strict), Stages(model, 4, strict=strict), draws, chance)
+                    for strict in (True, False))  # fmt: skip
+    for draw in draws:
+        torch.testing.assert_close(fast[draw], strict[draw], rtol=1e-3, atol=1e-3)
+
+
+def test_the_offline_sampler_gives_the_bits_of_the_engine_for_draws_of_all_sizes(model):
+    large = Draw("a cat", seed=5, steps=3, width_px=32, height_px=16)
+    draws = [large, *pool()]
+    engine, stages = Engine(model, 4, strict=True), Stages(model, 4, strict=True)
+    alone = [latents for draw in draws for latents in run(engine, stages, [draw], random.Random(0)).values()]
+    pictures = Sampler(model, 4)(draws)
+    assert pictures[0].shape == (16, 32, 4)
+    for latents, drawn in zip(alone, pictures, strict=True):
+        np.testing.assert_array_equal(stages.pictures([latents])[0], drawn)
+
+
+def test_strict_passes_have_one_shape_and_fast_ones_as_many_rows_as_there_are(model):
+    strict, fast = (Engine(model, 4, strict=mode) for mode in (True, False))
+    assert {tuple(strict.network.passes(count)) for count in range(1, 9)} == {(4,), (4, 4)}
+    assert [fast.cost(rows, guided) for rows, guided in ((1, 0), (1, 1), (3, 1), (4, 4))] == [1, 2, 4, 8]
+
+
+def test_previews_come_nearer_to_the_picture(model):
+    engine, stages = Engine(model, 4, strict=True), Stages(model, 4, strict=True)
+    row, seen = stages.row(Draw("a cat", steps=12), 3), []
+    while row.left:
+        seen += [(row.index, latents) for _, latents in engine.tick([row])]
+    assert [index for index, _ in seen] == [4, 7, 10]
+    distances = [float((latents - row.x).norm()) for _, latents in seen]
+    assert distances == sorted(distances, reverse=True)
+
+
+@pytest.mark.parametrize(("steps", "wanted"), [(1, set()), (2, {0}), (10, {2, 5, 7})])
+def test_looks_are_spread_over_the_steps_before_the_last(steps, wanted):
+    assert look_steps(steps, 3) == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"width_px": 7}, "width_px=7 is refused: this model draws multiples of 4 up to 32"),
+        ({"height_px": 64}, "height_px=64"),
+        ({"steps": 10_000}, "steps=10000"),
+        ({"scheduler": "plms"}, "scheduler=plms"),
+        ({"guidance_scale": float("nan")}, "guidance_scale=nan"),
+        ({"seed": -1}, "seed=-1"),
+        ({"mask": b"x"}, "mask needs the image"),
+    ],
+)
+def test_draws_that_cannot_be_made_are_refused_with_what_can(model, changes, text):
+    with pytest.raises(ConfigError, match=text):
+        Stages(model, 4, strict=True).check(Draw(**{"prompt": "a cat", **changes}))
+
+
+def test_a_started_picture_keeps_what_its_strength_leaves(model):
+    near, far = (Sampler(model, 4).latents([Draw("a dog", steps=20, image=picture(), strength=strength)])[0]
+                 for strength in (0.1, 0.9))  # fmt: skip
+    stages = Stages(model, 4, strict=True)
+    origin = stages.row(Draw("a dog", steps=20, image=picture(), mask=mask(), strength=0.1)).start.known
+    assert float((near - origin).norm()) < float((far - origin).norm())
