@@ -110,7 +110,7 @@ def lines_of_file(source: IO[bytes], wanted: SetRequest, models: Models, seed: i
             with_line = {name: value for name, value in values.items() if name not in ("custom_id", "n")}
             try:
                 _check_n(values.get("n", wanted.n))
-                own = wanted.model_copy(update={"n": values.get("n", wanted.n)})
+                own = wanted.model_copy(update={"n": values["n"]}) if "n" in values else wanted
                 whole = {**wanted.parameters, **_plain(with_line), "custom_id": values["custom_id"]}
                 yield from _styled(own, whole, models, seed)
             except RequestError as error:
@@ -191,6 +191,9 @@ def _styled(wanted: SetRequest, values: Mapping[str, Any], models: Models, seed:
         line = request_lines(_request(rest, text, models), models, custom_id=custom_id, seed=seed, style=style)
         if line.draw.seed + wanted.n - 1 > MAX_SEED:
             raise RequestError(f"seed {line.draw.seed} is too large for {wanted.n} images", param="seed")
+        if wanted.n == 1 and place == 0:
+            yield line
+            continue
         for first in range(0, wanted.n, PICTURES_PER_SHARD):
             draw = replace(line.draw, seed=line.draw.seed + first)
             yield replace(line, draw=draw, n=min(PICTURES_PER_SHARD, wanted.n - first), first=place * wanted.n + first)

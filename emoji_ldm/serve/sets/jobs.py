@@ -47,7 +47,7 @@ class Line:
 
     def to_json(self) -> str:
         """The line without what is default anyway."""
-        draw = {name: value for name, value in asdict(self.draw).items() if value != _PLAIN.get(name, b"")}
+        draw = {name: value for name, value in vars(self.draw).items() if value != _PLAIN.get(name, b"")}
         rest = {"n": self.n, "first": self.first, "style": self.style, "output": self.output}
         return json.dumps({"custom_id": self.custom_id, "model": self.model, "draw": draw, **rest})
 
