@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import median
 
-FLAT = 1.1  # a row may cost this much more than the cheapest before a larger batch is worth its wait
+FLAT = 1.05  # a row may cost this much more than one of the fullest tick before a larger batch is worth its wait
 RATE = 0.1  # weight of a new measurement
 
 
@@ -45,11 +46,12 @@ class Profile:
         return Profile({rows: factor * seconds for rows, seconds in self._seconds.items()})
 
 
-def row_cap(seconds: Mapping[int, float]) -> int:
-    """The smallest number of pictures per tick at which a picture costs about as little as it ever does.
+def row_cap(rounds: Sequence[Mapping[int, float]]) -> int:
+    """The smallest number of pictures per tick at which one costs about as little as in the fullest tick.
 
     Args:
-        seconds: Of a tick, by pictures in it.
+        rounds: Seconds of a tick by pictures in it, each round measured at once: only its own times are compared.
     """
-    best = min(value / rows for rows, value in seconds.items())
-    return min(rows for rows, value in seconds.items() if value / rows <= FLAT * best)
+    fullest = max(rounds[0])
+    costs = {size: median((times[size] / size) / (times[fullest] / fullest) for times in rounds) for size in rounds[0]}
+    return min(size for size, cost in costs.items() if cost <= FLAT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -17,6 +18,7 @@ from emoji_ldm.generate.profile import Profile, row_cap
 from emoji_ldm.generate.stages import Stages
 
 GAIN = 0.95  # of the time of one pass that two side by side may take
+ROUNDS = 5
 
 
 def casts_of(model: Model, loras: Mapping[str, Path], batch_size: int, *, strict: bool) -> dict[str, Cast]:
@@ -42,27 +44,34 @@ def _ready(model: Model, batch_size: int, strict: bool) -> tuple[Engine, Stages]
 
 
 def _measured(engine: Engine, stages: Stages) -> Cast:
-    """Every number of pictures that doubles is timed."""
-    sizes = sorted({min(1 << power, engine.batch_size) for power in range(engine.batch_size.bit_length() + 1)})
-    network = engine.network
-    ways = [network.split_from] if network.strict else sorted({network.split_from, network.most + 1})
-    times = {way: {size: _tick_s(engine, stages, size, way) for size in sizes} for way in ways}
+    """Every number of pictures that doubles is timed, in turns, as the machine's load may change meanwhile."""
+    network, most = engine.network, engine.batch_size
+    sizes = sorted({min(1 << power, most) for power in range(most.bit_length() + 1)})
+    one, two = network.most + 1, network.split_from  # of passes
+    ways = sorted({two} if network.strict else {one, two})
+    timed = [(way, size) for way in ways for size in sizes]
+    for way, size in timed:
+        _tick_s(engine, stages, size, way)  # to warm up
+    rounds = [{key: _tick_s(engine, stages, key[1], key[0]) for key in timed} for _ in range(ROUNDS)]
     # Two passes must gain something at each size from there on.
-    slow = [size for size in sizes if times[ways[0]][size] > GAIN * times[ways[-1]][size]]
-    network.split_from = 2 * max(slow, default=0) + 2 if len(ways) > 1 else ways[0]
-    best = {size: min(times[way][size] for way in ways) for size in sizes}
-    profile = Profile({engine.cost(size, size): seconds for size, seconds in best.items()})
-    return Cast(engine, stages, profile, engine.batch_size if network.strict else row_cap(best))
+    slow = [
+        size
+        for size in sizes
+        if len(ways) > 1 and median(times[two, size] / times[one, size] for times in rounds) > GAIN
+    ]
+    network.split_from = 2 * max(slow) + 2 if slow else two
+    chosen = {size: one if slow and size <= max(slow) else two for size in sizes}
+    best = [{size: times[chosen[size], size] for size in sizes} for times in rounds]
+    seconds = {engine.cost(size, size): median(times[size] for times in best) for size in sizes}
+    return Cast(engine, stages, Profile(seconds), most if network.strict else row_cap(best))
 
 
 def _tick_s(engine: Engine, stages: Stages, size: int, split_from: int) -> float:
-    """Seconds of a tick of so many guided pictures: the best of three, after one to warm up."""
-    engine.network.split_from, seconds = split_from, []
-    for _ in range(4):
-        rows = [stages.row(Draw("", steps=1, guidance_scale=2)) for _ in range(size)]
-        began = time.perf_counter()
-        engine.tick(rows)
-        if engine.model.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])
+    """Seconds of a tick of so many guided pictures."""
+    engine.network.split_from = split_from
+    rows = [stages.row(Draw("", steps=1, guidance_scale=2)) for _ in range(size)]
+    began = time.perf_counter()
+    engine.tick(rows)
+    if engine.model.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began

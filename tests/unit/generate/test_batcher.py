@@ -312,8 +312,10 @@ def test_the_profile_learns_and_tells_where_larger_batches_gain_nothing():
     for _ in range(100):
         profile.observe(4, 6.0)
     assert profile.seconds(4) == pytest.approx(6.0, rel=0.01)
-    assert row_cap({1: 1.0, 2: 1.2, 4: 2.0, 8: 3.9}) == 4
-    assert row_cap({1: 1.0, 2: 2.0, 4: 4.0}) == 1
+    assert (
+        row_cap([{1: 1.0, 2: 1.2, 4: 2.0, 8: 3.9}, {1: 5.0, 2: 6.0, 4: 10.4, 8: 20.0}, {1: 1, 2: 1, 4: 9, 8: 4}]) == 4
+    )
+    assert row_cap([{1: 1.0, 2: 2.0, 4: 4.0}]) == 1
 
 
 def test_a_tenant_by_name_leaves_room_in_the_queue_for_others():
