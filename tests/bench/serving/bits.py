@@ -26,7 +26,7 @@ TOLERANCE = 2  # of 255, between the modes
 def compositions(load: Load) -> list[Figure]:
     """T9: pictures drawn in random company, joined at random moments, against each drawn alone."""
     alone, chance, compared, unequal = _alone(True), random.Random(9), 0, 0
-    for _ in range(load.of(200, 40)):
+    for _ in range(load.of(200, 24)):
         for draw, png in _together(True, chance).items():
             compared, unequal = compared + 1, unequal + (png != alone[draw])
     return [
@@ -47,7 +47,7 @@ def cost_of_strict(load: Load) -> list[Figure]:
 def difference(load: Load) -> list[Figure]:
     """T9c: how far fast mode is from strict mode."""
     alone, chance, far = _alone(True), random.Random(90), list[int]()
-    for _ in range(load.of(40, 10)):
+    for _ in range(load.of(40, 8)):
         for draw, png in _together(False, chance).items():
             far.append(int(np.abs(pixels_of(png).astype(int) - pixels_of(alone[draw]).astype(int)).max()))
     return [
@@ -61,7 +61,7 @@ def cancels(load: Load) -> list[Figure]:
     alone, chance, batcher = _alone(True), random.Random(10), rigs.batcher(True)
     wanted, before = list(alone), batcher.stats()
     kept, given_up, unequal = [], 0, 0
-    while given_up < load.of(1000, 200):
+    while given_up < load.of(1000, 120):
         draw = chance.choice(wanted)
         tickets = [batcher.submit(chance.choice(wanted)) for _ in range(chance.randint(1, CAP))]
         kept.append((draw, batcher.submit(draw)))

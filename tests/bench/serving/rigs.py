@@ -24,7 +24,7 @@ from emoji_ldm.generate.draw import Draw
 from tests.bench.serving.network import model
 from tests.bench.serving.static import CAP, Static, png
 
-MAX_QUEUED = 20_000
+MAX_QUEUED = 40_000
 
 
 @dataclass(frozen=True)
