@@ -12,6 +12,7 @@ SIDE_PX = 128  # of a picture on its card
 MARGIN_PX = 12
 LINE_PX = 17
 MAX_LINES = 3
+MAX_CHARACTERS = 400  # far more than three lines hold; measuring longer words takes minutes
 FONT_PX = 13
 PAGE, CARD, EDGE, CHECK, INK = "#eef0f3", "#ffffff", "#d9dde3", "#f1f3f5", "#30363d"
 
@@ -85,7 +86,7 @@ _Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 def _wrap(text: str, font: _Font) -> list[str]:
     """Up to three lines that fit a card; a longer text ends in an ellipsis."""
     lines: list[str] = []
-    for word in text.split():
+    for word in text[:MAX_CHARACTERS].split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and font.getlength(longer) <= SIDE_PX + MARGIN_PX:
             lines[-1] = longer

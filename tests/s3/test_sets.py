@@ -34,16 +34,17 @@ def test_a_job_on_s3_is_drawn_once_by_two_runners_and_deleted_whole(s3_uri):
     assert Results(jobs, again).cancel() == 5 and Results(jobs, again).progress().status == "cancelled"
     for each in (job, again):
         jobs.delete(each.id)
-    assert jobs.listing("ann", "emoji_set") == [] and not [name for name in store.list("sets") if name != "open"]
+    left = [path for path in store.list("sets", recursive=True) if store.exists("sets", path)]
+    assert jobs.listing("ann", "emoji_set") == left == []
 
 
 def test_an_uploaded_file_is_kept_and_read_back_line_by_line(s3_uri, tmp_path):
-    (tmp_path / "lines.jsonl").write_bytes(b"one\n" * 3_000_000)
+    (tmp_path / "lines.jsonl").write_bytes(b"one\n" * 2_000_000)
     files = Files(Store(s3_uri))
     with (tmp_path / "lines.jsonl").open("rb") as source:
         file = files.add("ann", "lines.jsonl", source)
     with files.opened(files.get(file.id, "ann")) as stream:
-        assert stream.readline(100) == b"one\n" and sum(1 for _ in stream) == 2_999_999
-    assert sum(map(len, files.parts(file))) == file.bytes == 12_000_000
+        assert stream.readline(100) == b"one\n" and sum(1 for _ in stream) == 1_999_999
+    assert sum(map(len, files.parts(file))) == file.bytes == 8_000_000
     files.delete(file)
     assert files.listing("ann") == []

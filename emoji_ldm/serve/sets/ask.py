@@ -25,6 +25,9 @@ MAX_BYTES = 200 * 2**20
 DAY_S = 86_400
 ONE_BY_ONE = ("stream", "partial_images")  # have no sense for pictures that are fetched later
 Models = Mapping[str, Limits]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
 
 
 def _template(text: str) -> str:
@@ -46,7 +49,7 @@ class SetRequest(BaseModel):
     """Templates such as `{prompt}, flat style`: every prompt is drawn in every style."""
     name: Annotated[str, Field(max_length=200)] = ""
     """A name for people."""
-    metadata: Annotated[dict[str, str], Field(max_length=16)] = {}
+    metadata: Metadata = {}
     """Your own notes, told again with the status."""
     idempotency_key: Annotated[str, Field(max_length=255)] = ""
     """As the header `Idempotency-Key`: asked again with the same key, the first job is answered."""
@@ -85,6 +88,7 @@ def lines_of_prompts(wanted: SetRequest, models: Models, seed: int) -> Iterator[
         if field in wanted.parameters:
             raise RequestError(f"{field} is refused: a set has prompts", param=field)
     _request(wanted.parameters, "x", models)
+    _check_size(len(wanted.prompts) * wanted.n * max(1, len(wanted.styles)))
 
     def numbered() -> Iterator[Line]:
         for index, prompt in enumerate(wanted.prompts):
@@ -171,8 +175,7 @@ def bounded(lines: Iterable[Line]) -> Iterator[Line]:
     pictures = 0
     for line in lines:
         pictures += line.n
-        if pictures > MAX_PICTURES:
-            raise RequestError(f"at most {MAX_PICTURES:,} pictures in one job", code="too_many_pictures")
+        _check_size(pictures)
         yield line
 
 
@@ -222,7 +225,7 @@ def _object(data: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RequestError(f"it is no JSON object but {json.dumps(values)[:40]}", code="invalid_json")
     custom_id = values.get("custom_id")
-    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= 512:
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= 512 or _is_torn(custom_id):
         raise RequestError("custom_id must be a text of 1 to 512 characters", param="custom_id",
                            code="missing_required_parameter" if custom_id is None else None)  # fmt: skip
     return values
@@ -231,3 +234,13 @@ def _object(data: bytes) -> dict[str, Any]:
 def _check_n(n: object) -> None:
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 1000:
         raise RequestError(f"n={n!r} is refused: a whole number from 1 to 1000", param="n")
+
+
+def _check_size(pictures: int) -> None:
+    if pictures > MAX_PICTURES:
+        raise RequestError(f"at most {MAX_PICTURES:,} pictures in one job", code="too_many_pictures")
+
+
+def _is_torn(text: str) -> bool:
+    """Whether it holds half of a surrogate pair, which JSON can say and no file can hold."""
+    return any("\ud800" <= character <= "\udfff" for character in text)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from emoji_ldm.serve.answers import RequestError
 from emoji_ldm.serve.auth import Caller
@@ -39,7 +39,7 @@ class BatchRequest(BaseModel):
     """What the lines ask for."""
     completion_window: Literal["24h"]
     """What is not drawn by then is not drawn at all."""
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    metadata: ask.Metadata | None = None
     """Your own notes."""
 
 

@@ -26,7 +26,7 @@ from emoji_ldm.serve.body import bounded
 from emoji_ldm.serve.sets import output
 from emoji_ldm.serve.sets.ask import MAX_BYTES
 from emoji_ldm.serve.sets.jobs import Job, Jobs, owner_key
-from emoji_ldm.serve.sets.shared import chunks, owner_of
+from emoji_ldm.serve.sets.shared import CHUNK, chunks, owner_of
 from emoji_ldm.store import Store
 
 FOLDER = ("sets", "files")
@@ -89,7 +89,7 @@ class Files:
         """The bytes as a stream."""
         path = self.store.path(*FOLDER, file.id, CONTENT)
         with self.store.reaching(f"read {file.id}"), self.store.filesystem.open_input_stream(path) as stream:
-            yield io.BufferedReader(stream)
+            yield io.BufferedReader(stream, CHUNK)  # each part is a request to S3
 
     def parts(self, file: File) -> Iterator[bytes]:
         """The bytes part by part."""

@@ -138,15 +138,17 @@ def test_a_bad_request_names_the_field_and_leaves_nothing(service, body, param, 
         ('{"prompt": "a"}', "custom_id", "custom_id"),
         ('{"custom_id": "7", "prompt": "a"}', "custom_id", "line 8 already"),
         ("[1]", None, "object"),
+        (r'{"custom_id": "\ud83d", "prompt": "a"}', "custom_id", "text of 1 to 512"),
+        (r'{"custom_id": "x", "prompt": "\ud83d"}', "prompt", "unicode"),
         ('{"custom_id": "x", "n": 2}', "prompt", "missing"),
     ],
 )  # fmt: skip
 def test_a_bad_line_of_many_is_named_and_nothing_is_half_created(service, bad, param, text):
-    good = [json.dumps({"custom_id": str(number), "prompt": "a cat"}) for number in range(2000)]
-    file = "\n".join([*good[:1499], bad, *good[1499:]])
+    good = [json.dumps({"custom_id": str(number), "prompt": "a cat"}) for number in range(500)]
+    file = "\n".join([*good[:399], bad, *good[399:]])
     answer = service.call("POST", "/v1/emoji-sets", content=file, headers={"content-type": "application/jsonl"})
     error = answer.json()["error"]
-    assert answer.status_code == 400 and error["message"].startswith("line 1500: ") and text in error["message"]
+    assert answer.status_code == 400 and error["message"].startswith("line 400: ") and text in error["message"]
     assert error["param"] == param and not service.files()
 
 
@@ -191,6 +193,26 @@ def test_a_cancelled_set_keeps_what_is_drawn_and_a_deleted_one_nothing(service):
     assert service.call("DELETE", f"/v1/emoji-sets/{job_id}").json()["deleted"]
     assert service.call("GET", f"/v1/emoji-sets/{job_id}").status_code == 404
     assert not service.files()
+
+
+def test_prompts_of_any_script_and_emoji_are_drawn(service):
+    prompts = [
+        "😀 with 🎩",
+        "وجه سعيد",
+        "שמח",
+        "猫",
+        "e\u0301 \u202e turned",
+        "a" * 4000,
+        "=SUM(A1)",
+        '"quoted", text\nline',
+    ]
+    job_id = service.create(prompts=prompts)
+    service.draw()
+    items = service.call("GET", f"/v1/emoji-sets/{job_id}/items").json()["data"]
+    assert [row["prompt"] for row in items] == prompts and {row["status"] for row in items} == {"ok"}
+    with zipfile.ZipFile(io.BytesIO(service.call("GET", f"/v1/emoji-sets/{job_id}/zip").content)) as archive:
+        rows = list(csv.DictReader(io.StringIO(archive.read("prompts.csv").decode(), newline="")))
+    assert [row["prompt"] for row in rows] == prompts
 
 
 def test_pictures_of_jobs_count_against_the_quota_and_those_of_cancelled_ones_do_not(service):
