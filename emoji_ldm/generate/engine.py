@@ -78,7 +78,7 @@ class Engine:
         previews = batch.tick()
         if not batch.left:
             self._release(shape)
-        if self.model.device.type == "cuda":
+        if rows[0].x.is_cuda:
             self._keep_pace()
         return previews
 

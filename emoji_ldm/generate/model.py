@@ -43,7 +43,8 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the network lies."""
-        device: torch.device = self.unet.device
+        # The network's own `device` walks all of its modules, a millisecond each time.
+        device: torch.device = next(self.unet.parameters()).device
         return device
 
     def encode(self, prompt: str) -> Tensor:
