@@ -51,7 +51,7 @@ def application(config: Config) -> serve.Application:
         )
     models = served_models(config)
     for name, value in settings.loras.items():
-        adapter_folder(Store(config.store), CACHE, name, value)
+        adapter_folder(Store(config.store), CACHE, f"serve.loras.{name}", value)
     if settings.keys:
         Keys(settings.keys)
     pools = {model.name: _pool(config, model) for model in models}

@@ -223,7 +223,7 @@ def test_what_cannot_be_served_is_one_line_before_anything_starts(tmp_path, tiny
         serve.run(settings(tmp_path, tiny_pipeline, min_replicas=3))
     with pytest.raises(ConfigError, match=r"serve\.models\.tiny"):
         serve.run(settings(tmp_path, tiny_pipeline, models={"tiny": str(tiny_pipeline)}))
-    with pytest.raises(ModelError, match="blobs=nowhere"):
+    with pytest.raises(ModelError, match=r"serve\.loras\.blobs=nowhere"):
         serve.run(settings(tmp_path, tiny_pipeline, loras={"blobs": "nowhere"}))
     with pytest.raises(ConfigError, match=r"serve\.keys=nowhere.*emoji-ldm keys add"):
         serve.run(settings(tmp_path, tiny_pipeline, keys="nowhere"))
