@@ -20,6 +20,7 @@ from emoji_ldm.generate.network import one_thread
 from emoji_ldm.generate.stages import Picture, Stages
 
 Finish = Callable[[Picture, Draw, Model], bytes]
+PACK_RATE = 0.1  # weight of a new measurement
 END_S = 10.0  # that a thread has to end what it is at
 
 
@@ -120,9 +121,11 @@ class Crew:
             floor.changed.wait_for(lambda: floor.stopped or any(floor.made))
             batch = self._next_made()
         with self._busy():
-            made = [made for made in batch if not made.ticket.ended]
+            made, began = [made for made in batch if not made.ticket.ended], time.monotonic()
             for part, picture in zip(made, self._decode(made), strict=True):
                 self._pack_one(part, picture)
+            if made:
+                floor.pack_s += PACK_RATE * ((time.monotonic() - began) / len(made) - floor.pack_s)
 
     def _next_made(self) -> list[Made]:
         """What is decoded together next, interactive pictures first."""

@@ -60,6 +60,7 @@ class Floor:
         self._deadlines: list[tuple[float, int, Ticket]] = []  # a heap
         self.made: tuple[deque[Made], deque[Made]] = (deque(), deque())  # by class
         self.busy: dict[str, float | None] = {}  # since when each thread is at what it does
+        self.pack_s = 0.0  # time that it takes to pack a picture, as measured lately
         self.closed = self.stopped = False
         self.error: BaseException | None = None
 
@@ -135,7 +136,14 @@ class Floor:
         queues = [lane.waiting[ticket.bulk] for lane in self.lanes]
         waiting = sum(map(len, queues))
         own = sum(queue.count(ticket.tenant) for queue in queues)
-        wait_s, timeout_s = self.lanes.wait_s(ticket), ticket.deadline - ticket.began
+        timeout_s = ticket.deadline - ticket.began
+        # Steps or packing: one of them is what takes long. Who is alone is let in, or no time would be corrected.
+        before = sum(
+            len(lane.waiting[bulk]) + lane.movable(bulk)
+            for lane in self.lanes
+            for bulk in ((False, True) if ticket.bulk else (False,))
+        )
+        wait_s = max(self.lanes.wait_s(ticket), (before + 1) * self.pack_s) if self.live else 0.0
         greedy = bool(ticket.tenant) and own >= max(1, OWN_SHARE * max_queued)
         if waiting >= max_queued or greedy or wait_s > timeout_s:
             self.meter.refused += 1
