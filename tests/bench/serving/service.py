@@ -30,7 +30,8 @@ from tests.bench.serving.figure import Figure, Load
 from tests.bench.serving.traffic import GUIDANCE, PROMPTS, percentile
 from tests.pipelines import write_pipeline
 
-KILL_EVERY_S = 10.0
+KILL_EVERY_S = 10.0  # a new replica takes about as long to load
+VISITORS = 32
 RESTART_S = 90.0  # at most, until a bulk runner draws again
 TIMEOUT_S = 120.0  # of a request: replays included
 Body = dict[str, Any]
@@ -54,15 +55,15 @@ class Service:
         cluster.connect(config.cluster)
         job.start(job.application(config), "127.0.0.1", self.port)
 
-    def ask(self, bodies: Sequence[Body], per_s: float) -> list[Got]:
-        """What comes of requests that are sent at random moments."""
-        return asyncio.run(self.asking(bodies, per_s))
+    def ask(self, bodies: Sequence[Body], per_s: float, most: int = 500) -> list[Got]:
+        """What comes of requests that are sent at random moments, at most so many at once."""
+        return asyncio.run(self.asking(bodies, per_s, most))
 
-    async def asking(self, bodies: Sequence[Body], per_s: float) -> list[Got]:
+    async def asking(self, bodies: Sequence[Body], per_s: float, most: int = 500) -> list[Got]:
         """As `ask`."""
-        chance, tasks = random.Random(1), []
-        limits = httpx.Limits(max_connections=500)
-        async with httpx.AsyncClient(timeout=TIMEOUT_S + 30, limits=limits, trust_env=False) as client:
+        chance, tasks, limits = random.Random(1), [], httpx.Limits(max_connections=most)
+        patience = httpx.Timeout(TIMEOUT_S + 30, pool=None)
+        async with httpx.AsyncClient(timeout=patience, limits=limits, trust_env=False) as client:
             for body in bodies:
                 tasks.append(asyncio.create_task(self._one(client, body)))
                 await asyncio.sleep(chance.expovariate(per_s))
@@ -80,13 +81,13 @@ class Service:
 
 def replicas_killed(load: Load) -> list[Figure]:
     """T8: a replica killed every 10 s, then a rolling update and a downscale, each under load."""
-    bodies = _bodies(load.of(1000, 120), load.steps)
-    few = bodies[: load.of(100, 30)]
+    bodies = _bodies(load.of(1000, 60), load.steps)
+    few = bodies[: load.of(100, 15)]
     with _service() as service:
         began = time.perf_counter()
-        quiet = service.ask(bodies, 1000.0)  # all wait in the queues: as quick as it can
-        per_s = 0.6 * len(bodies) / (time.perf_counter() - began)
-        with _killing("model-bench", load.of(1, 3), random.Random(8)) as killed:
+        quiet = service.ask(bodies, 1000.0, VISITORS)  # as quick as it can
+        per_s = min(0.6 * len(bodies) / (time.perf_counter() - began), len(bodies) / (2.5 * KILL_EVERY_S))
+        with _killing("model-bench", random.Random(8)) as killed:
             beside_kills = service.ask(bodies, per_s)
         updated = asyncio.run(_meanwhile(service, few, per_s, max_queued=1999))
         fewer = asyncio.run(_meanwhile(service, few, per_s, max_queued=1998, min_replicas=1, max_replicas=1))
@@ -139,12 +140,12 @@ def _service() -> Iterator[Service]:
 
 
 @contextmanager
-def _killing(name: str, hurry: float, chance: random.Random) -> Iterator[list[int]]:
+def _killing(name: str, chance: random.Random) -> Iterator[list[int]]:
     """Kill a process of a deployment every few seconds; the list grows with each."""
     killed, over = list[int](), threading.Event()
 
     def run() -> None:
-        while not over.wait(KILL_EVERY_S / hurry):
+        while not over.wait(KILL_EVERY_S):
             if found := _processes(name):
                 os.kill(chance.choice(found).pid, signal.SIGKILL)
                 killed.append(1)
