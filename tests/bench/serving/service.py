@@ -107,7 +107,7 @@ def replicas_killed(load: Load) -> list[Figure]:
 
 def runner_killed(load: Load) -> list[Figure]:
     """T11: a bulk job whose runner is killed again and again."""
-    kills, prompts = load.of(5, 2), [f"{prompt} {number}" for number in range(load.of(20, 6)) for prompt in PROMPTS]
+    kills, prompts = load.of(5, 2), [f"{prompt} {number}" for number in range(load.of(6, 1)) for prompt in PROMPTS]
     with _service() as service, connected(service.url, "") as client:
         wanted = {"prompts": prompts, "n": 5, "seed": 1, "num_inference_steps": load.of(20, 10)}
         name = client.create(wanted)["id"]
