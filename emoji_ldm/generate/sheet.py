@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -12,7 +13,7 @@ SIDE_PX = 128  # of a picture on its card
 MARGIN_PX = 12
 LINE_PX = 17
 MAX_LINES = 3
-MAX_CHARACTERS = 400  # far more than three lines hold; measuring longer words takes minutes
+MAX_CHARACTERS = 200  # more than three lines hold; the time to measure grows with them
 FONT_PX = 13
 PAGE, CARD, EDGE, CHECK, INK = "#eef0f3", "#ffffff", "#d9dde3", "#f1f3f5", "#30363d"
 
@@ -99,6 +100,9 @@ def _wrap(text: str, font: _Font) -> list[str]:
 
 
 def _cut(line: str, font: _Font) -> str:
-    while font.getlength(line) > SIDE_PX + 2 * MARGIN_PX - 4:
-        line = line[:-2] + "…"
-    return line
+    """The line, or as much of it as a card holds, and an ellipsis."""
+    width = float(SIDE_PX + 2 * MARGIN_PX - 4)
+    if font.getlength(line) <= width:
+        return line
+    longer = bisect_right(range(len(line)), width, key=lambda length: font.getlength(line[:length] + "…"))
+    return line[: longer - 1] + "…"

@@ -7,10 +7,11 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from emoji_ldm.config import GenerateConfig, key_of, load
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.generate import sheet
 from emoji_ldm.generate.draw import SCHEDULERS, Draw
 from emoji_ldm.generate.pack import file_name, write_pack
 from emoji_ldm.generate.plan import generated_id, wanted_draws
@@ -147,6 +148,21 @@ def test_a_sheet_has_a_card_for_every_picture_however_long_its_caption():
     one = Image.open(io.BytesIO(contact_sheet([(png, "")])))
     many = Image.open(io.BytesIO(contact_sheet([(png, "word " * 50), (png, "w" * 99)] * 5, columns=2)))
     assert many.width < 2 * one.width and many.height > 5 * one.height - 99
+
+
+@pytest.mark.parametrize("text", ["w" * 4000, "i" * 4000, "w i" * 1300, "\u200d" * 4000, "😀" * 4000])
+def test_a_caption_of_thousands_of_characters_is_cut_to_the_card_without_measuring_them_over_and_over(text):
+    font, measured = ImageFont.load_default(13), []
+
+    class Counting:
+        def getlength(self, line):
+            measured.append(len(line))
+            return font.getlength(line)
+
+    lines = sheet._wrap(text, Counting())
+    assert 1 <= len(lines) <= 3 and all(font.getlength(line) <= sheet.SIDE_PX + 20 for line in lines)
+    assert "".join(lines) == text[:200] or lines[-1].endswith("…")
+    assert sum(measured) < 10_000
 
 
 def test_prompts_come_from_both_places_once_each_with_consecutive_seeds(tmp_path):
