@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.generate.bounds import Bounds as Bounds
 from emoji_ldm.generate.crew import Crew, Finish
 from emoji_ldm.generate.draw import Draw
 from emoji_ldm.generate.floor import Closed as Closed
@@ -20,20 +20,6 @@ from emoji_ldm.generate.lane import Ticket as Ticket
 from emoji_ldm.generate.model import Model
 from emoji_ldm.generate.stats import Stats as Stats
 from emoji_ldm.generate.warm import casts_of
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What the newest weights can draw."""
-
-    model_key: str
-    width_px: int  # of a picture where a draw does not say
-    height_px: int
-    side_step_px: int  # sides are multiples of this
-    max_side_px: int
-    max_steps: int
-    schedulers: tuple[str, ...]  # the first is what "" means
-    loras: tuple[str, ...]
 
 
 class Batcher:

@@ -32,3 +32,12 @@ def default_scheduler(scheduler_config: Mapping[str, Any]) -> str:
     """What a draw without `scheduler` takes, by a model's `scheduler_config.json`."""
     straight = "FlowMatch" in str(scheduler_config.get("_class_name"))
     return "flow_euler" if straight or scheduler_config.get("prediction_type") == "flow_prediction" else "ddim"
+
+
+def fitting_schedulers(scheduler_config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those that could fit a model, the default first, by its `scheduler_config.json`."""
+    if default_scheduler(scheduler_config) == "ddim":
+        return tuple(name for name in SCHEDULERS if name != "flow_euler")
+    if scheduler_config.get("_class_name") == "FlowMatchEulerDiscreteScheduler":
+        return ("flow_euler",)
+    return ("flow_euler", "dpmpp_2m")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.generate.bounds import LARGER, side_step_px
 from emoji_ldm.generate.draw import MAX_SEED, Draw
 from emoji_ldm.generate.engine import Row
 from emoji_ldm.generate.model import Model
@@ -32,9 +33,8 @@ class Stages:
         self.model, self.tables, self.strict = model, Tables(model.scheduler_config), strict
         # On CPUs one picture at a time is about as quick as many, and nothing is padded.
         self.decode_rows = 1 if model.device.type == "cpu" else min(8, batch_size)
-        # The U-Net halves a latent once per further resolution.
-        self.side_step_px = downsampling(model.codec.vae) * 2 ** (len(model.unet.config.block_out_channels) - 1)
-        self.max_side_px = 2 * model.size_px
+        self.side_step_px = side_step_px(downsampling(model.codec.vae), len(model.unet.config.block_out_channels))
+        self.max_side_px = LARGER * model.size_px
         self._states: OrderedDict[str, Tensor] = OrderedDict()
 
     def shape(self, draw: Draw) -> Shape:

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.generate.draw import default_scheduler
-from emoji_ldm.generate.solvers import KINDS, SOLVERS, STRAIGHT, Walk, scheduler_of
+from emoji_ldm.generate.draw import default_scheduler, fitting_schedulers
+from emoji_ldm.generate.solvers import SOLVERS, STRAIGHT, Walk, scheduler_of
 
 SCALE, KEEP, ADD, MEMORY, NOISE, X0_KEEP, X0_ADD, SIGNAL, LEVEL = range(9)
 FLOW = "flow_prediction"
@@ -60,7 +60,7 @@ class Tables:
         _check(config, self.prediction)
         self._refused: dict[str, str] = {}
         self._schedulers: dict[str, Any] = {}
-        for name in _names(self.prediction, straight):
+        for name in fitting_schedulers(config):
             try:
                 self._schedulers[name] = scheduler_of(name, config)
             except (ValueError, NotImplementedError, ImportError) as error:
@@ -119,13 +119,6 @@ class Tables:
             begin if whole else float(walk.level[first]),
             bool((columns[:, NOISE] != 0).any()),
         )
-
-
-def _names(prediction: str, straight: bool) -> tuple[str, ...]:
-    """Schedulers that could fit, the default first."""
-    if prediction != FLOW:
-        return tuple(KINDS)
-    return ("flow_euler",) if straight else ("flow_euler", "dpmpp_2m")
 
 
 def _check(config: Mapping[str, Any], prediction: str) -> None:
