@@ -154,7 +154,9 @@ class Store:
             if self.exists(*parts, name):
                 target = local / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(self.read(*parts, name))
+                part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")  # others may read the target now
+                part.write_bytes(self.read(*parts, name))
+                part.replace(target)
 
     def delete(self, *parts: str) -> None:
         """Delete a folder of the store with all in it; nothing happens if it is not there."""

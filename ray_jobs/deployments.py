@@ -64,7 +64,7 @@ def _pool(config: Config, model: Served) -> serve.Application:
     deployment = serve.deployment(Drawer).options(
         name=pool_name(model.name),
         # Waiting is done in the replica's fair queue: Serve must never hold back what the queue would take or refuse.
-        max_ongoing_requests=settings.max_queued + 4 * settings.batch_size,
+        max_ongoing_requests=2 * settings.max_queued + 8 * settings.batch_size,  # both classes, and what is in work
         max_queued_requests=settings.max_queued,  # per caller, while no replica is there to take them
         ray_actor_options={"num_cpus": NUM_CPUS, "num_gpus": settings.num_gpus},
         autoscaling_config=_autoscaling(settings),

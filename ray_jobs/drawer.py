@@ -118,6 +118,7 @@ class Drawer:
         try:
             if (uri := self.weights.newest()) != self.weights.uri:
                 self.batcher.swap(self.weights.load(uri), self.weights.adapters())
+                self.weights.uri = uri
                 LOG.info("model %s: took the weights of %s", self.served.name, uri)
         except EmojiLdmError as error:
             LOG.warning("model %s keeps its weights: %s", self.served.name, error)
@@ -125,7 +126,10 @@ class Drawer:
     def _every(self, seconds: float, act: Callable[[], None]) -> None:
         def repeat() -> None:
             while not self.closing.wait(seconds):
-                act()
+                try:
+                    act()
+                except Exception:  # a full disk, a GPU without room: told, and tried again
+                    LOG.exception("%s failed; it is tried again in %.0f s", act.__name__, seconds)
 
         threading.Thread(target=repeat, name=act.__name__, daemon=True).start()
 

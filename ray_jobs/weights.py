@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emoji_ldm.config import Config
-from emoji_ldm.errors import ConfigError
+from emoji_ldm.errors import ConfigError, EmojiLdmError
 from emoji_ldm.generate.source import CACHE, adapter_folder, data_versions, may_move, meant, resolve_checkpoint
 from emoji_ldm.store import Store
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:  # torch is for replicas only
     from emoji_ldm.generate.draw import Draw
     from emoji_ldm.generate.model import Model
     from emoji_ldm.generate.sampler import Picture
+
+
+LOG = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,17 @@ class Weights:
     def __init__(self, config: Config, served: Served) -> None:
         """Begin with what was settled for all replicas, or with what others have taken meanwhile."""
         self.config, self.served, self.store = config, served, Store(config.store)
-        self.uri = self.newest() if config.serve.reload_s else served.uri
+        self.uri = self._first()  # of what is drawn with
         self._versions: dict[str, dict[str, int]] = {}  # of the tables, by the model's key
-        self._newest = ""  # key
+
+    def _first(self) -> str:
+        if not self.config.serve.reload_s:
+            return self.served.uri
+        try:
+            return self.newest()
+        except EmojiLdmError as error:  # a tag that went, a store that is away: what was settled is good enough
+            LOG.warning("model %s starts with %s: %s", self.served.name, self.served.uri, error)
+            return self.served.uri
 
     def newest(self) -> str:
         """URI of what the checkpoint means now; ModelError if it means nothing any more."""
@@ -63,12 +75,18 @@ class Weights:
 
     def load(self, uri: str = "") -> Model:
         """The model at a URI (the settled one), on the device of this replica; ModelError if it cannot be loaded."""
+        from emoji_ldm.generate.lora import lora_key
         from emoji_ldm.generate.model import load_model, sampling_device
+        from emoji_ldm.generate.post import mode_of
 
-        source, _ = resolve_checkpoint(self.config, self.store, CACHE, uri or self.uri)
+        uri = uri or self.uri
+        source, _ = resolve_checkpoint(self.config, self.store, CACHE, uri)
         model = load_model(source, sampling_device(self.config.serve.num_gpus))
-        self.uri = uri or self.uri
-        self._versions[model.key], self._newest = data_versions(self.store, self.uri), model.key
+        versions, settings = data_versions(self.store, uri), self.config.serve
+        self._versions[model.key] = versions
+        for folder in self.adapters().values():  # a model with an adapter has a key of its own
+            self._versions[lora_key(model.key, folder)] = versions
+        self._mode = mode_of(settings.batch_size, strict=settings.strict)
         return model
 
     def adapters(self) -> dict[str, Path]:
@@ -78,10 +96,6 @@ class Weights:
 
     def finish(self, picture: Picture, draw: Draw, model: Model) -> bytes:
         """A PNG that says how it was drawn, with which weights."""
-        from emoji_ldm.generate.post import facts_of, mode_of, to_png
+        from emoji_ldm.generate.post import facts_of, to_png
 
-        settings = self.config.serve
-        # A model with an adapter has a key of its own.
-        versions = self._versions.get(model.key, self._versions[self._newest])
-        mode = mode_of(settings.batch_size, strict=settings.strict)
-        return to_png(picture, draw, facts_of(model, draw, mode, versions))
+        return to_png(picture, draw, facts_of(model, draw, self._mode, self._versions[model.key]))
