@@ -62,10 +62,8 @@ def explain(error: Exception) -> RequestError:
             return _later("the image was not drawn in time", 504, "timeout", RETRY_AFTER_S)
         case ConfigError():
             return RequestError(str(error))
-        case DatasetError():
-            return RequestError(str(error), status=404)
-        case StoreError():
-            return _later("the store cannot be reached", 503, "store_unreachable", RETRY_AFTER_S)
+        case StoreError() | DatasetError():  # what a table of a job lacks was there: the store does not give it
+            return _later("the store cannot be reached or read", 503, "store_unreachable", RETRY_AFTER_S)
     # A draw that no replica survived would kill more of them: clients shall not try it again by themselves.
     headers = {"x-should-retry": "false"}
     return RequestError("the service failed at this; its log says why", status=500, code="crash", headers=headers)
@@ -80,7 +78,7 @@ def answer_errors(api: FastAPI) -> None:
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, StoreError):
+    if isinstance(error, StoreError | DatasetError):
         LOG.error("request %s: %s", request.state.id, error)
     return explain(error).response()
 

@@ -47,7 +47,7 @@ def build_api(
     for router in (images.routes(backend, settings), about(backend), *routers):
         api.include_router(router, responses=docs.ERRORS)
     # The last is the outermost: a page of another origin may read refusals of the door too.
-    api.add_middleware(Door, keys=Keys(settings.keys) if settings.keys else None)
+    api.add_middleware(Door, keys=Keys(settings.keys) if settings.keys else None, origins=settings.cors_origins)
     if settings.cors_origins:
         api.add_middleware(
             CORSMiddleware,

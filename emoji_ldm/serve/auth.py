@@ -1,4 +1,4 @@
-"""Who asks: bearer keys, their quotas, and the door that lets nobody else in."""
+"""Who asks: bearer keys, their quotas, and the door that lets nobody else in, pages of strangers included."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import ipaddress
 import logging
 import math
 import time
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -20,8 +22,10 @@ from emoji_ldm.serve.keys import Key, digest, read_keys
 
 LOG = logging.getLogger("emoji_ldm.serve")
 REFRESH_S = 2.0  # how soon a revoked key is refused
-OPEN = ("/health", "/docs", "/docs/oauth2-redirect", "/openapi.json")  # they tell nothing of anybody
+READER = ThreadPoolExecutor(1, "keys")  # of its own: a store that hangs holds up nothing else
+OPEN = ("/health", "/docs", "/openapi.json")  # they tell nothing of anybody
 IMAGES = "/v1/images/"
+HARMLESS = ("GET", "HEAD", "OPTIONS")
 
 
 class Bucket:
@@ -70,11 +74,12 @@ class Caller:
 
 
 class Keys:
-    """The keys of a file, read again while the service runs."""
+    """The keys of a file, read again while the service runs; no request waits for that."""
 
     def __init__(self, uri: str) -> None:
         """Read the file. ConfigError if it is not there or none of keys."""
-        self.uri, self.read_at = uri, time.monotonic()
+        self.uri = uri
+        self.work: asyncio.Task[None] | None = None
         self.buckets: dict[tuple[str, int], Bucket] = {}
         found = read_keys(uri)
         if found is None:
@@ -83,12 +88,16 @@ class Keys:
             )
         self.keys = found
 
-    async def caller(self, authorization: str) -> Caller:
+    def follow(self) -> None:
+        """Read the file again every `REFRESH_S` for as long as the running event loop lives; asked twice, once."""
+        if self.work is None or self.work.done():
+            self.work = asyncio.get_running_loop().create_task(self._follow())
+
+    def caller(self, authorization: str) -> Caller:
         """Whose key it is. RequestError (401) if there is none, or it is not known any more."""
         scheme, _, secret = authorization.partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise _unknown("this service needs a key; send it as `Authorization: Bearer KEY`")
-        await self._refresh()
         asked, known = digest(secret.strip()), None
         for key in self.keys:
             if hmac.compare_digest(key.sha256.encode(), asked.encode()):
@@ -104,13 +113,15 @@ class Keys:
             return None
         return self.buckets.setdefault((key.sha256, key.images_per_minute), Bucket(key.images_per_minute))
 
-    async def _refresh(self) -> None:
-        """Read the file again if that is some time ago; without it nobody has a key, a broken one changes nothing."""
-        if time.monotonic() - self.read_at < REFRESH_S:
-            return
-        self.read_at = time.monotonic()
+    async def _follow(self) -> None:
+        while True:
+            await self.refresh()
+            await asyncio.sleep(REFRESH_S)
+
+    async def refresh(self) -> None:
+        """Read the file again; without it nobody has a key, a broken one changes nothing."""
         try:
-            found = await asyncio.to_thread(read_keys, self.uri)
+            found = await asyncio.get_running_loop().run_in_executor(READER, read_keys, self.uri)
         except EmojiLdmError as error:
             LOG.error("the keys cannot be read again, the former ones stay valid: %s", error)
         else:
@@ -118,26 +129,43 @@ class Keys:
 
 
 class Door:
-    """Lets in who has a key, and says who it is in `request.state.caller`."""
+    """Lets in who has a key, and says who it is in `request.state.caller`; pages of foreign origins change nothing."""
 
-    def __init__(self, app: ASGIApp, keys: Keys | None) -> None:
-        """Guard an application; without keys it stands open."""
-        self.app, self.keys = app, keys
+    def __init__(self, app: ASGIApp, keys: Keys | None, origins: Collection[str] = ()) -> None:
+        """Guard an application; without keys it stands open, but for pages of other origins than `origins`."""
+        self.app, self.keys, self.origins = app, keys, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 401 or 403, or go on."""
+        if self.keys:
+            self.keys.follow()  # from the lifespan's start on, which comes before all requests
         if scope["type"] == "http":
             try:
-                scope.setdefault("state", {})["caller"] = await self._caller(scope)
+                self._refuse_foreign(scope)
+                scope.setdefault("state", {})["caller"] = self._caller(scope)
             except RequestError as refusal:
                 return await refusal.response()(scope, receive, send)
         await self.app(scope, receive, send)
         return None
 
-    async def _caller(self, scope: Scope) -> Caller:
+    def _refuse_foreign(self, scope: Scope) -> None:
+        """Raise RequestError (403) for what a page of a foreign origin would change.
+
+        A browser sends some requests (a form, text/plain) without asking first, to a service on its user's machine
+        too; it does name the page's origin.
+        """
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin is None or scope["method"] in HARMLESS or {origin, "*"} & {*self.origins}:
+            return
+        if origin.lower().partition("://")[2] != headers.get("host", "").lower():
+            raise RequestError(f"pages of {origin} may not do this here; let them with serve.cors_origins='[{origin}]'",
+                               status=403, code="foreign_origin")  # fmt: skip
+
+    def _caller(self, scope: Scope) -> Caller:
         if self.keys is None or scope["path"] in OPEN:
             return Caller()
-        caller = await self.keys.caller(Headers(scope=scope).get("authorization", ""))
+        caller = self.keys.caller(Headers(scope=scope).get("authorization", ""))
         if caller.bulk_only and scope["path"].startswith(IMAGES):
             raise RequestError(f"the key {caller.name!r} is for jobs only (POST /v1/emoji-sets, /v1/batches); "
                                "images while you wait need a key of the kind interactive", status=403,

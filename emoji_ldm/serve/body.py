@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from starlette.requests import Request
 from starlette.types import Message
 
 from emoji_ldm.serve.answers import RequestError
+
+HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON writes half of a surrogate pair
 
 
 def bounded(request: Request, max_bytes: int) -> Request:
@@ -39,14 +42,36 @@ def parse_json(data: bytes) -> Any:
 
     Raises:
         RequestError: It is no JSON: also NaN and Infinity, which only Python takes, a field that is there twice, of
-            which one would be ignored, and nesting deeper than anything of this service.
+            which one would be ignored, nesting deeper than anything of this service, and texts that UTF-8 cannot write.
     """
     try:
-        return json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_once)
+        text = data.decode("utf-8-sig")
+        found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once)
+        if HALF.search(text):  # it may be one of a pair: then it is a character
+            _refuse_torn(found)
+        return found
     except RecursionError:
         raise RequestError("the body is not JSON of this service: it is nested too deeply") from None
     except ValueError as error:
         raise RequestError(f"the body is not JSON: {error}") from None
+
+
+def _refuse_torn(value: object, field: str = "") -> None:
+    """Raise RequestError, which names the field, for half of a surrogate pair in any text of a value."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise RequestError(f"{field or 'the body'} is refused: it holds half of a surrogate pair, which UTF-8 "
+                               "cannot write", param=field or None) from None  # fmt: skip
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            inside = f"{field}.{name}" if field else name
+            _refuse_torn(name, inside)
+            _refuse_torn(part, inside)
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            _refuse_torn(part, f"{field}[{index}]")
 
 
 def _refuse_constant(name: str) -> Any:

@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from emoji_ldm.serve.backend import Backend, Partial, Wish
+from emoji_ldm.serve.answers import RequestError
+from emoji_ldm.serve.backend import Backend, Overloaded, Partial, Wish
 
 PULSE_S = 15.0  # silence after which a stream says that it lives, for proxies that cut silent connections
 GRACE_S = 5.0  # after a wish's own time, when a backend has forgotten it
 CLEANUP_S = 5.0
+MAX_PICTURE_BYTES = 512 * 2**20  # of all pictures to start from that wait at once
+ROOM_RETRY_S = 5.0
+
+
+class Room:
+    """Memory for the pictures to start from: every draw takes its own copy to a replica's queue."""
+
+    def __init__(self) -> None:
+        """All of it is free."""
+        self.free = MAX_PICTURE_BYTES
+
+    @contextmanager
+    def taken(self, wishes: Sequence[Wish]) -> Iterator[None]:
+        """Room for one request while it is drawn. RequestError (413) if there never is so much, else Overloaded."""
+        size = sum(len(wish.draw.image) + len(wish.draw.mask) for wish in wishes)
+        if size > MAX_PICTURE_BYTES:
+            raise RequestError(f"n={len(wishes)} is refused: the pictures to start from would take {size:,} bytes, and "
+                               f"at most {MAX_PICTURE_BYTES:,} may wait", status=413, param="n")  # fmt: skip
+        if size > self.free:
+            raise Overloaded(ROOM_RETRY_S)
+        self.free -= size
+        try:
+            yield
+        finally:
+            self.free += size
 
 
 async def draw_all(backend: Backend, wishes: Sequence[Wish]) -> dict[int, bytes]:

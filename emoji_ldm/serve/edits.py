@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -18,6 +17,7 @@ from emoji_ldm.serve.answers import RequestError
 from emoji_ldm.serve.backend import Limits
 from emoji_ldm.serve.body import bounded
 from emoji_ldm.serve.schema import ImageRequest, read
+from emoji_ldm.serve.threads import in_thread
 
 MAX_FILE_BYTES = 8 * 2**20
 MAX_BODY_BYTES = 2 * MAX_FILE_BYTES + 256 * 1024
@@ -71,7 +71,7 @@ async def read_form(request: Request) -> Form:
     form = bounded(request, MAX_BODY_BYTES).form(max_files=8, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
     async with form as parts:
         sent = Form(_texts(parts), await _files(parts))
-    await asyncio.to_thread(_check, sent.files)
+    await in_thread(_check, sent.files)
     return sent
 
 

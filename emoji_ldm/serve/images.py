@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter
@@ -24,10 +24,11 @@ from emoji_ldm.serve.answers import LOG, explain
 from emoji_ldm.serve.auth import Caller
 from emoji_ldm.serve.backend import Backend, Limits, Partial, Wish
 from emoji_ldm.serve.body import read_body
-from emoji_ldm.serve.drawing import draw_all, stream_all
+from emoji_ldm.serve.drawing import Room, draw_all, stream_all
 from emoji_ldm.serve.edits import read_form
 from emoji_ldm.serve.output import Picture, convert
 from emoji_ldm.serve.schema import ImageRequest, parse_request
+from emoji_ldm.serve.threads import in_thread
 
 MAX_BODY_BYTES = 256 * 1024  # two prompts of emoji, each written as \\ud83d\\ude00, and room
 SEEDS = 2**31
@@ -73,6 +74,7 @@ class Studio:
 
     backend: Backend
     settings: ServeConfig
+    room: Room = field(default_factory=Room)
 
     async def models(self) -> Mapping[str, Limits]:
         """The models; TimeoutError if none can be had in time."""
@@ -95,9 +97,11 @@ class Studio:
         caller.charge(len(order.wishes))
         try:
             if order.request.stream:
-                events = _events(self.backend, order)
+                events = _events(self, order)
                 return EventStream(await anext(events), events)
-            pictures = await _converted(order, await draw_all(self.backend, order.wishes))
+            with self.room.taken(order.wishes):
+                drawn = await draw_all(self.backend, order.wishes)
+            pictures = await _converted(order, drawn)
         except Exception:
             caller.refund(len(order.wishes))
             raise
@@ -119,19 +123,20 @@ def answer(request: ImageRequest, seed: int, pictures: Mapping[int, Picture]) ->
 
 
 async def _converted(order: Order, pngs: Mapping[int, bytes]) -> dict[int, Picture]:
-    made = await asyncio.gather(*(asyncio.to_thread(convert, png, order.request.output) for png in pngs.values()))
+    made = await asyncio.gather(*(in_thread(convert, png, order.request.output) for png in pngs.values()))
     return dict(zip(pngs, made, strict=True))
 
 
-async def _events(backend: Backend, order: Order) -> AsyncGenerator[bytes, None]:
+async def _events(studio: Studio, order: Order) -> AsyncGenerator[bytes, None]:
     """The stream's events; a problem after the first is the last of them, one before it is raised."""
     begun = False
     try:
-        async with aclosing(stream_all(backend, order.wishes, order.request.partial_images)) as ready:
-            async for found in ready:
-                chunk = await _event(order, *found) if found else b": still drawing\n\n"
-                begun = True
-                yield chunk
+        with studio.room.taken(order.wishes):
+            async with aclosing(stream_all(studio.backend, order.wishes, order.request.partial_images)) as ready:
+                async for found in ready:
+                    chunk = await _event(order, *found) if found else b": still drawing\n\n"
+                    begun = True
+                    yield chunk
     except Exception as error:
         if not begun:
             raise
@@ -143,7 +148,7 @@ async def _events(backend: Backend, order: Order) -> AsyncGenerator[bytes, None]
 
 async def _event(order: Order, index: int, item: Partial | bytes) -> bytes:
     png, name = (item.png, "partial_image") if isinstance(item, Partial) else (item, "completed")
-    picture = await asyncio.to_thread(convert, png, order.request.output)
+    picture = await in_thread(convert, png, order.request.output)
     kind = f"{order.family}.{name}"
     more = {"partial_image_index": item.index} if isinstance(item, Partial) else {"usage": None}  # no tokens here
     return _sse(kind, {"type": kind, "b64_json": _base64(picture.data), "created_at": int(time.time()),

@@ -2,6 +2,7 @@
 
 import asyncio
 import stat
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -16,7 +17,7 @@ from emoji_ldm.serve.auth import Bucket, Keys, open_warning
 from emoji_ldm.serve.backend import Overloaded
 from emoji_ldm.serve.keys import new_key, read_keys, write_keys
 from ray_jobs.cli import main
-from tests.unit.serve.painter import Painter, picture
+from tests.unit.serve.painter import Painter, picture, serving, wait_until
 
 
 @pytest.fixture
@@ -110,25 +111,63 @@ def test_a_wish_carries_the_name_of_the_key_and_the_id_of_the_request(path):
     assert wish.request_id == answer.headers["x-request-id"]
 
 
+def status(url, secret):
+    return httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {secret}"}).status_code
+
+
 def test_keys_are_made_and_revoked_while_the_service_runs(path, monkeypatch):
-    monkeypatch.setattr(auth, "REFRESH_S", 0.0)
+    monkeypatch.setattr(auth, "REFRESH_S", 0.02)
     first = add(path, "first")
-    api = build_api(Painter(), ServeConfig(keys=path))
-    second = add(path, "second")
-    assert call(api, f"Bearer {second}").status_code == 200
-    write_keys(path, read_keys(path)[1:])
-    assert call(api, f"Bearer {first}").status_code == 401
-    assert call(api, f"Bearer {second}").status_code == 200
+    with serving(Painter(), ServeConfig(keys=path)) as url:
+        second = add(path, "second")
+        wait_until(lambda: status(url, second) == 200)
+        write_keys(path, read_keys(path)[1:])
+        wait_until(lambda: status(url, first) == 401)
+        assert status(url, second) == 200
+
+
+def test_no_request_waits_for_the_keys_to_be_read_again(path, monkeypatch):
+    secret, hangs = add(path), threading.Event()
+    with serving(Painter(), ServeConfig(keys=path)) as url:
+        monkeypatch.setattr(auth, "read_keys", lambda uri: hangs.wait() and read_keys(uri))
+        monkeypatch.setattr(auth, "REFRESH_S", 0.02)
+        try:
+            assert [status(url, secret) for _ in range(3)] == [200] * 3
+        finally:
+            hangs.set()
+
+
+def test_keys_are_read_again_from_the_start_of_the_application_on(path, monkeypatch):
+    """So that a key that was revoked while nobody asked is refused at the first request."""
+    monkeypatch.setattr(auth, "REFRESH_S", 0.02)
+    secret = add(path)
+    api, reads = build_api(Painter(), ServeConfig(keys=path)), []
+    write_keys(path, ())
+    monkeypatch.setattr(auth, "read_keys", lambda uri: reads.append(uri) or read_keys(uri))
+
+    async def started():
+        lives = asyncio.create_task(api({"type": "lifespan"}, asyncio.Event().wait, None))
+        while len(reads) < 2:
+            await asyncio.sleep(0.005)
+        transport = httpx.ASGITransport(api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            answer = await client.get("/v1/models", headers={"Authorization": f"Bearer {secret}"})
+        lives.cancel()
+        return answer.status_code
+
+    assert asyncio.run(started()) == 401
 
 
 def test_a_file_that_breaks_keeps_the_former_keys_and_one_that_is_gone_holds_none(path, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(auth, "REFRESH_S", 0.0)
+    monkeypatch.setattr(auth, "REFRESH_S", 0.02)
     secret = add(path)
-    api = build_api(Painter(), ServeConfig(keys=path))
-    (tmp_path / "keys.json").write_text('{"keys": [')
-    assert call(api, f"Bearer {secret}").status_code == 200 and "cannot be read again" in caplog.text
-    (tmp_path / "keys.json").unlink()
-    assert call(api, f"Bearer {secret}").status_code == 401
+    with serving(Painter(), ServeConfig(keys=path)) as url:
+        assert status(url, secret) == 200
+        (tmp_path / "keys.json").write_text('{"keys": [')
+        wait_until(lambda: "cannot be read again" in caplog.text)
+        assert status(url, secret) == 200
+        (tmp_path / "keys.json").unlink()
+        wait_until(lambda: status(url, secret) == 401)
 
 
 def test_a_key_ends_when_its_time_is_over(path):

@@ -6,15 +6,19 @@ import gc
 import io
 import json
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 from PIL import Image
 
 from emoji_ldm.config.serve import ServeConfig
-from emoji_ldm.errors import ConfigError
+from emoji_ldm.errors import ConfigError, DatasetError, StoreError
+from emoji_ldm.serve import drawing
 from emoji_ldm.serve.app import build_api
 from emoji_ldm.serve.backend import Expired, Overloaded
+from emoji_ldm.serve.body import parse_json
 from emoji_ldm.serve.schema import ImageRequest, RequestError, parse_request
 from tests.unit.serve.painter import LIMITS, Painter, picture, told
 
@@ -97,7 +101,7 @@ def test_the_default_steps_are_the_most_that_a_model_of_few_steps_takes():
         ({"prompt": " \n"}, "prompt", "empty"),
         ({"prompt": 3}, "prompt", "valid string"),
         ({"prompt": "a\0b"}, "prompt", "NUL"),
-        ({"prompt": "\ud800"}, "prompt", "valid string"),
+        ({"prompt": "\ud800"}, "prompt", "prompt is refused: it holds half of a surrogate pair"),
         ({"prompt": "a" * 4001}, "prompt", "at most 4000"),
         ({"prompt": "a", "negative_prompt": "a" * 4001}, "negative_prompt", "at most 4000"),
         ({"prompt": "a", "n": 0}, "n", "greater than or equal to 1"),
@@ -128,7 +132,7 @@ def test_the_default_steps_are_the_most_that_a_model_of_few_steps_takes():
         ({"prompt": "a", "style": "vivid"}, "style", "say it in the prompt"),
         ({"prompt": "a", "guidance": 3}, "guidance", "did you mean 'guidance_scale'?"),
         ({"prompt": "a", "zzz": 3}, "zzz", "known are: prompt"),
-        ({"prompt": "a", "\ud800": 3}, "\\ud800", "unknown field"),
+        ({"prompt": "a", "\ud800": 3}, "\\ud800", "half of a surrogate pair"),
     ],
 )
 def test_bad_fields_are_400_and_named(body, param, text):
@@ -147,6 +151,8 @@ def test_bad_fields_are_400_and_named(body, param, text):
         b"[1]",
         b'"prompt"',
         b"\xff",
+        b'{"prompt": "\xed\xa0\x80"}',
+        '{"prompt": "a"}'.encode("utf-16"),
         b"[" * 200_000,
         b'{"a":' * 50_000,
         b'{"prompt": "a", "n": ' + b"1" * 5000 + b"}",
@@ -163,6 +169,14 @@ def test_prompts_of_any_script_reach_the_picture_unchanged(prompt):
     answer = generate(Painter(), prompt=prompt)
     assert answer.status_code == 200, answer.text
     assert drawn(answer)[0]["prompt"] == prompt
+
+
+def test_text_that_utf_8_cannot_write_is_refused_wherever_it_stands_and_whole_pairs_are_not():
+    for text, param in ((r'{"a": {"b": ["x", "\ud83d"]}}', "a.b[1]"), (r'["\uDC00"]', "[0]"), (r'"\ud83d"', None)):
+        with pytest.raises(RequestError, match="half of a surrogate pair") as caught:
+            parse_json(text.encode())
+        assert caught.value.param == param
+    assert parse_json(rb'["\ud83d\ude00", "\\ud83d"]') == ["😀", r"\ud83d"]
 
 
 def test_a_body_that_is_too_long_is_413_without_being_read_whole():
@@ -190,6 +204,8 @@ def test_another_model_is_404():
         (Overloaded(), 503, "overloaded", "1"),
         (Expired(), 504, "timeout", "5"),
         (ConfigError("this model has no such thing"), 400, None, None),
+        (StoreError("no connection"), 503, "store_unreachable", "5"),
+        (DatasetError("the log lacks version 3: no connection"), 503, "store_unreachable", "5"),
     ],
 )
 def test_what_the_backend_refuses_is_answered_so_that_clients_know_when_to_come_back(fault, status, code, wait):
@@ -310,6 +326,40 @@ def test_an_edit_that_is_no_form_or_too_long_is_refused():
     assert error_of(call(Painter(), "POST", "/v1/images/edits", content=b"--x", headers=headers), 400)
 
 
+def test_pictures_that_wait_are_held_within_bounds_whole_and_streamed_and_their_room_is_free_again(monkeypatch):
+    image = {"image": ("a.png", picture())}
+    monkeypatch.setattr(drawing, "MAX_PICTURE_BYTES", 5 * len(image["image"][1]))
+    assert error_of(edit(Painter(), image, prompt="a", n="6"), 413)["param"] == "n"
+
+    async def crowd(stream):
+        transport = httpx.ASGITransport(build_api(Painter(delay_s=0.1)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            fields = {"prompt": "a", "n": "3", "stream": stream}
+            ask = lambda: client.post("/v1/images/edits", files=image, data=fields)  # noqa: E731
+            several = await asyncio.gather(ask(), ask(), ask())
+            return sorted(answer.status_code for answer in (*several, await ask()))
+
+    assert [asyncio.run(crowd(stream)) for stream in ("false", "true")] == [[200, 200, 503, 503]] * 2
+
+
+def test_pictures_are_finished_while_all_threads_of_the_loop_wait_for_a_store():
+    hangs = threading.Event()
+
+    async def answered():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        asyncio.get_running_loop().run_in_executor(None, hangs.wait)
+        transport, body = httpx.ASGITransport(build_api(Painter())), {"prompt": "a", "output_format": "webp"}
+        try:
+            async with asyncio.timeout(20), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                one = await client.post("/v1/images/generations", json=body)
+                other = await client.post("/v1/images/edits", data=body, files={"image": ("a.png", picture())})
+                return one.status_code, other.status_code
+        finally:
+            hangs.set()
+
+    assert asyncio.run(answered()) == (200, 200)
+
+
 def test_each_request_is_one_line_in_the_log_without_its_prompt(caplog):
     caplog.set_level(logging.INFO, "emoji_ldm.serve")
     answer = call(Painter(), "POST", "/v1/images/generations", headers={"x-request-id": "mine-1"},
@@ -337,6 +387,30 @@ def test_pages_of_other_origins_are_let_in_only_if_configured():
     assert let_in.status_code == 200 and let_in.headers["access-control-allow-origin"] == "https://a.example"
     other = call(Painter(), "GET", "/v1/models", settings, headers={"Origin": "https://b.example"})
     assert "access-control-allow-origin" not in other.headers
+
+
+@pytest.mark.parametrize(
+    ("origin", "method", "origins", "status"),
+    [
+        ("https://evil.example", "POST", (), 403),
+        ("null", "POST", (), 403),
+        ("http://test.evil.example", "POST", (), 403),
+        ("http://test:81", "POST", (), 403),
+        ("https://a.example", "DELETE", (), 403),
+        ("https://evil.example", "POST", ("https://a.example",), 403),
+        ("https://a.example", "POST", ("https://a.example",), 200),
+        ("https://a.example", "POST", ("*",), 200),
+        ("https://Test", "POST", (), 200),
+        ("https://evil.example", "GET", (), 200),
+    ],
+)
+def test_pages_of_foreign_origins_change_nothing(origin, method, origins, status):
+    backend, path = Painter(), "/v1/models" if method == "GET" else "/v1/images/generations"
+    headers = {"Origin": origin, "Content-Type": "text/plain"}
+    answer = call(backend, method, path, ServeConfig(cors_origins=origins), headers=headers, content='{"prompt": "a"}')
+    assert answer.status_code == status and len(backend.wishes) == (status == 200 and method == "POST")
+    if status == 403:
+        assert "serve.cors_origins" in error_of(answer, 403)["message"]
 
 
 def test_the_docs_show_every_field_with_its_explanation():
