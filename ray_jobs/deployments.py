@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
@@ -23,9 +23,11 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.generate.source import CACHE, adapter_folder
 from emoji_ldm.serve.app import build_api
 from emoji_ldm.serve.auth import Keys
+from emoji_ldm.serve.backend import Limits
 from emoji_ldm.store import Store
 from ray_jobs.drawer import Drawer
 from ray_jobs.log import Lines
+from ray_jobs.meters import Bulk
 from ray_jobs.policy import DrainTime
 from ray_jobs.pools import Pools
 from ray_jobs.weights import Served, served_models
@@ -34,6 +36,8 @@ NUM_CPUS = 0.5  # logical CPUs per sampler, which has one thread
 LIGHT_CPUS = 0.1  # of the ingress and of the bulk runner each
 GRACE_S = 30.0  # beyond serve.timeout_s: what was accepted ends before its replica is stopped by force
 IDLE_S = 120.0  # before a replica that is not needed any more is stopped
+HEALTH_S = 1.0  # a process that died is replaced so soon
+METER_S = 1.0
 MANY = 10_000  # requests in one ingress at once; all they do there is wait
 
 
@@ -55,8 +59,9 @@ def application(config: Config) -> serve.Application:
     if settings.keys:
         Keys(settings.keys)
     pools = {model.name: _pool(config, model) for model in models}
-    sets = _light(Sets, settings).bind(config, pools)
-    return _light(Ingress, settings).bind(config, pools, sets, models)
+    limits = {model.name: model.limits for model in models}
+    sets = _light(Sets, settings).bind(config, pools, limits)
+    return _light(Ingress, settings).bind(config, pools, limits, sets)
 
 
 def _pool(config: Config, model: Served) -> serve.Application:
@@ -70,7 +75,7 @@ def _pool(config: Config, model: Served) -> serve.Application:
         autoscaling_config=_autoscaling(settings),
         max_surge_percent=100,  # a new version is up before the old one stops
         graceful_shutdown_timeout_s=settings.timeout_s + GRACE_S, graceful_shutdown_wait_loop_s=0.5,
-        health_check_period_s=5, health_check_timeout_s=30,
+        health_check_period_s=HEALTH_S, health_check_timeout_s=30,
         logging_config=LoggingConfig(enable_access_log=False),
     )  # fmt: skip
     return deployment.bind(config, model)
@@ -97,6 +102,7 @@ def _autoscaling(settings: ServeConfig) -> AutoscalingConfig:
 def _light(kind: type[Any], settings: ServeConfig) -> Any:
     return serve.deployment(kind).options(
         num_replicas=1, max_ongoing_requests=MANY, ray_actor_options={"num_cpus": LIGHT_CPUS}, max_surge_percent=100,
+        health_check_period_s=HEALTH_S,
         graceful_shutdown_timeout_s=settings.timeout_s + 2 * GRACE_S,  # outlives the pools that it waits for
         graceful_shutdown_wait_loop_s=0.5, logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),
     )  # fmt: skip
@@ -105,20 +111,27 @@ def _light(kind: type[Any], settings: ServeConfig) -> Any:
 class Sets:
     """Works off the bulk jobs of the store; another one in its place goes on from what is committed."""
 
-    def __init__(self, config: Config, handles: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config, handles: Mapping[str, Any], limits: Mapping[str, Limits]) -> None:
         """Begin at once."""
         from emoji_ldm.serve.sets.runner import Runner
 
         settings = config.serve
         # Enough to fill all replicas while the next pictures are on their way, and no more than one of them queues.
         most = min(settings.max_queued, 4 * settings.batch_size * settings.max_replicas)
-        self.runner = Runner(Store(config.store), _backend(settings, handles), max_in_flight=most)
-        self.work = asyncio.get_running_loop().create_task(self.runner.run())
+        self.runner = Runner(Store(config.store), Pools(handles, limits, settings), max_in_flight=most)
+        loop = asyncio.get_running_loop()
+        self.work, self.measuring = loop.create_task(self.runner.run()), loop.create_task(self._measure(Bulk()))
 
     def check_health(self) -> None:
         """Raise if the work has ended: it never does by itself."""
-        if self.work.done():
-            raise RuntimeError(f"the bulk runner has ended: {self.work.exception()!r}")
+        for task in (self.work, self.measuring):
+            if task.done():
+                raise RuntimeError(f"the bulk runner has ended: {task.exception()!r}")
+
+    async def _measure(self, meters: Bulk) -> None:
+        while True:
+            meters.update(self.runner.stats())
+            await asyncio.sleep(METER_S)
 
     def __del__(self) -> None:
         """Called by Serve before the process ends."""
@@ -130,9 +143,9 @@ class Sets:
 class Ingress:
     """The HTTP side: the routes, over the pools."""
 
-    def __init__(self, config: Config, handles: Mapping[str, Any], sets: Any, models: Sequence[Served]) -> None:
-        """Keep the ways to the pools; `sets` and `models` make it a new version when they change."""
-        self.config, self.pools, self.lines = config, _backend(config.serve, handles), Lines()
+    def __init__(self, config: Config, handles: Mapping[str, Any], limits: Mapping[str, Limits], sets: Any) -> None:
+        """Keep the ways to the pools; `sets` is only to be deployed with it."""
+        self.config, self.pools, self.lines = config, Pools(handles, limits, config.serve), Lines()
 
     def __serve_build_asgi_app__(self) -> Any:
         from emoji_ldm.serve.sets.routes import routes
@@ -143,8 +156,3 @@ class Ingress:
     async def log(self) -> list[str]:
         """Lines of the log of requests since the last time."""
         return await self.lines.take()
-
-
-def _backend(settings: ServeConfig, handles: Mapping[str, Any]) -> Pools:
-    return Pools(handles, may_sleep=settings.min_replicas == 0, reload_s=settings.reload_s,
-                 retry_s=settings.target_wait_s)  # fmt: skip

@@ -8,7 +8,6 @@ import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from emoji_ldm.config import Config
@@ -16,7 +15,7 @@ from emoji_ldm.errors import ConfigError, EmojiLdmError
 from emoji_ldm.serve.backend import Expired, Limits, Overloaded, Partial, Wish
 from ray_jobs.meters import Meters
 from ray_jobs.policy import BUSY, RATE, ROW_STEPS
-from ray_jobs.weights import Served, Weights
+from ray_jobs.weights import Served, Weights, limits_of
 
 if TYPE_CHECKING:  # torch is for replicas only
     from emoji_ldm.generate.batcher import Stats, Ticket
@@ -73,9 +72,7 @@ class Drawer:
 
     def limits(self) -> Limits:
         """What may be asked for."""
-        bounds, settings = asdict(self.batcher.bounds()), self.config.serve
-        bounds["max_steps"] = min(settings.max_steps, bounds["max_steps"])
-        return Limits(self.served.name, max_images=settings.max_images, **bounds)
+        return limits_of(self.served.name, self.batcher.bounds(), self.config.serve)
 
     def stats(self) -> Stats:
         """What happens here."""

@@ -13,6 +13,7 @@ from ray.serve import metrics
 
 if TYPE_CHECKING:  # torch is for replicas only
     from emoji_ldm.generate.batcher import Stats
+    from emoji_ldm.serve.sets.runner import Stats as RunnerStats
 
 PREFIX = "emoji_ldm_"
 ROWS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
@@ -20,6 +21,11 @@ SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
 ENDS = {"drawn": "pictures drawn", "cancelled": "pictures given up by who asked",
         "refused": "pictures refused because too much waits", "expired": "pictures that were not drawn in time",
         "failed": "pictures that could not be drawn"}  # fmt: skip
+
+BULK_NOW = {"jobs": "jobs that are being drawn", "in_flight": "pictures of jobs that are asked for",
+            "window": "pictures of jobs that may be asked for at once"}  # fmt: skip
+BULK_ENDS = {"drawn": "pictures of jobs that were drawn", "refusals": "times that pools were full for a job",
+             "failures": "other tries that gave no picture"}  # fmt: skip
 
 
 class Meters:
@@ -55,16 +61,41 @@ class Meters:
                 counter.inc(new, tags={})
 
 
-class Replays:
-    """Pictures that were drawn again because a replica died; counted by who asked it."""
+class Asked:
+    """Of who asks the replicas: the ingress and the bulk runner."""
 
     def __init__(self) -> None:
         """Begin at zero."""
-        self._counter = _counter("replays", "pictures asked for again because a replica died", "model")
+        self._replays = _counter("replays", "pictures asked for again because a replica was lost", "model")
+        self._turned = _counter("turned_away", "pictures that were not taken because too much waits", "model")
 
-    def count(self, model: str) -> None:
-        """One more."""
-        self._counter.inc(tags={"model": model})
+    def replayed(self, model: str) -> None:
+        """A picture is asked for again."""
+        self._replays.inc(tags={"model": model})
+
+    def refused(self, model: str) -> None:
+        """A picture was not taken."""
+        self._turned.inc(tags={"model": model})
+
+
+class Bulk:
+    """Of the bulk runner."""
+
+    def __init__(self) -> None:
+        """Begin at zero."""
+        self.gauges = {name: metrics.Gauge(f"{PREFIX}bulk_{name}", text) for name, text in BULK_NOW.items()}
+        self.counters = {name: _counter(f"bulk_{name}", text) for name, text in BULK_ENDS.items()}
+        self._last: RunnerStats | None = None
+
+    def update(self, stats: RunnerStats) -> None:
+        """Export what changed since the last time."""
+        last, self._last = self._last, stats
+        for name, gauge in self.gauges.items():
+            gauge.set(getattr(stats, name))
+        for name, counter in self.counters.items():
+            new = getattr(stats, name) - (getattr(last, name) if last else 0)
+            if new:
+                counter.inc(new)
 
 
 def _counter(name: str, text: str, *tags: str) -> Any:

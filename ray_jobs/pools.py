@@ -14,46 +14,48 @@ from dataclasses import replace
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
-from emoji_ldm.serve.backend import Expired, Limits, Overloaded, Partial, Wish
-from ray_jobs.meters import Replays
+from emoji_ldm.config import ServeConfig
+from emoji_ldm.serve.backend import Expired, Limits, Lost, Overloaded, Partial, Wish
+from ray_jobs.meters import Asked
 
-TRIES = 6  # so that a draw that kills whoever draws it does not go round all replicas for ever
-PAUSE_S = 0.1  # before the second try, then doubled: a new replica takes seconds to start
+DEATHS = 4  # so that a draw that kills whoever draws it does not go round all replicas for ever
+PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0  # before the second try, then doubled: a new replica takes seconds to start
+ASK_S = 2.0  # what a model allows is known anyway
 
 
 class _Dropped(Exception):
     """A replica gave the call up although nobody here did."""
 
 
-GONE = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError, _Dropped)
+AWAY = (ActorUnavailableError, ReplicaUnavailableError, DeploymentUnavailableError)  # nobody had the call
+GONE = (*AWAY, RayActorError, ObjectLostError, _Dropped)
 
 
 class Pools:
     """Draws on whichever replica has room."""
 
-    def __init__(self, handles: Mapping[str, Any], *, may_sleep: bool, reload_s: float, retry_s: float) -> None:
-        """Keep the ways to the replicas.
+    def __init__(self, handles: Mapping[str, Any], limits: Mapping[str, Limits], settings: ServeConfig) -> None:
+        """Keep the ways to the replicas: a deployment handle by the model's name, the default model first.
 
         Args:
-            handles: Deployment handle by the model's name, the default model first.
-            may_sleep: Whether no replica need run while nothing is asked.
-            reload_s: How often replicas look for newer weights; what a model allows is then asked again. 0: never.
-            retry_s: When those that are refused because too many wait for a replica should come back.
+            handles: Deployment handles.
+            limits: What each model allows, by its files: no replica need run for that.
+            settings: Whether pools may sleep, how long a request may take, and the like.
         """
-        self.handles, self.may_sleep, self.reload_s, self.retry_s = handles, may_sleep, reload_s, retry_s
-        self._limits: dict[str, tuple[float, Limits]] = {}  # with the time they were told
-        self._asking, self._replays = asyncio.Lock(), Replays()
+        self.handles, self.settings = handles, settings
+        self._limits, self._asked = dict(limits), Asked()
+        self._told: dict[str, float] = {}  # when a replica said what its model allows
+        self._stale: set[str] = set()  # models whose replicas may say something else by now
 
     async def models(self) -> dict[str, Limits]:
-        """What each model allows, as a replica of its pool told; waits for a replica of those never asked."""
-        async with self._asking:
-            unknown = [name for name in self.handles if name not in self._limits]
-            told = await asyncio.gather(*(self._tell(name) for name in unknown))
-            self._limits |= {name: (time.monotonic(), limits) for name, limits in zip(unknown, told, strict=True)}
-        return {name: self._limits[name][1] for name in self.handles}
+        """What each model allows, at once, but for a moment if a replica may have taken other weights meanwhile."""
+        if self._stale:
+            stale, self._stale = self._stale, set()
+            await asyncio.gather(*map(self._tell, stale))
+        return {name: self._limits[name] for name in self.handles}
 
     async def draw(self, wish: Wish) -> bytes:
         """PNG bytes; from another replica, within the wish's time, if one dies.
@@ -71,11 +73,10 @@ class Pools:
 
     async def stream(self, wish: Wish, partials: int) -> AsyncGenerator[Partial | bytes, None]:
         """Up to `partials` previews, then the PNG bytes; a replay repeats no preview. Raises as `draw`."""
-        deadline, shown = time.monotonic() + wish.timeout_s, -1
-        for attempt in range(1, TRIES + 1):
-            left = replace(wish, timeout_s=max(0.0, deadline - time.monotonic()))
+        way, shown = Way(time.monotonic() + min(wish.timeout_s, self.settings.timeout_s)), -1
+        while True:
             try:
-                async with aclosing(self._call(left, partials)) as items:
+                async with aclosing(self._call(replace(wish, timeout_s=way.left_s), partials)) as items:
                     async for item in items:
                         if isinstance(item, bytes):
                             self._notice(wish.model)
@@ -84,17 +85,19 @@ class Pools:
                         if item.index > shown:
                             shown = item.index
                             yield item
-            except BackPressureError:
-                raise Overloaded(self.retry_s) from None
-            except GONE:
-                if attempt == TRIES:
-                    raise
-                self._replays.count(wish.model)
-                await asyncio.sleep(min(PAUSE_S * 2**attempt, max(0.0, deadline - time.monotonic())))
+            except (BackPressureError, Overloaded) as error:
+                retry_s = error.retry_after_s or self.settings.target_wait_s
+                if not way.accepted:
+                    self._asked.refused(wish.model)
+                    raise Overloaded(retry_s) from None
+                await way.pause(retry_s)
+            except GONE as error:
+                await way.again(error)
+                self._asked.replayed(wish.model)
 
     async def ready(self) -> bool:
         """Whether a replica of some model runs, or none needs to."""
-        if self.may_sleep:
+        if self.settings.min_replicas == 0:
             return True
         status = await asyncio.to_thread(serve.status)
         deployments = status.applications[serve.get_replica_context().app_name].deployments
@@ -116,23 +119,52 @@ class Pools:
             if not done:
                 answer.cancel()
 
-    async def _tell(self, name: str) -> Limits:
-        """Limits of a model, from another replica if one dies."""
-        while True:
-            try:
-                limits: Limits = await self.handles[name].limits.remote()
-                return limits
-            except GONE:
-                await asyncio.sleep(1)
+    async def _tell(self, name: str) -> None:
+        """Learn from a replica what its model allows; what is known stays if none answers soon."""
+        answer = self.handles[name].limits.remote()
+        try:
+            self._limits[name] = await _until(time.monotonic() + ASK_S, answer)
+            self._told[name] = time.monotonic()
+        except (BackPressureError, Expired, *GONE):
+            answer.cancel()
 
     def _notice(self, name: str) -> None:
-        """Ask again what a model allows if its weights may have been replaced meanwhile.
+        """Have it asked what a model allows if no replica has said so, or if its weights may have been replaced.
 
         Only of a model that has just drawn: asking would wake one that sleeps.
         """
-        told = self._limits.get(name)
-        if self.reload_s and told is not None and time.monotonic() - told[0] > self.reload_s:
-            del self._limits[name]
+        told, every_s = self._told.get(name), self.settings.reload_s
+        if told is None or (every_s and time.monotonic() - told > every_s):
+            self._stale.add(name)
+
+
+class Way:
+    """Of one picture, over as many replicas as it takes."""
+
+    def __init__(self, deadline: float) -> None:
+        """Begin; by the deadline, in seconds of the monotonic clock, it has ended."""
+        self.deadline, self.accepted = deadline, False  # whether a replica had it
+        self._deaths, self._pause_s = 0, PAUSE_S
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, but not longer than there is time."""
+        await asyncio.sleep(min(seconds, self.left_s))
+
+    async def again(self, error: Exception) -> None:
+        """Wait for another replica; raises the error, or Overloaded, if there is no use in that."""
+        self._deaths += isinstance(error, ActorDiedError)
+        self.accepted |= not isinstance(error, AWAY)
+        if self._deaths == DEATHS:
+            raise Lost(f"{DEATHS} replicas died over it") from error
+        if not self.left_s:
+            raise Overloaded(LONGEST_PAUSE_S) from None
+        await self.pause(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
 
 async def _until(deadline: float, awaitable: Awaitable[Any]) -> Any:

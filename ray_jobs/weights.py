@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emoji_ldm.config import Config
+from emoji_ldm.config import Config, ServeConfig
 from emoji_ldm.errors import ConfigError, EmojiLdmError
+from emoji_ldm.generate.bounds import Bounds, bounds_of
 from emoji_ldm.generate.source import CACHE, adapter_folder, data_versions, may_move, meant, resolve_checkpoint
+from emoji_ldm.serve.backend import Limits
 from emoji_ldm.store import Store
 
 if TYPE_CHECKING:  # torch is for replicas only
@@ -28,6 +30,7 @@ class Served:
     name: str  # what requests call it
     checkpoint: str  # as the configuration says; may mean other weights later
     uri: str  # what that meant when the service was deployed
+    limits: Limits  # what that allows
 
 
 def served_models(config: Config) -> list[Served]:
@@ -45,8 +48,18 @@ def served_models(config: Config) -> list[Served]:
     if settings.reload_s and not any(map(may_move, named.values())):
         raise ConfigError(f"serve.reload_s={settings.reload_s:g} has no effect: no model's checkpoint may mean other "
                           "weights later (an empty one does, the run's newest, and tag:NAME)")  # fmt: skip
-    return [Served(name, checkpoint, resolve_checkpoint(config, store, CACHE, checkpoint)[1])
-            for name, checkpoint in named.items()]  # fmt: skip
+    return [_served(config, store, name, checkpoint) for name, checkpoint in named.items()]
+
+
+def _served(config: Config, store: Store, name: str, checkpoint: str) -> Served:
+    folder, uri = resolve_checkpoint(config, store, CACHE, checkpoint)
+    return Served(name, checkpoint, uri, limits_of(name, bounds_of(folder, config.serve.loras), config.serve))
+
+
+def limits_of(name: str, bounds: Bounds, settings: ServeConfig) -> Limits:
+    """What the configuration allows of what weights can draw."""
+    most = min(settings.max_steps, bounds.max_steps)
+    return Limits(name, max_images=settings.max_images, **{**asdict(bounds), "max_steps": most})
 
 
 class Weights:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import BackPressureError
 
+from emoji_ldm.config import ServeConfig
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.generate.draw import Draw
 from emoji_ldm.serve.backend import Expired, Limits, Overloaded, Partial, Wish
@@ -15,6 +18,7 @@ from ray_jobs import pools
 from ray_jobs.pools import Pools
 
 LIMITS = Limits("tiny", "0a", 32, 32, 4, 64, 10, 100, ("ddim",))
+TOLD = replace(LIMITS, model_key="0b")
 FOREVER = object()
 
 
@@ -31,7 +35,7 @@ class Call:
         item = next(self.items)
         if item is FOREVER:
             await asyncio.Event().wait()
-        if isinstance(item, ActorDiedError | BackPressureError):
+        if isinstance(item, ActorDiedError | ActorUnavailableError | BackPressureError):
             raise item
         return item
 
@@ -49,14 +53,12 @@ class Handle:
 
     def __init__(self, *scripts):
         self.scripts, self.calls, self.wishes = list(scripts), [], []
-        self.draw = self.stream = self.limits = self
+        self.draw = self.stream = self
 
     def options(self, **_):
         return self
 
-    def remote(self, wish=None, *_):
-        if wish is None:
-            return Call([LIMITS])
+    def remote(self, wish, *_):
         self.wishes.append(wish)
         self.calls.append(Call(self.scripts.pop(0)))
         return self.calls[-1]
@@ -65,11 +67,12 @@ class Handle:
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
     monkeypatch.setattr(pools, "PAUSE_S", 0.001)
+    monkeypatch.setattr(pools, "LONGEST_PAUSE_S", 0.01)
 
 
-def pool_of(*scripts, reload_s=0.0):
+def pool_of(*scripts, **settings):
     handle = Handle(*scripts)
-    return Pools({"tiny": handle}, may_sleep=True, reload_s=reload_s, retry_s=5), handle
+    return Pools({"tiny": handle}, {"tiny": LIMITS}, ServeConfig(min_replicas=0, **settings)), handle
 
 
 def wish(timeout_s=5.0):
@@ -93,7 +96,7 @@ def test_a_draw_that_kills_every_replica_is_given_up():
     pool, handle = pool_of(*([ActorDiedError()] for _ in range(20)))
     with pytest.raises(ActorDiedError):
         asyncio.run(pool.draw(wish()))
-    assert len(handle.wishes) == pools.TRIES
+    assert len(handle.wishes) == pools.DEATHS
 
 
 def test_nobody_waits_longer_than_wished_and_the_row_is_freed():
@@ -148,17 +151,55 @@ def test_who_leaves_a_stream_or_a_draw_frees_the_row():
     assert asyncio.run(leave()) == [True, True]
 
 
-def test_limits_are_asked_once_and_again_after_weights_may_have_changed():
-    async def ask():
-        pool, handle = pool_of([b"png"], reload_s=0.01)
-        asked = []
-        handle.limits = handle
-        real = handle.remote
-        handle.remote = lambda *wish: (asked.append(1) if not wish else None, real(*wish))[1]
-        assert await pool.models() == await pool.models() == {"tiny": LIMITS}
-        await asyncio.sleep(0.02)
-        await pool.draw(wish())
-        await pool.models()
-        return len(asked)
+def asked_of(handle, *answers):
+    """Calls of `limits`, which go as told; each entry of the list is one."""
+    calls, answers = [], list(answers)
+    handle.limits = SimpleNamespace(remote=lambda: (calls.append(1), Call([answers.pop(0)]))[1])
+    return calls
 
-    assert asyncio.run(ask()) == 2
+
+def test_what_models_allow_is_known_before_any_replica_runs_and_asked_of_those_that_draw():
+    async def ask():
+        pool, handle = pool_of([b"png"], [b"png"], [b"png"], reload_s=0.05)
+        calls = asked_of(handle, TOLD, LIMITS)
+        assert await pool.models() == {"tiny": LIMITS} and not calls
+        await pool.draw(wish())
+        assert await pool.models() == await pool.models() == {"tiny": TOLD}
+        await pool.draw(wish())
+        assert await pool.models() == {"tiny": TOLD} and len(calls) == 1
+        await asyncio.sleep(0.06)  # by now there may be other weights
+        await pool.draw(wish())
+        assert await pool.models() == {"tiny": LIMITS} and len(calls) == 2
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("answer", [FOREVER, BackPressureError(3, 3), ActorDiedError()])
+def test_a_replica_that_does_not_tell_its_limits_holds_up_nobody(answer, monkeypatch):
+    async def ask():
+        pool, handle = pool_of([b"png"])
+        asked_of(handle, answer)
+        await pool.draw(wish())
+        assert await pool.models() == {"tiny": LIMITS}
+
+    monkeypatch.setattr(pools, "ASK_S", 0.01)
+    asyncio.run(asyncio.wait_for(ask(), 5))
+
+
+@pytest.mark.parametrize("answer", [Overloaded(0.01), BackPressureError(3, 3)])
+def test_a_picture_that_was_taken_is_not_refused_because_its_replica_died(answer):
+    pool, handle = pool_of([ActorDiedError()], *[[answer]] * 9, [b"png"], target_wait_s=0.01)
+    assert asyncio.run(pool.draw(wish())) == b"png"
+    assert len(handle.wishes) == 11
+
+
+def test_who_finds_no_replica_in_time_may_come_back():
+    pool, _ = pool_of(*[[ActorUnavailableError("away", None)]] * 500)
+    with pytest.raises(Overloaded):
+        asyncio.run(pool.draw(wish(timeout_s=0.1)))
+
+
+def test_no_picture_takes_longer_than_the_service_allows():
+    pool, handle = pool_of([b"png"], timeout_s=7)
+    asyncio.run(pool.draw(wish(timeout_s=600)))
+    assert handle.wishes[0].timeout_s <= 7
