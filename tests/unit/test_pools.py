@@ -13,7 +13,7 @@ from ray.serve.exceptions import BackPressureError
 from emoji_ldm.config import ServeConfig
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.generate.draw import Draw
-from emoji_ldm.serve.backend import Expired, Limits, Overloaded, Partial, Wish
+from emoji_ldm.serve.backend import Expired, Limits, Lost, Overloaded, Partial, Wish
 from ray_jobs import pools
 from ray_jobs.pools import Pools
 
@@ -94,7 +94,7 @@ def test_a_draw_that_dies_with_its_replica_is_asked_for_again_as_it_was():
 
 def test_a_draw_that_kills_every_replica_is_given_up():
     pool, handle = pool_of(*([ActorDiedError()] for _ in range(20)))
-    with pytest.raises(ActorDiedError):
+    with pytest.raises(Lost):
         asyncio.run(pool.draw(wish()))
     assert len(handle.wishes) == pools.DEATHS
 
