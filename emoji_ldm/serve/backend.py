@@ -61,6 +61,10 @@ class Expired(Exception):
     """Not drawn within `timeout_s`."""
 
 
+class Lost(Exception):
+    """Replica after replica died over it."""
+
+
 class Backend(Protocol):
     """Whoever draws."""
 
