@@ -54,18 +54,44 @@ def storage_options() -> dict[str, str]:
 
 def put_if_absent(data: bytes, path: str) -> bool:
     """Write an object of this `bucket/key` by a conditional PUT; False if one was there."""
+    return _put_if(data, path, {"IfNoneMatch": "*"})
+
+
+def put_if_same(data: bytes, path: str, tag: str) -> bool:
+    """Replace an object of this `bucket/key` that `read_tagged` gave; False if it is another one by now, or gone."""
+    return _put_if(data, path, {"IfMatch": tag})
+
+
+def _put_if(data: bytes, path: str, condition: Mapping[str, Any]) -> bool:
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, key = path.partition("/")
     try:
-        _client(_Access.now()).put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        _client(_Access.now()).put_object(Bucket=bucket, Key=key, Body=data, **condition)
     except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
+        refused = error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412)
+        if refused or error.response["Error"].get("Code") == "NoSuchKey":
             return False
         raise StoreError(f"cannot write {path}: {error}") from None
     except BotoCoreError as error:
         raise StoreError(f"cannot write {path}: {error}") from None
     return True
+
+
+def read_tagged(path: str) -> tuple[bytes, str] | None:
+    """The bytes of an object of this `bucket/key` and what `put_if_same` knows it by; None if it is not there."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, key = path.partition("/")
+    try:
+        found = _client(_Access.now()).get_object(Bucket=bucket, Key=key)
+        return found["Body"].read(), found["ETag"]
+    except ClientError as error:
+        if error.response["Error"].get("Code") == "NoSuchKey":
+            return None
+        raise StoreError(f"cannot read {path}: {error}") from None
+    except BotoCoreError as error:
+        raise StoreError(f"cannot read {path}: {error}") from None
 
 
 def put_parts(data: memoryview, path: str) -> None:

@@ -54,46 +54,56 @@ def run(arguments: argparse.Namespace, config: Config, words: list[str]) -> int:
     uri = config.serve.keys
     if not uri:
         raise ConfigError("which file? name it: serve.keys=keys.json, or serve.keys=s3://bucket/keys.json")
-    keys = read_keys(uri)
     if arguments.verb == "add":
-        return _add(arguments, uri, keys or (), _one(words, "add"))
-    if keys is None:
-        raise ConfigError(f"there is no file {uri}; `emoji-ldm keys add NAME serve.keys={uri}` makes it")
+        return _add(arguments, uri, _one(words, "add"))
     if arguments.verb == "revoke":
-        return _revoke(uri, keys, _one(words, "revoke"))
+        return _revoke(uri, _one(words, "revoke"))
     if words:
         raise ConfigError(f"keys list takes no name, and not {words[0]!r}")
-    sys.stdout.write("".join(map(_line, keys)) or "no keys\n")
+    sys.stdout.write("".join(map(_line, _there(uri, read_keys(uri)))) or "no keys\n")
     return 0
 
 
-def _add(arguments: argparse.Namespace, uri: str, keys: tuple[Key, ...], name: str) -> int:
-    from emoji_ldm.serve.keys import new_key, write_keys
+def _add(arguments: argparse.Namespace, uri: str, name: str) -> int:
+    from emoji_ldm.serve.keys import change_keys, new_key
 
     if not NAME.fullmatch(name):
         raise ConfigError(f"name {name!r} is refused; use letters, digits, . _ @ and -, at most 63")
-    if any(key.name == name for key in keys):
-        raise ConfigError(f"there is a key {name!r} already; revoke it first, or choose another name")
     if arguments.quota < 0:
         raise ConfigError(f"--quota={arguments.quota} is refused; images a minute, 0 for no limit")
     secret, key = new_key(name, arguments.kind, arguments.quota, _end(arguments.expires))
-    write_keys(uri, (*keys, key))
+
+    def added(keys: tuple[Key, ...] | None) -> tuple[Key, ...]:
+        if any(known.name == name for known in keys or ()):
+            raise ConfigError(f"there is a key {name!r} already; revoke it first, or choose another name")
+        return (*(keys or ()), key)
+
+    change_keys(uri, added)
     sys.stderr.write(f"the key of {name}, which nobody can tell again; clients send it as Authorization: Bearer KEY\n")
     sys.stdout.write(f"{secret}\n")
     return 0
 
 
-def _revoke(uri: str, keys: tuple[Key, ...], name: str) -> int:
-    from emoji_ldm.serve.keys import write_keys
+def _revoke(uri: str, name: str) -> int:
+    from emoji_ldm.serve.keys import change_keys
 
-    rest = tuple(key for key in keys if key.name != name)
-    if len(rest) == len(keys):
-        near = difflib.get_close_matches(name, [key.name for key in keys], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"there is no key {name!r} in {uri}{hint}")
-    write_keys(uri, rest)
+    def rest(keys: tuple[Key, ...] | None) -> tuple[Key, ...]:
+        names = [key.name for key in _there(uri, keys)]
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"there is no key {name!r} in {uri}{hint}")
+        return tuple(key for key in keys or () if key.name != name)
+
+    change_keys(uri, rest)
     sys.stdout.write(f"revoked {name}\n")
     return 0
+
+
+def _there(uri: str, keys: tuple[Key, ...] | None) -> tuple[Key, ...]:
+    if keys is None:
+        raise ConfigError(f"there is no file {uri}; `emoji-ldm keys add NAME serve.keys={uri}` makes it")
+    return keys
 
 
 def _line(key: Key) -> str:

@@ -7,10 +7,15 @@ A key is 256 random bits, so a plain SHA-256 of it can be neither guessed nor lo
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import random
 import secrets
+import time
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +23,14 @@ from typing import Literal
 
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
+from emoji_ldm import s3
 from emoji_ldm.errors import ConfigError, StoreError
 from emoji_ldm.store import Store
 
 Kind = Literal["interactive", "bulk"]
 PREFIX = "sk-emoji-"
+TRIES = 50  # against other writers of one file in a store
+PAUSE_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class Key:
 
 
 KEYS = TypeAdapter(dict[Literal["keys"], tuple[Key, ...]])
+Change = Callable[[tuple[Key, ...] | None], tuple[Key, ...]]
 
 
 def digest(secret: str) -> str:
@@ -64,20 +73,28 @@ def read_keys(uri: str) -> tuple[Key, ...] | None:
         StoreError: The store cannot be reached.
     """
     folder, name = _place(uri)
-    if not folder.exists(name):
-        return None
-    try:
-        return KEYS.validate_json(folder.read(name))["keys"]
-    except (ValidationError, KeyError):
-        raise ConfigError(f"{uri} is no file of keys; `emoji-ldm keys add NAME serve.keys=FILE` makes one") from None
+    return _parsed(uri, folder.read(name)) if folder.exists(name) else None
+
+
+def change_keys(uri: str, change: Change) -> None:
+    """Replace the keys by what `change` makes of them (of None if there is no file): one changer after another.
+
+    Raises:
+        ConfigError: It is no file of keys, or as `change` says.
+        StoreError: It cannot be read or written.
+    """
+    folder, name = _place(uri)
+    if folder.is_s3:
+        return _change_object(uri, folder.path(name), change)
+    with _alone(folder, name):
+        write_keys(uri, change(read_keys(uri)))
+    return None
 
 
 def write_keys(uri: str, keys: tuple[Key, ...]) -> None:
-    """Write the file whole; a local one so that only its owner can read it. StoreError if that fails."""
+    """Write a local file whole, so that only its owner can read it. StoreError if that fails."""
     folder, name = _place(uri)
-    data = KEYS.dump_json({"keys": keys}, indent=1) + b"\n"
-    if folder.is_s3:
-        return folder.write(data, name)
+    data = _written(keys)
     path = Path(folder.path(name))
     partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
     with folder.reaching(f"write {name}"):
@@ -86,7 +103,46 @@ def write_keys(uri: str, keys: tuple[Key, ...]) -> None:
             stream.write(data)
             os.fsync(stream.fileno())
         partial.replace(path)
-    return None
+
+
+def _change_object(uri: str, path: str, change: Change) -> None:
+    """Write on condition that the object is still what was read; who loses a race reads again."""
+    for _ in range(TRIES):
+        found = s3.read_tagged(path)
+        data = _written(change(_parsed(uri, found[0]) if found else None))
+        if s3.put_if_same(data, path, found[1]) if found else s3.put_if_absent(data, path):
+            return
+        found = s3.read_tagged(path)
+        if found and found[0] == data:  # the answer of a PUT was lost, which had won; its retry was refused
+            return
+        time.sleep(random.uniform(0, PAUSE_S))
+    raise StoreError(f"others change {uri} all the time; run the command again")
+
+
+@contextmanager
+def _alone(folder: Store, name: str) -> Iterator[None]:
+    """Nobody else on this machine changes a file of a local folder meanwhile."""
+    path = Path(folder.path(f".{name}.lock"))
+    with folder.reaching(f"lock {name}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        with folder.reaching(f"lock {name}"):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _written(keys: tuple[Key, ...]) -> bytes:
+    return KEYS.dump_json({"keys": keys}, indent=1) + b"\n"
+
+
+def _parsed(uri: str, data: bytes) -> tuple[Key, ...]:
+    try:
+        return KEYS.validate_json(data)["keys"]
+    except (ValidationError, KeyError):
+        raise ConfigError(f"{uri} is no file of keys; `emoji-ldm keys add NAME serve.keys=FILE` makes one") from None
 
 
 def _place(uri: str) -> tuple[Store, str]:

@@ -4,6 +4,7 @@ import asyncio
 import stat
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -12,10 +13,11 @@ import pytest
 from emoji_ldm.config.serve import ServeConfig
 from emoji_ldm.errors import ConfigError, StoreError
 from emoji_ldm.serve import auth
+from emoji_ldm.serve import keys as keys_module
 from emoji_ldm.serve.app import build_api
 from emoji_ldm.serve.auth import Bucket, Keys, open_warning
 from emoji_ldm.serve.backend import Overloaded
-from emoji_ldm.serve.keys import new_key, read_keys, write_keys
+from emoji_ldm.serve.keys import change_keys, new_key, read_keys, write_keys
 from ray_jobs.cli import main
 from tests.unit.serve.painter import Painter, picture, serving, wait_until
 
@@ -72,6 +74,58 @@ def test_a_mistake_is_one_line_and_changes_nothing(path, words, text, capsys):
     assert main(["keys", *words, f"serve.keys={path}"]) == 2
     error = capsys.readouterr().err
     assert text in error and error.count("\n") == 1 and read_keys(path) == before
+
+
+def test_who_changes_the_file_at_the_same_time_loses_nothing_of_the_others(path, tmp_path):
+    def added(name):
+        def change(keys):
+            time.sleep(0.01)
+            return (*(keys or ()), new_key(name, "interactive", 0, None)[1])
+
+        change_keys(path, change)
+
+    names = [f"key-{number}" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(added, names))
+    assert sorted(key.name for key in read_keys(path)) == names
+    assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in tmp_path.iterdir())
+
+
+class Shelf:
+    """One object behind the requests that a change makes; the first PUT may win though its answer is lost."""
+
+    def __init__(self, loses_answer=False):
+        self.data, self.tag, self.loses_answer, self.calls = b"", 0, loses_answer, 0
+
+    def read_tagged(self, path):
+        return (self.data, str(self.tag)) if self.tag else None
+
+    def put_if_same(self, data, path, tag):
+        self.calls += 1
+        if self.calls == 1 and not self.loses_answer:  # somebody else is quicker
+            self.data, self.tag = keys_module.KEYS.dump_json({"keys": (OTHER,)}), self.tag + 1
+        if tag != str(self.tag):
+            return False
+        self.data, self.tag = data, self.tag + 1
+        return not self.loses_answer
+
+    def put_if_absent(self, data, path):
+        return self.put_if_same(data, path, "0")
+
+
+OTHER = new_key("other", "bulk", 0, None)[1]
+
+
+@pytest.mark.parametrize(("loses_answer", "names"), [(False, ["other", "alice"]), (True, ["alice"])])
+def test_in_a_store_who_loses_a_race_reads_again_and_a_lost_answer_makes_no_second_key(
+    loses_answer, names, monkeypatch, capsys
+):
+    shelf = Shelf(loses_answer)
+    monkeypatch.setattr(keys_module, "s3", shelf)
+    assert main(["keys", "add", "alice", "serve.keys=s3://bucket/keys.json"]) == 0
+    secret = capsys.readouterr().out.strip()
+    kept = keys_module.KEYS.validate_json(shelf.data)["keys"]
+    assert [key.name for key in kept] == names and kept[-1].sha256 == keys_module.digest(secret)
 
 
 @pytest.mark.parametrize("words", [["add", "alice"], ["list", "serve.keys=none.json"]])
