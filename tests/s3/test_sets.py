@@ -33,7 +33,7 @@ def test_a_job_on_s3_is_drawn_once_by_two_runners_and_deleted_whole(s3_uri):
     again = make_job(store, 5)
     assert Results(jobs, again).cancel() == 5 and Results(jobs, again).progress().status == "cancelled"
     for each in (job, again):
-        jobs.delete(each.id)
+        jobs.delete(each)
     left = [path for path in store.list("sets", recursive=True) if store.exists("sets", path)]
     assert jobs.listing("ann", "emoji_set") == left == []
 

@@ -179,9 +179,15 @@ def bounded(lines: Iterable[Line]) -> Iterator[Line]:
         yield line
 
 
-def digest_of(*parts: bytes) -> str:
-    """A short key of a request, to tell a repeated one from another one."""
-    return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:32]
+def digest_of(request: bytes, source: IO[bytes] | None = None) -> str:
+    """A short key of a request and its file, which is read to its end and set back, to tell a repeated one."""
+    digest = hashlib.sha256(hashlib.sha256(request).digest())
+    if source is not None:
+        source.seek(0)
+        while part := source.read(2**20):
+            digest.update(part)
+        source.seek(0)
+    return digest.hexdigest()[:32]
 
 
 def _styled(wanted: SetRequest, values: Mapping[str, Any], models: Models, seed: int) -> Iterator[Line]:
@@ -221,11 +227,11 @@ def _object(data: bytes) -> dict[str, Any]:
     try:
         values = parse_json(data)
     except RequestError as error:
-        raise RequestError(str(error).replace("the body is", "it is"), code="invalid_json") from None
+        raise RequestError(str(error).replace("the body is", "it is"), param=error.param, code="invalid_json") from None
     if not isinstance(values, dict):
         raise RequestError(f"it is no JSON object but {json.dumps(values)[:40]}", code="invalid_json")
     custom_id = values.get("custom_id")
-    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= 512 or _is_torn(custom_id):
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= 512:
         raise RequestError("custom_id must be a text of 1 to 512 characters", param="custom_id",
                            code="missing_required_parameter" if custom_id is None else None)  # fmt: skip
     return values
@@ -239,8 +245,3 @@ def _check_n(n: object) -> None:
 def _check_size(pictures: int) -> None:
     if pictures > MAX_PICTURES:
         raise RequestError(f"at most {MAX_PICTURES:,} pictures in one job", code="too_many_pictures")
-
-
-def _is_torn(text: str) -> bool:
-    """Whether it holds half of a surrogate pair, which JSON can say and no file can hold."""
-    return any("\ud800" <= character <= "\udfff" for character in text)

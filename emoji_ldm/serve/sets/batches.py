@@ -17,7 +17,7 @@ from emoji_ldm.serve.body import parse_json, read_body
 from emoji_ldm.serve.schema import parse_values
 from emoji_ldm.serve.sets import ask, output
 from emoji_ldm.serve.sets.files import Files
-from emoji_ldm.serve.sets.jobs import Job, Jobs, Line, new_id
+from emoji_ldm.serve.sets.jobs import Job, Jobs, Line
 from emoji_ldm.serve.sets.results import Results
 from emoji_ldm.serve.sets.shared import Limit, caller_of, cancelled, owner_of, page, random_seed, same
 
@@ -108,11 +108,11 @@ def _create(
     homes: tuple[Jobs, Files], caller: Caller, wanted: BatchRequest, models: ask.Models, key: str | None
 ) -> dict[str, Any]:
     jobs, owner = homes[0], caller.name
-    digest, job_id, now = ask.digest_of(wanted.model_dump_json().encode()), new_id(KIND, owner, key), time.time()
-    job = jobs.find(job_id) if key else None
+    digest, now = ask.digest_of(wanted.model_dump_json().encode()), time.time()
+    job_id, job = jobs.keyed(KIND, owner, key)
     if job is None:
         asked = {"input_file_id": wanted.input_file_id, "metadata": wanted.metadata}
-        empty = Job(job_id, KIND, owner, now, now + ask.DAY_S, asked, digest)
+        empty = Job(job_id, KIND, owner, now, now + ask.DAY_S, asked, digest, keyed=bool(key))
         job = _checked(homes, empty, models, caller)
     return shown(jobs, same(job, digest))
 
@@ -122,7 +122,7 @@ def _checked(homes: tuple[Jobs, Files], empty: Job, models: ask.Models, caller: 
     jobs, files = homes
     with files.opened(files.get(str(empty.asked["input_file_id"]), empty.owner)) as source:
         try:
-            return jobs.create(empty, ask.bounded(_lines(source, models)), caller.charge)
+            return jobs.create(empty, ask.bounded(_lines(source, models)), caller)
         except Refused as refused:
             errors = refused.errors
         except RequestError as error:

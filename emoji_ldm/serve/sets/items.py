@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from emoji_ldm.serve.sets.jobs import Picture
 
 Row = dict[str, Any]
+GIVEN_UP = "given up after several tries"  # how reasons begin that are not the request's fault
 
 ITEMS = TableSpec(
     "items",
@@ -63,6 +64,13 @@ def failed(picture: Picture, reason: str) -> Row:
     """The row of a picture that cannot be drawn."""
     return {**_asked(picture), "status": "failed", "reason": reason, "image": None, "size": 0,
             "width": picture.draw.width_px, "height": picture.draw.height_px, "model_key": ""}  # fmt: skip
+
+
+def refused(row: Row, reason: str) -> Row:
+    """A row that cannot be kept, without its picture and with texts that any file can hold."""
+    texts = {name: value.encode(errors="backslashreplace").decode() for name, value in row.items()
+             if isinstance(value, str)}  # fmt: skip
+    return {**row, **texts, "status": "failed", "reason": reason, "image": None, "size": 0, "model_key": ""}
 
 
 def _asked(picture: Picture) -> Row:

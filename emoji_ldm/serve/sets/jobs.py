@@ -4,25 +4,27 @@ sets/<id>/job.json            header, written last and only once: a job is there
 sets/<id>/<input>/00000.jsonl lines, LINES_PER_PART each
 sets/<id>/tables/items/       Delta table of its pictures
 sets/open/<id>                there from before its creation until nothing is left to draw: where runners look
+sets/deleted/<id>             a deleted job with an idempotency key: an id has one life, the key's next job another id
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import lru_cache
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 from emoji_ldm.dataset.entry import creation, entry_path
 from emoji_ldm.errors import StoreError
 from emoji_ldm.generate.draw import Draw
 from emoji_ldm.serve.answers import RequestError
+from emoji_ldm.serve.auth import Caller
 from emoji_ldm.serve.sets.items import ITEMS
 from emoji_ldm.store import Store
 
@@ -30,6 +32,9 @@ LINES_PER_PART = 1024
 PICTURES_PER_SHARD = 8  # unit of commits: a killed runner has about as many to draw again; quick pools fill several
 READERS = 8
 HEADER = "job.json"
+ID = re.compile(r"(set|batch)_[0-9a-f]{32}")
+NOBODY = Caller()
+PUBLISH_TRIES = 5
 _PLAIN = {item.name: item.default for item in fields(Draw) if isinstance(item.default, str | int | float)}
 
 
@@ -87,6 +92,7 @@ class Job:
     expires_at: float  # nothing is drawn later
     asked: Mapping[str, Any]  # to be echoed
     digest: str = ""  # of the request, so that a repeated one is told from another one
+    keyed: bool = False  # its id comes from an idempotency key, so several creations of it may run at once
     errors: tuple[Mapping[str, Any], ...] = ()  # a batch whose lines are refused has these and no lines
     folder: str = ""  # of its lines
     parts: tuple[tuple[int, int], ...] = field(default=())  # (lines, pictures) of each
@@ -108,47 +114,65 @@ class Jobs:
     def __init__(self, store: Store) -> None:
         """Name the store; nothing is read yet."""
         self.store = store
-        self._read = lru_cache(maxsize=10_000)(self._read_header)
 
-    def create(self, job: Job, lines: Iterable[Line], admit: Callable[[int], None] | None = None) -> Job:
+    def create(self, job: Job, lines: Iterable[Line], caller: Caller = NOBODY) -> Job:
         """Write a job; of several creations with one id the first counts, and its job is returned by all.
 
-        Whatever `lines` raises is passed on, and nothing is left behind; the same goes for `admit`, which is told the
-        number of pictures before the job is there.
+        Whatever `lines` raises is passed on, and nothing is left behind. The caller is charged for the pictures before
+        the job is there, and refunded if it turns out to be there already or cannot be made.
         """
-        self.store.write(str(job.created_at).encode(), "sets", "open", job.id)
-        folder = f"input-{secrets.token_hex(8)}"
+        folder, marker = f"input-{secrets.token_hex(8)}", self._mark(job.id)
         try:
             parts = tuple(self._write_part(job.id, folder, number, part) for number, part in enumerate(_parts(lines)))
             whole = replace(job, folder=folder, parts=parts)
-            if admit:
-                admit(whole.num_pictures)
+            caller.charge(whole.num_pictures)
         except BaseException:
-            self._forget(job.id, folder)
+            self._forget(job, folder, marker)
             raise
-        home = self.home(job.id)
-        home.write_once(creation(ITEMS), entry_path(home.table_path(ITEMS.name), 0))
-        if not self.store.write_once(json.dumps(asdict(whole)).encode(), "sets", job.id, HEADER):
+        try:
+            home = self.home(job.id)
+            home.write_once(creation(ITEMS), entry_path(home.table_path(ITEMS.name), 0))
+            found = self._publish(whole)
+            self._mark(job.id)  # who cleared up after another creation of this id may have taken it away
+        except BaseException:  # the header may be there though its answer was lost: `clear_abandoned` looks
+            caller.refund(whole.num_pictures)
+            raise
+        if found.folder != folder:
+            caller.refund(whole.num_pictures)
             self.store.delete("sets", job.id, folder)
-            return self._read(job.id)
-        return whole
+        return found
 
     def create_failed(self, job: Job, errors: Sequence[Mapping[str, Any]]) -> Job:
         """A job without lines that says why; as `create`, the first of one id counts."""
-        whole = replace(job, errors=tuple(errors))
-        made = self.store.write_once(json.dumps(asdict(whole)).encode(), "sets", job.id, HEADER)
-        return whole if made else self._read(job.id)
+        return self._publish(replace(job, errors=tuple(errors)))
+
+    def keyed(self, kind: str, owner: str, key: str | None) -> tuple[str, Job | None]:
+        """The id that a job of this idempotency key has, and the job if it is there; a deleted one's id is not used
+        again, lest what is late of its deletion hits the new job.
+        """
+        for life in count():
+            job_id = new_id(kind, owner, key, life)
+            job = self.find(job_id) if key else None  # before looking for a deletion, which marks its job first
+            if job or not key or not self.store.exists("sets", "deleted", job_id):
+                return job_id, job
+        raise AssertionError("the loop returns")
 
     def get(self, job_id: str, owner: str) -> Job:
         """The job of this owner; RequestError (404) if there is none, or it is another's."""
-        job = self.find(job_id) if "/" not in job_id and job_id.startswith(("set_", "batch_")) else None
+        job = self.find(job_id) if ID.fullmatch(job_id) else None
         if job is None or job.owner != owner:
             raise RequestError(f"there is no job {job_id!r}", status=404, param="id", code="not_found")
         return job
 
     def find(self, job_id: str) -> Job | None:
         """The job of anybody, None if it is not there (yet)."""
-        return self._read(job_id) if self.store.exists("sets", job_id, HEADER) else None
+        try:
+            values = json.loads(self.store.read("sets", job_id, HEADER))
+        except StoreError:
+            if self.store.exists("sets", job_id, HEADER):
+                raise
+            return None
+        return Job(**{**values, "errors": tuple(values["errors"]), "parts": tuple(map(tuple, values["parts"]))})
 
     def listing(self, owner: str, kind: str) -> list[Job]:
         """An owner's jobs of a kind, newest first."""
@@ -162,24 +186,31 @@ class Jobs:
         """Ids of jobs that may have something left to draw."""
         return [name for name in self.store.list("sets", "open") if not name.startswith(".")]  # half-written files
 
+    def began(self, job_id: str) -> float:
+        """When an open job was created, Unix time; 0 for one that is not open, or is being deleted."""
+        try:
+            return float(self.store.read("sets", "open", job_id).split()[0])
+        except StoreError:
+            if self.store.exists("sets", "open", job_id):
+                raise
+            return 0.0
+
     def close(self, job_id: str) -> None:
         """Nothing is left to draw."""
         self.store.remove("sets", "open", job_id)
 
-    def delete(self, job_id: str) -> None:
-        """Forget a job and all its pictures, header first."""
-        self.store.remove("sets", job_id, HEADER)
-        self._read.cache_clear()
-        self.store.delete("sets", job_id)
-        self.close(job_id)
+    def delete(self, job: Job) -> None:
+        """Forget a job and all its pictures, header first; if this stops halfway, a runner does the rest."""
+        self.store.write(b"0", "sets", "open", job.id)
+        if job.keyed:
+            self.store.write(b"", "sets", "deleted", job.id)
+        self.store.remove("sets", job.id, HEADER)
+        self.store.delete("sets", job.id)
+        self.close(job.id)
 
     def clear_abandoned(self, job_id: str, older_than_s: float) -> None:
-        """Delete what a creation that died left behind, or a runner wrote after a deletion."""
-        try:
-            began = float(self.store.read("sets", "open", job_id))
-        except (StoreError, ValueError):
-            return
-        if time.time() - began > older_than_s and self.find(job_id) is None:
+        """Delete what a creation or a deletion that died left behind."""
+        if self.find(job_id) is None and time.time() - self.began(job_id) > older_than_s:  # its creation renews it
             self.store.delete("sets", job_id)
             self.close(job_id)
 
@@ -208,23 +239,38 @@ class Jobs:
         text = self.store.read("sets", job.id, job.folder, f"{number:05d}.jsonl").decode()
         return [Line.from_json(line) for line in text.split("\n") if line]
 
-    def _read_header(self, job_id: str) -> Job:
-        values = json.loads(self.store.read("sets", job_id, HEADER))
-        return Job(**{**values, "errors": tuple(values["errors"]), "parts": tuple(map(tuple, values["parts"]))})
+    def _mark(self, job_id: str) -> bytes:
+        """Tell runners of a job; returns what tells this mark from others."""
+        marker = f"{time.time()} {secrets.token_hex(8)}".encode()
+        self.store.write(marker, "sets", "open", job_id)
+        return marker
 
-    def _forget(self, job_id: str, folder: str) -> None:
-        self.store.delete("sets", job_id, folder)
-        if not self.store.exists("sets", job_id, HEADER):
-            self.store.delete("sets", job_id)
-            self.close(job_id)
+    def _publish(self, job: Job) -> Job:
+        """The job of this id: this one if it is the first, which a PUT tells as refused if its answer was lost."""
+        data = json.dumps(asdict(job)).encode()
+        for _ in range(PUBLISH_TRIES):
+            if self.store.write_once(data, "sets", job.id, HEADER):
+                return job
+            if (found := self.find(job.id)) is not None:
+                return found
+        raise StoreError(f"{job.id} cannot be written: S3 refuses it though nothing is there; try again")
+
+    def _forget(self, job: Job, folder: str, marker: bytes) -> None:
+        """Take away what a refused creation wrote, and nothing of another creation of the same id."""
+        self.store.delete("sets", job.id, folder)
+        if not job.keyed:
+            self.store.delete("sets", job.id)
+        if self.store.exists("sets", "open", job.id) and self.store.read("sets", "open", job.id) == marker:
+            self.close(job.id)  # whoever creates it as well marks it again at the end
 
 
 PREFIXES = {"emoji_set": "set_", "batch": "batch_"}
 
 
-def new_id(kind: str, owner: str, key: str | None = None) -> str:
-    """Id of a job: the same for the same owner and idempotency key, else never seen before."""
-    tail = secrets.token_hex(12) if key is None else hashlib.sha256(f"{owner}\n{key}".encode()).hexdigest()[:24]
+def new_id(kind: str, owner: str, key: str | None = None, life: int = 0) -> str:
+    """Id of a job: the same for the same owner, idempotency key and life, else never seen before."""
+    known = json.dumps([owner, key, life]).encode()
+    tail = secrets.token_hex(12) if key is None else hashlib.sha256(known).hexdigest()[:24]
     return f"{PREFIXES[kind]}{owner_key(owner)}{tail}"
 
 

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from tempfile import SpooledTemporaryFile
 from typing import IO
@@ -21,7 +21,7 @@ from emoji_ldm.serve.backend import Backend
 from emoji_ldm.serve.body import bounded, parse_json, read_body
 from emoji_ldm.serve.sets import ask, batches, files, pack
 from emoji_ldm.serve.sets.items import ITEMS
-from emoji_ldm.serve.sets.jobs import Job, Jobs, new_id
+from emoji_ldm.serve.sets.jobs import Job, Jobs
 from emoji_ldm.serve.sets.results import Results
 from emoji_ldm.serve.sets.shared import (
     CHUNK,
@@ -92,7 +92,7 @@ def _add_verbs(router: APIRouter, jobs: Jobs, backend: Backend) -> None:
         """Cancel a set and delete all its pictures."""
         job = await asyncio.to_thread(jobs.get, job_id, owner_of(request))
         await asyncio.to_thread(cancelled, jobs, job, caller_of(request))  # a runner sees this and stops
-        await asyncio.to_thread(jobs.delete, job_id)
+        await asyncio.to_thread(jobs.delete, job)
         return {"id": job_id, "object": f"{job.kind}.deleted", "deleted": True}
 
 
@@ -161,9 +161,8 @@ def status(jobs: Jobs, job: Job) -> Answer:
 def _create(jobs: Jobs, caller: Caller, asked: tuple[ask.SetRequest, IO[bytes] | None, str | None],
             models: ask.Models) -> Answer:  # fmt: skip
     (wanted, source, key), owner = asked, caller.name
-    digest = ask.digest_of(wanted.model_dump_json().encode(), *(_read(source) if source else ()))
-    job_id, now = new_id(KIND, owner, key), time.time()
-    job = jobs.find(job_id) if key else None
+    digest = ask.digest_of(wanted.model_dump_json().encode(), source)
+    (job_id, job), now = jobs.keyed(KIND, owner, key), time.time()
     if job is None:
         parameters = wanted.parameters
         seed = parameters.get("seed")
@@ -172,18 +171,9 @@ def _create(jobs: Jobs, caller: Caller, asked: tuple[ask.SetRequest, IO[bytes] |
                  "metadata": wanted.metadata}  # fmt: skip
         lines = (ask.lines_of_file(source, wanted, models, seed) if source
                  else ask.lines_of_prompts(wanted, models, seed))  # fmt: skip
-        job = jobs.create(
-            Job(job_id, KIND, owner, now, now + wanted.expires_after_s, facts, digest), lines, caller.charge
-        )
+        empty = Job(job_id, KIND, owner, now, now + wanted.expires_after_s, facts, digest, keyed=bool(key))
+        job = jobs.create(empty, lines, caller)
     return status(jobs, same(job, digest))
-
-
-def _read(source: IO[bytes]) -> Iterator[bytes]:
-    """The file in parts, and back to its start."""
-    source.seek(0)
-    while part := source.read(CHUNK):
-        yield part
-    source.seek(0)
 
 
 @asynccontextmanager

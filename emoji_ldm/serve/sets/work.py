@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
+from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.serve.backend import Limits
-from emoji_ldm.serve.sets.items import Row
+from emoji_ldm.serve.sets.items import GIVEN_UP, Row, refused
 from emoji_ldm.serve.sets.jobs import Job, Jobs, Shard
 from emoji_ldm.serve.sets.painter import Painter
 from emoji_ldm.serve.sets.results import Results
+from emoji_ldm.serve.sets.window import Window
 
 Done = TypeVar("Done")
 OPEN_SHARDS = 128  # drawn, being drawn or being written, not committed yet: bounds the memory
+
+log = logging.getLogger(__name__)
 
 
 class Work:
@@ -52,9 +58,10 @@ class Work:
             await self._room.acquire()
             rows = list[asyncio.Task[Row]]()
             for picture in shard.pictures:
-                await self.painter.window.enter()
+                window = self.painter.windows[picture.line.model]
+                await window.enter()
                 rows.append(self._start(self.painter.row(self.job, picture, models)))
-                rows[-1].add_done_callback(lambda _: self.painter.window.leave())
+                rows[-1].add_done_callback(partial(_leave, window))
             self._start(self._finish(shard, rows))
 
     async def _finish(self, shard: Shard, rows: list[asyncio.Task[Row]]) -> None:
@@ -74,13 +81,29 @@ class Work:
 
     async def _commit(self, shards: dict[str, list[Row]]) -> None:
         if shards:
-            await asyncio.to_thread(self.results.commit, shards)
+            await self._keep(shards)
             for _ in shards:
                 self._room.release()
         else:
             await asyncio.to_thread(self.results.refresh)  # somebody may have cancelled it, or drawn some
         if time.time() > self.job.expires_at and not self.results.ended:
             await asyncio.to_thread(self.results.commit, {}, "expired")
+
+    async def _keep(self, shards: Mapping[str, list[Row]]) -> None:
+        """Commit shards; one that no file can hold is kept as failed, with the reason, and the others as they are."""
+        try:
+            await asyncio.to_thread(self.results.commit, shards)
+        except (EmojiLdmError, OSError):  # the store's trouble, which passes
+            raise
+        except Exception as error:  # the edge of one shard: else it would be drawn again for ever
+            if len(shards) > 1:
+                for name, rows in shards.items():
+                    await self._keep({name: rows})
+                return
+            log.error("bulk job %s: shard %s cannot be kept", self.job.id, *shards, exc_info=error)
+            reason = f"{GIVEN_UP}: the picture cannot be kept ({type(error).__name__})"
+            kept = {name: [refused(row, reason) for row in rows] for name, rows in shards.items()}
+            await asyncio.to_thread(self.results.commit, kept)
 
     async def _shards(self) -> AsyncIterator[Shard]:
         shards = self.jobs.shards(self.job)
@@ -96,3 +119,8 @@ class Work:
         for task in [task for task in self._tasks if task.done()]:
             self._tasks.discard(task)
             task.result()
+
+
+def _leave(window: Window, _: asyncio.Task[Row]) -> None:
+    """Give back the place of a picture, also of one that was cancelled before it began."""
+    window.leave()

@@ -199,7 +199,7 @@ def test_a_store_that_fails_for_a_while_is_waited_for(store, monkeypatch):
     monkeypatch.setattr(Results, "commit", commit)
     asyncio.run(runner.run(until_idle=True))
     assert progress(store, job).totals.ok == 50 and not failures
-    assert runner.window.inside == 0, "no place is lost"
+    assert runner.stats().in_flight == 0, "no place is lost"
 
 
 def test_a_deleted_job_is_dropped_with_whatever_came_late(store):
@@ -211,7 +211,7 @@ def test_a_deleted_job_is_dropped_with_whatever_came_late(store):
         while len(backend.wishes) < 50:
             await asyncio.sleep(0.01)
         await asyncio.to_thread(Results(jobs, job).commit, {}, "cancelled")
-        await asyncio.to_thread(jobs.delete, job.id)
+        await asyncio.to_thread(jobs.delete, job)
         await runner
 
     asyncio.run(work())
