@@ -21,7 +21,7 @@ from emoji_ldm.config import ServeConfig
 from emoji_ldm.serve.backend import Expired, Limits, Lost, Overloaded, Partial, Wish
 from ray_jobs.meters import Asked
 
-DEATHS = 8  # bad luck goes as far as that; so that a draw that kills whoever draws it does not go round all replicas for ever
+DEATHS = 8  # more than bad luck: a draw that kills whoever draws it must not go round all replicas for ever
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0  # before the second try, then doubled: a new replica takes seconds to start
 ASK_S = 2.0  # what a model allows is known anyway
 
