@@ -6,6 +6,7 @@ import random
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import httpx
 import psutil
@@ -16,10 +17,11 @@ from emoji_ldm.config import build
 from ray_jobs import deployments
 from ray_jobs import serve as job
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 RATE = 5.0  # requests a second
-KILL_EVERY_S = 10.0
+KILL_EVERY_S = 10.0  # on two cores a new replica takes about as long to come up: at times there is none
+TIMEOUT_S = 240.0  # of a request, so that one that finds none for several kills is drawn in the end
 
 
 class Service:
@@ -31,7 +33,8 @@ class Service:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def deploy(self, **fields):
-        values = {"checkpoint": str(self.model), "batch_size": 4, "min_replicas": 2, "max_replicas": 2, **fields}
+        values = {"checkpoint": str(self.model), "batch_size": 4, "min_replicas": 2, "max_replicas": 2,
+                  "timeout_s": TIMEOUT_S, **fields}  # fmt: skip
         config = build({"run": "tiny", "store": str(self.folder / "store"), "serve": values}, where="test")
         job.start(job.application(config), "127.0.0.1", self.port)
 
@@ -54,7 +57,7 @@ class Service:
             assert answer.status_code == 200, answer.text
             return answer.json()["data"]
 
-        async with httpx.AsyncClient(timeout=150, limits=httpx.Limits(max_connections=500)) as client:
+        async with httpx.AsyncClient(timeout=TIMEOUT_S + 30, limits=httpx.Limits(max_connections=500)) as client:
             tasks = []
             for body in bodies:
                 tasks.append(asyncio.create_task(one(body)))
@@ -79,16 +82,25 @@ def quiet(service):
     return bodies, asyncio.run(service.ask(bodies))
 
 
+def processes(deployment):
+    """Those of a deployment's replicas, by the titles that Ray gives them."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if f":{deployment}" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
 def kill_now_and_then(over):
     """Kill a replica of the model every few seconds; returns a list that grows with each."""
     killed, chance = [], random.Random(2)
 
     def run():
         while not over.wait(KILL_EVERY_S):
-            children = psutil.Process().children(recursive=True)
-            replicas = [child for child in children if "model-tiny" in " ".join(child.cmdline())]
-            os.kill(chance.choice(replicas).pid, signal.SIGKILL)
-            killed.append(1)
+            if found := processes("model-tiny"):
+                os.kill(chance.choice(found).pid, signal.SIGKILL)
+                killed.append(1)
 
     threading.Thread(target=run, daemon=True).start()
     return killed
