@@ -5,64 +5,35 @@ import os
 import random
 import signal
 import threading
-import time
-from contextlib import suppress
 
 import httpx
-import psutil
 import pytest
 from ray import serve
 
-from emoji_ldm.config import build
 from ray_jobs import deployments
-from ray_jobs import serve as job
+from tests.services import TIMEOUT_S, Service, processes
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 RATE = 5.0  # requests a second
 KILL_EVERY_S = 10.0  # on two cores a new replica takes about as long to come up: at times there is none
-TIMEOUT_S = 240.0  # of a request, so that one that finds none for several kills is drawn in the end
 
 
-class Service:
-    """A service in this process' Ray, deployed again and again."""
+async def ask(service, bodies):
+    """The pictures, in the order of the bodies, which come in at random times."""
+    chance = random.Random(1)
 
-    def __init__(self, folder, model):
-        self.folder, self.model = folder, model
-        self.port = job.free_port("127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self.port}"
+    async def one(body):
+        answer = await client.post(f"{service.url}/v1/images/generations", json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
 
-    def deploy(self, **fields):
-        values = {"checkpoint": str(self.model), "batch_size": 4, "min_replicas": 2, "max_replicas": 2,
-                  "timeout_s": TIMEOUT_S, **fields}  # fmt: skip
-        config = build({"run": "tiny", "store": str(self.folder / "store"), "serve": values}, where="test")
-        job.start(job.application(config), "127.0.0.1", self.port)
-
-    def replicas(self):
-        states = serve.status().applications[job.APP].deployments["model-tiny"].replica_states
-        return states.get("RUNNING", 0)
-
-    def until(self, num_replicas):
-        deadline = time.monotonic() + 120
-        while self.replicas() != num_replicas:
-            assert time.monotonic() < deadline, f"{self.replicas()} replicas instead of {num_replicas}"
-            time.sleep(0.5)
-
-    async def ask(self, bodies):
-        """The pictures, in the order of the bodies, which come in at random times."""
-        chance = random.Random(1)
-
-        async def one(body):
-            answer = await client.post(f"{self.url}/v1/images/generations", json=body)
-            assert answer.status_code == 200, answer.text
-            return answer.json()["data"]
-
-        async with httpx.AsyncClient(timeout=TIMEOUT_S + 30, limits=httpx.Limits(max_connections=500)) as client:
-            tasks = []
-            for body in bodies:
-                tasks.append(asyncio.create_task(one(body)))
-                await asyncio.sleep(chance.expovariate(RATE))
-            return await asyncio.gather(*tasks)
+    async with httpx.AsyncClient(timeout=TIMEOUT_S + 30, limits=httpx.Limits(max_connections=500)) as client:
+        tasks = []
+        for body in bodies:
+            tasks.append(asyncio.create_task(one(body)))
+            await asyncio.sleep(chance.expovariate(RATE))
+        return await asyncio.gather(*tasks)
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +50,7 @@ def quiet(service):
     chance = random.Random(0)
     bodies = [{"prompt": chance.choice(["a cat", "a dog"]), "seed": seed, "steps": chance.choice([10, 20, 50]),
                "guidance_scale": chance.choice([1.0, 3.0, 7.5])} for seed in range(200)]  # fmt: skip
-    return bodies, asyncio.run(service.ask(bodies))
-
-
-def processes(deployment):
-    """Those of a deployment's replicas, by the titles that Ray gives them."""
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if f":{deployment}" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
+    return bodies, asyncio.run(ask(service, bodies))
 
 
 def kill_now_and_then(over):
@@ -111,7 +72,7 @@ def test_replicas_that_are_killed_cost_no_request_and_change_no_byte(service, qu
     over = threading.Event()
     killed = kill_now_and_then(over)
     try:
-        assert asyncio.run(service.ask(bodies)) == pictures
+        assert asyncio.run(ask(service, bodies)) == pictures
     finally:
         over.set()
     assert len(killed) >= 3
@@ -123,7 +84,7 @@ def test_a_deployment_over_an_older_one_costs_no_request(service, quiet, change)
     bodies, pictures = quiet
 
     async def meanwhile():
-        asking = asyncio.create_task(service.ask(bodies[:100]))
+        asking = asyncio.create_task(ask(service, bodies[:100]))
         await asyncio.sleep(2)
         await asyncio.to_thread(service.deploy, **change)
         return await asking
@@ -137,4 +98,4 @@ def test_a_model_that_sleeps_is_woken_by_a_request(service, quiet, monkeypatch):
     service.deploy(min_replicas=0, max_replicas=2)
     service.until(0)
     assert httpx.get(f"{service.url}/health", timeout=10).status_code == 200
-    assert asyncio.run(service.ask(bodies[:5])) == pictures[:5]
+    assert asyncio.run(ask(service, bodies[:5])) == pictures[:5]
