@@ -8,7 +8,8 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse
 
 from emoji_ldm import __version__
 from emoji_ldm.config.serve import ServeConfig
@@ -17,6 +18,7 @@ from emoji_ldm.serve.answers import RequestError, answer_errors
 from emoji_ldm.serve.auth import Door, Keys
 from emoji_ldm.serve.backend import Backend, Limits
 from emoji_ldm.serve.gate import Gate
+from emoji_ldm.serve.page import page
 
 ABOUT = """Emoji from prompts, in the shape of OpenAI's Images API: the official clients need only another `base_url`.
 
@@ -42,7 +44,7 @@ def build_api(
     Raises:
         ConfigError: There is no such file of keys.
     """
-    api = FastAPI(title="emoji_ldm", version=__version__, description=ABOUT, redoc_url=None)
+    api = FastAPI(title="emoji_ldm", version=__version__, description=ABOUT, docs_url=None, redoc_url=None)
     answer_errors(api)
     for router in (images.routes(backend, settings), about(backend), *routers):
         api.include_router(router, responses=docs.ERRORS)
@@ -83,6 +85,11 @@ def about(backend: Backend) -> APIRouter:
         """Whether a request would be answered without waiting for a start."""
         ready = await backend.ready()
         return JSONResponse({"status": "ok" if ready else "starting"}, 200 if ready else 503)
+
+    @router.get("/docs", include_in_schema=False)
+    async def documentation(request: Request) -> HTMLResponse:
+        """All routes, for people."""
+        return HTMLResponse(page(request.app.openapi()))
 
     return router
 

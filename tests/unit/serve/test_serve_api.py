@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import logging
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -413,8 +414,17 @@ def test_pages_of_foreign_origins_change_nothing(origin, method, origins, status
         assert "serve.cors_origins" in error_of(answer, 403)["message"]
 
 
-def test_the_docs_show_every_field_with_its_explanation():
-    assert call(Painter(), "GET", "/docs").status_code == 200
+def test_the_docs_are_one_page_that_needs_no_other_file_and_names_all_routes_and_fields():
+    answer = call(Painter(), "GET", "/docs")
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/html")
+    assert not re.search(r"(src|href)=.?(https?:)?//|<script|@import|url\(", answer.text)
+    assert 'href="openapi.json"' in answer.text
+    for path, methods in call(Painter(), "GET", "/openapi.json").json()["paths"].items():
+        assert all(f">{method.upper()}</span><code>{path}</code>" in answer.text for method in methods)
+    assert all(f"<code>{field}</code>" in answer.text for field in (*ImageRequest.model_fields, "strength", "mask"))
+
+
+def test_the_description_for_programs_tells_every_field_with_its_explanation():
     paths = call(Painter(), "GET", "/openapi.json").json()["paths"]
     for path, media_type in (("generations", "application/json"), ("edits", "multipart/form-data")):
         schema = paths[f"/v1/images/{path}"]["post"]["requestBody"]["content"][media_type]["schema"]
