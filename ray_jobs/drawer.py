@@ -34,9 +34,10 @@ class Drawer:
 
         settings = config.serve
         self.config, self.served, self.weights = config, served, Weights(config, served)
+        model = self.weights.load()
         self.batcher = Batcher(
-            self.weights.load(), batch_size=settings.batch_size, strict=settings.strict,
-            max_queued=settings.max_queued, loras=self.weights.adapters(), finish=self.weights.finish,
+            model, batch_size=settings.batch_size, strict=settings.strict, max_queued=settings.max_queued,
+            loras=self.weights.adapters(model), finish=self.weights.finish,
         )  # fmt: skip
         self.meters, self.busy = Meters(), Busy()
         self.closing = threading.Event()
@@ -114,7 +115,8 @@ class Drawer:
         """Take other weights if the checkpoint means others now; what was ordered before keeps the old ones."""
         try:
             if (uri := self.weights.newest()) != self.weights.uri:
-                self.batcher.swap(self.weights.load(uri), self.weights.adapters())
+                model = self.weights.load(uri)
+                self.batcher.swap(model, self.weights.adapters(model))
                 self.weights.uri = uri
                 LOG.info("model %s: took the weights of %s", self.served.name, uri)
         except EmojiLdmError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emoji_ldm.config import Config, ServeConfig
-from emoji_ldm.errors import ConfigError, EmojiLdmError
+from emoji_ldm.errors import ConfigError, EmojiLdmError, ModelError
 from emoji_ldm.generate.bounds import Bounds, bounds_of
 from emoji_ldm.generate.source import CACHE, adapter_folder, data_versions, may_move, meant, resolve_checkpoint
 from emoji_ldm.serve.backend import Limits
@@ -97,13 +97,29 @@ class Weights:
         model = load_model(source, sampling_device(self.config.serve.num_gpus))
         versions, settings = data_versions(self.store, uri), self.config.serve
         self._versions[model.key] = versions
-        for folder in self.adapters().values():  # a model with an adapter has a key of its own
+        for folder in self._folders().values():  # a model with an adapter has a key of its own
             self._versions[lora_key(model.key, folder)] = versions
         self._mode = mode_of(settings.batch_size, strict=settings.strict)
         return model
 
-    def adapters(self) -> dict[str, Path]:
-        """Folders of LoRA adapters by name."""
+    def adapters(self, model: Model) -> dict[str, Path]:
+        """Folders of LoRA adapters by name: of the default model all, which shall fit it, of others those that do."""
+        from emoji_ldm.generate.lora import with_lora
+
+        folders = self._folders()
+        if self.served.name == self.config.run:
+            return folders
+        fitting = {}
+        for name, folder in folders.items():
+            try:
+                with_lora(model, folder)
+            except ModelError as error:
+                LOG.warning("model %s goes without serve.loras.%s: %s", self.served.name, name, error)
+            else:
+                fitting[name] = folder
+        return fitting
+
+    def _folders(self) -> dict[str, Path]:
         return {name: adapter_folder(self.store, CACHE, f"serve.loras.{name}", value)
                 for name, value in self.config.serve.loras.items()}  # fmt: skip
 

@@ -22,7 +22,8 @@ class ServeConfig(Section):
     models: dict[Name, str] = {}
     """More models, by name: each with its own pool of replicas; values as `checkpoint`."""
     loras: dict[str, str] = {}
-    """LoRA adapters of every model, by the name that requests use: a folder with pytorch_lora_weights.safetensors."""
+    """LoRA adapters, by the name that requests use: a folder with pytorch_lora_weights.safetensors. The default model
+    takes all of them, others those that fit."""
     reload_s: Annotated[float, Field(ge=0)] = 0
     """How often replicas look whether `checkpoint` means other weights now (a newer one, a moved tag); 0 never."""
     strict: bool = True
