@@ -16,7 +16,8 @@ a { color: var(--link) } code, pre { font: .875em/1.5 ui-monospace, monospace }
 code { overflow-wrap: anywhere } pre { background: var(--quiet); padding: .75rem; border-radius: 6px; overflow-x: auto }
 details, .route { border-top: 1px solid var(--edge); padding: .6rem 0 } summary { cursor: pointer }
 summary:focus-visible { outline: 2px solid var(--link); outline-offset: 2px }
-.route { padding-left: 1.1rem } .method { font-weight: 700; margin-right: .4em } .about { display: block; opacity: .8 }
+.route, details .about { padding-left: 1.1rem } .method { font-weight: 700; margin-right: .4em }
+.about { display: block; opacity: .8 }
 dl { margin: .6rem 0 .4rem 1.1rem } dt { margin-top: .5rem } dt span { opacity: .7; font-size: .875rem }
 dd { margin: 0 }
 """

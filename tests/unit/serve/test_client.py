@@ -182,6 +182,22 @@ def test_keys_quotas_and_classes_are_the_exceptions_that_the_client_has_for_them
         assert 1 <= int(caught.value.response.headers["retry-after"]) <= 30
 
 
+def test_a_client_over_its_quota_waits_as_told_and_is_served_but_not_for_minutes(tmp_path):
+    path, backend = str(tmp_path / "keys.json"), Painter()
+    (busy, one), (owing, two) = new_key("busy", "interactive", 60, None), new_key("owing", "interactive", 1, None)
+    write_keys(path, (one, two))
+    with serving(backend, ServeConfig(keys=path)) as url, client_of(url, api_key=busy, max_retries=2) as client:
+        for _ in range(6):
+            client.images.generate(prompt="a", n=10)
+        assert client.images.generate(prompt="a").data, "the client came again when a token was there"
+        debtor = client_of(url, api_key=owing, max_retries=2)
+        debtor.images.generate(prompt="a", n=4)
+        with pytest.raises(openai.RateLimitError) as caught:  # at once: it waits two minutes at most
+            debtor.images.generate(prompt="a")
+        assert 230 <= int(caught.value.response.headers["retry-after"]) <= 240
+        assert len(backend.wishes) == 65
+
+
 def test_the_asynchronous_client_draws_many_at_once(url):
     async def draw_all():
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
