@@ -52,7 +52,7 @@ def with_lora(model: Model, folder: Path) -> Model:
         if any(name.startswith("text_encoder.") for name in layers):
             text = replace(text, model=_shared_copy(text.model), key=key_of(text.key, key))
             _add(text.model, "text_encoder", layers, alphas, metadata)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"adapter {folder / ADAPTERS} does not fit the model, or is damaged: {reason}") from None
     return replace(model, unet=unet, text=text, key=key)
