@@ -22,6 +22,7 @@ MAX_LINES = 50_000
 MAX_PICTURES = 200_000
 MAX_LINE_BYTES = 256 * 1024
 MAX_BYTES = 200 * 2**20
+MAX_STYLE = 4000  # characters
 DAY_S = 86_400
 ONE_BY_ONE = ("stream", "partial_images")  # have no sense for pictures that are fetched later
 Models = Mapping[str, Limits]
@@ -33,6 +34,8 @@ Metadata = Annotated[
 def _template(text: str) -> str:
     if text.count("{prompt}") != 1:
         raise ValueError("a style is a text with {prompt} in it once, such as '{prompt}, flat style'")
+    if len(text) > MAX_STYLE:
+        raise ValueError(f"a style has at most {MAX_STYLE:,} characters")
     return text
 
 

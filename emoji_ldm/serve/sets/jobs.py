@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import count, islice
 from typing import Any
@@ -205,8 +206,9 @@ class Jobs:
         if job.keyed:
             self.store.write(b"", "sets", "deleted", job.id)
         self.store.remove("sets", job.id, HEADER)
-        self.store.delete("sets", job.id)
-        self.close(job.id)
+        with suppress(StoreError):  # somebody may be writing there at this moment
+            self.store.delete("sets", job.id)
+            self.close(job.id)
 
     def clear_abandoned(self, job_id: str, older_than_s: float) -> None:
         """Delete what a creation or a deletion that died left behind."""

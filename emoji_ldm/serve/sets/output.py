@@ -9,14 +9,14 @@ from itertools import groupby
 from typing import Any
 
 from emoji_ldm.serve.sets import pack
-from emoji_ldm.serve.sets.items import Row
+from emoji_ldm.serve.sets.downloads import cut
+from emoji_ldm.serve.sets.items import GIVEN_UP, Row
 from emoji_ldm.serve.sets.jobs import Job, Jobs
 from emoji_ldm.serve.sets.results import Progress, Results
 
 OUT, ERR = "file-out-", "file-err-"
 COLUMNS = ("custom_id", "status", "reason", "seed", "image", "size")
 SIZES = ("custom_id", "status", "reason", "seed", "size")
-PART_LINES = 16
 
 
 def job_id(file_id: str) -> str:
@@ -34,36 +34,54 @@ def names(job: Job, now: Progress) -> dict[str, str | None]:
     }
 
 
+def size_of(jobs: Jobs, job: Job, file_id: str) -> int:
+    """Bytes of a file, counted without reading the pictures."""
+    return sum(size for _, size in _sizes(jobs, job, file_id))
+
+
 def facts(jobs: Jobs, job: Job, file_id: str) -> dict[str, Any]:
-    """The file as OpenAI's API shows it; its size is counted without reading the pictures."""
-    size = sum(map(len, _lines(jobs, job, file_id, SIZES)))
-    extra = (
-        sum(4 * -(-row["size"] // 3) for row in pack.ordered(Results(jobs, job).table, SIZES)) if _out(file_id) else 0
-    )
+    """The file as OpenAI's API shows it."""
     kind = "output" if _out(file_id) else "error"
-    return {"id": file_id, "object": "file", "bytes": size + extra, "created_at": int(job.created_at),
+    return {"id": file_id, "object": "file", "bytes": size_of(jobs, job, file_id), "created_at": int(job.created_at),
             "filename": f"{job.id}_{kind}.jsonl", "purpose": "batch_output", "status": "processed"}  # fmt: skip
 
 
-def lines(jobs: Jobs, job: Job, file_id: str) -> Iterator[bytes]:
-    """The bytes of a file, line by line."""
-    return _lines(jobs, job, file_id, COLUMNS)
+def parts(jobs: Jobs, job: Job, file_id: str, start: int, end: int) -> Iterator[bytes]:
+    """The bytes of a file from an offset to another one; pictures before them are not read."""
+    first, before = "", 0
+    for item_id, size in _sizes(jobs, job, file_id) if start and _out(file_id) else ():
+        first = item_id
+        if before + size > start:
+            break
+        before += size
+    found = (line for _, line in _lines(jobs, job, file_id, COLUMNS, first))
+    return cut(found, start - before, end - before)
 
 
 def _out(file_id: str) -> bool:
     return file_id.startswith(OUT)
 
 
-def _lines(jobs: Jobs, job: Job, file_id: str, columns: tuple[str, ...]) -> Iterator[bytes]:
-    rows = pack.ordered(Results(jobs, job).table, columns)
+def _sizes(jobs: Jobs, job: Job, file_id: str) -> Iterator[tuple[str, int]]:
+    """(item_id of its first picture, bytes) of each line."""
+    for pictures, line in _lines(jobs, job, file_id, SIZES):
+        files = sum(4 * -(-row["size"] // 3) for row in pictures) if _out(file_id) else 0  # in base64
+        yield pictures[0]["item_id"] if pictures else "", len(line) + files
+
+
+def _lines(
+    jobs: Jobs, job: Job, file_id: str, columns: tuple[str, ...], first: str = ""
+) -> Iterator[tuple[list[Row], bytes]]:
+    """(its pictures, the line) from the picture `first` on."""
+    rows = pack.ordered(Results(jobs, job).table, columns, first)
     for custom_id, group in groupby(rows, key=lambda row: row["custom_id"]):
         pictures = list(group)
         good = all(row["status"] == "ok" for row in pictures)
         if good == _out(file_id):
             response = _good(job, pictures) if good else _bad(pictures)
-            yield _line(job, custom_id, response=response)
+            yield pictures, _line(job, custom_id, response=response)
     if not _out(file_id):
-        yield from _missing(jobs, job)
+        yield from (([], line) for line in _missing(jobs, job))
 
 
 def _good(job: Job, pictures: list[Row]) -> dict[str, Any]:
@@ -74,13 +92,17 @@ def _good(job: Job, pictures: list[Row]) -> dict[str, Any]:
 
 def _bad(pictures: list[Row]) -> dict[str, Any]:
     reason = next(row["reason"] for row in pictures if row["status"] != "ok")
-    error = {"message": reason, "type": "invalid_request_error", "param": None, "code": "not_drawn"}
-    return {"status_code": 400, "request_id": "", "body": {"error": error}}
+    status, kind = (500, "server_error") if reason.startswith(GIVEN_UP) else (400, "invalid_request_error")
+    error = {"message": reason, "type": kind, "param": None, "code": "not_drawn"}
+    return {"status_code": status, "request_id": "", "body": {"error": error}}
 
 
 def _missing(jobs: Jobs, job: Job) -> Iterator[bytes]:
     """Lines of a batch that ended before they were drawn."""
     results = Results(jobs, job)
+    totals = results.progress().totals
+    if totals.lines_ok + totals.lines_failed == job.num_lines:
+        return
     results.refresh()
     why = results.totals.end
     for shard in jobs.shards(job):

@@ -42,6 +42,18 @@ def ordered(table: Table, columns: Sequence[str] = (), start: str = "") -> Itera
             yield row
 
 
+def last_of(table: Table, start: str, limit: int | None, most_bytes: int) -> tuple[str, int, bool]:
+    """The key up to which rows from the key `start` on fit into so many pictures and bytes (the first one always
+    does), their bytes, and whether there are more.
+    """
+    last, size = "", 0
+    for number, row in enumerate(ordered(table, ("size",), start)):
+        if number == limit or (last and size + row["size"] > most_bytes):
+            return last, size, True
+        last, size = row["item_id"], size + row["size"]
+    return last, size, False
+
+
 def zip_parts(rows: Iterable[Row]) -> Iterator[bytes]:
     """A ZIP with the pictures, prompts.csv and a contact sheet, part by part; memory stays flat."""
     sink, on_sheet = _Sink(), list[tuple[bytes, str]]()

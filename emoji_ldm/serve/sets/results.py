@@ -113,6 +113,9 @@ class Results:
 
     def cancel(self) -> int:
         """End the job here; returns how many pictures will not be drawn (0 if it had ended before)."""
+        if self.table.version > 0:  # the newest entry tells all that matters here
+            self.seen = self.table.version
+            self.totals, _ = _read(read_entry(self.table, self.seen))
         return self.job.num_pictures - self.totals.done if self.commit({}, "cancelled") else 0
 
     def progress(self) -> Progress:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import takewhile
 from tempfile import SpooledTemporaryFile
-from typing import IO
+from typing import IO, Annotated
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import UploadFile
 
 from emoji_ldm.serve.answers import RequestError
@@ -20,26 +21,31 @@ from emoji_ldm.serve.auth import Caller
 from emoji_ldm.serve.backend import Backend
 from emoji_ldm.serve.body import bounded, parse_json, read_body
 from emoji_ldm.serve.sets import ask, batches, files, pack
+from emoji_ldm.serve.sets.downloads import CHUNK, PART_BYTES, Download, ranged, refuse_large, stored
 from emoji_ldm.serve.sets.items import ITEMS
 from emoji_ldm.serve.sets.jobs import Job, Jobs
 from emoji_ldm.serve.sets.results import Results
 from emoji_ldm.serve.sets.shared import (
-    CHUNK,
     Answer,
     Limit,
     caller_of,
     cancelled,
-    chunks,
     owner_of,
     page,
     random_seed,
+    refuse_fields,
     same,
 )
 from emoji_ldm.store import Store
 
 KIND = "emoji_set"
 JSONL = ("application/jsonl", "application/x-ndjson", "application/x-jsonlines", "application/jsonlines")
-MAX_JSON_BYTES = 64 * 2**20  # held in memory; longer ones are uploaded as JSONL
+MAX_JSON_BYTES = 8 * 2**20  # parsed at once, and nothing else runs meanwhile; longer ones are uploaded as JSONL
+MAX_BRACKETS = 4 * ask.MAX_LINES
+MAX_PARAMETERS = 64 * 2**10  # bytes of the form field
+ITEM_ID = re.compile("[0-9]{1,8}")
+ZIP_LIMIT = 10_000
+Part = Annotated[int | None, Query(ge=1, le=ZIP_LIMIT)]
 
 
 def routes(store: Store, backend: Backend) -> APIRouter:
@@ -104,11 +110,12 @@ def _add_results(router: APIRouter, jobs: Jobs) -> None:
         return await asyncio.to_thread(_items, Results(jobs, job), after, limit, images)
 
     @router.get("/{job_id}/zip")
-    async def archive(request: Request, job_id: str) -> StreamingResponse:
-        """The finished pictures, prompts.csv and a contact sheet."""
+    async def archive(request: Request, job_id: str, after: str = "", limit: Part = None) -> Download:
+        """The finished pictures, prompts.csv and a contact sheet. A large set comes in parts: up to `limit` pictures
+        (and 64 MB) after the `item_id` that `after` names; the header `Link` leads to the next one.
+        """
         job = await asyncio.to_thread(jobs.get, job_id, owner_of(request))
-        parts = pack.zip_parts(pack.ordered(Results(jobs, job).table))
-        return StreamingResponse(parts, media_type="application/zip", headers=_named(f"{job_id}.zip"))
+        return await asyncio.to_thread(_zip, Results(jobs, job), after, limit)
 
     @router.get("/{job_id}/sheet")
     async def sheet(request: Request, job_id: str) -> Response:
@@ -128,16 +135,15 @@ def _add_results(router: APIRouter, jobs: Jobs) -> None:
         return {"object": "list", "data": data}
 
     @router.get("/{job_id}/parquet/{name}")
-    async def parquet(request: Request, job_id: str, name: str) -> StreamingResponse:
-        """One of the Parquet files."""
+    async def parquet(request: Request, job_id: str, name: str) -> Download:
+        """One of the Parquet files, or the part that a header `Range: bytes=0-1048575` names (up to 64 MB)."""
         job = await asyncio.to_thread(jobs.get, job_id, owner_of(request))
         table = Results(jobs, job).table
         live = await asyncio.to_thread(table.live)
         if name not in live:
             raise RequestError(f"the job has no file {name!r}", status=404, code="not_found")
-        headers = {**_named(name), "Content-Length": str(live[name].size)}
-        parts = chunks(jobs.store, table.resolve(name))
-        return StreamingResponse(parts, media_type="application/vnd.apache.parquet", headers=headers)
+        parts, kind = stored(jobs.store, table.resolve(name)), "application/vnd.apache.parquet"
+        return ranged(request, live[name].size, parts, _named(name), kind)
 
 
 def status(jobs: Jobs, job: Job) -> Answer:
@@ -181,13 +187,14 @@ async def _asked(request: Request) -> AsyncIterator[tuple[ask.SetRequest, IO[byt
     """The request, and the uploaded JSONL if there is one."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        async with bounded(request, ask.MAX_BYTES).form(max_files=1, max_fields=1) as form:
+        async with bounded(request, ask.MAX_BYTES).form(max_files=1, max_part_size=MAX_PARAMETERS) as form:
+            refuse_fields(form, ("file", "parameters"))
             upload, parameters = form.get("file"), form.get("parameters", "{}")
             if not isinstance(upload, UploadFile) or not isinstance(parameters, str):
                 raise RequestError(
                     "give the form fields file (JSONL) and, if you like, parameters (JSON)", param="file"
                 )
-            yield ask.read_set(parse_json(parameters.encode())), upload.file
+            yield _parsed(parameters.encode()), upload.file
     elif kind in JSONL:
         with SpooledTemporaryFile(CHUNK) as spool:
             async for part in bounded(request, ask.MAX_BYTES).stream():
@@ -199,16 +206,16 @@ async def _asked(request: Request) -> AsyncIterator[tuple[ask.SetRequest, IO[byt
 
 
 def _parsed(body: bytes) -> ask.SetRequest:
+    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:  # parsing them would hold up everybody else
+        raise RequestError(f"the body has more than {MAX_BRACKETS:,} brackets; upload the prompts as JSONL",
+                           code="too_complex")  # fmt: skip
     return ask.read_set(parse_json(body))
 
 
 def _items(results: Results, after: str, limit: int, images: bool) -> Answer:
     """A page of rows; `after` is the last item_id that the caller knows."""
     columns = [name for name in ITEMS.schema.names if images or name != "image"]
-    start = f"{int(after) + 1:08d}" if after.isdecimal() else ""
-    if after and not start:
-        raise RequestError(f"after={after!r} is no item_id", param="after")
-    rows = pack.ordered(results.table, columns, start)
+    rows = pack.ordered(results.table, columns, _start(after))
     data = [row for row, _ in zip(rows, range(limit + 1), strict=False)]
     for row in data:
         file = row.pop("image", None)
@@ -216,6 +223,26 @@ def _items(results: Results, after: str, limit: int, images: bool) -> Answer:
             row["file"] = file and file["path"]
             row["b64_json"] = file and base64.b64encode(file["bytes"]).decode()
     return {"object": "list", "data": data[:limit], "has_more": len(data) > limit}
+
+
+def _zip(results: Results, after: str, limit: int | None) -> Download:
+    """A ZIP of what comes after an item, all of it if neither is given."""
+    start, whole = _start(after), not after and limit is None
+    last, size, more = pack.last_of(results.table, start, limit, 2**63 if whole else PART_BYTES)
+    job_id = results.job.id
+    refuse_large(size, f"take it in parts (/zip?limit={ZIP_LIMIT}, then as its header Link says), or with "
+                       f"`emoji-ldm sets fetch {job_id}`")  # fmt: skip
+    rows = takewhile(lambda row: row["item_id"] <= last, pack.ordered(results.table, start=start))
+    link = f'</v1/emoji-sets/{job_id}/zip?after={last}&limit={limit or ZIP_LIMIT}>; rel="next"'
+    headers = {**_named(f"{job_id}{after and '_'}{after}.zip"), **({"Link": link} if more else {})}
+    return Download(pack.zip_parts(rows), media_type="application/zip", headers=headers)
+
+
+def _start(after: str) -> str:
+    """The key of the row after an item; RequestError if there is no such item_id."""
+    if after and not ITEM_ID.fullmatch(after):
+        raise RequestError(f"after={after[:100]!r} is no item_id", param="after")
+    return f"{int(after) + 1:08d}" if after else ""
 
 
 def _named(name: str) -> dict[str, str]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Query, Request
+from starlette.datastructures import FormData
 
 from emoji_ldm.serve.answers import RequestError
 from emoji_ldm.serve.auth import Caller
 from emoji_ldm.serve.sets.jobs import Job, Jobs
 from emoji_ldm.serve.sets.results import Results
-from emoji_ldm.store import Store
 
-CHUNK = 2**20
 READERS = 8
 Limit = Annotated[int, Query(ge=1, le=100)]
 Answer = dict[str, Any]
@@ -37,14 +36,26 @@ def cancelled(jobs: Jobs, job: Job, caller: Caller) -> None:
         caller.refund(Results(jobs, job).cancel())
 
 
-def page(jobs: list[Job], after: str, limit: int, shown: Callable[[Job], Answer]) -> Answer:
-    """A part of a list as OpenAI's lists are: up to `limit` jobs after the one with the id `after`."""
-    ids = [job.id for job in jobs]
+class Named(Protocol):
+    """What lists are of."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        ...
+
+
+One = TypeVar("One", bound=Named)
+
+
+def page(found: Sequence[One], after: str, limit: int, shown: Callable[[One], Answer]) -> Answer:
+    """A part of a list as OpenAI's lists are: up to `limit` of them after the one with the id `after`."""
+    ids = [one.id for one in found]
     if after and after not in ids:
-        raise RequestError(f"after={after!r} is none of your jobs", param="after")
+        raise RequestError(f"after={after!r} is none of yours", param="after")
     start = ids.index(after) + 1 if after else 0
     with ThreadPoolExecutor(READERS) as pool:
-        data = list(pool.map(shown, jobs[start : start + limit]))
+        data = list(pool.map(shown, found[start : start + limit]))
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
     return {"object": "list", "data": data, **ends, "has_more": start + limit < len(ids)}
 
@@ -57,11 +68,12 @@ def same(job: Job, digest: str) -> Job:
     return job
 
 
-def chunks(store: Store, path: str) -> Iterator[bytes]:
-    """A file of the store part by part."""
-    with store.reaching("read a file"), store.filesystem.open_input_stream(path) as stream:
-        while data := stream.read(CHUNK):
-            yield bytes(data)
+def refuse_fields(form: FormData, known: Sequence[str]) -> None:
+    """RequestError for a form field that would be passed over."""
+    for name in form:
+        if name not in known:
+            raise RequestError(f"the form field {name[:100]!r} is refused; known are: {', '.join(known)}",
+                               param=name[:100], code="unknown_parameter")  # fmt: skip
 
 
 def random_seed() -> int:
