@@ -201,8 +201,9 @@ def test_keys_are_read_again_from_the_start_of_the_application_on(path, monkeypa
 
     async def started():
         lives = asyncio.create_task(api({"type": "lifespan"}, asyncio.Event().wait, None))
-        while len(reads) < 2:
-            await asyncio.sleep(0.005)
+        async with asyncio.timeout(10):
+            while len(reads) < 2:
+                await asyncio.sleep(0.005)
         transport = httpx.ASGITransport(api)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             answer = await client.get("/v1/models", headers={"Authorization": f"Bearer {secret}"})
