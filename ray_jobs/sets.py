@@ -30,6 +30,10 @@ PARAMETERS: dict[str, tuple[type, str]] = {
     "size": (str, "WIDTHxHEIGHT"),
     "model": (str, "name of a model; the service's first if absent"),
     "lora": (str, "name of an adapter"),
+    "quality": (str, "low, medium or high: so many steps by another name"),
+    "output_format": (str, "png, webp or jpeg"),
+    "output_compression": (int, "quality of webp (100 is lossless) or jpeg, 0 to 100"),
+    "background": (str, "transparent, opaque or auto"),
 }
 
 

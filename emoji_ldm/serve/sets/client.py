@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import httpx
 
 TRIES = 5
+RESTART_S = 300.0  # a service that has answered may be away for as long
+LONGEST_PAUSE_S = 5.0
+PART_BYTES = 8 * 2**20  # of a file
 TIMEOUT_S = 120.0  # a large set is checked line by line before its id is told
 LATER = (429, 502, 503, 504)
 REMEDY = "start one (emoji-ldm serve), or name it with --url or EMOJI_LDM_URL"
@@ -32,7 +35,7 @@ class Client:
             raise ConfigError("this command needs httpx: pip install 'emoji-ldm[serve]'") from None
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"{url!r} is no address of a service; give one such as http://127.0.0.1:8000")
-        self.url = url.rstrip("/").removesuffix("/v1")
+        self.url, self._answered = url.rstrip("/").removesuffix("/v1"), False
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
 
@@ -74,8 +77,17 @@ class Client:
         return list(self._json("GET", f"/v1/emoji-sets/{_name(job_id)}/parquet")["data"])
 
     def download(self, job_id: str, name: str) -> bytes:
-        """The bytes of one file."""
-        return self._send("GET", f"/v1/emoji-sets/{_name(job_id)}/parquet/{name}").content
+        """The bytes of one file, asked for part by part: what a service holds for a slow client stays little."""
+        data, whole = bytearray(), 1
+        while len(data) < whole:
+            wanted = {"Range": f"bytes={len(data)}-{len(data) + PART_BYTES - 1}"}
+            part = self._send("GET", f"/v1/emoji-sets/{_name(job_id)}/parquet/{name}", headers=wanted)
+            data += part.content
+            told = part.headers.get("content-range", "").rpartition("/")[2]
+            if part.status_code != 206 or not told.isdecimal() or not part.content:
+                raise JobError(f"{self.url} sends no parts of files; is it a service of emoji-ldm? {REMEDY}")
+            whole = int(told)
+        return bytes(data)
 
     def close(self) -> None:
         """Close the connections."""
@@ -89,25 +101,33 @@ class Client:
             raise JobError(f"{self.url} is no service of emoji-ldm: its answer is no JSON; {REMEDY}") from None
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """The answer; after a busy one or a cut-off connection, the request is sent again some times."""
+        """The answer; after a busy one or a cut-off connection, the request is sent again some times.
+
+        A service that has answered before is waited for while it starts again.
+        """
         import httpx
 
-        for attempt in range(1, TRIES + 1):
+        until, attempt = time.monotonic() + RESTART_S, 0
+        while True:
+            attempt += 1
+            restarts = self._answered and time.monotonic() < until
+            wait_s = min(0.5 * attempt, LONGEST_PAUSE_S)
             try:
                 _rewind(options)
                 answer = self._http.request(method, path, **options)
             except httpx.ConnectError as error:
-                raise JobError(f"no service answers at {self.url} ({error}); {REMEDY}") from None
+                if not restarts:
+                    raise JobError(f"no service answers at {self.url} ({error}); {REMEDY}") from None
             except httpx.TransportError as error:
-                if attempt == TRIES:
+                if attempt >= TRIES and not restarts:
                     raise JobError(f"the service at {self.url} does not answer ({error}); try again later") from None
-                wait_s = 0.5 * attempt
             else:
-                if answer.status_code not in LATER or attempt == TRIES:
+                if answer.status_code not in LATER:
+                    self._answered = True
+                if answer.status_code not in LATER or (attempt >= TRIES and not restarts):
                     return _checked(answer, self.url)
-                wait_s = _wait_s(answer, attempt)
+                wait_s = _told_s(answer) or wait_s
             time.sleep(wait_s)
-        raise AssertionError("the loop returns or raises")
 
 
 @contextmanager
@@ -135,9 +155,10 @@ def _checked(answer: httpx.Response, url: str) -> httpx.Response:
     raise JobError(message)
 
 
-def _wait_s(answer: httpx.Response, attempt: int) -> float:
+def _told_s(answer: httpx.Response) -> float:
+    """The seconds that the service asks to wait, at most a minute; 0 if it does not say."""
     told = answer.headers.get("retry-after", "")
-    return min(float(told), 60.0) if told.isdecimal() else 0.5 * attempt
+    return min(float(told), 60.0) if told.isdecimal() else 0.0
 
 
 def _rewind(options: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 POLL_S = 1.0
 RUNNING = ("queued", "in_progress")
 FIELDS = ("n", "styles", "name", "seed", "steps", "guidance_scale", "scheduler", "negative_prompt", "size", "model",
-          "lora")  # fmt: skip
+          "lora", "quality", "output_format", "output_compression", "background")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -2,8 +2,11 @@ import csv
 import json
 from pathlib import Path
 
+import httpx
 import pytest
+from PIL import Image
 
+from emoji_ldm.errors import JobError
 from emoji_ldm.serve.sets.client import Client
 from ray_jobs.cli import main, parser
 from tests.unit.serve.sets.painting import Backend, paint
@@ -133,6 +136,45 @@ def test_a_busy_service_is_asked_again(service, monkeypatch):
     monkeypatch.setattr(client._http, "request", request)
     assert client.listing(1) and pauses == [3.0, 3.0]
     client.close()
+
+
+def test_a_service_that_answered_is_waited_for_while_it_starts_again(service, monkeypatch):
+    client, pauses, away = Client(*service), [], [httpx.ConnectError("refused")] * 12 + [httpx.ReadError("cut")] * 8
+    monkeypatch.setattr("emoji_ldm.serve.sets.client.time.sleep", pauses.append)
+    real = client._http.request
+
+    def request(method, path, **options):
+        if away:
+            raise away.pop()
+        return real(method, path, **options)
+
+    client.listing(1)
+    monkeypatch.setattr(client._http, "request", request)
+    assert client.listing(1) is not None and not away and max(pauses) == 5.0
+    away.append(httpx.ConnectError("refused"))
+    monkeypatch.setattr("emoji_ldm.serve.sets.client.RESTART_S", 0)
+    with pytest.raises(JobError, match="no service answers"):
+        client.listing(1)
+    client.close()
+
+
+def test_files_are_fetched_part_by_part(tmp_path, capsys, monkeypatch, service):
+    assert main(["sets", "create", "a", "-n", "50", "--wait", "--json"]) == 0
+    job_id = json.loads(capsys.readouterr().out)["id"]
+    client = Client(*service)
+    name = client.parquet(job_id)[0]["name"]
+    whole = client._send("GET", f"/v1/emoji-sets/{job_id}/parquet/{name}").content
+    monkeypatch.setattr("emoji_ldm.serve.sets.client.PART_BYTES", 1000)
+    assert client.download(job_id, name) == whole and len(whole) > 2000
+    client.close()
+
+
+def test_the_kind_of_files_is_an_option_too(tmp_path):
+    options = ["--output-format", "webp", "--background", "opaque", "--output-compression", "80", "--quality", "low"]
+    assert main(["sets", "create", "a cat", *options, "--fetch", str(tmp_path)]) == 0
+    [row] = csv.DictReader((tmp_path / "prompts.csv").open())
+    image = Image.open(tmp_path / row["file"])
+    assert (image.format, image.mode, row["steps"]) == ("WEBP", "RGB", "10")
 
 
 def test_the_client_loads_nothing_heavy():
