@@ -147,6 +147,8 @@ def test_weights_change_with_the_tag_while_requests_go_on(started, service):
             if all(png_of(answer) != before for answer in answers):
                 break
     assert b"dataset_latents" in png_of(answers[0]) and png_of(answers[0]) != before
+    time.sleep(1.1)  # reload_s: whoever draws after that is asked what its weights are
+    draw(0)
     keys = {model["id"]: model["key"] for model in httpx.get(f"{service}/v1/models", timeout=10).json()["data"]}
     assert keys["live"].encode() in png_of(answers[0])
 
