@@ -103,6 +103,8 @@ class Drawer:
             )
         except batcher.Full as full:
             return Overloaded(full.retry_after_s)
+        except batcher.Expired:  # it would take longer than that even alone
+            return Expired()
         except ConfigError as error:
             return error
         except batcher.Closed:

@@ -80,13 +80,13 @@ class Drawer:
 
         settings, store = config.generate, Store(config.store)
         source, _ = resolve_checkpoint(config, store, CACHE, work.uri)
-        model = load_model(source, sampling_device(settings.num_gpus))
+        model = load_model(source, sampling_device(settings.num_gpus, strict=settings.strict))
         if settings.lora:
             model = with_lora(model, _adapters(settings.lora, store))
         if model.key != work.key:
             raise ModelError(f"model {work.uri} is another one on this node, or changed meanwhile; "
                              "run: emoji-ldm generate")  # fmt: skip
-        self.work, self.sampler = work, Sampler(model, settings.batch_size, strict=settings.strict)
+        self.work, self.sampler = work, Sampler(model, settings.batch_size, strict=settings.strict, many=True)
         self.mode = mode_of(settings.batch_size, strict=settings.strict)
 
     def __call__(self, rows: pa.Table) -> sink.Output:

@@ -94,8 +94,9 @@ class Weights:
 
         uri = uri or self.uri
         source, _ = resolve_checkpoint(self.config, self.store, CACHE, uri)
-        model = load_model(source, sampling_device(self.config.serve.num_gpus))
-        versions, settings = data_versions(self.store, uri), self.config.serve
+        settings = self.config.serve
+        model = load_model(source, sampling_device(settings.num_gpus, strict=settings.strict))
+        versions = data_versions(self.store, uri)
         self._versions[model.key] = versions
         for folder in self._folders().values():  # a model with an adapter has a key of its own
             self._versions[lora_key(model.key, folder)] = versions

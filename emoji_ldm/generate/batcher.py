@@ -63,6 +63,7 @@ class Batcher:
 
         Raises:
             Full: Too much waits, or the picture would not be ready in time.
+            Expired: It would not even if it were alone.
             ConfigError: This model cannot make the draw.
             Closed: Nothing is drawn any more.
         """
@@ -82,7 +83,7 @@ class Batcher:
         Raises:
             ModelError: An adapter is missing, or does not fit the model; the old weights stay.
         """
-        self._casts = casts_of(model, loras or {}, self.batch_size, strict=self.strict)
+        self._casts = casts_of(model, loras or {}, self.batch_size, strict=self.strict, like=self._casts[""])
 
     def bounds(self) -> Bounds:
         """What may be asked for."""

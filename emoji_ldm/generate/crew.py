@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+import torch
 from torch import Tensor
 
+from emoji_ldm.errors import ModelError
 from emoji_ldm.generate.draw import Draw
 from emoji_ldm.generate.floor import Expired, Floor, Made
 from emoji_ldm.generate.lane import Lane, Ticket
@@ -50,9 +52,9 @@ class Crew:
             self.floor.stop(error)
 
     @contextmanager
-    def _busy(self) -> Iterator[None]:
+    def _busy(self, expected_s: float = 0.0) -> Iterator[None]:
         name = threading.current_thread().name
-        self.floor.busy[name] = time.monotonic()
+        self.floor.begin(name, expected_s)
         yield
         self.floor.busy[name] = None
 
@@ -89,27 +91,41 @@ class Crew:
                 floor.changed.wait(floor.patience_s())
             late = floor.late()
             floor.lanes.tidy()
-            turn = floor.lanes.turn() if floor.movable and not floor.stopped else None
+            turn = floor.lanes.turn(floor.classes) if floor.movable and not floor.stopped else None
         for ticket in late:
             floor.fail(ticket, Expired("the picture was not drawn in time"), "expired")
         if turn is not None:
-            with self._busy():
+            with self._busy(turn[0].tick_s):
                 self._tick(*turn)
 
     def _tick(self, lane: Lane, tickets: list[Ticket]) -> None:
-        floor, engine, began = self.floor, lane.cast.engine, time.monotonic()
+        floor, engine = self.floor, lane.cast.engine
         rows = {ticket.row: ticket for ticket in tickets if ticket.row is not None}
-        previews = engine.tick(list(rows))
-        seconds = time.monotonic() - began
+        try:
+            previews = engine.tick(list(rows))
+        except torch.OutOfMemoryError:
+            self._make_room(lane, tickets)
+            return
         with floor.changed:
-            lane.profile.observe(engine.cost(len(rows), sum(row.negative is not None for row in rows)), seconds)
-            floor.meter.tick(len(rows), seconds)
+            for timed in engine.clock.take():
+                lane.cast.pace(timed.shape).profile.observe(timed.cost, timed.seconds)
+                floor.meter.tick(timed.num_rows, timed.seconds)
             for row, latents in previews:
                 self._hand_over(rows[row], latents, rows[row].num_seen)
                 rows[row].num_seen += 1
             for ticket in [ticket for row, ticket in rows.items() if not row.left]:
                 lane.running[ticket.bulk].remove(ticket)
                 self._hand_over(ticket, ticket.row.x, None)  # type: ignore[union-attr]
+
+    def _make_room(self, lane: Lane, tickets: list[Ticket]) -> None:
+        """Let fewer pictures of this size move at once; those that did not fit fail."""
+        lane.cast.engine.forget(lane.shape)
+        with self.floor.changed:
+            lane.pace.cap = max(1, lane.cap // 2)
+        side = " x ".join(str(cells) for cells in lane.shape[1:])
+        reason = f"{len(tickets)} pictures of {side} latents need more memory than the device has; lower batch_size"
+        for ticket in tickets:
+            self.floor.fail(ticket, ModelError(reason))
 
     def _hand_over(self, ticket: Ticket, latents: Tensor, preview: int | None) -> None:
         self.floor.made[ticket.bulk].append(Made(ticket, latents, preview))
@@ -120,7 +136,7 @@ class Crew:
         with floor.changed:
             floor.changed.wait_for(lambda: floor.stopped or any(floor.made))
             batch = self._next_made()
-        with self._busy():
+        with self._busy(len(batch) * floor.pack_s):
             made, began = [made for made in batch if not made.ticket.ended], time.monotonic()
             for part, picture in zip(made, self._decode(made), strict=True):
                 self._pack_one(part, picture)

@@ -7,20 +7,19 @@ neighbours never notice.
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from emoji_ldm.generate.clock import Clock
 from emoji_ldm.generate.model import Model
 from emoji_ldm.generate.network import Network
 from emoji_ldm.generate.noise import Noise
 from emoji_ldm.generate.start import Start
 from emoji_ldm.generate.tables import MEMORY, NOISE, Schedule
-
-AHEAD = 2  # ticks that may wait in a GPU's queue
 
 
 @dataclass(eq=False)
@@ -61,34 +60,39 @@ class Engine:
         """Settle the shapes: up to `batch_size` rows move in one tick."""
         self.model, self.batch_size = model, batch_size
         self.network = Network(model.unet, batch_size, strict=strict)
+        self.clock = Clock(on_gpu=model.device.type == "cuda")
         self._batches: dict[torch.Size, _Batch] = {}
-        self._events: deque[torch.cuda.Event] = deque()
+        self._cells = math.prod(model.latent_shape)
 
     @torch.inference_mode()
     def tick(self, rows: Sequence[Row]) -> list[Preview]:
-        """Move `rows`, up to `batch_size` unfinished ones of one shape, by one step each.
+        """Move `rows`, up to `most` unfinished ones of one shape, by one step each.
 
         On a GPU this returns before the step is done, at most two steps ahead.
         """
         shape = rows[0].x.shape
-        batch = self._batches.get(shape)
-        if batch is None or batch.rows != rows:
-            self._release(shape)
-            batch = self._batches[shape] = _Batch(list(rows), self.network)
-        previews = batch.tick()
-        if not batch.left:
-            self._release(shape)
-        if rows[0].x.is_cuda:
-            self._keep_pace()
+        guided = sum(row.negative is not None for row in rows)
+        with self.clock.step(rows[0].noise.shape, len(rows), self.cost(len(rows), guided, shape)):
+            batch = self._batches.get(shape)
+            if batch is None or batch.rows != rows:
+                self._release(shape)
+                batch = self._batches[shape] = _Batch(list(rows), self.network, self.most(shape))
+            previews = batch.tick()
+            if not batch.left:
+                self._release(shape)
         return previews
 
     def forget(self, shape: Iterable[int]) -> None:
         """Keep nothing of a shape that no row has any more."""
         self._batches.pop(torch.Size(shape), None)
 
-    def cost(self, num_rows: int, num_guided: int) -> int:
-        """Network rows that a tick computes for so many rows, padding included."""
-        return sum(self.network.passes(num_rows + num_guided))
+    def most(self, shape: Iterable[int]) -> int:
+        """Rows of a shape that a tick can move: a larger one takes the room of several."""
+        return max(1, min(self.batch_size, self.batch_size * self._cells // math.prod(shape)))
+
+    def cost(self, num_rows: int, num_guided: int, shape: Iterable[int]) -> int:
+        """Network rows that a tick computes for so many rows of a shape, padding included."""
+        return sum(self.network.passes(num_rows + num_guided, self.most(shape)))
 
     def _release(self, shape: torch.Size) -> None:
         """Give the rows of the last tick of this shape their state."""
@@ -96,20 +100,12 @@ class Engine:
         if batch is not None:
             batch.release()
 
-    def _keep_pace(self) -> None:
-        """Wait for the tick before last, so that ticks are not begun long before they can be done."""
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        self._events.append(event)
-        if len(self._events) > AHEAD:
-            self._events.popleft().synchronize()
-
 
 class _Batch:
     """Rows stacked for as many ticks as all of them have left; their own tensors are stale until `release`."""
 
-    def __init__(self, rows: list[Row], network: Network) -> None:
-        self.rows, self.network = rows, network
+    def __init__(self, rows: list[Row], network: Network, most: int) -> None:
+        self.rows, self.network, self.most = rows, network, most
         self.left, self.done = min(row.left for row in rows), 0
         # Guided ones first: the network's rows are all prompts, then the guided rows' negative prompts.
         self.order = sorted(rows, key=lambda row: row.negative is None)
@@ -125,7 +121,7 @@ class _Batch:
         negatives = [row.negative for row in self.order if row.negative is not None]
         states = [*(row.positive for row in self.order), *negatives]
         seats = [*range(len(self.order)), *range(len(negatives))]
-        self.passes = self.network.passes(len(seats))
+        self.passes = self.network.passes(len(seats), self.most)
         padding = sum(self.passes) - len(seats)  # repeats the first row, which costs and breaks nothing
         self.states = torch.stack(states + states[:1] * padding)
         self.seats = _moved(torch.tensor(seats + [0] * padding), self.x)

@@ -7,16 +7,23 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Collection
+from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import count
+from weakref import ref
 
 from torch import Tensor
 
+from emoji_ldm.generate.forecast import alone_s, wait_s
 from emoji_ldm.generate.lane import Ticket
-from emoji_ldm.generate.lanes import Lanes
+from emoji_ldm.generate.lanes import BOTH, Lanes
 from emoji_ldm.generate.stats import Meter
 
 FULL = 4  # batches of pictures that may wait to be packed before no more steps are taken
-STUCK_S = 60.0  # what takes longer will never end
+STUCK_S = 60.0  # what takes longer will never end,
+STUCK = 10  # unless it was expected to take more than this part of it
+SPARE = 64  # deadlines of pictures that have ended, which are not worth a look
 OWN_SHARE = 0.75  # of the queue that one named tenant may fill
 
 
@@ -33,7 +40,7 @@ class Full(Exception):
 
 
 class Expired(Exception):
-    """Not drawn within `timeout_s`."""
+    """Not drawn within `timeout_s`, or it takes longer than that even alone."""
 
 
 class Closed(Exception):
@@ -57,15 +64,17 @@ class Floor:
         self.changed = threading.Condition()  # notified at every change that somebody may wait for
         self.lanes, self.meter = Lanes(), Meter()
         self.live: set[Ticket] = set()
-        self._deadlines: list[tuple[float, int, Ticket]] = []  # a heap
+        # A heap; pictures that have ended before are dropped from it now and then, and kept alive by nothing.
+        self._deadlines: list[tuple[float, int, ref[Ticket]]] = []
+        self._numbers = count()  # decide between equal deadlines
         self.made: tuple[deque[Made], deque[Made]] = (deque(), deque())  # by class
-        self.busy: dict[str, float | None] = {}  # since when each thread is at what it does
+        self.busy: dict[str, float | None] = {}  # by when each thread must have done what it is at
         self.pack_s = 0.0  # time that it takes to pack a picture, as measured lately
         self.closed = self.stopped = False
         self.error: BaseException | None = None
 
     def enter(self, ticket: Ticket, max_queued: int) -> None:
-        """Let a ticket wait; Full if it must not, Closed if nobody would draw it."""
+        """Let a ticket wait; Full or Expired if it must not, Closed if nobody would draw it."""
         with self.changed:
             if self.closed:
                 raise Closed("nothing is drawn any more") from self.error
@@ -73,9 +82,10 @@ class Floor:
             self.live.add(ticket)
             ticket.lane.waiting[ticket.bulk].push(ticket)
             if ticket.deadline < math.inf:
-                heapq.heappush(self._deadlines, (ticket.deadline, id(ticket), ticket))
+                self._expect(ticket)
             self.changed.notify_all()
-        ticket.future.add_done_callback(lambda _: self._given_up(ticket))
+        known = ref(ticket)  # else the future held the ticket, which holds the future
+        ticket.future.add_done_callback(lambda future: self._given_up(future, known()))
 
     def end(self, ticket: Ticket, how: str) -> bool:
         """Count the end of a ticket; False if it has ended before, or is given up by who waits for it."""
@@ -100,7 +110,9 @@ class Floor:
         """Tickets whose time is over, each once."""
         late, now = [], time.monotonic()
         while self._deadlines and self._deadlines[0][0] < now:
-            late.append(heapq.heappop(self._deadlines)[2])
+            ticket = heapq.heappop(self._deadlines)[2]()
+            if ticket is not None and not ticket.ended:
+                late.append(ticket)
         return late
 
     def patience_s(self) -> float | None:
@@ -108,9 +120,16 @@ class Floor:
         return max(0.0, self._deadlines[0][0] - time.monotonic()) + 1e-3 if self._deadlines else None
 
     @property
+    def classes(self) -> Collection[bool]:
+        """Those that may take steps: as long as packing keeps up with its own, and with bulk pictures last."""
+        interactive, bulk = map(len, self.made)
+        most = FULL * self.batch_size
+        return () if interactive >= most else (False,) if interactive + bulk >= most else BOTH
+
+    @property
     def movable(self) -> bool:
         """Whether a step can be taken: there is a row, and packing keeps up."""
-        return self.lanes.movable and sum(map(len, self.made)) < FULL * self.batch_size
+        return self.lanes.movable(self.classes)
 
     def stop(self, error: BaseException | None = None) -> None:
         """End the threads after what they are at, and fail all that is alive."""
@@ -128,9 +147,20 @@ class Floor:
         """Nothing, or RuntimeError if a thread died or hangs; waits for no lock."""
         if self.error is not None:
             raise RuntimeError(f"drawing has stopped: {self.error!r}") from self.error
-        for name, since in self.busy.items():
-            if since is not None and time.monotonic() - since > STUCK_S:
-                raise RuntimeError(f"{name} has not ended for {STUCK_S:.0f} s")
+        for name, until in self.busy.items():
+            if until is not None and time.monotonic() > until:
+                raise RuntimeError(f"{name} has not ended for {STUCK_S:.0f} s, or {STUCK} times as long as expected")
+
+    def begin(self, name: str, expected_s: float) -> None:
+        """Note what a thread is at, for `check`."""
+        self.busy[name] = time.monotonic() + max(STUCK_S, STUCK * expected_s)
+
+    def _expect(self, ticket: Ticket) -> None:
+        heapq.heappush(self._deadlines, (ticket.deadline, next(self._numbers), ref(ticket)))
+        if len(self._deadlines) > 2 * len(self.live) + SPARE:
+            alive = ((entry, entry[2]()) for entry in self._deadlines)
+            self._deadlines = [entry for entry, ticket in alive if ticket is not None and not ticket.ended]
+            heapq.heapify(self._deadlines)
 
     def _refuse(self, ticket: Ticket, max_queued: int) -> None:
         queues = [lane.waiting[ticket.bulk] for lane in self.lanes]
@@ -143,13 +173,16 @@ class Floor:
             for lane in self.lanes
             for bulk in ((False, True) if ticket.bulk else (False,))
         )
-        wait_s = max(self.lanes.wait_s(ticket), (before + 1) * self.pack_s) if self.live else 0.0
-        greedy = bool(ticket.tenant) and own >= max(1, OWN_SHARE * max_queued)
-        if waiting >= max_queued or greedy or wait_s > timeout_s:
+        if self.live and alone_s(ticket) > timeout_s:
             self.meter.refused += 1
-            raise Full(max(1.0, wait_s - timeout_s if wait_s > timeout_s else wait_s / max(1, waiting)))
+            raise Expired(f"{ticket.steps} steps of this size take longer than {timeout_s:.1f} s; ask for less")
+        wait = max(wait_s(list(self.lanes), ticket), (before + 1) * self.pack_s) if self.live else 0.0
+        greedy = bool(ticket.tenant) and own >= max(1, OWN_SHARE * max_queued)
+        if waiting >= max_queued or greedy or wait > timeout_s:
+            self.meter.refused += 1
+            raise Full(max(1.0, wait - timeout_s if wait > timeout_s else wait / max(1, waiting)))
 
-    def _given_up(self, ticket: Ticket) -> None:
+    def _given_up(self, future: Future[bytes], ticket: Ticket | None) -> None:
         """Runs when the future has ended; a cancelled one is to be counted and freed still."""
-        if ticket.future.cancelled():
+        if future.cancelled() and ticket is not None:
             self.end(ticket, "cancelled")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
 from emoji_ldm.generate.draw import Draw
 from emoji_ldm.generate.engine import Engine, Row
@@ -55,6 +57,23 @@ class Cast:
     stages: Stages
     profile: Profile  # at the model's own shape
     cap: int  # pictures per tick
+    paces: dict[Shape, Pace] = field(default_factory=dict)  # what was learned of each shape
+
+    def pace(self, shape: Shape) -> Pace:
+        """That of a shape, at first a guess: larger pictures take as much more time and room as they have cells."""
+        if shape not in self.paces:
+            cells, own = math.prod(shape), math.prod(self.stages.model.latent_shape)
+            profile = self.profile if cells == own else self.profile.scaled(cells / own)
+            self.paces[shape] = Pace(profile, min(self.cap, self.engine.most(shape)))
+        return self.paces[shape]
+
+
+@dataclass
+class Pace:
+    """How rows of one shape move."""
+
+    profile: Profile
+    cap: int  # pictures per tick
 
 
 @dataclass(eq=False)
@@ -63,7 +82,7 @@ class Lane:
 
     cast: Cast
     shape: Shape
-    profile: Profile
+    pace: Pace
     waiting: list[FairQueue[Ticket]] = field(default_factory=lambda: [FairQueue(), FairQueue()])
     preparing: list[int] = field(default_factory=lambda: [0, 0])
     ready: list[deque[Ticket]] = field(default_factory=lambda: [deque(), deque()])
@@ -72,40 +91,54 @@ class Lane:
     moved: float = field(default_factory=time.monotonic)  # when it last moved, or came to be
 
     @property
+    def cap(self) -> int:
+        """Pictures per tick."""
+        return self.pace.cap
+
+    @property
     def idle(self) -> bool:
         """Whether nobody is in it."""
         return not any((*self.waiting, *self.ready, *self.running, *self.preparing))
 
     def movable(self, bulk: bool) -> int:
         """Rows of a class that the next tick could move."""
-        return min(self.cast.cap, len(self.running[bulk]) + len(self.ready[bulk]))
+        return min(self.cap, len(self.running[bulk]) + len(self.ready[bulk]))
+
+    def tenants(self, bulk: bool) -> Counter[str]:
+        """Whose rows of a class the next tick could move, and how many."""
+        return Counter(ticket.tenant for ticket in islice(chain(self.running[bulk], self.ready[bulk]), self.cap))
 
     def wants(self, bulk: bool) -> bool:
         """Whether the next picture of a class is to be prepared; as many as a tick takes are kept ready."""
-        return bool(self.waiting[bulk]) and len(self.ready[bulk]) + self.preparing[bulk] < self.cast.cap
+        return bool(self.waiting[bulk]) and len(self.ready[bulk]) + self.preparing[bulk] < self.cap
 
     def seconds(self, num_rows: int, num_guided: int) -> float:
         """Predicted time of a tick."""
-        return self.profile.seconds(self.cast.engine.cost(num_rows, num_guided))
+        return self.pace.profile.seconds(self.cast.engine.cost(num_rows, num_guided, self.shape))
 
     @property
     def tick_s(self) -> float:
         """Predicted time of a full tick."""
-        return self.seconds(self.cast.cap, self.cast.cap)
+        return self.seconds(self.cap, self.cap)
+
+    def lefts(self, bulk: bool) -> list[int]:
+        """Steps to go of each row that is ready or runs."""
+        return [ticket.left for ticket in (*self.running[bulk], *self.ready[bulk])]
 
     def steps_left(self, bulk: bool) -> int:
         """Steps to go of rows that are ready or run."""
-        return sum(ticket.left for ticket in (*self.ready[bulk], *self.running[bulk]))
+        return sum(self.lefts(bulk))
 
-    def seats(self, bulk: bool) -> list[Ticket]:
-        """The pictures of a tick of a class: its own first, then others as far as there is room and time."""
+    def seats(self, bulk: bool, *, riders: bool = True) -> list[Ticket]:
+        """The pictures of a tick of a class: its own first, then, with `riders`, others if there is room and time."""
         self._admit(bulk)
-        chosen = self.running[bulk][: self.cast.cap]
-        if len(chosen) < self.cast.cap:
-            self._admit(not bulk)
+        chosen = self.running[bulk][: self.cap]
+        if not riders or len(chosen) == self.cap:
+            return chosen
+        self._admit(not bulk)
         guided = sum(_is_guided(ticket) for ticket in chosen)
         limit = SLOWER * self.seconds(len(chosen), guided)
-        for ticket in self.running[not bulk][: self.cast.cap - len(chosen)]:
+        for ticket in self.running[not bulk][: self.cap - len(chosen)]:
             guided += _is_guided(ticket)
             if not bulk and self.seconds(len(chosen) + 1, guided) > limit:
                 break
@@ -122,7 +155,7 @@ class Lane:
 
     def _admit(self, bulk: bool) -> None:
         """Let rows that are ready run, up to as many as a tick takes."""
-        while self.ready[bulk] and len(self.running[bulk]) < self.cast.cap:
+        while self.ready[bulk] and len(self.running[bulk]) < self.cap:
             self.running[bulk].append(self.ready[bulk].popleft())
 
 

@@ -1,4 +1,4 @@
-"""Who is next: lanes share the time in proportion to the rows that they could move.
+"""Who is next: tenants share the time evenly, each one's part goes to its lanes by its rows that they could move.
 
 Interactive pictures go before bulk ones, which fill the seats that are left as far as that slows a tick little, and
 are owed a tenth of the ticks whatever else waits. A row keeps its seat until it is done, but for this: where the
@@ -7,14 +7,15 @@ other class has the tick to itself, it pauses, with all its state.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 
 from emoji_ldm.generate.lane import Cast, Lane, Ticket
 from emoji_ldm.generate.noise import Shape
 
 CLASSES = ("interactive", "bulk")
+BOTH = (False, True)  # bulk or not
 RESERVED = 0.1  # share of the ticks that bulk pictures are owed
 AGE_S = 10.0  # a lane that was not moved for so long is next
 
@@ -34,9 +35,7 @@ class Lanes:
         """The lane of a cast and shape."""
         key = (cast, shape)
         if key not in self._lanes:
-            cells, own = math.prod(shape), math.prod(cast.stages.model.latent_shape)
-            profile = cast.profile if cells == own else cast.profile.scaled(cells / own)
-            self._lanes[key] = Lane(cast, shape, profile)
+            self._lanes[key] = Lane(cast, shape, cast.pace(shape))
         return self._lanes[key]
 
     def tidy(self) -> None:
@@ -53,7 +52,7 @@ class Lanes:
             lanes = [lane for lane in self if lane.wants(bulk)]
             if lanes:
                 lane = min(lanes, key=lambda lane: lane.movable(bulk))
-                free = lane.cast.cap - len(lane.ready[bulk]) - lane.preparing[bulk]
+                free = lane.cap - len(lane.ready[bulk]) - lane.preparing[bulk]
                 count = min(most, len(lane.waiting[bulk]), free)
                 lane.preparing[bulk] += count
                 return [lane.waiting[bulk].pop() for _ in range(count)]
@@ -64,45 +63,37 @@ class Lanes:
         """Whether something is to be prepared."""
         return any(lane.wants(bulk) for lane in self for bulk in (False, True))
 
-    @property
-    def movable(self) -> bool:
-        """Whether a tick could move something."""
-        return any(lane.movable(bulk) for lane in self for bulk in (False, True))
+    def movable(self, classes: Collection[bool] = BOTH) -> bool:
+        """Whether a tick could move something of these classes."""
+        return any(lane.movable(bulk) for lane in self for bulk in classes)
 
-    def turn(self) -> tuple[Lane, list[Ticket]]:
-        """The lane that is next, and its pictures that move; something must be movable."""
-        interactive, waits = (any(lane.movable(bulk) for lane in self) for bulk in (False, True))
+    def turn(self, classes: Collection[bool] = BOTH) -> tuple[Lane, list[Ticket]]:
+        """The lane that is next, and its pictures of these classes that move; something must be movable."""
+        interactive, waits = (self.movable({bulk} & set(classes)) for bulk in BOTH)
         bulk = waits and (not interactive or self._bulk_owed >= 1)
         lane = self._next(bulk)
-        seats = lane.seats(bulk)
+        seats = lane.seats(bulk, riders=len(classes) > 1)
         if interactive and waits:
-            share = sum(ticket.bulk for ticket in seats) / lane.cast.cap
+            share = sum(ticket.bulk for ticket in seats) / lane.cap
             self._bulk_owed = min(2.0, max(0.0, self._bulk_owed + RESERVED - share))
         return lane, seats
 
-    def wait_s(self, ticket: Ticket) -> float:
-        """Predicted time until a picture that is about to wait would be drawn."""
-        seconds = 0.0
-        for lane in self:
-            steps = lane.steps_left(False) + lane.waiting[ticket.bulk].ahead(ticket.tenant, ticket.steps)
-            if ticket.bulk:
-                steps += lane.waiting[False].steps + lane.steps_left(True)
-            seconds += steps * lane.tick_s / lane.cast.cap
-        lane = ticket.lane
-        rows = min(lane.cast.cap, len(lane.running[ticket.bulk]) + 1)
-        return seconds + ticket.steps * lane.seconds(rows, rows)
-
     def _next(self, bulk: bool) -> Lane:
         """Smooth weighted round robin: each lane is owed its share of the time, who is owed most is next."""
-        lanes = [lane for lane in self if lane.movable(bulk)]
-        total = sum(lane.movable(bulk) for lane in lanes)
-        shares = {lane: lane.movable(bulk) / total for lane in lanes}
-        oldest, now = min(lanes, key=lambda lane: lane.moved), time.monotonic()
-        chosen = max(lanes, key=lambda lane: lane.owed_s + shares[lane] * lane.tick_s)
+        shares = self._shares(bulk)
+        oldest, now = min(shares, key=lambda lane: lane.moved), time.monotonic()
+        chosen = max(shares, key=lambda lane: lane.owed_s + shares[lane] * lane.tick_s)
         if now - oldest.moved > AGE_S:
             chosen = oldest
-        for lane in lanes:
-            lane.owed_s += shares[lane] * chosen.tick_s
+        for lane, share in shares.items():
+            lane.owed_s += share * chosen.tick_s
         chosen.owed_s -= chosen.tick_s
         chosen.moved = now
         return chosen
+
+    def _shares(self, bulk: bool) -> dict[Lane, float]:
+        """Parts of the time of the lanes that could move something of a class."""
+        rows = {lane: lane.tenants(bulk) for lane in self if lane.movable(bulk)}
+        totals = sum(rows.values(), Counter[str]())
+        return {lane: sum(count / totals[tenant] for tenant, count in tenants.items()) / len(totals)
+                for lane, tenants in rows.items()}  # fmt: skip

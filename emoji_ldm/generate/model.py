@@ -12,6 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from emoji_ldm.errors import ModelError
+from emoji_ldm.generate.network import same_kernels
 from emoji_ldm.generate.source import model_key
 from emoji_ldm.latents.codec import Codec, latent_channels, load_codec
 from emoji_ldm.latents.source import local_folder, one_line, read_json
@@ -86,13 +87,16 @@ def load_model(folder: Path | str, device: str | None = None) -> Model:
     )
 
 
-def sampling_device(num_gpus: float) -> str:
+def sampling_device(num_gpus: float, *, strict: bool = True) -> str:
     """Torch device of a process that only samples, which is prepared so that processes agree to the last bit.
 
     On CPUs kernels split their sums by the number of threads: one thread per sampler makes pixels
-    independent of the node's cores. More samplers, not more threads, use more cores.
+    independent of the node's cores. More samplers, not more threads, use more cores. On GPUs only `strict`
+    sampling gives up the kernels whose sums come in any order.
     """
     if num_gpus:
+        if strict:
+            same_kernels()
         return "cuda"
     torch.set_num_threads(1)
     return "cpu"

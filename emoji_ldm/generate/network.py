@@ -2,16 +2,15 @@
 
 Kernels, and with them the last bits of a result, are chosen by shape. Strict mode therefore cuts the rows into
 passes of one shape, the last padded: a row's bits depend on no neighbour, no slot and no number of rows. On CPUs
-passes run side by side in threads of one core each, which changes no bit either. On GPUs there is one pass, and
-its shapes are captured as CUDA graphs before the first picture.
+passes run side by side in threads of one core each, which changes no bit either. On GPUs there is one pass, its
+shapes are captured as CUDA graphs before the first picture, and `same_kernels` is to be called first of all.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,21 +24,33 @@ class Network:
 
     def __init__(self, unet: Any, batch_size: int, *, strict: bool) -> None:
         """Settle the shapes for up to `batch_size` pictures, each with and without its prompt."""
-        self.unet, self.strict, self.most = unet, strict, 2 * batch_size
+        self.unet, self.strict, self.batch_size = unet, strict, batch_size
         self.device: torch.device = unet.device
-        on_cpu = self.device.type == "cpu"
-        self.rows_per_pass = batch_size if on_cpu else self.most  # in strict mode, where it decides the bits
-        beside = on_cpu and _cores() > 1 and torch.get_num_threads() == 1
+        self.on_cpu = self.device.type == "cpu"
+        beside = self.on_cpu and _cores() > 1 and torch.get_num_threads() == 1
         self._pool = ThreadPoolExecutor(1, "pass", initializer=one_thread) if beside else None
-        self.split_from = 2 if beside else self.most + 1  # rows from which on two passes are quicker, in fast mode
+        # Rows from which on two passes are quicker, in fast mode.
+        self.split_from = 2 if beside else self.most + 1
         self._graphs: dict[torch.Size, Graph] = {}
 
-    def passes(self, count: int) -> list[int]:
-        """Rows of each of the one or two passes that compute `count` rows; what they add up to more is padding."""
+    @property
+    def most(self) -> int:
+        """Rows that there ever are."""
+        return 2 * self.batch_size
+
+    def passes(self, count: int, most: int = 0) -> list[int]:
+        """Rows of each of the one or two passes that compute `count` rows; what they add up to more is padding.
+
+        Args:
+            count: Rows, up to two per picture.
+            most: Pictures that a tick can hold, which in strict mode decides the bits; 0 means `batch_size`.
+        """
+        most = most or self.batch_size
         if self.strict:
-            return [self.rows_per_pass] * -(-count // self.rows_per_pass)
-        if self.device.type != "cpu":
-            return [min(self.most, 1 << (count - 1).bit_length())]
+            rows = most if self.on_cpu else 2 * most
+            return [rows] * -(-count // rows)
+        if not self.on_cpu:
+            return [min(2 * most, 1 << (count - 1).bit_length())]
         return [count] if count < self.split_from else [count - count // 2, count // 2]
 
     def __call__(self, inputs: Inputs, passes: Sequence[int]) -> Tensor:
@@ -67,8 +78,7 @@ class Network:
         x, timesteps, states = inputs
         if (graph := self._graphs.get(x.shape)) is not None:
             return graph(inputs)
-        with _deterministic(self.strict and self.device.type == "cuda"):
-            output: Tensor = self.unet(x, timesteps, encoder_hidden_states=states, return_dict=False)[0]
+        output: Tensor = self.unet(x, timesteps, encoder_hidden_states=states, return_dict=False)[0]
         return output
 
 
@@ -77,19 +87,18 @@ def one_thread() -> None:
     torch.set_num_threads(torch.get_num_threads())
 
 
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    """Kernels whose results are the same each time, for these calls only."""
-    if not wanted:
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+def same_kernels() -> None:
+    """Let this process compute on its GPU by kernels whose results are the same each time.
+
+    To be called before the first computation. The settings are the process's: threads that set them for the time of
+    a call would undo each other's.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, when cuBLAS starts
     torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        with torch.backends.cudnn.flags(benchmark=False, deterministic=True):
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    # Nothing reads such memory, and filling it takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 def _cores() -> int:

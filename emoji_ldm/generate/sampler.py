@@ -15,8 +15,10 @@ from torch import Tensor
 from emoji_ldm.generate.draw import Draw as Draw
 from emoji_ldm.generate.engine import Engine, Row
 from emoji_ldm.generate.model import Model
+from emoji_ldm.generate.noise import Shape
 from emoji_ldm.generate.stages import Picture as Picture
 from emoji_ldm.generate.stages import Stages
+from emoji_ldm.generate.warm import ready, settled
 
 OnStep = Callable[[int, int], None]  # (steps of rows done, steps of rows in all)
 
@@ -24,11 +26,26 @@ OnStep = Callable[[int, int], None]  # (steps of rows done, steps of rows in all
 class Sampler:
     """Draws pictures with one model at one batch shape; not safe to call from two threads at once."""
 
-    def __init__(self, model: Model, batch_size: int, *, strict: bool = True) -> None:
-        """Fix the batch shape, which is part of what makes a seed give the same bits."""
+    def __init__(self, model: Model, batch_size: int, *, strict: bool = True, many: bool = False) -> None:
+        """Fix the batch shape, which is part of what makes a seed give the same bits.
+
+        Args:
+            model: What draws.
+            batch_size: Most pictures per tick.
+            strict: Same seed, same pixels in any company.
+            many: Whether there are so many pictures to draw that it pays to make the first wait until kernels are
+                captured and, in fast mode, the best number of pictures per tick is measured.
+        """
         self.model, self.batch_size = model, batch_size
-        self.engine = Engine(model, batch_size, strict=strict)
-        self.stages = Stages(model, batch_size, strict=strict)
+        self._cap = batch_size
+        if many and not strict:
+            cast = settled(model, batch_size, strict=False)
+            self.engine, self.stages, self._cap = cast.engine, cast.stages, cast.cap
+        elif many:
+            self.engine, self.stages = ready(model, batch_size, strict=True)
+        else:
+            self.engine = Engine(model, batch_size, strict=strict)
+            self.stages = Stages(model, batch_size, strict=strict)
         self.tables = self.stages.tables
 
     def __call__(self, draws: Sequence[Draw], on_step: OnStep | None = None) -> list[Picture]:
@@ -60,8 +77,11 @@ class Sampler:
         latents: dict[int, Tensor] = {}
         done = 0
         while waiting or running:
-            while waiting and len(running) < self.batch_size and all(shapes[waiting[0]] == shapes[index]
-                                                                    for index in running):  # fmt: skip
+            while (
+                waiting
+                and len(running) < self._most(shapes[waiting[0]])
+                and all(shapes[waiting[0]] == shapes[index] for index in running)
+            ):
                 index = waiting.popleft()
                 running[index] = self.stages.row(draws[index])
             self.engine.tick(list(running.values()))
@@ -71,3 +91,7 @@ class Sampler:
             latents |= {index: row.x for index, row in running.items() if not row.left}
             running = {index: row for index, row in running.items() if row.left}
         return [latents[index] for index in range(len(draws))]
+
+    def _most(self, shape: Shape) -> int:
+        """Pictures of a shape per tick."""
+        return min(self._cap, self.engine.most(shape))

@@ -50,7 +50,7 @@ class Meter:
     def stats(self, lanes: Iterable[Lane], cast: Cast, finishing: int) -> Stats:
         """The counters, and what is seen in the lanes now; `cast` is the one whose speed is told."""
         lanes = list(lanes)
-        full_s = cast.profile.seconds(cast.engine.cost(cast.cap, cast.cap))
+        full_s = cast.profile.seconds(cast.engine.cost(cast.cap, cast.cap, cast.stages.model.latent_shape))
         return Stats(
             _by_class(lanes, lambda lane, bulk: sum(1 for _ in _waiting(lane, bulk)) + lane.preparing[bulk]),
             _by_class(lanes, lambda lane, bulk: len(lane.running[bulk])),

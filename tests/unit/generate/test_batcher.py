@@ -4,15 +4,20 @@ import math
 import random
 import threading
 import time
+import weakref
 from concurrent.futures import CancelledError
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from emoji_ldm.errors import ConfigError
+from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.generate import warm
 from emoji_ldm.generate.batcher import Batcher, Closed, Expired, Full
 from emoji_ldm.generate.draw import Draw
 from emoji_ldm.generate.floor import Floor
-from emoji_ldm.generate.lane import Lane, Ticket
+from emoji_ldm.generate.forecast import wait_s
+from emoji_ldm.generate.lane import Cast, Lane, Ticket
 from emoji_ldm.generate.lanes import Lanes
 from emoji_ldm.generate.model import load_model
 from emoji_ldm.generate.profile import Profile, row_cap
@@ -134,8 +139,8 @@ def test_every_ticket_ends_exactly_once_whatever_happens(make):
             ticket = batcher.submit(draw, bulk=chance.random() < 0.4, tenant=chance.choice(["", "a", "b"]),
                                     timeout_s=chance.choice([0.0, 0.05, 5.0, math.inf]), partials=1,
                                     on_partial=lambda index, png: None)  # fmt: skip
-        except Full as full:
-            assert full.retry_after_s >= 1
+        except (Full, Expired) as refusal:
+            assert isinstance(refusal, Expired) or refusal.retry_after_s >= 1
             refused += 1
             continue
         ticket.future.add_done_callback(lambda _, ticket=ticket: ended(ticket))
@@ -180,7 +185,7 @@ def test_too_many_that_wait_and_too_short_deadlines_are_refused_at_once(make):
             break
     else:
         pytest.fail("nothing was refused")
-    with pytest.raises(Full):
+    with pytest.raises(Expired, match="500 steps of this size take longer"):
         batcher.submit(Draw("a cat", steps=500), timeout_s=0.001)
     batcher.submit(Draw("a cat", steps=500), bulk=True)  # the other class has a queue of its own
 
@@ -232,6 +237,37 @@ def test_closing_lets_what_is_there_be_drawn_or_fails_it(make, alone):
         ticket.future.result(0)
 
 
+def test_what_needs_more_memory_than_there_is_fails_alone_and_fewer_move_from_then_on(make, alone):
+    batcher, draw = make(), pool()[0]
+    engine = batcher._casts[""].engine
+    tick, wide = engine.tick, Draw("a cat", steps=4, width_px=32)
+
+    def small(rows):
+        if len(rows) > 1 and rows[0].x.shape[-1] > 8:
+            raise torch.OutOfMemoryError
+        return tick(rows)
+
+    engine.tick = small
+    tickets = [batcher.submit(wide) for _ in range(8)]
+    neighbour = batcher.submit(draw)
+    failed = [ticket for ticket in tickets if ticket.future.exception(WAIT_S)]
+    assert len(failed) <= 2 and all(isinstance(ticket.future.exception(), ModelError) for ticket in failed)
+    assert neighbour.future.result(WAIT_S) == alone[draw]
+    batcher.check()
+
+
+def test_new_weights_of_the_same_form_are_not_measured_again(make, model, monkeypatch):
+    calls = []
+    monkeypatch.setattr(warm, "_tick_s", lambda engine, stages, size, way: calls.append(size) or 0.1 * size)
+    batcher = make()
+    assert sorted(calls) == [2] * 3 + [4] * 3  # strict passes have two shapes: 4 rows, and twice 4 rows
+    before = batcher._casts[""]
+    batcher.swap(model)
+    after = batcher._casts[""]
+    assert len(calls) == 6 and after.engine is not before.engine
+    assert after.cap == before.cap and after.profile.seconds(8) == before.profile.seconds(8)
+
+
 def test_bounds_tell_what_may_be_asked_for(shared, model):
     bounds = shared.bounds()
     assert (bounds.model_key, bounds.width_px, bounds.side_step_px, bounds.max_side_px) == (model.key, 16, 4, 32)
@@ -242,17 +278,19 @@ def test_bounds_tell_what_may_be_asked_for(shared, model):
 
 
 class FakeEngine:
-    def cost(self, num_rows, num_guided):
+    def cost(self, num_rows, num_guided, shape):
         return num_rows + num_guided
+
+    def most(self, shape):
+        return 8
 
     def forget(self, shape):
         pass
 
 
-class FakeCast:
-    def __init__(self, cap=4):
-        self.engine, self.cap, self.profile = FakeEngine(), cap, Profile({1: 1.0, 2 * cap: 1.0})
-        self.stages = type("S", (), {"model": type("M", (), {"latent_shape": (4, 8, 8)})})
+def fake_cast(cap=4):
+    stages = SimpleNamespace(model=SimpleNamespace(latent_shape=(4, 8, 8)))
+    return Cast(FakeEngine(), stages, Profile({1: 1.0, 2 * cap: 1.0}), cap)
 
 
 def ready(lanes, cast, bulk=False, side=8, count=1, tenant=""):
@@ -263,7 +301,7 @@ def ready(lanes, cast, bulk=False, side=8, count=1, tenant=""):
 
 
 def test_interactive_pictures_take_the_seats_of_bulk_ones_but_for_a_tenth_of_the_ticks():
-    lanes, cast = Lanes(), FakeCast()
+    lanes, cast = Lanes(), fake_cast()
     ready(lanes, cast, bulk=True, count=8)
     assert all(ticket.bulk for ticket in lanes.turn()[1])
     ready(lanes, cast, count=8)
@@ -273,21 +311,110 @@ def test_interactive_pictures_take_the_seats_of_bulk_ones_but_for_a_tenth_of_the
 
 
 def test_bulk_pictures_fill_seats_as_far_as_that_slows_a_tick_little():
-    lanes, cast = Lanes(), FakeCast(cap=8)
+    lanes, cast = Lanes(), fake_cast(cap=8)
     ready(lanes, cast, count=2)
     ready(lanes, cast, bulk=True, count=8)
     assert sum(ticket.bulk for ticket in lanes.turn()[1]) == 6  # a tick takes as long however many are in it
-    next(iter(lanes)).profile = Profile({4: 4.0, 16: 16.0})
+    next(iter(lanes)).pace.profile = Profile({4: 4.0, 16: 16.0})
     assert sum(ticket.bulk for ticket in lanes.turn()[1]) == 0
 
 
 def test_lanes_share_the_time_by_the_rows_that_they_could_move():
-    lanes, cast = Lanes(), FakeCast()
+    lanes, cast = Lanes(), fake_cast()
     ready(lanes, cast, count=3)
     ready(lanes, cast, side=8, count=0)
-    ready(lanes, FakeCast(), count=1)
+    ready(lanes, fake_cast(), count=1)
     sizes = [len(lanes.turn()[1]) for _ in range(40)]
     assert sizes.count(3) == 30 and sizes.count(1) == 10
+
+
+def test_tenants_share_the_time_of_all_lanes_evenly_however_many_sizes_they_order():
+    lanes = Lanes()
+    for _ in range(4):
+        ready(lanes, fake_cast(), count=4, tenant="many")
+    (few,) = ready(lanes, fake_cast(), tenant="few")
+    turns = [few in lanes.turn()[1] for _ in range(40)]
+    assert 18 <= sum(turns) <= 22
+
+
+def test_a_backlog_of_bulk_pictures_in_packing_stops_no_interactive_step():
+    floor, cast = Floor(2), fake_cast()
+    bulk = ready(floor.lanes, cast, bulk=True, count=2)
+    floor.made[True].extend([None] * 8)
+    assert not floor.movable
+    mine = ready(floor.lanes, cast)
+    assert floor.movable and floor.lanes.turn(floor.classes)[1] == mine
+    floor.made[False].extend([None] * 8)
+    assert not floor.movable
+    for queue in floor.made:
+        queue.clear()
+    assert set(floor.lanes.turn(floor.classes)[1]) == {*mine, *bulk}
+
+
+def test_a_picture_that_has_ended_is_kept_by_nothing():
+    floor, cast = Floor(4), fake_cast()
+    lane = floor.lanes.lane(cast, (4, 8, 8))
+    for _ in range(300):
+        ticket = Ticket(Draw("a"), lane, 1, deadline=time.monotonic() + 1e6)
+        floor.enter(ticket, 8)
+        gone = weakref.ref(ticket)
+        assert floor.end(ticket, "drawn")
+        ticket.future.set_result(b"")
+        del ticket
+        assert gone() is None
+    assert len(floor._deadlines) < 100
+    alive = Ticket(Draw("a"), lane, 1, deadline=time.monotonic() + 0.05)
+    floor.enter(alive, 8)
+    time.sleep(0.06)
+    assert floor.late() == [alive] and floor.late() == []
+
+
+def new(lane, steps, bulk=False):
+    return Ticket(Draw("a"), lane, steps, bulk=bulk)
+
+
+def test_a_free_seat_is_no_wait_and_a_full_lane_one_until_the_first_seat_is_free():
+    lanes, cast = Lanes(), fake_cast(cap=8)
+    tickets = ready(lanes, cast, count=7)
+    lane = tickets[0].lane
+    assert wait_s(list(lanes), new(lane, 100)) == 100
+    ready(lanes, cast)
+    assert wait_s(list(lanes), new(lane, 100)) == 10 + 100
+    lane.waiting[False].push(new(lane, 40))
+    assert wait_s(list(lanes), new(lane, 100)) == 10 + 40 / 8 + 100
+    assert wait_s(list(lanes), new(lane, 5, bulk=True)) == 5 + (8 * 10 + 40) / 8
+
+
+def test_other_lanes_take_their_share_of_the_time_until_they_are_done():
+    lanes, cast = Lanes(), fake_cast()
+    for _ in range(8):
+        ready(lanes, fake_cast())
+    lane = lanes.lane(cast, (4, 8, 8))
+    assert wait_s(list(lanes), new(lane, 30)) == pytest.approx(30 + 8 * 10)
+    assert wait_s(list(lanes), new(lane, 2)) == pytest.approx(2 + 8 * 2)
+    ready(lanes, cast, bulk=True)
+    assert wait_s(list(lanes), new(lane, 2)) == pytest.approx(18 / 0.9)
+
+
+def test_a_thread_hangs_that_takes_much_longer_than_expected():
+    floor = Floor(4)
+    now = time.monotonic()
+    floor.begin("a step", 30.0)
+    assert 290 < floor.busy["a step"] - now < 310
+    floor.begin("packing", 0.0)
+    assert 50 < floor.busy["packing"] - now < 70
+    floor.check()
+    floor.busy["packing"] = now - 1
+    with pytest.raises(RuntimeError, match="packing has not ended"):
+        floor.check()
+
+
+def test_who_would_not_be_drawn_in_time_even_alone_is_told_so():
+    floor, cast = Floor(4), fake_cast()
+    lane = floor.lanes.lane(cast, (4, 8, 8))
+    floor.enter(Ticket(Draw("a"), lane, 1), 8)
+    with pytest.raises(Expired, match="20 steps of this size take longer"):
+        floor.enter(Ticket(Draw("a"), lane, 20, deadline=time.monotonic() + 10), 8)
 
 
 def test_tenants_get_even_shares_of_the_steps_however_many_they_order():
@@ -317,7 +444,7 @@ def test_the_profile_learns_and_tells_where_larger_batches_gain_nothing():
 
 
 def test_a_tenant_by_name_leaves_room_in_the_queue_for_others():
-    floor, cast = Floor(4), FakeCast()
+    floor, cast = Floor(4), fake_cast()
     lane = floor.lanes.lane(cast, (4, 8, 8))
     for _ in range(6):
         floor.enter(Ticket(Draw("a"), lane, 1, "greedy"), 8)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.generate.clock import Clock, Timed
 from emoji_ldm.generate.draw import Draw
 from emoji_ldm.generate.engine import Engine
 from emoji_ldm.generate.model import load_model
@@ -76,7 +77,40 @@ def test_the_offline_sampler_gives_the_bits_of_the_engine_for_draws_of_all_sizes
 def test_strict_passes_have_one_shape_and_fast_ones_as_many_rows_as_there_are(model):
     strict, fast = (Engine(model, 4, strict=mode) for mode in (True, False))
     assert {tuple(strict.network.passes(count)) for count in range(1, 9)} == {(4,), (4, 4)}
-    assert [fast.cost(rows, guided) for rows, guided in ((1, 0), (1, 1), (3, 1), (4, 4))] == [1, 2, 4, 8]
+    counts = ((1, 0), (1, 1), (3, 1), (4, 4))
+    assert [fast.cost(rows, guided, model.latent_shape) for rows, guided in counts] == [1, 2, 4, 8]
+
+
+def test_larger_pictures_take_the_room_of_several(model):
+    engine = Engine(model, 4, strict=True)
+    sides = ((4, 4), (8, 8), (8, 16), (16, 16))
+    assert [engine.most((4, *side)) for side in sides] == [4, 4, 2, 1]
+    assert engine.cost(1, 1, (4, 16, 16)) == 2
+
+
+def test_steps_of_a_gpu_are_timed_between_its_events_when_they_are_done(monkeypatch):
+    log, now = [], iter(range(100))
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = next(now)
+
+        def synchronize(self):
+            log.append(self.at)
+
+        def elapsed_time(self, last):
+            return 1000.0 * (last.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    clock = Clock(on_gpu=True)
+    for num_rows in (1, 2, 3, 4):
+        with clock.step((4, 8, 8), num_rows, 2 * num_rows):
+            next(now)
+    assert log == [2, 5]  # the step before last
+    assert clock.take() == [Timed((4, 8, 8), rows, 2 * rows, 2.0) for rows in (1, 2)] and clock.take() == []
 
 
 def test_previews_come_nearer_to_the_picture(model):

@@ -1,11 +1,13 @@
+import os
 import shutil
 
 import pytest
+import torch
 
 from emoji_ldm.config import build
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import ModelError
-from emoji_ldm.generate.model import load_model
+from emoji_ldm.generate.model import load_model, sampling_device
 from emoji_ldm.generate.source import model_key, resolve_checkpoint
 from emoji_ldm.store import Store
 from tests.pipelines import write_pipeline
@@ -82,3 +84,25 @@ def test_without_a_checkpoint_the_command_that_makes_one_is_named(config, store,
         resolve_checkpoint(config, store, tmp_path, "")
     with pytest.raises(ModelError, match="neither a pipeline folder"):
         resolve_checkpoint(config, store, tmp_path, "./nothing/here")
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """Of the process; as they were, afterwards."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    cudnn, fill = torch.backends.cudnn, torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    kept = cudnn.benchmark, cudnn.deterministic, fill.fill_uninitialized_memory
+    yield cudnn
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    cudnn.benchmark, cudnn.deterministic, fill.fill_uninitialized_memory = kept
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+def test_strict_sampling_on_gpus_settles_the_kernels_of_the_process_and_keeps_cudnn(settings):
+    before = settings.enabled, settings.allow_tf32
+    assert sampling_device(1, strict=False) == "cuda" and not torch.are_deterministic_algorithms_enabled()
+    assert sampling_device(1) == "cuda"
+    assert torch.are_deterministic_algorithms_enabled() and settings.deterministic and not settings.benchmark
+    assert (settings.enabled, settings.allow_tf32) == before and settings.enabled
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
