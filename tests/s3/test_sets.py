@@ -2,13 +2,16 @@
 
 import asyncio
 import io
+import time
 import zipfile
 
 import pytest
 
+from emoji_ldm.generate.draw import Draw
 from emoji_ldm.serve.sets import pack
 from emoji_ldm.serve.sets.files import Files
-from emoji_ldm.serve.sets.jobs import Jobs
+from emoji_ldm.serve.sets.jobs import Job, Jobs
+from emoji_ldm.serve.sets.lines import Line
 from emoji_ldm.serve.sets.results import Results
 from emoji_ldm.serve.sets.runner import Runner
 from emoji_ldm.store import Store
@@ -46,5 +49,22 @@ def test_an_uploaded_file_is_kept_and_read_back_line_by_line(s3_uri, tmp_path):
     with files.opened(files.get(file.id, "ann")) as stream:
         assert stream.readline(100) == b"one\n" and sum(1 for _ in stream) == 1_999_999
     assert sum(map(len, files.parts(file, 0, file.bytes))) == file.bytes == 8_000_000
+    assert b"".join(files.parts(file, 5_000_001, 5_000_007)) == b"ne\none"
     files.delete(file)
     assert files.listing("ann") == []
+
+
+def test_a_job_with_a_key_is_made_once_and_after_its_deletion_anew(s3_uri):
+    store, seen = Store(s3_uri), set()
+    jobs = Jobs(store)
+    for _ in range(2):
+        job_id, _ = jobs.keyed("emoji_set", "ann", "k")
+        empty = Job(job_id, "emoji_set", "ann", time.time(), time.time() + 60, {}, keyed=True)
+        lines = [Line(str(number), "demo", Draw("a cat", seed=number)) for number in range(20)]
+        first, second = jobs.create(empty, lines), jobs.create(empty, lines[:5])
+        assert first == second == jobs.keyed("emoji_set", "ann", "k")[1]
+        asyncio.run(Runner(store, Backend(), poll_s=0.1).run(until_idle=True))
+        assert Results(jobs, first).progress().totals.ok == 20
+        seen.add(job_id)
+        jobs.delete(first)
+    assert len(seen) == 2 and jobs.listing("ann", "emoji_set") == jobs.open() == []

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import IO, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from emoji_ldm.generate.draw import MAX_SEED
 from emoji_ldm.serve.answers import RequestError
@@ -16,7 +16,7 @@ from emoji_ldm.serve.backend import Limits
 from emoji_ldm.serve.body import parse_json
 from emoji_ldm.serve.output import Output
 from emoji_ldm.serve.schema import ImageRequest, parse_values
-from emoji_ldm.serve.sets.jobs import PICTURES_PER_SHARD, Line
+from emoji_ldm.serve.sets.lines import PICTURES_PER_SHARD, Line
 
 MAX_LINES = 50_000
 MAX_PICTURES = 200_000
@@ -44,7 +44,7 @@ class SetRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
 
-    prompts: Annotated[list[str], Field(max_length=MAX_LINES)] = []
+    prompts: Annotated[list[str], Field(max_length=MAX_LINES), FailFast()] = []
     """What to draw; or upload JSONL, one object per line with `custom_id`, `prompt` and parameters of its own."""
     n: Annotated[int, Field(ge=1, le=1000)] = 1
     """Pictures per prompt (and style), with seeds `seed`, `seed` + 1, ..."""

@@ -17,7 +17,8 @@ from emoji_ldm.serve.body import parse_json, read_body
 from emoji_ldm.serve.schema import parse_values
 from emoji_ldm.serve.sets import ask, output
 from emoji_ldm.serve.sets.files import Files
-from emoji_ldm.serve.sets.jobs import Job, Jobs, Line
+from emoji_ldm.serve.sets.jobs import Job, Jobs
+from emoji_ldm.serve.sets.lines import Line
 from emoji_ldm.serve.sets.results import Results
 from emoji_ldm.serve.sets.shared import Limit, caller_of, cancelled, owner_of, page, random_seed, same
 

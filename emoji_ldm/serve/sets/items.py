@@ -13,7 +13,7 @@ from emoji_ldm.records import IMAGE, TableSpec
 from emoji_ldm.serve.output import Output, convert
 
 if TYPE_CHECKING:
-    from emoji_ldm.serve.sets.jobs import Picture
+    from emoji_ldm.serve.sets.lines import Picture
 
 Row = dict[str, Any]
 GIVEN_UP = "given up after several tries"  # how reasons begin that are not the request's fault

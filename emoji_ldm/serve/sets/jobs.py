@@ -11,75 +11,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice
 from typing import Any
 
 from emoji_ldm.dataset.entry import creation, entry_path
 from emoji_ldm.errors import StoreError
-from emoji_ldm.generate.draw import Draw
 from emoji_ldm.serve.answers import RequestError
 from emoji_ldm.serve.auth import Caller
 from emoji_ldm.serve.sets.items import ITEMS
+from emoji_ldm.serve.sets.lines import Line, Shard, cut
 from emoji_ldm.store import Store
 
 LINES_PER_PART = 1024
-PICTURES_PER_SHARD = 8  # unit of commits: a killed runner has about as many to draw again; quick pools fill several
 READERS = 8
 HEADER = "job.json"
 ID = re.compile(r"(set|batch)_[0-9a-f]{32}")
 NOBODY = Caller()
 PUBLISH_TRIES = 5
-_PLAIN = {item.name: item.default for item in fields(Draw) if isinstance(item.default, str | int | float)}
-
-
-@dataclass(frozen=True)
-class Line:
-    """Pictures of one prompt, with seeds `draw.seed`, `draw.seed` + 1, ..."""
-
-    custom_id: str
-    model: str
-    draw: Draw
-    n: int = 1  # at most PICTURES_PER_SHARD in a set; a batch's line is a whole request
-    first: int = 0  # number of the first picture among those of its custom_id
-    style: str = ""
-    output: Mapping[str, Any] = field(default_factory=dict)  # of Output, where it is not a plain PNG
-
-    def to_json(self) -> str:
-        """The line without what is default anyway."""
-        draw = {name: value for name, value in vars(self.draw).items() if value != _PLAIN.get(name, b"")}
-        rest = {"n": self.n, "first": self.first, "style": self.style, "output": self.output}
-        return json.dumps({"custom_id": self.custom_id, "model": self.model, "draw": draw, **rest})
-
-    @classmethod
-    def from_json(cls, text: str) -> Line:
-        """The way back."""
-        values = json.loads(text)
-        return cls(**{**values, "draw": Draw(**values["draw"])})
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture of a job."""
-
-    index: int  # place in the job
-    line: Line
-    number: int  # among the pictures of its custom_id
-    draw: Draw
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Whole lines that are committed together."""
-
-    name: str  # the same in every run
-    pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True)
@@ -188,13 +144,13 @@ class Jobs:
         return [name for name in self.store.list("sets", "open") if not name.startswith(".")]  # half-written files
 
     def began(self, job_id: str) -> float:
-        """When an open job was created, Unix time; 0 for one that is not open, or is being deleted."""
+        """When an open job was created, Unix time; 0 if it is being deleted, infinity if it is not open (any more)."""
         try:
             return float(self.store.read("sets", "open", job_id).split()[0])
         except StoreError:
             if self.store.exists("sets", "open", job_id):
                 raise
-            return 0.0
+            return math.inf
 
     def close(self, job_id: str) -> None:
         """Nothing is left to draw."""
@@ -220,7 +176,7 @@ class Jobs:
         """All shards of a job in order, one part in memory at a time."""
         index = 0
         for part, (_, pictures) in enumerate(job.parts):
-            yield from _cut(self._read_part(job, part), part, index)
+            yield from cut(self._read_part(job, part), part, index)
             index += pictures
 
     def lines(self, job: Job) -> Iterator[Line]:
@@ -285,18 +241,3 @@ def _parts(lines: Iterable[Line]) -> Iterator[list[Line]]:
     source = iter(lines)
     while part := list(islice(source, LINES_PER_PART)):
         yield part
-
-
-def _cut(lines: Iterable[Line], part: int, index: int) -> Iterator[Shard]:
-    """Shards of at least PICTURES_PER_SHARD pictures (the last may have fewer), each of whole lines."""
-    pictures, number = list[Picture](), 0
-    for line in lines:
-        for place in range(line.n):
-            draw = replace(line.draw, seed=line.draw.seed + place)
-            pictures.append(Picture(index, line, line.first + place, draw))
-            index += 1
-        if len(pictures) >= PICTURES_PER_SHARD:
-            yield Shard(f"{part:05d}-{number:05d}", tuple(pictures))
-            pictures, number = [], number + 1
-    if pictures:
-        yield Shard(f"{part:05d}-{number:05d}", tuple(pictures))

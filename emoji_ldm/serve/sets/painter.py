@@ -11,7 +11,8 @@ from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.serve.answers import RequestError
 from emoji_ldm.serve.backend import Backend, Expired, Limits, Lost, Overloaded, Wish
 from emoji_ldm.serve.sets.items import GIVEN_UP, Row, drawn, failed
-from emoji_ldm.serve.sets.jobs import Job, Picture
+from emoji_ldm.serve.sets.jobs import Job
+from emoji_ldm.serve.sets.lines import Picture
 from emoji_ldm.serve.sets.window import Window
 
 REFUSED = (EmojiLdmError, RequestError, ValueError)  # this picture's own fault: it would be refused again

@@ -41,7 +41,7 @@ from emoji_ldm.store import Store
 KIND = "emoji_set"
 JSONL = ("application/jsonl", "application/x-ndjson", "application/x-jsonlines", "application/jsonlines")
 MAX_JSON_BYTES = 8 * 2**20  # parsed at once, and nothing else runs meanwhile; longer ones are uploaded as JSONL
-MAX_BRACKETS = 4 * ask.MAX_LINES
+MAX_BRACKETS, MAX_COMMAS = 4 * ask.MAX_LINES, 20 * ask.MAX_LINES  # what prompts may well hold
 MAX_PARAMETERS = 64 * 2**10  # bytes of the form field
 ITEM_ID = re.compile("[0-9]{1,8}")
 ZIP_LIMIT = 10_000
@@ -206,9 +206,9 @@ async def _asked(request: Request) -> AsyncIterator[tuple[ask.SetRequest, IO[byt
 
 
 def _parsed(body: bytes) -> ask.SetRequest:
-    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:  # parsing them would hold up everybody else
-        raise RequestError(f"the body has more than {MAX_BRACKETS:,} brackets; upload the prompts as JSONL",
-                           code="too_complex")  # fmt: skip
+    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS or body.count(b",") > MAX_COMMAS:
+        raise RequestError(f"the body has more than {MAX_BRACKETS:,} brackets or {MAX_COMMAS:,} commas; upload the "
+                           "prompts as JSONL", code="too_complex")  # fmt: skip
     return ask.read_set(parse_json(body))
 
 

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.serve.backend import Limits
 from emoji_ldm.serve.sets.items import GIVEN_UP, Row, refused
-from emoji_ldm.serve.sets.jobs import Job, Jobs, Shard
+from emoji_ldm.serve.sets.jobs import Job, Jobs
+from emoji_ldm.serve.sets.lines import Shard
 from emoji_ldm.serve.sets.painter import Painter
 from emoji_ldm.serve.sets.results import Results
 from emoji_ldm.serve.sets.window import Window

@@ -12,7 +12,8 @@ from PIL import Image, PngImagePlugin
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.generate.draw import Draw
 from emoji_ldm.serve.backend import Limits
-from emoji_ldm.serve.sets.jobs import Job, Jobs, Line, new_id
+from emoji_ldm.serve.sets.jobs import Job, Jobs, new_id
+from emoji_ldm.serve.sets.lines import Line
 from emoji_ldm.serve.sets.results import Results
 
 LIMITS = Limits("demo", "k1", 16, 16, 8, 64, 10, 100, ("ddim", "euler"), ("pixel",))

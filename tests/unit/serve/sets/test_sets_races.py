@@ -12,7 +12,8 @@ from emoji_ldm.generate.draw import Draw
 from emoji_ldm.serve.auth import Bucket, Caller
 from emoji_ldm.serve.backend import Lost, Overloaded
 from emoji_ldm.serve.sets import runner as runners
-from emoji_ldm.serve.sets.jobs import Job, Jobs, Line
+from emoji_ldm.serve.sets.jobs import Job, Jobs
+from emoji_ldm.serve.sets.lines import Line
 from emoji_ldm.serve.sets.results import Results
 from emoji_ldm.serve.sets.runner import Runner
 from emoji_ldm.store import Store
@@ -150,6 +151,18 @@ def test_a_creation_that_goes_on_is_no_abandoned_one_though_an_older_one_was(sto
     jobs.create(job, looked_at())
     draw(store)
     assert done(store, job) == 3
+
+
+def test_a_creation_whose_mark_another_one_took_away_is_no_abandoned_one(store):
+    jobs, job = Jobs(store), keyed(store)
+
+    def looked_at():
+        yield from lines(2000)
+        store.remove("sets", "open", job.id)
+        jobs.clear_abandoned(job.id, 0)  # by a runner that had listed it before
+
+    jobs.create(job, looked_at())
+    assert jobs.open() == [job.id] and len(list(jobs.lines(keyed(store)))) == 2000
 
 
 def test_rows_that_no_file_can_hold_fail_alone_with_the_reason(store):

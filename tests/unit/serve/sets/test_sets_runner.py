@@ -12,7 +12,8 @@ import pytest
 
 from emoji_ldm.serve.backend import Overloaded
 from emoji_ldm.serve.sets import painter
-from emoji_ldm.serve.sets.jobs import PICTURES_PER_SHARD, Jobs
+from emoji_ldm.serve.sets.jobs import Jobs
+from emoji_ldm.serve.sets.lines import PICTURES_PER_SHARD
 from emoji_ldm.serve.sets.results import Results
 from emoji_ldm.serve.sets.runner import Runner
 from emoji_ldm.serve.sets.window import Window

@@ -1,0 +1,71 @@
+"""The lines of a job: pictures of one prompt each, drawn and committed in shards of whole lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from emoji_ldm.generate.draw import Draw
+
+PICTURES_PER_SHARD = 8  # unit of commits: a killed runner has about as many to draw again; quick pools fill several
+_PLAIN = {item.name: item.default for item in fields(Draw) if isinstance(item.default, str | int | float)}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Pictures of one prompt, with seeds `draw.seed`, `draw.seed` + 1, ..."""
+
+    custom_id: str
+    model: str
+    draw: Draw
+    n: int = 1  # at most PICTURES_PER_SHARD in a set; a batch's line is a whole request
+    first: int = 0  # number of the first picture among those of its custom_id
+    style: str = ""
+    output: Mapping[str, Any] = field(default_factory=dict)  # of Output, where it is not a plain PNG
+
+    def to_json(self) -> str:
+        """The line without what is default anyway."""
+        draw = {name: value for name, value in vars(self.draw).items() if value != _PLAIN.get(name, b"")}
+        rest = {"n": self.n, "first": self.first, "style": self.style, "output": self.output}
+        return json.dumps({"custom_id": self.custom_id, "model": self.model, "draw": draw, **rest})
+
+    @classmethod
+    def from_json(cls, text: str) -> Line:
+        """The way back."""
+        values = json.loads(text)
+        return cls(**{**values, "draw": Draw(**values["draw"])})
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a job."""
+
+    index: int  # place in the job
+    line: Line
+    number: int  # among the pictures of its custom_id
+    draw: Draw
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Whole lines that are committed together."""
+
+    name: str  # the same in every run
+    pictures: tuple[Picture, ...]
+
+
+def cut(lines: Iterable[Line], part: int, index: int) -> Iterator[Shard]:
+    """Shards of at least PICTURES_PER_SHARD pictures (the last may have fewer), each of whole lines."""
+    pictures, number = list[Picture](), 0
+    for line in lines:
+        for place in range(line.n):
+            draw = replace(line.draw, seed=line.draw.seed + place)
+            pictures.append(Picture(index, line, line.first + place, draw))
+            index += 1
+        if len(pictures) >= PICTURES_PER_SHARD:
+            yield Shard(f"{part:05d}-{number:05d}", tuple(pictures))
+            pictures, number = [], number + 1
+    if pictures:
+        yield Shard(f"{part:05d}-{number:05d}", tuple(pictures))
