@@ -14,7 +14,7 @@ from emoji_ldm.config import Config
 from emoji_ldm.errors import ConfigError, EmojiLdmError
 from emoji_ldm.serve.backend import Expired, Limits, Overloaded, Partial, Wish
 from ray_jobs.meters import Meters
-from ray_jobs.policy import BUSY, RATE, ROW_STEPS
+from ray_jobs.policy import BUSY, DRAIN_S
 from ray_jobs.weights import Served, Weights, limits_of
 
 if TYPE_CHECKING:  # torch is for replicas only
@@ -82,7 +82,7 @@ class Drawer:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `policy.py` decides by; Serve asks every few seconds."""
         stats = self.batcher.stats()
-        return {ROW_STEPS: sum(stats.row_steps.values()), RATE: stats.row_steps_per_s, BUSY: self.busy.share(stats)}
+        return {DRAIN_S: stats.drain_s, BUSY: self.busy.share(stats)}
 
     def check_health(self) -> None:
         """Raise if nothing is drawn any more; quick."""
@@ -140,14 +140,15 @@ class Busy:
 
     def __init__(self) -> None:
         """Begin now."""
-        self._asked, self._done = time.monotonic(), 0.0
+        self._asked, self._steps_s, self._drawn = time.monotonic(), 0.0, 0
 
     def share(self, stats: Stats) -> float:
-        """0: nothing; 1: every forward pass was full, one after another."""
-        now, done = time.monotonic(), float(sum(rows * count for rows, count in stats.rows_per_forward.items()))
-        could = stats.row_steps_per_s * (now - self._asked)
-        share = min(1.0, (done - self._done) / could) if could else 0.0
-        self._asked, self._done = now, done
+        """0: nothing; 1: every forward pass was full, one after another, or packing went on all the time."""
+        now = time.monotonic()
+        steps_s = sum(seconds * rows / stats.cap for rows, seconds in stats.tick_s.items())
+        done_s = max(steps_s - self._steps_s, (stats.drawn - self._drawn) * stats.pack_s)
+        share = min(1.0, done_s / max(1e-3, now - self._asked))
+        self._asked, self._steps_s, self._drawn = now, steps_s, stats.drawn
         return share
 
 

@@ -98,7 +98,7 @@ class Batcher:
         """What happens now, and what happened so far."""
         floor = self._floor
         with floor.changed:
-            return floor.meter.stats(floor.lanes, self._casts[""], sum(map(len, floor.made)))
+            return floor.meter.stats(floor.lanes, self._casts[""], sum(map(len, floor.made)), floor.pack_s)
 
     def check(self) -> None:
         """Nothing, or RuntimeError if a thread died or a step hangs; quick."""

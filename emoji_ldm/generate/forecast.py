@@ -30,6 +30,11 @@ def alone_s(ticket: Ticket) -> float:
     return ticket.steps * ticket.lane.seconds(1, 1)
 
 
+def drain_s(lanes: Collection[Lane]) -> float:
+    """Predicted time until the last step of all that are here now."""
+    return sum(_all_s(lane, bulk) for lane in lanes for bulk in (False, True))
+
+
 def _own_s(ticket: Ticket) -> float:
     """Time until it is drawn if there were its own lane and class only."""
     lane, bulk = ticket.lane, ticket.bulk

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
+from emoji_ldm.generate.forecast import drain_s
 from emoji_ldm.generate.lane import Cast, Lane, Ticket
 from emoji_ldm.generate.lanes import CLASSES
 
@@ -26,6 +27,9 @@ class Stats:
     rows_per_forward: Mapping[int, int]  # ticks by pictures in them
     tick_s: Mapping[int, float]  # seconds spent in them
     row_steps_per_s: float  # of a full tick, as measured lately
+    cap: int  # pictures of a full tick
+    pack_s: float  # time that packing a picture takes, as measured lately
+    drain_s: float  # predicted time until all that are here are drawn
     drawn: int
     cancelled: int
     refused: int
@@ -47,19 +51,25 @@ class Meter:
         self._ticks[num_rows] += 1
         self._tick_s[num_rows] += seconds
 
-    def stats(self, lanes: Iterable[Lane], cast: Cast, finishing: int) -> Stats:
+    def stats(self, lanes: Iterable[Lane], cast: Cast, finishing: int, pack_s: float) -> Stats:
         """The counters, and what is seen in the lanes now; `cast` is the one whose speed is told."""
         lanes = list(lanes)
         full_s = cast.profile.seconds(cast.engine.cost(cast.cap, cast.cap, cast.stages.model.latent_shape))
+        queued = _by_class(lanes, lambda lane, bulk: sum(1 for _ in _waiting(lane, bulk)) + lane.preparing[bulk])
+        running = _by_class(lanes, lambda lane, bulk: len(lane.running[bulk]))
+        to_pack = sum(queued.values()) + sum(running.values()) + finishing
         return Stats(
-            _by_class(lanes, lambda lane, bulk: sum(1 for _ in _waiting(lane, bulk)) + lane.preparing[bulk]),
-            _by_class(lanes, lambda lane, bulk: len(lane.running[bulk])),
+            queued,
+            running,
             finishing,
             _by_class(lanes, lambda lane, bulk: lane.waiting[bulk].steps + lane.steps_left(bulk)),
             _oldest_s(lanes),
             dict(self._ticks),
             dict(self._tick_s),
             cast.cap / full_s,
+            cast.cap,
+            pack_s,
+            max(drain_s(lanes), to_pack * pack_s),
             refused=self.refused,
             **{name: self.ends[name] for name in ENDS},
         )
