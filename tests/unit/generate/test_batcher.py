@@ -1,11 +1,13 @@
 """The batcher: every ticket ends exactly once, and no one is hurt by what becomes of the others."""
 
+import copy
 import math
 import random
 import threading
 import time
 import weakref
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -81,7 +83,7 @@ def nobody_left(batcher):
 @pytest.mark.parametrize("strict", [True, False])
 def test_pictures_ordered_at_random_moments_are_those_drawn_offline(make, alone, strict):
     batcher, chance = make(strict=strict), random.Random(0)
-    for _ in range(5):
+    for _ in range(3):
         tickets = {}
         for draw in chance.sample(pool(), 8):
             tickets[draw] = batcher.submit(draw, tenant=chance.choice("ab"), bulk=chance.random() < 0.5)
@@ -91,12 +93,13 @@ def test_pictures_ordered_at_random_moments_are_those_drawn_offline(make, alone,
             assert drawn == {draw: alone[draw] for draw in drawn}
 
 
-def test_a_thousand_cancels_leak_nothing_and_leave_the_neighbours_untouched(shared, alone):
+@pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.long)])
+def test_hundreds_of_cancels_leak_nothing_and_leave_the_neighbours_untouched(shared, alone, count):
     chance, kept, given_up = random.Random(1), {}, []
     before = shared.stats().cancelled
     for draw in chance.sample(pool(), 10):
         kept[draw] = shared.submit(draw)
-        tickets = [shared.submit(chance.choice(pool()), bulk=chance.random() < 0.5) for _ in range(100)]
+        tickets = [shared.submit(chance.choice(pool()), bulk=chance.random() < 0.5) for _ in range(count)]
         chance.shuffle(tickets)
         for ticket in tickets:
             if chance.random() < 0.05:
@@ -108,7 +111,7 @@ def test_a_thousand_cancels_leak_nothing_and_leave_the_neighbours_untouched(shar
     assert nobody_left(shared)
     assert all(ticket.future.done() for ticket in given_up)
     cancelled = sum(ticket.future.cancelled() for ticket in given_up)
-    assert shared.stats().cancelled - before == cancelled > 800
+    assert shared.stats().cancelled - before == cancelled > 8 * count
 
 
 def test_a_cancelled_row_is_gone_within_two_ticks(shared):
@@ -133,7 +136,7 @@ def test_every_ticket_ends_exactly_once_whatever_happens(make):
             ends[ticket] = ends.get(ticket, 0) + 1
 
     broken = Draw("a cat", image=b"no picture", strength=0.5)
-    for _ in range(100):
+    for _ in range(60):
         draw = broken if chance.random() < 0.1 else chance.choice(pool())
         try:
             ticket = batcher.submit(draw, bulk=chance.random() < 0.4, tenant=chance.choice(["", "a", "b"]),
@@ -198,10 +201,11 @@ def test_previews_come_in_order_before_the_picture(shared, alone):
     assert all(png != alone[draw] for _, png in seen)
 
 
-def test_new_weights_draw_what_is_ordered_after_them(make, model, tmp_path):
-    other = load_model(write_pipeline(tmp_path / "other", size_px=16, seed=7), "cpu")
-    batcher, draw = make(), Draw("a cat", steps=6)
-    before = [batcher.submit(draw) for _ in range(6)]
+def test_new_weights_draw_what_is_ordered_after_them(make, model):
+    other = replace(model, unet=copy.deepcopy(model.unet), key="other")
+    other.unet.conv_out.weight *= 2
+    batcher, draw = make(), Draw("a cat", steps=4)
+    before = [batcher.submit(draw) for _ in range(3)]
     batcher.swap(other)
     after = batcher.submit(draw)
     assert {ticket.future.result(WAIT_S) for ticket in before} == {Sampler(model, 4)([draw])[0].tobytes()}
