@@ -164,6 +164,7 @@ def test_a_client_that_leaves_frees_its_row(started, service):
     assert figure(started, "emoji_ldm_running") == 0
 
 
+@pytest.mark.long
 def test_work_that_would_wait_too_long_brings_a_second_replica(started, service):
     with ThreadPoolExecutor(10) as pool:
         for seed in range(10):  # one replica would take much longer than the two seconds that may be waited
