@@ -147,7 +147,7 @@ class Floor:
         """Nothing, or RuntimeError if a thread died or hangs; waits for no lock."""
         if self.error is not None:
             raise RuntimeError(f"drawing has stopped: {self.error!r}") from self.error
-        for name, until in self.busy.items():
+        for name, until in list(self.busy.items()):
             if until is not None and time.monotonic() > until:
                 raise RuntimeError(f"{name} has not ended for {STUCK_S:.0f} s, or {STUCK} times as long as expected")
 
