@@ -26,6 +26,7 @@ class Network:
         """Settle the shapes for up to `batch_size` pictures, each with and without its prompt."""
         self.unet, self.strict, self.batch_size = unet, strict, batch_size
         self.device: torch.device = unet.device
+        self.dtype: torch.dtype = unet.dtype  # asked once: it looks through all modules
         self.on_cpu = self.device.type == "cpu"
         beside = self.on_cpu and _cores() > 1 and torch.get_num_threads() == 1
         self._pool = ThreadPoolExecutor(1, "pass", initializer=one_thread) if beside else None
@@ -78,8 +79,9 @@ class Network:
         x, timesteps, states = inputs
         if (graph := self._graphs.get(x.shape)) is not None:
             return graph(inputs)
+        x, states = x.to(self.dtype), states.to(self.dtype)  # rows are float32 whatever the weights are
         output: Tensor = self.unet(x, timesteps, encoder_hidden_states=states, return_dict=False)[0]
-        return output
+        return output.float()
 
 
 def one_thread() -> None:

@@ -144,7 +144,8 @@ def assert_whole(line, gallery):
     assert len(ledger.tiles.read(["tile_id"])) == len(ledger.tiles.keys())
 
 
-@pytest.mark.parametrize("victims", [VICTIMS[:2], pytest.param(VICTIMS * 2, marks=pytest.mark.long)], ids=len)
+@pytest.mark.long
+@pytest.mark.parametrize("victims", [VICTIMS[:2], VICTIMS * 2], ids=len)
 def test_kills_lose_and_double_nothing(victims, gallery, seaweed_of_its_own, tmp_path, monkeypatch):
     for name, value in seaweed_of_its_own.environment.items():
         monkeypatch.setenv(name, value)

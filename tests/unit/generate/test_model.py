@@ -93,6 +93,7 @@ def settings(monkeypatch):
     cudnn, fill = torch.backends.cudnn, torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     kept = cudnn.benchmark, cudnn.deterministic, fill.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(False)
     yield cudnn
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
     cudnn.benchmark, cudnn.deterministic, fill.fill_uninitialized_memory = kept

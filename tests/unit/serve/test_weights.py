@@ -12,12 +12,12 @@ def config(tmp_path, **serve):
 
 
 def test_a_new_replica_starts_with_what_was_settled_though_the_tag_has_gone(tmp_path):
-    found = Weights(config(tmp_path, reload_s=1), Served("live", "tag:live", "file:///settled"))
+    found = Weights(config(tmp_path, reload_s=1), Served("live", "tag:live", "file:///settled", None))
     assert found.uri == "file:///settled"
 
 
 def test_weights_that_were_loaded_but_not_taken_are_tried_again(tmp_path, tiny_pipeline):
-    found = Weights(config(tmp_path), Served("tiny", str(tiny_pipeline), str(tiny_pipeline)))
+    found = Weights(config(tmp_path), Served("tiny", str(tiny_pipeline), str(tiny_pipeline), None))
     found.uri = "former"
     found.load(str(tiny_pipeline))
     assert found.uri == "former"  # the replica says so itself once it draws with them
@@ -30,7 +30,7 @@ def test_a_picture_with_an_adapter_names_the_data_of_its_own_weights(tmp_path, t
     versions = iter([{"images": 1}, {"images": 2}])
     monkeypatch.setattr(weights, "data_versions", lambda store, uri: next(versions))
     found = Weights(config(tmp_path, loras={"flat": str(folder)}),
-                    Served("tiny", str(tiny_pipeline), str(tiny_pipeline)))  # fmt: skip
+                    Served("tiny", str(tiny_pipeline), str(tiny_pipeline), None))  # fmt: skip
     model = found.load()
     monkeypatch.setattr("emoji_ldm.generate.model.load_model", lambda *_: _Other(model))
     found.load()
