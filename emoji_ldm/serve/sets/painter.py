@@ -44,14 +44,16 @@ class Painter:
             try:
                 png = await self._drawn(wish, alone=lost)
                 row = await asyncio.to_thread(drawn, picture, png) if picture.line.output else drawn(picture, png)
-            except (Overloaded, Expired) as error:
+            except Overloaded as error:
                 window.refused()
-                await asyncio.sleep(getattr(error, "retry_after_s", 1.0) * random.uniform(1, 1.5))
+                await asyncio.sleep(error.retry_after_s * random.uniform(1, 1.5))
                 continue
             except REFUSED as error:
                 return failed(picture, _reason(error))
             except Exception as error:  # noqa: BLE001 - the edge of one picture: after some tries the reason is kept
                 self.failures += 1
+                if isinstance(error, Expired):  # a try: one that takes too long by itself would come back for ever
+                    window.refused()
                 tries += 1 if window.taken_total > others else ALONE
                 if tries >= TRIES or (lost and isinstance(error, Lost)):
                     return failed(picture, f"{GIVEN_UP}: {_reason(error)}")
