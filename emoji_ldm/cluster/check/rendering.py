@@ -1,0 +1,79 @@
+"""Overlays as kustomize renders them: once per overlay and process, and again only when a file has changed."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from emoji_ldm.cluster.check.tool import render_command
+from emoji_ldm.errors import ConfigError
+
+TIMEOUT_S = 60
+
+Thing = dict[str, Any]  # one Kubernetes object
+
+
+def overlays(folder: Path) -> list[str]:
+    """Names of the overlays in `folder` (k8s/).
+
+    Raises:
+        ConfigError: The folder holds none.
+    """
+    names = sorted(path.parent.name for path in (folder / "overlays").glob("*/kustomization.yaml"))
+    if not names:
+        raise ConfigError(f"{folder} holds no overlays: run from a clone of the project, or name it with --manifests")
+    return names
+
+
+def render(folder: Path, overlay: str) -> list[Thing]:
+    """The objects of one overlay; yours to change.
+
+    Raises:
+        ConfigError: There is no such overlay, no kubectl, or kustomize cannot render it.
+    """
+    known = overlays(folder)
+    if overlay not in known:
+        raise ConfigError(f"no overlay {overlay!r} in {folder / 'overlays'} (there are: {', '.join(known)})")
+    place = (folder / "overlays" / overlay).resolve()
+    return copy.deepcopy(_rendered(place, stamp(folder)))
+
+
+def kustomize(place: Path) -> str:
+    """What kustomize makes of a folder.
+
+    Raises:
+        ConfigError: With kustomize's own words, in one line.
+    """
+    done = subprocess.run(
+        [*render_command(), str(place)], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    if done.returncode:
+        words = " ".join(done.stderr.removeprefix("error: ").split())
+        raise ConfigError(f"kustomize cannot render {place.name}: {words}")
+    return done.stdout
+
+
+def parse(text: str) -> list[Thing]:
+    """The objects of a stream of YAML documents."""
+    return [thing for thing in yaml.load_all(text, yaml.CSafeLoader) if thing]
+
+
+def name_of(thing: Thing) -> str:
+    """Such as `RayJob/train`."""
+    return f"{thing.get('kind')}/{(thing.get('metadata') or {}).get('name')}"
+
+
+def stamp(folder: Path) -> int:
+    """Another number whenever a file below the folder has changed."""
+    stats = ((str(path), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    return hash(tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
+
+
+@functools.lru_cache(maxsize=32)
+def _rendered(place: Path, _stamp: int) -> list[Thing]:
+    return parse(kustomize(place))

