@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from emoji_ldm import __version__
+from emoji_ldm.cluster.command import add_cluster
 from emoji_ldm.errors import ConfigError, EmojiLdmError
 from ray_jobs.dataset import add_dataset
 from ray_jobs.export import add_export
@@ -91,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     _add(commands, "doctor", "say what this machine has and lacks, and the command that mends it",
          "emoji-ldm doctor\n  emoji-ldm doctor store=s3://bucket/emoji")  # fmt: skip
     _add_submit(commands)
+    add_cluster(commands)
     return top
 
 
@@ -131,6 +133,11 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from ray_jobs.submit import submit
 
         return submit(arguments.stage, arguments.address, working_dir=arguments.working_dir)
+    if arguments.command == "cluster":
+        from emoji_ldm.cluster.command import run as cluster
+        from ray_jobs.submit import submit
+
+        return cluster(arguments, submit)
     if arguments.command == "sets":
         from emoji_ldm.serve.sets.command import run as sets
 

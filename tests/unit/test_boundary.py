@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ORDER = ["errors", "config", "records", "s3", "store", "progress", "dataset", "crawl", "caption", "latents", "model",
-         "train", "generate", "evaluate", "serve", "ui", "demo"]  # fmt: skip
+         "train", "generate", "evaluate", "serve", "ui", "demo", "cluster"]  # fmt: skip
 
 
 def imported(path):
