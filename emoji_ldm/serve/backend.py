@@ -60,6 +60,10 @@ class Overloaded(Exception):
 class Expired(Exception):
     """Not drawn within `timeout_s`."""
 
+    def __str__(self) -> str:
+        """Kept as the reason where a picture of a bulk job is given up."""
+        return "not drawn in time"
+
 
 class Lost(Exception):
     """Replica after replica died over it."""

@@ -1,6 +1,7 @@
 """The service as a user starts it, over real HTTP: `emoji-ldm serve` and what its replicas may go through."""
 
 import base64
+import json
 import os
 import random
 import re
@@ -198,7 +199,8 @@ def lines(started, name, *words):
 
 def test_every_request_is_a_line_of_json_on_the_console(started, service):
     post(service, prompt="a", steps=1, user="me")
-    wait_for(r'({"time": .*"user": "me".*"status": 200.*})\n', started.log, started)
+    line = json.loads(wait_for(r'({"time": .*"user": "me".*})\n', started.log, started))
+    assert (line["status"], line["method"], line["route"]) == (200, "POST", "/v1/images/generations")
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")

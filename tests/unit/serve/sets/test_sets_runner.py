@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from emoji_ldm.serve.backend import Overloaded
+from emoji_ldm.serve.backend import Expired, Overloaded
 from emoji_ldm.serve.sets import painter
 from emoji_ldm.serve.sets.jobs import Jobs
 from emoji_ldm.serve.sets.lines import PICTURES_PER_SHARD
@@ -112,6 +112,21 @@ def test_what_fails_for_a_while_is_tried_again_and_what_always_fails_is_given_up
     assert failed == {"line-13": "given up after several tries: a replica died"}
 
 
+def test_a_picture_that_always_takes_too_long_is_given_up_and_others_are_not(store):
+    def trouble(wish):
+        if wish.draw.prompt == "a cat 13":
+            raise Expired
+
+    job = make_job(store, 50)
+    runner = Runner(store, Backend(0.001, trouble), poll_s=0.02)
+    runner.painter.first_pause_s = 0.001
+    asyncio.run(runner.run(until_idle=True))
+    assert progress(store, job).totals.ok == 49
+    [row] = [row for row in rows_of(store, job) if row["status"] == "failed"]
+    assert row["custom_id"] == "line-13" and row["reason"] == "given up after several tries: not drawn in time"
+    assert runner.stats().refusals and runner.stats().failures >= painter.TRIES, "less is asked for at once meanwhile"
+
+
 def test_full_pools_are_asked_for_less_and_lose_nothing(store):
     class Full(Backend):
         async def draw(self, wish):
@@ -152,7 +167,7 @@ def test_a_cancelled_job_stops_at_once_and_keeps_what_is_committed(store):
 
     async def work():
         runner = asyncio.create_task(Runner(store, backend, poll_s=0.05).run(until_idle=True))
-        while len(backend.wishes) < 100:
+        while not (await asyncio.to_thread(progress, store, job)).totals.done:
             await asyncio.sleep(0.01)
         await asyncio.to_thread(Results(Jobs(store), job).commit, {}, "cancelled")
         at_cancel = await asyncio.to_thread(progress, store, job)
