@@ -6,7 +6,8 @@
     ├── DatasetError         a table or version is missing or of another shape
     ├── CrawlError           the browser or the site cannot be used
     ├── ModelError           weights or a checkpoint are missing or of another kind
-    └── JobError             a job could not be placed, or failed above its allowed rate
+    ├── JobError             a job could not be placed, or failed above its allowed rate
+    └── ClusterError         a Kubernetes cluster cannot be reached, lacks something or refuses what it is told
 
 A bad image or URL is not an exception: it is a row with a status and a reason.
 """
@@ -45,3 +46,7 @@ class ModelError(EmojiLdmError):
 
 class JobError(EmojiLdmError):
     """A job cannot be placed on the cluster, or failed above its allowed rate."""
+
+
+class ClusterError(EmojiLdmError):
+    """A Kubernetes cluster cannot be reached, lacks something or refuses what it is told."""
