@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
 BIN = .venv/bin
 
-.PHONY: demo test unit check bench setup lock
+.PHONY: demo test unit check bench setup lock sbom
 
 demo: setup
 	@$(BIN)/emoji-ldm demo
@@ -30,3 +30,12 @@ setup:
 lock: setup
 	@$(BIN)/uv pip compile pyproject.toml --quiet --extra all --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
+
+# CycloneDX bills of materials of the images' Python packages, into dist/.
+sbom: setup
+	@mkdir -p dist
+	@$(BIN)/python infra/docker/subset.py pyproject.toml requirements.lock crawl serve | $(SBOM) -o dist/emoji-ldm-cpu.cdx.json
+	@$(BIN)/python infra/docker/subset.py pyproject.toml requirements.lock crawl models serve demo | $(SBOM) -o dist/emoji-ldm-gpu.cdx.json
+	@ls -l dist/*.cdx.json
+
+SBOM = PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements - --pyproject pyproject.toml --output-reproducible --spec-version 1.6
