@@ -1,0 +1,88 @@
+"""Carry out a bucket's lifecycle rules on a server that keeps them but has nobody to follow them.
+
+Two kinds of rule are known, those of store-setup: versions that were replaced or deleted some days ago go, and parts
+of uploads that were begun some days ago. Endpoint and credentials of the store's administrator come from AWS_*.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import groupby, pairwise
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+BATCH = 1000  # objects that one request may delete
+
+
+def connect() -> Any:
+    """A client of the store."""
+    settings = Config(
+        s3={"addressing_style": "path"},
+        retries={"total_max_attempts": 5, "mode": "standard"},
+        request_checksum_calculation="when_required",  # other servers than AWS refuse newer defaults
+        response_checksum_validation="when_required",
+    )
+    return boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], config=settings)
+
+
+def sweep(client: Any, bucket: str, now: datetime) -> tuple[int, int]:
+    """Number of versions (delete markers included) and of uploads that went."""
+    versions = uploads = 0
+    for rule in client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]:
+        if rule["Status"] == "Enabled" and "NoncurrentVersionExpiration" in rule:
+            versions += _versions(client, bucket, now - timedelta(rule["NoncurrentVersionExpiration"]["NoncurrentDays"]))
+        if rule["Status"] == "Enabled" and "AbortIncompleteMultipartUpload" in rule:
+            begun = now - timedelta(rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"])
+            uploads += _uploads(client, bucket, begun)
+    return versions, uploads
+
+
+def _versions(client: Any, bucket: str, before: datetime) -> int:
+    gone = 0
+    everything = groupby(_history(client, bucket), key=lambda entry: entry["Key"])
+    doomed = [entry for _, entries in everything for entry in expired(list(entries), before)]
+    for start in range(0, len(doomed), BATCH):
+        names = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in doomed[start : start + BATCH]]
+        answer = client.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
+        if answer.get("Errors"):
+            raise RuntimeError(f"{len(answer['Errors'])} versions stay, the first: {answer['Errors'][0]}")
+        gone += len(names)
+    return gone
+
+
+def _history(client: Any, bucket: str) -> Iterator[dict[str, Any]]:
+    """Versions and delete markers of all keys: key by key, the newest first."""
+    for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket):
+        entries = [*page.get("Versions", []), *({**marker, "Marker": True} for marker in page.get("DeleteMarkers", []))]
+        yield from sorted(entries, key=lambda entry: (entry["Key"], not entry["IsLatest"], _age(entry)))
+
+
+def _age(entry: dict[str, Any]) -> float:
+    return -float(entry["LastModified"].timestamp())
+
+
+def expired(entries: list[dict[str, Any]], before: datetime) -> list[dict[str, Any]]:
+    """Of one key's entries, newest first: those whose successor came before `before`, and a marker left alone."""
+    old = [entry for newer, entry in pairwise(entries) if newer["LastModified"] < before]
+    alone = entries[0].get("Marker") and len(old) == len(entries) - 1 and entries[0]["LastModified"] < before
+    return [*old, entries[0]] if alone else old
+
+
+def _uploads(client: Any, bucket: str, before: datetime) -> int:
+    gone = 0
+    for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket):
+        for upload in page.get("Uploads", []):
+            if upload["Initiated"] < before:
+                client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                gone += 1
+    return gone
+
+
+if __name__ == "__main__":
+    num_versions, num_uploads = sweep(connect(), sys.argv[1], datetime.now(UTC))
+    sys.stdout.write(f"bucket {sys.argv[1]}: {num_versions} old versions and {num_uploads} unfinished uploads are gone\n")
