@@ -22,6 +22,7 @@ from emoji_ldm.cluster.check.pods import Path as Steps
 from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.errors import ConfigError
 
+CUSTOM = ("kueue.x-k8s.io", "gateway.networking.k8s.io")  # named like groups of Kubernetes itself
 FREE = "x-kubernetes-preserve-unknown-fields"
 Schema = dict[str, Any]
 
@@ -59,7 +60,7 @@ def schema_problems(thing: Thing, schemas: Path, kubernetes: str) -> Iterator[tu
 def is_built_in(thing: Thing) -> bool:
     """Whether the kind is one of Kubernetes itself."""
     group, slash, _ = str(thing["apiVersion"]).rpartition("/")
-    return not slash or "." not in group or (group.endswith(".k8s.io") and "x-k8s.io" not in group)
+    return not slash or "." not in group or (group.endswith(".k8s.io") and not group.startswith(CUSTOM))
 
 
 def custom(api_version: str, kind: str, schemas: Path) -> Custom | None:
