@@ -135,9 +135,9 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         return submit(arguments.stage, arguments.address, working_dir=arguments.working_dir)
     if arguments.command == "cluster":
         from emoji_ldm.cluster.command import run as cluster
-        from ray_jobs.submit import submit
+        from ray_jobs.submit import follow, submit
 
-        return cluster(arguments, submit)
+        return cluster(arguments, submit, follow)
     if arguments.command == "sets":
         from emoji_ldm.serve.sets.command import run as sets
 

@@ -13,6 +13,7 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,16 @@ EXCLUDES = ["/.venv/", "/.git/", "/data/", "/runs/", "/build/", "/dist/", "__pyc
 INTERRUPTED = 130
 
 
-def submit(stage_argv: list[str], address: str, *, working_dir: str | None) -> int:
+def submit(
+    stage_argv: list[str], address: str, *, working_dir: str | None, commands: Mapping[str, str] | None = None
+) -> int:
     """Submit `emoji-ldm <stage_argv...>`; returns 0 if it succeeded, 1 if not, 130 if following was stopped.
 
     Args:
         stage_argv: The command and its arguments, as after `emoji-ldm`.
         address: Where the cluster's dashboard answers, such as http://127.0.0.1:8265.
         working_dir: Folder to upload and to run in; None where the cluster's image holds the package.
+        commands: What to type later for its "logs" and to "stop" it, with {job} for its id; of `ray job` if None.
 
     Raises:
         ConfigError: There is no command, or the folder does not exist.
@@ -43,16 +47,37 @@ def submit(stage_argv: list[str], address: str, *, working_dir: str | None) -> i
         job = str(client.submit_job(entrypoint=entrypoint, runtime_env=_runtime_env(working_dir)))
     except (RuntimeError, ValueError, OSError) as error:
         raise JobError(f"the cluster at {address} refuses the job: {_first_line(error)}") from None
-    commands = {verb: f"ray job {verb} {job} --address {address}" for verb in ("logs", "stop")}
-    commands["logs"] += " --follow"
-    _say(f"job {job} is submitted; Ctrl-C stops following, not the job\nto stop it: {commands['stop']}\n")
+    later = _commands(job, address, commands)
+    _say(f"job {job} is submitted; Ctrl-C stops following, not the job\nto stop it: {later['stop']}\n")
+    return _followed(client, job, later)
+
+
+def follow(job: str, address: str, *, commands: Mapping[str, str] | None = None) -> int:
+    """Print a job's log until it ends; returns and raises as `submit`."""
+    client = _connect(address)
+    try:
+        client.get_job_status(job)
+    except (RuntimeError, OSError) as error:
+        raise JobError(f"the cluster at {address} knows no job {job}: {_first_line(error)}") from None
+    return _followed(client, job, _commands(job, address, commands))
+
+
+def _commands(job: str, address: str, commands: Mapping[str, str] | None) -> dict[str, str]:
+    own = {
+        "logs": f"ray job logs {{job}} --address {address} --follow",
+        "stop": f"ray job stop {{job}} --address {address}",
+    }
+    return {verb: text.replace("{job}", job) for verb, text in (commands or own).items()}
+
+
+def _followed(client: Any, job: str, later: Mapping[str, str]) -> int:
     try:
         return asyncio.run(_follow(client, job))
     except KeyboardInterrupt:
-        _say(f"\nthe job goes on\nto follow it again: {commands['logs']}\nto stop it: {commands['stop']}\n")
+        _say(f"\nthe job goes on\nto follow it again: {later['logs']}\nto stop it: {later['stop']}\n")
         return INTERRUPTED
     except (RuntimeError, OSError) as error:
-        lost = f"lost the log of {job} ({_first_line(error)}); the job may go on: {commands['logs']}"
+        lost = f"lost the log of {job} ({_first_line(error)}); the job may go on: {later['logs']}"
         raise JobError(lost) from None
 
 

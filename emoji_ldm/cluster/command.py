@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emoji_ldm.errors import ConfigError
 
-Submit = Callable[..., int]  # of `ray_jobs.submit`, which the library may not import
+if TYPE_CHECKING:
+    from emoji_ldm.cluster.kubectl import Kubectl
 
 VERBS = {
     "up": ("install an overlay and wait until it is ready; safe to run again",
@@ -69,23 +70,51 @@ def _add_options(verbs: dict[str, argparse.ArgumentParser]) -> None:
     verbs["down"].add_argument("--volumes", action="store_true", help="delete data, Secrets and namespace too")
 
 
-def run(arguments: argparse.Namespace, submit: Submit) -> int:
-    """Do the verb that was parsed; `submit` runs a command as a Ray job on a cluster (see `ray_jobs.submit`)."""
+def run(arguments: argparse.Namespace, submit: Callable[..., int], follow: Callable[..., int]) -> int:
+    """Do the verb that was parsed.
+
+    Args:
+        arguments: As parsed.
+        submit: Runs a command as a Ray job on a cluster, see `ray_jobs.submit`, which the library may not import.
+        follow: Prints the log of a Ray job on a cluster, likewise.
+    """
     if arguments.verb in PLUGGED:
         return int(import_module(f"emoji_ldm.cluster.{arguments.verb}.command").run(arguments))
-    raise ConfigError(f"cluster {arguments.verb} is not there yet")
+    from emoji_ldm.cluster.kubectl import Kubectl
+
+    kubectl = Kubectl(arguments.context)
+    if arguments.verb == "status":
+        from emoji_ldm.cluster import status
+
+        return status.run(kubectl, as_json=arguments.json)
+    if arguments.verb == "logs":
+        from emoji_ldm.cluster import logs
+
+        return logs.run(kubectl, arguments.job, go_on=arguments.follow, tail=arguments.tail, ray_job=follow)
+    return _overlaid(arguments, kubectl, submit)
 
 
-def manifests(arguments: argparse.Namespace) -> Path:
-    """The folder of the manifests.
+def _overlaid(arguments: argparse.Namespace, kubectl: Kubectl, submit: Callable[..., int]) -> int:
+    from emoji_ldm.cluster.overlay import Overlay
 
-    Raises:
-        ConfigError: It is not there.
-    """
-    folder = Path(arguments.manifests).expanduser()
-    if not (folder / "overlays").is_dir():
-        raise ConfigError(f"no manifests in {folder}: run from a clone of the project, or name it with --manifests")
-    return folder
+    overlay = Overlay.read(Path(arguments.manifests).expanduser(), arguments.overlay)
+    if arguments.verb == "up":
+        from emoji_ldm.cluster import up
+
+        return up.run(kubectl, overlay, arguments.timeout)
+    if arguments.verb == "down":
+        from emoji_ldm.cluster import down
+
+        return down.run(kubectl, overlay, yes=arguments.yes, volumes=arguments.volumes)
+    from emoji_ldm.cluster import submit as job
+
+    if not arguments.standing:
+        return job.run(kubectl, overlay, arguments.stage, arguments.words, name=arguments.name, detach=arguments.detach)
+    if arguments.name or arguments.detach:
+        raise ConfigError(
+            "--standing takes neither --name nor --detach: Ray names the job, and Ctrl-C leaves it running"
+        )
+    return job.on_standing(kubectl, overlay, arguments.stage, arguments.words, submit)
 
 
 def _parser(commands: Any, name: str, text: str, description: str, examples: str) -> argparse.ArgumentParser:

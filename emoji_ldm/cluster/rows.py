@@ -1,0 +1,162 @@
+"""What runs on the cluster, as rows: state, and the reason why something is not (yet) what it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from emoji_ldm.cluster import reasons
+from emoji_ldm.cluster.kubectl import NAMESPACE
+from emoji_ldm.cluster.reasons import World
+
+READY, WAITS, FAILED, DONE, RUNS, UPGRADES = "ready", "waits", "failed", "done", "runs", "upgrades"
+ENDED = {"Complete": DONE, "Failed": FAILED}
+PLACES = {"nvidia.com/gpu": "GPUs", "cpu": "CPUs"}
+
+Thing = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that runs: what it is, how it does, and why it does not."""
+
+    kind: str  # server, setup, cluster, service, job, nightly, queue
+    name: str
+    state: str  # ready, runs, waits, upgrades, failed, done, idle
+    why: str = ""
+    age_s: float = 0.0
+    stage: str = ""  # of a job
+
+
+def rows(world: World) -> Iterator[Row]:
+    """All rows, in the order in which one thing needs the other."""
+    for thing in [*world.of("StatefulSet"), *world.of("Deployment"), *world.of("Job")]:
+        if not _owner(thing):  # submitters belong to their jobs
+            yield _part(thing, world)
+    for cluster in world.of("RayCluster"):
+        if not _owner(cluster):  # those of jobs and services belong to these
+            yield _row("cluster", cluster, _cluster_state(cluster), reasons.of_cluster(cluster, world))
+    for service in world.of("RayService"):
+        yield _service(service, world)
+    for cron in world.of("RayCronJob"):
+        spec = cron["spec"]
+        held = "suspended" if spec.get("suspend") else f"schedule {spec.get('schedule')}"
+        yield _row("nightly", cron, "idle" if spec.get("suspend") else READY, held)
+    for job in world.of("RayJob"):
+        yield _row("job", job, job_state(job), _job_why(job, world), stage=stage_of(job))
+    for queue in world.of("ClusterQueue"):
+        if _ours(queue):
+            yield _queue(queue)
+
+
+def job_state(job: Thing) -> str:
+    """In which of our states a RayJob is."""
+    status = job.get("status") or {}
+    deployment = status.get("jobDeploymentStatus") or ""
+    if deployment in ENDED:
+        return DONE if status.get("jobStatus", "SUCCEEDED") == "SUCCEEDED" and deployment == "Complete" else FAILED
+    return RUNS if status.get("jobStatus") == "RUNNING" else WAITS
+
+
+def stage_of(job: Thing) -> str:
+    """The stage word of a RayJob, from its label, else its name without the time."""
+    template = ((job.get("spec") or {}).get("submitterPodTemplate") or {}).get("metadata") or {}
+    labels = {**(template.get("labels") or {}), **(job["metadata"].get("labels") or {})}
+    return str(labels.get("emoji-ldm/stage") or job["metadata"]["name"].split("-")[0])
+
+
+def _ours(thing: Thing) -> bool:
+    """Queues belong to the whole cluster, which others use too."""
+    return (thing["metadata"].get("labels") or {}).get("app.kubernetes.io/part-of") == NAMESPACE
+
+
+def _owner(thing: Thing) -> str:
+    return next(
+        (owner["kind"] for owner in thing["metadata"].get("ownerReferences") or () if owner.get("controller")), ""
+    )
+
+
+def _part(thing: Thing, world: World) -> Row:
+    """A server, such as the store or Redis, or a job that sets one up."""
+    if thing["kind"] == "Job":
+        failed, ready = reasons.holds(thing, "Failed"), reasons.holds(thing, "Complete")
+        state = DONE if ready else FAILED if failed else WAITS
+        why = "" if ready else reasons.of_set(thing, world) or _message(reasons.condition(thing, "Failed"))
+        return _row("setup", thing, state, why)
+    ready = _seen(thing) and (thing.get("status") or {}).get("readyReplicas", 0) >= thing["spec"].get("replicas", 1)
+    return _row("server", thing, READY if ready else WAITS, "" if ready else reasons.of_set(thing, world))
+
+
+def _seen(thing: Thing) -> bool:
+    """Whether the status is of what was applied last."""
+    observed = (thing.get("status") or {}).get("observedGeneration")
+    return observed is None or int(observed) >= int(thing["metadata"].get("generation", 0))
+
+
+def _cluster_state(cluster: Thing) -> str:
+    state = str((cluster.get("status") or {}).get("state") or "") if _seen(cluster) else ""
+    return {"ready": READY, "failed": FAILED}.get(state, WAITS)
+
+
+def _service(service: Thing, world: World) -> Row:
+    status = service.get("status") or {}
+    ready = _seen(service) and (reasons.holds(service, "Ready") or status.get("serviceStatus") == "Running")
+    why = reasons.of_service(service, world)
+    if ready and reasons.holds(service, "UpgradeInProgress"):
+        return _row("service", service, UPGRADES, why)
+    return _row("service", service, READY if ready else WAITS, "" if ready else why)
+
+
+def _job_why(job: Thing, world: World) -> str:
+    state = job_state(job)
+    if state == DONE:
+        return ""
+    failed = (job.get("status") or {}).get("failed") or 0
+    tries = f"attempt {failed + 1}" if failed and state != FAILED else ""
+    return ", ".join(filter(None, (tries, "" if state == RUNS else reasons.of_job(job, world))))
+
+
+def _queue(queue: Thing) -> Row:
+    """How many wait and run, and what they hold of the quota."""
+    status = queue.get("status") or {}
+    quotas: dict[str, float] = {}
+    for group in queue["spec"].get("resourceGroups") or ():
+        for flavor in group["flavors"]:
+            for resource in flavor["resources"]:
+                name = resource["name"]
+                quotas[name] = quotas.get(name, 0.0) + quantity(resource["nominalQuota"])
+    used: dict[str, float] = {}
+    for flavor in status.get("flavorsReservation") or ():
+        for resource in flavor["resources"]:
+            used[resource["name"]] = used.get(resource["name"], 0.0) + quantity(resource.get("total", 0))
+    held = [f"{used.get(name, 0):g} of {quotas[name]:g} {word}" for name, word in PLACES.items() if name in quotas]
+    counts = f"{status.get('admittedWorkloads', 0)} admitted, {status.get('pendingWorkloads', 0)} waiting"
+    inactive = reasons.condition(queue, "Active")
+    wrong = _message(inactive) if inactive.get("status") == "False" else ""
+    return _row("queue", queue, FAILED if wrong else READY, wrong or "; ".join([counts, *held]))
+
+
+def quantity(text: object) -> float:
+    """A Kubernetes quantity as a number: "500m" is 0.5, "2k" 2000, "1Gi" 2**30."""
+    words = str(text)
+    for suffix, factor in {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1e-3, "k": 1e3, "M": 1e6,
+                           "G": 1e9, "T": 1e12}.items():  # fmt: skip
+        if words.endswith(suffix):
+            return float(words.removesuffix(suffix)) * factor
+    return float(words)
+
+
+def _row(kind: str, thing: Thing, state: str, why: str = "", stage: str = "") -> Row:
+    shown = "" if state in (READY, DONE) and kind == "cluster" else why
+    return Row(kind, thing["metadata"]["name"], state, shown, _age(thing), stage)
+
+
+def _age(thing: Thing) -> float:
+    made = str(thing["metadata"].get("creationTimestamp") or "")
+    return (datetime.now(UTC) - datetime.fromisoformat(made)).total_seconds() if made else 0.0
+
+
+def _message(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("message") or entry.get("reason") or "")

@@ -1,0 +1,115 @@
+"""`emoji-ldm cluster submit`: a stage as a RayJob of its own, or on the standing cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from emoji_ldm.cluster import follow, standing
+from emoji_ldm.cluster.kubectl import NAMESPACE, Kubectl, Thing
+from emoji_ldm.cluster.overlay import Overlay
+from emoji_ldm.cluster.up import applied
+from emoji_ldm.errors import ClusterError, ConfigError
+from emoji_ldm.progress import say
+
+MAX_NAME = 47  # KubeRay makes longer names out of a RayJob's
+NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # DNS-1035
+CONFIG = "emoji-ldm.yaml"
+
+
+def run(kubectl: Kubectl, overlay: Overlay, stage: str, words: Sequence[str], *, name: str, detach: bool) -> int:
+    """Create the stage's RayJob and follow it; returns the exit status of its command, 130 if following was stopped.
+
+    Args:
+        kubectl: Of the cluster.
+        overlay: Where the job is described.
+        stage: Name of one of its jobs.
+        words: Overrides, `section.field=value`.
+        name: Of the job; stage and time if empty.
+        detach: Do not follow it.
+
+    Raises:
+        ConfigError: There is no such stage, or an override or the name is refused.
+        ClusterError: The cluster refuses the job, or is not set up.
+    """
+    job = template(overlay, stage)
+    hold(overlay, words)
+    job["metadata"]["name"] = _named(stage, name)
+    job["spec"]["entrypoint"] = shlex.join([*shlex.split(job["spec"]["entrypoint"]), *words])
+    _create(kubectl, job, [thing for thing in overlay.of("ConfigMap") if _mounted(thing, job)])
+    own = job["metadata"]["name"]
+    if detach:
+        say(f"job {own} is submitted\nnext: emoji-ldm cluster logs {own} --follow")
+        return 0
+    say(f"job {own} is submitted; Ctrl-C stops following, not the job")
+    return follow.follow(kubectl, own)
+
+
+def on_standing(
+    kubectl: Kubectl, overlay: Overlay, stage: str, words: Sequence[str], submit: Callable[..., int]
+) -> int:
+    """Submit the stage's command to the standing cluster through its dashboard; as `run` otherwise."""
+    command = shlex.split(template(overlay, stage)["spec"]["entrypoint"])
+    hold(overlay, words)
+    with standing.dashboard(kubectl) as address:
+        return submit([*command[1:], *words], address, working_dir=None, commands=standing.COMMANDS)
+
+
+def template(overlay: Overlay, stage: str) -> Thing:
+    """The RayJob of a stage.
+
+    Raises:
+        ConfigError: The overlay has none of that name.
+    """
+    if stage not in overlay.jobs:
+        known = ", ".join(overlay.jobs) or "none"
+        raise ConfigError(f"overlay {overlay.name} has no job {stage!r}; it has: {known}")
+    return overlay.jobs[stage]
+
+
+def hold(overlay: Overlay, words: Sequence[str]) -> None:
+    """See that the overlay's config with these overrides is one, before a cluster is started for it.
+
+    Raises:
+        ConfigError: A key or value is refused.
+    """
+    from emoji_ldm.config import load
+
+    text = next(str(thing["data"][CONFIG]) for thing in overlay.of("ConfigMap") if CONFIG in thing["data"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, CONFIG)
+        path.write_text(text, encoding="utf-8")
+        try:
+            load(str(path), list(words))
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(path), f"{CONFIG} of overlay {overlay.name}")) from None
+
+
+def _named(stage: str, name: str) -> str:
+    name = name or f"{stage}-{datetime.now():%m%d-%H%M%S}"
+    if not NAME.fullmatch(name) or len(name) > MAX_NAME:
+        rule = f"at most {MAX_NAME} small letters, digits and dashes, a letter first and no dash last"
+        raise ConfigError(f"--name {name!r} is no name of a RayJob: {rule}")
+    return name
+
+
+def _mounted(thing: Thing, job: Thing) -> bool:
+    """Whether it is a ConfigMap of the job, which may be newer than what `up` applied."""
+    return f'"{thing["metadata"]["name"]}"' in json.dumps(job)
+
+
+def _create(kubectl: Kubectl, job: Thing, configs: list[Thing]) -> None:
+    remedy = "install the overlay first: emoji-ldm cluster up --overlay NAME"
+    try:
+        if configs:
+            applied(kubectl, configs)
+        kubectl.run("create", "--filename", "-", "--save-config=false", given=json.dumps(job))
+    except ClusterError as error:
+        if f'namespaces "{NAMESPACE}" not found' in str(error) or "no matches for kind" in str(error):
+            raise ClusterError(f"the cluster is not set up ({error}); {remedy}") from None
+        raise
