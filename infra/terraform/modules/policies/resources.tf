@@ -1,0 +1,110 @@
+# Policies of things rather than of people: who may use a role, a bucket, a queue, a key.
+locals {
+  queue_arn = "arn:${var.partition}:sqs:${var.region}:${var.account_id}:${var.queue}"
+
+  # A Pod, by EKS Pod Identity, of this cluster alone; which account of which namespace is said by the association.
+  pod_trust = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "Pods"
+      Effect    = "Allow"
+      Principal = { Service = "pods.eks.amazonaws.com" }
+      Action    = ["sts:AssumeRole", "sts:TagSession"]
+      Condition = {
+        StringEquals = { "aws:SourceAccount" = var.account_id }
+        ArnEquals    = { "aws:SourceArn" = "arn:${var.partition}:eks:${var.region}:${var.account_id}:cluster/${var.cluster}" }
+      }
+    }]
+  })
+
+  service_trust = {
+    for service in ["ec2", "eks", "vpc-flow-logs"] : service => jsonencode({
+      Version = "2012-10-17"
+      Statement = [{
+        Sid       = "Service"
+        Effect    = "Allow"
+        Principal = { Service = "${service}.amazonaws.com" }
+        Action    = ["sts:AssumeRole"]
+      }]
+    })
+  }
+
+  bucket_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [
+      {
+        Sid       = "OnlyEncryptedConnections"
+        Effect    = "Deny"
+        Principal = "*"
+        Action    = "s3:*" # a denial: all
+        Resource  = [local.bucket, "${local.bucket}/*"]
+        Condition = { Bool = { "aws:SecureTransport" = "false" } }
+      },
+      {
+        Sid       = "OnlyModernEncryption"
+        Effect    = "Deny"
+        Principal = "*"
+        Action    = "s3:*" # a denial: all
+        Resource  = [local.bucket, "${local.bucket}/*"]
+        Condition = { NumericLessThan = { "s3:TlsVersion" = "1.2" } }
+      },
+      {
+        Sid       = "OnlyThisKey"
+        Effect    = "Deny"
+        Principal = "*"
+        Action    = "s3:PutObject"
+        Resource  = ["${local.bucket}/*"]
+        # Who names no key gets the bucket's own. `Null` is needed: a negated comparison also holds where nothing is named.
+        Condition = {
+          Null            = { "s3:x-amz-server-side-encryption-aws-kms-key-id" = "false" }
+          StringNotEquals = { "s3:x-amz-server-side-encryption-aws-kms-key-id" = var.store_key_arn }
+        }
+      },
+    ]
+  })
+
+  queue_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [
+      {
+        Sid       = "Events"
+        Effect    = "Allow"
+        Principal = { Service = ["events.amazonaws.com", "sqs.amazonaws.com"] }
+        Action    = ["sqs:SendMessage"]
+        Resource  = [local.queue_arn]
+      },
+      {
+        Sid       = "OnlyEncryptedConnections"
+        Effect    = "Deny"
+        Principal = "*"
+        Action    = "sqs:*" # a denial: all
+        Resource  = [local.queue_arn]
+        Condition = { Bool = { "aws:SecureTransport" = "false" } }
+      },
+    ]
+  })
+
+  # Of a key: IAM of this account decides, as with the policy that AWS sets by itself; without it nobody could ever
+  # change the key again. Log groups need their service besides.
+  key_owner = {
+    Sid       = "Account"
+    Effect    = "Allow"
+    Principal = { AWS = "${local.iam}:root" }
+    Action    = "kms:*"
+    Resource  = "*" # in a key's policy: this key
+  }
+  key_policy = jsonencode({ Version = "2012-10-17", Statement = [local.key_owner] })
+  log_key_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [local.key_owner, {
+      Sid       = "Logs"
+      Effect    = "Allow"
+      Principal = { Service = "logs.${var.region}.amazonaws.com" }
+      Action    = ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey", "kms:ReEncryptFrom", "kms:ReEncryptTo"]
+      Resource  = "*" # in a key's policy: this key
+      Condition = {
+        ArnLike = { "kms:EncryptionContext:aws:logs:arn" = "arn:${var.partition}:logs:${var.region}:${var.account_id}:log-group:*" }
+      }
+    }]
+  })
+}
