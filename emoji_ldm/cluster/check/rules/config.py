@@ -1,0 +1,105 @@
+"""The project's own configuration and commands, as manifests name them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import yaml
+
+from emoji_ldm.cluster.check.rules.place import CONTAINER, JOB, OBJECT, Found, Place, rule
+from emoji_ldm.config.loading import build
+from emoji_ldm.errors import ConfigError
+
+CONFIG = "emoji-ldm.yaml"
+WORDS_TEXT = """
+crawl caption autoencoder latents train generate report serve pipeline demo doctor dataset sets
+"""
+WORDS = frozenset(WORDS_TEXT.split())
+
+
+@rule(OBJECT, "ConfigMap")
+def configs_are_valid(place: Place) -> Found:
+    """emoji_ldm.config: the models that the commands themselves use."""
+    text = (place.thing.get("data") or {}).get(CONFIG)
+    if text is None:
+        return
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        yield ("data", CONFIG), f"is not YAML: {' '.join(str(error).split())}"
+        return
+    try:
+        build(values or {}, where=CONFIG)
+    except ConfigError as error:
+        for one in str(error).split("; "):
+            key = re.search(r"(?:unknown key '|: )([a-z_]+(?:\.[a-z_0-9]+)*)", one)
+            yield ("data", CONFIG, *(key[1].split(".") if key else ())), one
+
+
+@rule(JOB)
+def entrypoints_are_commands(place: Place) -> Found:
+    """ray_jobs.cli: what is not one of its commands ends at once."""
+    text = place.part.get("entrypoint") or ""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        yield ("entrypoint",), f"{text!r}: {error}"
+        return
+    if len(words) < 2 or words[0] != "emoji-ldm" or words[1] not in WORDS:
+        yield ("entrypoint",), f"{text!r} is no command of emoji-ldm"
+
+
+@rule(JOB)
+def configs_lie_where_commands_look(place: Place) -> Found:
+    """The commands read the file that the ConfigMap is mounted at."""
+    found = re.search(r"--config[ =](\S+)", place.part.get("entrypoint") or "")
+    if found and place.cluster is not None and found[1] not in _files(place):
+        yield ("entrypoint",), f"no ConfigMap is mounted at {found[1]} on the head"
+
+
+@rule(OBJECT, "RayService")
+def the_serve_config_is_ours(place: Place) -> Found:
+    """Ray Serve 2.60, serve.schema.ServeDeploySchema."""
+    text = place.spec.get("serveConfigV2") or ""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        yield ("spec", "serveConfigV2"), f"is not YAML: {' '.join(str(error).split())}"
+        return
+    applications = (values or {}).get("applications") if isinstance(values, dict) else None
+    if not applications:
+        yield ("spec", "serveConfigV2"), "names no application"
+    for one in applications or []:
+        path = (one.get("args") or {}).get("config")
+        if not re.fullmatch(r"[\w.]+:\w+", str(one.get("import_path"))):
+            yield ("spec", "serveConfigV2"), f"{one.get('import_path')!r} is no import path module:name"
+        if path and path not in _served(place):
+            yield ("spec", "serveConfigV2"), f"no ConfigMap is mounted at {path} on the head"
+
+
+@rule(CONTAINER)
+def commands_are_not_empty(place: Place) -> Found:
+    """python: a module or file that does not exist ends the container at once."""
+    for key in ("command", "args"):
+        if key in place.part and not all(isinstance(word, str) and word for word in place.part[key] or [""]):
+            yield (key,), f"{key} holds an empty word"
+
+
+def _served(place: Place) -> set[str]:
+    return _mounted(place, place.spec["rayClusterConfig"])
+
+
+def _files(place: Place) -> set[str]:
+    return _mounted(place, place.cluster or {})
+
+
+def _mounted(place: Place, cluster: dict) -> set[str]:
+    """Paths of the files that ConfigMaps give to the head's Ray container."""
+    spec = cluster["headGroupSpec"]["template"]["spec"]
+    maps = {one["name"]: (one.get("configMap") or {}).get("name") for one in spec.get("volumes") or []}
+    found = set()
+    for mount in spec["containers"][0].get("volumeMounts") or []:
+        held = place.world.by_kind.get("ConfigMap", {}).get(maps.get(mount["name"]) or "", {})
+        found |= {f"{mount['mountPath'].rstrip('/')}/{name}" for name in held.get("data") or {}}
+    return found

@@ -1,0 +1,98 @@
+"""Words and forms that Kubernetes accepts where its schemas say only "string".
+
+Sources: k8s.io/api/core/v1/types.go and apimachinery/pkg/util/validation at 1.35; `ray start --help` of Ray 2.60 (a
+test compares the list).
+"""
+
+from __future__ import annotations
+
+import re
+
+LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+PORT_NAME = re.compile(r"(?=.{1,15}$)(?=.*[a-z])(?!.*--)[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
+IMAGE = re.compile(
+    r"(?P<name>(?:[a-zA-Z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+    r"(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*)"
+    r"(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+)
+
+START_OPTIONS_TEXT = """
+address autoscaling-config block cgroup-path dashboard-agent-grpc-port dashboard-agent-listen-port dashboard-host
+dashboard-port disable-usage-stats enable-object-reconstruction enable-resource-isolation head include-dashboard
+include-log-monitor labels labels-file log-color log-style max-worker-port memory metrics-export-port min-worker-
+port no-monitor no-redirect-output node-ip-address node-manager-port node-name num-cpus num-gpus object-manager-port
+object-spilling-directory object-store-memory plasma-directory port proxy-server-url ray-client-server-port ray-
+debugger-external redis-password redis-shard-ports redis-username resources runtime-env-agent-port system-config
+system-reserved-cpu system-reserved-memory temp-dir tracing-startup-hook v verbose worker-port-list
+"""
+START_OPTIONS = frozenset(START_OPTIONS_TEXT.split())
+
+RESOURCES = frozenset({"cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"})
+
+# Which words a field may hold, by its name and, where the name alone is not enough, that of the field around it.
+WORDS: dict[str, tuple[str, ...]] = {
+    "restartPolicy": ("Always", "OnFailure", "Never"),
+    "imagePullPolicy": ("Always", "IfNotPresent", "Never"),
+    "protocol": ("TCP", "UDP", "SCTP"),
+    "dnsPolicy": ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"),
+    "effect": ("NoSchedule", "PreferNoSchedule", "NoExecute"),
+    "whenUnsatisfiable": ("DoNotSchedule", "ScheduleAnyway"),
+    "nodeAffinityPolicy": ("Honor", "Ignore"),
+    "nodeTaintsPolicy": ("Honor", "Ignore"),
+    "podManagementPolicy": ("OrderedReady", "Parallel"),
+    "concurrencyPolicy": ("Allow", "Forbid", "Replace"),
+    "preemptionPolicy": ("PreemptLowerPriority", "Never"),
+    "fsGroupChangePolicy": ("OnRootMismatch", "Always"),
+    "terminationMessagePolicy": ("File", "FallbackToLogsOnError"),
+    "unhealthyPodEvictionPolicy": ("IfHealthyBudget", "AlwaysAllow"),
+    "volumeMode": ("Filesystem", "Block"),
+    "whenDeleted": ("Retain", "Delete"),
+    "whenScaled": ("Retain", "Delete"),
+    "completionMode": ("NonIndexed", "Indexed"),
+    "externalTrafficPolicy": ("Cluster", "Local"),
+    "internalTrafficPolicy": ("Cluster", "Local"),
+    "sessionAffinity": ("None", "ClientIP"),
+    "ipFamilyPolicy": ("SingleStack", "PreferDualStack", "RequireDualStack"),
+    "failurePolicy": ("Fail", "Ignore"),
+    "matchPolicy": ("Exact", "Equivalent"),
+    "submissionMode": ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode"),
+    "fieldPath": (
+        "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
+        "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs",
+    ),
+    "roleRef.kind": ("Role", "ClusterRole"),
+    "roleRef.apiGroup": ("rbac.authorization.k8s.io",),
+    "subjects.kind": ("ServiceAccount", "User", "Group"),
+    "accessModes": ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"),
+    "policyTypes": ("Ingress", "Egress"),
+    "verbs": ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "bind", "escalate",
+              "impersonate", "use", "*"),
+    "operations": ("CREATE", "UPDATE", "DELETE", "CONNECT", "*"),
+    "validationActions": ("Deny", "Warn", "Audit"),
+    "tolerations.operator": ("Equal", "Exists"),
+    "matchExpressions.operator": ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"),
+    "requirements.operator": ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt", "Gte", "Lte"),
+    "seccompProfile.type": ("RuntimeDefault", "Localhost", "Unconfined"),
+    "updateStrategy.type": ("RollingUpdate", "OnDelete"),
+    "strategy.type": ("RollingUpdate", "Recreate"),
+    "upgradeStrategy.type": ("NewCluster", "NewClusterWithIncrementalUpgrade", "None", "Recreate"),
+    "httpGet.scheme": ("HTTP", "HTTPS"),
+    "emptyDir.medium": ("", "Memory"),
+}  # fmt: skip
+SERVICE_TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
+
+QUANTITIES = ("requests", "limits", "hard", "capacity", "min", "max")  # maps whose values are quantities
+QUANTITY_FIELDS = ("sizeLimit", "nominalQuota", "borrowingLimit", "lendingLimit", "divisor", "volumeSize")
+DURATIONS = ("interval", "scrapeTimeout", "consolidateAfter", "terminationGracePeriod", "evaluation_interval")
+PORTS = ("containerPort", "hostPort", "nodePort", "endPort")
+LABEL_MAPS = ("labels", "matchLabels", "nodeSelector", "nodeLabels", "selector")
+
+
+def qualified_name(text: str) -> bool:
+    """Whether a text is a label or annotation key: an optional DNS prefix, a slash, a name."""
+    prefix, slash, name = text.rpartition("/")
+    return bool(LABEL_NAME.fullmatch(name)) and (not slash or bool(SUBDOMAIN.fullmatch(prefix)))

@@ -1,0 +1,84 @@
+"""All objects of one overlay together, and the questions that rules ask of them."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from emoji_ldm.cluster.check.pods import Pod, pods
+from emoji_ldm.cluster.check.rendering import Thing
+from emoji_ldm.errors import ConfigError
+
+NAMESPACE = "emoji-ldm"
+
+
+@dataclass(frozen=True)
+class World:
+    """The objects of an overlay, and the lists beside it: `k8s/versions.yaml`, `k8s/secrets.yaml`, `k8s/schemas`."""
+
+    things: tuple[Thing, ...]
+    overlay: str
+    folder: Path
+
+    @functools.cached_property
+    def versions(self) -> dict[str, Any]:
+        """The one list of versions."""
+        return _read(self.folder / "versions.yaml")
+
+    @functools.cached_property
+    def secrets(self) -> dict[str, set[str]]:
+        """Keys of each Secret that this overlay may name."""
+        listed = _read(self.folder / "secrets.yaml")
+        found = {name: set(entry["keys"]) for name, entry in listed.items() if self.overlay in entry["overlays"]}
+        for thing in self.of("ExternalSecret"):
+            spec = thing.get("spec") or {}
+            name = (spec.get("target") or {}).get("name") or thing["metadata"]["name"]
+            found[name] = {item.get("secretKey", "") for item in spec.get("data") or []}
+        return found
+
+    @functools.cached_property
+    def by_kind(self) -> dict[str, dict[str, Thing]]:
+        """Kind -> name -> object."""
+        found: dict[str, dict[str, Thing]] = {}
+        for thing in self.things:
+            name = (thing.get("metadata") or {}).get("name")
+            found.setdefault(str(thing.get("kind")), {})[str(name)] = thing
+        return found
+
+    @functools.cached_property
+    def pods(self) -> tuple[Pod, ...]:
+        """Every Pod that the objects lead to."""
+        return tuple(pods(self.things))
+
+    @functools.cached_property
+    def queued(self) -> bool:
+        """Whether Kueue is part of the overlay."""
+        return "ClusterQueue" in self.by_kind
+
+    def of(self, *kinds: str) -> list[Thing]:
+        """The objects of some kinds."""
+        return [thing for kind in kinds for thing in self.by_kind.get(kind, {}).values()]
+
+    def has(self, kind: str, name: object) -> bool:
+        """Whether the overlay holds an object."""
+        return name in self.by_kind.get(kind, {})
+
+    def names(self, kind: str) -> str:
+        """Names of a kind, for messages."""
+        return ", ".join(sorted(self.by_kind.get(kind, {}))) or "none"
+
+
+@functools.cache
+def _parsed(path: Path, _stamp: int) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return values
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing: the check reads it beside the overlays")
+    return _parsed(path, path.stat().st_mtime_ns)
