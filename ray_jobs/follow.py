@@ -6,15 +6,18 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from emoji_ldm.config import Config
+from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import StoreError
 from emoji_ldm.progress import Tracker, clock, say, track
 from emoji_ldm.store import Store
 from emoji_ldm.train import journal
 from emoji_ldm.train.journal import Line
 from emoji_ldm.train.plan import Plan
+from ray_jobs.tally import Training
 
 POLL_S = 1.0
 
@@ -23,14 +26,17 @@ Summary = dict[str, object]
 
 @contextmanager
 def following(store: Store, config: Config, plan: Plan) -> Iterator[None]:
-    """Show the run's log while the block runs."""
+    """Show the run's log while the block runs, and export its newest figures."""
     stop = threading.Event()
 
     def follow() -> None:
         with track(plan.section, plan.steps, "steps") as progress:
             screen = Screen(plan.section, progress, _read(store, config, plan) or [])
+            figures = Training(plan.section, config.run, plan.steps, partial(_newest, store, config, plan))
             while not stop.wait(POLL_S):
-                screen.show(_read(store, config, plan))
+                lines = _read(store, config, plan)
+                screen.show(lines)
+                figures.update(lines or ())
             screen.show(_read(store, config, plan))
 
     thread = threading.Thread(target=follow, daemon=True)
@@ -138,4 +144,12 @@ def _read(store: Store, config: Config, plan: Plan) -> list[Line] | None:
     try:
         return journal.read(store, config.run, plan.section)
     except (StoreError, json.JSONDecodeError):
+        return None
+
+
+def _newest(store: Store, config: Config, plan: Plan) -> str | None:
+    """The name of the checkpoint that was published last, or None while the store is away."""
+    try:
+        return checkpoints.pointed(store, config.run, plan.kind)
+    except StoreError:
         return None

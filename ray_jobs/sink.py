@@ -34,6 +34,7 @@ from emoji_ldm.errors import EmojiLdmError, JobError
 from emoji_ldm.progress import track
 from emoji_ldm.records import TableSpec
 from emoji_ldm.store import Store
+from ray_jobs.tally import Stage
 from ray_jobs.window import open_window
 
 Row = dict[str, Any]
@@ -105,13 +106,16 @@ def stream(job: Job, shards: Sequence[Shard]) -> Iterator[Finished]:
         num_cpus=job.num_cpus, num_gpus=job.num_gpus or None,
     )  # fmt: skip
     data = data.map(_writer(job), num_cpus=0.25, concurrency=workers)
+    figures = Stage(job.stage, job.table.name, sum(shard.num_items for shard in shards))
     try:
         for row in data.iter_rows():
             if row["error"]:
                 _raise(row["error"])
             file = DataFile(**json.loads(row["file"])) if row["file"] else None
             extra = _from_ipc(row["extra"]) if row["extra"] else None
-            yield Finished(row["shard"], row["num_items"], file, json.loads(row["counts"]), extra)
+            counts = json.loads(row["counts"])
+            yield Finished(row["shard"], row["num_items"], file, counts, extra)
+            figures.done(row["num_items"], counts)
             window.leave.remote(row["shard"])
     except LOST as error:
         first = str(error).strip().partition("\n")[0]
