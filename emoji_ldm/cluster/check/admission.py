@@ -1,0 +1,96 @@
+"""What an overlay's own ValidatingAdmissionPolicies would refuse of the overlay's own objects.
+
+The API server asks them of every object that is sent to it, and of the Pods that operators make of those; so does this.
+CEL as in https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import cel
+
+from emoji_ldm.cluster.check.pods import Pod, pods
+from emoji_ldm.cluster.check.rendering import Thing
+
+POLICY = "ValidatingAdmissionPolicy"
+
+
+def refusals(things: Iterable[Thing]) -> Iterator[tuple[Thing, str]]:
+    """Each object that would be refused, or whose Pods would be, with the policy's message."""
+    things = list(things)
+    policies = bound(things)
+    spaces = {thing["metadata"]["name"]: thing for thing in things if thing.get("kind") == "Namespace"}
+    for thing in things:
+        space = spaces.get(thing["metadata"].get("namespace", ""), {"metadata": {}})
+        for policy in policies:
+            for text in refused(policy, thing, space):
+                yield thing, text
+    for pod in pods(things):
+        space = spaces.get(pod.namespace, {"metadata": {}})
+        for policy in policies:
+            for text in refused(policy, as_object(pod), space):
+                yield pod.thing, f"{pod.role}: {text}"
+
+
+def bound(things: Iterable[Thing]) -> list[Thing]:
+    """The policies that a binding turns on; one without would do nothing."""
+    things = list(things)
+    names = {thing["spec"]["policyName"] for thing in things if thing.get("kind") == f"{POLICY}Binding"}
+    return [thing for thing in things if thing.get("kind") == POLICY and thing["metadata"]["name"] in names]
+
+
+def as_object(pod: Pod) -> Thing:
+    """The Pod as the API server gets it."""
+    metadata = {**(pod.template.get("metadata") or {}), "namespace": pod.namespace}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod.spec}
+
+
+def refused(policy: Thing, thing: Thing, namespace: Thing) -> list[str]:
+    """The messages with which a policy refuses an object; [] if it lets it pass, or is not about it.
+
+    Raises:
+        ValueError: An expression cannot be evaluated; the API server would refuse the object (failurePolicy Fail).
+    """
+    spec = policy["spec"]
+    if not _about(spec["matchConstraints"]["resourceRules"], thing):
+        return []
+    known: dict[str, Any] = {"object": thing, "namespaceObject": namespace, "variables": {}}
+    if not all(evaluate(condition["expression"], known) for condition in spec.get("matchConditions", [])):
+        return []
+    for variable in spec.get("variables", []):
+        known["variables"][variable["name"]] = evaluate(variable["expression"], known)
+    return [_message(rule, known) for rule in spec["validations"] if evaluate(rule["expression"], known) is not True]
+
+
+def _message(rule: Thing, known: dict[str, Any]) -> str:
+    said = rule.get("messageExpression")
+    return str(evaluate(said, known) if said else rule["message"])
+
+
+def _about(rules: list[Thing], thing: Thing) -> bool:
+    group, _, version = str(thing.get("apiVersion", "")).rpartition("/")
+    kind = str(thing.get("kind")).lower()
+    plural = f"{kind}s"
+    return any(
+        group in rule["apiGroups"] and version in rule["apiVersions"] and plural in rule["resources"] for rule in rules
+    )
+
+
+def evaluate(expression: str, known: dict[str, Any]) -> Any:
+    """The value of a CEL expression.
+
+    Raises:
+        ValueError: It does not compile, or names what is not there.
+    """
+    try:
+        return _compiled(expression).execute(cel.Context(variables=known))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{' '.join(expression.split())}: {error}") from None
+
+
+@functools.cache
+def _compiled(expression: str) -> cel.Program:
+    return cel.compile(expression)
