@@ -97,7 +97,7 @@ def shown(jobs: Jobs, job: Job) -> dict[str, Any]:
     return {
         "id": job.id, "object": "batch", "endpoint": URL, "completion_window": "24h", **job.asked, "status": state,
         "errors": errors, "created_at": created, "expires_at": int(job.expires_at),
-        "in_progress_at": None if job.errors else created,
+        "in_progress_at": None if job.errors else int(now.started_at or created),
         "finalizing_at": ended_at if state == "completed" else None,
         "cancelling_at": ended_at if state == "cancelled" else None,
         **{f"{end}_at": ended_at if state == end else None for end in ends},

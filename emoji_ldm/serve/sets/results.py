@@ -25,6 +25,7 @@ from emoji_ldm.serve.sets.jobs import Job, Jobs
 SHOWN_ERRORS = 20
 RATE_OVER = 30  # commits
 STALE_S = 30.0
+COUNTS = ("ok", "failed", "lines_ok", "lines_failed")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Totals:
     lines_ok: int = 0  # of a batch, where a line is never split
     lines_failed: int = 0  # with at least one failed picture
     errors: tuple[dict[str, Any], ...] = ()  # of the first failed pictures
+    drawn_s: float = 0.0  # time in which runners drew: none passes while there is none
+    started_at: float = 0.0  # Unix time at which the first of them began
     end: str = ""  # cancelled | expired: nothing comes after it
 
     @property
@@ -50,7 +53,7 @@ class Progress:
 
     totals: Totals
     status: str  # queued | in_progress | completed | cancelled | expired | failed
-    started_at: float | None  # Unix time of the first commit
+    started_at: float | None  # Unix time at which a runner began
     ended_at: float | None
     images_per_s: float | None
     eta_s: float | None
@@ -65,9 +68,11 @@ class Results:
     done: set[str] = field(default_factory=set)  # shards, as of version `seen`
     totals: Totals = field(default_factory=Totals)
     seen: int = 0
+    seen_at: float = 0.0  # Unix time of that version
 
     def __post_init__(self) -> None:
-        """Name the table; nothing is read yet."""
+        """Name the table; nothing is read yet. A runner begins to draw now."""
+        self.began = time.time()
         self.table = Table(self.jobs.home(self.job.id), ITEMS)
 
     def refresh(self) -> None:
@@ -101,13 +106,13 @@ class Results:
             rows = [row for shard in new for row in shards[shard]]
             if new and new not in written:
                 written[new] = self.table.write_file(pa.Table.from_pylist(rows, ITEMS.schema))
-            planned = new, _sum(self.totals, _count(rows), end)
+            planned = new, self._sum(_count(rows), end)
             metadata = {"totals": json.dumps(asdict(planned[1]))}
             return Entry([written[new]] if new else [], (), dict.fromkeys(new, True), metadata)
 
         if (version := publish(self.table, plan)) is None:
             return False
-        self.seen, self.totals = version, planned[1]
+        self.seen, self.totals, self.seen_at = version, planned[1], time.time()
         self.done.update(planned[0])
         return True
 
@@ -115,7 +120,7 @@ class Results:
         """End the job here; returns how many pictures will not be drawn (0 if it had ended before)."""
         if self.table.version > 0:  # the newest entry tells all that matters here
             self.seen = self.table.version
-            self.totals, _ = _read(read_entry(self.table, self.seen))
+            self.totals, self.seen_at = _read(read_entry(self.table, self.seen))
         return self.job.num_pictures - self.totals.done if self.commit({}, "cancelled") else 0
 
     def progress(self) -> Progress:
@@ -127,7 +132,7 @@ class Results:
         if version < 1:
             return Progress(Totals(), "queued", None, None, None, None)
         totals, at = _read(read_entry(self.table, version))
-        _, started_at = _read(read_entry(self.table, 1))
+        started_at = totals.started_at or None
         status = totals.end or ("completed" if totals.done >= self.job.num_pictures else "in_progress")
         if status != "in_progress":
             return Progress(totals, status, started_at, at, None, 0)
@@ -136,18 +141,28 @@ class Results:
         return Progress(totals, status, started_at, None, rate, eta_s)
 
     def _rate(self, version: int, totals: Totals, at: float) -> float | None:
-        """Pictures per second of the last commits."""
-        before, since = Totals(), self.job.created_at
+        """Pictures per second of the last commits; what passes without one counts if it is long."""
+        before = Totals()
         if version > 1:
-            before, since = _read(read_entry(self.table, max(1, version - RATE_OVER)))
-        until = at if time.time() - at < STALE_S else time.time()
-        return (totals.done - before.done) / (until - since) if until > since else None
+            before, _ = _read(read_entry(self.table, max(1, version - RATE_OVER)))
+        silent_s = time.time() - at
+        seconds = totals.drawn_s - before.drawn_s + (silent_s if silent_s > STALE_S else 0.0)
+        return (totals.done - before.done) / seconds if seconds > 0 else None
+
+    def _sum(self, new: Totals, end: str) -> Totals:
+        """The totals once `new` is added."""
+        before, now = self.totals, time.time()
+        counts = {name: getattr(before, name) + getattr(new, name) for name in COUNTS}
+        drawn_s = before.drawn_s + max(0.0, now - max(self.seen_at, self.began)) * bool(new.done)
+        started_at = before.started_at or (self.began if new.done else 0.0)
+        return Totals(**counts, errors=(*before.errors, *new.errors)[:SHOWN_ERRORS], drawn_s=drawn_s,
+                      started_at=started_at, end=end)  # fmt: skip
 
     def _catch_up(self) -> None:
         """Read the entries up to the table's version."""
         for version, actions in entries(self.table, self.seen + 1):
             self.done.update(action["txn"]["appId"] for action in actions if "txn" in action)
-            self.totals, _ = _read(actions)
+            self.totals, self.seen_at = _read(actions)
             self.seen = version
 
 
@@ -162,12 +177,6 @@ def _count(rows: Iterable[Row]) -> Totals:
             errors.append({name: row[name] for name in ("custom_id", "number", "reason")})
     good = sum(by_line.values())
     return Totals(counts["ok"], counts["failed"], good, len(by_line) - good, tuple(errors[:SHOWN_ERRORS]))
-
-
-def _sum(before: Totals, new: Totals, end: str) -> Totals:
-    names = ("ok", "failed", "lines_ok", "lines_failed")
-    counts = {name: getattr(before, name) + getattr(new, name) for name in names}
-    return Totals(**counts, errors=(*before.errors, *new.errors)[:SHOWN_ERRORS], end=end)
 
 
 def _read(actions: Sequence[Action]) -> tuple[Totals, float]:

@@ -202,6 +202,23 @@ def test_rate_and_remaining_time_are_those_of_the_last_commits(store):
     assert now.started_at and progress(store, job).ended_at >= now.started_at
 
 
+def test_time_in_which_nobody_drew_does_not_count_for_the_remaining_time(store):
+    drawn = make_job(store, 1)
+    draw(store, Backend())
+    [row], job = rows_of(store, drawn), make_job(store, 100)
+    shards = [shard.name for shard in Jobs(store).shards(job)]
+    first = Results(Jobs(store), job)
+    first.commit({shards[0]: [row] * 8})
+    time.sleep(0.5)  # it was killed, and only now there is another one
+    second = Results(Jobs(store), job)
+    second.commit({shards[1]: [row] * 8})
+    assert second.totals.drawn_s - first.totals.drawn_s <= time.time() - second.began
+    assert second.totals.started_at == first.began
+    second.commit({shards[2]: [row] * 8})
+    now = progress(store, job)
+    assert now.images_per_s == pytest.approx(16 / (second.totals.drawn_s - first.totals.drawn_s))
+
+
 def test_a_store_that_fails_for_a_while_is_waited_for(store, monkeypatch):
     job, runner = make_job(store, 50), Runner(store, Backend(), poll_s=0.02)
     monkeypatch.setattr("emoji_ldm.serve.sets.runner.PAUSE_S", 0.05)
