@@ -68,6 +68,7 @@ class Asked:
         """Begin at zero."""
         self._replays = _counter("replays", "pictures asked for again because a replica was lost", "model")
         self._turned = _counter("turned_away", "pictures that were not taken because too much waits", "model")
+        self._late = _counter("timed_out", "pictures whose time was over, wherever they waited", "model")
 
     def replayed(self, model: str) -> None:
         """A picture is asked for again."""
@@ -76,6 +77,10 @@ class Asked:
     def refused(self, model: str) -> None:
         """A picture was not taken."""
         self._turned.inc(tags={"model": model})
+
+    def expired(self, model: str) -> None:
+        """A picture's time was over."""
+        self._late.inc(tags={"model": model})
 
 
 class Bulk:

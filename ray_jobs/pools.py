@@ -91,6 +91,9 @@ class Pools:
                     self._asked.refused(wish.model)
                     raise Overloaded(retry_s) from None
                 await way.pause(retry_s)
+            except Expired:
+                self._asked.expired(wish.model)
+                raise
             except GONE as error:
                 await way.again(error)
                 self._asked.replayed(wish.model)

@@ -99,11 +99,13 @@ def test_a_draw_that_kills_every_replica_is_given_up():
     assert len(handle.wishes) == pools.DEATHS
 
 
-def test_nobody_waits_longer_than_wished_and_the_row_is_freed():
+def test_nobody_waits_longer_than_wished_and_the_row_is_freed_and_it_is_counted():
     pool, handle = pool_of([FOREVER])
+    counted = []
+    pool._asked = SimpleNamespace(expired=counted.append)
     with pytest.raises(Expired):
         asyncio.run(pool.draw(wish(timeout_s=0.05)))
-    assert handle.calls[0].cancelled
+    assert handle.calls[0].cancelled and counted == ["tiny"]
 
 
 def test_replays_end_with_the_wish():
