@@ -1,0 +1,59 @@
+# Logs and the bill. Metrics stay in the cluster's Prometheus (infra/helm/kube-prometheus-stack.yaml); with `metrics` they
+# are kept for 150 days in Amazon's as well, which Prometheus writes to by Pod Identity.
+terraform {
+  required_version = ">= 1.11.0, < 2.0.0"
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = "5.100.0"
+    }
+  }
+}
+
+resource "aws_kms_key" "logs" {
+  description             = "Logs of ${var.name}"
+  enable_key_rotation     = true
+  deletion_window_in_days = 30
+  policy                  = var.log_key_policy
+}
+
+resource "aws_kms_alias" "logs" {
+  name          = "alias/${var.name}-logs"
+  target_key_id = aws_kms_key.logs.key_id
+}
+
+resource "aws_prometheus_workspace" "this" {
+  count       = var.metrics ? 1 : 0
+  alias       = var.name
+  kms_key_arn = aws_kms_key.logs.arn
+  logging_configuration {
+    log_group_arn = "${aws_cloudwatch_log_group.metrics[0].arn}:*"
+  }
+}
+
+resource "aws_cloudwatch_log_group" "metrics" {
+  count             = var.metrics ? 1 : 0
+  name              = "/aws/vendedlogs/${var.name}/prometheus"
+  retention_in_days = var.log_days
+  kms_key_id        = aws_kms_key.logs.arn
+}
+
+# What one month may cost before somebody hears of it: GPUs that nobody uses are the likeliest surprise.
+resource "aws_budgets_budget" "month" {
+  name         = var.name
+  budget_type  = "COST"
+  limit_amount = tostring(var.monthly_budget_usd)
+  limit_unit   = "USD"
+  time_unit    = "MONTHLY"
+
+  dynamic "notification" {
+    for_each = { ACTUAL = 80, FORECASTED = 100 }
+    content {
+      comparison_operator        = "GREATER_THAN"
+      threshold                  = notification.value
+      threshold_type             = "PERCENTAGE"
+      notification_type          = notification.key
+      subscriber_email_addresses = var.budget_emails
+    }
+  }
+}
