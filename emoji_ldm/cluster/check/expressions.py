@@ -1,7 +1,7 @@
 """The CEL rules of custom kinds (`x-kubernetes-validations`), evaluated as the API server does when an object is made.
 
 Rules that look at `oldSelf` compare with the object before an update: the API server skips them at creation, so
-they are listed (`skipped`) and not evaluated. The functions that Kubernetes adds to CEL and the package lacks are `EXTRA`.
+they are listed (`skipped`) and not evaluated. Functions that Kubernetes adds to CEL and the package lacks are `EXTRA`.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def _ray(thing: Thing, spec: Thing) -> Iterator[Pod]:
 
 
 def _head(thing: Thing, path: Path, cluster: Thing, group: Thing) -> Pod:
-    template, injected = _copy(group), ()
+    template, injected = _copy(group), tuple[str, ...]()
     ray = _first(template)
     if cluster.get("enableInTreeAutoscaling"):
         options = cluster.get("autoscalerOptions") or {}

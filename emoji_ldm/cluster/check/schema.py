@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import referencing
 
+from emoji_ldm.cluster.check.drafts import jsonschema
 from emoji_ldm.cluster.check.pods import Path as Steps
 from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.errors import ConfigError

@@ -5,21 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from emoji_ldm.cluster.check import Finding
+import yaml
+
+from emoji_ldm.cluster.check import Finding, network
 from emoji_ldm.cluster.check.expressions import expression_problems
+from emoji_ldm.cluster.check.locate import Locator
 from emoji_ldm.cluster.check.pods import Path as Steps
+from emoji_ldm.cluster.check.pods import at
 from emoji_ldm.cluster.check.rendering import Thing, name_of, render
 from emoji_ldm.cluster.check.rules import broken
 from emoji_ldm.cluster.check.schema import custom, schema_problems
 from emoji_ldm.cluster.check.world import World
 
+PLACEHOLDER = "FILL-ME-IN"
+ALLOWED = "components/network/allowed.yaml"
+
 
 def findings(folder: Path, overlay: str) -> list[Finding]:
     """All findings of one overlay, sorted; see `emoji_ldm.cluster.check.check`."""
     world = World(tuple(render(folder, overlay)), overlay, folder)
-    place = f"{folder.name}/overlays/{overlay}/kustomization.yaml"
-    found = {(name_of(thing), path, text) for thing in world.things for path, text in problems(thing, world)}
-    return sorted(Finding(place, 1, owner, _told(path, text)) for owner, path, text in found)
+    found = [(thing, path, text) for thing in world.things for path, text in problems(thing, world)]
+    made = set(placeholders(folder, overlay))
+    locator = Locator(folder, overlay) if found else None
+    for thing, path, text in found:
+        if locator is not None and not _unfilled(at(thing, path)):
+            made.add(Finding(*locator.line(thing, path), name_of(thing), _told(path, text)))
+    made.update(Finding(f"{folder.name}/{ALLOWED}", 1, "network", text) for text in _network(world))
+    return sorted(made)
+
+
+def placeholders(folder: Path, overlay: str) -> Iterator[Finding]:
+    """What its user has yet to fill in: the remedy is the comment on the line."""
+    for file in sorted((folder / "overlays" / overlay).rglob("*.yaml")):
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            code, _, remedy = line.partition("#")
+            if PLACEHOLDER in code:
+                what, _, how = remedy.strip().partition(": ")
+                what = what or code.partition(PLACEHOLDER)[0].strip(" -{:\"'")
+                name = file.relative_to(folder.parent).as_posix()
+                yield Finding(name, number, "site", f"{what} is missing: {how or 'fill it in'}")
 
 
 def problems(thing: Thing, world: World) -> Iterator[tuple[Steps, str]]:
@@ -32,6 +56,16 @@ def problems(thing: Thing, world: World) -> Iterator[tuple[Steps, str]]:
         yield from expression_problems(thing, kind)
     for _, path, text in broken(thing, world):
         yield path, text
+
+
+def _network(world: World) -> Iterator[str]:
+    """Differences between who reaches whom and who may, where the overlay has policies."""
+    if world.of("NetworkPolicy"):
+        yield from network.problems(world.things, yaml.safe_load((world.folder / ALLOWED).read_text(encoding="utf-8")))
+
+
+def _unfilled(value: object) -> bool:
+    return PLACEHOLDER in str(value)
 
 
 def _told(path: Steps, text: str) -> str:

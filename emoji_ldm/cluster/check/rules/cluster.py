@@ -108,7 +108,9 @@ def the_count_lies_between_the_bounds(place: Place) -> Found:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/util.go CalculateDesiredReplicas."""
     part = place.part
     count, least, most = part.get("replicas"), part.get("minReplicas"), part.get("maxReplicas")
-    if None not in (count, least, most) and least <= most and not least <= count <= most:
+    if count is None or least is None or most is None or least > most:
+        return
+    if not least <= count <= most:
         yield ("replicas",), f"replicas {count} does not lie between minReplicas {least} and maxReplicas {most}"
 
 

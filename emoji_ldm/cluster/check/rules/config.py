@@ -7,6 +7,7 @@ import shlex
 
 import yaml
 
+from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.cluster.check.rules.place import CONTAINER, JOB, OBJECT, Found, Place, rule
 from emoji_ldm.config.loading import build
 from emoji_ldm.errors import ConfigError
@@ -94,7 +95,7 @@ def _files(place: Place) -> set[str]:
     return _mounted(place, place.cluster or {})
 
 
-def _mounted(place: Place, cluster: dict) -> set[str]:
+def _mounted(place: Place, cluster: Thing) -> set[str]:
     """Paths of the files that ConfigMaps give to the head's Ray container."""
     spec = cluster["headGroupSpec"]["template"]["spec"]
     maps = {one["name"]: (one.get("configMap") or {}).get("name") for one in spec.get("volumes") or []}

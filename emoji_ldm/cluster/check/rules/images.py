@@ -12,7 +12,7 @@ OURS = ("emoji-ldm-cpu", "emoji-ldm-gpu", "emoji-ldm-browser")
 @rule(CONTAINER)
 def images_have_the_form_of_one(place: Place) -> Found:
     """distribution/reference: the form of an image's name."""
-    if not IMAGE.fullmatch(str(place.part.get("image", ""))):
+    if not place.injected and not IMAGE.fullmatch(str(place.part.get("image", ""))):
         yield ("image",), f"{place.part.get('image')!r} is no name of an image"
 
 

@@ -8,6 +8,7 @@ import zoneinfo
 
 import yaml
 
+from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.cluster.check.rules.place import JOB, OBJECT, Found, Place, autoscaled, rule
 
 ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
@@ -228,11 +229,11 @@ def the_time_zone_exists(place: Place) -> Found:
         yield ("spec", "timeZone"), f"no time zone {zone!r}"
 
 
-def _rules(place: Place) -> list[dict[str, object]]:
+def _rules(place: Place) -> list[Thing]:
     return (place.part.get("deletionStrategy") or {}).get("deletionRules") or []
 
 
-def _condition(item: dict) -> str:
+def _condition(item: Thing) -> str:
     condition = item["condition"]
     return f"{condition.get('jobStatus')}/{condition.get('jobDeploymentStatus')}"
 

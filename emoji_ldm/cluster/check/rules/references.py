@@ -198,14 +198,6 @@ def gateway_classes_exist(place: Place) -> Found:
         yield path, f"no GatewayClass {name!r} (there are: {place.world.names('GatewayClass')})"
 
 
-@rule(OBJECT, "NetworkPolicy")
-def network_policies_select_pods(place: Place) -> Found:
-    """Kubernetes: a policy for nobody protects nobody."""
-    selector = place.spec.get("podSelector") or {}
-    if not list(selected(place, selector)):
-        yield ("spec", "podSelector"), "selects no Pod of this overlay"
-
-
 @rule(OBJECT, "PodMonitor")
 def pod_monitors_find_pods_and_ports(place: Place) -> Found:
     """prometheus-operator: a monitor of nothing scrapes nothing."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from emoji_ldm.cluster.check.pods import Pod
 from emoji_ldm.cluster.check.quantity import quantity
+from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.cluster.check.rules.place import CONTAINER, OBJECT, POD, Found, Place, env, rule
 from emoji_ldm.cluster.check.rules.queues import tolerates
 from emoji_ldm.cluster.check.vocabulary import RESOURCES
@@ -165,32 +166,30 @@ def pods_are_spread_among_their_own(place: Place) -> Found:
             yield ("spec", "topologySpreadConstraints", index), "does not select the Pod itself"
 
 
-def selected(place: Place, selector: dict) -> Iterator[Pod]:
+def selected(place: Place, selector: Thing) -> Iterator[Pod]:
     """The Pods of the overlay that a label selector selects in the object's namespace."""
     space = place.thing["metadata"].get("namespace", "default")
     return (pod for pod in place.world.pods if pod.namespace == space and selects(selector, pod.labels))
 
 
-def selects(selector: dict, labels: dict[str, str]) -> bool:
+def selects(selector: Thing, labels: dict[str, str]) -> bool:
     """Whether a label selector (matchLabels, matchExpressions) matches labels; {} matches all."""
     exact = all(labels.get(key) == value for key, value in (selector.get("matchLabels") or {}).items())
     return exact and all(_expression(item, labels) for item in selector.get("matchExpressions") or [])
 
 
-def _expression(item: dict, labels: dict[str, str]) -> bool:
+def _expression(item: Thing, labels: dict[str, str]) -> bool:
     value, values = labels.get(item["key"]), item.get("values") or []
-    if item["operator"] == "In":
-        return value in values
-    if item["operator"] == "NotIn":
-        return value not in values
-    return (value is not None) == (item["operator"] == "Exists")
+    if item["operator"] in ("In", "NotIn"):
+        return bool((value in values) == (item["operator"] == "In"))
+    return bool((value is not None) == (item["operator"] == "Exists"))
 
 
-def _tolerated(spec: dict, taint: dict) -> bool:
+def _tolerated(spec: Thing, taint: Thing) -> bool:
     return any(tolerates(one, taint) for one in spec.get("tolerations") or [])
 
 
-def _gpus(container: dict) -> bool:
+def _gpus(container: Thing) -> bool:
     resources = container.get("resources") or {}
     return any(GPU in (resources.get(part) or {}) for part in ("requests", "limits"))
 

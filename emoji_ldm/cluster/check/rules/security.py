@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.cluster.check.rules.place import CONTAINER, OBJECT, POD, Found, Place, env, rule
 
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
@@ -102,7 +103,9 @@ def a_token_is_mounted_only_where_it_is_needed(place: Place) -> Found:
     The head of an autoscaled cluster watches its own object; nothing else of ours talks to the API server.
     """
     pod = place.pod
-    needs = pod is not None and "autoscaler" in pod.injected
+    needs = pod is not None and (
+        "autoscaler" in pod.injected or pod.role == "cleanup"
+    )  # it runs with the head's settings
     if not needs and place.part["spec"].get("automountServiceAccountToken") is not False and not _bound(place):
         yield ("spec",), "automountServiceAccountToken must be false: this Pod does not talk to the API server"
 
@@ -166,12 +169,12 @@ def ray_can_write_its_session(place: Place) -> Found:
         yield ("spec", "containers", 0), "mount a writable, bounded volume at /tmp or /tmp/ray for Ray's session"
 
 
-def _effective(place: Place) -> dict:
+def _effective(place: Place) -> Thing:
     pod = (place.pod.spec.get("securityContext") if place.pod else None) or {}
     return {**pod, **_own(place)}
 
 
-def _own(place: Place) -> dict:
+def _own(place: Place) -> Thing:
     return place.part.get("securityContext") or {}
 
 

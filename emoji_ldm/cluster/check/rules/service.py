@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from emoji_ldm.cluster.check.quantity import duration_s
+from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.cluster.check.rules.place import OBJECT, Found, Place, rule
 
 INCREMENTAL = "NewClusterWithIncrementalUpgrade"
@@ -82,7 +83,7 @@ def steps_of_an_upgrade_take_time(place: Place) -> Found:
         yield (*OPTIONS, "intervalSeconds"), "intervalSeconds must be positive"
 
 
-def _options(place: Place) -> dict[str, object] | None:
+def _options(place: Place) -> Thing | None:
     """The options of an incremental upgrade; None where the upgrade is of another kind."""
     strategy = place.spec.get("upgradeStrategy") or {}
     return (strategy.get("clusterUpgradeOptions") or {}) if strategy.get("type") == INCREMENTAL else None

@@ -195,13 +195,34 @@ def keys_of_labels_and_annotations_are_known(place: Place) -> Found:
                 yield (*path, key), f"no label or annotation {key!r} that anybody reads"
 
 
+@rule(OBJECT)
+def values_of_our_labels_exist(place: Place) -> Found:
+    """Ours: policies, budgets and monitors select by these labels, and a slip selects nothing."""
+    for path, value in _nodes(place.thing):
+        if path and path[-1] in OUR_LABELS and isinstance(value, str) and value not in OUR_LABELS[str(path[-1])]:
+            yield path, f"{value!r} is none of {', '.join(OUR_LABELS[str(path[-1])])}"
+        if isinstance(value, dict) and value.get("key") in OUR_LABELS and isinstance(value.get("values"), list):
+            for index, one in enumerate(value["values"]):
+                if one not in OUR_LABELS[value["key"]]:
+                    yield (*path, "values", index), f"{one!r} is none of {', '.join(OUR_LABELS[value['key']])}"
+
+
+STAGES = "crawl caption autoencoder latents train generate report pipeline refresh serve cluster"
+OUR_LABELS = {
+    "emoji-ldm/stage": tuple(STAGES.split()),
+    "emoji-ldm/role": ("head", "worker", "submitter"),
+    "emoji-ldm/pool": ("cpu", "browser", "gpu-on-demand", "gpu-spot"),
+    "emoji-ldm/internet": ("true",),
+    "emoji-ldm/submit": ("true",),
+    "app.kubernetes.io/part-of": ("emoji-ldm",),
+}
 ANNOTATIONS = {
     "kueue.x-k8s.io/elastic-job": ("true", "false"),
     "karpenter.sh/do-not-disrupt": ("true", "false"),
     "cluster-autoscaler.kubernetes.io/safe-to-evict": ("true", "false"),
 }
 KEYS_TEXT = """
-emoji-ldm/stage emoji-ldm/role emoji-ldm/submit emoji-ldm/pool emoji-ldm/internet emoji-ldm/spot emoji-ldm/run
+emoji-ldm/stage emoji-ldm/role emoji-ldm/submit emoji-ldm/pool emoji-ldm/internet emoji-ldm/spot emoji-ldm/local-images
 ray.io/cluster ray.io/node-type ray.io/group ray.io/is-ray-node ray.io/serve ray.io/initializing-timeout
 ray.io/originated-from-crd ray.io/originated-from-cr-name ray.io/identifier ray.io/overwrite-container-cmd
 kueue.x-k8s.io/queue-name kueue.x-k8s.io/priority-class kueue.x-k8s.io/elastic-job kueue.x-k8s.io/podset-required-
