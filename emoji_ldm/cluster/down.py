@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from emoji_ldm.cluster.kubectl import NAMESPACE, Kubectl, Thing
@@ -27,7 +26,7 @@ def run(kubectl: Kubectl, overlay: Overlay, *, yes: bool, volumes: bool) -> int:
     if not (yes or _agreed(where, overlay.name, volumes)):
         say("nothing was deleted")
         return 1
-    known = kubectl.kinds()
+    known = kubectl.kinds
     there = [thing for thing in overlay.things
              if (thing["apiVersion"], thing["kind"]) in known and thing["kind"] not in KEPT]  # fmt: skip
     if "rayjobs.ray.io" in known.values():
@@ -56,8 +55,7 @@ def _agreed(where: str, overlay: str, volumes: bool) -> bool:
 
 def _delete(kubectl: Kubectl, things: list[Thing]) -> None:
     if things:
-        stream = json.dumps({"apiVersion": "v1", "kind": "List", "items": things})
-        kubectl.run("delete", "--filename", "-", *WAIT, given=stream)
+        kubectl.run("delete", "--filename", "-", *WAIT, given=things)
 
 
 def _tell_kept(kubectl: Kubectl) -> None:

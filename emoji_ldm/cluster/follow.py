@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from emoji_ldm.cluster import status
-from emoji_ldm.cluster.kubectl import NAMESPACE, Kubectl, Thing
+from emoji_ldm.cluster.kubectl import NAMESPACE, Kubectl, Thing, trouble
 from emoji_ldm.cluster.rows import DONE, FAILED, Row
 from emoji_ldm.errors import ClusterError
 from emoji_ldm.progress import say
@@ -59,16 +59,20 @@ class _Log:
             return
         resumed = ("--since-time", self.since) if pod == self.pod else ()
         self.pod, self.since = pod, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        self.process = self.kubectl.start("logs", "--follow", pod, *resumed, stderr=subprocess.DEVNULL)
+        self.process = self.kubectl.start("logs", "--follow", pod, *resumed, stderr=subprocess.PIPE)
 
     def end(self, patience_s: float) -> None:
+        """Let the log come to its end, but not for longer."""
         if self.process is None:
             return
         try:
-            self.process.wait(patience_s)
+            _, complaint = self.process.communicate(timeout=patience_s)
         except subprocess.TimeoutExpired:
             self.process.terminate()
-            self.process.wait()
+            self.process.communicate()
+        else:
+            if self.process.returncode:
+                say(f"the log is not all here: {trouble(complaint)}")
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +32,16 @@ class Kubectl:
         self.words = (str(find()), *(("--context", context) if context else ()))
         self.context = context
 
-    def run(self, *words: str, given: str | None = None) -> str:
-        """What kubectl prints; `given` is its standard input.
+    def run(self, *words: str, given: Sequence[Thing] | None = None) -> str:
+        """What kubectl prints; objects that are `given` go to its standard input (`--filename -`).
 
         Raises:
             ConfigError: The kubeconfig does not know the cluster.
             ClusterError: The cluster cannot be reached, or refuses.
         """
-        done = self._run(*words, given=given)
+        # Documents, not a List: kubectl asks for the schema of every kind that it sends.
+        stream = None if given is None else "\n---\n".join(json.dumps(thing) for thing in given)
+        done = self._run(*words, given=stream)
         if done.returncode:
             raise trouble(done.stderr)
         return done.stdout
@@ -72,6 +76,7 @@ class Kubectl:
         text = self.run(*words)
         return dict(json.loads(text)) if text.strip() else None
 
+    @functools.cached_property
     def kinds(self) -> dict[tuple[str, str], str]:
         """What the cluster knows: (apiVersion, kind) -> full name of the resource, such as "rayjobs.ray.io".
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 
 import yaml
 
-from emoji_ldm.cluster.kubectl import NAMESPACE, Kubectl
+from emoji_ldm.cluster.kubectl import NAMESPACE, Kubectl, Thing
 from emoji_ldm.cluster.overlay import Overlay
 from emoji_ldm.errors import ClusterError
 
@@ -40,17 +39,16 @@ def ensure(kubectl: Kubectl, overlay: Overlay) -> list[str]:
         commands = "; ".join(_command(name, keys[name]) for name in missing)
         raise ClusterError(f"Secret {', '.join(missing)} is missing, and the other end of it is not in this overlay: "
                            f"take the values from there: {commands}")  # fmt: skip
-    for name in missing:
-        _make(kubectl, name, keys[name])
+    if missing:
+        kubectl.run("create", "--filename", "-", given=[_random(name, keys[name]) for name in missing])
     return missing
 
 
-def _make(kubectl: Kubectl, name: str, keys: list[str]) -> None:
+def _random(name: str, keys: list[str]) -> Thing:
     labels = {"app.kubernetes.io/part-of": NAMESPACE}
     values = {key: secrets.token_hex(10 if key == ACCESS_KEY else 20) for key in keys}
-    secret = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "stringData": values,
-              "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels}}  # fmt: skip
-    kubectl.run("create", "--filename", "-", given=json.dumps(secret))
+    return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "stringData": values,
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels}}  # fmt: skip
 
 
 def _command(name: str, keys: list[str]) -> str:

@@ -39,7 +39,7 @@ def read(kubectl: Kubectl) -> tuple[list[Row], list[str]]:
     Raises:
         ClusterError: The namespace is not there, or nothing of it may be read.
     """
-    there = set(kubectl.kinds().values())
+    there = set(kubectl.kinds.values())
     things, refused = kubectl.seen(",".join(kind for kind in KINDS if kind in there))
     world = World(tuple(things))
     if not world.things and kubectl.one("namespace", NAMESPACE) is None:

@@ -108,7 +108,7 @@ def _create(kubectl: Kubectl, job: Thing, configs: list[Thing]) -> None:
     try:
         if configs:
             applied(kubectl, configs)
-        kubectl.run("create", "--filename", "-", "--save-config=false", given=json.dumps(job))
+        kubectl.run("create", "--filename", "-", given=[job])
     except ClusterError as error:
         if f'namespaces "{NAMESPACE}" not found' in str(error) or "no matches for kind" in str(error):
             raise ClusterError(f"the cluster is not set up ({error}); {remedy}") from None

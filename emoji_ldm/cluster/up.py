@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ def run(kubectl: Kubectl, overlay: Overlay, timeout_s: float) -> int:
     """
     checked(overlay)
     say(f"installing {overlay.name} on {kubectl.where()}")
-    operators = needs.check(overlay, kubectl.kinds())
+    operators = needs.check(overlay, kubectl.kinds)
     deadline = time.monotonic() + timeout_s
     _until(lambda: needs.asleep(kubectl, overlay, operators), deadline, "operators")
     _apply(kubectl, overlay.of(*FIRST), deadline)
@@ -62,8 +61,7 @@ def checked(overlay: Overlay) -> None:
 
 def applied(kubectl: Kubectl, things: list[Thing]) -> None:
     """Apply on the server, as `kubectl apply --server-side -k` would."""
-    stream = json.dumps({"apiVersion": "v1", "kind": "List", "items": things})
-    kubectl.run("apply", "--server-side", "--filename", "-", given=stream)
+    kubectl.run("apply", "--server-side", "--filename", "-", given=things)
 
 
 def _apply(kubectl: Kubectl, things: list[Thing], deadline: float) -> None:
