@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import time
 
 import pytest
 from PIL import Image
@@ -40,6 +41,7 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
 
     place, plan = tiny.place(tiny.config(), tmp_path), plan_of(tiny.config(), "train")
     feed(trackers.Board, place, plan, 0, 5)  # killed here; its last checkpoint was made at step 3
+    time.sleep(1.1)  # event files sort by the second in their names, then by a number as text (10 before 9)
     feed(trackers.Board, place, plan, 3, 7)
     board = EventAccumulator(str(tmp_path / "store" / "runs" / "tiny" / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6, 7]
