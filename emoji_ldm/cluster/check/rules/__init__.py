@@ -13,6 +13,8 @@ from emoji_ldm.cluster.check.rules import (  # noqa: F401  (each registers its r
     faults,
     images,
     job,
+    labels,
+    links,
     queues,
     quotas,
     references,

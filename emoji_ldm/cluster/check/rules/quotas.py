@@ -120,6 +120,15 @@ def a_queue_is_for_some_namespace(place: Place) -> Found:
         yield ("spec",), "namespaceSelector is missing: the queue admits from no namespace ({} means all)"
 
 
+@rule(OBJECT, "ClusterQueue")
+def a_cohort_has_more_than_one_queue(place: Place) -> Found:
+    """Ours: a cohort is made by naming it, so a slip makes one in which nobody lends."""
+    name = place.spec.get("cohortName")
+    others = [one for one in place.world.of("ClusterQueue") if one["spec"].get("cohortName") == name]
+    if name and len(others) < 2 and not place.world.has("Cohort", name):
+        yield ("spec", "cohortName"), f"no other queue is in the cohort {name!r}"
+
+
 @rule(OBJECT, "ResourceFlavor")
 def taints_of_a_flavor_differ(place: Place) -> Found:
     """Kueue 0.19 pkg/webhooks/resourceflavor_webhook.go validateNodeTaints."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
-from emoji_ldm.cluster.check.pods import Pod
+from emoji_ldm.cluster.check.pods import Path, Pod
 from emoji_ldm.cluster.check.quantity import quantity
 from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.cluster.check.rules.place import CONTAINER, OBJECT, POD, Found, Place, env, rule
@@ -115,6 +116,17 @@ def resources_are_known(place: Place) -> Found:
                 yield ("resources", part, name), f"no resource {name!r} (we use: {', '.join(sorted(RESOURCES))})"
 
 
+@rule(OBJECT, "StatefulSet", "PersistentVolumeClaim")
+def claims_ask_for_storage(place: Place) -> Found:
+    """API: storage is the one resource of a claim."""
+    own = place.kind == "PersistentVolumeClaim"
+    for index, claim in enumerate([place.thing] if own else place.spec.get("volumeClaimTemplates") or []):
+        path: Path = () if own else ("spec", "volumeClaimTemplates", index)
+        for part, values in (claim["spec"].get("resources") or {}).items():
+            for name in set(values) - {"storage"}:
+                yield (*path, "spec", "resources", part, name), f"a claim has no resource {name!r}"
+
+
 @rule(POD)
 def heads_see_no_gpus(place: Place) -> Found:
     """ray#29753: the GPU operator shows all GPUs of a node to a Pod that asks for none."""
@@ -146,6 +158,15 @@ def budgets_say_one_thing(place: Place) -> Found:
     """API: minAvailable and maxUnavailable exclude each other."""
     if ("minAvailable" in place.spec) == ("maxUnavailable" in place.spec):
         yield ("spec",), "set one of minAvailable and maxUnavailable"
+
+
+@rule(OBJECT, "PodDisruptionBudget")
+def budgets_are_numbers_or_percentages(place: Place) -> Found:
+    """API: a text must be a percentage."""
+    for key in ("minAvailable", "maxUnavailable"):
+        value = place.spec.get(key)
+        if isinstance(value, str) and not re.fullmatch(r"\d{1,3}%", value):
+            yield ("spec", key), f"{value!r} is neither a number nor a percentage"
 
 
 @rule(OBJECT, "StatefulSet", "Deployment", "DaemonSet")

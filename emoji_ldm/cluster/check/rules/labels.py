@@ -1,0 +1,143 @@
+"""Labels and annotations: free maps to every schema, so a slip in one passes and selects nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from emoji_ldm.cluster.check.pods import Path
+from emoji_ldm.cluster.check.rules.place import OBJECT, Found, Place, rule
+from emoji_ldm.cluster.check.vocabulary import (
+    LABEL_MAPS,
+    LABEL_VALUE,
+    qualified_name,
+)
+
+FREE = ("data", "stringData", "binaryData", "annotations", "rayStartParams")  # texts with rules of their own
+NAMED = ("serviceAccountName", "configMapName", "secretName", "claimName", "priorityClassName", "groupName")
+
+
+from emoji_ldm.cluster.check.rules.values import inside, nodes
+
+
+@rule(OBJECT)
+def labels_are_labels(place: Place) -> Found:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    for path, labels in _maps(place.thing):
+        for key, value in labels.items():
+            if not qualified_name(str(key)) or not isinstance(value, str) or not LABEL_VALUE.fullmatch(value):
+                yield (*path, key), f"{key}={value} is no label (at most 63 of A-Z, a-z, 0-9, -, _, .)"
+
+
+@rule(OBJECT)
+def keys_of_annotations_are_keys(place: Place) -> Found:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    for path, value in nodes(place.thing):
+        if path and path[-1] == "annotations" and isinstance(value, dict) and "metadata" in path:
+            for key in value:
+                if not qualified_name(key):
+                    yield (*path, key), f"{key!r} is no key of an annotation"
+
+
+@rule(OBJECT)
+def values_of_known_annotations_exist(place: Place) -> Found:
+    """kubernetes: annotations of Ray, Kueue, Karpenter and the autoscaler that hold fixed words."""
+    for path, value in nodes(place.thing):
+        if path and path[-1] == "annotations" and isinstance(value, dict):
+            for key, words in ANNOTATIONS.items():
+                if key in value and value[key] not in words:
+                    yield (*path, key), f"{value[key]!r} is none of {', '.join(words)}"
+
+
+@rule(OBJECT)
+def keys_of_labels_and_annotations_are_known(place: Place) -> Found:
+    """Ours and the operators': labels and annotations are free maps, so a slip passes every schema.
+
+    Keys of our own domain and of the operators we use are known by name.
+    """
+    for path, value in nodes(place.thing):
+        if not path or path[-1] not in (*LABEL_MAPS, "annotations") or not isinstance(value, dict):
+            continue
+        for key in value:
+            if not isinstance(value[key], dict | list) and not _known_key(key):
+                yield (*path, key), f"no label or annotation {key!r} that anybody reads"
+
+
+@rule(OBJECT)
+def values_of_our_labels_exist(place: Place) -> Found:
+    """Ours: policies, budgets and monitors select by these labels, and a slip selects nothing."""
+    for path, value in nodes(place.thing):
+        if path and path[-1] in OUR_LABELS and isinstance(value, str) and value not in OUR_LABELS[str(path[-1])]:
+            yield path, f"{value!r} is none of {', '.join(OUR_LABELS[str(path[-1])])}"
+        if isinstance(value, dict) and value.get("key") in OUR_LABELS and isinstance(value.get("values"), list):
+            for index, one in enumerate(value["values"]):
+                if one not in OUR_LABELS[value["key"]]:
+                    yield (*path, "values", index), f"{one!r} is none of {', '.join(OUR_LABELS[value['key']])}"
+
+
+STAGES = "crawl caption autoencoder latents train generate report pipeline refresh serve cluster"
+
+
+OUR_LABELS = {
+    "emoji-ldm/stage": tuple(STAGES.split()),
+    "emoji-ldm/role": ("head", "worker", "submitter"),
+    "emoji-ldm/pool": ("cpu", "browser", "gpu-on-demand", "gpu-spot"),
+    "emoji-ldm/internet": ("true",),
+    "emoji-ldm/submit": ("true",),
+    "app.kubernetes.io/part-of": ("emoji-ldm",),
+}
+
+
+ANNOTATIONS = {
+    "kueue.x-k8s.io/elastic-job": ("true", "false"),
+    "karpenter.sh/do-not-disrupt": ("true", "false"),
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": ("true", "false"),
+}
+
+
+KEYS_TEXT = """
+emoji-ldm/stage emoji-ldm/role emoji-ldm/submit emoji-ldm/pool emoji-ldm/internet emoji-ldm/spot emoji-ldm/local-images
+ray.io/cluster ray.io/node-type ray.io/group ray.io/is-ray-node ray.io/serve ray.io/initializing-timeout
+ray.io/originated-from-crd ray.io/originated-from-cr-name ray.io/identifier ray.io/overwrite-container-cmd
+kueue.x-k8s.io/queue-name kueue.x-k8s.io/priority-class kueue.x-k8s.io/elastic-job kueue.x-k8s.io/podset-required-
+topology kueue.x-k8s.io/podset-preferred-topology kueue.x-k8s.io/podset-unconstrained-topology
+kueue.x-k8s.io/podset-group-name kueue.x-k8s.io/max-exec-time-seconds karpenter.sh/do-not-disrupt
+karpenter.sh/capacity-type karpenter.sh/nodepool karpenter.sh/discovery karpenter.k8s.aws/instance-gpu-count
+karpenter.k8s.aws/instance-family karpenter.k8s.aws/instance-size karpenter.k8s.aws/instance-category
+karpenter.k8s.aws/instance-generation karpenter.k8s.aws/instance-gpu-name karpenter.k8s.aws/instance-cpu
+karpenter.k8s.aws/instance-memory karpenter.k8s.aws/ec2nodeclass app.kubernetes.io/name app.kubernetes.io/part-of
+app.kubernetes.io/component app.kubernetes.io/instance app.kubernetes.io/version app.kubernetes.io/managed-by
+app.kubernetes.io/created-by kubernetes.io/metadata.name kubernetes.io/hostname kubernetes.io/arch kubernetes.io/os
+kubernetes.io/description node.kubernetes.io/instance-type topology.kubernetes.io/zone topology.kubernetes.io/region
+pod-security.kubernetes.io/enforce pod-security.kubernetes.io/enforce-version pod-security.kubernetes.io/warn pod-
+security.kubernetes.io/warn-version pod-security.kubernetes.io/audit pod-security.kubernetes.io/audit-version
+cluster-autoscaler.kubernetes.io/safe-to-evict nvidia.com/gpu.present nvidia.com/gpu.product nvidia.com/gpu
+eks.amazonaws.com/role-arn batch.kubernetes.io/job-name
+"""
+
+
+KEYS = frozenset(KEYS_TEXT.split())
+
+
+PLAIN_KEYS_TEXT = """
+k8s-app app control-plane release heritage component run team cost-center severity page grafana_dashboard
+grafana_folder alert runbook_url summary description owner stage job-name tier prometheus role name
+"""
+
+
+PLAIN_KEYS = frozenset(PLAIN_KEYS_TEXT.split())
+
+
+def _known_key(key: str) -> bool:
+    return key in KEYS or key in PLAIN_KEYS
+
+
+def _maps(thing: Any) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every map of labels."""
+    for path, value in nodes(thing):
+        if not isinstance(value, dict) or not path or path[-1] not in LABEL_MAPS:
+            continue
+        if path[-1] == "selector" and any(isinstance(item, dict | list) for item in value.values()):
+            continue  # a label selector, not the plain one of a Service
+        if "headGroupSpec" in path or "workerGroupSpecs" in path or not inside(path, FREE):
+            yield path, value
