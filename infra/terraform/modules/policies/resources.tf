@@ -90,8 +90,8 @@ locals {
     Sid       = "Account"
     Effect    = "Allow"
     Principal = { AWS = "${local.iam}:root" }
-    Action    = "kms:*"
-    Resource  = "*" # in a key's policy: this key
+    Action    = "kms:*" # see above
+    Resource  = "*"     # in a key's policy: this key
   }
   key_policy = jsonencode({ Version = "2012-10-17", Statement = [local.key_owner] })
   log_key_policy = jsonencode({
