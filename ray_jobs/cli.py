@@ -15,6 +15,7 @@ from emoji_ldm.errors import ConfigError, EmojiLdmError
 from ray_jobs.dataset import add_dataset
 from ray_jobs.export import add_export
 from ray_jobs.keys import add_keys
+from ray_jobs.pipeline import add_pipeline
 from ray_jobs.probe import PROBE, add_probe
 from ray_jobs.sets import add_sets
 
@@ -85,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     _add(commands, "demo", "run every stage on a small local emoji site, then write the report", "emoji-ldm demo")
     for name, (text, examples) in STAGES.items():
         _add_flags(name, _add(commands, name, text, examples))
+    add_pipeline(commands, _add)
     add_probe(commands, _add)
     add_dataset(commands, _add)
     add_sets(commands)
@@ -162,6 +164,11 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from ray_jobs.keys import run as keys
 
         return keys(arguments, config, words)
+    if arguments.command == "pipeline":
+        from ray_jobs.pipeline import run as pipeline
+
+        pipeline(config, words)
+        return 0
     if arguments.command == "train":
         from ray_jobs import export
 

@@ -57,6 +57,12 @@ def require(config: ClusterConfig, stage: str, num_workers: int, *, num_cpus: fl
         time.sleep(1)
 
 
+def release() -> None:
+    """Take back what `require` asked of an autoscaler: nodes that the next stage does not need may go."""
+    if ray.is_initialized() and may_grow():
+        request_resources(bundles=[])
+
+
 def may_grow() -> bool:
     """A cluster of one node that was started here never grows; another may have an autoscaler."""
     return bool(os.environ.get("RAY_ADDRESS")) or len(ray.nodes()) > 1

@@ -15,10 +15,10 @@ from emoji_ldm.errors import CrawlError
 from emoji_ldm.progress import say, summary
 from emoji_ldm.store import Store
 from ray_jobs.measure import measured
+from ray_jobs.pipeline import ORDER, chain
 
 NEXT = {"crawl": "caption", "caption": "train autoencoder", "autoencoder": "latents", "latents": "train",
         "train": "generate 'a happy blob'", "generate": "report", "report": ""}  # fmt: skip
-DEMO = ("crawl", "caption", "autoencoder", "latents", "train", "generate", "report")
 PORT_FILE = "gallery-port"
 
 
@@ -52,15 +52,13 @@ def demo(config: Config) -> None:
         store.write(str(urlsplit(site.url).port).encode(), "runs", config.run, PORT_FILE)
         values = config.model_dump()
         values["crawl"] |= {"site": site.url, "tags": TAGS}
-        for number, stage in enumerate(DEMO, 1):
-            say(f"\n=== {number}/{len(DEMO)} {stage} ===")
-            run_stage(stage, Config.model_validate(values))
+        chain(ORDER, Config.model_validate(values))
     say(f"demo done in {time.monotonic() - began:.0f} s; open {Path('runs', config.run, 'report.html')}")
 
 
 def _next_command(stage: str) -> str:
     """The command that goes on from here, with the user's own options."""
-    if not NEXT[stage] or "demo" in sys.argv[1:2]:
+    if not NEXT[stage] or sys.argv[1:2] in (["demo"], ["pipeline"]):
         return ""
     options = [word for word in sys.argv[1:] if word.startswith(("run=", "store="))]
     return " ".join(["emoji-ldm", NEXT[stage], *options])

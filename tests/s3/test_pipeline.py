@@ -19,15 +19,13 @@ ROOT = Path(__file__).parents[2]
 SMALL = ["autoencoder.steps=6", "autoencoder.checkpoint_every=3", "train.steps=6", "train.checkpoint_every=3",
          "train.sample_every=0", "generate.steps=3", "generate.num_images=1", "crawl.tags=[Faces, Hearts]",
          "crawl.fetch_timeout_s=2", "train.num_workers=1", "autoencoder.num_workers=1"]  # fmt: skip
-# What `demo` does, with a smaller site.
+# The command itself, against a small site.
 SCRIPT = """
 import sys
-from emoji_ldm.config import load
 from emoji_ldm.demo.gallery import Gallery
-from ray_jobs.stages import DEMO, run_stage
+from ray_jobs.cli import main
 with Gallery(num_openmoji=0, limit_per_tag=30, port=int(sys.argv[1])) as site:
-    for stage in DEMO:
-        run_stage(stage, load("demo", ["crawl.site=" + site.url, *sys.argv[2:]]))
+    sys.exit(main(["pipeline", "--config", "demo", "crawl.site=" + site.url, *sys.argv[2:]]))
 """
 
 
