@@ -22,7 +22,7 @@ VERBS = {
                "emoji-ldm cluster submit crawl --overlay kind crawl.site=https://example.org\n"
                "  emoji-ldm cluster submit train --overlay kind train.steps=2000 --name train-long\n"
                "  emoji-ldm cluster submit caption --overlay kind --detach\n"
-               "  emoji-ldm cluster submit report --overlay kind --standing    # on the standing cluster"),
+               "  emoji-ldm cluster submit report --overlay dev --standing    # on the standing cluster"),
     "logs": ("print what a job, the service or the standing cluster writes",
              "emoji-ldm cluster logs                 # of the newest job\n"
              "  emoji-ldm cluster logs train --follow\n  emoji-ldm cluster logs serve --tail 50"),

@@ -26,7 +26,7 @@ def ensure(kubectl: Kubectl, overlay: Overlay) -> list[str]:
     """Make the Secrets that are missing; returns their names. What is there stays as it is, and nothing is printed.
 
     Raises:
-        ClusterError: One lacks a key, or is missing in an overlay whose store and Redis are somebody else's.
+        ClusterError: One lacks a key, or is missing in an overlay whose store and Redis are elsewhere.
     """
     keys = wanted(overlay)
     there = {thing["metadata"]["name"]: set(thing.get("data") or {}) for thing in kubectl.items("secrets")}
@@ -37,8 +37,8 @@ def ensure(kubectl: Kubectl, overlay: Overlay) -> list[str]:
     missing = [name for name in keys if name not in there]
     if missing and not overlay.of("StatefulSet"):
         commands = "; ".join(_command(name, keys[name]) for name in missing)
-        raise ClusterError(f"Secret {', '.join(missing)} is missing, and the other end of it is not in this overlay: "
-                           f"take the values from there: {commands}")  # fmt: skip
+        raise ClusterError(f"Secret {', '.join(missing)} is missing, and this overlay keeps its secrets elsewhere: "
+                           f"make it from there: {commands}")  # fmt: skip
     if missing:
         kubectl.run("create", "--filename", "-", given=[_random(name, keys[name]) for name in missing])
     return missing

@@ -53,8 +53,10 @@ def run(kubectl: Kubectl, overlay: Overlay, stage: str, words: Sequence[str], *,
 def on_standing(
     kubectl: Kubectl, overlay: Overlay, stage: str, words: Sequence[str], submit: Callable[..., int]
 ) -> int:
-    """Submit the stage's command to the standing cluster through its dashboard; as `run` otherwise."""
+    """Submit the stage's command to the standing cluster through its dashboard; returns and raises as `run`."""
     command = shlex.split(template(overlay, stage)["spec"]["entrypoint"])
+    if not overlay.of("RayCluster"):
+        raise ConfigError(f"overlay {overlay.name} has no standing cluster; leave out --standing")
     hold(overlay, words)
     with standing.dashboard(kubectl) as address:
         return submit([*command[1:], *words], address, working_dir=None, commands=standing.COMMANDS)

@@ -256,6 +256,7 @@ def chosen(thing, query):
 
 class Visit(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every answer waits 40 ms for an acknowledgement
 
     def log_message(self, *_):
         pass
