@@ -7,6 +7,7 @@ from typing import Any
 
 from emoji_ldm.cluster.check.pods import Path
 from emoji_ldm.cluster.check.rules.place import OBJECT, Found, Place, rule
+from emoji_ldm.cluster.check.rules.values import inside, nodes
 from emoji_ldm.cluster.check.vocabulary import (
     LABEL_MAPS,
     LABEL_VALUE,
@@ -15,9 +16,6 @@ from emoji_ldm.cluster.check.vocabulary import (
 
 FREE = ("data", "stringData", "binaryData", "annotations", "rayStartParams")  # texts with rules of their own
 NAMED = ("serviceAccountName", "configMapName", "secretName", "claimName", "priorityClassName", "groupName")
-
-
-from emoji_ldm.cluster.check.rules.values import inside, nodes
 
 
 @rule(OBJECT)

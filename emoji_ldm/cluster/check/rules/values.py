@@ -162,6 +162,7 @@ def words_of(path: Path) -> tuple[str, ...] | None:
 
 
 def is_quantity(path: Path) -> bool:
+    """Whether a field holds a quantity."""
     around = path[-2] if len(path) > 1 else ""
     plain = around in QUANTITIES and "resources" in path
     return (plain or path[-1] in QUANTITY_FIELDS or (around == "limits" and "NodePool" not in path)) and not inside(
@@ -170,7 +171,8 @@ def is_quantity(path: Path) -> bool:
 
 
 def duration_of(text: str) -> float | None:
-    return duration_s(text.replace("d", "h").replace("w", "h").replace("y", "h"))  # Prometheus knows longer units
+    """Seconds of a duration, with Prometheus's longer units counted as hours; None where it is none."""
+    return duration_s(text.replace("d", "h").replace("w", "h").replace("y", "h"))
 
 
 def _network(text: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
@@ -181,6 +183,7 @@ def _network(text: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network | No
 
 
 def inside(path: Path, names: tuple[str, ...]) -> bool:
+    """Whether a path leads through a field of one of these names."""
     return any(step in names for step in path[:-1])
 
 
@@ -192,6 +195,7 @@ def _leaves(thing: Any) -> Iterator[tuple[Path, Any]]:
 
 
 def nodes(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every value in an object, the object first, with its path."""
     yield path, value
     if isinstance(value, dict):
         for name, item in value.items():
