@@ -1,6 +1,5 @@
 """The node pools of overlay eks, held against what runs on them and what Terraform names."""
 
-import re
 from fractions import Fraction
 
 import pytest
@@ -32,10 +31,6 @@ def of_kind(things, kind):
 @pytest.fixture
 def pools(things):
     return of_kind(things, "NodePool")
-
-
-def seconds(text):
-    return sum(int(count) * {"s": 1, "m": 60, "h": 3600}[unit] for count, unit in re.findall(r"(\d+)([smh])", text))
 
 
 def test_pools_and_classes_pass_the_real_definitions_with_their_cel_rules(things):
@@ -81,7 +76,7 @@ def test_a_node_outlives_the_idle_time_of_ray_s_autoscaler(things, pools):
         if "idleTimeoutSeconds" in part
     ]
     assert idle
-    assert all(seconds(pool["disruption"]["consolidateAfter"]) >= max(idle) for pool in pools.values())
+    assert all(duration_s(pool["disruption"]["consolidateAfter"]) >= max(idle) for pool in pools.values())
 
 
 def test_a_draining_node_waits_for_the_longest_job_but_a_spot_node_for_its_two_minutes(things, pools):
@@ -89,7 +84,7 @@ def test_a_draining_node_waits_for_the_longest_job_but_a_spot_node_for_its_two_m
     longest = max(job.get("activeDeadlineSeconds", 0) for job in jobs)
     assert longest
     for name, pool in pools.items():
-        waits = seconds(pool["template"]["spec"]["terminationGracePeriod"])
+        waits = duration_s(pool["template"]["spec"]["terminationGracePeriod"])
         assert waits == 120 if name == SPOT else waits > longest
 
 
@@ -116,7 +111,3 @@ def test_machines_bear_the_names_that_terraform_gives_and_hide_their_credentials
         assert machine["metadataOptions"]["httpPutResponseHopLimit"] == 1
         assert all(disk["ebs"]["encrypted"] for disk in machine["blockDeviceMappings"])
         assert not machine["amiSelectorTerms"][0]["alias"].endswith("@latest")
-
-
-def test_the_words_of_seconds_are_those_of_the_check():
-    assert seconds("49h") == duration_s("49h") == 49 * 3600
