@@ -14,7 +14,7 @@ def manifests():
     return K8S
 
 
-@pytest.mark.parametrize("overlay", ["dev", "kind"])
+@pytest.mark.parametrize("overlay", ["kind", pytest.param("dev", marks=pytest.mark.long)])
 def test_an_overlay_comes_up_runs_a_stage_and_goes(cluster, api, overlay):
     status, _, said = cluster("up", overlay=overlay)
     assert status == 0, said
