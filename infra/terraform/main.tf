@@ -32,6 +32,8 @@ module "policies" {
 module "observability" {
   source             = "./modules/observability"
   name               = module.names.cluster
+  cluster            = module.cluster.name
+  pod_trust          = module.policies.pod_trust
   metrics            = var.managed_prometheus
   log_days           = var.log_days
   log_key_policy     = module.policies.log_key

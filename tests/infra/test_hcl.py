@@ -84,3 +84,21 @@ def test_the_example_names_all_variables_without_a_default_and_nothing_else():
 def test_no_machine_s_files_of_terraform_are_kept():
     ignored = (FOLDER / ".gitignore").read_text().split()
     assert {".terraform/", "*.tfstate*", "*.tfvars"} <= set(ignored)
+
+
+def test_what_terraform_prints_answers_every_placeholder_of_the_overlay_but_the_site_to_crawl():
+    printed = (FOLDER / "site.tftpl").read_text()
+    site = ROOT / "k8s" / "overlays" / "eks" / "site"
+    asked = {
+        re.search(r"([\w-]+)[:=]\s*\S*FILL-ME-IN", line)[1]
+        for path in site.glob("*.yaml")
+        for line in path.read_text().splitlines()
+        if "FILL-ME-IN" in line.partition("#")[0]
+    }
+    assert asked - {"site"} == set(re.findall(r"(?m)([\w-]+)[:=] ?(?:\$|# printed)", printed)) - {"name"}
+
+
+def test_the_registry_holds_the_images_that_the_overlay_names():
+    site = yaml.safe_load((ROOT / "k8s" / "overlays" / "eks" / "site" / "kustomization.yaml").read_text())
+    (registry,) = [body for name, body in blocks(FOLDER, "module") if name == "registry"]
+    assert {image["name"] for image in site["images"]} == set(registry["images"])

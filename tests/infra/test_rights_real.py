@@ -1,5 +1,6 @@
-"""Every stage on a real S3 server, each with the rights of its own ServiceAccount and no more."""
+"""Every stage and the service on a real S3 server, each with the rights of its own ServiceAccount and no more."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,6 +11,10 @@ import pytest
 
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.records import TABLES
+from emoji_ldm.serve.sets.files import Files
+from emoji_ldm.serve.sets.jobs import Jobs
+from emoji_ldm.serve.sets.results import Results
+from emoji_ldm.serve.sets.runner import Runner
 from emoji_ldm.store import Store
 from ray_jobs.stages import NEXT
 from tests.infra.guard import Guard
@@ -17,6 +22,7 @@ from tests.infra.test_rights import may
 from tests.s3.conftest import seaweed  # noqa: F401 - the fixture
 from tests.s3.test_pipeline import ROOT, SMALL
 from tests.seaweed import free_port
+from tests.unit.serve.sets.painting import Backend, make_job
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 SCRIPT = """
@@ -45,6 +51,23 @@ def test_each_stage_works_with_its_own_rights_alone(seaweed, tmp_path: Path, mon
         assert done.returncode == 0, (stage, sorted(guard.refused), done.stderr[-3000:])
         assert not guard.refused, stage
     assert all(Table(Store(uri), spec).count() for spec in TABLES.values())
+
+
+def test_the_service_works_off_bulk_jobs_with_its_own_rights_alone(seaweed, tmp_path: Path, monkeypatch):  # noqa: F811
+    (tmp_path / "lines.jsonl").write_bytes(b"one\n" * 2_000_000)  # two parts of an upload
+    with Guard(seaweed.endpoint, partial(may, "serve")) as guard:
+        for name, value in {**seaweed.environment, "AWS_ENDPOINT_URL": guard.url}.items():
+            monkeypatch.setenv(name, value)
+        store = Store(f"s3://{seaweed.bucket()}/store")
+        jobs, job, files = Jobs(store), make_job(store, 20), Files(store)
+        asyncio.run(Runner(store, Backend(), poll_s=0.1).run(until_idle=True))
+        assert Results(jobs, job).progress().status == "completed"
+        with (tmp_path / "lines.jsonl").open("rb") as source:
+            file = files.add("ann", "lines.jsonl", source)
+        assert b"".join(files.parts(file, 0, 4)) == b"one\n"
+        files.delete(file)
+        jobs.delete(job)
+        assert not guard.refused
 
 
 def test_a_stage_with_another_s_rights_is_refused(seaweed, tmp_path: Path, monkeypatch):  # noqa: F811

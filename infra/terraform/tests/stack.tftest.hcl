@@ -76,6 +76,16 @@ run "the_defaults_are_made_and_say_what_to_write_into_the_overlay" {
   }
 }
 
+run "metrics_are_kept_by_amazon_when_asked_for" {
+  variables {
+    managed_prometheus = true
+  }
+  assert {
+    condition     = endswith(output.remote_write, "api/v1/remote_write")
+    error_message = output.remote_write
+  }
+}
+
 run "a_zone_of_another_region_is_refused" {
   command = plan
   variables {

@@ -13,7 +13,8 @@ locals {
     }
     # Its node part takes the taint ebs.csi.aws.com/agent-not-ready away, which k8s/components/karpenter/cpu.yaml sets.
     aws-ebs-csi-driver = {
-      node = { tolerateAllTaints = true }
+      node                = { tolerateAllTaints = true }
+      defaultStorageClass = { enabled = true } # gp3, encrypted: EKS has no default class by itself
     }
   }
   # Add-on -> its account and what it may, as Amazon says it.

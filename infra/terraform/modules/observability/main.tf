@@ -57,3 +57,31 @@ resource "aws_budgets_budget" "month" {
     }
   }
 }
+
+resource "aws_iam_role" "prometheus" {
+  count              = var.metrics ? 1 : 0
+  name               = "${var.name}-prometheus"
+  assume_role_policy = var.pod_trust
+}
+
+resource "aws_iam_role_policy" "prometheus" {
+  count = var.metrics ? 1 : 0
+  name  = "write"
+  role  = aws_iam_role.prometheus[0].id
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect   = "Allow"
+      Action   = ["aps:RemoteWrite"]
+      Resource = [aws_prometheus_workspace.this[0].arn]
+    }]
+  })
+}
+
+resource "aws_eks_pod_identity_association" "prometheus" {
+  count           = var.metrics ? 1 : 0
+  cluster_name    = var.cluster
+  namespace       = "monitoring"
+  service_account = "kube-prometheus-stack-prometheus" # as the chart names it
+  role_arn        = aws_iam_role.prometheus[0].arn
+}

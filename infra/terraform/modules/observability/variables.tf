@@ -7,6 +7,24 @@ variable "name" {
   }
 }
 
+variable "cluster" {
+  description = "Name of the cluster, once it is there."
+  type        = string
+  validation {
+    condition     = length(var.cluster) > 0
+    error_message = "cluster: a name."
+  }
+}
+
+variable "pod_trust" {
+  description = "Who may use the role of a ServiceAccount, as JSON."
+  type        = string
+  validation {
+    condition     = can(jsondecode(var.pod_trust).Statement)
+    error_message = "pod_trust: a policy as JSON."
+  }
+}
+
 variable "metrics" {
   description = "Whether metrics are kept in Amazon Managed Prometheus too."
   type        = bool
