@@ -1,0 +1,340 @@
+"""Kueue: which workloads may start. All Pods of a workload get quota or none does; the others wait with a reason.
+
+A cycle takes the first workload of every queue, those that need not borrow first, and admits what fits. What does not
+fit preempts or is put aside until quota is given back. Sources: Kueue's `pkg/scheduler` (scheduler.go, flavorassigner,
+preemption) at v0.19: flavors are tried in order, borrowing comes before the next flavor, preemption after it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from emoji_ldm.cluster.simulate.clock import Clock
+from emoji_ldm.cluster.simulate.quota import ClusterQueue, Cohort, Request
+
+FIRST = -(10**12)  # a turn before every priority
+
+
+@dataclass(frozen=True)
+class PodSet:
+    """Pods alike: how many, what one of them requests, and the flavors that their taints and selectors allow."""
+
+    name: str
+    count: int
+    size: tuple[tuple[str, int], ...]
+    flavors: tuple[str, ...] = ()
+
+
+@dataclass(eq=False)
+class Workload:
+    """What waits for quota, holds it, or gives it back."""
+
+    name: str
+    queue: str
+    priority: int
+    podsets: tuple[PodSet, ...]
+    created: float = 0.0
+    reason: str = ""  # why it waits
+    held: Request = field(default_factory=dict)
+    flavors: dict[str, str] = field(default_factory=dict)  # by pod set, once admitted
+    admitted: float = -1.0
+    leaving: bool = False  # evicted, its Pods have not ended yet
+    victims: list[Workload] = field(default_factory=list)  # whose leaving it waits for
+
+
+class Kueue:
+    """Queues of one cohort or several, with one scheduler that admits one workload per `admit_s`."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        cohorts: Iterable[Cohort],
+        admit_s: float,
+        on_admit: Callable[[Workload], None],
+        on_preempt: Callable[[Workload, str], None],
+    ) -> None:
+        self.clock, self.admit_s, self.on_admit, self.on_preempt = clock, admit_s, on_admit, on_preempt
+        self.cohort_of = {name: cohort for cohort in cohorts for name in cohort.queues}
+        self.waiting: dict[str, list[tuple[int, float, int, Workload]]] = {name: [] for name in self.cohort_of}
+        self.aside: dict[str, list[tuple[int, float, int, Workload]]] = {name: [] for name in self.cohort_of}
+        self.holding: dict[str, dict[int, Workload]] = {name: {} for name in self.cohort_of}
+        self.promised: dict[int, tuple[Workload, Request]] = {}  # what preemptions free, and for whom
+        self.num_admitted = self.num_preempted = 0
+        self._numbers = count()
+        self._turn: list[tuple[int, float, int, Workload]] = []
+        self._active: set[str] = set()
+        self._busy = False
+
+    def submit(self, workload: Workload) -> None:
+        """Put a workload into its queue."""
+        workload.reason = workload.reason or "waits for its first turn in the queue"
+        entry = (-workload.priority, workload.created, next(self._numbers), workload)
+        heapq.heappush(self.waiting[workload.queue], entry)
+        self._active.add(workload.queue)
+        self._wake()
+
+    def give_back(self, workload: Workload) -> None:
+        """All Pods of a workload have ended: its quota is free, and whoever it kept waiting gets another turn."""
+        cohort, queue = self._place(workload.queue)
+        cohort.add(queue, workload.held, -1)
+        workload.held, workload.leaving = {}, False
+        self.holding[workload.queue].pop(id(workload), None)
+        self._again(cohort)
+
+    def resize(self, workload: Workload, podset: PodSet) -> str:
+        """Take quota for `podset` more Pods of an admitted (elastic) workload, all or none: '' or why not."""
+        cohort, queue = self._place(workload.queue)
+        request, _, reason = self._one(cohort, queue, podset, {}, (workload.flavors[podset.name],))
+        if reason:
+            return reason
+        cohort.add(queue, request)
+        _merge(workload.held, request)
+        return ""
+
+    def shrink(self, workload: Workload, podset: PodSet) -> None:
+        """Give back the quota of `podset` Pods."""
+        cohort, queue = self._place(workload.queue)
+        request = _request(podset, workload.flavors[podset.name])
+        cohort.add(queue, request, -1)
+        for key, amount in request.items():
+            workload.held[key] -= amount
+        self._again(cohort)
+
+    def pending(self) -> list[Workload]:
+        """Everything that waits, in the order of queues."""
+        heaps = [*self.waiting.values(), *self.aside.values(), self._turn]
+        return [entry[3] for heap in heaps for entry in sorted(heap, key=lambda entry: entry[:3])]
+
+    def _place(self, name: str) -> tuple[Cohort, ClusterQueue]:
+        cohort = self.cohort_of[name]
+        return cohort, cohort.queues[name]
+
+    def _again(self, cohort: Cohort) -> None:
+        for name in cohort.queues:
+            if self.aside[name]:
+                for entry in self.aside[name]:
+                    sticky = entry[3].victims  # who preempted for itself stays first in its queue until it is in
+                    heapq.heappush(self.waiting[name], (FIRST, *entry[1:]) if sticky else entry)
+                self.aside[name].clear()
+                self._active.add(name)
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._busy and self._active:
+            self._busy = True
+            self.clock.after(0, self._step)
+
+    def _step(self) -> None:
+        """Try workloads of this cycle until one is admitted, which takes time; then the next."""
+        while True:
+            if not self._turn and not self._begin():
+                self._busy = False
+                return
+            entry = self._turn.pop()
+            if self._try(entry):
+                self.clock.after(self.admit_s, self._step)
+                return
+
+    def _begin(self) -> bool:
+        """A new cycle: the first of each queue; sorted so that the last of the list has the first turn."""
+        heads = [heapq.heappop(self.waiting[name]) for name in sorted(self._active) if self.waiting[name]]
+        self._active = {name for name in self._active if self.waiting[name]}
+        late = {id(entry[3]): entry[0] != FIRST and self._would_borrow(entry[3]) for entry in heads}
+        self._turn = sorted(heads, key=lambda entry: (late[id(entry[3])], *entry[:3]), reverse=True)
+        return bool(self._turn)
+
+    def _would_borrow(self, workload: Workload) -> bool:
+        cohort, queue = self._place(workload.queue)
+        request, _, reason = self._assign(cohort, queue, workload.podsets)
+        return bool(reason) or cohort.borrows(queue, request)
+
+    def _try(self, entry: tuple[int, float, int, Workload]) -> bool:
+        workload = entry[3]
+        cohort, queue = self._place(workload.queue)
+        request, flavors, reason = self._assign(cohort, queue, workload.podsets)
+        leaving = any(victim.leaving for victim in workload.victims)
+        if not leaving:
+            self.promised.pop(id(workload), None)
+        reason = reason or self._kept_for(cohort, queue, workload, request)
+        if not reason:
+            self.promised.pop(id(workload), None)
+            cohort.add(queue, request)
+            workload.held, workload.flavors, workload.reason = request, flavors, ""
+            workload.admitted, workload.victims = self.clock.now, []
+            self.holding[workload.queue][id(workload)] = workload
+            self.num_admitted += 1
+            if self.waiting[workload.queue]:
+                self._active.add(workload.queue)
+            self.on_admit(workload)
+            return True
+        workload.reason = reason
+        heapq.heappush(self.aside[workload.queue], entry)  # first, for victims may leave at once
+        if not leaving:
+            self._preempt(cohort, queue, workload)
+        if self.waiting[workload.queue] and not queue.strict:  # what does not fit holds up nobody behind it
+            self._active.add(workload.queue)
+        return False
+
+    def _kept_for(self, cohort: Cohort, queue: ClusterQueue, workload: Workload, request: Request) -> str:
+        """Whether what it would borrow is being freed by a preemption for somebody else."""
+        for other, wanted in self.promised.values():
+            if other is not workload and other.queue in cohort.queues and any(
+                key in wanted and queue.used.get(key, 0) + n > queue.quotas[key].nominal for key, n in request.items()
+            ):
+                return f"the quota it would borrow is being freed for {other.name}"
+        return ""
+
+    def _assign(
+        self, cohort: Cohort, queue: ClusterQueue, podsets: Sequence[PodSet]
+    ) -> tuple[Request, dict[str, str], str]:
+        total: Request = {}
+        flavors: dict[str, str] = {}
+        for podset in podsets:
+            request, flavor, reason = self._one(cohort, queue, podset, total, queue.flavors)
+            if reason:
+                return {}, {}, f"couldn't assign flavors to pod set {podset.name}: {reason}"
+            _merge(total, request)
+            flavors[podset.name] = flavor
+        return total, flavors, ""
+
+    def _one(
+        self, cohort: Cohort, queue: ClusterQueue, podset: PodSet, before: Request, order: tuple[str, ...]
+    ) -> tuple[Request, str, str]:
+        """The request in the first flavor with room for all of a pod set, or why none has."""
+        reasons = []
+        for flavor in order:
+            if podset.flavors and flavor not in podset.flavors:
+                continue
+            request = _request(podset, flavor)
+            lacking = [_lack(cohort, queue, key, amount, before) for key, amount in request.items()]
+            if not any(lacking):
+                return request, flavor, ""
+            reasons += [text for text in lacking if text]
+        allowed = " or ".join(podset.flavors)
+        return {}, "", ", ".join(reasons) or f"queue {queue.name} has no quota in flavor {allowed}"
+
+    def _preempt(self, cohort: Cohort, queue: ClusterQueue, workload: Workload) -> None:
+        """Evict the fewest workloads that make room: other queues' borrowers first, then low priority, then the newest."""
+        wanted = self._wanted(cohort, queue, workload)
+        if wanted is None:
+            return
+        chosen: list[Workload] = []
+        for victim in self._candidates(cohort, queue, workload, wanted):
+            chosen.append(victim)
+            cohort.add(cohort.queues[victim.queue], victim.held, -1)
+            if self._room(cohort, queue, wanted, chosen):
+                break
+        enough = bool(chosen) and self._room(cohort, queue, wanted, chosen)
+        victims = self._fewest(cohort, queue, wanted, chosen) if enough else chosen
+        for victim in victims:
+            cohort.add(cohort.queues[victim.queue], victim.held)
+        if enough:
+            self._evict(workload, victims, wanted)
+
+    def _wanted(self, cohort: Cohort, queue: ClusterQueue, workload: Workload) -> Request | None:
+        """The request in the first flavor that is large enough at all."""
+        total: Request = {}
+        for podset in workload.podsets:
+            for flavor in queue.flavors:
+                request = _request(podset, flavor)
+                allowed = not podset.flavors or flavor in podset.flavors
+                if allowed and all(
+                    key in queue.quotas and total.get(key, 0) + n <= cohort.ceiling(queue, key)
+                    for key, n in request.items()
+                ):
+                    _merge(total, request)
+                    break
+            else:
+                return None
+        return total
+
+    def _candidates(
+        self, cohort: Cohort, queue: ClusterQueue, workload: Workload, wanted: Request
+    ) -> list[Workload]:
+        own = [w for w in self.holding[queue.name].values() if queue.within != "Never" and w.priority < workload.priority]
+        inside = not cohort.borrows(queue, wanted)
+        others = self._others(cohort, queue, wanted)
+        if inside and queue.reclaim == "Never":
+            others = []
+        elif inside and queue.reclaim == "LowerPriority":
+            others = [w for w in others if w.priority < workload.priority]
+        elif not inside:  # borrowWithinCohort
+            most = -1 if queue.borrow_over is None else queue.borrow_over
+            others = [w for w in others if w.priority < workload.priority and w.priority <= most]
+        fair = [w for w in (*others, *own) if not w.leaving and any(key in w.held for key in wanted)]
+        return sorted(fair, key=lambda w: (w.queue == queue.name, w.priority, -w.admitted, -w.created))
+
+    def _others(self, cohort: Cohort, queue: ClusterQueue, wanted: Request) -> list[Workload]:
+        """Workloads of other queues that borrow what is wanted."""
+        found: list[Workload] = []
+        for name, other in cohort.queues.items():
+            over = (key for key in wanted if key in other.quotas and other.used.get(key, 0) > other.quotas[key].nominal)
+            if name != queue.name and any(over):
+                found += self.holding[name].values()
+        return found
+
+    def _room(self, cohort: Cohort, queue: ClusterQueue, wanted: Request, chosen: list[Workload]) -> bool:
+        """Whether it fits; at others' expense only inside its own nominal quota, unless it may borrow over them."""
+        if not cohort.fits(queue, wanted):
+            return False
+        others = [w for w in chosen if w.queue != queue.name]
+        may = queue.borrow_over is not None and all(w.priority <= queue.borrow_over for w in others)
+        return not others or may or not cohort.borrows(queue, wanted)
+
+    def _fewest(self, cohort: Cohort, queue: ClusterQueue, wanted: Request, chosen: list[Workload]) -> list[Workload]:
+        """Of the chosen, whose quota counts as free here, those that are needed; the others hold theirs again."""
+        fewest = chosen
+        for victim in reversed(chosen[:-1]):
+            place, rest = cohort.queues[victim.queue], [other for other in fewest if other is not victim]
+            cohort.add(place, victim.held)
+            if self._room(cohort, queue, wanted, rest):
+                fewest = rest
+            else:
+                cohort.add(place, victim.held, -1)
+        return fewest
+
+    def _evict(self, workload: Workload, victims: list[Workload], wanted: Request) -> None:
+        workload.victims = victims
+        self.promised[id(workload)] = (workload, wanted)
+        workload.reason += f"; pending the preemption of {len(victims)} workload(s)"
+        for victim in victims:
+            victim.leaving = True
+            self.num_preempted += 1
+            self.on_preempt(victim, f"preempted to accommodate {workload.name} (priority {workload.priority})")
+
+
+def _request(podset: PodSet, flavor: str) -> Request:
+    return {(flavor, resource): podset.count * amount for resource, amount in podset.size if amount}
+
+
+def _merge(total: Request, more: Request) -> None:
+    for key, amount in more.items():
+        total[key] = total.get(key, 0) + amount
+
+
+def _lack(cohort: Cohort, queue: ClusterQueue, key: tuple[str, str], amount: int, before: Request) -> str:
+    """In Kueue's words what is missing; '' if nothing is."""
+    flavor, resource = key
+    if key not in queue.quotas:
+        return f"resource {resource} unavailable in flavor {flavor} of queue {queue.name}"
+    wanted = amount + before.get(key, 0)
+    most = cohort.ceiling(queue, key)
+    if wanted > most:
+        words = f"request > maximum capacity ({show(resource, wanted)} > {show(resource, most)})"
+        return f"insufficient quota for {resource} in flavor {flavor}, {words}"
+    missing = wanted - cohort.available(queue, key)
+    if missing > 0:
+        return f"insufficient unused quota for {resource} in flavor {flavor}, {show(resource, missing)} more needed"
+    return ""
+
+
+def show(resource: str, amount: int) -> str:
+    """As Kubernetes writes an amount: millicores, MiB, whole numbers of anything else."""
+    if resource == "cpu":
+        return f"{amount // 1000}" if amount % 1000 == 0 else f"{amount}m"
+    if resource == "memory":
+        return f"{amount // 1024}Gi" if amount % 1024 == 0 else f"{amount}Mi"
+    return str(amount)

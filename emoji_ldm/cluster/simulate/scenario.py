@@ -1,0 +1,218 @@
+"""What is simulated: pools of nodes with prices, queues with quotas, rates of the control plane, and the work to do.
+
+A scenario is a small YAML file; every number in it says where it comes from, and can be overridden from the command
+line. Shapes of Pods and quotas come from an overlay's manifests where the scenario names one (see `manifests`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from emoji_ldm.errors import ConfigError
+
+NOTICE_S = 120.0  # before EC2 takes a spot machine back
+PRESETS = Path(__file__).parent
+
+
+class Part(BaseModel):
+    """A part of a scenario; unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class PoolSpec(Part):
+    """Machines of one kind; named as its Kueue flavor and its Karpenter NodePool."""
+
+    instance: str
+    cpu: float
+    memory_gib: float
+    gpus: int = 0
+    price_usd_h: float = Field(ge=0)
+    spot: bool = False
+    limit: int = Field(ge=0)  # nodes at most
+    static: int = 0  # nodes that are always there; then none is made or taken back
+    startup_s: float = Field(default=90, ge=0)  # until a new node takes Pods
+    idle_s: float = Field(default=300, ge=0)  # Karpenter's consolidateAfter, with WhenEmpty
+    loss_per_h: float = Field(default=0, ge=0)  # of spot nodes, per node
+    zones: int = Field(default=3, ge=1)
+
+
+class Rates(Part):
+    """How quick the control plane is. Defaults: see `published`, which checks them, and the comments."""
+
+    reconcile_concurrency: int = 10  # KubeRay's --reconcile-concurrency as our Helm values set it
+    cluster_s: float = 0.180  # of a reconciler per RayCluster made or deleted; from 1,000 RayClusters in 258 s
+    pod_s: float = 0.020  # of a reconciler per Pod: kuberay#3907, 100 Pods in 1.97 s
+    api_pods_per_s: float = 50.0  # all reconcilers: kuberay#3907, 10,000 Pods in 200 s at concurrency 10
+    admit_s: float = 0.0234  # Kueue per admitted workload: 15,000 in 351 s
+    bind_per_s: float = 100.0  # kube-scheduler; assumption
+    provision_batch_s: float = 10.0  # Karpenter's BATCH_MAX_DURATION
+    startup_jitter: float = 0.2  # of a node's startup_s, up or down; assumption
+    pull_gb_s: float = 0.1  # one node's image pull with unpacking; assumption
+    registry_gb_s: float = 20.0  # all nodes together; assumption
+    images_gb: dict[str, float] = {"cpu": 1.2, "gpu": 9.0, "browser": 1.8}  # assumption: the images were not built here
+    start_s: float = 10.0  # from the image to a Ray process that answers; assumption
+    join_s: float = 3.0  # of a worker, once the head answers; assumption
+    autoscaler_s: float = 5.0  # AUTOSCALER_UPDATE_INTERVAL_S of Ray
+    pods_ready_s: float = 300.0  # Kueue's waitForPodsReady.timeout
+    recovery_s: float = 300.0  # waitForPodsReady.recoveryTimeout
+    backoff_s: float = 60.0  # requeuingStrategy.backoffBaseSeconds; doubled each time
+    backoff_max_s: float = 3600.0
+    backoff_limit: int | None = None  # then the workload is deactivated
+
+
+class QueueSpec(Part):
+    """A ClusterQueue: quotas by flavor and resource ("cpu" in cores, "memory" in GiB, "nvidia.com/gpu")."""
+
+    nominal: dict[str, dict[str, float]] = {}
+    borrowing: dict[str, dict[str, float]] = {}
+    lending: dict[str, dict[str, float]] = {}
+    cohort: str = "emoji-ldm"
+    within: Literal["Never", "LowerPriority"] = "LowerPriority"
+    reclaim: Literal["Never", "LowerPriority", "Any"] = "Any"
+    strict: bool = False  # StrictFIFO
+    borrow_over: int | None = None  # borrowWithinCohort: priorities up to this are evicted even to borrow
+
+
+class GroupSpec(Part):
+    """Worker Pods alike."""
+
+    name: str
+    flavors: list[str]
+    cpu: float
+    memory_gib: float
+    gpus: int = 0
+    image: str = "gpu"
+    least: int = Field(ge=0)
+    most: int | None = None  # None: as least
+    rate: float | None = None  # units of work per second of one Pod; None: the work's
+
+
+class WorkSpec(Part):
+    """A RayJob with something to do, or a RayService with a load."""
+
+    name: str
+    queue: str
+    priority: int = 10_000
+    like: str | None = None  # a RayJob or RayService of the overlay whose Pods these are
+    workers: int | None = None  # of the first worker group, in place of the manifest's number
+    most_workers: int | None = None
+    groups: list[GroupSpec] = []
+    flavors: list[str] | None = None  # in place of what the manifest allows
+    head_flavors: list[str] = ["cpu"]
+    total: float | None = None  # units of work; None for a service
+    unit: str = "items"
+    rate: float = Field(gt=0)  # units per second of one worker Pod
+    ceiling: float | None = None  # units per second of the whole job, whatever its size
+    source: str = ""  # of the rate
+    measured: bool = False  # here, by a benchmark of ours; else an assumption
+    after: list[str] = []  # jobs that must have ended
+    copies: int = 1
+    every_s: float = 0.0  # between copies
+    arrive_h: float = 0.0
+    elastic: bool = False  # goes on with the workers there are; else all `least` or nothing
+    upscaling: Literal["Default", "Conservative"] = "Default"
+    idle_timeout_s: float = 60.0
+    grace_s: float = 60.0  # terminationGracePeriodSeconds
+    checkpoint_s: float = 600.0  # between checkpoints or committed shards: what is lost without notice
+    restart_s: float = 60.0  # reading the checkpoint after workers changed
+    load_per_s: float | None = None  # of a service
+    swing: float = Field(default=0.0, ge=0, le=1)  # of the load over a day
+    busy: float = Field(default=0.7, gt=0, le=1)  # what a replica should be loaded with
+    min_available: int = 0  # of a service's workers, as its PodDisruptionBudget says
+    days: float = 1.0  # that a service is kept
+
+    @property
+    def is_service(self) -> bool:
+        return self.load_per_s is not None
+
+
+class StormSpec(Part):
+    """Many spot nodes get their notice at once."""
+
+    at_h: float
+    share: float = Field(gt=0, le=1)
+
+
+class Scenario(Part):
+    """All of it."""
+
+    about: str = ""
+    overlay: str | None = None
+    seed: int = 0
+    days: float = Field(default=60, gt=0)  # at most
+    prices: str = ""  # where they come from, and when
+    pools: dict[str, PoolSpec]
+    queues: dict[str, QueueSpec] = {}
+    rates: Rates = Rates()
+    work: list[WorkSpec]
+    storms: list[StormSpec] = []
+
+
+def presets() -> list[str]:
+    """Names of the scenarios that come with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load(name: str, overrides: list[str] | None = None) -> Scenario:
+    """A preset or a file, with `pools.cpu.limit=10`-like overrides; items of `work` are named, not numbered.
+
+    Raises:
+        ConfigError: There is no such scenario, or a field is wrong: named with its place.
+    """
+    path = PRESETS / f"{name}.yaml" if name in presets() else Path(name)
+    if not path.is_file():
+        raise ConfigError(f"no scenario {name!r}: name a file, or one of {', '.join(presets())}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path.name}: a scenario is a mapping with pools, queues and work")
+    for override in overrides or []:
+        _override(values, override)
+    return parse(values, path.name)
+
+
+def parse(values: dict[str, Any], where: str = "scenario") -> Scenario:
+    """A scenario from plain values.
+
+    Raises:
+        ConfigError: The first wrong field.
+    """
+    try:
+        scenario = Scenario.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise ConfigError(f"{where}: {place}: {first['msg'].lower()} (is {first['input']!r})") from None
+    names = [work.name for work in scenario.work]
+    for work in scenario.work:
+        unknown = [name for name in work.after if name not in names]
+        if unknown or names.count(work.name) > 1:
+            raise ConfigError(f"{where}: work {work.name}: " + (f"after {unknown[0]}: no such work" if unknown else "named twice"))
+        if (work.total is None) == (work.load_per_s is None):
+            raise ConfigError(f"{where}: work {work.name}: give total (a job) or load_per_s (a service)")
+    return scenario
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    path, sign, text = override.partition("=")
+    if not sign:
+        raise ConfigError(f"{override!r}: an override is path=value, such as pools.gpu-spot.price_usd_h=7.5")
+    *steps, last = path.split(".")
+    place: Any = values
+    for step in steps:
+        if isinstance(place, list):
+            place = next((item for item in place if item.get("name") == step), None)
+        elif isinstance(place, dict):
+            place = place.setdefault(step, {})
+        if not isinstance(place, dict | list):
+            raise ConfigError(f"{override!r}: there is no {step}")
+    if not isinstance(place, dict):
+        raise ConfigError(f"{override!r}: name one of {', '.join(str(item.get('name')) for item in place)}")
+    place[last] = yaml.safe_load(text)
