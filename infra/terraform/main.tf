@@ -3,6 +3,10 @@
 # names, subnets and policies compute without a provider and are tested offline (tests/infra); the others make things.
 data "aws_partition" "current" {}
 
+locals {
+  namespace = "emoji-ldm" # of k8s/base/namespace.yaml
+}
+
 module "names" {
   source     = "./modules/names"
   name       = var.name
@@ -22,6 +26,7 @@ module "policies" {
   region        = var.region
   account_id    = var.account_id
   cluster       = module.names.cluster
+  namespace     = local.namespace
   bucket        = module.names.store
   store_folder  = var.store_folder
   store_key_arn = module.storage.key_arn
@@ -33,7 +38,7 @@ module "observability" {
   source             = "./modules/observability"
   name               = module.names.cluster
   cluster            = module.cluster.name
-  pod_trust          = module.policies.pod_trust
+  pod_trust          = module.policies.pod_trust["monitoring/kube-prometheus-stack-prometheus"]
   metrics            = var.managed_prometheus
   log_days           = var.log_days
   log_key_policy     = module.policies.log_key
@@ -81,7 +86,7 @@ module "karpenter" {
   name         = module.names.karpenter
   cluster      = module.cluster.name
   policies     = module.policies.karpenter
-  pod_trust    = module.policies.pod_trust
+  pod_trust    = module.policies.pod_trust["karpenter/karpenter"]
   queue_policy = module.policies.queue
 }
 
@@ -99,7 +104,7 @@ module "identity" {
   source    = "./modules/identity"
   name      = module.names.cluster
   cluster   = module.cluster.name
-  namespace = "emoji-ldm"
+  namespace = local.namespace
   policies  = module.policies.store
   pod_trust = module.policies.pod_trust
 }

@@ -27,7 +27,10 @@ variables {
   key_policy    = "{\"Statement\": []}"
   cluster_trust = "{\"Version\": \"2012-10-17\", \"Statement\": []}"
   node_trust    = "{\"Version\": \"2012-10-17\", \"Statement\": []}"
-  pod_trust     = "{\"Version\": \"2012-10-17\", \"Statement\": []}"
+  pod_trust = {
+    "kube-system/aws-node"              = "{\"Version\": \"2012-10-17\", \"Statement\": []}"
+    "kube-system/ebs-csi-controller-sa" = "{\"Version\": \"2012-10-17\", \"Statement\": []}"
+  }
 }
 
 run "without_networks_the_api_server_is_private" {

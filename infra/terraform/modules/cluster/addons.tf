@@ -29,7 +29,7 @@ locals {
 resource "aws_iam_role" "addon" {
   for_each           = local.identities
   name               = "${var.name}-${each.value.account}"
-  assume_role_policy = var.pod_trust
+  assume_role_policy = var.pod_trust["kube-system/${each.value.account}"]
 }
 
 resource "aws_iam_role_policy_attachment" "addon" {

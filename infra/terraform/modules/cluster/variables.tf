@@ -147,10 +147,10 @@ variable "node_trust" {
 }
 
 variable "pod_trust" {
-  description = "Who may use the role of a ServiceAccount, as JSON."
-  type        = string
+  description = "namespace/ServiceAccount -> who may use its role, as JSON; those of the add-ons at least."
+  type        = map(string)
   validation {
-    condition     = can(jsondecode(var.pod_trust).Statement)
-    error_message = "pod_trust: a policy as JSON."
+    condition     = alltrue([for account in ["aws-node", "ebs-csi-controller-sa"] : can(jsondecode(var.pod_trust["kube-system/${account}"]).Statement)])
+    error_message = "pod_trust: policies as JSON for kube-system/aws-node and kube-system/ebs-csi-controller-sa."
   }
 }

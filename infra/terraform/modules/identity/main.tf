@@ -14,7 +14,7 @@ resource "aws_iam_role" "account" {
   for_each           = var.policies
   name               = "${var.name}-${each.key}"
   description        = "ServiceAccount ${each.key} of namespace ${var.namespace}"
-  assume_role_policy = var.pod_trust
+  assume_role_policy = var.pod_trust["${var.namespace}/${each.key}"]
 }
 
 resource "aws_iam_role_policy" "account" {

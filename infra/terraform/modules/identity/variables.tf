@@ -35,10 +35,10 @@ variable "policies" {
 }
 
 variable "pod_trust" {
-  description = "Who may use the role of a ServiceAccount, as JSON."
-  type        = string
+  description = "namespace/ServiceAccount -> who may use its role, as JSON."
+  type        = map(string)
   validation {
-    condition     = can(jsondecode(var.pod_trust).Statement)
-    error_message = "pod_trust: a policy as JSON."
+    condition     = alltrue([for trust in values(var.pod_trust) : can(jsondecode(trust).Statement)])
+    error_message = "pod_trust: policies as JSON."
   }
 }

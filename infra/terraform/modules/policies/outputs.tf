@@ -9,7 +9,7 @@ output "karpenter" {
 }
 
 output "pod_trust" {
-  description = "Who may use the role of a ServiceAccount, as JSON."
+  description = "namespace/ServiceAccount -> who may use its role, as JSON: its Pods."
   value       = local.pod_trust
 }
 

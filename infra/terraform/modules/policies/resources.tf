@@ -2,20 +2,33 @@
 locals {
   queue_arn = "arn:${var.partition}:sqs:${var.region}:${var.account_id}:${var.queue}"
 
-  # A Pod, by EKS Pod Identity, of this cluster alone; which account of which namespace is said by the association.
-  pod_trust = jsonencode({
-    Version = "2012-10-17"
-    Statement = [{
-      Sid       = "Pods"
-      Effect    = "Allow"
-      Principal = { Service = "pods.eks.amazonaws.com" }
-      Action    = ["sts:AssumeRole", "sts:TagSession"]
-      Condition = {
-        StringEquals = { "aws:SourceAccount" = var.account_id }
-        ArnEquals    = { "aws:SourceArn" = "arn:${var.partition}:eks:${var.region}:${var.account_id}:cluster/${var.cluster}" }
-      }
-    }]
-  })
+  # Accounts of the operators that have a role; those of the project's own are in accounts.yaml.
+  operators = toset([
+    "karpenter/karpenter",
+    "kube-system/aws-node",
+    "kube-system/ebs-csi-controller-sa",
+    "monitoring/kube-prometheus-stack-prometheus",
+  ])
+
+  # A Pod, by EKS Pod Identity: of this cluster and of this account alone, whatever associations somebody adds.
+  pod_trust = {
+    for account in setunion(local.operators, [for name in keys(local.store) : "${var.namespace}/${name}"]) : account => jsonencode({
+      Version = "2012-10-17"
+      Statement = [{
+        Sid       = "Pods"
+        Effect    = "Allow"
+        Principal = { Service = "pods.eks.amazonaws.com" }
+        Action    = ["sts:AssumeRole", "sts:TagSession"]
+        Condition = {
+          StringEquals = {
+            "aws:RequestTag/eks-cluster-arn"            = "arn:${var.partition}:eks:${var.region}:${var.account_id}:cluster/${var.cluster}"
+            "aws:RequestTag/kubernetes-namespace"       = split("/", account)[0]
+            "aws:RequestTag/kubernetes-service-account" = split("/", account)[1]
+          }
+        }
+      }]
+    })
+  }
 
   service_trust = {
     for service in ["ec2", "eks", "vpc-flow-logs"] : service => jsonencode({

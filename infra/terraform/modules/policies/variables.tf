@@ -34,6 +34,16 @@ variable "cluster" {
   }
 }
 
+variable "namespace" {
+  description = "Namespace of the project's ServiceAccounts."
+  type        = string
+  default     = "emoji-ldm"
+  validation {
+    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", var.namespace))
+    error_message = "namespace: a valid Kubernetes name."
+  }
+}
+
 variable "bucket" {
   description = "Bucket of the store."
   type        = string

@@ -107,14 +107,22 @@ run "documents_are_as_short_as_iam_wants" {
   }
 }
 
-run "roles_are_for_pods_of_this_cluster" {
+run "a_role_is_for_pods_of_its_own_account_in_this_cluster" {
   command = plan
   assert {
     condition = (
-      jsondecode(output.pod_trust).Statement[0].Principal == { Service = "pods.eks.amazonaws.com" } &&
-      jsondecode(output.pod_trust).Statement[0].Condition.ArnEquals["aws:SourceArn"] == "arn:aws:eks:eu-central-1:123456789012:cluster/emoji-ldm"
+      jsondecode(output.pod_trust["emoji-ldm/train"]).Statement[0].Principal == { Service = "pods.eks.amazonaws.com" } &&
+      jsondecode(output.pod_trust["emoji-ldm/train"]).Statement[0].Condition.StringEquals == {
+        "aws:RequestTag/eks-cluster-arn"            = "arn:aws:eks:eu-central-1:123456789012:cluster/emoji-ldm"
+        "aws:RequestTag/kubernetes-namespace"       = "emoji-ldm"
+        "aws:RequestTag/kubernetes-service-account" = "train"
+      }
     )
-    error_message = output.pod_trust
+    error_message = output.pod_trust["emoji-ldm/train"]
+  }
+  assert {
+    condition     = length(setsubtract([for name in keys(output.store) : "emoji-ldm/${name}"], keys(output.pod_trust))) == 0
+    error_message = "each account with rights has a role"
   }
 }
 
