@@ -10,11 +10,15 @@ BIN = .venv/bin
 demo: setup
 	@$(BIN)/emoji-ldm demo
 
+# Quick tests on all cores, then those that need the machine to themselves.
 test: setup
-	@$(BIN)/python -m pytest
+	@status=0; $(BIN)/python -m pytest $(QUICK) -n auto --dist loadfile || status=1; \
+	$(BIN)/python -m pytest $(foreach folder,$(QUICK),--ignore=$(folder)) || status=1; exit $$status
 
 unit: setup
-	@$(BIN)/python -m pytest tests/unit -m "not slow and not long"
+	@$(BIN)/python -m pytest tests/unit -m "not slow and not long" -n auto --dist loadfile
+
+QUICK = tests/unit tests/manifests
 
 check: setup
 	@$(BIN)/ruff check .
