@@ -34,18 +34,17 @@ class Stage:
     def __init__(self, stage: str, table: str, planned: int) -> None:
         """Begin with `planned` items to do."""
         self.tags = {"stage": stage, "table": table}
-        self._items = {name: _counter(f"stage_{name}", text) for name, text in STAGE.items()}
-        self._rows = _counter("stage_rows", ENDS, "outcome")
+        self._counters = stage_counters()
         if planned:
-            self._items["planned"].inc(planned, self.tags)
+            self._counters["planned"].inc(planned, self.tags)
 
     def done(self, num_items: int, counts: Mapping[str, int]) -> None:
         """A shard is committed: its items, and how many of its rows ended how."""
         if num_items:
-            self._items["done"].inc(num_items, self.tags)
+            self._counters["done"].inc(num_items, self.tags)
         for outcome, count in counts.items():
             if count:
-                self._rows.inc(count, self.tags | {"outcome": outcome})
+                self._counters["rows"].inc(count, self.tags | {"outcome": outcome})
 
 
 class Training:
@@ -56,7 +55,7 @@ class Training:
 
         The age of one from before counts from now.
         """
-        self._gauges = {name: _gauge(f"train_{name}", text) for name, text in (*LINE.values(), *TRAINING.items())}
+        self._gauges = train_gauges()
         self._tags, self._newest = {"section": section, "run": run}, newest
         self._last, self._looked = newest(), time.monotonic()
         self._now = {"steps": float(steps), "checkpoint_time_seconds": time.time()}
@@ -76,9 +75,14 @@ class Training:
             self._last, self._now["checkpoint_time_seconds"] = name, time.time()
 
 
-def _counter(name: str, text: str, *tags: str) -> Any:
-    return metrics.Counter(PREFIX + name, text, ("stage", "table", *tags))
+def stage_counters() -> dict[str, Any]:
+    """Ray's counters of a stage."""
+    tags = ("stage", "table")
+    counters = {name: metrics.Counter(f"{PREFIX}stage_{name}", text, tags) for name, text in STAGE.items()}
+    return counters | {"rows": metrics.Counter(f"{PREFIX}stage_rows", ENDS, (*tags, "outcome"))}
 
 
-def _gauge(name: str, text: str) -> Any:
-    return metrics.Gauge(PREFIX + name, text, ("section", "run"))
+def train_gauges() -> dict[str, Any]:
+    """Ray's gauges of a training."""
+    told = dict(LINE.values()) | TRAINING
+    return {name: metrics.Gauge(f"{PREFIX}train_{name}", text, ("section", "run")) for name, text in told.items()}
