@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from typing import Any
 
 import boto3
@@ -35,7 +35,9 @@ def sweep(client: Any, bucket: str, now: datetime) -> tuple[int, int]:
     versions = uploads = 0
     for rule in client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]:
         if rule["Status"] == "Enabled" and "NoncurrentVersionExpiration" in rule:
-            versions += _versions(client, bucket, now - timedelta(rule["NoncurrentVersionExpiration"]["NoncurrentDays"]))
+            versions += _versions(
+                client, bucket, now - timedelta(rule["NoncurrentVersionExpiration"]["NoncurrentDays"])
+            )
         if rule["Status"] == "Enabled" and "AbortIncompleteMultipartUpload" in rule:
             begun = now - timedelta(rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"])
             uploads += _uploads(client, bucket, begun)
@@ -44,10 +46,9 @@ def sweep(client: Any, bucket: str, now: datetime) -> tuple[int, int]:
 
 def _versions(client: Any, bucket: str, before: datetime) -> int:
     gone = 0
-    everything = groupby(_history(client, bucket), key=lambda entry: entry["Key"])
-    doomed = [entry for _, entries in everything for entry in expired(list(entries), before)]
-    for start in range(0, len(doomed), BATCH):
-        names = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in doomed[start : start + BATCH]]
+    doomed = (entry for history in histories(client, bucket) for entry in expired(history, before))
+    while batch := list(islice(doomed, BATCH)):
+        names = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in batch]
         answer = client.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
         if answer.get("Errors"):
             raise RuntimeError(f"{len(answer['Errors'])} versions stay, the first: {answer['Errors'][0]}")
@@ -55,15 +56,19 @@ def _versions(client: Any, bucket: str, before: datetime) -> int:
     return gone
 
 
-def _history(client: Any, bucket: str) -> Iterator[dict[str, Any]]:
-    """Versions and delete markers of all keys: key by key, the newest first."""
+def histories(client: Any, bucket: str) -> Iterator[list[dict[str, Any]]]:
+    """Versions and delete markers (with `Marker`) of each key, the newest first."""
+    held: list[dict[str, Any]] = []
     for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket):
-        entries = [*page.get("Versions", []), *({**marker, "Marker": True} for marker in page.get("DeleteMarkers", []))]
-        yield from sorted(entries, key=lambda entry: (entry["Key"], not entry["IsLatest"], _age(entry)))
-
-
-def _age(entry: dict[str, Any]) -> float:
-    return -float(entry["LastModified"].timestamp())
+        held += page.get("Versions", [])
+        held += ({**marker, "Marker": True} for marker in page.get("DeleteMarkers", []))
+        held.sort(key=lambda entry: (entry["Key"], not entry["IsLatest"], -entry["LastModified"].timestamp()))
+        last = held[-1]["Key"] if held else ""  # the next page may go on with it
+        groups = [list(group) for _, group in groupby(held, key=lambda entry: entry["Key"])]
+        held = [entry for entry in held if entry["Key"] == last]
+        yield from groups[:-1]
+    if held:
+        yield held
 
 
 def expired(entries: list[dict[str, Any]], before: datetime) -> list[dict[str, Any]]:
@@ -85,4 +90,6 @@ def _uploads(client: Any, bucket: str, before: datetime) -> int:
 
 if __name__ == "__main__":
     num_versions, num_uploads = sweep(connect(), sys.argv[1], datetime.now(UTC))
-    sys.stdout.write(f"bucket {sys.argv[1]}: {num_versions} old versions and {num_uploads} unfinished uploads are gone\n")
+    sys.stdout.write(
+        f"bucket {sys.argv[1]}: {num_versions} old versions and {num_uploads} unfinished uploads are gone\n"
+    )
