@@ -127,7 +127,8 @@ def _step(node: Node, step: str | int, item: Any) -> tuple[int, Node] | None:
     if not isinstance(node, yaml.SequenceNode) or not isinstance(step, int):
         return None
     same = next((one for one in node.value if _same(one, item)), None)
-    if same is None and not isinstance(item, dict) and step < len(node.value):
+    named = isinstance(item, dict) and any(key in item for key in IDENTITIES)
+    if same is None and not named and step < len(node.value):
         same = node.value[step]
     return (same.start_mark.line + 1, same) if same is not None else None
 
@@ -140,4 +141,17 @@ def _same(node: Node, item: Any) -> bool:
     for key in IDENTITIES:
         if key in item and (found := child(node, key)) is not None:
             return isinstance(found, yaml.ScalarNode) and str(found.value) == str(item[key])
-    return False
+    return _plain(node) == _texts(item)
+
+
+def _plain(node: Node) -> Any:
+    """The values of a tree, all of them as texts."""
+    if isinstance(node, yaml.MappingNode):
+        return {str(key.value): _plain(value) for key, value in node.value}
+    return [_plain(one) for one in node.value] if isinstance(node, yaml.SequenceNode) else str(node.value)
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _texts(item) for key, item in value.items()}
+    return [_texts(one) for one in value] if isinstance(value, list) else str(value)

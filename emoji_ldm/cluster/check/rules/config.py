@@ -33,8 +33,8 @@ def configs_are_valid(place: Place) -> Found:
     try:
         build(values or {}, where=CONFIG)
     except ConfigError as error:
-        for one in str(error).split("; "):
-            key = re.search(r"(?:unknown key '|: )([a-z_]+(?:\.[a-z_0-9]+)*)", one)
+        for one in re.split(rf"; (?={CONFIG}: )", str(error)):
+            key = re.search(r": (?:unknown key ')?([a-z_]+(?:\.[a-z_0-9]+)*)", one)
             yield ("data", CONFIG, *(key[1].split(".") if key else ())), one
 
 
