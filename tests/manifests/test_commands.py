@@ -1,4 +1,4 @@
-"""What the manifests run exists: commands, options, config fields, the serve app, the server's flags."""
+"""What the manifests run exists: commands, options, config, the serve app; and each cluster is as large as asked."""
 
 import shlex
 
@@ -6,55 +6,113 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from emoji_ldm.config import Config, load
+from emoji_ldm.cluster.check.pods import pods, ray_cluster, ray_job
+from emoji_ldm.cluster.check.rendering import name_of, overlays, render
+from emoji_ldm.config import load
 from ray_jobs.cli import parser
-from tests.manifests.render import K8S, ROOTS, config_text, name_of, pods, ray_cluster, rendered
+from ray_jobs.pipeline import ORDER, stages_of
+from tests.manifests.render import K8S, config_text
 
 CONFIG_PATH = "/etc/emoji-ldm/emoji-ldm.yaml"
 CPUS_PER_WORKER = 1  # an actor's half, and a quarter each for what reads for it and writes after it
-STAGES = {"crawl", "caption", "autoencoder", "latents", "train", "generate", "report"}
+OVERLAYS = overlays(K8S)
+WORKERS = {"crawl": ("num_browsers", "num_fetchers"), "generate": ("num_workers",)}
 
 
-def jobs(root):
-    return [thing for thing in rendered(root) if thing["kind"] == "RayJob"]
+def jobs(overlay):
+    """{name: spec} of every job, the nightly one too."""
+    found = ((thing["metadata"]["name"], ray_job(thing)) for thing in render(K8S, overlay))
+    return {name: part[1] for name, part in found if part}
 
 
-def config_of(root, tmp_path):
+def config_of(overlay, tmp_path, *overrides):
     path = tmp_path / "emoji-ldm.yaml"
-    path.write_text(config_text(rendered(root)))
-    return load(str(path))
+    path.write_text(config_text(render(K8S, overlay)).replace("FILL-ME-IN", "s3://filled-in/store"))
+    return load(str(path), list(overrides))
 
 
-@pytest.mark.parametrize("root", ROOTS)
-def test_there_is_one_job_per_stage_and_its_file_has_its_name(root):
-    assert {job["metadata"]["name"] for job in jobs(root)} == STAGES
-    assert all((K8S / "base" / f"{stage}.yaml").is_file() for stage in STAGES | {"serve"})
+def command_of(job):
+    program, *arguments = shlex.split(job["entrypoint"])
+    assert program == "emoji-ldm"
+    parsed = parser().parse_args(arguments)
+    assert parsed.config == CONFIG_PATH
+    return parsed.command, [word for word in parsed.words if "=" not in word], [w for w in parsed.words if "=" in w]
 
 
-@pytest.mark.parametrize("root", ROOTS)
-def test_every_entrypoint_is_a_command_that_exists(root):
-    for job in jobs(root):
-        program, *arguments = shlex.split(job["spec"]["entrypoint"])
-        parsed = parser().parse_args(arguments)
-        assert program == "emoji-ldm"
-        assert parsed.config == CONFIG_PATH
-        words = ["train", "autoencoder"] if job["metadata"]["name"] == "autoencoder" else [job["metadata"]["name"]]
-        assert [parsed.command, *parsed.words] == words
+def stages_run(job):
+    """The stages that a job's command runs, and its overrides."""
+    command, words, overrides = command_of(job)
+    if command == "pipeline":
+        return stages_of(words), overrides
+    return (("autoencoder",) if words == ["autoencoder"] else (command,)), overrides
 
 
-@pytest.mark.parametrize("root", ROOTS)
-def test_every_config_is_valid_and_lies_where_the_commands_look(root, tmp_path):
-    config = config_of(root, tmp_path)
-    assert config.store == "s3://emoji-ldm/store"
-    for pod in pods(rendered(root)):
+def room(job):
+    """(CPUs, GPUs) of the workers at most."""
+    cpus = gpus = 0
+    for group in job["rayClusterSpec"].get("workerGroupSpecs", []):
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        cpus += group["maxReplicas"] * int(limits["cpu"])
+        gpus += group["maxReplicas"] * int(limits.get("nvidia.com/gpu", 0))
+    return cpus, gpus
+
+
+def needs(config, stage):
+    """(CPUs, GPUs) of the workers that the config asks for."""
+    if stage == "report":
+        return 0, 0
+    section = getattr(config, stage)
+    workers = max(getattr(section, field) for field in WORKERS.get(stage, ("num_workers",)))
+    return workers * CPUS_PER_WORKER, workers * getattr(section, "num_gpus", 0)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_there_is_a_job_per_stage_a_pipeline_and_a_nightly_one_each_in_its_file(overlay):
+    assert set(jobs(overlay)) == {*ORDER, "pipeline", "refresh"}
+    assert all((K8S / "base" / f"{name}.yaml").is_file() for name in [*jobs(overlay), "serve", "cluster"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_job_runs_the_stage_whose_name_it_bears(overlay, tmp_path):
+    for name, job in jobs(overlay).items():
+        stages, overrides = stages_run(job)
+        config_of(overlay, tmp_path, *overrides)
+        assert stages == {"pipeline": ORDER, "refresh": ("crawl", "caption", "latents")}.get(name, (name,))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_config_is_valid_and_lies_where_the_commands_look(overlay, tmp_path):
+    assert config_of(overlay, tmp_path).store.startswith("s3://")
+    for pod in pods(render(K8S, overlay)):
         if pod.role in ("head", "worker"):
-            mounts = {mount["name"]: mount["mountPath"] for mount in pod.containers[0]["volumeMounts"]}
+            ray = pod.spec["containers"][0]
+            mounts = {mount["name"]: mount["mountPath"] for mount in ray["volumeMounts"]}
             assert f"{mounts['config']}/emoji-ldm.yaml" == CONFIG_PATH
 
 
-@pytest.mark.parametrize("root", ROOTS)
-def test_ray_serve_accepts_the_application(root):
-    service = next(thing for thing in rendered(root) if thing["kind"] == "RayService")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_cluster_has_room_for_the_workers_that_its_stages_ask_for(overlay, tmp_path):
+    """Workers that ask for more than a cluster may grow to would wait for ever."""
+    for name, job in jobs(overlay).items():
+        stages, overrides = stages_run(job)
+        config, (cpus, gpus) = config_of(overlay, tmp_path, *overrides), room(job)
+        for stage in stages:
+            needed_cpus, needed_gpus = needs(config, stage)
+            assert needed_cpus <= cpus or stage == "report", f"{name}: {stage} asks for more than {cpus} CPUs"
+            assert needed_gpus <= gpus, f"{name}: {stage} asks for {needed_gpus} GPUs, its cluster has {gpus}"
+
+
+def test_a_cluster_of_fixed_size_leaves_no_gpu_idle(tmp_path):
+    for name, job in jobs("eks").items():
+        if not job["rayClusterSpec"]["enableInTreeAutoscaling"]:
+            stages, overrides = stages_run(job)
+            asked = max(needs(config_of("eks", tmp_path, *overrides), stage)[1] for stage in stages)
+            assert asked == room(job)[1], name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_ray_serve_accepts_the_application(overlay):
+    service = next(thing for thing in render(K8S, overlay) if thing["kind"] == "RayService")
     deploy = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
     (application,) = deploy.applications
     assert application.import_path == "ray_jobs.serve:build_app"
@@ -67,39 +125,14 @@ def test_the_serve_app_can_be_imported():
     assert callable(serve.build_app)
 
 
-@pytest.mark.parametrize("root", ROOTS)
-def test_every_job_fits_its_cluster(root, tmp_path):
-    """Workers of a stage that ask for more GPUs than the group has would wait for ever."""
-    config = config_of(root, tmp_path)
-    for job in jobs(root):
-        stage = job["metadata"]["name"]
-        section = getattr(config, stage, None)
-        group = ray_cluster(job)["workerGroupSpecs"][0]
-        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-        gpus = group["replicas"] * int(limits.get("nvidia.com/gpu", 0))
-        workers, cpus = getattr(section, "num_workers", 1), group["replicas"] * int(limits["cpu"])
-        assert stage == "report" or workers * CPUS_PER_WORKER <= cpus, f"{stage} asks for more than {cpus} CPUs"
-        needed = getattr(section, "num_workers", 0) * getattr(section, "num_gpus", 0)
-        assert needed <= gpus, f"{stage} asks for {needed} GPUs, its cluster has {gpus}"
-        if root == "base":
-            assert needed == gpus, f"{stage} leaves {gpus - needed} GPUs idle"
-            assert not gpus or "-gpu:" in group["template"]["spec"]["containers"][0]["image"]
-
-
-@pytest.mark.parametrize("root", ROOTS)
-def test_the_service_may_grow_to_what_its_config_asks_for(root, tmp_path):
-    config = config_of(root, tmp_path)
-    service = next(thing for thing in rendered(root) if name_of(thing) == "RayService/serve")
-    group = ray_cluster(service)["workerGroupSpecs"][0]
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_service_may_grow_to_what_its_config_asks_for(overlay, tmp_path):
+    config = config_of(overlay, tmp_path)
+    service = next(thing for thing in render(K8S, overlay) if name_of(thing) == "RayService/serve")
+    (group,) = ray_cluster(service)["workerGroupSpecs"]
     assert group["maxReplicas"] >= config.serve.max_replicas * max(config.serve.num_gpus, 0.5)
+    assert group["minReplicas"] >= config.serve.min_replicas * max(config.serve.num_gpus, 0.5)
 
 
-def test_readme_names_real_objects_and_commands():
-    text = (K8S / "README.md").read_text()
-    for line in text.splitlines():
-        if line.startswith("emoji-ldm "):
-            parser().parse_args(shlex.split(line)[1:])
-    order = "crawl, caption, autoencoder, latents, train, generate, report"
-    assert order in text
-    assert set(order.split(", ")) == STAGES
-    assert set(Config.model_fields) >= STAGES - {"report"}
+def test_readme_names_the_stages_in_order():
+    assert ", ".join(ORDER) in (K8S / "README.md").read_text()
