@@ -1,5 +1,6 @@
 """What the manifests run exists: commands, options, config, the serve app; and each cluster is as large as asked."""
 
+import functools
 import shlex
 
 import pytest
@@ -16,18 +17,19 @@ from tests.manifests.render import K8S, config_text
 CONFIG_PATH = "/etc/emoji-ldm/emoji-ldm.yaml"
 CPUS_PER_WORKER = 1  # an actor's half, and a quarter each for what reads for it and writes after it
 OVERLAYS = overlays(K8S)
+rendered = functools.cache(functools.partial(render, K8S))
 WORKERS = {"crawl": ("num_browsers", "num_fetchers"), "generate": ("num_workers",)}
 
 
 def jobs(overlay):
     """{name: spec} of every job, the nightly one too."""
-    found = ((thing["metadata"]["name"], ray_job(thing)) for thing in render(K8S, overlay))
+    found = ((thing["metadata"]["name"], ray_job(thing)) for thing in rendered(overlay))
     return {name: part[1] for name, part in found if part}
 
 
 def config_of(overlay, tmp_path, *overrides):
     path = tmp_path / "emoji-ldm.yaml"
-    path.write_text(config_text(render(K8S, overlay)).replace("FILL-ME-IN", "s3://filled-in/store"))
+    path.write_text(config_text(rendered(overlay)).replace("FILL-ME-IN", "s3://filled-in/store"))
     return load(str(path), list(overrides))
 
 
@@ -83,7 +85,7 @@ def test_every_job_runs_the_stage_whose_name_it_bears(overlay, tmp_path):
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_config_is_valid_and_lies_where_the_commands_look(overlay, tmp_path):
     assert config_of(overlay, tmp_path).store.startswith("s3://")
-    for pod in pods(render(K8S, overlay)):
+    for pod in pods(rendered(overlay)):
         if pod.role in ("head", "worker"):
             ray = pod.spec["containers"][0]
             mounts = {mount["name"]: mount["mountPath"] for mount in ray["volumeMounts"]}
@@ -112,7 +114,7 @@ def test_a_cluster_of_fixed_size_leaves_no_gpu_idle(tmp_path):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_ray_serve_accepts_the_application(overlay):
-    service = next(thing for thing in render(K8S, overlay) if thing["kind"] == "RayService")
+    service = next(thing for thing in rendered(overlay) if thing["kind"] == "RayService")
     deploy = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
     (application,) = deploy.applications
     assert application.import_path == "ray_jobs.serve:build_app"
@@ -128,7 +130,7 @@ def test_the_serve_app_can_be_imported():
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_service_may_grow_to_what_its_config_asks_for(overlay, tmp_path):
     config = config_of(overlay, tmp_path)
-    service = next(thing for thing in render(K8S, overlay) if name_of(thing) == "RayService/serve")
+    service = next(thing for thing in rendered(overlay) if name_of(thing) == "RayService/serve")
     (group,) = ray_cluster(service)["workerGroupSpecs"]
     assert group["maxReplicas"] >= config.serve.max_replicas * max(config.serve.num_gpus, 0.5)
     assert group["minReplicas"] >= config.serve.min_replicas * max(config.serve.num_gpus, 0.5)

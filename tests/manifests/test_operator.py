@@ -1,5 +1,7 @@
 """How Ray's own autoscaler reads our clusters, and which of them may change their size."""
 
+import functools
+
 import pytest
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
@@ -8,12 +10,13 @@ from emoji_ldm.cluster.check.rendering import name_of, overlays, render
 from tests.manifests.render import K8S
 
 OVERLAYS = overlays(K8S)
+rendered = functools.cache(functools.partial(render, K8S))
 FIXED = {"crawl", "autoencoder", "train", "report", "refresh"}  # gangs: all of it or none
 
 
 def clusters(overlay):
     """{name: cluster} of everything that has one."""
-    found = {thing["metadata"]["name"]: ray_cluster(thing) for thing in render(K8S, overlay)}
+    found = {thing["metadata"]["name"]: ray_cluster(thing) for thing in rendered(overlay)}
     return {name: cluster for name, cluster in found.items() if cluster}
 
 
@@ -23,7 +26,7 @@ def limits_of(group):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_ray_s_autoscaler_reads_our_groups_as_we_mean_them(overlay):
-    for thing in render(K8S, overlay):
+    for thing in rendered(overlay):
         if not (cluster := ray_cluster(thing)) or not cluster["enableInTreeAutoscaling"]:
             continue
         types = _derive_autoscaling_config_from_ray_cr(thing | {"spec": cluster})["available_node_types"]

@@ -1,0 +1,221 @@
+"""The queues' arithmetic: every job fits its queue, every Pod has one flavor, every flavor has nodes."""
+
+import copy
+import functools
+from collections import Counter, defaultdict
+from fractions import Fraction
+
+import pytest
+import yaml
+
+from emoji_ldm.cluster.check.pods import pods, ray_cluster
+from emoji_ldm.cluster.check.quantity import quantity
+from emoji_ldm.cluster.check.rendering import name_of, render
+from tests.manifests.render import K8S, ROOT
+
+OVERLAYS = ("kind", "kind-minio", "eks")
+FLAVORS = ("cpu", "browser", "gpu-on-demand", "gpu-spot")
+RESOURCES = ("cpu", "memory", "nvidia.com/gpu")
+QUEUE, PRIORITY, ELASTIC = (f"kueue.x-k8s.io/{word}" for word in ("queue-name", "priority-class", "elastic-job"))
+
+
+@functools.cache
+def rendered(overlay):
+    """The objects of an overlay, not to be changed."""
+    return render(K8S, overlay)
+
+
+def of_kind(overlay, *kinds):
+    return {thing["metadata"]["name"]: thing for thing in rendered(overlay) if thing["kind"] in kinds}
+
+
+def queue_of(overlay, thing):
+    """The ClusterQueue that takes an object; jobs of a RayCronJob bear no label and go to `default`."""
+    label = "default" if thing["kind"] == "RayCronJob" else thing["metadata"]["labels"][QUEUE]
+    return of_kind(overlay, "LocalQueue")[label]["spec"]["clusterQueue"]
+
+
+def queued(overlay):
+    """The objects that Kueue admits."""
+    return [thing for thing in rendered(overlay) if thing["kind"] in ("RayJob", "RayService", "RayCronJob")]
+
+
+def first_pods(thing):
+    """(Pod, how many) that must be admitted together before anything runs: head, submitter, smallest worker groups."""
+    for pod in pods([thing]):
+        if pod.role in ("head", "submitter"):
+            yield pod, 1
+        elif pod.role == "worker":
+            yield pod, pod.group["replicas"]
+
+
+def requests_of(pod):
+    """What Kueue counts of a Pod: the sum over containers (autoscaler sidecar included), or the largest init one."""
+    total, largest = Counter(), Counter()
+    for container in pod.spec.get("containers", []):
+        for name, value in container["resources"]["requests"].items():
+            total[name] += quantity(value)
+    for container in pod.spec.get("initContainers", []):
+        for name, value in container["resources"]["requests"].items():
+            largest[name] = max(largest[name], quantity(value))
+    return {name: max(total[name], largest[name]) for name in {*total, *largest} & set(RESOURCES)}
+
+
+def flavor_of(overlay, pod):
+    """The one flavor whose labels a Pod's nodeSelector asks for and whose taints it tolerates."""
+    tolerated = {item["key"] for item in pod.spec.get("tolerations", [])}
+    found = []
+    for name, flavor in of_kind(overlay, "ResourceFlavor").items():
+        labels, taints = flavor["spec"]["nodeLabels"], {item["key"] for item in flavor["spec"].get("nodeTaints", [])}
+        if labels.items() <= pod.spec.get("nodeSelector", {}).items() and taints <= tolerated:
+            found.append(name)
+    (name,) = found
+    return name
+
+
+@functools.cache
+def quotas(overlay):
+    """{queue: {(flavor, resource): (nominal, borrowing limit or None, lending limit or None)}}"""
+    found = defaultdict(dict)
+    for name, queue in of_kind(overlay, "ClusterQueue").items():
+        for group in queue["spec"]["resourceGroups"]:
+            for flavor in group["flavors"]:
+                for item in flavor["resources"]:
+                    limits = [
+                        quantity(item[key]) if key in item else None for key in ("borrowingLimit", "lendingLimit")
+                    ]
+                    found[name][flavor["name"], item["name"]] = (quantity(item["nominalQuota"]), *limits)
+    return found
+
+
+def within_reach(overlay, queue):
+    """{(flavor, resource): what a queue may use at most: its own, and what the others of its cohort lend}"""
+    everything, most = quotas(overlay), {}
+    for key, (own, may_borrow, _) in everything[queue].items():
+        others = (quota[key] for name, quota in everything.items() if name != queue)
+        lent = sum((nominal if lends is None else lends for nominal, _, lends in others), Fraction(0))
+        most[key] = own + (lent if may_borrow is None else min(lent, may_borrow))
+    return most
+
+
+def demand(overlay, thing):
+    """{(flavor, resource): sum} of what is admitted together first."""
+    total = Counter()
+    for pod, count in first_pods(thing):
+        for name, amount in requests_of(pod).items():
+            total[flavor_of(overlay, pod), name] += amount * count
+    return total
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_job_fits_the_own_quota_of_its_queue_with_sidecar_and_submitter(overlay):
+    """Not by borrowing: what is lent today may not be tomorrow, and then a gang would wait for ever."""
+    for thing in queued(overlay):
+        own = quotas(overlay)[queue_of(overlay, thing)]
+        for key, amount in demand(overlay, thing).items():
+            assert amount <= own[key][0], (
+                f"{name_of(thing)} needs {float(amount):g} of {key}, has {float(own[key][0]):g}"
+            )
+
+
+def test_the_sidecar_and_the_submitter_are_counted():
+    things = {name_of(thing): thing for thing in queued("kind")}
+    roles = [pod.role for pod, _ in first_pods(things["RayJob/pipeline"])]
+    assert sorted(set(roles)) == ["head", "submitter", "worker"]
+    head, submitter = (next(requests_of(p) for p, _ in first_pods(things["RayJob/pipeline"]) if p.role == role)
+                       for role in ("head", "submitter"))  # fmt: skip
+    assert (head["cpu"], submitter["cpu"]) == (Fraction(3, 2), Fraction(1, 2))
+    assert demand("kind", things["RayJob/pipeline"])["cpu", "cpu"] == 2, "head, autoscaler and submitter"
+
+
+def test_a_job_that_is_too_large_would_be_noticed():
+    (train,) = [copy.deepcopy(thing) for thing in queued("kind") if name_of(thing) == "RayJob/train"]
+    ray_cluster(train)["workerGroupSpecs"][0]["replicas"] = 99
+    assert demand("kind", train)["gpu-on-demand", "nvidia.com/gpu"] == 99 > quotas("kind")["train"][
+        "gpu-on-demand", "nvidia.com/gpu"][0]  # fmt: skip
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_elastic_groups_may_borrow_at_least_half_of_their_most(overlay):
+    """A group that can never grow to what its file says says nothing."""
+    for thing in queued(overlay):
+        most, use = within_reach(overlay, queue_of(overlay, thing)), Counter()
+        for pod in pods([thing]):
+            if pod.role == "worker":
+                for name, amount in requests_of(pod).items():
+                    use[flavor_of(overlay, pod), name] += amount * pod.count
+        for key, amount in use.items():
+            assert amount <= 2 * most[key], f"{name_of(thing)} may grow to {float(amount):g} of {key}"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_queue_counts_every_resource_of_every_flavor(overlay):
+    for queue, quota in quotas(overlay).items():
+        assert set(quota) == {(flavor, name) for flavor in FLAVORS for name in RESOURCES}, queue
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_queued_pod_asks_for_nothing_that_no_queue_counts(overlay):
+    """A resource outside all quotas keeps a job out for ever, unless the operator is told to leave it out."""
+    config = yaml.safe_load((ROOT / "infra/helm/kueue.yaml").read_text())["managerConfig"]
+    left_out = yaml.safe_load(config["controllerManagerConfigYaml"])["resources"]["excludeResourcePrefixes"]
+    for thing in queued(overlay):
+        for pod, _ in first_pods(thing):
+            asked = {name for container in pod.containers for name in container["resources"]["requests"]}
+            assert {name for name in asked if not name.startswith(tuple(left_out))} <= set(RESOURCES), name_of(thing)
+
+
+def test_flavors_are_the_pools_of_kind_and_of_karpenter():
+    flavors = {name: (flavor["spec"]["nodeLabels"], taints(flavor["spec"].get("nodeTaints")))
+               for name, flavor in of_kind("eks", "ResourceFlavor").items()}  # fmt: skip
+    assert set(flavors) == set(FLAVORS)
+    kind = yaml.safe_load((ROOT / "infra/kind/kind.yaml").read_text())["nodes"]
+    nodes = [(node["labels"], taints(kubeadm_taints(node))) for node in kind if "labels" in node]
+    pools = of_kind("eks", "NodePool")
+    for name, (labels, expected) in flavors.items():
+        assert any(labels.items() <= have.items() and got == expected for have, got in nodes), f"no kind node is {name}"
+        template = pools[name]["spec"]["template"]
+        assert labels.items() <= template["metadata"]["labels"].items()
+        assert taints(template["spec"].get("taints")) == expected, name
+
+
+def taints(listed):
+    return {(taint["key"], taint.get("value", ""), taint["effect"]) for taint in listed or []}
+
+
+def kubeadm_taints(node):
+    for patch in node.get("kubeadmConfigPatches", []):
+        yield from yaml.safe_load(patch)["nodeRegistration"]["taints"]
+
+
+def test_the_quotas_of_eks_are_no_more_than_karpenter_may_make():
+    pools, total = of_kind("eks", "NodePool"), Counter()
+    for quota in quotas("eks").values():
+        for key, (nominal, _, _) in quota.items():
+            total[key] += nominal
+    for (flavor, name), amount in total.items():
+        limit = pools[flavor]["spec"]["limits"].get(name)
+        assert limit is None or amount <= quantity(limit), f"{float(amount):g} of {name} on {flavor}"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_priorities_in_the_queue_and_among_pods_are_the_same(overlay):
+    values = [{name: thing["value"] for name, thing in of_kind(overlay, kind).items()}
+              for kind in ("PriorityClass", "WorkloadPriorityClass")]  # fmt: skip
+    assert values[0] == values[1] == {"emoji-serve": 1_000_000, "emoji-train": 100_000, "emoji-batch": 10_000}
+    for thing in queued(overlay):
+        named = thing["metadata"].get("labels", {}).get(PRIORITY, "emoji-batch")
+        assert {pod.spec["priorityClassName"] for pod, _ in first_pods(thing)} == {named}, name_of(thing)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_autoscaled_work_is_elastic_and_the_nightly_job_which_cannot_say_so_is_not_autoscaled(overlay):
+    for thing in queued(overlay):
+        elastic = thing["metadata"].get("annotations", {}).get(ELASTIC) == "true"
+        assert elastic == ray_cluster(thing)["enableInTreeAutoscaling"], name_of(thing)
+        assert not (elastic and thing["kind"] == "RayCronJob")
+
+
+def test_without_kueue_nothing_names_a_queue():
+    for thing in queued("dev"):
+        assert not any("kueue" in key for key in thing["metadata"].get("labels", {}))
