@@ -61,7 +61,7 @@ def _class(path: tuple, value: object, thing: dict) -> tuple[str, list] | None:
     plain = path[:-1] if isinstance(path[-1], int) else path
     if plain[:1] in (("data",), ("status",)):
         return None
-    if path[-1] == "image" and isinstance(value, str):
+    if path[-1] == "image" and isinstance(value, str) and "FILL-ME-IN" not in value:
         return "image", ["Emoji LDM", value.split("@")[0].rpartition(":")[0] + ":latest", value.replace("e", "ee", 1)]
     if isinstance(value, bool):
         return "boolean", ["yes", 1]

@@ -9,7 +9,7 @@ from emoji_ldm.cluster.check.command import run
 from emoji_ldm.cluster.check.rendering import kustomize, render
 from emoji_ldm.errors import ConfigError
 from ray_jobs.cli import parser
-from tests.manifests.overlays import K8S, OVERLAYS, PLACEHOLDER, copied, fill
+from tests.manifests.render import K8S, OVERLAYS, PLACEHOLDER, copied, fill
 
 
 def holes(overlay):

@@ -11,8 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.manifests.render import ROOT
-from tests.manifests.schema import VERSIONS
+from tests.manifests.render import ROOT, VERSIONS
 
 FOLDER = ROOT / "infra" / "docker"
 DOCKERFILE = (FOLDER / "Dockerfile").read_text()

@@ -30,7 +30,7 @@ def findings(folder: Path, overlay: str) -> list[Finding]:
     for thing, path, text in found:
         if locator is not None and not _unfilled(at(thing, path)):
             made.add(Finding(*locator.line(thing, path), name_of(thing), _told(path, text)))
-    made.update(Finding(f"{folder.name}/{ALLOWED}", 1, "network", text) for text in _network(world))
+    made.update(Finding(f"{folder.name}/{ALLOWED}", 1, "network", text) for text in network_problems(world))
     return sorted(made)
 
 
@@ -58,7 +58,7 @@ def problems(thing: Thing, world: World) -> Iterator[tuple[Steps, str]]:
         yield path, text
 
 
-def _network(world: World) -> Iterator[str]:
+def network_problems(world: World) -> Iterator[str]:
     """Differences between who reaches whom and who may, where the overlay has policies."""
     if world.of("NetworkPolicy"):
         yield from network.problems(world.things, yaml.safe_load((world.folder / ALLOWED).read_text(encoding="utf-8")))

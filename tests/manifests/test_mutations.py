@@ -1,0 +1,68 @@
+"""How sharp the check is: keys misspelt and values made wrong in all overlays, and how many of them it notices."""
+
+import collections
+import random
+
+import pytest
+
+from emoji_ldm.cluster.check.rendering import name_of
+from emoji_ldm.cluster.check.whole import network_problems, problems
+from emoji_ldm.cluster.check.world import World
+from tests.manifests.mutations import keys, misspelt, with_value, wrong_values
+from tests.manifests.render import K8S, OVERLAYS, rendered
+
+PER_OBJECT = 2  # of each object of each overlay: some 700 slips; more tell the same and take longer
+
+
+def slips_of_keys(thing, chance):
+    places = list(keys(thing))
+    return [
+        ("key", path, misspelt(thing, path, chance)) for path in chance.sample(places, min(PER_OBJECT, len(places)))
+    ]
+
+
+def slips_of_values(thing, chance):
+    """Of each object some classes, of each class one place: rare ones (images, durations) count as labels do."""
+    classes, made = collections.defaultdict(list), []
+    for kind, path, values in wrong_values(thing):
+        classes[kind].append((path, values))
+    for kind in chance.sample(sorted(classes), min(PER_OBJECT, len(classes))):
+        path, values = chance.choice(classes[kind])
+        value = chance.choice(values)
+        made.append((kind, (*path, value), with_value(thing, path, value)))
+    return made
+
+
+def noticed(broken, around, known):
+    """Whether the check says of the broken object, or of others because of it, what it did not say before."""
+    if any((name_of(broken), path, text) not in known for path, text in problems(broken, around)):
+        return True
+    others = ((one, path, text) for one in around.things if one is not broken for path, text in problems(one, around))
+    return any((name_of(one), path, text) not in known for one, path, text in others) or any(network_problems(around))
+
+
+def missed(slips, seed):
+    """(how many slips of each class, those that the check did not notice) over all overlays."""
+    chance, counted, left = random.Random(seed), collections.Counter(), []
+    for overlay in OVERLAYS:
+        things = rendered(overlay)
+        whole = World(tuple(things), overlay, K8S)
+        known = {(name_of(one), path, text) for one in things for path, text in problems(one, whole)}
+        for index, thing in enumerate(things):
+            for kind, where, broken in slips(thing, chance):
+                counted[kind] += 1
+                around = World((*things[:index], broken, *things[index + 1 :]), overlay, K8S)
+                if not noticed(broken, around, known):
+                    left.append(f"{overlay} {name_of(thing)} {kind} {'.'.join(map(str, where))}")
+    return counted, left
+
+
+@pytest.mark.parametrize("slips, floor", [(slips_of_keys, 0.98), (slips_of_values, 0.95)], ids=["keys", "values"])
+def test_nearly_every_slip_is_noticed(slips, floor, record_property):
+    counted, left = missed(slips, seed=0)
+    total = sum(counted.values())
+    score = 1 - len(left) / total
+    record_property("mutation_score", score)
+    print(f"\n{total - len(left)} of {total} slips noticed ({score:.1%}): {dict(counted)}; missed: {left}")
+    assert total >= 300
+    assert score >= floor
