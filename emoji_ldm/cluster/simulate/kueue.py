@@ -61,6 +61,7 @@ class Kueue:
         self.waiting: dict[str, list[tuple[int, float, int, Workload]]] = {name: [] for name in self.cohort_of}
         self.aside: dict[str, list[tuple[int, float, int, Workload]]] = {name: [] for name in self.cohort_of}
         self.holding: dict[str, dict[int, Workload]] = {name: {} for name in self.cohort_of}
+        self.refused: dict[int, dict[object, str]] = {}  # by cohort: what had no room since quota was last given back
         self.promised: dict[int, tuple[Workload, Request]] = {}  # what preemptions free, and for whom
         self.num_admitted = self.num_preempted = 0
         self._numbers = count()
@@ -113,6 +114,7 @@ class Kueue:
         return cohort, cohort.queues[name]
 
     def _again(self, cohort: Cohort) -> None:
+        self.refused.pop(id(cohort), None)
         for name in cohort.queues:
             if self.aside[name]:
                 for entry in self.aside[name]:
@@ -154,6 +156,10 @@ class Kueue:
     def _try(self, entry: tuple[int, float, int, Workload]) -> bool:
         workload = entry[3]
         cohort, queue = self._place(workload.queue)
+        alike = (workload.queue, workload.priority, workload.podsets)
+        if not workload.victims and (known := self.refused.get(id(cohort), {}).get(alike)):
+            workload.reason = known  # nothing was given back since one like it had no room
+            return self._put_aside(entry, queue)
         request, flavors, reason = self._assign(cohort, queue, workload.podsets)
         leaving = any(victim.leaving for victim in workload.victims)
         if not leaving:
@@ -171,18 +177,30 @@ class Kueue:
             self.on_admit(workload)
             return True
         workload.reason = reason
-        heapq.heappush(self.aside[workload.queue], entry)  # first, for victims may leave at once
+        self._put_aside(entry, queue)  # first, for victims may leave at once
         if not leaving:
             self._preempt(cohort, queue, workload)
-        if self.waiting[workload.queue] and not queue.strict:  # what does not fit holds up nobody behind it
-            self._active.add(workload.queue)
+        if not workload.victims:
+            self.refused.setdefault(id(cohort), {})[alike] = reason
+        return False
+
+    def _put_aside(self, entry: tuple[int, float, int, Workload], queue: ClusterQueue) -> bool:
+        """Until quota is given back; unless the queue is strict, it holds up nobody behind it."""
+        heapq.heappush(self.aside[queue.name], entry)
+        if self.waiting[queue.name] and not queue.strict:
+            self._active.add(queue.name)
         return False
 
     def _kept_for(self, cohort: Cohort, queue: ClusterQueue, workload: Workload, request: Request) -> str:
         """Whether what it would borrow is being freed by a preemption for somebody else."""
         for other, wanted in self.promised.values():
-            if other is not workload and other.queue in cohort.queues and any(
-                key in wanted and queue.used.get(key, 0) + n > queue.quotas[key].nominal for key, n in request.items()
+            if (
+                other is not workload
+                and other.queue in cohort.queues
+                and any(
+                    key in wanted and queue.used.get(key, 0) + n > queue.quotas[key].nominal
+                    for key, n in request.items()
+                )
             ):
                 return f"the quota it would borrow is being freed for {other.name}"
         return ""
@@ -217,7 +235,7 @@ class Kueue:
         return {}, "", ", ".join(reasons) or f"queue {queue.name} has no quota in flavor {allowed}"
 
     def _preempt(self, cohort: Cohort, queue: ClusterQueue, workload: Workload) -> None:
-        """Evict the fewest workloads that make room: other queues' borrowers first, then low priority, then the newest."""
+        """Evict the fewest workloads that make room: others' borrowers first, then low priority, then the newest."""
         wanted = self._wanted(cohort, queue, workload)
         if wanted is None:
             return
@@ -251,10 +269,10 @@ class Kueue:
                 return None
         return total
 
-    def _candidates(
-        self, cohort: Cohort, queue: ClusterQueue, workload: Workload, wanted: Request
-    ) -> list[Workload]:
-        own = [w for w in self.holding[queue.name].values() if queue.within != "Never" and w.priority < workload.priority]
+    def _candidates(self, cohort: Cohort, queue: ClusterQueue, workload: Workload, wanted: Request) -> list[Workload]:
+        own = [
+            w for w in self.holding[queue.name].values() if queue.within != "Never" and w.priority < workload.priority
+        ]
         inside = not cohort.borrows(queue, wanted)
         others = self._others(cohort, queue, wanted)
         if inside and queue.reclaim == "Never":

@@ -11,7 +11,16 @@ from emoji_ldm.cluster.simulate.runs import NAMES, Run, Stage
 if TYPE_CHECKING:
     from emoji_ldm.cluster.simulate.world import World
 
-ACTIVE = (Stage.STARTING, Stage.RUNNING)
+NAMES_OF_LAWS = (
+    "quota",
+    "pods beyond quota",
+    "partial gangs",
+    "no reason",
+    "nodes overfull",
+    "pool limits",
+    "pods ended twice",
+    "min available",
+)
 
 
 class Laws:
@@ -21,9 +30,7 @@ class Laws:
         self.world = world
         self.num_created = self.num_ended = 0
         self.open: set[int] = set()
-        self.breaches: dict[str, int] = dict.fromkeys(
-            ("quota", "pods beyond quota", "partial gangs", "no reason", "nodes overfull", "pool limits", "pods ended twice", "min available"), 0
-        )  # fmt: skip
+        self.breaches: dict[str, int] = dict.fromkeys(NAMES_OF_LAWS, 0)
         self.examples: dict[str, str] = {}
         self._partial_since: dict[str, float] = {}
         self._told: set[str] = set()

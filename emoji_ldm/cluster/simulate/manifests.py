@@ -11,7 +11,18 @@ from emoji_ldm.cluster.check.rendering import Thing, render
 from emoji_ldm.errors import ConfigError
 
 GPU = "nvidia.com/gpu"
-UNITS = {"m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+UNITS = {
+    "m": 1e-3,
+    "": 1.0,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 POOL = "emoji-ldm/pool"
 
@@ -77,7 +88,11 @@ def queues(things: list[Thing]) -> dict[str, dict[str, Any]]:
             queue["borrow_over"] = borrow.get("maxPriorityThreshold", 2**31)
         for flavor in (f for group in spec.get("resourceGroups") or [] for f in group["flavors"]):
             for quota in flavor["resources"]:
-                for field, key in (("nominal", "nominalQuota"), ("borrowing", "borrowingLimit"), ("lending", "lendingLimit")):
+                for field, key in (
+                    ("nominal", "nominalQuota"),
+                    ("borrowing", "borrowingLimit"),
+                    ("lending", "lendingLimit"),
+                ):
                     if key in quota:
                         queue[field].setdefault(flavor["name"], {})[quota["name"]] = of(quota["name"], quota[key])
         found[thing["metadata"]["name"]] = queue
@@ -106,7 +121,9 @@ def extra_fields(pool: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
 def like(work: dict[str, Any], things: list[Thing], pools: list[str]) -> None:
     """Queue, priority, worker groups, grace period and autoscaler of the RayJob or RayService `work["like"]`."""
     name = work["like"]
-    thing = next((t for t in things if t.get("kind") in ("RayJob", "RayService") and t["metadata"]["name"] == name), None)
+    thing = next(
+        (t for t in things if t.get("kind") in ("RayJob", "RayService") and t["metadata"]["name"] == name), None
+    )
     cluster = ray_cluster(thing) if thing else None
     if thing is None or cluster is None:
         jobs = sorted(t["metadata"]["name"] for t in things if t.get("kind") in ("RayJob", "RayService"))
@@ -138,14 +155,14 @@ def _group(spec: Thing, flavors: list[str] | None, pools: list[str]) -> dict[str
     container = pod["containers"][0]
     requests = (container.get("resources") or {}).get("requests") or {}
     chosen = (pod.get("nodeSelector") or {}).get(POOL)
-    image = str(container.get("image", ""))
+    gpus = int(of(GPU, requests.get(GPU, "0")))
     return {
         "name": spec["groupName"],
         "flavors": flavors or ([chosen] if chosen else pools),
         "cpu": of("cpu", requests.get("cpu", "1")),
         "memory_gib": of("memory", requests.get("memory", "1Gi")),
-        "gpus": int(of(GPU, requests.get(GPU, "0"))),
-        "image": next((kind for kind in ("browser", "gpu") if kind in image), "cpu"),
+        "gpus": gpus,
+        "image": "gpu" if gpus else "browser" if "browser" in f"{chosen}{container.get('image')}" else "cpu",
         "least": int(spec.get("minReplicas", spec.get("replicas", 0)) or 0),
         "most": int(spec.get("maxReplicas", spec.get("replicas", 0)) or 0),
     }

@@ -1,4 +1,4 @@
-"""Pods and how they come to run: bound one by one by the scheduler, their image pulled once per node, started, ready."""
+"""Pods and how they come to run: bound one by one by the scheduler, the image pulled once per node, started, ready."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class State(StrEnum):
 class Pod:
     """One Pod of a run."""
 
-    __slots__ = ("bound_at", "created_at", "end", "group", "node", "nominee", "number", "pool", "ready_at", "reason", "run", "size", "state", "worked_from")  # fmt: skip
-
     def __init__(self, number: int, run: Run, group: int, pool: str, now: float) -> None:
         self.number, self.run, self.group, self.pool = number, run, group, pool
         self.size: Size = run.groups[group].size
-        self.state, self.node, self.nominee = State.PENDING, None, None  # type: State, Node | None, Node | None
-        self.created_at, self.bound_at, self.ready_at, self.worked_from = now, -1.0, -1.0, -1.0
+        self.state = State.PENDING
+        self.node: Node | None = None
+        self.nominee: Node | None = None  # a starting node that is meant for it
+        self.created_at, self.bound_at, self.ready_at = now, -1.0, -1.0
         self.end = ""  # why it ended
         self.reason = "waits for the scheduler"
 

@@ -67,6 +67,8 @@ class Run:
         self.since = self.saved_at = 0.0
         self.submitted_at = self.first_ready_at = self.ended_at = -1.0
         self.num_evicted = self.num_restarts = self.num_lost = self.backoffs = 0
+        self.gaps: list[float] = []  # since when workers are missing, until another is ready
+        self.replaced_s: list[float] = []  # how long each was missing
         self.lost_work = self.served = self.asked = self.queued_s = self.cost_usd = self.gpu_s = 0.0
         self.reason = "not submitted yet"
         self.waited_from = 0.0
@@ -95,6 +97,16 @@ class Run:
         return sum(other.zone == node.zone for other in mine), sum(other is node for other in mine)
 
     @property
+    def is_gang(self) -> bool:
+        """Whether it works with all its workers or not at all."""
+        return not self.work.elastic and not self.work.is_service
+
+    @property
+    def fixed_s(self) -> float:
+        """Of a reconciler besides Pods: a RayJob is two objects, itself and its RayCluster."""
+        return self.world.rates.cluster_s * (1 if self.work.is_service else 2)
+
+    @property
     def live(self) -> int:
         return sum(len(pods) for pods in self.pods)
 
@@ -121,7 +133,7 @@ class Run:
         self.queued_s += self.world.clock.now - self.waited_from
         self.wanted = [group.least for group in self.groups]
         names = [self.head, *(index for index in self.workers for _ in range(self.groups[index].least))]
-        self._order(self.world.rates.cluster_s, names)
+        self._order(self.fixed_s, names)
         self.world.clock.after(self.world.rates.pods_ready_s, self._check_ready, self.epoch)
 
     def evict(self, why: str, *, backoff: bool) -> None:
@@ -138,6 +150,7 @@ class Run:
             self.world.clock.after(self.work.grace_s, self.end, pod, why)
         self.stage, self.reason, self.speed = Stage.LEAVING, why, 0.0
         self.epoch += 1
+        self.gaps.clear()
         if not self.live:
             self._left()
 
@@ -198,6 +211,8 @@ class Run:
         self.settle()
         pod.state, pod.ready_at, pod.reason = State.READY, self.world.clock.now, ""
         self.num_ready[pod.group] += 1
+        if self.gaps and self.groups[pod.group].role == "worker":
+            self.replaced_s.append(self.world.clock.now - self.gaps.pop(0))
         if pod.group == self.head:
             self.head_ready = True
             for worker in self.joining:
@@ -214,10 +229,8 @@ class Run:
             elif self.submitting != self.epoch:  # KubeRay submits once the cluster is ready
                 self.submitting = self.epoch
                 self._order(0.0, [self.submitter])
-        elif self.stage is Stage.RUNNING and not self.work.elastic and not self.work.is_service and self.complete:
-            if self.speed == 0 and self.paused_until <= now:  # the gang is whole again
-                self.paused_until = now + self.work.restart_s
-                self.world.clock.after(self.work.restart_s, self.settle)
+        elif self.stage is Stage.RUNNING and self.is_gang and self.complete and not self.speed:
+            self._pause()  # the gang is whole again
         self.settle()
 
     def _begin(self) -> None:
@@ -227,24 +240,30 @@ class Run:
         if self.first_ready_at < 0:
             self.first_ready_at = now
         elif self.done > 0:
-            self.paused_until = now + self.work.restart_s
-            self.world.clock.after(self.work.restart_s, self.settle)
+            self._pause()
         if self.work.is_service:
             self.until = min(self.until, now + self.work.days * 86400)
             self.world.clock.at(self.until, self._finish, None)
         self._scale(self.epoch)
+
+    def _pause(self) -> None:
+        """The checkpoint is read before the work goes on."""
+        if self.paused_until <= self.world.clock.now:
+            self.paused_until = self.world.clock.now + self.work.restart_s
+            self.world.clock.after(self.work.restart_s, self.settle)
 
     def noticed(self, pod: Pod) -> None:
         """Its node goes in two minutes. A job saves and lets go; a service's Pod waits while its budget asks for it."""
         if self.work.is_service and pod.group != self.head:
             ready = sum(self.num_ready[i] for i in self.workers) - (pod.state is State.READY)
             if ready < self.work.min_available:
+                self.num_lost += 1
                 return  # the PodDisruptionBudget forbids the eviction; the node's end will not ask
+        self.num_lost += 1
         self.saved_at = self.world.clock.now
         self.world.clock.after(min(self.work.grace_s, 110.0), self.end, pod, "drained before its spot node went")
 
     def lost(self, pod: Pod) -> None:
-        self.num_lost += 1
         self.end(pod, "lost with its spot node")
 
     def end(self, pod: Pod, why: str) -> None:
@@ -277,15 +296,16 @@ class Run:
             for other in self._all():
                 self.world.released.add(other.number)
                 self.world.clock.after(0, self.end, other, "its head is gone")
-            self._order(self.world.rates.cluster_s, [self.head, *(i for i in self.workers for _ in range(self.wanted[i]))])
+            self._order(self.fixed_s, [self.head, *(i for i in self.workers for _ in range(self.wanted[i]))])
             self.world.clock.after(self.world.rates.recovery_s, self._check_ready, self.epoch)
             return
         if pod.number in self.world.released:
             return
         if role == "worker":
             self._lose(pod)
+            self.gaps.append(self.world.clock.now)
         self._order(0.0, [pod.group])
-        if not self.complete and not self.work.elastic and not self.work.is_service:
+        if not self.complete and self.is_gang:
             self.num_restarts += self.stage is Stage.RUNNING
             self.world.clock.after(self.world.rates.recovery_s, self._check_ready, self.epoch)
 
@@ -356,9 +376,10 @@ class Run:
         self.settle()
         if self.work.total is not None:
             self.done = self.work.total
+        self.speed = 0.0
         self.stage, self.ended_at, self.reason = Stage.ENDING, self.world.clock.now, ""
         self.epoch += 1
-        self.world.operator.submit(Order(self.world.rates.cluster_s, self.live, self._delete))
+        self.world.operator.submit(Order(self.fixed_s, self.live, self._delete))
         if not self.live:
             self._over()
 

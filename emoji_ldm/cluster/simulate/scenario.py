@@ -45,10 +45,10 @@ class Rates(Part):
     """How quick the control plane is. Defaults: see `published`, which checks them, and the comments."""
 
     reconcile_concurrency: int = 10  # KubeRay's --reconcile-concurrency as our Helm values set it
-    cluster_s: float = 0.180  # of a reconciler per RayCluster made or deleted; from 1,000 RayClusters in 258 s
+    cluster_s: float = 0.179  # of a reconciler per RayCluster made or deleted; from 1,000 RayClusters in 258 s
     pod_s: float = 0.020  # of a reconciler per Pod: kuberay#3907, 100 Pods in 1.97 s
     api_pods_per_s: float = 50.0  # all reconcilers: kuberay#3907, 10,000 Pods in 200 s at concurrency 10
-    admit_s: float = 0.0234  # Kueue per admitted workload: 15,000 in 351 s
+    admit_s: float = 0.0224  # Kueue per admitted workload: 15,000 in 351 s
     bind_per_s: float = 100.0  # kube-scheduler; assumption
     provision_batch_s: float = 10.0  # Karpenter's BATCH_MAX_DURATION
     startup_jitter: float = 0.2  # of a node's startup_s, up or down; assumption
@@ -158,8 +158,10 @@ def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def load(name: str, overrides: list[str] | None = None) -> Scenario:
+def load(name: str, overrides: list[str], manifests: Path) -> Scenario:
     """A preset or a file, with `pools.cpu.limit=10`-like overrides; items of `work` are named, not numbered.
+
+    Where it names an overlay, what it does not say itself comes from that overlay in the folder `manifests`.
 
     Raises:
         ConfigError: There is no such scenario, or a field is wrong: named with its place.
@@ -173,8 +175,15 @@ def load(name: str, overrides: list[str] | None = None) -> Scenario:
         raise ConfigError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path.name}: a scenario is a mapping with pools, queues and work")
-    for override in overrides or []:
+    for override in overrides:
         _override(values, override)
+    from emoji_ldm.cluster.simulate.manifests import fill  # needs the check's reading of overlays
+
+    try:
+        values = fill(values, manifests)
+    except (KeyError, TypeError, AttributeError):
+        parse(values, path.name)  # says which field is wrong
+        raise
     return parse(values, path.name)
 
 
@@ -194,7 +203,9 @@ def parse(values: dict[str, Any], where: str = "scenario") -> Scenario:
     for work in scenario.work:
         unknown = [name for name in work.after if name not in names]
         if unknown or names.count(work.name) > 1:
-            raise ConfigError(f"{where}: work {work.name}: " + (f"after {unknown[0]}: no such work" if unknown else "named twice"))
+            raise ConfigError(
+                f"{where}: work {work.name}: " + (f"after {unknown[0]}: no such work" if unknown else "named twice")
+            )
         if (work.total is None) == (work.load_per_s is None):
             raise ConfigError(f"{where}: work {work.name}: give total (a job) or load_per_s (a service)")
     return scenario

@@ -137,13 +137,18 @@ def make_runs(world: World, work: WorkSpec) -> list[Run]:
     """
     scenario = world.scenario
     if work.queue not in scenario.queues:
-        raise ConfigError(f"work {work.name}: no queue {work.queue!r} (there are: {', '.join(scenario.queues) or 'none'})")
+        raise ConfigError(
+            f"work {work.name}: no queue {work.queue!r} (there are: {', '.join(scenario.queues) or 'none'})"
+        )
     if not work.groups:
         raise ConfigError(f"work {work.name}: give its groups, or `like` and an overlay")
     groups = [Group("head", "head", HEAD_SIZE, "cpu", tuple(work.head_flavors), 1, 1, 0.0)]
     for spec in work.groups:
         size = (round(spec.cpu * 1000), round(spec.memory_gib * 1024), spec.gpus)
-        most, rate = spec.most if spec.most is not None else spec.least, spec.rate if spec.rate is not None else work.rate
+        most, rate = (
+            spec.most if spec.most is not None else spec.least,
+            spec.rate if spec.rate is not None else work.rate,
+        )
         groups.append(Group(spec.name, "worker", size, spec.image, tuple(spec.flavors), spec.least, most, rate))
     if not work.is_service:
         groups.append(Group("submitter", "submitter", SUBMITTER_SIZE, "cpu", tuple(work.head_flavors), 1, 1, 0.0))
