@@ -67,6 +67,7 @@ output "site" {
   description = "What to write into k8s/overlays/eks/site (terraform output -raw site); the images' digests come with the push."
   value = templatefile("${path.module}/site.tftpl", {
     region       = var.region
+    bucket       = module.storage.bucket
     store        = "s3://${module.storage.bucket}/${var.store_folder}"
     redis        = module.redis.address
     repositories = module.registry.repositories

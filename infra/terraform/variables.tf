@@ -153,6 +153,7 @@ variable "lifecycle_days" {
     sets        = { noncurrent = 7 } # deleted by their owners
     crawl       = { noncurrent = 7 }
     keys        = { noncurrent = 365 }
+    logs        = { noncurrent = 1, current = 30 } # of Ray; each is written once
   }
   validation {
     condition     = alltrue([for days in values(var.lifecycle_days) : days.noncurrent >= 1])
