@@ -47,7 +47,8 @@ def test_a_slip_in_a_custom_object_is_caught(path, value):
 
 @pytest.mark.parametrize("path, value", [
     ("spec.replica", 1), ("spec.template.spec.containers.0.imagePullpolicy", "Always"), ("spec.replicas", "one"),
-    ("spec.template.spec.containers.0.ports.0.containerPort", "s3"), ("kind", "StatefulSets"), ("apiVersion", "apps/v2"),
+    ("spec.template.spec.containers.0.ports.0.containerPort", "s3"), ("kind", "StatefulSets"),
+    ("apiVersion", "apps/v2"),
 ])  # fmt: skip
 def test_a_slip_in_a_built_in_object_is_caught(path, value):
     thing, around = edited("StatefulSet/store", {path: value})

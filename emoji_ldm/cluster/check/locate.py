@@ -141,7 +141,7 @@ def _same(node: Node, item: Any) -> bool:
     for key in IDENTITIES:
         if key in item and (found := child(node, key)) is not None:
             return isinstance(found, yaml.ScalarNode) and str(found.value) == str(item[key])
-    return _plain(node) == _texts(item)
+    return bool(_plain(node) == _texts(item))
 
 
 def _plain(node: Node) -> Any:

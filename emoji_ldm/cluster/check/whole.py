@@ -17,6 +17,8 @@ from emoji_ldm.cluster.check.rules import broken
 from emoji_ldm.cluster.check.schema import custom, schema_problems
 from emoji_ldm.cluster.check.world import World
 
+Problem = tuple[Thing, Steps, str]
+
 PLACEHOLDER = "FILL-ME-IN"
 ALLOWED = "components/network/allowed.yaml"
 
@@ -25,13 +27,21 @@ def findings(folder: Path, overlay: str) -> list[Finding]:
     """All findings of one overlay, sorted; see `emoji_ldm.cluster.check.check`."""
     world = World(tuple(render(folder, overlay)), overlay, folder)
     found = [(thing, path, text) for thing in world.things for path, text in problems(thing, world)]
-    made = set(placeholders(folder, overlay))
-    locator = Locator(folder, overlay) if found else None
+    made = [*placeholders(folder, overlay), *_located(found, Locator(folder, overlay) if found else None)]
+    made += [Finding(f"{folder.name}/{ALLOWED}", 1, "network", text) for text in network_problems(world)]
+    return sorted(made)
+
+
+def _located(found: list[Problem], locator: Locator | None) -> Iterator[Finding]:
+    """One finding for each line and kind of slip: what stands in one place often shapes many objects."""
+    groups: dict[tuple[str, int, str], list[tuple[str, Steps]]] = {}
     for thing, path, text in found:
         if locator is not None and not _unfilled(at(thing, path)):
-            made.add(Finding(*locator.line(thing, path), name_of(thing), _told(path, text)))
-    made.update(Finding(f"{folder.name}/{ALLOWED}", 1, "network", text) for text in network_problems(world))
-    return sorted(made)
+            groups.setdefault((*locator.line(thing, path), text), []).append((name_of(thing), path))
+    for (file, line, text), places in groups.items():
+        owner, path = min(places, key=str)
+        more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+        yield Finding(file, line, owner, _told(path, text) + more)
 
 
 def placeholders(folder: Path, overlay: str) -> Iterator[Finding]:

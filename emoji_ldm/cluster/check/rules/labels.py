@@ -9,8 +9,10 @@ from emoji_ldm.cluster.check.pods import Path
 from emoji_ldm.cluster.check.rules.place import OBJECT, Found, Place, rule
 from emoji_ldm.cluster.check.rules.values import inside, nodes
 from emoji_ldm.cluster.check.vocabulary import (
+    KEYS,
     LABEL_MAPS,
     LABEL_VALUE,
+    PLAIN_KEYS,
     qualified_name,
 )
 
@@ -91,40 +93,6 @@ ANNOTATIONS = {
     "karpenter.sh/do-not-disrupt": ("true", "false"),
     "cluster-autoscaler.kubernetes.io/safe-to-evict": ("true", "false"),
 }
-
-
-KEYS_TEXT = """
-emoji-ldm/stage emoji-ldm/role emoji-ldm/submit emoji-ldm/pool emoji-ldm/internet emoji-ldm/spot
-emoji-ldm/local-images ray.io/cluster ray.io/node-type ray.io/group ray.io/is-ray-node ray.io/serve
-ray.io/initializing-timeout ray.io/originated-from-crd ray.io/originated-from-cr-name ray.io/identifier
-ray.io/overwrite-container-cmd kueue.x-k8s.io/queue-name kueue.x-k8s.io/priority-class kueue.x-k8s.io/elastic-job
-kueue.x-k8s.io/podset-required-topology kueue.x-k8s.io/podset-preferred-topology
-kueue.x-k8s.io/podset-unconstrained-topology kueue.x-k8s.io/podset-group-name kueue.x-k8s.io/max-exec-time-seconds
-karpenter.sh/do-not-disrupt karpenter.sh/capacity-type karpenter.sh/nodepool karpenter.sh/discovery
-karpenter.k8s.aws/instance-gpu-count karpenter.k8s.aws/instance-family karpenter.k8s.aws/instance-size
-karpenter.k8s.aws/instance-category karpenter.k8s.aws/instance-generation karpenter.k8s.aws/instance-gpu-name
-karpenter.k8s.aws/instance-cpu karpenter.k8s.aws/instance-memory karpenter.k8s.aws/ec2nodeclass
-app.kubernetes.io/name app.kubernetes.io/part-of app.kubernetes.io/component app.kubernetes.io/instance
-app.kubernetes.io/version app.kubernetes.io/managed-by app.kubernetes.io/created-by kubernetes.io/metadata.name
-kubernetes.io/hostname kubernetes.io/arch kubernetes.io/os kubernetes.io/description
-node.kubernetes.io/instance-type topology.kubernetes.io/zone topology.kubernetes.io/region
-pod-security.kubernetes.io/enforce pod-security.kubernetes.io/enforce-version pod-security.kubernetes.io/warn
-pod-security.kubernetes.io/warn-version pod-security.kubernetes.io/audit pod-security.kubernetes.io/audit-version
-cluster-autoscaler.kubernetes.io/safe-to-evict nvidia.com/gpu.present nvidia.com/gpu.product nvidia.com/gpu
-eks.amazonaws.com/role-arn batch.kubernetes.io/job-name
-"""
-
-
-KEYS = frozenset(KEYS_TEXT.split())
-
-
-PLAIN_KEYS_TEXT = """
-k8s-app app control-plane release heritage component run team cost-center severity page grafana_dashboard
-grafana_folder alert runbook_url summary description owner stage job-name tier prometheus role name
-"""
-
-
-PLAIN_KEYS = frozenset(PLAIN_KEYS_TEXT.split())
 
 
 def _known_key(key: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from emoji_ldm.cluster.check.vocabulary import (
     DNS_LABEL,
     DURATIONS,
     ENV_NAME,
+    KEYS,
     LABEL_MAPS,
     PORT_NAME,
     PORTS,
@@ -32,7 +34,7 @@ def fields_hold_words_that_exist(place: Place) -> Found:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
     for path, value in _leaves(place.thing):
         words = words_of(path)
-        if words and isinstance(value, str) and value not in words:
+        if words and isinstance(value, str) and value not in words and not _is_own_field(value):
             yield path, f"{value!r} is none of {', '.join(words)}"
 
 
@@ -151,6 +153,12 @@ def blocks_of_addresses_are_networks(place: Place) -> Found:
                 inner = _network(text)
                 if inner is None or (outer is not None and not inner.subnet_of(outer)):  # type: ignore[arg-type]
                     yield (*path, "except", index), f"{text!r} lies not in {block.get('cidr')}"
+
+
+def _is_own_field(text: str) -> bool:
+    """Whether a text names a label or annotation of the Pod itself, as environment variables may."""
+    found = re.fullmatch(r"metadata\.(labels|annotations)\['([^']+)'\]", text)
+    return found is not None and found[2] in KEYS
 
 
 def words_of(path: Path) -> tuple[str, ...] | None:
