@@ -29,7 +29,7 @@ def patterns(account, *kinds):
     sources = [DATA["everyone"], *(ACCOUNTS[name] for name in (account, *ACCOUNTS[account].get("like", [])))]
     words = [word for source in sources for kind in kinds for word in source.get(kind, [])]
     tables = [f"{start}tables/{word}/*" for word in words for start in ("", "branches/*/") if word in TABLES]
-    return tables + [word for word in words if word not in TABLES]
+    return tables + [word.replace("ACCOUNT", account) for word in words if word not in TABLES]
 
 
 def may(account, kind, key):
@@ -60,6 +60,14 @@ def test_everybody_may_try_the_store_and_say_what_a_stage_took(account):
     assert may(account, "write", "runs/emoji/stages/1700000000000-crawl.json")
     assert may(account, "read", f"refs/branches/{'try'}.json")
     assert not may(account, "write", "/".join(lease.PATH))
+
+
+@pytest.mark.parametrize("account", ACCOUNTS)
+def test_logs_of_a_stage_go_to_its_own_folder(account):
+    agent = yaml.safe_load((ROOT / "k8s" / "components" / "logs" / "fluent-bit.yaml").read_text())
+    key = agent["pipeline"]["outputs"][0]["s3_key_format"].removeprefix("/store/")
+    assert may(account, "write", key.replace("${STAGE}", account))
+    assert not may(account, "write", key.replace("${STAGE}", "another"))
 
 
 @pytest.mark.parametrize(
