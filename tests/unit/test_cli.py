@@ -9,7 +9,8 @@ import pytest
 from emoji_ldm.errors import StoreError
 from ray_jobs.cli import main, parser
 
-COMMANDS = ["demo", "crawl", "caption", "latents", "train", "generate", "serve", "keys", "report", "doctor", "submit"]
+COMMANDS = ["demo", "crawl", "caption", "latents", "train", "generate", "serve", "keys", "report", "doctor", "submit",
+            "pipeline"]  # fmt: skip
 
 
 def run(*words, **kwargs):
