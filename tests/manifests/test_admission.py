@@ -1,16 +1,14 @@
 """The admission policies: each refuses what breaks it, lets pass what does not, and refuses nothing of ours."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import yaml
 
 from emoji_ldm.cluster.check.admission import POLICY, as_object, bound, refusals, refused
-from emoji_ldm.cluster.check.pods import pods
-from emoji_ldm.cluster.check.rendering import overlays, render
+from tests.manifests.render import K8S, OVERLAYS
+from tests.manifests.seen import all_pods, things
 
-K8S = Path(__file__).parents[2] / "k8s"
 FOLDER = K8S / "components" / "admission"
 THINGS = [thing for path in sorted(FOLDER.glob("*.yaml")) for thing in yaml.safe_load_all(path.read_text())]
 POLICIES = {thing["metadata"]["name"]: thing for thing in bound(THINGS)}
@@ -18,7 +16,7 @@ STRICT = {"metadata": {"name": "emoji-ldm", "labels": {"kubernetes.io/metadata.n
 LOCAL = {"metadata": {"name": "emoji-ldm", "labels": {"emoji-ldm/local-images": "true"}}}
 DIGEST = f"redis:7@sha256:{'0' * 64}"
 LIMITS = {"limits": {"cpu": "1", "memory": "1Gi"}}
-GUARDED = [name for name in overlays(K8S) if any(thing["kind"] == POLICY for thing in render(K8S, name))]
+GUARDED = [name for name in OVERLAYS if any(thing["kind"] == POLICY for thing in things(name))]
 
 
 def pod(**changed):
@@ -135,21 +133,20 @@ def test_every_policy_is_bound_to_our_namespace_and_denies():
 def test_overlays_that_have_policies_have_the_queues_these_ask_for():
     assert {"kind", "kind-minio", "eks"} <= set(GUARDED)
     for overlay in GUARDED:
-        assert any(thing["kind"] == "ClusterQueue" for thing in render(K8S, overlay))
+        assert any(thing["kind"] == "ClusterQueue" for thing in things(overlay))
 
 
 @pytest.mark.parametrize("overlay", GUARDED)
 def test_nothing_of_ours_is_refused(overlay):
     """Images that only the user knows aside: in overlay eks they are still to be filled in."""
-    found = {f"{thing['kind']}/{thing['metadata']['name']}: {text}" for thing, text in refusals(render(K8S, overlay))}
+    found = {f"{thing['kind']}/{thing['metadata']['name']}: {text}" for thing, text in refusals(things(overlay))}
     assert {text for text in found if "FILL-ME-IN" not in text} == set()
 
 
-@pytest.mark.parametrize("overlay", GUARDED)
+@pytest.mark.parametrize("overlay", ["kind", "eks"])
 def test_every_pod_of_ours_would_be_refused_if_it_weakened(overlay):
-    things = render(K8S, overlay)
-    space = next(thing for thing in things if thing["kind"] == "Namespace")
-    for one in pods(things):
+    space = next(thing for thing in things(overlay) if thing["kind"] == "Namespace")
+    for one in all_pods(overlay):
         weak = copy.deepcopy(as_object(one))
         weak["spec"]["containers"][-1]["image"] = "anything:latest"
         weak["spec"]["hostNetwork"] = True

@@ -1,45 +1,50 @@
 """Who reaches whom: what the NetworkPolicies of each overlay let through is what network/allowed.yaml says."""
 
 import copy
-from pathlib import Path
+import functools
 
 import pytest
 import yaml
 
 from emoji_ldm.cluster.check.network import End, declared, problems, reach, selects
 from emoji_ldm.cluster.check.network import _open as opened
-from emoji_ldm.cluster.check.rendering import overlays, render
+from emoji_ldm.cluster.check.rendering import name_of
+from tests.manifests.render import K8S, OVERLAYS
+from tests.manifests.seen import things
 
-K8S = Path(__file__).parents[2] / "k8s"
 TABLE = yaml.safe_load((K8S / "components" / "network" / "allowed.yaml").read_text())
-OVERLAYS = overlays(K8S)
 FEW = {"RayJob/crawl", "RayJob/train", "RayService/serve", "StatefulSet/store", "StatefulSet/redis", "Job/store-setup"}
 RUNS_CODE = {"8265/TCP", "6379/TCP", "10001/TCP"}
 
 
-def policies(things):
-    return [thing for thing in things if thing["kind"] == "NetworkPolicy"]
+@functools.cache
+def let_through(overlay):
+    return reach(things(overlay), TABLE)
 
 
-def policy(things, name):
-    return next(thing["spec"] for thing in policies(things) if thing["metadata"]["name"] == name)
+def policies(these):
+    return [thing for thing in these if thing["kind"] == "NetworkPolicy"]
+
+
+def policy(these, name):
+    return next(thing["spec"] for thing in policies(these) if thing["metadata"]["name"] == name)
 
 
 @pytest.fixture
 def few():
     """Some Pods of overlay kind with all its policies: enough to see a change, and quick; yours to change."""
-    things = render(K8S, "kind")
-    return [t for t in things if t["kind"] == "NetworkPolicy" or f"{t['kind']}/{t['metadata']['name']}" in FEW]
+    chosen = [t for t in things("kind") if t["kind"] == "NetworkPolicy" or name_of(t) in FEW]
+    return copy.deepcopy(chosen)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_the_policies_let_through_is_what_the_list_says(overlay):
-    assert list(problems(render(K8S, overlay), TABLE)) == []
+    assert let_through(overlay) ^ declared(things(overlay), TABLE) == set()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_nobody_outside_reaches_a_port_that_runs_code_but_the_operator(overlay):
-    flows = reach(render(K8S, overlay), TABLE)
+    flows = let_through(overlay)
     outside = set(TABLE["outside"])
     into = {flow for flow in flows if flow.source in outside and flow.port in RUNS_CODE}
     assert {(flow.source, flow.port) for flow in into} == {("operator", "8265/TCP")}
@@ -48,7 +53,7 @@ def test_nobody_outside_reaches_a_port_that_runs_code_but_the_operator(overlay):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_nobody_reaches_the_metadata_service_and_browsers_only_public_addresses(overlay):
-    flows = reach(render(K8S, overlay), TABLE)
+    flows = let_through(overlay)
     assert not [flow for flow in flows if flow.target == "metadata"]
     outward = {flow.target for flow in flows if flow.source == "crawl worker online"} & set(TABLE["outside"])
     assert outward == {"dns", "internet"} | ({"pod-identity"} if overlay == "eks" else set())
@@ -56,9 +61,7 @@ def test_nobody_reaches_the_metadata_service_and_browsers_only_public_addresses(
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_stages_do_not_reach_each_other(overlay):
-    ray = [
-        flow for flow in reach(render(K8S, overlay), TABLE) if flow.target.split()[-1] in ("head", "worker", "online")
-    ]
+    ray = [flow for flow in let_through(overlay) if flow.target.split()[-1] in ("head", "worker", "online")]
     stages = {(flow.source.split()[0], flow.target.split()[0]) for flow in ray if flow.source not in TABLE["outside"]
               and "submitter" not in flow.source}  # fmt: skip
     assert stages
@@ -66,10 +69,10 @@ def test_stages_do_not_reach_each_other(overlay):
 
 
 def test_every_row_has_a_reason_and_lets_something_through_in_some_overlay():
-    everything = [render(K8S, overlay) for overlay in OVERLAYS]
+    everything = [things(overlay) for overlay in OVERLAYS]
     for row in TABLE["allowed"]:
         assert row["why"]
-        assert any(declared(things, {**TABLE, "allowed": [row]}) for things in everything), row
+        assert any(declared(all_of, {**TABLE, "allowed": [row]}) for all_of in everything), row
 
 
 def test_no_policy_can_go_without_being_missed(few):
@@ -91,12 +94,14 @@ def test_no_policy_can_go_without_being_missed(few):
     ("head", lambda spec: spec["ingress"][0].pop("ports"), "operator reaches train head online on 10001/TCP"),
     ("head", lambda spec: spec["ingress"][0]["from"].append({"namespaceSelector": {}}),
      "stranger reaches train head online on 8265/TCP"),
-    ("head", lambda spec: spec["ingress"][1]["from"][0].pop("podSelector"), "grafana reaches train head online on 8080/TCP"),
+    ("head", lambda spec: spec["ingress"][1]["from"][0].pop("podSelector"),
+     "grafana reaches train head online on 8080/TCP"),
     ("serve", lambda spec: spec["podSelector"]["matchLabels"].pop("emoji-ldm/stage"),
      "gateway reaches train worker online on 8000/TCP"),
     ("redis", lambda spec: spec["ingress"][0]["from"][0]["podSelector"]["matchLabels"].pop("emoji-ldm/stage"), None),
     ("store", lambda spec: spec["ingress"][0].update(ports=[{"protocol": "TCP", "port": "s3"}]), None),
-    ("dns", lambda spec: spec["egress"][0]["ports"].pop(0), "allowed.yaml says that crawl head online reaches dns on 53/UDP"),
+    ("dns", lambda spec: spec["egress"][0]["ports"].pop(0),
+     "allowed.yaml says that crawl head online reaches dns on 53/UDP"),
     ("ray-train", lambda spec: spec.update(policyTypes=["Ingress"]),
      "allowed.yaml says that train head online reaches train head online on"),
 ])  # fmt: skip

@@ -20,11 +20,11 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from emoji_ldm.cluster.check.pods import pods
-from emoji_ldm.cluster.check.rendering import render
 from emoji_ldm.store import Store
+from tests.manifests.render import K8S
+from tests.manifests.seen import things
 from tests.seaweed import free_port
 
-K8S = Path(__file__).parents[2] / "k8s"
 STORES = {"kind": "seaweedfs", "kind-minio": "minio"}
 WEED = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 ADMIN = {"AWS_ACCESS_KEY_ID": "root-key", "AWS_SECRET_ACCESS_KEY": "only-for-this-test-1"}
@@ -34,7 +34,7 @@ PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "
 
 
 def thing_of(overlay, kind, name):
-    return next(t for t in render(K8S, overlay) if t["kind"] == kind and t["metadata"]["name"] == name)
+    return next(t for t in things(overlay) if t["kind"] == kind and t["metadata"]["name"] == name)
 
 
 def container_of(thing, name):
@@ -246,12 +246,11 @@ def test_a_version_expires_by_when_it_was_replaced(entries, days_left):
 def test_both_stores_look_alike_from_outside():
     seen = {}
     for overlay in STORES:
-        things = render(K8S, overlay)
         service = thing_of(overlay, "Service", "store")["spec"]
         container = container_of(thing_of(overlay, "StatefulSet", "store"), "store")
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         seen[overlay] = (service, ports["s3"], thing_of(overlay, "ConfigMap", "store")["data"],
-                         [t["metadata"]["name"] for t in things if t["kind"] == "Job"])  # fmt: skip
+                         [t["metadata"]["name"] for t in things(overlay) if t["kind"] == "Job"])  # fmt: skip
     assert seen["kind"] == seen["kind-minio"]
     assert seen["kind"][2] == {"AWS_ENDPOINT_URL": "http://store:8333", "AWS_REGION": "us-east-1"}
     assert seen["kind"][3] == ["store-setup"]
@@ -259,7 +258,6 @@ def test_both_stores_look_alike_from_outside():
 
 @pytest.mark.parametrize("overlay", STORES)
 def test_a_budget_probes_and_volumes_guard_what_is_stored(overlay):
-    things = render(K8S, overlay)
     for name in ("store", "redis"):
         thing = thing_of(overlay, "StatefulSet", name)
         budget = thing_of(overlay, "PodDisruptionBudget", name)["spec"]
@@ -274,7 +272,6 @@ def test_a_budget_probes_and_volumes_guard_what_is_stored(overlay):
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
         assert any(mount["name"] == "data" for mount in container["volumeMounts"])
         assert replicas == 1 or thing["spec"]["template"]["spec"]["topologySpreadConstraints"]
-    assert things
 
 
 def test_minios_user_may_do_what_the_library_does_and_no_more():
