@@ -47,6 +47,6 @@ def fill(folder: Path) -> None:
 
 
 def _filled(line: str) -> str:
-    value = next(value for word, value in SITE.items() if word in line)
+    value = next((value for word, value in SITE.items() if word in line), "filled-in")
     image = re.search(r"emoji-ldm-(?:cpu|gpu|browser)", line)
     return line.replace(PLACEHOLDER, value.format(image=image[0] if image else ""), 1)

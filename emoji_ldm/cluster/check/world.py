@@ -13,8 +13,6 @@ from emoji_ldm.cluster.check.pods import Pod, pods
 from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.errors import ConfigError
 
-NAMESPACE = "emoji-ldm"
-
 
 @dataclass(frozen=True)
 class World:

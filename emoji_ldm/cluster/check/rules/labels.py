@@ -17,7 +17,6 @@ from emoji_ldm.cluster.check.vocabulary import (
 )
 
 FREE = ("data", "stringData", "binaryData", "annotations", "rayStartParams")  # texts with rules of their own
-NAMED = ("serviceAccountName", "configMapName", "secretName", "claimName", "priorityClassName", "groupName")
 
 
 @rule(OBJECT)

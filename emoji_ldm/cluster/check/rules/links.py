@@ -8,9 +8,7 @@ from emoji_ldm.cluster.check.pods import at
 from emoji_ldm.cluster.check.rules.place import OBJECT, Found, Place, rule
 from emoji_ldm.cluster.check.rules.scheduling import selected, selects
 
-BUILT_IN_PRIORITIES = ("system-cluster-critical", "system-node-critical")
-VARIABLES = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE")
-PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+VARIABLES = ("BUCKET", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE")
 
 
 @rule(OBJECT, "ConfigMap")

@@ -10,7 +10,6 @@ from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.cluster.check.rules.place import CLUSTER, CONTAINER, POD, Found, Place, rule
 
 BUILT_IN_PRIORITIES = ("system-cluster-critical", "system-node-critical")
-VARIABLES = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE")
 PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
 
