@@ -13,7 +13,7 @@ run "caption_reads_images_and_writes_captions_only" {
   command = plan
   assert {
     condition = one([for s in jsondecode(output.store.caption).Statement : s.Resource if s.Sid == "Write"]) == [
-      for key in [".write-check-*", "branches/*/tables/captions/*", "logs/*", "runs/*/stages/*", "tables/captions/*"] :
+      for key in [".write-check-*", "branches/*/tables/captions/*", "logs/caption/*", "runs/*/stages/*", "tables/captions/*"] :
       "arn:aws:s3:::emoji-ldm-123456789012-store/store/${key}"
     ]
     error_message = "rights of caption"
