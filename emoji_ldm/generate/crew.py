@@ -89,7 +89,7 @@ class Crew:
         with floor.changed:
             if not (floor.stopped or floor.movable):
                 floor.changed.wait(floor.patience_s())
-            late = floor.late()
+            late = [*floor.late(), *floor.hopeless()]
             floor.lanes.tidy()
             turn = floor.lanes.turn(floor.classes) if floor.movable and not floor.stopped else None
         for ticket in late:
@@ -150,7 +150,8 @@ class Crew:
             return []
         batch = [queue.popleft()]
         lane = batch[0].ticket.lane
-        while queue and queue[0].ticket.lane is lane and len(batch) < lane.cast.stages.decode_rows:
+        most = lane.cast.stages.decoded(lane.shape)
+        while queue and queue[0].ticket.lane is lane and len(batch) < most:
             batch.append(queue.popleft())
         self.floor.changed.notify_all()
         return batch

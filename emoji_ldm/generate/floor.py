@@ -25,6 +25,8 @@ STUCK_S = 60.0  # what takes longer will never end,
 STUCK = 10  # unless it was expected to take more than this part of it
 SPARE = 64  # deadlines of pictures that have ended, which are not worth a look
 OWN_SHARE = 0.75  # of the queue that one named tenant may fill
+SURE = 0.9  # of the time that one may wait, predictions being what they are
+KEPT, LATELY = 0.5, 64  # most of that time that is kept for long pictures, by those asked for last
 
 
 class Full(Exception):
@@ -69,6 +71,7 @@ class Floor:
         self._numbers = count()  # decide between equal deadlines
         self.made: tuple[deque[Made], deque[Made]] = (deque(), deque())  # by class
         self.busy: dict[str, float | None] = {}  # by when each thread must have done what it is at
+        self._parts = deque[float](maxlen=LATELY)  # of their time, that pictures asked for lately take by themselves
         self.pack_s = 0.0  # time that it takes to pack a picture, as measured lately
         self.closed = self.stopped = False
         self.error: BaseException | None = None
@@ -114,6 +117,14 @@ class Floor:
             if ticket is not None and not ticket.ended:
                 late.append(ticket)
         return late
+
+    def hopeless(self) -> list[Ticket]:
+        """Tickets that were not begun and would not be drawn in time any more, taken out of the seats' way, each once.
+
+        What is drawn too late is work that others could have had.
+        """
+        now = time.monotonic()
+        return [ticket for lane in self.lanes for ticket in lane.take_hopeless(now)]
 
     def patience_s(self) -> float | None:
         """Time until the next ticket may be late; None if none ever is."""
@@ -163,24 +174,45 @@ class Floor:
             heapq.heapify(self._deadlines)
 
     def _refuse(self, ticket: Ticket, max_queued: int) -> None:
+        """Full or Expired if a ticket must not wait."""
         queues = [lane.waiting[ticket.bulk] for lane in self.lanes]
         waiting = sum(map(len, queues))
         own = sum(queue.count(ticket.tenant) for queue in queues)
+        late_s = self._late_s(ticket)
+        greedy = bool(ticket.tenant) and own >= max(1, OWN_SHARE * max_queued)
+        if waiting >= max_queued or greedy or late_s > 0:
+            self.meter.refused += 1
+            raise Full(max(1.0, late_s if late_s > 0 else self._wait_s(ticket) / max(1, waiting)))
+
+    def _late_s(self, ticket: Ticket) -> float:
+        """By how much it would wait too long for its turn; negative if it would not.
+
+        Of the time that one may wait as much is kept as long pictures take: else only short ones were taken whenever
+        more is asked for than can be drawn. Who is alone is let in, or no prediction would ever be corrected.
+
+        Raises:
+            Expired: It would not be drawn in time even if it were alone.
+        """
         timeout_s = ticket.deadline - ticket.began
-        # Steps or packing: one of them is what takes long. Who is alone is let in, or no time would be corrected.
+        if not self.live or timeout_s == math.inf:
+            return -math.inf
+        if alone_s(ticket) > timeout_s:
+            self.meter.refused += 1
+            raise Expired(f"{ticket.steps} steps of this size take longer than {timeout_s:.1f} s; ask for less")
+        wait = self._wait_s(ticket)
+        own_s = min(wait, ticket.steps * ticket.lane.tick_s)
+        self._parts.append(own_s / timeout_s)
+        may_wait_s = min(timeout_s - own_s, (1 - min(KEPT, max(self._parts))) * timeout_s)
+        return wait - own_s - SURE * may_wait_s
+
+    def _wait_s(self, ticket: Ticket) -> float:
+        """Predicted time until it would be drawn: steps or packing, one of them is what takes long."""
         before = sum(
             len(lane.waiting[bulk]) + lane.movable(bulk)
             for lane in self.lanes
             for bulk in ((False, True) if ticket.bulk else (False,))
         )
-        if self.live and alone_s(ticket) > timeout_s:
-            self.meter.refused += 1
-            raise Expired(f"{ticket.steps} steps of this size take longer than {timeout_s:.1f} s; ask for less")
-        wait = max(wait_s(list(self.lanes), ticket), (before + 1) * self.pack_s) if self.live else 0.0
-        greedy = bool(ticket.tenant) and own >= max(1, OWN_SHARE * max_queued)
-        if waiting >= max_queued or greedy or wait > timeout_s:
-            self.meter.refused += 1
-            raise Full(max(1.0, wait - timeout_s if wait > timeout_s else wait / max(1, waiting)))
+        return max(wait_s(list(self.lanes), ticket), (before + 1) * self.pack_s) if self.live else 0.0
 
     def _given_up(self, future: Future[bytes], ticket: Ticket | None) -> None:
         """Runs when the future has ended; a cancelled one is to be counted and freed still."""

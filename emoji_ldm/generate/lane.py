@@ -153,6 +153,19 @@ class Lane:
             if any(ticket.ended for ticket in self.ready[bulk]):
                 self.ready[bulk] = deque(ticket for ticket in self.ready[bulk] if not ticket.ended)
 
+    def take_hopeless(self, now: float) -> list[Ticket]:
+        """Take out what is ready and would not be drawn by its deadline even if it began now and nobody was guided.
+
+        Not the only picture there is: by its steps predictions are corrected.
+        """
+        rows = [*chain(*self.running, *self.ready)]
+        tick_s = self.seconds(min(self.cap, len(rows)), 0) if len(rows) > 1 else 0.0
+        hopeless = [ticket for ticket in chain(*self.ready) if now + ticket.left * tick_s > ticket.deadline]
+        hopeless = [ticket for ticket in hopeless if ticket is not rows[0]]
+        if hopeless:
+            self.ready = [deque(ticket for ticket in queue if ticket not in hopeless) for queue in self.ready]
+        return hopeless
+
     def _admit(self, bulk: bool) -> None:
         """Let rows that are ready run, up to as many as a tick takes."""
         while self.ready[bulk] and len(self.running[bulk]) < self.cap:

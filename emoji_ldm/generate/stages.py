@@ -22,6 +22,8 @@ from emoji_ldm.generate.tables import Schedule, Tables
 from emoji_ldm.latents.codec import downsampling
 
 Picture = NDArray[np.uint8]  # (H, W, 4) RGBA
+DECODED = 8  # most pictures that are decoded at once: the first waits for the last
+DECODED_PIXELS = 2**20  # and on CPUs most pixels of them all: a large decoder takes kilobytes for each
 NUM_PROMPTS = 1024  # whose states are kept
 
 
@@ -31,8 +33,7 @@ class Stages:
     def __init__(self, model: Model, batch_size: int, *, strict: bool) -> None:
         """Settle the shapes of encoding and decoding."""
         self.model, self.tables, self.strict = model, Tables(model.scheduler_config), strict
-        # On CPUs one picture at a time is about as quick as many, and nothing is padded.
-        self.decode_rows = 1 if model.device.type == "cpu" else min(8, batch_size)
+        self._decoded = min(DECODED, batch_size)
         self.side_step_px = side_step_px(downsampling(model.codec.vae), len(model.unet.config.block_out_channels))
         self.max_side_px = LARGER * model.size_px
         self._states: OrderedDict[str, Tensor] = OrderedDict()
@@ -101,13 +102,28 @@ class Stages:
         if len(self._states) > NUM_PROMPTS:
             self._states.popitem(last=False)
 
+    def decoded(self, shape: Shape) -> int:
+        """Most pictures of latents `(C, h, w)` that are decoded at once.
+
+        Small ones take half of the time when they are many. On CPUs strict mode decodes them one by one, so that
+        nothing is padded.
+        """
+        if self.model.device.type != "cpu":
+            return self._decoded
+        if self.strict:
+            return 1
+        pixels = math.prod(shape[1:]) * downsampling(self.model.codec.vae) ** 2
+        return max(1, min(self._decoded, DECODED_PIXELS // pixels))
+
     @torch.inference_mode()
     def pictures(self, latents: Sequence[Tensor]) -> list[Picture]:
-        """Pictures of scaled latents `(C, h, w)` of one shape, in strict mode all decoded at one batch shape."""
+        """Pictures of scaled latents `(C, h, w)`, at least one, of one shape; in strict mode at one batch shape."""
         pictures: list[Picture] = []
-        for start in range(0, len(latents), self.decode_rows):
-            part = list(latents[start : start + self.decode_rows])
-            padding = part[:1] * (self.decode_rows - len(part) if self.strict else 0)
+        channels, height, width = latents[0].shape
+        most = self.decoded((channels, height, width))
+        for start in range(0, len(latents), most):
+            part = list(latents[start : start + most])
+            padding = part[:1] * (most - len(part) if self.strict else 0)
             raw = torch.stack(part + padding) / self.model.codec.scaling_factor
             pictures += list(self.model.codec.decode(raw)[: len(part)])
         return pictures

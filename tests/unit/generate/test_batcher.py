@@ -421,6 +421,34 @@ def test_who_would_not_be_drawn_in_time_even_alone_is_told_so():
         floor.enter(Ticket(Draw("a"), lane, 20, deadline=time.monotonic() + 10), 8)
 
 
+def test_where_more_is_asked_for_than_can_be_drawn_long_pictures_are_refused_no_more_than_short_ones():
+    floor, refused = Floor(4), {10: 0, 50: 0}
+    lane = floor.lanes.lane(fake_cast(), (4, 8, 8))
+    for number in range(200):
+        steps = (10, 50)[number % 2]
+        try:
+            floor.enter(Ticket(Draw("a"), lane, steps, deadline=time.monotonic() + 100), 1000)
+        except Full as full:
+            assert 1 <= full.retry_after_s < 50
+            refused[steps] += 1
+    assert abs(refused[10] - refused[50]) <= 1 < refused[10]
+    assert 150 < lane.waiting[False].steps < 400, "for a seat one waits at most as long as the longest picture leaves"
+
+
+def test_who_would_come_too_late_is_not_begun_but_for_one_by_whom_predictions_are_corrected():
+    floor, cast = Floor(4), fake_cast()
+    now = time.monotonic()
+    tickets = ready(floor.lanes, cast, count=3)
+    for ticket, seconds in zip(tickets, (5, 1000, 5), strict=True):
+        ticket.deadline = now + seconds
+    lane = tickets[0].lane
+    assert floor.hopeless() == [tickets[2]] and list(lane.ready[False]) == tickets[:2]
+    lane.seats(False)
+    late = ready(floor.lanes, cast, count=1)
+    late[0].deadline = now + 9
+    assert floor.hopeless() == late and lane.running[False] == tickets[:2] and not lane.ready[False]
+
+
 def test_tenants_get_even_shares_of_the_steps_however_many_they_order():
     queue = FairQueue()
     for tenant, count in (("many", 20), ("few", 5)):
