@@ -1,4 +1,4 @@
-"""The service against simpler ones, on the same weights, seeds and traffic: rows T1 to T11, see `--only`."""
+"""The service against simpler ones, on the same weights, seeds and traffic: rows T1 to T14, see `--only`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.bench.serving import bits, crowds, latency, service, throughput
+from tests.bench.serving import bits, crowds, devices, latency, offline, service, throughput
 from tests.bench.serving.figure import Figure, Load
 from tests.bench.serving.network import curve
 
@@ -26,6 +26,9 @@ ROWS: dict[str, Callable[[Load], list[Figure]]] = {
     "T9c": bits.difference,
     "T10": bits.cancels,
     "T11": service.runner_killed,
+    "T12": offline.job,
+    "T13": devices.more_replicas,
+    "T14": devices.step_load,
 }
 
 

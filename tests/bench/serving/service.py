@@ -65,11 +65,12 @@ class Service:
         patience = httpx.Timeout(TIMEOUT_S + 30, pool=None)
         async with httpx.AsyncClient(timeout=patience, limits=limits, trust_env=False) as client:
             for body in bodies:
-                tasks.append(asyncio.create_task(self._one(client, body)))
+                tasks.append(asyncio.create_task(self.one(client, body)))
                 await asyncio.sleep(chance.expovariate(per_s))
             return await asyncio.gather(*tasks)
 
-    async def _one(self, client: httpx.AsyncClient, body: Body) -> Got:
+    async def one(self, client: httpx.AsyncClient, body: Body) -> Got:
+        """What comes of a request."""
         began = time.perf_counter()
         try:
             answer = await client.post(f"{self.url}/v1/images/generations", json=body)
@@ -83,7 +84,7 @@ def replicas_killed(load: Load) -> list[Figure]:
     """T8: a replica killed every 10 s, then a rolling update and a downscale, each under load."""
     bodies = _bodies(load.of(1000, 60), load.steps)
     few = bodies[: load.of(100, 15)]
-    with _service() as service:
+    with running() as service:
         began = time.perf_counter()
         quiet = service.ask(bodies, 1000.0, VISITORS)  # as quick as it can
         per_s = min(0.6 * len(bodies) / (time.perf_counter() - began), len(bodies) / (2.5 * KILL_EVERY_S))
@@ -108,7 +109,7 @@ def replicas_killed(load: Load) -> list[Figure]:
 def runner_killed(load: Load) -> list[Figure]:
     """T11: a bulk job whose runner is killed again and again."""
     kills, prompts = load.of(5, 2), [f"{prompt} {number}" for number in range(load.of(6, 1)) for prompt in PROMPTS]
-    with _service() as service, connected(service.url, "") as client:
+    with running() as service, connected(service.url, "") as client:
         wanted = {"prompts": prompts, "n": 5, "seed": 1, "num_inference_steps": load.of(20, 10)}
         name = client.create(wanted)["id"]
         moments = [_kill_runner(client, name, random.Random(number)) for number in range(kills)]
@@ -128,7 +129,8 @@ def runner_killed(load: Load) -> list[Figure]:
 
 
 @contextmanager
-def _service() -> Iterator[Service]:
+def running() -> Iterator[Service]:
+    """A service with two replicas, and a Ray of its own."""
     with tempfile.TemporaryDirectory() as folder:
         service = Service(Path(folder))
         try:

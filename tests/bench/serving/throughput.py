@@ -22,7 +22,7 @@ def efficiency(load: Load) -> list[Figure]:
     equal = [Draw("a happy cat", seed=seed, steps=load.of(20, 8)) for seed in range(load.of(40, 32))]
     best, speeds = [], {False: list[float](), True: list[float]()}
     for _ in load.repeats:
-        best.append(_static(equal[: load.of(3, 2) * CAP]))
+        best.append(static_speed(equal[: load.of(3, 2) * CAP]))
         for strict, found in speeds.items():
             found.append(saturated(rigs.ours(strict), equal)[0])
     return [
@@ -85,7 +85,7 @@ def mean_rows(forwards: Counter[int]) -> float:
     return sum(rows * count for rows, count in forwards.items()) / max(1, forwards.total())
 
 
-def _static(wanted: Sequence[Draw]) -> float:
+def static_speed(wanted: Sequence[Draw]) -> float:
     """Row-steps per second of full batches, one after the other."""
     code, _ = rigs.static("static")
     code(wanted[:CAP])

@@ -1,0 +1,77 @@
+"""T12: the offline job against full batches in a plain loop."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import ray
+
+from emoji_ldm.config import Config, build
+from emoji_ldm.dataset.entry import read_entry
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.generate.draw import Draw
+from emoji_ldm.records import GENERATED
+from emoji_ldm.store import Store
+from ray_jobs import cluster, generate
+from tests.bench.serving import network
+from tests.bench.serving.figure import Figure, Load, ratios
+from tests.bench.serving.static import CAP
+from tests.bench.serving.throughput import static_speed
+
+GUIDANCE = 3.0
+SHARDS = 6
+
+
+def job(load: Load) -> list[Figure]:
+    """T12: `generate` with one worker, by its commits: to start Ray and to load the model are told apart from that."""
+    best, speeds, whole = list[float](), {False: list[float](), True: list[float]()}, list[float]()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for number in load.repeats:
+                for strict, found in speeds.items():
+                    config = _config(Path(folder, f"{number}-{strict}"), load, strict)
+                    cluster.connect(config.cluster)
+                    with contextlib.redirect_stderr(io.StringIO()):
+                        done = generate.run(config)
+                    found.append(_rate(config))
+                    whole += [] if strict else [float(str(done["images/s"]))]
+                best.append(_static(load))  # beside an idle Ray, as the job is beside a busy one
+        finally:
+            ray.shutdown()
+    return [
+        Figure("T12 offline job / static batch", ratios(speeds[False], best), ">= 0.85"),
+        Figure("T12 offline job, strict / static batch", ratios(speeds[True], best)),
+        Figure("T12 static, pictures/s", best),
+        Figure("T12 whole job with start and load, pictures/s", whole),
+    ]
+
+
+def _config(folder: Path, load: Load, strict: bool) -> Config:
+    """Shards of full batches of equal draws."""
+    size = CAP * load.of(4, 2)
+    wanted = {"checkpoint": str(network.folder()), "prompts": ["a happy cat"], "num_images": SHARDS * size,
+              "steps": load.of(20, 8), "guidance_scale": GUIDANCE, "batch_size": CAP, "rows_per_shard": size,
+              "num_workers": 1, "strict": strict, "output": str(folder / "out")}  # fmt: skip
+    fields = {"run": "bench", "store": str(folder / "store"), "generate": wanted, "cluster": {"num_cpus": 4}}
+    return build(fields, where="bench")
+
+
+def _static(load: Load) -> float:
+    """Pictures per second of full batches, one after the other."""
+    steps = load.of(20, 8)
+    draws = [Draw("a happy cat", seed=seed, steps=steps, guidance_scale=GUIDANCE) for seed in range(4 * CAP)]
+    return static_speed(draws) / steps
+
+
+def _rate(config: Config) -> float:
+    """Pictures per second from the first commit to the last."""
+    table, moments, pictures = Table(Store(config.store), GENERATED), list[float](), list[int]()
+    for version in range(1, table.version + 1):
+        actions = read_entry(table, version)
+        pictures.append(sum(json.loads(action["add"]["stats"])["numRecords"] for action in actions if "add" in action))
+        moments.append(next(action["commitInfo"]["timestamp"] for action in actions if "commitInfo" in action) / 1000)
+    return sum(pictures[1:]) / (moments[-1] - moments[0])
