@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emoji_ldm.cluster.check import command as check
+from emoji_ldm.cluster.simulate import command as simulate
 from emoji_ldm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ VERBS = {
     "down": ("take an overlay away; keeps the data of the store unless told otherwise",
              "emoji-ldm cluster down --overlay kind\n  emoji-ldm cluster down --overlay kind --volumes --yes"),
 }  # fmt: skip
-PLUGGED = ("check", "simulate")
 OVERLAID = ("up", "submit", "down")
 
 
@@ -47,9 +47,8 @@ def add_cluster(commands: Any) -> None:
         verb.add_argument("--context", default="", metavar="NAME",
                           help="cluster of your kubeconfig; its current one if absent")  # fmt: skip
     _add_options(verbs.choices)
-    for name in PLUGGED:
-        if (Path(__file__).parent / name / "command.py").is_file():  # while they are being built
-            import_module(f"emoji_ldm.cluster.{name}.command").add(verbs)
+    check.add(verbs)
+    simulate.add(verbs)
 
 
 def _add_options(verbs: dict[str, argparse.ArgumentParser]) -> None:
@@ -78,8 +77,8 @@ def run(arguments: argparse.Namespace, submit: Callable[..., int], follow: Calla
         submit: Runs a command as a Ray job on a cluster, see `ray_jobs.submit`, which the library may not import.
         follow: Prints the log of a Ray job on a cluster, likewise.
     """
-    if arguments.verb in PLUGGED:
-        return int(import_module(f"emoji_ldm.cluster.{arguments.verb}.command").run(arguments))
+    if arguments.verb in ("check", "simulate"):
+        return check.run(arguments) if arguments.verb == "check" else simulate.run(arguments)
     from emoji_ldm.cluster.kubectl import Kubectl
 
     kubectl = Kubectl(arguments.context)
