@@ -148,6 +148,12 @@ def trouble(stderr: str) -> ClusterError | ConfigError:
         return ClusterError(f"the cluster does not know you: {plain}; log in to it again")
     if "(AlreadyExists)" in text:
         return ClusterError(f"{plain}; choose another name")
+    if found := re.search(
+        r'(\w+)(?:\.\w+)* "([^"]+)" is invalid.*(?:field is immutable|updates to statefulset spec)', stderr, re.S
+    ):
+        kept = " --cascade=orphan" if found[1].lower() == "statefulset" else ""  # its Pods and volumes stay
+        remedy = f"delete it, then run this again: kubectl -n {NAMESPACE} delete {found[1].lower()} {found[2]}{kept}"
+        return ClusterError(f"{found[1]} {found[2]} cannot be changed in place; {remedy}")
     if "conflict" in text and "Apply failed" in text:
         return ClusterError(
             f"{' '.join(lines)[:600]}: somebody changed by hand what the manifests set; change the manifests, "

@@ -13,6 +13,7 @@ from emoji_ldm.progress import say
 
 PODS = {"serve": "emoji-ldm/stage=serve", "cluster": "emoji-ldm/stage=cluster"}
 RAY_JOB = "raysubmit_"
+FILES = "store/logs"  # where components/logs brings what Ray writes into files
 
 
 def run(kubectl: Kubectl, job: str, *, go_on: bool, tail: int, ray_job: Callable[..., int]) -> int:
@@ -33,6 +34,7 @@ def run(kubectl: Kubectl, job: str, *, go_on: bool, tail: int, ray_job: Callable
         with standing.dashboard(kubectl) as address:
             return ray_job(job, address, commands=standing.COMMANDS)
     if job in PODS:
+        say(f"Ray's own files of these Pods are in the bucket, at {FILES}/{job}/, where the overlay has component logs")
         return _stream(kubectl, "--selector", PODS[job], "--all-containers", "--prefix", "--max-log-requests=50",
                        *_options(go_on, tail if tail >= 0 else 100))  # fmt: skip
     name = _found(kubectl, job)
@@ -62,7 +64,8 @@ def _why(kubectl: Kubectl, name: str) -> str:
     from emoji_ldm.cluster import status
 
     row = next((row for row in status.read(kubectl)[0] if row.kind == "job" and row.name == name), None)
-    return f"{row.state}, {row.why or 'its Pods are gone'}" if row else "it is gone"
+    gone = f"its Pods are gone; what Ray wrote is in the bucket at {FILES}/, where the overlay has component logs"
+    return f"{row.state}, {row.why or gone}" if row else "it is gone"
 
 
 def _options(go_on: bool, tail: int) -> list[str]:

@@ -226,6 +226,10 @@ def test_without_kubectl_its_source_is_named(monkeypatch, tmp_path):
     ('Error from server (Forbidden): error when creating "STDIN": pods "x" is forbidden: violates PodSecurity',
      'pods "x" is forbidden: violates PodSecurity'),
     ("Unable to connect to the server: dial tcp 10.0.0.1:443: i/o timeout", "no Kubernetes cluster answers"),
+    ('The Job "store-setup" is invalid: spec.template: Invalid value: {}: field is immutable',
+     "Job store-setup cannot be changed in place; delete it, then run this again: kubectl -n emoji-ldm delete job"),
+    ('The StatefulSet "store" is invalid: spec: Forbidden: updates to statefulset spec for fields other',
+     "delete statefulset store --cascade=orphan"),
     ("", "kubectl failed without a word"),
 ])  # fmt: skip
 def test_what_kubectl_complains_about_becomes_one_line(said, text):
