@@ -115,7 +115,9 @@ class Kueue:
 
     def _again(self, cohort: Cohort) -> None:
         self.refused.pop(id(cohort), None)
-        for name in cohort.queues:
+        for name, queue in cohort.queues.items():
+            if queue.strict and self.waiting[name]:
+                self._active.add(name)
             if self.aside[name]:
                 for entry in self.aside[name]:
                     sticky = entry[3].victims  # who preempted for itself stays first in its queue until it is in
@@ -143,7 +145,9 @@ class Kueue:
     def _begin(self) -> bool:
         """A new cycle: the first of each queue; sorted so that the last of the list has the first turn."""
         heads = [heapq.heappop(self.waiting[name]) for name in sorted(self._active) if self.waiting[name]]
-        self._active = {name for name in self._active if self.waiting[name]}
+        self._active = {
+            name for name in self._active if self.waiting[name] and not self.cohort_of[name].queues[name].strict
+        }
         late = {id(entry[3]): entry[0] != FIRST and self._would_borrow(entry[3]) for entry in heads}
         self._turn = sorted(heads, key=lambda entry: (late[id(entry[3])], *entry[:3]), reverse=True)
         return bool(self._turn)
@@ -185,9 +189,12 @@ class Kueue:
         return False
 
     def _put_aside(self, entry: tuple[int, float, int, Workload], queue: ClusterQueue) -> bool:
-        """Until quota is given back; unless the queue is strict, it holds up nobody behind it."""
+        """Until quota is given back. In a strict queue it stays the first; elsewhere it holds up nobody behind it."""
+        if queue.strict:
+            heapq.heappush(self.waiting[queue.name], entry)
+            return False
         heapq.heappush(self.aside[queue.name], entry)
-        if self.waiting[queue.name] and not queue.strict:
+        if self.waiting[queue.name]:
             self._active.add(queue.name)
         return False
 

@@ -24,7 +24,19 @@ class Phase(StrEnum):
 class Node:
     """A machine: what is free on it, which Pods and images it has."""
 
-    __slots__ = ("born", "empty_since", "free", "images", "number", "phase", "pods", "pool", "pulling", "zone")
+    __slots__ = (
+        "born",
+        "empty_since",
+        "expected",
+        "free",
+        "images",
+        "number",
+        "phase",
+        "pods",
+        "pool",
+        "pulling",
+        "zone",
+    )
 
     def __init__(self, number: int, pool: Pool, now: float) -> None:
         self.number, self.pool, self.born = number, pool, now
@@ -33,6 +45,7 @@ class Node:
         self.pods: dict[int, Pod] = {}
         self.images: set[str] = set()
         self.pulling: dict[str, list[Pod]] = {}
+        self.expected: list[Pod] = []  # for whom it was started
         self.empty_since = now
 
     def fits(self, size: Size) -> bool:
@@ -146,6 +159,7 @@ class Fleet:
                     continue
                 plan.take(pod.size)
                 pool.plan = plan
+                plan.expected.append(pod)
                 pod.nominee, pod.reason = plan, f"a node of pool {pool.name} is starting"
 
     def _another(self, pool: Pool) -> Node | None:
@@ -166,16 +180,28 @@ class Fleet:
     def _ready(self, node: Node) -> None:
         pool = node.pool
         node.phase, node.free, node.empty_since = Phase.READY, pool.size, self.clock.now
+        self._welcome(node)
         self._open(node)
+        node.expected = []
         self._ask(pool)  # whoever was to come here and found it full
         if pool.spec.spot and pool.spec.loss_per_h:
             chance = random.Random(f"{self.seed}:life:{node.number}")
             self.clock.after(chance.expovariate(pool.spec.loss_per_h / 3600), self.warn, node)
         self._idle(node)
 
+    def _welcome(self, node: Node) -> None:
+        """Those for whom the node was started go to the scheduler."""
+        for pod in node.expected:
+            if pod.nominee is node and pod.state is State.PENDING:
+                node.pool.waiting[pod.size].pop(pod.number, None)
+                pod.nominee = None
+                self.scheduler.add(pod)
+
     def _open(self, node: Node) -> None:
         """The node has room: whoever waits for that goes back to the scheduler, as many as fit."""
         pool, left = node.pool, node.free
+        for pod in node.expected:
+            left = (left[0] - pod.size[0], left[1] - pod.size[1], left[2] - pod.size[2])
         for rooms in pool.room.values():
             rooms[node.number] = node
         for size, pods in pool.waiting.items():

@@ -31,11 +31,7 @@ def page(result: dict[str, Any]) -> str:
         ("Jobs that wait", "for quota", [("waiting", _over(samples, "pending"))], ""),
         ("Cost", "US dollars so far", [("cost", _over(samples, "cost_usd"))], "$"),
     ]
-    drawn = [
-        _figure(title, sub, series, unit)
-        for title, sub, series, unit in charts
-        if any(y for _, ps in series for _, y in ps)
-    ]
+    drawn = [_figure(*figure) for figure in charts]
     broken = {law: number for law, number in result["laws"].items() if number}
     values = {
         "about": escape(result["about"]),
@@ -48,6 +44,7 @@ def page(result: dict[str, Any]) -> str:
         "rows": "".join(_row(row) for row in result["work"]),
         "bars": _bars(result["work"], result["seconds"]),
         "charts": "".join(drawn),
+        "waiting": "<h2>Not ended</h2>" if result["open"] else "<h2>Checks</h2>",
         "open": "".join(
             f"<li><b>{escape(run['name'])}</b> {escape(run['stage'])}: {escape(run['reason'])}</li>"
             for run in result["open"][:50]
@@ -146,7 +143,7 @@ def chart(title: str, series: Sequence[Series], unit: str = "") -> str:
     for tick in ticks:
         y = place(0, tick)[1]
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{unit}{tick:,.0f}</text>')
+        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{unit}{_short(tick)}</text>')
     parts += [_x_tick(tick, place(tick * size, 0)[0], HEIGHT, last) for tick in _steps(last / size, 6)]
     for number, (name, points) in enumerate(series):
         parts.append(f'<path class="line s{number}" d="{_path(points, place)}"><title>{escape(name)}</title></path>')
@@ -166,6 +163,14 @@ def _path(points: Sequence[tuple[float, float]], place: Any) -> str:
             words.append(f"M{x:.1f} {y:.1f}")
         height = value
     return "".join([*words, f"H{place(*points[-1])[0]:.1f}"])
+
+
+def _short(value: float) -> str:
+    """For the axis: 400, 4,000, 40k, 4M."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= 10 * size:
+            return f"{value / size:,.0f}{unit}"
+    return f"{value:,.0f}"
 
 
 def _steps(last: float, most: int) -> list[float]:

@@ -165,7 +165,10 @@ class Run:
             return
         wait = min(rates.backoff_s * 2 ** (self.backoffs - 1), rates.backoff_max_s) if self.backoffs else 0.0
         self.workload.reason = f"{self.reason}; requeued in {wait:.0f} s" if wait else self.reason
-        world.clock.after(wait, self._again)
+        if wait:
+            world.clock.after(wait, self._again)
+        else:
+            self._again()
 
     def _again(self) -> None:
         if self.stage is Stage.PENDING:
@@ -222,7 +225,6 @@ class Run:
 
     def _advance(self) -> None:
         """What becoming ready leads to."""
-        now = self.world.clock.now
         if self.stage is Stage.STARTING and self.complete:
             if self.submitter is None or self.num_ready[self.submitter]:
                 self._begin()
