@@ -1,0 +1,157 @@
+"""The command, its scenarios, and what it takes from manifests."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from emoji_ldm.cluster.simulate import manifests
+from emoji_ldm.cluster.simulate.page import page
+from emoji_ldm.cluster.simulate.results import results
+from emoji_ldm.cluster.simulate.scenario import load, parse, presets
+from emoji_ldm.errors import ConfigError
+from tests.loopback import ROOT
+from tests.unit.cluster.simulated import simulate, small
+
+K8S = ROOT / "k8s"
+QUEUE = {
+    "kind": "ClusterQueue",
+    "metadata": {"name": "train"},
+    "spec": {
+        "cohortName": "emoji-ldm",
+        "queueingStrategy": "StrictFIFO",
+        "preemption": {
+            "reclaimWithinCohort": "Any",
+            "borrowWithinCohort": {"policy": "LowerPriority", "maxPriorityThreshold": 10000},
+        },
+        "resourceGroups": [
+            {
+                "coveredResources": ["cpu", "memory"],
+                "flavors": [
+                    {
+                        "name": "cpu",
+                        "resources": [
+                            {"name": "cpu", "nominalQuota": "500m", "borrowingLimit": 2},
+                            {"name": "memory", "nominalQuota": "512Mi", "lendingLimit": "256Mi"},
+                        ],
+                    }
+                ],
+            }
+        ],
+    },
+}
+
+
+def command(*arguments):
+    words = [sys.executable, "-m", "emoji_ldm.cluster.simulate", "--manifests", str(K8S), *arguments]
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def test_a_cluster_queue_is_read_with_its_units_and_policies():
+    assert manifests.queues([QUEUE]) == {
+        "train": {
+            "cohort": "emoji-ldm", "within": "Never", "reclaim": "Any", "strict": True, "borrow_over": 10000,
+            "nominal": {"cpu": {"cpu": 0.5, "memory": 0.5}}, "borrowing": {"cpu": {"cpu": 2.0}},
+            "lending": {"cpu": {"memory": 0.25}},
+        }
+    }  # fmt: skip
+
+
+def test_a_node_pools_limit_becomes_nodes_of_the_scenarios_machine():
+    pool = {
+        "kind": "NodePool",
+        "metadata": {"name": "gpu"},
+        "spec": {"limits": {"nvidia.com/gpu": "20", "cpu": "1k"}, "disruption": {"consolidateAfter": "1h30m"}},
+    }
+    found = manifests.node_pools([pool])["gpu"]
+    assert manifests.extra_fields({"cpu": 96, "gpus": 8}, found) == {"limit": 2, "idle_s": 5400.0}
+
+
+def test_the_presets_read_the_overlay_of_eks():
+    assert presets() == ["plan", "scale", "storm"]
+    plan = load("plan", [], K8S)
+    train = next(work for work in plan.work if work.name == "train")
+    assert train.queue == "train" and train.priority == 100_000 and train.groups[0].least == 64
+    assert train.groups[0].flavors == ["gpu-on-demand"] and train.groups[0].gpus == 1
+    assert plan.queues["train"].strict and plan.queues["train"].cohort == "emoji-ldm"
+    assert plan.queues["batch"].nominal["gpu-spot"]["nvidia.com/gpu"] == 320  # the scenario's own
+    storm = load("storm", [], K8S)
+    assert storm.pools["gpu-spot"].limit == 128  # the NodePool's
+    assert all(work.source for preset in (plan, storm) for work in preset.work)
+
+
+def test_an_override_names_work_and_pools_by_name():
+    plan = load("plan", ["pools.gpu-spot.price_usd_h=1.5", "work.caption.rate=2", "seed=7"], K8S)
+    assert plan.pools["gpu-spot"].price_usd_h == 1.5 and plan.work[1].rate == 2 and plan.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("work.caption.rat=2", "work.1.rat: extra inputs are not permitted"),
+        ("pools.gpu-spot.price_usd_h=-1", "price_usd_h: input should be greater than or equal to 0"),
+        ("work.nothing.rate=2", "there is no nothing"),
+        ("rates", "an override is path=value"),
+        ("work.caption.like=captions", "like 'captions': the overlay has no such RayJob"),
+        ("work.train.after=[later]", "after later: no such work"),
+        ("work.serve.load_per_s=null", "give total"),
+        ("overlay=moon", "no overlay 'moon'"),
+    ],
+)
+def test_a_wrong_scenario_is_one_line_that_names_the_field(override, message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        load("plan", [override], K8S)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"queue": "fast"}, "no queue 'fast'"),
+        ({"groups": []}, "give its groups"),
+        ({"head_flavors": ["moon"]}, "group head: no pool 'moon'"),
+    ],
+)
+def test_work_that_cannot_be_placed_is_named(change, message):
+    with pytest.raises(ConfigError, match=message):
+        simulate(small(work=change))
+
+
+def test_a_missing_scenario_names_the_presets():
+    done = command("nowhere.yaml")
+    assert done.returncode == 2
+    assert done.stderr == "no scenario 'nowhere.yaml': name a file, or one of plan, scale, storm\n"
+
+
+def test_json_and_the_page_tell_the_same(tmp_path):
+    done = command("storm", "--json", "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told == json.loads((tmp_path / "out" / "simulation.json").read_text())
+    html = (tmp_path / "out" / "simulation.html").read_text()
+    assert "{{" not in html and html.count("<figure>") == 4 and "<script" not in html
+    assert told["spot"]["storms"][0] == {"at_s": 7200.0, "lost": 6, "of": 64}
+    assert not any(told["laws"].values()) and told["pods"]["created"] == told["pods"]["ended"]
+
+
+def test_what_has_not_ended_is_told_with_its_reason():
+    values = small(days=0.02, work={"copies": 12, "name": "ca<ption"})
+    values["queues"]["batch"]["nominal"]["gpu"]["nvidia.com/gpu"] = 8
+    told = results(simulate(values))
+    waiting = [run for run in told["open"] if run["stage"] == "pending"]
+    assert len(waiting) == 10
+    assert "insufficient unused quota for nvidia.com/gpu in flavor gpu, 8 more needed" in waiting[0]["reason"]
+    assert "ca&lt;ption-5" in page(told) and "ca<ption" not in page(told)
+
+
+def test_the_help_of_the_command_loads_nothing_heavy():
+    code = (
+        "import sys, emoji_ldm.cluster.simulate.command;"
+        "print([m for m in ('pydantic', 'yaml', 'rich', 'ray', 'torch') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "[]"
+
+
+def test_a_scenario_needs_no_overlay():
+    assert parse(small()).overlay is None
