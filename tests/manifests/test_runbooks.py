@@ -1,4 +1,4 @@
-"""Commands in the runbooks and READMEs: they parse, and what they name exists."""
+"""Commands in the runbooks and the README: they parse, and what they name exists."""
 
 import functools
 import itertools
@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from emoji_ldm.cluster.check.tool import carried_tool
-from ray_jobs.cli import parser
+from ray_jobs.cli import _parse
 from tests.manifests.render import K8S, OVERLAYS, ROOT, VERSIONS, rendered
 
 PAGES = sorted([*(ROOT / "infra" / "runbooks").glob("*.md"), K8S / "README.md"])
@@ -19,6 +19,7 @@ ENDS = {"&&", "||", "|", ";", "do", "then", "else", "(", ")", "&"}
 SHORT = {  # kubectl's own short names and plurals
     "svc": "Service", "deploy": "Deployment", "sts": "StatefulSet", "cm": "ConfigMap", "ns": "Namespace", "pdb":
     "PodDisruptionBudget", "netpol": "NetworkPolicy", "sa": "ServiceAccount", "cq": "ClusterQueue", "lq": "LocalQueue",
+    "pvc": "PersistentVolumeClaim",
 }  # fmt: skip
 BY_OPERATORS = re.compile(r"(serve|emoji-ldm|[a-z]+)-(head-svc|serve-svc|gateway)")
 PATHS = re.compile(r"(?:^|[\s=\"'])((?:infra|k8s|tests|ray_jobs|emoji_ldm)/[\w./-]*[\w-])")
@@ -95,7 +96,7 @@ def test_every_command_of_ours_parses():
     for where, arguments in told("emoji-ldm"):
         plain = [word for word in arguments if not word.startswith((">", "2>"))]
         try:
-            parser().parse_args(plain)
+            _parse(plain)
         except SystemExit as error:
             assert error.code == 0, f"{where}: emoji-ldm {' '.join(plain)}"
 
@@ -147,7 +148,9 @@ def objects():
     """(kind, name) of everything in any overlay, and what operators make of it."""
     found = {(one["kind"].lower(), one["metadata"]["name"]) for overlay in OVERLAYS for one in rendered(overlay)}
     found |= {("secret", name) for name in yaml.safe_load((K8S / "secrets.yaml").read_text())}
-    return found | {("pod", f"{name}-{number}") for kind, name in found if kind == "statefulset" for number in range(4)}
+    sets = [name for kind, name in found if kind == "statefulset"]
+    found |= {("pod", f"{name}-{number}") for name in sets for number in range(4)}
+    return found | {("persistentvolumeclaim", f"data-{name}-{number}") for name in sets for number in range(4)}
 
 
 def kind_of(word):
@@ -175,8 +178,8 @@ def named(plain):
     return pairs
 
 
-NAMING = {"get", "delete", "patch", "describe", "logs", "exec", "cp", "port-forward", "rollout", "wait", "scale", "label",
-          "annotate", "edit"}  # fmt: skip
+NAMING = {"get", "delete", "patch", "describe", "logs", "exec", "cp", "port-forward", "rollout", "wait", "scale",
+          "label", "annotate", "edit"}  # fmt: skip
 ELSEWHERE = ("node", "nodeclaim", "workload", "crd", "event")  # what no overlay holds
 
 
