@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import time
@@ -11,11 +12,13 @@ from datetime import UTC, datetime
 
 from emoji_ldm.cluster import status
 from emoji_ldm.cluster.kubectl import NAMESPACE, Kubectl, Thing, trouble
-from emoji_ldm.cluster.rows import DONE, FAILED, Row
+from emoji_ldm.cluster.reasons import World
+from emoji_ldm.cluster.rows import DONE, FAILED, WAITS, Row, of_job
 from emoji_ldm.errors import ClusterError
 from emoji_ldm.progress import say
 
 POLL_S = 2.0
+WHY_EVERY_S = 10.0
 LAST_WORDS_S = 15.0  # what a log that has ended may still need to arrive
 INTERRUPTED = 130
 EXIT_CODE = re.compile(r"exit code (\d+)")
@@ -97,19 +100,24 @@ def _made(thing: Thing) -> str:
 
 
 def _to_end(kubectl: Kubectl, name: str, log: _Log) -> Row:
-    told = ""
-    while True:
-        rows, _ = status.read(kubectl)
-        row = next((row for row in rows if row.kind == "job" and row.name == name), None)
-        if row is None:
+    told, looked = "", -math.inf
+    row: Row | None = None
+    while row is None or row.state not in (DONE, FAILED):
+        if row is not None:
+            time.sleep(POLL_S)
+        job = kubectl.one("rayjobs.ray.io", name)
+        if job is None:
             raise ClusterError(f"job {name} is not there any more; somebody deleted it")
-        if row.state in (DONE, FAILED):
-            log.attend()
-            log.end(LAST_WORDS_S)
-            return row
+        row = of_job(job, World((job,)))
+        if row.state == WAITS and time.monotonic() - looked < WHY_EVERY_S:
+            continue
+        if row.state == WAITS:  # why, is written in other objects; they may be many
+            looked = time.monotonic()
+            row = next((row for row in status.read(kubectl)[0] if (row.kind, row.name) == ("job", name)), row)
         text = f"{row.state}{f', {row.why}' if row.why else ''}"
-        if text != told:
+        if text != told and row.state not in (DONE, FAILED):
             say(f"job {name}: {text}")
         told = text
         log.attend()
-        time.sleep(POLL_S)
+    log.end(LAST_WORDS_S)
+    return row

@@ -46,8 +46,10 @@ def holds(thing: Thing, name: str) -> bool:
 def of_queue(thing: Thing, world: World) -> str:
     """Why Kueue has not let it start; "" if it has, or does not manage it."""
     uid = thing["metadata"].get("uid")
-    owners = ((own, owner) for own in world.of("Workload") for owner in own["metadata"].get("ownerReferences") or ())
-    workload = next((own for own, owner in owners if owner.get("uid") == uid), None)
+    # An elastic job has a Workload for each size that it had; the newest counts.
+    own = [made for made in world.of("Workload") if not holds(made, "Finished")
+           and any(owner.get("uid") == uid for owner in made["metadata"].get("ownerReferences") or ())]  # fmt: skip
+    workload = own[-1] if own else None
     if workload is None:
         queued = (thing["metadata"].get("labels") or {}).get("kueue.x-k8s.io/queue-name")
         held = bool((thing.get("spec") or {}).get("suspend"))

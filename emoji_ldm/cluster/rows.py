@@ -45,10 +45,15 @@ def rows(world: World) -> Iterator[Row]:
         held = "suspended" if spec.get("suspend") else f"schedule {spec.get('schedule')}"
         yield _row("nightly", cron, "idle" if spec.get("suspend") else READY, held)
     for job in world.of("RayJob"):
-        yield _row("job", job, job_state(job), _job_why(job, world), stage=stage_of(job))
+        yield of_job(job, world)
     for queue in world.of("ClusterQueue"):
         if _ours(queue):
             yield _queue(queue)
+
+
+def of_job(job: Thing, world: World) -> Row:
+    """The row of a RayJob."""
+    return _row("job", job, job_state(job), _job_why(job, world), stage=stage_of(job))
 
 
 def job_state(job: Thing) -> str:

@@ -4,7 +4,7 @@ What it keeps to: discovery; OpenAPI v3 as far as kubectl asks for it; create, g
 watch, server-side apply with field owners and conflicts, merge patch, delete with cascade by owner; resource versions,
 generations, uids; Status objects with the API server's own words for what goes wrong; logs that grow. What a kubelet
 or an operator would do, tests do: by `update`, or by functions in `reactions`, called after every write, and in
-`looks`, before every list.
+`looks`, before an object is got by its name.
 """
 
 import copy
@@ -131,9 +131,6 @@ class Api:
         return self._drop(key)
 
     def listed(self, version, kind, namespace, query):
-        if query.get("watch") != "true":
-            for look in list(self.looks):
-                look(self, kind)
         found = [thing for (own, name, place, _), thing in self.objects.items()
                  if (own, name) == (version, kind) and namespace in ("", place) and chosen(thing, query)]  # fmt: skip
         return {"kind": f"{kind}List", "apiVersion": version, "metadata": {"resourceVersion": str(self.version)},
@@ -333,6 +330,8 @@ class Visit(BaseHTTPRequestHandler):
             elif not name:
                 return 200, self.api.listed(version, kind, namespace, self.query)
             else:
+                for look in list(self.api.looks):
+                    look(self.api, kind)
                 key = (version, kind, namespace, name)
                 if key not in self.api.objects:
                     raise Refusal(404, "NotFound", f'{self.api._resource(key)} "{name}" not found', name=name)

@@ -94,6 +94,15 @@ def test_why_a_job_is_not_admitted(own, text):
     assert text in why(job, own).why
 
 
+def test_of_the_workloads_of_an_elastic_job_the_newest_counts():
+    job = thing("RayJob", "train", spec={"suspend": True}, status={})
+    older = workload(condition("QuotaReserved", "False", "too small a quota"))
+    older["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    gone = workload(condition("Finished", "True"), condition("QuotaReserved", "False", "of a slice that is over"))
+    newest = workload(condition("QuotaReserved", "False", "waits for four GPUs"))
+    assert "waits for four GPUs" in why(job, older, newest, gone).why
+
+
 def test_a_queued_job_of_which_kueue_knows_nothing_says_so():
     job = thing("RayJob", "train", {"kueue.x-k8s.io/queue-name": "train"}, spec={"suspend": True}, status={})
     assert "Kueue made no Workload of it" in why(job).why

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import subprocess
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -113,7 +114,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_follow(ready, api, monkey
     def pressed(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(follow, "time", SimpleNamespace(sleep=pressed))
+    monkeypatch.setattr(follow, "time", SimpleNamespace(sleep=pressed, monotonic=time.monotonic))
     play(api, begins("a", "at work"))
     status, _, said = ready("submit", "train", "--name", "mine")
     assert status == 130
