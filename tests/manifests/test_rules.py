@@ -8,8 +8,9 @@ from emoji_ldm.cluster.check.rules import RULES, broken
 from emoji_ldm.cluster.check.rules.place import places
 from emoji_ldm.cluster.check.vocabulary import START_OPTIONS
 from emoji_ldm.cluster.check.whole import problems
-from tests.manifests.cases import CASES, OPERATORS
+from tests.manifests.cases import CASES
 from tests.manifests.good import edited, world
+from tests.manifests.operators import OPERATORS
 
 
 def found_by(rule, name, edits):
