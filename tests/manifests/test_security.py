@@ -9,7 +9,8 @@ import yaml
 
 from emoji_ldm.cluster.check import check
 from emoji_ldm.cluster.check.pods import ray_cluster
-from emoji_ldm.cluster.check.rendering import render
+from emoji_ldm.cluster.check.rendering import name_of, render
+from emoji_ldm.cluster.status import KINDS
 from tests.manifests.render import K8S, OVERLAYS, ROOT, copied
 from tests.manifests.seen import all_pods, things
 
@@ -109,6 +110,16 @@ def test_roles_name_what_they_allow_and_neither_secrets_nor_shells(overlay):
         assert "*" not in rule["apiGroups"] + rule["resources"] + rule["verbs"]
         assert not {"secrets", "pods/exec", "pods/attach", "serviceaccounts/token"} & set(rule["resources"])
         assert not {"bind", "escalate", "impersonate"} & set(rule["verbs"])
+
+
+def test_who_may_run_stages_may_ask_for_all_that_status_shows():
+    (role,) = (
+        thing for thing in things("kind") if thing["kind"] == "Role" and thing["metadata"]["name"] == "run-stages"
+    )
+    readable = {f"{kind}.{group}".rstrip(".") for rule in role["rules"] for group in rule["apiGroups"]
+                for kind in rule["resources"] if "list" in rule["verbs"]}  # fmt: skip
+    whole_cluster = {"clusterqueues.kueue.x-k8s.io"}  # no Role can give that; status then says what it does not show
+    assert set(KINDS) - readable == whole_cluster
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
