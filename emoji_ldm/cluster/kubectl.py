@@ -126,7 +126,7 @@ def find() -> Path:
     return Path(found)
 
 
-REACH = "start one (kind create cluster --config infra/kind/cluster.yaml), or choose another with --context"
+REACH = "start one (infra/runbooks/install.md), or choose another with --context"
 UNREACHED = re.compile(
     r"was refused|Unable to connect|no such host|i/o timeout|handshake timeout|connection refused|deadline exceeded"
     r"|Client.Timeout|network is unreachable|no route to host|server is currently unable"

@@ -99,8 +99,9 @@ def _of_container(container: Mapping[str, Any]) -> str:
     waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
     last = (container.get("lastState") or {}).get("terminated") or {}
     if waiting.get("reason") in PULL:
-        remedy = f"; kind load docker-image {container['image']}" if LOCAL.search(container.get("image", "")) else ""
-        return f"{name} cannot get its image {container.get('image')} ({waiting['reason']}){remedy}"
+        image = str(container.get("image"))
+        remedy = f"; kind load docker-image {image} --name emoji-ldm" if LOCAL.search(image) else ""
+        return f"{name} cannot get its image {image} ({waiting['reason']}){remedy}"
     if waiting and waiting.get("reason") not in CREATING:
         after = f" after {last.get('reason')} (exit code {last.get('exitCode')})" if last else ""
         return f"{name} waits: {waiting.get('reason')}{after}{_tail(waiting.get('message'))}"
