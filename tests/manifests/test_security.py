@@ -113,9 +113,7 @@ def test_roles_name_what_they_allow_and_neither_secrets_nor_shells(overlay):
 
 
 def test_who_may_run_stages_may_ask_for_all_that_status_shows():
-    (role,) = (
-        thing for thing in things("kind") if thing["kind"] == "Role" and thing["metadata"]["name"] == "run-stages"
-    )
+    role = next(thing for thing in things("kind") if name_of(thing) == "Role/run-stages")
     readable = {f"{kind}.{group}".rstrip(".") for rule in role["rules"] for group in rule["apiGroups"]
                 for kind in rule["resources"] if "list" in rule["verbs"]}  # fmt: skip
     whole_cluster = {"clusterqueues.kueue.x-k8s.io"}  # no Role can give that; status then says what it does not show
