@@ -62,6 +62,16 @@ run "the_service_sees_no_table" {
   }
 }
 
+run "training_may_make_the_folders_of_ray_s_path_and_captions_may_not" {
+  command = plan
+  assert {
+    condition = { for stage in ["autoencoder", "caption", "train"] : stage => contains(
+      one([for s in jsondecode(output.store[stage]).Statement : s.Resource if s.Sid == "Write"]), "arn:aws:s3:::emoji-ldm-123456789012-store/store/"
+    ) } == { autoencoder = true, caption = false, train = true }
+    error_message = "pyarrow puts an empty object STORE/ when Ray Train makes its folder"
+  }
+}
+
 run "the_pipeline_may_what_its_stages_may" {
   command = plan
   assert {
