@@ -26,7 +26,7 @@ STUCK = 10  # unless it was expected to take more than this part of it
 SPARE = 64  # deadlines of pictures that have ended, which are not worth a look
 OWN_SHARE = 0.75  # of the queue that one named tenant may fill
 SURE = 0.9  # of the time that one may wait, predictions being what they are
-KEPT, LATELY = 0.5, 64  # most of that time that is kept for long pictures, by those asked for last
+KEPT, LATELY = 0.75, 64  # most of that time that is kept for long pictures, by those asked for last
 
 
 class Full(Exception):

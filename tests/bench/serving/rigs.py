@@ -7,24 +7,31 @@ passes. The queue of `@serve.batch` is Ray's own.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from unittest.mock import patch
 
+import torch
 from ray import serve
 from ray.serve import context
 from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve._private.config import DeploymentConfig
 from ray.serve.schema import ReplicaRank
+from torch import Tensor
 
 from emoji_ldm.generate.batcher import Batcher
 from emoji_ldm.generate.draw import Draw
+from emoji_ldm.generate.graphs import Inputs
+from emoji_ldm.generate.network import Network
 from tests.bench.serving.network import model
 from tests.bench.serving.static import CAP, Static, png
 
 MAX_QUEUED = 40_000
+PASS_S, ROW_S = 0.02, 0.004  # of a forward pass on the simulated device, and of each row in it
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,21 @@ def static(name: str) -> tuple[Static, ThreadPoolExecutor]:
 def batcher(strict: bool) -> Batcher:
     """Our engine with its queues."""
     return Batcher(model(), batch_size=CAP, strict=strict, max_queued=MAX_QUEUED, loras={}, finish=png)
+
+
+@cache
+def device() -> Batcher:
+    """Our engine on a device that no other work on this machine slows down: a forward pass waits, and takes no core."""
+    with patch.object(Network, "_forward", waited):
+        made = Batcher(model(), batch_size=CAP, strict=False, max_queued=MAX_QUEUED, loras={}, finish=png)
+    made._casts[""].engine.network._forward = partial(waited, None)  # type: ignore[method-assign]
+    return made
+
+
+def waited(_: Network | None, inputs: Inputs) -> Tensor:
+    """A forward pass of about the time that the real one takes here."""
+    time.sleep(PASS_S + ROW_S * len(inputs[0]))
+    return torch.zeros_like(inputs[0])
 
 
 @cache
@@ -93,15 +115,20 @@ def greedy() -> Rig:
 @cache
 def ours(strict: bool) -> Rig:
     """The batcher as a replica holds it."""
+    return held(batcher(strict), "ours, strict" if strict else "ours")
+
+
+def held(made: Batcher, name: str) -> Rig:
+    """A batcher as a replica holds it."""
 
     async def draw(wanted: Draw) -> bytes:
-        ticket = batcher(strict).submit(wanted)
+        ticket = made.submit(wanted)
         try:
             return await asyncio.wrap_future(ticket.future)
         finally:
             ticket.cancel()
 
-    return Rig("ours, strict" if strict else "ours", draw, lambda: rows_per_forward(strict))
+    return Rig(name, draw, lambda: Counter(made.stats().rows_per_forward))
 
 
 async def _run(name: str, draws: list[Draw]) -> list[bytes]:
