@@ -104,9 +104,10 @@ class Kubectl:
         return f"{name} ({server})" if server else "kubectl's default cluster"
 
     def _run(self, *words: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+        short = () if words[0] == "delete" else ("--request-timeout=60s",)  # a deletion is watched until it is over
         try:
-            return subprocess.run([*self.words, "--request-timeout=60s", *words], input=given, capture_output=True,
-                                  text=True, timeout=PATIENCE_S, check=False)  # fmt: skip
+            return subprocess.run([*self.words, *short, *words], input=given, capture_output=True, text=True,
+                                  timeout=PATIENCE_S, check=False)  # fmt: skip
         except subprocess.TimeoutExpired:
             raise ClusterError(f"the cluster did not answer kubectl {words[0]} within {PATIENCE_S} s") from None
 
