@@ -5,6 +5,7 @@ import copy
 import pytest
 import yaml
 
+from emoji_ldm.cluster.check import check, whole
 from emoji_ldm.cluster.check.admission import POLICY, as_object, bound, refusals, refused
 from tests.manifests.render import K8S, OVERLAYS
 from tests.manifests.seen import all_pods, things
@@ -153,3 +154,16 @@ def test_every_pod_of_ours_would_be_refused_if_it_weakened(overlay):
         told = [text for policy in POLICIES.values() for text in refused(policy, weak, space)]
         assert any("anything:latest" in text or "FILL-ME-IN" in text for text in told), one.owner
         assert any("of its node" in text for text in told), one.owner
+
+
+def test_the_check_names_what_would_be_refused_with_its_file_and_line(monkeypatch):
+    monkeypatch.setattr(whole, "problems", lambda *_: ())
+    monkeypatch.setattr(whole, "network_problems", lambda _: ())
+    train = next(
+        thing for thing in things("kind") if thing["kind"] == "RayJob" and thing["metadata"]["name"] == "train"
+    )
+    monkeypatch.setattr(
+        whole.admission, "refusals", lambda _: [(train, "not today"), (train, "FILL-ME-IN is no image")]
+    )
+    (found,) = check(K8S, "kind")
+    assert (found.file, found.owner, found.text) == ("k8s/base/train.yaml", "RayJob/train", "admission: not today")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from emoji_ldm.cluster.check import Finding, network
+from emoji_ldm.cluster.check import Finding, admission, network
 from emoji_ldm.cluster.check.expressions import expression_problems
 from emoji_ldm.cluster.check.locate import Locator
 from emoji_ldm.cluster.check.pods import Path as Steps
@@ -27,6 +27,8 @@ def findings(folder: Path, overlay: str) -> list[Finding]:
     """All findings of one overlay, sorted; see `emoji_ldm.cluster.check.check`."""
     world = World(tuple(render(folder, overlay)), overlay, folder)
     found = [(thing, path, text) for thing in world.things for path, text in problems(thing, world)]
+    if not found:  # what is wrong in itself is told once
+        found = [(thing, (), f"admission: {text}") for thing, text in _refusals(world)]
     made = [*placeholders(folder, overlay), *_located(found, Locator(folder, overlay) if found else None)]
     made += [Finding(f"{folder.name}/{ALLOWED}", 1, "network", text) for text in network_problems(world)]
     return sorted(made)
@@ -72,6 +74,13 @@ def network_problems(world: World) -> Iterator[str]:
     """Differences between who reaches whom and who may, where the overlay has policies."""
     if world.of("NetworkPolicy"):
         yield from network.problems(world.things, yaml.safe_load((world.folder / ALLOWED).read_text(encoding="utf-8")))
+
+
+def _refusals(world: World) -> Iterator[tuple[Thing, str]]:
+    """What the overlay's own admission policies would refuse; values to be filled in are told by `placeholders`."""
+    for thing, text in admission.refusals(world.things):
+        if PLACEHOLDER not in text:
+            yield thing, text
 
 
 def _unfilled(value: object) -> bool:
