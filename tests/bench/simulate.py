@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from emoji_ldm.cluster.simulate.groups import Stage
 from emoji_ldm.cluster.simulate.published import Figure, figures
 from emoji_ldm.cluster.simulate.results import results
-from emoji_ldm.cluster.simulate.runs import Stage
 from emoji_ldm.cluster.simulate.scenario import load
 from emoji_ldm.cluster.simulate.world import World
 from tests.loopback import ROOT

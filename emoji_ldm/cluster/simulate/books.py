@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from emoji_ldm.cluster.simulate.groups import Stage
 from emoji_ldm.cluster.simulate.nodes import Node
 from emoji_ldm.cluster.simulate.pods import Pod
-from emoji_ldm.cluster.simulate.runs import Stage
+from emoji_ldm.cluster.simulate.progress import settle
 
 if TYPE_CHECKING:
     from emoji_ldm.cluster.simulate.world import World
@@ -91,7 +92,7 @@ class Books:
         """The end: nodes and Pods that are still there are paid for until now."""
         self.sample()
         for run in self.world.every:
-            run.settle()
+            settle(run)
             for pods in run.pods:
                 for pod in pods.values():
                     self.charge(pod)

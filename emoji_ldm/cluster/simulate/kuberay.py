@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from emoji_ldm.cluster.simulate.clock import Clock
 from emoji_ldm.cluster.simulate.scenario import Rates
+
+if TYPE_CHECKING:
+    from emoji_ldm.cluster.simulate.runs import Run
+
+
+class Make:
+    """Makes the next Pod of an order each time it is called; nothing once the order is void."""
+
+    def __init__(self, run: Run, epoch: int, groups: Iterable[int]) -> None:
+        self.run, self.epoch, self.groups = run, epoch, iter(groups)
+
+    def __call__(self) -> None:
+        group = next(self.groups)
+        if self.run.epoch == self.epoch:
+            self.run.make(group)
 
 
 @dataclass

@@ -9,40 +9,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from itertools import count
 
 from emoji_ldm.cluster.simulate.clock import Clock
+from emoji_ldm.cluster.simulate.preemption import victims
 from emoji_ldm.cluster.simulate.quota import ClusterQueue, Cohort, Request
+from emoji_ldm.cluster.simulate.workloads import PodSet, Workload, lack, merge, request_of
 
 FIRST = -(10**12)  # a turn before every priority
-
-
-@dataclass(frozen=True)
-class PodSet:
-    """Pods alike: how many, what one of them requests, and the flavors that their taints and selectors allow."""
-
-    name: str
-    count: int
-    size: tuple[tuple[str, int], ...]
-    flavors: tuple[str, ...] = ()
-
-
-@dataclass(eq=False)
-class Workload:
-    """What waits for quota, holds it, or gives it back."""
-
-    name: str
-    queue: str
-    priority: int
-    podsets: tuple[PodSet, ...]
-    created: float = 0.0
-    reason: str = ""  # why it waits
-    held: Request = field(default_factory=dict)
-    flavors: dict[str, str] = field(default_factory=dict)  # by pod set, once admitted
-    admitted: float = -1.0
-    leaving: bool = False  # evicted, its Pods have not ended yet
-    victims: list[Workload] = field(default_factory=list)  # whose leaving it waits for
 
 
 class Kueue:
@@ -92,13 +66,13 @@ class Kueue:
         if reason:
             return reason
         cohort.add(queue, request)
-        _merge(workload.held, request)
+        merge(workload.held, request)
         return ""
 
     def shrink(self, workload: Workload, podset: PodSet) -> None:
         """Give back the quota of `podset` Pods."""
         cohort, queue = self._place(workload.queue)
-        request = _request(podset, workload.flavors[podset.name])
+        request = request_of(podset, workload.flavors[podset.name])
         cohort.add(queue, request, -1)
         for key, amount in request.items():
             workload.held[key] -= amount
@@ -221,7 +195,7 @@ class Kueue:
             request, flavor, reason = self._one(cohort, queue, podset, total, queue.flavors)
             if reason:
                 return {}, {}, f"couldn't assign flavors to pod set {podset.name}: {reason}"
-            _merge(total, request)
+            merge(total, request)
             flavors[podset.name] = flavor
         return total, flavors, ""
 
@@ -233,8 +207,8 @@ class Kueue:
         for flavor in order:
             if podset.flavors and flavor not in podset.flavors:
                 continue
-            request = _request(podset, flavor)
-            lacking = [_lack(cohort, queue, key, amount, before) for key, amount in request.items()]
+            request = request_of(podset, flavor)
+            lacking = [lack(cohort, queue, key, amount, before) for key, amount in request.items()]
             if not any(lacking):
                 return request, flavor, ""
             reasons += [text for text in lacking if text]
@@ -242,124 +216,15 @@ class Kueue:
         return {}, "", ", ".join(reasons) or f"queue {queue.name} has no quota in flavor {allowed}"
 
     def _preempt(self, cohort: Cohort, queue: ClusterQueue, workload: Workload) -> None:
-        """Evict the fewest workloads that make room: others' borrowers first, then low priority, then the newest."""
-        wanted = self._wanted(cohort, queue, workload)
-        if wanted is None:
-            return
-        chosen: list[Workload] = []
-        for victim in self._candidates(cohort, queue, workload, wanted):
-            chosen.append(victim)
-            cohort.add(cohort.queues[victim.queue], victim.held, -1)
-            if self._room(cohort, queue, wanted, chosen):
-                break
-        enough = bool(chosen) and self._room(cohort, queue, wanted, chosen)
-        victims = self._fewest(cohort, queue, wanted, chosen) if enough else chosen
-        for victim in victims:
-            cohort.add(cohort.queues[victim.queue], victim.held)
-        if enough:
-            self._evict(workload, victims, wanted)
+        found, wanted = victims(cohort, queue, workload, self.holding)
+        if found:
+            self._evict(workload, found, wanted)
 
-    def _wanted(self, cohort: Cohort, queue: ClusterQueue, workload: Workload) -> Request | None:
-        """The request in the first flavor that is large enough at all."""
-        total: Request = {}
-        for podset in workload.podsets:
-            for flavor in queue.flavors:
-                request = _request(podset, flavor)
-                allowed = not podset.flavors or flavor in podset.flavors
-                if allowed and all(
-                    key in queue.quotas and total.get(key, 0) + n <= cohort.ceiling(queue, key)
-                    for key, n in request.items()
-                ):
-                    _merge(total, request)
-                    break
-            else:
-                return None
-        return total
-
-    def _candidates(self, cohort: Cohort, queue: ClusterQueue, workload: Workload, wanted: Request) -> list[Workload]:
-        own = [
-            w for w in self.holding[queue.name].values() if queue.within != "Never" and w.priority < workload.priority
-        ]
-        inside = not cohort.borrows(queue, wanted)
-        others = self._others(cohort, queue, wanted)
-        if inside and queue.reclaim == "Never":
-            others = []
-        elif inside and queue.reclaim == "LowerPriority":
-            others = [w for w in others if w.priority < workload.priority]
-        elif not inside:  # borrowWithinCohort
-            most = -1 if queue.borrow_over is None else queue.borrow_over
-            others = [w for w in others if w.priority < workload.priority and w.priority <= most]
-        fair = [w for w in (*others, *own) if not w.leaving and any(key in w.held for key in wanted)]
-        return sorted(fair, key=lambda w: (w.queue == queue.name, w.priority, -w.admitted, -w.created))
-
-    def _others(self, cohort: Cohort, queue: ClusterQueue, wanted: Request) -> list[Workload]:
-        """Workloads of other queues that borrow what is wanted."""
-        found: list[Workload] = []
-        for name, other in cohort.queues.items():
-            over = (key for key in wanted if key in other.quotas and other.used.get(key, 0) > other.quotas[key].nominal)
-            if name != queue.name and any(over):
-                found += self.holding[name].values()
-        return found
-
-    def _room(self, cohort: Cohort, queue: ClusterQueue, wanted: Request, chosen: list[Workload]) -> bool:
-        """Whether it fits; at others' expense only inside its own nominal quota, unless it may borrow over them."""
-        if not cohort.fits(queue, wanted):
-            return False
-        others = [w for w in chosen if w.queue != queue.name]
-        may = queue.borrow_over is not None and all(w.priority <= queue.borrow_over for w in others)
-        return not others or may or not cohort.borrows(queue, wanted)
-
-    def _fewest(self, cohort: Cohort, queue: ClusterQueue, wanted: Request, chosen: list[Workload]) -> list[Workload]:
-        """Of the chosen, whose quota counts as free here, those that are needed; the others hold theirs again."""
-        fewest = chosen
-        for victim in reversed(chosen[:-1]):
-            place, rest = cohort.queues[victim.queue], [other for other in fewest if other is not victim]
-            cohort.add(place, victim.held)
-            if self._room(cohort, queue, wanted, rest):
-                fewest = rest
-            else:
-                cohort.add(place, victim.held, -1)
-        return fewest
-
-    def _evict(self, workload: Workload, victims: list[Workload], wanted: Request) -> None:
-        workload.victims = victims
+    def _evict(self, workload: Workload, found: list[Workload], wanted: Request) -> None:
+        workload.victims = found
         self.promised[id(workload)] = (workload, wanted)
-        workload.reason += f"; pending the preemption of {len(victims)} workload(s)"
-        for victim in victims:
+        workload.reason += f"; pending the preemption of {len(found)} workload(s)"
+        for victim in found:
             victim.leaving = True
             self.num_preempted += 1
             self.on_preempt(victim, f"preempted to accommodate {workload.name} (priority {workload.priority})")
-
-
-def _request(podset: PodSet, flavor: str) -> Request:
-    return {(flavor, resource): podset.count * amount for resource, amount in podset.size if amount}
-
-
-def _merge(total: Request, more: Request) -> None:
-    for key, amount in more.items():
-        total[key] = total.get(key, 0) + amount
-
-
-def _lack(cohort: Cohort, queue: ClusterQueue, key: tuple[str, str], amount: int, before: Request) -> str:
-    """In Kueue's words what is missing; '' if nothing is."""
-    flavor, resource = key
-    if key not in queue.quotas:
-        return f"resource {resource} unavailable in flavor {flavor} of queue {queue.name}"
-    wanted = amount + before.get(key, 0)
-    most = cohort.ceiling(queue, key)
-    if wanted > most:
-        words = f"request > maximum capacity ({show(resource, wanted)} > {show(resource, most)})"
-        return f"insufficient quota for {resource} in flavor {flavor}, {words}"
-    missing = wanted - cohort.available(queue, key)
-    if missing > 0:
-        return f"insufficient unused quota for {resource} in flavor {flavor}, {show(resource, missing)} more needed"
-    return ""
-
-
-def show(resource: str, amount: int) -> str:
-    """As Kubernetes writes an amount: millicores, MiB, whole numbers of anything else."""
-    if resource == "cpu":
-        return f"{amount // 1000}" if amount % 1000 == 0 else f"{amount}m"
-    if resource == "memory":
-        return f"{amount // 1024}Gi" if amount % 1024 == 0 else f"{amount}Mi"
-    return str(amount)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from emoji_ldm.cluster.simulate.groups import NAMES, Stage
 from emoji_ldm.cluster.simulate.pods import Pod, State
 from emoji_ldm.cluster.simulate.quota import Key
-from emoji_ldm.cluster.simulate.runs import NAMES, Run, Stage
+from emoji_ldm.cluster.simulate.runs import Run
 
 if TYPE_CHECKING:
     from emoji_ldm.cluster.simulate.world import World

@@ -8,7 +8,8 @@ from enum import StrEnum
 from itertools import count
 
 from emoji_ldm.cluster.simulate.clock import Clock
-from emoji_ldm.cluster.simulate.pods import Pod, Registry, Scheduler, Size, State
+from emoji_ldm.cluster.simulate.groups import Size
+from emoji_ldm.cluster.simulate.pods import Pod, Registry, Scheduler, State
 from emoji_ldm.cluster.simulate.scenario import NOTICE_S, PoolSpec, Rates
 
 

@@ -131,7 +131,7 @@ def chart(title: str, series: Sequence[Series], unit: str = "") -> str:
     """Steps over time on an axis that begins at zero."""
     last = max(time for _, points in series for time, _ in points)
     top = max(max(value for _, points in series for _, value in points), 1)
-    ticks = _steps(top, 5)
+    ticks = _steps(top, 5) if top >= 5 else [float(n) for n in range(round(top) + 1)]
     top = max(top, ticks[-1]) * 1.04
     size, _ = _unit(last)
 

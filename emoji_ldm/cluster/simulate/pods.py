@@ -10,13 +10,12 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from emoji_ldm.cluster.simulate.clock import Clock
+from emoji_ldm.cluster.simulate.groups import Size
 from emoji_ldm.cluster.simulate.scenario import Rates
 
 if TYPE_CHECKING:
     from emoji_ldm.cluster.simulate.nodes import Node
     from emoji_ldm.cluster.simulate.runs import Run
-
-Size = tuple[int, int, int]  # millicores, MiB, GPUs
 
 
 class State(StrEnum):

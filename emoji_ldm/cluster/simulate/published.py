@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from emoji_ldm.cluster.simulate.clock import Clock
 from emoji_ldm.cluster.simulate.kuberay import Operator, Order
-from emoji_ldm.cluster.simulate.kueue import Kueue, PodSet, Workload
+from emoji_ldm.cluster.simulate.kueue import Kueue
 from emoji_ldm.cluster.simulate.quota import ClusterQueue, Cohort, Quota
 from emoji_ldm.cluster.simulate.scenario import Rates
+from emoji_ldm.cluster.simulate.workloads import PodSet, Workload
 
 CREATED_PER_S = 100.0  # clusterloader2's Uniform100qps
 START_S = 10.0  # from a Pod to a Ray process that answers, images being there; assumption

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from emoji_ldm.cluster.simulate.runs import Run, Stage
+from emoji_ldm.cluster.simulate.groups import Stage
+from emoji_ldm.cluster.simulate.runs import Run
 from emoji_ldm.cluster.simulate.scenario import WorkSpec
 from emoji_ldm.cluster.simulate.world import World
 

@@ -4,50 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from emoji_ldm.cluster.simulate.kuberay import Order
-from emoji_ldm.cluster.simulate.kueue import PodSet, Workload
-from emoji_ldm.cluster.simulate.pods import Pod, Size, State
+from emoji_ldm.cluster.simulate.autoscaler import scale
+from emoji_ldm.cluster.simulate.groups import Group, Stage
+from emoji_ldm.cluster.simulate.kuberay import Make, Order
+from emoji_ldm.cluster.simulate.pods import Pod, State
+from emoji_ldm.cluster.simulate.progress import lose, settle
 from emoji_ldm.cluster.simulate.scenario import WorkSpec
+from emoji_ldm.cluster.simulate.workloads import Workload
 
 if TYPE_CHECKING:
     from emoji_ldm.cluster.simulate.nodes import Node
     from emoji_ldm.cluster.simulate.world import World
-
-NAMES = ("cpu", "memory", "nvidia.com/gpu")
-
-
-class Stage(StrEnum):
-    """Where a run is."""
-
-    LATER = "later"  # not submitted yet
-    PENDING = "pending"  # in its queue, or backing off
-    STARTING = "starting"  # admitted; its Pods are not all ready
-    RUNNING = "running"
-    LEAVING = "leaving"  # evicted: its Pods end
-    ENDING = "ending"  # done: its Pods end
-    DONE = "done"
-    DEACTIVATED = "deactivated"  # evicted too often
-
-
-@dataclass(frozen=True)
-class Group:
-    """Pods alike in a run; role head, submitter or worker."""
-
-    name: str
-    role: str
-    size: Size
-    image: str
-    flavors: tuple[str, ...]
-    least: int
-    most: int
-    rate: float
-
-    def podset(self, count: int) -> PodSet:
-        return PodSet(self.name, count, tuple(zip(NAMES, self.size, strict=True)), self.flavors)
 
 
 class Run:
@@ -133,20 +102,20 @@ class Run:
         self.queued_s += self.world.clock.now - self.waited_from
         self.wanted = [group.least for group in self.groups]
         names = [self.head, *(index for index in self.workers for _ in range(self.groups[index].least))]
-        self._order(self.fixed_s, names)
+        self.order(self.fixed_s, names)
         self.world.clock.after(self.world.rates.pods_ready_s, self._check_ready, self.epoch)
 
     def evict(self, why: str, *, backoff: bool) -> None:
         """Kueue takes the quota back: all Pods end after their grace period, then the run waits again."""
         if self.stage not in (Stage.STARTING, Stage.RUNNING):
             return
-        self.settle()
+        settle(self)
         self.workload.leaving = True
         self.num_evicted += 1
         self.backoffs = self.backoffs + 1 if backoff else 0
         for pod in self._all():
             if self.work.elastic:
-                self._lose(pod)
+                lose(self, pod)
             self.world.clock.after(self.work.grace_s, self.end, pod, why)
         self.stage, self.reason, self.speed = Stage.LEAVING, why, 0.0
         self.epoch += 1
@@ -187,7 +156,7 @@ class Run:
 
     # Pods
 
-    def _order(self, fixed_s: float, names: Iterable[int]) -> None:
+    def order(self, fixed_s: float, names: Iterable[int]) -> None:
         """Have KubeRay make Pods of these groups, unless the run is evicted meanwhile."""
         groups = list(names)
         self.world.operator.submit(Order(fixed_s, len(groups), Make(self, self.epoch, groups)))
@@ -211,7 +180,7 @@ class Run:
     def ready(self, pod: Pod) -> None:
         if pod.state is not State.BOUND:
             return
-        self.settle()
+        settle(self)
         pod.state, pod.ready_at, pod.reason = State.READY, self.world.clock.now, ""
         self.num_ready[pod.group] += 1
         if self.gaps and self.groups[pod.group].role == "worker":
@@ -230,10 +199,10 @@ class Run:
                 self._begin()
             elif self.submitting != self.epoch:  # KubeRay submits once the cluster is ready
                 self.submitting = self.epoch
-                self._order(0.0, [self.submitter])
+                self.order(0.0, [self.submitter])
         elif self.stage is Stage.RUNNING and self.is_gang and self.complete and not self.speed:
             self._pause()  # the gang is whole again
-        self.settle()
+        settle(self)
 
     def _begin(self) -> None:
         now = self.world.clock.now
@@ -245,14 +214,14 @@ class Run:
             self._pause()
         if self.work.is_service:
             self.until = min(self.until, now + self.work.days * 86400)
-            self.world.clock.at(self.until, self._finish, None)
-        self._scale(self.epoch)
+            self.world.clock.at(self.until, self.finish, None)
+        scale(self, self.epoch)
 
     def _pause(self) -> None:
         """The checkpoint is read before the work goes on."""
         if self.paused_until <= self.world.clock.now:
             self.paused_until = self.world.clock.now + self.work.restart_s
-            self.world.clock.after(self.work.restart_s, self.settle)
+            self.world.clock.after(self.work.restart_s, settle, self)
 
     def noticed(self, pod: Pod) -> None:
         """Its node goes in two minutes. A job saves and lets go; a service's Pod waits while its budget asks for it."""
@@ -272,7 +241,7 @@ class Run:
         """A Pod ends, once; what it was needed for is made again."""
         if pod.state is State.ENDED:
             return
-        self.settle()
+        settle(self)
         was_ready = pod.state is State.READY
         pod.state, pod.end = State.ENDED, why
         del self.pods[pod.group][pod.number]
@@ -286,7 +255,7 @@ class Run:
             self._mourn(pod, why)
         elif not self.live:
             self._left() if self.stage is Stage.LEAVING else self._over()
-        self.settle()
+        settle(self)
 
     def _mourn(self, pod: Pod, why: str) -> None:
         """Work since the last checkpoint is lost without notice; a head takes the cluster with it."""
@@ -298,84 +267,26 @@ class Run:
             for other in self._all():
                 self.world.released.add(other.number)
                 self.world.clock.after(0, self.end, other, "its head is gone")
-            self._order(self.fixed_s, [self.head, *(i for i in self.workers for _ in range(self.wanted[i]))])
+            self.order(self.fixed_s, [self.head, *(i for i in self.workers for _ in range(self.wanted[i]))])
             self.world.clock.after(self.world.rates.recovery_s, self._check_ready, self.epoch)
             return
         if pod.number in self.world.released:
             return
         if role == "worker":
-            self._lose(pod)
+            lose(self, pod)
             self.gaps.append(self.world.clock.now)
-        self._order(0.0, [pod.group])
+        self.order(0.0, [pod.group])
         if not self.complete and self.is_gang:
             self.num_restarts += self.stage is Stage.RUNNING
             self.world.clock.after(self.world.rates.recovery_s, self._check_ready, self.epoch)
 
-    def _lose(self, pod: Pod) -> None:
-        """What was not saved: a worker's shard that its grace period is too short for, or all work since the save."""
-        if self.work.is_service or self.stage is not Stage.RUNNING or self.groups[pod.group].role != "worker":
-            return
-        if self.work.elastic:
-            short = self.work.checkpoint_s > self.work.grace_s and pod.ready_at >= 0
-            age = (self.world.clock.now - pod.ready_at) % self.work.checkpoint_s if short else 0.0
-            lost = self.groups[pod.group].rate * age
-        else:
-            age = (self.world.clock.now - self.saved_at) % self.work.checkpoint_s
-            lost = self._rate(self.wanted) * age if self.speed else 0.0
-        lost = min(lost, self.done)
-        self.done -= lost
-        self.lost_work += lost
-        self._plan()
-
     # work
 
-    def _rate(self, counts: list[int]) -> float:
-        rate = sum(counts[i] * self.groups[i].rate for i in self.workers)
-        return rate if self.work.ceiling is None else min(rate, self.work.ceiling)
-
-    def settle(self) -> None:
-        """Count what was done until now at the old speed, and begin with the new one."""
-        now = self.world.clock.now
-        if self.work.is_service:
-            self._serve(now)
-            return
-        if self.speed:
-            self.done += self.speed * (now - self.since)
-        self.since = now
-        working = self.stage is Stage.RUNNING and now >= self.paused_until and (self.complete or self.work.elastic)
-        speed = self._rate(self.num_ready) if working and self.head_ready else 0.0
-        if speed != self.speed:
-            self.speed = speed
-            self._plan()
-
-    def _plan(self) -> None:
-        """The end, should nothing change before."""
-        self.finish_number += 1
-        if self.speed:
-            left = max((self.work.total or 0.0) - self.done, 0.0)
-            self.world.clock.after(left / self.speed, self._finish, self.finish_number)
-
-    def _serve(self, now: float) -> None:
-        """Requests since the last change: what was asked for, and what the ready replicas could draw."""
-        ready = sum(self.num_ready[i] for i in self.workers)
-        if self.stage is Stage.RUNNING:
-            load = self._load(self.since)
-            self.asked += load * (now - self.since)
-            self.served += min(load, self.speed) * (now - self.since)
-            self.reached = self.reached or ready >= self.work.min_available
-            self.below += self.reached and ready < self.work.min_available and self.speed > self._rate(self.num_ready)
-        self.since = now
-        self.speed = self._rate(self.num_ready) if self.stage is Stage.RUNNING and self.head_ready else 0.0
-
-    def _load(self, time: float) -> float:
-        """Requests per second: constant for a quarter of an hour, highest at 18:00 of each day."""
-        hour = (time // 900) * 900 / 3600
-        return (self.work.load_per_s or 0.0) * (1 + self.work.swing * math.sin(2 * math.pi * (hour - 12) / 24))
-
-    def _finish(self, number: int | None) -> None:
+    def finish(self, number: int | None) -> None:
+        """All is done: KubeRay deletes the cluster."""
         if self.stage is not Stage.RUNNING or (number is not None and number != self.finish_number):
             return
-        self.settle()
+        settle(self)
         if self.work.total is not None:
             self.done = self.work.total
         self.speed = 0.0
@@ -395,80 +306,6 @@ class Run:
             self.world.give_back(self)
             self.world.ended(self)
 
-    # autoscaler
-
-    def _scale(self, epoch: int) -> None:
-        """Ray's autoscaler: more workers while there is work for them, as the upscaling mode allows."""
-        if epoch != self.epoch or self.stage is not Stage.RUNNING:
-            return
-        self.settle()
-        if not self.work.is_service and all(self.wanted[i] >= self.groups[i].most for i in self.workers):
-            return
-        target = self._target()
-        have = sum(self.wanted[i] for i in self.workers)
-        if target > have:
-            self.too_many_since = None
-            self._grow(target - have)
-        elif target < have and self.work.is_service:
-            self._shrink(have - target)
-        else:
-            self.too_many_since = None
-        steady = self.work.is_service or self.reason
-        self.world.clock.after(60.0 if steady else self.world.rates.autoscaler_s, self._scale, epoch)
-
-    def _target(self) -> int:
-        most = sum(self.groups[i].most for i in self.workers)
-        if not self.work.is_service:
-            return most
-        least = sum(self.groups[i].least for i in self.workers)
-        return min(max(math.ceil(self._load(self.world.clock.now) / (self.work.rate * self.work.busy)), least), most)
-
-    def _grow(self, count: int) -> None:
-        ready = sum(self.num_ready[i] for i in self.workers)
-        starting = sum(self.wanted[i] for i in self.workers) - ready
-        if self.work.upscaling == "Conservative":
-            count = min(count, max(ready, 1) - starting)
-        for index in self.workers:
-            more = min(count, self.groups[index].most - self.wanted[index])
-            if more <= 0:
-                continue
-            refused = self.world.kueue.resize(self.workload, self.groups[index].podset(more))
-            self.reason = f"scale-up by {more} {self.groups[index].name} waits: {refused}" if refused else ""
-            if not refused:
-                self.wanted[index] += more
-                count -= more
-                self._order(0.0, [index] * more)
-
-    def _shrink(self, count: int) -> None:
-        """Replicas that have been too many for the idle timeout go, the last group's and the newest first."""
-        now = self.world.clock.now
-        if self.too_many_since is None:
-            self.too_many_since = now
-        if now - self.too_many_since < self.work.idle_timeout_s:
-            return
-        for index in reversed(self.workers):
-            spare = min(self.wanted[index], len(self.pods[index])) - self.groups[index].least  # those being made stay
-            fewer = min(count, max(spare, 0))
-            gone = sorted(self.pods[index].values(), key=lambda pod: (pod.state is State.READY, -pod.number))[:fewer]
-            for pod in gone:
-                self.world.released.add(pod.number)
-                self.wanted[index] -= 1
-                count -= 1
-                self.end(pod, "scaled down")
-                self.world.kueue.shrink(self.workload, self.groups[index].podset(1))
-
     def _all(self) -> list[Pod]:
         """Its Pods: submitter, workers, head."""
         return [pod for pods in reversed(self.pods) for pod in pods.values()]
-
-
-class Make:
-    """Makes the next Pod of an order each time it is called; nothing once the order is void."""
-
-    def __init__(self, run: Run, epoch: int, groups: Iterable[int]) -> None:
-        self.run, self.epoch, self.groups = run, epoch, iter(groups)
-
-    def __call__(self) -> None:
-        group = next(self.groups)
-        if self.run.epoch == self.epoch:
-            self.run.make(group)

@@ -7,14 +7,16 @@ from itertools import count
 
 from emoji_ldm.cluster.simulate.books import Books
 from emoji_ldm.cluster.simulate.clock import Clock
+from emoji_ldm.cluster.simulate.groups import Group, Stage
 from emoji_ldm.cluster.simulate.kuberay import Operator
-from emoji_ldm.cluster.simulate.kueue import Kueue, Workload
+from emoji_ldm.cluster.simulate.kueue import Kueue
 from emoji_ldm.cluster.simulate.laws import Laws
 from emoji_ldm.cluster.simulate.nodes import Fleet
 from emoji_ldm.cluster.simulate.pods import Pod
 from emoji_ldm.cluster.simulate.quota import ClusterQueue, Cohort, Quota, Request
-from emoji_ldm.cluster.simulate.runs import Group, Run, Stage
+from emoji_ldm.cluster.simulate.runs import Run
 from emoji_ldm.cluster.simulate.scenario import QueueSpec, Scenario, WorkSpec
+from emoji_ldm.cluster.simulate.workloads import Workload
 from emoji_ldm.errors import ConfigError
 
 MILLI = {"cpu": 1000, "memory": 1024}  # to millicores and MiB
@@ -157,5 +159,10 @@ def make_runs(world: World, work: WorkSpec) -> list[Run]:
         if unknown or group.image not in scenario.rates.images_gb:
             what = f"no pool {unknown[0]!r}" if unknown else f"no size of image {group.image!r} in rates.images_gb"
             raise ConfigError(f"work {work.name}, group {group.name}: {what}")
+    least = sum(group.least for group in groups if group.role == "worker")
+    if work.is_service and work.min_available > least:
+        raise ConfigError(
+            f"work {work.name}: min_available {work.min_available} is more than its {least} least workers"
+        )
     names = [work.name] if work.copies == 1 else [f"{work.name}-{number + 1}" for number in range(work.copies)]
     return [Run(world, name, work, groups) for name in names]

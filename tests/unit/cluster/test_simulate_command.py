@@ -111,6 +111,7 @@ def test_a_wrong_scenario_is_one_line_that_names_the_field(override, message):
         ({"queue": "fast"}, "no queue 'fast'"),
         ({"groups": []}, "give its groups"),
         ({"head_flavors": ["moon"]}, "group head: no pool 'moon'"),
+        ({"total": None, "load_per_s": 1, "min_available": 9}, "min_available 9 is more than its 8 least workers"),
     ],
 )
 def test_work_that_cannot_be_placed_is_named(change, message):

@@ -6,9 +6,10 @@ import pytest
 
 from emoji_ldm.cluster.simulate import published
 from emoji_ldm.cluster.simulate.clock import Clock
-from emoji_ldm.cluster.simulate.kueue import Kueue, PodSet, Workload
+from emoji_ldm.cluster.simulate.kueue import Kueue
 from emoji_ldm.cluster.simulate.quota import ClusterQueue, Cohort, Quota
 from emoji_ldm.cluster.simulate.scenario import Rates
+from emoji_ldm.cluster.simulate.workloads import PodSet, Workload
 from tests.unit.cluster.simulated import simulate, small
 
 

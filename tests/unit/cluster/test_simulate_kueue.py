@@ -3,8 +3,9 @@
 import pytest
 
 from emoji_ldm.cluster.simulate.clock import Clock
-from emoji_ldm.cluster.simulate.kueue import Kueue, PodSet, Workload
+from emoji_ldm.cluster.simulate.kueue import Kueue
 from emoji_ldm.cluster.simulate.quota import ClusterQueue, Cohort, Quota
+from emoji_ldm.cluster.simulate.workloads import PodSet, Workload
 
 GPU = "nvidia.com/gpu"
 SPOT = ("gpu-spot", GPU)

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from emoji_ldm.cluster.simulate.groups import Stage
 from emoji_ldm.cluster.simulate.laws import NAMES_OF_LAWS
 from emoji_ldm.cluster.simulate.pods import Pod
 from emoji_ldm.cluster.simulate.results import results
-from emoji_ldm.cluster.simulate.runs import Stage
 from emoji_ldm.cluster.simulate.scenario import parse
 from emoji_ldm.cluster.simulate.world import World
 from tests.unit.cluster.simulated import chance, simulate, small
