@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from emoji_ldm.cluster import reasons
+from emoji_ldm.cluster.check.quantity import quantity
 from emoji_ldm.cluster.kubectl import NAMESPACE
 from emoji_ldm.cluster.reasons import World
 
@@ -126,31 +127,22 @@ def _job_why(job: Thing, world: World) -> str:
 def _queue(queue: Thing) -> Row:
     """How many wait and run, and what they hold of the quota."""
     status = queue.get("status") or {}
-    quotas: dict[str, float] = {}
-    for group in queue["spec"].get("resourceGroups") or ():
-        for flavor in group["flavors"]:
-            for resource in flavor["resources"]:
-                name = resource["name"]
-                quotas[name] = quotas.get(name, 0.0) + quantity(resource["nominalQuota"])
-    used: dict[str, float] = {}
-    for flavor in status.get("flavorsReservation") or ():
-        for resource in flavor["resources"]:
-            used[resource["name"]] = used.get(resource["name"], 0.0) + quantity(resource.get("total", 0))
+    groups = queue["spec"].get("resourceGroups") or ()
+    quotas = _sums((flavor for group in groups for flavor in group["flavors"]), "nominalQuota")
+    used = _sums(status.get("flavorsReservation") or (), "total")
     held = [f"{used.get(name, 0):g} of {quotas[name]:g} {word}" for name, word in PLACES.items() if name in quotas]
     counts = f"{status.get('admittedWorkloads', 0)} admitted, {status.get('pendingWorkloads', 0)} waiting"
-    inactive = reasons.condition(queue, "Active")
-    wrong = _message(inactive) if inactive.get("status") == "False" else ""
+    active = reasons.condition(queue, "Active")
+    wrong = _message(active) if active.get("status") == "False" else ""
     return _row("queue", queue, FAILED if wrong else READY, wrong or "; ".join([counts, *held]))
 
 
-def quantity(text: object) -> float:
-    """A Kubernetes quantity as a number: "500m" is 0.5, "2k" 2000, "1Gi" 2**30."""
-    words = str(text)
-    for suffix, factor in {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1e-3, "k": 1e3, "M": 1e6,
-                           "G": 1e9, "T": 1e12}.items():  # fmt: skip
-        if words.endswith(suffix):
-            return float(words.removesuffix(suffix)) * factor
-    return float(words)
+def _sums(flavors: Iterable[Thing], field: str) -> dict[str, float]:
+    """Of each resource, over all flavors."""
+    found: dict[str, float] = {}
+    for resource in (resource for flavor in flavors for resource in flavor["resources"]):
+        found[resource["name"]] = found.get(resource["name"], 0.0) + float(quantity(resource.get(field, 0)) or 0)
+    return found
 
 
 def _row(kind: str, thing: Thing, state: str, why: str = "", stage: str = "") -> Row:

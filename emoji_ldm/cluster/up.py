@@ -16,6 +16,7 @@ from emoji_ldm.progress import clock, say
 POLL_S = 3.0
 FIRST = ("Namespace", "CustomResourceDefinition")
 YOUNG = re.compile(r"failed calling webhook|no matches for kind|no endpoints available")  # an operator that just began
+UNTRAINED = re.compile(r"has no \w+ checkpoint")  # what the service says until `train` has run, see dataset/checkpoints
 
 
 def run(kubectl: Kubectl, overlay: Overlay, timeout_s: float) -> int:
@@ -97,7 +98,7 @@ def _wait(kubectl: Kubectl, deadline: float) -> list[Row]:
 
 def _unready(row: Row) -> bool:
     """The service needs a checkpoint, which the stages have yet to make: that is no reason to wait."""
-    if row.kind == "service" and "checkpoint" in row.why:
+    if row.kind == "service" and UNTRAINED.search(row.why):
         return False
     return row.kind in ("server", "setup", "cluster", "service") and row.state not in (READY, DONE)
 
