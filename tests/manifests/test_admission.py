@@ -7,6 +7,7 @@ import yaml
 
 from emoji_ldm.cluster.check import check, whole
 from emoji_ldm.cluster.check.admission import POLICY, as_object, bound, refusals, refused
+from emoji_ldm.cluster.check.rendering import name_of
 from tests.manifests.render import K8S, OVERLAYS
 from tests.manifests.seen import all_pods, things
 
@@ -157,13 +158,11 @@ def test_every_pod_of_ours_would_be_refused_if_it_weakened(overlay):
 
 
 def test_the_check_names_what_would_be_refused_with_its_file_and_line(monkeypatch):
+    train = next(thing for thing in things("kind") if name_of(thing) == "RayJob/train")
+    told = [(train, "not today"), (train, "image FILL-ME-IN has no digest")]
     monkeypatch.setattr(whole, "problems", lambda *_: ())
     monkeypatch.setattr(whole, "network_problems", lambda _: ())
-    train = next(
-        thing for thing in things("kind") if thing["kind"] == "RayJob" and thing["metadata"]["name"] == "train"
-    )
-    monkeypatch.setattr(
-        whole.admission, "refusals", lambda _: [(train, "not today"), (train, "FILL-ME-IN is no image")]
-    )
+    monkeypatch.setattr(whole.admission, "refusals", lambda _: told)
     (found,) = check(K8S, "kind")
-    assert (found.file, found.owner, found.text) == ("k8s/base/train.yaml", "RayJob/train", "admission: not today")
+    assert (found.owner, found.text) == ("RayJob/train", "admission: not today")
+    assert "name: train" in (K8S.parent / found.file).read_text()
