@@ -101,18 +101,21 @@ def _row(one: Json) -> Json:
 
 
 def _panel(kind: str, one: Json) -> Json:
-    targets = [
-        {"refId": chr(ord("A") + index), "datasource": SOURCE, "expr": expr, "legendFormat": legend or "__auto"}
-        for index, (legend, expr) in enumerate(one["show"].items())
-    ]
     look: Json = {"unit": one["unit"], "min": 0, "thresholds": _thresholds(one)}
+    options: Json = {"reduceOptions": {"calcs": ["lastNotNull"]}}
     if kind == "timeseries":
         look["custom"] = {"fillOpacity": 10, "showPoints": "never", "stacking": {"mode": one.get("stack", "none")}}
-    options: Json = {
-        "timeseries": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}}
-    }.get(kind, {"reduceOptions": {"calcs": ["lastNotNull"]}})
+        options = {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}}
+    targets = [_target(index, *shown) for index, shown in enumerate(one["show"].items())]
     return {"type": kind, "title": one["title"], "description": one["why"], "datasource": SOURCE, "targets": targets,
             "fieldConfig": {"defaults": look, "overrides": []}, "options": options}  # fmt: skip
+
+
+def _target(index: int, legend: str, expr: str) -> Json:
+    """A query; one over the whole time shown is asked once and not for every point of it."""
+    once = "$__range" in expr
+    return {"refId": chr(ord("A") + index), "datasource": SOURCE, "expr": expr, "legendFormat": legend or "__auto",
+            "instant": once, "range": not once}  # fmt: skip
 
 
 def _thresholds(one: Json) -> Json:
