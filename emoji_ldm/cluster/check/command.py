@@ -16,7 +16,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         epilog="examples:\n  emoji-ldm cluster check\n  emoji-ldm cluster check --overlay dev kind",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verb.add_argument("--overlay", nargs="+", metavar="NAME", help="overlays to check (all of them)")
+    verb.add_argument("--overlay", action="extend", nargs="+", metavar="NAME", help="overlays to check (all of them)")
     verb.add_argument("--manifests", type=Path, default=Path("k8s"), metavar="FOLDER", help="default: ./k8s")
 
 
