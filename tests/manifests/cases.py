@@ -23,6 +23,9 @@ CONFIGS = {
     "configs are valid": (
         "ConfigMap/emoji-ldm", {"data.emoji-ldm~yaml": "train: {num_worker: 1}"}, {"data.emoji-ldm~yaml": "run: a"}),
     "entrypoints are commands": (JOB, {"spec.entrypoint": "emoji-ldm trane"}, {"spec.entrypoint": "emoji-ldm crawl"}),
+    "overrides are fields of the config": (
+        JOB, {"spec.entrypoint": "emoji-ldm train train.setps=9"},
+        {"spec.entrypoint": "emoji-ldm train train.steps=9"}),
     "configs lie where commands look": (
         JOB, {"spec.entrypoint": "emoji-ldm train --config /etc/emoji-ldm/emoji.yaml"}, {}),
     "the serve config is ours": (

@@ -1,16 +1,24 @@
 """Every rule of the check notices its own slip and nothing else nearby; the good overlay breaks none."""
 
+import argparse
+
 import pytest
+import yaml
+from ray.runtime_env import RuntimeEnv
 from ray.scripts.scripts import start
 
+from emoji_ldm.cluster.check.pods import ray_job
 from emoji_ldm.cluster.check.rendering import name_of
 from emoji_ldm.cluster.check.rules import RULES, broken
+from emoji_ldm.cluster.check.rules.config import WORDS
 from emoji_ldm.cluster.check.rules.place import places
 from emoji_ldm.cluster.check.vocabulary import START_OPTIONS
 from emoji_ldm.cluster.check.whole import problems
+from ray_jobs.cli import parser
 from tests.manifests.cases import CASES
 from tests.manifests.good import edited, world
 from tests.manifests.operators import OPERATORS
+from tests.manifests.render import OVERLAYS, rendered
 
 
 def found_by(rule, name, edits):
@@ -45,6 +53,20 @@ def test_a_rule_that_is_kept_is_silent(rule):
     assert not found_by(rule, name, kept)
     assert RULES[rule].scope in scopes | {"pod", "container"}
     assert not RULES[rule].kinds or thing["kind"] in RULES[rule].kinds
+
+
+def test_the_words_that_entrypoints_may_use_are_commands_of_ours():
+    (commands,) = [one for one in parser()._actions if isinstance(one, argparse._SubParsersAction)]
+    assert set(commands.choices) >= WORDS - {"autoencoder"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_ray_accepts_every_runtime_environment(overlay):
+    """No job of ours needs one: the images hold everything. Whoever adds one has it checked here."""
+    texts = [job[1].get("runtimeEnvYAML") for thing in rendered(overlay) if (job := ray_job(thing))]
+    assert texts
+    for text in [*texts, CASES["the runtime environment is a mapping"][2]["spec.runtimeEnvYAML"]]:
+        RuntimeEnv(**(yaml.safe_load(text or "") or {}))
 
 
 def test_the_start_options_are_those_of_ray():

@@ -53,11 +53,15 @@ class Pod:
         return [*(self.spec.get("initContainers") or []), *(self.spec.get("containers") or [])]
 
     def places(self) -> Iterator[tuple[Path, Thing]]:
-        """Each container with its path in the object; for one that an operator adds, the path of the template."""
+        """Each container with its path in the object; for one that an operator adds, the path of what shapes it."""
         for key in ("initContainers", "containers"):
             for index, container in enumerate(self.spec.get(key) or []):
-                own = container.get("name") not in self.injected
-                yield (*self.path, "spec", key, index) if own else self.path, container
+                if container.get("name") not in self.injected:
+                    yield (*self.path, "spec", key, index), container
+                elif container["name"] == "autoscaler":
+                    yield (*self.path[:-2], "autoscalerOptions"), container
+                else:
+                    yield self.path, container
 
 
 def pods(things: Iterable[Thing]) -> Iterator[Pod]:

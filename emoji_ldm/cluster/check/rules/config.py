@@ -9,7 +9,7 @@ import yaml
 
 from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.cluster.check.rules.place import CONTAINER, JOB, OBJECT, Found, Place, rule
-from emoji_ldm.config.loading import build
+from emoji_ldm.config.loading import build, load
 from emoji_ldm.errors import ConfigError
 
 CONFIG = "emoji-ldm.yaml"
@@ -49,6 +49,17 @@ def entrypoints_are_commands(place: Place) -> Found:
         return
     if len(words) < 2 or words[0] != "emoji-ldm" or words[1] not in WORDS:
         yield ("entrypoint",), f"{text!r} is no command of emoji-ldm"
+
+
+@rule(JOB)
+def overrides_are_fields_of_the_config(place: Place) -> Found:
+    """emoji_ldm.config: a command with an unknown key, or a value that it refuses, ends at once."""
+    for word in (place.part.get("entrypoint") or "").split():
+        if re.fullmatch(r"[a-z_]+(\.[a-z_]+)*=.*", word):
+            try:
+                load(None, [word])
+            except ConfigError as error:
+                yield ("entrypoint",), str(error)
 
 
 @rule(JOB)
