@@ -39,7 +39,9 @@ def target(run: Run) -> int:
     if not run.work.is_service:
         return most
     least = sum(run.groups[i].least for i in run.workers)
-    return min(max(math.ceil(load(run, run.world.clock.now) / (run.work.rate * run.work.busy)), least), most)
+    return min(
+        max(math.ceil(load(run, run.world.clock.now) / (run.groups[run.workers[0]].rate * run.work.busy)), least), most
+    )
 
 
 def grow(run: Run, count: int) -> None:

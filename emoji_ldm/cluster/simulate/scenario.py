@@ -89,7 +89,6 @@ class GroupSpec(Part):
     image: str = "gpu"
     least: int = Field(ge=0)
     most: int | None = None  # None: as least
-    rate: float | None = None  # units of work per second of one Pod; None: the work's
 
 
 class WorkSpec(Part):
@@ -106,7 +105,8 @@ class WorkSpec(Part):
     head_flavors: list[str] = ["cpu"]
     total: float | None = None  # units of work; None for a service
     unit: str = "items"
-    rate: float = Field(gt=0)  # units per second of one worker Pod
+    rate: float | None = Field(default=None, gt=0)  # units per second of one worker Pod
+    rate_per_cpu: float | None = Field(default=None, gt=0)  # or of one of its cores
     ceiling: float | None = None  # units per second of the whole job, whatever its size
     source: str = ""  # of the rate
     measured: bool = False  # here, by a benchmark of ours; else an assumption
@@ -208,6 +208,8 @@ def parse(values: dict[str, Any], where: str = "scenario") -> Scenario:
             )
         if (work.total is None) == (work.load_per_s is None):
             raise ConfigError(f"{where}: work {work.name}: give total (a job) or load_per_s (a service)")
+        if (work.rate is None) == (work.rate_per_cpu is None):
+            raise ConfigError(f"{where}: work {work.name}: give rate (of a Pod) or rate_per_cpu")
     return scenario
 
 

@@ -147,10 +147,8 @@ def make_runs(world: World, work: WorkSpec) -> list[Run]:
     groups = [Group("head", "head", HEAD_SIZE, "cpu", tuple(work.head_flavors), 1, 1, 0.0)]
     for spec in work.groups:
         size = (round(spec.cpu * 1000), round(spec.memory_gib * 1024), spec.gpus)
-        most, rate = (
-            spec.most if spec.most is not None else spec.least,
-            spec.rate if spec.rate is not None else work.rate,
-        )
+        most = spec.most if spec.most is not None else spec.least
+        rate = work.rate if work.rate is not None else (work.rate_per_cpu or 0.0) * spec.cpu
         groups.append(Group(spec.name, "worker", size, spec.image, tuple(spec.flavors), spec.least, most, rate))
     if not work.is_service:
         groups.append(Group("submitter", "submitter", SUBMITTER_SIZE, "cpu", tuple(work.head_flavors), 1, 1, 0.0))
