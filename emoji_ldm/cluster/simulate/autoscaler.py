@@ -60,6 +60,7 @@ def grow(run: Run, count: int) -> None:
             run.wanted[index] += more
             count -= more
             run.order(0.0, [index] * more)
+            run.world.laws.quotas()
 
 
 def shrink(run: Run, count: int) -> None:

@@ -50,7 +50,7 @@ def chance(seed):
     gpus = dice.choice([8, 16, 32])
     values = {
         "seed": seed,
-        "days": 0.5,
+        "days": 0.3,
         "rates": {"pods_ready_s": dice.choice([200, 600]), "backoff_limit": dice.choice([None, 3])},
         "pools": {
             "cpu": {"instance": "c", "cpu": 16, "memory_gib": 64, "price_usd_h": 1.0, "limit": 20},
