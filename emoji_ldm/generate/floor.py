@@ -71,7 +71,8 @@ class Floor:
         self._numbers = count()  # decide between equal deadlines
         self.made: tuple[deque[Made], deque[Made]] = (deque(), deque())  # by class
         self.busy: dict[str, float | None] = {}  # by when each thread must have done what it is at
-        self._parts = deque[float](maxlen=LATELY)  # of their time, that pictures asked for lately take by themselves
+        # Of pictures asked for lately: seconds that each takes by itself, and that it may take.
+        self._lately = deque[tuple[float, float]](maxlen=LATELY)
         self.pack_s = 0.0  # time that it takes to pack a picture, as measured lately
         self.closed = self.stopped = False
         self.error: BaseException | None = None
@@ -201,8 +202,9 @@ class Floor:
             raise Expired(f"{ticket.steps} steps of this size take longer than {timeout_s:.1f} s; ask for less")
         wait = self._wait_s(ticket)
         own_s = min(wait, ticket.steps * ticket.lane.tick_s)
-        self._parts.append(own_s / timeout_s)
-        may_wait_s = min(timeout_s - own_s, (1 - min(KEPT, max(self._parts))) * timeout_s)
+        self._lately.append((own_s, timeout_s))
+        kept = max(own_s for own_s, _ in self._lately) / max(timeout_s for _, timeout_s in self._lately)
+        may_wait_s = min(timeout_s - own_s, (1 - min(KEPT, kept)) * timeout_s)
         return wait - own_s - SURE * may_wait_s
 
     def _wait_s(self, ticket: Ticket) -> float:
