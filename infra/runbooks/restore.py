@@ -34,9 +34,9 @@ def restore(client: Any, bucket: str, prefix: str, moment: datetime, *, dry_run:
     """One line per object that differs from what it was, and a summary; changes them unless `dry_run`."""
     back = gone = 0
     for history in histories(client, bucket, prefix):
-        then = next((entry for entry in history if entry["LastModified"] <= moment), None)
         key, now = history[0]["Key"], history[0]
-        was_there = then is not None and "Marker" not in then
+        then = next((entry for entry in history if entry["LastModified"] <= moment), {"Marker": True})
+        was_there = "Marker" not in then
         if was_there and (now.get("ETag"), now.get("Size")) != (then["ETag"], then["Size"]):
             back += 1
             yield f"back     {key} as of {then['LastModified']:%Y-%m-%d %H:%M:%S}"

@@ -1,7 +1,8 @@
 """Carry out a bucket's lifecycle rules on a server that keeps them but has nobody to follow them.
 
-Two kinds of rule are known, those of store-setup: versions that were replaced or deleted some days ago go, and parts
-of uploads that were begun some days ago. Endpoint and credentials of the store's administrator come from AWS_*.
+Three kinds of rule are known, those of store-setup: objects below a prefix that are some days old go (and stay as old
+versions), versions that were replaced or deleted some days ago, and parts of uploads that were begun some days ago.
+Endpoint and credentials of the store's administrator come from AWS_*.
 """
 
 from __future__ import annotations
@@ -30,29 +31,39 @@ def connect() -> Any:
     return boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], config=settings)
 
 
-def sweep(client: Any, bucket: str, now: datetime) -> tuple[int, int]:
-    """Number of versions (delete markers included) and of uploads that went."""
-    versions = uploads = 0
+def sweep(client: Any, bucket: str, now: datetime) -> dict[str, int]:
+    """How many went of each: "old objects", "old versions" (delete markers included), "unfinished uploads"."""
+    gone = {"old objects": 0, "old versions": 0, "unfinished uploads": 0}
     for rule in client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]:
-        if rule["Status"] == "Enabled" and "NoncurrentVersionExpiration" in rule:
-            versions += _versions(
-                client, bucket, now - timedelta(rule["NoncurrentVersionExpiration"]["NoncurrentDays"])
-            )
-        if rule["Status"] == "Enabled" and "AbortIncompleteMultipartUpload" in rule:
-            begun = now - timedelta(rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"])
-            uploads += _uploads(client, bucket, begun)
-    return versions, uploads
+        if rule["Status"] != "Enabled":
+            continue
+        if days := rule.get("Expiration", {}).get("Days"):
+            gone["old objects"] += _objects(client, bucket, rule["Filter"]["Prefix"], now - timedelta(days))
+        if days := rule.get("NoncurrentVersionExpiration", {}).get("NoncurrentDays"):
+            gone["old versions"] += _versions(client, bucket, now - timedelta(days))
+        if days := rule.get("AbortIncompleteMultipartUpload", {}).get("DaysAfterInitiation"):
+            gone["unfinished uploads"] += _uploads(client, bucket, now - timedelta(days))
+    return gone
+
+
+def _objects(client: Any, bucket: str, prefix: str, before: datetime) -> int:
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    old = ({"Key": one["Key"]} for page in pages for one in page.get("Contents", []) if one["LastModified"] < before)
+    return _delete(client, bucket, old)
 
 
 def _versions(client: Any, bucket: str, before: datetime) -> int:
-    gone = 0
     doomed = (entry for history in histories(client, bucket) for entry in expired(history, before))
-    while batch := list(islice(doomed, BATCH)):
-        names = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in batch]
-        answer = client.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
+    return _delete(client, bucket, ({"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in doomed))
+
+
+def _delete(client: Any, bucket: str, names: Iterator[dict[str, str]]) -> int:
+    gone = 0
+    while batch := list(islice(names, BATCH)):
+        answer = client.delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True})
         if answer.get("Errors"):
-            raise RuntimeError(f"{len(answer['Errors'])} versions stay, the first: {answer['Errors'][0]}")
-        gone += len(names)
+            raise RuntimeError(f"{len(answer['Errors'])} objects stay, the first: {answer['Errors'][0]}")
+        gone += len(batch)
     return gone
 
 
@@ -89,7 +100,7 @@ def _uploads(client: Any, bucket: str, before: datetime) -> int:
 
 
 if __name__ == "__main__":
-    num_versions, num_uploads = sweep(connect(), sys.argv[1], datetime.now(UTC))
+    counts = sweep(connect(), sys.argv[1], datetime.now(UTC))
     sys.stdout.write(
-        f"bucket {sys.argv[1]}: {num_versions} old versions and {num_uploads} unfinished uploads are gone\n"
+        f"bucket {sys.argv[1]}: {', '.join(f'{count} {what}' for what, count in counts.items())} are gone\n"
     )

@@ -17,6 +17,7 @@ from botocore.exceptions import ClientError
 THERE = ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
 KEPT_DAYS = 14  # that long an overwritten or deleted object can be had back: infra/runbooks/restore-store.md
 UPLOAD_DAYS = 7  # parts of an upload that a killed job left
+LOG_DAYS = 30  # what components/logs writes
 RULES = [
     {
         "ID": "unfinished-uploads",
@@ -30,6 +31,12 @@ RULES = [
         "Filter": {"Prefix": ""},
         "NoncurrentVersionExpiration": {"NoncurrentDays": KEPT_DAYS},
         "Expiration": {"ExpiredObjectDeleteMarker": True},
+    },
+    {
+        "ID": "logs",
+        "Status": "Enabled",
+        "Filter": {"Prefix": "store/logs/"},
+        "Expiration": {"Days": LOG_DAYS},
     },
 ]
 
@@ -56,18 +63,29 @@ def set_up(client: Any, bucket: str) -> Iterator[str]:
     if client.get_bucket_versioning(Bucket=bucket).get("Status") != "Enabled":
         client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
         yield "versions on"
-    if _rules(client, bucket) != {rule["ID"] for rule in RULES}:
+    if _rules(client, bucket) != {_gist(rule) for rule in RULES}:
         client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": RULES})
-        yield f"old versions kept for {KEPT_DAYS} days, unfinished uploads for {UPLOAD_DAYS}"
+        yield f"old versions kept for {KEPT_DAYS} days, unfinished uploads for {UPLOAD_DAYS}, logs for {LOG_DAYS}"
 
 
-def _rules(client: Any, bucket: str) -> set[str]:
+def _rules(client: Any, bucket: str) -> set[tuple[object, ...]]:
     try:
-        return {rule["ID"] for rule in client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]}
+        return {_gist(rule) for rule in client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]}
     except ClientError as error:
         if error.response["Error"]["Code"] != "NoSuchLifecycleConfiguration":
             raise
     return set()
+
+
+def _gist(rule: dict[str, Any]) -> tuple[object, ...]:
+    """What a rule says, without what servers add to it."""
+    return (
+        rule["ID"],
+        rule.get("Filter", {}).get("Prefix", ""),
+        rule.get("NoncurrentVersionExpiration", {}).get("NoncurrentDays"),
+        rule.get("AbortIncompleteMultipartUpload", {}).get("DaysAfterInitiation"),
+        rule.get("Expiration", {}).get("Days"),
+    )
 
 
 if __name__ == "__main__":
