@@ -59,8 +59,7 @@ class System:
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
         self.environment = {**kept, **token, "PYTHONPATH": str(ROOT), "PATH": f"{BIN}:{os.environ['PATH']}"}
         self.uid = uuid.uuid4().hex
-        self.nodes, self.ports = {}, {}
-        self.log = (folder / "ray.log").open("ab")
+        self.nodes, self.ports, self.logs, self.out = {}, {}, {}, folder
 
     def start_head(self):
         options, extra = ["--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false"], {}
@@ -68,23 +67,31 @@ class System:
             options.append(f"--redis-password={self.redis.password}")
             extra = {"RAY_REDIS_ADDRESS": f"127.0.0.1:{self.redis.port}", "RAY_external_storage_namespace": self.uid}
         self.start("head", *options, f"--temp-dir={self.folder}", **extra)
-        until(lambda: self.healthy(), 120, "the head does not come up")
+        until(lambda: self.began("head"), 120, "the head does not come up")
 
     def start_node(self, name, num_cpus=2):
+        """Until it has joined: Ray gives up after 30 s, which a busy machine may need; then comes a new Pod."""
+        options = (f"--address={self.address}", f"--num-cpus={num_cpus}")
         # What KubeRay sets on workers whose head has GCS fault tolerance: they wait ten minutes for it to come back.
-        self.start(
-            name, f"--address={self.address}", f"--num-cpus={num_cpus}", RAY_gcs_rpc_server_reconnect_timeout_s="600"
-        )
+        extra = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600"}
+        self.start(name, *options, **extra)
+        for _ in range(3):
+            until(lambda: self.nodes[name].poll() is not None or self.began(name), 120, f"{name} does not start")
+            if self.began(name):
+                return
+            self.start(name, *options, **extra)
+        raise AssertionError(f"{name} does not join: {self.logs[name].read_text()[-2000:]}")
+
+    def began(self, name):
+        return "Ray runtime started" in self.logs[name].read_text()
 
     def start(self, name, *options, **extra):
         command = [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", "--object-store-memory=100000000",
                    *options]  # fmt: skip
-        self.nodes[name] = subprocess.Popen(command, env={**self.environment, "TEST_NODE": name, **extra},
-                                            stdout=self.log, stderr=self.log, start_new_session=True)  # fmt: skip
-
-    def healthy(self):
-        command = [str(BIN / "ray"), "health-check", "--address", self.address]
-        return subprocess.run(command, env=self.environment, capture_output=True, timeout=120).returncode == 0
+        self.logs[name] = self.out / f"{name}.log"
+        with self.logs[name].open("wb") as log:
+            self.nodes[name] = subprocess.Popen(command, env={**self.environment, "TEST_NODE": name, **extra},
+                                                stdout=log, stderr=log, start_new_session=True)  # fmt: skip
 
     def run(self, *words):
         """A driver's output; it may join once its node is there."""

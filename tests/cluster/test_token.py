@@ -2,6 +2,7 @@
 
 import base64
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,8 +35,8 @@ def head(tmp_path_factory):
     assert cluster["authOptions"]["mode"] == "token"
     params = cluster["headGroupSpec"]["rayStartParams"] | {"dashboard-host": "127.0.0.1"}
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    params |= ports | {"node-ip-address": "127.0.0.1", "temp-dir": f"/tmp/ray-{os.getpid()}-token",
-                       "object-store-memory": 100_000_000}  # fmt: skip
+    folder = f"/tmp/ray-{os.getpid()}-token"  # short: socket paths have a limit
+    params |= ports | {"node-ip-address": "127.0.0.1", "temp-dir": folder, "object-store-memory": 100_000_000}
     token = uuid.uuid4().hex
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own
@@ -55,6 +56,7 @@ def head(tmp_path_factory):
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def asked(dashboard, token, path="/api/jobs/", data=None):
