@@ -55,7 +55,7 @@ def refused(policy: Thing, thing: Thing, namespace: Thing) -> list[str]:
         ValueError: An expression cannot be evaluated; the API server would refuse the object (failurePolicy Fail).
     """
     spec = policy["spec"]
-    if not _about(spec["matchConstraints"]["resourceRules"], thing):
+    if not _about(spec.get("matchConstraints", {}).get("resourceRules", []), thing):
         return []
     known: dict[str, Any] = {"object": thing, "namespaceObject": namespace, "variables": {}}
     if not all(evaluate(condition["expression"], known) for condition in spec.get("matchConditions", [])):

@@ -156,7 +156,9 @@ def _rules(policies: list[Thing], way: str, end: End) -> list[Thing] | None:
     """The rules for what leaves (egress) or enters (ingress) somebody; None if no policy says anything about it."""
     if not end.is_ours:
         return None
-    chosen = [policy for policy in policies if way in _ways(policy) and selects(policy["podSelector"], end.labels)]
+    chosen = [
+        policy for policy in policies if way in _ways(policy) and selects(policy.get("podSelector", {}), end.labels)
+    ]
     return [rule for policy in chosen for rule in policy.get(way) or []] if chosen else None
 
 

@@ -14,6 +14,7 @@ from emoji_ldm.cluster.check.rendering import Thing, name_of
 
 Path = tuple[str | int, ...]
 TEMPLATED = ("StatefulSet", "Deployment", "DaemonSet", "Job", "ReplicaSet")
+CRON_TEMPLATE: Path = ("spec", "jobTemplate", "spec", "template")
 AUTOSCALER_RESOURCES = {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "500m", "memory": "512Mi"}}
 SUBMITTER_RESOURCES = {"requests": {"cpu": "500m", "memory": "200Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
 WAIT_RESOURCES = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"cpu": "200m", "memory": "256Mi"}}
@@ -74,6 +75,23 @@ def pods(things: Iterable[Thing]) -> Iterator[Pod]:
         yield from _ray(thing, spec)
 
 
+def templates(thing: Thing) -> Iterator[tuple[Path, object]]:
+    """Every Pod template that is written in an object, with its path; None for one that is missing."""
+    kind = thing.get("kind")
+    if kind in TEMPLATED:
+        yield ("spec", "template"), at(thing, ("spec", "template"))
+    if kind == "CronJob":
+        yield CRON_TEMPLATE, at(thing, CRON_TEMPLATE)
+    if part := ray_part(thing):
+        path, cluster = part
+        groups = cluster.get("workerGroupSpecs") or []
+        places = [("headGroupSpec",), *(("workerGroupSpecs", index) for index, _ in enumerate(groups))]
+        for place in places:
+            yield (*path, *place, "template"), at(cluster, (*place, "template"))
+    if (job := ray_job(thing)) and "submitterPodTemplate" in job[1]:
+        yield (*job[0], "submitterPodTemplate"), job[1]["submitterPodTemplate"]
+
+
 def ray_part(thing: Thing) -> tuple[Path, Thing] | None:
     """The cluster inside any Ray kind, with its path."""
     path: Path = {
@@ -116,8 +134,8 @@ def at(value: object, path: Path) -> object:
 def _built_in(thing: Thing, spec: Thing) -> Iterator[Pod]:
     if thing.get("kind") in TEMPLATED and isinstance(spec.get("template"), dict):
         yield Pod(thing, "pod", ("spec", "template"), spec["template"], count=int(spec.get("replicas") or 1))
-    if thing.get("kind") == "CronJob" and isinstance(template := at(spec, ("jobTemplate", "spec", "template")), dict):
-        yield Pod(thing, "pod", ("spec", "jobTemplate", "spec", "template"), template)
+    if thing.get("kind") == "CronJob" and isinstance(template := at(thing, CRON_TEMPLATE), dict):
+        yield Pod(thing, "pod", CRON_TEMPLATE, template)
     if thing.get("kind") == "Pod":
         yield Pod(thing, "pod", (), thing)
 

@@ -49,9 +49,11 @@ def kustomize(place: Path) -> str:
     Raises:
         ConfigError: With kustomize's own words, in one line.
     """
-    done = subprocess.run(
-        [*render_command(), str(place)], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+    command = [*render_command(), str(place)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"kustomize cannot render {place.name} within {TIMEOUT_S} s") from None
     if done.returncode:
         words = " ".join(done.stderr.removeprefix("error: ").split())
         raise ConfigError(f"kustomize cannot render {place.name}: {words}")
@@ -60,7 +62,14 @@ def kustomize(place: Path) -> str:
 
 def parse(text: str) -> list[Thing]:
     """The objects of a stream of YAML documents."""
-    return [thing for thing in yaml.load_all(text, yaml.CSafeLoader) if thing]
+    return [_without_nulls(thing) for thing in yaml.load_all(text, yaml.CSafeLoader) if thing]
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value without the fields that are null, as the API server takes it."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def name_of(thing: Thing) -> str:

@@ -19,9 +19,16 @@ import referencing
 
 from emoji_ldm.cluster.check.drafts import jsonschema
 from emoji_ldm.cluster.check.pods import Path as Steps
+from emoji_ldm.cluster.check.pods import at, templates
 from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.errors import ConfigError
 
+WITH_SPEC_TEXT = """
+Service StatefulSet Deployment DaemonSet Job CronJob Pod PodDisruptionBudget NetworkPolicy ValidatingAdmissionPolicy
+ValidatingAdmissionPolicyBinding RayCluster RayJob RayService RayCronJob ClusterQueue LocalQueue Topology PodMonitor
+ServiceMonitor PrometheusRule NodePool EC2NodeClass PersistentVolumeClaim
+"""
+WITH_SPEC = frozenset(WITH_SPEC_TEXT.split())
 CUSTOM = ("kueue.x-k8s.io", "gateway.networking.k8s.io")  # named like groups of Kubernetes itself
 FREE = "x-kubernetes-preserve-unknown-fields"
 Schema = dict[str, Any]
@@ -44,6 +51,7 @@ def schema_problems(thing: Thing, schemas: Path, kubernetes: str) -> Iterator[tu
     if not isinstance(thing.get("apiVersion"), str) or not isinstance(thing.get("kind"), str):
         yield (), "an object needs apiVersion and kind"
         return
+    yield from _skeleton(thing)
     if is_built_in(thing):
         yield from _built_in(thing, kubernetes)
         return
@@ -55,6 +63,24 @@ def schema_problems(thing: Thing, schemas: Path, kubernetes: str) -> Iterator[tu
     yield from _errors(found.validator, full)
     stand_in = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": thing.get("metadata") or {}}
     yield from _built_in(stand_in, kubernetes)  # custom schemas leave the metadata to the API server
+
+
+def _skeleton(thing: Thing) -> Iterator[tuple[Steps, str]]:
+    """What schemas leave open and everything needs: a name, a spec where the kind has one, containers in every Pod."""
+    metadata = thing.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        yield (), "an object needs metadata.name"
+    if thing["kind"] in WITH_SPEC and not isinstance(thing.get("spec"), dict):
+        yield (), f"a {thing['kind']} needs a spec"
+    for path, template in templates(thing):
+        spec = template.get("spec") if isinstance(template, dict) else None
+        containers = spec.get("containers") if isinstance(spec, dict) else None
+        if not isinstance(containers, list) or not containers:
+            yield path, "a Pod needs spec.containers"
+    claims = at(thing, ("spec", "volumeClaimTemplates"))
+    for index, claim in enumerate(claims if isinstance(claims, list) else []):
+        if not at(claim, ("metadata", "name")) or not at(claim, ("spec",)):
+            yield ("spec", "volumeClaimTemplates", index), "a claim needs metadata.name and spec"
 
 
 def is_built_in(thing: Thing) -> bool:

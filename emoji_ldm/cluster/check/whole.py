@@ -26,12 +26,44 @@ ALLOWED = "components/network/allowed.yaml"
 def findings(folder: Path, overlay: str) -> list[Finding]:
     """All findings of one overlay, sorted; see `emoji_ldm.cluster.check.check`."""
     world = World(tuple(render(folder, overlay)), overlay, folder)
-    found = [(thing, path, text) for thing in world.things for path, text in problems(thing, world)]
+    found, made = list(every_problem(world)), list(placeholders(folder, overlay))
     if not found:  # what is wrong in itself is told once
         found = [(thing, (), f"admission: {text}") for thing, text in _refusals(world)]
-    made = [*placeholders(folder, overlay), *_located(found, Locator(folder, overlay) if found else None)]
-    made += [Finding(f"{folder.name}/{ALLOWED}", 1, "network", text) for text in network_problems(world)]
+        made += [Finding(f"{folder.name}/{ALLOWED}", 1, "network", text) for text in network_problems(world)]
+    made += _located(found, Locator(folder, overlay) if found else None)
     return sorted(made)
+
+
+def every_problem(world: World) -> Iterator[Problem]:
+    """What is wrong with the objects of an overlay; those of wrong form are only names to the rules of the others."""
+    wrong = [(thing, path, text) for thing in world.things for path, text in _form(thing, world)]
+    yield from wrong
+    bad = {id(thing) for thing, _, _ in wrong}
+    around = World(tuple(_bare(one) if id(one) in bad else one for one in world.things), world.overlay, world.folder)
+    for thing in world.things:
+        if id(thing) not in bad:
+            yield from ((thing, path, text) for path, text in _judged(thing, around))
+
+
+def problems(thing: Thing, world: World) -> Iterator[tuple[Steps, str]]:
+    """What is wrong with one object of an overlay: its form first; only where that is right, the rules."""
+    form = list(_form(thing, world))
+    yield from form or _judged(thing, world)
+
+
+def _form(thing: Thing, world: World) -> Iterator[tuple[Steps, str]]:
+    return schema_problems(thing, world.folder / "schemas", str(world.versions["kubernetes"]))
+
+
+def _judged(thing: Thing, world: World) -> Iterator[tuple[Steps, str]]:
+    if kind := custom(thing["apiVersion"], thing["kind"], world.folder / "schemas"):
+        yield from expression_problems(thing, kind)
+    yield from ((path, text) for _, path, text in broken(thing, world))
+
+
+def _bare(thing: Thing) -> Thing:
+    metadata = thing.get("metadata") if isinstance(thing.get("metadata"), dict) else {}
+    return {"apiVersion": "v1", "kind": str(thing.get("kind")), "metadata": metadata, "spec": {}}
 
 
 def _located(found: list[Problem], locator: Locator | None) -> Iterator[Finding]:
@@ -56,18 +88,6 @@ def placeholders(folder: Path, overlay: str) -> Iterator[Finding]:
                 what = what or code.partition(PLACEHOLDER)[0].strip(" -{:\"'")
                 name = file.relative_to(folder.parent).as_posix()
                 yield Finding(name, number, "site", f"{what} is missing: {how or 'fill it in'}")
-
-
-def problems(thing: Thing, world: World) -> Iterator[tuple[Steps, str]]:
-    """What is wrong with one object of an overlay: its form first; only where that is right, the rules."""
-    form = list(schema_problems(thing, world.folder / "schemas", str(world.versions["kubernetes"])))
-    yield from form
-    if form:
-        return
-    if kind := custom(thing["apiVersion"], thing["kind"], world.folder / "schemas"):
-        yield from expression_problems(thing, kind)
-    for _, path, text in broken(thing, world):
-        yield path, text
 
 
 def network_problems(world: World) -> Iterator[str]:
