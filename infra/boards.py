@@ -65,12 +65,12 @@ def _made_by(factory: Any, name: str) -> Json:
 
 
 def _variables(metric: str) -> list[Json]:
-    """The data source, and the clusters that export a metric."""
+    """The data source, and the clusters that export a metric: `All` means these."""
     query = f"label_values({metric}, ray_io_cluster)"
     return [
         {"name": "datasource", "type": "datasource", "query": "prometheus", "hide": 2, "refresh": 1},
         {"name": "Cluster", "type": "query", "datasource": SOURCE, "definition": query, "query": {"query": query},
-         "refresh": 2, "includeAll": True, "multi": True, "allValue": ".*", "sort": 1,
+         "refresh": 2, "includeAll": True, "multi": True, "sort": 1,
          "current": {"text": "All", "value": "$__all"}},
     ]  # fmt: skip
 
