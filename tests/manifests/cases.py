@@ -73,6 +73,8 @@ VALUES = {
 }  # fmt: skip
 
 LINKS = {
+    "objects lie in their namespace": (
+        "Service/store", {"metadata.namespace": "emoji"}, {"metadata.namespace": "monitoring"}),
     "variables of config maps are known": ("ConfigMap/store", {"data.AWS_REGIN": "a"}, {"data.AWS_ENDPOINT_URL": "a"}),
     "boards are json": ("ConfigMap/boards", {"data.emoji~json": "{"}, {"data.emoji~json": "{}"}),
     "services lead to pods": ("Service/store", {"spec.ports.0.targetPort": "s4"}, {"spec.ports.0.targetPort": 8333}),

@@ -181,16 +181,3 @@ def with_defaults(value: Any, schema: Schema) -> Any:
     if isinstance(value, list):
         return [with_defaults(item, schema.get("items", {})) for item in value]
     return value
-
-
-def free_maps(value: Any, schema: Schema, path: Steps = ()) -> Iterator[Steps]:
-    """Paths of the maps whose keys a schema leaves open (labels, resources, rayStartParams)."""
-    if isinstance(value, dict):
-        known, other = schema.get("properties", {}), schema.get("additionalProperties")
-        if schema.get(FREE) or isinstance(other, dict) or not known:
-            yield path
-        for name, item in value.items():
-            yield from free_maps(item, known.get(name, other if isinstance(other, dict) else {}), (*path, name))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from free_maps(item, schema.get("items", {}), (*path, index))

@@ -65,6 +65,10 @@ class World:
         """Whether the overlay holds an object."""
         return name in self.by_kind.get(kind, {})
 
+    def foreign(self, namespace: str) -> bool:
+        """Whether a namespace is that of a chart."""
+        return any(chart["namespace"] == namespace for chart in (self.versions.get("charts") or {}).values())
+
     def names(self, kind: str) -> str:
         """Names of a kind, for messages."""
         return ", ".join(sorted(self.by_kind.get(kind, {}))) or "none"

@@ -7,8 +7,29 @@ import json
 from emoji_ldm.cluster.check.pods import at
 from emoji_ldm.cluster.check.rules.place import OBJECT, Found, Place, rule
 from emoji_ldm.cluster.check.rules.scheduling import selected, selects
+from emoji_ldm.cluster.check.schema import custom
 
 VARIABLES = ("BUCKET", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE")
+
+
+CLUSTER_WIDE = (
+    "Namespace", "ClusterRole", "ClusterRoleBinding", "PriorityClass", "StorageClass", "PersistentVolume",
+    "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
+)  # fmt: skip
+
+
+@rule(OBJECT)
+def objects_lie_in_their_namespace(place: Place) -> Found:
+    """Kubernetes: an object without a namespace lands wherever the context points."""
+    kind = custom(str(place.thing["apiVersion"]), place.kind, place.world.folder / "schemas")
+    wants = kind.namespaced if kind else place.kind not in CLUSTER_WIDE
+    name = place.thing["metadata"].get("namespace")
+    if wants and not name:
+        yield ("metadata",), "metadata.namespace is missing"
+    elif name and not wants:
+        yield ("metadata", "namespace"), f"a {place.kind} belongs to no namespace"
+    elif name and not place.world.has("Namespace", name) and not place.world.foreign(name):
+        yield ("metadata", "namespace"), f"no Namespace {name!r} (there are: {place.world.names('Namespace')})"
 
 
 @rule(OBJECT, "ConfigMap")
