@@ -154,3 +154,12 @@ def test_nothing_that_a_rule_or_a_board_shows_is_dropped_before_it_is_kept():
     targets = [target for board in boards().values() for panel in panels(board) for target in panel.get("targets", [])]
     used = {name for one in [*rules(), *targets] for name in names(one["expr"])}
     assert dropping and not [name for name in used for regex in dropping if re.fullmatch(regex, name)]
+
+
+def test_gpu_hours_are_sixtieths_of_what_is_recorded_every_minute():
+    from tests.manifests.promql import boards
+
+    (group,) = yaml.safe_load((MONITORING / "rules" / "recorded.yaml").read_text())["spec"]["groups"]
+    shown = [target["expr"] for panel in panels(boards()["emoji-cost.json"]) for target in panel.get("targets", [])]
+    sums = [expr for expr in shown if "sum_over_time(emoji_ldm:gpus:held" in expr and "emoji_ldm:gpus:used" not in expr]
+    assert group["interval"] == "1m" and len(sums) == 5 and all("/ 60" in expr for expr in sums)
