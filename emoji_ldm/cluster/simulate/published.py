@@ -57,13 +57,13 @@ def figures(*, quick: bool = False) -> list[Figure]:
     return [
         *found,
         Figure("Kueue: 15,000 workloads, 30 queues", 351.1, base.seconds, "admit_s"),
-        Figure("Kueue: their small ones wait", 215.5, base.wait("small"), ""),
-        Figure("Kueue: their medium ones wait", 76.8, base.wait("medium"), ""),
-        Figure("Kueue: their large ones wait", 6.7, base.wait("large"), ""),
+        Figure("Kueue: small ones of 15,000 wait", 215.5, base.wait("small"), ""),
+        Figure("Kueue: medium ones of 15,000 wait", 76.8, base.wait("medium"), ""),
+        Figure("Kueue: large ones of 15,000 wait", 6.7, base.wait("large"), ""),
         Figure("Kueue: 50,000 workloads, 1,000 queues", 1179.4, large.seconds, ""),
-        Figure("Kueue: their small ones wait", 700.4, large.wait("small"), ""),
-        Figure("Kueue: their medium ones wait", 256.4, large.wait("medium"), ""),
-        Figure("Kueue: their large ones wait", 98.8, large.wait("large"), ""),
+        Figure("Kueue: small ones of 50,000 wait", 700.4, large.wait("small"), ""),
+        Figure("Kueue: medium ones of 50,000 wait", 256.4, large.wait("medium"), ""),
+        Figure("Kueue: large ones of 50,000 wait", 98.8, large.wait("large"), ""),
     ]
 
 
