@@ -17,9 +17,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     table = Table(
         title=result["about"], title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
-    table.add_column("work")
-    for name in ("done", "waited", "took", "GPU-hours", "cost", "per million", "rate"):
-        table.add_column(name, justify="left" if name == "rate" else "right", no_wrap=True)
+    table.add_column("work", no_wrap=True)
+    for name in ("done", "waited", "took", "GPU-h", "cost", "$/million"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in result["work"]:
         table.add_row(*_row(row))
     console.print(table)
@@ -56,18 +56,9 @@ def _row(row: dict[str, Any]) -> list[str]:
     )
     begun, ended = row["begun_s"], row["ended_s"]
     took = span(ended - begun) if ended is not None and begun is not None else "not ended"
-    per = usd(row["usd_per_million"]) if row["usd_per_million"] is not None else "-"
+    per = usd(row["usd_per_million"]).lstrip("$") if row["usd_per_million"] is not None else "-"
     gpus = f"{row['gpu_hours']:,.0f}" if row["gpu_hours"] else "-"
-    return [
-        name,
-        done,
-        span(row["queued_s"]),
-        took,
-        gpus,
-        usd(row["cost_usd"]),
-        per,
-        "measured" if row["measured"] else "assumed",
-    ]
+    return [name, done, span(row["queued_s"]), took, gpus, usd(row["cost_usd"]), per]
 
 
 def _open(runs: list[dict[str, Any]], console: Console) -> None:
