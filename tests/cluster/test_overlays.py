@@ -33,6 +33,7 @@ def test_an_overlay_comes_up_runs_a_stage_and_goes(cluster, api, overlay):
     assert {kind for _, kind, _, _ in api.objects} == {"Namespace", "Secret"}
 
 
+@pytest.mark.long  # the findings themselves are tests of the check
 def test_a_site_that_is_not_filled_in_is_not_installed(cluster, api):
     status, _, said = cluster("up", overlay="eks")
     assert status == 2 and "nothing was applied" in said and "k8s/overlays/eks/" in said

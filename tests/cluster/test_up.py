@@ -19,24 +19,17 @@ def test_all_but_the_jobs_is_applied_and_the_next_command_named(cluster, api):
     assert said.strip().endswith("next: emoji-ldm cluster submit crawl --overlay small")
 
 
-def test_missing_secrets_are_made_once_and_never_printed(cluster, api):
+def test_missing_secrets_are_made_once_and_never_printed_and_again_changes_nothing(cluster, api):
     _, printed, said = cluster("up")
     values = [base64.b64decode(text).decode() for secret in api.of("Secret") for text in secret["data"].values()]
     assert len(set(values)) == 3 and min(map(len, values)) >= 20
     assert "emoji-ldm-store, emoji-ldm-token" in said
     assert not any(value in printed + said for value in values)
     assert not any(value in path for value in values for _, path in api.requests)
-    before = api.of("Secret")
+    before = {key: thing["metadata"]["generation"] for key, thing in api.objects.items()}, api.of("Secret")
     status, _, said = cluster("up")
     assert status == 0 and "Secrets made" not in said
-    assert api.of("Secret") == before
-
-
-def test_again_changes_nothing(cluster, api):
-    cluster("up")
-    before = {name: thing["metadata"]["generation"] for (_, _, _, name), thing in api.objects.items()}
-    assert cluster("up")[0] == 0
-    assert {name: thing["metadata"]["generation"] for (_, _, _, name), thing in api.objects.items()} == before
+    assert ({key: thing["metadata"]["generation"] for key, thing in api.objects.items()}, api.of("Secret")) == before
 
 
 def test_a_missing_operator_is_named_with_the_command_that_installs_it(cluster, api):
@@ -133,7 +126,7 @@ def test_findings_stop_it_before_anything_is_asked(cluster, api, monkeypatch):
     assert "nothing was applied" in said
 
 
-def test_down_asks_and_keeps_volumes_and_secrets(cluster, api):
+def test_down_asks_and_keeps_volumes_and_secrets_unless_told_otherwise(cluster, api):
     cluster("up")
     cluster("submit", "crawl", "--detach")
     api.add({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data-store-0"}, "spec": {}})
@@ -145,10 +138,5 @@ def test_down_asks_and_keeps_volumes_and_secrets(cluster, api):
     assert "volumes data-store-0; Secrets emoji-ldm-store, emoji-ldm-token" in said
     deleted = [key[1] for what, key, _ in api.history if what == "DELETED"]
     assert deleted.index("RayJob") < deleted.index("RayCluster") < deleted.index("StatefulSet")
-
-
-def test_down_with_volumes_leaves_nothing(cluster, api):
-    cluster("up")
     assert cluster("down", "--yes", "--volumes")[0] == 0
     assert api.objects == {}
-    assert cluster("down", "--yes")[0] == 0, "again is no error"
