@@ -129,8 +129,12 @@ def like(work: dict[str, Any], things: list[Thing], pools: list[str]) -> None:
         jobs = sorted(t["metadata"]["name"] for t in things if t.get("kind") in ("RayJob", "RayService"))
         raise ConfigError(f"work {work['name']}: like {name!r}: the overlay has no such RayJob ({', '.join(jobs)})")
     labels = thing["metadata"].get("labels") or {}
-    work.setdefault("queue", labels.get("kueue.x-k8s.io/queue-name", "default"))
-    priority = labels.get("kueue.x-k8s.io/priority-class")
+    # A service stands in no queue: what the quota of its name keeps free is its own.
+    work.setdefault(
+        "queue", labels.get("kueue.x-k8s.io/queue-name", name if thing["kind"] == "RayService" else "default")
+    )
+    pod = (cluster.get("headGroupSpec") or {}).get("template", {}).get("spec", {})
+    priority = labels.get("kueue.x-k8s.io/priority-class", pod.get("priorityClassName"))
     classes = {t["metadata"]["name"]: t["value"] for t in things if t.get("kind") == "WorkloadPriorityClass"}
     if priority in classes:
         work.setdefault("priority", classes[priority])
