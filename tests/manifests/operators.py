@@ -159,10 +159,8 @@ JOBS = {
 }  # fmt: skip
 
 SERVICES = {
-    "the time to become ready is a duration": (
-        SERVICE, {"metadata.annotations.ray~io/initializing-timeout": "soon"},
-        {"metadata.annotations.ray~io/initializing-timeout": "1h30m"}),
-    "a roll out is given up some day": (SERVICE, {"metadata.annotations.ray~io/initializing-timeout": GONE}, {}),
+    "a service is not given up for good": (
+        SERVICE, {"metadata.annotations": {"ray.io/initializing-timeout": "30m"}}, {}),
     "the head service has no name of its own": (
         SERVICE, {"spec.rayClusterConfig.headGroupSpec.headService": {"metadata": {"name": "a"}}}, {}),
     "the kind of upgrade exists": (
@@ -184,7 +182,8 @@ QUEUES = {
         {"spec.shutdownAfterJobFinishes": False, "metadata.labels": GONE}),
     "a queued job brings its cluster": (JOB, {"spec.clusterSelector": {"ray.io/cluster": "a"}}, STANDING),
     "a queued autoscaler is elastic": (
-        SERVICE, {"metadata.annotations.kueue~x-k8s~io/elastic-job": "false"}, {"metadata.labels": {}}),
+        JOB, {"spec.rayClusterSpec.enableInTreeAutoscaling": True},
+        {"spec.rayClusterSpec.enableInTreeAutoscaling": True, "metadata.labels": {}}),
     "a queued cluster has few groups": (
         JOB, {"spec.rayClusterSpec.workerGroupSpecs": [
             {"groupName": f"g{number}", "template": {"spec": {"containers": []}}} for number in range(18)]}, {}),
@@ -192,6 +191,7 @@ QUEUES = {
     "queues of jobs exist": (JOB, {"metadata.labels.kueue~x-k8s~io/queue-name": "trains"}, {}),
     "priorities of queues exist": (JOB, {"metadata.labels.kueue~x-k8s~io/priority-class": "high"}, {}),
     "every job stands in a queue": (JOB, {"metadata.labels": {}}, {}),
+    "a service stands in no queue": (SERVICE, {"metadata.labels": {"kueue.x-k8s.io/queue-name": "train"}}, {}),
     "jobs of a cron job find the default queue": (CRON, {"LocalQueue/default:metadata.name": "other"}, {}),
     "a local queue has a cluster queue": ("LocalQueue/train", {"spec.clusterQueue": "trains"}, {}),
     "flavors of queues exist": (QUEUE, {"spec.resourceGroups.0.flavors.0.name": "cpus"}, {}),

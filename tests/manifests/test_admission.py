@@ -60,7 +60,7 @@ OWNER = [{"kind": "RayJob", "name": "train"}]
     pod(container=GPU, tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]),
     pod(container=GPU, tolerations=[{"operator": "Exists"}]),
     *(ray(kind) for kind in ("RayCluster", "RayJob", "RayService", "RayCronJob")),
-    ray("RayCronJob", labels={}), ray("RayCluster", labels={}, ownerReferences=OWNER),
+    ray("RayCronJob", labels={}), ray("RayService", labels={}), ray("RayCluster", labels={}, ownerReferences=OWNER),
     ray("RayCluster", {"headGroupSpec": {"serviceType": "ClusterIP", "enableIngress": False}}),
     {**ray("RayJob"), "spec": {"clusterSelector": {"ray.io/cluster": "x"}}},
     {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {}},
@@ -92,7 +92,7 @@ def test_what_keeps_the_rules_passes(thing):
     (ray("RayService", {"authOptions": {"mode": "token", "secretName": ""}}), "secretName is missing"),
     (ray("RayCluster", {"headGroupSpec": {"enableIngress": True}}), "Ingress"),
     (ray("RayCluster", {"headGroupSpec": {"serviceType": "LoadBalancer"}}), "reached from outside"),
-    *((ray(kind, labels={}), "queue-name is missing") for kind in ("RayCluster", "RayJob", "RayService")),
+    *((ray(kind, labels={}), "queue-name is missing") for kind in ("RayCluster", "RayJob")),
     (ray("RayJob", labels={"kueue.x-k8s.io/queue-name": ""}), "queue-name is missing"),
     (ray("RayJob", labels={}, ownerReferences=[{"kind": "RayCronJob", "name": "refresh"}]), "queue-name is missing"),
 ], ids=str)  # fmt: skip

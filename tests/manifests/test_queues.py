@@ -36,8 +36,8 @@ def queue_of(overlay, thing):
 
 
 def queued(overlay):
-    """The objects that Kueue admits."""
-    return [thing for thing in rendered(overlay) if thing["kind"] in ("RayJob", "RayService", "RayCronJob")]
+    """The objects that Kueue admits; the service it must leave alone, see components/queues/queues.yaml."""
+    return [thing for thing in rendered(overlay) if thing["kind"] in ("RayJob", "RayCronJob")]
 
 
 def first_pods(thing):
@@ -117,6 +117,25 @@ def test_every_job_fits_the_own_quota_of_its_queue_with_sidecar_and_submitter(ov
             assert amount <= own[key][0], (
                 f"{name_of(thing)} needs {float(amount):g} of {key}, has {float(own[key][0]):g}"
             )
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_service_fits_what_is_kept_for_it_and_not_lent(overlay):
+    kept, service = quotas(overlay)["serve"], of_kind(overlay, "RayService")["serve"]
+    for key, amount in demand(overlay, service).items():
+        nominal, _, lent = kept[key]
+        assert amount <= nominal - (nominal if lent is None else lent), f"{float(amount):g} of {key}"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kueue_neither_queues_the_service_nor_takes_its_clusters_into_the_default_queue(overlay):
+    """Kueue 0.19 stops a service that is not ready and does not count an upgrade's second cluster (kueue#11264)."""
+    config = yaml.safe_load((ROOT / "infra/helm/kueue.yaml").read_text())["managerConfig"]
+    integrations = yaml.safe_load(config["controllerManagerConfigYaml"])["integrations"]
+    assert "ray.io/rayservice" not in integrations["frameworks"]
+    assert "RayService.v1.ray.io" in integrations["externalFrameworks"]
+    service = of_kind(overlay, "RayService")["serve"]["metadata"]
+    assert not any("kueue" in key for key in {**service["labels"], **service.get("annotations", {})})
 
 
 def test_the_sidecar_and_the_submitter_are_counted():

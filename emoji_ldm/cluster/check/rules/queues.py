@@ -70,11 +70,18 @@ def priorities_of_queues_exist(place: Place) -> Found:
         yield ("metadata", "labels", PRIORITY), f"no WorkloadPriorityClass {name!r} (there are: {known})"
 
 
-@rule(OBJECT, "RayJob", "RayService")
+@rule(OBJECT, "RayJob")
 def every_job_stands_in_a_queue(place: Place) -> Found:
     """facts: jobs without a queue would take what the queues gave to others."""
     if place.world.queued and QUEUE not in place.labels:
         yield ("metadata",), f"the label {QUEUE} is missing: Kueue would not count this {place.kind}"
+
+
+@rule(OBJECT, "RayService")
+def a_service_stands_in_no_queue(place: Place) -> Found:
+    """Kueue 0.19 rayservice_controller.go PodsReady: not ready is evicted; kueue#11264: upgrades are not counted yet."""
+    if QUEUE in place.labels:
+        yield ("metadata", "labels", QUEUE), "Kueue would stop the service whenever it is not ready for some minutes"
 
 
 @rule(OBJECT, "RayCronJob")

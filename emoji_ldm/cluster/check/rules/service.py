@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from emoji_ldm.cluster.check.quantity import duration_s
 from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.cluster.check.rules.place import OBJECT, Found, Place, rule
 
@@ -12,19 +11,10 @@ OPTIONS = ("spec", "upgradeStrategy", "clusterUpgradeOptions")
 
 
 @rule(OBJECT, "RayService")
-def the_time_to_become_ready_is_a_duration(place: Place) -> Found:
-    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateInitializingTimeout."""
-    text = place.annotations.get(TIMEOUT)
-    seconds = None if text is None else duration_s(text) if not text.isdigit() else float(text)
-    if text is not None and (seconds is None or seconds <= 0):
-        yield ("metadata", "annotations", TIMEOUT), f"{text!r} is no positive duration such as 30m"
-
-
-@rule(OBJECT, "RayService")
-def a_roll_out_is_given_up_some_day(place: Place) -> Found:
-    """kuberay#1559, #4781: a roll-out that never becomes ready hangs."""
-    if TIMEOUT not in place.annotations:
-        yield ("metadata",), f"the annotation {TIMEOUT} is missing: a bad roll-out would hang for ever"
+def a_service_is_not_given_up_for_good(place: Place) -> Found:
+    """KubeRay 1.7 rayservice_controller.go isInitializingTimeout: it must be deleted and made anew; upgrades ignore it."""
+    if TIMEOUT in place.annotations:
+        yield ("metadata", "annotations", TIMEOUT), f"{TIMEOUT} ends a service for good that waits for its first model"
 
 
 @rule(OBJECT, "RayService")
