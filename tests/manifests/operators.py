@@ -61,6 +61,8 @@ CLUSTERS = {
         CLUSTER, {"spec.historyServerOptions": {"collectorOptions": {"image": "a"}}},
         {"spec.historyServerOptions": {"collectorOptions": {"image": "a", "env": [setting("STORAGE_BACKEND", "S3")]}}}),
     "the operator finds ports by name": (CLUSTER, {f"{RAY}.ports.0.name": "web"}, {f"{RAY}.ports": GONE}),
+    "every group has start parameters": (
+        CLUSTER, {f"{WORKERS}.rayStartParams": GONE}, {f"{WORKERS}.rayStartParams": {}}),
     "no tasks run on the head": (CLUSTER, {f"{HEAD}.rayStartParams.num-cpus": "2"}, {}),
     "there is one ray version": (CLUSTER, {"spec.rayVersion": "2.59.0"}, {}),
 }  # fmt: skip

@@ -53,6 +53,13 @@ def every_group_has_a_container(place: Place) -> Found:
 
 
 @rule(GROUP)
+def every_group_has_start_parameters(place: Place) -> Found:
+    """KubeRay 1.7 ray-operator/apis/ray/v1 RayStartParams has no omitempty: a missing map is written back as null."""
+    if place.part.get("rayStartParams") is None:
+        yield (), "rayStartParams is missing: write {} at least, or KubeRay and Kueue send null, which the API refuses"
+
+
+@rule(GROUP)
 def sizes_are_said_once(place: Place) -> Found:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateRayGroupResources."""
     twice = [key for key in SIZES if (place.part.get("rayStartParams") or {}).get(key)]

@@ -79,7 +79,7 @@ def every_job_stands_in_a_queue(place: Place) -> Found:
 
 @rule(OBJECT, "RayService")
 def a_service_stands_in_no_queue(place: Place) -> Found:
-    """Kueue 0.19 rayservice_controller.go PodsReady: not ready is evicted; kueue#11264: upgrades are not counted yet."""
+    """Kueue 0.19 rayservice_controller.go PodsReady: not ready is evicted; kueue#11264: upgrades uncounted."""
     if QUEUE in place.labels:
         yield ("metadata", "labels", QUEUE), "Kueue would stop the service whenever it is not ready for some minutes"
 

@@ -12,9 +12,9 @@ OPTIONS = ("spec", "upgradeStrategy", "clusterUpgradeOptions")
 
 @rule(OBJECT, "RayService")
 def a_service_is_not_given_up_for_good(place: Place) -> Found:
-    """KubeRay 1.7 rayservice_controller.go isInitializingTimeout: it must be deleted and made anew; upgrades ignore it."""
+    """KubeRay 1.7 rayservice_controller.go isInitializingTimeout: only a new object recovers; upgrades ignore it."""
     if TIMEOUT in place.annotations:
-        yield ("metadata", "annotations", TIMEOUT), f"{TIMEOUT} ends a service for good that waits for its first model"
+        yield ("metadata", "annotations", TIMEOUT), "it ends for good a service that waits for its first model"
 
 
 @rule(OBJECT, "RayService")
