@@ -41,7 +41,8 @@ def run(*, quick: bool) -> dict[str, Any]:
     """Images/s under Ray Train and in plain ranks, in turns; shares of step time: waits for data, the extras."""
     os.environ |= group.KEEP_PAGES  # as our workers under Ray have it
     os.environ[group.WATCHER] = "0"  # as on one node
-    os.environ["RAY_worker_niceness"] = "0"  # as plain ranks: else whatever else runs here slows one side only
+    # As plain ranks: else whatever else runs here slows one side only.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own name)
     rounds = 6 if quick else 16
     with tempfile.TemporaryDirectory() as name, Ranks(2, Path(name, "ranks")) as ranks:
         own, other = settings(Path(name, "plain"), rounds), settings(Path(name, "ray"), 2 * rounds)
