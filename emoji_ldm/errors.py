@@ -6,6 +6,7 @@
     ├── DatasetError         a table or version is missing or of another shape
     ├── CrawlError           the browser or the site cannot be used
     ├── ModelError           weights or a checkpoint are missing or of another kind
+    │   └── UntrainedError   there is no checkpoint yet
     ├── JobError             a job could not be placed, or failed above its allowed rate
     └── ClusterError         a Kubernetes cluster cannot be reached, lacks something or refuses what it is told
 
@@ -42,6 +43,10 @@ class CrawlError(EmojiLdmError):
 
 class ModelError(EmojiLdmError):
     """Weights or a checkpoint are missing or of another kind than the job needs."""
+
+
+class UntrainedError(ModelError):
+    """There is no checkpoint yet; a service waits for it."""
 
 
 class JobError(EmojiLdmError):

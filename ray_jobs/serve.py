@@ -21,13 +21,14 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
 from emoji_ldm.config import Config, ServeConfig, load
-from emoji_ldm.errors import ConfigError, JobError
+from emoji_ldm.errors import ConfigError, JobError, StoreError, UntrainedError
 from emoji_ldm.progress import say
 from emoji_ldm.serve.auth import open_warning
 from ray_jobs import cluster
 from ray_jobs.deployments import LIGHT_CPUS, NUM_CPUS, application
 
 APP = "emoji-ldm"
+WAIT_S, STORE_S = 15.0, 900.0  # between looks for a checkpoint; how long a store may take to be set up
 LONGEST_ANSWER_S = 3600  # a ZIP of a large set over a slow line; what is drawn, and slow bodies, end by serve.timeout_s
 
 
@@ -107,9 +108,21 @@ def curl(url: str, settings: ServeConfig) -> str:
 
 
 def build_app(args: dict[str, str]) -> serve.Application:
-    """The application of a RayService manifest: `config` is a preset or YAML file, other entries are overrides."""
+    """The application of a RayService manifest: `config` is a preset or YAML file, other entries are overrides.
+
+    Waits until there is a checkpoint, and some minutes for a store that is just being set up: Serve builds an
+    application once, so one that failed would stay failed when `train` is done.
+    """
     overrides = [f"{name}={value}" for name, value in args.items() if name != "config"]
-    return application(load(args.get("config"), overrides))
+    config, began = load(args.get("config"), overrides), time.monotonic()
+    while True:
+        try:
+            return application(config)
+        except (UntrainedError, StoreError) as error:
+            if isinstance(error, StoreError) and time.monotonic() - began > STORE_S:
+                raise
+            say(f"the service waits: {error}")
+        time.sleep(WAIT_S)
 
 
 def free_port(host: str, port: int) -> int:

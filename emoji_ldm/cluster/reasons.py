@@ -156,6 +156,8 @@ def of_service(service: Thing, world: World) -> str:
         if cluster and (cluster.get("status") or {}).get("state") != "ready" and (why := of_cluster(cluster, world)):
             return why
         for app in (of_part.get("applicationStatuses") or {}).values():
+            if app.get("status") == "DEPLOYING" and not app.get("serveDeploymentStatuses"):
+                return "deploying: waits until the store holds its checkpoint"  # ray_jobs/serve.py, build_app
             if app.get("status") != "RUNNING":
                 return f"{str(app.get('status')).lower().replace('_', ' ')}: {_last(app.get('message'))}"
     return of_events(service, world) or _first(condition(service, "Ready").get("message"))

@@ -16,7 +16,7 @@ from emoji_ldm.progress import clock, say
 POLL_S = 3.0
 FIRST = ("Namespace", "CustomResourceDefinition")
 YOUNG = re.compile(r"failed calling webhook|no matches for kind|no endpoints available")  # an operator that just began
-UNTRAINED = re.compile(r"has no \w+ checkpoint")  # what the service says until `train` has run, see dataset/checkpoints
+UNTRAINED = re.compile(r"no \w+ checkpoint|holds its checkpoint")  # what is said of the service until `train` has run
 
 
 def run(kubectl: Kubectl, overlay: Overlay, timeout_s: float) -> int:

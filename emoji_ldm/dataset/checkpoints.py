@@ -25,7 +25,7 @@ from typing import Any
 from pyarrow import fs
 
 from emoji_ldm.dataset import labels
-from emoji_ldm.errors import ModelError
+from emoji_ldm.errors import ModelError, UntrainedError
 from emoji_ldm.store import Store
 
 MANIFEST, POINTER = "COMPLETE", "LATEST"
@@ -184,7 +184,7 @@ def newest(store: Store, run: str, kind: str) -> Checkpoint:
     found = listing(store, run, kind)
     if not found:
         command = "emoji-ldm train autoencoder" if kind == "autoencoder" else "emoji-ldm train"
-        raise ModelError(f"run {run!r} in {store.uri} has no {kind} checkpoint; make one with: {command} run={run}")
+        raise UntrainedError(f"run {run!r} in {store.uri} has no {kind} checkpoint; make one with: {command} run={run}")
     return found[-1]
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from emoji_ldm.config import ServeConfig, build
 from emoji_ldm.dataset import checkpoints, labels
-from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.errors import ConfigError, ModelError, StoreError, UntrainedError
 from emoji_ldm.generate.draw import Draw
 from emoji_ldm.generate.model import load_model, sampling_device
 from emoji_ldm.generate.post import clear_haze, read_draw
@@ -272,3 +272,24 @@ def test_a_manifest_names_the_config_file_and_overrides(tmp_path, tiny_pipeline)
     assert build_app({"config": str(tmp_path / "config.yaml"), "serve.max_replicas": "3"})
     with pytest.raises(ConfigError, match=r"serve\.min_replicas=9"):
         build_app({"config": str(tmp_path / "config.yaml"), "serve.min_replicas": "9"})
+
+
+def test_the_application_of_a_manifest_waits_for_the_first_checkpoint(monkeypatch):
+    """Serve builds once: an application that failed before `train` was done would stay failed."""
+    from ray_jobs import serve as module
+
+    builds = [UntrainedError("run 'tiny' has no unet checkpoint"), StoreError("no bucket"), "the application"]
+
+    def build(config):
+        made = builds.pop(0)
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    monkeypatch.setattr(module, "application", build)
+    monkeypatch.setattr(module, "WAIT_S", 0.0)
+    assert module.build_app({}) == "the application"
+    monkeypatch.setattr(module, "STORE_S", -1.0)
+    builds[:] = [StoreError("access is refused")]
+    with pytest.raises(StoreError):
+        module.build_app({})
