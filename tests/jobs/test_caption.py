@@ -57,6 +57,7 @@ def test_a_broken_image_is_one_row_which_people_or_another_try_may_replace(tmp_p
         assert len(rows_of(store)) == 10
 
 
+@pytest.mark.long
 def test_a_dead_engine_is_replaced_and_a_model_that_writes_nonsense_fails_the_job_after_its_rows_are_kept(tmp_path):
     store, deaths = Store(str(tmp_path / "store")), tmp_path / "deaths"
     fill_images(store, blobs(10))

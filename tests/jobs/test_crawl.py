@@ -118,6 +118,7 @@ def test_a_second_run_requests_nothing_and_makes_no_version(crawled, gallery):
     assert gallery.requests[before:] == []
 
 
+@pytest.mark.long
 def test_another_tag_adds_only_what_is_new(crawled, gallery):
     config = crawled[0].model_copy(
         update={"crawl": crawled[0].crawl.model_copy(update={"tags": ("Blobs", "Panda", "Cat")})}
@@ -129,6 +130,7 @@ def test_another_tag_adds_only_what_is_new(crawled, gallery):
     assert set(image_requests(gallery, gallery.requests[before:])) == new
 
 
+@pytest.mark.long
 def test_too_many_failures_fail_the_job_after_everything_is_committed(tmp_path):
     tiles = "".join(f'<div><img src="/{n}.png" title="{n}"></div>' for n in range(3))
     with Site(

@@ -46,6 +46,7 @@ def test_a_wrong_configuration_is_said_by_the_driver(connected):
         gate.start(build({"crawl": {"allow_private": ["a b"]}}, where="test").crawl)
 
 
+@pytest.mark.long
 def test_workers_in_four_processes_break_no_rule():
     ray.shutdown()
     result = polite.run(quick=True)

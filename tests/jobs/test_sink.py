@@ -79,6 +79,7 @@ class Noting(Echo):
         return super().__call__(rows)
 
 
+@pytest.mark.long
 def test_work_runs_ahead_of_commits_by_one_shard_a_worker_and_one_more(job, tmp_path):
     folder = tmp_path / "begun"
     folder.mkdir()

@@ -37,6 +37,7 @@ def write(uri, writer):
         assert made is not None
 
 
+@pytest.mark.long
 def test_eight_processes_of_twenty_commits_give_160_versions(s3_uri):
     Store(s3_uri).check()
     context = multiprocessing.get_context("forkserver")
