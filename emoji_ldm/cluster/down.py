@@ -11,8 +11,9 @@ from emoji_ldm.progress import say
 
 # Ray first: while the operator tidies up, its Pods still need Redis, policies and accounts.
 RAY = ("RayCronJob", "RayJob", "RayService", "RayCluster")
+MADE = "ray.io/originated-from-crd"  # by KubeRay, for a job or service
 KEPT = ("Namespace", "Secret", "CustomResourceDefinition")
-WAIT = ("--ignore-not-found", "--wait=true", "--timeout=240s")
+WAIT = ("--ignore-not-found", "--wait=true", "--timeout=360s")  # KubeRay gives the cleaning of Redis five minutes
 
 
 def run(kubectl: Kubectl, overlay: Overlay, *, yes: bool, volumes: bool) -> int:
@@ -33,6 +34,8 @@ def run(kubectl: Kubectl, overlay: Overlay, *, yes: bool, volumes: bool) -> int:
         label = f"{SUBMITTED}=true"
         kubectl.run("delete", "rayjobs.ray.io", "--namespace", NAMESPACE, "--selector", label, *WAIT)
     _delete(kubectl, [thing for thing in there if thing["kind"] in RAY])
+    if "rayclusters.ray.io" in known.values():  # of the service: it goes at once, its cluster cleans Redis first
+        kubectl.run("delete", "rayclusters.ray.io", "--namespace", NAMESPACE, "--selector", MADE, *WAIT)
     _delete(kubectl, [thing for thing in there if thing["kind"] not in RAY])
     say(f"overlay {overlay.name} is gone from {where}")
     if volumes:
