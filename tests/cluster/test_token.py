@@ -18,7 +18,7 @@ from emoji_ldm.cluster.check.rendering import render
 from tests.cluster.conftest import SMALL, job, write
 from tests.jobs.test_submit import PORTS, free_ports
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("unchecked")]
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
