@@ -66,8 +66,11 @@ class System:
         if self.redis:
             options.append(f"--redis-password={self.redis.password}")
             extra = {"RAY_REDIS_ADDRESS": f"127.0.0.1:{self.redis.port}", "RAY_external_storage_namespace": self.uid}
+        # A new Pod's /tmp knows no earlier cluster; with this file Ray takes the worker's raylet for a head that runs.
+        Path(self.folder, "ray_current_cluster").unlink(missing_ok=True)
         self.start("head", *options, f"--temp-dir={self.folder}", **extra)
-        until(lambda: self.began("head"), 120, "the head does not come up")
+        until(lambda: self.began("head") or self.nodes["head"].poll() is not None, 120, "the head does not come up")
+        assert self.began("head"), self.logs["head"].read_text()[-2000:]
 
     def start_node(self, name, num_cpus=2):
         """Until it has joined: Ray gives up after 30 s, which a busy machine may need; then comes a new Pod."""
