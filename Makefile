@@ -18,7 +18,7 @@ test: setup
 unit: setup
 	@$(BIN)/python -m pytest tests/unit -m "not slow and not long" -n auto --dist loadfile
 
-QUICK = tests/unit tests/manifests
+QUICK = tests/unit tests/manifests tests/cluster tests/infra
 
 check: setup
 	@$(BIN)/ruff check .

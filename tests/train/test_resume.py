@@ -45,6 +45,7 @@ def goes_on_as(folder, whole, rel=1e-5):
 # the rest of a process. A training has its processes to itself.
 
 
+@pytest.mark.long
 def test_a_killed_rank_costs_not_one_bit(two, whole, tmp_path):
     with Ranks(2, tmp_path) as victims:
         victims.start(tiny_run.train_paced, tmp_path / "run", *RUN, stage(2))
@@ -57,6 +58,7 @@ def test_a_killed_rank_costs_not_one_bit(two, whole, tmp_path):
     assert tiny_run.losses(tmp_path / "run") == tiny_run.losses(whole)
 
 
+@pytest.mark.long
 def test_two_ranks_sharded_go_on_alone_and_then_at_stage_3(two, whole, tmp_path):
     alone = tiny_run.cut(whole, tmp_path / "alone", 4)
     tiny_run.train(alone, *RUN, stage(0))
