@@ -15,6 +15,7 @@ from emoji_ldm.errors import ClusterError, ConfigError
 
 NAMESPACE = "emoji-ldm"
 PATIENCE_S = 300
+DELETION_S = 900  # kubectl itself gives up before, see `down.WAIT`: it waits for one object after the other
 LOG = re.compile(r"^[IWEF]\d{4} |^Warning: |^I\d")  # klog lines, which repeat the error in other words
 
 Thing = dict[str, Any]  # one Kubernetes object
@@ -104,12 +105,13 @@ class Kubectl:
         return f"{name} ({server})" if server else "kubectl's default cluster"
 
     def _run(self, *words: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-        short = () if words[0] == "delete" else ("--request-timeout=60s",)  # a deletion is watched until it is over
+        deletes = words[0] == "delete"  # it is watched until it is over
+        short, patience_s = ((), DELETION_S) if deletes else (("--request-timeout=60s",), PATIENCE_S)
         try:
             return subprocess.run([*self.words, *short, *words], input=given, capture_output=True, text=True,
-                                  timeout=PATIENCE_S, check=False)  # fmt: skip
+                                  timeout=patience_s, check=False)  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise ClusterError(f"the cluster did not answer kubectl {words[0]} within {PATIENCE_S} s") from None
+            raise ClusterError(f"the cluster did not answer kubectl {words[0]} within {patience_s} s") from None
 
 
 def find() -> Path:
@@ -132,6 +134,9 @@ UNREACHED = re.compile(
     r"was refused|Unable to connect|no such host|i/o timeout|handshake timeout|connection refused|deadline exceeded"
     r"|Client.Timeout|network is unreachable|no route to host|server is currently unable"
 )
+UNKNOWN = re.compile(
+    r'(?:specified context:|no context exists with the name:) "?([^" \n]+)"?|context "([^"]+)" does not exist'
+)
 
 
 def trouble(stderr: str) -> ClusterError | ConfigError:
@@ -140,8 +145,8 @@ def trouble(stderr: str) -> ClusterError | ConfigError:
     text = lines[0] if lines else "kubectl failed without a word"
     more = f" (and {len(lines) - 1} more like it)" if len(lines) > 1 and text.startswith("Error from") else ""
     plain = re.sub(r"^(error: )+|^Error from server( \(\w+\))?: (error when \w+ \S+: )?", "", text)
-    if found := re.search(r'(?:specified context:|no context exists with the name:|context) "?([^" \n]+)"?', text):
-        name = found[1]
+    if found := UNKNOWN.search(text):
+        name = found[1] or found[2]
         return ConfigError(f"your kubeconfig knows no cluster {name!r}; list them: kubectl config get-contexts")
     if "(Forbidden)" in text and " cannot " in text:
         return ClusterError(f"the cluster does not let you do this: {plain}{more}; ask its owner for a role that may")
@@ -160,6 +165,6 @@ def trouble(stderr: str) -> ClusterError | ConfigError:
             f"{' '.join(lines)[:600]}: somebody changed by hand what the manifests set; change the manifests, "
             "or take the fields back: kubectl apply --server-side --force-conflicts -k k8s/overlays/NAME"
         )
-    if UNREACHED.search(stderr):
+    if UNREACHED.search(stderr) and "failed calling webhook" not in text:  # of those, the cluster itself tells
         return ClusterError(f"no Kubernetes cluster answers: {plain}; {REACH}")
     return ClusterError(f"{plain}{more}")

@@ -1,15 +1,18 @@
 """`emoji-ldm cluster status`: for whatever waits or has failed, the reason that Kubernetes, KubeRay or Kueue gives."""
 
 import json
+import re
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
-from emoji_ldm.cluster.kubectl import trouble
+from emoji_ldm.cluster import down, kubectl, up
+from emoji_ldm.cluster.kubectl import Kubectl, trouble
 from emoji_ldm.cluster.reasons import World
 from emoji_ldm.cluster.rows import rows
 from emoji_ldm.cluster.status import following, table
-from emoji_ldm.errors import ConfigError
+from emoji_ldm.errors import ClusterError, ConfigError
 
 NOW = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -243,3 +246,33 @@ def test_without_kubectl_its_source_is_named(monkeypatch, tmp_path):
 ])  # fmt: skip
 def test_what_kubectl_complains_about_becomes_one_line(said, text):
     assert text in str(trouble(said)) and "\n" not in str(trouble(said))
+
+
+WEBHOOK = (
+    'Error from server (InternalError): error when creating "STDIN": Internal error occurred: failed calling webhook '
+    '"vrayjob.kb.io": failed to call webhook: Post "https://kueue.svc:443/v?timeout=10s": context deadline exceeded'
+)
+
+
+def test_a_deadline_is_not_the_name_of_a_context():
+    late = trouble("Unable to connect to the server: context deadline exceeded (Client.Timeout exceeded)")
+    assert isinstance(late, ClusterError) and "no Kubernetes cluster answers" in str(late)
+    assert str(trouble(WEBHOOK)).startswith("Internal error occurred: failed calling webhook")
+    assert up.YOUNG.search(str(trouble(WEBHOOK))), "an operator that just began: `up` asks again"
+    for said in ('error: context "nope" does not exist', "error: context was not found for specified context: nope"):
+        assert "knows no cluster 'nope'" in str(trouble(said))
+
+
+def test_a_deletion_is_given_more_time_than_kubectl_itself_waits(monkeypatch):
+    asked = {}
+
+    def run(words, *, timeout, **_):
+        asked[" ".join(words[1:])] = timeout
+        return SimpleNamespace(returncode=0, stdout="", stderr="")
+
+    monkeypatch.setattr(kubectl, "find", lambda: "kubectl")
+    monkeypatch.setattr(kubectl.subprocess, "run", run)
+    Kubectl().run("delete", "rayclusters.ray.io", *down.WAIT)
+    ((words, timeout_s),) = asked.items()
+    own_s = int(re.search(r"--timeout=(\d+)s", words)[1])
+    assert timeout_s > own_s and "--request-timeout" not in words
