@@ -24,14 +24,17 @@ def overload(load: Load) -> list[Figure]:
     Here, and on a simulated device, which tells the queue's part apart from what else this machine does.
     """
     real, device = rigs.batcher(False), rigs.device()
-    return [*_overload(load, "T6", real), *_overload(load, "T6 on a simulated device,", device)]
+    return [
+        *_overload(load, "T6", real, load.many),
+        *_overload(load, "T6 on a simulated device,", device, load.repeats),
+    ]
 
 
-def _overload(load: Load, name: str, batcher: Batcher) -> list[Figure]:
+def _overload(load: Load, name: str, batcher: Batcher, seeds: range) -> list[Figure]:
     good, slowest, late, refused, longest, expired = (list[float]() for _ in range(6))
     speeds, longest_steps = [_capacity(load, batcher)], load.steps[-1]
     deadline_s = 2 * longest_steps * CAP / speeds[0]
-    for seed in load.repeats:
+    for seed in seeds:
         wanted = draws(load.of(240, 150), load.steps, 60 + seed)
         per_s = 1.2 * speeds[-1] * len(wanted) / sum(draw.steps for draw in wanted)
         trace = poisson(wanted, per_s, 60 + seed)

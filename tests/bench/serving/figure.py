@@ -26,6 +26,11 @@ class Load:
         """Seeds of the repeats."""
         return range(1 if self.quick else 3)
 
+    @property
+    def many(self) -> range:
+        """As `repeats`, for figures that the machine's own changes of speed blur."""
+        return range(3 if self.quick else 7)
+
     def of(self, full: int, quick: int) -> int:
         """`full`, or `quick`."""
         return quick if self.quick else full

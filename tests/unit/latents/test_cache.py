@@ -8,7 +8,16 @@ from emoji_ldm.config import Config
 from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError
-from emoji_ldm.latents.cache import HALF, NO_SPREAD, latent_rows, load_latent_set, text_rows, to_bytes
+from emoji_ldm.latents.cache import (
+    HALF,
+    NO_SPREAD,
+    STATE_BITS,
+    latent_rows,
+    load_latent_set,
+    state_bytes,
+    text_rows,
+    to_bytes,
+)
 from emoji_ldm.records import CAPTIONS, LATENTS, TEXTS
 from emoji_ldm.store import Store
 from tests.emoji import blobs, fill_images
@@ -43,6 +52,17 @@ def filled(tmp_path):
     pairs = [(ids[0], "a blob"), (ids[0], "a cat"), (ids[1], "a blob"), (ids[2], ""), ("gone", "a ghost")]
     commit(store, CAPTIONS, caption_table(pairs), "captions")
     return store, ids
+
+
+def test_states_are_rounded_each_to_a_part_of_itself():
+    values = np.random.default_rng(0).standard_normal(10_000).astype(np.float32) * np.float32(10.0) ** np.arange(
+        -2, 3, 5 / 10_000
+    )
+    found = np.frombuffer(state_bytes(values), HALF).astype(np.float32)
+    assert (abs(found - values) <= abs(values) / 2 ** (STATE_BITS + 1) * 1.1 + 1e-6).all()
+    assert len({*np.frombuffer(state_bytes(values), np.uint16) & 0xF}) == 1, "what does not compress is gone"
+    assert abs(np.frombuffer(state_bytes(np.float32([1e9, -1e9, 65500])), HALF).astype(np.float32)).max() == 65024
+    assert np.frombuffer(state_bytes(np.float32([0, -1.5, 1024])), HALF).tolist() == [0, -1.5, 1024]
 
 
 def test_values_survive_as_half_precision():
