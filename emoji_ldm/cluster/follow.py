@@ -8,10 +8,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from emoji_ldm.cluster import status
-from emoji_ldm.cluster.kubectl import NAMESPACE, Kubectl, Thing, trouble
+from emoji_ldm.cluster.kubectl import NAMESPACE, Kubectl, NoAnswer, Thing, trouble
 from emoji_ldm.cluster.reasons import World
 from emoji_ldm.cluster.rows import DONE, FAILED, WAITS, Row, of_job
 from emoji_ldm.errors import ClusterError
@@ -20,6 +20,8 @@ from emoji_ldm.progress import say
 POLL_S = 2.0
 WHY_EVERY_S = 10.0
 LAST_WORDS_S = 15.0  # what a log that has ended may still need to arrive
+AWAY_S = 300.0  # how long a cluster that did answer may not answer
+OVERLAP_S = 60  # of a log that goes on: kubectl takes up to 45 s to see that its connection is dead
 INTERRUPTED = 130
 EXIT_CODE = re.compile(r"exit code (\d+)")
 
@@ -28,15 +30,17 @@ def follow(kubectl: Kubectl, name: str) -> int:
     """Tell what a job does until it ends; returns the exit status of its command, 130 if its user stops following.
 
     Raises:
-        ClusterError: The job is not there (any more), or the cluster cannot be reached.
+        ClusterError: The job is not there (any more), or the cluster cannot be reached for minutes.
     """
+    again = f"emoji-ldm cluster logs {name} --follow"
     try:
         with _log(kubectl, name) as log:
             row = _to_end(kubectl, name, log)
     except KeyboardInterrupt:
-        say(f"\nthe job goes on\nto follow it again: emoji-ldm cluster logs {name} --follow\n"
-            f"to stop it: kubectl -n {NAMESPACE} delete rayjob {name}")  # fmt: skip
+        say(f"\nthe job goes on\nto follow it again: {again}\nto stop it: kubectl -n {NAMESPACE} delete rayjob {name}")
         return INTERRUPTED
+    except NoAnswer as error:
+        raise ClusterError(f"{error}; job {name} may go on: {again}") from None
     if row.state == DONE:
         say(f"job {name} succeeded")
         return 0
@@ -50,32 +54,68 @@ class _Log:
 
     def __init__(self, kubectl: Kubectl, name: str) -> None:
         self.kubectl, self.name = kubectl, name
-        self.pod, self.since = "", ""
+        self.pod, self.seen = "", datetime.now(UTC)  # when its connection was last known to stand
         self.process: subprocess.Popen[str] | None = None
+        self.over = False
 
     def attend(self) -> None:
         """Begin with the Pod of a new attempt; go on where a connection was lost."""
         if self.process is not None and self.process.poll() is None:
+            self.seen = datetime.now(UTC)
             return
         pod = newest(self.kubectl, self.name)
         if pod is None or (pod == self.pod and self.process is not None and self.process.returncode == 0):
             return
-        resumed = ("--since-time", self.since) if pod == self.pod else ()
-        self.pod, self.since = pod, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        since = self.seen - timedelta(seconds=OVERLAP_S)
+        resumed = ("--since-time", f"{since:%Y-%m-%dT%H:%M:%SZ}") if pod == self.pod else ()
+        self.pod = pod
         self.process = self.kubectl.start("logs", "--follow", pod, *resumed, stderr=subprocess.PIPE)
+        self.over = False
 
     def end(self, patience_s: float) -> None:
-        """Let the log come to its end, but not for longer."""
-        if self.process is None:
+        """Let the log come to its end, but not for longer; who waits for nothing is not told what is missing."""
+        process, over = self.process, self.over
+        self.over = True
+        if process is None or over:
             return
         try:
-            _, complaint = self.process.communicate(timeout=patience_s)
+            _, complaint = process.communicate(timeout=patience_s)
         except subprocess.TimeoutExpired:
-            self.process.terminate()
-            self.process.communicate()
+            process.terminate()
+            process.communicate()
         else:
-            if self.process.returncode:
+            if process.returncode and patience_s:
                 say(f"the log is not all here: {trouble(complaint)}")
+
+    def rest(self) -> None:
+        """The log to its end, and that of an attempt which began and ended since the last look."""
+        self.end(LAST_WORDS_S)
+        if newest(self.kubectl, self.name) not in (None, self.pod):
+            self.attend()
+            self.end(LAST_WORDS_S)
+
+
+class _Patience:
+    """Bears that the cluster does not answer for a while: a job takes longer than a network stands."""
+
+    def __init__(self) -> None:
+        self.answered: float | None = None
+        self.told = False
+
+    def __enter__(self) -> None:
+        """Something is asked."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        now = time.monotonic()
+        if not isinstance(error, NoAnswer):
+            self.answered, self.told = now, False
+            return False
+        if self.answered is None or now - self.answered > AWAY_S:
+            return False
+        if not self.told:
+            say(f"{error}; asking again")
+        self.told = True
+        return True
 
 
 @contextmanager
@@ -100,24 +140,30 @@ def _made(thing: Thing) -> str:
 
 
 def _to_end(kubectl: Kubectl, name: str, log: _Log) -> Row:
-    told, looked = "", -math.inf
+    told, looked, patience = "", -math.inf, _Patience()
     row: Row | None = None
     while row is None or row.state not in (DONE, FAILED):
         if row is not None:
             time.sleep(POLL_S)
-        job = kubectl.one("rayjobs.ray.io", name)
-        if job is None:
-            raise ClusterError(f"job {name} is not there any more; somebody deleted it")
-        row = of_job(job, World((job,)))
-        if row.state == WAITS and time.monotonic() - looked < WHY_EVERY_S:
-            continue
-        if row.state == WAITS:  # why, is written in other objects; they may be many
-            looked = time.monotonic()
-            row = next((row for row in status.read(kubectl)[0] if (row.kind, row.name) == ("job", name)), row)
-        text = f"{row.state}{f', {row.why}' if row.why else ''}"
-        if text != told and row.state not in (DONE, FAILED):
-            say(f"job {name}: {text}")
-        told = text
-        log.attend()
-    log.end(LAST_WORDS_S)
+        with patience:
+            row = _row(kubectl, name)
+            if row.state == WAITS and time.monotonic() - looked < WHY_EVERY_S:
+                continue
+            if row.state == WAITS:  # why, is written in other objects; they may be many
+                looked = time.monotonic()
+                row = next((row for row in status.read(kubectl)[0] if (row.kind, row.name) == ("job", name)), row)
+            text = f"{row.state}{f', {row.why}' if row.why else ''}"
+            if text != told and row.state not in (DONE, FAILED):
+                say(f"job {name}: {text}")
+            told = text
+            log.attend()
+    with patience:
+        log.rest()
     return row
+
+
+def _row(kubectl: Kubectl, name: str) -> Row:
+    job = kubectl.one("rayjobs.ray.io", name)
+    if job is None:
+        raise ClusterError(f"job {name} is not there any more; somebody deleted it")
+    return of_job(job, World((job,)))

@@ -21,6 +21,10 @@ LOG = re.compile(r"^[IWEF]\d{4} |^Warning: |^I\d")  # klog lines, which repeat t
 Thing = dict[str, Any]  # one Kubernetes object
 
 
+class NoAnswer(ClusterError):
+    """The cluster cannot be reached now."""
+
+
 class Kubectl:
     """Runs kubectl in the project's namespace of one cluster."""
 
@@ -111,7 +115,7 @@ class Kubectl:
             return subprocess.run([*self.words, *short, *words], input=given, capture_output=True, text=True,
                                   timeout=patience_s, check=False)  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise ClusterError(f"the cluster did not answer kubectl {words[0]} within {patience_s} s") from None
+            raise NoAnswer(f"the cluster did not answer kubectl {words[0]} within {patience_s} s") from None
 
 
 def find() -> Path:
@@ -166,5 +170,5 @@ def trouble(stderr: str) -> ClusterError | ConfigError:
             "or take the fields back: kubectl apply --server-side --force-conflicts -k k8s/overlays/NAME"
         )
     if UNREACHED.search(stderr) and "failed calling webhook" not in text:  # of those, the cluster itself tells
-        return ClusterError(f"no Kubernetes cluster answers: {plain}; {REACH}")
+        return NoAnswer(f"no Kubernetes cluster answers: {plain}; {REACH}")
     return ClusterError(f"{plain}{more}")

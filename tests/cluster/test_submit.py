@@ -6,11 +6,13 @@ import re
 import shlex
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
 
 from emoji_ldm.cluster import follow
+from emoji_ldm.cluster.kubectl import Kubectl, NoAnswer
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -120,6 +122,70 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_follow(ready, api, monkey
     assert status == 130
     assert "emoji-ldm cluster logs mine --follow" in said and "delete rayjob mine" in said
     assert api.one("RayJob", "mine")
+
+
+def test_a_cluster_that_is_away_for_a_moment_is_asked_again(ready, api, monkeypatch):
+    one, answers = Kubectl.one, iter([None, NoAnswer("no Kubernetes cluster answers: EOF"), None, None])
+
+    def look(self, kind, name):
+        if error := next(answers, None):
+            raise error
+        return one(self, kind, name)
+
+    monkeypatch.setattr(Kubectl, "one", look)
+    play(api, begins("a", "at work", None), becomes("Complete", "SUCCEEDED"))
+    status, printed, said = ready("submit", "train")
+    assert (status, printed) == (0, "at work\n"), said
+    assert said.count("no Kubernetes cluster answers: EOF; asking again") == 1
+
+
+def test_a_cluster_that_stays_away_is_told_with_the_way_back(ready, api, monkeypatch):
+    def look(*_):
+        raise NoAnswer("no Kubernetes cluster answers: EOF")
+
+    monkeypatch.setattr(Kubectl, "one", look)
+    status, _, said = ready("submit", "train", "--name", "mine")
+    assert status == 1 and "EOF; job mine may go on: emoji-ldm cluster logs mine --follow" in said
+
+
+class Logs:
+    """Stands for kubectl: every log is a shell command."""
+
+    def __init__(self, *scripts):
+        self.scripts, self.started = list(scripts), []
+
+    def items(self, *_):
+        return [{"metadata": {"name": "a"}, "status": {"phase": "Running"}}]
+
+    def start(self, *words, **options):
+        self.started.append(words)
+        return subprocess.Popen(["sh", "-c", self.scripts.pop(0)], text=True, **options)
+
+
+def test_a_log_whose_connection_was_lost_goes_on_there_and_not_at_its_beginning(monkeypatch):
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    hours = iter(noon + timedelta(hours=number) for number in range(9))
+    monkeypatch.setattr(follow, "datetime", SimpleNamespace(now=lambda _: next(hours)))
+    kubectl = Logs("sleep 0.2; exit 1", "true")
+    log = follow._Log(kubectl, "mine")
+    log.attend()
+    for _ in range(3):
+        log.attend()  # it stands: at 13, 14 and 15 o'clock
+    log.process.wait()
+    log.attend()
+    log.end(5)
+    assert kubectl.started == [("logs", "--follow", "a"), ("logs", "--follow", "a", "--since-time",
+                                                           "2026-01-01T14:59:00Z")]  # fmt: skip
+
+
+def test_a_log_that_is_not_whole_is_told_once_and_never_to_who_stops_following(capsys):
+    for patience_s, times in ((5.0, 1), (0.0, 0)):
+        log = follow._Log(Logs("echo boom >&2; exit 1"), "mine")
+        log.attend()
+        log.process.wait()
+        log.end(patience_s)
+        log.end(0.0)
+        assert capsys.readouterr().err.count("the log is not all here") == times
 
 
 def test_overrides_reach_the_command_as_they_were_written(ready, api):
