@@ -12,7 +12,7 @@ from emoji_ldm.progress import say
 # Ray first: while the operator tidies up, its Pods still need Redis, policies and accounts.
 RAY = ("RayCronJob", "RayJob", "RayService", "RayCluster")
 MADE = "ray.io/originated-from-crd"  # by KubeRay, for a job or service
-KEPT = ("Namespace", "Secret", "CustomResourceDefinition")
+KEPT = ("Namespace", "Secret", "CustomResourceDefinition", "PersistentVolumeClaim")
 WAIT = ("--ignore-not-found", "--wait=true", "--timeout=360s")  # KubeRay gives the cleaning of Redis five minutes
 
 

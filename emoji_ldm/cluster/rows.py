@@ -91,7 +91,9 @@ def _part(thing: Thing, world: World) -> Row:
         state = DONE if ready else FAILED if failed else WAITS
         why = "" if ready else reasons.of_set(thing, world) or _message(reasons.condition(thing, "Failed"))
         return _row("setup", thing, state, why)
-    ready = _seen(thing) and (thing.get("status") or {}).get("readyReplicas", 0) >= thing["spec"].get("replicas", 1)
+    status = thing.get("status") or {}
+    rolled = status.get("updatedReplicas", 0) >= status.get("replicas", 0)  # no Pod of before is left
+    ready = _seen(thing) and rolled and status.get("readyReplicas", 0) >= thing["spec"].get("replicas", 1)
     return _row("server", thing, READY if ready else WAITS, "" if ready else reasons.of_set(thing, world))
 
 

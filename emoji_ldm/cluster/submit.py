@@ -38,7 +38,7 @@ def run(kubectl: Kubectl, overlay: Overlay, stage: str, words: Sequence[str], *,
         ClusterError: The cluster refuses the job, or is not set up.
     """
     job = template(overlay, stage)
-    hold(overlay, words)
+    hold(overlay, job, words)
     job["metadata"]["name"] = _named(stage, name)
     job["spec"]["entrypoint"] = shlex.join([*shlex.split(job["spec"]["entrypoint"]), *words])
     _create(kubectl, job, [thing for thing in overlay.of("ConfigMap") if _mounted(thing, job)])
@@ -54,10 +54,11 @@ def on_standing(
     kubectl: Kubectl, overlay: Overlay, stage: str, words: Sequence[str], submit: Callable[..., int]
 ) -> int:
     """Submit the stage's command to the standing cluster through its dashboard; returns and raises as `run`."""
-    command = shlex.split(template(overlay, stage)["spec"]["entrypoint"])
+    job = template(overlay, stage)
+    command = shlex.split(job["spec"]["entrypoint"])
     if not overlay.of("RayCluster"):
         raise ConfigError(f"overlay {overlay.name} has no standing cluster; leave out --standing")
-    hold(overlay, words)
+    hold(overlay, job, words)
     with standing.dashboard(kubectl) as address:
         return submit([*command[1:], *words], address, working_dir=None, commands=standing.COMMANDS)
 
@@ -74,15 +75,18 @@ def template(overlay: Overlay, stage: str) -> Thing:
     return overlay.jobs[stage]
 
 
-def hold(overlay: Overlay, words: Sequence[str]) -> None:
-    """See that the overlay's config with these overrides is one, before a cluster is started for it.
+def hold(overlay: Overlay, job: Thing, words: Sequence[str]) -> None:
+    """See that the job's config with these overrides is one, before a cluster is started for it.
 
     Raises:
-        ConfigError: A key or value is refused.
+        ConfigError: A key or value is refused, or the job has no config.
     """
     from emoji_ldm.config import load
 
-    text = next(str(thing["data"][CONFIG]) for thing in overlay.of("ConfigMap") if CONFIG in thing["data"])
+    held = [thing for thing in overlay.of("ConfigMap") if CONFIG in (thing.get("data") or {}) and _mounted(thing, job)]
+    if not held:
+        raise ConfigError(f"job {job['metadata']['name']} of overlay {overlay.name} mounts no ConfigMap with {CONFIG}")
+    text = str(held[0]["data"][CONFIG])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, CONFIG)
         path.write_text(text, encoding="utf-8")

@@ -153,6 +153,19 @@ def test_a_status_of_an_older_generation_counts_for_nothing():
     assert why(store).state == "waits"
 
 
+def test_a_server_whose_pods_are_of_before_is_not_ready():
+    """A roll-out that hangs leaves the old Pod at work: `up` has to say so."""
+    old = {"replicas": 2, "readyReplicas": 1, "updatedReplicas": 1}
+    broken = thing("Pod", "redis-2", owner="Deployment-redis", status=waiting("ErrImagePull"))
+    row = why(thing("Deployment", "redis", spec={"replicas": 1}, status=old), broken)
+    assert row.state == "waits" and "ErrImagePull" in row.why
+    for updated, state in (({}, "waits"), ({"updatedReplicas": 1}, "ready")):
+        store = thing(
+            "StatefulSet", "store", spec={"replicas": 1}, status={"replicas": 1, "readyReplicas": 1} | updated
+        )
+        assert why(store).state == state
+
+
 def test_a_volume_that_nobody_provides_is_named():
     claim = thing("PersistentVolumeClaim", "data-store-0", status={"phase": "Pending"})
     event = thing("Event", "e", type="Warning", reason="ProvisioningFailed", message='storageclass "fast" not found',

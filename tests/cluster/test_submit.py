@@ -13,6 +13,7 @@ import pytest
 
 from emoji_ldm.cluster import follow
 from emoji_ldm.cluster.kubectl import Kubectl, NoAnswer
+from tests.cluster.conftest import SMALL, thing, write
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -210,6 +211,16 @@ def test_what_is_refused_before_anything_is_made(ready, api, words, code, text):
     status, _, said = ready("submit", *words)
     assert (status, api.of("RayJob")) == (code, [])
     assert text in said and said.count("\n") == 1 and said.startswith("error: ")
+
+
+def test_the_config_is_that_of_the_job_and_an_overlay_without_one_is_one_line(ready, api, manifests):
+    other = thing("ConfigMap", "another", data={"emoji-ldm.yaml": "no: config of ours\n"})
+    files = thing("ConfigMap", "files", binaryData={"a": "AA=="})
+    write(manifests / "overlays" / "small", [other, files, *SMALL])
+    assert ready("submit", "train", "--detach")[0] == 0
+    write(manifests / "overlays" / "small", [one for one in SMALL if one["kind"] != "ConfigMap"])
+    status, _, said = ready("submit", "train", "--detach")
+    assert status == 2 and said == "error: job train of overlay small mounts no ConfigMap with emoji-ldm.yaml\n"
 
 
 def test_a_name_that_is_taken_is_one_line(ready, api):

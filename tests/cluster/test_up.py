@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from tests.cluster.apiserver import RAY, Api
-from tests.cluster.conftest import SMALL, write
+from tests.cluster.conftest import SMALL, thing, write
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -124,6 +124,13 @@ def test_findings_stop_it_before_anything_is_asked(cluster, api, monkeypatch):
     assert status == 2
     assert "k8s/base/train.yaml:7: RayJob/train: GPU request without toleration" in said
     assert "nothing was applied" in said
+
+
+def test_down_keeps_a_volume_that_the_overlay_itself_asks_for(cluster, api, manifests):
+    write(manifests / "overlays" / "small", [*SMALL, thing("PersistentVolumeClaim", "photos", spec={})])
+    assert cluster("up")[0] == 0
+    status, _, said = cluster("down", "--yes")
+    assert status == 0 and api.one("PersistentVolumeClaim", "photos") and "volumes photos" in said
 
 
 def test_down_asks_and_keeps_volumes_and_secrets_unless_told_otherwise(cluster, api):
