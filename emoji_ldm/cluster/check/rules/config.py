@@ -9,7 +9,7 @@ import yaml
 
 from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.cluster.check.rules.place import CONTAINER, JOB, OBJECT, Found, Place, rule
-from emoji_ldm.config.loading import build, load
+from emoji_ldm.config.loading import build, load, preset_names
 from emoji_ldm.errors import ConfigError
 
 CONFIG = "emoji-ldm.yaml"
@@ -54,8 +54,8 @@ def entrypoints_are_commands(place: Place) -> Found:
 @rule(JOB)
 def overrides_are_fields_of_the_config(place: Place) -> Found:
     """emoji_ldm.config: a command with an unknown key, or a value that it refuses, ends at once."""
-    for word in (place.part.get("entrypoint") or "").split():
-        if re.fullmatch(r"[a-z_]+(\.[a-z_]+)*=.*", word):
+    for word in _words(place):
+        if re.fullmatch(r"[A-Za-z_]+(\.[A-Za-z_]+)*=.*", word, re.DOTALL):
             try:
                 load(None, [word])
             except ConfigError as error:
@@ -64,10 +64,13 @@ def overrides_are_fields_of_the_config(place: Place) -> Found:
 
 @rule(JOB)
 def configs_lie_where_commands_look(place: Place) -> Found:
-    """The commands read the file that the ConfigMap is mounted at."""
-    found = re.search(r"--config[ =](\S+)", place.part.get("entrypoint") or "")
-    if found and place.cluster is not None and found[1] not in _files(place):
-        yield ("entrypoint",), f"no ConfigMap is mounted at {found[1]} on the head"
+    """The commands read the file that the ConfigMap is mounted at, or a preset of the package."""
+    words = _words(place)
+    for option, value in zip(words, [*words[1:], ""], strict=True):
+        name, equals, after = option.partition("=")
+        path = after if equals else value
+        if name in ("--config", "-c") and place.cluster is not None and path not in (*_files(place), *preset_names()):
+            yield ("entrypoint",), f"no ConfigMap is mounted at {path} on the head"
 
 
 @rule(OBJECT, "RayService")
@@ -79,10 +82,14 @@ def the_serve_config_is_ours(place: Place) -> Found:
     except yaml.YAMLError as error:
         yield ("spec", "serveConfigV2"), f"is not YAML: {' '.join(str(error).split())}"
         return
-    applications = (values or {}).get("applications") if isinstance(values, dict) else None
-    if not applications:
-        yield ("spec", "serveConfigV2"), "names no application"
-    for one in applications or []:
+    applications = values.get("applications") if isinstance(values, dict) else None
+    if not isinstance(applications, list) or not applications:
+        yield ("spec", "serveConfigV2"), "names no application: it holds `applications`, a list"
+        return
+    for one in applications:
+        if not isinstance(one, dict) or not isinstance(one.get("args") or {}, dict):
+            yield ("spec", "serveConfigV2"), f"{one!r} is no application: a mapping with import_path and args"
+            continue
         path = (one.get("args") or {}).get("config")
         if not re.fullmatch(r"[\w.]+:\w+", str(one.get("import_path"))):
             yield ("spec", "serveConfigV2"), f"{one.get('import_path')!r} is no import path module:name"
@@ -96,6 +103,14 @@ def commands_are_not_empty(place: Place) -> Found:
     for key in ("command", "args"):
         if key in place.part and not all(isinstance(word, str) and word for word in place.part[key] or [""]):
             yield (key,), f"{key} holds an empty word"
+
+
+def _words(place: Place) -> list[str]:
+    """Of the command; none where its quotes are not closed, which is told elsewhere."""
+    try:
+        return shlex.split(place.part.get("entrypoint") or "")
+    except ValueError:
+        return []
 
 
 def _served(place: Place) -> set[str]:

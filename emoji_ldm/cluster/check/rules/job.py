@@ -8,12 +8,15 @@ import zoneinfo
 
 import yaml
 
+from emoji_ldm.cluster.check.quantity import duration_s
 from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.cluster.check.rules.place import JOB, OBJECT, Found, Place, autoscaled, rule
 
 ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
-CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
-CRON_PART = re.compile(r"(\*|\d+(-\d+)?)(/\d+)?")
+CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
+CRON_PART = re.compile(r"(?:[*?]|(\w+)(?:-(\w+))?)(?:/(\d+))?")
+MONTHS = ("", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+CRON_NAMES = ((), (), (), MONTHS, ("sun", "mon", "tue", "wed", "thu", "fri", "sat"))  # each at its number
 RULES_PATH = ("deletionStrategy", "deletionRules")
 
 
@@ -239,13 +242,23 @@ def _condition(item: Thing) -> str:
 
 
 def _is_cron(text: str) -> bool:
-    if re.fullmatch(r"@(yearly|annually|monthly|weekly|daily|midnight|hourly|every \S+)", text):
+    """As robfig/cron v3 ParseStandard: Sunday is 0 and not 7, months and days have names too."""
+    if text.startswith("@every "):
+        return duration_s(text.removeprefix("@every ")) is not None
+    if re.fullmatch(r"@(yearly|annually|monthly|weekly|daily|midnight|hourly)", text):
         return True
     fields = text.split()
-    return len(fields) == 5 and all(map(_fits, fields, CRON_RANGES))
+    return len(fields) == 5 and all(map(_fits, fields, CRON_RANGES, CRON_NAMES))
 
 
-def _fits(field: str, bounds: tuple[int, int]) -> bool:
-    parts = field.split(",")
-    numbers = [int(number) for part in parts for number in re.findall(r"\d+", part.partition("/")[0])]
-    return all(map(CRON_PART.fullmatch, parts)) and all(bounds[0] <= number <= bounds[1] for number in numbers)
+def _fits(field: str, bounds: tuple[int, int], names: tuple[str, ...]) -> bool:
+    return all(_part_fits(part, bounds, names) for part in field.split(","))
+
+
+def _part_fits(part: str, bounds: tuple[int, int], names: tuple[str, ...]) -> bool:
+    found = CRON_PART.fullmatch(part)
+    if found is None or int(found[3] or 1) == 0:
+        return False
+    words = [word.lower() for word in found.groups()[:2] if word]
+    ends = [names.index(word) if word in names else int(word) if word.isdigit() else -1 for word in words]
+    return ends == sorted(ends) and all(bounds[0] <= number <= bounds[1] for number in ends)

@@ -152,12 +152,29 @@ def a_gang_fits_its_queue(place: Place) -> Found:
     if queue is None:
         return
     own = [pod for pod in place.world.pods if pod.thing is place.thing and pod.role != "cleanup"]
-    most = _quota(place, queue)
+    quota, name = _quota(place, queue), queue["metadata"]["name"]
     for resource in ("cpu", "memory", "nvidia.com/gpu"):
         wanted = sum((requests(pod).get(resource, Fraction(0)) * _least(pod) for pod in own), Fraction(0))
-        if resource in most and wanted > most[resource]:
-            text = f"asks for {float(wanted):g} {resource}, ClusterQueue {queue['metadata']['name']} can have at most"
-            yield ("spec",), f"{text} {float(most[resource]):g}"
+        most = sum((amount for (_, one), amount in quota.items() if one == resource), Fraction(0))
+        if resource in _covered(queue) and wanted > most:
+            text = f"asks for {float(wanted):g} {resource}, ClusterQueue {name} can have at most"
+            yield ("spec",), f"{text} {float(most):g}"
+            return
+    for pod in own:
+        if flavors := _too_small(place, pod, queue, quota):
+            text = f"no flavor of ClusterQueue {name} that takes them ({', '.join(flavors)}) has room for"
+            yield pod.path, f"{text} all {_least(pod)} of these Pods: Kueue takes one flavor for all of a group"
+
+
+def _too_small(place: Place, pod: Pod, queue: Thing, quota: dict[tuple[str, str], Fraction]) -> list[str]:
+    """The flavors that take these Pods, where none has quota for all that must start together; else []."""
+    wanted = {name: amount * _least(pod) for name, amount in requests(pod).items()}
+    for group in queue["spec"].get("resourceGroups") or []:
+        names = [flavor["name"] for flavor in group["flavors"] if _takes(place, pod.spec, flavor)]
+        asked = [name for name in group["coveredResources"] if wanted.get(name)]
+        if names and not any(all(wanted[one] <= quota.get((name, one), 0) for one in asked) for name in names):
+            return names
+    return []
 
 
 def requests(pod: Pod) -> dict[str, Fraction]:
@@ -181,7 +198,9 @@ def _requests(container: Thing) -> dict[str, Fraction]:
 def _least(pod: Pod) -> int:
     """How many of these Pods must start together."""
     group = pod.group
-    return int(group.get("replicas") or group.get("minReplicas") or 0) if pod.role == "worker" else pod.count
+    if pod.role != "worker":
+        return pod.count
+    return int(group.get("replicas") or group.get("minReplicas") or 0) * int(group.get("numOfHosts") or 1)
 
 
 def _queued(place: Place) -> bool:
@@ -206,11 +225,14 @@ def _covered(queue: Thing) -> set[str]:
 
 def _fitting(place: Place, queue: Thing) -> Iterator[str]:
     """Names of the flavors whose nodes the Pod selects and tolerates."""
-    spec = place.part.get("spec") or {}
     for _, flavor in _flavors(queue):
-        found = place.world.by_kind.get("ResourceFlavor", {}).get(flavor["name"])
-        if found and fits(spec, found.get("spec") or {}):
+        if _takes(place, place.part.get("spec") or {}, flavor):
             yield flavor["name"]
+
+
+def _takes(place: Place, spec: Thing, flavor: Thing) -> bool:
+    found = place.world.by_kind.get("ResourceFlavor", {}).get(flavor["name"])
+    return found is not None and fits(spec, found.get("spec") or {})
 
 
 def fits(spec: Thing, flavor: Thing) -> bool:
@@ -232,11 +254,11 @@ def tolerates(toleration: Thing, taint: Thing) -> bool:
     return toleration.get("operator") == "Exists" or toleration.get("value", "") == taint.get("value", "")
 
 
-def _quota(place: Place, queue: Thing) -> dict[str, Fraction]:
-    """The most of each resource that a queue can ever have: its own and what it may borrow from its cohort."""
+def _quota(place: Place, queue: Thing) -> dict[tuple[str, str], Fraction]:
+    """The most of each flavor and resource that a queue can have: its own and what it may borrow from its cohort."""
     cohort = queue["spec"].get("cohortName")
     others = [one for one in place.world.of("ClusterQueue") if cohort and one["spec"].get("cohortName") == cohort]
-    total: dict[str, Fraction] = {}
+    found: dict[tuple[str, str], Fraction] = {}
     for _, flavor in _flavors(queue):
         for item in flavor["resources"]:
             own = quantity(item["nominalQuota"]) or Fraction(0)
@@ -244,10 +266,8 @@ def _quota(place: Place, queue: Thing) -> dict[str, Fraction]:
                 (_lent(other, flavor["name"], item["name"]) for other in others if other is not queue), Fraction(0)
             )
             limit = quantity(item.get("borrowingLimit"))
-            total[item["name"]] = (
-                total.get(item["name"], Fraction(0)) + own + (lent if limit is None else min(lent, limit))
-            )
-    return total
+            found[flavor["name"], item["name"]] = own + (lent if limit is None else min(lent, limit))
+    return found
 
 
 def _lent(queue: Thing, flavor: str, resource: str) -> Fraction:
