@@ -156,7 +156,7 @@ JOBS = {
         JOB, deletion(("DeleteCluster", 1), ("DeleteCluster", 2)), deletion(("DeleteCluster", 1), ("DeleteSelf", 2))),
     "workers go before clusters before jobs": (
         JOB, deletion(("DeleteWorkers", 9), ("DeleteSelf", 2)), deletion(("DeleteWorkers", 1), ("DeleteSelf", 2))),
-    "the schedule is one": (CRON, {"spec.schedule": "61 2 * * *"}, {"spec.schedule": "*/5 2-4 1,15 ? JAN-mar MON,5"}),
+    "the schedule is one": (CRON, {"spec.schedule": "61 2 * * *"}, {"spec.schedule": "*/5 2-4 1,15 * MON-fri"}),
     "the time zone exists": (CRON, {"spec.timeZone": "Europe/Atlantis"}, {"spec.timeZone": "UTC"}),
 }  # fmt: skip
 

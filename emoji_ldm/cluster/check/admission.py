@@ -7,6 +7,7 @@ CEL as in https://kubernetes.io/docs/reference/access-authn-authz/validating-adm
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,26 +20,36 @@ POLICY = "ValidatingAdmissionPolicy"
 
 
 def refusals(things: Iterable[Thing]) -> Iterator[tuple[Thing, str]]:
-    """Each object that would be refused, or whose Pods would be, with the policy's message."""
+    """Each object that would be refused, or whose Pods would be, with the policy's message.
+
+    A policy that cannot be evaluated would refuse everything that it is about: it is named itself.
+    """
     things = list(things)
     policies = bound(things)
     spaces = {thing["metadata"]["name"]: thing for thing in things if thing.get("kind") == "Namespace"}
     for thing in things:
         space = spaces.get(thing["metadata"].get("namespace", ""), {"metadata": {}})
         for policy in policies:
-            for text in refused(policy, thing, space):
-                yield thing, text
+            yield from _told(policy, thing, thing, "", space)
     for pod in pods(things):
         space = spaces.get(pod.namespace, {"metadata": {}})
         for policy in policies:
-            for text in refused(policy, as_object(pod), space):
-                yield pod.thing, f"{pod.role}: {text}"
+            yield from _told(policy, pod.thing, as_object(pod), f"{pod.role}: ", space)
+
+
+def _told(policy: Thing, owner: Thing, thing: Thing, role: str, space: Thing) -> Iterator[tuple[Thing, str]]:
+    try:
+        for text in refused(policy, thing, space):
+            yield owner, f"{role}{text}"
+    except ValueError as error:
+        yield policy, f"cannot be evaluated, so it refuses whatever it is about: {' '.join(str(error).split())}"
 
 
 def bound(things: Iterable[Thing]) -> list[Thing]:
-    """The policies that a binding turns on; one without would do nothing."""
+    """The policies that a binding turns on and makes refuse; one without would do nothing, or only warn."""
     things = list(things)
-    names = {thing["spec"]["policyName"] for thing in things if thing.get("kind") == f"{POLICY}Binding"}
+    bindings = [thing["spec"] for thing in things if thing.get("kind") == f"{POLICY}Binding"]
+    names = {spec["policyName"] for spec in bindings if "Deny" in spec.get("validationActions", ["Deny"])}
     return [thing for thing in things if thing.get("kind") == POLICY and thing["metadata"]["name"] in names]
 
 
@@ -67,16 +78,23 @@ def refused(policy: Thing, thing: Thing, namespace: Thing) -> list[str]:
 
 def _message(rule: Thing, known: dict[str, Any]) -> str:
     said = rule.get("messageExpression")
-    return str(evaluate(said, known) if said else rule["message"])
+    return str(evaluate(said, known) if said else rule.get("message") or f"failed expression: {rule['expression']}")
 
 
 def _about(rules: list[Thing], thing: Thing) -> bool:
+    """Whether some rule is for the making of such an object."""
     group, _, version = str(thing.get("apiVersion", "")).rpartition("/")
-    kind = str(thing.get("kind")).lower()
-    plural = f"{kind}s"
-    return any(
-        group in rule["apiGroups"] and version in rule["apiVersions"] and plural in rule["resources"] for rule in rules
-    )
+    wanted = {"apiGroups": group, "apiVersions": version, "resources": _plural(str(thing.get("kind"))),
+              "operations": "CREATE"}  # fmt: skip
+    return any(all({word, "*", "*/*"} & set(rule.get(key, ["*"])) for key, word in wanted.items()) for rule in rules)
+
+
+def _plural(kind: str) -> str:
+    """The resource of a kind, such as networkpolicies."""
+    word = kind.lower()
+    if re.search(r"[^aeiou]y$", word):
+        return f"{word[:-1]}ies"
+    return word if word == "endpoints" else f"{word}es" if word.endswith("s") else f"{word}s"
 
 
 def evaluate(expression: str, known: dict[str, Any]) -> Any:

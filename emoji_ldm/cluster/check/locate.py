@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,11 @@ class Locator:
         """File (such as k8s/base/train.yaml) and line of a path in an object; else the overlay's first line."""
         image = at(thing, path) if path and path[-1] == "image" else None
         if isinstance(image, str) and (entry := self._image(image)):
-            return self._told(entry.file), entry.line
+            return told(entry.file, self.folder), entry.line
         found = self._find(str(thing.get("kind")), str(thing["metadata"].get("name")), thing, path)
         if found is None:
-            return self._told(self.overlay / "kustomization.yaml"), 1
-        return self._told(found[1]), found[2]
+            return told(self.overlay / "kustomization.yaml", self.folder), 1
+        return told(found[1], self.folder), found[2]
 
     def _find(self, kind: str, name: str, value: Any, path: Steps) -> Found | None:
         """The deepest place, of equals the one applied last."""
@@ -66,9 +67,10 @@ class Locator:
         name = found["name"] if found else text.partition("@")[0]
         return next((one for one in reversed(self.images) if name in one.names), None)
 
-    def _told(self, file: Path) -> str:
-        inside = file.resolve().relative_to(self.folder.resolve())
-        return (Path(self.folder.resolve().name) / inside).as_posix()
+
+def told(file: Path, folder: Path) -> str:
+    """A file as seen from the folder that holds `folder` (k8s/); a base may lie outside of it."""
+    return Path(os.path.relpath(file.resolve(), folder.resolve().parent)).as_posix()
 
 
 def _generated(source: Source, path: Steps) -> Found:

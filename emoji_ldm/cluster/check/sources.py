@@ -38,6 +38,11 @@ class Image:
     names: frozenset[str]
 
 
+def files_of(one: Source | Image) -> list[Path]:
+    """Where it is written, and the files that it takes in."""
+    return [one.file, *(one.values.values() if isinstance(one, Source) else ())]
+
+
 def sources(place: Path) -> Iterator[Source | Image]:
     """What the kustomization in a folder, and those it builds on, apply: first to last."""
     file = place / "kustomization.yaml"

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
 from emoji_ldm.cluster.check import Finding, admission, network
+from emoji_ldm.cluster.check.allowed import table_of
 from emoji_ldm.cluster.check.expressions import expression_problems
-from emoji_ldm.cluster.check.locate import Locator
+from emoji_ldm.cluster.check.locate import Locator, told
 from emoji_ldm.cluster.check.pods import Path as Steps
 from emoji_ldm.cluster.check.pods import at
 from emoji_ldm.cluster.check.rendering import Thing, name_of, render
 from emoji_ldm.cluster.check.rules import broken
 from emoji_ldm.cluster.check.schema import custom, schema_problems
+from emoji_ldm.cluster.check.sources import files_of, sources
 from emoji_ldm.cluster.check.world import World
 
 Problem = tuple[Thing, Steps, str]
@@ -26,10 +26,10 @@ ALLOWED = "components/network/allowed.yaml"
 def findings(folder: Path, overlay: str) -> list[Finding]:
     """All findings of one overlay, sorted; see `emoji_ldm.cluster.check.check`."""
     world = World(tuple(render(folder, overlay)), overlay, folder)
-    found, made = list(every_problem(world)), list(placeholders(folder, overlay))
+    found, made = list(every_problem(world)), list(placeholders(folder, overlay, world))
     if not found:  # what is wrong in itself is told once
         found = [(thing, (), f"admission: {text}") for thing, text in _refusals(world)]
-        made += [Finding(f"{folder.name}/{ALLOWED}", 1, "network", text) for text in network_problems(world)]
+        made += [Finding(f"{folder.resolve().name}/{ALLOWED}", 1, "network", text) for text in network_problems(world)]
     made += _located(found, Locator(folder, overlay) if found else None)
     return sorted(made)
 
@@ -78,22 +78,24 @@ def _located(found: list[Problem], locator: Locator | None) -> Iterator[Finding]
         yield Finding(file, line, owner, _told(path, text) + more)
 
 
-def placeholders(folder: Path, overlay: str) -> Iterator[Finding]:
-    """What its user has yet to fill in: the remedy is the comment on the line."""
-    for file in sorted((folder / "overlays" / overlay).rglob("*.yaml")):
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+def placeholders(folder: Path, overlay: str, world: World) -> Iterator[Finding]:
+    """What its user has yet to fill in, in whatever the overlay is made of: the remedy is the comment on the line."""
+    place, files = folder.resolve() / "overlays" / overlay, set[Path]()
+    if PLACEHOLDER in str(world.things):
+        files = {part.resolve() for one in sources(place) for part in files_of(one) if part.is_file()}
+    for file in sorted(files | set(place.rglob("*.yaml"))):
+        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             code, _, remedy = line.partition("#")
             if PLACEHOLDER in code:
                 what, _, how = remedy.strip().partition(": ")
                 what = what or code.partition(PLACEHOLDER)[0].strip(" -{:\"'")
-                name = file.relative_to(folder.parent).as_posix()
-                yield Finding(name, number, "site", f"{what} is missing: {how or 'fill it in'}")
+                yield Finding(told(file, folder), number, "site", f"{what} is missing: {how or 'fill it in'}")
 
 
 def network_problems(world: World) -> Iterator[str]:
     """Differences between who reaches whom and who may, where the overlay has policies."""
     if world.of("NetworkPolicy"):
-        yield from network.problems(world.things, yaml.safe_load((world.folder / ALLOWED).read_text(encoding="utf-8")))
+        yield from network.problems(world.things, table_of(world.folder / ALLOWED))
 
 
 def _refusals(world: World) -> Iterator[tuple[Thing, str]]:

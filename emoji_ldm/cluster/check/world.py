@@ -24,13 +24,28 @@ class World:
 
     @functools.cached_property
     def versions(self) -> dict[str, Any]:
-        """The one list of versions."""
-        return _read(self.folder / "versions.yaml")
+        """The one list of versions.
+
+        Raises:
+            ConfigError: It is missing, or lacks a part.
+        """
+        found = read(self.folder / "versions.yaml")
+        if lacking := [key for key in ("kubernetes", "ray", "images", "charts") if not found.get(key)]:
+            raise ConfigError(f"{self.folder / 'versions.yaml'} lacks {', '.join(lacking)}")
+        return found
 
     @functools.cached_property
     def secrets(self) -> dict[str, set[str]]:
-        """Keys of each Secret that this overlay may name."""
-        listed = _read(self.folder / "secrets.yaml")
+        """Keys of each Secret that this overlay may name.
+
+        Raises:
+            ConfigError: The list is missing, or an entry is of another form.
+        """
+        path = self.folder / "secrets.yaml"
+        listed = read(path)
+        for name, entry in listed.items():
+            if not isinstance(entry, dict) or not all(isinstance(entry.get(key), list) for key in ("keys", "overlays")):
+                raise ConfigError(f"{path}: {name} needs two lists: its keys, and the overlays that have it")
         found = {name: set(entry["keys"]) for name, entry in listed.items() if self.overlay in entry["overlays"]}
         for thing in self.of("ExternalSecret"):
             spec = thing.get("spec") or {}
@@ -77,13 +92,20 @@ class World:
 @functools.cache
 def _parsed(path: Path, _stamp: int) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no mapping")
     return values
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """A list beside the overlays.
+
+    Raises:
+        ConfigError: It is not there, not YAML, or no mapping.
+    """
     if not path.is_file():
         raise ConfigError(f"{path} is missing: the check reads it beside the overlays")
     return _parsed(path, path.stat().st_mtime_ns)

@@ -1,0 +1,59 @@
+"""The table of who may reach whom (`k8s/components/network/allowed.yaml`), with its form checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, ValidationError
+
+from emoji_ldm.cluster.check.world import read
+from emoji_ldm.errors import ConfigError
+
+PRIVATE = "private"  # whatever has a private address
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Row(_Part):
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    ports: Literal["all"] | list[Annotated[str, Field(pattern=r"^\d{1,5}/(TCP|UDP|SCTP)$")]]
+    same: str = ""
+    where: str = ""
+    why: str = ""
+
+
+class _Outside(_Part):
+    addresses: list[IPvAnyAddress]
+    namespace: str | None = None
+    labels: dict[str, str] = {}
+
+
+class _Table(_Part):
+    allowed: list[_Row]
+    ours: dict[str, dict[str, list[str]]]
+    outside: dict[str, _Outside]
+
+
+def table_of(path: Path) -> dict[str, Any]:
+    """The table as plain values.
+
+    Raises:
+        ConfigError: It is missing or of another form, or a row names somebody whom it does not describe.
+    """
+    values = read(path)
+    try:
+        table = _Table.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{path}: {place}: {first['msg'].lower()} (is {first['input']!r})") from None
+    known = {PRIVATE, *table.ours, *table.outside}
+    for number, row in enumerate(table.allowed):
+        if strangers := [who for who in (row.source, row.target) if who not in known]:
+            names = ", ".join(sorted(known))
+            raise ConfigError(f"{path}: allowed.{number}: nobody is called {strangers[0]!r} (there are: {names})")
+    return values
