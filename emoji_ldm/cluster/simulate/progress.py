@@ -1,4 +1,4 @@
-"""Work as a fluid: what a run has done, at which speed it goes on, what it loses with a Pod, what a service answers."""
+"""Work as a fluid: what a run has done, at which speed it goes on, what a service answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 from emoji_ldm.cluster.simulate.groups import Stage
-from emoji_ldm.cluster.simulate.pods import Pod
 
 if TYPE_CHECKING:
     from emoji_ldm.cluster.simulate.runs import Run
@@ -36,30 +35,17 @@ def plan(run: Run) -> None:
         run.world.clock.after(left / run.speed, run.finish, run.finish_number)
 
 
-def lose(run: Run, pod: Pod) -> None:
-    """What was not saved: a worker's shard that its grace period is too short for, or all work since the save."""
-    if run.work.is_service or run.stage is not Stage.RUNNING or run.groups[pod.group].role != "worker":
-        return
-    if run.work.elastic:
-        short = run.work.checkpoint_s > run.work.grace_s and pod.ready_at >= 0
-        age = (run.world.clock.now - pod.ready_at) % run.work.checkpoint_s if short else 0.0
-        lost = run.groups[pod.group].rate * age
-    else:
-        age = (run.world.clock.now - run.saved_at) % run.work.checkpoint_s
-        lost = rate(run, run.wanted) * age if run.speed else 0.0
-    lost = min(lost, run.done)
-    run.done -= lost
-    run.lost_work += lost
-    plan(run)
-
-
 def serve(run: Run, now: float) -> None:
-    """Requests since the last change: what was asked for, and what the ready replicas could draw."""
+    """Requests since the last change: what was asked for, and what the ready replicas could draw.
+
+    From its first answer to its end it is asked, also while it is down.
+    """
     ready = sum(run.num_ready[i] for i in run.workers)
+    if run.first_ready_at >= 0 and run.stage not in (Stage.ENDING, Stage.DONE, Stage.DEACTIVATED):
+        asked, seconds = load(run, run.since), max(min(now, run.until) - run.since, 0.0)
+        run.asked += asked * seconds
+        run.served += min(asked, run.speed) * seconds
     if run.stage is Stage.RUNNING:
-        asked = load(run, run.since)
-        run.asked += asked * (now - run.since)
-        run.served += min(asked, run.speed) * (now - run.since)
         run.reached = run.reached or ready >= run.work.min_available
         run.below += run.reached and ready < run.work.min_available and run.speed > rate(run, run.num_ready)
     run.since = now

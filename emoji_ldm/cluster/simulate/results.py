@@ -49,6 +49,7 @@ def _work(work: WorkSpec, runs: list[Run]) -> dict[str, Any]:
     done = sum(run.served if work.is_service else run.done for run in runs)
     cost = sum(run.cost_usd for run in runs)
     submitted = [run.submitted_at for run in runs if run.submitted_at >= 0]
+    waited = [run.queued_s + (run.world.clock.now - run.waited_from) * (run.stage is Stage.PENDING) for run in runs]
     return {
         "name": work.name,
         "copies": len(runs),
@@ -59,7 +60,7 @@ def _work(work: WorkSpec, runs: list[Run]) -> dict[str, Any]:
         "submitted_s": min(submitted, default=None),
         "begun_s": min(begun, default=None),
         "ended_s": max(ended) if len(ended) == len(runs) else None,
-        "queued_s": round(max((run.queued_s for run in runs), default=0.0), 1),
+        "queued_s": round(max(waited, default=0.0), 1),
         "workers": sum(group.least for group in runs[0].groups if group.role == "worker"),
         "gpu_hours": round(sum(run.gpu_s for run in runs) / 3600, 2),
         "cost_usd": round(cost, 2),

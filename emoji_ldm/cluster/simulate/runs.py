@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from emoji_ldm.cluster.simulate.autoscaler import scale
 from emoji_ldm.cluster.simulate.groups import Group, Stage
 from emoji_ldm.cluster.simulate.kuberay import Make, Order
+from emoji_ldm.cluster.simulate.losses import lose, mourn, notice
 from emoji_ldm.cluster.simulate.pods import Pod, State
-from emoji_ldm.cluster.simulate.progress import lose, settle
+from emoji_ldm.cluster.simulate.progress import settle
 from emoji_ldm.cluster.simulate.scenario import WorkSpec
 from emoji_ldm.cluster.simulate.workloads import Workload
 
@@ -30,6 +31,8 @@ class Run:
         self.num_bound = 0
         self.wanted = [group.least for group in groups]
         self.epoch = 0  # orders of an earlier one are void
+        self.num_whole = 0  # how often a Pod became ready and none was missing
+        self.going: set[int] = set()  # Pods that are ready, and told to go
         self.head_ready = False
         self.joining: list[Pod] = []
         self.done = self.speed = 0.0
@@ -103,7 +106,11 @@ class Run:
         self.wanted = [group.least for group in self.groups]
         names = [self.head, *(index for index in self.workers for _ in range(self.groups[index].least))]
         self.order(self.fixed_s, names)
-        self.world.clock.after(self.world.rates.pods_ready_s, self._check_ready, self.epoch)
+        self.give_up_after(self.world.rates.pods_ready_s)
+
+    def give_up_after(self, seconds: float) -> None:
+        """Kueue evicts what is not whole by then; if it was in between, its time begins anew."""
+        self.world.clock.after(seconds, self._check_ready, self.epoch, self.num_whole)
 
     def evict(self, why: str, *, backoff: bool) -> None:
         """Kueue takes the quota back: all Pods end after their grace period, then the run waits again."""
@@ -113,7 +120,7 @@ class Run:
         self.workload.leaving = True
         self.num_evicted += 1
         self.backoffs = self.backoffs + 1 if backoff else 0
-        for pod in self._all():
+        for pod in self.every_pod():
             if self.work.elastic:
                 lose(self, pod)
             self.world.clock.after(self.work.grace_s, self.end, pod, why)
@@ -143,13 +150,14 @@ class Run:
         if self.stage is Stage.PENDING:
             self.world.kueue.submit(self.workload)
 
-    def _check_ready(self, epoch: int) -> None:
-        if epoch == self.epoch and not self.complete and self.stage in (Stage.STARTING, Stage.RUNNING):
+    def _check_ready(self, epoch: int, num_whole: int) -> None:
+        same = (epoch, num_whole) == (self.epoch, self.num_whole)
+        if same and not self.complete and self.stage in (Stage.STARTING, Stage.RUNNING):
             missing = self._missing()
             self.evict(f"PodsReadyTimeout: {missing}", backoff=True)
 
     def _missing(self) -> str:
-        for pod in self._all():
+        for pod in self.every_pod():
             if pod.state is State.PENDING:
                 return pod.reason
         return "Pods are starting" if self.live else "KubeRay has not made its Pods"
@@ -190,6 +198,7 @@ class Run:
             for worker in self.joining:
                 self.world.clock.after(self.world.rates.join_s, self.ready, worker)
             self.joining = []
+        self.num_whole += self.complete
         self._advance()
 
     def _advance(self) -> None:
@@ -205,8 +214,9 @@ class Run:
         settle(self)
 
     def _begin(self) -> None:
+        settle(self)
         now = self.world.clock.now
-        self.stage, self.since, self.saved_at = Stage.RUNNING, now, now
+        self.stage, self.saved_at = Stage.RUNNING, now
         self.backoffs = 0
         if self.first_ready_at < 0:
             self.first_ready_at = now
@@ -220,19 +230,11 @@ class Run:
     def _pause(self) -> None:
         """The checkpoint is read before the work goes on."""
         if self.paused_until <= self.world.clock.now:
-            self.paused_until = self.world.clock.now + self.work.restart_s
+            self.paused_until = self.saved_at = self.world.clock.now + self.work.restart_s
             self.world.clock.after(self.work.restart_s, settle, self)
 
     def noticed(self, pod: Pod) -> None:
-        """Its node goes in two minutes. A job saves and lets go; a service's Pod waits while its budget asks for it."""
-        if self.work.is_service and pod.group != self.head:
-            ready = sum(self.num_ready[i] for i in self.workers) - (pod.state is State.READY)
-            if ready < self.work.min_available:
-                self.num_lost += 1
-                return  # the PodDisruptionBudget forbids the eviction; the node's end will not ask
-        self.num_lost += 1
-        self.saved_at = self.world.clock.now
-        self.world.clock.after(min(self.work.grace_s, 110.0), self.end, pod, "drained before its spot node went")
+        notice(self, pod)
 
     def lost(self, pod: Pod) -> None:
         self.end(pod, "lost with its spot node")
@@ -246,39 +248,17 @@ class Run:
         pod.state, pod.end = State.ENDED, why
         del self.pods[pod.group][pod.number]
         self.num_ready[pod.group] -= was_ready
+        self.going.discard(pod.number)
         if pod.group == self.head:
             self.head_ready = False
         if pod in self.joining:
             self.joining.remove(pod)
         self.world.closed(pod)
         if self.stage in (Stage.STARTING, Stage.RUNNING):
-            self._mourn(pod, why)
+            mourn(self, pod)
         elif not self.live:
             self._left() if self.stage is Stage.LEAVING else self._over()
         settle(self)
-
-    def _mourn(self, pod: Pod, why: str) -> None:
-        """Work since the last checkpoint is lost without notice; a head takes the cluster with it."""
-        role = self.groups[pod.group].role
-        if role == "head":
-            self.num_restarts += 1
-            self.epoch += 1
-            self.stage = Stage.STARTING
-            for other in self._all():
-                self.world.released.add(other.number)
-                self.world.clock.after(0, self.end, other, "its head is gone")
-            self.order(self.fixed_s, [self.head, *(i for i in self.workers for _ in range(self.wanted[i]))])
-            self.world.clock.after(self.world.rates.recovery_s, self._check_ready, self.epoch)
-            return
-        if pod.number in self.world.released:
-            return
-        if role == "worker":
-            lose(self, pod)
-            self.gaps.append(self.world.clock.now)
-        self.order(0.0, [pod.group])
-        if not self.complete and self.is_gang:
-            self.num_restarts += self.stage is Stage.RUNNING
-            self.world.clock.after(self.world.rates.recovery_s, self._check_ready, self.epoch)
 
     # work
 
@@ -297,7 +277,7 @@ class Run:
             self._over()
 
     def _delete(self) -> None:
-        for pod in self._all()[:1]:
+        for pod in self.every_pod()[:1]:
             self.end(pod, "succeeded")
 
     def _over(self) -> None:
@@ -306,6 +286,6 @@ class Run:
             self.world.give_back(self)
             self.world.ended(self)
 
-    def _all(self) -> list[Pod]:
+    def every_pod(self) -> list[Pod]:
         """Its Pods: submitter, workers, head."""
         return [pod for pods in reversed(self.pods) for pod in pods.values()]

@@ -91,7 +91,7 @@ def broken(law):
         case "pool limits":
             world.fleet.pools["gpu"].spec.limit = 0
         case "pods ended twice":
-            pod = run._all()[0]
+            pod = run.every_pod()[0]
             run.end(pod, "test")
             world.laws.ended(pod)
         case "min available":
