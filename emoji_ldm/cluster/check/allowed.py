@@ -50,7 +50,8 @@ def table_of(path: Path) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: {place}: {first['msg'].lower()} (is {first['input']!r})") from None
+        given = "" if first["type"] == "missing" else f" (is {first['input']!r})"
+        raise ConfigError(f"{path}: {place}: {first['msg'].lower()}{given}") from None
     known = {PRIVATE, *table.ours, *table.outside}
     for number, row in enumerate(table.allowed):
         if strangers := [who for who in (row.source, row.target) if who not in known]:

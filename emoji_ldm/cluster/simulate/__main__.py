@@ -16,7 +16,7 @@ def main() -> int:
     )
     options(parser)
     try:
-        return run(parser.parse_args())
+        return run(parser.parse_intermixed_args())
     except EmojiLdmError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -40,7 +40,7 @@ def options(verb: argparse.ArgumentParser) -> None:
         "scenario", nargs="?", default="plan", help="a preset (plan, storm, scale) or a YAML file; default: plan"
     )
     verb.add_argument(
-        "overrides", nargs="*", metavar="path=value", help="such as work.caption.rate=3 or queues.train.strict=false"
+        "words", nargs="*", metavar="path=value", help="such as work.caption.rate=3 or queues.train.strict=false"
     )
     verb.add_argument("--manifests", type=Path, default=Path("k8s"), help="the folder of overlays; default: ./k8s")
     verb.add_argument("--seed", type=int, help="of all chance; the same seed gives the same simulation")
@@ -60,12 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigError: The scenario, an override or the overlay is wrong.
     """
     if arguments.published:
+        if arguments.words or arguments.output or arguments.seed is not None:
+            raise ConfigError("--published has loads of its own: it takes no overrides, --seed or --output")
         return compare(as_json=arguments.json)
     from emoji_ldm.cluster.simulate.results import results
     from emoji_ldm.cluster.simulate.world import World
 
     if "=" in arguments.scenario:  # only overrides were given
-        arguments.overrides.insert(0, arguments.scenario)
+        arguments.words.insert(0, arguments.scenario)
         arguments.scenario = "plan"
     result = results(World(scenario(arguments)).run())
     if arguments.output:
@@ -82,7 +84,7 @@ def scenario(arguments: argparse.Namespace) -> Scenario:
     """As the arguments say."""
     from emoji_ldm.cluster.simulate.scenario import load
 
-    overrides = list(arguments.overrides)
+    overrides = list(arguments.words)
     if arguments.seed is not None:
         overrides.append(f"seed={arguments.seed}")
     return load(arguments.scenario, overrides, arguments.manifests)
@@ -126,7 +128,7 @@ def _tell(result: dict[str, Any], output: Path | None) -> None:
 
     from emoji_ldm.cluster.simulate.table import show
 
-    console = Console()
+    console = Console(markup=False)  # names are the user's
     show(result, console)
     if output:
         console.print(f"charts: {output / 'simulation.html'}", highlight=False)

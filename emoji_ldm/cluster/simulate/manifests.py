@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from emoji_ldm.cluster.check.pods import at, ray_cluster
+from emoji_ldm.cluster.check.quantity import duration_s, quantity
 from emoji_ldm.cluster.check.rendering import Thing, render
 from emoji_ldm.errors import ConfigError
 
 GPU = "nvidia.com/gpu"
-UNITS = {
-    "m": 1e-3,
-    "": 1.0,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "T": 1e12,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-}
-SECONDS = {"s": 1, "m": 60, "h": 3600}
+NEVER_S = 1e10  # longer than any simulation
 POOL = "emoji-ldm/pool"
 
 
@@ -52,10 +40,10 @@ def fill(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def amount(text: object) -> float:
     """A Kubernetes quantity as a plain number: 500m is 0.5, 8Gi is 2**33."""
-    match = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(text).strip())
-    if not match or match[2] not in UNITS:
+    number = quantity(text)
+    if number is None:
         raise ConfigError(f"{text!r} is no Kubernetes quantity, such as 500m, 4 or 8Gi")
-    return float(match[1]) * UNITS[match[2]]
+    return float(number)
 
 
 def of(resource: str, text: object) -> float:
@@ -64,8 +52,11 @@ def of(resource: str, text: object) -> float:
 
 
 def duration(text: object) -> float:
-    """Seconds of Go's 1h30m."""
-    return float(sum(int(n) * SECONDS[unit] for n, unit in re.findall(r"(\d+)([smh])", str(text))))
+    """Seconds of Go's 1h30m, or of Karpenter's Never."""
+    seconds = NEVER_S if text == "Never" else duration_s(text)
+    if seconds is None:
+        raise ConfigError(f"{text!r} is no duration, such as 30s or 1h30m")
+    return seconds
 
 
 def queues(things: list[Thing]) -> dict[str, dict[str, Any]]:
@@ -141,6 +132,10 @@ def like(work: dict[str, Any], things: list[Thing], pools: list[str]) -> None:
     options = cluster.get("autoscalerOptions") or {}
     work.setdefault("upscaling", "Conservative" if options.get("upscalingMode") == "Conservative" else "Default")
     groups = [_group(spec, work.get("flavors"), pools) for spec in cluster.get("workerGroupSpecs") or []]
+    if "groups" in work and any(key in work for key in ("workers", "most_workers", "flavors")):
+        raise ConfigError(f"work {work['name']}: give its groups, or workers and flavors of those of {name!r}")
+    if groups and "most_workers" in work:
+        groups[0]["most"] = work["most_workers"]
     if groups and "workers" in work:
         groups[0] |= {"least": work["workers"], "most": work.get("most_workers", work["workers"])}
         if not work.get("all_groups"):
@@ -157,9 +152,10 @@ def _group(spec: Thing, flavors: list[str] | None, pools: list[str]) -> dict[str
     pod = at(spec, ("template", "spec"))
     assert isinstance(pod, dict)
     container = pod["containers"][0]
-    requests = (container.get("resources") or {}).get("requests") or {}
+    resources = container.get("resources") or {}
+    requests = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}  # as the API server fills in
     chosen = (pod.get("nodeSelector") or {}).get(POOL)
-    gpus = int(of(GPU, requests.get(GPU, "0")))
+    gpus, hosts = int(of(GPU, requests.get(GPU, "0"))), int(spec.get("numOfHosts") or 1)
     return {
         "name": spec["groupName"],
         "flavors": flavors or ([chosen] if chosen else pools),
@@ -167,6 +163,6 @@ def _group(spec: Thing, flavors: list[str] | None, pools: list[str]) -> dict[str
         "memory_gib": of("memory", requests.get("memory", "1Gi")),
         "gpus": gpus,
         "image": "gpu" if gpus else "browser" if "browser" in f"{chosen}{container.get('image')}" else "cpu",
-        "least": int(spec.get("minReplicas", spec.get("replicas", 0)) or 0),
-        "most": int(spec.get("maxReplicas", spec.get("replicas", 0)) or 0),
+        "least": int(spec.get("minReplicas", spec.get("replicas", 0)) or 0) * hosts,
+        "most": int(spec.get("maxReplicas", spec.get("replicas", 0)) or 0) * hosts,
     }

@@ -7,7 +7,7 @@ line. Shapes of Pods and quotas come from an overlay's manifests where the scena
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,25 +16,28 @@ from emoji_ldm.errors import ConfigError
 
 NOTICE_S = 120.0  # before EC2 takes a spot machine back
 PRESETS = Path(__file__).parent
+Amount = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Part(BaseModel):
-    """A part of a scenario; unknown fields are refused."""
+    """A part of a scenario; unknown fields are refused, and what is no number."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class PoolSpec(Part):
     """Machines of one kind; named as its Kueue flavor and its Karpenter NodePool."""
 
     instance: str
-    cpu: float
-    memory_gib: float
-    gpus: int = 0
+    cpu: float = Field(gt=0)
+    memory_gib: float = Field(gt=0)
+    gpus: int = Field(default=0, ge=0)
     price_usd_h: float = Field(ge=0)
     spot: bool = False
     limit: int = Field(ge=0)  # nodes at most
-    static: int = 0  # nodes that are always there; then none is made or taken back
+    static: int = Field(default=0, ge=0)  # nodes that are always there; then none is made or taken back
     startup_s: float = Field(default=90, ge=0)  # until a new node takes Pods
     idle_s: float = Field(default=300, ge=0)  # Karpenter's consolidateAfter, with WhenEmpty
     loss_per_h: float = Field(default=0, ge=0)  # of spot nodes, per node
@@ -44,33 +47,37 @@ class PoolSpec(Part):
 class Rates(Part):
     """How quick the control plane is. Defaults: see `published`, which checks them, and the comments."""
 
-    reconcile_concurrency: int = 10  # KubeRay's --reconcile-concurrency as our Helm values set it
-    cluster_s: float = 0.179  # of a reconciler per RayCluster made or deleted; from 1,000 RayClusters in 258 s
-    pod_s: float = 0.020  # of a reconciler per Pod: kuberay#3907, 100 Pods in 1.97 s
-    api_pods_per_s: float = 50.0  # all reconcilers: kuberay#3907, 10,000 Pods in 200 s at concurrency 10
-    admit_s: float = 0.0224  # Kueue per admitted workload: 15,000 in 351 s
-    bind_per_s: float = 100.0  # kube-scheduler; assumption
-    provision_batch_s: float = 10.0  # Karpenter's BATCH_MAX_DURATION
-    startup_jitter: float = 0.2  # of a node's startup_s, up or down; assumption
-    pull_gb_s: float = 0.1  # one node's image pull with unpacking; assumption
-    registry_gb_s: float = 20.0  # all nodes together; assumption
-    images_gb: dict[str, float] = {"cpu": 1.2, "gpu": 9.0, "browser": 1.8}  # assumption: the images were not built here
-    start_s: float = 10.0  # from the image to a Ray process that answers; assumption
-    join_s: float = 3.0  # of a worker, once the head answers; assumption
-    autoscaler_s: float = 5.0  # AUTOSCALER_UPDATE_INTERVAL_S of Ray
-    pods_ready_s: float = 300.0  # Kueue's waitForPodsReady.timeout
-    recovery_s: float = 300.0  # waitForPodsReady.recoveryTimeout
-    backoff_s: float = 60.0  # requeuingStrategy.backoffBaseSeconds; doubled each time
-    backoff_max_s: float = 3600.0
-    backoff_limit: int | None = None  # then the workload is deactivated
+    reconcile_concurrency: int = Field(default=10, ge=1)  # KubeRay's --reconcile-concurrency as our Helm values set it
+    cluster_s: Seconds = 0.179  # of a reconciler per RayCluster made or deleted; from 1,000 RayClusters in 258 s
+    pod_s: Seconds = 0.020  # of a reconciler per Pod: kuberay#3907, 100 Pods in 1.97 s
+    api_pods_per_s: Positive = 50.0  # all reconcilers: kuberay#3907, 10,000 Pods in 200 s at concurrency 10
+    admit_s: Seconds = 0.0224  # Kueue per admitted workload: 15,000 in 351 s
+    bind_per_s: Positive = 100.0  # kube-scheduler; assumption
+    provision_batch_s: Seconds = 10.0  # Karpenter's BATCH_MAX_DURATION
+    startup_jitter: float = Field(default=0.2, ge=0, le=1)  # of a node's startup_s, up or down; assumption
+    pull_gb_s: Positive = 0.1  # one node's image pull with unpacking; assumption
+    registry_gb_s: Positive = 20.0  # all nodes together; assumption
+    images_gb: dict[str, Amount] = {
+        "cpu": 1.2,
+        "gpu": 9.0,
+        "browser": 1.8,
+    }  # assumption: the images were not built here
+    start_s: Seconds = 10.0  # from the image to a Ray process that answers; assumption
+    join_s: Seconds = 3.0  # of a worker, once the head answers; assumption
+    autoscaler_s: Positive = 5.0  # AUTOSCALER_UPDATE_INTERVAL_S of Ray
+    pods_ready_s: Seconds = 300.0  # Kueue's waitForPodsReady.timeout
+    recovery_s: Seconds = 300.0  # waitForPodsReady.recoveryTimeout
+    backoff_s: Seconds = 60.0  # requeuingStrategy.backoffBaseSeconds; doubled each time
+    backoff_max_s: Seconds = 3600.0
+    backoff_limit: int | None = Field(default=None, ge=0)  # then the workload is deactivated
 
 
 class QueueSpec(Part):
     """A ClusterQueue: quotas by flavor and resource ("cpu" in cores, "memory" in GiB, "nvidia.com/gpu")."""
 
-    nominal: dict[str, dict[str, float]] = {}
-    borrowing: dict[str, dict[str, float]] = {}
-    lending: dict[str, dict[str, float]] = {}
+    nominal: dict[str, dict[str, Amount]] = {}
+    borrowing: dict[str, dict[str, Amount]] = {}
+    lending: dict[str, dict[str, Amount]] = {}
     cohort: str = "emoji-ldm"
     within: Literal["Never", "LowerPriority"] = "LowerPriority"
     reclaim: Literal["Never", "LowerPriority", "Any"] = "Any"
@@ -83,9 +90,9 @@ class GroupSpec(Part):
 
     name: str
     flavors: list[str]
-    cpu: float
-    memory_gib: float
-    gpus: int = 0
+    cpu: float = Field(gt=0)
+    memory_gib: Amount
+    gpus: int = Field(default=0, ge=0)
     image: str = "gpu"
     least: int = Field(ge=0)
     most: int | None = None  # None: as least
@@ -103,28 +110,28 @@ class WorkSpec(Part):
     groups: list[GroupSpec] = []
     flavors: list[str] | None = None  # in place of what the manifest allows
     head_flavors: list[str] = ["cpu"]
-    total: float | None = None  # units of work; None for a service
+    total: float | None = Field(default=None, gt=0)  # units of work; None for a service
     unit: str = "items"
     rate: float | None = Field(default=None, gt=0)  # units per second of one worker Pod
     rate_per_cpu: float | None = Field(default=None, gt=0)  # or of one of its cores
-    ceiling: float | None = None  # units per second of the whole job, whatever its size
+    ceiling: float | None = Field(default=None, gt=0)  # units per second of the whole job, whatever its size
     source: str = ""  # of the rate
     measured: bool = False  # here, by a benchmark of ours; else an assumption
     after: list[str] = []  # jobs that must have ended
-    copies: int = 1
-    every_s: float = 0.0  # between copies
-    arrive_h: float = 0.0
+    copies: int = Field(default=1, ge=1)
+    every_s: Seconds = 0.0  # between copies
+    arrive_h: float = Field(default=0.0, ge=0)
     elastic: bool = False  # goes on with the workers there are; else all `least` or nothing
     upscaling: Literal["Default", "Conservative"] = "Default"
-    idle_timeout_s: float = 60.0
-    grace_s: float = 60.0  # terminationGracePeriodSeconds
-    checkpoint_s: float = 600.0  # between checkpoints or committed shards: what is lost without notice
-    restart_s: float = 60.0  # reading the checkpoint after workers changed
-    load_per_s: float | None = None  # of a service
+    idle_timeout_s: Seconds = 60.0
+    grace_s: Seconds = 60.0  # terminationGracePeriodSeconds
+    checkpoint_s: Positive = 600.0  # between checkpoints or committed shards: what is lost without notice
+    restart_s: Seconds = 60.0  # reading the checkpoint after workers changed
+    load_per_s: float | None = Field(default=None, ge=0)  # of a service
     swing: float = Field(default=0.0, ge=0, le=1)  # of the load over a day
     busy: float = Field(default=0.7, gt=0, le=1)  # what a replica should be loaded with
-    min_available: int = 0  # of a service's workers, as its PodDisruptionBudget says
-    days: float = 1.0  # that a service is kept
+    min_available: int = Field(default=0, ge=0)  # of a service's workers, as its PodDisruptionBudget says
+    days: float = Field(default=1.0, gt=0)  # that a service is kept
 
     @property
     def is_service(self) -> bool:
@@ -134,7 +141,7 @@ class WorkSpec(Part):
 class StormSpec(Part):
     """Many spot nodes get their notice at once."""
 
-    at_h: float
+    at_h: float = Field(ge=0)
     share: float = Field(gt=0, le=1)
 
 
@@ -171,7 +178,7 @@ def load(name: str, overrides: list[str], manifests: Path) -> Scenario:
         raise ConfigError(f"no scenario {name!r}: name a file, or one of {', '.join(presets())}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path.name}: a scenario is a mapping with pools, queues and work")
@@ -181,7 +188,7 @@ def load(name: str, overrides: list[str], manifests: Path) -> Scenario:
 
     try:
         values = fill(values, manifests)
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         parse(values, path.name)  # says which field is wrong
         raise
     return parse(values, path.name)
@@ -198,7 +205,8 @@ def parse(values: dict[str, Any], where: str = "scenario") -> Scenario:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(step) for step in first["loc"])
-        raise ConfigError(f"{where}: {place}: {first['msg'].lower()} (is {first['input']!r})") from None
+        given = "" if first["type"] == "missing" else f" (is {first['input']!r})"
+        raise ConfigError(f"{where}: {place}: {first['msg'].lower()}{given}") from None
     names = [work.name for work in scenario.work]
     for work in scenario.work:
         unknown = [name for name in work.after if name not in names]
@@ -210,7 +218,23 @@ def parse(values: dict[str, Any], where: str = "scenario") -> Scenario:
             raise ConfigError(f"{where}: work {work.name}: give total (a job) or load_per_s (a service)")
         if (work.rate is None) == (work.rate_per_cpu is None):
             raise ConfigError(f"{where}: work {work.name}: give rate (of a Pod) or rate_per_cpu")
+        if idle := _idle(work, scenario.overlay):
+            raise ConfigError(f"{where}: work {work.name}: {idle}")
+    for name, pool in scenario.pools.items():
+        if pool.loss_per_h and not pool.spot:
+            raise ConfigError(f"{where}: pools.{name}: loss_per_h is of spot nodes: give spot: true")
     return scenario
+
+
+def _idle(work: WorkSpec, overlay: str | None) -> str:
+    """What was given and would have no effect."""
+    shape = [name for name in ("workers", "most_workers", "flavors") if getattr(work, name) is not None]
+    if work.like is not None and overlay is None:
+        return f"like {work.like}: the scenario names no overlay"
+    if shape and work.like is None:
+        return f"{', '.join(shape)}: of the Pods of a manifest (`like`); these are in its groups"
+    few = next((group for group in work.groups if group.most is not None and group.most < group.least), None)
+    return f"group {few.name}: most {few.most} is less than least {few.least}" if few else ""
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -221,11 +245,15 @@ def _override(values: dict[str, Any], override: str) -> None:
     place: Any = values
     for step in steps:
         if isinstance(place, list):
-            place = next((item for item in place if item.get("name") == step), None)
+            place = next((item for item in place if isinstance(item, dict) and item.get("name") == step), None)
         elif isinstance(place, dict):
             place = place.setdefault(step, {})
         if not isinstance(place, dict | list):
             raise ConfigError(f"{override!r}: there is no {step}")
     if not isinstance(place, dict):
-        raise ConfigError(f"{override!r}: name one of {', '.join(str(item.get('name')) for item in place)}")
-    place[last] = yaml.safe_load(text)
+        names = (str(item.get("name")) for item in place if isinstance(item, dict))
+        raise ConfigError(f"{override!r}: name one of {', '.join(names)}")
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override!r} is no YAML: {' '.join(str(error).split())}") from None

@@ -13,7 +13,7 @@ MOST_OPEN = 12
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    """What it took and cost, what still waits, and whether the laws held."""
+    """What it took and cost, what still waits, and whether the laws held; `console` takes texts as they are."""
     table = Table(
         title=result["about"], title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
@@ -36,7 +36,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     _open(result["open"], console)
     bad = {law: count for law, count in result["laws"].items() if count}
     if bad:
-        console.print(f"[red]laws broken:[/] {bad} {result['examples']}")
+        console.print(f"laws broken: {bad} {result['examples']}", style="red")
     else:
         console.print(
             f"all laws held ({', '.join(result['laws'])}); {result['pods']['created']:,} Pods, each ended once"

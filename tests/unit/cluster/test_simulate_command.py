@@ -5,12 +5,15 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from emoji_ldm.cluster.simulate import manifests
 from emoji_ldm.cluster.simulate.page import page
 from emoji_ldm.cluster.simulate.results import results
 from emoji_ldm.cluster.simulate.scenario import load, parse, presets
+from emoji_ldm.cluster.simulate.table import show
 from emoji_ldm.errors import ConfigError
+from ray_jobs.cli import main
 from tests.loopback import ROOT
 from tests.unit.cluster.simulated import simulate, small
 
@@ -58,6 +61,39 @@ def test_a_cluster_queue_is_read_with_its_units_and_policies():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("1h30m", 5400), ("1.5h", 5400), ("500ms", 0.5)])
+def test_durations_are_those_of_go(text, seconds):
+    assert manifests.duration(text) == pytest.approx(seconds)
+
+
+def test_a_node_pool_that_never_consolidates_keeps_its_nodes():
+    pool = {"kind": "NodePool", "metadata": {"name": "gpu"}, "spec": {"disruption": {"consolidateAfter": "Never"}}}
+    assert manifests.node_pools([pool])["gpu"]["idle_s"] > 1e9
+    with pytest.raises(ConfigError, match="no duration"):
+        manifests.duration("soon")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("500m", 0.5), ("1e3", 1000), ("2P", 2e15), (4, 4), ("1.5Gi", 1.5 * 2**30)]
+)
+def test_quantities_are_those_of_kubernetes(text, number):
+    assert manifests.amount(text) == number
+
+
+def test_a_worker_that_says_only_its_limits_asks_for_them_and_hosts_count():
+    limits = {"cpu": "7", "memory": "26Gi", "nvidia.com/gpu": "1"}
+    container = {"resources": {"limits": limits, "requests": {"cpu": "2"}}}
+    spec = {"groupName": "w", "minReplicas": 1, "maxReplicas": 3, "numOfHosts": 2,
+            "template": {"spec": {"containers": [container]}}}  # fmt: skip
+    group = manifests._group(spec, None, ["gpu"])
+    assert (group["cpu"], group["gpus"], group["image"], group["least"], group["most"]) == (2, 1, "gpu", 2, 6)
+
+
+def test_only_the_most_of_the_workers_may_be_given():
+    serve = load("storm", ["work.serve.most_workers=5"], K8S).work[-1]
+    assert (serve.groups[0].least, serve.groups[0].most) == (2, 5)
+
+
 def test_a_node_pools_limit_becomes_nodes_of_the_scenarios_machine():
     pool = {
         "kind": "NodePool",
@@ -97,6 +133,18 @@ def test_an_override_names_work_and_pools_by_name():
         ("work.train.after=[later]", "after later: no such work"),
         ("work.serve.load_per_s=null", "give total"),
         ("overlay=moon", "no overlay 'moon'"),
+        ("work.caption.rate=[1", "is no YAML"),
+        ("pools.cpu.cpu=abc", "pools.cpu.cpu: input should be a valid number"),
+        ("pools.cpu.cpu=0", "input should be greater than 0"),
+        ("rates.pull_gb_s=0", "input should be greater than 0"),
+        ("rates.reconcile_concurrency=0", "input should be greater than or equal to 1"),
+        ("work.caption.checkpoint_s=0", "input should be greater than 0"),
+        ("work.train.copies=0", "input should be greater than or equal to 1"),
+        ("work.train.total=.nan", "input should be a finite number"),
+        ("overlay=null", "work.0.queue: field required$"),
+        ("work.serve.most_workers=3", "group serve: most 3 is less than least 8"),
+        ("work.train.groups=[]", "give its groups, or workers and flavors"),
+        ("pools.cpu.loss_per_h=0.1", "pools.cpu: loss_per_h is of spot nodes"),
     ],
 )
 def test_a_wrong_scenario_is_one_line_that_names_the_field(override, message):
@@ -109,6 +157,8 @@ def test_a_wrong_scenario_is_one_line_that_names_the_field(override, message):
     ("change", "message"),
     [
         ({"queue": "fast"}, "no queue 'fast'"),
+        ({"workers": 3}, "work caption: workers: of the Pods of a manifest"),
+        ({"like": "caption"}, "like caption: the scenario names no overlay"),
         ({"groups": []}, "give its groups"),
         ({"head_flavors": ["moon"]}, "group head: no pool 'moon'"),
         ({"total": None, "load_per_s": 1, "min_available": 9}, "min_available 9 is more than its 8 least workers"),
@@ -144,6 +194,24 @@ def test_what_has_not_ended_is_told_with_its_reason():
     assert len(waiting) == 10
     assert "insufficient unused quota for nvidia.com/gpu in flavor gpu, 8 more needed" in waiting[0]["reason"]
     assert "ca&lt;ption-5" in page(told) and "ca<ption" not in page(told)
+
+
+def test_overrides_may_stand_after_options():
+    done = command("plan", "--seed", "3", "work.crawl.rat=1")
+    assert done.returncode == 2 and "work.0.rat: extra inputs" in done.stderr
+    assert main(["cluster", "simulate", "plan", "--manifests", str(K8S), "--seed", "3", "work.crawl.rat=1"]) == 2
+
+
+def test_what_published_figures_cannot_take_is_refused():
+    done = command("--published", "--seed", "3")
+    assert done.returncode == 2 and "--published has loads of its own" in done.stderr
+
+
+def test_names_are_shown_as_they_are_written(capsys):
+    values = small(about="512 px [a100] [/x]", work={"name": "caption[gpu]"})
+    show(results(simulate(values)), Console(markup=False, width=200))
+    printed = capsys.readouterr().out
+    assert "512 px [a100] [/x]" in printed and "caption[gpu]" in printed
 
 
 def test_the_help_of_the_command_loads_nothing_heavy():
