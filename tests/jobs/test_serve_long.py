@@ -4,7 +4,9 @@ import asyncio
 import os
 import random
 import signal
+import socket
 import threading
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -90,6 +92,21 @@ def test_a_deployment_over_an_older_one_costs_no_request(service, quiet, change)
         return await asking
 
     assert asyncio.run(meanwhile()) == pictures[:100]
+
+
+def test_a_thousand_clients_that_never_end_their_headers_stop_nobody(service, quiet):
+    """Ray's proxy gives them no limit of time; they cost it a socket each, and others nothing."""
+    bodies, pictures = quiet
+    host, port = service.url.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection((host, int(port)), 30)) for _ in range(1000)]
+        for connection in slow:
+            connection.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: emoji\r\nX-Slow: ")
+        assert asyncio.run(ask(service, bodies[:20], 20)) == pictures[:20]
+        for connection in slow:
+            connection.sendall(b"a")
+        assert asyncio.run(ask(service, bodies[20:40], 20)) == pictures[20:40]
+    assert httpx.get(f"{service.url}/health", timeout=10).status_code == 200
 
 
 def test_a_model_that_sleeps_is_woken_by_a_request(service, quiet, monkeypatch):
