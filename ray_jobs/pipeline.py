@@ -43,10 +43,17 @@ def run(config: Config, words: Sequence[str] = ()) -> None:
     """Run the stages; each finds by itself what an earlier run has finished.
 
     Raises:
-        ConfigError: As `stages_of`.
+        ConfigError: As `stages_of`; or generate has nothing to draw, which would be told after days of training.
         EmojiLdmError: The first stage that fails, with its own kind and exit status; those after it do not run.
     """
     stages = stages_of(words)
+    if "generate" in stages[1:]:
+        from emoji_ldm.generate.plan import wanted_draws
+
+        try:
+            wanted_draws(config.generate)
+        except ConfigError as error:
+            raise ConfigError(f"nothing was run, since generate would stop: {error}") from None
     chain(stages, config)
 
 
