@@ -31,6 +31,8 @@ def run(kubectl: Kubectl, job: str, *, go_on: bool, tail: int, ray_job: Callable
         ClusterError: It has written nothing yet, or its Pods are gone.
     """
     if job.startswith(RAY_JOB):
+        if tail >= 0:
+            raise ConfigError(f"Ray prints the whole log of {job}: leave out --tail")
         with standing.dashboard(kubectl) as address:
             return ray_job(job, address, commands=standing.COMMANDS)
     if job in PODS:

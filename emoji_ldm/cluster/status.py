@@ -74,6 +74,7 @@ def following(found: list[Row]) -> str:
         return (
             f"kubectl -n {NAMESPACE} port-forward svc/serve-serve-svc 8000, then emoji-ldm sets create 'a happy blob'"
         )
-    done = {row.stage for row in jobs if row.state == DONE}
+    done = [row.stage for row in jobs if row.state == DONE]
     last = max((STAGES.index(stage) for stage in done if stage in STAGES), default=-1)
+    last = len(STAGES) - 1 if "pipeline" in done else last
     return f"emoji-ldm cluster submit {STAGES[min(last + 1, len(STAGES) - 1)]} --overlay NAME"

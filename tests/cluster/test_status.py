@@ -192,6 +192,8 @@ def test_the_next_command_goes_on_where_the_last_stage_ended():
     latents = thing("RayJob", "latents-1", {"emoji-ldm/stage": "latents"}, status=done)
     assert following(list(rows(World((latents,))))) == "emoji-ldm cluster submit train --overlay NAME"
     assert "logs train-2 --follow" in following(list(rows(World((latents, thing("RayJob", "train-2", status={}))))))
+    whole = thing("RayJob", "pipeline-3", {"emoji-ldm/stage": "pipeline"}, status=done)
+    assert "submit report" in following(list(rows(World((whole,))))), "a pipeline has run all before"
 
 
 def test_the_table_has_a_line_for_each():

@@ -252,6 +252,11 @@ def test_logs_are_of_the_newest_job_or_stage(ready, api):
     assert status == 2 and "there is no job 'nope'; there are: train-1, crawl-2" in said
 
 
+def test_the_log_of_a_job_of_ray_has_no_tail(ready):
+    status, _, said = ready("logs", "raysubmit_1", "--tail", "5")
+    assert status == 2 and "leave out --tail" in said
+
+
 def test_logs_of_a_job_that_waits_say_why(ready, api):
     api.add({"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "train-1"}, "spec": {},
              "status": {"jobDeploymentStatus": "Initializing", "message": "no node for the head"}})  # fmt: skip

