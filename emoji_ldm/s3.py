@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 5
 PART = 2**23  # bytes of a part of a large object; S3 takes 10,000 of them
-THREADS = 4  # parts that are sent at once
+THREADS = max(2, min(16, os.cpu_count() or 1))  # parts that a process sends at once: more than cores slow each other
 
 
 def filesystem() -> fs.FileSystem:
@@ -95,7 +95,7 @@ def read_tagged(path: str) -> tuple[bytes, str] | None:
 
 
 def put_parts(data: memoryview, path: str) -> None:
-    """Write an object of this `bucket/key` in parts, `THREADS` at once; nothing is there until all of them are.
+    """Write an object of this `bucket/key` in parts, in turns with others; nothing is there until all of them are.
 
     Bodies are not signed: hashing them costs more time than sending them to a near server. Who writes large files
     keeps checksums of his own.
@@ -121,13 +121,22 @@ def _multipart(client: S3Client, bucket: str, key: str, data: memoryview) -> Non
         part = client.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=body)
         return {"PartNumber": number, "ETag": part["ETag"]}
 
+    sent = [_senders().submit(send, number) for number in range(1, -(-len(data) // PART) + 1)]
     try:
-        with ThreadPoolExecutor(THREADS, "part") as pool:
-            parts = list(pool.map(send, range(1, -(-len(data) // PART) + 1)))
+        parts = [future.result() for future in sent]
     except BaseException:
+        for future in sent:
+            future.cancel()
+        wait(sent)
         client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
         raise
     client.complete_multipart_upload(Bucket=bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
+
+
+@cache
+def _senders() -> ThreadPoolExecutor:
+    """Of this process, for all of its uploads."""
+    return ThreadPoolExecutor(THREADS, "part")
 
 
 def check_writing(root: str, name: str) -> None:
@@ -194,7 +203,7 @@ def _client(access: _Access) -> S3Client:
 
 @lru_cache(maxsize=4)
 def _uploader(access: _Access) -> S3Client:
-    return _connect(access, read_timeout=60, retries={"total_max_attempts": 5}, max_pool_connections=4 * THREADS,
+    return _connect(access, read_timeout=60, retries={"total_max_attempts": 5}, max_pool_connections=2 * THREADS,
                     signing={"payload_signing_enabled": False})  # fmt: skip
 
 
