@@ -43,6 +43,11 @@ def test_a_config_is_a_mounted_file_or_a_preset(words, wrong):
     assert bool(found_by("configs lie where commands look", JOB, edits)) is wrong
 
 
+def test_an_empty_command_is_a_finding():
+    assert not found_by("configs lie where commands look", JOB, {"spec.entrypoint": ""})
+    assert found_by("entrypoints are commands", JOB, {"spec.entrypoint": ""})
+
+
 @pytest.mark.parametrize("text", ["applications: [serve]", "applications: serve", "applications: {a: b}", "[1]", "",
                                   "a", "applications: [{import_path: 'a:b', args: x}]"])  # fmt: skip
 def test_a_config_of_serve_of_a_wrong_form_is_a_finding(text):

@@ -66,7 +66,7 @@ def overrides_are_fields_of_the_config(place: Place) -> Found:
 def configs_lie_where_commands_look(place: Place) -> Found:
     """The commands read the file that the ConfigMap is mounted at, or a preset of the package."""
     words = _words(place)
-    for option, value in zip(words, [*words[1:], ""], strict=True):
+    for option, value in zip(words, [*words[1:], ""], strict=False):
         name, equals, after = option.partition("=")
         path = after if equals else value
         if name in ("--config", "-c") and place.cluster is not None and path not in (*_files(place), *preset_names()):
