@@ -62,11 +62,17 @@ class Service:
 
     async def asking(self, bodies: Sequence[Body], per_s: float, most: int = 500) -> list[Got]:
         """As `ask`."""
-        chance, tasks, limits = random.Random(1), [], httpx.Limits(max_connections=most)
-        patience = httpx.Timeout(TIMEOUT_S + 30, pool=None)
-        async with httpx.AsyncClient(timeout=patience, limits=limits, trust_env=False) as client:
+        # Not httpx's own limit, whose queue looks through all that wait for each that ends.
+        chance, tasks, free = random.Random(1), [], asyncio.Semaphore(most)
+
+        async def in_turn(body: Body) -> Got:
+            async with free:
+                return await self.one(client, body)
+
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=TIMEOUT_S + 30, limits=limits, trust_env=False) as client:
             for body in bodies:
-                tasks.append(asyncio.create_task(self.one(client, body)))
+                tasks.append(asyncio.create_task(in_turn(body)))
                 await asyncio.sleep(chance.expovariate(per_s))
             return await asyncio.gather(*tasks)
 
