@@ -194,10 +194,13 @@ def _kill_runner(client: Any, name: str, chance: random.Random) -> bool:
 
 
 def _until_done(client: Any, name: str) -> str:
-    deadline = time.monotonic() + 240
-    while (status := client.status(name)["status"]) in ("queued", "in_progress") and time.monotonic() < deadline:
+    """The job's status at its end, or once nothing has come of it for as long as a runner may take to come back."""
+    counts, moved = None, time.monotonic()
+    while (now := client.status(name))["status"] in ("queued", "in_progress") and time.monotonic() < moved + RESTART_S:
+        if now["counts"] != counts:
+            counts, moved = now["counts"], time.monotonic()
         time.sleep(0.5)
-    return str(status)
+    return str(now["status"])
 
 
 async def _meanwhile(service: Service, bodies: Sequence[Body], per_s: float, **fields: Any) -> list[Got]:
