@@ -9,14 +9,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import psutil
 import ray
 from ray.autoscaler.sdk import request_resources
 
 from emoji_ldm.config import ClusterConfig
 from emoji_ldm.errors import JobError
+
+TRIES = 3
+LATE = "timed out during startup"  # what Ray says, in an Exception of no kind
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES of CPU tasks alone
 
@@ -34,10 +38,33 @@ def connect(config: ClusterConfig) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its core warns of Ray Data's own actors
     try:
         with _hushed():
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
+            _join(address, local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobError(f"cannot join the Ray cluster at {address or 'this machine'}: {error}") from None
     _quiet()
+
+
+def _join(address: str | None, local: dict[str, Any]) -> None:
+    """Ray gives its own processes 30 s to come up, which is short where others take the cores: they get some tries."""
+    for _ in range(TRIES):
+        before = set(psutil.Process().children())
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
+            return
+        except Exception as error:
+            if LATE not in str(error):
+                raise
+            for child in set(psutil.Process().children()) - before:
+                _kill(child)
+    raise RuntimeError(f"its processes did not come up in 30 s, {TRIES} times; end what else keeps the cores busy")
+
+
+def _kill(process: psutil.Process) -> None:
+    """End a process and all below it."""
+    with suppress(psutil.NoSuchProcess):
+        for one in (*process.children(recursive=True), process):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 def require(config: ClusterConfig, stage: str, num_workers: int, *, num_cpus: float, num_gpus: float) -> None:

@@ -1,0 +1,67 @@
+"""A local Ray that comes up too late for its own limit is started again, and nothing is left of the first one."""
+
+import subprocess
+import sys
+
+import pytest
+import ray
+
+from emoji_ldm.config import ClusterConfig
+from emoji_ldm.errors import JobError
+from ray_jobs import cluster
+
+LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
+
+
+@pytest.fixture
+def late(monkeypatch):
+    """Start like a Ray that is late each time but the third; the processes that it leaves, as Ray does."""
+    started = []
+
+    def init(*_, **__):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        if len(started) % cluster.TRIES:
+            raise Exception(LATE)  # Ray's own is of no other kind
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_it_is_started_again_and_the_late_one_is_ended(late):
+    cluster.connect(ClusterConfig())
+    assert [process.poll() for process in late[-1:]] == [None], "the one that came up lives"
+    assert all(process.wait(10) for process in late[:-1])
+
+
+def test_after_some_tries_it_is_one_line(monkeypatch):
+    calls = []
+
+    def init(*_, **__):
+        calls.append(1)
+        raise Exception(LATE)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(JobError, match="this machine: its processes did not come up in 30 s, 3 times"):
+        cluster.connect(ClusterConfig())
+    assert len(calls) == cluster.TRIES
+
+
+def test_what_else_goes_wrong_is_not_tried_again(monkeypatch):
+    calls = []
+
+    def init(*_, **__):
+        calls.append(1)
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(JobError, match="cannot join the Ray cluster at ray://x: nobody there"):
+        cluster.connect(ClusterConfig(address="ray://x"))
+    assert calls == [1]
