@@ -32,7 +32,8 @@ from tests.pipelines import write_pipeline
 
 KILL_EVERY_S = 10.0  # a new replica takes about as long to load
 VISITORS = 32
-STEPS = (4, 8, 20)  # few, so that 1,000 requests, twice, take some minutes
+STEPS = (2, 4, 8)  # few, so that 1,000 requests, twice, take some minutes
+LOAD = 0.25  # of what is drawn without kills: a replica that loads takes cores from those that draw
 RESTART_S = 90.0  # at most, until a bulk runner draws again
 TIMEOUT_S = 120.0  # of a request: replays included
 Body = dict[str, Any]
@@ -94,7 +95,7 @@ def replicas_killed(load: Load) -> list[Figure]:
     with running() as service:
         began = time.perf_counter()
         quiet = service.ask(bodies, 1000.0, VISITORS)  # as quick as it can
-        per_s = min(0.6 * len(bodies) / (time.perf_counter() - began), len(bodies) / (2.5 * KILL_EVERY_S))
+        per_s = min(LOAD * len(bodies) / (time.perf_counter() - began), len(bodies) / (2.5 * KILL_EVERY_S))
         with _killing("model-bench", random.Random(8)) as killed:
             beside_kills = service.ask(bodies, per_s)
         updated = asyncio.run(_meanwhile(service, few, per_s, max_queued=1999))
