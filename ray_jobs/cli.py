@@ -145,6 +145,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 
         return sets(arguments)
     config, words = _config(arguments)
+    if arguments.command == "pipeline":
+        from ray_jobs.pipeline import stages_of
+
+        stages_of(words)  # a dry run tells of a wrong one too
     if arguments.dry_run:
         sys.stdout.write(config.to_yaml())
         return 0
