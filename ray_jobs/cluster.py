@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import psutil
 import ray
+from ray._private.node import Node
 from ray.autoscaler.sdk import request_resources
 
 from emoji_ldm.config import ClusterConfig
@@ -21,6 +22,15 @@ from emoji_ldm.errors import JobError
 
 TRIES = 3
 LATE = "timed out during startup"  # what Ray says, in an Exception of no kind
+
+# A Ray of this process alone: what it can do without, since each process takes seconds of a core to start, and the
+# rest of them 13 % of a core (measured beside a training of two ranks), which the work has to share.
+UNUSED = ("start_api_server", "start_monitor", "start_log_monitor")  # dashboard, autoscaler, reader of others' logs
+LEAN = {
+    "RAY_prestart_worker_first_driver": "0",  # most of our workers have settings of their own, which these lack
+    "RAY_event_stats": "0",  # of its own loops, for its debug log
+    "REPORTER_UPDATE_INTERVAL_MS": "10000",  # metrics of the node
+}
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES of CPU tasks alone
 
@@ -34,10 +44,11 @@ def connect(config: ClusterConfig) -> None:
     if address is None:
         # Logical CPUs: stages hold fractions of them, so that on two cores none waits for another for ever.
         memory = config.object_store_mb * 2**20
-        local = {"num_cpus": config.num_cpus, "object_store_memory": memory, "include_dashboard": False}
+        os.environ |= LEAN | {name: os.environ[name] for name in LEAN if name in os.environ}
+        local = {"num_cpus": config.num_cpus, "object_store_memory": memory}
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its core warns of Ray Data's own actors
     try:
-        with _hushed():
+        with _hushed(), nullcontext() if address else _lean():
             _join(address, local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobError(f"cannot join the Ray cluster at {address or 'this machine'}: {error}") from None
@@ -93,6 +104,19 @@ def release() -> None:
 def may_grow() -> bool:
     """A cluster of one node that was started here never grows; another may have an autoscaler."""
     return bool(os.environ.get("RAY_ADDRESS")) or len(ray.nodes()) > 1
+
+
+@contextmanager
+def _lean() -> Iterator[None]:
+    """Let Ray start without the processes of `UNUSED`; it has options to leave them out in `ray start` only."""
+    kept = {name: getattr(Node, name) for name in UNUSED}
+    for name in UNUSED:
+        setattr(Node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(Node, name, method)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from typing import Any
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from emoji_ldm import errors
 from emoji_ldm.config import Config
@@ -129,9 +131,18 @@ def _fit(config: Config, section: str, load: Load, token: str) -> Summary:
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
-    """Leaves Ctrl-C to Python: Ray's own handler would end this process with status 1, also when training is over."""
+    """Ray's trainer without two things.
+
+    Ctrl-C is left to Python: Ray's own handler would end this process with status 1, also when training is over.
+    Processes that would have nothing to do are not started: one for Ray data sets, which our workers do not use, and
+    one that tidies up after a dead controller, where all of Ray ends with this process.
+    """
 
     _controller: Any = None
+
+    def _create_default_callbacks(self) -> list[Any]:
+        idle = (DatasetsCallback,) if cluster.may_grow() else (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, idle)]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self._controller = controller
