@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,14 @@ from emoji_ldm.dataset.refs import open_tables
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError, ModelError
 from emoji_ldm.latents.cache import good_captions, latent_rows, text_rows
-from emoji_ldm.latents.codec import Codec, load_codec, resolve_codec, to_square
-from emoji_ldm.latents.quantized import QuantizedAutoencoder
-from emoji_ldm.latents.text import TextEncoder, load_text_encoder
 from emoji_ldm.latents.variants import alter, variant_keys
 from emoji_ldm.records import CAPTIONS, IMAGES, LATENTS, TEXTS, TableSpec
 from emoji_ldm.store import Store
 from ray_jobs import cluster, shards, sink
+
+if TYPE_CHECKING:  # an encoder of captions needs no diffusers, one of pictures no transformers: seconds of a core each
+    from emoji_ldm.latents.codec import Codec
+    from emoji_ldm.latents.text import TextEncoder
 
 NUM_CPUS = 0.5  # logical CPUs per encoder; its torch threads are set below
 Facts = dict[str, object]
@@ -124,6 +125,8 @@ class ImageEncoder:
 
     def __call__(self, rows: pa.Table) -> sink.Output:
         """Encode the pictures of a shard, altered as its variant wants."""
+        from emoji_ldm.latents.codec import to_square
+
         ids, pictures = rows["image_id"].to_pylist(), rows["image"].to_pylist()
         number, size = rows["variant"][0].as_py(), self.settings.batch_size
         moments = []
@@ -174,12 +177,16 @@ def _prepare(config: Config) -> str:
 
 
 def _codec(config: Config, store: Store, device: str) -> Codec:
+    from emoji_ldm.latents.codec import load_codec, resolve_codec
+
     source = resolve_codec(config, store, Path.home() / ".cache" / "emoji-ldm")
     settings = config.latents
     return load_codec(source, size_px=settings.size_px, background=settings.background, device=device)
 
 
 def _text(config: Config, device: str) -> TextEncoder:
+    from emoji_ldm.latents.text import load_text_encoder
+
     return load_text_encoder(config.latents.text_encoder, max_tokens=config.latents.max_tokens, device=device)
 
 
@@ -191,6 +198,8 @@ def _done(store: Store, spec: TableSpec, key: str) -> set[str]:
 
 def _cached(config: Config, store: Store, captions: dict[str, list[str]], codec: Codec, text: TextEncoder) -> Facts:
     """What the cache holds now, and its bytes per image beside the usual ones: a sample, and padded states."""
+    from emoji_ldm.latents.quantized import QuantizedAutoencoder
+
     shapes = Table(store, TEXTS).read(["shape"], filter=pc.field("encoder_key") == text.key)["shape"].to_pylist()
     values, num_captions = int(np.prod(codec.latent_shape)), sum(map(len, captions.values()))
     moments = 1 if isinstance(codec.vae, QuantizedAutoencoder) else 2  # a constant column takes no room

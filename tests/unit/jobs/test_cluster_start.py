@@ -1,5 +1,7 @@
 """A local Ray that comes up too late for its own limit is started again, and nothing is left of the first one."""
 
+import importlib.util
+import os
 import subprocess
 import sys
 
@@ -65,3 +67,24 @@ def test_what_else_goes_wrong_is_not_tried_again(monkeypatch):
     with pytest.raises(JobError, match="cannot join the Ray cluster at ray://x: nobody there"):
         cluster.connect(ClusterConfig(address="ray://x"))
     assert calls == [1]
+
+
+def test_nothing_is_installed_that_makes_every_process_of_ray_slow_to_start():
+    assert importlib.util.find_spec("rfc3987_syntax") is None, "jsonschema imports it: 2.5 s of a core; see tool.uv"
+
+
+def test_a_local_ray_leaves_out_what_it_has_no_use_for(monkeypatch):
+    left_out = []
+
+    def init(address, **_):
+        left_out.append([getattr(cluster.Node, name)(None) for name in cluster.UNUSED] if not address else None)
+
+    kept = {name: getattr(cluster.Node, name) for name in cluster.UNUSED}
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("REPORTER_UPDATE_INTERVAL_MS", "5")
+    cluster.connect(ClusterConfig())
+    assert left_out == [[None, None, None]]
+    assert {name: getattr(cluster.Node, name) for name in cluster.UNUSED} == kept
+    assert os.environ["REPORTER_UPDATE_INTERVAL_MS"] == "5", "what the user has set stays"
