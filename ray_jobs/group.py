@@ -48,7 +48,7 @@ Load = Callable[[Place], Task]
 Summary = dict[str, object]
 
 # Read by Ray's controller, whose default is to look after its workers every two seconds.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
 TIMEOUT, WATCHER = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 GIVEN = {name: os.environ[name] for name in (TIMEOUT, WATCHER) if name in os.environ}  # by the user
 

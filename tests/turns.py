@@ -17,8 +17,9 @@ from typing import Any
 import psutil
 
 WARM = 30  # steps before anything is timed
-TURN = 6  # steps of a side in a turn: short ones, as other work on the machine comes and goes; and
-OVER = 2  # what it may take more until it is stopped
+TURN = 24  # steps of a side in a turn, some seconds: other work on the machine comes and goes; of these
+SKIP = 8  # are not timed, since what was stopped has to catch up first; and
+OVER = 2  # are what it may take more until it is stopped
 LOOK_S = 0.05
 PATIENCE_S = 240.0
 PLAIN, LOOP, ALL = "plain ranks", "Ray Train's ranks alone", "Ray Train beside Ray's own processes"
@@ -105,7 +106,7 @@ class Turns:
         _send(signal.SIGCONT, [*(daemons if kind == ALL else ()), *side.ranks])
         self._until(side, before + TURN)
         _send(signal.SIGSTOP, side.ranks)
-        first, *moments = side.moments()[before:]
+        first, *moments = side.moments()[before + SKIP :]
         self.speeds[kind].append(side.batch_size * len(moments) / (moments[-1] - first))
         self.cpu_s[kind].append((_cpu_s(side.ranks) - spent) / (time.monotonic() - began) / self.speeds[kind][-1])
         if kind == ALL:

@@ -3,11 +3,10 @@
 Both sides train the same U-Net on the same latents with two gloo ranks of one thread each, at the same time, but in
 turns: one side is stopped while the other takes some steps, so that whatever else this machine does falls on both.
 
-Ray's own processes (GCS, raylet, agents, controller, idle workers) are no part of the loop, but here they share its
-two cores, and need so much of them however long a step takes: this is told as a figure of its own. So there are three
-turns. In the first the plain ranks move. In the second Ray's ranks move while Ray's own processes are stopped: what
-the loop itself loses under Ray Train, by threads in its workers, their settings, their sockets; the floor is for
-this. In the third all of Ray runs: what is lost on a machine that has no core to spare.
+There are three turns. In the first the plain ranks move. In the second Ray's ranks move while Ray's own processes
+(GCS, raylet, agent, controller, other actors) are stopped: what the loop itself loses under Ray Train, by threads in
+its workers, their settings, their sockets. In the third all of Ray runs: what is lost on a machine that has no core
+to spare, since a step waits for the rank whose core they take. The floor is for both.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def run(*, quick: bool) -> dict[str, Any]:
                 ray.shutdown()
         ranks.join()
         wait = 100 * statistics.median(line["data_wait"] for line in lines(other)[1 : WARM // WINDOW])
-    loop = statistics.median(turns.ratios(turns.speeds, LOOP))
+    loop, beside = (statistics.median(turns.ratios(turns.speeds, kind)) for kind in (LOOP, ALL))
     figures = {
         **{f"images/s, {kind}": round(statistics.median(speeds), 1) for kind, speeds in turns.speeds.items()},
         "Ray Train / plain ranks": spread(turns.ratios(turns.speeds, LOOP)),
@@ -67,9 +66,9 @@ def run(*, quick: bool) -> dict[str, Any]:
         "data wait, % of step time": round(wait, 2),
         "EMA, log and guard, % of step time": round(cost, 2),
     }
-    floor = {"Ray Train / plain ranks": ">= 0.97", "data wait, % of step time": "< 2",
-             "EMA, log and guard, % of step time": "< 3"}  # fmt: skip
-    return {"figures": figures, "floor": floor, "holds": loop >= 0.97 and wait < 2 and cost < 3}
+    floor = {"Ray Train / plain ranks": ">= 0.97", "same, beside Ray's own processes": ">= 0.97",
+             "data wait, % of step time": "< 2", "EMA, log and guard, % of step time": "< 3"}  # fmt: skip
+    return {"figures": figures, "floor": floor, "holds": min(loop, beside) >= 0.97 and wait < 2 and cost < 3}
 
 
 def settings(folder: Path, turns: int) -> Config:
