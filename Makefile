@@ -3,6 +3,8 @@ PYTHON ?= python3
 export PYTHON
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
+# Own code too is compiled once, not in each process of Ray and of pytest.
+unexport PYTHONDONTWRITEBYTECODE
 BIN = .venv/bin
 
 .PHONY: demo test unit check bench setup lock sbom

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ORDER = ["errors", "config", "records", "s3", "store", "progress", "dataset", "crawl", "caption", "latents", "model",
          "train", "generate", "evaluate", "serve", "ui", "demo", "cluster"]  # fmt: skip

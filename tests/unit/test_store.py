@@ -10,6 +10,8 @@ from emoji_ldm.store import Store
 from ray_jobs.cli import main
 from tests.unit.dataset.test_rewrite import filled
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def store(tmp_path):

@@ -17,6 +17,8 @@ from ray_jobs.cli import main
 from tests.loopback import ROOT
 from tests.unit.cluster.simulated import simulate, small
 
+pytestmark = pytest.mark.slow
+
 K8S = ROOT / "k8s"
 QUEUE = {
     "kind": "ClusterQueue",

@@ -12,6 +12,8 @@ from emoji_ldm.cluster.simulate.scenario import parse
 from emoji_ldm.cluster.simulate.world import World
 from tests.unit.cluster.simulated import chance, simulate, small
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("seed", range(10))
 def test_in_random_scenarios_all_laws_hold(seed):

@@ -15,6 +15,8 @@ from emoji_ldm.demo.art import encoded, fixture_pictures
 from emoji_ldm.records import IMAGES, OUTCOMES
 from tests.bench.dedup import copies, emoji, figures, labelled
 
+pytestmark = pytest.mark.slow
+
 SENT = OUTCOMES.schema.append(IMAGES.schema.field("fingerprint"))
 
 

@@ -13,6 +13,8 @@ from emoji_ldm.crawl.outcomes import Outcome, Refused
 
 from .site import Site, answer, drip, emoji, endless, hang_up, in_turn
 
+pytestmark = pytest.mark.slow
+
 OK = answer(200, b"picture", Content_Type="image/png")
 
 

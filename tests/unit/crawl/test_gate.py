@@ -23,6 +23,8 @@ from tests.loopback import log_of, loopback
 
 from .site import Site, answer
 
+pytestmark = pytest.mark.slow
+
 DELAY = b"User-agent: *\nCrawl-delay: 0.05\n"
 
 

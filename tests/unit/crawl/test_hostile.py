@@ -16,6 +16,8 @@ from emoji_ldm.crawl.harvest import Harvester
 from .hostile import ROUTES
 from .site import Site, answer
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_S = 2.0
 SLACK_S = 3.0  # a busy machine, and waiting for our own turn; one deadline a try would be three times as long
 MOST_MB = 50

@@ -13,6 +13,8 @@ from emoji_ldm.store import Store
 
 from .site import Site, answer, emoji
 
+pytestmark = pytest.mark.slow
+
 NUM_IMAGES = 20
 SENT = OUTCOMES.schema.append(IMAGES.schema.field("fingerprint"))
 

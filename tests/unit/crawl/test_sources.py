@@ -13,6 +13,8 @@ from tests.unit.crawl.hostile import raw
 from tests.unit.crawl.site import Site, answer, drip, in_turn
 from tests.unit.crawl.walks import config_of, ended, html, walk
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def site():

@@ -3,7 +3,11 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 import emoji_ldm
+
+pytestmark = pytest.mark.slow
 
 PACKAGE = Path(emoji_ldm.__file__).parent
 DEMO = PACKAGE / "demo"

@@ -19,6 +19,8 @@ from emoji_ldm.demo.catalog import PER_PAGE
 from emoji_ldm.demo.gallery import Gallery
 from emoji_ldm.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def site():

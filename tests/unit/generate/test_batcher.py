@@ -28,6 +28,8 @@ from emoji_ldm.generate.sampler import Sampler
 from tests.draws import pool
 from tests.pipelines import write_pipeline
 
+pytestmark = pytest.mark.slow
+
 WAIT_S = 60
 
 

@@ -16,6 +16,8 @@ from emoji_ldm.generate.stages import Stages, look_steps
 from tests.draws import mask, picture, pool
 from tests.pipelines import write_pipeline
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

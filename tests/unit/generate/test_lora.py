@@ -17,6 +17,8 @@ from emoji_ldm.generate.sampler import Sampler
 from emoji_ldm.generate.source import ADAPTERS
 from emoji_ldm.model.adapt import save_adapters
 
+pytestmark = pytest.mark.slow
+
 DRAW = Draw("a happy cat", "sad", seed=5, steps=4, guidance_scale=3.0)
 
 

@@ -13,6 +13,8 @@ from emoji_ldm.generate.noise import noise_for_seeds
 from emoji_ldm.generate.sampler import Sampler
 from tests.pipelines import write_pipeline
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def sampler(tiny_pipeline):

@@ -23,6 +23,8 @@ from emoji_ldm.generate.solvers import scheduler_of
 from emoji_ldm.generate.start import cells, start_of
 from tests.pipelines import pixels_of, write_pipeline
 
+pytestmark = pytest.mark.slow
+
 SCHEDULERS = ("ddim", "ddpm", "euler", "euler_ancestral", "dpmpp_2m", "lcm")
 
 

@@ -18,6 +18,8 @@ from emoji_ldm.generate.solvers import scheduler_of as solver_of
 from emoji_ldm.generate.tables import ADD, KEEP, LEVEL, MEMORY, NOISE, SCALE, SIGNAL, X0_ADD, X0_KEEP, Tables
 from emoji_ldm.train.sampling import scheduler_of
 
+pytestmark = pytest.mark.slow
+
 OBJECTIVES = {
     "v": {"prediction_type": "v_prediction"},
     "zero": {"prediction_type": "v_prediction", "zero_terminal_snr": True},

@@ -16,6 +16,8 @@ from emoji_ldm.store import Store
 from tests.emoji import blobs
 from tests.pipelines import write_pipeline, write_vqvae
 
+pytestmark = pytest.mark.slow
+
 
 def codec(folder, **changes):
     return load_codec(folder, **{"size_px": 32, "background": "white", "device": "cpu", **changes})

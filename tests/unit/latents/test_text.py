@@ -13,6 +13,8 @@ from emoji_ldm.latents import text
 from emoji_ldm.latents.text import ZeroPaddedBert, ZeroPaddedClip, load_text_encoder, pad
 from tests.pipelines import clip_tokenizer, write_clip
 
+pytestmark = pytest.mark.slow
+
 CAPTIONS = ["a red heart", "", "Grinning face emoji with a yellow round head, grinning mouth, happy expression"]
 
 

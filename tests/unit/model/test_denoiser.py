@@ -12,6 +12,8 @@ from emoji_ldm.model.adapt import choose
 from emoji_ldm.model.denoiser import build_denoiser, export_unet
 from emoji_ldm.model.unet import build_unet, count_parameters, reference
 
+pytestmark = pytest.mark.slow
+
 SHAPE, WIDTH = (4, 16, 16), 32  # of the tiny pipeline
 
 

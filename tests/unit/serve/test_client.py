@@ -14,6 +14,8 @@ from emoji_ldm.serve.backend import Expired, Overloaded
 from emoji_ldm.serve.keys import new_key, write_keys
 from tests.unit.serve.painter import Painter, picture, serving, told, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def client_of(url, **options):
     return openai.OpenAI(base_url=f"{url}/v1", api_key=options.pop("api_key", "none"), **options)

@@ -21,6 +21,8 @@ from emoji_ldm.serve.keys import change_keys, new_key, read_keys, write_keys
 from ray_jobs.cli import main
 from tests.unit.serve.painter import Painter, picture, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def path(tmp_path):

@@ -23,6 +23,8 @@ from emoji_ldm.serve.body import parse_json
 from emoji_ldm.serve.schema import ImageRequest, RequestError, parse_request
 from tests.unit.serve.painter import LIMITS, Painter, picture, told
 
+pytestmark = pytest.mark.slow
+
 MODELS = {"demo-1": LIMITS}
 
 

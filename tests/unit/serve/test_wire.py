@@ -15,6 +15,8 @@ from emoji_ldm.serve import drawing, gate
 from emoji_ldm.serve.app import build_api
 from tests.unit.serve.painter import Painter, picture, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 SCOPE = {"type": "http", "method": "POST", "path": "/v1/images/generations", "headers": [], "query_string": b"",
          "raw_path": b"", "root_path": "", "scheme": "http", "server": ("x", 80)}  # fmt: skip
 BODY = json.dumps({"prompt": "a cat", "seed": 1}).encode()

@@ -27,6 +27,8 @@ from tests.emoji import blobs, fill_images
 from tests.latents import fill_latents, training_config
 from tests.unit.train import tiny
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a happy blob"
 
 

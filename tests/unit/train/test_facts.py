@@ -25,6 +25,8 @@ from tests.latents import fill_latents, training_config
 from tests.pipelines import write_pipeline
 from tests.unit.train import tiny
 
+pytestmark = pytest.mark.slow
+
 SHAPE, WIDTH = (4, 16, 16), 32
 
 

@@ -15,6 +15,8 @@ from emoji_ldm.train.loop import fit
 from emoji_ldm.train.plan import plan_of
 from tests.unit.train import tiny
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

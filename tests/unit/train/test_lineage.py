@@ -18,6 +18,8 @@ from tests.unit.train import tiny
 from tests.unit.train.test_saver import losses, newest, store_of
 from tests.unit.train.tiny import run
 
+pytestmark = pytest.mark.slow
+
 FACTS = {"codec_key": "c0dec", "encoder_key": "e4c0der", "scaling_factor": 0.18215, "base_key": "ba5e"}
 
 

@@ -17,6 +17,8 @@ from emoji_ldm.train.plan import plan_of
 from tests.latents import fill_latents, training_config
 from tests.unit.train import tiny
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

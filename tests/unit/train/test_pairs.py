@@ -19,6 +19,8 @@ from ray_jobs.train import preview
 from tests.latents import fill_latents, training_config
 from tests.unit.train import tiny
 
+pytestmark = pytest.mark.slow
+
 
 def size_of(png):
     return Image.open(io.BytesIO(png)).size

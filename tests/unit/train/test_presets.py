@@ -18,6 +18,8 @@ from tests.latents import fill_captioned, fill_encoded
 from tests.pipelines import write_clip, write_pipeline, write_vae, write_vqvae
 from tests.unit.train import tiny
 
+pytestmark = pytest.mark.slow
+
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012}  # of every Stable Diffusion
 SHORT = ("train.steps=2", "train.batch_size=2", "train.sample_every=0", "latents.size_px=32")
 NARROW = ("train.layers_per_block=1", "train.num_heads=2")

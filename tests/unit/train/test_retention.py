@@ -14,6 +14,8 @@ from tests.unit.train import tiny
 from tests.unit.train.test_saver import newest, steps, store_of
 from tests.unit.train.tiny import run
 
+pytestmark = pytest.mark.slow
+
 KEEP_ONE = "train.keep=1"
 
 

@@ -25,6 +25,8 @@ from emoji_ldm.train.plan import plan_of
 from tests.unit.train import tiny
 from tests.unit.train.tiny import run
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -20,6 +20,8 @@ from emoji_ldm.train.diffusion import DiffusionTask
 from emoji_ldm.train.pipeline import Frozen, check_init, export_pipeline, load_frozen
 from tests.unit.train import tiny
 
+pytestmark = pytest.mark.slow
+
 LEARN = "train.train_text_encoder=true"
 TOKENS = 16
 

@@ -14,6 +14,8 @@ from emoji_ldm.train import trackers
 from emoji_ldm.train.plan import plan_of
 from tests.unit.train import tiny
 
+pytestmark = pytest.mark.slow
+
 
 def lines(count):
     return [{"step": step, "loss": 1 / step, "memory_mb": [10, 20], "time_s": 1.0, "bad": {"1": "nan"}}

@@ -18,6 +18,8 @@ from emoji_ldm.serve.sets.runner import Runner
 from emoji_ldm.store import Store
 from tests.unit.serve.sets.painting import Backend, paint
 
+pytestmark = pytest.mark.slow
+
 
 class Service:
     """The API with two keys, and a runner, over one store."""

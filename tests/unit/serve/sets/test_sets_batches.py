@@ -11,6 +11,8 @@ import pytest
 from tests.unit.serve.sets.painting import Backend, paint
 from tests.unit.serve.sets.service import serving
 
+pytestmark = pytest.mark.slow
+
 URL = "/v1/images/generations"
 
 

@@ -12,6 +12,8 @@ from ray_jobs.cli import main, parser
 from tests.unit.serve.sets.painting import Backend, paint
 from tests.unit.serve.sets.service import serving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def backend():

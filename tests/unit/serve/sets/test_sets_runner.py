@@ -20,6 +20,8 @@ from emoji_ldm.serve.sets.window import Window
 from emoji_ldm.store import Store
 from tests.unit.serve.sets.painting import Backend, make_job, rows_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[4]
 
 
