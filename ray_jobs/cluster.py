@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import ray
+from ray._private import ray_constants
 from ray._private.node import Node
 from ray.autoscaler.sdk import request_resources
 
@@ -23,14 +24,15 @@ from emoji_ldm.errors import JobError
 TRIES = 3
 LATE = "timed out during startup"  # what Ray says, in an Exception of no kind
 
-# A Ray of this process alone: what it can do without, since each process takes seconds of a core to start, and the
-# rest of them 13 % of a core (measured beside a training of two ranks), which the work has to share.
+# A Ray of this process alone does without some processes. Each takes seconds of a core to start; what is left out here
+# and in `group` took another 7 % of one beside a training of two ranks, where the rest of Ray takes 6 %.
 UNUSED = ("start_api_server", "start_monitor", "start_log_monitor")  # dashboard, autoscaler, reader of others' logs
 LEAN = {
     "RAY_prestart_worker_first_driver": "0",  # most of our workers have settings of their own, which these lack
     "RAY_event_stats": "0",  # of its own loops, for its debug log
     "REPORTER_UPDATE_INTERVAL_MS": "10000",  # metrics of the node
 }
+NOBODY = b"127.0.0.1:9"  # where no dashboard listens
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES of CPU tasks alone
 
@@ -44,8 +46,7 @@ def connect(config: ClusterConfig) -> None:
     if address is None:
         # Logical CPUs: stages hold fractions of them, so that on two cores none waits for another for ever.
         memory = config.object_store_mb * 2**20
-        os.environ |= LEAN | {name: os.environ[name] for name in LEAN if name in os.environ}
-        local = {"num_cpus": config.num_cpus, "object_store_memory": memory}
+        local = {"num_cpus": config.num_cpus, "object_store_memory": memory, "include_dashboard": False}
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its core warns of Ray Data's own actors
     try:
         with _hushed(), nullcontext() if address else _lean():
@@ -102,21 +103,31 @@ def release() -> None:
 
 
 def may_grow() -> bool:
-    """A cluster of one node that was started here never grows; another may have an autoscaler."""
-    return bool(os.environ.get("RAY_ADDRESS")) or len(ray.nodes()) > 1
+    """A Ray that was started here never grows, and ends with this process; another may have an autoscaler."""
+    return not ray._private.worker._global_node.is_head()
 
 
 @contextmanager
 def _lean() -> Iterator[None]:
-    """Let Ray start without the processes of `UNUSED`; it has options to leave them out in `ray start` only."""
+    """Let Ray start without the processes of `UNUSED`, which only `ray start` has options for, and as `LEAN` says."""
     kept = {name: getattr(Node, name) for name in UNUSED}
+    settings = {name: value for name, value in LEAN.items() if name not in os.environ}
     for name in UNUSED:
-        setattr(Node, name, lambda *_, **__: None)
+        setattr(Node, name, _no_dashboard if name == "start_api_server" else lambda *_: None)
+    os.environ |= settings
     try:
         yield
     finally:
+        for name in settings:  # Ray's processes have them now
+            del os.environ[name]
         for name, method in kept.items():
             setattr(Node, name, method)
+
+
+def _no_dashboard(node: Node, **_: Any) -> None:
+    """Say that it is where nobody listens: without an address Ray's agent asks for one each second, and logs it."""
+    where, space = ray_constants.DASHBOARD_ADDRESS.encode(), ray_constants.KV_NAMESPACE_DASHBOARD
+    node.get_gcs_client().internal_kv_put(where, NOBODY, True, space)
 
 
 @contextmanager

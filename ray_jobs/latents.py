@@ -25,7 +25,7 @@ from emoji_ldm.records import CAPTIONS, IMAGES, LATENTS, TEXTS, TableSpec
 from emoji_ldm.store import Store
 from ray_jobs import cluster, shards, sink
 
-if TYPE_CHECKING:  # an encoder of captions needs no diffusers, one of pictures no transformers: seconds of a core each
+if TYPE_CHECKING:  # encoders of captions need no diffusers, those of pictures no text models: seconds of a core
     from emoji_ldm.latents.codec import Codec
     from emoji_ldm.latents.text import TextEncoder
 

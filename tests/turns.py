@@ -6,6 +6,7 @@ Whatever else the machine does, and however it changes, falls on both alike.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
 import time
@@ -21,6 +22,7 @@ TURN = 24  # steps of a side in a turn, some seconds: other work on the machine 
 SKIP = 8  # are not timed, since what was stopped has to catch up first; and
 OVER = 2  # are what it may take more until it is stopped
 LOOK_S = 0.05
+LONGEST_S = 11.0  # the longest time between two of the same acts of Ray's own processes
 PATIENCE_S = 240.0
 PLAIN, LOOP, ALL = "plain ranks", "Ray Train's ranks alone", "Ray Train beside Ray's own processes"
 
@@ -102,13 +104,16 @@ class Turns:
     def _turn(self, kind: str) -> None:
         side, daemons = self.plain if kind == PLAIN else self.other, self._daemons()
         _send(signal.SIGSTOP, [*self.plain.ranks, *self.other.ranks, *daemons])
+        if kind == ALL:  # all that is overdue with them comes first; what they do every few seconds is part of a turn
+            _send(signal.SIGCONT, daemons)
+            self.over.wait(random.uniform(1, LONGEST_S))
         before, spent, spent_besides, began = len(side.moments()), _cpu_s(side.ranks), _cpu_s(daemons), time.monotonic()
-        _send(signal.SIGCONT, [*(daemons if kind == ALL else ()), *side.ranks])
+        _send(signal.SIGCONT, side.ranks)
         self._until(side, before + TURN)
         _send(signal.SIGSTOP, side.ranks)
         first, *moments = side.moments()[before + SKIP :]
         self.speeds[kind].append(side.batch_size * len(moments) / (moments[-1] - first))
-        self.cpu_s[kind].append((_cpu_s(side.ranks) - spent) / (time.monotonic() - began) / self.speeds[kind][-1])
+        self.cpu_s[kind].append((_cpu_s(side.ranks) - spent) / (side.batch_size * (len(side.moments()) - before)))
         if kind == ALL:
             self.shares.append((_cpu_s(daemons) - spent_besides) / (time.monotonic() - began))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from emoji_ldm.train.device import num_parts
 from emoji_ldm.train.engine import Piece, norm_of, trainable, whole_pieces
 from emoji_ldm.train.plan import Plan
 from emoji_ldm.train.world import World
+from emoji_ldm.without import without
 
 BUCKET = 10_000_000  # most elements that are reduced or gathered at once; DeepSpeed's 500 million cost 1 GB of memory
 PERSISTENT = 4096  # elements of a parameter that stage 3 keeps whole: norms and biases, 0.5 % of a U-Net
@@ -28,7 +28,9 @@ class DeepSpeedEngine:
     def __init__(self, module: nn.Module, plan: Plan, world: World) -> None:
         if world.device.type == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"  # read at import: a CPU rank on a GPU machine stays on the CPU
-        deepspeed = _deepspeed()
+        with without("mlflow"):  # its tuner, which is not used here, would import that: 2.5 s of a core per rank
+            import deepspeed
+
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         # On CPU ranks DeepSpeed would compile a C++ extension first, which takes minutes; gloo does as well.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -135,18 +137,6 @@ class DeepSpeedEngine:
                 wrapper._reassign_or_swap_out_partitioned_parameters(number)
             if wrapper.persistent_parameters:
                 wrapper.persistent_parameters[0].all_gather(wrapper.persistent_parameters)
-
-
-def _deepspeed() -> Any:
-    """The package, without MLflow: its tuner, which is not used here, would import that, 2.5 s of a core per rank."""
-    hidden = {} if "mlflow" in sys.modules else {"mlflow": None}
-    sys.modules.update(hidden)  # type: ignore[arg-type]  # None: cannot be imported
-    try:
-        import deepspeed
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-    return deepspeed
 
 
 def settings(plan: Plan, world: World, num_weights: int) -> dict[str, Any]:

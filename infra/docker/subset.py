@@ -14,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==", re.MULTILINE)
+NOWHERE = "sys_platform == 'never'"  # the marker of what the project overrides away
 SELF = "emoji-ldm (pyproject.toml)"
 
 
@@ -38,6 +39,8 @@ def blocks(lock: str) -> dict[str, str]:
     ends = [start for start, _ in starts[1:]] + [len(lock)]
     found: dict[str, str] = {}
     for (start, name), end in zip(starts, ends, strict=True):
+        if NOWHERE in lock[start:end].splitlines()[0]:
+            continue
         found[name] = found.get(name, "") + lock[start:end]
     return found
 

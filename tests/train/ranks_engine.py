@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -15,6 +16,11 @@ from emoji_ldm.train.plan import Plan
 from emoji_ldm.train.world import World, current
 
 BATCH = 12  # samples per step; 1, 2, 3 and 4 ranks divide it
+
+
+def has_loaded(name: str) -> bool:
+    """Whether a module has been imported."""
+    return name in sys.modules
 
 
 def plan(**options: Any) -> Plan:
@@ -87,11 +93,11 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 def pieces_against_deepspeed(stage: int) -> tuple[bool, bool]:
     """Whether assembled shards equal DeepSpeed's own gathering, and whether working weights follow the shards."""
-    import deepspeed
-    from deepspeed.utils import safe_get_full_fp32_param
-
     here, module = world(), network()
     engine = built(here, stage, module)
+    import deepspeed  # behind the engine, as in a training
+    from deepspeed.utils import safe_get_full_fp32_param
+
     train(engine, here)
     ours, named = whole(engine, engine.shards(), here), dict(module.named_parameters())
     theirs = {name: parameter.detach().clone() if stage == 0 else safe_get_full_fp32_param(parameter)
@@ -171,7 +177,6 @@ def averaged(stage: int, widths: tuple[float, ...]) -> list[float]:
 
 def partly_frozen(stage: int, precision: str) -> tuple[bool, bool, set[str]]:
     """Whether frozen weights kept their bits and the others moved, and the names that have shards; checkpointed."""
-    import deepspeed
     from torch.utils.checkpoint import checkpoint
 
     here, module = world(), network()
@@ -182,6 +187,8 @@ def partly_frozen(stage: int, precision: str) -> tuple[bool, bool, set[str]]:
     before = {name: parameter.detach().clone() for name, parameter in block.named_parameters()}
     frozen = {name for name, parameter in block.named_parameters() if not parameter.requires_grad}
     engine = built(here, stage, block, precision=precision)
+    import deepspeed
+
     train(engine, here)
     named = dict(block.named_parameters())
     with deepspeed.zero.GatheredParameters(list(named.values()), enabled=stage == 3):

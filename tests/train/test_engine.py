@@ -90,6 +90,12 @@ def test_bf16_masters_start_from_all_bits_of_the_weights(two, stage):
     assert two.run(ranks.masters, stage) == [True] * 2
 
 
+def test_deepspeed_is_loaded_without_what_only_its_tuner_needs(two):
+    two.run(ranks.masters, 1)
+    assert two.run(ranks.has_loaded, "deepspeed") == [True] * 2
+    assert two.run(ranks.has_loaded, "mlflow") == [False] * 2
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_a_compiled_network_learns_the_same(two, alone, stage):

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 ORDER = ["errors", "config", "records", "s3", "store", "progress", "dataset", "crawl", "caption", "latents", "model",
          "train", "generate", "evaluate", "serve", "ui", "demo", "cluster"]  # fmt: skip
@@ -34,6 +32,7 @@ def test_the_library_never_imports_ray_and_imports_point_one_way(path):
             assert ORDER.index(words[1]) <= ORDER.index(own), f"{own} imports {words[1]}, which comes after it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [

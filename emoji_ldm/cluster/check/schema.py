@@ -17,11 +17,14 @@ from typing import Any
 
 import referencing
 
-from emoji_ldm.cluster.check.drafts import jsonschema
 from emoji_ldm.cluster.check.pods import Path as Steps
 from emoji_ldm.cluster.check.pods import at, templates
 from emoji_ldm.cluster.check.rendering import Thing
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.without import without
+
+with without("rfc3987_syntax"):  # builds 38 grammars when jsonschema loads it, for formats, which are not checked here
+    import jsonschema
 
 WITH_SPEC_TEXT = """
 Service StatefulSet Deployment DaemonSet Job CronJob Pod PodDisruptionBudget NetworkPolicy ValidatingAdmissionPolicy

@@ -73,18 +73,21 @@ def test_nothing_is_installed_that_makes_every_process_of_ray_slow_to_start():
     assert importlib.util.find_spec("rfc3987_syntax") is None, "jsonschema imports it: 2.5 s of a core; see tool.uv"
 
 
-def test_a_local_ray_leaves_out_what_it_has_no_use_for(monkeypatch):
-    left_out = []
-
-    def init(address, **_):
-        left_out.append([getattr(cluster.Node, name)(None) for name in cluster.UNUSED] if not address else None)
-
-    kept = {name: getattr(cluster.Node, name) for name in cluster.UNUSED}
+@pytest.mark.parametrize("address", [None, "ray://x"])
+def test_only_a_local_ray_is_started_in_parts_and_nothing_of_it_stays(monkeypatch, address):
+    during = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "init", lambda *_, **__: during.append(state()))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("REPORTER_UPDATE_INTERVAL_MS", "5")
-    cluster.connect(ClusterConfig())
-    assert left_out == [[None, None, None]]
-    assert {name: getattr(cluster.Node, name) for name in cluster.UNUSED} == kept
-    assert os.environ["REPORTER_UPDATE_INTERVAL_MS"] == "5", "what the user has set stays"
+    before = state()
+    cluster.connect(ClusterConfig(address=address or ""))
+    assert state() == before
+    changed = {name for name in before if during[0][name] != before[name]}
+    assert changed == ({*cluster.UNUSED, *cluster.LEAN} - {"REPORTER_UPDATE_INTERVAL_MS"} if not address else set())
+
+
+def state():
+    """What decides how Ray starts."""
+    methods = {name: getattr(cluster.Node, name) for name in cluster.UNUSED}
+    return methods | {name: os.environ.get(name) for name in cluster.LEAN}
