@@ -104,12 +104,13 @@ def release() -> None:
 
 def may_grow() -> bool:
     """A Ray that was started here never grows, and ends with this process; another may have an autoscaler."""
-    return not ray._private.worker._global_node.is_head()
+    node = ray._private.worker._global_node  # none here with an address of ray://
+    return node is None or not node.is_head()
 
 
 @contextmanager
 def _lean() -> Iterator[None]:
-    """Let Ray start without the processes of `UNUSED`, which only `ray start` has options for, and as `LEAN` says."""
+    """Let Ray start without the processes of `UNUSED`, for which `ray.init` has no options, and as `LEAN` says."""
     kept = {name: getattr(Node, name) for name in UNUSED}
     settings = {name: value for name, value in LEAN.items() if name not in os.environ}
     for name in UNUSED:

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import ray
@@ -85,6 +86,13 @@ def test_only_a_local_ray_is_started_in_parts_and_nothing_of_it_stays(monkeypatc
     assert state() == before
     changed = {name for name in before if during[0][name] != before[name]}
     assert changed == ({*cluster.UNUSED, *cluster.LEAN} - {"REPORTER_UPDATE_INTERVAL_MS"} if not address else set())
+
+
+@pytest.mark.parametrize(("node", "grows"), [(None, True), (Mock(is_head=lambda: False), True),
+                                             (Mock(is_head=lambda: True), False)])  # fmt: skip
+def test_a_ray_that_was_started_here_does_not_grow_and_any_other_may(monkeypatch, node, grows):
+    monkeypatch.setattr(ray._private.worker, "_global_node", node)
+    assert cluster.may_grow() == grows
 
 
 def state():
