@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emoji_ldm.cluster.check import command as check
-from emoji_ldm.cluster.simulate import command as simulate
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.kubernetes.simulation import command as simulate
 
 if TYPE_CHECKING:
     from emoji_ldm.cluster.kubectl import Kubectl

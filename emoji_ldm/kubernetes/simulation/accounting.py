@@ -1,0 +1,80 @@
+"""What a simulation costs: nodes are billed, Pods are charged their share, and usage is sampled over time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from emoji_ldm.kubernetes.simulation.nodes import NodeFleet, SimulatedNode, SimulatedPod
+
+MAX_SAMPLES = 600
+FIRST_INTERVAL_S = 15.0  # between samples; doubled whenever there are too many
+
+
+@dataclass(frozen=True)
+class UsageSample:
+    """The cluster at one moment."""
+
+    time_s: float
+    nodes: dict[str, int]
+    gpus_there: int
+    gpus_used: int
+    pods: int
+    pending: int
+    cost_usd: float
+
+
+class CostLedger:
+    """Money, in US dollars, and samples. What is billed and not charged to a run was idle."""
+
+    def __init__(self, fleet: NodeFleet) -> None:
+        self.fleet = fleet
+        self.samples: list[UsageSample] = []
+        self.interval_s = FIRST_INTERVAL_S
+        self.billed_usd = 0.0  # for nodes that are gone
+        self.charged_usd: defaultdict[str, float] = defaultdict(float)  # by run
+        self.gpu_s: defaultdict[str, float] = defaultdict(float)  # by run
+        self.node_s: defaultdict[str, float] = defaultdict(float)  # by pool
+        self.max_pods = self.max_nodes = 0
+        fleet.on_gone.append(self.bill)
+
+    def sample(self, num_pending_runs: int) -> None:
+        """Look at the cluster; every other sample is dropped when there are too many."""
+        pools = self.fleet.pools.values()
+        nodes = {pool.name: len(pool.nodes) for pool in pools}
+        used = sum(node.pool.size[2] - node.free[2] for node in self.fleet.nodes())
+        pods = sum(len(node.pods) for node in self.fleet.nodes()) + sum(1 for pool in pools for _ in pool.pending())
+        there = sum(pool.size[2] * nodes[pool.name] for pool in pools)
+        now = self.fleet.env.now
+        self.samples.append(UsageSample(now, nodes, there, used, pods, num_pending_runs, self.total_usd()))
+        self.max_pods, self.max_nodes = max(self.max_pods, pods), max(self.max_nodes, sum(nodes.values()))
+        if len(self.samples) > MAX_SAMPLES:
+            self.samples, self.interval_s = self.samples[::2], 2 * self.interval_s
+
+    def total_usd(self) -> float:
+        return self.billed_usd + sum(self._price(node) for node in self.fleet.nodes())
+
+    def bill(self, node: SimulatedNode) -> None:
+        """A node is paid for from its order to its removal."""
+        self.billed_usd += self._price(node)
+        self.node_s[node.pool.name] += self.fleet.env.now - node.ordered_at
+
+    def charge(self, pod: SimulatedPod) -> None:
+        """A Pod pays for its share of its node: of the GPUs where there are some, otherwise of the CPUs."""
+        if pod.node is None:
+            return
+        pool, size = pod.node.pool, pod.group.size
+        share = size[2] / pool.size[2] if pool.size[2] else size[0] / pool.size[0]
+        seconds = self.fleet.env.now - pod.bound_at
+        self.charged_usd[pod.owner.name] += seconds / 3600 * pool.spec.price_usd_h * share
+        self.gpu_s[pod.owner.name] += seconds * size[2]
+
+    def close(self) -> None:
+        """Nodes and Pods that are still there are paid for until now."""
+        for node in self.fleet.nodes():
+            for pod in node.pods.values():
+                self.charge(pod)
+            self.bill(node)
+
+    def _price(self, node: SimulatedNode) -> float:
+        return (self.fleet.env.now - node.ordered_at) / 3600 * node.pool.spec.price_usd_h

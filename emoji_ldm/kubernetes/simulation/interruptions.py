@@ -1,0 +1,42 @@
+"""Spot interruptions: single nodes at random, and storms in which a share of all spot nodes gets notice at once."""
+
+from __future__ import annotations
+
+import random
+
+from emoji_ldm.kubernetes.simulation.nodes import NodeFleet, SimulatedNode
+from emoji_ldm.kubernetes.simulation.quota import SimPyProcess
+
+NOTICE_S = 120.0  # between the notice and the loss of an EC2 spot machine
+
+
+def spot_lifetime(fleet: NodeFleet, node: SimulatedNode) -> SimPyProcess:
+    """Interrupt a spot node after a random time; exponential, so a node's age does not matter."""
+    if node.pool.spec.spot and node.pool.spec.loss_per_h:
+        chance = random.Random(f"{fleet.seed}:life:{node.number}")
+        yield fleet.env.timeout(chance.expovariate(node.pool.spec.loss_per_h / 3600))
+        yield from interrupt(fleet, node)
+
+
+def interrupt(fleet: NodeFleet, node: SimulatedNode) -> SimPyProcess:
+    """Two minutes of notice, in which the node takes no new Pods and those there save, drain or are replaced."""
+    if not node.ready:
+        return
+    node.ready = False
+    for pod in list(node.pods.values()):
+        pod.owner.interrupted(pod)
+    yield fleet.env.timeout(NOTICE_S)
+    fleet.num_lost += 1
+    for pod in list(node.pods.values()):
+        pod.owner.end(pod, "lost with its spot node")
+    fleet.remove(node)
+
+
+def spot_storm(fleet: NodeFleet, number: int, at_s: float, share: float, log: list[dict[str, float]]) -> SimPyProcess:
+    """Interrupt a share of all spot nodes at once, and record it in `log`."""
+    yield fleet.env.timeout(at_s)
+    nodes = [node for node in fleet.nodes() if node.ready and node.pool.spec.spot]
+    chosen = random.Random(f"{fleet.seed}:storm:{number}").sample(nodes, round(share * len(nodes)))
+    log.append({"at_s": fleet.env.now, "lost": len(chosen), "of": len(nodes)})
+    for node in chosen:
+        fleet.env.process(interrupt(fleet, node))

@@ -1,0 +1,269 @@
+"""Nodes and the Pods on them: nodes are provisioned for waiting Pods, as Karpenter does, and removed when empty."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import count
+from typing import Protocol
+
+import simpy
+
+from emoji_ldm.kubernetes.simulation.quota import PodSet, SimPyProcess
+from emoji_ldm.kubernetes.simulation.scenario import ControlPlaneRates, NodePoolSpec
+
+RESOURCES = ("cpu", "memory", "nvidia.com/gpu")
+PodSize = tuple[int, int, int]  # millicores, MiB, GPUs
+
+
+class PodPhase(StrEnum):
+    """Where a Pod is in its life; each phase is entered at most once, and `ENDED` by every Pod."""
+
+    PENDING = "pending"
+    BOUND = "bound"
+    READY = "ready"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class PodGroup:
+    """Identical Pods of a run: its head, or a worker group."""
+
+    name: str
+    size: PodSize
+    image: str
+    flavors: tuple[str, ...]
+    min_replicas: int
+    max_replicas: int
+    rate: float  # units of work per second of one Pod
+
+    def pod_set(self, replicas: int) -> PodSet:
+        """So many of them, as Kueue counts them."""
+        return PodSet(self.name, replicas, tuple(zip(RESOURCES, self.size, strict=True)), self.flavors)
+
+
+class PodOwner(Protocol):
+    """What a Pod tells the run that it belongs to."""
+
+    name: str
+    priority: int
+
+    def interrupted(self, pod: SimulatedPod) -> None:
+        """The node of the Pod has got its interruption notice."""
+
+    def end(self, pod: SimulatedPod, why: str) -> None:
+        """The Pod is gone."""
+
+
+@dataclass(eq=False)
+class SimulatedPod:
+    """One Pod of a run."""
+
+    number: int
+    owner: PodOwner
+    group: PodGroup
+    pool: str
+    bound: simpy.Event
+    phase: PodPhase = PodPhase.PENDING
+    node: SimulatedNode | None = None
+    bound_at: float = -1.0
+    ready_at: float = -1.0
+    end_reason: str = ""
+    is_surplus: bool = False  # scaled down: it needs no successor
+    process: simpy.Process | None = None  # that starts it
+
+
+@dataclass(eq=False)
+class SimulatedNode:
+    """A machine, what is free on it, and the Pods and images that it has."""
+
+    number: int
+    pool: NodePool
+    free: PodSize
+    ordered_at: float
+    booting: bool = True
+    ready: bool = False  # takes Pods
+    idle_since: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.pods: dict[int, SimulatedPod] = {}
+        self.images: dict[str, simpy.Event] = {}
+
+    def take(self, size: PodSize, sign: int = 1) -> None:
+        cpu, memory, gpus = self.free
+        self.free = (cpu - sign * size[0], memory - sign * size[1], gpus - sign * size[2])
+
+
+class NodePool:
+    """Nodes of one kind, and the Pods that wait for one."""
+
+    def __init__(self, name: str, spec: NodePoolSpec) -> None:
+        self.name, self.spec = name, spec
+        self.size: PodSize = (round(spec.cpu * 1000), round(spec.memory_gib * 1024), spec.gpus)
+        self.nodes: dict[int, SimulatedNode] = {}
+        self.waiting: dict[PodSize, list[tuple[int, int, SimulatedPod]]] = {}  # heaps by priority, then age
+        self.is_provisioning = False
+
+    def pending(self) -> Iterator[SimulatedPod]:
+        """The Pods that wait for a node; those that ended meanwhile are left out."""
+        for heap in self.waiting.values():
+            yield from (pod for _, _, pod in heap if pod.phase is PodPhase.PENDING)
+
+    def next_waiting(self, size: PodSize) -> SimulatedPod | None:
+        """The first Pod that waits for room of a size; the heap is cleared of Pods that ended."""
+        heap = self.waiting.get(size, [])
+        while heap and heap[0][2].phase is not PodPhase.PENDING:
+            heapq.heappop(heap)
+        return heap[0][2] if heap else None
+
+    def waiting_reason(self, size: PodSize) -> str:
+        """Why a Pod of a size waits for a node."""
+        if not fits(size, self.size):
+            return f"larger than any node of pool {self.name} ({self.spec.instance})"
+        if len(self.nodes) >= self.spec.limit:
+            return f"node pool {self.name} is at its limit of {self.spec.limit} nodes"
+        return f"a node of pool {self.name} is starting"
+
+
+class NodeFleet:
+    """All pools. Binds Pods to nodes, and orders and removes nodes."""
+
+    def __init__(
+        self, env: simpy.Environment, pools: dict[str, NodePoolSpec], rates: ControlPlaneRates, seed: int
+    ) -> None:
+        self.env, self.rates, self.seed = env, rates, seed
+        self.pools = {name: NodePool(name, spec) for name, spec in pools.items()}
+        self.registry = simpy.Resource(env, max(int(rates.registry_gb_s / rates.pull_gb_s), 1))
+        self.on_ready: list[Callable[[SimulatedNode], object]] = []
+        self.on_gone: list[Callable[[SimulatedNode], None]] = []
+        self.changed: set[SimulatedNode] = set()  # got Pods since the invariants were checked
+        self.num_lost = 0
+        self._numbers = count()
+        for pool in self.pools.values():
+            for _ in range(pool.spec.static):
+                env.process(self._boot(self._order(pool), 0.0))
+
+    def nodes(self) -> Iterator[SimulatedNode]:
+        for pool in self.pools.values():
+            yield from pool.nodes.values()
+
+    def start_pod(self, pod: SimulatedPod) -> SimPyProcess:
+        """From the Pod's creation until its container runs: a node, the image, the start."""
+        self._place(self.pools[pod.pool], pod)
+        yield pod.bound
+        assert pod.node is not None
+        yield self._image(pod.node, pod.group.image)
+        yield self.env.timeout(self.rates.start_s)
+
+    def leave(self, pod: SimulatedPod) -> None:
+        """A Pod has ended: its room is free."""
+        node = pod.node
+        if node is None:
+            return
+        del node.pods[pod.number]
+        node.take(pod.group.size, -1)
+        if node.ready:
+            self._fill(node)
+            self._watch_idle(node)
+
+    def remove(self, node: SimulatedNode) -> None:
+        """Take a node away; the pool may order another."""
+        node.ready = False
+        del node.pool.nodes[node.number]
+        for notify in self.on_gone:
+            notify(node)
+        self._request_nodes(node.pool)
+
+    def _place(self, pool: NodePool, pod: SimulatedPod) -> None:
+        size = pod.group.size
+        # Where Pods of the same size wait, no node has room: the newcomer queues without a look at the nodes.
+        nodes = () if pool.next_waiting(size) else pool.nodes.values()
+        node = next((node for node in nodes if node.ready and fits(size, node.free)), None)
+        if node:
+            self._bind(node, pod)
+            return
+        heapq.heappush(pool.waiting.setdefault(size, []), (-pod.owner.priority, pod.number, pod))
+        self._request_nodes(pool)
+
+    def _bind(self, node: SimulatedNode, pod: SimulatedPod) -> None:
+        node.take(pod.group.size)
+        node.pods[pod.number] = pod
+        self.changed.add(node)
+        pod.node, pod.phase, pod.bound_at = node, PodPhase.BOUND, self.env.now
+        pod.bound.succeed()
+
+    def _fill(self, node: SimulatedNode) -> None:
+        """Give the node's room to Pods that wait."""
+        for size, heap in node.pool.waiting.items():
+            while fits(size, node.free) and (pod := node.pool.next_waiting(size)):
+                heapq.heappop(heap)
+                self._bind(node, pod)
+
+    def _image(self, node: SimulatedNode, image: str) -> simpy.Event:
+        """A node pulls an image once, however many of its Pods wait for it."""
+        if image not in node.images:
+            node.images[image] = self.env.process(self._pull(self.rates.images_gb[image]))
+        return node.images[image]
+
+    def _pull(self, size_gb: float) -> SimPyProcess:
+        with self.registry.request() as slot:
+            yield slot
+            yield self.env.timeout(size_gb / self.rates.pull_gb_s)
+
+    def _request_nodes(self, pool: NodePool) -> None:
+        if not (pool.is_provisioning or pool.spec.static) and any(pool.pending()):
+            pool.is_provisioning = True
+            self.env.process(self._provision(pool))
+
+    def _provision(self, pool: NodePool) -> SimPyProcess:
+        """Order nodes for the Pods that wait and do not fit on those that start already, up to the pool's limit."""
+        yield self.env.timeout(self.rates.provision_batch_s)
+        pool.is_provisioning = False
+        starting = sum(node.booting for node in pool.nodes.values())
+        for _ in range(min(_num_nodes(pool) - starting, pool.spec.limit - len(pool.nodes))):
+            node = self._order(pool)
+            jitter = self.rates.startup_jitter * (2 * random.Random(f"{self.seed}:start:{node.number}").random() - 1)
+            self.env.process(self._boot(node, pool.spec.startup_s * (1 + jitter)))
+
+    def _order(self, pool: NodePool) -> SimulatedNode:
+        node = SimulatedNode(next(self._numbers), pool, pool.size, self.env.now)
+        pool.nodes[node.number] = node
+        return node
+
+    def _boot(self, node: SimulatedNode, startup_s: float) -> SimPyProcess:
+        yield self.env.timeout(startup_s)
+        node.booting, node.ready = False, True
+        self._fill(node)
+        self._watch_idle(node)
+        for notify in self.on_ready:
+            notify(node)
+
+    def _watch_idle(self, node: SimulatedNode) -> None:
+        if not node.pods and not node.pool.spec.static:
+            node.idle_since = self.env.now
+            self.env.process(self._consolidate(node, self.env.now))
+
+    def _consolidate(self, node: SimulatedNode, since: float) -> SimPyProcess:
+        yield self.env.timeout(node.pool.spec.idle_s)
+        if node.ready and not node.pods and node.idle_since == since:
+            self.remove(node)
+
+
+def fits(size: PodSize, room: PodSize) -> bool:
+    """Whether a Pod of a size has room."""
+    return size[0] <= room[0] and size[1] <= room[1] and size[2] <= room[2]
+
+
+def _num_nodes(pool: NodePool) -> int:
+    """How many empty nodes the waiting Pods fill, by next-fit packing."""
+    num, room = 0, (0, 0, 0)
+    for size in (pod.group.size for pod in pool.pending()):
+        if not fits(size, pool.size):
+            continue
+        if not fits(size, room):
+            num, room = num + 1, pool.size
+        room = (room[0] - size[0], room[1] - size[1], room[2] - size[2])
+    return num

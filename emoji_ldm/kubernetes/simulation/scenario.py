@@ -1,0 +1,278 @@
+"""What is simulated: node pools with prices, queues with quotas, control-plane rates, and the work to do.
+
+A scenario is a small YAML file whose values can be overridden from the command line. Shapes of Pods and quotas come
+from an overlay's manifests where the scenario names one (see `worker_groups`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.kubernetes.simulation.worker_groups import fill_from_overlay
+
+PRESETS = Path(__file__).parent
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Amounts = dict[str, dict[str, NonNegative]]  # by flavor and resource: cores, GiB, whole GPUs
+
+
+class ScenarioSection(BaseModel):
+    """A part of a scenario; unknown fields and values that are not finite numbers are refused."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class NodePoolSpec(ScenarioSection):
+    """Machines of one kind; it has the name of its Kueue flavor and its Karpenter NodePool."""
+
+    instance: str
+    cpu: Positive
+    memory_gib: Positive
+    gpus: int = Field(default=0, ge=0)
+    price_usd_h: NonNegative
+    spot: bool = False
+    limit: int = Field(ge=0)  # the most nodes
+    static: int = Field(default=0, ge=0)  # a fixed fleet: nodes that are always there, and no others
+    startup_s: NonNegative = 90  # until a new node takes Pods
+    idle_s: NonNegative = 300  # Karpenter's consolidateAfter, with WhenEmpty
+    loss_per_h: NonNegative = 0  # interruptions per spot node
+
+    @model_validator(mode="after")
+    def _only_spot_nodes_are_lost(self) -> Self:
+        if self.loss_per_h and not self.spot:
+            raise ValueError("loss_per_h is of spot nodes: give spot: true")
+        return self
+
+
+class ControlPlaneRates(ScenarioSection):
+    """How fast the control plane is. `calibration` checks the defaults that come from published figures."""
+
+    reconcile_concurrency: int = Field(default=10, ge=1)  # KubeRay's --reconcile-concurrency
+    cluster_s: NonNegative = 0.179  # of a reconciler per RayCluster: 1,000 RayClusters in 258 s
+    pod_s: NonNegative = 0.020  # of a reconciler per Pod: kuberay#3907, 100 Pods in 1.97 s
+    api_pods_per_s: Positive = 50.0  # all reconcilers together: kuberay#3907, 10,000 Pods in 200 s
+    admit_s: NonNegative = 0.0234  # Kueue per admitted workload: 15,000 in 351 s
+    provision_batch_s: NonNegative = 10.0  # Karpenter's BATCH_MAX_DURATION
+    startup_jitter: float = Field(default=0.2, ge=0, le=1)  # share of startup_s, up or down; assumption
+    pull_gb_s: Positive = 0.1  # one node's image pull with unpacking; assumption
+    registry_gb_s: Positive = 20.0  # all nodes together; assumption
+    images_gb: dict[str, NonNegative] = {"cpu": 1.2, "gpu": 9.0, "browser": 1.8}  # assumption
+    start_s: NonNegative = 10.0  # from the image to a Ray process that answers; assumption
+    join_s: NonNegative = 3.0  # of a worker, once the head answers; assumption
+    autoscaler_s: Positive = 5.0  # Ray's AUTOSCALER_UPDATE_INTERVAL_S
+    pods_ready_s: NonNegative = 300.0  # Kueue's waitForPodsReady.timeout
+    recovery_s: NonNegative = 300.0  # waitForPodsReady.recoveryTimeout
+    backoff_s: NonNegative = 60.0  # requeuingStrategy.backoffBaseSeconds; doubled each time
+    backoff_max_s: NonNegative = 3600.0
+    backoff_limit: int | None = Field(default=None, ge=0)  # then Kueue deactivates the workload
+
+
+class ClusterQueueSpec(ScenarioSection):
+    """A ClusterQueue: quotas by flavor and resource ("cpu" in cores, "memory" in GiB, "nvidia.com/gpu")."""
+
+    nominal: Amounts = {}
+    borrowing: Amounts = {}
+    lending: Amounts = {}
+    cohort: str = "emoji-ldm"
+    strict: bool = False  # StrictFIFO
+
+
+class WorkerGroupSpec(ScenarioSection):
+    """Identical worker Pods."""
+
+    name: str
+    flavors: list[str]
+    cpu: Positive
+    memory_gib: NonNegative
+    gpus: int = Field(default=0, ge=0)
+    image: str = "gpu"
+    min_replicas: int = Field(ge=0)
+    max_replicas: int | None = None  # None: as min_replicas
+
+    @model_validator(mode="after")
+    def _has_a_range(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas {self.max_replicas} is less than min_replicas {self.min_replicas}")
+        return self
+
+
+class WorkloadSpec(ScenarioSection):
+    """A RayJob with an amount of work, or a RayService with a load."""
+
+    name: str
+    queue: str
+    priority: int = 10_000
+    like: str | None = None  # a RayJob or RayService of the overlay whose Pods these are
+    workers: int | None = None  # of the first worker group, in place of the manifest's number
+    most_workers: int | None = None
+    groups: list[WorkerGroupSpec] = []
+    flavors: list[str] | None = None  # in place of what the manifest allows
+    head_flavors: list[str] = ["cpu"]
+    total: Positive | None = None  # units of work; None for a service
+    unit: str = "items"
+    rate: Positive | None = None  # units per second of one worker Pod
+    rate_per_cpu: Positive | None = None  # or of one of its cores
+    ceiling: Positive | None = None  # units per second of the whole job, whatever its size
+    source: str = ""  # of the rate
+    measured: bool = False  # by a benchmark of this project; otherwise an assumption
+    after: list[str] = []  # jobs that must have ended
+    copies: int = Field(default=1, ge=1)
+    every_s: NonNegative = 0.0  # between copies
+    arrive_h: NonNegative = 0.0
+    elastic: bool = False  # goes on with the workers there are; otherwise a gang: all of them or none
+    idle_timeout_s: NonNegative = 60.0
+    grace_s: NonNegative = 60.0  # terminationGracePeriodSeconds
+    checkpoint_s: Positive = 600.0  # between checkpoints or committed shards: what is lost without notice
+    restart_s: NonNegative = 60.0  # reading the checkpoint after workers changed
+    load_per_s: NonNegative | None = None  # requests per second of a service
+    swing: float = Field(default=0.0, ge=0, le=1)  # of the load over a day
+    busy: float = Field(default=0.7, gt=0, le=1)  # target utilisation of a replica
+    min_available: int = Field(default=0, ge=0)  # of a service's workers, as in its PodDisruptionBudget
+    days: Positive = 1.0  # that a service is kept
+
+    @property
+    def is_service(self) -> bool:
+        return self.load_per_s is not None
+
+    @property
+    def is_gang(self) -> bool:
+        """Whether it works with all its workers or not at all."""
+        return not self.elastic and not self.is_service
+
+    @model_validator(mode="after")
+    def _fields_fit_each_other(self) -> Self:
+        shape = [name for name in ("workers", "most_workers", "flavors") if getattr(self, name) is not None]
+        min_workers = sum(group.min_replicas for group in self.groups)
+        problems = [
+            (self.total is None) == (self.load_per_s is None) and "give total (a job) or load_per_s (a service)",
+            (self.rate is None) == (self.rate_per_cpu is None) and "give rate (of a Pod) or rate_per_cpu",
+            shape and self.like is None and f"{', '.join(shape)}: needs the Pods of a manifest (`like`)",
+            not self.groups and "give its groups, or `like` and an overlay",
+            self.is_service and self.min_available > min_workers
+            and f"min_available {self.min_available} is more than its {min_workers} workers",
+        ]  # fmt: skip
+        if found := [problem for problem in problems if problem]:
+            raise ValueError(f"work {self.name}: {found[0]}")
+        return self
+
+
+class SpotStorm(ScenarioSection):
+    """Many spot nodes get their interruption notice at once."""
+
+    at_h: NonNegative
+    share: float = Field(gt=0, le=1)
+
+
+class Scenario(ScenarioSection):
+    """Everything that is simulated."""
+
+    about: str = ""
+    overlay: str | None = None
+    seed: int = 0
+    days: Positive = 60  # the longest simulated time
+    prices: str = ""  # where they come from, and when
+    pools: dict[str, NodePoolSpec]
+    queues: dict[str, ClusterQueueSpec] = {}
+    rates: ControlPlaneRates = ControlPlaneRates()
+    work: list[WorkloadSpec]
+    storms: list[SpotStorm] = []
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        names = [work.name for work in self.work]
+        for work in self.work:
+            if problem := self._unknown_name(work, names):
+                raise ValueError(f"work {work.name}: {problem}")
+        return self
+
+    def _unknown_name(self, work: WorkloadSpec, names: list[str]) -> str:
+        """What the work refers to and the scenario does not have, or ''."""
+        if names.count(work.name) > 1:
+            return "named twice"
+        if missing := [name for name in work.after if name not in names]:
+            return f"after {missing[0]}: no such work"
+        if work.like is not None and self.overlay is None:
+            return f"like {work.like}: the scenario names no overlay"
+        if work.queue not in self.queues:
+            return f"no queue {work.queue!r} (there are: {', '.join(self.queues) or 'none'})"
+        places = [("head", "cpu", work.head_flavors), *((g.name, g.image, g.flavors) for g in work.groups)]
+        for group, image, flavors in places:
+            if missing := [flavor for flavor in flavors if flavor not in self.pools]:
+                return f"group {group}: no pool {missing[0]!r}"
+            if image not in self.rates.images_gb:
+                return f"group {group}: no size of image {image!r} in rates.images_gb"
+        spot = [flavor for flavor in work.head_flavors if self.pools[flavor].spot]
+        return f"head_flavors: pool {spot[0]} is spot, and the loss of a head is not modelled" if spot else ""
+
+
+def presets() -> list[str]:
+    """Names of the scenarios that come with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load(name: str, overrides: list[str], manifests: Path) -> Scenario:
+    """A preset or a file, with overrides such as `pools.cpu.limit=10`; items of `work` are named, not numbered.
+
+    Raises:
+        ConfigError: There is no such scenario, or a field is wrong: named with its place.
+    """
+    path = PRESETS / f"{name}.yaml" if name in presets() else Path(name)
+    if not path.is_file():
+        raise ConfigError(f"no scenario {name!r}: name a file, or one of {', '.join(presets())}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path.name}: a scenario is a mapping with pools, queues and work")
+    for override in overrides:
+        _override(values, override)
+    try:
+        values = fill_from_overlay(values, manifests)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        parse(values, path.name)  # a wrong field is named; otherwise the error is ours
+        raise
+    return parse(values, path.name)
+
+
+def parse(values: dict[str, Any], where: str = "scenario") -> Scenario:
+    """A scenario from plain values.
+
+    Raises:
+        ConfigError: The first wrong field.
+    """
+    try:
+        return Scenario.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] in ("missing", "value_error") else f" (is {first['input']!r})"
+        raise ConfigError(f"{where}: {place + ': ' if place else ''}{message[0].lower()}{message[1:]}{given}") from None
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    path, sign, text = override.partition("=")
+    if not sign:
+        raise ConfigError(f"{override!r}: an override is path=value, such as pools.gpu-spot.price_usd_h=7.5")
+    *steps, last = path.split(".")
+    place: Any = values
+    for step in steps:
+        if isinstance(place, list):
+            place = next((item for item in place if isinstance(item, dict) and item.get("name") == step), None)
+        elif isinstance(place, dict):
+            place = place.setdefault(step, {})
+        if not isinstance(place, dict | list):
+            raise ConfigError(f"{override!r}: there is no {step}")
+    if not isinstance(place, dict):
+        names = (str(item.get("name")) for item in place if isinstance(item, dict))
+        raise ConfigError(f"{override!r}: name one of {', '.join(names)}")
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override!r} is not YAML: {' '.join(str(error).split())}") from None

@@ -1,0 +1,81 @@
+"""A scenario from its first job to its last: builds the parts, runs them and samples them."""
+
+from __future__ import annotations
+
+import simpy
+
+from emoji_ldm.kubernetes.simulation.accounting import CostLedger
+from emoji_ldm.kubernetes.simulation.admission import GangAdmission
+from emoji_ldm.kubernetes.simulation.autoscaling import autoscale
+from emoji_ldm.kubernetes.simulation.control_plane import ControlPlane, KubeRayOperator
+from emoji_ldm.kubernetes.simulation.interruptions import spot_lifetime, spot_storm
+from emoji_ldm.kubernetes.simulation.invariants import InvariantChecker
+from emoji_ldm.kubernetes.simulation.job_model import RayClusterRun, RunPhase
+from emoji_ldm.kubernetes.simulation.nodes import NodeFleet, PodGroup
+from emoji_ldm.kubernetes.simulation.quota import SimPyProcess, cohorts_of
+from emoji_ldm.kubernetes.simulation.scenario import Scenario, WorkloadSpec
+
+HEAD_SIZE = (2000, 8192, 0)
+
+
+class ClusterSimulation:
+    """One simulation of a scenario."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.env = env = simpy.Environment()
+        rates = scenario.rates
+        self.fleet = NodeFleet(env, scenario.pools, rates, scenario.seed)
+        self.admission = GangAdmission(env, cohorts_of(scenario.queues), rates.admit_s)
+        self.plane = ControlPlane(env, rates, self.fleet, self.admission, KubeRayOperator(env, rates))
+        self.runs = {work.name: self._runs_of(work) for work in scenario.work}
+        self.every_run = [run for runs in self.runs.values() for run in runs]
+        self.ledger = CostLedger(self.fleet)
+        self.plane.on_pod_ended.append(self.ledger.charge)
+        self.fleet.on_ready.append(lambda node: env.process(spot_lifetime(self.fleet, node)))
+        self.invariants = InvariantChecker(self.plane, self.every_run)
+        for run in self.every_run:
+            run.on_running = lambda run: env.process(autoscale(run))
+        self.storms: list[dict[str, float]] = []
+
+    def run(self) -> ClusterSimulation:
+        """Until all runs have ended, or the scenario's days are over."""
+        self.start()
+        end = self.env.timeout(self.scenario.days * 86400)
+        self.env.run(self.env.all_of([run.ended for run in self.every_run]) | end)
+        self._sample()
+        for run in self.every_run:
+            run.progress.settle()
+        self.invariants.check_at_end()
+        self.ledger.close()
+        return self
+
+    def start(self) -> None:
+        """Plan everything that the scenario says will happen."""
+        for work in self.scenario.work:
+            after = [run.ended for name in work.after for run in self.runs[name]]
+            for number, run in enumerate(self.runs[work.name]):
+                self.env.process(run.live(after, work.arrive_h * 3600, number * work.every_s))
+        for number, storm in enumerate(self.scenario.storms):
+            self.env.process(spot_storm(self.fleet, number, storm.at_h * 3600, storm.share, self.storms))
+        self.env.process(self._sample_regularly())
+
+    def _runs_of(self, work: WorkloadSpec) -> list[RayClusterRun]:
+        """As many runs as the work has copies."""
+        groups = [PodGroup("head", HEAD_SIZE, "cpu", tuple(work.head_flavors), 1, 1, 0.0)]
+        for spec in work.groups:
+            size = (round(spec.cpu * 1000), round(spec.memory_gib * 1024), spec.gpus)
+            maximum = spec.min_replicas if spec.max_replicas is None else spec.max_replicas
+            rate = work.rate if work.rate is not None else (work.rate_per_cpu or 0.0) * spec.cpu
+            groups.append(PodGroup(spec.name, size, spec.image, tuple(spec.flavors), spec.min_replicas, maximum, rate))
+        names = [work.name] if work.copies == 1 else [f"{work.name}-{number + 1}" for number in range(work.copies)]
+        return [RayClusterRun(self.plane, name, work, groups) for name in names]
+
+    def _sample_regularly(self) -> SimPyProcess:
+        while True:
+            self._sample()
+            yield self.env.timeout(self.ledger.interval_s)
+
+    def _sample(self) -> None:
+        self.ledger.sample(sum(run.phase is RunPhase.PENDING for run in self.every_run))
+        self.invariants.check(self.ledger.interval_s)

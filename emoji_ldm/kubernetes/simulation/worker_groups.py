@@ -1,0 +1,145 @@
+"""What a scenario takes from a rendered overlay: queues with quotas, worker groups, grace periods and node limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from emoji_ldm.cluster.check.pods import at, ray_cluster
+from emoji_ldm.cluster.check.quantity import duration_s, quantity
+from emoji_ldm.cluster.check.rendering import render
+from emoji_ldm.errors import ConfigError
+
+GPU = "nvidia.com/gpu"
+NEVER_S = 1e10  # longer than any simulation
+POOL_LABEL = "emoji-ldm/pool"
+QUOTAS = {"nominal": "nominalQuota", "borrowing": "borrowingLimit", "lending": "lendingLimit"}
+Manifest = dict[str, Any]  # one Kubernetes object
+
+
+def fill_from_overlay(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A scenario's values with what its overlay in `folder` says; what the scenario says itself wins.
+
+    Raises:
+        ConfigError: The overlay cannot be rendered, or has no RayJob or RayService of a name.
+    """
+    overlay = values.get("overlay")
+    if not overlay:
+        return values
+    manifests = render(folder, str(overlay))
+    queues = {thing["metadata"]["name"]: cluster_queue(thing) for thing in _of_kind(manifests, "ClusterQueue")}
+    for name, spec in (values.get("queues") or {}).items():
+        queues[name] = {**queues.get(name, {}), **spec}
+    values["queues"] = queues
+    for thing in _of_kind(manifests, "NodePool"):
+        pool = values["pools"].get(thing["metadata"]["name"])
+        if pool is not None:
+            pool |= {**node_pool(thing, pool), **pool}
+    for work in values.get("work") or []:
+        if work.get("like"):
+            fill_work(work, manifests, list(values["pools"]))
+    return values
+
+
+def _of_kind(manifests: list[Manifest], *kinds: str) -> Iterator[Manifest]:
+    return (thing for thing in manifests if thing.get("kind") in kinds)
+
+
+def amount(resource: str, text: object) -> float:
+    """A Kubernetes quantity in a scenario's units: cores, GiB, whole GPUs."""
+    number = quantity(text)
+    if number is None:
+        raise ConfigError(f"{text!r} is not a Kubernetes quantity, such as 500m, 4 or 8Gi")
+    return float(number) / (2**30 if resource == "memory" else 1)
+
+
+def duration(text: object) -> float:
+    """Seconds of a Go duration such as 1h30m, or of Karpenter's Never."""
+    seconds = NEVER_S if text == "Never" else duration_s(text)
+    if seconds is None:
+        raise ConfigError(f"{text!r} is not a duration, such as 30s or 1h30m")
+    return seconds
+
+
+def cluster_queue(thing: Manifest) -> dict[str, Any]:
+    """The fields of a `ClusterQueueSpec` from a ClusterQueue."""
+    spec = thing["spec"]
+    queue: dict[str, Any] = {
+        "cohort": spec.get("cohortName") or spec.get("cohort") or "",
+        "strict": spec.get("queueingStrategy") == "StrictFIFO",
+        **{field: {} for field in QUOTAS},
+    }
+    for flavor in (flavor for group in spec.get("resourceGroups") or [] for flavor in group["flavors"]):
+        for quota in flavor["resources"]:
+            for field, key in QUOTAS.items():
+                if key in quota:
+                    queue[field].setdefault(flavor["name"], {})[quota["name"]] = amount(quota["name"], quota[key])
+    return queue
+
+
+def node_pool(thing: Manifest, pool: dict[str, Any]) -> dict[str, Any]:
+    """`limit` in nodes of the scenario's machine, and `idle_s`, from a Karpenter NodePool."""
+    sizes = {"cpu": pool.get("cpu"), "memory": pool.get("memory_gib"), GPU: pool.get("gpus")}
+    limits = {name: amount(name, value) for name, value in (thing["spec"].get("limits") or {}).items()}
+    nodes = [int(most / float(size)) for name, most in limits.items() if (size := sizes.get(name))]
+    after = at(thing, ("spec", "disruption", "consolidateAfter"))
+    return ({"limit": min(nodes)} if nodes else {}) | ({"idle_s": duration(after)} if after else {})
+
+
+def fill_work(work: dict[str, Any], manifests: list[Manifest], pools: list[str]) -> None:
+    """Queue, priority, worker groups and grace period of the RayJob or RayService `work["like"]`."""
+    name = work["like"]
+    named = {thing["metadata"]["name"]: thing for thing in _of_kind(manifests, "RayJob", "RayService")}
+    cluster = ray_cluster(named[name]) if name in named else None
+    if cluster is None:
+        known = ", ".join(sorted(named))
+        raise ConfigError(f"work {work['name']}: like {name!r}: the overlay has no such RayJob ({known})")
+    labels = named[name]["metadata"].get("labels") or {}
+    # A service stands in no queue: the quota of the queue with its name is kept free for it.
+    own_queue = name if named[name]["kind"] == "RayService" else "default"
+    work.setdefault("queue", labels.get("kueue.x-k8s.io/queue-name", own_queue))
+    head = at(cluster, ("headGroupSpec", "template", "spec")) or {}
+    assert isinstance(head, dict)
+    classes = {thing["metadata"]["name"]: thing["value"] for thing in _of_kind(manifests, "WorkloadPriorityClass")}
+    priority = labels.get("kueue.x-k8s.io/priority-class", head.get("priorityClassName"))
+    if priority in classes:
+        work.setdefault("priority", classes[priority])
+    specs = cluster.get("workerGroupSpecs") or []
+    grace_s = at(specs[0], ("template", "spec", "terminationGracePeriodSeconds")) if specs else None
+    if grace_s is not None:
+        work.setdefault("grace_s", grace_s)
+    _fill_groups(work, specs, pools)
+
+
+def _fill_groups(work: dict[str, Any], specs: list[Manifest], pools: list[str]) -> None:
+    """The manifest's worker groups, the first of them resized as the scenario asks."""
+    if "groups" in work and any(key in work for key in ("workers", "most_workers", "flavors")):
+        raise ConfigError(f"work {work['name']}: give its groups, or workers and flavors of those of {work['like']!r}")
+    groups = [worker_group(spec, work.get("flavors"), pools) for spec in specs]
+    if groups and "most_workers" in work:
+        groups[0]["max_replicas"] = work["most_workers"]
+    if groups and "workers" in work:
+        groups[0] |= {"min_replicas": work["workers"], "max_replicas": work.get("most_workers", work["workers"])}
+        groups = groups[:1]
+    work.setdefault("groups", groups)
+
+
+def worker_group(spec: Manifest, flavors: list[str] | None, pools: list[str]) -> dict[str, Any]:
+    """The fields of a `WorkerGroupSpec` from an item of workerGroupSpecs."""
+    pod = spec["template"]["spec"]
+    container = pod["containers"][0]
+    resources = container.get("resources") or {}
+    requests = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}  # as the API server fills in
+    pool = (pod.get("nodeSelector") or {}).get(POOL_LABEL)
+    gpus, hosts = int(amount(GPU, requests.get(GPU, "0"))), int(spec.get("numOfHosts") or 1)
+    return {
+        "name": spec["groupName"],
+        "flavors": flavors or ([pool] if pool else pools),
+        "cpu": amount("cpu", requests.get("cpu", "1")),
+        "memory_gib": amount("memory", requests.get("memory", "1Gi")),
+        "gpus": gpus,
+        "image": "gpu" if gpus else "browser" if "browser" in f"{pool}{container.get('image')}" else "cpu",
+        "min_replicas": int(spec.get("minReplicas", spec.get("replicas", 0)) or 0) * hosts,
+        "max_replicas": int(spec.get("maxReplicas", spec.get("replicas", 0)) or 0) * hosts,
+    }
