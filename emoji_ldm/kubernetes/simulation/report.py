@@ -89,7 +89,9 @@ def _summarize_open(run: RayClusterRun) -> Values:
 
 def print_report(result: Values, console: Console) -> None:
     """What the work takes and costs, what still waits, and whether the invariants hold."""
-    table = Table(title=result["about"], title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title=result["about"], title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for name in ("work", "done", "waited", "took", "GPU-h", "cost", "$/million"):
         table.add_column(name, justify="left" if name == "work" else "right", no_wrap=True)
     for row in result["work"]:

@@ -12,7 +12,7 @@ def test_one_job_on_one_pool_takes_exactly_what_its_parts_take():
     waits = 2 * rates.cluster_s + 2 * rates.pod_s  # the first worker, after the head, finds no node
     bound = waits + rates.provision_batch_s + 90  # one node has room for all eight, which are there by then
     ready = bound + rates.images_gb["gpu"] / rates.pull_gb_s + rates.start_s + rates.join_s
-    begun = ready + rates.start_s  # of the submitter
+    begun = ready + rates.pod_s + rates.start_s  # of the submitter
     assert run.begun_at == pytest.approx(begun, abs=1e-6)
     assert run.ended_at == pytest.approx(begun + 40_000 / (8 * 5.0), abs=1e-6)
 
