@@ -64,6 +64,7 @@ class CostLedger:
         if pod.node is None:
             return
         pool, size = pod.node.pool, pod.group.size
+        # GPUs decide what a GPU machine costs; its cores are not sold twice.
         share = size[2] / pool.size[2] if pool.size[2] else size[0] / pool.size[0]
         seconds = self.fleet.env.now - pod.bound_at
         self.charged_usd[pod.owner.name] += seconds / 3600 * pool.spec.price_usd_h * share

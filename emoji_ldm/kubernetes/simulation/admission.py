@@ -84,6 +84,7 @@ class GangAdmission:
 
     def _give_back(self, workload: QueuedWorkload, usage: Usage) -> None:
         self.cohort_of[workload.queue].add(self._queue(workload.queue), usage, -1)
+        # Anything may fit now. The order is by priority and age again, so nobody gains by having been refused.
         for entry in self._refused:
             heapq.heappush(self._untried, entry)
         self._refused.clear()
@@ -107,6 +108,7 @@ class GangAdmission:
     def _try(self, entry: Entry) -> bool:
         """Admit a workload, or set it aside with a reason."""
         workload, admission = entry[3:]
+        # The reason names the workload in front, as an operator would ask for it.
         if first := self._blocked.get(workload.queue):
             workload.reason = f"waits behind {first} in the strict queue {workload.queue}"
         else:
@@ -142,6 +144,7 @@ class GangAdmission:
             if pod_set.flavors and flavor not in pod_set.flavors:
                 continue
             usage = pod_set.usage(flavor)
+            # `before` holds what earlier pod sets of the same workload take of this flavor.
             lacking = [self._lack(queue, key, amount + before.get(key, 0)) for key, amount in usage.items()]
             if not any(lacking):
                 return usage, flavor, ""

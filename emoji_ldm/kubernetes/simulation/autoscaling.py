@@ -20,6 +20,7 @@ def autoscale(run: RayClusterRun) -> SimPyProcess:
         have, target = sum(run.wanted[group.name] for group in run.workers), target_replicas(run)
         if not run.spec.is_service and have >= target:
             return
+        # Replicas go only after they have been too many for the whole idle timeout.
         surplus_since = (surplus_since if surplus_since is not None else env.now) if target < have else None
         if target > have:
             _grow(run, target - have)
@@ -57,6 +58,7 @@ def _shrink(run: RayClusterRun, surplus: int) -> None:
     """End the newest replicas of the last groups; those that are still being made stay."""
     for group in reversed(run.workers):
         pods = sorted(run.pods[group.name].values(), key=lambda pod: (pod.phase is PodPhase.READY, -pod.number))
+        # Never below the minimum, and never more than there are.
         spare = min(run.wanted[group.name], len(pods)) - group.min_replicas
         for pod in pods[: max(min(surplus, spare), 0)]:
             pod.is_surplus = True

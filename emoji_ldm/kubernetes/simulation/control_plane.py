@@ -28,6 +28,8 @@ class KubeRayOperator:
             yield slot
             yield self.env.timeout(fixed_s)
             for call in calls:
+                # Each reconciler waits for its own call, and all of them share the API rate: a call may not begin
+                # before the slot that the last one left.
                 when = max(self.env.now + self.rates.pod_s, self._next_call)
                 self._next_call = when + 1 / self.rates.api_pods_per_s
                 yield self.env.timeout(when - self.env.now)

@@ -23,6 +23,7 @@ def interrupt(fleet: NodeFleet, node: SimulatedNode) -> SimPyProcess:
     if not node.ready:
         return
     node.ready = False
+    # Owners may end Pods while they are told.
     for pod in list(node.pods.values()):
         pod.owner.interrupted(pod)
     yield fleet.env.timeout(NOTICE_S)

@@ -63,6 +63,7 @@ class InvariantChecker:
     def check_quotas(self) -> None:
         """What admitted workloads hold, summed up anew, against the limits of queues and cohorts."""
         for cohort in self.plane.admission.cohorts:
+            # The sums are made from the workloads, not from `queue.used`, which is what admission goes by.
             total: Counter[tuple[str, str]] = Counter()
             for name, queue in cohort.queues.items():
                 used: Counter[tuple[str, str]] = Counter()
@@ -115,6 +116,7 @@ class InvariantChecker:
             return
         now, rates = self.plane.env.now, self.plane.rates
         since = self._partial_since.setdefault(run.name, now)
+        # Kueue evicts at the timeout, the Pods use their grace period, and samples are `interval_s` apart.
         if now - since > max(rates.pods_ready_s, rates.recovery_s) + run.spec.grace_s + interval_s + MARGIN_S:
             self._violated("partial gangs", f"{run.name} is half placed since {since:.0f} s")
 

@@ -46,6 +46,8 @@ class RayClusterRun:
         self.workload = QueuedWorkload(name, spec.queue, spec.priority, pod_sets)
         self.progress = WorkProgress(plane.env, spec)
         self.phase, self.reason = RunPhase.SCHEDULED, "is submitted later"
+        # Orders for Pods may wait at KubeRay for minutes. Each carries the epoch in which it was given, and is ignored
+        # once an eviction or the end of the run has begun another one.
         self.epoch = 0  # orders of an earlier one are void
         self.submitted_at = self.begun_at = self.ended_at = self.waiting_since = -1.0
         self.num_evicted = self.num_restarts = self.num_interrupted = self.num_backoffs = 0
@@ -134,11 +136,15 @@ class RayClusterRun:
         while not self.progress.is_over:
             self._set_speed()
             if self.spec.is_gang and not self.is_complete:
+                # A gang stands still until the lost worker is replaced, for which Kueue gives it the recovery timeout.
+                # Then all workers read the checkpoint.
                 self.num_restarts += 1
                 if why := (yield from self._wait_until_complete(self.plane.rates.recovery_s)):
                     return why
                 yield from self._read_checkpoint()
                 continue
+            # The speed holds until a worker comes or goes. Then the rest of the work is planned anew at the new speed;
+            # the old timeout still fires, but nobody waits for it any more.
             yield self.changed | self.env.timeout(self.progress.remaining_s)
             self.progress.settle()
         return ""
@@ -165,6 +171,7 @@ class RayClusterRun:
     def _leave(self, why: str) -> SimPyProcess:
         """Give nodes and quota back after the grace period."""
         self.progress.settle()
+        # From here on no Pod that ends is replaced, and no order for Pods is carried out.
         self.phase, self.reason, self.workload.reason = RunPhase.EVICTED, why, why
         self.num_evicted += 1
         self.epoch += 1
@@ -225,6 +232,7 @@ class RayClusterRun:
     def notify(self) -> None:
         """Wake the run: the number of its ready Pods, or its load, has changed."""
         self.progress.settle()
+        # An event happens once, so everyone who waits from now on waits for a new one.
         self.changed.succeed()
         self.changed = self.env.event()
 
@@ -237,6 +245,7 @@ class RayClusterRun:
             if left < self.spec.min_available:
                 return  # the PodDisruptionBudget forbids the eviction; the loss of the node will not ask
         pod.end_reason = "drained before its spot node went"
+        # A gang saves on notice. What it does in the grace period after that is lost when the Pod ends.
         self.progress.mark_saved(self.env.now)
         self.env.process(self._drain(pod))
 
@@ -250,6 +259,7 @@ class RayClusterRun:
             return
         self.progress.settle()
         starting = pod.phase is not PodPhase.READY and pod.process is not None and pod.process.is_alive
+        # The loss is counted before the Pod leaves, while the speed still includes it.
         if self.phase is RunPhase.RUNNING and not pod.is_surplus:
             self._lose_work(pod)
         pod.phase, pod.end_reason = PodPhase.ENDED, why

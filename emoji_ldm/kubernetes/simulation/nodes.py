@@ -104,6 +104,8 @@ class NodePool:
         self.name, self.spec = name, spec
         self.size: PodSize = (round(spec.cpu * 1000), round(spec.memory_gib * 1024), spec.gpus)
         self.nodes: dict[int, SimulatedNode] = {}
+        # One heap for each size: if the first of a heap does not fit on a node, none behind it does. Pods that end
+        # while they wait stay in their heap until they come to its top.
         self.waiting: dict[PodSize, list[tuple[int, int, SimulatedPod]]] = {}  # heaps by priority, then age
         self.is_provisioning = False
 
@@ -222,9 +224,11 @@ class NodeFleet:
         """Order nodes for the Pods that wait and do not fit on those that start already, up to the pool's limit."""
         yield self.env.timeout(self.rates.provision_batch_s)
         pool.is_provisioning = False
+        # Nodes that are on their way were ordered for Pods that still wait, so they are counted against the demand.
         starting = sum(node.booting for node in pool.nodes.values())
         for _ in range(min(_num_nodes(pool) - starting, pool.spec.limit - len(pool.nodes))):
             node = self._order(pool)
+            # The draw depends on the node alone, so that another order of events does not change it.
             jitter = self.rates.startup_jitter * (2 * random.Random(f"{self.seed}:start:{node.number}").random() - 1)
             self.env.process(self._boot(node, pool.spec.startup_s * (1 + jitter)))
 
@@ -244,6 +248,7 @@ class NodeFleet:
     def _watch_idle(self, node: SimulatedNode) -> None:
         if not node.pods and not node.pool.spec.static:
             node.idle_since = self.env.now
+            # The check comes after the idle time. A Pod that came meanwhile is still there, or has moved `idle_since`.
             self.env.process(self._consolidate(node, self.env.now))
 
     def _consolidate(self, node: SimulatedNode, since: float) -> SimPyProcess:

@@ -83,6 +83,7 @@ class Cohort:
             kept, before = queue.quotas[key].kept, queue.used.get(key, 0)
             after = before + sign * amount
             queue.used[key] = after
+            # Only what exceeds the queue's own part is drawn from the cohort.
             self.drawn[key] += max(after - kept, 0) - max(before - kept, 0)
 
 

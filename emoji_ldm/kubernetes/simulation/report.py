@@ -83,6 +83,7 @@ def _summarize_open(run: RayClusterRun) -> Values:
     reason = run.workload.reason if run.phase is RunPhase.PENDING else run.reason
     if run.phase is RunPhase.SCHEDULED and run.spec.after:
         reason = f"waits for {', '.join(run.spec.after)}"
+    # A service has no total, hence no share.
     share = run.progress.done / run.spec.total if run.spec.total else None
     return {"name": run.name, "stage": str(run.phase), "reason": reason or "goes on", "share_done": share}
 

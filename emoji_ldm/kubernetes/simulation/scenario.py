@@ -233,6 +233,7 @@ def load(name: str, overrides: list[str], manifests: Path) -> Scenario:
     for override in overrides:
         _override(values, override)
     try:
+        # The overlay is read before validation, as it supplies required fields.
         values = fill_from_overlay(values, manifests)
     except (KeyError, TypeError, ValueError, AttributeError):
         parse(values, path.name)  # a wrong field is named; otherwise the error is ours

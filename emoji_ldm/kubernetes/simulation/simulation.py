@@ -42,11 +42,13 @@ class ClusterSimulation:
         """Until all runs have ended, or the scenario's days are over."""
         self.start()
         end = self.env.timeout(self.scenario.days * 86400)
+        # Timeouts of idle nodes and the sampling go on for ever, so the end has to be an event of its own.
         self.env.run(self.env.all_of([run.ended for run in self.every_run]) | end)
         self._sample()
         for run in self.every_run:
             run.progress.settle()
         self.invariants.check_at_end()
+        # Last, for it charges the Pods that still run.
         self.ledger.close()
         return self
 

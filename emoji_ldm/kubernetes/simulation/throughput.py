@@ -42,6 +42,7 @@ class WorkProgress:
 
     def settle(self) -> None:
         """Add what was done since the last call. A service is asked from its first answer on, also while it is down."""
+        # Before `begin`, and after the end of a service, no time counts.
         seconds = max(min(self.env.now, self._until) - self._since, 0.0)
         if self.spec.total is not None:
             self.done += self.speed * seconds
@@ -64,6 +65,7 @@ class WorkProgress:
 
     def lose_since_save(self) -> None:
         """Go back to the last checkpoint, and stand still."""
+        # Checkpoints are written at regular intervals after the last save.
         age_s = (self.env.now - self._saved_at) % self.spec.checkpoint_s if self.env.now > self._saved_at else 0.0
         self.lose(self.speed * age_s)
         self.speed = 0.0

@@ -30,6 +30,7 @@ def fill_from_overlay(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     manifests = render(folder, str(overlay))
     queues = {thing["metadata"]["name"]: cluster_queue(thing) for thing in _of_kind(manifests, "ClusterQueue")}
     for name, spec in (values.get("queues") or {}).items():
+        # A field of the scenario replaces the overlay's as a whole: quotas are not merged by flavor.
         queues[name] = {**queues.get(name, {}), **spec}
     values["queues"] = queues
     for thing in _of_kind(manifests, "NodePool"):
