@@ -37,7 +37,7 @@ def run(config: Config, build: Build = captioner.build) -> dict[str, object]:
         DatasetError: There are no images.
         ModelError: The engine's model or package is missing; found before any image is read.
         ConfigError: The engine cannot use so many GPUs, or `caption.overrides` is no good CSV.
-        JobError: More than `caption.max_failed` of this run's captions failed; all is committed then.
+        JobError: More than `caption.max_failed_fraction` of this run's captions failed; all is committed then.
     """
     captioner.check(config.caption)
     store, key = Store(config.store, config.branch), captioner.engine_key(config.caption)
@@ -115,12 +115,12 @@ def _caption(config: Config, store: Store, pending: list[sink.Shard], lineage: L
     if not pending:
         return {}
     settings = config.caption
-    cluster.connect(config.cluster)
-    cluster.require(config.cluster, "caption", settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
+    cluster.connect(config.ray)
+    cluster.require(config.ray, "caption", settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.gpus_per_worker)
     read = shards.planned_reader(open_tables(config, IMAGES)[IMAGES.name].store, PICTURES)
     job = sink.Job(
         "caption", store, CAPTIONS, read, CaptionWorker, (settings, build),
-        settings.num_workers, NUM_CPUS, settings.num_gpus,
+        settings.num_workers, NUM_CPUS, settings.gpus_per_worker,
     )  # fmt: skip
     return sink.run(job, pending, lineage, unit="captions")
 
@@ -128,12 +128,12 @@ def _caption(config: Config, store: Store, pending: list[sink.Shard], lineage: L
 def _check_failed(config: CaptionConfig, counts: dict[str, int], num_images: int, captions: Table) -> None:
     failed = counts.get("failed", 0)  # of this run; of all wanted in a retry, as among failed ones many fail again
     total = num_images * config.num_captions if config.retry else failed + counts.get("ok", 0)
-    if not failed or failed / total <= config.max_failed:
+    if not failed or failed / total <= config.max_failed_fraction:
         return
     chosen = (pc.field("engine_key") == captioner.engine_key(config)) & (pc.field("status") == "failed")
     reasons = captions.read(["reason"], filter=chosen)["reason"].to_pylist()
     raise JobError(
-        f"{failed} of {total} captions failed, more than caption.max_failed={config.max_failed:g}; "
+        f"{failed} of {total} captions failed, more than caption.max_failed_fraction={config.max_failed_fraction:g}; "
         f"the most frequent reason: {max(reasons, key=reasons.count)}; see: emoji-ldm dataset show captions; "
         "try them again with caption.retry=failed"
     )

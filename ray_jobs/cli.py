@@ -38,15 +38,15 @@ STAGES = {
     "caption": (
         "describe every image that has no caption yet",
         "emoji-ldm caption\n"
-        "  emoji-ldm caption caption.engine=qwen2.5-vl caption.model=Qwen/Qwen2.5-VL-7B-Instruct caption.num_gpus=1",
+        "  emoji-ldm caption caption.engine=qwen2.5-vl caption.model=Qwen/Qwen2.5-VL-7B-Instruct caption.gpus_per_worker=1",
     ),
     "latents": (
         "encode images and captions once into the tensors that training reads",
-        "emoji-ldm latents\n  emoji-ldm latents latents.codec=stabilityai/sd-vae-ft-mse latents.num_gpus=1",
+        "emoji-ldm latents\n  emoji-ldm latents latents.vae=stabilityai/sd-vae-ft-mse latents.gpus_per_worker=1",
     ),
     "train": (
         "train the diffusion model (or, with `autoencoder`, the RGBA autoencoder); resumes by itself",
-        "emoji-ldm train autoencoder\n  emoji-ldm train train.zero_stage=2 train.num_workers=8 train.num_gpus=1\n"
+        "emoji-ldm train autoencoder\n  emoji-ldm train train.zero_stage=2 train.num_workers=8 train.gpus_per_worker=1\n"
         "  emoji-ldm train --config dreambooth 'train.concepts=[{instance_prompt: a zwx dog, instance_folder: photos, "
         "class_prompt: a dog}]'\n"
         "  emoji-ldm train --export ./my-pipeline\n"
@@ -246,7 +246,7 @@ def _add_flags(stage: str, command: argparse.ArgumentParser) -> None:
         add_export(command)
     if stage in READS_TABLES:
         command.add_argument("--at", dest="flags", action="append", metavar="TAG|TIME|TABLE@VERSION",
-                             type=lambda at: f"at={at}", help="read the tables as they were then")  # fmt: skip
+                             type=lambda at: f"as_of={at}", help="read the tables as they were then")  # fmt: skip
 
 
 def _add_submit(commands: Any) -> None:

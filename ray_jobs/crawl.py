@@ -35,7 +35,7 @@ def run(config: Config) -> dict[str, object]:
     Raises:
         ConfigError: No site, tags, files or profile.
         CrawlError: The site does not answer, there is no browser, or no page shows a tile.
-        JobError: More than `crawl.max_failed` of this run's image URLs failed; all is committed by then.
+        JobError: More than `crawl.max_failed_fraction` of this run's image URLs failed; all is committed by then.
     """
     sources.check(config.crawl)
     store = Store(config.store, config.branch)
@@ -82,10 +82,10 @@ def _fetch_images(config: Config, ledger: Ledger) -> dict[str, int]:
 
 def _check_rate(config: CrawlConfig, counts: Mapping[str, int]) -> None:
     failed, total = sum(counts.get(outcome, 0) for outcome in FAILURES), sum(counts.values())
-    if failed > config.max_failed * total:
+    if failed > config.max_failed_fraction * total:
         shown = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
         raise JobError(
-            f"{failed} of {total} image URLs failed, more than crawl.max_failed={config.max_failed:g} ({shown}); "
+            f"{failed} of {total} image URLs failed, more than crawl.max_failed_fraction={config.max_failed_fraction:g} ({shown}); "
             "all is committed, table outcomes has the reasons; to ask again: emoji-ldm crawl --retry failed"
         )
 
@@ -99,8 +99,8 @@ def _stream(config: Config, job: sink.Job, shards: list[sink.Shard], unit: str) 
     """Finished shards with a progress bar; no shard, no Ray."""
     if not shards:
         return
-    cluster.connect(config.cluster)
-    cluster.require(config.cluster, "crawl", min(job.num_workers, len(shards)), num_cpus=NUM_CPUS, num_gpus=0)
+    cluster.connect(config.ray)
+    cluster.require(config.ray, "crawl", min(job.num_workers, len(shards)), num_cpus=NUM_CPUS, num_gpus=0)
     # A shard that keeps a long Crawl-delay may rightly take longer than Ray's half hour.
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = -1
     job = replace(job, worker_args=(*job.worker_args, start(config.crawl)))

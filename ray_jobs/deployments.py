@@ -71,7 +71,7 @@ def _pool(config: Config, model: Served) -> serve.Application:
         # Waiting is done in the replica's fair queue: Serve must never hold back what the queue would take or refuse.
         max_ongoing_requests=2 * settings.max_queued + 8 * settings.batch_size,  # both classes, and what is in work
         max_queued_requests=settings.max_queued,  # per caller, while no replica is there to take them
-        ray_actor_options={"num_cpus": NUM_CPUS, "num_gpus": settings.num_gpus},
+        ray_actor_options={"num_cpus": NUM_CPUS, "num_gpus": settings.gpus_per_worker},
         autoscaling_config=_autoscaling(settings),
         max_surge_percent=100,  # a new version is up before the old one stops
         graceful_shutdown_timeout_s=settings.timeout_s + GRACE_S, graceful_shutdown_wait_loop_s=0.5,

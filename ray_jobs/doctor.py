@@ -90,8 +90,8 @@ def _weights(config: Config) -> Iterator[Finding]:
 
 
 def _cluster(config: Config) -> Iterator[Finding]:
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    text = address or f"a local Ray with {config.cluster.num_cpus} logical CPUs is started for each command"
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    text = address or f"a local Ray with {config.ray.num_cpus} logical CPUs is started for each command"
     yield Finding("ray cluster", True, text)
 
 

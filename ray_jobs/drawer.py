@@ -36,7 +36,7 @@ class Drawer:
         self.config, self.served, self.weights = config, served, Weights(config, served)
         model = self.weights.load()
         self.batcher = Batcher(
-            model, batch_size=settings.batch_size, strict=settings.strict, max_queued=settings.max_queued,
+            model, batch_size=settings.batch_size, strict=settings.deterministic, max_queued=settings.max_queued,
             loras=self.weights.adapters(model), finish=self.weights.finish,
         )  # fmt: skip
         self.meters, self.busy = Meters(), Busy()

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, config: Config, section: str) -> int:
     if arguments.push:
         rows["hub"] = _push(folder, arguments.push, token)
     summary("export", rows, f"emoji-ldm generate 'a happy blob' generate.checkpoint={folder}"
-            if section == "train" else f"emoji-ldm latents latents.codec={folder}")  # fmt: skip
+            if section == "train" else f"emoji-ldm latents latents.vae={folder}")  # fmt: skip
     return 0
 
 

@@ -39,7 +39,7 @@ def run(config: Config) -> dict[str, object]:
     draws = wanted_draws(settings)
     source, uri = resolve_checkpoint(config, store, CACHE, settings.checkpoint)
     key, table = _key(config, store, source), Table(store, GENERATED)
-    wanted = {generated_id(key, draw, settings.batch_size, strict=settings.strict): draw for draw in draws}
+    wanted = {generated_id(key, draw, settings.batch_size, strict=settings.deterministic): draw for draw in draws}
     done = table.keys()
     pending = [name for name in wanted if name not in done]
     seconds = 0.0
@@ -80,14 +80,14 @@ class Drawer:
 
         settings, store = config.generate, Store(config.store)
         source, _ = resolve_checkpoint(config, store, CACHE, work.uri)
-        model = load_model(source, sampling_device(settings.num_gpus, strict=settings.strict))
+        model = load_model(source, sampling_device(settings.gpus_per_worker, strict=settings.deterministic))
         if settings.lora:
             model = with_lora(model, _adapters(settings.lora, store))
         if model.key != work.key:
             raise ModelError(f"model {work.uri} is another one on this node, or changed meanwhile; "
                              "run: emoji-ldm generate")  # fmt: skip
-        self.work, self.sampler = work, Sampler(model, settings.batch_size, strict=settings.strict, many=True)
-        self.mode = mode_of(settings.batch_size, strict=settings.strict)
+        self.work, self.sampler = work, Sampler(model, settings.batch_size, strict=settings.deterministic, many=True)
+        self.mode = mode_of(settings.batch_size, strict=settings.deterministic)
 
     def __call__(self, rows: pa.Table) -> sink.Output:
         """Draw the pictures of a shard."""
@@ -107,11 +107,11 @@ def _draw(config: Config, shards: Sequence[sink.Shard], work: Work) -> float:
     """Draw and commit shards; returns the seconds it took, loading the model included."""
     settings = config.generate
     num_workers = min(settings.num_workers, len(shards))
-    cluster.connect(config.cluster)
-    cluster.require(config.cluster, "generate", num_workers, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
+    cluster.connect(config.ray)
+    cluster.require(config.ray, "generate", num_workers, num_cpus=NUM_CPUS, num_gpus=settings.gpus_per_worker)
     job = sink.Job(
         "generate", Store(config.store, config.branch), GENERATED, _read, Drawer, (config, work),
-        num_workers, NUM_CPUS, settings.num_gpus,
+        num_workers, NUM_CPUS, settings.gpus_per_worker,
     )  # fmt: skip
     began = time.monotonic()
     sink.run(job, shards, Lineage(config, "generate", work.versions), unit="images")

@@ -69,8 +69,8 @@ def train(config: Config, section: str, load: Load) -> Summary:
     checkpoint.check(store, config, plan)
     for warning in check(config, plan, store, settings.num_workers):
         say(warning)
-    cluster.connect(config.cluster)
-    cluster.require(config.cluster, section, fewest, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
+    cluster.connect(config.ray)
+    cluster.require(config.ray, section, fewest, num_cpus=NUM_CPUS, num_gpus=settings.gpus_per_worker)
     # The watcher is one more process, of no use where there is no other node to go on with.
     timeout_s = START_TIMEOUT_S if fewest == settings.num_workers else ELASTIC_TIMEOUT_S
     os.environ |= {WATCHER: str(int(cluster.may_grow())), TIMEOUT: str(timeout_s)} | GIVEN
@@ -92,7 +92,7 @@ def _finished(store: Store, config: Config, plan: Plan) -> Summary | None:
         return None  # workers go on from the one before, and say so
     checkpoint.refuse_others(found[-1], manifest, config, plan)
     theirs, ours = (facts.get("latents", {}) for facts in (manifest.get("config", {}), config.model_dump(mode="json")))
-    if plan.section == "train" and any(theirs.get(name) != ours[name] for name in ("codec", "text_encoder")):
+    if plan.section == "train" and any(theirs.get(name) != ours[name] for name in ("vae", "text_encoder")):
         return None  # the same weights by another name, or others: workers look into them
     return {"steps": f"already trained to step {found[-1].step}", "checkpoint": found[-1].uri}
 
@@ -100,14 +100,14 @@ def _finished(store: Store, config: Config, plan: Plan) -> Summary | None:
 def _fit(config: Config, section: str, load: Load, token: str) -> Summary:
     settings, store = getattr(config, section), Store(config.store, config.branch)
     fewest, most = getattr(settings, "min_workers", 0) or settings.num_workers, settings.num_workers
-    resources = {"CPU": NUM_CPUS} | ({"GPU": settings.num_gpus} if settings.num_gpus else {})
+    resources = {"CPU": NUM_CPUS} | ({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {})
     # Ray keeps its own state of the group below the store, which every node reaches; nothing is read from it later.
     name = f"ray-{uuid.uuid4().hex[:8]}"
     trainer = _Trainer(
         _work,
         train_loop_config={"config": config, "store": store, "section": section, "load": load, "token": token},
         scaling_config=ScalingConfig(num_workers=(fewest, most) if fewest < most else most,
-                                     use_gpu=settings.num_gpus > 0, resources_per_worker=resources),
+                                     use_gpu=settings.gpus_per_worker > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=name, storage_path=store.path("runs", config.run, section), storage_filesystem=store.filesystem,
             failure_config=FailureConfig(max_failures=config.train.max_failures,
@@ -165,7 +165,7 @@ def _work(loop: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(max(1, cores // context.get_local_world_size()))
-    device = ray.train.torch.get_device() if getattr(config, section).num_gpus else torch.device("cpu")
+    device = ray.train.torch.get_device() if getattr(config, section).gpus_per_worker else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)  # collectives of objects use the current one
     world = ranks.current(device)

@@ -106,8 +106,10 @@ def encode(config: Config, pictures: Pictures, captions: set[str], lineage: Line
         {"", *captions} - _done(store, TEXTS, text.key), rows_per_shard=settings.rows_per_shard, key=text.key
     )
     if latent_shards or text_shards:
-        cluster.connect(config.cluster)
-        cluster.require(config.cluster, "latents", settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
+        cluster.connect(config.ray)
+        cluster.require(
+            config.ray, "latents", settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.gpus_per_worker
+        )
     job = _job(config, LATENTS, partial(_read_variant, pictures.read), (ImageEncoder, codec.key))
     counts = sink.run(job, latent_shards, lineage, unit="images")
     job = _job(config, TEXTS, shards.read_captions, (CaptionEncoder, text.key))
@@ -160,7 +162,7 @@ def _job(config: Config, table: TableSpec, read: Any, worker: tuple[Any, str]) -
     build, key = worker
     return sink.Job(
         "latents", Store(config.store, config.branch), table, read, build, (config, key), config.latents.num_workers,
-        NUM_CPUS, config.latents.num_gpus,
+        NUM_CPUS, config.latents.gpus_per_worker,
     )  # fmt: skip
 
 
@@ -173,7 +175,7 @@ def _read_variant(read: Callable[[dict[str, Any]], pa.Table], payload: dict[str,
 def _prepare(config: Config) -> str:
     """The device of an actor; on CPUs the actors share the node's cores evenly."""
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.latents.num_workers))
-    return "cuda" if config.latents.num_gpus else "cpu"
+    return "cuda" if config.latents.gpus_per_worker else "cpu"
 
 
 def _codec(config: Config, store: Store, device: str) -> Codec:
@@ -203,13 +205,13 @@ def _cached(config: Config, store: Store, captions: dict[str, list[str]], codec:
     shapes = Table(store, TEXTS).read(["shape"], filter=pc.field("encoder_key") == text.key)["shape"].to_pylist()
     values, num_captions = int(np.prod(codec.latent_shape)), sum(map(len, captions.values()))
     moments = 1 if isinstance(codec.vae, QuantizedAutoencoder) else 2  # a constant column takes no room
-    numbers = moments * values * config.latents.variants
+    numbers = moments * values * config.latents.num_augmentations
     ours = 2 * (numbers + sum(tokens * width for tokens, width in shapes) / len(captions))
     usual = 2 * (values + USUAL_TOKENS * text.width * num_captions / len(captions))
     return {
         "images in the cache": len(captions),
         "images without a good caption": open_tables(config, IMAGES)["images"].count() - len(captions),
-        "codec": f"{config.latents.codec} ({codec.key})",
+        "codec": f"{config.latents.vae} ({codec.key})",
         "text encoder": f"{config.latents.text_encoder} ({text.key})",
         "latent shape": " x ".join(map(str, codec.latent_shape)),
         "bytes per image": f"{ours:,.0f} (padded to {USUAL_TOKENS} tokens: {usual:,.0f})",

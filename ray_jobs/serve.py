@@ -42,9 +42,9 @@ def run(config: Config) -> None:
     """
     settings = config.serve
     app = application(config)
-    is_local = not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
+    is_local = not (config.ray.address or os.environ.get("RAY_ADDRESS"))
     port = free_port(settings.host, settings.port) if is_local else settings.port
-    cluster.connect(config.cluster)
+    cluster.connect(config.ray)
     _require(config)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler would leave the replicas behind
     try:
@@ -143,5 +143,5 @@ def _require(config: Config) -> None:
     settings = config.serve
     num_pools = 1 + len(settings.models)
     num_replicas = num_pools * max(1, settings.min_replicas)
-    cluster.require(config.cluster, "serve", num_replicas, num_cpus=NUM_CPUS + 2 * LIGHT_CPUS / num_replicas,
-                    num_gpus=settings.num_gpus)  # fmt: skip
+    cluster.require(config.ray, "serve", num_replicas, num_cpus=NUM_CPUS + 2 * LIGHT_CPUS / num_replicas,
+                    num_gpus=settings.gpus_per_worker)  # fmt: skip

@@ -68,15 +68,15 @@ def _check_group(config: Config, plan: Plan, store: Store) -> None:
     fewest = train.min_workers or train.num_workers
     order.check_range(fewest, train.num_workers, plan.batch_size, plan.micro_batch_size)
     checkpoint.check(store, config, plan)
-    cluster.connect(config.cluster)
-    cluster.require(config.cluster, "train", fewest, num_cpus=group.NUM_CPUS, num_gpus=train.num_gpus)
+    cluster.connect(config.ray)
+    cluster.require(config.ray, "train", fewest, num_cpus=group.NUM_CPUS, num_gpus=train.gpus_per_worker)
     if missing := _on_a_worker(train, _missing, plan):
         raise ConfigError(missing)
 
 
 def _on_a_worker(train: TrainConfig, task: Callable[..., Any], *arguments: object) -> Any:
     """Call it where a worker may be placed: its node has what this one may lack, and the other way round."""
-    return ray.get(ray.remote(num_cpus=group.NUM_CPUS, num_gpus=train.num_gpus)(task).remote(*arguments))
+    return ray.get(ray.remote(num_cpus=group.NUM_CPUS, num_gpus=train.gpus_per_worker)(task).remote(*arguments))
 
 
 def _missing(plan: Plan) -> str:

@@ -27,7 +27,7 @@ SHOWN_DAMAGES = 100
 def run(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -> int:
     """Do the verb that was parsed."""
     if getattr(arguments, "at", ""):
-        config = config.model_copy(update={"at": arguments.at})
+        config = config.model_copy(update={"as_of": arguments.at})
     return VERBS[arguments.verb](arguments, config, words)
 
 
@@ -41,7 +41,7 @@ def _diff(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -
             "diff takes one or two points: emoji-ldm dataset diff v1 v2 (tag, branch, time, TABLE@VERSION)"
         )
     specs, store = specs_of(arguments.table), _store(config)
-    texts = [*words, config.at][:2] if len(words) == 1 else words
+    texts = [*words, config.as_of][:2] if len(words) == 1 else words
     named = [match[1] if (match := refs.PINNED.match(text)) else "" for text in texts]
     if all(named) and named[0] != named[1]:
         raise ConfigError(f"{texts[0]} and {texts[1]} are different tables: compare two versions of one table")
@@ -61,7 +61,7 @@ def _tag(arguments: argparse.Namespace, config: Config, words: Sequence[str]) ->
         return _say("".join(_ref_line(facts) for facts in refs.tags(store).values()) or "no tags\n")
     name = _one(words, "tag takes one name")
     if not arguments.delete:
-        return _say("tagged " + _ref_line(refs.tag(store, name, arguments.message, config.at)))
+        return _say("tagged " + _ref_line(refs.tag(store, name, arguments.message, config.as_of)))
     facts = refs.delete_tag(store, name)
     where = f" branch={facts['branch']}" if facts["branch"] else ""
     return _say(f"deleted tag {_ref_line(facts)}undo: emoji-ldm dataset tag {name} --at {_pins(facts, ',')}{where}\n")

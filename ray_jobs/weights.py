@@ -95,12 +95,12 @@ class Weights:
         uri = uri or self.uri
         source, _ = resolve_checkpoint(self.config, self.store, CACHE, uri)
         settings = self.config.serve
-        model = load_model(source, sampling_device(settings.num_gpus, strict=settings.strict))
+        model = load_model(source, sampling_device(settings.gpus_per_worker, strict=settings.deterministic))
         versions = data_versions(self.store, uri)
         self._versions[model.key] = versions
         for folder in self._folders().values():  # a model with an adapter has a key of its own
             self._versions[lora_key(model.key, folder)] = versions
-        self._mode = mode_of(settings.batch_size, strict=settings.strict)
+        self._mode = mode_of(settings.batch_size, strict=settings.deterministic)
         return model
 
     def adapters(self, model: Model) -> dict[str, Path]:

@@ -24,10 +24,10 @@ NUM_IMAGES = 8
 def training_config(pipeline: Path, store: Path, *overrides: str) -> Config:
     """A U-Net of some ten thousand weights on the latents of `fill_latents`."""
     return load(None, [
-        "run=tiny", f"store={store}", f"latents.codec={pipeline}", f"latents.text_encoder={pipeline}",
+        "run=tiny", f"store={store}", f"latents.vae={pipeline}", f"latents.text_encoder={pipeline}",
         "latents.max_tokens=16", "latents.size_px=32", "train.block_out_channels=[8,16]", "train.layers_per_block=1",
         "train.num_heads=2", "train.batch_size=4", "train.lr=1e-3", "train.warmup_steps=2", "train.sample_every=0",
-        "train.log_every=1", "train.num_workers=2", "train.validation=0", *overrides,
+        "train.log_every=1", "train.num_workers=2", "train.validation_fraction=0", *overrides,
     ])  # fmt: skip
 
 

@@ -109,12 +109,12 @@ def check(config: CaptionConfig) -> None:
     if config.engine == "vllm":
         if importlib.util.find_spec("vllm") is None:
             raise ModelError("caption.engine=vllm needs vLLM on every node: pip install 'emoji-ldm[vllm]'")
-        if not config.num_gpus:
-            raise ConfigError("caption.engine=vllm needs a GPU per worker; set caption.num_gpus=1")
-    elif config.num_gpus > 1:
+        if not config.gpus_per_worker:
+            raise ConfigError("caption.engine=vllm needs a GPU per worker; set caption.gpus_per_worker=1")
+    elif config.gpus_per_worker > 1:
         raise ConfigError(
-            f"caption.num_gpus={config.num_gpus:g}: qwen2.5-vl uses one GPU per worker; "
-            "set caption.num_gpus=1 and raise caption.num_workers, or use caption.engine=vllm"
+            f"caption.gpus_per_worker={config.gpus_per_worker:g}: qwen2.5-vl uses one GPU per worker; "
+            "set caption.gpus_per_worker=1 and raise caption.num_workers, or use caption.engine=vllm"
         )
     from emoji_ldm.caption.qwen import check_model
 

@@ -46,7 +46,7 @@ class QwenEngine:
         self.size_px, self.max_new_tokens = config.size_px, config.max_new_tokens
         self.processor: Any = load_processor(config)
         self._decoder = copy.deepcopy(self.processor.tokenizer)  # one tokenizer cannot serve two threads at once
-        device, dtype = ("cuda", torch.bfloat16) if config.num_gpus else ("cpu", torch.float32)
+        device, dtype = ("cuda", torch.bfloat16) if config.gpus_per_worker else ("cpu", torch.float32)
         try:
             model = Qwen2_5_VLForConditionalGeneration.from_pretrained(config.model, dtype=dtype)
         except (OSError, ValueError, RuntimeError, ImportError) as error:

@@ -156,7 +156,7 @@ class Rounds:
     def _enter(self, row: dict[str, Any], plan: Plan) -> None:
         """Queue the image's next wanted caption, if there is one."""
         for number in sorted(plan.wanted)[:1]:
-            self._queue.append(_Draft(row, plan, number, plan.wanted[number], self.config.regenerations))
+            self._queue.append(_Draft(row, plan, number, plan.wanted[number], self.config.max_retries))
 
     def _plan(self, row: dict[str, Any]) -> Plan:
         if "plan" in row:

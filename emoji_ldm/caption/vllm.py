@@ -75,13 +75,13 @@ class VllmEngine:
 
 def engine_options(config: CaptionConfig) -> dict[str, Any]:
     """Arguments of `vllm.LLM`."""
-    whole = int(config.num_gpus)
+    whole = int(config.gpus_per_worker)
     parallel = {"tensor_parallel_size": whole, "distributed_executor_backend": "mp"} if whole > 1 else {}
     return {
         "model": config.model, "dtype": "bfloat16", "max_num_seqs": config.batch_size,
         "max_model_len": PROMPT_TOKENS + config.max_new_tokens, "limit_mm_per_prompt": {"image": 1, "video": 0},
         "mm_processor_kwargs": visual_budget(config.size_px),
-        "gpu_memory_utilization": GPU_SHARE * min(1.0, config.num_gpus), **parallel,
+        "gpu_memory_utilization": GPU_SHARE * min(1.0, config.gpus_per_worker), **parallel,
     }  # fmt: skip
 
 

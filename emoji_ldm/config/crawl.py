@@ -30,7 +30,7 @@ class CrawlConfig(Section):
     """Actors that download and clean images at once, over the whole cluster."""
     host_concurrency: Positive = 8
     """Requests in flight to one host, over the whole cluster."""
-    gap_s: Annotated[float, Field(ge=0)] = 0.0
+    min_request_interval_s: Annotated[float, Field(ge=0)] = 0.0
     """Pause between two requests to a host, over the whole cluster; a longer Crawl-delay wins."""
     page_timeout_s: Annotated[float, Field(gt=0)] = 20.0
     """Longest wait for the tiles of one page."""
@@ -52,7 +52,7 @@ class CrawlConfig(Section):
     """Hosts or networks, such as 10.1.0.0/16, that may be asked although they are private; the site itself may."""
     rows_per_shard: Positive = 64
     """Image URLs per commit."""
-    max_failed: Fraction = 0.5
+    max_failed_fraction: Fraction = 0.5
     """Share of image URLs that may fail (dead, timed out) before the job itself fails."""
     user_agent: str = "emoji-ldm/0.1 (+https://github.com/emoji-ldm/emoji_ldm)"
     """How requests name themselves; put your own contact here."""

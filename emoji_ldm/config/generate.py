@@ -42,13 +42,13 @@ class GenerateConfig(Section):
     """Share of `steps` by which `image` is changed; 1 keeps nothing of it. 0 means 0.8, with `mask` 1."""
     lora: str = ""
     """LoRA adapters: a folder with pytorch_lora_weights.safetensors, or the path or URI of one in the store."""
-    strict: bool = True
+    deterministic: bool = True
     """Same seed, same pixels: every forward pass has one shape. Else shapes follow the load: quicker, bits vary."""
     batch_size: Positive = 8
     """Rows of the one padded batch shape; part of what makes a seed give the same pixels."""
     num_workers: Positive = 1
     """Sampler actors."""
-    num_gpus: Annotated[float, Field(ge=0)] = 0
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs per sampler actor."""
     rows_per_shard: Positive = 32
     """Images per commit."""

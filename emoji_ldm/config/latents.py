@@ -35,7 +35,7 @@ class AutoencoderConfig(Section):
     """Weight of the KL term against the L1 + gradient loss."""
     num_workers: Positive = 1
     """Ray Train workers."""
-    num_gpus: Annotated[float, Field(ge=0)] = 0
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs per worker."""
     checkpoint_every: Positive = 1000
     """Steps between checkpoints."""
@@ -53,7 +53,7 @@ class AutoencoderConfig(Section):
 class LatentsConfig(Section):
     """How pictures and captions become the cached tensors that training reads."""
 
-    codec: str = "own"
+    vae: str = "own"
     """`own`: this run's own; `init`: that of `train.init`; else folder or hub id of an AutoencoderKL or VQModel."""
     text_encoder: str = "minilm"
     """`minilm`: the packaged all-MiniLM-L6-v2; `init`: that of `train.init`; else a folder or hub id of an encoder."""
@@ -63,7 +63,7 @@ class LatentsConfig(Section):
     """Side of the pictures that are encoded."""
     background: str = "white"
     """Colour behind transparent pixels for codecs without alpha."""
-    variants: Positive = 1
+    num_augmentations: Positive = 1
     """Encodings per image; those after the first are altered by `flip` and `jitter`, training draws one per step."""
     flip: bool = False
     """Whether altered variants are mirrored: half of them, or, without `jitter`, the one that there can be."""
@@ -73,7 +73,7 @@ class LatentsConfig(Section):
     """Pictures or captions per forward pass."""
     num_workers: Positive = 2
     """Encoder actors."""
-    num_gpus: Annotated[float, Field(ge=0)] = 0
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs per encoder actor."""
     rows_per_shard: Positive = 512
     """Rows per commit."""

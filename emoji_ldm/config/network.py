@@ -36,7 +36,7 @@ class NetworkFields(Section):
     """Residual layers per resolution."""
     num_heads: Positive = 4
     """Attention heads per layer."""
-    trainable: str = ""
+    trainable_pattern: str = ""
     """Regular expression: only U-Net weights in whose name it is found are trained, such as `attn2`; empty: all."""
     lora_rank: Annotated[int, Field(ge=0)] = 0
     """Rank of low-rank adapters that are trained in place of the weights (arXiv 2106.09685); 0 trains weights."""
@@ -45,7 +45,7 @@ class NetworkFields(Section):
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Layers that get adapters, by the end of their name."""
     train_text_encoder: bool = False
-    """Whether the text encoder learns too: all of it, whatever `trainable` and LoRA leave out of the U-Net."""
+    """Whether the text encoder learns too: all of it, whatever `trainable_pattern` and LoRA leave out of the U-Net."""
     concepts: tuple[Concept, ...] = ()
     """Subjects to learn by DreamBooth; empty trains on the store's images and captions."""
     prior_weight: Annotated[float, Field(ge=0)] = 1.0

@@ -36,7 +36,7 @@ class ObjectiveFields(Section):
     """Centre of flow's logit-normal times (arXiv 2403.03206); larger means noisier."""
     flow_std: Annotated[float, Field(gt=0)] = 1.0
     """Width of flow's logit-normal times."""
-    caption_drop: Fraction = 0.1
+    caption_dropout: Fraction = 0.1
     """Share of captions replaced by the empty one, for classifier-free guidance."""
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ class ScaleFields(Section):
     """Ray Train workers, one DeepSpeed rank each."""
     min_workers: Annotated[int, Field(ge=0)] = 0
     """Fewest workers to go on with when nodes are lacking; each number up to num_workers divides the batch. 0: all."""
-    num_gpus: Annotated[float, Field(ge=0)] = 0
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs per worker."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Times a lost worker group is started again from the last checkpoint."""
@@ -24,7 +24,7 @@ class ScaleFields(Section):
     """Times it is started again because a node was taken away; -1: without end."""
     checkpoint_every: Positive = 1000
     """Steps between checkpoints."""
-    keep: Positive = 2
+    keep_last: Positive = 2
     """Checkpoints kept, the newest ones."""
     resume: str = ""
     """Checkpoint (URI or path in the store) to go on from, step and all, if the run has none of its own."""
@@ -39,7 +39,7 @@ class WatchFields(Section):
     """Steps between sample grids, drawn as `generate` says (steps, guidance, seed, images per prompt); 0 draws none."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts of the sample grids; empty takes the first captions."""
-    validation: Fraction = 0.05
+    validation_fraction: Fraction = 0.05
     """Share of images, chosen by content hash, that are held out to measure the loss on; 0 trains on all."""
     validate_every: Positive = 1000
     """Steps between measurements on the images held out."""

@@ -26,7 +26,7 @@ class ServeConfig(Section):
     takes all of them, others those that fit."""
     reload_s: Annotated[float, Field(ge=0)] = 0
     """How often replicas look whether `checkpoint` means other weights now (a newer one, a moved tag); 0 never."""
-    strict: bool = True
+    deterministic: bool = True
     """Same seed, same pixels: all forward passes have one shape. Else they follow the load: quicker, last bits vary."""
     batch_size: Positive = 8
     """Images per forward pass at most; part of what makes a seed give the same pixels."""
@@ -50,5 +50,5 @@ class ServeConfig(Section):
     """Web origins whose pages may call the service; none by default."""
     log_prompts: bool = False
     """Write prompts into the log's line of a request."""
-    num_gpus: Annotated[float, Field(ge=0)] = 0
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs per replica."""

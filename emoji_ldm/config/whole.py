@@ -27,7 +27,7 @@ class Config(Section):
     """URI of the store: a folder, or s3://bucket/prefix."""
     branch: str = ""
     """Branch of the tables that is read and written; empty is the main line."""
-    at: Annotated[str, BeforeValidator(str)] = ""  # YAML makes dates of times
+    as_of: Annotated[str, BeforeValidator(str)] = ""  # YAML makes dates of times
     """Tag, time (2026-11-21T10:00) or TABLE@VERSION of the tables that are read; empty reads the newest rows."""
     crawl: CrawlConfig = CrawlConfig()
     caption: CaptionConfig = CaptionConfig()
@@ -36,12 +36,12 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     generate: GenerateConfig = GenerateConfig()
     serve: ServeConfig = ServeConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    ray: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")
     def _take_parts_of_init(self) -> Self:
-        """`latents.codec` and `latents.text_encoder` may say `init`: those of the pipeline that is trained on."""
-        named = [field for field in ("codec", "text_encoder") if getattr(self.latents, field) == "init"]
+        """`latents.vae` and `latents.text_encoder` may say `init`: those of the pipeline that is trained on."""
+        named = [field for field in ("vae", "text_encoder") if getattr(self.latents, field) == "init"]
         if named and not self.train.init:
             raise ValueError(f"latents.{named[0]}=init is that of train.init, which is empty; name a pipeline there")
         if named:

@@ -53,7 +53,7 @@ class Outcome(StrEnum):
 
 
 FAILURES = frozenset({Outcome.DEAD, Outcome.HTTP_ERROR, Outcome.TIMED_OUT, Outcome.UNREACHABLE})
-"""Outcomes of image URLs that count against `crawl.max_failed`."""
+"""Outcomes of image URLs that count against `crawl.max_failed_fraction`."""
 
 
 class Refused(Exception):

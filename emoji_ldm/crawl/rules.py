@@ -60,7 +60,7 @@ class RulesReader:
         robots = parse_robots(text, self.config.user_agent) if status < 300 else Robots()
         if robots.delay_s > LONGEST_DELAY_S:
             return Rules(refused=(Outcome.ROBOTS, f"robots.txt: Crawl-delay of {robots.delay_s:g} s, too long"))
-        return Rules(robots, max(self.config.gap_s, robots.delay_s))
+        return Rules(robots, max(self.config.min_request_interval_s, robots.delay_s))
 
     async def close(self) -> None:
         """Close all connections."""

@@ -39,7 +39,7 @@ def versions(table: Table) -> list[dict[str, Any]]:
 
 
 def opened(config: Config, name: str = "") -> dict[str, Table]:
-    """The tables that are there at `config.at`, {name: table}, or the one that is named; else an error says why."""
+    """The tables that are there at `config.as_of`, {name: table}, or the one that is named; else an error says why."""
     store, specs = Store(config.store, config.branch), specs_of(name)
     store.check_reading()
     tables = refs.open_tables(config, *specs)

@@ -50,8 +50,8 @@ class Point:
 
 
 def open_tables(config: Config, *specs: TableSpec) -> dict[str, Table]:
-    """The tables that a job reads, {name: table}: at `config.at`, or the newest; outputs are opened with `Table`."""
-    return open_at(Store(config.store, config.branch), config.at, *specs)
+    """The tables that a job reads, {name: table}: at `config.as_of`, or the newest; outputs are opened with `Table`."""
+    return open_at(Store(config.store, config.branch), config.as_of, *specs)
 
 
 def open_at(store: Store, at: str, *specs: TableSpec) -> dict[str, Table]:

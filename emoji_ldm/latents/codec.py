@@ -145,19 +145,19 @@ def load_codec(folder: Path | str, *, size_px: int, background: str, device: str
 
 
 def resolve_codec(config: Config, store: Store, cache: Path) -> Path | str:
-    """What `load_codec` takes: the run's newest autoencoder for `latents.codec=own`, else that folder or hub id.
+    """What `load_codec` takes: the run's newest autoencoder for `latents.vae=own`, else that folder or hub id.
 
     Args:
-        config: Gives `run` and `latents.codec`.
+        config: Gives `run` and `latents.vae`.
         store: Where the run's checkpoints lie.
         cache: Local folder for the files of a checkpoint on S3.
 
     Raises:
         ModelError: The run has no autoencoder yet (train one first), or its files are damaged.
     """
-    if config.latents.codec == "own":
+    if config.latents.vae == "own":
         return checkpoints.newest(store, config.run, "autoencoder").fetch(cache, "vae")
-    return config.latents.codec
+    return config.latents.vae
 
 
 def _load_vae(folder: Path | str) -> Any:
@@ -179,6 +179,6 @@ def _load_vae(folder: Path | str) -> Any:
         except (OSError, ValueError, RuntimeError) as error:
             problem = problem or " ".join(str(error).split())[:200]
     raise ModelError(
-        f"cannot load codec {str(folder)!r}: {problem}; give latents.codec=own, the folder of an AutoencoderKL or "
+        f"cannot load codec {str(folder)!r}: {problem}; give latents.vae=own, the folder of an AutoencoderKL or "
         "VQModel, or a hub id that this machine can reach"
     )

@@ -19,25 +19,25 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue (IT
 
 
 def variant_keys(codec_key: str, settings: LatentsConfig) -> list[str]:
-    """The codec keys of an image's encodings, `settings.variants` of them.
+    """The codec keys of an image's encodings, `settings.num_augmentations` of them.
 
     Raises:
         ConfigError: Variants that nothing alters, alterations without variants, or equal variants.
     """
     altered = settings.flip or settings.jitter > 0
-    if altered != (settings.variants > 1):
+    if altered != (settings.num_augmentations > 1):
         raise ConfigError(
-            f"latents.variants={settings.variants} with latents.flip={settings.flip} and latents.jitter="
+            f"latents.num_augmentations={settings.num_augmentations} with latents.flip={settings.flip} and latents.jitter="
             f"{settings.jitter:g}: the first variant is the image itself, so altered ones need variants from 2 on, "
             "and flip or jitter; set both or neither"
         )
     if settings.jitter:  # as a float: equal settings, equal keys, however they were written
         options = [settings.flip, float(settings.jitter)]
-        return [codec_key, *(key_of(codec_key, number, *options) for number in range(1, settings.variants))]
-    if settings.variants > 2:
+        return [codec_key, *(key_of(codec_key, number, *options) for number in range(1, settings.num_augmentations))]
+    if settings.num_augmentations > 2:
         raise ConfigError(
-            f"latents.variants={settings.variants} without latents.jitter: a picture and its mirror image are all "
-            "there is; set latents.variants=2, or jitter such as 0.1"
+            f"latents.num_augmentations={settings.num_augmentations} without latents.jitter: a picture and its mirror image are all "
+            "there is; set latents.num_augmentations=2, or jitter such as 0.1"
         )
     return [codec_key, *([key_of(codec_key, "mirrored")] if settings.flip else [])]
 

@@ -15,17 +15,19 @@ NUM_SHOWN = 4  # names in an error
 
 
 def choose(unet: Any, config: TrainConfig) -> None:
-    """Set `requires_grad` as `config.trainable` says, or add adapters as `config.lora_rank` says.
+    """Set `requires_grad` as `config.trainable_pattern` says, or add adapters as `config.lora_rank` says.
 
     Raises:
         ConfigError: Both are given, the pattern is broken, or a pattern or target matches nothing.
     """
-    if config.lora_rank and config.trainable:
-        raise ConfigError("train.lora_rank trains adapters only, train.trainable weights only; leave one of them out")
+    if config.lora_rank and config.trainable_pattern:
+        raise ConfigError(
+            "train.lora_rank trains adapters only, train.trainable_pattern weights only; leave one of them out"
+        )
     if config.lora_rank:
         _add_adapters(unet, config)
-    elif config.trainable:
-        _freeze_others(unet, config.trainable)
+    elif config.trainable_pattern:
+        _freeze_others(unet, config.trainable_pattern)
 
 
 def save_adapters(unet: Any, folder: Path) -> None:
@@ -68,11 +70,13 @@ def _freeze_others(unet: Any, pattern: str) -> None:
     try:
         found = re.compile(pattern)
     except re.error as error:
-        raise ConfigError(f"train.trainable={pattern!r} is no regular expression: {error}") from None
+        raise ConfigError(f"train.trainable_pattern={pattern!r} is no regular expression: {error}") from None
     names = [name for name, _ in unet.named_parameters()]
     if not any(map(found.search, names)):
         shown = ", ".join(names[:: max(1, len(names) // NUM_SHOWN)][:NUM_SHOWN])
-        raise ConfigError(f"train.trainable={pattern!r} is found in no weight's name; names are such as {shown}")
+        raise ConfigError(
+            f"train.trainable_pattern={pattern!r} is found in no weight's name; names are such as {shown}"
+        )
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(bool(found.search(name)))
 

@@ -90,7 +90,7 @@ def export_unet(
     Raises:
         ModelError: The weights are of another network than `config` describes.
     """
-    partly = bool(config.lora_rank or config.trainable)
+    partly = bool(config.lora_rank or config.trainable_pattern)
     with torch.device("cpu" if partly or config.init else "meta"):  # what is replaced need not be drawn
         unet = _base(config, latent_shape, width)
         choose(unet, config)

@@ -135,7 +135,7 @@ def _check_fit(found: Any, init: str, latent_shape: tuple[int, int, int], width:
     if found.in_channels != channels or found.out_channels != channels:
         raise ConfigError(
             f"train.init={init} works on latents of {found.in_channels} channels, the cached ones have {channels}; "
-            f"set latents.codec={init}, then run: emoji-ldm latents"
+            f"set latents.vae={init}, then run: emoji-ldm latents"
         )
     if found.cross_attention_dim != width:
         raise ConfigError(

@@ -42,7 +42,7 @@ def check(config: Config, plan: Plan, store: Store, num_workers: int) -> list[st
 
 
 def _check_images(config: Config, store: Store) -> int:
-    num_images = int(open_at(store, config.at, IMAGES)[IMAGES.name].count())
+    num_images = int(open_at(store, config.as_of, IMAGES)[IMAGES.name].count())
     if not num_images:
         raise DatasetError(f"{store.uri} has no images; run: emoji-ldm crawl")
     return num_images
@@ -53,7 +53,7 @@ def _check_latents(config: Config, store: Store) -> int:
     if config.train.concepts:
         return 0
     _check_images(config, store)
-    tables = open_at(store, config.at, IMAGES, CAPTIONS)
+    tables = open_at(store, config.as_of, IMAGES, CAPTIONS)
     captions = good_captions(tables[IMAGES.name], tables[CAPTIONS.name])
     if not captions:
         raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
@@ -76,12 +76,12 @@ def _check_complete(table: Table, wanted: Collection[str], key: str, latents: La
     missing = len(set(wanted) - set(found))
     if not missing:
         return
-    ours = latents.codec if of_images else latents.text_encoder
+    ours = latents.vae if of_images else latents.text_encoder
     things, made = ("images", "latents of codec") if of_images else ("captions", "states of text encoder")
     text = f"{missing} of {len(wanted)} {things} have no {made} {ours!r} ({key})"
-    if others := _made_with(table, "codec" if of_images else "text_encoder", key, name):
+    if others := _made_with(table, "vae" if of_images else "text_encoder", key, name):
         text += f"; the store has those of {others}"
-    raise DatasetError(f"{text}; run: emoji-ldm latents latents.{'codec' if of_images else 'text_encoder'}={ours}")
+    raise DatasetError(f"{text}; run: emoji-ldm latents latents.{'vae' if of_images else 'text_encoder'}={ours}")
 
 
 def _made_with(table: Table, field: str, key: str, column: str) -> str:

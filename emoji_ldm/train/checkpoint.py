@@ -40,14 +40,14 @@ STATE = "state"  # folder of a checkpoint that only training reads
 
 # Options that decide what the tensors of a checkpoint are or mean.
 FIXED = (
-    "kind", "init", "block_out_channels", "attention", "layers_per_block", "num_heads", "latent_channels", "trainable",
+    "kind", "init", "block_out_channels", "attention", "layers_per_block", "num_heads", "latent_channels", "trainable_pattern",
     "lora_rank", "lora_alpha", "lora_targets", "train_text_encoder", "prediction_type", "beta_start", "beta_end",
     "zero_terminal_snr", "ema_widths",
 )  # fmt: skip
 
 # Facts of a task that decide it too, and what a user knows them by.
 KEYS = {
-    "codec_key": "the codec (latents.codec)", "encoder_key": "the text encoder (latents.text_encoder)",
+    "codec_key": "the codec (latents.vae)", "encoder_key": "the text encoder (latents.text_encoder)",
     "scaling_factor": "the codec's scaling factor", "base_key": "the network of train.init",
 }  # fmt: skip
 

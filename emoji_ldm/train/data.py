@@ -86,7 +86,7 @@ class Data:
     def _caption(self, row: int, drop: float, choice: float) -> int:
         """Place of the caption that image `row` gets: one of its own, or the empty one."""
         own = self.latents.caption_index[row]
-        return self.latents.empty_index if drop < self.config.caption_drop else own[int(choice * len(own))]
+        return self.latents.empty_index if drop < self.config.caption_dropout else own[int(choice * len(own))]
 
 
 def evenly(config: TrainConfig, rows: Rows) -> Deal:
@@ -116,11 +116,11 @@ def tokens_of(latents: LatentSet, encoder: TextEncoder) -> Text:
 
 def _split(image_ids: Sequence[str], config: TrainConfig) -> tuple[Rows, Rows]:
     """Places of the images to train on and of those held out, by content hash."""
-    share = config.validation
+    share = config.validation_fraction
     fractions = {"train": 1 - share, "held": share} if share else {"train": 1.0}
     held = np.array([split.assign(image_id, fractions, str(config.seed)) == "held" for image_id in image_ids])
     if held.all():
-        raise DatasetError(f"train.validation={share:g} holds out all of the {len(held)} images; lower it")
+        raise DatasetError(f"train.validation_fraction={share:g} holds out all of the {len(held)} images; lower it")
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 

@@ -100,7 +100,7 @@ def load_task(place: Place, preview: Preview | None = None) -> DiffusionTask:
     config = place.config
     frozen = load_frozen(config, place.store, place.scratch)
     latents = load_latent_set(
-        place.store, codec_key=frozen.codec.key, encoder_key=frozen.text.key, at=config.at,
+        place.store, codec_key=frozen.codec.key, encoder_key=frozen.text.key, at=config.as_of,
         variant_keys=variant_keys(frozen.codec.key, config.latents),
     )  # fmt: skip
     return DiffusionTask(config, latents, frozen, preview)

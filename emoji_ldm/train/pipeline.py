@@ -80,7 +80,7 @@ def keys_of(config: TrainConfig, frozen: Frozen, module: Denoiser) -> dict[str, 
     """
     keys = {"codec_key": frozen.codec.key, "encoder_key": frozen.text.key,
             "scaling_factor": frozen.codec.scaling_factor}  # fmt: skip
-    partly = config.trainable or config.lora_rank
+    partly = config.trainable_pattern or config.lora_rank
     return {**keys, **({"base_key": base_key(module.unet)} if partly else {})}
 
 

@@ -112,7 +112,7 @@ def _encoded(vae: Any, pixels: Pixels) -> Iterator[tuple[Tensor, Tensor]]:
 
 def load_task(place: Place) -> ReconstructionTask:
     """The task of `config.autoencoder` on the store's images; DatasetError if there are none."""
-    pixels, version = load_pixels(place.store, place.config.autoencoder.size_px, place.config.at)
+    pixels, version = load_pixels(place.store, place.config.autoencoder.size_px, place.config.as_of)
     return ReconstructionTask(place.config.autoencoder, pixels, {"images": version})
 
 

@@ -67,7 +67,7 @@ def _check_disks(needs: Mapping[str, float]) -> None:
             raise StoreError(
                 f"{' and '.join(folders)}: {free / 2**30:.1f} GiB free, the run's checkpoints need about "
                 f"{need / 2**30:.1f} GiB; "
-                "make room, lower train.keep, or name another store (store=...) or scratch folder (TMPDIR)"
+                "make room, lower train.keep_last, or name another store (store=...) or scratch folder (TMPDIR)"
             )
 
 
@@ -95,7 +95,7 @@ def telling(plan: Plan) -> Iterator[None]:
         where = getattr(error, "filename", None) or f"the store or of the scratch folder {tempfile.gettempdir()}"
         raise StoreError(
             f"{plan.section}: no room is left on the disk of {where}; the last checkpoint stays. Make room, lower "
-            "train.keep, or set TMPDIR to another disk, and run the command again"
+            "train.keep_last, or set TMPDIR to another disk, and run the command again"
         ) from None
 
 

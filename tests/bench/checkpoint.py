@@ -80,7 +80,7 @@ def saves(folder: str, uri: str, widths: str, windows: int) -> tuple[list[float]
 
     world = current(torch.device("cpu"))
     config = tiny.config(f"train.block_out_channels={widths}", "train.num_heads=4", "train.zero_stage=1",
-                         "train.batch_size=2", "train.keep=1")  # fmt: skip
+                         "train.batch_size=2", "train.keep_last=1")  # fmt: skip
     place = Place(config, Store(uri), Path(folder) / f"scratch-{world.rank}")
     task, plan = Exporting(config, tiny.latent_set(), tiny.frozen()), plan_of(config, "train")
     engine = build_engine(task.module, plan, world)

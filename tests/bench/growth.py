@@ -49,7 +49,7 @@ def crawl(server: PictureServer, size: int) -> dict[str, float]:
         lines = "".join(f"{server.url(number)}\t picture {number}\n" for number in range(size))
         Path(folder, "list.txt").write_text(lines)
         options = [f"store={folder}/store", "crawl.source=records", f"crawl.files=[{folder}/list.txt]",
-                   "crawl.rows_per_shard=1000", f"crawl.site={server.site}", "crawl.max_failed=0",
+                   "crawl.rows_per_shard=1000", f"crawl.site={server.site}", "crawl.max_failed_fraction=0",
                    "crawl.host_concurrency=16"]  # fmt: skip
         began = time.monotonic()
         driver = subprocess.Popen([sys.executable, "-m", "ray_jobs", "crawl", *options], cwd=folder, env=environment())

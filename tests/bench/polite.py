@@ -44,7 +44,7 @@ def run(*, quick: bool) -> dict[str, Any]:
 def crawl(num: int, robots: str, gap_s: float) -> tuple[list[tuple[str, float, float]], int]:
     """The log of a server after 4 workers asked for `num` URLs, every fifth of them forbidden besides."""
     with loopback(8, delay_s=0.002, robots=robots) as url:
-        options = {"site": url, "host_concurrency": CONCURRENCY, "gap_s": gap_s}
+        options = {"site": url, "host_concurrency": CONCURRENCY, "min_request_interval_s": gap_s}
         config = build({"crawl": options}, where="bench").crawl
         shared = gate.start(config)
         urls = [f"{url}/{number % 8}.png?{number}" for number in range(num)]

@@ -74,7 +74,7 @@ def plain(config: Config, shards: list[sink.Shard]) -> Iterator[tuple[int, int]]
 
 def in_ray(config: Config, shards: list[sink.Shard]) -> Iterator[tuple[int, int]]:
     """The same through the job's own Ray Data pipeline."""
-    cluster.connect(config.cluster)
+    cluster.connect(config.ray)
     args = (config.crawl, gate.start(config.crawl))
     for done in sink.stream(sink.Job("crawl", Store(config.store), IMAGES, read_wanted, Timed, args, 1), shards):
         assert done.file is not None

@@ -44,7 +44,7 @@ FLOOR = 0.6
 BASELINE = ("train.prediction_type=epsilon", "train.snr_gamma=0")
 SIZE = (
     "train.block_out_channels=[16,32]", "train.layers_per_block=1", "train.num_heads=2", "train.batch_size=16",
-    "train.lr=2e-3", "train.warmup_steps=50", "train.zero_stage=0", "train.validation=0", "latents.max_tokens=8",
+    "train.lr=2e-3", "train.warmup_steps=50", "train.zero_stage=0", "train.validation_fraction=0", "latents.max_tokens=8",
 )  # fmt: skip
 NUM_STEPS, QUICK_STEPS = 300, 80
 NUM_CHECKS = 20  # of the figure, per run

@@ -87,8 +87,8 @@ def _compare(
 
 def _config(seed: int, steps: int, *, lr: float, batch_size: int) -> Config:
     return load(None, [
-        "train.block_out_channels=[16,32]", "train.layers_per_block=1", "train.num_heads=4", "train.validation=0",
-        "train.caption_drop=0", "train.train_text_encoder=true", "train.prediction_type=v_prediction",
+        "train.block_out_channels=[16,32]", "train.layers_per_block=1", "train.num_heads=4", "train.validation_fraction=0",
+        "train.caption_dropout=0", "train.train_text_encoder=true", "train.prediction_type=v_prediction",
         f"latents.max_tokens={TOKENS}", f"train.seed={seed}", f"train.steps={steps}", f"train.lr={lr}",
         f"train.batch_size={batch_size}",
     ])  # fmt: skip

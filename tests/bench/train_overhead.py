@@ -76,7 +76,7 @@ def settings(folder: Path, turns: int) -> Config:
     return load(None, [
         *tiny.TINY, f"store={folder}", "train.block_out_channels=[32,64]", "train.num_heads=4", "train.num_workers=2",
         "train.zero_stage=1", "train.batch_size=16", f"train.steps={WARM + turns * (TURN + OVER)}",
-        f"train.log_every={WINDOW}", "train.checkpoint_every=100000", "cluster.object_store_mb=100",
+        f"train.log_every={WINDOW}", "train.checkpoint_every=100000", "ray.object_store_mb=100",
     ])  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def captioned(tmp_path, tiny_pipeline):
     store = Store(str(tmp_path))
     fill_images(store, blobs(20))
     config = load(None, [
-        f"store={store.uri}", f"latents.codec={tiny_pipeline}", "latents.size_px=32", "latents.rows_per_shard=8",
+        f"store={store.uri}", f"latents.vae={tiny_pipeline}", "latents.size_px=32", "latents.rows_per_shard=8",
         "latents.batch_size=3", "latents.num_workers=1", "caption.num_workers=1",
     ])  # fmt: skip
     caption.run(config)
@@ -74,10 +74,10 @@ def test_variants_add_rows_and_encode_nothing_twice(captioned):
     store, config = captioned
     latents.run(config)
     for variants, encoded in ((2, 20), (3, 20), (3, 0)):
-        changed = {"variants": variants, "flip": True, "jitter": 0.2}
+        changed = {"num_augmentations": variants, "flip": True, "jitter": 0.2}
         altered = config.model_copy(update={"latents": config.latents.model_copy(update=changed)})
         assert latents.run(altered)["images encoded"] == encoded
-    codec = load_codec(config.latents.codec, size_px=32, background="white", device="cpu")
+    codec = load_codec(config.latents.vae, size_px=32, background="white", device="cpu")
     text = load_text_encoder("minilm", max_tokens=32, device="cpu")
     keys = variant_keys(codec.key, altered.latents)
     found = load_latent_set(store, codec_key=codec.key, encoder_key=text.key, variant_keys=keys)

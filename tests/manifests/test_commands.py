@@ -65,7 +65,7 @@ def needs(config, stage):
         return 0, 0
     section = getattr(config, stage)
     workers = max(getattr(section, field) for field in WORKERS.get(stage, ("num_workers",)))
-    return workers * CPUS_PER_WORKER, workers * getattr(section, "num_gpus", 0)
+    return workers * CPUS_PER_WORKER, workers * getattr(section, "gpus_per_worker", 0)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -132,8 +132,8 @@ def test_the_service_may_grow_to_what_its_config_asks_for(overlay, tmp_path):
     config = config_of(overlay, tmp_path)
     service = next(thing for thing in rendered(overlay) if name_of(thing) == "RayService/serve")
     (group,) = ray_cluster(service)["workerGroupSpecs"]
-    assert group["maxReplicas"] >= config.serve.max_replicas * max(config.serve.num_gpus, 0.5)
-    assert group["minReplicas"] >= config.serve.min_replicas * max(config.serve.num_gpus, 0.5)
+    assert group["maxReplicas"] >= config.serve.max_replicas * max(config.serve.gpus_per_worker, 0.5)
+    assert group["minReplicas"] >= config.serve.min_replicas * max(config.serve.gpus_per_worker, 0.5)
 
 
 def test_readme_names_the_stages_in_order():

@@ -61,7 +61,7 @@ def seaweed_of_its_own(tmp_path):
 
 def config_of(gallery, uri):
     crawl = {"site": gallery.url, "tags": ["Blobs", "Panda", "Cat"], "fetch_timeout_s": 2, "num_browsers": 1,
-             "rows_per_shard": ROWS_PER_SHARD, "num_fetchers": NUM_FETCHERS, "gap_s": 0.1}  # fmt: skip
+             "rows_per_shard": ROWS_PER_SHARD, "num_fetchers": NUM_FETCHERS, "min_request_interval_s": 0.1}  # fmt: skip
     return build({"store": uri, "crawl": crawl, "caption": {"rows_per_shard": 16}}, where="test")
 
 

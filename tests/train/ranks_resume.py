@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 def train(folder, *overrides, token="", step_s=0.0, keep=9):
     """Train the tiny run in `folder` to its last step; what `fit` returns."""
-    config = tiny.config("train.log_every=1", f"train.keep={keep}", *overrides)
+    config = tiny.config("train.log_every=1", f"train.keep_last={keep}", *overrides)
     scratch = Path(folder) / f"scratch-{current(CPU).rank}"
     place = dataclasses.replace(tiny.place(config, Path(folder)), scratch=scratch, owner=token)
     task = tiny.task(config)

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 STEPS, EVERY = 240, 40  # two ranks take a minute for them (see driver.py), one alone some seconds
 QUICK = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1"}
-RUN = (f"train.steps={STEPS}", f"train.checkpoint_every={EVERY}", "train.keep=20", "train.zero_stage=2")
+RUN = (f"train.steps={STEPS}", f"train.checkpoint_every={EVERY}", "train.keep_last=20", "train.zero_stage=2")
 
 
 @pytest.fixture(scope="module")

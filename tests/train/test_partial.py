@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 LORA = ("train.lora_rank=2", "train.lora_alpha=4", "train.gradient_checkpointing=true")
 CASES = {
     "adapters": LORA,
-    "pattern": ("train.trainable=attn2", "train.gradient_checkpointing=true"),
+    "pattern": ("train.trainable_pattern=attn2", "train.gradient_checkpointing=true"),
 }
 
 

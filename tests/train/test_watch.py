@@ -10,7 +10,7 @@ from tests.train import ranks_resume as tiny_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
-RUN = ("train.steps=4", "train.batch_size=4", "train.validation=0.4", "train.validate_every=2")
+RUN = ("train.steps=4", "train.batch_size=4", "train.validation_fraction=0.4", "train.validate_every=2")
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def job(load: Load) -> list[Figure]:
             for number in load.repeats:
                 for strict, found in speeds.items():
                     config = _config(Path(folder, f"{number}-{strict}"), load, strict)
-                    cluster.connect(config.cluster)
+                    cluster.connect(config.ray)
                     with contextlib.redirect_stderr(io.StringIO()):
                         done = generate.run(config)
                     found.append(_rate(config))

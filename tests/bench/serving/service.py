@@ -54,7 +54,7 @@ class Service:
                   "timeout_s": TIMEOUT_S, **fields}  # fmt: skip
         config = build({"run": "bench", "store": str(self.folder / "store"), "serve": values,
                         "cluster": {"num_cpus": 8}}, where="bench")  # fmt: skip
-        cluster.connect(config.cluster)
+        cluster.connect(config.ray)
         job.start(job.application(config), "127.0.0.1", self.port)
 
     def ask(self, bodies: Sequence[Body], per_s: float, most: int = 500) -> list[Got]:

@@ -8,7 +8,7 @@ METADATA = CaptionConfig()
 
 
 @pytest.mark.parametrize(("change", "same"), [
-    ({"batch_size": 3}, True), ({"num_workers": 9}, True), ({"num_captions": 3}, True), ({"regenerations": 0}, True),
+    ({"batch_size": 3}, True), ({"num_workers": 9}, True), ({"num_captions": 3}, True), ({"max_retries": 0}, True),
     ({"retry": "failed"}, True), ({"model": "other/model"}, False), ({"size_px": 448}, False),
     ({"engine": "vllm"}, False),
 ])  # fmt: skip
@@ -31,7 +31,7 @@ def test_the_first_answer_is_greedy_and_each_further_one_hotter_with_a_seed_of_i
 def test_vllm_is_checked_for_the_package_and_the_gpu(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'emoji-ldm\[vllm\]'"):
-        check(CaptionConfig(engine="vllm", num_gpus=1))
+        check(CaptionConfig(engine="vllm", gpus_per_worker=1))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    with pytest.raises(ConfigError, match=r"caption\.num_gpus=1"):
+    with pytest.raises(ConfigError, match=r"caption\.gpus_per_worker=1"):
         check(CaptionConfig(engine="vllm"))

@@ -90,5 +90,5 @@ def test_a_size_between_visual_tokens_is_refused(qwen):
 
 
 def test_one_model_per_gpu_and_one_gpu_per_model(qwen):
-    with pytest.raises(ConfigError, match=r"caption\.num_gpus=2: qwen2\.5-vl uses one GPU per worker"):
-        check(config(qwen, num_gpus=2))
+    with pytest.raises(ConfigError, match=r"caption\.gpus_per_worker=2: qwen2\.5-vl uses one GPU per worker"):
+        check(config(qwen, gpus_per_worker=2))

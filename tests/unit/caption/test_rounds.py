@@ -129,7 +129,7 @@ def test_what_fails_to_the_end_keeps_the_last_reason(ten):
     rows = write(FakeEngine(refusing(0, 1, 2)), ten)
     assert {(row["status"], row["attempts"], row["caption"]) for row in rows} == {("failed", 3, "")}
     assert {row["reason"] for row in rows} == {'a refusal: "I\'m sorry"'}
-    once = write(FakeEngine(refusing(0)), ten, VLM.model_copy(update={"regenerations": 0}))
+    once = write(FakeEngine(refusing(0)), ten, VLM.model_copy(update={"max_retries": 0}))
     assert {(row["status"], row["attempts"]) for row in once} == {("failed", 1)}
 
 

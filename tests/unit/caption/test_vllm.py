@@ -16,7 +16,7 @@ from tests.emoji import blobs, image_rows
 
 @pytest.fixture(scope="module")
 def config(qwen):
-    return CaptionConfig(engine="vllm", model=str(qwen), num_gpus=1, max_new_tokens=6, size_px=56)
+    return CaptionConfig(engine="vllm", model=str(qwen), gpus_per_worker=1, max_new_tokens=6, size_px=56)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def requests(num):
 
 
 def test_both_engines_give_the_same_greedy_answers_to_the_same_prompts_and_pixels(engine, config):
-    other = QwenEngine(config.model_copy(update={"engine": "qwen2.5-vl", "num_gpus": 0}))
+    other = QwenEngine(config.model_copy(update={"engine": "qwen2.5-vl", "gpus_per_worker": 0}))
     asked = requests(3)
     ours, theirs = engine.answer(engine.prepare(asked)), other.answer(other.prepare(asked))
     assert ours == theirs
@@ -45,7 +45,7 @@ def test_a_shard_is_one_call_with_each_requests_own_seed_and_temperature(engine,
     _, (greedy, sampled) = engine.prepare([asked, later])
     assert (greedy.temperature, sampled.temperature, sampled.seed) == (0.0, 1.0, later.seed)
     assert (sampled.top_k, sampled.max_tokens, sampled.repetition_penalty) == (50, 6, 1.0)
-    Rounds(engine, config.model_copy(update={"regenerations": 1})).run(image_rows(blobs(5)))
+    Rounds(engine, config.model_copy(update={"max_retries": 1})).run(image_rows(blobs(5)))
     assert engine.model.calls == [5, 5]
 
 
@@ -56,8 +56,8 @@ def test_a_dead_engine_is_told_from_a_bad_picture(engine):
 
 
 def test_the_model_gets_the_visual_budget_and_its_share_of_the_gpus():
-    options = engine_options(CaptionConfig(engine="vllm", num_gpus=2, batch_size=256))
+    options = engine_options(CaptionConfig(engine="vllm", gpus_per_worker=2, batch_size=256))
     assert options["mm_processor_kwargs"] == {"size": {"shortest_edge": 224 * 224, "longest_edge": 224 * 224}}
     assert (options["max_num_seqs"], options["tensor_parallel_size"]) == (256, 2)
-    assert engine_options(CaptionConfig(engine="vllm", num_gpus=0.5))["gpu_memory_utilization"] == 0.45
-    assert "tensor_parallel_size" not in engine_options(CaptionConfig(engine="vllm", num_gpus=1))
+    assert engine_options(CaptionConfig(engine="vllm", gpus_per_worker=0.5))["gpu_memory_utilization"] == 0.45
+    assert "tensor_parallel_size" not in engine_options(CaptionConfig(engine="vllm", gpus_per_worker=1))

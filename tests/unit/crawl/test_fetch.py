@@ -162,7 +162,7 @@ def test_a_public_site_cannot_send_us_into_private_networks(host):
 
 def test_requests_to_a_host_keep_the_crawl_delay(site):
     site.routes["/robots.txt"] = answer(200, b"User-agent: *\nCrawl-delay: 0.3")
-    fetch(site, "/ok", "/ok", "/ok", gap_s=0.1)
+    fetch(site, "/ok", "/ok", "/ok", min_request_interval_s=0.1)
     assert all(later - earlier >= 0.25 for earlier, later in zip(site.times[1:], site.times[2:], strict=False))
 
 

@@ -100,7 +100,7 @@ def test_requests_keep_the_gap_after_the_former_was_over(site):
     async def four(gate):
         await asyncio.gather(*(visit(gate) for _ in range(4)))
 
-    with_gate(config_of(site.url, gap_s=0.01), four)
+    with_gate(config_of(site.url, min_request_interval_s=0.01), four)
     assert all(later[0] - former[1] >= 0.05 for former, later in pairwise(spans))
     assert site.log == ["/robots.txt"]
 

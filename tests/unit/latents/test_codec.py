@@ -112,7 +112,7 @@ def test_the_key_is_that_of_the_weights_wherever_they_lie(tiny_pipeline, rgb_fol
 
 def test_what_is_no_codec_is_refused_with_a_remedy(tiny_pipeline, tmp_path):
     for folder in (tmp_path, tiny_pipeline / "unet", "no/such-model"):
-        with pytest.raises(ModelError, match=r"latents\.codec=own"):
+        with pytest.raises(ModelError, match=r"latents\.vae=own"):
             codec(folder)
     with pytest.raises(ConfigError, match="size_px=33"):
         codec(tiny_pipeline, size_px=33)
@@ -128,7 +128,7 @@ def test_the_own_codec_is_the_runs_newest_autoencoder(tmp_path, tiny_pipeline):
     store.upload(tiny_pipeline / "vae", path, "vae")
     checkpoints.publish(store, path, {"step": 7})
     assert codec(resolve_codec(config, store, tmp_path)).key == codec(tiny_pipeline).key
-    assert resolve_codec(load(None, ["latents.codec=some/vae"]), store, tmp_path) == "some/vae"
+    assert resolve_codec(load(None, ["latents.vae=some/vae"]), store, tmp_path) == "some/vae"
 
 
 def test_a_vq_model_gives_latents_before_quantisation_and_quantises_what_it_decodes(tmp_path, pixels):

@@ -13,7 +13,7 @@ from emoji_ldm.store import Store
 from tests.emoji import blobs, fill_images
 from tests.unit.latents.test_cache import caption_table, commit, moments, states
 
-BOTH = LatentsConfig(variants=4, flip=True, jitter=0.3)
+BOTH = LatentsConfig(num_augmentations=4, flip=True, jitter=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,12 @@ def test_half_are_mirrored_if_colours_change_too(pixels):
 
 
 def test_without_jitter_the_one_variant_is_always_the_mirror_image(pixels):
-    flips = LatentsConfig(variants=2, flip=True)
+    flips = LatentsConfig(num_augmentations=2, flip=True)
     assert (alter(pixels, list("abcd"), 1, flips) == pixels[:, :, ::-1]).all()
-    with pytest.raises(ConfigError, match=r"variants=3 without latents\.jitter: .*set latents\.variants=2"):
-        variant_keys("codec", LatentsConfig(variants=3, flip=True))
+    with pytest.raises(
+        ConfigError, match=r"num_augmentations=3 without latents\.jitter: .*set latents\.num_augmentations=2"
+    ):
+        variant_keys("codec", LatentsConfig(num_augmentations=3, flip=True))
 
 
 def test_jitter_changes_colours_within_its_bounds_and_never_alpha(pixels):
@@ -58,19 +60,21 @@ def test_jitter_changes_colours_within_its_bounds_and_never_alpha(pixels):
 def test_keys_say_what_was_altered_and_the_first_is_the_codec_s_own():
     keys = variant_keys("codec", BOTH)
     assert keys[0] == "codec" and len(set(keys)) == 4
-    assert variant_keys("codec", BOTH.model_copy(update={"variants": 6}))[:4] == keys
+    assert variant_keys("codec", BOTH.model_copy(update={"num_augmentations": 6}))[:4] == keys
     assert not set(keys[1:]) & set(variant_keys("codec", BOTH.model_copy(update={"jitter": 0.2})))
     assert variant_keys("codec", LatentsConfig()) == ["codec"]
 
 
-@pytest.mark.parametrize("settings", [LatentsConfig(variants=2, flip=True), LatentsConfig(variants=2, jitter=1)])
+@pytest.mark.parametrize(
+    "settings", [LatentsConfig(num_augmentations=2, flip=True), LatentsConfig(num_augmentations=2, jitter=1)]
+)
 def test_keys_are_the_same_after_the_settings_were_written_and_read(settings):
     again = LatentsConfig.model_validate_json(settings.model_dump_json())
     assert again.model_dump_json() == settings.model_dump_json()
     assert variant_keys("codec", again) == variant_keys("codec", settings)
 
 
-@pytest.mark.parametrize("change", [{"variants": 3}, {"flip": True}, {"jitter": 0.1}])
+@pytest.mark.parametrize("change", [{"num_augmentations": 3}, {"flip": True}, {"jitter": 0.1}])
 def test_variants_without_alterations_and_the_reverse_are_refused(change):
     with pytest.raises(ConfigError, match="set both or neither"):
         variant_keys("codec", LatentsConfig(**change))

@@ -46,7 +46,7 @@ def test_latents_of_another_codec_name_both_and_the_command(tmp_path, tiny_pipel
         checked(training_config(other, tmp_path / "store"))
     text = str(caught.value)
     assert text.startswith(f"8 of 8 images have no latents of codec '{other}' (")
-    assert f"run: emoji-ldm latents latents.codec={other}" in text and "the store has those of" in text
+    assert f"run: emoji-ldm latents latents.vae={other}" in text and "the store has those of" in text
 
 
 def test_batches_that_do_not_divide_are_refused_and_too_large_ones_told(tmp_path, tiny_pipeline):

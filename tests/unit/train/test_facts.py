@@ -42,7 +42,7 @@ def tuned(pipeline, store, *overrides):
     return config.model_copy(update={"train": config.train.model_copy(update=plain)})
 
 
-@pytest.mark.parametrize("partly", ["train.lora_rank=2", "train.trainable=attn2"])
+@pytest.mark.parametrize("partly", ["train.lora_rank=2", "train.trainable_pattern=attn2"])
 def test_the_manifest_holds_the_keys_of_all_that_is_frozen(partly, tmp_path):
     pipeline = write_pipeline(tmp_path / "base")
     config = tuned(pipeline, tmp_path / "store", partly)

@@ -39,7 +39,7 @@ def known(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("name", "words"), [("codec_key", "latents.codec"), ("encoder_key", "latents.text_encoder"),
+@pytest.mark.parametrize(("name", "words"), [("codec_key", "latents.vae"), ("encoder_key", "latents.text_encoder"),
                                              ("scaling_factor", "scaling"), ("base_key", "train.init")])  # fmt: skip
 def test_other_latents_or_another_base_of_the_same_shape_are_an_error(name, words, known, tmp_path):
     shutil.copytree(known, tmp_path, dirs_exist_ok=True)
@@ -59,7 +59,7 @@ def test_options_of_what_learns_are_compared(trained):
 
 
 def test_a_finished_training_is_compared_too(trained):
-    for options, error in ((("train.prediction_type=epsilon",), "prediction_type"), (("latents.codec=/other",), None)):
+    for options, error in ((("train.prediction_type=epsilon",), "prediction_type"), (("latents.vae=/other",), None)):
         config = tiny.config(*options)
         if error:
             with pytest.raises(ModelError, match=error):

@@ -28,7 +28,9 @@ def size_of(png):
 
 def test_images_held_out_are_shown_beside_what_is_drawn_for_their_captions(tmp_path, tiny_pipeline):
     torch.set_num_threads(1)
-    config = training_config(tiny_pipeline, tmp_path / "store", "train.validation=0.5", "train.sample_prompts=[a, b]")
+    config = training_config(
+        tiny_pipeline, tmp_path / "store", "train.validation_fraction=0.5", "train.sample_prompts=[a, b]"
+    )
     fill_latents(config)
     task = load_task(tiny.place(config, tmp_path), partial(preview, GenerateConfig(steps=1, num_images=2)))
     task.export({name: tensor.detach() for name, tensor in task.module.named_parameters()}, tmp_path)

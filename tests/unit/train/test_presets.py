@@ -24,7 +24,7 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012}  # of every Stable Diffusion
 SHORT = ("train.steps=2", "train.batch_size=2", "train.sample_every=0", "latents.size_px=32")
 NARROW = ("train.layers_per_block=1", "train.num_heads=2")
 SCRATCH = (*SHORT, *NARROW, "train.block_out_channels=[8, 16]", "latents.max_tokens=16",
-           "latents.codec={}/vae", "latents.text_encoder={}/clip")  # fmt: skip
+           "latents.vae={}/vae", "latents.text_encoder={}/clip")  # fmt: skip
 TUNED = (*SHORT, "latents.max_tokens=16")
 STARTER = (*SHORT, *NARROW, "train.block_out_channels=[8, 16]", "autoencoder.steps=2", "autoencoder.batch_size=2",
            "autoencoder.size_px=32", "autoencoder.block_out_channels=[16, 16]")  # fmt: skip
@@ -34,7 +34,7 @@ PRESETS = {
     "finetune-sd": (*TUNED, "train.init={}/sd"),
     "lora": (*TUNED, "train.init={}/sd"),
     "celebahq-256": (*SHORT, *NARROW, "train.block_out_channels=[8, 8, 16, 16]", "latents.max_tokens=16",
-                     "latents.codec={}/ldm", "latents.text_encoder={}/clip"),
+                     "latents.vae={}/ldm", "latents.text_encoder={}/clip"),
     "sd21-v": (*TUNED, "train.micro_batch_size=1", "train.init={}/sd21"),
     "starter": STARTER,
     "starter with vq": (*STARTER, "autoencoder.kind=vq", "autoencoder.codebook_size=32"),
@@ -65,7 +65,7 @@ def trained(hub, tmp_path_factory):
             config = load(name.split()[0], overrides)
             place = tiny.place(config, folder)
             captions = fill_captioned(place.store)
-            if config.latents.codec == "own":
+            if config.latents.vae == "own":
                 fit(reconstruction.load_task(place), plan_of(config, "autoencoder"), place, torch.device("cpu"))
             fill_encoded(config, captions)
             task = diffusion.load_task(place)

@@ -43,7 +43,7 @@ def work(folder, load):
 
 def test_what_one_rank_cannot_load_is_told_on_all(second, tmp_path):
     def load(place):
-        raise ModelError("latents.codec=/models/vae: there is no such folder on this node")
+        raise ModelError("latents.vae=/models/vae: there is no such folder on this node")
 
     kind, text = work(tmp_path, load)["error"]
     assert kind == "ModelError" and "on this node" in text

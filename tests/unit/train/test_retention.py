@@ -16,7 +16,7 @@ from tests.unit.train.tiny import run
 
 pytestmark = pytest.mark.slow
 
-KEEP_ONE = "train.keep=1"
+KEEP_ONE = "train.keep_last=1"
 
 
 def damage(folder):

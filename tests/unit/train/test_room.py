@@ -20,7 +20,7 @@ MODEL = room.BESIDE * 4 * NUMBERS
 
 
 def check(folder, free, monkeypatch, *overrides):
-    config = tiny.config("train.keep=2", *overrides)
+    config = tiny.config("train.keep_last=2", *overrides)
     monkeypatch.setattr(room.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     room.check_room(tiny.place(config, folder), plan_of(config, "train"), ALONE, {"num_parameters": NUMBERS})
 

@@ -149,7 +149,7 @@ def test_a_store_that_fails_ends_the_training_with_its_own_error(tmp_path, monke
 
 def test_training_goes_on_while_a_checkpoint_is_brought_and_the_next_one_waits(tmp_path, monkeypatch):
     bring, later = Store.put, threading.Event()
-    config = tiny.config("train.steps=6", "train.checkpoint_every=2", "train.keep=5")
+    config = tiny.config("train.steps=6", "train.checkpoint_every=2", "train.keep_last=5")
     task = tiny.task(config)
     draw = task.draw
 

@@ -170,7 +170,7 @@ def test_without_class_pictures_every_place_shows_a_subject():
 
 def test_a_validation_share_that_leaves_nothing_is_refused():
     with pytest.raises(DatasetError, match="holds out all of the 6 images"):
-        tiny.task(tiny.config("train.validation=1"))
+        tiny.task(tiny.config("train.validation_fraction=1"))
 
 
 def test_a_lesson_trains_unet_and_text_encoder_from_a_pipeline(tmp_path, tiny_pipeline):
@@ -178,7 +178,7 @@ def test_a_lesson_trains_unet_and_text_encoder_from_a_pipeline(tmp_path, tiny_pi
     config = load("dreambooth", [
         "run=tiny", f"store={tmp_path / 'store'}", f"train.init={tiny_pipeline}", "latents.size_px=32", LEVELS,
         "latents.max_tokens=16", "train.beta_end=0.02", "train.steps=2", "train.optimizer=adamw",
-        "train.precision=fp32", "train.lr=1e-2", "train.sample_every=0", "train.num_gpus=0",
+        "train.precision=fp32", "train.lr=1e-2", "train.sample_every=0", "train.gpus_per_worker=0",
     ])  # fmt: skip
     frozen = load_frozen(config, Store(config.store), tmp_path)
     squares = list(album.squares([photo(tmp_path / f"{c}.png", colour=c) for c in ("red", "blue", "tan")], 32))
@@ -217,7 +217,7 @@ def test_a_class_folder_with_pictures_enough_needs_none_that_are_drawn(tmp_path)
     [
         (["train.num_workers=4", "train.min_workers=3"], ConfigError, "cannot be shared by 3 workers"),
         (["train.optimizer=adamw8bit"], ConfigError, "needs bitsandbytes"),
-        (["train.num_gpus=1"], JobError, "train needs 1 GPU for 1 workers, the cluster has 0"),
+        (["train.gpus_per_worker=1"], JobError, "train needs 1 GPU for 1 workers, the cluster has 0"),
     ],
 )
 def test_what_the_group_would_refuse_is_told_before_a_class_picture_is_drawn(

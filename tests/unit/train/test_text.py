@@ -46,7 +46,7 @@ def frozen(request, tiny_pipeline, own_encoder):
 def task(frozen, *overrides):
     latents = tiny.latent_set(shape=(4, 16, 16))
     latents = dataclasses.replace(latents, states=frozen.text.encode(latents.captions))
-    config = tiny.config(f"latents.max_tokens={TOKENS}", "latents.size_px=32", "train.caption_drop=0.5", *overrides)
+    config = tiny.config(f"latents.max_tokens={TOKENS}", "latents.size_px=32", "train.caption_dropout=0.5", *overrides)
     return DiffusionTask(config, latents, frozen)
 
 
@@ -110,7 +110,7 @@ def test_all_parts_may_be_those_of_the_pipeline_to_start_from(tiny_pipeline, tmp
     checkpoint = tmp_path / "step-00000001"  # holds a pipeline, as ours do
     checkpoint.mkdir()
     (checkpoint / "pipeline").symlink_to(tiny_pipeline)
-    config = load(None, [f"train.init={checkpoint}", "latents.codec=init", "latents.text_encoder=init",
+    config = load(None, [f"train.init={checkpoint}", "latents.vae=init", "latents.text_encoder=init",
                          "latents.size_px=32", "latents.max_tokens=16", "train.beta_start=0.0001",
                          "train.beta_end=0.02", "train.prediction_type=epsilon"])  # fmt: skip
     found = load_frozen(config, Store(str(tmp_path / "store")), tmp_path)
@@ -126,5 +126,5 @@ def test_a_pipeline_of_another_objective_is_refused(tiny_pipeline):
 
 
 def test_init_as_a_codec_needs_a_pipeline_to_start_from():
-    with pytest.raises(ConfigError, match=r"overrides: latents\.codec=init is that of train\.init, which is empty"):
-        load(None, ["latents.codec=init"])
+    with pytest.raises(ConfigError, match=r"overrides: latents\.vae=init is that of train\.init, which is empty"):
+        load(None, ["latents.vae=init"])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from emoji_ldm.train.validation_fraction import validate, working_with
 
 from emoji_ldm.model.ema import NAMES, Averages
 from emoji_ldm.train import data, order
 from emoji_ldm.train.engine import build_engine
 from emoji_ldm.train.plan import plan_of
-from emoji_ldm.train.validation import validate, working_with
 from emoji_ldm.train.world import World
 from tests.unit.train import tiny
 
@@ -18,7 +18,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 def prepared(*overrides):
     """A task that holds out 5 of 12 images, its engine, and averages that differ from the weights."""
-    config = tiny.config("train.validation=0.5", "train.seed=3", *overrides)
+    config = tiny.config("train.validation_fraction=0.5", "train.seed=3", *overrides)
     task, plan = tiny.task(config, tiny.latent_set(12)), plan_of(config, "train")
     engine = build_engine(task.module, plan, ALONE)
     averages = Averages(engine.shards(), plan.ema_decay)
@@ -56,7 +56,7 @@ def test_the_averaged_weights_are_measured_and_the_own_ones_come_back():
 
 
 def test_nothing_is_measured_where_nothing_is_held_out():
-    config = tiny.config("train.validation=0")
+    config = tiny.config("train.validation_fraction=0")
     task, plan = tiny.task(config), plan_of(config, "train")
     engine = build_engine(task.module, plan, ALONE)
     assert validate(task, engine, Averages(engine.shards(), 0.9), ALONE, [range(4)]) == {}

@@ -21,7 +21,7 @@ from emoji_ldm.train.plan import Place, plan_of
 TINY = (
     "run=tiny", "train.block_out_channels=[8,16]", "train.layers_per_block=1", "train.num_heads=2", "train.steps=8",
     "train.batch_size=4", "train.lr=2e-3", "train.warmup_steps=2", "train.zero_stage=0", "train.checkpoint_every=4",
-    "train.log_every=2", "train.sample_every=0", "latents.max_tokens=6", "train.validation=0",
+    "train.log_every=2", "train.sample_every=0", "latents.max_tokens=6", "train.validation_fraction=0",
 )  # fmt: skip
 
 
@@ -70,6 +70,6 @@ def place(configuration: Config, folder: Path) -> Place:
 
 def run(folder: Path, *overrides: str, **place_changes: Any) -> dict[str, Any]:
     """Train in the folder, as one process on a CPU; what `fit` returns."""
-    configuration = config("train.log_every=1", "train.keep=5", *overrides)
+    configuration = config("train.log_every=1", "train.keep_last=5", *overrides)
     where = dataclasses.replace(place(configuration, folder), **place_changes)
     return fit(task(configuration), plan_of(configuration, "train"), where, torch.device("cpu"))
