@@ -27,10 +27,11 @@ class Store:
     """Files and tables below one URI; cheap to build, picklable, the same on every machine."""
 
     uri: str
-    branch: str = ""  # whose tables are meant; empty is the main line
+    branch: str | None = None  # whose tables are meant; None is the main line
 
     def __post_init__(self) -> None:
         """Make a local folder absolute, so that workers with another directory see the same store."""
+        object.__setattr__(self, "branch", self.branch or None)  # refs written before it could be null hold ""
         if not self.uri.strip():
             raise StoreError("the store is empty; give a folder or s3://bucket/prefix (store=...)")
         scheme, separator, rest = self.uri.partition("://")
@@ -69,7 +70,7 @@ class Store:
         """Folder of the branch below the store; DatasetError if there is no such branch."""
         known = [name.removesuffix(".json") for name in self.list("refs", "branches")]
         if self.branch not in known:
-            close = difflib.get_close_matches(self.branch, known, n=1)
+            close = difflib.get_close_matches(str(self.branch), known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"branches: {', '.join(known) or 'none'}"
             raise DatasetError(f"there is no branch {self.branch!r} in {self.uri} ({hint})")
         return str(json.loads(self.read("refs", "branches", f"{self.branch}.json"))["folder"])

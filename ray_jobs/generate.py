@@ -37,7 +37,7 @@ def run(config: Config) -> dict[str, object]:
     """
     settings, store = config.generate, Store(config.store, config.branch)
     draws = wanted_draws(settings)
-    source, uri = resolve_checkpoint(config, store, CACHE, settings.checkpoint)
+    source, uri = resolve_checkpoint(config, store, CACHE, settings.checkpoint or "")
     key, table = _key(config, store, source), Table(store, GENERATED)
     wanted = {generated_id(key, draw, settings.batch_size, strict=settings.deterministic): draw for draw in draws}
     done = table.keys()

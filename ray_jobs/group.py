@@ -111,7 +111,7 @@ def _fit(config: Config, section: str, load: Load, token: str) -> Summary:
         run_config=RunConfig(
             name=name, storage_path=store.path("runs", config.run, section), storage_filesystem=store.filesystem,
             failure_config=FailureConfig(max_failures=config.train.max_failures,
-                                         max_preemption_failures=config.train.max_preemptions),
+                                         max_preemption_failures=-1 if config.train.max_preemptions is None else config.train.max_preemptions),
             worker_runtime_env={"env_vars": KEEP_PAGES},
         ),
     )  # fmt: skip
@@ -194,7 +194,7 @@ def _explain(failure: ray.train.TrainingFailedError, config: Config, section: st
         if isinstance(error, EmojiLdmError):
             return error
     if isinstance(failure, ray.train.PreemptionError):
-        return JobError(_taken_away(section, config.train.max_preemptions))
+        return JobError(_taken_away(section, config.train.max_preemptions or 0))
     lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
     return JobError(
         f"{section} failed {config.train.max_failures + 1} times (train.max_failures={config.train.max_failures}): "

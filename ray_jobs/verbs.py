@@ -42,7 +42,7 @@ def _diff(arguments: argparse.Namespace, config: Config, words: Sequence[str]) -
         )
     specs, store = specs_of(arguments.table), _store(config)
     texts = [*words, config.as_of][:2] if len(words) == 1 else words
-    named = [match[1] if (match := refs.PINNED.match(text)) else "" for text in texts]
+    named = [match[1] if text and (match := refs.PINNED.match(text)) else "" for text in texts]
     if all(named) and named[0] != named[1]:
         raise ConfigError(f"{texts[0]} and {texts[1]} are different tables: compare two versions of one table")
     if not arguments.table and any(named):

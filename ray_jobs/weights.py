@@ -44,10 +44,10 @@ def served_models(config: Config) -> list[Served]:
     if config.run in settings.models:
         raise ConfigError(f"serve.models.{config.run}: {config.run!r}, the run's name, is that of serve.checkpoint; "
                           "choose another name")  # fmt: skip
-    named = {config.run: settings.checkpoint, **settings.models}
+    named = {config.run: settings.checkpoint or "", **settings.models}
     if settings.reload_s and not any(map(may_move, named.values())):
         raise ConfigError(f"serve.reload_s={settings.reload_s:g} has no effect: no model's checkpoint may mean other "
-                          "weights later (an empty one does, the run's newest, and tag:NAME)")  # fmt: skip
+                          "weights later (null does, the run's newest, and tag:NAME)")  # fmt: skip
     return [_served(config, store, name, checkpoint) for name, checkpoint in named.items()]
 
 

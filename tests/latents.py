@@ -26,7 +26,7 @@ def training_config(pipeline: Path, store: Path, *overrides: str) -> Config:
     return load(None, [
         "run=tiny", f"store={store}", f"latents.vae={pipeline}", f"latents.text_encoder={pipeline}",
         "latents.max_tokens=16", "latents.size_px=32", "train.block_out_channels=[8,16]", "train.layers_per_block=1",
-        "train.num_heads=2", "train.batch_size=4", "train.lr=1e-3", "train.warmup_steps=2", "train.sample_every=0",
+        "train.num_heads=2", "train.batch_size=4", "train.lr=1e-3", "train.warmup_steps=2", "train.sample_every=null",
         "train.log_every=1", "train.num_workers=2", "train.validation_fraction=0", *overrides,
     ])  # fmt: skip
 

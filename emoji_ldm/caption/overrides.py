@@ -22,7 +22,7 @@ from emoji_ldm.store import Store
 WHERE = ("image_id", "source_url")
 
 
-def apply(path: str, store: Store, lineage: Lineage) -> int:
+def apply(path: str | None, store: Store, lineage: Lineage) -> int:
     """Commit the captions of a CSV that are not there yet; returns how many those were, 0 without a path.
 
     Raises:

@@ -25,9 +25,9 @@ class CaptionConfig(Section):
     """Captions per image; the first one is greedy, further ones are sampled."""
     max_retries: Annotated[int, Field(ge=0, le=2)] = 2
     """Further tries, at a higher temperature, for a caption that fails a gate."""
-    retry: Literal["", "failed"] = ""
+    retry: Literal["failed"] | None = None
     """`failed` asks again for captions that failed in an earlier run, and puts the new rows in place of theirs."""
-    overrides: str = ""
+    overrides: str | None = None
     """CSV with columns image_id (or source_url) and caption, written by people: they win over every engine."""
     num_workers: Positive = 2
     """Captioner actors."""

@@ -12,8 +12,8 @@ from emoji_ldm.config.section import Positive, Section
 class ClusterConfig(Section):
     """Which Ray cluster runs the jobs."""
 
-    address: str = ""
-    """Ray address such as `auto`; empty uses RAY_ADDRESS or starts a local Ray."""
+    address: str | None = None
+    """Ray address such as `auto`; null uses RAY_ADDRESS or starts a local Ray."""
     num_cpus: Positive = 8
     """Logical CPUs of a Ray started here."""
     object_store_mb: Positive = 512

@@ -14,7 +14,7 @@ class CrawlConfig(Section):
 
     source: Literal["listing", "html", "api", "records", "folder"] = "listing"
     """`listing`: pages in a browser; `html`: static pages; `api`: JSON image search; `records`, `folder`: `files`."""
-    site: str = ""
+    site: str | None = None
     """Address of the site or API, such as https://example.org. Required by `listing`, `html` and `api`."""
     profile: str = "listing"
     """Name of a shipped crawl profile or path of a YAML file: URL pattern and selectors."""
@@ -44,7 +44,7 @@ class CrawlConfig(Section):
     """Longest side of the canonical picture; larger ones are scaled down, smaller ones kept."""
     near_duplicates: Literal["drop", "keep"] = "drop"
     """What becomes of images that look like one that is there; equal pixels are always dropped."""
-    retry: Literal["", "failed"] = ""
+    retry: Literal["failed"] | None = None
     """`failed` asks once more for every URL that failed (dead, timed out, bad status, unreachable)."""
     refresh: bool = False
     """Walk all pages again and ask for every image again, unless the server says that it has not changed."""

@@ -84,7 +84,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
 def _parse(text: str) -> Any:
     """A YAML scalar or list; `1e-4`, which YAML takes for text, becomes a number in pydantic."""
     try:
-        return yaml.safe_load(text) if text else ""
+        return yaml.safe_load(text) if text else None
     except yaml.YAMLError:
         return text
 

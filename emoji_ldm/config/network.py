@@ -17,31 +17,31 @@ class Concept(Section):
     """Prompt of the subject's own pictures, such as `a photo of sks dog`."""
     instance_folder: str
     """Folder with the subject's pictures."""
-    class_prompt: str = ""
-    """Prompt of its class, such as `a photo of a dog`; empty leaves prior preservation out."""
-    class_folder: str = ""
-    """Folder with pictures of the class, what is missing to `num_class_images` is drawn; empty: runs/<run>/class-N."""
+    class_prompt: str | None = None
+    """Prompt of its class, such as `a photo of a dog`; null leaves prior preservation out."""
+    class_folder: str | None = None
+    """Folder with pictures of the class, what is missing to `num_class_images` is drawn; null: runs/<run>/class-N."""
 
 
 class NetworkFields(Section):
     """The U-Net, and what of it learns."""
 
-    init: str = ""
-    """Folder or hub id of a pipeline whose U-Net training starts from; empty starts at random weights."""
+    init: str | None = None
+    """Folder or hub id of a pipeline whose U-Net training starts from; null starts at random weights."""
     block_out_channels: tuple[Width, ...] = (128, 256, 256)
     """U-Net width per resolution."""
-    attention: tuple[bool, ...] = ()
-    """Which resolutions attend to the text, highest first; empty: all but the highest."""
+    attention: tuple[bool, ...] | None = None
+    """Which resolutions attend to the text, highest first; null: all but the highest."""
     layers_per_block: Positive = 2
     """Residual layers per resolution."""
     num_heads: Positive = 4
     """Attention heads per layer."""
-    trainable_pattern: str = ""
-    """Regular expression: only U-Net weights in whose name it is found are trained, such as `attn2`; empty: all."""
-    lora_rank: Annotated[int, Field(ge=0)] = 0
-    """Rank of low-rank adapters that are trained in place of the weights (arXiv 2106.09685); 0 trains weights."""
-    lora_alpha: Annotated[float, Field(ge=0)] = 0
-    """Scale of the adapters, over the rank; 0 means the rank itself."""
+    trainable_pattern: str | None = None
+    """Regular expression: only U-Net weights in whose name it is found are trained, such as `attn2`; null: all."""
+    lora_rank: Positive | None = None
+    """Rank of low-rank adapters that are trained in place of the weights (arXiv 2106.09685); null trains the weights."""
+    lora_alpha: Annotated[float, Field(gt=0)] | None = None
+    """Scale of the adapters, over the rank; null means the rank itself."""
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Layers that get adapters, by the end of their name."""
     train_text_encoder: bool = False
@@ -59,7 +59,9 @@ class NetworkFields(Section):
         if not self.lora_rank:
             self._refuse_idle("train", ["lora_alpha", "lora_targets"], "without train.lora_rank")
         elif not self.lora_targets:
-            raise ConfigError("train.lora_targets=[] gives no layer an adapter; leave it out, or set train.lora_rank=0")
+            raise ConfigError(
+                "train.lora_targets=[] gives no layer an adapter; leave it out, or set train.lora_rank=null"
+            )
         if not any(concept.class_prompt for concept in self.concepts):
             names = ["prior_weight", "num_class_images"]
             self._refuse_idle("train", names, "without train.concepts that have a class_prompt")

@@ -27,9 +27,9 @@ class ObjectiveFields(Section):
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.012
     """Last beta."""
     zero_terminal_snr: bool = False
-    """Make the last step pure noise (arXiv 2305.08891); not with epsilon. `snr_gamma` is 0 then."""
-    snr_gamma: Annotated[float, Field(ge=0)] = 5
-    """Cap of the signal-to-noise ratio in loss weights, min-SNR (arXiv 2303.09556); 0, as with flow, weighs evenly."""
+    """Make the last step pure noise (arXiv 2305.08891); not with epsilon. `snr_gamma` is null then."""
+    snr_gamma: Annotated[float, Field(gt=0)] | None = 5
+    """Cap of the signal-to-noise ratio in loss weights, min-SNR (arXiv 2303.09556); null, as with flow, weighs evenly."""
     offset_noise: Annotated[float, Field(ge=0)] = 0
     """Strength of noise that is one value per channel; learns flat bright or dark backgrounds."""
     flow_mean: float = 0.0
@@ -57,7 +57,7 @@ class ObjectiveFields(Section):
             if "snr_gamma" in self.model_fields_set:
                 raise ConfigError(
                     f"train.snr_gamma={self.snr_gamma:g} with train.zero_terminal_snr=true weighs the noisiest tenth "
-                    "of the steps, where sampling starts, by next to nothing; set train.snr_gamma=0"
+                    "of the steps, where sampling starts, by next to nothing; set train.snr_gamma=null"
                 )
-            object.__setattr__(self, "snr_gamma", 0.0)  # written out, it is given: both say the same then
+            object.__setattr__(self, "snr_gamma", None)  # written out, it is given: both say the same then
         return self

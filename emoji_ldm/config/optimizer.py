@@ -17,8 +17,8 @@ class OptimizerFields(Section):
     """Optimiser steps."""
     batch_size: Positive = 64
     """Latents per step over all workers."""
-    micro_batch_size: Annotated[int, Field(ge=0)] = 0
-    """Latents per forward pass of a worker, whose gradients add up to the step's; 0 takes all at once."""
+    micro_batch_size: Positive | None = None
+    """Latents per forward pass of a worker, whose gradients add up to the step's; null takes all at once."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """Torch's fused AdamW, or bitsandbytes' one with 8-bit moments: 6 bytes per weight less."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
@@ -33,8 +33,8 @@ class OptimizerFields(Section):
     """AdamW weight decay."""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest gradient norm."""
-    spike_factor: Annotated[float, Field(ge=0)] = 10
-    """A step whose gradient norm is so many times the usual one is skipped; 0 skips only what is not finite."""
+    spike_factor: Annotated[float, Field(gt=0)] | None = 10
+    """A step whose gradient norm is so many times the usual one is skipped; null skips only what is not finite."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the moving average of the weights, warmed up as (1 + step) / (10 + step)."""
     ema_widths: Annotated[tuple[Annotated[float, Field(gt=0, lt=0.29)], ...], Field(max_length=2)] = ()

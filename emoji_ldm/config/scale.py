@@ -14,19 +14,19 @@ class ScaleFields(Section):
 
     num_workers: Positive = 1
     """Ray Train workers, one DeepSpeed rank each."""
-    min_workers: Annotated[int, Field(ge=0)] = 0
-    """Fewest workers to go on with when nodes are lacking; each number up to num_workers divides the batch. 0: all."""
+    min_workers: Positive | None = None
+    """Fewest workers to go on with when nodes are lacking; each number up to num_workers divides the batch; null: all."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs per worker."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Times a lost worker group is started again from the last checkpoint."""
-    max_preemptions: Annotated[int, Field(ge=-1)] = -1
-    """Times it is started again because a node was taken away; -1: without end."""
+    max_preemptions: Annotated[int, Field(ge=0)] | None = None
+    """Times it is started again because a node was taken away; null: without end."""
     checkpoint_every: Positive = 1000
     """Steps between checkpoints."""
     keep_last: Positive = 2
     """Checkpoints kept, the newest ones."""
-    resume: str = ""
+    resume: str | None = None
     """Checkpoint (URI or path in the store) to go on from, step and all, if the run has none of its own."""
 
 
@@ -35,15 +35,15 @@ class WatchFields(Section):
 
     log_every: Positive = 10
     """Steps between log lines."""
-    sample_every: Annotated[int, Field(ge=0)] = 1000
-    """Steps between sample grids, drawn as `generate` says (steps, guidance, seed, images per prompt); 0 draws none."""
-    sample_prompts: tuple[str, ...] = ()
-    """Prompts of the sample grids; empty takes the first captions."""
+    sample_every: Positive | None = 1000
+    """Steps between sample grids, drawn as `generate` says (steps, guidance, seed, images per prompt); null draws none."""
+    sample_prompts: tuple[str, ...] | None = None
+    """Prompts of the sample grids; null takes the first captions."""
     validation_fraction: Fraction = 0.05
     """Share of images, chosen by content hash, that are held out to measure the loss on; 0 trains on all."""
     validate_every: Positive = 1000
     """Steps between measurements on the images held out."""
-    mlflow: str = ""
-    """MLflow tracking URI to log to, such as http://mlflow:5000; empty logs to TensorBoard alone."""
-    wandb: str = ""
+    mlflow: str | None = None
+    """MLflow tracking URI to log to, such as http://mlflow:5000; null logs to TensorBoard alone."""
+    wandb: str | None = None
     """Weights & Biases project to log to."""

@@ -16,6 +16,11 @@ Width = Annotated[int, Field(gt=0, multiple_of=8)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
+def as_text(value: object) -> str | None:
+    """A value that YAML may have read as a date or number, as text; null stays null."""
+    return None if value is None else str(value)
+
+
 class Section(BaseModel):
     """A part of the configuration: closed to unknown keys, frozen once built.
 
@@ -26,7 +31,7 @@ class Section(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True, validate_default=True
     )
 
-    def _refuse_idle(self, section: str, names: Sequence[str], why: str, *, harmless: float = 0) -> None:
+    def _refuse_idle(self, section: str, names: Sequence[str], why: str, *, harmless: float | None = 0) -> None:
         """Refuse values of fields that others leave without effect.
 
         Defaults may stand, which a configuration that was written out and read back spells out, and so may `harmless`.
@@ -36,7 +41,7 @@ class Section(BaseModel):
         """
         for name in names:
             value, default = getattr(self, name), type(self).model_fields[name].default
-            if value not in (default, harmless):
+            if value not in (default, harmless, None):
                 raise ConfigError(
                     f"{section}.{name}={json.dumps(value)} has no effect {why}; leave it out, or set it to its "
                     f"default, {json.dumps(default)}"

@@ -13,7 +13,7 @@ from emoji_ldm.config.cluster import ClusterConfig
 from emoji_ldm.config.crawl import CrawlConfig
 from emoji_ldm.config.generate import GenerateConfig
 from emoji_ldm.config.latents import AutoencoderConfig, LatentsConfig
-from emoji_ldm.config.section import Name, Section
+from emoji_ldm.config.section import Name, Section, as_text
 from emoji_ldm.config.serve import ServeConfig
 from emoji_ldm.config.train import TrainConfig
 
@@ -25,10 +25,10 @@ class Config(Section):
     """Name of the run: checkpoints and report carry it."""
     store: str = "data"
     """URI of the store: a folder, or s3://bucket/prefix."""
-    branch: str = ""
-    """Branch of the tables that is read and written; empty is the main line."""
-    as_of: Annotated[str, BeforeValidator(str)] = ""  # YAML makes dates of times
-    """Tag, time (2026-11-21T10:00) or TABLE@VERSION of the tables that are read; empty reads the newest rows."""
+    branch: str | None = None
+    """Branch of the tables that is read and written; null is the main line."""
+    as_of: Annotated[str | None, BeforeValidator(as_text)] = None  # YAML makes dates of times
+    """Tag, time (2026-11-21T10:00) or TABLE@VERSION of the tables that are read; null reads the newest rows."""
     crawl: CrawlConfig = CrawlConfig()
     caption: CaptionConfig = CaptionConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()

@@ -40,7 +40,7 @@ class Addresses(AbstractResolver):
         Raises:
             ConfigError: An entry of `crawl.allow_private` is neither a host nor a network.
         """
-        self.site = _site(config.site)
+        self.site = _site(config.site or "")
         self.hosts, self.networks = _allowed(config.allow_private)
         self.lookup = lookup or self._getaddrinfo
         self.threads: ThreadPoolExecutor | None = None

@@ -61,7 +61,7 @@ def specs_of(name: str) -> list[TableSpec]:
 def _log_lines(table: Table) -> Iterator[str]:
     tags: dict[int, list[str]] = {}
     for tag, facts in refs.tags(table.store).items():
-        if facts["branch"] == table.store.branch and table.spec.name in facts["tables"]:
+        if (facts["branch"] or None) == table.store.branch and table.spec.name in facts["tables"]:
             tags.setdefault(facts["tables"][table.spec.name], []).append(tag)
     yield f"{table.spec.name}  (version {table.version}, {table.count():,} rows)"
     for entry in versions(table):

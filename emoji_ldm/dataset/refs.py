@@ -54,20 +54,20 @@ def open_tables(config: Config, *specs: TableSpec) -> dict[str, Table]:
     return open_at(Store(config.store, config.branch), config.as_of, *specs)
 
 
-def open_at(store: Store, at: str, *specs: TableSpec) -> dict[str, Table]:
+def open_at(store: Store, at: str | None, *specs: TableSpec) -> dict[str, Table]:
     """Tables at a point, {name: table}; TABLE@VERSION pins that table alone, the others are read at their newest."""
     point = resolve(store, at, specs)
-    named = point.versions if PINNED.match(at) else None
+    named = point.versions if at and PINNED.match(at) else None
     return {spec.name: Table(point.store, spec) if named is not None and spec.name not in named else point.table(spec)
             for spec in specs}  # fmt: skip
 
 
-def resolve(store: Store, at: str, specs: Iterable[TableSpec] = tuple(TABLES.values())) -> Point:
+def resolve(store: Store, at: str | None, specs: Iterable[TableSpec] = tuple(TABLES.values())) -> Point:
     """What a tag, branch, time, TABLE@VERSION[,...] or, for a single table, plain version means.
 
     Args:
         store: Main line or branch that times and versions belong to.
-        at: As the user wrote it; empty is the newest of the store's line.
+        at: As the user wrote it; None is the newest of the store's line.
         specs: The tables that are asked for.
 
     Raises:
@@ -88,7 +88,7 @@ def resolve(store: Store, at: str, specs: Iterable[TableSpec] = tuple(TABLES.val
     return _named(store, at)
 
 
-def tag(store: Store, name: str, message: str = "", at: str = "") -> dict[str, Any]:
+def tag(store: Store, name: str, message: str = "", at: str | None = None) -> dict[str, Any]:
     """Pin the versions of all tables (see `whole`) under a name that never changes.
 
     Raises:
@@ -100,20 +100,20 @@ def tag(store: Store, name: str, message: str = "", at: str = "") -> dict[str, A
         line, versions = whole(store, at)
         if not versions:
             raise DatasetError(f"no tables in {store.uri}; crawl fills them (emoji-ldm crawl)")
-        facts = {"name": name, "time": now(), "message": message, "branch": line.branch, "tables": versions}
+        facts = {"name": name, "time": now(), "message": message, "branch": line.branch or "", "tables": versions}
         held.keep()
         if not store.write_once(json.dumps(facts).encode(), "refs", "tags", f"{name}.json"):
             raise ConfigError(_taken("tag", name))
     return facts
 
 
-def whole(store: Store, at: str) -> tuple[Store, dict[str, int]]:
+def whole(store: Store, at: str | None) -> tuple[Store, dict[str, int]]:
     """The line that a point is on, and the versions of all tables there.
 
     TABLE@VERSION leaves the other tables at their newest. Raises DatasetError if a vacuum took files of a version.
     """
     point = resolve(store, at)
-    versions = newest(point.store) if point.versions is None or PINNED.match(at) else {}
+    versions = newest(point.store) if point.versions is None or (at and PINNED.match(at)) else {}
     versions |= point.versions or {}
     versions = {name: version for name, version in versions.items() if version >= 0}
     for name, version in versions.items():

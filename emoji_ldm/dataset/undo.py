@@ -47,7 +47,7 @@ def restore(config: Config, point: Point, table: Table) -> Undone:
     old = point.table(table.spec)
     if point.store.branch != table.store.branch:
         where = f"branch {point.store.branch}" if point.store.branch else "the main line"
-        raise ConfigError(f"{point.label} is on {where}: restore it there (branch={point.store.branch})")
+        raise ConfigError(f"{point.label} is on {where}: restore it there (branch={point.store.branch or 'null'})")
     before, counts = table.version, {"added": 0, "removed": 0}
     if not point.names(table.spec):
         return Undone(table.spec.name, before, None, counts)

@@ -119,7 +119,7 @@ def _holdings(store: Store, policy: Policy) -> Iterator[_Holding]:
             table = Table(line, spec)
             if table.exists:
                 pinned = {tag: facts["tables"][name] for tag, facts in tags.items()
-                          if facts["branch"] == line.branch and name in facts["tables"]}  # fmt: skip
+                          if (facts["branch"] or None) == line.branch and name in facts["tables"]}  # fmt: skip
                 history = _history(table, policy.keep) - _dropped(table, pinned, policy.drop)
                 label = f"{line.branch}:{name}" if line.branch else name
                 files, ended = _spans(table)

@@ -58,13 +58,13 @@ def generated_id(model_key: str, draw: Draw, batch_size: int, *, strict: bool = 
 def _example(config: GenerateConfig) -> Draw:
     """What all draws of a configuration share."""
     return Draw(
-        "", config.negative_prompt, 0, config.steps, config.guidance_scale, config.scheduler,
-        config.width_px, config.height_px, _picture("image", config.image), _picture("mask", config.mask),
-        config.strength or (1.0 if config.mask else Draw.strength), Path(config.lora).name,
+        "", config.negative_prompt, 0, config.steps, config.guidance_scale, config.scheduler or "",
+        config.width_px or 0, config.height_px or 0, _picture("image", config.image), _picture("mask", config.mask),
+        config.strength or (1.0 if config.mask else Draw.strength), Path(config.lora or "").name,
     )  # fmt: skip
 
 
-def _picture(name: str, path: str) -> bytes:
+def _picture(name: str, path: str | None) -> bytes:
     if not path:
         return b""
     try:
@@ -73,7 +73,7 @@ def _picture(name: str, path: str) -> bytes:
         raise ConfigError(f"generate.{name}={path}: {error}; give a picture file") from None
 
 
-def _lines(path: str) -> list[str]:
+def _lines(path: str | None) -> list[str]:
     if not path:
         return []
     try:

@@ -111,7 +111,7 @@ class LatentSet:
 
 
 def load_latent_set(
-    store: Store, *, codec_key: str, encoder_key: str, at: str = "", variant_keys: Sequence[str] = ()
+    store: Store, *, codec_key: str, encoder_key: str, at: str | None = None, variant_keys: Sequence[str] = ()
 ) -> LatentSet:
     """Every captioned image with its latents and text states.
 

@@ -60,12 +60,13 @@ def load_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_att
     from diffusers import UNet2DConditionModel
 
     _check_undescribed(config)
-    folder = pipeline_folder(config.init)
+    init = config.init or ""
+    folder = pipeline_folder(init)
     try:
         unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot load the U-Net of train.init={config.init}: {one_line(error)}") from None
-    _check_fit(unet.config, config.init, latent_shape, cross_attention_dim)
+        raise ModelError(f"cannot load the U-Net of train.init={init}: {one_line(error)}") from None
+    _check_fit(unet.config, init, latent_shape, cross_attention_dim)
     _, height, width = latent_shape
     unet.register_to_config(sample_size=(height, width) if height != width else height)
     return unet

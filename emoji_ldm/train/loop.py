@@ -97,7 +97,7 @@ class _Training:
     def after(self, done: int) -> None:
         """What is due after `done` steps."""
         last, plan = done == self.plan.steps, self.plan
-        show = plan.sample_every > 0 and (last or done % plan.sample_every == 0)
+        show = plan.sample_every is not None and (last or done % plan.sample_every == 0)
         save = last or show or done % plan.checkpoint_every == 0 or self.place.leaving()
         check = plan.validate_every > 0 and (last or done % plan.validate_every == 0)
         if save or check or done % plan.log_every == 0:

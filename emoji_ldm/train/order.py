@@ -32,7 +32,7 @@ def samples(seed: int, step: int, slots: range, *, batch_size: int, size: int) -
     return np.array([permutation(seed, int(e), size)[o] for e, o in zip(epochs, offsets, strict=True)], dtype=np.int64)
 
 
-def parts_of(slots: range, micro_batch_size: int, *, field: str = "train.micro_batch_size") -> list[range]:
+def parts_of(slots: range, micro_batch_size: int | None, *, field: str = "train.micro_batch_size") -> list[range]:
     """The slots of a rank in equal parts, one per forward pass; 0 is one part. ConfigError if they do not divide."""
     size = micro_batch_size or len(slots)
     if len(slots) % size:
@@ -53,7 +53,7 @@ def slots_of(rank: int, num_workers: int, batch_size: int, *, field: str = "trai
     return range(rank * share, (rank + 1) * share)
 
 
-def check_range(fewest: int, most: int, batch_size: int, micro_batch_size: int = 0, *, section: str = "train") -> None:
+def check_range(fewest: int, most: int, batch_size: int, micro_batch_size: int | None = None, *, section: str = "train") -> None:
     """Raise ConfigError unless every number of workers from `fewest` to `most` can share the batch evenly."""
     if fewest > most:
         raise ConfigError(f"{section}.min_workers={fewest} is above {section}.num_workers={most}; lower it, or give 0")

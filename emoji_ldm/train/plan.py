@@ -27,14 +27,14 @@ class Plan:
     lr: float
     seed: int
     checkpoint_every: int
-    micro_batch_size: int = 0
+    micro_batch_size: int | None = None
     optimizer: str = "adamw"
     lr_schedule: str = "cosine"
     lr_end: float = 0.1
     warmup_steps: int = 20
     weight_decay: float = 1e-4
     grad_clip: float = 1.0
-    spike_factor: float = 0.0
+    spike_factor: float | None = None
     ema_decay: float = 0.99
     ema_widths: tuple[float, ...] = ()
     zero_stage: int = 0
@@ -46,7 +46,7 @@ class Plan:
     keep: int = 2
     resume: str = ""
     log_every: int = 10
-    sample_every: int = 0
+    sample_every: int | None = None
     validate_every: int = 0
     mlflow: str = ""
     wandb: str = ""

@@ -116,7 +116,7 @@ def load_task(place: Place) -> ReconstructionTask:
     return ReconstructionTask(place.config.autoencoder, pixels, {"images": version})
 
 
-def load_pixels(store: Store, size_px: int, at: str = "") -> tuple[Pixels, int]:
+def load_pixels(store: Store, size_px: int, at: str | None = None) -> tuple[Pixels, int]:
     """Every image of the store (at a tag, time or version) as uint8 `(N, size_px, size_px, 4)`, and the version read.
 
     The order is that of image ids.

@@ -41,7 +41,7 @@ from emoji_ldm.train.world import World
 
 SEEDS = (100, 101, 102)  # the recipe was chosen on others
 FLOOR = 0.6
-BASELINE = ("train.prediction_type=epsilon", "train.snr_gamma=0")
+BASELINE = ("train.prediction_type=epsilon", "train.snr_gamma=null")
 SIZE = (
     "train.block_out_channels=[16,32]", "train.layers_per_block=1", "train.num_heads=2", "train.batch_size=16",
     "train.lr=2e-3", "train.warmup_steps=50", "train.zero_stage=0", "train.validation_fraction=0", "latents.max_tokens=8",
@@ -99,7 +99,7 @@ def noise_error(module: torch.nn.Module, config: TrainConfig, held: tuple[Tensor
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     errors = []
     for timestep in torch.linspace(0, 999, NUM_LEVELS + 1)[:-1].long() + 999 // (2 * NUM_LEVELS):
-        signal, level = Levels(TrainConfig(prediction_type="epsilon", snr_gamma=0)).at(timestep)
+        signal, level = Levels(TrainConfig(prediction_type="epsilon", snr_gamma=None)).at(timestep)
         guess = noise_of(module, config, signal * latents + level * noise, (signal, level), states)
         errors.append((guess - noise).square().mean())
     return float(torch.stack(errors).mean())

@@ -92,7 +92,7 @@ def _config(size_px: int, batch: int, folder: Path) -> Config:
         "run=bench", f"store={folder}", f"latents.size_px={size_px}", f"latents.max_tokens={PADDED}",
         "train.block_out_channels=[256,512]", "train.attention=[true,false]", "train.num_heads=8",
         f"train.batch_size={batch}", "train.zero_stage=0", "train.validation_fraction=0", "train.steps=100000",
-        "train.checkpoint_every=100000", "train.sample_every=0",
+        "train.checkpoint_every=100000", "train.sample_every=null",
         f"train.precision={'bf16' if torch.cuda.is_available() else 'fp32'}",
     ])  # fmt: skip
 

@@ -17,7 +17,7 @@ from tests.seaweed import free_port
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 SMALL = ["autoencoder.steps=6", "autoencoder.checkpoint_every=3", "train.steps=6", "train.checkpoint_every=3",
-         "train.sample_every=0", "generate.steps=3", "generate.num_images=1", "crawl.tags=[Faces, Hearts]",
+         "train.sample_every=null", "generate.steps=3", "generate.num_images=1", "crawl.tags=[Faces, Hearts]",
          "crawl.fetch_timeout_s=2", "train.num_workers=1", "autoencoder.num_workers=1"]  # fmt: skip
 # The command itself, against a small site.
 SCRIPT = """

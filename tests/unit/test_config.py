@@ -50,9 +50,9 @@ CONCEPT = "train.concepts=[{instance_prompt: zwx dog, instance_folder: rex}]"
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["train.lora_alpha=8"], r"train\.lora_alpha=8\.0 has no effect without train\.lora_rank; .*default, 0"),
+        (["train.lora_alpha=8"], r"train\.lora_alpha=8\.0 has no effect without train\.lora_rank; .*default, null"),
         (["train.lora_targets=[to_q]"], r"train\.lora_targets=\[\"to_q\"\] has no effect without train\.lora_rank"),
-        (["train.lora_rank=2", "train.lora_targets=[]"], r"lora_targets=\[\] gives no layer .* train\.lora_rank=0"),
+        (["train.lora_rank=2", "train.lora_targets=[]"], r"lora_targets=\[\] gives no layer .* train\.lora_rank=null"),
         (["train.prior_weight=0.5"], r"train\.prior_weight=0\.5 has no effect without train\.concepts"),
         (["train.num_class_images=9", CONCEPT], r"num_class_images=9 has no effect .* that have a class_prompt"),
         (["train.lr_schedule=constant", "train.lr_end=0"], r"train\.lr_end=0\.0 has no effect .*lr_schedule=constant"),

@@ -68,7 +68,7 @@ async def _ask(config: CrawlConfig) -> None:
     addresses = Addresses(config)
     try:
         async with asyncio.timeout(config.fetch_timeout_s), open_session(config, addresses) as session:
-            url = parse_url(f"{origin_of(parse_url(config.site))}/robots.txt")
+            url = parse_url(f"{origin_of(parse_url(config.site or ''))}/robots.txt")
             addresses.check(url)
             async with session.get(url, allow_redirects=False):
                 pass
@@ -83,7 +83,7 @@ def plan_of(config: CrawlConfig) -> Names:
         from emoji_ldm.crawl.profile import load_api, load_profile
 
         profile = load_api(config.profile) if config.source == "api" else load_profile(config.profile)
-        return SitePages(config.site, config.tags, profile)
+        return SitePages(config.site or "", config.tags, profile)
     from emoji_ldm.crawl.sources.files import FilePages
 
     return FilePages(config.files)
@@ -110,8 +110,10 @@ def reader(config: CrawlConfig, gate: Gate) -> Reader:
 
 
 def _check_web(config: CrawlConfig) -> None:
-    if not config.site.startswith(("http://", "https://")):
-        raise ConfigError(f"crawl.site is {config.site!r}; give the site's address: crawl.site=https://example.org")
+    if not (config.site or "").startswith(("http://", "https://")):
+        raise ConfigError(
+            f"crawl.site is {config.site or 'not set'}; give the site's address: crawl.site=https://example.org"
+        )
     if not config.tags:
         raise ConfigError("crawl.tags is empty; name at least one tag: 'crawl.tags=[Blobs]'")
     names = plan_of(config)

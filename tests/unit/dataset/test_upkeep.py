@@ -92,7 +92,7 @@ def test_a_full_vacuum_keeps_tags_branches_and_the_newest_rows(store):
     what = vacuumed(store, Policy(keep="1", older_than="0h"))
     assert what.lost == {"texts": [3]} and "texts: 1 versions can no longer be read (3)" in as_text(what, 10)
     assert not list(Path(store.path("branches")).rglob("*.parquet")), "a deleted branch's own files go too"
-    assert refs.open_tables(Config(store=store.uri, at="v1"), TEXTS)["texts"].read().equals(tagged)
+    assert refs.open_tables(Config(store=store.uri, as_of="v1"), TEXTS)["texts"].read().equals(tagged)
     assert Table(store, TEXTS).keys() == set("abcd")
     with pytest.raises(DatasetError, match=r"texts@3 cannot be read: .* deleted by a vacuum; choose a newer"):
         Table(store, TEXTS, 3).read()

@@ -79,7 +79,7 @@ def test_restoring_a_tag_leaves_tables_that_it_does_not_name(dataset):
         (["diff", "1", "2"], "version 1 of which table"),
         (["restore", "v9"], "there is no tag or branch 'v9' (there are none)"),
         (["log", "--at", "1999-01-01"], "no commit at or before 1999-01-01"),
-        (["show", "at=1999-01-01"], "no commit at or before 1999-01-01"),
+        (["show", "as_of=1999-01-01"], "no commit at or before 1999-01-01"),
         (["tag", "1st"], "name '1st' is refused"),
         (["log", "branch=other"], "there is no branch 'other'"),
         (["revert", "texts"], "is not TABLE@VERSION"),

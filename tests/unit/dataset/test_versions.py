@@ -42,7 +42,7 @@ def test_a_tag_pins_versions_and_never_changes(store):
     put(table, "two", "c")
     with pytest.raises(ConfigError, match="tag 'v1' exists"):
         refs.tag(store, "v1")
-    config = Config(store=store.uri, at="v1")
+    config = Config(store=store.uri, as_of="v1")
     assert refs.open_tables(config, TEXTS)["texts"].keys() == {"a", "b"}
     assert refs.tag(store, "old", at="texts@1")["tables"] == {"texts": 1}
     assert list(refs.tags(store)) == ["v1", "old"]
@@ -75,7 +75,7 @@ def test_points_are_tags_times_and_versions(store):
 
     assert keys(times[1].isoformat()) == {"a", "b"} == keys("1") == keys("texts@1")
     assert keys("") == keys(datetime.now(UTC).isoformat()) == set("abcd")
-    tables = refs.open_tables(Config(store=store.uri, at="texts@1"), TEXTS, CAPTIONS)
+    tables = refs.open_tables(Config(store=store.uri, as_of="texts@1"), TEXTS, CAPTIONS)
     assert (tables["texts"].version, tables["captions"].pinned) == (1, None)
 
 
@@ -95,7 +95,7 @@ def test_a_point_that_is_not_there_is_named_with_the_nearest(store, at, text):
     filled(store, "ab")
     refs.tag(store, "v-1")
     with pytest.raises((ConfigError, DatasetError), match=text):
-        refs.open_tables(Config(store=store.uri, at=at), TEXTS, CAPTIONS)
+        refs.open_tables(Config(store=store.uri, as_of=at), TEXTS, CAPTIONS)
 
 
 def test_a_branch_starts_without_copies_and_goes_its_own_way(store, tmp_path):

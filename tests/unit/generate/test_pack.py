@@ -90,8 +90,8 @@ def test_facts_name_model_mode_and_data():
 
 
 def test_every_scheduler_has_a_name_and_can_be_configured():
-    allowed = get_args(GenerateConfig.model_fields["scheduler"].annotation)
-    assert set(SAMPLERS) == set(SCHEDULERS) == {*allowed} - {""}
+    literal, _ = get_args(GenerateConfig.model_fields["scheduler"].annotation)  # Literal[...] | None
+    assert set(SAMPLERS) == set(SCHEDULERS) == {*get_args(literal)}
 
 
 @pytest.mark.parametrize(("alpha", "mode"), [(255, "RGB"), (99, "RGBA")])

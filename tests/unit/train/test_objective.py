@@ -81,7 +81,7 @@ def test_weights_are_the_published_ones(prediction, formula):
 
 
 def test_without_gamma_every_noise_level_weighs_the_same():
-    objective = Objective(TrainConfig(prediction_type="v_prediction", snr_gamma=0))
+    objective = Objective(TrainConfig(prediction_type="v_prediction", snr_gamma=None))
     assert (objective.weights(*objective.levels.at(ALL)) == 1).all()
 
 
@@ -140,7 +140,7 @@ def test_flow_times_stay_below_the_end():
         (["prediction_type=flow", "beta_end=0.02"], r"train\.beta_end=0\.02 has no effect"),
         (["prediction_type=epsilon", "flow_mean=1"], r"train\.flow_mean=1\.0 has no effect with .*=epsilon"),
         (["prediction_type=epsilon", "zero_terminal_snr=true"], r"set train\.prediction_type=v_prediction"),
-        (["zero_terminal_snr=true", "snr_gamma=5"], r"snr_gamma=5 with .*zero_terminal_snr.*set train\.snr_gamma=0"),
+        (["zero_terminal_snr=true", "snr_gamma=5"], r"snr_gamma=5 with .*zero_terminal_snr.*set train\.snr_gamma=null"),
         (["beta_start=0.1"], r"beta_start=0\.1 is not below train\.beta_end=0\.012"),
     ],
 )

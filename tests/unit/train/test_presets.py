@@ -21,7 +21,7 @@ from tests.unit.train import tiny
 pytestmark = pytest.mark.slow
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012}  # of every Stable Diffusion
-SHORT = ("train.steps=2", "train.batch_size=2", "train.sample_every=0", "latents.size_px=32")
+SHORT = ("train.steps=2", "train.batch_size=2", "train.sample_every=null", "latents.size_px=32")
 NARROW = ("train.layers_per_block=1", "train.num_heads=2")
 SCRATCH = (*SHORT, *NARROW, "train.block_out_channels=[8, 16]", "latents.max_tokens=16",
            "latents.vae={}/vae", "latents.text_encoder={}/clip")  # fmt: skip

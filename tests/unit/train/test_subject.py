@@ -178,7 +178,7 @@ def test_a_lesson_trains_unet_and_text_encoder_from_a_pipeline(tmp_path, tiny_pi
     config = load("dreambooth", [
         "run=tiny", f"store={tmp_path / 'store'}", f"train.init={tiny_pipeline}", "latents.size_px=32", LEVELS,
         "latents.max_tokens=16", "train.beta_end=0.02", "train.steps=2", "train.optimizer=adamw",
-        "train.precision=fp32", "train.lr=1e-2", "train.sample_every=0", "train.gpus_per_worker=0",
+        "train.precision=fp32", "train.lr=1e-2", "train.sample_every=null", "train.gpus_per_worker=0",
     ])  # fmt: skip
     frozen = load_frozen(config, Store(config.store), tmp_path)
     squares = list(album.squares([photo(tmp_path / f"{c}.png", colour=c) for c in ("red", "blue", "tan")], 32))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from emoji_ldm.train.validation_fraction import validate, working_with
+from emoji_ldm.train.validation import validate, working_with
 
 from emoji_ldm.model.ema import NAMES, Averages
 from emoji_ldm.train import data, order

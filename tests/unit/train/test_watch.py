@@ -111,7 +111,7 @@ def test_bad_steps_in_a_row_are_counted_over_a_resume(tmp_path):
 
 
 def test_a_factor_of_zero_skips_only_what_is_not_finite(tmp_path):
-    watch = watch_of(tmp_path, (), "train.spike_factor=0")
+    watch = watch_of(tmp_path, (), "train.spike_factor=null")
     train(watch, 40)
     assert math.isinf(watch.limit)
 

@@ -21,7 +21,7 @@ from emoji_ldm.train.plan import Place, plan_of
 TINY = (
     "run=tiny", "train.block_out_channels=[8,16]", "train.layers_per_block=1", "train.num_heads=2", "train.steps=8",
     "train.batch_size=4", "train.lr=2e-3", "train.warmup_steps=2", "train.zero_stage=0", "train.checkpoint_every=4",
-    "train.log_every=2", "train.sample_every=0", "latents.max_tokens=6", "train.validation_fraction=0",
+    "train.log_every=2", "train.sample_every=null", "latents.max_tokens=6", "train.validation_fraction=0",
 )  # fmt: skip
 
 
