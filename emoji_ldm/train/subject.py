@@ -62,7 +62,8 @@ def halves(is_class: NDArray[np.bool_]) -> Dealer:
         subjects, classes = rows[~is_class[rows]], rows[is_class[rows]]
         if not len(subjects):
             raise ConfigError(
-                f"train.validation_fraction={config.validation_fraction:g} holds out all pictures of the subject; lower it"
+                f"train.validation_fraction={config.validation_fraction:g} holds out all pictures of the "
+                "subject; lower it"
             )
         return _halves(config, subjects, classes) if len(classes) else evenly(config, subjects)
 

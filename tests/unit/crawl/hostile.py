@@ -5,7 +5,7 @@ import socket
 import struct
 import zlib
 
-from .site import answer, drip, emoji, endless, hang_up
+from tests.unit.crawl.site import answer, drip, emoji, endless, hang_up
 
 BOMB = gzip.compress(bytes(10**8), 1)  # 100 MB of nothing in half a megabyte
 

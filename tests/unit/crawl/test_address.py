@@ -13,7 +13,7 @@ from emoji_ldm.crawl.outcomes import Outcome, Refused
 from emoji_ldm.crawl.web import parse_url
 from emoji_ldm.errors import ConfigError
 
-from .site import Site, answer
+from tests.unit.crawl.site import Site, answer
 
 
 def config_of(site="https://8.8.8.8", *allowed):

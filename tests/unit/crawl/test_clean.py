@@ -10,8 +10,8 @@ from PIL import Image, ImageCms
 from emoji_ldm.crawl.clean import clean
 from emoji_ldm.crawl.outcomes import Outcome, Refused
 
-from .hostile import png_of_size
-from .site import emoji
+from tests.unit.crawl.hostile import png_of_size
+from tests.unit.crawl.site import emoji
 
 
 def cleaned(data, size_px=128, max_px=4096):

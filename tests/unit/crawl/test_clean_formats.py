@@ -12,7 +12,7 @@ from emoji_ldm.crawl.clean import clean
 from emoji_ldm.crawl.outcomes import Outcome, Refused
 from emoji_ldm.crawl.png import SIGNATURE
 
-from .site import emoji
+from tests.unit.crawl.site import emoji
 
 
 def cleaned(data):

@@ -11,7 +11,7 @@ from emoji_ldm.crawl.gate import LocalGate
 from emoji_ldm.crawl.harvest import Harvester
 from emoji_ldm.crawl.outcomes import Outcome, Refused
 
-from .site import Site, answer, drip, emoji, endless, hang_up, in_turn
+from tests.unit.crawl.site import Site, answer, drip, emoji, endless, hang_up, in_turn
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from emoji_ldm.crawl.outcomes import Outcome, Refused
 from emoji_ldm.errors import CrawlError
 from tests.loopback import log_of, loopback
 
-from .site import Site, answer
+from tests.unit.crawl.site import Site, answer
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from emoji_ldm.crawl.gate import LocalGate
 from emoji_ldm.crawl.harvest import Harvester
 from emoji_ldm.crawl.spread import Spread
 
-from .site import Site, answer, emoji
+from tests.unit.crawl.site import Site, answer, emoji
 
 
 def harvest(site, rows, **options):

@@ -13,8 +13,8 @@ from emoji_ldm.config import build
 from emoji_ldm.crawl.gate import LocalGate
 from emoji_ldm.crawl.harvest import Harvester
 
-from .hostile import ROUTES
-from .site import Site, answer
+from tests.unit.crawl.hostile import ROUTES
+from tests.unit.crawl.site import Site, answer
 
 pytestmark = pytest.mark.slow
 

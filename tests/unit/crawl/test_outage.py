@@ -11,7 +11,7 @@ from emoji_ldm.crawl.ledger import Ledger
 from emoji_ldm.records import IMAGES, OUTCOMES, TILES
 from emoji_ldm.store import Store
 
-from .site import Site, answer, emoji
+from tests.unit.crawl.site import Site, answer, emoji
 
 pytestmark = pytest.mark.slow
 
