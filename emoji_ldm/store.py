@@ -19,7 +19,7 @@ from pyarrow import fs
 from emoji_ldm import s3
 from emoji_ldm.errors import DatasetError, StoreError
 
-UPLOADS = 4  # files that `Store.upload` copies at once
+UPLOAD_THREADS = 4  # files that `Store.upload` copies at once
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,9 @@ class Store:
         """Copy a local folder below the store, several files at once."""
 
         def send(path: Path) -> None:
-            self.put(_mapped(path), *parts, path.relative_to(local).as_posix())
+            self.put(_memory_mapped(path), *parts, path.relative_to(local).as_posix())
 
-        with ThreadPoolExecutor(UPLOADS, "upload") as pool:
+        with ThreadPoolExecutor(UPLOAD_THREADS, "upload") as pool:
             list(pool.map(send, _files(local)))
 
     def download(self, local: Path, *parts: str) -> None:
@@ -180,7 +180,7 @@ class Store:
         """
         name = f".write-check-{uuid.uuid4().hex}"
         if self.is_s3:
-            s3.check_writing(self.root, name)
+            s3.check_writable(self.root, name)
         else:
             self._check_folder(Path(self.path(name)))
         if self.branch:
@@ -192,7 +192,7 @@ class Store:
         DatasetError if the branch is not there.
         """
         with self.reaching("look for tables"):
-            there = s3.any_below(self.root) if self.is_s3 else Path(self.root).is_dir()
+            there = s3.prefix_exists(self.root) if self.is_s3 else Path(self.root).is_dir()
         if not there:
             raise StoreError(f"there is no store {self.uri}; name another with store=..., or fill it (emoji-ldm crawl)")
         if self.branch:
@@ -237,7 +237,7 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def _mapped(path: Path) -> bytes | memoryview:
+def _memory_mapped(path: Path) -> bytes | memoryview:
     """A file's bytes, read from the disk when they are needed."""
     if not path.stat().st_size:
         return b""

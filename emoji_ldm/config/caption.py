@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from emoji_ldm.config.section import Fraction, Positive, Section
+from emoji_ldm.config.base import Fraction, Positive, Section
 
 
 class CaptionConfig(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from emoji_ldm.config.section import Positive, Section
+from emoji_ldm.config.base import Positive, Section
 
 
 class GenerateConfig(Section):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from emoji_ldm.config.section import Name, Positive, Section
+from emoji_ldm.config.base import Identifier, Positive, Section
 
 
 class ServeConfig(Section):
@@ -19,7 +19,7 @@ class ServeConfig(Section):
     checkpoint: str | None = None
     """Folder of a diffusers pipeline, a checkpoint in the store, or tag:NAME (`emoji-ldm train --tag NAME`);
     null takes the run's newest. Requests call it by the run's name."""
-    models: dict[Name, str] = {}
+    models: dict[Identifier, str] = {}
     """More models, by name: each with its own pool of replicas; values as `checkpoint`."""
     loras: dict[str, str] = {}
     """LoRA adapters, by the name that requests use: a folder with pytorch_lora_weights.safetensors. The default model

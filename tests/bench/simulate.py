@@ -14,7 +14,7 @@ from emoji_ldm.cluster.simulate.published import Figure, figures
 from emoji_ldm.cluster.simulate.results import results
 from emoji_ldm.cluster.simulate.scenario import load
 from emoji_ldm.cluster.simulate.world import World
-from tests.loopback import ROOT
+from tests.emoji_server import ROOT
 
 MOST_S, FAR = 60.0, 0.5
 QUICK = ["work.crawl.copies=20", "work.caption.copies=15", "work.train.copies=6"]

@@ -1,4 +1,4 @@
-"""`python -m emoji_ldm.cluster.simulate`: the command by itself."""
+"""`python -m emoji_ldm.kubernetes.simulate`: the command by itself."""
 
 from __future__ import annotations
 

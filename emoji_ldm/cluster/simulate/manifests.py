@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from emoji_ldm.cluster.check.pods import at, ray_cluster
-from emoji_ldm.cluster.check.quantity import duration_s, quantity
-from emoji_ldm.cluster.check.rendering import Thing, render
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.kubernetes.lint.pods import ray_cluster, value_at
+from emoji_ldm.kubernetes.lint.quantities import duration_s, quantity
+from emoji_ldm.kubernetes.lint.rendering import KubeObject, render
 
 GPU = "nvidia.com/gpu"
 NEVER_S = 1e10  # longer than any simulation
@@ -59,7 +59,7 @@ def duration(text: object) -> float:
     return seconds
 
 
-def queues(things: list[Thing]) -> dict[str, dict[str, Any]]:
+def queues(things: list[KubeObject]) -> dict[str, dict[str, Any]]:
     """The ClusterQueues, by name."""
     found: dict[str, dict[str, Any]] = {}
     for thing in things:
@@ -90,12 +90,12 @@ def queues(things: list[Thing]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def node_pools(things: list[Thing]) -> dict[str, dict[str, Any]]:
+def node_pools(things: list[KubeObject]) -> dict[str, dict[str, Any]]:
     """Limits and idle times of Karpenter's NodePools, by name."""
     found = {}
     for thing in things:
         if thing.get("kind") == "NodePool":
-            after = str(at(thing, ("spec", "disruption", "consolidateAfter")) or "")
+            after = str(value_at(thing, ("spec", "disruption", "consolidateAfter")) or "")
             limits = {name: of(name, value) for name, value in (thing["spec"].get("limits") or {}).items()}
             found[thing["metadata"]["name"]] = {"limits": limits, "idle_s": duration(after) if after else None}
     return found
@@ -109,7 +109,7 @@ def extra_fields(pool: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     return fields if extra["idle_s"] is None else {**fields, "idle_s": extra["idle_s"]}
 
 
-def like(work: dict[str, Any], things: list[Thing], pools: list[str]) -> None:
+def like(work: dict[str, Any], things: list[KubeObject], pools: list[str]) -> None:
     """Queue, priority, worker groups, grace period and autoscaler of the RayJob or RayService `work["like"]`."""
     name = work["like"]
     thing = next(
@@ -141,15 +141,15 @@ def like(work: dict[str, Any], things: list[Thing], pools: list[str]) -> None:
         if not work.get("all_groups"):
             groups = groups[:1]
     for field, key in (("grace_s", "terminationGracePeriodSeconds"),):
-        values = [at(spec, ("template", "spec", key)) for spec in cluster.get("workerGroupSpecs") or []]
+        values = [value_at(spec, ("template", "spec", key)) for spec in cluster.get("workerGroupSpecs") or []]
         if values and values[0] is not None:
             work.setdefault(field, values[0])
     work.setdefault("groups", groups)
     work.pop("all_groups", None)
 
 
-def _group(spec: Thing, flavors: list[str] | None, pools: list[str]) -> dict[str, Any]:
-    pod = at(spec, ("template", "spec"))
+def _group(spec: KubeObject, flavors: list[str] | None, pools: list[str]) -> dict[str, Any]:
+    pod = value_at(spec, ("template", "spec"))
     assert isinstance(pod, dict)
     container = pod["containers"][0]
     resources = container.get("resources") or {}

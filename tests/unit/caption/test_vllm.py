@@ -5,13 +5,14 @@ import io
 import pytest
 from PIL import Image
 
-from emoji_ldm.caption.captioner import EngineDead, Request, Subject, build, check
+from emoji_ldm.caption.batching import CaptionBatcher
+from emoji_ldm.caption.engine_protocol import CaptionInput, CaptionRequest, EngineLostError
+from emoji_ldm.caption.engine_registry import check_engine, load_engine
 from emoji_ldm.caption.qwen import QwenEngine
-from emoji_ldm.caption.rounds import Rounds
 from emoji_ldm.caption.vllm import engine_options
 from emoji_ldm.config import CaptionConfig
-from tests import vllm
-from tests.emoji import blobs, image_rows
+from tests import fake_vllm
+from tests.emoji_images import blobs, image_rows
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +22,16 @@ def config(qwen):
 
 @pytest.fixture
 def engine(config, monkeypatch):
-    vllm.install(monkeypatch)
-    check(config)
-    return build(config)
+    fake_vllm.install(monkeypatch)
+    check_engine(config)
+    return load_engine(config)
 
 
 def requests(num):
     pictures = [Image.open(io.BytesIO(picture.data)).convert("RGBA") for picture in blobs(num)]
-    return [Request(Subject(image, f"title {place}", ()), str(place)) for place, image in enumerate(pictures)]
+    return [
+        CaptionRequest(CaptionInput(image, f"title {place}", ()), str(place)) for place, image in enumerate(pictures)
+    ]
 
 
 def test_both_engines_give_the_same_greedy_answers_to_the_same_prompts_and_pixels(engine, config):
@@ -41,17 +44,17 @@ def test_both_engines_give_the_same_greedy_answers_to_the_same_prompts_and_pixel
 
 def test_a_shard_is_one_call_with_each_requests_own_seed_and_temperature(engine, config):
     asked = requests(1)[0]
-    later = Request(asked.subject, asked.image_id, number=1, attempt=1)
+    later = CaptionRequest(asked.subject, asked.image_id, number=1, attempt=1)
     _, (greedy, sampled) = engine.prepare([asked, later])
     assert (greedy.temperature, sampled.temperature, sampled.seed) == (0.0, 1.0, later.seed)
     assert (sampled.top_k, sampled.max_tokens, sampled.repetition_penalty) == (50, 6, 1.0)
-    Rounds(engine, config.model_copy(update={"max_retries": 1})).run(image_rows(blobs(5)))
+    CaptionBatcher(engine, config.model_copy(update={"max_retries": 1})).run(image_rows(blobs(5)))
     assert engine.model.calls == [5, 5]
 
 
 def test_a_dead_engine_is_told_from_a_bad_picture(engine):
     engine.model.dead = True
-    with pytest.raises(EngineDead, match="EngineCore"):
+    with pytest.raises(EngineLostError, match="EngineCore"):
         engine.answer(engine.prepare(requests(1)))
 
 

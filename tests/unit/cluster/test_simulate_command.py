@@ -13,8 +13,8 @@ from emoji_ldm.cluster.simulate.results import results
 from emoji_ldm.cluster.simulate.scenario import load, parse, presets
 from emoji_ldm.cluster.simulate.table import show
 from emoji_ldm.errors import ConfigError
-from ray_jobs.cli import main
-from tests.loopback import ROOT
+from ray_jobs.cli.main import main
+from tests.emoji_server import ROOT
 from tests.unit.cluster.simulated import simulate, small
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ QUEUE = {
 
 
 def command(*arguments):
-    words = [sys.executable, "-m", "emoji_ldm.cluster.simulate", "--manifests", str(K8S), *arguments]
+    words = [sys.executable, "-m", "emoji_ldm.kubernetes.simulate", "--manifests", str(K8S), *arguments]
     return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=120)
 
 
@@ -218,7 +218,7 @@ def test_names_are_shown_as_they_are_written(capsys):
 
 def test_the_help_of_the_command_loads_nothing_heavy():
     code = (
-        "import sys, emoji_ldm.cluster.simulate.command;"
+        "import sys, emoji_ldm.kubernetes.simulate.command;"
         "print([m for m in ('pydantic', 'yaml', 'rich', 'ray', 'torch') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "[]"

@@ -8,9 +8,9 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from emoji_ldm.config import TrainConfig
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.model.adapt import choose
 from emoji_ldm.model.denoiser import build_denoiser, export_unet
-from emoji_ldm.model.unet import build_unet, count_parameters, reference
+from emoji_ldm.model.lora import select_trainable
+from emoji_ldm.model.unet import build_unet, count_parameters, reference_parameters
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +41,8 @@ def test_the_reference_network_has_nearly_the_reference_s_count():
     config = TrainConfig(block_out_channels=(256, 512), attention=(True, False), num_heads=8)
     with torch.device("meta"):
         unet = build_unet(config, (4, 8, 8), 512)
-    assert (count_parameters(unet), reference(unet)) == (71_010_564, {"reference_parameters": 72_993_540})
-    assert reference(build_unet(TrainConfig(block_out_channels=(8,)), (4, 8, 8), 8)) == {}
+    assert (count_parameters(unet), reference_parameters(unet)) == (71_010_564, {"reference_parameters": 72_993_540})
+    assert reference_parameters(build_unet(TrainConfig(block_out_channels=(8,)), (4, 8, 8), 8)) == {}
 
 
 def test_the_frozen_encoders_of_the_reference_have_its_very_counts():
@@ -156,6 +156,6 @@ def test_of_stable_diffusion_1_little_is_trained_kept_and_shared(changes, larges
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # diffusers' defaults are those of 1.4
         whole = count_parameters(unet)
-        choose(unet, TrainConfig(**changes))
+        select_trainable(unet, TrainConfig(**changes))
     assert whole == 859_520_964
     assert 0.001 < count_parameters(unet) / whole < largest

@@ -9,13 +9,14 @@ from safetensors.torch import load_file
 
 from emoji_ldm.config import load
 from emoji_ldm.dataset import checkpoints
-from emoji_ldm.generate.model import load_model
-from emoji_ldm.generate.sampler import Draw, Sampler
-from emoji_ldm.train import diffusion, reconstruction
+from emoji_ldm.generate.offline_sampler import OfflineSampler
+from emoji_ldm.generate.pipeline_loader import load_model
+from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.train.loop import fit
-from emoji_ldm.train.plan import plan_of
-from tests.latents import fill_captioned, fill_encoded
-from tests.pipelines import write_clip, write_pipeline, write_vae, write_vqvae
+from emoji_ldm.train.tasks import autoencoder_task, diffusion_task
+from emoji_ldm.train.training_args import build_training_args
+from tests.latents_store import fill_captioned, fill_encoded
+from tests.tiny_pipelines import write_clip, write_pipeline, write_vae, write_vqvae
 from tests.unit.train import tiny
 
 pytestmark = pytest.mark.slow
@@ -66,11 +67,16 @@ def trained(hub, tmp_path_factory):
             place = tiny.place(config, folder)
             captions = fill_captioned(place.store)
             if config.latents.vae == "own":
-                fit(reconstruction.load_task(place), plan_of(config, "autoencoder"), place, torch.device("cpu"))
+                fit(
+                    autoencoder_task.load_task(place),
+                    build_training_args(config, "autoencoder"),
+                    place,
+                    torch.device("cpu"),
+                )
             fill_encoded(config, captions)
-            task = diffusion.load_task(place)
-            fit(task, plan_of(config, "train"), place, torch.device("cpu"))
-            done[name] = task, checkpoints.newest(place.store, config.run, "unet").fetch(folder / "cache")
+            task = diffusion_task.load_task(place)
+            fit(task, build_training_args(config, "train"), place, torch.device("cpu"))
+            done[name] = task, checkpoints.newest_checkpoint(place.store, config.run, "unet").fetch(folder / "cache")
         return done[name]
 
     return train
@@ -84,7 +90,9 @@ def test_a_preset_trains_and_its_pipeline_draws_in_diffusers_and_here(trained, n
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a blob", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
     assert (image.size, image.mode) == ((32, 32), "RGBA" if "starter" in name else "RGB")
-    assert Sampler(load_model(checkpoint / "pipeline", "cpu"), 1)([Draw("a blob", seed=0, steps=2)])[0].shape == (
+    assert OfflineSampler(load_model(checkpoint / "pipeline", "cpu"), 1)(
+        [GenerationRequest("a blob", seed=0, steps=2)]
+    )[0].shape == (
         32,
         32,
         4,

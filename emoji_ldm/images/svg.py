@@ -1,0 +1,84 @@
+"""SVG -> PNG without trusting the drawing: checked first, then rendered in a process that may not grow or linger."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+from xml.parsers import expat
+
+from emoji_ldm.outcomes import Outcome, Rejected
+
+MAX_BYTES = 500_000
+MAX_ELEMENTS, MAX_DEPTH, MAX_USES = 10_000, 64, 200
+MAX_CPU_S, MAX_MEMORY_BYTES = 5, 1 << 30
+FORBIDDEN_ELEMENTS = frozenset({"image", "feImage", "script", "foreignObject"})
+RENDER_SCRIPT = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, ({MAX_MEMORY_BYTES}, {MAX_MEMORY_BYTES}))
+resource.setrlimit(resource.RLIMIT_CPU, ({MAX_CPU_S}, {MAX_CPU_S}))
+from resvg_py import svg_to_bytes
+size = int(sys.argv[1])
+svg = sys.stdin.buffer.read().decode()
+sys.stdout.buffer.write(bytes(svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)))
+"""
+
+
+def is_svg(data: bytes) -> bool:
+    """Whether bytes that are no raster image look like SVG."""
+    start = data[:2000].lstrip(b"\xef\xbb\xbf \t\r\n")
+    return start.startswith((b"<svg", b"<?xml", b"<!--", b"<!DOCTYPE")) and b"<svg" in data[:20_000]
+
+
+def render_svg(data: bytes, size_px: int) -> bytes:
+    """PNG whose longest side is `size_px`; text is not drawn, since no font is loaded.
+
+    Raises:
+        Refused: NOT_AN_IMAGE if it is broken, refers to anything outside itself (the renderer would read local
+            files) or costs too much; TOO_LARGE above `MAX_BYTES`.
+    """
+    if len(data) > MAX_BYTES:
+        raise Rejected(Outcome.TOO_LARGE, f"SVG of {len(data)} bytes; {MAX_BYTES} at most")
+    _check_svg(data)
+    command = [sys.executable, "-I", "-c", RENDER_SCRIPT, str(size_px)]
+    try:
+        done = subprocess.run(command, input=data, capture_output=True, timeout=2 * MAX_CPU_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise Rejected(Outcome.NOT_AN_IMAGE, "SVG takes too long to draw") from None
+    if done.returncode < 0:
+        raise Rejected(
+            Outcome.NOT_AN_IMAGE, f"SVG takes more than {MAX_CPU_S} s or {MAX_MEMORY_BYTES >> 20} MB to draw"
+        )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no reason given"]
+        raise Rejected(Outcome.NOT_AN_IMAGE, f"SVG: {said[0]}"[:200])
+    return done.stdout
+
+
+def _check_svg(data: bytes) -> None:
+    """Refuse what could reach outside or grow without end; the parser itself expands nothing."""
+    state = {"depth": 0, "elements": 0, "uses": 0}
+
+    def doctype(*_: Any) -> None:
+        raise Rejected(Outcome.NOT_AN_IMAGE, "SVG with a document type, which may define entities")
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        tag = name.rpartition(":")[2]
+        state["depth"] += 1
+        state["elements"] += 1
+        state["uses"] += tag == "use"
+        links = [value for key, value in attributes.items() if key.rpartition(":")[2] == "href" and tag != "a"]
+        if tag in FORBIDDEN_ELEMENTS or any(not link.startswith("#") for link in links):
+            raise Rejected(Outcome.NOT_AN_IMAGE, f"SVG refers to something outside itself: <{tag}>"[:200])
+        if state["depth"] > MAX_DEPTH or state["elements"] > MAX_ELEMENTS or state["uses"] > MAX_USES:
+            raise Rejected(Outcome.NOT_AN_IMAGE, "SVG has too many or too deeply nested elements")
+
+    def end(_: str) -> None:
+        state["depth"] -= 1
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler, parser.StartElementHandler, parser.EndElementHandler = doctype, start, end
+    try:
+        parser.Parse(data, True)
+    except expat.ExpatError as error:
+        raise Rejected(Outcome.NOT_AN_IMAGE, f"SVG: {error}") from None
