@@ -1,4 +1,4 @@
-"""How a URL can end: every page and image URL gets exactly one outcome, and a reason that a person can read."""
+"""Outcomes of URLs: every page and image URL ends with exactly one outcome and a readable reason."""
 
 from __future__ import annotations
 
@@ -12,44 +12,46 @@ from emoji_ldm.schemas import OUTCOMES
 
 
 class Outcome(StrEnum):
-    """The final word on a URL, as the `outcomes` table holds it."""
+    """The final state of a URL, as stored in the `outcomes` table."""
 
+    # The values are stored in datasets: members may be renamed, their values may not.
     LISTED = "listed"
-    """Page: its tiles are in the `tiles` table."""
+    """Page: its tiles are in the `listings` table."""
     EMPTY = "empty"
-    """Page: it is there but shows no (new) tile, so its tag ends before it."""
+    """Page: it exists but shows no (new) tile, so its tag ends before it."""
     FAILED = "failed"
-    """Page: the browser or the site failed, twice if a second try could help."""
+    """Page: the browser or the site failed, after one retry where a retry could help."""
     KEPT = "kept"
-    """Image: its picture is in the `images` table."""
+    """Image: it is in the `images` table."""
     DUPLICATE = "duplicate-of"
-    """Image: another URL gave the same pixels; `image_id` names them."""
+    """Image: another URL gave the same or a nearly identical image, which `image_id` names."""
     ROBOTS = "refused-by-robots"
-    """Page or image: robots.txt or an X-Robots-Tag header forbids it; by robots.txt, nothing was requested."""
+    """Page or image: robots.txt or an X-Robots-Tag header forbids it. If robots.txt does, nothing was requested."""
     ADDRESS = "blocked-address"
-    """Not http(s), or neither public nor the site's own nor in `crawl.allow_private`; we send nothing there.
+    """The URL is not http(s), or its host is neither public nor the site's own nor listed in `crawl.allow_private`.
 
-    A browser (`crawl.source=listing`) follows a page's redirects and scripts by itself: where it ended is judged
-    afterwards and no tile is taken from there, but it has asked. Keep browsers away from networks by the network.
+    The crawler itself sends no request to such a host. A browser (`crawl.source=listing`) follows redirects and runs
+    scripts on its own, so its final address can only be checked after the request was sent: no tile is taken from
+    there, but the request has happened. Restrict what browsers can reach with network policies.
     """
     DEAD = "dead"
-    """Image: the server says it is gone (404 or 410)."""
+    """Image: the server says that it is gone (404 or 410)."""
     HTTP_ERROR = "http-error"
-    """Image: any other bad status, after two retries if it may heal, or too many redirects."""
+    """Image: any other error status, after two retries if it may be temporary, or too many redirects."""
     TIMED_OUT = "timed-out"
-    """Image: it was not whole within `crawl.fetch_timeout_s`."""
+    """Image: it was not complete within `crawl.fetch_timeout_s`."""
     UNREACHABLE = "unreachable"
-    """No connection, or a broken one, after two retries; or robots.txt cannot be read, which forbids all."""
+    """No connection, or a broken one, after two retries; or robots.txt is unreachable, which forbids every URL."""
     TOO_LARGE = "too-large"
     """Image: more bytes than `crawl.max_bytes`, or a longer side than `crawl.max_px`."""
     TOO_SMALL = "too-small"
     """Image: a side of less than 8 px, such as a tracking pixel."""
     NOT_AN_IMAGE = "not-an-image"
-    """Image: the bytes are no whole picture in a known format."""
+    """Image: the bytes are not a complete image in a supported format."""
     BLANK = "blank"
-    """Image: fully transparent, or of one colour."""
+    """Image: fully transparent, or of a single colour."""
     UNCHANGED = "unchanged"
-    """Image: the server says that it is as it was (304). Never stored: the outcome that it had stays."""
+    """Image: the server answered 304 Not Modified. Never stored: the URL keeps its previous outcome."""
 
 
 FAILURES = frozenset({Outcome.DEAD, Outcome.HTTP_ERROR, Outcome.TIMED_OUT, Outcome.UNREACHABLE})
@@ -57,19 +59,27 @@ FAILURES = frozenset({Outcome.DEAD, Outcome.HTTP_ERROR, Outcome.TIMED_OUT, Outco
 
 
 class Rejected(Exception):
-    """A URL that ends here: an outcome and its reason on their way to the `outcomes` table."""
+    """A URL or image that ends here, with the outcome and reason for the `outcomes` table."""
 
     def __init__(self, outcome: Outcome, reason: str, http_status: int | None = None) -> None:
         super().__init__(reason)
         self.outcome, self.reason, self.http_status = outcome, reason, http_status
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Refusals travel between processes."""
+        """Pickle all three fields: Exception alone would keep the reason only, and rejections cross processes."""
         return type(self), (self.outcome, self.reason, self.http_status)
 
 
 def outcome_row(url: str, kind: str, outcome: Outcome, reason: str, **known: Any) -> dict[str, Any]:
-    """A row of `outcomes`, finished now; `known` adds image_id, http_status, elapsed_s, etag, last_modified."""
+    """Build a row of `outcomes` that is finished now.
+
+    Args:
+        url: The page or image URL.
+        kind: `page` or `image`.
+        outcome: How the URL ended.
+        reason: Why, in words for people.
+        known: Values of image_id, http_status, elapsed_s, etag and last_modified; those not given are null.
+    """
     row = {"image_id": None, "http_status": None, "elapsed_s": None, "etag": None, "last_modified": None, **known}
     return {
         "url": url,
@@ -82,11 +92,12 @@ def outcome_row(url: str, kind: str, outcome: Outcome, reason: str, **known: Any
 
 
 def outcome_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows as an Arrow table of the `outcomes` schema."""
+    """Convert rows to an Arrow table of the `outcomes` schema."""
     return pa.Table.from_pylist(rows, schema=OUTCOMES.schema)
 
 
 def count_outcomes(outcomes: pa.Table) -> dict[str, int]:
-    """How many rows of an `outcomes` table ended how: {outcome: rows}."""
+    """Count the rows of an `outcomes` table by outcome, as {outcome: rows} sorted by name."""
     counts = outcomes["outcome"].value_counts().to_pylist()
+    # Sorted, because the counts are written as JSON into the commit metadata and must not depend on the row order.
     return {entry["values"]: entry["counts"] for entry in sorted(counts, key=lambda entry: str(entry["values"]))}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Collection, Iterator, Mapping
@@ -41,7 +40,7 @@ class VerificationReport:
     """What was checked, and what is wrong."""
 
     rows: dict[str, int] = field(default_factory=dict)  # {table: rows read}
-    damages: list[IntegrityProblem] = field(default_factory=list)
+    problems: list[IntegrityProblem] = field(default_factory=list)
     orphans: list[IntegrityProblem] = field(default_factory=list)
     """Captions and latents of images that are no more, as a refresh leaves them: readers pass them by, no damage."""
 
@@ -59,11 +58,11 @@ def verify(tables: Mapping[str, Table]) -> VerificationReport:
             continue
         refers = name in REFERENCING_TABLES and IMAGES.name in tables
         with track(f"verify {name}", table.count(), "rows") as progress:
-            for file in table.live().values():
-                for rows in _readable_row_groups(table, file, result.damages):
-                    result.damages += _key_problems(table, file, rows, seen)
+            for file in table.live_files().values():
+                for rows in _readable_row_groups(table, file, result.problems):
+                    result.problems += _key_problems(table, file, rows, seen)
                     if name == IMAGES.name:
-                        result.damages += _pixel_problems(file, rows)
+                        result.problems += _pixel_problems(file, rows)
                     if refers:
                         result.orphans += _orphans(table, file, rows, images)
                     result.rows[name] = result.rows.get(name, 0) + rows.num_rows
@@ -73,45 +72,47 @@ def verify(tables: Mapping[str, Table]) -> VerificationReport:
     return result
 
 
-def pixel_hash(png: bytes) -> str:
+def png_pixel_hash(png: bytes) -> str:
     """The id of a picture: sha256 of "WxH:" and its RGBA bytes, as emoji_ldm.images.normalize gives it."""
     from PIL import Image
 
+    from emoji_ldm.images.normalize import pixel_hash
+
     with Image.open(io.BytesIO(png)) as image:
         pixels = image.convert("RGBA")
-    return hashlib.sha256(f"{pixels.width}x{pixels.height}:".encode() + pixels.tobytes()).hexdigest()
+    return pixel_hash(pixels.width, pixels.height, pixels.tobytes())
 
 
-def _readable_row_groups(table: Table, file: DataFile, damages: list[IntegrityProblem]) -> Iterator[pa.Table]:
+def _readable_row_groups(table: Table, file: DataFile, problems: list[IntegrityProblem]) -> Iterator[pa.Table]:
     """The row groups of a file that can be read."""
     name, source, filesystem = table.spec.name, table.resolve(file.path), table.store.filesystem
-    with table.reading():
+    with table.read_errors():
         info = filesystem.get_file_info(source)
     if not info.is_file or info.size != file.size:
         found = f"has {info.size:,} bytes" if info.is_file else "is not there"
-        damages.append(IntegrityProblem(name, file.path, "", f"{found}, should have {file.size:,}"))
+        problems.append(IntegrityProblem(name, file.path, "", f"{found}, should have {file.size:,}"))
         return
     try:
         with filesystem.open_input_file(source) as stream:
-            yield from _row_groups(name, file, stream, damages)
+            yield from _row_groups(name, file, stream, problems)
     except (OSError, pa.ArrowException) as error:
-        damages.append(IntegrityProblem(name, file.path, "", f"is no Parquet file: {_one_line(error)}"))
+        problems.append(IntegrityProblem(name, file.path, "", f"is no Parquet file: {_one_line(error)}"))
 
 
 def _row_groups(
-    name: str, file: DataFile, stream: pa.NativeFile, damages: list[IntegrityProblem]
+    name: str, file: DataFile, stream: pa.NativeFile, problems: list[IntegrityProblem]
 ) -> Iterator[pa.Table]:
     """Row groups by their checksums; one that fails is read once more without, so that its rows can be told apart."""
     checked, loose = pq.ParquetFile(stream, page_checksum_verification=True), pq.ParquetFile(stream)
     num_rows = checked.metadata.num_rows
     if num_rows != file.num_rows:
-        damages.append(IntegrityProblem(name, file.path, "", f"has {num_rows:,} rows, the log says {file.num_rows:,}"))
+        problems.append(IntegrityProblem(name, file.path, "", f"has {num_rows:,} rows, the log says {file.num_rows:,}"))
     for group in range(checked.num_row_groups):
         for reader in (checked, loose):
             try:
                 rows = reader.read_row_group(group)
             except (OSError, pa.ArrowException) as error:
-                damages.append(
+                problems.append(
                     IntegrityProblem(name, file.path, "", f"row group {group} cannot be read: {_one_line(error)}")
                 )
             else:
@@ -149,7 +150,7 @@ def _pixel_problems(file: DataFile, rows: pa.Table) -> Iterator[IntegrityProblem
 
 def _hash_or_reason(png: bytes | None) -> str:
     try:
-        return pixel_hash(png or b"")
+        return png_pixel_hash(png or b"")
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a broken PNG
         return f"picture cannot be decoded: {_one_line(error)}"
 

@@ -126,7 +126,7 @@ def figures(data: Labelled, *, show: bool = False) -> dict[str, Any]:
         first.setdefault(picture.image_id, name)
     place, index = {name: place for place, name in enumerate(first.values())}, NearDuplicateIndex()
     looks = [data.originals[name].fingerprint for name in place]
-    index.extend(list(place), looks)
+    index.add(list(place), looks)
     earlier = (
         [match for match in matches if place[match.image_id] < mine] for mine, matches in enumerate(index.find(looks))
     )
@@ -176,7 +176,7 @@ def costs(data: Labelled, size: int) -> dict[str, Any]:
         looks = real[chance.integers(0, len(real), count)].copy()
         cells = looks[:, HEADER:].reshape(count, -1, 4)  # every emoji in another light: premultiplied colours scaled
         cells[..., :3] = cells[..., :3] * chance.uniform(0.3, 1, (count, 1, 3))
-        index.extend([f"{start + place:064d}" for place in range(count)], [look.tobytes() for look in looks])
+        index.add([f"{start + place:064d}" for place in range(count)], [look.tobytes() for look in looks])
     queries = [picture.fingerprint for _, _, picture in data.copies[:2000]]
     began = time.process_time()
     index.find(queries)

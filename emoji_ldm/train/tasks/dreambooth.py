@@ -10,7 +10,6 @@ mean over its half (equation 2). Who is in which place depends on (seed, step, p
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from emoji_ldm.config import Config, TrainConfig
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.images.decode import decode_image
+from emoji_ldm.images.normalize import pixel_hash
 from emoji_ldm.latents.augmentation import augmentation_keys
 from emoji_ldm.latents.cache import build_latent_set
 from emoji_ldm.outcomes import Rejected
@@ -109,8 +109,7 @@ def _load_square(path: Path, size_px: int) -> SquareImage:
         raise ConfigError(f"cannot read the picture {path}: {error}; {REMEDY}") from None
     square, png = ImageOps.fit(image, (size_px, size_px), Image.Resampling.LANCZOS), io.BytesIO()
     square.save(png, "PNG", compress_level=1)
-    digest = hashlib.sha256(f"{size_px}x{size_px}:".encode() + square.tobytes()).hexdigest()
-    return SquareImage(digest, png.getvalue())
+    return SquareImage(pixel_hash(size_px, size_px, square.tobytes()), png.getvalue())
 
 
 def _image_files(folder: Path) -> list[Path]:
