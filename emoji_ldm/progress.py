@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-LINE_EVERY_S = 5.0
+LINE_INTERVAL_S = 5.0
 
 console = Console(stderr=True, highlight=False)
 
 
-class Tracker:
+class ProgressTracker:
     """Counts finished items of one piece of work."""
 
     def __init__(self, name: str, total: int, unit: str, bar: Progress | None) -> None:
@@ -44,16 +44,18 @@ class Tracker:
         left_s = max(self.total - self.done, 0) / max(rate, 1e-6)
         text = ", ".join(filter(None, (own, note)))
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.done, note=text, eta=clock(left_s))
-        elif time.monotonic() - self._printed >= LINE_EVERY_S or self.done >= self.total:
+            self._bar.update(self._task, completed=self.done, note=text, eta=format_duration(left_s))
+        elif time.monotonic() - self._printed >= LINE_INTERVAL_S or self.done >= self.total:
             self._printed = time.monotonic()
             line = f"{self.name}: {self.done:,}/{self.total:,} {self.unit}, {text}"
             console.print(
-                line if self.done >= self.total else f"{line}, ETA {clock(left_s)}", markup=False, soft_wrap=True
+                line if self.done >= self.total else f"{line}, ETA {format_duration(left_s)}",
+                markup=False,
+                soft_wrap=True,
             )
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration for people: 12 s, 3:05 (minutes), 2:03:05 (hours), 3 d 04:05."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -69,23 +71,23 @@ def _rate(count: int, seconds: float, unit: str) -> str:
 
 
 @contextmanager
-def track(name: str, total: int, unit: str) -> Iterator[Tracker]:
+def track(name: str, total: int, unit: str) -> Iterator[ProgressTracker]:
     """Show the progress of `total` items of `unit` while the block runs."""
     if not sys.stderr.isatty():
-        yield Tracker(name, total, unit, None)
+        yield ProgressTracker(name, total, unit, None)
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn("ETA {task.fields[eta]}"), TextColumn("{task.fields[note]}"))  # fmt: skip
     with Progress(*columns, console=console) as bar:
-        yield Tracker(name, total, unit, bar)
+        yield ProgressTracker(name, total, unit, bar)
 
 
-def say(text: str) -> None:
+def print_status(text: str) -> None:
     """Print one line about the work on standard error."""
     console.print(text, markup=False, soft_wrap=True)
 
 
-def summary(title: str, values: Mapping[str, object], next_command: str = "") -> None:
+def print_summary(title: str, values: Mapping[str, object], next_command: str = "") -> None:
     """Print what a stage did as a short table, and the command to type next."""
     width = max((len(name) for name in values), default=0)
     console.print(f"\n[bold]{title}[/bold]")

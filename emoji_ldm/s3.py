@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 CONNECT_TIMEOUT_S = 5
-PART = 2**23  # bytes of a part of a large object; S3 takes 10,000 of them
-THREADS = max(2, min(16, os.cpu_count() or 1))  # parts that a process sends at once: more than cores slow each other
+PART_BYTES = 2**23  # bytes of a part of a large object; S3 takes 10,000 of them
+UPLOAD_THREADS = max(
+    2, min(16, os.cpu_count() or 1)
+)  # parts that a process sends at once: more than cores slow each other
 
 
 def filesystem() -> fs.FileSystem:
@@ -57,7 +59,7 @@ def put_if_absent(data: bytes, path: str) -> bool:
     return _put_if(data, path, {"IfNoneMatch": "*"})
 
 
-def put_if_same(data: bytes, path: str, tag: str) -> bool:
+def put_if_match(data: bytes, path: str, tag: str) -> bool:
     """Replace an object of this `bucket/key` that `read_tagged` gave; False if it is another one by now, or gone."""
     return _put_if(data, path, {"IfMatch": tag})
 
@@ -67,7 +69,7 @@ def _put_if(data: bytes, path: str, condition: Mapping[str, Any]) -> bool:
 
     bucket, _, key = path.partition("/")
     try:
-        _client(_Access.now()).put_object(Bucket=bucket, Key=key, Body=data, **condition)
+        _client(_ClientKey.now()).put_object(Bucket=bucket, Key=key, Body=data, **condition)
     except ClientError as error:
         refused = error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412)
         if refused or error.response["Error"].get("Code") == "NoSuchKey":
@@ -78,13 +80,13 @@ def _put_if(data: bytes, path: str, condition: Mapping[str, Any]) -> bool:
     return True
 
 
-def read_tagged(path: str) -> tuple[bytes, str] | None:
+def read_with_etag(path: str) -> tuple[bytes, str] | None:
     """The bytes of an object of this `bucket/key` and what `put_if_same` knows it by; None if it is not there."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, key = path.partition("/")
     try:
-        found = _client(_Access.now()).get_object(Bucket=bucket, Key=key)
+        found = _client(_ClientKey.now()).get_object(Bucket=bucket, Key=key)
         return found["Body"].read(), found["ETag"]
     except ClientError as error:
         if error.response["Error"].get("Code") == "NoSuchKey":
@@ -103,9 +105,9 @@ def put_parts(data: memoryview, path: str) -> None:
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, key = path.partition("/")
-    client = _uploader(_Access.now())
+    client = _uploader(_ClientKey.now())
     try:
-        if len(data) <= PART:
+        if len(data) <= PART_BYTES:
             client.put_object(Bucket=bucket, Key=key, Body=bytes(data))
         else:
             _multipart(client, bucket, key, data)
@@ -117,11 +119,11 @@ def _multipart(client: S3Client, bucket: str, key: str, data: memoryview) -> Non
     upload = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
 
     def send(number: int) -> CompletedPartTypeDef:
-        body = bytes(data[(number - 1) * PART : number * PART])
+        body = bytes(data[(number - 1) * PART_BYTES : number * PART_BYTES])
         part = client.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=body)
         return {"PartNumber": number, "ETag": part["ETag"]}
 
-    sent = [_senders().submit(send, number) for number in range(1, -(-len(data) // PART) + 1)]
+    sent = [_upload_pool().submit(send, number) for number in range(1, -(-len(data) // PART_BYTES) + 1)]
     try:
         parts = [future.result() for future in sent]
     except BaseException:
@@ -134,17 +136,17 @@ def _multipart(client: S3Client, bucket: str, key: str, data: memoryview) -> Non
 
 
 @cache
-def _senders() -> ThreadPoolExecutor:
+def _upload_pool() -> ThreadPoolExecutor:
     """Of this process, for all of its uploads."""
-    return ThreadPoolExecutor(THREADS, "part")
+    return ThreadPoolExecutor(UPLOAD_THREADS, "part")
 
 
-def check_writing(root: str, name: str) -> None:
+def check_writable(root: str, name: str) -> None:
     """Raise StoreError, within seconds, unless objects can be written below `root`, and one of two writers is told."""
     bucket, _, prefix = root.partition("/")
     key = "/".join(part for part in (prefix, name) if part)
-    with _named(root):
-        client = _client(_Access.now())
+    with _store_errors(root):
+        client = _client(_ClientKey.now())
         client.put_object(Bucket=bucket, Key=key, Body=b"1")
         try:
             held = not put_if_absent(b"2", f"{bucket}/{key}")
@@ -152,23 +154,23 @@ def check_writing(root: str, name: str) -> None:
             client.delete_object(Bucket=bucket, Key=key)
     if not held:
         raise StoreError(
-            f"{_where(root)} ignores conditional PUT (If-None-Match: *), so two writers could both win one version and "
+            f"{_describe(root)} ignores conditional PUT (If-None-Match: *), so two writers could both win one version and "
             "rows be lost; use a server that has it (AWS S3, MinIO, SeaweedFS, Ceph, R2)"
         )
 
 
-def any_below(root: str) -> bool:
+def prefix_exists(root: str) -> bool:
     """Whether there is an object below `root`; StoreError, within seconds, if that cannot be asked."""
     bucket, _, prefix = root.partition("/")
-    with _named(root):
-        found = _client(_Access.now()).list_objects_v2(
+    with _store_errors(root):
+        found = _client(_ClientKey.now()).list_objects_v2(
             Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", MaxKeys=1
         )  # fmt: skip
     return bool(found.get("Contents"))
 
 
 @contextmanager
-def _named(root: str) -> Iterator[None]:
+def _store_errors(root: str) -> Iterator[None]:
     """Errors of boto3 as a StoreError with its remedy."""
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -176,14 +178,14 @@ def _named(root: str) -> Iterator[None]:
         yield
     except ClientError as error:
         code = error.response["Error"].get("Code", "")
-        raise StoreError(f"{_where(root)}: {_remedy(code, root.partition('/')[0])}") from None
+        raise StoreError(f"{_describe(root)}: {_remedy(code, root.partition('/')[0])}") from None
     except (BotoCoreError, ValueError) as error:
         remedy = "check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        raise StoreError(f"{_where(root)} cannot be reached: {error}; {remedy}") from None
+        raise StoreError(f"{_describe(root)} cannot be reached: {error}; {remedy}") from None
 
 
 @dataclass(frozen=True)
-class _Access:
+class _ClientKey:
     """What the environment says now; a client is kept for as long as it says the same."""
 
     endpoint: str
@@ -191,23 +193,23 @@ class _Access:
     credentials: tuple[str | None, ...]
 
     @classmethod
-    def now(cls) -> _Access:
+    def now(cls) -> _ClientKey:
         names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
         return cls(_endpoint(), _region(), tuple(os.environ.get(name) for name in names))
 
 
 @lru_cache(maxsize=4)
-def _client(access: _Access) -> S3Client:
+def _client(access: _ClientKey) -> S3Client:
     return _connect(access, read_timeout=30, retries={"total_max_attempts": 2})
 
 
 @lru_cache(maxsize=4)
-def _uploader(access: _Access) -> S3Client:
-    return _connect(access, read_timeout=60, retries={"total_max_attempts": 5}, max_pool_connections=2 * THREADS,
+def _uploader(access: _ClientKey) -> S3Client:
+    return _connect(access, read_timeout=60, retries={"total_max_attempts": 5}, max_pool_connections=2 * UPLOAD_THREADS,
                     signing={"payload_signing_enabled": False})  # fmt: skip
 
 
-def _connect(access: _Access, *, signing: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> S3Client:
+def _connect(access: _ClientKey, *, signing: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> S3Client:
     import boto3
     from botocore.config import Config as BotoConfig
 
@@ -230,7 +232,7 @@ def _remedy(code: str, bucket: str) -> str:
     return f"the server answers {code}"
 
 
-def _where(root: str) -> str:
+def _describe(root: str) -> str:
     return f"store s3://{root}" + (f" at {_endpoint()}" if _endpoint() else "")
 
 

@@ -19,7 +19,7 @@ from pyarrow import fs
 from emoji_ldm import s3
 from emoji_ldm.errors import DatasetError, StoreError
 
-UPLOADS = 4  # files that `Store.upload` copies at once
+UPLOAD_THREADS = 4  # files that `Store.upload` copies at once
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,11 @@ class Store:
     """Files and tables below one URI; cheap to build, picklable, the same on every machine."""
 
     uri: str
-    branch: str = ""  # whose tables are meant; empty is the main line
+    branch: str | None = None  # whose tables are meant; None is the main line
 
     def __post_init__(self) -> None:
         """Make a local folder absolute, so that workers with another directory see the same store."""
+        object.__setattr__(self, "branch", self.branch or None)  # refs written before it could be null hold ""
         if not self.uri.strip():
             raise StoreError("the store is empty; give a folder or s3://bucket/prefix (store=...)")
         scheme, separator, rest = self.uri.partition("://")
@@ -69,7 +70,7 @@ class Store:
         """Folder of the branch below the store; DatasetError if there is no such branch."""
         known = [name.removesuffix(".json") for name in self.list("refs", "branches")]
         if self.branch not in known:
-            close = difflib.get_close_matches(self.branch, known, n=1)
+            close = difflib.get_close_matches(str(self.branch), known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"branches: {', '.join(known) or 'none'}"
             raise DatasetError(f"there is no branch {self.branch!r} in {self.uri} ({hint})")
         return str(json.loads(self.read("refs", "branches", f"{self.branch}.json"))["folder"])
@@ -143,9 +144,9 @@ class Store:
         """Copy a local folder below the store, several files at once."""
 
         def send(path: Path) -> None:
-            self.put(_mapped(path), *parts, path.relative_to(local).as_posix())
+            self.put(_memory_mapped(path), *parts, path.relative_to(local).as_posix())
 
-        with ThreadPoolExecutor(UPLOADS, "upload") as pool:
+        with ThreadPoolExecutor(UPLOAD_THREADS, "upload") as pool:
             list(pool.map(send, _files(local)))
 
     def download(self, local: Path, *parts: str) -> None:
@@ -179,7 +180,7 @@ class Store:
         """
         name = f".write-check-{uuid.uuid4().hex}"
         if self.is_s3:
-            s3.check_writing(self.root, name)
+            s3.check_writable(self.root, name)
         else:
             self._check_folder(Path(self.path(name)))
         if self.branch:
@@ -191,7 +192,7 @@ class Store:
         DatasetError if the branch is not there.
         """
         with self.reaching("look for tables"):
-            there = s3.any_below(self.root) if self.is_s3 else Path(self.root).is_dir()
+            there = s3.prefix_exists(self.root) if self.is_s3 else Path(self.root).is_dir()
         if not there:
             raise StoreError(f"there is no store {self.uri}; name another with store=..., or fill it (emoji-ldm crawl)")
         if self.branch:
@@ -236,7 +237,7 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def _mapped(path: Path) -> bytes | memoryview:
+def _memory_mapped(path: Path) -> bytes | memoryview:
     """A file's bytes, read from the disk when they are needed."""
     if not path.stat().st_size:
         return b""

@@ -1,22 +1,3 @@
 """Imports without a package that the imported one would load too, but that is of no use here."""
 
 from __future__ import annotations
-
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
-
-@contextmanager
-def without(name: str) -> Iterator[None]:
-    """In the block, a package that is not loaded yet counts as not installed."""
-    modules: dict[str, Any] = sys.modules
-    if name in modules:
-        yield
-        return
-    modules[name] = None
-    try:
-        yield
-    finally:
-        modules.pop(name, None)

@@ -1,5 +1,5 @@
 """`python -m ray_jobs` is the console script `emoji-ldm`."""
 
-from ray_jobs.cli import main
+from ray_jobs.cli.main import main
 
 raise SystemExit(main())

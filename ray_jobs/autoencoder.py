@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from emoji_ldm.config import Config
-from emoji_ldm.train.plan import Place, Task
-from ray_jobs import group
+from emoji_ldm.train.training_args import RunContext, TrainingTask
+from ray_jobs.execution import trainer
 
 
 def run(config: Config) -> dict[str, object]:
@@ -12,12 +12,12 @@ def run(config: Config) -> dict[str, object]:
 
     Raises:
         DatasetError: The store has no images.
-        JobError: See `ray_jobs.group.train`.
+        JobError: See `ray_jobs.execution.trainer.train`.
     """
-    return group.train(config, "autoencoder", _load)
+    return trainer.train(config, "autoencoder", _load)
 
 
-def _load(place: Place) -> Task:
-    from emoji_ldm.train.reconstruction import load_task
+def _load(place: RunContext) -> TrainingTask:
+    from emoji_ldm.train.tasks.autoencoder_task import load_task
 
     return load_task(place)

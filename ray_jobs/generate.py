@@ -14,15 +14,21 @@ from emoji_ldm.config import Config, key_of
 from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.generate.draw import Draw
-from emoji_ldm.generate.lora import lora_key
-from emoji_ldm.generate.pack import write_pack
-from emoji_ldm.generate.plan import generated_id, wanted_draws
-from emoji_ldm.generate.post import PLAIN, facts_of, mode_of, to_png
-from emoji_ldm.generate.source import CACHE, adapter_folder, data_versions, model_key, resolve_checkpoint
-from emoji_ldm.records import GENERATED
+from emoji_ldm.generate.checkpoint_resolver import (
+    CACHE_FOLDER,
+    adapter_folder,
+    lora_key,
+    model_key,
+    resolve_checkpoint,
+    training_data_versions,
+)
+from emoji_ldm.generate.output_folder import write_output_folder
+from emoji_ldm.generate.png_metadata import describe_mode, provenance, to_png
+from emoji_ldm.generate.request import CORE_FIELDS, GenerationRequest
+from emoji_ldm.generate.request_planner import generated_id, plan_requests
+from emoji_ldm.schemas import GENERATED
 from emoji_ldm.store import Store
-from ray_jobs import cluster, sink
+from ray_jobs.execution import delta_sink, ray_runtime
 
 NUM_CPUS = 0.5  # logical CPUs per sampler, which has one thread
 
@@ -36,18 +42,18 @@ def run(config: Config) -> dict[str, object]:
         JobError: The cluster lacks the resources.
     """
     settings, store = config.generate, Store(config.store, config.branch)
-    draws = wanted_draws(settings)
-    source, uri = resolve_checkpoint(config, store, CACHE, settings.checkpoint)
+    draws = plan_requests(settings)
+    source, uri = resolve_checkpoint(config, store, CACHE_FOLDER, settings.checkpoint or "")
     key, table = _key(config, store, source), Table(store, GENERATED)
-    wanted = {generated_id(key, draw, settings.batch_size, strict=settings.strict): draw for draw in draws}
+    wanted = {generated_id(key, draw, settings.batch_size, strict=settings.deterministic): draw for draw in draws}
     done = table.keys()
     pending = [name for name in wanted if name not in done]
     seconds = 0.0
     if pending:
-        work = Work(uri, key, data_versions(store, uri), draws[0])
+        work = GenerateTask(uri, key, training_data_versions(store, uri), draws[0])
         seconds = _draw(config, _shards(pending, wanted, settings.rows_per_shard), work)
         table.refresh()
-    sheet = write_pack(_output(config), _rows(table, list(wanted)))
+    sheet = write_output_folder(_output(config), _rows(table, list(wanted)))
     return {
         "images": len(wanted),
         "new": len(pending),
@@ -59,70 +65,76 @@ def run(config: Config) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
-class Work:
+class GenerateTask:
     """What all draws of a run share."""
 
     uri: str  # of the model
     key: str  # of the model with its adapter
     versions: Mapping[str, int]  # of the data set that it learned from
-    example: Draw  # a shard's rows differ from it in what the table has columns for
+    example: GenerationRequest  # a shard's rows differ from it in what the table has columns for
 
 
-class Drawer:
+class GenerateWorker:
     """Actor: draws -> rows of `generated`."""
 
-    def __init__(self, config: Config, work: Work) -> None:
+    def __init__(self, config: Config, work: GenerateTask) -> None:
         """Load the model; ModelError if it is another one than the driver planned for."""
         # torch is for workers; the driver needs none.
-        from emoji_ldm.generate.lora import with_lora
-        from emoji_ldm.generate.model import load_model, sampling_device
-        from emoji_ldm.generate.sampler import Sampler
+        from emoji_ldm.generate.offline_sampler import OfflineSampler
+        from emoji_ldm.generate.pipeline_loader import load_model, sampling_device, with_lora
 
         settings, store = config.generate, Store(config.store)
-        source, _ = resolve_checkpoint(config, store, CACHE, work.uri)
-        model = load_model(source, sampling_device(settings.num_gpus, strict=settings.strict))
+        source, _ = resolve_checkpoint(config, store, CACHE_FOLDER, work.uri)
+        model = load_model(source, sampling_device(settings.gpus_per_worker, strict=settings.deterministic))
         if settings.lora:
             model = with_lora(model, _adapters(settings.lora, store))
         if model.key != work.key:
             raise ModelError(f"model {work.uri} is another one on this node, or changed meanwhile; "
                              "run: emoji-ldm generate")  # fmt: skip
-        self.work, self.sampler = work, Sampler(model, settings.batch_size, strict=settings.strict, many=True)
-        self.mode = mode_of(settings.batch_size, strict=settings.strict)
+        self.work, self.sampler = (
+            work,
+            OfflineSampler(model, settings.batch_size, strict=settings.deterministic, many=True),
+        )
+        self.mode = describe_mode(settings.batch_size, strict=settings.deterministic)
 
-    def __call__(self, rows: pa.Table) -> sink.Output:
+    def __call__(self, rows: pa.Table) -> delta_sink.ShardOutput:
         """Draw the pictures of a shard."""
         plans = rows.to_pylist()
-        draws = [replace(self.work.example, **{name: plan[name] for name in PLAIN}) for plan in plans]
+        draws = [replace(self.work.example, **{name: plan[name] for name in CORE_FIELDS}) for plan in plans]
         pictures = self.sampler(draws)
         made = [self._row(*parts) for parts in zip(plans, draws, pictures, strict=True)]
-        return sink.Output(pa.Table.from_pylist(made, schema=GENERATED.schema), {"images": len(made)})
+        return delta_sink.ShardOutput(pa.Table.from_pylist(made, schema=GENERATED.schema), {"images": len(made)})
 
-    def _row(self, plan: Mapping[str, Any], draw: Draw, pixels: Any) -> dict[str, Any]:
-        png = to_png(pixels, draw, facts_of(self.sampler.model, draw, self.mode, self.work.versions))
+    def _row(self, plan: Mapping[str, Any], draw: GenerationRequest, pixels: Any) -> dict[str, Any]:
+        png = to_png(pixels, draw, provenance(self.sampler.model, draw, self.mode, self.work.versions))
         return {**plan, "image": {"bytes": png, "path": f"{plan['generated_id']}.png"},
                 "checkpoint": self.work.uri, "model_key": self.work.key}  # fmt: skip
 
 
-def _draw(config: Config, shards: Sequence[sink.Shard], work: Work) -> float:
+def _draw(config: Config, shards: Sequence[delta_sink.WorkShard], work: GenerateTask) -> float:
     """Draw and commit shards; returns the seconds it took, loading the model included."""
     settings = config.generate
     num_workers = min(settings.num_workers, len(shards))
-    cluster.connect(config.cluster)
-    cluster.require(config.cluster, "generate", num_workers, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
-    job = sink.Job(
-        "generate", Store(config.store, config.branch), GENERATED, _read, Drawer, (config, work),
-        num_workers, NUM_CPUS, settings.num_gpus,
+    ray_runtime.connect(config.ray)
+    ray_runtime.wait_for_resources(
+        config.ray, "generate", num_workers, num_cpus=NUM_CPUS, num_gpus=settings.gpus_per_worker
+    )
+    job = delta_sink.SinkJob(
+        "generate", Store(config.store, config.branch), GENERATED, _read, GenerateWorker, (config, work),
+        num_workers, NUM_CPUS, settings.gpus_per_worker,
     )  # fmt: skip
     began = time.monotonic()
-    sink.run(job, shards, Lineage(config, "generate", work.versions), unit="images")
+    delta_sink.run(job, shards, Lineage(config, "generate", work.versions), unit="images")
     return time.monotonic() - began
 
 
-def _shards(pending: Sequence[str], wanted: Mapping[str, Draw], size: int) -> list[sink.Shard]:
+def _shards(pending: Sequence[str], wanted: Mapping[str, GenerationRequest], size: int) -> list[delta_sink.WorkShard]:
     parts = [pending[start : start + size] for start in range(0, len(pending), size)]
-    rows = ([{"generated_id": name, **{field: getattr(wanted[name], field) for field in PLAIN}} for name in part]
+    rows = ([{"generated_id": name, **{field: getattr(wanted[name], field) for field in CORE_FIELDS}} for name in part]
             for part in parts)  # fmt: skip
-    return [sink.Shard(key_of(part), {"draws": row}, len(part)) for part, row in zip(parts, rows, strict=True)]
+    return [
+        delta_sink.WorkShard(key_of(part), {"draws": row}, len(part)) for part, row in zip(parts, rows, strict=True)
+    ]
 
 
 def _read(payload: dict[str, Any]) -> pa.Table:
@@ -136,7 +148,7 @@ def _key(config: Config, store: Store, source: Path | str) -> str:
 
 
 def _adapters(lora: str, store: Store) -> Path:
-    return adapter_folder(store, CACHE, "generate.lora", lora)
+    return adapter_folder(store, CACHE_FOLDER, "generate.lora", lora)
 
 
 def _rows(table: Table, ids: Sequence[str]) -> list[dict[str, Any]]:

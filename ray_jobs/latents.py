@@ -16,25 +16,25 @@ import torch
 
 from emoji_ldm.config import Config
 from emoji_ldm.dataset.lineage import Lineage
-from emoji_ldm.dataset.refs import open_tables
 from emoji_ldm.dataset.table import Table
+from emoji_ldm.dataset.versions.refs import open_tables
 from emoji_ldm.errors import DatasetError, ModelError
+from emoji_ldm.latents.augmentation import augment, augmentation_keys
 from emoji_ldm.latents.cache import good_captions, latent_rows, text_rows
-from emoji_ldm.latents.variants import alter, variant_keys
-from emoji_ldm.records import CAPTIONS, IMAGES, LATENTS, TEXTS, TableSpec
+from emoji_ldm.schemas import CAPTIONS, IMAGES, LATENTS, TEXT_EMBEDDINGS, TableSpec
 from emoji_ldm.store import Store
-from ray_jobs import cluster, shards, sink
+from ray_jobs.execution import delta_sink, ray_runtime, shards
 
 if TYPE_CHECKING:  # encoders of captions need no diffusers, those of pictures no text models: seconds of a core
-    from emoji_ldm.latents.codec import Codec
-    from emoji_ldm.latents.text import TextEncoder
+    from emoji_ldm.latents.text_encoder import TextEncoder
+    from emoji_ldm.latents.vae import VaeCodec
 
 NUM_CPUS = 0.5  # logical CPUs per encoder; its torch threads are set below
-Facts = dict[str, object]
+SummaryRows = dict[str, object]
 USUAL_TOKENS = 77  # positions that a Stable Diffusion cache stores per caption, used or not
 
 
-def run(config: Config) -> Facts:
+def run(config: Config) -> SummaryRows:
     """Encode what is not encoded yet; returns counts, sizes, keys and versions for people.
 
     Raises:
@@ -48,7 +48,7 @@ def run(config: Config) -> Facts:
     if not captions:
         raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
     lineage = Lineage(config, "latents", {name: table.version for name, table in tables.items()})
-    pictures = Pictures(
+    pictures = ImageSource(
         set(captions),
         partial(shards.of_images, tables["images"], rows_per_shard=config.latents.rows_per_shard),
         shards.image_reader(tables["images"].store, ("image_id", "image")),
@@ -58,37 +58,37 @@ def run(config: Config) -> Facts:
         "images encoded": encoded.counts.get("latents", 0),
         "captions encoded": encoded.counts.get("texts", 0),
         **_cached(config, store, captions, encoded.codec, encoded.text),
-        "versions": {spec.name: Table(store, spec).version for spec in (LATENTS, TEXTS)},
+        "versions": {spec.name: Table(store, spec).version for spec in (LATENTS, TEXT_EMBEDDINGS)},
     }
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageSource:
     """Pictures that are wanted as latents, and how workers come by them."""
 
     image_ids: set[str]
-    split: Split
+    split: ImageSplitter
     read: Callable[[dict[str, Any]], pa.Table]  # a shard's payload -> columns image_id and image
 
 
-class Split(Protocol):
+class ImageSplitter(Protocol):
     """How pictures become shards."""
 
-    def __call__(self, image_ids: Collection[str], *, key: str) -> list[sink.Shard]:
+    def __call__(self, image_ids: Collection[str], *, key: str) -> list[delta_sink.WorkShard]:
         """Shards of these pictures, named by them and by `key`, which says what is made of them."""
         ...
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedTables:
     """What is in the tables `latents` and `texts` now."""
 
-    codec: Codec
+    codec: VaeCodec
     text: TextEncoder
     counts: Mapping[str, int]  # {table: rows that were not there before}
 
 
-def encode(config: Config, pictures: Pictures, captions: set[str], lineage: Lineage) -> Encoded:
+def encode(config: Config, pictures: ImageSource, captions: set[str], lineage: Lineage) -> EncodedTables:
     """Encode the pictures and captions (and the empty one) that are not encoded yet.
 
     Raises:
@@ -99,19 +99,21 @@ def encode(config: Config, pictures: Pictures, captions: set[str], lineage: Line
     codec, text = _codec(config, store, "cpu"), _text(config, "cpu")
     latent_shards = [
         replace(shard, payload={"variant": number, "pictures": shard.payload})
-        for number, key in enumerate(variant_keys(codec.key, settings))
+        for number, key in enumerate(augmentation_keys(codec.key, settings))
         for shard in pictures.split(pictures.image_ids - _done(store, LATENTS, key), key=key)
     ]
     text_shards = shards.of_captions(
-        {"", *captions} - _done(store, TEXTS, text.key), rows_per_shard=settings.rows_per_shard, key=text.key
+        {"", *captions} - _done(store, TEXT_EMBEDDINGS, text.key), rows_per_shard=settings.rows_per_shard, key=text.key
     )
     if latent_shards or text_shards:
-        cluster.connect(config.cluster)
-        cluster.require(config.cluster, "latents", settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.num_gpus)
+        ray_runtime.connect(config.ray)
+        ray_runtime.wait_for_resources(
+            config.ray, "latents", settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.gpus_per_worker
+        )
     job = _job(config, LATENTS, partial(_read_variant, pictures.read), (ImageEncoder, codec.key))
-    counts = sink.run(job, latent_shards, lineage, unit="images")
-    job = _job(config, TEXTS, shards.read_captions, (CaptionEncoder, text.key))
-    return Encoded(codec, text, counts | sink.run(job, text_shards, lineage, unit="captions"))
+    counts = delta_sink.run(job, latent_shards, lineage, unit="images")
+    job = _job(config, TEXT_EMBEDDINGS, shards.read_captions, (CaptionEncoder, text.key))
+    return EncodedTables(codec, text, counts | delta_sink.run(job, text_shards, lineage, unit="captions"))
 
 
 class ImageEncoder:
@@ -123,9 +125,9 @@ class ImageEncoder:
         if self.codec.key != key:
             raise ModelError("the run's autoencoder changed while its latents were made; run: emoji-ldm latents")
 
-    def __call__(self, rows: pa.Table) -> sink.Output:
+    def __call__(self, rows: pa.Table) -> delta_sink.ShardOutput:
         """Encode the pictures of a shard, altered as its variant wants."""
-        from emoji_ldm.latents.codec import to_square
+        from emoji_ldm.latents.vae import to_square
 
         ids, pictures = rows["image_id"].to_pylist(), rows["image"].to_pylist()
         number, size = rows["variant"][0].as_py(), self.settings.batch_size
@@ -133,10 +135,10 @@ class ImageEncoder:
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
             pixels = np.stack([to_square(file["bytes"], self.codec.size_px) for file in pictures[part]])
-            moments.append(self.codec.encode(alter(pixels, ids[part], number, self.settings)))
+            moments.append(self.codec.encode(augment(pixels, ids[part], number, self.settings)))
         mean, logvar = (np.concatenate(parts) for parts in zip(*moments, strict=True))
-        key = variant_keys(self.codec.key, self.settings)[number]
-        return sink.Output(latent_rows(ids, key, mean, logvar), {"latents": len(ids)})
+        key = augmentation_keys(self.codec.key, self.settings)[number]
+        return delta_sink.ShardOutput(latent_rows(ids, key, mean, logvar), {"latents": len(ids)})
 
 
 class CaptionEncoder:
@@ -148,19 +150,19 @@ class CaptionEncoder:
         if self.text.key != key:
             raise ModelError(f"text encoder {config.latents.text_encoder!r} is another model on this node")
 
-    def __call__(self, rows: pa.Table) -> sink.Output:
+    def __call__(self, rows: pa.Table) -> delta_sink.ShardOutput:
         """Encode the captions of a shard."""
         captions = rows["caption"].to_pylist()
         batches = [captions[start : start + self.batch_size] for start in range(0, len(captions), self.batch_size)]
         states = [state for batch in batches for state in self.text.encode(batch)]
-        return sink.Output(text_rows(captions, self.text.key, states), {"texts": len(captions)})
+        return delta_sink.ShardOutput(text_rows(captions, self.text.key, states), {"texts": len(captions)})
 
 
-def _job(config: Config, table: TableSpec, read: Any, worker: tuple[Any, str]) -> sink.Job:
+def _job(config: Config, table: TableSpec, read: Any, worker: tuple[Any, str]) -> delta_sink.SinkJob:
     build, key = worker
-    return sink.Job(
+    return delta_sink.SinkJob(
         "latents", Store(config.store, config.branch), table, read, build, (config, key), config.latents.num_workers,
-        NUM_CPUS, config.latents.num_gpus,
+        NUM_CPUS, config.latents.gpus_per_worker,
     )  # fmt: skip
 
 
@@ -173,19 +175,19 @@ def _read_variant(read: Callable[[dict[str, Any]], pa.Table], payload: dict[str,
 def _prepare(config: Config) -> str:
     """The device of an actor; on CPUs the actors share the node's cores evenly."""
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.latents.num_workers))
-    return "cuda" if config.latents.num_gpus else "cpu"
+    return "cuda" if config.latents.gpus_per_worker else "cpu"
 
 
-def _codec(config: Config, store: Store, device: str) -> Codec:
-    from emoji_ldm.latents.codec import load_codec, resolve_codec
+def _codec(config: Config, store: Store, device: str) -> VaeCodec:
+    from emoji_ldm.latents.vae import load_vae, resolve_vae
 
-    source = resolve_codec(config, store, Path.home() / ".cache" / "emoji-ldm")
+    source = resolve_vae(config, store, Path.home() / ".cache" / "emoji-ldm")
     settings = config.latents
-    return load_codec(source, size_px=settings.size_px, background=settings.background, device=device)
+    return load_vae(source, size_px=settings.size_px, background=settings.background, device=device)
 
 
 def _text(config: Config, device: str) -> TextEncoder:
-    from emoji_ldm.latents.text import load_text_encoder
+    from emoji_ldm.latents.text_encoder import load_text_encoder
 
     return load_text_encoder(config.latents.text_encoder, max_tokens=config.latents.max_tokens, device=device)
 
@@ -196,20 +198,24 @@ def _done(store: Store, spec: TableSpec, key: str) -> set[str]:
     return set(Table(store, spec).read([column], filter=pc.field(name) == key)[column].to_pylist())
 
 
-def _cached(config: Config, store: Store, captions: dict[str, list[str]], codec: Codec, text: TextEncoder) -> Facts:
+def _cached(
+    config: Config, store: Store, captions: dict[str, list[str]], codec: VaeCodec, text: TextEncoder
+) -> SummaryRows:
     """What the cache holds now, and its bytes per image beside the usual ones: a sample, and padded states."""
-    from emoji_ldm.latents.quantized import QuantizedAutoencoder
+    from emoji_ldm.latents.vq_adapter import QuantizedAutoencoder
 
-    shapes = Table(store, TEXTS).read(["shape"], filter=pc.field("encoder_key") == text.key)["shape"].to_pylist()
+    shapes = (
+        Table(store, TEXT_EMBEDDINGS).read(["shape"], filter=pc.field("encoder_key") == text.key)["shape"].to_pylist()
+    )
     values, num_captions = int(np.prod(codec.latent_shape)), sum(map(len, captions.values()))
     moments = 1 if isinstance(codec.vae, QuantizedAutoencoder) else 2  # a constant column takes no room
-    numbers = moments * values * config.latents.variants
+    numbers = moments * values * config.latents.num_augmentations
     ours = 2 * (numbers + sum(tokens * width for tokens, width in shapes) / len(captions))
     usual = 2 * (values + USUAL_TOKENS * text.width * num_captions / len(captions))
     return {
         "images in the cache": len(captions),
         "images without a good caption": open_tables(config, IMAGES)["images"].count() - len(captions),
-        "codec": f"{config.latents.codec} ({codec.key})",
+        "codec": f"{config.latents.vae} ({codec.key})",
         "text encoder": f"{config.latents.text_encoder} ({text.key})",
         "latent shape": " x ".join(map(str, codec.latent_shape)),
         "bytes per image": f"{ours:,.0f} (padded to {USUAL_TOKENS} tokens: {usual:,.0f})",

@@ -1,28 +1,29 @@
-"""The command `emoji-ldm pipeline`: several stages in one go. Only the standard library is imported until it runs."""
+"""The command `emoji-ldm pipeline`: several stages in one go. Only the standard library is imported until it runs.
+
+Run one stage, or all of them as the demo: check the store, measure, sum up, name the next command.
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import importlib
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from emoji_ldm.errors import ConfigError, EmojiLdmError
+from emoji_ldm.config import Config
+from emoji_ldm.errors import ConfigError, CrawlError, EmojiLdmError
+from emoji_ldm.progress import print_status, print_summary
+from emoji_ldm.store import Store
+from ray_jobs.execution.resource_usage import measure_stage
 
 if TYPE_CHECKING:
     from emoji_ldm.config import Config
 
-ORDER = ("crawl", "caption", "autoencoder", "latents", "train", "generate", "report")
-TEXT = "run all stages, or those named, one after the other; what is done already is not done again"
-EXAMPLES = (
-    "emoji-ldm pipeline --config my.yaml\n"
-    "  emoji-ldm pipeline crawl caption latents --config my.yaml crawl.refresh=true\n"
-    "  emoji-ldm pipeline train generate report train.steps=20000 store=s3://bucket/emoji"
-)
-
-
-def add_pipeline(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Put the command beside the others; `add` makes a command with the options that all have."""
-    add(commands, "pipeline", TEXT, EXAMPLES, "[stage ...] [section.field=value ...]")
+STAGE_ORDER = ("crawl", "caption", "autoencoder", "latents", "train", "generate", "report")
 
 
 def stages_of(words: Sequence[str]) -> tuple[str, ...]:
@@ -32,11 +33,11 @@ def stages_of(words: Sequence[str]) -> tuple[str, ...]:
         ConfigError: There is no such stage, or one is named twice.
     """
     for word in words:
-        if word not in ORDER:
-            raise ConfigError(f"pipeline has no stage {word!r}; the stages are: {' '.join(ORDER)}")
+        if word not in STAGE_ORDER:
+            raise ConfigError(f"pipeline has no stage {word!r}; the stages are: {' '.join(STAGE_ORDER)}")
         if words.count(word) > 1:
             raise ConfigError(f"pipeline runs {word} once; name it once")
-    return tuple(stage for stage in ORDER if stage in words) or ORDER
+    return tuple(stage for stage in STAGE_ORDER if stage in words) or STAGE_ORDER
 
 
 def run(config: Config, words: Sequence[str] = ()) -> None:
@@ -48,27 +49,83 @@ def run(config: Config, words: Sequence[str] = ()) -> None:
     """
     stages = stages_of(words)
     if "generate" in stages[1:]:
-        from emoji_ldm.generate.plan import wanted_draws
+        from emoji_ldm.generate.request_planner import plan_requests
 
         try:
-            wanted_draws(config.generate)
+            plan_requests(config.generate)
         except ConfigError as error:
             raise ConfigError(f"nothing was run, since generate would stop: {error}") from None
-    chain(stages, config)
+    run_stages(stages, config)
 
 
-def chain(stages: Sequence[str], config: Config) -> None:
+def run_stages(stages: Sequence[str], config: Config) -> None:
     """Run stages as `run` does, in the order given, with a headline before each."""
-    from emoji_ldm.progress import say
-    from ray_jobs.cluster import release
-    from ray_jobs.stages import run_stage
+    from emoji_ldm.progress import print_status
+    from ray_jobs.execution.ray_runtime import release_resources
+
+    pass
 
     for number, stage in enumerate(stages, 1):
-        say(f"\n=== {number}/{len(stages)} {stage} ===")
+        print_status(f"\n=== {number}/{len(stages)} {stage} ===")
         try:
             run_stage(stage, config)
         except EmojiLdmError as error:
             left = f"; not run: {' '.join(stages[number:])}" if stages[number:] else ""
             error.args = (f"stopped at {stage}: {error}{left}; the same command goes on from there",)
             raise
-        release()
+        release_resources()
+
+
+NEXT_COMMANDS = {"crawl": "caption", "caption": "train autoencoder", "autoencoder": "latents", "latents": "train",
+        "train": "generate 'a happy blob'", "generate": "report", "report": ""}  # fmt: skip
+PORT_FILE = "gallery-port"
+
+
+def run_stage(stage: str, config: Config) -> None:
+    """Run a stage by its word (`autoencoder` for `train autoencoder`) and print its summary."""
+    store = Store(config.store, config.branch)
+    store.check()
+    job = importlib.import_module(f"ray_jobs.{stage}")
+    if stage == "serve":
+        job.run(config)
+        return
+    with measure_stage(config, stage) as facts:
+        facts["summary"] = {name: _text(value) for name, value in job.run(config).items()}
+    values = {**facts["summary"], "time": f"{facts['seconds']:.1f} s", "peak memory": f"{facts['peak_mb']:,.0f} MB"}
+    print_summary(stage, values, _next_command(stage))
+
+
+def demo(config: Config) -> None:
+    """Serve the gallery on loopback and run every stage against it; a second run finds all done."""
+    from emoji_ldm.demo.gallery import Gallery
+    from emoji_ldm.demo.sample_images import TAGS
+
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        raise CrawlError("the demo needs Chromium and its driver: apt-get install chromium chromium-driver")
+    began = time.monotonic()
+    store = Store(config.store, config.branch)
+    store.check()
+    # The address is part of every URL: it must be the same in each run, or all would be crawled again.
+    port = int(store.read("runs", config.run, PORT_FILE)) if store.exists("runs", config.run, PORT_FILE) else 0
+    with Gallery(port=port, cache_dir=Path("runs", config.run, "gallery")) as site:
+        store.write(str(urlsplit(site.url).port).encode(), "runs", config.run, PORT_FILE)
+        values = config.model_dump()
+        values["crawl"] |= {"site": site.url, "tags": TAGS}
+        run_stages(STAGE_ORDER, Config.model_validate(values))
+    print_status(f"demo done in {time.monotonic() - began:.0f} s; open {Path('runs', config.run, 'report.html')}")
+
+
+def _next_command(stage: str) -> str:
+    """The command that goes on from here, with the user's own options."""
+    if not NEXT_COMMANDS[stage] or sys.argv[1:2] in (["demo"], ["pipeline"]):
+        return ""
+    options = [word for word in sys.argv[1:] if word.startswith(("run=", "store="))]
+    return " ".join(["emoji-ldm", NEXT_COMMANDS[stage], *options])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(count)}" for name, count in value.items())
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -22,14 +22,19 @@ from ray.serve.exceptions import RayServeException
 
 from emoji_ldm.config import Config, ServeConfig, load
 from emoji_ldm.errors import ConfigError, JobError, StoreError, UntrainedError
-from emoji_ldm.progress import say
-from emoji_ldm.serve.auth import open_warning
-from ray_jobs import cluster
-from ray_jobs.deployments import LIGHT_CPUS, NUM_CPUS, application
+from emoji_ldm.progress import print_status
+from emoji_ldm.serve.auth import unauthenticated_warning
+from ray_jobs.execution import ray_runtime
+from ray_jobs.serving.deployments import LIGHT_CPUS, NUM_CPUS, application
 
 APP = "emoji-ldm"
-WAIT_S, STORE_S = 15.0, 900.0  # between looks for a checkpoint; how long a store may take to be set up
-LONGEST_ANSWER_S = 3600  # a ZIP of a large set over a slow line; what is drawn, and slow bodies, end by serve.timeout_s
+CHECKPOINT_POLL_S, STORE_SETUP_TIMEOUT_S = (
+    15.0,
+    900.0,
+)  # between looks for a checkpoint; how long a store may take to be set up
+REQUEST_TIMEOUT_S = (
+    3600  # a ZIP of a large set over a slow line; what is drawn, and slow bodies, end by serve.timeout_s
+)
 
 
 def run(config: Config) -> None:
@@ -42,20 +47,22 @@ def run(config: Config) -> None:
     """
     settings = config.serve
     app = application(config)
-    is_local = not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
+    is_local = not (config.ray.address or os.environ.get("RAY_ADDRESS"))
     port = free_port(settings.host, settings.port) if is_local else settings.port
-    cluster.connect(config.cluster)
+    ray_runtime.connect(config.ray)
     _require(config)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler would leave the replicas behind
     try:
         url = start(app, settings.host, port)
-        say(f"metrics for Prometheus: {metrics_url()}")
-        say(f"listening on {url}; stop with Ctrl-C. Try:\n\n  {curl(url, settings)}\n")
-        if warning := open_warning(settings):
-            say(warning)
+        print_status(f"metrics for Prometheus: {metrics_url()}")
+        print_status(f"listening on {url}; stop with Ctrl-C. Try:\n\n  {curl(url, settings)}\n")
+        if warning := unauthenticated_warning(settings):
+            print_status(warning)
         follow()
     except KeyboardInterrupt:
-        say("stopping: what is being drawn is finished first, for half a minute at most; Ctrl-C again ends at once")
+        print_status(
+            "stopping: what is being drawn is finished first, for half a minute at most; Ctrl-C again ends at once"
+        )
     finally:
         _stop()
 
@@ -63,7 +70,7 @@ def run(config: Config) -> None:
 def start(app: serve.Application, host: str, port: int) -> str:
     """Deploy, over an older deployment if there is one, and wait until requests are answered; returns the URL."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    options = HTTPOptions(host=host, port=port, request_timeout_s=LONGEST_ANSWER_S)
+    options = HTTPOptions(host=host, port=port, request_timeout_s=REQUEST_TIMEOUT_S)
     try:
         serve.start(proxy_location="HeadOnly", http_options=options)
         serve.run(app, name=APP, route_prefix="/")
@@ -119,10 +126,10 @@ def build_app(args: dict[str, str]) -> serve.Application:
         try:
             return application(config)
         except (UntrainedError, StoreError) as error:
-            if isinstance(error, StoreError) and time.monotonic() - began > STORE_S:
+            if isinstance(error, StoreError) and time.monotonic() - began > STORE_SETUP_TIMEOUT_S:
                 raise
-            say(f"the service waits: {error}")
-        time.sleep(WAIT_S)
+            print_status(f"the service waits: {error}")
+        time.sleep(CHECKPOINT_POLL_S)
 
 
 def free_port(host: str, port: int) -> int:
@@ -143,5 +150,5 @@ def _require(config: Config) -> None:
     settings = config.serve
     num_pools = 1 + len(settings.models)
     num_replicas = num_pools * max(1, settings.min_replicas)
-    cluster.require(config.cluster, "serve", num_replicas, num_cpus=NUM_CPUS + 2 * LIGHT_CPUS / num_replicas,
-                    num_gpus=settings.num_gpus)  # fmt: skip
+    ray_runtime.wait_for_resources(config.ray, "serve", num_replicas, num_cpus=NUM_CPUS + 2 * LIGHT_CPUS / num_replicas,
+                    num_gpus=settings.gpus_per_worker)  # fmt: skip

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from emoji_ldm.config import Config, GenerateConfig
-from emoji_ldm.errors import JobError
-from emoji_ldm.generate.post import to_png
-from emoji_ldm.train.plan import Place, Task
-from ray_jobs import group
+from emoji_ldm.config import Config
+from emoji_ldm.train.training_args import RunContext, TrainingTask
+from ray_jobs.execution import trainer
+from ray_jobs.execution.sample_grids import preview
 
 if TYPE_CHECKING:
-    from emoji_ldm.generate.draw import Draw
-    from emoji_ldm.generate.model import Model
-    from emoji_ldm.generate.sampler import Picture
-
-GPU = "cuda"
-SMALL = 150_000_000  # weights that a CPU draws with in little time
+    pass
 
 
 def run(config: Config) -> dict[str, object]:
@@ -31,77 +20,16 @@ def run(config: Config) -> dict[str, object]:
     Raises:
         DatasetError: The store has no captioned images, or some have no latents.
         ModelError: The codec or text encoder is missing, or the run's checkpoint is of another network.
-        JobError: See `ray_jobs.group.train`.
+        JobError: See `ray_jobs.execution.trainer.train`.
     """
     if config.train.concepts:
-        from ray_jobs import subject
+        from ray_jobs import dreambooth
 
-        return subject.run(config)
-    return group.train(config, "train", _load)
-
-
-def preview(
-    settings: GenerateConfig, folder: Path, prompts: tuple[str, ...], originals: Sequence[tuple[bytes, str]] = ()
-) -> dict[str, bytes]:
-    """Grids, as PNG, of what the pipeline in `folder` draws as `config.generate` says, in bf16 on a GPU.
-
-    Returns:
-        `samples`: `num_images` pictures per prompt; `pairs`: originals, each beside a picture for its caption.
-
-    Raises:
-        JobError: Training leaves no room for it.
-    """
-    from emoji_ldm.generate.draw import Draw
-    from emoji_ldm.generate.sheet import contact_sheet
-
-    seeds = range(settings.seed, settings.seed + settings.num_images)
-    wanted = [(prompt, seed) for prompt in prompts for seed in seeds]
-    wanted += [(caption, settings.seed) for _, caption in originals]
-    draws = [Draw(prompt, settings.negative_prompt, seed, settings.steps, settings.guidance_scale)
-             for prompt, seed in wanted]  # fmt: skip
-    try:
-        pictures = _draw(folder, draws, min(settings.batch_size, len(draws)))
-    finally:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # training's own, from here on
-    cards = [(to_png(pixels, draw, {}), draw.prompt) for pixels, draw in zip(pictures, draws, strict=True)]
-    num_samples = len(cards) - len(originals)
-    grids = {"samples": contact_sheet(cards[:num_samples])}
-    if originals:
-        pairs = zip(originals, cards[num_samples:], strict=True)
-        grids["pairs"] = contact_sheet([card for pair in pairs for card in pair], columns=4)
-    return grids
+        return dreambooth.run(config)
+    return trainer.train(config, "train", _load)
 
 
-def _draw(folder: Path, draws: Sequence[Draw], batch_size: int) -> list[Picture]:
-    """Pictures beside a training: it owns the device, so this takes no more of it than is free."""
-    from emoji_ldm.generate.model import load_model
-    from emoji_ldm.generate.sampler import Sampler
-
-    model = load_model(folder, "cpu")
-    if not _fits(model):
-        return Sampler(model, batch_size)(draws)
-    for part in (model.unet, model.codec.vae, model.text.model):
-        part.to(GPU, torch.bfloat16)
-    model = replace(model, codec=replace(model.codec, device=model.device))
-    with torch.autocast(GPU, torch.bfloat16):
-        return Sampler(model, batch_size)(draws)
-
-
-def _fits(model: Model) -> bool:
-    """Whether a GPU has room left for the model in bf16; JobError if it has not and a CPU would take too long."""
-    if not torch.cuda.is_available():
-        return False
-    parts = (model.unet, model.codec.vae, model.text.model)
-    weights = sum(parameter.numel() for part in parts for parameter in part.parameters())
-    # Two bytes each, and as much again for what is computed. What training has set aside is not free.
-    needed, free = 4 * int(weights), int(torch.cuda.mem_get_info()[0])
-    if free < needed and weights > SMALL:
-        raise JobError(f"a grid takes about {needed / 2**30:.1f} GiB of GPU memory, training leaves {free / 2**30:.1f}")
-    return free >= needed
-
-
-def _load(place: Place) -> Task:
-    from emoji_ldm.train.diffusion import load_task
+def _load(place: RunContext) -> TrainingTask:
+    from emoji_ldm.train.tasks.diffusion_task import load_task
 
     return load_task(place, partial(preview, place.config.generate))

@@ -18,6 +18,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a wrong folder is refused at onc
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory) -> Path:
     """Folder of a tiny random RGBA StableDiffusionPipeline of 32 px; read only."""
-    from tests.pipelines import write_pipeline
+    from tests.tiny_pipelines import write_pipeline
 
     return write_pipeline(tmp_path_factory.mktemp("model") / "pipeline")

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from emoji_ldm.caption.captioner import Answer, Request, Subject
-from emoji_ldm.caption.parse import NONE, write_all
-from emoji_ldm.caption.pixels import Facts, measure
+from emoji_ldm.caption.engine_protocol import CaptionInput, CaptionRequest, EngineAnswer
+from emoji_ldm.caption.image_stats import ImageStats, measure_image
+from emoji_ldm.caption.sentence_format import NONE, sentence_variants
 
 _HEADS = re.compile(r"\b(face|smiley|blob|head|skull|pepe)s?\b")  # the whole picture is a head
 _FACES = re.compile(r"\b(face|smiley|blob|head|pepe|cat|kitten|panda|frog|monkey|man|woman|boy|girl|baby)s?\b")
@@ -60,23 +60,23 @@ class MetadataEngine:
     batch_size: int | None = None
     samples = False
 
-    def prepare(self, requests: Sequence[Request]) -> Sequence[Request]:
+    def prepare(self, requests: Sequence[CaptionRequest]) -> Sequence[CaptionRequest]:
         """Nothing to prepare."""
         return requests
 
-    def answer(self, prepared: Sequence[Request]) -> list[Answer]:
+    def answer(self, prepared: Sequence[CaptionRequest]) -> list[EngineAnswer]:
         """One caption per request; where the facts give no further sentence, the fault says so."""
-        return [describe(request.subject, request.number) for request in prepared]
+        return [describe_image(request.subject, request.number) for request in prepared]
 
 
-def describe(subject: Subject, number: int = 0) -> Answer:
+def describe_image(subject: CaptionInput, number: int = 0) -> EngineAnswer:
     """The caption of one picture, which claims only what is known; `number` chooses the form of the sentence."""
-    title, facts = clean_title(subject.title), measure(subject.image)
+    title, facts = clean_title(subject.title), measure_image(subject.image)
     attributes = _attributes(f"{title} {' '.join(subject.tags)}".lower(), title.lower(), facts)
-    forms = write_all(title, attributes, _new_tag(title, subject.tags))
+    forms = sentence_variants(title, attributes, _new_tag(title, subject.tags))
     if number < len(forms):
-        return Answer(forms[number], attributes=attributes)
-    return Answer("", fault=f"the facts of this picture give only {len(forms)} different sentences")
+        return EngineAnswer(forms[number], attributes=attributes)
+    return EngineAnswer("", fault=f"the facts of this picture give only {len(forms)} different sentences")
 
 
 def clean_title(title: str) -> str:
@@ -91,20 +91,20 @@ def clean_title(title: str) -> str:
     return words[0].upper() + (words[1:] if words[1:].isupper() else words[1:].lower())
 
 
-def _attributes(words: str, title: str, facts: Facts) -> dict[str, str]:
+def _attributes(words: str, title: str, facts: ImageStats) -> dict[str, str]:
     head, face = bool(_HEADS.search(words)), bool(_FACES.search(words))
     return {
         "head_shape": f"{' and '.join(facts.colors)} {facts.shape} {'head' if head else 'shape'}",
-        "eyes": _first(_EYES, title) if face else NONE,
-        "mouth": _first(_MOUTH, title) if face else NONE,
-        "expression": _first(_EXPRESSION, title) if face else NONE,
+        "eyes": _first_match(_EYES, title) if face else NONE,
+        "mouth": _first_match(_MOUTH, title) if face else NONE,
+        "expression": _first_match(_EXPRESSION, title) if face else NONE,
         "skin_color": facts.colors[0] if head else NONE,
-        "action": _first(_ACTION, title) if face else NONE,
+        "action": _first_match(_ACTION, title) if face else NONE,
         "background": facts.background,
     }
 
 
-def _first(table: Mapping[str, str], title: str) -> str:
+def _first_match(table: Mapping[str, str], title: str) -> str:
     return next((value for pattern, value in table.items() if re.search(pattern, title)), NONE)
 
 

@@ -22,7 +22,7 @@ INSTRUCTION = (
 )
 
 
-def messages(title: str) -> list[dict[str, Any]]:
+def chat_messages(title: str) -> list[dict[str, Any]]:
     """One user turn in the chat format of transformers: the picture, then instruction and title."""
     text = f'{INSTRUCTION}\nThe title of this emoji is "{title}".'
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]

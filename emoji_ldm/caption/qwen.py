@@ -12,8 +12,14 @@ from PIL import Image
 from transformers import AutoConfig, AutoProcessor, LogitsProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging
 
-from emoji_ldm.caption.captioner import TOP_K, Answer, EngineDead, OutOfMemory, Request
-from emoji_ldm.caption.prompt import messages
+from emoji_ldm.caption.engine_protocol import (
+    TOP_K,
+    CaptionRequest,
+    EngineAnswer,
+    EngineLostError,
+    EngineOutOfMemoryError,
+)
+from emoji_ldm.caption.prompt import chat_messages
 from emoji_ldm.config import CaptionConfig
 from emoji_ldm.errors import ConfigError, ModelError
 
@@ -23,7 +29,7 @@ REMEDY = (
 )
 
 
-class Prepared(NamedTuple):
+class QwenBatch(NamedTuple):
     """A batch as the model takes it."""
 
     inputs: Any
@@ -46,24 +52,24 @@ class QwenEngine:
         self.size_px, self.max_new_tokens = config.size_px, config.max_new_tokens
         self.processor: Any = load_processor(config)
         self._decoder = copy.deepcopy(self.processor.tokenizer)  # one tokenizer cannot serve two threads at once
-        device, dtype = ("cuda", torch.bfloat16) if config.num_gpus else ("cpu", torch.float32)
+        device, dtype = ("cuda", torch.bfloat16) if config.gpus_per_worker else ("cpu", torch.float32)
         try:
             model = Qwen2_5_VLForConditionalGeneration.from_pretrained(config.model, dtype=dtype)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise ModelError(_unloadable(config.model, error)) from None
         self.model: Any = model.eval().requires_grad_(False).to(device)
 
-    def prepare(self, requests: Sequence[Request]) -> Prepared:
+    def prepare(self, requests: Sequence[CaptionRequest]) -> QwenBatch:
         """Left-padded prompts and every picture on white in `size_px` squares, on the CPU."""
         inputs = self.processor(
             text=[chat_text(self.processor, request) for request in requests],
             images=[on_white(request.subject.image, self.size_px) for request in requests],
             padding=True, padding_side="left", return_tensors="pt", **visual_budget(self.size_px),
         )  # fmt: skip
-        return Prepared(inputs, GumbelPerRow(requests))
+        return QwenBatch(inputs, GumbelPerRow(requests))
 
     @torch.inference_mode()
-    def answer(self, prepared: Prepared) -> list[Answer]:
+    def answer(self, prepared: QwenBatch) -> list[EngineAnswer]:
         """All in one `generate` call."""
         try:
             inputs = prepared.inputs.to(self.model.device)
@@ -74,14 +80,14 @@ class QwenEngine:
             )[:, inputs.input_ids.shape[1] :].cpu()  # fmt: skip
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
-            raise OutOfMemory(str(error)) from None
+            raise EngineOutOfMemoryError(str(error)) from None
         except RuntimeError as error:
             if _is_dead(error):
-                raise EngineDead(str(error)) from None
+                raise EngineLostError(str(error)) from None
             raise
         texts = self._decoder.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         ended = torch.isin(written, torch.tensor(_end_ids(self.model))).any(dim=1).tolist()
-        return [Answer(text, ended=whole) for text, whole in zip(texts, ended, strict=True)]
+        return [EngineAnswer(text, ended=whole) for text, whole in zip(texts, ended, strict=True)]
 
 
 class GumbelPerRow(LogitsProcessor):  # type: ignore[misc]
@@ -91,7 +97,7 @@ class GumbelPerRow(LogitsProcessor):  # type: ignore[misc]
     Maddison et al. 2014). Rows of temperature 0 stay greedy in the same batch.
     """
 
-    def __init__(self, requests: Sequence[Request]) -> None:
+    def __init__(self, requests: Sequence[CaptionRequest]) -> None:
         """One stream of noise per request, on the CPU: the same on every device."""
         self.temperatures = [request.temperature for request in requests]
         self.streams = [torch.Generator().manual_seed(request.seed) for request in requests]
@@ -121,9 +127,9 @@ def load_processor(config: CaptionConfig) -> Any:
     return processor
 
 
-def chat_text(processor: Any, request: Request) -> str:
+def chat_text(processor: Any, request: CaptionRequest) -> str:
     """The prompt as text, with one place for the picture."""
-    turns = messages(request.subject.title)
+    turns = chat_messages(request.subject.title)
     text: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     return text
 

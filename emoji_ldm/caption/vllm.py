@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from emoji_ldm.caption.captioner import TOP_K, Answer, EngineDead, Request
+from emoji_ldm.caption.engine_protocol import TOP_K, CaptionRequest, EngineAnswer, EngineLostError
 from emoji_ldm.caption.qwen import chat_text, load_processor, on_white, visual_budget
 from emoji_ldm.config import CaptionConfig
 from emoji_ldm.errors import ModelError
@@ -20,7 +20,7 @@ PROMPT_TOKENS = 1024  # the form, the example, a long title and 64 visual tokens
 GPU_SHARE = 0.9  # of the memory of a worker's GPU
 
 
-class Prepared(NamedTuple):
+class VllmBatch(NamedTuple):
     """A call as `LLM.generate` takes it."""
 
     prompts: list[dict[str, Any]]
@@ -47,7 +47,7 @@ class VllmEngine:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"vLLM cannot load caption.model={config.model!r}: {reason}") from None
 
-    def prepare(self, requests: Sequence[Request]) -> Prepared:
+    def prepare(self, requests: Sequence[CaptionRequest]) -> VllmBatch:
         """Prompts with their pictures on white squares, and each request's own sampling."""
         prompts = [
             {
@@ -56,17 +56,17 @@ class VllmEngine:
             }
             for request in requests
         ]
-        return Prepared(prompts, [self._sampling(request) for request in requests])
+        return VllmBatch(prompts, [self._sampling(request) for request in requests])
 
-    def answer(self, prepared: Prepared) -> list[Answer]:
+    def answer(self, prepared: VllmBatch) -> list[EngineAnswer]:
         """All in one `generate` call, which answers in the order of the prompts."""
         try:
             outputs = self.model.generate(prepared.prompts, prepared.sampling, use_tqdm=False)
         except self._dead as error:
-            raise EngineDead(str(error)) from None
+            raise EngineLostError(str(error)) from None
         return [_answer(output.outputs[0]) for output in outputs]
 
-    def _sampling(self, request: Request) -> Any:
+    def _sampling(self, request: CaptionRequest) -> Any:
         return self._vllm.SamplingParams(
             temperature=request.temperature, seed=request.seed, top_k=TOP_K, top_p=1.0, repetition_penalty=1.0,
             max_tokens=self.max_new_tokens,
@@ -75,17 +75,17 @@ class VllmEngine:
 
 def engine_options(config: CaptionConfig) -> dict[str, Any]:
     """Arguments of `vllm.LLM`."""
-    whole = int(config.num_gpus)
+    whole = int(config.gpus_per_worker)
     parallel = {"tensor_parallel_size": whole, "distributed_executor_backend": "mp"} if whole > 1 else {}
     return {
         "model": config.model, "dtype": "bfloat16", "max_num_seqs": config.batch_size,
         "max_model_len": PROMPT_TOKENS + config.max_new_tokens, "limit_mm_per_prompt": {"image": 1, "video": 0},
         "mm_processor_kwargs": visual_budget(config.size_px),
-        "gpu_memory_utilization": GPU_SHARE * min(1.0, config.num_gpus), **parallel,
+        "gpu_memory_utilization": GPU_SHARE * min(1.0, config.gpus_per_worker), **parallel,
     }  # fmt: skip
 
 
-def _answer(output: Any) -> Answer:
+def _answer(output: Any) -> EngineAnswer:
     if output.finish_reason not in ("stop", "length"):
-        return Answer("", fault=f"vLLM gave up on the answer: {output.finish_reason}")
-    return Answer(output.text, ended=output.finish_reason == "stop")
+        return EngineAnswer("", fault=f"vLLM gave up on the answer: {output.finish_reason}")
+    return EngineAnswer(output.text, ended=output.finish_reason == "stop")

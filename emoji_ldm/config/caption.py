@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from emoji_ldm.config.section import Fraction, Positive, Section
+from emoji_ldm.config.base import Fraction, Positive, Section
 
 
 class CaptionConfig(Section):
@@ -23,19 +23,19 @@ class CaptionConfig(Section):
     """Longest caption, in tokens."""
     num_captions: Positive = 1
     """Captions per image; the first one is greedy, further ones are sampled."""
-    regenerations: Annotated[int, Field(ge=0, le=2)] = 2
+    max_retries: Annotated[int, Field(ge=0, le=2)] = 2
     """Further tries, at a higher temperature, for a caption that fails a gate."""
-    retry: Literal["", "failed"] = ""
+    retry: Literal["failed"] | None = None
     """`failed` asks again for captions that failed in an earlier run, and puts the new rows in place of theirs."""
-    overrides: str = ""
+    overrides: str | None = None
     """CSV with columns image_id (or source_url) and caption, written by people: they win over every engine."""
     num_workers: Positive = 2
     """Captioner actors."""
-    num_gpus: Annotated[float, Field(ge=0)] = 0
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs per captioner actor; one each is best for a model that fits one GPU."""
     size_px: Positive = 224
     """Side that the model sees: 224 px are 64 visual tokens."""
     rows_per_shard: Positive = 128
     """Captions per commit."""
-    max_failed: Fraction = 0.2
+    max_failed_fraction: Fraction = 0.2
     """Share of images that may end without a good caption before the job fails."""

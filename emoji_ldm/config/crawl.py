@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from emoji_ldm.config.section import Fraction, Positive, Section
+from emoji_ldm.config.base import Fraction, Positive, Section
 
 
 class CrawlConfig(Section):
@@ -14,7 +14,7 @@ class CrawlConfig(Section):
 
     source: Literal["listing", "html", "api", "records", "folder"] = "listing"
     """`listing`: pages in a browser; `html`: static pages; `api`: JSON image search; `records`, `folder`: `files`."""
-    site: str = ""
+    site: str | None = None
     """Address of the site or API, such as https://example.org. Required by `listing`, `html` and `api`."""
     profile: str = "listing"
     """Name of a shipped crawl profile or path of a YAML file: URL pattern and selectors."""
@@ -30,7 +30,7 @@ class CrawlConfig(Section):
     """Actors that download and clean images at once, over the whole cluster."""
     host_concurrency: Positive = 8
     """Requests in flight to one host, over the whole cluster."""
-    gap_s: Annotated[float, Field(ge=0)] = 0.0
+    min_request_interval_s: Annotated[float, Field(ge=0)] = 0.0
     """Pause between two requests to a host, over the whole cluster; a longer Crawl-delay wins."""
     page_timeout_s: Annotated[float, Field(gt=0)] = 20.0
     """Longest wait for the tiles of one page."""
@@ -44,7 +44,7 @@ class CrawlConfig(Section):
     """Longest side of the canonical picture; larger ones are scaled down, smaller ones kept."""
     near_duplicates: Literal["drop", "keep"] = "drop"
     """What becomes of images that look like one that is there; equal pixels are always dropped."""
-    retry: Literal["", "failed"] = ""
+    retry: Literal["failed"] | None = None
     """`failed` asks once more for every URL that failed (dead, timed out, bad status, unreachable)."""
     refresh: bool = False
     """Walk all pages again and ask for every image again, unless the server says that it has not changed."""
@@ -52,7 +52,7 @@ class CrawlConfig(Section):
     """Hosts or networks, such as 10.1.0.0/16, that may be asked although they are private; the site itself may."""
     rows_per_shard: Positive = 64
     """Image URLs per commit."""
-    max_failed: Fraction = 0.5
+    max_failed_fraction: Fraction = 0.5
     """Share of image URLs that may fail (dead, timed out) before the job itself fails."""
     user_agent: str = "emoji-ldm/0.1 (+https://github.com/emoji-ldm/emoji_ldm)"
     """How requests name themselves; put your own contact here."""

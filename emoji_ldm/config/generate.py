@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from emoji_ldm.config.section import Positive, Section
+from emoji_ldm.config.base import Positive, Section
 
 
 class GenerateConfig(Section):
@@ -14,10 +14,10 @@ class GenerateConfig(Section):
 
     prompts: tuple[str, ...] = ()
     """Prompts, each drawn `num_images` times."""
-    prompts_file: str = ""
+    prompts_file: str | None = None
     """Text file with a prompt per line, added to `prompts`."""
-    checkpoint: str = ""
-    """Folder of a diffusers pipeline, or a checkpoint in the store; empty takes the run's newest."""
+    checkpoint: str | None = None
+    """Folder of a diffusers pipeline, or a checkpoint in the store; null takes the run's newest."""
     num_images: Positive = 1
     """Images per prompt, with seeds `seed`, `seed` + 1, ..."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -28,32 +28,32 @@ class GenerateConfig(Section):
     """Classifier-free guidance; 1 turns it off."""
     negative_prompt: str = ""
     """What to steer away from."""
-    scheduler: Literal["", "ddim", "ddpm", "euler", "euler_ancestral", "dpmpp_2m", "lcm", "flow_euler"] = ""
-    """Sampler; empty takes the model's own: ddim, or flow_euler of a model of rectified flow."""
-    width_px: Annotated[int, Field(ge=0)] = 0
-    """Width of the images; 0 takes the model's."""
-    height_px: Annotated[int, Field(ge=0)] = 0
-    """Height of the images; 0 takes the model's."""
-    image: str = ""
-    """Picture file to start from, fitted into the images' size; empty starts from noise."""
-    mask: str = ""
+    scheduler: Literal["ddim", "ddpm", "euler", "euler_ancestral", "dpmpp_2m", "lcm", "flow_euler"] | None = None
+    """Sampler; null takes the model's own: ddim, or flow_euler of a model of rectified flow."""
+    width_px: Positive | None = None
+    """Width of the images; null takes the model's."""
+    height_px: Positive | None = None
+    """Height of the images; null takes the model's."""
+    image: str | None = None
+    """Picture file to start from, fitted into the images' size; null starts from noise."""
+    mask: str | None = None
     """Picture file as large as `image`: only where it is transparent, or without alpha channel white, is drawn."""
-    strength: Annotated[float, Field(ge=0, le=1)] = 0
-    """Share of `steps` by which `image` is changed; 1 keeps nothing of it. 0 means 0.8, with `mask` 1."""
-    lora: str = ""
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of `steps` by which `image` is changed; 1 keeps nothing of it. null means 0.8, with `mask` 1."""
+    lora: str | None = None
     """LoRA adapters: a folder with pytorch_lora_weights.safetensors, or the path or URI of one in the store."""
-    strict: bool = True
+    deterministic: bool = True
     """Same seed, same pixels: every forward pass has one shape. Else shapes follow the load: quicker, bits vary."""
     batch_size: Positive = 8
     """Rows of the one padded batch shape; part of what makes a seed give the same pixels."""
     num_workers: Positive = 1
     """Sampler actors."""
-    num_gpus: Annotated[float, Field(ge=0)] = 0
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs per sampler actor."""
     rows_per_shard: Positive = 32
     """Images per commit."""
-    output: str = ""
-    """Folder for PNG files and the contact sheet; empty means runs/<run>/generated."""
+    output: str | None = None
+    """Folder for PNG files and the contact sheet; null means runs/<run>/generated."""
 
     @model_validator(mode="after")
     def _serve_a_purpose(self) -> Self:

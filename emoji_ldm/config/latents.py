@@ -2,58 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from emoji_ldm.config.section import Fraction, Positive, Section, Width
+from emoji_ldm.config.base import Fraction, Positive, Section, Width
 from emoji_ldm.errors import ConfigError
-
-
-class AutoencoderConfig(Section):
-    """The own small RGBA autoencoder (diffusers `AutoencoderKL` or `VQModel`, 4 channels in and out)."""
-
-    kind: Literal["kl", "vq"] = "kl"
-    """`kl`: latents are Gaussian posteriors; `vq`: the nearest of `codebook_size` vectors."""
-    codebook_size: Positive = 1024
-    """Vectors of the codebook, for `vq`."""
-    size_px: Width = 64
-    """Side of the training pictures."""
-    latent_channels: Positive = 4
-    """Channels of the latent."""
-    block_out_channels: tuple[Width, ...] = (32, 64, 64)
-    """Width per resolution; each further one halves the side."""
-    layers_per_block: Positive = 1
-    """Residual layers per resolution."""
-    steps: Positive = 20000
-    """Optimiser steps."""
-    batch_size: Positive = 32
-    """Pictures per step over all workers."""
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate (cosine to a tenth)."""
-    kl_weight: Annotated[float, Field(ge=0)] = 1e-6
-    """Weight of the KL term against the L1 + gradient loss."""
-    num_workers: Positive = 1
-    """Ray Train workers."""
-    num_gpus: Annotated[float, Field(ge=0)] = 0
-    """GPUs per worker."""
-    checkpoint_every: Positive = 1000
-    """Steps between checkpoints."""
-    seed: int = 0
-    """Seed of weights, order and noise."""
-
-    @model_validator(mode="after")
-    def _serve_a_purpose(self) -> Self:
-        """Refuse fields of the other kind."""
-        name = "codebook_size" if self.kind == "kl" else "kl_weight"
-        self._refuse_idle("autoencoder", [name], f"with autoencoder.kind={self.kind}")
-        return self
 
 
 class LatentsConfig(Section):
     """How pictures and captions become the cached tensors that training reads."""
 
-    codec: str = "own"
+    vae: str = "own"
     """`own`: this run's own; `init`: that of `train.init`; else folder or hub id of an AutoencoderKL or VQModel."""
     text_encoder: str = "minilm"
     """`minilm`: the packaged all-MiniLM-L6-v2; `init`: that of `train.init`; else a folder or hub id of an encoder."""
@@ -63,7 +23,7 @@ class LatentsConfig(Section):
     """Side of the pictures that are encoded."""
     background: str = "white"
     """Colour behind transparent pixels for codecs without alpha."""
-    variants: Positive = 1
+    num_augmentations: Positive = 1
     """Encodings per image; those after the first are altered by `flip` and `jitter`, training draws one per step."""
     flip: bool = False
     """Whether altered variants are mirrored: half of them, or, without `jitter`, the one that there can be."""
@@ -73,7 +33,7 @@ class LatentsConfig(Section):
     """Pictures or captions per forward pass."""
     num_workers: Positive = 2
     """Encoder actors."""
-    num_gpus: Annotated[float, Field(ge=0)] = 0
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs per encoder actor."""
     rows_per_shard: Positive = 512
     """Rows per commit."""
@@ -81,11 +41,11 @@ class LatentsConfig(Section):
     @field_validator("background")
     @classmethod
     def _is_a_colour(cls, value: str) -> str:
-        rgb(value)
+        parse_color(value)
         return value
 
 
-def rgb(colour: str) -> tuple[int, int, int]:
+def parse_color(colour: str) -> tuple[int, int, int]:
     """Red, green and blue in 0..255 of a colour name or `#rrggbb`; ConfigError if it is neither."""
     from PIL import ImageColor
 

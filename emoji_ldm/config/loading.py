@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from emoji_ldm.config.whole import Config
+from emoji_ldm.config.root import Config
 from emoji_ldm.errors import ConfigError
 
 PRESET_FOLDER = Path(__file__).parent.parent / "presets"
@@ -38,7 +38,7 @@ def load(source: str | None = None, overrides: Sequence[str] = ()) -> Config:
     """
     values = _read(source) if source else {}
     for override in overrides:
-        _apply(values, override)
+        _apply_override(values, override)
     return build(values, where=source or "overrides")
 
 
@@ -47,7 +47,7 @@ def build(values: dict[str, Any], *, where: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(error, where))) from None
+        raise ConfigError("; ".join(_explain_errors(error, where))) from None
 
 
 def _read(source: str) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _read(source: str) -> dict[str, Any]:
     return values
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override {override!r} has no value; write it as section.field=value, such as train.lr=1e-4")
@@ -84,24 +84,24 @@ def _apply(values: dict[str, Any], override: str) -> None:
 def _parse(text: str) -> Any:
     """A YAML scalar or list; `1e-4`, which YAML takes for text, becomes a number in pydantic."""
     try:
-        return yaml.safe_load(text) if text else ""
+        return yaml.safe_load(text) if text else None
     except yaml.YAMLError:
         return text
 
 
-def _explain(error: ValidationError, where: str) -> Iterator[str]:
+def _explain_errors(error: ValidationError, where: str) -> Iterator[str]:
     for problem in error.errors():
         location = [str(part) for part in problem["loc"]]
         dotted = ".".join(location)
         if problem["type"] == "value_error" and not location:  # fields that do not fit each other
             yield f"{where}: {problem['ctx']['error']}"
         elif problem["type"] == "extra_forbidden":
-            yield f"{where}: unknown key {dotted!r}{_nearest(location)}"
+            yield f"{where}: unknown key {dotted!r}{_nearest_key(location)}"
         else:
             yield f"{where}: {dotted}={problem['input']!r} is refused: {problem['msg']}"
 
 
-def _nearest(location: list[str]) -> str:
+def _nearest_key(location: list[str]) -> str:
     model: type[BaseModel] = Config
     for part in location[:-1]:
         annotation = model.model_fields[part].annotation

@@ -11,21 +11,21 @@ from typing import Any
 
 import pyarrow as pa
 
-from emoji_ldm.crawl.near import Match, NearIndex
-from emoji_ldm.crawl.outcomes import Outcome
-from emoji_ldm.records import OUTCOMES
+from emoji_ldm.images.near_duplicate_index import NearDuplicate, NearDuplicateIndex
+from emoji_ldm.outcomes import Outcome
+from emoji_ldm.schemas import OUTCOMES
 
 
-class Known:
+class KnownImages:
     """The images that are kept: whose they are, and how they look. About 1.5 kB of memory each."""
 
     def __init__(self) -> None:
         """None yet."""
         self.owners: dict[str, str] = {}  # {image_id: source_url}
-        self.looks = NearIndex()
+        self.looks = NearDuplicateIndex()
 
     @classmethod
-    def load(cls, images: pa.Table) -> Known:
+    def load(cls, images: pa.Table) -> KnownImages:
         """Of rows {image_id, source_url, fingerprint}; those without a fingerprint are only known by their pixels."""
         known = cls()
         for batch in images.to_batches(max_chunksize=4096):
@@ -36,7 +36,7 @@ class Known:
         return known
 
 
-def settle(outcomes: pa.Table, known: Known, *, near: bool) -> tuple[pa.Table, set[str]]:
+def resolve_duplicates(outcomes: pa.Table, known: KnownImages, *, near: bool) -> tuple[pa.Table, set[str]]:
     """Turn kept URLs whose image is known from another URL into duplicates.
 
     Args:
@@ -50,9 +50,9 @@ def settle(outcomes: pa.Table, known: Known, *, near: bool) -> tuple[pa.Table, s
     """
     rows, new = outcomes.to_pylist(), dict[str, tuple[str, bytes | None]]()  # {url: (image_id, look)}
     looks = [row.pop("fingerprint") for row in rows]
-    alike = _alike(rows, looks, known) if near else {}
+    alike = _near_duplicates(rows, looks, known) if near else {}
     for row, look in zip(rows, looks, strict=True):
-        if row["outcome"] == Outcome.KEPT and not _repeats(row, alike.get(row["image_id"], []), known):
+        if row["outcome"] == Outcome.KEPT and not _mark_duplicate(row, alike.get(row["image_id"], []), known):
             known.owners[row["image_id"]] = row["url"]
             new[row["url"]] = row["image_id"], look
     filed = [(image_id, look) for image_id, look in new.values() if look]
@@ -60,17 +60,19 @@ def settle(outcomes: pa.Table, known: Known, *, near: bool) -> tuple[pa.Table, s
     return pa.Table.from_pylist(rows, schema=OUTCOMES.schema), set(new)
 
 
-def _alike(rows: list[dict[str, Any]], looks: list[bytes | None], known: Known) -> dict[str, list[Match]]:
+def _near_duplicates(
+    rows: list[dict[str, Any]], looks: list[bytes | None], known: KnownImages
+) -> dict[str, list[NearDuplicate]]:
     """Of each image of a shard those, known or of the shard, that look the same; the most alike first."""
     asked = {row["image_id"]: look for row, look in zip(rows, looks, strict=True)
              if look and row["outcome"] == Outcome.KEPT and row["image_id"] not in known.owners}  # fmt: skip
-    ids, values, shard = list(asked), list(asked.values()), NearIndex()
+    ids, values, shard = list(asked), list(asked.values()), NearDuplicateIndex()
     shard.extend(ids, values)
     both = zip(ids, known.looks.find(values), shard.find(values), strict=True)
     return {image_id: sorted(committed + others) for image_id, committed, others in both}
 
 
-def _repeats(row: dict[str, Any], alike: list[Match], known: Known) -> bool:
+def _mark_duplicate(row: dict[str, Any], alike: list[NearDuplicate], known: KnownImages) -> bool:
     """Whether the image of a kept URL is known by now; the row then names the known one and whose it is."""
     owner, reason = known.owners.get(row["image_id"]), "same pixels as {}"
     match = next((match for match in alike if match.image_id in known.owners), None)

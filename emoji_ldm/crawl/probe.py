@@ -9,27 +9,27 @@ from urllib.parse import urlsplit
 import yaml
 
 from emoji_ldm.config import CrawlConfig
-from emoji_ldm.crawl.finder import Found, find
-from emoji_ldm.crawl.gate import LocalGate
-from emoji_ldm.crawl.markup import squeeze
-from emoji_ldm.crawl.numbering import Numbering, numbering_of
-from emoji_ldm.crawl.outcomes import Outcome, Refused
-from emoji_ldm.crawl.profile import Profile, Unwrap, load_profile
-from emoji_ldm.crawl.proposal import tile_selector
-from emoji_ldm.crawl.web import origin_of, parse_url
+from emoji_ldm.crawl.extract.dom import collapse_whitespace
+from emoji_ldm.crawl.extract.pagination import Pagination, infer_pagination
+from emoji_ldm.crawl.extract.selector_inference import infer_tile_selector
+from emoji_ldm.crawl.extract.tile_extractor import ExtractedTiles, extract_tiles
+from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
+from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
+from emoji_ldm.crawl.site_profile import ImageProxy, SiteProfile, load_site_profile
 from emoji_ldm.errors import ConfigError, CrawlError
+from emoji_ldm.outcomes import Outcome, Rejected
 
 NUM_EXAMPLES = 5
 MAX_SHOWN = 100  # characters of an address
 
 
 @dataclass(frozen=True)
-class Sight:
+class ProbedPage:
     """A page as it was seen."""
 
     url: str
     status: int | None
-    found: Found
+    found: ExtractedTiles
     robots: str
 
 
@@ -48,15 +48,15 @@ def probe(config: CrawlConfig, url: str, *, tag: str = "", output: str = "") -> 
     """
     _check(config, url, output)
     site = "{0.scheme}://{0.netloc}".format(urlsplit(url))
-    sight = _look(config.model_copy(update={"site": site}), url)
+    sight = _load_page(config.model_copy(update={"site": site}), url)
     if not sight.found.spots:
         raise CrawlError(f"{sight.found.reason()} ({url})")
-    numbering = numbering_of(sight.url, sight.found.tree, tag)
-    profile = propose(sight.found, numbering, load_profile(config.profile))
+    numbering = infer_pagination(sight.url, sight.found.tree, tag)
+    profile = propose_profile(sight.found, numbering, load_site_profile(config.profile))
     text = yaml.safe_dump(profile.model_dump(exclude_defaults=True, exclude_none=True), sort_keys=False)
     if output:
         Path(output).write_text(f"# Proposed by `emoji-ldm crawl probe {url}`.\n{text}", encoding="utf-8")
-    lines = [*_seen(sight), *_proposed(profile, numbering)]
+    lines = [*_page_report(sight), *_profile_report(profile, numbering)]
     lines += [f"wrote     {output}"] if output else ["", text]
     return "\n".join([*lines, _next_command(config, site, numbering.tag or tag, output)])
 
@@ -77,65 +77,67 @@ def _next_command(config: CrawlConfig, site: str, tag: str, output: str) -> str:
     return f"next: emoji-ldm crawl{source} crawl.site={site} {tags} crawl.profile={output or 'FILE.yaml'}\n"
 
 
-def propose(found: Found, numbering: Numbering, used: Profile) -> Profile:
+def propose_profile(found: ExtractedTiles, numbering: Pagination, used: SiteProfile) -> SiteProfile:
     """A profile for pages like this one: selectors that worked stay, others are made anew."""
     if found.by == "selectors":
         return used.model_copy(update={"url": numbering.pattern})
-    unwrap = used.unwrap or _proxy(found)
-    return Profile(url=numbering.pattern, tile=tile_selector(found), unwrap=unwrap)
+    unwrap = used.unwrap or _guess_proxy(found)
+    return SiteProfile(url=numbering.pattern, tile=infer_tile_selector(found), unwrap=unwrap)
 
 
-def _proxy(found: Found) -> Unwrap | None:
+def _guess_proxy(found: ExtractedTiles) -> ImageProxy | None:
     """The image proxy of Next.js, which serves many a listing, if most tiles go through it."""
-    proxy = Unwrap(path="/_next/image")
+    proxy = ImageProxy(path="/_next/image")
     num_hidden = sum(proxy.original(tile.image_url) != tile.image_url for tile in found.tiles)
     return proxy if 2 * num_hidden > len(found.tiles) else None
 
 
-def _look(config: CrawlConfig, url: str) -> Sight:
+def _load_page(config: CrawlConfig, url: str) -> ProbedPage:
     """The page and the verdict of its robots.txt; CrawlError if it may or can not be read."""
-    gate = LocalGate(config)
+    gate = LocalRateLimiter(config)
     try:
         if config.source == "html":
-            return _fetched(config, gate, url)
-        return _browsed(config, gate, url)
-    except Refused as refused:
+            return _load_static(config, gate, url)
+        return _load_in_browser(config, gate, url)
+    except Rejected as refused:
         verb = "may not" if refused.outcome is Outcome.ROBOTS else "cannot"
         raise CrawlError(f"{url} {verb} be read: {refused.reason}") from None
 
 
-def _browsed(config: CrawlConfig, gate: LocalGate, url: str) -> Sight:
-    from emoji_ldm.crawl.sources.listing import Lister
+def _load_in_browser(config: CrawlConfig, gate: LocalRateLimiter, url: str) -> ProbedPage:
+    from emoji_ldm.crawl.sources.browser_listing import BrowserListingReader
 
-    lister = Lister(config, gate)
+    lister = BrowserListingReader(config, gate)
     try:
         view = lister.look(url)
-        return Sight(view.url, view.status or None, view.found, lister.runner.run(_verdict(gate, url)))
+        return ProbedPage(view.url, view.status or None, view.found, lister.runner.run(_robots_verdict(gate, url)))
     finally:
         lister.close()
 
 
-def _fetched(config: CrawlConfig, gate: LocalGate, url: str) -> Sight:
-    from emoji_ldm.crawl.sources.html import HtmlReader, decoded
+def _load_static(config: CrawlConfig, gate: LocalRateLimiter, url: str) -> ProbedPage:
+    from emoji_ldm.crawl.sources.static_html import HtmlReader, decode_html
 
     reader = HtmlReader(config, gate)
     try:
         download = reader.get(url)
-        found = find(decoded(download.body, download.media_type), download.url or url, reader.profile)
-        return Sight(download.url or url, download.http_status, found, reader.runner.run(_verdict(gate, url)))
+        found = extract_tiles(decode_html(download.body, download.media_type), download.url or url, reader.profile)
+        return ProbedPage(
+            download.url or url, download.http_status, found, reader.runner.run(_robots_verdict(gate, url))
+        )
     finally:
         reader.close()
 
 
-async def _verdict(gate: LocalGate, url: str) -> str:
+async def _robots_verdict(gate: LocalRateLimiter, url: str) -> str:
     rules = await gate.rules(origin_of(parse_url(url)))
     pause = f"Crawl-delay {rules.robots.delay_s:g} s" if rules.robots.delay_s else "no Crawl-delay"
     return f"allowed; {pause}" + ("" if rules.robots.rules else " (robots.txt forbids nothing)")
 
 
-def _seen(sight: Sight) -> list[str]:
+def _page_report(sight: ProbedPage) -> list[str]:
     title = sight.found.tree.html.css_first("title")
-    named = squeeze(title.text())[:MAX_SHOWN] if title else "without title"
+    named = collapse_whitespace(title.text())[:MAX_SHOWN] if title else "without title"
     missed = " (the selectors of crawl.profile matched nothing)" if sight.found.missed else ""
     by = "the profile's selectors" if sight.found.by == "selectors" else f"structure{missed}"
     lines = [
@@ -148,7 +150,7 @@ def _seen(sight: Sight) -> list[str]:
     return lines
 
 
-def _proposed(profile: Profile, numbering: Numbering) -> list[str]:
+def _profile_report(profile: SiteProfile, numbering: Pagination) -> list[str]:
     tile = profile.tile or "none of lasting words matches these tiles alone: leave them to the structure"
     return [
         f"selector  {tile}",

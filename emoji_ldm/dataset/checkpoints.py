@@ -24,16 +24,16 @@ from typing import Any
 
 from pyarrow import fs
 
-from emoji_ldm.dataset import labels
+from emoji_ldm.dataset import checkpoint_aliases
 from emoji_ldm.errors import ModelError, UntrainedError
 from emoji_ldm.store import Store
 
-MANIFEST, POINTER = "COMPLETE", "LATEST"
-FOLDER = re.compile(r"step-(\d{8})-[0-9a-f]{8}")
+MANIFEST_FILE, LATEST_FILE = "COMPLETE", "LATEST"
+FOLDER_PATTERN = re.compile(r"step-(\d{8})-[0-9a-f]{8}")
 ABANDONED_S = 900.0  # a folder without manifest that got no file for so long has nobody who writes it
 
 
-class Damage(ModelError):
+class DamagedCheckpointError(ModelError):
     """A checkpoint is not whole."""
 
 
@@ -57,16 +57,16 @@ class Checkpoint:
             ModelError: It cannot be read as one.
         """
         try:
-            manifest = json.loads(self.store.read(self.path, MANIFEST))
+            manifest = json.loads(self.store.read(self.path, MANIFEST_FILE))
         except ValueError:
             manifest = None
         if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict) or "step" not in manifest:
-            raise self.damaged(f"its manifest {MANIFEST} cannot be read")
+            raise self.damaged(f"its manifest {MANIFEST_FILE} cannot be read")
         return manifest
 
     def check(self) -> dict[str, Any]:
         """The manifest of a checkpoint whose files are all there with their sizes, else ModelError."""
-        manifest, found = self.manifest(), sizes(self.store, self.path)
+        manifest, found = self.manifest(), file_sizes(self.store, self.path)
         for name, size in manifest["files"].items():
             if found.get(name) != size:
                 there = f"has {found[name]} bytes instead of {size}" if name in found else "is missing"
@@ -75,19 +75,21 @@ class Checkpoint:
 
     def damaged(self, why: str) -> ModelError:
         """The error of a checkpoint that is not whole."""
-        return Damage(f"checkpoint {self.uri} is damaged: {why}")
+        return DamagedCheckpointError(f"checkpoint {self.uri} is damaged: {why}")
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """For who wants to read it and not to train on: if it is damaged, the error says what else to do."""
         try:
             yield
-        except Damage as error:
+        except DamagedCheckpointError as error:
             raise ModelError(f"{error}; {self._instead()}") from None
 
     def _instead(self) -> str:
         run, kind = self.path.split("/")[1:3] if self.path.startswith("checkpoints/") else ("", "")
-        others = (other for other in listing(self.store, run, kind)[::-1] if run and other.path != self.path)
+        others = (
+            other for other in complete_checkpoints(self.store, run, kind)[::-1] if run and other.path != self.path
+        )
         if other := next((other for other in others if other._is_whole()), None):
             return (
                 f"name the whole one of step {other.step} instead, {other.uri}, or train on, which leaves this one out"
@@ -134,7 +136,7 @@ class Checkpoint:
         temporary.replace(local)
 
 
-def sizes(store: Store, path: str) -> dict[str, int]:
+def file_sizes(store: Store, path: str) -> dict[str, int]:
     """Bytes of each file below a folder, by its path there."""
     root = store.path(path)
     return {info.path[len(root) :].lstrip("/"): info.size for info in _files(store, path)}
@@ -150,7 +152,9 @@ def new_attempt() -> str:
     return uuid.uuid4().hex[:8]
 
 
-def publish(store: Store, path: str, facts: Mapping[str, Any], sha256: Mapping[str, str] | None = None) -> Checkpoint:
+def publish_checkpoint(
+    store: Store, path: str, facts: Mapping[str, Any], sha256: Mapping[str, str] | None = None
+) -> Checkpoint:
     """Declare a folder whose files are all written complete, by writing its manifest, and point to it.
 
     Args:
@@ -159,55 +163,55 @@ def publish(store: Store, path: str, facts: Mapping[str, Any], sha256: Mapping[s
         facts: Goes into the manifest; must hold `step`.
         sha256: Of files, by their path in the folder, for who downloads them.
     """
-    files = {name: size for name, size in sizes(store, path).items() if name != MANIFEST}
-    store.write(json.dumps({**facts, "files": files, "sha256": dict(sha256 or {})}).encode(), path, MANIFEST)
+    files = {name: size for name, size in file_sizes(store, path).items() if name != MANIFEST_FILE}
+    store.write(json.dumps({**facts, "files": files, "sha256": dict(sha256 or {})}).encode(), path, MANIFEST_FILE)
     folder, _, name = path.rpartition("/")
-    store.write(name.encode(), folder, POINTER)
+    store.write(name.encode(), folder, LATEST_FILE)
     return Checkpoint(store, path, int(facts["step"]))
 
 
-def pointed(store: Store, run: str, kind: str) -> str:
+def latest_name(store: Store, run: str, kind: str) -> str:
     """The name of the checkpoint that was published last, whether it is still there or not; empty if none ever was."""
     folder = ("checkpoints", run, kind)
-    return store.read(*folder, POINTER).decode() if store.exists(*folder, POINTER) else ""
+    return store.read(*folder, LATEST_FILE).decode() if store.exists(*folder, LATEST_FILE) else ""
 
 
-def listing(store: Store, run: str, kind: str) -> list[Checkpoint]:
+def complete_checkpoints(store: Store, run: str, kind: str) -> list[Checkpoint]:
     """Complete checkpoints of a run, oldest first; of equal steps, the one that was published last comes last."""
-    found = [checkpoint for checkpoint in _folders(store, run, kind) if store.exists(checkpoint.path, MANIFEST)]
-    latest = pointed(store, run, kind)
+    found = [checkpoint for checkpoint in _folders(store, run, kind) if store.exists(checkpoint.path, MANIFEST_FILE)]
+    latest = latest_name(store, run, kind)
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.path.endswith(f"/{latest}")))
 
 
-def newest(store: Store, run: str, kind: str) -> Checkpoint:
+def newest_checkpoint(store: Store, run: str, kind: str) -> Checkpoint:
     """The newest complete checkpoint; ModelError if there is none, naming the command that makes one."""
-    found = listing(store, run, kind)
+    found = complete_checkpoints(store, run, kind)
     if not found:
         command = "emoji-ldm train autoencoder" if kind == "autoencoder" else "emoji-ldm train"
         raise UntrainedError(f"run {run!r} in {store.uri} has no {kind} checkpoint; make one with: {command} run={run}")
     return found[-1]
 
 
-def discard(checkpoint: Checkpoint) -> None:
+def invalidate(checkpoint: Checkpoint) -> None:
     """Let a damaged checkpoint count no more; its files go when a later one is published."""
-    checkpoint.store.remove(checkpoint.path, MANIFEST)
+    checkpoint.store.remove(checkpoint.path, MANIFEST_FILE)
 
 
-def prune(store: Store, run: str, kind: str, keep: int) -> None:
+def prune_checkpoints(store: Store, run: str, kind: str, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints, manifest first so that none is ever half there.
 
     The one that was published last stays, and none of a later step goes for it; so does one with a name (labels.py).
     What attempts left that died before their manifest goes as well, unless another attempt may still be writing it.
     """
-    latest = f"checkpoints/{run}/{kind}/{pointed(store, run, kind)}"
-    complete = sorted(listing(store, run, kind), key=lambda checkpoint: checkpoint.path == latest)
-    kept = {checkpoint.path for checkpoint in complete[-keep:]} | set(labels.paths(store).values())
+    latest = f"checkpoints/{run}/{kind}/{latest_name(store, run, kind)}"
+    complete = sorted(complete_checkpoints(store, run, kind), key=lambda checkpoint: checkpoint.path == latest)
+    kept = {checkpoint.path for checkpoint in complete[-keep:]} | set(checkpoint_aliases.aliased_paths(store).values())
     whole = {checkpoint.path for checkpoint in complete}
     for checkpoint in _folders(store, run, kind):
         old = checkpoint.path not in kept and checkpoint.step <= complete[-1].step
         own = checkpoint.path[-8:] == latest[-8:]
         if old and (own or checkpoint.path in whole or _is_abandoned(store, checkpoint.path)):
-            store.remove(checkpoint.path, MANIFEST)
+            store.remove(checkpoint.path, MANIFEST_FILE)
             store.delete(checkpoint.path)
 
 
@@ -217,7 +221,7 @@ def _is_abandoned(store: Store, path: str) -> bool:
 
 
 def _folders(store: Store, run: str, kind: str) -> list[Checkpoint]:
-    matches = [match for name in store.list("checkpoints", run, kind) if (match := FOLDER.fullmatch(name))]
+    matches = [match for name in store.list("checkpoints", run, kind) if (match := FOLDER_PATTERN.fullmatch(name))]
     return [Checkpoint(store, f"checkpoints/{run}/{kind}/{match[0]}", int(match[1])) for match in matches]
 
 

@@ -11,27 +11,27 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from emoji_ldm import __version__
-from emoji_ldm.dataset.captions import good_captions
-from emoji_ldm.dataset.formats import hub, records, reference, webdataset
-from emoji_ldm.dataset.formats.plan import ExportOptions, Plan, Row
-from emoji_ldm.dataset.split import assign, check
+from emoji_ldm.dataset.caption_selection import good_captions
+from emoji_ldm.dataset.formats import huggingface, image_csv, link_captions, webdataset
+from emoji_ldm.dataset.formats.atomic_output import atomic_output
+from emoji_ldm.dataset.formats.export_options import ExportOptions, ExportPlan, Row
+from emoji_ldm.dataset.split import assign_part, check_fractions
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.dataset.target import new_target
 from emoji_ldm.errors import ConfigError, DatasetError
 from emoji_ldm.progress import track
 from emoji_ldm.store import Store
 
 __all__ = ["FORMATS", "ExportOptions", "export"]
 
-FORMATS: Mapping[str, Callable[[Store, Iterator[Row], Plan], None]] = {
-    "csv": reference.write,
-    "json": records.write_json,
-    "txt": records.write_txt,
-    "hf": hub.write,
-    "webdataset": webdataset.write,
+FORMATS: Mapping[str, Callable[[Store, Iterator[Row], ExportPlan], None]] = {
+    "csv": image_csv.write_image_csv,
+    "json": link_captions.write_json,
+    "txt": link_captions.write_txt,
+    "hf": huggingface.write_huggingface,
+    "webdataset": webdataset.write_webdataset,
 }
 NEED_CAPTIONS = ("json", "txt")
-ONE_PART = {"train": 1.0}
+SINGLE_PART = {"train": 1.0}
 
 
 def export(images: Table, captions: Table, options: ExportOptions) -> dict[str, object]:
@@ -46,13 +46,13 @@ def export(images: Table, captions: Table, options: ExportOptions) -> dict[str, 
         close = difflib.get_close_matches(options.format, FORMATS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"unknown export format {options.format!r}{hint} (formats: {', '.join(FORMATS)})")
-    check(options.splits or ONE_PART)
+    check_fractions(options.splits or SINGLE_PART)
     texts = good_captions(captions)
     parts = _parts(images, texts, options)
-    plan = _plan(images, captions, options, parts, len(texts.keys() & parts.keys()))
+    plan = _export_plan(images, captions, options, parts, len(texts.keys() & parts.keys()))
     if options.format == "csv":
-        reference.check(plan)
-    with new_target(options.target, _manifest(plan)) as place, track("export", len(parts), "images") as progress:
+        image_csv.check_options(plan)
+    with atomic_output(options.target, _manifest(plan)) as place, track("export", len(parts), "images") as progress:
         FORMATS[options.format](place, _rows(images, texts, parts, progress.advance), plan)
     left_out = images.count() - len(parts)
     return {
@@ -64,7 +64,7 @@ def export(images: Table, captions: Table, options: ExportOptions) -> dict[str, 
 
 def _parts(images: Table, texts: Mapping[str, list[str]], options: ExportOptions) -> dict[str, str]:
     """{image_id: part} of all that is exported."""
-    image_ids, fractions = images.keys(), options.splits or ONE_PART
+    image_ids, fractions = images.keys(), options.splits or SINGLE_PART
     if not image_ids:
         raise DatasetError(f"{images.store.uri} has no images to export; run: emoji-ldm crawl")
     if options.captioned or options.format in NEED_CAPTIONS:
@@ -72,15 +72,17 @@ def _parts(images: Table, texts: Mapping[str, list[str]], options: ExportOptions
         if not image_ids:
             why = "--captioned" if options.captioned else f"format {options.format}"
             raise DatasetError(f"{images.store.uri} has no good caption, which {why} needs; run: emoji-ldm caption")
-    return {image_id: assign(image_id, fractions, options.salt) for image_id in image_ids}
+    return {image_id: assign_part(image_id, fractions, options.salt) for image_id in image_ids}
 
 
-def _plan(images: Table, captions: Table, options: ExportOptions, parts: Mapping[str, str], captioned: int) -> Plan:
+def _export_plan(
+    images: Table, captions: Table, options: ExportOptions, parts: Mapping[str, str], captioned: int
+) -> ExportPlan:
     counts = Counter(parts.values())
     store = images.store
-    return Plan(
+    return ExportPlan(
         options,
-        {name: counts[name] for name in options.splits or ONE_PART if counts[name]},
+        {name: counts[name] for name in options.splits or SINGLE_PART if counts[name]},
         captioned,
         store.uri if store.is_s3 else Path(store.root).name,  # a published card names no folders of this machine
         {table.spec.name: table.version for table in (images, captions) if table.exists},
@@ -102,7 +104,7 @@ def _rows(images: Table, texts: Mapping[str, list[str]], parts: Mapping[str, str
         advance(len(kept))
 
 
-def _manifest(plan: Plan) -> dict[str, object]:
+def _manifest(plan: ExportPlan) -> dict[str, object]:
     return {"format": plan.options.format, "parts": dict(plan.parts), "captioned": plan.captioned,
             "store": plan.source, "versions": dict(plan.versions), "salt": plan.options.salt,
             "code": __version__}  # fmt: skip

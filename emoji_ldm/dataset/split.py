@@ -20,10 +20,10 @@ from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError, DatasetError
 from emoji_ldm.store import Store
 
-NAME = re.compile(r"[A-Za-z0-9_]+")  # what Hugging Face takes as a split's name
+PART_NAME_PATTERN = re.compile(r"[A-Za-z0-9_]+")  # what Hugging Face takes as a split's name
 
 
-def parse(text: str) -> dict[str, float]:
+def parse_fractions(text: str) -> dict[str, float]:
     """Fractions from `train=0.9,val=0.1`; empty text is no split.
 
     Raises:
@@ -37,14 +37,14 @@ def parse(text: str) -> dict[str, float]:
         except ValueError:
             raise ConfigError(f"split {part!r} is not NAME=FRACTION; write it as train=0.9,val=0.1") from None
     if fractions:
-        check(fractions)
+        check_fractions(fractions)
     return fractions
 
 
-def check(fractions: Mapping[str, float]) -> None:
+def check_fractions(fractions: Mapping[str, float]) -> None:
     """ConfigError unless names are words and the fractions are in (0, 1] and add up to 1."""
     for name, fraction in fractions.items():
-        if not NAME.fullmatch(name):
+        if not PART_NAME_PATTERN.fullmatch(name):
             raise ConfigError(f"split name {name!r} is refused; use letters, digits and _")
         if not 0 < fraction <= 1:
             raise ConfigError(f"split {name}={fraction:g} is refused; a fraction is above 0 and at most 1")
@@ -53,7 +53,7 @@ def check(fractions: Mapping[str, float]) -> None:
         raise ConfigError(f"the fractions of the split add up to {total:g}, not 1 (such as train=0.9,val=0.1)")
 
 
-def assign(image_id: str, fractions: Mapping[str, float], salt: str = "") -> str:
+def assign_part(image_id: str, fractions: Mapping[str, float], salt: str = "") -> str:
     """The part that an image belongs to; another `salt` deals anew."""
     digest = hashlib.sha256(f"{salt}:{image_id}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64  # uniform in [0, 1)
@@ -63,7 +63,7 @@ def assign(image_id: str, fractions: Mapping[str, float], salt: str = "") -> str
     return list(fractions)[-1]  # the sum may fall short of 1 by a rounding error
 
 
-def split(images: Table, fractions: Mapping[str, float], *, salt: str = "", target: str = "") -> dict[str, int]:
+def split_images(images: Table, fractions: Mapping[str, float], *, salt: str = "", target: str = "") -> dict[str, int]:
     """Deal every image of the table out.
 
     Args:
@@ -80,11 +80,11 @@ def split(images: Table, fractions: Mapping[str, float], *, salt: str = "", targ
         DatasetError: There is no image.
         StoreError: The target cannot be written.
     """
-    check(fractions)
+    check_fractions(fractions)
     image_ids = sorted(images.keys())
     if not image_ids:
         raise DatasetError(f"{images.store.uri} has no images to split; run: emoji-ldm crawl")
-    parts = [assign(image_id, fractions, salt) for image_id in image_ids]
+    parts = [assign_part(image_id, fractions, salt) for image_id in image_ids]
     if target:
         _write(pa.table({"image_id": image_ids, "split": parts}), target)
     counts = Counter(parts)

@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from emoji_ldm.dataset.delta import live_files, missing, open_table
-from emoji_ldm.dataset.entry import Action, Entry, creation, entry_path, publish, read_entry
-from emoji_ldm.dataset.files import ROW_GROUP_ROWS, DataFile, write_files
-from emoji_ldm.dataset.rewrite import replacing, upserting
+from emoji_ldm.dataset.delta.delta_commit import commit_entry
+from emoji_ldm.dataset.delta.delta_log import Action, LogEntry, creation_entry, entry_path, read_entry
+from emoji_ldm.dataset.delta.parquet_writer import ROW_GROUP_ROWS, DataFile, write_files
+from emoji_ldm.dataset.delta.snapshot import live_files, missing_files, open_table
+from emoji_ldm.dataset.delta.upsert import plan_replace, plan_upsert
 from emoji_ldm.errors import DatasetError
-from emoji_ldm.records import TableSpec
+from emoji_ldm.schemas import TableSpec
 from emoji_ldm.store import Store
 
 __all__ = ["ROW_GROUP_ROWS", "DataFile", "Table"]
@@ -78,7 +79,7 @@ class Table:
             The new version, or None if this shard was committed before (and not undone since).
         """
         self._create()
-        return publish(self, upserting(self, files, keys, app_id, metadata))
+        return commit_entry(self, plan_upsert(self, files, keys, app_id, metadata))
 
     def replace(
         self, remove: Collection[str], add: Sequence[DataFile], *, app_id: str | None = None,
@@ -102,7 +103,9 @@ class Table:
         """
         self._create()
         shards = {app_id: True} if app_id else {}
-        return publish(self, replacing(self, remove, Entry(add, (), shards, metadata, operation, data_change)))
+        return commit_entry(
+            self, plan_replace(self, remove, LogEntry(add, (), shards, metadata, operation, data_change))
+        )
 
     def committed(self, app_id: str) -> bool:
         """Whether the shard of this name is in the table, and was not undone since."""
@@ -115,7 +118,7 @@ class Table:
                 done = (delta.transaction_version(app_id) or 0) > 0
         else:
             for version in range(asked + 1, delta.version() + 1):
-                done = _mark(read_entry(self, version), app_id, done)
+                done = _shard_state(read_entry(self, version), app_id, done)
         self._asked[app_id] = (delta.version(), done)
         return done
 
@@ -262,18 +265,18 @@ class Table:
         if self.pinned is not None:
             raise DatasetError(f"table {self.spec.name} is read at version {self.pinned}; only the newest is written")
         if self._open() is None:
-            self.store.write_once(creation(self.spec), entry_path(self.path, 0))
+            self.store.write_once(creation_entry(self.spec), entry_path(self.path, 0))
 
     def _check_files(self, paths: Collection[str]) -> None:
         """DatasetError unless every file is there: an old version may have lost its files to a vacuum."""
         sources = [self.resolve(path) for path in paths]
-        if gone := missing(self.store, sources):
+        if gone := missing_files(self.store, sources):
             raise DatasetError(
                 f"{self.spec.name}@{self.pinned} cannot be read: {len(gone)} of its {len(sources)} files were "
                 "deleted by a vacuum; choose a newer version (emoji-ldm dataset log)"
             )
 
 
-def _mark(actions: Iterable[Action], app_id: str, before: bool) -> bool:
+def _shard_state(actions: Iterable[Action], app_id: str, before: bool) -> bool:
     marks = [action["txn"]["version"] > 0 for action in actions if action.get("txn", {}).get("appId") == app_id]
     return marks[-1] if marks else before

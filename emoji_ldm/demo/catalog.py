@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
-from emoji_ldm.demo.art import Picture, encoded
-from emoji_ldm.demo.tags import TAGS
+from emoji_ldm.demo.sample_images import TAGS, SampleImage, encode_as
 
 PER_PAGE = 60
 NUM_DUPLICATES, NUM_DEAD, NUM_PRIVATE = 12, 5, 2
@@ -27,7 +26,7 @@ _LOGIN_PAGE = b"<!doctype html><title>Sign in</title><h1>Please sign in</h1><p>T
 
 
 @dataclass(frozen=True)
-class Tile:
+class GalleryTile:
     """One emoji of a listing; `path` is the original file's, `copy_of` the path whose pixels a duplicate repeats."""
 
     title: str
@@ -45,7 +44,7 @@ class Tile:
         return f"{site_url}/_next/image?url={quote(site_url + self.path, safe='')}&w=128&q=75"
 
 
-def hang(pictures: Sequence[Picture], limit_per_tag: int | None, seed: int) -> list[Tile]:
+def build_tiles(pictures: Sequence[SampleImage], limit_per_tag: int | None, seed: int) -> list[GalleryTile]:
     """All tiles in listing order: at most `limit_per_tag` good ones a tag, and the traps on top.
 
     The same arguments give the same tiles.
@@ -54,22 +53,22 @@ def hang(pictures: Sequence[Picture], limit_per_tag: int | None, seed: int) -> l
     shuffled = rng.sample(list(pictures), len(pictures))
     # These four belong to traps alone: who shows their pixels broke robots.txt or took a broken file.
     reserved = [picture for picture in shuffled if "Blobs" in picture.tags][: NUM_PRIVATE + 2]
-    good = _limited([_tile(p, "good") for p in shuffled if p not in reserved], limit_per_tag)
+    good = _limit_per_tag([_tile(p, "good") for p in shuffled if p not in reserved], limit_per_tag)
     tiles = [*good, *_duplicates(good, rng), *_faults(reserved)]
     rng.shuffle(tiles)
     return tiles
 
 
-def page_of(tiles: Iterable[Tile], tag: str, page: int) -> tuple[list[Tile], int]:
+def tiles_on_page(tiles: Iterable[GalleryTile], tag: str, page: int) -> tuple[list[GalleryTile], int]:
     """The tiles of one page (from 1; none past the end) and the number of pages of the tag."""
     tagged = [tile for tile in tiles if tag in tile.tags]
     first = (page - 1) * PER_PAGE
     return (tagged[first : first + PER_PAGE] if page >= 1 else []), -(-len(tagged) // PER_PAGE)
 
 
-def _tile(picture: Picture, kind: str) -> Tile:
+def _tile(picture: SampleImage, kind: str) -> GalleryTile:
     path = _path(picture.name, picture.media_type, "private" if kind == "private" else "media")
-    return Tile(picture.title, path, picture.tags, kind, picture.data, picture.media_type)
+    return GalleryTile(picture.title, path, picture.tags, kind, picture.data, picture.media_type)
 
 
 def _path(name: str, media_type: str, folder: str = "media") -> str:
@@ -78,7 +77,7 @@ def _path(name: str, media_type: str, folder: str = "media") -> str:
     return f"/{folder}/emojis/{number}.{media_type.removeprefix('image/')}"
 
 
-def _limited(tiles: list[Tile], limit_per_tag: int | None) -> list[Tile]:
+def _limit_per_tag(tiles: list[GalleryTile], limit_per_tag: int | None) -> list[GalleryTile]:
     """The tiles, each under those of its tags that still had room."""
     if limit_per_tag is None:
         return tiles
@@ -92,7 +91,7 @@ def _limited(tiles: list[Tile], limit_per_tag: int | None) -> list[Tile]:
     return kept
 
 
-def _duplicates(good: list[Tile], rng: random.Random) -> list[Tile]:
+def _duplicates(good: list[GalleryTile], rng: random.Random) -> list[GalleryTile]:
     """Copies under other addresses; a third of them are blobs, so that one tag alone shows some."""
     blobs = [tile for tile in good if "Blobs" in tile.tags]
     others = [tile for tile in good if "Blobs" not in tile.tags]
@@ -101,23 +100,26 @@ def _duplicates(good: list[Tile], rng: random.Random) -> list[Tile]:
     return [_duplicate(tile) for tile in sources]
 
 
-def _duplicate(tile: Tile) -> Tile:
+def _duplicate(tile: GalleryTile) -> GalleryTile:
     media_type = "image/png" if tile.media_type == "image/webp" else "image/webp"
-    data, path = encoded(tile.data, media_type), _path(f"copy of {tile.path}", media_type)
+    data, path = encode_as(tile.data, media_type), _path(f"copy of {tile.path}", media_type)
     return replace(tile, path=path, kind="duplicate", data=data, media_type=media_type, copy_of=tile.path)
 
 
-def _faults(reserved: list[Picture]) -> list[Tile]:
+def _faults(reserved: list[SampleImage]) -> list[GalleryTile]:
     """The tiles that a crawl must not bring home; all of them but four dead ones hang in Blobs."""
     *private, slow, truncated = reserved
-    whole = encoded(truncated.data, "image/png")
+    whole = encode_as(truncated.data, "image/png")
     half = replace(truncated, data=whole[: len(whole) // 2], media_type="image/png")
     blobs = ("Blobs",)
     return [
         *(_tile(picture, "private") for picture in private),
         _tile(slow, "slow"),
         _tile(half, "truncated"),
-        Tile("Blob for members", _path("members", "image/png"), blobs, "not_image", _LOGIN_PAGE),
-        Tile("Blob upload", _path("upload", "image/png"), blobs, "error"),
-        *(Tile(f"Deleted {tag.lower()}", _path(f"dead {tag}", "image/png"), (tag,), "dead") for tag in TAGS[:NUM_DEAD]),
+        GalleryTile("Blob for members", _path("members", "image/png"), blobs, "not_image", _LOGIN_PAGE),
+        GalleryTile("Blob upload", _path("upload", "image/png"), blobs, "error"),
+        *(
+            GalleryTile(f"Deleted {tag.lower()}", _path(f"dead {tag}", "image/png"), (tag,), "dead")
+            for tag in TAGS[:NUM_DEAD]
+        ),
     ]

@@ -18,15 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypedDict
 
-from emoji_ldm.demo.art import fixture_pictures, openmoji_pictures
-from emoji_ldm.demo.catalog import KINDS, Tile, hang
-from emoji_ldm.demo.pages import FURNITURE
-from emoji_ldm.demo.server import Request, SiteServer
-from emoji_ldm.demo.tags import TAGS
+from emoji_ldm.demo.catalog import KINDS, GalleryTile, build_tiles
+from emoji_ldm.demo.page_templates import CHROME_IMAGES
+from emoji_ldm.demo.sample_images import TAGS, fixture_images, openmoji_images
+from emoji_ldm.demo.server import GalleryServer, LoggedRequest
 from emoji_ldm.errors import ConfigError, EmojiLdmError
 
 
-class Truth(TypedDict):
+class GroundTruth(TypedDict):
     """What hangs in the gallery, by kind (`catalog.KINDS`); every URL is absolute, as the listing shows it."""
 
     counts: dict[str, int]  # kind -> distinct URLs; counts["good"] is also the number of distinct sound pictures
@@ -50,16 +49,18 @@ class Gallery:
     port: int = 0  # 0 takes a free one
     cache_dir: Path | None = None  # keeps rendered OpenMoji between starts
     seed: int = 0  # order of the tiles and choice of the duplicates
-    _server: SiteServer | None = field(default=None, init=False, repr=False)
+    _server: GalleryServer | None = field(default=None, init=False, repr=False)
 
     def start(self) -> Gallery:
         """The same gallery, serving from a thread of its own until `close`."""
         assert self._server is None, "the gallery is open already"
-        fixture = fixture_pictures()
-        pictures = [*fixture, *openmoji_pictures(self.num_openmoji, self.cache_dir)]
-        assets = {picture.name: picture for picture in fixture if picture.name in FURNITURE}
+        fixture = fixture_images()
+        pictures = [*fixture, *openmoji_images(self.num_openmoji, self.cache_dir)]
+        assets = {picture.name: picture for picture in fixture if picture.name in CHROME_IMAGES}
         try:
-            self._server = SiteServer(self.port, hang(pictures, self.limit_per_tag, self.seed), assets, self.slow_s)
+            self._server = GalleryServer(
+                self.port, build_tiles(pictures, self.limit_per_tag, self.seed), assets, self.slow_s
+            )
         except (OSError, OverflowError) as error:
             raise ConfigError(f"gallery: port {self.port} cannot be used ({error}). Choose another, or 0.") from error
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="gallery", daemon=True).start()
@@ -83,12 +84,12 @@ class Gallery:
         return self._serving.url
 
     @property
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[LoggedRequest]:
         """Every request so far, in order of arrival: (time, method, path, user_agent)."""
         return self._serving.requests
 
     @property
-    def truth(self) -> Truth:
+    def truth(self) -> GroundTruth:
         """What a perfect crawl would find, for tests to compare with."""
         tiles, site_url = self._serving.tiles, self.url
         urls = _by_kind(tiles, site_url)
@@ -103,12 +104,12 @@ class Gallery:
         }
 
     @property
-    def _serving(self) -> SiteServer:
+    def _serving(self) -> GalleryServer:
         assert self._server is not None, "the gallery is not open: use it in a with statement, or call start()"
         return self._server
 
 
-def _by_kind(tiles: list[Tile], site_url: str) -> dict[str, list[str]]:
+def _by_kind(tiles: list[GalleryTile], site_url: str) -> dict[str, list[str]]:
     return {kind: [tile.url(site_url) for tile in tiles if tile.kind == kind] for kind in KINDS}
 
 

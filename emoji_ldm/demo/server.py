@@ -13,18 +13,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from emoji_ldm.demo.art import Picture, encoded
-from emoji_ldm.demo.catalog import Tile, page_of
-from emoji_ldm.demo.pages import Pages
-from emoji_ldm.demo.tags import TAGS
+from emoji_ldm.demo.catalog import GalleryTile, tiles_on_page
+from emoji_ldm.demo.page_templates import PageTemplates
+from emoji_ldm.demo.sample_images import TAGS, SampleImage, encode_as
 
-ROBOTS = "User-agent: *\nDisallow: /private/\n"
+ROBOTS_TXT = "User-agent: *\nDisallow: /private/\n"
 _TRICKLE_S = 0.5
 
-_encoded = lru_cache(maxsize=1024)(encoded)
+_encoded = lru_cache(maxsize=1024)(encode_as)
 
 
-class Request(NamedTuple):
+class LoggedRequest(NamedTuple):
     """One line of the request log; `time` is in seconds since the epoch, `path` holds the query."""
 
     time: float
@@ -33,20 +32,20 @@ class Request(NamedTuple):
     user_agent: str
 
 
-class SiteServer(ThreadingHTTPServer):
+class GalleryServer(ThreadingHTTPServer):
     """Serves one gallery on loopback; `close` ends every open connection."""
 
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, port: int, tiles: list[Tile], assets: Mapping[str, Picture], slow_s: float) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self, port: int, tiles: list[GalleryTile], assets: Mapping[str, SampleImage], slow_s: float) -> None:
+        super().__init__(("127.0.0.1", port), _GalleryHandler)
         self.tiles, self.slow_s = tiles, slow_s
         self.files = {tile.path: tile for tile in tiles}
         self.assets = {f"/assets/{name}.webp": picture for name, picture in assets.items()}
-        self.pages = Pages()
-        self.requests: list[Request] = []
+        self.pages = PageTemplates()
+        self.requests: list[LoggedRequest] = []
         self.closing = threading.Event()
         self._open: set[socket.socket] = set()
 
@@ -79,21 +78,21 @@ class SiteServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _GalleryHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: SiteServer
+    server: GalleryServer
 
     def do_GET(self) -> None:
         """Logs the request, then answers it by its path."""
         agent = self.headers.get("User-Agent", "")
-        self.server.requests.append(Request(time.time(), self.command, self.path, agent))
+        self.server.requests.append(LoggedRequest(time.time(), self.command, self.path, agent))
         target = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(target.query).items()}
         path = unquote(target.path)
         if path == "/":
             self._redirect(f"/emoji-list/tag/{TAGS[0]}")
         elif path == "/robots.txt":
-            self._send(200, ROBOTS.encode(), "text/plain; charset=utf-8")
+            self._send(200, ROBOTS_TXT.encode(), "text/plain; charset=utf-8")
         elif path.startswith(("/emoji-list/tag/", "/api/emoji/")):
             self._tag(path, query)
         elif path == "/_next/image":
@@ -110,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         page = int(number) if number.isdecimal() and len(number) < 10 else 1
         if tag is None:
             return self._send(404, b"No such tag.", "text/plain; charset=utf-8")
-        tiles, num_pages = page_of(self.server.tiles, tag, page)
+        tiles, num_pages = tiles_on_page(self.server.tiles, tag, page)
         if path.startswith("/emoji-list/"):
             num_tiles = sum(tag in tile.tags for tile in self.server.tiles)
             html = self.server.pages.listing(tag, page, num_pages, num_tiles)
@@ -139,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(404, b"Not found.", "text/plain; charset=utf-8")
 
-    def _tile(self, tile: Tile) -> None:
+    def _tile(self, tile: GalleryTile) -> None:
         """What the tile's kind promises, see `catalog.KINDS`."""
         if tile.kind == "dead":
             self._send(404, b"Not found.", "text/plain; charset=utf-8")
@@ -160,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
             data, media_type = _encoded(data, other), other
         self._send(200, data, media_type, {"Cache-Control": "public, max-age=14400", "Vary": "Accept"})
 
-    def _trickle(self, tile: Tile) -> None:
+    def _trickle(self, tile: GalleryTile) -> None:
         """Promises the whole image and sends a byte now and then, until slow_s are over or somebody hangs up."""
         self.close_connection = True
         self._head(200, len(tile.data), tile.media_type)

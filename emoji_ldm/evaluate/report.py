@@ -13,13 +13,13 @@ import jinja2
 
 from emoji_ldm import __version__
 from emoji_ldm.config import Config
-from emoji_ldm.dataset.log import versions
-from emoji_ldm.dataset.refs import open_tables
 from emoji_ldm.dataset.table import Table
+from emoji_ldm.dataset.versions.history import table_commits
+from emoji_ldm.dataset.versions.refs import open_tables
 from emoji_ldm.errors import DatasetError
-from emoji_ldm.evaluate.nearest import nearest, thumbnails
-from emoji_ldm.evaluate.training import trainings
-from emoji_ldm.records import TABLES
+from emoji_ldm.evaluate.nearest_neighbors import nearest_neighbors, thumbnail_vectors
+from emoji_ldm.evaluate.training_summary import summarize_trainings
+from emoji_ldm.schemas import TABLES
 from emoji_ldm.store import Store
 
 SHOWN_IMAGES = 24
@@ -33,7 +33,7 @@ def write_report(config: Config, path: Path) -> Path:
         DatasetError: The store holds no table at all.
     """
     store = Store(config.store, config.branch)
-    facts = gather(config, store)
+    facts = collect_report_data(config, store)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     environment.filters["data_uri"] = _data_uri
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def write_report(config: Config, path: Path) -> Path:
     return path
 
 
-def gather(config: Config, store: Store) -> dict[str, Any]:
+def collect_report_data(config: Config, store: Store) -> dict[str, Any]:
     """Everything the report shows, as plain values."""
     tables = open_tables(config, *TABLES.values())
     present = {name: table for name, table in tables.items() if table.exists}
@@ -53,7 +53,7 @@ def gather(config: Config, store: Store) -> dict[str, Any]:
         "outcomes": _outcomes(tables["outcomes"]),
         "images": _captioned(tables["images"], tables["captions"]),
         "engines": sorted(set(tables["captions"].read(["engine"]).column(0).to_pylist())),
-        "trainings": trainings(store, config.run),
+        "trainings": summarize_trainings(store, config.run),
         "generated": _generated(tables["generated"], tables["images"]),
         "versions": [_version_row(name, table) for name, table in present.items()],
         "stages": _stages(store, config.run),
@@ -93,7 +93,7 @@ def _generated(generated: Table, images: Table) -> list[dict[str, Any]]:
     if not rows or not images.exists:
         return rows
     known = images.read(["image", "title"]).to_pylist()
-    best, distance = nearest(thumbnails(_pngs(rows)), thumbnails(_pngs(known)))
+    best, distance = nearest_neighbors(thumbnail_vectors(_pngs(rows)), thumbnail_vectors(_pngs(known)))
     for row, index, gap in zip(rows, best, distance, strict=True):
         row["nearest"], row["distance"] = known[index], float(gap)
     return rows
@@ -104,7 +104,7 @@ def _pngs(rows: Sequence[dict[str, Any]]) -> list[bytes]:
 
 
 def _version_row(name: str, table: Table) -> dict[str, Any]:
-    commits = [entry for entry in versions(table) if entry["stage"]]
+    commits = [entry for entry in table_commits(table) if entry["stage"]]
     newest = commits[0] if commits else {"parents": {}, "run": "", "stage": "", "time": None, "code": ""}
     return {"name": name, "rows": table.count(), "version": table.version, "num_commits": len(commits), **newest,
             "version_of_table": table.version}  # fmt: skip

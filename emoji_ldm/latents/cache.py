@@ -17,16 +17,20 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from emoji_ldm.config import key_of
-from emoji_ldm.dataset.captions import good_captions as good_of_all
-from emoji_ldm.dataset.refs import open_at
+from emoji_ldm.dataset.caption_selection import good_captions as good_of_all
 from emoji_ldm.dataset.table import Table
+from emoji_ldm.dataset.versions.refs import open_at
 from emoji_ldm.errors import DatasetError
-from emoji_ldm.records import CAPTIONS, IMAGES, LATENTS, TEXTS
+from emoji_ldm.schemas import CAPTIONS, IMAGES, LATENTS, TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
 
-HALF = np.dtype("<f2")
-STATE_BITS = 6  # of the 10 of a mantissa: each value is right to 1/128 of its power of two, as bfloat16 has it to 1/256
-NO_SPREAD = -10000.0  # log-variance of a posterior without any: its standard deviation is 0 in every float type
+FLOAT16 = np.dtype("<f2")
+STATE_MANTISSA_BITS = (
+    6  # of the 10 of a mantissa: each value is right to 1/128 of its power of two, as bfloat16 has it to 1/256
+)
+DETERMINISTIC_LOGVAR = (
+    -10000.0
+)  # log-variance of a posterior without any: its standard deviation is 0 in every float type
 Floats = NDArray[np.float32]
 Moments = NDArray[np.float16]
 
@@ -43,15 +47,15 @@ def text_id(caption: str, encoder_key: str) -> str:
 
 def to_bytes(values: Floats) -> bytes:
     """Values as float16 bytes; what float16 cannot hold becomes its largest value."""
-    limit = float(np.finfo(HALF).max)
-    return np.clip(values, -limit, limit).astype(HALF).tobytes()
+    limit = float(np.finfo(FLOAT16).max)
+    return np.clip(values, -limit, limit).astype(FLOAT16).tobytes()
 
 
-def state_bytes(states: Floats) -> bytes:
+def text_state_bytes(states: Floats) -> bytes:
     """As `to_bytes`, rounded to `STATE_BITS`, ties away from zero: the Parquet file is a fifth smaller by that."""
-    cut = np.finfo(HALF).nmant - STATE_BITS
-    largest = np.array(0x7BFF >> cut << cut, np.uint16).view(HALF)  # beyond it one would round to infinity
-    bits = np.clip(states, -float(largest), float(largest)).astype(HALF).view(np.uint16)
+    cut = np.finfo(FLOAT16).nmant - STATE_MANTISSA_BITS
+    largest = np.array(0x7BFF >> cut << cut, np.uint16).view(FLOAT16)  # beyond it one would round to infinity
+    bits = np.clip(states, -float(largest), float(largest)).astype(FLOAT16).view(np.uint16)
     return (bits + np.uint16(1 << (cut - 1)) >> cut << cut).astype("<u2").tobytes()
 
 
@@ -69,14 +73,14 @@ def text_rows(captions: Sequence[str], encoder_key: str, states: Sequence[Floats
     """Rows of `texts` for captions with states `(tokens, width)`."""
     rows = [
         {"text_id": text_id(caption, encoder_key), "caption": caption, "encoder_key": encoder_key,
-         "shape": list(state.shape), "states": state_bytes(state)}
+         "shape": list(state.shape), "states": text_state_bytes(state)}
         for caption, state in zip(captions, states, strict=True)
     ]  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=TEXTS.schema)
+    return pa.Table.from_pylist(rows, schema=TEXT_EMBEDDINGS.schema)
 
 
 def good_captions(images: Table, captions: Table) -> dict[str, list[str]]:
-    """Good captions per image that is in the data set, by `emoji_ldm.dataset.captions`, sorted by image."""
+    """Good captions per image that is in the data set, by `emoji_ldm.dataset.caption_selection`, sorted by image."""
     known, found = images.keys(), good_of_all(captions)
     return {image_id: found[image_id] for image_id in sorted(found) if image_id in known}
 
@@ -111,7 +115,7 @@ class LatentSet:
 
 
 def load_latent_set(
-    store: Store, *, codec_key: str, encoder_key: str, at: str = "", variant_keys: Sequence[str] = ()
+    store: Store, *, codec_key: str, encoder_key: str, at: str | None = None, variant_keys: Sequence[str] = ()
 ) -> LatentSet:
     """Every captioned image with its latents and text states.
 
@@ -125,15 +129,18 @@ def load_latent_set(
     Raises:
         DatasetError: There is no captioned image, or one lacks its latents or text states.
     """
-    tables = {**open_at(store, at, IMAGES, CAPTIONS), **{spec.name: Table(store, spec) for spec in (LATENTS, TEXTS)}}
+    tables = {
+        **open_at(store, at, IMAGES, CAPTIONS),
+        **{spec.name: Table(store, spec) for spec in (LATENTS, TEXT_EMBEDDINGS)},
+    }
     captions = good_captions(tables["images"], tables["captions"])
     if not captions:
         raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
-    found = latent_set_of(captions, tables, codec_key=codec_key, encoder_key=encoder_key, variant_keys=variant_keys)
+    found = build_latent_set(captions, tables, codec_key=codec_key, encoder_key=encoder_key, variant_keys=variant_keys)
     return replace(found, num_uncaptioned=tables["images"].count() - len(captions))
 
 
-def latent_set_of(
+def build_latent_set(
     captions: Mapping[str, Sequence[str]], tables: Mapping[str, Table], *, codec_key: str, encoder_key: str,
     variant_keys: Sequence[str] = (),
 ) -> LatentSet:  # fmt: skip
@@ -159,7 +166,7 @@ def latent_set_of(
 def _moments(table: Table, image_ids: Sequence[str], keys: Sequence[str]) -> tuple[Moments, Moments]:
     """Means and log-variances `(V * N, C, h, w)` float16, one key's images after the other's."""
     places = {image_id: number for number, image_id in enumerate(image_ids)}
-    mean = logvar = np.empty(0, HALF)
+    mean = logvar = np.empty(0, FLOAT16)
     for number, key in enumerate(keys):
         rows = table.read(["image_id", "shape", "mean", "logvar"], filter=pc.field("codec_key") == key)
         ids = rows["image_id"].to_pylist()
@@ -167,25 +174,25 @@ def _moments(table: Table, image_ids: Sequence[str], keys: Sequence[str]) -> tup
         _check_complete("images", lack, image_ids, set(ids))
         if number == 0:
             shape = (len(keys) * len(image_ids), *rows["shape"][0].as_py())
-            mean, logvar = np.empty(shape, HALF), _room(rows["logvar"][0], shape)
+            mean, logvar = np.empty(shape, FLOAT16), _allocate_logvar(rows["logvar"][0], shape)
         chosen = [(row, number * len(image_ids) + places[one]) for row, one in enumerate(ids) if one in places]
         for column, moments in (("mean", mean), ("logvar", logvar)):
             if moments.flags.writeable:
                 for row, place in chosen:
-                    moments[place] = _half(rows[column][row], shape[1:])
+                    moments[place] = _as_float16(rows[column][row], shape[1:])
     return mean, logvar
 
 
-def _room(first: pa.Scalar, shape: tuple[int, ...]) -> Moments:
+def _allocate_logvar(first: pa.Scalar, shape: tuple[int, ...]) -> Moments:
     """An array for log-variances; where a quantised codec gives none, one number that looks like all of them."""
-    if bool((_half(first, shape[1:]) <= NO_SPREAD).all()):
-        return np.broadcast_to(HALF.type(NO_SPREAD), shape)
-    return np.empty(shape, HALF)
+    if bool((_as_float16(first, shape[1:]) <= DETERMINISTIC_LOGVAR).all()):
+        return np.broadcast_to(FLOAT16.type(DETERMINISTIC_LOGVAR), shape)
+    return np.empty(shape, FLOAT16)
 
 
-def _half(value: pa.Scalar, shape: Sequence[int]) -> Moments:
+def _as_float16(value: pa.Scalar, shape: Sequence[int]) -> Moments:
     """The stored numbers themselves: a view of the column."""
-    return np.frombuffer(value.as_buffer(), HALF).reshape(tuple(shape))
+    return np.frombuffer(value.as_buffer(), FLOAT16).reshape(tuple(shape))
 
 
 def _states(table: Table, captions: Sequence[str], encoder_key: str) -> list[Moments]:
@@ -193,7 +200,7 @@ def _states(table: Table, captions: Sequence[str], encoder_key: str) -> list[Mom
     places = {caption: row for row, caption in enumerate(rows["caption"].to_pylist())}
     _check_complete("captions", "states of this text encoder", captions, places)
     shapes, states = rows["shape"], rows["states"]
-    return [_half(states[places[caption]], shapes[places[caption]].as_py()) for caption in captions]
+    return [_as_float16(states[places[caption]], shapes[places[caption]].as_py()) for caption in captions]
 
 
 def _check_complete(things: str, lack: str, wanted: Sequence[str], found: Collection[str]) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from emoji_ldm.config import AutoencoderConfig
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.latents.quantized import QuantizedAutoencoder
-from emoji_ldm.model.linear import NUM_GROUPS, start_linear
+from emoji_ldm.latents.vq_adapter import QuantizedAutoencoder
+from emoji_ldm.model.identity_init import NUM_GROUPS, init_identity
 
 HIDDEN_WEIGHT = 0.1  # of colour errors where the picture is transparent: seen by none, yet it must stay calm
 CODEBOOK_WEIGHT = 10.0  # of the distance to the codebook: at 1 latents drift away and vectors fall out of use
@@ -31,7 +31,7 @@ def build_autoencoder(config: AutoencoderConfig) -> Any:
     from diffusers import AutoencoderKL
 
     widths = config.block_out_channels
-    _check(config)
+    _check_autoencoder_config(config)
     common = {
         "in_channels": 4, "out_channels": 4, "latent_channels": config.latent_channels, "block_out_channels": widths,
         "down_block_types": ("DownEncoderBlock2D",) * len(widths), "norm_num_groups": NUM_GROUPS,
@@ -44,7 +44,7 @@ def build_autoencoder(config: AutoencoderConfig) -> Any:
             vae = QuantizedAutoencoder(**common, num_vq_embeddings=config.codebook_size)
         else:
             vae = AutoencoderKL(**common)
-        start_linear(vae)
+        init_identity(vae)
         return vae
 
 
@@ -118,10 +118,10 @@ def psnr_db(first: Tensor, second: Tensor) -> tuple[float, float]:
         second: The same.
     """
     first, second = (first.clamp(-1, 1) + 1) / 2, (second.clamp(-1, 1) + 1) / 2
-    return _db(_on_white(first), _on_white(second)), _db(first[:, 3:], second[:, 3:])
+    return _psnr(_on_white(first), _on_white(second)), _psnr(first[:, 3:], second[:, 3:])
 
 
-def _check(config: AutoencoderConfig) -> None:
+def _check_autoencoder_config(config: AutoencoderConfig) -> None:
     widths = config.block_out_channels
     if config.size_px % 2 ** (len(widths) - 1):
         raise ConfigError(
@@ -140,6 +140,6 @@ def _on_white(pixels: Tensor) -> Tensor:
     return pixels[:, :3] * alpha + (1 - alpha)
 
 
-def _db(first: Tensor, second: Tensor) -> float:
+def _psnr(first: Tensor, second: Tensor) -> float:
     error = torch.mean((first - second) ** 2).clamp_min(1e-12)
     return float(-10 * torch.log10(error))

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from emoji_ldm.config import TrainConfig
 from emoji_ldm.errors import ModelError
-from emoji_ldm.model.adapt import choose, fuse_adapters, save_adapters
+from emoji_ldm.model.lora import fuse_adapters, save_adapters, select_trainable
 from emoji_ldm.model.unet import build_unet, load_unet
 
-UNET = "unet."  # what names of its weights start with in a denoiser
-POOLER = "pooler."  # of a text encoder: reads the states and changes none
+UNET_PREFIX = "unet."  # what names of its weights start with in a denoiser
+POOLER_NAME = "pooler."  # of a text encoder: reads the states and changes none
 
 
 class Denoiser(nn.Module):
@@ -52,7 +52,7 @@ def build_denoiser(
     """The network of `config`, with `requires_grad` set on what it trains; the same on every rank.
 
     Args:
-        config: See `emoji_ldm.config.network`.
+        config: See `emoji_ldm.config.train.unet`.
         latent_shape: `(C, h, w)` of the latents.
         width: Of a token's state.
         text_encoder: A transformers encoder, if it learns too: all of it that token states depend on.
@@ -61,13 +61,13 @@ def build_denoiser(
         ConfigError: A field of the network does not fit the others, the latents or the token states.
         ModelError: `config.init` is missing or of another kind.
     """
-    unet = _base(config, latent_shape, width)
-    choose(unet, config)
+    unet = _base_unet(config, latent_shape, width)
+    select_trainable(unet, config)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     if text_encoder is not None:
         for name, parameter in text_encoder.named_parameters():
-            parameter.requires_grad_(POOLER not in name)
+            parameter.requires_grad_(POOLER_NAME not in name)
     return Denoiser(unet, text_encoder).train()
 
 
@@ -90,11 +90,13 @@ def export_unet(
     Raises:
         ModelError: The weights are of another network than `config` describes.
     """
-    partly = bool(config.lora_rank or config.trainable)
+    partly = bool(config.lora_rank or config.trainable_pattern)
     with torch.device("cpu" if partly or config.init else "meta"):  # what is replaced need not be drawn
-        unet = _base(config, latent_shape, width)
-        choose(unet, config)
-    trained = {name.removeprefix(UNET): tensor for name, tensor in weights.items() if name.startswith(UNET)}
+        unet = _base_unet(config, latent_shape, width)
+        select_trainable(unet, config)
+    trained = {
+        name.removeprefix(UNET_PREFIX): tensor for name, tensor in weights.items() if name.startswith(UNET_PREFIX)
+    }
     if {name: tensor.shape for name, tensor in trained.items()} != {
         name: tensor.shape for name, tensor in unet.named_parameters() if tensor.requires_grad
     }:
@@ -107,6 +109,6 @@ def export_unet(
     return unet
 
 
-def _base(config: TrainConfig, latent_shape: tuple[int, int, int], width: int) -> Any:
+def _base_unet(config: TrainConfig, latent_shape: tuple[int, int, int], width: int) -> Any:
     """The U-Net before training, on the CPU: that of `config.init`, or a random one by `config.seed`."""
     return (load_unet if config.init else build_unet)(config, latent_shape, width)

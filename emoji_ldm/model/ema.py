@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NAMES = ("ema", "ema2")  # of the averages in a checkpoint; the first one is exported
-WEIGHT = "weight"  # the shards themselves there
+AVERAGE_NAMES = ("ema", "ema2")  # of the averages in a checkpoint; the first one is exported
+WEIGHTS_NAME = "weight"  # the shards themselves there
 
 
-def decay_at(step: int, decay: float) -> float:
+def ema_decay_at(step: int, decay: float) -> float:
     """Decay of update `step` (the first is 1): (1 + step) / (10 + step) until `decay` is reached.
 
     Without the warm-up the random first weights would stay in the average for 1 / (1 - decay) steps.
@@ -21,7 +21,7 @@ def decay_at(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-def power_decay_at(step: int, gamma: float) -> float:
+def power_ema_decay_at(step: int, gamma: float) -> float:
     """Decay of update `step` of a power-function average, (1 - 1 / step) ** (gamma + 1).
 
     It weighs the weights of step s by s ** gamma: the window grows with the training, and the
@@ -30,7 +30,7 @@ def power_decay_at(step: int, gamma: float) -> float:
     return float((1 - 1 / step) ** (gamma + 1))
 
 
-def gamma_of(width: float) -> float:
+def power_ema_gamma(width: float) -> float:
     """The exponent whose weighting has this standard deviation, as a share of the training; `width` < 0.29.
 
     width² = (gamma + 1) / ((gamma + 2)² (gamma + 3)), a cubic in gamma (arXiv 2312.02696, appendix C).
@@ -39,7 +39,7 @@ def gamma_of(width: float) -> float:
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
 
-class Averages:
+class WeightAverages:
     """Averages of the fp32 tensors they are made of; each costs their memory once more, and no communication."""
 
     def __init__(self, shards: Sequence[Tensor], decay: float, widths: Sequence[float] = ()) -> None:
@@ -47,15 +47,17 @@ class Averages:
 
         Without decay and widths the average is the weights themselves: nothing is kept.
         """
-        self.decays: list[Callable[[int], float]] = [partial(power_decay_at, gamma=gamma_of(width)) for width in widths]
-        self.decays = self.decays or ([partial(decay_at, decay=decay)] if decay else [])
-        names = NAMES[: len(self.decays)]
+        self.decays: list[Callable[[int], float]] = [
+            partial(power_ema_decay_at, gamma=power_ema_gamma(width)) for width in widths
+        ]
+        self.decays = self.decays or ([partial(ema_decay_at, decay=decay)] if decay else [])
+        names = AVERAGE_NAMES[: len(self.decays)]
         self.tensors = {name: [shard.detach().clone() for shard in shards] for name in names}
 
     @property
     def exported(self) -> str:
         """What a checkpoint calls the tensors that are exported: the first average, else the weights."""
-        return next(iter(self.tensors), WEIGHT)
+        return next(iter(self.tensors), WEIGHTS_NAME)
 
     @torch.no_grad()
     def update(self, shards: Sequence[Tensor], step: int) -> None:

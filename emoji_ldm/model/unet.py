@@ -10,7 +10,7 @@ from torch import nn
 
 from emoji_ldm.config import TrainConfig
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.latents.source import in_checkpoint, local_folder, one_line
+from emoji_ldm.latents.pipeline_source import local_folder, resolve_checkpoint_pipeline, short_error_text
 
 SHAPE_FIELDS = ("block_out_channels", "attention", "layers_per_block", "num_heads")
 REFERENCE_SHAPE = ((256, 512), ("CrossAttnDownBlock2D", "DownBlock2D"), 2, 8)  # of the preset scratch-64
@@ -31,7 +31,7 @@ def build_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_at
     from diffusers import UNet2DConditionModel
 
     channels, height, width = latent_shape
-    widths, attention = config.block_out_channels, _attention(config)
+    widths, attention = config.block_out_channels, _attention_levels(config)
     check_side(height, width, len(widths), f"train.block_out_channels={list(widths)}")
     _check_heads(config, attention)
     with torch.random.fork_rng(devices=[]):
@@ -46,7 +46,7 @@ def build_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_at
             up_block_types=tuple("CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in attention[::-1]),
             attention_head_dim=config.num_heads,  # diffusers calls the number of heads so
             cross_attention_dim=cross_attention_dim,
-            norm_num_groups=_groups(widths),
+            norm_num_groups=_num_norm_groups(widths),
         )
 
 
@@ -60,12 +60,13 @@ def load_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_att
     from diffusers import UNet2DConditionModel
 
     _check_undescribed(config)
-    folder = pipeline_folder(config.init)
+    init = config.init or ""
+    folder = pipeline_folder(init)
     try:
         unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot load the U-Net of train.init={config.init}: {one_line(error)}") from None
-    _check_fit(unet.config, config.init, latent_shape, cross_attention_dim)
+        raise ModelError(f"cannot load the U-Net of train.init={init}: {short_error_text(error)}") from None
+    _check_fit(unet.config, init, latent_shape, cross_attention_dim)
     _, height, width = latent_shape
     unet.register_to_config(sample_size=(height, width) if height != width else height)
     return unet
@@ -73,7 +74,7 @@ def load_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_att
 
 def pipeline_folder(init: str) -> Path:
     """The local folder of `train.init`: a pipeline's folder, a checkpoint's with `pipeline/`, or a hub id."""
-    return local_folder(in_checkpoint(init), ("unet", "scheduler"))
+    return local_folder(resolve_checkpoint_pipeline(init), ("unet", "scheduler"))
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -81,7 +82,7 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
-def reference(unet: Any) -> dict[str, int]:
+def reference_parameters(unet: Any) -> dict[str, int]:
     """`{"reference_parameters": ...}` of the hand-written network that this one stands for; empty if for none."""
     found = unet.config
     shape = (tuple(found.block_out_channels), tuple(found.down_block_types), found.layers_per_block,
@@ -99,7 +100,7 @@ def check_side(height: int, width: int, resolutions: int, what: str) -> None:
         )
 
 
-def _attention(config: TrainConfig) -> tuple[bool, ...]:
+def _attention_levels(config: TrainConfig) -> tuple[bool, ...]:
     """Whether each resolution attends to the text, highest first."""
     lower = len(config.block_out_channels) - 1
     attention = config.attention or (False, *(True,) * lower)
@@ -135,7 +136,7 @@ def _check_fit(found: Any, init: str, latent_shape: tuple[int, int, int], width:
     if found.in_channels != channels or found.out_channels != channels:
         raise ConfigError(
             f"train.init={init} works on latents of {found.in_channels} channels, the cached ones have {channels}; "
-            f"set latents.codec={init}, then run: emoji-ldm latents"
+            f"set latents.vae={init}, then run: emoji-ldm latents"
         )
     if found.cross_attention_dim != width:
         raise ConfigError(
@@ -147,6 +148,6 @@ def _check_fit(found: Any, init: str, latent_shape: tuple[int, int, int], width:
     check_side(height, side, len(found.block_out_channels), f"train.init={init}")
 
 
-def _groups(widths: tuple[int, ...]) -> int:
+def _num_norm_groups(widths: tuple[int, ...]) -> int:
     """32 groups as Stable Diffusion has, or the largest smaller power of two that divides every width."""
     return next(groups for groups in (32, 16, 8, 4, 2, 1) if all(width % groups == 0 for width in widths))

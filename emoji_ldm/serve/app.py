@@ -13,12 +13,12 @@ from starlette.responses import HTMLResponse, JSONResponse
 
 from emoji_ldm import __version__
 from emoji_ldm.config.serve import ServeConfig
-from emoji_ldm.serve import docs, images
-from emoji_ldm.serve.answers import RequestError, answer_errors
-from emoji_ldm.serve.auth import Door, Keys
-from emoji_ldm.serve.backend import Backend, Limits
-from emoji_ldm.serve.gate import Gate
-from emoji_ldm.serve.page import page
+from emoji_ldm.serve import image_routes, openapi_models
+from emoji_ldm.serve.auth import ApiKeyCache, AuthMiddleware
+from emoji_ldm.serve.backend import Backend, RequestLimits
+from emoji_ldm.serve.docs_page import render_docs
+from emoji_ldm.serve.errors import RequestError, add_error_handlers
+from emoji_ldm.serve.request_middleware import RequestMiddleware
 
 ABOUT = """Emoji from prompts, in the shape of OpenAI's Images API: the official clients need only another `base_url`.
 
@@ -45,11 +45,13 @@ def build_api(
         ConfigError: There is no such file of keys.
     """
     api = FastAPI(title="emoji_ldm", version=__version__, description=ABOUT, docs_url=None, redoc_url=None)
-    answer_errors(api)
-    for router in (images.routes(backend, settings), about(backend), *routers):
-        api.include_router(router, responses=docs.ERRORS)
+    add_error_handlers(api)
+    for router in (image_routes.routes(backend, settings), service_routes(backend), *routers):
+        api.include_router(router, responses=openapi_models.ERRORS)
     # The last is the outermost: a page of another origin may read refusals of the door too.
-    api.add_middleware(Door, keys=Keys(settings.keys) if settings.keys else None, origins=settings.cors_origins)
+    api.add_middleware(
+        AuthMiddleware, keys=ApiKeyCache(settings.keys) if settings.keys else None, origins=settings.cors_origins
+    )
     if settings.cors_origins:
         api.add_middleware(
             CORSMiddleware,
@@ -58,20 +60,24 @@ def build_api(
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         )
-    api.add_middleware(Gate, tells_id=tells_id)
+    api.add_middleware(RequestMiddleware, tells_id=tells_id)
     return api
 
 
-def about(backend: Backend) -> APIRouter:
+def service_routes(backend: Backend) -> APIRouter:
     """The routes that say what there is."""
     router, began = APIRouter(tags=["service"]), int(time.time())
 
-    @router.get("/v1/models", response_model=docs.Models)
+    @router.get("/v1/models", response_model=openapi_models.ModelList)
     async def models() -> dict[str, Any]:
         """The models, the default one first."""
         return {"object": "list", "data": [_model(limits, began) for limits in (await backend.models()).values()]}
 
-    @router.get("/v1/models/{model:path}", response_model=docs.Model, responses={404: docs.REFUSALS[404]})
+    @router.get(
+        "/v1/models/{model:path}",
+        response_model=openapi_models.ModelCard,
+        responses={404: openapi_models.REFUSALS[404]},
+    )
     async def model(model: str) -> dict[str, Any]:
         """One model."""
         known = await backend.models()
@@ -89,12 +95,12 @@ def about(backend: Backend) -> APIRouter:
     @router.get("/docs", include_in_schema=False)
     async def documentation(request: Request) -> HTMLResponse:
         """All routes, for people."""
-        return HTMLResponse(page(request.app.openapi()))
+        return HTMLResponse(render_docs(request.app.openapi()))
 
     return router
 
 
-def _model(limits: Limits, began: int) -> dict[str, Any]:
+def _model(limits: RequestLimits, began: int) -> dict[str, Any]:
     return {
         "id": limits.model, "object": "model", "created": began, "owned_by": "emoji_ldm", "key": limits.model_key,
         "size": f"{limits.width_px}x{limits.height_px}", "side_step": limits.side_step_px,

@@ -12,23 +12,24 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from emoji_ldm.config.serve import ServeConfig
 from emoji_ldm.errors import ConfigError, EmojiLdmError
-from emoji_ldm.serve.answers import RequestError
-from emoji_ldm.serve.keys import Key, digest, read_keys
+from emoji_ldm.serve.api_keys import ApiKey, hash_key, read_keys
+from emoji_ldm.serve.errors import RequestError
 
 LOG = logging.getLogger("emoji_ldm.serve")
 REFRESH_S = 2.0  # how soon a revoked key is refused
-READER = ThreadPoolExecutor(1, "keys")  # of its own: a store that hangs holds up nothing else
-OPEN = ("/health", "/docs", "/openapi.json")  # they tell nothing of anybody
-IMAGES = "/v1/images/"
-HARMLESS = ("GET", "HEAD", "OPTIONS")
+KEY_READER = ThreadPoolExecutor(1, "keys")  # of its own: a store that hangs holds up nothing else
+PUBLIC_PATHS = ("/health", "/docs", "/openapi.json")  # they tell nothing of anybody
+IMAGES_PREFIX = "/v1/images/"
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
-class Bucket:
+class TokenBucket:
     """Tokens for images: it holds a minute's worth, is full at first, and may be overdrawn by who finds it full."""
 
     def __init__(self, images_per_minute: int) -> None:
@@ -57,7 +58,7 @@ class Caller:
 
     name: str = ""
     bulk_only: bool = False
-    bucket: Bucket | None = None
+    bucket: TokenBucket | None = None
 
     def charge(self, images: int) -> None:
         """Count images against the quota. Raises RequestError (429) if it is used up."""
@@ -73,14 +74,14 @@ class Caller:
             self.bucket.tokens += images
 
 
-class Keys:
+class ApiKeyCache:
     """The keys of a file, read again while the service runs; no request waits for that."""
 
     def __init__(self, uri: str) -> None:
         """Read the file. ConfigError if it is not there or none of keys."""
         self.uri = uri
         self.work: asyncio.Task[None] | None = None
-        self.buckets: dict[tuple[str, int], Bucket] = {}
+        self.buckets: dict[tuple[str, int], TokenBucket] = {}
         found = read_keys(uri)
         if found is None:
             raise ConfigError(
@@ -98,7 +99,7 @@ class Keys:
         scheme, _, secret = authorization.partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise _unknown("this service needs a key; send it as `Authorization: Bearer KEY`")
-        asked, known = digest(secret.strip()), None
+        asked, known = hash_key(secret.strip()), None
         for key in self.keys:
             if hmac.compare_digest(key.sha256.encode(), asked.encode()):
                 known = key
@@ -108,10 +109,10 @@ class Keys:
             raise _unknown(f"this key ended at {known.expires:%Y-%m-%dT%H:%MZ}")
         return Caller(known.name, known.kind == "bulk", self._bucket(known))
 
-    def _bucket(self, key: Key) -> Bucket | None:
+    def _bucket(self, key: ApiKey) -> TokenBucket | None:
         if not key.images_per_minute:
             return None
-        return self.buckets.setdefault((key.sha256, key.images_per_minute), Bucket(key.images_per_minute))
+        return self.buckets.setdefault((key.sha256, key.images_per_minute), TokenBucket(key.images_per_minute))
 
     async def _follow(self) -> None:
         while True:
@@ -121,17 +122,17 @@ class Keys:
     async def refresh(self) -> None:
         """Read the file again; without it nobody has a key, a broken one changes nothing."""
         try:
-            found = await asyncio.get_running_loop().run_in_executor(READER, read_keys, self.uri)
+            found = await asyncio.get_running_loop().run_in_executor(KEY_READER, read_keys, self.uri)
         except EmojiLdmError as error:
             LOG.error("the keys cannot be read again, the former ones stay valid: %s", error)
         else:
             self.keys = found or ()
 
 
-class Door:
+class AuthMiddleware:
     """Lets in who has a key, and says who it is in `request.state.caller`; pages of foreign origins change nothing."""
 
-    def __init__(self, app: ASGIApp, keys: Keys | None, origins: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, keys: ApiKeyCache | None, origins: Collection[str] = ()) -> None:
         """Guard an application; without keys it stands open, but for pages of other origins than `origins`."""
         self.app, self.keys, self.origins = app, keys, origins
 
@@ -156,24 +157,24 @@ class Door:
         """
         headers = Headers(scope=scope)
         origin = headers.get("origin")
-        if origin is None or scope["method"] in HARMLESS or {origin, "*"} & {*self.origins}:
+        if origin is None or scope["method"] in SAFE_METHODS or {origin, "*"} & {*self.origins}:
             return
         if origin.lower().partition("://")[2] != headers.get("host", "").lower():
             raise RequestError(f"pages of {origin} may not do this here; let them with serve.cors_origins='[{origin}]'",
                                status=403, code="foreign_origin")  # fmt: skip
 
     def _caller(self, scope: Scope) -> Caller:
-        if self.keys is None or scope["path"] in OPEN:
+        if self.keys is None or scope["path"] in PUBLIC_PATHS:
             return Caller()
         caller = self.keys.caller(Headers(scope=scope).get("authorization", ""))
-        if caller.bulk_only and scope["path"].startswith(IMAGES):
+        if caller.bulk_only and scope["path"].startswith(IMAGES_PREFIX):
             raise RequestError(f"the key {caller.name!r} is for jobs only (POST /v1/emoji-sets, /v1/batches); "
                                "images while you wait need a key of the kind interactive", status=403,
                                code="insufficient_permissions")  # fmt: skip
         return caller
 
 
-def open_warning(settings: ServeConfig) -> str:
+def unauthenticated_warning(settings: ServeConfig) -> str:
     """A line for who starts a service that others reach and that asks nobody for a key; else empty."""
     if settings.keys or _is_loopback(settings.host):
         return ""
@@ -192,3 +193,13 @@ def _is_loopback(host: str) -> bool:
 
 def _unknown(message: str) -> RequestError:
     return RequestError(message, status=401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks; nobody where the application has no door."""
+    return getattr(request.state, "caller", None) or Caller()
+
+
+def owner_of(request: Request) -> str:
+    """Whose jobs a request is about: the name of its key, empty where nobody needs one."""
+    return caller_of(request).name

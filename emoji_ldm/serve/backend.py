@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from emoji_ldm.generate.draw import Draw
+from emoji_ldm.generate.request import GenerationRequest
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """What a model and the configuration allow."""
 
     model: str  # the model's name
@@ -26,11 +26,11 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Wish:
+class ImageTask:
     """One picture that somebody waits for. Its seed is fixed, so drawing it again gives the same picture."""
 
     model: str
-    draw: Draw
+    draw: GenerationRequest
     tenant: str = ""  # who asks; queues are fair between tenants
     bulk: bool = False  # gives way to interactive rows
     timeout_s: float = 600.0  # nobody waits longer
@@ -38,7 +38,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Partial:
+class PartialImage:
     """The picture as the network sees it so far."""
 
     index: int  # from 0
@@ -57,7 +57,7 @@ class Overloaded(Exception):
         return Overloaded, (self.retry_after_s,)
 
 
-class Expired(Exception):
+class TaskTimeout(Exception):
     """Not drawn within `timeout_s`."""
 
     def __str__(self) -> str:
@@ -65,22 +65,22 @@ class Expired(Exception):
         return "not drawn in time"
 
 
-class Lost(Exception):
+class ReplicaLost(Exception):
     """Replica after replica died over it."""
 
 
 class Backend(Protocol):
     """Whoever draws."""
 
-    async def models(self) -> Mapping[str, Limits]:
+    async def models(self) -> Mapping[str, RequestLimits]:
         """The models by name, the default one first; waits for a model if none is loaded yet."""
         ...
 
-    async def draw(self, wish: Wish) -> bytes:
+    async def draw(self, wish: ImageTask) -> bytes:
         """PNG bytes. Cancelling the call frees the row. Raises Overloaded, Expired."""
         ...
 
-    def stream(self, wish: Wish, partials: int) -> AsyncIterator[Partial | bytes]:
+    def stream(self, wish: ImageTask, partials: int) -> AsyncIterator[PartialImage | bytes]:
         """Up to `partials` previews, then the PNG bytes. Closing it frees the row. Raises as `draw`."""
         ...
 

@@ -1,4 +1,6 @@
-"""The training loop: resume, step, log, checkpoint; every rank walks it in lockstep.
+"""The loss on images held out, with the same noise each time: of the weights, and of their moving average.
+
+The training loop: resume, step, log, checkpoint; every rank walks it in lockstep.
 
 1. resume: the newest complete checkpoint of the run, else step 0
 2. step: draw on the host (one step ahead), loss and backward per micro-batch, AdamW, moving averages
@@ -9,29 +11,79 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from emoji_ldm.model.ema import Averages
-from emoji_ldm.train import checkpoint, order
-from emoji_ldm.train.device import settle
-from emoji_ldm.train.engine import build_engine
-from emoji_ldm.train.plan import Place, Plan, Task
-from emoji_ldm.train.room import check_room
-from emoji_ldm.train.saver import Saver
-from emoji_ldm.train.schedule import lr_at
-from emoji_ldm.train.validation import validate
-from emoji_ldm.train.watch import Watch
-from emoji_ldm.train.world import World, current
+from emoji_ldm.model.ema import AVERAGE_NAMES, WeightAverages
+from emoji_ldm.train import resume
+from emoji_ldm.train.async_checkpoint import AsyncCheckpointer
+from emoji_ldm.train.engines.device import configure_torch
+from emoji_ldm.train.engines.distributed import DistributedContext, current_context
+from emoji_ldm.train.engines.optimizer import lr_at
+from emoji_ldm.train.engines.training_engine import TrainingEngine, build_engine
+from emoji_ldm.train.metrics.training_metrics import MetricsRecorder
+from emoji_ldm.train.preflight import check_disk_space
+from emoji_ldm.train.tasks import sampler
+from emoji_ldm.train.training_args import RunContext, TrainingArgs, TrainingTask
+
+
+@torch.no_grad()
+def validate(
+    task: TrainingTask, engine: TrainingEngine, averages: WeightAverages, world: DistributedContext, parts: Sequence[range]
+) -> dict[str, float]:  # fmt: skip
+    """`validation_loss` and `validation_loss_ema`, the mean over the images held out; a collective.
+
+    Each image counts once, with noise of its own, so that ranks and micro-batches change nothing but rounding.
+    The latter is left out where no average is kept. Empty if nothing is held out.
+    """
+
+    def measured() -> float | None:
+        return _mean_loss(task, engine, world, (drawn for part in parts for drawn in task.held_out(part)))
+
+    own = measured()
+    if own is None:
+        return {}
+    found = {"validation_loss": own}
+    if averages.tensors:
+        with swapped_weights(engine, averages.tensors[AVERAGE_NAMES[0]]):
+            found["validation_loss_ema"] = measured() or 0.0
+    return found
+
+
+@contextmanager
+def swapped_weights(engine: TrainingEngine, tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Let the module compute with shard-shaped `tensors` in place of its weights; costs a copy of the local shards."""
+    shards = engine.shards()
+    own = [shard.clone() for shard in shards]
+    _write_shards(engine, shards, tensors)
+    try:
+        yield
+    finally:
+        _write_shards(engine, shards, own)
+
+
+def _write_shards(engine: TrainingEngine, shards: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+    torch._foreach_copy_(list(shards), list(tensors))
+    engine.refresh()
+
+
+def _mean_loss(
+    task: TrainingTask, engine: TrainingEngine, world: DistributedContext, batches: Iterable[Any]
+) -> float | None:
+    """The mean over batches, drawn one at a time, and ranks; None without any."""
+    losses = [task.loss(engine.forward, drawn).double() for drawn in batches]
+    return float(world.mean(torch.stack(losses).mean())) if losses else None
+
 
 Summary = dict[str, Any]
 
 
-def fit(task: Task, plan: Plan, place: Place, device: torch.device | None = None) -> Summary:
+def fit(task: TrainingTask, plan: TrainingArgs, place: RunContext, device: torch.device | None = None) -> Summary:
     """Train until `plan.steps`; needs no Ray. Call it once per rank, inside a process group if there are several.
 
     Returns:
@@ -43,9 +95,9 @@ def fit(task: Task, plan: Plan, place: Place, device: torch.device | None = None
         JobError: Too many steps had to be skipped, or another driver took the run over.
         ModelError: The run's checkpoint is of another network, or none is whole where there should be one.
     """
-    world = current(device)
-    parts = world.agree(lambda: _parts(plan, world))
-    training = _Training(task, plan, place, world, parts)
+    world = current_context(device)
+    parts = world.agree(lambda: _plan_micro_batches(plan, world))
+    training = TrainLoop(task, plan, place, world, parts)
     with closing(training.watch), closing(training.saver), ThreadPoolExecutor(1, "draw") as ahead:
         pending: Future[list[Any]] | None = None
         for step in range(training.first, plan.steps):
@@ -58,26 +110,33 @@ def fit(task: Task, plan: Plan, place: Place, device: torch.device | None = None
         return training.finish()
 
 
-def _parts(plan: Plan, world: World) -> list[range]:
+def _plan_micro_batches(plan: TrainingArgs, world: DistributedContext) -> list[range]:
     """Ready this process; the slots of its forward passes."""
-    settle(plan, world)
-    slots = order.slots_of(world.rank, world.size, plan.batch_size, field=f"{plan.section}.batch_size")
-    return order.parts_of(slots, plan.micro_batch_size, field=f"{plan.section}.micro_batch_size")
+    configure_torch(plan, world)
+    slots = sampler.rank_slots(world.rank, world.size, plan.batch_size, field=f"{plan.section}.batch_size")
+    return sampler.split_micro_batches(slots, plan.micro_batch_size, field=f"{plan.section}.micro_batch_size")
 
 
-class _Training:
+class TrainLoop:
     """The state of one rank between steps; `done` always counts the steps behind it."""
 
-    def __init__(self, task: Task, plan: Plan, place: Place, world: World, parts: Sequence[range]) -> None:
+    def __init__(
+        self,
+        task: TrainingTask,
+        plan: TrainingArgs,
+        place: RunContext,
+        world: DistributedContext,
+        parts: Sequence[range],
+    ) -> None:
         self.task, self.plan, self.place, self.world, self.parts = task, plan, place, world, parts
         self.engine = build_engine(task.module, plan, world)
-        self.averages = Averages(self.engine.shards(), plan.ema_decay, plan.ema_widths)
-        check_room(place, plan, world, task.facts)
-        state = checkpoint.resume(self.engine, self.averages, place, plan, world, task.facts)
+        self.averages = WeightAverages(self.engine.shards(), plan.ema_decay, plan.ema_widths)
+        check_disk_space(place, plan, world, task.facts)
+        state = resume.resume_training(self.engine, self.averages, place, plan, world, task.facts)
         self.first = state.step
-        self.watch = Watch(plan, place, world, state.lines)
+        self.watch = MetricsRecorder(plan, place, world, state.lines)
         self.watch.notes += [state.note] if state.note else []
-        self.saver = Saver(self.engine, self.averages, task, self.watch)
+        self.saver = AsyncCheckpointer(self.engine, self.averages, task, self.watch)
 
     def draw(self, step: int) -> list[Any]:
         """What each micro-batch of a step sees."""
@@ -97,7 +156,7 @@ class _Training:
     def after(self, done: int) -> None:
         """What is due after `done` steps."""
         last, plan = done == self.plan.steps, self.plan
-        show = plan.sample_every > 0 and (last or done % plan.sample_every == 0)
+        show = plan.sample_every is not None and (last or done % plan.sample_every == 0)
         save = last or show or done % plan.checkpoint_every == 0 or self.place.leaving()
         check = plan.validate_every > 0 and (last or done % plan.validate_every == 0)
         if save or check or done % plan.log_every == 0:

@@ -22,7 +22,7 @@ from typing import Any
 import resvg_py
 from PIL import Image
 
-from emoji_ldm.demo.tags import tags_of
+from emoji_ldm.demo.sample_images import tags_of
 
 OUT = Path("emoji_ldm/demo/fixture/emoji.zip")
 SIZE_PX = 128

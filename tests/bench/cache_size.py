@@ -18,15 +18,15 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from emoji_ldm.caption.captioner import Subject
-from emoji_ldm.caption.metadata import describe
+from emoji_ldm.caption.engine_protocol import CaptionInput
+from emoji_ldm.caption.metadata import describe_image
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.latents.cache import latent_rows, text_rows
-from emoji_ldm.latents.codec import to_square, to_tensor
-from emoji_ldm.latents.text import load_text_encoder
-from emoji_ldm.records import LATENTS, TEXTS, TableSpec
+from emoji_ldm.latents.text_encoder import load_text_encoder
+from emoji_ldm.latents.vae import to_square, to_tensor
+from emoji_ldm.schemas import LATENTS, TEXT_EMBEDDINGS, TableSpec
 from emoji_ldm.store import Store
-from tests.emoji import blobs, image_rows, openmoji
+from tests.emoji_images import blobs, image_rows, openmoji
 
 PADDED_TOKENS, SIZE_PX, BATCH = 77, 64, 64
 FLOOR, TARGET = 0.25, 0.1
@@ -50,7 +50,7 @@ def run(*, quick: bool) -> dict[str, Any]:
             distinct = sorted({"", *captions})
             parts = (distinct[start : start + BATCH] for start in range(0, len(distinct), BATCH))
             states = [state for part in parts for state in text.encode(part)]
-            texts = _stored(store, TEXTS, text_rows(distinct, text.key, states))
+            texts = _stored(store, TEXT_EMBEDDINGS, text_rows(distinct, text.key, states))
         figures |= {
             f"{name}: distinct captions": len(distinct),
             f"{name}: tokens per caption": round(statistics.mean(len(state) for state in states), 1),
@@ -65,7 +65,7 @@ def run(*, quick: bool) -> dict[str, Any]:
 
 def _sentence(row: dict[str, Any]) -> str:
     with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
-        return describe(Subject(image.convert("RGBA"), row["title"], tuple(row["tags"]))).text
+        return describe_image(CaptionInput(image.convert("RGBA"), row["title"], tuple(row["tags"]))).text
 
 
 @torch.inference_mode()

@@ -17,16 +17,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from emoji_ldm.caption.captioner import Answer, Request
+from emoji_ldm.caption.engine_protocol import CaptionRequest, EngineAnswer
 from emoji_ldm.caption.qwen import QwenEngine, load_processor
 from emoji_ldm.config import CaptionConfig, key_of, load
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.records import IMAGES
+from emoji_ldm.schemas import IMAGES
 from emoji_ldm.store import Store
 from ray_jobs import caption
-from tests.emoji import blobs, image_rows
-from tests.engines import sentence
-from tests.qwen import write_qwen
+from tests.emoji_images import blobs, image_rows
+from tests.fake_caption_engines import caption_for
+from tests.tiny_qwen import write_qwen
 
 IMAGES_PER_S = 40.0
 ROWS_PER_SHARD = 128
@@ -43,13 +43,13 @@ class TimedEngine(QwenEngine):
         self.processor, self.ahead = load_processor(config), ahead
         self.log = log / str(os.getpid())
 
-    def prepare(self, requests: Sequence[Request]) -> Any:
+    def prepare(self, requests: Sequence[CaptionRequest]) -> Any:
         """Model inputs, kept with the requests."""
         if self.ahead:
             super().prepare(requests)
         return requests
 
-    def answer(self, prepared: Any) -> list[Answer]:
+    def answer(self, prepared: Any) -> list[EngineAnswer]:
         """A full batch's time, however many requests there are."""
         if not self.ahead:
             super().prepare(prepared)
@@ -57,7 +57,7 @@ class TimedEngine(QwenEngine):
         time.sleep(BATCH_SIZE / IMAGES_PER_S)
         with self.log.open("a") as file:
             print(start, time.monotonic(), file=file)
-        return [Answer("" if request.seed % WEAK == 0 else sentence(request)) for request in prepared]
+        return [EngineAnswer("" if request.seed % WEAK == 0 else caption_for(request)) for request in prepared]
 
 
 def run(*, quick: bool) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from typing import Any
 from safetensors.torch import save_file
 
 from emoji_ldm.store import Store
-from tests.ranks import Ranks
-from tests.seaweed import Seaweed
+from tests.gloo_ranks import Ranks
+from tests.seaweedfs_server import SeaweedServer
 
 SETTLE_S = 3  # the server removes what was deleted by and by
 WIDTHS = {True: "[64,128,256]", False: "[128,256,384]"}  # 7 and 23 million weights
@@ -31,7 +31,7 @@ def run(*, quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "weed").mkdir()
-        server = Seaweed(folder / "weed").start()
+        server = SeaweedServer(folder / "weed").start()
         try:
             os.environ |= server.environment
             uri = f"s3://{server.bucket()}/bench"
@@ -62,12 +62,12 @@ def saves(folder: str, uri: str, widths: str, windows: int) -> tuple[list[float]
     """On a rank: seconds that `Saver.save` holds training up, and until all is published; the weights."""
     import torch
 
-    from emoji_ldm.model.ema import Averages
-    from emoji_ldm.train.engine import build_engine
-    from emoji_ldm.train.plan import Place, plan_of
-    from emoji_ldm.train.saver import Saver
-    from emoji_ldm.train.watch import Watch
-    from emoji_ldm.train.world import current
+    from emoji_ldm.model.ema import WeightAverages
+    from emoji_ldm.train.async_checkpoint import AsyncCheckpointer
+    from emoji_ldm.train.engines.distributed import current_context
+    from emoji_ldm.train.engines.training_engine import build_engine
+    from emoji_ldm.train.metrics.training_metrics import MetricsRecorder
+    from emoji_ldm.train.training_args import RunContext, build_training_args
     from tests.unit.train import tiny
 
     class Exporting(tiny.TinyTask):
@@ -78,14 +78,14 @@ def saves(folder: str, uri: str, widths: str, windows: int) -> tuple[list[float]
             save_file(dict(weights), folder / "pipeline" / "weights.safetensors")
             return {}
 
-    world = current(torch.device("cpu"))
+    world = current_context(torch.device("cpu"))
     config = tiny.config(f"train.block_out_channels={widths}", "train.num_heads=4", "train.zero_stage=1",
-                         "train.batch_size=2", "train.keep=1")  # fmt: skip
-    place = Place(config, Store(uri), Path(folder) / f"scratch-{world.rank}")
-    task, plan = Exporting(config, tiny.latent_set(), tiny.frozen()), plan_of(config, "train")
+                         "train.batch_size=2", "train.keep_last=1")  # fmt: skip
+    place = RunContext(config, Store(uri), Path(folder) / f"scratch-{world.rank}")
+    task, plan = Exporting(config, tiny.latent_set(), tiny.frozen()), build_training_args(config, "train")
     engine = build_engine(task.module, plan, world)
-    averages = Averages(engine.shards(), plan.ema_decay)
-    saver = Saver(engine, averages, task, Watch(plan, place, world, []))
+    averages = WeightAverages(engine.shards(), plan.ema_decay)
+    saver = AsyncCheckpointer(engine, averages, task, MetricsRecorder(plan, place, world, []))
     pauses, wholes = [], []
     for step in range(windows + 1):
         world.barrier()
@@ -108,7 +108,7 @@ def uploads(folder: Path, uri: str, windows: int) -> tuple[Windows, Windows, flo
     from emoji_ldm.dataset import checkpoints
 
     store, local = Store(uri), folder / "files"
-    store.download(local, checkpoints.newest(store, "tiny", "unet").path)
+    store.download(local, checkpoints.newest_checkpoint(store, "tiny", "unet").path)
     megabytes = sum(path.stat().st_size for path in local.rglob("*") if path.is_file()) / 1e6
     ours: Windows = ([], [])
     rays: Windows = ([], [])

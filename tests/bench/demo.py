@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.records import TABLES
+from emoji_ldm.schemas import TABLES
 from emoji_ldm.store import Store
 
 QUICK = ["autoencoder.steps=40", "autoencoder.checkpoint_every=20", "train.steps=20", "train.checkpoint_every=10",
-         "train.sample_every=0", "generate.steps=4"]  # fmt: skip
+         "train.sample_every=null", "generate.steps=4"]  # fmt: skip
 
 
 def run(*, quick: bool) -> dict[str, Any]:

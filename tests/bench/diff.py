@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from emoji_ldm.dataset.diff import diff
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.records import CAPTIONS, IMAGES, TableSpec
+from emoji_ldm.dataset.versions.diff import diff
+from emoji_ldm.schemas import CAPTIONS, IMAGES, TableSpec
 from emoji_ldm.store import Store
 
 NUM_ROWS, QUICK_ROWS = 100_000, 10_000

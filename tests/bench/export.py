@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emoji_ldm.config import key_of
-from emoji_ldm.dataset.export import ExportOptions, export
-from emoji_ldm.dataset.formats.hub import COLUMNS
+from emoji_ldm.dataset.export import export
+from emoji_ldm.dataset.formats.export_options import ExportOptions
+from emoji_ldm.dataset.formats.huggingface import COLUMNS
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.demo.art import fixture_pictures
-from emoji_ldm.records import CAPTIONS, IMAGES
+from emoji_ldm.demo.sample_images import fixture_images
+from emoji_ldm.schemas import CAPTIONS, IMAGES
 from emoji_ldm.store import Store
 
 CHANGED = 0.1
@@ -63,7 +64,7 @@ def run(*, quick: bool) -> dict[str, Any]:
 
 def pictures(num: int) -> list[dict[str, Any]]:
     """Rows of `images`: real emoji in colours of their own, some 4 kB each, in the order that they came in."""
-    rows, art, chance = [], [_pixels(picture.data) for picture in fixture_pictures()], np.random.default_rng(0)
+    rows, art, chance = [], [_pixels(picture.data) for picture in fixture_images()], np.random.default_rng(0)
     for number in range(num):
         pixels = art[number % len(art)].copy()
         seen = pixels[..., 3] > 0

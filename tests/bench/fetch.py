@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from emoji_ldm.config import build
-from emoji_ldm.crawl.gate import LocalGate
-from emoji_ldm.crawl.harvest import Harvester
+from emoji_ldm.crawl.fetch.image_fetcher import ImageFetcher
+from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.records import IMAGES
+from emoji_ldm.schemas import IMAGES
 from emoji_ldm.store import Store
-from tests.loopback import ROOT, loopback
+from tests.emoji_server import ROOT, emoji_server
 
 ANCHOR = "img2dataset==1.47.0"
 FEW = 64
@@ -40,7 +40,7 @@ if __name__ == "__main__":
 def run(*, quick: bool) -> dict[str, Any]:
     """Medians of 3 runs that take turns, and their ratios."""
     num, times = (600, 1) if quick else (3000, 3)
-    with tempfile.TemporaryDirectory() as folder, loopback(num) as url:
+    with tempfile.TemporaryDirectory() as folder, emoji_server(num) as url:
         python = install(Path(folder))
         sides = {"ours": lambda n, out: ours(url, n, out)}
         if python is not None:
@@ -115,7 +115,7 @@ def work(url: str, num: int, out: str) -> None:
     import pyarrow as pa
 
     config = build({"crawl": {"site": url, "host_concurrency": 16}}, where="bench").crawl
-    table, harvester = Table(Store(out), IMAGES), Harvester(config, LocalGate(config))
+    table, harvester = Table(Store(out), IMAGES), ImageFetcher(config, LocalRateLimiter(config))
     kept = 0
     for start in range(0, num, ROWS_PER_SHARD):
         numbers = range(start, min(start + ROWS_PER_SHARD, num))

@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.records import IMAGES
+from emoji_ldm.schemas import IMAGES
 from emoji_ldm.store import Store
 from tests.bench.demo import environment
-from tests.pictures import PictureServer
+from tests.synthetic_image_server import SyntheticImageServer
 
 SIZES = (1_000, 10_000, 100_000)
 QUICK = (500, 2_000)
@@ -26,7 +26,7 @@ EVERY_S = 0.5
 def run(*, quick: bool) -> dict[str, Any]:
     """Milliseconds per image beyond start-up, and peak memory of driver and workers, for each size."""
     figures: dict[str, Any] = {}
-    with PictureServer() as server:
+    with SyntheticImageServer() as server:
         results = [crawl(server, size) for size in (QUICK if quick else SIZES)]
     for result in results:
         figures |= {f"{name}_{result['images']}": value for name, value in result.items() if name != "images"}
@@ -43,13 +43,13 @@ def run(*, quick: bool) -> dict[str, Any]:
     return {"figures": figures, "floor": {"linear": "<= 1.3"}, "holds": holds}
 
 
-def crawl(server: PictureServer, size: int) -> dict[str, float]:
+def crawl(server: SyntheticImageServer, size: int) -> dict[str, float]:
     """Crawl so many pictures from a list of their addresses."""
     with tempfile.TemporaryDirectory() as folder:
         lines = "".join(f"{server.url(number)}\t picture {number}\n" for number in range(size))
         Path(folder, "list.txt").write_text(lines)
         options = [f"store={folder}/store", "crawl.source=records", f"crawl.files=[{folder}/list.txt]",
-                   "crawl.rows_per_shard=1000", f"crawl.site={server.site}", "crawl.max_failed=0",
+                   "crawl.rows_per_shard=1000", f"crawl.site={server.site}", "crawl.max_failed_fraction=0",
                    "crawl.host_concurrency=16"]  # fmt: skip
         began = time.monotonic()
         driver = subprocess.Popen([sys.executable, "-m", "ray_jobs", "crawl", *options], cwd=folder, env=environment())

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.records import TABLES
+from emoji_ldm.schemas import TABLES
 from emoji_ldm.store import Store
 from tests.bench.demo import QUICK, demo, environment
 

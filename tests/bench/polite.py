@@ -10,10 +10,10 @@ from typing import Any
 import ray
 
 from emoji_ldm.config import CrawlConfig, build
-from emoji_ldm.crawl.fetch import Fetcher
-from emoji_ldm.crawl.outcomes import Refused
-from ray_jobs import cluster, gate
-from tests.loopback import log_of, loopback
+from emoji_ldm.crawl.fetch.http_fetcher import HttpFetcher
+from emoji_ldm.outcomes import Rejected
+from ray_jobs.execution import politeness_actor, ray_runtime
+from tests.emoji_server import emoji_server, request_log
 
 NUM_WORKERS, CONCURRENCY, AT_ONCE = 4, 8, 24
 DELAY_S, GAP_S = 0.02, 0.01  # the server's Crawl-delay is longer than our own gap
@@ -25,7 +25,7 @@ def run(*, quick: bool) -> dict[str, Any]:
     """Violations by kind, of a host that wants no delay and of one that does."""
     quickly, slowly = (1900, 100) if quick else (9400, 600)
     began = time.monotonic()
-    cluster.connect(build({"cluster": {"num_cpus": NUM_WORKERS, "object_store_mb": 100}}, where="bench").cluster)
+    ray_runtime.connect(build({"cluster": {"num_cpus": NUM_WORKERS, "object_store_mb": 100}}, where="bench").cluster)
     try:
         fast, most = crawl(quickly, ROBOTS, 0.0)
         slow, _ = crawl(slowly, f"{ROBOTS}Crawl-delay: {DELAY_S}\n", GAP_S)
@@ -43,24 +43,24 @@ def run(*, quick: bool) -> dict[str, Any]:
 
 def crawl(num: int, robots: str, gap_s: float) -> tuple[list[tuple[str, float, float]], int]:
     """The log of a server after 4 workers asked for `num` URLs, every fifth of them forbidden besides."""
-    with loopback(8, delay_s=0.002, robots=robots) as url:
-        options = {"site": url, "host_concurrency": CONCURRENCY, "gap_s": gap_s}
+    with emoji_server(8, delay_s=0.002, robots=robots) as url:
+        options = {"site": url, "host_concurrency": CONCURRENCY, "min_request_interval_s": gap_s}
         config = build({"crawl": options}, where="bench").crawl
-        shared = gate.start(config)
+        shared = politeness_actor.start_rate_limiter(config)
         urls = [f"{url}/{number % 8}.png?{number}" for number in range(num)]
         urls += [f"{url}/private/{number}" for number in range(num // 5)]
         ask = ray.remote(num_cpus=1)(visit)
         asked = ray.get([ask.remote(config, shared, urls[i::NUM_WORKERS]) for i in range(NUM_WORKERS)])
-        log = log_of(url)
+        log = request_log(url)
         assert sum(asked) == num, f"{sum(asked)} of {num} arrived"
         return log, overlap(log)
 
 
-def visit(config: CrawlConfig, shared: gate.RayGate, urls: list[str]) -> int:
+def visit(config: CrawlConfig, shared: politeness_actor.RayRateLimiter, urls: list[str]) -> int:
     """What a worker does; how many bodies it got."""
 
     async def all_of_them() -> int:
-        fetcher, left, got = Fetcher(config, shared), list(urls), 0
+        fetcher, left, got = HttpFetcher(config, shared), list(urls), 0
 
         async def work() -> None:
             nonlocal got
@@ -68,7 +68,7 @@ def visit(config: CrawlConfig, shared: gate.RayGate, urls: list[str]) -> int:
                 try:
                     await fetcher.get(left.pop())
                     got += 1
-                except Refused:
+                except Rejected:
                     pass
 
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))

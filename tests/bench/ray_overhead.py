@@ -13,13 +13,13 @@ import pyarrow as pa
 import ray
 
 from emoji_ldm.config import Config, build
-from emoji_ldm.crawl.gate import LocalGate
+from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.records import IMAGES
+from emoji_ldm.schemas import IMAGES
 from emoji_ldm.store import Store
-from ray_jobs import cluster, gate, sink
-from ray_jobs.crawl import FetchWorker, read_wanted
-from tests.pictures import PictureServer
+from ray_jobs.crawl import ImageWorker, read_wanted
+from ray_jobs.execution import delta_sink, politeness_actor, ray_runtime
+from tests.synthetic_image_server import SyntheticImageServer
 
 ROWS = 5_000  # a shard
 SHARDS = 2
@@ -30,7 +30,7 @@ def run(*, quick: bool) -> dict[str, Any]:
     """Median rows per second of both sides, one worker each, taken in turn."""
     rows, runs = (1_000, 1) if quick else (ROWS, RUNS)
     plain_rates, ray_rates = [], []
-    with PictureServer() as server, tempfile.TemporaryDirectory() as folder:
+    with SyntheticImageServer() as server, tempfile.TemporaryDirectory() as folder:
         config = build({"store": f"{folder}/store", "crawl": {"site": server.site}}, where="bench")
         for number in range(runs):
             shards = [_shard(server, SHARDS * number + place, rows) for place in range(SHARDS)]
@@ -47,14 +47,14 @@ def run(*, quick: bool) -> dict[str, Any]:
     return {"figures": figures, "floor": {"ratio": ">= 0.85"}, "holds": ratio >= 0.85}
 
 
-class Timed(FetchWorker):
+class Timed(ImageWorker):
     """The crawl's own worker, which also says when it began."""
 
-    def __call__(self, rows: pa.Table) -> sink.Output:
+    def __call__(self, rows: pa.Table) -> delta_sink.ShardOutput:
         """As `FetchWorker`, with the moment in the counts."""
         began = time.time_ns()
         output = super().__call__(rows)
-        return sink.Output(output.rows, {"began": began}, output.extra)
+        return delta_sink.ShardOutput(output.rows, {"began": began}, output.extra)
 
 
 def rate(finished: Iterator[tuple[int, int]]) -> float:
@@ -63,25 +63,27 @@ def rate(finished: Iterator[tuple[int, int]]) -> float:
     return 1e9 * sum(rows) / (time.time_ns() - min(began))
 
 
-def plain(config: Config, shards: list[sink.Shard]) -> Iterator[tuple[int, int]]:
+def plain(config: Config, shards: list[delta_sink.WorkShard]) -> Iterator[tuple[int, int]]:
     """(begin, rows) of shards as they lie in their files, one after the other in this process."""
-    worker, table = Timed(config.crawl, LocalGate(config.crawl)), Table(Store(config.store), IMAGES)
+    worker, table = Timed(config.crawl, LocalRateLimiter(config.crawl)), Table(Store(config.store), IMAGES)
     for shard in shards:
         output = worker(read_wanted(shard.payload))
         yield output.counts["began"], table.write_file(output.rows).num_rows
     worker.harvester.close()
 
 
-def in_ray(config: Config, shards: list[sink.Shard]) -> Iterator[tuple[int, int]]:
+def in_ray(config: Config, shards: list[delta_sink.WorkShard]) -> Iterator[tuple[int, int]]:
     """The same through the job's own Ray Data pipeline."""
-    cluster.connect(config.cluster)
-    args = (config.crawl, gate.start(config.crawl))
-    for done in sink.stream(sink.Job("crawl", Store(config.store), IMAGES, read_wanted, Timed, args, 1), shards):
+    ray_runtime.connect(config.ray)
+    args = (config.crawl, politeness_actor.start_rate_limiter(config.crawl))
+    for done in delta_sink.stream_shards(
+        delta_sink.SinkJob("crawl", Store(config.store), IMAGES, read_wanted, Timed, args, 1), shards
+    ):
         assert done.file is not None
         yield done.counts["began"], done.file.num_rows
 
 
-def _shard(server: PictureServer, place: int, rows: int) -> sink.Shard:
+def _shard(server: SyntheticImageServer, place: int, rows: int) -> delta_sink.WorkShard:
     numbers = range(place * rows, (place + 1) * rows)
     wanted = [{"image_url": server.url(n), "title": f"picture {n}", "tags": ["t"], "page_url": "p"} for n in numbers]
-    return sink.Shard(f"shard-{place}", {"rows": json.dumps(wanted)}, rows)
+    return delta_sink.WorkShard(f"shard-{place}", {"rows": json.dumps(wanted)}, rows)

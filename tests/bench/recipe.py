@@ -27,24 +27,24 @@ from PIL import Image
 from torch import Tensor
 
 from emoji_ldm.config import Config, TrainConfig, load
-from emoji_ldm.demo.art import fixture_pictures
+from emoji_ldm.demo.sample_images import fixture_images
 from emoji_ldm.latents.cache import LatentSet
-from emoji_ldm.latents.text import pad
-from emoji_ldm.model.ema import NAMES, Averages
-from emoji_ldm.train.diffusion import DiffusionTask
-from emoji_ldm.train.engine import build_engine
-from emoji_ldm.train.levels import Levels
-from emoji_ldm.train.pipeline import Frozen
-from emoji_ldm.train.plan import plan_of
-from emoji_ldm.train.schedule import lr_at
-from emoji_ldm.train.world import World
+from emoji_ldm.latents.text_encoder import pad
+from emoji_ldm.model.ema import AVERAGE_NAMES, WeightAverages
+from emoji_ldm.train.engines.distributed import DistributedContext
+from emoji_ldm.train.engines.optimizer import lr_at
+from emoji_ldm.train.engines.training_engine import build_engine
+from emoji_ldm.train.tasks.diffusion_task import DiffusionTask
+from emoji_ldm.train.tasks.objective import NoiseSchedule
+from emoji_ldm.train.tasks.pipeline_export import FrozenModels
+from emoji_ldm.train.training_args import build_training_args
 
 SEEDS = (100, 101, 102)  # the recipe was chosen on others
 FLOOR = 0.6
-BASELINE = ("train.prediction_type=epsilon", "train.snr_gamma=0")
+BASELINE = ("train.prediction_type=epsilon", "train.snr_gamma=null")
 SIZE = (
     "train.block_out_channels=[16,32]", "train.layers_per_block=1", "train.num_heads=2", "train.batch_size=16",
-    "train.lr=2e-3", "train.warmup_steps=50", "train.zero_stage=0", "train.validation=0", "latents.max_tokens=8",
+    "train.lr=2e-3", "train.warmup_steps=50", "train.zero_stage=0", "train.validation_fraction=0", "latents.max_tokens=8",
 )  # fmt: skip
 NUM_STEPS, QUICK_STEPS = 300, 80
 NUM_CHECKS = 20  # of the figure, per run
@@ -74,17 +74,19 @@ def run(*, quick: bool) -> dict[str, Any]:
 def train(config: Config, *, checks: int, averaged: bool, until: float = 0.0) -> Curve:
     """The figure `checks` times along a training, until it is `until`; of the averaged weights or of the last ones."""
     latents, held = emoji(config.train.seed)
-    task = DiffusionTask(config, latents, Frozen(SimpleNamespace(scaling_factor=1.0, key=""), SimpleNamespace(key="")))
-    plan = plan_of(config, "train")
-    engine = build_engine(task.module, plan, World(0, 1, torch.device("cpu")))
-    averages, curve = Averages(engine.shards(), plan.ema_decay, plan.ema_widths), [(0, math.inf)]
+    task = DiffusionTask(
+        config, latents, FrozenModels(SimpleNamespace(scaling_factor=1.0, key=""), SimpleNamespace(key=""))
+    )
+    plan = build_training_args(config, "train")
+    engine = build_engine(task.module, plan, DistributedContext(0, 1, torch.device("cpu")))
+    averages, curve = WeightAverages(engine.shards(), plan.ema_decay, plan.ema_widths), [(0, math.inf)]
     for step in range(plan.steps):
         engine.accumulate(task.loss(engine.forward, task.draw(step, range(plan.batch_size))), last=True)
         engine.step(lr_at(step, plan), math.inf)
         averages.update(engine.shards(), step + 1)
         if (step + 1) % (plan.steps // checks) == 0:
             own = [shard.clone() for shard in engine.shards()]
-            put(engine.shards(), averages.tensors[NAMES[0]] if averaged else own)
+            put(engine.shards(), averages.tensors[AVERAGE_NAMES[0]] if averaged else own)
             curve.append((step + 1, noise_error(task.module, config.train, held)))
             put(engine.shards(), own)
         if curve[-1][1] <= until:
@@ -99,7 +101,7 @@ def noise_error(module: torch.nn.Module, config: TrainConfig, held: tuple[Tensor
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     errors = []
     for timestep in torch.linspace(0, 999, NUM_LEVELS + 1)[:-1].long() + 999 // (2 * NUM_LEVELS):
-        signal, level = Levels(TrainConfig(prediction_type="epsilon", snr_gamma=0)).at(timestep)
+        signal, level = NoiseSchedule(TrainConfig(prediction_type="epsilon", snr_gamma=None)).at(timestep)
         guess = noise_of(module, config, signal * latents + level * noise, (signal, level), states)
         errors.append((guess - noise).square().mean())
     return float(torch.stack(errors).mean())
@@ -114,7 +116,7 @@ def noise_of(
     if config.prediction_type == "flow":
         timestep = (1000 * level * scale).long().clamp(max=999)
     else:
-        own = Levels(config).at(torch.arange(1000))
+        own = NoiseSchedule(config).at(torch.arange(1000))
         timestep = ((own[0] / own[1]).log() - (signal / level).log()).abs().argmin()
     output = module(scale * x, timestep.expand(len(x)), states)
     return {
@@ -157,7 +159,7 @@ def words(titles: Sequence[str]) -> list[str]:
 @cache
 def pictures() -> tuple[NDArray[np.float32], list[str]]:
     """Block means `(N, 4, 8, 8)` of unit standard deviation, colours times alpha; and the lower-case titles."""
-    chosen = fixture_pictures()
+    chosen = fixture_images()
     images = [Image.open(io.BytesIO(picture.data)).convert("RGBa") for picture in chosen]
     small = np.stack([np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX)) for image in images])
     values = small.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1

@@ -15,9 +15,9 @@ import pyarrow as pa
 import ray
 
 from emoji_ldm.config import build
-from ray_jobs import cluster, gate
-from ray_jobs.crawl import FetchWorker
-from tests.loopback import loopback
+from ray_jobs.crawl import ImageWorker
+from ray_jobs.execution import politeness_actor, ray_runtime
+from tests.emoji_server import emoji_server
 
 DELAY_S, PER_WORKER, SIZES = 0.05, 2, (1, 2, 4)
 
@@ -25,10 +25,10 @@ DELAY_S, PER_WORKER, SIZES = 0.05, 2, (1, 2, 4)
 def run(*, quick: bool) -> dict[str, Any]:
     """Images per second of 1, 2 and 4 workers, medians of 3, and their efficiency against one."""
     num, times = (120, 1) if quick else (300, 3)
-    cluster.connect(build({"cluster": {"num_cpus": max(SIZES), "object_store_mb": 100}}, where="bench").cluster)
+    ray_runtime.connect(build({"cluster": {"num_cpus": max(SIZES), "object_store_mb": 100}}, where="bench").cluster)
     runs: dict[int, list[tuple[float, float]]] = {size: [] for size in SIZES}
     try:
-        with loopback(200, delay_s=DELAY_S) as url:
+        with emoji_server(200, delay_s=DELAY_S) as url:
             for _ in range(times):
                 for size in SIZES:
                     runs[size].append(measure(url, size, num))
@@ -48,8 +48,8 @@ def run(*, quick: bool) -> dict[str, Any]:
 def measure(url: str, size: int, num: int) -> tuple[float, float]:
     """Images per second of `size` workers with `num` images each, and the machine's load meanwhile in percent."""
     config = build({"crawl": {"site": url, "host_concurrency": PER_WORKER * size}}, where="bench").crawl
-    shared = gate.start(config)
-    workers = [ray.remote(num_cpus=1)(FetchWorker).remote(config, shared) for _ in range(size)]
+    shared = politeness_actor.start_rate_limiter(config)
+    workers = [ray.remote(num_cpus=1)(ImageWorker).remote(config, shared) for _ in range(size)]
     ask(workers, url, 2 * PER_WORKER)
     psutil.cpu_percent()
     began = time.monotonic()

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.bench.serving import bits, crowds, devices, latency, offline, service, throughput
+from tests.bench.serving import autoscaling, fault_recovery, latency, offline, overload, reproducibility, throughput
+from tests.bench.serving.bench_model import curve
 from tests.bench.serving.figure import Figure, Load
-from tests.bench.serving.network import curve
 
 ROWS: dict[str, Callable[[Load], list[Figure]]] = {
     "T1": throughput.efficiency,
@@ -18,17 +18,17 @@ ROWS: dict[str, Callable[[Load], list[Figure]]] = {
     "T4e": latency.equal,
     "T4b": latency.by_steps,
     "T5": latency.idle,
-    "T6": crowds.overload,
-    "T7": crowds.bulk_job,
-    "T8": service.replicas_killed,
-    "T9": bits.compositions,
-    "T9b": bits.cost_of_strict,
-    "T9c": bits.difference,
-    "T10": bits.cancels,
-    "T11": service.runner_killed,
+    "T6": overload.overload,
+    "T7": overload.bulk_job,
+    "T8": fault_recovery.replicas_killed,
+    "T9": reproducibility.compositions,
+    "T9b": reproducibility.cost_of_strict,
+    "T9c": reproducibility.difference,
+    "T10": reproducibility.cancels,
+    "T11": fault_recovery.runner_killed,
     "T12": offline.job,
-    "T13": devices.more_replicas,
-    "T14": devices.step_load,
+    "T13": autoscaling.more_replicas,
+    "T14": autoscaling.step_load,
 }
 
 

@@ -14,7 +14,7 @@ from emoji_ldm.kubernetes.simulation.job_model import RunPhase
 from emoji_ldm.kubernetes.simulation.report import summarize
 from emoji_ldm.kubernetes.simulation.scenario import load
 from emoji_ldm.kubernetes.simulation.simulation import ClusterSimulation
-from tests.loopback import ROOT
+from tests.emoji_server import ROOT
 
 MOST_S, FAR = 60.0, 0.5
 QUICK = ["work.crawl.copies=20", "work.caption.copies=15", "work.train.copies=6"]

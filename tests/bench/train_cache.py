@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from emoji_ldm.config import Config, load
 from emoji_ldm.latents.cache import LatentSet
 from emoji_ldm.store import Store
-from emoji_ldm.train.diffusion import DiffusionTask
-from emoji_ldm.train.loop import _Training
-from emoji_ldm.train.pipeline import Frozen
-from emoji_ldm.train.plan import Place, plan_of
-from emoji_ldm.train.world import World
+from emoji_ldm.train.engines.distributed import DistributedContext
+from emoji_ldm.train.loop import TrainLoop
+from emoji_ldm.train.tasks.diffusion_task import DiffusionTask
+from emoji_ldm.train.tasks.pipeline_export import FrozenModels
+from emoji_ldm.train.training_args import RunContext, build_training_args
 
 NUM_WINDOWS, NUM_IMAGES, PADDED = 5, 64, 77
 FLOOR, TARGET = 2.4, 3.5
@@ -91,13 +91,13 @@ def _config(size_px: int, batch: int, folder: Path) -> Config:
     return load(None, [
         "run=bench", f"store={folder}", f"latents.size_px={size_px}", f"latents.max_tokens={PADDED}",
         "train.block_out_channels=[256,512]", "train.attention=[true,false]", "train.num_heads=8",
-        f"train.batch_size={batch}", "train.zero_stage=0", "train.validation=0", "train.steps=100000",
-        "train.checkpoint_every=100000", "train.sample_every=0",
+        f"train.batch_size={batch}", "train.zero_stage=0", "train.validation_fraction=0", "train.steps=100000",
+        "train.checkpoint_every=100000", "train.sample_every=null",
         f"train.precision={'bf16' if torch.cuda.is_available() else 'fp32'}",
     ])  # fmt: skip
 
 
-def _ours(size_px: int, batch: int, device: torch.device, folder: Path) -> _Training:
+def _ours(size_px: int, batch: int, device: torch.device, folder: Path) -> TrainLoop:
     """Our loop with all it does beside a step: moving average, guard, log."""
     random, side = np.random.default_rng(0), size_px // 8
     mean = random.normal(size=(NUM_IMAGES, 4, side, side)).astype(np.float16)
@@ -107,12 +107,16 @@ def _ours(size_px: int, batch: int, device: torch.device, folder: Path) -> _Trai
     data = LatentSet([f"{number:02}" for number in range(NUM_IMAGES)], mean, np.full_like(mean, -8), captions,
                      [[number + 1] for number in range(NUM_IMAGES)], states, 0, 0, {})  # fmt: skip
     config = _config(size_px, batch, folder)
-    task = DiffusionTask(config, data, Frozen(SimpleNamespace(scaling_factor=0.18215, key=""), SimpleNamespace(key="")))
-    place = Place(config, Store(config.store), folder / "scratch")
-    return _Training(task, plan_of(config, "train"), place, World(0, 1, device), [range(batch)])
+    task = DiffusionTask(
+        config, data, FrozenModels(SimpleNamespace(scaling_factor=0.18215, key=""), SimpleNamespace(key=""))
+    )
+    place = RunContext(config, Store(config.store), folder / "scratch")
+    return TrainLoop(
+        task, build_training_args(config, "train"), place, DistributedContext(0, 1, device), [range(batch)]
+    )
 
 
-def _steps(training: _Training) -> Step:
+def _steps(training: TrainLoop) -> Step:
     """As `fit` walks, its data drawn in line, which costs us some time."""
     numbers: Iterator[int] = iter(range(10**6))
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from emoji_ldm.config import TrainConfig
 from emoji_ldm.model.unet import build_unet
-from emoji_ldm.train.device import settle
-from emoji_ldm.train.engine import build_engine
-from emoji_ldm.train.plan import Plan
-from emoji_ldm.train.world import World
+from emoji_ldm.train.engines.device import configure_torch
+from emoji_ldm.train.engines.distributed import DistributedContext
+from emoji_ldm.train.engines.training_engine import build_engine
+from emoji_ldm.train.training_args import TrainingArgs
 
 LATENT, TOKENS, TEXT_WIDTH = (4, 16, 16), 16, 512
 FLOOR = 1.15
@@ -37,7 +37,7 @@ def run(*, quick: bool) -> dict[str, Any]:
     The floor binds where the device gains from any of them; elsewhere `device_gains` says that it does not.
     """
     cuda = torch.cuda.is_available()
-    world = World(0, 1, torch.device("cuda" if cuda else "cpu"))
+    world = DistributedContext(0, 1, torch.device("cuda" if cuda else "cpu"))
     widths, batch = ((256, 512), 256) if cuda else (((32, 32), 8) if quick else ((32, 64), 16))
     steps: dict[str, Step] = {"eager": _eager(widths, batch, world)}
     first_s: dict[str, float] = {}
@@ -60,7 +60,7 @@ def run(*, quick: bool) -> dict[str, Any]:
             "holds": gains["all_to_eager"] >= FLOOR or not figures["device_gains"]}  # fmt: skip
 
 
-def _windows(steps: dict[str, Step], count: int, world: World) -> dict[str, float]:
+def _windows(steps: dict[str, Step], count: int, world: DistributedContext) -> dict[str, float]:
     """Median seconds per step over windows of `count` steps, the variants in turn."""
     found: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(NUM_WINDOWS):
@@ -74,7 +74,7 @@ def _windows(steps: dict[str, Step], count: int, world: World) -> dict[str, floa
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def _wait(world: World) -> None:
+def _wait(world: DistributedContext) -> None:
     if world.device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -84,7 +84,7 @@ def _network(widths: tuple[int, ...]) -> nn.Module:
     return unet
 
 
-def _inputs(batch: int, world: World) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _inputs(batch: int, world: DistributedContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Noisy latents, timesteps, token states, noise."""
     torch.manual_seed(0)
     parts = (torch.randn(batch, *LATENT), torch.randint(0, 1000, (batch,)), torch.randn(batch, TOKENS, TEXT_WIDTH),
@@ -93,7 +93,7 @@ def _inputs(batch: int, world: World) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return noisy, times, text, noise
 
 
-def _eager(widths: tuple[int, ...], batch: int, world: World) -> Step:
+def _eager(widths: tuple[int, ...], batch: int, world: DistributedContext) -> Step:
     """The loop as everybody writes it first."""
     module = _network(widths).to(world.device)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
@@ -110,10 +110,10 @@ def _eager(widths: tuple[int, ...], batch: int, world: World) -> Step:
     return step
 
 
-def _ours(widths: tuple[int, ...], batch: int, world: World, options: dict[str, Any]) -> Step:
-    plan = Plan(section="train", kind="unet", steps=1, batch_size=batch, lr=1e-4, seed=0, checkpoint_every=1,
+def _ours(widths: tuple[int, ...], batch: int, world: DistributedContext, options: dict[str, Any]) -> Step:
+    plan = TrainingArgs(section="train", kind="unet", steps=1, batch_size=batch, lr=1e-4, seed=0, checkpoint_every=1,
                 precision="bf16" if world.device.type == "cuda" else "fp32", **options)  # fmt: skip
-    settle(plan, world)
+    configure_torch(plan, world)
     engine = build_engine(_network(widths), plan, world)
     noisy, times, text, noise = _inputs(batch, world)
 

@@ -25,11 +25,21 @@ import torch
 
 from emoji_ldm.config import Config, load
 from emoji_ldm.store import Store
-from emoji_ldm.train import journal
-from emoji_ldm.train.plan import Place, plan_of
-from ray_jobs import cluster, group
-from tests.ranks import Ranks
-from tests.turns import ALL, LOOP, OVER, TURN, WARM, Side, Turns, telling
+from emoji_ldm.train.engines.optimizer import guard_step
+from emoji_ldm.train.metrics import training_metrics
+from emoji_ldm.train.training_args import RunContext, build_training_args
+from ray_jobs.execution import ray_runtime, trainer
+from tests.gloo_ranks import Ranks
+from tests.interleaved_trainings import (
+    ALL,
+    LOOP,
+    OVERRUN_STEPS,
+    TURN_STEPS,
+    WARMUP_STEPS,
+    InterleavedTrainings,
+    TrainingProcesses,
+    log_step_times,
+)
 from tests.unit.train import tiny
 
 WINDOW = 10  # steps between log lines
@@ -38,8 +48,8 @@ LATENTS = (4, 16, 16)
 
 def run(*, quick: bool) -> dict[str, Any]:
     """Images/s under Ray Train and in plain ranks, in turns; shares of step time: waits for data, the extras."""
-    os.environ |= group.KEEP_PAGES  # as our workers under Ray have it
-    os.environ[group.WATCHER] = "0"  # as on one node
+    os.environ |= trainer.MALLOC_SETTINGS  # as our workers under Ray have it
+    os.environ[trainer.PREEMPTION_VARIABLE] = "0"  # as on one node
     # As plain ranks: else whatever else runs here slows one side only.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own name)
     rounds = 6 if quick else 16
@@ -47,15 +57,15 @@ def run(*, quick: bool) -> dict[str, Any]:
         own, other = settings(Path(name, "plain"), rounds), settings(Path(name, "ray"), 2 * rounds)
         cost = 100 * ranks.run(extras, own, 5)[0]
         ranks.start(train, own)
-        turns = Turns(side(own), side(other), rounds)
+        turns = InterleavedTrainings(side(own), side(other), rounds)
         with turns.beside():
-            cluster.connect(other.cluster)
+            ray_runtime.connect(other.cluster)
             try:
-                group._fit(other, "train", task, "")
+                trainer._fit(other, "train", task, "")
             finally:
                 ray.shutdown()
         ranks.join()
-        wait = 100 * statistics.median(line["data_wait"] for line in lines(other)[1 : WARM // WINDOW])
+        wait = 100 * statistics.median(line["data_wait"] for line in lines(other)[1 : WARMUP_STEPS // WINDOW])
     loop, beside = (statistics.median(turns.ratios(turns.speeds, kind)) for kind in (LOOP, ALL))
     figures = {
         **{f"images/s, {kind}": round(statistics.median(speeds), 1) for kind, speeds in turns.speeds.items()},
@@ -75,22 +85,22 @@ def settings(folder: Path, turns: int) -> Config:
     """Two workers, half a million weights (0.1 to 0.2 s a step), no checkpoint before the last step."""
     return load(None, [
         *tiny.TINY, f"store={folder}", "train.block_out_channels=[32,64]", "train.num_heads=4", "train.num_workers=2",
-        "train.zero_stage=1", "train.batch_size=16", f"train.steps={WARM + turns * (TURN + OVER)}",
-        f"train.log_every={WINDOW}", "train.checkpoint_every=100000", "cluster.object_store_mb=100",
+        "train.zero_stage=1", "train.batch_size=16", f"train.steps={WARMUP_STEPS + turns * (TURN_STEPS + OVERRUN_STEPS)}",
+        f"train.log_every={WINDOW}", "train.checkpoint_every=100000", "ray.object_store_mb=100",
     ])  # fmt: skip
 
 
-def task(place: Place) -> Any:
+def task(place: RunContext) -> Any:
     """The tiny task with latents of the size of emoji, which tells when each step is begun."""
     torch.set_num_threads(1)
     made = tiny.task(place.config, tiny.latent_set(64, LATENTS))
-    made.draw = telling(made.draw, pace(place.config))
+    made.draw = log_step_times(made.draw, pace(place.config))
     return made
 
 
-def side(config: Config) -> Side:
+def side(config: Config) -> TrainingProcesses:
     """A training, seen from outside."""
-    return Side(pace(config), config.train.batch_size)
+    return TrainingProcesses(pace(config), config.train.batch_size)
 
 
 def pace(config: Config) -> Path:
@@ -103,8 +113,8 @@ def train(config: Config) -> None:
     from emoji_ldm.train.loop import fit
 
     with tempfile.TemporaryDirectory() as scratch:
-        place = Place(config, Store(config.store), Path(scratch))
-        fit(task(place), plan_of(config, "train"), place, torch.device("cpu"))
+        place = RunContext(config, Store(config.store), Path(scratch))
+        fit(task(place), build_training_args(config, "train"), place, torch.device("cpu"))
 
 
 def extras(config: Config, windows: int) -> float:
@@ -112,11 +122,11 @@ def extras(config: Config, windows: int) -> float:
 
     The difference between windows with and without them is smaller than what other work on the machine makes of it.
     """
-    from emoji_ldm.train import sharded
-    from emoji_ldm.train.loop import _Training
-    from emoji_ldm.train.world import current
+    from emoji_ldm.train.engines import deepspeed_engine
+    from emoji_ldm.train.engines.distributed import current_context
+    from emoji_ldm.train.loop import TrainLoop
 
-    plan, world, spent = plan_of(config, "train"), current(torch.device("cpu")), [0.0]
+    plan, world, spent = build_training_args(config, "train"), current_context(torch.device("cpu")), [0.0]
 
     def timed(act: Callable[..., Any]) -> Callable[..., Any]:
         def timing(*args: Any) -> Any:
@@ -128,10 +138,10 @@ def extras(config: Config, windows: int) -> float:
         return timing
 
     share = plan.batch_size // world.size
-    with tempfile.TemporaryDirectory() as scratch, patch.object(sharded, "guard", timed(sharded.guard)):
+    with tempfile.TemporaryDirectory() as scratch, patch.object(deepspeed_engine, "guard", timed(guard_step)):
         fresh = config.model_copy(update={"run": "extras"})
-        place = Place(fresh, Store(config.store), Path(scratch))
-        training = _Training(task(place), plan, place, world, [range(world.rank * share, (world.rank + 1) * share)])
+        place = RunContext(fresh, Store(config.store), Path(scratch))
+        training = TrainLoop(task(place), plan, place, world, [range(world.rank * share, (world.rank + 1) * share)])
         for of, names in ((training.averages, ("update",)), (training.watch, ("record", "sum_up", "log")),
                           (training.saver, ("check",))):  # fmt: skip
             for name in names:
@@ -157,6 +167,6 @@ def spread(ratios: Sequence[float]) -> str:
     return f"{middle:.3f} ({low:.3f}-{high:.3f})"
 
 
-def lines(config: Config) -> list[journal.Line]:
+def lines(config: Config) -> list[training_metrics.MetricsLine]:
     """The log."""
-    return journal.read(Store(config.store), config.run)
+    return training_metrics.read_log(Store(config.store), config.run)

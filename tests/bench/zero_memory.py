@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from emoji_ldm.config import TrainConfig
-from emoji_ldm.model.ema import Averages
+from emoji_ldm.model.ema import WeightAverages
 from emoji_ldm.model.unet import build_unet
-from emoji_ldm.train.engine import Engine, build_engine
-from emoji_ldm.train.plan import Plan
-from emoji_ldm.train.world import current
-from tests.ranks import Ranks
+from emoji_ldm.train.engines.distributed import current_context
+from emoji_ldm.train.engines.training_engine import TrainingEngine, build_engine
+from emoji_ldm.train.training_args import TrainingArgs
+from tests.gloo_ranks import Ranks
 
 LATENT, TEXT_WIDTH = (4, 8, 8), 64
 CEILING = 1.1
@@ -51,14 +51,14 @@ def theory(stage: int, size: int) -> float:
 def measure(stage: int, widths: tuple[int, ...]) -> dict[str, Any]:
     """Bytes per parameter on this rank, after a step and the next backward, when all of them are there."""
     gc.collect()
-    world = current(torch.device("cpu"))
+    world = current_context(torch.device("cpu"))
     config = TrainConfig(block_out_channels=widths, num_heads=4)
     module = build_unet(config, LATENT, TEXT_WIDTH)
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    plan = Plan(section="train", kind="unet", steps=1, batch_size=world.size, lr=1e-4, seed=0, checkpoint_every=1,
+    plan = TrainingArgs(section="train", kind="unet", steps=1, batch_size=world.size, lr=1e-4, seed=0, checkpoint_every=1,
                 zero_stage=stage, precision="bf16")  # fmt: skip
     engine: Any = build_engine(module, plan, world)
-    averages = Averages(engine.shards(), 0.99)
+    averages = WeightAverages(engine.shards(), 0.99)
     for last in (False, True):
         predicted = engine.forward(torch.randn(1, *LATENT), torch.zeros(1), torch.randn(1, 4, TEXT_WIDTH)).sample
         engine.accumulate(predicted.float().square().mean(), last=True)
@@ -76,7 +76,7 @@ def measure(stage: int, widths: tuple[int, ...]) -> dict[str, Any]:
     return {**count, "state": state, "rest": rest, "rss_mb": rss_mb, "parameters": parameters}
 
 
-def _tensors(engine: Engine, module: nn.Module, averages: Averages) -> dict[str, list[Tensor]]:
+def _tensors(engine: TrainingEngine, module: nn.Module, averages: WeightAverages) -> dict[str, list[Tensor]]:
     """The tensors of each kind; DeepSpeed's own where it keeps some."""
     parameters = list(module.parameters())
     wrapper = getattr(getattr(engine, "engine", None), "optimizer", None)

@@ -15,7 +15,7 @@ from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError
 from emoji_ldm.evaluate.report import write_report
-from emoji_ldm.records import CAPTIONS, GENERATED, IMAGES, OUTCOMES
+from emoji_ldm.schemas import CAPTIONS, GENERATED, IMAGES, OUTCOMES
 from emoji_ldm.store import Store
 
 pytestmark = pytest.mark.slow

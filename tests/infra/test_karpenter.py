@@ -4,11 +4,11 @@ from fractions import Fraction
 
 import pytest
 
-from emoji_ldm.cluster.check.pods import pods, ray_cluster, ray_job
-from emoji_ldm.cluster.check.quantity import duration_s, quantity
-from emoji_ldm.cluster.check.rendering import render
-from emoji_ldm.cluster.check.schema import schema_problems
 from emoji_ldm.errors import EmojiLdmError
+from emoji_ldm.kubernetes.lint.pods import pods, ray_cluster, ray_job
+from emoji_ldm.kubernetes.lint.quantities import duration_s, quantity
+from emoji_ldm.kubernetes.lint.rendering import render
+from emoji_ldm.kubernetes.lint.schema import schema_problems
 from tests.infra.terraform import FOLDER, ROOT, blocks
 
 K8S = ROOT / "k8s"

@@ -7,11 +7,12 @@ import yaml
 
 from emoji_ldm.config import Config
 from emoji_ldm.crawl import frontier
-from emoji_ldm.dataset import labels, lease
-from emoji_ldm.records import TABLES
-from emoji_ldm.serve.sets import files
+from emoji_ldm.dataset import checkpoint_aliases
+from emoji_ldm.dataset.versions import lock
+from emoji_ldm.schemas import TABLES
+from emoji_ldm.serve.bulk import uploads
 from emoji_ldm.store import Store
-from ray_jobs.stages import NEXT
+from ray_jobs.pipeline import NEXT_COMMANDS
 from tests.infra.terraform import FOLDER, ROOT
 
 DATA = yaml.safe_load((FOLDER / "modules" / "policies" / "accounts.yaml").read_text())
@@ -46,7 +47,7 @@ def test_every_service_account_has_rights_or_a_reason_for_none():
     known = service_accounts()
     assert set(ACCOUNTS) | set(DATA["none"]) <= known
     assert known - set(ACCOUNTS) - set(DATA["none"]) <= {"store", "store-setup", "redis"}  # not in overlay eks
-    assert set(NEXT) <= set(ACCOUNTS)
+    assert set(NEXT_COMMANDS) <= set(ACCOUNTS)
 
 
 def test_a_word_is_a_table_or_a_pattern():
@@ -60,7 +61,7 @@ def test_everybody_may_try_the_store_and_say_what_a_stage_took(account):
     assert may(account, "delete", ".write-check-0a1b")
     assert may(account, "write", "runs/emoji/stages/1700000000000-crawl.json")
     assert may(account, "read", f"refs/branches/{'try'}.json")
-    assert not may(account, "write", "/".join(lease.PATH))
+    assert not may(account, "write", "/".join(lock.LOCK_PATH))
 
 
 @pytest.mark.parametrize("account", ACCOUNTS)
@@ -94,9 +95,9 @@ def test_a_stage_reads_and_writes_its_own_tables_alone(account, reads, writes):
 
 
 def test_paths_that_the_code_names_are_covered():
-    assert may("crawl", "delete", "/".join(frontier._mark(Config())))
-    assert may("generate", "read", "/".join((*labels.FOLDER, "best.json")))
-    assert may("serve", "delete", "/".join((*files.FOLDER, "file-0a1b", files.CONTENT)))
+    assert may("crawl", "delete", "/".join(frontier._refresh_marker_path(Config())))
+    assert may("generate", "read", "/".join((*checkpoint_aliases.ALIAS_FOLDER, "best.json")))
+    assert may("serve", "delete", "/".join((*uploads.FOLDER, "file-0a1b", uploads.CONTENT)))
     assert may("report", "write", "runs/emoji/report.html")
     for account, kind in (("autoencoder", "autoencoder"), ("train", "unet")):
         assert may(account, "delete", f"checkpoints/emoji/{kind}/step-00000400-0a1b2c3d/COMPLETE")

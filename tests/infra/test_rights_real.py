@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.records import TABLES
-from emoji_ldm.serve.sets.files import Files
-from emoji_ldm.serve.sets.jobs import Jobs
-from emoji_ldm.serve.sets.results import Results
-from emoji_ldm.serve.sets.runner import Runner
+from emoji_ldm.schemas import TABLES
+from emoji_ldm.serve.bulk.job_runner import JobRunner
+from emoji_ldm.serve.bulk.job_state import JobState
+from emoji_ldm.serve.bulk.job_store import JobStore
+from emoji_ldm.serve.bulk.uploads import UploadStore
 from emoji_ldm.store import Store
-from ray_jobs.stages import NEXT
+from ray_jobs.pipeline import NEXT_COMMANDS
 from tests.infra.guard import Guard
 from tests.infra.test_rights import may
 from tests.s3.conftest import seaweed  # noqa: F401 - the fixture
 from tests.s3.test_pipeline import ROOT, SMALL
-from tests.seaweed import free_port
-from tests.unit.serve.sets.painting import Backend, make_job
+from tests.seaweedfs_server import free_port
+from tests.unit.serve.bulk.instant_backend import Backend, make_job
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 SCRIPT = """
@@ -44,7 +44,7 @@ def test_each_stage_works_with_its_own_rights_alone(seaweed, tmp_path: Path, mon
     for name, value in seaweed.environment.items():
         monkeypatch.setenv(name, value)
     uri, port = f"s3://{seaweed.bucket()}/store", free_port()
-    for stage in NEXT:
+    for stage in NEXT_COMMANDS:
         command = {"autoencoder": "train autoencoder"}.get(stage, stage)
         with Guard(seaweed.endpoint, partial(may, stage)) as guard:
             done = run(command, guard.url, uri, port, tmp_path)
@@ -59,9 +59,9 @@ def test_the_service_works_off_bulk_jobs_with_its_own_rights_alone(seaweed, tmp_
         for name, value in {**seaweed.environment, "AWS_ENDPOINT_URL": guard.url}.items():
             monkeypatch.setenv(name, value)
         store = Store(f"s3://{seaweed.bucket()}/store")
-        jobs, job, files = Jobs(store), make_job(store, 20), Files(store)
-        asyncio.run(Runner(store, Backend(), poll_s=0.1).run(until_idle=True))
-        assert Results(jobs, job).progress().status == "completed"
+        jobs, job, files = JobStore(store), make_job(store, 20), UploadStore(store)
+        asyncio.run(JobRunner(store, Backend(), poll_s=0.1).run(until_idle=True))
+        assert JobState(jobs, job).progress().status == "completed"
         with (tmp_path / "lines.jsonl").open("rb") as source:
             file = files.add("ann", "lines.jsonl", source)
         assert b"".join(files.parts(file, 0, 4)) == b"one\n"

@@ -3,12 +3,12 @@
 import pytest
 import ray
 
-from emoji_ldm.config import ClusterConfig
-from ray_jobs import cluster
+from emoji_ldm.config import RayConfig
+from ray_jobs.execution import ray_runtime
 
 
 @pytest.fixture(scope="session", autouse=True)
 def local_ray():
-    cluster.connect(ClusterConfig(num_cpus=8, object_store_mb=200))
+    ray_runtime.connect(RayConfig(num_cpus=8, object_store_mb=200))
     yield
     ray.shutdown()

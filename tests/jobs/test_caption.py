@@ -7,12 +7,12 @@ import pytest
 from emoji_ldm.config import load
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError, JobError, ModelError
-from emoji_ldm.records import CAPTIONS, IMAGES
+from emoji_ldm.schemas import CAPTIONS, IMAGES
 from emoji_ldm.store import Store
 from ray_jobs import caption
-from tests.emoji import blobs, fill_images, image_rows
-from tests.engines import DyingEngine
-from tests.qwen import write_qwen
+from tests.emoji_images import blobs, fill_images, image_rows
+from tests.fake_caption_engines import DyingEngine
+from tests.tiny_qwen import write_qwen
 
 pytestmark = pytest.mark.slow
 

@@ -6,12 +6,12 @@ from collections import Counter
 import pytest
 
 from emoji_ldm.config import build
-from emoji_ldm.crawl.ledger import Ledger
-from emoji_ldm.crawl.outcomes import Outcome
+from emoji_ldm.crawl.crawl_state import CrawlState
 from emoji_ldm.demo.gallery import Gallery
 from emoji_ldm.errors import ConfigError, CrawlError, JobError
+from emoji_ldm.outcomes import Outcome
 from ray_jobs import crawl
-from tests.unit.crawl.site import Site, answer
+from tests.unit.crawl.stub_site import Site, answer
 
 pytestmark = [
     pytest.mark.slow,
@@ -69,7 +69,7 @@ def wanted(gallery, tags):
 def assert_complete(config, gallery):
     """Every URL of the tags ended once and as it should; images are distinct and exactly the good pictures."""
     kinds = wanted(gallery, config.crawl.tags)
-    ledger = Ledger(config)
+    ledger = CrawlState(config)
     outcomes = [row for row in ledger.outcomes.read().to_pylist() if row["kind"] == "image"]
     assert Counter(row["url"] for row in outcomes) == Counter(list(kinds))
     for row in outcomes:
@@ -105,7 +105,7 @@ def test_requests_name_their_sender(crawled):
 
 
 def test_images_carry_titles_and_all_tags(crawled, gallery):
-    rows = Ledger(crawled[0]).images.read(["source_url", "title", "tags", "width"]).to_pylist()
+    rows = CrawlState(crawled[0]).images.read(["source_url", "title", "tags", "width"]).to_pylist()
     for row in rows:
         tags = [tag for tag in ("Blobs", "Panda") if row["source_url"] in wanted(gallery, [tag])]
         assert (row["title"], row["tags"]) == (gallery.truth["titles"][row["source_url"]], tags)
@@ -142,7 +142,7 @@ def test_too_many_failures_fail_the_job_after_everything_is_committed(tmp_path):
         config = config_of(site.url, tmp_path, tags=["T"])
         with pytest.raises(JobError, match="3 of 3 image URLs failed"):
             crawl.run(config)
-    ended = Counter(Ledger(config).outcomes.read(["outcome"])["outcome"].to_pylist())
+    ended = Counter(CrawlState(config).outcomes.read(["outcome"])["outcome"].to_pylist())
     assert ended == {Outcome.LISTED: 1, Outcome.EMPTY: 1, Outcome.DEAD: 3}
 
 

@@ -4,12 +4,12 @@ import pytest
 
 from emoji_ldm.config import build
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.generate.model import load_model, sampling_device
-from emoji_ldm.generate.post import clear_haze, read_draw
-from emoji_ldm.generate.sampler import Sampler
-from emoji_ldm.records import GENERATED
+from emoji_ldm.generate.offline_sampler import OfflineSampler
+from emoji_ldm.generate.pipeline_loader import load_model, sampling_device
+from emoji_ldm.generate.png_metadata import clear_faint_pixels, read_request
+from emoji_ldm.schemas import GENERATED
 from emoji_ldm.store import Store
-from tests.pipelines import pixels_of
+from tests.tiny_pipelines import pixels_of
 
 pytestmark = pytest.mark.slow
 
@@ -26,11 +26,11 @@ def test_every_draw_is_made_once_and_the_folder_is_mended(tmp_path, tiny_pipelin
     first = generate.run(settings(tmp_path, tiny_pipeline, prompts=["a cat", "a dog"], num_images=2))
     assert (first["images"], first["new"]) == (4, 4)
     rows = Table(Store(str(tmp_path / "store")), GENERATED).read().to_pylist()
-    sampler = Sampler(load_model(tiny_pipeline, sampling_device(0)), 2)
+    sampler = OfflineSampler(load_model(tiny_pipeline, sampling_device(0)), 2)
     for row in rows:
-        draw = read_draw(row["image"]["bytes"])
+        draw = read_request(row["image"]["bytes"])
         assert (draw.prompt, draw.seed) == (row["prompt"], row["seed"])
-        assert (pixels_of(row["image"]["bytes"]) == clear_haze(sampler([draw])[0])).all()
+        assert (pixels_of(row["image"]["bytes"]) == clear_faint_pixels(sampler([draw])[0])).all()
 
     missing = tmp_path / "out" / "0001_a-cat_1.png"
     content = missing.read_bytes()

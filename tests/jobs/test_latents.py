@@ -6,14 +6,14 @@ import pytest
 from emoji_ldm.config import load
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError, ModelError
+from emoji_ldm.latents.augmentation import augment, augmentation_keys
 from emoji_ldm.latents.cache import load_latent_set
-from emoji_ldm.latents.codec import load_codec, to_square
-from emoji_ldm.latents.text import load_text_encoder
-from emoji_ldm.latents.variants import alter, variant_keys
-from emoji_ldm.records import CAPTIONS, IMAGES, LATENTS, TEXTS
+from emoji_ldm.latents.text_encoder import load_text_encoder
+from emoji_ldm.latents.vae import load_vae, to_square
+from emoji_ldm.schemas import CAPTIONS, IMAGES, LATENTS, TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
 from ray_jobs import caption, latents
-from tests.emoji import blobs, fill_images
+from tests.emoji_images import blobs, fill_images
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ def captioned(tmp_path, tiny_pipeline):
     store = Store(str(tmp_path))
     fill_images(store, blobs(20))
     config = load(None, [
-        f"store={store.uri}", f"latents.codec={tiny_pipeline}", "latents.size_px=32", "latents.rows_per_shard=8",
+        f"store={store.uri}", f"latents.vae={tiny_pipeline}", "latents.size_px=32", "latents.rows_per_shard=8",
         "latents.batch_size=3", "latents.num_workers=1", "caption.num_workers=1",
     ])  # fmt: skip
     caption.run(config)
@@ -34,7 +34,7 @@ def captioned(tmp_path, tiny_pipeline):
 def test_every_captioned_image_is_encoded_once_and_training_can_read_it(captioned, tiny_pipeline):
     store, config = captioned
     summary = latents.run(config)
-    codec = load_codec(tiny_pipeline, size_px=32, background="white", device="cpu")
+    codec = load_vae(tiny_pipeline, size_px=32, background="white", device="cpu")
     text = load_text_encoder("minilm", max_tokens=32, device="cpu")
     found = load_latent_set(store, codec_key=codec.key, encoder_key=text.key)
     assert summary["images encoded"] == len(found.image_ids) == 20
@@ -55,7 +55,7 @@ def test_every_captioned_image_is_encoded_once_and_training_can_read_it(captione
 
 @pytest.mark.long
 def test_another_codec_adds_rows_and_leaves_texts_alone(captioned, tmp_path):
-    from tests.pipelines import write_pipeline
+    from tests.tiny_pipelines import write_pipeline
 
     store, config = captioned
     first = latents.run(config)
@@ -65,7 +65,7 @@ def test_another_codec_adds_rows_and_leaves_texts_alone(captioned, tmp_path):
     assert (second["images encoded"], second["captions encoded"]) == (20, 0)
     assert Table(store, LATENTS).count() == len(Table(store, LATENTS).keys()) == 40
     assert second["versions"]["texts"] == first["versions"]["texts"]
-    newest = Table(store, TEXTS).history(1)[0]
+    newest = Table(store, TEXT_EMBEDDINGS).history(1)[0]
     assert newest["parents"] == f'{{"captions": {Table(store, CAPTIONS).version}, "images": 2}}'
 
 
@@ -74,17 +74,17 @@ def test_variants_add_rows_and_encode_nothing_twice(captioned):
     store, config = captioned
     latents.run(config)
     for variants, encoded in ((2, 20), (3, 20), (3, 0)):
-        changed = {"variants": variants, "flip": True, "jitter": 0.2}
+        changed = {"num_augmentations": variants, "flip": True, "jitter": 0.2}
         altered = config.model_copy(update={"latents": config.latents.model_copy(update=changed)})
         assert latents.run(altered)["images encoded"] == encoded
-    codec = load_codec(config.latents.codec, size_px=32, background="white", device="cpu")
+    codec = load_vae(config.latents.vae, size_px=32, background="white", device="cpu")
     text = load_text_encoder("minilm", max_tokens=32, device="cpu")
-    keys = variant_keys(codec.key, altered.latents)
+    keys = augmentation_keys(codec.key, altered.latents)
     found = load_latent_set(store, codec_key=codec.key, encoder_key=text.key, variant_keys=keys)
     rows = Table(store, IMAGES).read(["image_id", "image"]).to_pylist()
     files = {row["image_id"]: row["image"]["bytes"] for row in rows}
     pixels = np.stack([to_square(files[image_id], 32) for image_id in found.image_ids])
-    mean, _ = codec.encode(alter(pixels, found.image_ids, 2, altered.latents))
+    mean, _ = codec.encode(augment(pixels, found.image_ids, 2, altered.latents))
     np.testing.assert_allclose(found.mean[40:], mean, atol=5e-3)
 
 

@@ -4,17 +4,17 @@ import pytest
 
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.records import CAPTIONS
+from emoji_ldm.schemas import CAPTIONS
 from emoji_ldm.store import Store
-from ray_jobs.cli import main
-from ray_jobs.pipeline import ORDER, stages_of
-from tests.emoji import blobs, fill_images
+from ray_jobs.cli.main import main
+from ray_jobs.pipeline import STAGE_ORDER, stages_of
+from tests.emoji_images import blobs, fill_images
 
 pytestmark = pytest.mark.slow
 
 
 def test_without_names_all_stages_run_and_named_ones_run_in_the_order_of_the_flow():
-    assert stages_of([]) == ORDER
+    assert stages_of([]) == STAGE_ORDER
     assert stages_of(["latents", "crawl"]) == ("crawl", "latents")
 
 

@@ -17,14 +17,14 @@ import httpx
 import pytest
 
 from emoji_ldm.config import ServeConfig, build
-from emoji_ldm.dataset import checkpoints, labels
+from emoji_ldm.dataset import checkpoint_aliases, checkpoints
 from emoji_ldm.errors import ConfigError, ModelError, StoreError, UntrainedError
-from emoji_ldm.generate.draw import Draw
-from emoji_ldm.generate.model import load_model, sampling_device
-from emoji_ldm.generate.post import clear_haze, read_draw
-from emoji_ldm.generate.sampler import Sampler
+from emoji_ldm.generate.offline_sampler import OfflineSampler
+from emoji_ldm.generate.pipeline_loader import load_model, sampling_device
+from emoji_ldm.generate.png_metadata import clear_faint_pixels, read_request
+from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.store import Store
-from tests.pipelines import pixels_of, write_pipeline
+from tests.tiny_pipelines import pixels_of, write_pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def publish(store, number):
     """A checkpoint with a pipeline of its own random weights; returns its path."""
     path = f"checkpoints/tiny/unet/step-{number:08d}-{number:08d}"
     write_pipeline(store.path(path, "pipeline"), seed=number)
-    checkpoints.publish(store, path, {"step": number, "versions": {"latents": number}})
+    checkpoints.publish_checkpoint(store, path, {"step": number, "versions": {"latents": number}})
     return path
 
 
@@ -53,7 +53,7 @@ def started(tmp_path_factory, tiny_pipeline):
     config = settings(folder, tiny_pipeline, models={"live": "tag:live"}, reload_s=1, max_queued=24, max_steps=900,
                       max_replicas=2, target_wait_s=2)  # fmt: skip
     store = Store(config.store)
-    labels.put(store, "live", publish(store, 1))
+    checkpoint_aliases.set_alias(store, "live", publish(store, 1))
     (folder / "config.yaml").write_text(config.to_yaml())
     command = [sys.executable, "-m", "ray_jobs", "serve", "--config", str(folder / "config.yaml")]
     environment = {**os.environ, "RAY_metrics_report_interval_ms": "500"}
@@ -106,15 +106,17 @@ def test_concurrent_requests_get_the_pixels_of_the_sampler_alone(service, tiny_p
     ]  # fmt: skip
     with ThreadPoolExecutor(10) as pool:
         answers = list(pool.map(lambda body: post(service, **body), bodies))
-    sampler = Sampler(load_model(tiny_pipeline, sampling_device(0)), 4)
+    sampler = OfflineSampler(load_model(tiny_pipeline, sampling_device(0)), 4)
     for body, answer in zip(bodies, answers, strict=True):
         data = answer.json()["data"]
         assert [item["seed"] for item in data] == [body["seed"] + index for index in range(body["n"])]
         for item in data:
             png = base64.b64decode(item["b64_json"])
-            draw = Draw(body["prompt"], "", item["seed"], body["num_inference_steps"], body["guidance_scale"])
-            assert read_draw(png) == draw
-            assert (pixels_of(png) == clear_haze(sampler([draw])[0])).all()
+            draw = GenerationRequest(
+                body["prompt"], "", item["seed"], body["num_inference_steps"], body["guidance_scale"]
+            )
+            assert read_request(png) == draw
+            assert (pixels_of(png) == clear_faint_pixels(sampler([draw])[0])).all()
 
 
 def test_previews_come_before_the_picture_that_a_plain_request_gets(service):
@@ -139,7 +141,7 @@ def test_weights_change_with_the_tag_while_requests_go_on(started, service):
         return post(service, model="live", prompt="a cat", seed=1, steps=2)
 
     before = png_of(draw(0))
-    labels.put(started.store, "live", publish(started.store, 2))
+    checkpoint_aliases.set_alias(started.store, "live", publish(started.store, 2))
     deadline = time.monotonic() + 60
     with ThreadPoolExecutor(2) as pool:
         while time.monotonic() < deadline:
@@ -207,7 +209,7 @@ def test_every_request_is_a_line_of_json_on_the_console(started, service):
 def test_the_printed_command_works_as_typed(started, tmp_path):
     printed = re.search(r"\n\n  (curl .*)\n", started.log.read_text())[1]
     subprocess.run(["bash", "-ec", printed], cwd=tmp_path, check=True, timeout=60)
-    assert read_draw((tmp_path / "emoji.png").read_bytes()).prompt == "a happy blob"
+    assert read_request((tmp_path / "emoji.png").read_bytes()).prompt == "a happy blob"
 
 
 def test_where_keys_are_asked_for_the_printed_command_sends_one():

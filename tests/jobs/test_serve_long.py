@@ -12,8 +12,8 @@ import httpx
 import pytest
 from ray import serve
 
-from ray_jobs import deployments
-from tests.services import TIMEOUT_S, Service, processes
+from ray_jobs.serving import deployments
+from tests.deployed_service import TIMEOUT_S, DeployedService, replica_processes
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -40,7 +40,7 @@ async def ask(service, bodies, rate=RATE):
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory, tiny_pipeline):
-    service = Service(tmp_path_factory.mktemp("service"), tiny_pipeline)
+    service = DeployedService(tmp_path_factory.mktemp("service"), tiny_pipeline)
     service.deploy()
     yield service
     serve.shutdown()
@@ -61,7 +61,7 @@ def kill_now_and_then(over):
 
     def run():
         while not over.wait(KILL_EVERY_S):
-            if found := processes("model-tiny"):
+            if found := replica_processes("model-tiny"):
                 os.kill(chance.choice(found).pid, signal.SIGKILL)
                 killed.append(1)
 

@@ -15,13 +15,14 @@ import torch
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import ConfigError, DatasetError, JobError
 from emoji_ldm.store import Store
-from emoji_ldm.train import journal, owner
-from emoji_ldm.train.diffusion import load_task
+from emoji_ldm.train import run_fencing
 from emoji_ldm.train.loop import fit
-from emoji_ldm.train.plan import Place, plan_of
+from emoji_ldm.train.metrics import training_metrics
+from emoji_ldm.train.tasks.diffusion_task import load_task
+from emoji_ldm.train.training_args import RunContext, build_training_args
 from ray_jobs import autoencoder, train
-from tests.emoji import blobs, fill_images
-from tests.latents import fill_latents, training_config
+from tests.emoji_images import blobs, fill_images
+from tests.latents_store import fill_latents, training_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -35,15 +36,15 @@ def prepared(tiny_pipeline, tmp_path_factory):
 
 
 def losses(config):
-    return {line["step"]: line["loss"] for line in journal.read(Store(config.store), config.run)}
+    return {line["step"]: line["loss"] for line in training_metrics.read_log(Store(config.store), config.run)}
 
 
 @pytest.fixture(scope="module")
 def plain(prepared, tmp_path_factory):
     """What one process without Ray and sharding gives."""
     config = prepared("run=plain", "train.steps=4", "train.zero_stage=0", "train.num_workers=1")
-    place = Place(config, Store(config.store), tmp_path_factory.mktemp("scratch"))
-    fit(load_task(place), plan_of(config, "train"), place, torch.device("cpu"))
+    place = RunContext(config, Store(config.store), tmp_path_factory.mktemp("scratch"))
+    fit(load_task(place), build_training_args(config, "train"), place, torch.device("cpu"))
     return losses(config)
 
 
@@ -56,7 +57,7 @@ def test_two_ranks_of_any_zero_stage_train_as_one_process_does(stage, prepared, 
     config = prepared(f"run=zero{stage}", "train.steps=4", f"train.zero_stage={stage}")
     summary = train.run(config)
     assert losses(config) == pytest.approx(plain, rel=1e-4)
-    manifest = checkpoints.newest(Store(config.store), config.run, "unet").manifest()
+    manifest = checkpoints.newest_checkpoint(Store(config.store), config.run, "unet").manifest()
     assert (manifest["step"], manifest["num_workers"], manifest["zero_stage"]) == (4, 2, stage)
     assert manifest["versions"]["latents"] >= 0
     assert "pipeline/unet/diffusion_pytorch_model.safetensors" in manifest["files"]
@@ -83,8 +84,8 @@ def test_a_killed_worker_costs_no_step_and_doubles_none(prepared):
     train.run(config)
     killer.join(timeout=1)
     assert not killer.is_alive()
-    assert [line["step"] for line in journal.read(Store(config.store), config.run)] == list(range(1, 61))
-    kept = [checkpoint.step for checkpoint in checkpoints.listing(Store(config.store), config.run, "unet")]
+    assert [line["step"] for line in training_metrics.read_log(Store(config.store), config.run)] == list(range(1, 61))
+    kept = [checkpoint.step for checkpoint in checkpoints.complete_checkpoints(Store(config.store), config.run, "unet")]
     assert kept == [40, 60]
 
 
@@ -96,7 +97,7 @@ def test_a_driver_that_lost_the_run_stops_without_publishing(prepared):
     thief.start()
     with pytest.raises(JobError, match="another driver took over"):
         train.run(config)
-    assert len(checkpoints.listing(store, config.run, "unet")) < 2
+    assert len(checkpoints.complete_checkpoints(store, config.run, "unet")) < 2
 
 
 @pytest.mark.long
@@ -116,7 +117,7 @@ def test_the_autoencoder_trains_on_two_ranks_once(tmp_path, tiny_pipeline):
     assert first["psnr_db"] > 10
     again = autoencoder.run(training_config(tiny_pipeline, tmp_path, *settings, "autoencoder.steps=3"))
     assert "already" in again["steps"]
-    newest = checkpoints.newest(Store(str(tmp_path)), "tiny", "autoencoder")
+    newest = checkpoints.newest_checkpoint(Store(str(tmp_path)), "tiny", "autoencoder")
     assert (newest.fetch(tmp_path / "cache", "vae") / "config.json").is_file()
 
 
@@ -134,7 +135,7 @@ def worker_pids():
 
 def kill_one_worker(config, before, step):
     """Wait until the run is past `step`, then kill -9 one worker of this process's Ray."""
-    while not any(line["step"] >= step for line in journal.read(Store(config.store), config.run)):
+    while not any(line["step"] >= step for line in training_metrics.read_log(Store(config.store), config.run)):
         time.sleep(0.05)
     raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
     ours = [pid for pid, parent in worker_pids().items() if parent == raylet and pid not in before]
@@ -145,4 +146,4 @@ def kill_one_worker(config, before, step):
 def take_over(store, run):
     while not store.exists("runs", run, "train", "owner"):
         time.sleep(0.05)
-    owner.claim(store, run, "train")
+    run_fencing.claim_run(store, run, "train")

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import yaml
 
-from emoji_ldm.cluster.check.pods import at
-from emoji_ldm.cluster.check.rendering import Thing, name_of
-from emoji_ldm.cluster.check.world import World
+from emoji_ldm.kubernetes.lint.context import LintContext
+from emoji_ldm.kubernetes.lint.pods import value_at
+from emoji_ldm.kubernetes.lint.rendering import KubeObject, name_of
 
 K8S = Path(__file__).parents[2] / "k8s"
 GONE = object()  # as a value: the field is taken away
 
 
 @functools.cache
-def _things() -> tuple[Thing, ...]:
+def _things() -> tuple[KubeObject, ...]:
     versions = yaml.safe_load((K8S / "versions.yaml").read_text())
     images = versions["images"]
     store = next(name for name in images if name.endswith("seaweedfs"))
@@ -37,12 +37,12 @@ def _filled(value, values):
     return values.get(value, value) if isinstance(value, str) else value
 
 
-def world() -> World:
+def world() -> LintContext:
     """The good overlay."""
-    return World(_things(), "kind", K8S)
+    return LintContext(_things(), "kind", K8S)
 
 
-def edited(name: str, edits: dict) -> tuple[Thing, World]:
+def edited(name: str, edits: dict) -> tuple[KubeObject, LintContext]:
     """One object with some fields changed (path with dots, `~` for a dot in a key), and the overlay around it.
 
     A path that starts with `Kind/name:` changes another object.
@@ -53,16 +53,16 @@ def edited(name: str, edits: dict) -> tuple[Thing, World]:
         owner, _, inner = path.rpartition(":")
         key = owner or name
         things[key] = _edit(things[key], inner, value)
-    return things[name], World(tuple(things.values()), "kind", K8S)
+    return things[name], LintContext(tuple(things.values()), "kind", K8S)
 
 
-def _edit(thing: Thing, path: str, value: object) -> Thing:
+def _edit(thing: KubeObject, path: str, value: object) -> KubeObject:
     broken = copy.deepcopy(thing)
     *lead, last = [int(step) if step.isdigit() else step.replace("~", ".") for step in path.split(".")]
     for number, step in enumerate(lead):
-        if isinstance(place := at(broken, tuple(lead[:number])), dict):
+        if isinstance(place := value_at(broken, tuple(lead[:number])), dict):
             place.setdefault(step, {})
-    place = at(broken, tuple(lead))
+    place = value_at(broken, tuple(lead))
     if value is GONE:
         del place[last]
     elif isinstance(place, list) and last == len(place):

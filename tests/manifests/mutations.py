@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import yaml
 
-from emoji_ldm.cluster.check.pods import at
-from emoji_ldm.cluster.check.quantity import quantity
-from emoji_ldm.cluster.check.rules.labels import OUR_LABELS
-from emoji_ldm.cluster.check.rules.values import duration_of, is_quantity, words_of
-from emoji_ldm.cluster.check.vocabulary import DURATIONS, PORTS
+from emoji_ldm.kubernetes.lint.k8s_enums import DURATIONS, PORTS
+from emoji_ldm.kubernetes.lint.pods import value_at
+from emoji_ldm.kubernetes.lint.quantities import quantity
+from emoji_ldm.kubernetes.lint.rules.labels import OUR_LABELS
+from emoji_ldm.kubernetes.lint.rules.values import duration_of, is_quantity, words_of
 
 CONFIG = "emoji-ldm.yaml"
 TEXTS = ("data", "annotations")  # free texts; those of annotations that we know have words
@@ -107,8 +107,8 @@ def _changed(thing: dict, path: tuple, change) -> dict:
     broken = copy.deepcopy(thing)
     if path[:2] == ("data", CONFIG) and len(path) > 2:
         inner = yaml.safe_load(broken["data"][CONFIG])
-        change(at(inner, path[2:-1]))
+        change(value_at(inner, path[2:-1]))
         broken["data"][CONFIG] = yaml.safe_dump(inner)
     else:
-        change(at(broken, path[:-1]))
+        change(value_at(broken, path[:-1]))
     return broken

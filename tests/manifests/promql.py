@@ -13,7 +13,8 @@ import promql_parser
 import ray
 import yaml
 
-from ray_jobs import meters, tally
+from ray_jobs.execution import job_metrics
+from ray_jobs.serving import service_metrics
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "k8s" / "components" / "monitoring"
@@ -80,9 +81,13 @@ def listed() -> frozenset[str]:
 
 @functools.cache
 def _ours() -> frozenset[str]:
-    replica, asked, bulk = meters.Meters(), meters.Asked(), meters.Bulk()
+    replica, asked, bulk = (
+        service_metrics.ReplicaMetrics(),
+        service_metrics.ClientMetrics(),
+        service_metrics.BulkMetrics(),
+    )
     kept = [*vars(replica).values(), *replica.ends.values(), *vars(asked).values(), *bulk.gauges.values(),
-            *bulk.counters.values(), *tally.stage_counters().values(), *tally.train_gauges().values()]  # fmt: skip
+            *bulk.counters.values(), *job_metrics.stage_counters().values(), *job_metrics.train_gauges().values()]  # fmt: skip
     return frozenset(name for one in kept if hasattr(one, "info") for name in _exported(one))
 
 

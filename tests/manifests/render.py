@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from emoji_ldm.cluster.check.rendering import Thing, overlays, render
+from emoji_ldm.kubernetes.lint.rendering import KubeObject, overlays, render
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
@@ -23,12 +23,12 @@ SITE = {  # by a word of the line or of its remedy
 }
 
 
-def rendered(overlay: str) -> list[Thing]:
+def rendered(overlay: str) -> list[KubeObject]:
     """The objects of one overlay."""
     return render(K8S, overlay)
 
 
-def config_text(things: list[Thing], key: str = "emoji-ldm.yaml") -> str:
+def config_text(things: list[KubeObject], key: str = "emoji-ldm.yaml") -> str:
     """The project's config, as the rendered ConfigMap holds it."""
     return next(thing["data"][key] for thing in things if key in (thing.get("data") or {}))
 

@@ -5,11 +5,11 @@ import copy
 import pytest
 import yaml
 
-from emoji_ldm.cluster.check import check, whole
-from emoji_ldm.cluster.check.admission import POLICY, as_object, bound, refusals, refused
-from emoji_ldm.cluster.check.rendering import name_of
+from emoji_ldm.kubernetes.lint import check, runner
+from emoji_ldm.kubernetes.lint.admission import POLICY, as_object, bound, refusals, refused
+from emoji_ldm.kubernetes.lint.rendering import name_of
+from tests.manifests.cached_overlays import all_pods, things
 from tests.manifests.render import K8S, OVERLAYS
-from tests.manifests.seen import all_pods, things
 
 FOLDER = K8S / "components" / "admission"
 THINGS = [thing for path in sorted(FOLDER.glob("*.yaml")) for thing in yaml.safe_load_all(path.read_text())]
@@ -160,9 +160,9 @@ def test_every_pod_of_ours_would_be_refused_if_it_weakened(overlay):
 def test_the_check_names_what_would_be_refused_with_its_file_and_line(monkeypatch):
     train = next(thing for thing in things("kind") if name_of(thing) == "RayJob/train")
     told = [(train, "not today"), (train, "image FILL-ME-IN has no digest")]
-    monkeypatch.setattr(whole, "problems", lambda *_: ())
-    monkeypatch.setattr(whole, "network_problems", lambda _: ())
-    monkeypatch.setattr(whole.admission, "refusals", lambda _: told)
+    monkeypatch.setattr(runner, "problems", lambda *_: ())
+    monkeypatch.setattr(runner, "network_problems", lambda _: ())
+    monkeypatch.setattr(runner.admission, "refusals", lambda _: told)
     (found,) = check(K8S, "kind")
     assert (found.owner, found.text) == ("RayJob/train", "admission: not today")
     assert "name: train" in (K8S.parent / found.file).read_text()

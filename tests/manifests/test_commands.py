@@ -7,11 +7,11 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from emoji_ldm.cluster.check.pods import pods, ray_cluster, ray_job
-from emoji_ldm.cluster.check.rendering import name_of, overlays, render
 from emoji_ldm.config import load
-from ray_jobs.cli import parser
-from ray_jobs.pipeline import ORDER, stages_of
+from emoji_ldm.kubernetes.lint.pods import pods, ray_cluster, ray_job
+from emoji_ldm.kubernetes.lint.rendering import name_of, overlays, render
+from ray_jobs.cli.parser import build_parser
+from ray_jobs.pipeline import STAGE_ORDER, stages_of
 from tests.manifests.render import K8S, config_text
 
 CONFIG_PATH = "/etc/emoji-ldm/emoji-ldm.yaml"
@@ -36,7 +36,7 @@ def config_of(overlay, tmp_path, *overrides):
 def command_of(job):
     program, *arguments = shlex.split(job["entrypoint"])
     assert program == "emoji-ldm"
-    parsed = parser().parse_args(arguments)
+    parsed = build_parser().parse_args(arguments)
     assert parsed.config == CONFIG_PATH
     return parsed.command, [word for word in parsed.words if "=" not in word], [w for w in parsed.words if "=" in w]
 
@@ -65,12 +65,12 @@ def needs(config, stage):
         return 0, 0
     section = getattr(config, stage)
     workers = max(getattr(section, field) for field in WORKERS.get(stage, ("num_workers",)))
-    return workers * CPUS_PER_WORKER, workers * getattr(section, "num_gpus", 0)
+    return workers * CPUS_PER_WORKER, workers * getattr(section, "gpus_per_worker", 0)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_there_is_a_job_per_stage_a_pipeline_and_a_nightly_one_each_in_its_file(overlay):
-    assert set(jobs(overlay)) == {*ORDER, "pipeline", "refresh"}
+    assert set(jobs(overlay)) == {*STAGE_ORDER, "pipeline", "refresh"}
     assert all((K8S / "base" / f"{name}.yaml").is_file() for name in [*jobs(overlay), "serve", "cluster"])
 
 
@@ -79,7 +79,7 @@ def test_every_job_runs_the_stage_whose_name_it_bears(overlay, tmp_path):
     for name, job in jobs(overlay).items():
         stages, overrides = stages_run(job)
         config_of(overlay, tmp_path, *overrides)
-        assert stages == {"pipeline": ORDER, "refresh": ("crawl", "caption", "latents")}.get(name, (name,))
+        assert stages == {"pipeline": STAGE_ORDER, "refresh": ("crawl", "caption", "latents")}.get(name, (name,))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -132,9 +132,9 @@ def test_the_service_may_grow_to_what_its_config_asks_for(overlay, tmp_path):
     config = config_of(overlay, tmp_path)
     service = next(thing for thing in rendered(overlay) if name_of(thing) == "RayService/serve")
     (group,) = ray_cluster(service)["workerGroupSpecs"]
-    assert group["maxReplicas"] >= config.serve.max_replicas * max(config.serve.num_gpus, 0.5)
-    assert group["minReplicas"] >= config.serve.min_replicas * max(config.serve.num_gpus, 0.5)
+    assert group["maxReplicas"] >= config.serve.max_replicas * max(config.serve.gpus_per_worker, 0.5)
+    assert group["minReplicas"] >= config.serve.min_replicas * max(config.serve.gpus_per_worker, 0.5)
 
 
 def test_readme_names_the_stages_in_order():
-    assert ", ".join(ORDER) in " ".join((K8S / "README.md").read_text().split())
+    assert ", ".join(STAGE_ORDER) in " ".join((K8S / "README.md").read_text().split())

@@ -2,7 +2,7 @@
 
 import yaml
 
-from emoji_ldm.cluster.check.rendering import parse
+from emoji_ldm.kubernetes.lint.rendering import parse
 from tests.manifests.render import K8S, OVERLAYS
 
 LISTS = {"versions.yaml", "secrets.yaml", "components/network/allowed.yaml"}  # read by the check, not by kustomize

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from ray._private.ray_constants import SESSION_LATEST
 
-from emoji_ldm.cluster.check.pods import pods
-from emoji_ldm.cluster.check.rendering import render
+from emoji_ldm.kubernetes.lint.pods import pods
+from emoji_ldm.kubernetes.lint.rendering import render
 from tests.manifests.promql import ROOT
 
 OVERLAYS = ("kind", "kind-minio", "eks")

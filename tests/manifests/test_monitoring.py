@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emoji_ldm.cluster.check.pods import pods
-from emoji_ldm.cluster.check.rendering import render
+from emoji_ldm.kubernetes.lint.pods import pods
+from emoji_ldm.kubernetes.lint.rendering import render
 from tests.manifests.promql import MONITORING, ROOT, is_exported, names, panels, plain, rules
 
 ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from emoji_ldm.cluster.check.rendering import name_of
-from emoji_ldm.cluster.check.whole import network_problems, problems
-from emoji_ldm.cluster.check.world import World
+from emoji_ldm.kubernetes.lint.context import LintContext
+from emoji_ldm.kubernetes.lint.rendering import name_of
+from emoji_ldm.kubernetes.lint.runner import network_problems, problems
 from tests.manifests.mutations import keys, misspelt, with_value, wrong_values
 from tests.manifests.render import K8S, OVERLAYS, rendered
 
@@ -46,12 +46,12 @@ def missed(slips, seed):
     chance, counted, left = random.Random(seed), collections.Counter(), []
     for overlay in OVERLAYS:
         things = rendered(overlay)
-        whole = World(tuple(things), overlay, K8S)
+        whole = LintContext(tuple(things), overlay, K8S)
         known = {(name_of(one), path, text) for one in things for path, text in problems(one, whole)}
         for index, thing in enumerate(things):
             for kind, where, broken in slips(thing, chance):
                 counted[kind] += 1
-                around = World((*things[:index], broken, *things[index + 1 :]), overlay, K8S)
+                around = LintContext((*things[:index], broken, *things[index + 1 :]), overlay, K8S)
                 if not noticed(broken, around, known):
                     left.append(f"{overlay} {name_of(thing)} {kind} {'.'.join(map(str, where))}")
     return counted, left

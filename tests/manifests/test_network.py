@@ -6,11 +6,17 @@ import functools
 import pytest
 import yaml
 
-from emoji_ldm.cluster.check.network import End, declared, problems, reach, selects
-from emoji_ldm.cluster.check.network import _open as opened
-from emoji_ldm.cluster.check.rendering import name_of
+from emoji_ldm.kubernetes.lint.network_reachability import (
+    NetworkEndpoint,
+    allowed_by_policies,
+    declared_flows,
+    problems,
+    selects,
+)
+from emoji_ldm.kubernetes.lint.network_reachability import _open as opened
+from emoji_ldm.kubernetes.lint.rendering import name_of
+from tests.manifests.cached_overlays import things
 from tests.manifests.render import K8S, OVERLAYS
-from tests.manifests.seen import things
 
 TABLE = yaml.safe_load((K8S / "components" / "network" / "allowed.yaml").read_text())
 FEW = {"RayJob/crawl", "RayJob/train", "RayService/serve", "StatefulSet/store", "StatefulSet/redis", "Job/store-setup"}
@@ -19,7 +25,7 @@ RUNS_CODE = {"8265/TCP", "6379/TCP", "10001/TCP"}
 
 @functools.cache
 def let_through(overlay):
-    return reach(things(overlay), TABLE)
+    return allowed_by_policies(things(overlay), TABLE)
 
 
 def policies(these):
@@ -39,7 +45,7 @@ def few():
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_the_policies_let_through_is_what_the_list_says(overlay):
-    assert let_through(overlay) ^ declared(things(overlay), TABLE) == set()
+    assert let_through(overlay) ^ declared_flows(things(overlay), TABLE) == set()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -72,17 +78,17 @@ def test_every_row_has_a_reason_and_lets_something_through_in_some_overlay():
     everything = [things(overlay) for overlay in OVERLAYS]
     for row in TABLE["allowed"]:
         assert row["why"]
-        assert any(declared(all_of, {**TABLE, "allowed": [row]}) for all_of in everything), row
+        assert any(declared_flows(all_of, {**TABLE, "allowed": [row]}) for all_of in everything), row
 
 
 def test_no_policy_can_go_without_being_missed(few):
-    whole = reach(few, TABLE)
+    whole = allowed_by_policies(few, TABLE)
     stages = {f"ray-{name}" for name in ("crawl", "train", "serve")}
     for gone in policies(few):
         name = gone["metadata"]["name"]
         if name.startswith("ray-") and name not in stages:
             continue  # of stages that are not among the few
-        assert reach([thing for thing in few if thing is not gone], TABLE) != whole, name
+        assert allowed_by_policies([thing for thing in few if thing is not gone], TABLE) != whole, name
 
 
 @pytest.mark.parametrize("name, change, noticed", [
@@ -116,13 +122,13 @@ def test_a_changed_policy_is_told_by_the_traffic_it_changes(few, name, change, n
 def test_a_pod_without_our_labels_reaches_names_only(few):
     few.append({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "namespace": "emoji-ldm"},
                 "spec": {"containers": [{"name": "x", "image": "x"}]}})  # fmt: skip
-    flows = [flow for flow in reach(few, TABLE) if "Pod/x" in (flow.source, flow.target)]
+    flows = [flow for flow in allowed_by_policies(few, TABLE) if "Pod/x" in (flow.source, flow.target)]
     assert {(flow.source, flow.target, flow.port) for flow in flows} == {
         ("Pod/x", "dns", "53/UDP"), ("Pod/x", "dns", "53/TCP")}  # fmt: skip
 
 
 def end(namespace="emoji-ldm", addresses=(), **labels):
-    return End("x", namespace, labels, addresses, {"web": 80}, is_ours=True)
+    return NetworkEndpoint("x", namespace, labels, addresses, {"web": 80}, is_ours=True)
 
 
 @pytest.mark.parametrize("rule, peer, ports", [

@@ -5,8 +5,8 @@ import functools
 import pytest
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-from emoji_ldm.cluster.check.pods import ray_cluster
-from emoji_ldm.cluster.check.rendering import name_of, overlays, render
+from emoji_ldm.kubernetes.lint.pods import ray_cluster
+from emoji_ldm.kubernetes.lint.rendering import name_of, overlays, render
 from tests.manifests.render import K8S
 
 OVERLAYS = overlays(K8S)

@@ -8,9 +8,9 @@ from fractions import Fraction
 import pytest
 import yaml
 
-from emoji_ldm.cluster.check.pods import pods, ray_cluster
-from emoji_ldm.cluster.check.quantity import quantity
-from emoji_ldm.cluster.check.rendering import name_of, render
+from emoji_ldm.kubernetes.lint.pods import pods, ray_cluster
+from emoji_ldm.kubernetes.lint.quantities import quantity
+from emoji_ldm.kubernetes.lint.rendering import name_of, render
 from tests.manifests.render import K8S, ROOT
 
 OVERLAYS = ("kind", "kind-minio", "eks")

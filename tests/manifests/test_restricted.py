@@ -2,9 +2,9 @@
 
 import pytest
 
-from emoji_ldm.cluster.check.pods import pods
-from emoji_ldm.cluster.check.rules import RULES, broken
-from emoji_ldm.cluster.check.world import World
+from emoji_ldm.kubernetes.lint.context import LintContext
+from emoji_ldm.kubernetes.lint.pods import pods
+from emoji_ldm.kubernetes.lint.rules import RULES, violations
 from tests.manifests.good import GONE, edited
 from tests.manifests.render import K8S, OVERLAYS, rendered
 
@@ -15,8 +15,8 @@ HEAD = "spec.rayClusterConfig.headGroupSpec.template.spec"
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_container_is_restricted_and_so_are_those_that_operators_add(overlay):
     things = tuple(rendered(overlay))
-    around = World(things, overlay, K8S)
-    found = [text for thing in things for rule, _, text in broken(thing, around) if rule.name in LEVEL]
+    around = LintContext(things, overlay, K8S)
+    found = [text for thing in things for rule, _, text in violations(thing, around) if rule.name in LEVEL]
     boxes = [(pod, container) for pod in around.pods for container in pod.containers]
     added = [container["name"] for pod, container in boxes if container["name"] in pod.injected]
     print(f"\n{overlay}: {len(boxes)} containers, {len(added)} of them added by operators")
@@ -31,14 +31,14 @@ def test_every_container_is_restricted_and_so_are_those_that_operators_add(overl
 ])  # fmt: skip
 def test_a_container_that_an_operator_adds_is_noticed_when_it_is_not_hardened(slip, name):
     thing, around = edited("RayService/serve", slip)
-    found = [text for rule, _, text in broken(thing, around) if rule.name in LEVEL]
+    found = [text for rule, _, text in violations(thing, around) if rule.name in LEVEL]
     assert any(f"container {name}, which the operator adds, may gain privileges" in text for text in found)
 
 
 def test_a_default_submitter_is_noticed():
     thing, around = edited("RayJob/train", {"spec.submitterPodTemplate": GONE})
     (submitter,) = [pod for pod in pods([thing]) if pod.role == "submitter"]
-    found = [text for rule, _, text in broken(thing, around) if rule.name in LEVEL]
+    found = [text for rule, _, text in violations(thing, around) if rule.name in LEVEL]
     assert submitter.injected == ("ray-job-submitter",)
     assert any("container ray-job-submitter, which the operator adds, may run as root" in text for text in found)
 

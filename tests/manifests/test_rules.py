@@ -7,14 +7,14 @@ import yaml
 from ray.runtime_env import RuntimeEnv
 from ray.scripts.scripts import start
 
-from emoji_ldm.cluster.check.pods import ray_job
-from emoji_ldm.cluster.check.rendering import name_of
-from emoji_ldm.cluster.check.rules import RULES, broken
-from emoji_ldm.cluster.check.rules.config import WORDS
-from emoji_ldm.cluster.check.rules.place import places
-from emoji_ldm.cluster.check.vocabulary import START_OPTIONS
-from emoji_ldm.cluster.check.whole import problems
-from ray_jobs.cli import parser
+from emoji_ldm.kubernetes.lint.k8s_enums import START_OPTIONS
+from emoji_ldm.kubernetes.lint.pods import ray_job
+from emoji_ldm.kubernetes.lint.rendering import name_of
+from emoji_ldm.kubernetes.lint.rules import RULES, violations
+from emoji_ldm.kubernetes.lint.rules.project_config import WORDS
+from emoji_ldm.kubernetes.lint.rules.rule import rule_targets
+from emoji_ldm.kubernetes.lint.runner import problems
+from ray_jobs.cli.parser import build_parser
 from tests.manifests.cases import CASES
 from tests.manifests.good import edited, world
 from tests.manifests.operators import OPERATORS
@@ -24,7 +24,7 @@ from tests.manifests.render import OVERLAYS, rendered
 def found_by(rule, name, edits):
     """The places where one rule finds something in the edited object."""
     thing, around = edited(name, edits)
-    return [path for one, path, _ in broken(thing, around) if one.name == rule]
+    return [path for one, path, _ in violations(thing, around) if one.name == rule]
 
 
 def test_the_good_overlay_breaks_no_rule():
@@ -49,14 +49,14 @@ def test_a_broken_rule_is_noticed(rule):
 def test_a_rule_that_is_kept_is_silent(rule):
     name, _, kept = CASES[rule]
     thing, around = edited(name, kept)
-    scopes = {scope for scope, _ in places(thing, around, [])}
+    scopes = {scope for scope, _ in rule_targets(thing, around, [])}
     assert not found_by(rule, name, kept)
     assert RULES[rule].scope in scopes | {"pod", "container"}
     assert not RULES[rule].kinds or thing["kind"] in RULES[rule].kinds
 
 
 def test_the_words_that_entrypoints_may_use_are_commands_of_ours():
-    (commands,) = [one for one in parser()._actions if isinstance(one, argparse._SubParsersAction)]
+    (commands,) = [one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
     assert set(commands.choices) >= WORDS - {"autoencoder"}
 
 

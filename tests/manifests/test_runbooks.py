@@ -9,8 +9,8 @@ import subprocess
 import pytest
 import yaml
 
-from emoji_ldm.cluster.check.tool import carried_tool
-from ray_jobs.cli import _parse
+from emoji_ldm.kubernetes.lint.kubectl_binary import bundled_tool
+from ray_jobs.cli.main import parse_arguments
 from tests.manifests.render import K8S, OVERLAYS, ROOT, VERSIONS, rendered
 
 PAGES = sorted([*(ROOT / "infra" / "runbooks").glob("*.md"), K8S / "README.md"])
@@ -96,7 +96,7 @@ def test_every_command_of_ours_parses():
     for where, arguments in told("emoji-ldm"):
         plain = [word for word in arguments if not word.startswith((">", "2>"))]
         try:
-            _parse(plain)
+            parse_arguments(plain)
         except SystemExit as error:
             assert error.code == 0, f"{where}: emoji-ldm {' '.join(plain)}"
 
@@ -109,7 +109,7 @@ def test_overlays_and_stages_named_after_our_commands_exist():
 
 @functools.cache
 def help_of(*words):
-    tool = carried_tool("kubectl")
+    tool = bundled_tool("kubectl")
     if tool is None:
         pytest.skip("needs the package that carries kubectl, see tests/manifests/kubectl.txt")
     return subprocess.run([str(tool), *words], capture_output=True, text=True).stdout

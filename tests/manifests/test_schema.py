@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from emoji_ldm.cluster.check.expressions import EXTRA, evaluated, holds, skipped
-from emoji_ldm.cluster.check.schema import custom, schema_problems, with_defaults
-from emoji_ldm.cluster.check.whole import problems
+from emoji_ldm.kubernetes.lint.cel import KUBERNETES_FUNCTIONS, evaluated, holds, skipped
+from emoji_ldm.kubernetes.lint.runner import problems
+from emoji_ldm.kubernetes.lint.schema import custom_kind, schema_problems, with_defaults
 from tests.manifests.good import GONE, edited
 from tests.manifests.render import K8S, OVERLAYS, VERSIONS, rendered
 
@@ -18,7 +18,7 @@ POOL, MACHINES, QUEUE = "NodePool/gpu-spot", "EC2NodeClass/gpu", "ClusterQueue/t
 
 def of_file(path):
     read = json.loads(path.read_text())
-    return custom(f"{read['group']}/{read['version']}", read["kind"], SCHEMAS)
+    return custom_kind(f"{read['group']}/{read['version']}", read["kind"], SCHEMAS)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -58,7 +58,7 @@ def test_a_slip_in_a_built_in_object_is_caught(path, value):
 def test_defaults_are_applied_before_the_check_as_the_api_server_does():
     """minReplicas and maxReplicas are both required and defaulted."""
     thing, around = edited("RayCluster/emoji-ldm", {"spec.workerGroupSpecs.0.minReplicas": GONE})
-    found = custom("ray.io/v1", "RayCluster", SCHEMAS)
+    found = custom_kind("ray.io/v1", "RayCluster", SCHEMAS)
     assert with_defaults(thing, found.schema)["spec"]["workerGroupSpecs"][0]["minReplicas"] == 0
     assert list(problems(thing, around)) == []
 
@@ -113,7 +113,18 @@ def test_the_cel_rules_are_evaluated_and_those_of_updates_are_named():
 
 def test_every_function_that_a_cel_rule_calls_is_there():
     """A rule that calls what we lack would fail on every value, as `holds` is strict."""
-    known = {"all", "exists", "filter", "has", "size", "int", "matches", "startsWith", "endsWith", *EXTRA}
+    known = {
+        "all",
+        "exists",
+        "filter",
+        "has",
+        "size",
+        "int",
+        "matches",
+        "startsWith",
+        "endsWith",
+        *KUBERNETES_FUNCTIONS,
+    }
     for path in KINDS:
         for rule in evaluated(of_file(path).schema):
             called = set(re.findall(r"\b([A-Za-z]\w*)\(", rule))

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emoji_ldm.cluster.check import check
-from emoji_ldm.cluster.check.pods import ray_cluster
-from emoji_ldm.cluster.check.rendering import name_of, render
-from emoji_ldm.cluster.status import KINDS
+from emoji_ldm.kubernetes.lint import check
+from emoji_ldm.kubernetes.lint.pods import ray_cluster
+from emoji_ldm.kubernetes.lint.rendering import name_of, render
+from emoji_ldm.kubernetes.status import KINDS
+from tests.manifests.cached_overlays import all_pods, things
 from tests.manifests.render import K8S, OVERLAYS, ROOT, copied
-from tests.manifests.seen import all_pods, things
 
 # What gitleaks and its like look for: keys by their form, and words that say what stands behind them.
 LEAKS = {

@@ -20,11 +20,11 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from emoji_ldm.cluster.check.pods import pods
+from emoji_ldm.kubernetes.lint.pods import pods
 from emoji_ldm.store import Store
+from tests.manifests.cached_overlays import things
 from tests.manifests.render import K8S
-from tests.manifests.seen import things
-from tests.seaweed import free_port
+from tests.seaweedfs_server import free_port
 
 STORES = {"kind": "seaweedfs", "kind-minio": "minio"}
 WEED = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")

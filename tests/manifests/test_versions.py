@@ -6,8 +6,8 @@ import tomllib
 
 import pytest
 
-from emoji_ldm.cluster.check.pods import ray_cluster
-from emoji_ldm.cluster.check.rendering import name_of
+from emoji_ldm.kubernetes.lint.pods import ray_cluster
+from emoji_ldm.kubernetes.lint.rendering import name_of
 from tests.manifests.render import K8S, OVERLAYS, ROOT, VERSIONS, rendered
 
 LOCK = (ROOT / "requirements.lock").read_text()

@@ -2,13 +2,13 @@
 
 import pytest
 
-from tests.seaweed import Seaweed
+from tests.seaweedfs_server import SeaweedServer
 
 
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory):
     """The server; it ends with the session."""
-    server = Seaweed(tmp_path_factory.mktemp("seaweedfs")).start()
+    server = SeaweedServer(tmp_path_factory.mktemp("seaweedfs")).start()
     yield server
     server.kill()
 

@@ -12,9 +12,10 @@ from emoji_ldm import s3
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import StoreError
 from emoji_ldm.store import Store
-from emoji_ldm.train import journal, pieces
+from emoji_ldm.train.engines import sharded_state
 from emoji_ldm.train.loop import fit
-from emoji_ldm.train.plan import plan_of
+from emoji_ldm.train.metrics import training_metrics
+from emoji_ldm.train.training_args import build_training_args
 from tests.unit.train import tiny
 
 pytestmark = pytest.mark.slow
@@ -23,19 +24,19 @@ pytestmark = pytest.mark.slow
 def train(uri, folder):
     config = tiny.config("train.log_every=1")
     place = dataclasses.replace(tiny.place(config, folder), store=Store(uri))
-    fit(tiny.task(config), plan_of(config, "train"), place, torch.device("cpu"))
-    return {line["step"]: line["loss"] for line in journal.read(Store(uri), "tiny")}
+    fit(tiny.task(config), build_training_args(config, "train"), place, torch.device("cpu"))
+    return {line["step"]: line["loss"] for line in training_metrics.read_log(Store(uri), "tiny")}
 
 
 def test_a_training_goes_on_from_s3_bit_by_bit(s3_uri, tmp_path, monkeypatch):
-    monkeypatch.setattr(pieces, "SPAN", 2**14)  # several requests for a file
+    monkeypatch.setattr(sharded_state, "SPAN", 2**14)  # several requests for a file
     store, before = Store(s3_uri), train(s3_uri, tmp_path)
-    whole = checkpoints.newest(store, "tiny", "unet")
+    whole = checkpoints.newest_checkpoint(store, "tiny", "unet")
     files = {name: store.read(whole.path, name) for name in whole.manifest()["files"] if name.endswith(".safetensors")}
     store.delete(whole.path)
     assert store.list(whole.path, recursive=True) == []
     assert train(s3_uri, tmp_path) == before
-    again = checkpoints.newest(store, "tiny", "unet")
+    again = checkpoints.newest_checkpoint(store, "tiny", "unet")
     assert again.path != whole.path and again.step == 8
     assert {name: store.read(again.path, name) for name in files} == files
     fetched = again.fetch(tmp_path / "cache")

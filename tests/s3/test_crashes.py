@@ -12,13 +12,13 @@ import psutil
 import pytest
 
 from emoji_ldm.config import build
-from emoji_ldm.crawl.ledger import Ledger
+from emoji_ldm.crawl.crawl_state import CrawlState
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.demo.gallery import Gallery
-from emoji_ldm.records import CAPTIONS
+from emoji_ldm.schemas import CAPTIONS
 from emoji_ldm.store import Store
-from tests.raycluster import Cluster
-from tests.seaweed import Seaweed
+from tests.ray_cluster import RayCluster
+from tests.seaweedfs_server import SeaweedServer
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,14 +54,14 @@ def gallery():
 
 @pytest.fixture
 def seaweed_of_its_own(tmp_path):
-    server = Seaweed(tmp_path).start()
+    server = SeaweedServer(tmp_path).start()
     yield server
     server.kill()
 
 
 def config_of(gallery, uri):
     crawl = {"site": gallery.url, "tags": ["Blobs", "Panda", "Cat"], "fetch_timeout_s": 2, "num_browsers": 1,
-             "rows_per_shard": ROWS_PER_SHARD, "num_fetchers": NUM_FETCHERS, "gap_s": 0.1}  # fmt: skip
+             "rows_per_shard": ROWS_PER_SHARD, "num_fetchers": NUM_FETCHERS, "min_request_interval_s": 0.1}  # fmt: skip
     return build({"store": uri, "crawl": crawl, "caption": {"rows_per_shard": 16}}, where="test")
 
 
@@ -132,7 +132,7 @@ def run_killed(line, victims, chance):
 
 def assert_whole(line, gallery):
     """Every URL ended once, images are exactly the good pictures, each with one caption."""
-    ledger, truth = Ledger(line.config), gallery.truth
+    ledger, truth = CrawlState(line.config), gallery.truth
     kinds = {url: kind for tag in line.config.crawl.tags for kind, urls in truth["tags"][tag].items() for url in urls}
     outcomes = [row for row in ledger.outcomes.read(["url", "kind"]).to_pylist() if row["kind"] == "image"]
     assert Counter(row["url"] for row in outcomes) == Counter(list(kinds))
@@ -150,7 +150,7 @@ def test_kills_lose_and_double_nothing(victims, gallery, seaweed_of_its_own, tmp
     for name, value in seaweed_of_its_own.environment.items():
         monkeypatch.setenv(name, value)
     num_kills, chance, killed, number = len(victims), random.Random(SEED), Counter(), 0
-    with Cluster(seaweed_of_its_own.environment) as cluster:
+    with RayCluster(seaweed_of_its_own.environment) as cluster:
         while victims:
             number += 1
             folder, before = tmp_path / str(number), len(gallery.requests)

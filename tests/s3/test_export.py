@@ -5,14 +5,15 @@ import json
 import pytest
 
 from emoji_ldm.config import Config
-from emoji_ldm.crawl.imports import import_
-from emoji_ldm.dataset.export import FORMATS, ExportOptions, export
+from emoji_ldm.crawl.dataset_import import import_dataset
+from emoji_ldm.dataset.export import FORMATS, export
+from emoji_ldm.dataset.formats.export_options import ExportOptions
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.records import CAPTIONS, IMAGES
+from emoji_ldm.schemas import CAPTIONS, IMAGES
 from emoji_ldm.store import Store
-from tests.captions import fill_captions
-from tests.emoji import blobs, fill_images
+from tests.caption_rows import fill_captions
+from tests.emoji_images import blobs, fill_images
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +40,6 @@ def test_an_export_to_s3_is_whole_or_can_be_made_again_and_comes_back_the_same(s
     with pytest.raises(ConfigError, match="exists and is not empty"):
         export(*tables, options)
     fresh = Config(store=str(tmp_path / "fresh"))
-    import_(fresh, options.target)
+    import_dataset(fresh, options.target)
     assert Table(Store(fresh.store), IMAGES).keys() == set(ids)
     assert Table(Store(fresh.store), CAPTIONS).read(["caption"])["caption"].to_pylist() == ["by hand"]

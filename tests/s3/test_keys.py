@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from emoji_ldm.serve.answers import RequestError
-from emoji_ldm.serve.auth import Keys
-from emoji_ldm.serve.keys import change_keys, new_key, read_keys
-from ray_jobs.cli import main
+from emoji_ldm.serve.api_keys import change_keys, new_key, read_keys
+from emoji_ldm.serve.auth import ApiKeyCache
+from emoji_ldm.serve.errors import RequestError
+from ray_jobs.cli.main import main
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ def test_keys_in_a_store_are_made_read_again_and_revoked(s3_uri, monkeypatch, ca
     option = f"serve.keys={s3_uri}/keys.json"
     assert read_keys(f"{s3_uri}/keys.json") is None
     assert main(["keys", "add", "alice", "--class", "bulk", option]) == 0
-    alice, keys = capsys.readouterr().out.strip(), Keys(f"{s3_uri}/keys.json")
+    alice, keys = capsys.readouterr().out.strip(), ApiKeyCache(f"{s3_uri}/keys.json")
     assert caller(keys, alice).bulk_only
     assert main(["keys", "add", "bob", option]) == 0
     bob = capsys.readouterr().out.strip()

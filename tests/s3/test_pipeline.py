@@ -10,14 +10,14 @@ import pytest
 
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.records import TABLES
+from emoji_ldm.schemas import TABLES
 from emoji_ldm.store import Store
-from tests.seaweed import free_port
+from tests.seaweedfs_server import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 SMALL = ["autoencoder.steps=6", "autoencoder.checkpoint_every=3", "train.steps=6", "train.checkpoint_every=3",
-         "train.sample_every=0", "generate.steps=3", "generate.num_images=1", "crawl.tags=[Faces, Hearts]",
+         "train.sample_every=null", "generate.steps=3", "generate.num_images=1", "crawl.tags=[Faces, Hearts]",
          "crawl.fetch_timeout_s=2", "train.num_workers=1", "autoencoder.num_workers=1"]  # fmt: skip
 # The command itself, against a small site.
 SCRIPT = """
@@ -49,7 +49,7 @@ def test_the_pipeline_passes_end_to_end_on_s3(s3_uri, tmp_path):
     assert set(tables["latents"].read(["image_id"]).column(0).to_pylist()) == images
     lineage = tables["captions"].history(1)[0]
     assert json.loads(lineage["parents"]).keys() == {"images"} and json.loads(lineage["config"])["run"] == "demo"
-    assert checkpoints.newest(store, "demo", "unet").step == 6
+    assert checkpoints.newest_checkpoint(store, "demo", "unet").step == 6
     assert (tmp_path / "runs/demo/report.html").stat().st_size > 50_000
     assert store.exists("runs", "demo", "report.html")
     assert not list(tmp_path.glob("data*")), "nothing went to a local store"

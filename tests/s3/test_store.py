@@ -7,7 +7,7 @@ import pytest
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import StoreError
-from emoji_ldm.records import TEXTS
+from emoji_ldm.schemas import TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
 from tests.unit.dataset.test_table import texts
 
@@ -30,7 +30,7 @@ def test_commits_are_exactly_once_with_racing_writers(s3_uri):
     results = []
 
     def work():
-        table = Table(Store(s3_uri), TEXTS)
+        table = Table(Store(s3_uri), TEXT_EMBEDDINGS)
         for number in range(5):
             file = table.write_file(texts(f"row-{number}"))
             results.append(table.commit([file], app_id=f"shard-{number}", metadata={"run": "r"}))
@@ -38,7 +38,7 @@ def test_commits_are_exactly_once_with_racing_writers(s3_uri):
     threads = [threading.Thread(target=work) for _ in range(3)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
-    table = Table(Store(s3_uri), TEXTS)
+    table = Table(Store(s3_uri), TEXT_EMBEDDINGS)
     assert table.count() == len(table.keys()) == 5
     assert len([version for version in results if version is not None]) == 5
     assert table.read_located(table.locate(["row-3"]), ["text_id"]).column(0).to_pylist() == ["row-3"]
@@ -52,12 +52,12 @@ def test_a_checkpoint_counts_only_once_complete(s3_uri, tmp_path):
         path = f"checkpoints/r/unet/{checkpoints.folder_name(step)}"
         store.upload(tmp_path / "made", path)
         if step < 3:
-            checkpoints.publish(store, path, {"step": step})
-    found = checkpoints.newest(store, "r", "unet")
+            checkpoints.publish_checkpoint(store, path, {"step": step})
+    found = checkpoints.newest_checkpoint(store, "r", "unet")
     assert found.step == 2, "step 3 was never declared complete"
     assert (found.fetch(tmp_path / "cache", "vae") / "w.bin").read_bytes() == b"weights"
-    checkpoints.prune(store, "r", "unet", keep=1)
-    assert [checkpoint.step for checkpoint in checkpoints.listing(store, "r", "unet")] == [2]
+    checkpoints.prune_checkpoints(store, "r", "unet", keep=1)
+    assert [checkpoint.step for checkpoint in checkpoints.complete_checkpoints(store, "r", "unet")] == [2]
 
 
 def test_a_wrong_secret_and_a_missing_bucket_are_named(s3_uri, s3_env, monkeypatch):

@@ -7,17 +7,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from emoji_ldm.config import Config
-from emoji_ldm.dataset import branch, refs
-from emoji_ldm.dataset.compact import compact
-from emoji_ldm.dataset.diff import diff
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.dataset.undo import restore
-from emoji_ldm.dataset.vacuum import Policy, apply, plan
 from emoji_ldm.dataset.verify import verify
+from emoji_ldm.dataset.versions import branch, refs
+from emoji_ldm.dataset.versions.compact import compact
+from emoji_ldm.dataset.versions.diff import diff
+from emoji_ldm.dataset.versions.restore import restore
+from emoji_ldm.dataset.versions.vacuum import RetentionPolicy, apply_vacuum, plan_vacuum
 from emoji_ldm.errors import StoreError
-from emoji_ldm.records import TEXTS
+from emoji_ldm.schemas import TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
-from tests.unit.dataset.test_rewrite import filled, renamed
+from tests.unit.dataset.delta.test_upsert import filled, renamed
 from tests.unit.dataset.test_table import texts
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ NUM_WRITERS, NUM_COMMITS = 8, 20
 
 def write(uri, writer):
     """What one of the racing processes does: appends, every fifth an upsert of a row that all want to change."""
-    table = Table(Store(uri), TEXTS)
+    table = Table(Store(uri), TEXT_EMBEDDINGS)
     for number in range(NUM_COMMITS):
         name = f"{writer}-{number}"
         if number % 5 == 4:
@@ -46,7 +46,7 @@ def test_eight_processes_of_twenty_commits_give_160_versions(s3_uri):
     [writer.start() for writer in writers]
     [writer.join(240) for writer in writers]
     assert [writer.exitcode for writer in writers] == [0] * NUM_WRITERS
-    table = Table(Store(s3_uri), TEXTS)
+    table = Table(Store(s3_uri), TEXT_EMBEDDINGS)
     assert table.version == NUM_WRITERS * NUM_COMMITS
     names = [entry["writer"] for entry in table.history() if "writer" in entry]
     assert len(names) == len(set(names)) == 160, "every commit is one version"
@@ -58,18 +58,18 @@ def test_eight_processes_of_twenty_commits_give_160_versions(s3_uri):
 def test_the_verbs_do_on_s3_what_they_do_in_a_folder(s3_uri):
     store, config = Store(s3_uri), Config(store=s3_uri)
     table = filled(store, "ab", "cd", "ef")
-    refs.tag(store, "v1")
+    refs.create_tag(store, "v1")
     tagged = table.read().sort_by("text_id")
-    branch.create(store, "try", "v1")
-    own = Table(Store(s3_uri, "try"), TEXTS)
+    branch.create_branch(store, "try", "v1")
+    own = Table(Store(s3_uri, "try"), TEXT_EMBEDDINGS)
     own.upsert([own.write_file(renamed(texts("a"), "branch"))], ["a"], app_id="own", metadata={})
     table.upsert([], ["a", "c"], app_id="less", metadata={})
-    assert compact(config, table).after == 1 and diff(Table(store, TEXTS, 4), table).keys == set()
+    assert compact(config, table).after == 1 and diff(Table(store, TEXT_EMBEDDINGS, 4), table).keys == set()
     assert diff(own, table).removed == ["a", "c"]
-    policy = Policy(keep="1", older_than="0h")
-    what = plan(store, policy)
-    assert what.files and apply(store, what, policy) > 0
-    assert refs.open_at(store, "v1", TEXTS)["texts"].read().sort_by("text_id").equals(tagged)
+    policy = RetentionPolicy(keep="1", older_than="0h")
+    what = plan_vacuum(store, policy)
+    assert what.files and apply_vacuum(store, what, policy) > 0
+    assert refs.open_at(store, "v1", TEXT_EMBEDDINGS)["texts"].read().sort_by("text_id").equals(tagged)
     assert not verify({"texts": own}).damages and own.count() == 6
     restore(config, refs.resolve(store, "v1"), table)
     assert table.read().sort_by("text_id").equals(tagged)

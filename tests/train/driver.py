@@ -7,21 +7,22 @@ import sys
 import time
 
 from emoji_ldm.config import load
-from emoji_ldm.train.plan import Place, Task
-from emoji_ldm.train.world import current
-from ray_jobs import group, train
+from emoji_ldm.train.engines.distributed import current_context
+from emoji_ldm.train.training_args import RunContext, TrainingTask
+from ray_jobs import train
+from ray_jobs.execution import trainer
 
 STEP_S = 0.25
 
 
-def paced(place: Place) -> Task:
+def paced(place: RunContext) -> TrainingTask:
     """The job's task."""
     task = train._load(place)
-    draw, step_s = task.draw, STEP_S * (current().size > 1)
+    draw, step_s = task.draw, STEP_S * (current_context().size > 1)
     task.draw = lambda *args: (time.sleep(step_s), draw(*args))[1]
     return task
 
 
 if __name__ == "__main__":
-    group.NUM_CPUS = 1
-    print(group.train(load(sys.argv[1]), "train", paced))
+    trainer.NUM_CPUS = 1
+    print(trainer.train(load(sys.argv[1]), "train", paced))

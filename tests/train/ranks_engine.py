@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from emoji_ldm.model.ema import Averages
-from emoji_ldm.train.adam import Moments
-from emoji_ldm.train.engine import Engine, build_engine
-from emoji_ldm.train.plan import Plan
-from emoji_ldm.train.world import World, current
+from emoji_ldm.model.ema import WeightAverages
+from emoji_ldm.train.engines.distributed import DistributedContext, current_context
+from emoji_ldm.train.engines.optimizer import AdamMoments
+from emoji_ldm.train.engines.training_engine import TrainingEngine, build_engine
+from emoji_ldm.train.training_args import TrainingArgs
 
 BATCH = 12  # samples per step; 1, 2, 3 and 4 ranks divide it
 
@@ -23,9 +23,9 @@ def has_loaded(name: str) -> bool:
     return name in sys.modules
 
 
-def plan(**options: Any) -> Plan:
+def plan(**options: Any) -> TrainingArgs:
     numbers = {"steps": 10, "batch_size": BATCH, "lr": 1e-2, "seed": 0, "checkpoint_every": 10, "grad_clip": 1e9}
-    return Plan(section="train", kind="unet", **{**numbers, **options})
+    return TrainingArgs(section="train", kind="unet", **{**numbers, **options})
 
 
 def network() -> nn.Module:
@@ -42,11 +42,13 @@ def samples(step: int) -> Tensor:
     return torch.randn(BATCH, 3, 4, 4, generator=torch.Generator().manual_seed(step))
 
 
-def world() -> World:
-    return current(torch.device("cpu"))
+def world() -> DistributedContext:
+    return current_context(torch.device("cpu"))
 
 
-def train(engine: Engine, here: World, steps: int = 3, parts: int = 1, limit: float = float("inf")) -> list[float]:
+def train(
+    engine: TrainingEngine, here: DistributedContext, steps: int = 3, parts: int = 1, limit: float = float("inf")
+) -> list[float]:
     """Steps on this rank's share of the samples, each in `parts` micro-batches; the gradient norms."""
     norms = []
     for step in range(steps):
@@ -58,7 +60,7 @@ def train(engine: Engine, here: World, steps: int = 3, parts: int = 1, limit: fl
     return norms
 
 
-def whole(engine: Engine, tensors: list[Tensor], here: World) -> dict[str, Tensor]:
+def whole(engine: TrainingEngine, tensors: list[Tensor], here: DistributedContext) -> dict[str, Tensor]:
     """Named tensors put together from every rank's pieces."""
     mine = [(piece, tensors[piece.shard].flatten()[piece.offset : piece.offset + piece.length].clone())
             for piece in engine.pieces()]  # fmt: skip
@@ -72,17 +74,17 @@ def whole(engine: Engine, tensors: list[Tensor], here: World) -> dict[str, Tenso
     return found
 
 
-def built(here: World, stage: int, module: nn.Module | None = None, **options: Any) -> Engine:
+def built(here: DistributedContext, stage: int, module: nn.Module | None = None, **options: Any) -> TrainingEngine:
     return build_engine(module or network(), plan(zero_stage=stage, **options), here)
 
 
-def steps_of(engine: Engine) -> set[float]:
+def steps_of(engine: TrainingEngine) -> set[float]:
     return {float(engine.optimizer.state[key]["step"]) for key in engine.states() if key in engine.optimizer.state}
 
 
-def snapshot(engine: Engine, here: World) -> dict[str, Tensor]:
+def snapshot(engine: TrainingEngine, here: DistributedContext) -> dict[str, Tensor]:
     """Weights and moments, whole, by name."""
-    tensors = {"weight": engine.shards(), **Moments(engine.optimizer, engine.states()).tensors}
+    tensors = {"weight": engine.shards(), **AdamMoments(engine.optimizer, engine.states()).tensors}
     return {f"{kind}/{name}": value for kind, of_kind in tensors.items()
             for name, value in whole(engine, of_kind, here).items()}  # fmt: skip
 
@@ -161,7 +163,7 @@ def averaged(stage: int, widths: tuple[float, ...]) -> list[float]:
     """Largest distance of each average to its formula over the whole weights of all steps."""
     here = world()
     engine = built(here, stage)
-    averages = Averages(engine.shards(), 0.5, widths)
+    averages = WeightAverages(engine.shards(), 0.5, widths)
     expected = [whole(engine, engine.shards(), here) for _ in averages.decays]
     for step in range(1, 6):
         train(engine, here, steps=1)

@@ -9,14 +9,14 @@ import torch
 
 from emoji_ldm.config import Config
 from emoji_ldm.store import Store
-from emoji_ldm.train import diffusion
 from emoji_ldm.train.loop import fit
-from emoji_ldm.train.plan import Place, plan_of
+from emoji_ldm.train.tasks import diffusion_task
+from emoji_ldm.train.training_args import RunContext, build_training_args
 
 
 def train(config: Config) -> str:
     """Train on the store of `config`; the checkpoint's path, on rank 0."""
     with tempfile.TemporaryDirectory() as scratch:
-        place = Place(config, Store(config.store), Path(scratch))
-        summary = fit(diffusion.load_task(place), plan_of(config, "train"), place, torch.device("cpu"))
+        place = RunContext(config, Store(config.store), Path(scratch))
+        summary = fit(diffusion_task.load_task(place), build_training_args(config, "train"), place, torch.device("cpu"))
     return str(summary.get("checkpoint", ""))

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.store import Store
-from emoji_ldm.train import journal, owner
+from emoji_ldm.train import run_fencing
+from emoji_ldm.train.engines.distributed import current_context
 from emoji_ldm.train.loop import fit
-from emoji_ldm.train.plan import plan_of
-from emoji_ldm.train.world import current
+from emoji_ldm.train.metrics import training_metrics
+from emoji_ldm.train.training_args import build_training_args
 from tests.unit.train import tiny
 
 CPU = torch.device("cpu")
@@ -23,14 +24,14 @@ CPU = torch.device("cpu")
 
 def train(folder, *overrides, token="", step_s=0.0, keep=9):
     """Train the tiny run in `folder` to its last step; what `fit` returns."""
-    config = tiny.config("train.log_every=1", f"train.keep={keep}", *overrides)
-    scratch = Path(folder) / f"scratch-{current(CPU).rank}"
+    config = tiny.config("train.log_every=1", f"train.keep_last={keep}", *overrides)
+    scratch = Path(folder) / f"scratch-{current_context(CPU).rank}"
     place = dataclasses.replace(tiny.place(config, Path(folder)), scratch=scratch, owner=token)
     task = tiny.task(config)
     if step_s:
         draw = task.draw
         task.draw = lambda *args: (time.sleep(step_s), draw(*args))[1]
-    return fit(task, plan_of(config, "train"), place, CPU)
+    return fit(task, build_training_args(config, "train"), place, CPU)
 
 
 def train_paced(folder, *overrides):
@@ -40,13 +41,13 @@ def train_paced(folder, *overrides):
 
 def train_owned(folder, token, *overrides):
     """As a driver's group, whose token is looked at often."""
-    owner.LOOK_S = 0.2
+    run_fencing.OWNER_POLL_S = 0.2
     return train(folder, *overrides, token=token)
 
 
 def train_slowly(folder, token, *overrides):
     """As the group of a driver that was killed, which does not know."""
-    owner.LOOK_S = 0.2
+    run_fencing.OWNER_POLL_S = 0.2
     return train(folder, *overrides, token=token, step_s=0.1)
 
 
@@ -56,23 +57,23 @@ def store_of(folder):
 
 def losses(folder):
     """{step: loss} of the log."""
-    return {line["step"]: line["loss"] for line in journal.read(store_of(folder), "tiny")}
+    return {line["step"]: line["loss"] for line in training_metrics.read_log(store_of(folder), "tiny")}
 
 
 def steps(folder):
     """Steps of the complete checkpoints."""
-    return [checkpoint.step for checkpoint in checkpoints.listing(store_of(folder), "tiny", "unet")]
+    return [checkpoint.step for checkpoint in checkpoints.complete_checkpoints(store_of(folder), "tiny", "unet")]
 
 
 def state(folder):
     """The bytes of the newest checkpoint's tensors, as they lie in its files."""
-    newest = checkpoints.newest(store_of(folder), "tiny", "unet").fetch(Path(folder), "state")
+    newest = checkpoints.newest_checkpoint(store_of(folder), "tiny", "unet").fetch(Path(folder), "state")
     return {path.name: path.read_bytes() for path in sorted(newest.glob("*.safetensors"))}
 
 
 def tensors(folder):
     """{kind/name: flat values} of the newest checkpoint, whatever the ranks that wrote it."""
-    newest = checkpoints.newest(store_of(folder), "tiny", "unet").fetch(Path(folder), "state")
+    newest = checkpoints.newest_checkpoint(store_of(folder), "tiny", "unet").fetch(Path(folder), "state")
     parts = {}
     for path in newest.glob("*.safetensors"):
         for key, values in load_file(path).items():
@@ -86,7 +87,7 @@ def cut(source, folder, step):
     """A copy of a training as it was when it had saved `step` and died."""
     shutil.copytree(source, folder)
     store = store_of(folder)
-    for checkpoint in checkpoints.listing(store, "tiny", "unet"):
+    for checkpoint in checkpoints.complete_checkpoints(store, "tiny", "unet"):
         if checkpoint.step > step:
             store.delete(checkpoint.path)
     return folder

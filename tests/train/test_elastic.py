@@ -11,18 +11,18 @@ import torch
 
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.store import Store
-from emoji_ldm.train import journal
-from emoji_ldm.train.diffusion import load_task
 from emoji_ldm.train.loop import fit
-from emoji_ldm.train.plan import Place, plan_of
-from tests.latents import fill_latents, training_config
-from tests.raycluster import Cluster
+from emoji_ldm.train.metrics import training_metrics
+from emoji_ldm.train.tasks.diffusion_task import load_task
+from emoji_ldm.train.training_args import RunContext, build_training_args
+from tests.latents_store import fill_latents, training_config
+from tests.ray_cluster import RayCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 STEPS, EVERY = 240, 40  # two ranks take a minute for them (see driver.py), one alone some seconds
 QUICK = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1"}
-RUN = (f"train.steps={STEPS}", f"train.checkpoint_every={EVERY}", "train.keep=20", "train.zero_stage=2")
+RUN = (f"train.steps={STEPS}", f"train.checkpoint_every={EVERY}", "train.keep_last=20", "train.zero_stage=2")
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,13 @@ def prepared(tiny_pipeline, tmp_path_factory):
     store = tmp_path_factory.mktemp("store")
     fill_latents(training_config(tiny_pipeline, store))
     plain = training_config(tiny_pipeline, store, "run=plain", *RUN, "train.zero_stage=0", "train.num_workers=1")
-    place = Place(plain, Store(plain.store), tmp_path_factory.mktemp("scratch"))
-    fit(load_task(place), plan_of(plain, "train"), place, torch.device("cpu"))
+    place = RunContext(plain, Store(plain.store), tmp_path_factory.mktemp("scratch"))
+    fit(load_task(place), build_training_args(plain, "train"), place, torch.device("cpu"))
     return tiny_pipeline, store, losses(store, "plain")
 
 
 def losses(store, run):
-    return {line["step"]: line["loss"] for line in journal.read(Store(str(store)), run)}
+    return {line["step"]: line["loss"] for line in training_metrics.read_log(Store(str(store)), run)}
 
 
 @pytest.mark.parametrize("way", ["dies", "is announced to go"])
@@ -47,7 +47,7 @@ def test_when_a_node_goes_the_other_goes_on_with_the_same_samples(way, prepared,
     config = training_config(pipeline, store, f"run={run}", *RUN, "train.min_workers=1")
     (tmp_path / "config.yaml").write_text(config.model_dump_json())
     with (
-        Cluster(QUICK, num_cpus=1) as cluster,
+        RayCluster(QUICK, num_cpus=1) as cluster,
         (tmp_path / "log").open("w") as log,
     ):
         cluster.add_node()
@@ -68,14 +68,14 @@ def test_when_a_node_goes_the_other_goes_on_with_the_same_samples(way, prepared,
             driver.wait()
     assert sorted(losses(store, run)) == list(range(1, STEPS + 1))
     assert losses(store, run) == pytest.approx(plain, rel=1e-2)
-    found = checkpoints.listing(Store(str(store)), run, "unet")
+    found = checkpoints.complete_checkpoints(Store(str(store)), run, "unet")
     assert [checkpoint.manifest()["num_workers"] for checkpoint in (found[0], found[-1])] == [2, 1]
     assert bool(announced(store, run)) == (way == "is announced to go")  # a notice saves at once, and only that
 
 
 def saved(store, run):
     """Steps of the complete checkpoints."""
-    return [checkpoint.step for checkpoint in checkpoints.listing(Store(str(store)), run, "unet")]
+    return [checkpoint.step for checkpoint in checkpoints.complete_checkpoints(Store(str(store)), run, "unet")]
 
 
 def announced(store, run):

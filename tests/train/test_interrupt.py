@@ -14,8 +14,8 @@ import pytest
 
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.store import Store
-from emoji_ldm.train import journal
-from tests.latents import fill_latents, training_config
+from emoji_ldm.train.metrics import training_metrics
+from tests.latents_store import fill_latents, training_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -43,7 +43,9 @@ def test_ctrl_c_ends_a_training_in_one_line_and_the_same_command_goes_on(tiny_pi
         assert again.left() == []
     assert saved(store) == [reached, reached + EVERY]
     assert len(attempts_of(store) | attempts) == 2
-    assert [line["step"] for line in journal.read(store, config.run)] == list(range(1, reached + EVERY + 1))
+    assert [line["step"] for line in training_metrics.read_log(store, config.run)] == list(
+        range(1, reached + EVERY + 1)
+    )
 
 
 class Command:
@@ -88,8 +90,8 @@ class Command:
 
 def saved(store):
     """Steps of the complete checkpoints."""
-    return [checkpoint.step for checkpoint in checkpoints.listing(store, "tiny", "unet")]
+    return [checkpoint.step for checkpoint in checkpoints.complete_checkpoints(store, "tiny", "unet")]
 
 
 def attempts_of(store):
-    return {checkpoint.path[-8:] for checkpoint in checkpoints.listing(store, "tiny", "unet")}
+    return {checkpoint.path[-8:] for checkpoint in checkpoints.complete_checkpoints(store, "tiny", "unet")}

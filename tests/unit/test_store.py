@@ -7,8 +7,8 @@ import pytest
 
 from emoji_ldm.errors import StoreError
 from emoji_ldm.store import Store
-from ray_jobs.cli import main
-from tests.unit.dataset.test_rewrite import filled
+from ray_jobs.cli.main import main
+from tests.unit.dataset.delta.test_upsert import filled
 
 pytestmark = pytest.mark.slow
 

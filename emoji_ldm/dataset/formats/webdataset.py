@@ -8,25 +8,25 @@ import tarfile
 from collections.abc import Iterable
 from contextlib import ExitStack
 
-from emoji_ldm.dataset.formats.plan import Plan, Row
-from emoji_ldm.dataset.target import new_file
+from emoji_ldm.dataset.formats.atomic_output import open_output_file
+from emoji_ldm.dataset.formats.export_options import ExportPlan, Row
 from emoji_ldm.store import Store
 
 SHARD_BYTES = 100_000_000
 SHARD_ROWS = 10_000
-KEPT = ("image_id", "title", "tags", "caption", "captions", "width", "height", "has_alpha", "num_frames", "source_url",
+JSON_FIELDS = ("image_id", "title", "tags", "caption", "captions", "width", "height", "has_alpha", "num_frames", "source_url",
         "page_url", "source_format")  # fmt: skip
 
 
-def write(place: Store, rows: Iterable[Row], plan: Plan) -> None:
+def write_webdataset(place: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
     """Shards `{part}-000000.tar` of about 100 MB."""
     with ExitStack() as stack:
-        shards = {part: stack.enter_context(_Shards(place, part)) for part in plan.parts}
+        shards = {part: stack.enter_context(_TarShardWriter(place, part)) for part in plan.parts}
         for row in rows:
             shards[row["part"]].add(row, with_text=bool(plan.captioned))
 
 
-class _Shards:
+class _TarShardWriter:
     """The shards of one part, one open at a time."""
 
     def __init__(self, place: Store, part: str) -> None:
@@ -34,7 +34,7 @@ class _Shards:
         self.open = ExitStack()
         self.tar: tarfile.TarFile | None = None
 
-    def __enter__(self) -> _Shards:
+    def __enter__(self) -> _TarShardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -43,7 +43,7 @@ class _Shards:
     def add(self, row: Row, *, with_text: bool) -> None:
         if self.tar is None or self.rows >= SHARD_ROWS or self.bytes >= SHARD_BYTES:
             self.tar = self._next()
-        facts = {name: row[name] for name in KEPT} | {"fetched_at": row["fetched_at"].isoformat()}
+        facts = {name: row[name] for name in JSON_FIELDS} | {"fetched_at": row["fetched_at"].isoformat()}
         members = {"png": row["image"]["bytes"], "json": json.dumps(facts, ensure_ascii=False).encode()}
         if with_text:  # of an image without caption it is empty: readers want the same files of every sample
             members["txt"] = (row["caption"] or "").encode()
@@ -56,6 +56,6 @@ class _Shards:
 
     def _next(self) -> tarfile.TarFile:
         self.open.close()
-        file = self.open.enter_context(new_file(self.place, f"{self.part}-{self.number:06d}.tar"))
+        file = self.open.enter_context(open_output_file(self.place, f"{self.part}-{self.number:06d}.tar"))
         self.number, self.rows, self.bytes = self.number + 1, 0, 0
         return self.open.enter_context(tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT))

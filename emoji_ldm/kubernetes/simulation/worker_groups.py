@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from emoji_ldm.cluster.check.pods import at, ray_cluster
-from emoji_ldm.cluster.check.quantity import duration_s, quantity
-from emoji_ldm.cluster.check.rendering import render
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.kubernetes.lint.pods import ray_cluster, value_at
+from emoji_ldm.kubernetes.lint.quantities import duration_s, quantity
+from emoji_ldm.kubernetes.lint.rendering import render
 
 GPU = "nvidia.com/gpu"
 NEVER_S = 1e10  # longer than any simulation
@@ -84,7 +84,7 @@ def node_pool(thing: Manifest, pool: dict[str, Any]) -> dict[str, Any]:
     sizes = {"cpu": pool.get("cpu"), "memory": pool.get("memory_gib"), GPU: pool.get("gpus")}
     limits = {name: amount(name, value) for name, value in (thing["spec"].get("limits") or {}).items()}
     nodes = [int(most / float(size)) for name, most in limits.items() if (size := sizes.get(name))]
-    after = at(thing, ("spec", "disruption", "consolidateAfter"))
+    after = value_at(thing, ("spec", "disruption", "consolidateAfter"))
     return ({"limit": min(nodes)} if nodes else {}) | ({"idle_s": duration(after)} if after else {})
 
 
@@ -100,14 +100,14 @@ def fill_work(work: dict[str, Any], manifests: list[Manifest], pools: list[str])
     # A service stands in no queue: the quota of the queue with its name is kept free for it.
     own_queue = name if named[name]["kind"] == "RayService" else "default"
     work.setdefault("queue", labels.get("kueue.x-k8s.io/queue-name", own_queue))
-    head = at(cluster, ("headGroupSpec", "template", "spec")) or {}
+    head = value_at(cluster, ("headGroupSpec", "template", "spec")) or {}
     assert isinstance(head, dict)
     classes = {thing["metadata"]["name"]: thing["value"] for thing in _of_kind(manifests, "WorkloadPriorityClass")}
     priority = labels.get("kueue.x-k8s.io/priority-class", head.get("priorityClassName"))
     if priority in classes:
         work.setdefault("priority", classes[priority])
     specs = cluster.get("workerGroupSpecs") or []
-    grace_s = at(specs[0], ("template", "spec", "terminationGracePeriodSeconds")) if specs else None
+    grace_s = value_at(specs[0], ("template", "spec", "terminationGracePeriodSeconds")) if specs else None
     if grace_s is not None:
         work.setdefault("grace_s", grace_s)
     _fill_groups(work, specs, pools)

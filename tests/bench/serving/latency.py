@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
-from tests.bench.serving import rigs
+from tests.bench.serving import serving_methods
 from tests.bench.serving.figure import Figure, Load, ratios
-from tests.bench.serving.rigs import Rig
-from tests.bench.serving.static import CAP
+from tests.bench.serving.serving_methods import ServingMethod
+from tests.bench.serving.static_batching import CAP
 from tests.bench.serving.throughput import mean_rows, saturated
 from tests.bench.serving.traffic import crowd, draws, percentile, play, poisson
 
@@ -21,7 +21,7 @@ SHARES_OF_BATCH = (0.25, 1.0)  # longer waits, as shares of the time of a full b
 def mixed(load: Load) -> list[Figure]:
     """T4: mixed numbers of steps."""
     wait_s = tuned_s(load, load.steps)
-    others = [rigs.batch(wait_s), rigs.greedy(), rigs.ours(True)]
+    others = [serving_methods.batch(wait_s), serving_methods.greedy(), serving_methods.ours(True)]
     return [Figure("T4 batch, tuned wait in ms", [1000 * wait_s]),
             *_compare("T4", load, load.steps, others, {"batch": ("<= 0.6", "<= 0.6")})]  # fmt: skip
 
@@ -29,13 +29,13 @@ def mixed(load: Load) -> list[Figure]:
 def equal(load: Load) -> list[Figure]:
     """T4e: equal numbers of steps."""
     steps = load.steps[1:2]
-    others = [rigs.batch(tuned_s(load, steps)), rigs.greedy()]
+    others = [serving_methods.batch(tuned_s(load, steps)), serving_methods.greedy()]
     return _compare("T4e", load, steps, others, {"batch": ("<= 0.85", "<= 0.9")})
 
 
 def by_steps(load: Load) -> list[Figure]:
     """T4b: mixed, against a queue for each number of steps."""
-    others = [rigs.batch_by_steps(tuned_s(load, load.steps), load.steps)]
+    others = [serving_methods.batch_by_steps(tuned_s(load, load.steps), load.steps)]
     return _compare("T4b", load, load.steps, others, {"batch+": ("", "<= 0.8")})
 
 
@@ -44,9 +44,12 @@ def idle(load: Load) -> list[Figure]:
     wanted = draws(load.of(12, 9), load.steps[:1], 5)
     taken: dict[str, list[float]] = {}
     for _ in load.repeats:
-        ways = {rig.name: list[float]() for rig in (rigs.one(), rigs.ours(False), rigs.ours(True))}
+        ways = {
+            rig.name: list[float]()
+            for rig in (serving_methods.one(), serving_methods.ours(False), serving_methods.ours(True))
+        }
         for draw in wanted:
-            for rig in (rigs.one(), rigs.ours(False), rigs.ours(True)):
+            for rig in (serving_methods.one(), serving_methods.ours(False), serving_methods.ours(True)):
                 ways[rig.name] += [answer.took_s for answer in crowd(rig.ask, [draw], 1)]
         for name, seconds in ways.items():
             taken.setdefault(name, []).append(percentile(seconds, 0.5))
@@ -61,7 +64,7 @@ def idle(load: Load) -> list[Figure]:
 def capacity(load: Load, steps: Sequence[int]) -> float:
     """Pictures per second that `@serve.batch` draws if more are asked for."""
     wanted = draws(load.of(40, 32), steps, 4)
-    speed, _ = saturated(rigs.batch(WAITS_S[1]), wanted)
+    speed, _ = saturated(serving_methods.batch(WAITS_S[1]), wanted)
     return speed * len(wanted) / sum(draw.steps for draw in wanted)
 
 
@@ -71,14 +74,20 @@ def tuned_s(load: Load, steps: Sequence[int]) -> float:
     batch_s = CAP / capacity(load, steps)
     trace = poisson(draws(load.of(18, 12), steps, 40), SHARE * capacity(load, steps), 40)
     waits = (*WAITS_S, *(share * batch_s for share in SHARES_OF_BATCH))
-    return min(waits, key=lambda wait_s: percentile([a.took_s for a in play(rigs.batch(wait_s).ask, trace)], 0.95))
+    return min(
+        waits, key=lambda wait_s: percentile([a.took_s for a in play(serving_methods.batch(wait_s).ask, trace)], 0.95)
+    )
 
 
 def _compare(
-    row: str, load: Load, steps: Sequence[int], others: Sequence[Rig], bounds: dict[str, tuple[str, str]]
+    row: str, load: Load, steps: Sequence[int], others: Sequence[ServingMethod], bounds: dict[str, tuple[str, str]]
 ) -> list[Figure]:
     """Percentiles of ours over those of the others, on the same traces."""
-    everybody, seconds, rows = [*others, rigs.ours(False)], dict[str, list[list[float]]](), dict[str, list[float]]()
+    everybody, seconds, rows = (
+        [*others, serving_methods.ours(False)],
+        dict[str, list[list[float]]](),
+        dict[str, list[float]](),
+    )
     for seed in load.repeats:
         trace = poisson(draws(load.of(36, 30), steps, 100 + seed), SHARE * capacity(load, steps), 100 + seed)
         for rig in everybody:

@@ -11,15 +11,16 @@ from pathlib import Path
 import ray
 
 from emoji_ldm.config import Config, build
-from emoji_ldm.dataset.entry import read_entry
+from emoji_ldm.dataset.delta.delta_log import read_entry
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.generate.draw import Draw
-from emoji_ldm.records import GENERATED
+from emoji_ldm.generate.request import GenerationRequest
+from emoji_ldm.schemas import GENERATED
 from emoji_ldm.store import Store
-from ray_jobs import cluster, generate
-from tests.bench.serving import network
+from ray_jobs import generate
+from ray_jobs.execution import ray_runtime
+from tests.bench.serving import bench_model
 from tests.bench.serving.figure import Figure, Load, ratios
-from tests.bench.serving.static import CAP
+from tests.bench.serving.static_batching import CAP
 from tests.bench.serving.throughput import static_speed
 
 GUIDANCE = 3.0
@@ -34,7 +35,7 @@ def job(load: Load) -> list[Figure]:
             for number in load.repeats:
                 for strict, found in speeds.items():
                     config = _config(Path(folder, f"{number}-{strict}"), load, strict)
-                    cluster.connect(config.cluster)
+                    ray_runtime.connect(config.ray)
                     with contextlib.redirect_stderr(io.StringIO()):
                         done = generate.run(config)
                     found.append(_rate(config))
@@ -53,7 +54,7 @@ def job(load: Load) -> list[Figure]:
 def _config(folder: Path, load: Load, strict: bool) -> Config:
     """Shards of full batches of equal draws."""
     size = CAP * load.of(4, 2)
-    wanted = {"checkpoint": str(network.folder()), "prompts": ["a happy cat"], "num_images": SHARDS * size,
+    wanted = {"checkpoint": str(bench_model.folder()), "prompts": ["a happy cat"], "num_images": SHARDS * size,
               "steps": load.of(20, 8), "guidance_scale": GUIDANCE, "batch_size": CAP, "rows_per_shard": size,
               "num_workers": 1, "strict": strict, "output": str(folder / "out")}  # fmt: skip
     fields = {"run": "bench", "store": str(folder / "store"), "generate": wanted, "cluster": {"num_cpus": 4}}
@@ -63,7 +64,9 @@ def _config(folder: Path, load: Load, strict: bool) -> Config:
 def _static(load: Load) -> float:
     """Pictures per second of full batches, one after the other."""
     steps = load.of(20, 8)
-    draws = [Draw("a happy cat", seed=seed, steps=steps, guidance_scale=GUIDANCE) for seed in range(4 * CAP)]
+    draws = [
+        GenerationRequest("a happy cat", seed=seed, steps=steps, guidance_scale=GUIDANCE) for seed in range(4 * CAP)
+    ]
     return static_speed(draws) / steps
 
 

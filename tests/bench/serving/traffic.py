@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from emoji_ldm.generate.draw import Draw
+from emoji_ldm.generate.request import GenerationRequest
 
 GUIDANCE = (1.0, 3.0, 7.5)
 PROMPTS = tuple(f"a {mood} {thing}" for mood in ("happy", "sad", "angry", "sleepy", "tiny") for thing in
@@ -17,15 +17,15 @@ HANGS_S = 300.0  # who is not answered by then hangs
 
 _LOOP = asyncio.new_event_loop()  # one for all: Ray's queues belong to a loop
 
-Ask = Callable[[Draw], Awaitable[bytes]]
-Trace = Sequence[tuple[float, Draw]]  # (seconds after the start, what is asked)
+Ask = Callable[[GenerationRequest], Awaitable[bytes]]
+Trace = Sequence[tuple[float, GenerationRequest]]  # (seconds after the start, what is asked)
 
 
 @dataclass(frozen=True)
 class Answer:
     """What came of one request."""
 
-    draw: Draw
+    draw: GenerationRequest
     asked_s: float  # after the start
     took_s: float
     png: bytes = b""
@@ -37,20 +37,20 @@ class Answer:
         return self.asked_s + self.took_s
 
 
-def draws(count: int, steps: Sequence[int], seed: int) -> list[Draw]:
+def draws(count: int, steps: Sequence[int], seed: int) -> list[GenerationRequest]:
     """Draws with each number of steps, and each guidance, equally often (as far as `count` divides), shuffled."""
     chance = random.Random(seed)
     lengths = [steps[index % len(steps)] for index in range(count)]
     guidance = [GUIDANCE[index // len(steps) % len(GUIDANCE)] for index in range(count)]
     found = [
-        Draw(chance.choice(PROMPTS), seed=chance.randrange(2**31), steps=length, guidance_scale=scale)
+        GenerationRequest(chance.choice(PROMPTS), seed=chance.randrange(2**31), steps=length, guidance_scale=scale)
         for length, scale in zip(lengths, guidance, strict=True)
     ]
     chance.shuffle(found)
     return found
 
 
-def poisson(wanted: Sequence[Draw], per_s: float, seed: int) -> Trace:
+def poisson(wanted: Sequence[GenerationRequest], per_s: float, seed: int) -> Trace:
     """The draws as independent visitors ask for them, `per_s` of them in a second."""
     chance, now, trace = random.Random(seed), 0.0, []
     for draw in wanted:
@@ -62,7 +62,7 @@ def poisson(wanted: Sequence[Draw], per_s: float, seed: int) -> Trace:
 def play(ask: Ask, trace: Trace) -> list[Answer]:
     """Ask at the trace's moments, however long answers take; the answers in the order of the trace."""
 
-    async def visit(at_s: float, draw: Draw) -> Answer:
+    async def visit(at_s: float, draw: GenerationRequest) -> Answer:
         await asyncio.sleep(max(0.0, began + at_s - time.perf_counter()))
         return await _answer(ask, draw, began, at_s)
 
@@ -73,7 +73,7 @@ def play(ask: Ask, trace: Trace) -> list[Answer]:
     return _LOOP.run_until_complete(all_visits())
 
 
-def crowd(ask: Ask, wanted: Sequence[Draw], visitors: int) -> list[Answer]:
+def crowd(ask: Ask, wanted: Sequence[GenerationRequest], visitors: int) -> list[Answer]:
     """Ask as `visitors` that each ask again as soon as they are answered."""
 
     async def visitor() -> list[Answer]:
@@ -86,7 +86,7 @@ def crowd(ask: Ask, wanted: Sequence[Draw], visitors: int) -> list[Answer]:
     return _LOOP.run_until_complete(everybody())
 
 
-async def _answer(ask: Ask, draw: Draw, began: float, asked_s: float) -> Answer:
+async def _answer(ask: Ask, draw: GenerationRequest, began: float, asked_s: float) -> Answer:
     """What comes of a request, timed from the moment at which it should have been asked."""
     try:
         png, error = await asyncio.wait_for(ask(draw), HANGS_S), None

@@ -3,16 +3,16 @@ import io
 import pytest
 from PIL import Image, ImageDraw
 
-from emoji_ldm.caption.captioner import Subject
-from emoji_ldm.caption.gates import judge
-from emoji_ldm.caption.metadata import clean_title, describe
-from emoji_ldm.caption.parse import parse
-from emoji_ldm.caption.pixels import measure
-from tests.emoji import blobs, openmoji
+from emoji_ldm.caption.engine_protocol import CaptionInput
+from emoji_ldm.caption.image_stats import measure_image
+from emoji_ldm.caption.metadata import clean_title, describe_image
+from emoji_ldm.caption.sentence_format import parse_sentence
+from emoji_ldm.caption.validators import validate_answer
+from tests.emoji_images import blobs, openmoji
 
 
 def subject(picture):
-    return Subject(Image.open(io.BytesIO(picture.data)).convert("RGBA"), picture.title, picture.tags)
+    return CaptionInput(Image.open(io.BytesIO(picture.data)).convert("RGBA"), picture.title, picture.tags)
 
 
 def drawn(shape, box, colour="red", background=(0, 0, 0, 0)):
@@ -27,8 +27,8 @@ def drawn(shape, box, colour="red", background=(0, 0, 0, 0)):
     ("polygon", (48, 4, 92, 92, 4, 92), "irregular"),
 ])  # fmt: skip
 def test_outlines_are_measured_on_the_mask(shape, box, expected):
-    assert measure(drawn(shape, box)).shape == expected
-    assert measure(drawn(shape, box, background="white")).shape == expected
+    assert measure_image(drawn(shape, box)).shape == expected
+    assert measure_image(drawn(shape, box, background="white")).shape == expected
 
 
 @pytest.mark.parametrize(("colour", "name"), [
@@ -37,13 +37,13 @@ def test_outlines_are_measured_on_the_mask(shape, box, expected):
     ("navy", "blue"),
 ])  # fmt: skip
 def test_colours_have_their_usual_names(colour, name):
-    facts = measure(drawn("ellipse", (8, 8, 88, 88), colour))
+    facts = measure_image(drawn("ellipse", (8, 8, 88, 88), colour))
     assert facts.colors == (name,)
     assert facts.background == "transparent"
 
 
 def test_a_picture_on_a_colour_names_the_colour_behind_and_the_thing_before_it():
-    facts = measure(drawn("ellipse", (8, 8, 88, 88), "red", "blue"))
+    facts = measure_image(drawn("ellipse", (8, 8, 88, 88), "red", "blue"))
     assert (facts.colors, facts.background) == (("red",), "blue")
 
 
@@ -51,10 +51,10 @@ def test_colours_are_named_by_area():
     image = drawn("rectangle", (0, 0, 95, 95), "yellow")
     ImageDraw.Draw(image).rectangle((0, 0, 95, 30), fill="green")
     ImageDraw.Draw(image).rectangle((0, 0, 95, 2), fill="blue")
-    assert measure(image.crop((0, 0, 96, 96))).colors[0] in ("yellow", "green")
+    assert measure_image(image.crop((0, 0, 96, 96))).colors[0] in ("yellow", "green")
     transparent = Image.new("RGBA", (128, 128))
     transparent.paste(image, (16, 16))
-    assert measure(transparent).colors == ("yellow", "green")
+    assert measure_image(transparent).colors == ("yellow", "green")
 
 
 @pytest.mark.parametrize(("title", "expected"), [
@@ -66,7 +66,7 @@ def test_titles_become_words(title, expected):
 
 
 def test_a_face_says_what_its_title_says_and_no_more():
-    attributes = describe(subject(openmoji(1)[0])).attributes  # grinning face
+    attributes = describe_image(subject(openmoji(1)[0])).attributes  # grinning face
     assert attributes == {
         "head_shape": "yellow round head", "eyes": "none", "mouth": "grinning", "expression": "happy",
         "skin_color": "yellow", "action": "none", "background": "transparent",
@@ -74,7 +74,7 @@ def test_a_face_says_what_its_title_says_and_no_more():
 
 
 def test_a_thing_has_no_face():
-    caption = describe(subject(openmoji(3)[2]))  # hot dog
+    caption = describe_image(subject(openmoji(3)[2]))  # hot dog
     assert not caption.fault
     assert caption.text.startswith("Hot dog emoji from food with a")
     assert {caption.attributes[name] for name in ("eyes", "mouth", "expression", "skin_color", "action")} == {"none"}
@@ -82,23 +82,27 @@ def test_a_thing_has_no_face():
 
 def test_a_tag_that_the_title_lacks_is_kept():
     image = drawn("ellipse", (8, 8, 88, 88), "black")
-    assert describe(Subject(image, "happyWave", ("Panda",))).text.startswith("Happy wave emoji from panda with a black")
-    assert " from " not in describe(Subject(image, "panda wave", ("Panda",))).text
+    assert describe_image(CaptionInput(image, "happyWave", ("Panda",))).text.startswith(
+        "Happy wave emoji from panda with a black"
+    )
+    assert " from " not in describe_image(CaptionInput(image, "panda wave", ("Panda",))).text
 
 
 def test_real_emoji_get_captions_that_pass_the_gates_read_back_and_tell_them_apart():
     subjects = [subject(picture) for picture in (*openmoji(120), *blobs(120))]
-    captions = [judge(describe(one), one.title) for one in subjects]
+    captions = [validate_answer(describe_image(one), one.title) for one in subjects]
     for caption in captions:
         assert not caption.reason
-        assert parse(caption.text) == {name: value for name, value in caption.attributes.items() if value != "none"}
+        assert parse_sentence(caption.text) == {
+            name: value for name, value in caption.attributes.items() if value != "none"
+        }
     assert len({caption.text for caption in captions}) > 0.95 * len(captions)
 
 
 def test_further_captions_say_the_same_facts_in_other_sentences_until_there_are_none_left():
     one = subject(openmoji(1)[0])
-    several = [describe(one, number) for number in range(9)]
-    good = [judge(answer, one.title) for answer in several if not answer.fault]
+    several = [describe_image(one, number) for number in range(9)]
+    good = [validate_answer(answer, one.title) for answer in several if not answer.fault]
     assert len({caption.text for caption in good}) == len(good) == 8
     assert not any(caption.reason for caption in good)
     for caption in good:
@@ -110,5 +114,5 @@ def test_further_captions_say_the_same_facts_in_other_sentences_until_there_are_
     "title", ["lol lol lol lol", "I'm sorry, I can't see", "Улыбка", "絵文字", "el gato con ojos", ""]
 )
 def test_no_title_makes_a_measured_caption_fail(title):
-    answer = describe(Subject(drawn("ellipse", (8, 8, 88, 88)), title, ("emoji",)))
-    assert judge(answer, title).reason == ""
+    answer = describe_image(CaptionInput(drawn("ellipse", (8, 8, 88, 88)), title, ("emoji",)))
+    assert validate_answer(answer, title).reason == ""

@@ -4,11 +4,12 @@ import pytest
 import torch
 from PIL import Image
 
-from emoji_ldm.caption.captioner import Request, Subject, check
+from emoji_ldm.caption.engine_protocol import CaptionInput, CaptionRequest
+from emoji_ldm.caption.engine_registry import check_engine
 from emoji_ldm.caption.qwen import GumbelPerRow, QwenEngine, on_white
 from emoji_ldm.config import CaptionConfig
 from emoji_ldm.errors import ConfigError, ModelError
-from tests.emoji import blobs
+from tests.emoji_images import blobs
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,9 @@ def engine(qwen):
 def requests():
     pictures = [Image.open(io.BytesIO(picture.data)).convert("RGBA") for picture in blobs(3)]
     titles = ["cat", "a much longer title of a blob", "wave"]
-    return [Request(Subject(image, title, ()), title) for image, title in zip(pictures, titles, strict=True)]
+    return [
+        CaptionRequest(CaptionInput(image, title, ()), title) for image, title in zip(pictures, titles, strict=True)
+    ]
 
 
 def config(folder, **changes):
@@ -52,7 +55,7 @@ def test_the_title_and_the_form_reach_the_model(engine, requests):
 
 def test_a_batch_says_what_each_picture_alone_says_greedy_and_sampled_side_by_side(engine, requests):
     cat, blob, wave = requests
-    mixed = [cat, Request(blob.subject, "blob", attempt=1), Request(cat.subject, "cat", number=1), wave]
+    mixed = [cat, CaptionRequest(blob.subject, "blob", attempt=1), CaptionRequest(cat.subject, "cat", number=1), wave]
     together = ask(engine, *mixed)
     assert together == [ask(engine, request)[0] for request in mixed]
     assert together[0] != together[2]
@@ -61,10 +64,10 @@ def test_a_batch_says_what_each_picture_alone_says_greedy_and_sampled_side_by_si
 
 def test_noise_on_the_largest_scores_draws_from_their_softmax():
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    sampler = GumbelPerRow([Request(None, "x", number=1)])  # temperature 0.7
+    sampler = GumbelPerRow([CaptionRequest(None, "x", number=1)])  # temperature 0.7
     draws = torch.stack([sampler(None, scores.clone()).argmax() for _ in range(4000)])
     torch.testing.assert_close(draws.bincount(minlength=4) / 4000, (scores[0] / 0.7).softmax(0), atol=0.03, rtol=0)
-    greedy = GumbelPerRow([Request(None, "x")])
+    greedy = GumbelPerRow([CaptionRequest(None, "x")])
     assert torch.equal(greedy(None, scores.clone()), scores)
 
 
@@ -78,10 +81,10 @@ def test_transparent_pictures_lie_on_white_in_a_square():
 def test_a_missing_model_is_named_with_the_remedy(tmp_path, tiny_pipeline, qwen):
     for model in (tmp_path / "nowhere", tiny_pipeline / "text_encoder"):
         with pytest.raises(ModelError, match=r"caption\.engine=metadata"):
-            check(config(model))
+            check_engine(config(model))
     (tmp_path / "config.json").write_bytes((qwen / "config.json").read_bytes())
     with pytest.raises(ModelError, match=r"no \*\.safetensors"):
-        check(config(tmp_path))
+        check_engine(config(tmp_path))
 
 
 def test_a_size_between_visual_tokens_is_refused(qwen):
@@ -90,5 +93,5 @@ def test_a_size_between_visual_tokens_is_refused(qwen):
 
 
 def test_one_model_per_gpu_and_one_gpu_per_model(qwen):
-    with pytest.raises(ConfigError, match=r"caption\.num_gpus=2: qwen2\.5-vl uses one GPU per worker"):
-        check(config(qwen, num_gpus=2))
+    with pytest.raises(ConfigError, match=r"caption\.gpus_per_worker=2: qwen2\.5-vl uses one GPU per worker"):
+        check_engine(config(qwen, gpus_per_worker=2))

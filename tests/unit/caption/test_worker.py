@@ -6,17 +6,17 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from emoji_ldm.caption.captioner import EngineDead
+from emoji_ldm.caption.engine_protocol import EngineLostError
 from emoji_ldm.config import CaptionConfig
 from emoji_ldm.errors import ModelError
 from ray_jobs.caption import CaptionWorker
-from tests.emoji import blobs, image_rows
-from tests.engines import FakeEngine
+from tests.emoji_images import blobs, image_rows
+from tests.fake_caption_engines import FakeEngine
 
 
 def worker():
     def say(request):
-        raise EngineDead("CUDA error")
+        raise EngineLostError("CUDA error")
 
     return CaptionWorker(CaptionConfig(), build=lambda config: FakeEngine(say))
 

@@ -4,14 +4,16 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 
-from emoji_ldm.crawl.frontier import NOTHING, Again, open_images
-from emoji_ldm.records import OUTCOMES, TILES
+from emoji_ldm.crawl.frontier import NO_RECRAWL, RecrawlPolicy, open_images
+from emoji_ldm.schemas import LISTINGS, OUTCOMES
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 def tiles(*rows):
-    return pa.Table.from_pylist([dict(zip(TILES.schema.names, row, strict=True)) for row in rows], schema=TILES.schema)
+    return pa.Table.from_pylist(
+        [dict(zip(LISTINGS.schema.names, row, strict=True)) for row in rows], schema=LISTINGS.schema
+    )
 
 
 def outcomes(**ended):
@@ -31,12 +33,14 @@ SHOWN = tiles(
 IDS = pa.chunked_array([["i"]])
 
 
-def urls(ended, again=NOTHING):
+def urls(ended, again=NO_RECRAWL):
     return open_images(SHOWN, ended, IDS, again)["image_url"].to_pylist()
 
 
 def test_an_image_under_several_tags_is_open_once_with_all_of_them_and_its_first_title():
-    rows = open_images(SHOWN, outcomes(u3=("dead", 1)), IDS, NOTHING).select(["image_url", "title", "tags", "page_url"])
+    rows = open_images(SHOWN, outcomes(u3=("dead", 1)), IDS, NO_RECRAWL).select(
+        ["image_url", "title", "tags", "page_url"]
+    )
     assert rows.to_pylist() == [
         {"image_url": "u1", "title": "One", "tags": ["A", "B"], "page_url": "p1"},
         {"image_url": "u2", "title": "Two", "tags": ["A"], "page_url": "p1"},
@@ -49,22 +53,22 @@ def test_an_outcome_closes_a_url_for_good():
 
 def test_a_retry_opens_failures_that_are_older_than_itself():
     ended = outcomes(u1=("kept", 5), u2=("timed-out", 5), u3=("dead", -1))
-    assert urls(ended, Again(failed_before=NOW)) == ["u2"]
+    assert urls(ended, RecrawlPolicy(failed_before=NOW)) == ["u2"]
 
 
 def test_a_refresh_opens_all_that_is_older_and_brings_its_validators():
     ended = outcomes(u1=("kept", 5), u2=("timed-out", 5), u3=("dead", -1))
-    rows = open_images(SHOWN, ended, IDS, Again(ended_before=NOW))
+    rows = open_images(SHOWN, ended, IDS, RecrawlPolicy(ended_before=NOW))
     assert dict(zip(rows["image_url"].to_pylist(), rows["etag"].to_pylist(), strict=True)) == {
         "u1": "of u1", "u2": "of u2"
     }  # fmt: skip
 
 
 def test_no_tiles_give_no_open_images():
-    assert open_images(tiles(), outcomes(), IDS, NOTHING).num_rows == 0
+    assert open_images(tiles(), outcomes(), IDS, NO_RECRAWL).num_rows == 0
 
 
 def test_a_kept_url_whose_image_is_gone_is_open_and_asked_without_validators():
     ended = outcomes(u1=("kept", 1), u2=("dead", 1), u3=("dead", 1))
-    rows = open_images(SHOWN, ended, pa.chunked_array([[]], pa.string()), NOTHING)
+    rows = open_images(SHOWN, ended, pa.chunked_array([[]], pa.string()), NO_RECRAWL)
     assert rows.select(["image_url", "etag"]).to_pylist() == [{"image_url": "u1", "etag": None}]

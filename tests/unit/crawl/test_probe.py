@@ -3,17 +3,17 @@
 import pytest
 
 from emoji_ldm.config import build
-from emoji_ldm.crawl.finder import find
-from emoji_ldm.crawl.markup import Tree
-from emoji_ldm.crawl.numbering import numbering_of
+from emoji_ldm.crawl.extract.dom import HtmlTree
+from emoji_ldm.crawl.extract.pagination import infer_pagination
+from emoji_ldm.crawl.extract.selector_inference import infer_tile_selector, is_stable_name
+from emoji_ldm.crawl.extract.tile_extractor import extract_tiles
 from emoji_ldm.crawl.probe import probe
-from emoji_ldm.crawl.profile import Profile, load_profile
-from emoji_ldm.crawl.proposal import is_lasting, tile_selector
+from emoji_ldm.crawl.site_profile import SiteProfile, load_site_profile
 from emoji_ldm.errors import ConfigError, CrawlError
-from ray_jobs.cli import main
-from tests.unit.crawl.site import Site, answer
+from ray_jobs.cli.main import main
+from tests.unit.crawl.stub_site import Site, answer
 
-STRUCTURE = Profile(url="{site}{tag}{page}")
+STRUCTURE = SiteProfile(url="{site}{tag}{page}")
 PAGE = """<title>Blob emoji</title><header><img src=/logo.png title=Logo></header><main><h1>Blobs</h1>
 <div class="k3Jq9x emoji-grid">{tiles}</div><a href="/emoji/blob%20cats?page=2" rel=next>Next</a></main>"""
 TILE = '<div class="aLnnpRah text-center"><div class="Mw1EAtrx"><img src="/i/{0}.png" title="Blob {0}"></div></div>'
@@ -45,9 +45,11 @@ def test_a_probe_reports_tiles_robots_and_pages_and_its_profile_finds_them_again
         assert line in report.splitlines()
     command = f"crawl.source=html crawl.site={site.url} 'crawl.tags=[blob cats]' crawl.profile={output}"
     assert report.endswith(f"next: emoji-ldm crawl {command}\n")
-    profile = load_profile(str(output))
+    profile = load_site_profile(str(output))
     assert profile.page_url(site.url, "blob cats", 3) == f"{site.url}/emoji/blob%20cats?page=3"
-    found = find(PAGE.format(tiles=TILE.format(1) + TILE.format(2)).replace("Mw1EAtrx", "Zz9"), site.url, profile)
+    found = extract_tiles(
+        PAGE.format(tiles=TILE.format(1) + TILE.format(2)).replace("Mw1EAtrx", "Zz9"), site.url, profile
+    )
     assert (found.by, len(found.spots)) == ("selectors", 2)
 
 
@@ -89,14 +91,16 @@ def test_the_command_prints_the_profile(site, capsys):
 def test_selectors_are_built_of_what_lasts_and_match_the_tiles_alone(body, selector):
     around, tile = body.split("|")
     markup = f"<main>{around.format(''.join(tile.format(n) for n in range(4)))}</main><li></li>"
-    found = find(markup, "https://e.org/", STRUCTURE)
+    found = extract_tiles(markup, "https://e.org/", STRUCTURE)
     assert len(found.spots) == 4
-    assert tile_selector(found) == selector
+    assert infer_tile_selector(found) == selector
 
 
 def test_hashes_of_compilers_are_told_from_words_of_people():
-    assert all(map(is_lasting, ("emoji", "text-center", "emoji_tile", "col-4", "card__title", "nav")))
-    assert not any(map(is_lasting, ("FS5UE28h", "aLnnpRah", "css-1x2y3z", "sc-bdVaJa", "xkqzpt", "_1a2b", "jsx-3071")))
+    assert all(map(is_stable_name, ("emoji", "text-center", "emoji_tile", "col-4", "card__title", "nav")))
+    assert not any(
+        map(is_stable_name, ("FS5UE28h", "aLnnpRah", "css-1x2y3z", "sc-bdVaJa", "xkqzpt", "_1a2b", "jsx-3071"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,4 +118,4 @@ def test_hashes_of_compilers_are_told_from_words_of_people():
     ],
 )
 def test_pages_are_numbered_as_the_site_does(url, links, tag, pattern):
-    assert numbering_of(url, Tree(links, url), tag).pattern == pattern
+    assert infer_pagination(url, HtmlTree(links, url), tag).pattern == pattern

@@ -10,15 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from emoji_ldm.dataset.export import FORMATS, ExportOptions, export
-from emoji_ldm.dataset.formats import hub
-from emoji_ldm.dataset.split import assign
+from emoji_ldm.dataset.export import FORMATS, export
+from emoji_ldm.dataset.formats import huggingface
+from emoji_ldm.dataset.formats.export_options import ExportOptions
+from emoji_ldm.dataset.split import assign_part
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError, DatasetError, StoreError
-from emoji_ldm.records import CAPTIONS, IMAGES
+from emoji_ldm.schemas import CAPTIONS, IMAGES
 from emoji_ldm.store import Store
-from tests.captions import fill_captions
-from tests.emoji import blobs, fill_images
+from tests.caption_rows import fill_captions
+from tests.emoji_images import blobs, fill_images
 
 SPLITS = {"train": 0.7, "val": 0.3}
 
@@ -80,7 +81,7 @@ def test_records_hold_captioned_images_only(tables, tmp_path):
 
 
 def test_datasets_opens_the_parquet_as_pictures_within_the_viewers_limits(tables, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "SHARD_ROWS", 10)
+    monkeypatch.setattr(huggingface, "SHARD_ROWS", 10)
     facts = run(tables, tmp_path / "out", format="hf", splits=SPLITS, license="cc-by-4.0")
     loaded = open_dataset(tmp_path / "out", tmp_path / "cache")
     assert {part: rows.num_rows for part, rows in loaded.items()} == facts["parts"]
@@ -110,7 +111,7 @@ def test_webdataset_is_the_same_to_the_byte_each_time_and_opens(tables, tmp_path
     with tarfile.open(tars[0]) as tar:
         names = tar.getnames()
         assert [name.partition(".")[2] for name in names[:3]] == ["png", "json", "txt"]
-        assert assign(names[0].partition(".")[0], SPLITS) == tars[0].name.partition("-")[0]
+        assert assign_part(names[0].partition(".")[0], SPLITS) == tars[0].name.partition("-")[0]
     assert sum(part.num_rows for part in open_dataset(tmp_path / "one", tmp_path / "cache").values()) == 2
 
 

@@ -8,11 +8,12 @@ import pytest
 from deltalake import DeltaTable
 
 from emoji_ldm.config import Config
+from emoji_ldm.dataset.delta.parquet_writer import DataFile
 from emoji_ldm.dataset.lineage import Lineage
-from emoji_ldm.dataset.log import log, show
-from emoji_ldm.dataset.table import DataFile, Table
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.dataset.versions.history import format_log, format_tables
 from emoji_ldm.errors import DatasetError
-from emoji_ldm.records import TEXTS, TableSpec
+from emoji_ldm.schemas import TEXT_EMBEDDINGS, TableSpec
 from emoji_ldm.store import Store
 
 
@@ -24,7 +25,7 @@ def texts(*keys):
         "shape": [[1, 2]] * len(keys),
         "states": [b"x"] * len(keys),
     }
-    return pa.table(columns, schema=TEXTS.schema)
+    return pa.table(columns, schema=TEXT_EMBEDDINGS.schema)
 
 
 @pytest.fixture
@@ -33,18 +34,18 @@ def store(tmp_path):
 
 
 def test_a_table_appears_with_its_first_commit(store):
-    table = Table(store, TEXTS)
+    table = Table(store, TEXT_EMBEDDINGS)
     assert (table.exists, table.version, table.count(), table.keys(), table.read().num_rows) == (False, -1, 0, set(), 0)
     assert table.commit([table.write_file(texts("a", "b"))], app_id="one", metadata={}) == 1
     assert (table.exists, table.count(), table.keys()) == (True, 2, {"a", "b"})
 
 
 def test_a_shard_is_committed_once_whoever_tries(store):
-    first, second = Table(store, TEXTS), Table(store, TEXTS)
+    first, second = Table(store, TEXT_EMBEDDINGS), Table(store, TEXT_EMBEDDINGS)
     assert first.commit([first.write_file(texts("a"))], app_id="one", metadata={}) == 1
     assert first.commit([first.write_file(texts("a"))], app_id="one", metadata={}) is None
     assert second.commit([second.write_file(texts("a"))], app_id="one", metadata={}) is None
-    assert Table(store, TEXTS).read().num_rows == 1
+    assert Table(store, TEXT_EMBEDDINGS).read().num_rows == 1
 
 
 def test_racing_writers_commit_every_shard_exactly_once(store):
@@ -52,7 +53,7 @@ def test_racing_writers_commit_every_shard_exactly_once(store):
     results = []
 
     def work():
-        table = Table(store, TEXTS)
+        table = Table(store, TEXT_EMBEDDINGS)
         for number in range(12):
             file = table.write_file(texts(f"row-{number}"))
             results.append(table.commit([file], app_id=f"shard-{number}", metadata={}))
@@ -60,20 +61,20 @@ def test_racing_writers_commit_every_shard_exactly_once(store):
     threads = [threading.Thread(target=work) for _ in range(4)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
-    table = Table(store, TEXTS)
+    table = Table(store, TEXT_EMBEDDINGS)
     assert table.count() == 12 and len(table.keys()) == 12
     assert len([version for version in results if version is not None]) == 12
 
 
 def test_a_file_that_was_never_committed_is_no_row(store):
-    table = Table(store, TEXTS)
+    table = Table(store, TEXT_EMBEDDINGS)
     table.commit([table.write_file(texts("a"))], app_id="one", metadata={})
     table.write_file(texts("orphan"))
-    assert Table(store, TEXTS).keys() == {"a"}
+    assert Table(store, TEXT_EMBEDDINGS).keys() == {"a"}
 
 
 def test_rows_are_found_again_in_their_files(store):
-    table = Table(store, TEXTS)
+    table = Table(store, TEXT_EMBEDDINGS)
     for name in "abc":
         table.commit([table.write_file(texts(name + "1", name + "2"))], app_id=name, metadata={})
     located = table.locate(["a1", "c2", "zz"])
@@ -83,7 +84,7 @@ def test_rows_are_found_again_in_their_files(store):
 
 
 def test_the_log_keeps_statistics_lineage_and_all_history(store):
-    table, config = Table(store, TEXTS), Config(run="r1")
+    table, config = Table(store, TEXT_EMBEDDINGS), Config(run="r1")
     lineage = Lineage(config, "latents", {"captions": 7})
     table.commit([table.write_file(texts("b", "a"))], app_id="one", metadata=lineage.metadata({"encoded": 2}, "one"))
     entry = table.history(1)[0]
@@ -102,14 +103,14 @@ def test_a_table_of_another_schema_is_refused_by_name(store):
         [table.write_file(pa.table({"text_id": ["a"], "odd": pa.array([1], pa.int32())}))], app_id="x", metadata={}
     )
     with pytest.raises(DatasetError, match=r"odd.*another store"):
-        Table(store, TEXTS).count()
+        Table(store, TEXT_EMBEDDINGS).count()
 
 
 def test_log_and_show_tell_what_is_there(store):
-    table = Table(store, TEXTS)
+    table = Table(store, TEXT_EMBEDDINGS)
     lineage = Lineage(Config(run="r1"), "latents", {"captions": 7})
     table.commit([table.write_file(texts("a", "b"))], app_id="one", metadata=lineage.metadata({"encoded": 2}, "one"))
     config = Config(store=store.uri)
-    assert "run r1  latents  from captions@7  encoded 2" in log(config)
-    assert "texts  (version 1, 2 rows" in show(config, "texts") and "<1 bytes>" in show(config)
+    assert "run r1  latents  from captions@7  encoded 2" in format_log(config)
+    assert "texts  (version 1, 2 rows" in format_tables(config, "texts") and "<1 bytes>" in format_tables(config)
     assert DataFile(**json.loads(table.write_file(texts("c")).to_json())).num_rows == 1

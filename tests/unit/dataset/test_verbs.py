@@ -6,11 +6,12 @@ import pyarrow as pa
 import pytest
 
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.records import CAPTIONS, IMAGES, TEXTS
+from emoji_ldm.schemas import CAPTIONS, IMAGES, TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
-from ray_jobs.cli import main, parser
-from ray_jobs.dataset import VERBS
-from tests.unit.dataset.test_rewrite import filled
+from ray_jobs.cli.dataset_options import VERBS
+from ray_jobs.cli.main import main
+from ray_jobs.cli.parser import build_parser
+from tests.unit.dataset.delta.test_upsert import filled
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def dataset(tmp_path, capsys):
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_every_verb_shows_an_example(verb, capsys):
     with pytest.raises(SystemExit) as stop:
-        parser().parse_args(["dataset", verb, "--help"])
+        build_parser().parse_args(["dataset", verb, "--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0 and f"emoji-ldm dataset {verb}" in text.split("examples:")[1]
 
@@ -44,7 +45,7 @@ def test_a_tag_restore_and_diff_from_the_command_line(dataset):
     assert status == 0 and json.loads(text)[0]["removed"] == 2
     assert "version 2, 4 rows" in run("show", "--at", "v1")[1] and "version 3, 2 rows" in run("show", "texts")[1]
     assert "undo: emoji-ldm dataset tag v1 --at texts@2" in run("tag", "v1", "--delete")[1]
-    assert run("revert", "texts@3")[0] == 0 and Table(store, TEXTS).count() == 4
+    assert run("revert", "texts@3")[0] == 0 and Table(store, TEXT_EMBEDDINGS).count() == 4
 
 
 def test_upkeep_from_the_command_line(dataset):
@@ -54,7 +55,7 @@ def test_upkeep_from_the_command_line(dataset):
     assert "nothing was deleted" in run("vacuum", "--keep=1", "--older-than=0h", "branch=try")[1]
     assert "cannot be undone" in run("vacuum", "--keep=1", "--older-than=0h", "--apply")[1]
     assert "4 of texts; no damages" in run("verify")[1]
-    assert Table(Store(store.uri, "try"), TEXTS).count() == 4
+    assert Table(Store(store.uri, "try"), TEXT_EMBEDDINGS).count() == 4
 
 
 def test_restoring_a_tag_leaves_tables_that_it_does_not_name(dataset):
@@ -79,7 +80,7 @@ def test_restoring_a_tag_leaves_tables_that_it_does_not_name(dataset):
         (["diff", "1", "2"], "version 1 of which table"),
         (["restore", "v9"], "there is no tag or branch 'v9' (there are none)"),
         (["log", "--at", "1999-01-01"], "no commit at or before 1999-01-01"),
-        (["show", "at=1999-01-01"], "no commit at or before 1999-01-01"),
+        (["show", "as_of=1999-01-01"], "no commit at or before 1999-01-01"),
         (["tag", "1st"], "name '1st' is refused"),
         (["log", "branch=other"], "there is no branch 'other'"),
         (["revert", "texts"], "is not TABLE@VERSION"),

@@ -1,1 +1,1 @@
-from tests.threads import one_thread  # noqa: F401
+from tests.torch_threads import one_thread  # noqa: F401

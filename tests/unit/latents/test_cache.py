@@ -9,18 +9,18 @@ from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError
 from emoji_ldm.latents.cache import (
-    HALF,
-    NO_SPREAD,
-    STATE_BITS,
+    DETERMINISTIC_LOGVAR,
+    FLOAT16,
+    STATE_MANTISSA_BITS,
     latent_rows,
     load_latent_set,
-    state_bytes,
     text_rows,
+    text_state_bytes,
     to_bytes,
 )
-from emoji_ldm.records import CAPTIONS, LATENTS, TEXTS
+from emoji_ldm.schemas import CAPTIONS, LATENTS, TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
-from tests.emoji import blobs, fill_images
+from tests.emoji_images import blobs, fill_images
 
 KEYS = {"codec_key": "codec", "encoder_key": "encoder"}
 
@@ -58,18 +58,20 @@ def test_states_are_rounded_each_to_a_part_of_itself():
     values = np.random.default_rng(0).standard_normal(10_000).astype(np.float32) * np.float32(10.0) ** np.arange(
         -2, 3, 5 / 10_000
     )
-    found = np.frombuffer(state_bytes(values), HALF).astype(np.float32)
-    assert (abs(found - values) <= abs(values) / 2 ** (STATE_BITS + 1) * 1.1 + 1e-6).all()
-    assert len({*np.frombuffer(state_bytes(values), np.uint16) & 0xF}) == 1, "what does not compress is gone"
-    assert abs(np.frombuffer(state_bytes(np.float32([1e9, -1e9, 65500])), HALF).astype(np.float32)).max() == 65024
-    assert np.frombuffer(state_bytes(np.float32([0, -1.5, 1024])), HALF).tolist() == [0, -1.5, 1024]
+    found = np.frombuffer(text_state_bytes(values), FLOAT16).astype(np.float32)
+    assert (abs(found - values) <= abs(values) / 2 ** (STATE_MANTISSA_BITS + 1) * 1.1 + 1e-6).all()
+    assert len({*np.frombuffer(text_state_bytes(values), np.uint16) & 0xF}) == 1, "what does not compress is gone"
+    assert (
+        abs(np.frombuffer(text_state_bytes(np.float32([1e9, -1e9, 65500])), FLOAT16).astype(np.float32)).max() == 65024
+    )
+    assert np.frombuffer(text_state_bytes(np.float32([0, -1.5, 1024])), FLOAT16).tolist() == [0, -1.5, 1024]
 
 
 def test_values_survive_as_half_precision():
     values = moments(1)[0]
-    np.testing.assert_allclose(np.frombuffer(to_bytes(values), HALF), values.ravel(), atol=2e-3)
+    np.testing.assert_allclose(np.frombuffer(to_bytes(values), FLOAT16), values.ravel(), atol=2e-3)
     assert len(to_bytes(values)) == 2 * values.size
-    assert np.frombuffer(to_bytes(np.float32([1e9, -30])), HALF).tolist() == [65504, -30]
+    assert np.frombuffer(to_bytes(np.float32([1e9, -30])), FLOAT16).tolist() == [65504, -30]
 
 
 def test_the_set_is_sorted_deduplicated_and_complete(filled):
@@ -77,7 +79,7 @@ def test_the_set_is_sorted_deduplicated_and_complete(filled):
     mean, logvar = moments(2)
     commit(store, LATENTS, latent_rows([ids[1], ids[0]], "codec", mean, logvar), "latents")
     commit(store, LATENTS, latent_rows(ids, "other", *moments(4, 1)), "others")
-    commit(store, TEXTS, text_rows(["a cat", "a blob", "", "unused"], "encoder", states(4, 3, 2, 9)), "texts")
+    commit(store, TEXT_EMBEDDINGS, text_rows(["a cat", "a blob", "", "unused"], "encoder", states(4, 3, 2, 9)), "texts")
     found = load_latent_set(store, **KEYS)
     assert found.image_ids == ids[:2]
     np.testing.assert_allclose(found.mean, mean[::-1], atol=2e-3)
@@ -94,8 +96,8 @@ def test_the_set_is_sorted_deduplicated_and_complete(filled):
 def test_posteriors_without_spread_take_no_memory_for_it(filled):
     store, ids = filled
     mean, _ = moments(2)
-    commit(store, LATENTS, latent_rows(ids[:2], "codec", mean, np.full_like(mean, NO_SPREAD)), "latents")
-    commit(store, TEXTS, text_rows(["a cat", "a blob", ""], "encoder", states(4, 3, 2)), "texts")
+    commit(store, LATENTS, latent_rows(ids[:2], "codec", mean, np.full_like(mean, DETERMINISTIC_LOGVAR)), "latents")
+    commit(store, TEXT_EMBEDDINGS, text_rows(["a cat", "a blob", ""], "encoder", states(4, 3, 2)), "texts")
     found = load_latent_set(store, **KEYS)
     assert found.logvar.base.nbytes == 2
     drawn = found.sample(np.array([1, 0]), np.ones((2, 4, 8, 8), np.float32), np.zeros(2))
@@ -106,7 +108,7 @@ def test_text_states_take_no_more_memory_than_the_column_that_holds_them(filled)
     store, ids = filled
     commit(store, LATENTS, latent_rows(ids[:2], "codec", *moments(2)), "latents")
     many = [np.zeros((77, 768), np.float32)] * 300  # 35 MB as stored
-    commit(store, TEXTS, text_rows([*(f"unused {number}" for number in range(297)), "a cat", "a blob", ""], "encoder",
+    commit(store, TEXT_EMBEDDINGS, text_rows([*(f"unused {number}" for number in range(297)), "a cat", "a blob", ""], "encoder",
                                    many), "texts")  # fmt: skip
     tracemalloc.start()
     found = load_latent_set(store, **KEYS)
@@ -122,7 +124,7 @@ def test_what_lacks_is_counted_and_the_command_named(filled, tmp_path):
     with pytest.raises(DatasetError, match=r"2 of 2 images have no latents.*run: emoji-ldm latents"):
         load_latent_set(store, **KEYS)
     commit(store, LATENTS, latent_rows(ids[:2], "codec", *moments(2)), "latents")
-    commit(store, TEXTS, text_rows(["a cat"], "encoder", states(4)), "texts")
+    commit(store, TEXT_EMBEDDINGS, text_rows(["a cat"], "encoder", states(4)), "texts")
     with pytest.raises(DatasetError, match=r"2 of 3 captions have no states.*run: emoji-ldm latents"):
         load_latent_set(store, **KEYS)
     with pytest.raises(DatasetError, match="run: emoji-ldm caption"):

@@ -8,9 +8,9 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from emoji_ldm.config import TrainConfig
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.model.adapt import choose
 from emoji_ldm.model.denoiser import build_denoiser, export_unet
-from emoji_ldm.model.unet import build_unet, count_parameters, reference
+from emoji_ldm.model.lora import select_trainable
+from emoji_ldm.model.unet import build_unet, count_parameters, reference_parameters
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +41,8 @@ def test_the_reference_network_has_nearly_the_reference_s_count():
     config = TrainConfig(block_out_channels=(256, 512), attention=(True, False), num_heads=8)
     with torch.device("meta"):
         unet = build_unet(config, (4, 8, 8), 512)
-    assert (count_parameters(unet), reference(unet)) == (71_010_564, {"reference_parameters": 72_993_540})
-    assert reference(build_unet(TrainConfig(block_out_channels=(8,)), (4, 8, 8), 8)) == {}
+    assert (count_parameters(unet), reference_parameters(unet)) == (71_010_564, {"reference_parameters": 72_993_540})
+    assert reference_parameters(build_unet(TrainConfig(block_out_channels=(8,)), (4, 8, 8), 8)) == {}
 
 
 def test_the_frozen_encoders_of_the_reference_have_its_very_counts():
@@ -83,14 +83,14 @@ def test_training_may_start_from_a_pipeline_at_another_size(tiny_pipeline):
 
 
 @pytest.mark.parametrize("shape, width, changes, match", [
-    ((3, 16, 16), WIDTH, {}, "latents of 4 channels, the cached ones have 3; set latents.codec="),
+    ((3, 16, 16), WIDTH, {}, "latents of 4 channels, the cached ones have 3; set latents.vae="),
     (SHAPE, 768, {}, "states of width 32, the cached ones have 768; set latents.text_encoder="),
     ((4, 15, 15), WIDTH, {}, "side is 15 x 15"),
     (SHAPE, WIDTH, {"num_heads": 8}, "train.num_heads would have no effect"),
-    (SHAPE, WIDTH, {"trainable": "attn3"}, "found in no weight's name; names are such as conv_in.weight"),
-    (SHAPE, WIDTH, {"trainable": "("}, "no regular expression"),
+    (SHAPE, WIDTH, {"trainable_pattern": "attn3"}, "found in no weight's name; names are such as conv_in.weight"),
+    (SHAPE, WIDTH, {"trainable_pattern": "("}, "no regular expression"),
     (SHAPE, WIDTH, {"lora_rank": 2, "lora_targets": ("to_q", "to_z")}, "'to_z' ends no layer's name"),
-    (SHAPE, WIDTH, {"lora_rank": 2, "trainable": "attn2"}, "leave one of them out"),
+    (SHAPE, WIDTH, {"lora_rank": 2, "trainable_pattern": "attn2"}, "leave one of them out"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_with_its_field(tiny_pipeline, shape, width, changes, match):
     with pytest.raises(ConfigError, match=match):
@@ -103,7 +103,7 @@ def test_a_missing_pipeline_is_a_model_error(tmp_path):
 
 
 def test_only_weights_with_the_pattern_in_their_name_learn_and_the_rest_is_exported_as_it_was(tiny_pipeline):
-    config = tuned(tiny_pipeline, trainable="attn2")
+    config = tuned(tiny_pipeline, trainable_pattern="attn2")
     denoiser = build_denoiser(config, SHAPE, WIDTH)
     weights = moved(denoiser)
     assert weights and all("attn2" in name for name in weights)
@@ -151,11 +151,11 @@ def test_a_network_from_scratch_is_exported_as_trained(tmp_path):
     assert torch.equal(output(type(unet).from_pretrained(tmp_path)), output(unet))
 
 
-@pytest.mark.parametrize("changes, largest", [({"trainable": "attn2"}, 0.08), ({"lora_rank": 16}, 0.01)])
+@pytest.mark.parametrize("changes, largest", [({"trainable_pattern": "attn2"}, 0.08), ({"lora_rank": 16}, 0.01)])
 def test_of_stable_diffusion_1_little_is_trained_kept_and_shared(changes, largest):
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # diffusers' defaults are those of 1.4
         whole = count_parameters(unet)
-        choose(unet, TrainConfig(**changes))
+        select_trainable(unet, TrainConfig(**changes))
     assert whole == 859_520_964
     assert 0.001 < count_parameters(unet) / whole < largest

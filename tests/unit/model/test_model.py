@@ -10,7 +10,7 @@ import torch
 
 from emoji_ldm.config import AutoencoderConfig, TrainConfig
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.latents.codec import to_square, to_tensor
+from emoji_ldm.latents.vae import to_square, to_tensor
 from emoji_ldm.model.autoencoder import (
     AutoencoderLoss,
     build_autoencoder,
@@ -18,9 +18,9 @@ from emoji_ldm.model.autoencoder import (
     psnr_db,
     reconstruction_loss,
 )
-from emoji_ldm.model.ema import Averages, decay_at
+from emoji_ldm.model.ema import WeightAverages, ema_decay_at
 from emoji_ldm.model.unet import build_unet, count_parameters
-from tests.emoji import blobs
+from tests.emoji_images import blobs
 
 SMALL = TrainConfig(block_out_channels=(16, 32), layers_per_block=1, num_heads=2)
 
@@ -132,7 +132,7 @@ def test_psnr_follows_its_formula():
 
 def test_the_moving_average_equals_its_closed_form():
     weight = torch.tensor([1.0])
-    ema = Averages([weight], decay=0.9)
+    ema = WeightAverages([weight], decay=0.9)
     expected = 1.0
     for step in range(1, 200):
         weight += 1
@@ -145,6 +145,6 @@ def test_the_moving_average_equals_its_closed_form():
 
 
 def test_the_decay_warms_up():
-    assert decay_at(1, 0.999) == pytest.approx(2 / 11)
-    assert decay_at(10**6, 0.999) == 0.999
-    assert math.isclose(decay_at(1, 0.0), 0.0)
+    assert ema_decay_at(1, 0.999) == pytest.approx(2 / 11)
+    assert ema_decay_at(10**6, 0.999) == 0.999
+    assert math.isclose(ema_decay_at(1, 0.0), 0.0)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.threads import one_thread  # noqa: F401
+from tests.torch_threads import one_thread  # noqa: F401
 from tests.unit.train.tiny import run
 
 

@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import JobError, ModelError
-from emoji_ldm.train import diffusion, journal, owner
+from emoji_ldm.train import run_fencing
 from emoji_ldm.train.loop import fit
-from emoji_ldm.train.plan import plan_of
-from tests.latents import fill_latents, training_config
+from emoji_ldm.train.metrics import training_metrics
+from emoji_ldm.train.tasks import diffusion_task
+from emoji_ldm.train.training_args import build_training_args
+from tests.latents_store import fill_latents, training_config
 from tests.unit.train import tiny
 
 pytestmark = pytest.mark.slow
@@ -25,7 +27,7 @@ CPU = torch.device("cpu")
 def run(folder, *overrides, owner_token=""):
     config = tiny.config(*overrides)
     place = dataclasses.replace(tiny.place(config, folder), owner=owner_token)
-    return fit(tiny.task(config), plan_of(config, "train"), place, CPU)
+    return fit(tiny.task(config), build_training_args(config, "train"), place, CPU)
 
 
 def store_of(folder):
@@ -33,13 +35,13 @@ def store_of(folder):
 
 
 def state_of(folder):
-    newest = checkpoints.newest(store_of(folder), "tiny", "unet").fetch(folder / "cache", "state")
+    newest = checkpoints.newest_checkpoint(store_of(folder), "tiny", "unet").fetch(folder / "cache", "state")
     return {name: tensor for path in newest.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
 def test_training_lowers_the_loss(tmp_path):
     run(tmp_path, "train.steps=120", "train.lr=5e-3", "train.checkpoint_every=120", "train.log_every=10")
-    losses = [line["loss"] for line in journal.read(store_of(tmp_path), "tiny")]
+    losses = [line["loss"] for line in training_metrics.read_log(store_of(tmp_path), "tiny")]
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
 
 
@@ -47,19 +49,19 @@ def test_a_run_cut_off_goes_on_bit_by_bit(tmp_path):
     run(tmp_path / "whole")
     run(tmp_path / "cut")
     store = store_of(tmp_path / "cut")
-    store.delete(checkpoints.newest(store, "tiny", "unet").path)  # as if it had died after step 4
+    store.delete(checkpoints.newest_checkpoint(store, "tiny", "unet").path)  # as if it had died after step 4
     run(tmp_path / "cut")
     whole, cut = state_of(tmp_path / "whole"), state_of(tmp_path / "cut")
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    logs = [journal.read(store_of(tmp_path / name), "tiny") for name in ("whole", "cut")]
+    logs = [training_metrics.read_log(store_of(tmp_path / name), "tiny") for name in ("whole", "cut")]
     assert [line["step"] for line in logs[1]] == [2, 4, 6, 8]
     assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
 
 
 def test_the_manifest_tells_where_the_weights_come_from(tmp_path):
     run(tmp_path)
-    manifest = checkpoints.newest(store_of(tmp_path), "tiny", "unet").manifest()
+    manifest = checkpoints.newest_checkpoint(store_of(tmp_path), "tiny", "unet").manifest()
     assert manifest["versions"] == {"images": 3, "latents": 5}
     assert manifest["config"]["train"]["steps"] == 8
     assert {"step", "code", "num_workers", "zero_stage", "num_images", "num_parameters"} <= manifest.keys()
@@ -74,18 +76,18 @@ def test_a_loss_that_stays_not_finite_stops_the_run_and_leaves_whole_checkpoints
     )
     task.calls = []
     with pytest.raises(JobError, match="20 steps in a row were skipped, the last is step 26"):
-        fit(task, plan_of(config, "train"), tiny.place(config, tmp_path), CPU)
-    lines = journal.read(store_of(tmp_path), "tiny")
+        fit(task, build_training_args(config, "train"), tiny.place(config, tmp_path), CPU)
+    lines = training_metrics.read_log(store_of(tmp_path), "tiny")
     assert lines[-1]["skipped"] == 18 and "loss" not in lines[-1]
     assert all(tensor.isfinite().all() for tensor in state_of(tmp_path).values())
 
 
 def test_a_run_that_was_taken_over_publishes_nothing(tmp_path):
-    token = owner.claim(store_of(tmp_path), "tiny", "train")
-    owner.claim(store_of(tmp_path), "tiny", "train")
+    token = run_fencing.claim_run(store_of(tmp_path), "tiny", "train")
+    run_fencing.claim_run(store_of(tmp_path), "tiny", "train")
     with pytest.raises(JobError, match="another driver took over"):
         run(tmp_path, owner_token=token)
-    assert checkpoints.listing(store_of(tmp_path), "tiny", "unet") == []
+    assert checkpoints.complete_checkpoints(store_of(tmp_path), "tiny", "unet") == []
 
 
 def test_another_network_does_not_load_the_runs_checkpoint(tmp_path):
@@ -118,16 +120,16 @@ def test_a_checkpoint_opens_as_a_diffusers_pipeline_with_the_averaged_weights(tm
 
     Image.new("RGB", (8, 8)).save(png)
     seen = []
-    task = diffusion.load_task(
+    task = diffusion_task.load_task(
         place, lambda folder, prompts, originals: seen.append(prompts) or {"samples": png.read_bytes()}
     )
-    fit(task, plan_of(config, "train"), place, CPU)
+    fit(task, build_training_args(config, "train"), place, CPU)
     assert len(seen[0]) == 8
     assert place.store.exists("runs", "tiny", "train", "samples", "step-00000002.png")
-    folder = checkpoints.newest(place.store, "tiny", "unet").fetch(tmp_path / "cache", "pipeline")
+    folder = checkpoints.newest_checkpoint(place.store, "tiny", "unet").fetch(tmp_path / "cache", "pipeline")
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    state = checkpoints.newest(place.store, "tiny", "unet").fetch(tmp_path / "cache", "state")
+    state = checkpoints.newest_checkpoint(place.store, "tiny", "unet").fetch(tmp_path / "cache", "state")
     averaged = load_file(next(state.glob("*.safetensors")))["ema/unet.conv_in.weight@0"]
     assert torch.equal(pipeline.unet.conv_in.weight.flatten(), averaged)
     assert pipeline.scheduler.config.clip_sample is False

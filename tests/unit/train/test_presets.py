@@ -9,22 +9,23 @@ from safetensors.torch import load_file
 
 from emoji_ldm.config import load
 from emoji_ldm.dataset import checkpoints
-from emoji_ldm.generate.model import load_model
-from emoji_ldm.generate.sampler import Draw, Sampler
-from emoji_ldm.train import diffusion, reconstruction
+from emoji_ldm.generate.offline_sampler import OfflineSampler
+from emoji_ldm.generate.pipeline_loader import load_model
+from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.train.loop import fit
-from emoji_ldm.train.plan import plan_of
-from tests.latents import fill_captioned, fill_encoded
-from tests.pipelines import write_clip, write_pipeline, write_vae, write_vqvae
+from emoji_ldm.train.tasks import autoencoder_task, diffusion_task
+from emoji_ldm.train.training_args import build_training_args
+from tests.latents_store import fill_captioned, fill_encoded
+from tests.tiny_pipelines import write_clip, write_pipeline, write_vae, write_vqvae
 from tests.unit.train import tiny
 
 pytestmark = pytest.mark.slow
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012}  # of every Stable Diffusion
-SHORT = ("train.steps=2", "train.batch_size=2", "train.sample_every=0", "latents.size_px=32")
+SHORT = ("train.steps=2", "train.batch_size=2", "train.sample_every=null", "latents.size_px=32")
 NARROW = ("train.layers_per_block=1", "train.num_heads=2")
 SCRATCH = (*SHORT, *NARROW, "train.block_out_channels=[8, 16]", "latents.max_tokens=16",
-           "latents.codec={}/vae", "latents.text_encoder={}/clip")  # fmt: skip
+           "latents.vae={}/vae", "latents.text_encoder={}/clip")  # fmt: skip
 TUNED = (*SHORT, "latents.max_tokens=16")
 STARTER = (*SHORT, *NARROW, "train.block_out_channels=[8, 16]", "autoencoder.steps=2", "autoencoder.batch_size=2",
            "autoencoder.size_px=32", "autoencoder.block_out_channels=[16, 16]")  # fmt: skip
@@ -34,7 +35,7 @@ PRESETS = {
     "finetune-sd": (*TUNED, "train.init={}/sd"),
     "lora": (*TUNED, "train.init={}/sd"),
     "celebahq-256": (*SHORT, *NARROW, "train.block_out_channels=[8, 8, 16, 16]", "latents.max_tokens=16",
-                     "latents.codec={}/ldm", "latents.text_encoder={}/clip"),
+                     "latents.vae={}/ldm", "latents.text_encoder={}/clip"),
     "sd21-v": (*TUNED, "train.micro_batch_size=1", "train.init={}/sd21"),
     "starter": STARTER,
     "starter with vq": (*STARTER, "autoencoder.kind=vq", "autoencoder.codebook_size=32"),
@@ -65,12 +66,17 @@ def trained(hub, tmp_path_factory):
             config = load(name.split()[0], overrides)
             place = tiny.place(config, folder)
             captions = fill_captioned(place.store)
-            if config.latents.codec == "own":
-                fit(reconstruction.load_task(place), plan_of(config, "autoencoder"), place, torch.device("cpu"))
+            if config.latents.vae == "own":
+                fit(
+                    autoencoder_task.load_task(place),
+                    build_training_args(config, "autoencoder"),
+                    place,
+                    torch.device("cpu"),
+                )
             fill_encoded(config, captions)
-            task = diffusion.load_task(place)
-            fit(task, plan_of(config, "train"), place, torch.device("cpu"))
-            done[name] = task, checkpoints.newest(place.store, config.run, "unet").fetch(folder / "cache")
+            task = diffusion_task.load_task(place)
+            fit(task, build_training_args(config, "train"), place, torch.device("cpu"))
+            done[name] = task, checkpoints.newest_checkpoint(place.store, config.run, "unet").fetch(folder / "cache")
         return done[name]
 
     return train
@@ -84,7 +90,9 @@ def test_a_preset_trains_and_its_pipeline_draws_in_diffusers_and_here(trained, n
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a blob", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
     assert (image.size, image.mode) == ((32, 32), "RGBA" if "starter" in name else "RGB")
-    assert Sampler(load_model(checkpoint / "pipeline", "cpu"), 1)([Draw("a blob", seed=0, steps=2)])[0].shape == (
+    assert OfflineSampler(load_model(checkpoint / "pipeline", "cpu"), 1)(
+        [GenerationRequest("a blob", seed=0, steps=2)]
+    )[0].shape == (
         32,
         32,
         4,

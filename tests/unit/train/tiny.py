@@ -13,15 +13,15 @@ import torch
 from emoji_ldm.config import Config, load
 from emoji_ldm.latents.cache import LatentSet
 from emoji_ldm.store import Store
-from emoji_ldm.train.diffusion import DiffusionTask
 from emoji_ldm.train.loop import fit
-from emoji_ldm.train.pipeline import Frozen
-from emoji_ldm.train.plan import Place, plan_of
+from emoji_ldm.train.tasks.diffusion_task import DiffusionTask
+from emoji_ldm.train.tasks.pipeline_export import FrozenModels
+from emoji_ldm.train.training_args import RunContext, build_training_args
 
 TINY = (
     "run=tiny", "train.block_out_channels=[8,16]", "train.layers_per_block=1", "train.num_heads=2", "train.steps=8",
     "train.batch_size=4", "train.lr=2e-3", "train.warmup_steps=2", "train.zero_stage=0", "train.checkpoint_every=4",
-    "train.log_every=2", "train.sample_every=0", "latents.max_tokens=6", "train.validation=0",
+    "train.log_every=2", "train.sample_every=null", "latents.max_tokens=6", "train.validation_fraction=0",
 )  # fmt: skip
 
 
@@ -47,8 +47,8 @@ def latent_set(num: int = 6, shape: tuple[int, int, int] = (4, 8, 8), width: int
     )
 
 
-def frozen(scaling_factor: float = 1.0) -> Frozen:
-    return Frozen(SimpleNamespace(scaling_factor=scaling_factor, key="codec"), SimpleNamespace(key="text"))
+def frozen(scaling_factor: float = 1.0) -> FrozenModels:
+    return FrozenModels(SimpleNamespace(scaling_factor=scaling_factor, key="codec"), SimpleNamespace(key="text"))
 
 
 class TinyTask(DiffusionTask):
@@ -64,12 +64,12 @@ def task(configuration: Config, data: LatentSet | None = None) -> TinyTask:
     return TinyTask(configuration, data or latent_set(), frozen())
 
 
-def place(configuration: Config, folder: Path) -> Place:
-    return Place(configuration, Store(str(folder / "store")), folder / "scratch")
+def place(configuration: Config, folder: Path) -> RunContext:
+    return RunContext(configuration, Store(str(folder / "store")), folder / "scratch")
 
 
 def run(folder: Path, *overrides: str, **place_changes: Any) -> dict[str, Any]:
     """Train in the folder, as one process on a CPU; what `fit` returns."""
-    configuration = config("train.log_every=1", "train.keep=5", *overrides)
+    configuration = config("train.log_every=1", "train.keep_last=5", *overrides)
     where = dataclasses.replace(place(configuration, folder), **place_changes)
-    return fit(task(configuration), plan_of(configuration, "train"), where, torch.device("cpu"))
+    return fit(task(configuration), build_training_args(configuration, "train"), where, torch.device("cpu"))

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from ray_jobs.cli import main
-from tests.loopback import ROOT
+from tests.emoji_server import ROOT
 
 K8S = ROOT / "k8s"
 

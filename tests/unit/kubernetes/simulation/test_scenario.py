@@ -4,7 +4,7 @@ import pytest
 
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.kubernetes.simulation.scenario import load, parse, presets
-from tests.loopback import ROOT
+from tests.emoji_server import ROOT
 from tests.unit.kubernetes.simulation.small_scenarios import small
 
 pytestmark = pytest.mark.slow  # renders an overlay

@@ -1,0 +1,48 @@
+"""Engine registry."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from emoji_ldm.caption.engine_protocol import CaptionEngine
+from emoji_ldm.config import CaptionConfig
+from emoji_ldm.errors import ConfigError, ModelError
+
+
+def check_engine(config: CaptionConfig) -> None:
+    """Find out, without loading weights, whether the engine can run.
+
+    Raises:
+        ModelError: Model or package is missing.
+        ConfigError: The engine cannot use so many GPUs.
+    """
+    if config.engine == "metadata":
+        return
+    if config.engine == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            raise ModelError("caption.engine=vllm needs vLLM on every node: pip install 'emoji-ldm[vllm]'")
+        if not config.gpus_per_worker:
+            raise ConfigError("caption.engine=vllm needs a GPU per worker; set caption.gpus_per_worker=1")
+    elif config.gpus_per_worker > 1:
+        raise ConfigError(
+            f"caption.gpus_per_worker={config.gpus_per_worker:g}: qwen2.5-vl uses one GPU per worker; "
+            "set caption.gpus_per_worker=1 and raise caption.num_workers, or use caption.engine=vllm"
+        )
+    from emoji_ldm.caption.qwen import check_model
+
+    check_model(config.model)
+
+
+def load_engine(config: CaptionConfig) -> CaptionEngine:
+    """Load the engine; ModelError if its model is missing or of another kind."""
+    if config.engine == "metadata":
+        from emoji_ldm.caption.metadata import MetadataEngine
+
+        return MetadataEngine()
+    if config.engine == "vllm":
+        from emoji_ldm.caption.vllm import VllmEngine
+
+        return VllmEngine(config)
+    from emoji_ldm.caption.qwen import QwenEngine
+
+    return QwenEngine(config)

@@ -1,0 +1,125 @@
+"""Captions that people wrote, from a CSV: rows of an own engine, which no other engine replaces."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emoji_ldm.caption.batching import caption_id
+from emoji_ldm.caption.sentence_format import parse_sentence
+from emoji_ldm.config import key_of
+from emoji_ldm.dataset.caption_selection import HUMAN
+from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.schemas import CAPTION_ATTRIBUTES, CAPTIONS, IMAGES
+from emoji_ldm.store import Store
+
+IMAGE_COLUMNS = ("image_id", "source_url")
+
+
+def commit_manual_captions(path: str | None, store: Store, lineage: Lineage) -> int:
+    """Commit the captions of a CSV that are not there yet; returns how many those were, 0 without a path.
+
+    Raises:
+        ConfigError: See `read`.
+    """
+    if not path:
+        return 0
+    written, table = (
+        read_manual_captions(path, Table(store, IMAGES).read(["image_id", "source_url"])),
+        Table(store, CAPTIONS),
+    )
+    known = table.read(["image_id", "caption"], filter=pc.field("engine_key") == HUMAN)
+    there = dict(zip(known["image_id"].to_pylist(), known["caption"].to_pylist(), strict=True))
+    fresh = manual_caption_rows(
+        {image_id: text for image_id, text in sorted(written.items()) if there.get(image_id) != text}
+    )
+    if fresh.num_rows:
+        keys = fresh["caption_id"].to_pylist()
+        # The version is part of the name: a caption that is changed and later changed back is a new change.
+        name = f"caption:{HUMAN}:{key_of(table.version, keys, fresh['caption'].to_pylist())}"
+        metadata = lineage.metadata({HUMAN: len(keys)}, name)
+        table.upsert([table.write_file(fresh)], keys, app_id=name, metadata=metadata)
+    return int(fresh.num_rows)
+
+
+def read_manual_captions(path: str, images: pa.Table) -> dict[str, str]:
+    """{image_id: caption} of a CSV with the columns caption and image_id or source_url (or both: the id counts).
+
+    Args:
+        path: The file, UTF-8; further columns are left alone.
+        images: image_id and source_url of the data set.
+
+    Raises:
+        ConfigError: The file cannot be read, or a line of it cannot be meant; named with its number.
+    """
+    ids = set(images["image_id"].to_pylist())
+    by_url: dict[str, set[str]] = {}
+    for image_id, url in zip(images["image_id"].to_pylist(), images["source_url"].to_pylist(), strict=True):
+        by_url.setdefault(url, set()).add(image_id)
+    found, lines, unknown = dict[str, str](), dict[str, int](), list[tuple[int, str]]()
+    for line, name, caption in _lines(path):
+        places = {name} if name in ids else by_url.get(name, set())
+        if not places:
+            unknown.append((line, name))
+        elif len(places) > 1:
+            raise _line_error(path, line, f"{name} is the source of {len(places)} images; give the image_id instead")
+        else:
+            image_id = next(iter(places))
+            if image_id in found:
+                raise _line_error(
+                    path, line, f"{name} has a caption in line {lines[image_id]} already; keep one of them"
+                )
+            found[image_id], lines[image_id] = caption, line
+    if unknown:
+        line, name = unknown[0]
+        raise _line_error(path, line, f"{len(unknown)} images are not in the data set, the first is {name!r}; "
+                     "see the ids with: emoji-ldm dataset show images")  # fmt: skip
+    return found
+
+
+def manual_caption_rows(captions: Mapping[str, str]) -> pa.Table:
+    """Rows of `captions` for {image_id: caption}; a sentence of the usual form gives its attributes too."""
+    return pa.Table.from_pylist([_row(image_id, text) for image_id, text in captions.items()], schema=CAPTIONS.schema)
+
+
+def _row(image_id: str, text: str) -> dict[str, object]:
+    attributes = parse_sentence(text)
+    return {
+        "caption_id": caption_id(image_id, HUMAN, 0), "image_id": image_id, "caption": text, "engine": HUMAN,
+        "engine_key": HUMAN, "number": 0, "attempts": 0, "status": "ok", "reason": "",
+        **{name: attributes.get(name, "") for name in CAPTION_ATTRIBUTES},
+    }  # fmt: skip
+
+
+def _lines(path: str) -> Iterator[tuple[int, str, str]]:
+    """(line, image id or URL, caption) per row."""
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file, strict=True)
+            columns = table.fieldnames or []
+            if "caption" not in columns or not set(IMAGE_COLUMNS).intersection(columns):
+                raise _line_error(path, 1, f"columns are {', '.join(columns) or 'missing'}; "
+                             "needed are caption, and image_id or source_url")  # fmt: skip
+            for row in table:
+                if None in row or None in row.values():
+                    raise _line_error(
+                        path, table.line_num, f"not {len(columns)} fields; quote a caption that has commas"
+                    )
+                name = next((row[column].strip() for column in IMAGE_COLUMNS if row.get(column, "").strip()), "")
+                caption = " ".join(row["caption"].split())
+                if not name or not caption:
+                    lacks = "caption" if name else "image"
+                    raise _line_error(path, table.line_num, f"names no {lacks}; fill it in or delete the line")
+                yield table.line_num, name, caption
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"caption.overrides={path!r} cannot be read as a UTF-8 CSV file: {error}") from None
+
+
+def _line_error(path: str, line: int, what: str) -> ConfigError:
+    return ConfigError(f"caption.overrides={path!r}, line {line}: {what}")

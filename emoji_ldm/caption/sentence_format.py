@@ -1,0 +1,107 @@
+"""The caption's sentence: written from attributes, and read back into them.
+
+    {title} emoji with a {head shape}, {eyes} eyes, {mouth} mouth, {expression} expression,
+    {skin colour} skin color, {action}, with a {background} background.
+
+What a picture does not have, or nobody looked for, is the attribute "none"; a written
+sentence leaves its clause out rather than claim something. "no eyes" reads as "none".
+A listing's tag that the title does not hold follows the title: "Polar bear emoji from panda".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from emoji_ldm.schemas import CAPTION_ATTRIBUTES
+
+NONE = "none"
+
+_OPENING = re.compile(
+    r"^.*?\bemoji\b(?: from [^,.]+?)?(?:, | with (?P<head>(?:an? )?[^,]+?)(?:, |[.]?$))(?P<rest>.*)$", re.IGNORECASE
+)
+_ENDINGS = {  # a clause that ends so gives this attribute
+    "eyes": re.compile(r"^(.*?)\s*\beyes?$", re.IGNORECASE),
+    "mouth": re.compile(r"^(.*?)\s*\bmouth$", re.IGNORECASE),
+    "expression": re.compile(r"^(.*?)\s*\bexpression$", re.IGNORECASE),
+    "skin_color": re.compile(r"^(.*?)\s*\bskin (?:colou?r|tone)$", re.IGNORECASE),
+    "background": re.compile(r"^(?:with |on |against )?(?:an? |the )?(.*?)\s*\bbackground$", re.IGNORECASE),
+}
+_LEADING = re.compile(r"^(?:and |with |has |having )?(?:an? |the )?", re.IGNORECASE)
+_ABSENT = re.compile(
+    r"^(?:no|none|n/a|not visible|without)?$|^(?:no|without)(?: (?:particular|visible|specific))? (?:action|head)$",
+    re.IGNORECASE,
+)
+
+
+def write_sentence(title: str, attributes: Mapping[str, str], tag: str = "") -> str:
+    """The sentence for a title and its attributes; clauses of "none" are left out."""
+    return sentence_variants(title, attributes, tag)[0]
+
+
+def sentence_variants(title: str, attributes: Mapping[str, str], tag: str = "") -> list[str]:
+    """Sentences that all state the same, each different: the asked form first, then other orders of its clauses."""
+    known = {name: attributes.get(name, NONE) for name in CAPTION_ATTRIBUTES}
+    name, scene = f"{title} emoji{f' from {tag}' if tag else ''}", f"{with_article(known['background'])} background"
+    head, behind = (known[part] != NONE for part in ("head_shape", "background"))
+    clauses = {
+        "eyes": f"{known['eyes']} eyes",
+        "mouth": f"{known['mouth']} mouth",
+        "expression": f"{known['expression']} expression",
+        "skin_color": f"{known['skin_color']} skin color",
+        "action": known["action"],
+    }
+    middle = [clause for part, clause in clauses.items() if known[part] != NONE]
+    shape, forms = with_article(known["head_shape"]), list[str]()
+    for order in (middle, middle[::-1]):
+        with_shape = [f"{name} with {shape}" if head else name, *order]
+        forms.append(", ".join([*with_shape, *([f"with {scene}"] if behind else [])]) + ".")
+        if head or middle:
+            parts = ", ".join([*([shape] if head else []), *order])
+            forms.append(f"{name}: {parts}{f', on {scene}' if behind else ''}.")
+            forms.append(f"This is the {name}, with {parts}{f' and {scene}' if behind else ''}.")
+        if behind:
+            forms.append(f"On {scene}, {', '.join(with_shape)}.")
+    return list(dict.fromkeys(forms))
+
+
+def parse_sentence(sentence: str) -> dict[str, str]:
+    """The attributes that a sentence states; what it does not mention is not in the result.
+
+    Commas inside a clause are kept: in "round head, large, dark eyes" the eyes are "large, dark".
+    """
+    opening = _OPENING.match(" ".join(sentence.split()))
+    if not opening:
+        return {}
+    clauses = re.split(r"\s*,\s*", opening["rest"].strip().rstrip(".").strip())
+    found, waiting = {"head_shape": _value(opening["head"])} if opening["head"] else {}, list[str]()
+    for clause in clauses:
+        name, text = _ending(clause, found)
+        if name == "background" and waiting:
+            found["action"], waiting = _value(", ".join(waiting)), []
+        if name:
+            found[name], waiting = _value(", ".join([*waiting, text])), []
+        elif clause:
+            waiting.append(clause)
+    if waiting:
+        found.setdefault("action", _value(", ".join(waiting)))
+    return {name: found[name] for name in CAPTION_ATTRIBUTES if name in found}
+
+
+def with_article(noun: str) -> str:
+    """The noun with "a" or "an" before it."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def _ending(clause: str, found: Mapping[str, str]) -> tuple[str, str]:
+    """Attribute and value of a clause; ("", "") if it is none of the five that end in a fixed word."""
+    for name, pattern in _ENDINGS.items():
+        match = pattern.match(clause)
+        if match and name not in found:
+            return name, match[1]
+    return "", ""
+
+
+def _value(text: str) -> str:
+    bare = _LEADING.sub("", text.strip(), count=1).strip()
+    return NONE if _ABSENT.match(bare) else bare

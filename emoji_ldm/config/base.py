@@ -1,0 +1,48 @@
+"""What all sections of the configuration share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from emoji_ldm.errors import ConfigError
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Width = Annotated[int, Field(gt=0, multiple_of=8)]
+Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+
+def as_text(value: object) -> str | None:
+    """A value that YAML may have read as a date or number, as text; null stays null."""
+    return None if value is None else str(value)
+
+
+class Section(BaseModel):
+    """A part of the configuration: closed to unknown keys, frozen once built.
+
+    Defaults are validated like given values, so that it is the same, digit for digit, when it is read back.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True, validate_default=True
+    )
+
+    def _refuse_idle(self, section: str, names: Sequence[str], why: str, *, harmless: float | None = 0) -> None:
+        """Refuse values of fields that others leave without effect.
+
+        Defaults may stand, which a configuration that was written out and read back spells out, and so may `harmless`.
+
+        Raises:
+            ConfigError: A field has another value.
+        """
+        for name in names:
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value not in (default, harmless, None):
+                raise ConfigError(
+                    f"{section}.{name}={json.dumps(value)} has no effect {why}; leave it out, or set it to its "
+                    f"default, {json.dumps(default)}"
+                )

@@ -1,0 +1,59 @@
+"""The whole configuration: every section under one root."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Self
+
+import yaml
+from pydantic import BeforeValidator, model_validator
+
+from emoji_ldm.config.autoencoder import AutoencoderConfig
+from emoji_ldm.config.base import Identifier, Section, as_text
+from emoji_ldm.config.caption import CaptionConfig
+from emoji_ldm.config.crawl import CrawlConfig
+from emoji_ldm.config.generate import GenerateConfig
+from emoji_ldm.config.latents import LatentsConfig
+from emoji_ldm.config.ray import RayConfig
+from emoji_ldm.config.serve import ServeConfig
+from emoji_ldm.config.train.train_config import TrainConfig
+
+
+class Config(Section):
+    """Everything a run depends on. Written into every commit and checkpoint."""
+
+    run: Identifier = "default"
+    """Name of the run: checkpoints and report carry it."""
+    store: str = "data"
+    """URI of the store: a folder, or s3://bucket/prefix."""
+    branch: str | None = None
+    """Branch of the tables that is read and written; null is the main line."""
+    as_of: Annotated[str | None, BeforeValidator(as_text)] = None  # YAML makes dates of times
+    """Tag, time (2026-11-21T10:00) or TABLE@VERSION of the tables that are read; null reads the newest rows."""
+    crawl: CrawlConfig = CrawlConfig()
+    caption: CaptionConfig = CaptionConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    latents: LatentsConfig = LatentsConfig()
+    train: TrainConfig = TrainConfig()
+    generate: GenerateConfig = GenerateConfig()
+    serve: ServeConfig = ServeConfig()
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _take_parts_of_init(self) -> Self:
+        """`latents.vae` and `latents.text_encoder` may say `init`: those of the pipeline that is trained on."""
+        named = [field for field in ("vae", "text_encoder") if getattr(self.latents, field) == "init"]
+        if named and not self.train.init:
+            raise ValueError(f"latents.{named[0]}=init is that of train.init, which is empty; name a pipeline there")
+        if named:
+            latents = self.latents.model_copy(update=dict.fromkeys(named, self.train.init))
+            object.__setattr__(self, "latents", latents)  # frozen, but nobody has seen it yet
+        return self
+
+    def to_json(self) -> str:
+        """The resolved configuration as JSON, for commits and checkpoints."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML that `load` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

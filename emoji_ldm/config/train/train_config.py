@@ -1,0 +1,13 @@
+"""Configuration of diffusion training."""
+
+from __future__ import annotations
+
+from emoji_ldm.config.train.distributed import DistributedFields
+from emoji_ldm.config.train.monitoring import MonitoringFields
+from emoji_ldm.config.train.objective import ObjectiveFields
+from emoji_ldm.config.train.optimizer import OptimizerFields
+from emoji_ldm.config.train.unet import UNetFields
+
+
+class TrainConfig(MonitoringFields, DistributedFields, OptimizerFields, ObjectiveFields, UNetFields):
+    """Latent diffusion training: network, objective, optimiser, sharding, records."""

@@ -1,0 +1,47 @@
+"""Local files."""
+
+from __future__ import annotations
+
+import mimetypes
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from emoji_ldm.config import CrawlConfig
+from emoji_ldm.crawl.fetch.http_fetcher import FetchedBody
+from emoji_ldm.outcomes import Outcome, Rejected
+
+
+def uri_of(name: str) -> str:
+    """The URI of a path; one of `s3://` or `file://` stays as it is."""
+    return name if "://" in name else Path(name).expanduser().absolute().as_uri()
+
+
+def path_of(uri: str) -> Path:
+    """The local path behind a `file://` URI."""
+    return Path(url2pathname(urlsplit(uri).path))
+
+
+def read_local_file(url: str, config: CrawlConfig) -> FetchedBody:
+    """The bytes behind a `file://` URL of a crawl whose source is `folder`.
+
+    Raises:
+        Refused: ADDRESS for all that does not lie inside `crawl.files` once links are followed, DEAD for what is not
+            there, TOO_LARGE above `crawl.max_bytes`.
+    """
+    if config.source != "folder" or urlsplit(url).scheme != "file":
+        raise Rejected(Outcome.ADDRESS, f"not an http address: {url[:100]}")
+    try:
+        path = path_of(url).resolve(strict=True)
+        roots = [path_of(uri_of(name)).resolve() for name in config.files]
+        if not any(path.is_relative_to(root) for root in roots) or not path.is_file():
+            raise Rejected(Outcome.ADDRESS, f"{path} is no file inside crawl.files")
+        with path.open("rb") as file:
+            body = file.read(config.max_bytes + 1)
+    except FileNotFoundError:
+        raise Rejected(Outcome.DEAD, "no such file") from None
+    except (OSError, ValueError, RuntimeError) as error:  # no right to read, a NUL in the path, a loop of links
+        raise Rejected(Outcome.UNREACHABLE, f"{type(error).__name__}: {error}"[:200]) from None
+    if len(body) > config.max_bytes:
+        raise Rejected(Outcome.TOO_LARGE, f"more than {config.max_bytes} bytes (crawl.max_bytes)")
+    return FetchedBody(body, 0, mimetypes.guess_type(path.name)[0] or "")

@@ -1,0 +1,138 @@
+"""Which addresses may be connected to: public ones, the crawled site's own, and what the configuration names.
+
+A host is resolved once, its addresses are judged, and these very addresses are handed to the connector: an answer
+that changes between check and connection (DNS rebinding) cannot matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from emoji_ldm.config import CrawlConfig
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.outcomes import Outcome, Rejected
+
+Address = IPv4Address | IPv6Address
+Lookup = Callable[[str, int], Awaitable[list[Any]]]
+
+HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+NAT64 = IPv6Network("64:ff9b::/96")
+# IPv4 inside IPv6, which no resolver gives for a public host: compatible, mapped, translated, 6to4, Teredo.
+EMBEDDED_IPV4_NETWORKS = tuple(
+    IPv6Network(text) for text in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "2002::/16", "2001::/32")
+)
+NUM_DNS_THREADS = 16  # names looked up at once; a slow name server must not hold up the others
+
+
+class SsrfGuard(AbstractResolver):
+    """Judges URLs, and resolves hosts for aiohttp to addresses that may be connected to."""
+
+    def __init__(self, config: CrawlConfig, lookup: Lookup | None = None) -> None:
+        """Read `crawl.site` and `crawl.allow_private`; `lookup` is `loop.getaddrinfo` in a test's shape.
+
+        Raises:
+            ConfigError: An entry of `crawl.allow_private` is neither a host nor a network.
+        """
+        self.site = _site_host_port(config.site or "")
+        self.hosts, self.networks = _parse_allowlist(config.allow_private)
+        self.lookup = lookup or self._getaddrinfo
+        self.threads: ThreadPoolExecutor | None = None
+
+    def check(self, url: URL) -> None:
+        """Refuse what is seen to be wrong without a look-up: other schemes, addresses written as numbers."""
+        if url.scheme not in ("http", "https") or not url.raw_host:
+            raise Rejected(Outcome.ADDRESS, f"not an http address: {str(url)[:100]}")
+        host = url.raw_host
+        address = _literal_address(host)
+        if address is not None:
+            self._judge(host, url.port or 0, [address])
+            if str(address) != host and ":" not in host:
+                raise Rejected(Outcome.ADDRESS, f"{host} is an odd spelling of {address}")
+
+    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[ResolveResult]:
+        """Addresses of a host, all judged; Refused if one of them is not public, OSError if there is none."""
+        found = await self.lookup(host, port)
+        self._judge(host, port, [ip_address(str(entry[4][0]).partition("%")[0]) for entry in found])
+        return [
+            ResolveResult(hostname=host, host=entry[4][0], port=port, family=entry[0], proto=entry[2],
+                          flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
+            for entry in found
+        ]  # fmt: skip
+
+    async def close(self) -> None:
+        """End the look-ups' threads, without waiting for slow ones."""
+        if self.threads is not None:
+            self.threads.shutdown(wait=False, cancel_futures=True)
+            self.threads = None
+
+    def _judge(self, host: str, port: int, addresses: list[Address]) -> None:
+        host = host.lower()
+        if (host, port) == self.site or host.rstrip(".") in self.hosts:
+            return
+        for address in addresses:
+            if not is_public(address) and not any(address in network for network in self.networks):
+                shown = "" if str(address) == host else f" is {address}, which"
+                raise Rejected(Outcome.ADDRESS, f"{host}{shown} is not a public address (crawl.allow_private)")
+
+    async def _getaddrinfo(self, host: str, port: int) -> list[Any]:
+        self.threads = self.threads or ThreadPoolExecutor(NUM_DNS_THREADS, "dns")
+        return await asyncio.get_running_loop().run_in_executor(
+            self.threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
+
+
+def is_public(address: Address) -> bool:
+    """Whether everybody on the internet sees the same machine under this address."""
+    if isinstance(address, IPv6Address):
+        if address in NAT64:  # how hosts of the old internet look like in networks that only speak IPv6
+            return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
+        if any(address in network for network in EMBEDDED_IPV4_NETWORKS) or address.is_site_local:
+            return False
+    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+
+
+def _literal_address(host: str) -> Address | None:
+    """The address that a host's text itself is, also spelt 0x7f.1, 017700000001 or 2130706433; else None."""
+    try:
+        return ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        pass
+    if not host.rstrip(".").rpartition(".")[2][:1].isdigit():  # RFC 3696: a top-level domain is no number
+        return None
+    try:
+        return IPv4Address(socket.inet_aton(host.rstrip(".")))
+    except (OSError, UnicodeError):
+        return None
+
+
+def _site_host_port(site: str) -> tuple[str, int] | None:
+    """Host and port of the site that is crawled."""
+    try:
+        url = URL(site)
+        return (url.raw_host.lower(), url.port or 0) if url.raw_host else None
+    except ValueError:
+        return None
+
+
+def _parse_allowlist(entries: tuple[str, ...]) -> tuple[frozenset[str], list[IPv4Network | IPv6Network]]:
+    hosts, networks = set[str](), list[IPv4Network | IPv6Network]()
+    for entry in entries:
+        try:
+            networks.append(ip_network(entry))
+        except ValueError:
+            if not HOST.fullmatch(entry.lower()) or entry.rstrip(".").rpartition(".")[2].isdigit():
+                raise ConfigError(
+                    f"crawl.allow_private: {entry!r} is neither a host nor a network; write intranet.example.org, "
+                    "10.1.2.3 or 10.1.0.0/16"
+                ) from None
+            hosts.add(entry.lower().rstrip("."))
+    return frozenset(hosts), networks

@@ -1,0 +1,121 @@
+"""Where tiles come from, behind one contract: names of pages, and a reader that turns pages into tiles.
+
+    listing   pages in a browser              records   CSV, JSON, JSON Lines or text files of {link, caption}
+    html      static pages                    folder    folders of image files
+    api       JSON image search
+
+`check` first, then `plan_of` says which pages there are, and a `reader` in each worker walks them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from emoji_ldm.config import CrawlConfig
+from emoji_ldm.crawl.page_types import PageNames, PageReader
+from emoji_ldm.crawl.politeness.http_session import NETWORK_ERRORS, open_session
+from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
+from emoji_ldm.crawl.politeness.ssrf_guard import SsrfGuard
+from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
+from emoji_ldm.errors import ConfigError, CrawlError
+from emoji_ldm.outcomes import Rejected
+
+WEB_SOURCES = ("listing", "html", "api")
+
+
+def validate_source(config: CrawlConfig) -> None:
+    """Everything that can be known to be wrong without a request.
+
+    Raises:
+        ConfigError: Site, tags, profile or files are missing or wrong.
+        CrawlError: The environment has no API key.
+    """
+    if config.source in WEB_SOURCES:
+        _check_web(config)
+        if config.source == "api":
+            from emoji_ldm.crawl.sources.json_api import read_api_key
+
+            read_api_key(page_names(config).profile)  # type: ignore[attr-defined]
+    elif not config.files:
+        what = "files of {link, caption}" if config.source == "records" else "folders of image files"
+        raise ConfigError(f"crawl.source={config.source} needs {what}: 'crawl.files=[data/emoji]'")
+    elif config.source == "records":
+        from emoji_ldm.crawl.sources.record_files import check_files
+
+        check_files(config.files)
+    else:
+        from emoji_ldm.crawl.sources.image_folder import check_folders
+
+        check_folders(config.files)
+
+
+def check_site_reachable(config: CrawlConfig) -> None:
+    """CrawlError if nothing answers at `crawl.site`; asks for robots.txt, the one file that is always allowed.
+
+    Any answer will do, a redirect too, which is not followed.
+    """
+    if config.source not in WEB_SOURCES:
+        return
+    try:
+        asyncio.run(_request_robots(config))
+    except TimeoutError:
+        raise CrawlError(f"crawl.site {config.site} does not answer within {config.fetch_timeout_s:g} s") from None
+    except (Rejected, *NETWORK_ERRORS) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CrawlError(f"crawl.site {config.site} does not answer: {reason}") from None
+
+
+async def _request_robots(config: CrawlConfig) -> None:
+    addresses = SsrfGuard(config)
+    try:
+        async with asyncio.timeout(config.fetch_timeout_s), open_session(config, addresses) as session:
+            url = parse_url(f"{origin_of(parse_url(config.site or ''))}/robots.txt")
+            addresses.check(url)
+            async with session.get(url, allow_redirects=False):
+                pass
+    finally:
+        await addresses.close()
+
+
+def page_names(config: CrawlConfig) -> PageNames:
+    """Which pages the configured source has; ConfigError if it has none."""
+    if config.source in WEB_SOURCES:
+        from emoji_ldm.crawl.site_profile import SitePages, load_api_profile, load_site_profile
+
+        profile = load_api_profile(config.profile) if config.source == "api" else load_site_profile(config.profile)
+        return SitePages(config.site or "", config.tags, profile)
+    from emoji_ldm.crawl.sources.file_pages import FilePages
+
+    return FilePages(config.files)
+
+
+def open_reader(config: CrawlConfig, gate: RateLimiter) -> PageReader:
+    """A reader of the configured source's pages. Closing it closes the gate too, which lives in its event loop."""
+    if config.source == "listing":
+        from emoji_ldm.crawl.sources.browser_listing import BrowserListingReader
+
+        return BrowserListingReader(config, gate)
+    if config.source == "html":
+        from emoji_ldm.crawl.sources.static_html import HtmlReader
+
+        return HtmlReader(config, gate)
+    if config.source == "api":
+        from emoji_ldm.crawl.sources.json_api import ApiReader
+
+        return ApiReader(config, gate)
+    from emoji_ldm.crawl.sources import image_folder, record_files
+    from emoji_ldm.crawl.sources.file_pages import FileReader
+
+    return FileReader((record_files if config.source == "records" else image_folder).tiles_of)
+
+
+def _check_web(config: CrawlConfig) -> None:
+    if not (config.site or "").startswith(("http://", "https://")):
+        raise ConfigError(
+            f"crawl.site is {config.site or 'not set'}; give the site's address: crawl.site=https://example.org"
+        )
+    if not config.tags:
+        raise ConfigError("crawl.tags is empty; name at least one tag: 'crawl.tags=[Blobs]'")
+    names = page_names(config)
+    if len({names.url(tag, 1) for tag in names.tags}) < len(names.tags):
+        raise ConfigError(f"the url of crawl.profile {config.profile} holds no {{tag}}: give the one tag of its pages")

@@ -1,0 +1,81 @@
+"""Versions that replace rows: files with old rows are written anew without them, in the same commit as the new rows."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from emoji_ldm.dataset.delta.delta_commit import CommitTarget
+from emoji_ldm.dataset.delta.delta_log import LogEntry
+from emoji_ldm.dataset.delta.parquet_writer import ROW_GROUP_ROWS, DataFile
+from emoji_ldm.errors import DatasetError
+
+
+def plan_upsert(
+    table: CommitTarget,
+    files: Sequence[DataFile],
+    keys: Collection[str],
+    app_id: str | None,
+    metadata: Mapping[str, str],
+) -> Callable[[], LogEntry | None]:
+    """A plan that adds `files` and drops every older row whose key is in `keys`; None once `app_id`, if any, is done.
+
+    A plan is made again after a lost race; what it rewrote for a file that is still live is kept.
+    """
+    wanted, rewritten = sorted(set(keys)), dict[str, list[DataFile] | None]()
+
+    def plan() -> LogEntry | None:
+        if app_id and table.committed(app_id):
+            return None
+        live = table.live()
+        for path in live.keys() - rewritten.keys():
+            rewritten[path] = _rewritten_without(table, live[path], wanted)
+        touched = {path: new for path in live if (new := rewritten[path]) is not None}
+        add = [*files, *(file for new in touched.values() for file in new)]
+        return LogEntry(add, [live[path] for path in touched], {app_id: True} if app_id else {}, metadata, "MERGE")
+
+    return plan
+
+
+def plan_replace(table: CommitTarget, remove: Collection[str], entry: LogEntry) -> Callable[[], LogEntry | None]:
+    """A plan that takes out the live files `remove` beside what `entry` says; None once its shards are done.
+
+    Raises:
+        DatasetError: Another writer has taken out one of them.
+    """
+
+    def plan() -> LogEntry | None:
+        if entry.shards and all(table.committed(name) for name in entry.shards):
+            return None
+        live = table.live() if remove else {}
+        if gone := [path for path in remove if path not in live]:
+            raise DatasetError(
+                f"table {table.spec.name} changed meanwhile: {len(gone)} of its files were replaced by another writer; "
+                "run the command again"
+            )
+        files = [live[path] for path in remove]
+        return LogEntry(entry.add, files, entry.shards, entry.metadata, entry.operation, entry.data_change)
+
+    return plan
+
+
+def _rewritten_without(table: CommitTarget, file: DataFile, keys: Sequence[str]) -> list[DataFile] | None:
+    """The file written anew without rows of these sorted keys; None if it holds none of them."""
+    bounds, column = file.bounds(table.spec.key), table.spec.key
+    if bounds and bisect_left(keys, bounds[0]) == bisect_left(keys, bounds[1] + "\0"):
+        return None
+    dropped = pa.array(keys, pa.string())
+    source, store = table.resolve(file.path), table.store
+    if not pc.any(pc.is_in(table.keys_of(file.path), dropped)).as_py():
+        return None
+
+    def kept() -> Iterator[pa.Table]:
+        with table.reading(), store.filesystem.open_input_file(source) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(batch_size=ROW_GROUP_ROWS):
+                yield pa.Table.from_batches([batch.filter(pc.invert(pc.is_in(batch.column(column), dropped)))])
+
+    return list(table.write_files(kept()))

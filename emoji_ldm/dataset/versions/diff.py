@@ -1,0 +1,171 @@
+"""`dataset diff`: which rows two points of a table do not share, read from the files that they do not share.
+
+Rows are told apart by one 64-bit hash per field (Python's keyed hash, for this process
+only), so that memory grows with the number of rows read, never with their pictures:
+8 bytes per field and the key, about 200 bytes a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.errors import ConfigError
+
+BATCH_ROWS = 2000
+WIDTH = 80
+
+
+@dataclass(frozen=True)
+class TableDiff:
+    """Rows of `b` against rows of `a`, by key."""
+
+    a: Table
+    b: Table
+    added: list[str]
+    removed: list[str]
+    changed: dict[str, tuple[str, ...]]  # {key: names of the fields that differ}
+    num_files: int  # read on both sides
+    num_shared: int  # files that both have and nobody read
+
+    @property
+    def keys(self) -> set[str]:
+        """Every key that is named."""
+        return {*self.added, *self.removed, *self.changed}
+
+    def fields(self) -> dict[str, int]:
+        """{field: changed rows in which it differs}, the most frequent first."""
+        names = [name for fields in self.changed.values() for name in fields]
+        return {name: names.count(name) for name in sorted(set(names), key=lambda name: (-names.count(name), name))}
+
+    def to_dict(self, num_rows: int) -> dict[str, Any]:
+        """Counts and the first `num_rows` keys of each kind, ready for JSON."""
+        first = dict(sorted(self.changed.items())[:num_rows])
+        return {"table": self.b.spec.name, "from": self.a.version, "to": self.b.version,
+                "rows": {"from": self.a.count(), "to": self.b.count()},
+                "added": len(self.added), "removed": len(self.removed), "changed": len(self.changed),
+                "fields": self.fields(), "first_added": self.added[:num_rows],
+                "first_removed": self.removed[:num_rows],
+                "first_changed": {key: list(fields) for key, fields in first.items()}}  # fmt: skip
+
+
+def diff(a: Table, b: Table, *, only: Collection[str] | None = None) -> TableDiff:
+    """Compare two versions of one table row by row, all rows or those of some keys; keys are sorted.
+
+    Raises:
+        ConfigError: They are versions of different tables.
+        DatasetError: A version lost files to a vacuum.
+    """
+    if a.spec.name != b.spec.name:
+        raise ConfigError(f"{a.spec.name} and {b.spec.name} are different tables: compare two versions of one table")
+    files_a, files_b = _sources(a), _sources(b)
+    shared = files_a & files_b
+    with ThreadPoolExecutor(2) as pool:  # reading and unpacking run beside the other side's hashing
+        one, other = (
+            pool.submit(_RowHashes.read, side, files - shared, only) for side, files in ((a, files_a), (b, files_b))
+        )
+        rows_a, rows_b = one.result(), other.result()
+    place = pc.index_in(rows_b.keys, value_set=rows_a.keys)
+    added = rows_b.keys.filter(pc.is_null(place))
+    removed = rows_a.keys.filter(pc.invert(pc.is_in(rows_a.keys, value_set=rows_b.keys)))
+    both = np.flatnonzero(pc.is_valid(place).to_numpy(zero_copy_only=False))
+    where = pc.drop_null(place).to_numpy()
+    differs = rows_a.hashes[where] != rows_b.hashes[both]
+    rows = np.flatnonzero(differs.any(axis=1))
+    names = np.array([name for name in a.spec.schema.names if name != a.spec.key])
+    keys = rows_b.keys.take(pa.array(both[rows])).to_pylist()
+    changed = {key: tuple(map(str, names[differs[row]])) for key, row in zip(keys, rows, strict=True)}
+    num_files = len(files_a ^ files_b)
+    return TableDiff(a, b, sorted(added.to_pylist()), sorted(removed.to_pylist()), changed, num_files, len(shared))
+
+
+def format_diff(difference: TableDiff, num_rows: int) -> str:
+    """Counts and first rows, at most 80 columns."""
+    facts = difference.to_dict(num_rows)
+    rows = facts["rows"]
+    lines = [f"{facts['table']}  {_name(difference.a)} ({rows['from']:,} rows) -> {_name(difference.b)} "
+             f"({rows['to']:,} rows)",
+             f"  added {facts['added']:,}   removed {facts['removed']:,}   changed {facts['changed']:,}"]  # fmt: skip
+    if facts["fields"]:
+        lines += _wrapped("  fields: ", (f"{name} {count:,}" for name, count in facts["fields"].items()))
+    for sign, kind in (("+", "added"), ("-", "removed")):
+        lines += [f"  {sign} {key[: WIDTH - 4]}" for key in facts[f"first_{kind}"]]
+    for key, fields in facts["first_changed"].items():
+        lines += _wrapped(f"  ~ {key[:20]}  ", fields)
+    hidden = sum(max(0, facts[kind] - num_rows) for kind in ("added", "removed", "changed"))
+    return "\n".join([*lines, *([f"  ... and {hidden:,} more rows (--rows N, --json)"] if hidden else [])]) + "\n"
+
+
+@dataclass(frozen=True)
+class _RowHashes:
+    keys: pa.Array
+    hashes: NDArray[np.int64]  # (N, fields without the key)
+
+    @classmethod
+    def read(cls, table: Table, sources: Iterable[str], only: Collection[str] | None) -> _RowHashes:
+        wanted = None if only is None else pa.array(only, pa.string())
+        keys, hashes = [pa.array([], pa.string())], [np.empty((0, len(table.spec.schema) - 1), np.int64)]
+        for source in sorted(sources):
+            with table.reading(), table.store.filesystem.open_input_file(source) as stream:
+                for batch in _batches(pq.ParquetFile(stream), table.spec.key, wanted):
+                    keys.append(batch.column(table.spec.key))
+                    rest = [batch.column(name) for name in table.spec.schema.names if name != table.spec.key]
+                    hashes.append(np.stack([_hashes(column) for column in rest], axis=1))
+        return cls(pa.concat_arrays(keys), np.concatenate(hashes))
+
+
+def _batches(file: pq.ParquetFile, key: str, wanted: pa.Array | None) -> Iterator[pa.RecordBatch]:
+    """Rows of the wanted keys; a file that has none is read no further than its keys."""
+    if wanted is None:
+        yield from file.iter_batches(BATCH_ROWS)
+    elif pc.any(pc.is_in(file.read([key]).column(0), wanted)).as_py():
+        for batch in file.iter_batches(BATCH_ROWS):
+            yield batch.filter(pc.is_in(batch.column(key), wanted))
+
+
+def _hashes(column: pa.Array) -> NDArray[np.int64]:
+    """(N,) one hash per value; equal values of one type have equal hashes, in this process."""
+    kind = column.type
+    if pa.types.is_struct(kind):
+        parts = [_hashes(part) for part in column.flatten()]
+        return np.fromiter(map(hash, zip(*(part.tolist() for part in parts), strict=True)), np.int64, len(column))
+    if pa.types.is_temporal(kind):
+        column = column.cast(pa.int64())
+    values: Iterable[Any] = column.to_pylist()
+    if pa.types.is_list(kind):
+        values = (None if value is None else tuple(value) for value in values)
+    elif not (pa.types.is_string(kind) or pa.types.is_binary(kind)):
+        values = map(repr, values)  # -1 and -2 have one hash in Python, and NaN has many
+    return np.fromiter(map(hash, values), np.int64, len(column))
+
+
+def _sources(table: Table) -> set[str]:
+    return {table.resolve(path) for path in table.live()}
+
+
+def _name(table: Table) -> str:
+    return f"@{table.version}" if table.exists else "(not there)"
+
+
+def _wrapped(head: str, words: Iterable[str]) -> list[str]:
+    lines = [head]
+    for word in words:
+        if len(lines[-1]) + len(word) + 2 > WIDTH:
+            lines.append(" " * len(head))
+        lines[-1] += word + "  "
+    return [line.rstrip() for line in lines]
+
+
+def diff_tables(tables_a: Mapping[str, Table], tables_b: Mapping[str, Table]) -> list[TableDiff]:
+    """Differences of all tables that are there at one of two points, in the order given."""
+    pairs = ((tables_a[name], tables_b[name]) for name in tables_a if name in tables_b)
+    return [diff(a, b) for a, b in pairs if a.exists or b.exists]

@@ -1,0 +1,254 @@
+"""Names of points in the data set's history: tags, branches, times and versions, and tables opened there.
+
+    refs/tags/NAME.json       {"name", "time", "message", "branch", "tables": {table: version}}    never changed
+    refs/branches/NAME.json   {"name", "time", "folder", "from", "tables": {table: version}}       see branch.py
+
+Both are written with a conditional PUT: of two that make one name, one wins. They are made
+under the store's lease, so that no vacuum deletes what they begin to name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from emoji_ldm.config import Config
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.dataset.versions.lock import store_lock
+from emoji_ldm.errors import ConfigError, DatasetError
+from emoji_ldm.schemas import TABLES, TableSpec
+from emoji_ldm.store import Store
+
+NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
+PINNED_PATTERN = re.compile(r"([A-Za-z]+)@(\d+)")
+TIME_PATTERN = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?")
+MAIN = "main"
+BEFORE_CREATION = -1  # version of a table that was made later
+MAX_SUGGESTIONS = 5
+
+
+@dataclass(frozen=True)
+class Point:
+    """A moment of the tables: which line they are on, and at which versions."""
+
+    label: str  # as the user wrote it
+    store: Store
+    versions: Mapping[str, int] | None  # None: the newest of all
+
+    def table(self, spec: TableSpec) -> Table:
+        """A table at this point; one that was not there yet has no rows."""
+        return Table(self.store, spec, None if self.versions is None else self.versions.get(spec.name, BEFORE_CREATION))
+
+    def names(self, spec: TableSpec) -> bool:
+        """Whether it says anything of a table; a tag is silent about tables that were made later."""
+        return self.versions is None or spec.name in self.versions
+
+
+def open_tables(config: Config, *specs: TableSpec) -> dict[str, Table]:
+    """The tables that a job reads, {name: table}: at `config.as_of`, or the newest; outputs are opened with `Table`."""
+    return open_at(Store(config.store, config.branch), config.as_of, *specs)
+
+
+def open_at(store: Store, at: str | None, *specs: TableSpec) -> dict[str, Table]:
+    """Tables at a point, {name: table}; TABLE@VERSION pins that table alone, the others are read at their newest."""
+    point = resolve(store, at, specs)
+    named = point.versions if at and PINNED_PATTERN.match(at) else None
+    return {spec.name: Table(point.store, spec) if named is not None and spec.name not in named else point.table(spec)
+            for spec in specs}  # fmt: skip
+
+
+def resolve(store: Store, at: str | None, specs: Iterable[TableSpec] = tuple(TABLES.values())) -> Point:
+    """What a tag, branch, time, TABLE@VERSION[,...] or, for a single table, plain version means.
+
+    Args:
+        store: Main line or branch that times and versions belong to.
+        at: As the user wrote it; None is the newest of the store's line.
+        specs: The tables that are asked for.
+
+    Raises:
+        ConfigError: It is no tag, branch, time or version, or names a table that is not asked for.
+        DatasetError: The version is not there, or the time lies before the first commit.
+    """
+    specs = tuple(specs)
+    if not at:
+        return Point("newest", store, None)
+    if at.isdigit():
+        if len(specs) != 1:
+            raise ConfigError(f"version {at} of which table? write TABLE@{at} ({', '.join(s.name for s in specs)})")
+        return Point(at, store, _checked(store, {specs[0].name: int(at)}))
+    if PINNED_PATTERN.match(at):
+        return Point(at, store, _checked(store, _parse_pinned(at, [spec.name for spec in specs])))
+    if TIME_PATTERN.fullmatch(at):
+        return Point(at, store, _at_time(store, at, specs))
+    return _resolve_name(store, at)
+
+
+def create_tag(store: Store, name: str, message: str = "", at: str | None = None) -> dict[str, Any]:
+    """Pin the versions of all tables (see `whole`) under a name that never changes.
+
+    Raises:
+        ConfigError: The name is taken or refused.
+        DatasetError: There is no table, its files went with a vacuum, or a vacuum is at work.
+    """
+    check_name(store, name)
+    with store_lock(store, f"tag {name}") as held:
+        line, versions = versions_at(store, at)
+        if not versions:
+            raise DatasetError(f"no tables in {store.uri}; crawl fills them (emoji-ldm crawl)")
+        facts = {
+            "name": name,
+            "time": timestamp_now(),
+            "message": message,
+            "branch": line.branch or "",
+            "tables": versions,
+        }
+        held.keep()
+        if not store.write_once(json.dumps(facts).encode(), "refs", "tags", f"{name}.json"):
+            raise ConfigError(_name_taken("tag", name))
+    return facts
+
+
+def versions_at(store: Store, at: str | None) -> tuple[Store, dict[str, int]]:
+    """The line that a point is on, and the versions of all tables there.
+
+    TABLE@VERSION leaves the other tables at their newest. Raises DatasetError if a vacuum took files of a version.
+    """
+    point = resolve(store, at)
+    versions = newest_versions(point.store) if point.versions is None or (at and PINNED_PATTERN.match(at)) else {}
+    versions |= point.versions or {}
+    versions = {name: version for name, version in versions.items() if version >= 0}
+    for name, version in versions.items():
+        Table(point.store, TABLES[name], version).live()
+    return point.store, versions
+
+
+def delete_tag(store: Store, name: str) -> dict[str, Any]:
+    """Forget a tag; returns what it pinned. ConfigError if there is none."""
+    facts = tags(store).get(name)
+    if facts is None:
+        raise ConfigError(f"there is no tag {name!r}{suggestion(name, tags(store))}")
+    store.remove("refs", "tags", f"{name}.json")
+    return facts
+
+
+def tags(store: Store) -> dict[str, dict[str, Any]]:
+    """All tags, {name: facts}, oldest first."""
+    return _read_refs(store, "tags")
+
+
+def branches(store: Store) -> dict[str, dict[str, Any]]:
+    """All branches, {name: facts}, oldest first."""
+    return _read_refs(store, "branches")
+
+
+def newest_versions(store: Store) -> dict[str, int]:
+    """Versions of all tables at one moment: read until two readings agree. DatasetError if they never do."""
+    before = _current_versions(store)
+    for _ in range(20):
+        now = _current_versions(store)
+        if now == before:
+            return now
+        before = now
+    raise DatasetError(f"tables of {store.uri} change all the time; stop the writers for a moment")
+
+
+def check_name(store: Store, name: str) -> None:
+    """ConfigError unless this can be the name of a new tag or branch."""
+    if not NAME_PATTERN.fullmatch(name) or name == MAIN:
+        raise ConfigError(f"name {name!r} is refused; start with a letter, go on with letters, digits, . _ or -")
+    for kind, known in (("tag", tags(store)), ("branch", branches(store))):
+        if name in known:
+            raise ConfigError(_name_taken(kind, name))
+
+
+def commit_time(entry: Mapping[str, Any]) -> datetime:
+    """When a commit of a table's history was made."""
+    return datetime.fromtimestamp(entry["timestamp"] / 1000, UTC)
+
+
+def _resolve_name(store: Store, name: str) -> Point:
+    known = tags(store)
+    if name in known:
+        return Point(name, Store(store.uri, known[name]["branch"]), known[name]["tables"])
+    if name == MAIN:
+        return Point(name, Store(store.uri), None)
+    if name in branches(store):
+        return Point(name, Store(store.uri, name), None)
+    raise ConfigError(
+        f"there is no tag or branch {name!r}{suggestion(name, [*known, *branches(store)])}; "
+        "or give a time (2026-11-21T10:00, UTC) or TABLE@VERSION"
+    )
+
+
+def _parse_pinned(at: str, asked: list[str]) -> dict[str, int]:
+    versions = {}
+    for part in at.split(","):
+        match = PINNED_PATTERN.fullmatch(part.strip())
+        if not match:
+            raise ConfigError(f"{part!r} in {at!r} is not TABLE@VERSION")
+        if match[1] not in asked:
+            known = "is no table" if match[1] not in TABLES else "is not read here"
+            raise ConfigError(f"{match[1]} in {at!r} {known}{suggestion(match[1], asked)}")
+        versions[match[1]] = int(match[2])
+    return versions
+
+
+def _checked(store: Store, versions: dict[str, int]) -> dict[str, int]:
+    for name, version in versions.items():
+        newest_version = Table(store, TABLES[name]).version
+        if version > newest_version:
+            has = f"its versions are 0 to {newest_version}" if newest_version >= 0 else "it is not there yet"
+            raise DatasetError(f"table {name} has no version {version}: {has}")
+    return versions
+
+
+def _at_time(store: Store, text: str, specs: Iterable[TableSpec]) -> dict[str, int]:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"time {text!r} is refused ({error}); write 2026-11-21 or 2026-11-21T10:00, in UTC") from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    found, earliest = dict[str, int](), list[datetime]()
+    for spec in specs:
+        history = Table(store, spec).history()
+        found[spec.name] = max(
+            (int(e["version"]) for e in history if commit_time(e) <= moment), default=BEFORE_CREATION
+        )
+        earliest += [commit_time(entry) for entry in history]
+    if set(found.values()) == {BEFORE_CREATION}:
+        first = f"the first is of {min(earliest):%Y-%m-%dT%H:%M:%SZ}" if earliest else "there are none"
+        raise DatasetError(f"no commit at or before {text} (UTC) in {store.uri}: {first}")
+    return found
+
+
+def _current_versions(store: Store) -> dict[str, int]:
+    versions = {name: Table(store, spec).version for name, spec in TABLES.items()}
+    return {name: version for name, version in versions.items() if version >= 0}
+
+
+def _read_refs(store: Store, kind: str) -> dict[str, dict[str, Any]]:
+    names = [name for name in store.list("refs", kind) if name.endswith(".json")]
+    found = [json.loads(store.read("refs", kind, name)) for name in names]
+    return {facts["name"]: facts for facts in sorted(found, key=lambda facts: facts["time"])}
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the nearest known ones, or some."""
+    names = list(known)
+    if close := difflib.get_close_matches(name, names, n=2):
+        return f"; did you mean {' or '.join(map(repr, close))}?"
+    return f" (there are {', '.join(names[-MAX_SUGGESTIONS:])})" if names else " (there are none)"
+
+
+def _name_taken(kind: str, name: str) -> str:
+    return f"{kind} {name!r} exists and never changes its meaning; choose another name, or delete it first (--delete)"
+
+
+def timestamp_now() -> str:
+    """The present moment, as refs keep it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

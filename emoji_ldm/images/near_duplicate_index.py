@@ -1,0 +1,274 @@
+"""Search for near duplicates: candidates by a few coarse measures first, then a comparison of all cells.
+
+Two images look the same if their fingerprints differ by a few levels in every cell. Comparing with every known image
+would take linear time, so the index is a form of locality-sensitive hashing with multiple probes (Lv et al., "Multi-
+Probe LSH", VLDB 2007):
+
+1. Each fingerprint gives four *appearances*: frame and content, over black and over white. Each is projected onto 12
+   coarse measures: brightness, its slopes and bulge, two mean colours, and six finer ones.
+2. The first six measures, rounded down to whole steps, form the key under which the image is filed.
+3. A near duplicate may fall on the other side of a step, so a lookup probes every key that it could have (up to 2^6),
+   and filters what it finds by all 12 measures.
+4. Only the remaining candidates are compared cell by cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emoji_ldm.images.fingerprint import GRID, HEADER, LENGTH, VIEWS
+
+Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int64]
+Shorts = NDArray[np.int16]
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+# Limits of the cell comparison for (frame, content), in levels of 255. Noise of an encoder is everywhere, while another
+# mouth changes few cells: the allowed largest difference therefore grows with the mean difference, up to a ceiling.
+MAX_LEVELS = np.array([2, 4], np.float32)
+LEVELS_PER_MEAN = np.array([6, 5], np.float32)
+MAX_LEVELS_CEILING = np.array([14, 11], np.float32)
+SAMPLED_CELLS = np.arange(4, GRID * GRID, 9)  # enough cells to tell most pairs apart
+
+# The coarse measures. Distances are counted in parts of a step, so that they are whole numbers.
+STEPS = np.array([5, 4, 4, 5, 5, 5] + [5] * 6, np.float32)  # width of a step of each measure, in levels
+PARTS_PER_STEP = 64
+MAX_MEASURE_PARTS = 24  # largest distance of a near duplicate in any measure
+MIN_SPREAD = 4.0  # levels; an appearance with a smaller standard deviation is too plain to be looked up by
+NUM_MEASURES, NUM_KEYS = len(STEPS), 6  # the first six measures form the key
+PROBE_CHOICES = (np.arange(2**NUM_KEYS)[:, None] >> np.arange(NUM_KEYS)) & 1  # (64, 6): which measures to round up
+
+# Sizes that bound time and memory.
+MIN_SORTED_ENTRIES = 2048  # entries that collect in the small sorted array before it is merged into the large one
+BLOCK = 4096  # fingerprints per array: growing never copies the older ones
+LOOKUP_BATCH = 512  # images filed or looked up together: about 20 MB
+COMPARE_BATCH = 512  # image pairs compared together: about 5 MB
+
+
+@dataclass(frozen=True, order=True)
+class NearDuplicate:
+    """A known image that looks the same; `distance` is the largest difference of a cell, from 0 to 1."""
+
+    distance: float
+    image_id: str
+
+
+def _projection() -> Floats:
+    """Build the `(GRID * GRID * 3, 12)` matrix that projects RGB cells onto the coarse measures."""
+    line = np.linspace(-1, 1, GRID)
+    y, x = np.meshgrid(line, line, indexing="ij")
+    one, radius = np.ones_like(x), x * x + y * y
+    # Three roughly decorrelated colour axes: brightness, red against blue, green against both.
+    grey, red, green = np.array([1, 2, 1]) / 4, np.array([1, 0, -1]), np.array([-0.5, 1, -0.5])
+    key = [(one, grey), (1.5 * x, grey), (1.5 * y, grey), (1.5 * (radius - radius.mean()), grey)]
+    key += [(one, red), (one, green)]
+    finer = [(2 * x * y, grey), (1.5 * (x * x - y * y), grey)]
+    finer += [(1.5 * slope, colour) for colour in (red, green) for slope in (x, y)]
+    columns = [(shape[..., None] * colour).reshape(-1) for shape, colour in key + finer]
+    return np.stack(columns, 1).astype(np.float32) / np.float32(GRID**2)
+
+
+PROJECTION = _projection()
+
+
+@dataclass(frozen=True)
+class IndexEntries:
+    """A sorted array of keys, each with the row of its image and the coarse measures of that appearance."""
+
+    keys: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    rows: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    measures: Shorts = field(default_factory=lambda: np.empty((0, NUM_MEASURES), np.int16))
+
+    @classmethod
+    def from_fingerprints(cls, values: Bytes, first: int) -> IndexEntries:
+        """Build the entries of fingerprints `(N, LENGTH)` whose rows are numbered from `first`."""
+        measures, informative = _measures(values)
+        keys = _packed(measures[:, :, None, :NUM_KEYS] // PARTS_PER_STEP)[..., 0]
+        rows = np.broadcast_to(np.arange(first, first + len(values), dtype=np.int32)[:, None], keys.shape)
+        return cls().merge(cls(keys[informative], rows[informative], measures[informative]))
+
+    def merge(self, others: IndexEntries) -> IndexEntries:
+        """Return these entries and the others, sorted by key."""
+        pairs = ((getattr(self, name), getattr(others, name)) for name in ("keys", "rows", "measures"))
+        keys, rows, measures = (np.concatenate(pair) for pair in pairs)
+        # A stable sort (timsort) merges two sorted runs in linear time.
+        order = np.argsort(keys, kind="stable")
+        return IndexEntries(keys[order], rows[order], measures[order])
+
+    def candidates(self, measures: Shorts, informative: Mask) -> Ints:
+        """Find rows whose 12 measures are near those of the images asked for.
+
+        Args:
+            measures: `(N, 4, 12)` in parts of a step, from `_measures`.
+            informative: `(N, 4)`, appearances to look up.
+
+        Returns:
+            `(M, 2)` pairs (position among the N images, row), possibly with repetitions.
+        """
+        positions, appearances, probes = _probes(measures, informative)
+        starts, ends = np.searchsorted(self.keys, probes), np.searchsorted(self.keys, probes, "right")
+        counts = ends - starts
+        # Expand each range [start, end) of entries into one (probe, entry) pair per entry, without a Python loop.
+        probe = np.repeat(np.arange(len(probes)), counts)
+        entry = np.arange(len(probe)) + np.repeat(starts - np.cumsum(counts) + counts, counts)
+        for measure in range(NUM_MEASURES):
+            own = measures[positions[probe], appearances[probe], measure]
+            close = np.abs(self.measures[entry, measure] - own) <= MAX_MEASURE_PARTS
+            probe, entry = probe[close], entry[close]
+        return np.stack([positions[probe], self.rows[entry].astype(np.int64)], 1)
+
+
+@dataclass
+class NearDuplicateIndex:
+    """An index of images by appearance that grows while it is searched.
+
+    New entries collect in a small sorted array, which is merged into the large one when it holds a sixteenth of it:
+    filing an image costs logarithmic time on average, and a lookup searches two arrays.
+    """
+
+    ids: list[str] = field(default_factory=list)
+    blocks: list[Bytes] = field(default_factory=list)  # fingerprints, (BLOCK, LENGTH) each
+    main_entries: IndexEntries = field(default_factory=IndexEntries)
+    recent_entries: IndexEntries = field(default_factory=IndexEntries)
+
+    def add(self, ids: Sequence[str], fingerprints: Sequence[bytes]) -> None:
+        """Add images."""
+        for start in range(0, len(ids), LOOKUP_BATCH):
+            values = _stacked(fingerprints[start : start + LOOKUP_BATCH])
+            self.recent_entries = self.recent_entries.merge(IndexEntries.from_fingerprints(values, len(self.ids)))
+            self._store(values)
+            self.ids.extend(ids[start : start + LOOKUP_BATCH])
+            if len(self.recent_entries.keys) > max(MIN_SORTED_ENTRIES, len(self.main_entries.keys) // 16):
+                self.main_entries, self.recent_entries = self.main_entries.merge(self.recent_entries), IndexEntries()
+
+    def find(self, fingerprints: Sequence[bytes]) -> list[list[NearDuplicate]]:
+        """Find the known images that look the same as each of these, by distance and then by id."""
+        found: list[list[NearDuplicate]] = [[] for _ in fingerprints]
+        for start in range(0, len(fingerprints), LOOKUP_BATCH):
+            values = _stacked(fingerprints[start : start + LOOKUP_BATCH])
+            pairs = self._candidates(values)
+            for first in range(0, len(pairs), COMPARE_BATCH):
+                for position, match in self._verify(values, pairs[first : first + COMPARE_BATCH]):
+                    found[start + position].append(match)
+        return [sorted(matches) for matches in found]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all arrays."""
+        parts = (self.main_entries, self.recent_entries)
+        entries = (array for part in parts for array in (part.keys, part.rows, part.measures))
+        return sum(array.nbytes for array in (*self.blocks, *entries))
+
+    def _candidates(self, values: Bytes) -> Ints:
+        """Return `(M, 2)` distinct pairs (position, row) whose coarse measures are near."""
+        measures, informative = _measures(values)
+        parts = (self.main_entries, self.recent_entries)
+        pairs = np.concatenate([part.candidates(measures, informative) for part in parts])
+        # Both numbers packed into one make `unique` a sort of integers, which is faster than one of rows.
+        codes = np.unique(pairs[:, 0] << 32 | pairs[:, 1])
+        return np.stack([codes >> 32, codes & 0xFFFFFFFF], 1)
+
+    def _verify(self, values: Bytes, pairs: Ints) -> Iterator[tuple[int, NearDuplicate]]:
+        """Compare candidate pairs by all cells; yields (position, match) for those that look the same."""
+        ones, others = values[pairs[:, 0]], self._rows(pairs[:, 1])
+        # A sample of the cells rules most pairs out at a ninth of the cost.
+        possible = (differences(ones, others, SAMPLED_CELLS)[0] <= MAX_LEVELS_CEILING).any(1)
+        pairs = pairs[possible]
+        largest, mean = differences(ones[possible], others[possible])
+        limit = np.minimum(MAX_LEVELS + LEVELS_PER_MEAN * mean, MAX_LEVELS_CEILING)
+        same = largest <= limit
+        distances = np.where(same, largest, np.inf).min(1) / 255
+        for (position, row), distance in zip(pairs.tolist(), distances.tolist(), strict=True):
+            if distance <= 1:
+                yield position, NearDuplicate(distance, self.ids[row])
+
+    def _rows(self, rows: Ints) -> Bytes:
+        """Gather the fingerprints of rows from their blocks."""
+        values, block = np.empty((len(rows), LENGTH), np.uint8), rows // BLOCK
+        for number in np.unique(block):
+            chosen = block == number
+            values[chosen] = self.blocks[number][rows[chosen] % BLOCK]
+        return values
+
+    def _store(self, values: Bytes) -> None:
+        """Append fingerprints to the blocks."""
+        for row, value in enumerate(values, len(self.ids)):
+            if row % BLOCK == 0:
+                self.blocks.append(np.empty((BLOCK, LENGTH), np.uint8))
+            self.blocks[-1][row % BLOCK] = value
+
+
+def differences(ones: Bytes, others: Bytes, cells: slice | Ints = slice(None)) -> tuple[Floats, Floats]:
+    """Compare pairs of fingerprints `(N, LENGTH)`, all cells or some.
+
+    The comparison is made over the background that was removed from either image, else over black and over white: two
+    backgrounds together tell alpha apart, as one alone would not.
+
+    Returns:
+        Largest and mean difference of the cells, in levels, `(N, VIEWS)` each.
+    """
+    first, second = (
+        part[:, HEADER:].reshape(len(part), VIEWS, GRID * GRID, 4)[:, :, cells].astype(np.float32)
+        for part in (ones, others)
+    )
+    # With premultiplied colour c and alpha a, the colour over a background b is c + (255 - a) * b. The difference of
+    # two such colours is dc - da * b, so neither image has to be composited.
+    delta = np.moveaxis(first - second, -1, 0)
+    worst = np.zeros(delta.shape[1:], np.float32)
+    for background in _backgrounds(ones, others):
+        for channel in range(3):
+            np.maximum(worst, np.abs(delta[channel] - delta[3] * background[:, channel, None, None]), out=worst)
+    return worst.max(-1), worst.mean(-1)
+
+
+def _backgrounds(ones: Bytes, others: Bytes) -> tuple[Floats, Floats]:
+    """Choose two backgrounds for each pair, `(N, 3)` each, from 0 to 1."""
+    first, second = (part[:, 1:4] / np.float32(255) for part in (ones, others))
+    first_cut, second_cut = (part[:, :1] == 1 for part in (ones, others))
+    black, white = np.zeros_like(first), np.ones_like(first)
+    return (
+        np.where(second_cut, second, np.where(first_cut, first, black)),
+        np.where(first_cut, first, np.where(second_cut, second, white)),
+    )
+
+
+def _measures(values: Bytes) -> tuple[Shorts, Mask]:
+    """Project fingerprints `(N, LENGTH)` onto the coarse measures.
+
+    Returns:
+        `(N, 4, 12)` int16 in parts of a step, and `(N, 4)` whether the appearance has enough contrast to be looked up.
+    """
+    cells = values[:, HEADER:].reshape(len(values), VIEWS, GRID * GRID, 4).astype(np.float32)
+    black, white = cells[..., :3], cells[..., :3] + (255 - cells[..., 3:])
+    appearances = np.concatenate([black, white], 1).reshape(len(values), 2 * VIEWS, GRID * GRID * 3)
+    measures = np.rint(appearances @ PROJECTION * (PARTS_PER_STEP / STEPS)).astype(np.int16)
+    return measures, appearances.std(-1) >= MIN_SPREAD
+
+
+def _packed(steps: Shorts) -> Ints:
+    """Pack `(..., 4, n, 6)` steps into integer keys: the number of the appearance, then a byte for each measure."""
+    appearance = np.arange(2 * VIEWS, dtype=np.int64)[:, None]
+    key = np.broadcast_to(appearance, steps.shape[:-1])
+    for measure in range(NUM_KEYS):
+        key = (key << 8) | (steps[..., measure] & 255)
+    return key
+
+
+def _probes(measures: Shorts, informative: Mask) -> tuple[Ints, Ints, Ints]:
+    """List all keys under which a near duplicate may be filed, as (positions, appearances, keys), `(P,)` each."""
+    low, high = (
+        (measures + shift)[:, :, None, :NUM_KEYS] // PARTS_PER_STEP for shift in (-MAX_MEASURE_PARTS, MAX_MEASURE_PARTS)
+    )
+    # Rounding a measure up only gives another key if its tolerance crosses the border of a step.
+    possible = ((low != high) | (PROBE_CHOICES == 0)).all(-1) & informative[..., None]
+    positions, appearances, _ = np.nonzero(possible)
+    return positions, appearances, _packed(np.where(PROBE_CHOICES == 1, high, low))[possible]
+
+
+def _stacked(fingerprints: Sequence[bytes]) -> Bytes:
+    return np.frombuffer(b"".join(fingerprints), np.uint8).reshape(-1, LENGTH)

@@ -1,0 +1,60 @@
+"""The table of who may reach whom (`k8s/components/network/allowed.yaml`), with its form checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, ValidationError
+
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.kubernetes.lint.context import read_mapping
+
+PRIVATE = "private"  # whatever has a private address
+
+
+class _StrictModel(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _AllowedFlow(_StrictModel):
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    ports: Literal["all"] | list[Annotated[str, Field(pattern=r"^\d{1,5}/(TCP|UDP|SCTP)$")]]
+    same: str = ""
+    where: str = ""
+    why: str = ""
+
+
+class _ExternalPeer(_StrictModel):
+    addresses: list[IPvAnyAddress]
+    namespace: str | None = None
+    labels: dict[str, str] = {}
+
+
+class _NetworkMatrix(_StrictModel):
+    allowed: list[_AllowedFlow]
+    ours: dict[str, dict[str, list[str]]]
+    outside: dict[str, _ExternalPeer]
+
+
+def load_network_matrix(path: Path) -> dict[str, Any]:
+    """The table as plain values.
+
+    Raises:
+        ConfigError: It is missing or of another form, or a row names somebody whom it does not describe.
+    """
+    values = read_mapping(path)
+    try:
+        table = _NetworkMatrix.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        given = "" if first["type"] == "missing" else f" (is {first['input']!r})"
+        raise ConfigError(f"{path}: {place}: {first['msg'].lower()}{given}") from None
+    known = {PRIVATE, *table.ours, *table.outside}
+    for number, row in enumerate(table.allowed):
+        if strangers := [who for who in (row.source, row.target) if who not in known]:
+            names = ", ".join(sorted(known))
+            raise ConfigError(f"{path}: allowed.{number}: nobody is called {strangers[0]!r} (there are: {names})")
+    return values

@@ -1,0 +1,228 @@
+"""Every Pod that an object leads to, with the containers that the operators add, at KubeRay v1.7.0.
+
+Sources (ray-operator/controllers/ray): `common/pod.go` for the autoscaler sidecar and the init container,
+`common/job.go` for the submitter, `raycluster_controller.go` for the Redis clean-up Job.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from emoji_ldm.kubernetes.lint.rendering import KubeObject, name_of
+
+FieldPath = tuple[str | int, ...]
+TEMPLATED = ("StatefulSet", "Deployment", "DaemonSet", "Job", "ReplicaSet")
+CRON_TEMPLATE: FieldPath = ("spec", "jobTemplate", "spec", "template")
+AUTOSCALER_RESOURCES = {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "500m", "memory": "512Mi"}}
+SUBMITTER_RESOURCES = {"requests": {"cpu": "500m", "memory": "200Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
+WAIT_RESOURCES = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"cpu": "200m", "memory": "256Mi"}}
+
+
+@dataclass(frozen=True)
+class ExpandedPod:
+    """A Pod as it will run, and where its template lies in the object."""
+
+    thing: KubeObject
+    role: str  # pod, head, worker, submitter, cleanup
+    path: FieldPath  # of the template in the object
+    template: KubeObject  # metadata and spec, with the containers that operators add
+    group: KubeObject = field(default_factory=dict)  # the Ray group it belongs to
+    count: int = 1  # how many of them at most
+    injected: tuple[str, ...] = ()  # names of the containers that are not written in the template
+
+    @property
+    def owner(self) -> str:
+        return name_of(self.thing)
+
+    @property
+    def spec(self) -> KubeObject:
+        return self.template.get("spec") or {}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return (self.template.get("metadata") or {}).get("labels") or {}
+
+    @property
+    def namespace(self) -> str:
+        return str((self.thing.get("metadata") or {}).get("namespace", "default"))
+
+    @property
+    def containers(self) -> list[KubeObject]:
+        """Init containers first."""
+        return [*(self.spec.get("initContainers") or []), *(self.spec.get("containers") or [])]
+
+    def places(self) -> Iterator[tuple[FieldPath, KubeObject]]:
+        """Each container with its path in the object; for one that an operator adds, the path of what shapes it."""
+        for key in ("initContainers", "containers"):
+            for index, container in enumerate(self.spec.get(key) or []):
+                if container.get("name") not in self.injected:
+                    yield (*self.path, "spec", key, index), container
+                elif container["name"] == "autoscaler":
+                    yield (*self.path[:-2], "autoscalerOptions"), container
+                else:
+                    yield self.path, container
+
+
+def pods(things: Iterable[KubeObject]) -> Iterator[ExpandedPod]:
+    """Every Pod of the objects, those inside Ray kinds and those that operators make too."""
+    for thing in things:
+        spec = thing.get("spec")
+        if not isinstance(spec, dict):
+            continue
+        yield from _built_in(thing, spec)
+        yield from _ray(thing, spec)
+
+
+def templates(thing: KubeObject) -> Iterator[tuple[FieldPath, object]]:
+    """Every Pod template that is written in an object, with its path; None for one that is missing."""
+    kind = thing.get("kind")
+    if kind in TEMPLATED:
+        yield ("spec", "template"), value_at(thing, ("spec", "template"))
+    if kind == "CronJob":
+        yield CRON_TEMPLATE, value_at(thing, CRON_TEMPLATE)
+    if part := ray_part(thing):
+        path, cluster = part
+        groups = cluster.get("workerGroupSpecs") or []
+        places = [("headGroupSpec",), *(("workerGroupSpecs", index) for index, _ in enumerate(groups))]
+        for place in places:
+            yield (*path, *place, "template"), value_at(cluster, (*place, "template"))
+    if (job := ray_job(thing)) and "submitterPodTemplate" in job[1]:
+        yield (*job[0], "submitterPodTemplate"), job[1]["submitterPodTemplate"]
+
+
+def ray_part(thing: KubeObject) -> tuple[FieldPath, KubeObject] | None:
+    """The cluster inside any Ray kind, with its path."""
+    path: FieldPath = {
+        "RayCluster": ("spec",),
+        "RayJob": ("spec", "rayClusterSpec"),
+        "RayService": ("spec", "rayClusterConfig"),
+        "RayCronJob": ("spec", "jobTemplate", "rayClusterSpec"),
+    }.get(str(thing.get("kind")), ())
+    if not path or not str(thing.get("apiVersion", "")).startswith("ray.io/"):
+        return None
+    cluster = value_at(thing, path)
+    return (path, cluster) if isinstance(cluster, dict) else None
+
+
+def ray_cluster(thing: KubeObject) -> KubeObject | None:
+    """The cluster inside any Ray kind."""
+    part = ray_part(thing)
+    return part[1] if part else None
+
+
+def ray_job(thing: KubeObject) -> tuple[FieldPath, KubeObject] | None:
+    """The spec of a RayJob, or that of the jobs a RayCronJob makes, with its path."""
+    path: FieldPath = {"RayJob": ("spec",), "RayCronJob": ("spec", "jobTemplate")}.get(str(thing.get("kind")), ())
+    spec = value_at(thing, path) if path else None
+    return (path, spec) if isinstance(spec, dict) else None
+
+
+def value_at(value: object, path: FieldPath) -> object:
+    """What lies at a path; None where nothing does."""
+    for step in path:
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            value = value[step]
+        else:
+            return None
+    return value
+
+
+def _built_in(thing: KubeObject, spec: KubeObject) -> Iterator[ExpandedPod]:
+    if thing.get("kind") in TEMPLATED and isinstance(spec.get("template"), dict):
+        yield ExpandedPod(thing, "pod", ("spec", "template"), spec["template"], count=int(spec.get("replicas") or 1))
+    if thing.get("kind") == "CronJob" and isinstance(template := value_at(thing, CRON_TEMPLATE), dict):
+        yield ExpandedPod(thing, "pod", CRON_TEMPLATE, template)
+    if thing.get("kind") == "Pod":
+        yield ExpandedPod(thing, "pod", (), thing)
+
+
+def _ray(thing: KubeObject, spec: KubeObject) -> Iterator[ExpandedPod]:
+    part = ray_part(thing)
+    if part is None:
+        return
+    path, cluster = part
+    head = cluster.get("headGroupSpec")
+    if isinstance(head, dict):
+        yield _head(thing, (*path, "headGroupSpec"), cluster, head)
+        if cluster.get("gcsFaultToleranceOptions"):
+            yield _cleanup(thing, (*path, "headGroupSpec"), head)
+    for index, group in enumerate(cluster.get("workerGroupSpecs") or []):
+        if isinstance(group, dict):
+            yield _worker(thing, (*path, "workerGroupSpecs", index), group)
+    if (job := ray_job(thing)) and job[1].get("submissionMode", "K8sJobMode") == "K8sJobMode":
+        yield _submitter(thing, job[0], job[1], head if isinstance(head, dict) else {})
+
+
+def _head(thing: KubeObject, path: FieldPath, cluster: KubeObject, group: KubeObject) -> ExpandedPod:
+    template, injected = _copy(group), tuple[str, ...]()
+    ray = _first(template)
+    if cluster.get("enableInTreeAutoscaling"):
+        options = cluster.get("autoscalerOptions") or {}
+        sidecar = {
+            "name": "autoscaler",
+            "image": options.get("image") or ray.get("image"),
+            "command": ["/bin/bash", "-c", "--"],
+            "resources": options.get("resources") or AUTOSCALER_RESOURCES,
+            "env": options.get("env") or [],
+            "envFrom": options.get("envFrom") or [],
+            "volumeMounts": options.get("volumeMounts") or [],
+        }
+        if options.get("securityContext"):
+            sidecar["securityContext"] = options["securityContext"]
+        template["spec"].setdefault("containers", []).append(sidecar)
+        injected = ("autoscaler",)
+    return ExpandedPod(thing, "head", (*path, "template"), template, group, injected=injected)
+
+
+def _worker(thing: KubeObject, path: FieldPath, group: KubeObject) -> ExpandedPod:
+    template = _copy(group)
+    ray = _first(template)
+    wait = {
+        "name": "wait-gcs-ready",
+        "image": ray.get("image"),
+        "command": ["/bin/bash", "-c", "--"],
+        "resources": WAIT_RESOURCES,
+        "env": ray.get("env") or [],
+        "envFrom": ray.get("envFrom") or [],
+        "volumeMounts": ray.get("volumeMounts") or [],
+    }
+    if ray.get("securityContext"):
+        wait["securityContext"] = ray["securityContext"]
+    template["spec"]["initContainers"] = [*(template["spec"].get("initContainers") or []), wait]
+    most = group.get("maxReplicas")
+    count = int(most if most is not None else group.get("replicas") or 0) * int(group.get("numOfHosts") or 1)
+    return ExpandedPod(thing, "worker", (*path, "template"), template, group, count, ("wait-gcs-ready",))
+
+
+def _submitter(thing: KubeObject, path: FieldPath, job: KubeObject, head: KubeObject) -> ExpandedPod:
+    if isinstance(job.get("submitterPodTemplate"), dict):
+        return ExpandedPod(thing, "submitter", (*path, "submitterPodTemplate"), job["submitterPodTemplate"])
+    container = {
+        "name": "ray-job-submitter",
+        "image": _first(_copy(head)).get("image"),
+        "resources": SUBMITTER_RESOURCES,
+    }
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    return ExpandedPod(thing, "submitter", path, template, injected=("ray-job-submitter",))
+
+
+def _cleanup(thing: KubeObject, path: FieldPath, group: KubeObject) -> ExpandedPod:
+    """The Job that empties Redis when the cluster goes: the head's Pod with only its Ray container."""
+    template = _copy(group)
+    template["spec"]["containers"] = [_first(template) | {"resources": WAIT_RESOURCES}]
+    return ExpandedPod(thing, "cleanup", (*path, "template"), template, group)
+
+
+def _copy(group: KubeObject) -> KubeObject:
+    template: KubeObject = copy.deepcopy(group.get("template") or {})
+    template.setdefault("spec", {})
+    return template
+
+
+def _first(template: KubeObject) -> KubeObject:
+    containers = template.get("spec", {}).get("containers") or [{}]
+    return containers[0] if isinstance(containers[0], dict) else {}

@@ -1,0 +1,88 @@
+"""Overlays as kustomize renders them: once per overlay and process, and again only when a file has changed."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.kubernetes.lint.kubectl_binary import render_command
+
+TIMEOUT_S = 60
+
+KubeObject = dict[str, Any]  # one Kubernetes object
+
+
+def overlays(folder: Path) -> list[str]:
+    """Names of the overlays in `folder` (k8s/).
+
+    Raises:
+        ConfigError: The folder holds none.
+    """
+    names = sorted(path.parent.name for path in (folder / "overlays").glob("*/kustomization.yaml"))
+    if not names:
+        raise ConfigError(f"{folder} holds no overlays: run from a clone of the project, or name it with --manifests")
+    return names
+
+
+def render(folder: Path, overlay: str) -> list[KubeObject]:
+    """The objects of one overlay; yours to change.
+
+    Raises:
+        ConfigError: There is no such overlay, no kubectl, or kustomize cannot render it.
+    """
+    known = overlays(folder)
+    if overlay not in known:
+        raise ConfigError(f"no overlay {overlay!r} in {folder / 'overlays'} (there are: {', '.join(known)})")
+    place = (folder / "overlays" / overlay).resolve()
+    return copy.deepcopy(_rendered(place, folder_fingerprint(folder)))
+
+
+def kustomize(place: Path) -> str:
+    """What kustomize makes of a folder.
+
+    Raises:
+        ConfigError: With kustomize's own words, in one line.
+    """
+    command = [*render_command(), str(place)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"kustomize cannot render {place.name} within {TIMEOUT_S} s") from None
+    if done.returncode:
+        words = " ".join(done.stderr.removeprefix("error: ").split())
+        raise ConfigError(f"kustomize cannot render {place.name}: {words}")
+    return done.stdout
+
+
+def parse(text: str) -> list[KubeObject]:
+    """The objects of a stream of YAML documents."""
+    return [_without_nulls(thing) for thing in yaml.load_all(text, yaml.CSafeLoader) if thing]
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value without the fields that are null, as the API server takes it."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def name_of(thing: KubeObject) -> str:
+    """Such as `RayJob/train`."""
+    return f"{thing.get('kind')}/{(thing.get('metadata') or {}).get('name')}"
+
+
+def folder_fingerprint(folder: Path) -> int:
+    """Another number whenever a file below the folder has changed."""
+    stats = ((str(path), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    return hash(tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
+
+
+@functools.lru_cache(maxsize=32)
+def _rendered(place: Path, _stamp: int) -> list[KubeObject]:
+    return parse(kustomize(place))

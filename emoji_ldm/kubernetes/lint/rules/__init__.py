@@ -1,0 +1,41 @@
+"""The rules that no schema holds: of KubeRay, Kueue, Kubernetes and this project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from emoji_ldm.kubernetes.lint.context import LintContext
+from emoji_ldm.kubernetes.lint.pods import FieldPath, pods
+from emoji_ldm.kubernetes.lint.rendering import KubeObject
+from emoji_ldm.kubernetes.lint.rules import (  # noqa: F401  (each registers its rules)
+    gcs_fault_tolerance,
+    images,
+    kueue_queues,
+    kueue_quotas,
+    labels,
+    object_references,
+    pod_references,
+    project_config,
+    ray_autoscaler,
+    ray_cluster,
+    ray_job,
+    ray_service,
+    scheduling,
+    security,
+    values,
+)
+from emoji_ldm.kubernetes.lint.rules.rule import RULES, Rule, rule_targets
+
+__all__ = ["RULES", "Rule", "violations"]
+
+
+def violations(thing: KubeObject, world: LintContext) -> Iterator[tuple[Rule, FieldPath, str]]:
+    """The rules that one object of a world breaks, each with the path in the object; its form must be right."""
+    by_scope: dict[str, list[Rule]] = {}
+    for one in RULES.values():
+        if not one.kinds or thing["kind"] in one.kinds:
+            by_scope.setdefault(one.scope, []).append(one)
+    for scope, place in rule_targets(thing, world, list(pods([thing]))):
+        for one in by_scope.get(scope, []):
+            for path, text in one.find(place):
+                yield one, (*place.path, *path), text

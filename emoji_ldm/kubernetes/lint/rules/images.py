@@ -1,0 +1,61 @@
+"""Images: those of versions.yaml, by digest, except our own where a cluster loads them from this machine."""
+
+from __future__ import annotations
+
+from emoji_ldm.kubernetes.lint.k8s_enums import IMAGE
+from emoji_ldm.kubernetes.lint.rules.rule import CONTAINER, RuleTarget, Violations, rule
+
+LOCAL_OVERLAYS = ("dev", "kind", "kind-minio")  # `kind load` cannot load an image by digest
+OURS = ("emoji-ldm-cpu", "emoji-ldm-gpu", "emoji-ldm-browser")
+
+
+@rule(CONTAINER)
+def images_have_the_form_of_one(place: RuleTarget) -> Violations:
+    """distribution/reference: the form of an image's name."""
+    if not place.injected and not IMAGE.fullmatch(str(place.part.get("image", ""))):
+        yield ("image",), f"{place.part.get('image')!r} is no name of an image"
+
+
+@rule(CONTAINER)
+def images_are_pinned(place: RuleTarget) -> Violations:
+    """facts: images by digest from one list.
+
+    By digest; our own by version where the overlay is local.
+    """
+    found = IMAGE.fullmatch(str(place.part.get("image", "")))
+    if found is None or place.injected:
+        return
+    name = str(found["name"]).rpartition("/")[2]
+    local = name in OURS and place.world.overlay in LOCAL_OVERLAYS
+    if found["digest"] is None and not local:
+        remedy = "push the image and write its sha256 here" if name in OURS else "write the one of versions.yaml"
+        yield ("image",), f"digest of {found['name']} is missing: {remedy}"
+    elif local and found["tag"] in (None, "latest"):
+        yield ("image",), f"{found['name']} needs the version of versions.yaml as its tag"
+
+
+@rule(CONTAINER)
+def images_are_those_of_the_list(place: RuleTarget) -> Violations:
+    """versions.yaml: the one list."""
+    found = IMAGE.fullmatch(str(place.part.get("image", "")))
+    if found is None or place.injected:
+        return
+    listed: dict[str, object] = place.world.versions["images"]
+    name = str(found["name"])
+    short = name.rpartition("/")[2]
+    entry = listed.get(name, listed.get(short) if short in OURS else None)
+    if entry is None:
+        yield ("image",), f"versions.yaml lists no image {name!r} (there are: {', '.join(sorted(listed))})"
+        return
+    tag, _, digest = str(entry).partition("@")
+    if found["tag"] not in (None, tag) or (digest and found["digest"] not in (None, digest)):
+        yield ("image",), f"versions.yaml has {name}:{entry}, not {place.part['image']}"
+
+
+@rule(CONTAINER)
+def local_images_are_not_pulled(place: RuleTarget) -> Violations:
+    """kind: an image that only the node has is not pulled."""
+    found = IMAGE.fullmatch(str(place.part.get("image", "")))
+    local = found is not None and found["name"] in OURS and place.world.overlay in LOCAL_OVERLAYS
+    if local and place.part.get("imagePullPolicy") == "Always":
+        yield ("imagePullPolicy",), "Always would look for a local image in a registry: use IfNotPresent"

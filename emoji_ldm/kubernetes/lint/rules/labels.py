@@ -1,0 +1,103 @@
+"""Labels and annotations: free maps to every schema, so a slip in one passes and selects nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from emoji_ldm.kubernetes.lint.k8s_enums import KEYS, LABEL_MAPS, LABEL_VALUE, PLAIN_KEYS, qualified_name
+from emoji_ldm.kubernetes.lint.pods import FieldPath
+from emoji_ldm.kubernetes.lint.rules.rule import OBJECT, RuleTarget, Violations, rule
+from emoji_ldm.kubernetes.lint.rules.values import inside, nodes
+
+FREE = ("data", "stringData", "binaryData", "annotations", "rayStartParams")  # texts with rules of their own
+
+
+@rule(OBJECT)
+def labels_are_labels(place: RuleTarget) -> Violations:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    for path, labels in _maps(place.thing):
+        for key, value in labels.items():
+            if not qualified_name(str(key)) or not isinstance(value, str) or not LABEL_VALUE.fullmatch(value):
+                yield (*path, key), f"{key}={value} is no label (at most 63 of A-Z, a-z, 0-9, -, _, .)"
+
+
+@rule(OBJECT)
+def keys_of_annotations_are_keys(place: RuleTarget) -> Violations:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    for path, value in nodes(place.thing):
+        if path and path[-1] == "annotations" and isinstance(value, dict) and "metadata" in path:
+            for key in value:
+                if not qualified_name(key):
+                    yield (*path, key), f"{key!r} is no key of an annotation"
+
+
+@rule(OBJECT)
+def values_of_known_annotations_exist(place: RuleTarget) -> Violations:
+    """kubernetes: annotations of Ray, Kueue, Karpenter and the autoscaler that hold fixed words."""
+    for path, value in nodes(place.thing):
+        if path and path[-1] == "annotations" and isinstance(value, dict):
+            for key, words in ANNOTATIONS.items():
+                if key in value and value[key] not in words:
+                    yield (*path, key), f"{value[key]!r} is none of {', '.join(words)}"
+
+
+@rule(OBJECT)
+def keys_of_labels_and_annotations_are_known(place: RuleTarget) -> Violations:
+    """Ours and the operators': labels and annotations are free maps, so a slip passes every schema.
+
+    Keys of our own domain and of the operators we use are known by name.
+    """
+    for path, value in nodes(place.thing):
+        if not path or path[-1] not in (*LABEL_MAPS, "annotations") or not isinstance(value, dict):
+            continue
+        for key in value:
+            if not isinstance(value[key], dict | list) and not _known_key(key):
+                yield (*path, key), f"no label or annotation {key!r} that anybody reads"
+
+
+@rule(OBJECT)
+def values_of_our_labels_exist(place: RuleTarget) -> Violations:
+    """Ours: policies, budgets and monitors select by these labels, and a slip selects nothing."""
+    for path, value in nodes(place.thing):
+        if path and path[-1] in OUR_LABELS and isinstance(value, str) and value not in OUR_LABELS[str(path[-1])]:
+            yield path, f"{value!r} is none of {', '.join(OUR_LABELS[str(path[-1])])}"
+        if isinstance(value, dict) and value.get("key") in OUR_LABELS and isinstance(value.get("values"), list):
+            for index, one in enumerate(value["values"]):
+                if one not in OUR_LABELS[value["key"]]:
+                    yield (*path, "values", index), f"{one!r} is none of {', '.join(OUR_LABELS[value['key']])}"
+
+
+STAGES = "crawl caption autoencoder latents train generate report pipeline refresh serve cluster"
+
+
+OUR_LABELS = {
+    "emoji-ldm/stage": tuple(STAGES.split()),
+    "emoji-ldm/role": ("head", "worker", "submitter"),
+    "emoji-ldm/pool": ("cpu", "browser", "gpu-on-demand", "gpu-spot"),
+    "emoji-ldm/internet": ("true",),
+    "emoji-ldm/submit": ("true",),
+    "app.kubernetes.io/part-of": ("emoji-ldm",),
+}
+
+
+ANNOTATIONS = {
+    "kueue.x-k8s.io/elastic-job": ("true", "false"),
+    "karpenter.sh/do-not-disrupt": ("true", "false"),
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": ("true", "false"),
+}
+
+
+def _known_key(key: str) -> bool:
+    return key in KEYS or key in PLAIN_KEYS
+
+
+def _maps(thing: Any) -> Iterator[tuple[FieldPath, dict[str, Any]]]:
+    """Every map of labels."""
+    for path, value in nodes(thing):
+        if not isinstance(value, dict) or not path or path[-1] not in LABEL_MAPS:
+            continue
+        if path[-1] == "selector" and any(isinstance(item, dict | list) for item in value.values()):
+            continue  # a label selector, not the plain one of a Service
+        if "headGroupSpec" in path or "workerGroupSpecs" in path or not inside(path, FREE):
+            yield path, value

@@ -1,0 +1,208 @@
+"""Everything that a manifest names exists: volumes, ConfigMaps, Secrets, accounts, claims, ports, classes, roles."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from emoji_ldm.kubernetes.lint.pods import ExpandedPod, FieldPath, value_at
+from emoji_ldm.kubernetes.lint.rendering import KubeObject
+from emoji_ldm.kubernetes.lint.rules.rule import CLUSTER, CONTAINER, POD, RuleTarget, Violations, rule
+
+BUILT_IN_PRIORITIES = ("system-cluster-critical", "system-node-critical")
+PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+
+
+@rule(CONTAINER)
+def mounted_volumes_exist(place: RuleTarget) -> Violations:
+    """Kubernetes: a Pod that names what does not exist never starts."""
+    if place.pod is None:
+        return
+    known = _volumes(place.pod)
+    for index, mount in enumerate(place.part.get("volumeMounts") or []):
+        if mount["name"] not in known and not place.injected:
+            yield ("volumeMounts", index), f"no volume {mount['name']!r} (there are: {', '.join(sorted(known))})"
+
+
+@rule(POD)
+def volumes_are_mounted(place: RuleTarget) -> Violations:
+    """ours: what nobody mounts is left over."""
+    if place.pod is None or place.pod.role == "cleanup":
+        return
+    mounts = {mount["name"] for one in place.pod.containers for mount in one.get("volumeMounts") or []}
+    for index, volume in enumerate(place.part["spec"].get("volumes") or []):
+        if volume["name"] not in mounts:
+            yield ("spec", "volumes", index), f"no container mounts the volume {volume['name']!r}"
+
+
+@rule(CONTAINER)
+def mount_paths_are_absolute_and_differ(place: RuleTarget) -> Violations:
+    """API: mount paths of a container differ, and are absolute."""
+    seen: set[str] = set()
+    for index, mount in enumerate(place.part.get("volumeMounts") or []):
+        path = mount["mountPath"].rstrip("/")
+        if path in seen or not path.startswith("/"):
+            yield ("volumeMounts", index, "mountPath"), f"{mount['mountPath']} is not absolute, or mounted twice"
+        seen.add(path)
+
+
+@rule(POD)
+def config_maps_exist(place: RuleTarget) -> Violations:
+    """Kubernetes: a Pod that names what does not exist never starts."""
+    for path, name, key, optional in _named(place, "configMap", "name", "configMapRef", "configMapKeyRef"):
+        found = place.world.by_kind.get("ConfigMap", {}).get(name)
+        if found is None and not optional:
+            yield path, f"no ConfigMap {name!r} (there are: {place.world.names('ConfigMap')})"
+        elif (
+            found is not None
+            and key is not None
+            and key not in {**found.get("data", {}), **found.get("binaryData", {})}
+        ):
+            yield path, f"ConfigMap {name} holds no {key!r}"
+
+
+@rule(CONTAINER)
+def files_of_config_maps_exist(place: RuleTarget) -> Violations:
+    """Commands: a file that is not there ends the container at once."""
+    if place.pod is None or place.injected:
+        return
+    maps = {one["name"]: one["configMap"] for one in place.pod.spec.get("volumes") or [] if one.get("configMap")}
+    for mount in place.part.get("volumeMounts") or []:
+        source = maps.get(mount["name"])
+        held = place.world.by_kind.get("ConfigMap", {}).get((source or {}).get("name", ""))
+        if source is None or held is None or mount.get("subPath"):
+            continue
+        files = {one["path"] for one in source.get("items") or []} or set(held.get("data") or {})
+        for key in ("command", "args"):
+            for index, word in enumerate(place.part.get(key) or []):
+                for name in re.findall(rf"{re.escape(mount['mountPath'].rstrip('/'))}/([\w.-]+)", word):
+                    if name not in files:
+                        yield (key, index), f"ConfigMap {source['name']} holds no file {name!r}"
+
+
+@rule(POD)
+def secrets_are_declared(place: RuleTarget) -> Violations:
+    """Kubernetes: a Pod that names what does not exist never starts."""
+    for path, name, key, optional in _named(place, "secret", "secretName", "secretRef", "secretKeyRef"):
+        keys = place.world.secrets.get(name)
+        if keys is None and not optional and name not in _made(place):
+            known = ", ".join(sorted(place.world.secrets)) or "none"
+            yield path, f"k8s/secrets.yaml declares no Secret {name!r} for {place.world.overlay} (there are: {known})"
+        elif keys is not None and key is not None and key not in keys:
+            yield path, f"Secret {name} has no key {key!r} (there are: {', '.join(sorted(keys))})"
+
+
+@rule(CLUSTER)
+def secrets_of_clusters_are_declared(place: RuleTarget) -> Violations:
+    """Kubernetes: a Pod that names what does not exist never starts.
+
+    The token, and the password of Redis.
+    """
+    options = place.part.get("gcsFaultToleranceOptions") or {}
+    reference = ((options.get("redisPassword") or {}).get("valueFrom") or {}).get("secretKeyRef") or {}
+    token = (place.part.get("authOptions") or {}).get("secretName")
+    password = ("gcsFaultToleranceOptions", "redisPassword"), reference.get("name"), reference.get("key")
+    for path, name, key in ((("authOptions", "secretName"), token, "auth_token"), password):
+        if name and key not in place.world.secrets.get(name, set()):
+            yield path, f"k8s/secrets.yaml declares no Secret {name!r} with key {key!r} for {place.world.overlay}"
+
+
+@rule(POD)
+def accounts_exist(place: RuleTarget) -> Violations:
+    """Kubernetes: a Pod that names what does not exist never starts."""
+    name = place.part["spec"].get("serviceAccountName")
+    if name is not None and not place.world.has("ServiceAccount", name):
+        known = place.world.names("ServiceAccount")
+        yield ("spec", "serviceAccountName"), f"no ServiceAccount {name!r} (there are: {known})"
+
+
+@rule(POD)
+def claims_exist(place: RuleTarget) -> Violations:
+    """Kubernetes: a Pod that names what does not exist never starts."""
+    for index, volume in enumerate(place.part["spec"].get("volumes") or []):
+        name = (volume.get("persistentVolumeClaim") or {}).get("claimName")
+        if name is not None and name not in _claims(place):
+            yield ("spec", "volumes", index), f"no PersistentVolumeClaim {name!r}"
+
+
+@rule(POD)
+def priorities_exist(place: RuleTarget) -> Violations:
+    """Kubernetes: a Pod that names what does not exist never starts."""
+    name = place.part["spec"].get("priorityClassName")
+    if name is not None and not place.world.has("PriorityClass", name) and name not in BUILT_IN_PRIORITIES:
+        known = place.world.names("PriorityClass")
+        yield ("spec", "priorityClassName"), f"no PriorityClass {name!r} (there are: {known})"
+
+
+@rule(CONTAINER)
+def ports_of_probes_exist(place: RuleTarget) -> Violations:
+    """Kubernetes: a Pod that names what does not exist never starts."""
+    names = {port.get("name") for port in place.part.get("ports") or []}
+    for probe in PROBES:
+        for kind in ("httpGet", "tcpSocket"):
+            port = ((place.part.get(probe) or {}).get(kind) or {}).get("port")
+            if isinstance(port, str) and port not in names:
+                yield (probe, kind, "port"), f"the container has no port called {port!r}"
+
+
+@rule(CONTAINER)
+def ports_and_variables_differ(place: RuleTarget) -> Violations:
+    """API: names and numbers of a container's ports, and its variables, differ."""
+    for key, field in (("ports", "name"), ("ports", "containerPort"), ("env", "name")):
+        seen = set()
+        for index, item in enumerate(place.part.get(key) or []):
+            value = (item.get(field), item.get("protocol", "TCP")) if field == "containerPort" else item.get(field)
+            if value in seen and item.get(field) is not None:
+                yield (key, index), f"{item[field]} stands twice"
+            seen.add(value)
+
+
+def _volumes(pod: ExpandedPod) -> set[str]:
+    claims = value_at(pod.thing, ("spec", "volumeClaimTemplates")) or []
+    assert isinstance(claims, list)
+    return {one["name"] for one in pod.spec.get("volumes") or []} | {one["metadata"]["name"] for one in claims}
+
+
+def _claims(place: RuleTarget) -> set[str]:
+    made = {
+        f"{claim['metadata']['name']}-{one['metadata']['name']}-{number}"
+        for one in place.world.of("StatefulSet")
+        for claim in one["spec"].get("volumeClaimTemplates") or []
+        for number in range(int(one["spec"].get("replicas") or 1))
+    }
+    return made | set(place.world.by_kind.get("PersistentVolumeClaim", {}))
+
+
+def _made(place: RuleTarget) -> set[str]:
+    """Secrets that operators make by the overlay's own objects (cert-manager)."""
+    return {str(value_at(one, ("spec", "secretName"))) for one in place.world.of("Certificate")}
+
+
+def _named(
+    place: RuleTarget, volume: str, volume_key: str, whole: str, single: str
+) -> Iterator[tuple[FieldPath, str, str | None, bool]]:
+    """Every (path, name, key, optional) of ConfigMaps or Secrets that a Pod's volumes and variables name."""
+    spec = place.part["spec"]
+    for index, item in enumerate(spec.get("volumes") or []):
+        path: FieldPath = ("spec", "volumes", index)
+        sources = [item, *((item.get("projected") or {}).get("sources") or [])]
+        for source in sources:
+            key = volume_key if source is item else "name"
+            if found := source.get(volume):
+                for one in found.get("items") or [{}]:
+                    yield path, found.get(key, ""), one.get("key"), bool(found.get("optional"))
+    for role in ("initContainers", "containers"):
+        for index, container in enumerate(spec.get(role) or []):
+            if place.pod is None or container.get("name") not in place.pod.injected:
+                yield from _variables(container, ("spec", role, index), whole, single)
+
+
+def _variables(
+    container: KubeObject, path: FieldPath, whole: str, single: str
+) -> Iterator[tuple[FieldPath, str, str | None, bool]]:
+    for index, item in enumerate(container.get("envFrom") or []):
+        if found := item.get(whole):
+            yield (*path, "envFrom", index), found.get("name", ""), None, bool(found.get("optional"))
+    for index, item in enumerate(container.get("env") or []):
+        if found := (item.get("valueFrom") or {}).get(single):
+            yield (*path, "env", index), found.get("name", ""), found.get("key"), bool(found.get("optional"))

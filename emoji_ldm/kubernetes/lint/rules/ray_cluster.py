@@ -1,0 +1,227 @@
+"""What KubeRay demands of every Ray cluster, inside whatever kind."""
+
+from __future__ import annotations
+
+import re
+
+from emoji_ldm.kubernetes.lint.k8s_enums import LABEL_VALUE, START_OPTIONS, qualified_name
+from emoji_ldm.kubernetes.lint.rules.rule import (
+    CLUSTER,
+    GROUP,
+    OBJECT,
+    RuleTarget,
+    Violations,
+    autoscaled,
+    env,
+    head_container,
+    rule,
+    version_of,
+)
+
+NAME_LENGTHS = {"RayCluster": 53, "RayJob": 47, "RayService": 47, "RayCronJob": 36}
+DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+SIZES = ("num-cpus", "num-gpus", "memory", "resources")
+GATES_OFF = {"networkPolicy": "RayClusterNetworkPolicy", "tlsOptions": "RayClusterMTLS"}
+PORTS = {"RayService": ("dashboard", "serve")}
+HEAD = ("headGroupSpec", "template", "spec", "containers", 0)
+
+
+@rule(OBJECT, *NAME_LENGTHS)
+def names_leave_room_for_what_the_operator_appends(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRay*Metadata, MaxRay*NameLength."""
+    name, most = place.thing["metadata"]["name"], NAME_LENGTHS[place.kind]
+    if len(name) > most:
+        yield (
+            ("metadata", "name"),
+            f"the name has {len(name)} characters; the operator allows {most} for a {place.kind}",
+        )
+
+
+@rule(OBJECT, *NAME_LENGTHS)
+def names_start_with_a_letter(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go IsDNS1035Label."""
+    name = place.thing["metadata"]["name"]
+    if not DNS_1035.fullmatch(name):
+        yield ("metadata", "name"), f"the name {name!r} is no DNS-1035 label (a-z, 0-9, -; a letter first)"
+
+
+@rule(GROUP)
+def every_group_has_a_container(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec."""
+    if not (place.part["template"].get("spec") or {}).get("containers"):
+        yield ("template", "spec"), "the group has no container"
+
+
+@rule(GROUP)
+def every_group_has_start_parameters(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/apis/ray/v1 RayStartParams has no omitempty: a missing map is written back as null."""
+    if place.part.get("rayStartParams") is None:
+        yield (), "rayStartParams is missing: write {} at least, or KubeRay and Kueue send null, which the API refuses"
+
+
+@rule(GROUP)
+def sizes_are_said_once(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateRayGroupResources."""
+    twice = [key for key in SIZES if (place.part.get("rayStartParams") or {}).get(key)]
+    if twice and place.part.get("resources"):
+        yield ("resources",), f"resources and rayStartParams ({', '.join(twice)}) both give sizes: keep one"
+
+
+@rule(GROUP)
+def labels_are_no_start_option(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateRayGroupLabels."""
+    if "labels" in (place.part.get("rayStartParams") or {}):
+        yield ("rayStartParams", "labels"), "use the group's own `labels` instead of the start option"
+
+
+@rule(GROUP)
+def labels_of_groups_are_labels(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateRayGroupLabels."""
+    for key, value in (place.part.get("labels") or {}).items():
+        if not qualified_name(key) or not LABEL_VALUE.fullmatch(value):
+            yield ("labels", key), f"{key}={value} is no label"
+
+
+@rule(GROUP)
+def the_least_is_not_more_than_the_most(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec."""
+    least, most = place.part.get("minReplicas"), place.part.get("maxReplicas")
+    if least is not None and most is not None and least > most:
+        yield ("minReplicas",), f"minReplicas {least} is more than maxReplicas {most}"
+
+
+@rule(GROUP)
+def counts_are_not_negative(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec."""
+    for key in ("minReplicas", "maxReplicas", "replicas", "idleTimeoutSeconds"):
+        if (value := place.part.get(key)) is not None and value < 0:
+            yield (key,), f"{key} is negative"
+
+
+@rule(CLUSTER)
+def groups_of_a_fixed_cluster_say_both_bounds(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec.
+
+    The operator refuses a group without both bounds when there is no autoscaler.
+    """
+    for index, group in enumerate(place.part.get("workerGroupSpecs") or []):
+        missing = [key for key in ("minReplicas", "maxReplicas") if group.get(key) is None]
+        if missing and not autoscaled(place.part):
+            yield ("workerGroupSpecs", index), f"without autoscaling a group must set {' and '.join(missing)}"
+
+
+@rule(GROUP)
+def the_count_lies_between_the_bounds(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/util.go CalculateDesiredReplicas."""
+    part = place.part
+    count, least, most = part.get("replicas"), part.get("minReplicas"), part.get("maxReplicas")
+    if count is None or least is None or most is None or least > most:
+        return
+    if not least <= count <= most:
+        yield ("replicas",), f"replicas {count} does not lie between minReplicas {least} and maxReplicas {most}"
+
+
+@rule(CLUSTER)
+def groups_have_different_names(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/common/pod.go: Pods and Services are named after the group."""
+    seen: set[str] = set()
+    for index, group in enumerate(place.part.get("workerGroupSpecs") or []):
+        if group["groupName"] in seen:
+            yield ("workerGroupSpecs", index, "groupName"), f"two groups are called {group['groupName']!r}"
+        seen.add(group["groupName"])
+
+
+@rule(GROUP)
+def start_options_exist(place: RuleTarget) -> Violations:
+    """`ray start --help`, Ray 2.60: an unknown option ends the container at once."""
+    for key in place.part.get("rayStartParams") or {}:
+        if key not in START_OPTIONS:
+            yield ("rayStartParams", key), f"`ray start` has no option --{key}"
+
+
+@rule(CLUSTER)
+def a_token_needs_a_version(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go IsAuthEnabled."""
+    if _mode(place) == "token" and not place.part.get("rayVersion"):
+        yield (), "token mode needs rayVersion written out"
+
+
+@rule(CLUSTER)
+def a_token_needs_ray_2_52(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go IsAuthEnabled, minimum 2.52.0."""
+    text = place.part.get("rayVersion")
+    if _mode(place) == "token" and text and (version_of(text) or (0,)) < (2, 52):
+        yield ("rayVersion",), f"token mode needs Ray 2.52 or newer, not {text}"
+
+
+@rule(CLUSTER)
+def tokens_of_kubernetes_are_for_bare_clusters(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go IsK8sAuthEnabled; not for RayJob and RayService."""
+    options = place.part.get("authOptions") or {}
+    if not options.get("enableK8sTokenAuth"):
+        return
+    where = ("authOptions", "enableK8sTokenAuth")
+    if place.kind != "RayCluster":
+        yield where, f"a {place.kind} cannot use Kubernetes' tokens"
+    if options.get("mode") != "token" or options.get("secretName"):
+        yield where, "Kubernetes' tokens need mode token and no secretName"
+    if (version_of(place.part.get("rayVersion")) or (0,)) < (2, 55):
+        yield where, "Kubernetes' tokens need Ray 2.55 or newer"
+
+
+@rule(CLUSTER)
+def every_cluster_asks_for_a_token(place: RuleTarget) -> Violations:
+    """CVE-2023-48022: whoever reaches port 8265 of a cluster without a token runs code."""
+    if _mode(place) != "token":
+        yield ("authOptions",), "authOptions.mode must be token: port 8265 runs code for whoever reaches it"
+    elif not (place.part["authOptions"].get("secretName") or place.part["authOptions"].get("enableK8sTokenAuth")):
+        yield ("authOptions",), "authOptions.secretName is missing: clusters with random names need one known token"
+
+
+@rule(CLUSTER)
+def alpha_features_are_not_used(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go: alpha gates that are off in the pinned operator."""
+    for key, gate in GATES_OFF.items():
+        if place.part.get(key) is not None:
+            yield (key,), f"{key} needs the feature gate {gate}, which is off"
+
+
+@rule(CLUSTER)
+def the_history_collector_is_whole(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateCollectorOptions."""
+    if (options := place.part.get("historyServerOptions")) is None:
+        return
+    collector = options.get("collectorOptions") or {}
+    if not collector.get("image"):
+        yield ("historyServerOptions",), "collectorOptions.image must be set"
+    if not (env(collector, "STORAGE_BACKEND") or {}).get("value"):
+        yield ("historyServerOptions",), "collectorOptions.env must set STORAGE_BACKEND to a literal value"
+
+
+@rule(CLUSTER)
+def the_operator_finds_ports_by_name(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/common/service.go: ports are found by name."""
+    ports = head_container(place.part).get("ports")
+    names = {port.get("name") for port in ports or []}
+    for name in PORTS.get(place.kind, ("dashboard",)):
+        if ports and name not in names:
+            yield (*HEAD, "ports"), f"the head declares ports but none named {name!r}: the operator cannot find it"
+
+
+@rule(CLUSTER)
+def no_tasks_run_on_the_head(place: RuleTarget) -> Violations:
+    """Ray 2.60 docs, `num-cpus: 0` on the head: tasks there starve the control plane."""
+    if (place.part["headGroupSpec"].get("rayStartParams") or {}).get("num-cpus") != "0":
+        yield ("headGroupSpec", "rayStartParams"), 'num-cpus must be "0": tasks on the head starve Ray itself'
+
+
+@rule(CLUSTER)
+def there_is_one_ray_version(place: RuleTarget) -> Violations:
+    """versions.yaml: rayVersion decides what the operator and the autoscaler do."""
+    wanted, found = str(place.world.versions["ray"]), place.part.get("rayVersion")
+    if found and found != wanted:
+        yield ("rayVersion",), f"rayVersion {found} is not that of versions.yaml, {wanted}"
+
+
+def _mode(place: RuleTarget) -> object:
+    return (place.part.get("authOptions") or {}).get("mode")

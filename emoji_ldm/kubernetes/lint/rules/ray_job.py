@@ -1,0 +1,264 @@
+"""What KubeRay demands of RayJobs, and of the jobs that a RayCronJob makes."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import zoneinfo
+
+import yaml
+
+from emoji_ldm.kubernetes.lint.quantities import duration_s
+from emoji_ldm.kubernetes.lint.rendering import KubeObject
+from emoji_ldm.kubernetes.lint.rules.rule import JOB, OBJECT, RuleTarget, Violations, autoscaled, rule
+
+ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
+CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
+CRON_PART = re.compile(r"(?:[*?]|(\w+)(?:-(\w+))?)(?:/(\d+))?")
+MONTHS = ("", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+CRON_NAMES = ((), (), (), MONTHS, ("sun", "mon", "tue", "wed", "thu", "fri", "sat"))  # each at its number
+RULES_PATH = ("deletionStrategy", "deletionRules")
+
+
+@rule(JOB)
+def a_suspended_job_goes_with_its_cluster(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
+    if place.part.get("suspend") and not place.part.get("shutdownAfterJobFinishes"):
+        yield ("suspend",), "suspend needs shutdownAfterJobFinishes"
+
+
+@rule(JOB)
+def a_ttl_is_not_negative(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
+    if (place.part.get("ttlSecondsAfterFinished") or 0) < 0:
+        yield ("ttlSecondsAfterFinished",), "ttlSecondsAfterFinished is negative"
+
+
+@rule(JOB)
+def a_ttl_needs_a_cluster_that_goes(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionConfiguration."""
+    if (place.part.get("ttlSecondsAfterFinished") or 0) > 0 and not place.part.get("shutdownAfterJobFinishes"):
+        yield ("ttlSecondsAfterFinished",), "ttlSecondsAfterFinished needs shutdownAfterJobFinishes"
+
+
+@rule(JOB)
+def a_job_has_a_cluster(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
+    if not place.part.get("rayClusterSpec") and not place.part.get("clusterSelector"):
+        yield (), "one of rayClusterSpec and clusterSelector must be set"
+
+
+@rule(JOB)
+def a_job_on_a_standing_cluster_names_it(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
+    selector = place.part.get("clusterSelector")
+    if selector and not selector.get("ray.io/cluster"):
+        yield ("clusterSelector",), "clusterSelector must name the cluster: ray.io/cluster"
+
+
+@rule(JOB)
+def a_job_on_a_standing_cluster_is_simple(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec.
+
+    It can be neither suspended nor retried, and needs a submitter of its own.
+    """
+    part = place.part
+    if not part.get("clusterSelector"):
+        return
+    if part.get("suspend"):
+        yield ("suspend",), "a job with clusterSelector cannot be suspended"
+    if (part.get("backoffLimit") or 0) > 0:
+        yield ("backoffLimit",), "a job with clusterSelector cannot be retried"
+    if part.get("submissionMode") == "SidecarMode":
+        yield ("submissionMode",), "a job with clusterSelector cannot use SidecarMode"
+
+
+@rule(JOB)
+def an_interactive_job_is_not_retried(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
+    if place.part.get("submissionMode") == "InteractiveMode" and (place.part.get("backoffLimit") or 0) > 0:
+        yield ("backoffLimit",), "InteractiveMode allows no backoffLimit"
+
+
+@rule(JOB)
+def a_sidecar_takes_no_submitter(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
+    for key in ("submitterPodTemplate", "submitterConfig"):
+        if place.part.get("submissionMode") == "SidecarMode" and place.part.get(key):
+            yield (key,), f"SidecarMode takes no {key}"
+
+
+@rule(JOB)
+def a_sidecars_head_is_never_restarted(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
+    head = ((place.cluster or {}).get("headGroupSpec") or {}).get("template", {}).get("spec", {})
+    if place.part.get("submissionMode") == "SidecarMode" and head.get("restartPolicy") not in (None, "", "Never"):
+        yield ("submissionMode",), "SidecarMode wants restartPolicy Never on the head"
+
+
+@rule(JOB)
+def the_submission_mode_exists(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/common/job.go: an unknown mode passes the schema and starts nothing."""
+    modes = ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode")
+    if place.part.get("submissionMode", "K8sJobMode") not in modes:
+        yield ("submissionMode",), f"submissionMode is one of {', '.join(modes)}"
+
+
+@rule(JOB)
+def the_submitter_can_be_restricted(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/common/job.go: only the submitter's template carries a security context.
+
+    The containers that other modes add, and the default submitter, have no security context.
+    """
+    mode = place.part.get("submissionMode", "K8sJobMode")
+    if mode == "SidecarMode":
+        yield ("submissionMode",), "the sidecar has no security context: a restricted namespace refuses the head"
+    if mode == "K8sJobMode" and not place.part.get("submitterPodTemplate"):
+        yield (), "submitterPodTemplate is missing: the default one is not restricted"
+
+
+@rule(JOB)
+def deadlines_are_positive(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
+    for key in ("activeDeadlineSeconds", "preRunningDeadlineSeconds"):
+        if (value := place.part.get(key)) is not None and value <= 0:
+            yield (key,), f"{key} must be positive"
+
+
+@rule(JOB)
+def a_job_ends_some_day(place: RuleTarget) -> Violations:
+    """kuberay#3860, #4824: a job whose head Pod dies can hang."""
+    if place.part.get("activeDeadlineSeconds") is None:
+        yield (), "activeDeadlineSeconds is missing: a job whose head Pod dies can hang for ever"
+
+
+@rule(JOB)
+def retries_are_not_negative(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
+    if (place.part.get("backoffLimit") or 0) < 0:
+        yield ("backoffLimit",), "backoffLimit is negative"
+
+
+@rule(JOB)
+def the_runtime_environment_is_a_mapping(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec, UnmarshalRuntimeEnvYAML."""
+    if text := place.part.get("runtimeEnvYAML"):
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = None
+        if not isinstance(value, dict):
+            yield ("runtimeEnvYAML",), "runtimeEnvYAML holds no YAML mapping"
+
+
+@rule(JOB)
+def a_deletion_strategy_says_something(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionConfiguration."""
+    strategy = place.part.get("deletionStrategy")
+    if strategy is not None and not strategy.get("deletionRules") and not strategy.keys() & {"onSuccess", "onFailure"}:
+        yield ("deletionStrategy",), "deletionStrategy holds no rules"
+
+
+@rule(JOB)
+def deletion_rules_replace_the_shutdown(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionConfiguration."""
+    if _rules(place) and place.part.get("shutdownAfterJobFinishes"):
+        yield RULES_PATH, "deletionRules and shutdownAfterJobFinishes exclude each other (Kueue wants the latter)"
+
+
+@rule(JOB)
+def a_deletion_waits_no_negative_time(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionCondition."""
+    for index, item in enumerate(_rules(place)):
+        if (item["condition"].get("ttlSeconds") or 0) < 0:
+            yield (*RULES_PATH, index, "condition", "ttlSeconds"), "ttlSeconds is negative"
+
+
+@rule(JOB)
+def a_standing_cluster_is_not_deleted(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionRules."""
+    for index, item in enumerate(_rules(place)):
+        if place.part.get("clusterSelector") and item["policy"] in ("DeleteCluster", "DeleteWorkers"):
+            yield (*RULES_PATH, index, "policy"), f"{item['policy']} is not for a job with clusterSelector"
+
+
+@rule(JOB)
+def workers_are_not_deleted_under_an_autoscaler(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionRules."""
+    for index, item in enumerate(_rules(place)):
+        if autoscaled(place.cluster) and item["policy"] == "DeleteWorkers":
+            yield (*RULES_PATH, index, "policy"), "DeleteWorkers does not go with autoscaling"
+
+
+@rule(JOB)
+def deletion_rules_differ(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionRules."""
+    seen = set()
+    for index, item in enumerate(_rules(place)):
+        if (key := (_condition(item), item["policy"])) in seen:
+            yield (*RULES_PATH, index), f"a second rule says {item['policy']} for the same end"
+        seen.add(key)
+
+
+@rule(JOB)
+def workers_go_before_clusters_before_jobs(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateTTLConsistency."""
+    ends: dict[str, dict[str, tuple[int, int]]] = {}
+    for index, item in enumerate(_rules(place)):
+        waits = ends.setdefault(_condition(item), {})
+        waits[item["policy"]] = (item["condition"].get("ttlSeconds") or 0, index)
+    for waits in ends.values():
+        ordered = [waits[policy] for policy in ORDER if policy in waits]
+        for (before, _), (after, index) in itertools.pairwise(ordered):
+            if after < before:
+                yield (*RULES_PATH, index, "condition"), f"this goes after {after} s, what it holds after {before} s"
+
+
+@rule(OBJECT, "RayCronJob", "CronJob")
+def the_schedule_is_one(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayCronJobSpec, cron.ParseStandard."""
+    text = place.spec["schedule"]
+    if "TZ" in text:
+        yield ("spec", "schedule"), "use timeZone instead of TZ in the schedule"
+    elif not _is_cron(text):
+        yield ("spec", "schedule"), f"{text!r} is no schedule of five parts"
+
+
+@rule(OBJECT, "RayCronJob", "CronJob")
+def the_time_zone_exists(place: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayCronJobSpec, time.LoadLocation."""
+    zone = place.spec.get("timeZone")
+    if zone is not None and zone not in zoneinfo.available_timezones():
+        yield ("spec", "timeZone"), f"no time zone {zone!r}"
+
+
+def _rules(place: RuleTarget) -> list[KubeObject]:
+    return (place.part.get("deletionStrategy") or {}).get("deletionRules") or []
+
+
+def _condition(item: KubeObject) -> str:
+    condition = item["condition"]
+    return f"{condition.get('jobStatus')}/{condition.get('jobDeploymentStatus')}"
+
+
+def _is_cron(text: str) -> bool:
+    """As robfig/cron v3 ParseStandard: Sunday is 0 and not 7, months and days have names too."""
+    if text.startswith("@every "):
+        return duration_s(text.removeprefix("@every ")) is not None
+    if re.fullmatch(r"@(yearly|annually|monthly|weekly|daily|midnight|hourly)", text):
+        return True
+    fields = text.split()
+    return len(fields) == 5 and all(map(_fits, fields, CRON_RANGES, CRON_NAMES))
+
+
+def _fits(field: str, bounds: tuple[int, int], names: tuple[str, ...]) -> bool:
+    return all(_part_fits(part, bounds, names) for part in field.split(","))
+
+
+def _part_fits(part: str, bounds: tuple[int, int], names: tuple[str, ...]) -> bool:
+    found = CRON_PART.fullmatch(part)
+    if found is None or int(found[3] or 1) == 0:
+        return False
+    words = [word.lower() for word in found.groups()[:2] if word]
+    ends = [names.index(word) if word in names else int(word) if word.isdigit() else -1 for word in words]
+    return ends == sorted(ends) and all(bounds[0] <= number <= bounds[1] for number in ends)

@@ -1,0 +1,213 @@
+"""Values that schemas call "string" and the API server still refuses: quantities, ports, words, names, labels."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from emoji_ldm.kubernetes.lint.k8s_enums import (
+    DNS_LABEL,
+    DURATIONS,
+    ENV_NAME,
+    KEYS,
+    LABEL_MAPS,
+    PORT_NAME,
+    PORTS,
+    QUANTITIES,
+    QUANTITY_FIELDS,
+    SERVICE_TYPES,
+    SUBDOMAIN,
+    WORDS,
+)
+from emoji_ldm.kubernetes.lint.pods import FieldPath
+from emoji_ldm.kubernetes.lint.quantities import duration_s, quantity
+from emoji_ldm.kubernetes.lint.rules.rule import CONTAINER, OBJECT, POD, RuleTarget, Violations, rule
+
+FREE = ("data", "stringData", "binaryData", "annotations", "rayStartParams")  # texts with rules of their own
+NAMED = ("serviceAccountName", "configMapName", "secretName", "claimName", "priorityClassName", "groupName")
+
+
+@rule(OBJECT)
+def fields_hold_words_that_exist(place: RuleTarget) -> Violations:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    for path, value in _leaves(place.thing):
+        words = words_of(path)
+        if words and isinstance(value, str) and value not in words and not _is_own_field(value):
+            yield path, f"{value!r} is none of {', '.join(words)}"
+
+
+@rule(OBJECT)
+def quantities_are_quantities(place: RuleTarget) -> Violations:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    for path, value in _leaves(place.thing):
+        number = quantity(value)
+        if is_quantity(path) and (number is None or number < 0):
+            yield path, f"{value!r} is no quantity such as 500m or 8Gi"
+
+
+@rule(CONTAINER)
+def amounts_make_sense(place: RuleTarget) -> Violations:
+    """Kubernetes API validation (apis/core/validation); a request of 4 bytes is a slip.
+
+    A memory of 8 (bytes) or 8Ki, or a cpu of 4Gi, is a slip of the suffix.
+    """
+    for part in ("requests", "limits"):
+        for name, text in ((place.part.get("resources") or {}).get(part) or {}).items():
+            number = quantity(text)
+            memory = name in ("memory", "ephemeral-storage")
+            if number is not None and (number < 0 or (memory and number < 2**20) or (name == "cpu" and number > 4096)):
+                yield ("resources", part, name), f"{text} {name} makes no sense"
+
+
+@rule(OBJECT)
+def durations_are_durations(place: RuleTarget) -> Violations:
+    """Go time.ParseDuration; prometheus-operator and Karpenter."""
+    for path, value in _leaves(place.thing):
+        wrong = path[-1] in DURATIONS and isinstance(value, str) and value != "Never" and duration_of(value) is None
+        if wrong and not inside(path, FREE):
+            yield path, f"{value!r} is no duration such as 30s or 5m"
+
+
+@rule(OBJECT)
+def ports_are_ports(place: RuleTarget) -> Violations:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    for path, value in _leaves(place.thing):
+        if path[-1] not in (*PORTS, "port", "targetPort") or inside(path, FREE) or len(path) < 3:
+            continue
+        named = path[-1] not in PORTS and isinstance(value, str) and PORT_NAME.fullmatch(value)
+        if not named and not (isinstance(value, int) and 0 < value < 65536):
+            yield path, f"{value!r} is no port (1 to 65535, or a name)"
+
+
+@rule(CONTAINER)
+def names_of_ports_are_short(place: RuleTarget) -> Violations:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    for index, port in enumerate(place.part.get("ports") or []):
+        if "name" in port and not PORT_NAME.fullmatch(port["name"]):
+            yield (
+                ("ports", index, "name"),
+                f"{port['name']!r} is no name of a port (a-z, 0-9, -; at most 15 characters)",
+            )
+
+
+@rule(CONTAINER)
+def names_of_containers_are_labels(place: RuleTarget) -> Violations:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    if not DNS_LABEL.fullmatch(str(place.part.get("name", ""))):
+        yield ("name",), f"{place.part.get('name')!r} is no DNS label"
+
+
+@rule(POD)
+def names_of_volumes_are_labels(place: RuleTarget) -> Violations:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    for index, volume in enumerate(place.part["spec"].get("volumes") or []):
+        if not DNS_LABEL.fullmatch(volume["name"]):
+            yield ("spec", "volumes", index, "name"), f"{volume['name']!r} is no DNS label"
+
+
+@rule(CONTAINER)
+def names_of_variables_are_names(place: RuleTarget) -> Violations:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    for index, item in enumerate(place.part.get("env") or []):
+        if not ENV_NAME.fullmatch(item["name"]):
+            yield ("env", index, "name"), f"{item['name']!r} is no name of a variable"
+
+
+@rule(OBJECT)
+def names_of_objects_are_names(place: RuleTarget) -> Violations:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    metadata = place.thing["metadata"]
+    for key in ("name", "namespace"):
+        text, form = metadata.get(key), DNS_LABEL if key == "namespace" or place.kind == "Service" else SUBDOMAIN
+        free = place.kind in ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding") and key == "name"
+        if text is not None and not free and (not form.fullmatch(text) or len(text) > 253):
+            yield ("metadata", key), f"{text!r} is no name of an object (a-z, 0-9, -, .)"
+
+
+@rule(OBJECT)
+def named_things_have_names(place: RuleTarget) -> Violations:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    for path, value in _leaves(place.thing):
+        if path[-1] in NAMED and isinstance(value, str) and not SUBDOMAIN.fullmatch(value) and not inside(path, FREE):
+            yield path, f"{value!r} is no name of an object"
+
+
+@rule(OBJECT, "Service")
+def the_type_of_a_service_exists(place: RuleTarget) -> Violations:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    if (kind := place.spec.get("type", "ClusterIP")) not in SERVICE_TYPES:
+        yield ("spec", "type"), f"{kind!r} is none of {', '.join(SERVICE_TYPES)}"
+
+
+@rule(OBJECT, "NetworkPolicy")
+def blocks_of_addresses_are_networks(place: RuleTarget) -> Violations:
+    """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    for path, block in nodes(place.thing):
+        if path and path[-1] == "ipBlock" and isinstance(block, dict):
+            outer = _network(block.get("cidr"))
+            if outer is None:
+                yield (*path, "cidr"), f"{block.get('cidr')!r} is no network such as 10.0.0.0/8"
+            for index, text in enumerate(block.get("except") or []):
+                inner = _network(text)
+                if inner is None or (outer is not None and not inner.subnet_of(outer)):  # type: ignore[arg-type]
+                    yield (*path, "except", index), f"{text!r} lies not in {block.get('cidr')}"
+
+
+def _is_own_field(text: str) -> bool:
+    """Whether a text names a label or annotation of the Pod itself, as environment variables may."""
+    found = re.fullmatch(r"metadata\.(labels|annotations)\['([^']+)'\]", text)
+    return found is not None and found[2] in KEYS
+
+
+def words_of(path: FieldPath) -> tuple[str, ...] | None:
+    """The words of a field, found by its name or by that of the field around it and its own."""
+    if inside(path, (*FREE, *LABEL_MAPS, *QUANTITIES)):
+        return None
+    names = [step for step in path if isinstance(step, str)]
+    return WORDS.get(".".join(names[-2:])) or WORDS.get(names[-1])
+
+
+def is_quantity(path: FieldPath) -> bool:
+    """Whether a field holds a quantity."""
+    around = path[-2] if len(path) > 1 else ""
+    plain = around in QUANTITIES and "resources" in path
+    return (plain or path[-1] in QUANTITY_FIELDS or (around == "limits" and "NodePool" not in path)) and not inside(
+        path, FREE
+    )
+
+
+def duration_of(text: str) -> float | None:
+    """Seconds of a duration, with Prometheus's longer units counted as hours; None where it is none."""
+    return duration_s(text.replace("d", "h").replace("w", "h").replace("y", "h"))
+
+
+def _network(text: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(str(text))
+    except ValueError:
+        return None
+
+
+def inside(path: FieldPath, names: tuple[str, ...]) -> bool:
+    """Whether a path leads through a field of one of these names."""
+    return any(step in names for step in path[:-1])
+
+
+def _leaves(thing: Any) -> Iterator[tuple[FieldPath, Any]]:
+    """Every plain value with its path; for values in lists, the path ends with the name of the list."""
+    for path, value in nodes(thing):
+        if not isinstance(value, dict | list) and value is not None:
+            yield (path[:-1] if isinstance(path[-1], int) else path), value
+
+
+def nodes(value: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, Any]]:
+    """Every value in an object, the object first, with its path."""
+    yield path, value
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from nodes(item, (*path, name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from nodes(item, (*path, index))

@@ -1,0 +1,188 @@
+"""Strict checks of one object: unknown fields and wrong types are errors, as in `kubectl apply --validate=strict`.
+
+Built-in kinds are checked against Kubernetes' own schemas (package kubernetes_validate), custom ones against
+`k8s/schemas`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib.resources
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import referencing
+
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.kubernetes.lint.pods import FieldPath as Steps
+from emoji_ldm.kubernetes.lint.pods import templates, value_at
+from emoji_ldm.kubernetes.lint.rendering import KubeObject
+from emoji_ldm.train.deepspeed_compat import hide_package
+
+with hide_package(
+    "rfc3987_syntax"
+):  # builds 38 grammars when jsonschema loads it, for formats, which are not checked here
+    import jsonschema
+
+WITH_SPEC_TEXT = """
+Service StatefulSet Deployment DaemonSet Job CronJob Pod PodDisruptionBudget NetworkPolicy ValidatingAdmissionPolicy
+ValidatingAdmissionPolicyBinding RayCluster RayJob RayService RayCronJob ClusterQueue LocalQueue Topology PodMonitor
+ServiceMonitor PrometheusRule NodePool EC2NodeClass PersistentVolumeClaim
+"""
+WITH_SPEC = frozenset(WITH_SPEC_TEXT.split())
+CUSTOM = ("kueue.x-k8s.io", "gateway.networking.k8s.io")  # named like groups of Kubernetes itself
+PRESERVE_UNKNOWN_FIELDS = "x-kubernetes-preserve-unknown-fields"
+Schema = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CustomKind:
+    """One custom kind: its schema made strict, and where its objects live."""
+
+    validator: jsonschema.Draft202012Validator
+    schema: Schema  # the strict one, with defaults and CEL rules
+    namespaced: bool
+
+
+def schema_problems(thing: KubeObject, schemas: Path, kubernetes: str) -> Iterator[tuple[Steps, str]]:
+    """What is wrong with the form of an object, each with the path of the field.
+
+    `schemas` is the folder with the custom kinds, `kubernetes` a version such as "1.35".
+    """
+    if not isinstance(thing.get("apiVersion"), str) or not isinstance(thing.get("kind"), str):
+        yield (), "an object needs apiVersion and kind"
+        return
+    yield from _skeleton(thing)
+    if is_built_in(thing):
+        yield from _built_in(thing, kubernetes)
+        return
+    found = custom_kind(thing["apiVersion"], thing["kind"], schemas)
+    if found is None:
+        yield ("kind",), f"no kind {thing['kind']} in {thing['apiVersion']}: {schemas} holds no schema of it"
+        return
+    full = with_defaults(thing, found.schema)
+    yield from _errors(found.validator, full)
+    stand_in = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": thing.get("metadata") or {}}
+    yield from _built_in(stand_in, kubernetes)  # custom schemas leave the metadata to the API server
+
+
+def _skeleton(thing: KubeObject) -> Iterator[tuple[Steps, str]]:
+    """What schemas leave open and everything needs: a name, a spec where the kind has one, containers in every Pod."""
+    metadata = thing.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        yield (), "an object needs metadata.name"
+    if thing["kind"] in WITH_SPEC and not isinstance(thing.get("spec"), dict):
+        yield (), f"a {thing['kind']} needs a spec"
+    for path, template in templates(thing):
+        spec = template.get("spec") if isinstance(template, dict) else None
+        containers = spec.get("containers") if isinstance(spec, dict) else None
+        if not isinstance(containers, list) or not containers:
+            yield path, "a Pod needs spec.containers"
+    claims = value_at(thing, ("spec", "volumeClaimTemplates"))
+    for index, claim in enumerate(claims if isinstance(claims, list) else []):
+        if not value_at(claim, ("metadata", "name")) or not value_at(claim, ("spec",)):
+            yield ("spec", "volumeClaimTemplates", index), "a claim needs metadata.name and spec"
+
+
+def is_built_in(thing: KubeObject) -> bool:
+    """Whether the kind is one of Kubernetes itself."""
+    group, slash, _ = str(thing["apiVersion"]).rpartition("/")
+    return not slash or "." not in group or (group.endswith(".k8s.io") and not group.startswith(CUSTOM))
+
+
+def custom_kind(api_version: str, kind: str, schemas: Path) -> CustomKind | None:
+    """The custom kind; None where the folder does not know it."""
+    path = schemas / f"{api_version.rpartition('/')[0]}_{kind}.json"
+    if not path.is_file():
+        return None
+    found, version = _custom(path, path.stat().st_mtime_ns)
+    return found if api_version.endswith(f"/{version}") else None
+
+
+@functools.lru_cache(maxsize=64)
+def _custom(path: Path, _stamp: int) -> tuple[CustomKind, str]:
+    read = json.loads(path.read_text(encoding="utf-8"))
+    schema = strict(read["schema"])
+    schema["required"] = sorted({"apiVersion", "kind", "metadata", *schema.get("required", [])})
+    made = CustomKind(jsonschema.Draft202012Validator(schema), schema, read["scope"] == "Namespaced")
+    return made, read["version"]
+
+
+def _built_in(thing: KubeObject, kubernetes: str) -> Iterator[tuple[Steps, str]]:
+    validator = _built_in_validator(thing["apiVersion"], thing["kind"], kubernetes)
+    if validator is None:
+        yield ("kind",), f"Kubernetes {kubernetes} has no kind {thing['kind']} in {thing['apiVersion']}"
+    else:
+        yield from _errors(validator, thing)
+
+
+@functools.lru_cache(maxsize=128)
+def _built_in_validator(api_version: str, kind: str, kubernetes: str) -> jsonschema.Draft202012Validator | None:
+    group, _, version = api_version.rpartition("/")
+    words = [kind.lower(), *([group.partition(".")[0]] if group else []), version]
+    place = _built_in_folder(kubernetes) / f"{'-'.join(words)}.json"
+    if not place.is_file():
+        return None
+    schema = json.loads(place.read_text(encoding="utf-8"))
+    return jsonschema.Draft202012Validator(schema, registry=_definitions(kubernetes))
+
+
+def _built_in_folder(kubernetes: str) -> Path:
+    root = Path(str(importlib.resources.files("kubernetes_validate"))) / "kubernetes-json-schema"
+    place = root / f"v{kubernetes}.0-local-strict"
+    if not place.is_dir():
+        known = sorted(path.name.split(".0-")[0] for path in root.glob("v*-local-strict"))
+        raise ConfigError(f"versions.yaml names Kubernetes {kubernetes}; there are schemas of {', '.join(known)}")
+    return place
+
+
+@functools.lru_cache(maxsize=2)
+def _definitions(kubernetes: str) -> referencing.Registry[Any]:
+    read = json.loads((_built_in_folder(kubernetes) / "_definitions.json").read_text(encoding="utf-8"))
+    return referencing.Resource.from_contents(read) @ referencing.Registry()
+
+
+def _errors(validator: jsonschema.Draft202012Validator, thing: KubeObject) -> Iterator[tuple[Steps, str]]:
+    for error in validator.iter_errors(thing):
+        path = tuple(error.absolute_path)
+        if error.validator == "additionalProperties":
+            for name in sorted(set(error.instance) - set(error.schema.get("properties", {}))):
+                yield (*path, name), f"unknown field {name!r}"
+        else:
+            yield path, error.message[:200]
+
+
+def strict(schema: Schema) -> Schema:
+    """The schema of a custom kind as JSON schema that refuses what the API server would silently drop."""
+    made = {key: _strict_part(key, value) for key, value in schema.items() if key not in ("description", "format")}
+    if made.pop("x-kubernetes-int-or-string", False):
+        made["type"] = ["integer", "string"]
+        made.pop("anyOf", None)
+    if "properties" in made and not made.get(PRESERVE_UNKNOWN_FIELDS):
+        made.setdefault("additionalProperties", False)
+    return made
+
+
+def _strict_part(key: str, value: Any) -> Any:
+    if key == "properties":
+        return {name: strict(part) for name, part in value.items()}
+    if key in ("items", "additionalProperties") and isinstance(value, dict):
+        return strict(value)
+    return value
+
+
+def with_defaults(value: Any, schema: Schema) -> Any:
+    """A copy with the schema's defaults filled in, as the API server does before it checks."""
+    if isinstance(value, dict):
+        known, other = schema.get("properties", {}), schema.get("additionalProperties")
+        filled = {name: copy.deepcopy(part["default"]) for name, part in known.items() if "default" in part}
+        filled |= {name: item for name, item in value.items() if item is not None}
+        parts = {name: known.get(name, other if isinstance(other, dict) else {}) for name in filled}
+        return {name: with_defaults(item, parts[name]) for name, item in filled.items()}
+    if isinstance(value, list):
+        return [with_defaults(item, schema.get("items", {})) for item in value]
+    return value

@@ -1,0 +1,159 @@
+"""Where in the sources of an overlay something stands: file and line of the deepest node that can be found."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from emoji_ldm.kubernetes.lint.k8s_enums import IMAGE
+from emoji_ldm.kubernetes.lint.kustomize_sources import ImageOverride, Node, YamlSource, child, documents, sources
+from emoji_ldm.kubernetes.lint.pods import FieldPath as Steps
+from emoji_ldm.kubernetes.lint.pods import value_at
+from emoji_ldm.kubernetes.lint.rendering import KubeObject
+
+IDENTITIES = ("name", "groupName", "mountPath", "containerPort", "key", "topologyKey", "port", "alert", "record")
+SourceLocation = tuple[int, Path, int]  # steps that were found, file, line
+
+
+class SourceMap:
+    """Finds lines in the sources of one overlay."""
+
+    def __init__(self, folder: Path, overlay: str) -> None:
+        self.folder = folder
+        self.overlay = folder / "overlays" / overlay
+        found = list(sources(self.overlay))
+        self.sources = [one for one in found if isinstance(one, YamlSource)]
+        self.images = [one for one in found if isinstance(one, ImageOverride)]
+
+    def line(self, thing: KubeObject, path: Steps) -> tuple[str, int]:
+        """File (such as k8s/base/train.yaml) and line of a path in an object; else the overlay's first line."""
+        image = value_at(thing, path) if path and path[-1] == "image" else None
+        if isinstance(image, str) and (entry := self._image(image)):
+            return relative_file(entry.file, self.folder), entry.line
+        found = self._find(str(thing.get("kind")), str(thing["metadata"].get("name")), thing, path)
+        if found is None:
+            return relative_file(self.overlay / "kustomization.yaml", self.folder), 1
+        return relative_file(found[1], self.folder), found[2]
+
+    def _find(self, kind: str, name: str, value: Any, path: Steps) -> SourceLocation | None:
+        """The deepest place, of equals the one applied last."""
+        best: SourceLocation | None = None
+        for source in self.sources:
+            if source.shapes(kind, name):
+                found = self._within(source, value, path)
+                if found is not None and (best is None or found[0] >= best[0]):
+                    best = found
+        return best
+
+    def _within(self, source: YamlSource, value: Any, path: Steps) -> SourceLocation | None:
+        if source.values or (source.kind == "ConfigMap" and child(source.node, "files")):
+            return _generated(source, path)
+        lead = _lead(source.path, value, path)
+        if lead is None:
+            return None
+        inner, rest = value_at(value, path[:lead]), path[lead:]
+        if source.origin is not None:
+            kind, name, steps = source.origin
+            found = self._find(kind, name, _nested(steps, inner), (*steps, *rest))
+            return (found[0] - len(steps) + lead, found[1], found[2]) if found and found[0] >= len(steps) else None
+        depth, line = _descend(source.node, inner, rest)
+        return lead + depth, source.file, line
+
+    def _image(self, text: str) -> ImageOverride | None:
+        found = IMAGE.fullmatch(text)
+        name = found["name"] if found else text.partition("@")[0]
+        return next((one for one in reversed(self.images) if name in one.names), None)
+
+
+def relative_file(file: Path, folder: Path) -> str:
+    """A file as seen from the folder that holds `folder` (k8s/); a base may lie outside of it."""
+    return Path(os.path.relpath(file.resolve(), folder.resolve().parent)).as_posix()
+
+
+def _generated(source: YamlSource, path: Steps) -> SourceLocation:
+    """A place in a ConfigMap that is made of files: a line of the file, where it is YAML."""
+    key = path[1] if len(path) > 1 and path[0] == "data" else None
+    file = source.values.get(str(key))
+    if file is None:
+        return 0, source.file, source.node.start_mark.line + 1
+    nodes = documents(file) if file.suffix in (".yaml", ".yml") else []
+    if not nodes:
+        return 2, file, 1
+    depth, line = _descend(nodes[0], None, path[2:])
+    return 2 + depth, file, line
+
+
+def _lead(steps: tuple[str, ...], value: Any, path: Steps) -> int | None:
+    """How many steps of the path lead to the place that a piece is for; None where it is for another place."""
+    if len(steps) > len(path):
+        return None
+    for number, (step, real) in enumerate(zip(steps, path, strict=False)):
+        here = value_at(value, path[:number])
+        if isinstance(here, list):
+            item = value_at(value, path[: number + 1])
+            key, _, wanted = step.strip("[]").partition("=")
+            named = isinstance(item, dict) and wanted and str(item.get(key)) == wanted
+            if not (named or step in ("*", "-", str(real))):
+                return None
+        elif step not in ("*", str(real)):
+            return None
+    return len(steps)
+
+
+def _nested(steps: tuple[str, ...], value: Any) -> Any:
+    for step in reversed(steps):
+        value = {step: value}
+    return value
+
+
+def _descend(node: Node, value: Any, path: Steps) -> tuple[int, int]:
+    """How far a path leads into a tree of YAML, and the line where it ends there."""
+    line = node.start_mark.line + 1
+    for depth, step in enumerate(path):
+        item = value_at(value, (step,))
+        found = _step(node, step, item)
+        if found is None:
+            return depth, line
+        line, node, value = found[0], found[1], item
+    return len(path), line
+
+
+def _step(node: Node, step: str | int, item: Any) -> tuple[int, Node] | None:
+    """The line and the node one step further; list items are known by their names, as order and number may differ."""
+    if isinstance(node, yaml.MappingNode):
+        pair = next(((name, value) for name, value in node.value if name.value == str(step)), None)
+        return (pair[0].start_mark.line + 1, pair[1]) if pair else None
+    if not isinstance(node, yaml.SequenceNode) or not isinstance(step, int):
+        return None
+    same = next((one for one in node.value if _same(one, item)), None)
+    named = isinstance(item, dict) and any(key in item for key in IDENTITIES)
+    if same is None and not named and step < len(node.value):
+        same = node.value[step]
+    return (same.start_mark.line + 1, same) if same is not None else None
+
+
+def _same(node: Node, item: Any) -> bool:
+    if isinstance(node, yaml.ScalarNode):
+        return str(node.value) == str(item)
+    if not isinstance(item, dict):
+        return False
+    for key in IDENTITIES:
+        if key in item and (found := child(node, key)) is not None:
+            return isinstance(found, yaml.ScalarNode) and str(found.value) == str(item[key])
+    return bool(_plain(node) == _texts(item))
+
+
+def _plain(node: Node) -> Any:
+    """The values of a tree, all of them as texts."""
+    if isinstance(node, yaml.MappingNode):
+        return {str(key.value): _plain(value) for key, value in node.value}
+    return [_plain(one) for one in node.value] if isinstance(node, yaml.SequenceNode) else str(node.value)
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _texts(item) for key, item in value.items()}
+    return [_texts(one) for one in value] if isinstance(value, list) else str(value)

@@ -1,0 +1,56 @@
+"""The Secrets that an overlay needs: which, and random ones where the overlay itself holds both ends of the secret."""
+
+from __future__ import annotations
+
+import secrets
+
+import yaml
+
+from emoji_ldm.errors import ClusterError
+from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl, KubeObject
+from emoji_ldm.kubernetes.overlay import Overlay
+
+ACCESS_KEY = "AWS_ACCESS_KEY_ID"  # MinIO takes 3 to 20 characters, and 8 to 40 for the secret key
+
+
+def wanted(overlay: Overlay) -> dict[str, list[str]]:
+    """Name -> keys of the Secrets that somebody has to make; those of an ExternalSecret come by themselves."""
+    declared = yaml.safe_load((overlay.folder / "secrets.yaml").read_text(encoding="utf-8"))
+    fetched = {((thing["spec"].get("target") or {}).get("name") or thing["metadata"]["name"])
+               for thing in overlay.of("ExternalSecret")}  # fmt: skip
+    return {name: entry["keys"] for name, entry in declared.items()
+            if overlay.name in entry["overlays"] and name not in fetched}  # fmt: skip
+
+
+def ensure(kubectl: Kubectl, overlay: Overlay) -> list[str]:
+    """Make the Secrets that are missing; returns their names. What is there stays as it is, and nothing is printed.
+
+    Raises:
+        ClusterError: One lacks a key, or is missing in an overlay whose store and Redis are elsewhere.
+    """
+    keys = wanted(overlay)
+    there = {thing["metadata"]["name"]: set(thing.get("data") or {}) for thing in kubectl.items("secrets")}
+    for name, held in there.items():
+        if lacking := [key for key in keys.get(name, ()) if key not in held]:
+            raise ClusterError(f"Secret {name} in namespace {NAMESPACE} lacks the key {', '.join(lacking)}; "
+                               f"add it, or delete the Secret and run this again")  # fmt: skip
+    missing = [name for name in keys if name not in there]
+    if missing and not overlay.of("StatefulSet"):
+        commands = "; ".join(_command(name, keys[name]) for name in missing)
+        raise ClusterError(f"Secret {', '.join(missing)} is missing, and this overlay keeps its secrets elsewhere: "
+                           f"make it from there: {commands}")  # fmt: skip
+    if missing:
+        kubectl.run("create", "--filename", "-", given=[_random(name, keys[name]) for name in missing])
+    return missing
+
+
+def _random(name: str, keys: list[str]) -> KubeObject:
+    labels = {"app.kubernetes.io/part-of": NAMESPACE}
+    values = {key: secrets.token_hex(10 if key == ACCESS_KEY else 20) for key in keys}
+    return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "stringData": values,
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels}}  # fmt: skip
+
+
+def _command(name: str, keys: list[str]) -> str:
+    files = " ".join(f"--from-file={key}=FILE" for key in keys)
+    return f"kubectl -n {NAMESPACE} create secret generic {name} {files}"

@@ -1,0 +1,82 @@
+"""`emoji-ldm cluster status`: one table of what runs, and the command to type next."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+from emoji_ldm.errors import ClusterError
+from emoji_ldm.kubernetes.diagnostics import NamespaceState
+from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
+from emoji_ldm.kubernetes.status_rows import DONE, FAILED, READY, WAITS, StatusRow, build_rows
+from emoji_ldm.progress import format_duration, print_status
+
+KINDS = ("pods", "events", "deployments.apps", "statefulsets.apps", "jobs.batch", "persistentvolumeclaims",
+         "rayclusters.ray.io", "rayjobs.ray.io", "rayservices.ray.io", "raycronjobs.ray.io",
+         "workloads.kueue.x-k8s.io", "clusterqueues.kueue.x-k8s.io")  # fmt: skip
+STAGES = ("crawl", "caption", "autoencoder", "latents", "train", "generate", "report")
+
+
+def run(kubectl: Kubectl, *, as_json: bool) -> int:
+    """Print the table (or JSON) and the next command; returns 1 if something has failed."""
+    rows, refused = read_status(kubectl)
+    if as_json:
+        value = {"namespace": NAMESPACE, "rows": [asdict(row) for row in rows], "next": next_command(rows)}
+        sys.stdout.write(json.dumps(value | {"refused": refused}, indent=2, ensure_ascii=False) + "\n")
+    else:
+        print_status(f"namespace {NAMESPACE} on {kubectl.where()}")
+        sys.stdout.write(format_table(rows))
+        if refused:
+            print_status(f"you may not list {', '.join(refused)}: reasons that lie there are not shown")
+        print_status(f"next: {next_command(rows)}")
+    return 1 if any(row.state == FAILED for row in rows if row.kind != "job") else 0
+
+
+def read_status(kubectl: Kubectl) -> tuple[list[StatusRow], list[str]]:
+    """What runs now, and the kinds that this user may not list.
+
+    Raises:
+        ClusterError: The namespace is not there, or nothing of it may be read.
+    """
+    there = set(kubectl.kinds.values())
+    things, refused = kubectl.seen(",".join(kind for kind in KINDS if kind in there))
+    world = NamespaceState(tuple(things))
+    if not world.things and kubectl.one("namespace", NAMESPACE) is None:
+        raise ClusterError(f"there is no namespace {NAMESPACE} on {kubectl.where()}; make it with: "
+                           "emoji-ldm cluster up --overlay NAME")  # fmt: skip
+    return list(build_rows(world)), refused
+
+
+def format_table(found: list[StatusRow]) -> str:
+    """The rows for people, one line each."""
+    if not found:
+        return "nothing runs\n"
+    cells = [("WHAT", "NAME", "STATE", "AGE", "WHY")]
+    cells += [
+        (row.kind, row.name, row.state, format_duration(row.age_s) if row.age_s else "", row.why) for row in found
+    ]
+    widths = [max(len(line[column]) for line in cells) for column in range(4)]
+    lines = (
+        "  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[4]]) for line in cells
+    )
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def next_command(found: list[StatusRow]) -> str:
+    """The command to type next."""
+    jobs = [row for row in found if row.kind == "job"]
+    if any(row.kind in ("server", "setup", "cluster") and row.state in (WAITS, FAILED) for row in found):
+        return "emoji-ldm cluster status"
+    if running := next((row.name for row in jobs if row.state not in (DONE, FAILED)), ""):
+        return f"emoji-ldm cluster logs {running} --follow"
+    if jobs and jobs[-1].state == FAILED:
+        return f"emoji-ldm cluster logs {jobs[-1].name}"
+    if any(row.kind == "service" and row.state == READY for row in found):
+        return (
+            f"kubectl -n {NAMESPACE} port-forward svc/serve-serve-svc 8000, then emoji-ldm sets create 'a happy blob'"
+        )
+    done = [row.stage for row in jobs if row.state == DONE]
+    last = max((STAGES.index(stage) for stage in done if stage in STAGES), default=-1)
+    last = len(STAGES) - 1 if "pipeline" in done else last
+    return f"emoji-ldm cluster submit {STAGES[min(last + 1, len(STAGES) - 1)]} --overlay NAME"

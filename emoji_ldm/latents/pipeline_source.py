@@ -1,0 +1,79 @@
+"""Folders of pipelines, local or fetched from the hub; light, so that planning needs no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from emoji_ldm.errors import ModelError
+
+MODEL_INDEX = "model_index.json"  # what makes a folder a pipeline
+PIPELINE_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def local_folder(source: Path | str, parts: tuple[str, ...] = PIPELINE_PARTS) -> Path:
+    """The folder itself, or the local copy of these parts of a hub id; ModelError if it is no such pipeline."""
+    folder = Path(source) if Path(source).is_dir() else _download(source, parts)
+    _check_parts(folder, parts)
+    return folder
+
+
+def resolve_checkpoint_pipeline(source: str) -> str:
+    """The pipeline in the folder of one of our checkpoints; anything else as it is."""
+    nested = Path(source, "pipeline")
+    return str(nested) if nested.is_dir() else source
+
+
+def is_hub_pipeline(source: str) -> bool:
+    """Whether it is the hub id of a pipeline, rather than of a single model; false if the hub does not say."""
+    if Path(source).exists() or not HUB_ID.fullmatch(source):
+        return False
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        hf_hub_download(source, MODEL_INDEX)
+    except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return False
+    return True
+
+
+def _download(source: Path | str, parts: tuple[str, ...]) -> Path:
+    if isinstance(source, Path) or not HUB_ID.fullmatch(source):
+        raise ModelError(f"there is no model folder {source}; name a diffusers pipeline folder or a hub id")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    patterns = [MODEL_INDEX, *(f"{part}/*.{kind}" for part in parts for kind in ("json", "txt", "safetensors"))]
+    halves = [f"{part}/*.{kind}.safetensors" for part in parts for kind in ("fp16", "non_ema")]  # never read
+    try:
+        return Path(snapshot_download(source, allow_patterns=patterns, ignore_patterns=halves))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise ModelError(
+            f"there is no folder {source!r}, and the hub does not give a model of that name: {short_error_text(error)}"
+        ) from None
+
+
+def _check_parts(folder: Path, parts: tuple[str, ...]) -> None:
+    missing = [name for name in (MODEL_INDEX, *parts) if not (folder / name).exists()]
+    if missing:
+        raise ModelError(
+            f"{folder} is not a StableDiffusionPipeline folder: {', '.join(missing)} missing; "
+            "name a folder written by save_pretrained, or a checkpoint's pipeline folder"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file; ModelError if it is not there or none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {short_error_text(error)}") from None
+
+
+def short_error_text(error: Exception) -> str:
+    """The start of an error's text, on one line."""
+    return " ".join(str(error).split())[:300]

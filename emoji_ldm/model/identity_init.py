@@ -1,0 +1,130 @@
+"""Start an autoencoder as block averages: it rebuilds a blurred picture before its first step.
+
+From random weights a small autoencoder spends its first hundreds of steps on finding that
+a latent cell should hold the mean colour of its block. Here every residual branch starts
+at zero and every convolution on the way passes four lanes on, red, green, blue and alpha:
+averaged where the side is halved, interpolated where it is doubled. The two normalised
+activations in the way are crossed exactly, since silu(x) - silu(-x) = x: each lane runs as a
+pair x, -x. A constant pair beside it keeps the norm's scale nearly free of the picture.
+The posterior starts narrow, for at unit width its noise would drown the signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NUM_LANES = 4  # red, green, blue, alpha
+NUM_GROUPS = NUM_LANES  # of every norm: one lane each
+INITIAL_LOGVAR = -6.0
+PIXEL_MEAN_SQUARE = 0.7  # of pixel values in [-1, 1] over emoji, most of which is background
+
+KernelTap = tuple[int, int, float]  # output channel, input channel, sign
+
+
+@torch.no_grad()
+def init_identity(vae: Any) -> None:
+    """Set the weights of an `AutoencoderKL` or `VQModel`, norms of 4 groups and widths from 16, in place."""
+    encoder, decoder, latent = vae.encoder, vae.decoder, int(vae.config.latent_channels)
+    _inputs_to_lanes(encoder.conv_in)
+    for block in encoder.down_blocks:
+        _zero_residuals(block)
+        for halving in block.downsamplers or ():
+            _pass_lanes(halving.conv, _averaging_kernel())
+    _zero_residuals(encoder.mid_block)
+    _lanes_to_outputs(encoder)
+    encoder.conv_out.weight[latent:] = 0  # the log-variances, which a VQModel lacks
+    _init_pointwise_identity(vae.quant_conv)
+    vae.quant_conv.bias[latent:] = INITIAL_LOGVAR
+    _init_pointwise_identity(vae.post_quant_conv)
+    _inputs_to_lanes(decoder.conv_in)
+    _zero_residuals(decoder.mid_block)
+    for block in decoder.up_blocks:
+        _zero_residuals(block)
+        for doubling in block.upsamplers or ():
+            _pass_lanes(doubling.conv, _interpolation_kernel())
+    _lanes_to_outputs(decoder)
+
+
+def _lane_channels(number: int, width: int) -> tuple[int, int, int, int]:
+    """Channels of a lane's x, -x, constant and negative constant, among `width` channels."""
+    first = number * width // NUM_LANES
+    return first, first + 1, first + 2, first + 3
+
+
+def _inputs_to_lanes(conv: Any) -> None:
+    """Inputs 0 to 3 become lanes: pairs of opposite sign, and constant pairs."""
+    lanes = [_lane_channels(number, conv.out_channels) for number in range(NUM_LANES)]
+    _set_taps(conv, [tap for n, (plus, minus, *_) in enumerate(lanes) for tap in ((plus, n, 1.0), (minus, n, -1.0))])
+    for *_, plus, minus in lanes:
+        conv.weight[[plus, minus]] = 0
+        conv.bias[plus], conv.bias[minus] = 1, -1
+
+
+def _lanes_to_outputs(half: Any) -> None:
+    """Lanes become outputs 0 to 3 again, through norm and activation."""
+    norm, conv = half.conv_norm_out, half.conv_out
+    size = norm.num_channels // NUM_GROUPS
+    norm.weight.fill_(((2 * PIXEL_MEAN_SQUARE + 2) / size) ** 0.5)  # about the group's spread: the norm is undone
+    lanes = [_lane_channels(number, norm.num_channels) for number in range(NUM_LANES)]
+    _set_taps(conv, [tap for n, (plus, minus, *_) in enumerate(lanes) for tap in ((n, plus, 1.0), (n, minus, -1.0))])
+
+
+def _pass_lanes(conv: Any, kernel: Tensor | None = None) -> None:
+    """Lanes go on as lanes."""
+    pairs = zip(range(NUM_LANES), range(NUM_LANES), strict=True)
+    taps = [
+        (out, channel, 1.0)
+        for to, of in pairs
+        for out, channel in zip(
+            _lane_channels(to, conv.out_channels), _lane_channels(of, conv.in_channels), strict=True
+        )
+    ]
+    _set_taps(conv, taps, kernel)
+
+
+def _zero_residuals(block: Any) -> None:
+    """Residual branches give zero; where the width changes, the shortcut carries the lanes."""
+    for layer in block.resnets:
+        layer.conv2.weight.zero_()
+        layer.conv2.bias.zero_()
+        if layer.conv_shortcut is not None:
+            _pass_lanes(layer.conv_shortcut)
+
+
+def _init_pointwise_identity(conv: Any) -> None:
+    """A 1 x 1 convolution that changes nothing."""
+    conv.bias.zero_()
+    conv.weight.copy_(torch.eye(conv.in_channels)[:, :, None, None])
+
+
+def _set_taps(conv: Any, taps: Iterable[KernelTap], kernel: Tensor | None = None) -> None:
+    """Outputs that are named get these taps only; the others keep their random weights."""
+    taps = list(taps)
+    kernel = _centre_kernel(conv.kernel_size[0]) if kernel is None else kernel
+    conv.bias.zero_()
+    conv.weight[sorted({out for out, _, _ in taps})] = 0
+    for out, channel, sign in taps:
+        conv.weight[out, channel] += sign * kernel
+
+
+def _centre_kernel(size: int) -> Tensor:
+    kernel = torch.zeros(size, size)
+    kernel[size // 2, size // 2] = 1
+    return kernel
+
+
+def _averaging_kernel() -> Tensor:
+    """The mean of the 2 x 2 block that diffusers' halving, padded at the right and bottom, starts at."""
+    kernel = torch.zeros(3, 3)
+    kernel[:2, :2] = 0.25
+    return kernel
+
+
+def _interpolation_kernel() -> Tensor:
+    """Makes the doubling by repetition, which comes first, a linear interpolation."""
+    line = torch.tensor([0.25, 0.5, 0.25])
+    return line[:, None] * line[None]

@@ -1,0 +1,88 @@
+"""Which weights of a U-Net learn: all, those named by a pattern, or low-rank adapters beside frozen ones."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emoji_ldm.config import TrainConfig
+from emoji_ldm.errors import ConfigError
+
+NUM_SHOWN_NAMES = 4  # names in an error
+
+
+def select_trainable(unet: Any, config: TrainConfig) -> None:
+    """Set `requires_grad` as `config.trainable_pattern` says, or add adapters as `config.lora_rank` says.
+
+    Raises:
+        ConfigError: Both are given, the pattern is broken, or a pattern or target matches nothing.
+    """
+    if config.lora_rank and config.trainable_pattern:
+        raise ConfigError(
+            "train.lora_rank trains adapters only, train.trainable_pattern weights only; leave one of them out"
+        )
+    if config.lora_rank:
+        _add_adapters(unet, config)
+    elif config.trainable_pattern:
+        _freeze_others(unet, config.trainable_pattern)
+
+
+def save_adapters(unet: Any, folder: Path) -> None:
+    """Write `pytorch_lora_weights.safetensors`, which `pipeline.load_lora_weights(folder)` opens."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    settings = unet.peft_config["default"].to_dict()
+    settings["target_modules"] = sorted(settings["target_modules"])  # JSON has no sets
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, unet_lora_adapter_metadata=settings)
+
+
+def fuse_adapters(unet: Any) -> None:
+    """Add the adapters into the weights and take them out, in place."""
+    unet.fuse_lora()
+    unet.unload_lora()
+
+
+def _add_adapters(unet: Any, config: TrainConfig) -> None:
+    """Freeze the U-Net and put adapters (LoRA, arXiv 2106.09685) beside `config.lora_targets`.
+
+    They start at zero effect; their random halves are drawn from `config.seed`, alike on every rank.
+    """
+    from peft import LoraConfig
+
+    for target in config.lora_targets:
+        _check_target(unet, target)
+    unet.requires_grad_(False)
+    scale = config.lora_alpha or config.lora_rank
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        unet.add_adapter(
+            LoraConfig(r=config.lora_rank, lora_alpha=scale, target_modules=list(config.lora_targets))  # type: ignore[arg-type]
+        )
+
+
+def _freeze_others(unet: Any, pattern: str) -> None:
+    try:
+        found = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"train.trainable_pattern={pattern!r} is no regular expression: {error}") from None
+    names = [name for name, _ in unet.named_parameters()]
+    if not any(map(found.search, names)):
+        shown = ", ".join(names[:: max(1, len(names) // NUM_SHOWN_NAMES)][:NUM_SHOWN_NAMES])
+        raise ConfigError(
+            f"train.trainable_pattern={pattern!r} is found in no weight's name; names are such as {shown}"
+        )
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(bool(found.search(name)))
+
+
+def _check_target(unet: Any, target: str) -> None:
+    names = [name for name, module in unet.named_modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)]
+    if not any(name == target or name.endswith(f".{target}") for name in names):
+        shown = ", ".join(sorted({re.sub(r"^.*?\d\.(?=[a-z])", "", name) for name in names})[: NUM_SHOWN_NAMES * 2])
+        raise ConfigError(f"train.lora_targets: {target!r} ends no layer's name; names end such as {shown}")

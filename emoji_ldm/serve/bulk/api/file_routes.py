@@ -1,0 +1,90 @@
+"""File routes."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from starlette.datastructures import UploadFile
+
+from emoji_ldm.serve.auth import owner_of
+from emoji_ldm.serve.bulk import batch_files
+from emoji_ldm.serve.bulk.api.downloads import DownloadResponse, range_response
+from emoji_ldm.serve.bulk.api.job_requests import MAX_BYTES
+from emoji_ldm.serve.bulk.api.pagination import paginate
+from emoji_ldm.serve.bulk.job_store import BulkJob, JobStore
+from emoji_ldm.serve.bulk.uploads import UploadedFile, UploadStore
+from emoji_ldm.serve.errors import RequestError
+from emoji_ldm.serve.request_body import limit_body, refuse_fields
+
+JSONL = "application/jsonl"
+
+
+FileLimit = Annotated[int, Query(ge=1, le=10_000)]
+
+
+def file_routes(jobs: JobStore) -> APIRouter:
+    """The routes."""
+    router, files = APIRouter(prefix="/v1/files", tags=["batches"]), UploadStore(jobs.store)
+
+    @router.post("")
+    async def upload(request: Request) -> dict[str, Any]:
+        """Upload the JSONL of a batch: form fields `file` and `purpose` (batch); up to 200 MB."""
+        async with limit_body(request, MAX_BYTES).form(max_files=1, max_fields=8) as form:
+            refuse_fields(form, ("file", "purpose"))
+            file, purpose = form.get("file"), form.get("purpose")
+            if not isinstance(file, UploadFile):
+                raise RequestError("the form field 'file' is missing", param="file", code="missing_required_parameter")
+            if purpose != "batch":
+                raise RequestError(f"purpose={purpose!r} is refused: only 'batch'", param="purpose")
+            kept = await asyncio.to_thread(files.add, owner_of(request), file.filename or "", file.file)
+            return kept.shown()
+
+    @router.get("")
+    async def listing(
+        request: Request,
+        purpose: str = "",
+        limit: FileLimit = 10_000,
+        after: str = "",
+        order: Literal["asc", "desc"] = "desc",
+    ) -> dict[str, Any]:
+        """Your uploaded files, newest first, or oldest first with `order=asc`."""
+        found = [
+            file for file in await asyncio.to_thread(files.listing, owner_of(request)) if purpose in ("", file.purpose)
+        ]
+        return paginate(found if order == "desc" else found[::-1], after, limit, UploadedFile.shown)
+
+    @router.get("/{file_id}")
+    async def get(request: Request, file_id: str) -> dict[str, Any]:
+        """The facts of a file."""
+        if job := await _job_of(jobs, file_id, owner_of(request)):
+            return await asyncio.to_thread(batch_files.file_object, jobs, job, file_id)
+        return (await asyncio.to_thread(files.get, file_id, owner_of(request))).shown()
+
+    @router.get("/{file_id}/content")
+    async def content(request: Request, file_id: str) -> DownloadResponse:
+        """The bytes of a file, or the part that a header `Range: bytes=0-1048575` names (up to 64 MB)."""
+        if job := await _job_of(jobs, file_id, owner_of(request)):
+            size = await asyncio.to_thread(batch_files.size_of, jobs, job, file_id)
+            return range_response(request, size, partial(batch_files.read_range, jobs, job, file_id), {}, JSONL)
+        file = await asyncio.to_thread(files.get, file_id, owner_of(request))
+        return range_response(request, file.bytes, partial(files.parts, file), {}, JSONL)
+
+    @router.delete("/{file_id}")
+    async def delete(request: Request, file_id: str) -> dict[str, Any]:
+        """Delete an uploaded file; an output goes with its batch."""
+        if job := await _job_of(jobs, file_id, owner_of(request)):
+            raise RequestError(f"an output is a part of its batch: DELETE /v1/emoji-sets/{job.id} deletes both",
+                               param="file_id")  # fmt: skip
+        await asyncio.to_thread(files.delete, await asyncio.to_thread(files.get, file_id, owner_of(request)))
+        return {"id": file_id, "object": "file", "deleted": True}
+
+    return router
+
+
+async def _job_of(jobs: JobStore, file_id: str, owner: str) -> BulkJob | None:
+    """The batch whose output a file is."""
+    job_id = batch_files.batch_id(file_id)
+    return await asyncio.to_thread(jobs.get, job_id, owner) if job_id else None

@@ -1,0 +1,95 @@
+"""Writes the pictures of a set into a folder, and goes on where it was cut off.
+
+<folder>/NNNN_<prompt>_<seed>.png, prompts.csv, sheet.png
+<folder>/.fetched/<file>.json   rows of a file of the set whose pictures all lie in the folder
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from emoji_ldm.errors import ConfigError, JobError
+from emoji_ldm.generate.output_folder import MAX_ON_SHEET, contact_sheet
+from emoji_ldm.progress import track
+from emoji_ldm.serve.bulk.job_archive import COLUMNS, csv_row
+from emoji_ldm.serve.bulk.set_client import EmojiSetClient
+
+MARKER_FOLDER = ".fetched"
+
+
+def download_set(client: EmojiSetClient, job_id: str, folder: Path) -> int:
+    """Write all finished pictures, `prompts.csv` and `sheet.png`; returns how many pictures lie there.
+
+    Raises:
+        ConfigError: The folder cannot be written, or holds another set.
+        JobError: The service does not answer.
+    """
+    files = client.parquet(job_id)
+    try:
+        _claim(folder, job_id)
+        with track("fetch", sum(file["pictures"] for file in files), "images") as progress:
+            for file in files:
+                marker = folder / MARKER_FOLDER / f"{file['name']}.json"
+                if not marker.is_file():
+                    _write(marker, json.dumps(_unpack(client.download(job_id, file["name"]), folder)).encode())
+                progress.advance(file["pictures"])
+        return _finish(folder)
+    except OSError as error:
+        raise ConfigError(f"cannot write {folder}: {error}; choose another folder") from None
+
+
+def _claim(folder: Path, job_id: str) -> None:
+    """Make the folder that of this set: pictures of two sets would mix."""
+    (folder / MARKER_FOLDER).mkdir(parents=True, exist_ok=True)
+    owner = folder / MARKER_FOLDER / "set"
+    if owner.is_file() and owner.read_text() != job_id:
+        raise ConfigError(f"{folder} holds pictures of {owner.read_text()}; choose another folder")
+    _write(owner, job_id.encode())
+
+
+def _unpack(data: bytes, folder: Path) -> list[dict[str, Any]]:
+    """Write the pictures of one file; returns its rows for prompts.csv."""
+    rows = []
+    for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(batch_size=64):
+        for row in batch.to_pylist():
+            known = csv_row(row)
+            if known["file"]:
+                if PurePosixPath(known["file"]).name != known["file"]:
+                    raise JobError(f"the service names a file {known['file']!r}, which is no plain name")
+                _write(folder / known["file"], row["image"]["bytes"])
+            rows.append({name: known[name] for name in ("item_id", *COLUMNS)})
+    return rows
+
+
+def _finish(folder: Path) -> int:
+    """Write prompts.csv and the contact sheet of what lies in the folder."""
+    rows = sorted(_known(folder), key=lambda row: str(row["item_id"]))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(folder / "prompts.csv", table.getvalue().encode())
+    drawn = [row for row in rows if row["file"]]
+    if drawn:
+        shown = [((folder / row["file"]).read_bytes(), row["prompt"]) for row in drawn[:MAX_ON_SHEET]]
+        _write(folder / "sheet.png", contact_sheet(shown))
+    return len(drawn)
+
+
+def _known(folder: Path) -> Iterator[dict[str, Any]]:
+    for marker in (folder / MARKER_FOLDER).glob("*.json"):
+        yield from json.loads(marker.read_bytes())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """A whole file or none."""
+    partial = path.with_name(f".{path.name}.tmp")
+    partial.write_bytes(data)
+    partial.replace(path)

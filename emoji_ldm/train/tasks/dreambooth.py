@@ -1,0 +1,212 @@
+"""The pictures of DreamBooth: folders as people have them, turned into squares that are known by their pixels.
+
+DreamBooth (arXiv 2208.12242): learn subjects from a few pictures each, and keep what the model knows of their class.
+
+A batch is half subjects, half classes: even places of the batch show a subject, odd ones a
+class. The loss is that of the subjects plus `prior_weight` times that of the classes, each a
+mean over its half (equation 2). Who is in which place depends on (seed, step, place) alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from emoji_ldm.config import Config, TrainConfig
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.images.decode import decode_image
+from emoji_ldm.images.normalize import pixel_hash
+from emoji_ldm.latents.augmentation import augmentation_keys
+from emoji_ldm.latents.cache import build_latent_set
+from emoji_ldm.outcomes import Rejected
+from emoji_ldm.schemas import LATENTS, TEXT_EMBEDDINGS
+from emoji_ldm.train.tasks import sampler
+from emoji_ldm.train.tasks.batches import Rows, RowSampler, RowSamplerFactory, sample_uniformly
+from emoji_ldm.train.tasks.diffusion_task import DiffusionTask
+from emoji_ldm.train.tasks.pipeline_export import load_frozen
+from emoji_ldm.train.training_args import PreviewFunction, RunContext
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif", ".tif", ".tiff"}
+LIST_FILE = "prompts.csv"  # see emoji_ldm.generate.output_folder
+GENERATED_FOLDER = "generated"  # folder in a class folder: pictures that were drawn because the user's are too few
+MAX_SIDE_PX = 16384
+REMEDY = "give JPEG or PNG, or take it out of the folder"
+
+
+@dataclass(frozen=True)
+class ConceptFolder:
+    """A folder of pictures that share a prompt."""
+
+    prompt: str
+    folder: Path
+    is_class: bool = False
+
+    def files(self) -> list[Path]:
+        """The user's own pictures, by name."""
+        return _image_files(self.folder)
+
+    def drawn(self) -> list[Path]:
+        """Pictures that were drawn last to fill the class up, as their list has them."""
+        with (self.folder / GENERATED_FOLDER / LIST_FILE).open(newline="", encoding="utf-8") as stream:
+            return [self.folder / GENERATED_FOLDER / row["file"] for row in csv.DictReader(stream)]
+
+
+@dataclass(frozen=True)
+class SquareImage:
+    """A square picture."""
+
+    image_id: str  # sha256 of size and RGBA pixels, as in the table `images`
+    png: bytes
+
+
+def concept_folders(config: Config) -> list[ConceptFolder]:
+    """The folders of `train.concepts`: subjects first, then their classes.
+
+    Raises:
+        ConfigError: A folder is missing, empty or given for two prompts, there is nothing to start from, or the batch
+            cannot hold both halves.
+    """
+    train = config.train
+    if not train.init:
+        raise ConfigError("train.concepts teaches a model that can draw already; name its pipeline with train.init=...")
+    subjects = [ConceptFolder(each.instance_prompt, Path(each.instance_folder).expanduser()) for each in train.concepts]
+    for number, subject in enumerate(subjects):
+        _check_subject(subject, number)
+    classes = _class_folders(config)
+    if classes and train.batch_size % 2:
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} is odd: with a class_prompt half of a batch shows the subject, half "
+            f"the class; give {train.batch_size + 1}"
+        )
+    found = list(dict.fromkeys([*subjects, *classes]))
+    _check_distinct(found)
+    return found
+
+
+def load_squares(paths: Iterable[Path], size_px: int) -> Iterator[SquareImage]:
+    """Each picture upright, its middle cut out as a square and scaled to `size_px`.
+
+    Raises:
+        ConfigError: A file is no picture that can be read.
+    """
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(lambda path: _load_square(path, size_px), paths)
+
+
+def _load_square(path: Path, size_px: int) -> SquareImage:
+    try:
+        image, _, _ = decode_image(path.read_bytes(), MAX_SIDE_PX)
+    except (OSError, Rejected) as error:
+        raise ConfigError(f"cannot read the picture {path}: {error}; {REMEDY}") from None
+    square, png = ImageOps.fit(image, (size_px, size_px), Image.Resampling.LANCZOS), io.BytesIO()
+    square.save(png, "PNG", compress_level=1)
+    return SquareImage(pixel_hash(size_px, size_px, square.tobytes()), png.getvalue())
+
+
+def _image_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
+
+
+def _class_folders(config: Config) -> list[ConceptFolder]:
+    """Classes of the concepts that have one; those of one prompt share a folder unless they name others."""
+    found, prompts = list[ConceptFolder](), [concept.class_prompt for concept in config.train.concepts]
+    for number, concept in enumerate(config.train.concepts):
+        if concept.class_folder and not concept.class_prompt:
+            raise ConfigError(f"train.concepts.{number}: class_folder without class_prompt; give both or neither")
+        if concept.class_prompt and config.train.prior_weight:
+            folder = concept.class_folder or f"runs/{config.run}/class-{prompts.index(concept.class_prompt)}"
+            found.append(ConceptFolder(concept.class_prompt, Path(folder).expanduser(), is_class=True))
+    return found
+
+
+def _check_distinct(found: Iterable[ConceptFolder]) -> None:
+    prompts: dict[Path, str] = {}
+    for album in found:
+        other = prompts.setdefault(album.folder.absolute(), album.prompt)
+        if other != album.prompt:
+            raise ConfigError(f"train.concepts: {album.folder} is for two prompts, {other!r} and {album.prompt!r}; "
+                              "give each a folder of its own")  # fmt: skip
+
+
+def _check_subject(album: ConceptFolder, number: int) -> None:
+    name = f"train.concepts.{number}.instance_folder={album.folder}"
+    if not album.prompt.strip():
+        raise ConfigError(f"train.concepts.{number}.instance_prompt is empty; give one such as 'a photo of sks dog'")
+    if not album.folder.is_dir():
+        raise ConfigError(f"{name} is no folder on this machine; put 3 to 20 pictures of the subject there")
+    if not album.files():
+        raise ConfigError(f"{name} holds no picture (such as .jpg or .png); put 3 to 20 pictures of the subject there")
+
+
+@dataclass(frozen=True)
+class DreamBoothData:
+    """Which pictures are to be learned; their latents and the states of their prompts lie in the store."""
+
+    prompts: Mapping[str, tuple[str, ...]]  # {image id: its prompts}; a picture may show two subjects
+    classes: frozenset[str]  # ids of those that show a class
+
+
+def load_task(lesson: DreamBoothData, place: RunContext, preview: PreviewFunction | None = None) -> DiffusionTask:
+    """The task of `config.train` on a lesson.
+
+    Raises:
+        ModelError: The codec or the text encoder is missing.
+        DatasetError: A picture has no latents.
+    """
+    frozen = load_frozen(place.config, place.store, place.scratch)
+    tables = {spec.name: Table(place.store, spec) for spec in (LATENTS, TEXT_EMBEDDINGS)}
+    latents = build_latent_set(
+        lesson.prompts, tables, codec_key=frozen.codec.key, encoder_key=frozen.text.key,
+        variant_keys=augmentation_keys(frozen.codec.key, place.config.latents),
+    )  # fmt: skip
+    is_class = np.array([image_id in lesson.classes for image_id in latents.image_ids])
+    return DiffusionTask(place.config, latents, frozen, preview, instance_class_halves(is_class))
+
+
+def instance_class_halves(is_class: NDArray[np.bool_]) -> RowSamplerFactory:
+    """Subjects in even places of a batch and classes in odd ones; only subjects if there is no class.
+
+    Args:
+        is_class: `(N,)`, per row of the latent set.
+    """
+
+    def dealer(config: TrainConfig, rows: Rows) -> RowSampler:
+        subjects, classes = rows[~is_class[rows]], rows[is_class[rows]]
+        if not len(subjects):
+            raise ConfigError(
+                f"train.validation_fraction={config.validation_fraction:g} holds out all pictures of the "
+                "subject; lower it"
+            )
+        return _half_batches(config, subjects, classes) if len(classes) else sample_uniformly(config, subjects)
+
+    return dealer
+
+
+def _half_batches(config: TrainConfig, subjects: Rows, classes: Rows) -> RowSampler:
+    half = config.batch_size // 2
+
+    def deal(step: int, slots: range) -> tuple[Rows, NDArray[np.float32]]:
+        odd = np.arange(slots.start, slots.stop) % 2 == 1
+        chosen = np.empty(len(slots), np.int64)
+        firsts = range((slots.start + 1) // 2, (slots.stop + 1) // 2)
+        seconds = range(slots.start // 2, slots.stop // 2)
+        chosen[~odd] = subjects[sampler.sample_indices(config.seed, step, firsts, batch_size=half, size=len(subjects))]
+        # Another seed, else sets of one size would always meet in the same pairs.
+        chosen[odd] = classes[
+            sampler.sample_indices(config.seed + 1, step, seconds, batch_size=half, size=len(classes))
+        ]
+        # Times two: the mean over a batch is then the sum of the means over its halves.
+        return chosen, 2 * np.where(odd, np.float32(config.prior_weight), np.float32(1))
+
+    return deal

@@ -1,0 +1,209 @@
+"""How much signal and how much noise a noisy latent holds: x_t = signal * x_0 + noise level * noise.
+
+How pipelines sample what was learned: the scheduler that goes with an objective, and pipelines that disagree.
+
+The diffusion objective: what the network predicts, at which noise levels, and how errors are weighed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emoji_ldm.config import TrainConfig
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.train.tasks.sampler import NUM_TIMESTEPS, SampleNoise
+
+
+class NoiseSchedule:
+    """The path from clean to noisy that a configuration describes."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.straight = config.prediction_type == "flow"
+        cumprod = alphas_cumprod(config.beta_start, config.beta_end)
+        if config.zero_terminal_snr:
+            cumprod = rescale_zero_terminal_snr(cumprod)
+        self._table = torch.stack([cumprod.sqrt(), (1 - cumprod).sqrt()]).float()
+
+    def at(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """(signal, noise level), each `(n,)` float32.
+
+        Args:
+            timesteps: `(n,)`: int64 in [0, 1000); for flow float in [0, 1000), a thousand times the noise level.
+        """
+        if self.straight:  # rectified flow, arXiv 2209.03003: x_t = (1 - t) x_0 + t noise
+            noise = timesteps.float() / NUM_TIMESTEPS
+            return 1 - noise, noise
+        self._table = self._table.to(timesteps.device)
+        return self._table[0, timesteps], self._table[1, timesteps]
+
+
+def alphas_cumprod(start: float, end: float) -> Tensor:
+    """`(1000,)` float64, the share of signal power left at each timestep (DDPM, arXiv 2006.11239, equation 4).
+
+    Betas are the squares of an even walk from sqrt(start) to sqrt(end), "scaled linear".
+    """
+    betas = torch.linspace(start**0.5, end**0.5, NUM_TIMESTEPS, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, dim=0)
+
+
+def rescale_zero_terminal_snr(cumprod: Tensor) -> Tensor:
+    """The same, shifted and scaled so that the last timestep has no signal (arXiv 2305.08891, algorithm 1)."""
+    root = cumprod.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+
+
+BETA_SCHEDULE = "scaled_linear"
+
+
+def build_export_scheduler(config: TrainConfig) -> Any:
+    """The diffusers scheduler of an exported pipeline; DDIM, or Euler on the straight path of rectified flow.
+
+    `FlowMatchEulerDiscreteScheduler` lacks what StableDiffusionPipeline asks of a scheduler;
+    DPM-Solver++ of first order on flow's noise levels has it, and is Euler.
+    """
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    if config.prediction_type == "flow":
+        return DPMSolverMultistepScheduler(
+            num_train_timesteps=NUM_TIMESTEPS, prediction_type="flow_prediction", use_flow_sigmas=True,
+            solver_order=1, steps_offset=1,
+        )  # fmt: skip
+    # Only "trailing" starts at the last timestep, the one without signal (arXiv 2305.08891, section 3.3).
+    return DDIMScheduler(
+        num_train_timesteps=NUM_TIMESTEPS, beta_start=config.beta_start, beta_end=config.beta_end,
+        beta_schedule=BETA_SCHEDULE, clip_sample=False, set_alpha_to_one=True, steps_offset=1,
+        prediction_type=config.prediction_type, rescale_betas_zero_snr=config.zero_terminal_snr,
+        timestep_spacing="trailing" if config.zero_terminal_snr else "leading",
+    )  # fmt: skip
+
+
+def check_scheduler(config: TrainConfig, scheduler_config: Mapping[str, Any]) -> None:
+    """Refuse a pipeline (`train.init`) that learned another objective than it is to go on with.
+
+    Args:
+        config: What is to be trained.
+        scheduler_config: The pipeline's `scheduler_config.json`, of any diffusers scheduler.
+
+    Raises:
+        ConfigError: Prediction or noise schedule differ; the text names the option to set. A pipeline may become one
+            of zero terminal SNR, as arXiv 2305.08891 does it, but not the other way round.
+    """
+    theirs = {**SCHEDULER_DEFAULTS, **scheduler_config}
+    prediction = "flow" if _is_flow_matching(theirs) else str(theirs["prediction_type"])
+    _check_equal(config, "prediction_type", prediction)
+    if prediction == "flow":
+        return
+    if (
+        theirs["beta_schedule"] != BETA_SCHEDULE
+        or theirs["trained_betas"]
+        or theirs["num_train_timesteps"] != NUM_TIMESTEPS
+    ):
+        raise ConfigError(
+            f"train.init={config.init} was trained on {theirs['num_train_timesteps']} {theirs['beta_schedule']} betas; "
+            f"only pipelines of {NUM_TIMESTEPS} {BETA_SCHEDULE} betas can be trained on"
+        )
+    for name in ("beta_start", "beta_end"):
+        _check_equal(config, name, float(theirs[name]))
+    if theirs["rescale_betas_zero_snr"]:
+        _check_equal(config, "zero_terminal_snr", True)
+
+
+# What diffusers' schedulers take for fields that a file leaves out.
+SCHEDULER_DEFAULTS: Mapping[str, Any] = {
+    "prediction_type": "epsilon", "num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 0.0001,
+    "beta_end": 0.02, "trained_betas": None, "rescale_betas_zero_snr": False,
+}  # fmt: skip
+
+
+def _is_flow_matching(scheduler_config: Mapping[str, Any]) -> bool:
+    return bool(scheduler_config.get("use_flow_sigmas")) or "FlowMatch" in str(scheduler_config.get("_class_name"))
+
+
+def _check_equal(config: TrainConfig, name: str, theirs: object) -> None:
+    ours = getattr(config, name)
+    if ours != theirs:
+        raise ConfigError(
+            f"train.{name}={_option_text(ours)}, but train.init={config.init} was trained with {_option_text(theirs)}; "
+            f"set train.{name}={_option_text(theirs)}"
+        )
+
+
+def _option_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+Predict = Callable[
+    [Tensor, Tensor], Tensor
+]  # (noisy latents (n, C, h, w), timesteps (n,) int64) -> output (n, C, h, w)
+
+MAX_FLOW_TIME = np.nextafter(np.float32(NUM_TIMESTEPS), np.float32(0))  # time of rectified flow
+
+
+class Objective:
+    """What a network learns, as `config.train` says."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.levels = NoiseSchedule(config)
+
+    def losses(self, predict: Predict, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The weighted loss of each sample, `(n,)` float32.
+
+        Args:
+            predict: The network. It is told whole timesteps, as samplers tell it.
+            latents: `(n, C, h, w)`, scaled to about unit standard deviation.
+            noise: Same shape, from `noise_and_times`.
+            timesteps: `(n,)`, from `noise_and_times`.
+        """
+        levels = self.levels.at(timesteps)
+        signal, level = (column.view(-1, *[1] * (latents.dim() - 1)) for column in levels)
+        predicted = predict(signal * latents + level * noise, timesteps.long())
+        wanted = PREDICTION_TARGETS[self.config.prediction_type](signal, level, latents, noise)
+        errors = (predicted.float() - wanted).square().flatten(1).mean(dim=1)
+        return errors * self.weights(*levels)
+
+    def weights(self, signal: Tensor, level: Tensor) -> Tensor:
+        """Weights of the squared errors at these levels, same shape; finite where there is no signal."""
+        weigh, gamma = MIN_SNR_WEIGHTS.get(self.config.prediction_type), self.config.snr_gamma
+        return torch.ones_like(signal) if weigh is None or not gamma else weigh((signal / level) ** 2, gamma)
+
+    def scheduler(self) -> Any:
+        """The diffusers scheduler that samples what this objective learned, for the pipelines we write."""
+        return build_export_scheduler(self.config)
+
+
+def noise_and_timesteps(config: TrainConfig, draws: SampleNoise) -> tuple[Tensor, Tensor]:
+    """Noise `(n, C, h, w)` float32 and timesteps `(n,)` of samples, made of what chance gave each of them.
+
+    Timesteps are even and int64; for flow float32, a thousand times the logistic function of a Gaussian
+    (logit-normal times, arXiv 2403.03206, section 3.1).
+    """
+    noise = draws.noise
+    if config.offset_noise:  # Guttenberg, "Diffusion with offset noise", 2023
+        noise = noise + np.float32(config.offset_noise) * draws.offsets[..., None, None]
+    if config.prediction_type != "flow":
+        return torch.from_numpy(noise), torch.from_numpy(draws.timesteps)
+    times = NUM_TIMESTEPS / (1 + np.exp(-(config.flow_mean + config.flow_std * draws.normals)))
+    return torch.from_numpy(noise), torch.from_numpy(np.minimum(times.astype(np.float32), MAX_FLOW_TIME))
+
+
+# (signal, noise level, x_0, noise) -> what the network is to predict.
+PREDICTION_TARGETS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "epsilon": lambda signal, level, latents, noise: noise,
+    "v_prediction": lambda signal, level, latents, noise: signal * noise - level * latents,  # arXiv 2202.00512, 4
+    "sample": lambda signal, level, latents, noise: latents,
+    "flow": lambda signal, level, latents, noise: noise - latents,  # arXiv 2403.03206, equation 8
+}
+
+# Min-SNR (arXiv 2303.09556, section 3.4): an error of x_0 weighs min(snr, gamma). An error of the noise is that of
+# x_0 times snr, and one of v that times snr + 1, so these are divided by it. (snr, gamma) -> weight.
+MIN_SNR_WEIGHTS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "epsilon": lambda snr, gamma: (gamma / snr).clamp(max=1),
+    "v_prediction": lambda snr, gamma: snr.clamp(max=gamma) / (snr + 1),
+    "sample": lambda snr, gamma: snr.clamp(max=gamma),
+}

