@@ -1,17 +1,18 @@
-"""The command `emoji-ldm pipeline`: several stages in one go. Only the standard library is imported until it runs.
+"""One stage, several stages or the demo: check the store, run, measure, print a summary and the next command.
 
-Run one stage, or all of them as the demo: check the store, measure, sum up, name the next command.
+`emoji-ldm STAGE`, `emoji-ldm pipeline` and `emoji-ldm demo` all end here. A stage's word is the name of the module
+that runs it: `ray_jobs.crawl`, `ray_jobs.caption` and so on.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from emoji_ldm.config import Config
@@ -20,32 +21,25 @@ from emoji_ldm.progress import print_status, print_summary
 from emoji_ldm.store import Store
 from ray_jobs.execution.resource_usage import measure_stage
 
-if TYPE_CHECKING:
-    from emoji_ldm.config import Config
-
 STAGE_ORDER = ("crawl", "caption", "autoencoder", "latents", "train", "generate", "report")
-
-
-def stages_of(words: Sequence[str]) -> tuple[str, ...]:
-    """The stages named, in the order of the flow; all of them if none is.
-
-    Raises:
-        ConfigError: There is no such stage, or one is named twice.
-    """
-    for word in words:
-        if word not in STAGE_ORDER:
-            raise ConfigError(f"pipeline has no stage {word!r}; the stages are: {' '.join(STAGE_ORDER)}")
-        if words.count(word) > 1:
-            raise ConfigError(f"pipeline runs {word} once; name it once")
-    return tuple(stage for stage in STAGE_ORDER if stage in words) or STAGE_ORDER
+NEXT_COMMANDS = {
+    "crawl": "caption",
+    "caption": "train autoencoder",
+    "autoencoder": "latents",
+    "latents": "train",
+    "train": "generate 'a happy blob'",
+    "generate": "report",
+}
+PORT_FILE = "gallery-port"
 
 
 def run(config: Config, words: Sequence[str] = ()) -> None:
-    """Run the stages; each finds by itself what an earlier run has finished.
+    """Run the stages that are named, or all; each finds by itself what an earlier run has finished.
 
     Raises:
-        ConfigError: As `stages_of`; or generate has nothing to draw, which would be told after days of training.
-        EmojiLdmError: The first stage that fails, with its own kind and exit status; those after it do not run.
+        ConfigError: As `stages_of`; or generate has nothing to draw, which would otherwise be noticed only after days
+            of training.
+        EmojiLdmError: The first stage that fails, with its own type and exit status; later stages do not run.
     """
     stages = stages_of(words)
     if "generate" in stages[1:]:
@@ -58,12 +52,25 @@ def run(config: Config, words: Sequence[str] = ()) -> None:
     run_stages(stages, config)
 
 
+def stages_of(words: Sequence[str]) -> tuple[str, ...]:
+    """The stages named, in the order of the flow; all of them if none is named.
+
+    Raises:
+        ConfigError: There is no such stage, or one is named twice.
+    """
+    for word in words:
+        if word not in STAGE_ORDER:
+            near = difflib.get_close_matches(word, STAGE_ORDER, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"pipeline has no stage {word!r}{hint} (the stages are: {' '.join(STAGE_ORDER)})")
+        if words.count(word) > 1:
+            raise ConfigError(f"pipeline runs {word} once; name it once")
+    return tuple(stage for stage in STAGE_ORDER if stage in words) or STAGE_ORDER
+
+
 def run_stages(stages: Sequence[str], config: Config) -> None:
     """Run stages as `run` does, in the order given, with a headline before each."""
-    from emoji_ldm.progress import print_status
     from ray_jobs.execution.ray_runtime import release_resources
-
-    pass
 
     for number, stage in enumerate(stages, 1):
         print_status(f"\n=== {number}/{len(stages)} {stage} ===")
@@ -76,15 +83,9 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
         release_resources()
 
 
-NEXT_COMMANDS = {"crawl": "caption", "caption": "train autoencoder", "autoencoder": "latents", "latents": "train",
-        "train": "generate 'a happy blob'", "generate": "report", "report": ""}  # fmt: skip
-PORT_FILE = "gallery-port"
-
-
 def run_stage(stage: str, config: Config) -> None:
     """Run a stage by its word (`autoencoder` for `train autoencoder`) and print its summary."""
-    store = Store(config.store, config.branch)
-    store.check()
+    Store(config.store, config.branch).check_writable()
     job = importlib.import_module(f"ray_jobs.{stage}")
     if stage == "serve":
         job.run(config)
@@ -95,8 +96,13 @@ def run_stage(stage: str, config: Config) -> None:
     print_summary(stage, values, _next_command(stage))
 
 
-def demo(config: Config) -> None:
-    """Serve the gallery on loopback and run every stage against it; a second run finds all done."""
+def run_demo(config: Config) -> None:
+    """Serve the gallery on loopback and run every stage against it; a second run finds everything done.
+
+    Raises:
+        CrawlError: There is no Chromium or ChromeDriver.
+        EmojiLdmError: As `run`.
+    """
     from emoji_ldm.demo.gallery import Gallery
     from emoji_ldm.demo.sample_images import TAGS
 
@@ -104,8 +110,8 @@ def demo(config: Config) -> None:
         raise CrawlError("the demo needs Chromium and its driver: apt-get install chromium chromium-driver")
     began = time.monotonic()
     store = Store(config.store, config.branch)
-    store.check()
-    # The address is part of every URL: it must be the same in each run, or all would be crawled again.
+    store.check_writable()
+    # The port is part of every URL: with another one in the next run, everything would be crawled again.
     port = int(store.read("runs", config.run, PORT_FILE)) if store.exists("runs", config.run, PORT_FILE) else 0
     with Gallery(port=port, cache_dir=Path("runs", config.run, "gallery")) as site:
         store.write(str(urlsplit(site.url).port).encode(), "runs", config.run, PORT_FILE)
@@ -116,8 +122,8 @@ def demo(config: Config) -> None:
 
 
 def _next_command(stage: str) -> str:
-    """The command that goes on from here, with the user's own options."""
-    if not NEXT_COMMANDS[stage] or sys.argv[1:2] in (["demo"], ["pipeline"]):
+    """The command that continues from here, with the user's own run and store; empty within demo and pipeline."""
+    if stage not in NEXT_COMMANDS or sys.argv[1:2] in (["demo"], ["pipeline"]):
         return ""
     options = [word for word in sys.argv[1:] if word.startswith(("run=", "store="))]
     return " ".join(["emoji-ldm", NEXT_COMMANDS[stage], *options])

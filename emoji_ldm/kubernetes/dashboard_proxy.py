@@ -29,13 +29,13 @@ def open_dashboard(kubectl: Kubectl) -> Iterator[str]:
     Raises:
         ClusterError: There is no token, no standing cluster, or its dashboard cannot be reached.
     """
-    secret = kubectl.one("secret", SECRET)
+    secret = kubectl.get("secret", SECRET)
     token = base64.b64decode(((secret or {}).get("data") or {}).get(KEY, "")).decode()
     if not token:
         raise ClusterError(f"there is no Secret {SECRET} with the key {KEY} in namespace {NAMESPACE}; "
                            "make it with: emoji-ldm cluster up --overlay NAME")  # fmt: skip
     before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
-    process = kubectl.start("port-forward", f"service/{CLUSTER}-head-svc", ":8265", "--address", "127.0.0.1",
+    process = kubectl.popen("port-forward", f"service/{CLUSTER}-head-svc", ":8265", "--address", "127.0.0.1",
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     try:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)

@@ -20,39 +20,39 @@ CREATING_REASONS = ("ContainerCreating", "PodInitializing")
 class NamespaceState:
     """The objects of the project's namespace, by kind."""
 
-    things: tuple[KubeObject, ...]
+    objects: tuple[KubeObject, ...]
 
-    def of(self, kind: str) -> list[KubeObject]:
+    def of_kind(self, kind: str) -> list[KubeObject]:
         """Of one kind, the oldest first."""
-        found = [thing for thing in self.things if thing["kind"] == kind]
-        return sorted(found, key=lambda thing: str(thing["metadata"].get("creationTimestamp", "")))
+        found = [obj for obj in self.objects if obj["kind"] == kind]
+        return sorted(found, key=lambda obj: str(obj["metadata"].get("creationTimestamp", "")))
 
-    def named(self, kind: str, name: str) -> KubeObject | None:
+    def get(self, kind: str, name: str) -> KubeObject | None:
         """The object of that name, or None."""
-        return next((thing for thing in self.of(kind) if thing["metadata"]["name"] == name), None)
+        return next((obj for obj in self.of_kind(kind) if obj["metadata"]["name"] == name), None)
 
 
-def condition(thing: KubeObject, name: str) -> Mapping[str, Any]:
+def condition(obj: KubeObject, name: str) -> Mapping[str, Any]:
     """The condition of that type in an object's status; empty if it has none."""
-    found: Iterable[Mapping[str, Any]] = (thing.get("status") or {}).get("conditions") or ()
+    found: Iterable[Mapping[str, Any]] = (obj.get("status") or {}).get("conditions") or ()
     return next((entry for entry in found if entry.get("type") == name), {})
 
 
-def is_condition_true(thing: KubeObject, name: str) -> bool:
+def is_condition_true(obj: KubeObject, name: str) -> bool:
     """Whether the condition is there and true."""
-    return condition(thing, name).get("status") == "True"
+    return condition(obj, name).get("status") == "True"
 
 
-def queue_reason(thing: KubeObject, world: NamespaceState) -> str:
+def queue_reason(obj: KubeObject, namespace: NamespaceState) -> str:
     """Why Kueue has not let it start; "" if it has, or does not manage it."""
-    uid = thing["metadata"].get("uid")
+    uid = obj["metadata"].get("uid")
     # An elastic job has a Workload for each size that it had; the newest counts.
-    own = [made for made in world.of("Workload") if not is_condition_true(made, "Finished")
+    own = [made for made in namespace.of_kind("Workload") if not is_condition_true(made, "Finished")
            and any(owner.get("uid") == uid for owner in made["metadata"].get("ownerReferences") or ())]  # fmt: skip
     workload = own[-1] if own else None
     if workload is None:
-        queued = (thing["metadata"].get("labels") or {}).get("kueue.x-k8s.io/queue-name")
-        held = bool((thing.get("spec") or {}).get("suspend"))
+        queued = (obj["metadata"].get("labels") or {}).get("kueue.x-k8s.io/queue-name")
+        held = bool((obj.get("spec") or {}).get("suspend"))
         return (
             f"held for queue {queued}, but Kueue made no Workload of it: is Kueue running?" if queued and held else ""
         )
@@ -110,53 +110,53 @@ def _container_reason(container: Mapping[str, Any]) -> str:
     return ""
 
 
-def event_reason(thing: KubeObject, world: NamespaceState) -> str:
+def event_reason(obj: KubeObject, namespace: NamespaceState) -> str:
     """The newest warning about an object, such as a quota or a policy that refuses its Pods; "" if there is none."""
-    whom = thing["kind"], thing["metadata"]["name"]
-    found = [event for event in world.of("Event") if event.get("type") == "Warning"
+    whom = obj["kind"], obj["metadata"]["name"]
+    found = [event for event in namespace.of_kind("Event") if event.get("type") == "Warning"
              and (event["involvedObject"].get("kind"), event["involvedObject"].get("name")) == whom]  # fmt: skip
     newest = max(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default=None)
     return f"{newest.get('reason')}: {_first(newest.get('message'))}" if newest else ""
 
 
-def cluster_reason(cluster: KubeObject, world: NamespaceState) -> str:
+def cluster_reason(cluster: KubeObject, namespace: NamespaceState) -> str:
     """Why a RayCluster is not ready; "" if nothing says so."""
     name, status = cluster["metadata"]["name"], cluster.get("status") or {}
-    pods = [pod for pod in world.of("Pod") if (pod["metadata"].get("labels") or {}).get("ray.io/cluster") == name]
+    pods = [pod for pod in namespace.of_kind("Pod") if (pod["metadata"].get("labels") or {}).get("ray.io/cluster") == name]
     heads = [pod for pod in pods if pod["metadata"]["labels"].get("ray.io/node-type") == "head"]
     workers = [pod for pod in pods if pod not in heads]
     failure = condition(cluster, "ReplicaFailure")
-    return (queue_reason(cluster, world) or (_said("Pods are refused", failure) if failure.get("status") == "True" else "")
-            or pods_reason([*heads, *workers]) or event_reason(cluster, world) or _first(status.get("reason")))  # fmt: skip
+    return (queue_reason(cluster, namespace) or (_said("Pods are refused", failure) if failure.get("status") == "True" else "")
+            or pods_reason([*heads, *workers]) or event_reason(cluster, namespace) or _first(status.get("reason")))  # fmt: skip
 
 
-def job_reason(job: KubeObject, world: NamespaceState) -> str:
+def job_reason(job: KubeObject, namespace: NamespaceState) -> str:
     """Why a RayJob waits or has failed; "" if nothing says so."""
     status = job.get("status") or {}
     if status.get("jobDeploymentStatus") in ("Complete", "Failed"):
         return ": ".join(filter(None, (status.get("reason"), _first(status.get("message")))))
-    if queued := queue_reason(job, world):
+    if queued := queue_reason(job, namespace):
         return queued
-    cluster = world.named("RayCluster", status.get("rayClusterName") or "")
-    if cluster and (cluster.get("status") or {}).get("state") != "ready" and (why := cluster_reason(cluster, world)):
+    cluster = namespace.get("RayCluster", status.get("rayClusterName") or "")
+    if cluster and (cluster.get("status") or {}).get("state") != "ready" and (why := cluster_reason(cluster, namespace)):
         return why
     name = job["metadata"]["name"]
-    own = [pod for pod in world.of("Pod") if (pod["metadata"].get("labels") or {}).get("job-name") == name]
-    return pods_reason(own) or event_reason(job, world) or _first(status.get("message"))
+    own = [pod for pod in namespace.of_kind("Pod") if (pod["metadata"].get("labels") or {}).get("job-name") == name]
+    return pods_reason(own) or event_reason(job, namespace) or _first(status.get("message"))
 
 
-def service_reason(service: KubeObject, world: NamespaceState) -> str:
+def service_reason(service: KubeObject, namespace: NamespaceState) -> str:
     """Why a RayService does not answer, or not with what was applied last; "" if nothing says so."""
     status = service.get("status") or {}
-    if queued := queue_reason(service, world):
+    if queued := queue_reason(service, namespace):
         return queued
     for part in ("pendingServiceStatus", "activeServiceStatus"):
         of_part = status.get(part) or {}
-        cluster = world.named("RayCluster", of_part.get("rayClusterName") or "")
+        cluster = namespace.get("RayCluster", of_part.get("rayClusterName") or "")
         if (
             cluster
             and (cluster.get("status") or {}).get("state") != "ready"
-            and (why := cluster_reason(cluster, world))
+            and (why := cluster_reason(cluster, namespace))
         ):
             return why
         for app in (of_part.get("applicationStatuses") or {}).values():
@@ -164,18 +164,18 @@ def service_reason(service: KubeObject, world: NamespaceState) -> str:
                 return "deploying: waits until the store holds its checkpoint"  # ray_jobs/serve.py, build_app
             if app.get("status") != "RUNNING":
                 return f"{str(app.get('status')).lower().replace('_', ' ')}: {_last(app.get('message'))}"
-    return event_reason(service, world) or _first(condition(service, "Ready").get("message"))
+    return event_reason(service, namespace) or _first(condition(service, "Ready").get("message"))
 
 
-def controller_reason(thing: KubeObject, world: NamespaceState) -> str:
+def controller_reason(obj: KubeObject, namespace: NamespaceState) -> str:
     """Why a StatefulSet or Job has not all its Pods; "" if nothing says so."""
-    uid = thing["metadata"].get("uid")
-    own = [pod for pod in world.of("Pod")
+    uid = obj["metadata"].get("uid")
+    own = [pod for pod in namespace.of_kind("Pod")
            if any(owner.get("uid") == uid for owner in pod["metadata"].get("ownerReferences") or ())]  # fmt: skip
-    claims = [claim for claim in world.of("PersistentVolumeClaim")
-              if (claim.get("status") or {}).get("phase") == "Pending" and event_reason(claim, world)]  # fmt: skip
-    volumes = "; ".join(f"volume {claim['metadata']['name']}: {event_reason(claim, world)}" for claim in claims)
-    return pods_reason(own) or volumes or event_reason(thing, world)
+    claims = [claim for claim in namespace.of_kind("PersistentVolumeClaim")
+              if (claim.get("status") or {}).get("phase") == "Pending" and event_reason(claim, namespace)]  # fmt: skip
+    volumes = "; ".join(f"volume {claim['metadata']['name']}: {event_reason(claim, namespace)}" for claim in claims)
+    return pods_reason(own) or volumes or event_reason(obj, namespace)
 
 
 def _said(what: str, entry: Mapping[str, Any]) -> str:

@@ -23,20 +23,20 @@ def run(kubectl: Kubectl, overlay: Overlay, *, yes: bool, volumes: bool) -> int:
         ConfigError: Nobody is there to be asked, and --yes is not given.
         ClusterError: The cluster refuses.
     """
-    where = kubectl.where()
+    where = kubectl.describe_context()
     if not (yes or _confirmed(where, overlay.name, volumes)):
         print_status("nothing was deleted")
         return 1
-    known = kubectl.kinds
-    there = [thing for thing in overlay.things
-             if (thing["apiVersion"], thing["kind"]) in known and thing["kind"] not in KEPT_KINDS]  # fmt: skip
+    known = kubectl.api_resources
+    there = [obj for obj in overlay.objects
+             if (obj["apiVersion"], obj["kind"]) in known and obj["kind"] not in KEPT_KINDS]  # fmt: skip
     if "rayjobs.ray.io" in known.values():
         label = f"{SUBMIT_LABEL}=true"
         kubectl.run("delete", "rayjobs.ray.io", "--namespace", NAMESPACE, "--selector", label, *WAIT)
-    _delete(kubectl, [thing for thing in there if thing["kind"] in RAY_KINDS])
+    _delete(kubectl, [obj for obj in there if obj["kind"] in RAY_KINDS])
     if "rayclusters.ray.io" in known.values():  # of the service: it goes at once, its cluster cleans Redis first
         kubectl.run("delete", "rayclusters.ray.io", "--namespace", NAMESPACE, "--selector", ORIGINATED_LABEL, *WAIT)
-    _delete(kubectl, [thing for thing in there if thing["kind"] not in RAY_KINDS])
+    _delete(kubectl, [obj for obj in there if obj["kind"] not in RAY_KINDS])
     print_status(f"overlay {overlay.name} is gone from {where}")
     if volumes:
         kubectl.run("delete", "namespace", NAMESPACE, *WAIT)
@@ -56,15 +56,15 @@ def _confirmed(where: str, overlay: str, volumes: bool) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _delete(kubectl: Kubectl, things: list[KubeObject]) -> None:
-    if things:
-        kubectl.run("delete", "--filename", "-", *WAIT, given=things)
+def _delete(kubectl: Kubectl, objects: list[KubeObject]) -> None:
+    if objects:
+        kubectl.run("delete", "--filename", "-", *WAIT, input_objects=objects)
 
 
 def _tell_kept(kubectl: Kubectl) -> None:
-    kept = kubectl.items("persistentvolumeclaims,secrets")
-    volumes = sorted(thing["metadata"]["name"] for thing in kept if thing["kind"] == "PersistentVolumeClaim")
-    own = sorted(thing["metadata"]["name"] for thing in kept if thing["kind"] == "Secret")
+    kept = kubectl.list_objects("persistentvolumeclaims,secrets")
+    volumes = sorted(obj["metadata"]["name"] for obj in kept if obj["kind"] == "PersistentVolumeClaim")
+    own = sorted(obj["metadata"]["name"] for obj in kept if obj["kind"] == "Secret")
     print_status(
         f"kept in namespace {NAMESPACE}: volumes {', '.join(volumes) or 'none'}; Secrets {', '.join(own) or 'none'}"
     )

@@ -46,8 +46,8 @@ def follow(kubectl: Kubectl, name: str) -> int:
     if row.state == DONE:
         print_status(f"job {name} succeeded")
         return 0
-    print_status(f"job {name} failed: {row.why or 'no reason given'}")
-    code = EXIT_CODE.search(row.why)
+    print_status(f"job {name} failed: {row.reason or 'no reason given'}")
+    code = EXIT_CODE.search(row.reason)
     return int(code[1]) or 1 if code else 1
 
 
@@ -56,28 +56,28 @@ class _LogStream:
 
     def __init__(self, kubectl: Kubectl, name: str) -> None:
         self.kubectl, self.name = kubectl, name
-        self.pod, self.seen = "", datetime.now(UTC)  # when its connection was last known to stand
+        self.pod, self.last_connected = "", datetime.now(UTC)  # when its connection was last known to stand
         self.process: subprocess.Popen[str] | None = None
-        self.over = False
+        self.ended = False
 
-    def attend(self) -> None:
+    def ensure_streaming(self) -> None:
         """Begin with the Pod of a new attempt; go on where a connection was lost."""
         if self.process is not None and self.process.poll() is None:
-            self.seen = datetime.now(UTC)
+            self.last_connected = datetime.now(UTC)
             return
         pod = newest(self.kubectl, self.name)
         if pod is None or (pod == self.pod and self.process is not None and self.process.returncode == 0):
             return
-        since = self.seen - timedelta(seconds=OVERLAP_S)
+        since = self.last_connected - timedelta(seconds=OVERLAP_S)
         resumed = ("--since-time", f"{since:%Y-%m-%dT%H:%M:%SZ}") if pod == self.pod else ()
         self.pod = pod
-        self.process = self.kubectl.start("logs", "--follow", pod, *resumed, stderr=subprocess.PIPE)
-        self.over = False
+        self.process = self.kubectl.popen("logs", "--follow", pod, *resumed, stderr=subprocess.PIPE)
+        self.ended = False
 
     def end(self, patience_s: float) -> None:
         """Let the log come to its end, but not for longer; who waits for nothing is not told what is missing."""
-        process, over = self.process, self.over
-        self.over = True
+        process, over = self.process, self.ended
+        self.ended = True
         if process is None or over:
             return
         try:
@@ -89,11 +89,11 @@ class _LogStream:
             if process.returncode and patience_s:
                 print_status(f"the log is not all here: {explain_error(complaint)}")
 
-    def rest(self) -> None:
+    def drain(self) -> None:
         """The log to its end, and that of an attempt which began and ended since the last look."""
         self.end(LOG_DRAIN_TIMEOUT_S)
         if newest(self.kubectl, self.name) not in (None, self.pod):
-            self.attend()
+            self.ensure_streaming()
             self.end(LOG_DRAIN_TIMEOUT_S)
 
 
@@ -131,14 +131,14 @@ def _log(kubectl: Kubectl, name: str) -> Iterator[_LogStream]:
 
 def newest(kubectl: Kubectl, name: str) -> str | None:
     """Name of the Pod that submits the job now, and prints its log; None before there is one that began."""
-    pods = kubectl.items("pods", "--selector", f"job-name={name}")
+    pods = kubectl.list_objects("pods", "--selector", f"job-name={name}")
     begun = [pod for pod in pods if (pod.get("status") or {}).get("phase") in ("Running", "Succeeded", "Failed")]
     last = max(begun, key=_made, default=None)
     return str(last["metadata"]["name"]) if last else None
 
 
-def _made(thing: KubeObject) -> str:
-    return str(thing["metadata"].get("creationTimestamp") or "")
+def _made(obj: KubeObject) -> str:
+    return str(obj["metadata"].get("creationTimestamp") or "")
 
 
 def _to_end(kubectl: Kubectl, name: str, log: _LogStream) -> StatusRow:
@@ -156,18 +156,18 @@ def _to_end(kubectl: Kubectl, name: str, log: _LogStream) -> StatusRow:
                 row = next(
                     (row for row in status.read_status(kubectl)[0] if (row.kind, row.name) == ("job", name)), row
                 )
-            text = f"{row.state}{f', {row.why}' if row.why else ''}"
+            text = f"{row.state}{f', {row.reason}' if row.reason else ''}"
             if text != told and row.state not in (DONE, FAILED):
                 print_status(f"job {name}: {text}")
             told = text
-            log.attend()
+            log.ensure_streaming()
     with patience:
-        log.rest()
+        log.drain()
     return row
 
 
 def _row(kubectl: Kubectl, name: str) -> StatusRow:
-    job = kubectl.one("rayjobs.ray.io", name)
+    job = kubectl.get("rayjobs.ray.io", name)
     if job is None:
         raise ClusterError(f"job {name} is not there any more; somebody deleted it")
     return job_row(job, NamespaceState((job,)))

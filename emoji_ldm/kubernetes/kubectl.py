@@ -34,29 +34,29 @@ class Kubectl:
         Raises:
             ConfigError: There is no kubectl.
         """
-        self.words = (str(find_kubectl()), *(("--context", context) if context else ()))
+        self.command = (str(find_kubectl()), *(("--context", context) if context else ()))
         self.context = context
 
-    def run(self, *words: str, given: Sequence[KubeObject] | None = None) -> str:
-        """What kubectl prints; objects that are `given` go to its standard input (`--filename -`).
+    def run(self, *words: str, input_objects: Sequence[KubeObject] | None = None) -> str:
+        """What kubectl prints; objects that are `input_objects` go to its standard input (`--filename -`).
 
         Raises:
             ConfigError: The kubeconfig does not know the cluster.
             ClusterError: The cluster cannot be reached, or refuses.
         """
         # Documents, not a List: kubectl asks for the schema of every kind that it sends.
-        stream = None if given is None else "\n---\n".join(json.dumps(thing) for thing in given)
-        done = self._run(*words, given=stream)
+        stream = None if input_objects is None else "\n---\n".join(json.dumps(obj) for obj in input_objects)
+        done = self._run(*words, input_objects=stream)
         if done.returncode:
             raise explain_error(done.stderr)
         return done.stdout
 
-    def items(self, kinds: str, *words: str) -> list[KubeObject]:
+    def list_objects(self, kinds: str, *words: str) -> list[KubeObject]:
         """The objects of these kinds, such as "pods,rayjobs.ray.io", in the project's namespace."""
         text = self.run("get", kinds, "--namespace", NAMESPACE, "--output", "json", "--ignore-not-found", *words)
         return list(json.loads(text)["items"]) if text.strip() else []
 
-    def seen(self, kinds: str) -> tuple[list[KubeObject], list[str]]:
+    def list_readable(self, kinds: str) -> tuple[list[KubeObject], list[str]]:
         """As `items`, but of kinds that may not be read the refusals come beside the objects of the others.
 
         Raises:
@@ -68,21 +68,21 @@ class Kubectl:
         refused = sorted(set(re.findall(r'cannot list resource "([^"]+)"', done.stderr)))
         return list(json.loads(done.stdout or '{"items": []}')["items"]), refused
 
-    def elsewhere(self, kinds: str, namespace: str) -> list[KubeObject]:
+    def list_in_namespace(self, kinds: str, namespace: str) -> list[KubeObject]:
         """The objects of these kinds in another namespace; none if it is not there or may not be looked at."""
         done = self._run("get", kinds, "--namespace", namespace, "--output", "json", "--ignore-not-found")
         if done.returncode and "(Forbidden)" not in done.stderr:
             raise explain_error(done.stderr)
         return list(json.loads(done.stdout)["items"]) if done.stdout.strip() else []
 
-    def one(self, kind: str, name: str) -> KubeObject | None:
+    def get(self, kind: str, name: str) -> KubeObject | None:
         """The object, or None if there is none."""
         words = ("get", kind, name, "--namespace", NAMESPACE, "--output", "json", "--ignore-not-found")
         text = self.run(*words)
         return dict(json.loads(text)) if text.strip() else None
 
     @functools.cached_property
-    def kinds(self) -> dict[tuple[str, str], str]:
+    def api_resources(self) -> dict[tuple[str, str], str]:
         """What the cluster knows: (apiVersion, kind) -> full name of the resource, such as "rayjobs.ray.io".
 
         An aggregated API that does not answer (metrics, say) is left out; the rest is told.
@@ -96,11 +96,11 @@ class Kubectl:
             found[version, kind] = f"{name}.{version.partition('/')[0]}" if "/" in version else name
         return found
 
-    def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+    def popen(self, *words: str, **options: Any) -> subprocess.Popen[str]:
         """A kubectl process that goes on, such as `logs --follow` or `port-forward`."""
-        return subprocess.Popen([*self.words, "--namespace", NAMESPACE, *words], text=True, **options)
+        return subprocess.Popen([*self.command, "--namespace", NAMESPACE, *words], text=True, **options)
 
-    def where(self) -> str:
+    def describe_context(self) -> str:
         """Which cluster this is, for people: context and address."""
         config = json.loads(self.run("config", "view", "--output", "json"))
         name = self.context or config.get("current-context")
@@ -108,11 +108,11 @@ class Kubectl:
         server = {entry["name"]: entry["cluster"].get("server") for entry in config.get("clusters") or []}.get(cluster)
         return f"{name} ({server})" if server else "kubectl's default cluster"
 
-    def _run(self, *words: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    def _run(self, *words: str, input_objects: str | None = None) -> subprocess.CompletedProcess[str]:
         deletes = words[0] == "delete"  # it is watched until it is over
         short, patience_s = ((), DELETE_TIMEOUT_S) if deletes else (("--request-timeout=60s",), REQUEST_TIMEOUT_S)
         try:
-            return subprocess.run([*self.words, *short, *words], input=given, capture_output=True, text=True,
+            return subprocess.run([*self.command, *short, *words], input=input_objects, capture_output=True, text=True,
                                   timeout=patience_s, check=False)  # fmt: skip
         except subprocess.TimeoutExpired:
             raise ClusterUnreachable(f"the cluster did not answer kubectl {words[0]} within {patience_s} s") from None

@@ -51,9 +51,9 @@ def run(kubectl: Kubectl, job: str, *, go_on: bool, tail: int, ray_job: Callable
 
 
 def _found(kubectl: Kubectl, job: str) -> str:
-    jobs = diagnostics.NamespaceState(tuple(kubectl.items("rayjobs.ray.io"))).of("RayJob")
-    names = [str(thing["metadata"]["name"]) for thing in jobs]
-    matching = [name for name, thing in zip(names, jobs, strict=True) if job in ("", stage_of(thing))]
+    jobs = diagnostics.NamespaceState(tuple(kubectl.list_objects("rayjobs.ray.io"))).of_kind("RayJob")
+    names = [str(obj["metadata"]["name"]) for obj in jobs]
+    matching = [name for name, obj in zip(names, jobs, strict=True) if job in ("", stage_of(obj))]
     if job in names:
         return job
     if not matching:
@@ -69,7 +69,7 @@ def _why(kubectl: Kubectl, name: str) -> str:
 
     row = next((row for row in status.read_status(kubectl)[0] if row.kind == "job" and row.name == name), None)
     gone = f"its Pods are gone; what Ray wrote is in the bucket at {FILES}/, where the overlay has component logs"
-    return f"{row.state}, {row.why or gone}" if row else "it is gone"
+    return f"{row.state}, {row.reason or gone}" if row else "it is gone"
 
 
 def _options(go_on: bool, tail: int) -> list[str]:
@@ -77,7 +77,7 @@ def _options(go_on: bool, tail: int) -> list[str]:
 
 
 def _stream(kubectl: Kubectl, *words: str) -> int:
-    process = kubectl.start("logs", *words)
+    process = kubectl.popen("logs", *words)
     try:
         return process.wait()
     except KeyboardInterrupt:

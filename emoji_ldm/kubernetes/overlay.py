@@ -17,7 +17,7 @@ class Overlay:
 
     name: str
     folder: Path
-    things: list[KubeObject]
+    objects: list[KubeObject]
 
     @staticmethod
     def read(folder: Path, name: str) -> Overlay:
@@ -32,16 +32,16 @@ class Overlay:
 
         return Overlay(name, folder, render(folder, name))
 
-    def of(self, *kinds: str) -> list[KubeObject]:
+    def of_kinds(self, *kinds: str) -> list[KubeObject]:
         """Its objects of these kinds."""
-        return [thing for thing in self.things if thing["kind"] in kinds]
+        return [obj for obj in self.objects if obj["kind"] in kinds]
 
     @property
     def jobs(self) -> dict[str, KubeObject]:
         """Name -> RayJob of each stage that is submitted, not applied."""
-        return {str(thing["metadata"]["name"]): thing for thing in self.things if is_submitted(thing)}
+        return {str(obj["metadata"]["name"]): obj for obj in self.objects if is_submitted(obj)}
 
 
-def is_submitted(thing: KubeObject) -> bool:
+def is_submitted(obj: KubeObject) -> bool:
     """Whether it is a job that `submit` creates and `up` leaves alone."""
-    return (thing["metadata"].get("labels") or {}).get(SUBMIT_LABEL) == "true"
+    return (obj["metadata"].get("labels") or {}).get(SUBMIT_LABEL) == "true"

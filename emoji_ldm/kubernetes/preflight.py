@@ -31,8 +31,8 @@ def check_operators(overlay: Overlay, known: dict[tuple[str, str], str]) -> list
         ClusterError: A kind is missing; the text names the commands that install what brings it.
     """
     charts = _charts(overlay)
-    wanted = {(str(thing["apiVersion"]), str(thing["kind"])) for thing in overlay.things}
-    if any(_uses_gateway(thing) for thing in overlay.of("RayService")):
+    wanted = {(str(obj["apiVersion"]), str(obj["kind"])) for obj in overlay.objects}
+    if any(_uses_gateway(obj) for obj in overlay.of_kinds("RayService")):
         wanted |= {("gateway.networking.k8s.io/v1", kind) for kind in ("Gateway", "HTTPRoute")}
     missing = sorted(wanted - set(known))
     lacking = list(dict.fromkeys(CHARTS.get(version.partition("/")[0], "") for version, _ in missing))
@@ -60,12 +60,12 @@ def operators_not_ready(kubectl: Kubectl, overlay: Overlay, names: list[str]) ->
     charts = _charts(overlay)
     for name in names:
         place = charts[name]["namespace"]
-        things = kubectl.elsewhere("deployments.apps,pods", place)
-        for thing in things:
-            if thing["kind"] == "Deployment" and not diagnostics.is_condition_true(thing, "Available"):
-                pods = [pod for pod in things if pod["kind"] == "Pod"]
+        objects = kubectl.list_in_namespace("deployments.apps,pods", place)
+        for obj in objects:
+            if obj["kind"] == "Deployment" and not diagnostics.is_condition_true(obj, "Available"):
+                pods = [pod for pod in objects if pod["kind"] == "Pod"]
                 why = diagnostics.pods_reason(pods) or "no Pod of it is ready"
-                return f"{thing['metadata']['name']} in namespace {place}: {why}"
+                return f"{obj['metadata']['name']} in namespace {place}: {why}"
     return ""
 
 
@@ -74,6 +74,6 @@ def _charts(overlay: Overlay) -> dict[str, Any]:
     return dict(yaml.safe_load((overlay.folder / "versions.yaml").read_text(encoding="utf-8"))["charts"])
 
 
-def _uses_gateway(thing: KubeObject) -> bool:
+def _uses_gateway(obj: KubeObject) -> bool:
     """Whether a RayService moves its traffic through a Gateway, which no object of ours need name."""
-    return bool(((thing.get("spec") or {}).get("upgradeStrategy") or {}).get("type") == INCREMENTAL_UPGRADE)
+    return bool(((obj.get("spec") or {}).get("upgradeStrategy") or {}).get("type") == INCREMENTAL_UPGRADE)

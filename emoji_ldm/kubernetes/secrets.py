@@ -16,8 +16,8 @@ ACCESS_KEY = "AWS_ACCESS_KEY_ID"  # MinIO takes 3 to 20 characters, and 8 to 40 
 def wanted(overlay: Overlay) -> dict[str, list[str]]:
     """Name -> keys of the Secrets that somebody has to make; those of an ExternalSecret come by themselves."""
     declared = yaml.safe_load((overlay.folder / "secrets.yaml").read_text(encoding="utf-8"))
-    fetched = {((thing["spec"].get("target") or {}).get("name") or thing["metadata"]["name"])
-               for thing in overlay.of("ExternalSecret")}  # fmt: skip
+    fetched = {((obj["spec"].get("target") or {}).get("name") or obj["metadata"]["name"])
+               for obj in overlay.of_kinds("ExternalSecret")}  # fmt: skip
     return {name: entry["keys"] for name, entry in declared.items()
             if overlay.name in entry["overlays"] and name not in fetched}  # fmt: skip
 
@@ -29,18 +29,18 @@ def ensure(kubectl: Kubectl, overlay: Overlay) -> list[str]:
         ClusterError: One lacks a key, or is missing in an overlay whose store and Redis are elsewhere.
     """
     keys = wanted(overlay)
-    there = {thing["metadata"]["name"]: set(thing.get("data") or {}) for thing in kubectl.items("secrets")}
+    there = {obj["metadata"]["name"]: set(obj.get("data") or {}) for obj in kubectl.list_objects("secrets")}
     for name, held in there.items():
         if lacking := [key for key in keys.get(name, ()) if key not in held]:
             raise ClusterError(f"Secret {name} in namespace {NAMESPACE} lacks the key {', '.join(lacking)}; "
                                f"add it, or delete the Secret and run this again")  # fmt: skip
     missing = [name for name in keys if name not in there]
-    if missing and not overlay.of("StatefulSet"):
+    if missing and not overlay.of_kinds("StatefulSet"):
         commands = "; ".join(_command(name, keys[name]) for name in missing)
         raise ClusterError(f"Secret {', '.join(missing)} is missing, and this overlay keeps its secrets elsewhere: "
                            f"make it from there: {commands}")  # fmt: skip
     if missing:
-        kubectl.run("create", "--filename", "-", given=[_random(name, keys[name]) for name in missing])
+        kubectl.run("create", "--filename", "-", input_objects=[_random(name, keys[name]) for name in missing])
     return missing
 
 

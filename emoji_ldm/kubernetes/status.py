@@ -25,7 +25,7 @@ def run(kubectl: Kubectl, *, as_json: bool) -> int:
         value = {"namespace": NAMESPACE, "rows": [asdict(row) for row in rows], "next": next_command(rows)}
         sys.stdout.write(json.dumps(value | {"refused": refused}, indent=2, ensure_ascii=False) + "\n")
     else:
-        print_status(f"namespace {NAMESPACE} on {kubectl.where()}")
+        print_status(f"namespace {NAMESPACE} on {kubectl.describe_context()}")
         sys.stdout.write(format_table(rows))
         if refused:
             print_status(f"you may not list {', '.join(refused)}: reasons that lie there are not shown")
@@ -39,13 +39,13 @@ def read_status(kubectl: Kubectl) -> tuple[list[StatusRow], list[str]]:
     Raises:
         ClusterError: The namespace is not there, or nothing of it may be read.
     """
-    there = set(kubectl.kinds.values())
-    things, refused = kubectl.seen(",".join(kind for kind in KINDS if kind in there))
-    world = NamespaceState(tuple(things))
-    if not world.things and kubectl.one("namespace", NAMESPACE) is None:
-        raise ClusterError(f"there is no namespace {NAMESPACE} on {kubectl.where()}; make it with: "
+    there = set(kubectl.api_resources.values())
+    objects, refused = kubectl.list_readable(",".join(kind for kind in KINDS if kind in there))
+    namespace = NamespaceState(tuple(objects))
+    if not namespace.objects and kubectl.get("namespace", NAMESPACE) is None:
+        raise ClusterError(f"there is no namespace {NAMESPACE} on {kubectl.describe_context()}; make it with: "
                            "emoji-ldm cluster up --overlay NAME")  # fmt: skip
-    return list(build_rows(world)), refused
+    return list(build_rows(namespace)), refused
 
 
 def format_table(found: list[StatusRow]) -> str:
@@ -54,7 +54,7 @@ def format_table(found: list[StatusRow]) -> str:
         return "nothing runs\n"
     cells = [("WHAT", "NAME", "STATE", "AGE", "WHY")]
     cells += [
-        (row.kind, row.name, row.state, format_duration(row.age_s) if row.age_s else "", row.why) for row in found
+        (row.kind, row.name, row.state, format_duration(row.age_s) if row.age_s else "", row.reason) for row in found
     ]
     widths = [max(len(line[column]) for line in cells) for column in range(4)]
     lines = (
@@ -79,4 +79,4 @@ def next_command(found: list[StatusRow]) -> str:
     done = [row.stage for row in jobs if row.state == DONE]
     last = max((STAGES.index(stage) for stage in done if stage in STAGES), default=-1)
     last = len(STAGES) - 1 if "pipeline" in done else last
-    return f"emoji-ldm cluster submit {STAGES[min(last + 1, len(STAGES) - 1)]} --overlay NAME"
+    return f"emoji-ldm submit {STAGES[min(last + 1, len(STAGES) - 1)]} --overlay NAME"

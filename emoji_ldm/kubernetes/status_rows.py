@@ -21,40 +21,40 @@ KubeObject = dict[str, Any]
 
 @dataclass(frozen=True)
 class StatusRow:
-    """One thing that runs: what it is, how it does, and why it does not."""
+    """One obj that runs: what it is, how it does, and why it does not."""
 
     kind: str  # server, setup, cluster, service, job, nightly, queue
     name: str
     state: str  # ready, runs, waits, upgrades, failed, done, idle
-    why: str = ""
+    reason: str = ""
     age_s: float = 0.0
     stage: str = ""  # of a job
 
 
-def build_rows(world: NamespaceState) -> Iterator[StatusRow]:
-    """All rows, in the order in which one thing needs the other."""
-    for thing in [*world.of("StatefulSet"), *world.of("Deployment"), *world.of("Job")]:
-        if not _owner(thing):  # submitters belong to their jobs
-            yield _part(thing, world)
-    for cluster in world.of("RayCluster"):
+def build_rows(namespace: NamespaceState) -> Iterator[StatusRow]:
+    """All rows, in the order in which one obj needs the other."""
+    for obj in [*namespace.of_kind("StatefulSet"), *namespace.of_kind("Deployment"), *namespace.of_kind("Job")]:
+        if not _owner(obj):  # submitters belong to their jobs
+            yield _part(obj, namespace)
+    for cluster in namespace.of_kind("RayCluster"):
         if not _owner(cluster):  # those of jobs and services belong to these
-            yield _row("cluster", cluster, _cluster_state(cluster), diagnostics.cluster_reason(cluster, world))
-    for service in world.of("RayService"):
-        yield _service(service, world)
-    for cron in world.of("RayCronJob"):
+            yield _row("cluster", cluster, _cluster_state(cluster), diagnostics.cluster_reason(cluster, namespace))
+    for service in namespace.of_kind("RayService"):
+        yield _service(service, namespace)
+    for cron in namespace.of_kind("RayCronJob"):
         spec = cron["spec"]
         held = "suspended" if spec.get("suspend") else f"schedule {spec.get('schedule')}"
         yield _row("nightly", cron, "idle" if spec.get("suspend") else READY, held)
-    for job in world.of("RayJob"):
-        yield job_row(job, world)
-    for queue in world.of("ClusterQueue"):
+    for job in namespace.of_kind("RayJob"):
+        yield job_row(job, namespace)
+    for queue in namespace.of_kind("ClusterQueue"):
         if _ours(queue):
             yield _queue(queue)
 
 
-def job_row(job: KubeObject, world: NamespaceState) -> StatusRow:
+def job_row(job: KubeObject, namespace: NamespaceState) -> StatusRow:
     """The row of a RayJob."""
-    return _row("job", job, job_state(job), _job_why(job, world), stage=stage_of(job))
+    return _row("job", job, job_state(job), _job_why(job, namespace), stage=stage_of(job))
 
 
 def job_state(job: KubeObject) -> str:
@@ -73,40 +73,40 @@ def stage_of(job: KubeObject) -> str:
     return str(labels.get("emoji-ldm/stage") or job["metadata"]["name"].split("-")[0])
 
 
-def _ours(thing: KubeObject) -> bool:
+def _ours(obj: KubeObject) -> bool:
     """Queues belong to the whole cluster, which others use too."""
-    return (thing["metadata"].get("labels") or {}).get("app.kubernetes.io/part-of") == NAMESPACE
+    return (obj["metadata"].get("labels") or {}).get("app.kubernetes.io/part-of") == NAMESPACE
 
 
-def _owner(thing: KubeObject) -> str:
+def _owner(obj: KubeObject) -> str:
     return next(
-        (owner["kind"] for owner in thing["metadata"].get("ownerReferences") or () if owner.get("controller")), ""
+        (owner["kind"] for owner in obj["metadata"].get("ownerReferences") or () if owner.get("controller")), ""
     )
 
 
-def _part(thing: KubeObject, world: NamespaceState) -> StatusRow:
+def _part(obj: KubeObject, namespace: NamespaceState) -> StatusRow:
     """A server, such as the store or Redis, or a job that sets one up."""
-    if thing["kind"] == "Job":
-        failed, ready = diagnostics.is_condition_true(thing, "Failed"), diagnostics.is_condition_true(thing, "Complete")
+    if obj["kind"] == "Job":
+        failed, ready = diagnostics.is_condition_true(obj, "Failed"), diagnostics.is_condition_true(obj, "Complete")
         state = DONE if ready else FAILED if failed else WAITS
         why = (
             ""
             if ready
-            else diagnostics.controller_reason(thing, world) or _message(diagnostics.condition(thing, "Failed"))
+            else diagnostics.controller_reason(obj, namespace) or _message(diagnostics.condition(obj, "Failed"))
         )
-        return _row("setup", thing, state, why)
-    status = thing.get("status") or {}
+        return _row("setup", obj, state, why)
+    status = obj.get("status") or {}
     rolled = status.get("updatedReplicas", 0) >= status.get("replicas", 0)  # no Pod of before is left
-    ready = _seen(thing) and rolled and status.get("readyReplicas", 0) >= thing["spec"].get("replicas", 1)
+    ready = _seen(obj) and rolled and status.get("readyReplicas", 0) >= obj["spec"].get("replicas", 1)
     return _row(
-        "server", thing, READY if ready else WAITS, "" if ready else diagnostics.controller_reason(thing, world)
+        "server", obj, READY if ready else WAITS, "" if ready else diagnostics.controller_reason(obj, namespace)
     )
 
 
-def _seen(thing: KubeObject) -> bool:
+def _seen(obj: KubeObject) -> bool:
     """Whether the status is of what was applied last."""
-    observed = (thing.get("status") or {}).get("observedGeneration")
-    return observed is None or int(observed) >= int(thing["metadata"].get("generation", 0))
+    observed = (obj.get("status") or {}).get("observedGeneration")
+    return observed is None or int(observed) >= int(obj["metadata"].get("generation", 0))
 
 
 def _cluster_state(cluster: KubeObject) -> str:
@@ -114,24 +114,24 @@ def _cluster_state(cluster: KubeObject) -> str:
     return {"ready": READY, "failed": FAILED}.get(state, WAITS)
 
 
-def _service(service: KubeObject, world: NamespaceState) -> StatusRow:
+def _service(service: KubeObject, namespace: NamespaceState) -> StatusRow:
     status = service.get("status") or {}
     ready = _seen(service) and (
         diagnostics.is_condition_true(service, "Ready") or status.get("serviceStatus") == "Running"
     )
-    why = diagnostics.service_reason(service, world)
+    why = diagnostics.service_reason(service, namespace)
     if ready and diagnostics.is_condition_true(service, "UpgradeInProgress"):
         return _row("service", service, UPGRADES, why)
     return _row("service", service, READY if ready else WAITS, "" if ready else why)
 
 
-def _job_why(job: KubeObject, world: NamespaceState) -> str:
+def _job_why(job: KubeObject, namespace: NamespaceState) -> str:
     state = job_state(job)
     if state == DONE:
         return ""
     failed = (job.get("status") or {}).get("failed") or 0
     tries = f"attempt {failed + 1}" if failed and state != FAILED else ""
-    return ", ".join(filter(None, (tries, "" if state == RUNS else diagnostics.job_reason(job, world))))
+    return ", ".join(filter(None, (tries, "" if state == RUNS else diagnostics.job_reason(job, namespace))))
 
 
 def _queue(queue: KubeObject) -> StatusRow:
@@ -157,13 +157,13 @@ def _sums(flavors: Iterable[KubeObject], field: str) -> dict[str, float]:
     return found
 
 
-def _row(kind: str, thing: KubeObject, state: str, why: str = "", stage: str = "") -> StatusRow:
+def _row(kind: str, obj: KubeObject, state: str, why: str = "", stage: str = "") -> StatusRow:
     shown = "" if state in (READY, DONE) and kind == "cluster" else why
-    return StatusRow(kind, thing["metadata"]["name"], state, shown, _age(thing), stage)
+    return StatusRow(kind, obj["metadata"]["name"], state, shown, _age(obj), stage)
 
 
-def _age(thing: KubeObject) -> float:
-    made = str(thing["metadata"].get("creationTimestamp") or "")
+def _age(obj: KubeObject) -> float:
+    made = str(obj["metadata"].get("creationTimestamp") or "")
     return (datetime.now(UTC) - datetime.fromisoformat(made)).total_seconds() if made else 0.0
 
 

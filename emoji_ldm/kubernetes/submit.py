@@ -1,7 +1,8 @@
-"""`emoji-ldm cluster submit`: a stage as a RayJob of its own, or on the standing cluster."""
+"""`emoji-ldm submit` on Kubernetes: a stage as a RayJob of its own, or on the standing cluster."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import shlex
@@ -41,7 +42,7 @@ def run(kubectl: Kubectl, overlay: Overlay, stage: str, words: Sequence[str], *,
     validate_config(overlay, job, words)
     job["metadata"]["name"] = _named(stage, name)
     job["spec"]["entrypoint"] = shlex.join([*shlex.split(job["spec"]["entrypoint"]), *words])
-    _create(kubectl, job, [thing for thing in overlay.of("ConfigMap") if _mounted(thing, job)])
+    _create(kubectl, job, [obj for obj in overlay.of_kinds("ConfigMap") if _mounted(obj, job)])
     own = job["metadata"]["name"]
     if detach:
         print_status(f"job {own} is submitted\nnext: emoji-ldm cluster logs {own} --follow")
@@ -56,11 +57,16 @@ def run_on_standing(
     """Submit the stage's command to the standing cluster through its dashboard; returns and raises as `run`."""
     job = template(overlay, stage)
     command = shlex.split(job["spec"]["entrypoint"])
-    if not overlay.of("RayCluster"):
+    if not overlay.of_kinds("RayCluster"):
         raise ConfigError(f"overlay {overlay.name} has no standing cluster; leave out --standing")
     validate_config(overlay, job, words)
+    return submit_to_dashboard(kubectl, [*command[1:], *words], submit)
+
+
+def submit_to_dashboard(kubectl: Kubectl, words: Sequence[str], submit: Callable[..., int]) -> int:
+    """Submit a command line to the standing cluster through its dashboard; returns and raises as `run`."""
     with dashboard_proxy.open_dashboard(kubectl) as address:
-        return submit([*command[1:], *words], address, working_dir=None, commands=dashboard_proxy.COMMANDS)
+        return submit(list(words), address, working_dir=None, commands=dashboard_proxy.COMMANDS)
 
 
 def template(overlay: Overlay, stage: str) -> KubeObject:
@@ -71,7 +77,9 @@ def template(overlay: Overlay, stage: str) -> KubeObject:
     """
     if stage not in overlay.jobs:
         known = ", ".join(overlay.jobs) or "none"
-        raise ConfigError(f"overlay {overlay.name} has no job {stage!r}; it has: {known}")
+        near = difflib.get_close_matches(stage, overlay.jobs, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"overlay {overlay.name} has no job {stage!r}; it has: {known}{hint}")
     return overlay.jobs[stage]
 
 
@@ -83,7 +91,7 @@ def validate_config(overlay: Overlay, job: KubeObject, words: Sequence[str]) -> 
     """
     from emoji_ldm.config import load
 
-    held = [thing for thing in overlay.of("ConfigMap") if CONFIG in (thing.get("data") or {}) and _mounted(thing, job)]
+    held = [obj for obj in overlay.of_kinds("ConfigMap") if CONFIG in (obj.get("data") or {}) and _mounted(obj, job)]
     if not held:
         raise ConfigError(f"job {job['metadata']['name']} of overlay {overlay.name} mounts no ConfigMap with {CONFIG}")
     text = str(held[0]["data"][CONFIG])
@@ -104,9 +112,9 @@ def _named(stage: str, name: str) -> str:
     return name
 
 
-def _mounted(thing: KubeObject, job: KubeObject) -> bool:
+def _mounted(obj: KubeObject, job: KubeObject) -> bool:
     """Whether it is a ConfigMap of the job, which may be newer than what `up` applied."""
-    return f'"{thing["metadata"]["name"]}"' in json.dumps(job)
+    return f'"{obj["metadata"]["name"]}"' in json.dumps(job)
 
 
 def _create(kubectl: Kubectl, job: KubeObject, configs: list[KubeObject]) -> None:
@@ -114,7 +122,7 @@ def _create(kubectl: Kubectl, job: KubeObject, configs: list[KubeObject]) -> Non
     try:
         if configs:
             applied(kubectl, configs)
-        kubectl.run("create", "--filename", "-", given=[job])
+        kubectl.run("create", "--filename", "-", input_objects=[job])
     except ClusterError as error:
         if f'namespaces "{NAMESPACE}" not found' in str(error) or "no matches for kind" in str(error):
             raise ClusterError(f"the cluster is not set up ({error}); {remedy}") from None

@@ -31,14 +31,14 @@ def run(kubectl: Kubectl, overlay: Overlay, timeout_s: float) -> int:
         ClusterError: The cluster lacks something, refuses something, or is not ready in time.
     """
     checked(overlay)
-    print_status(f"installing {overlay.name} on {kubectl.where()}")
-    operators = preflight.check_operators(overlay, kubectl.kinds)
+    print_status(f"installing {overlay.name} on {kubectl.describe_context()}")
+    operators = preflight.check_operators(overlay, kubectl.api_resources)
     deadline = time.monotonic() + timeout_s
     _until(lambda: preflight.operators_not_ready(kubectl, overlay, operators), deadline, "operators")
-    _apply(kubectl, overlay.of(*FIRST_KINDS), deadline)
+    _apply(kubectl, overlay.of_kinds(*FIRST_KINDS), deadline)
     if made := secrets.ensure(kubectl, overlay):
         print_status(f"Secrets made with random values: {', '.join(made)}")
-    rest = [thing for thing in overlay.things if thing["kind"] not in FIRST_KINDS and not is_submitted(thing)]
+    rest = [obj for obj in overlay.objects if obj["kind"] not in FIRST_KINDS and not is_submitted(obj)]
     _apply(kubectl, rest, deadline)
     print_status(f"applied {len(rest)} objects in namespace {NAMESPACE}; waiting until they are ready")
     rows = _wait(kubectl, deadline)
@@ -64,15 +64,15 @@ def checked(overlay: Overlay) -> None:
         )
 
 
-def applied(kubectl: Kubectl, things: list[KubeObject]) -> None:
+def applied(kubectl: Kubectl, objects: list[KubeObject]) -> None:
     """Apply on the server, as `kubectl apply --server-side -k` would."""
-    kubectl.run("apply", "--server-side", "--filename", "-", given=things)
+    kubectl.run("apply", "--server-side", "--filename", "-", input_objects=objects)
 
 
-def _apply(kubectl: Kubectl, things: list[KubeObject], deadline: float) -> None:
-    while things:
+def _apply(kubectl: Kubectl, objects: list[KubeObject], deadline: float) -> None:
+    while objects:
         try:
-            return applied(kubectl, things)
+            return applied(kubectl, objects)
         except ClusterError as error:
             if not OPERATOR_STARTING.search(str(error)) or time.monotonic() > deadline:
                 raise
@@ -87,13 +87,13 @@ def _wait(kubectl: Kubectl, deadline: float) -> list[StatusRow]:
     def late() -> str:
         rows[:] = status.read_status(kubectl)[0]
         for row in rows:
-            if row.kind not in ("job", "queue") and told.get((row.kind, row.name)) != (row.state, row.why):
-                told[row.kind, row.name] = row.state, row.why
-                print_status(f"  {row.kind} {row.name}: {row.state}{f', {row.why}' if row.why else ''}")
+            if row.kind not in ("job", "queue") and told.get((row.kind, row.name)) != (row.state, row.reason):
+                told[row.kind, row.name] = row.state, row.reason
+                print_status(f"  {row.kind} {row.name}: {row.state}{f', {row.reason}' if row.reason else ''}")
         failed = next((row for row in rows if row.kind in ("setup", "cluster") and row.state == FAILED), None)
         if failed:
-            raise ClusterError(f"{failed.kind} {failed.name} failed: {failed.why or 'no reason given'}")
-        return "; ".join(f"{row.kind} {row.name}: {row.why or row.state}" for row in rows if _unready(row))
+            raise ClusterError(f"{failed.kind} {failed.name} failed: {failed.reason or 'no reason given'}")
+        return "; ".join(f"{row.kind} {row.name}: {row.reason or row.state}" for row in rows if _unready(row))
 
     rows: list[StatusRow] = []
     _until(late, deadline, "", quiet=True)
@@ -102,7 +102,7 @@ def _wait(kubectl: Kubectl, deadline: float) -> list[StatusRow]:
 
 def _unready(row: StatusRow) -> bool:
     """The service needs a checkpoint, which the stages have yet to make: that is no reason to wait."""
-    if row.kind == "service" and NO_CHECKPOINT_YET.search(row.why):
+    if row.kind == "service" and NO_CHECKPOINT_YET.search(row.reason):
         return False
     return row.kind in ("server", "setup", "cluster", "service") and row.state not in (READY, DONE)
 

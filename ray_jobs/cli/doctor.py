@@ -1,4 +1,4 @@
-"""What this machine has and lacks, and the command that mends it."""
+"""`emoji-ldm doctor`: what this machine has and lacks, and the command that installs what is missing."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ EXTRAS = {
 
 
 class CheckResult(NamedTuple):
-    """One line of the doctor: None means optional and absent."""
+    """One line of the report."""
 
-    what: str
-    good: bool | None
+    subject: str
+    passed: bool | None  # None: optional, and absent
     text: str
 
 
-def doctor(config: Config) -> int:
-    """Print a line per thing that a stage needs; 1 if something needed is missing."""
+def print_checks(config: Config) -> int:
+    """Print a line for everything that a stage needs; returns 1 if something required is missing."""
     marks = {True: "[green]ok[/green]     ", False: "[red]missing[/red]", None: "[yellow]none[/yellow]   "}
     checks = (_python, _packages, _browser, _store, _gpu, _weights, _cluster, _kubectl)
-    findings = [finding for check in checks for finding in check(config)]
-    for finding in findings:
-        console.print(f"{marks[finding.good]} {finding.what:<18} {finding.text}", soft_wrap=True)
-    return 1 if any(finding.good is False for finding in findings) else 0
+    results = [result for check in checks for result in check(config)]
+    for result in results:
+        console.print(f"{marks[result.passed]} {result.subject:<18} {result.text}", soft_wrap=True)
+    return 1 if any(result.passed is False for result in results) else 0
 
 
 def _python(_: Config) -> Iterator[CheckResult]:
@@ -63,8 +63,8 @@ def _browser(_: Config) -> Iterator[CheckResult]:
 def _store(config: Config) -> Iterator[CheckResult]:
     store = Store(config.store, config.branch)
     try:
-        store.check()
-        yield CheckResult("store", True, f"{store.uri} can be written")
+        store.check_writable()
+        yield CheckResult("store", True, f"{store.uri} is writable")
     except EmojiLdmError as error:
         yield CheckResult("store", False, str(error))
 
@@ -72,11 +72,11 @@ def _store(config: Config) -> Iterator[CheckResult]:
 def _gpu(_: Config) -> Iterator[CheckResult]:
     command = shutil.which("nvidia-smi")
     if command is None:
-        yield CheckResult("gpu", None, "all stages run on the CPU; real model sizes want a GPU")
+        yield CheckResult("gpu", None, "all stages run on the CPU; models of real size need a GPU")
         return
     query = [command, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-    yield CheckResult("gpu", bool(names), names or "nvidia-smi finds none: check the driver")
+    yield CheckResult("gpu", bool(names), names or "nvidia-smi finds no GPU: check the driver")
 
 
 def _weights(config: Config) -> Iterator[CheckResult]:
@@ -97,4 +97,4 @@ def _cluster(config: Config) -> Iterator[CheckResult]:
 
 def _kubectl(_: Config) -> Iterator[CheckResult]:
     path = shutil.which("kubectl")
-    yield CheckResult("kubectl", bool(path) or None, path or "only `emoji-ldm cluster` wants it")
+    yield CheckResult("kubectl", bool(path) or None, path or "only `emoji-ldm cluster` and `submit --overlay` need it")

@@ -1,98 +1,96 @@
-"""`emoji-ldm train --export`: a checkpoint as a diffusers folder here, and on a hub; `--tag`: a name for it.
+"""`emoji-ldm train --export` writes a checkpoint as a diffusers folder, `--push` uploads it, `--alias` names it.
 
-Neither needs a cluster.
+None of them trains or needs a cluster.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from emoji_ldm.errors import ConfigError, StoreError
-
-if TYPE_CHECKING:
-    from emoji_ldm.config import Config
+from emoji_ldm.config import Config
+from emoji_ldm.dataset import checkpoint_aliases, checkpoints
+from emoji_ldm.errors import ConfigError, ModelError, StoreError
+from emoji_ldm.progress import print_summary
+from emoji_ldm.store import Store
 
 HUB_TOKEN = "HF_TOKEN"
 
 
-def add_export(command: argparse.ArgumentParser) -> None:
-    """The options of the export."""
-    group = command.add_argument_group("what was trained, exported or named (trains nothing)")
-    group.add_argument(
-        "--export",
-        metavar="DIR",
-        help="write a folder that DiffusionPipeline.from_pretrained opens (its README.md says how)",
-    )
-    group.add_argument("--weights", choices=("ema", "ema2", "raw"), default="ema",
-                       help="averaged (default), averaged over the second of train.ema_widths, or raw")  # fmt: skip
-    group.add_argument("--checkpoint", default="", metavar="PATH|URI", help="of the store; by default the run's newest")
-    group.add_argument("--tag", default="", metavar="NAME", help="give that checkpoint a name, or move the name to it: "
-                       "then serve.checkpoint=tag:NAME means it, and it is never pruned")  # fmt: skip
-    group.add_argument("--push", default="", metavar="OWNER/NAME",
-                       help=f"upload the folder to this model on the hub, with the token in {HUB_TOKEN}")  # fmt: skip
+@dataclass(frozen=True)
+class ExportOptions:
+    """The options of `train` that train nothing; empty texts are options that were not given."""
+
+    export: str  # folder to write
+    weights: str  # ema, ema2 or raw
+    checkpoint: str  # path or URI in the store
+    alias: str
+    push: str  # OWNER/NAME on the hub
+
+    def trains_nothing(self) -> bool:
+        """Whether to export or name a checkpoint rather than to train.
+
+        Raises:
+            ConfigError: An option has no effect without --export or --alias, or both of these are given.
+        """
+        if self.export and self.alias:
+            raise ConfigError("--export and --alias are two commands; give one of them")
+        needs_export = ["--push"] if self.push else []
+        needs_export += ["--weights"] if self.weights != "ema" else []
+        if needs_export and not self.export:
+            raise ConfigError(f"{needs_export[0]} goes with --export DIR")
+        if self.checkpoint and not (self.export or self.alias):
+            raise ConfigError("--checkpoint goes with --export DIR or --alias NAME")
+        return bool(self.export or self.alias)
 
 
-def run(arguments: argparse.Namespace, config: Config, section: str) -> int:
-    """Export, and push if asked; prints what was written.
+def export_or_alias(config: Config, stage: str, options: ExportOptions) -> int:
+    """Do what the options say; prints what was written or named.
 
     Raises:
-        ConfigError: The folder holds something else, or there is no token.
+        ConfigError: The folder holds something else, there is no token, or the autoencoder shall get an alias.
         ModelError: There is no such checkpoint.
         StoreError: The hub refuses.
     """
-    from emoji_ldm.progress import print_summary
+    if options.export:
+        _export(config, stage, options)
+    elif stage != "train":
+        raise ConfigError(f"train --alias does not take {stage!r}: only the diffusion model's checkpoints have aliases")
+    else:
+        _alias(config, options)
+    return 0
+
+
+def _export(config: Config, stage: str, options: ExportOptions) -> None:
     from emoji_ldm.train.checkpoint_export import ExportRequest, export_checkpoint
 
-    token = _token(arguments.push)
-    folder = Path(arguments.export).expanduser()
+    token = _hub_token(options.push)
+    folder = Path(options.export).expanduser()
     with tempfile.TemporaryDirectory(prefix="emoji-ldm-") as cache:
-        wanted = ExportRequest(section, arguments.weights, arguments.checkpoint)
-        facts = export_checkpoint(config, wanted, folder, Path(cache))
+        request = ExportRequest(stage, options.weights, options.checkpoint)
+        facts = export_checkpoint(config, request, folder, Path(cache))
     rows = {**facts, "bytes": f"{facts['bytes']:,}", "folder": str(folder)}
-    if arguments.push:
-        rows["hub"] = _push(folder, arguments.push, token)
-    print_summary("export", rows, f"emoji-ldm generate 'a happy blob' generate.checkpoint={folder}"
-            if section == "train" else f"emoji-ldm latents latents.vae={folder}")  # fmt: skip
-    return 0
+    if options.push:
+        rows["hub"] = _push(folder, options.push, token)
+    train_next = f"emoji-ldm generate 'a happy blob' generate.checkpoint={folder}"
+    print_summary("export", rows, train_next if stage == "train" else f"emoji-ldm latents latents.vae={folder}")
 
 
-def tag(arguments: argparse.Namespace, config: Config) -> int:
-    """Name a checkpoint of the U-Net; prints what has the name now. ModelError if there is no such checkpoint."""
-    from emoji_ldm.dataset import checkpoint_aliases, checkpoints
-    from emoji_ldm.errors import ModelError
-    from emoji_ldm.progress import print_summary
-    from emoji_ldm.store import Store
-
+def _alias(config: Config, options: ExportOptions) -> None:
     store = Store(config.store)
-    path: str = arguments.checkpoint.rstrip("/").removeprefix(store.uri).strip("/")
+    path = options.checkpoint.rstrip("/").removeprefix(store.uri).strip("/")
     path = path or checkpoints.newest_checkpoint(store, config.run, "unet").path
     if not store.exists(path, checkpoints.MANIFEST_FILE) or path.split("/")[2:3] != ["unet"]:
-        raise ModelError(f"{arguments.checkpoint!r} is no complete checkpoint of a model in {store.uri}")
-    checkpoint_aliases.set_alias(store, arguments.tag, path)
-    print_summary(
-        "tag", {"name": arguments.tag, "checkpoint": path}, f"emoji-ldm serve serve.checkpoint=tag:{arguments.tag}"
-    )
-    return 0
+        raise ModelError(f"{options.checkpoint!r} is no complete checkpoint of a model in {store.uri}")
+    checkpoint_aliases.set_alias(store, options.alias, path)
+    facts = {"name": options.alias, "checkpoint": path}
+    print_summary("alias", facts, f"emoji-ldm serve serve.checkpoint=alias:{options.alias}")
 
 
-def check(arguments: argparse.Namespace) -> None:
-    """Refuse options that mean nothing without --export or --tag, and these two together."""
-    if arguments.export and arguments.tag:
-        raise ConfigError("--export and --tag are two commands; give one of them")
-    given = ["--push"] if arguments.push else []
-    given += ["--weights"] if arguments.weights != "ema" else []
-    if given and not arguments.export:
-        raise ConfigError(f"{given[0]} goes with --export DIR")
-    if arguments.checkpoint and not (arguments.export or arguments.tag):
-        raise ConfigError("--checkpoint goes with --export DIR or --tag NAME")
-
-
-def _token(push: str) -> str:
-    """Asked for before anything is written."""
+def _hub_token(push: str) -> str:
+    """The token of the hub; ConfigError if a push needs one, raised before anything is written."""
     if push and not os.environ.get(HUB_TOKEN):
         raise ConfigError(f"--push {push} needs a token with write access in the environment variable {HUB_TOKEN}")
     return os.environ.get(HUB_TOKEN, "")
@@ -110,5 +108,5 @@ def _push(folder: Path, name: str, token: str) -> str:
         raise ConfigError(f"--push {name}: {error}") from None
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         text = " ".join(str(error).split())[:200]
-        raise StoreError(f"{folder} is written, but the hub did not take it as {name}: {text}") from None
+        raise StoreError(f"{folder} is written, but the hub refused it as {name}: {text}") from None
     return name

@@ -1,83 +1,172 @@
-"""The command line of `emoji-ldm sets`, a client of the service. Only the standard library until a verb runs."""
+"""The commands of `emoji-ldm sets`, a client of a running service: options and examples.
 
-from __future__ import annotations
+`emoji_ldm.serve.bulk.set_commands` holds what they do. The configuration says only where the service listens.
+"""
 
-import argparse
-from typing import Any
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
-SET_VERBS = {
-    "create": ("begin a set of emoji: prompts as words, lines of a text file, or JSONL with parameters per line",
-               "emoji-ldm sets create 'a happy blob' 'a sad cat' -n 4 --wait\n"
-               "  emoji-ldm sets create --file prompts.txt --style '{prompt}, flat' --style '{prompt}, 3d' --steps 20\n"
-               "  emoji-ldm sets create --file lines.jsonl --seed 7 --wait --fetch ./emoji\n"
-               "  (a line: {\"custom_id\": \"a1\", \"prompt\": \"a cat\", \"n\": 2, \"steps\": 30})"),
-    "status": ("counts, progress, rate and remaining time of a set",
-               "emoji-ldm sets status set_0123\n  emoji-ldm sets status set_0123 --watch\n"
-               "  emoji-ldm sets status set_0123 --json"),
-    "fetch": ("write the finished pictures, prompts.csv and a contact sheet; goes on where it was cut off",
-              "emoji-ldm sets fetch set_0123\n  emoji-ldm sets fetch set_0123 ./emoji"),
-    "cancel": ("draw nothing more of a set; what is drawn stays", "emoji-ldm sets cancel set_0123"),
-    "list": ("your sets, newest first", "emoji-ldm sets list\n  emoji-ldm sets list --limit 5 --url http://host:8000"),
-    "delete": ("cancel a set and delete all its pictures", "emoji-ldm sets delete set_0123"),
-}  # fmt: skip
+import typer
 
-PARAMETERS: dict[str, tuple[type, str]] = {
-    "seed": (int, "first seed; chosen by chance if absent"),
-    "steps": (int, "denoising steps"),
-    "guidance_scale": (float, "classifier-free guidance; 1 turns it off"),
-    "scheduler": (str, "sampler, of those that the model lists (GET /v1/models)"),
-    "negative_prompt": (str, "what to steer away from"),
-    "size": (str, "WIDTHxHEIGHT"),
-    "model": (str, "name of a model; the service's first if absent"),
-    "lora": (str, "name of an adapter"),
-    "quality": (str, "low, medium or high: so many steps by another name"),
-    "output_format": (str, "png, webp or jpeg"),
-    "output_compression": (int, "quality of webp (100 is lossless) or jpeg, 0 to 100"),
-    "background": (str, "transparent, opaque or auto"),
-}
+from ray_jobs.cli.command import configured, new_app, one_word
+
+if TYPE_CHECKING:
+    from emoji_ldm.config import Config
+    from emoji_ldm.serve.bulk.set_client import EmojiSetClient
+
+URL_VARIABLE, KEY_VARIABLE = "EMOJI_LDM_URL", "EMOJI_LDM_API_KEY"
+HELP = (
+    f"Sets of emoji, drawn in bulk by a running service (emoji-ldm serve). The environment variable {URL_VARIABLE} may "
+    f"name the service, {KEY_VARIABLE} holds your key."
+)
+Url = Annotated[
+    str,
+    typer.Option(help=f"Address of the service; by default ${URL_VARIABLE}, or that of serve.host and serve.port."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+app = new_app(HELP)
+set_command = functools.partial(configured, app)
 
 
-def add_sets(commands: Any) -> None:
-    """Add `sets` with its verbs."""
-    lines = "\n  ".join(("emoji-ldm sets create 'a happy blob' -n 4 --wait --fetch ./emoji",
-                         "emoji-ldm sets status set_0123 --watch", "emoji-ldm sets fetch set_0123"))  # fmt: skip
-    text = "Sets of emoji, drawn in bulk by a running service (emoji-ldm serve)."
-    command = _parser(commands, "sets", "sets of emoji, drawn in bulk by a running service", text, lines)
-    verbs = command.add_subparsers(dest="verb", required=True, metavar="verb")
-    for name, (what, examples) in SET_VERBS.items():
-        verb = _parser(verbs, name, what, what[0].upper() + what[1:] + ".", examples)
-        if name == "create":
-            _add_create(verb)
-        elif name != "list":
-            verb.add_argument("id", help="id of the set, as `create` and `list` tell it")
-        verb.add_argument(
-            "--url", default="", help="the service; $EMOJI_LDM_URL, else http://127.0.0.1:8000, if absent"
+@set_command(
+    "create",
+    words="prompt",
+    examples=[
+        "emoji-ldm sets create 'a happy blob' 'a sad cat' -n 4 --wait",
+        "emoji-ldm sets create --file prompts.txt --style '{prompt}, flat' --style '{prompt}, 3d' --steps 20",
+        "emoji-ldm sets create --file lines.jsonl --seed 7 --wait --fetch ./emoji",
+        '  (a line: {"custom_id": "a1", "prompt": "a cat", "n": 2, "steps": 30})',
+    ],
+)
+def create(  # noqa: PLR0913  # one parameter per option
+    config: "Config",
+    words: list[str],
+    file: Annotated[str, typer.Option(help="prompts.txt with a prompt per line, or lines.jsonl.")] = "",
+    n: Annotated[int | None, typer.Option("-n", metavar="N", help="Images per prompt (and style).")] = None,
+    style: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEMPLATE", help="Such as '{prompt}, flat style'; may be given several times."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    seed: Annotated[int | None, typer.Option(help="First seed; random by default.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 turns it off.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Sampler, of those that the model lists.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to steer away from.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size of the images in pixels.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of a model; the service's first by default.")] = None,
+    lora: Annotated[str | None, typer.Option(help="Name of a LoRA adapter.")] = None,
+    quality: Annotated[str | None, typer.Option(help="low, medium or high, which stand for numbers of steps.")] = None,
+    output_format: Annotated[str | None, typer.Option(help="png, webp or jpeg.")] = None,
+    output_compression: Annotated[
+        int | None, typer.Option(help="Quality of webp (100 is lossless) or jpeg, 0 to 100.")
+    ] = None,
+    background: Annotated[str | None, typer.Option(help="transparent, opaque or auto.")] = None,
+    key: Annotated[str, typer.Option(help="Idempotency key: the same key answers the same set, not a new one.")] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Show the progress until the set ends.")] = False,
+    fetch: Annotated[str, typer.Option(metavar="FOLDER", help="Wait, then write the images there.")] = "",
+    url: Url = "",
+    as_json: AsJson = False,
+) -> int:
+    """Create a set of emoji from prompts as words, lines of a text file, or JSONL with parameters per line."""
+    from emoji_ldm.serve.bulk import set_commands
+
+    parameters = {
+        "n": n, "styles": style, "name": name, "seed": seed, "steps": steps, "guidance_scale": guidance_scale,
+        "scheduler": scheduler, "negative_prompt": negative_prompt, "size": size, "model": model, "lora": lora,
+        "quality": quality, "output_format": output_format, "output_compression": output_compression,
+        "background": background,
+    }  # fmt: skip
+    with _client(config, url) as client:
+        return set_commands.create(
+            client, set_commands.NewSet(words, file, parameters, key, wait, fetch), as_json=as_json
         )
-        if name in ("create", "status", "list"):
-            verb.add_argument("--json", action="store_true", help="print JSON")
-    verbs.choices["status"].add_argument("--watch", action="store_true", help="show the progress until the set ends")
-    verbs.choices["list"].add_argument("--limit", type=int, default=20, metavar="N", help="sets to show (20)")
-    verbs.choices["fetch"].add_argument("folder", nargs="?", default="", help="where to write; ./<id> if absent")
 
 
-def _add_create(command: argparse.ArgumentParser) -> None:
-    command.add_argument("prompts", nargs="*", metavar="prompt", help="what to draw")
-    command.add_argument("--file", default="", help="prompts.txt with a prompt per line, or lines.jsonl")
-    command.add_argument("-n", type=int, metavar="N", help="pictures per prompt (and style)")
-    command.add_argument("--style", dest="styles", action="append", metavar="TEMPLATE", default=[],
-                         help="such as '{prompt}, flat style'; may be given several times")  # fmt: skip
-    command.add_argument("--name", help="a name for people")
-    for name, (kind, text) in PARAMETERS.items():
-        command.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="VALUE", help=text)
-    command.add_argument("--key", default="", help="with the same key again, the same set is answered, not a new one")
-    command.add_argument("--wait", action="store_true", help="show the progress until the set ends")
-    command.add_argument("--fetch", default="", metavar="FOLDER", help="wait, then write the pictures there")
+@set_command(
+    "status",
+    words="ID",
+    examples=[
+        "emoji-ldm sets status set_0123",
+        "emoji-ldm sets status set_0123 --watch",
+        "emoji-ldm sets status set_0123 --json",
+    ],
+)
+def status(
+    config: "Config",
+    words: list[str],
+    watch: Annotated[bool, typer.Option("--watch", help="Show the progress until the set ends.")] = False,
+    url: Url = "",
+    as_json: AsJson = False,
+) -> int:
+    """Print counts, progress, rate and remaining time of a set."""
+    from emoji_ldm.serve.bulk import set_commands
+
+    job_id = _set_id(words, "status")
+    with _client(config, url) as client:
+        return (set_commands.watch if watch else set_commands.status)(client, job_id, as_json=as_json)
 
 
-def _parser(commands: Any, name: str, text: str, description: str, examples: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=description,
-        epilog=f"examples:\n  {examples}\n\nenvironment: EMOJI_LDM_URL the service, EMOJI_LDM_API_KEY your key",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    return command
+@set_command(
+    "fetch", words="ID FOLDER", examples=["emoji-ldm sets fetch set_0123", "emoji-ldm sets fetch set_0123 ./emoji"]
+)
+def fetch(config: "Config", words: list[str], url: Url = "") -> int:
+    """Write the finished images, prompts.csv and a contact sheet; an interrupted fetch continues where it stopped."""
+    from emoji_ldm.serve.bulk import set_commands
+
+    job_id, folder = _set_id(words[:1], "fetch"), words[1:]
+    with _client(config, url) as client:
+        return set_commands.fetch(client, job_id, one_word(folder, "fetch takes one folder") if folder else "")
+
+
+@set_command("cancel", words="ID", examples=["emoji-ldm sets cancel set_0123"])
+def cancel(config: "Config", words: list[str], url: Url = "") -> int:
+    """Draw nothing more of a set; what is drawn stays."""
+    from emoji_ldm.serve.bulk import set_commands
+
+    job_id = _set_id(words, "cancel")
+    with _client(config, url) as client:
+        return set_commands.cancel(client, job_id)
+
+
+@set_command("list", examples=["emoji-ldm sets list", "emoji-ldm sets list --limit 5 --url http://host:8000"])
+def list_sets(
+    config: "Config",
+    words: list[str],
+    limit: Annotated[int, typer.Option(metavar="N", help="Sets to show.")] = 20,
+    url: Url = "",
+    as_json: AsJson = False,
+) -> int:
+    """List your sets, newest first."""
+    from emoji_ldm.serve.bulk import set_commands
+
+    with _client(config, url) as client:
+        return set_commands.list_sets(client, limit, as_json=as_json)
+
+
+@set_command("delete", words="ID", examples=["emoji-ldm sets delete set_0123"])
+def delete(config: "Config", words: list[str], url: Url = "") -> int:
+    """Cancel a set and delete all its images."""
+    from emoji_ldm.serve.bulk import set_commands
+
+    job_id = _set_id(words, "delete")
+    with _client(config, url) as client:
+        return set_commands.delete(client, job_id)
+
+
+@contextmanager
+def _client(config: "Config", url: str) -> "Iterator[EmojiSetClient]":
+    from emoji_ldm.serve.bulk.set_client import open_client
+
+    host = "127.0.0.1" if config.serve.host == "0.0.0.0" else config.serve.host
+    address = url or os.environ.get(URL_VARIABLE) or f"http://{host}:{config.serve.port}"
+    with open_client(address, os.environ.get(KEY_VARIABLE, "")) as client:
+        yield client
+
+
+def _set_id(words: list[str], name: str) -> str:
+    return one_word(words, f"sets {name} takes the id of one set, as `create` and `list` print it")

@@ -19,40 +19,40 @@ from emoji_ldm.kubernetes.lint.rendering import KubeObject
 POLICY = "ValidatingAdmissionPolicy"
 
 
-def refusals(things: Iterable[KubeObject]) -> Iterator[tuple[KubeObject, str]]:
+def refusals(objects: Iterable[KubeObject]) -> Iterator[tuple[KubeObject, str]]:
     """Each object that would be refused, or whose Pods would be, with the policy's message.
 
     A policy that cannot be evaluated would refuse everything that it is about: it is named itself.
     """
-    things = list(things)
-    policies = bound(things)
-    spaces = {thing["metadata"]["name"]: thing for thing in things if thing.get("kind") == "Namespace"}
-    for thing in things:
-        space = spaces.get(thing["metadata"].get("namespace", ""), {"metadata": {}})
+    objects = list(objects)
+    policies = bound(objects)
+    spaces = {obj["metadata"]["name"]: obj for obj in objects if obj.get("kind") == "Namespace"}
+    for obj in objects:
+        space = spaces.get(obj["metadata"].get("namespace", ""), {"metadata": {}})
         for policy in policies:
-            yield from _told(policy, thing, thing, "", space)
-    for pod in pods(things):
+            yield from _told(policy, obj, obj, "", space)
+    for pod in pods(objects):
         space = spaces.get(pod.namespace, {"metadata": {}})
         for policy in policies:
-            yield from _told(policy, pod.thing, as_object(pod), f"{pod.role}: ", space)
+            yield from _told(policy, pod.source_object, as_object(pod), f"{pod.role}: ", space)
 
 
 def _told(
-    policy: KubeObject, owner: KubeObject, thing: KubeObject, role: str, space: KubeObject
+    policy: KubeObject, owner: KubeObject, obj: KubeObject, role: str, space: KubeObject
 ) -> Iterator[tuple[KubeObject, str]]:
     try:
-        for text in refused(policy, thing, space):
+        for text in refused(policy, obj, space):
             yield owner, f"{role}{text}"
     except ValueError as error:
         yield policy, f"cannot be evaluated, so it refuses whatever it is about: {' '.join(str(error).split())}"
 
 
-def bound(things: Iterable[KubeObject]) -> list[KubeObject]:
+def bound(objects: Iterable[KubeObject]) -> list[KubeObject]:
     """The policies that a binding turns on and makes refuse; one without would do nothing, or only warn."""
-    things = list(things)
-    bindings = [thing["spec"] for thing in things if thing.get("kind") == f"{POLICY}Binding"]
+    objects = list(objects)
+    bindings = [obj["spec"] for obj in objects if obj.get("kind") == f"{POLICY}Binding"]
     names = {spec["policyName"] for spec in bindings if "Deny" in spec.get("validationActions", ["Deny"])}
-    return [thing for thing in things if thing.get("kind") == POLICY and thing["metadata"]["name"] in names]
+    return [obj for obj in objects if obj.get("kind") == POLICY and obj["metadata"]["name"] in names]
 
 
 def as_object(pod: ExpandedPod) -> KubeObject:
@@ -61,16 +61,16 @@ def as_object(pod: ExpandedPod) -> KubeObject:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod.spec}
 
 
-def refused(policy: KubeObject, thing: KubeObject, namespace: KubeObject) -> list[str]:
+def refused(policy: KubeObject, obj: KubeObject, namespace: KubeObject) -> list[str]:
     """The messages with which a policy refuses an object; [] if it lets it pass, or is not about it.
 
     Raises:
         ValueError: An expression cannot be evaluated; the API server would refuse the object (failurePolicy Fail).
     """
     spec = policy["spec"]
-    if not _about(spec.get("matchConstraints", {}).get("resourceRules", []), thing):
+    if not _about(spec.get("matchConstraints", {}).get("resourceRules", []), obj):
         return []
-    known: dict[str, Any] = {"object": thing, "namespaceObject": namespace, "variables": {}}
+    known: dict[str, Any] = {"object": obj, "namespaceObject": namespace, "variables": {}}
     if not all(evaluate(condition["expression"], known) for condition in spec.get("matchConditions", [])):
         return []
     for variable in spec.get("variables", []):
@@ -83,10 +83,10 @@ def _message(rule: KubeObject, known: dict[str, Any]) -> str:
     return str(evaluate(said, known) if said else rule.get("message") or f"failed expression: {rule['expression']}")
 
 
-def _about(rules: list[KubeObject], thing: KubeObject) -> bool:
+def _about(rules: list[KubeObject], obj: KubeObject) -> bool:
     """Whether some rule is for the making of such an object."""
-    group, _, version = str(thing.get("apiVersion", "")).rpartition("/")
-    wanted = {"apiGroups": group, "apiVersions": version, "resources": _plural(str(thing.get("kind"))),
+    group, _, version = str(obj.get("apiVersion", "")).rpartition("/")
+    wanted = {"apiGroups": group, "apiVersions": version, "resources": _plural(str(obj.get("kind"))),
               "operations": "CREATE"}  # fmt: skip
     return any(all({word, "*", "*/*"} & set(rule.get(key, ["*"])) for key, word in wanted.items()) for rule in rules)
 

@@ -19,10 +19,10 @@ from emoji_ldm.kubernetes.lint.schema import CustomKind, Schema, with_defaults
 CEL_RULES_KEY = "x-kubernetes-validations"
 
 
-def expression_problems(thing: dict[str, Any], kind: CustomKind) -> Iterator[tuple[Steps, str]]:
+def expression_problems(obj: dict[str, Any], kind: CustomKind) -> Iterator[tuple[Steps, str]]:
     """The CEL rules that an object breaks, each with the path of the value it speaks about."""
     if _count(kind.schema):
-        yield from _walk(with_defaults(thing, kind.schema), kind.schema, ())
+        yield from _walk(with_defaults(obj, kind.schema), kind.schema, ())
 
 
 def skipped(schema: Schema) -> list[str]:

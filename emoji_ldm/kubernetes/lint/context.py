@@ -18,7 +18,7 @@ from emoji_ldm.kubernetes.lint.rendering import KubeObject
 class LintContext:
     """The objects of an overlay, and the lists beside it: `k8s/versions.yaml`, `k8s/secrets.yaml`, `k8s/schemas`."""
 
-    things: tuple[KubeObject, ...]
+    objects: tuple[KubeObject, ...]
     overlay: str
     folder: Path
 
@@ -47,9 +47,9 @@ class LintContext:
             if not isinstance(entry, dict) or not all(isinstance(entry.get(key), list) for key in ("keys", "overlays")):
                 raise ConfigError(f"{path}: {name} needs two lists: its keys, and the overlays that have it")
         found = {name: set(entry["keys"]) for name, entry in listed.items() if self.overlay in entry["overlays"]}
-        for thing in self.of("ExternalSecret"):
-            spec = thing.get("spec") or {}
-            name = (spec.get("target") or {}).get("name") or thing["metadata"]["name"]
+        for obj in self.of_kinds("ExternalSecret"):
+            spec = obj.get("spec") or {}
+            name = (spec.get("target") or {}).get("name") or obj["metadata"]["name"]
             found[name] = {item.get("secretKey", "") for item in spec.get("data") or []}
         return found
 
@@ -57,30 +57,30 @@ class LintContext:
     def by_kind(self) -> dict[str, dict[str, KubeObject]]:
         """Kind -> name -> object."""
         found: dict[str, dict[str, KubeObject]] = {}
-        for thing in self.things:
-            name = (thing.get("metadata") or {}).get("name")
-            found.setdefault(str(thing.get("kind")), {})[str(name)] = thing
+        for obj in self.objects:
+            name = (obj.get("metadata") or {}).get("name")
+            found.setdefault(str(obj.get("kind")), {})[str(name)] = obj
         return found
 
     @functools.cached_property
     def pods(self) -> tuple[ExpandedPod, ...]:
         """Every Pod that the objects lead to."""
-        return tuple(pods(self.things))
+        return tuple(pods(self.objects))
 
     @functools.cached_property
-    def queued(self) -> bool:
+    def uses_kueue(self) -> bool:
         """Whether Kueue is part of the overlay."""
         return "ClusterQueue" in self.by_kind
 
-    def of(self, *kinds: str) -> list[KubeObject]:
+    def of_kinds(self, *kinds: str) -> list[KubeObject]:
         """The objects of some kinds."""
-        return [thing for kind in kinds for thing in self.by_kind.get(kind, {}).values()]
+        return [obj for kind in kinds for obj in self.by_kind.get(kind, {}).values()]
 
     def has(self, kind: str, name: object) -> bool:
         """Whether the overlay holds an object."""
         return name in self.by_kind.get(kind, {})
 
-    def foreign(self, namespace: str) -> bool:
+    def is_chart_namespace(self, namespace: str) -> bool:
         """Whether a namespace is that of a chart."""
         return any(chart["namespace"] == namespace for chart in (self.versions.get("charts") or {}).values())
 

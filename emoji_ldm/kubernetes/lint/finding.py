@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """One thing that is wrong: where it is written, which object it is about, what is wrong and how to mend it."""
+    """One obj that is wrong: where it is written, which object it is about, what is wrong and how to mend it."""
 
     file: str  # as seen from the folder that holds k8s/, such as "k8s/base/train.yaml"
     line: int  # 1 is the first
-    owner: str  # such as "RayJob/train"
-    text: str
+    object_name: str  # such as "RayJob/train"
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.owner}: {self.text}"
+        return f"{self.file}:{self.line}: {self.object_name}: {self.message}"

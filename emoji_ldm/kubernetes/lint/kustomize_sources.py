@@ -24,7 +24,7 @@ class YamlSource:
     origin: tuple[str, str, tuple[str, ...]] | None = None  # of a replacement: kind, name and path of what is copied
     values: dict[str, Path] = field(default_factory=dict)  # of a generator: key -> file
 
-    def shapes(self, kind: str, name: str) -> bool:
+    def applies_to(self, kind: str, name: str) -> bool:
         """Whether this piece says something about an object."""
         return bool(re.fullmatch(self.kind, kind) and re.fullmatch(self.name, name))
 

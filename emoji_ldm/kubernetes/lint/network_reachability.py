@@ -53,21 +53,21 @@ class NetworkEndpoint:
         return not self.is_ours and any(_in_block(one, cidr, ()) for one in self.addresses for cidr in PRIVATE)
 
 
-def problems(things: Iterable[KubeObject], table: Mapping[str, Any]) -> Iterator[str]:
+def problems(objects: Iterable[KubeObject], table: Mapping[str, Any]) -> Iterator[str]:
     """Differences between what the policies let through and what `allowed.yaml` says, one line each."""
-    things = list(things)
-    real, told = allowed_by_policies(things, table), declared_flows(things, table)
+    objects = list(objects)
+    real, told = allowed_by_policies(objects, table), declared_flows(objects, table)
     for flow in sorted(real - told):
         yield f"{flow}, and allowed.yaml does not allow it"
     for flow in sorted(told - real):
         yield f"allowed.yaml says that {flow}, and the policies do not let it"
 
 
-def allowed_by_policies(things: Iterable[KubeObject], table: Mapping[str, Any]) -> set[Flow]:
+def allowed_by_policies(objects: Iterable[KubeObject], table: Mapping[str, Any]) -> set[Flow]:
     """Every connection that the policies let through, from or to this project's Pods."""
-    things = list(things)
-    policies = [thing["spec"] for thing in things if thing.get("kind") == "NetworkPolicy"]
-    ends, ports = _ends(things, table), frozenset(_ports(things, table))
+    objects = list(objects)
+    policies = [obj["spec"] for obj in objects if obj.get("kind") == "NetworkPolicy"]
+    ends, ports = _ends(objects, table), frozenset(_ports(objects, table))
     sends = [_rules(policies, "egress", end) for end in ends]
     takes = [_rules(policies, "ingress", end) for end in ends]
     return {
@@ -79,11 +79,11 @@ def allowed_by_policies(things: Iterable[KubeObject], table: Mapping[str, Any]) 
     }
 
 
-def declared_flows(things: Iterable[KubeObject], table: Mapping[str, Any]) -> set[Flow]:
+def declared_flows(objects: Iterable[KubeObject], table: Mapping[str, Any]) -> set[Flow]:
     """Every connection that the rows of the table allow between those who are there."""
-    things = list(things)
-    ends, ports = _ends(things, table), _ports(things, table)
-    there = {thing["metadata"]["name"] for thing in things if thing.get("kind") == "NetworkPolicy"}
+    objects = list(objects)
+    ends, ports = _ends(objects, table), _ports(objects, table)
+    there = {obj["metadata"]["name"] for obj in objects if obj.get("kind") == "NetworkPolicy"}
     found = set()
     for row in table["allowed"]:
         if row.get("where", "deny") not in there:
@@ -112,9 +112,9 @@ def _meant(word: str, ends: list[NetworkEndpoint], table: Mapping[str, Any]) -> 
     return [end for end in ends if end.is_ours and all(end.labels.get(k) in v for k, v in wanted.items())]
 
 
-def _ends(things: list[KubeObject], table: Mapping[str, Any]) -> list[NetworkEndpoint]:
+def _ends(objects: list[KubeObject], table: Mapping[str, Any]) -> list[NetworkEndpoint]:
     ours: dict[str, NetworkEndpoint] = {}
-    for pod in pods(things):
+    for pod in pods(objects):
         if pod.namespace == NAMESPACE:
             ports = {p["name"]: p["containerPort"] for c in pod.containers for p in c.get("ports", []) if "name" in p}
             end = NetworkEndpoint(
@@ -142,14 +142,14 @@ def _name(labels: Mapping[str, str]) -> str:
     return " ".join(filter(None, words + online)) or labels.get("app.kubernetes.io/name", "")
 
 
-def _ports(things: list[KubeObject], table: Mapping[str, Any]) -> list[Port]:
+def _ports(objects: list[KubeObject], table: Mapping[str, Any]) -> list[Port]:
     """Every port that a container, a policy or the table names, and one for all others."""
     numbers = {UNNAMED_PORT}
-    for pod in pods(things):
+    for pod in pods(objects):
         numbers |= {port["containerPort"] for c in pod.containers for port in c.get("ports", [])}
     for row in table["allowed"]:
         numbers |= {int(text.split("/")[0]) for text in row["ports"] if row["ports"] != ALL_PORTS}
-    for policy in (thing["spec"] for thing in things if thing.get("kind") == "NetworkPolicy"):
+    for policy in (obj["spec"] for obj in objects if obj.get("kind") == "NetworkPolicy"):
         rules = [*policy.get("ingress", []), *policy.get("egress", [])]
         listed = [port["port"] for rule in rules for port in rule.get("ports", []) if "port" in port]
         numbers |= {port for port in listed if isinstance(port, int)}

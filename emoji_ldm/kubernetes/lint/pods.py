@@ -24,7 +24,7 @@ WAIT_RESOURCES = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"cp
 class ExpandedPod:
     """A Pod as it will run, and where its template lies in the object."""
 
-    thing: KubeObject
+    source_object: KubeObject
     role: str  # pod, head, worker, submitter, cleanup
     path: FieldPath  # of the template in the object
     template: KubeObject  # metadata and spec, with the containers that operators add
@@ -34,7 +34,7 @@ class ExpandedPod:
 
     @property
     def owner(self) -> str:
-        return name_of(self.thing)
+        return name_of(self.source_object)
 
     @property
     def spec(self) -> KubeObject:
@@ -46,14 +46,14 @@ class ExpandedPod:
 
     @property
     def namespace(self) -> str:
-        return str((self.thing.get("metadata") or {}).get("namespace", "default"))
+        return str((self.source_object.get("metadata") or {}).get("namespace", "default"))
 
     @property
     def containers(self) -> list[KubeObject]:
         """Init containers first."""
         return [*(self.spec.get("initContainers") or []), *(self.spec.get("containers") or [])]
 
-    def places(self) -> Iterator[tuple[FieldPath, KubeObject]]:
+    def container_paths(self) -> Iterator[tuple[FieldPath, KubeObject]]:
         """Each container with its path in the object; for one that an operator adds, the path of what shapes it."""
         for key in ("initContainers", "containers"):
             for index, container in enumerate(self.spec.get(key) or []):
@@ -65,57 +65,57 @@ class ExpandedPod:
                     yield self.path, container
 
 
-def pods(things: Iterable[KubeObject]) -> Iterator[ExpandedPod]:
+def pods(objects: Iterable[KubeObject]) -> Iterator[ExpandedPod]:
     """Every Pod of the objects, those inside Ray kinds and those that operators make too."""
-    for thing in things:
-        spec = thing.get("spec")
+    for obj in objects:
+        spec = obj.get("spec")
         if not isinstance(spec, dict):
             continue
-        yield from _built_in(thing, spec)
-        yield from _ray(thing, spec)
+        yield from _built_in(obj, spec)
+        yield from _ray(obj, spec)
 
 
-def templates(thing: KubeObject) -> Iterator[tuple[FieldPath, object]]:
+def templates(obj: KubeObject) -> Iterator[tuple[FieldPath, object]]:
     """Every Pod template that is written in an object, with its path; None for one that is missing."""
-    kind = thing.get("kind")
+    kind = obj.get("kind")
     if kind in TEMPLATED:
-        yield ("spec", "template"), value_at(thing, ("spec", "template"))
+        yield ("spec", "template"), value_at(obj, ("spec", "template"))
     if kind == "CronJob":
-        yield CRON_TEMPLATE, value_at(thing, CRON_TEMPLATE)
-    if part := ray_part(thing):
+        yield CRON_TEMPLATE, value_at(obj, CRON_TEMPLATE)
+    if part := ray_part(obj):
         path, cluster = part
         groups = cluster.get("workerGroupSpecs") or []
         places = [("headGroupSpec",), *(("workerGroupSpecs", index) for index, _ in enumerate(groups))]
         for place in places:
             yield (*path, *place, "template"), value_at(cluster, (*place, "template"))
-    if (job := ray_job(thing)) and "submitterPodTemplate" in job[1]:
+    if (job := ray_job(obj)) and "submitterPodTemplate" in job[1]:
         yield (*job[0], "submitterPodTemplate"), job[1]["submitterPodTemplate"]
 
 
-def ray_part(thing: KubeObject) -> tuple[FieldPath, KubeObject] | None:
+def ray_part(obj: KubeObject) -> tuple[FieldPath, KubeObject] | None:
     """The cluster inside any Ray kind, with its path."""
     path: FieldPath = {
         "RayCluster": ("spec",),
         "RayJob": ("spec", "rayClusterSpec"),
         "RayService": ("spec", "rayClusterConfig"),
         "RayCronJob": ("spec", "jobTemplate", "rayClusterSpec"),
-    }.get(str(thing.get("kind")), ())
-    if not path or not str(thing.get("apiVersion", "")).startswith("ray.io/"):
+    }.get(str(obj.get("kind")), ())
+    if not path or not str(obj.get("apiVersion", "")).startswith("ray.io/"):
         return None
-    cluster = value_at(thing, path)
+    cluster = value_at(obj, path)
     return (path, cluster) if isinstance(cluster, dict) else None
 
 
-def ray_cluster(thing: KubeObject) -> KubeObject | None:
+def ray_cluster(obj: KubeObject) -> KubeObject | None:
     """The cluster inside any Ray kind."""
-    part = ray_part(thing)
+    part = ray_part(obj)
     return part[1] if part else None
 
 
-def ray_job(thing: KubeObject) -> tuple[FieldPath, KubeObject] | None:
+def ray_job(obj: KubeObject) -> tuple[FieldPath, KubeObject] | None:
     """The spec of a RayJob, or that of the jobs a RayCronJob makes, with its path."""
-    path: FieldPath = {"RayJob": ("spec",), "RayCronJob": ("spec", "jobTemplate")}.get(str(thing.get("kind")), ())
-    spec = value_at(thing, path) if path else None
+    path: FieldPath = {"RayJob": ("spec",), "RayCronJob": ("spec", "jobTemplate")}.get(str(obj.get("kind")), ())
+    spec = value_at(obj, path) if path else None
     return (path, spec) if isinstance(spec, dict) else None
 
 
@@ -131,33 +131,33 @@ def value_at(value: object, path: FieldPath) -> object:
     return value
 
 
-def _built_in(thing: KubeObject, spec: KubeObject) -> Iterator[ExpandedPod]:
-    if thing.get("kind") in TEMPLATED and isinstance(spec.get("template"), dict):
-        yield ExpandedPod(thing, "pod", ("spec", "template"), spec["template"], count=int(spec.get("replicas") or 1))
-    if thing.get("kind") == "CronJob" and isinstance(template := value_at(thing, CRON_TEMPLATE), dict):
-        yield ExpandedPod(thing, "pod", CRON_TEMPLATE, template)
-    if thing.get("kind") == "Pod":
-        yield ExpandedPod(thing, "pod", (), thing)
+def _built_in(obj: KubeObject, spec: KubeObject) -> Iterator[ExpandedPod]:
+    if obj.get("kind") in TEMPLATED and isinstance(spec.get("template"), dict):
+        yield ExpandedPod(obj, "pod", ("spec", "template"), spec["template"], count=int(spec.get("replicas") or 1))
+    if obj.get("kind") == "CronJob" and isinstance(template := value_at(obj, CRON_TEMPLATE), dict):
+        yield ExpandedPod(obj, "pod", CRON_TEMPLATE, template)
+    if obj.get("kind") == "Pod":
+        yield ExpandedPod(obj, "pod", (), obj)
 
 
-def _ray(thing: KubeObject, spec: KubeObject) -> Iterator[ExpandedPod]:
-    part = ray_part(thing)
+def _ray(obj: KubeObject, spec: KubeObject) -> Iterator[ExpandedPod]:
+    part = ray_part(obj)
     if part is None:
         return
     path, cluster = part
     head = cluster.get("headGroupSpec")
     if isinstance(head, dict):
-        yield _head(thing, (*path, "headGroupSpec"), cluster, head)
+        yield _head(obj, (*path, "headGroupSpec"), cluster, head)
         if cluster.get("gcsFaultToleranceOptions"):
-            yield _cleanup(thing, (*path, "headGroupSpec"), head)
+            yield _cleanup(obj, (*path, "headGroupSpec"), head)
     for index, group in enumerate(cluster.get("workerGroupSpecs") or []):
         if isinstance(group, dict):
-            yield _worker(thing, (*path, "workerGroupSpecs", index), group)
-    if (job := ray_job(thing)) and job[1].get("submissionMode", "K8sJobMode") == "K8sJobMode":
-        yield _submitter(thing, job[0], job[1], head if isinstance(head, dict) else {})
+            yield _worker(obj, (*path, "workerGroupSpecs", index), group)
+    if (job := ray_job(obj)) and job[1].get("submissionMode", "K8sJobMode") == "K8sJobMode":
+        yield _submitter(obj, job[0], job[1], head if isinstance(head, dict) else {})
 
 
-def _head(thing: KubeObject, path: FieldPath, cluster: KubeObject, group: KubeObject) -> ExpandedPod:
+def _head(obj: KubeObject, path: FieldPath, cluster: KubeObject, group: KubeObject) -> ExpandedPod:
     template, injected = _copy(group), tuple[str, ...]()
     ray = _first(template)
     if cluster.get("enableInTreeAutoscaling"):
@@ -175,10 +175,10 @@ def _head(thing: KubeObject, path: FieldPath, cluster: KubeObject, group: KubeOb
             sidecar["securityContext"] = options["securityContext"]
         template["spec"].setdefault("containers", []).append(sidecar)
         injected = ("autoscaler",)
-    return ExpandedPod(thing, "head", (*path, "template"), template, group, injected=injected)
+    return ExpandedPod(obj, "head", (*path, "template"), template, group, injected=injected)
 
 
-def _worker(thing: KubeObject, path: FieldPath, group: KubeObject) -> ExpandedPod:
+def _worker(obj: KubeObject, path: FieldPath, group: KubeObject) -> ExpandedPod:
     template = _copy(group)
     ray = _first(template)
     wait = {
@@ -195,26 +195,26 @@ def _worker(thing: KubeObject, path: FieldPath, group: KubeObject) -> ExpandedPo
     template["spec"]["initContainers"] = [*(template["spec"].get("initContainers") or []), wait]
     most = group.get("maxReplicas")
     count = int(most if most is not None else group.get("replicas") or 0) * int(group.get("numOfHosts") or 1)
-    return ExpandedPod(thing, "worker", (*path, "template"), template, group, count, ("wait-gcs-ready",))
+    return ExpandedPod(obj, "worker", (*path, "template"), template, group, count, ("wait-gcs-ready",))
 
 
-def _submitter(thing: KubeObject, path: FieldPath, job: KubeObject, head: KubeObject) -> ExpandedPod:
+def _submitter(obj: KubeObject, path: FieldPath, job: KubeObject, head: KubeObject) -> ExpandedPod:
     if isinstance(job.get("submitterPodTemplate"), dict):
-        return ExpandedPod(thing, "submitter", (*path, "submitterPodTemplate"), job["submitterPodTemplate"])
+        return ExpandedPod(obj, "submitter", (*path, "submitterPodTemplate"), job["submitterPodTemplate"])
     container = {
         "name": "ray-job-submitter",
         "image": _first(_copy(head)).get("image"),
         "resources": SUBMITTER_RESOURCES,
     }
     template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
-    return ExpandedPod(thing, "submitter", path, template, injected=("ray-job-submitter",))
+    return ExpandedPod(obj, "submitter", path, template, injected=("ray-job-submitter",))
 
 
-def _cleanup(thing: KubeObject, path: FieldPath, group: KubeObject) -> ExpandedPod:
+def _cleanup(obj: KubeObject, path: FieldPath, group: KubeObject) -> ExpandedPod:
     """The Job that empties Redis when the cluster goes: the head's Pod with only its Ray container."""
     template = _copy(group)
     template["spec"]["containers"] = [_first(template) | {"resources": WAIT_RESOURCES}]
-    return ExpandedPod(thing, "cleanup", (*path, "template"), template, group)
+    return ExpandedPod(obj, "cleanup", (*path, "template"), template, group)
 
 
 def _copy(group: KubeObject) -> KubeObject:

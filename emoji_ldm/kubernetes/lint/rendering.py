@@ -62,7 +62,7 @@ def kustomize(place: Path) -> str:
 
 def parse(text: str) -> list[KubeObject]:
     """The objects of a stream of YAML documents."""
-    return [_without_nulls(thing) for thing in yaml.load_all(text, yaml.CSafeLoader) if thing]
+    return [_without_nulls(obj) for obj in yaml.load_all(text, yaml.CSafeLoader) if obj]
 
 
 def _without_nulls(value: Any) -> Any:
@@ -72,9 +72,9 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def name_of(thing: KubeObject) -> str:
+def name_of(obj: KubeObject) -> str:
     """Such as `RayJob/train`."""
-    return f"{thing.get('kind')}/{(thing.get('metadata') or {}).get('name')}"
+    return f"{obj.get('kind')}/{(obj.get('metadata') or {}).get('name')}"
 
 
 def folder_fingerprint(folder: Path) -> int:

@@ -21,7 +21,7 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.kubernetes.lint.pods import FieldPath as Steps
 from emoji_ldm.kubernetes.lint.pods import templates, value_at
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
-from emoji_ldm.train.deepspeed_compat import hide_package
+from emoji_ldm.library_compat import hide_package
 
 with hide_package(
     "rfc3987_syntax"
@@ -48,49 +48,49 @@ class CustomKind:
     namespaced: bool
 
 
-def schema_problems(thing: KubeObject, schemas: Path, kubernetes: str) -> Iterator[tuple[Steps, str]]:
+def schema_problems(obj: KubeObject, schemas: Path, kubernetes: str) -> Iterator[tuple[Steps, str]]:
     """What is wrong with the form of an object, each with the path of the field.
 
     `schemas` is the folder with the custom kinds, `kubernetes` a version such as "1.35".
     """
-    if not isinstance(thing.get("apiVersion"), str) or not isinstance(thing.get("kind"), str):
+    if not isinstance(obj.get("apiVersion"), str) or not isinstance(obj.get("kind"), str):
         yield (), "an object needs apiVersion and kind"
         return
-    yield from _skeleton(thing)
-    if is_built_in(thing):
-        yield from _built_in(thing, kubernetes)
+    yield from _skeleton(obj)
+    if is_built_in(obj):
+        yield from _built_in(obj, kubernetes)
         return
-    found = custom_kind(thing["apiVersion"], thing["kind"], schemas)
+    found = custom_kind(obj["apiVersion"], obj["kind"], schemas)
     if found is None:
-        yield ("kind",), f"no kind {thing['kind']} in {thing['apiVersion']}: {schemas} holds no schema of it"
+        yield ("kind",), f"no kind {obj['kind']} in {obj['apiVersion']}: {schemas} holds no schema of it"
         return
-    full = with_defaults(thing, found.schema)
+    full = with_defaults(obj, found.schema)
     yield from _errors(found.validator, full)
-    stand_in = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": thing.get("metadata") or {}}
+    stand_in = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": obj.get("metadata") or {}}
     yield from _built_in(stand_in, kubernetes)  # custom schemas leave the metadata to the API server
 
 
-def _skeleton(thing: KubeObject) -> Iterator[tuple[Steps, str]]:
+def _skeleton(obj: KubeObject) -> Iterator[tuple[Steps, str]]:
     """What schemas leave open and everything needs: a name, a spec where the kind has one, containers in every Pod."""
-    metadata = thing.get("metadata")
+    metadata = obj.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
         yield (), "an object needs metadata.name"
-    if thing["kind"] in WITH_SPEC and not isinstance(thing.get("spec"), dict):
-        yield (), f"a {thing['kind']} needs a spec"
-    for path, template in templates(thing):
+    if obj["kind"] in WITH_SPEC and not isinstance(obj.get("spec"), dict):
+        yield (), f"a {obj['kind']} needs a spec"
+    for path, template in templates(obj):
         spec = template.get("spec") if isinstance(template, dict) else None
         containers = spec.get("containers") if isinstance(spec, dict) else None
         if not isinstance(containers, list) or not containers:
             yield path, "a Pod needs spec.containers"
-    claims = value_at(thing, ("spec", "volumeClaimTemplates"))
+    claims = value_at(obj, ("spec", "volumeClaimTemplates"))
     for index, claim in enumerate(claims if isinstance(claims, list) else []):
         if not value_at(claim, ("metadata", "name")) or not value_at(claim, ("spec",)):
             yield ("spec", "volumeClaimTemplates", index), "a claim needs metadata.name and spec"
 
 
-def is_built_in(thing: KubeObject) -> bool:
+def is_built_in(obj: KubeObject) -> bool:
     """Whether the kind is one of Kubernetes itself."""
-    group, slash, _ = str(thing["apiVersion"]).rpartition("/")
+    group, slash, _ = str(obj["apiVersion"]).rpartition("/")
     return not slash or "." not in group or (group.endswith(".k8s.io") and not group.startswith(CUSTOM))
 
 
@@ -112,12 +112,12 @@ def _custom(path: Path, _stamp: int) -> tuple[CustomKind, str]:
     return made, read["version"]
 
 
-def _built_in(thing: KubeObject, kubernetes: str) -> Iterator[tuple[Steps, str]]:
-    validator = _built_in_validator(thing["apiVersion"], thing["kind"], kubernetes)
+def _built_in(obj: KubeObject, kubernetes: str) -> Iterator[tuple[Steps, str]]:
+    validator = _built_in_validator(obj["apiVersion"], obj["kind"], kubernetes)
     if validator is None:
-        yield ("kind",), f"Kubernetes {kubernetes} has no kind {thing['kind']} in {thing['apiVersion']}"
+        yield ("kind",), f"Kubernetes {kubernetes} has no kind {obj['kind']} in {obj['apiVersion']}"
     else:
-        yield from _errors(validator, thing)
+        yield from _errors(validator, obj)
 
 
 @functools.lru_cache(maxsize=128)
@@ -146,8 +146,8 @@ def _definitions(kubernetes: str) -> referencing.Registry[Any]:
     return referencing.Resource.from_contents(read) @ referencing.Registry()
 
 
-def _errors(validator: jsonschema.Draft202012Validator, thing: KubeObject) -> Iterator[tuple[Steps, str]]:
-    for error in validator.iter_errors(thing):
+def _errors(validator: jsonschema.Draft202012Validator, obj: KubeObject) -> Iterator[tuple[Steps, str]]:
+    for error in validator.iter_errors(obj):
         path = tuple(error.absolute_path)
         if error.validator == "additionalProperties":
             for name in sorted(set(error.instance) - set(error.schema.get("properties", {}))):

@@ -28,12 +28,12 @@ class SourceMap:
         self.sources = [one for one in found if isinstance(one, YamlSource)]
         self.images = [one for one in found if isinstance(one, ImageOverride)]
 
-    def line(self, thing: KubeObject, path: Steps) -> tuple[str, int]:
+    def locate(self, obj: KubeObject, path: Steps) -> tuple[str, int]:
         """File (such as k8s/base/train.yaml) and line of a path in an object; else the overlay's first line."""
-        image = value_at(thing, path) if path and path[-1] == "image" else None
+        image = value_at(obj, path) if path and path[-1] == "image" else None
         if isinstance(image, str) and (entry := self._image(image)):
             return relative_file(entry.file, self.folder), entry.line
-        found = self._find(str(thing.get("kind")), str(thing["metadata"].get("name")), thing, path)
+        found = self._find(str(obj.get("kind")), str(obj["metadata"].get("name")), obj, path)
         if found is None:
             return relative_file(self.overlay / "kustomization.yaml", self.folder), 1
         return relative_file(found[1], self.folder), found[2]
@@ -42,7 +42,7 @@ class SourceMap:
         """The deepest place, of equals the one applied last."""
         best: SourceLocation | None = None
         for source in self.sources:
-            if source.shapes(kind, name):
+            if source.applies_to(kind, name):
                 found = self._within(source, value, path)
                 if found is not None and (best is None or found[0] >= best[0]):
                     best = found

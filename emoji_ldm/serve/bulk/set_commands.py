@@ -1,83 +1,91 @@
-"""What each verb of `emoji-ldm sets` does. Returns exit statuses."""
+"""What each command of `emoji-ldm sets` does, given a client of the service. Returns exit statuses."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.progress import format_duration, print_status, print_summary, track
-from emoji_ldm.serve.bulk.set_client import EmojiSetClient, open_client
+from emoji_ldm.serve.bulk.set_client import EmojiSetClient
 from emoji_ldm.serve.bulk.set_download import download_set
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 POLL_S = 1.0
 RUNNING = ("queued", "in_progress")
-FIELDS = ("n", "styles", "name", "seed", "steps", "guidance_scale", "scheduler", "negative_prompt", "size", "model",
-          "lora", "quality", "output_format", "output_compression", "background")  # fmt: skip
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Do the verb that was parsed."""
-    url = arguments.url or os.environ.get("EMOJI_LDM_URL") or DEFAULT_URL
-    with open_client(url, os.environ.get("EMOJI_LDM_API_KEY", "")) as client:
-        return VERBS[arguments.verb](arguments, client)
+@dataclass(frozen=True)
+class NewSet:
+    """What `create` sends, and what it does afterwards."""
+
+    prompts: Sequence[str]
+    file: str  # prompts.txt or lines.jsonl; empty for none
+    parameters: Mapping[str, Any]  # fields of the request that the images share
+    key: str  # idempotency key; empty for none
+    wait: bool
+    fetch: str  # folder to write the images to; empty for none
 
 
-def _create(arguments: argparse.Namespace, client: EmojiSetClient) -> int:
-    wanted, upload = _wanted(arguments)
-    made = client.create(wanted, upload, arguments.key)
-    if not (arguments.wait or arguments.fetch):
-        if arguments.json:
-            return _print(made)
-        print_status(f"{made['counts']['total']:,} images; follow them: emoji-ldm sets status {made['id']} --watch")
-        sys.stdout.write(f"{made['id']}\n")
+def create(client: EmojiSetClient, new: NewSet, *, as_json: bool) -> int:
+    """Create a set; with `wait` or `fetch`, follow it to its end.
+
+    Raises:
+        ConfigError: There are no prompts, or the service refuses the request.
+        JobError: The service does not answer.
+    """
+    body, upload = _request(new)
+    created = client.create(body, upload, new.key)
+    if not (new.wait or new.fetch):
+        if as_json:
+            return _print(created)
+        print_status(
+            f"{created['counts']['total']:,} images; follow them: emoji-ldm sets status {created['id']} --watch"
+        )
+        sys.stdout.write(f"{created['id']}\n")
         return 0
-    print_status(f"set {made['id']}")
-    status = _watch(client, made["id"], arguments)
-    return _fetched(client, made["id"], Path(arguments.fetch)) or status if arguments.fetch else status
+    print_status(f"set {created['id']}")
+    status = watch(client, created["id"], as_json=as_json)
+    return fetch(client, created["id"], new.fetch) or status if new.fetch else status
 
 
-def _wanted(arguments: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
+def _request(new: NewSet) -> tuple[dict[str, Any], Path | None]:
     """The body of the request, and the JSONL to upload beside it."""
-    values = {name: value for name in FIELDS if (value := getattr(arguments, name)) not in (None, [])}
-    path = Path(arguments.file).expanduser() if arguments.file else None
+    values = {name: value for name, value in new.parameters.items() if value not in (None, [])}
+    path = Path(new.file).expanduser() if new.file else None
     if path is not None and not path.is_file():
         raise ConfigError(f"there is no file {path}; give a text file with a prompt per line, or JSONL")
     if path is not None and path.suffix in (".jsonl", ".ndjson"):
-        if arguments.prompts:
+        if new.prompts:
             raise ConfigError(f"prompts as words are refused beside {path.name}: its lines have prompts of their own")
         return values, path
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path else []
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no text ({error}); give a file with a prompt per line, or JSONL") from None
-    prompts = [*arguments.prompts, *(line.strip() for line in lines if line.strip())]
+        raise ConfigError(f"{path} is not text ({error}); give a file with a prompt per line, or JSONL") from None
+    prompts = [*new.prompts, *(line.strip() for line in lines if line.strip())]
     if not prompts:
         raise ConfigError("no prompts; name them (emoji-ldm sets create 'a happy blob') or give --file prompts.txt")
     return {**values, "prompts": prompts}, None
 
 
-def _status(arguments: argparse.Namespace, client: EmojiSetClient) -> int:
-    if arguments.watch:
-        return _watch(client, arguments.id, arguments)
-    now = client.status(arguments.id)
-    return _print(now) if arguments.json else _summarise(now)
+def status(client: EmojiSetClient, job_id: str, *, as_json: bool) -> int:
+    """Print counts, rate and remaining time of a set."""
+    now = client.status(job_id)
+    return _print(now) if as_json else _summarize(now)
 
 
-def _watch(client: EmojiSetClient, job_id: str, arguments: argparse.Namespace) -> int:
-    """Show the progress until the end; 1 if pictures are missing then, 130 if its user stops watching."""
+def watch(client: EmojiSetClient, job_id: str, *, as_json: bool) -> int:
+    """Show the progress until the end; 1 if images are missing then, 130 if the user stops watching."""
     now = client.status(job_id)
     try:
         with track("set", now["counts"]["total"], "images") as progress:
-            progress.begin(_done(now))
+            progress.resume_at(_done(now))
             while now["status"] in RUNNING:
                 time.sleep(POLL_S)
                 now = client.status(job_id)
@@ -87,18 +95,16 @@ def _watch(client: EmojiSetClient, job_id: str, arguments: argparse.Namespace) -
     except KeyboardInterrupt:
         print_status(f"\nthe set goes on; follow it again: emoji-ldm sets status {job_id} --watch")
         return 130
-    if arguments.json:
+    if as_json:
         _print(now)
     else:
-        _summarise(now)
+        _summarize(now)
     return 0 if now["counts"]["completed"] == now["counts"]["total"] else 1
 
 
-def _fetch(arguments: argparse.Namespace, client: EmojiSetClient) -> int:
-    return _fetched(client, arguments.id, Path(arguments.folder or arguments.id).expanduser())
-
-
-def _fetched(client: EmojiSetClient, job_id: str, folder: Path) -> int:
+def fetch(client: EmojiSetClient, job_id: str, folder_name: str) -> int:
+    """Write the finished images, prompts.csv and a contact sheet to a folder; an interrupted fetch continues."""
+    folder = Path(folder_name or job_id).expanduser()
     now = client.status(job_id)
     count = download_set(client, job_id, folder)
     print_status(f"{count:,} images, prompts.csv and sheet.png in {folder}")
@@ -109,19 +115,22 @@ def _fetched(client: EmojiSetClient, job_id: str, folder: Path) -> int:
     return 0
 
 
-def _cancel(arguments: argparse.Namespace, client: EmojiSetClient) -> int:
-    return _summarise(client.cancel(arguments.id))
+def cancel(client: EmojiSetClient, job_id: str) -> int:
+    """Draw nothing more of a set; what is drawn stays."""
+    return _summarize(client.cancel(job_id))
 
 
-def _delete(arguments: argparse.Namespace, client: EmojiSetClient) -> int:
-    client.delete(arguments.id)
-    print_status(f"deleted {arguments.id}")
+def delete(client: EmojiSetClient, job_id: str) -> int:
+    """Cancel a set and delete all its images."""
+    client.delete(job_id)
+    print_status(f"deleted {job_id}")
     return 0
 
 
-def _list(arguments: argparse.Namespace, client: EmojiSetClient) -> int:
-    found = client.listing(arguments.limit)
-    if arguments.json:
+def list_sets(client: EmojiSetClient, limit: int, *, as_json: bool) -> int:
+    """Print the newest sets of the caller."""
+    found = client.listing(limit)
+    if as_json:
         return _print(found)
     for job in found:
         made = datetime.fromtimestamp(job["created_at"], UTC)
@@ -132,7 +141,7 @@ def _list(arguments: argparse.Namespace, client: EmojiSetClient) -> int:
     return 0
 
 
-def _summarise(now: dict[str, Any]) -> int:
+def _summarize(now: dict[str, Any]) -> int:
     counts = now["counts"]
     values: dict[str, object] = {"status": now["status"], "images": f"{_done(now):,} of {counts['total']:,}"}
     if counts["failed"]:
@@ -155,8 +164,3 @@ def _done(now: dict[str, Any]) -> int:
 def _print(value: object) -> int:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
     return 0
-
-
-VERBS: dict[str, Callable[[argparse.Namespace, EmojiSetClient], int]] = {
-    "create": _create, "status": _status, "fetch": _fetch, "cancel": _cancel, "list": _list, "delete": _delete,
-}  # fmt: skip

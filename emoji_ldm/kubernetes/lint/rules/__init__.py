@@ -29,13 +29,13 @@ from emoji_ldm.kubernetes.lint.rules.rule import RULES, Rule, rule_targets
 __all__ = ["RULES", "Rule", "violations"]
 
 
-def violations(thing: KubeObject, world: LintContext) -> Iterator[tuple[Rule, FieldPath, str]]:
-    """The rules that one object of a world breaks, each with the path in the object; its form must be right."""
+def violations(obj: KubeObject, context: LintContext) -> Iterator[tuple[Rule, FieldPath, str]]:
+    """The rules that one object of a context breaks, each with the path in the object; its form must be right."""
     by_scope: dict[str, list[Rule]] = {}
     for one in RULES.values():
-        if not one.kinds or thing["kind"] in one.kinds:
+        if not one.kinds or obj["kind"] in one.kinds:
             by_scope.setdefault(one.scope, []).append(one)
-    for scope, place in rule_targets(thing, world, list(pods([thing]))):
+    for scope, target in rule_targets(obj, context, list(pods([obj]))):
         for one in by_scope.get(scope, []):
-            for path, text in one.find(place):
-                yield one, (*place.path, *path), text
+            for path, text in one.find(target):
+                yield one, (*target.path, *path), text

@@ -9,56 +9,56 @@ OPTIONS = ("gcsFaultToleranceOptions",)
 
 
 @rule(CLUSTER)
-def fault_tolerance_is_said_once(place: RuleTarget) -> Violations:
+def fault_tolerance_is_said_once(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go RayFTEnabledAnnotationKey."""
-    if place.annotations.get("ray.io/ft-enabled") and place.part.get("gcsFaultToleranceOptions"):
+    if target.annotations.get("ray.io/ft-enabled") and target.value.get("gcsFaultToleranceOptions"):
         yield OPTIONS, "the annotation ray.io/ft-enabled and gcsFaultToleranceOptions are both set: keep the latter"
 
 
 @rule(CLUSTER)
-def a_redis_address_is_an_option(place: RuleTarget) -> Violations:
+def a_redis_address_is_an_option(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go RAY_REDIS_ADDRESS.
 
     With options the variable is refused, without them it switches fault tolerance on by stealth.
     """
-    if env(head_container(place.part), "RAY_REDIS_ADDRESS"):
+    if env(head_container(target.value), "RAY_REDIS_ADDRESS"):
         yield HEAD_ENV, "RAY_REDIS_ADDRESS is not to be set: use gcsFaultToleranceOptions.redisAddress"
 
 
 @rule(CLUSTER)
-def a_redis_password_is_an_option(place: RuleTarget) -> Violations:
+def a_redis_password_is_an_option(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go REDIS_PASSWORD."""
-    if place.part.get("gcsFaultToleranceOptions") and env(head_container(place.part), "REDIS_PASSWORD"):
+    if target.value.get("gcsFaultToleranceOptions") and env(head_container(target.value), "REDIS_PASSWORD"):
         yield HEAD_ENV, "REDIS_PASSWORD is not to be set: use gcsFaultToleranceOptions.redisPassword"
 
 
 @rule(CLUSTER)
-def a_redis_password_is_no_start_option(place: RuleTarget) -> Violations:
+def a_redis_password_is_no_start_option(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go redis-password."""
-    if (place.part["headGroupSpec"].get("rayStartParams") or {}).get("redis-password"):
+    if (target.value["headGroupSpec"].get("rayStartParams") or {}).get("redis-password"):
         where = ("headGroupSpec", "rayStartParams", "redis-password")
         yield where, "redis-password is not to be set: use gcsFaultToleranceOptions.redisPassword"
 
 
 @rule(CLUSTER)
-def a_redis_user_is_an_option(place: RuleTarget) -> Violations:
+def a_redis_user_is_an_option(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go REDIS_USERNAME."""
-    start = place.part["headGroupSpec"].get("rayStartParams") or {}
-    if start.get("redis-username") or env(head_container(place.part), "REDIS_USERNAME"):
+    start = target.value["headGroupSpec"].get("rayStartParams") or {}
+    if start.get("redis-username") or env(head_container(target.value), "REDIS_USERNAME"):
         yield ("headGroupSpec",), "the Redis user belongs into gcsFaultToleranceOptions.redisUsername"
 
 
 @rule(CLUSTER)
-def the_namespace_in_redis_is_no_annotation(place: RuleTarget) -> Violations:
+def the_namespace_in_redis_is_no_annotation(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go RayExternalStorageNSAnnotationKey."""
-    if place.annotations.get("ray.io/external-storage-namespace") and place.part.get("gcsFaultToleranceOptions"):
+    if target.annotations.get("ray.io/external-storage-namespace") and target.value.get("gcsFaultToleranceOptions"):
         yield OPTIONS, "the annotation ray.io/external-storage-namespace is refused beside gcsFaultToleranceOptions"
 
 
 @rule(CLUSTER, "RayService")
-def a_service_has_no_fixed_namespace_in_redis(place: RuleTarget) -> Violations:
+def a_service_has_no_fixed_namespace_in_redis(target: RuleTarget) -> Violations:
     """ray#66057: the clusters of two roll-outs would share, and empty, one namespace."""
-    if (place.part.get("gcsFaultToleranceOptions") or {}).get("externalStorageNamespace"):
+    if (target.value.get("gcsFaultToleranceOptions") or {}).get("externalStorageNamespace"):
         yield (
             (*OPTIONS, "externalStorageNamespace"),
             "leave it unset on a RayService: old and new cluster would share it",
@@ -66,9 +66,9 @@ def a_service_has_no_fixed_namespace_in_redis(place: RuleTarget) -> Violations:
 
 
 @rule(CLUSTER)
-def the_backend_is_redis(place: RuleTarget) -> Violations:
+def the_backend_is_redis(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateGcsFaultToleranceBackend."""
-    options = place.part.get("gcsFaultToleranceOptions") or {}
+    options = target.value.get("gcsFaultToleranceOptions") or {}
     if options.get("backend") == "rocksdb":
         yield (*OPTIONS, "backend"), "rocksdb needs the feature gate GCSFaultToleranceEmbeddedStorage, which is off"
     elif options.get("storage"):
@@ -76,8 +76,8 @@ def the_backend_is_redis(place: RuleTarget) -> Violations:
 
 
 @rule(CLUSTER)
-def the_redis_password_comes_from_a_secret(place: RuleTarget) -> Violations:
+def the_redis_password_comes_from_a_secret(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/common/pod.go: the password becomes REDIS_PASSWORD."""
-    options = place.part.get("gcsFaultToleranceOptions") or {}
+    options = target.value.get("gcsFaultToleranceOptions") or {}
     if "redisAddress" in options and not (options.get("redisPassword") or {}).get("valueFrom"):
         yield OPTIONS, "redisPassword must come from a Secret (valueFrom.secretKeyRef)"

@@ -10,23 +10,23 @@ OURS = ("emoji-ldm-cpu", "emoji-ldm-gpu", "emoji-ldm-browser")
 
 
 @rule(CONTAINER)
-def images_have_the_form_of_one(place: RuleTarget) -> Violations:
+def images_have_the_form_of_one(target: RuleTarget) -> Violations:
     """distribution/reference: the form of an image's name."""
-    if not place.injected and not IMAGE.fullmatch(str(place.part.get("image", ""))):
-        yield ("image",), f"{place.part.get('image')!r} is no name of an image"
+    if not target.injected and not IMAGE.fullmatch(str(target.value.get("image", ""))):
+        yield ("image",), f"{target.value.get('image')!r} is no name of an image"
 
 
 @rule(CONTAINER)
-def images_are_pinned(place: RuleTarget) -> Violations:
+def images_are_pinned(target: RuleTarget) -> Violations:
     """facts: images by digest from one list.
 
     By digest; our own by version where the overlay is local.
     """
-    found = IMAGE.fullmatch(str(place.part.get("image", "")))
-    if found is None or place.injected:
+    found = IMAGE.fullmatch(str(target.value.get("image", "")))
+    if found is None or target.injected:
         return
     name = str(found["name"]).rpartition("/")[2]
-    local = name in OURS and place.world.overlay in LOCAL_OVERLAYS
+    local = name in OURS and target.context.overlay in LOCAL_OVERLAYS
     if found["digest"] is None and not local:
         remedy = "push the image and write its sha256 here" if name in OURS else "write the one of versions.yaml"
         yield ("image",), f"digest of {found['name']} is missing: {remedy}"
@@ -35,12 +35,12 @@ def images_are_pinned(place: RuleTarget) -> Violations:
 
 
 @rule(CONTAINER)
-def images_are_those_of_the_list(place: RuleTarget) -> Violations:
+def images_are_those_of_the_list(target: RuleTarget) -> Violations:
     """versions.yaml: the one list."""
-    found = IMAGE.fullmatch(str(place.part.get("image", "")))
-    if found is None or place.injected:
+    found = IMAGE.fullmatch(str(target.value.get("image", "")))
+    if found is None or target.injected:
         return
-    listed: dict[str, object] = place.world.versions["images"]
+    listed: dict[str, object] = target.context.versions["images"]
     name = str(found["name"])
     short = name.rpartition("/")[2]
     entry = listed.get(name, listed.get(short) if short in OURS else None)
@@ -49,13 +49,13 @@ def images_are_those_of_the_list(place: RuleTarget) -> Violations:
         return
     tag, _, digest = str(entry).partition("@")
     if found["tag"] not in (None, tag) or (digest and found["digest"] not in (None, digest)):
-        yield ("image",), f"versions.yaml has {name}:{entry}, not {place.part['image']}"
+        yield ("image",), f"versions.yaml has {name}:{entry}, not {target.value['image']}"
 
 
 @rule(CONTAINER)
-def local_images_are_not_pulled(place: RuleTarget) -> Violations:
+def local_images_are_not_pulled(target: RuleTarget) -> Violations:
     """kind: an image that only the node has is not pulled."""
-    found = IMAGE.fullmatch(str(place.part.get("image", "")))
-    local = found is not None and found["name"] in OURS and place.world.overlay in LOCAL_OVERLAYS
-    if local and place.part.get("imagePullPolicy") == "Always":
+    found = IMAGE.fullmatch(str(target.value.get("image", "")))
+    local = found is not None and found["name"] in OURS and target.context.overlay in LOCAL_OVERLAYS
+    if local and target.value.get("imagePullPolicy") == "Always":
         yield ("imagePullPolicy",), "Always would look for a local image in a registry: use IfNotPresent"

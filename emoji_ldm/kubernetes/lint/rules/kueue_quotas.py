@@ -15,19 +15,19 @@ LIMITS = ("borrowingLimit", "lendingLimit")
 
 
 @rule(OBJECT, *KINDS)
-def covered_resources_have_names(place: RuleTarget) -> Violations:
+def covered_resources_have_names(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/clusterqueue_webhook.go validateResourceName."""
-    for path, group in _groups(place):
+    for path, group in _groups(target):
         for index, name in enumerate(group["coveredResources"]):
             if not qualified_name(name):
                 yield (*path, "coveredResources", index), f"{name!r} is no name of a resource"
 
 
 @rule(OBJECT, *KINDS)
-def a_resource_is_covered_once(place: RuleTarget) -> Violations:
+def a_resource_is_covered_once(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/clusterqueue_webhook.go validateResourceGroups."""
     seen: set[str] = set()
-    for path, group in _groups(place):
+    for path, group in _groups(target):
         for index, name in enumerate(group["coveredResources"]):
             if name in seen:
                 yield (*path, "coveredResources", index), f"{name} is covered twice"
@@ -35,10 +35,10 @@ def a_resource_is_covered_once(place: RuleTarget) -> Violations:
 
 
 @rule(OBJECT, *KINDS)
-def a_flavor_stands_once(place: RuleTarget) -> Violations:
+def a_flavor_stands_once(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/clusterqueue_webhook.go validateResourceGroups."""
     seen: set[str] = set()
-    for path, group in _groups(place):
+    for path, group in _groups(target):
         for index, flavor in enumerate(group["flavors"]):
             if flavor["name"] in seen:
                 yield (*path, "flavors", index, "name"), f"the flavor {flavor['name']} stands twice"
@@ -46,9 +46,9 @@ def a_flavor_stands_once(place: RuleTarget) -> Violations:
 
 
 @rule(OBJECT, *KINDS)
-def quotas_follow_the_covered_resources(place: RuleTarget) -> Violations:
+def quotas_follow_the_covered_resources(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/clusterqueue_webhook.go validateFlavorQuotas."""
-    for path, group in _groups(place):
+    for path, group in _groups(target):
         for index, flavor in enumerate(group["flavors"]):
             names = [item["name"] for item in flavor["resources"]]
             if names != group["coveredResources"]:
@@ -57,9 +57,9 @@ def quotas_follow_the_covered_resources(place: RuleTarget) -> Violations:
 
 
 @rule(OBJECT, *KINDS)
-def quotas_are_not_negative(place: RuleTarget) -> Violations:
+def quotas_are_not_negative(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/clusterqueue_webhook.go validateResourceQuantity."""
-    for path, item in _quotas(place):
+    for path, item in _quotas(target):
         for key in ("nominalQuota", *LIMITS):
             number = quantity(item.get(key))
             if number is not None and number < 0:
@@ -67,37 +67,37 @@ def quotas_are_not_negative(place: RuleTarget) -> Violations:
 
 
 @rule(OBJECT, *KINDS)
-def limits_need_a_cohort(place: RuleTarget) -> Violations:
+def limits_need_a_cohort(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/clusterqueue_webhook.go validateLimit."""
-    parent = "cohortName" if place.kind == "ClusterQueue" else "parentName"
-    for path, item in _quotas(place):
+    parent = "cohortName" if target.kind == "ClusterQueue" else "parentName"
+    for path, item in _quotas(target):
         for key in LIMITS:
-            if key in item and not place.spec.get(parent):
+            if key in item and not target.spec.get(parent):
                 yield (*path, key), f"{key} needs {parent}"
 
 
 @rule(OBJECT, "ClusterQueue")
-def nobody_lends_more_than_he_has(place: RuleTarget) -> Violations:
+def nobody_lends_more_than_he_has(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/clusterqueue_webhook.go validateLendingLimit."""
-    for path, item in _quotas(place):
+    for path, item in _quotas(target):
         lent, own = quantity(item.get("lendingLimit")), quantity(item["nominalQuota"])
         if lent is not None and own is not None and lent > own:
             yield (*path, "lendingLimit"), f"lendingLimit {item['lendingLimit']} is more than {item['nominalQuota']}"
 
 
 @rule(OBJECT, *KINDS)
-def the_fair_share_is_not_negative(place: RuleTarget) -> Violations:
+def the_fair_share_is_not_negative(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/common.go validateFairSharing."""
-    weight = quantity((place.spec.get("fairSharing") or {}).get("weight"))
+    weight = quantity((target.spec.get("fairSharing") or {}).get("weight"))
     if weight is not None and weight < 0:
         yield ("spec", "fairSharing", "weight"), "the weight is negative"
 
 
 @rule(OBJECT, "ClusterQueue")
-def admission_checks_are_on_flavors_of_the_queue(place: RuleTarget) -> Violations:
+def admission_checks_are_on_flavors_of_the_queue(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/clusterqueue_webhook.go validateAdmissionCheckOnFlavors."""
-    flavors = {flavor["name"] for _, group in _groups(place) for flavor in group["flavors"]}
-    checks = (place.spec.get("admissionChecksStrategy") or {}).get("admissionChecks") or []
+    flavors = {flavor["name"] for _, group in _groups(target) for flavor in group["flavors"]}
+    checks = (target.spec.get("admissionChecksStrategy") or {}).get("admissionChecks") or []
     for index, check in enumerate(checks):
         for number, name in enumerate(check.get("onFlavors") or []):
             if name not in flavors:
@@ -106,43 +106,43 @@ def admission_checks_are_on_flavors_of_the_queue(place: RuleTarget) -> Violation
 
 
 @rule(OBJECT, "ClusterQueue")
-def a_queue_is_not_too_wide(place: RuleTarget) -> Violations:
+def a_queue_is_not_too_wide(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/clusterqueue_webhook.go validateTotalFlavors, validateTotalCoveredResources."""
     for key in ("flavors", "coveredResources"):
-        if (total := sum(len(group[key]) for _, group in _groups(place))) > 256:
+        if (total := sum(len(group[key]) for _, group in _groups(target))) > 256:
             yield ("spec", "resourceGroups"), f"{total} {key} are more than 256"
 
 
 @rule(OBJECT, "ClusterQueue")
-def a_queue_is_for_some_namespace(place: RuleTarget) -> Violations:
+def a_queue_is_for_some_namespace(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/cache: the default selects nothing."""
-    if place.spec.get("namespaceSelector") is None:
+    if target.spec.get("namespaceSelector") is None:
         yield ("spec",), "namespaceSelector is missing: the queue admits from no namespace ({} means all)"
 
 
 @rule(OBJECT, "ClusterQueue")
-def a_cohort_has_more_than_one_queue(place: RuleTarget) -> Violations:
+def a_cohort_has_more_than_one_queue(target: RuleTarget) -> Violations:
     """Ours: a cohort is made by naming it, so a slip makes one in which nobody lends."""
-    name = place.spec.get("cohortName")
-    others = [one for one in place.world.of("ClusterQueue") if one["spec"].get("cohortName") == name]
-    if name and len(others) < 2 and not place.world.has("Cohort", name):
+    name = target.spec.get("cohortName")
+    others = [one for one in target.context.of_kinds("ClusterQueue") if one["spec"].get("cohortName") == name]
+    if name and len(others) < 2 and not target.context.has("Cohort", name):
         yield ("spec", "cohortName"), f"no other queue is in the cohort {name!r}"
 
 
 @rule(OBJECT, "ResourceFlavor")
-def taints_of_a_flavor_differ(place: RuleTarget) -> Violations:
+def taints_of_a_flavor_differ(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/resourceflavor_webhook.go validateNodeTaints."""
     seen = set()
-    for index, taint in enumerate(place.spec.get("nodeTaints") or []):
+    for index, taint in enumerate(target.spec.get("nodeTaints") or []):
         if (key := (taint["key"], taint.get("effect"))) in seen:
             yield ("spec", "nodeTaints", index), f"the taint {taint['key']} stands twice"
         seen.add(key)
 
 
 @rule(OBJECT, "ResourceFlavor")
-def taints_and_labels_of_a_flavor_are_well_formed(place: RuleTarget) -> Violations:
+def taints_and_labels_of_a_flavor_are_well_formed(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/resourceflavor_webhook.go ValidateLabels, validateNodeTaints."""
-    spec = place.spec
+    spec = target.spec
     for index, taint in enumerate(spec.get("nodeTaints") or []):
         if not qualified_name(taint["key"]) or not LABEL_VALUE.fullmatch(taint.get("value", "")):
             yield ("spec", "nodeTaints", index), f"{taint['key']}={taint.get('value', '')} is no taint"
@@ -151,13 +151,13 @@ def taints_and_labels_of_a_flavor_are_well_formed(place: RuleTarget) -> Violatio
             yield ("spec", "nodeLabels", key), f"{key}={value} is no label"
 
 
-def _groups(place: RuleTarget) -> Iterator[tuple[FieldPath, KubeObject]]:
-    for index, group in enumerate(place.spec.get("resourceGroups") or []):
+def _groups(target: RuleTarget) -> Iterator[tuple[FieldPath, KubeObject]]:
+    for index, group in enumerate(target.spec.get("resourceGroups") or []):
         yield ("spec", "resourceGroups", index), group
 
 
-def _quotas(place: RuleTarget) -> Iterator[tuple[FieldPath, KubeObject]]:
-    for path, group in _groups(place):
+def _quotas(target: RuleTarget) -> Iterator[tuple[FieldPath, KubeObject]]:
+    for path, group in _groups(target):
         for index, flavor in enumerate(group["flavors"]):
             for number, item in enumerate(flavor["resources"]):
                 yield (*path, "flavors", index, "resources", number), item

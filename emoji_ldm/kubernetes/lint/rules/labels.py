@@ -14,18 +14,18 @@ FREE = ("data", "stringData", "binaryData", "annotations", "rayStartParams")  # 
 
 
 @rule(OBJECT)
-def labels_are_labels(place: RuleTarget) -> Violations:
+def labels_are_labels(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
-    for path, labels in _maps(place.thing):
+    for path, labels in _maps(target.object):
         for key, value in labels.items():
             if not qualified_name(str(key)) or not isinstance(value, str) or not LABEL_VALUE.fullmatch(value):
                 yield (*path, key), f"{key}={value} is no label (at most 63 of A-Z, a-z, 0-9, -, _, .)"
 
 
 @rule(OBJECT)
-def keys_of_annotations_are_keys(place: RuleTarget) -> Violations:
+def keys_of_annotations_are_keys(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
-    for path, value in nodes(place.thing):
+    for path, value in nodes(target.object):
         if path and path[-1] == "annotations" and isinstance(value, dict) and "metadata" in path:
             for key in value:
                 if not qualified_name(key):
@@ -33,9 +33,9 @@ def keys_of_annotations_are_keys(place: RuleTarget) -> Violations:
 
 
 @rule(OBJECT)
-def values_of_known_annotations_exist(place: RuleTarget) -> Violations:
+def values_of_known_annotations_exist(target: RuleTarget) -> Violations:
     """kubernetes: annotations of Ray, Kueue, Karpenter and the autoscaler that hold fixed words."""
-    for path, value in nodes(place.thing):
+    for path, value in nodes(target.object):
         if path and path[-1] == "annotations" and isinstance(value, dict):
             for key, words in ANNOTATIONS.items():
                 if key in value and value[key] not in words:
@@ -43,12 +43,12 @@ def values_of_known_annotations_exist(place: RuleTarget) -> Violations:
 
 
 @rule(OBJECT)
-def keys_of_labels_and_annotations_are_known(place: RuleTarget) -> Violations:
+def keys_of_labels_and_annotations_are_known(target: RuleTarget) -> Violations:
     """Ours and the operators': labels and annotations are free maps, so a slip passes every schema.
 
     Keys of our own domain and of the operators we use are known by name.
     """
-    for path, value in nodes(place.thing):
+    for path, value in nodes(target.object):
         if not path or path[-1] not in (*LABEL_MAPS, "annotations") or not isinstance(value, dict):
             continue
         for key in value:
@@ -57,9 +57,9 @@ def keys_of_labels_and_annotations_are_known(place: RuleTarget) -> Violations:
 
 
 @rule(OBJECT)
-def values_of_our_labels_exist(place: RuleTarget) -> Violations:
+def values_of_our_labels_exist(target: RuleTarget) -> Violations:
     """Ours: policies, budgets and monitors select by these labels, and a slip selects nothing."""
-    for path, value in nodes(place.thing):
+    for path, value in nodes(target.object):
         if path and path[-1] in OUR_LABELS and isinstance(value, str) and value not in OUR_LABELS[str(path[-1])]:
             yield path, f"{value!r} is none of {', '.join(OUR_LABELS[str(path[-1])])}"
         if isinstance(value, dict) and value.get("key") in OUR_LABELS and isinstance(value.get("values"), list):
@@ -92,9 +92,9 @@ def _known_key(key: str) -> bool:
     return key in KEYS or key in PLAIN_KEYS
 
 
-def _maps(thing: Any) -> Iterator[tuple[FieldPath, dict[str, Any]]]:
+def _maps(obj: Any) -> Iterator[tuple[FieldPath, dict[str, Any]]]:
     """Every map of labels."""
-    for path, value in nodes(thing):
+    for path, value in nodes(obj):
         if not isinstance(value, dict) or not path or path[-1] not in LABEL_MAPS:
             continue
         if path[-1] == "selector" and any(isinstance(item, dict | list) for item in value.values()):

@@ -19,39 +19,39 @@ CLUSTER_WIDE = (
 
 
 @rule(OBJECT)
-def objects_lie_in_their_namespace(place: RuleTarget) -> Violations:
+def objects_lie_in_their_namespace(target: RuleTarget) -> Violations:
     """Kubernetes: an object without a namespace lands wherever the context points."""
-    kind = custom_kind(str(place.thing["apiVersion"]), place.kind, place.world.folder / "schemas")
-    wants = kind.namespaced if kind else place.kind not in CLUSTER_WIDE
-    name = place.thing["metadata"].get("namespace")
+    kind = custom_kind(str(target.object["apiVersion"]), target.kind, target.context.folder / "schemas")
+    wants = kind.namespaced if kind else target.kind not in CLUSTER_WIDE
+    name = target.object["metadata"].get("namespace")
     if wants and not name:
         yield ("metadata",), "metadata.namespace is missing"
     elif name and not wants:
-        yield ("metadata", "namespace"), f"a {place.kind} belongs to no namespace"
-    elif name and not place.world.has("Namespace", name) and not place.world.foreign(name):
-        yield ("metadata", "namespace"), f"no Namespace {name!r} (there are: {place.world.names('Namespace')})"
+        yield ("metadata", "namespace"), f"a {target.kind} belongs to no namespace"
+    elif name and not target.context.has("Namespace", name) and not target.context.is_chart_namespace(name):
+        yield ("metadata", "namespace"), f"no Namespace {name!r} (there are: {target.context.names('Namespace')})"
 
 
 @rule(OBJECT, "ConfigMap")
-def variables_of_config_maps_are_known(place: RuleTarget) -> Violations:
+def variables_of_config_maps_are_known(target: RuleTarget) -> Violations:
     """Ours: a misspelt variable is one that nobody reads."""
-    name = place.thing["metadata"]["name"]
+    name = target.object["metadata"]["name"]
     read = any(
         (one.get("configMapRef") or {}).get("name") == name
-        for pod in place.world.pods
+        for pod in target.context.pods
         for container in pod.containers
         for one in container.get("envFrom") or []
     )
-    for key in place.thing.get("data") or {}:
+    for key in target.object.get("data") or {}:
         if read and key not in VARIABLES:
             yield ("data", key), f"no variable {key!r} that anybody reads (there are: {', '.join(VARIABLES)})"
 
 
 @rule(OBJECT, "ConfigMap")
-def boards_are_json(place: RuleTarget) -> Violations:
+def boards_are_json(target: RuleTarget) -> Violations:
     """Grafana's sidecar: only files that end in .json are loaded."""
-    for name, text in (place.thing.get("data") or {}).items():
-        if "grafana_dashboard" not in place.labels:
+    for name, text in (target.object.get("data") or {}).items():
+        if "grafana_dashboard" not in target.labels:
             continue
         try:
             whole = name.endswith(".json") and isinstance(json.loads(text), dict)
@@ -62,71 +62,71 @@ def boards_are_json(place: RuleTarget) -> Violations:
 
 
 @rule(OBJECT, "Service")
-def services_lead_to_pods(place: RuleTarget) -> Violations:
+def services_lead_to_pods(target: RuleTarget) -> Violations:
     """Kubernetes: a Service without Pods answers nobody."""
-    selector = place.spec.get("selector")
-    found = list(selected(place, {"matchLabels": selector})) if selector else []
+    selector = target.spec.get("selector")
+    found = list(selected(target, {"matchLabels": selector})) if selector else []
     operator = any(key.startswith("ray.io/") for key in selector or {})
     if selector and not operator and not found:
         yield ("spec", "selector"), "selects no Pod of this overlay"
     names = {port.get("name") for pod in found for one in pod.containers for port in one.get("ports") or []}
-    for index, port in enumerate(place.spec.get("ports") or []):
-        target = port.get("targetPort")
-        if found and isinstance(target, str) and target not in names:
-            yield ("spec", "ports", index, "targetPort"), f"its Pods have no port called {target!r}"
+    for index, port in enumerate(target.spec.get("ports") or []):
+        target_port = port.get("targetPort")
+        if found and isinstance(target_port, str) and target_port not in names:
+            yield ("spec", "ports", index, "targetPort"), f"its Pods have no port called {target_port!r}"
 
 
 @rule(OBJECT, "StatefulSet")
-def services_of_stateful_sets_exist(place: RuleTarget) -> Violations:
+def services_of_stateful_sets_exist(target: RuleTarget) -> Violations:
     """Kubernetes: names of Pods of a StatefulSet come from its Service."""
-    name = place.spec.get("serviceName")
-    if name and not place.world.has("Service", name):
-        yield ("spec", "serviceName"), f"no Service {name!r} (there are: {place.world.names('Service')})"
+    name = target.spec.get("serviceName")
+    if name and not target.context.has("Service", name):
+        yield ("spec", "serviceName"), f"no Service {name!r} (there are: {target.context.names('Service')})"
 
 
 @rule(OBJECT, "RoleBinding", "ClusterRoleBinding")
-def bindings_bind_what_exists(place: RuleTarget) -> Violations:
+def bindings_bind_what_exists(target: RuleTarget) -> Violations:
     """RBAC: a binding to nothing grants nothing."""
-    role = place.thing["roleRef"]
-    if not place.world.has(role["kind"], role["name"]):
+    role = target.object["roleRef"]
+    if not target.context.has(role["kind"], role["name"]):
         yield ("roleRef",), f"no {role['kind']} {role['name']!r}"
-    for index, subject in enumerate(place.thing.get("subjects") or []):
+    for index, subject in enumerate(target.object.get("subjects") or []):
         ours = subject.get("kind") == "ServiceAccount" and subject.get("namespace", "emoji-ldm") == "emoji-ldm"
-        if ours and not place.world.has("ServiceAccount", subject["name"]):
+        if ours and not target.context.has("ServiceAccount", subject["name"]):
             yield ("subjects", index), f"no ServiceAccount {subject['name']!r}"
 
 
 @rule(OBJECT, "ValidatingAdmissionPolicyBinding")
-def policies_of_bindings_exist(place: RuleTarget) -> Violations:
+def policies_of_bindings_exist(target: RuleTarget) -> Violations:
     """admissionregistration/v1: a binding to nothing checks nothing."""
-    name = place.spec.get("policyName")
-    if not place.world.has("ValidatingAdmissionPolicy", name):
+    name = target.spec.get("policyName")
+    if not target.context.has("ValidatingAdmissionPolicy", name):
         yield ("spec", "policyName"), f"no ValidatingAdmissionPolicy {name!r}"
 
 
 @rule(OBJECT, "NodePool")
-def classes_of_node_pools_exist(place: RuleTarget) -> Violations:
+def classes_of_node_pools_exist(target: RuleTarget) -> Violations:
     """Karpenter: a NodePool without its class makes no nodes."""
-    reference = place.spec["template"]["spec"]["nodeClassRef"]
-    if not place.world.has(reference["kind"], reference["name"]):
+    reference = target.spec["template"]["spec"]["nodeClassRef"]
+    if not target.context.has(reference["kind"], reference["name"]):
         yield ("spec", "template", "spec", "nodeClassRef"), f"no {reference['kind']} {reference['name']!r}"
 
 
 @rule(OBJECT, "RayService")
-def gateway_classes_exist(place: RuleTarget) -> Violations:
+def gateway_classes_exist(target: RuleTarget) -> Violations:
     """KubeRay: the operator makes a Gateway of this class."""
     path = ("spec", "upgradeStrategy", "clusterUpgradeOptions", "gatewayClassName")
-    name = value_at(place.thing, path)
-    if name and not place.world.has("GatewayClass", name):
-        yield path, f"no GatewayClass {name!r} (there are: {place.world.names('GatewayClass')})"
+    name = value_at(target.object, path)
+    if name and not target.context.has("GatewayClass", name):
+        yield path, f"no GatewayClass {name!r} (there are: {target.context.names('GatewayClass')})"
 
 
 @rule(OBJECT, "PodMonitor")
-def pod_monitors_find_pods_and_ports(place: RuleTarget) -> Violations:
+def pod_monitors_find_pods_and_ports(target: RuleTarget) -> Violations:
     """prometheus-operator: a monitor of nothing scrapes nothing."""
-    spec = place.spec
-    found = [pod for pod in place.world.pods if selects(spec.get("selector") or {}, pod.labels)]
-    if not found and not _foreign(place):
+    spec = target.spec
+    found = [pod for pod in target.context.pods if selects(spec.get("selector") or {}, pod.labels)]
+    if not found and not _foreign(target):
         yield ("spec", "selector"), "selects no Pod of this overlay"
     names = {port.get("name") for pod in found for one in pod.containers for port in one.get("ports") or []}
     for index, endpoint in enumerate(spec.get("podMetricsEndpoints") or []):
@@ -135,12 +135,12 @@ def pod_monitors_find_pods_and_ports(place: RuleTarget) -> Violations:
 
 
 @rule(OBJECT, "ServiceMonitor")
-def service_monitors_find_services_and_ports(place: RuleTarget) -> Violations:
+def service_monitors_find_services_and_ports(target: RuleTarget) -> Violations:
     """prometheus-operator: a monitor of nothing scrapes nothing."""
-    spec = place.spec
-    services = [one for one in place.world.of("Service")
+    spec = target.spec
+    services = [one for one in target.context.of_kinds("Service")
                 if selects(spec.get("selector") or {}, one["metadata"].get("labels") or {})]  # fmt: skip
-    if not services and not _foreign(place):
+    if not services and not _foreign(target):
         yield ("spec", "selector"), "selects no Service of this overlay"
     names = {port.get("name") for one in services for port in one["spec"].get("ports") or []}
     for index, endpoint in enumerate(spec.get("endpoints") or []):
@@ -148,7 +148,7 @@ def service_monitors_find_services_and_ports(place: RuleTarget) -> Violations:
             yield ("spec", "endpoints", index, "port"), f"these Services have no port called {endpoint['port']!r}"
 
 
-def _foreign(place: RuleTarget) -> bool:
+def _foreign(target: RuleTarget) -> bool:
     """Whether a monitor looks at namespaces of charts, whose objects are not in the overlay."""
-    names = ((place.spec.get("namespaceSelector") or {}).get("matchNames")) or []
+    names = ((target.spec.get("namespaceSelector") or {}).get("matchNames")) or []
     return bool(set(names) - {"emoji-ldm"})

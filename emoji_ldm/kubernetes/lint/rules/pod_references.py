@@ -14,32 +14,32 @@ PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
 
 @rule(CONTAINER)
-def mounted_volumes_exist(place: RuleTarget) -> Violations:
+def mounted_volumes_exist(target: RuleTarget) -> Violations:
     """Kubernetes: a Pod that names what does not exist never starts."""
-    if place.pod is None:
+    if target.pod is None:
         return
-    known = _volumes(place.pod)
-    for index, mount in enumerate(place.part.get("volumeMounts") or []):
-        if mount["name"] not in known and not place.injected:
+    known = _volumes(target.pod)
+    for index, mount in enumerate(target.value.get("volumeMounts") or []):
+        if mount["name"] not in known and not target.injected:
             yield ("volumeMounts", index), f"no volume {mount['name']!r} (there are: {', '.join(sorted(known))})"
 
 
 @rule(POD)
-def volumes_are_mounted(place: RuleTarget) -> Violations:
+def volumes_are_mounted(target: RuleTarget) -> Violations:
     """ours: what nobody mounts is left over."""
-    if place.pod is None or place.pod.role == "cleanup":
+    if target.pod is None or target.pod.role == "cleanup":
         return
-    mounts = {mount["name"] for one in place.pod.containers for mount in one.get("volumeMounts") or []}
-    for index, volume in enumerate(place.part["spec"].get("volumes") or []):
+    mounts = {mount["name"] for one in target.pod.containers for mount in one.get("volumeMounts") or []}
+    for index, volume in enumerate(target.value["spec"].get("volumes") or []):
         if volume["name"] not in mounts:
             yield ("spec", "volumes", index), f"no container mounts the volume {volume['name']!r}"
 
 
 @rule(CONTAINER)
-def mount_paths_are_absolute_and_differ(place: RuleTarget) -> Violations:
+def mount_paths_are_absolute_and_differ(target: RuleTarget) -> Violations:
     """API: mount paths of a container differ, and are absolute."""
     seen: set[str] = set()
-    for index, mount in enumerate(place.part.get("volumeMounts") or []):
+    for index, mount in enumerate(target.value.get("volumeMounts") or []):
         path = mount["mountPath"].rstrip("/")
         if path in seen or not path.startswith("/"):
             yield ("volumeMounts", index, "mountPath"), f"{mount['mountPath']} is not absolute, or mounted twice"
@@ -47,12 +47,12 @@ def mount_paths_are_absolute_and_differ(place: RuleTarget) -> Violations:
 
 
 @rule(POD)
-def config_maps_exist(place: RuleTarget) -> Violations:
+def config_maps_exist(target: RuleTarget) -> Violations:
     """Kubernetes: a Pod that names what does not exist never starts."""
-    for path, name, key, optional in _named(place, "configMap", "name", "configMapRef", "configMapKeyRef"):
-        found = place.world.by_kind.get("ConfigMap", {}).get(name)
+    for path, name, key, optional in _named(target, "configMap", "name", "configMapRef", "configMapKeyRef"):
+        found = target.context.by_kind.get("ConfigMap", {}).get(name)
         if found is None and not optional:
-            yield path, f"no ConfigMap {name!r} (there are: {place.world.names('ConfigMap')})"
+            yield path, f"no ConfigMap {name!r} (there are: {target.context.names('ConfigMap')})"
         elif (
             found is not None
             and key is not None
@@ -62,95 +62,95 @@ def config_maps_exist(place: RuleTarget) -> Violations:
 
 
 @rule(CONTAINER)
-def files_of_config_maps_exist(place: RuleTarget) -> Violations:
+def files_of_config_maps_exist(target: RuleTarget) -> Violations:
     """Commands: a file that is not there ends the container at once."""
-    if place.pod is None or place.injected:
+    if target.pod is None or target.injected:
         return
-    maps = {one["name"]: one["configMap"] for one in place.pod.spec.get("volumes") or [] if one.get("configMap")}
-    for mount in place.part.get("volumeMounts") or []:
+    maps = {one["name"]: one["configMap"] for one in target.pod.spec.get("volumes") or [] if one.get("configMap")}
+    for mount in target.value.get("volumeMounts") or []:
         source = maps.get(mount["name"])
-        held = place.world.by_kind.get("ConfigMap", {}).get((source or {}).get("name", ""))
+        held = target.context.by_kind.get("ConfigMap", {}).get((source or {}).get("name", ""))
         if source is None or held is None or mount.get("subPath"):
             continue
         files = {one["path"] for one in source.get("items") or []} or set(held.get("data") or {})
         for key in ("command", "args"):
-            for index, word in enumerate(place.part.get(key) or []):
+            for index, word in enumerate(target.value.get(key) or []):
                 for name in re.findall(rf"{re.escape(mount['mountPath'].rstrip('/'))}/([\w.-]+)", word):
                     if name not in files:
                         yield (key, index), f"ConfigMap {source['name']} holds no file {name!r}"
 
 
 @rule(POD)
-def secrets_are_declared(place: RuleTarget) -> Violations:
+def secrets_are_declared(target: RuleTarget) -> Violations:
     """Kubernetes: a Pod that names what does not exist never starts."""
-    for path, name, key, optional in _named(place, "secret", "secretName", "secretRef", "secretKeyRef"):
-        keys = place.world.secrets.get(name)
-        if keys is None and not optional and name not in _made(place):
-            known = ", ".join(sorted(place.world.secrets)) or "none"
-            yield path, f"k8s/secrets.yaml declares no Secret {name!r} for {place.world.overlay} (there are: {known})"
+    for path, name, key, optional in _named(target, "secret", "secretName", "secretRef", "secretKeyRef"):
+        keys = target.context.secrets.get(name)
+        if keys is None and not optional and name not in _made(target):
+            known = ", ".join(sorted(target.context.secrets)) or "none"
+            yield path, f"k8s/secrets.yaml declares no Secret {name!r} for {target.context.overlay} (there are: {known})"
         elif keys is not None and key is not None and key not in keys:
             yield path, f"Secret {name} has no key {key!r} (there are: {', '.join(sorted(keys))})"
 
 
 @rule(CLUSTER)
-def secrets_of_clusters_are_declared(place: RuleTarget) -> Violations:
+def secrets_of_clusters_are_declared(target: RuleTarget) -> Violations:
     """Kubernetes: a Pod that names what does not exist never starts.
 
     The token, and the password of Redis.
     """
-    options = place.part.get("gcsFaultToleranceOptions") or {}
+    options = target.value.get("gcsFaultToleranceOptions") or {}
     reference = ((options.get("redisPassword") or {}).get("valueFrom") or {}).get("secretKeyRef") or {}
-    token = (place.part.get("authOptions") or {}).get("secretName")
+    token = (target.value.get("authOptions") or {}).get("secretName")
     password = ("gcsFaultToleranceOptions", "redisPassword"), reference.get("name"), reference.get("key")
     for path, name, key in ((("authOptions", "secretName"), token, "auth_token"), password):
-        if name and key not in place.world.secrets.get(name, set()):
-            yield path, f"k8s/secrets.yaml declares no Secret {name!r} with key {key!r} for {place.world.overlay}"
+        if name and key not in target.context.secrets.get(name, set()):
+            yield path, f"k8s/secrets.yaml declares no Secret {name!r} with key {key!r} for {target.context.overlay}"
 
 
 @rule(POD)
-def accounts_exist(place: RuleTarget) -> Violations:
+def accounts_exist(target: RuleTarget) -> Violations:
     """Kubernetes: a Pod that names what does not exist never starts."""
-    name = place.part["spec"].get("serviceAccountName")
-    if name is not None and not place.world.has("ServiceAccount", name):
-        known = place.world.names("ServiceAccount")
+    name = target.value["spec"].get("serviceAccountName")
+    if name is not None and not target.context.has("ServiceAccount", name):
+        known = target.context.names("ServiceAccount")
         yield ("spec", "serviceAccountName"), f"no ServiceAccount {name!r} (there are: {known})"
 
 
 @rule(POD)
-def claims_exist(place: RuleTarget) -> Violations:
+def claims_exist(target: RuleTarget) -> Violations:
     """Kubernetes: a Pod that names what does not exist never starts."""
-    for index, volume in enumerate(place.part["spec"].get("volumes") or []):
+    for index, volume in enumerate(target.value["spec"].get("volumes") or []):
         name = (volume.get("persistentVolumeClaim") or {}).get("claimName")
-        if name is not None and name not in _claims(place):
+        if name is not None and name not in _claims(target):
             yield ("spec", "volumes", index), f"no PersistentVolumeClaim {name!r}"
 
 
 @rule(POD)
-def priorities_exist(place: RuleTarget) -> Violations:
+def priorities_exist(target: RuleTarget) -> Violations:
     """Kubernetes: a Pod that names what does not exist never starts."""
-    name = place.part["spec"].get("priorityClassName")
-    if name is not None and not place.world.has("PriorityClass", name) and name not in BUILT_IN_PRIORITIES:
-        known = place.world.names("PriorityClass")
+    name = target.value["spec"].get("priorityClassName")
+    if name is not None and not target.context.has("PriorityClass", name) and name not in BUILT_IN_PRIORITIES:
+        known = target.context.names("PriorityClass")
         yield ("spec", "priorityClassName"), f"no PriorityClass {name!r} (there are: {known})"
 
 
 @rule(CONTAINER)
-def ports_of_probes_exist(place: RuleTarget) -> Violations:
+def ports_of_probes_exist(target: RuleTarget) -> Violations:
     """Kubernetes: a Pod that names what does not exist never starts."""
-    names = {port.get("name") for port in place.part.get("ports") or []}
+    names = {port.get("name") for port in target.value.get("ports") or []}
     for probe in PROBES:
         for kind in ("httpGet", "tcpSocket"):
-            port = ((place.part.get(probe) or {}).get(kind) or {}).get("port")
+            port = ((target.value.get(probe) or {}).get(kind) or {}).get("port")
             if isinstance(port, str) and port not in names:
                 yield (probe, kind, "port"), f"the container has no port called {port!r}"
 
 
 @rule(CONTAINER)
-def ports_and_variables_differ(place: RuleTarget) -> Violations:
+def ports_and_variables_differ(target: RuleTarget) -> Violations:
     """API: names and numbers of a container's ports, and its variables, differ."""
     for key, field in (("ports", "name"), ("ports", "containerPort"), ("env", "name")):
         seen = set()
-        for index, item in enumerate(place.part.get(key) or []):
+        for index, item in enumerate(target.value.get(key) or []):
             value = (item.get(field), item.get("protocol", "TCP")) if field == "containerPort" else item.get(field)
             if value in seen and item.get(field) is not None:
                 yield (key, index), f"{item[field]} stands twice"
@@ -158,31 +158,31 @@ def ports_and_variables_differ(place: RuleTarget) -> Violations:
 
 
 def _volumes(pod: ExpandedPod) -> set[str]:
-    claims = value_at(pod.thing, ("spec", "volumeClaimTemplates")) or []
+    claims = value_at(pod.source_object, ("spec", "volumeClaimTemplates")) or []
     assert isinstance(claims, list)
     return {one["name"] for one in pod.spec.get("volumes") or []} | {one["metadata"]["name"] for one in claims}
 
 
-def _claims(place: RuleTarget) -> set[str]:
+def _claims(target: RuleTarget) -> set[str]:
     made = {
         f"{claim['metadata']['name']}-{one['metadata']['name']}-{number}"
-        for one in place.world.of("StatefulSet")
+        for one in target.context.of_kinds("StatefulSet")
         for claim in one["spec"].get("volumeClaimTemplates") or []
         for number in range(int(one["spec"].get("replicas") or 1))
     }
-    return made | set(place.world.by_kind.get("PersistentVolumeClaim", {}))
+    return made | set(target.context.by_kind.get("PersistentVolumeClaim", {}))
 
 
-def _made(place: RuleTarget) -> set[str]:
+def _made(target: RuleTarget) -> set[str]:
     """Secrets that operators make by the overlay's own objects (cert-manager)."""
-    return {str(value_at(one, ("spec", "secretName"))) for one in place.world.of("Certificate")}
+    return {str(value_at(one, ("spec", "secretName"))) for one in target.context.of_kinds("Certificate")}
 
 
 def _named(
-    place: RuleTarget, volume: str, volume_key: str, whole: str, single: str
+    target: RuleTarget, volume: str, volume_key: str, whole: str, single: str
 ) -> Iterator[tuple[FieldPath, str, str | None, bool]]:
     """Every (path, name, key, optional) of ConfigMaps or Secrets that a Pod's volumes and variables name."""
-    spec = place.part["spec"]
+    spec = target.value["spec"]
     for index, item in enumerate(spec.get("volumes") or []):
         path: FieldPath = ("spec", "volumes", index)
         sources = [item, *((item.get("projected") or {}).get("sources") or [])]
@@ -193,7 +193,7 @@ def _named(
                     yield path, found.get(key, ""), one.get("key"), bool(found.get("optional"))
     for role in ("initContainers", "containers"):
         for index, container in enumerate(spec.get(role) or []):
-            if place.pod is None or container.get("name") not in place.pod.injected:
+            if target.pod is None or container.get("name") not in target.pod.injected:
                 yield from _variables(container, ("spec", role, index), whole, single)
 
 

@@ -20,9 +20,9 @@ WORDS = frozenset(WORDS_TEXT.split())
 
 
 @rule(OBJECT, "ConfigMap")
-def configs_are_valid(place: RuleTarget) -> Violations:
+def configs_are_valid(target: RuleTarget) -> Violations:
     """emoji_ldm.config: the models that the commands themselves use."""
-    text = (place.thing.get("data") or {}).get(CONFIG)
+    text = (target.object.get("data") or {}).get(CONFIG)
     if text is None:
         return
     try:
@@ -39,9 +39,9 @@ def configs_are_valid(place: RuleTarget) -> Violations:
 
 
 @rule(JOB)
-def entrypoints_are_commands(place: RuleTarget) -> Violations:
+def entrypoints_are_commands(target: RuleTarget) -> Violations:
     """ray_jobs.cli.main: what is not one of its commands ends at once."""
-    text = place.part.get("entrypoint") or ""
+    text = target.value.get("entrypoint") or ""
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -52,9 +52,9 @@ def entrypoints_are_commands(place: RuleTarget) -> Violations:
 
 
 @rule(JOB)
-def overrides_are_fields_of_the_config(place: RuleTarget) -> Violations:
+def overrides_are_fields_of_the_config(target: RuleTarget) -> Violations:
     """emoji_ldm.config: a command with an unknown key, or a value that it refuses, ends at once."""
-    for word in _words(place):
+    for word in _words(target):
         if re.fullmatch(r"[A-Za-z_]+(\.[A-Za-z_]+)*=.*", word, re.DOTALL):
             try:
                 load(None, [word])
@@ -63,20 +63,20 @@ def overrides_are_fields_of_the_config(place: RuleTarget) -> Violations:
 
 
 @rule(JOB)
-def configs_lie_where_commands_look(place: RuleTarget) -> Violations:
+def configs_lie_where_commands_look(target: RuleTarget) -> Violations:
     """The commands read the file that the ConfigMap is mounted at, or a preset of the package."""
-    words = _words(place)
+    words = _words(target)
     for option, value in zip(words, [*words[1:], ""], strict=False):
         name, equals, after = option.partition("=")
         path = after if equals else value
-        if name in ("--config", "-c") and place.cluster is not None and path not in (*_files(place), *preset_names()):
+        if name in ("--config", "-c") and target.cluster is not None and path not in (*_files(target), *preset_names()):
             yield ("entrypoint",), f"no ConfigMap is mounted at {path} on the head"
 
 
 @rule(OBJECT, "RayService")
-def the_serve_config_is_ours(place: RuleTarget) -> Violations:
+def the_serve_config_is_ours(target: RuleTarget) -> Violations:
     """Ray Serve 2.60, serve.schema.ServeDeploySchema."""
-    text = place.spec.get("serveConfigV2") or ""
+    text = target.spec.get("serveConfigV2") or ""
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -93,40 +93,40 @@ def the_serve_config_is_ours(place: RuleTarget) -> Violations:
         path = (one.get("args") or {}).get("config")
         if not re.fullmatch(r"[\w.]+:\w+", str(one.get("import_path"))):
             yield ("spec", "serveConfigV2"), f"{one.get('import_path')!r} is no import path module:name"
-        if path and path not in _served(place):
+        if path and path not in _served(target):
             yield ("spec", "serveConfigV2"), f"no ConfigMap is mounted at {path} on the head"
 
 
 @rule(CONTAINER)
-def commands_are_not_empty(place: RuleTarget) -> Violations:
+def commands_are_not_empty(target: RuleTarget) -> Violations:
     """python: a module or file that does not exist ends the container at once."""
     for key in ("command", "args"):
-        if key in place.part and not all(isinstance(word, str) and word for word in place.part[key] or [""]):
+        if key in target.value and not all(isinstance(word, str) and word for word in target.value[key] or [""]):
             yield (key,), f"{key} holds an empty word"
 
 
-def _words(place: RuleTarget) -> list[str]:
+def _words(target: RuleTarget) -> list[str]:
     """Of the command; none where its quotes are not closed, which is told elsewhere."""
     try:
-        return shlex.split(place.part.get("entrypoint") or "")
+        return shlex.split(target.value.get("entrypoint") or "")
     except ValueError:
         return []
 
 
-def _served(place: RuleTarget) -> set[str]:
-    return _mounted(place, place.spec["rayClusterConfig"])
+def _served(target: RuleTarget) -> set[str]:
+    return _mounted(target, target.spec["rayClusterConfig"])
 
 
-def _files(place: RuleTarget) -> set[str]:
-    return _mounted(place, place.cluster or {})
+def _files(target: RuleTarget) -> set[str]:
+    return _mounted(target, target.cluster or {})
 
 
-def _mounted(place: RuleTarget, cluster: KubeObject) -> set[str]:
+def _mounted(target: RuleTarget, cluster: KubeObject) -> set[str]:
     """Paths of the files that ConfigMaps give to the head's Ray container."""
     spec = cluster["headGroupSpec"]["template"]["spec"]
     maps = {one["name"]: (one.get("configMap") or {}).get("name") for one in spec.get("volumes") or []}
     found = set()
     for mount in spec["containers"][0].get("volumeMounts") or []:
-        held = place.world.by_kind.get("ConfigMap", {}).get(maps.get(mount["name"]) or "", {})
+        held = target.context.by_kind.get("ConfigMap", {}).get(maps.get(mount["name"]) or "", {})
         found |= {f"{mount['mountPath'].rstrip('/')}/{name}" for name in held.get("data") or {}}
     return found

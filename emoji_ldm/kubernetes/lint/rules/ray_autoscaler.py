@@ -19,101 +19,101 @@ HEAD_ENV = ("headGroupSpec", "template", "spec", "containers", 0, "env")
 
 
 @rule(CLUSTER)
-def the_switch_of_v2_needs_an_autoscaler(place: RuleTarget) -> Violations:
+def the_switch_of_v2_needs_an_autoscaler(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec, RAY_ENABLE_AUTOSCALER_V2."""
-    switch = env(head_container(place.part), V2_SWITCH)
-    if switch and switch.get("value") in ("1", "true") and not autoscaled(place.part):
+    switch = env(head_container(target.value), V2_SWITCH)
+    if switch and switch.get("value") in ("1", "true") and not autoscaled(target.value):
         yield HEAD_ENV, f"{V2_SWITCH} is set without enableInTreeAutoscaling"
 
 
 @rule(CLUSTER)
-def the_version_of_the_autoscaler_is_said_once(place: RuleTarget) -> Violations:
+def the_version_of_the_autoscaler_is_said_once(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec."""
-    options = place.part.get("autoscalerOptions") or {}
-    if autoscaled(place.part) and options.get("version") and env(head_container(place.part), V2_SWITCH):
+    options = target.value.get("autoscalerOptions") or {}
+    if autoscaled(target.value) and options.get("version") and env(head_container(target.value), V2_SWITCH):
         yield HEAD_ENV, f"autoscalerOptions.version and {V2_SWITCH} are both set: keep the former"
 
 
 @rule(CLUSTER)
-def a_head_under_v2_is_never_restarted(place: RuleTarget) -> Violations:
+def a_head_under_v2_is_never_restarted(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec, IsAutoscalingV2Enabled."""
-    policy = place.part["headGroupSpec"]["template"]["spec"].get("restartPolicy")
-    if v2(place.part) and policy not in (None, "", "Never"):
+    policy = target.value["headGroupSpec"]["template"]["spec"].get("restartPolicy")
+    if v2(target.value) and policy not in (None, "", "Never"):
         yield ("headGroupSpec", "template", "spec", "restartPolicy"), "autoscaler v2 wants restartPolicy Never"
 
 
 @rule(CLUSTER)
-def workers_under_v2_are_never_restarted(place: RuleTarget) -> Violations:
+def workers_under_v2_are_never_restarted(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec, IsAutoscalingV2Enabled."""
-    for index, group in enumerate(place.part.get("workerGroupSpecs") or []):
-        if v2(place.part) and group["template"]["spec"].get("restartPolicy") not in (None, "", "Never"):
+    for index, group in enumerate(target.value.get("workerGroupSpecs") or []):
+        if v2(target.value) and group["template"]["spec"].get("restartPolicy") not in (None, "", "Never"):
             where = ("workerGroupSpecs", index, "template", "spec", "restartPolicy")
             yield where, "autoscaler v2 wants restartPolicy Never"
 
 
 @rule(GROUP)
-def idle_timeouts_of_groups_need_v2(place: RuleTarget) -> Violations:
+def idle_timeouts_of_groups_need_v2(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateWorkerGroupIdleTimeout."""
-    if place.part.get("idleTimeoutSeconds") is not None and not v2(place.cluster):
+    if target.value.get("idleTimeoutSeconds") is not None and not v2(target.cluster):
         yield ("idleTimeoutSeconds",), "idleTimeoutSeconds of a group needs autoscalerOptions.version v2"
 
 
 @rule(GROUP)
-def priorities_of_groups_need_v2(place: RuleTarget) -> Violations:
+def priorities_of_groups_need_v2(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateWorkerGroupPriority."""
-    if place.part.get("priority") and not v2(place.cluster):
+    if target.value.get("priority") and not v2(target.cluster):
         yield ("priority",), "priority of a group needs autoscalerOptions.version v2"
 
 
 @rule(GROUP)
-def priorities_of_groups_need_ray_2_56(place: RuleTarget) -> Violations:
+def priorities_of_groups_need_ray_2_56(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateWorkerGroupPriority, minimum 2.56.0."""
-    version = (place.cluster or {}).get("rayVersion")
-    if place.part.get("priority") and (version_of(version) or (0,)) < (2, 56):
+    version = (target.cluster or {}).get("rayVersion")
+    if target.value.get("priority") and (version_of(version) or (0,)) < (2, 56):
         yield ("priority",), f"priority of a group needs Ray 2.56 or newer, not {version}"
 
 
 @rule(CLUSTER)
-def groups_are_not_suspended_under_an_autoscaler(place: RuleTarget) -> Violations:
+def groups_are_not_suspended_under_an_autoscaler(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec."""
-    for index, group in enumerate(place.part.get("workerGroupSpecs") or []):
-        if group.get("suspend") and autoscaled(place.part):
+    for index, group in enumerate(target.value.get("workerGroupSpecs") or []):
+        if group.get("suspend") and autoscaled(target.value):
             yield ("workerGroupSpecs", index, "suspend"), "a group cannot be suspended while the autoscaler runs"
 
 
 @rule(CLUSTER)
-def the_idle_timeout_is_not_negative(place: RuleTarget) -> Violations:
+def the_idle_timeout_is_not_negative(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec."""
-    if ((place.part.get("autoscalerOptions") or {}).get("idleTimeoutSeconds") or 0) < 0:
+    if ((target.value.get("autoscalerOptions") or {}).get("idleTimeoutSeconds") or 0) < 0:
         yield ("autoscalerOptions", "idleTimeoutSeconds"), "idleTimeoutSeconds is negative"
 
 
 @rule(CLUSTER)
-def the_start_command_of_the_sidecar_is_the_operators(place: RuleTarget) -> Violations:
+def the_start_command_of_the_sidecar_is_the_operators(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go KUBERAY_GEN_AUTOSCALER_START_CMD."""
-    if env(place.part.get("autoscalerOptions") or {}, "KUBERAY_GEN_AUTOSCALER_START_CMD"):
+    if env(target.value.get("autoscalerOptions") or {}, "KUBERAY_GEN_AUTOSCALER_START_CMD"):
         yield ("autoscalerOptions", "env"), "KUBERAY_GEN_AUTOSCALER_START_CMD is the operator's own"
 
 
 @rule(CLUSTER)
-def options_of_the_autoscaler_need_one(place: RuleTarget) -> Violations:
+def options_of_the_autoscaler_need_one(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/common/pod.go: options without enableInTreeAutoscaling are ignored."""
-    if place.part.get("autoscalerOptions") and not autoscaled(place.part):
+    if target.value.get("autoscalerOptions") and not autoscaled(target.value):
         yield ("autoscalerOptions",), "autoscalerOptions without enableInTreeAutoscaling do nothing"
 
 
 @rule(CLUSTER)
-def the_autoscaler_is_v2(place: RuleTarget) -> Violations:
+def the_autoscaler_is_v2(target: RuleTarget) -> Violations:
     """Ray 2.60 docs: v1 knows neither idle timeouts per group nor priorities."""
-    if autoscaled(place.part) and not v2(place.part):
+    if autoscaled(target.value) and not v2(target.value):
         yield ("autoscalerOptions",), "autoscalerOptions.version must be v2"
 
 
 @rule(CLUSTER)
-def the_autoscalers_head_may_talk_to_the_api_server(place: RuleTarget) -> Violations:
+def the_autoscalers_head_may_talk_to_the_api_server(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/common/rbac.go: the operator binds a Role to the head's own account."""
-    spec = place.part["headGroupSpec"]["template"]["spec"]
-    if autoscaled(place.part) and spec.get("automountServiceAccountToken") is False:
+    spec = target.value["headGroupSpec"]["template"]["spec"]
+    if autoscaled(target.value) and spec.get("automountServiceAccountToken") is False:
         where = ("headGroupSpec", "template", "spec", "automountServiceAccountToken")
         yield where, "the autoscaler sidecar needs its account's token"
 

@@ -27,93 +27,93 @@ HEAD = ("headGroupSpec", "template", "spec", "containers", 0)
 
 
 @rule(OBJECT, *NAME_LENGTHS)
-def names_leave_room_for_what_the_operator_appends(place: RuleTarget) -> Violations:
+def names_leave_room_for_what_the_operator_appends(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRay*Metadata, MaxRay*NameLength."""
-    name, most = place.thing["metadata"]["name"], NAME_LENGTHS[place.kind]
+    name, most = target.object["metadata"]["name"], NAME_LENGTHS[target.kind]
     if len(name) > most:
         yield (
             ("metadata", "name"),
-            f"the name has {len(name)} characters; the operator allows {most} for a {place.kind}",
+            f"the name has {len(name)} characters; the operator allows {most} for a {target.kind}",
         )
 
 
 @rule(OBJECT, *NAME_LENGTHS)
-def names_start_with_a_letter(place: RuleTarget) -> Violations:
+def names_start_with_a_letter(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go IsDNS1035Label."""
-    name = place.thing["metadata"]["name"]
+    name = target.object["metadata"]["name"]
     if not DNS_1035.fullmatch(name):
         yield ("metadata", "name"), f"the name {name!r} is no DNS-1035 label (a-z, 0-9, -; a letter first)"
 
 
 @rule(GROUP)
-def every_group_has_a_container(place: RuleTarget) -> Violations:
+def every_group_has_a_container(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec."""
-    if not (place.part["template"].get("spec") or {}).get("containers"):
+    if not (target.value["template"].get("spec") or {}).get("containers"):
         yield ("template", "spec"), "the group has no container"
 
 
 @rule(GROUP)
-def every_group_has_start_parameters(place: RuleTarget) -> Violations:
+def every_group_has_start_parameters(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/apis/ray/v1 RayStartParams has no omitempty: a missing map is written back as null."""
-    if place.part.get("rayStartParams") is None:
+    if target.value.get("rayStartParams") is None:
         yield (), "rayStartParams is missing: write {} at least, or KubeRay and Kueue send null, which the API refuses"
 
 
 @rule(GROUP)
-def sizes_are_said_once(place: RuleTarget) -> Violations:
+def sizes_are_said_once(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateRayGroupResources."""
-    twice = [key for key in SIZES if (place.part.get("rayStartParams") or {}).get(key)]
-    if twice and place.part.get("resources"):
+    twice = [key for key in SIZES if (target.value.get("rayStartParams") or {}).get(key)]
+    if twice and target.value.get("resources"):
         yield ("resources",), f"resources and rayStartParams ({', '.join(twice)}) both give sizes: keep one"
 
 
 @rule(GROUP)
-def labels_are_no_start_option(place: RuleTarget) -> Violations:
+def labels_are_no_start_option(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateRayGroupLabels."""
-    if "labels" in (place.part.get("rayStartParams") or {}):
+    if "labels" in (target.value.get("rayStartParams") or {}):
         yield ("rayStartParams", "labels"), "use the group's own `labels` instead of the start option"
 
 
 @rule(GROUP)
-def labels_of_groups_are_labels(place: RuleTarget) -> Violations:
+def labels_of_groups_are_labels(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateRayGroupLabels."""
-    for key, value in (place.part.get("labels") or {}).items():
+    for key, value in (target.value.get("labels") or {}).items():
         if not qualified_name(key) or not LABEL_VALUE.fullmatch(value):
             yield ("labels", key), f"{key}={value} is no label"
 
 
 @rule(GROUP)
-def the_least_is_not_more_than_the_most(place: RuleTarget) -> Violations:
+def the_least_is_not_more_than_the_most(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec."""
-    least, most = place.part.get("minReplicas"), place.part.get("maxReplicas")
+    least, most = target.value.get("minReplicas"), target.value.get("maxReplicas")
     if least is not None and most is not None and least > most:
         yield ("minReplicas",), f"minReplicas {least} is more than maxReplicas {most}"
 
 
 @rule(GROUP)
-def counts_are_not_negative(place: RuleTarget) -> Violations:
+def counts_are_not_negative(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec."""
     for key in ("minReplicas", "maxReplicas", "replicas", "idleTimeoutSeconds"):
-        if (value := place.part.get(key)) is not None and value < 0:
+        if (value := target.value.get(key)) is not None and value < 0:
             yield (key,), f"{key} is negative"
 
 
 @rule(CLUSTER)
-def groups_of_a_fixed_cluster_say_both_bounds(place: RuleTarget) -> Violations:
+def groups_of_a_fixed_cluster_say_both_bounds(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec.
 
     The operator refuses a group without both bounds when there is no autoscaler.
     """
-    for index, group in enumerate(place.part.get("workerGroupSpecs") or []):
+    for index, group in enumerate(target.value.get("workerGroupSpecs") or []):
         missing = [key for key in ("minReplicas", "maxReplicas") if group.get(key) is None]
-        if missing and not autoscaled(place.part):
+        if missing and not autoscaled(target.value):
             yield ("workerGroupSpecs", index), f"without autoscaling a group must set {' and '.join(missing)}"
 
 
 @rule(GROUP)
-def the_count_lies_between_the_bounds(place: RuleTarget) -> Violations:
+def the_count_lies_between_the_bounds(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/util.go CalculateDesiredReplicas."""
-    part = place.part
+    part = target.value
     count, least, most = part.get("replicas"), part.get("minReplicas"), part.get("maxReplicas")
     if count is None or least is None or most is None or least > most:
         return
@@ -122,74 +122,74 @@ def the_count_lies_between_the_bounds(place: RuleTarget) -> Violations:
 
 
 @rule(CLUSTER)
-def groups_have_different_names(place: RuleTarget) -> Violations:
+def groups_have_different_names(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/common/pod.go: Pods and Services are named after the group."""
     seen: set[str] = set()
-    for index, group in enumerate(place.part.get("workerGroupSpecs") or []):
+    for index, group in enumerate(target.value.get("workerGroupSpecs") or []):
         if group["groupName"] in seen:
             yield ("workerGroupSpecs", index, "groupName"), f"two groups are called {group['groupName']!r}"
         seen.add(group["groupName"])
 
 
 @rule(GROUP)
-def start_options_exist(place: RuleTarget) -> Violations:
+def start_options_exist(target: RuleTarget) -> Violations:
     """`ray start --help`, Ray 2.60: an unknown option ends the container at once."""
-    for key in place.part.get("rayStartParams") or {}:
+    for key in target.value.get("rayStartParams") or {}:
         if key not in START_OPTIONS:
             yield ("rayStartParams", key), f"`ray start` has no option --{key}"
 
 
 @rule(CLUSTER)
-def a_token_needs_a_version(place: RuleTarget) -> Violations:
+def a_token_needs_a_version(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go IsAuthEnabled."""
-    if _mode(place) == "token" and not place.part.get("rayVersion"):
+    if _mode(target) == "token" and not target.value.get("rayVersion"):
         yield (), "token mode needs rayVersion written out"
 
 
 @rule(CLUSTER)
-def a_token_needs_ray_2_52(place: RuleTarget) -> Violations:
+def a_token_needs_ray_2_52(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go IsAuthEnabled, minimum 2.52.0."""
-    text = place.part.get("rayVersion")
-    if _mode(place) == "token" and text and (version_of(text) or (0,)) < (2, 52):
+    text = target.value.get("rayVersion")
+    if _mode(target) == "token" and text and (version_of(text) or (0,)) < (2, 52):
         yield ("rayVersion",), f"token mode needs Ray 2.52 or newer, not {text}"
 
 
 @rule(CLUSTER)
-def tokens_of_kubernetes_are_for_bare_clusters(place: RuleTarget) -> Violations:
+def tokens_of_kubernetes_are_for_bare_clusters(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go IsK8sAuthEnabled; not for RayJob and RayService."""
-    options = place.part.get("authOptions") or {}
+    options = target.value.get("authOptions") or {}
     if not options.get("enableK8sTokenAuth"):
         return
     where = ("authOptions", "enableK8sTokenAuth")
-    if place.kind != "RayCluster":
-        yield where, f"a {place.kind} cannot use Kubernetes' tokens"
+    if target.kind != "RayCluster":
+        yield where, f"a {target.kind} cannot use Kubernetes' tokens"
     if options.get("mode") != "token" or options.get("secretName"):
         yield where, "Kubernetes' tokens need mode token and no secretName"
-    if (version_of(place.part.get("rayVersion")) or (0,)) < (2, 55):
+    if (version_of(target.value.get("rayVersion")) or (0,)) < (2, 55):
         yield where, "Kubernetes' tokens need Ray 2.55 or newer"
 
 
 @rule(CLUSTER)
-def every_cluster_asks_for_a_token(place: RuleTarget) -> Violations:
+def every_cluster_asks_for_a_token(target: RuleTarget) -> Violations:
     """CVE-2023-48022: whoever reaches port 8265 of a cluster without a token runs code."""
-    if _mode(place) != "token":
+    if _mode(target) != "token":
         yield ("authOptions",), "authOptions.mode must be token: port 8265 runs code for whoever reaches it"
-    elif not (place.part["authOptions"].get("secretName") or place.part["authOptions"].get("enableK8sTokenAuth")):
+    elif not (target.value["authOptions"].get("secretName") or target.value["authOptions"].get("enableK8sTokenAuth")):
         yield ("authOptions",), "authOptions.secretName is missing: clusters with random names need one known token"
 
 
 @rule(CLUSTER)
-def alpha_features_are_not_used(place: RuleTarget) -> Violations:
+def alpha_features_are_not_used(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go: alpha gates that are off in the pinned operator."""
     for key, gate in GATES_OFF.items():
-        if place.part.get(key) is not None:
+        if target.value.get(key) is not None:
             yield (key,), f"{key} needs the feature gate {gate}, which is off"
 
 
 @rule(CLUSTER)
-def the_history_collector_is_whole(place: RuleTarget) -> Violations:
+def the_history_collector_is_whole(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateCollectorOptions."""
-    if (options := place.part.get("historyServerOptions")) is None:
+    if (options := target.value.get("historyServerOptions")) is None:
         return
     collector = options.get("collectorOptions") or {}
     if not collector.get("image"):
@@ -199,29 +199,29 @@ def the_history_collector_is_whole(place: RuleTarget) -> Violations:
 
 
 @rule(CLUSTER)
-def the_operator_finds_ports_by_name(place: RuleTarget) -> Violations:
+def the_operator_finds_ports_by_name(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/common/service.go: ports are found by name."""
-    ports = head_container(place.part).get("ports")
+    ports = head_container(target.value).get("ports")
     names = {port.get("name") for port in ports or []}
-    for name in PORTS.get(place.kind, ("dashboard",)):
+    for name in PORTS.get(target.kind, ("dashboard",)):
         if ports and name not in names:
             yield (*HEAD, "ports"), f"the head declares ports but none named {name!r}: the operator cannot find it"
 
 
 @rule(CLUSTER)
-def no_tasks_run_on_the_head(place: RuleTarget) -> Violations:
+def no_tasks_run_on_the_head(target: RuleTarget) -> Violations:
     """Ray 2.60 docs, `num-cpus: 0` on the head: tasks there starve the control plane."""
-    if (place.part["headGroupSpec"].get("rayStartParams") or {}).get("num-cpus") != "0":
+    if (target.value["headGroupSpec"].get("rayStartParams") or {}).get("num-cpus") != "0":
         yield ("headGroupSpec", "rayStartParams"), 'num-cpus must be "0": tasks on the head starve Ray itself'
 
 
 @rule(CLUSTER)
-def there_is_one_ray_version(place: RuleTarget) -> Violations:
+def there_is_one_ray_version(target: RuleTarget) -> Violations:
     """versions.yaml: rayVersion decides what the operator and the autoscaler do."""
-    wanted, found = str(place.world.versions["ray"]), place.part.get("rayVersion")
+    wanted, found = str(target.context.versions["ray"]), target.value.get("rayVersion")
     if found and found != wanted:
         yield ("rayVersion",), f"rayVersion {found} is not that of versions.yaml, {wanted}"
 
 
-def _mode(place: RuleTarget) -> object:
-    return (place.part.get("authOptions") or {}).get("mode")
+def _mode(target: RuleTarget) -> object:
+    return (target.value.get("authOptions") or {}).get("mode")

@@ -21,48 +21,48 @@ RULES_PATH = ("deletionStrategy", "deletionRules")
 
 
 @rule(JOB)
-def a_suspended_job_goes_with_its_cluster(place: RuleTarget) -> Violations:
+def a_suspended_job_goes_with_its_cluster(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
-    if place.part.get("suspend") and not place.part.get("shutdownAfterJobFinishes"):
+    if target.value.get("suspend") and not target.value.get("shutdownAfterJobFinishes"):
         yield ("suspend",), "suspend needs shutdownAfterJobFinishes"
 
 
 @rule(JOB)
-def a_ttl_is_not_negative(place: RuleTarget) -> Violations:
+def a_ttl_is_not_negative(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
-    if (place.part.get("ttlSecondsAfterFinished") or 0) < 0:
+    if (target.value.get("ttlSecondsAfterFinished") or 0) < 0:
         yield ("ttlSecondsAfterFinished",), "ttlSecondsAfterFinished is negative"
 
 
 @rule(JOB)
-def a_ttl_needs_a_cluster_that_goes(place: RuleTarget) -> Violations:
+def a_ttl_needs_a_cluster_that_goes(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionConfiguration."""
-    if (place.part.get("ttlSecondsAfterFinished") or 0) > 0 and not place.part.get("shutdownAfterJobFinishes"):
+    if (target.value.get("ttlSecondsAfterFinished") or 0) > 0 and not target.value.get("shutdownAfterJobFinishes"):
         yield ("ttlSecondsAfterFinished",), "ttlSecondsAfterFinished needs shutdownAfterJobFinishes"
 
 
 @rule(JOB)
-def a_job_has_a_cluster(place: RuleTarget) -> Violations:
+def a_job_has_a_cluster(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
-    if not place.part.get("rayClusterSpec") and not place.part.get("clusterSelector"):
+    if not target.value.get("rayClusterSpec") and not target.value.get("clusterSelector"):
         yield (), "one of rayClusterSpec and clusterSelector must be set"
 
 
 @rule(JOB)
-def a_job_on_a_standing_cluster_names_it(place: RuleTarget) -> Violations:
+def a_job_on_a_standing_cluster_names_it(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
-    selector = place.part.get("clusterSelector")
+    selector = target.value.get("clusterSelector")
     if selector and not selector.get("ray.io/cluster"):
         yield ("clusterSelector",), "clusterSelector must name the cluster: ray.io/cluster"
 
 
 @rule(JOB)
-def a_job_on_a_standing_cluster_is_simple(place: RuleTarget) -> Violations:
+def a_job_on_a_standing_cluster_is_simple(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec.
 
     It can be neither suspended nor retried, and needs a submitter of its own.
     """
-    part = place.part
+    part = target.value
     if not part.get("clusterSelector"):
         return
     if part.get("suspend"):
@@ -74,75 +74,75 @@ def a_job_on_a_standing_cluster_is_simple(place: RuleTarget) -> Violations:
 
 
 @rule(JOB)
-def an_interactive_job_is_not_retried(place: RuleTarget) -> Violations:
+def an_interactive_job_is_not_retried(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
-    if place.part.get("submissionMode") == "InteractiveMode" and (place.part.get("backoffLimit") or 0) > 0:
+    if target.value.get("submissionMode") == "InteractiveMode" and (target.value.get("backoffLimit") or 0) > 0:
         yield ("backoffLimit",), "InteractiveMode allows no backoffLimit"
 
 
 @rule(JOB)
-def a_sidecar_takes_no_submitter(place: RuleTarget) -> Violations:
+def a_sidecar_takes_no_submitter(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
     for key in ("submitterPodTemplate", "submitterConfig"):
-        if place.part.get("submissionMode") == "SidecarMode" and place.part.get(key):
+        if target.value.get("submissionMode") == "SidecarMode" and target.value.get(key):
             yield (key,), f"SidecarMode takes no {key}"
 
 
 @rule(JOB)
-def a_sidecars_head_is_never_restarted(place: RuleTarget) -> Violations:
+def a_sidecars_head_is_never_restarted(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
-    head = ((place.cluster or {}).get("headGroupSpec") or {}).get("template", {}).get("spec", {})
-    if place.part.get("submissionMode") == "SidecarMode" and head.get("restartPolicy") not in (None, "", "Never"):
+    head = ((target.cluster or {}).get("headGroupSpec") or {}).get("template", {}).get("spec", {})
+    if target.value.get("submissionMode") == "SidecarMode" and head.get("restartPolicy") not in (None, "", "Never"):
         yield ("submissionMode",), "SidecarMode wants restartPolicy Never on the head"
 
 
 @rule(JOB)
-def the_submission_mode_exists(place: RuleTarget) -> Violations:
+def the_submission_mode_exists(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/common/job.go: an unknown mode passes the schema and starts nothing."""
     modes = ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode")
-    if place.part.get("submissionMode", "K8sJobMode") not in modes:
+    if target.value.get("submissionMode", "K8sJobMode") not in modes:
         yield ("submissionMode",), f"submissionMode is one of {', '.join(modes)}"
 
 
 @rule(JOB)
-def the_submitter_can_be_restricted(place: RuleTarget) -> Violations:
+def the_submitter_can_be_restricted(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/common/job.go: only the submitter's template carries a security context.
 
     The containers that other modes add, and the default submitter, have no security context.
     """
-    mode = place.part.get("submissionMode", "K8sJobMode")
+    mode = target.value.get("submissionMode", "K8sJobMode")
     if mode == "SidecarMode":
         yield ("submissionMode",), "the sidecar has no security context: a restricted namespace refuses the head"
-    if mode == "K8sJobMode" and not place.part.get("submitterPodTemplate"):
+    if mode == "K8sJobMode" and not target.value.get("submitterPodTemplate"):
         yield (), "submitterPodTemplate is missing: the default one is not restricted"
 
 
 @rule(JOB)
-def deadlines_are_positive(place: RuleTarget) -> Violations:
+def deadlines_are_positive(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
     for key in ("activeDeadlineSeconds", "preRunningDeadlineSeconds"):
-        if (value := place.part.get(key)) is not None and value <= 0:
+        if (value := target.value.get(key)) is not None and value <= 0:
             yield (key,), f"{key} must be positive"
 
 
 @rule(JOB)
-def a_job_ends_some_day(place: RuleTarget) -> Violations:
+def a_job_ends_some_day(target: RuleTarget) -> Violations:
     """kuberay#3860, #4824: a job whose head Pod dies can hang."""
-    if place.part.get("activeDeadlineSeconds") is None:
+    if target.value.get("activeDeadlineSeconds") is None:
         yield (), "activeDeadlineSeconds is missing: a job whose head Pod dies can hang for ever"
 
 
 @rule(JOB)
-def retries_are_not_negative(place: RuleTarget) -> Violations:
+def retries_are_not_negative(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
-    if (place.part.get("backoffLimit") or 0) < 0:
+    if (target.value.get("backoffLimit") or 0) < 0:
         yield ("backoffLimit",), "backoffLimit is negative"
 
 
 @rule(JOB)
-def the_runtime_environment_is_a_mapping(place: RuleTarget) -> Violations:
+def the_runtime_environment_is_a_mapping(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec, UnmarshalRuntimeEnvYAML."""
-    if text := place.part.get("runtimeEnvYAML"):
+    if text := target.value.get("runtimeEnvYAML"):
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
@@ -152,59 +152,59 @@ def the_runtime_environment_is_a_mapping(place: RuleTarget) -> Violations:
 
 
 @rule(JOB)
-def a_deletion_strategy_says_something(place: RuleTarget) -> Violations:
+def a_deletion_strategy_says_something(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionConfiguration."""
-    strategy = place.part.get("deletionStrategy")
+    strategy = target.value.get("deletionStrategy")
     if strategy is not None and not strategy.get("deletionRules") and not strategy.keys() & {"onSuccess", "onFailure"}:
         yield ("deletionStrategy",), "deletionStrategy holds no rules"
 
 
 @rule(JOB)
-def deletion_rules_replace_the_shutdown(place: RuleTarget) -> Violations:
+def deletion_rules_replace_the_shutdown(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionConfiguration."""
-    if _rules(place) and place.part.get("shutdownAfterJobFinishes"):
+    if _rules(target) and target.value.get("shutdownAfterJobFinishes"):
         yield RULES_PATH, "deletionRules and shutdownAfterJobFinishes exclude each other (Kueue wants the latter)"
 
 
 @rule(JOB)
-def a_deletion_waits_no_negative_time(place: RuleTarget) -> Violations:
+def a_deletion_waits_no_negative_time(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionCondition."""
-    for index, item in enumerate(_rules(place)):
+    for index, item in enumerate(_rules(target)):
         if (item["condition"].get("ttlSeconds") or 0) < 0:
             yield (*RULES_PATH, index, "condition", "ttlSeconds"), "ttlSeconds is negative"
 
 
 @rule(JOB)
-def a_standing_cluster_is_not_deleted(place: RuleTarget) -> Violations:
+def a_standing_cluster_is_not_deleted(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionRules."""
-    for index, item in enumerate(_rules(place)):
-        if place.part.get("clusterSelector") and item["policy"] in ("DeleteCluster", "DeleteWorkers"):
+    for index, item in enumerate(_rules(target)):
+        if target.value.get("clusterSelector") and item["policy"] in ("DeleteCluster", "DeleteWorkers"):
             yield (*RULES_PATH, index, "policy"), f"{item['policy']} is not for a job with clusterSelector"
 
 
 @rule(JOB)
-def workers_are_not_deleted_under_an_autoscaler(place: RuleTarget) -> Violations:
+def workers_are_not_deleted_under_an_autoscaler(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionRules."""
-    for index, item in enumerate(_rules(place)):
-        if autoscaled(place.cluster) and item["policy"] == "DeleteWorkers":
+    for index, item in enumerate(_rules(target)):
+        if autoscaled(target.cluster) and item["policy"] == "DeleteWorkers":
             yield (*RULES_PATH, index, "policy"), "DeleteWorkers does not go with autoscaling"
 
 
 @rule(JOB)
-def deletion_rules_differ(place: RuleTarget) -> Violations:
+def deletion_rules_differ(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionRules."""
     seen = set()
-    for index, item in enumerate(_rules(place)):
+    for index, item in enumerate(_rules(target)):
         if (key := (_condition(item), item["policy"])) in seen:
             yield (*RULES_PATH, index), f"a second rule says {item['policy']} for the same end"
         seen.add(key)
 
 
 @rule(JOB)
-def workers_go_before_clusters_before_jobs(place: RuleTarget) -> Violations:
+def workers_go_before_clusters_before_jobs(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateTTLConsistency."""
     ends: dict[str, dict[str, tuple[int, int]]] = {}
-    for index, item in enumerate(_rules(place)):
+    for index, item in enumerate(_rules(target)):
         waits = ends.setdefault(_condition(item), {})
         waits[item["policy"]] = (item["condition"].get("ttlSeconds") or 0, index)
     for waits in ends.values():
@@ -215,9 +215,9 @@ def workers_go_before_clusters_before_jobs(place: RuleTarget) -> Violations:
 
 
 @rule(OBJECT, "RayCronJob", "CronJob")
-def the_schedule_is_one(place: RuleTarget) -> Violations:
+def the_schedule_is_one(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayCronJobSpec, cron.ParseStandard."""
-    text = place.spec["schedule"]
+    text = target.spec["schedule"]
     if "TZ" in text:
         yield ("spec", "schedule"), "use timeZone instead of TZ in the schedule"
     elif not _is_cron(text):
@@ -225,15 +225,15 @@ def the_schedule_is_one(place: RuleTarget) -> Violations:
 
 
 @rule(OBJECT, "RayCronJob", "CronJob")
-def the_time_zone_exists(place: RuleTarget) -> Violations:
+def the_time_zone_exists(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayCronJobSpec, time.LoadLocation."""
-    zone = place.spec.get("timeZone")
+    zone = target.spec.get("timeZone")
     if zone is not None and zone not in zoneinfo.available_timezones():
         yield ("spec", "timeZone"), f"no time zone {zone!r}"
 
 
-def _rules(place: RuleTarget) -> list[KubeObject]:
-    return (place.part.get("deletionStrategy") or {}).get("deletionRules") or []
+def _rules(target: RuleTarget) -> list[KubeObject]:
+    return (target.value.get("deletionStrategy") or {}).get("deletionRules") or []
 
 
 def _condition(item: KubeObject) -> str:

@@ -11,53 +11,53 @@ OPTIONS = ("spec", "upgradeStrategy", "clusterUpgradeOptions")
 
 
 @rule(OBJECT, "RayService")
-def a_service_is_not_given_up_for_good(place: RuleTarget) -> Violations:
+def a_service_is_not_given_up_for_good(target: RuleTarget) -> Violations:
     """KubeRay 1.7 rayservice_controller.go isInitializingTimeout: only a new object recovers; upgrades ignore it."""
-    if TIMEOUT in place.annotations:
+    if TIMEOUT in target.annotations:
         yield ("metadata", "annotations", TIMEOUT), "it ends for good a service that waits for its first model"
 
 
 @rule(OBJECT, "RayService")
-def the_head_service_has_no_name_of_its_own(place: RuleTarget) -> Violations:
+def the_head_service_has_no_name_of_its_own(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayServiceSpec."""
-    service = place.spec["rayClusterConfig"]["headGroupSpec"].get("headService") or {}
+    service = target.spec["rayClusterConfig"]["headGroupSpec"].get("headService") or {}
     if (service.get("metadata") or {}).get("name"):
         yield ("spec", "rayClusterConfig", "headGroupSpec", "headService"), "headService.metadata.name must not be set"
 
 
 @rule(OBJECT, "RayService")
-def the_kind_of_upgrade_exists(place: RuleTarget) -> Violations:
+def the_kind_of_upgrade_exists(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayServiceSpec."""
-    kind = (place.spec.get("upgradeStrategy") or {}).get("type")
+    kind = (target.spec.get("upgradeStrategy") or {}).get("type")
     if kind not in (None, INCREMENTAL, "NewCluster", "None"):
         yield ("spec", "upgradeStrategy", "type"), f"no kind of upgrade {kind!r}: {INCREMENTAL}, NewCluster or None"
 
 
 @rule(OBJECT, "RayService")
-def the_old_cluster_waits_no_negative_time(place: RuleTarget) -> Violations:
+def the_old_cluster_waits_no_negative_time(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayServiceSpec."""
-    if (place.spec.get("rayClusterDeletionDelaySeconds") or 0) < 0:
+    if (target.spec.get("rayClusterDeletionDelaySeconds") or 0) < 0:
         yield ("spec", "rayClusterDeletionDelaySeconds"), "rayClusterDeletionDelaySeconds is negative"
 
 
 @rule(OBJECT, "RayService")
-def an_incremental_upgrade_needs_an_autoscaler(place: RuleTarget) -> Violations:
+def an_incremental_upgrade_needs_an_autoscaler(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateClusterUpgradeOptions."""
-    if _options(place) is not None and not place.spec["rayClusterConfig"].get("enableInTreeAutoscaling"):
+    if _options(target) is not None and not target.spec["rayClusterConfig"].get("enableInTreeAutoscaling"):
         yield ("spec", "upgradeStrategy", "type"), f"{INCREMENTAL} needs enableInTreeAutoscaling"
 
 
 @rule(OBJECT, "RayService")
-def an_incremental_upgrade_has_a_gateway(place: RuleTarget) -> Violations:
+def an_incremental_upgrade_has_a_gateway(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateClusterUpgradeOptions."""
-    if (options := _options(place)) is not None and not options.get("gatewayClassName"):
+    if (options := _options(target)) is not None and not options.get("gatewayClassName"):
         yield ("spec", "upgradeStrategy"), f"{INCREMENTAL} needs clusterUpgradeOptions.gatewayClassName"
 
 
 @rule(OBJECT, "RayService")
-def steps_of_an_upgrade_fit_its_surge(place: RuleTarget) -> Violations:
+def steps_of_an_upgrade_fit_its_surge(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateClusterUpgradeOptions."""
-    if (options := _options(place)) is None:
+    if (options := _options(target)) is None:
         return
     surge, step = options.get("maxSurgePercent", 100), options.get("stepSizePercent", -1)
     if not 0 <= surge <= 100:
@@ -67,13 +67,13 @@ def steps_of_an_upgrade_fit_its_surge(place: RuleTarget) -> Violations:
 
 
 @rule(OBJECT, "RayService")
-def steps_of_an_upgrade_take_time(place: RuleTarget) -> Violations:
+def steps_of_an_upgrade_take_time(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateClusterUpgradeOptions."""
-    if (options := _options(place)) is not None and (options.get("intervalSeconds") or 0) <= 0:
+    if (options := _options(target)) is not None and (options.get("intervalSeconds") or 0) <= 0:
         yield (*OPTIONS, "intervalSeconds"), "intervalSeconds must be positive"
 
 
-def _options(place: RuleTarget) -> KubeObject | None:
+def _options(target: RuleTarget) -> KubeObject | None:
     """The options of an incremental upgrade; None where the upgrade is of another kind."""
-    strategy = place.spec.get("upgradeStrategy") or {}
+    strategy = target.spec.get("upgradeStrategy") or {}
     return (strategy.get("clusterUpgradeOptions") or {}) if strategy.get("type") == INCREMENTAL else None

@@ -1,4 +1,4 @@
-"""What a rule is: a small function that looks at one place of one object and tells what is wrong there."""
+"""What a rule is: a small function that looks at one target of one object and tells what is wrong there."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from emoji_ldm.kubernetes.lint.context import LintContext
 from emoji_ldm.kubernetes.lint.pods import ExpandedPod, FieldPath, ray_job, ray_part
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 
-Violations = Iterator[tuple[FieldPath, str]]  # paths as seen from the part of the place
+Violations = Iterator[tuple[FieldPath, str]]  # paths as seen from the part of the target
 
 OBJECT, CLUSTER, GROUP, JOB, POD, CONTAINER = "object", "cluster", "group", "job", "pod", "container"
 
 
 @dataclass(frozen=True)
 class RuleTarget:
-    """One place that rules look at: the part, where it lies, and everything around it."""
+    """One target that rules look at: the part, where it lies, and everything around it."""
 
-    thing: KubeObject
-    world: LintContext
+    object: KubeObject
+    context: LintContext
     path: FieldPath  # of the part in the object
-    part: KubeObject
+    value: KubeObject
     pod: ExpandedPod | None = None  # for pods and containers
     cluster: KubeObject | None = None  # for everything inside a Ray kind
 
     @property
     def kind(self) -> str:
-        return str(self.thing["kind"])
+        return str(self.object["kind"])
 
     @property
     def spec(self) -> KubeObject:
-        return self.thing.get("spec") or {}
+        return self.object.get("spec") or {}
 
     @property
     def annotations(self) -> dict[str, str]:
-        return self.thing["metadata"].get("annotations") or {}
+        return self.object["metadata"].get("annotations") or {}
 
     @property
     def labels(self) -> dict[str, str]:
-        return self.thing["metadata"].get("labels") or {}
+        return self.object["metadata"].get("labels") or {}
 
     @property
     def injected(self) -> bool:
         """Whether an operator adds this container."""
-        return self.pod is not None and self.part.get("name") in self.pod.injected
+        return self.pod is not None and self.value.get("name") in self.pod.injected
 
 
 @dataclass(frozen=True)
@@ -74,22 +74,22 @@ def rule(scope: str, *kinds: str) -> Callable[[Callable[[RuleTarget], Violations
     return register
 
 
-def rule_targets(thing: KubeObject, world: LintContext, pods: list[ExpandedPod]) -> Iterator[tuple[str, RuleTarget]]:
-    """Every place of an object, with its scope; `pods` are those of this object."""
-    yield OBJECT, RuleTarget(thing, world, (), thing)
-    part = ray_part(thing)
+def rule_targets(obj: KubeObject, context: LintContext, pods: list[ExpandedPod]) -> Iterator[tuple[str, RuleTarget]]:
+    """Every target of an object, with its scope; `pods` are those of this object."""
+    yield OBJECT, RuleTarget(obj, context, (), obj)
+    part = ray_part(obj)
     cluster = part[1] if part else None
     if part and cluster is not None:
-        yield CLUSTER, RuleTarget(thing, world, part[0], cluster, None, cluster)
-        yield GROUP, RuleTarget(thing, world, (*part[0], "headGroupSpec"), cluster["headGroupSpec"], None, cluster)
+        yield CLUSTER, RuleTarget(obj, context, part[0], cluster, None, cluster)
+        yield GROUP, RuleTarget(obj, context, (*part[0], "headGroupSpec"), cluster["headGroupSpec"], None, cluster)
         for index, group in enumerate(cluster.get("workerGroupSpecs") or []):
-            yield GROUP, RuleTarget(thing, world, (*part[0], "workerGroupSpecs", index), group, None, cluster)
-    if job := ray_job(thing):
-        yield JOB, RuleTarget(thing, world, job[0], job[1], None, cluster)
+            yield GROUP, RuleTarget(obj, context, (*part[0], "workerGroupSpecs", index), group, None, cluster)
+    if job := ray_job(obj):
+        yield JOB, RuleTarget(obj, context, job[0], job[1], None, cluster)
     for pod in pods:
-        yield POD, RuleTarget(thing, world, pod.path, pod.template, pod, cluster)
-        for path, container in pod.places():
-            yield CONTAINER, RuleTarget(thing, world, path, container, pod, cluster)
+        yield POD, RuleTarget(obj, context, pod.path, pod.template, pod, cluster)
+        for path, container in pod.container_paths():
+            yield CONTAINER, RuleTarget(obj, context, path, container, pod, cluster)
 
 
 def env(container: dict[str, Any], name: str) -> dict[str, Any] | None:

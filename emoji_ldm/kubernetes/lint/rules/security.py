@@ -22,174 +22,174 @@ PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|AKIA[0-9A-Z]{16}")
 
 
 @rule(POD)
-def a_pod_shares_nothing_of_its_host(place: RuleTarget) -> Violations:
+def a_pod_shares_nothing_of_its_host(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
     for key in ("hostNetwork", "hostPID", "hostIPC"):
-        if place.part["spec"].get(key):
+        if target.value["spec"].get(key):
             yield ("spec", key), f"{key} is set: a restricted namespace refuses it"
 
 
 @rule(POD)
-def volumes_are_of_allowed_kinds(place: RuleTarget) -> Violations:
+def volumes_are_of_allowed_kinds(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
-    for index, volume in enumerate(place.part["spec"].get("volumes") or []):
+    for index, volume in enumerate(target.value["spec"].get("volumes") or []):
         for kind in volume.keys() - {"name"} - VOLUMES:
             yield ("spec", "volumes", index), f"a volume of kind {kind} is refused in a restricted namespace"
 
 
 @rule(POD)
-def only_safe_kernel_settings_are_set(place: RuleTarget) -> Violations:
+def only_safe_kernel_settings_are_set(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
-    for index, item in enumerate((place.part["spec"].get("securityContext") or {}).get("sysctls") or []):
+    for index, item in enumerate((target.value["spec"].get("securityContext") or {}).get("sysctls") or []):
         if item.get("name") not in SYSCTLS:
             yield ("spec", "securityContext", "sysctls", index), f"the setting {item.get('name')} is not a safe one"
 
 
 @rule(CONTAINER)
-def no_container_runs_as_root(place: RuleTarget) -> Violations:
+def no_container_runs_as_root(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
-    context = _effective(place)
-    if context.get("runAsNonRoot") is not True:
-        yield _where(place), _told(place, "may run as root: set runAsNonRoot")
-    if context.get("runAsUser") == 0:
-        yield _where(place), _told(place, "runs as user 0")
+    settings = _effective(target)
+    if settings.get("runAsNonRoot") is not True:
+        yield _where(target), _told(target, "may run as root: set runAsNonRoot")
+    if settings.get("runAsUser") == 0:
+        yield _where(target), _told(target, "runs as user 0")
 
 
 @rule(CONTAINER)
-def every_container_has_a_seccomp_profile(place: RuleTarget) -> Violations:
+def every_container_has_a_seccomp_profile(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
-    if (_effective(place).get("seccompProfile") or {}).get("type") not in ("RuntimeDefault", "Localhost"):
-        yield _where(place), _told(place, "has no seccomp profile: set seccompProfile.type RuntimeDefault")
+    if (_effective(target).get("seccompProfile") or {}).get("type") not in ("RuntimeDefault", "Localhost"):
+        yield _where(target), _told(target, "has no seccomp profile: set seccompProfile.type RuntimeDefault")
 
 
 @rule(CONTAINER)
-def no_container_gains_privileges(place: RuleTarget) -> Violations:
+def no_container_gains_privileges(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
-    if _own(place).get("allowPrivilegeEscalation") is not False:
-        yield _where(place), _told(place, "may gain privileges: set allowPrivilegeEscalation: false")
-    if _own(place).get("privileged"):
-        yield _where(place), _told(place, "is privileged")
+    if _own(target).get("allowPrivilegeEscalation") is not False:
+        yield _where(target), _told(target, "may gain privileges: set allowPrivilegeEscalation: false")
+    if _own(target).get("privileged"):
+        yield _where(target), _told(target, "is privileged")
 
 
 @rule(CONTAINER)
-def no_container_keeps_capabilities(place: RuleTarget) -> Violations:
+def no_container_keeps_capabilities(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
-    capabilities = _own(place).get("capabilities") or {}
+    capabilities = _own(target).get("capabilities") or {}
     if "ALL" not in (capabilities.get("drop") or []):
-        yield _where(place), _told(place, "keeps capabilities: drop ALL")
+        yield _where(target), _told(target, "keeps capabilities: drop ALL")
     if more := set(capabilities.get("add") or []) - {"NET_BIND_SERVICE"}:
-        yield _where(place), _told(place, f"adds the capabilities {', '.join(sorted(more))}")
+        yield _where(target), _told(target, f"adds the capabilities {', '.join(sorted(more))}")
 
 
 @rule(CONTAINER)
-def no_container_unmasks_proc(place: RuleTarget) -> Violations:
+def no_container_unmasks_proc(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
-    if _own(place).get("procMount") not in (None, "Default"):
-        yield _where(place), _told(place, "changes procMount")
+    if _own(target).get("procMount") not in (None, "Default"):
+        yield _where(target), _told(target, "changes procMount")
 
 
 @rule(CONTAINER)
-def no_container_takes_a_port_of_its_host(place: RuleTarget) -> Violations:
+def no_container_takes_a_port_of_its_host(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
-    for index, port in enumerate(place.part.get("ports") or []):
+    for index, port in enumerate(target.value.get("ports") or []):
         if port.get("hostPort"):
-            yield ("ports", index), _told(place, f"takes port {port['hostPort']} of its host")
+            yield ("ports", index), _told(target, f"takes port {port['hostPort']} of its host")
 
 
 @rule(POD)
-def a_token_is_mounted_only_where_it_is_needed(place: RuleTarget) -> Violations:
+def a_token_is_mounted_only_where_it_is_needed(target: RuleTarget) -> Violations:
     """facts: one account per workload; a token only where the API server is talked to.
 
     The head of an autoscaled cluster watches its own object; nothing else of ours talks to the API server.
     """
-    pod = place.pod
+    pod = target.pod
     needs = pod is not None and (
         "autoscaler" in pod.injected or pod.role == "cleanup"
     )  # it runs with the head's settings
-    if not needs and place.part["spec"].get("automountServiceAccountToken") is not False and not _bound(place):
+    if not needs and target.value["spec"].get("automountServiceAccountToken") is not False and not _bound(target):
         yield ("spec",), "automountServiceAccountToken must be false: this Pod does not talk to the API server"
 
 
 @rule(CONTAINER)
-def secrets_come_by_reference(place: RuleTarget) -> Violations:
+def secrets_come_by_reference(target: RuleTarget) -> Violations:
     """facts: secrets only by reference."""
-    for index, item in enumerate(place.part.get("env") or []):
-        if SECRET_NAME.search(item["name"]) and item.get("value") and not place.injected:
+    for index, item in enumerate(target.value.get("env") or []):
+        if SECRET_NAME.search(item["name"]) and item.get("value") and not target.injected:
             yield ("env", index), f"{item['name']} is written out: take it from a Secret (valueFrom.secretKeyRef)"
 
 
 @rule(OBJECT, "Secret")
-def no_secret_is_in_git(place: RuleTarget) -> Violations:
+def no_secret_is_in_git(target: RuleTarget) -> Violations:
     """facts: no secret in git."""
-    if place.thing.get("data") or place.thing.get("stringData"):
-        yield (), "a Secret with values has no place in git: declare it in k8s/secrets.yaml"
+    if target.object.get("data") or target.object.get("stringData"):
+        yield (), "a Secret with values has no target in git: declare it in k8s/secrets.yaml"
 
 
 @rule(OBJECT, "ConfigMap")
-def no_config_holds_a_key(place: RuleTarget) -> Violations:
+def no_config_holds_a_key(target: RuleTarget) -> Violations:
     """facts: no secret in git."""
-    for name, text in (place.thing.get("data") or {}).items():
+    for name, text in (target.object.get("data") or {}).items():
         if PEM.search(text):
             yield ("data", name), "holds a private key"
 
 
 @rule(OBJECT, "Namespace")
-def our_namespaces_enforce_the_standard(place: RuleTarget) -> Violations:
+def our_namespaces_enforce_the_standard(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
-    if place.labels.get("pod-security.kubernetes.io/enforce") != "restricted":
+    if target.labels.get("pod-security.kubernetes.io/enforce") != "restricted":
         yield ("metadata", "labels"), "the label pod-security.kubernetes.io/enforce: restricted is missing"
 
 
 @rule(CONTAINER)
-def no_hook_stops_ray(place: RuleTarget) -> Violations:
+def no_hook_stops_ray(target: RuleTarget) -> Violations:
     """kuberay#2724: `ray stop` takes down what the operator restarts."""
-    hook = (place.part.get("lifecycle") or {}).get("preStop") or {}
+    hook = (target.value.get("lifecycle") or {}).get("preStop") or {}
     if "ray stop" in " ".join((hook.get("exec") or {}).get("command") or []):
         yield ("lifecycle", "preStop"), "`ray stop` before the end does harm: Ray drains by itself"
 
 
 @rule(POD)
-def the_grace_period_covers_the_drain(place: RuleTarget) -> Violations:
+def the_grace_period_covers_the_drain(target: RuleTarget) -> Violations:
     """ray#64454: what outlasts the grace period is killed."""
-    grace = place.part["spec"].get("terminationGracePeriodSeconds", 30)
-    for container in place.part["spec"].get("containers") or []:
+    grace = target.value["spec"].get("terminationGracePeriodSeconds", 30)
+    for container in target.value["spec"].get("containers") or []:
         text = (env(container, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S") or {}).get("value", "0")
         if not text.isdigit() or int(text) >= grace > 0:
             yield ("spec",), f"terminationGracePeriodSeconds {grace} must be more than the drain's {text} s"
 
 
 @rule(POD)
-def ray_can_write_its_session(place: RuleTarget) -> Violations:
+def ray_can_write_its_session(target: RuleTarget) -> Violations:
     """facts: Ray writes its session into /tmp/ray."""
-    if place.pod is None or place.pod.role not in ("head", "worker"):
+    if target.pod is None or target.pod.role not in ("head", "worker"):
         return
-    container = (place.part["spec"].get("containers") or [{}])[0]
+    container = (target.value["spec"].get("containers") or [{}])[0]
     mounts = {mount["mountPath"].rstrip("/"): mount for mount in container.get("volumeMounts") or []}
     if not any(path in mounts and not mounts[path].get("readOnly") for path in ("/tmp", "/tmp/ray")):
         yield ("spec", "containers", 0), "mount a writable, bounded volume at /tmp or /tmp/ray for Ray's session"
 
 
-def _effective(place: RuleTarget) -> KubeObject:
-    pod = (place.pod.spec.get("securityContext") if place.pod else None) or {}
-    return {**pod, **_own(place)}
+def _effective(target: RuleTarget) -> KubeObject:
+    pod = (target.pod.spec.get("securityContext") if target.pod else None) or {}
+    return {**pod, **_own(target)}
 
 
-def _own(place: RuleTarget) -> KubeObject:
-    return place.part.get("securityContext") or {}
+def _own(target: RuleTarget) -> KubeObject:
+    return target.value.get("securityContext") or {}
 
 
-def _where(place: RuleTarget) -> tuple[str, ...]:
-    return ("securityContext",) if "securityContext" in place.part and not place.injected else ()
+def _where(target: RuleTarget) -> tuple[str, ...]:
+    return ("securityContext",) if "securityContext" in target.value and not target.injected else ()
 
 
-def _told(place: RuleTarget, text: str) -> str:
-    more = ", which the operator adds," if place.injected else ""
-    hint = " (autoscalerOptions.securityContext)" if place.injected and place.part.get("name") == "autoscaler" else ""
-    return f"container {place.part.get('name')}{more} {text}{hint}"
+def _told(target: RuleTarget, text: str) -> str:
+    more = ", which the operator adds," if target.injected else ""
+    hint = " (autoscalerOptions.securityContext)" if target.injected and target.value.get("name") == "autoscaler" else ""
+    return f"container {target.value.get('name')}{more} {text}{hint}"
 
 
-def _bound(place: RuleTarget) -> bool:
+def _bound(target: RuleTarget) -> bool:
     """Whether a role is bound to the Pod's account: then it is meant to talk to the API server."""
-    account = place.part["spec"].get("serviceAccountName")
-    bindings = place.world.of("RoleBinding", "ClusterRoleBinding")
+    account = target.value["spec"].get("serviceAccountName")
+    bindings = target.context.of_kinds("RoleBinding", "ClusterRoleBinding")
     return any(subject.get("name") == account for one in bindings for subject in one.get("subjects") or [])

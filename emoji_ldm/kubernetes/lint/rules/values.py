@@ -30,31 +30,31 @@ NAMED = ("serviceAccountName", "configMapName", "secretName", "claimName", "prio
 
 
 @rule(OBJECT)
-def fields_hold_words_that_exist(place: RuleTarget) -> Violations:
+def fields_hold_words_that_exist(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
-    for path, value in _leaves(place.thing):
+    for path, value in _leaves(target.object):
         words = words_of(path)
         if words and isinstance(value, str) and value not in words and not _is_own_field(value):
             yield path, f"{value!r} is none of {', '.join(words)}"
 
 
 @rule(OBJECT)
-def quantities_are_quantities(place: RuleTarget) -> Violations:
+def quantities_are_quantities(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
-    for path, value in _leaves(place.thing):
+    for path, value in _leaves(target.object):
         number = quantity(value)
         if is_quantity(path) and (number is None or number < 0):
             yield path, f"{value!r} is no quantity such as 500m or 8Gi"
 
 
 @rule(CONTAINER)
-def amounts_make_sense(place: RuleTarget) -> Violations:
+def amounts_make_sense(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apis/core/validation); a request of 4 bytes is a slip.
 
     A memory of 8 (bytes) or 8Ki, or a cpu of 4Gi, is a slip of the suffix.
     """
     for part in ("requests", "limits"):
-        for name, text in ((place.part.get("resources") or {}).get(part) or {}).items():
+        for name, text in ((target.value.get("resources") or {}).get(part) or {}).items():
             number = quantity(text)
             memory = name in ("memory", "ephemeral-storage")
             if number is not None and (number < 0 or (memory and number < 2**20) or (name == "cpu" and number > 4096)):
@@ -62,18 +62,18 @@ def amounts_make_sense(place: RuleTarget) -> Violations:
 
 
 @rule(OBJECT)
-def durations_are_durations(place: RuleTarget) -> Violations:
+def durations_are_durations(target: RuleTarget) -> Violations:
     """Go time.ParseDuration; prometheus-operator and Karpenter."""
-    for path, value in _leaves(place.thing):
+    for path, value in _leaves(target.object):
         wrong = path[-1] in DURATIONS and isinstance(value, str) and value != "Never" and duration_of(value) is None
         if wrong and not inside(path, FREE):
             yield path, f"{value!r} is no duration such as 30s or 5m"
 
 
 @rule(OBJECT)
-def ports_are_ports(place: RuleTarget) -> Violations:
+def ports_are_ports(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
-    for path, value in _leaves(place.thing):
+    for path, value in _leaves(target.object):
         if path[-1] not in (*PORTS, "port", "targetPort") or inside(path, FREE) or len(path) < 3:
             continue
         named = path[-1] not in PORTS and isinstance(value, str) and PORT_NAME.fullmatch(value)
@@ -82,9 +82,9 @@ def ports_are_ports(place: RuleTarget) -> Violations:
 
 
 @rule(CONTAINER)
-def names_of_ports_are_short(place: RuleTarget) -> Violations:
+def names_of_ports_are_short(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
-    for index, port in enumerate(place.part.get("ports") or []):
+    for index, port in enumerate(target.value.get("ports") or []):
         if "name" in port and not PORT_NAME.fullmatch(port["name"]):
             yield (
                 ("ports", index, "name"),
@@ -93,58 +93,58 @@ def names_of_ports_are_short(place: RuleTarget) -> Violations:
 
 
 @rule(CONTAINER)
-def names_of_containers_are_labels(place: RuleTarget) -> Violations:
+def names_of_containers_are_labels(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
-    if not DNS_LABEL.fullmatch(str(place.part.get("name", ""))):
-        yield ("name",), f"{place.part.get('name')!r} is no DNS label"
+    if not DNS_LABEL.fullmatch(str(target.value.get("name", ""))):
+        yield ("name",), f"{target.value.get('name')!r} is no DNS label"
 
 
 @rule(POD)
-def names_of_volumes_are_labels(place: RuleTarget) -> Violations:
+def names_of_volumes_are_labels(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
-    for index, volume in enumerate(place.part["spec"].get("volumes") or []):
+    for index, volume in enumerate(target.value["spec"].get("volumes") or []):
         if not DNS_LABEL.fullmatch(volume["name"]):
             yield ("spec", "volumes", index, "name"), f"{volume['name']!r} is no DNS label"
 
 
 @rule(CONTAINER)
-def names_of_variables_are_names(place: RuleTarget) -> Violations:
+def names_of_variables_are_names(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
-    for index, item in enumerate(place.part.get("env") or []):
+    for index, item in enumerate(target.value.get("env") or []):
         if not ENV_NAME.fullmatch(item["name"]):
             yield ("env", index, "name"), f"{item['name']!r} is no name of a variable"
 
 
 @rule(OBJECT)
-def names_of_objects_are_names(place: RuleTarget) -> Violations:
+def names_of_objects_are_names(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
-    metadata = place.thing["metadata"]
+    metadata = target.object["metadata"]
     for key in ("name", "namespace"):
-        text, form = metadata.get(key), DNS_LABEL if key == "namespace" or place.kind == "Service" else SUBDOMAIN
-        free = place.kind in ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding") and key == "name"
+        text, form = metadata.get(key), DNS_LABEL if key == "namespace" or target.kind == "Service" else SUBDOMAIN
+        free = target.kind in ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding") and key == "name"
         if text is not None and not free and (not form.fullmatch(text) or len(text) > 253):
             yield ("metadata", key), f"{text!r} is no name of an object (a-z, 0-9, -, .)"
 
 
 @rule(OBJECT)
-def named_things_have_names(place: RuleTarget) -> Violations:
+def named_things_have_names(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
-    for path, value in _leaves(place.thing):
+    for path, value in _leaves(target.object):
         if path[-1] in NAMED and isinstance(value, str) and not SUBDOMAIN.fullmatch(value) and not inside(path, FREE):
             yield path, f"{value!r} is no name of an object"
 
 
 @rule(OBJECT, "Service")
-def the_type_of_a_service_exists(place: RuleTarget) -> Violations:
+def the_type_of_a_service_exists(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
-    if (kind := place.spec.get("type", "ClusterIP")) not in SERVICE_TYPES:
+    if (kind := target.spec.get("type", "ClusterIP")) not in SERVICE_TYPES:
         yield ("spec", "type"), f"{kind!r} is none of {', '.join(SERVICE_TYPES)}"
 
 
 @rule(OBJECT, "NetworkPolicy")
-def blocks_of_addresses_are_networks(place: RuleTarget) -> Violations:
+def blocks_of_addresses_are_networks(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
-    for path, block in nodes(place.thing):
+    for path, block in nodes(target.object):
         if path and path[-1] == "ipBlock" and isinstance(block, dict):
             outer = _network(block.get("cidr"))
             if outer is None:
@@ -195,9 +195,9 @@ def inside(path: FieldPath, names: tuple[str, ...]) -> bool:
     return any(step in names for step in path[:-1])
 
 
-def _leaves(thing: Any) -> Iterator[tuple[FieldPath, Any]]:
+def _leaves(obj: Any) -> Iterator[tuple[FieldPath, Any]]:
     """Every plain value with its path; for values in lists, the path ends with the name of the list."""
-    for path, value in nodes(thing):
+    for path, value in nodes(obj):
         if not isinstance(value, dict | list) and value is not None:
             yield (path[:-1] if isinstance(path[-1], int) else path), value
 

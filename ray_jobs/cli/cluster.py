@@ -1,0 +1,162 @@
+"""The commands of `emoji-ldm cluster`: this system on Kubernetes. Their overlay holds the configuration they use."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from emoji_ldm.errors import ConfigError
+from ray_jobs.cli.command import command, new_app
+from ray_jobs.cli.submit import CONTEXT_HELP, MANIFESTS_HELP
+
+if TYPE_CHECKING:
+    from emoji_ldm.kubernetes.overlay import Overlay
+
+ContextName = Annotated[str, typer.Option("--context", metavar="NAME", help=CONTEXT_HELP)]
+Manifests = Annotated[Path, typer.Option(metavar="FOLDER", help=MANIFESTS_HELP)]
+OverlayName = Annotated[str, typer.Option("--overlay", metavar="NAME", help="Folder in k8s/overlays: dev, kind, eks.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+K8S = Path("k8s")
+
+app = new_app("Install, watch and remove this system on Kubernetes; `emoji-ldm submit` runs stages on it.")
+
+
+@command(
+    app,
+    "up",
+    examples=["emoji-ldm cluster up --overlay kind", "emoji-ldm cluster up --overlay eks --context my-cluster"],
+)
+def up(
+    overlay: OverlayName,
+    manifests: Manifests = K8S,
+    context: ContextName = "",
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Give up waiting after so long.")] = 1800,
+) -> int:
+    """Install an overlay and wait until it is ready; it is safe to run again."""
+    from emoji_ldm.kubernetes import up as kubernetes
+    from emoji_ldm.kubernetes.kubectl import Kubectl
+
+    return kubernetes.run(Kubectl(context), _overlay(manifests, overlay), timeout)
+
+
+@command(app, "status", examples=["emoji-ldm cluster status", "emoji-ldm cluster status --json"])
+def status(as_json: AsJson = False, context: ContextName = "") -> int:
+    """Print one table of clusters, service, jobs, queues and store, with the reason why something waits."""
+    from emoji_ldm.kubernetes import status as kubernetes
+    from emoji_ldm.kubernetes.kubectl import Kubectl
+
+    return kubernetes.run(Kubectl(context), as_json=as_json)
+
+
+@command(
+    app,
+    "logs",
+    examples=[
+        "emoji-ldm cluster logs                 # of the newest job",
+        "emoji-ldm cluster logs train --follow",
+        "emoji-ldm cluster logs serve --tail 50",
+    ],
+)
+def logs(
+    job: Annotated[
+        str,
+        typer.Argument(metavar="[JOB]", help="Job, stage (its newest job), serve or cluster; the newest by default."),
+    ] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while it writes.")] = False,
+    tail: Annotated[int, typer.Option(metavar="N", help="Only the last N lines; -1 for all.")] = -1,
+    context: ContextName = "",
+) -> int:
+    """Print the log of a job, of the service or of the standing cluster."""
+    from emoji_ldm.kubernetes import logs as kubernetes
+    from emoji_ldm.kubernetes.kubectl import Kubectl
+    from ray_jobs.cli import job_submission
+
+    return kubernetes.run(Kubectl(context), job, go_on=follow, tail=tail, ray_job=job_submission.follow)
+
+
+@command(
+    app,
+    "down",
+    examples=["emoji-ldm cluster down --overlay kind", "emoji-ldm cluster down --overlay kind --volumes --yes"],
+)
+def down(
+    overlay: OverlayName,
+    manifests: Manifests = K8S,
+    context: ContextName = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    volumes: Annotated[bool, typer.Option("--volumes", help="Delete data, Secrets and namespace too.")] = False,
+) -> int:
+    """Remove an overlay; the data of the store stays unless --volumes is given."""
+    from emoji_ldm.kubernetes import down as kubernetes
+    from emoji_ldm.kubernetes.kubectl import Kubectl
+
+    return kubernetes.run(Kubectl(context), _overlay(manifests, overlay), yes=yes, volumes=volumes)
+
+
+@command(app, "check", examples=["emoji-ldm cluster check", "emoji-ldm cluster check --overlay dev --overlay kind"])
+def check(
+    overlay: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Overlay to check; may be given several times. All by default."),
+    ] = None,
+    manifests: Manifests = K8S,
+) -> int:
+    """Check the manifests without a cluster: print `file:line: object: what is wrong`; exit status 1 for findings."""
+    from emoji_ldm.kubernetes.lint import check as check_overlay
+    from emoji_ldm.kubernetes.lint.rendering import overlays, render
+
+    began, num_findings, num_objects = time.monotonic(), 0, 0
+    names = overlay or overlays(manifests)
+    for name in names:
+        findings = check_overlay(manifests, name)
+        num_objects += len(render(manifests, name))
+        num_findings += len(findings)
+        sys.stdout.writelines(f"{finding}\n" for finding in findings)
+    seconds = time.monotonic() - began
+    sys.stdout.write(f"{num_findings} findings in {num_objects} objects of {', '.join(names)} ({seconds:.1f} s)\n")
+    return 1 if num_findings else 0
+
+
+@command(
+    app,
+    "simulate",
+    examples=[
+        "emoji-ldm cluster simulate                           # the four questions of plan.yaml",
+        "emoji-ldm cluster simulate storm --output storm      # with charts in storm/simulation.html",
+        "emoji-ldm cluster simulate plan pools.gpu-spot.price_usd_h=9.5 work.caption.workers=128",
+        "emoji-ldm cluster simulate mine.yaml --seed 3 --json",
+        "emoji-ldm cluster simulate --published               # against KubeRay's and Kueue's own figures",
+    ],
+)
+def simulate(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SCENARIO] [path=value ...]",
+            help="A preset (plan, storm, scale) or a YAML file, plan by default; overrides are work.caption.rate=3.",
+        ),
+    ] = None,
+    manifests: Manifests = K8S,
+    seed: Annotated[int | None, typer.Option(help="Seed of all randomness; the same seed, the same result.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write simulation.html (charts) and simulation.json there.")
+    ] = None,
+    as_json: AsJson = False,
+    published: Annotated[bool, typer.Option("--published", help="Compare with published scale figures.")] = False,
+) -> int:
+    """Estimate how long work takes and what it costs on a cluster, from manifests, rates and prices."""
+    from emoji_ldm.kubernetes.simulation import command as simulation
+
+    if not published:
+        return simulation.run(words or [], manifests=manifests, seed=seed, output=output, as_json=as_json)
+    if words or output or seed is not None:
+        raise ConfigError("--published has loads of its own: it takes no overrides, --seed or --output")
+    return simulation.compare(as_json=as_json)
+
+
+def _overlay(manifests: Path, name: str) -> "Overlay":
+    from emoji_ldm.kubernetes.overlay import Overlay
+
+    return Overlay.read(manifests.expanduser(), name)
