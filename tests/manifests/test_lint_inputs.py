@@ -23,7 +23,7 @@ def refusals(expression, rules=JOBS, actions=("Deny",), **said):
     policy = {"kind": "ValidatingAdmissionPolicy", "metadata": {"name": "mine"}, "spec": spec}
     binding = {"kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": "mine"},
                "spec": {"policyName": "mine", "validationActions": list(actions)}}  # fmt: skip
-    return {(name_of(thing), text) for thing, text in admission.refusals([*world().things, policy, binding])}
+    return {(name_of(thing), text) for thing, text in admission.refusals([*world().objects, policy, binding])}
 
 
 @pytest.mark.parametrize("expression", ["object.spec.(", "object.spec.nope == 3"])

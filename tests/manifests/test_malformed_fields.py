@@ -42,10 +42,10 @@ def emptied(thing, path):
 @pytest.mark.parametrize("change", [without, emptied])
 def test_no_missing_field_crashes_the_check(change):
     good, chance = world(), random.Random(3)
-    places = [(index, path) for index, thing in enumerate(good.things) for path in keys(thing)]
+    places = [(index, path) for index, thing in enumerate(good.objects) for path in keys(thing)]
     for index, path in chance.sample([one for one in places if CONFIG not in one[1]], 120):
-        broken = change(good.things[index], path)
-        around = LintContext((*good.things[:index], broken, *good.things[index + 1 :]), good.overlay, good.folder)
+        broken = change(good.objects[index], path)
+        around = LintContext((*good.objects[:index], broken, *good.objects[index + 1 :]), good.overlay, good.folder)
         list(problems(broken, around))
         if path[-1] in SHAPE and not list(overlay_problems(around)):
             list(network_problems(around))
@@ -54,6 +54,6 @@ def test_no_missing_field_crashes_the_check(change):
 def test_an_object_of_wrong_form_is_still_a_name_to_the_others():
     """Whoever misspells a key of a ConfigMap is not told that the ConfigMap is missing."""
     good = world()
-    things = [{**one, "dat": {}} if name_of(one) == "ConfigMap/store" else one for one in good.things]
+    things = [{**one, "dat": {}} if name_of(one) == "ConfigMap/store" else one for one in good.objects]
     found = list(overlay_problems(LintContext(tuple(things), good.overlay, good.folder)))
     assert [(name_of(thing), text) for thing, _, text in found] == [("ConfigMap/store", "unknown field 'dat'")]

@@ -37,7 +37,7 @@ def noticed(broken, around, known):
     """Whether the check says of the broken object, or of others because of it, what it did not say before."""
     if any((name_of(broken), path, text) not in known for path, text in problems(broken, around)):
         return True
-    others = ((one, path, text) for one in around.things if one is not broken for path, text in problems(one, around))
+    others = ((one, path, text) for one in around.objects if one is not broken for path, text in problems(one, around))
     return any((name_of(one), path, text) not in known for one, path, text in others) or any(network_problems(around))
 
 

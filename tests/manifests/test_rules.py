@@ -1,6 +1,5 @@
 """Every rule of the check notices its own slip and nothing else nearby; the good overlay breaks none."""
 
-import argparse
 
 import pytest
 import yaml
@@ -14,7 +13,7 @@ from emoji_ldm.kubernetes.lint.rules import RULES, violations
 from emoji_ldm.kubernetes.lint.rules.project_config import WORDS
 from emoji_ldm.kubernetes.lint.rules.rule import rule_targets
 from emoji_ldm.kubernetes.lint.runner import problems
-from ray_jobs.cli.parser import build_parser
+from tests.command_line import command_names
 from tests.manifests.cases import CASES
 from tests.manifests.good import edited, world
 from tests.manifests.operators import OPERATORS
@@ -29,7 +28,7 @@ def found_by(rule, name, edits):
 
 def test_the_good_overlay_breaks_no_rule():
     good = world()
-    assert {name_of(one): found for one in good.things if (found := list(problems(one, good)))} == {}
+    assert {name_of(one): found for one in good.objects if (found := list(problems(one, good)))} == {}
 
 
 def test_every_rule_has_its_case_and_says_who_demands_it():
@@ -56,8 +55,7 @@ def test_a_rule_that_is_kept_is_silent(rule):
 
 
 def test_the_words_that_entrypoints_may_use_are_commands_of_ours():
-    (commands,) = [one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
-    assert set(commands.choices) >= WORDS - {"autoencoder"}
+    assert command_names() >= WORDS - {"autoencoder"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

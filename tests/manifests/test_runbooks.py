@@ -8,9 +8,11 @@ import subprocess
 
 import pytest
 import yaml
+from typer.exceptions import TyperException
 
+from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.kubernetes.lint.kubectl_binary import bundled_tool
-from ray_jobs.cli.main import parse_arguments
+from tests.command_line import parse
 from tests.manifests.render import K8S, OVERLAYS, ROOT, VERSIONS, rendered
 
 PAGES = sorted([*(ROOT / "infra" / "runbooks").glob("*.md"), K8S / "README.md"])
@@ -96,9 +98,11 @@ def test_every_command_of_ours_parses():
     for where, arguments in told("emoji-ldm"):
         plain = [word for word in arguments if not word.startswith((">", "2>"))]
         try:
-            parse_arguments(plain)
-        except SystemExit as error:
-            assert error.code == 0, f"{where}: emoji-ldm {' '.join(plain)}"
+            parsed = parse(plain)
+            if parsed.info_name == "submit":
+                parse(parsed.params["words"])
+        except (TyperException, EmojiLdmError) as error:
+            raise AssertionError(f"{where}: emoji-ldm {' '.join(plain)}: {error}") from None
 
 
 def test_overlays_and_stages_named_after_our_commands_exist():

@@ -97,4 +97,4 @@ def test_a_value_is_found_where_it_was_written_last(folder, kind, path, file, te
     thing = things[0] if things else {"kind": kind, "metadata": {"name": "none"}}
     lines = FILES[file].splitlines()
     (number,) = [number for number, line in enumerate(lines, 1) if text in line]
-    assert SourceMap(folder, "dev").line(thing, path) == (f"k8s/{file}", number)
+    assert SourceMap(folder, "dev").locate(thing, path) == (f"k8s/{file}", number)
