@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -204,7 +204,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def one_word(words: list[str], rule: str) -> str:
+def one_word(words: Sequence[str], rule: str) -> str:
     """The only word; ConfigError says the rule otherwise."""
     if len(words) != 1:
         raise ConfigError(f"{rule}, not {' '.join(words) or 'none'}")

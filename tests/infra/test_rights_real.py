@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 SCRIPT = """
 import sys
 from emoji_ldm.demo.gallery import Gallery
-from ray_jobs.cli import main
+from ray_jobs.cli.main import main
 with Gallery(num_openmoji=0, limit_per_tag=10, port=int(sys.argv[1])) as site:
     sys.exit(main([*sys.argv[2].split(), "--config", "demo", "crawl.site=" + site.url, *sys.argv[3:]]))
 """
@@ -77,4 +77,4 @@ def test_a_stage_with_another_s_rights_is_refused(seaweed, tmp_path: Path, monke
     with Guard(seaweed.endpoint, partial(may, "serve")) as guard:
         done = run("crawl", guard.url, uri, free_port(), tmp_path)
     assert done.returncode != 0
-    assert any("tables/tiles/" in key for _, key in guard.refused), sorted(guard.refused)
+    assert any("tables/listings/" in key for _, key in guard.refused), sorted(guard.refused)

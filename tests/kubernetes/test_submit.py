@@ -1,4 +1,4 @@
-"""`emoji-ldm submit` on Kubernetes and `cluster logs` with a real kubectl: a job from its creation to its end, whatever that is."""
+"""`emoji-ldm submit` on Kubernetes and `cluster logs` with a real kubectl: a job from its creation to its end."""
 
 import base64
 import os

@@ -41,7 +41,7 @@ def commit(self, *arguments, **options):
     if seen[0] == last: os.kill(os.getpid(), signal.SIGKILL)
     return done
 Table.commit = commit
-from ray_jobs.cli import main
+from ray_jobs.cli.main import main
 sys.exit(main(["crawl", "-c", sys.argv[1]]) or main(["caption", "-c", sys.argv[1]]))
 """
 

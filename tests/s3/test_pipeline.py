@@ -23,7 +23,7 @@ SMALL = ["autoencoder.steps=6", "autoencoder.checkpoint_every=3", "train.steps=6
 SCRIPT = """
 import sys
 from emoji_ldm.demo.gallery import Gallery
-from ray_jobs.cli import main
+from ray_jobs.cli.main import main
 with Gallery(num_openmoji=0, limit_per_tag=30, port=int(sys.argv[1])) as site:
     sys.exit(main(["pipeline", "--config", "demo", "crawl.site=" + site.url, *sys.argv[2:]]))
 """

@@ -12,7 +12,7 @@ from ray_jobs.cli.main import main
 ])  # fmt: skip
 def test_nothing_is_run_if_generate_could_not_draw_at_the_end(words, ran, monkeypatch, capsys):
     chained = []
-    monkeypatch.setattr(pipeline, "chain", lambda stages, config: chained.extend(stages))
+    monkeypatch.setattr(pipeline, "run_stages", lambda stages, config: chained.extend(stages))
     assert main(["pipeline", *words]) == (0 if ran else 2)
     assert chained == ran
     assert ran or "error: nothing was run, since generate would stop: " in capsys.readouterr().err
@@ -20,5 +20,5 @@ def test_nothing_is_run_if_generate_could_not_draw_at_the_end(words, ran, monkey
 
 def test_a_dry_run_refuses_what_is_no_stage(capsys):
     assert main(["pipeline", "--dry-run", "nonsense"]) == 2
-    assert "error: pipeline has no stage 'nonsense'" in capsys.readouterr().err
+    assert "error: pipeline has no stage 'nonsense' (the stages are" in capsys.readouterr().err
     assert main(["pipeline", "--dry-run", "train"]) == 0

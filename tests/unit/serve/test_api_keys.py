@@ -67,7 +67,7 @@ def test_the_command_prints_a_key_once_and_the_file_holds_no_trace_of_it(path, c
         (["add", "bob", "--expires", "2020-01-01"], "over already"),
         (["add", "bob", "--quota", "-1"], "images a minute"),
         (["revoke", "alcie"], "did you mean 'alice'?"),
-        (["list", "alice"], "takes no name"),
+        (["list", "alice"], "list does not take 'alice'"),
     ],
 )
 def test_a_mistake_is_one_line_and_changes_nothing(path, words, text, capsys):

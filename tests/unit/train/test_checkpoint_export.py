@@ -22,7 +22,7 @@ from emoji_ldm.train.checkpoint_export import ExportRequest, export_checkpoint
 from emoji_ldm.train.loop import fit
 from emoji_ldm.train.tasks import autoencoder_task, diffusion_task
 from emoji_ldm.train.training_args import build_training_args
-from ray_jobs.cli import main
+from ray_jobs.cli.main import main
 from tests.emoji_images import blobs, fill_images
 from tests.generation_requests import noise_for_seeds
 from tests.latents_store import fill_latents, training_config
@@ -40,8 +40,8 @@ def trained(tmp_path_factory, tiny_pipeline):
     config = training_config(tiny_pipeline, folder / "store", "train.steps=4", "train.num_workers=1",
                              "train.zero_stage=0", "train.checkpoint_every=2", "train.lr=1e-2")  # fmt: skip
     fill_latents(config)
-    place = tiny.place(config, folder)
-    fit(diffusion_task.load_task(place), build_training_args(config, "train"), place, torch.device("cpu"))
+    run_context = tiny.run_context(config, folder)
+    fit(diffusion_task.load_task(run_context), build_training_args(config, "train"), run_context, torch.device("cpu"))
     return config
 
 
@@ -133,13 +133,13 @@ def test_a_checkpoint_is_chosen_by_its_path_or_uri(trained, tmp_path):
 
 def test_the_command_says_what_it_wrote_and_what_to_type_next(trained, tmp_path, capfd, monkeypatch):
     words = ["train", f"store={trained.store}", "run=tiny"]
-    assert main.main([*words, "--export", str(tmp_path / "model")]) == 0
+    assert main([*words, "--export", str(tmp_path / "model")]) == 0
     told = capfd.readouterr().err
     assert "step" in told and f"generate.checkpoint={tmp_path / 'model'}" in told
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    assert main.main([*words, "--export", str(tmp_path / "model"), "--push", "me/emoji"]) == 2
+    assert main([*words, "--export", str(tmp_path / "model"), "--push", "me/emoji"]) == 2
     assert "HF_TOKEN" in capfd.readouterr().err
-    assert main.main([*words, "--push", "me/emoji"]) == 2
+    assert main([*words, "--push", "me/emoji"]) == 2
     assert "--push goes with --export DIR" in capfd.readouterr().err
 
 
@@ -149,8 +149,8 @@ def test_an_autoencoder_is_exported_as_diffusers_own(tmp_path, tiny_pipeline):
         "autoencoder.block_out_channels=[16,16]", "autoencoder.steps=2", "autoencoder.lr=1e-2",
     )  # fmt: skip
     fill_images(Store(config.store), blobs(3))
-    place = tiny.place(config, tmp_path)
-    fit(autoencoder_task.load_task(place), build_training_args(config, "autoencoder"), place, torch.device("cpu"))
+    run_context = tiny.run_context(config, tmp_path)
+    fit(autoencoder_task.load_task(run_context), build_training_args(config, "autoencoder"), run_context, torch.device("cpu"))
     for weights in ("ema", "raw"):
         export_checkpoint(config, ExportRequest("autoencoder", weights), tmp_path / weights, tmp_path / "cache")
     ema, raw = (AutoencoderKL.from_pretrained(tmp_path / weights) for weights in ("ema", "raw"))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ray_jobs.cli import main
+from ray_jobs.cli.main import main
 from tests.emoji_server import ROOT
 
 K8S = ROOT / "k8s"
