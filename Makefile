@@ -20,7 +20,7 @@ test: setup
 unit: setup
 	@$(BIN)/python -m pytest tests/unit -m "not slow and not long" -n auto --dist loadfile
 
-QUICK = tests/unit tests/manifests tests/cluster tests/infra
+QUICK = tests/unit tests/docs tests/manifests tests/kubernetes tests/infra
 
 check: setup
 	@$(BIN)/ruff check .
