@@ -1,1 +1,1 @@
-"""Judging a run: what it made, beside what it learnt from."""
+"""Evaluation of a run: the report, nearest neighbours of generated images, and training curves."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import jinja2
 
 from emoji_ldm import __version__
 from emoji_ldm.config import Config
+from emoji_ldm.dataset.delta.delta_log import log_entries
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.versions.history import table_commits
 from emoji_ldm.dataset.versions.refs import open_tables
@@ -24,26 +25,29 @@ from emoji_ldm.store import Store
 
 SHOWN_IMAGES = 24
 SHOWN_GENERATED = 32
+GENERATED_COLUMNS = ("image", "prompt", "seed", "steps", "guidance_scale", "checkpoint")
 
 
 def write_report(config: Config, path: Path) -> Path:
-    """Write the report of `config.run` from what the store holds; parts not made yet say which command makes them.
+    """Write the report of `config.run` from what the store holds.
+
+    A part that has no data yet names the command that makes it.
 
     Raises:
         DatasetError: The store holds no table at all.
     """
     store = Store(config.store, config.branch)
-    facts = collect_report_data(config, store)
+    data = collect_report_data(config, store)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     environment.filters["data_uri"] = _data_uri
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(environment.get_template("report.html").render(**facts), encoding="utf-8")
+    path.write_text(environment.get_template("report.html").render(**data), encoding="utf-8")
     return path
 
 
 def collect_report_data(config: Config, store: Store) -> dict[str, Any]:
-    """Everything the report shows, as plain values."""
-    tables = open_tables(config, *TABLES.values())
+    """Everything that the report shows, by the names that the template uses."""
+    tables = open_tables(store, config.as_of, *TABLES.values())
     present = {name: table for name, table in tables.items() if table.exists}
     if not present:
         raise DatasetError(f"nothing to report: {store.uri} holds no tables yet; begin with emoji-ldm crawl")
@@ -54,14 +58,14 @@ def collect_report_data(config: Config, store: Store) -> dict[str, Any]:
         "images": _captioned(tables["images"], tables["captions"]),
         "engines": sorted(set(tables["captions"].read(["engine"]).column(0).to_pylist())),
         "trainings": summarize_trainings(store, config.run),
-        "generated": _generated(tables["generated"], tables["images"]),
+        **_generated(tables["generated"], tables["images"], config.run),
         "versions": [_version_row(name, table) for name, table in present.items()],
         "stages": _stages(store, config.run),
     }  # fmt: skip
 
 
 def _outcomes(table: Table) -> dict[str, list[tuple[str, int, str]]]:
-    """{kind: [(outcome, count, an example reason)]}, most frequent first."""
+    """{kind: [(outcome, count, example of a reason)]}, most frequent first."""
     rows = table.read(["kind", "outcome", "reason"]).to_pylist()
     reasons = {(row["kind"], row["outcome"]): row["reason"] for row in reversed(rows)}
     counts = Counter((row["kind"], row["outcome"]) for row in rows)
@@ -72,7 +76,7 @@ def _outcomes(table: Table) -> dict[str, list[tuple[str, int, str]]]:
 
 
 def _captioned(images: Table, captions: Table) -> list[dict[str, Any]]:
-    """An even sample of the crawled images with a caption each."""
+    """An even sample of the crawled images, each with its caption or the reason why it has none."""
     if not images.exists:
         return []
     ids = sorted(images.keys())
@@ -86,16 +90,42 @@ def _captioned(images: Table, captions: Table) -> list[dict[str, Any]]:
     return rows
 
 
-def _generated(generated: Table, images: Table) -> list[dict[str, Any]]:
-    """The newest generated images, each beside its nearest crawled one."""
-    columns = ["image", "prompt", "seed", "steps", "guidance_scale", "checkpoint"]
-    rows: list[dict[str, Any]] = generated.read(columns).to_pylist()[:SHOWN_GENERATED]
-    if not rows or not images.exists:
-        return rows
-    known = images.read(["image", "title"]).to_pylist()
-    best, distance = nearest_neighbors(thumbnail_vectors(_pngs(rows)), thumbnail_vectors(_pngs(known)))
-    for row, index, gap in zip(rows, best, distance, strict=True):
-        row["nearest"], row["distance"] = known[index], float(gap)
+def _generated(generated: Table, images: Table, run: str) -> dict[str, Any]:
+    """The newest generated images of a run, newest first, each with the crawled image nearest to it.
+
+    Where the table has no file of the run (it generated nothing new, or compaction merged its files with others'), the
+    newest images of the table are shown, and the page says so.
+    """
+    own = _files_of_run(generated, run)
+    rows = _newest_rows(generated, own or reversed(generated.live_files()))
+    if rows and images.exists:
+        known = images.read(["image", "title"]).to_pylist()
+        best, distance = nearest_neighbors(thumbnail_vectors(_pngs(rows)), thumbnail_vectors(_pngs(known)))
+        for row, index, gap in zip(rows, best, distance, strict=True):
+            row["nearest"], row["distance"] = known[index], float(gap)
+    return {"generated": rows, "generated_by_run": bool(own)}
+
+
+def _files_of_run(table: Table, run: str) -> list[str]:
+    """Live files that a run committed, newest first."""
+    written = {
+        action["add"]["path"]
+        for _, actions in log_entries(table)
+        if any(action.get("commitInfo", {}).get("run") == run for action in actions)
+        for action in actions
+        if "add" in action
+    }
+    return [path for path in reversed(table.live_files()) if path in written]
+
+
+def _newest_rows(table: Table, files: Iterable[str]) -> list[dict[str, Any]]:
+    """The last rows of files that are given newest first; only as many files as needed are read."""
+    rows: list[dict[str, Any]] = []
+    for path in files:
+        keys = table.keys_of(path).to_pylist()[len(rows) - SHOWN_GENERATED :]
+        rows += reversed(table.read_located({path: keys}, GENERATED_COLUMNS).to_pylist())
+        if len(rows) >= SHOWN_GENERATED:
+            break
     return rows
 
 
@@ -104,6 +134,7 @@ def _pngs(rows: Sequence[dict[str, Any]]) -> list[bytes]:
 
 
 def _version_row(name: str, table: Table) -> dict[str, Any]:
+    """A table's version and size, and the origin of its newest commit by a job."""
     commits = [entry for entry in table_commits(table) if entry["stage"]]
     newest = commits[0] if commits else {"parents": {}, "run": "", "stage": "", "time": None, "code": ""}
     return {"name": name, "rows": table.count(), "version": table.version, "num_commits": len(commits), **newest,
@@ -111,11 +142,11 @@ def _version_row(name: str, table: Table) -> dict[str, Any]:
 
 
 def _stages(store: Store, run: str) -> list[dict[str, Any]]:
-    """Per stage: seconds over all its runs, highest memory, number of runs, last summary."""
+    """Per stage: seconds and number of its executions, peak memory, and the summary of the last one."""
     found: dict[str, dict[str, Any]] = {}
     for name in store.list("runs", run, "stages"):
         facts = json.loads(store.read("runs", run, "stages", name))
-        if facts["stage"] == "report":
+        if facts["stage"] == "report":  # this very page
             continue
         stage = found.setdefault(facts["stage"], {"seconds": 0.0, "peak_mb": 0.0, "num_runs": 0})
         stage["seconds"] += facts["seconds"]

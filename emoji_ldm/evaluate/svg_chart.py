@@ -1,106 +1,127 @@
-"""Line charts as inline SVG: no script, no font, sharp at any size."""
+"""Line charts with a logarithmic y axis, drawn by matplotlib as SVG for an HTML page."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
+import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import TYPE_CHECKING, Any
 
-WIDTH, HEIGHT = 480, 230
-LEFT, RIGHT, TOP, BOTTOM = 52, 26, 14, 40
-MAX_POINTS = 600  # of a drawn line: more are not seen, and would make the page large
-MARKER_KINDS = ("held", "held-ema")  # measurements: each is shown, unless they are many
-MAX_MARKERS = 40
+if TYPE_CHECKING:  # imported where it is used: matplotlib takes half a second
+    from matplotlib.axes import Axes
+
+WIDTH_PT, HEIGHT_PT = 480, 230
+LEFT_PT, RIGHT_PT, TOP_PT, BOTTOM_PT = 52, 26, 14, 40  # margins
+MAX_MARKERS = 40  # more points than this are drawn as a line without markers
+MIN_Y = 1e-9  # smaller values have no place on a logarithmic axis
+GRID_COLOR, TEXT_COLOR = "#e3e5ea", "#646a76"
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart; `kind` is its class in the style sheet."""
+    """One line of a chart."""
 
+    name: str  # CSS class of the line in the SVG
+    label: str  # text of the legend
     points: Points
-    kind: str
+    color: str
+    width_pt: float = 2.0
+    markers: bool = False  # whether points are marked, unless they are many
 
 
 def moving_average(points: Points, window: int) -> list[tuple[float, float]]:
-    """The moving average over `window` points, at the window's last x."""
+    """The mean of each `window` successive points, at the x of the last of them."""
     values = [y for _, y in points]
     return [(points[i - 1][0], sum(values[i - window : i]) / window) for i in range(window, len(points) + 1)]
 
 
-def downsample(points: Points) -> Points:
-    """At most about `MOST_POINTS` points: per stretch its lowest and its highest, so that no spike is lost."""
-    if len(points) <= MAX_POINTS:
-        return points
-    size = math.ceil(2 * len(points) / MAX_POINTS)
-    parts = (points[start : start + size] for start in range(0, len(points), size))
-    ends = ((min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])) for part in parts)
-    return [point for pair in ends for point in sorted(set(pair))]
-
-
-def line_chart(points: Points, *, x_label: str, y_label: str) -> str:
-    """Raw points as a thin line, their moving average as a thick one, on a logarithmic y axis; empty for no points."""
-    if len(points) < 2:
-        return ""
-    mean = Curve(moving_average(points, max(len(points) // 20, 2)), "mean")
-    return draw_line_chart([Curve(points, "raw"), mean], x_label=x_label, y_label=y_label)
-
-
 def draw_line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
-    """Lines on one logarithmic y axis; empty if there is nothing to draw."""
-    drawn = [Curve(downsample(curve.points), curve.kind) for curve in curves if curve.points]
-    every = [point for curve in drawn for point in curve.points]
-    if len(every) < 2:
+    """An `<svg class="chart">` element; equal arguments give equal text. Empty if there are fewer than two points.
+
+    Text stays text, so the page's fonts apply and a reader can select it.
+    """
+    curves = [curve for curve in curves if curve.points]
+    if sum(len(curve.points) for curve in curves) < 2:
         return ""
-    first, last = min(x for x, _ in every), max(x for x, _ in every)
-    ys = [max(y, 1e-9) for _, y in every]
-    low, high = math.log10(min(ys)) - 0.02, math.log10(max(ys)) + 0.02
+    import matplotlib
+    from matplotlib.figure import Figure
 
-    def place(point: tuple[float, float]) -> tuple[float, float]:
-        x = LEFT + (point[0] - first) / max(last - first, 1) * (WIDTH - LEFT - RIGHT)
-        y = TOP + (high - math.log10(max(point[1], 1e-9))) / (high - low) * (HEIGHT - TOP - BOTTOM)
-        return x, y
-
-    parts = [_y_tick(value, place((first, value))[1]) for value in _y_ticks(low, high)]
-    parts += [_x_tick(x, place((x, ys[0]))[0]) for x in _x_ticks(first, last)]
-    parts += [_svg_curve([place(point) for point in curve.points], curve.kind) for curve in drawn]
-    parts.append(f'<text class="label" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>')
-    title = f"<title>{escape(y_label)} over {escape(x_label)}</title>"
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" class="chart">{title}{"".join(parts)}</svg>'
-
-
-def _y_ticks(low: float, high: float) -> list[float]:
-    """Round values inside the range, at most seven of them, evenly spread on the logarithmic axis."""
-    for digits in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
-        values = [m * 10.0**e for e in range(math.floor(low) - 1, math.ceil(high) + 1) for m in digits]
-        inside = [value for value in values if low <= math.log10(value) <= high]
-        if len(inside) >= 3:
-            return inside[:: math.ceil(len(inside) / 7)]
-    return [10**low, 10 ** ((low + high) / 2), 10**high]
+    # Ids in the SVG are hashes of their content and this salt: unique on a page with several charts, and reproducible.
+    salt = hashlib.sha256(repr((curves, x_label, y_label)).encode()).hexdigest()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure = Figure(figsize=(WIDTH_PT / 72, HEIGHT_PT / 72), dpi=72)  # no pyplot, whose figures are global
+        axes = figure.add_axes((
+            LEFT_PT / WIDTH_PT, BOTTOM_PT / HEIGHT_PT, 1 - (LEFT_PT + RIGHT_PT) / WIDTH_PT,
+            1 - (TOP_PT + BOTTOM_PT) / HEIGHT_PT,
+        ))  # fmt: skip
+        _style_axes(axes, curves, x_label)
+        for curve in curves:
+            marker = "o" if curve.markers and len(curve.points) <= MAX_MARKERS else ""
+            (line,) = axes.plot(
+                [x for x, _ in curve.points], [max(y, MIN_Y) for _, y in curve.points], color=curve.color,
+                linewidth=curve.width_pt, marker=marker, markersize=6, solid_joinstyle="round",
+            )  # fmt: skip
+            line.set_gid(f"curve-{curve.name}")
+        stream = io.BytesIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    return _inline_svg(stream.getvalue(), f"{y_label} over {x_label}")
 
 
-def _x_ticks(first: float, last: float, count: int = 5) -> list[float]:
-    """Round values from first to last, `count` or fewer gaps."""
-    gap = max(last - first, 1) / count
-    unit = 10 ** math.floor(math.log10(gap))
-    step = max(1.0, next(m * unit for m in (1, 2, 5, 10) if m * unit >= gap))
-    begin = math.ceil(first / step) * step
-    return [begin + step * number for number in range(int((last - begin) / step) + 1)]
+def _style_axes(axes: Axes, curves: Sequence[Curve], x_label: str) -> None:
+    """Light horizontal grid lines, few ticks, no frame, and limits that fit the data."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+    xs = [x for curve in curves for x, _ in curve.points]
+    logs = [math.log10(max(y, MIN_Y)) for curve in curves for _, y in curve.points]
+    axes.set_yscale("log")
+    axes.set_xlim(min(xs), max(max(xs), min(xs) + 1))
+    axes.set_ylim(10 ** (min(logs) - 0.02), 10 ** (max(logs) + 0.02))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    # Less than a decade has too few powers of ten for ticks.
+    decades = max(logs) - min(logs)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades > 0.7 else "auto", numticks=8))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.tick_params(length=0, pad=7, labelsize=12, labelcolor=TEXT_COLOR)
+    axes.grid(axis="y", color=GRID_COLOR, linewidth=1)
+    axes.set_axisbelow(True)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_xlabel(x_label, loc="right", fontsize=12, color=TEXT_COLOR)
 
 
-def _y_tick(value: float, y: float) -> str:
-    grid = f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-    return f'{grid}<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.2g}</text>'
+def _inline_svg(document: bytes, title: str) -> str:
+    """The SVG document as an element for an HTML page: scalable, named, and without ids that other charts have too."""
+    ET.register_namespace("", SVG)
+    ET.register_namespace("xlink", XLINK)
+    root = ET.fromstring(document)
+    for metadata in root.findall(f"{{{SVG}}}metadata"):
+        root.remove(metadata)
+    for name in ("width", "height"):
+        root.attrib.pop(name)
+    root.attrib |= {"class": "chart", "role": "img"}
+    caption = ET.Element(f"{{{SVG}}}title")
+    caption.text = title
+    root.insert(0, caption)
+    referenced = _referenced_ids(root)
+    for element in root.iter():
+        name = element.attrib.get("id", "")
+        if name.startswith("curve-"):
+            element.attrib["class"] = name.removeprefix("curve-")
+        if name and name not in referenced:
+            del element.attrib["id"]
+    return ET.tostring(root, encoding="unicode")
 
 
-def _x_tick(value: float, x: float) -> str:
-    return f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 18}" text-anchor="middle">{value:,.0f}</text>'
-
-
-def _svg_curve(points: Points, kind: str) -> str:
-    text = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    path = f'<path class="{kind}" d="M{text}"/>' if points else ""
-    marks = [f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points]
-    return path + "".join(marks if kind in MARKER_KINDS and len(points) <= MAX_MARKERS else [])
+def _referenced_ids(root: ET.Element[Any]) -> set[str]:
+    """Ids of markers and clip paths, which other elements of the drawing refer to."""
+    links = {element.attrib.get(f"{{{XLINK}}}href", "").removeprefix("#") for element in root.iter()}
+    clips = {element.attrib.get("clip-path", "").removeprefix("url(#").removesuffix(")") for element in root.iter()}
+    return links | clips

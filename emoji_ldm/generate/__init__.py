@@ -1,1 +1,1 @@
-"""Prompts and seeds to emoji: noise per seed, the sampler, PNG files with their settings inside."""
+"""Sampling images from a latent diffusion model, offline and as a service."""

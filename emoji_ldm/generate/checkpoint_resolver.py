@@ -1,6 +1,6 @@
-"""Where a model comes from, and the key of what lies there; light, so that planning needs no torch.
+"""What is known of a model from its files alone: where it is, its key and its limits.
 
-What a model can draw, told by its files alone; light, so that a service knows it before a replica has loaded it.
+Needs no torch: drivers plan a run, and the service knows what it can be asked for, before any worker loads weights.
 """
 
 from __future__ import annotations
@@ -13,42 +13,34 @@ from pathlib import Path
 from emoji_ldm.config import Config, key_of
 from emoji_ldm.dataset import checkpoint_aliases, checkpoints
 from emoji_ldm.errors import ModelError
-from emoji_ldm.generate.request import fitting_schedulers
+from emoji_ldm.generate.request import compatible_schedulers
 from emoji_ldm.latents.pipeline_source import HUB_ID, MODEL_INDEX, PIPELINE_PARTS, local_folder, read_json
 from emoji_ldm.store import Store
 
-CACHE_FOLDER = Path.home() / ".cache" / "emoji-ldm"  # for files of a store that is not local
-ALIAS_PREFIX = "tag:"  # before the name of a checkpoint that `emoji-ldm train --tag` gave
-LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers' save_lora_weights names it, and our training
+CACHE_FOLDER = Path.home() / ".cache" / "emoji-ldm"  # local copies of files of a remote store
+ALIAS_PREFIX = "alias:"  # before the name of a checkpoint that `emoji-ldm train --alias` gave
+OLD_ALIAS_PREFIX = "tag:"  # what configurations of earlier releases write instead
+LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers' save_lora_weights and our training use
 IGNORED_SETTINGS = ("architectures", "dtype", "torch_dtype", "transformers_version")  # settings that change no pixel
-
-
-def model_key(folder: Path | str) -> str:
-    """Key of all that decides a seed's pixels, from a pipeline's files alone: weights, settings, vocabulary, noise."""
-    folder = local_folder(folder)
-    facts: list[object] = []
-    for path in sorted(path for part in PIPELINE_PARTS for path in (folder / part).iterdir()):
-        if path.name in ("config.json", "scheduler_config.json"):
-            settings = read_json(path)
-            facts.append({name: settings[name] for name in settings if name[0] != "_" and name not in IGNORED_SETTINGS})
-        elif path.suffix in (".safetensors", ".txt") or path.name in ("tokenizer.json", "vocab.json"):
-            with path.open("rb") as stream:
-                facts.append([path.parent.name, path.name, hashlib.file_digest(stream, "sha256").hexdigest()])
-    return key_of(*facts)
+DEFAULT_TIMESTEPS = 1000  # of diffusers' schedulers whose configuration has none
+MAX_SIDE_FACTOR = 2  # the largest side, in multiples of the side that the model was trained at
 
 
 def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: str) -> tuple[Path | str, str]:
-    """Find a model: the folder or hub id to load, and the URI that names it (which resolves to the same again).
+    """Find a model.
 
     Args:
-        config: Its `run` gives the newest checkpoint where `checkpoint` is empty.
-        store: Where checkpoints lie.
-        cache: Local folder for files of a store that is not local.
-        checkpoint: "", tag:NAME, a local folder (a pipeline or a checkpoint of ours), a path or URI in the store,
-            a hub id.
+        config: Its `run` names the run whose newest checkpoint an empty `checkpoint` means.
+        store: Holds the checkpoints.
+        cache: Local folder for files of a remote store.
+        checkpoint: "", alias:NAME, a local folder (a pipeline or one of our checkpoints), a path or URI in the store,
+            or a hub id.
+
+    Returns:
+        The folder or hub id to load, and a URI that keeps naming this very model.
 
     Raises:
-        ModelError: Nothing of that name is there, or the run has no checkpoint yet.
+        ModelError: Nothing of that name exists, or the run has no checkpoint yet.
     """
     if is_moving_reference(checkpoint):
         found = resolve_reference(config, store, checkpoint)
@@ -63,111 +55,130 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
     if store.exists(path, MODEL_INDEX):
         store.download(cache / path, path)
         return cache / path, f"{store.uri}/{path}"
+    # A hub id looks like a relative path; a local path that exists is meant as one.
     if HUB_ID.fullmatch(checkpoint) and not Path(checkpoint).exists():
         return checkpoint, checkpoint
     raise ModelError(
-        f"checkpoint {checkpoint!r} is neither a pipeline folder (with {MODEL_INDEX}), nor a checkpoint in {store.uri}, "
-        "nor a hub id; leave it empty to take the run's newest"
+        f"checkpoint {checkpoint!r} is neither a pipeline folder (with {MODEL_INDEX}), nor a checkpoint in "
+        f"{store.uri}, nor a hub id; leave it empty to use the run's newest one"
     )
 
 
 def is_moving_reference(checkpoint: str) -> bool:
-    """Whether a name may mean another checkpoint later."""
-    return not checkpoint or checkpoint.startswith(ALIAS_PREFIX)
+    """Whether the same reference may name another checkpoint later: the run's newest one, or an alias."""
+    return not checkpoint or checkpoint.startswith((ALIAS_PREFIX, OLD_ALIAS_PREFIX))
 
 
 def resolve_reference(config: Config, store: Store, checkpoint: str) -> checkpoints.Checkpoint:
-    """The checkpoint that a name which `may_move` means now; ModelError if there is none."""
+    """The checkpoint that a moving reference names now; ModelError if there is none."""
     if not checkpoint:
         return checkpoints.newest_checkpoint(store, config.run, "unet")
-    return checkpoints.Checkpoint(
-        store, checkpoint_aliases.resolve_alias(store, checkpoint.removeprefix(ALIAS_PREFIX)), 0
-    )
+    alias = checkpoint.removeprefix(ALIAS_PREFIX).removeprefix(OLD_ALIAS_PREFIX)
+    return checkpoints.Checkpoint(store, checkpoint_aliases.resolve_alias(store, alias), 0)
 
 
 def adapter_folder(store: Store, cache: Path, option: str, value: str) -> Path:
     """A local folder with LoRA adapters.
 
     Args:
-        store: Where checkpoints lie.
-        cache: Local folder for files of a store that is not local.
-        option: That names them, for the error.
-        value: A local folder, or a path or URI in the store; of a checkpoint that learned adapters, its folder does.
+        store: Holds the checkpoints.
+        cache: Local folder for files of a remote store.
+        option: The option that names the adapter, for the error message.
+        value: A local folder, or a path or URI in the store. The folder of a checkpoint that learned adapters works.
 
     Raises:
-        ModelError: No adapters lie there.
+        ModelError: There are no adapters.
     """
     for local in (folder := Path(value).expanduser(), folder / "lora", folder / "pipeline" / "lora"):
         if (local / LORA_FILE).is_file():
             return local.absolute()
     path = value.removeprefix(store.uri).strip("/")
-    for inside in (path, f"{path}/lora", f"{path}/pipeline/lora"):
-        if store.exists(inside, LORA_FILE):
-            store.download(cache / inside, inside)
-            return cache / inside
+    for remote in (path, f"{path}/lora", f"{path}/pipeline/lora"):
+        if store.exists(remote, LORA_FILE):
+            store.download(cache / remote, remote)
+            return cache / remote
     raise ModelError(f"{option}={value}: no {LORA_FILE} there, neither in a local folder nor in {store.uri}")
 
 
 def training_data_versions(store: Store, uri: str) -> dict[str, int]:
-    """Versions of the tables that a model learned from, {table: version}, where its checkpoint tells."""
+    """Versions of the tables that a model was trained on, {table: version}; empty if its checkpoint does not say."""
     path = uri.removeprefix(store.uri).strip("/")
     if not uri.startswith(store.uri) or not store.exists(path, checkpoints.MANIFEST_FILE):
         return {}
     return dict(checkpoints.Checkpoint(store, path, 0).manifest().get("versions", {}))
 
 
-DEFAULT_TIMESTEPS = 1000  # of diffusers' schedulers where a configuration does not say
-MAX_SIDE_FACTOR = 2  # sides up to so many times the model's own
+def model_key(folder: Path | str) -> str:
+    """Key of everything in a pipeline that decides a seed's pixels: weights, settings, vocabulary, noise schedule.
+
+    Copies of a pipeline have the same key, whatever the folder is called and whoever saved it.
+    """
+    folder = local_folder(folder)
+    facts: list[object] = []
+    for path in sorted(path for part in PIPELINE_PARTS for path in (folder / part).iterdir()):
+        if path.name in ("config.json", "scheduler_config.json"):
+            settings = read_json(path)
+            # Names with an underscore are diffusers' own notes, such as the version that saved the file.
+            facts.append({name: settings[name] for name in settings if name[0] != "_" and name not in IGNORED_SETTINGS})
+        elif path.suffix in (".safetensors", ".txt") or path.name in ("tokenizer.json", "vocab.json"):
+            with path.open("rb") as stream:
+                facts.append([path.parent.name, path.name, hashlib.file_digest(stream, "sha256").hexdigest()])
+    return key_of(*facts)
+
+
+def lora_key(model_key: str, folder: Path) -> str:
+    """Key of a model with an adapter; both decide the pixels. ModelError if there is no adapter in the folder."""
+    try:
+        with (folder / LORA_FILE).open("rb") as stream:
+            return key_of(model_key, hashlib.file_digest(stream, "sha256").hexdigest())
+    except OSError as error:
+        raise ModelError(f"no adapter in {folder}: {error}; it holds {LORA_FILE}") from None
 
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """What weights can draw."""
+    """The requests that a model accepts."""
 
     model_key: str
-    width_px: int  # of a picture where a draw does not say
+    width_px: int  # size of an image whose request gives none
     height_px: int
     side_step_px: int  # sides are multiples of this
     max_side_px: int
     max_steps: int
-    schedulers: tuple[str, ...]  # the first is what "" means
+    schedulers: tuple[str, ...]  # the first is the default
     loras: tuple[str, ...]
 
 
 def read_model_limits(folder: Path | str, loras: Iterable[str] = ()) -> ModelLimits:
-    """The bounds of a pipeline folder or hub id, as `Batcher.bounds` tells them once it is loaded.
+    """The limits of a pipeline folder or hub id, equal to `ContinuousBatcher.limits` of the loaded model.
 
-    A scheduler with exotic settings may be missing there: its draws are refused then.
+    A scheduler whose settings are unusual may turn out unsupported when the model is loaded; requests for it are
+    refused then.
 
     Raises:
-        ModelError: It is no such pipeline, or not made for square pictures.
+        ModelError: The folder is not a pipeline, or the model is not made for square images.
     """
     folder = local_folder(folder)
     unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     cells, cell_px = unet.get("sample_size"), 2 ** (len(vae["block_out_channels"]) - 1)
     if not isinstance(cells, int):
-        raise ModelError(f"{folder / 'unet'}: sample_size={cells} is no number; only models of square pictures work")
+        raise ModelError(f"{folder / 'unet'}: sample_size={cells} is not one number; only models of square images work")
     return ModelLimits(
-        model_key(folder), cells * cell_px, cells * cell_px, side_step_px(cell_px, len(unet["block_out_channels"])),
-        MAX_SIDE_FACTOR * cells * cell_px, int(scheduler.get("num_train_timesteps", DEFAULT_TIMESTEPS)) - 1,
-        fitting_schedulers(scheduler), tuple(loras),
-    )  # fmt: skip
+        model_key=model_key(folder),
+        width_px=cells * cell_px,
+        height_px=cells * cell_px,
+        side_step_px=side_step_px(cell_px, len(unet["block_out_channels"])),
+        max_side_px=MAX_SIDE_FACTOR * cells * cell_px,
+        max_steps=int(scheduler.get("num_train_timesteps", DEFAULT_TIMESTEPS)) - 1,
+        schedulers=compatible_schedulers(scheduler),
+        loras=tuple(loras),
+    )
 
 
 def side_step_px(cell_px: int, num_resolutions: int) -> int:
-    """Sides are multiples of this: a U-Net halves a latent, of so many pixels per cell, once per further resolution."""
-    return int(cell_px * 2 ** (num_resolutions - 1))
+    """The number of pixels that sides are multiples of.
 
-
-def lora_key(model_key: str, folder: Path) -> str:
-    """Key of a model with an adapter: both decide the pixels. Light, so that planning needs no torch.
-
-    Raises:
-        ModelError: There is no adapter.
+    A latent cell covers `cell_px` pixels, and the U-Net halves the latent once for each resolution after the first.
     """
-    try:
-        with (folder / LORA_FILE).open("rb") as stream:
-            return key_of(model_key, hashlib.file_digest(stream, "sha256").hexdigest())
-    except OSError as error:
-        raise ModelError(f"no adapter in {folder}: {error}; it holds {LORA_FILE}") from None
+    return int(cell_px * 2 ** (num_resolutions - 1))

@@ -1,248 +1,213 @@
-"""How long steps took. A GPU's are known when they are done, which is later than when they were begun.
+"""The denoising engine: advances any set of rows of one latent shape by one step each.
 
-Rows in flight: each picture has its own steps, sampler, guidance and place in time; a tick moves many of them.
-
-A row keeps all of its state in tensors of its own. A tick stacks rows of one shape, calls the network once and
-moves every row by one step of its own schedule. So a row may join, pause and leave between any two ticks, and its
-neighbours never notice.
+A *row* is one image on its way from noise to latents. It owns all of its state: the noisy sample, its position in its
+own schedule, its noise stream. A *tick* stacks rows, runs the U-Net once for all of them and advances each row by one
+step of its own schedule, with coefficients gathered from `step_coefficients`. So rows with different samplers, numbers
+of steps and guidance scales share a forward pass, and a row may join, pause or leave between any two ticks without a
+neighbour noticing. This is what continuous batching (see `continuous_batching`) is built on.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from emoji_ldm.generate.init_latents import InitialLatents, NoiseStream
+from emoji_ldm.generate.latency_model import StepTimer
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
-from emoji_ldm.generate.request import LatentShape
-from emoji_ldm.generate.step_coefficients import MEMORY, NOISE, SamplingSchedule
+from emoji_ldm.generate.step_coefficients import NOISE, PREVIOUS_X0, SamplingSchedule
 from emoji_ldm.generate.unet_runner import UNetRunner
-
-MAX_STEPS_AHEAD = 2  # steps that may wait in a GPU's queue
-
-
-@dataclass(frozen=True)
-class TimedStep:
-    """A step that is done."""
-
-    shape: LatentShape  # of its rows
-    num_rows: int
-    cost: int  # network rows
-    seconds: float
-
-
-class StepTimer:
-    """Times steps, and keeps those of a GPU from being begun long before they can be done."""
-
-    def __init__(self, *, on_gpu: bool) -> None:
-        self.on_gpu = on_gpu
-        self._done: deque[TimedStep] = deque(maxlen=2 * MAX_STEPS_AHEAD)  # nobody need ask
-        self._begun: deque[tuple[torch.cuda.Event, torch.cuda.Event, LatentShape, int, int]] = deque()
-
-    @contextmanager
-    def step(self, shape: LatentShape, num_rows: int, cost: int) -> Iterator[None]:
-        """Around what begins a step."""
-        if self.on_gpu:
-            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            first.record()
-            yield
-            last.record()
-            self._begun.append((first, last, shape, num_rows, cost))
-            self._keep_pace()
-            return
-        began = time.perf_counter()
-        yield
-        self._done.append(TimedStep(shape, num_rows, cost, time.perf_counter() - began))
-
-    def take(self) -> list[TimedStep]:
-        """Steps that were done since this was asked last, at most a few."""
-        done = list(self._done)
-        self._done.clear()
-        return done
-
-    def reset(self) -> None:
-        """Forget all steps, as they were no pictures'."""
-        self._done.clear()
-        self._begun.clear()
-
-    def _keep_pace(self) -> None:
-        """Wait for the step before last."""
-        if len(self._begun) > MAX_STEPS_AHEAD:
-            first, last, shape, num_rows, cost = self._begun.popleft()
-            last.synchronize()
-            milliseconds: float = first.elapsed_time(last)
-            self._done.append(TimedStep(shape, num_rows, cost, milliseconds / 1000))
 
 
 @dataclass(eq=False)
 class DenoisingRow:
-    """A picture on its way, on the model's device."""
+    """One image that is being denoised; tensors are on the model's device."""
 
     schedule: SamplingSchedule
-    start: InitialLatents
-    positive: Tensor  # (tokens, width)
-    negative: Tensor | None  # None without guidance
+    initial: InitialLatents
+    positive: Tensor  # token states of the prompt, (tokens, width)
+    negative: Tensor | None  # of the negative prompt; None if the guidance scale is 1
     guidance: float
-    noise: NoiseStream  # fresh noise, where steps need some
-    previews: frozenset[int] = frozenset()  # steps whose picture so far is wanted
-    index: int = 0  # steps taken
-    x: Tensor = field(init=False)  # (C, h, w), in its scheduler's own scale; at the end the scaled latents
-    memory: Tensor = field(init=False)  # the picture (C, h, w) as the network saw it a step before
-    remembers: bool = field(init=False)  # whether a step needs `memory`
-    fresh: list[bool] = field(init=False)  # per step: whether it needs fresh noise
+    noise: NoiseStream
+    previews: frozenset[int] = frozenset()  # indices of the steps after which a preview is wanted
+    index: int = 0  # steps done
+    x: Tensor = field(init=False)  # (C, h, w) float32, in the scale of the row's scheduler; finally the scaled latents
+    previous_x0: Tensor = field(init=False)  # (C, h, w) float32
+    needs_previous_x0: bool = field(init=False)  # whether any step of the schedule reads `previous_x0`
+    needs_noise: list[bool] = field(init=False)  # per step: whether it adds fresh noise
 
     def __post_init__(self) -> None:
-        self.x, self.memory = self.start.x, torch.zeros_like(self.start.x)
-        self.remembers = bool((self.schedule.columns[:, MEMORY] != 0).any())
-        self.fresh = (self.schedule.columns[:, NOISE] != 0).tolist()
+        self.x, self.previous_x0 = self.initial.x, torch.zeros_like(self.initial.x)
+        self.needs_previous_x0 = bool((self.schedule.columns[:, PREVIOUS_X0] != 0).any())
+        self.needs_noise = (self.schedule.columns[:, NOISE] != 0).tolist()
 
     @property
-    def left(self) -> int:
-        """Steps to go."""
+    def steps_left(self) -> int:
+        """Steps that are still to be done."""
         return len(self.schedule) - self.index
 
 
-Preview = tuple[DenoisingRow, Tensor]  # a row and the latents (C, h, w) of its picture as the network sees it so far
+Preview = tuple[DenoisingRow, Tensor]  # a row and its current x0, (C, h, w)
 
 
 class DenoisingEngine:
-    """Moves rows of one model; not safe to use from two threads at once."""
+    """Advances rows of one model; not thread-safe."""
 
-    def __init__(self, model: LatentDiffusionModel, batch_size: int, *, strict: bool = True) -> None:
-        """Settle the shapes: up to `batch_size` rows move in one tick."""
+    def __init__(self, model: LatentDiffusionModel, batch_size: int, *, deterministic: bool = True) -> None:
+        """Fix the batch shapes: a tick advances up to `batch_size` rows."""
         self.model, self.batch_size = model, batch_size
-        self.network = UNetRunner(model.unet, batch_size, strict=strict)
-        self.clock = StepTimer(on_gpu=model.device.type == "cuda")
+        self.unet = UNetRunner(model.unet, batch_size, deterministic=deterministic)
+        self.timer = StepTimer(on_gpu=model.device.type == "cuda")
         self._batches: dict[torch.Size, _StackedRows] = {}
-        self._cells = math.prod(model.latent_shape)
+        self._own_size = math.prod(model.latent_shape)
 
     @torch.inference_mode()
     def tick(self, rows: Sequence[DenoisingRow]) -> list[Preview]:
-        """Move `rows`, up to `most` unfinished ones of one shape, by one step each.
+        """Advance `rows` by one step each.
 
-        On a GPU this returns before the step is done, at most two steps ahead.
+        On a GPU this returns before the step has ended, at most two steps ahead of the device.
+
+        Args:
+            rows: Up to `max_rows` unfinished rows of one latent shape.
+
+        Returns:
+            Rows that want a preview after this step, each with its x0.
         """
         shape = rows[0].x.shape
-        guided = sum(row.negative is not None for row in rows)
-        with self.clock.step(rows[0].noise.shape, len(rows), self.cost(len(rows), guided, shape)):
+        num_guided = sum(row.negative is not None for row in rows)
+        with self.timer.step(rows[0].noise.shape, len(rows), self.num_unet_rows(len(rows), num_guided, shape)):
+            # Usually the same rows move tick after tick, so their stacked state is kept until the set changes.
             batch = self._batches.get(shape)
             if batch is None or batch.rows != rows:
-                self._release(shape)
-                batch = self._batches[shape] = _StackedRows(list(rows), self.network, self.most(shape))
+                self._unstack(shape)
+                batch = self._batches[shape] = _StackedRows(list(rows), self.unet, self.max_rows(shape))
             previews = batch.tick()
-            if not batch.left:
-                self._release(shape)
+            if not batch.steps_left:
+                self._unstack(shape)
         return previews
 
-    def forget(self, shape: Iterable[int]) -> None:
-        """Keep nothing of a shape that no row has any more."""
+    def evict(self, shape: Iterable[int]) -> None:
+        """Free the stacked state of a latent shape that has no rows any more."""
         self._batches.pop(torch.Size(shape), None)
 
-    def most(self, shape: Iterable[int]) -> int:
-        """Rows of a shape that a tick can move: a larger one takes the room of several."""
-        return max(1, min(self.batch_size, self.batch_size * self._cells // math.prod(shape)))
+    def max_rows(self, shape: Iterable[int]) -> int:
+        """How many rows of a latent shape fit one tick: larger latents take the place of several."""
+        return max(1, min(self.batch_size, self.batch_size * self._own_size // math.prod(shape)))
 
-    def cost(self, num_rows: int, num_guided: int, shape: Iterable[int]) -> int:
-        """Network rows that a tick computes for so many rows of a shape, padding included."""
-        return sum(self.network.passes(num_rows + num_guided, self.most(shape)))
+    def num_unet_rows(self, num_rows: int, num_guided: int, shape: Iterable[int]) -> int:
+        """U-Net rows that a tick computes for this many rows of a latent shape, padding included."""
+        return sum(self.unet.pass_sizes(num_rows + num_guided, self.max_rows(shape)))
 
-    def _release(self, shape: torch.Size) -> None:
-        """Give the rows of the last tick of this shape their state."""
+    def _unstack(self, shape: torch.Size) -> None:
+        """Copy the state of the stacked rows of a shape back to the rows."""
         batch = self._batches.pop(shape, None)
         if batch is not None:
-            batch.release()
+            batch.write_back()
 
 
 class _StackedRows:
-    """Rows stacked for as many ticks as all of them have left; their own tensors are stale until `release`."""
+    """The state of a set of rows as batched tensors, valid for as many ticks as each of them has left.
 
-    def __init__(self, rows: list[DenoisingRow], network: UNetRunner, most: int) -> None:
-        self.rows, self.network, self.most = rows, network, most
-        self.left, self.done = min(row.left for row in rows), 0
-        # Guided ones first: the network's rows are all prompts, then the guided rows' negative prompts.
+    The rows' own `x` and `previous_x0` are stale until `write_back`.
+    """
+
+    def __init__(self, rows: list[DenoisingRow], unet: UNetRunner, max_rows: int) -> None:
+        self.rows, self.unet, self.max_rows = rows, unet, max_rows
+        self.steps_left, self.steps_done = min(row.steps_left for row in rows), 0
+        # Guided rows come first. The U-Net's batch is then [all prompts, negative prompts of the guided rows], and both
+        # halves of the guided rows are plain slices of its output.
         self.order = sorted(rows, key=lambda row: row.negative is None)
         self.x = torch.stack([row.x for row in self.order])
-        self.memory = torch.stack([row.memory for row in self.order])
-        self.remembers = any(row.remembers for row in rows)
+        self.previous_x0 = torch.stack([row.previous_x0 for row in self.order])
+        self.needs_previous_x0 = any(row.needs_previous_x0 for row in rows)
         self.stochastic = any(row.schedule.stochastic for row in rows)
-        self._stack_inputs()
-        self._stack_columns()
-        self._stack_known()
+        self._stack_unet_inputs()
+        self._stack_coefficients()
+        self._stack_masks()
 
-    def _stack_inputs(self) -> None:
+    def _stack_unet_inputs(self) -> None:
         negatives = [row.negative for row in self.order if row.negative is not None]
         states = [*(row.positive for row in self.order), *negatives]
-        seats = [*range(len(self.order)), *range(len(negatives))]
-        self.passes = self.network.passes(len(seats), self.most)
-        padding = sum(self.passes) - len(seats)  # repeats the first row, which costs and breaks nothing
+        source_rows = [*range(len(self.order)), *range(len(negatives))]
+        self.pass_sizes = self.unet.pass_sizes(len(source_rows), self.max_rows)
+        # Padding repeats the first row, whose values the network can handle; its output is dropped.
+        padding = sum(self.pass_sizes) - len(source_rows)
         self.states = torch.stack(states + states[:1] * padding)
-        self.seats = _to_device_of(torch.tensor(seats + [0] * padding), self.x)
+        self.source_rows = _to_device_of(torch.tensor(source_rows + [0] * padding), self.x)
         guidance = torch.tensor([row.guidance for row in self.order if row.negative is not None])
         self.guidance = _to_device_of(guidance[:, None, None, None], self.x)
 
-    def _stack_columns(self) -> None:
-        spans = [(row.schedule, slice(row.index, row.index + self.left)) for row in self.order]
+    def _stack_coefficients(self) -> None:
+        """Gather the coefficients of all coming ticks at once: a transfer per tick would stall a GPU."""
+        spans = [(row.schedule, slice(row.index, row.index + self.steps_left)) for row in self.order]
         columns = torch.stack([schedule.columns[span] for schedule, span in spans], dim=-1)
         self.columns = _to_device_of(columns[..., None, None, None], self.x)  # (ticks, 9, N, 1, 1, 1)
         timesteps = torch.stack([schedule.timesteps[span] for schedule, span in spans], dim=-1)
-        self.timesteps = _to_device_of(timesteps, self.x)[:, self.seats]  # (ticks, network rows)
+        self.timesteps = _to_device_of(timesteps, self.x)[:, self.source_rows]  # (ticks, U-Net rows)
 
-    def _stack_known(self) -> None:
-        """Masks, 1 for rows without one, and what they keep."""
-        starts = [row.start for row in self.order]
+    def _stack_masks(self) -> None:
+        """Stack what inpainting rows keep; rows without a mask get one of ones, which keeps nothing."""
+        initials = [row.initial for row in self.order]
         self.mask = None
-        if any(start.mask is not None for start in starts):
-            nothing, all_anew = torch.zeros_like(self.x[0]), torch.ones_like(self.x[0, :1])
-            self.mask = torch.stack([all_anew if start.mask is None else start.mask for start in starts])
-            self.known = torch.stack([nothing if start.known is None else start.known for start in starts])
-            self.eps = torch.stack([nothing if start.noise is None else start.noise for start in starts])
+        if any(initial.mask is not None for initial in initials):
+            zeros, ones = torch.zeros_like(self.x[0]), torch.ones_like(self.x[0, :1])
+            self.mask = torch.stack([ones if initial.mask is None else initial.mask for initial in initials])
+            self.image_latents = torch.stack(
+                [zeros if initial.image_latents is None else initial.image_latents for initial in initials]
+            )
+            self.eps = torch.stack([zeros if initial.noise is None else initial.noise for initial in initials])
 
     def tick(self) -> list[Preview]:
-        scale, keep, add, memory, noise, x0_keep, x0_add, signal, level = self.columns[self.done].unbind()
-        before, output = self.x, self._guided((scale * self.x)[self.seats])
+        """One step of every row, as `step_coefficients` defines it."""
+        coefficients = self.columns[self.steps_done].unbind()
+        scale, keep, add, previous_x0, noise, x0_keep, x0_add, signal, noise_level = coefficients
+        before, output = self.x, self._guided_output((scale * self.x)[self.source_rows])
         self.x = keep * before + add * output
-        looks = [place for place, row in enumerate(self.order) if row.index in row.previews]
-        seen = x0_keep * before + x0_add * output if self.remembers or looks else before
-        if self.remembers:
-            self.x, self.memory = self.x + memory * self.memory, seen
+        previewed = [position for position, row in enumerate(self.order) if row.index in row.previews]
+        # x0 is computed only where somebody reads it.
+        x0 = x0_keep * before + x0_add * output if self.needs_previous_x0 or previewed else before
+        if self.needs_previous_x0:
+            self.x, self.previous_x0 = self.x + previous_x0 * self.previous_x0, x0
         if self.stochastic:
             self.x = self.x + noise * self._fresh_noise()
         if self.mask is not None:
-            self.x = self.mask * self.x + (1 - self.mask) * (signal * self.known + level * self.eps)
+            kept = signal * self.image_latents + noise_level * self.eps
+            self.x = self.mask * self.x + (1 - self.mask) * kept
         for row in self.order:
             row.index += 1
-        self.done, self.left = self.done + 1, self.left - 1
-        return [(self.order[place], seen[place]) for place in looks]
+        self.steps_done, self.steps_left = self.steps_done + 1, self.steps_left - 1
+        return [(self.order[position], x0[position]) for position in previewed]
 
-    def _guided(self, x: Tensor) -> Tensor:
-        """The network's output `(N, C, h, w)`, guided (Ho & Salimans, 2022, equation 6)."""
-        output = self.network((x, self.timesteps[self.done], self.states), self.passes)
-        count, guided = len(self.order), len(self.guidance)
-        negative, positive = output[count : count + guided], output[:guided]
-        return torch.cat([negative + self.guidance * (positive - negative), output[guided:count]])
+    def _guided_output(self, x: Tensor) -> Tensor:
+        """Output `(N, C, h, w)` with classifier-free guidance (Ho & Salimans, 2022, equation 6).
+
+        With guidance scale s = 1 + w: `negative + s * (positive - negative)`.
+        """
+        output = self.unet((x, self.timesteps[self.steps_done], self.states), self.pass_sizes)
+        num_rows, num_guided = len(self.order), len(self.guidance)
+        negative, positive = output[num_rows : num_rows + num_guided], output[:num_guided]
+        return torch.cat([negative + self.guidance * (positive - negative), output[num_guided:num_rows]])
 
     def _fresh_noise(self) -> Tensor:
-        """Noise `(N, C, h, w)` of each row's own stream; zeros where the step needs none, and draws none."""
+        """Noise `(N, C, h, w)` from each row's own stream; a row whose step needs none draws none and gets zeros."""
         fresh = torch.zeros(self.x.shape)
-        for place, row in enumerate(self.order):
-            if row.fresh[row.index]:
-                fresh[place] = row.noise.next()
+        for position, row in enumerate(self.order):
+            if row.needs_noise[row.index]:
+                fresh[position] = row.noise.next()
         return _to_device_of(fresh, self.x)
 
-    def release(self) -> None:
-        for row, x, memory in zip(self.order, self.x, self.memory, strict=True):
-            row.x, row.memory = x, memory
+    def write_back(self) -> None:
+        """Give the rows their state."""
+        for row, x, previous_x0 in zip(self.order, self.x, self.previous_x0, strict=True):
+            row.x, row.previous_x0 = x, previous_x0
 
 
 def _to_device_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """The tensor on the device of another one, without waiting for what that device does."""
+    """Copy a CPU tensor to the device of another one, without waiting for that device."""
     if like.device.type == "cpu":
         return tensor
     return tensor.contiguous().pin_memory().to(like.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""What comes before and after the denoising: a draw becomes a row, latents become pictures."""
+"""The stages around denoising: a request becomes a row (text and image encoding), latents become pixels."""
 
 from __future__ import annotations
 
@@ -18,119 +18,124 @@ from emoji_ldm.generate.init_latents import NoiseStream, make_initial_latents
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
 from emoji_ldm.generate.request import MAX_SEED, GenerationRequest, LatentShape
 from emoji_ldm.generate.step_coefficients import SamplingSchedule, SamplingSchedules
-from emoji_ldm.latents.vae import downsampling_factor
 
-RgbaImage = NDArray[np.uint8]  # (H, W, 4) RGBA
-MAX_DECODE_BATCH = 8  # most pictures that are decoded at once: the first waits for the last
-MAX_DECODE_PIXELS = 2**20  # and on CPUs most pixels of them all: a large decoder takes kilobytes for each
-PROMPT_CACHE_SIZE = 1024  # whose states are kept
+RgbaImage = NDArray[np.uint8]  # (H, W, 4) straight RGBA
+MAX_DECODE_BATCH = 8  # images decoded at once; more would delay the first one for the sake of the last
+MAX_DECODE_PIXELS = 2**20  # on CPUs, pixels decoded at once: a large decoder takes kilobytes of memory for each
+PROMPT_CACHE_SIZE = 1024  # prompts whose token states are kept
 
 
 class EncoderDecoder:
-    """Both stages of one model; rows may be made in one thread while another makes pictures."""
+    """Encoding and decoding for one model. One thread may encode while another one decodes."""
 
-    def __init__(self, model: LatentDiffusionModel, batch_size: int, *, strict: bool) -> None:
-        """Settle the shapes of encoding and decoding."""
-        self.model, self.tables, self.strict = model, SamplingSchedules(model.scheduler_config), strict
-        self._decoded = min(MAX_DECODE_BATCH, batch_size)
-        self.side_step_px = side_step_px(
-            downsampling_factor(model.codec.vae), len(model.unet.config.block_out_channels)
-        )
+    def __init__(self, model: LatentDiffusionModel, batch_size: int, *, deterministic: bool) -> None:
+        """Fix the batch shapes of encoding and decoding."""
+        self.model, self.deterministic = model, deterministic
+        self.schedules = SamplingSchedules(model.scheduler_config)
+        self._max_decode_batch = min(MAX_DECODE_BATCH, batch_size)
+        self.side_step_px = side_step_px(model.downsampling_factor, len(model.unet.config.block_out_channels))
         self.max_side_px = MAX_SIDE_FACTOR * model.size_px
-        self._states: OrderedDict[str, Tensor] = OrderedDict()
+        self._prompt_cache: OrderedDict[str, Tensor] = OrderedDict()  # least recently used first
 
-    def shape(self, draw: GenerationRequest) -> LatentShape:
-        """`(C, h, w)` of a draw's latents; ConfigError for sides that the model cannot draw."""
-        cell, own = downsampling_factor(self.model.codec.vae), self.model.size_px
-        sides = {"width_px": draw.width_px or own, "height_px": draw.height_px or own}
+    def shape(self, request: GenerationRequest) -> LatentShape:
+        """`(C, h, w)` of the latents of a request; ConfigError for sides that the model does not support."""
+        cell_px, own_px = self.model.downsampling_factor, self.model.size_px
+        sides = {"width_px": request.width_px or own_px, "height_px": request.height_px or own_px}
         for name, side in sides.items():
             if side % self.side_step_px or not 0 < side <= self.max_side_px:
                 raise ConfigError(f"{name}={side} is refused: this model draws multiples of {self.side_step_px} "
                                   f"up to {self.max_side_px}")  # fmt: skip
-        return self.model.latent_shape[0], sides["height_px"] // cell, sides["width_px"] // cell
+        return self.model.latent_shape[0], sides["height_px"] // cell_px, sides["width_px"] // cell_px
 
-    def schedule(self, draw: GenerationRequest) -> SamplingSchedule:
-        """The steps of a draw; ConfigError if the model cannot take them."""
-        return self.tables.row(draw.scheduler, draw.steps, draw.strength if draw.image else 1.0)
+    def schedule(self, request: GenerationRequest) -> SamplingSchedule:
+        """The steps of a request; ConfigError if the model does not support them."""
+        strength = request.strength if request.image else 1.0
+        return self.schedules.schedule(request.scheduler, request.steps, strength)
 
-    def check(self, draw: GenerationRequest) -> None:
-        """ConfigError if this model cannot make the draw; quick, pictures are not looked into."""
-        self.shape(draw)
-        self.schedule(draw)
-        if not math.isfinite(draw.guidance_scale) or draw.guidance_scale < 1:
-            raise ConfigError(f"guidance_scale={draw.guidance_scale} is refused: give a number from 1 on")
-        if not 0 <= draw.seed <= MAX_SEED:
-            raise ConfigError(f"seed={draw.seed} is refused: seeds are 0 ... {MAX_SEED}")
-        if draw.mask and not draw.image:
+    def check(self, request: GenerationRequest) -> None:
+        """Raise ConfigError for a request that the model does not support. Fast: image files are not decoded."""
+        self.shape(request)
+        self.schedule(request)
+        if not math.isfinite(request.guidance_scale) or request.guidance_scale < 1:
+            raise ConfigError(f"guidance_scale={request.guidance_scale} is refused: give a number of at least 1")
+        if not 0 <= request.seed <= MAX_SEED:
+            raise ConfigError(f"seed={request.seed} is refused: seeds are 0 ... {MAX_SEED}")
+        if request.mask and not request.image:
             raise ConfigError("a mask needs the image that it masks")
 
     @torch.inference_mode()
-    def row(self, draw: GenerationRequest, num_previews: int = 0) -> DenoisingRow:
-        """The row that draws a picture, with up to `num_previews` looks on the way.
+    def encode(self, request: GenerationRequest, num_previews: int = 0) -> DenoisingRow:
+        """The row that generates a request's image, with up to `num_previews` previews on the way.
 
         Raises:
-            ConfigError: The draw does not fit the model, or its picture cannot be used.
+            ConfigError: The model does not support the request, or its image or mask cannot be used.
         """
-        self.check(draw)
-        schedule, noise = self.schedule(draw), NoiseStream(draw.seed, self.shape(draw))
+        self.check(request)
+        schedule, noise = self.schedule(request), NoiseStream(request.seed, self.shape(request))
         return DenoisingRow(
-            schedule,
-            make_initial_latents(self.model, draw, noise, schedule),
-            self._encode(draw.prompt),
-            self._encode(draw.negative_prompt) if draw.guidance_scale != 1 else None,
-            draw.guidance_scale,
-            noise,
-            preview_steps(len(schedule), num_previews),
+            schedule=schedule,
+            initial=make_initial_latents(self.model, request, noise, schedule),
+            positive=self._encode_prompt(request.prompt),
+            negative=self._encode_prompt(request.negative_prompt) if request.guidance_scale != 1 else None,
+            guidance=request.guidance_scale,
+            noise=noise,
+            previews=preview_steps(len(schedule), num_previews),
         )
 
-    def encode_together(self, draws: Sequence[GenerationRequest]) -> None:
-        """In fast mode, encode the prompts of draws at once, so that their rows are quick to make."""
-        prompts = [prompt for draw in draws for prompt in (draw.prompt, draw.negative_prompt)]
-        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._states]
-        if not self.strict and len(missing) > 1:
-            for prompt, states in zip(missing, self.model.encode_all(missing), strict=True):
-                self._keep(prompt, states)
+    def encode_prompts(self, requests: Sequence[GenerationRequest]) -> None:
+        """In fast mode, encode the prompts of several requests as one batch, so that `encode` finds them in the cache.
 
-    def _encode(self, prompt: str) -> Tensor:
-        """States `(tokens, width)` of one prompt, encoded alone so that no neighbour changes a bit."""
-        if prompt not in self._states:
-            self._keep(prompt, self.model.encode(prompt)[0])
-        self._states.move_to_end(prompt)
-        return self._states[prompt]
+        In deterministic mode this does nothing: prompts are encoded one by one, so that no neighbour changes a bit.
+        """
+        prompts = [prompt for request in requests for prompt in (request.prompt, request.negative_prompt)]
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._prompt_cache]
+        if not self.deterministic and len(missing) > 1:
+            for prompt, states in zip(missing, self.model.encode_prompts(missing), strict=True):
+                self._cache_prompt(prompt, states)
 
-    def _keep(self, prompt: str, states: Tensor) -> None:
-        self._states[prompt] = states
-        if len(self._states) > PROMPT_CACHE_SIZE:
-            self._states.popitem(last=False)
+    def _encode_prompt(self, prompt: str) -> Tensor:
+        """Token states `(tokens, width)` of one prompt, encoded alone unless they are cached."""
+        if prompt not in self._prompt_cache:
+            self._cache_prompt(prompt, self.model.encode_prompt(prompt)[0])
+        self._prompt_cache.move_to_end(prompt)
+        return self._prompt_cache[prompt]
 
-    def decoded(self, shape: LatentShape) -> int:
-        """Most pictures of latents `(C, h, w)` that are decoded at once.
+    def _cache_prompt(self, prompt: str, states: Tensor) -> None:
+        self._prompt_cache[prompt] = states
+        if len(self._prompt_cache) > PROMPT_CACHE_SIZE:
+            self._prompt_cache.popitem(last=False)
 
-        Small ones take half of the time when they are many. On CPUs strict mode decodes them one by one, so that
-        nothing is padded.
+    def max_decode_batch(self, shape: LatentShape) -> int:
+        """How many latents `(C, h, w)` to decode at once.
+
+        A batch halves the time of small images. On CPUs the deterministic mode decodes one by one: it would have to pad
+        every batch to one shape, which costs more than batching gains.
         """
         if self.model.device.type != "cpu":
-            return self._decoded
-        if self.strict:
+            return self._max_decode_batch
+        if self.deterministic:
             return 1
-        pixels = math.prod(shape[1:]) * downsampling_factor(self.model.codec.vae) ** 2
-        return max(1, min(self._decoded, MAX_DECODE_PIXELS // pixels))
+        pixels = math.prod(shape[1:]) * self.model.downsampling_factor**2
+        return max(1, min(self._max_decode_batch, MAX_DECODE_PIXELS // pixels))
 
     @torch.inference_mode()
-    def pictures(self, latents: Sequence[Tensor]) -> list[RgbaImage]:
-        """Pictures of scaled latents `(C, h, w)`, at least one, of one shape; in strict mode at one batch shape."""
-        pictures: list[RgbaImage] = []
+    def decode(self, latents: Sequence[Tensor]) -> list[RgbaImage]:
+        """Images of scaled latents `(C, h, w)`, at least one and all of one shape.
+
+        In deterministic mode all batches have one shape; see `unet_runner` for the reason.
+        """
+        images: list[RgbaImage] = []
         channels, height, width = latents[0].shape
-        most = self.decoded((channels, height, width))
-        for start in range(0, len(latents), most):
-            part = list(latents[start : start + most])
-            padding = part[:1] * (most - len(part) if self.strict else 0)
-            raw = torch.stack(part + padding) / self.model.codec.scaling_factor
-            pictures += list(self.model.codec.decode(raw)[: len(part)])
-        return pictures
+        batch_size = self.max_decode_batch((channels, height, width))
+        for start in range(0, len(latents), batch_size):
+            batch = list(latents[start : start + batch_size])
+            padding = batch[:1] * (batch_size - len(batch) if self.deterministic else 0)
+            raw = torch.stack(batch + padding) / self.model.vae.scaling_factor
+            images += list(self.model.vae.decode(raw)[: len(batch)])
+        return images
 
 
 def preview_steps(num_steps: int, num_previews: int) -> frozenset[int]:
-    """Indices of the steps, evenly spread, after which a preview is shown; the last step shows the picture itself."""
-    wanted = (num_steps * number // (num_previews + 1) for number in range(1, num_previews + 1))
-    return frozenset(index for index in wanted if index < num_steps - 1)
+    """Indices of the steps after which a preview is made, evenly spread; the last step gives the image itself."""
+    indices = (num_steps * number // (num_previews + 1) for number in range(1, num_previews + 1))
+    return frozenset(index for index in indices if index < num_steps - 1)

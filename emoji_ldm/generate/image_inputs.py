@@ -1,4 +1,4 @@
-"""Pictures that users send: to start from, and to say where it is drawn anew."""
+"""Images and masks that users send for image-to-image and inpainting: decoding, checks and scaling. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,41 +14,48 @@ from emoji_ldm.images.decode import decode_image
 from emoji_ldm.outcomes import Outcome, Rejected
 
 MAX_SIDE_PX = 4096
-MASK_THRESHOLD = 128  # of 255: from here on a mask counts as clear, or as white
+MASK_THRESHOLD = 128  # of 255: a mask pixel this transparent, or this white, is repainted
 
-Pixels = NDArray[np.uint8]  # (H, W, 4) straight RGBA
-Mask = NDArray[np.bool_]  # (H, W), True where it is drawn anew
+Pixels = NDArray[np.uint8]  # (H, W, 4) straight (not premultiplied) RGBA
+Mask = NDArray[np.bool_]  # (H, W), True where the image is repainted
 
 
 def open_image(data: bytes, name: str = "image") -> Image.Image:
-    """The first frame, upright, as RGBA; its size is looked at before any pixel is decoded.
+    """Decode the first frame of an image file, upright, as RGBA.
+
+    The size is checked before any pixel is decoded, so that a small file cannot claim a huge canvas.
 
     Raises:
-        ConfigError: It is no whole picture in a known format, or a side has other than 8 to 4,096 pixels.
+        ConfigError: The file is not a complete image of a known format, or a side is not within 8 to 4,096 px.
     """
     try:
         return decode_image(data, MAX_SIDE_PX)[0]
-    except Rejected as refused:
-        reason = refused.reason.partition(";")[0]
-        if refused.outcome in (Outcome.TOO_LARGE, Outcome.TOO_SMALL):
+    except Rejected as rejected:
+        reason = rejected.reason.partition(";")[0]
+        if rejected.outcome in (Outcome.TOO_LARGE, Outcome.TOO_SMALL):
             raise ConfigError(f"{name} is refused: {reason}; give a side of 8 to {MAX_SIDE_PX} px") from None
         raise ConfigError(f"{name} cannot be read: {reason}; give a PNG, JPEG, WebP or GIF file") from None
 
 
 def fit_to_canvas(image: Image.Image, width: int, height: int) -> Pixels:
-    """RGBA pixels `(height, width, 4)`: scaled to fit, centred on transparent padding."""
-    whole = Image.new(image.mode, (width, height))
+    """Scale an image to fit and centre it on padding of zeros (transparent, in RGBA).
+
+    Returns:
+        uint8 `(height, width, 4)`, or `(height, width)` for a greyscale image.
+    """
+    canvas = Image.new(image.mode, (width, height))
     scale = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     if size != image.size:
-        image = image.resize(size, Image.Resampling.LANCZOS)  # premultiplies RGBA, so that no hidden colour bleeds
-    whole.paste(image, ((width - size[0]) // 2, (height - size[1]) // 2))
-    return np.asarray(whole)
+        # Pillow resizes RGBA premultiplied: the colour of transparent pixels does not bleed into edges.
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    canvas.paste(image, ((width - size[0]) // 2, (height - size[1]) // 2))
+    return np.asarray(canvas)
 
 
-@lru_cache(maxsize=8)  # n images of one request start from one picture; files may be large
+@lru_cache(maxsize=8)  # the n images of one request start from the same file, which may be large
 def load_init_image(data: bytes, width: int, height: int) -> Pixels:
-    """The picture of a draw at the draw's size. Raises as `open_picture`."""
+    """Read-only pixels of a request's image at the request's size. Raises as `open_image`."""
     pixels = fit_to_canvas(open_image(data), width, height)
     pixels.setflags(write=False)
     return pixels
@@ -56,39 +63,43 @@ def load_init_image(data: bytes, width: int, height: int) -> Pixels:
 
 @lru_cache(maxsize=8)
 def load_mask(data: bytes, image: bytes, width: int, height: int) -> Mask:
-    """Where the draw's picture is drawn anew: where the mask is clear or, if it has no alpha channel, white.
+    """The read-only region to repaint: where the mask is transparent or, without an alpha channel, white.
 
     Raises:
-        ConfigError: It cannot be read, is not as large as the picture, or leaves nothing to draw.
+        ConfigError: The mask cannot be read, differs from the image in size, or selects no pixel.
     """
     opened, size = open_image(data, "mask"), open_image(image).size
     if opened.size != size:
-        raise ConfigError(
-            f"mask is {opened.width}x{opened.height} px, but image is {size[0]}x{size[1]}: make it so too"
-        )
+        raise ConfigError(f"mask is {opened.width}x{opened.height} px, but image is {size[0]}x{size[1]}: "
+                          "give a mask of the size of the image")  # fmt: skip
     alpha = np.asarray(opened.getchannel("A"))
-    anew = 255 - alpha if (alpha < 255).any() else np.asarray(opened.convert("L"))
-    if not (anew >= MASK_THRESHOLD).any():
-        raise ConfigError("mask leaves nothing to draw: make it transparent, or without alpha white, where to draw")
-    mask: Mask = fit_to_canvas(Image.fromarray(anew), width, height) >= MASK_THRESHOLD
+    repaint = 255 - alpha if (alpha < 255).any() else np.asarray(opened.convert("L"))
+    if not (repaint >= MASK_THRESHOLD).any():
+        raise ConfigError("mask selects nothing to repaint: make it transparent, or white if it has no alpha channel, "
+                          "where the image is to be repainted")  # fmt: skip
+    mask: Mask = fit_to_canvas(Image.fromarray(repaint), width, height) >= MASK_THRESHOLD
     mask.setflags(write=False)
     return mask
 
 
-def check_image_inputs(draw: GenerationRequest) -> None:
-    """Raise ConfigError if a draw's picture or mask cannot be used; decodes them."""
-    if draw.mask and not draw.image:
+def check_image_inputs(request: GenerationRequest) -> None:
+    """Decode a request's image and mask and raise ConfigError if they cannot be used."""
+    if request.mask and not request.image:
         raise ConfigError("a mask needs the image that it masks")
-    if draw.image:
-        open_image(draw.image)
-    if draw.mask:
-        load_mask(draw.mask, draw.image, 8, 8)
+    if request.image:
+        open_image(request.image)
+    if request.mask:
+        load_mask(request.mask, request.image, 8, 8)
 
 
-def restore_unmasked(pixels: Pixels, draw: GenerationRequest) -> Pixels:
-    """What was drawn `(H, W, 4)`, with the draw's picture itself wherever its mask says that it stays."""
-    if not draw.mask:
+def restore_unmasked(pixels: Pixels, request: GenerationRequest) -> Pixels:
+    """Generated pixels `(H, W, 4)` with the original image put back outside the mask.
+
+    The autoencoder changes every pixel a little, also those that inpainting kept in latent space; users expect
+    untouched pixels to stay exactly as they were.
+    """
+    if not request.mask:
         return pixels
     height, width = pixels.shape[:2]
-    anew = load_mask(draw.mask, draw.image, width, height)
-    return np.where(anew[..., None], pixels, load_init_image(draw.image, width, height))
+    repaint = load_mask(request.mask, request.image, width, height)
+    return np.where(repaint[..., None], pixels, load_init_image(request.image, width, height))

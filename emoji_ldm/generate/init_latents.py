@@ -1,7 +1,4 @@
-"""Gaussian noise keyed by seed: a picture depends on its own seed, never on its batch.
-
-Where a row starts: from noise alone, from a user's picture under noise, or inside a mask only.
-"""
+"""The latents that a denoising row starts from: seeded noise alone, an image under noise, or noise inside a mask."""
 
 from __future__ import annotations
 
@@ -14,80 +11,81 @@ from emoji_ldm.generate.image_inputs import Mask, load_init_image, load_mask
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
 from emoji_ldm.generate.request import MAX_SEED, GenerationRequest, LatentShape
 from emoji_ldm.generate.step_coefficients import SamplingSchedule
-from emoji_ldm.latents.vae import downsampling_factor
 
 
 class NoiseStream:
-    """The stream of one seed, drawn on the CPU wherever the model runs: a seed means the same noise on every device.
+    """The Gaussian noise of one seed. An image depends on its own stream only, never on its batch.
 
-    Each call of `next` draws what a diffusers pipeline with `generator=[torch.Generator().manual_seed(seed)]` draws
-    next: the sample of the picture's posterior in image-to-image, the noise that the walk starts from, then the noise
-    of each step that needs some.
+    Noise is drawn on the CPU wherever the model runs, so that a seed means the same noise on every device. Successive
+    calls of `next` return what a diffusers pipeline with `generator=[torch.Generator().manual_seed(seed)]` draws: the
+    sample of the image's posterior (image-to-image only), the initial noise, then the noise of each stochastic step.
     """
 
     def __init__(self, seed: int, shape: LatentShape) -> None:
-        """Begin a stream; ValueError if `seed` is not in 0 ... 2**63 - 1."""
+        """Start the stream; ValueError if `seed` is not within 0 ... 2**63 - 1."""
         if not 0 <= seed <= MAX_SEED:
             raise ValueError(f"seeds must be integers in 0 ... {MAX_SEED}, got {seed}")
         self.shape, self.generator = shape, torch.Generator().manual_seed(seed)
 
     def next(self) -> Tensor:
-        """The next `(C, h, w)` float32 on the CPU."""
+        """The next `(C, h, w)` float32 of unit variance, on the CPU."""
         return torch.randn(self.shape, generator=self.generator)
 
 
 @dataclass(frozen=True)
 class InitialLatents:
-    """Each `(C, h, w)` float32 on the model's device."""
+    """Where a row starts; tensors are `(C, h, w)` float32 on the model's device."""
 
-    x: Tensor  # in the scale of the row's scheduler
-    known: Tensor | None = None  # scaled latents of the picture, where a mask keeps part of it
-    mask: Tensor | None = None  # (1, h, w): 1 where it is drawn anew
-    noise: Tensor | None = None  # what `known` is noised with
+    x: Tensor  # noisy sample, in the scale of the row's scheduler
+    image_latents: Tensor | None = None  # scaled latents of the image, where a mask keeps part of it
+    mask: Tensor | None = None  # (1, h, w): 1 where the image is repainted
+    noise: Tensor | None = None  # the noise that `image_latents` get after each step
 
 
 @torch.inference_mode()
 def make_initial_latents(
-    model: LatentDiffusionModel, draw: GenerationRequest, noise: NoiseStream, schedule: SamplingSchedule
+    model: LatentDiffusionModel, request: GenerationRequest, noise: NoiseStream, schedule: SamplingSchedule
 ) -> InitialLatents:
-    """What StableDiffusionPipeline, ...Img2ImgPipeline and ...InpaintPipeline of diffusers start from.
+    """The initial latents of diffusers' StableDiffusionPipeline, ...Img2ImgPipeline or ...InpaintPipeline.
 
-    The picture is encoded alone, so that no neighbour changes a bit. Unlike in diffusers' image-to-image,
-    strength 1 keeps nothing of the picture at all, and RGBA pictures are encoded by RGBA models.
+    An image is encoded in a batch of one, so that no neighbour changes a bit of its latents. There are two deliberate
+    differences to diffusers: strength 1 keeps nothing of the image, and RGBA models encode RGBA images.
 
     Args:
-        model: Its codec encodes the picture.
-        draw: With or without picture and mask.
-        noise: The row's stream at its beginning, of the latents' shape.
-        schedule: Of the draw's strength.
+        model: Its autoencoder encodes the image.
+        request: May have an image and a mask.
+        noise: The row's stream, of the shape of the latents; nothing may have been drawn from it yet.
+        schedule: The schedule for the request's strength.
 
     Raises:
-        ConfigError: Picture or mask cannot be used.
+        ConfigError: The image or the mask cannot be used.
     """
     device = model.device
-    if not draw.image:
-        return InitialLatents(schedule.level * noise.next().to(device))
-    latents = _encode_image(model, draw, noise).to(device)
+    if not request.image:
+        return InitialLatents(schedule.noise_level * noise.next().to(device))
+    latents = _encode_image(model, request, noise).to(device)
     eps = noise.next().to(device)
-    x = schedule.signal * latents + schedule.level * eps
-    if not draw.mask:
+    x = schedule.signal * latents + schedule.noise_level * eps
+    if not request.mask:
         return InitialLatents(x)
-    noise.next()  # for the masked picture, which that pipeline encodes too
-    cell = downsampling_factor(model.codec.vae)
-    anew = load_mask(draw.mask, draw.image, noise.shape[2] * cell, noise.shape[1] * cell)
-    return InitialLatents(x, latents, mask_to_latent_cells(anew, noise.shape).to(device), eps)
+    # diffusers' inpainting pipeline also encodes the masked image and draws a sample for it. The sample is unused with
+    # text-to-image weights, but skipping it would shift the noise of every later step.
+    noise.next()
+    cell_px = model.downsampling_factor
+    mask = load_mask(request.mask, request.image, noise.shape[2] * cell_px, noise.shape[1] * cell_px)
+    return InitialLatents(x, latents, mask_to_latent_cells(mask, noise.shape).to(device), eps)
 
 
-def _encode_image(model: LatentDiffusionModel, draw: GenerationRequest, noise: NoiseStream) -> Tensor:
-    """A sample `(C, h, w)` of the picture's posterior, scaled."""
-    cell = downsampling_factor(model.codec.vae)
-    pixels = load_init_image(draw.image, noise.shape[2] * cell, noise.shape[1] * cell)
-    mean, logvar = (torch.from_numpy(moment[0]) for moment in model.codec.encode(pixels[None].copy()))
-    return model.codec.scaling_factor * (mean + torch.exp(0.5 * logvar) * noise.next())
+def _encode_image(model: LatentDiffusionModel, request: GenerationRequest, noise: NoiseStream) -> Tensor:
+    """A scaled sample `(C, h, w)` of the image's posterior."""
+    cell_px = model.downsampling_factor
+    pixels = load_init_image(request.image, noise.shape[2] * cell_px, noise.shape[1] * cell_px)
+    mean, logvar = (torch.from_numpy(moment[0]) for moment in model.vae.encode(pixels[None].copy()))
+    return model.vae.scaling_factor * (mean + torch.exp(0.5 * logvar) * noise.next())
 
 
-def mask_to_latent_cells(anew: Mask, shape: LatentShape) -> Tensor:
-    """`(1, h, w)` float32: 1 for each cell of a latent with a pixel that is drawn anew."""
+def mask_to_latent_cells(mask: Mask, shape: LatentShape) -> Tensor:
+    """`(1, h, w)` float32: 1 for each latent cell that covers at least one repainted pixel."""
     height, width = shape[1:]
-    blocks = torch.tensor(anew).view(height, anew.shape[0] // height, width, anew.shape[1] // width)
+    blocks = torch.tensor(mask).view(height, mask.shape[0] // height, width, mask.shape[1] // width)
     return blocks.any(dim=3).any(dim=1)[None].float()

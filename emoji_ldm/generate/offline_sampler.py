@@ -1,7 +1,7 @@
-"""Draws in, pictures out: the engine without a service around it.
+"""Requests in, images out: the engine without a service around it, for batch jobs and training previews.
 
-A row that is done makes room for the next, so rows with few steps never wait for those with many. In strict mode
-pixels are those that the service draws, bit by bit.
+A row that is finished makes room for the next one, so rows with few steps never wait for rows with many. In
+deterministic mode the pixels are bit by bit those of the service.
 """
 
 from __future__ import annotations
@@ -13,87 +13,82 @@ import torch
 from torch import Tensor
 
 from emoji_ldm.generate.denoising_engine import DenoisingEngine, DenoisingRow
-from emoji_ldm.generate.encode_decode import EncoderDecoder
-from emoji_ldm.generate.encode_decode import RgbaImage as Picture
+from emoji_ldm.generate.encode_decode import EncoderDecoder, RgbaImage
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
-from emoji_ldm.generate.request import GenerationRequest as Draw
-from emoji_ldm.generate.request import LatentShape
+from emoji_ldm.generate.request import GenerationRequest, LatentShape
 from emoji_ldm.generate.warmup import prepare_engine, warm_up
 
-StepCallback = Callable[[int, int], None]  # (steps of rows done, steps of rows in all)
+StepCallback = Callable[[int, int], None]  # (steps done, steps in total), summed over all images
 
 
 class OfflineSampler:
-    """Draws pictures with one model at one batch shape; not safe to call from two threads at once."""
+    """Generates images with one model at one batch shape; not thread-safe."""
 
     def __init__(
-        self, model: LatentDiffusionModel, batch_size: int, *, strict: bool = True, many: bool = False
+        self, model: LatentDiffusionModel, batch_size: int, *, deterministic: bool = True, warmup: bool = False
     ) -> None:
-        """Fix the batch shape, which is part of what makes a seed give the same bits.
+        """Fix the batch shape, which the last bits of every image depend on.
 
         Args:
-            model: What draws.
-            batch_size: Most pictures per tick.
-            strict: Same seed, same pixels in any company.
-            many: Whether there are so many pictures to draw that it pays to make the first wait until kernels are
-                captured and, in fast mode, the best number of pictures per tick is measured.
+            model: The model to sample from.
+            batch_size: The largest number of images per tick.
+            deterministic: Same seed, same pixels, whatever else is generated.
+            warmup: Capture kernels and, in fast mode, measure the best number of images per tick. This delays the
+                first image, so it pays only for many images.
         """
         self.model, self.batch_size = model, batch_size
-        self._cap = batch_size
-        if many and not strict:
-            cast = warm_up(model, batch_size, strict=False)
-            self.engine, self.stages, self._cap = cast.engine, cast.stages, cast.cap
-        elif many:
-            self.engine, self.stages = prepare_engine(model, batch_size, strict=True)
+        self._max_batch = batch_size
+        if warmup and not deterministic:
+            loaded = warm_up(model, batch_size, deterministic=False)
+            self.engine, self.encoder_decoder, self._max_batch = (
+                loaded.engine, loaded.encoder_decoder, loaded.max_batch,
+            )  # fmt: skip
+        elif warmup:
+            self.engine, self.encoder_decoder = prepare_engine(model, batch_size, deterministic=True)
         else:
-            self.engine = DenoisingEngine(model, batch_size, strict=strict)
-            self.stages = EncoderDecoder(model, batch_size, strict=strict)
-        self.tables = self.stages.tables
+            self.engine = DenoisingEngine(model, batch_size, deterministic=deterministic)
+            self.encoder_decoder = EncoderDecoder(model, batch_size, deterministic=deterministic)
 
-    def __call__(self, draws: Sequence[Draw], on_step: StepCallback | None = None) -> list[Picture]:
-        """Pictures `(H, W, 4)` uint8, in the order of the draws.
+    def __call__(self, requests: Sequence[GenerationRequest], on_step: StepCallback | None = None) -> list[RgbaImage]:
+        """Images `(H, W, 4)` uint8, in the order of the requests.
 
         Raises:
-            ConfigError: The model cannot make a draw.
+            ConfigError: The model does not support a request.
         """
-        latents = self._latents(draws, on_step)
-        pictures: dict[int, Picture] = {}
+        latents = self._denoise(requests, on_step)
+        images: dict[int, RgbaImage] = {}
         for shape in {part.shape for part in latents}:
-            alike = [index for index, part in enumerate(latents) if part.shape == shape]
-            made = self.stages.pictures([latents[index] for index in alike])
-            pictures |= zip(alike, made, strict=True)
-        return [pictures[index] for index in range(len(draws))]
+            indices = [index for index, part in enumerate(latents) if part.shape == shape]
+            images |= zip(indices, self.encoder_decoder.decode([latents[index] for index in indices]), strict=True)
+        return [images[index] for index in range(len(requests))]
 
-    def latents(self, draws: Sequence[Draw], on_step: StepCallback | None = None) -> Tensor:
-        """Scaled latents `(N, C, h, w)` float32 on the model's device of draws of one size, before decoding."""
-        return torch.stack(self._latents(draws, on_step))
+    def latents(self, requests: Sequence[GenerationRequest], on_step: StepCallback | None = None) -> Tensor:
+        """Scaled latents `(N, C, h, w)` float32 of requests of one size, on the model's device, before decoding."""
+        return torch.stack(self._denoise(requests, on_step))
 
-    def _latents(self, draws: Sequence[Draw], on_step: StepCallback | None) -> list[Tensor]:
-        for draw in draws:
-            self.stages.check(draw)
-        lengths = [len(self.stages.schedule(draw)) for draw in draws]
-        shapes = [self.stages.shape(draw) for draw in draws]
-        # Only rows of one shape move together; the longest first, so that what is left at the end is short.
-        waiting = deque(sorted(range(len(draws)), key=lambda index: (shapes[index], -lengths[index])))
+    def _denoise(self, requests: Sequence[GenerationRequest], on_step: StepCallback | None) -> list[Tensor]:
+        for request in requests:
+            self.encoder_decoder.check(request)
+        num_steps = [len(self.encoder_decoder.schedule(request)) for request in requests]
+        shapes = [self.encoder_decoder.shape(request) for request in requests]
+        # A tick takes rows of one shape only. Long rows first: the tail, where ticks are not full, gets short.
+        waiting = deque(sorted(range(len(requests)), key=lambda index: (shapes[index], -num_steps[index])))
         running: dict[int, DenoisingRow] = {}
         latents: dict[int, Tensor] = {}
-        done = 0
+        steps_done = 0
         while waiting or running:
-            while (
-                waiting
-                and len(running) < self._most(shapes[waiting[0]])
-                and all(shapes[waiting[0]] == shapes[index] for index in running)
-            ):
+            while waiting and self._fits(shapes[waiting[0]], [shapes[index] for index in running]):
                 index = waiting.popleft()
-                running[index] = self.stages.row(draws[index])
+                running[index] = self.encoder_decoder.encode(requests[index])
             self.engine.tick(list(running.values()))
-            done += len(running)
+            steps_done += len(running)
             if on_step is not None:
-                on_step(done, sum(lengths))
-            latents |= {index: row.x for index, row in running.items() if not row.left}
-            running = {index: row for index, row in running.items() if row.left}
-        return [latents[index] for index in range(len(draws))]
+                on_step(steps_done, sum(num_steps))
+            latents |= {index: row.x for index, row in running.items() if not row.steps_left}
+            running = {index: row for index, row in running.items() if row.steps_left}
+        return [latents[index] for index in range(len(requests))]
 
-    def _most(self, shape: LatentShape) -> int:
-        """Pictures of a shape per tick."""
-        return min(self._cap, self.engine.most(shape))
+    def _fits(self, shape: LatentShape, running: Sequence[LatentShape]) -> bool:
+        """Whether a row of this shape may join the running ones."""
+        max_rows = min(self._max_batch, self.engine.max_rows(shape))
+        return len(running) < max_rows and all(shape == other for other in running)

@@ -1,4 +1,4 @@
-"""From pixels to a PNG that says how it was drawn."""
+"""Writing PNG files that state how they were generated, and reading the request back from them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from emoji_ldm import __version__
 from emoji_ldm.generate.image_inputs import restore_unmasked
 from emoji_ldm.generate.request import CORE_FIELDS, IMAGE_FIELDS, GenerationRequest, default_scheduler, request_settings
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it imports torch, which drivers do without
     from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
 
-FAINT_ALPHA = 8  # alpha of 255 below which a pixel counts as empty
+FAINT_ALPHA = 8  # pixels with an alpha below this, of 255, are cleared
 WEBUI_SAMPLERS = {
     "ddim": "DDIM", "ddpm": "DDPM", "euler": "Euler", "euler_ancestral": "Euler a", "dpmpp_2m": "DPM++ 2M",
     "lcm": "LCM", "flow_euler": "Euler",
@@ -29,88 +29,98 @@ DEFAULT_REQUEST = GenerationRequest("")
 
 
 def clear_faint_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture `(H, W, 4)` with alpha below 8/255 set to 0, colour included.
+    """The image `(H, W, 4)` with every pixel of alpha below 8/255 set to zero, colour included.
 
-    A decoder seldom reaches alpha 0 exactly; the rest shows as a veil on dark pages.
+    A decoder rarely outputs an alpha of exactly 0; what remains looks like a veil on dark pages.
     """
     return np.where(pixels[..., 3:] < FAINT_ALPHA, np.uint8(0), pixels)
 
 
-def to_png(pixels: NDArray[np.uint8], draw: GenerationRequest, facts: Mapping[str, str]) -> bytes:
-    """PNG bytes, the same for the same arguments. What the draw's mask keeps of its picture is put back.
+def to_png(pixels: NDArray[np.uint8], request: GenerationRequest, facts: Mapping[str, str]) -> bytes:
+    """Encode a generated image as PNG; equal arguments give equal bytes.
 
-    The settings go into text chunks of their own and, for the tools that read it, into the
-    customary `parameters` chunk.
+    The settings become text chunks of their own and, for the tools that read it, the `parameters` chunk of the
+    Stable Diffusion web UIs. What the request's mask keeps of its image is put back.
 
     Args:
-        pixels: `(H, W, 4)` uint8. Alpha is left out where the whole picture is opaque.
-        draw: What was drawn.
-        facts: More chunks, see `facts_of`.
+        pixels: `(H, W, 4)` uint8. The alpha channel is left out if the whole image is opaque.
+        request: What was generated.
+        facts: Further text chunks, see `provenance`.
     """
-    pixels = restore_unmasked(clear_faint_pixels(pixels), draw)
+    pixels = restore_unmasked(clear_faint_pixels(pixels), request)
     image = Image.fromarray(pixels if (pixels[..., 3] < 255).any() else np.ascontiguousarray(pixels[..., :3]))
     info = PngImagePlugin.PngInfo()
-    for name, value in {**request_settings(draw), **facts, "parameters": _parameters(draw, image, facts)}.items():
-        info.add_itxt(name, value)
+    for name, value in {**request_settings(request), **facts, "parameters": _parameters(request, image, facts)}.items():
+        info.add_itxt(name, value)  # iTXt, as prompts may hold any Unicode text
     stream = io.BytesIO()
     image.save(stream, "PNG", pnginfo=info)
     return stream.getvalue()
 
 
 def provenance(
-    model: LatentDiffusionModel, draw: GenerationRequest, mode: str, versions: Mapping[str, int]
+    model: LatentDiffusionModel, request: GenerationRequest, mode: str, versions: Mapping[str, int]
 ) -> dict[str, str]:
-    """What a PNG tells beside its draw.
+    """The text chunks that state where an image comes from, beside its request.
 
     Args:
-        model: What drew it; with its adapter, if the draw has one.
-        draw: What was drawn.
-        mode: See `mode_of`.
-        versions: {table: version} of the data set that the model learned from.
+        model: The model that generated it, including the adapter of the request.
+        request: What was generated.
+        mode: From `describe_mode`.
+        versions: {table: version} of the dataset that the model was trained on.
     """
     return {
         "model_key": model.key,
-        "sampler": webui_sampler_name(draw.scheduler, model.scheduler_config),
+        "sampler": webui_sampler_name(request.scheduler, model.scheduler_config),
         "mode": mode,
         "made_with": f"emoji_ldm {__version__}, torch {_torch_version()}, {model.device.type}",
         **{f"dataset_{table}": str(number) for table, number in versions.items()},
     }
 
 
-def describe_mode(batch_size: int, *, strict: bool) -> str:
-    """How forward passes are shaped; strict: same seed, same pixels, with this batch size and on machines alike."""
-    return f"strict, batch {batch_size}" if strict else f"fast, batch {batch_size}"
+def describe_mode(batch_size: int, *, deterministic: bool) -> str:
+    """The sampling mode, as PNG files state it.
+
+    "strict" promises the same pixels for the same seed, with this batch size and on machines of the same kind.
+    """
+    return f"strict, batch {batch_size}" if deterministic else f"fast, batch {batch_size}"
 
 
-@cache
+@cache  # reads the installed package's metadata from disk
 def _torch_version() -> str:
     return version("torch")
 
 
 def webui_sampler_name(scheduler: str, scheduler_config: Mapping[str, Any]) -> str:
-    """The name that the widespread web UIs have for a scheduler ("" is the model's own)."""
+    """The web UIs' name of a scheduler; "" is the model's default."""
     name = scheduler or default_scheduler(scheduler_config)
     karras = bool(scheduler_config.get("use_karras_sigmas")) and name in ("euler", "dpmpp_2m")
     return WEBUI_SAMPLERS[name] + " Karras" * karras
 
 
 def read_request(png: bytes) -> GenerationRequest:
-    """The draw that a PNG of ours came from, but for the pictures that it started from; KeyError if it does not say."""
+    """The request that one of our PNG files was generated from, without its image and mask.
+
+    Raises:
+        KeyError: The file does not state it.
+    """
     text = Image.open(io.BytesIO(png)).text  # type: ignore[attr-defined]
     optional = {field.name for field in fields(GenerationRequest)} - {*CORE_FIELDS, *IMAGE_FIELDS}
     names = [*CORE_FIELDS, *sorted(optional & text.keys())]
     return GenerationRequest(**{name: type(getattr(DEFAULT_REQUEST, name))(text[name]) for name in names})
 
 
-def _parameters(draw: GenerationRequest, image: Image.Image, facts: Mapping[str, str]) -> str:
-    """The text that the widespread web UIs write and read back."""
-    sampler = facts.get("sampler") or WEBUI_SAMPLERS.get(draw.scheduler)
-    last = {
-        "Steps": draw.steps, "Sampler": sampler, "CFG scale": f"{draw.guidance_scale:g}", "Seed": draw.seed,
-        "Size": f"{image.width}x{image.height}", "Model hash": facts.get("model_key", ""),
-        "Denoising strength": f"{draw.strength:g}" if draw.image else None, "Lora": draw.lora or None,
-    }  # fmt: skip
-    negative = [f"Negative prompt: {draw.negative_prompt}"] if draw.negative_prompt else []
-    return "\n".join(
-        [draw.prompt, *negative, ", ".join(f"{name}: {value}" for name, value in last.items() if value is not None)]
-    )
+def _parameters(request: GenerationRequest, image: Image.Image, facts: Mapping[str, str]) -> str:
+    """The settings as the web UIs write and parse them: prompt, negative prompt, one line of name-value pairs."""
+    values = {
+        "Steps": request.steps,
+        "Sampler": facts.get("sampler") or WEBUI_SAMPLERS.get(request.scheduler),
+        "CFG scale": f"{request.guidance_scale:g}",
+        "Seed": request.seed,
+        "Size": f"{image.width}x{image.height}",
+        "Model hash": facts.get("model_key", ""),
+        "Denoising strength": f"{request.strength:g}" if request.image else None,
+        "Lora": request.lora or None,
+    }
+    negative = [f"Negative prompt: {request.negative_prompt}"] if request.negative_prompt else []
+    pairs = ", ".join(f"{name}: {value}" for name, value in values.items() if value is not None)
+    return "\n".join([request.prompt, *negative, pairs])

@@ -1,4 +1,4 @@
-"""What a run of `generate` wants drawn, and the key by which it knows what is drawn already."""
+"""The requests of a `generate` run, and the key that tells which of them are done already."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from emoji_ldm.generate.request import CORE_FIELDS, MAX_SEED, GenerationRequest,
 
 
 def plan_requests(config: GenerateConfig) -> list[GenerationRequest]:
-    """Every draw of the configuration, prompt by prompt; a prompt given twice counts once.
+    """All requests of a configuration, ordered by prompt, then by seed. Repeated prompts count once.
 
     Raises:
-        ConfigError: There is no prompt, a file cannot be read, or the last seed is too large.
+        ConfigError: There is no prompt, a file cannot be read, or the last seed exceeds `MAX_SEED`.
     """
     prompts = list(dict.fromkeys(prompt.strip() for prompt in (*config.prompts, *_read_prompts(config.prompts_file))))
     prompts = [prompt for prompt in prompts if prompt]
@@ -28,39 +28,54 @@ def plan_requests(config: GenerateConfig) -> list[GenerationRequest]:
         raise ConfigError(
             f"generate.seed={config.seed} is too large for {config.num_images} images: at most {MAX_SEED}"
         )
-    example = _request_template(config)
-    check_image_inputs(example)
+    template = _request_template(config)
+    check_image_inputs(template)  # a bad image fails here, before Ray starts and a model is loaded
     return [
-        replace(example, prompt=prompt, seed=config.seed + index)
+        replace(template, prompt=prompt, seed=config.seed + index)
         for prompt in prompts
         for index in range(config.num_images)
     ]
 
 
-def generated_id(model_key: str, draw: GenerationRequest, batch_size: int, *, strict: bool = True) -> str:
-    """Key of a picture: everything that its bits depend on.
+def generated_id(model_key: str, request: GenerationRequest, batch_size: int, *, deterministic: bool = True) -> str:
+    """Key of a generated image: a hash of everything that its bits depend on.
+
+    Stored tables hold these keys, so their inputs never change: a plain request hashes its core fields by position,
+    settings that differ from their default are appended by name, and the fast mode appends `{"mode": "fast"}`.
 
     Args:
-        model_key: Of the model; of a draw with an adapter, what `lora_key` gives.
-        draw: What is drawn.
-        batch_size: Of the forward passes.
-        strict: Whether their shape is fixed.
+        model_key: Key of the model; for a request with an adapter, what `lora_key` returns.
+        request: The request.
+        batch_size: Rows per forward pass. Kernels are chosen by shape, so the last bits depend on it.
+        deterministic: Whether forward passes have one fixed shape.
     """
-    told = request_settings(draw)
-    special = {name: told[name] for name in told if name not in CORE_FIELDS} | ({} if strict else {"mode": "fast"})
+    settings = request_settings(request)
+    special = {name: value for name, value in settings.items() if name not in CORE_FIELDS}
+    if not deterministic:
+        special["mode"] = "fast"
     return key_of(
-        model_key, draw.prompt, draw.negative_prompt, draw.seed, draw.steps, float(draw.guidance_scale), batch_size,
-        *([special] if special else []),
+        model_key, request.prompt, request.negative_prompt, request.seed, request.steps,
+        float(request.guidance_scale), batch_size, *([special] if special else []),
     )  # fmt: skip
 
 
 def _request_template(config: GenerateConfig) -> GenerationRequest:
-    """What all draws of a configuration share."""
+    """What all requests of a configuration share."""
     return GenerationRequest(
-        "", config.negative_prompt, 0, config.steps, config.guidance_scale, config.scheduler or "",
-        config.width_px or 0, config.height_px or 0, _read_image("image", config.image), _read_image("mask", config.mask),
-        config.strength or (1.0 if config.mask else GenerationRequest.strength), Path(config.lora or "").name,
-    )  # fmt: skip
+        prompt="",
+        negative_prompt=config.negative_prompt,
+        steps=config.steps,
+        guidance_scale=config.guidance_scale,
+        # Unset options are null in the configuration and "" or 0 in a request, whose values are part of stored ids.
+        scheduler=config.scheduler or "",
+        width_px=config.width_px or 0,
+        height_px=config.height_px or 0,
+        image=_read_image("image", config.image),
+        mask=_read_image("mask", config.mask),
+        # Inpainting repaints its region completely unless asked otherwise; image-to-image keeps part of the image.
+        strength=config.strength or (1.0 if config.mask else GenerationRequest.strength),
+        lora=Path(config.lora or "").name,
+    )
 
 
 def _read_image(name: str, path: str | None) -> bytes:
@@ -69,7 +84,7 @@ def _read_image(name: str, path: str | None) -> bytes:
     try:
         return Path(path).expanduser().read_bytes()
     except OSError as error:
-        raise ConfigError(f"generate.{name}={path}: {error}; give a picture file") from None
+        raise ConfigError(f"generate.{name}={path}: {error}; give an image file") from None
 
 
 def _read_prompts(path: str | None) -> list[str]:

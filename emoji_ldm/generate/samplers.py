@@ -1,14 +1,29 @@
-"""What diffusers' schedulers do in a step, as weights: `x_next = keep * x + add * x0 + memory * m + noise * z`.
+"""Samplers as weights: what one step of each of diffusers' schedulers does, written as one linear formula.
 
-Timesteps and noise levels are read from the scheduler objects themselves, so every spacing and
-sigma schedule that diffusers knows is ours too. Here x is a sample in the scheduler's own scale, x0
-the picture that the network's output stands for, m the x0 of the step before, and z fresh unit noise.
+Let x be the noisy sample, x0 the clean latents that the network's output stands for, m the x0 of the previous step and
+z fresh unit noise. Every sampler here advances x by
+
+    x_next = keep * x + add * x0 + previous_x0 * m + noise * z
+
+with four numbers per step, which depend on the schedule only, not on the image:
+
+- DDPM (Ho et al., 2020, equations 6 and 7): the mean of the posterior q(x_next | x, x0) gives `keep` and `add`, its
+  variance gives `noise`.
+- DDIM (Song et al., 2021, equation 12 with sigma = 0): split x into signal and noise, then mix both anew at the next
+  noise level. Euler's method and rectified flow are the same formula in other scales.
+- DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2): extrapolates x0 from two steps, so it needs m.
+
+diffusers' scheduler objects hold the state of one batch whose rows all take the same step, so they cannot serve a batch
+whose rows are at different steps. They still supply the timesteps and the noise levels: every spacing and sigma
+schedule that diffusers knows works here. Tests compare each sampler with diffusers', step by step.
+
+x is in the scheduler's own scale, which is either variance preserving (signal^2 + noise_level^2 = 1), variance
+exploding (signal = 1, used by Euler's) or a straight path (signal + noise_level = 1, used by rectified flow).
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,185 +34,174 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
 )
 from torch import Tensor
 
-SIGMA_DATA = 0.5  # of consistency models, as LCMScheduler has it
-FLOW_MATCH_CLASS = "FlowMatchEulerDiscreteScheduler"  # rectified flow by its own class
+SIGMA_DATA = 0.5  # standard deviation of the data that consistency models assume, as in LCMScheduler
 
 
 @dataclass(frozen=True)
 class StepWeights:
-    """All steps of a scheduler, each column `(S,)` float64."""
+    """The S steps of a sampler; each column is `(S,)` float64, see the module's text."""
 
-    timesteps: Tensor  # what the network is told
-    signal: Tensor  # x = signal * x0 + level * noise before the step
-    level: Tensor
+    timesteps: Tensor  # input of the network
+    signal: Tensor  # before the step x = signal * x0 + noise_level * noise
+    noise_level: Tensor
     scale: Tensor  # the network sees scale * x
     keep: Tensor
     add: Tensor
-    memory: Tensor
+    previous_x0: Tensor
     noise: Tensor
 
 
-SignalNoise = tuple[Tensor, Tensor]  # of signal and noise
-Solver = Callable[[Any, int, int], StepWeights]  # (scheduler with its timesteps set, steps, first step to be taken)
-
-
-def _step_weights(
-    timesteps: Tensor, levels: SignalNoise, weights: tuple[Tensor, Tensor], **columns: Tensor
-) -> StepWeights:
-    nothing = torch.zeros(len(timesteps), dtype=torch.float64)
-    optional = {"scale": nothing + 1, "memory": nothing, "noise": nothing, **columns}
-    return StepWeights(timesteps, levels[0], levels[1], keep=weights[0], add=weights[1], **optional)
-
-
-def _signal_powers(scheduler: Any, steps: int) -> tuple[Tensor, Tensor]:
-    """Timesteps, and the share of signal power at them.
-
-    By rounding, diffusers' trailing timesteps for 61, 103, ... steps end with one too many, at -1: left out.
-    """
-    timesteps = scheduler.timesteps[:steps]
-    return timesteps, scheduler.alphas_cumprod.double()[timesteps]
-
-
-def _sigmas(scheduler: Any, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Timesteps, and the noise per signal before and after each step."""
-    sigmas = scheduler.sigmas.double()
-    return scheduler.timesteps[:steps], sigmas[:steps], torch.cat([sigmas[1:steps], sigmas[-1:]])
-
-
-def _deterministic_weights(levels: SignalNoise, signal_next: Tensor, noise_next: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of the step that keeps the noise it sees: x_next = signal' * x0 + noise' * (x - signal * x0) / noise."""
-    keep = noise_next / levels[1]
-    return keep, signal_next - keep * levels[0]
+SignalNoise = tuple[Tensor, Tensor]  # weights of x0 and of the noise in x
+Solver = Callable[[Any, int, int], StepWeights]  # (scheduler with its timesteps set, number of steps, first step)
 
 
 def ddim(scheduler: DDIMScheduler, steps: int, first: int) -> StepWeights:
-    """Song et al., 2021, equation (12) without added noise; a step ends an even stride below its start."""
-    now, power = _signal_powers(scheduler, steps)
-    then = now - scheduler.config.num_train_timesteps // steps
+    """DDIM without added noise: Song et al., 2021 (arXiv 2010.02502), equation 12 with sigma = 0."""
+    timesteps, power = _signal_powers(scheduler, steps)
+    # diffusers' DDIM goes to one even stride below its timestep, not to the next timestep of the schedule.
+    target = timesteps - scheduler.config.num_train_timesteps // steps
     powers, final = scheduler.alphas_cumprod.double(), scheduler.final_alpha_cumprod.double()
-    power_next = torch.where(then >= 0, powers[then.clamp(min=0)], final)
+    power_next = torch.where(target >= 0, powers[target.clamp(min=0)], final)
     levels = power.sqrt(), (1 - power).sqrt()
-    return _step_weights(now, levels, _deterministic_weights(levels, power_next.sqrt(), (1 - power_next).sqrt()))
+    return _step_weights(timesteps, levels, _deterministic_weights(levels, power_next.sqrt(), (1 - power_next).sqrt()))
 
 
 def ddpm(scheduler: DDPMScheduler, steps: int, first: int) -> StepWeights:
-    """Ho et al., 2020, equations (6) and (7); a step ends where the next one starts."""
-    now, power = _signal_powers(scheduler, steps)
+    """DDPM: Ho et al., 2020 (arXiv 2006.11239), equations 6 and 7; a step ends where the next one starts.
+
+    With alpha = power / power_next and beta = 1 - alpha of the (possibly strided) step, the posterior's mean is
+    `sqrt(alpha) (1 - power_next) / (1 - power) * x + sqrt(power_next) beta / (1 - power) * x0`.
+    """
+    timesteps, power = _signal_powers(scheduler, steps)
     power_next = torch.cat([power[1:], power.new_ones(1)])
-    kept, rest = power / power_next, (1 - power_next) / (1 - power)
-    variance = (1 - kept) * (1 if scheduler.config.variance_type == "fixed_large" else rest)
+    alpha, noise_ratio = power / power_next, (1 - power_next) / (1 - power)
+    variance = (1 - alpha) * (1 if scheduler.config.variance_type == "fixed_large" else noise_ratio)
     return _step_weights(
-        now, (power.sqrt(), (1 - power).sqrt()), (kept.sqrt() * rest, power_next.sqrt() * (1 - kept) / (1 - power)),
-        noise=variance.sqrt() * (now > 0),
-    )  # fmt: skip
+        timesteps,
+        (power.sqrt(), (1 - power).sqrt()),
+        (alpha.sqrt() * noise_ratio, power_next.sqrt() * (1 - alpha) / (1 - power)),
+        noise=variance.sqrt() * (timesteps > 0),  # the step that ends at the clean sample adds no noise
+    )
 
 
 def lcm(scheduler: LCMScheduler, steps: int, first: int) -> StepWeights:
-    """Luo et al., arXiv 2310.04378: jump to the picture, add fresh noise of the next step's level."""
-    now, power = _signal_powers(scheduler, steps)
-    power_next = torch.cat([power[1:], power.new_ones(1)])  # the last picture gets no noise
-    scaled = now.double() * scheduler.config.timestep_scaling
+    """Latent consistency models (Luo et al., arXiv 2310.04378): jump to x0, then add fresh noise.
+
+    This is multistep consistency sampling (Song et al., arXiv 2303.01469, algorithm 1) with the skip and output scales
+    of that paper's equation 5, as LCMScheduler has them.
+    """
+    timesteps, power = _signal_powers(scheduler, steps)
+    power_next = torch.cat([power[1:], power.new_ones(1)])  # the last step adds no noise
+    scaled = timesteps.double() * scheduler.config.timestep_scaling
     skip, out = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2), scaled / (scaled**2 + SIGMA_DATA**2).sqrt()
     return _step_weights(
-        now, (power.sqrt(), (1 - power).sqrt()), (power_next.sqrt() * skip, power_next.sqrt() * out),
+        timesteps,
+        (power.sqrt(), (1 - power).sqrt()),
+        (power_next.sqrt() * skip, power_next.sqrt() * out),
         noise=(1 - power_next).sqrt(),
-    )  # fmt: skip
+    )
 
 
 def euler(scheduler: EulerDiscreteScheduler, steps: int, first: int) -> StepWeights:
-    """Karras et al., 2022, algorithm 2 without churn, in a scale where the signal keeps its size."""
-    now, sigma, sigma_next = _sigmas(scheduler, steps)
+    """Euler's method: Karras et al., 2022 (arXiv 2206.00364), algorithm 2 without churn and second-order correction.
+
+    The sample is in the variance-exploding scale, and the network sees it scaled to unit variance.
+    """
+    timesteps, sigma, sigma_next = _sigmas(scheduler, steps)
     levels = torch.ones_like(sigma), sigma
     weights = _deterministic_weights(levels, torch.ones_like(sigma), sigma_next)
-    return _step_weights(now, levels, weights, scale=(sigma**2 + 1).rsqrt())
+    return _step_weights(timesteps, levels, weights, scale=(sigma**2 + 1).rsqrt())
 
 
 def euler_ancestral(scheduler: EulerAncestralDiscreteScheduler, steps: int, first: int) -> StepWeights:
-    """The same down to a lower level, and as much fresh noise as is missing."""
-    now, sigma, sigma_next = _sigmas(scheduler, steps)
-    up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt()
+    """Euler's method with ancestral noise: step to a lower noise level, then add the noise that is missing.
+
+    The added variance is DDPM's posterior variance (Ho et al., 2020, equation 7) in the variance-exploding scale.
+    """
+    timesteps, sigma, sigma_next = _sigmas(scheduler, steps)
+    sigma_up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt()
     levels = torch.ones_like(sigma), sigma
-    weights = _deterministic_weights(levels, torch.ones_like(sigma), (sigma_next**2 - up**2).sqrt())
-    return _step_weights(now, levels, weights, scale=(sigma**2 + 1).rsqrt(), noise=up)
+    weights = _deterministic_weights(levels, torch.ones_like(sigma), (sigma_next**2 - sigma_up**2).sqrt())
+    return _step_weights(timesteps, levels, weights, scale=(sigma**2 + 1).rsqrt(), noise=sigma_up)
 
 
 def dpmpp_2m(scheduler: DPMSolverMultistepScheduler, steps: int, first: int) -> StepWeights:
-    """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2); the first step taken is of first order."""
-    now, sigma, sigma_next = _sigmas(scheduler, steps)
+    """DPM-Solver++(2M): Lu et al., arXiv 2211.01095, algorithm 2.
+
+    With lambda = log(signal / noise_level), h the increase of lambda in this step and r = h_previous / h:
+
+        D      = x0 + (x0 - m) / (2 r)                                     x0 extrapolated to the middle of the step
+        x_next = noise_next / noise_level * x - signal_next * (exp(-h) - 1) * D
+    """
+    timesteps, sigma, sigma_next = _sigmas(scheduler, steps)
     (signal, noise), (signal_next, noise_next) = (_signal_noise(scheduler, one) for one in (sigma, sigma_next))
-    ratio = signal.log() - noise.log()  # lambda, half the log of the signal-to-noise ratio
-    step = signal_next.log() - noise_next.log() - ratio  # infinite for a step that ends without noise
-    keep, add = noise_next / noise, -signal_next * torch.expm1(-step)
-    slope = torch.zeros_like(step)  # weight of (x0 - m)
-    slope[1:] = add[1:] / 2 * step[1:] / (ratio[1:] - ratio[:-1])
-    slope[_first_order(scheduler, steps, first)] = 0
-    return _step_weights(now, (signal, noise), (keep, add + slope), memory=-slope)
-
-
-def _first_order(scheduler: DPMSolverMultistepScheduler, steps: int, first: int) -> list[int]:
-    config = scheduler.config
-    last = config.euler_at_final or (config.lower_order_final and steps < 15) or config.final_sigmas_type == "zero"
-    return [first, *([steps - 1] if last else [])]
-
-
-def _signal_noise(scheduler: DPMSolverMultistepScheduler, sigma: Tensor) -> SignalNoise:
-    if scheduler.config.use_flow_sigmas:
-        return 1 - sigma, sigma
-    signal = (sigma**2 + 1).rsqrt()
-    return signal, sigma * signal
+    log_ratio = signal.log() - noise.log()  # lambda
+    h = signal_next.log() - noise_next.log() - log_ratio  # infinite for a step that ends without noise
+    keep, add = noise_next / noise, -signal_next * torch.expm1(-h)
+    extrapolation = torch.zeros_like(h)  # weight of (x0 - m)
+    extrapolation[1:] = add[1:] / 2 * h[1:] / (log_ratio[1:] - log_ratio[:-1])
+    extrapolation[_first_order_steps(scheduler, steps, first)] = 0
+    return _step_weights(timesteps, (signal, noise), (keep, add + extrapolation), previous_x0=-extrapolation)
 
 
 def flow_euler(scheduler: Any, steps: int, first: int) -> StepWeights:
-    """Euler's step on the straight path (Liu et al., arXiv 2209.03003): signal and noise add up to 1."""
-    now, sigma, sigma_next = _sigmas(scheduler, steps)
+    """Euler's method on the straight path of rectified flow (Liu et al., arXiv 2209.03003, equation 1)."""
+    timesteps, sigma, sigma_next = _sigmas(scheduler, steps)
     levels = 1 - sigma, sigma
-    return _step_weights(now, levels, _deterministic_weights(levels, 1 - sigma_next, sigma_next))
+    return _step_weights(timesteps, levels, _deterministic_weights(levels, 1 - sigma_next, sigma_next))
 
 
 SOLVERS: dict[str, Solver] = {
     "ddim": ddim, "ddpm": ddpm, "euler": euler, "euler_ancestral": euler_ancestral, "dpmpp_2m": dpmpp_2m, "lcm": lcm,
     "flow_euler": flow_euler,
 }  # fmt: skip
-SCHEDULER_CLASSES: dict[str, Any] = {
-    "ddim": DDIMScheduler, "ddpm": DDPMScheduler, "euler": EulerDiscreteScheduler,
-    "euler_ancestral": EulerAncestralDiscreteScheduler, "dpmpp_2m": DPMSolverMultistepScheduler, "lcm": LCMScheduler,
-}  # fmt: skip
 
 
-def build_diffusers_scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    """The diffusers scheduler behind a name, with a model's settings.
+def _step_weights(
+    timesteps: Tensor, levels: SignalNoise, weights: tuple[Tensor, Tensor], **columns: Tensor
+) -> StepWeights:
+    """`StepWeights` whose optional columns default to a scale of 1 and to weights of 0."""
+    zeros = torch.zeros(len(timesteps), dtype=torch.float64)
+    optional = {"scale": zeros + 1, "previous_x0": zeros, "noise": zeros, **columns}
+    return StepWeights(timesteps, levels[0], levels[1], keep=weights[0], add=weights[1], **optional)
 
-    Raises:
-        ValueError, NotImplementedError or ImportError: diffusers' class, or what is computed here, does not know them.
+
+def _deterministic_weights(levels: SignalNoise, signal_next: Tensor, noise_next: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of x and x0 for `x_next = signal_next * x0 + noise_next * (x - signal * x0) / noise_level`.
+
+    The noise in x is kept in direction and only rescaled, which is DDIM's equation 12 without fresh noise.
     """
-    if name == "flow_euler":
-        return _build_flow_scheduler(config)
-    if name == "dpmpp_2m":
-        config = {**config, "solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint"}
-    scheduler = _build(SCHEDULER_CLASSES[name], config)
-    if name == "ddpm" and scheduler.config.variance_type not in ("fixed_small", "fixed_small_log", "fixed_large"):
-        raise ValueError(f"variance_type {scheduler.config.variance_type!r}")
-    if name == "euler_ancestral" and scheduler.config.prediction_type == "sample":
-        raise ValueError("prediction_type 'sample'")
-    return scheduler
+    keep = noise_next / levels[1]
+    return keep, signal_next - keep * levels[0]
 
 
-def _build_flow_scheduler(config: Mapping[str, Any]) -> Any:
-    """`FlowMatchEulerDiscreteScheduler`, or DPM-Solver++ of first order on flow's levels, which is Euler as well."""
-    if config.get("_class_name") != FLOW_MATCH_CLASS:
-        return _build(DPMSolverMultistepScheduler, {**config, "solver_order": 1, "algorithm_type": "dpmsolver++"})
-    for name in ("use_dynamic_shifting", "invert_sigmas", "stochastic_sampling"):
-        if config.get(name):
-            raise ValueError(f"{name}=true")
-    return _build(FlowMatchEulerDiscreteScheduler, config)
+def _signal_powers(scheduler: Any, steps: int) -> tuple[Tensor, Tensor]:
+    """Timesteps `(S,)`, and the share of the signal in the variance at them (`alphas_cumprod`)."""
+    # Rounding gives diffusers' trailing timesteps for 61, 103, ... steps one entry too many, at -1.
+    timesteps = scheduler.timesteps[:steps]
+    return timesteps, scheduler.alphas_cumprod.double()[timesteps]
 
 
-def _build(kind: Any, config: Mapping[str, Any]) -> Any:
-    """As `from_config`, which warns of every field that another scheduler needs."""
-    known = inspect.signature(kind.__init__).parameters
-    return kind.from_config({name: value for name, value in config.items() if name in known or name.startswith("_")})
+def _sigmas(scheduler: Any, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Timesteps `(S,)`, and the ratio of noise to signal before and after each step."""
+    sigmas = scheduler.sigmas.double()
+    return scheduler.timesteps[:steps], sigmas[:steps], torch.cat([sigmas[1:steps], sigmas[-1:]])
+
+
+def _signal_noise(scheduler: DPMSolverMultistepScheduler, sigma: Tensor) -> SignalNoise:
+    """Weights of x0 and noise in the scale of a DPM-Solver scheduler."""
+    if scheduler.config.use_flow_sigmas:
+        return 1 - sigma, sigma
+    signal = (sigma**2 + 1).rsqrt()
+    return signal, sigma * signal
+
+
+def _first_order_steps(scheduler: DPMSolverMultistepScheduler, steps: int, first: int) -> list[int]:
+    """Steps without extrapolation: the first one taken, which has no m, and the last one where diffusers says so."""
+    config = scheduler.config
+    last = config.euler_at_final or (config.lower_order_final and steps < 15) or config.final_sigmas_type == "zero"
+    return [first, *([steps - 1] if last else [])]

@@ -1,13 +1,20 @@
-"""Samplers as coefficient tables: a step is one line of arithmetic per row.
+"""Step coefficients: the whole schedule of one image as a table of numbers, nine per step.
 
-The state of a row lives in its scheduler's own scale (Euler's grows with the noise). With the network's output
-`o = net(SCALE * x, timestep)`, guided, a step is
+`samplers` writes a step in terms of the clean latents x0. The network outputs something else: the noise, v, or the
+direction of a flow. Each of them is a linear combination of x and x0, so x0 is one of x and the output o:
 
-    x0 = X0_KEEP * x + X0_ADD * o                          the picture as the network sees it: previews, memory
-    x  = KEEP * x + ADD * o + MEMORY * m + NOISE * z       m: x0 of the step before (0 at first), z: fresh noise
+    o  = network(SCALE * x, timestep), guided
+    x0 = X0_KEEP * x + X0_ADD * o
 
-and inpainting then puts the known picture back at the level reached, `SIGNAL * latents + LEVEL * start noise`.
-The numbers depend on scheduler, number of steps and strength only, so rows that differ in them share a batch.
+Substituting this turns a step of any sampler, for any kind of model, into the same line of arithmetic:
+
+    x_next = KEEP * x + ADD * o + PREVIOUS_X0 * m + NOISE * z
+
+where m is the x0 of the previous step (0 at first) and z is fresh unit noise. Inpainting then overwrites the region to
+keep with the image at the noise level that the step reached: `SIGNAL * image_latents + NOISE_LEVEL * initial_noise`.
+
+The coefficients depend on scheduler, number of steps and strength only. So rows of a batch may differ in all three, and
+each be at another step: the engine gathers one line of coefficients per row and advances all rows with one expression.
 """
 
 from __future__ import annotations
@@ -22,10 +29,12 @@ import torch
 from torch import Tensor
 
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.generate.request import default_scheduler, fitting_schedulers
-from emoji_ldm.generate.samplers import FLOW_MATCH_CLASS, SOLVERS, StepWeights, build_diffusers_scheduler
+from emoji_ldm.generate.request import compatible_schedulers, default_scheduler
+from emoji_ldm.generate.samplers import SOLVERS, StepWeights
+from emoji_ldm.generate.scheduler_factory import FLOW_MATCH_CLASS, build_diffusers_scheduler
 
-SCALE, KEEP, ADD, MEMORY, NOISE, X0_KEEP, X0_ADD, SIGNAL, LEVEL = range(9)
+# Columns of a coefficient table.
+SCALE, KEEP, ADD, PREVIOUS_X0, NOISE, X0_KEEP, X0_ADD, SIGNAL, NOISE_LEVEL = range(9)
 FLOW_PREDICTION = "flow_prediction"
 
 
@@ -34,10 +43,10 @@ class SamplingSchedule:
     """The S steps of one row."""
 
     timesteps: Tensor  # (S,) float32
-    columns: Tensor  # (S, 9) float32, see the constants above
-    signal: float  # the row starts from signal * latents of the picture + level * noise
-    level: float
-    stochastic: bool  # whether a step needs fresh noise: those whose NOISE is not 0
+    columns: Tensor  # (S, 9) float32, indexed by the constants above
+    signal: float  # the row starts from signal * image_latents + noise_level * noise
+    noise_level: float
+    stochastic: bool  # whether any step needs fresh noise
 
     def __len__(self) -> int:
         """Number of steps S."""
@@ -45,89 +54,94 @@ class SamplingSchedule:
 
 
 class SamplingSchedules:
-    """Schedules of one model, each made once; may be asked from several threads."""
+    """The schedules of one model, each computed once; thread-safe."""
 
     def __init__(self, scheduler_config: Mapping[str, Any]) -> None:
-        """Take the `scheduler_config.json` of a pipeline; any scheduler's, of which the noise levels are used.
+        """Build every compatible scheduler from a pipeline's `scheduler_config.json`.
 
         Raises:
-            ModelError: What the model predicts cannot be sampled from.
+            ModelError: There is no way to sample from what the model predicts.
         """
-        # A StableDiffusionPipeline overrides these two when it loads an older folder; so do we, to draw the same.
+        # StableDiffusionPipeline overrides these two settings when it loads an older folder.
         config = {**scheduler_config, "steps_offset": 1, "clip_sample": False}
-        straight = config.get("_class_name") == FLOW_MATCH_CLASS
-        self.prediction = FLOW_PREDICTION if straight else str(config.get("prediction_type", "epsilon"))
+        is_flow_class = config.get("_class_name") == FLOW_MATCH_CLASS
+        self.prediction = FLOW_PREDICTION if is_flow_class else str(config.get("prediction_type", "epsilon"))
         _check_scheduler(config, self.prediction)
-        self._refused: dict[str, str] = {}
+        self._unsupported: dict[str, str] = {}
         self._schedulers: dict[str, Any] = {}
-        for name in fitting_schedulers(config):
+        for name in compatible_schedulers(config):
             try:
                 self._schedulers[name] = build_diffusers_scheduler(name, config)
             except (ValueError, NotImplementedError, ImportError) as error:
-                self._refused[name] = " ".join(str(error).split())
+                self._unsupported[name] = " ".join(str(error).split())
         self.default = default_scheduler(config)
-        if self.default in self._refused:
-            raise ModelError(f"this scheduler cannot be sampled: {self._refused[self.default]}")
-        self._lock = Lock()  # diffusers' schedulers keep the timesteps that they were set to
-        self._cached = lru_cache(maxsize=1024)(self._make)
+        if self.default in self._unsupported:
+            raise ModelError(f"this scheduler cannot be sampled: {self._unsupported[self.default]}")
+        self._lock = Lock()  # `set_timesteps` changes the scheduler object that the solver then reads
+        self._cached = lru_cache(maxsize=1024)(self._compute)
 
     @property
     def schedulers(self) -> tuple[str, ...]:
-        """Those that fit the model, the default first."""
+        """Names of the schedulers that work with the model, the default first."""
         return tuple(self._schedulers)
 
     @property
     def max_steps(self) -> int:
-        """Most steps a draw may take; LCM takes fewer."""
+        """The largest number of steps of a request; LCM accepts fewer."""
         return int(self._schedulers[self.default].config.num_train_timesteps) - 1
 
-    def row(self, scheduler: str, steps: int, strength: float = 1.0) -> SamplingSchedule:
+    def schedule(self, scheduler: str, steps: int, strength: float = 1.0) -> SamplingSchedule:
         """The schedule of one row.
 
         Args:
-            scheduler: Of `schedulers`; "" takes the default.
-            steps: Of the whole way from noise.
-            strength: Share of the way that is gone, to its end: as image-to-image in diffusers, int(steps * strength)
-                steps are taken. 1 is the whole way, from noise alone.
+            scheduler: One of `schedulers`; "" is the default.
+            steps: Number of steps from pure noise.
+            strength: The share of the steps to run, counted from the end: int(steps * strength), as in diffusers'
+                image-to-image pipeline. 1 runs all of them, from pure noise.
 
         Raises:
-            ConfigError: The scheduler does not fit the model, or takes no such number of steps.
+            ConfigError: The scheduler does not work with the model, or not with this number of steps.
         """
         name = scheduler or self.default
         if name not in self._schedulers:
-            why = f" ({self._refused[name]})" if name in self._refused else ""
-            raise ConfigError(f"scheduler={name} does not fit this model{why}; choose {', '.join(self.schedulers)}")
-        if not 1 <= steps <= self._most(name):
-            raise ConfigError(f"steps={steps} is refused: this model takes 1 to {self._most(name)} steps with {name}")
-        if not 0 < strength <= 1 or not (taken := int(steps * strength)):
+            reason = f" ({self._unsupported[name]})" if name in self._unsupported else ""
+            raise ConfigError(f"scheduler={name} does not fit this model{reason}; choose {', '.join(self.schedulers)}")
+        max_steps = self._max_steps(name)
+        if not 1 <= steps <= max_steps:
+            raise ConfigError(f"steps={steps} is refused: this model takes 1 to {max_steps} steps with {name}")
+        if not 0 < strength <= 1 or not (num_run := int(steps * strength)):
             raise ConfigError(f"strength={strength:g} is refused: with steps={steps} it is {1 / steps:.3g} to 1")
-        return self._cached(name, steps, steps - taken, strength == 1)
+        return self._cached(name, steps, steps - num_run, strength == 1)
 
-    def _most(self, name: str) -> int:
+    def _max_steps(self, name: str) -> int:
         return int(self._schedulers[name].config.original_inference_steps) if name == "lcm" else self.max_steps
 
-    def _make(self, name: str, steps: int, first: int, whole: bool) -> SamplingSchedule:
+    def _compute(self, name: str, steps: int, first: int, from_noise: bool) -> SamplingSchedule:
         with self._lock:
             scheduler = self._schedulers[name]
             scheduler.set_timesteps(steps)
-            walk, begin = SOLVERS[name](scheduler, steps, first), float(getattr(scheduler, "init_noise_sigma", 1.0))
-        columns = _columns(walk, *_X0_WEIGHTS[self.prediction](walk))[first:]
+            weights = SOLVERS[name](scheduler, steps, first)
+            init_noise_sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))
+        # Computed in float64, used in float32: the differences of large numbers in the tables would lose digits.
+        columns = _columns(weights, *_X0_WEIGHTS[self.prediction](weights))[first:]
         return SamplingSchedule(
-            walk.timesteps[first:].float(),
-            columns.float(),
-            0.0 if whole else float(walk.signal[first]),
-            begin if whole else float(walk.level[first]),
-            bool((columns[:, NOISE] != 0).any()),
+            timesteps=weights.timesteps[first:].float(),
+            columns=columns.float(),
+            signal=0.0 if from_noise else float(weights.signal[first]),
+            noise_level=init_noise_sigma if from_noise else float(weights.noise_level[first]),
+            stochastic=bool((columns[:, NOISE] != 0).any()),
         )
 
 
 def _check_scheduler(config: Mapping[str, Any], prediction: str) -> None:
-    straight = bool(config.get("use_flow_sigmas")) or "FlowMatch" in str(config.get("_class_name"))
-    if prediction not in _X0_WEIGHTS or straight != (prediction == FLOW_PREDICTION) or config.get("thresholding"):
+    """Raise ModelError for models that none of the formulas covers."""
+    flow_sigmas = bool(config.get("use_flow_sigmas")) or "FlowMatch" in str(config.get("_class_name"))
+    if prediction not in _X0_WEIGHTS or flow_sigmas != (prediction == FLOW_PREDICTION) or config.get("thresholding"):
         raise ModelError(
-            f"prediction_type {prediction!r}, use_flow_sigmas={straight} or thresholding of this scheduler "
+            f"prediction_type {prediction!r}, use_flow_sigmas={flow_sigmas} or thresholding of this scheduler "
             "cannot be sampled"
         )
+    # At zero terminal SNR x is pure noise (Lin et al., arXiv 2305.08891): predicting it says nothing about x0.
     if prediction == "epsilon" and config.get("rescale_betas_zero_snr"):
         raise ModelError(
             "a model that predicts noise cannot start from zero terminal SNR; this scheduler has "
@@ -135,37 +149,42 @@ def _check_scheduler(config: Mapping[str, Any], prediction: str) -> None:
         )
 
 
-def _columns(walk: StepWeights, x0_keep: Tensor, x0_add: Tensor) -> Tensor:
-    """`(S, 9)` float64: the walk's weights of x0 become weights of the sample and the output."""
+def _columns(weights: StepWeights, x0_keep: Tensor, x0_add: Tensor) -> Tensor:
+    """The table `(S, 9)` float64: weights of x0 are replaced by weights of x and of the network's output."""
     one = torch.ones(1, dtype=torch.float64)
     columns = (
-        walk.scale, walk.keep + walk.add * x0_keep, walk.add * x0_add, walk.memory, walk.noise, x0_keep, x0_add,
-        torch.cat([walk.signal[1:], one]), torch.cat([walk.level[1:], 0 * one]),
+        weights.scale, weights.keep + weights.add * x0_keep, weights.add * x0_add, weights.previous_x0, weights.noise,
+        x0_keep, x0_add,
+        # The level that a step reaches is the one that the next step starts at; the last step reaches a clean sample.
+        torch.cat([weights.signal[1:], one]), torch.cat([weights.noise_level[1:], 0 * one]),
     )  # fmt: skip
     return torch.stack(columns, dim=1)
 
 
-# Each: what the network puts out, as weights (of x, of the output) of the picture x0.
+# Each returns the weights (of x, of the network's output o) that give x0.
 
 
-def _epsilon(walk: StepWeights) -> tuple[Tensor, Tensor]:
-    """The output is the noise: x0 = (x - level * o) / signal."""
-    return 1 / walk.signal, -walk.level / walk.signal
+def _epsilon(weights: StepWeights) -> tuple[Tensor, Tensor]:
+    """The output is the noise (Ho et al., 2020): x0 = (x - noise_level * o) / signal."""
+    return 1 / weights.signal, -weights.noise_level / weights.signal
 
 
-def _velocity(walk: StepWeights) -> tuple[Tensor, Tensor]:
-    """The output is v (Salimans & Ho, 2022, appendix D): x0 = signal * x - level * o if their squares add up to 1."""
-    return walk.scale**2 * walk.signal, -walk.scale * walk.level
+def _velocity(weights: StepWeights) -> tuple[Tensor, Tensor]:
+    """The output is v (Salimans & Ho, 2022, appendix D): x0 = signal * x - noise_level * o at unit variance.
+
+    `scale` brings samples of the variance-exploding samplers to unit variance.
+    """
+    return weights.scale**2 * weights.signal, -weights.scale * weights.noise_level
 
 
-def _x0(walk: StepWeights) -> tuple[Tensor, Tensor]:
-    """The output is the picture."""
-    return torch.zeros_like(walk.signal), torch.ones_like(walk.signal)
+def _x0(weights: StepWeights) -> tuple[Tensor, Tensor]:
+    """The output is x0 itself."""
+    return torch.zeros_like(weights.signal), torch.ones_like(weights.signal)
 
 
-def _flow(walk: StepWeights) -> tuple[Tensor, Tensor]:
-    """The output is the path's direction, o = noise - x0: x0 = x - level * o."""
-    return torch.ones_like(walk.signal), -walk.level
+def _flow(weights: StepWeights) -> tuple[Tensor, Tensor]:
+    """The output is the direction of the straight path, o = noise - x0 (Liu et al., 2022): x0 = x - noise_level * o."""
+    return torch.ones_like(weights.signal), -weights.noise_level
 
 
 _X0_WEIGHTS: dict[str, Callable[[StepWeights], tuple[Tensor, Tensor]]] = {

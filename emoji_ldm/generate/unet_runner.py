@@ -1,11 +1,19 @@
-"""A forward pass as one CUDA graph: a small network's hundreds of kernels start with one call.
+"""Forward passes of the U-Net at fixed batch shapes, as CUDA graphs on a GPU.
 
-The U-Net at the shapes of a mode: one for ever in strict mode, as many rows as there are in fast mode.
+Why shapes decide bits: a library chooses its kernel, and with it the order in which it adds, by the shape of its
+inputs. The same row may therefore differ in its last bits between a batch of 3 and a batch of 8, and after 30 denoising
+steps also in its pixels. At one and the same shape a row gives the same bits in any slot, with any neighbours.
 
-Kernels, and with them the last bits of a result, are chosen by shape. Strict mode therefore cuts the rows into
-passes of one shape, the last padded: a row's bits depend on no neighbour, no slot and no number of rows. On CPUs
-passes run side by side in threads of one core each, which changes no bit either. On GPUs there is one pass, its
-shapes are captured as CUDA graphs before the first picture, and `same_kernels` is to be called first of all.
+The deterministic mode relies on that. It cuts the rows into passes of one shape and pads the last one, so that the same
+seed gives the same pixels whoever else is in the batch (padding costs up to a pass). The fast mode pads less:
+
+    mode            device   shape of a pass
+    deterministic   CPU      batch_size rows; one or two passes, side by side in threads of one core each
+    deterministic   GPU      2 * batch_size rows, one pass
+    fast            CPU      exactly the rows there are, in one or two passes, whichever was measured to be quicker
+    fast            GPU      the next power of two, so that few CUDA graphs cover all sizes
+
+A guided image is two rows, one with its prompt and one with its negative prompt: hence 2 * batch_size.
 """
 
 from __future__ import annotations
@@ -22,85 +30,62 @@ UNetInputs = tuple[Tensor, Tensor, Tensor]  # samples (n, C, h, w), timesteps (n
 Forward = Callable[[UNetInputs], Tensor]
 
 
-class CapturedForward:
-    """A captured pass at one shape; the same kernels, and so the same bits, as the pass itself."""
-
-    def __init__(self, forward: Forward, inputs: UNetInputs) -> None:
-        """Capture; `inputs` are examples of the shape."""
-        self._inputs = tuple(part.clone() for part in inputs)
-        self._graph = torch.cuda.CUDAGraph()
-        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
-            for _ in range(3):  # libraries choose their kernels and set aside memory in the first calls
-                forward(self._own())
-        torch.cuda.current_stream().wait_stream(beside)
-        # Other threads may go on drawing meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._output = forward(self._own())
-
-    def __call__(self, inputs: UNetInputs) -> Tensor:
-        """The output of other inputs of the shape."""
-        for own, given in zip(self._inputs, inputs, strict=True):
-            own.copy_(given, non_blocking=True)
-        self._graph.replay()
-        return self._output.clone()
-
-    def _own(self) -> UNetInputs:
-        x, timesteps, states = self._inputs
-        return x, timesteps, states
-
-
 class UNetRunner:
-    """Calls of one U-Net; not safe to use from two threads at once."""
+    """Runs one U-Net; not thread-safe."""
 
-    def __init__(self, unet: Any, batch_size: int, *, strict: bool) -> None:
-        """Settle the shapes for up to `batch_size` pictures, each with and without its prompt."""
-        self.unet, self.strict, self.batch_size = unet, strict, batch_size
+    def __init__(self, unet: Any, batch_size: int, *, deterministic: bool) -> None:
+        """Prepare for up to `batch_size` images, each with and without its prompt."""
+        self.unet, self.deterministic, self.batch_size = unet, deterministic, batch_size
         self.device: torch.device = unet.device
-        self.dtype: torch.dtype = unet.dtype  # asked once: it looks through all modules
-        self.on_cpu = self.device.type == "cpu"
-        beside = self.on_cpu and _num_cores() > 1 and torch.get_num_threads() == 1
-        self._pool = ThreadPoolExecutor(1, "pass", initializer=apply_num_threads) if beside else None
-        # Rows from which on two passes are quicker, in fast mode.
-        self.split_from = 2 if beside else self.most + 1
+        self.dtype: torch.dtype = unet.dtype  # read once, as diffusers visits every module for it
+        self.is_cpu = self.device.type == "cpu"
+        use_second_core = self.is_cpu and _num_cores() > 1 and torch.get_num_threads() == 1
+        self._pool = ThreadPoolExecutor(1, "pass", initializer=apply_num_threads) if use_second_core else None
+        # Fast mode: the number of rows from which on two passes side by side are quicker. `warmup` measures it.
+        self.min_rows_to_split = 2 if use_second_core else self.max_rows + 1
         self._graphs: dict[torch.Size, CapturedForward] = {}
 
     @property
-    def most(self) -> int:
-        """Rows that there ever are."""
+    def max_rows(self) -> int:
+        """The largest number of rows of a forward pass."""
         return 2 * self.batch_size
 
-    def passes(self, count: int, most: int = 0) -> list[int]:
-        """Rows of each of the one or two passes that compute `count` rows; what they add up to more is padding.
+    def pass_sizes(self, num_rows: int, max_images: int = 0) -> list[int]:
+        """Rows of each of the one or two passes that compute `num_rows` rows; what they exceed it by is padding.
 
         Args:
-            count: Rows, up to two per picture.
-            most: Pictures that a tick can hold, which in strict mode decides the bits; 0 means `batch_size`.
+            num_rows: Rows to compute, up to two per image.
+            max_images: Images of this latent shape that fit a tick, which fixes the shape in deterministic mode; 0 is
+                `batch_size`.
         """
-        most = most or self.batch_size
-        if self.strict:
-            rows = most if self.on_cpu else 2 * most
-            return [rows] * -(-count // rows)
-        if not self.on_cpu:
-            return [min(2 * most, 1 << (count - 1).bit_length())]
-        return [count] if count < self.split_from else [count - count // 2, count // 2]
+        max_images = max_images or self.batch_size
+        if self.deterministic:
+            rows = max_images if self.is_cpu else 2 * max_images
+            return [rows] * -(-num_rows // rows)
+        if not self.is_cpu:
+            return [min(2 * max_images, 1 << (num_rows - 1).bit_length())]
+        return [num_rows] if num_rows < self.min_rows_to_split else [num_rows - num_rows // 2, num_rows // 2]
 
-    def __call__(self, inputs: UNetInputs, passes: Sequence[int]) -> Tensor:
-        """Outputs of rows that are padded to `sum(passes)`."""
-        if len(passes) == 1:
+    def __call__(self, inputs: UNetInputs, pass_sizes: Sequence[int]) -> Tensor:
+        """Output `(n, C, h, w)` float32 of rows that are padded to n = `sum(pass_sizes)`."""
+        if len(pass_sizes) == 1:
             return self._forward(inputs)
-        x, timesteps, states = (torch.split(part, list(passes)) for part in inputs)
+        x, timesteps, states = (torch.split(part, list(pass_sizes)) for part in inputs)
         first, second = zip(x, timesteps, states, strict=True)
         if self._pool is None:
             return torch.cat([self._forward(first), self._forward(second)])
-        beside = self._pool.submit(self._forward, second)
-        return torch.cat([self._forward(first), beside.result()])
+        future = self._pool.submit(self._forward, second)
+        return torch.cat([self._forward(first), future.result()])
 
     @torch.inference_mode()
     def capture(self, shape: tuple[int, int, int], states: Tensor) -> None:
-        """Make all passes of a latent's shape quick, on a GPU; `states` are those `(tokens, width)` of any prompt."""
-        for rows in {sum(self.passes(count)) for count in range(1, self.most + 1)}:
+        """On a GPU, capture CUDA graphs for all batch shapes of a latent shape.
+
+        Args:
+            shape: `(C, h, w)` of a latent.
+            states: `(tokens, width)` of any prompt, as an example of the shape.
+        """
+        for rows in {sum(self.pass_sizes(num_rows)) for num_rows in range(1, self.max_rows + 1)}:
             x = torch.zeros((rows, *shape), device=self.device)
             if self.device.type == "cuda" and x.shape not in self._graphs:
                 inputs = x, torch.zeros(rows, device=self.device), states.repeat(rows, 1, 1)
@@ -111,25 +96,64 @@ class UNetRunner:
         x, timesteps, states = inputs
         if (graph := self._graphs.get(x.shape)) is not None:
             return graph(inputs)
-        x, states = x.to(self.dtype), states.to(self.dtype)  # rows are float32 whatever the weights are
+        x, states = x.to(self.dtype), states.to(self.dtype)  # rows are float32, weights may be bf16
         output: Tensor = self.unet(x, timesteps, encoder_hidden_states=states, return_dict=False)[0]
         return output.float()
 
 
+class CapturedForward:
+    """A forward pass captured as a CUDA graph at one shape.
+
+    A small U-Net launches hundreds of kernels that each run for microseconds, so launching takes longer than computing.
+    Replaying a graph launches all of them with one call. The kernels are those of the eager pass, so the bits are too.
+    """
+
+    def __init__(self, forward: Forward, inputs: UNetInputs) -> None:
+        """Capture `forward`; `inputs` are examples of the shape."""
+        self._inputs = tuple(part.clone() for part in inputs)
+        self._graph = torch.cuda.CUDAGraph()
+        # Warm up on a side stream, as torch.cuda.graph requires: the first calls choose kernels and allocate memory.
+        side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream):
+            for _ in range(3):
+                forward(self._static_inputs())
+        torch.cuda.current_stream().wait_stream(side_stream)
+        # "thread_local" lets other threads go on using the GPU during the capture, e.g. with the previous weights.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._output = forward(self._static_inputs())
+
+    def __call__(self, inputs: UNetInputs) -> Tensor:
+        """The output for other inputs of the same shape."""
+        # A graph reads and writes fixed addresses, so inputs are copied in and the output is copied out.
+        for static, given in zip(self._inputs, inputs, strict=True):
+            static.copy_(given, non_blocking=True)
+        self._graph.replay()
+        return self._output.clone()
+
+    def _static_inputs(self) -> UNetInputs:
+        x, timesteps, states = self._inputs
+        return x, timesteps, states
+
+
 def apply_num_threads() -> None:
-    """Every thread has OpenMP settings of its own, which torch sets late: bits must not depend on when."""
+    """Apply torch's number of threads to the calling thread.
+
+    Each thread has OpenMP settings of its own, which torch sets late, at its first parallel computation. The number of
+    threads decides the order of sums, so a thread must not compute anything before they are set.
+    """
     torch.set_num_threads(torch.get_num_threads())
 
 
 def use_deterministic_kernels() -> None:
-    """Let this process compute on its GPU by kernels whose results are the same each time.
+    """Restrict this process to GPU kernels whose results are the same in every run.
 
-    To be called before the first computation. The settings are the process's: threads that set them for the time of
+    Call it before the first computation. The settings belong to the process: threads that changed them for the time of
     a call would undo each other's.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, when cuBLAS starts
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Nothing reads such memory, and filling it takes time.
+    # The deterministic mode also fills new tensors, in case they are read uninitialised; ours never are.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True

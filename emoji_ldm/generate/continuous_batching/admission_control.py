@@ -1,97 +1,182 @@
-"""When a picture would be drawn, by the time that ticks take."""
+"""Admission control: refuse a request at once if it would wait too long, instead of letting it time out in the queue.
+
+Work on an image that nobody waits for any more is lost for everybody else. Under overload a server without admission
+control therefore collapses: every image is finished just too late. So the wait of a new image is predicted from the
+state of the buckets and the measured time of a tick, and the image is refused with `QueueFull` if the prediction
+exceeds its deadline. The prediction treats a bucket as a machine with `max_batch` slots. A free slot means no wait.
+Otherwise the steps that are ahead in the queue are filled into the slots as water fills a vessel with an uneven floor:
+the slot with the fewest steps left takes them first, and the level that they reach is the tick at which the new image
+starts.
+
+Three further rules:
+
+- A lone request is always admitted, however bad the prediction, since only running ticks can correct it.
+- All images have the same limit on their wait for a slot: the time-out less what the longest recent image takes. With a
+  limit of its own each, short images, which can wait longer, would keep the queue so full that long ones never fit.
+- A named tenant may fill only part of the queue.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Collection, Sequence
 
-from emoji_ldm.generate.continuous_batching.batch_scheduler import BULK_SHARE, BatchBucket, PendingImage
+from emoji_ldm.generate.continuous_batching.batch_bucket import BatchBucket, PendingImage
+from emoji_ldm.generate.continuous_batching.batch_scheduler import BULK_SHARE
+
+MAX_TENANT_SHARE = 0.75  # of the queue, for one named tenant
+WAIT_SAFETY_FACTOR = 0.9  # of the allowed wait, since predictions are not exact
+MAX_RESERVED_SHARE = 0.75  # of the time-out, at most, is reserved for the steps of the longest recent image
+NUM_RECENT = 64  # requests that count as recent
 
 
-def predict_wait_s(lanes: Collection[BatchBucket], ticket: PendingImage) -> float:
-    """Predicted time until a picture that is about to wait would be drawn, if nobody came after it."""
-    own_s, own_rows = _own_bucket_wait_s(ticket), min(ticket.lane.cap, _num_images(ticket.lane, ticket.bulk) + 1)
-    # While a lane moves on, another does so by its share of the rows, or until it is done.
-    others_s = sum(
-        min(_bucket_drain_s(lane, ticket.bulk), own_s * min(lane.cap, _num_images(lane, ticket.bulk)) / own_rows)
-        for lane in lanes
-        if lane is not ticket.lane
+class QueueFull(Exception):
+    """Too many images wait, or this one would not be ready by its deadline."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        """State after how many seconds a new attempt makes sense."""
+        super().__init__(f"try again in {retry_after_s:.1f} s")
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[type[QueueFull], tuple[float]]:
+        # The default pickles `args`, the message, and would pass it as the number when the exception crosses processes.
+        return QueueFull, (self.retry_after_s,)
+
+
+class DeadlineExceeded(Exception):
+    """The image was not ready within its time-out, or would not be even without any other image."""
+
+
+class AdmissionControl:
+    """Decides whether a new image may join the queue; not thread-safe."""
+
+    def __init__(self) -> None:
+        # Of recent requests with a time-out: (seconds that the image takes in a full batch, time-out).
+        self._recent = deque[tuple[float, float]](maxlen=NUM_RECENT)
+
+    def check(
+        self, pending: PendingImage, buckets: Collection[BatchBucket], *, max_queued: int, encode_s: float, idle: bool
+    ) -> None:
+        """Return if an image may wait.
+
+        Args:
+            pending: The new image; it is in no queue yet.
+            buckets: All buckets, its own among them.
+            max_queued: The largest number of waiting images per class.
+            encode_s: Measured seconds that decoding an image and encoding it as PNG takes.
+            idle: Whether no other image is pending.
+
+        Raises:
+            QueueFull: It has to come back later.
+            DeadlineExceeded: It takes longer than its time-out even alone.
+        """
+        queues = [bucket.waiting[pending.bulk] for bucket in buckets]
+        num_waiting = sum(map(len, queues))
+        num_own = sum(queue.count(pending.tenant) for queue in queues)
+        wait_s = 0.0 if idle else _wait_s(pending, buckets, encode_s)
+        excess_s = -math.inf if idle else self._excess_wait_s(pending, wait_s)
+        too_many = bool(pending.tenant) and num_own >= max(1, MAX_TENANT_SHARE * max_queued)
+        if num_waiting >= max_queued or too_many or excess_s > 0:
+            raise QueueFull(max(1.0, excess_s if excess_s > 0 else wait_s / max(1, num_waiting)))
+
+    def _excess_wait_s(self, pending: PendingImage, wait_s: float) -> float:
+        """By how many seconds the wait for a slot would exceed its limit; negative if it would not."""
+        timeout_s = pending.deadline - pending.submitted_at
+        if timeout_s == math.inf:
+            return -math.inf
+        if predict_alone_s(pending) > timeout_s:
+            raise DeadlineExceeded(
+                f"{pending.steps} steps of this size take longer than {timeout_s:.1f} s; ask for less"
+            )
+        own_s = min(wait_s, pending.steps * pending.bucket.full_tick_s)
+        self._recent.append((own_s, timeout_s))
+        reserved = max(own_s for own_s, _ in self._recent) / max(timeout_s for _, timeout_s in self._recent)
+        limit_s = min(timeout_s - own_s, (1 - min(MAX_RESERVED_SHARE, reserved)) * timeout_s)
+        return wait_s - own_s - WAIT_SAFETY_FACTOR * limit_s
+
+
+def _wait_s(pending: PendingImage, buckets: Collection[BatchBucket], encode_s: float) -> float:
+    """Predicted time until the PNG file: denoising and PNG encoding overlap, so the slower of the two counts."""
+    num_before = sum(
+        len(bucket.waiting[bulk]) + bucket.num_runnable(bulk)
+        for bucket in buckets
+        for bulk in ((False, True) if pending.bulk else (False,))
     )
-    if ticket.bulk:
-        before = [lane for lane in lanes if lane is not ticket.lane or _is_full(lane)]
-        return own_s + others_s + sum(_bucket_drain_s(lane, False) for lane in before)
-    bulk_moves = any(_num_images(lane, True) for lane in lanes)
-    return (own_s + others_s) / (1 - BULK_SHARE if bulk_moves else 1)
+    return max(predict_wait_s(buckets, pending), (num_before + 1) * encode_s)
 
 
-def predict_alone_s(ticket: PendingImage) -> float:
-    """Predicted time that a picture takes if there is no other."""
-    return ticket.steps * ticket.lane.seconds(1, 1)
+def predict_wait_s(buckets: Collection[BatchBucket], pending: PendingImage) -> float:
+    """Predicted time until the last step of an image that is about to join the queue, if nothing came after it."""
+    own_s = _own_bucket_wait_s(pending)
+    own_rows = min(pending.bucket.max_batch, pending.bucket.num_images(pending.bulk) + 1)
+    # While this bucket works, the others run too, in proportion to their rows, but only until they are done.
+    others_s = sum(
+        min(
+            _bucket_drain_s(bucket, pending.bulk),
+            own_s * min(bucket.max_batch, bucket.num_images(pending.bulk)) / own_rows,
+        )
+        for bucket in buckets
+        if bucket is not pending.bucket
+    )
+    if pending.bulk:
+        # Interactive images go first, except in this bucket as long as it has free slots to fill up.
+        before = [bucket for bucket in buckets if bucket is not pending.bucket or _is_full(bucket)]
+        return own_s + others_s + sum(_bucket_drain_s(bucket, False) for bucket in before)
+    has_bulk = any(bucket.num_images(True) for bucket in buckets)
+    return (own_s + others_s) / (1 - BULK_SHARE if has_bulk else 1)
 
 
-def predict_drain_s(lanes: Collection[BatchBucket]) -> float:
-    """Predicted time until the last step of all that are here now."""
-    return sum(_bucket_drain_s(lane, bulk) for lane in lanes for bulk in (False, True))
+def predict_alone_s(pending: PendingImage) -> float:
+    """Predicted time that an image takes without any other one."""
+    return pending.steps * pending.bucket.predict_tick_s(1, 1)
 
 
-def _own_bucket_wait_s(ticket: PendingImage) -> float:
-    """Time until it is drawn if there were its own lane and class only."""
-    lane, bulk = ticket.lane, ticket.bulk
-    rows = _num_images(lane, bulk)
-    if rows < lane.cap:
-        return ticket.steps * lane.seconds(rows + 1, rows + 1)
-    lefts = [*lane.lefts(bulk), *[ticket.steps] * lane.preparing[bulk]]
-    seats = sorted(lefts[: lane.cap] + [0] * (lane.cap - len(lefts)))
-    before = sum(lefts[lane.cap :]) + lane.waiting[bulk].ahead(ticket.tenant, ticket.steps)
-    return (_ticks_until_slot_free(seats, before) + ticket.steps) * lane.tick_s
+def predict_drain_s(buckets: Collection[BatchBucket]) -> float:
+    """Predicted time until the last step of everything that is pending now."""
+    return sum(_bucket_drain_s(bucket, bulk) for bucket in buckets for bulk in (False, True))
 
 
-def _ticks_until_slot_free(seats: Sequence[int], before: int) -> float:
-    """Ticks until a seat is free, if `before` steps are to be taken first in whichever seats are free.
+def _own_bucket_wait_s(pending: PendingImage) -> float:
+    """Time until the last step, if there were only the image's own bucket and class."""
+    bucket, bulk = pending.bucket, pending.bulk
+    rows = bucket.num_images(bulk)
+    if rows < bucket.max_batch:
+        return pending.steps * bucket.predict_tick_s(rows + 1, rows + 1)
+    # Images that are being encoded are in no list; they count as long as this one.
+    steps_left = [*bucket.steps_left_per_image(bulk), *[pending.steps] * bucket.preparing[bulk]]
+    slots = sorted(steps_left[: bucket.max_batch] + [0] * (bucket.max_batch - len(steps_left)))
+    steps_before = sum(steps_left[bucket.max_batch :])
+    steps_before += bucket.waiting[bulk].steps_ahead(pending.tenant, pending.steps)
+    return (_ticks_until_slot_free(slots, steps_before) + pending.steps) * bucket.full_tick_s
+
+
+def _ticks_until_slot_free(slots: Sequence[int], steps_before: int) -> float:
+    """Ticks until a slot is free for a new image.
 
     Args:
-        seats: Steps to go in each seat, ascending.
-        before: Steps, poured onto the seats as water over stairs.
+        slots: Steps left in each slot, ascending.
+        steps_before: Steps that are served first, water-filled over the slots: those with the least left take them.
     """
-    total = before
-    for count, (left, following) in enumerate(zip(seats, [*seats[1:], math.inf], strict=True), 1):
+    total = steps_before
+    for count, (left, following) in enumerate(zip(slots, [*slots[1:], math.inf], strict=True), 1):
+        # With the water in the lowest `count` slots, its level is total / count; it stops below the next slot.
         total += left
         if total <= count * following:
             break
     return total / count
 
 
-def _bucket_drain_s(lane: BatchBucket, bulk: bool) -> float:
-    """Time until all of a class that are in a lane now are drawn, if there were no others."""
-    rows = min(lane.cap, _num_images(lane, bulk))
+def _bucket_drain_s(bucket: BatchBucket, bulk: bool) -> float:
+    """Time until the last step of all images of a class in a bucket, if there were no others."""
+    rows = min(bucket.max_batch, bucket.num_images(bulk))
     if not rows:
         return 0.0
-    lefts = lane.lefts(bulk)
-    ticks = max(max(lefts, default=0), (sum(lefts) + lane.waiting[bulk].steps) / rows)
-    return ticks * lane.seconds(rows, rows)
+    steps_left = bucket.steps_left_per_image(bulk)
+    ticks = max(max(steps_left, default=0), (sum(steps_left) + bucket.waiting[bulk].total_steps) / rows)
+    return ticks * bucket.predict_tick_s(rows, rows)
 
 
-def _num_images(lane: BatchBucket, bulk: bool) -> int:
-    """Pictures of a class that are in a lane."""
-    return len(lane.waiting[bulk]) + lane.preparing[bulk] + len(lane.ready[bulk]) + len(lane.running[bulk])
-
-
-def _is_full(lane: BatchBucket) -> bool:
-    """Whether one more must wait for a seat."""
-    return _num_images(lane, False) + _num_images(lane, True) >= lane.cap
-
-
-class QueueFull(Exception):
-    """Too much waits, or the picture would not be ready in time."""
-
-    def __init__(self, retry_after_s: float) -> None:
-        """Say when to come back."""
-        super().__init__(f"try again in {retry_after_s:.1f} s")
-        self.retry_after_s = retry_after_s
-
-    def __reduce__(self) -> tuple[type[QueueFull], tuple[float]]:
-        return QueueFull, (self.retry_after_s,)
-
-
-class DeadlineExceeded(Exception):
-    """Not drawn within `timeout_s`, or it takes longer than that even alone."""
+def _is_full(bucket: BatchBucket) -> bool:
+    """Whether another image would have to wait for a slot."""
+    return bucket.num_images(False) + bucket.num_images(True) >= bucket.max_batch

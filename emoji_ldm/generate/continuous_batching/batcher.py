@@ -1,4 +1,4 @@
-"""Pictures on order, drawn together: the engine with queues before it and threads around it. Thread-safe."""
+"""The continuous batcher: images of many callers generated together, see the package's text."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.generate.checkpoint_resolver import ModelLimits as Bounds
-from emoji_ldm.generate.continuous_batching.batch_scheduler import PendingImage as Ticket
-from emoji_ldm.generate.continuous_batching.batch_scheduler import PreviewCallback
+from emoji_ldm.generate.checkpoint_resolver import ModelLimits
+from emoji_ldm.generate.continuous_batching.batch_bucket import PendingImage, PreviewCallback
 from emoji_ldm.generate.continuous_batching.batcher_state import BatcherState
-from emoji_ldm.generate.continuous_batching.batcher_stats import BatcherStats as Stats
+from emoji_ldm.generate.continuous_batching.batcher_stats import BatcherStats
 from emoji_ldm.generate.continuous_batching.worker_threads import ImageEncoder, WorkerThreads
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
 from emoji_ldm.generate.request import GenerationRequest
@@ -20,101 +19,111 @@ from emoji_ldm.generate.warmup import LoadedModel, warm_up_with_adapters
 
 
 class ContinuousBatcher:
-    """Draws pictures of one model, and of its adapters, together."""
+    """Generates images with one model and its adapters; thread-safe."""
 
     def __init__(
-        self, model: LatentDiffusionModel, *, batch_size: int, strict: bool, max_queued: int, finish: ImageEncoder,
-        loras: Mapping[str, Path] | None = None,
+        self, model: LatentDiffusionModel, *, batch_size: int, deterministic: bool, max_queued: int,
+        encode_image: ImageEncoder, loras: Mapping[str, Path] | None = None,
     ) -> None:  # fmt: skip
-        """Measure the model, then start.
+        """Warm the model up, then start the threads.
 
         Args:
-            model: What draws, until `swap`.
-            batch_size: Most pictures per tick.
-            strict: Same seed, same pixels in any company; else shapes follow the load.
-            max_queued: Most pictures that wait, per class.
-            finish: Makes a PNG of a picture, in the thread that packs; also of previews.
-            loras: Folders of adapters by the names that draws use.
+            model: The model, until `swap_model` replaces it.
+            batch_size: The largest number of images per tick.
+            deterministic: Same seed, same pixels in any company; otherwise batch shapes follow the load.
+            max_queued: The largest number of waiting images per class.
+            encode_image: Makes a PNG file of an image or preview; runs in the decode thread.
+            loras: Folders of adapters by the names that requests use.
 
         Raises:
-            ModelError: An adapter is missing, or does not fit the model.
+            ModelError: An adapter is missing, or is for another network.
         """
-        self.batch_size, self.strict, self.max_queued = batch_size, strict, max_queued
-        self._casts = warm_up_with_adapters(model, loras or {}, batch_size, strict=strict)
-        self._floor = BatcherState(batch_size)
-        self._crew = WorkerThreads(self._floor, finish, together=1 if strict else batch_size)
+        self.batch_size, self.deterministic, self.max_queued = batch_size, deterministic, max_queued
+        self._models = warm_up_with_adapters(model, loras or {}, batch_size, deterministic=deterministic)
+        self._state = BatcherState(batch_size)
+        self._workers = WorkerThreads(self._state, encode_image, max_prompts=1 if deterministic else batch_size)
 
     def submit(
-        self, draw: GenerationRequest, *, tenant: str = "", bulk: bool = False, timeout_s: float = math.inf,
-        on_partial: PreviewCallback | None = None, partials: int = 0,
-    ) -> Ticket:  # fmt: skip
-        """Order a picture; the ticket's future gives its PNG bytes, or raises ConfigError, Expired or Closed.
+        self, request: GenerationRequest, *, tenant: str = "", bulk: bool = False, timeout_s: float = math.inf,
+        on_preview: PreviewCallback | None = None, num_previews: int = 0,
+    ) -> PendingImage:  # fmt: skip
+        """Request an image.
 
         Args:
-            draw: What to draw.
-            tenant: Who asks; queues are fair between tenants.
-            bulk: Gives way to others.
-            timeout_s: Nobody waits longer.
-            on_partial: Told up to `partials` previews, in the thread that packs.
-            partials: Number of previews.
+            request: What to generate.
+            tenant: Who asks; the queue is fair between tenants.
+            bulk: Whether interactive images go first.
+            timeout_s: Time after which the image is dropped.
+            on_preview: Called with each preview, in the decode thread.
+            num_previews: The largest number of previews.
+
+        Returns:
+            The pending image. Its future yields PNG bytes, or raises ConfigError, DeadlineExceeded or BatcherClosed.
 
         Raises:
-            Full: Too much waits, or the picture would not be ready in time.
-            Expired: It would not even if it were alone.
-            ConfigError: This model cannot make the draw.
-            Closed: Nothing is drawn any more.
+            QueueFull: Too many images wait, or this one would not be ready in time.
+            DeadlineExceeded: It would not be ready in time even without any other image.
+            ConfigError: The model does not support the request.
+            BatcherClosed: No images are generated any more.
         """
-        cast = self._cast(draw.lora)
-        cast.stages.check(draw)
-        shape, steps = cast.stages.shape(draw), len(cast.stages.schedule(draw))
-        with self._floor.changed:
-            lane = self._floor.lanes.lane(cast, shape)
+        model = self._model_for(request.lora)
+        model.encoder_decoder.check(request)
+        shape, steps = model.encoder_decoder.shape(request), len(model.encoder_decoder.schedule(request))
+        with self._state.changed:
+            bucket = self._state.scheduler.bucket(model, shape)
             deadline = time.monotonic() + timeout_s
-            ticket = Ticket(draw, lane, steps, tenant, bulk, deadline, on_partial, partials)
-            self._floor.enter(ticket, self.max_queued)
-        return ticket
+            pending = PendingImage(request, bucket, steps, tenant, bulk, deadline, on_preview, num_previews)
+            self._state.admit(pending, self.max_queued)
+        return pending
 
-    def swap(self, model: LatentDiffusionModel, loras: Mapping[str, Path] | None = None) -> None:
-        """Draw what is ordered from now on with other weights; what was ordered before keeps the old ones.
+    def swap_model(self, model: LatentDiffusionModel, loras: Mapping[str, Path] | None = None) -> None:
+        """Use other weights for requests from now on; images that were requested before keep the old ones.
 
         Raises:
-            ModelError: An adapter is missing, or does not fit the model; the old weights stay.
+            ModelError: An adapter is missing, or is for another network; the old weights stay in use.
         """
-        self._casts = warm_up_with_adapters(
-            model, loras or {}, self.batch_size, strict=self.strict, like=self._casts[""]
+        self._models = warm_up_with_adapters(
+            model, loras or {}, self.batch_size, deterministic=self.deterministic, like=self._models[""]
         )
 
-    def bounds(self) -> Bounds:
-        """What may be asked for."""
-        casts = self._casts
-        stages = casts[""].stages
-        return Bounds(
-            stages.model.key, stages.model.size_px, stages.model.size_px, stages.side_step_px, stages.max_side_px,
-            stages.tables.max_steps, stages.tables.schedulers, tuple(name for name in casts if name),
-        )  # fmt: skip
+    def limits(self) -> ModelLimits:
+        """The requests that are accepted."""
+        models = self._models
+        encoder_decoder = models[""].encoder_decoder
+        return ModelLimits(
+            model_key=encoder_decoder.model.key,
+            width_px=encoder_decoder.model.size_px,
+            height_px=encoder_decoder.model.size_px,
+            side_step_px=encoder_decoder.side_step_px,
+            max_side_px=encoder_decoder.max_side_px,
+            max_steps=encoder_decoder.schedules.max_steps,
+            schedulers=encoder_decoder.schedules.schedulers,
+            loras=tuple(name for name in models if name),
+        )
 
-    def stats(self) -> Stats:
-        """What happens now, and what happened so far."""
-        floor = self._floor
-        with floor.changed:
-            return floor.meter.stats(floor.lanes, self._casts[""], sum(map(len, floor.made)), floor.pack_s)
+    def stats(self) -> BatcherStats:
+        """Counters since the start, and gauges of this moment."""
+        state = self._state
+        with state.changed:
+            finishing = sum(map(len, state.decode_queues))
+            return state.counters.stats(state.scheduler, self._models[""], finishing, state.encode_s)
 
     def check(self) -> None:
-        """Nothing, or RuntimeError if a thread died or a step hangs; quick."""
-        self._floor.check()
+        """Raise RuntimeError if a thread died or a tick hangs. Fast, for health checks."""
+        self._state.check()
 
     def close(self, drain_s: float = 0) -> None:
-        """Take no more; let what is there go on for up to `drain_s`, then fail the rest with Closed."""
-        floor = self._floor
-        with floor.changed:
-            floor.closed = True
-            floor.changed.wait_for(lambda: not floor.live, drain_s)
-        floor.stop()
-        self._crew.join()
+        """Accept no more requests, let pending images go on for up to `drain_s`, then fail the rest."""
+        state = self._state
+        with state.changed:
+            state.closed = True
+            state.changed.wait_for(lambda: not state.pending, drain_s)
+        state.stop()
+        self._workers.join()
 
-    def _cast(self, lora: str) -> LoadedModel:
-        casts = self._casts
-        if lora not in casts:
-            names = ", ".join(name for name in casts if name)
+    def _model_for(self, lora: str) -> LoadedModel:
+        models = self._models
+        if lora not in models:
+            names = ", ".join(name for name in models if name)
             raise ConfigError(f"lora={lora} is unknown; " + (f"choose {names}" if names else "there are none"))
-        return casts[lora]
+        return models[lora]

@@ -1,4 +1,4 @@
-"""What a batcher does, in numbers."""
+"""Counters and gauges of a batcher, for metrics, autoscaling and benchmarks."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from dataclasses import dataclass
 from itertools import chain
 
 from emoji_ldm.generate.continuous_batching.admission_control import predict_drain_s
-from emoji_ldm.generate.continuous_batching.batch_scheduler import PRIORITY_CLASSES, BatchBucket, PendingImage
+from emoji_ldm.generate.continuous_batching.batch_bucket import BatchBucket, PendingImage
+from emoji_ldm.generate.continuous_batching.batch_scheduler import PRIORITY_CLASSES
 from emoji_ldm.generate.warmup import LoadedModel
 
-FINAL_STATES = ("drawn", "cancelled", "expired", "failed")
+FINAL_STATES = ("drawn", "cancelled", "expired", "failed")  # also names of exported metrics
 
 
 @dataclass(frozen=True)
 class BatcherStats:
-    """Counters since the start, and gauges; those by class have the keys of CLASSES."""
+    """Counters since the start, and gauges. Mappings by class have the keys of PRIORITY_CLASSES."""
 
-    queued: Mapping[str, int]  # pictures that wait, prepared or not
-    running: Mapping[str, int]  # rows in flight
-    finishing: int  # pictures and previews that wait to be decoded
-    row_steps: Mapping[str, int]  # steps to go, of all that wait or run
-    oldest_s: Mapping[str, float]  # age of the one that waits longest
-    rows_per_forward: Mapping[int, int]  # ticks by pictures in them
-    tick_s: Mapping[int, float]  # seconds spent in them
-    row_steps_per_s: float  # of a full tick, as measured lately
-    cap: int  # pictures of a full tick
-    pack_s: float  # time that packing a picture takes, as measured lately
-    drain_s: float  # predicted time until all that are here are drawn
+    queued: Mapping[str, int]  # images that wait, encoded or not
+    running: Mapping[str, int]  # rows in the batch
+    finishing: int  # images and previews that wait for decoding
+    row_steps: Mapping[str, int]  # steps left of all images that wait or run
+    oldest_s: Mapping[str, float]  # age of the image that waits longest
+    rows_per_forward: Mapping[int, int]  # ticks by their number of images
+    tick_s: Mapping[int, float]  # seconds in ticks by their number of images
+    row_steps_per_s: float  # of a full tick, as measured recently
+    max_batch: int  # images of a full tick
+    encode_s: float  # seconds to decode an image and encode it as PNG, as measured recently
+    drain_s: float  # predicted time until everything that is pending now is done
     drawn: int
     cancelled: int
     refused: int
@@ -38,10 +39,10 @@ class BatcherStats:
 
 
 class BatcherCounters:
-    """Counters of a batcher."""
+    """The counters of a batcher; not thread-safe."""
 
     def __init__(self) -> None:
-        self.ends: Counter[str] = Counter()
+        self.final_states: Counter[str] = Counter()
         self.refused = 0
         self._ticks: Counter[int] = Counter()
         self._tick_s: defaultdict[int, float] = defaultdict(float)
@@ -51,41 +52,51 @@ class BatcherCounters:
         self._ticks[num_rows] += 1
         self._tick_s[num_rows] += seconds
 
-    def stats(self, lanes: Iterable[BatchBucket], cast: LoadedModel, finishing: int, pack_s: float) -> BatcherStats:
-        """The counters, and what is seen in the lanes now; `cast` is the one whose speed is told."""
-        lanes = list(lanes)
-        full_s = cast.profile.seconds(cast.engine.cost(cast.cap, cast.cap, cast.stages.model.latent_shape))
-        queued = _by_class(lanes, lambda lane, bulk: sum(1 for _ in _waiting_images(lane, bulk)) + lane.preparing[bulk])
-        running = _by_class(lanes, lambda lane, bulk: len(lane.running[bulk]))
-        to_pack = sum(queued.values()) + sum(running.values()) + finishing
+    def stats(
+        self, buckets: Iterable[BatchBucket], model: LoadedModel, finishing: int, encode_s: float
+    ) -> BatcherStats:
+        """The counters, and the gauges of the buckets as they are now; speeds are those of `model`."""
+        buckets = list(buckets)
+        shape = model.encoder_decoder.model.latent_shape
+        full_tick_s = model.profile.predict_s(model.engine.num_unet_rows(model.max_batch, model.max_batch, shape))
+        queued = _by_class(
+            buckets, lambda bucket, bulk: sum(1 for _ in _waiting_images(bucket, bulk)) + bucket.preparing[bulk]
+        )
+        running = _by_class(buckets, lambda bucket, bulk: len(bucket.running[bulk]))
+        num_to_encode = sum(queued.values()) + sum(running.values()) + finishing
         return BatcherStats(
-            queued,
-            running,
-            finishing,
-            _by_class(lanes, lambda lane, bulk: lane.waiting[bulk].steps + lane.steps_left(bulk)),
-            _oldest_s(lanes),
-            dict(self._ticks),
-            dict(self._tick_s),
-            cast.cap / full_s,
-            cast.cap,
-            pack_s,
-            max(predict_drain_s(lanes), to_pack * pack_s),
+            queued=queued,
+            running=running,
+            finishing=finishing,
+            row_steps=_by_class(
+                buckets, lambda bucket, bulk: bucket.waiting[bulk].total_steps + bucket.steps_left(bulk)
+            ),
+            oldest_s=_oldest_s(buckets),
+            rows_per_forward=dict(self._ticks),
+            tick_s=dict(self._tick_s),
+            row_steps_per_s=model.max_batch / full_tick_s,
+            max_batch=model.max_batch,
+            encode_s=encode_s,
+            drain_s=max(predict_drain_s(buckets), num_to_encode * encode_s),
             refused=self.refused,
-            **{name: self.ends[name] for name in FINAL_STATES},
+            **{name: self.final_states[name] for name in FINAL_STATES},
         )
 
 
-def _by_class(lanes: list[BatchBucket], count: Callable[[BatchBucket, bool], int]) -> dict[str, int]:
-    return {name: sum(count(lane, bool(bulk)) for lane in lanes) for bulk, name in enumerate(PRIORITY_CLASSES)}
+def _by_class(buckets: list[BatchBucket], count: Callable[[BatchBucket, bool], int]) -> dict[str, int]:
+    return {name: sum(count(bucket, bool(bulk)) for bucket in buckets) for bulk, name in enumerate(PRIORITY_CLASSES)}
 
 
-def _waiting_images(lane: BatchBucket, bulk: bool) -> Iterable[PendingImage]:
-    return chain(lane.waiting[bulk], lane.ready[bulk])
+def _waiting_images(bucket: BatchBucket, bulk: bool) -> Iterable[PendingImage]:
+    return chain(bucket.waiting[bulk], bucket.ready[bulk])
 
 
-def _oldest_s(lanes: list[BatchBucket]) -> dict[str, float]:
+def _oldest_s(buckets: list[BatchBucket]) -> dict[str, float]:
     now = time.monotonic()
     return {
-        name: max((now - ticket.began for lane in lanes for ticket in _waiting_images(lane, bool(bulk))), default=0.0)
+        name: max(
+            (now - pending.submitted_at for bucket in buckets for pending in _waiting_images(bucket, bool(bulk))),
+            default=0.0,
+        )
         for bulk, name in enumerate(PRIORITY_CLASSES)
     }

@@ -1,4 +1,9 @@
-"""A queue that is fair between tenants: whoever was given the fewest steps so far is next."""
+"""A queue that shares steps evenly between tenants.
+
+This is start-time fair queueing (Goyal, Vin & Cheng, 1996): each tenant has a counter of the steps that it was given,
+the tenant with the smallest counter is served next, and a tenant that starts to wait begins at the current virtual
+time. So an idle tenant cannot save up credit, and nobody's backlog delays the others by more than their fair share.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class QueuedItem(Hashable, Protocol):
-    """What waits."""
+    """An item of the queue."""
 
     tenant: str
     steps: int
@@ -18,16 +23,17 @@ ItemT = TypeVar("ItemT", bound=QueuedItem)
 
 
 class FairQueue(Generic[ItemT]):
-    """Items of each tenant in the order of their arrival; steps are shared evenly between the tenants that wait."""
+    """Items in order of arrival within a tenant, and fair between tenants; not thread-safe."""
 
     def __init__(self) -> None:
-        self._items: dict[str, OrderedDict[ItemT, None]] = {}  # of tenants that wait
-        self._steps: Counter[str] = Counter()  # that their items take
-        self._given: dict[str, int] = {}  # steps of items that they were given since they began to wait
-        self._floor = 0  # what the tenant served last had been given before: newcomers begin there
+        # All three hold entries for waiting tenants only.
+        self._items: dict[str, OrderedDict[ItemT, None]] = {}
+        self._steps: Counter[str] = Counter()  # steps of the tenant's waiting items
+        self._served_steps: dict[str, int] = {}  # steps served to the tenant, plus the virtual time when it arrived
+        self._virtual_time = 0  # what the tenant that was served last had been given before
 
     def __len__(self) -> int:
-        """Items that wait."""
+        """Number of items."""
         return sum(map(len, self._items.values()))
 
     def __iter__(self) -> Iterator[ItemT]:
@@ -35,44 +41,45 @@ class FairQueue(Generic[ItemT]):
         return (item for items in self._items.values() for item in items)
 
     @property
-    def steps(self) -> int:
+    def total_steps(self) -> int:
         """Steps of all items."""
         return self._steps.total()
 
     def push(self, item: ItemT) -> None:
-        """Let an item wait."""
+        """Add an item."""
         if item.tenant not in self._items:
-            self._items[item.tenant], self._given[item.tenant] = OrderedDict(), self._floor
+            self._items[item.tenant], self._served_steps[item.tenant] = OrderedDict(), self._virtual_time
         self._items[item.tenant][item] = None
         self._steps[item.tenant] += item.steps
 
     def pop(self) -> ItemT:
-        """Take out the next item."""
-        tenant = min(self._items, key=self._given.__getitem__)
-        self._floor = self._given[tenant]
+        """Remove and return the next item."""
+        tenant = min(self._items, key=self._served_steps.__getitem__)
+        self._virtual_time = self._served_steps[tenant]
         item = next(iter(self._items[tenant]))
-        self._given[tenant] += item.steps
+        self._served_steps[tenant] += item.steps
         self.remove(item)
         return item
 
     def remove(self, item: ItemT) -> None:
-        """Take out an item, if it is there."""
+        """Remove an item, if it is in the queue."""
         items = self._items.get(item.tenant, OrderedDict())
         if item in items:
             del items[item]
             self._steps[item.tenant] -= item.steps
         if not items:
-            for known in (self._items, self._steps, self._given):
-                known.pop(item.tenant, None)
+            for by_tenant in (self._items, self._steps, self._served_steps):
+                by_tenant.pop(item.tenant, None)
 
     def count(self, tenant: str) -> int:
-        """Items of a tenant."""
+        """Number of items of a tenant."""
         return len(self._items.get(tenant, ()))
 
-    def ahead(self, tenant: str, steps: int) -> int:
-        """Steps of items that a new one of `steps` would wait for."""
+    def steps_ahead(self, tenant: str, steps: int) -> int:
+        """Steps that would be served before a new item of `steps` is complete, its own not counted."""
         own = self._steps.get(tenant, 0)
-        turn = self._given.get(tenant, self._floor) + own + steps
-        others = (min(waiting, max(0, turn - self._given[name])) for name, waiting in self._steps.items()
+        # The item is served when this tenant's counter is the smallest; until then others catch up to that value.
+        finish = self._served_steps.get(tenant, self._virtual_time) + own + steps
+        others = (min(waiting, max(0, finish - self._served_steps[name])) for name, waiting in self._steps.items()
                   if name != tenant)  # fmt: skip
         return own + sum(others)

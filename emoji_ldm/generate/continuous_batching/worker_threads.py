@@ -1,6 +1,10 @@
-"""The three threads of a batcher: one prepares rows, one moves them, one packs what is done.
+"""The three threads of a batcher: one encodes requests, one advances rows, one decodes latents into PNG files.
 
-floor.enter -> lane.waiting -> prepare -> lane.ready -> move -> lane.running -> floor.made -> pack -> ticket.future
+    BatcherState.admit -> bucket.waiting -> [encode] -> bucket.ready -> [step] -> decode_queues -> [decode] -> future
+
+Separate threads keep the device busy: text encoding and PNG compression run on the CPU while the U-Net runs. An error
+in one image fails that image alone, with its reason. An error anywhere else stops the batcher and fails everything that
+is pending, so that the service restarts the replica.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from torch import Tensor
 
 from emoji_ldm.errors import ModelError
 from emoji_ldm.generate.continuous_batching.admission_control import DeadlineExceeded
-from emoji_ldm.generate.continuous_batching.batch_scheduler import BatchBucket, PendingImage
+from emoji_ldm.generate.continuous_batching.batch_bucket import BatchBucket, PendingImage
 from emoji_ldm.generate.continuous_batching.batcher_state import BatcherState, DecodeItem
 from emoji_ldm.generate.encode_decode import EncoderDecoder, RgbaImage
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
@@ -24,161 +28,180 @@ from emoji_ldm.generate.unet_runner import apply_num_threads
 
 ImageEncoder = Callable[[RgbaImage, GenerationRequest, LatentDiffusionModel], bytes]
 ENCODE_TIME_SMOOTHING = 0.1  # weight of a new measurement
-JOIN_TIMEOUT_S = 10.0  # that a thread has to end what it is at
+JOIN_TIMEOUT_S = 10.0  # time that a thread has to end its current work
 
 
 class WorkerThreads:
-    """Works on a floor until it is stopped."""
+    """Runs the stages of a batcher until its state is stopped."""
 
-    def __init__(self, floor: BatcherState, finish: ImageEncoder, *, together: int) -> None:
-        """Start; prompts of up to `together` pictures are prepared at once."""
-        self.floor, self._finish, self._together = floor, finish, together
-        works = {"preparing": self._prepare, "a step": self._move, "packing": self._pack}
-        self._threads = [threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
-                         for name, work in works.items()]  # fmt: skip
+    def __init__(self, state: BatcherState, encode_image: ImageEncoder, *, max_prompts: int) -> None:
+        """Start the threads.
+
+        Args:
+            state: The shared state.
+            encode_image: Makes the PNG file of an image or preview; runs in the decode thread.
+            max_prompts: The largest number of images whose prompts are encoded as one batch.
+        """
+        self.state, self._encode_image, self._max_prompts = state, encode_image, max_prompts
+        stages = {"encode": self._encode, "step": self._step, "decode": self._decode_and_encode}
+        self._threads = [threading.Thread(target=self._run, args=(stage,), name=name, daemon=True)
+                         for name, stage in stages.items()]  # fmt: skip
         for thread in self._threads:
             thread.start()
 
     def join(self) -> None:
-        """Wait until the threads have ended, which they do soon after `floor.stop`."""
+        """Wait for the threads, which end soon after `BatcherState.stop`."""
         for thread in self._threads:
             thread.join(JOIN_TIMEOUT_S)
 
-    def _run(self, work: Callable[[], None]) -> None:
+    def _run(self, stage: Callable[[], None]) -> None:
         apply_num_threads()
         try:
-            while not self.floor.stopped:
-                work()
-        except BaseException as error:  # noqa: BLE001 (told to everybody who waits, and by `check`)
-            self.floor.stop(error)
+            while not self.state.stopped:
+                stage()
+        except BaseException as error:  # noqa: BLE001 (reported to every waiting caller, and by `check`)
+            self.state.stop(error)
 
     @contextmanager
-    def _busy(self, expected_s: float = 0.0) -> Iterator[None]:
+    def _watched(self, expected_s: float = 0.0) -> Iterator[None]:
+        """Work that must end in time, or the health check reports a hang."""
         name = threading.current_thread().name
-        self.floor.begin(name, expected_s)
+        self.state.watch_thread(name, expected_s)
         yield
-        self.floor.busy[name] = None
+        self.state.thread_deadlines[name] = None
 
-    def _prepare(self) -> None:
-        floor = self.floor
-        with floor.changed:
-            floor.changed.wait_for(lambda: floor.stopped or floor.lanes.preparable)
-            tickets = floor.lanes.to_prepare(self._together)
-        with self._busy():
-            if len(tickets) > 1:
-                with suppress(Exception):  # whose fault it is shows one by one
-                    tickets[0].lane.cast.stages.encode_together([ticket.draw for ticket in tickets])
-            for ticket in tickets:
-                self._prepare_one(ticket)
+    # The encode thread.
 
-    def _prepare_one(self, ticket: PendingImage) -> None:
-        floor, lane = self.floor, ticket.lane
+    def _encode(self) -> None:
+        state = self.state
+        with state.changed:
+            state.changed.wait_for(lambda: state.stopped or state.scheduler.has_work_to_prepare)
+            images = state.scheduler.next_to_prepare(self._max_prompts)
+        with self._watched():
+            if len(images) > 1:
+                # A prompt that cannot be encoded fails again below, where it fails only its own image.
+                with suppress(Exception):
+                    images[0].bucket.model.encoder_decoder.encode_prompts([pending.request for pending in images])
+            for pending in images:
+                self._encode_one(pending)
+
+    def _encode_one(self, pending: PendingImage) -> None:
+        state, bucket = self.state, pending.bucket
         try:
-            row = None if ticket.ended else lane.cast.stages.row(ticket.draw, ticket.partials)
-        except Exception as error:  # noqa: BLE001 (the picture fails alone, with the reason)
+            encode = bucket.model.encoder_decoder.encode
+            row = None if pending.ended else encode(pending.request, pending.num_previews)
+        except Exception as error:  # noqa: BLE001 (the image fails alone, with the reason)
             row = None
-            floor.fail(ticket, error)
-        with floor.changed:
-            lane.preparing[ticket.bulk] -= 1
-            if row is not None and not ticket.ended:
-                ticket.row = row
-                lane.ready[ticket.bulk].append(ticket)
-            floor.changed.notify_all()
+            state.fail(pending, error)
+        with state.changed:
+            bucket.preparing[pending.bulk] -= 1
+            if row is not None and not pending.ended:
+                pending.row = row
+                bucket.ready[pending.bulk].append(pending)
+            state.changed.notify_all()
 
-    def _move(self) -> None:
-        floor = self.floor
-        with floor.changed:
-            if not (floor.stopped or floor.movable):
-                floor.changed.wait(floor.patience_s())
-            late = [*floor.late(), *floor.hopeless()]
-            floor.lanes.tidy()
-            turn = floor.lanes.turn(floor.classes) if floor.movable and not floor.stopped else None
-        for ticket in late:
-            floor.fail(ticket, DeadlineExceeded("the picture was not drawn in time"), "expired")
-        if turn is not None:
-            with self._busy(turn[0].tick_s):
-                self._tick(*turn)
+    # The step thread.
 
-    def _tick(self, lane: BatchBucket, tickets: list[PendingImage]) -> None:
-        floor, engine = self.floor, lane.cast.engine
-        rows = {ticket.row: ticket for ticket in tickets if ticket.row is not None}
+    def _step(self) -> None:
+        state = self.state
+        with state.changed:
+            if not (state.stopped or state.can_step):
+                state.changed.wait(state.next_deadline_in_s())
+            late = [*state.take_expired(), *state.take_unmeetable()]
+            state.scheduler.drop_finished()
+            has_batch = state.can_step and not state.stopped
+            batch = state.scheduler.next_batch(state.runnable_classes) if has_batch else None
+        for pending in late:
+            state.fail(pending, DeadlineExceeded("the image was not ready in time"), "expired")
+        if batch is not None:
+            with self._watched(batch[0].full_tick_s):
+                self._tick(*batch)
+
+    def _tick(self, bucket: BatchBucket, images: list[PendingImage]) -> None:
+        state, engine = self.state, bucket.model.engine
+        rows = {pending.row: pending for pending in images if pending.row is not None}
         try:
             previews = engine.tick(list(rows))
         except torch.OutOfMemoryError:
-            self._make_room(lane, tickets)
+            self._handle_out_of_memory(bucket, images)
             return
-        with floor.changed:
-            for timed in engine.clock.take():
-                lane.cast.pace(timed.shape).profile.observe(timed.cost, timed.seconds)
-                floor.meter.tick(timed.num_rows, timed.seconds)
+        with state.changed:
+            for timed in engine.timer.take():
+                bucket.model.shape_profile(timed.shape).profile.update(timed.cost, timed.seconds)
+                state.counters.tick(timed.num_rows, timed.seconds)
             for row, latents in previews:
-                self._hand_over(rows[row], latents, rows[row].num_seen)
-                rows[row].num_seen += 1
-            for ticket in [ticket for row, ticket in rows.items() if not row.left]:
-                lane.running[ticket.bulk].remove(ticket)
-                self._hand_over(ticket, ticket.row.x, None)  # type: ignore[union-attr]
+                self._queue_for_decode(rows[row], latents, rows[row].num_previews_sent)
+                rows[row].num_previews_sent += 1
+            for row, pending in rows.items():
+                if not row.steps_left:
+                    bucket.running[pending.bulk].remove(pending)
+                    self._queue_for_decode(pending, row.x, None)
 
-    def _make_room(self, lane: BatchBucket, tickets: list[PendingImage]) -> None:
-        """Let fewer pictures of this size move at once; those that did not fit fail."""
-        lane.cast.engine.forget(lane.shape)
-        with self.floor.changed:
-            lane.pace.cap = max(1, lane.cap // 2)
-        side = " x ".join(str(cells) for cells in lane.shape[1:])
-        reason = f"{len(tickets)} pictures of {side} latents need more memory than the device has; lower batch_size"
-        for ticket in tickets:
-            self.floor.fail(ticket, ModelError(reason))
+    def _handle_out_of_memory(self, bucket: BatchBucket, images: list[PendingImage]) -> None:
+        """Fail the images of this tick, and halve the batch of this shape from now on."""
+        bucket.model.engine.evict(bucket.shape)
+        with self.state.changed:
+            bucket.shape_profile.max_batch = max(1, bucket.max_batch // 2)
+        side = " x ".join(str(cells) for cells in bucket.shape[1:])
+        reason = f"{len(images)} images of {side} latents need more memory than the device has; lower batch_size"
+        for pending in images:
+            self.state.fail(pending, ModelError(reason))
 
-    def _hand_over(self, ticket: PendingImage, latents: Tensor, preview: int | None) -> None:
-        self.floor.made[ticket.bulk].append(DecodeItem(ticket, latents, preview))
-        self.floor.changed.notify_all()
+    def _queue_for_decode(self, pending: PendingImage, latents: Tensor, preview: int | None) -> None:
+        self.state.decode_queues[pending.bulk].append(DecodeItem(pending, latents, preview))
+        self.state.changed.notify_all()
 
-    def _pack(self) -> None:
-        floor = self.floor
-        with floor.changed:
-            floor.changed.wait_for(lambda: floor.stopped or any(floor.made))
-            batch = self._next_made()
-        with self._busy(len(batch) * floor.pack_s):
-            made, began = [made for made in batch if not made.ticket.ended], time.monotonic()
-            for part, picture in zip(made, self._decode(made), strict=True):
-                self._pack_one(part, picture)
-            if made:
-                floor.pack_s += ENCODE_TIME_SMOOTHING * ((time.monotonic() - began) / len(made) - floor.pack_s)
+    # The decode thread.
 
-    def _next_made(self) -> list[DecodeItem]:
-        """What is decoded together next, interactive pictures first."""
-        queue = next((queue for queue in self.floor.made if queue), None)
+    def _decode_and_encode(self) -> None:
+        state = self.state
+        with state.changed:
+            state.changed.wait_for(lambda: state.stopped or any(state.decode_queues))
+            batch = self._next_decode_batch()
+        with self._watched(len(batch) * state.encode_s):
+            items, started = [item for item in batch if not item.pending.ended], time.monotonic()
+            for item, image in zip(items, self._decode(items), strict=True):
+                self._deliver(item, image)
+            if items:
+                seconds = (time.monotonic() - started) / len(items)
+                state.encode_s += ENCODE_TIME_SMOOTHING * (seconds - state.encode_s)
+
+    def _next_decode_batch(self) -> list[DecodeItem]:
+        """Take what is decoded next as one batch: latents of one bucket, interactive images first."""
+        queue = next((queue for queue in self.state.decode_queues if queue), None)
         if queue is None:
             return []
         batch = [queue.popleft()]
-        lane = batch[0].ticket.lane
-        most = lane.cast.stages.decoded(lane.shape)
-        while queue and queue[0].ticket.lane is lane and len(batch) < most:
+        bucket = batch[0].pending.bucket
+        max_images = bucket.model.encoder_decoder.max_decode_batch(bucket.shape)
+        while queue and queue[0].pending.bucket is bucket and len(batch) < max_images:
             batch.append(queue.popleft())
-        self.floor.changed.notify_all()
+        self.state.changed.notify_all()
         return batch
 
-    def _decode(self, made: Sequence[DecodeItem]) -> list[RgbaImage | Exception]:
-        """A picture each, or why there is none."""
-        if not made:
+    def _decode(self, items: Sequence[DecodeItem]) -> list[RgbaImage | Exception]:
+        """An image per item, or the reason why there is none."""
+        if not items:
             return []
-        stages: EncoderDecoder = made[0].ticket.lane.cast.stages
+        encoder_decoder: EncoderDecoder = items[0].pending.bucket.model.encoder_decoder
         try:
-            return list(stages.pictures([part.latents for part in made]))
-        except Exception as error:  # noqa: BLE001 (whose fault it is shows one by one)
-            if len(made) == 1:
+            return list(encoder_decoder.decode([item.latents for item in items]))
+        except Exception as error:  # noqa: BLE001 (decoded one by one below, so that only the culprit fails)
+            if len(items) == 1:
                 return [error]
-            return [picture for part in made for picture in self._decode([part])]
+            return [image for item in items for image in self._decode([item])]
 
-    def _pack_one(self, made: DecodeItem, picture: RgbaImage | Exception) -> None:
-        ticket, floor = made.ticket, self.floor
+    def _deliver(self, item: DecodeItem, image: RgbaImage | Exception) -> None:
+        """Encode an image as PNG and resolve its future, or pass a preview to its callback."""
+        pending, state = item.pending, self.state
         try:
-            if isinstance(picture, Exception):
-                raise picture
-            png = self._finish(picture, ticket.draw, ticket.lane.cast.stages.model)
-            if made.preview is not None and ticket.on_partial is not None:
-                ticket.on_partial(made.preview, png)
-        except Exception as error:  # noqa: BLE001 (the picture fails alone, with the reason)
-            floor.fail(ticket, error)
+            if isinstance(image, Exception):
+                raise image
+            png = self._encode_image(image, pending.request, pending.bucket.model.encoder_decoder.model)
+            if item.preview is not None and pending.on_preview is not None:
+                pending.on_preview(item.preview, png)
+        except Exception as error:  # noqa: BLE001 (the image fails alone, with the reason)
+            state.fail(pending, error)
             return
-        if made.preview is None and floor.end(ticket, "drawn"):
-            ticket.future.set_result(png)
+        if item.preview is None and state.finish(pending, "drawn"):
+            pending.future.set_result(png)

@@ -1,0 +1,115 @@
+"""Adding a LoRA adapter (Hu et al., arXiv 2106.09685) to a loaded model.
+
+An adapter holds two small matrices A and B per adapted layer, whose product is added to the layer's weight:
+`W' = W + scale * B A` (section 4.1 of the paper). The sum is computed once here, so that sampling with an adapter
+takes exactly as long as without. diffusers merges in place, which would change the base model for everyone else;
+so the adapted layers get new tensors, and all other tensors are shared with the base model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emoji_ldm.config import key_of
+from emoji_ldm.errors import ModelError
+from emoji_ldm.generate.checkpoint_resolver import LORA_FILE, lora_key
+from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
+
+ADAPTER_NAME = "adapter"
+LORA_PREFIXES = ("unet.", "text_encoder.")
+
+
+def with_lora(model: LatentDiffusionModel, folder: Path) -> LatentDiffusionModel:
+    """A model with the adapter of a folder added; the given model stays as it is.
+
+    Raises:
+        ModelError: The file is missing or damaged, or its adapter is for another network.
+    """
+    from safetensors import SafetensorError
+
+    key = lora_key(model.key, folder)
+    try:
+        layers, alphas, metadata = _read_lora(folder, model)
+        unet, text_encoder = _shared_copy(model.unet), model.text_encoder
+        _add_lora(unet, "unet", layers, alphas, metadata)
+        if any(name.startswith("text_encoder.") for name in layers):
+            text_encoder = replace(
+                text_encoder, model=_shared_copy(text_encoder.model), key=key_of(text_encoder.key, key)
+            )
+            _add_lora(text_encoder.model, "text_encoder", layers, alphas, metadata)
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"adapter {folder / LORA_FILE} does not fit the model, or is damaged: {reason}") from None
+    return replace(model, unet=unet, text_encoder=text_encoder, key=key)
+
+
+def _read_lora(
+    folder: Path, model: LatentDiffusionModel
+) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any] | None]:
+    """Tensors by name, and the scales of the layers in either of the two formats that are in use.
+
+    Kohya's files hold an alpha per layer; those of diffusers and peft hold the adapter's configuration as metadata.
+    """
+    from diffusers import StableDiffusionPipeline
+    from safetensors import safe_open
+
+    with safe_open(folder / LORA_FILE, "pt") as file:
+        if any("dora_scale" in name for name in file.keys()):  # noqa: SIM118  `file` is not a mapping
+            raise ValueError("it is a DoRA, whose scales diffusers drops silently")
+    layers, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
+        folder, weight_name=LORA_FILE, unet_config=model.unet.config, use_safetensors=True, local_files_only=True,
+        return_lora_metadata=True,
+    )  # fmt: skip
+    unknown = [name for name in layers if not name.startswith(LORA_PREFIXES)]
+    if unknown or not layers:
+        raise ValueError(f"it has {unknown[0] if unknown else 'no tensors'}; tensor names start with {LORA_PREFIXES}")
+    return layers, alphas, metadata
+
+
+def _shared_copy(module: Any) -> Any:
+    """A copy of a module tree that holds the original's parameters and buffers, not copies of them."""
+    # deepcopy takes objects that are in its memo as copied already.
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
+def _add_lora(module: Any, part: str, layers: Mapping[str, Any], alphas: Any, metadata: Any) -> None:
+    """Add one part's adapter to new weight tensors of `module`; ValueError if a tensor belongs to no layer."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import recurse_remove_peft_layers
+
+    if not any(name.startswith(f"{part}.") for name in layers):
+        return
+    if part == "unet":
+        module.load_lora_adapter(
+            dict(layers), prefix=part, adapter_name=ADAPTER_NAME, network_alphas=alphas, metadata=metadata
+        )
+    else:
+        StableDiffusionPipeline.load_lora_into_text_encoder(
+            dict(layers), alphas, module, prefix=part, adapter_name=ADAPTER_NAME, metadata=metadata
+        )
+    # diffusers only logs a warning about tensors that it did not use, and would sample without them.
+    num_given = sum(name.startswith(f"{part}.") and ".alpha" not in name for name in layers)
+    num_used = sum(f".{ADAPTER_NAME}." in name for name in module.state_dict())
+    if num_given != num_used:
+        raise ValueError(f"{num_given - num_used} of its {num_given} tensors for {part} belong to no layer")
+    _merge_lora_layers(module)
+    recurse_remove_peft_layers(module)
+    module.eval().requires_grad_(False)
+
+
+def _merge_lora_layers(module: Any) -> None:
+    """Add each adapter to its layer's weight, in a new tensor: the base model shares the old one."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in module.modules():
+        if isinstance(layer, BaseTunerLayer):
+            base: Any = layer.get_base_layer()
+            base.weight = torch.nn.Parameter(base.weight.detach().clone(), requires_grad=False)
+            layer.merge()
