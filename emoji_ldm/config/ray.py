@@ -20,3 +20,5 @@ class RayConfig(Section):
     """Object store of a Ray started here, in MB."""
     place_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Wait for resources before the job says which one is missing."""
+    dashboard: bool | None = None
+    """Start Ray's dashboard with a Ray started here; null does in an interactive terminal, where it is installed."""

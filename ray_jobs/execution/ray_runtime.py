@@ -1,4 +1,8 @@
-"""The Ray cluster of a job: connect or start one, wait for resources, turn failures into one line."""
+"""The Ray cluster of a job: join one or start a local one, wait for resources, turn failures into one line.
+
+A local Ray is a head node in child processes of this one, and ends with it. Only public options of `ray.init` and
+RAY_* environment variables shape it; the variables are set just before the start, and only around it.
+"""
 
 from __future__ import annotations
 
@@ -8,85 +12,147 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
 import ray
-from ray._private import ray_constants
-from ray._private.node import Node
 from ray.autoscaler.sdk import request_resources
+from tenacity import RetryError, Retrying, retry_if_exception, stop_after_attempt
 
 from emoji_ldm.config import RayConfig
 from emoji_ldm.errors import JobError
+from emoji_ldm.progress import print_status
 
 START_ATTEMPTS = 3
-START_TIMEOUT_MESSAGE = "timed out during startup"  # what Ray says, in an Exception of no kind
+START_TIMEOUT_MESSAGE = "timed out during startup"  # of Ray, which raises it as a plain Exception
 
-# A Ray of this process alone does without some processes. Each takes seconds of a core to start; what is left out here
-# and in `group` took another 7 % of one beside a training of two ranks, where the rest of Ray takes 6 %.
-SKIPPED_PROCESSES = (
-    "start_api_server",
-    "start_monitor",
-    "start_log_monitor",
-)  # dashboard, autoscaler, reader of others' logs
-LIGHT_SETTINGS = {
+# Ray's core writes warnings about Ray Data's own actors to standard error, past Python's logging; errors stay.
+JOIN_SETTINGS = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
+LOCAL_SETTINGS = {
     "RAY_prestart_worker_first_driver": "0",  # most of our workers have settings of their own, which these lack
-    "RAY_event_stats": "0",  # of its own loops, for its debug log
-    "REPORTER_UPDATE_INTERVAL_MS": "10000",  # metrics of the node
+    "RAY_event_stats": "0",  # statistics of its event loops, for its debug log
+    "REPORTER_UPDATE_INTERVAL_MS": "10000",  # metrics of the node; by default Ray's agent reads them every 2.5 s
 }
-CLOSED_ADDRESS = b"127.0.0.1:9"  # where no dashboard listens
 
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES of CPU tasks alone
+_started_here = False  # whether the Ray of this process is a local one that `connect` started
 
 
 def connect(config: RayConfig) -> None:
-    """Join the cluster at `config.address` (or RAY_ADDRESS), else start a local one; once per process."""
+    """Join the cluster at `config.address` (or RAY_ADDRESS), else start a local one; once per process.
+
+    Raises:
+        JobError: The cluster cannot be reached, or the local one does not start.
+    """
+    global _started_here
     if ray.is_initialized():
         return
     address = config.address or os.environ.get("RAY_ADDRESS") or None
-    local: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if address is None:
-        # Logical CPUs: stages hold fractions of them, so that on two cores none waits for another for ever.
-        memory = config.object_store_mb * 2**20
-        local = {"num_cpus": config.num_cpus, "object_store_memory": memory, "include_dashboard": False}
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its core warns of Ray Data's own actors
+        # Stages hold fractions of these logical CPUs, so that on two cores no stage waits for another for ever.
+        options = {
+            "num_cpus": config.num_cpus,
+            "object_store_memory": config.object_store_mb * 2**20,
+            "include_dashboard": _wants_dashboard(config),
+        }
+    settings = JOIN_SETTINGS if address else JOIN_SETTINGS | LOCAL_SETTINGS
     try:
-        with _quiet_start(), nullcontext() if address else _light_start():
-            _join(address, local)
+        with _own_sigterm_handler(), environment_defaults(settings):
+            found = _init(address, options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobError(f"cannot join the Ray cluster at {address or 'this machine'}: {error}") from None
+    _started_here = address is None
+    if _started_here and found.dashboard_url:
+        print_status(f"Ray's dashboard: http://{found.dashboard_url}")
     _quiet_ray_data()
 
 
-def _join(address: str | None, local: dict[str, Any]) -> None:
-    """Ray gives its own processes 30 s to come up, which is short where others take the cores: they get some tries."""
-    for _ in range(START_ATTEMPTS):
-        before = set(psutil.Process().children())
-        try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
-            return
-        except Exception as error:
-            if START_TIMEOUT_MESSAGE not in str(error):
-                raise
-            for child in set(psutil.Process().children()) - before:
-                _kill(child)
-    raise RuntimeError(
-        f"its processes did not come up in 30 s, {START_ATTEMPTS} times; end what else keeps the cores busy"
-    )
+def _wants_dashboard(config: RayConfig) -> bool | None:
+    """True or False as configured; else None, with which Ray starts it if it is installed, for people at a terminal."""
+    if config.dashboard is not None:
+        return config.dashboard
+    return None if sys.stderr.isatty() else False
 
 
-def _kill(process: psutil.Process) -> None:
-    """End a process and all below it."""
+def _init(address: str | None, options: Mapping[str, Any]) -> Any:
+    """Ray gives its own processes 30 s to start, which is too short where others use the cores: they get some tries."""
+    attempts = Retrying(stop=stop_after_attempt(START_ATTEMPTS), retry=retry_if_exception(_is_start_timeout))
+    try:
+        for attempt in attempts:
+            with attempt, _no_children_after_failure():
+                return ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except RetryError:
+        raise RuntimeError(
+            f"its processes did not start within 30 s, {START_ATTEMPTS} times; end what else keeps the cores busy"
+        ) from None
+    raise AssertionError("an attempt returns or raises")
+
+
+def _is_start_timeout(error: BaseException) -> bool:
+    return START_TIMEOUT_MESSAGE in str(error)
+
+
+@contextmanager
+def _no_children_after_failure() -> Iterator[None]:
+    """A start that fails leaves processes behind, which would compete with the next try: end them."""
+    before = set(psutil.Process().children())
+    try:
+        yield
+    except Exception:
+        for child in set(psutil.Process().children()) - before:
+            _kill_tree(child)
+        raise
+
+
+def _kill_tree(process: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
         for one in (*process.children(recursive=True), process):
             with suppress(psutil.NoSuchProcess):
                 one.kill()
 
 
+@contextmanager
+def environment_defaults(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables that the user has not set; they are gone after the block.
+
+    Processes that are started within the block keep them.
+    """
+    added = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ |= added
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def _own_sigterm_handler() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM: `ray.init` installs another one, which would leave workers behind."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # only there may handlers be set, by Ray or by us
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _quiet_ray_data() -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # stages show a bar of their own
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+
+
 def wait_for_resources(config: RayConfig, stage: str, num_workers: int, *, num_cpus: float, num_gpus: float) -> None:
-    """Wait until the cluster has the resources of `num_workers` actors; JobError names the one that is missing."""
+    """Wait until the cluster has the resources of `num_workers` actors.
+
+    Raises:
+        JobError: It still lacks some after `place_timeout_s`, or at once if it cannot grow; names what is missing.
+    """
     needs = {"CPU": num_workers * num_cpus, "GPU": num_workers * num_gpus}
     deadline = time.monotonic() + config.place_timeout_s
     while short := {name: need for name, need in needs.items() if need > ray.cluster_resources().get(name, 0) + 1e-6}:
@@ -103,60 +169,11 @@ def wait_for_resources(config: RayConfig, stage: str, num_workers: int, *, num_c
 
 
 def release_resources() -> None:
-    """Take back what `require` asked of an autoscaler: nodes that the next stage does not need may go."""
+    """Withdraw what `wait_for_resources` asked of an autoscaler: nodes that the next stage does not need may go."""
     if ray.is_initialized() and can_autoscale():
         request_resources(bundles=[])
 
 
 def can_autoscale() -> bool:
-    """A Ray that was started here never grows, and ends with this process; another may have an autoscaler."""
-    node = ray._private.worker._global_node  # none here with an address of ray://
-    return node is None or not node.is_head()
-
-
-@contextmanager
-def _light_start() -> Iterator[None]:
-    """Let Ray start without the processes of `UNUSED`, for which `ray.init` has no options, and as `LEAN` says."""
-    kept = {name: getattr(Node, name) for name in SKIPPED_PROCESSES}
-    settings = {name: value for name, value in LIGHT_SETTINGS.items() if name not in os.environ}
-    for name in SKIPPED_PROCESSES:
-        setattr(Node, name, _no_dashboard if name == "start_api_server" else lambda *_: None)
-    os.environ |= settings
-    try:
-        yield
-    finally:
-        for name in settings:  # Ray's processes have them now
-            del os.environ[name]
-        for name, method in kept.items():
-            setattr(Node, name, method)
-
-
-def _no_dashboard(node: Node, **_: Any) -> None:
-    """Say that it is where nobody listens: without an address Ray's agent asks for one each second, and logs it."""
-    where, space = ray_constants.DASHBOARD_ADDRESS.encode(), ray_constants.KV_NAMESPACE_DASHBOARD
-    node.get_gcs_client().internal_kv_put(where, CLOSED_ADDRESS, True, space)
-
-
-@contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Let Ray start without its core's notes on standard error and without its own answer to SIGTERM."""
-    sys.stderr.flush()
-    stop = signal.getsignal(signal.SIGTERM)
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, stop)
-
-
-def _quiet_ray_data() -> None:
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    """False for a Ray that `connect` started here, which never grows; any other cluster may have an autoscaler."""
+    return not _started_here

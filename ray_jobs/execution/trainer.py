@@ -1,10 +1,13 @@
-"""A group of Ray Train workers that train as one: start, watch, start again, and say what went wrong.
+"""A group of Ray Train workers that train one network: start, watch, restart, and report what went wrong.
 
-1. claim (driver): a fresh owner token, so that a group left over from a dead driver cannot publish
+1. claim (driver): a fresh owner token, so that a group left over from a dead driver can no longer publish
 2. work (every worker): `fit` resumes from the newest checkpoint in the store; Ray's own checkpoints are not used
-3. lost worker: Ray starts the group again, up to `train.max_failures` times, elastic ones with as many as there are
-4. node to be taken away: the group saves at the notice and shortly before the end; then Ray starts it again
-5. errors for the user travel as values, since raising one would make Ray try again
+3. lost worker: Ray restarts the group, up to `max_failures` times; an elastic group takes the workers that there are
+4. preempted node: the group saves at the notice and shortly before the deadline; then Ray restarts it elsewhere
+5. errors for the user travel as return values, since Ray would retry after a raised one
+
+Ray decides on the number of workers and restarts all of them together: the ranks of a collective operation cannot go
+on without one another. Which step training continues at is decided by the store alone, not by Ray's state.
 """
 
 from __future__ import annotations
@@ -13,18 +16,15 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import ray.train
+import ray.train.torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from emoji_ldm import errors
-from emoji_ldm.config import Config
+from emoji_ldm.config import AutoencoderConfig, Config, TrainConfig
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import EmojiLdmError, JobError, ModelError, StoreError
 from emoji_ldm.progress import print_status
@@ -37,63 +37,57 @@ from emoji_ldm.train.training_args import RunContext, TrainingArgs, TrainingTask
 from ray_jobs.execution import ray_runtime
 from ray_jobs.execution.preemption import PreemptionNotice
 from ray_jobs.execution.train_progress import show_progress, summary_rows
+from ray_jobs.ray_compat import InterruptibleTrainer, user_exception
 
 NUM_CPUS = 0.5  # logical CPUs per worker; its torch threads are set below
 START_TIMEOUT_S = 600  # a node may have to pull its image first
-ELASTIC_TIMEOUT_S = 10  # elastic groups start on nodes that are there; Ray sees up to 20 s late that one has gone
-ABORT_S = 20
+ELASTIC_START_TIMEOUT_S = 10  # an elastic group starts on existing nodes; Ray notices a lost one up to 20 s late
 
-# glibc gives large blocks back to the kernel at once and faults them in again at the next step: 12 % of a CPU step.
+# glibc returns large blocks to the kernel at once and faults them in again at the next step: 12 % of a CPU step.
 MALLOC_SETTINGS = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
+Section = TrainConfig | AutoencoderConfig
 TaskLoader = Callable[[RunContext], TrainingTask]
 Summary = dict[str, object]
 
-# Read by Ray's controller, whose default is to look after its workers every two seconds.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
-START_TIMEOUT_VARIABLE, PREEMPTION_VARIABLE = (
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
-)
-USER_SETTINGS = {
-    name: os.environ[name] for name in (START_TIMEOUT_VARIABLE, PREEMPTION_VARIABLE) if name in os.environ
-}  # by the user
-
 
 def train(config: Config, section: str, load: TaskLoader) -> Summary:
-    """Train section `train` or `autoencoder` to its last step; returns at once if a checkpoint has it.
+    """Train section `train` or `autoencoder` to its last step; returns at once if a checkpoint has reached it.
 
     Raises:
-        ConfigError: The batch cannot be shared by the workers.
+        ConfigError: The batch cannot be divided among the workers.
         ModelError: The run's checkpoint is of another network or objective, or gone.
         JobError: The cluster lacks resources, workers were lost too often, or the loss is not finite.
     """
-    store, plan, settings = (
-        Store(config.store, config.branch),
-        build_training_args(config, section),
-        getattr(config, section),
-    )
+    store, plan = Store(config.store, config.branch), build_training_args(config, section)
+    settings: Section = getattr(config, section)
     if done := _finished(store, config, plan):
         return done
-    fewest = getattr(settings, "min_workers", 0) or settings.num_workers
+    fewest = settings.min_workers or settings.num_workers
     sampler.check_worker_range(fewest, settings.num_workers, plan.batch_size, plan.micro_batch_size, section=section)
     resume.check_resumable(store, config, plan)
     for warning in check_training(config, plan, store, settings.num_workers):
         print_status(warning)
     ray_runtime.connect(config.ray)
     ray_runtime.wait_for_resources(config.ray, section, fewest, num_cpus=NUM_CPUS, num_gpus=settings.gpus_per_worker)
-    # The watcher is one more process, of no use where there is no other node to go on with.
-    timeout_s = START_TIMEOUT_S if fewest == settings.num_workers else ELASTIC_TIMEOUT_S
-    os.environ |= {
-        PREEMPTION_VARIABLE: str(int(ray_runtime.can_autoscale())),
-        START_TIMEOUT_VARIABLE: str(timeout_s),
-    } | USER_SETTINGS
     token = run_fencing.claim_run(store, config.run, section)
     try:
-        with show_progress(store, config, plan):
+        with show_progress(store, config, plan), ray_runtime.environment_defaults(_ray_train_settings(settings)):
             return summary_rows(_fit(config, section, load, token))
     finally:
         clear_fatal_error(store, config.run, section, token)
+
+
+def _ray_train_settings(settings: Section) -> dict[str, str]:
+    """Variables that Ray Train reads when `fit` is called, and hands on to controller and workers."""
+    elastic = settings.min_workers is not None and settings.min_workers < settings.num_workers
+    return {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # two seconds by default
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(ELASTIC_START_TIMEOUT_S if elastic else START_TIMEOUT_S),
+        # The watcher is one more process, of no use where there is no other node to continue on.
+        PREEMPTION_WATCHER: str(int(ray_runtime.can_autoscale())),
+    }
 
 
 def _finished(store: Store, config: Config, plan: TrainingArgs) -> Summary | None:
@@ -112,30 +106,32 @@ def _finished(store: Store, config: Config, plan: TrainingArgs) -> Summary | Non
 
 
 def _fit(config: Config, section: str, load: TaskLoader, token: str) -> Summary:
-    settings, store = getattr(config, section), Store(config.store, config.branch)
-    fewest, most = getattr(settings, "min_workers", 0) or settings.num_workers, settings.num_workers
-    resources = {"CPU": NUM_CPUS} | ({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {})
+    settings: Section = getattr(config, section)
+    store = Store(config.store, config.branch)
     # Ray keeps its own state of the group below the store, which every node reaches; nothing is read from it later.
     name = f"ray-{uuid.uuid4().hex[:8]}"
-    trainer = _GroupTrainer(
+    trainer = InterruptibleTrainer(
         _work,
         train_loop_config={"config": config, "store": store, "section": section, "load": load, "token": token},
-        scaling_config=ScalingConfig(num_workers=(fewest, most) if fewest < most else most,
-                                     use_gpu=settings.gpus_per_worker > 0, resources_per_worker=resources),
+        scaling_config=_scaling(settings),
         run_config=RunConfig(
-            name=name, storage_path=store.path("runs", config.run, section), storage_filesystem=store.filesystem,
-            failure_config=FailureConfig(max_failures=config.train.max_failures,
-                                         max_preemption_failures=-1 if config.train.max_preemptions is None else config.train.max_preemptions),
+            name=name,
+            storage_path=store.path("runs", config.run, section),
+            storage_filesystem=store.filesystem,
+            failure_config=FailureConfig(
+                max_failures=settings.max_failures,
+                max_preemption_failures=-1 if settings.max_preemptions is None else settings.max_preemptions,
+            ),
             worker_runtime_env={"env_vars": MALLOC_SETTINGS},
         ),
-    )  # fmt: skip
+    )
     try:
         outcome = trainer.fit().return_value
     except KeyboardInterrupt:
         trainer.abort()
         raise
     except ray.train.TrainingFailedError as error:
-        raise _explain(error, config, section) from None
+        raise _explain(error, settings, section) from None
     finally:
         store.delete("runs", config.run, section, name)
     if "error" in outcome:
@@ -144,80 +140,70 @@ def _fit(config: Config, section: str, load: TaskLoader, token: str) -> Summary:
     return dict(outcome)
 
 
-class _GroupTrainer(TorchTrainer):  # type: ignore[misc]
-    """Ray's trainer without two things.
-
-    Ctrl-C is left to Python: Ray's own handler would end this process with status 1, also when training is over.
-    Processes that would have nothing to do are not started: one for Ray data sets, which our workers do not use, and
-    one that tidies up after a dead controller, where all of Ray ends with this process.
-    """
-
-    _controller: Any = None
-
-    def _create_default_callbacks(self) -> list[Any]:
-        idle = (DatasetsCallback,) if ray_runtime.can_autoscale() else (DatasetsCallback, PlacementGroupCleanerCallback)
-        return [one for one in super()._create_default_callbacks() if not isinstance(one, idle)]
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        self._controller = controller
-
-    def abort(self) -> None:
-        """End the workers now, wherever they run, rather than when the cluster misses this process."""
-        if self._controller:
-            with suppress(ray.exceptions.RayError):
-                ray.get(self._controller.abort.remote(), timeout=ABORT_S)
+def _scaling(settings: Section) -> ScalingConfig:
+    fewest, most = settings.min_workers or settings.num_workers, settings.num_workers
+    return ScalingConfig(
+        num_workers=(fewest, most) if fewest < most else most,
+        use_gpu=settings.gpus_per_worker > 0,
+        resources_per_worker={"CPU": NUM_CPUS}
+        | ({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}),
+    )
 
 
 def _work(loop: dict[str, Any]) -> dict[str, Any]:
-    """What every worker does; rank 0's value is the group's."""
-    import torch
-
-    from emoji_ldm.train.engines import distributed as ranks
+    """Train on one worker until the last step; the group's value is that of rank 0."""
+    from emoji_ldm.train.engines.distributed import current_context
     from emoji_ldm.train.loop import fit
 
-    config, section = loop["config"], loop["section"]
-    context = ray.train.get_context()
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(max(1, cores // context.get_local_world_size()))
-    device = ray.train.torch.get_device() if getattr(config, section).gpus_per_worker else torch.device("cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # collectives of objects use the current one
-    world = ranks.current_context(device)
-    notice = {"leaving": PreemptionNotice()} if os.environ.get(PREEMPTION_VARIABLE) == "1" else {}
+    config, store, section, token = loop["config"], loop["store"], loop["section"], loop["token"]
+    device = _device(getattr(config, section))
+    ranks, args = current_context(device), build_training_args(config, section)
+    # To ask for a notice is a barrier over all ranks: without a watcher there is nothing to ask for.
+    notice = {"preemption_notice": PreemptionNotice()} if os.environ.get(PREEMPTION_WATCHER) == "1" else {}
     with tempfile.TemporaryDirectory(prefix="emoji-ldm-") as scratch:
-        place = RunContext(config, loop["store"], Path(scratch), loop["token"], **notice)
-        plan, run = build_training_args(config, section), (loop["store"], config.run, section, loop["token"])
+        context = RunContext(config, store, Path(scratch), token, **notice)
         try:
-            if ended := read_fatal_error(*run):
-                return {"error": ended}
-            with preflight.explain_exhaustion(plan):
-                return fit(world.agree(lambda: loop["load"](place)), plan, place, device)
+            if recorded := read_fatal_error(store, config.run, section, token):
+                return {"error": recorded}
+            with preflight.explain_exhaustion(args):
+                return fit(ranks.run_on_all(lambda: loop["load"](context)), args, context, device)
         except StoreError:
-            raise  # may pass: Ray tries again
+            raise  # it may pass: Ray restarts the group
         except EmojiLdmError as error:
-            if world.size > 1 and not error.everywhere:  # other ranks wait for this one: end them too, for good
-                record_fatal_error(*run, error)
+            if ranks.world_size > 1 and not error.raised_on_all_ranks:
+                # The other ranks wait for this one in a collective operation. Raising ends them too; the record
+                # lets the group that Ray starts next return this error instead of training.
+                record_fatal_error(store, config.run, section, token, error)
                 raise
             return {"error": [error_kind(error), str(error)]}
 
 
-def _explain(failure: ray.train.TrainingFailedError, config: Config, section: str) -> EmojiLdmError:
-    """The error as itself if it is one of ours, else the last line of what Ray collected."""
+def _device(settings: Section) -> Any:
+    """The worker's torch device; on CPUs the workers of a node share its cores evenly."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(max(1, cores // ray.train.get_context().get_local_world_size()))
+    if not settings.gpus_per_worker:
+        return torch.device("cpu")
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # collective operations on objects use the current device
+    return device
+
+
+def _explain(failure: ray.train.TrainingFailedError, settings: Section, section: str) -> EmojiLdmError:
+    """One of our own errors as it was raised; of any other, the last line of what Ray collected."""
     for wrapped in getattr(failure, "worker_failures", {}).values():
-        error = getattr(wrapped, "_base_exc", wrapped)
+        error = user_exception(wrapped)
         if isinstance(error, EmojiLdmError):
             return error
+    again = "the last checkpoint stays, the same command goes on from it"
     if isinstance(failure, ray.train.PreemptionError):
-        return JobError(_taken_away(section, config.train.max_preemptions or 0))
+        most = settings.max_preemptions or 0
+        return JobError(f"{section} lost its nodes {most + 1} times ({section}.max_preemptions={most}); {again}")
     lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
     return JobError(
-        f"{section} failed {config.train.max_failures + 1} times (train.max_failures={config.train.max_failures}): "
-        f"{lines[-1] if lines else failure}; the last checkpoint stays, the same command goes on from it"
-    )
-
-
-def _taken_away(section: str, most: int) -> str:
-    return (
-        f"{section} lost its nodes {most + 1} times (train.max_preemptions={most}); "
-        "the last checkpoint stays, the same command goes on from it"
+        f"{section} failed {settings.max_failures + 1} times ({section}.max_failures={settings.max_failures}): "
+        f"{lines[-1] if lines else failure}; {again}"
     )

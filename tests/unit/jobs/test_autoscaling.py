@@ -45,7 +45,7 @@ def test_serve_calls_the_policy_with_what_replicas_export():
 
 def test_a_replica_is_busy_by_its_steps_or_by_its_packing(monkeypatch):
     def stats(drawn, **tick_s):
-        return SimpleNamespace(cap=4, pack_s=0.5, drawn=drawn, tick_s={int(rows[1:]): s for rows, s in tick_s.items()})
+        return SimpleNamespace(max_batch=4, encode_s=0.5, drawn=drawn, tick_s={int(rows[1:]): s for rows, s in tick_s.items()})
 
     now = [100.0]
     monkeypatch.setattr("ray_jobs.serving.replica.time.monotonic", lambda: now[0])

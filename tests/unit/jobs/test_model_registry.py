@@ -33,4 +33,4 @@ def test_an_adapter_that_fits_only_some_models_stops_only_the_default_one(config
     model = more.load()
     assert more.adapters(model) == {}
     with pytest.raises(ModelError, match="blobs"):
-        warm_up_with_adapters(model, tiny.adapters(model), 1, strict=True)
+        warm_up_with_adapters(model, tiny.adapters(model), 1, deterministic=True)

@@ -53,7 +53,7 @@ class Handle:
 
     def __init__(self, *scripts):
         self.scripts, self.calls, self.wishes = list(scripts), [], []
-        self.draw = self.stream = self
+        self.generate = self.stream = self
 
     def options(self, **_):
         return self
@@ -85,8 +85,8 @@ async def everything(items):
 
 def test_a_draw_that_dies_with_its_replica_is_asked_for_again_as_it_was():
     pool, handle = pool_of([ActorDiedError()], [ActorDiedError()], [b"png"])
-    assert asyncio.run(pool.draw(wish())) == b"png"
-    assert {asked.draw for asked in handle.wishes} == {wish().draw}
+    assert asyncio.run(pool.generate(wish())) == b"png"
+    assert {asked.request for asked in handle.wishes} == {wish().request}
     assert [asked.timeout_s for asked in handle.wishes] == sorted(
         (asked.timeout_s for asked in handle.wishes), reverse=True
     )
@@ -95,7 +95,7 @@ def test_a_draw_that_dies_with_its_replica_is_asked_for_again_as_it_was():
 def test_a_draw_that_kills_every_replica_is_given_up():
     pool, handle = pool_of(*([ActorDiedError()] for _ in range(20)))
     with pytest.raises(ReplicaLost):
-        asyncio.run(pool.draw(wish()))
+        asyncio.run(pool.generate(wish()))
     assert len(handle.wishes) == replica_router.MAX_REPLICA_DEATHS
 
 
@@ -104,21 +104,21 @@ def test_nobody_waits_longer_than_wished_and_the_row_is_freed_and_it_is_counted(
     counted = []
     pool._asked = SimpleNamespace(expired=counted.append)
     with pytest.raises(TaskTimeout):
-        asyncio.run(pool.draw(wish(timeout_s=0.05)))
+        asyncio.run(pool.generate(wish(timeout_s=0.05)))
     assert handle.calls[0].cancelled and counted == ["tiny"]
 
 
 def test_replays_end_with_the_wish():
     pool, _ = pool_of([ActorDiedError()], [FOREVER], [b"png"])
     with pytest.raises(TaskTimeout):
-        asyncio.run(pool.draw(wish(timeout_s=0.1)))
+        asyncio.run(pool.generate(wish(timeout_s=0.1)))
 
 
 @pytest.mark.parametrize("answer", [Overloaded(7), BackPressureError(3, 3)])
 def test_a_full_pool_says_when_to_come_back(answer):
     pool, handle = pool_of([answer])
     with pytest.raises(Overloaded) as refusal:
-        asyncio.run(pool.draw(wish()))
+        asyncio.run(pool.generate(wish()))
     assert refusal.value.retry_after_s in (5, 7)
     assert len(handle.wishes) == 1
 
@@ -126,7 +126,7 @@ def test_a_full_pool_says_when_to_come_back(answer):
 def test_what_the_model_cannot_draw_is_the_askers_fault():
     pool, handle = pool_of([ConfigError("steps=0 is refused")])
     with pytest.raises(ConfigError, match="steps=0"):
-        asyncio.run(pool.draw(wish()))
+        asyncio.run(pool.generate(wish()))
     assert len(handle.wishes) == 1
 
 
@@ -143,7 +143,7 @@ def test_who_leaves_a_stream_or_a_draw_frees_the_row():
         items = pool.stream(wish(), 2)
         await anext(items)
         await items.aclose()
-        draw = asyncio.create_task(pool.draw(wish()))
+        draw = asyncio.create_task(pool.generate(wish()))
         await asyncio.sleep(0.01)
         draw.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -165,12 +165,12 @@ def test_what_models_allow_is_known_before_any_replica_runs_and_asked_of_those_t
         pool, handle = pool_of([b"png"], [b"png"], [b"png"], reload_s=0.05)
         calls = asked_of(handle, TOLD, LIMITS)
         assert await pool.models() == {"tiny": LIMITS} and not calls
-        await pool.draw(wish())
+        await pool.generate(wish())
         assert await pool.models() == await pool.models() == {"tiny": TOLD}
-        await pool.draw(wish())
+        await pool.generate(wish())
         assert await pool.models() == {"tiny": TOLD} and len(calls) == 1
         await asyncio.sleep(0.06)  # by now there may be other weights
-        await pool.draw(wish())
+        await pool.generate(wish())
         assert await pool.models() == {"tiny": LIMITS} and len(calls) == 2
 
     asyncio.run(ask())
@@ -181,7 +181,7 @@ def test_a_replica_that_does_not_tell_its_limits_holds_up_nobody(answer, monkeyp
     async def ask():
         pool, handle = pool_of([b"png"])
         asked_of(handle, answer)
-        await pool.draw(wish())
+        await pool.generate(wish())
         assert await pool.models() == {"tiny": LIMITS}
 
     monkeypatch.setattr(replica_router, "ASK_S", 0.01)
@@ -191,17 +191,17 @@ def test_a_replica_that_does_not_tell_its_limits_holds_up_nobody(answer, monkeyp
 @pytest.mark.parametrize("answer", [Overloaded(0.01), BackPressureError(3, 3)])
 def test_a_picture_that_was_taken_is_not_refused_because_its_replica_died(answer):
     pool, handle = pool_of([ActorDiedError()], *[[answer]] * 9, [b"png"], target_wait_s=0.01)
-    assert asyncio.run(pool.draw(wish())) == b"png"
+    assert asyncio.run(pool.generate(wish())) == b"png"
     assert len(handle.wishes) == 11
 
 
 def test_who_finds_no_replica_in_time_may_come_back():
     pool, _ = pool_of(*[[ActorUnavailableError("away", None)]] * 500)
     with pytest.raises(Overloaded):
-        asyncio.run(pool.draw(wish(timeout_s=0.1)))
+        asyncio.run(pool.generate(wish(timeout_s=0.1)))
 
 
 def test_no_picture_takes_longer_than_the_service_allows():
     pool, handle = pool_of([b"png"], timeout_s=7)
-    asyncio.run(pool.draw(wish(timeout_s=600)))
+    asyncio.run(pool.generate(wish(timeout_s=600)))
     assert handle.wishes[0].timeout_s <= 7

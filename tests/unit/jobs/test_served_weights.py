@@ -11,7 +11,7 @@ def config(tmp_path, **serve):
 
 
 def test_a_new_replica_starts_with_what_was_settled_though_the_tag_has_gone(tmp_path):
-    found = ModelLoader(config(tmp_path, reload_s=1), ServedModel("live", "tag:live", "file:///settled", None))
+    found = ModelLoader(config(tmp_path, reload_s=1), ServedModel("live", "alias:live", "file:///settled", None))
     assert found.uri == "file:///settled"
 
 

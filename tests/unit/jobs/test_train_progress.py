@@ -23,7 +23,7 @@ def line(step, **more):
 
 @pytest.fixture
 def tracker(monkeypatch):
-    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.0)
     return ProgressTracker("train", 100, "steps", None)
 
 

@@ -1,0 +1,56 @@
+"""Private parts of Ray: the callbacks of Ray Train's controller, its answer to Ctrl-C, and what a worker raised.
+
+Three things have no public way in Ray 2.60:
+
+- `TorchTrainer.fit` installs a handler of SIGINT that ends this process with status 1, also once training is over.
+  Ctrl-C must stay a KeyboardInterrupt, and must end the workers at once, wherever they run: only the controller, to
+  which the handler has the one reference, can do that.
+- The controller starts processes that would have nothing to do here: one for Ray data sets, which our workers do not
+  use, and on a local Ray one that cleans up after a dead controller, where everything ends with this process. Each
+  costs a second of a core at every start of the group. `RunConfig(callbacks=...)` only adds callbacks.
+- `TrainingFailedError.worker_failures` wraps the exceptions of workers in a class that has only their text.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+from emoji_ldm.library_compat import require_version
+from ray_jobs.execution import ray_runtime
+
+KNOWN_VERSIONS = ("2.60",)
+ABORT_TIMEOUT_S = 20
+
+require_version("ray", KNOWN_VERSIONS)
+
+
+class InterruptibleTrainer(TorchTrainer):  # type: ignore[misc]
+    """Ray's trainer, whose `fit` raises KeyboardInterrupt at Ctrl-C, without callbacks that have nothing to do."""
+
+    _controller: Any = None
+
+    def _create_default_callbacks(self) -> list[Any]:
+        idle = (DatasetsCallback,) if ray_runtime.can_autoscale() else (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, idle)]
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Keep the controller, and Python's own handler."""
+        self._controller = controller
+
+    def abort(self) -> None:
+        """End the workers now, rather than when the cluster notices that this process is gone."""
+        if self._controller:
+            with suppress(ray.exceptions.RayError):
+                ray.get(self._controller.abort.remote(), timeout=ABORT_TIMEOUT_S)
+
+
+def user_exception(failure: Exception) -> Exception:
+    """What the training function of a worker raised, out of an entry of `TrainingFailedError.worker_failures`."""
+    error: Exception = getattr(failure, "_base_exc", failure)
+    return error
