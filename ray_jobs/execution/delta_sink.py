@@ -3,10 +3,16 @@
 1. plan: the driver names shards of work that no version holds yet
 2. read (tasks, 1:1): shard -> its input rows
 3. work (actors, 1:1): input rows -> output rows
-4. write (tasks, 1:1): output rows -> an uncommitted Parquet file, and its facts
-5. commit (driver): facts -> a Delta version that carries the shard's name
+4. write (tasks, 1:1): output rows -> an uncommitted Parquet file, and its description
+5. commit (driver): description -> a Delta version that carries the shard's name
 
-A crash anywhere loses at most the shards in flight; nothing can be committed twice.
+Why nothing is lost or committed twice: a Parquet file that no version names does not exist for readers, so a worker
+may die at any point before step 5, and its shard is simply done again. A version names its shard in a Delta `txn`
+action (application id `stage:shard`; Delta protocol, "Transaction Identifiers"), written atomically with the rows; a
+second commit of the same shard finds that action and does nothing. A shard's name is a hash of its input, so a later
+run plans the same names and leaves out those that are committed. Only the driver commits; a crash costs at most the
+shards in flight, whose number `inflight_limit` bounds.
+
 Ray's own `write_delta` and checkpointing lose or double rows (measured), so neither is used.
 """
 
@@ -44,70 +50,75 @@ CLUSTER_LOSS_ERRORS = (RayActorError, ObjectLostError, WorkerCrashedError, NodeD
 
 @dataclass(frozen=True)
 class WorkShard:
-    """One unit of commit: a name that is the same in every run, and what its work needs (JSON-able)."""
+    """One unit of commit: its name, which is the same in every run, and its input."""
 
     name: str
-    payload: dict[str, Any]
+    payload: dict[str, Any]  # what `SinkJob.read_input` needs; must be JSON
     num_items: int = 1  # for the progress bar
-    replaces: tuple[str, ...] = ()  # keys of older rows that the shard's rows take the place of
+    replaces: tuple[str, ...] = ()  # keys of older rows that the shard's rows replace
 
 
 @dataclass(frozen=True)
 class ShardOutput:
-    """What a worker makes of one shard."""
+    """What a worker returns for one shard."""
 
     rows: pa.Table
     counts: dict[str, int] = field(default_factory=dict)  # such as {"kept": 60, "dead": 4}
-    extra: pa.Table | None = None  # small rows that the driver itself wants
+    extra: pa.Table | None = None  # small rows for the driver itself
 
 
 class ShardWorker(Protocol):
-    """An actor's class: built once per actor, called once per shard."""
+    """The class of an actor: built once per actor, called once per shard."""
 
     def __call__(self, rows: pa.Table) -> ShardOutput:
-        """Turn the input rows of one shard into output rows; a bad row is a row with a reason."""
+        """Turn the input rows of one shard into output rows; what failed is a row with a reason."""
         ...
 
 
 @dataclass(frozen=True)
 class SinkJob:
-    """How shards are worked on. Everything here is shipped to the cluster."""
+    """How the shards of a stage are processed. Everything here is pickled and sent to the cluster."""
 
     stage: str
     store: Store
     table: TableSpec
-    read: Callable[[dict[str, Any]], pa.Table]  # payload -> input rows
+    read_input: Callable[[dict[str, Any]], pa.Table]  # payload -> input rows
     worker: Callable[..., ShardWorker]
     worker_args: tuple[Any, ...]
     num_workers: int
-    num_cpus: float = 0.5
+    num_cpus: float = 0.5  # per worker, as the next field
     num_gpus: float = 0
 
 
 @dataclass(frozen=True)
 class FinishedShard:
-    """A shard whose rows lie in a file, ready to be committed."""
+    """A shard whose rows are in a file, ready to be committed."""
 
     shard: str
     num_items: int
-    file: DataFile | None  # None if the shard gave no rows
+    file: DataFile | None  # None if the shard has no output rows
     counts: dict[str, int]
     extra: pa.Table | None
 
 
 def stream_shards(job: SinkJob, shards: Sequence[WorkShard]) -> Iterator[FinishedShard]:
-    """Work on shards over the cluster; yields each as it finishes, in any order, to be committed before the next."""
+    """Process shards on the cluster; yields each as it finishes, in any order, to be committed before the next.
+
+    Raises:
+        EmojiLdmError: A worker raised it; the shards before it are yielded first.
+        JobError: A part of the cluster was lost, more often than Ray retries.
+    """
     data = ray.data.from_items([_row(shard) for shard in shards], override_num_blocks=len(shards))
     workers = min(job.num_workers, len(shards))
-    window = start_inflight_limit(workers)
+    limit = start_inflight_limit(workers)
     # As many readers and writers as workers: on a small machine each further process costs a second to start.
     data = data.map(_reader(job), num_cpus=0.25, concurrency=workers)
     data = data.map(
-        _WorkerActor, fn_constructor_args=(window, job.worker, job.worker_args), concurrency=(workers, workers),
+        _WorkerActor, fn_constructor_args=(limit, job.worker, job.worker_args), concurrency=(workers, workers),
         num_cpus=job.num_cpus, num_gpus=job.num_gpus or None,
     )  # fmt: skip
     data = data.map(_writer(job), num_cpus=0.25, concurrency=workers)
-    figures = StageMetrics(job.stage, job.table.name, sum(shard.num_items for shard in shards))
+    metrics = StageMetrics(job.stage, job.table.name, sum(shard.num_items for shard in shards))
     try:
         for row in data.iter_rows():
             if row["error"]:
@@ -116,8 +127,8 @@ def stream_shards(job: SinkJob, shards: Sequence[WorkShard]) -> Iterator[Finishe
             extra = _from_ipc(row["extra"]) if row["extra"] else None
             counts = json.loads(row["counts"])
             yield FinishedShard(row["shard"], row["num_items"], file, counts, extra)
-            figures.done(row["num_items"], counts)
-            window.leave.remote(row["shard"])
+            metrics.shard_committed(row["num_items"], counts)
+            limit.release.remote(row["shard"])
     except CLUSTER_LOSS_ERRORS as error:
         first = str(error).strip().partition("\n")[0]
         raise JobError(
@@ -127,17 +138,17 @@ def stream_shards(job: SinkJob, shards: Sequence[WorkShard]) -> Iterator[Finishe
 
 
 def _row(shard: WorkShard) -> SinkRow:
-    """A shard on its way: every step fills in its part."""
+    """A shard as Ray Data carries it: every step fills in its columns."""
     empty = {"rows": b"", "counts": "{}", "extra": b"", "file": "", "error": ""}
     return {"shard": shard.name, "num_items": shard.num_items, "payload": json.dumps(shard.payload), **empty}
 
 
 def run(job: SinkJob, shards: Sequence[WorkShard], lineage: Lineage, *, unit: str = "rows") -> dict[str, int]:
-    """Work on shards and commit each as it finishes; returns the summed counts of what was committed."""
+    """Process shards and commit each as it finishes; returns the summed counts of what was committed."""
     table, totals = Table(job.store, job.table), dict[str, int]()
     if not shards:
         return totals
-    table.since = table.version
+    table.expected_version = table.version
     replaces = {shard.name: shard.replaces for shard in shards}
     with track(job.stage, sum(s.num_items for s in shards), unit) as progress:
         for done in stream_shards(job, shards):
@@ -160,10 +171,10 @@ def add_counts(totals: dict[str, int], counts: Mapping[str, int]) -> None:
 
 
 class _WorkerActor:
-    """The actor of step 3; the worker is built at the first shard, so that its failure is a row like any other."""
+    """The actor of step 3. It builds its worker at the first shard, so that a failure to do so travels in a row."""
 
-    def __init__(self, window: Any, build: Callable[..., ShardWorker], args: tuple[Any, ...]) -> None:
-        self.window, self.build, self.args = window, build, args
+    def __init__(self, inflight_limit: Any, build: Callable[..., ShardWorker], args: tuple[Any, ...]) -> None:
+        self.inflight_limit, self.build, self.args = inflight_limit, build, args
         self.worker: ShardWorker | None = None
 
     def __call__(self, row: SinkRow) -> SinkRow:
@@ -171,15 +182,19 @@ class _WorkerActor:
 
     def _work(self, row: SinkRow) -> SinkRow:
         self.worker = self.worker or self.build(*self.args)
-        ray.get(self.window.enter.remote(row["shard"]))
+        ray.get(self.inflight_limit.acquire.remote(row["shard"]))
         output = self.worker(_from_ipc(row["rows"]))
         extra = _to_ipc(output.extra) if output.extra is not None else b""
         return {**row, "rows": _to_ipc(output.rows), "counts": json.dumps(output.counts), "extra": extra}
 
 
 def _reader(job: SinkJob) -> Callable[[SinkRow], SinkRow]:
-    read = job.read
-    return lambda row: _guarded(lambda r: {**r, "rows": _to_ipc(read(json.loads(r["payload"]))), "payload": ""}, row)
+    read_input = job.read_input  # the closure is pickled: it shall not hold the whole job
+
+    def read(row: SinkRow) -> SinkRow:
+        return {**row, "rows": _to_ipc(read_input(json.loads(row["payload"]))), "payload": ""}
+
+    return lambda row: _guarded(read, row)
 
 
 def _writer(job: SinkJob) -> Callable[[SinkRow], SinkRow]:
@@ -193,7 +208,7 @@ def _writer(job: SinkJob) -> Callable[[SinkRow], SinkRow]:
 
 
 def _guarded(step: Callable[[SinkRow], SinkRow], row: SinkRow) -> SinkRow:
-    """Do a step; an error meant for the user travels in the row, as Ray keeps only its text in a stack trace."""
+    """Do a step; an error for the user travels in the row, since Ray would keep only its text, in a stack trace."""
     if row["error"]:
         return row
     try:

@@ -1,6 +1,7 @@
-"""How far work may run ahead of commits: a kill of the driver redoes what was begun and not committed, and no more.
+"""A bound on how far work runs ahead of commits, as an actor beside the driver.
 
-Ray Data itself would let workers finish shard after shard while the driver still commits the first ones.
+If the driver is killed, every shard that was begun and not committed is done again. Ray Data itself would let workers
+finish shard after shard while the driver still commits the first ones; this limit makes them wait.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 def start_inflight_limit(num_workers: int) -> Any:
-    """An actor beside the driver: workers let a shard `enter`, the driver lets it `leave` once it is committed.
+    """Start the actor: workers `acquire` a shard before they begin it, the driver `release`s it once it is committed.
 
-    There is room for one shard per worker, and one that waits for its commit. It ends with the driver.
+    There is room for one shard per worker and one that waits for its commit. The actor ends with the driver.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 10_000, "scheduling_strategy": here}
@@ -23,19 +24,20 @@ def start_inflight_limit(num_workers: int) -> Any:
 
 
 class InflightLimit:
-    """Names of the shards that were begun and not committed; one that is begun again, after a crash, counts once."""
+    """Names of the shards that were begun and not committed; one that is begun again after a crash counts once."""
 
     def __init__(self, size: int) -> None:
-        self.size, self.begun, self.changed = size, set[str](), asyncio.Condition()
+        """Let at most `size` shards be in flight."""
+        self.size, self.in_flight, self.changed = size, set[str](), asyncio.Condition()
 
-    async def enter(self, shard: str) -> None:
-        """Return when the shard may be worked on."""
+    async def acquire(self, shard: str) -> None:
+        """Return as soon as the shard may begin."""
         async with self.changed:
-            await self.changed.wait_for(lambda: shard in self.begun or len(self.begun) < self.size)
-            self.begun.add(shard)
+            await self.changed.wait_for(lambda: shard in self.in_flight or len(self.in_flight) < self.size)
+            self.in_flight.add(shard)
 
-    async def leave(self, shard: str) -> None:
-        """The shard is committed."""
+    async def release(self, shard: str) -> None:
+        """Give the shard's place to another one: it is committed."""
         async with self.changed:
-            self.begun.discard(shard)
+            self.in_flight.discard(shard)
             self.changed.notify_all()

@@ -1,7 +1,7 @@
-"""Figures of the stages and of training for Prometheus, through Ray's metrics, as `meters` does for the service.
+"""Prometheus metrics of stages and of training, through `ray.util.metrics`; `service_metrics` has those of the service.
 
-They come from the driver, which runs on the head. What only grows is a counter. A gauge lives on only while it is
-set again and again: Ray's agent forgets it once it was read.
+The driver exports them; on a cluster it runs on the head node. What only grows is a counter. A gauge must be set again
+and again: Ray's agent forgets its value once it was scraped.
 """
 
 from __future__ import annotations
@@ -14,32 +14,35 @@ from ray.util import metrics
 
 PREFIX = "emoji_ldm_"
 STAGE_COUNTERS = {"planned": "items that a stage began with", "done": "items of a stage that are committed"}
-ROWS_HELP = "what became of rows of a stage: kept, dead, ok, failed, ..."
+ROWS_HELP = "rows of a stage by outcome: kept, dead, ok, failed, ..."
 LOG_GAUGES = {
     "step": ("step", "steps done"),
     "loss": ("loss", "newest loss"),
-    "validation_loss": ("validation_loss", "newest loss on images held out"),
+    "validation_loss": ("validation_loss", "newest loss on held-out images"),
     "images_per_s": ("images_per_second", "images per second"),
-    "step_s": ("step_seconds", "seconds of a step"),
+    "step_s": ("step_seconds", "seconds per step"),
     "data_wait": ("data_wait_ratio", "share of a step spent waiting for data"),
-    "skipped": ("skipped_steps", "steps left out because their gradients were not usable"),
-}  # what a line of the log calls it, what Prometheus does, and what it is
-RUN_GAUGES = {"steps": "steps wanted", "checkpoint_time_seconds": "when the last checkpoint was published, Unix time"}
-CHECKPOINT_POLL_S = 30.0  # between looks at the store for a new checkpoint
+    "skipped": ("skipped_steps", "steps skipped because of unusable gradients"),
+}  # {key in a line of the log: (Prometheus name, help)}
+RUN_GAUGES = {
+    "steps": "steps of the whole run",
+    "checkpoint_time_seconds": "when the last checkpoint was published, Unix time",
+}
+CHECKPOINT_POLL_S = 30.0  # the store is asked this often for a new checkpoint
 
 
 class StageMetrics:
-    """Of a stage that works off shards into a table."""
+    """Counters of a stage that writes shards into a table."""
 
     def __init__(self, stage: str, table: str, planned: int) -> None:
-        """Begin with `planned` items to do."""
+        """Start with `planned` items to do."""
         self.tags = {"stage": stage, "table": table}
         self._counters = stage_counters()
         if planned:
             self._counters["planned"].inc(planned, self.tags)
 
-    def done(self, num_items: int, counts: Mapping[str, int]) -> None:
-        """A shard is committed: its items, and how many of its rows ended how."""
+    def shard_committed(self, num_items: int, counts: Mapping[str, int]) -> None:
+        """Count the items of a shard, and its rows by outcome."""
         if num_items:
             self._counters["done"].inc(num_items, self.tags)
         for outcome, count in counts.items():
@@ -48,31 +51,36 @@ class StageMetrics:
 
 
 class TrainingMetrics:
-    """Of a training, as its log tells it."""
+    """Gauges of a training, from its log."""
 
     def __init__(self, section: str, run: str, steps: int, newest: Callable[[], str | None]) -> None:
-        """`newest` names the checkpoint that was published last, None if nobody can tell now.
+        """Start with the steps of the run.
 
-        The age of one from before counts from now.
+        Args:
+            section: `train` or `autoencoder`.
+            run: Name of the run.
+            steps: Steps of the whole run.
+            newest: Names the checkpoint that was published last, None if the store does not answer. The age of one
+                from before counts from now.
         """
         self._gauges = train_gauges()
         self._tags, self._newest = {"section": section, "run": run}, newest
-        self._last, self._looked = newest(), time.monotonic()
-        self._now = {"steps": float(steps), "checkpoint_time_seconds": time.time()}
+        self._checkpoint, self._polled_at = newest(), time.monotonic()
+        self._values = {"steps": float(steps), "checkpoint_time_seconds": time.time()}
 
     def update(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Export the newest of each figure; call it every second or so."""
-        if time.monotonic() - self._looked > CHECKPOINT_POLL_S:
-            self._look()
+        """Export the newest value of each metric; to be called about every second."""
+        if time.monotonic() - self._polled_at > CHECKPOINT_POLL_S:
+            self._poll_checkpoint()
         for line in lines[-20:]:
-            self._now |= {name: float(line[key]) for key, (name, _) in LOG_GAUGES.items() if key in line}
-        for name, value in self._now.items():
+            self._values |= {name: float(line[key]) for key, (name, _) in LOG_GAUGES.items() if key in line}
+        for name, value in self._values.items():
             self._gauges[name].set(value, self._tags)
 
-    def _look(self) -> None:
-        self._looked, name = time.monotonic(), self._newest()
-        if name is not None and name != self._last:
-            self._last, self._now["checkpoint_time_seconds"] = name, time.time()
+    def _poll_checkpoint(self) -> None:
+        self._polled_at, name = time.monotonic(), self._newest()
+        if name is not None and name != self._checkpoint:
+            self._checkpoint, self._values["checkpoint_time_seconds"] = name, time.time()
 
 
 def stage_counters() -> dict[str, Any]:
@@ -84,5 +92,5 @@ def stage_counters() -> dict[str, Any]:
 
 def train_gauges() -> dict[str, Any]:
     """Ray's gauges of a training."""
-    told = dict(LOG_GAUGES.values()) | RUN_GAUGES
-    return {name: metrics.Gauge(f"{PREFIX}train_{name}", text, ("section", "run")) for name, text in told.items()}
+    texts = dict(LOG_GAUGES.values()) | RUN_GAUGES
+    return {name: metrics.Gauge(f"{PREFIX}train_{name}", text, ("section", "run")) for name, text in texts.items()}

@@ -1,4 +1,8 @@
-"""The gate of a crawl as an actor, so that workers in all processes are polite together."""
+"""The rate limiter of a crawl as an actor, so that workers in all processes keep the limits of a site together.
+
+Every request of a crawl asks for a permit. `RateLimiterClient` batches the requests of one worker process into few
+calls of the actor; the actor holds the one `LocalRateLimiter` that decides.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter, RequestPermit, SlotDemand, SlotGrant
 from emoji_ldm.crawl.politeness.rate_limiter_client import RateLimiterClient
-from emoji_ldm.crawl.politeness.robots import OriginRules
+from emoji_ldm.crawl.politeness.robots_fetcher import OriginRules
 from emoji_ldm.errors import CrawlError
 from emoji_ldm.outcomes import Outcome, Rejected
 
@@ -20,14 +24,14 @@ T = TypeVar("T")
 
 
 def start_rate_limiter(config: CrawlConfig) -> RayRateLimiter:
-    """Start the gate of one crawl beside its driver, with which it ends; Ray must be connected.
+    """Start the rate limiter of one crawl beside its driver, with which it ends; Ray must be connected.
 
     Raises:
         ConfigError: An entry of `crawl.allow_private` is wrong.
     """
-    LocalRateLimiter(config)  # what is wrong with the configuration is said here
+    LocalRateLimiter(config)  # raises here, in the driver, what is wrong with the configuration
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    # Many workers wait inside it at once; none of them costs more than a coroutine.
+    # Many workers wait in it at once; each costs no more than a coroutine.
     actor = (
         ray.remote(RateLimiterActor)
         .options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
@@ -37,57 +41,57 @@ def start_rate_limiter(config: CrawlConfig) -> RayRateLimiter:
 
 
 class RayRateLimiter(RateLimiterClient):
-    """A `Gate` that is shipped to workers; each then shares the one gate with all others."""
+    """A `RateLimiter` that is pickled and sent to workers, which then share the one actor."""
 
     def __init__(self, actor: Any, config: CrawlConfig) -> None:
-        """Nothing is asked yet."""
+        """Ask nothing yet."""
         super().__init__(_ActorBackend(actor), config)
         self.actor, self.config = actor, config
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A worker gets a client of its own."""
+        """Give each process that unpickles it a client of its own."""
         return RayRateLimiter, (self.actor, self.config)
 
 
 class RateLimiterActor:
-    """Holds the one `LocalGate`."""
+    """Holds the one `LocalRateLimiter`."""
 
     def __init__(self, config: CrawlConfig) -> None:
-        self.gate = LocalRateLimiter(config)
+        self.limiter = LocalRateLimiter(config)
 
     async def rules(self, origin: str) -> OriginRules:
-        """See `LocalGate.rules`; what could not be read for a pause is a refusal too."""
+        """See `LocalRateLimiter.rules`; what could not be read for a pause is a refusal too."""
         try:
-            return await self.gate.rules(origin)
+            return await self.limiter.rules(origin)
         except Rejected as refused:
-            return OriginRules(refused=(refused.outcome, refused.reason), ttl_s=1.0)
+            return OriginRules(rejection=(refused.outcome, refused.reason), ttl_s=1.0)
 
-    async def enter(self, url: str, holder: str) -> RequestPermit | tuple[Outcome, str]:
-        """See `LocalGate.enter`; a refusal is data, since Ray wraps exceptions."""
+    async def acquire(self, url: str, holder: str) -> RequestPermit | tuple[Outcome, str]:
+        """See `LocalRateLimiter.acquire`; a refusal is data, since Ray wraps exceptions."""
         try:
-            return await self.gate.enter(url, holder)
+            return await self.limiter.acquire(url, holder)
         except Rejected as refused:
             return refused.outcome, refused.reason
 
-    async def leave(self, permit: RequestPermit, status: int | None, retry_after_s: float) -> None:
-        """See `LocalGate.leave`."""
-        await self.gate.leave(permit, status=status, retry_after_s=retry_after_s)
+    async def release(self, permit: RequestPermit, status: int | None, retry_after_s: float) -> None:
+        """See `LocalRateLimiter.release`."""
+        await self.limiter.release(permit, status=status, retry_after_s=retry_after_s)
 
-    async def report(self, origin: str, status: int | None, retry_after_s: float) -> float:
-        """See `LocalGate.report`."""
-        return self.gate.report(origin, status, retry_after_s)
+    async def record_response(self, origin: str, status: int | None, retry_after_s: float) -> float:
+        """See `LocalRateLimiter.record_response`."""
+        return self.limiter.record_response(origin, status, retry_after_s)
 
-    async def sync(self, holder: str, needs: Mapping[str, SlotDemand]) -> dict[str, SlotGrant]:
-        """See `LocalGate.sync`."""
-        return self.gate.sync(holder, needs)
+    async def sync(self, holder: str, demands: Mapping[str, SlotDemand]) -> dict[str, SlotGrant]:
+        """See `LocalRateLimiter.sync`."""
+        return self.limiter.sync(holder, demands)
 
-    async def bye(self, holder: str) -> None:
-        """See `LocalGate.bye`."""
-        self.gate.bye(holder)
+    async def drop_worker(self, holder: str) -> None:
+        """See `LocalRateLimiter.drop_worker`."""
+        self.limiter.drop_worker(holder)
 
 
 class _ActorBackend:
-    """The actor as `SharedGate` wants it."""
+    """The actor as a `RateLimiterClient` calls it."""
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
@@ -95,21 +99,21 @@ class _ActorBackend:
     async def rules(self, origin: str) -> OriginRules:
         return await _answer(self.actor.rules.remote(origin))
 
-    async def enter(self, url: str, holder: str) -> RequestPermit | Rejected:
-        answer = await _answer(self.actor.enter.remote(url, holder))
+    async def acquire(self, url: str, holder: str) -> RequestPermit | Rejected:
+        answer = await _answer(self.actor.acquire.remote(url, holder))
         return answer if isinstance(answer, RequestPermit) else Rejected(*answer)
 
-    async def leave(self, permit: RequestPermit, status: int | None, retry_after_s: float) -> None:
-        await _answer(self.actor.leave.remote(permit, status, retry_after_s))
+    async def release(self, permit: RequestPermit, status: int | None, retry_after_s: float) -> None:
+        await _answer(self.actor.release.remote(permit, status, retry_after_s))
 
-    async def report(self, origin: str, status: int | None, retry_after_s: float) -> float:
-        return await _answer(self.actor.report.remote(origin, status, retry_after_s))
+    async def record_response(self, origin: str, status: int | None, retry_after_s: float) -> float:
+        return await _answer(self.actor.record_response.remote(origin, status, retry_after_s))
 
-    def sync(self, holder: str, needs: Mapping[str, SlotDemand]) -> dict[str, SlotGrant]:
-        return _or_ended(lambda: ray.get(self.actor.sync.remote(holder, needs)))
+    def sync(self, holder: str, demands: Mapping[str, SlotDemand]) -> dict[str, SlotGrant]:
+        return _or_ended(lambda: ray.get(self.actor.sync.remote(holder, demands)))
 
-    def bye(self, holder: str) -> None:
-        _or_ended(lambda: ray.get(self.actor.bye.remote(holder)))
+    def drop_worker(self, holder: str) -> None:
+        _or_ended(lambda: ray.get(self.actor.drop_worker.remote(holder)))
 
 
 async def _answer(reference: Awaitable[T]) -> T:
@@ -128,4 +132,6 @@ def _or_ended(call: Callable[[], T]) -> T:
 
 def _ended(error: RayActorError) -> CrawlError:
     first = str(error).strip().partition("\n")[0]
-    return CrawlError(f"the gate of this crawl has ended, so its workers stop ({first}); run the crawl again to go on")
+    return CrawlError(
+        f"the rate limiter of this crawl has ended, so its workers stop ({first}); run the crawl again to go on"
+    )

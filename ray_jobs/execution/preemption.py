@@ -1,4 +1,9 @@
-"""Notices that a node is about to be taken away, asked for rarely and by all ranks at the same step."""
+"""Preemption notices: a cloud announces 30 s to 2 minutes ahead that it takes a node away.
+
+Ray Train tells a rank of the notice when it asks, but to ask is a barrier over all ranks, and all must answer alike:
+the ranks save together or wait for one another for ever. So every rank asks at the same steps, and rarely. Rank 0
+decides how many steps pass until the next question, from the time that steps take, and broadcasts it.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +13,35 @@ import ray.train
 
 from emoji_ldm.train.engines.distributed import current_context
 
-POLL_INTERVAL_S = 5.0  # a notice comes 30 s (some clouds) to 2 minutes ahead
-SAVE_MARGIN_S = 20.0  # before a node goes, the last save begins
-DEFAULT_DEADLINE_S = 120.0  # what Ray waits where no deadline is told
+POLL_INTERVAL_S = 5.0  # well below the shortest notice
+SAVE_MARGIN_S = 20.0  # the last save begins this long before the deadline
+DEFAULT_DEADLINE_S = 120.0  # Ray's own, where a notice has none
 
 
 class PreemptionNotice:
-    """Call it at every step; it asks Ray every `LOOK_S` or so, since to ask is a barrier over all ranks."""
+    """Whether to save now, because a node will be preempted; to be called at every step by every rank."""
 
     def __init__(self) -> None:
-        self.left = self.pace = 1  # steps until it asks again, and between the last two times
-        self.asked = time.monotonic()
-        self.known: set[str] = set()  # nodes whose notice was answered
-        self.deadline_s = float("inf")  # of the last save, UNIX time
+        """Ask at the first step."""
+        self.steps_until_poll = self.poll_every_steps = 1
+        self.polled_at = time.monotonic()
+        self.handled_nodes: set[str] = set()  # their notice was answered with a save
+        self.deadline_s = float("inf")  # of the last save, Unix time
 
     def __call__(self) -> bool:
-        """Whether to save now: once at a notice, once more shortly before the node goes; alike on every rank."""
-        self.left -= 1
-        if self.left:
+        """True once at a notice and once more shortly before the node goes; the same on every rank."""
+        self.steps_until_poll -= 1
+        if self.steps_until_poll:
             return False
         info = ray.train.get_preemption_info()
-        self.left, save = current_context().share((self._steps(), self._is_time(info)))
-        self.pace = self.left
+        self.steps_until_poll, save = current_context().broadcast((self._steps_to_next_poll(), self._must_save(info)))
+        self.poll_every_steps = self.steps_until_poll
         return save
 
-    def _is_time(self, info: ray.train.PreemptionInfo | None) -> bool:
+    def _must_save(self, info: ray.train.PreemptionInfo | None) -> bool:
         now = time.time()
-        if info and (fresh := set(info.preempted_node_ids) - self.known):
-            self.known |= fresh
+        if info and (fresh := set(info.preempted_node_ids) - self.handled_nodes):
+            self.handled_nodes |= fresh
             ends_s = info.deadline_ms / 1000 if info.deadline_ms else now + DEFAULT_DEADLINE_S
             self.deadline_s = min(self.deadline_s, ends_s - SAVE_MARGIN_S)
             return True
@@ -44,8 +50,8 @@ class PreemptionNotice:
             return True
         return False
 
-    def _steps(self) -> int:
-        """Steps until the next look, by this rank's clock; at most twice as many as last time, as steps may slow."""
+    def _steps_to_next_poll(self) -> int:
+        """Steps until the next question, by this rank's clock; at most twice the last number, as steps may slow."""
         now = time.monotonic()
-        step_s, self.asked = max(now - self.asked, 1e-6) / self.pace, now
-        return max(1, min(2 * self.pace, int(POLL_INTERVAL_S / step_s)))
+        step_s, self.polled_at = max(now - self.polled_at, 1e-6) / self.poll_every_steps, now
+        return max(1, min(2 * self.poll_every_steps, int(POLL_INTERVAL_S / step_s)))

@@ -1,4 +1,4 @@
-"""How long each stage of a run took and how much memory its processes held."""
+"""How long each stage of a run takes and how much memory its processes hold, for the report."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SAMPLE_EVERY_S = 1.0
 
 @contextmanager
 def measure_stage(config: Config, stage: str) -> Iterator[dict[str, Any]]:
-    """Measure the block; what it puts into the yielded dict is stored beside seconds and peak memory.
+    """Measure the block; the entries of the yielded dict are stored beside seconds and peak memory.
 
     Peak memory is the proportional set size (shared pages counted once) of this process and
-    all its descendants: on a Ray started here that is everything, on a cluster the driver.
+    all its descendants: everything of a local Ray, on a cluster only the driver.
     """
     facts: dict[str, Any] = {}
     peak, stop = [0.0], threading.Event()
@@ -40,7 +40,11 @@ def measure_stage(config: Config, stage: str) -> Iterator[dict[str, Any]]:
 
 
 def _sample(peak: list[float], stop: threading.Event) -> None:
-    """Exact sizes cost the kernel a walk over all pages, so they are taken only when the cheap sum has grown."""
+    """Sample until stopped.
+
+    Exact sizes make the kernel walk over all pages of a process: they are taken only if the cheap resident size, which
+    counts shared pages once per process, has grown.
+    """
     highest = 0.0
     while True:
         own = psutil.Process()
@@ -53,7 +57,7 @@ def _sample(peak: list[float], stop: threading.Event) -> None:
 
 
 def _resident_mb(process: psutil.Process) -> float:
-    """A process may end while it is looked at; it then holds nothing."""
+    """Resident size; 0 for a process that has ended meanwhile."""
     try:
         return float(process.memory_info().rss) / 2**20
     except psutil.Error:
@@ -61,8 +65,8 @@ def _resident_mb(process: psutil.Process) -> float:
 
 
 def _pss_mb(process: psutil.Process) -> float:
+    """Proportional set size; 0 for a process that has ended meanwhile."""
     try:
-        with open(f"/proc/{process.pid}/smaps_rollup", encoding="ascii") as lines:  # noqa: PTH123
-            return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
-    except (OSError, StopIteration):
+        return float(process.memory_full_info().pss) / 2**20
+    except psutil.Error:
         return 0.0

@@ -1,6 +1,6 @@
-"""How images and captions are split into shards, and how a worker reads a shard's rows.
+"""How images and captions are split into shards, and how a worker reads the rows of a shard.
 
-Apart from the jobs, so that reading processes need not load what encodes and captions (torch).
+This is apart from the stages, so that the reading processes need not import what encodes and captions (torch).
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ from ray_jobs.execution.delta_sink import WorkShard
 
 
 def of_images(images: Table, image_ids: Iterable[str], *, rows_per_shard: int, key: str) -> list[WorkShard]:
-    """Split images into shards that touch few files each; `key` names what is made of them.
+    """Split images into shards that read few files each.
 
-    Ids that are not in the table are left out. The same ids and key give the same names.
+    Args:
+        images: The table `images`.
+        image_ids: The images; ids that are not in the table are left out.
+        rows_per_shard: Images per shard.
+        key: Identifies what is computed from them: the same ids and key give the same shard names.
     """
     located = images.locate(image_ids)
     pairs = [(path, image_id) for path in sorted(located) for image_id in sorted(located[path])]
@@ -30,26 +34,26 @@ def of_images(images: Table, image_ids: Iterable[str], *, rows_per_shard: int, k
 
 
 def image_reader(store: Store, columns: tuple[str, ...]) -> Callable[[dict[str, Any]], pa.Table]:
-    """The `read` of a sink job over `of_images`: payload -> these columns of its images."""
+    """The `read_input` of a sink job over `of_images`: payload -> these columns of its images."""
     return partial(_read_images, store, columns)
 
 
 def of_captions(captions: Iterable[str], *, rows_per_shard: int, key: str) -> list[WorkShard]:
-    """Split captions into shards of like length, so that batches hold little padding."""
+    """Split captions into shards of similar length, so that batches hold little padding."""
     ordered = sorted(captions, key=lambda caption: (len(caption), caption))
     parts = [ordered[start : start + rows_per_shard] for start in range(0, len(ordered), rows_per_shard)]
     return [WorkShard(key_of(key, part), {"captions": part}, len(part)) for part in parts]
 
 
 def read_captions(payload: dict[str, Any]) -> pa.Table:
-    """The `read` of a sink job over `of_captions`: a column `caption`."""
+    """The `read_input` of a sink job over `of_captions`: a table with the column `caption`."""
     return pa.table({"caption": pa.array(payload["captions"], pa.string())})
 
 
 def planned(shard: WorkShard, plans: Mapping[str, CaptionPlan], version: int) -> WorkShard:
-    """A shard of images with what is wanted for each, named by both.
+    """A shard of images with the captions that are planned for each, named by both.
 
-    Where older rows are replaced, the table's version is part of the name: to try again is new work each time.
+    Where older rows are replaced, the table's version is part of the name: each retry is new work.
     """
     ids = sorted(image_id for several in shard.payload["located"].values() for image_id in several)
     chosen = {image_id: plans[image_id].to_json() for image_id in ids}
@@ -60,7 +64,7 @@ def planned(shard: WorkShard, plans: Mapping[str, CaptionPlan], version: int) ->
 
 
 def planned_reader(store: Store, columns: tuple[str, ...]) -> Callable[[dict[str, Any]], pa.Table]:
-    """The `read` of a sink job over `planned` shards: these columns, and `plan` as JSON."""
+    """The `read_input` of a sink job over `planned` shards: these columns, and `plan` as JSON."""
     return partial(_read_planned, store, columns)
 
 

@@ -1,4 +1,8 @@
-"""What the terminal shows of a training: its log in the store while it goes, a table when it is done."""
+"""What the terminal shows of a training: a progress bar from its log in the store, and a table when it is done.
+
+Rank 0 writes the log to the store, wherever it runs; the driver reads it there. So the terminal shows the same lines
+on a laptop and on a cluster, and after a restart of the worker group those that are still valid.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +30,18 @@ Summary = dict[str, object]
 
 @contextmanager
 def show_progress(store: Store, config: Config, plan: TrainingArgs) -> Iterator[None]:
-    """Show the run's log while the block runs, and export its newest figures."""
+    """Show the run's log while the block runs, and export its newest metrics."""
     stop = threading.Event()
 
     def follow() -> None:
         with track(plan.section, plan.steps, "steps") as progress:
-            screen = ProgressPrinter(plan.section, progress, _read(store, config, plan) or [])
-            figures = TrainingMetrics(plan.section, config.run, plan.steps, partial(_newest, store, config, plan))
+            printer = ProgressPrinter(plan.section, progress, _read(store, config, plan) or [])
+            metrics = TrainingMetrics(plan.section, config.run, plan.steps, partial(_newest, store, config, plan))
             while not stop.wait(POLL_S):
                 lines = _read(store, config, plan)
-                screen.show(lines)
-                figures.update(lines or ())
-            screen.show(_read(store, config, plan))
+                printer.show(lines)
+                metrics.update(lines or ())
+            printer.show(_read(store, config, plan))
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -49,22 +53,22 @@ def show_progress(store: Store, config: Config, plan: TrainingArgs) -> Iterator[
 
 
 class ProgressPrinter:
-    """Brings log lines to a progress bar, and tells what went wrong in lines of their own."""
+    """Advances a progress bar by log lines, and prints what went wrong in lines of their own."""
 
     def __init__(self, section: str, progress: ProgressTracker, lines: Sequence[MetricsLine]) -> None:
-        """`lines` are those of an earlier run, which are not shown again."""
+        """Start after `lines`, those of an earlier run, which are not shown again."""
         self.section, self.progress = section, progress
-        self._go_back(lines)
+        self._rewind(lines)
 
     def show(self, lines: Sequence[MetricsLine] | None) -> None:
-        """Show what is new; None where the log could not be read this moment."""
+        """Show new lines; None stands for a log that could not be read this time."""
         if lines is None:
             return
-        if lines and lines[-1]["step"] < self.progress.done:  # started again, from a checkpoint
-            self._go_back(lines)
+        if lines and lines[-1]["step"] < self.progress.done:  # the group was restarted from a checkpoint
+            self._rewind(lines)
         for line in lines:
             if line["step"] == self.progress.done:
-                self._tell(line)
+                self._print_notes(line)
         new = [line for line in lines if line["step"] > self.progress.done]
         for line in new:
             self._warn(line)
@@ -72,10 +76,11 @@ class ProgressPrinter:
             last = new[-1]
             self.progress.advance(int(last["step"]) - self.progress.done, progress_note(lines), 1 / last["step_s"])
 
-    def _go_back(self, lines: Sequence[MetricsLine]) -> None:
-        self.progress.begin(int(lines[-1]["step"]) if lines else 0)
+    def _rewind(self, lines: Sequence[MetricsLine]) -> None:
+        """Go on after the last of these lines: a restarted group resumes at an earlier step."""
+        self.progress.resume_at(int(lines[-1]["step"]) if lines else 0)
         self.skipped = int(lines[-1].get("skipped", 0)) if lines else 0
-        self.told = len(lines[-1].get("notes", [])) if lines else 0  # notes of the newest line
+        self.notes_printed = len(lines[-1].get("notes", [])) if lines else 0  # notes of the newest line
 
     def _warn(self, line: MetricsLine) -> None:
         for step, norm in line.get("bad", {}).items():
@@ -85,58 +90,58 @@ class ProgressPrinter:
         if more > 0:
             print_status(f"{self.section}: {more} more steps were skipped up to step {line['step']}")
         self.skipped = int(line.get("skipped", 0))
-        self.told = 0
-        self._tell(line)
+        self.notes_printed = 0
+        self._print_notes(line)
 
-    def _tell(self, line: MetricsLine) -> None:
-        """The newest line may get notes later: at the end of a training, from what it still waited for."""
+    def _print_notes(self, line: MetricsLine) -> None:
+        """Print the notes of the newest line that are new: it may get some at the end, from trackers that finish late."""
         notes = line.get("notes", [])
-        for note in notes[self.told :]:
+        for note in notes[self.notes_printed :]:
             print_status(f"{self.section}: {note}")
-        self.told = len(notes)
+        self.notes_printed = len(notes)
 
 
 def progress_note(lines: Sequence[MetricsLine]) -> str:
-    """The newest figures in a few words."""
+    """The newest values in a few words, for the progress bar."""
     last = lines[-1]
-    checked = next((line["validation_loss"] for line in reversed(lines) if "validation_loss" in line), None)
+    validation = next((line["validation_loss"] for line in reversed(lines) if "validation_loss" in line), None)
     words = [f"loss {last['loss']:.4f}"] if "loss" in last else ["every step skipped"]
-    words += [f"validation {checked:.4f}"] if checked is not None else []
+    words += [f"validation {validation:.4f}"] if validation is not None else []
     words += [f"{last['images_per_s']:,.1f} images/s", f"{1000 * last['step_s']:,.0f} ms/step"]
     return ", ".join([*words, f"data wait {100 * last['data_wait']:.1f} %"])
 
 
 def summary_rows(facts: Mapping[str, Any]) -> Summary:
-    """A training's figures (see `emoji_ldm.train.loop.fit`) as the rows of its closing table."""
-    known = dict(facts)
-    rows: Summary = {"steps": known.pop("steps")}
-    if "images_per_s" in known:
-        step_s, wait = known.pop("step_s"), known.pop("data_wait")
-        rows["images/s"] = known.pop("images_per_s")
+    """The summary of a training (see `emoji_ldm.train.loop.fit`) as the rows of its closing table."""
+    remaining = dict(facts)
+    rows: Summary = {"steps": remaining.pop("steps")}
+    if "images_per_s" in remaining:
+        step_s, wait = remaining.pop("step_s"), remaining.pop("data_wait")
+        rows["images/s"] = remaining.pop("images_per_s")
         rows["step time"] = f"{1000 * step_s:,.0f} ms, {100 * wait:.1f} % of it waiting for data"
-    if "loss_first" in known:
-        rows["loss"] = f"{known.pop('loss_first'):.4f} -> {known.pop('loss_last'):.4f}"
-    if "validation_loss_first" in known:
+    if "loss_first" in remaining:
+        rows["loss"] = f"{remaining.pop('loss_first'):.4f} -> {remaining.pop('loss_last'):.4f}"
+    if "validation_loss_first" in remaining:
         rows["validation loss"] = (
-            f"{known.pop('validation_loss_first'):.4f} -> {known.pop('validation_loss_last'):.4f}, "
-            f"best {known.pop('validation_loss_best'):.4f} at step {known.pop('validation_loss_best_step'):,}"
+            f"{remaining.pop('validation_loss_first'):.4f} -> {remaining.pop('validation_loss_last'):.4f}, "
+            f"best {remaining.pop('validation_loss_best'):.4f} at step {remaining.pop('validation_loss_best_step'):,}"
         )
-    if "skipped" in known:
-        rows["skipped steps"] = known.pop("skipped")
-    if "num_parameters" in known:
-        rows["parameters"] = _parameters(known.pop("num_parameters"), known.pop("num_weights", 0))
-        if reference := known.pop("reference_parameters", 0):
+    if "skipped" in remaining:
+        rows["skipped steps"] = remaining.pop("skipped")
+    if "num_parameters" in remaining:
+        rows["parameters"] = _parameters(remaining.pop("num_parameters"), remaining.pop("num_weights", 0))
+        if reference := remaining.pop("reference_parameters", 0):
             rows["parameters"] = f"{rows['parameters']} (in the hand-written reference {reference:,})"
-    if memory := known.pop("peak_memory_mb", None):
+    if memory := remaining.pop("peak_memory_mb", None):
         rows["memory per rank"] = " / ".join(f"{value:,}" for value in memory) + " MB"
-    if "time_s" in known:
-        rows["training time"] = format_duration(known.pop("time_s"))
-    checkpoint = known.pop("checkpoint", None)
-    return rows | known | ({"checkpoint": checkpoint} if checkpoint else {})
+    if "time_s" in remaining:
+        rows["training time"] = format_duration(remaining.pop("time_s"))
+    checkpoint = remaining.pop("checkpoint", None)
+    return rows | remaining | ({"checkpoint": checkpoint} if checkpoint else {})
 
 
-def _parameters(trained: int, whole: int) -> str:
-    return f"{trained:,} trained of {whole:,}" if whole > trained else f"{trained:,}"
+def _parameters(trained: int, total: int) -> str:
+    return f"{trained:,} trained of {total:,}" if total > trained else f"{trained:,}"
 
 
 def _read(store: Store, config: Config, plan: TrainingArgs) -> list[MetricsLine] | None:

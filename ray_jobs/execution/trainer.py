@@ -30,6 +30,7 @@ from emoji_ldm.errors import EmojiLdmError, JobError, ModelError, StoreError
 from emoji_ldm.progress import print_status
 from emoji_ldm.store import Store
 from emoji_ldm.train import preflight, resume, run_fencing
+from emoji_ldm.train.manifest import refuse_mismatch
 from emoji_ldm.train.preflight import check_training
 from emoji_ldm.train.run_fencing import clear_fatal_error, error_kind, read_fatal_error, record_fatal_error
 from emoji_ldm.train.tasks import sampler
@@ -91,17 +92,18 @@ def _ray_train_settings(settings: Section) -> dict[str, str]:
 
 
 def _finished(store: Store, config: Config, plan: TrainingArgs) -> Summary | None:
+    """The summary of a run whose newest checkpoint has all steps; None if workers must look or train."""
     found = checkpoints.complete_checkpoints(store, config.run, plan.kind)
     if not found or found[-1].step < plan.steps:
         return None
     try:
         manifest = found[-1].check()
     except ModelError:
-        return None  # workers go on from the one before, and say so
-    resume.refuse_mismatch(found[-1], manifest, config, plan)
+        return None  # it is damaged: workers continue from the one before it, and say so
+    refuse_mismatch(found[-1], manifest, config, plan)
     theirs, ours = (facts.get("latents", {}) for facts in (manifest.get("config", {}), config.model_dump(mode="json")))
     if plan.section == "train" and any(theirs.get(name) != ours[name] for name in ("vae", "text_encoder")):
-        return None  # the same weights by another name, or others: workers look into them
+        return None  # other names may still mean the same weights: workers compare these
     return {"steps": f"already trained to step {found[-1].step}", "checkpoint": found[-1].uri}
 
 
