@@ -7,8 +7,9 @@ from pathlib import Path
 import yaml
 
 from emoji_ldm.kubernetes.lint.context import LintContext
-from emoji_ldm.kubernetes.lint.pods import value_at
+from emoji_ldm.kubernetes.lint.pods import FieldPath, value_at
 from emoji_ldm.kubernetes.lint.rendering import KubeObject, name_of
+from emoji_ldm.kubernetes.lint.runner import form_problems, rule_problems
 
 K8S = Path(__file__).parents[2] / "k8s"
 GONE = object()  # as a value: the field is taken away
@@ -40,6 +41,11 @@ def _filled(value, values):
 def world() -> LintContext:
     """The good overlay."""
     return LintContext(_things(), "kind", K8S)
+
+
+def problems(obj: KubeObject, context: LintContext) -> list[tuple[FieldPath, str]]:
+    """What is wrong with one object of an overlay: its form, or the rules that it breaks if its form is right."""
+    return list(form_problems(obj, context)) or list(rule_problems(obj, context))
 
 
 def edited(name: str, edits: dict) -> tuple[KubeObject, LintContext]:

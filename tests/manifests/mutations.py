@@ -10,7 +10,7 @@ from emoji_ldm.kubernetes.lint.k8s_enums import DURATIONS, PORTS
 from emoji_ldm.kubernetes.lint.pods import value_at
 from emoji_ldm.kubernetes.lint.quantities import quantity
 from emoji_ldm.kubernetes.lint.rules.labels import OUR_LABELS
-from emoji_ldm.kubernetes.lint.rules.values import duration_of, is_quantity, words_of
+from emoji_ldm.kubernetes.lint.rules.values import allowed_values, duration_of, is_quantity
 
 CONFIG = "emoji-ldm.yaml"
 TEXTS = ("data", "annotations")  # free texts; those of annotations that we know have words
@@ -73,7 +73,7 @@ def _class(path: tuple, value: object, thing: dict) -> tuple[str, list] | None:
         return "quantity", ["32GB", "8 Gi", "eight", "-1"]
     if plain[-1] in DURATIONS and duration_of(value) is not None and "annotations" not in plain:
         return "duration", ["soon", "5 minutes", "30"]
-    if (words := words_of(plain)) and value in words:
+    if (words := allowed_values(plain)) and value in words:
         return "word", [value.lower() if value.lower() not in words else value.upper(), value + "s", value[:-1]]
     if plain[-1] in NAMES or (plain[-1] == "name" and len(plain) > 2 and (set(plain[-3:]) & set(REFERENCES))):
         return "name", [value[:-1] or "x", value + "s", "Not_A_Name"]

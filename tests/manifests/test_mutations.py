@@ -7,7 +7,8 @@ import pytest
 
 from emoji_ldm.kubernetes.lint.context import LintContext
 from emoji_ldm.kubernetes.lint.rendering import name_of
-from emoji_ldm.kubernetes.lint.runner import network_problems, problems
+from emoji_ldm.kubernetes.lint.runner import network_problems
+from tests.manifests.good import problems
 from tests.manifests.mutations import keys, misspelt, with_value, wrong_values
 from tests.manifests.render import K8S, OVERLAYS, rendered
 

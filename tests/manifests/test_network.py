@@ -13,7 +13,7 @@ from emoji_ldm.kubernetes.lint.network_reachability import (
     problems,
     selects,
 )
-from emoji_ldm.kubernetes.lint.network_reachability import _open as opened
+from emoji_ldm.kubernetes.lint.network_reachability import _open_ports as open_ports
 from emoji_ldm.kubernetes.lint.rendering import name_of
 from tests.manifests.cached_overlays import things
 from tests.manifests.render import K8S, OVERLAYS
@@ -148,7 +148,7 @@ def end(namespace="emoji-ldm", addresses=(), **labels):
     ({"ports": [{"protocol": "TCP"}]}, end(), {22, 80}),
 ], ids=str)  # fmt: skip
 def test_a_rule_means_what_kubernetes_says(rule, peer, ports):
-    assert {number for number, _ in opened([rule], peer, end(), frozenset({(22, "TCP"), (80, "TCP")}))} == ports
+    assert {number for number, _ in open_ports([rule], peer, end(), frozenset({(22, "TCP"), (80, "TCP")}))} == ports
 
 
 @pytest.mark.parametrize("selector, matches", [

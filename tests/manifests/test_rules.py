@@ -10,12 +10,11 @@ from emoji_ldm.kubernetes.lint.k8s_enums import START_OPTIONS
 from emoji_ldm.kubernetes.lint.pods import ray_job
 from emoji_ldm.kubernetes.lint.rendering import name_of
 from emoji_ldm.kubernetes.lint.rules import RULES, violations
-from emoji_ldm.kubernetes.lint.rules.project_config import WORDS
+from emoji_ldm.kubernetes.lint.rules.project_config import COMMANDS
 from emoji_ldm.kubernetes.lint.rules.rule import rule_targets
-from emoji_ldm.kubernetes.lint.runner import problems
 from tests.command_line import command_names
 from tests.manifests.cases import CASES
-from tests.manifests.good import edited, world
+from tests.manifests.good import edited, problems, world
 from tests.manifests.operators import OPERATORS
 from tests.manifests.render import OVERLAYS, rendered
 
@@ -55,7 +54,7 @@ def test_a_rule_that_is_kept_is_silent(rule):
 
 
 def test_the_words_that_entrypoints_may_use_are_commands_of_ours():
-    assert command_names() >= WORDS - {"autoencoder"}
+    assert command_names() >= COMMANDS - {"autoencoder"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -1,4 +1,11 @@
-"""Check the manifests of an overlay without a cluster: `check(folder, overlay)` returns what is wrong, and where."""
+"""The offline check of an overlay's manifests: `check(folder, overlay)` returns every finding with its location.
+
+An overlay is rendered with kustomize, and its objects are checked one by one: `schema` and `cel` check their form as
+the API server would, `rules` checks what no schema states (what KubeRay and Kueue refuse, dangling references, the
+security profile, this project's conventions). If all objects pass, `admission` evaluates the overlay's own admission
+policies and `network_reachability` compares its NetworkPolicies with the declared matrix. `source_map` finds the line
+of each finding.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +17,12 @@ __all__ = ["Finding", "check"]
 
 
 def check(folder: Path, overlay: str) -> list[Finding]:
-    """All findings of one overlay of `folder` (k8s/), in the order of files and lines; [] means that all holds.
+    """All findings of one overlay of `folder` (k8s/), sorted by file and line; an empty list if there are none.
 
     Raises:
-        ConfigError: There is no such overlay, no kubectl, or kustomize cannot render it.
+        ConfigError: The overlay does not exist, kubectl is missing, or kustomize cannot render the overlay.
     """
-    from emoji_ldm.kubernetes.lint.runner import findings  # heavy parts load when they are needed
+    # CEL, JSON schemas and YAML are imported here, because every command imports this package and few run a check.
+    from emoji_ldm.kubernetes.lint.runner import findings
 
     return findings(folder, overlay)

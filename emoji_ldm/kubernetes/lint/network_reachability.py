@@ -1,8 +1,12 @@
-"""Who reaches whom: what an overlay's NetworkPolicies let through, and what `network/allowed.yaml` says they should.
+"""The connections that an overlay's NetworkPolicies allow, compared with those that `network/allowed.yaml` declares.
 
-Semantics: https://kubernetes.io/docs/concepts/services-networking/network-policies/. A connection needs the leave of
-the policies that select its source (egress) and of those that select its target (ingress); a Pod that no policy selects
-takes and sends everything. An address may stand for a Pod as well: networks differ there, so the worse is taken.
+Policies are additive and written from two sides: a connection needs an egress rule of the policies that select its
+source and an ingress rule of those that select its target; a Pod that no policy selects for a direction is unrestricted
+in it. Reading them one by one does not show what they allow together. Therefore every pair of endpoints is evaluated on
+every port that anything names, and the result must equal the declared table: what is missing breaks the system, what is
+extra is an open door. CNI plugins differ in whether an ipBlock also matches Pods; the more permissive reading is used.
+
+Semantics: https://kubernetes.io/docs/concepts/services-networking/network-policies/
 """
 
 from __future__ import annotations
@@ -15,9 +19,10 @@ from typing import Any, NamedTuple
 
 from emoji_ldm.kubernetes.lint.pods import pods
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
+from emoji_ldm.kubernetes.lint.selectors import selects
 
 NAMESPACE = "emoji-ldm"
-UNNAMED_PORT = 12345  # stands for every port that nobody names
+UNNAMED_PORT = 12345  # stands for all ports that neither containers, policies nor the table name
 ALL_PORTS = "all"
 POD_ADDRESS = "10.244.9.9"
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")  # RFC 1918, RFC 6598
@@ -26,11 +31,11 @@ Port = tuple[int, str]  # number, protocol
 
 
 class Flow(NamedTuple):
-    """One connection that is possible."""
+    """One possible connection."""
 
     source: str
     target: str
-    port: str  # such as 8265/TCP; 12345 is any that nobody names
+    port: str  # such as 8265/TCP
 
     def __str__(self) -> str:
         return f"{self.source} reaches {self.target} on {self.port}"
@@ -38,7 +43,7 @@ class Flow(NamedTuple):
 
 @dataclass(frozen=True)
 class NetworkEndpoint:
-    """Somebody on the network: all Pods with the same labels, or somebody outside."""
+    """One party of a connection: all Pods with the same labels, or an external peer."""
 
     name: str
     namespace: str | None
@@ -49,101 +54,101 @@ class NetworkEndpoint:
 
     @property
     def is_private(self) -> bool:
-        """Whether it has an address that the internet does not see, link-local ones left out."""
+        """Whether it is an external peer with a private address; link-local addresses do not count."""
         return not self.is_ours and any(_in_block(one, cidr, ()) for one in self.addresses for cidr in PRIVATE)
 
 
 def problems(objects: Iterable[KubeObject], table: Mapping[str, Any]) -> Iterator[str]:
-    """Differences between what the policies let through and what `allowed.yaml` says, one line each."""
+    """Differences between what the policies allow and what `allowed.yaml` declares, one line each."""
     objects = list(objects)
-    real, told = allowed_by_policies(objects, table), declared_flows(objects, table)
-    for flow in sorted(real - told):
+    allowed, declared = allowed_by_policies(objects, table), declared_flows(objects, table)
+    for flow in sorted(allowed - declared):
         yield f"{flow}, and allowed.yaml does not allow it"
-    for flow in sorted(told - real):
-        yield f"allowed.yaml says that {flow}, and the policies do not let it"
+    for flow in sorted(declared - allowed):
+        yield f"allowed.yaml says that {flow}, and the policies do not allow it"
 
 
 def allowed_by_policies(objects: Iterable[KubeObject], table: Mapping[str, Any]) -> set[Flow]:
-    """Every connection that the policies let through, from or to this project's Pods."""
+    """Every connection from or to this project's Pods that the policies allow."""
     objects = list(objects)
     policies = [obj["spec"] for obj in objects if obj.get("kind") == "NetworkPolicy"]
-    ends, ports = _ends(objects, table), frozenset(_ports(objects, table))
-    sends = [_rules(policies, "egress", end) for end in ends]
-    takes = [_rules(policies, "ingress", end) for end in ends]
+    endpoints, ports = _endpoints(objects, table), frozenset(_ports(objects, table))
+    egress = [_rules(policies, "egress", endpoint) for endpoint in endpoints]
+    ingress = [_rules(policies, "ingress", endpoint) for endpoint in endpoints]
     return {
         Flow(source.name, target.name, f"{number}/{protocol}")
-        for source, out in zip(ends, sends, strict=True)
-        for target, into in zip(ends, takes, strict=True)
+        for source, rules_out in zip(endpoints, egress, strict=True)
+        for target, rules_in in zip(endpoints, ingress, strict=True)
         if source.is_ours or target.is_ours
-        for number, protocol in _open(out, target, target, ports) & _open(into, source, target, ports)
+        for number, protocol in _open_ports(rules_out, target, target, ports)
+        & _open_ports(rules_in, source, target, ports)
     }
 
 
 def declared_flows(objects: Iterable[KubeObject], table: Mapping[str, Any]) -> set[Flow]:
-    """Every connection that the rows of the table allow between those who are there."""
+    """Every connection that the rows of the table allow between the endpoints of this overlay."""
     objects = list(objects)
-    ends, ports = _ends(objects, table), _ports(objects, table)
-    there = {obj["metadata"]["name"] for obj in objects if obj.get("kind") == "NetworkPolicy"}
+    endpoints, ports = _endpoints(objects, table), _ports(objects, table)
+    policies = {obj["metadata"]["name"] for obj in objects if obj.get("kind") == "NetworkPolicy"}
     found = set()
     for row in table["allowed"]:
-        if row.get("where", "deny") not in there:
+        if row.get("where", "deny") not in policies:  # a row may apply only to overlays that have a certain policy
             continue
-        wanted = (
-            {f"{number}/{protocol}" for number, protocol in ports} if row["ports"] == ALL_PORTS else set(row["ports"])
-        )
-        pairs = ((a, b) for a in _meant(row["from"], ends, table) for b in _meant(row["to"], ends, table))
+        every_port = {f"{number}/{protocol}" for number, protocol in ports}
+        allowed_ports = every_port if row["ports"] == ALL_PORTS else set(row["ports"])
+        sources, targets = _named(row["from"], endpoints, table), _named(row["to"], endpoints, table)
+        pairs = ((source, target) for source in sources for target in targets)
         key = row.get("same")
         found |= {
             Flow(source.name, target.name, port)
             for source, target in pairs
             if key is None or source.labels.get(key) == target.labels.get(key)
-            for port in wanted
+            for port in allowed_ports
         }
     return found
 
 
-def _meant(word: str, ends: list[NetworkEndpoint], table: Mapping[str, Any]) -> list[NetworkEndpoint]:
-    """Whom a word of the table means."""
-    if word == "private":
-        return [end for end in ends if end.is_private]
-    if word in table["outside"]:
-        return [end for end in ends if end.name == word]
-    wanted = table["ours"][word]
-    return [end for end in ends if end.is_ours and all(end.labels.get(k) in v for k, v in wanted.items())]
+def _named(name: str, endpoints: list[NetworkEndpoint], table: Mapping[str, Any]) -> list[NetworkEndpoint]:
+    """The endpoints that a name in the table stands for."""
+    if name == "private":
+        return [endpoint for endpoint in endpoints if endpoint.is_private]
+    if name in table["outside"]:
+        return [endpoint for endpoint in endpoints if endpoint.name == name]
+    labels = table["ours"][name].items()
+    return [one for one in endpoints if one.is_ours and all(one.labels.get(key) in values for key, values in labels)]
 
 
-def _ends(objects: list[KubeObject], table: Mapping[str, Any]) -> list[NetworkEndpoint]:
+def _endpoints(objects: list[KubeObject], table: Mapping[str, Any]) -> list[NetworkEndpoint]:
     ours: dict[str, NetworkEndpoint] = {}
     for pod in pods(objects):
         if pod.namespace == NAMESPACE:
             ports = {p["name"]: p["containerPort"] for c in pod.containers for p in c.get("ports", []) if "name" in p}
-            end = NetworkEndpoint(
-                _name(pod.labels) or pod.owner, NAMESPACE, pod.labels, (POD_ADDRESS,), ports, is_ours=True
-            )
-            ours.setdefault(f"{end.name} {sorted(pod.labels.items())}", end)
+            name = _name(pod.labels) or pod.owner
+            endpoint = NetworkEndpoint(name, NAMESPACE, pod.labels, (POD_ADDRESS,), ports, is_ours=True)
+            ours.setdefault(f"{name} {sorted(pod.labels.items())}", endpoint)
     outside = [
         NetworkEndpoint(
             name,
-            who.get("namespace"),
-            who.get("labels", {}),
-            tuple(who["addresses"]),
+            peer.get("namespace"),
+            peer.get("labels", {}),
+            tuple(peer["addresses"]),
             {},
-            is_ours=who.get("namespace") == NAMESPACE,
+            is_ours=peer.get("namespace") == NAMESPACE,
         )
-        for name, who in table["outside"].items()
+        for name, peer in table["outside"].items()
     ]
     return [*ours.values(), *outside]
 
 
 def _name(labels: Mapping[str, str]) -> str:
-    """Such as `crawl worker online`, or the name of an app."""
+    """A name for messages, such as `crawl worker online`, or the app's name."""
     words = [labels.get("emoji-ldm/stage", ""), labels.get("emoji-ldm/role", "")]
     online = ["online"] if "emoji-ldm/internet" in labels else []
     return " ".join(filter(None, words + online)) or labels.get("app.kubernetes.io/name", "")
 
 
 def _ports(objects: list[KubeObject], table: Mapping[str, Any]) -> list[Port]:
-    """Every port that a container, a policy or the table names, and one for all others."""
+    """Every port that a container, a policy or the table names, and one that stands for all others."""
     numbers = {UNNAMED_PORT}
     for pod in pods(objects):
         numbers |= {port["containerPort"] for c in pod.containers for port in c.get("ports", [])}
@@ -156,20 +161,20 @@ def _ports(objects: list[KubeObject], table: Mapping[str, Any]) -> list[Port]:
     return [(number, protocol) for number in sorted(numbers) for protocol in ("TCP", "UDP")]
 
 
-def _rules(policies: list[KubeObject], way: str, end: NetworkEndpoint) -> list[KubeObject] | None:
-    """The rules for what leaves (egress) or enters (ingress) somebody; None if no policy says anything about it."""
-    if not end.is_ours:
+def _rules(policies: list[KubeObject], direction: str, endpoint: NetworkEndpoint) -> list[KubeObject] | None:
+    """The egress or ingress rules of an endpoint; None if no policy selects it, so that everything is allowed."""
+    if not endpoint.is_ours:
         return None
-    chosen = [
-        policy for policy in policies if way in _ways(policy) and selects(policy.get("podSelector", {}), end.labels)
-    ]
-    return [rule for policy in chosen for rule in policy.get(way) or []] if chosen else None
+    applying = (policy for policy in policies if direction in _directions(policy))
+    selecting = [policy for policy in applying if selects(policy.get("podSelector", {}), endpoint.labels)]
+    # An empty list is not None: a policy that selects the Pod without any rule denies everything.
+    return [rule for policy in selecting for rule in policy.get(direction) or []] if selecting else None
 
 
-def _open(
+def _open_ports(
     rules: list[KubeObject] | None, peer: NetworkEndpoint, target: NetworkEndpoint, ports: frozenset[Port]
 ) -> frozenset[Port]:
-    """The ports of `target` that the rules leave open between their owner and `peer`."""
+    """The ports of `target` on which the rules of one side allow a connection with `peer`."""
     if rules is None:
         return ports
     found: frozenset[Port] = frozenset()
@@ -181,9 +186,10 @@ def _open(
     return found
 
 
-def _ways(policy: KubeObject) -> set[str]:
+def _directions(policy: KubeObject) -> set[str]:
+    # Without policyTypes, a policy applies to ingress, and to egress only if it has egress rules.
     listed = policy.get("policyTypes") or ["Ingress", *(["Egress"] if "egress" in policy else [])]
-    return {word.lower() for word in listed}
+    return {name.lower() for name in listed}
 
 
 def _port_fits(entry: KubeObject, target: NetworkEndpoint, port: Port) -> bool:
@@ -192,8 +198,9 @@ def _port_fits(entry: KubeObject, target: NetworkEndpoint, port: Port) -> bool:
         return False
     if "port" not in entry:
         return True
-    wanted = entry["port"]
-    first = target.named_ports.get(wanted, 0) if isinstance(wanted, str) else int(wanted)  # port 0: no such name
+    port_or_name = entry["port"]
+    # A name that the target does not have resolves to port 0, which no connection uses.
+    first = target.named_ports.get(port_or_name, 0) if isinstance(port_or_name, str) else int(port_or_name)
     return bool(first <= number <= int(entry.get("endPort", first)))
 
 
@@ -202,32 +209,15 @@ def _peer_fits(entry: KubeObject, peer: NetworkEndpoint) -> bool:
         return any(_in_block(address, block["cidr"], tuple(block.get("except", []))) for address in peer.addresses)
     if peer.namespace is None:
         return False
-    spaces = entry.get("namespaceSelector")
-    if spaces is None and peer.namespace != NAMESPACE:
+    namespaces = entry.get("namespaceSelector")
+    if namespaces is None and peer.namespace != NAMESPACE:
         return False
-    if spaces is not None and not selects(spaces, {"kubernetes.io/metadata.name": peer.namespace}):
+    if namespaces is not None and not selects(namespaces, {"kubernetes.io/metadata.name": peer.namespace}):
         return False
     return "podSelector" not in entry or selects(entry["podSelector"], peer.labels)
 
 
-def selects(selector: KubeObject, labels: Mapping[str, str]) -> bool:
-    """Whether a label selector matches; an empty one matches everything."""
-    if any(labels.get(key) != value for key, value in (selector.get("matchLabels") or {}).items()):
-        return False
-    return all(_expression_fits(entry, labels) for entry in selector.get("matchExpressions") or [])
-
-
-def _expression_fits(entry: KubeObject, labels: Mapping[str, str]) -> bool:
-    key, values = entry["key"], entry.get("values", [])
-    return bool({
-        "In": key in labels and labels[key] in values,
-        "NotIn": labels.get(key) not in values,
-        "Exists": key in labels,
-        "DoesNotExist": key not in labels,
-    }[entry["operator"]])  # fmt: skip
-
-
 @functools.cache
-def _in_block(address: str, cidr: str, holes: tuple[str, ...]) -> bool:
+def _in_block(address: str, cidr: str, exceptions: tuple[str, ...]) -> bool:
     parsed = ipaddress.ip_address(address)
-    return parsed in ipaddress.ip_network(cidr) and not any(parsed in ipaddress.ip_network(hole) for hole in holes)
+    return parsed in ipaddress.ip_network(cidr) and not any(parsed in ipaddress.ip_network(one) for one in exceptions)

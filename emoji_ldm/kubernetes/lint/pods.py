@@ -1,5 +1,9 @@
-"""Every Pod that an object leads to, with the containers that the operators add, at KubeRay v1.7.0.
+"""Expands objects to the Pods that they result in, with the containers that operators add, as of KubeRay v1.7.0.
 
+Quotas, network policies and the restricted security profile apply to Pods, but manifests contain mostly custom objects.
+What KubeRay adds to their templates therefore has to be reproduced: the autoscaler sidecar of a head, the init
+container with which workers wait for the head, the submitter of a RayJob, and the Job that empties Redis when a cluster
+goes.
 Sources (ray-operator/controllers/ray): `common/pod.go` for the autoscaler sidecar and the init container,
 `common/job.go` for the submitter, `raycluster_controller.go` for the Redis clean-up Job.
 """
@@ -22,15 +26,15 @@ WAIT_RESOURCES = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"cp
 
 @dataclass(frozen=True)
 class ExpandedPod:
-    """A Pod as it will run, and where its template lies in the object."""
+    """A Pod as it will run, and the path of its template in the object that it comes from."""
 
     source_object: KubeObject
     role: str  # pod, head, worker, submitter, cleanup
-    path: FieldPath  # of the template in the object
-    template: KubeObject  # metadata and spec, with the containers that operators add
-    group: KubeObject = field(default_factory=dict)  # the Ray group it belongs to
-    count: int = 1  # how many of them at most
-    injected: tuple[str, ...] = ()  # names of the containers that are not written in the template
+    path: FieldPath  # of the template in `source_object`
+    template: KubeObject  # metadata and spec, including the containers that operators add
+    group: KubeObject = field(default_factory=dict)  # the Ray group that it belongs to
+    count: int = 1  # the most there can be
+    injected: tuple[str, ...] = ()  # names of the containers that operators add
 
     @property
     def owner(self) -> str:
@@ -50,11 +54,11 @@ class ExpandedPod:
 
     @property
     def containers(self) -> list[KubeObject]:
-        """Init containers first."""
+        """All containers, init containers first."""
         return [*(self.spec.get("initContainers") or []), *(self.spec.get("containers") or [])]
 
     def container_paths(self) -> Iterator[tuple[FieldPath, KubeObject]]:
-        """Each container with its path in the object; for one that an operator adds, the path of what shapes it."""
+        """Each container with its path in the object; for an added one, the path of the field that configures it."""
         for key in ("initContainers", "containers"):
             for index, container in enumerate(self.spec.get(key) or []):
                 if container.get("name") not in self.injected:
@@ -66,7 +70,7 @@ class ExpandedPod:
 
 
 def pods(objects: Iterable[KubeObject]) -> Iterator[ExpandedPod]:
-    """Every Pod of the objects, those inside Ray kinds and those that operators make too."""
+    """Every Pod that the objects result in, including those that operators create."""
     for obj in objects:
         spec = obj.get("spec")
         if not isinstance(spec, dict):
@@ -76,7 +80,7 @@ def pods(objects: Iterable[KubeObject]) -> Iterator[ExpandedPod]:
 
 
 def templates(obj: KubeObject) -> Iterator[tuple[FieldPath, object]]:
-    """Every Pod template that is written in an object, with its path; None for one that is missing."""
+    """Every Pod template in an object, with its path; None for a template that is missing."""
     kind = obj.get("kind")
     if kind in TEMPLATED:
         yield ("spec", "template"), value_at(obj, ("spec", "template"))
@@ -85,15 +89,15 @@ def templates(obj: KubeObject) -> Iterator[tuple[FieldPath, object]]:
     if part := ray_part(obj):
         path, cluster = part
         groups = cluster.get("workerGroupSpecs") or []
-        places = [("headGroupSpec",), *(("workerGroupSpecs", index) for index, _ in enumerate(groups))]
-        for place in places:
-            yield (*path, *place, "template"), value_at(cluster, (*place, "template"))
+        group_paths = [("headGroupSpec",), *(("workerGroupSpecs", index) for index, _ in enumerate(groups))]
+        for group_path in group_paths:
+            yield (*path, *group_path, "template"), value_at(cluster, (*group_path, "template"))
     if (job := ray_job(obj)) and "submitterPodTemplate" in job[1]:
         yield (*job[0], "submitterPodTemplate"), job[1]["submitterPodTemplate"]
 
 
 def ray_part(obj: KubeObject) -> tuple[FieldPath, KubeObject] | None:
-    """The cluster inside any Ray kind, with its path."""
+    """The cluster specification inside any Ray kind, with its path; None for other kinds."""
     path: FieldPath = {
         "RayCluster": ("spec",),
         "RayJob": ("spec", "rayClusterSpec"),
@@ -107,20 +111,20 @@ def ray_part(obj: KubeObject) -> tuple[FieldPath, KubeObject] | None:
 
 
 def ray_cluster(obj: KubeObject) -> KubeObject | None:
-    """The cluster inside any Ray kind."""
+    """The cluster specification inside any Ray kind; None for other kinds."""
     part = ray_part(obj)
     return part[1] if part else None
 
 
 def ray_job(obj: KubeObject) -> tuple[FieldPath, KubeObject] | None:
-    """The spec of a RayJob, or that of the jobs a RayCronJob makes, with its path."""
+    """The spec of a RayJob, or of the jobs that a RayCronJob creates, with its path; None for other kinds."""
     path: FieldPath = {"RayJob": ("spec",), "RayCronJob": ("spec", "jobTemplate")}.get(str(obj.get("kind")), ())
     spec = value_at(obj, path) if path else None
     return (path, spec) if isinstance(spec, dict) else None
 
 
 def value_at(value: object, path: FieldPath) -> object:
-    """What lies at a path; None where nothing does."""
+    """The value at a path; None if there is none."""
     for step in path:
         if isinstance(value, dict):
             value = value.get(step)
@@ -193,8 +197,8 @@ def _worker(obj: KubeObject, path: FieldPath, group: KubeObject) -> ExpandedPod:
     if ray.get("securityContext"):
         wait["securityContext"] = ray["securityContext"]
     template["spec"]["initContainers"] = [*(template["spec"].get("initContainers") or []), wait]
-    most = group.get("maxReplicas")
-    count = int(most if most is not None else group.get("replicas") or 0) * int(group.get("numOfHosts") or 1)
+    maximum = group.get("maxReplicas")
+    count = int(maximum if maximum is not None else group.get("replicas") or 0) * int(group.get("numOfHosts") or 1)
     return ExpandedPod(obj, "worker", (*path, "template"), template, group, count, ("wait-gcs-ready",))
 
 
@@ -211,7 +215,7 @@ def _submitter(obj: KubeObject, path: FieldPath, job: KubeObject, head: KubeObje
 
 
 def _cleanup(obj: KubeObject, path: FieldPath, group: KubeObject) -> ExpandedPod:
-    """The Job that empties Redis when the cluster goes: the head's Pod with only its Ray container."""
+    """The Job that empties Redis when the cluster is deleted: the head's Pod with only its Ray container."""
     template = _copy(group)
     template["spec"]["containers"] = [_first(template) | {"resources": WAIT_RESOURCES}]
     return ExpandedPod(obj, "cleanup", (*path, "template"), template, group)

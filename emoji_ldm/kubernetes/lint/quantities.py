@@ -1,4 +1,4 @@
-"""Kubernetes quantities and durations as numbers."""
+"""Parses Kubernetes quantities and Go durations; quantities are exact fractions, so that sums can be compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GO_DURATION = re.compile(r"[+-]?(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+|0")
 
 
 def quantity(value: object) -> Fraction | None:
-    """A quantity such as "500m", "8Gi" or 2 as a number; None where it is none."""
+    """A quantity such as "500m", "8Gi" or 2 as a number; None if it is not a quantity."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     found = QUANTITY.fullmatch(str(value))
@@ -25,7 +25,7 @@ def quantity(value: object) -> Fraction | None:
 
 
 def duration_s(value: object) -> float | None:
-    """A Go duration such as "30m" or "1h30m" in seconds; None where it is none."""
+    """A Go duration such as "30m" or "1h30m" in seconds; None if it is not a duration."""
     if not isinstance(value, str) or not GO_DURATION.fullmatch(value):
         return None
     parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", value)

@@ -1,4 +1,4 @@
-"""Overlays as kustomize renders them: once per overlay and process, and again only when a file has changed."""
+"""Renders overlays with kustomize, once per process, and again only if a file has changed."""
 
 from __future__ import annotations
 
@@ -22,41 +22,43 @@ def overlays(folder: Path) -> list[str]:
     """Names of the overlays in `folder` (k8s/).
 
     Raises:
-        ConfigError: The folder holds none.
+        ConfigError: The folder contains none.
     """
     names = sorted(path.parent.name for path in (folder / "overlays").glob("*/kustomization.yaml"))
     if not names:
-        raise ConfigError(f"{folder} holds no overlays: run from a clone of the project, or name it with --manifests")
+        raise ConfigError(
+            f"{folder} contains no overlays: run from a clone of the project, or name it with --manifests"
+        )
     return names
 
 
 def render(folder: Path, overlay: str) -> list[KubeObject]:
-    """The objects of one overlay; yours to change.
+    """The objects of one overlay, as a copy that the caller may change.
 
     Raises:
-        ConfigError: There is no such overlay, no kubectl, or kustomize cannot render it.
+        ConfigError: The overlay does not exist, kubectl is missing, or kustomize cannot render it.
     """
     known = overlays(folder)
     if overlay not in known:
         raise ConfigError(f"no overlay {overlay!r} in {folder / 'overlays'} (there are: {', '.join(known)})")
-    place = (folder / "overlays" / overlay).resolve()
-    return copy.deepcopy(_rendered(place, folder_fingerprint(folder)))
+    path = (folder / "overlays" / overlay).resolve()
+    return copy.deepcopy(_rendered(path, folder_fingerprint(folder)))
 
 
-def kustomize(place: Path) -> str:
-    """What kustomize makes of a folder.
+def kustomize(folder: Path) -> str:
+    """The output of kustomize for a folder, a stream of YAML documents.
 
     Raises:
-        ConfigError: With kustomize's own words, in one line.
+        ConfigError: kustomize failed; the message is its own, in one line.
     """
-    command = [*render_command(), str(place)]
+    command = [*render_command(), str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        raise ConfigError(f"kustomize cannot render {place.name} within {TIMEOUT_S} s") from None
+        raise ConfigError(f"kustomize cannot render {folder.name} within {TIMEOUT_S} s") from None
     if done.returncode:
         words = " ".join(done.stderr.removeprefix("error: ").split())
-        raise ConfigError(f"kustomize cannot render {place.name}: {words}")
+        raise ConfigError(f"kustomize cannot render {folder.name}: {words}")
     return done.stdout
 
 
@@ -66,23 +68,23 @@ def parse(text: str) -> list[KubeObject]:
 
 
 def _without_nulls(value: Any) -> Any:
-    """A value without the fields that are null, as the API server takes it."""
+    """A value without null fields, which the API server treats as absent."""
     if isinstance(value, dict):
         return {name: _without_nulls(item) for name, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def name_of(obj: KubeObject) -> str:
-    """Such as `RayJob/train`."""
+    """Kind and name of an object for messages, such as `RayJob/train`."""
     return f"{obj.get('kind')}/{(obj.get('metadata') or {}).get('name')}"
 
 
 def folder_fingerprint(folder: Path) -> int:
-    """Another number whenever a file below the folder has changed."""
+    """A number that changes whenever a file below the folder does."""
     stats = ((str(path), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
     return hash(tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
 
 
 @functools.lru_cache(maxsize=32)
-def _rendered(place: Path, _stamp: int) -> list[KubeObject]:
-    return parse(kustomize(place))
+def _rendered(folder: Path, _fingerprint: int) -> list[KubeObject]:
+    return parse(kustomize(folder))

@@ -1,4 +1,8 @@
-"""Everything that is checked of one overlay, gathered."""
+"""Runs every check on one overlay and turns problems into findings with file and line.
+
+The checks run in stages, so that one mistake gives one finding: rules see only objects whose form is right, and the
+admission policies and the network matrix are evaluated only if no object has a problem of its own.
+"""
 
 from __future__ import annotations
 
@@ -11,54 +15,53 @@ from emoji_ldm.kubernetes.lint.context import LintContext
 from emoji_ldm.kubernetes.lint.finding import Finding
 from emoji_ldm.kubernetes.lint.kustomize_sources import files_of, sources
 from emoji_ldm.kubernetes.lint.network_matrix import load_network_matrix
-from emoji_ldm.kubernetes.lint.pods import FieldPath as Steps
-from emoji_ldm.kubernetes.lint.pods import value_at
+from emoji_ldm.kubernetes.lint.pods import FieldPath, value_at
 from emoji_ldm.kubernetes.lint.rendering import KubeObject, name_of, render
 from emoji_ldm.kubernetes.lint.rules import violations
 from emoji_ldm.kubernetes.lint.schema import custom_kind, schema_problems
 from emoji_ldm.kubernetes.lint.source_map import SourceMap, relative_file
 
-Problem = tuple[KubeObject, Steps, str]
+Problem = tuple[KubeObject, FieldPath, str]  # the object, the path of the field, what is wrong
 
-PLACEHOLDER = "FILL-ME-IN"
+PLACEHOLDER = "FILL-ME-IN"  # a value that each site has to fill in
 ALLOWED = "components/network/allowed.yaml"
 
 
 def findings(folder: Path, overlay: str) -> list[Finding]:
     """All findings of one overlay, sorted; see `emoji_ldm.kubernetes.lint.check`."""
     context = LintContext(tuple(render(folder, overlay)), overlay, folder)
-    found, made = list(overlay_problems(context)), list(placeholders(folder, overlay, context))
-    if not found:  # what is wrong in itself is told once
+    found, result = list(overlay_problems(context)), list(placeholders(folder, overlay, context))
+    if not found:
         found = [(obj, (), f"admission: {text}") for obj, text in _refusals(context)]
-        made += [Finding(f"{folder.resolve().name}/{ALLOWED}", 1, "network", text) for text in network_problems(context)]
-    made += _located(found, SourceMap(folder, overlay) if found else None)
-    return sorted(made)
+        matrix = f"{folder.resolve().name}/{ALLOWED}"
+        result += [Finding(matrix, 1, "network", text) for text in network_problems(context)]
+    result += _located(found, SourceMap(folder, overlay) if found else None)
+    return sorted(result)
 
 
 def overlay_problems(context: LintContext) -> Iterator[Problem]:
-    """What is wrong with the objects of an overlay; those of wrong form are only names to the rules of the others."""
-    wrong = [(obj, path, text) for obj in context.objects for path, text in _form(obj, context)]
-    yield from wrong
-    bad = {id(obj) for obj, _, _ in wrong}
-    around = LintContext(
-        tuple(_name_only(one) if id(one) in bad else one for one in context.objects), context.overlay, context.folder
-    )
+    """What is wrong with the objects of an overlay: their form first, then the rules for those whose form is right.
+
+    An object of wrong form is reduced to its name for the rules of the others: they may refer to it, but cannot rely on
+    any of its fields.
+    """
+    malformed = [(obj, path, text) for obj in context.objects for path, text in form_problems(obj, context)]
+    yield from malformed
+    ids = {id(obj) for obj, _, _ in malformed}
+    objects = tuple(_name_only(obj) if id(obj) in ids else obj for obj in context.objects)
+    reduced = LintContext(objects, context.overlay, context.folder)
     for obj in context.objects:
-        if id(obj) not in bad:
-            yield from ((obj, path, text) for path, text in _rule_problems(obj, around))
+        if id(obj) not in ids:
+            yield from ((obj, path, text) for path, text in rule_problems(obj, reduced))
 
 
-def problems(obj: KubeObject, context: LintContext) -> Iterator[tuple[Steps, str]]:
-    """What is wrong with one object of an overlay: its form first; only where that is right, the rules."""
-    form = list(_form(obj, context))
-    yield from form or _rule_problems(obj, context)
-
-
-def _form(obj: KubeObject, context: LintContext) -> Iterator[tuple[Steps, str]]:
+def form_problems(obj: KubeObject, context: LintContext) -> Iterator[tuple[FieldPath, str]]:
+    """What the API server's schemas would refuse, each with the path of the field."""
     return schema_problems(obj, context.folder / "schemas", str(context.versions["kubernetes"]))
 
 
-def _rule_problems(obj: KubeObject, context: LintContext) -> Iterator[tuple[Steps, str]]:
+def rule_problems(obj: KubeObject, context: LintContext) -> Iterator[tuple[FieldPath, str]]:
+    """The CEL rules and the rules of this check that a well-formed object breaks."""
     if kind := custom_kind(obj["apiVersion"], obj["kind"], context.folder / "schemas"):
         yield from expression_problems(obj, kind)
     yield from ((path, text) for _, path, text in violations(obj, context))
@@ -70,23 +73,23 @@ def _name_only(obj: KubeObject) -> KubeObject:
 
 
 def _located(found: list[Problem], locator: SourceMap | None) -> Iterator[Finding]:
-    """One finding for each line and kind of slip: what stands in one place often shapes many objects."""
-    groups: dict[tuple[str, int, str], list[tuple[str, Steps]]] = {}
+    """One finding for each line and message: one line of a base often ends up in many objects."""
+    groups: dict[tuple[str, int, str], list[tuple[str, FieldPath]]] = {}
     for obj, path, text in found:
         if locator is not None and not _unfilled(value_at(obj, path)):
             groups.setdefault((*locator.locate(obj, path), text), []).append((name_of(obj), path))
-    for (file, line, text), places in groups.items():
-        owner, path = min(places, key=str)
-        more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
-        yield Finding(file, line, owner, _with_path(path, text) + more)
+    for (file, line, text), fields in groups.items():
+        object_name, path = min(fields, key=str)
+        more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+        yield Finding(file, line, object_name, _with_path(path, text) + more)
 
 
 def placeholders(folder: Path, overlay: str, context: LintContext) -> Iterator[Finding]:
-    """What its user has yet to fill in, in whatever the overlay is made of: the remedy is the comment on the line."""
-    place, files = folder.resolve() / "overlays" / overlay, set[Path]()
-    if PLACEHOLDER in str(context.objects):
-        files = {part.resolve() for one in sources(place) for part in files_of(one) if part.is_file()}
-    for file in sorted(files | set(place.rglob("*.yaml"))):
+    """Values that a site still has to fill in, in any file of the overlay; the comment on the line says how."""
+    root, files = folder.resolve() / "overlays" / overlay, set[Path]()
+    if PLACEHOLDER in str(context.objects):  # a base outside of the overlay's folder may hold some too
+        files = {part.resolve() for one in sources(root) for part in files_of(one) if part.is_file()}
+    for file in sorted(files | set(root.rglob("*.yaml"))):
         for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             code, _, remedy = line.partition("#")
             if PLACEHOLDER in code:
@@ -96,13 +99,13 @@ def placeholders(folder: Path, overlay: str, context: LintContext) -> Iterator[F
 
 
 def network_problems(context: LintContext) -> Iterator[str]:
-    """Differences between who reaches whom and who may, where the overlay has policies."""
+    """Differences between the connections that are possible and those that are declared, if there are policies."""
     if context.of_kinds("NetworkPolicy"):
         yield from network_reachability.problems(context.objects, load_network_matrix(context.folder / ALLOWED))
 
 
 def _refusals(context: LintContext) -> Iterator[tuple[KubeObject, str]]:
-    """What the overlay's own admission policies would refuse; values to be filled in are told by `placeholders`."""
+    """What the overlay's own admission policies would refuse; `placeholders` reports values to fill in."""
     for obj, text in admission.refusals(context.objects):
         if PLACEHOLDER not in text:
             yield obj, text
@@ -112,5 +115,5 @@ def _unfilled(value: object) -> bool:
     return PLACEHOLDER in str(value)
 
 
-def _with_path(path: Steps, text: str) -> str:
+def _with_path(path: FieldPath, text: str) -> str:
     return f"{'.'.join(map(str, path))}: {text}" if path else text

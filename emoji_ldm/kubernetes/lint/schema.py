@@ -1,7 +1,9 @@
-"""Strict checks of one object: unknown fields and wrong types are errors, as in `kubectl apply --validate=strict`.
+"""Strict validation of one object: unknown fields and wrong types are errors, as in `kubectl apply --validate=strict`.
 
-Built-in kinds are checked against Kubernetes' own schemas (package kubernetes_validate), custom ones against
-`k8s/schemas`.
+Built-in kinds are validated against Kubernetes' own schemas (package kubernetes_validate), custom kinds against the
+schemas in `k8s/schemas`. A custom resource definition by itself is lenient: the API server silently drops unknown
+fields ("pruning"), so that a typo takes effect as a missing setting. `strict` turns such a schema into one that refuses
+them.
 """
 
 from __future__ import annotations
@@ -15,43 +17,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import referencing
 
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.kubernetes.lint.pods import FieldPath as Steps
-from emoji_ldm.kubernetes.lint.pods import templates, value_at
+from emoji_ldm.kubernetes.lint.pods import FieldPath, templates, value_at
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
-from emoji_ldm.library_compat import hide_package
 
-with hide_package(
-    "rfc3987_syntax"
-):  # builds 38 grammars when jsonschema loads it, for formats, which are not checked here
-    import jsonschema
-
-WITH_SPEC_TEXT = """
+KINDS_WITH_SPEC_TEXT = """
 Service StatefulSet Deployment DaemonSet Job CronJob Pod PodDisruptionBudget NetworkPolicy ValidatingAdmissionPolicy
 ValidatingAdmissionPolicyBinding RayCluster RayJob RayService RayCronJob ClusterQueue LocalQueue Topology PodMonitor
 ServiceMonitor PrometheusRule NodePool EC2NodeClass PersistentVolumeClaim
 """
-WITH_SPEC = frozenset(WITH_SPEC_TEXT.split())
-CUSTOM = ("kueue.x-k8s.io", "gateway.networking.k8s.io")  # named like groups of Kubernetes itself
+KINDS_WITH_SPEC = frozenset(KINDS_WITH_SPEC_TEXT.split())
+CUSTOM_GROUPS = ("kueue.x-k8s.io", "gateway.networking.k8s.io")  # custom, though named like built-in groups
 PRESERVE_UNKNOWN_FIELDS = "x-kubernetes-preserve-unknown-fields"
 Schema = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class CustomKind:
-    """One custom kind: its schema made strict, and where its objects live."""
+    """One custom kind: its strict schema, and whether its objects belong to a namespace."""
 
     validator: jsonschema.Draft202012Validator
-    schema: Schema  # the strict one, with defaults and CEL rules
+    schema: Schema  # with defaults and CEL rules
     namespaced: bool
 
 
-def schema_problems(obj: KubeObject, schemas: Path, kubernetes: str) -> Iterator[tuple[Steps, str]]:
+def schema_problems(obj: KubeObject, schemas: Path, kubernetes: str) -> Iterator[tuple[FieldPath, str]]:
     """What is wrong with the form of an object, each with the path of the field.
 
-    `schemas` is the folder with the custom kinds, `kubernetes` a version such as "1.35".
+    Args:
+        obj: Any object.
+        schemas: The folder with the schemas of custom kinds.
+        kubernetes: The version whose schemas apply to built-in kinds, such as "1.35".
     """
     if not isinstance(obj.get("apiVersion"), str) or not isinstance(obj.get("kind"), str):
         yield (), "an object needs apiVersion and kind"
@@ -62,20 +61,21 @@ def schema_problems(obj: KubeObject, schemas: Path, kubernetes: str) -> Iterator
         return
     found = custom_kind(obj["apiVersion"], obj["kind"], schemas)
     if found is None:
-        yield ("kind",), f"no kind {obj['kind']} in {obj['apiVersion']}: {schemas} holds no schema of it"
+        yield ("kind",), f"no kind {obj['kind']} in {obj['apiVersion']}: {schemas} has no schema for it"
         return
     full = with_defaults(obj, found.schema)
     yield from _errors(found.validator, full)
     stand_in = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": obj.get("metadata") or {}}
-    yield from _built_in(stand_in, kubernetes)  # custom schemas leave the metadata to the API server
+    # Schemas of custom kinds leave the metadata to the API server, so they are validated as those of a ConfigMap.
+    yield from _built_in(stand_in, kubernetes)
 
 
-def _skeleton(obj: KubeObject) -> Iterator[tuple[Steps, str]]:
-    """What schemas leave open and everything needs: a name, a spec where the kind has one, containers in every Pod."""
+def _skeleton(obj: KubeObject) -> Iterator[tuple[FieldPath, str]]:
+    """What schemas leave optional and objects need: a name, a spec if the kind has one, containers in every Pod."""
     metadata = obj.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
         yield (), "an object needs metadata.name"
-    if obj["kind"] in WITH_SPEC and not isinstance(obj.get("spec"), dict):
+    if obj["kind"] in KINDS_WITH_SPEC and not isinstance(obj.get("spec"), dict):
         yield (), f"a {obj['kind']} needs a spec"
     for path, template in templates(obj):
         spec = template.get("spec") if isinstance(template, dict) else None
@@ -89,13 +89,13 @@ def _skeleton(obj: KubeObject) -> Iterator[tuple[Steps, str]]:
 
 
 def is_built_in(obj: KubeObject) -> bool:
-    """Whether the kind is one of Kubernetes itself."""
+    """Whether the kind is built into Kubernetes."""
     group, slash, _ = str(obj["apiVersion"]).rpartition("/")
-    return not slash or "." not in group or (group.endswith(".k8s.io") and not group.startswith(CUSTOM))
+    return not slash or "." not in group or (group.endswith(".k8s.io") and not group.startswith(CUSTOM_GROUPS))
 
 
 def custom_kind(api_version: str, kind: str, schemas: Path) -> CustomKind | None:
-    """The custom kind; None where the folder does not know it."""
+    """The custom kind; None if the folder has no schema for it."""
     path = schemas / f"{api_version.rpartition('/')[0]}_{kind}.json"
     if not path.is_file():
         return None
@@ -104,15 +104,15 @@ def custom_kind(api_version: str, kind: str, schemas: Path) -> CustomKind | None
 
 
 @functools.lru_cache(maxsize=64)
-def _custom(path: Path, _stamp: int) -> tuple[CustomKind, str]:
+def _custom(path: Path, _mtime_ns: int) -> tuple[CustomKind, str]:
     read = json.loads(path.read_text(encoding="utf-8"))
     schema = strict(read["schema"])
     schema["required"] = sorted({"apiVersion", "kind", "metadata", *schema.get("required", [])})
-    made = CustomKind(jsonschema.Draft202012Validator(schema), schema, read["scope"] == "Namespaced")
-    return made, read["version"]
+    kind = CustomKind(jsonschema.Draft202012Validator(schema), schema, read["scope"] == "Namespaced")
+    return kind, read["version"]
 
 
-def _built_in(obj: KubeObject, kubernetes: str) -> Iterator[tuple[Steps, str]]:
+def _built_in(obj: KubeObject, kubernetes: str) -> Iterator[tuple[FieldPath, str]]:
     validator = _built_in_validator(obj["apiVersion"], obj["kind"], kubernetes)
     if validator is None:
         yield ("kind",), f"Kubernetes {kubernetes} has no kind {obj['kind']} in {obj['apiVersion']}"
@@ -124,20 +124,22 @@ def _built_in(obj: KubeObject, kubernetes: str) -> Iterator[tuple[Steps, str]]:
 def _built_in_validator(api_version: str, kind: str, kubernetes: str) -> jsonschema.Draft202012Validator | None:
     group, _, version = api_version.rpartition("/")
     words = [kind.lower(), *([group.partition(".")[0]] if group else []), version]
-    place = _built_in_folder(kubernetes) / f"{'-'.join(words)}.json"
-    if not place.is_file():
+    path = _built_in_folder(kubernetes) / f"{'-'.join(words)}.json"
+    if not path.is_file():
         return None
-    schema = json.loads(place.read_text(encoding="utf-8"))
+    schema = json.loads(path.read_text(encoding="utf-8"))
     return jsonschema.Draft202012Validator(schema, registry=_definitions(kubernetes))
 
 
 def _built_in_folder(kubernetes: str) -> Path:
     root = Path(str(importlib.resources.files("kubernetes_validate"))) / "kubernetes-json-schema"
-    place = root / f"v{kubernetes}.0-local-strict"
-    if not place.is_dir():
+    folder = root / f"v{kubernetes}.0-local-strict"
+    if not folder.is_dir():
         known = sorted(path.name.split(".0-")[0] for path in root.glob("v*-local-strict"))
-        raise ConfigError(f"versions.yaml names Kubernetes {kubernetes}; there are schemas of {', '.join(known)}")
-    return place
+        raise ConfigError(
+            f"versions.yaml names Kubernetes {kubernetes}, but there are only schemas of {', '.join(known)}"
+        )
+    return folder
 
 
 @functools.lru_cache(maxsize=2)
@@ -146,7 +148,7 @@ def _definitions(kubernetes: str) -> referencing.Registry[Any]:
     return referencing.Resource.from_contents(read) @ referencing.Registry()
 
 
-def _errors(validator: jsonschema.Draft202012Validator, obj: KubeObject) -> Iterator[tuple[Steps, str]]:
+def _errors(validator: jsonschema.Draft202012Validator, obj: KubeObject) -> Iterator[tuple[FieldPath, str]]:
     for error in validator.iter_errors(obj):
         path = tuple(error.absolute_path)
         if error.validator == "additionalProperties":
@@ -157,14 +159,14 @@ def _errors(validator: jsonschema.Draft202012Validator, obj: KubeObject) -> Iter
 
 
 def strict(schema: Schema) -> Schema:
-    """The schema of a custom kind as JSON schema that refuses what the API server would silently drop."""
-    made = {key: _strict_part(key, value) for key, value in schema.items() if key not in ("description", "format")}
-    if made.pop("x-kubernetes-int-or-string", False):
-        made["type"] = ["integer", "string"]
-        made.pop("anyOf", None)
-    if "properties" in made and not made.get(PRESERVE_UNKNOWN_FIELDS):
-        made.setdefault("additionalProperties", False)
-    return made
+    """The schema of a custom kind as a JSON schema that refuses what the API server would silently drop."""
+    result = {key: _strict_part(key, value) for key, value in schema.items() if key not in ("description", "format")}
+    if result.pop("x-kubernetes-int-or-string", False):
+        result["type"] = ["integer", "string"]
+        result.pop("anyOf", None)
+    if "properties" in result and not result.get(PRESERVE_UNKNOWN_FIELDS):
+        result.setdefault("additionalProperties", False)
+    return result
 
 
 def _strict_part(key: str, value: Any) -> Any:
@@ -176,7 +178,7 @@ def _strict_part(key: str, value: Any) -> Any:
 
 
 def with_defaults(value: Any, schema: Schema) -> Any:
-    """A copy with the schema's defaults filled in, as the API server does before it checks."""
+    """A copy with the schema's defaults filled in, as the API server does before it validates an object."""
     if isinstance(value, dict):
         known, other = schema.get("properties", {}), schema.get("additionalProperties")
         filled = {name: copy.deepcopy(part["default"]) for name, part in known.items() if "default" in part}

@@ -1,4 +1,10 @@
-"""Where in the sources of an overlay something stands: file and line of the deepest node that can be found."""
+"""Finds the file and line in the sources of an overlay that a field of a rendered object comes from.
+
+kustomize keeps no positions, so its output has to be traced back. `kustomize_sources` lists every piece of YAML that
+the overlay is made of, in the order in which kustomize applies them: resources, generators, patches, replacements,
+images. For a field path, each piece that applies to the object is descended as far as the path leads; the deepest match
+wins, and of equally deep ones the last, because later patches override earlier pieces.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +16,16 @@ import yaml
 
 from emoji_ldm.kubernetes.lint.k8s_enums import IMAGE
 from emoji_ldm.kubernetes.lint.kustomize_sources import ImageOverride, Node, YamlSource, child, documents, sources
-from emoji_ldm.kubernetes.lint.pods import FieldPath as Steps
-from emoji_ldm.kubernetes.lint.pods import value_at
+from emoji_ldm.kubernetes.lint.pods import FieldPath, value_at
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 
+# The fields by which an item of a list is recognized, as kustomize and strategic merge patches do.
 IDENTITIES = ("name", "groupName", "mountPath", "containerPort", "key", "topologyKey", "port", "alert", "record")
-SourceLocation = tuple[int, Path, int]  # steps that were found, file, line
+SourceLocation = tuple[int, Path, int]  # steps of the path that were found, file, line
 
 
 class SourceMap:
-    """Finds lines in the sources of one overlay."""
+    """Locates fields in the sources of one overlay."""
 
     def __init__(self, folder: Path, overlay: str) -> None:
         self.folder = folder
@@ -28,8 +34,8 @@ class SourceMap:
         self.sources = [one for one in found if isinstance(one, YamlSource)]
         self.images = [one for one in found if isinstance(one, ImageOverride)]
 
-    def locate(self, obj: KubeObject, path: Steps) -> tuple[str, int]:
-        """File (such as k8s/base/train.yaml) and line of a path in an object; else the overlay's first line."""
+    def locate(self, obj: KubeObject, path: FieldPath) -> tuple[str, int]:
+        """File (such as k8s/base/train.yaml) and line of a field; otherwise the first line of the overlay."""
         image = value_at(obj, path) if path and path[-1] == "image" else None
         if isinstance(image, str) and (entry := self._image(image)):
             return relative_file(entry.file, self.folder), entry.line
@@ -38,8 +44,8 @@ class SourceMap:
             return relative_file(self.overlay / "kustomization.yaml", self.folder), 1
         return relative_file(found[1], self.folder), found[2]
 
-    def _find(self, kind: str, name: str, value: Any, path: Steps) -> SourceLocation | None:
-        """The deepest place, of equals the one applied last."""
+    def _find(self, kind: str, name: str, value: Any, path: FieldPath) -> SourceLocation | None:
+        """The deepest match, of equally deep ones the last applied."""
         best: SourceLocation | None = None
         for source in self.sources:
             if source.applies_to(kind, name):
@@ -48,14 +54,15 @@ class SourceMap:
                     best = found
         return best
 
-    def _within(self, source: YamlSource, value: Any, path: Steps) -> SourceLocation | None:
+    def _within(self, source: YamlSource, value: Any, path: FieldPath) -> SourceLocation | None:
         if source.values or (source.kind == "ConfigMap" and child(source.node, "files")):
             return _generated(source, path)
-        lead = _lead(source.path, value, path)
+        lead = _matched_steps(source.path, value, path)
         if lead is None:
             return None
         inner, rest = value_at(value, path[:lead]), path[lead:]
         if source.origin is not None:
+            # A replacement copies a value from another object, where the value is written.
             kind, name, steps = source.origin
             found = self._find(kind, name, _nested(steps, inner), (*steps, *rest))
             return (found[0] - len(steps) + lead, found[1], found[2]) if found and found[0] >= len(steps) else None
@@ -69,12 +76,12 @@ class SourceMap:
 
 
 def relative_file(file: Path, folder: Path) -> str:
-    """A file as seen from the folder that holds `folder` (k8s/); a base may lie outside of it."""
+    """A file relative to the folder that contains `folder` (k8s/); a base may lie outside of it."""
     return Path(os.path.relpath(file.resolve(), folder.resolve().parent)).as_posix()
 
 
-def _generated(source: YamlSource, path: Steps) -> SourceLocation:
-    """A place in a ConfigMap that is made of files: a line of the file, where it is YAML."""
+def _generated(source: YamlSource, path: FieldPath) -> SourceLocation:
+    """The location in a generated ConfigMap: a line of the file that a key was read from, if that is YAML."""
     key = path[1] if len(path) > 1 and path[0] == "data" else None
     file = source.values.get(str(key))
     if file is None:
@@ -86,17 +93,16 @@ def _generated(source: YamlSource, path: Steps) -> SourceLocation:
     return 2 + depth, file, line
 
 
-def _lead(steps: tuple[str, ...], value: Any, path: Steps) -> int | None:
-    """How many steps of the path lead to the place that a piece is for; None where it is for another place."""
+def _matched_steps(steps: tuple[str, ...], value: Any, path: FieldPath) -> int | None:
+    """How many steps of the path lead to where a piece is applied; None if it is applied elsewhere."""
     if len(steps) > len(path):
         return None
     for number, (step, real) in enumerate(zip(steps, path, strict=False)):
-        here = value_at(value, path[:number])
-        if isinstance(here, list):
+        if isinstance(value_at(value, path[:number]), list):
             item = value_at(value, path[: number + 1])
-            key, _, wanted = step.strip("[]").partition("=")
-            named = isinstance(item, dict) and wanted and str(item.get(key)) == wanted
-            if not (named or step in ("*", "-", str(real))):
+            key, _, expected = step.strip("[]").partition("=")
+            selected = isinstance(item, dict) and expected and str(item.get(key)) == expected
+            if not (selected or step in ("*", "-", str(real))):
                 return None
         elif step not in ("*", str(real)):
             return None
@@ -109,8 +115,8 @@ def _nested(steps: tuple[str, ...], value: Any) -> Any:
     return value
 
 
-def _descend(node: Node, value: Any, path: Steps) -> tuple[int, int]:
-    """How far a path leads into a tree of YAML, and the line where it ends there."""
+def _descend(node: Node, value: Any, path: FieldPath) -> tuple[int, int]:
+    """How many steps of a path lead into a YAML tree, and the line of the last node reached."""
     line = node.start_mark.line + 1
     for depth, step in enumerate(path):
         item = value_at(value, (step,))
@@ -122,7 +128,7 @@ def _descend(node: Node, value: Any, path: Steps) -> tuple[int, int]:
 
 
 def _step(node: Node, step: str | int, item: Any) -> tuple[int, Node] | None:
-    """The line and the node one step further; list items are known by their names, as order and number may differ."""
+    """The line and node one step further; list items are matched by name, as their order and number may differ."""
     if isinstance(node, yaml.MappingNode):
         pair = next(((name, value) for name, value in node.value if name.value == str(step)), None)
         return (pair[0].start_mark.line + 1, pair[1]) if pair else None
@@ -143,17 +149,17 @@ def _same(node: Node, item: Any) -> bool:
     for key in IDENTITIES:
         if key in item and (found := child(node, key)) is not None:
             return isinstance(found, yaml.ScalarNode) and str(found.value) == str(item[key])
-    return bool(_plain(node) == _texts(item))
+    return bool(_node_values(node) == _as_strings(item))
 
 
-def _plain(node: Node) -> Any:
-    """The values of a tree, all of them as texts."""
+def _node_values(node: Node) -> Any:
+    """A YAML tree as plain values, with every scalar as a string."""
     if isinstance(node, yaml.MappingNode):
-        return {str(key.value): _plain(value) for key, value in node.value}
-    return [_plain(one) for one in node.value] if isinstance(node, yaml.SequenceNode) else str(node.value)
+        return {str(key.value): _node_values(value) for key, value in node.value}
+    return [_node_values(one) for one in node.value] if isinstance(node, yaml.SequenceNode) else str(node.value)
 
 
-def _texts(value: Any) -> Any:
+def _as_strings(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _texts(item) for key, item in value.items()}
-    return [_texts(one) for one in value] if isinstance(value, list) else str(value)
+        return {str(key): _as_strings(item) for key, item in value.items()}
+    return [_as_strings(one) for one in value] if isinstance(value, list) else str(value)

@@ -1,4 +1,4 @@
-"""The rules that no schema holds: of KubeRay, Kueue, Kubernetes and this project."""
+"""The rules that no schema states, by topic: of KubeRay, Kueue, Kubernetes and this project."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from emoji_ldm.kubernetes.lint.context import LintContext
 from emoji_ldm.kubernetes.lint.pods import FieldPath, pods
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
-from emoji_ldm.kubernetes.lint.rules import (  # noqa: F401  (each registers its rules)
+from emoji_ldm.kubernetes.lint.rules import (  # noqa: F401  # importing a module registers its rules
     gcs_fault_tolerance,
     images,
     kueue_queues,
@@ -30,12 +30,12 @@ __all__ = ["RULES", "Rule", "violations"]
 
 
 def violations(obj: KubeObject, context: LintContext) -> Iterator[tuple[Rule, FieldPath, str]]:
-    """The rules that one object of a context breaks, each with the path in the object; its form must be right."""
+    """The rules that one object breaks, each with the path in the object; the object must have passed its schema."""
     by_scope: dict[str, list[Rule]] = {}
-    for one in RULES.values():
-        if not one.kinds or obj["kind"] in one.kinds:
-            by_scope.setdefault(one.scope, []).append(one)
+    for candidate in RULES.values():
+        if not candidate.kinds or obj["kind"] in candidate.kinds:
+            by_scope.setdefault(candidate.scope, []).append(candidate)
     for scope, target in rule_targets(obj, context, list(pods([obj]))):
-        for one in by_scope.get(scope, []):
-            for path, text in one.find(target):
-                yield one, (*target.path, *path), text
+        for rule in by_scope.get(scope, []):
+            for path, text in rule.find(target):
+                yield rule, (*target.path, *path), text

@@ -1,4 +1,4 @@
-"""What KubeRay demands of clusters whose control store outlives the head (GCS fault tolerance)."""
+"""Rules of KubeRay for GCS fault tolerance: Redis keeps the control store, so that a cluster survives its head."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def fault_tolerance_is_said_once(target: RuleTarget) -> Violations:
 def a_redis_address_is_an_option(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go RAY_REDIS_ADDRESS.
 
-    With options the variable is refused, without them it switches fault tolerance on by stealth.
+    With options the variable is refused, without them it silently switches fault tolerance on.
     """
     if env(head_container(target.value), "RAY_REDIS_ADDRESS"):
-        yield HEAD_ENV, "RAY_REDIS_ADDRESS is not to be set: use gcsFaultToleranceOptions.redisAddress"
+        yield HEAD_ENV, "RAY_REDIS_ADDRESS must not be set: use gcsFaultToleranceOptions.redisAddress"
 
 
 @rule(CLUSTER)
 def a_redis_password_is_an_option(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go REDIS_PASSWORD."""
     if target.value.get("gcsFaultToleranceOptions") and env(head_container(target.value), "REDIS_PASSWORD"):
-        yield HEAD_ENV, "REDIS_PASSWORD is not to be set: use gcsFaultToleranceOptions.redisPassword"
+        yield HEAD_ENV, "REDIS_PASSWORD must not be set: use gcsFaultToleranceOptions.redisPassword"
 
 
 @rule(CLUSTER)
@@ -37,7 +37,7 @@ def a_redis_password_is_no_start_option(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go redis-password."""
     if (target.value["headGroupSpec"].get("rayStartParams") or {}).get("redis-password"):
         where = ("headGroupSpec", "rayStartParams", "redis-password")
-        yield where, "redis-password is not to be set: use gcsFaultToleranceOptions.redisPassword"
+        yield where, "redis-password must not be set: use gcsFaultToleranceOptions.redisPassword"
 
 
 @rule(CLUSTER)
@@ -45,7 +45,7 @@ def a_redis_user_is_an_option(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go REDIS_USERNAME."""
     start = target.value["headGroupSpec"].get("rayStartParams") or {}
     if start.get("redis-username") or env(head_container(target.value), "REDIS_USERNAME"):
-        yield ("headGroupSpec",), "the Redis user belongs into gcsFaultToleranceOptions.redisUsername"
+        yield ("headGroupSpec",), "set the Redis user in gcsFaultToleranceOptions.redisUsername"
 
 
 @rule(CLUSTER)
@@ -57,7 +57,7 @@ def the_namespace_in_redis_is_no_annotation(target: RuleTarget) -> Violations:
 
 @rule(CLUSTER, "RayService")
 def a_service_has_no_fixed_namespace_in_redis(target: RuleTarget) -> Violations:
-    """ray#66057: the clusters of two roll-outs would share, and empty, one namespace."""
+    """ray#66057: the old and the new cluster of an upgrade would share one namespace, and the old one empties it."""
     if (target.value.get("gcsFaultToleranceOptions") or {}).get("externalStorageNamespace"):
         yield (
             (*OPTIONS, "externalStorageNamespace"),

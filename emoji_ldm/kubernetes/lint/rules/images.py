@@ -1,4 +1,4 @@
-"""Images: those of versions.yaml, by digest, except our own where a cluster loads them from this machine."""
+"""Rules of images: those of versions.yaml, pinned by digest, or by version where a cluster loads them locally."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ OURS = ("emoji-ldm-cpu", "emoji-ldm-gpu", "emoji-ldm-browser")
 
 @rule(CONTAINER)
 def images_have_the_form_of_one(target: RuleTarget) -> Violations:
-    """distribution/reference: the form of an image's name."""
+    """distribution/reference: the grammar of image names."""
     if not target.injected and not IMAGE.fullmatch(str(target.value.get("image", ""))):
-        yield ("image",), f"{target.value.get('image')!r} is no name of an image"
+        yield ("image",), f"{target.value.get('image')!r} is not a valid image name"
 
 
 @rule(CONTAINER)
 def images_are_pinned(target: RuleTarget) -> Violations:
-    """facts: images by digest from one list.
-
-    By digest; our own by version where the overlay is local.
-    """
+    """Project policy: images are pinned by digest; the project's own by version where the overlay is local."""
     found = IMAGE.fullmatch(str(target.value.get("image", "")))
     if found is None or target.injected:
         return
@@ -36,7 +33,7 @@ def images_are_pinned(target: RuleTarget) -> Violations:
 
 @rule(CONTAINER)
 def images_are_those_of_the_list(target: RuleTarget) -> Violations:
-    """versions.yaml: the one list."""
+    """Project policy: versions.yaml is the only list of images."""
     found = IMAGE.fullmatch(str(target.value.get("image", "")))
     if found is None or target.injected:
         return
@@ -54,8 +51,8 @@ def images_are_those_of_the_list(target: RuleTarget) -> Violations:
 
 @rule(CONTAINER)
 def local_images_are_not_pulled(target: RuleTarget) -> Violations:
-    """kind: an image that only the node has is not pulled."""
+    """kind: an image that was loaded into the node cannot be pulled from a registry."""
     found = IMAGE.fullmatch(str(target.value.get("image", "")))
     local = found is not None and found["name"] in OURS and target.context.overlay in LOCAL_OVERLAYS
     if local and target.value.get("imagePullPolicy") == "Always":
-        yield ("imagePullPolicy",), "Always would look for a local image in a registry: use IfNotPresent"
+        yield ("imagePullPolicy",), "Always would look for the local image in a registry: use IfNotPresent"

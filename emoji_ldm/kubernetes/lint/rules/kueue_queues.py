@@ -1,4 +1,9 @@
-"""What Kueue demands of the jobs, clusters and services it queues, and whether a queue can ever admit them."""
+"""Rules of Kueue for the jobs and clusters that it queues, and whether their queues can ever admit them.
+
+Kueue admits all Pods of a workload together or none of them (gang admission), and assigns each group of identical Pods
+one flavor. A workload that requests more than its queue can ever have waits forever without an error, so the check
+redoes that arithmetic: requests of all Pods that must start together against nominal plus borrowable quota.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,11 @@ from emoji_ldm.kubernetes.lint.pods import ExpandedPod
 from emoji_ldm.kubernetes.lint.quantities import quantity
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.lint.rules.rule import CLUSTER, JOB, OBJECT, POD, RuleTarget, Violations, autoscaled, rule
+from emoji_ldm.kubernetes.lint.selectors import fits_flavor
 
 QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 ELASTIC = "kueue.x-k8s.io/elastic-job"
-MOST_GROUPS = 17  # 18 Pod sets of a Workload, less the head
+MAX_WORKER_GROUPS = 17  # a Workload has at most 18 Pod sets, of which one is the head
 RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 TOPOLOGY = ("kueue.x-k8s.io/podset-required-topology", "kueue.x-k8s.io/podset-preferred-topology")
 
@@ -41,8 +47,8 @@ def a_queued_autoscaler_is_elastic(target: RuleTarget) -> Violations:
 @rule(CLUSTER, *RAY_KINDS)
 def a_queued_cluster_has_few_groups(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/controller/jobs/raycluster/raycluster_webhook.go, jobframework.MaxPodSets."""
-    if _queued(target) and len(target.value.get("workerGroupSpecs") or []) > MOST_GROUPS:
-        yield ("workerGroupSpecs",), f"Kueue takes at most {MOST_GROUPS} worker groups"
+    if _queued(target) and len(target.value.get("workerGroupSpecs") or []) > MAX_WORKER_GROUPS:
+        yield ("workerGroupSpecs",), f"Kueue takes at most {MAX_WORKER_GROUPS} worker groups"
 
 
 @rule(CLUSTER, *RAY_KINDS, "RayCronJob")
@@ -50,12 +56,12 @@ def no_group_is_called_head(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/controller/jobs/raycluster/raycluster_webhook.go headGroupPodSetName."""
     for index, group in enumerate(target.value.get("workerGroupSpecs") or []):
         if group["groupName"] == "head":
-            yield ("workerGroupSpecs", index, "groupName"), "the name head is Kueue's for the head group"
+            yield ("workerGroupSpecs", index, "groupName"), "Kueue reserves the name head for the head group"
 
 
 @rule(OBJECT)
 def queues_of_jobs_exist(target: RuleTarget) -> Violations:
-    """Kueue 0.19 pkg/controller/core: a workload of an unknown queue waits for ever."""
+    """Kueue 0.19 pkg/controller/core: a workload of an unknown queue waits forever."""
     name = target.labels.get(QUEUE)
     if name is not None and not target.context.has("LocalQueue", name):
         yield ("metadata", "labels", QUEUE), f"no LocalQueue {name!r} (there are: {target.context.names('LocalQueue')})"
@@ -72,7 +78,7 @@ def priorities_of_queues_exist(target: RuleTarget) -> Violations:
 
 @rule(OBJECT, "RayJob")
 def every_job_stands_in_a_queue(target: RuleTarget) -> Violations:
-    """facts: jobs without a queue would take what the queues gave to others."""
+    """Project policy: jobs without a queue would use resources that the queues assigned to others."""
     if target.context.uses_kueue and QUEUE not in target.labels:
         yield ("metadata",), f"the label {QUEUE} is missing: Kueue would not count this {target.kind}"
 
@@ -81,7 +87,7 @@ def every_job_stands_in_a_queue(target: RuleTarget) -> Violations:
 def a_service_stands_in_no_queue(target: RuleTarget) -> Violations:
     """Kueue 0.19 rayservice_controller.go PodsReady: not ready is evicted; kueue#11264: upgrades uncounted."""
     if QUEUE in target.labels:
-        yield ("metadata", "labels", QUEUE), "Kueue would stop the service whenever it is not ready for some minutes"
+        yield ("metadata", "labels", QUEUE), "Kueue would stop the service whenever it is not ready for a few minutes"
 
 
 @rule(OBJECT, "RayCronJob")
@@ -90,7 +96,7 @@ def jobs_of_a_cron_job_find_the_default_queue(target: RuleTarget) -> Violations:
     if target.context.uses_kueue and not target.context.has("LocalQueue", "default"):
         yield (
             ("metadata", "name"),
-            "jobs of a RayCronJob carry no labels: they by-pass Kueue without a LocalQueue `default`",
+            "jobs of a RayCronJob carry no labels: without a LocalQueue `default` they bypass Kueue",
         )
 
 
@@ -109,7 +115,10 @@ def flavors_of_queues_exist(target: RuleTarget) -> Violations:
         for index, flavor in enumerate(resources["flavors"]):
             if not target.context.has("ResourceFlavor", flavor["name"]):
                 where = ("spec", "resourceGroups", group, "flavors", index, "name")
-                yield where, f"no ResourceFlavor {flavor['name']!r} (there are: {target.context.names('ResourceFlavor')})"
+                yield (
+                    where,
+                    f"no ResourceFlavor {flavor['name']!r} (there are: {target.context.names('ResourceFlavor')})",
+                )
 
 
 @rule(OBJECT, "ResourceFlavor")
@@ -125,62 +134,62 @@ def a_pod_asks_for_one_topology(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/controller/jobframework/tas_validation.go: one kind of topology request."""
     notes = (target.value.get("metadata") or {}).get("annotations") or {}
     if all(key in notes for key in TOPOLOGY):
-        yield ("metadata", "annotations"), "required and preferred topology exclude each other"
+        yield ("metadata", "annotations"), "required and preferred topology are mutually exclusive"
 
 
 @rule(POD)
 def some_flavor_takes_every_pod(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/scheduler/flavorassigner: resources outside the queue's groups are never admitted.
 
-    Its queue has a flavor whose nodes the Pod selects, whose taints it tolerates, and that covers what it asks for.
+    The queue must have a flavor whose nodes the Pod selects, whose taints it tolerates, and that covers its requests.
     """
     queue = _cluster_queue(target)
     if queue is None or target.pod is None or target.pod.role == "cleanup":
         return
-    wanted = requests(target.pod)
-    if uncovered := sorted(set(wanted) - _covered(queue) - {"ephemeral-storage"}):
-        yield ("spec",), f"ClusterQueue {queue['metadata']['name']} covers no {', '.join(uncovered)}"
-    elif not list(_fitting(target, queue)):
+    # Kueue does not count ephemeral storage unless a queue covers it.
+    if uncovered := sorted(set(requests(target.pod)) - _covered(queue) - {"ephemeral-storage"}):
+        yield ("spec",), f"ClusterQueue {queue['metadata']['name']} does not cover {', '.join(uncovered)}"
+    elif not list(_accepting_flavors(target, queue)):
         flavors = ", ".join(sorted({flavor["name"] for _, flavor in _flavors(queue)}))
-        yield ("spec",), f"no flavor of ClusterQueue {queue['metadata']['name']} ({flavors}) takes these Pods"
+        yield ("spec",), f"no flavor of ClusterQueue {queue['metadata']['name']} ({flavors}) accepts these Pods"
 
 
 @rule(OBJECT, *RAY_KINDS)
 def a_gang_fits_its_queue(target: RuleTarget) -> Violations:
-    """Kueue 0.19 pkg/scheduler/flavorassigner: a gang that never fits waits for ever."""
+    """Kueue 0.19 pkg/scheduler/flavorassigner: a gang that never fits waits forever."""
     queue = _cluster_queue(target)
     if queue is None:
         return
     own = [pod for pod in target.context.pods if pod.source_object is target.object and pod.role != "cleanup"]
     quota, name = _quota(target, queue), queue["metadata"]["name"]
     for resource in ("cpu", "memory", "nvidia.com/gpu"):
-        wanted = sum((requests(pod).get(resource, Fraction(0)) * _least(pod) for pod in own), Fraction(0))
-        most = sum((amount for (_, one), amount in quota.items() if one == resource), Fraction(0))
-        if resource in _covered(queue) and wanted > most:
-            text = f"asks for {float(wanted):g} {resource}, ClusterQueue {name} can have at most"
-            yield ("spec",), f"{text} {float(most):g}"
+        requested = sum((requests(pod).get(resource, Fraction(0)) * _gang_size(pod) for pod in own), Fraction(0))
+        maximum = sum((amount for (_, one), amount in quota.items() if one == resource), Fraction(0))
+        if resource in _covered(queue) and requested > maximum:
+            text = f"requests {float(requested):g} {resource}, but ClusterQueue {name} can have at most"
+            yield ("spec",), f"{text} {float(maximum):g}"
             return
     for pod in own:
         if flavors := _too_small(target, pod, queue, quota):
-            text = f"no flavor of ClusterQueue {name} that takes them ({', '.join(flavors)}) has room for"
-            yield pod.path, f"{text} all {_least(pod)} of these Pods: Kueue takes one flavor for all of a group"
+            text = f"no flavor of ClusterQueue {name} that accepts them ({', '.join(flavors)}) has quota for"
+            yield pod.path, f"{text} all {_gang_size(pod)} of these Pods: Kueue assigns one flavor to a whole group"
 
 
 def _too_small(
     target: RuleTarget, pod: ExpandedPod, queue: KubeObject, quota: dict[tuple[str, str], Fraction]
 ) -> list[str]:
-    """The flavors that take these Pods, where none has quota for all that must start together; else []."""
-    wanted = {name: amount * _least(pod) for name, amount in requests(pod).items()}
+    """The flavors that accept these Pods, if none has quota for all that must start together; otherwise []."""
+    requested = {name: amount * _gang_size(pod) for name, amount in requests(pod).items()}
     for group in queue["spec"].get("resourceGroups") or []:
-        names = [flavor["name"] for flavor in group["flavors"] if _takes(target, pod.spec, flavor)]
-        asked = [name for name in group["coveredResources"] if wanted.get(name)]
-        if names and not any(all(wanted[one] <= quota.get((name, one), 0) for one in asked) for name in names):
+        names = [flavor["name"] for flavor in group["flavors"] if _accepts(target, pod.spec, flavor)]
+        asked = [name for name in group["coveredResources"] if requested.get(name)]
+        if names and not any(all(requested[one] <= quota.get((name, one), 0) for one in asked) for name in names):
             return names
     return []
 
 
 def requests(pod: ExpandedPod) -> dict[str, Fraction]:
-    """What one Pod asks for: the sum of its containers, or its largest init container where that is more."""
+    """What one Pod requests: the sum over its containers, or its largest init container where that is more."""
     total: dict[str, Fraction] = {}
     for container in pod.spec.get("containers") or []:
         for name, value in _requests(container).items():
@@ -193,11 +202,12 @@ def requests(pod: ExpandedPod) -> dict[str, Fraction]:
 
 def _requests(container: KubeObject) -> dict[str, Fraction]:
     resources = container.get("resources") or {}
+    # The API server copies a limit without a request into the request.
     both = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
     return {name: number for name, value in both.items() if (number := quantity(value)) is not None}
 
 
-def _least(pod: ExpandedPod) -> int:
+def _gang_size(pod: ExpandedPod) -> int:
     """How many of these Pods must start together."""
     group = pod.group
     if pod.role != "worker":
@@ -225,54 +235,35 @@ def _covered(queue: KubeObject) -> set[str]:
     return {name for group in queue["spec"].get("resourceGroups") or [] for name in group["coveredResources"]}
 
 
-def _fitting(target: RuleTarget, queue: KubeObject) -> Iterator[str]:
-    """Names of the flavors whose nodes the Pod selects and tolerates."""
+def _accepting_flavors(target: RuleTarget, queue: KubeObject) -> Iterator[str]:
+    """Names of the flavors on whose nodes the Pod may run."""
     for _, flavor in _flavors(queue):
-        if _takes(target, target.value.get("spec") or {}, flavor):
+        if _accepts(target, target.value.get("spec") or {}, flavor):
             yield flavor["name"]
 
 
-def _takes(target: RuleTarget, spec: KubeObject, flavor: KubeObject) -> bool:
+def _accepts(target: RuleTarget, spec: KubeObject, flavor: KubeObject) -> bool:
     found = target.context.by_kind.get("ResourceFlavor", {}).get(flavor["name"])
-    return found is not None and fits(spec, found.get("spec") or {})
-
-
-def fits(spec: KubeObject, flavor: KubeObject) -> bool:
-    """Whether a Pod spec may run on the nodes of a flavor, which adds its own tolerations."""
-    labels, selector = flavor.get("nodeLabels") or {}, spec.get("nodeSelector") or {}
-    tolerations = [*(spec.get("tolerations") or []), *(flavor.get("tolerations") or [])]
-    clash = any(labels.get(key, value) != value for key, value in selector.items())
-    return not clash and all(
-        any(tolerates(one, taint) for one in tolerations) for taint in flavor.get("nodeTaints") or []
-    )
-
-
-def tolerates(toleration: KubeObject, taint: KubeObject) -> bool:
-    """Whether one toleration is for one taint (Kubernetes core v1 `ToleratesTaint`)."""
-    if toleration.get("effect") not in (None, "", taint.get("effect")):
-        return False
-    if toleration.get("key") not in (None, "", taint["key"]):
-        return False
-    return toleration.get("operator") == "Exists" or toleration.get("value", "") == taint.get("value", "")
+    return found is not None and fits_flavor(spec, found.get("spec") or {})
 
 
 def _quota(target: RuleTarget, queue: KubeObject) -> dict[tuple[str, str], Fraction]:
-    """The most of each flavor and resource that a queue can have: its own and what it may borrow from its cohort."""
+    """The most of each (flavor, resource) that a queue can have: its own quota and what it may borrow."""
     cohort = queue["spec"].get("cohortName")
-    others = [one for one in target.context.of_kinds("ClusterQueue") if cohort and one["spec"].get("cohortName") == cohort]
+    queues = target.context.of_kinds("ClusterQueue") if cohort else []
+    others = [one for one in queues if one["spec"].get("cohortName") == cohort and one is not queue]
     found: dict[tuple[str, str], Fraction] = {}
     for _, flavor in _flavors(queue):
         for item in flavor["resources"]:
             own = quantity(item["nominalQuota"]) or Fraction(0)
-            lent = sum(
-                (_lent(other, flavor["name"], item["name"]) for other in others if other is not queue), Fraction(0)
-            )
+            lent = sum((_lent(other, flavor["name"], item["name"]) for other in others), Fraction(0))
             limit = quantity(item.get("borrowingLimit"))
             found[flavor["name"], item["name"]] = own + (lent if limit is None else min(lent, limit))
     return found
 
 
 def _lent(queue: KubeObject, flavor: str, resource: str) -> Fraction:
+    """What a queue lends to its cohort: its nominal quota, up to its lending limit."""
     for _, one in _flavors(queue):
         for item in one["resources"]:
             if one["name"] == flavor and item["name"] == resource:

@@ -1,4 +1,4 @@
-"""What Kueue demands of its own kinds (its webhooks; the CEL rules of its schemas are evaluated besides)."""
+"""Rules of Kueue for its own kinds, as its webhooks check them; `lint.cel` evaluates the CEL rules of its schemas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def covered_resources_have_names(target: RuleTarget) -> Violations:
     for path, group in _groups(target):
         for index, name in enumerate(group["coveredResources"]):
             if not qualified_name(name):
-                yield (*path, "coveredResources", index), f"{name!r} is no name of a resource"
+                yield (*path, "coveredResources", index), f"{name!r} is not a valid resource name"
 
 
 @rule(OBJECT, *KINDS)
@@ -41,7 +41,7 @@ def a_flavor_stands_once(target: RuleTarget) -> Violations:
     for path, group in _groups(target):
         for index, flavor in enumerate(group["flavors"]):
             if flavor["name"] in seen:
-                yield (*path, "flavors", index, "name"), f"the flavor {flavor['name']} stands twice"
+                yield (*path, "flavors", index, "name"), f"the flavor {flavor['name']} is listed twice"
             seen.add(flavor["name"])
 
 
@@ -115,18 +115,18 @@ def a_queue_is_not_too_wide(target: RuleTarget) -> Violations:
 
 @rule(OBJECT, "ClusterQueue")
 def a_queue_is_for_some_namespace(target: RuleTarget) -> Violations:
-    """Kueue 0.19 pkg/cache: the default selects nothing."""
+    """Kueue 0.19 pkg/cache: a missing selector matches no namespace."""
     if target.spec.get("namespaceSelector") is None:
         yield ("spec",), "namespaceSelector is missing: the queue admits from no namespace ({} means all)"
 
 
 @rule(OBJECT, "ClusterQueue")
 def a_cohort_has_more_than_one_queue(target: RuleTarget) -> Violations:
-    """Ours: a cohort is made by naming it, so a slip makes one in which nobody lends."""
+    """Project convention: a cohort is created by naming it, so a typo creates one without lenders."""
     name = target.spec.get("cohortName")
     others = [one for one in target.context.of_kinds("ClusterQueue") if one["spec"].get("cohortName") == name]
     if name and len(others) < 2 and not target.context.has("Cohort", name):
-        yield ("spec", "cohortName"), f"no other queue is in the cohort {name!r}"
+        yield ("spec", "cohortName"), f"no other queue belongs to the cohort {name!r}"
 
 
 @rule(OBJECT, "ResourceFlavor")
@@ -135,7 +135,7 @@ def taints_of_a_flavor_differ(target: RuleTarget) -> Violations:
     seen = set()
     for index, taint in enumerate(target.spec.get("nodeTaints") or []):
         if (key := (taint["key"], taint.get("effect"))) in seen:
-            yield ("spec", "nodeTaints", index), f"the taint {taint['key']} stands twice"
+            yield ("spec", "nodeTaints", index), f"the taint {taint['key']} is listed twice"
         seen.add(key)
 
 
@@ -145,10 +145,10 @@ def taints_and_labels_of_a_flavor_are_well_formed(target: RuleTarget) -> Violati
     spec = target.spec
     for index, taint in enumerate(spec.get("nodeTaints") or []):
         if not qualified_name(taint["key"]) or not LABEL_VALUE.fullmatch(taint.get("value", "")):
-            yield ("spec", "nodeTaints", index), f"{taint['key']}={taint.get('value', '')} is no taint"
+            yield ("spec", "nodeTaints", index), f"{taint['key']}={taint.get('value', '')} is not a valid taint"
     for key, value in (spec.get("nodeLabels") or {}).items():
         if not qualified_name(key) or not LABEL_VALUE.fullmatch(value):
-            yield ("spec", "nodeLabels", key), f"{key}={value} is no label"
+            yield ("spec", "nodeLabels", key), f"{key}={value} is not a valid label"
 
 
 def _groups(target: RuleTarget) -> Iterator[tuple[FieldPath, KubeObject]]:

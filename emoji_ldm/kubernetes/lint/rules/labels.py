@@ -1,4 +1,4 @@
-"""Labels and annotations: free maps to every schema, so a slip in one passes and selects nothing."""
+"""Rules of labels and annotations, which schemas accept with any key, so that a typo passes and selects nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from emoji_ldm.kubernetes.lint.pods import FieldPath
 from emoji_ldm.kubernetes.lint.rules.rule import OBJECT, RuleTarget, Violations, rule
 from emoji_ldm.kubernetes.lint.rules.values import inside, nodes
 
-FREE = ("data", "stringData", "binaryData", "annotations", "rayStartParams")  # texts with rules of their own
+FREE_TEXT = ("data", "stringData", "binaryData", "annotations", "rayStartParams")  # maps that other rules check
 
 
 @rule(OBJECT)
@@ -19,7 +19,7 @@ def labels_are_labels(target: RuleTarget) -> Violations:
     for path, labels in _maps(target.object):
         for key, value in labels.items():
             if not qualified_name(str(key)) or not isinstance(value, str) or not LABEL_VALUE.fullmatch(value):
-                yield (*path, key), f"{key}={value} is no label (at most 63 of A-Z, a-z, 0-9, -, _, .)"
+                yield (*path, key), f"{key}={value} is not a valid label (at most 63 of A-Z, a-z, 0-9, -, _, .)"
 
 
 @rule(OBJECT)
@@ -29,22 +29,22 @@ def keys_of_annotations_are_keys(target: RuleTarget) -> Violations:
         if path and path[-1] == "annotations" and isinstance(value, dict) and "metadata" in path:
             for key in value:
                 if not qualified_name(key):
-                    yield (*path, key), f"{key!r} is no key of an annotation"
+                    yield (*path, key), f"{key!r} is not a valid annotation key"
 
 
 @rule(OBJECT)
 def values_of_known_annotations_exist(target: RuleTarget) -> Violations:
-    """kubernetes: annotations of Ray, Kueue, Karpenter and the autoscaler that hold fixed words."""
+    """Kueue, Karpenter and the cluster autoscaler: these annotations accept fixed values only."""
     for path, value in nodes(target.object):
         if path and path[-1] == "annotations" and isinstance(value, dict):
             for key, words in ANNOTATIONS.items():
                 if key in value and value[key] not in words:
-                    yield (*path, key), f"{value[key]!r} is none of {', '.join(words)}"
+                    yield (*path, key), f"{value[key]!r} is not one of {', '.join(words)}"
 
 
 @rule(OBJECT)
 def keys_of_labels_and_annotations_are_known(target: RuleTarget) -> Violations:
-    """Ours and the operators': labels and annotations are free maps, so a slip passes every schema.
+    """Project convention: labels and annotations are free maps, so a typo passes every schema.
 
     Keys of our own domain and of the operators we use are known by name.
     """
@@ -53,19 +53,19 @@ def keys_of_labels_and_annotations_are_known(target: RuleTarget) -> Violations:
             continue
         for key in value:
             if not isinstance(value[key], dict | list) and not _known_key(key):
-                yield (*path, key), f"no label or annotation {key!r} that anybody reads"
+                yield (*path, key), f"nothing reads a label or annotation called {key!r}"
 
 
 @rule(OBJECT)
 def values_of_our_labels_exist(target: RuleTarget) -> Violations:
-    """Ours: policies, budgets and monitors select by these labels, and a slip selects nothing."""
+    """Project convention: policies, budgets and monitors select by these labels; a typo selects nothing."""
     for path, value in nodes(target.object):
         if path and path[-1] in OUR_LABELS and isinstance(value, str) and value not in OUR_LABELS[str(path[-1])]:
-            yield path, f"{value!r} is none of {', '.join(OUR_LABELS[str(path[-1])])}"
+            yield path, f"{value!r} is not one of {', '.join(OUR_LABELS[str(path[-1])])}"
         if isinstance(value, dict) and value.get("key") in OUR_LABELS and isinstance(value.get("values"), list):
             for index, one in enumerate(value["values"]):
                 if one not in OUR_LABELS[value["key"]]:
-                    yield (*path, "values", index), f"{one!r} is none of {', '.join(OUR_LABELS[value['key']])}"
+                    yield (*path, "values", index), f"{one!r} is not one of {', '.join(OUR_LABELS[value['key']])}"
 
 
 STAGES = "crawl caption autoencoder latents train generate report pipeline refresh serve cluster"
@@ -93,11 +93,11 @@ def _known_key(key: str) -> bool:
 
 
 def _maps(obj: Any) -> Iterator[tuple[FieldPath, dict[str, Any]]]:
-    """Every map of labels."""
+    """Every map of labels, with its path."""
     for path, value in nodes(obj):
         if not isinstance(value, dict) or not path or path[-1] not in LABEL_MAPS:
             continue
         if path[-1] == "selector" and any(isinstance(item, dict | list) for item in value.values()):
             continue  # a label selector, not the plain one of a Service
-        if "headGroupSpec" in path or "workerGroupSpecs" in path or not inside(path, FREE):
+        if "headGroupSpec" in path or "workerGroupSpecs" in path or not inside(path, FREE_TEXT):
             yield path, value

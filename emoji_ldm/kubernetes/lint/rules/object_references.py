@@ -1,4 +1,4 @@
-"""What one object names of another exists: Services, roles, policies, classes, monitors."""
+"""Rules of references between objects: Services, roles, policies, classes and monitors refer to what exists."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 
 from emoji_ldm.kubernetes.lint.pods import value_at
 from emoji_ldm.kubernetes.lint.rules.rule import OBJECT, RuleTarget, Violations, rule
-from emoji_ldm.kubernetes.lint.rules.scheduling import selected, selects
+from emoji_ldm.kubernetes.lint.rules.scheduling import selected
 from emoji_ldm.kubernetes.lint.schema import custom_kind
+from emoji_ldm.kubernetes.lint.selectors import selects
 
 VARIABLES = ("BUCKET", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE")
 
@@ -22,11 +23,11 @@ CLUSTER_WIDE = (
 def objects_lie_in_their_namespace(target: RuleTarget) -> Violations:
     """Kubernetes: an object without a namespace lands wherever the context points."""
     kind = custom_kind(str(target.object["apiVersion"]), target.kind, target.context.folder / "schemas")
-    wants = kind.namespaced if kind else target.kind not in CLUSTER_WIDE
+    namespaced = kind.namespaced if kind else target.kind not in CLUSTER_WIDE
     name = target.object["metadata"].get("namespace")
-    if wants and not name:
+    if namespaced and not name:
         yield ("metadata",), "metadata.namespace is missing"
-    elif name and not wants:
+    elif name and not namespaced:
         yield ("metadata", "namespace"), f"a {target.kind} belongs to no namespace"
     elif name and not target.context.has("Namespace", name) and not target.context.is_chart_namespace(name):
         yield ("metadata", "namespace"), f"no Namespace {name!r} (there are: {target.context.names('Namespace')})"
@@ -34,7 +35,7 @@ def objects_lie_in_their_namespace(target: RuleTarget) -> Violations:
 
 @rule(OBJECT, "ConfigMap")
 def variables_of_config_maps_are_known(target: RuleTarget) -> Violations:
-    """Ours: a misspelt variable is one that nobody reads."""
+    """Project convention: nothing reads a misspelt variable."""
     name = target.object["metadata"]["name"]
     read = any(
         (one.get("configMapRef") or {}).get("name") == name
@@ -44,7 +45,7 @@ def variables_of_config_maps_are_known(target: RuleTarget) -> Violations:
     )
     for key in target.object.get("data") or {}:
         if read and key not in VARIABLES:
-            yield ("data", key), f"no variable {key!r} that anybody reads (there are: {', '.join(VARIABLES)})"
+            yield ("data", key), f"nothing reads a variable called {key!r} (known are: {', '.join(VARIABLES)})"
 
 
 @rule(OBJECT, "ConfigMap")
@@ -54,20 +55,21 @@ def boards_are_json(target: RuleTarget) -> Violations:
         if "grafana_dashboard" not in target.labels:
             continue
         try:
-            whole = name.endswith(".json") and isinstance(json.loads(text), dict)
+            valid = name.endswith(".json") and isinstance(json.loads(text), dict)
         except json.JSONDecodeError:
-            whole = False
-        if not whole:
-            yield ("data", name), f"{name} is no board: a JSON object in a file called *.json"
+            valid = False
+        if not valid:
+            yield ("data", name), f"{name} is not a dashboard: it must be a JSON object in a file called *.json"
 
 
 @rule(OBJECT, "Service")
 def services_lead_to_pods(target: RuleTarget) -> Violations:
-    """Kubernetes: a Service without Pods answers nobody."""
+    """Kubernetes: a Service without Pods never answers."""
     selector = target.spec.get("selector")
     found = list(selected(target, {"matchLabels": selector})) if selector else []
-    operator = any(key.startswith("ray.io/") for key in selector or {})
-    if selector and not operator and not found:
+    # KubeRay sets labels of its own on the Pods that it creates, so these cannot be looked up offline.
+    by_operator = any(key.startswith("ray.io/") for key in selector or {})
+    if selector and not by_operator and not found:
         yield ("spec", "selector"), "selects no Pod of this overlay"
     names = {port.get("name") for pod in found for one in pod.containers for port in one.get("ports") or []}
     for index, port in enumerate(target.spec.get("ports") or []):
@@ -78,7 +80,7 @@ def services_lead_to_pods(target: RuleTarget) -> Violations:
 
 @rule(OBJECT, "StatefulSet")
 def services_of_stateful_sets_exist(target: RuleTarget) -> Violations:
-    """Kubernetes: names of Pods of a StatefulSet come from its Service."""
+    """Kubernetes: the Pods of a StatefulSet get their DNS names from its Service."""
     name = target.spec.get("serviceName")
     if name and not target.context.has("Service", name):
         yield ("spec", "serviceName"), f"no Service {name!r} (there are: {target.context.names('Service')})"
@@ -126,7 +128,7 @@ def pod_monitors_find_pods_and_ports(target: RuleTarget) -> Violations:
     """prometheus-operator: a monitor of nothing scrapes nothing."""
     spec = target.spec
     found = [pod for pod in target.context.pods if selects(spec.get("selector") or {}, pod.labels)]
-    if not found and not _foreign(target):
+    if not found and not _watches_charts(target):
         yield ("spec", "selector"), "selects no Pod of this overlay"
     names = {port.get("name") for pod in found for one in pod.containers for port in one.get("ports") or []}
     for index, endpoint in enumerate(spec.get("podMetricsEndpoints") or []):
@@ -140,7 +142,7 @@ def service_monitors_find_services_and_ports(target: RuleTarget) -> Violations:
     spec = target.spec
     services = [one for one in target.context.of_kinds("Service")
                 if selects(spec.get("selector") or {}, one["metadata"].get("labels") or {})]  # fmt: skip
-    if not services and not _foreign(target):
+    if not services and not _watches_charts(target):
         yield ("spec", "selector"), "selects no Service of this overlay"
     names = {port.get("name") for one in services for port in one["spec"].get("ports") or []}
     for index, endpoint in enumerate(spec.get("endpoints") or []):
@@ -148,7 +150,7 @@ def service_monitors_find_services_and_ports(target: RuleTarget) -> Violations:
             yield ("spec", "endpoints", index, "port"), f"these Services have no port called {endpoint['port']!r}"
 
 
-def _foreign(target: RuleTarget) -> bool:
-    """Whether a monitor looks at namespaces of charts, whose objects are not in the overlay."""
+def _watches_charts(target: RuleTarget) -> bool:
+    """Whether a monitor selects namespaces of charts, whose objects are not part of the overlay."""
     names = ((target.spec.get("namespaceSelector") or {}).get("matchNames")) or []
     return bool(set(names) - {"emoji-ldm"})

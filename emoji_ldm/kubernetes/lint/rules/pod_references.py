@@ -1,4 +1,4 @@
-"""Everything that a manifest names exists: volumes, ConfigMaps, Secrets, accounts, claims, ports, classes, roles."""
+"""Rules of references from Pods: volumes, ConfigMaps, Secrets, accounts, claims, ports and priority classes exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
 @rule(CONTAINER)
 def mounted_volumes_exist(target: RuleTarget) -> Violations:
-    """Kubernetes: a Pod that names what does not exist never starts."""
+    """Kubernetes: a Pod that refers to a missing object never starts."""
     if target.pod is None:
         return
     known = _volumes(target.pod)
@@ -26,7 +26,7 @@ def mounted_volumes_exist(target: RuleTarget) -> Violations:
 
 @rule(POD)
 def volumes_are_mounted(target: RuleTarget) -> Violations:
-    """ours: what nobody mounts is left over."""
+    """Project convention: a volume that no container mounts is a leftover."""
     if target.pod is None or target.pod.role == "cleanup":
         return
     mounts = {mount["name"] for one in target.pod.containers for mount in one.get("volumeMounts") or []}
@@ -37,67 +37,61 @@ def volumes_are_mounted(target: RuleTarget) -> Violations:
 
 @rule(CONTAINER)
 def mount_paths_are_absolute_and_differ(target: RuleTarget) -> Violations:
-    """API: mount paths of a container differ, and are absolute."""
+    """Kubernetes API: mount paths of a container are absolute and distinct."""
     seen: set[str] = set()
     for index, mount in enumerate(target.value.get("volumeMounts") or []):
         path = mount["mountPath"].rstrip("/")
         if path in seen or not path.startswith("/"):
-            yield ("volumeMounts", index, "mountPath"), f"{mount['mountPath']} is not absolute, or mounted twice"
+            yield ("volumeMounts", index, "mountPath"), f"{mount['mountPath']} is not absolute, or is mounted twice"
         seen.add(path)
 
 
 @rule(POD)
 def config_maps_exist(target: RuleTarget) -> Violations:
-    """Kubernetes: a Pod that names what does not exist never starts."""
+    """Kubernetes: a Pod that refers to a missing object never starts."""
     for path, name, key, optional in _named(target, "configMap", "name", "configMapRef", "configMapKeyRef"):
         found = target.context.by_kind.get("ConfigMap", {}).get(name)
         if found is None and not optional:
             yield path, f"no ConfigMap {name!r} (there are: {target.context.names('ConfigMap')})"
-        elif (
-            found is not None
-            and key is not None
-            and key not in {**found.get("data", {}), **found.get("binaryData", {})}
-        ):
-            yield path, f"ConfigMap {name} holds no {key!r}"
+        elif found is not None and key is not None and key not in _keys(found):
+            yield path, f"ConfigMap {name} has no key {key!r}"
 
 
 @rule(CONTAINER)
 def files_of_config_maps_exist(target: RuleTarget) -> Violations:
-    """Commands: a file that is not there ends the container at once."""
+    """Kubernetes: a command that names a missing file ends the container at once."""
     if target.pod is None or target.injected:
         return
     maps = {one["name"]: one["configMap"] for one in target.pod.spec.get("volumes") or [] if one.get("configMap")}
     for mount in target.value.get("volumeMounts") or []:
         source = maps.get(mount["name"])
-        held = target.context.by_kind.get("ConfigMap", {}).get((source or {}).get("name", ""))
-        if source is None or held is None or mount.get("subPath"):
+        config_map = target.context.by_kind.get("ConfigMap", {}).get((source or {}).get("name", ""))
+        if source is None or config_map is None or mount.get("subPath"):
             continue
-        files = {one["path"] for one in source.get("items") or []} or set(held.get("data") or {})
+        files = {one["path"] for one in source.get("items") or []} or set(config_map.get("data") or {})
         for key in ("command", "args"):
             for index, word in enumerate(target.value.get(key) or []):
                 for name in re.findall(rf"{re.escape(mount['mountPath'].rstrip('/'))}/([\w.-]+)", word):
                     if name not in files:
-                        yield (key, index), f"ConfigMap {source['name']} holds no file {name!r}"
+                        yield (key, index), f"ConfigMap {source['name']} contains no file {name!r}"
 
 
 @rule(POD)
 def secrets_are_declared(target: RuleTarget) -> Violations:
-    """Kubernetes: a Pod that names what does not exist never starts."""
+    """Kubernetes: a Pod that refers to a missing object never starts."""
+    overlay = target.context.overlay
     for path, name, key, optional in _named(target, "secret", "secretName", "secretRef", "secretKeyRef"):
         keys = target.context.secrets.get(name)
-        if keys is None and not optional and name not in _made(target):
+        if keys is None and not optional and name not in _created_by_operators(target):
             known = ", ".join(sorted(target.context.secrets)) or "none"
-            yield path, f"k8s/secrets.yaml declares no Secret {name!r} for {target.context.overlay} (there are: {known})"
+            yield path, f"k8s/secrets.yaml declares no Secret {name!r} for {overlay} (there are: {known})"
         elif keys is not None and key is not None and key not in keys:
             yield path, f"Secret {name} has no key {key!r} (there are: {', '.join(sorted(keys))})"
 
 
 @rule(CLUSTER)
 def secrets_of_clusters_are_declared(target: RuleTarget) -> Violations:
-    """Kubernetes: a Pod that names what does not exist never starts.
-
-    The token, and the password of Redis.
-    """
+    """KubeRay 1.7: the operator mounts the Secrets of the token and of the password of Redis into every Pod."""
     options = target.value.get("gcsFaultToleranceOptions") or {}
     reference = ((options.get("redisPassword") or {}).get("valueFrom") or {}).get("secretKeyRef") or {}
     token = (target.value.get("authOptions") or {}).get("secretName")
@@ -109,7 +103,7 @@ def secrets_of_clusters_are_declared(target: RuleTarget) -> Violations:
 
 @rule(POD)
 def accounts_exist(target: RuleTarget) -> Violations:
-    """Kubernetes: a Pod that names what does not exist never starts."""
+    """Kubernetes: a Pod that refers to a missing object never starts."""
     name = target.value["spec"].get("serviceAccountName")
     if name is not None and not target.context.has("ServiceAccount", name):
         known = target.context.names("ServiceAccount")
@@ -118,7 +112,7 @@ def accounts_exist(target: RuleTarget) -> Violations:
 
 @rule(POD)
 def claims_exist(target: RuleTarget) -> Violations:
-    """Kubernetes: a Pod that names what does not exist never starts."""
+    """Kubernetes: a Pod that refers to a missing object never starts."""
     for index, volume in enumerate(target.value["spec"].get("volumes") or []):
         name = (volume.get("persistentVolumeClaim") or {}).get("claimName")
         if name is not None and name not in _claims(target):
@@ -127,7 +121,7 @@ def claims_exist(target: RuleTarget) -> Violations:
 
 @rule(POD)
 def priorities_exist(target: RuleTarget) -> Violations:
-    """Kubernetes: a Pod that names what does not exist never starts."""
+    """Kubernetes: a Pod that refers to a missing object never starts."""
     name = target.value["spec"].get("priorityClassName")
     if name is not None and not target.context.has("PriorityClass", name) and name not in BUILT_IN_PRIORITIES:
         known = target.context.names("PriorityClass")
@@ -136,7 +130,7 @@ def priorities_exist(target: RuleTarget) -> Violations:
 
 @rule(CONTAINER)
 def ports_of_probes_exist(target: RuleTarget) -> Violations:
-    """Kubernetes: a Pod that names what does not exist never starts."""
+    """Kubernetes: a Pod that refers to a missing object never starts."""
     names = {port.get("name") for port in target.value.get("ports") or []}
     for probe in PROBES:
         for kind in ("httpGet", "tcpSocket"):
@@ -147,14 +141,18 @@ def ports_of_probes_exist(target: RuleTarget) -> Violations:
 
 @rule(CONTAINER)
 def ports_and_variables_differ(target: RuleTarget) -> Violations:
-    """API: names and numbers of a container's ports, and its variables, differ."""
+    """Kubernetes API: the names and numbers of a container's ports and the names of its variables are distinct."""
     for key, field in (("ports", "name"), ("ports", "containerPort"), ("env", "name")):
         seen = set()
         for index, item in enumerate(target.value.get(key) or []):
             value = (item.get(field), item.get("protocol", "TCP")) if field == "containerPort" else item.get(field)
             if value in seen and item.get(field) is not None:
-                yield (key, index), f"{item[field]} stands twice"
+                yield (key, index), f"{item[field]} is listed twice"
             seen.add(value)
+
+
+def _keys(config_map: KubeObject) -> set[str]:
+    return {*config_map.get("data", {}), *config_map.get("binaryData", {})}
 
 
 def _volumes(pod: ExpandedPod) -> set[str]:
@@ -164,24 +162,25 @@ def _volumes(pod: ExpandedPod) -> set[str]:
 
 
 def _claims(target: RuleTarget) -> set[str]:
-    made = {
+    # Kubernetes creates one claim per replica of a StatefulSet and names it after both.
+    created = {
         f"{claim['metadata']['name']}-{one['metadata']['name']}-{number}"
         for one in target.context.of_kinds("StatefulSet")
         for claim in one["spec"].get("volumeClaimTemplates") or []
         for number in range(int(one["spec"].get("replicas") or 1))
     }
-    return made | set(target.context.by_kind.get("PersistentVolumeClaim", {}))
+    return created | set(target.context.by_kind.get("PersistentVolumeClaim", {}))
 
 
-def _made(target: RuleTarget) -> set[str]:
-    """Secrets that operators make by the overlay's own objects (cert-manager)."""
+def _created_by_operators(target: RuleTarget) -> set[str]:
+    """Secrets that operators create from objects of the overlay (cert-manager)."""
     return {str(value_at(one, ("spec", "secretName"))) for one in target.context.of_kinds("Certificate")}
 
 
 def _named(
     target: RuleTarget, volume: str, volume_key: str, whole: str, single: str
 ) -> Iterator[tuple[FieldPath, str, str | None, bool]]:
-    """Every (path, name, key, optional) of ConfigMaps or Secrets that a Pod's volumes and variables name."""
+    """Every (path, name, key, optional) of ConfigMaps or Secrets that volumes and variables of a Pod refer to."""
     spec = target.value["spec"]
     for index, item in enumerate(spec.get("volumes") or []):
         path: FieldPath = ("spec", "volumes", index)

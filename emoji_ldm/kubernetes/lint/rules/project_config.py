@@ -1,4 +1,8 @@
-"""The project's own configuration and commands, as manifests name them."""
+"""Rules of this project's own configuration and command lines inside manifests.
+
+A wrong config key or command ends a job only after its cluster has started, on GPUs that cost money. Therefore the
+config in a ConfigMap and the overrides on a command line are validated here by the same models that the commands use.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,15 @@ from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.lint.rules.rule import CONTAINER, JOB, OBJECT, RuleTarget, Violations, rule
 
 CONFIG = "emoji-ldm.yaml"
-WORDS_TEXT = """
+COMMANDS_TEXT = """
 crawl caption autoencoder latents train generate report serve pipeline demo doctor dataset sets
 """
-WORDS = frozenset(WORDS_TEXT.split())
+COMMANDS = frozenset(COMMANDS_TEXT.split())
 
 
 @rule(OBJECT, "ConfigMap")
 def configs_are_valid(target: RuleTarget) -> Violations:
-    """emoji_ldm.config: the models that the commands themselves use."""
+    """emoji_ldm.config: the models by which the commands validate their configuration."""
     text = (target.object.get("data") or {}).get(CONFIG)
     if text is None:
         return
@@ -33,27 +37,28 @@ def configs_are_valid(target: RuleTarget) -> Violations:
     try:
         build(values or {}, where=CONFIG)
     except ConfigError as error:
-        for one in re.split(rf"; (?={CONFIG}: )", str(error)):
-            key = re.search(r": (?:unknown key ')?([a-z_]+(?:\.[a-z_0-9]+)*)", one)
-            yield ("data", CONFIG, *(key[1].split(".") if key else ())), one
+        # One error lists all wrong keys; each becomes a finding on the line of its key.
+        for problem in re.split(rf"; (?={CONFIG}: )", str(error)):
+            key = re.search(r": (?:unknown key ')?([a-z_]+(?:\.[a-z_0-9]+)*)", problem)
+            yield ("data", CONFIG, *(key[1].split(".") if key else ())), problem
 
 
 @rule(JOB)
 def entrypoints_are_commands(target: RuleTarget) -> Violations:
-    """ray_jobs.cli.main: what is not one of its commands ends at once."""
+    """ray_jobs.cli: an unknown command ends the job at once."""
     text = target.value.get("entrypoint") or ""
     try:
         words = shlex.split(text)
     except ValueError as error:
         yield ("entrypoint",), f"{text!r}: {error}"
         return
-    if len(words) < 2 or words[0] != "emoji-ldm" or words[1] not in WORDS:
-        yield ("entrypoint",), f"{text!r} is no command of emoji-ldm"
+    if len(words) < 2 or words[0] != "emoji-ldm" or words[1] not in COMMANDS:
+        yield ("entrypoint",), f"{text!r} is not a command of emoji-ldm"
 
 
 @rule(JOB)
 def overrides_are_fields_of_the_config(target: RuleTarget) -> Violations:
-    """emoji_ldm.config: a command with an unknown key, or a value that it refuses, ends at once."""
+    """emoji_ldm.config: an unknown key or an invalid value ends the job at once."""
     for word in _words(target):
         if re.fullmatch(r"[A-Za-z_]+(\.[A-Za-z_]+)*=.*", word, re.DOTALL):
             try:
@@ -64,7 +69,7 @@ def overrides_are_fields_of_the_config(target: RuleTarget) -> Violations:
 
 @rule(JOB)
 def configs_lie_where_commands_look(target: RuleTarget) -> Violations:
-    """The commands read the file that the ConfigMap is mounted at, or a preset of the package."""
+    """ray_jobs.cli: --config names a file that a ConfigMap is mounted at, or a preset of the package."""
     words = _words(target)
     for option, value in zip(words, [*words[1:], ""], strict=False):
         name, equals, after = option.partition("=")
@@ -84,29 +89,32 @@ def the_serve_config_is_ours(target: RuleTarget) -> Violations:
         return
     applications = values.get("applications") if isinstance(values, dict) else None
     if not isinstance(applications, list) or not applications:
-        yield ("spec", "serveConfigV2"), "names no application: it holds `applications`, a list"
+        yield ("spec", "serveConfigV2"), "names no application: it must hold the list `applications`"
         return
     for one in applications:
         if not isinstance(one, dict) or not isinstance(one.get("args") or {}, dict):
-            yield ("spec", "serveConfigV2"), f"{one!r} is no application: a mapping with import_path and args"
+            yield (
+                ("spec", "serveConfigV2"),
+                f"{one!r} is not an application: it must be a mapping with import_path and args",
+            )
             continue
         path = (one.get("args") or {}).get("config")
         if not re.fullmatch(r"[\w.]+:\w+", str(one.get("import_path"))):
-            yield ("spec", "serveConfigV2"), f"{one.get('import_path')!r} is no import path module:name"
+            yield ("spec", "serveConfigV2"), f"{one.get('import_path')!r} is not an import path such as module:name"
         if path and path not in _served(target):
             yield ("spec", "serveConfigV2"), f"no ConfigMap is mounted at {path} on the head"
 
 
 @rule(CONTAINER)
 def commands_are_not_empty(target: RuleTarget) -> Violations:
-    """python: a module or file that does not exist ends the container at once."""
+    """Kubernetes: an empty word in a command or its arguments is an empty file name or option."""
     for key in ("command", "args"):
         if key in target.value and not all(isinstance(word, str) and word for word in target.value[key] or [""]):
-            yield (key,), f"{key} holds an empty word"
+            yield (key,), f"{key} holds an empty string"
 
 
 def _words(target: RuleTarget) -> list[str]:
-    """Of the command; none where its quotes are not closed, which is told elsewhere."""
+    """The words of the entrypoint; none if its quotes are not closed, which another rule reports."""
     try:
         return shlex.split(target.value.get("entrypoint") or "")
     except ValueError:
@@ -122,11 +130,11 @@ def _files(target: RuleTarget) -> set[str]:
 
 
 def _mounted(target: RuleTarget, cluster: KubeObject) -> set[str]:
-    """Paths of the files that ConfigMaps give to the head's Ray container."""
+    """Paths of the files that ConfigMaps provide in the Ray container of the head."""
     spec = cluster["headGroupSpec"]["template"]["spec"]
     maps = {one["name"]: (one.get("configMap") or {}).get("name") for one in spec.get("volumes") or []}
     found = set()
     for mount in spec["containers"][0].get("volumeMounts") or []:
-        held = target.context.by_kind.get("ConfigMap", {}).get(maps.get(mount["name"]) or "", {})
-        found |= {f"{mount['mountPath'].rstrip('/')}/{name}" for name in held.get("data") or {}}
+        config_map = target.context.by_kind.get("ConfigMap", {}).get(maps.get(mount["name"]) or "", {})
+        found |= {f"{mount['mountPath'].rstrip('/')}/{name}" for name in config_map.get("data") or {}}
     return found

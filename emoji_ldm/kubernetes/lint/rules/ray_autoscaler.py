@@ -1,4 +1,4 @@
-"""What KubeRay demands of clusters that grow by themselves."""
+"""Rules of KubeRay for clusters with an autoscaler."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def a_head_under_v2_is_never_restarted(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec, IsAutoscalingV2Enabled."""
     policy = target.value["headGroupSpec"]["template"]["spec"].get("restartPolicy")
     if v2(target.value) and policy not in (None, "", "Never"):
-        yield ("headGroupSpec", "template", "spec", "restartPolicy"), "autoscaler v2 wants restartPolicy Never"
+        yield ("headGroupSpec", "template", "spec", "restartPolicy"), "autoscaler v2 requires restartPolicy Never"
 
 
 @rule(CLUSTER)
@@ -48,7 +48,7 @@ def workers_under_v2_are_never_restarted(target: RuleTarget) -> Violations:
     for index, group in enumerate(target.value.get("workerGroupSpecs") or []):
         if v2(target.value) and group["template"]["spec"].get("restartPolicy") not in (None, "", "Never"):
             where = ("workerGroupSpecs", index, "template", "spec", "restartPolicy")
-            yield where, "autoscaler v2 wants restartPolicy Never"
+            yield where, "autoscaler v2 requires restartPolicy Never"
 
 
 @rule(GROUP)
@@ -92,14 +92,14 @@ def the_idle_timeout_is_not_negative(target: RuleTarget) -> Violations:
 def the_start_command_of_the_sidecar_is_the_operators(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go KUBERAY_GEN_AUTOSCALER_START_CMD."""
     if env(target.value.get("autoscalerOptions") or {}, "KUBERAY_GEN_AUTOSCALER_START_CMD"):
-        yield ("autoscalerOptions", "env"), "KUBERAY_GEN_AUTOSCALER_START_CMD is the operator's own"
+        yield ("autoscalerOptions", "env"), "KUBERAY_GEN_AUTOSCALER_START_CMD is set by the operator itself"
 
 
 @rule(CLUSTER)
 def options_of_the_autoscaler_need_one(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/common/pod.go: options without enableInTreeAutoscaling are ignored."""
     if target.value.get("autoscalerOptions") and not autoscaled(target.value):
-        yield ("autoscalerOptions",), "autoscalerOptions without enableInTreeAutoscaling do nothing"
+        yield ("autoscalerOptions",), "autoscalerOptions have no effect without enableInTreeAutoscaling"
 
 
 @rule(CLUSTER)
@@ -115,7 +115,7 @@ def the_autoscalers_head_may_talk_to_the_api_server(target: RuleTarget) -> Viola
     spec = target.value["headGroupSpec"]["template"]["spec"]
     if autoscaled(target.value) and spec.get("automountServiceAccountToken") is False:
         where = ("headGroupSpec", "template", "spec", "automountServiceAccountToken")
-        yield where, "the autoscaler sidecar needs its account's token"
+        yield where, "the autoscaler sidecar needs the token of its service account"
 
 
 def v2(cluster: dict[str, object] | None) -> bool:

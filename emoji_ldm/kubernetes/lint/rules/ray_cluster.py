@@ -1,4 +1,4 @@
-"""What KubeRay demands of every Ray cluster, inside whatever kind."""
+"""Rules of KubeRay for every Ray cluster, in whichever kind of object it is described."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ HEAD = ("headGroupSpec", "template", "spec", "containers", 0)
 @rule(OBJECT, *NAME_LENGTHS)
 def names_leave_room_for_what_the_operator_appends(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRay*Metadata, MaxRay*NameLength."""
-    name, most = target.object["metadata"]["name"], NAME_LENGTHS[target.kind]
-    if len(name) > most:
+    name, maximum = target.object["metadata"]["name"], NAME_LENGTHS[target.kind]
+    if len(name) > maximum:
         yield (
             ("metadata", "name"),
-            f"the name has {len(name)} characters; the operator allows {most} for a {target.kind}",
+            f"the name has {len(name)} characters; the operator allows {maximum} for a {target.kind}",
         )
 
 
@@ -42,7 +42,7 @@ def names_start_with_a_letter(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go IsDNS1035Label."""
     name = target.object["metadata"]["name"]
     if not DNS_1035.fullmatch(name):
-        yield ("metadata", "name"), f"the name {name!r} is no DNS-1035 label (a-z, 0-9, -; a letter first)"
+        yield ("metadata", "name"), f"the name {name!r} is not a DNS-1035 label (a-z, 0-9, -; a letter first)"
 
 
 @rule(GROUP)
@@ -54,9 +54,12 @@ def every_group_has_a_container(target: RuleTarget) -> Violations:
 
 @rule(GROUP)
 def every_group_has_start_parameters(target: RuleTarget) -> Violations:
-    """KubeRay 1.7 ray-operator/apis/ray/v1 RayStartParams has no omitempty: a missing map is written back as null."""
+    """KubeRay 1.7 ray-operator/apis/ray/v1 RayStartParams lacks omitempty: a missing map is written back as null."""
     if target.value.get("rayStartParams") is None:
-        yield (), "rayStartParams is missing: write {} at least, or KubeRay and Kueue send null, which the API refuses"
+        yield (
+            (),
+            "rayStartParams is missing: write at least {}, or KubeRay and Kueue send null, which the API refuses",
+        )
 
 
 @rule(GROUP)
@@ -64,7 +67,7 @@ def sizes_are_said_once(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateRayGroupResources."""
     twice = [key for key in SIZES if (target.value.get("rayStartParams") or {}).get(key)]
     if twice and target.value.get("resources"):
-        yield ("resources",), f"resources and rayStartParams ({', '.join(twice)}) both give sizes: keep one"
+        yield ("resources",), f"resources and rayStartParams ({', '.join(twice)}) both set sizes: keep one"
 
 
 @rule(GROUP)
@@ -79,7 +82,7 @@ def labels_of_groups_are_labels(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateRayGroupLabels."""
     for key, value in (target.value.get("labels") or {}).items():
         if not qualified_name(key) or not LABEL_VALUE.fullmatch(value):
-            yield ("labels", key), f"{key}={value} is no label"
+            yield ("labels", key), f"{key}={value} is not a valid label"
 
 
 @rule(GROUP)
@@ -113,8 +116,8 @@ def groups_of_a_fixed_cluster_say_both_bounds(target: RuleTarget) -> Violations:
 @rule(GROUP)
 def the_count_lies_between_the_bounds(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/util.go CalculateDesiredReplicas."""
-    part = target.value
-    count, least, most = part.get("replicas"), part.get("minReplicas"), part.get("maxReplicas")
+    group = target.value
+    count, least, most = group.get("replicas"), group.get("minReplicas"), group.get("maxReplicas")
     if count is None or least is None or most is None or least > most:
         return
     if not least <= count <= most:
@@ -143,7 +146,7 @@ def start_options_exist(target: RuleTarget) -> Violations:
 def a_token_needs_a_version(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go IsAuthEnabled."""
     if _mode(target) == "token" and not target.value.get("rayVersion"):
-        yield (), "token mode needs rayVersion written out"
+        yield (), "token mode needs an explicit rayVersion"
 
 
 @rule(CLUSTER)
@@ -162,18 +165,18 @@ def tokens_of_kubernetes_are_for_bare_clusters(target: RuleTarget) -> Violations
         return
     where = ("authOptions", "enableK8sTokenAuth")
     if target.kind != "RayCluster":
-        yield where, f"a {target.kind} cannot use Kubernetes' tokens"
+        yield where, f"a {target.kind} cannot use Kubernetes tokens"
     if options.get("mode") != "token" or options.get("secretName"):
-        yield where, "Kubernetes' tokens need mode token and no secretName"
+        yield where, "Kubernetes tokens need mode token and no secretName"
     if (version_of(target.value.get("rayVersion")) or (0,)) < (2, 55):
-        yield where, "Kubernetes' tokens need Ray 2.55 or newer"
+        yield where, "Kubernetes tokens need Ray 2.55 or newer"
 
 
 @rule(CLUSTER)
 def every_cluster_asks_for_a_token(target: RuleTarget) -> Violations:
-    """CVE-2023-48022: whoever reaches port 8265 of a cluster without a token runs code."""
+    """CVE-2023-48022: anyone who reaches port 8265 of a cluster without a token can run code on it."""
     if _mode(target) != "token":
-        yield ("authOptions",), "authOptions.mode must be token: port 8265 runs code for whoever reaches it"
+        yield ("authOptions",), "authOptions.mode must be token: anyone who reaches port 8265 can run code"
     elif not (target.value["authOptions"].get("secretName") or target.value["authOptions"].get("enableK8sTokenAuth")):
         yield ("authOptions",), "authOptions.secretName is missing: clusters with random names need one known token"
 
@@ -217,10 +220,10 @@ def no_tasks_run_on_the_head(target: RuleTarget) -> Violations:
 
 @rule(CLUSTER)
 def there_is_one_ray_version(target: RuleTarget) -> Violations:
-    """versions.yaml: rayVersion decides what the operator and the autoscaler do."""
-    wanted, found = str(target.context.versions["ray"]), target.value.get("rayVersion")
-    if found and found != wanted:
-        yield ("rayVersion",), f"rayVersion {found} is not that of versions.yaml, {wanted}"
+    """Project policy: the operator and the autoscaler go by rayVersion, so it is the version of versions.yaml."""
+    expected, found = str(target.context.versions["ray"]), target.value.get("rayVersion")
+    if found and found != expected:
+        yield ("rayVersion",), f"rayVersion {found} is not that of versions.yaml, {expected}"
 
 
 def _mode(target: RuleTarget) -> object:

@@ -1,4 +1,4 @@
-"""What KubeRay demands of RayJobs, and of the jobs that a RayCronJob makes."""
+"""Rules of KubeRay for RayJobs, and for the jobs that a RayCronJob creates."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from emoji_ldm.kubernetes.lint.quantities import duration_s
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.lint.rules.rule import JOB, OBJECT, RuleTarget, Violations, autoscaled, rule
 
-ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
+DELETION_ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
 CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 CRON_PART = re.compile(r"(?:[*?]|(\w+)(?:-(\w+))?)(?:/(\d+))?")
 MONTHS = ("", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-CRON_NAMES = ((), (), (), MONTHS, ("sun", "mon", "tue", "wed", "thu", "fri", "sat"))  # each at its number
+CRON_NAMES = (
+    (),
+    (),
+    (),
+    MONTHS,
+    ("sun", "mon", "tue", "wed", "thu", "fri", "sat"),
+)  # the index of a name is its number
 RULES_PATH = ("deletionStrategy", "deletionRules")
 
 
@@ -93,7 +99,7 @@ def a_sidecars_head_is_never_restarted(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
     head = ((target.cluster or {}).get("headGroupSpec") or {}).get("template", {}).get("spec", {})
     if target.value.get("submissionMode") == "SidecarMode" and head.get("restartPolicy") not in (None, "", "Never"):
-        yield ("submissionMode",), "SidecarMode wants restartPolicy Never on the head"
+        yield ("submissionMode",), "SidecarMode requires restartPolicy Never on the head"
 
 
 @rule(JOB)
@@ -129,7 +135,7 @@ def deadlines_are_positive(target: RuleTarget) -> Violations:
 def a_job_ends_some_day(target: RuleTarget) -> Violations:
     """kuberay#3860, #4824: a job whose head Pod dies can hang."""
     if target.value.get("activeDeadlineSeconds") is None:
-        yield (), "activeDeadlineSeconds is missing: a job whose head Pod dies can hang for ever"
+        yield (), "activeDeadlineSeconds is missing: a job whose head Pod dies can hang forever"
 
 
 @rule(JOB)
@@ -163,7 +169,10 @@ def a_deletion_strategy_says_something(target: RuleTarget) -> Violations:
 def deletion_rules_replace_the_shutdown(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionConfiguration."""
     if _rules(target) and target.value.get("shutdownAfterJobFinishes"):
-        yield RULES_PATH, "deletionRules and shutdownAfterJobFinishes exclude each other (Kueue wants the latter)"
+        yield (
+            RULES_PATH,
+            "deletionRules and shutdownAfterJobFinishes are mutually exclusive (Kueue requires the latter)",
+        )
 
 
 @rule(JOB)
@@ -187,7 +196,7 @@ def workers_are_not_deleted_under_an_autoscaler(target: RuleTarget) -> Violation
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionRules."""
     for index, item in enumerate(_rules(target)):
         if autoscaled(target.cluster) and item["policy"] == "DeleteWorkers":
-            yield (*RULES_PATH, index, "policy"), "DeleteWorkers does not go with autoscaling"
+            yield (*RULES_PATH, index, "policy"), "DeleteWorkers cannot be combined with autoscaling"
 
 
 @rule(JOB)
@@ -196,7 +205,7 @@ def deletion_rules_differ(target: RuleTarget) -> Violations:
     seen = set()
     for index, item in enumerate(_rules(target)):
         if (key := (_condition(item), item["policy"])) in seen:
-            yield (*RULES_PATH, index), f"a second rule says {item['policy']} for the same end"
+            yield (*RULES_PATH, index), f"a second rule sets {item['policy']} for the same end state"
         seen.add(key)
 
 
@@ -205,13 +214,16 @@ def workers_go_before_clusters_before_jobs(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateTTLConsistency."""
     ends: dict[str, dict[str, tuple[int, int]]] = {}
     for index, item in enumerate(_rules(target)):
-        waits = ends.setdefault(_condition(item), {})
-        waits[item["policy"]] = (item["condition"].get("ttlSeconds") or 0, index)
-    for waits in ends.values():
-        ordered = [waits[policy] for policy in ORDER if policy in waits]
+        delays = ends.setdefault(_condition(item), {})
+        delays[item["policy"]] = (item["condition"].get("ttlSeconds") or 0, index)
+    for delays in ends.values():
+        ordered = [delays[policy] for policy in DELETION_ORDER if policy in delays]
         for (before, _), (after, index) in itertools.pairwise(ordered):
             if after < before:
-                yield (*RULES_PATH, index, "condition"), f"this goes after {after} s, what it holds after {before} s"
+                yield (
+                    (*RULES_PATH, index, "condition"),
+                    f"this is deleted after {after} s, but what it contains only after {before} s",
+                )
 
 
 @rule(OBJECT, "RayCronJob", "CronJob")
@@ -221,7 +233,7 @@ def the_schedule_is_one(target: RuleTarget) -> Violations:
     if "TZ" in text:
         yield ("spec", "schedule"), "use timeZone instead of TZ in the schedule"
     elif not _is_cron(text):
-        yield ("spec", "schedule"), f"{text!r} is no schedule of five parts"
+        yield ("spec", "schedule"), f"{text!r} is not a cron schedule of five fields"
 
 
 @rule(OBJECT, "RayCronJob", "CronJob")
@@ -242,7 +254,7 @@ def _condition(item: KubeObject) -> str:
 
 
 def _is_cron(text: str) -> bool:
-    """As robfig/cron v3 ParseStandard: Sunday is 0 and not 7, months and days have names too."""
+    """Whether robfig/cron v3 ParseStandard accepts it: Sunday is 0, not 7; months and days may be names."""
     if text.startswith("@every "):
         return duration_s(text.removeprefix("@every ")) is not None
     if re.fullmatch(r"@(yearly|annually|monthly|weekly|daily|midnight|hourly)", text):

@@ -1,4 +1,4 @@
-"""What KubeRay demands of RayServices."""
+"""Rules of KubeRay for RayServices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ OPTIONS = ("spec", "upgradeStrategy", "clusterUpgradeOptions")
 def a_service_is_not_given_up_for_good(target: RuleTarget) -> Violations:
     """KubeRay 1.7 rayservice_controller.go isInitializingTimeout: only a new object recovers; upgrades ignore it."""
     if TIMEOUT in target.annotations:
-        yield ("metadata", "annotations", TIMEOUT), "it ends for good a service that waits for its first model"
+        yield (
+            ("metadata", "annotations", TIMEOUT),
+            "it would end a service for good while that waits for its first model",
+        )
 
 
 @rule(OBJECT, "RayService")
@@ -30,7 +33,10 @@ def the_kind_of_upgrade_exists(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayServiceSpec."""
     kind = (target.spec.get("upgradeStrategy") or {}).get("type")
     if kind not in (None, INCREMENTAL, "NewCluster", "None"):
-        yield ("spec", "upgradeStrategy", "type"), f"no kind of upgrade {kind!r}: {INCREMENTAL}, NewCluster or None"
+        yield (
+            ("spec", "upgradeStrategy", "type"),
+            f"unknown upgrade type {kind!r}: use {INCREMENTAL}, NewCluster or None",
+        )
 
 
 @rule(OBJECT, "RayService")
@@ -61,9 +67,9 @@ def steps_of_an_upgrade_fit_its_surge(target: RuleTarget) -> Violations:
         return
     surge, step = options.get("maxSurgePercent", 100), options.get("stepSizePercent", -1)
     if not 0 <= surge <= 100:
-        yield (*OPTIONS, "maxSurgePercent"), "maxSurgePercent lies between 0 and 100"
+        yield (*OPTIONS, "maxSurgePercent"), "maxSurgePercent must lie between 0 and 100"
     if not 0 <= step <= surge:
-        yield (*OPTIONS, "stepSizePercent"), f"stepSizePercent lies between 0 and maxSurgePercent ({surge})"
+        yield (*OPTIONS, "stepSizePercent"), f"stepSizePercent must lie between 0 and maxSurgePercent ({surge})"
 
 
 @rule(OBJECT, "RayService")
@@ -74,6 +80,6 @@ def steps_of_an_upgrade_take_time(target: RuleTarget) -> Violations:
 
 
 def _options(target: RuleTarget) -> KubeObject | None:
-    """The options of an incremental upgrade; None where the upgrade is of another kind."""
+    """The options of an incremental upgrade; None for other upgrade types."""
     strategy = target.spec.get("upgradeStrategy") or {}
     return (strategy.get("clusterUpgradeOptions") or {}) if strategy.get("type") == INCREMENTAL else None

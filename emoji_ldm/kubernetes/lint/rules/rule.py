@@ -1,4 +1,9 @@
-"""What a rule is: a small function that looks at one target of one object and tells what is wrong there."""
+"""The registry of rules: a rule is a generator function over one target, and yields what is wrong there.
+
+The name of the function states what must hold, its docstring names who demands it (an operator's source file, the API,
+or a convention of this project). Its scope decides what it is called with: whole objects, Ray clusters, their groups,
+RayJob specs, Pods, or containers, wherever these occur inside any kind of object.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +15,20 @@ from emoji_ldm.kubernetes.lint.context import LintContext
 from emoji_ldm.kubernetes.lint.pods import ExpandedPod, FieldPath, ray_job, ray_part
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 
-Violations = Iterator[tuple[FieldPath, str]]  # paths as seen from the part of the target
+Violations = Iterator[tuple[FieldPath, str]]  # paths are relative to the value of the target
 
 OBJECT, CLUSTER, GROUP, JOB, POD, CONTAINER = "object", "cluster", "group", "job", "pod", "container"
 
 
 @dataclass(frozen=True)
 class RuleTarget:
-    """One target that rules look at: the part, where it lies, and everything around it."""
+    """One part of an object that rules inspect, with its path and all that surrounds it."""
 
     object: KubeObject
     context: LintContext
-    path: FieldPath  # of the part in the object
+    path: FieldPath  # of `value` in the object
     value: KubeObject
-    pod: ExpandedPod | None = None  # for pods and containers
+    pod: ExpandedPod | None = None  # for Pods and containers
     cluster: KubeObject | None = None  # for everything inside a Ray kind
 
     @property
@@ -44,13 +49,13 @@ class RuleTarget:
 
     @property
     def injected(self) -> bool:
-        """Whether an operator adds this container."""
+        """Whether an operator adds this container, so that no manifest contains it."""
         return self.pod is not None and self.value.get("name") in self.pod.injected
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule, where it comes from, and the kinds it is about (all, if none are named)."""
+    """One rule: what must hold, who demands it, and the kinds it applies to (all if `kinds` is empty)."""
 
     name: str
     source: str
@@ -63,7 +68,7 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(scope: str, *kinds: str) -> Callable[[Callable[[RuleTarget], Violations]], Callable[[RuleTarget], Violations]]:
-    """Register a function as a rule: its name says what must hold, its docstring who demands it."""
+    """Register a function as a rule for a scope, for objects of some kinds only if any are named."""
 
     def register(find: Callable[[RuleTarget], Violations]) -> Callable[[RuleTarget], Violations]:
         name = find.__name__.replace("_", " ")
@@ -75,7 +80,7 @@ def rule(scope: str, *kinds: str) -> Callable[[Callable[[RuleTarget], Violations
 
 
 def rule_targets(obj: KubeObject, context: LintContext, pods: list[ExpandedPod]) -> Iterator[tuple[str, RuleTarget]]:
-    """Every target of an object, with its scope; `pods` are those of this object."""
+    """Every target of an object, with its scope; `pods` are the Pods of this object."""
     yield OBJECT, RuleTarget(obj, context, (), obj)
     part = ray_part(obj)
     cluster = part[1] if part else None
@@ -93,23 +98,23 @@ def rule_targets(obj: KubeObject, context: LintContext, pods: list[ExpandedPod])
 
 
 def env(container: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The environment variable of a container, if it is set."""
+    """The entry of an environment variable of a container; None if it is not set."""
     return next((item for item in container.get("env") or [] if item.get("name") == name), None)
 
 
 def head_container(cluster: KubeObject) -> KubeObject:
-    """Ray's own container of the head; {} where there is none."""
+    """The Ray container of the head, which is its first; {} if there is none."""
     containers = cluster["headGroupSpec"]["template"].get("spec", {}).get("containers") or [{}]
     first: KubeObject = containers[0]
     return first
 
 
 def autoscaled(cluster: KubeObject | None) -> bool:
-    """Whether the operator adds the autoscaler."""
+    """Whether the operator adds the autoscaler to the head."""
     return bool(cluster and cluster.get("enableInTreeAutoscaling"))
 
 
 def version_of(text: object) -> tuple[int, ...] | None:
-    """A version such as 2.60.0 as numbers; None where it is none."""
+    """A version such as 2.60.0 as numbers; None if the text is not a version."""
     parts = str(text).split(".")
     return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else None

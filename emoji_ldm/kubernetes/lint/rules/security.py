@@ -1,4 +1,4 @@
-"""The "restricted" Pod Security Standard on every container, injected ones too; and no secret in sight.
+"""Rules of security: the "restricted" Pod Security Standard for every container, added ones too, and no secrets in git.
 
 Source of the level: https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 """
@@ -42,7 +42,10 @@ def only_safe_kernel_settings_are_set(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
     for index, item in enumerate((target.value["spec"].get("securityContext") or {}).get("sysctls") or []):
         if item.get("name") not in SYSCTLS:
-            yield ("spec", "securityContext", "sysctls", index), f"the setting {item.get('name')} is not a safe one"
+            yield (
+                ("spec", "securityContext", "sysctls", index),
+                f"the setting {item.get('name')} is not on the list of safe ones",
+            )
 
 
 @rule(CONTAINER)
@@ -50,25 +53,25 @@ def no_container_runs_as_root(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
     settings = _effective(target)
     if settings.get("runAsNonRoot") is not True:
-        yield _where(target), _told(target, "may run as root: set runAsNonRoot")
+        yield _where(target), _message(target, "may run as root: set runAsNonRoot")
     if settings.get("runAsUser") == 0:
-        yield _where(target), _told(target, "runs as user 0")
+        yield _where(target), _message(target, "runs as user 0")
 
 
 @rule(CONTAINER)
 def every_container_has_a_seccomp_profile(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
     if (_effective(target).get("seccompProfile") or {}).get("type") not in ("RuntimeDefault", "Localhost"):
-        yield _where(target), _told(target, "has no seccomp profile: set seccompProfile.type RuntimeDefault")
+        yield _where(target), _message(target, "has no seccomp profile: set seccompProfile.type RuntimeDefault")
 
 
 @rule(CONTAINER)
 def no_container_gains_privileges(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
     if _own(target).get("allowPrivilegeEscalation") is not False:
-        yield _where(target), _told(target, "may gain privileges: set allowPrivilegeEscalation: false")
+        yield _where(target), _message(target, "may gain privileges: set allowPrivilegeEscalation: false")
     if _own(target).get("privileged"):
-        yield _where(target), _told(target, "is privileged")
+        yield _where(target), _message(target, "is privileged")
 
 
 @rule(CONTAINER)
@@ -76,16 +79,16 @@ def no_container_keeps_capabilities(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
     capabilities = _own(target).get("capabilities") or {}
     if "ALL" not in (capabilities.get("drop") or []):
-        yield _where(target), _told(target, "keeps capabilities: drop ALL")
+        yield _where(target), _message(target, "keeps capabilities: drop ALL")
     if more := set(capabilities.get("add") or []) - {"NET_BIND_SERVICE"}:
-        yield _where(target), _told(target, f"adds the capabilities {', '.join(sorted(more))}")
+        yield _where(target), _message(target, f"adds the capabilities {', '.join(sorted(more))}")
 
 
 @rule(CONTAINER)
 def no_container_unmasks_proc(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
     if _own(target).get("procMount") not in (None, "Default"):
-        yield _where(target), _told(target, "changes procMount")
+        yield _where(target), _message(target, "changes procMount")
 
 
 @rule(CONTAINER)
@@ -93,41 +96,39 @@ def no_container_takes_a_port_of_its_host(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
     for index, port in enumerate(target.value.get("ports") or []):
         if port.get("hostPort"):
-            yield ("ports", index), _told(target, f"takes port {port['hostPort']} of its host")
+            yield ("ports", index), _message(target, f"binds port {port['hostPort']} of its node")
 
 
 @rule(POD)
 def a_token_is_mounted_only_where_it_is_needed(target: RuleTarget) -> Violations:
-    """facts: one account per workload; a token only where the API server is talked to.
+    """Project policy: each workload has its own account; only Pods that call the API server mount its token.
 
-    The head of an autoscaled cluster watches its own object; nothing else of ours talks to the API server.
+    The head of an autoscaled cluster watches its own object; no other Pod of ours calls the API server.
     """
     pod = target.pod
-    needs = pod is not None and (
-        "autoscaler" in pod.injected or pod.role == "cleanup"
-    )  # it runs with the head's settings
+    needs = pod is not None and ("autoscaler" in pod.injected or pod.role == "cleanup")
     if not needs and target.value["spec"].get("automountServiceAccountToken") is not False and not _bound(target):
-        yield ("spec",), "automountServiceAccountToken must be false: this Pod does not talk to the API server"
+        yield ("spec",), "automountServiceAccountToken must be false: this Pod does not call the API server"
 
 
 @rule(CONTAINER)
 def secrets_come_by_reference(target: RuleTarget) -> Violations:
-    """facts: secrets only by reference."""
+    """Project policy: secrets are set only by reference."""
     for index, item in enumerate(target.value.get("env") or []):
         if SECRET_NAME.search(item["name"]) and item.get("value") and not target.injected:
-            yield ("env", index), f"{item['name']} is written out: take it from a Secret (valueFrom.secretKeyRef)"
+            yield ("env", index), f"{item['name']} has a literal value: take it from a Secret (valueFrom.secretKeyRef)"
 
 
 @rule(OBJECT, "Secret")
 def no_secret_is_in_git(target: RuleTarget) -> Violations:
-    """facts: no secret in git."""
+    """Project policy: secrets are never in git."""
     if target.object.get("data") or target.object.get("stringData"):
-        yield (), "a Secret with values has no target in git: declare it in k8s/secrets.yaml"
+        yield (), "a Secret with values must not be in git: declare it in k8s/secrets.yaml"
 
 
 @rule(OBJECT, "ConfigMap")
 def no_config_holds_a_key(target: RuleTarget) -> Violations:
-    """facts: no secret in git."""
+    """Project policy: secrets are never in git."""
     for name, text in (target.object.get("data") or {}).items():
         if PEM.search(text):
             yield ("data", name), "holds a private key"
@@ -142,25 +143,28 @@ def our_namespaces_enforce_the_standard(target: RuleTarget) -> Violations:
 
 @rule(CONTAINER)
 def no_hook_stops_ray(target: RuleTarget) -> Violations:
-    """kuberay#2724: `ray stop` takes down what the operator restarts."""
+    """kuberay#2724: `ray stop` ends processes that the operator then restarts."""
     hook = (target.value.get("lifecycle") or {}).get("preStop") or {}
     if "ray stop" in " ".join((hook.get("exec") or {}).get("command") or []):
-        yield ("lifecycle", "preStop"), "`ray stop` before the end does harm: Ray drains by itself"
+        yield (
+            ("lifecycle", "preStop"),
+            "do not call `ray stop`: Ray drains by itself, and the operator restarts what it stops",
+        )
 
 
 @rule(POD)
 def the_grace_period_covers_the_drain(target: RuleTarget) -> Violations:
-    """ray#64454: what outlasts the grace period is killed."""
+    """ray#64454: a drain that outlasts the grace period is killed."""
     grace = target.value["spec"].get("terminationGracePeriodSeconds", 30)
     for container in target.value["spec"].get("containers") or []:
         text = (env(container, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S") or {}).get("value", "0")
         if not text.isdigit() or int(text) >= grace > 0:
-            yield ("spec",), f"terminationGracePeriodSeconds {grace} must be more than the drain's {text} s"
+            yield ("spec",), f"terminationGracePeriodSeconds {grace} must exceed the drain timeout of {text} s"
 
 
 @rule(POD)
 def ray_can_write_its_session(target: RuleTarget) -> Violations:
-    """facts: Ray writes its session into /tmp/ray."""
+    """Project policy: Ray writes its session into /tmp/ray."""
     if target.pod is None or target.pod.role not in ("head", "worker"):
         return
     container = (target.value["spec"].get("containers") or [{}])[0]
@@ -182,14 +186,16 @@ def _where(target: RuleTarget) -> tuple[str, ...]:
     return ("securityContext",) if "securityContext" in target.value and not target.injected else ()
 
 
-def _told(target: RuleTarget, text: str) -> str:
-    more = ", which the operator adds," if target.injected else ""
-    hint = " (autoscalerOptions.securityContext)" if target.injected and target.value.get("name") == "autoscaler" else ""
-    return f"container {target.value.get('name')}{more} {text}{hint}"
+def _message(target: RuleTarget, text: str) -> str:
+    origin = ", which the operator adds," if target.injected else ""
+    hint = (
+        " (autoscalerOptions.securityContext)" if target.injected and target.value.get("name") == "autoscaler" else ""
+    )
+    return f"container {target.value.get('name')}{origin} {text}{hint}"
 
 
 def _bound(target: RuleTarget) -> bool:
-    """Whether a role is bound to the Pod's account: then it is meant to talk to the API server."""
+    """Whether a role is bound to the account of the Pod, which is therefore meant to call the API server."""
     account = target.value["spec"].get("serviceAccountName")
     bindings = target.context.of_kinds("RoleBinding", "ClusterRoleBinding")
     return any(subject.get("name") == account for one in bindings for subject in one.get("subjects") or [])
