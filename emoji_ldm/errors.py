@@ -1,26 +1,31 @@
-"""The exceptions a user can meet, each one message: what is wrong, where, what to do.
+"""The tree of exceptions that users see; each message says what is wrong, where, and what to do.
 
-    EmojiLdmError            anything the CLI prints as one line, without a stack trace
+    EmojiLdmError            printed by the CLI as one line, without a stack trace
     ├── ConfigError          an option, preset or override is wrong            (exit code 2)
     ├── StoreError           the store cannot be reached, read or written
-    ├── DatasetError         a table or version is missing or of another shape
-    ├── CrawlError           the browser or the site cannot be used
-    ├── ModelError           weights or a checkpoint are missing or of another kind
+    ├── DatasetError         a table or version is missing, or has another schema
+    ├── CrawlError           the browser or the site to crawl cannot be used
+    ├── ModelError           weights or a checkpoint are missing, or of the wrong kind
     │   └── UntrainedError   there is no checkpoint yet
     ├── JobError             a job could not be placed, or failed above its allowed rate
-    └── ClusterError         a Kubernetes cluster cannot be reached, lacks something or refuses what it is told
+    ├── BulkJobError         a bulk job or an upload of the HTTP service cannot be used
+    │   ├── JobNotFoundError     there is no such job, or it belongs to another owner
+    │   ├── UploadNotFoundError  there is no such uploaded file, or it belongs to another owner
+    │   └── EmptyUploadError     the uploaded file has no bytes
+    └── ClusterError         a Kubernetes cluster cannot be reached, lacks a component, or rejects a request
 
-A bad image or URL is not an exception: it is a row with a status and a reason.
+A bad image or URL is not an exception: its row records a status and a reason.
 """
 
 from __future__ import annotations
 
 
 class EmojiLdmError(Exception):
-    """A problem that its user can mend; the text says how."""
+    """A problem that the user can fix; the message says how."""
 
     exit_code = 1
-    everywhere = False  # whether every rank of a group raises it, so that none waits for another
+    # Whether every rank of a worker group raises the error by itself, so that no rank waits for another.
+    raised_on_all_ranks = False
 
 
 class ConfigError(EmojiLdmError):
@@ -42,16 +47,32 @@ class CrawlError(EmojiLdmError):
 
 
 class ModelError(EmojiLdmError):
-    """Weights or a checkpoint are missing or of another kind than the job needs."""
+    """Weights or a checkpoint are missing, or of another kind than the job needs."""
 
 
 class UntrainedError(ModelError):
-    """There is no checkpoint yet; a service waits for it."""
+    """The run has no checkpoint yet; a service waits for one."""
 
 
 class JobError(EmojiLdmError):
     """A job cannot be placed on the cluster, or failed above its allowed rate."""
 
 
+class BulkJobError(EmojiLdmError):
+    """A bulk job or an upload cannot be used; the HTTP layer maps each kind to a status code."""
+
+
+class JobNotFoundError(BulkJobError):
+    """There is no bulk job with this id, or it belongs to another owner."""
+
+
+class UploadNotFoundError(BulkJobError):
+    """There is no uploaded file with this id, or it belongs to another owner."""
+
+
+class EmptyUploadError(BulkJobError):
+    """The uploaded file has no bytes."""
+
+
 class ClusterError(EmojiLdmError):
-    """A Kubernetes cluster cannot be reached, lacks something or refuses what it is told."""
+    """A Kubernetes cluster cannot be reached, lacks a component, or rejects a request."""

@@ -1,1 +1,1 @@
-"""The HTTP surface in OpenAI's shape, without Ray: what a request may say, and the answers."""
+"""The HTTP service in the shape of OpenAI's Images API: request schemas, routes, authentication, without Ray."""

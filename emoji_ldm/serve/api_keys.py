@@ -1,8 +1,12 @@
-"""The file of bearer keys: who may come in, hashed, so that who reads the file learns no key.
+"""The key file: who may use the service, with hashes instead of keys, so that reading it reveals no key.
 
     {"keys": [{"name", "sha256", "kind", "images_per_minute", "expires", "made"}]}
 
-A key is 256 random bits, so a plain SHA-256 of it can be neither guessed nor looked up; it needs no salt.
+A key holds 256 random bits. A plain SHA-256 of it can be neither guessed nor looked up, so it needs no salt and no slow
+password hash.
+
+The file lies in a local folder or in a store. Two administrators may change it at the same time: locally they take
+turns under a file lock, in S3 each write is conditional on the object that was read (compare and swap on its ETag).
 """
 
 from __future__ import annotations
@@ -10,9 +14,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import random
 import secrets
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
+from tenacity import RetryError, Retrying, retry_if_result, stop_after_attempt, wait_random
 
 from emoji_ldm import s3
 from emoji_ldm.errors import ConfigError, StoreError
@@ -29,59 +32,61 @@ from emoji_ldm.store import Store
 
 KeyKind = Literal["interactive", "bulk"]
 KEY_PREFIX = "sk-emoji-"
-TRIES = 50  # against other writers of one file in a store
-PAUSE_S = 0.2
+MAX_TRIES = 50  # to win against other writers of the same object
+MAX_PAUSE_S = 0.2
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What is kept of a key."""
+    """The entry of one key in the file; field names are those of the file."""
 
-    name: str  # whose it is; logs and fair queues use it
+    name: str  # of the owner; used in logs and for fair queueing
     sha256: str  # of the key, in hexadecimal
     kind: KeyKind = "interactive"  # bulk: jobs only, no images while the client waits
-    images_per_minute: int = 0  # 0: as many as it likes
+    images_per_minute: int = 0  # 0: unlimited
     expires: AwareDatetime | None = None  # None: never
-    made: str = ""
+    made: str = ""  # time of creation, ISO 8601
 
     def expired(self) -> bool:
-        """Whether its time is over."""
+        """Tell whether the key's time is over."""
         return self.expires is not None and self.expires <= datetime.now(UTC)
 
 
 KEY_FILE = TypeAdapter(dict[Literal["keys"], tuple[ApiKey, ...]])
-Change = Callable[[tuple[ApiKey, ...] | None], tuple[ApiKey, ...]]
+KeyUpdate = Callable[[tuple[ApiKey, ...] | None], tuple[ApiKey, ...]]  # from the old keys, None if there is no file
 
 
 def hash_key(secret: str) -> str:
-    """What is kept instead of a key."""
+    """Return the hash that is stored instead of a key."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 def new_key(name: str, kind: KeyKind, images_per_minute: int, expires: datetime | None) -> tuple[str, ApiKey]:
-    """A key, which is told once, and what is kept of it."""
+    """Return a new key, which cannot be shown again, and its entry for the file."""
     secret = KEY_PREFIX + secrets.token_urlsafe(32)
     made = datetime.now(UTC).isoformat(timespec="seconds")
     return secret, ApiKey(name, hash_key(secret), kind, images_per_minute, expires, made)
 
 
 def read_keys(uri: str) -> tuple[ApiKey, ...] | None:
-    """The keys of a file, a local one or one in a store (s3://bucket/keys.json); None if it is not there.
+    """Return the keys of a local file or of one in a store (s3://bucket/keys.json); None if it does not exist.
 
     Raises:
-        ConfigError: It is no file of keys.
+        ConfigError: It is not a key file.
         StoreError: The store cannot be reached.
     """
     folder, name = _split_uri(uri)
     return _from_json(uri, folder.read(name)) if folder.exists(name) else None
 
 
-def change_keys(uri: str, change: Change) -> None:
-    """Replace the keys by what `change` makes of them (of None if there is no file): one changer after another.
+def change_keys(uri: str, change: KeyUpdate) -> None:
+    """Replace the keys by `change(old keys)`; concurrent changes are applied one after another.
+
+    `change` may be called several times, each time with newer keys.
 
     Raises:
-        ConfigError: It is no file of keys, or as `change` says.
-        StoreError: It cannot be read or written.
+        ConfigError: It is not a key file, or `change` raised it.
+        StoreError: The file cannot be read or written.
     """
     folder, name = _split_uri(uri)
     if folder.is_s3:
@@ -92,46 +97,59 @@ def change_keys(uri: str, change: Change) -> None:
 
 
 def write_keys(uri: str, keys: tuple[ApiKey, ...]) -> None:
-    """Write a local file whole, so that only its owner can read it. StoreError if that fails."""
+    """Write a local key file atomically, readable by its owner only; raises StoreError if that fails."""
     folder, name = _split_uri(uri)
     data = _to_json(keys)
     path = Path(folder.path(name))
     partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    with folder.reaching(f"write {name}"):
+    with folder.io_errors(f"write {name}"):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # The mode is set at creation: a chmod afterwards would leave a moment in which others can read the file.
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
             stream.write(data)
             os.fsync(stream.fileno())
         partial.replace(path)
 
 
-def _change_object(uri: str, path: str, change: Change) -> None:
-    """Write on condition that the object is still what was read; who loses a race reads again."""
-    for _ in range(TRIES):
-        found = s3.read_with_etag(path)
-        data = _to_json(change(_from_json(uri, found[0]) if found else None))
-        if s3.put_if_match(data, path, found[1]) if found else s3.put_if_absent(data, path):
-            return
-        found = s3.read_with_etag(path)
-        if found and found[0] == data:  # the answer of a PUT was lost, which had won; its retry was refused
-            return
-        time.sleep(random.uniform(0, PAUSE_S))
-    raise StoreError(f"others change {uri} all the time; run the command again")
+def _change_object(uri: str, path: str, change: KeyUpdate) -> None:
+    """Change an S3 object by compare and swap; the loser of a race reads the object again and retries."""
+    retrying = Retrying(
+        retry=retry_if_result(lambda written: not written),
+        stop=stop_after_attempt(MAX_TRIES),
+        wait=wait_random(0, MAX_PAUSE_S),
+    )
+    try:
+        retrying(_try_change, uri, path, change)
+    except RetryError:
+        raise StoreError(f"others keep changing {uri}; run the command again") from None
 
 
+def _try_change(uri: str, path: str, change: KeyUpdate) -> bool:
+    """Read, change and write once; returns whether the object now holds the change."""
+    found = s3.read_with_etag(path)
+    data = _to_json(change(_from_json(uri, found[0]) if found else None))
+    if s3.put_if_match(data, path, found[1]) if found else s3.put_if_absent(data, path):
+        return True
+    # S3 clients repeat a PUT whose response was lost. If the first one had succeeded, the repeated one is refused
+    # although the object already holds our bytes.
+    found = s3.read_with_etag(path)
+    return found is not None and found[0] == data
+
+
+# flock of the standard library: the `filelock` package would be one more dependency for these lines.
 @contextmanager
 def _file_lock(folder: Store, name: str) -> Iterator[None]:
-    """Nobody else on this machine changes a file of a local folder meanwhile."""
+    """Hold an exclusive lock on a file of a local folder, against other processes of this machine."""
     path = Path(folder.path(f".{name}.lock"))
-    with folder.reaching(f"lock {name}"):
+    with folder.io_errors(f"lock {name}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        with folder.reaching(f"lock {name}"):
+        with folder.io_errors(f"lock {name}"):
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(lock)
+        os.close(lock)  # also releases the lock
 
 
 def _to_json(keys: tuple[ApiKey, ...]) -> bytes:
@@ -146,7 +164,7 @@ def _from_json(uri: str, data: bytes) -> tuple[ApiKey, ...]:
 
 
 def _split_uri(uri: str) -> tuple[Store, str]:
-    """The folder that a file lies in, as a store, and its name there."""
+    """Return the folder of a file, as a store, and the file's name in it."""
     if "://" not in uri:
         path = Path(uri).expanduser().absolute()
         return Store(str(path.parent)), path.name

@@ -1,4 +1,7 @@
-"""The HTTP application over anything that can draw: Ray Serve in production, a plain object in tests."""
+"""The HTTP application over any `Backend`: Ray Serve replicas in production, a fake in tests.
+
+RequestMiddleware -> CORSMiddleware -> AuthMiddleware -> routes -> Backend
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ from emoji_ldm.serve.docs_page import render_docs
 from emoji_ldm.serve.errors import RequestError, add_error_handlers
 from emoji_ldm.serve.request_middleware import RequestMiddleware
 
-ABOUT = """Emoji from prompts, in the shape of OpenAI's Images API: the official clients need only another `base_url`.
+DESCRIPTION = """Emoji from prompts, in the shape of OpenAI's Images API: the official clients need only a `base_url`.
 
-Every picture has a seed, which its answer tells: the same request with that seed gives the same picture.
+Every response contains the seed of each image; the same request with that seed gives the same image.
 """
 
 
@@ -31,24 +34,26 @@ def build_api(
     settings: ServeConfig = ServeConfig(),  # noqa: B008 - frozen
     *,
     routers: Iterable[APIRouter] = (),
-    tells_id: bool = True,
+    adds_request_id: bool = True,
 ) -> FastAPI:
-    """The application.
+    """Build the application.
 
     Args:
-        backend: Who draws.
-        settings: Keys, web origins, how long a request may take.
-        routers: More routes, behind the same door: `request.state.caller` is who asks.
-        tells_id: Whether answers carry `x-request-id`; not behind a proxy that adds it, as Ray Serve's does.
+        backend: Generates the images.
+        settings: Keys, allowed web origins, timeouts.
+        routers: Further routes behind the same authentication; `request.state.caller` is the authenticated caller.
+        adds_request_id: Whether responses carry `x-request-id`; False behind a proxy that adds it, such as Ray Serve's.
 
     Raises:
-        ConfigError: There is no such file of keys.
+        ConfigError: The key file does not exist, or is not one.
     """
-    api = FastAPI(title="emoji_ldm", version=__version__, description=ABOUT, docs_url=None, redoc_url=None)
+    # FastAPI's own pages /docs and /redoc load their scripts from a CDN; docs_page.py works offline.
+    api = FastAPI(title="emoji_ldm", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     add_error_handlers(api)
     for router in (image_routes.routes(backend, settings), service_routes(backend), *routers):
         api.include_router(router, responses=openapi_models.ERRORS)
-    # The last is the outermost: a page of another origin may read refusals of the door too.
+    # The middleware added last is the outermost one. CORS lies outside of authentication, so that the scripts of an
+    # allowed web page can read a 401 as well.
     api.add_middleware(
         AuthMiddleware, keys=ApiKeyCache(settings.keys) if settings.keys else None, origins=settings.cors_origins
     )
@@ -60,18 +65,19 @@ def build_api(
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         )
-    api.add_middleware(RequestMiddleware, tells_id=tells_id)
+    api.add_middleware(RequestMiddleware, adds_request_id=adds_request_id)
     return api
 
 
 def service_routes(backend: Backend) -> APIRouter:
-    """The routes that say what there is."""
-    router, began = APIRouter(tags=["service"]), int(time.time())
+    """Build the routes that describe the service: models, health, documentation."""
+    router, started_at = APIRouter(tags=["service"]), int(time.time())
 
     @router.get("/v1/models", response_model=openapi_models.ModelList)
     async def models() -> dict[str, Any]:
-        """The models, the default one first."""
-        return {"object": "list", "data": [_model(limits, began) for limits in (await backend.models()).values()]}
+        """All models, the default one first."""
+        limits = (await backend.models()).values()
+        return {"object": "list", "data": [_model_card(each, started_at) for each in limits]}
 
     @router.get(
         "/v1/models/{model:path}",
@@ -84,25 +90,25 @@ def service_routes(backend: Backend) -> APIRouter:
         if model not in known:
             raise RequestError(f"there is no model {model!r}; this service has {', '.join(map(repr, known))}",
                                status=404, param="model", code="model_not_found")  # fmt: skip
-        return _model(known[model], began)
+        return _model_card(known[model], started_at)
 
-    @router.get("/health", responses={503: {"description": "It is starting"}})
+    @router.get("/health", responses={503: {"description": "The service is starting"}})
     async def health() -> JSONResponse:
-        """Whether a request would be answered without waiting for a start."""
+        """Whether a request would be served without waiting for a replica to start."""
         ready = await backend.ready()
         return JSONResponse({"status": "ok" if ready else "starting"}, 200 if ready else 503)
 
     @router.get("/docs", include_in_schema=False)
     async def documentation(request: Request) -> HTMLResponse:
-        """All routes, for people."""
+        """The documentation page."""
         return HTMLResponse(render_docs(request.app.openapi()))
 
     return router
 
 
-def _model(limits: RequestLimits, began: int) -> dict[str, Any]:
+def _model_card(limits: RequestLimits, created: int) -> dict[str, Any]:
     return {
-        "id": limits.model, "object": "model", "created": began, "owned_by": "emoji_ldm", "key": limits.model_key,
+        "id": limits.model, "object": "model", "created": created, "owned_by": "emoji_ldm", "key": limits.model_key,
         "size": f"{limits.width_px}x{limits.height_px}", "side_step": limits.side_step_px,
         "max_side": limits.max_side_px, "max_images": limits.max_images, "max_steps": limits.max_steps,
         "schedulers": limits.schedulers, "loras": limits.loras,

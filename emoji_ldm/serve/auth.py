@@ -1,4 +1,8 @@
-"""Who asks: bearer keys, their quotas, and the door that lets nobody else in, pages of strangers included."""
+"""Authentication: bearer keys, image quotas, and the middleware that admits requests.
+
+A quota is a token bucket per key (`TokenBucket`). Routes charge it before they generate anything and refund what was
+not generated, so that errors of the service cost its users nothing.
+"""
 
 from __future__ import annotations
 
@@ -22,160 +26,183 @@ from emoji_ldm.serve.api_keys import ApiKey, hash_key, read_keys
 from emoji_ldm.serve.errors import RequestError
 
 LOG = logging.getLogger("emoji_ldm.serve")
-REFRESH_S = 2.0  # how soon a revoked key is refused
-KEY_READER = ThreadPoolExecutor(1, "keys")  # of its own: a store that hangs holds up nothing else
-PUBLIC_PATHS = ("/health", "/docs", "/openapi.json")  # they tell nothing of anybody
+REFRESH_S = 2.0  # a revoked key is refused at the latest after this time
+# A thread of its own: if the store that holds the key file hangs, no other work waits behind it.
+KEY_READER = ThreadPoolExecutor(1, "keys")
+PUBLIC_PATHS = ("/health", "/docs", "/openapi.json")  # they reveal nothing about users
 IMAGES_PREFIX = "/v1/images/"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class TokenBucket:
-    """Tokens for images: it holds a minute's worth, is full at first, and may be overdrawn by who finds it full."""
+    """Token bucket of one key: one token per image, refilled continuously, with a capacity of one minute's quota."""
 
     def __init__(self, images_per_minute: int) -> None:
-        """Fill it."""
-        self.size = self.tokens = float(images_per_minute)
-        self.filled_at = time.monotonic()
+        self.capacity = self.tokens = float(images_per_minute)
+        self.refilled_at = time.monotonic()
 
-    def take(self, images: int) -> float:
-        """Take tokens; else the seconds until they can be taken.
+    def acquire(self, images: int) -> float:
+        """Take one token per image and return 0, or take none and return the seconds until there are enough.
 
-        More images than a minute's worth need a full bucket and leave a debt, which the next ones wait for.
+        A request for more images than the capacity would never find enough tokens. It is admitted when the bucket is
+        full and overdraws it; later requests wait until the debt is refilled, so the rate holds on average.
         """
         now = time.monotonic()
-        self.tokens = min(self.size, self.tokens + (now - self.filled_at) * self.size / 60)
-        self.filled_at = now
-        missing = min(float(images), self.size) - self.tokens
+        self.tokens = min(self.capacity, self.tokens + (now - self.refilled_at) * self.capacity / 60)
+        self.refilled_at = now
+        missing = min(float(images), self.capacity) - self.tokens
         if missing > 0:
-            return missing * 60 / self.size
+            return missing * 60 / self.capacity
         self.tokens -= images
         return 0.0
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks; `request.state.caller`. Without a file of keys everybody is nobody, and may do everything."""
+    """The client of a request (`request.state.caller`). Without a key file, callers are anonymous and unrestricted."""
 
     name: str = ""
     bulk_only: bool = False
     bucket: TokenBucket | None = None
 
     def charge(self, images: int) -> None:
-        """Count images against the quota. Raises RequestError (429) if it is used up."""
-        wait_s = math.ceil(self.bucket.take(images)) if self.bucket else 0
+        """Count images against the quota; raises RequestError (429) if it is exhausted."""
+        wait_s = math.ceil(self.bucket.acquire(images)) if self.bucket else 0
         if self.bucket and wait_s:
-            raise RequestError(f"the key {self.name!r} may draw {self.bucket.size:.0f} images a minute; "
+            raise RequestError(f"the key {self.name!r} may draw {self.bucket.capacity:.0f} images a minute; "
                                f"try again in {wait_s} s", status=429, code="rate_limit_exceeded",
                                headers={"Retry-After": str(wait_s)})  # fmt: skip
 
     def refund(self, images: int) -> None:
-        """Give back what was charged for images that were not drawn."""
+        """Return the charge for images that were not generated."""
         if self.bucket:
             self.bucket.tokens += images
 
 
 class ApiKeyCache:
-    """The keys of a file, read again while the service runs; no request waits for that."""
+    """The keys of a key file, held in memory and refreshed in the background, so that no request waits for the file."""
 
     def __init__(self, uri: str) -> None:
-        """Read the file. ConfigError if it is not there or none of keys."""
+        """Read the key file.
+
+        Raises:
+            ConfigError: The file does not exist, or is not a key file.
+        """
         self.uri = uri
-        self.work: asyncio.Task[None] | None = None
-        self.buckets: dict[tuple[str, int], TokenBucket] = {}
-        found = read_keys(uri)
-        if found is None:
+        self.refresh_task: asyncio.Task[None] | None = None
+        self.buckets: dict[tuple[str, int], TokenBucket] = {}  # by the key's hash and its quota
+        keys = read_keys(uri)
+        if keys is None:
             raise ConfigError(
                 f"serve.keys={uri}: there is no such file; make it: emoji-ldm keys add NAME serve.keys={uri}"
             )
-        self.keys = found
+        self.keys = keys
 
-    def follow(self) -> None:
-        """Read the file again every `REFRESH_S` for as long as the running event loop lives; asked twice, once."""
-        if self.work is None or self.work.done():
-            self.work = asyncio.get_running_loop().create_task(self._follow())
+    def start_refreshing(self) -> None:
+        """Refresh the keys every `REFRESH_S` while the running event loop lives; repeated calls have no effect."""
+        if self.refresh_task is None or self.refresh_task.done():
+            self.refresh_task = asyncio.get_running_loop().create_task(self._refresh_forever())
 
-    def caller(self, authorization: str) -> Caller:
-        """Whose key it is. RequestError (401) if there is none, or it is not known any more."""
+    def authenticate(self, authorization: str) -> Caller:
+        """Return the owner of the key in an `Authorization` header.
+
+        Raises:
+            RequestError: (401) There is no key, or it is unknown, revoked or expired.
+        """
         scheme, _, secret = authorization.partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
-            raise _unknown("this service needs a key; send it as `Authorization: Bearer KEY`")
-        asked, known = hash_key(secret.strip()), None
+            raise _unauthorized("this service needs a key; send it as `Authorization: Bearer KEY`")
+        digest, match = hash_key(secret.strip()), None
+        # All keys are compared, each in constant time, so that the response time reveals nothing about them.
         for key in self.keys:
-            if hmac.compare_digest(key.sha256.encode(), asked.encode()):
-                known = key
-        if known is None:
-            raise _unknown("this key is not known here")
-        if known.expired():
-            raise _unknown(f"this key ended at {known.expires:%Y-%m-%dT%H:%MZ}")
-        return Caller(known.name, known.kind == "bulk", self._bucket(known))
+            if hmac.compare_digest(key.sha256.encode(), digest.encode()):
+                match = key
+        if match is None:
+            raise _unauthorized("this key is not known here")
+        if match.expired():
+            raise _unauthorized(f"this key ended at {match.expires:%Y-%m-%dT%H:%MZ}")
+        return Caller(match.name, match.kind == "bulk", self._bucket(match))
 
-    def _bucket(self, key: ApiKey) -> TokenBucket | None:
-        if not key.images_per_minute:
-            return None
-        return self.buckets.setdefault((key.sha256, key.images_per_minute), TokenBucket(key.images_per_minute))
+    async def refresh(self) -> None:
+        """Read the key file again. A missing file revokes all keys; an unreadable one keeps the previous keys."""
+        try:
+            keys = await asyncio.get_running_loop().run_in_executor(KEY_READER, read_keys, self.uri)
+        except EmojiLdmError as error:
+            LOG.error("the keys cannot be read again; the previous ones stay valid: %s", error)
+        else:
+            self.keys = keys or ()
 
-    async def _follow(self) -> None:
+    async def _refresh_forever(self) -> None:
         while True:
             await self.refresh()
             await asyncio.sleep(REFRESH_S)
 
-    async def refresh(self) -> None:
-        """Read the file again; without it nobody has a key, a broken one changes nothing."""
-        try:
-            found = await asyncio.get_running_loop().run_in_executor(KEY_READER, read_keys, self.uri)
-        except EmojiLdmError as error:
-            LOG.error("the keys cannot be read again, the former ones stay valid: %s", error)
-        else:
-            self.keys = found or ()
+    def _bucket(self, key: ApiKey) -> TokenBucket | None:
+        """Return the key's bucket, which survives refreshes; a changed quota starts a new one."""
+        if not key.images_per_minute:
+            return None
+        return self.buckets.setdefault((key.sha256, key.images_per_minute), TokenBucket(key.images_per_minute))
 
 
 class AuthMiddleware:
-    """Lets in who has a key, and says who it is in `request.state.caller`; pages of foreign origins change nothing."""
+    """Admits requests with a valid key, sets `request.state.caller`, and refuses cross-origin writes."""
 
     def __init__(self, app: ASGIApp, keys: ApiKeyCache | None, origins: Collection[str] = ()) -> None:
-        """Guard an application; without keys it stands open, but for pages of other origins than `origins`."""
+        """Wrap an application; without `keys` it is open to everyone, except to web pages of unlisted origins."""
         self.app, self.keys, self.origins = app, keys, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401 or 403, or go on."""
+        """Answer 401 or 403, or pass the request on."""
         if self.keys:
-            self.keys.follow()  # from the lifespan's start on, which comes before all requests
+            # The lifespan event comes before all requests, so a key that was revoked
+            # while the service was idle is refused at the first request.
+            self.keys.start_refreshing()
         if scope["type"] == "http":
             try:
-                self._refuse_foreign(scope)
+                self._refuse_cross_origin(scope)
                 scope.setdefault("state", {})["caller"] = self._caller(scope)
             except RequestError as refusal:
                 return await refusal.response()(scope, receive, send)
         await self.app(scope, receive, send)
         return None
 
-    def _refuse_foreign(self, scope: Scope) -> None:
-        """Raise RequestError (403) for what a page of a foreign origin would change.
+    def _refuse_cross_origin(self, scope: Scope) -> None:
+        """Raise RequestError (403) if a web page of another origin tries to change something (CSRF).
 
-        A browser sends some requests (a form, text/plain) without asking first, to a service on its user's machine
-        too; it does name the page's origin.
+        Browsers send "simple" requests (forms, text/plain) without a CORS preflight, also to services on the user's
+        own machine. They do send the page's origin (Fetch standard, section 3.2).
         """
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         if origin is None or scope["method"] in SAFE_METHODS or {origin, "*"} & {*self.origins}:
             return
         if origin.lower().partition("://")[2] != headers.get("host", "").lower():
-            raise RequestError(f"pages of {origin} may not do this here; let them with serve.cors_origins='[{origin}]'",
-                               status=403, code="foreign_origin")  # fmt: skip
+            raise RequestError(f"web pages of {origin} may not call this; allow them with "
+                               f"serve.cors_origins='[{origin}]'", status=403, code="foreign_origin")  # fmt: skip
 
     def _caller(self, scope: Scope) -> Caller:
         if self.keys is None or scope["path"] in PUBLIC_PATHS:
             return Caller()
-        caller = self.keys.caller(Headers(scope=scope).get("authorization", ""))
+        caller = self.keys.authenticate(Headers(scope=scope).get("authorization", ""))
         if caller.bulk_only and scope["path"].startswith(IMAGES_PREFIX):
-            raise RequestError(f"the key {caller.name!r} is for jobs only (POST /v1/emoji-sets, /v1/batches); "
-                               "images while you wait need a key of the kind interactive", status=403,
+            raise RequestError(f"the key {caller.name!r} is for bulk jobs only (POST /v1/emoji-sets, /v1/batches); "
+                               "this route needs a key of the kind interactive", status=403,
                                code="insufficient_permissions")  # fmt: skip
         return caller
 
 
+def caller_of(request: Request) -> Caller:
+    """Return the caller of a request; anonymous if the application has no AuthMiddleware."""
+    return getattr(request.state, "caller", None) or Caller()
+
+
+def owner_of(request: Request) -> str:
+    """Return the owner of the jobs that a request may see: the name of its key, empty if none is needed."""
+    return caller_of(request).name
+
+
 def unauthenticated_warning(settings: ServeConfig) -> str:
-    """A line for who starts a service that others reach and that asks nobody for a key; else empty."""
+    """Return a warning if other machines can reach the service and it asks for no key; else an empty string."""
     if settings.keys or _is_loopback(settings.host):
         return ""
     return (
@@ -191,15 +218,5 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _unknown(message: str) -> RequestError:
+def _unauthorized(message: str) -> RequestError:
     return RequestError(message, status=401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-
-
-def caller_of(request: Request) -> Caller:
-    """Who asks; nobody where the application has no door."""
-    return getattr(request.state, "caller", None) or Caller()
-
-
-def owner_of(request: Request) -> str:
-    """Whose jobs a request is about: the name of its key, empty where nobody needs one."""
-    return caller_of(request).name

@@ -1,4 +1,7 @@
-"""The page `/docs`: all routes with their fields, whole without any other file, so that it is there offline too."""
+"""The page `/docs`: all routes with their fields, as one HTML file rendered from the OpenAPI description.
+
+FastAPI's own page loads Swagger UI from a CDN and would stay empty in a cluster without internet access: we keep ours.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-Facts = Mapping[str, Any]
+JsonObject = Mapping[str, Any]
 STYLE = """
 :root { color-scheme: light dark; --edge: #8884; --quiet: #8882; --link: light-dark(#0b57d0, #9ac1ff) }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 0 auto; padding: 1.5rem 1rem 4rem }
@@ -27,72 +30,71 @@ client = OpenAI(base_url="<this service>/v1", api_key="none")  # or your key
 client.images.generate(prompt="a happy blob").data[0].b64_json"""
 
 
-def render_docs(openapi: Facts) -> str:
-    """HTML of a description as FastAPI makes it."""
+def render_docs(openapi: JsonObject) -> str:
+    """Render an OpenAPI description, as FastAPI makes it, as HTML that refers to no other file."""
     info = openapi["info"]
-    title, about = (
-        escape(info["title"]),
-        "".join(f"<p>{_marked(part)}</p>" for part in info["description"].split("\n\n")),
-    )
+    title = escape(info["title"])
+    description = "".join(f"<p>{_inline_code(part)}</p>" for part in info["description"].split("\n\n"))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body><main>'
-        f"<h1>{title} {escape(info['version'])}</h1>{about}<pre>{escape(CLIENT_EXAMPLE)}</pre>"
+        f"<h1>{title} {escape(info['version'])}</h1>{description}<pre>{escape(CLIENT_EXAMPLE)}</pre>"
         f'<p>All of it for programs: <a href="openapi.json">openapi.json</a></p>{"".join(_groups(openapi["paths"]))}'
         "</main></body></html>"
     )
 
 
-def _groups(paths: Facts) -> Iterator[str]:
-    """A heading for each tag and the routes below it."""
+def _groups(paths: JsonObject) -> Iterator[str]:
+    """Yield a section for each tag, with its routes."""
     routes = [
-        (facts.get("tags", ["more"])[0], path, method, facts)
+        (operation.get("tags", ["more"])[0], path, method, operation)
         for path, methods in paths.items()
-        for method, facts in methods.items()
+        for method, operation in methods.items()
     ]
-    for tag in dict.fromkeys(tag for tag, *_ in routes):
-        yield f"<section><h2>{escape(tag)}</h2>"
-        yield from (_route(path, method, facts) for known, path, method, facts in routes if known == tag)
+    for group in dict.fromkeys(tag for tag, *_ in routes):
+        yield f"<section><h2>{escape(group)}</h2>"
+        yield from (_route(path, method, operation) for tag, path, method, operation in routes if tag == group)
         yield "</section>"
 
 
-def _route(path: str, method: str, facts: Facts) -> str:
+def _route(path: str, method: str, operation: JsonObject) -> str:
     head = (f'<span class="method">{method.upper()}</span><code>{escape(path)}</code>'
-            f'<span class="about">{_marked(facts.get("description", ""))}</span>')  # fmt: skip
-    fields = "".join(_fields(facts))
+            f'<span class="about">{_inline_code(operation.get("description", ""))}</span>')  # fmt: skip
+    fields = "".join(_fields(operation))
     if not fields:
         return f'<div class="route">{head}</div>'
     return f"<details><summary>{head}</summary><dl>{fields}</dl></details>"
 
 
-def _fields(facts: Facts) -> Iterator[str]:
-    """What a request says: in its query and in its body."""
-    for one in facts.get("parameters", ()):
-        if one["in"] == "query":
-            yield _field(one["name"], {**one["schema"], "description": one.get("description", "")}, one["required"])
-    for content in facts.get("requestBody", {}).get("content", {}).values():
+def _fields(operation: JsonObject) -> Iterator[str]:
+    """Yield the query parameters and the fields of the body."""
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "query":
+            schema = {**parameter["schema"], "description": parameter.get("description", "")}
+            yield _field(parameter["name"], schema, parameter["required"])
+    for content in operation.get("requestBody", {}).get("content", {}).values():
         schema = content["schema"]
         for name, field in schema.get("properties", {}).items():
             yield _field(name, field, name in schema.get("required", ()))
 
 
-def _field(name: str, field: Facts, required: bool) -> str:
-    default = field.get("default") or ""
+def _field(name: str, schema: JsonObject, required: bool) -> str:
+    default = schema.get("default") or ""
     notes = ["required" if required else "", f"default {default}" if default else ""]
-    shown = ", ".join(filter(None, [_kind(field), *notes]))
-    about = _marked(field.get("description", ""))
-    return f"<dt><code>{escape(name)}</code> <span>{escape(shown)}</span></dt><dd>{about}</dd>"
+    summary = ", ".join(filter(None, [_type_of(schema), *notes]))
+    description = _inline_code(schema.get("description", ""))
+    return f"<dt><code>{escape(name)}</code> <span>{escape(summary)}</span></dt><dd>{description}</dd>"
 
 
-def _kind(field: Facts) -> str:
-    """What a field may be, in a word or two."""
-    choices = field.get("enum") or [value for value in [field.get("const")] if value is not None]
+def _type_of(schema: JsonObject) -> str:
+    """Return the type of a field in a word or two: its choices, the types of a union, or its only type."""
+    choices = schema.get("enum") or [value for value in [schema.get("const")] if value is not None]
     if choices:
         return " | ".join(map(str, choices))
-    several = [_kind(one) for one in field.get("anyOf", ()) if one.get("type") != "null"]
-    return " | ".join(several) or ("file" if field.get("format") == "binary" else str(field.get("type", "")))
+    union = [_type_of(member) for member in schema.get("anyOf", ()) if member.get("type") != "null"]
+    return " | ".join(union) or ("file" if schema.get("format") == "binary" else str(schema.get("type", "")))
 
 
-def _marked(text: str) -> str:
-    """Text with its `code`."""
+def _inline_code(text: str) -> str:
+    """Escape text, with `code` in backticks marked up."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text, quote=False))

@@ -1,4 +1,4 @@
-"""Requests for pictures that start from a picture: the form of `POST /v1/images/edits`."""
+"""Image edits: the multipart form of `POST /v1/images/edits`, which starts from an uploaded image."""
 
 from __future__ import annotations
 
@@ -16,65 +16,74 @@ from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.serve.backend import RequestLimits
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.image_encoding import in_image_thread
-from emoji_ldm.serve.image_requests import ImageRequest, validate_request
+from emoji_ldm.serve.image_requests import ImageRequest
 from emoji_ldm.serve.request_body import limit_body
+from emoji_ldm.serve.request_validation import validate_request
 
 MAX_FILE_BYTES = 8 * 2**20
 MAX_BODY_BYTES = 2 * MAX_FILE_BYTES + 256 * 1024
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FIELDS = 40
-FILES = {"image": "image", "image[]": "image", "mask": "mask"}
+FILES = {
+    "image": "image",
+    "image[]": "image",
+    "mask": "mask",
+}  # form field -> what it is; OpenAI's client sends image[]
 
 
 class EditRequest(ImageRequest):
     """The text fields of `POST /v1/images/edits`."""
 
-    model_config = ConfigDict(strict=False)  # forms hold nothing but text
+    model_config = ConfigDict(strict=False)  # form fields are always text, so "2" must do for a number
 
     strength: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    """How much is drawn anew: near 0 keeps all of the picture, 1 nothing. 0.8 if absent, with a mask 1."""
+    """Share of the denoising steps to run: near 0 keeps all of the image, 1 nothing; default 0.8, with a mask 1."""
 
 
 @dataclass(frozen=True)
 class ImageEdit:
-    """A form: its fields and its pictures."""
+    """A validated edit: its fields and its image files."""
 
     request: EditRequest
     image: bytes
-    mask: bytes
+    mask: bytes  # empty if there is none
 
-    def draws(self, seed: int, limits: RequestLimits) -> list[GenerationRequest]:
-        """One draw per image."""
+    def generation_requests(self, seed: int, limits: RequestLimits) -> list[GenerationRequest]:
+        """Return one engine request per image, as `ImageRequest.generation_requests`."""
         strength = self.request.strength
         if strength is None:
+            # With a mask, the region to change is known, so it is regenerated from noise alone.
             strength = 1.0 if self.mask else GenerationRequest.strength
-        return [replace(draw, image=self.image, mask=self.mask, strength=strength)
-                for draw in self.request.draws(seed, limits)]  # fmt: skip
+        return [replace(request, image=self.image, mask=self.mask, strength=strength)
+                for request in self.request.generation_requests(seed, limits)]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class EditForm:
-    """A form as it was sent."""
+    """A parsed form whose text fields are not validated yet."""
 
     texts: Mapping[str, str]
-    files: Mapping[str, bytes]  # image, perhaps mask
+    files: Mapping[str, bytes]  # "image", and "mask" if there is one
 
-    def edit(self, models: Mapping[str, RequestLimits]) -> ImageEdit:
-        """What it asks for; RequestError if a field is refused."""
-        return ImageEdit(
-            validate_request(EditRequest, self.texts, models), self.files["image"], self.files.get("mask", b"")
-        )
+    def validate(self, models: Mapping[str, RequestLimits]) -> ImageEdit:
+        """Return the edit that the form asks for; raises RequestError if a field is refused."""
+        request = validate_request(EditRequest, self.texts, models)
+        return ImageEdit(request, self.files["image"], self.files.get("mask", b""))
 
 
 async def read_form(request: Request) -> EditForm:
-    """The form of a request; RequestError if it is none, too long, or a picture in it cannot be read."""
+    """Read the form of a request and decode its images.
+
+    Raises:
+        RequestError: The body is not a form, it is too long, or an image cannot be decoded.
+    """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise RequestError("the body must be multipart/form-data with the fields image and prompt", status=415)
     form = limit_body(request, MAX_BODY_BYTES).form(max_files=8, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
     async with form as parts:
-        sent = EditForm(_texts(parts), await _files(parts))
-    await in_image_thread(_check, sent.files)
-    return sent
+        edit_form = EditForm(_texts(parts), await _files(parts))
+    await in_image_thread(_check_images, edit_form.files)
+    return edit_form
 
 
 def _texts(form: FormData) -> dict[str, str]:
@@ -85,32 +94,32 @@ def _texts(form: FormData) -> dict[str, str]:
         if name in FILES:
             raise RequestError(f"{name} must be a file, with a file name in the form", param=FILES[name])
         if name in texts:
-            raise RequestError(f"the field {name!r} is there twice", param=name)
+            raise RequestError(f"the field {name!r} appears twice", param=name)
         texts[name] = value
     return texts
 
 
 async def _files(form: FormData) -> dict[str, bytes]:
-    """The files' bytes by `image` and `mask`."""
-    found: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     for name, value in form.multi_items():
         if not isinstance(value, UploadFile):
             continue
         if name not in FILES:
             raise RequestError(f"unknown file {name!r}; send image and mask", param=name, code="unknown_parameter")
-        if FILES[name] in found:
-            raise RequestError("there are several pictures; this service starts from one", param=FILES[name])
+        if FILES[name] in files:
+            raise RequestError("there are several images; this service starts from one", param=FILES[name])
         if (value.size or 0) > MAX_FILE_BYTES:
             raise RequestError(f"{name} is longer than {MAX_FILE_BYTES:,} bytes", status=413, param=FILES[name])
         if not value.size:
             raise RequestError(f"the file {name!r} is empty", param=FILES[name])
-        found[FILES[name]] = await value.read()
-    if "image" not in found:
+        files[FILES[name]] = await value.read()
+    if "image" not in files:
         raise RequestError("the file 'image' is missing", param="image", code="missing_required_parameter")
-    return found
+    return files
 
 
-def _check(files: Mapping[str, bytes]) -> None:
+def _check_images(files: Mapping[str, bytes]) -> None:
+    """Raise RequestError if image or mask cannot be decoded, before the request waits in any queue."""
     try:
         check_image_inputs(GenerationRequest("", image=files["image"], mask=files.get("mask", b"")))
     except ConfigError as error:

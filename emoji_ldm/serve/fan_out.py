@@ -1,4 +1,8 @@
-"""The pictures of one request: all of them or the first problem, and whatever then still waits is given up."""
+"""Fan-out of one request into one backend call per image: all images, or the first error.
+
+Each image is a task of its own, so that images of one request can share batches with any others. If one fails, the
+request fails, and its other tasks are cancelled at once: their places in the batches go to requests that can succeed.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +14,35 @@ from typing import Any
 from emoji_ldm.serve.backend import Backend, ImageTask, Overloaded, PartialImage
 from emoji_ldm.serve.errors import RequestError
 
-KEEPALIVE_S = 15.0  # silence after which a stream says that it lives, for proxies that cut silent connections
-BACKEND_GRACE_S = 5.0  # after a wish's own time, when a backend has forgotten it
+KEEPALIVE_S = 15.0  # proxies cut connections that stay silent for a minute or so
+BACKEND_GRACE_S = 5.0  # a backend enforces the tasks' timeouts itself; this is for one that has lost a task
 CLEANUP_S = 5.0
-MAX_INPUT_IMAGE_BYTES = 512 * 2**20  # of all pictures to start from that wait at once
+MAX_INPUT_IMAGE_BYTES = 512 * 2**20  # of all requests in flight
 BUDGET_RETRY_S = 5.0
 
 
 class InputImageBudget:
-    """Memory for the pictures to start from: every draw takes its own copy to a replica's queue."""
+    """Memory budget for input images of edits.
+
+    A backend call holds its own copy of the input image while it waits in a replica's queue. A few hundred edits of
+    several megabytes each would otherwise exhaust the memory of the ingress.
+    """
 
     def __init__(self) -> None:
-        """All of it is free."""
         self.free = MAX_INPUT_IMAGE_BYTES
 
     @contextmanager
-    def taken(self, wishes: Sequence[ImageTask]) -> Iterator[None]:
-        """Room for one request while it is drawn. RequestError (413) if there never is so much, else Overloaded."""
-        size = sum(len(wish.draw.image) + len(wish.draw.mask) for wish in wishes)
+    def reserve(self, tasks: Sequence[ImageTask]) -> Iterator[None]:
+        """Reserve the memory of one request's input images while the block runs.
+
+        Raises:
+            RequestError: (413) The request needs more than the whole budget.
+            Overloaded: The budget is in use.
+        """
+        size = sum(len(task.request.image) + len(task.request.mask) for task in tasks)
         if size > MAX_INPUT_IMAGE_BYTES:
-            raise RequestError(f"n={len(wishes)} is refused: the pictures to start from would take {size:,} bytes, and "
-                               f"at most {MAX_INPUT_IMAGE_BYTES:,} may wait", status=413, param="n")  # fmt: skip
+            raise RequestError(f"n={len(tasks)} is refused: the input images would take {size:,} bytes, and at most "
+                               f"{MAX_INPUT_IMAGE_BYTES:,} may wait", status=413, param="n")  # fmt: skip
         if size > self.free:
             raise Overloaded(BUDGET_RETRY_S)
         self.free -= size
@@ -40,66 +52,71 @@ class InputImageBudget:
             self.free += size
 
 
-async def draw_all(backend: Backend, wishes: Sequence[ImageTask]) -> dict[int, bytes]:
-    """PNG bytes by the wish's index.
+async def generate_all(backend: Backend, tasks: Sequence[ImageTask]) -> dict[int, bytes]:
+    """Return PNG files by the task's index.
 
     Raises:
-        Overloaded, Expired, ConfigError: As the backend says of the first wish that fails.
+        Overloaded, TaskTimeout, ConfigError: As the backend raised it for the first task that failed.
         TimeoutError: The backend does not answer.
     """
-    tasks = {index: asyncio.create_task(backend.draw(wish)) for index, wish in enumerate(wishes)}
+    calls = {index: asyncio.create_task(backend.generate(task)) for index, task in enumerate(tasks)}
     try:
-        async with asyncio.timeout(_longest(wishes)):
-            await asyncio.gather(*tasks.values())
-        return {index: task.result() for index, task in tasks.items()}
+        async with asyncio.timeout(_timeout_s(tasks)):
+            await asyncio.gather(*calls.values())
+        return {index: call.result() for index, call in calls.items()}
     finally:
-        await _cancel_all([*tasks.values()])
+        await _cancel_all([*calls.values()])
 
 
 async def stream_all(
-    backend: Backend, wishes: Sequence[ImageTask], partials: int
+    backend: Backend, tasks: Sequence[ImageTask], num_partials: int
 ) -> AsyncGenerator[tuple[int, PartialImage | bytes] | None, None]:
-    """(index, preview or PNG bytes) as they come, with None as a sign of life in long silence. Raises as `draw_all`."""
-    ready: asyncio.Queue[tuple[int, PartialImage | bytes] | asyncio.Task[None]] = asyncio.Queue()
+    """Yield (index, preview or PNG file) in the order in which they arrive, and None after `KEEPALIVE_S` of silence.
 
-    async def follow(index: int, wish: ImageTask) -> None:
-        async for item in backend.stream(wish, partials):
-            ready.put_nowait((index, item))
+    Raises:
+        Overloaded, TaskTimeout, ConfigError, TimeoutError: As `generate_all`.
+    """
+    # One queue merges all streams. A stream that ends puts its own asyncio.Task into it, which carries its exception.
+    arrivals: asyncio.Queue[tuple[int, PartialImage | bytes] | asyncio.Task[None]] = asyncio.Queue()
 
-    tasks = [asyncio.create_task(follow(index, wish)) for index, wish in enumerate(wishes)]
-    for task in tasks:
-        task.add_done_callback(ready.put_nowait)
-    loop, running = asyncio.get_running_loop(), len(tasks)
-    deadline = loop.time() + _longest(wishes)
+    async def forward(index: int, task: ImageTask) -> None:
+        async for item in backend.stream(task, num_partials):
+            arrivals.put_nowait((index, item))
+
+    calls = [asyncio.create_task(forward(index, task)) for index, task in enumerate(tasks)]
+    for call in calls:
+        call.add_done_callback(arrivals.put_nowait)
+    loop, num_running = asyncio.get_running_loop(), len(calls)
+    deadline = loop.time() + _timeout_s(tasks)
     try:
-        while running:
-            pulse = loop.time() + KEEPALIVE_S
+        while num_running:
+            keepalive_at = loop.time() + KEEPALIVE_S
             try:
-                async with asyncio.timeout_at(min(deadline, pulse)):
-                    item = await ready.get()
+                async with asyncio.timeout_at(min(deadline, keepalive_at)):
+                    item = await arrivals.get()
             except TimeoutError:
-                if pulse > deadline:
+                if keepalive_at > deadline:
                     raise
                 yield None
                 continue
             if isinstance(item, asyncio.Task):
                 item.result()
-                running -= 1
+                num_running -= 1
             else:
                 yield item
     finally:
-        await _cancel_all(tasks)
+        await _cancel_all(calls)
 
 
-async def _cancel_all(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel what still runs and see it end, so that its rows are free when the client hears of the problem."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks, timeout=CLEANUP_S)
-    for task in tasks:
-        if task.done() and not task.cancelled():
-            task.exception()  # looked at, or asyncio would write all but the first into the log
+async def _cancel_all(calls: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel what still runs and wait for it, so that its places are free when the client gets the error."""
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls, timeout=CLEANUP_S)
+    for call in calls:
+        if call.done() and not call.cancelled():
+            call.exception()  # marks it as retrieved: asyncio logs exceptions that nobody looked at
 
 
-def _longest(wishes: Sequence[ImageTask]) -> float:
-    return max(wish.timeout_s for wish in wishes) + BACKEND_GRACE_S
+def _timeout_s(tasks: Sequence[ImageTask]) -> float:
+    return max(task.timeout_s for task in tasks) + BACKEND_GRACE_S

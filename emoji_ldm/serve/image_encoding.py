@@ -1,6 +1,7 @@
-"""The file that a client asked for, made of the PNG that the engine gives.
+"""Encoding of generated images: from the engine's PNG to the format and background that a client asked for.
 
-Threads for work on pictures, of their own: requests that wait for a store take none of them away.
+Encoding takes milliseconds of CPU time, so it runs in threads (`in_image_thread`) of a pool of its own: the event
+loop's default pool may be full of calls that wait for the store.
 """
 
 from __future__ import annotations
@@ -17,62 +18,70 @@ from PIL import Image, PngImagePlugin
 
 ImageFormat = Literal["png", "webp", "jpeg"]
 Background = Literal["transparent", "opaque", "auto"]
-OPAQUE_BACKGROUND = "white"  # what an opaque picture lies on
-EXIF, USER_COMMENT = 0x8769, 0x9286  # the folder and the tag in which other tools look for the parameters
-UTF16 = b"UNICODE\0"  # the character code of the tag's text
+OPAQUE_BACKGROUND = "white"
+EXIF_IFD, USER_COMMENT = 0x8769, 0x9286  # Exif 2.3, sections 4.6.3 and 4.6.5: where other tools look for parameters
+UTF16_MARKER = b"UNICODE\0"  # character code that starts a UserComment in UTF-16
+IMAGE_THREADS = ThreadPoolExecutor((os.cpu_count() or 1) + 4, "images")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class EncodingOptions:
-    """How a picture is to be written."""
+    """How an image file is written. Bulk jobs store these fields by name."""
 
     format: ImageFormat = "png"
-    compression: int = 100  # quality of JPEG, and of WebP where 100 is lossless
+    compression: int = 100  # quality of JPEG and WebP; 100 makes WebP lossless
     background: Background = "auto"
 
 
 @dataclass(frozen=True)
 class OutputImage:
-    """A file, and what is in it."""
+    """An image file and what a response says about it."""
 
     data: bytes
     size: str  # WIDTHxHEIGHT
     transparent: bool  # whether it has an alpha channel
 
 
-def convert(png: bytes, output: EncodingOptions) -> OutputImage:
-    """The picture as asked for; slow enough for a thread.
+async def in_image_thread(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Run `work` in one of the image threads and return its result."""
+    return await asyncio.get_running_loop().run_in_executor(IMAGE_THREADS, lambda: work(*arguments, **options))
 
-    The settings that the PNG tells are kept: a PNG's text chunks all, and as the Exif comment of
-    the other formats the `parameters`.
+
+def convert(png: bytes, output: EncodingOptions) -> OutputImage:
+    """Encode a PNG as asked for, keeping the generation parameters: all text chunks of a PNG, and the chunk
+    `parameters` as Exif UserComment in the other formats.
+
+    A PNG that already is what was asked for is passed through byte by byte.
     """
     with Image.open(io.BytesIO(png)) as source:
-        size, transparent = f"{source.width}x{source.height}", "A" in source.getbands()
-        wants = _wants_alpha(output, transparent)
-        if output.format == "png" and wants == transparent:
-            return OutputImage(png, size, transparent)
-        image = source.convert("RGBA") if wants else _flatten(source)
+        size, has_alpha = f"{source.width}x{source.height}", "A" in source.getbands()
+        keep_alpha = _keeps_alpha(output, has_alpha)
+        if output.format == "png" and keep_alpha == has_alpha:
+            return OutputImage(png, size, has_alpha)
+        image = source.convert("RGBA") if keep_alpha else _flatten(source)
         stream = io.BytesIO()
-        image.save(stream, output.format.upper(), **_options(output, source.info))
-        return OutputImage(stream.getvalue(), size, wants)
+        image.save(stream, output.format.upper(), **_save_options(output, source.info))
+        return OutputImage(stream.getvalue(), size, keep_alpha)
 
 
-def _wants_alpha(output: EncodingOptions, transparent: bool) -> bool:
+def _keeps_alpha(output: EncodingOptions, has_alpha: bool) -> bool:
     if output.background == "auto":
-        return transparent and output.format != "jpeg"
+        return has_alpha and output.format != "jpeg"
     return output.background == "transparent"
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """The picture on paper."""
+    """Composite the image over the opaque background."""
     if "A" not in image.getbands():
         return image.convert("RGB")
-    paper = Image.new("RGBA", image.size, OPAQUE_BACKGROUND)
-    paper.alpha_composite(image.convert("RGBA"))
-    return paper.convert("RGB")
+    canvas = Image.new("RGBA", image.size, OPAQUE_BACKGROUND)
+    canvas.alpha_composite(image.convert("RGBA"))
+    return canvas.convert("RGB")
 
 
-def _options(output: EncodingOptions, info: dict[str | tuple[int, int], Any]) -> dict[str, Any]:
+def _save_options(output: EncodingOptions, info: dict[str | tuple[int, int], Any]) -> dict[str, Any]:
     texts = {str(name): str(value) for name, value in info.items() if isinstance(value, str)}
     if output.format == "png":
         chunks = PngImagePlugin.PngInfo()
@@ -80,16 +89,6 @@ def _options(output: EncodingOptions, info: dict[str | tuple[int, int], Any]) ->
             chunks.add_itxt(name, value)
         return {"pnginfo": chunks}
     exif = Image.Exif()
-    exif.get_ifd(EXIF)[USER_COMMENT] = UTF16 + texts.get("parameters", "").encode("utf-16-be")
+    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = UTF16_MARKER + texts.get("parameters", "").encode("utf-16-be")
     lossless = {"lossless": True} if output.format == "webp" and output.compression == 100 else {}
     return {"exif": exif, "quality": output.compression, **lossless}
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
-IMAGE_THREADS = ThreadPoolExecutor((os.cpu_count() or 1) + 4, "pictures")
-
-
-async def in_image_thread(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """What the work returns, done in one of these threads."""
-    return await asyncio.get_running_loop().run_in_executor(IMAGE_THREADS, lambda: work(*arguments, **options))

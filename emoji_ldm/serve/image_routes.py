@@ -1,4 +1,9 @@
-"""The routes that draw: `/v1/images/generations` and `/v1/images/edits`, whole answers and streams."""
+"""The routes that generate images, `/v1/images/generations` and `/v1/images/edits`: JSON responses and event streams.
+
+    parse and validate the request -> choose the seeds -> charge the quota -> generate -> encode -> respond
+
+The seeds are chosen here, before anything is generated: a replica may die, and the retry must give the same images.
+"""
 
 from __future__ import annotations
 
@@ -24,154 +29,110 @@ from emoji_ldm.serve.auth import Caller
 from emoji_ldm.serve.backend import Backend, ImageTask, PartialImage, RequestLimits
 from emoji_ldm.serve.edit_requests import read_form
 from emoji_ldm.serve.errors import LOG, to_request_error
-from emoji_ldm.serve.fan_out import InputImageBudget, draw_all, stream_all
+from emoji_ldm.serve.fan_out import InputImageBudget, generate_all, stream_all
 from emoji_ldm.serve.image_encoding import OutputImage, convert, in_image_thread
-from emoji_ldm.serve.image_requests import ImageRequest, parse_request
+from emoji_ldm.serve.image_requests import ImageRequest
 from emoji_ldm.serve.request_body import read_body
+from emoji_ldm.serve.request_validation import parse_request
 
-MAX_BODY_BYTES = 256 * 1024  # two prompts of emoji, each written as \\ud83d\\ude00, and room
+MAX_BODY_BYTES = 256 * 1024  # two prompts of 4,000 emoji, each escaped as \\ud83d\\ude00 (12 bytes), and the rest
 NUM_SEEDS = 2**31
 
 
 @dataclass(frozen=True)
 class ImageJob:
-    """What one request asks for; the seeds are settled, so that drawing a part of it again gives the same."""
+    """One validated request as the tasks that generate its images."""
 
-    family: str  # of the stream's events
+    event_prefix: str  # of the types of its stream events
     request: ImageRequest
-    wishes: Sequence[ImageTask]
+    tasks: Sequence[ImageTask]
 
 
 def routes(backend: Backend, settings: ServeConfig) -> APIRouter:
-    """The routes over whoever draws."""
-    router, studio = APIRouter(tags=["images"]), ImageService(backend, settings)
+    """Build the routes over a backend."""
+    router, service = APIRouter(tags=["images"]), ImageService(backend, settings)
 
     @router.post("/v1/images/generations", response_model=None, **openapi_models.GENERATIONS)
     async def generations(request: Request) -> Response:
-        """Draw pictures from a prompt."""
+        """Generate images from a prompt."""
         body = await read_body(request, MAX_BODY_BYTES)
-        models = await studio.models()
-        wanted = parse_request(body, models)
-        draws = wanted.draws(_first_seed(wanted), models[wanted.model])
-        return await studio.respond(request, studio.order(request, "image_generation", wanted, draws))
+        models = await service.models()
+        parsed = parse_request(body, models)
+        requests = parsed.generation_requests(_first_seed(parsed), models[parsed.model])
+        return await service.respond(request, service.create_job(request, "image_generation", parsed, requests))
 
     @router.post("/v1/images/edits", response_model=None, **openapi_models.EDITS)
     async def edits(request: Request) -> Response:
-        """Draw pictures that start from one; with a mask, only where that says so."""
+        """Generate images that start from an uploaded one; with a mask, only the masked part changes."""
         form = await read_form(request)
-        models = await studio.models()
-        edit = form.edit(models)
-        draws = edit.draws(_first_seed(edit.request), models[edit.request.model])
-        return await studio.respond(request, studio.order(request, "image_edit", edit.request, draws))
+        models = await service.models()
+        edit = form.validate(models)
+        requests = edit.generation_requests(_first_seed(edit.request), models[edit.request.model])
+        return await service.respond(request, service.create_job(request, "image_edit", edit.request, requests))
 
     return router
 
 
 @dataclass(frozen=True)
 class ImageService:
-    """Gets orders drawn."""
+    """Turns validated requests into responses: quota, memory budget, generation, encoding."""
 
     backend: Backend
     settings: ServeConfig
-    room: InputImageBudget = field(default_factory=InputImageBudget)
+    input_budget: InputImageBudget = field(default_factory=InputImageBudget)
 
     async def models(self) -> Mapping[str, RequestLimits]:
-        """The models; TimeoutError if none can be had in time."""
+        """Return the models' limits; raises TimeoutError if the backend does not tell them in time."""
         async with asyncio.timeout(self.settings.timeout_s):
             return await self.backend.models()
 
-    def order(
-        self, request: Request, family: str, wanted: ImageRequest, draws: Sequence[GenerationRequest]
+    def create_job(
+        self, request: Request, event_prefix: str, parsed: ImageRequest, requests: Sequence[GenerationRequest]
     ) -> ImageJob:
-        """The order of who asks; the log is told what it is."""
-        label = wanted.safety_identifier or wanted.user
-        facts = {"model": wanted.model, "n": wanted.n, "steps": draws[0].steps, "user": label}
-        prompt = {"prompt": wanted.prompt} if self.settings.log_prompts else {}
+        """Return the job of a request, and add what it asks for to the request's log line."""
+        label = parsed.safety_identifier or parsed.user
+        facts = {"model": parsed.model, "n": parsed.n, "steps": requests[0].steps, "user": label}
+        prompt = {"prompt": parsed.prompt} if self.settings.log_prompts else {}
         request.state.facts.update(facts | prompt)
-        tenant, patience_s = request.state.caller.name, self.settings.timeout_s
-        wishes = [
-            ImageTask(wanted.model, draw, tenant, timeout_s=patience_s, request_id=request.state.id) for draw in draws
-        ]
-        return ImageJob(family, wanted, wishes)
+        tenant, timeout_s, request_id = request.state.caller.name, self.settings.timeout_s, request.state.id
+        tasks = [ImageTask(parsed.model, each, tenant, timeout_s=timeout_s, request_id=request_id) for each in requests]
+        return ImageJob(event_prefix, parsed, tasks)
 
-    async def respond(self, request: Request, order: ImageJob) -> Response:
-        """The pictures, or a stream whose first event is there; what fails before that is not charged."""
+    async def respond(self, request: Request, job: ImageJob) -> Response:
+        """Return the images, or a stream whose first event is ready; a failure before that is refunded."""
         caller: Caller = request.state.caller
-        caller.charge(len(order.wishes))
+        caller.charge(len(job.tasks))
         try:
-            if order.request.stream:
-                events = _events(self, order)
+            if job.request.stream:
+                events = _events(self, job)
                 return EventStream(await anext(events), events)
-            with self.room.taken(order.wishes):
-                drawn = await draw_all(self.backend, order.wishes)
-            pictures = await _converted(order, drawn)
+            with self.input_budget.reserve(job.tasks):
+                pngs = await generate_all(self.backend, job.tasks)
+            images = await _convert_all(job, pngs)
         except Exception:
-            caller.refund(len(order.wishes))
+            caller.refund(len(job.tasks))
             raise
-        return JSONResponse(response_body(order.request, order.wishes[0].draw.seed, pictures))
-
-
-def response_body(request: ImageRequest, seed: int, pictures: Mapping[int, OutputImage]) -> dict[str, Any]:
-    """The body of a whole answer.
-
-    Args:
-        request: What was asked for.
-        seed: Of picture 0.
-        pictures: Files by the image's number.
-    """
-    quality = {} if request.level == "auto" else {"quality": request.level}
-    data = [{"b64_json": _base64(pictures[index].data), "seed": seed + index} for index in sorted(pictures)]
-    told = {**quality, **_image_facts(request, pictures[0])}
-    return {"created": int(time.time()), "model": request.model, "data": data, **told}
-
-
-async def _converted(order: ImageJob, pngs: Mapping[int, bytes]) -> dict[int, OutputImage]:
-    made = await asyncio.gather(*(in_image_thread(convert, png, order.request.output) for png in pngs.values()))
-    return dict(zip(pngs, made, strict=True))
-
-
-async def _events(studio: ImageService, order: ImageJob) -> AsyncGenerator[bytes, None]:
-    """The stream's events; a problem after the first is the last of them, one before it is raised."""
-    begun = False
-    try:
-        with studio.room.taken(order.wishes):
-            async with aclosing(stream_all(studio.backend, order.wishes, order.request.partial_images)) as ready:
-                async for found in ready:
-                    chunk = await _event(order, *found) if found else b": still drawing\n\n"
-                    begun = True
-                    yield chunk
-    except Exception as error:
-        if not begun:
-            raise
-        known = to_request_error(error)
-        if known.code == "crash":
-            LOG.exception("request %s failed", order.wishes[0].request_id)
-        yield _sse("error", {"type": "error", **known.body()})
-
-
-async def _event(order: ImageJob, index: int, item: PartialImage | bytes) -> bytes:
-    png, name = (item.png, "partial_image") if isinstance(item, PartialImage) else (item, "completed")
-    picture = await in_image_thread(convert, png, order.request.output)
-    kind = f"{order.family}.{name}"
-    more = {"partial_image_index": item.index} if isinstance(item, PartialImage) else {"usage": None}  # no tokens here
-    return _sse(kind, {"type": kind, "b64_json": _base64(picture.data), "created_at": int(time.time()),
-                       "quality": order.request.level, "image_index": index, "seed": order.wishes[index].draw.seed,
-                       **_image_facts(order.request, picture), **more})  # fmt: skip
+        return JSONResponse(response_body(job.request, job.tasks[0].request.seed, images))
 
 
 class EventStream(Response):
-    """Server-sent events; whatever ends the answer also ends what makes them."""
+    """Server-sent events; however the response ends, the generator that makes them is closed.
+
+    FastAPI's EventSourceResponse sends status 200 before the first event exists. Ours takes the first event ready made,
+    so that a request which is refused or fails until then is answered with its own status code.
+    """
 
     media_type = "text/event-stream"
 
     def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None]) -> None:
-        """Take the first event, which is ready, and those to come."""
+        """Take the first event, and the generator of the others."""
+        # X-Accel-Buffering: nginx would otherwise collect events before it forwards them.
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self.first, self.rest = first, rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them."""
+        """Send the response."""
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": self.first, "more_body": True})
@@ -182,22 +143,72 @@ class EventStream(Response):
             await self.rest.aclose()
 
 
+def response_body(request: ImageRequest, seed: int, images: Mapping[int, OutputImage]) -> dict[str, Any]:
+    """Build the JSON body of a response.
+
+    Args:
+        request: The validated request.
+        seed: Seed of image 0.
+        images: Encoded images by their index, from 0.
+    """
+    quality = {} if request.openai_quality == "auto" else {"quality": request.openai_quality}
+    data = [{"b64_json": _base64(images[index].data), "seed": seed + index} for index in sorted(images)]
+    facts = {**quality, **_image_facts(request, images[0])}
+    return {"created": int(time.time()), "model": request.model, "data": data, **facts}
+
+
+async def _convert_all(job: ImageJob, pngs: Mapping[int, bytes]) -> dict[int, OutputImage]:
+    images = await asyncio.gather(*(in_image_thread(convert, png, job.request.output) for png in pngs.values()))
+    return dict(zip(pngs, images, strict=True))
+
+
+async def _events(service: ImageService, job: ImageJob) -> AsyncGenerator[bytes, None]:
+    """Yield the events of a stream. An error before the first event is raised; a later one becomes the last event."""
+    started = False
+    try:
+        with service.input_budget.reserve(job.tasks):
+            async with aclosing(stream_all(service.backend, job.tasks, job.request.partial_images)) as arrivals:
+                async for arrival in arrivals:
+                    chunk = await _event(job, *arrival) if arrival else b": still drawing\n\n"
+                    started = True
+                    yield chunk
+    except Exception as error:
+        if not started:
+            raise
+        refusal = to_request_error(error)
+        if refusal.code == "crash":
+            LOG.exception("request %s failed", job.tasks[0].request_id)
+        yield _sse("error", {"type": "error", **refusal.body()})
+
+
+async def _event(job: ImageJob, index: int, item: PartialImage | bytes) -> bytes:
+    """Return the event of a preview or a finished image, with the fields of OpenAI's streaming events."""
+    png, name = (item.png, "partial_image") if isinstance(item, PartialImage) else (item, "completed")
+    image = await in_image_thread(convert, png, job.request.output)
+    kind = f"{job.event_prefix}.{name}"
+    # `usage` counts tokens at OpenAI. Its client expects the field; a diffusion model has no tokens to count.
+    more = {"partial_image_index": item.index} if isinstance(item, PartialImage) else {"usage": None}
+    return _sse(kind, {"type": kind, "b64_json": _base64(image.data), "created_at": int(time.time()),
+                       "quality": job.request.openai_quality, "image_index": index,
+                       "seed": job.tasks[index].request.seed, **_image_facts(job.request, image), **more})  # fmt: skip
+
+
 def _first_seed(request: ImageRequest) -> int:
-    """The first seed, settled here and once: whatever happens to a draw later, drawing it again gives the same."""
     return secrets.randbelow(NUM_SEEDS) if request.seed is None else request.seed
 
 
-def _image_facts(request: ImageRequest, picture: OutputImage) -> dict[str, Any]:
-    """What an answer says of its pictures."""
-    told = {
-        "background": "transparent" if picture.transparent else "opaque",
+def _image_facts(request: ImageRequest, image: OutputImage) -> dict[str, Any]:
+    """Return the response fields that describe the images."""
+    facts = {
+        "background": "transparent" if image.transparent else "opaque",
         "output_format": request.output_format,
-        "size": picture.size,
+        "size": image.size,
     }
-    return told | ({"safety_identifier": request.safety_identifier} if request.safety_identifier else {})
+    return facts | ({"safety_identifier": request.safety_identifier} if request.safety_identifier else {})
 
 
 def _sse(event: str, data: Mapping[str, Any]) -> bytes:
+    """Encode one server-sent event (HTML Living Standard, section 9.2)."""
     return f"event: {event}\ndata: {json.dumps(data)}\n\n".encode()
 
 

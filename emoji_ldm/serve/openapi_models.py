@@ -1,4 +1,8 @@
-"""The schemas that `/docs` shows of routes that read their bodies themselves."""
+"""OpenAPI schemas of responses, and of the bodies of routes that parse them themselves.
+
+`/v1/images/*` read their bodies without FastAPI, for size limits and OpenAI's error shape. FastAPI therefore cannot
+derive their schemas; `GENERATIONS` and `EDITS` supply them.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +15,22 @@ from emoji_ldm.serve.image_requests import ImageRequest
 
 
 class ApiModel(BaseModel):
-    """A part of an answer."""
+    """Base class of the response schemas; attribute docstrings become descriptions."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class ImageObject(ApiModel):
-    """One picture."""
+    """One image."""
 
     b64_json: str
     """The file in base64."""
     seed: int
-    """With which the same request gives this picture again."""
+    """The same request with this seed gives this image again."""
 
 
 class ImagesResponse(ApiModel):
-    """The answer of both routes."""
+    """The response of both image routes."""
 
     created: int
     """Unix time."""
@@ -38,7 +42,7 @@ class ImagesResponse(ApiModel):
     size: str
     """`WIDTHxHEIGHT`."""
     quality: str | None = None
-    """As asked for, unless `auto`."""
+    """As requested, unless `auto`."""
     safety_identifier: str | None = None
     """As sent."""
 
@@ -54,31 +58,31 @@ class ErrorDetail(ApiModel):
 
 
 class ErrorResponse(ApiModel):
-    """The answer to what is refused or fails."""
+    """The response to a request that is refused or fails."""
 
     error: ErrorDetail
 
 
 class ModelCard(ApiModel):
-    """A model and what it allows."""
+    """A model and what it accepts."""
 
     id: str
     object: str
     created: int
-    """Since when this service offers it; Unix time."""
+    """Unix time at which this service started to offer it."""
     owned_by: str
     key: str
-    """Hash of what decides its pixels."""
+    """Hash of everything that determines its pixels."""
     size: str
-    """What `auto` means."""
+    """The size that `auto` stands for."""
     side_step: int
-    """Sides are multiples of this ..."""
+    """Both sides are multiples of this many pixels ..."""
     max_side: int
-    """... up to this, in pixels."""
+    """... and at most this long."""
     max_images: int
     max_steps: int
     schedulers: list[str]
-    """The first is the default."""
+    """The first one is the default."""
     loras: list[str]
 
 
@@ -91,45 +95,47 @@ class ModelList(ApiModel):
 
 EVENTS = (
     "server-sent events with `stream`: `image_generation.partial_image` and `image_generation.completed` "
-    "(`image_edit.*` for edits), and `error` for what goes wrong after the first"
+    "(`image_edit.*` for edits), and `error` for a failure after the first event"
 )
+# For every route.
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorResponse, "description": "Refused"},
-    "5XX": {"model": ErrorResponse, "description": "Failed, or too busy"},
-}  # of every route
+    "5XX": {"model": ErrorResponse, "description": "Failed, or overloaded"},
+}
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "A field or the body is refused"},
-    401: {"model": ErrorResponse, "description": "No key, or one that is not known"},
-    403: {"model": ErrorResponse, "description": "A key for jobs only"},
-    404: {"model": ErrorResponse, "description": "No such model"},
-    408: {"model": ErrorResponse, "description": "The body came too slowly"},
+    401: {"model": ErrorResponse, "description": "The key is missing or unknown"},
+    403: {"model": ErrorResponse, "description": "The key is for bulk jobs only"},
+    404: {"model": ErrorResponse, "description": "There is no such model"},
+    408: {"model": ErrorResponse, "description": "The body arrived too slowly"},
     413: {"model": ErrorResponse, "description": "The body is too long"},
-    429: {"model": ErrorResponse, "description": "The key's quota is used up; Retry-After says for how long"},
-    500: {"model": ErrorResponse, "description": "A fault of the service"},
+    429: {"model": ErrorResponse, "description": "The key's quota is exhausted; Retry-After says for how long"},
+    500: {"model": ErrorResponse, "description": "Internal error"},
     503: {
         "model": ErrorResponse,
-        "description": "Too much is asked of the service; Retry-After says when to come back",
+        "description": "The service is overloaded; Retry-After says when to try again",
     },
-    504: {"model": ErrorResponse, "description": "Not drawn in time"},
+    504: {"model": ErrorResponse, "description": "The image was not generated in time"},
 }
 
 
-def _body(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _operation(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
     content = {media_type: {"schema": schema}}
-    drawn = {"description": f"The pictures; or {EVENTS}", "model": ImagesResponse}
-    return {"responses": {200: drawn, **REFUSALS},
+    success = {"description": f"The images; or {EVENTS}", "model": ImagesResponse}
+    return {"responses": {200: success, **REFUSALS},
             "openapi_extra": {"requestBody": {"content": content, "required": True}}}  # fmt: skip
 
 
-def _form() -> dict[str, Any]:
+def _edit_form() -> dict[str, Any]:
+    """Return the schema of the edit form: the text fields, and the files, which `EditRequest` does not contain."""
     schema = EditRequest.model_json_schema()
     image = "PNG, JPEG, WebP or GIF to start from; fitted into the size."
-    mask = "As large as `image`: clear, or if it has no alpha channel white, where that is drawn anew."
+    mask = "As large as `image`. Its transparent part is regenerated; of a mask without alpha channel, the white part."
     files = {name: {"type": "string", "format": "binary", "description": text}
              for name, text in (("image", image), ("mask", mask))}  # fmt: skip
     properties = {**files, **schema["properties"]}
     return {**schema, "properties": properties, "required": ["image", *schema["required"]]}
 
 
-GENERATIONS = _body("application/json", ImageRequest.model_json_schema())
-EDITS = _body("multipart/form-data", _form())
+GENERATIONS = _operation("application/json", ImageRequest.model_json_schema())
+EDITS = _operation("multipart/form-data", _edit_form())

@@ -1,4 +1,4 @@
-"""Bodies of requests: read as far as they may be long, and JSON taken at its word."""
+"""Request bodies: reading them up to a size limit, and parsing JSON strictly."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from starlette.types import Message
 
 from emoji_ldm.serve.errors import RequestError
 
-SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON writes half of a surrogate pair
+SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON writes one half of a surrogate pair
 
 
 def limit_body(request: Request, max_bytes: int) -> Request:
-    """The request, refused (413) as soon as its body turns out to be too long."""
+    """Return a request whose body raises RequestError (413) once it exceeds `max_bytes`.
+
+    A `Content-Length` above the limit is refused before anything is read. Chunked bodies have no such header, so their
+    bytes are counted as they arrive.
+    """
     size, refusal = 0, RequestError(f"the body is longer than {max_bytes:,} bytes", status=413, code="body_too_long")
-    told = request.headers.get("content-length", "")
-    if told.isdecimal() and int(told) > max_bytes:
+    content_length = request.headers.get("content-length", "")
+    if content_length.isdecimal() and int(content_length) > max_bytes:
         raise refusal
 
     async def receive() -> Message:
@@ -35,31 +39,44 @@ def limit_body(request: Request, max_bytes: int) -> Request:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body; RequestError (413) if it is longer than `max_bytes`, without having read the rest."""
+    """Return the whole body; raises RequestError (413) if it exceeds `max_bytes`, without reading the rest."""
     return await limit_body(request, max_bytes).body()
 
 
 def parse_json(data: bytes) -> Any:
-    """What JSON says.
+    """Parse JSON, refusing what Python's parser would silently accept or change.
 
     Raises:
-        RequestError: It is no JSON: also NaN and Infinity, which only Python takes, a field that is there twice, of
-            which one would be ignored, nesting deeper than anything of this service, and texts that UTF-8 cannot write.
+        RequestError: The text is not valid JSON, contains NaN or Infinity (a Python extension), repeats a field (one
+            of the values would be ignored), is nested too deeply, or contains a lone surrogate.
     """
     try:
         text = data.decode("utf-8-sig")
-        found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_fields)
-        if SURROGATE_ESCAPE.search(text):  # it may be one of a pair: then it is a character
-            _refuse_lone_surrogates(found)
-        return found
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_fields)
+        # The regular expression also matches whole pairs, which are ordinary characters. It only spares most
+        # requests the walk through the value.
+        if SURROGATE_ESCAPE.search(text):
+            _refuse_lone_surrogates(value)
+        return value
     except RecursionError:
         raise RequestError("the body is not JSON of this service: it is nested too deeply") from None
     except ValueError as error:
         raise RequestError(f"the body is not JSON: {error}") from None
 
 
+def refuse_fields(form: FormData, known: Sequence[str]) -> None:
+    """Raise RequestError for a form field that would be ignored."""
+    for name in form:
+        if name not in known:
+            raise RequestError(f"the form field {name[:100]!r} is refused; known are: {', '.join(known)}",
+                               param=name[:100], code="unknown_parameter")  # fmt: skip
+
+
 def _refuse_lone_surrogates(value: object, field: str = "") -> None:
-    """Raise RequestError, which names the field, for half of a surrogate pair in any text of a value."""
+    """Raise RequestError, naming the field, if any string of `value` contains one half of a surrogate pair.
+
+    Such strings cannot be encoded as UTF-8: they would fail later, in a log line, a PNG chunk or a Parquet file.
+    """
     if isinstance(value, str):
         try:
             value.encode()
@@ -68,30 +85,22 @@ def _refuse_lone_surrogates(value: object, field: str = "") -> None:
                                "cannot write", param=field or None) from None  # fmt: skip
     elif isinstance(value, dict):
         for name, part in value.items():
-            inside = f"{field}.{name}" if field else name
-            _refuse_lone_surrogates(name, inside)
-            _refuse_lone_surrogates(part, inside)
+            path = f"{field}.{name}" if field else name
+            _refuse_lone_surrogates(name, path)
+            _refuse_lone_surrogates(part, path)
     elif isinstance(value, list):
         for index, part in enumerate(value):
             _refuse_lone_surrogates(part, f"{field}[{index}]")
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
-            raise RequestError(f"the field {name!r} is there twice", param=name)
-        found[name] = value
-    return found
-
-
-def refuse_fields(form: FormData, known: Sequence[str]) -> None:
-    """RequestError for a form field that would be passed over."""
-    for name in form:
-        if name not in known:
-            raise RequestError(f"the form field {name[:100]!r} is refused; known are: {', '.join(known)}",
-                               param=name[:100], code="unknown_parameter")  # fmt: skip
+        if name in values:
+            raise RequestError(f"the field {name!r} appears twice", param=name)
+        values[name] = value
+    return values

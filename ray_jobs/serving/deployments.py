@@ -150,10 +150,10 @@ class Ingress:
         self.config, self.pools, self.lines = config, ReplicaRouter(handles, limits, config.serve), RequestLogHandler()
 
     def __serve_build_asgi_app__(self) -> Any:
-        from emoji_ldm.serve.bulk.api.set_routes import bulk_routes
+        from emoji_ldm.serve.bulk.api.router import bulk_routes
 
         sets = bulk_routes(Store(self.config.store), self.pools)
-        return build_api(self.pools, self.config.serve, routers=[sets], tells_id=False)
+        return build_api(self.pools, self.config.serve, routers=[sets], adds_request_id=False)
 
     async def log(self) -> list[str]:
         """Lines of the log of requests since the last time."""

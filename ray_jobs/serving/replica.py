@@ -20,7 +20,7 @@ from ray_jobs.serving.model_registry import ModelLoader, ServedModel, limits_of
 from ray_jobs.serving.service_metrics import ReplicaMetrics
 
 if TYPE_CHECKING:  # torch is for replicas only
-    from emoji_ldm.generate.continuous_batching.batch_scheduler import PendingImage
+    from emoji_ldm.generate.continuous_batching.batch_bucket import PendingImage
     from emoji_ldm.generate.continuous_batching.batcher_stats import BatcherStats
 
 LOG = logging.getLogger("ray.serve")
@@ -39,8 +39,8 @@ class ModelReplica:
         self.config, self.served, self.weights = config, served, ModelLoader(config, served)
         model = self.weights.load()
         self.batcher = ContinuousBatcher(
-            model, batch_size=settings.batch_size, strict=settings.deterministic, max_queued=settings.max_queued,
-            loras=self.weights.adapters(model), finish=self.weights.finish,
+            model, batch_size=settings.batch_size, deterministic=settings.deterministic, max_queued=settings.max_queued,
+            loras=self.weights.adapters(model), encode_image=self.weights.finish,
         )  # fmt: skip
         self.meters, self.busy = ReplicaMetrics(), Utilization()
         self.closing = threading.Event()
@@ -48,20 +48,20 @@ class ModelReplica:
         if settings.reload_s:
             self._every(settings.reload_s, self._reload)
 
-    async def draw(self, wish: ImageTask) -> bytes | Refusal:
+    async def generate(self, wish: ImageTask) -> bytes | Refusal:
         """PNG bytes. The row of a caller who is gone is dropped, which no neighbour notices."""
         ticket = self._submit(wish)
         return ticket if isinstance(ticket, Exception) else await _picture(ticket)
 
     async def stream(self, wish: ImageTask, partials: int) -> AsyncGenerator[PartialImage | bytes | Refusal, None]:
-        """Up to `partials` previews, then what `draw` gives."""
+        """Up to `partials` previews, then what `generate` gives."""
         seen: asyncio.Queue[PartialImage | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
         def show(index: int, png: bytes) -> None:
             loop.call_soon_threadsafe(seen.put_nowait, PartialImage(index, png))
 
-        ticket = self._submit(wish, partials=partials, on_partial=show)
+        ticket = self._submit(wish, num_previews=partials, on_preview=show)
         if isinstance(ticket, Exception):
             yield ticket
             return
@@ -76,7 +76,7 @@ class ModelReplica:
 
     def limits(self) -> RequestLimits:
         """What may be asked for."""
-        return limits_of(self.served.name, self.batcher.bounds(), self.config.serve)
+        return limits_of(self.served.name, self.batcher.limits(), self.config.serve)
 
     def stats(self) -> BatcherStats:
         """What happens here."""
@@ -101,7 +101,7 @@ class ModelReplica:
 
         try:
             return self.batcher.submit(
-                wish.draw, tenant=wish.tenant, bulk=wish.bulk, timeout_s=wish.timeout_s, **options
+                wish.request, tenant=wish.tenant, bulk=wish.bulk, timeout_s=wish.timeout_s, **options
             )
         except QueueFull as full:
             return Overloaded(full.retry_after_s)
@@ -120,7 +120,7 @@ class ModelReplica:
         try:
             if (uri := self.weights.newest()) != self.weights.uri:
                 model = self.weights.load(uri)
-                self.batcher.swap(model, self.weights.adapters(model))
+                self.batcher.swap_model(model, self.weights.adapters(model))
                 self.weights.uri = uri
                 LOG.info("model %s: took the weights of %s", self.served.name, uri)
         except EmojiLdmError as error:
@@ -147,8 +147,8 @@ class Utilization:
     def share(self, stats: BatcherStats) -> float:
         """0: nothing; 1: every forward pass was full, one after another, or packing went on all the time."""
         now = time.monotonic()
-        steps_s = sum(seconds * rows / stats.cap for rows, seconds in stats.tick_s.items())
-        done_s = max(steps_s - self._steps_s, (stats.drawn - self._drawn) * stats.pack_s)
+        steps_s = sum(seconds * rows / stats.max_batch for rows, seconds in stats.tick_s.items())
+        done_s = max(steps_s - self._steps_s, (stats.drawn - self._drawn) * stats.encode_s)
         share = min(1.0, done_s / max(1e-3, now - self._asked))
         self._asked, self._steps_s, self._drawn = now, steps_s, stats.drawn
         return share

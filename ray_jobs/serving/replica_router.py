@@ -57,7 +57,7 @@ class ReplicaRouter:
             await asyncio.gather(*map(self._tell, stale))
         return {name: self._limits[name] for name in self.handles}
 
-    async def draw(self, wish: ImageTask) -> bytes:
+    async def generate(self, wish: ImageTask) -> bytes:
         """PNG bytes; from another replica, within the wish's time, if one dies.
 
         Raises:
@@ -72,7 +72,7 @@ class ReplicaRouter:
         raise AssertionError("a stream ends with a picture or an error")
 
     async def stream(self, wish: ImageTask, partials: int) -> AsyncGenerator[PartialImage | bytes, None]:
-        """Up to `partials` previews, then the PNG bytes; a replay repeats no preview. Raises as `draw`."""
+        """Up to `partials` previews, then the PNG bytes; a replay repeats no preview. Raises as `generate`."""
         way, shown = RetryState(time.monotonic() + min(wish.timeout_s, self.settings.timeout_s)), -1
         while True:
             try:
@@ -110,7 +110,7 @@ class ReplicaRouter:
     async def _call(self, wish: ImageTask, partials: int) -> AsyncGenerator[PartialImage | bytes, None]:
         """One try: what a replica sends, its errors raised; leaving it early frees the row there."""
         handle, deadline, done = self.handles[wish.model], time.monotonic() + wish.timeout_s, False
-        answer = handle.options(stream=True).stream.remote(wish, partials) if partials else handle.draw.remote(wish)
+        answer = handle.options(stream=True).stream.remote(wish, partials) if partials else handle.generate.remote(wish)
         try:
             while not done:
                 item = await _until(deadline, answer.__anext__() if partials else answer)

@@ -22,7 +22,7 @@ from tests.infra.test_rights import may
 from tests.s3.conftest import seaweed  # noqa: F401 - the fixture
 from tests.s3.test_pipeline import ROOT, SMALL
 from tests.seaweedfs_server import free_port
-from tests.unit.serve.bulk.instant_backend import Backend, make_job
+from tests.unit.serve.bulk.instant_backend import InstantBackend, make_job
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 SCRIPT = """
@@ -60,11 +60,11 @@ def test_the_service_works_off_bulk_jobs_with_its_own_rights_alone(seaweed, tmp_
             monkeypatch.setenv(name, value)
         store = Store(f"s3://{seaweed.bucket()}/store")
         jobs, job, files = JobStore(store), make_job(store, 20), UploadStore(store)
-        asyncio.run(JobRunner(store, Backend(), poll_s=0.1).run(until_idle=True))
+        asyncio.run(JobRunner(store, InstantBackend(), poll_s=0.1).run(until_idle=True))
         assert JobState(jobs, job).progress().status == "completed"
         with (tmp_path / "lines.jsonl").open("rb") as source:
             file = files.add("ann", "lines.jsonl", source)
-        assert b"".join(files.parts(file, 0, 4)) == b"one\n"
+        assert b"".join(files.read_range(file, 0, 4)) == b"one\n"
         files.delete(file)
         jobs.delete(job)
         assert not guard.refused

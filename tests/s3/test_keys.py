@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def caller(keys, secret):
     asyncio.run(keys.refresh())
-    return keys.caller(f"Bearer {secret}")
+    return keys.authenticate(f"Bearer {secret}")
 
 
 def test_keys_in_a_store_are_made_read_again_and_revoked(s3_uri, monkeypatch, capsys):

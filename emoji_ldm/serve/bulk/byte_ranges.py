@@ -1,4 +1,4 @@
-"""Byte ranges."""
+"""Byte ranges of files in the store and of generated chunks."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ CHUNK_BYTES = 2**20
 
 
 def range_reader(store: Store, path: str) -> Callable[[int, int], Iterator[bytes]]:
-    """What gives the parts of a file of the store."""
+    """Return a function that yields the bytes [start, end) of a file of the store, chunk by chunk."""
 
-    def parts(start: int, end: int) -> Iterator[bytes]:
-        with store.reaching("read a file"), store.filesystem.open_input_file(path) as stream:
+    def read(start: int, end: int) -> Iterator[bytes]:
+        with store.io_errors("read a file"), store.filesystem.open_input_file(path) as stream:
             stream.seek(start)
             while start < end and (data := stream.read(min(CHUNK_BYTES, end - start))):
                 start += len(data)
                 yield bytes(data)
 
-    return parts
+    return read
 
 
-def slice_chunks(parts: Iterator[bytes], start: int, end: int) -> Iterator[bytes]:
-    """The bytes from an offset of `parts` to another one."""
-    at = 0
-    for data in parts:
-        if at + len(data) > start:
-            yield data[max(0, start - at) : end - at]
-        at += len(data)
-        if at >= end:
+def slice_chunks(chunks: Iterator[bytes], start: int, end: int) -> Iterator[bytes]:
+    """Yield the bytes [start, end) of the concatenated chunks, reading no chunk past the end."""
+    position = 0
+    for chunk in chunks:
+        if position + len(chunk) > start:
+            yield chunk[max(0, start - position) : end - position]
+        position += len(chunk)
+        if position >= end:
             return

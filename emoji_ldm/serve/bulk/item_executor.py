@@ -1,147 +1,117 @@
-"""How many pictures are asked for at once: more while they are taken, fewer once the pools are full.
+"""Generation of one image of a bulk job, with retries until it has a row, completed or failed.
 
-One picture of a bulk job, whatever it takes: waits while the pools are full, tries again after what may pass.
+Errors are of three kinds. `Overloaded` says nothing about the image: it is tried again without limit, and the window
+of its model shrinks. A permanent error (`PERMANENT_ERRORS`) would occur again, so the image fails at once. Any other
+error is retried, but an image that fails again and again must not be retried for ever: it fails after `MAX_TRIES`.
+
+The third kind is the hard one, since during an outage of the replicas every image fails. A try therefore counts in full
+only if other images of the model succeeded in the meantime, and `OUTAGE_WEIGHT` otherwise.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Mapping
 
 from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.serve.backend import Backend, ImageTask, Overloaded, ReplicaLost, RequestLimits, TaskTimeout
+from emoji_ldm.serve.bulk.aimd_window import AimdWindow
+from emoji_ldm.serve.bulk.bulk_job import BulkJob
 from emoji_ldm.serve.bulk.item_schema import RETRIES_EXHAUSTED, ItemRow, completed_row, failed_row
-from emoji_ldm.serve.bulk.job_store import BulkJob
 from emoji_ldm.serve.bulk.shards import JobItem
-from emoji_ldm.serve.errors import RequestError
 
-INITIAL_LIMIT, MIN_LIMIT = 32, 4
-DECREASE_FACTOR = 0.7
-DECREASE_INTERVAL_S = 1.0  # refusals that come together count as one
-
-
-class AimdWindow:
-    """Bounded places, given out in the order in which they are asked for.
-
-    A job asks for one place at a time, so that jobs take turns picture by picture.
-    Grows by one per taken picture until the first refusal, then by one per round (additive
-    increase, multiplicative decrease).
-    """
-
-    def __init__(self, most: int) -> None:
-        """Begin with a few places; there are never more than `most`."""
-        self.most, self.limit, self.inside = most, float(min(INITIAL_LIMIT, most)), 0
-        self.refusals = self.taken_total = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._shrunk = 0.0
-
-    async def enter(self) -> None:
-        """Wait for a place."""
-        if self.inside < self.limit and not self._waiting:
-            self.inside += 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.leave()  # it had just been let in
-            raise
-
-    def leave(self) -> None:
-        """Give a place back."""
-        self.inside -= 1
-        self._admit()
-
-    def taken(self) -> None:
-        """A picture was drawn."""
-        self.taken_total += 1
-        if self.limit < self.most:
-            self.limit = min(self.most, self.limit + (1 / self.limit if self.refusals else 1))
-            self._admit()
-
-    def refused(self) -> None:
-        """The pools are full."""
-        self.refusals += 1
-        if time.monotonic() - self._shrunk > DECREASE_INTERVAL_S:
-            self._shrunk = time.monotonic()
-            self.limit = max(min(MIN_LIMIT, self.most), DECREASE_FACTOR * self.limit)
-
-    def _admit(self) -> None:
-        while self._waiting and self.inside < self.limit:
-            turn = self._waiting.popleft()
-            if not turn.cancelled():
-                self.inside += 1
-                turn.set_result(None)
-
-
-PERMANENT_ERRORS = (EmojiLdmError, RequestError, ValueError)  # this picture's own fault: it would be refused again
-MAX_TRIES = 4  # that failed while other pictures went well
-SOLO_FAILURE_WEIGHT = (
-    0.2  # weight of a try while no other went well: it is the pools' fault more likely than the picture's
-)
-LONGEST_PAUSE_S = 30.0
+PERMANENT_ERRORS = (EmojiLdmError, ValueError)
+MAX_TRIES = 4
+OUTAGE_WEIGHT = 0.2  # weight of a failed try while no other image succeeded
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # between tries; each pause is twice the one before
 LONGEST_REASON = 500  # characters
 
 
 class ItemExecutor:
-    """Draws pictures through a backend, within a window per model, which all jobs share."""
+    """Generates the images of all jobs of a runner, within one window per model that the jobs share."""
 
-    def __init__(self, backend: Backend, most: int, *, first_pause_s: float = 0.5) -> None:
-        """Ask each model for at most `most` pictures at once."""
+    def __init__(self, backend: Backend, max_in_flight: int, *, first_pause_s: float = FIRST_PAUSE_S) -> None:
+        """Have at most `max_in_flight` images in flight at each model."""
         self.backend, self.first_pause_s = backend, first_pause_s
-        self.windows = defaultdict[str, AimdWindow](lambda: AimdWindow(most))
-        self._alone = defaultdict[str, asyncio.Lock](asyncio.Lock)
-        self.failures = 0  # tries that did not give a picture
+        self.windows = defaultdict[str, AimdWindow](lambda: AimdWindow(max_in_flight))
+        self.num_failures = 0  # tries that ended in an error other than Overloaded
+        self._solo_locks = defaultdict[str, asyncio.Lock](asyncio.Lock)  # by model
 
-    async def row(self, job: BulkJob, picture: JobItem, models: Mapping[str, RequestLimits]) -> ItemRow:
-        """The finished row. The caller has entered the model's window, and leaves it after this."""
-        if picture.line.model not in models:
-            return failed_row(picture, f"there is no model {picture.line.model!r} any more")
-        wish = ImageTask(picture.line.model, picture.draw, tenant=job.owner, bulk=True,
-                    request_id=f"{job.id}-{picture.index}")  # fmt: skip
-        window, tries, pause_s, lost = self.windows[wish.model], 0.0, self.first_pause_s, False
-        while True:
-            others = window.taken_total
-            try:
-                png = await self._drawn(wish, alone=lost)
-                row = (
-                    await asyncio.to_thread(completed_row, picture, png)
-                    if picture.line.output
-                    else completed_row(picture, png)
-                )
-            except Overloaded as error:
-                window.refused()
-                await asyncio.sleep(error.retry_after_s * random.uniform(1, 1.5))
-                continue
-            except PERMANENT_ERRORS as error:
-                return failed_row(picture, _reason(error))
-            except Exception as error:  # noqa: BLE001 - the edge of one picture: after some tries the reason is kept
-                self.failures += 1
-                if isinstance(error, TaskTimeout):  # a try: one that takes too long by itself would come back for ever
-                    window.refused()
-                tries += 1 if window.taken_total > others else SOLO_FAILURE_WEIGHT
-                if tries >= MAX_TRIES or (lost and isinstance(error, ReplicaLost)):
-                    return failed_row(picture, f"{RETRIES_EXHAUSTED}: {_reason(error)}")
-                lost = lost or isinstance(error, ReplicaLost)
-            else:
-                window.taken()
-                return row
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1))
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+    async def execute(self, job: BulkJob, item: JobItem, models: Mapping[str, RequestLimits]) -> ItemRow:
+        """Return the row of an image. The caller holds a slot of the model's window for the whole call.
 
-    async def _drawn(self, wish: ImageTask, *, alone: bool) -> bytes:
-        """A picture; one that was lost with its replicas, by its own fault or a neighbour's, is drawn when no other
-        such one is, which tells whose fault it was.
+        Args:
+            job: The job that the image belongs to.
+            item: The image.
+            models: Limits by model name; a job may name a model that the service does not have any more.
         """
-        if not alone:
-            return await self.backend.draw(wish)
-        async with self._alone[wish.model]:
-            return await self.backend.draw(wish)
+        if item.line.model not in models:
+            return failed_row(item, f"there is no model {item.line.model!r} any more")
+        task = ImageTask(item.line.model, item.request, tenant=job.owner, bulk=True,
+                         request_id=f"{job.id}-{item.index}")  # fmt: skip
+        window, retries = self.windows[task.model], _Retries(self.first_pause_s)
+        while True:
+            num_successes = window.num_successes
+            try:
+                row = await self._generate_row(item, task, solo=retries.lost_replica)
+            except Overloaded as error:
+                window.record_overload()
+                await asyncio.sleep(error.retry_after_s * random.uniform(1, 1.5))
+            except PERMANENT_ERRORS as error:
+                return failed_row(item, _reason(error))
+            except Exception as error:  # noqa: BLE001 - the edge of one image: its row keeps the reason
+                self.num_failures += 1
+                if isinstance(error, TaskTimeout):
+                    # Too much was in flight. It counts as a try too: an image that takes too long even by itself
+                    # would otherwise come back for ever.
+                    window.record_overload()
+                if retries.exhausted(error, others_succeeded=window.num_successes > num_successes):
+                    return failed_row(item, f"{RETRIES_EXHAUSTED}: {_reason(error)}")
+                await asyncio.sleep(retries.next_pause_s())
+            else:
+                window.record_success()
+                return row
+
+    async def _generate_row(self, item: JobItem, task: ImageTask, *, solo: bool) -> ItemRow:
+        png = await self._generate(task, solo=solo)
+        if item.line.output:  # encoding is slow
+            return await asyncio.to_thread(completed_row, item, png)
+        return completed_row(item, png)
+
+    async def _generate(self, task: ImageTask, *, solo: bool) -> bytes:
+        """Generate an image; with `solo`, while no other such image of the model is being generated.
+
+        Images share batches, so a replica that dies takes innocent ones with it. All of them are tried again, one at a
+        time: the image that loses its replica again is the cause.
+        """
+        if not solo:
+            return await self.backend.generate(task)
+        async with self._solo_locks[task.model]:
+            return await self.backend.generate(task)
+
+
+# Tenacity retries by the outcome of one call. Here the decision depends on other images, so the loop stays our own.
+class _Retries:
+    """The failed tries of one image."""
+
+    def __init__(self, first_pause_s: float) -> None:
+        self.lost_replica = False  # whether replicas died over an earlier try
+        self._weight, self._pause_s = 0.0, first_pause_s
+
+    def exhausted(self, error: Exception, *, others_succeeded: bool) -> bool:
+        """Count a failed try and tell whether it was the last."""
+        self._weight += 1 if others_succeeded else OUTAGE_WEIGHT
+        lost_again = self.lost_replica and isinstance(error, ReplicaLost)
+        self.lost_replica = self.lost_replica or isinstance(error, ReplicaLost)
+        return self._weight >= MAX_TRIES or lost_again
+
+    def next_pause_s(self) -> float:
+        """Return the pause before the next try: exponential backoff with jitter."""
+        pause_s = self._pause_s * random.uniform(0.5, 1)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        return pause_s
 
 
 def _reason(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What is drawn of a job so far, as people take it away: rows, ZIP, contact sheet."""
+"""What a bulk job has generated so far, in the shapes in which users take it away: rows, ZIP file, contact sheet."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow.parquet as pq
 
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.generate.output_folder import MAX_ON_SHEET, contact_sheet
+from emoji_ldm.generate.contact_sheet import contact_sheet
+from emoji_ldm.generate.output_folder import MAX_ON_SHEET
 from emoji_ldm.serve.bulk.item_schema import ITEMS, ItemRow
 
 BATCH_ROWS = 64
 SPOOL_BYTES = 8 * 2**20
-ZIP_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # of every file in a ZIP, so that the same pictures give the same bytes
+ZIP_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # of every file in a ZIP, so that the same images give the same bytes
 COLUMNS = ("file", "custom_id", "prompt", "negative_prompt", "seed", "steps", "guidance_scale", "scheduler", "width",
            "height", "lora", "model", "model_key", "style", "status", "reason")  # fmt: skip
 
 
 def rows_in_order(table: Table, columns: Sequence[str] = (), start: str = "") -> Iterator[ItemRow]:
-    """Committed rows from the key `start` on, in order of the job; holds a part of a few files at a time.
+    """Yield the committed rows with item_id >= `start`, ordered by item_id.
 
-    Files hold nearly consecutive rows: each is opened when its first row comes next.
+    Shards are committed roughly in order, so the files' ranges of item_id overlap little. This is a k-way merge: each
+    file is opened when its smallest item_id is due, which keeps a few row batches in memory instead of all files.
     """
     names = list(dict.fromkeys(["item_id", *(columns or ITEMS.schema.names)]))
-    files = ((file.bounds("item_id"), path) for path, file in table.live().items())
+    files = ((file.bounds("item_id"), path) for path, file in table.live_files().items())
     waiting = deque(sorted((bounds[0], path) for bounds, path in files if bounds and bounds[1] >= start))
-    opened: list[tuple[str, ItemRow, Iterator[ItemRow]]] = []
+    opened: list[tuple[str, ItemRow, Iterator[ItemRow]]] = []  # a heap by the item_id of each file's next row
     while waiting or opened:
         while waiting and (not opened or waiting[0][0] <= opened[0][0]):
             _push(opened, _rows(table, waiting.popleft()[1], names))
@@ -41,20 +43,31 @@ def rows_in_order(table: Table, columns: Sequence[str] = (), start: str = "") ->
             yield row
 
 
-def page_end(table: Table, start: str, limit: int | None, most_bytes: int) -> tuple[str, int, bool]:
-    """The key up to which rows from the key `start` on fit into so many pictures and bytes (the first one always
-    does), their bytes, and whether there are more.
+def page_end(table: Table, start: str, limit: int | None, max_bytes: int) -> tuple[str, int, bool]:
+    """Find where a page of images ends.
+
+    Args:
+        table: The job's table.
+        start: item_id of the first row.
+        limit: Maximum number of rows.
+        max_bytes: Maximum size of the images; the first one is always included.
+
+    Returns:
+        item_id of the last row of the page, bytes of its images, and whether more rows follow.
     """
     last, size = "", 0
     for number, row in enumerate(rows_in_order(table, ("size",), start)):
-        if number == limit or (last and size + row["size"] > most_bytes):
+        if number == limit or (last and size + row["size"] > max_bytes):
             return last, size, True
         last, size = row["item_id"], size + row["size"]
     return last, size, False
 
 
 def zip_parts(rows: Iterable[ItemRow]) -> Iterator[bytes]:
-    """A ZIP with the pictures, prompts.csv and a contact sheet, part by part; memory stays flat."""
+    """Yield the chunks of a ZIP with the images, prompts.csv and a contact sheet; memory use does not grow with it.
+
+    prompts.csv can be written only after all rows were seen, so it waits in a file that spills to disk.
+    """
     sink, on_sheet = _Sink(), list[tuple[bytes, str]]()
     with (
         zipfile.ZipFile(sink, "w") as archive,
@@ -81,36 +94,36 @@ def zip_parts(rows: Iterable[ItemRow]) -> Iterator[bytes]:
 
 
 def csv_row(row: ItemRow) -> ItemRow:
-    """A row with the name of its file, as prompts.csv lists it."""
+    """Return a row with the column `file`, as prompts.csv has it."""
     return {**row, "file": row["image"]["path"] if row["status"] == "ok" else ""}
 
 
 def job_sheet(rows: Iterable[ItemRow]) -> bytes | None:
-    """The contact sheet of the first pictures; None if there are none yet."""
-    pictures = list[tuple[bytes, str]]()
+    """Return the contact sheet of the first images as PNG; None if there are none yet."""
+    images = list[tuple[bytes, str]]()
     for row in rows:
         if row["status"] == "ok":
-            pictures.append((row["image"]["bytes"], row["prompt"]))
-        if len(pictures) == MAX_ON_SHEET:
+            images.append((row["image"]["bytes"], row["prompt"]))
+        if len(images) == MAX_ON_SHEET:
             break
-    return contact_sheet(pictures) if pictures else None
+    return contact_sheet(images) if images else None
 
 
 class _Sink(io.RawIOBase):
-    """Takes what a ZipFile writes; it cannot be sought in."""
+    """A write-only stream for ZipFile, which is emptied after each entry. It cannot seek: ZipFile then streams."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self._chunks: list[bytes] = []
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
-        self._parts.append(bytes(data))
+        self._chunks.append(bytes(data))
         return len(data)
 
     def take(self) -> bytes:
-        data, self._parts = b"".join(self._parts), []
+        data, self._chunks = b"".join(self._chunks), []
         return data
 
 
@@ -120,6 +133,6 @@ def _push(opened: list[tuple[str, ItemRow, Iterator[ItemRow]]], rows: Iterator[I
 
 
 def _rows(table: Table, path: str, columns: list[str]) -> Iterator[ItemRow]:
-    with table.reading(), table.store.filesystem.open_input_file(table.resolve(path)) as stream:
+    with table.read_errors(), table.store.filesystem.open_input_file(table.resolve(path)) as stream:
         for batch in pq.ParquetFile(stream).iter_batches(batch_size=BATCH_ROWS, columns=columns):
             yield from batch.to_pylist()

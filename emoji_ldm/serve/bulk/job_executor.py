@@ -1,4 +1,12 @@
-"""One job being drawn: pictures go out in order, finished shards are committed as quickly as the store takes them."""
+"""Execution of one bulk job: images are sent out in order, and finished shards are committed as they come.
+
+    _dispatch  one task: reads shards, waits for slots, starts a task per image and one per shard
+    _finish    one task per shard: waits for its images and puts their rows into a queue
+    run        collects all shards that are in the queue and commits them as one version
+
+While a commit is under way, further shards finish; the next commit takes all of them. A slow store therefore makes
+commits larger, not the job slower.
+"""
 
 from __future__ import annotations
 
@@ -12,64 +20,63 @@ from typing import Any, TypeVar
 
 from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.serve.backend import RequestLimits
-from emoji_ldm.serve.bulk.item_executor import AimdWindow, ItemExecutor
+from emoji_ldm.serve.bulk.aimd_window import AimdWindow
+from emoji_ldm.serve.bulk.bulk_job import BulkJob
+from emoji_ldm.serve.bulk.item_executor import ItemExecutor
 from emoji_ldm.serve.bulk.item_schema import RETRIES_EXHAUSTED, ItemRow, unstorable_row
 from emoji_ldm.serve.bulk.job_state import JobState
-from emoji_ldm.serve.bulk.job_store import BulkJob, JobStore
+from emoji_ldm.serve.bulk.job_store import JobStore
 from emoji_ldm.serve.bulk.shards import JobShard
 
+LOG = logging.getLogger(__name__)
+OPEN_SHARDS = 128  # dispatched but not committed yet: bounds the images in memory
 ResultT = TypeVar("ResultT")
-OPEN_SHARDS = 128  # drawn, being drawn or being written, not committed yet: bounds the memory
-
-log = logging.getLogger(__name__)
 
 
 class JobExecutor:
-    """A job that a runner works on."""
+    """One job that a runner works on."""
 
-    def __init__(self, jobs: JobStore, job: BulkJob, painter: ItemExecutor, poll_s: float) -> None:
-        """Name the job; nothing happens yet."""
-        self.jobs, self.job, self.painter, self.poll_s = jobs, job, painter, poll_s
-        self.results = JobState(jobs, job)
-        self._room = asyncio.Semaphore(OPEN_SHARDS)
+    def __init__(self, jobs: JobStore, job: BulkJob, executor: ItemExecutor, poll_s: float) -> None:
+        self.jobs, self.job, self.executor, self.poll_s = jobs, job, executor, poll_s
+        self.state = JobState(jobs, job)
+        self._open_shards = asyncio.Semaphore(OPEN_SHARDS)
         self._finished: asyncio.Queue[tuple[str, list[ItemRow]]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
-        """Draw until nothing is left, or the job ends otherwise."""
-        await asyncio.to_thread(self.results.refresh)
-        if self.results.ended:
+        """Work until every image has a row, or the job is cancelled or expires."""
+        await asyncio.to_thread(self.state.refresh)
+        if self.state.ended:
             return
-        self._start(self._feed(await self.painter.backend.models()))
+        self._start(self._dispatch(await self.executor.backend.models()))
         try:
-            while not self.results.ended:
-                await self._commit(await self._gathered())
+            while not self.state.ended:
+                await self._commit(await self._collect())
                 self._raise_failures()
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _feed(self, models: Mapping[str, RequestLimits]) -> None:
-        """Send out the pictures of all shards that are not done."""
+    async def _dispatch(self, models: Mapping[str, RequestLimits]) -> None:
+        """Start the images of all shards that are not committed."""
         async for shard in self._shards():
-            if shard.name in self.results.done:
+            if shard.name in self.state.committed_shards:
                 continue
-            await self._room.acquire()
+            await self._open_shards.acquire()
             rows = list[asyncio.Task[ItemRow]]()
-            for picture in shard.pictures:
-                window = self.painter.windows[picture.line.model]
-                await window.enter()
-                rows.append(self._start(self.painter.row(self.job, picture, models)))
+            for item in shard.items:
+                window = self.executor.windows[item.line.model]
+                await window.acquire()
+                rows.append(self._start(self.executor.execute(self.job, item, models)))
                 rows[-1].add_done_callback(partial(_release_slot, window))
             self._start(self._finish(shard, rows))
 
     async def _finish(self, shard: JobShard, rows: list[asyncio.Task[ItemRow]]) -> None:
-        """Hand a shard on when its last picture is there."""
         self._finished.put_nowait((shard.name, await asyncio.gather(*rows)))
 
-    async def _gathered(self) -> dict[str, list[ItemRow]]:
-        """All shards that are finished by now; waits a while for the first."""
+    async def _collect(self) -> dict[str, list[ItemRow]]:
+        """Return all finished shards; waits up to `poll_s` for the first."""
         shards = dict[str, list[ItemRow]]()
         with suppress(TimeoutError):
             name, rows = await asyncio.wait_for(self._finished.get(), self.poll_s)
@@ -81,29 +88,34 @@ class JobExecutor:
 
     async def _commit(self, shards: dict[str, list[ItemRow]]) -> None:
         if shards:
-            await self._keep(shards)
+            await self._commit_or_fail(shards)
             for _ in shards:
-                self._room.release()
+                self._open_shards.release()
         else:
-            await asyncio.to_thread(self.results.refresh)  # somebody may have cancelled it, or drawn some
-        if time.time() > self.job.expires_at and not self.results.ended:
-            await asyncio.to_thread(self.results.commit, {}, "expired")
+            await asyncio.to_thread(self.state.refresh)  # the job may have been cancelled, or another runner is at it
+        if time.time() > self.job.expires_at and not self.state.ended:
+            await asyncio.to_thread(self.state.commit, {}, "expired")
 
-    async def _keep(self, shards: Mapping[str, list[ItemRow]]) -> None:
-        """Commit shards; one that no file can hold is kept as failed, with the reason, and the others as they are."""
+    async def _commit_or_fail(self, shards: Mapping[str, list[ItemRow]]) -> None:
+        """Commit shards; a shard that Parquet cannot hold is committed as failed, the others as they are.
+
+        Errors of the store pass by themselves and are raised. Any other error lies in the rows. It would occur again
+        whenever the shard is generated anew, and the job would never end; so the shard is isolated by committing each
+        one by itself.
+        """
         try:
-            await asyncio.to_thread(self.results.commit, shards)
-        except (EmojiLdmError, OSError):  # the store's trouble, which passes
+            await asyncio.to_thread(self.state.commit, shards)
+        except (EmojiLdmError, OSError):
             raise
-        except Exception as error:  # the edge of one shard: else it would be drawn again for ever
+        except Exception as error:
             if len(shards) > 1:
                 for name, rows in shards.items():
-                    await self._keep({name: rows})
+                    await self._commit_or_fail({name: rows})
                 return
-            log.error("bulk job %s: shard %s cannot be kept", self.job.id, *shards, exc_info=error)
-            reason = f"{RETRIES_EXHAUSTED}: the picture cannot be kept ({type(error).__name__})"
-            kept = {name: [unstorable_row(row, reason) for row in rows] for name, rows in shards.items()}
-            await asyncio.to_thread(self.results.commit, kept)
+            LOG.error("bulk job %s: shard %s cannot be stored", self.job.id, *shards, exc_info=error)
+            reason = f"{RETRIES_EXHAUSTED}: the image cannot be stored ({type(error).__name__})"
+            failed = {name: [unstorable_row(row, reason) for row in rows] for name, rows in shards.items()}
+            await asyncio.to_thread(self.state.commit, failed)
 
     async def _shards(self) -> AsyncIterator[JobShard]:
         shards = self.jobs.shards(self.job)
@@ -116,11 +128,12 @@ class JobExecutor:
         return task
 
     def _raise_failures(self) -> None:
+        """Raise the error of a task that failed; forget the tasks that ended."""
         for task in [task for task in self._tasks if task.done()]:
             self._tasks.discard(task)
             task.result()
 
 
 def _release_slot(window: AimdWindow, _: asyncio.Task[ItemRow]) -> None:
-    """Give back the place of a picture, also of one that was cancelled before it began."""
-    window.leave()
+    """Return the slot of an image; as a callback it also runs for a task that was cancelled before it began."""
+    window.release()

@@ -1,6 +1,7 @@
-"""Draws all bulk jobs of a store. It keeps nothing: killed at any point, the next one goes on from the commits.
+"""The runner: works on all open bulk jobs of a store.
 
-Two runners over one store draw some pictures twice, but no row is ever committed twice.
+It has no state of its own. A runner that is killed loses the shards in flight, and the next one goes on from what is
+committed. Two runners over one store generate some images twice, but no row is committed twice (`job_state`).
 """
 
 from __future__ import annotations
@@ -13,116 +14,116 @@ from dataclasses import dataclass
 
 from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.serve.backend import Backend
+from emoji_ldm.serve.bulk.bulk_job import BulkJob
 from emoji_ldm.serve.bulk.item_executor import ItemExecutor
 from emoji_ldm.serve.bulk.job_executor import JobExecutor
-from emoji_ldm.serve.bulk.job_store import READ_THREADS, BulkJob, JobStore
+from emoji_ldm.serve.bulk.job_store import READ_THREADS, JobStore
 from emoji_ldm.store import Store
 
-ABANDONED_S = 3600.0  # a creation takes seconds
-PAUSE_S = 10.0  # after a failure of one job
-MAX_JOBS = 32  # drawn at once: each holds some finished pictures in memory
-
-log = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
+ABANDONED_S = 3600.0  # a creation takes seconds, so one without a header after an hour has died
+PAUSE_S = 10.0  # before a job that failed is tried again
+MAX_JOBS = 32  # in progress at once: each holds finished images in memory
 
 
 @dataclass(frozen=True)
 class RunnerStats:
-    """Counters since the start, and gauges."""
+    """Counters since the start of the runner, and gauges. The field names are those of the exported metrics."""
 
-    jobs: int  # being drawn
-    in_flight: int  # pictures asked for
-    window: float  # that may be, of all models
+    jobs: int  # in progress
+    in_flight: int  # images
+    window: float  # limit on `in_flight`, summed over the models
     drawn: int
-    refusals: int  # the pools were full
-    failures: int  # other tries without a picture
+    refusals: int  # answers that the queues are full
+    failures: int  # other tries without an image
 
 
 class JobRunner:
-    """Bulk jobs of a store, drawn by a backend; jobs take turns picture by picture."""
+    """Generates the images of all open jobs with one backend; jobs take turns image by image."""
 
     def __init__(self, store: Store, backend: Backend, *, max_in_flight: int = 128, poll_s: float = 1.0) -> None:
-        """Ask each model for at most `max_in_flight` pictures; look for new and cancelled jobs every `poll_s` s."""
+        """Have at most `max_in_flight` images in flight per model; look for new jobs every `poll_s` seconds."""
         self.jobs, self.poll_s = JobStore(store), poll_s
-        self.painter = ItemExecutor(backend, max_in_flight)
-        self._works: dict[str, asyncio.Task[None]] = {}
-        self._began: dict[str, float] = {}  # Unix time of the creation of open jobs
-        self._resting: dict[str, float] = {}  # jobs that failed, until this time of the loop's clock
+        self.executor = ItemExecutor(backend, max_in_flight)
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # by job
+        self._created_at: dict[str, float] = {}  # Unix times of the open jobs
+        self._backoff_until: dict[str, float] = {}  # of jobs that failed, by the event loop's clock
 
     async def run(self, *, until_idle: bool = False) -> None:
-        """Work until cancelled, or, with `until_idle`, until no job is open."""
+        """Work until cancelled or, with `until_idle`, until no job is open."""
         try:
             while True:
-                await self._look()
-                if until_idle and not self._works and not self._resting:
+                await self._poll()
+                if until_idle and not self._tasks and not self._backoff_until:
                     return
                 await asyncio.sleep(self.poll_s)
         finally:
-            for work in self._works.values():
-                work.cancel()
-            await asyncio.gather(*self._works.values(), return_exceptions=True)
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     def stats(self) -> RunnerStats:
-        """For metrics."""
-        windows = self.painter.windows.values()
-        return RunnerStats(len(self._works), sum(window.inside for window in windows),
-                     sum(window.limit for window in windows), sum(window.taken_total for window in windows),
-                     sum(window.refusals for window in windows), self.painter.failures)  # fmt: skip
+        """Return the figures for the metrics."""
+        windows = self.executor.windows.values()
+        return RunnerStats(len(self._tasks), sum(window.in_flight for window in windows),
+                           sum(window.limit for window in windows), sum(window.num_successes for window in windows),
+                           sum(window.num_overloads for window in windows), self.executor.num_failures)  # fmt: skip
 
-    async def _look(self) -> None:
-        """Begin what is new, forget what is done."""
+    async def _poll(self) -> None:
+        """Start jobs, as far as `MAX_JOBS` allows: first of the owners with the fewest, then the oldest."""
         now = asyncio.get_running_loop().time()
-        self._works = {job_id: work for job_id, work in self._works.items() if not work.done()}
-        self._resting = {job_id: until for job_id, until in self._resting.items() if until > now}
+        self._tasks = {job_id: task for job_id, task in self._tasks.items() if not task.done()}
+        self._backoff_until = {job_id: until for job_id, until in self._backoff_until.items() if until > now}
         try:
-            self._began = await asyncio.to_thread(self._open)
+            self._created_at = await asyncio.to_thread(self._list_open)
         except EmojiLdmError as error:
-            log.warning("bulk jobs cannot be listed: %s", error)
+            LOG.warning("bulk jobs cannot be listed: %s", error)
             return
-        waiting = self._began.keys() - self._works.keys() - self._resting.keys()
-        while waiting and len(self._works) < MAX_JOBS:
-            at_work = Counter(map(_owner, self._works))
-            job_id = min(waiting, key=lambda name: (at_work[_owner(name)], self._began[name], name))
+        waiting = self._created_at.keys() - self._tasks.keys() - self._backoff_until.keys()
+        while waiting and len(self._tasks) < MAX_JOBS:
+            per_owner = Counter(map(_owner, self._tasks))
+            job_id = min(waiting, key=lambda name: (per_owner[_owner(name)], self._created_at[name], name))
             waiting.remove(job_id)
-            self._works[job_id] = asyncio.create_task(self._work(job_id))
+            self._tasks[job_id] = asyncio.create_task(self._work(job_id))
 
-    def _open(self) -> dict[str, float]:
-        """{open job: when it began}; only of new ones the store is asked."""
-        ids = self.jobs.open()
+    def _list_open(self) -> dict[str, float]:
+        """Return the creation times of the open jobs; the markers of known jobs are not read again."""
+        ids = self.jobs.open_jobs()
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            began = pool.map(lambda job_id: self._began.get(job_id) or self.jobs.began(job_id), ids)
-            return dict(zip(ids, began, strict=True))
+            times = pool.map(lambda job_id: self._created_at.get(job_id) or self.jobs.created_at(job_id), ids)
+            return dict(zip(ids, times, strict=True))
 
     async def _work(self, job_id: str) -> None:
-        """One job until its end; a failure of the store, say, is tried again later and leaves other jobs alone."""
+        """Work on one job until it ends; if it fails, other jobs go on and this one is tried again later."""
         try:
             job = await asyncio.to_thread(self.jobs.find, job_id)
             if job is None:
                 await asyncio.to_thread(self.jobs.clear_abandoned, job_id, ABANDONED_S)
             else:
-                await self._draw(job)
+                await self._execute(job)
         except Exception as error:
-            log.warning("bulk job %s stops for %.0f s: %s", job_id, PAUSE_S, error, exc_info=error)
-            self._resting[job_id] = asyncio.get_running_loop().time() + PAUSE_S
+            LOG.warning("bulk job %s pauses for %.0f s: %s", job_id, PAUSE_S, error, exc_info=error)
+            self._backoff_until[job_id] = asyncio.get_running_loop().time() + PAUSE_S
 
-    async def _draw(self, job: BulkJob) -> None:
-        """Draw a job. If it is deleted meanwhile, what comes late goes too."""
+    async def _execute(self, job: BulkJob) -> None:
+        """Execute a job. If it is deleted meanwhile, its files disappear under the executor, which is no error."""
         try:
-            await JobExecutor(self.jobs, job, self.painter, self.poll_s).run()
+            await JobExecutor(self.jobs, job, self.executor, self.poll_s).run()
         except Exception:
-            if not await self._swept(job):
+            if not await self._purge_if_deleted(job):
                 raise
         else:
             await asyncio.to_thread(self.jobs.close, job.id)
-            await self._swept(job)
+            await self._purge_if_deleted(job)
 
-    async def _swept(self, job: BulkJob) -> bool:
-        """Whether the job was deleted, and is now with all that was written since."""
-        gone = await asyncio.to_thread(self.jobs.find, job.id) is None
-        if gone:
+    async def _purge_if_deleted(self, job: BulkJob) -> bool:
+        """Return whether the job was deleted, and if so delete what was written since."""
+        deleted = await asyncio.to_thread(self.jobs.find, job.id) is None
+        if deleted:
             await asyncio.to_thread(self.jobs.delete, job)
-        return gone
+        return deleted
 
 
 def _owner(job_id: str) -> str:
-    """What ids of one owner have in common."""
+    """Return the part of a job id that stands for its owner."""
     return job_id.partition("_")[2][:8]

@@ -1,8 +1,11 @@
-"""What is drawn of a job: the log of its Delta table, and nothing beside it.
+"""The state of a bulk job: what is done, counted from the log of its Delta table and from nothing else.
 
-Each commit adds whole shards, marks them as Delta app transactions, and carries the totals
-so far. A job that ends early (cancelled, expired) ends by a commit too: nothing can be added
-after it, by any runner, so that everybody sees one end.
+Each commit adds the rows of whole shards. It records their names as Delta application transactions (`txn` actions,
+Delta protocol, "Transaction Identifiers"), so that a shard is committed once however many runners work on the job, and
+it carries the totals so far in its commitInfo, so that the newest entry alone answers for the progress.
+
+A job that ends early (cancelled, expired) ends by a commit too. Commits are ordered by the log, so every process agrees
+on whether a shard came before the end or after it, and the latter are dropped.
 """
 
 from __future__ import annotations
@@ -20,37 +23,38 @@ from emoji_ldm.dataset.delta.delta_commit import commit_entry
 from emoji_ldm.dataset.delta.delta_log import Action, LogEntry, log_entries, read_entry
 from emoji_ldm.dataset.delta.parquet_writer import DataFile
 from emoji_ldm.dataset.table import Table
+from emoji_ldm.serve.bulk.bulk_job import BulkJob
 from emoji_ldm.serve.bulk.item_schema import ITEMS, ItemRow
-from emoji_ldm.serve.bulk.job_store import BulkJob, JobStore
+from emoji_ldm.serve.bulk.job_store import JobStore
 
 SHOWN_ERRORS = 20
-RATE_COMMITS = 30  # commits
-STALE_S = 30.0
+RATE_COMMITS = 30  # the rate is an average over so many commits
+STALE_S = 30.0  # silence beyond this counts as time without progress
 COUNTS = ("ok", "failed", "lines_ok", "lines_failed")
 
 
 @dataclass(frozen=True)
 class JobTotals:
-    """Counts of a job as of a commit."""
+    """Counts of a job as of one commit, stored as JSON in its commitInfo: the field names are part of the format."""
 
-    ok: int = 0  # pictures
+    ok: int = 0  # images
     failed: int = 0
-    lines_ok: int = 0  # of a batch, where a line is never split
-    lines_failed: int = 0  # with at least one failed picture
-    errors: tuple[dict[str, Any], ...] = ()  # of the first failed pictures
-    drawn_s: float = 0.0  # time in which runners drew: none passes while there is none
-    started_at: float = 0.0  # Unix time at which the first of them began
-    end: str = ""  # cancelled | expired: nothing comes after it
+    lines_ok: int = 0  # meaningful for batches, whose lines are never split
+    lines_failed: int = 0  # with at least one failed image
+    errors: tuple[dict[str, Any], ...] = ()  # of the first failed images
+    drawn_s: float = 0.0  # time in which a runner was at work: it does not pass while there is none
+    started_at: float = 0.0  # Unix time at which the first runner began
+    end: str = ""  # cancelled | expired: no commit may follow
 
     @property
-    def done(self) -> int:
-        """Pictures with a row."""
+    def finished(self) -> int:
+        """Number of images that have a row."""
         return self.ok + self.failed
 
 
 @dataclass(frozen=True)
 class JobProgress:
-    """What people ask about a job."""
+    """The progress of a job as users see it."""
 
     totals: JobTotals
     status: str  # queued | in_progress | completed | cancelled | expired | failed
@@ -62,126 +66,135 @@ class JobProgress:
 
 @dataclass
 class JobState:
-    """The table of one job; not for several threads at once."""
+    """The state of one job, as of the table's version `seen_version`; not safe for concurrent use by threads."""
 
     jobs: JobStore
     job: BulkJob
-    done: set[str] = field(default_factory=set)  # shards, as of version `seen`
+    committed_shards: set[str] = field(default_factory=set)
     totals: JobTotals = field(default_factory=JobTotals)
-    seen: int = 0
-    seen_at: float = 0.0  # Unix time of that version
+    seen_version: int = 0
+    seen_version_at: float = 0.0  # Unix time of that version's commit
 
     def __post_init__(self) -> None:
-        """Name the table; nothing is read yet. A runner begins to draw now."""
-        self.began = time.time()
-        self.table = Table(self.jobs.home(self.job.id), ITEMS)
+        """Open the table without reading it. For a runner, its work on the job starts now."""
+        self.opened_at = time.time()
+        self.table = Table(self.jobs.table_store(self.job.id), ITEMS)
 
     def refresh(self) -> None:
-        """See what others committed since."""
+        """Read what other processes have committed."""
         if self.table.version >= 0:
-            self.table.update()
+            self.table.refresh_incrementally()
         self._catch_up()
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is left to draw, as far as is known."""
-        return bool(self.totals.end) or self.totals.done >= self.job.num_pictures
+        """Whether nothing is left to generate, as of `seen_version`."""
+        return bool(self.totals.end) or self.totals.finished >= self.job.num_images
 
     def commit(self, shards: Mapping[str, Sequence[ItemRow]], end: str = "") -> bool:
-        """Add the rows of finished shards, in one file and version; with `end`, nothing can be added after it.
+        """Commit the rows of finished shards as one file and one version.
 
-        Another runner may have added some of them meanwhile: then its rows stay, and ours are dropped.
+        If another runner has committed some of these shards, its rows stay and ours are dropped.
+
+        Args:
+            shards: Rows by shard name.
+            end: cancelled | expired; ends the job with this commit.
 
         Returns:
-            Whether anything was added, or ended.
+            Whether anything was committed.
         """
-        written = dict[tuple[str, ...], DataFile]()
+        files = dict[tuple[str, ...], DataFile]()
         planned: tuple[tuple[str, ...], JobTotals] = (), self.totals
 
+        # `commit_entry` calls `plan` again whenever another writer takes the version that it wanted (optimistic
+        # concurrency). The plan is then made anew on the current state, and the file is written again only if the
+        # set of shards that are still ours has changed.
         def plan() -> LogEntry | None:
             nonlocal planned
             self._catch_up()
-            new = tuple(shard for shard in sorted(shards) if shard not in self.done)
+            new = tuple(shard for shard in sorted(shards) if shard not in self.committed_shards)
             if self.ended or not (new or end):
                 return None
             rows = [row for shard in new for row in shards[shard]]
-            if new and new not in written:
-                written[new] = self.table.write_file(pa.Table.from_pylist(rows, ITEMS.schema))
-            planned = new, self._sum(_count(rows), end)
+            if new and new not in files:
+                files[new] = self.table.write_file(pa.Table.from_pylist(rows, ITEMS.schema))
+            planned = new, self._add(_count(rows), end)
             metadata = {"totals": json.dumps(asdict(planned[1]))}
-            return LogEntry([written[new]] if new else [], (), dict.fromkeys(new, True), metadata)
+            return LogEntry([files[new]] if new else [], (), dict.fromkeys(new, True), metadata)
 
         if (version := commit_entry(self.table, plan)) is None:
             return False
-        self.seen, self.totals, self.seen_at = version, planned[1], time.time()
-        self.done.update(planned[0])
+        self.seen_version, self.totals, self.seen_version_at = version, planned[1], time.time()
+        self.committed_shards.update(planned[0])
         return True
 
     def cancel(self) -> int:
-        """End the job here; returns how many pictures will not be drawn (0 if it had ended before)."""
-        if self.table.version > 0:  # the newest entry tells all that matters here
-            self.seen = self.table.version
-            self.totals, self.seen_at = _totals_of(read_entry(self.table, self.seen))
-        return self.job.num_pictures - self.totals.done if self.commit({}, "cancelled") else 0
+        """End the job and return how many images will not be generated; 0 if it had ended before."""
+        if self.table.version > 0:  # the totals of the newest entry are all that is needed, not every entry's shards
+            self.seen_version = self.table.version
+            self.totals, self.seen_version_at = _totals_of(read_entry(self.table, self.seen_version))
+        return self.job.num_images - self.totals.finished if self.commit({}, "cancelled") else 0
 
     def progress(self) -> JobProgress:
-        """Counts, rate and end, from the newest entry and one before it."""
+        """Return counts, rate and status, from the newest log entry and, for the rate, one before it."""
         if self.job.errors:
             return JobProgress(JobTotals(), "failed", None, self.job.created_at, None, None)
         self.table.refresh()
         version = self.table.version
         if version < 1:
             return JobProgress(JobTotals(), "queued", None, None, None, None)
-        totals, at = _totals_of(read_entry(self.table, version))
+        totals, committed_at = _totals_of(read_entry(self.table, version))
         started_at = totals.started_at or None
-        status = totals.end or ("completed" if totals.done >= self.job.num_pictures else "in_progress")
+        status = totals.end or ("completed" if totals.finished >= self.job.num_images else "in_progress")
         if status != "in_progress":
-            return JobProgress(totals, status, started_at, at, None, 0)
-        rate = self._rate(version, totals, at)
-        eta_s = (self.job.num_pictures - totals.done) / rate if rate else None
+            return JobProgress(totals, status, started_at, committed_at, None, 0)
+        rate = self._rate(version, totals, committed_at)
+        eta_s = (self.job.num_images - totals.finished) / rate if rate else None
         return JobProgress(totals, status, started_at, None, rate, eta_s)
 
-    def _rate(self, version: int, totals: JobTotals, at: float) -> float | None:
-        """Pictures per second of the last commits; what passes without one counts if it is long."""
+    def _rate(self, version: int, totals: JobTotals, committed_at: float) -> float | None:
+        """Return the images per second of the last commits."""
         before = JobTotals()
         if version > 1:
             before, _ = _totals_of(read_entry(self.table, max(1, version - RATE_COMMITS)))
-        silent_s = time.time() - at
-        seconds = totals.drawn_s - before.drawn_s + (silent_s if silent_s > STALE_S else 0.0)
-        return (totals.done - before.done) / seconds if seconds > 0 else None
+        # A short silence is the normal distance of two commits; a long one means that the job is stuck.
+        silence_s = time.time() - committed_at
+        seconds = totals.drawn_s - before.drawn_s + (silence_s if silence_s > STALE_S else 0.0)
+        return (totals.finished - before.finished) / seconds if seconds > 0 else None
 
-    def _sum(self, new: JobTotals, end: str) -> JobTotals:
-        """The totals once `new` is added."""
+    def _add(self, new: JobTotals, end: str) -> JobTotals:
+        """Return the totals after a commit that adds `new`."""
         before, now = self.totals, time.time()
         counts = {name: getattr(before, name) + getattr(new, name) for name in COUNTS}
-        drawn_s = before.drawn_s + max(0.0, now - max(self.seen_at, self.began)) * bool(new.done)
-        started_at = before.started_at or (self.began if new.done else 0.0)
-        return JobTotals(**counts, errors=(*before.errors, *new.errors)[:SHOWN_ERRORS], drawn_s=drawn_s,
-                      started_at=started_at, end=end)  # fmt: skip
+        # Time before this runner started is not counted: no runner may have been at work.
+        worked_s = max(0.0, now - max(self.seen_version_at, self.opened_at)) * bool(new.finished)
+        started_at = before.started_at or (self.opened_at if new.finished else 0.0)
+        return JobTotals(**counts, errors=(*before.errors, *new.errors)[:SHOWN_ERRORS],
+                         drawn_s=before.drawn_s + worked_s, started_at=started_at, end=end)  # fmt: skip
 
     def _catch_up(self) -> None:
-        """Read the entries up to the table's version."""
-        for version, actions in log_entries(self.table, self.seen + 1):
-            self.done.update(action["txn"]["appId"] for action in actions if "txn" in action)
-            self.totals, self.seen_at = _totals_of(actions)
-            self.seen = version
+        """Apply the log entries up to the table's version."""
+        for version, actions in log_entries(self.table, self.seen_version + 1):
+            self.committed_shards.update(action["txn"]["appId"] for action in actions if "txn" in action)
+            self.totals, self.seen_version_at = _totals_of(actions)
+            self.seen_version = version
 
 
 def _count(rows: Iterable[ItemRow]) -> JobTotals:
-    by_line: dict[str, bool] = {}
+    line_ok: dict[str, bool] = {}
     errors = list[dict[str, Any]]()
     counts = Counter[str]()
     for row in rows:
         counts[row["status"]] += 1
-        by_line[row["custom_id"]] = by_line.get(row["custom_id"], True) and row["status"] == "ok"
+        line_ok[row["custom_id"]] = line_ok.get(row["custom_id"], True) and row["status"] == "ok"
         if row["status"] != "ok":
             errors.append({name: row[name] for name in ("custom_id", "number", "reason")})
-    good = sum(by_line.values())
-    return JobTotals(counts["ok"], counts["failed"], good, len(by_line) - good, tuple(errors[:SHOWN_ERRORS]))
+    num_ok = sum(line_ok.values())
+    return JobTotals(counts["ok"], counts["failed"], num_ok, len(line_ok) - num_ok, tuple(errors[:SHOWN_ERRORS]))
 
 
 def _totals_of(actions: Sequence[Action]) -> tuple[JobTotals, float]:
-    """The totals and the Unix time of an entry."""
+    """Return the totals in a log entry, and the entry's Unix time."""
     info = next(action["commitInfo"] for action in actions if "commitInfo" in action)
     values = json.loads(info["totals"])
     return JobTotals(**{**values, "errors": tuple(values["errors"])}), info["timestamp"] / 1000

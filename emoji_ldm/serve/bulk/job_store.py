@@ -1,128 +1,124 @@
-"""Bulk jobs in the store: an immutable header over parts of lines. What is drawn of them, results.py alone tells.
+"""Bulk jobs in the store: creation, lookup and deletion.
 
-sets/<id>/job.json            header, written last and only once: a job is there as a whole or not at all
-sets/<id>/<input>/00000.jsonl lines, LINES_PER_PART each
-sets/<id>/tables/items/       Delta table of its pictures
-sets/open/<id>                there from before its creation until nothing is left to draw: where runners look
-sets/deleted/<id>             a deleted job with an idempotency key: an id has one life, the key's next job another id
+    sets/<id>/job.json             header, written last and only once: a job exists as a whole or not at all
+    sets/<id>/<input>/00000.jsonl  lines, LINES_PER_PART each
+    sets/<id>/tables/items/        Delta table of its images (item_schema)
+    sets/open/<id>                 marker: exists from before the creation until nothing is left to generate
+    sets/deleted/<id>              tombstone of a deleted job with an idempotency key
+
+Object stores have no transactions and no directories to lock, so the order of writes carries the guarantees:
+
+* Creation writes the marker, then the lines (`stage`), then the table's first log entry and the header (`publish`).
+  Runners find jobs by their markers, and ignore those without a header. A creation that dies is therefore invisible,
+  and `clear_abandoned` removes its files after an hour.
+* Two requests with one idempotency key derive the same id. Each writes its lines into a folder of its own; the header
+  is written with a conditional PUT, so exactly one of them wins, and names the folder that counts.
+* Deletion removes the header first, and the marker last: if it stops halfway, the runner sees a marker without header
+  and finishes it.
+* An id is never used again. Files of a deleted job may appear late, from a runner that was committing at that moment;
+  the tombstone makes the next job of the same idempotency key take another id.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
 from typing import Any
 
 from emoji_ldm.dataset.delta.delta_log import creation_entry, entry_path
-from emoji_ldm.errors import StoreError
-from emoji_ldm.serve.auth import Caller
+from emoji_ldm.errors import JobNotFoundError, StoreError
+from emoji_ldm.serve.bulk.bulk_job import ID_PREFIXES, JOB_ID, BulkJob, new_job_id, owner_hash
 from emoji_ldm.serve.bulk.item_schema import ITEMS
 from emoji_ldm.serve.bulk.shards import JobLine, JobShard, cut_shards
-from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.store import Store
 
-LINES_PER_PART = 1024
+LINES_PER_PART = 1024  # what a reader holds in memory at once
 READ_THREADS = 8
 HEADER = "job.json"
-JOB_ID = re.compile(r"(set|batch)_[0-9a-f]{32}")
-ANONYMOUS = Caller()
 PUBLISH_TRIES = 5
 
 
 @dataclass(frozen=True)
-class BulkJob:
-    """What was asked; nothing of it ever changes."""
+class StagedJob:
+    """A job whose lines are written, and which does not exist before `JobStore.publish`."""
 
-    id: str
-    kind: str  # emoji_set | batch
-    owner: str
-    created_at: float  # Unix time, s
-    expires_at: float  # nothing is drawn later
-    asked: Mapping[str, Any]  # to be echoed
-    digest: str = ""  # of the request, so that a repeated one is told from another one
-    keyed: bool = False  # its id comes from an idempotency key, so several creations of it may run at once
-    errors: tuple[Mapping[str, Any], ...] = ()  # a batch whose lines are refused has these and no lines
-    folder: str = ""  # of its lines
-    parts: tuple[tuple[int, int], ...] = field(default=())  # (lines, pictures) of each
-
-    @property
-    def num_lines(self) -> int:
-        """Lines of the whole job."""
-        return sum(lines for lines, _ in self.parts)
-
-    @property
-    def num_pictures(self) -> int:
-        """Pictures of the whole job."""
-        return sum(pictures for _, pictures in self.parts)
+    job: BulkJob
+    marker: bytes  # content of its marker, which tells it from those of other creations of the same id
 
 
 class JobStore:
-    """The jobs of a store."""
+    """The bulk jobs of a store; stateless, so that any number of processes may use one."""
 
     def __init__(self, store: Store) -> None:
-        """Name the store; nothing is read yet."""
         self.store = store
 
-    def create(self, job: BulkJob, lines: Iterable[JobLine], caller: Caller = ANONYMOUS) -> BulkJob:
-        """Write a job; of several creations with one id the first counts, and its job is returned by all.
-
-        Whatever `lines` raises is passed on, and nothing is left behind. The caller is charged for the pictures before
-        the job is there, and refunded if it turns out to be there already or cannot be made.
-        """
-        folder, marker = f"input-{secrets.token_hex(8)}", self._mark(job.id)
+    def stage(self, job: BulkJob, lines: Iterable[JobLine]) -> StagedJob:
+        """Write the lines of a job. Whatever `lines` raises is passed on, and nothing is left behind."""
+        staged = StagedJob(replace(job, folder=f"input-{secrets.token_hex(8)}"), self._mark_open(job.id))
         try:
-            parts = tuple(self._write_part(job.id, folder, number, part) for number, part in enumerate(_parts(lines)))
-            whole = replace(job, folder=folder, parts=parts)
-            caller.charge(whole.num_pictures)
+            parts = tuple(self._write_part(staged.job, number, part) for number, part in enumerate(_parts(lines)))
         except BaseException:
-            self._forget(job, folder, marker)
+            self.discard(staged)
             raise
-        try:
-            home = self.home(job.id)
-            home.write_once(creation_entry(ITEMS), entry_path(home.table_path(ITEMS.name), 0))
-            found = self._publish(whole)
-            self._mark(job.id)  # who cleared up after another creation of this id may have taken it away
-        except BaseException:  # the header may be there though its answer was lost: `clear_abandoned` looks
-            caller.refund(whole.num_pictures)
-            raise
-        if found.folder != folder:
-            caller.refund(whole.num_pictures)
-            self.store.delete("sets", job.id, folder)
+        return replace(staged, job=replace(staged.job, parts=parts))
+
+    def publish(self, staged: StagedJob) -> BulkJob:
+        """Make a staged job exist, and return the job of its id.
+
+        Of several jobs staged with one id, the first to be published counts; publishing another one deletes its lines
+        and returns the first. If this raises, the job may exist all the same, since the response to the PUT of the
+        header may be what was lost. `clear_abandoned` therefore decides later, not the caller.
+        """
+        job = staged.job
+        tables = self.table_store(job.id)
+        tables.write_if_absent(creation_entry(ITEMS), entry_path(tables.table_path(ITEMS.name), 0))
+        found = self._write_header(job)
+        # The discard of another creation of this id may have removed the marker in the meantime.
+        self._mark_open(job.id)
+        if found.folder != job.folder:
+            self.store.delete("sets", job.id, job.folder)
         return found
 
-    def create_failed(self, job: BulkJob, errors: Sequence[Mapping[str, Any]]) -> BulkJob:
-        """A job without lines that says why; as `create`, the first of one id counts."""
-        return self._publish(replace(job, errors=tuple(errors)))
+    def discard(self, staged: StagedJob) -> None:
+        """Remove what `stage` wrote, and nothing that another creation of the same id wrote."""
+        job_id = staged.job.id
+        self.store.delete("sets", job_id, staged.job.folder)
+        if not staged.job.keyed:
+            self.store.delete("sets", job_id)
+        if self.store.exists("sets", "open", job_id) and self.store.read("sets", "open", job_id) == staged.marker:
+            self.close(job_id)  # a concurrent creation of this id writes the marker again when it publishes
 
-    def keyed(self, kind: str, owner: str, key: str | None) -> tuple[str, BulkJob | None]:
-        """The id that a job of this idempotency key has, and the job if it is there; a deleted one's id is not used
-        again, lest what is late of its deletion hits the new job.
-        """
-        for life in count():
-            job_id = new_job_id(kind, owner, key, life)
-            job = self.find(job_id) if key else None  # before looking for a deletion, which marks its job first
+    def create_failed(self, job: BulkJob, errors: Sequence[Mapping[str, Any]]) -> BulkJob:
+        """Create a job that has errors instead of lines; as with `publish`, the first one of an id counts."""
+        return self._write_header(replace(job, errors=tuple(errors)))
+
+    def resolve_key(self, kind: str, owner: str, key: str | None) -> tuple[str, BulkJob | None]:
+        """Return the id for an idempotency key, and the job that already has it; a new id if there is no key."""
+        for generation in count():
+            job_id = new_job_id(kind, owner, key, generation)
+            # Header first, tombstone second: a deletion writes the tombstone before it removes the header, so a
+            # deleted job cannot be taken for one that never existed.
+            job = self.find(job_id) if key else None
             if job or not key or not self.store.exists("sets", "deleted", job_id):
                 return job_id, job
         raise AssertionError("the loop returns")
 
     def get(self, job_id: str, owner: str) -> BulkJob:
-        """The job of this owner; RequestError (404) if there is none, or it is another's."""
+        """Return a job of this owner; raises JobNotFoundError if there is none, or it belongs to another owner."""
         job = self.find(job_id) if JOB_ID.fullmatch(job_id) else None
         if job is None or job.owner != owner:
-            raise RequestError(f"there is no job {job_id!r}", status=404, param="id", code="not_found")
+            raise JobNotFoundError(f"there is no job {job_id!r}")
         return job
 
     def find(self, job_id: str) -> BulkJob | None:
-        """The job of anybody, None if it is not there (yet)."""
+        """Return a job of any owner; None if it does not exist (yet)."""
         try:
             values = json.loads(self.store.read("sets", job_id, HEADER))
         except StoreError:
@@ -132,19 +128,19 @@ class JobStore:
         return BulkJob(**{**values, "errors": tuple(values["errors"]), "parts": tuple(map(tuple, values["parts"]))})
 
     def listing(self, owner: str, kind: str) -> list[BulkJob]:
-        """An owner's jobs of a kind, newest first."""
-        start = f"{ID_PREFIXES[kind]}{owner_hash(owner)}"
-        names = [name for name in self.store.list("sets") if name.startswith(start)]
+        """Return an owner's jobs of a kind, newest first."""
+        prefix = f"{ID_PREFIXES[kind]}{owner_hash(owner)}"
+        names = [name for name in self.store.list("sets") if name.startswith(prefix)]
         with ThreadPoolExecutor(READ_THREADS) as pool:
             found = [job for job in pool.map(self.find, names) if job is not None and job.owner == owner]
         return sorted(found, key=lambda job: (job.created_at, job.id), reverse=True)
 
-    def open(self) -> list[str]:
-        """Ids of jobs that may have something left to draw."""
+    def open_jobs(self) -> list[str]:
+        """Return the ids of jobs that may have something left to generate."""
         return [name for name in self.store.list("sets", "open") if not name.startswith(".")]  # half-written files
 
-    def began(self, job_id: str) -> float:
-        """When an open job was created, Unix time; 0 if it is being deleted, infinity if it is not open (any more)."""
+    def created_at(self, job_id: str) -> float:
+        """Return the Unix time in a job's marker; 0 if the job is being deleted, infinity if it has no marker."""
         try:
             return float(self.store.read("sets", "open", job_id).split()[0])
         except StoreError:
@@ -153,88 +149,67 @@ class JobStore:
             return math.inf
 
     def close(self, job_id: str) -> None:
-        """Nothing is left to draw."""
+        """Remove the marker of a job with nothing left to generate."""
         self.store.remove("sets", "open", job_id)
 
     def delete(self, job: BulkJob) -> None:
-        """Forget a job and all its pictures, header first; if this stops halfway, a runner does the rest."""
+        """Delete a job and all its images; if this stops halfway, a runner finishes it."""
         self.store.write(b"0", "sets", "open", job.id)
         if job.keyed:
             self.store.write(b"", "sets", "deleted", job.id)
         self.store.remove("sets", job.id, HEADER)
-        with suppress(StoreError):  # somebody may be writing there at this moment
+        with suppress(StoreError):  # a runner may be writing into the folder at this moment
             self.store.delete("sets", job.id)
             self.close(job.id)
 
     def clear_abandoned(self, job_id: str, older_than_s: float) -> None:
-        """Delete what a creation or a deletion that died left behind."""
-        if self.find(job_id) is None and time.time() - self.began(job_id) > older_than_s:  # its creation renews it
+        """Delete what is left of a creation or a deletion that died."""
+        # A creation in progress has renewed the marker, so its age is that of the newest creation.
+        if self.find(job_id) is None and time.time() - self.created_at(job_id) > older_than_s:
             self.store.delete("sets", job_id)
             self.close(job_id)
 
     def shards(self, job: BulkJob) -> Iterator[JobShard]:
-        """All shards of a job in order, one part in memory at a time."""
+        """Yield all shards of a job in order, with one part in memory at a time."""
         index = 0
-        for part, (_, pictures) in enumerate(job.parts):
+        for part, (_, images) in enumerate(job.parts):
             yield from cut_shards(self._read_part(job, part), part, index)
-            index += pictures
+            index += images
 
-    def lines(self, job: BulkJob) -> Iterator[JobLine]:
-        """All lines of a job in order, one part in memory at a time."""
-        for part in range(len(job.parts)):
-            yield from self._read_part(job, part)
-
-    def home(self, job_id: str) -> Store:
-        """The store of one job's table."""
+    def table_store(self, job_id: str) -> Store:
+        """Return the store that contains the table of one job."""
         return Store(f"{self.store.uri}/sets/{job_id}")
 
-    def _write_part(self, job_id: str, folder: str, number: int, lines: list[JobLine]) -> tuple[int, int]:
+    def _write_part(self, job: BulkJob, number: int, lines: list[JobLine]) -> tuple[int, int]:
         text = "".join(line.to_json() + "\n" for line in lines)
-        self.store.write(text.encode(), "sets", job_id, folder, f"{number:05d}.jsonl")
+        self.store.write(text.encode(), "sets", job.id, job.folder, f"{number:05d}.jsonl")
         return len(lines), sum(line.n for line in lines)
 
     def _read_part(self, job: BulkJob, number: int) -> list[JobLine]:
         text = self.store.read("sets", job.id, job.folder, f"{number:05d}.jsonl").decode()
         return [JobLine.from_json(line) for line in text.split("\n") if line]
 
-    def _mark(self, job_id: str) -> bytes:
-        """Tell runners of a job; returns what tells this mark from others."""
+    def _mark_open(self, job_id: str) -> bytes:
+        """Write the marker that runners look for; returns its content, which no other marker has."""
         marker = f"{time.time()} {secrets.token_hex(8)}".encode()
         self.store.write(marker, "sets", "open", job_id)
         return marker
 
-    def _publish(self, job: BulkJob) -> BulkJob:
-        """The job of this id: this one if it is the first, which a PUT tells as refused if its answer was lost."""
+    def _write_header(self, job: BulkJob) -> BulkJob:
+        """Write the header if there is none, and return the job whose header there is now.
+
+        A conditional PUT is refused if an earlier try of the same PUT succeeded and its response was lost. The header
+        is then our own, so reading it back gives the right answer in both cases. S3 may also refuse because of a
+        concurrent request that fails in the end (409 ConditionalRequestConflict): then there is no header, and the PUT
+        is tried again.
+        """
         data = json.dumps(asdict(job)).encode()
         for _ in range(PUBLISH_TRIES):
-            if self.store.write_once(data, "sets", job.id, HEADER):
+            if self.store.write_if_absent(data, "sets", job.id, HEADER):
                 return job
             if (found := self.find(job.id)) is not None:
                 return found
         raise StoreError(f"{job.id} cannot be written: S3 refuses it though nothing is there; try again")
-
-    def _forget(self, job: BulkJob, folder: str, marker: bytes) -> None:
-        """Take away what a refused creation wrote, and nothing of another creation of the same id."""
-        self.store.delete("sets", job.id, folder)
-        if not job.keyed:
-            self.store.delete("sets", job.id)
-        if self.store.exists("sets", "open", job.id) and self.store.read("sets", "open", job.id) == marker:
-            self.close(job.id)  # whoever creates it as well marks it again at the end
-
-
-ID_PREFIXES = {"emoji_set": "set_", "batch": "batch_"}
-
-
-def new_job_id(kind: str, owner: str, key: str | None = None, life: int = 0) -> str:
-    """Id of a job: the same for the same owner, idempotency key and life, else never seen before."""
-    known = json.dumps([owner, key, life]).encode()
-    tail = secrets.token_hex(12) if key is None else hashlib.sha256(known).hexdigest()[:24]
-    return f"{ID_PREFIXES[kind]}{owner_hash(owner)}{tail}"
-
-
-def owner_hash(owner: str) -> str:
-    """Eight hex digits that stand for an owner in names."""
-    return hashlib.sha256(owner.encode()).hexdigest()[:8]
 
 
 def _parts(lines: Iterable[JobLine]) -> Iterator[list[JobLine]]:

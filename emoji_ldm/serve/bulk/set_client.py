@@ -1,4 +1,4 @@
-"""The HTTP client of bulk sets: one method per route, every failure one line for its user."""
+"""HTTP client of the emoji set routes: one method per route, every failure a one-line error for the user."""
 
 from __future__ import annotations
 
@@ -10,51 +10,65 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, retry_if_result
+
 from emoji_ldm.errors import ConfigError, JobError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # of the extra `serve`, which the command line may lack
     import httpx
 
 MAX_TRIES = 5
-RESTART_S = 300.0  # a service that has answered may be away for as long
+RESTART_S = 300.0  # how long a service that has answered before may be away
 LONGEST_PAUSE_S = 5.0
-PART_BYTES = 8 * 2**20  # of a file
-TIMEOUT_S = 120.0  # a large set is checked line by line before its id is told
+PART_BYTES = 8 * 2**20  # of a file, per request
+TIMEOUT_S = 120.0  # the service validates all lines of a set before it answers
 RETRY_STATUSES = (429, 502, 503, 504)
 REMEDY = "start one (emoji-ldm serve), or name it with --url or EMOJI_LDM_URL"
 
 
 class EmojiSetClient:
-    """A service at a URL, asked with a key if it needs one."""
+    """A client of one service.
+
+    Requests are retried while the service is overloaded, and for `RESTART_S` while it restarts. Creations carry an
+    idempotency key, so a retry after a lost response creates no second set.
+    """
 
     def __init__(self, url: str, key: str = "") -> None:
-        """Nothing is sent yet. ConfigError if the URL is none, or httpx is not installed."""
+        """Prepare a client; nothing is sent yet. Raises ConfigError if httpx is missing or this is not a URL."""
         try:
             import httpx
         except ImportError:
             raise ConfigError("this command needs httpx: pip install 'emoji-ldm[serve]'") from None
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"{url!r} is no address of a service; give one such as http://127.0.0.1:8000")
-        self.url, self._answered = url.rstrip("/").removesuffix("/v1"), False
+        self.url, self._has_answered = url.rstrip("/").removesuffix("/v1"), False
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        self._retry_on = retry_if_exception_type(httpx.TransportError) | retry_if_result(_is_busy)
+        self._connect_error = httpx.ConnectError
 
-    def create(self, wanted: Mapping[str, Any], upload: Path | None = None, key: str = "") -> dict[str, Any]:
-        """Begin a set, of `wanted` alone or of uploaded JSONL with `wanted` as what its lines share."""
-        headers = {"Idempotency-Key": key or uuid.uuid4().hex}  # trying again cannot make a second set
+    def create(self, body: Mapping[str, Any], upload: Path | None = None, key: str = "") -> dict[str, Any]:
+        """Create a set and return its status.
+
+        Args:
+            body: Fields of the request; with `upload`, the parameters that its lines share.
+            upload: JSONL file with one prompt per line.
+            key: Idempotency key; default: a random one.
+        """
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         path = "/v1/emoji-sets"
         if upload is None:
-            return self._json("POST", path, json=dict(wanted), headers=headers)
+            return self._json("POST", path, json=dict(body), headers=headers)
         with upload.open("rb") as stream:
             return self._json("POST", path, files={"file": (upload.name, stream, "application/jsonl")},
-                              data={"parameters": json.dumps(dict(wanted))}, headers=headers)  # fmt: skip
+                              data={"parameters": json.dumps(dict(body))}, headers=headers)  # fmt: skip
 
     def status(self, job_id: str) -> dict[str, Any]:
-        """Counts, progress, rate."""
+        """Return counts, progress and rate of a set."""
         return self._json("GET", f"/v1/emoji-sets/{_checked_id(job_id)}")
 
     def listing(self, limit: int) -> list[dict[str, Any]]:
-        """The newest sets."""
+        """Return the newest sets."""
         found: list[dict[str, Any]] = []
         while len(found) < limit:
             after = {"after": found[-1]["id"]} if found else {}
@@ -65,28 +79,31 @@ class EmojiSetClient:
         return found
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """Draw nothing more."""
+        """Stop a set, keep its finished images, and return its status."""
         return self._json("POST", f"/v1/emoji-sets/{_checked_id(job_id)}/cancel")
 
     def delete(self, job_id: str) -> None:
-        """Cancel, and delete all pictures."""
+        """Stop a set and delete all its images."""
         self._json("DELETE", f"/v1/emoji-sets/{_checked_id(job_id)}")
 
     def parquet(self, job_id: str) -> list[dict[str, Any]]:
-        """The files with finished pictures: name, bytes, pictures."""
+        """Return the Parquet files of finished images: name, bytes, pictures."""
         return list(self._json("GET", f"/v1/emoji-sets/{_checked_id(job_id)}/parquet")["data"])
 
     def download(self, job_id: str, name: str) -> bytes:
-        """The bytes of one file, asked for part by part: what a service holds for a slow client stays little."""
-        data, whole = bytearray(), 1
-        while len(data) < whole:
-            wanted = {"Range": f"bytes={len(data)}-{len(data) + PART_BYTES - 1}"}
-            part = self._send("GET", f"/v1/emoji-sets/{_checked_id(job_id)}/parquet/{name}", headers=wanted)
+        """Return the bytes of one Parquet file.
+
+        The file is fetched in ranges of `PART_BYTES`: the service holds in memory what a slow client has not taken yet.
+        """
+        data, size = bytearray(), 1
+        while len(data) < size:
+            headers = {"Range": f"bytes={len(data)}-{len(data) + PART_BYTES - 1}"}
+            part = self._send("GET", f"/v1/emoji-sets/{_checked_id(job_id)}/parquet/{name}", headers=headers)
             data += part.content
-            told = part.headers.get("content-range", "").rpartition("/")[2]
-            if part.status_code != 206 or not told.isdecimal() or not part.content:
+            total = part.headers.get("content-range", "").rpartition("/")[2]
+            if part.status_code != 206 or not total.isdecimal() or not part.content:
                 raise JobError(f"{self.url} sends no parts of files; is it a service of emoji-ldm? {REMEDY}")
-            whole = int(told)
+            size = int(total)
         return bytes(data)
 
     def close(self) -> None:
@@ -94,45 +111,51 @@ class EmojiSetClient:
         self._http.close()
 
     def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        answer = self._send(method, path, **options)
+        response = self._send(method, path, **options)
         try:
-            return dict(answer.json())
+            return dict(response.json())
         except ValueError:
             raise JobError(f"{self.url} is no service of emoji-ldm: its answer is no JSON; {REMEDY}") from None
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """The answer; after a busy one or a cut-off connection, the request is sent again some times.
+        """Send a request and return the successful response.
 
-        A service that has answered before is waited for while it starts again.
+        A refused connection is not retried, so that a wrong URL is reported at once, unless the service has answered
+        before: then it is restarting, and waited for.
         """
-        import httpx
+        deadline = time.monotonic() + RESTART_S
 
-        until, attempt = time.monotonic() + RESTART_S, 0
-        while True:
-            attempt += 1
-            restarts = self._answered and time.monotonic() < until
-            wait_s = min(0.5 * attempt, LONGEST_PAUSE_S)
-            try:
-                _rewind(options)
-                answer = self._http.request(method, path, **options)
-            except httpx.ConnectError as error:
-                if not restarts:
-                    raise JobError(f"no service answers at {self.url} ({error}); {REMEDY}") from None
-            except httpx.TransportError as error:
-                if attempt >= MAX_TRIES and not restarts:
-                    raise JobError(f"the service at {self.url} does not answer ({error}); try again later") from None
-            else:
-                if answer.status_code not in RETRY_STATUSES:
-                    self._answered = True
-                if answer.status_code not in RETRY_STATUSES or (attempt >= MAX_TRIES and not restarts):
-                    return _checked(answer, self.url)
-                wait_s = _retry_after_s(answer) or wait_s
-            time.sleep(wait_s)
+        def give_up(state: RetryCallState) -> bool:
+            if self._has_answered and time.monotonic() < deadline:
+                return False
+            assert state.outcome is not None
+            return isinstance(state.outcome.exception(), self._connect_error) or state.attempt_number >= MAX_TRIES
+
+        retrying = Retrying(retry=self._retry_on, stop=give_up, wait=_pause_s, retry_error_callback=self._last_outcome)
+        return _checked(retrying(self._send_once, method, path, options), self.url)
+
+    def _send_once(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
+        for _, stream, _ in options.get("files", {}).values():
+            stream.seek(0)  # an earlier try may have read it
+        response = self._http.request(method, path, **options)
+        self._has_answered = self._has_answered or not _is_busy(response)
+        return response
+
+    def _last_outcome(self, state: RetryCallState) -> httpx.Response:
+        """Return the last response, or raise JobError if the last try got none."""
+        assert state.outcome is not None
+        error = state.outcome.exception()
+        if isinstance(error, self._connect_error):
+            raise JobError(f"no service answers at {self.url} ({error}); {REMEDY}") from None
+        if error is not None:
+            raise JobError(f"the service at {self.url} does not answer ({error}); try again later") from None
+        response: httpx.Response = state.outcome.result()
+        return response
 
 
 @contextmanager
 def open_client(url: str, key: str) -> Iterator[EmojiSetClient]:
-    """A client that is closed at the end."""
+    """Open a client for the duration of the block."""
     client = EmojiSetClient(url, key)
     try:
         yield client
@@ -140,14 +163,27 @@ def open_client(url: str, key: str) -> Iterator[EmojiSetClient]:
         client.close()
 
 
-def _checked(answer: httpx.Response, url: str) -> httpx.Response:
-    if answer.is_success:
-        return answer
+def _is_busy(response: httpx.Response) -> bool:
+    return response.status_code in RETRY_STATUSES
+
+
+def _pause_s(state: RetryCallState) -> float:
+    """Return the pause before the next try: what `Retry-After` says, at most a minute, else linear backoff."""
+    assert state.outcome is not None
+    retry_after = "" if state.outcome.failed else state.outcome.result().headers.get("retry-after", "")
+    asked_s = min(float(retry_after), 60.0) if retry_after.isdecimal() else 0.0
+    return asked_s or min(0.5 * state.attempt_number, LONGEST_PAUSE_S)
+
+
+def _checked(response: httpx.Response, url: str) -> httpx.Response:
+    """Return a successful response; else raise what the user did wrong as ConfigError, and the rest as JobError."""
+    if response.is_success:
+        return response
     try:
-        message = str(answer.json()["error"]["message"])
+        message = str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        raise JobError(f"{url} answers {answer.status_code}; is it a service of emoji-ldm? {REMEDY}") from None
-    match answer.status_code:
+        raise JobError(f"{url} answers {response.status_code}; is it a service of emoji-ldm? {REMEDY}") from None
+    match response.status_code:
         case 401:
             raise ConfigError(f"the service refuses the key ({message}); give yours in EMOJI_LDM_API_KEY")
         case 400 | 409 | 413 | 422:
@@ -155,18 +191,8 @@ def _checked(answer: httpx.Response, url: str) -> httpx.Response:
     raise JobError(message)
 
 
-def _retry_after_s(answer: httpx.Response) -> float:
-    """The seconds that the service asks to wait, at most a minute; 0 if it does not say."""
-    told = answer.headers.get("retry-after", "")
-    return min(float(told), 60.0) if told.isdecimal() else 0.0
-
-
-def _rewind(options: Mapping[str, Any]) -> None:
-    for _, stream, _ in options.get("files", {}).values():
-        stream.seek(0)
-
-
 def _checked_id(job_id: str) -> str:
+    """Return an id that is safe in a URL path."""
     if not job_id.replace("_", "").isalnum():
         raise ConfigError(f"{job_id!r} is no id of a set; `emoji-ldm sets list` shows yours")
     return job_id

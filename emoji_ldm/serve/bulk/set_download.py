@@ -1,7 +1,10 @@
-"""Writes the pictures of a set into a folder, and goes on where it was cut off.
+"""Download of an emoji set into a folder, which resumes where an earlier download was interrupted.
 
-<folder>/NNNN_<prompt>_<seed>.png, prompts.csv, sheet.png
-<folder>/.fetched/<file>.json   rows of a file of the set whose pictures all lie in the folder
+    <folder>/NNNN_<prompt>_<seed>.png, prompts.csv, sheet.png
+    <folder>/.fetched/set           id of the set
+    <folder>/.fetched/<file>.json   rows of one Parquet file of the set, written after all its images
+
+The Parquet files of a set never change, so a marker means that its file need not be downloaded again.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from emoji_ldm.errors import ConfigError, JobError
-from emoji_ldm.generate.output_folder import MAX_ON_SHEET, contact_sheet
+from emoji_ldm.generate.contact_sheet import contact_sheet
+from emoji_ldm.generate.output_folder import MAX_ON_SHEET
 from emoji_ldm.progress import track
 from emoji_ldm.serve.bulk.job_archive import COLUMNS, csv_row
 from emoji_ldm.serve.bulk.set_client import EmojiSetClient
@@ -25,10 +29,10 @@ MARKER_FOLDER = ".fetched"
 
 
 def download_set(client: EmojiSetClient, job_id: str, folder: Path) -> int:
-    """Write all finished pictures, `prompts.csv` and `sheet.png`; returns how many pictures lie there.
+    """Write all finished images, `prompts.csv` and `sheet.png`; returns the number of images in the folder.
 
     Raises:
-        ConfigError: The folder cannot be written, or holds another set.
+        ConfigError: The folder cannot be written, or contains another set.
         JobError: The service does not answer.
     """
     files = client.parquet(job_id)
@@ -46,7 +50,7 @@ def download_set(client: EmojiSetClient, job_id: str, folder: Path) -> int:
 
 
 def _claim(folder: Path, job_id: str) -> None:
-    """Make the folder that of this set: pictures of two sets would mix."""
+    """Reserve the folder for this set, so that the images of two sets do not mix."""
     (folder / MARKER_FOLDER).mkdir(parents=True, exist_ok=True)
     owner = folder / MARKER_FOLDER / "set"
     if owner.is_file() and owner.read_text() != job_id:
@@ -55,41 +59,42 @@ def _claim(folder: Path, job_id: str) -> None:
 
 
 def _unpack(data: bytes, folder: Path) -> list[dict[str, Any]]:
-    """Write the pictures of one file; returns its rows for prompts.csv."""
+    """Write the images of one Parquet file; returns its rows for prompts.csv."""
     rows = []
     for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(batch_size=64):
         for row in batch.to_pylist():
-            known = csv_row(row)
-            if known["file"]:
-                if PurePosixPath(known["file"]).name != known["file"]:
-                    raise JobError(f"the service names a file {known['file']!r}, which is no plain name")
-                _write(folder / known["file"], row["image"]["bytes"])
-            rows.append({name: known[name] for name in ("item_id", *COLUMNS)})
+            entry = csv_row(row)
+            if entry["file"]:
+                # The name comes from the service; "../x" would be written outside of the folder.
+                if PurePosixPath(entry["file"]).name != entry["file"]:
+                    raise JobError(f"the service names a file {entry['file']!r}, which is no plain name")
+                _write(folder / entry["file"], row["image"]["bytes"])
+            rows.append({name: entry[name] for name in ("item_id", *COLUMNS)})
     return rows
 
 
 def _finish(folder: Path) -> int:
-    """Write prompts.csv and the contact sheet of what lies in the folder."""
-    rows = sorted(_known(folder), key=lambda row: str(row["item_id"]))
+    """Write prompts.csv and the contact sheet for all images in the folder."""
+    rows = sorted(_downloaded(folder), key=lambda row: str(row["item_id"]))
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     _write(folder / "prompts.csv", table.getvalue().encode())
-    drawn = [row for row in rows if row["file"]]
-    if drawn:
-        shown = [((folder / row["file"]).read_bytes(), row["prompt"]) for row in drawn[:MAX_ON_SHEET]]
-        _write(folder / "sheet.png", contact_sheet(shown))
-    return len(drawn)
+    completed = [row for row in rows if row["file"]]
+    if completed:
+        images = [((folder / row["file"]).read_bytes(), row["prompt"]) for row in completed[:MAX_ON_SHEET]]
+        _write(folder / "sheet.png", contact_sheet(images))
+    return len(completed)
 
 
-def _known(folder: Path) -> Iterator[dict[str, Any]]:
+def _downloaded(folder: Path) -> Iterator[dict[str, Any]]:
     for marker in (folder / MARKER_FOLDER).glob("*.json"):
         yield from json.loads(marker.read_bytes())
 
 
 def _write(path: Path, data: bytes) -> None:
-    """A whole file or none."""
+    """Write a file atomically."""
     partial = path.with_name(f".{path.name}.tmp")
     partial.write_bytes(data)
     partial.replace(path)

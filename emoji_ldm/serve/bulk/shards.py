@@ -1,4 +1,9 @@
-"""The lines of a job: pictures of one prompt each, drawn and committed in shards of whole lines."""
+"""Lines, images and shards of a bulk job, and how lines are cut into shards.
+
+A job is a sequence of lines. A line asks for `n` images of one prompt with consecutive seeds. A shard is a group of
+whole lines whose images are committed together; it is the unit of idempotent commits and of repeated work. How lines
+fall into shards depends on the lines alone, so every runner, today or after a restart, finds the same shard names.
+"""
 
 from __future__ import annotations
 
@@ -9,45 +14,50 @@ from typing import Any
 
 from emoji_ldm.generate.request import GenerationRequest
 
-PICTURES_PER_SHARD = 8  # unit of commits: a killed runner has about as many to draw again; quick pools fill several
-_DRAW_DEFAULTS = {
+# A killed runner generates the images of unfinished shards again, so shards are small. A fast pool of replicas finishes
+# many of them between two commits, which then share one file.
+IMAGES_PER_SHARD = 8
+_REQUEST_DEFAULTS = {
     item.name: item.default for item in fields(GenerationRequest) if isinstance(item.default, str | int | float)
 }
 
 
 @dataclass(frozen=True)
 class JobLine:
-    """Pictures of one prompt, with seeds `draw.seed`, `draw.seed` + 1, ..."""
+    """Images of one prompt, with the seeds `draw.seed`, `draw.seed` + 1, ...
+
+    Stored as a line of JSONL: the field names, and those of `GenerationRequest`, are part of the file format.
+    """
 
     custom_id: str
     model: str
     draw: GenerationRequest
-    n: int = 1  # at most PICTURES_PER_SHARD in a set; a batch's line is a whole request
-    first: int = 0  # number of the first picture among those of its custom_id
+    n: int = 1  # at most IMAGES_PER_SHARD in a set, which splits prompts with more; a batch's line is a whole request
+    first: int = 0  # number of the first image among those of its custom_id
     style: str = ""
-    output: Mapping[str, Any] = field(default_factory=dict)  # of Output, where it is not a plain PNG
+    output: Mapping[str, Any] = field(default_factory=dict)  # fields of EncodingOptions; empty keeps the engine's PNG
 
     def to_json(self) -> str:
-        """The line without what is default anyway."""
-        draw = {name: value for name, value in vars(self.draw).items() if value != _DRAW_DEFAULTS.get(name, b"")}
+        """Return the line as JSON; default values of the generation request are left out."""
+        draw = {name: value for name, value in vars(self.draw).items() if value != _REQUEST_DEFAULTS.get(name, b"")}
         rest = {"n": self.n, "first": self.first, "style": self.style, "output": self.output}
         return json.dumps({"custom_id": self.custom_id, "model": self.model, "draw": draw, **rest})
 
     @classmethod
     def from_json(cls, text: str) -> JobLine:
-        """The way back."""
+        """Parse what `to_json` wrote."""
         values = json.loads(text)
         return cls(**{**values, "draw": GenerationRequest(**values["draw"])})
 
 
 @dataclass(frozen=True)
 class JobItem:
-    """One picture of a job."""
+    """One image of a job."""
 
-    index: int  # place in the job
+    index: int  # among all images of the job
     line: JobLine
-    number: int  # among the pictures of its custom_id
-    draw: GenerationRequest
+    number: int  # among the images of its custom_id
+    request: GenerationRequest
 
 
 @dataclass(frozen=True)
@@ -55,19 +65,25 @@ class JobShard:
     """Whole lines that are committed together."""
 
     name: str  # the same in every run
-    pictures: tuple[JobItem, ...]
+    items: tuple[JobItem, ...]
 
 
 def cut_shards(lines: Iterable[JobLine], part: int, index: int) -> Iterator[JobShard]:
-    """Shards of at least PICTURES_PER_SHARD pictures (the last may have fewer), each of whole lines."""
-    pictures, number = list[JobItem](), 0
+    """Cut the lines of one part of a job into shards of at least IMAGES_PER_SHARD images; the last may be smaller.
+
+    Args:
+        lines: Lines of the part.
+        part: Number of the part within the job.
+        index: Index, within the job, of the part's first image.
+    """
+    items, number = list[JobItem](), 0
     for line in lines:
-        for place in range(line.n):
-            draw = replace(line.draw, seed=line.draw.seed + place)
-            pictures.append(JobItem(index, line, line.first + place, draw))
+        for offset in range(line.n):
+            request = replace(line.draw, seed=line.draw.seed + offset)
+            items.append(JobItem(index, line, line.first + offset, request))
             index += 1
-        if len(pictures) >= PICTURES_PER_SHARD:
-            yield JobShard(f"{part:05d}-{number:05d}", tuple(pictures))
-            pictures, number = [], number + 1
-    if pictures:
-        yield JobShard(f"{part:05d}-{number:05d}", tuple(pictures))
+        if len(items) >= IMAGES_PER_SHARD:
+            yield JobShard(f"{part:05d}-{number:05d}", tuple(items))
+            items, number = [], number + 1
+    if items:
+        yield JobShard(f"{part:05d}-{number:05d}", tuple(items))

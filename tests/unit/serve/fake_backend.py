@@ -1,4 +1,7 @@
-"""A backend that obeys the contract: pictures that depend on the draw alone, rows that are freed, limits that hold."""
+"""A fake backend that obeys the contract of `Backend`, and a real HTTP server over it.
+
+Its images depend on the request alone, cancelled calls are counted, and their text chunk says what was requested.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 
+import numpy as np
 import uvicorn
 from PIL import Image
 
@@ -25,74 +29,81 @@ LIMITS = RequestLimits("demo-1", "0a1b2c", width_px=64, height_px=64, side_step_
 OTHER = replace(LIMITS, model="flow-1", schedulers=("flow_euler",), loras=(), max_steps=8)
 
 
-class Painter:
-    """Draws a picture of the draw: its colour is a hash, and the PNG's text tells everything."""
+class FakeBackend:
+    """Generates an image whose colour is a hash of the request.
 
-    def __init__(self, *, fail=None, delay_s=0.0, end_s=0.0, is_ready=True, refuse=0):
-        self.fail, self.delay_s, self.end_s, self.is_ready, self.refuse = fail, delay_s, end_s, is_ready, refuse
-        self.wishes, self.rows, self.freed = [], set(), 0
+    Args:
+        error: Raised by every task, or a function from the task to the error (or None).
+        delay_s: Time per preview and for the image.
+        final_delay_s: Additional time for the image.
+        is_ready: What `ready` returns.
+        num_refusals: So many tasks are refused as Overloaded first.
+    """
+
+    def __init__(self, *, error=None, delay_s=0.0, final_delay_s=0.0, is_ready=True, num_refusals=0):
+        self.error, self.delay_s, self.final_delay_s = error, delay_s, final_delay_s
+        self.is_ready, self.num_refusals = is_ready, num_refusals
+        self.tasks, self.running, self.num_cancelled = [], set(), 0
 
     async def models(self):
         return {limits.model: limits for limits in (LIMITS, OTHER)}
 
-    async def draw(self, wish):
-        async for item in self.stream(wish, 0):
+    async def generate(self, task):
+        async for item in self.stream(task, 0):
             last = item
         return last
 
-    async def stream(self, wish, partials):
-        self.wishes.append(wish)
-        if self.refuse:
-            self.refuse -= 1
+    async def stream(self, task, num_partials):
+        self.tasks.append(task)
+        if self.num_refusals:
+            self.num_refusals -= 1
             raise Overloaded(0.1)
-        if self.fail and (not callable(self.fail) or self.fail(wish)):
-            raise self.fail(wish) if callable(self.fail) else self.fail
-        row = object()
-        self.rows.add(row)
+        if error := self.error(task) if callable(self.error) else self.error:
+            raise error
+        call = object()
+        self.running.add(call)
         try:
-            for index in range(partials):
+            for index in range(num_partials):
                 await asyncio.sleep(self.delay_s)
-                yield PartialImage(index, png_of(replace(wish.draw, steps=index + 1)))
-            # Pictures become ready in another order than they were asked for.
-            await asyncio.sleep(self.delay_s + self.end_s + 0.003 * (3 - wish.draw.seed % 4))
-            yield png_of(wish.draw)
+                yield PartialImage(index, png_of(replace(task.request, steps=index + 1)))
+            # Images become ready in another order than they were requested in.
+            await asyncio.sleep(self.delay_s + self.final_delay_s + 0.003 * (3 - task.request.seed % 4))
+            yield png_of(task.request)
         except (asyncio.CancelledError, GeneratorExit):
-            self.freed += 1
+            self.num_cancelled += 1
             raise
         finally:
-            self.rows.discard(row)
+            self.running.discard(call)
 
     async def ready(self):
         return self.is_ready
 
 
-def png_of(draw: GenerationRequest) -> bytes:
-    """A half clear picture of a draw, which says in its text what was drawn."""
-    import numpy as np
-
-    facts = {**asdict(draw), "image": len(draw.image), "mask": len(draw.mask)}
+def png_of(request: GenerationRequest) -> bytes:
+    """The image of a request, whose lower half is transparent."""
+    facts = {**asdict(request), "image": len(request.image), "mask": len(request.mask)}
     colour = hashlib.sha256(json.dumps(facts).encode()).digest()[:3]
-    pixels = np.zeros((draw.height_px or 64, draw.width_px or 64, 4), np.uint8)
+    pixels = np.zeros((request.height_px or 64, request.width_px or 64, 4), np.uint8)
     pixels[: len(pixels) // 2] = (*colour, 255)
-    return to_png(pixels, draw, {"draw": json.dumps(facts)})
+    return to_png(pixels, request, {"request": json.dumps(facts)})
 
 
-def told(data: bytes) -> dict:
-    """What a picture of ours was drawn from."""
+def request_in(data: bytes) -> dict:
+    """The request that an image of the fake backend was generated from; input images by their length."""
     with Image.open(io.BytesIO(data)) as image:
-        return json.loads(image.text["draw"])
+        return json.loads(image.text["request"])
 
 
-def picture(side=32, mode="RGBA", colour=(10, 200, 30, 255), kind="PNG"):
+def image_file(side_px=32, mode="RGBA", colour=(10, 200, 30, 255), kind="PNG"):
     """A file of one colour."""
     stream = io.BytesIO()
-    Image.new(mode, (side, side), colour[: len(mode)]).save(stream, kind)
+    Image.new(mode, (side_px, side_px), colour[: len(mode)]).save(stream, kind)
     return stream.getvalue()
 
 
 @contextmanager
 def serving(backend, settings=None, **options):
-    """The URL of a real server over a backend, while it runs."""
+    """The URL of a real server over a backend, while the block runs."""
     api = build_api(backend, settings, **options) if settings else build_api(backend, **options)
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listening:
         config = uvicorn.Config(api, log_level="critical", access_log=False, lifespan="off")
@@ -108,9 +119,9 @@ def serving(backend, settings=None, **options):
             assert not thread.is_alive()
 
 
-def wait_until(holds, timeout_s=10.0):
-    """Wait for something that comes soon."""
+def wait_until(condition, timeout_s=10.0):
+    """Poll a condition that becomes true soon."""
     deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it never came"
+    while not condition():
+        assert time.monotonic() < deadline, f"still false after {timeout_s} s"
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Bearer keys: kept as hashes, read again while the service runs, with quotas that are kept to."""
+"""Tests of the key file: hashing, atomic and concurrent changes, the command that edits it."""
 
 import stat
 import time
@@ -22,7 +22,7 @@ def add(path, name="alice", kind="interactive", quota=0, expires=None):
     return secret
 
 
-def test_the_command_prints_a_key_once_and_the_file_holds_no_trace_of_it(path, capsys, tmp_path):
+def test_the_command_prints_a_key_once_and_stores_only_its_hash(path, capsys, tmp_path):
     assert main(["keys", "add", "alice", "--quota", "60", "--expires", "30d", f"serve.keys={path}"]) == 0
     secret = capsys.readouterr().out.strip()
     [key] = read_keys(path)
@@ -48,7 +48,7 @@ def test_the_command_prints_a_key_once_and_the_file_holds_no_trace_of_it(path, c
         (["list", "alice"], "list does not take 'alice'"),
     ],
 )
-def test_a_mistake_is_one_line_and_changes_nothing(path, words, text, capsys):
+def test_a_mistake_prints_one_line_and_changes_nothing(path, words, text, capsys):
     add(path)
     before = read_keys(path)
     assert main(["keys", *words, f"serve.keys={path}"]) == 2
@@ -56,7 +56,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(path, words, text, capsys):
     assert text in error and error.count("\n") == 1 and read_keys(path) == before
 
 
-def test_who_changes_the_file_at_the_same_time_loses_nothing_of_the_others(path, tmp_path):
+def test_concurrent_changes_of_a_local_file_are_all_kept(path, tmp_path):
     def added(name):
         def change(keys):
             time.sleep(0.01)
@@ -72,7 +72,7 @@ def test_who_changes_the_file_at_the_same_time_loses_nothing_of_the_others(path,
 
 
 class FakeObject:
-    """One object behind the requests that a change makes; the first PUT may win though its answer is lost."""
+    """One object behind the requests that a change makes; the first PUT may win though its response is lost."""
 
     def __init__(self, loses_answer=False):
         self.data, self.tag, self.loses_answer, self.calls = b"", 0, loses_answer, 0
@@ -97,7 +97,7 @@ OTHER = new_key("other", "bulk", 0, None)[1]
 
 
 @pytest.mark.parametrize(("loses_answer", "names"), [(False, ["other", "alice"]), (True, ["alice"])])
-def test_in_a_store_who_loses_a_race_reads_again_and_a_lost_answer_makes_no_second_key(
+def test_the_loser_of_a_compare_and_swap_retries_and_a_lost_response_adds_no_second_key(
     loses_answer, names, monkeypatch, capsys
 ):
     fake = FakeObject(loses_answer)
@@ -109,7 +109,7 @@ def test_in_a_store_who_loses_a_race_reads_again_and_a_lost_answer_makes_no_seco
 
 
 @pytest.mark.parametrize("words", [["add", "alice"], ["list", "serve.keys=none.json"]])
-def test_without_a_file_the_command_says_how_to_name_one(words, capsys, tmp_path, monkeypatch):
+def test_without_a_key_file_the_command_says_how_to_name_one(words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["keys", *words]) == 2
     assert "serve.keys=" in capsys.readouterr().err

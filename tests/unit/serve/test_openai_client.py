@@ -12,9 +12,7 @@ from PIL import Image
 from emoji_ldm.config.serve import ServeConfig
 from emoji_ldm.serve.api_keys import new_key, write_keys
 from emoji_ldm.serve.backend import Overloaded, TaskTimeout
-from tests.unit.serve.fake_backend import Painter, picture, serving, told, wait_until
-
-pytestmark = pytest.mark.slow
+from tests.unit.serve.fake_backend import FakeBackend, image_file, request_in, serving, wait_until
 
 
 def client_of(url, **options):
@@ -23,7 +21,7 @@ def client_of(url, **options):
 
 @pytest.fixture(scope="module")
 def url():
-    with serving(Painter()) as url:
+    with serving(FakeBackend()) as url:
         yield url
 
 
@@ -40,7 +38,7 @@ def data_of(item):
 @pytest.mark.parametrize("n", range(1, 11))
 def test_n_images_come_in_order_and_the_same_request_gives_the_same_bytes(client, n):
     first, again = (client.images.generate(prompt="a cat", n=n, extra_body={"seed": 40}) for _ in range(2))
-    assert [told(data_of(item))["seed"] for item in first.data] == list(range(40, 40 + n))
+    assert [request_in(data_of(item))["seed"] for item in first.data] == list(range(40, 40 + n))
     assert [item.b64_json for item in first.data] == [item.b64_json for item in again.data]
 
 
@@ -48,26 +46,26 @@ def test_n_images_come_in_order_and_the_same_request_gives_the_same_bytes(client
 @pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
 @pytest.mark.parametrize("background", ["auto", "opaque"])
 def test_sizes_formats_and_backgrounds(client, size, kind, background):
-    answer = client.images.generate(prompt="a", size=size, output_format=kind, background=background, model="demo-1")
-    with Image.open(io.BytesIO(data_of(answer.data[0]))) as image:
-        assert f"{image.width}x{image.height}" == answer.size == (size if size != "auto" else "64x64")
-        assert image.format == kind.upper() and answer.output_format == kind
-        assert ("A" in image.getbands()) == (answer.background == "transparent")
+    response = client.images.generate(prompt="a", size=size, output_format=kind, background=background, model="demo-1")
+    with Image.open(io.BytesIO(data_of(response.data[0]))) as image:
+        assert f"{image.width}x{image.height}" == response.size == (size if size != "auto" else "64x64")
+        assert image.format == kind.upper() and response.output_format == kind
+        assert ("A" in image.getbands()) == (response.background == "transparent")
 
 
-def test_everything_that_the_client_offers_and_we_keep_to(client):
-    answer = client.images.generate(
+def test_all_supported_options_of_the_client_take_effect(client):
+    response = client.images.generate(
         prompt="a", quality="low", moderation="auto", response_format="b64_json", user="me", safety_identifier="me",
         output_format="webp", output_compression=70, background="transparent", n=None,
         extra_body={"negative_prompt": "dogs", "guidance_scale": 4, "scheduler": "euler", "lora": "blobs"},
     )  # fmt: skip
-    assert answer.quality == "low" and answer.safety_identifier == "me" and answer._request_id
+    assert response.quality == "low" and response.safety_identifier == "me" and response._request_id
     steps = client.images.generate(prompt="a", extra_body={"num_inference_steps": 9}).data[0]
-    assert told(data_of(steps))["steps"] == 9
+    assert request_in(data_of(steps))["steps"] == 9
 
 
 @pytest.mark.parametrize("partials", [0, 1, 2, 3])
-def test_a_stream_gives_previews_then_the_picture(client, partials):
+def test_a_stream_gives_previews_then_the_image(client, partials):
     *previews, last = client.images.generate(prompt="a", stream=True, partial_images=partials, extra_body={"seed": 7})
     assert [event.partial_image_index for event in previews] == list(range(partials))
     assert {event.type for event in previews} <= {"image_generation.partial_image"}
@@ -76,25 +74,25 @@ def test_a_stream_gives_previews_then_the_picture(client, partials):
     assert last.b64_json == whole.data[0].b64_json
 
 
-def test_a_stream_of_several_images_tells_whose_each_event_is(client):
+def test_events_of_several_images_carry_their_image_index(client):
     events = list(client.images.generate(prompt="a", stream=True, n=4, partial_images=1, extra_body={"seed": 0}))
     done = [event for event in events if event.type.endswith("completed")]
     assert len(events) == 8 and sorted(event.image_index for event in done) == [0, 1, 2, 3]
-    assert all(told(data_of(event))["seed"] == event.image_index == event.seed for event in done)
+    assert all(request_in(data_of(event))["seed"] == event.image_index == event.seed for event in done)
 
 
 def test_edits_with_and_without_a_mask_whole_and_streamed(client):
-    image, mask = ("a.png", picture()), ("m.png", picture(colour=(0, 0, 0, 0)))
+    image, mask = ("a.png", image_file()), ("m.png", image_file(colour=(0, 0, 0, 0)))
     one = client.images.edit(image=image, prompt="a hat")
     several = client.images.edit(image=[image], mask=mask, prompt="a hat", n=3, size="64x64", output_format="webp",
                                  extra_body={"seed": 3, "strength": 0.5})  # fmt: skip
-    assert told(data_of(one.data[0]))["image"] and len(several.data) == 3 and several.output_format == "webp"
+    assert request_in(data_of(one.data[0]))["image"] and len(several.data) == 3 and several.output_format == "webp"
     *previews, last = client.images.edit(image=image, mask=mask, prompt="a", stream=True, partial_images=2)
     assert [event.type for event in previews] == ["image_edit.partial_image"] * 2
-    assert last.type == "image_edit.completed" and told(data_of(last))["mask"]
+    assert last.type == "image_edit.completed" and request_in(data_of(last))["mask"]
 
 
-def test_models_are_listed_and_told(client):
+def test_models_can_be_listed_and_retrieved(client):
     assert [model.id for model in client.models.list()] == ["demo-1", "flow-1"]
     assert client.models.retrieve("flow-1").owned_by == "emoji_ldm"
 
@@ -111,7 +109,7 @@ def test_models_are_listed_and_told(client):
         ({"prompt": "a" * 10_000_000}, openai.APIStatusError),
     ],
 )
-def test_refusals_are_the_exceptions_that_the_client_has_for_them(client, options, kind):
+def test_refusals_raise_the_exceptions_of_the_client(client, options, kind):
     with pytest.raises(kind) as caught:
         client.images.generate(**options)
     assert caught.value.body["message"] and caught.value.request_id
@@ -125,28 +123,28 @@ def test_an_unknown_model_and_path_are_not_found(client):
         client.chat.completions.create(model="demo-1", messages=[])
 
 
-def test_when_all_is_full_the_client_waits_as_told_and_succeeds():
-    backend = Painter(refuse=1)
+def test_the_client_retries_an_overloaded_service_after_the_given_pause():
+    backend = FakeBackend(num_refusals=1)
     with serving(backend) as url, client_of(url, max_retries=2) as client:
         began = time.monotonic()
         assert client.images.generate(prompt="a").data
         assert time.monotonic() - began >= 1, "Retry-After says a second"
-        assert len(backend.wishes) == 2
+        assert len(backend.tasks) == 2
 
 
 @pytest.mark.parametrize(
     ("fault", "status", "tries"), [(Overloaded(), 503, 1), (TaskTimeout(), 504, 1), (RuntimeError("x"), 500, 1)]
 )
-def test_faults_are_server_errors_and_a_crash_is_not_tried_again(fault, status, tries):
-    backend = Painter(fail=fault)
+def test_failures_are_server_errors_and_a_crash_is_not_retried(fault, status, tries):
+    backend = FakeBackend(error=fault)
     with serving(backend) as url, client_of(url, max_retries=2 if status == 500 else 0) as client:
         with pytest.raises(openai.InternalServerError) as caught:
             client.images.generate(prompt="a")
-        assert caught.value.status_code == status and len(backend.wishes) == tries
+        assert caught.value.status_code == status and len(backend.tasks) == tries
 
 
-def test_a_problem_before_the_first_event_has_its_status_and_one_after_it_is_an_event():
-    backend = Painter(fail=lambda wish: RuntimeError("secret") if wish.draw.seed == 1 else None)
+def test_an_error_before_the_first_event_has_its_status_and_a_later_one_is_an_event():
+    backend = FakeBackend(error=lambda task: RuntimeError("secret") if task.request.seed == 1 else None)
     with (
         serving(backend) as url,
         client_of(url, max_retries=0) as client,
@@ -154,9 +152,9 @@ def test_a_problem_before_the_first_event_has_its_status_and_one_after_it_is_an_
     ):
         list(client.images.generate(prompt="a", stream=True, extra_body={"seed": 1}))
 
-    class Late(Painter):
-        async def stream(self, wish, partials):
-            async for item in super().stream(wish, partials):
+    class Late(FakeBackend):
+        async def stream(self, task, partials):
+            async for item in super().stream(task, partials):
                 yield item
                 raise TaskTimeout
 
@@ -167,11 +165,11 @@ def test_a_problem_before_the_first_event_has_its_status_and_one_after_it_is_an_
             next(stream)
 
 
-def test_keys_quotas_and_classes_are_the_exceptions_that_the_client_has_for_them(tmp_path):
+def test_keys_kinds_and_quotas_raise_the_exceptions_of_the_client(tmp_path):
     path = str(tmp_path / "keys.json")
     (few, one), (jobs, two) = new_key("few", "interactive", 2, None), new_key("jobs", "bulk", 0, None)
     write_keys(path, (one, two))
-    with serving(Painter(), ServeConfig(keys=path)) as url:
+    with serving(FakeBackend(), ServeConfig(keys=path)) as url:
         with pytest.raises(openai.AuthenticationError):
             client_of(url, api_key="wrong").images.generate(prompt="a")
         with pytest.raises(openai.PermissionDeniedError):
@@ -184,8 +182,8 @@ def test_keys_quotas_and_classes_are_the_exceptions_that_the_client_has_for_them
         assert 1 <= int(caught.value.response.headers["retry-after"]) <= 30
 
 
-def test_a_client_over_its_quota_waits_as_told_and_is_served_but_not_for_minutes(tmp_path):
-    path, backend = str(tmp_path / "keys.json"), Painter()
+def test_a_client_over_its_quota_retries_after_the_given_pause_unless_that_is_minutes(tmp_path):
+    path, backend = str(tmp_path / "keys.json"), FakeBackend()
     (busy, one), (owing, two) = new_key("busy", "interactive", 60, None), new_key("owing", "interactive", 1, None)
     write_keys(path, (one, two))
     with serving(backend, ServeConfig(keys=path)) as url, client_of(url, api_key=busy, max_retries=2) as client:
@@ -197,32 +195,34 @@ def test_a_client_over_its_quota_waits_as_told_and_is_served_but_not_for_minutes
         with pytest.raises(openai.RateLimitError) as caught:  # at once: it waits two minutes at most
             debtor.images.generate(prompt="a")
         assert 230 <= int(caught.value.response.headers["retry-after"]) <= 240
-        assert len(backend.wishes) == 65
+        assert len(backend.tasks) == 65
 
 
-def test_the_asynchronous_client_draws_many_at_once(url):
+def test_the_asynchronous_client_may_send_many_requests_at_once(url):
     async def draw_all():
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
             calls = (client.images.generate(prompt=f"cat {index}", extra_body={"seed": index}) for index in range(20))
-            answers = await asyncio.gather(*calls)
+            responses = await asyncio.gather(*calls)
             stream = await client.images.generate(prompt="a", stream=True, partial_images=1)
-            return answers, [event.type async for event in stream]
+            return responses, [event.type async for event in stream]
 
-    answers, kinds = asyncio.run(draw_all())
-    assert [told(data_of(answer.data[0]))["prompt"] for answer in answers] == [f"cat {index}" for index in range(20)]
+    responses, kinds = asyncio.run(draw_all())
+    assert [request_in(data_of(response.data[0]))["prompt"] for response in responses] == [
+        f"cat {index}" for index in range(20)
+    ]
     assert kinds == ["image_generation.partial_image", "image_generation.completed"]
 
 
-def test_a_client_that_gives_up_or_closes_a_stream_frees_its_rows():
-    backend = Painter(delay_s=30)
+def test_a_client_that_times_out_or_closes_a_stream_frees_its_tasks():
+    backend = FakeBackend(delay_s=30)
     with serving(backend) as url, client_of(url, max_retries=0, timeout=0.3) as client:
         with pytest.raises(openai.APITimeoutError):
             client.images.generate(prompt="a", n=3)
-        wait_until(lambda: backend.freed == 3 and not backend.rows)
-    backend = Painter(delay_s=0.02)
+        wait_until(lambda: backend.num_cancelled == 3 and not backend.running)
+    backend = FakeBackend(delay_s=0.02)
     with serving(backend) as url, client_of(url) as client:
         stream = client.images.generate(prompt="a", n=2, stream=True, partial_images=3)
         next(iter(stream))
         backend.delay_s = 30
         stream.close()
-        wait_until(lambda: backend.freed == 2 and not backend.rows)
+        wait_until(lambda: backend.num_cancelled == 2 and not backend.running)

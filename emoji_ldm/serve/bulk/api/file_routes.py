@@ -1,10 +1,11 @@
-"""File routes."""
+"""`/v1/files` of OpenAI's API: uploaded JSONL, and the output and error files of batches."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.datastructures import UploadFile
@@ -12,25 +13,24 @@ from starlette.datastructures import UploadFile
 from emoji_ldm.serve.auth import owner_of
 from emoji_ldm.serve.bulk import batch_files
 from emoji_ldm.serve.bulk.api.downloads import DownloadResponse, range_response
-from emoji_ldm.serve.bulk.api.job_requests import MAX_BYTES
-from emoji_ldm.serve.bulk.api.pagination import paginate
-from emoji_ldm.serve.bulk.job_store import BulkJob, JobStore
+from emoji_ldm.serve.bulk.api.jsonl_input import MAX_BYTES
+from emoji_ldm.serve.bulk.api.pagination import JsonObject, paginate
+from emoji_ldm.serve.bulk.bulk_job import BulkJob
+from emoji_ldm.serve.bulk.job_store import JobStore
 from emoji_ldm.serve.bulk.uploads import UploadedFile, UploadStore
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.request_body import limit_body, refuse_fields
 
 JSONL = "application/jsonl"
-
-
 FileLimit = Annotated[int, Query(ge=1, le=10_000)]
 
 
 def file_routes(jobs: JobStore) -> APIRouter:
-    """The routes."""
+    """Build the routes."""
     router, files = APIRouter(prefix="/v1/files", tags=["batches"]), UploadStore(jobs.store)
 
     @router.post("")
-    async def upload(request: Request) -> dict[str, Any]:
+    async def upload(request: Request) -> JsonObject:
         """Upload the JSONL of a batch: form fields `file` and `purpose` (batch); up to 200 MB."""
         async with limit_body(request, MAX_BYTES).form(max_files=1, max_fields=8) as form:
             refuse_fields(form, ("file", "purpose"))
@@ -39,8 +39,7 @@ def file_routes(jobs: JobStore) -> APIRouter:
                 raise RequestError("the form field 'file' is missing", param="file", code="missing_required_parameter")
             if purpose != "batch":
                 raise RequestError(f"purpose={purpose!r} is refused: only 'batch'", param="purpose")
-            kept = await asyncio.to_thread(files.add, owner_of(request), file.filename or "", file.file)
-            return kept.shown()
+            return file_object(await asyncio.to_thread(files.add, owner_of(request), file.filename or "", file.file))
 
     @router.get("")
     async def listing(
@@ -49,19 +48,18 @@ def file_routes(jobs: JobStore) -> APIRouter:
         limit: FileLimit = 10_000,
         after: str = "",
         order: Literal["asc", "desc"] = "desc",
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Your uploaded files, newest first, or oldest first with `order=asc`."""
-        found = [
-            file for file in await asyncio.to_thread(files.listing, owner_of(request)) if purpose in ("", file.purpose)
-        ]
-        return paginate(found if order == "desc" else found[::-1], after, limit, UploadedFile.shown)
+        all_files = await asyncio.to_thread(files.listing, owner_of(request))
+        found = [file for file in all_files if purpose in ("", file.purpose)]
+        return paginate(found if order == "desc" else found[::-1], after, limit, file_object)
 
     @router.get("/{file_id}")
-    async def get(request: Request, file_id: str) -> dict[str, Any]:
-        """The facts of a file."""
+    async def get(request: Request, file_id: str) -> JsonObject:
+        """The metadata of a file."""
         if job := await _job_of(jobs, file_id, owner_of(request)):
             return await asyncio.to_thread(batch_files.file_object, jobs, job, file_id)
-        return (await asyncio.to_thread(files.get, file_id, owner_of(request))).shown()
+        return file_object(await asyncio.to_thread(files.get, file_id, owner_of(request)))
 
     @router.get("/{file_id}/content")
     async def content(request: Request, file_id: str) -> DownloadResponse:
@@ -70,11 +68,11 @@ def file_routes(jobs: JobStore) -> APIRouter:
             size = await asyncio.to_thread(batch_files.size_of, jobs, job, file_id)
             return range_response(request, size, partial(batch_files.read_range, jobs, job, file_id), {}, JSONL)
         file = await asyncio.to_thread(files.get, file_id, owner_of(request))
-        return range_response(request, file.bytes, partial(files.parts, file), {}, JSONL)
+        return range_response(request, file.bytes, partial(files.read_range, file), {}, JSONL)
 
     @router.delete("/{file_id}")
-    async def delete(request: Request, file_id: str) -> dict[str, Any]:
-        """Delete an uploaded file; an output goes with its batch."""
+    async def delete(request: Request, file_id: str) -> JsonObject:
+        """Delete an uploaded file; outputs are deleted with their batch."""
         if job := await _job_of(jobs, file_id, owner_of(request)):
             raise RequestError(f"an output is a part of its batch: DELETE /v1/emoji-sets/{job.id} deletes both",
                                param="file_id")  # fmt: skip
@@ -84,7 +82,13 @@ def file_routes(jobs: JobStore) -> APIRouter:
     return router
 
 
+def file_object(file: UploadedFile) -> JsonObject:
+    """Return the file object of OpenAI's API."""
+    fields = {name: value for name, value in asdict(file).items() if name != "owner"}
+    return {**fields, "object": "file", "status": "processed"}
+
+
 async def _job_of(jobs: JobStore, file_id: str, owner: str) -> BulkJob | None:
-    """The batch whose output a file is."""
+    """Return the batch that a file is an output of; None for uploaded files."""
     job_id = batch_files.batch_id(file_id)
     return await asyncio.to_thread(jobs.get, job_id, owner) if job_id else None

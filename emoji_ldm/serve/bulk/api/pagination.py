@@ -1,4 +1,4 @@
-"""What the routes of sets, files and batches share."""
+"""Cursor pagination in the shape of OpenAI's lists."""
 
 from __future__ import annotations
 
@@ -16,24 +16,27 @@ JsonObject = dict[str, Any]
 
 
 class HasId(Protocol):
-    """What lists are of."""
+    """An element of a list."""
 
     @property
     def id(self) -> str:
-        """Its id."""
+        """Its id, which serves as the cursor."""
         ...
 
 
 HasIdT = TypeVar("HasIdT", bound=HasId)
 
 
-def paginate(found: Sequence[HasIdT], after: str, limit: int, shown: Callable[[HasIdT], JsonObject]) -> JsonObject:
-    """A part of a list as OpenAI's lists are: up to `limit` of them after the one with the id `after`."""
-    ids = [one.id for one in found]
+def paginate(found: Sequence[HasIdT], after: str, limit: int, to_json: Callable[[HasIdT], JsonObject]) -> JsonObject:
+    """Return one page of a list: up to `limit` elements after the one with the id `after`.
+
+    `to_json` usually reads the store, so it is called for the elements of the page only, in several threads.
+    """
+    ids = [element.id for element in found]
     if after and after not in ids:
         raise RequestError(f"after={after!r} is none of yours", param="after")
     start = ids.index(after) + 1 if after else 0
     with ThreadPoolExecutor(PAGE_THREADS) as pool:
-        data = list(pool.map(shown, found[start : start + limit]))
+        data = list(pool.map(to_json, found[start : start + limit]))
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
     return {"object": "list", "data": data, **ends, "has_more": start + limit < len(ids)}

@@ -1,4 +1,4 @@
-"""The API behind a real server on a free port, and a runner beside it, in threads of their own."""
+"""The API behind a real server on a free port, and a runner, each in a thread of its own."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ import uvicorn
 from emoji_ldm.config import ServeConfig
 from emoji_ldm.serve.api_keys import new_key, write_keys
 from emoji_ldm.serve.app import build_api
-from emoji_ldm.serve.bulk.api.set_routes import bulk_routes
+from emoji_ldm.serve.bulk.api.router import bulk_routes
 from emoji_ldm.serve.bulk.job_runner import JobRunner
 from emoji_ldm.store import Store
 from tests.seaweedfs_server import free_port
@@ -18,7 +18,7 @@ from tests.seaweedfs_server import free_port
 
 @contextmanager
 def serving(folder, backend, *, runs=True):
-    """(URL, key of ann) while the block runs."""
+    """Yield (URL, key of ann) while the block runs; without `runs`, no runner generates anything."""
     store, port = Store(str(folder / "store")), free_port()
     secret, key = new_key("ann", "bulk", 0, None)
     write_keys(str(folder / "keys.json"), (key,))

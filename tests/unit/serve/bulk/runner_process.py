@@ -1,4 +1,4 @@
-"""Runners in processes of their own, to be killed: python -m tests.unit.serve.bulk.runner_process STORE LOG"""
+"""Runners in processes that tests kill: python -m tests.unit.serve.bulk.runner_process STORE LOG"""
 
 import asyncio
 import os
@@ -8,25 +8,25 @@ from pathlib import Path
 
 from emoji_ldm.serve.bulk.job_runner import JobRunner
 from emoji_ldm.store import Store
-from tests.unit.serve.bulk.instant_backend import Backend
+from tests.unit.serve.bulk.instant_backend import InstantBackend
 
 
-class Uneven(Backend):
-    """Some pictures take longer than others."""
+class UnevenBackend(InstantBackend):
+    """Some images take longer than others."""
 
-    async def draw(self, wish):
+    async def generate(self, task):
         await asyncio.sleep(random.uniform(0, 0.1))
-        return await super().draw(wish)
+        return await super().generate(task)
 
 
 def work(folder, log):
     with Path(log).open("a", buffering=1) as stream:
-        backend = Uneven(trouble=lambda wish: print(wish.request_id, file=stream))
+        backend = UnevenBackend(fail=lambda task: print(task.request_id, file=stream))
         asyncio.run(JobRunner(Store(folder), backend, max_in_flight=16, poll_s=0.05).run(until_idle=True))
 
 
 def main(folder, log):
-    """A process with a runner per line of input, forked since importing takes long; tells its id and its end."""
+    """Fork a process with a runner for each line of input (importing takes long); print its id and its exit status."""
     for _ in sys.stdin:
         if not (child := os.fork()):
             work(folder, log)

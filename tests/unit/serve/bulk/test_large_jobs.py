@@ -1,4 +1,4 @@
-"""One job as large as jobs may be: bounded memory, each line exactly once. `pytest -m long -s` prints the figures."""
+"""One job of the largest size: constant memory, each line exactly once. `pytest -m long -s` prints the figures."""
 
 import asyncio
 import json
@@ -10,14 +10,15 @@ import psutil
 import pytest
 
 from emoji_ldm.serve.app import build_api
-from emoji_ldm.serve.bulk.api.set_routes import bulk_routes
+from emoji_ldm.serve.bulk.api.router import bulk_routes
 from emoji_ldm.serve.bulk.job_runner import JobRunner
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
 from emoji_ldm.store import Store
-from tests.unit.serve.bulk.instant_backend import Backend
+from tests.unit.serve.bulk.instant_backend import InstantBackend
 
 pytestmark = pytest.mark.long
+
 LINES = 50_000
 
 
@@ -27,15 +28,15 @@ def store(tmp_path):
 
 
 def send(store, backend, method, path, target=None, **options):
-    """The answer; its body goes into the file `target` part by part if there is one."""
+    """The response; its body goes into the file `target` part by part if there is one."""
 
     async def ask():
         transport = httpx.ASGITransport(build_api(backend, routers=[bulk_routes(store, backend)]))
         async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=300) as client:
-            answer = await client.request(method, path, **options)
+            response = await client.request(method, path, **options)
             if target:
-                target.write_bytes(answer.content)
-            return answer
+                target.write_bytes(response.content)
+            return response
 
     return asyncio.run(ask())
 
@@ -49,23 +50,23 @@ def write_lines(path, bad=None):
     return path
 
 
-def test_a_bad_line_40_000_is_named_and_nothing_is_half_created(store, tmp_path):
+def test_invalid_line_40_000_is_named_and_leaves_nothing_in_the_store(store, tmp_path):
     with write_lines(tmp_path / "lines.jsonl", bad=40_000).open("rb") as stream:
         began = time.monotonic()
-        answer = send(store, Backend(), "POST", "/v1/emoji-sets", files={"file": ("lines.jsonl", stream)})
-    print(f"refused after {time.monotonic() - began:.1f} s: {answer.json()['error']['message']}")
-    error = answer.json()["error"]
-    assert answer.status_code == 400 and error["message"].startswith("line 40000: num_inference_steps=0")
+        response = send(store, InstantBackend(), "POST", "/v1/emoji-sets", files={"file": ("lines.jsonl", stream)})
+    print(f"refused after {time.monotonic() - began:.1f} s: {response.json()['error']['message']}")
+    error = response.json()["error"]
+    assert response.status_code == 400 and error["message"].startswith("line 40000: num_inference_steps=0")
     assert error["param"] == "num_inference_steps"
     assert store.list("sets", "open") == [] and [name for name in store.list("sets") if name != "open"] == []
 
 
-def test_50_000_prompts_in_one_job_are_each_drawn_once_in_flat_memory(store, tmp_path):
-    process, backend, seen = psutil.Process(), Backend(), []
+def test_50_000_prompts_are_each_generated_once_in_constant_memory(store, tmp_path):
+    process, backend, seen = psutil.Process(), InstantBackend(), []
     began = time.monotonic()
     with write_lines(tmp_path / "lines.jsonl").open("rb") as stream:
-        answer = send(store, backend, "POST", "/v1/emoji-sets", files={"file": ("lines.jsonl", stream)})
-    job_id = answer.json()["id"]
+        response = send(store, backend, "POST", "/v1/emoji-sets", files={"file": ("lines.jsonl", stream)})
+    job_id = response.json()["id"]
     print(f"\ncreated in {time.monotonic() - began:.1f} s")
 
     async def work():
@@ -73,7 +74,7 @@ def test_50_000_prompts_in_one_job_are_each_drawn_once_in_flat_memory(store, tmp
         task = asyncio.create_task(runner.run(until_idle=True))
         while not task.done():
             await asyncio.sleep(0.5)
-            backend.wishes.clear()
+            backend.tasks.clear()
             seen.append((runner.stats().drawn, process.memory_info().rss // 2**20))
         await task
 
@@ -89,7 +90,7 @@ def test_50_000_prompts_in_one_job_are_each_drawn_once_in_flat_memory(store, tmp
     ids = results.table.read(["custom_id"]).column(0).to_pylist()
     assert sorted(ids) == sorted(f"id-{number}" for number in range(1, LINES + 1))
     assert results.progress().status == "completed" and results.progress().totals.ok == LINES
-    print(f"{results.table.version} commits, {len(results.table.live())} files")
+    print(f"{results.table.version} commits, {len(results.table.live_files())} files")
     assert max(rss for _, rss in seen) < early + 150
     began = time.monotonic()
     send(store, backend, "GET", f"/v1/emoji-sets/{job_id}/zip", tmp_path / "set.zip")

@@ -1,29 +1,19 @@
+"""Tests of `emoji-ldm sets` against a real server."""
+
 import csv
 import json
-from pathlib import Path
 
-import httpx
 import pytest
 from PIL import Image
 
-from emoji_ldm.errors import JobError
 from emoji_ldm.serve.bulk.set_client import EmojiSetClient
 from ray_jobs.cli.main import main
-from tests.unit.serve.bulk.instant_backend import Backend, paint
-from tests.unit.serve.bulk.live_service import serving
-
-pytestmark = pytest.mark.slow
+from tests.unit.serve.bulk.instant_backend import InstantBackend, png_of
 
 
 @pytest.fixture(scope="module")
 def backend():
-    return Backend(0.002)
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory, backend):
-    with serving(tmp_path_factory.mktemp("service"), backend) as found:
-        yield found
+    return InstantBackend(0.002)
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +37,8 @@ def test_one_command_draws_a_set_and_writes_the_folder(tmp_path, capsys, backend
     assert "6 of 6" in said and "set: 6/6 images" in said and "images/s" in said
     rows = list(csv.DictReader((folder / "prompts.csv").open()))
     assert [row["file"] for row in rows[:2]] == ["0000_a-cat-flat_4.png", "0001_a-cat-flat_5.png"] and len(rows) == 6
-    draws = {f"{wish.draw.prompt}{wish.draw.seed}": wish.draw for wish in backend.wishes}
-    assert all((folder / row["file"]).read_bytes() == paint(draws[row["prompt"] + row["seed"]]) for row in rows)
+    draws = {f"{task.request.prompt}{task.request.seed}": task.request for task in backend.tasks}
+    assert all((folder / row["file"]).read_bytes() == png_of(draws[row["prompt"] + row["seed"]]) for row in rows)
     assert (folder / "sheet.png").is_file() and all(row["steps"] == "9" for row in rows)
 
 
@@ -122,70 +112,9 @@ def test_a_mistake_is_one_line(words, environment, status, text, capsys, monkeyp
     assert text in error and error.count("\n") == 1 and error.startswith("error: ")
 
 
-def test_a_busy_service_is_asked_again(service, monkeypatch):
-    client, pauses = EmojiSetClient(*service), []
-    monkeypatch.setattr("emoji_ldm.serve.bulk.set_client.time.sleep", pauses.append)
-    real, answers = client._http.request, [503, 429]
-
-    def request(method, path, **options):
-        answer = real(method, path, **options)
-        if answers:
-            answer.status_code = answers.pop()
-            answer.headers["retry-after"] = "3"
-        return answer
-
-    monkeypatch.setattr(client._http, "request", request)
-    assert client.listing(1) and pauses == [3.0, 3.0]
-    client.close()
-
-
-def test_a_service_that_answered_is_waited_for_while_it_starts_again(service, monkeypatch):
-    client, pauses, away = (
-        EmojiSetClient(*service),
-        [],
-        [httpx.ConnectError("refused")] * 12 + [httpx.ReadError("cut")] * 8,
-    )
-    monkeypatch.setattr("emoji_ldm.serve.bulk.set_client.time.sleep", pauses.append)
-    real = client._http.request
-
-    def request(method, path, **options):
-        if away:
-            raise away.pop()
-        return real(method, path, **options)
-
-    client.listing(1)
-    monkeypatch.setattr(client._http, "request", request)
-    assert client.listing(1) is not None and not away and max(pauses) == 5.0
-    away.append(httpx.ConnectError("refused"))
-    monkeypatch.setattr("emoji_ldm.serve.bulk.set_client.RESTART_S", 0)
-    with pytest.raises(JobError, match="no service answers"):
-        client.listing(1)
-    client.close()
-
-
-def test_files_are_fetched_part_by_part(tmp_path, capsys, monkeypatch, service):
-    assert main(["sets", "create", "a", "-n", "50", "--wait", "--json"]) == 0
-    job_id = json.loads(capsys.readouterr().out)["id"]
-    client = EmojiSetClient(*service)
-    name = client.parquet(job_id)[0]["name"]
-    whole = client._send("GET", f"/v1/emoji-sets/{job_id}/parquet/{name}").content
-    monkeypatch.setattr("emoji_ldm.serve.bulk.set_client.PART_BYTES", 1000)
-    assert client.download(job_id, name) == whole and len(whole) > 2000
-    client.close()
-
-
 def test_the_kind_of_files_is_an_option_too(tmp_path):
     options = ["--output-format", "webp", "--background", "opaque", "--output-compression", "80", "--quality", "low"]
     assert main(["sets", "create", "a cat", *options, "--fetch", str(tmp_path)]) == 0
     [row] = csv.DictReader((tmp_path / "prompts.csv").open())
     image = Image.open(tmp_path / row["file"])
     assert (image.format, image.mode, row["steps"]) == ("WEBP", "RGB", "10")
-
-
-def test_the_client_loads_nothing_heavy():
-    import subprocess
-    import sys
-
-    code = "import sys, emoji_ldm.serve.bulk.set_commands; print([m for m in ('torch', 'ray', 'fastapi') if m in sys.modules])"
-    found = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=Path(__file__).parents[4])
-    assert found.strip() == "[]"

@@ -1,0 +1,126 @@
+"""Tests of retries and failures of single images."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+
+from emoji_ldm.serve.backend import Overloaded, ReplicaLost, TaskTimeout
+from emoji_ldm.serve.bulk import item_executor
+from emoji_ldm.serve.bulk.job_runner import JobRunner
+from emoji_ldm.serve.bulk.job_store import JobStore
+from tests.unit.serve.bulk.instant_backend import (
+    LIMITS,
+    InstantBackend,
+    job_lines,
+    keyed_job,
+    make_job,
+    progress_of,
+    rows_of,
+    run_jobs,
+)
+
+
+def test_an_overloaded_model_does_not_hold_up_another_one(store):
+    class Two(InstantBackend):
+        async def models(self):
+            return {"demo": LIMITS, "full": replace(LIMITS, model="full")}
+
+        async def generate(self, task):
+            if task.model == "full":
+                raise Overloaded(0.5)
+            return await super().generate(task)
+
+    jobs, full, good = JobStore(store), keyed_job(store), keyed_job(store, "other")
+    jobs.create(full, [replace(line, model="full") for line in job_lines(60)])
+    jobs.create(good, job_lines(100))
+
+    async def work():
+        runner = asyncio.create_task(JobRunner(store, Two(), max_in_flight=8, poll_s=0.02).run())
+        while (await asyncio.to_thread(progress_of, store, good)).totals.ok < 100:
+            await asyncio.sleep(0.02)
+        runner.cancel()
+        await asyncio.gather(runner, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+    assert progress_of(store, full).totals.ok == 0
+
+
+def test_an_image_that_kills_replicas_is_given_up_and_its_batch_neighbours_are_generated(store):
+    class Fragile(InstantBackend):
+        """One replica for all: a poisonous picture takes with it what is drawn beside."""
+
+        deaths = 0
+
+        async def generate(self, task):
+            began = self.deaths
+            await asyncio.sleep(0.01)
+            if task.request.prompt == "a cat 3":
+                Fragile.deaths += 1
+            if self.deaths > began:
+                raise ReplicaLost("4 replicas died over it")
+            return await super().generate(task)
+
+    job = make_job(store, 60)
+    runner = JobRunner(store, Fragile(), poll_s=0.02)
+    runner.executor.first_pause_s = 0.01
+    asyncio.run(runner.run(until_idle=True))
+    failed = [row["custom_id"] for row in rows_of(store, job) if row["status"] == "failed"]
+    assert failed == ["line-3"] and Fragile.deaths == 2
+
+
+def test_an_image_that_the_model_refuses_becomes_a_failed_row_with_the_reason(store):
+    bad, good = make_job(store, 3, prompt="refuse", n=2), make_job(store, 3)
+    run_jobs(store, InstantBackend())
+    now = progress_of(store, bad)
+    assert now.status == "completed" and (now.totals.ok, now.totals.failed, now.totals.lines_failed) == (0, 6, 3)
+    assert now.totals.errors[0] == {"custom_id": "line-0", "number": 0, "reason": "the model cannot draw this"}
+    assert all(row["image"] is None and row["status"] == "failed" for row in rows_of(store, bad))
+    assert progress_of(store, good).totals.ok == 3
+
+
+def test_transient_failures_are_retried_and_permanent_ones_given_up(store, monkeypatch):
+    monkeypatch.setattr(item_executor, "LONGEST_PAUSE_S", 0.02)
+    left = Counter({f"a cat {number}": 3 for number in range(50)})
+
+    def fail(task):
+        left[task.request.prompt] -= 1
+        if left[task.request.prompt] >= 0 or task.request.prompt == "a cat 13":
+            raise RuntimeError("a replica died")
+
+    job = make_job(store, 50)
+    runner = JobRunner(store, InstantBackend(0.001, fail), poll_s=0.02)
+    runner.executor.first_pause_s = 0.01
+    asyncio.run(runner.run(until_idle=True))
+    failed = {row["custom_id"]: row["reason"] for row in rows_of(store, job) if row["status"] == "failed"}
+    assert failed == {"line-13": "given up after several tries: a replica died"}
+
+
+def test_an_image_that_always_times_out_is_given_up_and_others_are_not(store):
+    def fail(task):
+        if task.request.prompt == "a cat 13":
+            raise TaskTimeout
+
+    job = make_job(store, 50)
+    runner = JobRunner(store, InstantBackend(0.001, fail), poll_s=0.02)
+    runner.executor.first_pause_s = 0.001
+    asyncio.run(runner.run(until_idle=True))
+    assert progress_of(store, job).totals.ok == 49
+    [row] = [row for row in rows_of(store, job) if row["status"] == "failed"]
+    assert row["custom_id"] == "line-13" and row["reason"] == "given up after several tries: not drawn in time"
+    assert runner.stats().refusals and runner.stats().failures >= item_executor.MAX_TRIES, (
+        "less is asked for at once meanwhile"
+    )
+
+
+def test_overloaded_replicas_get_fewer_images_and_none_is_lost(store):
+    class Full(InstantBackend):
+        async def generate(self, task):
+            if self.in_flight >= 8:
+                raise Overloaded(0.01)
+            return await super().generate(task)
+
+    backend = Full(0.005)
+    job = make_job(store, 200)
+    [runner] = run_jobs(store, backend)
+    assert progress_of(store, job).totals.ok == 200 and len(backend.tasks) == 200
+    assert runner.stats().refusals and runner.stats().window < 32

@@ -1,0 +1,201 @@
+"""Tests of bearer keys, quotas and cross-origin requests."""
+
+import asyncio
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+
+from emoji_ldm.config.serve import ServeConfig
+from emoji_ldm.errors import ConfigError, StoreError
+from emoji_ldm.serve import auth
+from emoji_ldm.serve.api_keys import new_key, read_keys, write_keys
+from emoji_ldm.serve.app import build_api
+from emoji_ldm.serve.auth import ApiKeyCache, TokenBucket, unauthenticated_warning
+from emoji_ldm.serve.backend import Overloaded
+from tests.unit.serve.asgi_client import call, error_of
+from tests.unit.serve.fake_backend import FakeBackend, image_file, serving, wait_until
+
+
+@pytest.mark.parametrize(
+    ("origin", "method", "origins", "status"),
+    [
+        ("https://evil.example", "POST", (), 403),
+        ("null", "POST", (), 403),
+        ("http://test.evil.example", "POST", (), 403),
+        ("http://test:81", "POST", (), 403),
+        ("https://a.example", "DELETE", (), 403),
+        ("https://evil.example", "POST", ("https://a.example",), 403),
+        ("https://a.example", "POST", ("https://a.example",), 200),
+        ("https://a.example", "POST", ("*",), 200),
+        ("https://Test", "POST", (), 200),
+        ("https://evil.example", "GET", (), 200),
+    ],
+)
+def test_web_pages_of_unlisted_origins_cannot_change_anything(origin, method, origins, status):
+    backend, path = FakeBackend(), "/v1/models" if method == "GET" else "/v1/images/generations"
+    headers = {"Origin": origin, "Content-Type": "text/plain"}
+    response = call(
+        backend, method, path, ServeConfig(cors_origins=origins), headers=headers, content='{"prompt": "a"}'
+    )
+    assert response.status_code == status and len(backend.tasks) == (status == 200 and method == "POST")
+    if status == 403:
+        assert "serve.cors_origins" in error_of(response, 403)["message"]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "keys.json")
+
+
+def add(path, name="alice", kind="interactive", quota=0, expires=None):
+    secret, key = new_key(name, kind, quota, expires)
+    write_keys(path, (*(read_keys(path) or ()), key))
+    return secret
+
+
+def test_every_route_but_health_and_docs_requires_a_valid_key(path):
+    secret = add(path)
+    api = build_api(FakeBackend(), ServeConfig(keys=path))
+    assert call(api, f"Bearer {secret}").status_code == call(api, f"bearer  {secret} ").status_code == 200
+    for wrong in ("", "Bearer ", f"Basic {secret}", secret, f"Bearer {secret}x", "Bearer \udcff", "Bearer ключ"):
+        headers = wrong.encode(errors="surrogateescape") if wrong else ""
+        response = call(api, headers)
+        assert response.status_code == 401 and response.json()["error"]["code"] == "invalid_api_key", wrong
+        assert response.headers["www-authenticate"] == "Bearer" and secret not in response.text
+    for open_path in ("/health", "/docs", "/openapi.json"):
+        assert call(api, "", open_path).status_code == 200
+
+
+def test_a_bulk_key_may_not_use_the_image_routes(path):
+    secret = add(path, kind="bulk")
+    api = build_api(backend := FakeBackend(), ServeConfig(keys=path))
+    response = call(api, f"Bearer {secret}", "/v1/images/generations", json={"prompt": "a"})
+    assert response.status_code == 403 and response.json()["error"]["type"] == "permission_error"
+    assert call(api, f"Bearer {secret}").status_code == 200 and not backend.tasks
+
+
+def test_a_task_carries_the_name_of_the_key_and_the_id_of_the_request(path):
+    secret = add(path, "bob")
+    api = build_api(backend := FakeBackend(), ServeConfig(keys=path, timeout_s=7))
+    response = call(api, f"Bearer {secret}", "/v1/images/generations", json={"prompt": "a"})
+    [task] = backend.tasks
+    assert (task.tenant, task.bulk, task.timeout_s) == ("bob", False, 7)
+    assert task.request_id == response.headers["x-request-id"]
+
+
+def status(url, secret):
+    return httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {secret}"}).status_code
+
+
+def test_keys_can_be_added_and_revoked_while_the_service_runs(path, monkeypatch):
+    monkeypatch.setattr(auth, "REFRESH_S", 0.02)
+    first = add(path, "first")
+    with serving(FakeBackend(), ServeConfig(keys=path)) as url:
+        second = add(path, "second")
+        wait_until(lambda: status(url, second) == 200)
+        write_keys(path, read_keys(path)[1:])
+        wait_until(lambda: status(url, first) == 401)
+        assert status(url, second) == 200
+
+
+def test_no_request_waits_for_the_key_file(path, monkeypatch):
+    secret, hangs = add(path), threading.Event()
+    with serving(FakeBackend(), ServeConfig(keys=path)) as url:
+        monkeypatch.setattr(auth, "read_keys", lambda uri: hangs.wait() and read_keys(uri))
+        monkeypatch.setattr(auth, "REFRESH_S", 0.02)
+        try:
+            assert [status(url, secret) for _ in range(3)] == [200] * 3
+        finally:
+            hangs.set()
+
+
+def test_keys_are_refreshed_from_the_lifespan_start_on(path, monkeypatch):
+    """So that a key that was revoked while nobody asked is refused at the first request."""
+    monkeypatch.setattr(auth, "REFRESH_S", 0.02)
+    secret = add(path)
+    api, reads = build_api(FakeBackend(), ServeConfig(keys=path)), []
+    write_keys(path, ())
+    monkeypatch.setattr(auth, "read_keys", lambda uri: reads.append(uri) or read_keys(uri))
+
+    async def started():
+        lives = asyncio.create_task(api({"type": "lifespan"}, asyncio.Event().wait, None))
+        async with asyncio.timeout(10):
+            while len(reads) < 2:
+                await asyncio.sleep(0.005)
+        transport = httpx.ASGITransport(api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            response = await client.get("/v1/models", headers={"Authorization": f"Bearer {secret}"})
+        lives.cancel()
+        return response.status_code
+
+    assert asyncio.run(started()) == 401
+
+
+def test_an_unreadable_key_file_keeps_the_previous_keys_and_a_missing_one_revokes_all(
+    path, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(auth, "REFRESH_S", 0.02)
+    secret = add(path)
+    with serving(FakeBackend(), ServeConfig(keys=path)) as url:
+        assert status(url, secret) == 200
+        (tmp_path / "keys.json").write_text('{"keys": [')
+        wait_until(lambda: "cannot be read again" in caplog.text)
+        assert status(url, secret) == 200
+        (tmp_path / "keys.json").unlink()
+        wait_until(lambda: status(url, secret) == 401)
+
+
+def test_an_expired_key_is_refused(path):
+    secret = add(path, expires=datetime.now(UTC) - timedelta(seconds=1))
+    response = call(build_api(FakeBackend(), ServeConfig(keys=path)), f"Bearer {secret}")
+    assert response.status_code == 401 and "ended at" in response.json()["error"]["message"]
+
+
+def test_a_service_does_not_start_without_a_valid_key_file(path, tmp_path):
+    with pytest.raises(ConfigError, match="emoji-ldm keys add"):
+        build_api(FakeBackend(), ServeConfig(keys=path))
+    for content in ("{", "[]", '{"keys": [{"name": "a"}]}', '{"keys": [{"name": "a", "sha256": "", "expires": "x"}]}'):
+        (tmp_path / "keys.json").write_text(content)
+        with pytest.raises(ConfigError, match="no file of keys"):
+            ApiKeyCache(path)
+    with pytest.raises(StoreError):
+        ApiKeyCache("s3://bucket/")
+
+
+def test_a_bucket_refills_with_time_and_pays_its_debt_first(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    bucket = TokenBucket(60)
+    assert bucket.acquire(50) == 0 and bucket.acquire(10) == 0
+    assert bucket.acquire(1) == pytest.approx(1.0)
+    now[0] += 61
+    assert bucket.acquire(600) == 0, "a job of ten minutes' worth needs a full bucket"
+    assert bucket.acquire(1) == pytest.approx(541.0)
+    now[0] += 541
+    assert bucket.acquire(1) == 0
+
+
+def test_images_that_were_not_generated_are_refunded(path):
+    secret = add(path, quota=3)
+    api = build_api(backend := FakeBackend(error=Overloaded()), ServeConfig(keys=path))
+    ask = lambda **more: call(api, f"Bearer {secret}", "/v1/images/generations", json={"prompt": "a", "n": 3, **more})  # noqa: E731
+    assert [ask().status_code, ask(stream=True).status_code, ask(size="7x7").status_code] == [503, 503, 400]
+    backend.error = None
+    assert ask().status_code == 200
+    refused = call(
+        api, f"Bearer {secret}", "/v1/images/edits", files={"image": ("a.png", image_file())}, data={"prompt": "a"}
+    )
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) <= 20
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "warns"),
+    [("127.0.0.1", "", False), ("localhost", "", False), ("::1", "", False), ("0.0.0.0", "", True),
+     ("gpu-box", "", True), ("0.0.0.0", "keys.json", False)],
+)  # fmt: skip
+def test_a_service_without_keys_on_a_public_address_warns(host, keys, warns):
+    assert bool(unauthenticated_warning(ServeConfig(host=host, keys=keys))) == warns
