@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and ETA on a terminal, plain lines otherwise."""
+"""Progress of long work on standard error: a bar with rate and ETA on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -10,53 +10,56 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-LINE_INTERVAL_S = 5.0
+LINE_INTERVAL_S = 5.0  # between plain lines: log collectors store each of them
 
 console = Console(stderr=True, highlight=False)
 
 
 class ProgressTracker:
-    """Counts finished items of one piece of work."""
+    """Counts finished items of one piece of work and shows them."""
 
     def __init__(self, name: str, total: int, unit: str, bar: Progress | None) -> None:
-        """Start at zero; `bar` is None where no terminal shows one."""
+        """Start at zero; `bar` is None where no terminal can show one."""
         self.name, self.total, self.unit, self.done = name, total, unit, 0
         self._bar = bar
         self._task = bar.add_task(name, total=total, note="", eta="-") if bar else None
-        self.begin(0)
+        self.resume_at(0)
 
-    def begin(self, done: int) -> None:
-        """Go on from `done` items, which an earlier run finished: they count as done, but not into the rate."""
+    def resume_at(self, done: int) -> None:
+        """Continue from `done` items of an earlier run: they count as done, but not towards the rate."""
         self.done = self._first = done
         self._began = self._printed = time.monotonic()
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done)
 
     def advance(self, count: int = 1, note: str = "", rate: float = 0.0) -> None:
-        """Count `count` more items; `note` is a short text such as a loss.
+        """Count `count` more items.
 
-        Whoever knows the present `rate`, in items per second, better than a count since the start gives it, and
-        tells it in the note in words of its own.
+        Args:
+            count: Items finished since the last call.
+            note: A short text beside the count, such as the loss.
+            rate: Items per second, for the ETA, where the caller knows the current rate better than the mean since
+                the start; the note then has to say it. 0 computes and shows the mean.
         """
         self.done += count
-        own = "" if rate else _rate(self.done - self._first, time.monotonic() - self._began, self.unit)
-        rate = rate or (self.done - self._first) / max(time.monotonic() - self._began, 1e-6)
-        left_s = max(self.total - self.done, 0) / max(rate, 1e-6)
-        text = ", ".join(filter(None, (own, note)))
+        elapsed_s = time.monotonic() - self._began
+        mean = "" if rate else _rate(self.done - self._first, elapsed_s, self.unit)
+        rate = rate or (self.done - self._first) / max(elapsed_s, 1e-6)
+        eta = format_duration(max(self.total - self.done, 0) / max(rate, 1e-6))
+        text = ", ".join(filter(None, (mean, note)))
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.done, note=text, eta=format_duration(left_s))
+            self._bar.update(self._task, completed=self.done, note=text, eta=eta)
         elif time.monotonic() - self._printed >= LINE_INTERVAL_S or self.done >= self.total:
-            self._printed = time.monotonic()
-            line = f"{self.name}: {self.done:,}/{self.total:,} {self.unit}, {text}"
-            console.print(
-                line if self.done >= self.total else f"{line}, ETA {format_duration(left_s)}",
-                markup=False,
-                soft_wrap=True,
-            )
+            self._print_line(text, eta)
+
+    def _print_line(self, text: str, eta: str) -> None:
+        self._printed = time.monotonic()
+        line = f"{self.name}: {self.done:,}/{self.total:,} {self.unit}, {text}"
+        print_status(line if self.done >= self.total else f"{line}, ETA {eta}")
 
 
 def format_duration(seconds: float) -> str:
-    """A duration for people: 12 s, 3:05 (minutes), 2:03:05 (hours), 3 d 04:05."""
+    """A duration as 12 s, 3:05 (minutes), 2:03:05 (hours) or 3 d 04:05."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours >= 48:
@@ -84,6 +87,7 @@ def track(name: str, total: int, unit: str) -> Iterator[ProgressTracker]:
 
 def print_status(text: str) -> None:
     """Print one line about the work on standard error."""
+    # Texts hold file names and prompts: "[tag]" in them is no rich markup, and a wrapped line cannot be searched.
     console.print(text, markup=False, soft_wrap=True)
 
 
@@ -92,6 +96,6 @@ def print_summary(title: str, values: Mapping[str, object], next_command: str = 
     width = max((len(name) for name in values), default=0)
     console.print(f"\n[bold]{title}[/bold]")
     for name, value in values.items():
-        console.print(f"  {name:<{width}}  {value}", markup=False, soft_wrap=True)
+        print_status(f"  {name:<{width}}  {value}")
     if next_command:
-        console.print(f"next: {next_command}\n", markup=False, soft_wrap=True)
+        print_status(f"next: {next_command}\n")

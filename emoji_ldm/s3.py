@@ -1,8 +1,12 @@
-"""Stores on S3: the endpoint and credentials that the environment names, and the requests that file systems lack.
+"""Stores on S3: clients for the endpoint that the environment names, conditional PUTs and multipart uploads.
 
-S3 settings come from the usual environment: AWS_ENDPOINT_URL (MinIO, SeaweedFS, ...),
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION. With an
-endpoint set, addresses are path style (`http://host:port/bucket/key`).
+The only module that reads endpoints and credentials. They come from the usual environment: AWS_ENDPOINT_URL (MinIO,
+SeaweedFS, ...), AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION. With an endpoint set,
+addresses are path style (`http://host:port/bucket/key`).
+
+Three clients share the work: pyarrow's file system reads and writes files, delta-rs reads Delta logs, and boto3 sends
+what both lack: PUTs with `If-None-Match` or `If-Match`, on which all exactly-once guarantees of this project rest, and
+multipart uploads in parallel.
 """
 
 from __future__ import annotations
@@ -25,14 +29,13 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 CONNECT_TIMEOUT_S = 5
-PART_BYTES = 2**23  # bytes of a part of a large object; S3 takes 10,000 of them
-UPLOAD_THREADS = max(
-    2, min(16, os.cpu_count() or 1)
-)  # parts that a process sends at once: more than cores slow each other
+PART_BYTES = 2**23  # of a multipart upload; S3 allows 10,000 parts, hence objects of 80 GB
+# Parts that a process sends at once. Sending is bound by the CPU (TLS, copies): more threads than cores slow it down.
+UPLOAD_THREADS = max(2, min(16, os.cpu_count() or 1))
 
 
 def filesystem() -> fs.FileSystem:
-    """The pyarrow filesystem of the server; paths in it are `bucket/key`."""
+    """The pyarrow file system of the server; its paths are `bucket/key`."""
     scheme, _, host = _endpoint().partition("://")
     return fs.S3FileSystem(
         endpoint_override=host or None,
@@ -45,7 +48,7 @@ def filesystem() -> fs.FileSystem:
 
 
 def storage_options() -> dict[str, str]:
-    """Options for delta-rs: conditional PUT keeps concurrent commits apart without a lock table."""
+    """Options for delta-rs; conditional PUTs keep concurrent commits apart without a lock table."""
     options = {"aws_conditional_put": "etag", "AWS_REGION": _region(), "connect_timeout": f"{CONNECT_TIMEOUT_S}s"}
     if endpoint := _endpoint():
         options["AWS_ENDPOINT_URL"] = endpoint
@@ -55,13 +58,17 @@ def storage_options() -> dict[str, str]:
 
 
 def put_if_absent(data: bytes, path: str) -> bool:
-    """Write an object of this `bucket/key` by a conditional PUT; False if one was there."""
+    """Write the object `bucket/key` unless it exists; False if it did.
+
+    A PUT whose response was lost may have succeeded although its automatic retry is refused, so False alone does not
+    prove that somebody else wrote the object: compare its content where that matters (see delta_commit.py).
+    """
     return _put_if(data, path, {"IfNoneMatch": "*"})
 
 
-def put_if_match(data: bytes, path: str, tag: str) -> bool:
-    """Replace an object of this `bucket/key` that `read_tagged` gave; False if it is another one by now, or gone."""
-    return _put_if(data, path, {"IfMatch": tag})
+def put_if_match(data: bytes, path: str, etag: str) -> bool:
+    """Replace the object `bucket/key` if it still has this ETag; False if it was changed or deleted."""
+    return _put_if(data, path, {"IfMatch": etag})
 
 
 def _put_if(data: bytes, path: str, condition: Mapping[str, Any]) -> bool:
@@ -71,6 +78,7 @@ def _put_if(data: bytes, path: str, condition: Mapping[str, Any]) -> bool:
     try:
         _client(_ClientKey.now()).put_object(Bucket=bucket, Key=key, Body=data, **condition)
     except ClientError as error:
+        # 412: the condition failed. 409: another conditional PUT of this key was in flight.
         refused = error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412)
         if refused or error.response["Error"].get("Code") == "NoSuchKey":
             return False
@@ -81,7 +89,7 @@ def _put_if(data: bytes, path: str, condition: Mapping[str, Any]) -> bool:
 
 
 def read_with_etag(path: str) -> tuple[bytes, str] | None:
-    """The bytes of an object of this `bucket/key` and what `put_if_same` knows it by; None if it is not there."""
+    """Bytes and ETag of the object `bucket/key`; None if it does not exist."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, key = path.partition("/")
@@ -97,10 +105,13 @@ def read_with_etag(path: str) -> tuple[bytes, str] | None:
 
 
 def put_parts(data: memoryview, path: str) -> None:
-    """Write an object of this `bucket/key` in parts, in turns with others; nothing is there until all of them are.
+    """Write the object `bucket/key`, a large one as a multipart upload; it becomes visible once it is complete.
 
-    Bodies are not signed: hashing them costs more time than sending them to a near server. Who writes large files
-    keeps checksums of his own.
+    The process's uploads share one thread pool. Bodies are not signed, since hashing them takes longer than sending
+    them to a nearby server; callers that need integrity keep checksums of their own, as checkpoints do.
+
+    Raises:
+        StoreError: A part cannot be written; the parts that were sent are deleted.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -127,6 +138,7 @@ def _multipart(client: S3Client, bucket: str, key: str, data: memoryview) -> Non
     try:
         parts = [future.result() for future in sent]
     except BaseException:
+        # An aborted upload keeps parts that arrive later, and they are billed: wait for those in flight first.
         for future in sent:
             future.cancel()
         wait(sent)
@@ -137,30 +149,30 @@ def _multipart(client: S3Client, bucket: str, key: str, data: memoryview) -> Non
 
 @cache
 def _upload_pool() -> ThreadPoolExecutor:
-    """Of this process, for all of its uploads."""
+    """The process's pool for parts; made at the first use, so that importing starts no threads."""
     return ThreadPoolExecutor(UPLOAD_THREADS, "part")
 
 
-def check_writable(root: str, name: str) -> None:
-    """Raise StoreError, within seconds, unless objects can be written below `root`, and one of two writers is told."""
+def check_conditional_writes(root: str, name: str) -> None:
+    """StoreError, within seconds, unless `bucket/prefix` takes writes and refuses a second conditional PUT."""
     bucket, _, prefix = root.partition("/")
     key = "/".join(part for part in (prefix, name) if part)
     with _store_errors(root):
         client = _client(_ClientKey.now())
         client.put_object(Bucket=bucket, Key=key, Body=b"1")
         try:
-            held = not put_if_absent(b"2", f"{bucket}/{key}")
+            is_exclusive = not put_if_absent(b"2", f"{bucket}/{key}")
         finally:
             client.delete_object(Bucket=bucket, Key=key)
-    if not held:
+    if not is_exclusive:
         raise StoreError(
-            f"{_describe(root)} ignores conditional PUT (If-None-Match: *), so two writers could both win one version and "
-            "rows be lost; use a server that has it (AWS S3, MinIO, SeaweedFS, Ceph, R2)"
+            f"{_describe(root)} ignores conditional PUT (If-None-Match: *), so two writers could both commit one "
+            "version and rows be lost; use a server that supports it (AWS S3, MinIO, SeaweedFS, Ceph, R2)"
         )
 
 
 def prefix_exists(root: str) -> bool:
-    """Whether there is an object below `root`; StoreError, within seconds, if that cannot be asked."""
+    """Whether any object exists below `bucket/prefix`; StoreError, within seconds, if the server cannot be reached."""
     bucket, _, prefix = root.partition("/")
     with _store_errors(root):
         found = _client(_ClientKey.now()).list_objects_v2(
@@ -171,7 +183,7 @@ def prefix_exists(root: str) -> bool:
 
 @contextmanager
 def _store_errors(root: str) -> Iterator[None]:
-    """Errors of boto3 as a StoreError with its remedy."""
+    """Turn errors of boto3 into a StoreError that names the remedy."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -186,7 +198,10 @@ def _store_errors(root: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _ClientKey:
-    """What the environment says now; a client is kept for as long as it says the same."""
+    """Cache key of a client: the environment that it was made in.
+
+    Tests and long-lived workers may change endpoint or credentials; a client is reused only while they stay the same.
+    """
 
     endpoint: str
     region: str
@@ -199,37 +214,37 @@ class _ClientKey:
 
 
 @lru_cache(maxsize=4)
-def _client(access: _ClientKey) -> S3Client:
-    return _connect(access, read_timeout=30, retries={"total_max_attempts": 2})
+def _client(key: _ClientKey) -> S3Client:
+    return _connect(key, read_timeout=30, retries={"total_max_attempts": 2})
 
 
 @lru_cache(maxsize=4)
-def _uploader(access: _ClientKey) -> S3Client:
-    return _connect(access, read_timeout=60, retries={"total_max_attempts": 5}, max_pool_connections=2 * UPLOAD_THREADS,
+def _uploader(key: _ClientKey) -> S3Client:
+    return _connect(key, read_timeout=60, retries={"total_max_attempts": 5}, max_pool_connections=2 * UPLOAD_THREADS,
                     signing={"payload_signing_enabled": False})  # fmt: skip
 
 
-def _connect(access: _ClientKey, *, signing: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> S3Client:
+def _connect(key: _ClientKey, *, signing: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> S3Client:
     import boto3
     from botocore.config import Config as BotoConfig
 
     settings = BotoConfig(
         connect_timeout=CONNECT_TIMEOUT_S,
-        request_checksum_calculation="when_required",  # MinIO and SeaweedFS refuse newer defaults
+        request_checksum_calculation="when_required",  # MinIO and SeaweedFS reject trailing checksums
         response_checksum_validation="when_required",
-        s3=cast(Any, {"addressing_style": "path" if access.endpoint else "auto", **signing}),
+        s3=cast(Any, {"addressing_style": "path" if key.endpoint else "auto", **signing}),
         **options,
     )
-    session = boto3.session.Session()  # the default one would keep the credentials it first saw
-    return session.client("s3", endpoint_url=access.endpoint or None, region_name=access.region, config=settings)
+    session = boto3.session.Session()  # the default session would keep the credentials that it first saw
+    return session.client("s3", endpoint_url=key.endpoint or None, region_name=key.region, config=settings)
 
 
 def _remedy(code: str, bucket: str) -> str:
     if code in ("NoSuchBucket", "404"):
         return f"there is no bucket {bucket!r}; make it first (aws s3 mb s3://{bucket})"
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403"):
-        return f"access is refused ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do"
-    return f"the server answers {code}"
+        return f"access is refused ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions"
+    return f"the server answered {code}"
 
 
 def _describe(root: str) -> str:

@@ -1,7 +1,8 @@
-"""The rows that cross stages, as Arrow schemas: the project's one vocabulary.
+"""Arrow schemas of all tables: the rows that one stage writes and another reads.
 
-Every table has a key column whose values are distinct over the whole table.
-Pictures are `struct<bytes, path>`, the layout that Hugging Face's viewer shows.
+Every table has a key column whose values are distinct over the whole table; commits replace rows by it. Images are
+`struct<bytes, path>`, the layout that Hugging Face's dataset viewer shows. A stored name changes only together with
+`emoji_ldm.store.FORMAT`, which refuses stores of another layout.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import pyarrow as pa
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 CAPTION_ATTRIBUTES = ("head_shape", "eyes", "mouth", "expression", "skin_color", "action", "background")
-"""The seven attributes of the reference sentence, in its order."""
+"""The seven attributes of a caption sentence, in the order of the sentence (see caption/sentence_format.py)."""
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table of the store: its name, schema and key column."""
+    """Name, schema and key column of a table."""
 
     name: str
     schema: pa.Schema
@@ -30,13 +31,13 @@ def _table_spec(name: str, key: str, *fields: tuple[str, pa.DataType]) -> TableS
 
 
 LISTINGS = _table_spec(
-    "tiles", "tile_id",
+    "listings", "tile_id",
     ("tile_id", pa.string()),        # sha256 of page URL and position
     ("image_url", pa.string()),      # absolute, as the page gives it
     ("title", pa.string()),
     ("tag", pa.string()),
     ("page_url", pa.string()),
-    ("position", pa.int32()),        # place on the page, from 0
+    ("position", pa.int32()),        # index on the page, from 0
 )  # fmt: skip
 
 OUTCOMES = _table_spec(
@@ -45,40 +46,40 @@ OUTCOMES = _table_spec(
     ("kind", pa.string()),           # page | image
     ("outcome", pa.string()),        # see emoji_ldm.outcomes
     ("reason", pa.string()),
-    ("image_id", pa.string()),       # of the kept image, or of the one it duplicates
+    ("image_id", pa.string()),       # of the image that was kept, or of the one that this URL duplicates
     ("http_status", pa.int32()),
     ("elapsed_s", pa.float32()),
     ("finished_at", pa.timestamp("us", tz="UTC")),
-    ("etag", pa.string()),           # validators of the answer, for conditional requests
+    ("etag", pa.string()),           # validators of the response, for conditional requests (RFC 9110, 8.8)
     ("last_modified", pa.string()),
 )  # fmt: skip
 
 IMAGES = _table_spec(
     "images", "image_id",
     ("image_id", pa.string()),       # sha256 of size and canonical RGBA pixels
-    ("image", IMAGE_TYPE),                # canonical PNG
+    ("image", IMAGE_TYPE),           # canonical PNG
     ("title", pa.string()),
     ("tags", pa.list_(pa.string())),
     ("width", pa.int32()),
     ("height", pa.int32()),
-    ("has_alpha", pa.bool_()),       # some pixel is not opaque
+    ("has_alpha", pa.bool_()),       # whether any pixel is not opaque
     ("num_frames", pa.int32()),      # of the source; the first is kept
     ("source_url", pa.string()),
     ("page_url", pa.string()),
     ("source_format", pa.string()),
     ("fetched_at", pa.timestamp("us", tz="UTC")),
-    ("fingerprint", pa.binary()),    # look of the picture, see emoji_ldm.images.fingerprint
+    ("fingerprint", pa.binary()),    # perceptual hash, see emoji_ldm.images.fingerprint
 )  # fmt: skip
 
 CAPTIONS = _table_spec(
     "captions", "caption_id",
-    ("caption_id", pa.string()),     # key of image, engine settings and number
+    ("caption_id", pa.string()),     # hash of image, engine settings and number
     ("image_id", pa.string()),
-    ("caption", pa.string()),        # the sentence; empty if status is not ok
+    ("caption", pa.string()),        # empty if status is not ok
     ("engine", pa.string()),
     ("engine_key", pa.string()),     # hash of the engine's settings
     ("number", pa.int32()),          # which of several captions of the image, from 0
-    ("attempts", pa.int32()),        # answers that the engine was asked for
+    ("attempts", pa.int32()),        # answers requested from the engine
     ("status", pa.string()),         # ok | failed
     ("reason", pa.string()),
     *((name, pa.string()) for name in CAPTION_ATTRIBUTES),
@@ -86,34 +87,37 @@ CAPTIONS = _table_spec(
 
 LATENTS = _table_spec(
     "latents", "latent_id",
-    ("latent_id", pa.string()),      # key of image and codec
+    ("latent_id", pa.string()),      # hash of image and VAE
     ("image_id", pa.string()),
-    ("codec_key", pa.string()),      # hash of codec weights and preprocessing
+    ("vae_key", pa.string()),        # hash of VAE weights and preprocessing
     ("shape", pa.list_(pa.int32())),  # C, h, w
     ("mean", pa.binary()),           # float16, little endian, C order
     ("logvar", pa.binary()),
 )  # fmt: skip
 
 TEXT_EMBEDDINGS = _table_spec(
-    "texts", "text_id",
-    ("text_id", pa.string()),        # key of caption and encoder
-    ("caption", pa.string()),        # distinct per encoder; "" is always there
+    "text_embeddings", "text_id",
+    ("text_id", pa.string()),        # hash of caption and text encoder
+    ("caption", pa.string()),        # distinct per encoder; the empty caption is always present
     ("encoder_key", pa.string()),    # hash of encoder weights and tokenisation
-    ("shape", pa.list_(pa.int32())),  # tokens (without padding), width
-    ("states", pa.binary()),         # float16, little endian, C order
+    ("shape", pa.list_(pa.int32())),  # tokens without padding, width
+    ("hidden_states", pa.binary()),  # float16, little endian, C order
 )  # fmt: skip
 
 GENERATED = _table_spec(
     "generated", "generated_id",
-    ("generated_id", pa.string()),   # key of model, prompt, seed and settings
-    ("image", IMAGE_TYPE),                # RGBA PNG
+    ("generated_id", pa.string()),   # hash of model, prompt, seed and settings
+    ("image", IMAGE_TYPE),           # RGBA PNG
     ("prompt", pa.string()),
     ("negative_prompt", pa.string()),
     ("seed", pa.int64()),
     ("steps", pa.int32()),
     ("guidance_scale", pa.float32()),
-    ("checkpoint", pa.string()),     # where the model lies
+    ("checkpoint", pa.string()),     # URI of the model
     ("model_key", pa.string()),      # hash of its weights
 )  # fmt: skip
 
 TABLES = {spec.name: spec for spec in (LISTINGS, OUTCOMES, IMAGES, CAPTIONS, LATENTS, TEXT_EMBEDDINGS, GENERATED)}
+
+RENAMED_TABLES = ("tiles", "texts")
+"""Table names of store format 1, by which such a store is recognised."""

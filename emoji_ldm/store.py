@@ -1,24 +1,34 @@
-"""A store is one URI: a local folder or `s3://bucket/prefix` (its server is s3.py's matter)."""
+"""A store: files and tables below one URI, a local folder or `s3://bucket/prefix`.
+
+Stages know only this interface; what differs between the two kinds lies in `local_files.py` and `s3.py`. Layout:
+
+    store.json                          {"format": 2}, written at the first use
+    tables/<table>/                     Delta tables of the main line; branches/<name>-<id>/tables/<table>/ of a branch
+    refs/tags, refs/branches            named points in the history (dataset/versions/refs.py)
+    refs/checkpoints, checkpoints/      aliases and checkpoints (dataset/checkpoints.py)
+    runs/<run>/, sets/, crawl/, keys/   files of runs, bulk jobs, the crawl and the service
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
-import os
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from pyarrow import fs
 
-from emoji_ldm import s3
+from emoji_ldm import local_files, s3
 from emoji_ldm.errors import DatasetError, StoreError
+from emoji_ldm.schemas import RENAMED_TABLES, TABLES
 
+FORMAT = 2  # raise it when stored names or layouts change; format 1 had no store.json
+FORMAT_FILE = "store.json"
 UPLOAD_THREADS = 4  # files that `Store.upload` copies at once
 
 
@@ -27,11 +37,11 @@ class Store:
     """Files and tables below one URI; cheap to build, picklable, the same on every machine."""
 
     uri: str
-    branch: str | None = None  # whose tables are meant; None is the main line
+    branch: str | None = None  # the branch whose tables are used; None is the main line
 
     def __post_init__(self) -> None:
-        """Make a local folder absolute, so that workers with another directory see the same store."""
-        object.__setattr__(self, "branch", self.branch or None)  # refs written before it could be null hold ""
+        """Make a local folder absolute, so that workers with another working directory see the same store."""
+        object.__setattr__(self, "branch", self.branch or None)  # tags of the main line store an empty branch name
         if not self.uri.strip():
             raise StoreError("the store is empty; give a folder or s3://bucket/prefix (store=...)")
         scheme, separator, rest = self.uri.partition("://")
@@ -54,20 +64,20 @@ class Store:
 
     @cached_property
     def filesystem(self) -> fs.FileSystem:
-        """The pyarrow filesystem that holds the store."""
+        """The pyarrow file system that holds the store."""
         return s3.filesystem() if self.is_s3 else fs.LocalFileSystem()
 
     def path(self, *parts: str) -> str:
-        """Path inside `filesystem` of something below the store."""
+        """Path inside `filesystem` of a file or folder below the store."""
         return "/".join((self.root, *parts))
 
     def table_path(self, name: str) -> str:
-        """Folder of a table below the store."""
+        """Folder of a table, relative to the store."""
         return f"{self.branch_folder}/tables/{name}" if self.branch else f"tables/{name}"
 
     @cached_property
     def branch_folder(self) -> str:
-        """Folder of the branch below the store; DatasetError if there is no such branch."""
+        """Folder of the branch, relative to the store; DatasetError if there is no such branch."""
         known = [name.removesuffix(".json") for name in self.list("refs", "branches")]
         if self.branch not in known:
             close = difflib.get_close_matches(str(self.branch), known, n=1)
@@ -84,8 +94,8 @@ class Store:
         return s3.storage_options() if self.is_s3 else {}
 
     @contextmanager
-    def reaching(self, act: str, *errors: type[Exception]) -> Iterator[None]:
-        """Turn an OSError (and `errors`) of the block into a StoreError: cannot `act`."""
+    def io_errors(self, act: str, *errors: type[Exception]) -> Iterator[None]:
+        """Turn an OSError (and `errors`) of the block into a StoreError "cannot `act` in <uri>"."""
         expected: tuple[type[Exception], ...] = (OSError, *errors)
         try:
             yield
@@ -93,50 +103,53 @@ class Store:
             raise StoreError(f"cannot {act} in {self.uri}: {error}") from None
 
     def exists(self, *parts: str) -> bool:
-        """Whether a file lies at this path."""
+        """Whether a file exists at this path."""
         return bool(self._type(*parts) == fs.FileType.File)
 
     def read(self, *parts: str) -> bytes:
-        """The bytes of a file; StoreError if it is not there."""
+        """The bytes of a file; StoreError if it does not exist."""
         with (
-            self.reaching(f"read {'/'.join(parts)}"),
+            self.io_errors(f"read {'/'.join(parts)}"),
             self.filesystem.open_input_stream(self.path(*parts)) as stream,
         ):
             return bytes(stream.read())
 
     def write(self, data: bytes, *parts: str) -> None:
-        """Write a file whole, replacing what was there; readers see the old one or the new one, never a part."""
+        """Write or replace a file; readers see the old content or the new, never a part."""
         path = self.path(*parts)
-        with self.reaching(f"write {'/'.join(parts)}"):
-            self._make_parent(path)
-            partial = path if self.is_s3 else str(Path(path).with_name(f".{uuid.uuid4().hex}.tmp"))
-            with self.filesystem.open_output_stream(partial) as stream:
+        with self.io_errors(f"write {'/'.join(parts)}"):
+            if not self.is_s3:
+                self._make_parent(path)
+                return local_files.write_atomically(data, Path(path))
+            with self.filesystem.open_output_stream(path) as stream:  # S3 shows an object once it is complete
                 stream.write(data)
-            if partial != path:
-                Path(partial).replace(path)
-
-    def put(self, data: bytes | memoryview, *parts: str) -> None:
-        """Write a large file whole; to S3 in parts, several at once, and without a copy of all of it."""
-        if self.is_s3:
-            return s3.put_parts(memoryview(data), self.path(*parts))
-        path = Path(self.path(*parts))
-        with self.reaching(f"write {'/'.join(parts)}"):
-            self._make_parent(str(path))
-            path.write_bytes(data)
         return None
 
-    def write_once(self, data: bytes, *parts: str) -> bool:
-        """Write a file only if none is there, atomically; False if one was (a conditional PUT on S3)."""
+    def write_large(self, data: bytes | memoryview, *parts: str) -> None:
+        """Write a large file without a second copy in memory; on S3 as a parallel multipart upload.
+
+        On a local folder the write is not atomic: the caller publishes the file by another one, such as a manifest.
+        """
+        if self.is_s3:
+            return s3.put_parts(memoryview(data), self.path(*parts))
+        path = self.path(*parts)
+        with self.io_errors(f"write {'/'.join(parts)}"):
+            self._make_parent(path)
+            Path(path).write_bytes(data)
+        return None
+
+    def write_if_absent(self, data: bytes, *parts: str) -> bool:
+        """Write a file unless one exists, atomically (on S3 by a conditional PUT); False if one existed."""
         if self.is_s3:
             return s3.put_if_absent(data, self.path(*parts))
-        with self.reaching(f"write {'/'.join(parts)}"):
-            return self._link_once(data, Path(self.path(*parts)))
+        with self.io_errors(f"write {'/'.join(parts)}"):
+            return local_files.write_if_absent(data, Path(self.path(*parts)))
 
     def list(self, *parts: str, recursive: bool = False) -> list[str]:
-        """Paths below a folder, relative to it, sorted; empty if the folder is not there."""
+        """Paths below a folder, relative to it, sorted; empty if the folder does not exist."""
         folder = self.path(*parts)
         selector = fs.FileSelector(folder, allow_not_found=True, recursive=recursive)
-        with self.reaching(f"list {'/'.join(parts) or 'the files'}"):
+        with self.io_errors(f"list {'/'.join(parts) or 'the files'}"):
             infos = self.filesystem.get_file_info(selector)
         return sorted(info.path[len(folder) :].lstrip("/") for info in infos)
 
@@ -144,10 +157,10 @@ class Store:
         """Copy a local folder below the store, several files at once."""
 
         def send(path: Path) -> None:
-            self.put(_memory_mapped(path), *parts, path.relative_to(local).as_posix())
+            self.write_large(local_files.memory_map(path), *parts, path.relative_to(local).as_posix())
 
         with ThreadPoolExecutor(UPLOAD_THREADS, "upload") as pool:
-            list(pool.map(send, _files(local)))
+            list(pool.map(send, local_files.files_below(local)))
 
     def download(self, local: Path, *parts: str) -> None:
         """Copy a folder of the store to a local one."""
@@ -155,91 +168,95 @@ class Store:
             if self.exists(*parts, name):
                 target = local / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")  # others may read the target now
-                part.write_bytes(self.read(*parts, name))
-                part.replace(target)
+                # Processes share the cache, so a reader may open the target at any moment.
+                local_files.write_atomically(self.read(*parts, name), target)
 
     def delete(self, *parts: str) -> None:
-        """Delete a folder of the store with all in it; nothing happens if it is not there."""
-        with self.reaching(f"delete {'/'.join(parts)}"):
+        """Delete a folder and all in it; nothing happens if it does not exist."""
+        with self.io_errors(f"delete {'/'.join(parts)}"):
             if self._type(*parts) == fs.FileType.Directory:
-                with suppress(FileNotFoundError):  # on S3 a folder may go with its last file, before its own turn
+                with suppress(FileNotFoundError):  # an S3 folder vanishes with its last object, perhaps before its turn
                     self.filesystem.delete_dir(self.path(*parts))
 
     def remove(self, *parts: str) -> None:
-        """Delete one file of the store; nothing happens if it is not there."""
-        with self.reaching(f"delete {'/'.join(parts)}"):
+        """Delete one file; nothing happens if it does not exist."""
+        with self.io_errors(f"delete {'/'.join(parts)}"):
             if self.exists(*parts):
                 self.filesystem.delete_file(self.path(*parts))
 
-    def check(self) -> None:
-        """Raise StoreError, within seconds, if the store cannot be reached or written, or lets writers overtake.
+    def check_writable(self) -> None:
+        """Check within seconds that jobs can write here; a new store is marked with its format.
 
-        Two writers of one version are kept apart by a write that fails if the file is there: it is tried here, as
-        some S3 servers take the condition and ignore it. DatasetError if the branch is not there.
+        Raises:
+            StoreError: The store cannot be reached or written, its conditional writes do not keep writers apart, or
+                it has another format.
+            DatasetError: There is no such branch.
+        """
+        self.check_conditional_writes()
+        self.mark_format()
+        if self.branch:
+            _ = self.branch_folder
+
+    def check_readable(self) -> None:
+        """Check within seconds that there is a store to read; nothing is written.
+
+        Raises:
+            StoreError: The store cannot be reached, does not exist, or has another format.
+            DatasetError: There is no such branch.
+        """
+        with self.io_errors("look for tables"):
+            exists = s3.prefix_exists(self.root) if self.is_s3 else Path(self.root).is_dir()
+        if not exists:
+            raise StoreError(f"there is no store {self.uri}; name another with store=..., or fill it (emoji-ldm crawl)")
+        self.check_format()
+        if self.branch:
+            _ = self.branch_folder
+
+    def check_conditional_writes(self) -> None:
+        """StoreError unless of two `write_if_absent` of one file the second fails: commits depend on it.
+
+        Some S3 servers accept the condition and ignore it, so a probe file is written and deleted.
         """
         name = f".write-check-{uuid.uuid4().hex}"
         if self.is_s3:
-            s3.check_writable(self.root, name)
+            s3.check_conditional_writes(self.root, name)
         else:
-            self._check_folder(Path(self.path(name)))
-        if self.branch:
-            _ = self.branch_folder
+            local_files.check_conditional_writes(Path(self.root), name)
 
-    def check_reading(self) -> None:
-        """Raise StoreError, within seconds, if there is no store to read; nothing is written or made.
-
-        DatasetError if the branch is not there.
-        """
-        with self.reaching("look for tables"):
-            there = s3.prefix_exists(self.root) if self.is_s3 else Path(self.root).is_dir()
-        if not there:
-            raise StoreError(f"there is no store {self.uri}; name another with store=..., or fill it (emoji-ldm crawl)")
-        if self.branch:
-            _ = self.branch_folder
-
-    def _check_folder(self, path: Path) -> None:
-        try:
-            held = self._link_once(b"1", path) and not self._link_once(b"2", path)
-            path.unlink()
-        except OSError as error:
+    def check_format(self) -> None:
+        """StoreError if another version of this library wrote the store in a layout that this one does not read."""
+        found = self._format()
+        # Another process may be creating the store. It writes store.json before the first table, so whoever sees a
+        # table and then, reading once more, still no store.json looks at an old store, not at one half made.
+        if found is None and self._has_tables() and (found := self._format()) is None:
             raise StoreError(
-                f"store {self.root} is not writable ({error.strerror}); choose another with store=..."
-            ) from None
-        if not held:
+                f"store {self.uri} was written by an earlier version of emoji-ldm, with other table names; choose "
+                "another with store=..., and bring the images along: `emoji-ldm dataset export hf DIR` by that "
+                "version, `emoji-ldm dataset import DIR` by this one"
+            )
+        if found not in (None, FORMAT):
             raise StoreError(
-                f"store {self.root} does not keep writers apart; choose another file system with store=..."
+                f"store {self.uri} has format {found}, this version of emoji-ldm reads format {FORMAT}; use the "
+                "version that wrote it, or choose another store with store=..."
             )
 
-    def _link_once(self, data: bytes, path: Path) -> bool:
-        """A whole file under its name, or none: it is written beside and linked, which fails if the name is taken."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-        try:
-            temporary.write_bytes(data)  # tempfile's would be for its owner's eyes alone
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
+    def mark_format(self) -> None:
+        """Write `store.json` if the store is new; StoreError if it has another format (see `check_format`)."""
+        self.check_format()
+        if not self.exists(FORMAT_FILE):
+            self.write_if_absent(json.dumps({"format": FORMAT}).encode(), FORMAT_FILE)
+
+    def _format(self) -> object:
+        return json.loads(self.read(FORMAT_FILE)).get("format") if self.exists(FORMAT_FILE) else None
+
+    def _has_tables(self) -> bool:
+        """Whether any table has a commit; workers may have written data files before the first one."""
+        names = {*TABLES, *RENAMED_TABLES}.intersection(self.list("tables"))
+        return any(self.list("tables", name, "_delta_log") for name in sorted(names))
 
     def _make_parent(self, path: str) -> None:
-        if not self.is_s3:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
 
     def _type(self, *parts: str) -> fs.FileType:
-        with self.reaching(f"find {'/'.join(parts)}"):
+        with self.io_errors(f"find {'/'.join(parts)}"):
             return self.filesystem.get_file_info(self.path(*parts)).type
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _memory_mapped(path: Path) -> bytes | memoryview:
-    """A file's bytes, read from the disk when they are needed."""
-    if not path.stat().st_size:
-        return b""
-    with path.open("rb") as stream:
-        return memoryview(mmap(stream.fileno(), 0, access=ACCESS_READ))

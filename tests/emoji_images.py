@@ -8,7 +8,7 @@ from functools import cache
 import pyarrow as pa
 
 from emoji_ldm.config import Config
-from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.demo.sample_images import SampleImage, fixture_images, openmoji_images
 from emoji_ldm.images.normalize import normalize_image
@@ -45,7 +45,7 @@ def image_rows(pictures: tuple[SampleImage, ...]) -> pa.Table:
 def fill_images(store: Store, pictures: tuple[SampleImage, ...], *, files: int = 2) -> list[str]:
     """Commit pictures to `images` as some files; returns their ids."""
     table, rows = Table(store, IMAGES), image_rows(pictures)
-    lineage = Lineage(Config(store=store.uri), "crawl", {})
+    lineage = Lineage(RunInfo("default", Config(store=store.uri).to_json()), "crawl", {})
     size = -(-rows.num_rows // files)
     for start in range(0, rows.num_rows, size):
         file = table.write_file(rows.slice(start, size))

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from emoji_ldm.config import Config, load
-from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.latents.augmentation import augmentation_keys
 from emoji_ldm.latents.cache import latent_rows, text_rows
@@ -64,5 +64,5 @@ def fill_encoded(config: Config, captions: dict[str, str]) -> None:
 
 def commit(store: Store, spec: TableSpec, rows: pa.Table) -> None:
     table = Table(store, spec)
-    lineage = Lineage(Config(store=store.uri), spec.name, {})
+    lineage = Lineage(RunInfo("default", Config(store=store.uri).to_json()), spec.name, {})
     table.commit([table.write_file(rows)], app_id=f"{spec.name}:{table.version}", metadata=lineage.metadata({}, "all"))

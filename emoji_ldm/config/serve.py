@@ -17,7 +17,7 @@ class ServeConfig(Section):
     port: Annotated[int, Field(ge=0, lt=65536)] = 8000
     """Port; 0 takes a free one."""
     checkpoint: str | None = None
-    """Folder of a diffusers pipeline, a checkpoint in the store, or tag:NAME (`emoji-ldm train --tag NAME`);
+    """Folder of a diffusers pipeline, a checkpoint in the store, or alias:NAME (`emoji-ldm train --alias NAME`);
     null takes the run's newest. Requests call it by the run's name."""
     models: dict[Identifier, str] = {}
     """More models, by name: each with its own pool of replicas; values as `checkpoint`."""

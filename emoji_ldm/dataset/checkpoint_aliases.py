@@ -30,8 +30,8 @@ def resolve_alias(store: Store, name: str) -> str:
     """Path of the checkpoint that has this name; ModelError if none has."""
     known = aliased_paths(store)
     if name not in known:
-        raise ModelError(f"no checkpoint in {store.uri} has the tag {name!r} (tags: {', '.join(known) or 'none'}); "
-                         f"give it to the newest with: emoji-ldm train --tag {name}")  # fmt: skip
+        raise ModelError(f"no checkpoint in {store.uri} has the alias {name!r} (aliases: {', '.join(known) or 'none'}); "
+                         f"give it to the newest with: emoji-ldm train --alias {name}")  # fmt: skip
     return known[name]
 
 

@@ -78,7 +78,7 @@ class Checkpoint:
         return DamagedCheckpointError(f"checkpoint {self.uri} is damaged: {why}")
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
+    def suggest_alternative(self) -> Iterator[None]:
         """For who wants to read it and not to train on: if it is damaged, the error says what else to do."""
         try:
             yield
@@ -110,7 +110,7 @@ class Checkpoint:
         Raises:
             ModelError: A file of the manifest is missing, has another size, or came with other bytes; it names another.
         """
-        with self.reading():
+        with self.suggest_alternative():
             return self._fetch(cache, part)
 
     def _fetch(self, cache: Path, part: str) -> Path:
@@ -226,6 +226,6 @@ def _folders(store: Store, run: str, kind: str) -> list[Checkpoint]:
 
 
 def _files(store: Store, path: str) -> list[fs.FileInfo]:
-    with store.reaching(f"list {path}"):
+    with store.io_errors(f"list {path}"):
         infos = store.filesystem.get_file_info(fs.FileSelector(store.path(path), allow_not_found=True, recursive=True))
     return [info for info in infos if info.is_file]

@@ -1,4 +1,4 @@
-"""What every commit says of itself: run, stage, parents, configuration, code and counts."""
+"""Lineage of commits: the run, stage, parent versions, configuration and code that each one came from."""
 
 from __future__ import annotations
 
@@ -7,25 +7,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from emoji_ldm import __version__
-from emoji_ldm.config import Config
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """The run that commits, as far as a data set cares: its name and its whole configuration as JSON."""
+
+    name: str
+    config_json: str
 
 
 @dataclass(frozen=True)
 class Lineage:
     """The origin of a commit."""
 
-    config: Config
+    run_info: RunInfo
     stage: str
-    parents: Mapping[str, int]  # {table: version read}
+    parents: Mapping[str, int]  # {table: version that was read}
 
     def metadata(self, counts: Mapping[str, int], shard: str) -> dict[str, str]:
-        """Text values for the Delta log; JSON where a value has structure."""
+        """The `commitInfo` fields of a Delta log entry: text, and JSON where a value has structure.
+
+        Args:
+            counts: {outcome: rows} of this commit.
+            shard: Name of the unit of work; empty where there is none.
+        """
         return {
-            "run": self.config.run,
+            "run": self.run_info.name,
             "stage": self.stage,
             "shard": shard,
             "parents": json.dumps(dict(self.parents), sort_keys=True),
             "counts": json.dumps(dict(counts), sort_keys=True),
-            "config": self.config.to_json(),
+            "config": self.run_info.config_json,
             "code": __version__,
         }

@@ -1,8 +1,8 @@
-"""A Delta table of the store: workers write Parquet files, one driver commits each shard once.
+"""`Table`: a Delta table of the store. Workers write Parquet files, and one driver commits each shard exactly once.
 
-A file is nothing until it is committed: a worker that dies leaves an orphan, never a
-row. A commit carries its shard's name as a Delta app transaction, so that committing a
-shard again, in any process, changes nothing.
+A data file is invisible until it is committed: a worker that dies leaves an orphan, never a row. A commit carries the
+name of its shard (the unit of work, such as 64 image URLs) as a Delta application transaction, so that committing the
+shard again, in any process and after any crash, changes nothing. See `delta/delta_log.py` and `delta/delta_commit.py`.
 """
 
 from __future__ import annotations
@@ -22,28 +22,32 @@ from deltalake.exceptions import DeltaError
 from emoji_ldm.dataset.delta.delta_commit import commit_entry
 from emoji_ldm.dataset.delta.delta_log import Action, LogEntry, creation_entry, entry_path, read_entry
 from emoji_ldm.dataset.delta.parquet_writer import ROW_GROUP_ROWS, DataFile, write_files
-from emoji_ldm.dataset.delta.snapshot import live_files, missing_files, open_table
+from emoji_ldm.dataset.delta.snapshot import missing_files, open_table, read_live_files
 from emoji_ldm.dataset.delta.upsert import plan_replace, plan_upsert
 from emoji_ldm.errors import DatasetError
 from emoji_ldm.schemas import TableSpec
 from emoji_ldm.store import Store
 
-__all__ = ["ROW_GROUP_ROWS", "DataFile", "Table"]
+GROUPS_PER_READ = 10  # row groups; reading a whole file at once would hold 128 MB of images
 
 
 class Table:
-    """One table of a store, at its newest version or a pinned one. Opening reads nothing; the first commit makes it."""
+    """One table of a store, at its newest version or pinned to one. Opening it reads nothing."""
 
     def __init__(self, store: Store, spec: TableSpec, version: int | None = None) -> None:
-        """Name the table; nothing is read or made yet. A table pinned to a version takes no
-        commits; version -1 is the table before it was made.
+        """Name the table; the first commit creates it.
+
+        Args:
+            store: Main line or branch.
+            spec: Name, schema and key column.
+            version: Pins the table, which takes no commits then; -1 is the table before it was created.
         """
         self.store, self.spec, self.pinned = store, spec, version
-        self.since: int | None = None  # newest version the writer knows; with one, others' rows end its commits
+        self.expected_version: int | None = None  # set it to let commits fail if others changed rows since
         self._delta: DeltaTable | None = None
-        self._keys: dict[str, pa.ChunkedArray] = {}
-        self._asked: dict[str, tuple[int, bool]] = {}  # {shard: (version, whether it was done then)}
-        self._live: tuple[int, dict[str, DataFile]] = (-1, {})
+        self._key_cache: dict[str, pa.ChunkedArray] = {}  # {path: keys}
+        self._shard_cache: dict[str, tuple[int, bool]] = {}  # {app id: (version, whether it was done then)}
+        self._live_cache: tuple[int, dict[str, DataFile]] = (-1, {})  # (version, {path: file})
 
     def write_file(self, rows: pa.Table) -> DataFile:
         """Write rows (at least one) as one uncommitted Parquet file."""
@@ -55,12 +59,12 @@ class Table:
         return write_files(self.store, self._folder, self.spec, tables)
 
     def commit(self, files: Sequence[DataFile], *, app_id: str, metadata: Mapping[str, str]) -> int | None:
-        """Make files part of the table in one version, once per `app_id`.
+        """Add files to the table in one version, once per `app_id`.
 
         Args:
             files: From `write_file`; none makes a version that only marks the shard as done.
-            app_id: Names the shard over all runs that would do the same work.
-            metadata: Lineage, kept in the version's log entry.
+            app_id: Name of the shard, the same in all runs that would do the same work.
+            metadata: Lineage, stored in the version's log entry.
 
         Returns:
             The new version, or None if this shard was committed before (and not undone since).
@@ -73,7 +77,7 @@ class Table:
     def upsert(
         self, files: Sequence[DataFile], keys: Collection[str], *, app_id: str, metadata: Mapping[str, str]
     ) -> int | None:
-        """Commit files and drop, in the same version, older rows whose key is in `keys`; once per `app_id`.
+        """Add files and drop, in the same version, older rows whose key is in `keys`; once per `app_id`.
 
         Returns:
             The new version, or None if this shard was committed before (and not undone since).
@@ -85,41 +89,41 @@ class Table:
         self, remove: Collection[str], add: Sequence[DataFile], *, app_id: str | None = None,
         metadata: Mapping[str, str], operation: str = "WRITE", data_change: bool = True,
     ) -> int | None:  # fmt: skip
-        """Take out live files and put in others, in one version, once per `app_id` where one is given.
+        """Remove live files and add others in one version, once per `app_id` where one is given.
 
         Args:
-            remove: Paths as `live` names them.
+            remove: Paths as `live_files` names them.
             add: From `write_file`.
-            app_id: Names the work over all runs that would do it; None does it whenever asked.
-            metadata: Lineage, kept in the version's log entry.
+            app_id: Name of the work, the same in all runs that would do it; None does it on each call.
+            metadata: Lineage, stored in the version's log entry.
             operation: Name of the change in the log.
-            data_change: False if the table's rows stay the same, as when files are joined.
+            data_change: False if the set of rows stays the same, as when files are joined.
 
         Returns:
             The new version, or None if it was done before.
 
         Raises:
-            DatasetError: A file of `remove` is not live any more, since another writer replaced it.
+            DatasetError: A file of `remove` is not live any more, because another writer replaced it.
         """
         self._create()
-        shards = {app_id: True} if app_id else {}
-        return commit_entry(
-            self, plan_replace(self, remove, LogEntry(add, (), shards, metadata, operation, data_change))
-        )
+        shard_states = {app_id: True} if app_id else {}
+        entry = LogEntry(add, (), shard_states, metadata, operation, data_change)
+        return commit_entry(self, plan_replace(self, remove, entry))
 
     def committed(self, app_id: str) -> bool:
-        """Whether the shard of this name is in the table, and was not undone since."""
+        """Whether the shard of this name was committed, and not undone since."""
         delta = self._open()
         if delta is None:
             return False
-        asked, done = self._asked.get(app_id, (None, False))
-        if asked is None:  # delta-rs reads the log since its last checkpoint for this
-            with self.reading():
+        known_version, done = self._shard_cache.get(app_id, (None, False))
+        if known_version is None:
+            # delta-rs reads the log since its last checkpoint for this, which is too slow to do at every commit.
+            with self.read_errors():
                 done = (delta.transaction_version(app_id) or 0) > 0
         else:
-            for version in range(asked + 1, delta.version() + 1):
+            for version in range(known_version + 1, delta.version() + 1):
                 done = _shard_state(read_entry(self, version), app_id, done)
-        self._asked[app_id] = (delta.version(), done)
+        self._shard_cache[app_id] = (delta.version(), done)
         return done
 
     @property
@@ -129,59 +133,63 @@ class Table:
 
     @property
     def version(self) -> int:
-        """Newest version that this object has seen, -1 if the table is not there."""
+        """Newest version that this object has seen, -1 if the table does not exist."""
         delta = self._open()
         return -1 if delta is None else delta.version()
 
     def refresh(self) -> None:
-        """See what others committed since."""
+        """See what others committed since the table was opened."""
         self._delta = None
 
+    def refresh_incrementally(self) -> None:
+        """As `refresh`, of a table that exists, by reading the new log entries only."""
+        with self.read_errors():
+            self.delta().update_incremental()
+
     def read(self, columns: Sequence[str] | None = None, *, filter: pc.Expression | None = None) -> pa.Table:
-        """Rows of the table, optionally some columns and rows; empty if the table is not there."""
-        with self.reading():
+        """Rows of the table, optionally some columns and rows; empty if the table does not exist."""
+        with self.read_errors():
             return self._dataset().to_table(columns=list(columns) if columns else None, filter=filter)
 
     def batches(self, columns: Sequence[str], *, batch_rows: int = ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
-        """All rows in parts of at most `batch_rows`, oldest files first: memory stays flat, appended rows come last."""
-        for path in self.live():
-            with self.reading(), self.store.filesystem.open_input_file(self.resolve(path)) as stream:
-                file = pq.ParquetFile(stream, pre_buffer=True)  # one request for several column chunks
-                for start in range(0, file.num_row_groups, 10):  # not all at once: that would hold the whole file
-                    groups = list(range(start, min(start + 10, file.num_row_groups)))
+        """All rows in batches of at most `batch_rows`, oldest files first: memory stays flat, new rows come last."""
+        for path in self.live_files():
+            with self.read_errors(), self.store.filesystem.open_input_file(self.resolve(path)) as stream:
+                file = pq.ParquetFile(stream, pre_buffer=True)  # one request for neighbouring column chunks
+                for start in range(0, file.num_row_groups, GROUPS_PER_READ):
+                    groups = list(range(start, min(start + GROUPS_PER_READ, file.num_row_groups)))
                     rows = file.read_row_groups(groups, columns=list(columns)).cast(self._schema_of(columns))
                     yield from rows.to_batches(max_chunksize=batch_rows)
 
     def head(self, num_rows: int) -> pa.Table:
         """The first rows, without reading the rest."""
-        with self.reading():
+        with self.read_errors():
             return self._dataset().head(num_rows)
 
     def count(self) -> int:
-        """Number of rows."""
-        return sum(file.num_rows for file in self.live().values())
+        """Number of rows, from the log alone."""
+        return sum(file.num_rows for file in self.live_files().values())
 
     def keys(self) -> set[str]:
         """Every key of the table."""
         return set(self.read([self.spec.key]).column(0).to_pylist())
 
     def keys_of(self, path: str) -> pa.ChunkedArray:
-        """The keys of one data file; kept, as files never change and each commit that replaces rows asks for all."""
-        if path not in self._keys:
+        """The keys of one data file; cached, since files never change and each upsert needs those of all files."""
+        if path not in self._key_cache:
             source = self.resolve(path)
-            with self.reading():
+            with self.read_errors():
                 names = pq.read_table(source, columns=[self.spec.key], filesystem=self.store.filesystem)
-            self._keys = {
-                **{old: keys for old, keys in self._keys.items() if old in self.live()},
-                path: names.column(0),
-            }
-        return self._keys[path]
+            live = self.live_files()
+            self._key_cache = {known: keys for known, keys in self._key_cache.items() if known in live}
+            self._key_cache[path] = names.column(0)
+        return self._key_cache[path]
 
     def locate(self, keys: Iterable[str]) -> dict[str, list[str]]:
-        """Which data files hold these keys: {file: keys}, so that a shard reads only its own files."""
-        wanted, found = set(keys), {}
-        for path in self.live():
-            hits = [key for key in self.keys_of(path).to_pylist() if key in wanted]
+        """Which data files hold these keys: {path: keys}, so that a shard reads only its own files."""
+        requested, found = set(keys), {}
+        for path in self.live_files():
+            hits = [key for key in self.keys_of(path).to_pylist() if key in requested]
             if hits:
                 found[path] = hits
         return found
@@ -197,58 +205,57 @@ class Table:
             whole = Table(self.store, self.spec).history()
             return [entry for entry in whole if entry["version"] <= self.pinned][:limit]
         delta = self._open()
-        with self.reading():
+        with self.read_errors():
             return [] if delta is None else delta.history(limit)
 
     @property
     def path(self) -> str:
-        """The table's folder inside the store."""
+        """The table's folder, relative to the store."""
         return self.store.table_path(self.spec.name)
 
     def resolve(self, path: str) -> str:
-        """Where a data file lies in the store's filesystem; a branch's may lie in the folder that it came from."""
+        """Path of a data file in the store's file system; a branch's file may lie in the folder it branched from."""
         return posixpath.normpath(f"{self._folder}/{path}")
 
-    def live(self) -> dict[str, DataFile]:
-        """{path: file} of the committed files, oldest first."""
+    def live_files(self) -> dict[str, DataFile]:
+        """{path: file} of this version's files, oldest first.
+
+        Raises:
+            DatasetError: The table is pinned to a version that lost files to a vacuum.
+        """
         delta = self._open()
         if delta is None:
             return {}
-        if self._live[0] != delta.version():
-            with self.reading():
-                found = {file.path: file for file in live_files(delta)}
+        if self._live_cache[0] != delta.version():
+            with self.read_errors():
+                found = {file.path: file for file in read_live_files(delta)}
                 if self.pinned is not None:
                     self._check_files(found)
-            self._live = (delta.version(), found)
-        return self._live[1]
+            self._live_cache = (delta.version(), found)
+        return self._live_cache[1]
 
     def delta(self) -> DeltaTable:
-        """The open Delta table."""
+        """The open Delta table, which must exist."""
         delta = self._open()
-        assert delta is not None, "the table is there"
+        assert delta is not None, "the table exists"
         return delta
 
-    def update(self) -> None:
-        """Read what others committed since; cheaper than `refresh`."""
-        with self.reading():
-            self.delta().update_incremental()
-
-    def reading(self) -> AbstractContextManager[None]:
-        """Within it, a store or a log that cannot be read is a StoreError that names the table."""
-        return self.store.reaching(f"read table {self.spec.name}", DeltaError)
+    def read_errors(self) -> AbstractContextManager[None]:
+        """Within it, a store or log that cannot be read is a StoreError that names the table."""
+        return self.store.io_errors(f"read table {self.spec.name}", DeltaError)
 
     @property
     def _folder(self) -> str:
         return self.store.path(self.path)
 
     def _dataset(self) -> ds.Dataset:
-        paths = [self.resolve(path) for path in self.live()]
+        paths = [self.resolve(path) for path in self.live_files()]
         return ds.dataset(paths, schema=self.spec.schema, format="parquet", filesystem=self.store.filesystem)
 
     def _read_file(self, path: str, keys: Sequence[str], columns: Sequence[str]) -> pa.Table:
         chosen = pc.field(self.spec.key).isin(list(keys))
         source = self.resolve(path)
-        with self.reading():
+        with self.read_errors():
             table = pq.read_table(source, columns=list(columns), filters=chosen, filesystem=self.store.filesystem)
         return table.cast(self._schema_of(columns))
 
@@ -261,14 +268,14 @@ class Table:
         return self._delta
 
     def _create(self) -> None:
-        """Make the table if it is not there; the first of several writers makes it for all."""
+        """Create the table if it does not exist; the first of several writers does it for all."""
         if self.pinned is not None:
-            raise DatasetError(f"table {self.spec.name} is read at version {self.pinned}; only the newest is written")
+            raise DatasetError(f"table {self.spec.name} is pinned to version {self.pinned}; only the newest is written")
         if self._open() is None:
-            self.store.write_once(creation_entry(self.spec), entry_path(self.path, 0))
+            self.store.mark_format()
+            self.store.write_if_absent(creation_entry(self.spec), entry_path(self.path, 0))
 
     def _check_files(self, paths: Collection[str]) -> None:
-        """DatasetError unless every file is there: an old version may have lost its files to a vacuum."""
         sources = [self.resolve(path) for path in paths]
         if gone := missing_files(self.store, sources):
             raise DatasetError(
@@ -278,5 +285,6 @@ class Table:
 
 
 def _shard_state(actions: Iterable[Action], app_id: str, before: bool) -> bool:
-    marks = [action["txn"]["version"] > 0 for action in actions if action.get("txn", {}).get("appId") == app_id]
-    return marks[-1] if marks else before
+    """Whether the shard is done after these actions, if it was done or not `before` them."""
+    states = [action["txn"]["version"] > 0 for action in actions if action.get("txn", {}).get("appId") == app_id]
+    return states[-1] if states else before

@@ -53,7 +53,7 @@ def format_stats(data: Mapping[str, Any]) -> str:
 
 
 def _table(table: Table) -> dict[str, int]:
-    files = table.live().values()
+    files = table.live_files().values()
     return {"version": table.version, "rows": table.count(), "files": len(files),
             "bytes": sum(file.size for file in files)}  # fmt: skip
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 def train(uri, folder):
     config = tiny.config("train.log_every=1")
-    place = dataclasses.replace(tiny.place(config, folder), store=Store(uri))
+    place = dataclasses.replace(tiny.run_context(config, folder), store=Store(uri))
     fit(tiny.task(config), build_training_args(config, "train"), place, torch.device("cpu"))
     return {line["step"]: line["loss"] for line in training_metrics.read_log(Store(uri), "tiny")}
 
@@ -45,9 +45,9 @@ def test_a_training_goes_on_from_s3_bit_by_bit(s3_uri, tmp_path, monkeypatch):
 
 
 def test_large_objects_go_in_parts_and_whole_or_not_at_all(s3_uri, tmp_path, monkeypatch):
-    monkeypatch.setattr(s3, "PART", 5 * 2**20)
+    monkeypatch.setattr(s3, "PART_BYTES", 5 * 2**20)
     data = os.urandom(12 * 2**20 + 3)
-    Store(s3_uri).put(data, "large")
+    Store(s3_uri).write_large(data, "large")
     assert Store(s3_uri).read("large") == data
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").write_bytes(data)

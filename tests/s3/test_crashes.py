@@ -132,7 +132,7 @@ def run_killed(line, victims, chance):
 
 def assert_whole(line, gallery):
     """Every URL ended once, images are exactly the good pictures, each with one caption."""
-    ledger, truth = CrawlState(line.config), gallery.truth
+    ledger, truth = CrawlState(line.config), gallery.ground_truth
     kinds = {url: kind for tag in line.config.crawl.tags for kind, urls in truth["tags"][tag].items() for url in urls}
     outcomes = [row for row in ledger.outcomes.read(["url", "kind"]).to_pylist() if row["kind"] == "image"]
     assert Counter(row["url"] for row in outcomes) == Counter(list(kinds))
@@ -141,7 +141,7 @@ def assert_whole(line, gallery):
     assert len(images) == len(set(images)) == len(originals)
     captioned = Table(Store(line.config.store), CAPTIONS).read(["image_id"])["image_id"].to_pylist()
     assert sorted(captioned) == sorted(images)
-    assert len(ledger.tiles.read(["tile_id"])) == len(ledger.tiles.keys())
+    assert len(ledger.listings.read(["tile_id"])) == len(ledger.listings.keys())
 
 
 @pytest.mark.long
@@ -160,7 +160,7 @@ def test_kills_lose_and_double_nothing(victims, gallery, seaweed_of_its_own, tmp
             victims = run_killed(line, victims, chance)
             assert_whole(line, gallery)
             killed += line.killed
-            sound = set(gallery.truth["urls"]["good"])
+            sound = set(gallery.ground_truth["urls"]["good"])
             asked = Counter(gallery.url + request.path for request in gallery.requests[before:])
             redone = sum(asked[url] - 1 for url in sound & asked.keys())
             in_flight = ROWS_PER_SHARD * (NUM_FETCHERS + 1)

@@ -6,7 +6,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from emoji_ldm.config import Config
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.verify import verify
 from emoji_ldm.dataset.versions import branch, refs
@@ -17,8 +16,7 @@ from emoji_ldm.dataset.versions.vacuum import RetentionPolicy, apply_vacuum, pla
 from emoji_ldm.errors import StoreError
 from emoji_ldm.schemas import TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
-from tests.unit.dataset.delta.test_upsert import filled, renamed
-from tests.unit.dataset.test_table import texts
+from tests.tables import RUN, embedding_rows, table_with_commits
 
 pytestmark = pytest.mark.slow
 NUM_WRITERS, NUM_COMMITS = 8, 20
@@ -30,16 +28,16 @@ def write(uri, writer):
     for number in range(NUM_COMMITS):
         name = f"{writer}-{number}"
         if number % 5 == 4:
-            rows = renamed(texts("shared"), name)
+            rows = embedding_rows("shared", caption=name)
             made = table.upsert([table.write_file(rows)], ["shared"], app_id=name, metadata={"writer": name})
         else:
-            made = table.commit([table.write_file(texts(name))], app_id=name, metadata={"writer": name})
+            made = table.commit([table.write_file(embedding_rows(name))], app_id=name, metadata={"writer": name})
         assert made is not None
 
 
 @pytest.mark.long
 def test_eight_processes_of_twenty_commits_give_160_versions(s3_uri):
-    Store(s3_uri).check()
+    Store(s3_uri).check_writable()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     writers = [context.Process(target=write, args=(s3_uri, writer)) for writer in range(NUM_WRITERS)]
@@ -56,22 +54,22 @@ def test_eight_processes_of_twenty_commits_give_160_versions(s3_uri):
 
 
 def test_the_verbs_do_on_s3_what_they_do_in_a_folder(s3_uri):
-    store, config = Store(s3_uri), Config(store=s3_uri)
-    table = filled(store, "ab", "cd", "ef")
+    store = Store(s3_uri)
+    table = table_with_commits(store, "ab", "cd", "ef")
     refs.create_tag(store, "v1")
     tagged = table.read().sort_by("text_id")
     branch.create_branch(store, "try", "v1")
     own = Table(Store(s3_uri, "try"), TEXT_EMBEDDINGS)
-    own.upsert([own.write_file(renamed(texts("a"), "branch"))], ["a"], app_id="own", metadata={})
+    own.upsert([own.write_file(embedding_rows("a", caption="branch"))], ["a"], app_id="own", metadata={})
     table.upsert([], ["a", "c"], app_id="less", metadata={})
-    assert compact(config, table).after == 1 and diff(Table(store, TEXT_EMBEDDINGS, 4), table).keys == set()
+    assert compact(table, RUN).after == 1 and diff(Table(store, TEXT_EMBEDDINGS, 4), table).keys == set()
     assert diff(own, table).removed == ["a", "c"]
-    policy = RetentionPolicy(keep="1", older_than="0h")
+    policy = RetentionPolicy(keep_history="1", older_than="0h")
     what = plan_vacuum(store, policy)
     assert what.files and apply_vacuum(store, what, policy) > 0
-    assert refs.open_at(store, "v1", TEXT_EMBEDDINGS)["texts"].read().sort_by("text_id").equals(tagged)
-    assert not verify({"texts": own}).damages and own.count() == 6
-    restore(config, refs.resolve(store, "v1"), table)
+    assert refs.open_tables(store, "v1", TEXT_EMBEDDINGS)["text_embeddings"].read().sort_by("text_id").equals(tagged)
+    assert not verify({"text_embeddings": own}).problems and own.count() == 6
+    restore(refs.resolve(store, "v1"), table, RUN)
     assert table.read().sort_by("text_id").equals(tagged)
 
 
@@ -106,5 +104,5 @@ def test_a_server_without_conditional_put_is_refused_with_the_reason(refuses, te
                             "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}.items():  # fmt: skip
             monkeypatch.setenv(name, value)
         with pytest.raises(StoreError, match=text):
-            Store("s3://bucket/store").check()
+            Store("s3://bucket/store").check_writable()
         server.shutdown()

@@ -49,7 +49,7 @@ class Bucket:
 @pytest.fixture
 def bucket(monkeypatch):
     made = Bucket()
-    monkeypatch.setattr(s3, "PART", 10)
+    monkeypatch.setattr(s3, "PART_BYTES", 10)
     monkeypatch.setattr(s3, "_uploader", lambda access: made)
     return made
 

@@ -1,15 +1,23 @@
-"""One entry of a Delta log, written by Delta's own commit protocol: the file of the next version, put only once.
+"""Commits by Delta's own protocol: whoever creates the log entry of the next version has committed it.
 
-delta-rs' Python interface can append and overwrite, but not remove chosen files, so the
-entry is written here. Commits are strictly one after another: who loses the race for a
-version looks at what the winner did, and plans anew.
+Delta gives writers optimistic concurrency (PROTOCOL.md, "Delta Log Entries"; Armbrust et al., VLDB 2020, section 3.2):
+
+1. read the newest version N and plan the change on it;
+2. create `_delta_log/<N + 1>.json` by a write that fails if the file exists (a hard link in a folder, a conditional PUT
+   on S3); the file's existence is the commit, whole and at once;
+3. if another writer was first, read what it did, and start again at 1.
+
+The plan is a function, called again for each try, because the winner may have removed the files that it wanted to
+replace, or committed the very same shard. So commits are serialised without any lock, and a writer that dies at any
+moment leaves either its complete entry or nothing.
+
+The entry is written here and not by delta-rs, whose Python interface (1.6.6) can append and overwrite, but cannot
+remove chosen files and mark application transactions in one version.
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -17,75 +25,103 @@ from typing import Protocol
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from emoji_ldm.dataset.delta.delta_log import Action, LogEntry, LogSource, entry_path, read_entry
 from emoji_ldm.dataset.delta.parquet_writer import DataFile
 from emoji_ldm.errors import DatasetError
 
-MAX_CONTENTION_S = 120.0  # against other writers; 8 busy ones need a few seconds
-MAX_BACKOFF_S = 0.8
-CHECKPOINT_EVERY = 100  # versions; a shortcut for readers
+MAX_CONTENTION_S = 120.0  # against other writers; eight busy ones need a few seconds
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 0.8  # the pause is drawn from 0 to this, doubled with each lost race
+CHECKPOINT_EVERY = 100  # versions between Delta checkpoints, which spare readers the entries before
 
 
 class CommitTarget(LogSource, Protocol):
-    """The part of a table that a commit reads and changes; `emoji_ldm.dataset.table.Table` is one."""
+    """What a commit reads and changes of a table; `emoji_ldm.dataset.table.Table` is one."""
 
-    since: int | None  # the version that a guarded writer planned on; None commits whatever others did
+    expected_version: int | None  # the version that a guarded writer planned on; None allows other writers
 
-    def live(self) -> dict[str, DataFile]: ...
+    def live_files(self) -> dict[str, DataFile]: ...
     def committed(self, app_id: str) -> bool: ...
     def keys_of(self, path: str) -> pa.ChunkedArray: ...
     def resolve(self, path: str) -> str: ...
-    def update(self) -> None: ...
+    def refresh_incrementally(self) -> None: ...
     def delta(self) -> DeltaTable: ...
-    def reading(self) -> AbstractContextManager[None]: ...
+    def read_errors(self) -> AbstractContextManager[None]: ...
     def write_files(self, tables: Iterable[pa.Table]) -> Iterator[DataFile]: ...
 
 
+class _LostRaceError(Exception):
+    """Another writer created the version first."""
+
+
 def commit_entry(table: CommitTarget, plan: Callable[[], LogEntry | None]) -> int | None:
-    """Write the entry that `plan` makes of the table's newest version; who loses a race plans again.
+    """Commit the entry that `plan` makes of the table's newest version; after a lost race it plans again.
+
+    Args:
+        table: The table; it is at the new version afterwards.
+        plan: Called once per try; None says that nothing is left to do.
 
     Returns:
-        The new version, or None if `plan` finds nothing left to do.
+        The new version, or None if `plan` returned None.
 
     Raises:
-        DatasetError: Other writers won every race for two minutes, or changed rows that the writer relies on
-            (`table.since`).
+        DatasetError: Other writers won every race for two minutes, or changed rows although the writer is guarded
+            (`table.expected_version`).
     """
-    deadline, pause = time.monotonic() + MAX_CONTENTION_S, 0.05
-    while (entry := plan()) is not None:
-        _refuse_foreign_commits(table)
-        version = table.version + 1
-        if _write_entry(table, version, entry.to_bytes()):
-            table.update()
-            if table.since is not None:
-                table.since = version
-            if version % CHECKPOINT_EVERY == 0:
-                with contextlib.suppress(DeltaError, OSError):  # the version stands; a later one makes the shortcut
-                    table.delta().create_checkpoint()
-            return version
-        if time.monotonic() > deadline:
-            raise DatasetError(
-                f"table {table.spec.name} in {table.store.uri}: other writers won every commit for {MAX_CONTENTION_S:.0f} s; "
-                "run the command again"
-            )
-        time.sleep(random.uniform(0, pause))
-        pause = min(2 * pause, MAX_BACKOFF_S)
-        table.update()
-    return None
+    retrying = Retrying(
+        retry=retry_if_exception_type(_LostRaceError),
+        wait=wait_random_exponential(multiplier=FIRST_BACKOFF_S, max=MAX_BACKOFF_S),
+        stop=stop_after_delay(MAX_CONTENTION_S),
+        reraise=True,
+    )
+
+    def attempt() -> int | None:
+        if retrying.statistics["attempt_number"] > 1:
+            table.refresh_incrementally()  # after the pause, so that the plan is as fresh as can be
+        entry = plan()
+        return None if entry is None else _commit_next_version(table, entry)
+
+    try:
+        return retrying(attempt)
+    except _LostRaceError:
+        raise DatasetError(
+            f"table {table.spec.name} in {table.store.uri}: other writers won every commit for "
+            f"{MAX_CONTENTION_S:.0f} s; run the command again"
+        ) from None
+
+
+def _commit_next_version(table: CommitTarget, entry: LogEntry) -> int:
+    _refuse_foreign_commits(table)
+    version = table.version + 1
+    if not _write_entry(table, version, entry.to_bytes()):
+        raise _LostRaceError
+    table.refresh_incrementally()
+    if table.expected_version is not None:
+        table.expected_version = version
+    if version % CHECKPOINT_EVERY == 0:
+        # The version is committed already; if this fails, readers take longer until a later checkpoint.
+        with contextlib.suppress(DeltaError, OSError):
+            table.delta().create_checkpoint()
+    return version
 
 
 def _refuse_foreign_commits(table: CommitTarget) -> None:
-    """DatasetError if rows changed since the version that the writer planned on: its plan may double them."""
-    if table.since is None:
+    """DatasetError if others changed rows since the version that a guarded writer planned on.
+
+    A crawl, for instance, decides by the rows that it has read which images are new. If a second crawl into the same
+    table commits meanwhile, both would add the same image, so the later one has to stop. Commits that change no rows,
+    such as compactions, are harmless.
+    """
+    if table.expected_version is None:
         return
-    for version in range(table.since + 1, table.version + 1):
+    for version in range(table.expected_version + 1, table.version + 1):
         if any(_changes_rows(action) for action in read_entry(table, version)):
             raise DatasetError(
                 f"another job wrote to table {table.spec.name} in {table.store.uri} meanwhile (version {version}), so "
                 "this one stops; what was committed is safe: run the same command again when the other one is done"
             )
-    table.since = table.version
+    table.expected_version = table.version
 
 
 def _changes_rows(action: Action) -> bool:
@@ -93,8 +129,13 @@ def _changes_rows(action: Action) -> bool:
 
 
 def _write_entry(table: CommitTarget, version: int, data: bytes) -> bool:
-    """True if this entry is the version's; a PUT whose answer was lost may have won though its retry is refused."""
+    """Create the version's entry; True if it is ours.
+
+    A PUT whose response was lost may have succeeded although its automatic retry is refused, and S3 may refuse both of
+    two PUTs that arrive at once. So a refusal proves nothing: the entry that exists is compared with ours, which the
+    random `txnId` in it makes unique.
+    """
     path = entry_path(table.path, version)
-    if table.store.write_once(data, path):
+    if table.store.write_if_absent(data, path):
         return True
-    return table.store.exists(path) and table.store.read(path) == data  # S3 may also refuse two that came at once
+    return table.store.exists(path) and table.store.read(path) == data

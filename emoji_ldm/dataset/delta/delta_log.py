@@ -1,6 +1,18 @@
-"""A table's log read entry by entry: which shards are done, and which versions hold which file.
+"""A table's log, entry by entry: how entries are written and read, which shards are done, when files were live.
 
-Every entry of our tables stays in the log for good (see `KEEP_HISTORY` in entry.py).
+A Delta table is a folder of Parquet files and a log, `_delta_log/00000000000000000007.json` for version 7. An entry is
+a list of JSON actions, one a line. Of the protocol's actions (PROTOCOL.md, "Actions") we write five:
+
+    commitInfo          who, when, and our lineage (run, stage, parents, counts, configuration)
+    protocol, metaData  in version 0 only: reader and writer versions, schema, table properties
+    txn                 an application transaction: {"appId": name of a shard, "version": 1 done | 0 undone}
+    remove, add         data files that leave and join the table
+
+A shard is done if the last `txn` of its name has version 1. Marking it in the same entry that adds its files makes a
+commit exactly-once: no crash can separate the two. A restore marks a shard as undone (version 0) when it takes its rows
+away, so that the shard can be committed again.
+
+Versions are read back through old entries, so our tables keep every entry (`KEEP_HISTORY`).
 """
 
 from __future__ import annotations
@@ -21,22 +33,16 @@ from emoji_ldm.errors import DatasetError, StoreError
 from emoji_ldm.schemas import TableSpec
 from emoji_ldm.store import Store
 
-READ_THREADS = 16
+# Delta's default would let any writer delete log entries after 30 days, and with them the versions that tags pin.
+KEEP_HISTORY = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
+READ_THREADS = 16  # entries are small: reading is bound by the latency of the store
 
-
-@dataclass(frozen=True)
-class FileLifetime:
-    """Versions in which a file is part of the table."""
-
-    path: str
-    size: int
-    first: int
-    last: int | None  # None: still part of it
-    ended_ms: int = 0  # when it was taken out, Unix time; 0: still part of it, or not told
+Action = dict[str, Any]
+"""One line of an entry: {kind: fields}, such as {"add": {"path": ..., "size": ...}}."""
 
 
 class LogSource(Protocol):
-    """The part of a table that reading its log needs; `emoji_ldm.dataset.table.Table` is one."""
+    """What reading a log needs of a table; `emoji_ldm.dataset.table.Table` is one."""
 
     @property
     def spec(self) -> TableSpec: ...
@@ -48,75 +54,38 @@ class LogSource(Protocol):
     def version(self) -> int: ...
 
 
-def log_entries(table: LogSource, first: int = 0, last: int | None = None) -> Iterator[tuple[int, list[Action]]]:
-    """(version, actions) from version `first` to `last` (the newest by default), in order; DatasetError for a gap."""
-    versions = range(first, (table.version if last is None else last) + 1)
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        yield from zip(versions, pool.map(lambda version: read_entry(table, version), versions), strict=True)
-
-
-def shard_states(table: LogSource, first: int = 0, last: int | None = None) -> dict[str, bool]:
-    """{app transaction: done} as these versions leave it."""
-    return {
-        action["txn"]["appId"]: action["txn"]["version"] > 0
-        for _, actions in log_entries(table, first, last)
-        for action in actions
-        if "txn" in action
-    }
-
-
-def file_lifetimes(table: LogSource) -> list[FileLifetime]:
-    """When each file was part of the table; a file that was restored has several lives."""
-    born, ended = dict[str, tuple[int, int]](), list[FileLifetime]()
-    for version, actions in log_entries(table):
-        for action in actions:
-            if (gone := action.get("remove")) and gone["path"] in born:
-                first, size = born.pop(gone["path"])
-                ended.append(FileLifetime(gone["path"], size, first, version - 1, gone.get("deletionTimestamp") or 0))
-        for action in actions:
-            if "add" in action:
-                born.setdefault(action["add"]["path"], (version, action["add"]["size"]))
-    return ended + [FileLifetime(path, size, first, None) for path, (first, size) in born.items()]
-
-
-KEEP_HISTORY = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
-
-
-Action = dict[str, Any]
-
-
 @dataclass(frozen=True)
 class LogEntry:
     """What one version changes."""
 
     add: Sequence[DataFile] = ()
     remove: Sequence[DataFile] = ()
-    shards: Mapping[str, bool] = field(default_factory=dict)  # app transactions: done, or undone by a restore
+    shard_states: Mapping[str, bool] = field(default_factory=dict)  # {app id: done}; False undoes a shard
     metadata: Mapping[str, str] = field(default_factory=dict)
     operation: str = "WRITE"
-    data_change: bool = True  # False if the rows stay the same
+    data_change: bool = True  # False if the set of rows stays the same, as in a compaction
 
     def to_bytes(self) -> bytes:
-        """The entry as Delta's JSON lines; a new `txnId` each time tells it from all others."""
+        """The entry as Delta's JSON lines; a new `txnId` makes each call's bytes unique (see `delta_commit.py`)."""
         now = int(time.time() * 1000)
         info = {"timestamp": now, "operation": self.operation, "operationParameters": {},
                 "engineInfo": f"emoji-ldm:{__version__}", "txnId": uuid.uuid4().hex, **self.metadata}  # fmt: skip
-        lines: list[dict[str, Any]] = [{"commitInfo": info}]
-        lines += [{"txn": {"appId": name, "version": int(done)}} for name, done in self.shards.items()]
+        lines: list[Action] = [{"commitInfo": info}]
+        lines += [{"txn": {"appId": name, "version": int(done)}} for name, done in self.shard_states.items()]
         lines += [{"remove": _remove_action(file, now, self.data_change)} for file in self.remove]
         lines += [{"add": _add_action(file, now, self.data_change)} for file in self.add]
         return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
 def creation_entry(spec: TableSpec) -> bytes:
-    """Version 0 of a table: its schema, and that history is kept for good.
+    """Version 0 of a table: its schema, and the property that keeps history for good.
 
-    Written here, as delta-rs 1.6.6 lets one of two racing makers write a second creation as version 1.
+    It is written here because delta-rs 1.6.6 lets one of two racing creators write a second creation as version 1.
     """
-    kind = {"id": str(uuid.uuid4()), "name": spec.name, "format": {"provider": "parquet", "options": {}},
+    metadata = {"id": str(uuid.uuid4()), "name": spec.name, "format": {"provider": "parquet", "options": {}},
             "schemaString": Schema.from_arrow(spec.schema).to_json(), "partitionColumns": [],
             "createdTime": int(time.time() * 1000), "configuration": KEEP_HISTORY}  # fmt: skip
-    setup = ({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}, {"metaData": kind})
+    setup = ({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}, {"metaData": metadata})
     return LogEntry(operation="CREATE TABLE").to_bytes() + "".join(json.dumps(line) + "\n" for line in setup).encode()
 
 
@@ -134,11 +103,54 @@ def read_entry(table: LogSource, version: int) -> list[Action]:
         raise DatasetError(f"the log of table {table.spec.name} lacks version {version}: {error}") from None
 
 
-def _add_action(file: DataFile, now: int, data_change: bool) -> dict[str, Any]:
+def log_entries(table: LogSource, first: int = 0, last: int | None = None) -> Iterator[tuple[int, list[Action]]]:
+    """(version, actions) from version `first` to `last` (by default the newest), in order; DatasetError for a gap."""
+    versions = range(first, (table.version if last is None else last) + 1)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        yield from zip(versions, pool.map(lambda version: read_entry(table, version), versions), strict=True)
+
+
+def shard_states(table: LogSource, first: int = 0, last: int | None = None) -> dict[str, bool]:
+    """{app id: done} of all shards that these versions mark."""
+    return {
+        action["txn"]["appId"]: action["txn"]["version"] > 0
+        for _, actions in log_entries(table, first, last)
+        for action in actions
+        if "txn" in action
+    }
+
+
+@dataclass(frozen=True)
+class FileLifetime:
+    """A range of versions in which a file is part of the table."""
+
+    path: str
+    size: int
+    first: int
+    last: int | None  # None: it is still part of the table
+    removed_at_ms: int = 0  # Unix time of its removal; 0 if it is still part of the table or the log does not say
+
+
+def file_lifetimes(table: LogSource) -> list[FileLifetime]:
+    """When each file was part of the table; a file that was removed and restored has several lifetimes, in order."""
+    added, ended = dict[str, tuple[int, int]](), list[FileLifetime]()  # {path: (version, size)} of the files now live
+    for version, actions in log_entries(table):
+        # Removals first, so that an entry that removes and adds one path begins a new lifetime.
+        for action in actions:
+            if (gone := action.get("remove")) and gone["path"] in added:
+                first, size = added.pop(gone["path"])
+                ended.append(FileLifetime(gone["path"], size, first, version - 1, gone.get("deletionTimestamp") or 0))
+        for action in actions:
+            if "add" in action:
+                added.setdefault(action["add"]["path"], (version, action["add"]["size"]))
+    return ended + [FileLifetime(path, size, first, None) for path, (first, size) in added.items()]
+
+
+def _add_action(file: DataFile, now: int, data_change: bool) -> Action:
     return {"path": file.path, "partitionValues": {}, "size": file.size, "modificationTime": now,
             "dataChange": data_change, "stats": file.stats}  # fmt: skip
 
 
-def _remove_action(file: DataFile, now: int, data_change: bool) -> dict[str, Any]:
+def _remove_action(file: DataFile, now: int, data_change: bool) -> Action:
     return {"path": file.path, "deletionTimestamp": now, "dataChange": data_change, "extendedFileMetadata": True,
             "partitionValues": {}, "size": file.size}  # fmt: skip

@@ -1,4 +1,8 @@
-"""Parquet files of a table: written under new names with statistics, and nothing until a commit names them."""
+"""Parquet files of a table: written under new names, with the statistics that their log entry will hold.
+
+A data file is never changed, and it belongs to a table only once a log entry names it. A worker that dies therefore
+leaves an orphan for `dataset vacuum`, never a row.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from emoji_ldm.errors import StoreError
 from emoji_ldm.schemas import TableSpec
 from emoji_ldm.store import Store
 
-ROW_GROUP_ROWS = 100  # the size that Hugging Face's viewer wants for pictures
+ROW_GROUP_ROWS = 100  # the row group size that Hugging Face's viewer recommends for images
 TARGET_FILE_BYTES = 128 * 2**20  # a streamed file is closed once it is this large
 EXTRA_BOUNDED_COLUMNS = ("source_url", "url")  # columns with minimum and maximum in the log, besides the key
 
@@ -25,17 +29,17 @@ EXTRA_BOUNDED_COLUMNS = ("source_url", "url")  # columns with minimum and maximu
 class DataFile:
     """Facts of a Parquet file, committed or not yet."""
 
-    path: str  # inside the table's folder; a branch's may start with ../ and lie in another table folder of the store
+    path: str  # relative to the table's folder; on a branch it may start with ../ and point into another table folder
     size: int  # bytes
     num_rows: int
     stats: str  # Delta statistics, JSON
 
     def to_json(self) -> str:
-        """The facts as one line, to cross process borders."""
+        """The facts as one line, to be sent between processes."""
         return json.dumps(asdict(self))
 
     def bounds(self, column: str) -> tuple[str, str] | None:
-        """Smallest and largest value of a column, None where the statistics do not tell."""
+        """Smallest and largest value of a column; None if the statistics do not include it."""
         stats = json.loads(self.stats)
         low, high = stats.get("minValues", {}).get(column), stats.get("maxValues", {}).get(column)
         return None if low is None or high is None else (low, high)
@@ -43,13 +47,13 @@ class DataFile:
 
 def write_files(store: Store, folder: str, spec: TableSpec, tables: Iterable[pa.Table],
                 *, file_bytes: int | None = TARGET_FILE_BYTES) -> Iterator[DataFile]:  # fmt: skip
-    """Stream rows into files with row groups of 100 rows; holds one row group more than its input.
+    """Stream rows into files with row groups of 100 rows; memory holds one row group besides the input.
 
     Args:
-        store: Where the folder lies.
-        folder: The table's folder, as a path inside the store's filesystem.
+        store: The store that holds the folder.
+        folder: The table's folder, as a path inside the store's file system.
         spec: Schema that the rows are cast to.
-        tables: The rows, in any portions; no rows give no file.
+        tables: The rows, in portions of any size; no rows give no file.
         file_bytes: A file is closed once it is this large; None makes one file.
 
     Raises:
@@ -72,23 +76,25 @@ def write_files(store: Store, folder: str, spec: TableSpec, tables: Iterable[pa.
 
 
 def _row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows in groups of exactly `ROW_GROUP_ROWS`, the last one shorter, however they arrive."""
     rest = schema.empty_table()
     for table in tables:
         rest = pa.concat_tables([rest, table.select(schema.names).cast(schema)])
-        whole = rest.num_rows - rest.num_rows % ROW_GROUP_ROWS
-        for start in range(0, whole, ROW_GROUP_ROWS):
+        num_full = rest.num_rows - rest.num_rows % ROW_GROUP_ROWS
+        for start in range(0, num_full, ROW_GROUP_ROWS):
             yield rest.slice(start, ROW_GROUP_ROWS)
-        rest = rest.slice(whole)
+        rest = rest.slice(num_full)
     if rest.num_rows:
         yield rest
 
 
 class _ParquetFileWriter:
-    """A file under a new name, so that nothing is ever replaced."""
+    """One file under a new random name, so that nothing is ever overwritten."""
 
     def __init__(self, store: Store, folder: str, spec: TableSpec) -> None:
         self.path = f"part-{uuid.uuid4().hex}.parquet"
         self.sink = store.filesystem.open_output_stream(f"{folder}/{self.path}")
+        # The page index lets readers skip pages by key; page checksums are what `dataset verify` checks.
         self.writer = pq.ParquetWriter(self.sink, spec.schema, compression="zstd", write_page_index=True,
                                        write_page_checksum=True)  # fmt: skip
         self.bounds = _ColumnBounds(
@@ -112,6 +118,8 @@ class _ParquetFileWriter:
 
 @dataclass
 class _ColumnBounds:
+    """Running minimum and maximum of some columns."""
+
     columns: list[str]
     num_rows: int = 0
     low: dict[str, Any] = field(default_factory=dict)
@@ -121,7 +129,7 @@ class _ColumnBounds:
         self.num_rows += rows.num_rows
         for name in self.columns:
             low, high = pc.min_max(rows[name]).as_py().values()
-            if low is not None:
+            if low is not None:  # None where all values are null
                 self.low[name] = min(low, self.low.get(name, low))
                 self.high[name] = max(high, self.high.get(name, high))
 

@@ -1,4 +1,4 @@
-"""A Delta table as delta-rs reads it: opened with its schema checked, and its live files."""
+"""One version of a Delta table as delta-rs reads it: opened with its schema checked, and its live files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from emoji_ldm.store import Store
 
 
 def open_table(store: Store, spec: TableSpec, version: int | None) -> DeltaTable | None:
-    """The table at a version (None: the newest), or None if it is not there.
+    """The table at a version (None: the newest), or None if it does not exist.
 
     Raises:
-        StoreError: The store cannot be reached, or the version is not there.
+        StoreError: The store cannot be reached, or there is no such version.
         DatasetError: The table has another schema.
     """
-    with store.reaching(f"open table {spec.name}", DeltaError):
+    with store.io_errors(f"open table {spec.name}", DeltaError):
         try:
             delta = DeltaTable(store.table_uri(spec.name), version, storage_options=store.storage_options())
         except TableNotFoundError:
@@ -33,9 +33,10 @@ def open_table(store: Store, spec: TableSpec, version: int | None) -> DeltaTable
     return delta
 
 
-def live_files(delta: DeltaTable) -> Iterator[DataFile]:
-    """The committed files, oldest first."""
+def read_live_files(delta: DeltaTable) -> Iterator[DataFile]:
+    """The files that make up this version, oldest first."""
     actions = pa.table(delta.get_add_actions())
+    # Paths are random, so they only break ties: files of one commit have one modification time.
     for row in actions.sort_by([("modification_time", "ascending"), ("path", "ascending")]).to_pylist():
         stats = {"numRecords": row["num_records"], "minValues": row.get("min") or {},
                  "maxValues": row.get("max") or {}, "nullCount": {}}  # fmt: skip
@@ -43,20 +44,20 @@ def live_files(delta: DeltaTable) -> Iterator[DataFile]:
 
 
 def missing_files(store: Store, sources: Collection[str]) -> list[str]:
-    """Which of these paths of the store's filesystem are not there; each folder is listed once."""
-    there: set[str] = set()
+    """Which of these paths of the store's file system do not exist; each folder is listed once."""
+    existing: set[str] = set()
     for folder in {posixpath.dirname(source) for source in sources}:
         selector = fs.FileSelector(folder, allow_not_found=True)
-        there |= {info.path for info in store.filesystem.get_file_info(selector)}
-    return [source for source in sources if source not in there]
+        existing |= {info.path for info in store.filesystem.get_file_info(selector)}
+    return [source for source in sources if source not in existing]
 
 
 def _check_schema(store: Store, spec: TableSpec, delta: DeltaTable) -> None:
     ours = {field.name: str(field.type) for field in Schema.from_arrow(spec.schema).fields}
     theirs = {field.name: str(field.type) for field in delta.schema().fields}
     if ours != theirs:
-        odd = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
         raise DatasetError(
-            f"table {spec.name} in {store.uri} has another schema (columns {', '.join(odd)} differ); "
-            "it was made by another version or program: use another store"
+            f"table {spec.name} in {store.uri} has another schema (columns {', '.join(different)} differ); "
+            "another version or program wrote it: use another store"
         )

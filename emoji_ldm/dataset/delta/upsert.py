@@ -1,4 +1,8 @@
-"""Versions that replace rows: files with old rows are written anew without them, in the same commit as the new rows."""
+"""Plans of versions that replace rows or files (see `delta_commit.commit_entry`).
+
+Data files never change, so a row is replaced by rewriting its file without it, in the same version that adds the new
+row ("copy on write"). Readers of the old version keep the old file; readers of the new one never see both rows.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +28,16 @@ def plan_upsert(
 ) -> Callable[[], LogEntry | None]:
     """A plan that adds `files` and drops every older row whose key is in `keys`; None once `app_id`, if any, is done.
 
-    A plan is made again after a lost race; what it rewrote for a file that is still live is kept.
+    The plan may be called several times, after lost races; a rewritten file is reused while its original is live.
     """
-    wanted, rewritten = sorted(set(keys)), dict[str, list[DataFile] | None]()
+    dropped_keys, rewritten = sorted(set(keys)), dict[str, list[DataFile] | None]()
 
     def plan() -> LogEntry | None:
         if app_id and table.committed(app_id):
             return None
-        live = table.live()
+        live = table.live_files()
         for path in live.keys() - rewritten.keys():
-            rewritten[path] = _rewritten_without(table, live[path], wanted)
+            rewritten[path] = _rewritten_without(table, live[path], dropped_keys)
         touched = {path: new for path in live if (new := rewritten[path]) is not None}
         add = [*files, *(file for new in touched.values() for file in new)]
         return LogEntry(add, [live[path] for path in touched], {app_id: True} if app_id else {}, metadata, "MERGE")
@@ -42,40 +46,43 @@ def plan_upsert(
 
 
 def plan_replace(table: CommitTarget, remove: Collection[str], entry: LogEntry) -> Callable[[], LogEntry | None]:
-    """A plan that takes out the live files `remove` beside what `entry` says; None once its shards are done.
+    """A plan that removes the live files `remove` besides what `entry` says; None once the entry's shards are done.
 
     Raises:
-        DatasetError: Another writer has taken out one of them.
+        DatasetError: (by the plan) Another writer has removed one of them.
     """
 
     def plan() -> LogEntry | None:
-        if entry.shards and all(table.committed(name) for name in entry.shards):
+        if entry.shard_states and all(table.committed(name) for name in entry.shard_states):
             return None
-        live = table.live() if remove else {}
+        live = table.live_files() if remove else {}
         if gone := [path for path in remove if path not in live]:
             raise DatasetError(
                 f"table {table.spec.name} changed meanwhile: {len(gone)} of its files were replaced by another writer; "
                 "run the command again"
             )
         files = [live[path] for path in remove]
-        return LogEntry(entry.add, files, entry.shards, entry.metadata, entry.operation, entry.data_change)
+        return LogEntry(entry.add, files, entry.shard_states, entry.metadata, entry.operation, entry.data_change)
 
     return plan
 
 
 def _rewritten_without(table: CommitTarget, file: DataFile, keys: Sequence[str]) -> list[DataFile] | None:
-    """The file written anew without rows of these sorted keys; None if it holds none of them."""
+    """The file written again without the rows of these sorted keys; None if it holds none of them.
+
+    Three checks, from cheap to dear: the bounds in the log, the file's key column (cached), and only then its rows.
+    """
     bounds, column = file.bounds(table.spec.key), table.spec.key
     if bounds and bisect_left(keys, bounds[0]) == bisect_left(keys, bounds[1] + "\0"):
-        return None
+        return None  # no key lies between the smallest and the largest of the file
     dropped = pa.array(keys, pa.string())
     source, store = table.resolve(file.path), table.store
     if not pc.any(pc.is_in(table.keys_of(file.path), dropped)).as_py():
         return None
 
-    def kept() -> Iterator[pa.Table]:
-        with table.reading(), store.filesystem.open_input_file(source) as stream:
+    def remaining_rows() -> Iterator[pa.Table]:
+        with table.read_errors(), store.filesystem.open_input_file(source) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=ROW_GROUP_ROWS):
                 yield pa.Table.from_batches([batch.filter(pc.invert(pc.is_in(batch.column(column), dropped)))])
 
-    return list(table.write_files(kept()))
+    return list(table.write_files(remaining_rows()))

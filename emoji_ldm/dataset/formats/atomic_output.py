@@ -68,7 +68,7 @@ def _local(folder: Path) -> Iterator[Store]:
 def _on_s3(target: Store) -> Iterator[Store]:
     if not target.root.partition("/")[2]:
         raise ConfigError(f"export target {target.uri} is a whole bucket; name a prefix in it: {target.uri}/NAME")
-    target.check()
+    target.check_conditional_writes()
     if target.exists(UNFINISHED_MARKER):
         _clear(target)
     elif target.list():

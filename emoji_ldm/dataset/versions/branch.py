@@ -1,11 +1,12 @@
-"""Branches: tables of their own that begin with the files of others, without copying one.
+"""Branches: tables that start with the files of other tables, without copying any.
 
-A branch has a Delta log per table under branches/<name>-<id>/tables/<table>. Its first
-version adds the base's files by a path relative to that folder (`../../../../tables/...`),
-so that a store can be moved as a whole; what the branch commits later lies in its own
-folder. Only this project resolves such paths (`Table.resolve`): delta-rs 1.6.6 takes
-neither relative nor absolute paths outside a table's folder, so other readers see the
-branch's log but not the base's files. `dataset export` or a plain copy is for them.
+A branch has a Delta log per table under branches/<name>-<id>/tables/<table>. Its version 0 adds the base's files by
+paths relative to that folder (`../../../../tables/...`), so that a store can be moved as a whole; what the branch
+commits later lies in its own folder. The random id lets a deleted branch's name be used again while its files still
+wait for a vacuum.
+
+Only this project resolves such paths (`Table.resolve`): delta-rs 1.6.6 accepts no path outside a table's folder, so
+other Delta readers see the branch's log but not the base's files. Use `dataset export` or a plain copy for them.
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ from emoji_ldm.store import Store
 
 
 def create_branch(store: Store, name: str, start: str = "") -> dict[str, Any]:
-    """Make a branch that begins with the tables at `start` (tag, branch, time or version; see `refs.whole`).
+    """Make a branch that begins with the tables at `start` (tag, branch, time or version; see `refs.versions_at`).
 
-    The reference that makes the branch visible is written last: a crash before leaves nothing that is read.
+    The ref that makes the branch visible is written last: a crash before it leaves a folder that nobody reads, and
+    the next vacuum deletes it.
 
     Returns:
-        The branch's facts, with the versions that it began from.
+        The ref as stored, with the versions that the branch began from.
 
     Raises:
-        ConfigError: The name is taken or refused, or `start` means nothing.
-        DatasetError: Files of `start` went with a vacuum, or a vacuum is at work.
+        ConfigError: The name is taken or not allowed, or `start` is unknown.
+        DatasetError: A vacuum deleted files of `start`, or is running.
     """
     refs.check_name(store, name)
-    with store_lock(store, f"branch {name}") as held:
+    with store_lock(store, f"branch {name}") as lock:
         line, versions = refs.versions_at(store, start)
         folder = f"branches/{name}-{uuid.uuid4().hex[:8]}"
         for table, version in versions.items():
@@ -52,35 +54,35 @@ def create_branch(store: Store, name: str, start: str = "") -> dict[str, Any]:
             "start": start,
             "tables": versions,
         }
-        held.keep()
-        if not store.write_once(json.dumps(facts).encode(), "refs", "branches", f"{name}.json"):
+        lock.renew()
+        if not store.write_if_absent(json.dumps(facts).encode(), "refs", "branches", f"{name}.json"):
             store.delete(folder)
-            raise ConfigError(f"branch {name!r} was made by somebody else just now; choose another name")
+            raise ConfigError(f"branch {name!r} was created by another command just now; choose another name")
     return facts
 
 
 def delete_branch(store: Store, name: str) -> dict[str, Any]:
-    """Forget a branch; its files go with the next vacuum, unless another branch still has them.
+    """Delete a branch's ref; the next vacuum deletes its files, unless another branch still uses them.
 
     Raises:
-        ConfigError: There is no such branch, or a tag points into it.
+        ConfigError: There is no such branch, or a tag pins versions of it.
     """
     known = refs.branches(store)
     if name not in known:
         raise ConfigError(f"there is no branch {name!r}{refs.suggestion(name, known)}")
     if holders := [tag for tag, facts in refs.tags(store).items() if facts["branch"] == name]:
-        raise ConfigError(f"branch {name!r} is kept by tag {holders[0]}: emoji-ldm dataset tag {holders[0]} --delete")
+        raise ConfigError(f"branch {name!r} is pinned by tag {holders[0]}: emoji-ldm dataset tag {holders[0]} --delete")
     store.remove("refs", "branches", f"{name}.json")
     return known[name]
 
 
 def _clone_table(base: Table, folder: str) -> None:
-    """Write the first version of a branch's table: the base's schema, finished shards and live files."""
+    """Write version 0 of a branch's table: the base's schema, finished shards and live files."""
     path = f"{folder}/tables/{base.spec.name}"
-    here = base.store.path(path)
-    files = [DataFile(posixpath.relpath(base.resolve(file.path), here), file.size, file.num_rows, file.stats)
-             for file in base.live().values()]  # fmt: skip
-    setup, done = dict[str, Action](), dict[str, bool]()
+    folder_path = base.store.path(path)
+    files = [DataFile(posixpath.relpath(base.resolve(file.path), folder_path), file.size, file.num_rows, file.stats)
+             for file in base.live_files().values()]  # fmt: skip
+    setup, done = dict[str, Action](), dict[str, bool]()  # the last schema and shard states up to the base's version
     for _, actions in log_entries(base):
         for action in actions:
             setup.update({kind: {kind: action[kind]} for kind in ("protocol", "metaData") if kind in action})
@@ -89,5 +91,5 @@ def _clone_table(base: Table, folder: str) -> None:
     origin = {"parents": json.dumps({base.spec.name: base.version}), "stage": "branch"}
     entry = LogEntry(files, (), {name: True for name, is_done in done.items() if is_done}, origin, "CLONE")
     lines = "".join(json.dumps(action) + "\n" for action in setup.values()).encode()
-    written = base.store.write_once(entry.to_bytes() + lines, entry_path(path, 0))
-    assert written, "a branch's folder is new"
+    is_new = base.store.write_if_absent(entry.to_bytes() + lines, entry_path(path, 0))
+    assert is_new, "a branch's folder has a random name"

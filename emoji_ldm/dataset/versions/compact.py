@@ -1,4 +1,7 @@
-"""`dataset compact`: small files joined into files of 128 MB and more, in one version that changes no row."""
+"""`dataset compact`: joins small files into files of at least 128 MB, in one version that changes no row.
+
+Every shard commits files of its own, so a table grows many small ones, and each costs readers a request.
+"""
 
 from __future__ import annotations
 
@@ -8,53 +11,51 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emoji_ldm.config import Config
 from emoji_ldm.dataset.delta.delta_commit import commit_entry
 from emoji_ldm.dataset.delta.delta_log import LogEntry
 from emoji_ldm.dataset.delta.parquet_writer import ROW_GROUP_ROWS, TARGET_FILE_BYTES, DataFile, write_files
-from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
 
 
 @dataclass(frozen=True)
 class CompactionResult:
-    """Files of a table before and after."""
+    """What a compaction did to one table."""
 
     table: str
-    before: int
+    before: int  # files
     after: int
-    size: int  # bytes
-    version: int | None  # None: there was nothing to join
+    size: int  # bytes of all files
+    version: int | None  # None if there was nothing to join
 
 
-def compact(config: Config, table: Table, *, file_bytes: int = TARGET_FILE_BYTES) -> CompactionResult:
-    """Join the small files of a table; at most ceil(bytes / file_bytes) + 1 files are left of what was there.
+def compact(table: Table, run: RunInfo, *, file_bytes: int = TARGET_FILE_BYTES) -> CompactionResult:
+    """Join the small files of a table; at most ceil(bytes / file_bytes) + 1 of its files are left.
 
-    Rows stream through, a row group at a time. Whoever appends meanwhile is not disturbed;
-    of files that another writer replaces meanwhile the older commit stands, and theirs is
-    left out of the joining.
+    Rows are streamed, one row group at a time. Writers may commit meanwhile: appended files are not touched, and a
+    group of which another writer replaced a file is left as it is.
     """
-    groups = list(_groups(table.live().values(), file_bytes))
-    before = len(table.live())
+    groups = list(_groups(table.live_files().values(), file_bytes))
+    before = len(table.live_files())
     joined = [(group, _join(table, group)) for group in groups]
 
     def plan() -> LogEntry | None:
-        live = table.live()
-        whole = [(group, new) for group, new in joined if all(file.path in live for file in group)]
-        if not whole:
+        live = table.live_files()
+        intact = [(group, new) for group, new in joined if all(file.path in live for file in group)]
+        if not intact:
             return None
-        remove = [file for group, _ in whole for file in group]
-        counts = {"files": len(remove), "into": len(whole)}
-        metadata = Lineage(config, "compact", {}).metadata(counts, "")
-        return LogEntry([new for _, new in whole], remove, {}, metadata, "OPTIMIZE", data_change=False)
+        remove = [file for group, _ in intact for file in group]
+        counts = {"files": len(remove), "into": len(intact)}
+        metadata = Lineage(run, "compact", {}).metadata(counts, "")
+        return LogEntry([new for _, new in intact], remove, {}, metadata, "OPTIMIZE", data_change=False)
 
     version = commit_entry(table, plan) if joined else None
-    size = sum(file.size for file in table.live().values())
-    return CompactionResult(table.spec.name, before, len(table.live()), size, version)
+    size = sum(file.size for file in table.live_files().values())
+    return CompactionResult(table.spec.name, before, len(table.live_files()), size, version)
 
 
 def _groups(files: Iterable[DataFile], file_bytes: int) -> Iterator[list[DataFile]]:
-    """Small files in order, in groups that reach the wanted size; a last group of one stays as it is."""
+    """Small files in order, in groups that reach the target size; a last group of one file stays as it is."""
     group: list[DataFile] = []
     for file in files:
         if file.size < file_bytes:
@@ -69,7 +70,7 @@ def _groups(files: Iterable[DataFile], file_bytes: int) -> Iterator[list[DataFil
 def _join(table: Table, group: Sequence[DataFile]) -> DataFile:
     def rows() -> Iterator[pa.Table]:
         for file in group:
-            with table.reading(), table.store.filesystem.open_input_file(table.resolve(file.path)) as stream:
+            with table.read_errors(), table.store.filesystem.open_input_file(table.resolve(file.path)) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(ROW_GROUP_ROWS):
                     yield pa.Table.from_batches([batch])
 

@@ -1,8 +1,8 @@
-"""`dataset diff`: which rows two points of a table do not share, read from the files that they do not share.
+"""`dataset diff`: rows that were added, removed or changed between two versions of a table.
 
-Rows are told apart by one 64-bit hash per field (Python's keyed hash, for this process
-only), so that memory grows with the number of rows read, never with their pictures:
-8 bytes per field and the key, about 200 bytes a row.
+Only files that the two versions do not share are read. Rows are compared by one 64-bit hash per field (Python's keyed
+hash, valid in this process only), so memory grows with the number of rows, never with their images: 8 bytes per field
+and the key, about 200 bytes a row. Two different values collide with probability 2**-64.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from emoji_ldm.errors import ConfigError
 
 BATCH_ROWS = 2000
 WIDTH = 80
+Fields = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class TableDiff:
     b: Table
     added: list[str]
     removed: list[str]
-    changed: dict[str, tuple[str, ...]]  # {key: names of the fields that differ}
+    changed: dict[str, Fields]  # {key: names of the fields that differ}
     num_files: int  # read on both sides
-    num_shared: int  # files that both have and nobody read
+    num_shared: int  # files of both versions, which were not read
 
     @property
     def keys(self) -> set[str]:
-        """Every key that is named."""
+        """Keys of all rows that differ."""
         return {*self.added, *self.removed, *self.changed}
 
     def fields(self) -> dict[str, int]:
@@ -59,7 +60,7 @@ class TableDiff:
 
 
 def diff(a: Table, b: Table, *, only: Collection[str] | None = None) -> TableDiff:
-    """Compare two versions of one table row by row, all rows or those of some keys; keys are sorted.
+    """Compare two versions of one table row by row: all rows, or those of the keys `only`. Keys are sorted.
 
     Raises:
         ConfigError: They are versions of different tables.
@@ -69,27 +70,34 @@ def diff(a: Table, b: Table, *, only: Collection[str] | None = None) -> TableDif
         raise ConfigError(f"{a.spec.name} and {b.spec.name} are different tables: compare two versions of one table")
     files_a, files_b = _sources(a), _sources(b)
     shared = files_a & files_b
-    with ThreadPoolExecutor(2) as pool:  # reading and unpacking run beside the other side's hashing
-        one, other = (
+    with ThreadPoolExecutor(2) as pool:  # one side is read and decompressed while the other is hashed
+        reading_a, reading_b = (
             pool.submit(_RowHashes.read, side, files - shared, only) for side, files in ((a, files_a), (b, files_b))
         )
-        rows_a, rows_b = one.result(), other.result()
-    place = pc.index_in(rows_b.keys, value_set=rows_a.keys)
-    added = rows_b.keys.filter(pc.is_null(place))
+        rows_a, rows_b = reading_a.result(), reading_b.result()
+    index_in_a = pc.index_in(rows_b.keys, value_set=rows_a.keys)  # per row of b; null if a has no such key
+    added = rows_b.keys.filter(pc.is_null(index_in_a))
     removed = rows_a.keys.filter(pc.invert(pc.is_in(rows_a.keys, value_set=rows_b.keys)))
-    both = np.flatnonzero(pc.is_valid(place).to_numpy(zero_copy_only=False))
-    where = pc.drop_null(place).to_numpy()
-    differs = rows_a.hashes[where] != rows_b.hashes[both]
-    rows = np.flatnonzero(differs.any(axis=1))
-    names = np.array([name for name in a.spec.schema.names if name != a.spec.key])
-    keys = rows_b.keys.take(pa.array(both[rows])).to_pylist()
-    changed = {key: tuple(map(str, names[differs[row]])) for key, row in zip(keys, rows, strict=True)}
     num_files = len(files_a ^ files_b)
-    return TableDiff(a, b, sorted(added.to_pylist()), sorted(removed.to_pylist()), changed, num_files, len(shared))
+    return TableDiff(
+        a, b, sorted(added.to_pylist()), sorted(removed.to_pylist()), _changed_fields(a, rows_a, rows_b, index_in_a),
+        num_files, len(shared),
+    )  # fmt: skip
+
+
+def _changed_fields(table: Table, rows_a: _RowHashes, rows_b: _RowHashes, index_in_a: pa.Array) -> dict[str, Fields]:
+    """{key: names of the fields that differ} of rows that both sides have."""
+    common_b = np.flatnonzero(pc.is_valid(index_in_a).to_numpy(zero_copy_only=False))
+    common_a = pc.drop_null(index_in_a).to_numpy()
+    differs = rows_a.hashes[common_a] != rows_b.hashes[common_b]  # (rows, fields)
+    rows = np.flatnonzero(differs.any(axis=1))
+    names = np.array([name for name in table.spec.schema.names if name != table.spec.key])
+    keys = rows_b.keys.take(pa.array(common_b[rows])).to_pylist()
+    return {key: tuple(map(str, names[differs[row]])) for key, row in zip(keys, rows, strict=True)}
 
 
 def format_diff(difference: TableDiff, num_rows: int) -> str:
-    """Counts and first rows, at most 80 columns."""
+    """Counts and the first `num_rows` keys of each kind, in lines of at most 80 columns."""
     facts = difference.to_dict(num_rows)
     rows = facts["rows"]
     lines = [f"{facts['table']}  {_name(difference.a)} ({rows['from']:,} rows) -> {_name(difference.b)} "
@@ -107,33 +115,35 @@ def format_diff(difference: TableDiff, num_rows: int) -> str:
 
 @dataclass(frozen=True)
 class _RowHashes:
+    """Keys of rows, and a hash of each other field."""
+
     keys: pa.Array
     hashes: NDArray[np.int64]  # (N, fields without the key)
 
     @classmethod
     def read(cls, table: Table, sources: Iterable[str], only: Collection[str] | None) -> _RowHashes:
-        wanted = None if only is None else pa.array(only, pa.string())
+        chosen = None if only is None else pa.array(only, pa.string())
         keys, hashes = [pa.array([], pa.string())], [np.empty((0, len(table.spec.schema) - 1), np.int64)]
         for source in sorted(sources):
-            with table.reading(), table.store.filesystem.open_input_file(source) as stream:
-                for batch in _batches(pq.ParquetFile(stream), table.spec.key, wanted):
+            with table.read_errors(), table.store.filesystem.open_input_file(source) as stream:
+                for batch in _batches(pq.ParquetFile(stream), table.spec.key, chosen):
                     keys.append(batch.column(table.spec.key))
                     rest = [batch.column(name) for name in table.spec.schema.names if name != table.spec.key]
                     hashes.append(np.stack([_hashes(column) for column in rest], axis=1))
         return cls(pa.concat_arrays(keys), np.concatenate(hashes))
 
 
-def _batches(file: pq.ParquetFile, key: str, wanted: pa.Array | None) -> Iterator[pa.RecordBatch]:
-    """Rows of the wanted keys; a file that has none is read no further than its keys."""
-    if wanted is None:
+def _batches(file: pq.ParquetFile, key: str, chosen: pa.Array | None) -> Iterator[pa.RecordBatch]:
+    """Rows of the chosen keys, or all; of a file that holds none of them only the key column is read."""
+    if chosen is None:
         yield from file.iter_batches(BATCH_ROWS)
-    elif pc.any(pc.is_in(file.read([key]).column(0), wanted)).as_py():
+    elif pc.any(pc.is_in(file.read([key]).column(0), chosen)).as_py():
         for batch in file.iter_batches(BATCH_ROWS):
-            yield batch.filter(pc.is_in(batch.column(key), wanted))
+            yield batch.filter(pc.is_in(batch.column(key), chosen))
 
 
 def _hashes(column: pa.Array) -> NDArray[np.int64]:
-    """(N,) one hash per value; equal values of one type have equal hashes, in this process."""
+    """`(N,)` one hash per value; equal values of one type have equal hashes within this process."""
     kind = column.type
     if pa.types.is_struct(kind):
         parts = [_hashes(part) for part in column.flatten()]
@@ -144,16 +154,16 @@ def _hashes(column: pa.Array) -> NDArray[np.int64]:
     if pa.types.is_list(kind):
         values = (None if value is None else tuple(value) for value in values)
     elif not (pa.types.is_string(kind) or pa.types.is_binary(kind)):
-        values = map(repr, values)  # -1 and -2 have one hash in Python, and NaN has many
+        values = map(repr, values)  # hash(-1) == hash(-2) in Python, and each NaN object has a hash of its own
     return np.fromiter(map(hash, values), np.int64, len(column))
 
 
 def _sources(table: Table) -> set[str]:
-    return {table.resolve(path) for path in table.live()}
+    return {table.resolve(path) for path in table.live_files()}
 
 
 def _name(table: Table) -> str:
-    return f"@{table.version}" if table.exists else "(not there)"
+    return f"@{table.version}" if table.exists else "(does not exist)"
 
 
 def _wrapped(head: str, words: Iterable[str]) -> list[str]:
@@ -166,6 +176,6 @@ def _wrapped(head: str, words: Iterable[str]) -> list[str]:
 
 
 def diff_tables(tables_a: Mapping[str, Table], tables_b: Mapping[str, Table]) -> list[TableDiff]:
-    """Differences of all tables that are there at one of two points, in the order given."""
+    """Differences of all tables that exist on at least one side, in the given order."""
     pairs = ((tables_a[name], tables_b[name]) for name in tables_a if name in tables_b)
     return [diff(a, b) for a, b in pairs if a.exists or b.exists]

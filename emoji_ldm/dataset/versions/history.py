@@ -1,4 +1,4 @@
-"""`dataset log` and `dataset show` as text of at most 80 columns."""
+"""`dataset log` and `dataset show`: the commits and rows of tables as text of at most 80 columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from emoji_ldm.config import Config
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.versions import refs
 from emoji_ldm.errors import ConfigError, DatasetError
@@ -16,20 +15,21 @@ from emoji_ldm.store import Store
 
 SHOWN_ROWS = 3
 WIDTH = 80
+CELL_WIDTH = WIDTH - 21  # beside the column name
 
 
-def format_log(config: Config, name: str = "") -> str:
+def format_log(store: Store, as_of: str | None, name: str = "") -> str:
     """Versions of one table or all, newest first: time, run, stage, parents and counts."""
-    return "\n".join(line for table in existing_tables(config, name).values() for line in _log_lines(table))
+    return "\n".join(line for table in existing_tables(store, as_of, name).values() for line in _log_lines(table))
 
 
-def format_tables(config: Config, name: str = "") -> str:
-    """Columns, row count and a few rows of one table or all."""
-    return "\n".join(line for table in existing_tables(config, name).values() for line in _show_lines(table))
+def format_tables(store: Store, as_of: str | None, name: str = "") -> str:
+    """Columns, row count and the first rows of one table or all."""
+    return "\n".join(line for table in existing_tables(store, as_of, name).values() for line in _show_lines(table))
 
 
 def table_commits(table: Table) -> list[dict[str, Any]]:
-    """The commits of a table, newest first, with the JSON in their metadata read."""
+    """The commits of a table, newest first, with the JSON in their metadata parsed."""
     entries = []
     for entry in table.history():
         known = {key: entry.get(key, "") for key in ("version", "run", "stage", "shard", "code", "operation")}
@@ -38,28 +38,34 @@ def table_commits(table: Table) -> list[dict[str, Any]]:
     return entries
 
 
-def existing_tables(config: Config, name: str = "") -> dict[str, Table]:
-    """The tables that are there at `config.as_of`, {name: table}, or the one that is named; else an error says why."""
-    store, specs = Store(config.store, config.branch), specs_named(name)
-    store.check_reading()
-    tables = refs.open_tables(config, *specs)
-    there = {name: table for name, table in tables.items() if table.exists}
-    if not there:
+def existing_tables(store: Store, as_of: str | None, name: str = "") -> dict[str, Table]:
+    """The tables that exist at a point, {name: table}; all of them, or the one of this name.
+
+    Raises:
+        StoreError: There is no such store.
+        ConfigError: The table or point is unknown.
+        DatasetError: No table exists there.
+    """
+    specs = specs_named(name)
+    store.check_readable()
+    tables = refs.open_tables(store, as_of, *specs)
+    existing = {name: table for name, table in tables.items() if table.exists}
+    if not existing:
         raise DatasetError(
             f"no {'table ' + name if name else 'tables'} in {store.uri}; crawl fills them (emoji-ldm crawl)"
         )
-    return there
+    return existing
 
 
 def specs_named(name: str) -> list[TableSpec]:
-    """The table of this name, or all for an empty one; ConfigError for an unknown one."""
+    """The table of this name, or all for an empty name; ConfigError for an unknown one."""
     if name and name not in TABLES:
         raise ConfigError(f"unknown table {name!r}{refs.suggestion(name, TABLES)}")
     return [TABLES[name]] if name else list(TABLES.values())
 
 
 def _log_lines(table: Table) -> Iterator[str]:
-    tags: dict[int, list[str]] = {}
+    tags: dict[int, list[str]] = {}  # {version: tags that pin it}
     for tag, facts in refs.tags(table.store).items():
         if (facts["branch"] or None) == table.store.branch and table.spec.name in facts["tables"]:
             tags.setdefault(facts["tables"][table.spec.name], []).append(tag)
@@ -92,6 +98,6 @@ def _cell(value: object) -> str:
     if isinstance(value, bytes):
         return f"<{len(value):,} bytes>"
     if isinstance(value, dict) and "bytes" in value:
-        return f"<picture, {len(value['bytes'] or b''):,} bytes>"
+        return f"<image, {len(value['bytes'] or b''):,} bytes>"
     text = str(value)
-    return text if len(text) <= (WIDTH - 21) else text[: (WIDTH - 21) - 1] + "…"
+    return text if len(text) <= CELL_WIDTH else text[: CELL_WIDTH - 1] + "…"

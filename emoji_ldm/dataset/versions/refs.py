@@ -1,10 +1,10 @@
-"""Names of points in the data set's history: tags, branches, times and versions, and tables opened there.
+"""Points in the history of a store: tags, branches, times and versions, and tables opened at them.
 
     refs/tags/NAME.json       {"name", "time", "message", "branch", "tables": {table: version}}    never changed
     refs/branches/NAME.json   {"name", "time", "folder", "from", "tables": {table: version}}       see branch.py
 
-Both are written with a conditional PUT: of two that make one name, one wins. They are made
-under the store's lease, so that no vacuum deletes what they begin to name.
+Both are written by a conditional PUT, so of two commands that create one name, one wins. They are created under the
+store's lock, so that no vacuum deletes files that they begin to reference.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from emoji_ldm.config import Config
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.versions.lock import store_lock
 from emoji_ldm.errors import ConfigError, DatasetError
@@ -25,54 +24,58 @@ from emoji_ldm.schemas import TABLES, TableSpec
 from emoji_ldm.store import Store
 
 NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
-PINNED_PATTERN = re.compile(r"([A-Za-z]+)@(\d+)")
+PINNED_PATTERN = re.compile(r"([A-Za-z_]+)@(\d+)")
 TIME_PATTERN = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?")
 MAIN = "main"
-BEFORE_CREATION = -1  # version of a table that was made later
+BEFORE_CREATION = -1  # version of a table that did not exist yet
 MAX_SUGGESTIONS = 5
+MAX_READINGS = 20  # of all versions, until two agree
 
 
 @dataclass(frozen=True)
 class Point:
-    """A moment of the tables: which line they are on, and at which versions."""
+    """A point in the history: a main line or branch, and the versions of its tables there."""
 
     label: str  # as the user wrote it
-    store: Store
-    versions: Mapping[str, int] | None  # None: the newest of all
+    store: Store  # with the branch
+    versions: Mapping[str, int] | None  # {table: version}; None: the newest of all
 
     def table(self, spec: TableSpec) -> Table:
-        """A table at this point; one that was not there yet has no rows."""
+        """A table at this point; one that did not exist yet has no rows."""
         return Table(self.store, spec, None if self.versions is None else self.versions.get(spec.name, BEFORE_CREATION))
 
     def names(self, spec: TableSpec) -> bool:
-        """Whether it says anything of a table; a tag is silent about tables that were made later."""
+        """Whether the point says anything about a table; a tag does not about tables that were created later."""
         return self.versions is None or spec.name in self.versions
 
 
-def open_tables(config: Config, *specs: TableSpec) -> dict[str, Table]:
-    """The tables that a job reads, {name: table}: at `config.as_of`, or the newest; outputs are opened with `Table`."""
-    return open_at(Store(config.store, config.branch), config.as_of, *specs)
+def open_tables(store: Store, as_of: str | None, *specs: TableSpec) -> dict[str, Table]:
+    """The tables that a job reads, {name: table}; outputs are opened with `Table`, at their newest version.
 
-
-def open_at(store: Store, at: str | None, *specs: TableSpec) -> dict[str, Table]:
-    """Tables at a point, {name: table}; TABLE@VERSION pins that table alone, the others are read at their newest."""
-    point = resolve(store, at, specs)
-    named = point.versions if at and PINNED_PATTERN.match(at) else None
-    return {spec.name: Table(point.store, spec) if named is not None and spec.name not in named else point.table(spec)
-            for spec in specs}  # fmt: skip
+    Args:
+        store: Main line or branch.
+        as_of: A point as `resolve` takes it. TABLE@VERSION pins that table alone, the others stay at their newest.
+        specs: The tables to open.
+    """
+    point = resolve(store, as_of, specs)
+    pinned = point.versions if as_of and PINNED_PATTERN.match(as_of) else None
+    return {
+        spec.name: Table(point.store, spec) if pinned is not None and spec.name not in pinned else point.table(spec)
+        for spec in specs
+    }
 
 
 def resolve(store: Store, at: str | None, specs: Iterable[TableSpec] = tuple(TABLES.values())) -> Point:
-    """What a tag, branch, time, TABLE@VERSION[,...] or, for a single table, plain version means.
+    """The point that a tag, branch, time, TABLE@VERSION[,...] or, for a single table, plain version means.
 
     Args:
         store: Main line or branch that times and versions belong to.
         at: As the user wrote it; None is the newest of the store's line.
-        specs: The tables that are asked for.
+        specs: The tables that will be read.
 
     Raises:
-        ConfigError: It is no tag, branch, time or version, or names a table that is not asked for.
-        DatasetError: The version is not there, or the time lies before the first commit.
+        ConfigError: `at` is no tag, branch, time or version, or names a table that is not read.
+        DatasetError: There is no such version, or the time lies before the first commit.
     """
     specs = tuple(specs)
     if not at:
@@ -80,23 +83,26 @@ def resolve(store: Store, at: str | None, specs: Iterable[TableSpec] = tuple(TAB
     if at.isdigit():
         if len(specs) != 1:
             raise ConfigError(f"version {at} of which table? write TABLE@{at} ({', '.join(s.name for s in specs)})")
-        return Point(at, store, _checked(store, {specs[0].name: int(at)}))
+        return Point(at, store, _check_versions(store, {specs[0].name: int(at)}))
     if PINNED_PATTERN.match(at):
-        return Point(at, store, _checked(store, _parse_pinned(at, [spec.name for spec in specs])))
+        return Point(at, store, _check_versions(store, _parse_pinned(at, [spec.name for spec in specs])))
     if TIME_PATTERN.fullmatch(at):
         return Point(at, store, _at_time(store, at, specs))
     return _resolve_name(store, at)
 
 
 def create_tag(store: Store, name: str, message: str = "", at: str | None = None) -> dict[str, Any]:
-    """Pin the versions of all tables (see `whole`) under a name that never changes.
+    """Pin the versions of all tables (see `versions_at`) under a name that never changes its meaning.
+
+    Returns:
+        The ref as stored.
 
     Raises:
-        ConfigError: The name is taken or refused.
-        DatasetError: There is no table, its files went with a vacuum, or a vacuum is at work.
+        ConfigError: The name is taken or not allowed.
+        DatasetError: There is no table, a vacuum deleted its files, or a vacuum is running.
     """
     check_name(store, name)
-    with store_lock(store, f"tag {name}") as held:
+    with store_lock(store, f"tag {name}") as lock:
         line, versions = versions_at(store, at)
         if not versions:
             raise DatasetError(f"no tables in {store.uri}; crawl fills them (emoji-ldm crawl)")
@@ -107,28 +113,31 @@ def create_tag(store: Store, name: str, message: str = "", at: str | None = None
             "branch": line.branch or "",
             "tables": versions,
         }
-        held.keep()
-        if not store.write_once(json.dumps(facts).encode(), "refs", "tags", f"{name}.json"):
+        lock.renew()
+        if not store.write_if_absent(json.dumps(facts).encode(), "refs", "tags", f"{name}.json"):
             raise ConfigError(_name_taken("tag", name))
     return facts
 
 
 def versions_at(store: Store, at: str | None) -> tuple[Store, dict[str, int]]:
-    """The line that a point is on, and the versions of all tables there.
+    """The branch that a point is on, and the versions of all its tables.
 
-    TABLE@VERSION leaves the other tables at their newest. Raises DatasetError if a vacuum took files of a version.
+    TABLE@VERSION leaves the other tables at their newest.
+
+    Raises:
+        DatasetError: A vacuum deleted files of one of the versions.
     """
     point = resolve(store, at)
     versions = newest_versions(point.store) if point.versions is None or (at and PINNED_PATTERN.match(at)) else {}
     versions |= point.versions or {}
     versions = {name: version for name, version in versions.items() if version >= 0}
     for name, version in versions.items():
-        Table(point.store, TABLES[name], version).live()
+        Table(point.store, TABLES[name], version).live_files()  # checks that the files exist
     return point.store, versions
 
 
 def delete_tag(store: Store, name: str) -> dict[str, Any]:
-    """Forget a tag; returns what it pinned. ConfigError if there is none."""
+    """Delete a tag and return what it pinned; ConfigError if there is no such tag."""
     facts = tags(store).get(name)
     if facts is None:
         raise ConfigError(f"there is no tag {name!r}{suggestion(name, tags(store))}")
@@ -147,9 +156,13 @@ def branches(store: Store) -> dict[str, dict[str, Any]]:
 
 
 def newest_versions(store: Store) -> dict[str, int]:
-    """Versions of all tables at one moment: read until two readings agree. DatasetError if they never do."""
+    """Versions of all tables at one moment; DatasetError if writers do not allow to find one.
+
+    Tables have logs of their own, so they cannot be read at once. Two equal readings in a row prove that these
+    versions existed together: a "double collect" snapshot (Afek et al., J. ACM 1993, section 3).
+    """
     before = _current_versions(store)
-    for _ in range(20):
+    for _ in range(MAX_READINGS):
         now = _current_versions(store)
         if now == before:
             return now
@@ -158,16 +171,16 @@ def newest_versions(store: Store) -> dict[str, int]:
 
 
 def check_name(store: Store, name: str) -> None:
-    """ConfigError unless this can be the name of a new tag or branch."""
+    """ConfigError unless a new tag or branch can have this name."""
     if not NAME_PATTERN.fullmatch(name) or name == MAIN:
-        raise ConfigError(f"name {name!r} is refused; start with a letter, go on with letters, digits, . _ or -")
+        raise ConfigError(f"name {name!r} is not allowed; start with a letter, continue with letters, digits, . _ or -")
     for kind, known in (("tag", tags(store)), ("branch", branches(store))):
         if name in known:
             raise ConfigError(_name_taken(kind, name))
 
 
 def commit_time(entry: Mapping[str, Any]) -> datetime:
-    """When a commit of a table's history was made."""
+    """When a commit of `Table.history` was made."""
     return datetime.fromtimestamp(entry["timestamp"] / 1000, UTC)
 
 
@@ -185,24 +198,24 @@ def _resolve_name(store: Store, name: str) -> Point:
     )
 
 
-def _parse_pinned(at: str, asked: list[str]) -> dict[str, int]:
+def _parse_pinned(at: str, known: list[str]) -> dict[str, int]:
     versions = {}
     for part in at.split(","):
         match = PINNED_PATTERN.fullmatch(part.strip())
         if not match:
             raise ConfigError(f"{part!r} in {at!r} is not TABLE@VERSION")
-        if match[1] not in asked:
-            known = "is no table" if match[1] not in TABLES else "is not read here"
-            raise ConfigError(f"{match[1]} in {at!r} {known}{suggestion(match[1], asked)}")
+        if match[1] not in known:
+            reason = "is no table" if match[1] not in TABLES else "is not read here"
+            raise ConfigError(f"{match[1]} in {at!r} {reason}{suggestion(match[1], known)}")
         versions[match[1]] = int(match[2])
     return versions
 
 
-def _checked(store: Store, versions: dict[str, int]) -> dict[str, int]:
+def _check_versions(store: Store, versions: dict[str, int]) -> dict[str, int]:
     for name, version in versions.items():
         newest_version = Table(store, TABLES[name]).version
         if version > newest_version:
-            has = f"its versions are 0 to {newest_version}" if newest_version >= 0 else "it is not there yet"
+            has = f"its versions are 0 to {newest_version}" if newest_version >= 0 else "it does not exist yet"
             raise DatasetError(f"table {name} has no version {version}: {has}")
     return versions
 
@@ -211,7 +224,7 @@ def _at_time(store: Store, text: str, specs: Iterable[TableSpec]) -> dict[str, i
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ConfigError(f"time {text!r} is refused ({error}); write 2026-11-21 or 2026-11-21T10:00, in UTC") from None
+        raise ConfigError(f"time {text!r} is invalid ({error}); write 2026-11-21 or 2026-11-21T10:00, in UTC") from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     found, earliest = dict[str, int](), list[datetime]()
     for spec in specs:
@@ -238,7 +251,7 @@ def _read_refs(store: Store, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the nearest known ones, or some."""
+    """The end of an error about an unknown name: the nearest known names, or some of them."""
     names = list(known)
     if close := difflib.get_close_matches(name, names, n=2):
         return f"; did you mean {' or '.join(map(repr, close))}?"
@@ -250,5 +263,5 @@ def _name_taken(kind: str, name: str) -> str:
 
 
 def timestamp_now() -> str:
-    """The present moment, as refs keep it."""
+    """The current time as refs store it: ISO 8601, UTC, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

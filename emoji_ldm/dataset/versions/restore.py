@@ -1,7 +1,9 @@
-"""`dataset restore` and `dataset revert`: new versions that bring back old rows; nothing of the history is lost.
+"""`dataset restore` and `dataset revert`: new versions that bring back old rows; the history stays complete.
 
-Shards whose rows go are marked as not done in the same commit, and those whose rows come
-back as done: running a stage again then does exactly what is missing.
+`restore` makes the newest version equal to an old one: files are referenced again, none is copied. `revert` undoes a
+single commit and keeps later ones: it compares the versions before and after that commit and writes the difference
+back. Both undo shards as well. A shard whose rows go is marked as not done in the same commit, one whose rows come
+back as done, so that running a stage again does exactly the work that is missing.
 """
 
 from __future__ import annotations
@@ -13,12 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from emoji_ldm.config import Config
 from emoji_ldm.dataset.delta.delta_commit import commit_entry
 from emoji_ldm.dataset.delta.delta_log import LogEntry, shard_states
 from emoji_ldm.dataset.delta.parquet_writer import ROW_GROUP_ROWS
 from emoji_ldm.dataset.delta.upsert import plan_upsert
-from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.versions.diff import TableDiff, diff
 from emoji_ldm.dataset.versions.lock import store_lock
@@ -31,18 +32,19 @@ class RestoreResult:
     """What a restore or revert did to one table."""
 
     table: str
-    before: int  # the version that brings back what was there
-    version: int | None  # None: nothing to do
+    before: int  # the version to restore in order to undo this
+    version: int | None  # None if there was nothing to do
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def restore(config: Config, point: Point, table: Table) -> RestoreResult:
-    """Give the newest version of `table` the rows that it has at `point`; files are named again, not copied.
+def restore(point: Point, table: Table, run: RunInfo) -> RestoreResult:
+    """Commit a version of `table` with the rows that it has at `point`.
 
     A table that the point does not name stays as it is.
 
     Raises:
-        DatasetError: The old version lost files to a vacuum, or a vacuum is at work.
+        ConfigError: The point is on another branch than the table.
+        DatasetError: The old version lost files to a vacuum, or a vacuum is running.
     """
     old = point.table(table.spec)
     if point.store.branch != table.store.branch:
@@ -53,69 +55,70 @@ def restore(config: Config, point: Point, table: Table) -> RestoreResult:
         return RestoreResult(table.spec.name, before, None, counts)
 
     def plan() -> LogEntry | None:
-        held.keep()
-        live = table.live()
-        add = [wanted[path] for path in wanted if path not in live]
-        remove = [live[path] for path in live if path not in wanted]
+        lock.renew()
+        live = table.live_files()
+        add = [target[path] for path in target if path not in live]
+        remove = [live[path] for path in live if path not in target]
         if not add and not remove:
             return None
         counts.update(added=sum(f.num_rows for f in add), removed=sum(f.num_rows for f in remove))
-        marks = _changed_shard_states(table, old, max(old.version, 0) + 1)
-        metadata = Lineage(config, "restore", {table.spec.name: old.version}).metadata(counts, point.label)
-        return LogEntry(add, remove, marks, metadata, "RESTORE")
+        shard_states = _changed_shard_states(table, old, max(old.version, 0) + 1)
+        metadata = Lineage(run, "restore", {table.spec.name: old.version}).metadata(counts, point.label)
+        return LogEntry(add, remove, shard_states, metadata, "RESTORE")
 
-    with store_lock(table.store, "restore") as held:
-        wanted = old.live()
+    with store_lock(table.store, "restore") as lock:
+        target = old.live_files()
         return RestoreResult(table.spec.name, before, commit_entry(table, plan), counts)
 
 
-def revert(config: Config, table: Table, version: int) -> RestoreResult:
+def revert(table: Table, version: int, run: RunInfo) -> RestoreResult:
     """Undo what one commit did to rows, and keep what later ones did.
 
     Raises:
-        ConfigError: The version is not there, or changed no rows.
+        ConfigError: There is no such version, or it changed no rows.
         DatasetError: A later commit changed the same rows.
     """
     spec, store = table.spec, table.store
     if not 1 <= version <= table.version:
         raise ConfigError(f"{spec.name}@{version} cannot be reverted: commits are {spec.name}@1 to @{table.version}")
     old, new = Table(store, spec, version - 1), Table(store, spec, version)
-    done = diff(old, new)
-    marks = _changed_shard_states(new, old, version)
-    if not done.keys and not marks:
+    undone = diff(old, new)
+    undone_shards = _changed_shard_states(new, old, version)
+    if not undone.keys and not undone_shards:
         raise ConfigError(f"{spec.name}@{version} changed no rows: there is nothing to revert")
-    back = sorted({*done.removed, *done.changed})
-    files = list(table.write_files(_restored_rows(old, done, back))) if back else []
-    gone = [*done.added, *done.changed]
-    counts = {"added": len(done.removed), "removed": len(done.added), "changed": len(done.changed)}
-    metadata = Lineage(config, "revert", {spec.name: version}).metadata(counts, f"{spec.name}@{version}")
-    rewrite, before = plan_upsert(table, files, gone, None, metadata), table.version
+    restored_keys = sorted({*undone.removed, *undone.changed})
+    files = list(table.write_files(_restored_rows(old, undone, restored_keys))) if restored_keys else []
+    dropped_keys = [*undone.added, *undone.changed]
+    counts = {"added": len(undone.removed), "removed": len(undone.added), "changed": len(undone.changed)}
+    metadata = Lineage(run, "revert", {spec.name: version}).metadata(counts, f"{spec.name}@{version}")
+    rewrite, before = plan_upsert(table, files, dropped_keys, None, metadata), table.version
 
     def plan() -> LogEntry | None:
-        later = diff(new, Table(store, spec, table.version), only=done.keys)
-        if both := sorted(later.keys & done.keys):
+        # A row that a later commit changed again has no value that both would agree on.
+        later = diff(new, Table(store, spec, table.version), only=undone.keys)
+        if both := sorted(later.keys & undone.keys):
             raise DatasetError(
-                f"{spec.name}@{version} cannot be reverted: {len(both):,} of its {len(done.keys):,} rows were changed "
-                f"again later (first: {both[0][:16]}); restore a version instead (emoji-ldm dataset restore)"
+                f"{spec.name}@{version} cannot be reverted: {len(both):,} of its {len(undone.keys):,} rows were "
+                f"changed again later (first: {both[0][:16]}); restore a version instead (emoji-ldm dataset restore)"
             )
         entry = rewrite()
-        assert entry is not None, "without a shard there is always something to do"
-        return LogEntry(entry.add, entry.remove, marks, metadata, "REVERT")
+        assert entry is not None, "an upsert without app id is never done already"
+        return LogEntry(entry.add, entry.remove, undone_shards, metadata, "REVERT")
 
     return RestoreResult(spec.name, before, commit_entry(table, plan), counts)
 
 
-def _changed_shard_states(now: Table, old: Table, first: int) -> dict[str, bool]:
-    """{shard: whether it is done at `old`} for the shards that versions from `first` on marked otherwise."""
-    return {name: old.committed(name) for name, done in shard_states(now, first).items() if done != old.committed(name)}
+def _changed_shard_states(new: Table, old: Table, first: int) -> dict[str, bool]:
+    """{app id: whether it is done at `old`} of the shards that versions from `first` on to `new` marked otherwise."""
+    return {name: old.committed(name) for name, done in shard_states(new, first).items() if done != old.committed(name)}
 
 
-def _restored_rows(old: Table, done: TableDiff, keys: list[str]) -> Iterable[pa.Table]:
-    """The rows of these keys as they were, from files that the commit took out."""
+def _restored_rows(old: Table, undone: TableDiff, keys: list[str]) -> Iterable[pa.Table]:
+    """The rows of these keys as they were, read from the files that the commit removed."""
     chosen = pa.array(keys, pa.string())
-    kept = set(done.b.live())
-    for path in old.live():
-        if path not in kept:
-            with old.reading(), old.store.filesystem.open_input_file(old.resolve(path)) as stream:
+    unchanged_files = set(undone.b.live_files())
+    for path in old.live_files():
+        if path not in unchanged_files:
+            with old.read_errors(), old.store.filesystem.open_input_file(old.resolve(path)) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(ROW_GROUP_ROWS):
                     yield pa.Table.from_batches([batch.filter(pc.is_in(batch.column(old.spec.key), chosen))])

@@ -1,10 +1,13 @@
-"""`dataset vacuum`: deletes data files that nothing refers to any more.
+"""`dataset vacuum`: deletes data files that no version in use references any more.
 
-Kept are the files of each line's (main line or branch) newest version, of the versions
-that the history policy keeps, and of every version that a tag pins or a branch holds.
-Young files are never deleted, since a job may be about to commit them, nor those that left
-their table a short while ago, since a job may be about to read them. Folders below tables/
-that are none of our tables are left alone.
+Kept are the files of
+- the newest version of each line (the main line and every branch),
+- the versions that the history policy keeps (all of them by default),
+- every version that a tag pins or a branch began from;
+- files that are too young, since a job may be about to commit them, and files that left their table a short while
+  ago, since a job may be about to read them.
+
+Folders below tables/ that are no tables of this library are left alone.
 """
 
 from __future__ import annotations
@@ -27,88 +30,95 @@ from emoji_ldm.store import Store
 DURATION_PATTERN = re.compile(r"(\d+)([hd])")
 FOLDERS = ("tables", "branches")
 NEVER = datetime.fromtimestamp(0, UTC)
+MAX_PATHS = 10  # that a dry run lists
 
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """What is kept beside newest versions, tags and branches."""
+    """What is kept besides newest versions, tags and branches."""
 
-    keep: str = ""
-    """History: `10` versions of each table, or those of `30d`; empty keeps every version."""
+    keep_history: str = ""
+    """`10` keeps so many versions of each table, `30d` those of so many days; empty keeps every version."""
     older_than: str = "24h"
     """Files that were written, or left their table, more recently than this are never deleted."""
     drop: Sequence[str] = ()
-    """Versions (TABLE@VERSION of the main line) not to keep for history's sake."""
+    """Versions (TABLE@VERSION of the main line) that the history need not keep."""
 
 
 @dataclass(frozen=True)
 class VacuumPlan:
-    """What would be deleted, and why other versions are kept."""
+    """What would be deleted, and why other files are kept."""
 
     files: dict[str, int] = field(default_factory=dict)  # {path below the store: bytes}
-    young: int = 0  # unreferenced files that are too young, or left their table too recently
-    kept: dict[str, list[str]] = field(default_factory=dict)  # {tag: TABLE@VERSION that only it keeps}
-    lost: dict[str, list[int]] = field(default_factory=dict)  # {table, as BRANCH:TABLE on a branch: versions that end}
-    unknown: list[str] = field(default_factory=list)  # folders of tables that are none of ours: left alone
+    num_recent: int = 0  # unreferenced files that are too young, or left their table too recently
+    kept_by_tag: dict[str, list[str]] = field(default_factory=dict)  # {tag: TABLE@VERSION that nothing else keeps}
+    lost_versions: dict[str, list[int]] = field(default_factory=dict)  # {TABLE or BRANCH:TABLE: no longer readable}
+    foreign_folders: list[str] = field(default_factory=list)  # of tables that this library does not know
 
 
 def plan_vacuum(store: Store, policy: RetentionPolicy) -> VacuumPlan:
     """What a vacuum of the whole store, all branches included, would delete.
 
     Raises:
-        ConfigError: The policy is not understood, or drops a version that a tag or the newest one holds.
+        ConfigError: The policy is invalid, or drops a version that a tag pins or that is the newest.
         DatasetError: A log has a gap.
     """
-    oldest = datetime.now(UTC) - _parse_duration(policy.older_than)
-    holdings = list(_table_references(store, policy))
-    used = {path for holding in holdings for path in holding.used()}
-    ended = _removal_times(holdings)
-    found, unknown = _data_files(store)
+    deadline = datetime.now(UTC) - _parse_duration(policy.older_than)
+    tables = list(_table_references(store, policy))
+    used = {path for table in tables for path in table.used()}
+    removed_at = _removal_times(tables)
+    found, foreign_folders = _data_files(store)
     unused = {path: info for path, info in found.items() if path not in used}
-    files = {path: info.size for path, info in unused.items() if max(info.mtime, ended.get(path, NEVER)) < oldest}
-    kept = dict[str, list[str]]()
-    for holding in holdings:
-        for tag in holding.only_tagged:
-            kept.setdefault(tag, []).append(f"{holding.name}@{holding.pinned[tag]}")
-    lost = {holding.name: versions for holding in holdings if (versions := holding.versions_of(files))}
-    return VacuumPlan(files, len(unused) - len(files), kept, lost, unknown)
+    files = {
+        path: info.size for path, info in unused.items() if max(info.mtime, removed_at.get(path, NEVER)) < deadline
+    }
+    kept_by_tag = dict[str, list[str]]()
+    for table in tables:
+        for tag in table.only_tagged:
+            kept_by_tag.setdefault(tag, []).append(f"{table.name}@{table.pinned[tag]}")
+    lost_versions = {table.name: versions for table in tables if (versions := table.versions_of(files))}
+    return VacuumPlan(files, len(unused) - len(files), kept_by_tag, lost_versions, foreign_folders)
 
 
-def apply_vacuum(store: Store, what: VacuumPlan, policy: RetentionPolicy) -> int:
-    """Delete what a plan names, as far as it still holds; returns the bytes freed. No tag is made meanwhile.
+def apply_vacuum(store: Store, plan: VacuumPlan, policy: RetentionPolicy) -> int:
+    """Delete the files of a plan that are still unreferenced, under the store's lock; returns the bytes freed.
 
     Raises:
-        DatasetError: Another vacuum is at work, or this one was held up for so long that its plan may not hold.
+        DatasetError: Another command holds the lock, or this one was suspended for so long that it lost the lock.
     """
-    with store_lock(store, "vacuum") as held:
-        again = plan_vacuum(store, policy).files.keys()  # a tag or branch may have come since
-        paths = [path for path in what.files if path in again]
+    with store_lock(store, "vacuum") as lock:
+        # A tag or branch may have been created since the plan was made. From here on the lock keeps new ones out.
+        still_unused = plan_vacuum(store, policy).files.keys()
+        paths = [path for path in plan.files if path in still_unused]
         for path in paths:
-            held.keep()
+            lock.renew()
             store.remove(path)
-    return sum(what.files[path] for path in paths)
+    return sum(plan.files[path] for path in paths)
 
 
 @dataclass(frozen=True)
 class _TableReferences:
-    """What one table of one line refers to."""
+    """What one table of one line (main line or branch) references."""
 
     name: str
     newest: int
     history: set[int]  # versions that the policy keeps
     pinned: Mapping[str, int]  # {tag: version}
-    files: Sequence[tuple[str, range]]  # path below the store, versions that have it
-    ended: Mapping[str, datetime]  # {path below the store: when it left the table}
+    files: Sequence[tuple[str, range]]  # (path below the store, versions that contain it)
+    removed_at: Mapping[str, datetime]  # {path below the store: when it left the table}
 
     @property
     def only_tagged(self) -> list[str]:
+        """Tags whose version nothing else keeps."""
         return [tag for tag, version in self.pinned.items() if version not in self.history | {self.newest}]
 
     def used(self) -> Iterator[str]:
+        """Files of the versions that are kept."""
         keep = self.history | {*self.pinned.values(), self.newest}
         return (path for path, versions in self.files if not keep.isdisjoint(versions))
 
     def versions_of(self, paths: Collection[str]) -> list[int]:
+        """Versions that contain one of these files."""
         return sorted({version for path, versions in self.files if path in paths for version in versions})
 
 
@@ -120,39 +130,42 @@ def _table_references(store: Store, policy: RetentionPolicy) -> Iterator[_TableR
             if table.exists:
                 pinned = {tag: facts["tables"][name] for tag, facts in tags.items()
                           if (facts["branch"] or None) == line.branch and name in facts["tables"]}  # fmt: skip
-                history = _retained_versions(table, policy.keep) - _dropped_versions(table, pinned, policy.drop)
+                history = _retained_versions(table, policy.keep_history) - _dropped_versions(table, pinned, policy.drop)
                 label = f"{line.branch}:{name}" if line.branch else name
-                files, ended = _file_versions(table)
-                yield _TableReferences(label, table.version, history, pinned, files, ended)
+                files, removed_at = _file_versions(table)
+                yield _TableReferences(label, table.version, history, pinned, files, removed_at)
 
 
 def _file_versions(table: Table) -> tuple[list[tuple[str, range]], dict[str, datetime]]:
-    root, spans, ended = len(table.store.root) + 1, list[tuple[str, range]](), dict[str, datetime]()
-    for life in file_lifetimes(table):  # a file's last life comes last
-        path = table.resolve(life.path)[root:]
-        spans.append((path, range(life.first, (table.version if life.last is None else life.last) + 1)))
-        ended[path] = datetime.fromtimestamp(life.ended_ms / 1000, UTC)
-    return spans, ended
+    """(path below the store, versions that contain it) for each lifetime of a file, and when it last left the table."""
+    root, versions, removed_at = len(table.store.root) + 1, list[tuple[str, range]](), dict[str, datetime]()
+    for lifetime in file_lifetimes(table):  # the last lifetime of a file comes last
+        path = table.resolve(lifetime.path)[root:]
+        last = table.version if lifetime.last is None else lifetime.last
+        versions.append((path, range(lifetime.first, last + 1)))
+        removed_at[path] = datetime.fromtimestamp(lifetime.removed_at_ms / 1000, UTC)
+    return versions, removed_at
 
 
-def _removal_times(holdings: Iterable[_TableReferences]) -> dict[str, datetime]:
-    """When each file left the last of its tables; a branch's table may have files of another."""
-    ended = dict[str, datetime]()
-    for holding in holdings:
-        for path, moment in holding.ended.items():
-            ended[path] = max(moment, ended.get(path, NEVER))
-    return ended
+def _removal_times(tables: Iterable[_TableReferences]) -> dict[str, datetime]:
+    """When each file left the last of the tables that contained it; a branch shares files with its base."""
+    removed_at = dict[str, datetime]()
+    for table in tables:
+        for path, moment in table.removed_at.items():
+            removed_at[path] = max(moment, removed_at.get(path, NEVER))
+    return removed_at
 
 
-def _retained_versions(table: Table, keep: str) -> set[int]:
+def _retained_versions(table: Table, keep_history: str) -> set[int]:
     newest = table.version
-    if not keep:
+    if not keep_history:
         return set(range(newest + 1))
-    if keep.isdigit():
-        return set(range(max(0, newest + 1 - int(keep)), newest + 1))
-    since = datetime.now(UTC) - _parse_duration(keep)
-    young = [int(entry["version"]) for entry in table.history() if refs.commit_time(entry) >= since]
-    return set(range(max(0, min(young, default=newest) - 1), newest + 1))  # the one before was current then
+    if keep_history.isdigit():
+        return set(range(max(0, newest + 1 - int(keep_history)), newest + 1))
+    since = datetime.now(UTC) - _parse_duration(keep_history)
+    recent = [int(entry["version"]) for entry in table.history() if refs.commit_time(entry) >= since]
+    # The version before the oldest recent one was current when the period began.
+    return set(range(max(0, min(recent, default=newest) - 1), newest + 1))
 
 
 def _dropped_versions(table: Table, pinned: dict[str, int], drop: Sequence[str]) -> set[int]:
@@ -164,8 +177,8 @@ def _dropped_versions(table: Table, pinned: dict[str, int], drop: Sequence[str])
         if match[1] != name or table.store.branch:
             continue
         version = int(match[2])
-        if holders := [tag for tag, held in pinned.items() if held == version]:
-            raise ConfigError(f"{word} is held by tag {holders[0]}: emoji-ldm dataset tag {holders[0]} --delete")
+        if holders := [tag for tag, pinned_version in pinned.items() if pinned_version == version]:
+            raise ConfigError(f"{word} is pinned by tag {holders[0]}: emoji-ldm dataset tag {holders[0]} --delete")
         if version >= table.version:
             raise ConfigError(f"{word} cannot be dropped: the newest version is {name}@{table.version}")
         versions.add(version)
@@ -173,12 +186,12 @@ def _dropped_versions(table: Table, pinned: dict[str, int], drop: Sequence[str])
 
 
 def _data_files(store: Store) -> tuple[dict[str, fs.FileInfo], list[str]]:
-    """{path: data file} of our tables, with all files of branches that are no more; and folders of other tables."""
+    """{path: data file} of our tables, with all files of deleted branches; and folders of tables that are not ours."""
     branches = {facts["folder"] for facts in refs.branches(store).values()}
-    files, unknown = dict[str, fs.FileInfo](), set[str]()
+    files, foreign = dict[str, fs.FileInfo](), set[str]()
     for folder in FOLDERS:
         selector = fs.FileSelector(store.path(folder), allow_not_found=True, recursive=True)
-        with store.reaching(f"list {folder}"):
+        with store.io_errors(f"list {folder}"):
             infos = store.filesystem.get_file_info(selector)
         for info in (info for info in infos if info.is_file):
             path = info.path[len(store.root) + 1 :]
@@ -186,10 +199,10 @@ def _data_files(store: Store) -> tuple[dict[str, fs.FileInfo], list[str]]:
             if line and line not in branches:
                 files[path] = info
             elif name not in TABLES:
-                unknown.add("/".join(filter(None, (line, "tables", name))))
+                foreign.add("/".join(filter(None, (line, "tables", name))))
             elif path.endswith(".parquet") and not rest.startswith("_delta_log/"):
                 files[path] = info
-    return files, sorted(unknown)
+    return files, sorted(foreign)
 
 
 def _split_path(path: str) -> tuple[str, str, str]:
@@ -202,29 +215,28 @@ def _split_path(path: str) -> tuple[str, str, str]:
 def _parse_duration(text: str) -> timedelta:
     match = DURATION_PATTERN.fullmatch(text)
     if not match:
-        raise ConfigError(f"{text!r} is no span of time; write hours or days, such as 24h or 30d")
-    return timedelta(**{"h": {"hours": int(match[1])}, "d": {"days": int(match[1])}}[match[2]])
+        raise ConfigError(f"{text!r} is no duration; write hours or days, such as 24h or 30d")
+    amount = int(match[1])
+    return timedelta(hours=amount) if match[2] == "h" else timedelta(days=amount)
 
 
-def format_vacuum(what: VacuumPlan, freed: int | None) -> str:
-    """What would go, or went (`freed` bytes), in lines of at most 80 columns."""
-    size = sum(what.files.values())
-    lines = [f"{tag} keeps {', '.join(names)}" for tag, names in what.kept.items()]
-    lines = [f"tag {line}" for line in lines]
+def format_vacuum(plan: VacuumPlan, freed: int | None) -> str:
+    """What would be deleted, or was (`freed` bytes; None for a dry run), in lines of at most 80 columns."""
+    lines = [f"tag {tag} keeps {', '.join(names)}" for tag, names in plan.kept_by_tag.items()]
     if freed is None:
-        lines += [f"  {path[-64:]:<64}  {bytes_:>12,}" for path, bytes_ in list(what.files.items())[:10]]
-        lines += [f"  ... and {len(what.files) - 10:,} more"] if len(what.files) > 10 else []
-    for name, versions in what.lost.items():
-        verb = "can no longer be read" if freed is not None else "could no longer be read"
-        lines.append(f"{name}: {len(versions):,} versions {verb} ({_format_range(versions)})")
-    lines += [f"{folder} is none of our tables: left alone" for folder in what.unknown]
-    lines += (
-        [f"{what.young:,} unreferenced files are too young or left a table lately (--older-than)"] if what.young else []
-    )
+        lines += [f"  {path[-64:]:<64}  {size:>12,}" for path, size in list(plan.files.items())[:MAX_PATHS]]
+        lines += [f"  ... and {len(plan.files) - MAX_PATHS:,} more"] if len(plan.files) > MAX_PATHS else []
+    verb = "could" if freed is None else "can"
+    for name, versions in plan.lost_versions.items():
+        lines.append(f"{name}: {len(versions):,} versions {verb} no longer be read ({_format_range(versions)})")
+    lines += [f"{folder} is no table of this library: left alone" for folder in plan.foreign_folders]
+    if plan.num_recent:
+        lines.append(f"{plan.num_recent:,} unreferenced files are too young or left a table recently (--older-than)")
     if freed is not None:
-        lines.append(f"deleted {len(what.files):,} files, {freed:,} bytes; this cannot be undone")
-    elif what.files:
-        lines.append(f"would delete {len(what.files):,} files, {size:,} bytes; nothing was deleted: add --apply")
+        lines.append(f"deleted {len(plan.files):,} files, {freed:,} bytes; this cannot be undone")
+    elif plan.files:
+        size = sum(plan.files.values())
+        lines.append(f"would delete {len(plan.files):,} files, {size:,} bytes; nothing was deleted: add --apply")
     else:
         lines.append("nothing to delete")
     return "\n".join(lines) + "\n"

@@ -2,7 +2,7 @@ import pytest
 
 from emoji_ldm.caption.manual_captions import commit_manual_captions
 from emoji_ldm.config import Config
-from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.latents.cache import good_captions
@@ -25,7 +25,7 @@ def override(store, tmp_path):
     def run(text):
         (tmp_path / "people.csv").write_text(text, encoding="utf-8")
         return commit_manual_captions(
-            str(tmp_path / "people.csv"), store, Lineage(Config(store=store.uri), "caption", {})
+            str(tmp_path / "people.csv"), store, Lineage(RunInfo("default", Config(store=store.uri).to_json()), "caption", {})
         )
 
     return run
@@ -81,4 +81,4 @@ def test_a_bad_file_is_one_clear_line(store, override, text, expected):
 
 def test_a_missing_file_is_named(store):
     with pytest.raises(ConfigError, match=r"caption\.overrides='/nowhere\.csv' cannot be read"):
-        commit_manual_captions("/nowhere.csv", store, Lineage(Config(store=store.uri), "caption", {}))
+        commit_manual_captions("/nowhere.csv", store, Lineage(RunInfo("default", Config(store=store.uri).to_json()), "caption", {}))

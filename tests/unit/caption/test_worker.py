@@ -9,7 +9,7 @@ import ray
 from emoji_ldm.caption.engine_protocol import EngineLostError
 from emoji_ldm.config import CaptionConfig
 from emoji_ldm.errors import ModelError
-from ray_jobs.caption import CaptionWorker
+from ray_jobs.workers.caption_worker import CaptionWorker
 from tests.emoji_images import blobs, image_rows
 from tests.fake_caption_engines import FakeEngine
 

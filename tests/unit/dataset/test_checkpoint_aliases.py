@@ -44,7 +44,9 @@ def test_a_checkpoint_with_a_name_is_not_pruned(store):
 
 def test_unknown_and_impossible_names_are_one_line(store):
     checkpoint_aliases.set_alias(store, "live", path_of(4))
-    with pytest.raises(ModelError, match=r"'life' \(aliases: live\); give it to the newest with: emoji-ldm train --alias"):
+    with pytest.raises(
+        ModelError, match=r"'life' \(aliases: live\); give it to the newest with: emoji-ldm train --alias"
+    ):
         checkpoint_aliases.resolve_alias(store, "life")
     with pytest.raises(ConfigError, match=r"name '\.\./x' is refused"):
         checkpoint_aliases.set_alias(store, "../x", path_of(4))

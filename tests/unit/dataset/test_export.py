@@ -81,7 +81,7 @@ def test_records_hold_captioned_images_only(tables, tmp_path):
 
 
 def test_datasets_opens_the_parquet_as_pictures_within_the_viewers_limits(tables, tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface, "SHARD_ROWS", 10)
+    monkeypatch.setattr(huggingface, "ROWS_PER_SHARD", 10)
     facts = run(tables, tmp_path / "out", format="hf", splits=SPLITS, license="cc-by-4.0")
     loaded = open_dataset(tmp_path / "out", tmp_path / "cache")
     assert {part: rows.num_rows for part, rows in loaded.items()} == facts["parts"]

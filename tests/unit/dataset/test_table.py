@@ -1,50 +1,28 @@
 """Exactly-once commits, on a folder; tests/s3 runs the same contract on a real S3 server."""
 
-import json
 import threading
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
 
-from emoji_ldm.config import Config
-from emoji_ldm.dataset.delta.parquet_writer import DataFile
-from emoji_ldm.dataset.lineage import Lineage
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.dataset.versions.history import format_log, format_tables
 from emoji_ldm.errors import DatasetError
 from emoji_ldm.schemas import TEXT_EMBEDDINGS, TableSpec
-from emoji_ldm.store import Store
-
-
-def texts(*keys):
-    columns = {
-        "text_id": keys,
-        "caption": keys,
-        "encoder_key": keys,
-        "shape": [[1, 2]] * len(keys),
-        "states": [b"x"] * len(keys),
-    }
-    return pa.table(columns, schema=TEXT_EMBEDDINGS.schema)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(str(tmp_path / "store"))
+from tests.tables import embedding_rows
 
 
 def test_a_table_appears_with_its_first_commit(store):
     table = Table(store, TEXT_EMBEDDINGS)
     assert (table.exists, table.version, table.count(), table.keys(), table.read().num_rows) == (False, -1, 0, set(), 0)
-    assert table.commit([table.write_file(texts("a", "b"))], app_id="one", metadata={}) == 1
+    assert table.commit([table.write_file(embedding_rows("a", "b"))], app_id="one", metadata={}) == 1
     assert (table.exists, table.count(), table.keys()) == (True, 2, {"a", "b"})
 
 
 def test_a_shard_is_committed_once_whoever_tries(store):
     first, second = Table(store, TEXT_EMBEDDINGS), Table(store, TEXT_EMBEDDINGS)
-    assert first.commit([first.write_file(texts("a"))], app_id="one", metadata={}) == 1
-    assert first.commit([first.write_file(texts("a"))], app_id="one", metadata={}) is None
-    assert second.commit([second.write_file(texts("a"))], app_id="one", metadata={}) is None
+    assert first.commit([first.write_file(embedding_rows("a"))], app_id="one", metadata={}) == 1
+    assert first.commit([first.write_file(embedding_rows("a"))], app_id="one", metadata={}) is None
+    assert second.commit([second.write_file(embedding_rows("a"))], app_id="one", metadata={}) is None
     assert Table(store, TEXT_EMBEDDINGS).read().num_rows == 1
 
 
@@ -55,7 +33,7 @@ def test_racing_writers_commit_every_shard_exactly_once(store):
     def work():
         table = Table(store, TEXT_EMBEDDINGS)
         for number in range(12):
-            file = table.write_file(texts(f"row-{number}"))
+            file = table.write_file(embedding_rows(f"row-{number}"))
             results.append(table.commit([file], app_id=f"shard-{number}", metadata={}))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -68,49 +46,26 @@ def test_racing_writers_commit_every_shard_exactly_once(store):
 
 def test_a_file_that_was_never_committed_is_no_row(store):
     table = Table(store, TEXT_EMBEDDINGS)
-    table.commit([table.write_file(texts("a"))], app_id="one", metadata={})
-    table.write_file(texts("orphan"))
+    table.commit([table.write_file(embedding_rows("a"))], app_id="one", metadata={})
+    table.write_file(embedding_rows("orphan"))
     assert Table(store, TEXT_EMBEDDINGS).keys() == {"a"}
 
 
 def test_rows_are_found_again_in_their_files(store):
     table = Table(store, TEXT_EMBEDDINGS)
     for name in "abc":
-        table.commit([table.write_file(texts(name + "1", name + "2"))], app_id=name, metadata={})
+        table.commit([table.write_file(embedding_rows(name + "1", name + "2"))], app_id=name, metadata={})
     located = table.locate(["a1", "c2", "zz"])
     assert sorted(key for keys in located.values() for key in keys) == ["a1", "c2"]
     assert sorted(table.read_located(located, ["text_id"]).column(0).to_pylist()) == ["a1", "c2"]
-    assert table.read_located({}, ["text_id", "states"]).num_rows == 0
-
-
-def test_the_log_keeps_statistics_lineage_and_all_history(store):
-    table, config = Table(store, TEXT_EMBEDDINGS), Config(run="r1")
-    lineage = Lineage(config, "latents", {"captions": 7})
-    table.commit([table.write_file(texts("b", "a"))], app_id="one", metadata=lineage.metadata({"encoded": 2}, "one"))
-    entry = table.history(1)[0]
-    assert (entry["run"], entry["stage"], json.loads(entry["parents"])) == ("r1", "latents", {"captions": 7})
-    assert Config.model_validate_json(entry["config"]) == config
-    delta = DeltaTable(store.table_uri("texts"))
-    actions = pa.table(delta.get_add_actions(flatten=True))
-    assert (actions["min.text_id"].to_pylist(), actions["max.text_id"].to_pylist()) == (["a"], ["b"])
-    assert delta.metadata().configuration["delta.enableExpiredLogCleanup"] == "false"
+    assert table.read_located({}, ["text_id", "hidden_states"]).num_rows == 0
 
 
 def test_a_table_of_another_schema_is_refused_by_name(store):
-    other = TableSpec("texts", pa.schema([("text_id", pa.string()), ("odd", pa.int32())]), "text_id")
+    other = TableSpec("text_embeddings", pa.schema([("text_id", pa.string()), ("odd", pa.int32())]), "text_id")
     table = Table(store, other)
     table.commit(
         [table.write_file(pa.table({"text_id": ["a"], "odd": pa.array([1], pa.int32())}))], app_id="x", metadata={}
     )
     with pytest.raises(DatasetError, match=r"odd.*another store"):
         Table(store, TEXT_EMBEDDINGS).count()
-
-
-def test_log_and_show_tell_what_is_there(store):
-    table = Table(store, TEXT_EMBEDDINGS)
-    lineage = Lineage(Config(run="r1"), "latents", {"captions": 7})
-    table.commit([table.write_file(texts("a", "b"))], app_id="one", metadata=lineage.metadata({"encoded": 2}, "one"))
-    config = Config(store=store.uri)
-    assert "run r1  latents  from captions@7  encoded 2" in format_log(config)
-    assert "texts  (version 1, 2 rows" in format_tables(config, "texts") and "<1 bytes>" in format_tables(config)
-    assert DataFile(**json.loads(table.write_file(texts("c")).to_json())).num_rows == 1

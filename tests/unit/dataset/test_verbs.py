@@ -10,14 +10,14 @@ from emoji_ldm.schemas import CAPTIONS, IMAGES, TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
 from ray_jobs.cli.dataset import app
 from ray_jobs.cli.main import main
-from tests.unit.dataset.delta.test_upsert import filled
+from tests.tables import table_with_commits
 
 
 @pytest.fixture
 def dataset(tmp_path, capsys):
     """Runs `emoji-ldm dataset ...` on a store with two commits; gives status and what was printed."""
     store = Store(str(tmp_path / "store"))
-    filled(store, "ab", "cd")
+    table_with_commits(store, "ab", "cd")
 
     def run(*words):
         status = main(["dataset", *words, f"store={store.uri}"])
@@ -41,7 +41,10 @@ def test_a_tag_restore_and_diff_from_the_command_line(dataset):
     assert status == 0 and "undo: emoji-ldm dataset restore text_embeddings@2" in text
     status, text = run("diff", "v1", "--json")
     assert status == 0 and json.loads(text)[0]["removed"] == 2
-    assert "version 2, 4 rows" in run("show", "--as-of", "v1")[1] and "version 3, 2 rows" in run("show", "text_embeddings")[1]
+    assert (
+        "version 2, 4 rows" in run("show", "--as-of", "v1")[1]
+        and "version 3, 2 rows" in run("show", "text_embeddings")[1]
+    )
     assert "undo: emoji-ldm dataset tag v1 --as-of text_embeddings@2" in run("tag", "v1", "--delete")[1]
     assert run("revert", "text_embeddings@3")[0] == 0 and Table(store, TEXT_EMBEDDINGS).count() == 4
 
@@ -49,10 +52,10 @@ def test_a_tag_restore_and_diff_from_the_command_line(dataset):
 def test_upkeep_from_the_command_line(dataset):
     run, store = dataset
     assert "use it: emoji-ldm <any command> branch=try" in run("branch", "try")[1]
-    assert "texts: 2 files -> 1" in run("compact")[1] and "texts: 2 files" in run("compact", "branch=try")[1]
+    assert "text_embeddings: 2 files -> 1" in run("compact")[1] and "text_embeddings: 2 files" in run("compact", "branch=try")[1]
     assert "nothing was deleted" in run("vacuum", "--keep=1", "--older-than=0h", "branch=try")[1]
     assert "cannot be undone" in run("vacuum", "--keep=1", "--older-than=0h", "--apply")[1]
-    assert "4 of texts; no damages" in run("verify")[1]
+    assert "4 of text_embeddings; no damages" in run("verify")[1]
     assert Table(Store(store.uri, "try"), TEXT_EMBEDDINGS).count() == 4
 
 
@@ -79,12 +82,12 @@ def test_restoring_a_tag_leaves_tables_that_it_does_not_name(dataset):
         (["restore", "v9"], "there is no tag or branch 'v9' (there are none)"),
         (["log", "--as-of", "1999-01-01"], "no commit at or before 1999-01-01"),
         (["show", "as_of=1999-01-01"], "no commit at or before 1999-01-01"),
-        (["tag", "1st"], "name '1st' is refused"),
+        (["tag", "1st"], "name '1st' is not allowed"),
         (["log", "branch=other"], "there is no branch 'other'"),
         (["revert", "text_embeddings"], "is not TABLE@VERSION"),
         (["export", "csv"], "export takes a format and a target"),
         (["vacuum", "text_embeddings@2"], "text_embeddings@2 cannot be dropped"),
-        (["stats", "tests"], "unknown table 'tests'; did you mean 'texts'"),
+        (["stats", "latent"], "unknown table 'latent'; did you mean 'latents'"),
     ],
 )
 def test_a_mistake_is_one_line(dataset, words, text):

@@ -15,7 +15,7 @@ locals {
     for name, sources in local.like : name => {
       for kind in local.kinds : kind => sort(distinct(flatten([
         for word in concat(try(local.data.everyone[kind], []), flatten([for source in sources : try(local.data.accounts[source][kind], [])])) :
-        word == "" || strcontains(word, "/") || startswith(word, ".") ? [replace(word, "ACCOUNT", name)] : ["tables/${word}/*", "branches/*/tables/${word}/*"]
+        contains(local.data.tables, word) ? ["tables/${word}/*", "branches/*/tables/${word}/*"] : [replace(word, "ACCOUNT", name)]
       ])))
     }
   }

@@ -13,7 +13,7 @@ run "caption_reads_images_and_writes_captions_only" {
   command = plan
   assert {
     condition = one([for s in jsondecode(output.store.caption).Statement : s.Resource if s.Sid == "Write"]) == [
-      for key in [".write-check-*", "branches/*/tables/captions/*", "logs/caption/*", "runs/*/stages/*", "tables/captions/*"] :
+      for key in [".write-check-*", "branches/*/tables/captions/*", "logs/caption/*", "runs/*/stages/*", "store.json", "tables/captions/*"] :
       "arn:aws:s3:::emoji-ldm-123456789012-store/store/${key}"
     ]
     error_message = "rights of caption"
@@ -50,7 +50,7 @@ run "everybody_may_try_a_write_before_any_work" {
         "arn:aws:s3:::emoji-ldm-123456789012-store/store/.write-check-*"
       )
     ])
-    error_message = "Store.check writes and deletes .write-check-*"
+    error_message = "Store.check_writable writes and deletes .write-check-*"
   }
 }
 
