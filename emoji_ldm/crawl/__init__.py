@@ -1,12 +1,13 @@
-"""The crawl: pages give tiles, each image is fetched once and cleaned to one canonical form.
+"""The crawl: pages give tiles, and each image is fetched once and normalized to one canonical form.
 
-    sources   pages by browser, HTML, API, records, folders   gate      when a URL may be requested, over all workers
-    profile   what a site's pages or an API's answers are     fetch     URL -> bytes, within all limits
-    page      what a source gives: pages of tiles             harvest   tiles of a shard -> images
-    finder    HTML -> tiles, by selectors or structure        clean     bytes -> canonical picture
-    browser   one headless Chromium                           dedup     what of a shard is new
-    probe     what a crawl would find on one page             plan      which pages are left to read
-    outcomes  how a URL can end                               ledger    what is crawled, and commits of more
+    page_types      pages, tiles and the contract of a source     frontier         which URLs are still to be read
+    site_profile    URL patterns and selectors of a site          crawl_state      the three tables and their commits
+    sources/        browser, HTML, JSON API, records, folders     dedup            which images of a shard are new
+    extract/        HTML -> tiles, pagination, selectors          dataset_readers  items of other datasets
+    politeness/     robots.txt, rate limits, address checks       dataset_import   other datasets -> our tables
+    fetch/          image URLs -> canonical images                probe            what a crawl would find on a page
 
-Nothing here knows Ray or torch; `ray_jobs.crawl` spreads it over a cluster.
+Data flows from left to right: `frontier` says which pages are open, a reader of `sources` turns pages into tiles,
+`fetch` turns their image URLs into canonical images, `crawl_state` commits both. Nothing here knows Ray or torch;
+`ray_jobs.crawl` distributes the work over a cluster.
 """

@@ -1,9 +1,15 @@
-"""The three tables of a crawl, and the commits that keep them right: rows first, then their outcomes.
+"""The state of a crawl: its three tables, and the commits that keep them consistent.
 
-A crash between the two leaves rows whose URLs have no outcome. Such pages are closed by
-`close_listed` without loading them again; such images are recognised by their id and URL.
-A URL that is asked for once more keeps its old outcome until the new one replaces it, in one
-commit: at any moment every URL that ended has exactly one. One driver at a time crawls into a branch.
+`listings` holds the tiles of pages, `images` the canonical images, `outcomes` how each page and image URL ended. A
+commit to Delta Lake is atomic for one table only, so every shard is committed in two steps: the rows first, then the
+outcomes of their URLs. A crash between the two leaves rows whose URLs have no outcome. They are recovered without
+being requested again where possible: pages by `close_interrupted_pages`, and images by `dedup`, which recognizes their
+id and URL when the shard is repeated.
+
+Each commit carries an application transaction (`txn` action, Delta protocol, section "Transaction Identifiers"): a
+shard that is committed twice after a crash adds its files once. A URL that is requested again keeps its previous
+outcome until the new one replaces it in a single commit; at any moment every finished URL has exactly one outcome.
+Only one driver at a time may crawl into a branch, and a second one stops at its first commit.
 """
 
 from __future__ import annotations
@@ -20,102 +26,134 @@ from emoji_ldm.config import Config, key_of
 from emoji_ldm.crawl.dedup import KnownImages, resolve_duplicates
 from emoji_ldm.crawl.frontier import NO_RECRAWL, RecrawlPolicy, chunks, is_image_missing, missing_tags, open_images
 from emoji_ldm.dataset.delta.parquet_writer import DataFile
-from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.outcomes import FAILURES, Outcome, count_outcomes, outcome_row, outcome_table
 from emoji_ldm.schemas import IMAGES, LISTINGS, OUTCOMES
 from emoji_ldm.store import Store
 
 ROWS_PER_RETAG = 1000
-KEEPS_FORMER_OUTCOME = FAILURES - {Outcome.DEAD}  # a refresh that cannot reach an image says nothing about the image
+# A refresh that cannot reach an image has learned nothing about it; only a server that says "gone" has.
+KEEPS_FORMER_OUTCOME = FAILURES - {Outcome.DEAD}
 
 
 class CrawlState:
-    """What is crawled, and how more of it is committed."""
+    """What has been crawled, and the commits that add to it."""
 
-    def __init__(self, config: Config, again: RecrawlPolicy = NO_RECRAWL, *, stage: str = "crawl") -> None:
-        """Open the newest versions of the store's tables. `again` opens URLs that have an outcome."""
-        self.stage = stage  # as commits name it
-        self.config, self.store, self.again = config, Store(config.store, config.branch), again
-        self.tiles, self.outcomes, self.images = (Table(self.store, spec) for spec in (LISTINGS, OUTCOMES, IMAGES))
-        for table in (self.tiles, self.outcomes, self.images):
-            table.since = table.version  # what is planned on these versions holds while nobody else writes
+    def __init__(self, config: Config, recrawl: RecrawlPolicy = NO_RECRAWL, *, stage: str = "crawl") -> None:
+        """Open the newest versions of the store's tables.
+
+        Args:
+            config: Names the store and the branch.
+            recrawl: Which URLs are requested again although they have an outcome.
+            stage: The stage that commits name in their metadata.
+        """
+        self.config, self.store, self.recrawl, self.stage = config, Store(config.store, config.branch), recrawl, stage
+        self.listings, self.outcomes, self.images = (Table(self.store, spec) for spec in (LISTINGS, OUTCOMES, IMAGES))
+        for table in (self.listings, self.outcomes, self.images):
+            # What is planned on these versions only holds while nobody else writes: other writers end the crawl.
+            table.expected_version = table.version
         self._known: KnownImages | None = None
-        self._reopens = bool(again)  # whether some URLs that are asked for have an outcome
-        self._redone: set[str] = set()  # pages of this run: a clock that goes slow must not open them for ever
+        self._has_reopened_urls = bool(recrawl)  # whether some URLs to request already have an outcome
+        self._read_this_run: set[str] = set()  # pages; a clock that runs slow must not open them again and again
 
-    def ended(self) -> dict[str, str]:
-        """{page URL: outcome} of all pages that are not open."""
+    # What is left to do -----------------------------------------------------------------------------------------
+
+    def finished_pages(self) -> dict[str, str]:
+        """Return {page URL: outcome} of all pages that are not open."""
         rows = self._pages(["url", "outcome", "finished_at"])
-        closed = pc.or_(pc.invert(self.again.is_open(rows)), pc.is_in(rows["url"], _strings(self._redone)))
-        rows = rows.filter(closed)
+        read_now = pc.is_in(rows["url"], _string_array(self._read_this_run))
+        rows = rows.filter(pc.or_(pc.invert(self.recrawl.is_open(rows)), read_now))
         return dict(zip(rows["url"].to_pylist(), rows["outcome"].to_pylist(), strict=True))
 
     def open_images(self) -> pa.Table:
-        """Image URLs to ask for, as `frontier.WANTED`."""
-        tiles = self.tiles.read(["image_url", "title", "tag", "page_url", "position"])
+        """Return the image URLs to request, as `frontier.IMAGE_REQUESTS`."""
+        listings = self.listings.read(["image_url", "title", "tag", "page_url", "position"])
         columns = ["url", "outcome", "image_id", "finished_at", "etag", "last_modified"]
         outcomes = self.outcomes.read(columns, filter=pc.field("kind") == "image")
         image_ids = self.images.read(["image_id"])["image_id"]
-        self._reopens |= bool(pc.any(is_image_missing(outcomes, image_ids)).as_py())
-        return open_images(tiles, outcomes, image_ids, self.again)
+        self._has_reopened_urls |= bool(pc.any(is_image_missing(outcomes, image_ids)).as_py())
+        return open_images(listings, outcomes, image_ids, self.recrawl)
 
     @property
     def generation(self) -> int:
-        """Part of the names of shards with URLs that have an outcome: the same URLs may be asked for many times."""
-        return self.outcomes.version if self._reopens else -1
+        """A number to include in shard names.
 
-    def ending(self, url: str) -> tuple[str, str]:
-        """How and why a URL ended."""
+        The name of a shard identifies its commit, and a repeated name is taken for a repeated commit. When finished
+        URLs are requested again, the same shard occurs more than once; the version of `outcomes` tells them apart.
+        """
+        return self.outcomes.version if self._has_reopened_urls else -1
+
+    # What has been done -----------------------------------------------------------------------------------------
+
+    def outcome_of(self, url: str) -> tuple[str, str]:
+        """Return outcome and reason of a URL."""
         rows = self.outcomes.read(["outcome", "reason"], filter=pc.field("url") == url).to_pylist()
         return (rows[0]["outcome"], rows[0]["reason"]) if rows else ("", "not loaded")
 
     def page_reasons(self) -> list[str]:
-        """What was said of each page that ended."""
+        """Return the reasons of all page outcomes."""
         return [str(reason) for reason in self._pages(["reason"])["reason"].to_pylist()]
 
-    def close_listed(self) -> int:
+    def summary(self) -> dict[str, object]:
+        """Return counts over the whole tables, and their versions."""
+        rows = self.outcomes.read(["outcome", "kind"])
+        pages, images = (rows.filter(pc.field("kind") == kind) for kind in ("page", "image"))
+        versions = {table.spec.name: table.version for table in (self.listings, self.outcomes, self.images)}
+        return {"pages": count_outcomes(pages), "tiles": self.listings.count(), "image URLs": count_outcomes(images),
+                "images": self.images.count(), "versions": versions}  # fmt: skip
+
+    # Commits ----------------------------------------------------------------------------------------------------
+
+    def close_interrupted_pages(self) -> int:
         """Give an outcome to pages whose tiles were committed just before a crash; returns how many."""
-        listed = set(self.tiles.read(["page_url"])["page_url"].to_pylist())  # a file holds all tiles of its pages
+        # A data file holds all tiles of its pages, so a page with any tile in `listings` is complete.
+        listed = set(self.listings.read(["page_url"])["page_url"].to_pylist())
         orphans = sorted(listed - self.outcomes.keys())
         if orphans:
             rows = [outcome_row(url, "page", Outcome.LISTED, "listed before an interruption") for url in orphans]
-            self._commit_outcomes(outcome_table(rows), f"crawl-closed:{key_of(orphans)}", self.tiles)
+            self._commit_outcomes(outcome_table(rows), f"crawl-closed:{key_of(orphans)}", self.listings)
         return len(orphans)
 
     def commit_pages(self, shard: str, file: DataFile | None, outcomes: pa.Table) -> None:
-        """Commit a block of pages: its tiles, if any, and an outcome for each page that was walked."""
+        """Commit a block of pages: its tiles, if any, and an outcome for each page that was read."""
         urls = outcomes["url"].to_pylist()
-        self._redone.update(urls)
-        old = self._former(urls)
-        unread = outcomes.filter(pc.field("outcome") == Outcome.FAILED)["url"].to_pylist()
-        former = self._tiles_of(sorted(set(old["url"].to_pylist()) - set(unread)))  # a failed page says nothing of them
-        if file is not None or former:
+        self._read_this_run.update(urls)
+        previous = self._former_outcomes(urls)
+        # A page that failed this time says nothing about its tiles: those of the previous time stay.
+        failed = outcomes.filter(pc.field("outcome") == Outcome.FAILED)["url"].to_pylist()
+        replaced = self._tile_ids(sorted(set(previous["url"].to_pylist()) - set(failed)))
+        if file is not None or replaced:
             files = [file] if file else []
-            self._commit(
-                self.tiles, files, f"crawl-tiles:{shard}", {"tiles": sum(f.num_rows for f in files)}, old=former
-            )
-        self._commit_outcomes(outcomes, f"crawl-pages:{shard}", self.tiles, old["url"].to_pylist())
+            counts = {"tiles": sum(f.num_rows for f in files)}
+            self._commit(self.listings, files, f"crawl-tiles:{shard}", counts, replaced_keys=replaced)
+        self._commit_outcomes(outcomes, f"crawl-pages:{shard}", self.listings, previous["url"].to_pylist())
 
     def commit_images(self, shard: str, file: DataFile | None, outcomes: pa.Table) -> dict[str, int]:
-        """Commit a shard of images, duplicates dropped, and its outcomes; returns {outcome: URLs} of what was asked."""
+        """Commit a shard of images without duplicates, then its outcomes.
+
+        Returns:
+            {outcome: URLs} of this shard. For URLs that were requested again these are the outcomes of the requests:
+            what is stored may be an older outcome that stays valid.
+        """
         near = self.config.crawl.near_duplicates == "drop"
-        old = self._former(outcomes["url"].to_pylist())
+        previous = self._former_outcomes(outcomes["url"].to_pylist())
         counts = count_outcomes(outcomes)
-        if len(old):
-            outcomes = _merge_outcomes(outcomes, {row["url"]: row for row in old.to_pylist()})
-        final, new = resolve_duplicates(outcomes, self._images_known(), near=near)
-        if not len(old):
+        if len(previous):
+            outcomes = _merge_outcomes(outcomes, {row["url"]: row for row in previous.to_pylist()})
+        final, new = resolve_duplicates(outcomes, self._known_images(), near=near)
+        if not len(previous):
             counts = count_outcomes(final)
-        if chosen := self._only(file, new):
-            self._commit(self.images, [chosen], f"crawl-images:{shard}:{key_of(sorted(new))}", counts, self.tiles)
-        self._commit_outcomes(final, f"crawl:{shard}", self.images, old["url"].to_pylist())
+        if chosen := self._filter_file(file, new):
+            app_id = f"crawl-images:{shard}:{key_of(sorted(new))}"
+            self._commit(self.images, [chosen], app_id, counts, self.listings)
+        self._commit_outcomes(final, f"crawl:{shard}", self.images, previous["url"].to_pylist())
         return counts
 
     def retag(self) -> int:
-        """Give images the tags of pages that were walked after they were fetched; returns how many got some."""
+        """Give images the tags of pages that were read after they were fetched; returns how many changed."""
         changed = missing_tags(
-            self.tiles.read(["image_url", "tag"]), self.images.read(["image_id", "source_url", "tags"])
+            self.listings.read(["image_url", "tag"]), self.images.read(["image_id", "source_url", "tags"])
         )
         for image_ids in chunks(sorted(changed), ROWS_PER_RETAG):
             rows = self.images.read(filter=pc.field("image_id").isin(image_ids))
@@ -123,57 +161,50 @@ class CrawlState:
             rows = rows.set_column(rows.schema.get_field_index("tags"), "tags", tags)
             app_id = f"crawl-tags:{key_of(self.images.version, image_ids)}"
             files = [self.images.write_file(rows)]
-            self._commit(self.images, files, app_id, {"retagged": len(rows)}, self.tiles, old=image_ids)
+            self._commit(self.images, files, app_id, {"retagged": len(rows)}, self.listings, replaced_keys=image_ids)
         return len(changed)
 
-    def sweep(self) -> int:
-        """Drop images that their source no longer shows, or forbids, unless another URL has them; returns how many.
+    def drop_vanished_images(self) -> int:
+        """Delete images that their source no longer shows, or forbids, unless another URL has them; returns how many.
 
-        Those whose source never ended are kept: they were committed just before a crash.
+        Images whose source URL has no outcome are kept: they were committed just before a crash.
         """
         outcomes = self.outcomes.read(["url", "image_id"])
         images = self.images.read(["image_id", "source_url"])
-        alive = pc.is_in(images["image_id"], _strings(outcomes["image_id"].drop_null().to_pylist()))
-        ended = pc.is_in(images["source_url"], _strings(outcomes["url"].to_pylist()))
-        gone = images.filter(pc.and_(pc.invert(alive), ended))["image_id"].to_pylist()
-        if gone:
-            app_id = f"crawl-sweep:{key_of(self.images.version, sorted(gone))}"
-            self._commit(self.images, [], app_id, {"dropped": len(gone)},
-                         self.outcomes, old=gone)  # fmt: skip
-        return len(gone)
+        referenced = pc.is_in(images["image_id"], _string_array(outcomes["image_id"].drop_null().to_pylist()))
+        finished = pc.is_in(images["source_url"], _string_array(outcomes["url"].to_pylist()))
+        vanished = images.filter(pc.and_(pc.invert(referenced), finished))["image_id"].to_pylist()
+        if vanished:
+            app_id = f"crawl-sweep:{key_of(self.images.version, sorted(vanished))}"
+            self._commit(self.images, [], app_id, {"dropped": len(vanished)}, self.outcomes, replaced_keys=vanished)
+        return len(vanished)
 
-    def summary(self) -> dict[str, object]:
-        """Counts over the whole tables, and their versions."""
-        rows = self.outcomes.read(["outcome", "kind"])
-        pages, images = (rows.filter(pc.field("kind") == kind) for kind in ("page", "image"))
-        versions = {table.spec.name: table.version for table in (self.tiles, self.outcomes, self.images)}
-        return {"pages": count_outcomes(pages), "tiles": self.tiles.count(), "image URLs": count_outcomes(images),
-                "images": self.images.count(), "versions": versions}  # fmt: skip
+    # Parts of the above -----------------------------------------------------------------------------------------
 
     def _pages(self, columns: list[str]) -> pa.Table:
         return self.outcomes.read(columns, filter=pc.field("kind") == "page")
 
-    def _former(self, urls: Collection[str]) -> pa.Table:
-        """The outcomes that these URLs have already; none, without reading, unless some are asked for once more."""
-        if not self._reopens:
+    def _former_outcomes(self, urls: Collection[str]) -> pa.Table:
+        """Read the outcomes that these URLs already have; in a crawl of new URLs there are none, so nothing is read."""
+        if not self._has_reopened_urls:
             return OUTCOMES.schema.empty_table()
-        return self.outcomes.read(filter=pc.field("url").isin(_strings(urls)))
+        return self.outcomes.read(filter=pc.field("url").isin(_string_array(urls)))
 
-    def _tiles_of(self, pages: list[str]) -> list[str]:
-        """Keys of the tiles that these pages showed before."""
-        if not pages:
+    def _tile_ids(self, page_urls: list[str]) -> list[str]:
+        """Return the keys of the tiles that these pages showed before."""
+        if not page_urls:
             return []
-        rows = self.tiles.read(["tile_id"], filter=pc.field("page_url").isin(pages))
+        rows = self.listings.read(["tile_id"], filter=pc.field("page_url").isin(page_urls))
         return [str(key) for key in rows["tile_id"].to_pylist()]
 
-    def _images_known(self) -> KnownImages:
-        """The committed images, read once and then kept up to date by `settle`."""
+    def _known_images(self) -> KnownImages:
+        """Return the committed images; they are read once and then kept up to date by `resolve_duplicates`."""
         if self._known is None:
             self._known = KnownImages.load(self.images.read(["image_id", "source_url", "fingerprint"]))
         return self._known
 
-    def _only(self, file: DataFile | None, source_urls: set[str]) -> DataFile | None:
-        """The file, or another with only these sources if it holds more; the first one then stays uncommitted."""
+    def _filter_file(self, file: DataFile | None, source_urls: set[str]) -> DataFile | None:
+        """Return the file, or a new one with only these sources if it holds more; the first stays uncommitted then."""
         if file is None or not source_urls:
             return None
         if file.num_rows == len(source_urls):
@@ -181,38 +212,41 @@ class CrawlState:
         path, chosen = self.images.resolve(file.path), pc.field("source_url").isin(sorted(source_urls))
         return self.images.write_file(pq.read_table(path, filesystem=self.store.filesystem, filters=chosen))
 
-    def _commit_outcomes(self, rows: pa.Table, app_id: str, parent: Table, old: Collection[str] = ()) -> None:
+    def _commit_outcomes(self, rows: pa.Table, app_id: str, parent: Table, urls: Collection[str] = ()) -> None:
+        """Commit outcomes; those that `urls` had before are replaced."""
         files = [self.outcomes.write_file(rows)] if len(rows) else []
-        self._commit(self.outcomes, files, app_id, count_outcomes(rows), parent, old=old)
+        self._commit(self.outcomes, files, app_id, count_outcomes(rows), parent, replaced_keys=urls)
 
     def _commit(self, table: Table, files: list[DataFile], app_id: str, counts: dict[str, int],
-                parent: Table | None = None, *, old: Collection[str] = ()) -> None:  # fmt: skip
-        """Add files and, in the same version, drop the rows whose keys are `old`."""
+                parent: Table | None = None, *, replaced_keys: Collection[str] = ()) -> None:  # fmt: skip
+        """Add files and, in the same version, delete the rows with these keys."""
         parents = {parent.spec.name: parent.version} if parent is not None and parent.exists else {}
-        metadata = Lineage(self.config, self.stage, parents).metadata(counts, app_id.partition(":")[2])
-        if old:
-            table.upsert(files, old, app_id=app_id, metadata=metadata)
+        lineage = Lineage(RunInfo(self.config.run, self.config.to_json()), self.stage, parents)
+        metadata = lineage.metadata(counts, app_id.partition(":")[2])
+        if replaced_keys:
+            table.upsert(files, replaced_keys, app_id=app_id, metadata=metadata)
         else:
             table.commit(files, app_id=app_id, metadata=metadata)
 
 
-def _merge_outcomes(outcomes: pa.Table, old: dict[str, dict[str, Any]]) -> pa.Table:
-    """Outcomes of URLs that were asked for once more: what did not change, or could not be reached, stays as it was."""
-    rows = [_merge_outcome(row, old.get(row["url"])) for row in outcomes.to_pylist()]
+def _merge_outcomes(outcomes: pa.Table, previous: dict[str, dict[str, Any]]) -> pa.Table:
+    """Combine the outcomes of URLs that were requested again with their previous ones, {url: row}."""
+    rows = [_merge_outcome(row, previous.get(row["url"])) for row in outcomes.to_pylist()]
     return pa.Table.from_pylist(rows, schema=outcomes.schema)
 
 
-def _merge_outcome(row: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any]:
-    if old is None or old["image_id"] is None:
+def _merge_outcome(row: dict[str, Any], previous: dict[str, Any] | None) -> dict[str, Any]:
+    """Keep the previous outcome where the new one says nothing about the image: not modified, or not reached."""
+    if previous is None or previous["image_id"] is None:
         return row
     if row["outcome"] == Outcome.UNCHANGED:
-        return {**row, **old, "finished_at": datetime.now(UTC), "fingerprint": None}
+        return {**row, **previous, "finished_at": datetime.now(UTC), "fingerprint": None}
     if row["outcome"] in KEEPS_FORMER_OUTCOME:
-        return {**row, **old, "fingerprint": None}
+        return {**row, **previous, "fingerprint": None}
     if row["outcome"] == Outcome.DEAD:
-        return {**row, "image_id": old["image_id"], "reason": f"{row['reason']}; its picture is kept"}
+        return {**row, "image_id": previous["image_id"], "reason": f"{row['reason']}; its picture is kept"}
     return row
 
 
-def _strings(values: Collection[str]) -> pa.Array:
+def _string_array(values: Collection[str]) -> pa.Array:
     return pa.array(sorted(values), pa.string())

@@ -1,4 +1,9 @@
-"""A page is any addressable unit that gives tiles: a listing page, an API's answer, ten thousand records of a file."""
+"""Pages and tiles, the vocabulary of all sources.
+
+A page is any addressable unit that gives tiles: a listing page of a site, an answer of an API, or ten thousand records
+of a file. Pages are grouped by tag: a tag of a site, a query of an API, or the URI of a file. The pages of a tag are
+numbered from 1 and are read in order until one of them is empty.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +16,22 @@ from typing import Any, Protocol
 from emoji_ldm.outcomes import Outcome, Rejected
 
 MAX_TITLE = 500
+# Part of the reasons that are stored with page outcomes, where `selector_warnings` looks for it.
 STRUCTURE_FALLBACK = "by structure: the profile's selectors matched nothing"
 
 
 @dataclass(frozen=True)
 class Tile:
-    """An image that a page shows, and what the page calls it."""
+    """An image shown on a page, and how the page labels it."""
 
     image_url: str  # absolute
     title: str = ""
-    tag: str = ""  # empty: that of the walk
+    tag: str = ""  # empty: the tag whose pages are read
 
 
 @dataclass(frozen=True)
 class PageContent:
-    """What was found on a page."""
+    """The tiles found on a page."""
 
     tiles: Sequence[Tile]
     reason: str
@@ -34,7 +40,7 @@ class PageContent:
 
 @dataclass(frozen=True)
 class ListedPage:
-    """A page that was walked: its outcome, and rows of the `tiles` table."""
+    """A page that was read: its outcome, and rows of the `listings` table."""
 
     url: str
     outcome: Outcome
@@ -45,32 +51,42 @@ class ListedPage:
 
 
 class PageNames(Protocol):
-    """Which pages a source has: walks, each a sequence of pages with addresses."""
+    """The tags of a source and the addresses of their pages."""
 
     @property
     def tags(self) -> Sequence[str]:
-        """Distinct names of the walks: tags of a site, queries of an API, URIs of files."""
+        """Distinct tags: tags of a site, queries of an API, URIs of files."""
         ...
 
     def url(self, tag: str, page: int) -> str:
-        """Address of page `page`, from 1; the same address twice means that there are no more."""
+        """Return the address of page `page`, from 1. An address that repeats means that there are no more pages."""
         ...
 
 
 class PageReader(Protocol):
-    """Reads pages; what it holds open (a browser, connections) it keeps from walk to walk."""
+    """Reads pages; it keeps what it opens (a browser, connections) from one call to the next."""
 
-    def walk(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
-        """Pages of one walk in order, up to and with the first that is empty; CrawlError if none can be had at all."""
+    def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
+        """Read pages of one tag in order, up to and including the first empty one.
+
+        Raises:
+            CrawlError: No page of the source can be read at all.
+        """
         ...
 
     def close(self) -> None:
-        """End browsers and connections."""
+        """Close browsers and connections."""
         ...
 
 
 def read_pages(tag: str, urls: Sequence[str], read: Callable[[str, str], PageContent]) -> Iterator[ListedPage]:
-    """Read pages in order, up to and with the first that is empty; `read(tag, url)` raises Refused for its outcome."""
+    """Read pages in order, up to and including the first empty one.
+
+    Args:
+        tag: Their tag.
+        urls: Their addresses.
+        read: `read(tag, url)` returns the content, or raises Rejected with the page's outcome.
+    """
     for url in urls:
         began = time.monotonic()
         try:
@@ -78,15 +94,15 @@ def read_pages(tag: str, urls: Sequence[str], read: Callable[[str, str], PageCon
             rows = [_tile_row(tag, url, position, tile) for position, tile in enumerate(content.tiles)]
             elapsed_s = time.monotonic() - began
             page = ListedPage(url, Outcome.LISTED, content.reason, elapsed_s, content.http_status, rows)
-        except Rejected as refused:
-            page = ListedPage(url, refused.outcome, refused.reason, time.monotonic() - began, refused.http_status)
+        except Rejected as error:
+            page = ListedPage(url, error.outcome, error.reason, time.monotonic() - began, error.http_status)
         yield page
         if page.outcome is Outcome.EMPTY:
             return
 
 
 def selector_warnings(reasons: Sequence[str]) -> list[str]:
-    """Lines about the pages of a crawl that its user should see, from the reasons of their outcomes."""
+    """Return warnings for the user of a crawl, from the reasons of its page outcomes."""
     missed = sum(STRUCTURE_FALLBACK in reason for reason in reasons)
     if not missed:
         return []
@@ -98,15 +114,16 @@ def selector_warnings(reasons: Sequence[str]) -> list[str]:
 
 
 def no_tiles_message(url: str, outcome: str, reason: str) -> str:
-    """One line for a crawl whose first page gave no tile, and so did all others."""
+    """Return the error message of a crawl that found no tile, from the outcome of its first page."""
     if outcome == Outcome.ROBOTS:
-        return f"nothing may be read: {url} is refused ({reason}); ask the site's owner, or crawl another site"
+        return f"the crawl is not allowed: {url} is refused ({reason}); ask the site's owner, or crawl another site"
     if outcome == Outcome.EMPTY:
         return f"found no tiles on {url}: is the tag right? ({reason})"
     return f"found no tiles on {url}: {reason}"
 
 
 def _tile_row(tag: str, url: str, position: int, tile: Tile) -> dict[str, Any]:
+    # The id depends on page and position only: reading a page again replaces its rows instead of adding to them.
     tile_id = hashlib.sha256(f"{url}\n{position}".encode()).hexdigest()
     return {"tile_id": tile_id, "image_url": tile.image_url, "title": tile.title, "tag": tile.tag or tag,
             "page_url": url, "position": position}  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a crawl would find on one page, and a profile that finds it again."""
+"""Probe of a listing page: what a crawl would find there, and a profile that would find it again."""
 
 from __future__ import annotations
 
@@ -20,141 +20,149 @@ from emoji_ldm.errors import ConfigError, CrawlError
 from emoji_ldm.outcomes import Outcome, Rejected
 
 NUM_EXAMPLES = 5
-MAX_SHOWN = 100  # characters of an address
+MAX_URL_CHARS = 100  # of a URL in the report
 
 
 @dataclass(frozen=True)
 class ProbedPage:
-    """A page as it was seen."""
+    """A page as the crawl sees it."""
 
     url: str
     status: int | None
-    found: ExtractedTiles
-    robots: str
+    extracted: ExtractedTiles
+    robots: str  # what robots.txt says, for people
 
 
 def probe(config: CrawlConfig, url: str, *, tag: str = "", output: str = "") -> str:
-    """Look at a page as the crawl would, with `crawl.source` listing or html; returns a report for people.
+    """Load a page as the crawl would, with `crawl.source` listing or html; returns a report for people.
 
     Args:
-        config: `source`, `profile`, user agent and limits count.
+        config: Source, profile, user agent and limits.
         url: A listing page.
         tag: The part of its address that is the tag; guessed if empty.
-        output: File for the proposed profile; shown in the report if empty.
+        output: File for the proposed profile; it is part of the report if empty.
 
     Raises:
-        ConfigError: The address is none, the source reads no pages, or the file exists.
-        CrawlError: The page cannot be had, may not be read, or shows no tiles; says what it does show.
+        ConfigError: The address is invalid, the source does not read pages, or the output file exists.
+        CrawlError: The page cannot be loaded, may not be read, or shows no tiles; the message describes the page.
     """
     _check(config, url, output)
     site = "{0.scheme}://{0.netloc}".format(urlsplit(url))
-    sight = _load_page(config.model_copy(update={"site": site}), url)
-    if not sight.found.spots:
-        raise CrawlError(f"{sight.found.reason()} ({url})")
-    numbering = infer_pagination(sight.url, sight.found.tree, tag)
-    profile = propose_profile(sight.found, numbering, load_site_profile(config.profile))
+    page = _load_page(config.model_copy(update={"site": site}), url)
+    if not page.extracted.elements:
+        raise CrawlError(f"{page.extracted.reason()} ({url})")
+    pagination = infer_pagination(page.url, page.extracted.tree, tag)
+    profile = propose_profile(page.extracted, pagination, load_site_profile(config.profile))
     text = yaml.safe_dump(profile.model_dump(exclude_defaults=True, exclude_none=True), sort_keys=False)
     if output:
         Path(output).write_text(f"# Proposed by `emoji-ldm crawl probe {url}`.\n{text}", encoding="utf-8")
-    lines = [*_page_report(sight), *_profile_report(profile, numbering)]
+    lines = [*_page_report(page), *_profile_report(profile, pagination)]
     lines += [f"wrote     {output}"] if output else ["", text]
-    return "\n".join([*lines, _next_command(config, site, numbering.tag or tag, output)])
+    return "\n".join([*lines, _next_command(config, site, pagination.tag or tag, output)])
+
+
+def propose_profile(extracted: ExtractedTiles, pagination: Pagination, used: SiteProfile) -> SiteProfile:
+    """Propose a profile for pages like this one: selectors that worked are kept, others are inferred."""
+    if extracted.method == "selectors":
+        return used.model_copy(update={"url": pagination.pattern})
+    unwrap = used.unwrap or _guess_proxy(extracted)
+    return SiteProfile(url=pagination.pattern, tile=infer_tile_selector(extracted), unwrap=unwrap)
 
 
 def _check(config: CrawlConfig, url: str, output: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ConfigError(f"{url!r} is no address of a page; write it as https://example.org/emoji")
+        raise ConfigError(f"{url!r} is not the address of a page; write it as https://example.org/emoji")
     if config.source not in ("listing", "html"):
-        raise ConfigError(f"crawl probe looks at pages; crawl.source={config.source} has none (listing, html)")
+        raise ConfigError(f"crawl probe loads pages; crawl.source={config.source} has none (use listing or html)")
     if output and Path(output).exists():
         raise ConfigError(f"{output} exists already; choose another -o FILE")
+
+
+def _guess_proxy(extracted: ExtractedTiles) -> ImageProxy | None:
+    """Return the image proxy of Next.js, which many sites use, if most tiles go through it."""
+    proxy = ImageProxy(path="/_next/image")
+    num_proxied = sum(proxy.original_url(tile.image_url) != tile.image_url for tile in extracted.tiles)
+    return proxy if 2 * num_proxied > len(extracted.tiles) else None
+
+
+def _load_page(config: CrawlConfig, url: str) -> ProbedPage:
+    """Load the page under the same rules as the crawl; CrawlError if it may not or cannot be read."""
+    rate_limiter = LocalRateLimiter(config)
+    try:
+        if config.source == "html":
+            return _load_static(config, rate_limiter, url)
+        return _load_in_browser(config, rate_limiter, url)
+    except Rejected as error:
+        verb = "may not" if error.outcome is Outcome.ROBOTS else "cannot"
+        raise CrawlError(f"{url} {verb} be read: {error.reason}") from None
+
+
+# The readers are imported on use: a browser needs selenium, a static page does not.
+
+
+def _load_in_browser(config: CrawlConfig, rate_limiter: LocalRateLimiter, url: str) -> ProbedPage:
+    from emoji_ldm.crawl.sources.browser_listing import BrowserListingReader
+
+    reader = BrowserListingReader(config, rate_limiter)
+    try:
+        page = reader.load(url)
+        robots = reader.runner.run(_robots_report(rate_limiter, url))
+        return ProbedPage(page.url, page.status or None, page.extracted, robots)
+    finally:
+        reader.close()
+
+
+def _load_static(config: CrawlConfig, rate_limiter: LocalRateLimiter, url: str) -> ProbedPage:
+    from emoji_ldm.crawl.sources.static_html import HtmlReader, decode_html
+
+    reader = HtmlReader(config, rate_limiter)
+    try:
+        response = reader.get(url)
+        final_url = response.url or url
+        extracted = extract_tiles(decode_html(response.body, response.media_type), final_url, reader.profile)
+        robots = reader.runner.run(_robots_report(rate_limiter, url))
+        return ProbedPage(final_url, response.http_status, extracted, robots)
+    finally:
+        reader.close()
+
+
+async def _robots_report(rate_limiter: LocalRateLimiter, url: str) -> str:
+    rules = await rate_limiter.rules(origin_of(parse_url(url)))
+    delay_s = rules.robots.crawl_delay_s
+    pause = f"Crawl-delay {delay_s:g} s" if delay_s else "no Crawl-delay"
+    return f"allowed; {pause}" + ("" if rules.robots.rules else " (robots.txt forbids nothing)")
+
+
+def _page_report(page: ProbedPage) -> list[str]:
+    title = page.extracted.tree.html.css_first("title")
+    named = collapse_whitespace(title.text())[:MAX_URL_CHARS] if title else "without title"
+    missed = " (the selectors of crawl.profile matched nothing)" if page.extracted.selectors_missed else ""
+    by = "the profile's selectors" if page.extracted.method == "selectors" else f"structure{missed}"
+    lines = [
+        f"page      {named}" + (f" (HTTP {page.status})" if page.status else ""),
+        f"robots    {page.robots}",
+        f"tiles     {len(page.extracted.elements)}, found by {by}",
+    ]
+    for tile in page.extracted.tiles[:NUM_EXAMPLES]:
+        lines.append(f"          {tile.title[:30]:<30}  {tile.image_url[:MAX_URL_CHARS]}")
+    return lines
+
+
+def _profile_report(profile: SiteProfile, pagination: Pagination) -> list[str]:
+    tile = profile.tile or "no stable names match these tiles alone: leave them to the structure"
+    proxy = f"proxy     {profile.unwrap.path} serves the images; their originals are fetched" if profile.unwrap else ""
+    return [
+        f"selector  {tile}",
+        *([proxy] if proxy else []),
+        f"pages     {profile.url}  ({pagination.description})",
+        f"tag       {pagination.tag}"
+        if "{tag}" in profile.url
+        else "tag       none in the address: name it with --tag",
+    ]
 
 
 def _next_command(config: CrawlConfig, site: str, tag: str, output: str) -> str:
     source = "" if config.source == "listing" else f" crawl.source={config.source}"
     tags = f"'crawl.tags=[{tag or 'TAG'}]'"
     return f"next: emoji-ldm crawl{source} crawl.site={site} {tags} crawl.profile={output or 'FILE.yaml'}\n"
-
-
-def propose_profile(found: ExtractedTiles, numbering: Pagination, used: SiteProfile) -> SiteProfile:
-    """A profile for pages like this one: selectors that worked stay, others are made anew."""
-    if found.by == "selectors":
-        return used.model_copy(update={"url": numbering.pattern})
-    unwrap = used.unwrap or _guess_proxy(found)
-    return SiteProfile(url=numbering.pattern, tile=infer_tile_selector(found), unwrap=unwrap)
-
-
-def _guess_proxy(found: ExtractedTiles) -> ImageProxy | None:
-    """The image proxy of Next.js, which serves many a listing, if most tiles go through it."""
-    proxy = ImageProxy(path="/_next/image")
-    num_hidden = sum(proxy.original(tile.image_url) != tile.image_url for tile in found.tiles)
-    return proxy if 2 * num_hidden > len(found.tiles) else None
-
-
-def _load_page(config: CrawlConfig, url: str) -> ProbedPage:
-    """The page and the verdict of its robots.txt; CrawlError if it may or can not be read."""
-    gate = LocalRateLimiter(config)
-    try:
-        if config.source == "html":
-            return _load_static(config, gate, url)
-        return _load_in_browser(config, gate, url)
-    except Rejected as refused:
-        verb = "may not" if refused.outcome is Outcome.ROBOTS else "cannot"
-        raise CrawlError(f"{url} {verb} be read: {refused.reason}") from None
-
-
-def _load_in_browser(config: CrawlConfig, gate: LocalRateLimiter, url: str) -> ProbedPage:
-    from emoji_ldm.crawl.sources.browser_listing import BrowserListingReader
-
-    lister = BrowserListingReader(config, gate)
-    try:
-        view = lister.look(url)
-        return ProbedPage(view.url, view.status or None, view.found, lister.runner.run(_robots_verdict(gate, url)))
-    finally:
-        lister.close()
-
-
-def _load_static(config: CrawlConfig, gate: LocalRateLimiter, url: str) -> ProbedPage:
-    from emoji_ldm.crawl.sources.static_html import HtmlReader, decode_html
-
-    reader = HtmlReader(config, gate)
-    try:
-        download = reader.get(url)
-        found = extract_tiles(decode_html(download.body, download.media_type), download.url or url, reader.profile)
-        return ProbedPage(
-            download.url or url, download.http_status, found, reader.runner.run(_robots_verdict(gate, url))
-        )
-    finally:
-        reader.close()
-
-
-async def _robots_verdict(gate: LocalRateLimiter, url: str) -> str:
-    rules = await gate.rules(origin_of(parse_url(url)))
-    pause = f"Crawl-delay {rules.robots.delay_s:g} s" if rules.robots.delay_s else "no Crawl-delay"
-    return f"allowed; {pause}" + ("" if rules.robots.rules else " (robots.txt forbids nothing)")
-
-
-def _page_report(sight: ProbedPage) -> list[str]:
-    title = sight.found.tree.html.css_first("title")
-    named = collapse_whitespace(title.text())[:MAX_SHOWN] if title else "without title"
-    missed = " (the selectors of crawl.profile matched nothing)" if sight.found.missed else ""
-    by = "the profile's selectors" if sight.found.by == "selectors" else f"structure{missed}"
-    lines = [
-        f"page      {named}" + (f" (HTTP {sight.status})" if sight.status else ""),
-        f"robots    {sight.robots}",
-        f"tiles     {len(sight.found.spots)}, found by {by}",
-    ]
-    for tile in sight.found.tiles[:NUM_EXAMPLES]:
-        lines.append(f"          {tile.title[:30]:<30}  {tile.image_url[:MAX_SHOWN]}")
-    return lines
-
-
-def _profile_report(profile: SiteProfile, numbering: Pagination) -> list[str]:
-    tile = profile.tile or "none of lasting words matches these tiles alone: leave them to the structure"
-    return [
-        f"selector  {tile}",
-        *([f"proxy     {profile.unwrap.path} hides the originals, which are taken instead"] if profile.unwrap else []),
-        f"pages     {profile.url}  ({numbering.seen})",
-        f"tag       {numbering.tag}" if "{tag}" in profile.url else "tag       none in the address: name it with --tag",
-    ]

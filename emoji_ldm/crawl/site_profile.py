@@ -1,4 +1,8 @@
-"""Crawl profiles: how a site numbers its pages and where tiles are on them, or how an API answers."""
+"""Crawl profiles: how a site numbers its pages and where tiles are on them, or how an API answers.
+
+A profile is a YAML file, shipped in `profiles/` or written by the user (`emoji-ldm crawl probe` proposes one). Its
+field names are therefore a public format.
+"""
 
 from __future__ import annotations
 
@@ -16,37 +20,34 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from emoji_ldm.errors import ConfigError
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
+# Unknown fields are errors: a misspelt selector must not silently fall back to the structure of the page.
 MODEL_CONFIG = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-def _check_url_fields(url: str, allowed: set[str], required: set[str]) -> str:
-    fields = {name for _, name, _, _ in string.Formatter().parse(url) if name is not None}
-    if not required <= fields or not fields <= allowed:
-        shown = ", ".join(f"{{{name}}}" for name in sorted(allowed))
-        raise ValueError(f"must hold {' and '.join(f'{{{n}}}' for n in sorted(required))}; its fields are {shown}")
-    return url
-
-
 class ImageProxy(BaseModel):
-    """An image proxy whose addresses name the original: the same image in other sizes is then one URL, fetched once."""
+    """An image proxy whose URLs contain the URL of the original image.
+
+    Crawling the originals instead fetches an image once, not once for each size that the proxy offers.
+    """
 
     model_config = MODEL_CONFIG
 
     path: str
     """Path of the proxy, such as /_next/image."""
     parameter: str = "url"
-    """Query parameter that holds the original's address."""
+    """Query parameter that holds the URL of the original."""
 
-    def original(self, address: str) -> str:
-        """The original behind an address of the proxy; any other address as it is."""
+    def original_url(self, address: str) -> str:
+        """Return the URL of the original behind a URL of the proxy; any other URL unchanged."""
         parts = urlsplit(address)
         found = parse_qs(parts.query).get(self.parameter, []) if parts.path == self.path else []
         original = urljoin(address, found[0]) if found else address
+        # The parameter is under the site's control: anything but a web address (data:, file:) is not followed.
         return original if urlsplit(original).scheme in ("http", "https") else address
 
 
 class SiteProfile(BaseModel):
-    """One site's listing. Selectors are CSS and optional: tiles they do not find are looked for by structure."""
+    """The listing pages of one site. CSS selectors are optional: without a match, tiles are found by structure."""
 
     model_config = MODEL_CONFIG
 
@@ -55,7 +56,7 @@ class SiteProfile(BaseModel):
     url: str
     """Address of a listing page, with {site}, {tag} and {page} (from 1); without {page}, a tag has one page."""
     content: str = ""
-    """Selector of the part that holds the tiles; empty takes <main>, or the page without its furniture."""
+    """Selector of the part that holds the tiles; empty takes <main>, or the page without navigation and side panels."""
     tile: str = ""
     """Selector of one tile; empty finds tiles by structure."""
     image: str = "img"
@@ -63,35 +64,36 @@ class SiteProfile(BaseModel):
     title: str = ""
     """Selector of the element inside a tile whose text is the title; empty takes title, alt or the tile's text."""
     unwrap: ImageProxy | None = None
-    """Image proxy to see through: {path, parameter}."""
+    """Image proxy whose originals are fetched instead: {path, parameter}."""
 
     @field_validator("url")
     @classmethod
     def _check_url_fields(cls, url: str) -> str:
-        return _check_url_fields(url, {"site", "tag", "page"}, {"site"})
+        return _validate_url_fields(url, {"site", "tag", "page"}, {"site"})
 
     @field_validator("content", "tile", "image", "title")
     @classmethod
     def _is_a_selector(cls, selector: str) -> str:
+        # The HTML parser is imported on use: API profiles and `--help` do not need it.
         from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 
         try:
             LexborHTMLParser("").css(selector or "img")
         except SelectolaxError:
-            raise ValueError(f"{selector!r} is no CSS selector") from None
+            raise ValueError(f"{selector!r} is not a CSS selector") from None
         return selector
 
     def page_url(self, site: str, tag: str, page: int) -> str:
-        """Address of page `page`, from 1, of a tag."""
+        """Return the address of page `page`, from 1, of a tag."""
         return self.url.format(site=site.rstrip("/"), tag=quote(tag, safe=""), page=page)
 
-    def unwrapped(self, address: str) -> str:
-        """The one address of an image."""
-        return self.unwrap.original(address) if self.unwrap else address
+    def original_url(self, address: str) -> str:
+        """Return the URL of an image without its proxy."""
+        return self.unwrap.original_url(address) if self.unwrap else address
 
 
 class ApiProfile(BaseModel):
-    """One JSON image search. Paths such as `data.items` name keys inside keys."""
+    """One JSON image search API. A path such as `data.items` names nested keys."""
 
     model_config = MODEL_CONFIG
 
@@ -104,11 +106,11 @@ class ApiProfile(BaseModel):
     items: str
     """Path of the list of results; empty if the answer itself is the list."""
     image: str
-    """Path of the image's address inside a result."""
+    """Path of the image's URL inside a result."""
     title: str = ""
     """Path of its title."""
     key_variable: str = ""
-    """Environment variable that holds the API key; empty if it needs none. The key itself is never written down."""
+    """Environment variable that holds the API key; empty if none is needed. The key itself is never stored."""
     key_header: str = ""
     """Header that carries the key."""
     key_parameter: str = ""
@@ -117,7 +119,7 @@ class ApiProfile(BaseModel):
     @field_validator("url")
     @classmethod
     def _check_url_fields(cls, url: str) -> str:
-        return _check_url_fields(url, {"site", "tag", "page", "index", "offset"}, {"site", "tag"})
+        return _validate_url_fields(url, {"site", "tag", "page", "index", "offset"}, {"site", "tag"})
 
     @model_validator(mode="after")
     def _key_has_a_carrier(self) -> Self:
@@ -126,25 +128,44 @@ class ApiProfile(BaseModel):
         return self
 
     def page_url(self, site: str, tag: str, page: int) -> str:
-        """Address of answer `page`, from 1, for a query; it holds no key."""
+        """Return the address of answer `page`, from 1, for a query, without the key."""
         offset = (page - 1) * self.page_size
         return self.url.format(site=site.rstrip("/"), tag=quote(tag, safe=""), page=page, index=page - 1, offset=offset)
+
+
+@dataclass(frozen=True)
+class SitePages:
+    """The `PageNames` of a site or API: its configured tags, with addresses by a profile."""
+
+    site: str
+    configured_tags: tuple[str, ...]
+    profile: SiteProfile | ApiProfile
+
+    @property
+    def tags(self) -> Sequence[str]:
+        """The configured tags, each once."""
+        return list(dict.fromkeys(self.configured_tags))
+
+    def url(self, tag: str, page: int) -> str:
+        """Return the address of page `page`, from 1, of a tag."""
+        return self.profile.page_url(self.site, tag, page)
 
 
 KINDS: dict[str, type[SiteProfile] | type[ApiProfile]] = {"pages": SiteProfile, "api": ApiProfile}
 
 
 def profile_names(kind: str = "") -> list[str]:
-    """Names of the shipped profiles, of one kind or all."""
+    """List the shipped profiles, of one kind or all."""
     names = sorted(path.stem for path in PROFILE_FOLDER.glob("*.yaml"))
     return [name for name in names if not kind or _values(PROFILE_FOLDER / f"{name}.yaml").get("kind", "pages") == kind]
 
 
 def load_site_profile(name: str) -> SiteProfile:
-    """The profile of HTML pages of a shipped name or a YAML file.
+    """Load the profile of HTML pages with a shipped name, or from a YAML file.
 
     Raises:
-        ConfigError: There is none of this name or kind, or the file is no profile; names the nearest or the bad field.
+        ConfigError: There is no such name or file (the message suggests the closest name), it is of another kind, or
+            the file is not a valid profile (the message names the first bad field).
     """
     profile = _load(name, "pages")
     assert isinstance(profile, SiteProfile), "loaded by its kind"
@@ -152,7 +173,11 @@ def load_site_profile(name: str) -> SiteProfile:
 
 
 def load_api_profile(name: str) -> ApiProfile:
-    """The profile of an API of a shipped name or a YAML file; ConfigError as from `load_profile`."""
+    """Load the profile of a JSON API with a shipped name, or from a YAML file.
+
+    Raises:
+        ConfigError: As for `load_site_profile`.
+    """
     profile = _load(name, "api")
     assert isinstance(profile, ApiProfile), "loaded by its kind"
     return profile
@@ -160,12 +185,13 @@ def load_api_profile(name: str) -> ApiProfile:
 
 def _load(name: str, kind: str) -> SiteProfile | ApiProfile:
     shipped = PROFILE_FOLDER / f"{name}.yaml"
+    # A shipped name wins over a file of the same name in the working folder.
     path = shipped if name in profile_names() else Path(name)
     if not path.is_file():
         close = difflib.get_close_matches(name, profile_names(kind), n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         known = ", ".join(profile_names(kind))
-        raise ConfigError(f"crawl.profile: no profile or file {name!r}{hint} (profiles: {known})")
+        raise ConfigError(f"crawl.profile: there is no profile or file {name!r}{hint} (profiles: {known})")
     values = _values(path)
     found = values.get("kind", "pages")
     if found != kind and found in KINDS:
@@ -187,13 +213,13 @@ def _values(path: Path) -> dict[str, Any]:
         raise ConfigError(f"crawl.profile {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(
-            f'crawl.profile {path} holds no mapping; expected at least `url: "{{site}}/...{{tag}}...{{page}}"`'
+            f'crawl.profile {path} is not a YAML mapping; it needs at least `url: "{{site}}/...{{tag}}...{{page}}"`'
         )
     return values
 
 
 def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
-    """What is wrong with the first bad field; an unknown one is answered with the nearest right name."""
+    """Describe the first invalid field; for an unknown one, suggest the closest known name."""
     problem = error.errors()[0]
     field = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
@@ -203,19 +229,10 @@ def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     return f"unknown field {field!r}" + (f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})")
 
 
-@dataclass(frozen=True)
-class SitePages:
-    """Names of a site's pages: those of its tags, by a profile."""
-
-    site: str
-    wanted: tuple[str, ...]
-    profile: SiteProfile | ApiProfile
-
-    @property
-    def tags(self) -> Sequence[str]:
-        """The wanted tags, each once."""
-        return list(dict.fromkeys(self.wanted))
-
-    def url(self, tag: str, page: int) -> str:
-        """Address of page `page`, from 1, of a tag."""
-        return self.profile.page_url(self.site, tag, page)
+def _validate_url_fields(url: str, allowed: set[str], required: set[str]) -> str:
+    """Check the replacement fields of a URL pattern; ValueError names those that are missing or unknown."""
+    fields = {name for _, name, _, _ in string.Formatter().parse(url) if name is not None}
+    if not required <= fields or not fields <= allowed:
+        shown = ", ".join(f"{{{name}}}" for name in sorted(allowed))
+        raise ValueError(f"must contain {' and '.join(f'{{{n}}}' for n in sorted(required))}; its fields are {shown}")
+    return url

@@ -1,4 +1,8 @@
-"""The gallery: a small real web site full of emoji, for the demo and for the crawl's tests.
+"""The gallery: a small real website full of emoji on loopback, for the demo and for the tests of the crawl.
 
-It is a fixture. No crawl code may know it, and it knows no crawl code.
+    sample_images   the emoji: a committed fixture and rendered OpenMoji    page_templates  HTML, CSS and script
+    catalog         tiles by tag, with the faults of real sites             server          HTTP server
+    gallery         the site as a context manager and as a command
+
+It is a fixture: no crawl code may import it, and it imports no crawl code.
 """

@@ -1,4 +1,4 @@
-"""What hangs in the gallery: tiles by tag, the files behind them, and the traps among them."""
+"""The catalog of the gallery: tiles by tag, the files behind them, and the faults among them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from urllib.parse import quote
 
 from emoji_ldm.demo.sample_images import TAGS, SampleImage, encode_as
 
-PER_PAGE = 60
+TILES_PER_PAGE = 60
 NUM_DUPLICATES, NUM_DEAD, NUM_PRIVATE = 12, 5, 2
 
-# How a tile's URL answers. All but "good" are traps:
-#   duplicate  sound, the pixels of a good one, in the other file format
+# How a tile's URL answers. All but "good" are faults that a crawl must handle:
+#   duplicate  valid, with the pixels of a good one in the other file format
 #   dead       404            error      500
-#   slow       trickles and never completes
-#   not_image  200, image content type, a web page as body
+#   slow       sends a byte now and then and never completes
+#   not_image  200, content type of an image, a web page as body
 #   truncated  200, half of an image file
-#   private    sound, but robots.txt forbids it
+#   private    valid, but robots.txt forbids it
 KINDS = ("good", "duplicate", "dead", "error", "slow", "not_image", "truncated", "private")
 
 _LOGIN_PAGE = b"<!doctype html><title>Sign in</title><h1>Please sign in</h1><p>This emoji is for members.</p>"
@@ -27,72 +27,72 @@ _LOGIN_PAGE = b"<!doctype html><title>Sign in</title><h1>Please sign in</h1><p>T
 
 @dataclass(frozen=True)
 class GalleryTile:
-    """One emoji of a listing; `path` is the original file's, `copy_of` the path whose pixels a duplicate repeats."""
+    """One emoji of a listing."""
 
     title: str
-    path: str
+    path: str  # of the original file
     tags: tuple[str, ...]
-    kind: str
+    kind: str  # one of `KINDS`
     data: bytes = b""
     media_type: str = "image/png"
-    copy_of: str | None = None
+    copy_of: str | None = None  # path of the tile whose pixels a duplicate repeats
 
     def url(self, site_url: str) -> str:
-        """The address in the listing: the image proxy's, but for private files, which stand bare."""
+        """Return the URL in the listing: that of the image proxy, except for private files."""
         if self.kind == "private":
             return site_url + self.path
         return f"{site_url}/_next/image?url={quote(site_url + self.path, safe='')}&w=128&q=75"
 
 
-def build_tiles(pictures: Sequence[SampleImage], limit_per_tag: int | None, seed: int) -> list[GalleryTile]:
-    """All tiles in listing order: at most `limit_per_tag` good ones a tag, and the traps on top.
+def build_tiles(images: Sequence[SampleImage], limit_per_tag: int | None, seed: int) -> list[GalleryTile]:
+    """Return all tiles in listing order: at most `limit_per_tag` good ones per tag, and the faults in addition.
 
     The same arguments give the same tiles.
     """
     rng = random.Random(seed)
-    shuffled = rng.sample(list(pictures), len(pictures))
-    # These four belong to traps alone: who shows their pixels broke robots.txt or took a broken file.
-    reserved = [picture for picture in shuffled if "Blobs" in picture.tags][: NUM_PRIVATE + 2]
-    good = _limit_per_tag([_tile(p, "good") for p in shuffled if p not in reserved], limit_per_tag)
+    shuffled = rng.sample(list(images), len(images))
+    # These four images occur in faults only: a crawl that has their pixels broke robots.txt or accepted a broken file.
+    reserved = [image for image in shuffled if "Blobs" in image.tags][: NUM_PRIVATE + 2]
+    good = _limit_per_tag([_tile(image, "good") for image in shuffled if image not in reserved], limit_per_tag)
     tiles = [*good, *_duplicates(good, rng), *_faults(reserved)]
     rng.shuffle(tiles)
     return tiles
 
 
 def tiles_on_page(tiles: Iterable[GalleryTile], tag: str, page: int) -> tuple[list[GalleryTile], int]:
-    """The tiles of one page (from 1; none past the end) and the number of pages of the tag."""
+    """Return the tiles of one page (from 1; none past the end) and the number of pages of the tag."""
     tagged = [tile for tile in tiles if tag in tile.tags]
-    first = (page - 1) * PER_PAGE
-    return (tagged[first : first + PER_PAGE] if page >= 1 else []), -(-len(tagged) // PER_PAGE)
+    first = (page - 1) * TILES_PER_PAGE
+    return (tagged[first : first + TILES_PER_PAGE] if page >= 1 else []), -(-len(tagged) // TILES_PER_PAGE)
 
 
-def _tile(picture: SampleImage, kind: str) -> GalleryTile:
-    path = _path(picture.name, picture.media_type, "private" if kind == "private" else "media")
-    return GalleryTile(picture.title, path, picture.tags, kind, picture.data, picture.media_type)
+def _tile(image: SampleImage, kind: str) -> GalleryTile:
+    path = _path(image.name, image.media_type, "private" if kind == "private" else "media")
+    return GalleryTile(image.title, path, image.tags, kind, image.data, image.media_type)
 
 
 def _path(name: str, media_type: str, folder: str = "media") -> str:
-    """An address with an 18-digit number, as chat services give it, fixed by the name."""
+    """Return a path with an 18-digit number, as chat services use, derived from the name."""
     number = 10**17 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % (9 * 10**17)
     return f"/{folder}/emojis/{number}.{media_type.removeprefix('image/')}"
 
 
 def _limit_per_tag(tiles: list[GalleryTile], limit_per_tag: int | None) -> list[GalleryTile]:
-    """The tiles, each under those of its tags that still had room."""
+    """Return the tiles, each under those of its tags that are not full yet."""
     if limit_per_tag is None:
         return tiles
-    room = dict.fromkeys(TAGS, limit_per_tag)
-    kept = []
+    left = dict.fromkeys(TAGS, limit_per_tag)
+    limited = []
     for tile in tiles:
-        tags = tuple(tag for tag in tile.tags if room[tag] > 0)
-        room.update({tag: room[tag] - 1 for tag in tags})
+        tags = tuple(tag for tag in tile.tags if left[tag] > 0)
+        left.update({tag: left[tag] - 1 for tag in tags})
         if tags:
-            kept.append(replace(tile, tags=tags))
-    return kept
+            limited.append(replace(tile, tags=tags))
+    return limited
 
 
 def _duplicates(good: list[GalleryTile], rng: random.Random) -> list[GalleryTile]:
-    """Copies under other addresses; a third of them are blobs, so that one tag alone shows some."""
+    """Return copies under other URLs; a third of them are blobs, so that a crawl of that tag alone meets some."""
     blobs = [tile for tile in good if "Blobs" in tile.tags]
     others = [tile for tile in good if "Blobs" not in tile.tags]
     num_blobs = min(NUM_DUPLICATES // 3, len(blobs))
@@ -107,13 +107,13 @@ def _duplicate(tile: GalleryTile) -> GalleryTile:
 
 
 def _faults(reserved: list[SampleImage]) -> list[GalleryTile]:
-    """The tiles that a crawl must not bring home; all of them but four dead ones hang in Blobs."""
+    """Return the tiles whose images a crawl must not store. All but four dead ones are in Blobs."""
     *private, slow, truncated = reserved
-    whole = encode_as(truncated.data, "image/png")
-    half = replace(truncated, data=whole[: len(whole) // 2], media_type="image/png")
+    complete = encode_as(truncated.data, "image/png")
+    half = replace(truncated, data=complete[: len(complete) // 2], media_type="image/png")
     blobs = ("Blobs",)
     return [
-        *(_tile(picture, "private") for picture in private),
+        *(_tile(image, "private") for image in private),
         _tile(slow, "slow"),
         _tile(half, "truncated"),
         GalleryTile("Blob for members", _path("members", "image/png"), blobs, "not_image", _LOGIN_PAGE),

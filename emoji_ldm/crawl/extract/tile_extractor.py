@@ -1,4 +1,4 @@
-"""HTML -> tiles: by a profile's selectors, else by structure, as repeated elements that hold an image and a title."""
+"""Extraction of tiles from HTML: by a profile's selectors, else by structure, as repeated elements with an image."""
 
 from __future__ import annotations
 
@@ -26,33 +26,82 @@ class ExtractedTiles:
     """The tiles of a page, and how they were found."""
 
     tree: HtmlTree
-    spots: list[TileElement]
-    by: str  # selectors | structure
-    missed: bool  # the profile has selectors, but they matched nothing
+    elements: list[TileElement]
+    method: str  # selectors | structure
+    selectors_missed: bool  # the profile has selectors, but they matched nothing
 
     @property
     def tiles(self) -> list[Tile]:
-        """In the order of the page."""
-        return [spot.tile for spot in self.spots]
+        """The tiles in the order of the page."""
+        return [element.tile for element in self.elements]
 
     def reason(self) -> str:
-        """How many tiles, and how they were found if that is worth a word; what the page holds if there are none."""
-        if not self.spots:
-            selectors = "selectors matched 0; " if self.missed else ""
+        """Return the reason of the page's outcome: how many tiles were found, or what the page contains instead."""
+        if not self.elements:
+            selectors = "selectors matched 0; " if self.selectors_missed else ""
             return f"no tiles: {selectors}{describe_page(self.tree)}"
-        return f"{len(self.spots)} tiles" + (f", {STRUCTURE_FALLBACK}" if self.missed else "")
+        return f"{len(self.elements)} tiles" + (f", {STRUCTURE_FALLBACK}" if self.selectors_missed else "")
 
 
 def extract_tiles(html: str, url: str, profile: SiteProfile) -> ExtractedTiles:
-    """The tiles of a page at `url`; Refused if its markup is a trap."""
+    """Extract the tiles of a page at `url`.
+
+    Raises:
+        Rejected: The markup would be too expensive to parse.
+    """
     tree = HtmlTree(html, url, content=profile.content)
     selected = _by_selectors(tree, profile)
-    spots = selected or _by_structure(tree, profile)
-    return ExtractedTiles(tree, spots, "selectors" if selected else "structure", bool(profile.tile) and not selected)
+    elements = selected or _by_structure(tree, profile)
+    missed = bool(profile.tile) and not selected
+    return ExtractedTiles(tree, elements, "selectors" if selected else "structure", missed)
+
+
+def _by_selectors(tree: HtmlTree, profile: SiteProfile) -> list[TileElement]:
+    if not profile.tile:
+        return []
+    nodes = tree.select(profile.tile)
+    if profile.content:
+        nodes = [node for node in nodes if tree.is_inside(node)] or nodes
+    images, elements = {node.mem_id for node in tree.select(profile.image)}, []
+    for node in nodes:
+        # The selector of the image may match the tile itself, which `css_first` would not return.
+        image = node if node.mem_id in images else node.css_first(profile.image)
+        if image and tree.image_url(image):
+            elements.append(_tile_element(tree, node, image, profile))
+    return elements
+
+
+def _by_structure(tree: HtmlTree, profile: SiteProfile) -> list[TileElement]:
+    """Find tiles as the largest group of titled images at the same structural position.
+
+    The tile of an image is the largest element that contains no other image. In a grid row with a single image left,
+    that element is the whole row. A second pass therefore takes the depth of the largest group for all images.
+    """
+    groups: dict[str, list[TileElement]] = {}
+    for image in tree.images:
+        if not tree.is_chrome(image) and tree.image_url(image):
+            element = _tile_element(tree, tree.tile_of(image), image, profile)
+            if element.tile.title:
+                groups.setdefault(tree.structural_path(element.node), []).append(element)
+    if not groups:
+        return []
+    example = max(groups.values(), key=len)[0].node
+    path, depth = tree.structural_path(example), len(tree.ancestors_below_root(example))
+    elements = []
+    for image in tree.images:
+        node = tree.tile_at(image, depth)
+        if node and tree.structural_path(node) == path and not tree.is_chrome(image) and tree.image_url(image):
+            elements.append(_tile_element(tree, node, image, profile))
+    return [element for element in elements if element.tile.title]
+
+
+def _tile_element(tree: HtmlTree, node: Node, image: Node, profile: SiteProfile) -> TileElement:
+    address = profile.original_url(tree.image_url(image))
+    return TileElement(node, image, Tile(address, tree.title(node, image, profile.title)))
 
 
 def describe_page(tree: HtmlTree) -> str:
-    """What a page without tiles does hold, for people."""
+    """Describe a page without tiles for people: its title, its images, the beginning of its text."""
     title = tree.html.css_first("title")
     images = tree.html.css("img")
     groups = Counter(short_selector(image) for image in images)
@@ -67,7 +116,7 @@ def describe_page(tree: HtmlTree) -> str:
 
 
 def short_selector(node: Node) -> str:
-    """A short selector of an element: its last three steps, such as `aside > div.panel > img`."""
+    """Return a readable selector of an element: its last three levels, such as `aside > div.panel > img`."""
     steps, step = list[str](), node
     while step.tag not in (None, "html", "body") and len(steps) < 3:
         words = (step.attributes.get("class") or "").split()
@@ -76,45 +125,3 @@ def short_selector(node: Node) -> str:
             break
         step = step.parent
     return " > ".join(reversed(steps))
-
-
-def _by_selectors(tree: HtmlTree, profile: SiteProfile) -> list[TileElement]:
-    if not profile.tile:
-        return []
-    nodes = tree.select(profile.tile)
-    if profile.content:
-        nodes = [node for node in nodes if tree.is_inside(node)] or nodes
-    images, spots = {node.mem_id for node in tree.select(profile.image)}, []
-    for node in nodes:
-        image = node if node.mem_id in images else node.css_first(profile.image)
-        if image and tree.address(image):
-            spots.append(_tile_element(tree, node, image, profile))
-    return spots
-
-
-def _by_structure(tree: HtmlTree, profile: SiteProfile) -> list[TileElement]:
-    """All tiles that stand where those of the largest group stand.
-
-    A row of a grid that has a single tile left is first taken for a tile itself; the depth of the others mends that.
-    """
-    groups: dict[str, list[TileElement]] = {}
-    for image in tree.images:
-        if not tree.is_furniture(image) and tree.address(image):
-            spot = _tile_element(tree, tree.tile_of(image), image, profile)
-            if spot.tile.title:
-                groups.setdefault(tree.place_of(spot.node), []).append(spot)
-    if not groups:
-        return []
-    example = max(groups.values(), key=len)[0].node
-    place, depth = tree.place_of(example), len(tree.above(example))
-    spots = []
-    for image in tree.images:
-        node = tree.tile_at(image, depth)
-        if node and tree.place_of(node) == place and not tree.is_furniture(image) and tree.address(image):
-            spots.append(_tile_element(tree, node, image, profile))
-    return [spot for spot in spots if spot.tile.title]
-
-
-def _tile_element(tree: HtmlTree, node: Node, image: Node, profile: SiteProfile) -> TileElement:
-    address = profile.unwrapped(tree.address(image))
-    return TileElement(node, image, Tile(address, tree.title(node, image, profile.title)))

@@ -1,14 +1,14 @@
-"""URL -> bytes, within all limits: one deadline for everything, a size cap, at most two retries."""
+"""Fetching of one URL within all limits: one time budget for everything, a size cap, at most two retries."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import ssl
 import time
 from dataclasses import dataclass
 
 import aiohttp
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.politeness.http_session import (
@@ -25,15 +25,18 @@ from emoji_ldm.crawl.politeness.ssrf_guard import SsrfGuard
 from emoji_ldm.crawl.politeness.url_normalize import parse_url
 from emoji_ldm.outcomes import Outcome, Rejected
 
-NUM_RETRIES = 2
-BACKOFF_S = 0.5  # before the first retry at most; doubles
+NUM_TRIES = 3
+BACKOFF_S = 0.5  # longest pause before the first retry; it doubles
 GONE_STATUSES = (404, 410)
 PERMANENT_ERRORS = (aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL, ssl.SSLError)
+
+# Full jitter: workers that failed together do not retry together.
+_backoff = wait_random_exponential(multiplier=BACKOFF_S)
 
 
 @dataclass(frozen=True)
 class FetchedBody:
-    """A whole body, or with `not_modified` the word that it is as it was."""
+    """A complete body or, with `not_modified`, the server's answer that it has not changed."""
 
     body: bytes
     http_status: int
@@ -45,79 +48,84 @@ class FetchedBody:
 
 
 class RetryableRejection(Rejected):
-    """A refusal that another try may turn; `pause_s` is what the server asks for before."""
+    """A rejection that a retry may turn; `pause_s` is the pause that the server asks for."""
 
     pause_s = 0.0
 
 
 @dataclass
 class TimeBudget:
-    """Seconds that are left for one URL. Waiting for our own politeness costs nothing."""
+    """Seconds left for one URL: requests and pauses before retries count, waiting for a permit does not."""
 
     left_s: float
 
     def spend(self, began: float) -> None:
+        """Subtract the time since `began`, in monotonic seconds."""
         self.left_s -= time.monotonic() - began
+
+    def spend_pause(self, state: RetryCallState) -> None:
+        """Subtract the pause before the next attempt."""
+        self.left_s -= state.upcoming_sleep
 
 
 class HttpFetcher:
-    """Downloads over kept-alive connections; use it inside one event loop."""
+    """Fetches URLs over kept-alive connections; each instance belongs to one event loop."""
 
-    def __init__(self, config: CrawlConfig, gate: RateLimiter) -> None:
-        """Nothing is requested yet; ConfigError if `crawl.allow_private` is wrong."""
-        self.config, self.gate, self.addresses = config, gate, SsrfGuard(config)
+    def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
+        """Open no connection yet; ConfigError if `crawl.allow_private` is invalid."""
+        self.config, self.rate_limiter, self.guard = config, rate_limiter, SsrfGuard(config)
         self._session: aiohttp.ClientSession | None = None
 
     async def get(self, url: str, *, etag: str = "", last_modified: str = "") -> FetchedBody:
-        """The body of a URL, or that it has not changed since an answer with these validators.
+        """Fetch a URL. With the validators of an earlier response, the body is sent only if it has changed.
 
         Raises:
-            Refused: There is none; says how the URL ended. The gate and addresses are asked before each request.
-            CrawlError: The gate has ended.
+            Rejected: There is no body; says how the URL ended.
+            CrawlError: The rate limiter has ended.
         """
-        known = {"If-None-Match": etag, "If-Modified-Since": last_modified}
-        known = {name: value for name, value in known.items() if value and value.isprintable()}
+        validators = {"If-None-Match": etag, "If-Modified-Since": last_modified}
+        # They were sent by a server: a control character inside could end the header and begin another one.
+        validators = {name: value for name, value in validators.items() if value and value.isprintable()}
         budget = TimeBudget(self.config.fetch_timeout_s)
-        for number in range(NUM_RETRIES):
-            try:
-                return await self._follow(url, known, budget)
-            except RetryableRejection as refused:
-                # Full jitter, so that workers which failed together do not come back together.
-                pause_s = max(random.uniform(0, BACKOFF_S * 2**number), refused.pause_s)
-                if pause_s >= budget.left_s:
-                    raise
-                budget.left_s -= pause_s
-                await asyncio.sleep(pause_s)
-        return await self._follow(url, known, budget)
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(RetryableRejection),
+            wait=_pause_s,
+            stop=lambda state: state.attempt_number >= NUM_TRIES or state.upcoming_sleep >= budget.left_s,
+            before_sleep=budget.spend_pause,
+            reraise=True,
+        )
+        body: FetchedBody = await retrying(self._follow, url, validators, budget)
+        return body
 
     async def close(self) -> None:
-        """Close all connections; the gate stays open."""
+        """Close all connections; the rate limiter stays open."""
         if self._session is not None:
             await self._session.close()
             self._session = None
-        await self.addresses.close()
+        await self.guard.close()
 
-    async def _follow(self, url: str, known: dict[str, str], budget: TimeBudget) -> FetchedBody:
+    async def _follow(self, url: str, validators: dict[str, str], budget: TimeBudget) -> FetchedBody:
+        """Follow redirects; each one is a request of its own, with its own permit and address check."""
         for _ in range(MAX_REDIRECTS + 1):
-            answer = await self._visit(url, known, budget)
+            answer = await self._request_with_permit(url, validators, budget)
             if isinstance(answer, FetchedBody):
                 return answer
             url = answer
         raise Rejected(Outcome.HTTP_ERROR, f"more than {MAX_REDIRECTS} redirects")
 
-    async def _visit(self, url: str, known: dict[str, str], budget: TimeBudget) -> FetchedBody | str:
-        """One request, with the gate's permit and within what is left of the budget."""
-        permit = await self.gate.enter(url)
+    async def _request_with_permit(self, url: str, validators: dict[str, str], budget: TimeBudget) -> FetchedBody | str:
+        """Make one request with a permit, within what is left of the budget."""
+        permit = await self.rate_limiter.acquire(url)
         status, pause_s, began = None, 0.0, time.monotonic()
         try:
             async with asyncio.timeout(max(budget.left_s, 0)):
-                answer = await self._request(url, known)
+                answer = await self._request(url, validators)
                 status = answer.http_status if isinstance(answer, FetchedBody) else 302
                 return answer
         except TimeoutError:
             raise Rejected(Outcome.TIMED_OUT, f"not whole within {self.config.fetch_timeout_s:g} s") from None
-        except Rejected as refused:
-            status, pause_s = refused.http_status, getattr(refused, "pause_s", 0.0)
+        except Rejected as error:
+            status, pause_s = error.http_status, getattr(error, "pause_s", 0.0)
             raise
         except PERMANENT_ERRORS as error:
             raise Rejected(Outcome.UNREACHABLE, _describe_error(error)) from None
@@ -125,18 +133,18 @@ class HttpFetcher:
             raise RetryableRejection(Outcome.UNREACHABLE, _describe_error(error)) from None
         finally:
             budget.spend(began)
-            await self.gate.leave(permit, status=status, retry_after_s=pause_s)
+            await self.rate_limiter.release(permit, status=status, retry_after_s=pause_s)
 
-    async def _request(self, url: str, known: dict[str, str]) -> FetchedBody | str:
-        """One answer: a body, or the address that it redirects to."""
-        self._session = self._session or open_session(self.config, self.addresses)
+    async def _request(self, url: str, validators: dict[str, str]) -> FetchedBody | str:
+        """Make one request; returns a body, or the URL that it redirects to."""
+        self._session = self._session or open_session(self.config, self.guard)
         parsed = parse_url(url)
-        self.addresses.check(parsed)
-        async with self._session.get(parsed, allow_redirects=False, headers=known or None) as response:
+        self.guard.check(parsed)
+        async with self._session.get(parsed, allow_redirects=False, headers=validators or None) as response:
             status, headers = response.status, response.headers
             if (following := redirect_target(url, response)) is not None:
                 return following
-            if status != 200 and not (status == 304 and known):
+            if status != 200 and not (status == 304 and validators):
                 raise _bad_status(response)
             if "X-Robots-Tag" in headers:
                 self._check_opt_outs(response)
@@ -145,34 +153,42 @@ class HttpFetcher:
                             headers.get("Last-Modified", ""), status == 304, url)  # fmt: skip
 
     def _check_opt_outs(self, response: aiohttp.ClientResponse) -> None:
-        if opted_out := robots_tag_opt_outs(response.headers.getall("X-Robots-Tag"), self.config.user_agent):
-            raise Rejected(Outcome.ROBOTS, f"X-Robots-Tag: {', '.join(opted_out)}", response.status)
+        if opt_outs := robots_tag_opt_outs(response.headers.getall("X-Robots-Tag"), self.config.user_agent):
+            raise Rejected(Outcome.ROBOTS, f"X-Robots-Tag: {', '.join(opt_outs)}", response.status)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """The body, given up as soon as it is, or says it is, too large."""
-        limit, promised = self.config.max_bytes, response.content_length or 0
-        if promised > limit:
-            raise Rejected(Outcome.TOO_LARGE, f"{promised} bytes; crawl.max_bytes is {limit}", response.status)
-        unpacker, parts, size = ContentDecoder(response.headers.get("Content-Encoding", "")), list[bytes](), 0
+        """Read the body, and give up as soon as it is too large, or announces that it will be."""
+        limit, announced = self.config.max_bytes, response.content_length or 0
+        if announced > limit:
+            raise Rejected(Outcome.TOO_LARGE, f"{announced} bytes; crawl.max_bytes is {limit}", response.status)
+        decoder, parts, size = ContentDecoder(response.headers.get("Content-Encoding", "")), list[bytes](), 0
         while chunk := await response.content.readany():
-            parts.append(unpacker.unpack(chunk, limit + 1 - size))
+            # One byte more than allowed is enough to know that the body is too large.
+            parts.append(decoder.decode(chunk, limit + 1 - size))
             size += len(parts[-1])
             if size > limit:
                 raise Rejected(Outcome.TOO_LARGE, f"more than {limit} bytes (crawl.max_bytes)", response.status)
-        unpacker.finish()
+        decoder.finish()
         return b"".join(parts)
 
 
+def _pause_s(state: RetryCallState) -> float:
+    """Return the pause before the next attempt: our backoff, or longer if the server asks for it."""
+    error = state.outcome.exception() if state.outcome else None
+    return max(_backoff(state), getattr(error, "pause_s", 0.0))
+
+
 def _bad_status(response: aiohttp.ClientResponse) -> Rejected:
+    """Return the rejection for an error status; 429 and 5xx may be temporary."""
     status = response.status
     reason = f"HTTP {status} {response.reason or ''}".rstrip()[:200]
     if status in GONE_STATUSES:
         return Rejected(Outcome.DEAD, reason, status)
     if status != 429 and status < 500:
         return Rejected(Outcome.HTTP_ERROR, reason, status)
-    refused = RetryableRejection(Outcome.HTTP_ERROR, reason, status)
-    refused.pause_s = retry_after(response.headers)
-    return refused
+    rejection = RetryableRejection(Outcome.HTTP_ERROR, reason, status)
+    rejection.pause_s = retry_after(response.headers)
+    return rejection
 
 
 def _describe_error(error: BaseException) -> str:

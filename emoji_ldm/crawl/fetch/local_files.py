@@ -1,4 +1,4 @@
-"""Local files."""
+"""Local files as image URLs: `file://` URIs, and reading them from inside the configured folders only."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from emoji_ldm.outcomes import Outcome, Rejected
 
 
 def uri_of(name: str) -> str:
-    """The URI of a path; one of `s3://` or `file://` stays as it is."""
+    """Return the URI of a path; a name with a scheme (`s3://`, `file://`) stays as it is."""
     return name if "://" in name else Path(name).expanduser().absolute().as_uri()
 
 
 def path_of(uri: str) -> Path:
-    """The local path behind a `file://` URI."""
+    """Return the local path behind a `file://` URI."""
     return Path(url2pathname(urlsplit(uri).path))
 
 
 def read_local_file(url: str, config: CrawlConfig) -> FetchedBody:
-    """The bytes behind a `file://` URL of a crawl whose source is `folder`.
+    """Read the file behind a `file://` URL of a crawl whose source is `folder`.
+
+    URLs come from the dataset, not from the user, and may name any file of the machine. Symbolic links are resolved
+    first, so that a link inside a folder cannot lead out of it.
 
     Raises:
-        Refused: ADDRESS for all that does not lie inside `crawl.files` once links are followed, DEAD for what is not
-            there, TOO_LARGE above `crawl.max_bytes`.
+        Rejected: ADDRESS for everything outside of `crawl.files`, DEAD for a missing file, TOO_LARGE above
+            `crawl.max_bytes`, UNREACHABLE for a file that cannot be read.
     """
     if config.source != "folder" or urlsplit(url).scheme != "file":
         raise Rejected(Outcome.ADDRESS, f"not an http address: {url[:100]}")
@@ -35,12 +38,13 @@ def read_local_file(url: str, config: CrawlConfig) -> FetchedBody:
         path = path_of(url).resolve(strict=True)
         roots = [path_of(uri_of(name)).resolve() for name in config.files]
         if not any(path.is_relative_to(root) for root in roots) or not path.is_file():
-            raise Rejected(Outcome.ADDRESS, f"{path} is no file inside crawl.files")
+            raise Rejected(Outcome.ADDRESS, f"{path} is not a file inside crawl.files")
         with path.open("rb") as file:
             body = file.read(config.max_bytes + 1)
     except FileNotFoundError:
         raise Rejected(Outcome.DEAD, "no such file") from None
-    except (OSError, ValueError, RuntimeError) as error:  # no right to read, a NUL in the path, a loop of links
+    # Missing permission, a NUL in the path, a loop of links.
+    except (OSError, ValueError, RuntimeError) as error:
         raise Rejected(Outcome.UNREACHABLE, f"{type(error).__name__}: {error}"[:200]) from None
     if len(body) > config.max_bytes:
         raise Rejected(Outcome.TOO_LARGE, f"more than {config.max_bytes} bytes (crawl.max_bytes)")

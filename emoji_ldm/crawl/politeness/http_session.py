@@ -1,4 +1,4 @@
-"""A connection pool with our manners: an honest name, checked addresses, no cookies, no proxies, no redirects."""
+"""HTTP sessions of the crawler: an honest user agent, checked addresses, no cookies, proxies or automatic redirects."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ import aiohttp
 from multidict import CIMultiDictProxy
 
 from emoji_ldm.config import CrawlConfig
+from emoji_ldm.crawl.politeness.compat import disable_connection_retry
 from emoji_ldm.crawl.politeness.ssrf_guard import SsrfGuard
 from emoji_ldm.outcomes import Outcome, Rejected
 
 MAX_REDIRECTS = 5
 REDIRECT_STATUSES = (301, 302, 303, 307, 308)
-NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # callers have a deadline for the whole
+NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # callers have a deadline for the whole request
 NETWORK_ERRORS = (aiohttp.ClientError, OSError, EOFError, ValueError)
-"""What aiohttp raises when a server cannot be reached or does not speak HTTP, or a name is none (UnicodeError)."""
+"""What aiohttp raises if a server cannot be reached, does not speak HTTP, or has an invalid name (UnicodeError)."""
+GZIP_OR_ZLIB = 47  # `wbits` of zlib: 32 to detect the format by its header, 15 for the largest window
 
 
-def open_session(config: CrawlConfig, addresses: SsrfGuard) -> aiohttp.ClientSession:
-    """A pool for the running event loop. Bodies come as sent; see `Unpacker`."""
+def open_session(config: CrawlConfig, guard: SsrfGuard) -> aiohttp.ClientSession:
+    """Open a connection pool in the running event loop. Bodies arrive as they were sent; see `ContentDecoder`."""
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, resolver=addresses, ttl_dns_cache=60, keepalive_timeout=30),
+        connector=aiohttp.TCPConnector(limit=0, resolver=guard, ttl_dns_cache=60, keepalive_timeout=30),
         headers={"User-Agent": config.user_agent, "Accept": "*/*", "Accept-Encoding": "identity"},
         cookie_jar=aiohttp.DummyCookieJar(), timeout=NO_TIMEOUT, trust_env=False, auto_decompress=False,
     )  # fmt: skip
-    session._retry_connection = False  # a repeated request needs a permit of its own
+    disable_connection_retry(session)
     return session
 
 
 def redirect_target(url: str, response: aiohttp.ClientResponse) -> str | None:
-    """Where a response redirects to, absolute; None if it does not."""
+    """Return the absolute URL that a response redirects to; None if it does not."""
     location = response.headers.get("Location")
     if response.status not in REDIRECT_STATUSES or location is None:
         return None
@@ -44,7 +46,7 @@ def redirect_target(url: str, response: aiohttp.ClientResponse) -> str | None:
 
 
 def retry_after(headers: CIMultiDictProxy[str]) -> float:
-    """Seconds that a Retry-After header asks for, as a number or a date; 0 if it makes no sense."""
+    """Return the seconds of a Retry-After header, a number or a date (RFC 9110, section 10.2.3); 0 if it is invalid."""
     value = headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdecimal():
         return float(value[:9])
@@ -55,31 +57,35 @@ def retry_after(headers: CIMultiDictProxy[str]) -> float:
 
 
 class ContentDecoder:
-    """Undoes a Content-Encoding that we did not ask for, a bounded piece at a time: a bomb never unfolds."""
+    """Decodes a Content-Encoding that was not asked for, in bounded pieces, so that a zip bomb is never expanded.
+
+    Requests ask for `identity`, but some servers send gzip or deflate anyway.
+    """
 
     def __init__(self, encoding: str) -> None:
-        """Refused if the encoding is not one that every server may use."""
-        self.packed = encoding.strip().lower() not in ("", "identity")
-        if self.packed and encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        """Raise Rejected if the encoding is neither gzip nor deflate."""
+        self.is_encoded = encoding.strip().lower() not in ("", "identity")
+        if self.is_encoded and encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
             raise Rejected(Outcome.HTTP_ERROR, f"sent in Content-Encoding {encoding[:40]!r}, which was not asked for")
-        self.inflate = zlib.decompressobj(wbits=47)  # 47: the header tells gzip from zlib
+        self.inflate = zlib.decompressobj(wbits=GZIP_OR_ZLIB)
 
-    def unpack(self, chunk: bytes, at_most: int) -> bytes:
-        """Up to `at_most` bytes of what a chunk unfolds to; the caller stops when it has more than it wants."""
-        if not self.packed:
+    def decode(self, chunk: bytes, max_bytes: int) -> bytes:
+        """Decode a chunk, up to `max_bytes`. The rest is lost: callers give up when they reach their limit."""
+        if not self.is_encoded:
             return chunk
         body = b""
         try:
-            while chunk and len(body) < at_most:
-                if self.inflate.eof:  # a gzip file may have several parts
-                    self.inflate = zlib.decompressobj(wbits=47)
-                body += self.inflate.decompress(chunk, at_most - len(body))
+            while chunk and len(body) < max_bytes:
+                # A gzip file may consist of several members (RFC 1952, section 2.2).
+                if self.inflate.eof:
+                    self.inflate = zlib.decompressobj(wbits=GZIP_OR_ZLIB)
+                body += self.inflate.decompress(chunk, max_bytes - len(body))
                 chunk = self.inflate.unused_data
         except zlib.error as error:
             raise Rejected(Outcome.HTTP_ERROR, f"its Content-Encoding is broken: {error}"[:200]) from None
         return body
 
     def finish(self) -> None:
-        """Refused if the body ended in the middle."""
-        if self.packed and not self.inflate.eof:
+        """Raise Rejected if the body ended in the middle of the encoded data."""
+        if self.is_encoded and not self.inflate.eof:
             raise Rejected(Outcome.HTTP_ERROR, "its Content-Encoding is broken: it ends too soon")

@@ -1,4 +1,20 @@
-"""The one place that knows when a URL may be requested: politeness over all workers of a crawl."""
+"""Rate limiter: admission control for the requests of a crawl, over all its workers.
+
+One `LocalRateLimiter` per crawl decides about every request. Workers in other processes reach it through a
+`RateLimiterClient` (module `rate_limiter_client`); `ray_jobs` runs it in an actor.
+
+A request is admitted in three steps:
+
+1. The URL's literal address is checked, then the rules of its origin: robots.txt is read on first use and then once a
+   day, and itself counts as a request.
+2. The request waits in the queue of its origin for a slot. An origin with a minimum interval (Crawl-delay or
+   `crawl.min_request_interval_s`) has one slot; any other one has `crawl.host_concurrency`.
+3. The caller gets a permit and returns it with the status of the response, from which the host's pauses follow.
+
+Asking for every request would cost one round trip each. For origins without an interval a worker therefore leases
+several slots at once (`sync`) and shares them out among its own requests. A worker that has not called `sync` for
+`LEASE_S` is presumed dead, and its slots go to the others.
+"""
 
 from __future__ import annotations
 
@@ -12,215 +28,227 @@ from typing import Protocol
 
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.politeness.host_slots import HostSlots
-from emoji_ldm.crawl.politeness.robots import OriginRules, RobotsFetcher
+from emoji_ldm.crawl.politeness.robots_fetcher import OriginRules, RobotsFetcher
 from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
 from emoji_ldm.outcomes import Outcome, Rejected
 
 MAX_HOST_PAUSE_S = 60.0  # a host that asks for a longer pause is given up for now
-LEASE_S = 20.0  # a worker that was not heard of for so long has died
+LEASE_S = 20.0
 
 
 @dataclass(frozen=True)
 class RequestPermit:
-    """Leave for one request to one host; it is handed back when the request is over."""
+    """Permission for one request to one origin; it is returned when the request is over."""
 
     origin: str
-    holder: str = ""
-    number: int = 0
+    holder: str = ""  # the worker; "" if the caller has no lease
+    number: int = 0  # 0 for a slot that the worker has leased
 
 
 class RateLimiter(Protocol):
-    """What a worker asks before each request, whoever else crawls beside it."""
+    """What a worker asks before each request, whichever other workers there are."""
 
-    async def enter(self, url: str) -> RequestPermit:
-        """Return when the URL may be requested, as a permit for this one request (a redirect needs its own).
+    async def acquire(self, url: str) -> RequestPermit:
+        """Wait until the URL may be requested.
+
+        Returns:
+            A permit for this single request; following a redirect needs another one.
 
         Raises:
-            Refused: It may not be at all: ROBOTS, ADDRESS, UNREACHABLE (robots.txt cannot be read, which forbids
-                all), or HTTP_ERROR while its host wants a very long pause.
-            CrawlError: The gate itself has ended.
+            Rejected: It may not be requested at all: ROBOTS, ADDRESS, UNREACHABLE (robots.txt cannot be read, which
+                forbids every URL), or HTTP_ERROR while its host asks for a very long pause.
+            CrawlError: The rate limiter itself has ended.
         """
         ...
 
-    async def leave(self, permit: RequestPermit, *, status: int | None = None, retry_after_s: float = 0.0) -> None:
-        """Hand a permit back, once, with the answer's status (None: no answer) and its Retry-After in seconds."""
+    async def release(self, permit: RequestPermit, *, status: int | None = None, retry_after_s: float = 0.0) -> None:
+        """Return a permit, once, with the status of the response (None without one) and its Retry-After in seconds."""
         ...
 
     async def close(self) -> None:
-        """Give everything back and close all connections."""
+        """Return everything and close all connections."""
         ...
 
 
 @dataclass(frozen=True)
 class SlotDemand:
-    """What a worker says of one origin: slots it holds, slots it has work for, whether good answers came."""
+    """What a worker reports about one origin."""
 
-    held: int
-    wanted: int
-    fine: bool = False
+    held: int  # slots it holds
+    wanted: int  # slots it has work for
+    succeeded: bool = False  # whether good responses came since the last report
 
 
 @dataclass(frozen=True)
 class SlotGrant:
-    """What a worker may do at one origin: slots it may use, seconds until it may start again."""
+    """What a worker may do at one origin."""
 
     slots: int
-    pause_s: float
+    pause_s: float  # seconds until the next request may start
 
 
 @dataclass
 class _OriginQueue:
-    """One origin: its turns, who waits for one, and its rules as soon as they are read."""
+    """One origin: its slots, the requests that wait for one, and its rules once they have been read."""
 
     host: HostSlots
     queue: deque[tuple[RequestPermit, asyncio.Future[RequestPermit]]] = field(default_factory=deque)
-    reading: asyncio.Task[OriginRules] | None = None
+    rules_task: asyncio.Task[OriginRules] | None = None
     fresh_until: float = 0.0
     timer: asyncio.TimerHandle | None = None
 
 
 class LocalRateLimiter:
-    """The gate itself, for one event loop; workers elsewhere reach it through a `SharedGate`.
-
-    A host with a gap gets one request at a time, each `gap_s` after the former was over. Any other gets up to
-    `crawl.host_concurrency` at once: slots, which workers may hold in packs (`sync`) to share them out without asking.
-    """
+    """The rate limiter of a crawl. It belongs to one event loop; none of its methods blocks."""
 
     def __init__(self, config: CrawlConfig) -> None:
-        """Nothing is requested yet; ConfigError if `crawl.allow_private` is wrong."""
-        self.config, self.reader = config, RobotsFetcher(config)
-        self._places: dict[str, _OriginQueue] = {}
+        """Open no connection yet; ConfigError if `crawl.allow_private` is invalid."""
+        self.config, self.robots_fetcher = config, RobotsFetcher(config)
+        self._origins: dict[str, _OriginQueue] = {}
         self._numbers = itertools.count(1)
         self._permits: set[RequestPermit] = set()
-        self._seen: dict[str, float] = {}  # holder -> when it was heard of
-        self._buried_at = time.monotonic()
+        self._last_heartbeat: dict[str, float] = {}  # {holder: monotonic seconds}
+        self._expiry_checked_at = time.monotonic()
 
-    async def enter(self, url: str, holder: str = "") -> RequestPermit:
-        """See `Gate.enter`; the permit of a holder that is not heard of any more is taken back."""
+    async def acquire(self, url: str, holder: str = "") -> RequestPermit:
+        """See `RateLimiter.acquire`. Permits of a holder whose lease expires are taken back."""
         parsed = parse_url(url)
-        self.reader.addresses.check(parsed)
+        self.robots_fetcher.guard.check(parsed)
         origin = origin_of(parsed)
-        self._hear(holder)
+        self._record_heartbeat(holder)
         (await self.rules(origin)).check(url)
-        return await self._turn(origin, holder)
+        return await self._wait_for_slot(origin, holder)
 
-    async def leave(self, permit: RequestPermit, *, status: int | None = None, retry_after_s: float = 0.0) -> None:
-        """See `Gate.leave`."""
-        self._hear(permit.holder)
-        self._release(permit)
-        self.report(permit.origin, status, retry_after_s)
+    async def release(self, permit: RequestPermit, *, status: int | None = None, retry_after_s: float = 0.0) -> None:
+        """See `RateLimiter.release`."""
+        self._record_heartbeat(permit.holder)
+        self._return_slot(permit)
+        self.record_response(permit.origin, status, retry_after_s)
 
     async def close(self) -> None:
-        """Close all connections."""
-        for place in self._places.values():
-            if place.timer is not None:
-                place.timer.cancel()
-            if place.reading is not None:
-                place.reading.cancel()
-        await self.reader.close()
+        """Cancel timers and readers, and close all connections."""
+        for origin in self._origins.values():
+            if origin.timer is not None:
+                origin.timer.cancel()
+            if origin.rules_task is not None:
+                origin.rules_task.cancel()
+        await self.robots_fetcher.close()
 
     async def rules(self, origin: str) -> OriginRules:
-        """The rules of an origin: robots.txt is read once a day, whoever asks."""
-        place = self._place(origin)
-        if place.reading is None or (place.reading.done() and time.monotonic() >= place.fresh_until):
-            place.reading = asyncio.create_task(self._read(origin, place))
-        return await asyncio.shield(place.reading)
+        """Return the rules of an origin; robots.txt is read once a day, however many workers ask."""
+        entry = self._origin(origin)
+        if entry.rules_task is None or (entry.rules_task.done() and time.monotonic() >= entry.fresh_until):
+            entry.rules_task = asyncio.create_task(self._read_rules(origin, entry))
+        # Several requests wait for the same task: one that is cancelled must not cancel it for the others.
+        return await asyncio.shield(entry.rules_task)
 
-    def report(self, origin: str, status: int | None, retry_after_s: float) -> float:
-        """Learn from an answer; returns the seconds that the host is to be left alone."""
-        place, now = self._place(origin), time.monotonic()
-        place.host.answered(status, retry_after_s, now)
-        self._admit(place)
-        return max(place.host.ready_at - now, 0.0)
+    def record_response(self, origin: str, status: int | None, retry_after_s: float) -> float:
+        """Adapt to a response; returns for how many seconds the host must be left alone."""
+        entry, now = self._origin(origin), time.monotonic()
+        entry.host.record_response(status, retry_after_s, now)
+        self._admit(entry)
+        return max(entry.host.ready_at - now, 0.0)
 
-    def sync(self, holder: str, needs: Mapping[str, SlotDemand]) -> dict[str, SlotGrant]:
-        """Settle a worker's packs of slots; it calls this every few moments, or it counts as dead after LEASE_S."""
-        self._hear(holder)
-        self._bury()
-        shares, now = {}, time.monotonic()
-        for origin, need in needs.items():
-            place = self._place(origin)
-            if need.fine:
-                place.host.answered(200, 0.0, now)
-            place.host.expect("", len(place.queue) + place.host.held.get("", 0))
-            slots = place.host.share(holder, need.held, need.wanted, now)
-            shares[origin] = SlotGrant(slots, max(place.host.ready_at - now, 0.0))
-            self._admit(place)
-        return shares
+    def sync(self, holder: str, demands: Mapping[str, SlotDemand]) -> dict[str, SlotGrant]:
+        """Renew a worker's lease and settle its slots, {origin: demand} -> {origin: grant}.
 
-    def bye(self, holder: str) -> None:
-        """A worker has gone, with all it held."""
-        self._seen.pop(holder, None)
+        Workers call this several times per second while they have work, and at least once in `LEASE_S`.
+        """
+        self._record_heartbeat(holder)
+        self._drop_expired_workers()
+        grants, now = {}, time.monotonic()
+        for origin, demand in demands.items():
+            entry = self._origin(origin)
+            if demand.succeeded:
+                entry.host.record_response(200, 0.0, now)
+            # Requests that wait here compete with the workers for the same slots.
+            entry.host.set_demand("", len(entry.queue) + entry.host.held.get("", 0))
+            slots = entry.host.request_slots(holder, demand.held, demand.wanted, now)
+            grants[origin] = SlotGrant(slots, max(entry.host.ready_at - now, 0.0))
+            self._admit(entry)
+        return grants
+
+    def drop_worker(self, holder: str) -> None:
+        """Free everything that a worker held; called when it ends, or when its lease has expired."""
+        self._last_heartbeat.pop(holder, None)
         self._permits = {permit for permit in self._permits if permit.holder != holder}
-        for place in self._places.values():
-            place.host.forget(holder)
-            self._admit(place)
+        for entry in self._origins.values():
+            entry.host.drop_worker(holder)
+            self._admit(entry)
 
-    def _place(self, origin: str) -> _OriginQueue:
-        if origin not in self._places:
-            self._places[origin] = _OriginQueue(HostSlots(self.config.host_concurrency))
-        return self._places[origin]
+    def _origin(self, origin: str) -> _OriginQueue:
+        if origin not in self._origins:
+            self._origins[origin] = _OriginQueue(HostSlots(self.config.host_concurrency))
+        return self._origins[origin]
 
-    async def _read(self, origin: str, place: _OriginQueue) -> OriginRules:
-        """Reading robots.txt is a request like any other: it takes a turn."""
-        permit = await self._turn(origin, "")
+    async def _read_rules(self, origin: str, entry: _OriginQueue) -> OriginRules:
+        """Read robots.txt, which takes a slot like any other request."""
+        permit = await self._wait_for_slot(origin, "")
         try:
-            rules = await self.reader.read(origin)
+            rules = await self.robots_fetcher.read(origin)
         finally:
-            self._release(permit)
-        place.host.gap_s, place.host.slots = rules.gap_s, 1 if rules.gap_s else self.config.host_concurrency
-        place.fresh_until = time.monotonic() + rules.ttl_s
-        self.report(origin, None, 0.0)
+            self._return_slot(permit)
+        entry.host.min_interval_s = rules.min_interval_s
+        entry.host.slots = 1 if rules.min_interval_s else self.config.host_concurrency
+        entry.fresh_until = time.monotonic() + rules.ttl_s
+        self.record_response(origin, None, 0.0)
         return rules
 
-    async def _turn(self, origin: str, holder: str) -> RequestPermit:
-        place, future = self._place(origin), asyncio.get_running_loop().create_future()
-        place.queue.append((RequestPermit(origin, holder, next(self._numbers)), future))
-        self._admit(place)
+    async def _wait_for_slot(self, origin: str, holder: str) -> RequestPermit:
+        entry, future = self._origin(origin), asyncio.get_running_loop().create_future()
+        entry.queue.append((RequestPermit(origin, holder, next(self._numbers)), future))
+        self._admit(entry)
         try:
             return await future  # type: ignore[no-any-return]
         except asyncio.CancelledError:
+            # The permit may have been granted just before the cancellation: nobody else would return it.
             if future.done() and not future.cancelled() and not future.exception():
-                self._release(future.result())
-                self._admit(place)
+                self._return_slot(future.result())
+                self._admit(entry)
             raise
 
-    def _admit(self, place: _OriginQueue) -> None:
-        """Let in who may come in now; set a timer if the next one may only come later."""
-        now, host, queue = time.monotonic(), place.host, place.queue
+    def _admit(self, entry: _OriginQueue) -> None:
+        """Admit the requests of an origin that may start now; set a timer if the next one may start later."""
+        now, host, queue = time.monotonic(), entry.host, entry.queue
+        # Cancelled requests stay in the queue until they reach its head.
         while queue and (queue[0][1].done() or (host.free > 0 and now >= host.ready_at)):
             permit, future = queue.popleft()
             if not future.done():
-                host.take(permit.holder)
+                host.acquire(permit.holder)
                 self._permits.add(permit)
                 future.set_result(permit)
         if (pause_s := host.paused_until - now) > MAX_HOST_PAUSE_S:
             while queue:
                 _reject_waiter(queue.popleft()[1], f"its host asked to be left alone for {pause_s:.0f} s")
-        if queue and now < host.ready_at and place.timer is None:
-            place.timer = asyncio.get_running_loop().call_later(host.ready_at - now, self._ring, place)
+        if queue and now < host.ready_at and entry.timer is None:
+            entry.timer = asyncio.get_running_loop().call_later(host.ready_at - now, self._on_timer, entry)
 
-    def _ring(self, place: _OriginQueue) -> None:
-        place.timer = None
-        self._admit(place)
+    def _on_timer(self, entry: _OriginQueue) -> None:
+        entry.timer = None
+        self._admit(entry)
 
-    def _release(self, permit: RequestPermit) -> None:
+    def _return_slot(self, permit: RequestPermit) -> None:
+        # A permit whose holder was dropped is no longer known; its slot is free already.
         if permit in self._permits:
             self._permits.remove(permit)
-            self._places[permit.origin].host.give_back(permit.holder)
+            self._origins[permit.origin].host.release(permit.holder)
 
-    def _hear(self, holder: str) -> None:
+    def _record_heartbeat(self, holder: str) -> None:
         if holder:
-            self._seen[holder] = time.monotonic()
+            self._last_heartbeat[holder] = time.monotonic()
 
-    def _bury(self) -> None:
-        """Say goodbye for those who cannot any more."""
+    def _drop_expired_workers(self) -> None:
+        """Drop workers whose lease has expired.
+
+        If this process itself stood still (a suspended machine), nobody could renew a lease meanwhile: the time is
+        added to all heartbeats.
+        """
         now = time.monotonic()
-        if (stood_still_s := now - self._buried_at) > LEASE_S / 2:  # then it was this gate that heard nobody
-            self._seen = {holder: seen + stood_still_s for holder, seen in self._seen.items()}
-        self._buried_at = now
-        for holder in [holder for holder, seen in self._seen.items() if now - seen > LEASE_S]:
-            self.bye(holder)
+        if (stalled_s := now - self._expiry_checked_at) > LEASE_S / 2:
+            self._last_heartbeat = {holder: at + stalled_s for holder, at in self._last_heartbeat.items()}
+        self._expiry_checked_at = now
+        for holder in [holder for holder, at in self._last_heartbeat.items() if now - at > LEASE_S]:
+            self.drop_worker(holder)
 
 
 def _reject_waiter(future: asyncio.Future[RequestPermit], reason: str) -> None:

@@ -1,4 +1,10 @@
-"""A worker's way to the one gate of its crawl: slots of hosts in packs, shared out here without asking each time."""
+"""A worker's client of the crawl's rate limiter: it leases slots of hosts and shares them out without asking each time.
+
+Two threads are involved. Requests run in the worker's event loop and take free slots from `_OriginState`. A background
+thread talks to the rate limiter: it reports the demand of each origin, receives grants, and thereby renews the
+worker's lease even while the event loop is busy or not running (a browser loads a page between two calls). A lock
+guards the state of the origins; futures are only resolved inside the event loop.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +13,36 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.politeness.rate_limiter import LEASE_S, RequestPermit, SlotDemand, SlotGrant
-from emoji_ldm.crawl.politeness.robots import OriginRules
+from emoji_ldm.crawl.politeness.robots_fetcher import OriginRules
 from emoji_ldm.crawl.politeness.ssrf_guard import SsrfGuard
 from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
 from emoji_ldm.errors import CrawlError
 from emoji_ldm.outcomes import Rejected
 
-BUSY_SYNC_INTERVAL_S = 0.2  # between two talks with the gate while there is work
+BUSY_SYNC_INTERVAL_S = 0.2  # between two calls of `sync` while there is work
 IDLE_SYNC_INTERVAL_S = LEASE_S / 5
+COALESCE_S = 0.005  # requests that start together are reported in one call
 
 
 class RemoteRateLimiter(Protocol):
-    """A `LocalGate` in another process; every call raises CrawlError when it has ended."""
+    """A `LocalRateLimiter` in another process; every call raises CrawlError once it has ended.
+
+    A rejected request is returned, not raised, since not every transport keeps the type of an exception.
+    """
 
     async def rules(self, origin: str) -> OriginRules: ...
-    async def enter(self, url: str, holder: str) -> RequestPermit | Rejected: ...
-    async def leave(self, permit: RequestPermit, status: int | None, retry_after_s: float) -> None: ...
-    async def report(self, origin: str, status: int | None, retry_after_s: float) -> float: ...
-    def sync(self, holder: str, needs: Mapping[str, SlotDemand]) -> dict[str, SlotGrant]: ...
-    def bye(self, holder: str) -> None: ...
+    async def acquire(self, url: str, holder: str) -> RequestPermit | Rejected: ...
+    async def release(self, permit: RequestPermit, status: int | None, retry_after_s: float) -> None: ...
+    async def record_response(self, origin: str, status: int | None, retry_after_s: float) -> float: ...
+    def sync(self, holder: str, demands: Mapping[str, SlotDemand]) -> dict[str, SlotGrant]: ...
+    def drop_worker(self, holder: str) -> None: ...
 
 
 @dataclass
@@ -41,169 +51,185 @@ class _OriginState:
 
     rules: OriginRules = field(default_factory=OriginRules)
     fresh_until: float = 0.0
-    may: int = 0  # slots that the gate lets us use
-    told: int = 0  # slots that the gate thinks we hold, at least what we do
-    free: int = 0
-    out: int = 0  # slots in use
-    most: int = 0  # slots in use or waited for at once since the last talk
-    fine: bool = False
+    granted: int = 0  # slots that the rate limiter lets us use
+    reported: int = 0  # slots that the rate limiter believes we hold; never fewer than we do
+    free: int = 0  # slots that we hold and do not use
+    in_use: int = 0
+    peak: int = 0  # largest number of slots in use or waited for since the last sync
+    succeeded: bool = False
     ready_at: float = 0.0
     waiters: deque[asyncio.Future[None]] = field(default_factory=deque)
 
-    def hand_out(self) -> None:
-        """Give free slots to those who wait; let go of what is too much."""
-        self.free -= min(self.free, max(self.free + self.out - self.may, 0))
+    def grant_waiters(self) -> None:
+        """Drop free slots beyond the grant, and give the others to waiting requests."""
+        self.free -= min(self.free, max(self.free + self.in_use - self.granted, 0))
         while self.waiters and (self.waiters[0].done() or (self.free and time.monotonic() >= self.ready_at)):
             future = self.waiters.popleft()
             if not future.done():
-                self.free, self.out = self.free - 1, self.out + 1
+                self.free, self.in_use = self.free - 1, self.in_use + 1
                 future.set_result(None)
 
-    def need(self) -> SlotDemand:
-        """What to tell the gate. What was in use a moment ago will be so again."""
-        now = self.out + len(self.waiters)
-        need = SlotDemand(self.free + self.out, max(now, self.most), self.fine)
-        self.most, self.fine = now, False
-        return need
+    def demand(self) -> SlotDemand:
+        """Return what to report, and begin a new reporting interval.
+
+        The peak is reported, not the current number: what was in use a moment ago will soon be in use again.
+        """
+        current = self.in_use + len(self.waiters)
+        demand = SlotDemand(self.free + self.in_use, max(current, self.peak), self.succeeded)
+        self.peak, self.succeeded = current, False
+        return demand
+
+    def free_slot(self) -> None:
+        """Turn a slot in use into a free one."""
+        self.in_use, self.free = self.in_use - 1, self.free + 1
 
 
 class RateLimiterClient:
-    """A `Gate` for one worker: use it inside one event loop at a time; a thread of its own keeps the leases."""
+    """A `RateLimiter` for one worker; it must be used inside one event loop at a time."""
 
     def __init__(self, remote: RemoteRateLimiter, config: CrawlConfig) -> None:
-        """Nothing is asked yet."""
-        self.remote, self.addresses, self.holder = remote, SsrfGuard(config), uuid.uuid4().hex
-        self._desks: dict[str, _OriginState] = {}
-        self._lock, self._wake = threading.Lock(), threading.Event()  # the lock guards desks
+        """Make no call yet; the background thread starts with the first request."""
+        self.remote, self.guard, self.holder = remote, SsrfGuard(config), uuid.uuid4().hex
+        self._origins: dict[str, _OriginState] = {}
+        self._lock, self._wake = threading.Lock(), threading.Event()  # the lock guards the origins
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._synced_at = 0.0
         self._ended: CrawlError | None = None
 
-    async def enter(self, url: str) -> RequestPermit:
-        """See `Gate.enter`."""
+    async def acquire(self, url: str) -> RequestPermit:
+        """See `RateLimiter.acquire`."""
         parsed = parse_url(url)
-        self.addresses.check(parsed)
+        self.guard.check(parsed)
         self._start()
-        origin = origin_of(parsed)
-        desk = await self._desk(origin)
-        desk.rules.check(url)
-        if not desk.rules.gap_s:
-            await self._slot(desk)
-            return RequestPermit(origin, self.holder)
-        answer = await self.remote.enter(url, self.holder)
+        name = origin_of(parsed)
+        origin = await self._origin(name)
+        origin.rules.check(url)
+        if not origin.rules.min_interval_s:
+            await self._wait_for_slot(origin)
+            return RequestPermit(name, self.holder)
+        # With an interval between requests there is nothing to lease: each request is admitted by the rate limiter.
+        answer = await self.remote.acquire(url, self.holder)
         if isinstance(answer, Rejected):
             raise answer
         return answer
 
-    async def leave(self, permit: RequestPermit, *, status: int | None = None, retry_after_s: float = 0.0) -> None:
-        """See `Gate.leave`."""
+    async def release(self, permit: RequestPermit, *, status: int | None = None, retry_after_s: float = 0.0) -> None:
+        """See `RateLimiter.release`."""
         if permit.number:
-            await self.remote.leave(permit, status, retry_after_s)
+            await self.remote.release(permit, status, retry_after_s)
             return
-        desk, pause_s = self._desks[permit.origin], 0.0
+        origin, pause_s = self._origins[permit.origin], 0.0
         try:
+            # An overloaded host is reported at once, since the other workers must pause too.
             if status in (429, 503) or retry_after_s:
-                pause_s = await self.remote.report(permit.origin, status, retry_after_s)
+                pause_s = await self.remote.record_response(permit.origin, status, retry_after_s)
         finally:
             with self._lock:
-                desk.out, desk.free = desk.out - 1, desk.free + 1
-                desk.ready_at = max(desk.ready_at, time.monotonic() + pause_s)
-                desk.fine = desk.fine or (status is not None and status < 500 and status != 429)
-                desk.hand_out()
+                origin.free_slot()
+                origin.ready_at = max(origin.ready_at, time.monotonic() + pause_s)
+                origin.succeeded = origin.succeeded or (status is not None and status < 500 and status != 429)
+                origin.grant_waiters()
 
     async def close(self) -> None:
-        """Give everything back."""
+        """Stop the background thread and return all slots."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._wake.set()
             await asyncio.to_thread(thread.join)
             with suppress(CrawlError):
-                self.remote.bye(self.holder)
+                self.remote.drop_worker(self.holder)
 
     def _start(self) -> None:
         if self._ended is not None:
             raise self._ended
         self._loop = asyncio.get_running_loop()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._keep, name="gate", daemon=True)
+            self._thread = threading.Thread(target=self._sync_loop, name="rate-limiter", daemon=True)
             self._thread.start()
 
-    async def _desk(self, origin: str) -> _OriginState:
-        desk = self._desks.setdefault(origin, _OriginState())
-        if time.monotonic() >= desk.fresh_until:
-            desk.rules = await self.remote.rules(origin)
-            desk.fresh_until = time.monotonic() + desk.rules.ttl_s
-        return desk
+    async def _origin(self, name: str) -> _OriginState:
+        origin = self._origins.setdefault(name, _OriginState())
+        if time.monotonic() >= origin.fresh_until:
+            origin.rules = await self.remote.rules(name)
+            origin.fresh_until = time.monotonic() + origin.rules.ttl_s
+        return origin
 
-    async def _slot(self, desk: _OriginState) -> None:
+    async def _wait_for_slot(self, origin: _OriginState) -> None:
         assert self._loop is not None
         with self._lock:
             future = self._loop.create_future()
-            desk.waiters.append(future)
-            # After a long sleep (a frozen process) our slots may have been given to others: ask first.
+            origin.waiters.append(future)
+            # After a long pause (a suspended process) our lease may have expired and our slots be used by others: do
+            # not use them before the next sync.
             if time.monotonic() - self._synced_at < LEASE_S / 2:
-                desk.hand_out()
-            desk.most = max(desk.most, desk.out + len(desk.waiters))
-            if not desk.free + desk.out:
+                origin.grant_waiters()
+            origin.peak = max(origin.peak, origin.in_use + len(origin.waiters))
+            if not origin.free + origin.in_use:
                 self._wake.set()
         try:
             await future
         except asyncio.CancelledError:
             with self._lock:
                 if future.done() and not future.cancelled():
-                    desk.out, desk.free = desk.out - 1, desk.free + 1
-                    desk.hand_out()
+                    origin.free_slot()
+                    origin.grant_waiters()
             raise
 
-    def _keep(self) -> None:
-        """The thread: talk with the gate until `close`, or until it has ended."""
+    def _sync_loop(self) -> None:
+        """Sync with the rate limiter until `close`, or until it has ended; runs in the background thread."""
         me = threading.current_thread()
         busy = False
         while self._thread is me:
             if self._wake.wait(BUSY_SYNC_INTERVAL_S if busy else IDLE_SYNC_INTERVAL_S):
-                time.sleep(0.005)  # let those who start together be counted together
+                time.sleep(COALESCE_S)
                 self._wake.clear()
             try:
-                busy = self._talk()
+                busy = self._sync_once()
             except CrawlError as error:
                 self._ended = error
-                self._in_loop(self._fail)
+                self._call_in_loop(self._fail_waiters)
                 return
 
-    def _talk(self) -> bool:
-        """Settle all desks with the gate; whether there is work at one of them."""
+    def _sync_once(self) -> bool:
+        """Report the demand of all origins and apply the grants; returns whether any origin has work."""
         with self._lock:
-            needs = {origin: desk.need() for origin, desk in self._desks.items() if desk.waiters or desk.told}
+            active = {name: origin for name, origin in self._origins.items() if origin.waiters or origin.reported}
+            demands = {name: origin.demand() for name, origin in active.items()}
         began = time.monotonic()
-        shares = self.remote.sync(self.holder, needs)
+        grants = self.remote.sync(self.holder, demands)
         with self._lock:
             self._synced_at = began
-            for origin, share in shares.items():
-                desk, held = self._desks[origin], needs[origin].held
-                desk.may, desk.told = share.slots, max(share.slots, held)
-                desk.free += max(share.slots - held, 0)
-                desk.ready_at = max(desk.ready_at, began + share.pause_s)
-                if not desk.waiters:
-                    desk.hand_out()  # only lets go of what is too much
-            waited_for = any(desk.waiters for desk in self._desks.values())
-        if waited_for:
-            self._in_loop(self._hand_out)
-        return bool(needs)
+            for name, grant in grants.items():
+                self._apply(self._origins[name], grant, demands[name].held, began)
+            is_waited_for = any(origin.waiters for origin in self._origins.values())
+        if is_waited_for:
+            self._call_in_loop(self._grant_all_waiters)
+        return bool(demands)
 
-    def _in_loop(self, act: object) -> None:
-        with suppress(RuntimeError):  # a closed loop has nobody who waits
+    def _apply(self, origin: _OriginState, grant: SlotGrant, held: int, began: float) -> None:
+        """Apply a grant; the lock is held."""
+        origin.granted, origin.reported = grant.slots, max(grant.slots, held)
+        # The slots that were reported as held are counted in `free` or `in_use` already; only those beyond are new.
+        origin.free += max(grant.slots - held, 0)
+        origin.ready_at = max(origin.ready_at, began + grant.pause_s)
+        if not origin.waiters:
+            origin.grant_waiters()  # without waiters it resolves no future: it only drops slots beyond the grant
+
+    def _call_in_loop(self, callback: Callable[[], None]) -> None:
+        # A closed event loop has no waiting requests.
+        with suppress(RuntimeError):
             assert self._loop is not None
-            self._loop.call_soon_threadsafe(act)  # type: ignore[arg-type]
+            self._loop.call_soon_threadsafe(callback)
 
-    def _hand_out(self) -> None:
+    def _grant_all_waiters(self) -> None:
         with self._lock:
-            for desk in self._desks.values():
-                desk.hand_out()
+            for origin in self._origins.values():
+                origin.grant_waiters()
 
-    def _fail(self) -> None:
+    def _fail_waiters(self) -> None:
         assert self._ended is not None
-        for desk in self._desks.values():
-            for future in desk.waiters:
+        for origin in self._origins.values():
+            for future in origin.waiters:
                 if not future.done():
                     future.set_exception(self._ended)

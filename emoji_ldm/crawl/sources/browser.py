@@ -1,4 +1,12 @@
-"""One headless Chromium: opens a listing page, waits for its tiles, and never outlives its process."""
+"""A headless Chromium: loads a listing page, waits until its tiles are there, and never outlives our process.
+
+When is a page complete? Listing pages load their tiles by script, so the load event comes too early. A script that is
+injected into every document (`scripts/watch.js`) counts pending requests and notes the time of the last change; the
+page has settled once it has tiles and has not changed for a moment, or is complete without tiles for longer.
+
+How does the browser end? Normally by `quit`. If our process is killed, nothing can be asked any more: a watchdog in a
+process group of its own notices that its pipe closes, kills the browser's process group and deletes its files.
+"""
 
 from __future__ import annotations
 
@@ -29,16 +37,17 @@ from emoji_ldm.crawl.site_profile import SiteProfile
 from emoji_ldm.errors import CrawlError
 
 POLL_INTERVAL_S = 0.08
-TILES_QUIET_S = 0.25  # tiles come in several steps: they count once the page has not changed for so long
-DRIVER_GRACE_S = 10  # beyond a page's own time, a driver that has not answered hangs
+TILES_QUIET_S = 0.25  # without a change, after which tiles count as complete: they often come in several steps
+PAGE_QUIET_S = 1.0  # without a change, after which a complete page without tiles counts as empty
+DRIVER_GRACE_S = 10  # beyond the timeout of a page, after which a driver that has not answered hangs
 ERROR_PAGE = "chrome-error:"
-PAGE_QUIET_S = 1.0  # a whole page without tiles counts as empty once it has not changed for so long
 CHROMIUM_FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
     "--disable-component-update", "--no-first-run", "--window-size=1920,1080", "--disable-extensions", "--mute-audio",
 )  # fmt: skip
-# Waits until our end of its pipe closes, as it does however our process ends; then ends the browser's process group
-# and deletes its files. It is no child of ours: Ray kills the children of an actor that exits, but not theirs.
+# Waits until our end of the pipe closes, as it does however our process ends; then ends the browser's process group
+# and deletes its files. The shell starts it in the background and exits, so that it is not a child of our process: Ray
+# kills the children of an actor that exits.
 WATCHDOG_SCRIPT = """exec 3<&0
 ( read -r _ <&3
   kill -TERM "-$1"; sleep 0.5; kill -KILL "-$1"; sleep 0.1; rm -rf -- "$2"
@@ -46,30 +55,40 @@ WATCHDOG_SCRIPT = """exec 3<&0
 
 
 class BrowserLost(Exception):
-    """The browser crashed or hangs; a fresh one may do."""
+    """The browser crashed or hangs; a fresh one may succeed."""
 
 
 class PageFailed(Exception):
-    """The browser is well, but the page cannot be had; the text says why."""
+    """The browser works, but the page cannot be loaded; the text says why."""
 
 
 @dataclass(frozen=True)
 class RenderedPage:
-    """What a page showed when it had come to rest, and how its document was answered."""
+    """A page once it has settled: its tiles, and the HTTP response of its document."""
 
-    found: ExtractedTiles
+    extracted: ExtractedTiles
     url: str  # where redirects ended
-    status: int = 0  # 0 if the browser does not tell
+    status: int = 0  # 0 if the browser does not report it
     headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names
 
 
 class Browser:
-    """A started Chromium with its driver, ended by `quit`, by garbage collection, or by the death of this process."""
+    """A running Chromium with its driver. It ends by `quit`, by garbage collection, or with this process."""
 
     def __init__(self, *, user_agent: str, timeout_s: float) -> None:
-        """Start it; CrawlError if it is not installed or does not start, BrowserLost if it dies at once."""
+        """Start the browser.
+
+        Args:
+            user_agent: Its User-Agent header.
+            timeout_s: Seconds that a page may take until it has settled.
+
+        Raises:
+            CrawlError: Chromium is not installed or does not start.
+            BrowserLost: It ended right after its start.
+        """
         chromium, chromedriver = find_programs()
         self.timeout_s = timeout_s
+        self.is_stuck = False  # a page did not let go of the driver: the next one should have a fresh browser
         self.folder = tempfile.mkdtemp(prefix="emoji-ldm-browser-")
         service = Service(chromedriver, popen_kw={"start_new_session": True})
         try:
@@ -78,80 +97,88 @@ class Browser:
             service.stop()
             shutil.rmtree(self.folder, ignore_errors=True)
             raise CrawlError(f"Chromium does not start: {first_line(error)}") from None
-        assert service.process is not None, "a started service has a process"
-        guard = subprocess.Popen(
-            ["/bin/sh", "-c", WATCHDOG_SCRIPT, "guard", str(service.process.pid), self.folder],
-            stdin=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
-        guard.wait()  # the shell that started it, not the guard itself
-        self._end = weakref.finalize(self, _end, self.driver, guard)
+        self._end = weakref.finalize(self, _end, self.driver, self._start_watchdog(service))
         atexit.register(self._end)
-        self.is_stuck = False  # a page did not let go: better take a fresh browser for the next one
         try:
             self._connection().client_config.timeout = int(timeout_s) + DRIVER_GRACE_S
             self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _script("watch.js")})
-            self.driver.set_page_load_timeout(timeout_s)  # last, as it limits commands too: a first start may be slow
+            # Last, since it limits commands too, and the first commands of a fresh browser may be slow.
+            self.driver.set_page_load_timeout(timeout_s)
         except (WebDriverException, urllib3.exceptions.HTTPError) as error:
             self.quit()
             raise BrowserLost(first_line(error)) from None
 
+    def _start_watchdog(self, service: Service) -> subprocess.Popen[bytes]:
+        assert service.process is not None, "a started service has a process"
+        watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", WATCHDOG_SCRIPT, "guard", str(service.process.pid), self.folder],
+            stdin=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        watchdog.wait()  # for the shell, which exits at once; the watchdog itself stays
+        return watchdog
+
     def quit(self) -> None:
-        """End the browser and delete its files; a second call does nothing."""
+        """End the browser and delete its files. A second call does nothing."""
         self._end()
         atexit.unregister(self._end)
 
     def kill(self) -> None:
-        """End a browser that crashed or hangs, without asking it."""
+        """End a browser that crashed or hangs, without waiting for its answer."""
         process = self.driver.service.process
         if process is not None:
             process.kill()
         self.quit()
 
-    def memory(self) -> int:
-        """Bytes that the driver and all processes of the browser hold (RSS; pages that they share count for each)."""
+    def memory_bytes(self) -> int:
+        """Return the resident memory of the driver and all processes of the browser; shared pages count for each."""
         total, process = 0, self.driver.service.process
         with contextlib.suppress(psutil.Error):
             root = psutil.Process(process.pid if process else 0)
             for member in (root, *root.children(recursive=True)):
-                with contextlib.suppress(psutil.Error):  # it ended while we looked
+                with contextlib.suppress(psutil.Error):  # a process that ended meanwhile
                     total += member.memory_info().rss
         return total
 
-    def view(self, url: str, profile: SiteProfile) -> RenderedPage:
-        """Open a page and wait for its tiles; none once the page is whole and at rest.
+    def load(self, url: str, profile: SiteProfile) -> RenderedPage:
+        """Load a page and wait until it has settled.
 
         Raises:
-            PageFailed: The page cannot be loaded, or does not come to rest in time.
+            PageFailed: The page cannot be loaded, or does not settle in time.
             BrowserLost: The browser crashed or does not answer.
         """
         deadline = time.monotonic() + self.timeout_s
         try:
-            self._responses()  # of the page before
+            self._document_responses()  # discard those of the previous page
             self.driver.get(url)
-            left = max(deadline - time.monotonic(), 1.0)
-            view = WebDriverWait(self.driver, left, POLL_INTERVAL_S).until(_PageSettled(profile))
-            status, headers = next(reversed(self._responses()), (0, {}))
+            left_s = max(deadline - time.monotonic(), 1.0)
+            page = WebDriverWait(self.driver, left_s, POLL_INTERVAL_S).until(_PageSettled(profile))
+            status, headers = next(reversed(self._document_responses()), (0, {}))
         except TimeoutException as error:
-            self.is_stuck = bool(error.msg)  # the driver's own time-out, not that of our wait
+            # The exception of our own wait has no message; one of the driver means that it cannot stop loading.
+            self.is_stuck = bool(error.msg)
             raise PageFailed(f"no tiles and no rest within {self.timeout_s:g} s") from None
         except urllib3.exceptions.HTTPError as error:
             raise BrowserLost(first_line(error)) from None
         except WebDriverException as error:
-            if "net::" in str(error.msg):
+            if "net::" in str(error.msg):  # an error of the network, such as net::ERR_CONNECTION_REFUSED
                 raise PageFailed(first_line(error).removeprefix("unknown error: ")) from None
             raise BrowserLost(first_line(error)) from None
-        assert view is not None, "until returns what is true"
-        if view.url.startswith(ERROR_PAGE) and not status:
+        assert page is not None, "`until` returns a true value"
+        if page.url.startswith(ERROR_PAGE) and not status:
             raise PageFailed("the browser shows an error page: nobody answered")
-        return replace(view, status=status, headers=headers)
+        return replace(page, status=status, headers=headers)
 
     def _connection(self) -> RemoteConnection:
         connection = self.driver.command_executor
-        assert isinstance(connection, RemoteConnection), "a local driver is reached by HTTP"
+        assert isinstance(connection, RemoteConnection), "a local driver is reached over HTTP"
         return connection
 
-    def _responses(self) -> list[tuple[int, dict[str, str]]]:
-        """Status and headers of the documents that the window showed since the last call, the newest last."""
+    def _document_responses(self) -> list[tuple[int, dict[str, str]]]:
+        """Return status and headers of the window's documents since the last call, the newest last.
+
+        WebDriver does not report the status of a page, but Chromium logs all responses. Frames inside the page are
+        documents too; those of the window itself have its handle as their frame id.
+        """
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]  # type: ignore[no-untyped-call]
         return [
             (event["params"]["response"]["status"], _lowercase_names(event["params"]["response"]["headers"]))
@@ -162,32 +189,30 @@ class Browser:
 
 
 class _PageSettled:
-    """Waits for a page to come to rest; looks for tiles only when something has changed."""
+    """Waits until a page has settled (a condition for WebDriverWait); extracts tiles only after a change."""
 
     def __init__(self, profile: SiteProfile) -> None:
         self.profile = profile
-        self.view: RenderedPage | None = None
-        self.changed = -1.0  # when the page had last changed as it was looked at, its own milliseconds
+        self.page: RenderedPage | None = None
+        self.changed_at_ms = -1.0  # last change when the page was last extracted, by the page's own clock
 
     def __call__(self, driver: webdriver.Chrome) -> RenderedPage | None:
-        page = driver.execute_script(_script("state.js"), self.changed, TILES_QUIET_S)
-        if page["html"] is not None:
-            self.view, self.changed = (
-                RenderedPage(extract_tiles(page["html"], page["url"], self.profile), page["url"]),
-                page["changed"],
-            )
-        if self.view is None:
+        state = driver.execute_script(_script("state.js"), self.changed_at_ms, TILES_QUIET_S)
+        if state["html"] is not None:
+            extracted = extract_tiles(state["html"], state["url"], self.profile)
+            self.page, self.changed_at_ms = RenderedPage(extracted, state["url"]), state["changed"]
+        if self.page is None:
             return None
-        if self.view.found.spots:
-            # A page that keeps a request open for ever, such as a chat, rests too.
-            rested = page["quiet_s"] >= (TILES_QUIET_S if page["pending"] <= 0 else PAGE_QUIET_S)
+        if self.page.extracted.elements:
+            # A page that keeps a request open for ever, such as a chat, settles too, only later.
+            settled = state["quiet_s"] >= (TILES_QUIET_S if state["pending"] <= 0 else PAGE_QUIET_S)
         else:
-            rested = page["complete"] and page["pending"] <= 0 and page["quiet_s"] >= PAGE_QUIET_S
-        return self.view if rested or page["url"].startswith(ERROR_PAGE) else None
+            settled = state["complete"] and state["pending"] <= 0 and state["quiet_s"] >= PAGE_QUIET_S
+        return self.page if settled or state["url"].startswith(ERROR_PAGE) else None
 
 
 def find_programs() -> tuple[str, str]:
-    """Paths of Chromium and ChromeDriver; CrawlError that says how to install them."""
+    """Return the paths of Chromium and ChromeDriver; CrawlError says how to install them."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     chromedriver = shutil.which("chromedriver")
     if chromium and chromedriver:
@@ -197,7 +222,7 @@ def find_programs() -> tuple[str, str]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error; drivers add a stack trace of addresses."""
+    """Return the first line of an error; drivers append a stack trace of addresses."""
     text = (getattr(error, "msg", None) or str(error)).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
@@ -205,12 +230,14 @@ def first_line(error: Exception) -> str:
 def _options(chromium: str, folder: str, user_agent: str) -> Options:
     options = Options()
     options.binary_location = chromium
-    options.page_load_strategy = "eager"  # tiles come by script: no need to wait for every style sheet
+    # "eager" does not wait for style sheets and images: the wait for the tiles follows anyway.
+    options.page_load_strategy = "eager"
     for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={folder}", f"--user-agent={user_agent}"):
         options.add_argument(flag)
-    # Each image is fetched once, by us; the flag --blink-settings=imagesEnabled=false loads a first page's.
+    # Images are fetched once, by the image fetcher. The flag --blink-settings=imagesEnabled=false would still load
+    # those of the first page.
     options.add_experimental_option("prefs", {"profile.managed_default_content_settings.images": 2})
-    # The log of answers tells the status and headers of a document, also behind the browser's own error page.
+    # The log of responses holds status and headers of documents, also behind the browser's own error page.
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     options.add_experimental_option("perfLoggingPrefs", {"enableNetwork": True, "enablePage": False})
     return options
@@ -225,9 +252,10 @@ def _script(name: str) -> str:
     return (Path(__file__).parent / "scripts" / name).read_text(encoding="utf-8")
 
 
-def _end(driver: webdriver.Chrome, guard: subprocess.Popen[bytes]) -> None:
-    """Ask the driver to end, then let the guard clear up whatever did not."""
+def _end(driver: webdriver.Chrome, watchdog: subprocess.Popen[bytes]) -> None:
+    """Ask the driver to quit, then let the watchdog end and delete whatever is left."""
+    # A driver that is dead already cannot quit; the watchdog ends the rest of its process group.
     with contextlib.suppress(WebDriverException, urllib3.exceptions.HTTPError, OSError):
-        driver.quit()  # if it is dead already, the guard ends what is left of its group
-    assert guard.stdin is not None, "the guard listens"
-    guard.stdin.close()
+        driver.quit()
+    assert watchdog.stdin is not None, "the watchdog reads from a pipe"
+    watchdog.stdin.close()

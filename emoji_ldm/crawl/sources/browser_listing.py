@@ -1,13 +1,13 @@
-"""Listing pages in a browser: each page once, once more after a crash; the browser is fresh before it grows old."""
+"""Listing pages in a browser as a source: each page once, once more after a crash; browsers are replaced in time."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 from multidict import CIMultiDict, CIMultiDictProxy
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, retry_if_result, stop_after_attempt
 
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.page_types import ListedPage, PageContent, read_pages
@@ -20,105 +20,122 @@ from emoji_ldm.crawl.sources.page_outcomes import RepeatedPageDetector, to_page_
 from emoji_ldm.errors import CrawlError
 from emoji_ldm.outcomes import Outcome, Rejected
 
-PAGES_PER_BROWSER = 200  # a browser grows with every page; a fresh one costs a second
-# A browser that grows past this would soon meet the memory limit of a small worker, which then loses all it was doing.
-# The measure counts memory that Chromium's processes share once for each of them, so it errs on the early side.
+# A browser grows with every page, and starting a fresh one costs a second.
+PAGES_PER_BROWSER = 200
+# Above this size a browser would soon reach the memory limit of a small worker, which would then lose all its work.
+# Memory shared by Chromium's processes is counted once for each of them, so the measure errs on the safe side.
 MAX_BROWSER_BYTES = 1_500_000_000
 RETRYABLE_STATUSES = (429, 500, 502, 503, 504)
-BACKOFF_S = 0.5
+NUM_TRIES, BACKOFF_S = 2, 0.5
 
 
 class BrowserListingReader:
-    """Owns one browser and walks listing pages with it, politely."""
+    """Reads listing pages with one browser, through the rate limiter."""
 
-    def __init__(self, config: CrawlConfig, gate: RateLimiter) -> None:
-        """Read the profile; the browser starts with the first page."""
-        self.config, self.gate, self.profile = config, gate, load_site_profile(config.profile)
-        self.judge, self.runner = RepeatedPageDetector(), asyncio.Runner()
+    def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
+        """Load the profile; the browser starts with the first page."""
+        self.config, self.rate_limiter, self.profile = config, rate_limiter, load_site_profile(config.profile)
+        self.repeats, self.runner = RepeatedPageDetector(), asyncio.Runner()
         self.browser: Browser | None = None
-        self.num_views = self.num_browsers = 0
-        self.max_memory = MAX_BROWSER_BYTES
+        self.num_loads = self.num_browsers = 0
+        self.max_memory_bytes = MAX_BROWSER_BYTES
 
-    def walk(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
-        """See `Reader.walk`."""
-        return read_pages(tag, urls, self._read)
+    def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
+        """See `PageReader.read`."""
+        return read_pages(tag, urls, self._read_page)
 
     def close(self) -> None:
-        """End the browser and the connections."""
+        """End the browser and close the rate limiter."""
         if self.browser is not None:
             self.browser.quit()
             self.browser = None
-        self.runner.run(self.gate.close())
+        self.runner.run(self.rate_limiter.close())
         self.runner.close()
 
-    def look(self, url: str) -> RenderedPage:
-        """A page as the browser shows it, after one retry if that may help; Refused if there is none."""
-        for last in (False, True):
-            try:
-                view = self._visit(url)
-            except BrowserLost as lost:
-                self._drop_browser(kill=True)
-                if last:
-                    raise Rejected(Outcome.FAILED, f"the browser crashed twice: {lost}") from None
-                continue
-            except PageFailed as failed:
-                raise Rejected(Outcome.FAILED, str(failed)) from None
-            if view.status not in RETRYABLE_STATUSES:
-                return view
-            time.sleep(0 if last else BACKOFF_S)
-        raise Rejected(Outcome.FAILED, f"HTTP {view.status}, twice", view.status)
-
-    def _read(self, tag: str, url: str) -> PageContent:
+    def load(self, url: str) -> RenderedPage:
+        """Load a page in the browser, with one retry if that may help; Rejected if there is none."""
+        retrying = Retrying(
+            retry=retry_if_exception_type(BrowserLost) | retry_if_result(_is_retryable),
+            # A lost browser is replaced at once; a server that is overloaded gets a pause.
+            wait=lambda state: 0 if state.outcome and state.outcome.failed else BACKOFF_S,
+            stop=stop_after_attempt(NUM_TRIES),
+            retry_error_callback=_reject_last,
+        )
         try:
-            view = self.look(url)
-        except Rejected as refused:
-            raise to_page_rejection(refused) from None
-        return self.judge.content(tag, url, view.found, view.status or None)
+            page: RenderedPage = retrying(self._load_or_drop_browser, url)
+        except PageFailed as error:
+            raise Rejected(Outcome.FAILED, str(error)) from None
+        return page
 
-    def _visit(self, url: str) -> RenderedPage:
-        permit, view = self.runner.run(self.gate.enter(url)), None
+    def _read_page(self, tag: str, url: str) -> PageContent:
         try:
-            view = self._open_browser().view(url, self.profile)
+            page = self.load(url)
+        except Rejected as error:
+            raise to_page_rejection(error) from None
+        return self.repeats.content(tag, url, page.extracted, page.status or None)
+
+    def _load_or_drop_browser(self, url: str) -> RenderedPage:
+        try:
+            return self._load_with_permit(url)
+        except BrowserLost:
+            self._drop_browser(kill=True)
+            raise
+
+    def _load_with_permit(self, url: str) -> RenderedPage:
+        permit, page = self.runner.run(self.rate_limiter.acquire(url)), None
+        try:
+            page = self._open_browser().load(url, self.profile)
         finally:
-            status = view.status or None if view else None
-            pause_s = retry_after(CIMultiDictProxy(CIMultiDict(view.headers))) if view else 0.0
-            self.runner.run(self.gate.leave(permit, status=status, retry_after_s=pause_s))
-        self._check_landing(url, view)
-        return view
+            status = page.status or None if page else None
+            pause_s = retry_after(CIMultiDictProxy(CIMultiDict(page.headers))) if page else 0.0
+            self.runner.run(self.rate_limiter.release(permit, status=status, retry_after_s=pause_s))
+        self._check_redirect_target(url, page)
+        return page
 
-    def _check_landing(self, url: str, view: RenderedPage) -> None:
-        """Refused if the page may not be used, or redirects ended where the gate would not have let us in."""
-        tags = [view.headers.get("x-robots-tag", "").replace("\n", ",")]
-        if refusals := robots_tag_opt_outs(tags, self.config.user_agent):
-            raise Rejected(Outcome.ROBOTS, f"X-Robots-Tag: {', '.join(refusals)}", view.status or None)
-        ended, asked = urlsplit(view.url), urlsplit(url)
-        if ended.scheme in ("http", "https") and ended.netloc != asked.netloc:
-            permit = self.runner.run(self.gate.enter(view.url))
-            self.runner.run(self.gate.leave(permit))
+    def _check_redirect_target(self, url: str, page: RenderedPage) -> None:
+        """Reject a page that may not be used, or whose redirects ended where it must not be requested."""
+        tags = [page.headers.get("x-robots-tag", "").replace("\n", ",")]
+        if opt_outs := robots_tag_opt_outs(tags, self.config.user_agent):
+            raise Rejected(Outcome.ROBOTS, f"X-Robots-Tag: {', '.join(opt_outs)}", page.status or None)
+        # The browser has followed redirects by itself: the rate limiter can only say afterwards that it must not have.
+        final, requested = urlsplit(page.url), urlsplit(url)
+        if final.scheme in ("http", "https") and final.netloc != requested.netloc:
+            permit = self.runner.run(self.rate_limiter.acquire(page.url))
+            self.runner.run(self.rate_limiter.release(permit))
 
     def _open_browser(self) -> Browser:
-        """The browser, replaced before it is too old, too large or stuck."""
+        """Return the browser, replaced if it has loaded many pages, is too large or is stuck."""
         if self.browser is not None and (
-            self.num_views >= PAGES_PER_BROWSER or self.browser.is_stuck or self.browser.memory() > self.max_memory
+            self.num_loads >= PAGES_PER_BROWSER
+            or self.browser.is_stuck
+            or self.browser.memory_bytes() > self.max_memory_bytes
         ):
             self._drop_browser()
         if self.browser is None:
-            self.browser = self._start()
+            self.browser = self._start_browser()
             self.num_browsers += 1
-        self.num_views += 1
+        self.num_loads += 1
         return self.browser
 
-    def _start(self) -> Browser:
-        """A browser; a start that fails, as when it is killed meanwhile, is tried once more."""
-        for last in (False, True):
-            try:
-                return Browser(user_agent=self.config.user_agent, timeout_s=self.config.page_timeout_s)
-            except CrawlError:
-                if last:
-                    raise
-        raise AssertionError("the second try returns or raises")
+    def _start_browser(self) -> Browser:
+        """Start a browser; a start that fails, for example because it is killed meanwhile, is tried once more."""
+        retrying = Retrying(retry=retry_if_exception_type(CrawlError), stop=stop_after_attempt(NUM_TRIES), reraise=True)
+        return retrying(Browser, user_agent=self.config.user_agent, timeout_s=self.config.page_timeout_s)
 
     def _drop_browser(self, *, kill: bool = False) -> None:
         if self.browser is not None:
             self.browser.kill() if kill else self.browser.quit()
-        self.browser, self.num_views = None, 0
+        self.browser, self.num_loads = None, 0
+
+
+def _is_retryable(page: RenderedPage) -> bool:
+    return page.status in RETRYABLE_STATUSES
+
+
+def _reject_last(state: RetryCallState) -> RenderedPage:
+    """Reject the page after the last attempt, which ended with a crash or an error status."""
+    assert state.outcome is not None, "an attempt was made"
+    if state.outcome.failed:
+        raise Rejected(Outcome.FAILED, f"the browser crashed twice: {state.outcome.exception()}") from None
+    page: RenderedPage = state.outcome.result()
+    raise Rejected(Outcome.FAILED, f"HTTP {page.status}, twice", page.status)

@@ -1,4 +1,4 @@
-"""Folders of image files as a source, and the only place that reads local images: from inside `crawl.files` alone."""
+"""Folders of image files as a source: every image below a folder is a tile, tagged by its own folder."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from emoji_ldm.crawl.sources.file_pages import BadRecord
 from emoji_ldm.errors import ConfigError
 
 SUFFIXES = frozenset({".png", ".webp", ".gif", ".jpg", ".jpeg", ".avif", ".bmp", ".ico", ".svg"})
-MAX_SIDECAR_BYTES = 2000  # bytes of a text file beside an image that are read as its title
+MAX_SIDECAR_BYTES = 2000  # of a text file beside an image, which is read as its title
 
 
 def check_folders(folders: Sequence[str]) -> None:
-    """ConfigError if a folder is not there, is none, or holds no image file."""
+    """Raise ConfigError if a folder does not exist, is not a folder, or holds no image file."""
     for name in folders:
         if "://" in name and not name.startswith("file://"):
-            raise ConfigError(f"crawl.files: {name} is no local folder; crawl.source=folder reads local folders")
+            raise ConfigError(f"crawl.files: {name} is not a local folder; crawl.source=folder reads local folders")
         if not path_of(uri_of(name)).is_dir():
             raise ConfigError(f"crawl.files: there is no folder {name}")
         if next(tiles_of(uri_of(name)), None) is None:
@@ -27,11 +27,12 @@ def check_folders(folders: Sequence[str]) -> None:
 
 
 def tiles_of(uri: str) -> Iterator[Tile | BadRecord]:
-    """Every image file below a folder, in order of its path; tagged by its own folder, titled by sidecar or name."""
+    """Yield every image file below a folder in the order of paths, tagged by folder, titled by sidecar or name."""
     root = path_of(uri)
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
     for folder, folders, files in os.walk(root):
+        # Sorted in place, which is how `os.walk` learns the order: all workers must number the pages alike.
         folders.sort()
         for name in sorted(files):
             path = Path(folder, name)
@@ -40,7 +41,7 @@ def tiles_of(uri: str) -> Iterator[Tile | BadRecord]:
 
 
 def _sidecar_title(path: Path) -> str:
-    """The text beside an image, `blob.txt` for `blob.png`, or else the file's name."""
+    """Return the text beside an image, `blob.txt` for `blob.png`, or else the file's name."""
     sidecar = path.with_suffix(".txt")
     if not sidecar.is_file():
         return path.stem

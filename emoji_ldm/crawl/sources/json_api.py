@@ -1,4 +1,8 @@
-"""JSON image search: answers of SerpApi's or Bing's shape, with a key that is never written down."""
+"""JSON image search as a source: responses of the shape of SerpApi or Bing.
+
+The API key is read from the environment. It is never stored and never part of a message: URLs are recorded without it,
+network errors are reported by their type only, and it is masked in error messages of the API that repeat it.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,22 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_attempt,
+    wait_fixed,
+)
 
 from emoji_ldm.config import CrawlConfig
-from emoji_ldm.crawl.page_types import ListedPage, PageContent, Tile, read_pages
+from emoji_ldm.crawl.page_types import MAX_TITLE, ListedPage, PageContent, Tile, read_pages
 from emoji_ldm.crawl.politeness.http_session import NETWORK_ERRORS, ContentDecoder, open_session, retry_after
 from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
 from emoji_ldm.crawl.politeness.ssrf_guard import SsrfGuard
@@ -22,51 +35,62 @@ from emoji_ldm.crawl.sources.page_outcomes import RepeatedPageDetector, reject_b
 from emoji_ldm.errors import CrawlError
 from emoji_ldm.outcomes import Outcome, Rejected
 
-MAX_BYTES = 20_000_000  # of an answer
+MAX_RESPONSE_BYTES = 20_000_000
 NUM_TRIES, BACKOFF_S = 2, 0.5
 
 
 def read_api_key(profile: ApiProfile) -> str:
-    """The API key from the environment, "" if the API needs none; CrawlError if it is missing."""
+    """Return the API key from the environment, "" if the API needs none; CrawlError if it is missing."""
     name = profile.key_variable
     if not name or (key := os.environ.get(name, "").strip()):
         return key if name else ""
     raise CrawlError(f"the API needs a key: set the environment variable {name} (here and on every worker)")
 
 
+@dataclass(frozen=True)
+class _Response:
+    status: int
+    body: bytes
+    pause_s: float  # of its Retry-After header
+
+
+class _NetworkError(Exception):
+    """A request without a response; the name of the error only, since its text may hold the URL with the key."""
+
+
 class ApiReader:
-    """Walks the answers to a query; keeps its connections."""
+    """Reads the responses to a query; it keeps its connections."""
 
-    def __init__(self, config: CrawlConfig, gate: RateLimiter) -> None:
-        """Read profile and key; nothing is requested yet."""
-        self.config, self.gate, self.profile = config, gate, load_api_profile(config.profile)
+    def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
+        """Load profile and key; nothing is requested yet."""
+        self.config, self.rate_limiter, self.profile = config, rate_limiter, load_api_profile(config.profile)
         self.key, self.runner = read_api_key(self.profile), asyncio.Runner()
-        self.addresses = SsrfGuard(config)
+        self.guard = SsrfGuard(config)
         self.session: aiohttp.ClientSession | None = None
-        self.judge = RepeatedPageDetector()
+        self.repeats = RepeatedPageDetector()
 
-    def walk(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
-        """See `Reader.walk`; CrawlError if the API refuses the key."""
-        return read_pages(tag, urls, self._read)
+    def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
+        """See `PageReader.read`; CrawlError if the API rejects the key."""
+        return read_pages(tag, urls, self._read_page)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections and the rate limiter."""
         self.runner.run(self._close())
         self.runner.close()
 
-    def _read(self, tag: str, url: str) -> PageContent:
+    def _read_page(self, tag: str, url: str) -> PageContent:
         try:
             status, body = self.runner.run(self._get(url))
-        except Rejected as refused:
-            raise to_page_rejection(refused) from None
+        except Rejected as error:
+            raise to_page_rejection(error) from None
         if status in (401, 403):
-            named = f"the key in the environment variable {self.profile.key_variable}" if self.key else "us without key"
-            raise CrawlError(f"{url} answers HTTP {status}: the API refuses {named}{self._said(body)}")
+            who = f"the key in the environment variable {self.profile.key_variable}" if self.key else "us without key"
+            raise CrawlError(f"{url} answers HTTP {status}: the API refuses {who}{self._error_message(body)}")
         if status >= 400:
             try:
                 reject_bad_status(status)
-            except Rejected as refused:
-                raise Rejected(refused.outcome, f"{refused.reason}{self._said(body)}", status) from None
+            except Rejected as error:
+                raise Rejected(error.outcome, f"{error.reason}{self._error_message(body)}", status) from None
         return self._content(tag, url, status, body)
 
     def _content(self, tag: str, url: str, status: int, body: bytes) -> PageContent:
@@ -77,69 +101,68 @@ class ApiReader:
         items = value_at_path(answer, self.profile.items)
         if not isinstance(items, list) or not items:
             known = ", ".join(answer) if isinstance(answer, dict) else type(answer).__name__
-            said = self._said(body) or f"; the answer holds {known[:200]}"
-            raise Rejected(Outcome.EMPTY, f"no {self.profile.items or 'items'}{said}", status)
+            message = self._error_message(body) or f"; the answer holds {known[:200]}"
+            raise Rejected(Outcome.EMPTY, f"no {self.profile.items or 'items'}{message}", status)
         tiles = [tile for item in items if (tile := self._tile(url, item)) is not None]
         if not tiles:
             raise Rejected(Outcome.EMPTY, f"{len(items)} results, none with {self.profile.image!r}", status)
-        self.judge.refuse_repeated(tag, url, tiles, status)
+        self.repeats.reject_repeated(tag, url, tiles, status)
         without = len(items) - len(tiles)
-        return PageContent(
-            tiles, f"{len(tiles)} tiles" + (f", {without} results without image" if without else ""), status
-        )
+        suffix = f", {without} results without image" if without else ""
+        return PageContent(tiles, f"{len(tiles)} tiles{suffix}", status)
 
     def _tile(self, url: str, item: Any) -> Tile | None:
-        address, title = (
-            value_at_path(item, self.profile.image),
-            value_at_path(item, self.profile.title) if self.profile.title else "",
-        )
+        address = value_at_path(item, self.profile.image)
+        title = value_at_path(item, self.profile.title) if self.profile.title else ""
         if not isinstance(address, str) or not address.strip():
             return None
-        return Tile(urljoin(url, address.strip()), " ".join(str(title or "").split())[:500])
+        return Tile(urljoin(url, address.strip()), " ".join(str(title or "").split())[:MAX_TITLE])
 
-    def _said(self, body: bytes) -> str:
-        """The API's own words about an error, without the key if it repeats that."""
+    def _error_message(self, body: bytes) -> str:
+        """Return the error message of the API, with the key masked; "" without one."""
         try:
             answer = json.loads(body)
         except ValueError:
             return ""
-        said = (value_at_path(answer, path) for path in ("error.message", "error", "message"))
-        words = next((text for text in said if isinstance(text, str)), "")
-        words = words.replace(self.key, "***") if self.key else words
-        return f"; it says {words[:200]!r}" if words else ""
+        values = (value_at_path(answer, path) for path in ("error.message", "error", "message"))
+        text = next((value for value in values if isinstance(value, str)), "")
+        text = text.replace(self.key, "***") if self.key else text
+        return f"; it says {text[:200]!r}" if text else ""
 
     async def _get(self, url: str) -> tuple[int, bytes]:
-        """Status and body, after one retry if it may help. No redirects: they could carry the key away."""
-        for last in (False, True):
-            try:
-                status, body, pause_s = await self._once(url)
-            except TimeoutError:
-                raise Rejected(Outcome.TIMED_OUT, f"not whole within {self.config.fetch_timeout_s:g} s") from None
-            except NETWORK_ERRORS as error:
-                if last:  # only the kind of error: its text may hold the address with the key
-                    raise Rejected(Outcome.UNREACHABLE, f"{type(error).__name__}, twice") from None
-            else:
-                if last or (status != 429 and status < 500) or pause_s > self.config.fetch_timeout_s:
-                    break
-            await asyncio.sleep(BACKOFF_S)
-        if 300 <= status < 400:
-            raise Rejected(Outcome.HTTP_ERROR, f"HTTP {status}: redirects of an API are not followed", status)
-        return status, body
+        """Return status and body, after one retry if that may help."""
+        max_pause_s = self.config.fetch_timeout_s
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_NetworkError) | retry_if_result(lambda r: _may_recover(r, max_pause_s)),
+            wait=wait_fixed(BACKOFF_S),
+            stop=stop_after_attempt(NUM_TRIES),
+            retry_error_callback=_last_response,
+        )
+        response: _Response = await retrying(self._request, url)
+        # Redirects are not followed: they could carry the key to another host.
+        if 300 <= response.status < 400:
+            reason = f"HTTP {response.status}: redirects of an API are not followed"
+            raise Rejected(Outcome.HTTP_ERROR, reason, response.status)
+        return response.status, response.body
 
-    async def _once(self, url: str) -> tuple[int, bytes, float]:
-        # An API with a key is used by agreement: its pace and address are watched, but robots.txt speaks to those who
-        # come without one. robots.txt itself is the address that its rules always allow.
-        permit = await self.gate.enter(urljoin(url, "/robots.txt"))
+    async def _request(self, url: str) -> _Response:
+        # An API with a key is used under an agreement: rate limits and address checks apply, while robots.txt speaks
+        # to crawlers without one. robots.txt itself is the URL that its rules always allow.
+        permit = await self.rate_limiter.acquire(urljoin(url, "/robots.txt"))
         status, pause_s = None, 0.0
         try:
             async with asyncio.timeout(self.config.fetch_timeout_s):
-                self.session = self.session or open_session(self.config, self.addresses)
+                self.session = self.session or open_session(self.config, self.guard)
                 target = parse_url(self._with_key(url))
                 async with self.session.get(target, headers=self._headers(), allow_redirects=False) as response:
                     status, pause_s = response.status, retry_after(response.headers)
-                    return status, await _read_body(response), pause_s
+                    return _Response(status, await _read_body(response), pause_s)
+        except TimeoutError:
+            raise Rejected(Outcome.TIMED_OUT, f"not whole within {self.config.fetch_timeout_s:g} s") from None
+        except NETWORK_ERRORS as error:
+            raise _NetworkError(type(error).__name__) from None
         finally:
-            await self.gate.leave(permit, status=status, retry_after_s=pause_s)
+            await self.rate_limiter.release(permit, status=status, retry_after_s=pause_s)
 
     def _with_key(self, url: str) -> str:
         if not self.key or not self.profile.key_parameter:
@@ -147,27 +170,42 @@ class ApiReader:
         return f"{url}{'&' if urlsplit(url).query else '?'}{self.profile.key_parameter}={quote(self.key, safe='')}"
 
     def _headers(self) -> dict[str, str]:
-        named = self.key and self.profile.key_header
-        return {"Accept": "application/json", **({self.profile.key_header: self.key} if named else {})}
+        has_key = self.key and self.profile.key_header
+        return {"Accept": "application/json", **({self.profile.key_header: self.key} if has_key else {})}
 
     async def _close(self) -> None:
         if self.session is not None:
             await self.session.close()
-        await self.addresses.close()
-        await self.gate.close()
+        await self.guard.close()
+        await self.rate_limiter.close()
 
 
 def value_at_path(value: Any, path: str) -> Any:
-    """What lies at a dotted path inside JSON; None if nothing does."""
+    """Return the value at a dotted path inside JSON; None if there is none."""
     for name in path.split(".") if path else ():
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
+def _may_recover(response: _Response, max_pause_s: float) -> bool:
+    """Whether a retry makes sense: an overload or a server error, unless it asks for a longer pause than we wait."""
+    return (response.status == 429 or response.status >= 500) and response.pause_s <= max_pause_s
+
+
+def _last_response(state: RetryCallState) -> _Response:
+    """Return the response of the last attempt, or reject the page if there was none."""
+    assert state.outcome is not None, "an attempt was made"
+    try:
+        response: _Response = state.outcome.result()
+    except _NetworkError as error:
+        raise Rejected(Outcome.UNREACHABLE, f"{error}, twice") from None
+    return response
+
+
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:
-    body, unpacker = bytearray(), ContentDecoder(response.headers.get("Content-Encoding", ""))
+    body, decoder = bytearray(), ContentDecoder(response.headers.get("Content-Encoding", ""))
     while chunk := await response.content.readany():
-        body += unpacker.unpack(chunk, MAX_BYTES + 1)
-        if len(body) > MAX_BYTES:
-            raise Rejected(Outcome.TOO_LARGE, f"more than {MAX_BYTES} bytes", response.status)
+        body += decoder.decode(chunk, MAX_RESPONSE_BYTES + 1)
+        if len(body) > MAX_RESPONSE_BYTES:
+            raise Rejected(Outcome.TOO_LARGE, f"more than {MAX_RESPONSE_BYTES} bytes", response.status)
     return bytes(body)

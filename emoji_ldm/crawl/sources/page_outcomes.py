@@ -1,50 +1,61 @@
-"""HTML of a page -> its tiles, or how the page ended: the same for browsers and static pages."""
+"""Outcomes of web pages: how tiles, an error status or a rejected request end a page, the same for all web sources."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from emoji_ldm.crawl.extract.tile_extractor import ExtractedTiles
+from emoji_ldm.crawl.fetch.http_fetcher import GONE_STATUSES
 from emoji_ldm.crawl.page_types import PageContent, Tile
 from emoji_ldm.outcomes import Outcome, Rejected
 
-GONE_STATUSES = (404, 410)
-
 
 class RepeatedPageDetector:
-    """Knows the pages before, so that a site which repeats its last page for ever comes to an end."""
+    """Recognizes pages that repeat earlier ones: many sites answer a page past the end with their last one."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, dict[str, str]] = {}  # tag -> image address -> the page that showed it first
+        self.first_page_by_image: dict[str, dict[str, str]] = {}  # {tag: {image URL: page that showed it first}}
 
-    def content(self, tag: str, url: str, found: ExtractedTiles, status: int | None) -> PageContent:
-        """The tiles; Refused if there are none, or none that earlier pages of the tag have not."""
+    def content(self, tag: str, url: str, extracted: ExtractedTiles, status: int | None) -> PageContent:
+        """Return the tiles of a page.
+
+        Raises:
+            Rejected: FAILED or EMPTY for an error status; EMPTY if the page has no tiles, or none that earlier pages
+                of the tag did not show.
+        """
         reject_bad_status(status)
-        if not found.spots:
-            raise Rejected(Outcome.EMPTY, found.reason(), status)
-        self.refuse_repeated(tag, url, found.tiles, status)
-        return PageContent(found.tiles, found.reason(), status)
+        if not extracted.elements:
+            raise Rejected(Outcome.EMPTY, extracted.reason(), status)
+        self.reject_repeated(tag, url, extracted.tiles, status)
+        return PageContent(extracted.tiles, extracted.reason(), status)
 
-    def refuse_repeated(self, tag: str, url: str, tiles: Sequence[Tile], status: int | None) -> None:
-        """Refused if other pages of the tag showed all these tiles; a page may be read twice (a redone shard)."""
-        first = self.seen.setdefault(tag, {})
+    def reject_repeated(self, tag: str, url: str, tiles: Sequence[Tile], status: int | None) -> None:
+        """Raise Rejected if other pages of the tag showed all these tiles before.
+
+        The same page may be read twice, when a shard is repeated: its tiles are still its own.
+        """
+        first = self.first_page_by_image.setdefault(tag, {})
         pages = {first.setdefault(tile.image_url, url) for tile in tiles}
-        if url not in pages:  # sites answer a page past the end with the last one
+        if url not in pages:
             raise Rejected(Outcome.EMPTY, "only tiles of earlier pages", status)
 
 
 def reject_bad_status(status: int | None) -> None:
-    """Refused for a bad HTTP status: a page that is not there ends its tag."""
+    """Raise Rejected for an error status; a page that does not exist ends its tag."""
     if status in GONE_STATUSES:
         raise Rejected(Outcome.EMPTY, f"HTTP {status}", status)
     if status is not None and status >= 400:
         raise Rejected(Outcome.FAILED, f"HTTP {status}", status)
 
 
-def to_page_rejection(refused: Rejected) -> Rejected:
-    """How a page ends whose request ended so: gone ends its tag; what may heal has failed."""
-    if refused.outcome is Outcome.DEAD:
-        return Rejected(Outcome.EMPTY, refused.reason, refused.http_status)
-    if refused.outcome in (Outcome.ROBOTS, Outcome.ADDRESS):
-        return refused
-    return Rejected(Outcome.FAILED, refused.reason, refused.http_status)
+def to_page_rejection(error: Rejected) -> Rejected:
+    """Translate the rejection of a request into that of its page.
+
+    A page that is gone ends its tag (EMPTY). Pages have no outcomes of their own for timeouts, connection errors and
+    the like: these all become FAILED, which `crawl.retry=failed` tries again.
+    """
+    if error.outcome is Outcome.DEAD:
+        return Rejected(Outcome.EMPTY, error.reason, error.http_status)
+    if error.outcome in (Outcome.ROBOTS, Outcome.ADDRESS):
+        return error
+    return Rejected(Outcome.FAILED, error.reason, error.http_status)

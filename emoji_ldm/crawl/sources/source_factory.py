@@ -1,10 +1,8 @@
-"""Where tiles come from, behind one contract: names of pages, and a reader that turns pages into tiles.
+"""Choice and validation of the configured source.
 
-    listing   pages in a browser              records   CSV, JSON, JSON Lines or text files of {link, caption}
-    html      static pages                    folder    folders of image files
-    api       JSON image search
-
-`check` first, then `plan_of` says which pages there are, and a `reader` in each worker walks them.
+`validate_source` checks the configuration without a request, `page_names` says which pages there are, and
+`open_reader` gives each worker a reader for them. The modules of the sources are imported on use: a crawl of records
+needs neither selenium nor an HTML parser.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from emoji_ldm.crawl.politeness.http_session import NETWORK_ERRORS, open_session
 from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
 from emoji_ldm.crawl.politeness.ssrf_guard import SsrfGuard
 from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
+from emoji_ldm.crawl.site_profile import SitePages, load_api_profile, load_site_profile
 from emoji_ldm.errors import ConfigError, CrawlError
 from emoji_ldm.outcomes import Rejected
 
@@ -24,18 +23,18 @@ WEB_SOURCES = ("listing", "html", "api")
 
 
 def validate_source(config: CrawlConfig) -> None:
-    """Everything that can be known to be wrong without a request.
+    """Check everything that can be wrong without sending a request.
 
     Raises:
-        ConfigError: Site, tags, profile or files are missing or wrong.
-        CrawlError: The environment has no API key.
+        ConfigError: Site, tags, profile or files are missing or invalid.
+        CrawlError: The environment holds no API key.
     """
     if config.source in WEB_SOURCES:
-        _check_web(config)
+        _validate_web_source(config)
         if config.source == "api":
             from emoji_ldm.crawl.sources.json_api import read_api_key
 
-            read_api_key(page_names(config).profile)  # type: ignore[attr-defined]
+            read_api_key(load_api_profile(config.profile))
     elif not config.files:
         what = "files of {link, caption}" if config.source == "records" else "folders of image files"
         raise ConfigError(f"crawl.source={config.source} needs {what}: 'crawl.files=[data/emoji]'")
@@ -50,9 +49,10 @@ def validate_source(config: CrawlConfig) -> None:
 
 
 def check_site_reachable(config: CrawlConfig) -> None:
-    """CrawlError if nothing answers at `crawl.site`; asks for robots.txt, the one file that is always allowed.
+    """Raise CrawlError if nothing answers at `crawl.site`.
 
-    Any answer will do, a redirect too, which is not followed.
+    The request is for robots.txt, the one file that is always allowed. Any response will do; a redirect is not
+    followed.
     """
     if config.source not in WEB_SOURCES:
         return
@@ -65,23 +65,9 @@ def check_site_reachable(config: CrawlConfig) -> None:
         raise CrawlError(f"crawl.site {config.site} does not answer: {reason}") from None
 
 
-async def _request_robots(config: CrawlConfig) -> None:
-    addresses = SsrfGuard(config)
-    try:
-        async with asyncio.timeout(config.fetch_timeout_s), open_session(config, addresses) as session:
-            url = parse_url(f"{origin_of(parse_url(config.site or ''))}/robots.txt")
-            addresses.check(url)
-            async with session.get(url, allow_redirects=False):
-                pass
-    finally:
-        await addresses.close()
-
-
 def page_names(config: CrawlConfig) -> PageNames:
-    """Which pages the configured source has; ConfigError if it has none."""
+    """Return the pages of the configured source; ConfigError if its profile is invalid."""
     if config.source in WEB_SOURCES:
-        from emoji_ldm.crawl.site_profile import SitePages, load_api_profile, load_site_profile
-
         profile = load_api_profile(config.profile) if config.source == "api" else load_site_profile(config.profile)
         return SitePages(config.site or "", config.tags, profile)
     from emoji_ldm.crawl.sources.file_pages import FilePages
@@ -89,27 +75,30 @@ def page_names(config: CrawlConfig) -> PageNames:
     return FilePages(config.files)
 
 
-def open_reader(config: CrawlConfig, gate: RateLimiter) -> PageReader:
-    """A reader of the configured source's pages. Closing it closes the gate too, which lives in its event loop."""
+def open_reader(config: CrawlConfig, rate_limiter: RateLimiter) -> PageReader:
+    """Return a reader of the configured source's pages.
+
+    Closing the reader closes the rate limiter too, which lives in the reader's event loop.
+    """
     if config.source == "listing":
         from emoji_ldm.crawl.sources.browser_listing import BrowserListingReader
 
-        return BrowserListingReader(config, gate)
+        return BrowserListingReader(config, rate_limiter)
     if config.source == "html":
         from emoji_ldm.crawl.sources.static_html import HtmlReader
 
-        return HtmlReader(config, gate)
+        return HtmlReader(config, rate_limiter)
     if config.source == "api":
         from emoji_ldm.crawl.sources.json_api import ApiReader
 
-        return ApiReader(config, gate)
+        return ApiReader(config, rate_limiter)
     from emoji_ldm.crawl.sources import image_folder, record_files
     from emoji_ldm.crawl.sources.file_pages import FileReader
 
     return FileReader((record_files if config.source == "records" else image_folder).tiles_of)
 
 
-def _check_web(config: CrawlConfig) -> None:
+def _validate_web_source(config: CrawlConfig) -> None:
     if not (config.site or "").startswith(("http://", "https://")):
         raise ConfigError(
             f"crawl.site is {config.site or 'not set'}; give the site's address: crawl.site=https://example.org"
@@ -117,5 +106,20 @@ def _check_web(config: CrawlConfig) -> None:
     if not config.tags:
         raise ConfigError("crawl.tags is empty; name at least one tag: 'crawl.tags=[Blobs]'")
     names = page_names(config)
+    # Several tags with the same address would be crawled as one, and the images would get the first tag only.
     if len({names.url(tag, 1) for tag in names.tags}) < len(names.tags):
-        raise ConfigError(f"the url of crawl.profile {config.profile} holds no {{tag}}: give the one tag of its pages")
+        raise ConfigError(
+            f"the url of crawl.profile {config.profile} does not contain {{tag}}: crawl.tags must name a single tag"
+        )
+
+
+async def _request_robots(config: CrawlConfig) -> None:
+    guard = SsrfGuard(config)
+    try:
+        async with asyncio.timeout(config.fetch_timeout_s), open_session(config, guard) as session:
+            url = parse_url(f"{origin_of(parse_url(config.site or ''))}/robots.txt")
+            guard.check(url)
+            async with session.get(url, allow_redirects=False):
+                pass
+    finally:
+        await guard.close()

@@ -1,4 +1,4 @@
-"""Static pages: fetched like an image, read by the same finder as a browser's pages."""
+"""Static HTML pages as a source: fetched like images, and read by the same extractor as a browser's pages."""
 
 from __future__ import annotations
 
@@ -18,53 +18,58 @@ from emoji_ldm.outcomes import Outcome, Rejected
 HTML_MEDIA_TYPE = re.compile(r"text/html|application/xhtml", re.IGNORECASE)
 CHARSET_IN_CONTENT_TYPE = re.compile(r"charset=[\"']?([\w.:-]+)", re.IGNORECASE)
 CHARSET_IN_META = re.compile(rb"<meta[^>]+charset=[\"']?([\w.:-]+)", re.IGNORECASE)
-PRESCAN_BYTES = 1024  # bytes in which a page must name its encoding (HTML standard, 13.2.3.2)
+PRESCAN_BYTES = 1024  # bytes in which a page must declare its encoding (HTML standard, section 13.2.3.2)
 
 
 class HtmlReader:
-    """Walks static pages; keeps its connections."""
+    """Reads static pages; it keeps its connections."""
 
-    def __init__(self, config: CrawlConfig, gate: RateLimiter) -> None:
-        """Read the profile; nothing is requested yet."""
-        self.profile, self.judge = load_site_profile(config.profile), RepeatedPageDetector()
-        self.fetcher, self.runner = HttpFetcher(config, gate), asyncio.Runner()
-        self.gate = gate
+    def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
+        """Load the profile; nothing is requested yet."""
+        self.profile, self.repeats = load_site_profile(config.profile), RepeatedPageDetector()
+        self.http_fetcher, self.runner = HttpFetcher(config, rate_limiter), asyncio.Runner()
+        self.rate_limiter = rate_limiter
 
-    def walk(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
-        """See `Reader.walk`."""
-        return read_pages(tag, urls, self._read)
+    def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
+        """See `PageReader.read`."""
+        return read_pages(tag, urls, self._read_page)
 
     def close(self) -> None:
-        """Close all connections."""
-        self.runner.run(self.fetcher.close())
-        self.runner.run(self.gate.close())
+        """Close all connections and the rate limiter."""
+        self.runner.run(self.http_fetcher.close())
+        self.runner.run(self.rate_limiter.close())
         self.runner.close()
 
     def get(self, url: str) -> FetchedBody:
-        """The page's bytes; Refused if it cannot be had or is no HTML."""
-        download = self.runner.run(self.fetcher.get(url))
-        if download.media_type and not HTML_MEDIA_TYPE.search(download.media_type):
-            raise Rejected(Outcome.FAILED, f"no HTML but {download.media_type[:60]}", download.http_status)
-        return download
+        """Fetch a page; Rejected if it cannot be fetched or is not HTML."""
+        response = self.runner.run(self.http_fetcher.get(url))
+        if response.media_type and not HTML_MEDIA_TYPE.search(response.media_type):
+            raise Rejected(Outcome.FAILED, f"no HTML but {response.media_type[:60]}", response.http_status)
+        return response
 
-    def _read(self, tag: str, url: str) -> PageContent:
+    def _read_page(self, tag: str, url: str) -> PageContent:
         try:
-            download = self.get(url)
-        except Rejected as refused:
-            raise to_page_rejection(refused) from None
-        found = extract_tiles(decode_html(download.body, download.media_type), download.url or url, self.profile)
-        return self.judge.content(tag, url, found, download.http_status)
+            response = self.get(url)
+        except Rejected as error:
+            raise to_page_rejection(error) from None
+        # Relative URLs of a redirected page refer to where it ended.
+        html = decode_html(response.body, response.media_type)
+        extracted = extract_tiles(html, response.url or url, self.profile)
+        return self.repeats.content(tag, url, extracted, response.http_status)
 
 
 def decode_html(body: bytes, media_type: str) -> str:
-    """The text of a page: encoding by byte order mark, Content-Type, <meta>, else UTF-8; odd bytes become U+FFFD."""
+    """Decode a page by byte order mark, Content-Type, <meta> or as UTF-8; invalid bytes become U+FFFD.
+
+    This is the order of the encoding sniffing algorithm (HTML standard, section 13.2.3.2), without its guesses.
+    """
     for mark, name in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if body.startswith(mark):
             return body.decode(name, errors="replace")
-    named = CHARSET_IN_CONTENT_TYPE.search(media_type)
-    meant = CHARSET_IN_META.search(body[:PRESCAN_BYTES])
-    charset = named[1] if named else meant[1].decode("ascii", "replace") if meant else "utf-8"
+    in_header = CHARSET_IN_CONTENT_TYPE.search(media_type)
+    in_meta = CHARSET_IN_META.search(body[:PRESCAN_BYTES])
+    charset = in_header[1] if in_header else in_meta[1].decode("ascii", "replace") if in_meta else "utf-8"
     try:
         return body.decode(charset, errors="replace")
-    except LookupError:
+    except LookupError:  # no such encoding
         return body.decode("utf-8", errors="replace")

@@ -17,7 +17,7 @@ def walk(config, tag=None, num_pages=4):
     tag = tag or names.tags[0]
     reader = source_factory.open_reader(config, LocalRateLimiter(config))
     try:
-        return list(reader.walk(tag, [names.url(tag, page) for page in range(1, num_pages + 1)]))
+        return list(reader.read(tag, [names.url(tag, page) for page in range(1, num_pages + 1)]))
     finally:
         reader.close()
 

@@ -9,6 +9,7 @@ import pytest
 from emoji_ldm.config import build
 from emoji_ldm.crawl import frontier
 from emoji_ldm.crawl.crawl_state import CrawlState
+from emoji_ldm.dataset.lineage import RunInfo
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.versions.refs import resolve
 from emoji_ldm.dataset.versions.restore import restore
@@ -112,12 +113,12 @@ def test_a_shard_of_duplicates_alone_adds_no_version_of_images(config):
 def test_pages_whose_outcome_was_cut_off_are_closed_without_loading(config):
     ledger = CrawlState(config)
     tile = {"tile_id": "t", "image_url": "u", "title": "x", "tag": "A", "page_url": "p1", "position": 0}
-    file = ledger.tiles.write_file(pa.Table.from_pylist([tile], schema=LISTINGS.schema))
-    ledger.tiles.commit([file], app_id="crawl-tiles:x", metadata={})
+    file = ledger.listings.write_file(pa.Table.from_pylist([tile], schema=LISTINGS.schema))
+    ledger.listings.commit([file], app_id="crawl-tiles:x", metadata={})
     again = CrawlState(config)
-    assert again.close_listed() == 1
-    assert again.ended() == {"p1": "listed"}
-    assert again.close_listed() == 0
+    assert again.close_interrupted_pages() == 1
+    assert again.finished_pages() == {"p1": "listed"}
+    assert again.close_interrupted_pages() == 0
 
 
 def test_commits_carry_counts_and_parents(config):
@@ -131,8 +132,8 @@ def test_commits_carry_counts_and_parents(config):
 def tiles(ledger, *urls):
     rows = [{"tile_id": url, "image_url": url, "title": url, "tag": "A", "page_url": "p", "position": place}
             for place, url in enumerate(urls)]  # fmt: skip
-    file = ledger.tiles.write_file(pa.Table.from_pylist(rows, schema=LISTINGS.schema))
-    ledger.tiles.commit([file], app_id="tiles", metadata={})
+    file = ledger.listings.write_file(pa.Table.from_pylist(rows, schema=LISTINGS.schema))
+    ledger.listings.commit([file], app_id="tiles", metadata={})
 
 
 def again(config, **options):
@@ -180,7 +181,7 @@ def test_a_refresh_replaces_what_changed_and_keeps_the_rest(config):
     refresh = refreshed(config)
     answers = {"a": "5", "b": Outcome.UNCHANGED, "c": Outcome.UNCHANGED, "d": Outcome.DEAD, "e": Outcome.HTTP_ERROR}
     refresh.commit_images("two", *shard(refresh, **answers))
-    assert refresh.sweep() == 0, "picture 1 is still shown by b, 3 and 4 are kept though their sources fail"
+    assert refresh.drop_vanished_images() == 0, "picture 1 is still shown by b, 3 and 4 are kept though their sources fail"
     assert sorted(refresh.images.keys()) == ["1", "2", "3", "4", "5"]
     ends = {"a": "kept", "b": "duplicate-of", "c": "kept", "d": "dead", "e": "kept"}
     assert stored(config)[1] == ends
@@ -189,9 +190,9 @@ def test_a_refresh_replaces_what_changed_and_keeps_the_rest(config):
 def test_a_picture_that_no_url_shows_any_more_leaves_with_the_sweep(config):
     refresh = refreshed(config)
     refresh.commit_images("two", *shard(refresh, a="5", b="6", c=Outcome.ROBOTS))
-    assert refresh.sweep() == 2
+    assert refresh.drop_vanished_images() == 2
     assert sorted(refresh.images.keys()) == ["3", "4", "5", "6"]
-    assert refresh.sweep() == 0
+    assert refresh.drop_vanished_images() == 0
 
 
 def test_a_refresh_that_was_cut_off_goes_on_where_it_was(config):
@@ -208,7 +209,7 @@ def test_a_refreshed_shard_that_was_cut_off_between_its_commits_adds_nothing_twi
     cut_off(refresh, "two", *shard(refresh, a="5", c="6"), monkeypatch=monkeypatch)
     later = again(config, refresh=True)
     later.commit_images("two", *shard(later, a="5", c="6"))
-    later.sweep()
+    later.drop_vanished_images()
     assert sorted(later.images.keys()) == ["1", "3", "4", "5", "6"]
     assert stored(config)[1]["a"] == "kept"
 
@@ -217,25 +218,25 @@ def test_a_page_that_is_walked_again_replaces_its_tiles(config):
     def page(ledger, *urls):
         rows = [{"tile_id": f"p{place}", "image_url": url, "title": "x", "tag": "A", "page_url": "p",
                  "position": place} for place, url in enumerate(urls)]  # fmt: skip
-        file = ledger.tiles.write_file(pa.Table.from_pylist(rows, schema=LISTINGS.schema))
+        file = ledger.listings.write_file(pa.Table.from_pylist(rows, schema=LISTINGS.schema))
         outcomes = [outcome_row("p", "page", Outcome.LISTED, "seen")]
         ledger.commit_pages(str(urls), file, pa.Table.from_pylist(outcomes, schema=OUTCOMES.schema))
 
     first = CrawlState(config)
     page(first, "a", "b", "c")
-    assert first.ended() == {"p": "listed"}
+    assert first.finished_pages() == {"p": "listed"}
     refresh = again(config, refresh=True)
-    assert refresh.ended() == {}
+    assert refresh.finished_pages() == {}
     page(refresh, "b", "d")
-    assert refresh.ended() == {"p": "listed"}
-    assert sorted(CrawlState(config).tiles.read(["image_url"])["image_url"].to_pylist()) == ["b", "d"]
+    assert refresh.finished_pages() == {"p": "listed"}
+    assert sorted(CrawlState(config).listings.read(["image_url"])["image_url"].to_pylist()) == ["b", "d"]
 
 
 def test_an_image_that_was_restored_away_is_asked_for_again_and_comes_back_once(config):
     ledger = CrawlState(config)
     tiles(ledger, "a", "b")
     ledger.commit_images("one", *shard(ledger, a="1", b="2"))
-    restore(config, resolve(ledger.store, "images@0", [IMAGES]), Table(ledger.store, IMAGES))
+    restore(resolve(ledger.store, "images@0", [IMAGES]), Table(ledger.store, IMAGES), RunInfo("r", config.to_json()))
     again = CrawlState(config)
     assert asked(again) == ["a", "b"]
     again.commit_images(f"two {again.generation}", *shard(again, a="1", b="2"))
@@ -250,7 +251,7 @@ def test_a_refresh_after_one_that_reached_nothing_is_not_thrown_away(config):
     frontier.finish_recrawl(refresh.config, refresh.store)
     later = again(config, refresh=True)
     later.commit_images(f"shard {later.generation}", *shard(later, a="5", b="6"))
-    later.sweep()
+    later.drop_vanished_images()
     assert {"5", "6"} <= later.images.keys()
     assert stored(config)[0]["a"] == "5"
 
@@ -263,8 +264,8 @@ def test_a_page_that_fails_at_a_refresh_keeps_its_tiles(config):
     refresh = again(config, refresh=True)
     failed = pa.Table.from_pylist([outcome_row("p", "page", Outcome.FAILED, "HTTP 503")], schema=OUTCOMES.schema)
     refresh.commit_pages("two", None, failed)
-    assert CrawlState(config).tiles.count() == 2
-    assert CrawlState(config).ended() == {"p": "failed"}
+    assert CrawlState(config).listings.count() == 2
+    assert CrawlState(config).finished_pages() == {"p": "failed"}
 
 
 def test_the_same_pictures_may_leave_more_than_once(config):
@@ -274,7 +275,7 @@ def test_the_same_pictures_may_leave_more_than_once(config):
     for shown in ("2", "1", "2"):
         refresh = again(config, refresh=True)
         refresh.commit_images(f"shard {refresh.generation}", *shard(refresh, a=shown))
-        assert refresh.sweep() == 1
+        assert refresh.drop_vanished_images() == 1
         frontier.finish_recrawl(refresh.config, refresh.store)
         assert list(refresh.images.keys()) == [shown]
 
@@ -293,7 +294,7 @@ def test_an_image_gets_the_tags_of_pages_that_are_walked_later(config):
     def page(ledger, name, tag, *urls):
         rows = [{"tile_id": f"{name}{url}", "image_url": url, "title": "x", "tag": tag, "page_url": name,
                  "position": place} for place, url in enumerate(urls)]  # fmt: skip
-        file = ledger.tiles.write_file(pa.Table.from_pylist(rows, schema=LISTINGS.schema))
+        file = ledger.listings.write_file(pa.Table.from_pylist(rows, schema=LISTINGS.schema))
         listed = [outcome_row(name, "page", Outcome.LISTED, "seen")]
         ledger.commit_pages(name, file, pa.Table.from_pylist(listed, schema=OUTCOMES.schema))
 

@@ -25,7 +25,7 @@ def crawl(config):
     if not len(wanted):
         return []
     harvester = ImageFetcher(config.crawl, LocalRateLimiter(config.crawl))
-    harvest = harvester.harvest(wanted.to_pylist())
+    harvest = harvester.fetch(wanted.to_pylist())
     harvester.close()
     images = pa.Table.from_pylist(harvest.images, schema=IMAGES.schema)
     file = ledger.images.write_file(images) if len(images) else None
@@ -44,8 +44,8 @@ def outage(tmp_path):
         tiles = [{"tile_id": path, "image_url": site.url + path, "title": path, "tag": "A", "page_url": "p",
                   "position": place} for place, path in enumerate(routes)]  # fmt: skip
         ledger = CrawlState(config)
-        file = ledger.tiles.write_file(pa.Table.from_pylist(tiles, schema=LISTINGS.schema))
-        ledger.tiles.commit([file], app_id="tiles", metadata={})
+        file = ledger.listings.write_file(pa.Table.from_pylist(tiles, schema=LISTINGS.schema))
+        ledger.listings.commit([file], app_id="tiles", metadata={})
         yield site, config, routes, failing
 
 

@@ -224,7 +224,7 @@ def test_sources_that_hold_no_pictures_are_refused_in_one_line(tmp_path):
         import_dataset(config(tmp_path), str(tmp_path / "nowhere"))
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "records.json").write_text("[]")
-    with pytest.raises(ConfigError, match=r"endings there: json\); addresses are crawled: emoji-ldm crawl"):
+    with pytest.raises(ConfigError, match=r"file endings: json\); URLs are crawled: emoji-ldm crawl"):
         import_dataset(config(tmp_path), str(tmp_path / "records"))
     (tmp_path / "records" / "x.parquet").write_bytes(b"no Parquet")
     with pytest.raises(ConfigError, match=r"x\.parquet cannot be read"):

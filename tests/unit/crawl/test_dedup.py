@@ -146,8 +146,8 @@ def test_the_index_finds_the_same_whether_pictures_came_singly_or_at_once(pictur
     singly, at_once = NearDuplicateIndex(), NearDuplicateIndex()
     ids, looks = [picture.image_id for picture in pictures], [picture.fingerprint for picture in pictures]
     for image_id, look in zip(ids, looks, strict=True):
-        singly.extend([image_id], [look])
-    at_once.extend(ids, looks)
+        singly.add([image_id], [look])
+    at_once.add(ids, looks)
     assert {len(look) for look in looks} == {LENGTH}
     found = at_once.find(looks)
     assert singly.find(looks) == found == [at_once.find([look])[0] for look in looks]

@@ -53,12 +53,12 @@ def test_an_outcome_closes_a_url_for_good():
 
 def test_a_retry_opens_failures_that_are_older_than_itself():
     ended = outcomes(u1=("kept", 5), u2=("timed-out", 5), u3=("dead", -1))
-    assert urls(ended, RecrawlPolicy(failed_before=NOW)) == ["u2"]
+    assert urls(ended, RecrawlPolicy(retry_failed_before=NOW)) == ["u2"]
 
 
 def test_a_refresh_opens_all_that_is_older_and_brings_its_validators():
     ended = outcomes(u1=("kept", 5), u2=("timed-out", 5), u3=("dead", -1))
-    rows = open_images(SHOWN, ended, IDS, RecrawlPolicy(ended_before=NOW))
+    rows = open_images(SHOWN, ended, IDS, RecrawlPolicy(refresh_before=NOW))
     assert dict(zip(rows["image_url"].to_pylist(), rows["etag"].to_pylist(), strict=True)) == {
         "u1": "of u1", "u2": "of u2"
     }  # fmt: skip

@@ -29,7 +29,7 @@ def harvest(site_url, paths, **options):
     harvester = ImageFetcher(config, LocalRateLimiter(config))
     urls = [path if "://" in path else site_url + path for path in paths]
     try:
-        return harvester.harvest([{"image_url": u, "title": "", "tags": [], "page_url": ""} for u in urls]).outcomes
+        return harvester.fetch([{"image_url": u, "title": "", "tags": [], "page_url": ""} for u in urls]).outcomes
     finally:
         harvester.close()
 

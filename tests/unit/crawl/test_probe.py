@@ -50,7 +50,7 @@ def test_a_probe_reports_tiles_robots_and_pages_and_its_profile_finds_them_again
     found = extract_tiles(
         PAGE.format(tiles=TILE.format(1) + TILE.format(2)).replace("Mw1EAtrx", "Zz9"), site.url, profile
     )
-    assert (found.by, len(found.spots)) == ("selectors", 2)
+    assert (found.method, len(found.elements)) == ("selectors", 2)
 
 
 def test_what_a_probe_cannot_do_is_one_line(site, tmp_path, capsys):
@@ -63,7 +63,7 @@ def test_what_a_probe_cannot_do_is_one_line(site, tmp_path, capsys):
         (f"{site.url}/private", {}, "", CrawlError, "may not be read: robots.txt: Disallow: /private"),
         (f"{site.url}/gone", {}, "", CrawlError, "cannot be read: HTTP 404"),
         (f"{site.url}/", {}, str(exists), ConfigError, "exists already"),
-        ("example.org/x", {}, "", ConfigError, "no address of a page"),
+        ("example.org/x", {}, "", ConfigError, "not the address of a page"),
         (f"{site.url}/", {"source": "records"}, "", ConfigError, "crawl.source=records has none"),
     ):
         with pytest.raises(error) as caught:
@@ -92,7 +92,7 @@ def test_selectors_are_built_of_what_lasts_and_match_the_tiles_alone(body, selec
     around, tile = body.split("|")
     markup = f"<main>{around.format(''.join(tile.format(n) for n in range(4)))}</main><li></li>"
     found = extract_tiles(markup, "https://e.org/", STRUCTURE)
-    assert len(found.spots) == 4
+    assert len(found.elements) == 4
     assert infer_tile_selector(found) == selector
 
 

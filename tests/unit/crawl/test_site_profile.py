@@ -36,7 +36,7 @@ def test_a_missing_profile_names_the_nearest():
 def test_a_bad_profile_is_explained(tmp_path):
     assert "did you mean 'tile'" in bad(tmp_path, 'url: "{site}{tag}{page}"\ntiles: li\n')
     assert "{tag}" in bad(tmp_path, 'url: "{site}/{tags}"\n')
-    assert "'li[' is no CSS selector" in bad(tmp_path, 'url: "{site}/{tag}"\ntile: "li["\n')
+    assert "'li[' is not a CSS selector" in bad(tmp_path, 'url: "{site}/{tag}"\ntile: "li["\n')
     assert "did you mean 'parameter'" in bad(tmp_path, 'url: "{site}/{tag}"\nunwrap: {path: /p, paramter: u}\n')
     assert "mapping" in bad(tmp_path, "- a\n")
     assert "not YAML" in bad(tmp_path, "url: [\n")

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from emoji_ldm.demo.catalog import PER_PAGE
+from emoji_ldm.demo.catalog import TILES_PER_PAGE
 from emoji_ldm.demo.gallery import Gallery
 from emoji_ldm.errors import ConfigError
 
@@ -57,7 +57,7 @@ def test_the_default_gallery_starts_quickly_and_hangs_at_least_460_distinct_emoj
     with Gallery(cache_dir=tmp_path) as site:
         assert time.monotonic() - began < 5
         tiles = [tile for tile in site._serving.tiles if tile.kind == "good"]
-        assert len(tiles) == site.truth["counts"]["good"] == 539
+        assert len(tiles) == site.ground_truth["counts"]["good"] == 539
         assert len({pixels(tile.data) for tile in tiles}) == 539
 
 
@@ -76,9 +76,9 @@ def test_tiles_are_not_in_the_html_and_come_from_a_script(site):
 
 
 def test_pages_hold_60_tiles_and_a_page_past_the_last_none(site):
-    expected = sorted(url for urls in site.truth["tags"]["Blobs"].values() for url in urls)
+    expected = sorted(url for urls in site.ground_truth["tags"]["Blobs"].values() for url in urls)
     first, second = items(site, "Blobs", 1), items(site, "Blobs", 2)
-    assert len(first) == PER_PAGE == 60
+    assert len(first) == TILES_PER_PAGE == 60
     assert sorted(item["src"] for item in first + second) == expected
     assert items(site, "Blobs", 3) == items(site, "Blobs", 0) == []
     assert get(f"{site.url}/emoji-list/tag/Blobs?page=99")[0] == 200
@@ -87,7 +87,7 @@ def test_pages_hold_60_tiles_and_a_page_past_the_last_none(site):
 
 def test_the_truth_counts_every_trap(site):
     traps = {"duplicate": 12, "dead": 5, "error": 1, "slow": 1, "not_image": 1, "truncated": 1, "private": 2}
-    truth = site.truth
+    truth = site.ground_truth
     assert truth["counts"] == {"good": 323 - 4, **traps}
     assert {kind: len(set(urls)) for kind, urls in truth["urls"].items()} == truth["counts"]
     assert set(truth["titles"]) == {url for urls in truth["urls"].values() for url in urls}
@@ -103,13 +103,13 @@ def test_the_same_settings_hang_the_same_pictures_in_the_same_order():
 
 def test_a_limit_bounds_the_good_tiles_of_each_tag_and_keeps_all_traps():
     with Gallery(num_openmoji=0, limit_per_tag=20) as site:
-        sizes = {tag: len(kinds["good"]) for tag, kinds in site.truth["tags"].items()}
+        sizes = {tag: len(kinds["good"]) for tag, kinds in site.ground_truth["tags"].items()}
         assert max(sizes.values()) == sizes["Blobs"] == 20
-        assert site.truth["counts"]["duplicate"] == 12
+        assert site.ground_truth["counts"]["duplicate"] == 12
 
 
 def test_good_images_have_alpha_and_follow_the_accept_header(site):
-    url = site.truth["urls"]["good"][0]
+    url = site.ground_truth["urls"]["good"][0]
     status, media_type, data = get(url)
     assert (status, media_type) == (200, "image/webp")
     assert min(pixels(data)[3::4]) == 0
@@ -119,20 +119,20 @@ def test_good_images_have_alpha_and_follow_the_accept_header(site):
 
 
 def test_a_duplicate_has_the_pixels_of_its_source_but_other_bytes(site):
-    for url, source in site.truth["duplicates"].items():
+    for url, source in site.ground_truth["duplicates"].items():
         copy, original = get(url)[2], get(source)[2]
         assert copy != original
         assert pixels(copy) == pixels(original)
 
 
 def test_dead_and_failing_images_answer_404_and_500(site):
-    assert {get(url)[0] for url in site.truth["urls"]["dead"]} == {404}
-    assert get(site.truth["urls"]["error"][0])[0] == 500
+    assert {get(url)[0] for url in site.ground_truth["urls"]["dead"]} == {404}
+    assert get(site.ground_truth["urls"]["error"][0])[0] == 500
 
 
 @pytest.mark.parametrize("kind", ["not_image", "truncated"])
 def test_broken_files_answer_200_as_png_but_cannot_be_decoded(site, kind):
-    status, media_type, data = get(site.truth["urls"][kind][0])
+    status, media_type, data = get(site.ground_truth["urls"][kind][0])
     assert (status, media_type) == (200, "image/png")
     with pytest.raises(OSError, match=r"identify image|truncated"):
         Image.open(io.BytesIO(data)).load()
@@ -140,7 +140,7 @@ def test_broken_files_answer_200_as_png_but_cannot_be_decoded(site, kind):
 
 def test_the_slow_image_never_completes(site):
     with pytest.raises(http.client.IncompleteRead):
-        get(site.truth["urls"]["slow"][0])
+        get(site.ground_truth["urls"]["slow"][0])
 
 
 def handler_threads():
@@ -151,7 +151,7 @@ def handler_threads():
 def test_the_slow_thread_ends_when_the_client_or_the_site_leaves(who):
     before = set(handler_threads())
     with Gallery(num_openmoji=0, limit_per_tag=5, slow_s=60) as site:
-        target = urlsplit(site.truth["urls"]["slow"][0])
+        target = urlsplit(site.ground_truth["urls"]["slow"][0])
         client = http.client.HTTPConnection(target.netloc, timeout=5)
         client.request("GET", f"{target.path}?{target.query}")
         client.getresponse().read(1)
@@ -173,8 +173,8 @@ def test_robots_forbids_exactly_the_private_images(site):
     rules = robotparser.RobotFileParser(f"{site.url}/robots.txt")
     rules.read()
     assert rules.crawl_delay("*") is None
-    forbidden = {url for url in site.truth["titles"] if not rules.can_fetch("emoji-ldm", url)}
-    assert forbidden == set(site.truth["urls"]["private"])
+    forbidden = {url for url in site.ground_truth["titles"] if not rules.can_fetch("emoji-ldm", url)}
+    assert forbidden == set(site.ground_truth["urls"]["private"])
     assert {get(url)[0] for url in forbidden} == {200}
 
 
@@ -183,10 +183,10 @@ def test_the_image_proxy_serves_this_site_only(site):
 
 
 def test_the_furniture_is_served_and_is_no_emoji_of_the_listing(site):
-    furniture = site.truth["furniture"]
+    furniture = site.ground_truth["chrome_images"]
     assert len(furniture) >= 8
     assert {get(url)[0] for url in furniture} == {200}
-    assert not set(furniture) & set(site.truth["titles"])
+    assert not set(furniture) & set(site.ground_truth["titles"])
 
 
 def test_every_request_is_logged(site):

@@ -1,4 +1,4 @@
-// Runs in every new document before its own scripts: tells when the page has come to rest.
+// Runs in every new document before its own scripts: counts pending requests and notes the time of the last change.
 "use strict";
 (() => {
   const watch = { pending: 0, changed: performance.now() };

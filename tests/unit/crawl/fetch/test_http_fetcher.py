@@ -174,7 +174,7 @@ def test_a_harvest_ends_every_url_once_whatever_it_serves(site):
     wanted = [{"image_url": site.url + path, "title": path, "tags": ["Blobs"], "page_url": "p"} for path in paths]
     config = config_of(site)
     harvester = ImageFetcher(config, LocalRateLimiter(config))
-    harvest = harvester.harvest(wanted)
+    harvest = harvester.fetch(wanted)
     harvester.close()
     assert [row["outcome"] for row in harvest.outcomes] == ["kept", "not-an-image", "too-small", "unreachable", "dead"]
     assert all(row["reason"] and row["elapsed_s"] >= 0 for row in harvest.outcomes)
@@ -195,6 +195,6 @@ def test_no_more_requests_are_in_flight_than_allowed(site):
     wanted = [{"image_url": f"{site.url}/{n}", "title": "", "tags": [], "page_url": ""} for n in range(12)]
     config = config_of(site, host_concurrency=3)
     harvester = ImageFetcher(config, LocalRateLimiter(config))
-    harvester.harvest(wanted)
+    harvester.fetch(wanted)
     harvester.close()
     assert max(most) == 3

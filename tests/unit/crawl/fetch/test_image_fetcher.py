@@ -15,7 +15,7 @@ def harvest(site, rows, **options):
     config = build({"crawl": {"site": site.url, "fetch_timeout_s": 2, **options}}, where="test").crawl
     harvester = ImageFetcher(config, LocalRateLimiter(config))
     try:
-        return harvester.harvest([{"title": "", "tags": [], "page_url": "", **row} for row in rows])
+        return harvester.fetch([{"title": "", "tags": [], "page_url": "", **row} for row in rows])
     finally:
         harvester.close()
 
@@ -58,11 +58,11 @@ def test_the_same_url_twice_gives_a_row_each():
 def test_hosts_take_turns_and_a_slow_one_holds_up_no_other():
     async def order():
         spread = HostScheduler([*(f"http://slow/{n}" for n in range(6)), "http://quick/0", "http://quick/1"], 2)
-        begun = [await spread.take() for _ in range(4)]
-        waiting = asyncio.create_task(spread.take())
+        begun = [await spread.next() for _ in range(4)]
+        waiting = asyncio.create_task(spread.next())
         await asyncio.sleep(0)
         assert not waiting.done()
-        spread.done(0)
+        spread.finish(0)
         return begun, await waiting
 
     begun, later = asyncio.run(order())
@@ -74,14 +74,14 @@ def test_slow_work_beside_the_loop_lets_its_deadlines_hold():
     async def act():
         beside = BatchExecutor()
         began = time.monotonic()
-        slow = asyncio.create_task(beside.do(lambda: time.sleep(0.5) or threading.current_thread().name))
+        slow = asyncio.create_task(beside.run(lambda: time.sleep(0.5) or threading.current_thread().name))
         await asyncio.sleep(0.05)
         assert time.monotonic() - began < 0.4
-        quick = asyncio.create_task(beside.do(lambda: 1 / 0))
+        quick = asyncio.create_task(beside.run(lambda: 1 / 0))
         done = await asyncio.gather(slow, quick, return_exceptions=True)
         beside.close()
         return done
 
     name, error = asyncio.run(act())
-    assert name.startswith("clean")
+    assert name.startswith("normalize")
     assert isinstance(error, ZeroDivisionError)

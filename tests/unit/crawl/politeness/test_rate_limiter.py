@@ -55,7 +55,7 @@ def test_slots_are_never_more_than_there_are_and_everybody_gets_some():
     for step in range(4000):
         holder = f"w{chance.randrange(8)}"
         letting_go = chance.randrange(held.get(holder, 0) + 1)
-        held[holder] = host.share(holder, held.get(holder, 0) - letting_go, chance.randrange(1, 9), step * 0.1)
+        held[holder] = host.request_slots(holder, held.get(holder, 0) - letting_go, chance.randrange(1, 9), step * 0.1)
         had |= {holder for holder, slots in held.items() if slots}
         assert sum(host.held.values()) <= 5
         if step % 500 == 0:
@@ -66,22 +66,22 @@ def test_slots_are_never_more_than_there_are_and_everybody_gets_some():
 
 def test_a_worker_that_wants_less_leaves_more_to_the_others():
     host = HostSlots(8)
-    assert host.share("a", 0, 8, 0.0) == 8
-    assert host.share("b", 0, 2, 0.0) == 0
-    assert host.share("a", 8, 8, 0.1) == 6
-    assert host.share("a", 6, 8, 0.2) == 6
-    assert host.share("b", 0, 2, 0.3) == 2
+    assert host.request_slots("a", 0, 8, 0.0) == 8
+    assert host.request_slots("b", 0, 2, 0.0) == 0
+    assert host.request_slots("a", 8, 8, 0.1) == 6
+    assert host.request_slots("a", 6, 8, 0.2) == 6
+    assert host.request_slots("b", 0, 2, 0.3) == 2
 
 
 def test_a_pause_doubles_while_a_host_stays_overloaded_and_ends_with_a_good_answer():
     host, now, pauses = HostSlots(8), 100.0, []
     for _ in range(4):
-        host.answered(503, 0, now)
+        host.record_response(503, 0, now)
         pauses.append(host.ready_at - now)
         now = host.ready_at
     assert pauses == [0.25, 0.5, 1, 2]
-    host.answered(200, 0, now)
-    host.answered(503, 0, now)
+    host.record_response(200, 0, now)
+    host.record_response(503, 0, now)
     assert host.ready_at - now == 0.25
 
 
@@ -90,11 +90,11 @@ def test_requests_keep_the_gap_after_the_former_was_over(site):
     spans = []
 
     async def visit(gate):
-        permit = await gate.enter(f"{site.url}/x")
+        permit = await gate.acquire(f"{site.url}/x")
         began = time.monotonic()
         await asyncio.sleep(0.02)
         spans.append((began, time.monotonic()))
-        await gate.leave(permit, status=200)
+        await gate.release(permit, status=200)
 
     async def four(gate):
         await asyncio.gather(*(visit(gate) for _ in range(4)))
@@ -106,11 +106,11 @@ def test_requests_keep_the_gap_after_the_former_was_over(site):
 
 def test_a_host_that_asks_for_a_pause_gets_it_from_all(site):
     async def act(gate):
-        first, second = await gate.enter(f"{site.url}/x"), await gate.enter(f"{site.url}/x")
-        await gate.leave(first, status=429, retry_after_s=0.4)
+        first, second = await gate.acquire(f"{site.url}/x"), await gate.acquire(f"{site.url}/x")
+        await gate.release(first, status=429, retry_after_s=0.4)
         began = time.monotonic()
-        await gate.leave(second, status=200)
-        await gate.leave(await gate.enter(f"{site.url}/x"))
+        await gate.release(second, status=200)
+        await gate.release(await gate.acquire(f"{site.url}/x"))
         return time.monotonic() - began
 
     assert with_gate(config_of(site.url), act) >= 0.39
@@ -118,11 +118,11 @@ def test_a_host_that_asks_for_a_pause_gets_it_from_all(site):
 
 def test_a_host_that_asks_for_a_day_is_given_up_at_once_also_by_those_who_wait(site):
     async def act(gate):
-        permit = await gate.enter(f"{site.url}/x")
-        waiting = asyncio.create_task(gate.enter(f"{site.url}/x"))
+        permit = await gate.acquire(f"{site.url}/x")
+        waiting = asyncio.create_task(gate.acquire(f"{site.url}/x"))
         await asyncio.sleep(0.01)
-        await gate.leave(permit, status=503, retry_after_s=86400)
-        return await asyncio.gather(waiting, gate.enter(f"{site.url}/x"), return_exceptions=True)
+        await gate.release(permit, status=503, retry_after_s=86400)
+        return await asyncio.gather(waiting, gate.acquire(f"{site.url}/x"), return_exceptions=True)
 
     for refused in with_gate(config_of(site.url, host_concurrency=1), act):
         assert (refused.outcome, "left alone" in refused.reason) == (Outcome.HTTP_ERROR, True)
@@ -131,16 +131,16 @@ def test_a_host_that_asks_for_a_day_is_given_up_at_once_also_by_those_who_wait(s
 def test_a_crawl_delay_of_a_day_is_not_waited_for(site):
     site.routes["/robots.txt"] = answer(200, b"User-agent: *\nCrawl-delay: 86400")
     with pytest.raises(Rejected, match="Crawl-delay") as refused:
-        with_gate(config_of(site.url), lambda gate: gate.enter(f"{site.url}/x"))
+        with_gate(config_of(site.url), lambda gate: gate.acquire(f"{site.url}/x"))
     assert refused.value.outcome is Outcome.ROBOTS
 
 
 def test_robots_is_read_again_after_its_day(site, monkeypatch):
     async def act(gate):
         for _ in range(3):
-            await gate.leave(await gate.enter(f"{site.url}/x"))
+            await gate.release(await gate.acquire(f"{site.url}/x"))
         monkeypatch.setattr(time, "monotonic", lambda real=time.monotonic: real() + 25 * 3600)
-        await asyncio.gather(*(gate.enter(f"{site.url}/x") for _ in range(3)))
+        await asyncio.gather(*(gate.acquire(f"{site.url}/x") for _ in range(3)))
 
     with_gate(config_of(site.url), act)
     assert site.log == ["/robots.txt"] * 2
@@ -150,7 +150,7 @@ def test_robots_is_looked_for_where_it_was_moved_to(site):
     site.routes["/robots.txt"] = answer(301, Location="/moved")
     site.routes["/moved"] = answer(200, b"User-agent: *\nDisallow: /x")
     with pytest.raises(Rejected) as refused:
-        with_gate(config_of(site.url), lambda gate: gate.enter(f"{site.url}/x"))
+        with_gate(config_of(site.url), lambda gate: gate.acquire(f"{site.url}/x"))
     assert refused.value.outcome is Outcome.ROBOTS
 
 
@@ -158,19 +158,19 @@ def test_robots_is_looked_for_where_it_was_moved_to(site):
 def test_a_robots_file_that_is_not_there_allows_all_and_one_that_cannot_be_had_nothing(site, status, fine):
     site.routes["/robots.txt"] = answer(status)
     if fine:
-        assert with_gate(config_of(site.url), lambda gate: gate.enter(f"{site.url}/x"))
+        assert with_gate(config_of(site.url), lambda gate: gate.acquire(f"{site.url}/x"))
     else:
         with pytest.raises(Rejected, match=r"robots.txt answers") as refused:
-            with_gate(config_of(site.url), lambda gate: gate.enter(f"{site.url}/x"))
+            with_gate(config_of(site.url), lambda gate: gate.acquire(f"{site.url}/x"))
         assert refused.value.outcome is Outcome.UNREACHABLE
 
 
 def test_one_who_stops_waiting_takes_no_slot_along(site):
     async def act(gate):
-        permit = await gate.enter(f"{site.url}/x")
-        waiting = [asyncio.create_task(gate.enter(f"{site.url}/x")) for _ in range(2)]
+        permit = await gate.acquire(f"{site.url}/x")
+        waiting = [asyncio.create_task(gate.acquire(f"{site.url}/x")) for _ in range(2)]
         await asyncio.sleep(0.01)
-        await gate.leave(permit)
+        await gate.release(permit)
         waiting[0].cancel()
         async with asyncio.timeout(1):
             return await waiting[1]
@@ -206,24 +206,24 @@ class Remote:
     async def rules(self, origin):
         return pickle.loads(pickle.dumps(await asyncio.wrap_future(self._send(self._call("rules", origin)))))
 
-    async def enter(self, url, holder):
+    async def acquire(self, url, holder):
         try:
-            return await asyncio.wrap_future(self._send(self._call("enter", url, holder)))
+            return await asyncio.wrap_future(self._send(self._call("acquire", url, holder)))
         except Rejected as refused:
             return pickle.loads(pickle.dumps(refused))
 
-    async def leave(self, permit, status, retry_after_s):
-        call = self._call("leave", permit, status=status, retry_after_s=retry_after_s)
+    async def release(self, permit, status, retry_after_s):
+        call = self._call("release", permit, status=status, retry_after_s=retry_after_s)
         await asyncio.wrap_future(self._send(call))
 
-    async def report(self, origin, status, retry_after_s):
-        return await asyncio.wrap_future(self._send(self._call("report", origin, status, retry_after_s)))
+    async def record_response(self, origin, status, retry_after_s):
+        return await asyncio.wrap_future(self._send(self._call("record_response", origin, status, retry_after_s)))
 
     def sync(self, holder, needs):
         return self._wait(self._call("sync", holder, needs))
 
-    def bye(self, holder):
-        self._wait(self._call("bye", holder))
+    def drop_worker(self, holder):
+        self._wait(self._call("drop_worker", holder))
 
 
 @contextmanager
@@ -282,7 +282,7 @@ def test_four_workers_break_no_rule_together(robots, num, slots, gap_s):
                 return done
 
             done = asyncio.run(four())
-            (place,) = remote.gate._places.values()
+            (place,) = remote.gate._origins.values()
             assert place.host.free == place.host.slots, "slots were not given back"
         log = request_log(url)
     assert all(len(got) == (num + 20) / 4 for got in done)
@@ -296,7 +296,7 @@ def test_four_workers_break_no_rule_together(robots, num, slots, gap_s):
 
 def test_a_worker_that_died_loses_its_slots_and_one_that_waits_gets_them(site, monkeypatch):
     monkeypatch.setattr(gates, "LEASE_S", 1.0)
-    monkeypatch.setattr(rate_limiter_client, "IDLE_S", 0.1)
+    monkeypatch.setattr(rate_limiter_client, "IDLE_SYNC_INTERVAL_S", 0.1)
     config, origin = config_of(site.url, host_concurrency=2), f"http://127.0.0.1:{site.server.server_port}"
     with remote_of(config) as remote:
         assert remote.sync("dead", {origin: SlotDemand(0, 2)})[origin].slots == 2
@@ -304,8 +304,8 @@ def test_a_worker_that_died_loses_its_slots_and_one_that_waits_gets_them(site, m
         async def wait():
             worker = RateLimiterClient(remote, config)
             async with asyncio.timeout(5):
-                permit = await worker.enter(f"{site.url}/x")
-            await worker.leave(permit, status=200)
+                permit = await worker.acquire(f"{site.url}/x")
+            await worker.release(permit, status=200)
             await worker.close()
 
         asyncio.run(wait())
@@ -317,8 +317,8 @@ def test_a_gate_that_has_ended_is_an_error_for_those_who_wait(site):
 
         async def wait():
             worker = RateLimiterClient(remote, config)
-            await worker.enter(f"{site.url}/x")
-            waiting = asyncio.create_task(worker.enter(f"{site.url}/x"))
+            await worker.acquire(f"{site.url}/x")
+            waiting = asyncio.create_task(worker.acquire(f"{site.url}/x"))
             await asyncio.sleep(0.3)
             remote.ended = True
             async with asyncio.timeout(10):
@@ -334,9 +334,9 @@ def test_a_pause_that_one_worker_was_asked_for_holds_for_another(site):
 
         async def act():
             one, other = RateLimiterClient(remote, config), RateLimiterClient(remote, config)
-            await one.leave(await one.enter(f"{site.url}/x"), status=503, retry_after_s=0.6)
+            await one.release(await one.acquire(f"{site.url}/x"), status=503, retry_after_s=0.6)
             began = time.monotonic()
-            await other.leave(await other.enter(f"{site.url}/x"))
+            await other.release(await other.acquire(f"{site.url}/x"))
             await one.close()
             await other.close()
             return time.monotonic() - began
@@ -348,10 +348,10 @@ def test_a_browser_asks_page_by_page_from_code_that_knows_no_loop(site):
     config = config_of(site.url, host_concurrency=1)
     with remote_of(config) as remote, asyncio.Runner() as runner, asyncio.Runner() as other:
         one, two = RateLimiterClient(remote, config), RateLimiterClient(remote, config)
-        permit = runner.run(one.enter(f"{site.url}/x"))
+        permit = runner.run(one.acquire(f"{site.url}/x"))
         time.sleep(0.5)  # the page is looked at; the lease is kept alive meanwhile
-        runner.run(one.leave(permit, status=200))
-        other.run(two.leave(other.run(two.enter(f"{site.url}/x")), status=200))
-        runner.run(one.leave(runner.run(one.enter(f"{site.url}/x"))))
+        runner.run(one.release(permit, status=200))
+        other.run(two.release(other.run(two.acquire(f"{site.url}/x")), status=200))
+        runner.run(one.release(runner.run(one.acquire(f"{site.url}/x"))))
         runner.run(one.close())
         other.run(two.close())

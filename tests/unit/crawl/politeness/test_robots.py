@@ -11,7 +11,7 @@ AGENT = "emoji-ldm/0.1 (+https://example.org)"
 
 
 def allows(text, path):
-    return not parse_robots(text, AGENT).refusal(f"https://example.org{path}")
+    return not parse_robots(text, AGENT).disallow_reason(f"https://example.org{path}")
 
 
 def test_without_rules_everything_is_allowed():
@@ -73,8 +73,8 @@ def test_a_path_is_requested_as_it_was_judged():
 def test_groups_share_rules_and_blank_lines_and_comments_do_not_end_them():
     text = "User-agent: other # a comment\nUser-agent: emoji-ldm\n\n# more\nDisallow: /x\n\nCrawl-delay: 2.5"
     robots = parse_robots(text, AGENT)
-    assert robots.refusal("https://example.org/x")
-    assert robots.delay_s == 2.5
+    assert robots.disallow_reason("https://example.org/x")
+    assert robots.crawl_delay_s == 2.5
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_hostile_file_costs_little_time():
     began = time.monotonic()
     stars = "\n".join(f"Disallow: /{'*a' * 40}*{number}" for number in range(4000))
     robots = parse_robots(f"User-agent: *\n{stars}", AGENT)
-    assert not robots.refusal("https://example.org/" + "a" * 2000)
+    assert not robots.disallow_reason("https://example.org/" + "a" * 2000)
     assert time.monotonic() - began < 5
 
 
@@ -132,5 +132,5 @@ def test_an_opt_out_binds_us_if_it_is_for_us_or_for_all(tags, found):
 )
 def test_nonsense_allows_everything(text):
     robots = parse_robots(text, AGENT)
-    assert not robots.refusal("https://example.org/x")
-    assert robots.delay_s == 0
+    assert not robots.disallow_reason("https://example.org/x")
+    assert robots.crawl_delay_s == 0

@@ -101,8 +101,8 @@ def test_the_address_that_was_judged_is_connected_to_whatever_the_name_server_sa
     async def get(url, config):
         gate = LocalRateLimiter(config)
         fetcher = HttpFetcher(config, gate)
-        gate.reader.addresses.lookup = dns(["127.0.0.1"])
-        fetcher.addresses.lookup = lookup
+        gate.robots_fetcher.guard.lookup = dns(["127.0.0.1"])
+        fetcher.guard.lookup = lookup
         try:
             return await fetcher.get(url)
         finally:
@@ -119,8 +119,8 @@ def test_a_name_that_turns_private_after_robots_was_read_is_blocked():
     async def get(config, url):
         gate = LocalRateLimiter(config)
         fetcher = HttpFetcher(config, gate)
-        gate.reader.addresses.lookup = dns(["127.0.0.1"])
-        fetcher.addresses.lookup = dns(["10.0.0.1"])
+        gate.robots_fetcher.guard.lookup = dns(["127.0.0.1"])
+        fetcher.guard.lookup = dns(["10.0.0.1"])
         try:
             return await fetcher.get(url)
         finally:

@@ -56,7 +56,7 @@ class TestRecords:
         assert [len(page.tiles) for page in pages] == [100, 100, 50, 0]
         reader, names = source_factory.open_reader(config, LocalRateLimiter(config)), source_factory.page_names(config)
         for number in (3, 2, 2):
-            (page,) = reader.walk(names.tags[0], [names.url(names.tags[0], number)])
+            (page,) = reader.read(names.tags[0], [names.url(names.tags[0], number)])
             assert page.tiles == pages[number - 1].tiles
         assert len({tile["tile_id"] for page in pages for tile in page.tiles}) == 250
 
@@ -65,8 +65,8 @@ class TestRecords:
         [
             ("a.csv", "address,text\nhttps://x,y\n", "its columns are address, text; a column must be named link, url"),
             ("a.csv", "link,text\n,y\n", "gives no link in its first 1 records"),
-            ("a.json", '{"url": "x"}', "no list of objects but dict"),
-            ("a.json", "[", "it is no JSON"),
+            ("a.json", '{"url": "x"}', "not a list of objects but dict"),
+            ("a.json", "[", "it is not JSON"),
             ("a.jsonl", "", "holds no records"),
             ("a.parquet", "x", "its name must end with .csv"),
             ("a.txt.gz", "x", "cannot be read"),
@@ -92,7 +92,7 @@ class TestRecords:
         with pytest.raises(ConfigError, match=r"gone\.csv cannot be read"):
             source_factory.validate_source(config)
         tag = source_factory.page_names(config).tags[0]
-        (page,) = source_factory.open_reader(config, LocalRateLimiter(config)).walk(tag, [f"{tag}#page=1"])
+        (page,) = source_factory.open_reader(config, LocalRateLimiter(config)).read(tag, [f"{tag}#page=1"])
         assert page.outcome == "failed" and "cannot be read" in page.reason
 
 

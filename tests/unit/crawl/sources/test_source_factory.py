@@ -40,7 +40,7 @@ class TestHtml:
             source_factory.open_reader(config, LocalRateLimiter(config)),
             f"{site.url}/emoji-list/tag/T?page=1",
         )
-        first, again = ([(p.outcome, p.tiles) for p in reader.walk("T", [url])] for _ in range(2))
+        first, again = ([(p.outcome, p.tiles) for p in reader.read("T", [url])] for _ in range(2))
         reader.close()
         assert first == again
 
@@ -61,7 +61,7 @@ class TestHtml:
         page = walk(config_of(source="html", site=site.url))[0]
         assert site.log == ["/robots.txt"]
         line = no_tiles_message(page.url, page.outcome, page.reason)
-        assert line.startswith(f"nothing may be read: {page.url} is refused (robots.txt: Disallow: /)")
+        assert line.startswith(f"the crawl is not allowed: {page.url} is refused (robots.txt: Disallow: /)")
 
     def test_relative_images_of_a_redirected_page_follow_where_it_ended(self, site):
         site.routes["/emoji-list/tag/T?page=1"] = answer(302, Location="/moved/here")
@@ -163,7 +163,7 @@ class TestApi:
         ({"profile": "bing"}, ConfigError, "for crawl.source=api; choose one of discord-emoji, listing"),
         ({"source": "records"}, ConfigError, r"needs files of .link, caption.: 'crawl.files="),
         ({"source": "folder", "files": ["/nowhere"]}, ConfigError, "no folder /nowhere"),
-        ({"source": "folder", "files": ["s3://b/x"]}, ConfigError, "no local folder"),
+        ({"source": "folder", "files": ["s3://b/x"]}, ConfigError, "not a local folder"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_starts(options, error, text):
@@ -175,7 +175,7 @@ def test_two_tags_need_two_addresses(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text('url: "{site}/emoji?page={page}"\n')
     source_factory.validate_source(config_of(site="https://x.org", profile=str(path)))
-    with pytest.raises(ConfigError, match=r"holds no \{tag\}"):
+    with pytest.raises(ConfigError, match=r"does not contain \{tag\}"):
         source_factory.validate_source(config_of(site="https://x.org", profile=str(path), tags=["A", "B"]))
 
 
