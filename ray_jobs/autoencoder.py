@@ -1,4 +1,4 @@
-"""Train the own RGBA autoencoder over Ray."""
+"""Train the project's own RGBA autoencoder over Ray."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ray_jobs.execution import trainer
 
 
 def run(config: Config) -> dict[str, object]:
-    """Train `config.autoencoder` on the store's images, resuming by itself; returns figures for people.
+    """Train `config.autoencoder` on the store's images, resuming by itself; returns figures for the summary.
 
     Raises:
         DatasetError: The store has no images.
@@ -17,7 +17,7 @@ def run(config: Config) -> dict[str, object]:
     return trainer.train(config, "autoencoder", _load)
 
 
-def _load(place: RunContext) -> TrainingTask:
+def _load(context: RunContext) -> TrainingTask:
     from emoji_ldm.train.tasks.autoencoder_task import load_task
 
-    return load_task(place)
+    return load_task(context)

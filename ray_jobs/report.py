@@ -1,4 +1,4 @@
-"""Write the report of a run; needs no cluster."""
+"""Write the report of a run. It needs no Ray."""
 
 from __future__ import annotations
 

@@ -1,14 +1,11 @@
-"""Serve models over HTTP with Ray Serve, here until Ctrl-C or as the application of a RayService."""
+"""Serve models over HTTP with Ray Serve: here until Ctrl-C, or as the application of a RayService."""
 
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
-import shlex
 import signal
-import socket
 import sys
 import time
 from contextlib import redirect_stdout
@@ -19,31 +16,29 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from emoji_ldm.config import Config, ServeConfig, load
-from emoji_ldm.errors import ConfigError, JobError, StoreError, UntrainedError
+from emoji_ldm.config import Config, load
+from emoji_ldm.errors import JobError, StoreError, UntrainedError
 from emoji_ldm.progress import print_status
 from emoji_ldm.serve.auth import unauthenticated_warning
 from ray_jobs.execution import ray_runtime
 from ray_jobs.serving.deployments import LIGHT_CPUS, NUM_CPUS, application
+from ray_jobs.serving.endpoint import curl, free_port, metrics_url
 
 APP = "emoji-ldm"
-CHECKPOINT_POLL_S, STORE_SETUP_TIMEOUT_S = (
-    15.0,
-    900.0,
-)  # between looks for a checkpoint; how long a store may take to be set up
-REQUEST_TIMEOUT_S = (
-    3600  # a ZIP of a large set over a slow line; what is drawn, and slow bodies, end by serve.timeout_s
-)
+CHECKPOINT_POLL_S = 15.0  # how often a waiting service looks for a checkpoint
+STORE_SETUP_TIMEOUT_S = 900.0  # how long a new cluster may take to set up its store
+REQUEST_TIMEOUT_S = 3600  # for a ZIP of a large set over a slow line; drawing and slow bodies end by serve.timeout_s
 
 
 def run(config: Config) -> None:
     """Serve until Ctrl-C.
 
     Raises:
-        ConfigError: The port is taken, the file of keys is missing, or options contradict each other.
+        ConfigError: The port is in use, the file of keys is missing, or options contradict each other.
         ModelError: There is no such model.
-        JobError: The cluster lacks the resources, or a model cannot be loaded there.
+        JobError: The cluster lacks the resources, or a model cannot be loaded on it.
     """
     settings = config.serve
     app = application(config)
@@ -51,7 +46,7 @@ def run(config: Config) -> None:
     port = free_port(settings.host, settings.port) if is_local else settings.port
     ray_runtime.connect(config.ray)
     _require(config)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler would leave the replicas behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler would leave replicas behind
     try:
         url = start(app, settings.host, port)
         print_status(f"metrics for Prometheus: {metrics_url()}")
@@ -61,14 +56,14 @@ def run(config: Config) -> None:
         follow()
     except KeyboardInterrupt:
         print_status(
-            "stopping: what is being drawn is finished first, for half a minute at most; Ctrl-C again ends at once"
+            "stopping: images in progress are finished first, for at most half a minute; Ctrl-C again ends now"
         )
     finally:
         _stop()
 
 
 def start(app: serve.Application, host: str, port: int) -> str:
-    """Deploy, over an older deployment if there is one, and wait until requests are answered; returns the URL."""
+    """Deploy, replacing an older deployment, and wait until requests are answered; returns the URL."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     options = HTTPOptions(host=host, port=port, request_timeout_s=REQUEST_TIMEOUT_S)
     try:
@@ -82,71 +77,53 @@ def start(app: serve.Application, host: str, port: int) -> str:
 
 
 def follow() -> None:
-    """Write the log of requests to standard error, for ever."""
+    """Write the log of requests to standard error until interrupted."""
     handle: Any = serve.get_app_handle(APP)
     while True:
         try:
             for line in handle.log.remote().result(timeout_s=30):
                 sys.stderr.write(f"{line}\n")
-        except (RayError, RayServeException, TimeoutError):  # it has been replaced, or is being so
+        except (RayError, RayServeException, TimeoutError):  # the ingress has been replaced, or is just being replaced
             time.sleep(1)
 
 
 def _stop() -> None:
-    with redirect_stdout(io.StringIO()):  # Ray tells of its own controller's end as if it were a failure
+    with redirect_stdout(io.StringIO()):  # Ray prints the end of its own controller as if it were a failure
         serve.shutdown()
         ray.shutdown()
 
 
-def metrics_url() -> str:
-    """Where a node of the cluster exports the figures of its replicas."""
-    node = next(node for node in ray.nodes() if node["Alive"])
-    return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-
-
-def curl(url: str, settings: ServeConfig) -> str:
-    """A command that draws one image and writes it to emoji.png."""
-    body = json.dumps({"prompt": "a happy blob", "seed": 1})
-    first = "import sys, json; print(json.load(sys.stdin)['data'][0]['b64_json'])"
-    python = shlex.quote(sys.executable)
-    key = ' -H "Authorization: Bearer $EMOJI_LDM_API_KEY"' if settings.keys else ""
-    return (f"curl -s {url}/v1/images/generations{key} -d {shlex.quote(body)} "
-            f'| {python} -c "{first}" | base64 -d > emoji.png')  # fmt: skip
-
-
 def build_app(args: dict[str, str]) -> serve.Application:
-    """The application of a RayService manifest: `config` is a preset or YAML file, other entries are overrides.
+    """Build the application of a RayService manifest, as soon as there is a checkpoint to serve.
 
-    Waits until there is a checkpoint, and some minutes for a store that is just being set up: Serve builds an
-    application once, so one that failed would stay failed when `train` is done.
+    Ray Serve calls this once and marks the application as failed for good if it raises. So this waits: for a
+    checkpoint without limit, for a store that a new cluster is still setting up some minutes.
+
+    Args:
+        args: `config` is a preset or YAML file; other entries are overrides.
+
+    Raises:
+        StoreError: The store cannot be reached after `STORE_SETUP_TIMEOUT_S`.
+        EmojiLdmError: As `application`.
     """
     overrides = [f"{name}={value}" for name, value in args.items() if name != "config"]
-    config, began = load(args.get("config"), overrides), time.monotonic()
-    while True:
-        try:
-            return application(config)
-        except (UntrainedError, StoreError) as error:
-            if isinstance(error, StoreError) and time.monotonic() - began > STORE_SETUP_TIMEOUT_S:
-                raise
-            print_status(f"the service waits: {error}")
-        time.sleep(CHECKPOINT_POLL_S)
+    config, setup_over = load(args.get("config"), overrides), stop_after_delay(STORE_SETUP_TIMEOUT_S)
+    attempts = Retrying(
+        wait=wait_fixed(CHECKPOINT_POLL_S),
+        stop=lambda state: isinstance(_error(state), StoreError) and setup_over(state),
+        retry=retry_if_exception_type((UntrainedError, StoreError)),
+        before_sleep=lambda state: print_status(f"the service waits: {_error(state)}"),
+        reraise=True,
+    )
+    return attempts(application, config)
 
 
-def free_port(host: str, port: int) -> int:
-    """The port itself, or a free one for 0; ConfigError if it cannot be listened on."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}); "
-                              "choose another serve.host or serve.port (0 takes a free one)") from None  # fmt: skip
-        return int(probe.getsockname()[1])
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
 
 
 def _require(config: Config) -> None:
-    """Wait for the resources of all that runs while nothing is asked."""
+    """Wait for the resources of everything that runs before the first request."""
     settings = config.serve
     num_pools = 1 + len(settings.models)
     num_replicas = num_pools * max(1, settings.min_replicas)

@@ -1,25 +1,24 @@
-"""Train the diffusion model over Ray, with sample grids on the way."""
+"""Train the diffusion model over Ray, with sample grids as it goes."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from emoji_ldm.config import Config
 from emoji_ldm.train.training_args import RunContext, TrainingTask
 from ray_jobs.execution import trainer
 from ray_jobs.execution.sample_grids import preview
 
-if TYPE_CHECKING:
-    pass
-
 
 def run(config: Config) -> dict[str, object]:
-    """Train `config.train` on the store's latents, or on `train.concepts`, resuming by itself; figures for people.
+    """Train `config.train` on the store's latents, or on `train.concepts`, resuming by itself.
+
+    Returns:
+        Figures for the summary.
 
     Raises:
         DatasetError: The store has no captioned images, or some have no latents.
-        ModelError: The codec or text encoder is missing, or the run's checkpoint is of another network.
+        ModelError: The VAE or text encoder is missing, or the run's checkpoint is of another network.
         JobError: See `ray_jobs.execution.trainer.train`.
     """
     if config.train.concepts:
@@ -29,7 +28,7 @@ def run(config: Config) -> dict[str, object]:
     return trainer.train(config, "train", _load)
 
 
-def _load(place: RunContext) -> TrainingTask:
+def _load(context: RunContext) -> TrainingTask:
     from emoji_ldm.train.tasks.diffusion_task import load_task
 
-    return load_task(place, partial(preview, place.config.generate))
+    return load_task(context, partial(preview, context.config.generate))

@@ -5,18 +5,37 @@ This is apart from the stages, so that the reading processes need not import wha
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from emoji_ldm.caption.planner import CaptionPlan, plan_column
 from emoji_ldm.config import key_of
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.schemas import IMAGES
+from emoji_ldm.schemas import IMAGE_TYPE, IMAGES
 from emoji_ldm.store import Store
 from ray_jobs.execution.delta_sink import WorkShard
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """The images that a stage encodes, and how workers read them."""
+
+    image_ids: set[str]
+    split: ImageSplitter
+    read: Callable[[dict[str, Any]], pa.Table]  # a shard's payload -> columns image_id and image
+
+
+class ImageSplitter(Protocol):
+    """Makes shards of images."""
+
+    def __call__(self, image_ids: Iterable[str], *, key: str) -> list[WorkShard]:
+        """Shards of these images, named by them and by `key`, which identifies what is computed from them."""
+        ...
 
 
 def of_images(images: Table, image_ids: Iterable[str], *, rows_per_shard: int, key: str) -> list[WorkShard]:
@@ -36,6 +55,26 @@ def of_images(images: Table, image_ids: Iterable[str], *, rows_per_shard: int, k
 def image_reader(store: Store, columns: tuple[str, ...]) -> Callable[[dict[str, Any]], pa.Table]:
     """The `read_input` of a sink job over `of_images`: payload -> these columns of its images."""
     return partial(_read_images, store, columns)
+
+
+def local_images(files: Mapping[str, bytes], *, rows_per_shard: int) -> ImageSource:
+    """Images that only this machine has, as `{id: PNG}`: they are sent to the workers with their shards."""
+
+    def split(image_ids: Iterable[str], *, key: str) -> list[WorkShard]:
+        ordered = sorted(image_ids)
+        parts = [ordered[start : start + rows_per_shard] for start in range(0, len(ordered), rows_per_shard)]
+        encoded = ({name: base64.b64encode(files[name]).decode() for name in part} for part in parts)
+        return [WorkShard(key_of(key, part), row, len(part)) for part, row in zip(parts, encoded, strict=True)]
+
+    return ImageSource(set(files), split, _decode_images)
+
+
+def augmentation_reader(read: Callable[[dict[str, Any]], pa.Table]) -> Callable[[dict[str, Any]], pa.Table]:
+    """The `read_input` over shards with the payload `{"augmentation": number, "images": payload of read}`.
+
+    The rows are those of `read`, with the number in a further column `augmentation`.
+    """
+    return partial(_read_augmentation, read)
 
 
 def of_captions(captions: Iterable[str], *, rows_per_shard: int, key: str) -> list[WorkShard]:
@@ -83,3 +122,13 @@ def _read_planned(store: Store, columns: tuple[str, ...], payload: dict[str, Any
     rows = _read_images(store, columns, payload)
     plans = {image_id: CaptionPlan.from_json(values) for image_id, values in payload["plans"].items()}
     return rows.append_column("plan", plan_column(plans, rows["image_id"].to_pylist()))
+
+
+def _read_augmentation(read: Callable[[dict[str, Any]], pa.Table], payload: dict[str, Any]) -> pa.Table:
+    rows = read(payload["images"])
+    return rows.append_column("augmentation", pa.array([payload["augmentation"]] * rows.num_rows, pa.int32()))
+
+
+def _decode_images(payload: dict[str, str]) -> pa.Table:
+    images = [{"bytes": base64.b64decode(data), "path": f"{image_id}.png"} for image_id, data in payload.items()]
+    return pa.table({"image_id": pa.array(payload, pa.string()), "image": pa.array(images, IMAGE_TYPE)})

@@ -94,7 +94,7 @@ class ProgressPrinter:
         self._print_notes(line)
 
     def _print_notes(self, line: MetricsLine) -> None:
-        """Print the notes of the newest line that are new: it may get some at the end, from trackers that finish late."""
+        """Print new notes of the newest line: it may get some at the end, from trackers that finish late."""
         notes = line.get("notes", [])
         for note in notes[self.notes_printed :]:
             print_status(f"{self.section}: {note}")

@@ -30,7 +30,7 @@ from emoji_ldm.errors import EmojiLdmError, JobError, ModelError, StoreError
 from emoji_ldm.progress import print_status
 from emoji_ldm.store import Store
 from emoji_ldm.train import preflight, resume, run_fencing
-from emoji_ldm.train.manifest import refuse_mismatch
+from emoji_ldm.train.manifest import recorded_config, refuse_mismatch
 from emoji_ldm.train.preflight import check_training
 from emoji_ldm.train.run_fencing import clear_fatal_error, error_kind, read_fatal_error, record_fatal_error
 from emoji_ldm.train.tasks import sampler
@@ -101,7 +101,7 @@ def _finished(store: Store, config: Config, plan: TrainingArgs) -> Summary | Non
     except ModelError:
         return None  # it is damaged: workers continue from the one before it, and say so
     refuse_mismatch(found[-1], manifest, config, plan)
-    theirs, ours = (facts.get("latents", {}) for facts in (manifest.get("config", {}), config.model_dump(mode="json")))
+    theirs, ours = recorded_config(manifest).get("latents", {}), config.model_dump(mode="json")["latents"]
     if plan.section == "train" and any(theirs.get(name) != ours[name] for name in ("vae", "text_encoder")):
         return None  # other names may still mean the same weights: workers compare these
     return {"steps": f"already trained to step {found[-1].step}", "checkpoint": found[-1].uri}

@@ -55,7 +55,7 @@ def served_models(config: Config) -> list[ServedModel]:
     named = {config.run: settings.checkpoint or "", **settings.models}
     if settings.reload_s and not any(map(is_moving_reference, named.values())):
         raise ConfigError(f"serve.reload_s={settings.reload_s:g} has no effect: no model's checkpoint may mean other "
-                          "weights later (null does, the run's newest, and tag:NAME)")  # fmt: skip
+                          "weights later (null does, the run's newest, and alias:NAME)")  # fmt: skip
     return [_served(config, store, name, checkpoint) for name, checkpoint in named.items()]
 
 
@@ -105,17 +105,17 @@ class ModelLoader:
         uri = uri or self.uri
         source, _ = resolve_checkpoint(self.config, self.store, CACHE_FOLDER, uri)
         settings = self.config.serve
-        model = load_model(source, sampling_device(settings.gpus_per_worker, strict=settings.deterministic))
+        model = load_model(source, sampling_device(settings.gpus_per_worker, deterministic=settings.deterministic))
         versions = training_data_versions(self.store, uri)
         self._versions[model.key] = versions
         for folder in self._folders().values():  # a model with an adapter has a key of its own
             self._versions[lora_key(model.key, folder)] = versions
-        self._mode = describe_mode(settings.batch_size, strict=settings.deterministic)
+        self._mode = describe_mode(settings.batch_size, deterministic=settings.deterministic)
         return model
 
     def adapters(self, model: LatentDiffusionModel) -> dict[str, Path]:
         """Folders of LoRA adapters by name: of the default model all, which shall fit it, of others those that do."""
-        from emoji_ldm.generate.pipeline_loader import with_lora
+        from emoji_ldm.generate.lora_adapters import with_lora
 
         folders = self._folders()
         if self.served.name == self.config.run:

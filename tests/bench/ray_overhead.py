@@ -17,8 +17,9 @@ from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.schemas import IMAGES
 from emoji_ldm.store import Store
-from ray_jobs.crawl import ImageWorker, read_wanted
+from ray_jobs.crawl import read_image_requests
 from ray_jobs.execution import delta_sink, politeness_actor, ray_runtime
+from ray_jobs.workers.crawl_workers import ImageWorker
 from tests.synthetic_image_server import SyntheticImageServer
 
 ROWS = 5_000  # a shard
@@ -67,7 +68,7 @@ def plain(config: Config, shards: list[delta_sink.WorkShard]) -> Iterator[tuple[
     """(begin, rows) of shards as they lie in their files, one after the other in this process."""
     worker, table = Timed(config.crawl, LocalRateLimiter(config.crawl)), Table(Store(config.store), IMAGES)
     for shard in shards:
-        output = worker(read_wanted(shard.payload))
+        output = worker(read_image_requests(shard.payload))
         yield output.counts["began"], table.write_file(output.rows).num_rows
     worker.harvester.close()
 
@@ -77,7 +78,7 @@ def in_ray(config: Config, shards: list[delta_sink.WorkShard]) -> Iterator[tuple
     ray_runtime.connect(config.ray)
     args = (config.crawl, politeness_actor.start_rate_limiter(config.crawl))
     for done in delta_sink.stream_shards(
-        delta_sink.SinkJob("crawl", Store(config.store), IMAGES, read_wanted, Timed, args, 1), shards
+        delta_sink.SinkJob("crawl", Store(config.store), IMAGES, read_image_requests, Timed, args, 1), shards
     ):
         assert done.file is not None
         yield done.counts["began"], done.file.num_rows

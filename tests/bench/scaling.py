@@ -15,8 +15,8 @@ import pyarrow as pa
 import ray
 
 from emoji_ldm.config import build
-from ray_jobs.crawl import ImageWorker
 from ray_jobs.execution import politeness_actor, ray_runtime
+from ray_jobs.workers.crawl_workers import ImageWorker
 from tests.emoji_server import emoji_server
 
 DELAY_S, PER_WORKER, SIZES = 0.05, 2, (1, 2, 4)
@@ -25,7 +25,7 @@ DELAY_S, PER_WORKER, SIZES = 0.05, 2, (1, 2, 4)
 def run(*, quick: bool) -> dict[str, Any]:
     """Images per second of 1, 2 and 4 workers, medians of 3, and their efficiency against one."""
     num, times = (120, 1) if quick else (300, 3)
-    ray_runtime.connect(build({"cluster": {"num_cpus": max(SIZES), "object_store_mb": 100}}, where="bench").cluster)
+    ray_runtime.connect(build({"ray": {"num_cpus": max(SIZES), "object_store_mb": 100}}, where="bench").ray)
     runs: dict[int, list[tuple[float, float]]] = {size: [] for size in SIZES}
     try:
         with emoji_server(200, delay_s=DELAY_S) as url:

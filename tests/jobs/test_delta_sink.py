@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from emoji_ldm.config import Config, RayConfig
-from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import JobError, ModelError
 from emoji_ldm.schemas import TEXT_EMBEDDINGS
@@ -22,18 +22,23 @@ def read(payload):
 
 
 class Echo:
-    """Makes a row of each key; refuses the key `boom` as a stage refuses missing weights."""
+    """Makes a row of each key; refuses the key `boom` as a stage refuses missing weights, once others are committed."""
+
+    def __init__(self, table=None, wait_for_version=0):
+        self.table, self.wait_for_version = table, wait_for_version
 
     def __call__(self, rows):
         keys = rows["key"].to_pylist()
         if "boom" in keys:
+            while self.table.refresh() or self.table.version < self.wait_for_version:
+                time.sleep(0.05)
             raise ModelError("no weights in ./here; fetch them first")
         columns = {
             "text_id": keys,
             "caption": keys,
             "encoder_key": keys,
             "shape": [[1]] * len(keys),
-            "states": [b"x"] * len(keys),
+            "hidden_states": [b"x"] * len(keys),
         }
         return delta_sink.ShardOutput(pa.table(columns, schema=TEXT_EMBEDDINGS.schema), {"made": len(keys)})
 
@@ -48,7 +53,7 @@ def shards(count, size=3):
 
 
 def test_every_shard_is_a_version_and_a_second_run_commits_nothing(job):
-    lineage = Lineage(Config(), "texts", {"captions": 3})
+    lineage = Lineage(RunInfo("default", Config().to_json()), "texts", {"captions": 3})
     assert delta_sink.run(job, shards(5), lineage) == {"made": 15}
     table = Table(job.store, TEXT_EMBEDDINGS)
     assert (table.count(), len(table.keys()), table.version) == (15, 15, 5)
@@ -56,12 +61,16 @@ def test_every_shard_is_a_version_and_a_second_run_commits_nothing(job):
     assert Table(job.store, TEXT_EMBEDDINGS).version == 5
 
 
-def test_an_error_for_the_user_arrives_as_itself_and_other_shards_stay(job):
+def test_an_error_for_the_user_arrives_as_itself_and_what_is_committed_before_it_stays(job):
+    table, lineage = Table(job.store, TEXT_EMBEDDINGS), Lineage(RunInfo("default", Config().to_json()), "texts", {})
+    job = dataclasses.replace(job, worker_args=(table, 3))
+    bad = delta_sink.WorkShard("bad", {"keys": ["boom"]})
     with pytest.raises(ModelError, match=r"no weights in \./here"):
-        delta_sink.run(
-            job, [*shards(3), delta_sink.WorkShard("bad", {"keys": ["boom"]})], Lineage(Config(), "texts", {})
-        )
-    assert Table(job.store, TEXT_EMBEDDINGS).count() % 3 == 0
+        delta_sink.run(job, [*shards(3), bad], lineage)
+    table.refresh()
+    assert (table.version, sorted(table.keys())) == (3, [f"{i}-{j}" for i in range(3) for j in range(3)])
+    mended = delta_sink.WorkShard("bad", {"keys": ["fine"]})
+    assert delta_sink.run(job, [*shards(3), mended], lineage) == {"made": 1}, "only what was not committed is done"
 
 
 def test_what_the_cluster_cannot_give_is_named(job):
@@ -74,6 +83,7 @@ class Noting(Echo):
     """Leaves a file for each shard that it begins."""
 
     def __init__(self, folder):
+        super().__init__()
         self.folder = folder
 
     def __call__(self, rows):

@@ -43,8 +43,8 @@ def test_a_run_does_all_and_again_does_nothing_twice(prepared, tiny_pipeline, tm
     config = prepared("train.steps=2")
     store = Store(config.store)
     first = train.run(config)
-    assert (first["subject pictures"], first["class pictures"]) == (3, "5 (3 drawn just now)")
-    assert first["pictures encoded"] == 8
+    assert (first["subject images"], first["class images"]) == (3, "5 (3 drawn now)")
+    assert first["images encoded"] == 8
     assert len(list((tmp_path / "dogs" / "generated").glob("*a-dog*.png"))) == 3
     assert store.exists("runs", "rex", "train", "samples", "step-00000002.png")
     newest = checkpoints.newest_checkpoint(store, "rex", "unet")
@@ -58,5 +58,5 @@ def test_a_run_does_all_and_again_does_nothing_twice(prepared, tiny_pipeline, tm
     versions = [Table(store, spec).version for spec in (GENERATED, LATENTS, TEXT_EMBEDDINGS)]
     assert "already" in str(train.run(config)["steps"])
     more = train.run(prepared("train.steps=3"))
-    assert (more["class pictures"], more["pictures encoded"], more["steps"]) == ("5 (0 drawn just now)", 0, 3)
+    assert (more["class images"], more["images encoded"], more["steps"]) == ("5 (0 drawn now)", 0, 3)
     assert [Table(store, spec).version for spec in (GENERATED, LATENTS, TEXT_EMBEDDINGS)] == versions

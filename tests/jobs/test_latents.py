@@ -36,10 +36,10 @@ def test_every_captioned_image_is_encoded_once_and_training_can_read_it(captione
     summary = latents.run(config)
     codec = load_vae(tiny_pipeline, size_px=32, background="white", device="cpu")
     text = load_text_encoder("minilm", max_tokens=32, device="cpu")
-    found = load_latent_set(store, codec_key=codec.key, encoder_key=text.key)
+    found = load_latent_set(store, vae_key=codec.key, encoder_key=text.key)
     assert summary["images encoded"] == len(found.image_ids) == 20
     assert summary["captions encoded"] == len(found.captions)
-    assert summary["versions"] == {name: found.versions[name] for name in ("latents", "texts")}
+    assert summary["versions"] == {name: found.versions[name] for name in ("latents", "text_embeddings")}
     rows = Table(store, IMAGES).read(["image_id", "image"]).to_pylist()
     files = {row["image_id"]: row["image"]["bytes"] for row in rows}
     mean, logvar = codec.encode(np.stack([to_square(files[image_id], 32) for image_id in found.image_ids]))
@@ -64,7 +64,7 @@ def test_another_codec_adds_rows_and_leaves_texts_alone(captioned, tmp_path):
     second = latents.run(again)
     assert (second["images encoded"], second["captions encoded"]) == (20, 0)
     assert Table(store, LATENTS).count() == len(Table(store, LATENTS).keys()) == 40
-    assert second["versions"]["texts"] == first["versions"]["texts"]
+    assert second["versions"]["text_embeddings"] == first["versions"]["text_embeddings"]
     newest = Table(store, TEXT_EMBEDDINGS).history(1)[0]
     assert newest["parents"] == f'{{"captions": {Table(store, CAPTIONS).version}, "images": 2}}'
 
@@ -80,7 +80,7 @@ def test_variants_add_rows_and_encode_nothing_twice(captioned):
     codec = load_vae(config.latents.vae, size_px=32, background="white", device="cpu")
     text = load_text_encoder("minilm", max_tokens=32, device="cpu")
     keys = augmentation_keys(codec.key, altered.latents)
-    found = load_latent_set(store, codec_key=codec.key, encoder_key=text.key, variant_keys=keys)
+    found = load_latent_set(store, vae_key=codec.key, encoder_key=text.key, encoding_keys=keys)
     rows = Table(store, IMAGES).read(["image_id", "image"]).to_pylist()
     files = {row["image_id"]: row["image"]["bytes"] for row in rows}
     pixels = np.stack([to_square(files[image_id], 32) for image_id in found.image_ids])

@@ -50,7 +50,7 @@ def started(tmp_path_factory, tiny_pipeline):
     It has two models: the default one, and `live`, whose weights are those that a tag names.
     """
     folder = tmp_path_factory.mktemp("serve")
-    config = settings(folder, tiny_pipeline, models={"live": "tag:live"}, reload_s=1, max_queued=24, max_steps=900,
+    config = settings(folder, tiny_pipeline, models={"live": "alias:live"}, reload_s=1, max_queued=24, max_steps=900,
                       max_replicas=2, target_wait_s=2)  # fmt: skip
     store = Store(config.store)
     checkpoint_aliases.set_alias(store, "live", publish(store, 1))
@@ -234,7 +234,7 @@ def test_what_cannot_be_served_is_one_line_before_anything_starts(tmp_path, tiny
     with pytest.raises(ModelError, match="emoji-ldm train"):
         serve.run(settings(tmp_path, ""))
     with pytest.raises(ModelError, match=r"no checkpoint .* has the tag 'live'"):
-        serve.run(settings(tmp_path, "tag:live"))
+        serve.run(settings(tmp_path, "alias:live"))
     with pytest.raises(ConfigError, match=r"serve\.min_replicas=3"):
         serve.run(settings(tmp_path, tiny_pipeline, min_replicas=3))
     with pytest.raises(ConfigError, match=r"serve\.models\.tiny"):
@@ -289,9 +289,9 @@ def test_the_application_of_a_manifest_waits_for_the_first_checkpoint(monkeypatc
         return made
 
     monkeypatch.setattr(module, "application", build)
-    monkeypatch.setattr(module, "WAIT_S", 0.0)
+    monkeypatch.setattr(module, "CHECKPOINT_POLL_S", 0.0)
     assert module.build_app({}) == "the application"
-    monkeypatch.setattr(module, "STORE_S", -1.0)
+    monkeypatch.setattr(module, "STORE_SETUP_TIMEOUT_S", -1.0)
     builds[:] = [StoreError("access is refused")]
     with pytest.raises(StoreError):
         module.build_app({})

@@ -111,7 +111,7 @@ def test_a_thousand_clients_that_never_end_their_headers_stop_nobody(service, qu
 
 def test_a_model_that_sleeps_is_woken_by_a_request(service, quiet, monkeypatch):
     bodies, pictures = quiet
-    monkeypatch.setattr(deployments, "IDLE_S", 5.0)
+    monkeypatch.setattr(deployments, "DOWNSCALE_DELAY_S", 5.0)
     service.deploy(min_replicas=0, max_replicas=2)
     service.until(0)
     assert httpx.get(f"{service.url}/health", timeout=10).status_code == 200

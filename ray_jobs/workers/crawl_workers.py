@@ -1,0 +1,47 @@
+"""The actors of the crawl: page readers and image fetchers. Both wait for the network most of the time."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from emoji_ldm.config import CrawlConfig
+from emoji_ldm.crawl.fetch.image_fetcher import ImageFetcher
+from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
+from emoji_ldm.crawl.sources import source_factory
+from emoji_ldm.outcomes import count_outcomes, outcome_row, outcome_table
+from emoji_ldm.schemas import IMAGES, LISTINGS, OUTCOMES
+from ray_jobs.execution.delta_sink import ShardOutput
+
+# The driver tells near duplicates of other shards by their fingerprint.
+OUTCOME_COLUMNS = OUTCOMES.schema.append(IMAGES.schema.field("fingerprint"))
+
+
+class PageWorker:
+    """Actor with one reader, such as a browser: pages of a shard -> tiles."""
+
+    def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
+        self.reader = source_factory.open_reader(config, rate_limiter)
+
+    def __call__(self, rows: pa.Table) -> ShardOutput:
+        """The tiles of all pages, and an outcome for each page that was read."""
+        pages = list(self.reader.read(rows["tag"][0].as_py(), rows["url"].to_pylist()))
+        outcomes = outcome_table([
+            outcome_row(p.url, "page", p.outcome, p.reason, http_status=p.http_status, elapsed_s=p.elapsed_s)
+            for p in pages
+        ])  # fmt: skip
+        tiles = pa.Table.from_pylist([tile for page in pages for tile in page.tiles], schema=LISTINGS.schema)
+        return ShardOutput(tiles, count_outcomes(outcomes), outcomes)
+
+
+class ImageWorker:
+    """Actor with connections: image URLs of a shard -> normalized images."""
+
+    def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
+        self.fetcher = ImageFetcher(config, rate_limiter)
+
+    def __call__(self, rows: pa.Table) -> ShardOutput:
+        """The distinct images, and an outcome for each URL."""
+        fetched = self.fetcher.fetch(rows.to_pylist())
+        images = pa.Table.from_pylist(fetched.images, schema=IMAGES.schema)
+        outcomes = pa.Table.from_pylist(fetched.outcomes, schema=OUTCOME_COLUMNS)
+        return ShardOutput(images, count_outcomes(outcomes), outcomes)

@@ -1,0 +1,72 @@
+"""The actor of generation: one model, which draws the requests of a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from emoji_ldm.config import Config
+from emoji_ldm.errors import ModelError
+from emoji_ldm.generate.checkpoint_resolver import CACHE_FOLDER, adapter_folder, resolve_checkpoint
+from emoji_ldm.generate.png_metadata import describe_mode, provenance, to_png
+from emoji_ldm.generate.request import CORE_FIELDS, GenerationRequest
+from emoji_ldm.schemas import GENERATED
+from emoji_ldm.store import Store
+from ray_jobs.execution.delta_sink import ShardOutput
+
+
+@dataclass(frozen=True)
+class GenerateTask:
+    """What all requests of a run share."""
+
+    uri: str  # of the model
+    key: str  # of the model with its adapter
+    versions: Mapping[str, int]  # of the tables that the model was trained on
+    example: GenerationRequest  # rows of a shard replace its fields that the table has columns for
+
+
+class GenerateWorker:
+    """Actor: requests -> rows of `generated`."""
+
+    def __init__(self, config: Config, task: GenerateTask) -> None:
+        """Load the model; ModelError if it is another one than the driver planned for."""
+        # Only workers import torch; the driver needs none.
+        from emoji_ldm.generate.lora_adapters import with_lora
+        from emoji_ldm.generate.offline_sampler import OfflineSampler
+        from emoji_ldm.generate.pipeline_loader import load_model, sampling_device
+
+        settings, store = config.generate, Store(config.store)
+        source, _ = resolve_checkpoint(config, store, CACHE_FOLDER, task.uri)
+        model = load_model(source, sampling_device(settings.gpus_per_worker, deterministic=settings.deterministic))
+        if settings.lora:
+            model = with_lora(model, lora_folder(settings.lora, store))
+        if model.key != task.key:
+            raise ModelError(f"model {task.uri} is another one on this node, or changed meanwhile; "
+                             "run: emoji-ldm generate")  # fmt: skip
+        self.task, self.sampler = (
+            task,
+            OfflineSampler(model, settings.batch_size, deterministic=settings.deterministic, warmup=True),
+        )
+        self.mode = describe_mode(settings.batch_size, deterministic=settings.deterministic)
+
+    def __call__(self, rows: pa.Table) -> ShardOutput:
+        """Draw the images of a shard."""
+        plans = rows.to_pylist()
+        draws = [replace(self.task.example, **{name: plan[name] for name in CORE_FIELDS}) for plan in plans]
+        pictures = self.sampler(draws)
+        made = [self._row(*parts) for parts in zip(plans, draws, pictures, strict=True)]
+        return ShardOutput(pa.Table.from_pylist(made, schema=GENERATED.schema), {"images": len(made)})
+
+    def _row(self, plan: Mapping[str, Any], draw: GenerationRequest, pixels: Any) -> dict[str, Any]:
+        png = to_png(pixels, draw, provenance(self.sampler.model, draw, self.mode, self.task.versions))
+        return {**plan, "image": {"bytes": png, "path": f"{plan['generated_id']}.png"},
+                "checkpoint": self.task.uri, "model_key": self.task.key}  # fmt: skip
+
+
+def lora_folder(lora: str, store: Store) -> Path:
+    """The local folder of the adapter that `generate.lora` names."""
+    return adapter_folder(store, CACHE_FOLDER, "generate.lora", lora)

@@ -1,0 +1,90 @@
+"""The actors of the latents stage: one encodes images with the VAE, the other captions with the text encoder.
+
+Each imports only what it needs: image actors no text models, caption actors no diffusers. That saves seconds of a core
+at every start.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from emoji_ldm.config import Config
+from emoji_ldm.errors import ModelError
+from emoji_ldm.latents.augmentation import augment, augmentation_keys
+from emoji_ldm.latents.cache import latent_rows, text_rows
+from emoji_ldm.store import Store
+from ray_jobs.execution.delta_sink import ShardOutput
+
+if TYPE_CHECKING:
+    from emoji_ldm.latents.text_encoder import TextEncoder
+    from emoji_ldm.latents.vae import VaeCodec
+
+
+class LatentsWorker:
+    """Actor: rows of `images` -> rows of `latents`."""
+
+    def __init__(self, config: Config, key: str) -> None:
+        """Load the VAE; ModelError if it is another one than the driver planned with."""
+        self.codec, self.settings = load_codec(config, Store(config.store), _device(config)), config.latents
+        if self.codec.key != key:
+            raise ModelError("the run's autoencoder changed while its latents were made; run: emoji-ldm latents")
+
+    def __call__(self, rows: pa.Table) -> ShardOutput:
+        """Encode the images of a shard, augmented by the number in the column `augmentation`."""
+        from emoji_ldm.latents.vae import to_square
+
+        ids, files = rows["image_id"].to_pylist(), rows["image"].to_pylist()
+        number, size = rows["augmentation"][0].as_py(), self.settings.batch_size
+        moments = []
+        for start in range(0, len(ids), size):
+            part = slice(start, start + size)
+            pixels = np.stack([to_square(file["bytes"], self.codec.size_px) for file in files[part]])
+            moments.append(self.codec.encode(augment(pixels, ids[part], number, self.settings)))
+        mean, logvar = (np.concatenate(parts) for parts in zip(*moments, strict=True))
+        key = augmentation_keys(self.codec.key, self.settings)[number]
+        return ShardOutput(latent_rows(ids, key, mean, logvar), {"latents": len(ids)})
+
+
+class TextEmbeddingsWorker:
+    """Actor: captions -> rows of `text_embeddings`."""
+
+    def __init__(self, config: Config, key: str) -> None:
+        """Load the text encoder; ModelError if this node has another one than the driver."""
+        self.text_encoder, self.batch_size = load_text(config, _device(config)), config.latents.batch_size
+        if self.text_encoder.key != key:
+            raise ModelError(f"text encoder {config.latents.text_encoder!r} is another model on this node")
+
+    def __call__(self, rows: pa.Table) -> ShardOutput:
+        """Encode the captions of a shard."""
+        captions = rows["caption"].to_pylist()
+        batches = [captions[start : start + self.batch_size] for start in range(0, len(captions), self.batch_size)]
+        states = [state for batch in batches for state in self.text_encoder.encode(batch)]
+        return ShardOutput(text_rows(captions, self.text_encoder.key, states), {"texts": len(captions)})
+
+
+def load_codec(config: Config, store: Store, device: str) -> VaeCodec:
+    """The VAE of `latents.vae`; ModelError if it cannot be loaded."""
+    from emoji_ldm.latents.vae import load_vae, resolve_vae
+
+    source = resolve_vae(config, store, Path.home() / ".cache" / "emoji-ldm")
+    settings = config.latents
+    return load_vae(source, size_px=settings.size_px, background=settings.background, device=device)
+
+
+def load_text(config: Config, device: str) -> TextEncoder:
+    """The text encoder of `latents.text_encoder`; ModelError if it cannot be loaded."""
+    from emoji_ldm.latents.text_encoder import load_text_encoder
+
+    return load_text_encoder(config.latents.text_encoder, max_tokens=config.latents.max_tokens, device=device)
+
+
+def _device(config: Config) -> str:
+    """The device of an actor; on CPUs the actors share the cores of their node evenly."""
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.latents.num_workers))
+    return "cuda" if config.latents.gpus_per_worker else "cpu"
