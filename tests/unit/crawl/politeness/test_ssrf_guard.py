@@ -1,4 +1,4 @@
-"""Which addresses may be connected to, and that what was judged is what is connected to."""
+"""Addresses that may be connected to; the address that was checked is the one that is connected to."""
 
 import asyncio
 import socket
@@ -20,7 +20,7 @@ def config_of(site="https://8.8.8.8", *allowed):
 
 
 def dns(*answers):
-    """A look-up that gives one list of addresses after the other, the last one for ever."""
+    """A lookup that returns one list of addresses after the other, the last one again and again."""
     left = list(answers)
 
     async def lookup(host, port):
@@ -31,18 +31,18 @@ def dns(*answers):
 
 
 def outcome_of(url, config=None, lookup=None):
-    """ADDRESS if a URL is refused for its address, else the addresses that would be connected to."""
-    addresses = SsrfGuard(config or config_of(), lookup)
+    """Return ADDRESS if a URL is rejected, else the addresses that would be connected to."""
+    guard = SsrfGuard(config or config_of(), lookup)
 
-    async def judge():
+    async def check():
         parsed = parse_url(url)
-        addresses.check(parsed)
-        return [found["host"] for found in await addresses.resolve(parsed.raw_host, parsed.port)]
+        guard.check(parsed)
+        return [found["host"] for found in await guard.resolve(parsed.raw_host, parsed.port)]
 
     try:
-        return asyncio.run(judge())
-    except Rejected as refused:
-        return refused.outcome
+        return asyncio.run(check())
+    except Rejected as rejection:
+        return rejection.outcome
 
 
 @pytest.mark.parametrize("host", [
@@ -52,19 +52,19 @@ def outcome_of(url, config=None, lookup=None):
     "[64:ff9b::a9fe:a9fe]", "[64:ff9b:1::1]", "[2002:7f00:1::]", "[2001:0:808:808::1]", "[fe80::1%25eth0]", "127.1",
     "0x7f.1", "0x7f000001", "2130706433", "017700000001", "0", "127.0.0.1.", "134744072",
 ])  # fmt: skip
-def test_an_address_that_is_not_public_is_blocked_however_it_is_spelt(host):
+def test_an_address_that_is_not_public_is_blocked_in_every_notation(host):
     assert outcome_of(f"http://{host}/latest/meta-data") is Outcome.ADDRESS
 
 
 @pytest.mark.parametrize(
     "url", ["file:///etc/passwd", "ftp://8.8.8.8/", "gopher://8.8.8.8/", "http://", "//x", "http://a:b:c/"]
 )
-def test_only_http_is_spoken(url):
+def test_only_http_urls_are_allowed(url):
     assert outcome_of(url, lookup=dns(["8.8.8.8"])) is Outcome.ADDRESS
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808"])
-def test_public_addresses_are_fine(address):
+def test_public_addresses_are_allowed(address):
     assert outcome_of("http://name.test/", lookup=dns([address])) == [address]
 
 
@@ -79,18 +79,18 @@ def test_the_site_itself_may_be_private_but_only_on_its_own_port():
 
 
 @pytest.mark.parametrize("entry", ["10.1.0.0/16", "10.1.2.3", "name.test", "NAME.test."])
-def test_what_is_allowed_by_name_or_network_may_be_private(entry):
+def test_hosts_and_networks_of_allow_private_may_be_private(entry):
     assert outcome_of("http://name.test/", config_of("", entry), dns(["10.1.2.3"])) == ["10.1.2.3"]
     assert outcome_of("http://other.test/", config_of("", entry), dns(["10.2.2.3"])) is Outcome.ADDRESS
 
 
 @pytest.mark.parametrize("entry", ["10.1.0.0/33", "10.1.2.3/16", "http://name.test", "a b", "", "300.1.1.1"])
-def test_an_entry_that_is_no_host_or_network_is_said(entry):
+def test_an_entry_that_is_neither_host_nor_network_is_a_config_error(entry):
     with pytest.raises(ConfigError, match="allow_private"):
         SsrfGuard(config_of("", entry))
 
 
-def test_the_address_that_was_judged_is_connected_to_whatever_the_name_server_says_next():
+def test_dns_rebinding_between_check_and_connection_has_no_effect():
     asked = []
     answers = dns(["127.0.0.1"], ["10.0.0.1"])
 
@@ -99,15 +99,15 @@ def test_the_address_that_was_judged_is_connected_to_whatever_the_name_server_sa
         return await answers(host, port)
 
     async def get(url, config):
-        gate = LocalRateLimiter(config)
-        fetcher = HttpFetcher(config, gate)
-        gate.robots_fetcher.guard.lookup = dns(["127.0.0.1"])
+        limiter = LocalRateLimiter(config)
+        fetcher = HttpFetcher(config, limiter)
+        limiter.robots_fetcher.guard.lookup = dns(["127.0.0.1"])
         fetcher.guard.lookup = lookup
         try:
             return await fetcher.get(url)
         finally:
             await fetcher.close()
-            await gate.close()
+            await limiter.close()
 
     with Site({"/x": answer(200, b"here")}) as site:
         url = f"http://rebind.test:{site.server.server_port}/x"
@@ -115,21 +115,21 @@ def test_the_address_that_was_judged_is_connected_to_whatever_the_name_server_sa
         assert asked == ["rebind.test"]
 
 
-def test_a_name_that_turns_private_after_robots_was_read_is_blocked():
+def test_a_name_that_becomes_private_after_robots_txt_was_read_is_blocked():
     async def get(config, url):
-        gate = LocalRateLimiter(config)
-        fetcher = HttpFetcher(config, gate)
-        gate.robots_fetcher.guard.lookup = dns(["127.0.0.1"])
+        limiter = LocalRateLimiter(config)
+        fetcher = HttpFetcher(config, limiter)
+        limiter.robots_fetcher.guard.lookup = dns(["127.0.0.1"])
         fetcher.guard.lookup = dns(["10.0.0.1"])
         try:
             return await fetcher.get(url)
         finally:
             await fetcher.close()
-            await gate.close()
+            await limiter.close()
 
     with Site({"/x": answer(200, b"here")}) as site:
         url = f"http://rebind.test:{site.server.server_port}/x"
-        with pytest.raises(Rejected) as refused:
+        with pytest.raises(Rejected) as rejection:
             asyncio.run(get(config_of("", "127.0.0.1"), url))
-        assert refused.value.outcome is Outcome.ADDRESS
+        assert rejection.value.outcome is Outcome.ADDRESS
         assert site.log == ["/robots.txt"]
