@@ -15,7 +15,7 @@ from emoji_ldm.serve.api_keys import new_key, read_keys, write_keys
 from emoji_ldm.serve.app import build_api
 from emoji_ldm.serve.auth import ApiKeyCache, TokenBucket, unauthenticated_warning
 from emoji_ldm.serve.backend import Overloaded
-from tests.unit.serve.asgi_client import call, error_of
+from tests.unit.serve.asgi_client import call, error_of, send_with_key
 from tests.unit.serve.fake_backend import FakeBackend, image_file, serving, wait_until
 
 
@@ -59,28 +59,32 @@ def add(path, name="alice", kind="interactive", quota=0, expires=None):
 def test_every_route_but_health_and_docs_requires_a_valid_key(path):
     secret = add(path)
     api = build_api(FakeBackend(), ServeConfig(keys=path))
-    assert call(api, f"Bearer {secret}").status_code == call(api, f"bearer  {secret} ").status_code == 200
+    assert (
+        send_with_key(api, f"Bearer {secret}").status_code
+        == send_with_key(api, f"bearer  {secret} ").status_code
+        == 200
+    )
     for wrong in ("", "Bearer ", f"Basic {secret}", secret, f"Bearer {secret}x", "Bearer \udcff", "Bearer ключ"):
         headers = wrong.encode(errors="surrogateescape") if wrong else ""
-        response = call(api, headers)
+        response = send_with_key(api, headers)
         assert response.status_code == 401 and response.json()["error"]["code"] == "invalid_api_key", wrong
         assert response.headers["www-authenticate"] == "Bearer" and secret not in response.text
     for open_path in ("/health", "/docs", "/openapi.json"):
-        assert call(api, "", open_path).status_code == 200
+        assert send_with_key(api, "", open_path).status_code == 200
 
 
 def test_a_bulk_key_may_not_use_the_image_routes(path):
     secret = add(path, kind="bulk")
     api = build_api(backend := FakeBackend(), ServeConfig(keys=path))
-    response = call(api, f"Bearer {secret}", "/v1/images/generations", json={"prompt": "a"})
+    response = send_with_key(api, f"Bearer {secret}", "/v1/images/generations", json={"prompt": "a"})
     assert response.status_code == 403 and response.json()["error"]["type"] == "permission_error"
-    assert call(api, f"Bearer {secret}").status_code == 200 and not backend.tasks
+    assert send_with_key(api, f"Bearer {secret}").status_code == 200 and not backend.tasks
 
 
 def test_a_task_carries_the_name_of_the_key_and_the_id_of_the_request(path):
     secret = add(path, "bob")
     api = build_api(backend := FakeBackend(), ServeConfig(keys=path, timeout_s=7))
-    response = call(api, f"Bearer {secret}", "/v1/images/generations", json={"prompt": "a"})
+    response = send_with_key(api, f"Bearer {secret}", "/v1/images/generations", json={"prompt": "a"})
     [task] = backend.tasks
     assert (task.tenant, task.bulk, task.timeout_s) == ("bob", False, 7)
     assert task.request_id == response.headers["x-request-id"]
@@ -150,7 +154,7 @@ def test_an_unreadable_key_file_keeps_the_previous_keys_and_a_missing_one_revoke
 
 def test_an_expired_key_is_refused(path):
     secret = add(path, expires=datetime.now(UTC) - timedelta(seconds=1))
-    response = call(build_api(FakeBackend(), ServeConfig(keys=path)), f"Bearer {secret}")
+    response = send_with_key(build_api(FakeBackend(), ServeConfig(keys=path)), f"Bearer {secret}")
     assert response.status_code == 401 and "ended at" in response.json()["error"]["message"]
 
 
@@ -181,13 +185,16 @@ def test_a_bucket_refills_with_time_and_pays_its_debt_first(monkeypatch):
 def test_images_that_were_not_generated_are_refunded(path):
     secret = add(path, quota=3)
     api = build_api(backend := FakeBackend(error=Overloaded()), ServeConfig(keys=path))
-    ask = lambda **more: call(api, f"Bearer {secret}", "/v1/images/generations", json={"prompt": "a", "n": 3, **more})  # noqa: E731
-    assert [ask().status_code, ask(stream=True).status_code, ask(size="7x7").status_code] == [503, 503, 400]
+
+    def generate(**more):
+        body = {"prompt": "a", "n": 3, **more}
+        return send_with_key(api, f"Bearer {secret}", "/v1/images/generations", json=body).status_code
+
+    assert [generate(), generate(stream=True), generate(size="7x7")] == [503, 503, 400]
     backend.error = None
-    assert ask().status_code == 200
-    refused = call(
-        api, f"Bearer {secret}", "/v1/images/edits", files={"image": ("a.png", image_file())}, data={"prompt": "a"}
-    )
+    assert generate() == 200
+    edit = {"files": {"image": ("a.png", image_file())}, "data": {"prompt": "a"}}
+    refused = send_with_key(api, f"Bearer {secret}", "/v1/images/edits", **edit)
     assert refused.status_code == 429 and int(refused.headers["retry-after"]) <= 20
     assert refused.json()["error"]["code"] == "rate_limit_exceeded"
 

@@ -36,7 +36,7 @@ def test_an_edit_passes_image_and_mask_and_sets_the_strength():
             "mask",
             "16x16",
         ),
-        ({"image": ("a.png", image_file()), "mask": ("m.png", image_file())}, {}, "mask", "nothing to draw"),
+        ({"image": ("a.png", image_file()), "mask": ("m.png", image_file())}, {}, "mask", "nothing"),
         ({"image": ("a.png", image_file(4097, mode="L"))}, {}, "image", "8 to 4096 px"),
         ({"image": ("a.png", image_file())}, {"strength": "1.5"}, "strength", "less than or equal to 1"),
         ({"image": ("a.png", image_file())}, {"strength": "nan"}, "strength", "finite"),

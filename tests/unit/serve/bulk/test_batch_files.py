@@ -1,48 +1,79 @@
 """Tests of the output and error files of batches."""
 
+import base64
 import json
+import random
+import time
 
 import pytest
 
+from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.serve.bulk import batch_files
-from emoji_ldm.serve.bulk.item_schema import RETRIES_EXHAUSTED
+from emoji_ldm.serve.bulk.bulk_job import BulkJob, new_job_id
+from emoji_ldm.serve.bulk.item_schema import RETRIES_EXHAUSTED, failed_row
+from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
-from tests.unit.serve.bulk.api.bulk_service import BulkService
+from emoji_ldm.serve.bulk.shards import JobLine
+from tests.unit.serve.bulk.instant_backend import create, make_job, png_of, progress_of, run_jobs
 
-URL = "/v1/images/generations"
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    return BulkService(tmp_path_factory.mktemp("downloads"))
+PROMPTS = ["a cat", "refuse", "a dog", "a cow"]
 
 
-@pytest.fixture(scope="module")
-def batch(service):
-    """An ended batch, with a line that fails."""
-    bodies = [{"prompt": "a cat", "n": 3}, {"prompt": "refuse"}, {"prompt": "a dog"}, {"prompt": "a cow"}]
-    lines = [{"custom_id": str(n), "method": "POST", "url": URL, "body": body} for n, body in enumerate(bodies)]
-    file = {"file": ("x.jsonl", "\n".join(map(json.dumps, lines)))}
-    file_id = service.call("POST", "/v1/files", files=file, data={"purpose": "batch"}).json()["id"]
-    body = {"input_file_id": file_id, "endpoint": URL, "completion_window": "24h"}
-    job_id = service.call("POST", "/v1/batches", json=body).json()["id"]
-    service.draw()
-    return service.call("GET", f"/v1/batches/{job_id}").json()
+@pytest.fixture
+def batch(store):
+    """A completed batch of three images per prompt, one of which the model refuses."""
+    now = time.time()
+    lines = [JobLine(prompt, "demo", GenerationRequest(prompt, seed=5), 3) for prompt in PROMPTS]
+    job = create(store, BulkJob(new_job_id("batch", "ann"), "batch", "ann", now, now + 60, {}), lines)
+    run_jobs(store)
+    return job
 
 
-def test_computed_sizes_equal_the_bytes_of_the_files(service, batch):
-    jobs = JobStore(service.store)
-    job = jobs.find(batch["id"])
-    for name in ("output_file_id", "error_file_id"):
-        assert batch_files.size_of(jobs, job, batch[name]) == len(
-            service.call("GET", f"/v1/files/{batch[name]}/content").text
-        )
+def read(store, job, file_id, start=0, end=2**40):
+    return b"".join(batch_files.read_range(JobStore(store), job, file_id, start, end))
 
 
-def test_an_image_given_up_is_a_server_error_and_a_refused_one_a_client_error(service):
-    gone, wrong = (
-        batch_files._failure([{"status": "failed", "reason": reason}])
-        for reason in (f"{RETRIES_EXHAUSTED}: x", "no lora")
-    )
-    assert (gone["status_code"], gone["body"]["error"]["type"]) == (500, "server_error")
-    assert (wrong["status_code"], wrong["body"]["error"]["type"]) == (400, "invalid_request_error")
+def entries(store, job, file_id):
+    return [json.loads(line) for line in read(store, job, file_id).splitlines()]
+
+
+def test_finished_requests_are_in_the_output_file_and_failed_ones_in_the_error_file(store, batch):
+    ids = batch_files.file_ids(batch, progress_of(store, batch))
+    output, errors = entries(store, batch, ids["output_file_id"]), entries(store, batch, ids["error_file_id"])
+    assert [entry["custom_id"] for entry in output] == ["a cat", "a dog", "a cow"]
+    images = output[1]["response"]["body"]["data"]
+    assert [base64.b64decode(image["b64_json"]) for image in images] == [
+        png_of(GenerationRequest("a dog", seed=seed)) for seed in (5, 6, 7)
+    ]
+    [error] = errors
+    assert error["response"]["status_code"] == 400 and error["response"]["body"]["error"]["code"] == "not_drawn"
+
+
+def test_computed_sizes_and_ranges_equal_those_of_the_whole_file(store, batch):
+    rng = random.Random(0)
+    for file_id in batch_files.file_ids(batch, progress_of(store, batch)).values():
+        whole = read(store, batch, file_id)
+        assert batch_files.size_of(JobStore(store), batch, file_id) == len(whole)
+        assert batch_files.file_object(JobStore(store), batch, file_id)["bytes"] == len(whole)
+        for _ in range(10):
+            start, end = sorted(rng.sample(range(len(whole) + 1), 2))
+            assert read(store, batch, file_id, start, end) == whole[start:end]
+
+
+def test_an_image_given_up_is_a_server_error(store):
+    job, jobs = make_job(store, 1, kind="batch"), JobStore(store)
+    [shard] = jobs.shards(job)
+    JobState(jobs, job).commit({shard.name: [failed_row(shard.items[0], f"{RETRIES_EXHAUSTED}: a replica died")]})
+    [entry] = entries(store, job, f"{batch_files.ERROR_PREFIX}{job.id}")
+    assert entry["response"]["status_code"] == 500
+    assert entry["response"]["body"]["error"]["type"] == "server_error"
+
+
+def test_requests_that_a_cancelled_batch_did_not_reach_are_in_the_error_file(store):
+    job, jobs = make_job(store, 3, kind="batch"), JobStore(store)
+    assert batch_files.file_ids(job, progress_of(store, job)) == {"output_file_id": None, "error_file_id": None}
+    JobState(jobs, job).cancel()
+    ids = batch_files.file_ids(job, progress_of(store, job))
+    assert ids["output_file_id"] is None and batch_files.batch_id(ids["error_file_id"]) == job.id
+    errors = entries(store, job, ids["error_file_id"])
+    assert [entry["error"]["code"] for entry in errors] == ["batch_cancelled"] * 3

@@ -7,10 +7,10 @@ from dataclasses import replace
 from emoji_ldm.serve.backend import Overloaded, ReplicaLost, TaskTimeout
 from emoji_ldm.serve.bulk import item_executor
 from emoji_ldm.serve.bulk.job_runner import JobRunner
-from emoji_ldm.serve.bulk.job_store import JobStore
 from tests.unit.serve.bulk.instant_backend import (
     LIMITS,
     InstantBackend,
+    create,
     job_lines,
     keyed_job,
     make_job,
@@ -30,9 +30,9 @@ def test_an_overloaded_model_does_not_hold_up_another_one(store):
                 raise Overloaded(0.5)
             return await super().generate(task)
 
-    jobs, full, good = JobStore(store), keyed_job(store), keyed_job(store, "other")
-    jobs.create(full, [replace(line, model="full") for line in job_lines(60)])
-    jobs.create(good, job_lines(100))
+    full, good = keyed_job(store), keyed_job(store, "other")
+    create(store, full, [replace(line, model="full") for line in job_lines(60)])
+    create(store, good, job_lines(100))
 
     async def work():
         runner = asyncio.create_task(JobRunner(store, Two(), max_in_flight=8, poll_s=0.02).run())

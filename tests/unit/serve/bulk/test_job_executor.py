@@ -9,6 +9,7 @@ from emoji_ldm.serve.bulk.job_store import JobStore
 from emoji_ldm.serve.bulk.shards import JobLine
 from tests.unit.serve.bulk.instant_backend import (
     InstantBackend,
+    create,
     keyed_job,
     make_job,
     progress_of,
@@ -18,14 +19,10 @@ from tests.unit.serve.bulk.instant_backend import (
 
 
 def test_rows_that_parquet_cannot_hold_fail_with_the_reason_and_others_are_kept(store):
-    jobs, owner = JobStore(store), keyed_job(store)
-    jobs.create(
-        owner,
-        [
-            JobLine("\ud800" if number == 12 else str(number), "demo", GenerationRequest("a cat"))
-            for number in range(40)
-        ],
-    )
+    # A lone surrogate cannot be encoded as UTF-8. Line 12 lies in the second shard, lines 8 to 15.
+    request = GenerationRequest("a cat")
+    lines = [JobLine("\ud800" if number == 12 else str(number), "demo", request) for number in range(40)]
+    create(store, keyed_job(store), lines)
     run_jobs(store)
     rows = rows_of(store, keyed_job(store))
     failed = {row["custom_id"]: row["reason"] for row in rows if row["status"] == "failed"}

@@ -9,11 +9,18 @@ from PIL import Image
 from emoji_ldm.serve.bulk.set_client import EmojiSetClient
 from ray_jobs.cli.main import main
 from tests.unit.serve.bulk.instant_backend import InstantBackend, png_of
+from tests.unit.serve.bulk.live_service import serving
 
 
 @pytest.fixture(scope="module")
 def backend():
     return InstantBackend(0.002)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory, backend):
+    with serving(tmp_path_factory.mktemp("service"), backend) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

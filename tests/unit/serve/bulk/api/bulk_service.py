@@ -1,6 +1,7 @@
 """The API with two keys, and a runner, over one store, without a server."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import httpx
@@ -12,6 +13,8 @@ from emoji_ldm.serve.bulk.api.router import bulk_routes
 from emoji_ldm.serve.bulk.job_runner import JobRunner
 from emoji_ldm.store import Store
 from tests.unit.serve.bulk.instant_backend import InstantBackend
+
+URL = "/v1/images/generations"
 
 
 class BulkService:
@@ -39,8 +42,18 @@ class BulkService:
         assert response.status_code == 202, response.text
         return response.json()["id"]
 
-    def draw(self):
+    def run_jobs(self):
         asyncio.run(JobRunner(self.store, self.backend, poll_s=0.05).run(until_idle=True))
+
+    def completed_batch(self, bodies):
+        """The batch object of a completed batch with one line per body."""
+        lines = [{"custom_id": str(n), "method": "POST", "url": URL, "body": body} for n, body in enumerate(bodies)]
+        file = {"file": ("x.jsonl", "\n".join(map(json.dumps, lines)))}
+        file_id = self.call("POST", "/v1/files", files=file, data={"purpose": "batch"}).json()["id"]
+        body = {"input_file_id": file_id, "endpoint": URL, "completion_window": "24h"}
+        job_id = self.call("POST", "/v1/batches", json=body).json()["id"]
+        self.run_jobs()
+        return self.call("GET", f"/v1/batches/{job_id}").json()
 
     def status(self, job_id):
         return self.call("GET", f"/v1/emoji-sets/{job_id}").json()

@@ -8,49 +8,8 @@ import time
 import openai
 import pytest
 
-from tests.unit.serve.bulk.instant_backend import InstantBackend, png_of
-from tests.unit.serve.bulk.live_service import serving
-
-URL = "/v1/images/generations"
-
-
-@pytest.fixture(scope="module")
-def backend():
-    return InstantBackend(0.002)
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory, backend):
-    with (
-        serving(tmp_path_factory.mktemp("batches"), backend) as (url, key),
-        openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as found,
-    ):
-        yield found
-
-
-def line(custom_id, **body):
-    return {"custom_id": custom_id, "method": "POST", "url": URL, "body": {"model": "demo", **body}}
-
-
-def upload(client, lines):
-    text = "".join(json.dumps(one) + "\n" for one in lines)
-    return client.files.create(file=("lines.jsonl", text.encode()), purpose="batch")
-
-
-def begin(client, lines, **options):
-    file = upload(client, lines)
-    return client.batches.create(input_file_id=file.id, endpoint=URL, completion_window="24h", **options)
-
-
-def ended(client, batch):
-    while batch.status in ("validating", "in_progress", "finalizing"):
-        time.sleep(0.05)
-        batch = client.batches.retrieve(batch.id)
-    return batch
-
-
-def contents(client, file_id):
-    return [json.loads(one) for one in client.files.content(file_id).text.splitlines()]
+from tests.unit.serve.bulk.api.batch_client import URL, begin, begin_with, contents, ended, line, upload
+from tests.unit.serve.bulk.instant_backend import png_of
 
 
 def test_a_batch_gives_one_line_per_request_with_the_body_of_the_images_api(client, backend):
@@ -115,3 +74,22 @@ def test_the_same_idempotency_key_is_the_same_batch(client):
                                      extra_headers={"Idempotency-Key": "once"})  # fmt: skip
 
     assert create().id == create().id
+
+
+def test_a_malformed_file_fails_the_batch_and_a_missing_one_or_another_endpoint_is_refused(client):
+    file = client.files.create(file=("x.jsonl", b"\xff\xfe\n"), purpose="batch")
+    batch = begin_with(client, file)
+    assert batch.status == "failed" and batch.errors.data[0].line == 1
+    with pytest.raises(openai.NotFoundError, match="no file"):
+        client.batches.create(input_file_id="file-no", endpoint=URL, completion_window="24h")
+    with pytest.raises(openai.BadRequestError, match="endpoint"):
+        client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")
+
+
+def test_a_batch_beyond_the_quota_is_refused_and_not_created_as_failed(service):
+    file = {"file": ("x.jsonl", json.dumps(line("a", prompt="a cat", n=10)))}
+    file_id = service.call("POST", "/v1/files", "bob", files=file, data={"purpose": "batch"}).json()["id"]
+    body = {"input_file_id": file_id, "endpoint": URL, "completion_window": "24h"}
+    statuses = [service.call("POST", "/v1/batches", "bob", json=body).status_code for _ in range(7)]
+    assert statuses == [200] * 6 + [429]
+    assert len(service.call("GET", "/v1/batches", "bob").json()["data"]) == 6

@@ -1,45 +1,16 @@
 """Tests of byte ranges and of the limits on downloads."""
 
-import json
-
-import pytest
-
 from emoji_ldm.serve.bulk.api import downloads
-from tests.unit.serve.bulk.api.bulk_service import BulkService
 
 URL = "/v1/images/generations"
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    return BulkService(tmp_path_factory.mktemp("downloads"))
-
-
-@pytest.fixture(scope="module")
-def requests_in(service):
-    """Id of a set of 20 pictures."""
-    job_id = service.create(prompts=[f"p{number}" for number in range(20)])
-    service.draw()
-    return job_id
-
-
-@pytest.fixture(scope="module")
-def batch(service):
-    """An ended batch, with a line that fails."""
-    bodies = [{"prompt": "a cat", "n": 3}, {"prompt": "refuse"}, {"prompt": "a dog"}, {"prompt": "a cow"}]
-    lines = [{"custom_id": str(n), "method": "POST", "url": URL, "body": body} for n, body in enumerate(bodies)]
-    file = {"file": ("x.jsonl", "\n".join(map(json.dumps, lines)))}
-    file_id = service.call("POST", "/v1/files", files=file, data={"purpose": "batch"}).json()["id"]
-    body = {"input_file_id": file_id, "endpoint": URL, "completion_window": "24h"}
-    job_id = service.call("POST", "/v1/batches", json=body).json()["id"]
-    service.draw()
-    return service.call("GET", f"/v1/batches/{job_id}").json()
-
-
-def test_files_can_be_read_in_ranges_and_large_ones_must_be(service, drawn, batch, monkeypatch):
-    file, *_ = service.call("GET", f"/v1/emoji-sets/{drawn}/parquet").json()["data"]
-    paths = [f"/v1/emoji-sets/{drawn}/parquet/{file['name']}"]
-    paths += [f"/v1/files/{batch[name]}/content" for name in ("output_file_id", "error_file_id", "input_file_id")]
+def test_files_can_be_read_in_ranges_and_large_ones_must_be(service, completed_set, completed_batch, monkeypatch):
+    file, *_ = service.call("GET", f"/v1/emoji-sets/{completed_set}/parquet").json()["data"]
+    paths = [f"/v1/emoji-sets/{completed_set}/parquet/{file['name']}"]
+    paths += [
+        f"/v1/files/{completed_batch[name]}/content" for name in ("output_file_id", "error_file_id", "input_file_id")
+    ]
     monkeypatch.setattr(downloads, "PART_BYTES", 400)
     for path in paths:
         whole, data = service.call("GET", path).content, b""
@@ -54,7 +25,10 @@ def test_files_can_be_read_in_ranges_and_large_ones_must_be(service, drawn, batc
         assert past.status_code == 416 and past.headers["content-range"] == f"bytes */{len(whole)}"
     monkeypatch.setattr(downloads, "MAX_WHOLE_BYTES", 100)
     assert service.call("GET", paths[0]).status_code == 413
-    assert service.call("GET", paths[0], headers={"range": "bytes=3-5"}).content == whole_of(service, drawn, file)[3:6]
+    assert (
+        service.call("GET", paths[0], headers={"range": "bytes=3-5"}).content
+        == whole_of(service, completed_set, file)[3:6]
+    )
 
 
 def whole_of(service, job_id, file):
@@ -63,11 +37,11 @@ def whole_of(service, job_id, file):
     return path.read_bytes()
 
 
-def test_downloads_beyond_the_limit_are_refused_with_a_pause(service, drawn, monkeypatch):
+def test_downloads_beyond_the_limit_are_refused_with_a_pause(service, completed_set, monkeypatch):
     monkeypatch.setattr(downloads, "MAX_CONCURRENT", 0)
-    response = service.call("GET", f"/v1/emoji-sets/{drawn}/zip")
+    response = service.call("GET", f"/v1/emoji-sets/{completed_set}/zip")
     assert response.status_code == 503 and response.headers["retry-after"] == "5"
     assert response.json()["error"]["code"] == "too_many_downloads"
     monkeypatch.undo()
-    assert service.call("GET", f"/v1/emoji-sets/{drawn}/zip").status_code == 200
+    assert service.call("GET", f"/v1/emoji-sets/{completed_set}/zip").status_code == 200
     assert downloads.DownloadResponse.num_active == 0

@@ -11,7 +11,6 @@ from emoji_ldm.serve.bulk.api.job_quota import cancel_job, check_idempotency, cr
 from emoji_ldm.serve.bulk.job_store import JobStore
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.store import Store
-from tests.unit.serve.bulk.api.bulk_service import BulkService
 from tests.unit.serve.bulk.instant_backend import create, job_lines, keyed_job, make_job, progress_of, run_jobs
 
 
@@ -95,11 +94,6 @@ def test_an_idempotency_key_serves_one_request_only(store):
     with pytest.raises(RequestError, match="used for another request") as refused:
         check_idempotency(job, "b")
     assert refused.value.status == 409
-
-
-@pytest.fixture
-def service(tmp_path):
-    return BulkService(tmp_path)
 
 
 def test_images_of_jobs_count_against_the_quota_until_they_are_cancelled(service):

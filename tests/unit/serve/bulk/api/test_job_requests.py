@@ -7,13 +7,6 @@ import zipfile
 
 import pytest
 
-from tests.unit.serve.bulk.api.bulk_service import BulkService
-
-
-@pytest.fixture
-def service(tmp_path):
-    return BulkService(tmp_path)
-
 
 def test_parameters_of_a_line_override_those_of_the_set(service):
     lines = [
@@ -25,7 +18,7 @@ def test_parameters_of_a_line_override_those_of_the_set(service):
     response = service.call("POST", "/v1/emoji-sets", files={"file": ("x.jsonl", file)}, data={"parameters": shared})
     raw = service.call("POST", "/v1/emoji-sets", content=file, headers={"content-type": "application/jsonl"})
     assert response.status_code == raw.status_code == 202
-    service.draw()
+    service.run_jobs()
     items = service.call("GET", f"/v1/emoji-sets/{response.json()['id']}/items").json()["data"]
     assert [(row["custom_id"], row["seed"], row["steps"], row["negative_prompt"]) for row in items] == [
         ("a", 8, 3, "fog"), ("b", 1, 9, "fog"), ("b", 2, 9, "fog"), ("b", 3, 9, "fog")]  # fmt: skip
@@ -71,7 +64,7 @@ def test_prompts_of_any_script_are_kept_unchanged(service):
         '"quoted", text\nline',
     ]
     job_id = service.create(prompts=prompts)
-    service.draw()
+    service.run_jobs()
     items = service.call("GET", f"/v1/emoji-sets/{job_id}/items").json()["data"]
     assert [row["prompt"] for row in items] == prompts and {row["status"] for row in items} == {"ok"}
     with zipfile.ZipFile(io.BytesIO(service.call("GET", f"/v1/emoji-sets/{job_id}/zip").content)) as archive:

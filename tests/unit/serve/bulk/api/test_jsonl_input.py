@@ -4,13 +4,6 @@ import json
 
 import pytest
 
-from tests.unit.serve.bulk.api.bulk_service import BulkService
-
-
-@pytest.fixture
-def service(tmp_path):
-    return BulkService(tmp_path)
-
 
 @pytest.mark.parametrize(
     ("bad", "param", "text"),

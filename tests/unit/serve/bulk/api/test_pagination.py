@@ -1,14 +1,5 @@
 """Tests of paginated lists."""
 
-import pytest
-
-from tests.unit.serve.bulk.api.bulk_service import BulkService
-
-
-@pytest.fixture
-def service(tmp_path):
-    return BulkService(tmp_path)
-
 
 def test_lists_are_paginated_newest_first(service):
     ids = [service.create(prompts=[str(number)]) for number in range(5)][::-1]

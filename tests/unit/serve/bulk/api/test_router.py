@@ -2,21 +2,6 @@
 
 import pytest
 
-from tests.unit.serve.bulk.api.bulk_service import BulkService
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    return BulkService(tmp_path_factory.mktemp("downloads"))
-
-
-@pytest.fixture(scope="module")
-def requests_in(service):
-    """Id of a set of 20 pictures."""
-    job_id = service.create(prompts=[f"p{number}" for number in range(20)])
-    service.draw()
-    return job_id
-
 
 @pytest.mark.parametrize(
     ("path", "status"),
@@ -34,8 +19,8 @@ def requests_in(service):
         ("/v1/files?order=sideways", 400),
     ],
 )
-def test_malformed_ids_and_cursors_are_refused(service, drawn, path, status):
-    assert service.call("GET", path.replace("JOB", drawn)).status_code == status
+def test_malformed_ids_and_cursors_are_refused(service, completed_set, path, status):
+    assert service.call("GET", path.replace("JOB", completed_set)).status_code == status
 
 
 def test_jobs_of_other_owners_are_not_found(service):

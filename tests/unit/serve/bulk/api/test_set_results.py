@@ -7,25 +7,10 @@ import zipfile
 from itertools import chain
 
 import pyarrow.parquet as pq
-import pytest
 from PIL import Image
 
 from emoji_ldm.serve.bulk.api import downloads, set_results
-from tests.unit.serve.bulk.api.bulk_service import BulkService
 from tests.unit.serve.bulk.instant_backend import png_of
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    return BulkService(tmp_path_factory.mktemp("downloads"))
-
-
-@pytest.fixture(scope="module")
-def requests_in(service):
-    """Id of a set of 20 pictures."""
-    job_id = service.create(prompts=[f"p{number}" for number in range(20)])
-    service.draw()
-    return job_id
 
 
 def names(response):
@@ -33,19 +18,21 @@ def names(response):
         return [name for name in archive.namelist() if re.match(r"\d", name)]
 
 
-def test_a_large_zip_is_split_into_parts_that_link_to_each_other(service, drawn, monkeypatch):
-    whole = service.call("GET", f"/v1/emoji-sets/{drawn}/zip")
+def test_a_large_zip_is_split_into_parts_that_link_to_each_other(service, completed_set, monkeypatch):
+    whole = service.call("GET", f"/v1/emoji-sets/{completed_set}/zip")
     assert "link" not in whole.headers and len(names(whole)) == 20
-    found, url = [], f"/v1/emoji-sets/{drawn}/zip?limit=7"
+    found, url = [], f"/v1/emoji-sets/{completed_set}/zip?limit=7"
     while url:
         part = service.call("GET", url)
         found.append(names(part))
         url = part.links.get("next", {}).get("url")
     assert [len(part) for part in found] == [7, 7, 6] and list(chain(*found)) == names(whole)
     monkeypatch.setattr(set_results, "PART_BYTES", 300)
-    assert 0 < len(names(service.call("GET", f"/v1/emoji-sets/{drawn}/zip?limit=7"))) < 7, "nor more bytes than that"
+    assert 0 < len(names(service.call("GET", f"/v1/emoji-sets/{completed_set}/zip?limit=7"))) < 7, (
+        "nor more bytes than that"
+    )
     monkeypatch.setattr(downloads, "MAX_WHOLE_BYTES", 1000)
-    refused = service.call("GET", f"/v1/emoji-sets/{drawn}/zip")
+    refused = service.call("GET", f"/v1/emoji-sets/{completed_set}/zip")
     assert refused.status_code == 413 and "limit=" in refused.json()["error"]["message"]
 
 
@@ -54,7 +41,7 @@ def test_every_prompt_is_generated_n_times_in_every_style_and_can_be_fetched_in_
     job_id = service.create(prompts=["a cat", "a dog"], n=2, styles=styles, seed=5, steps=7, name="pets")
     before = service.status(job_id)
     assert before["status"] == "queued" and before["counts"]["total"] == 8 and before["name"] == "pets"
-    service.draw()
+    service.run_jobs()
     after = service.status(job_id)
     assert after["status"] == "completed" and after["progress"] == 1
     assert after["counts"] == {"total": 8, "completed": 8, "failed": 0, "pending": 0}
@@ -68,7 +55,7 @@ def test_every_prompt_is_generated_n_times_in_every_style_and_can_be_fetched_in_
         assert names[0] == "0000_a-cat-flat_5.png" and names[-2:] == ["prompts.csv", "sheet.png"] and len(names) == 10
         rows = list(csv.DictReader(io.StringIO(archive.read("prompts.csv").decode())))
         assert archive.testzip() is None and [row["file"] for row in rows] == names[:8]
-        assert archive.read(names[0]) == png_of(service.backend.tasks[0].draw)
+        assert archive.read(names[0]) == png_of(service.backend.tasks[0].request)
     sheet = service.call("GET", f"/v1/emoji-sets/{job_id}/sheet")
     assert Image.open(io.BytesIO(sheet.content)).format == "PNG"
     [file] = service.call("GET", f"/v1/emoji-sets/{job_id}/parquet").json()["data"]
