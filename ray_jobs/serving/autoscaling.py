@@ -1,4 +1,8 @@
-"""When Serve starts and stops replicas of a model: by the work that waits, and by how busy they are."""
+"""How many replicas of a model Ray Serve shall run, from the work that waits and from how busy the replicas are.
+
+The number of requests, by which Serve scales by default, says little here: requests of 4 and of 100 steps count the
+same. Each replica predicts instead how long its queue will take to drain.
+"""
 
 from __future__ import annotations
 
@@ -8,39 +12,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
-# What a replica exports, `record_autoscaling_stats`.
-DRAIN_S = "drain_s"  # how long it will take to draw all that it has, as it predicts
-UTILIZATION = "busy"  # the part of what it can do that it did lately
-TARGET_UTILIZATION = (
-    0.8  # of replicas that are busier than this on average there are too few, even if no queue has built up yet
-)
+# What a replica reports, see `ModelReplica.record_autoscaling_stats`.
+DRAIN_S = "drain_s"  # predicted seconds until everything that it has accepted is drawn
+UTILIZATION = "busy"  # the share of its capacity that it used lately
+TARGET_UTILIZATION = 0.8  # busier replicas need help, even if no queue has built up yet
 
 
 def wanted_replicas(
-    drain_s: Collection[float], busy: Collection[float], *, ongoing: float, target_wait_s: float
+    drain_s: Collection[float], utilization: Collection[float], *, ongoing: float, target_wait_s: float
 ) -> float:
-    """How many replicas would keep the wait at `target_wait_s`; 0 only if nothing is being asked for.
+    """How many replicas would keep the wait at `target_wait_s`; 0 only if there is no request.
 
     Args:
-        drain_s: Of each replica.
-        busy: Of each replica.
-        ongoing: Requests that wait or run anywhere, those that have not reached a replica included.
-        target_wait_s: The work that waits shall take no longer than this.
+        drain_s: Predicted seconds to drain the queue, of each replica.
+        utilization: Share of its capacity used, 0 to 1, of each replica.
+        ongoing: Requests that wait or run anywhere, including those that have not reached a replica.
+        target_wait_s: Waiting work shall take no longer than this.
     """
-    asked = ongoing > 0 or sum(drain_s) > 0
-    return max(sum(drain_s) / target_wait_s, sum(busy) / TARGET_UTILIZATION, 1.0 if asked else 0.0)
+    least = 1.0 if ongoing > 0 or sum(drain_s) > 0 else 0.0
+    return max(sum(drain_s) / target_wait_s, sum(utilization) / TARGET_UTILIZATION, least)
 
 
 class DrainTimePolicy:
-    """Serve's autoscaling policy; Serve adds the delays and the bounds."""
+    """The autoscaling policy; Ray Serve applies delays, and the minimum and maximum number of replicas."""
 
     def __init__(self, target_wait_s: float) -> None:
-        """Keep what may be waited."""
+        """Scale so that waiting work takes `target_wait_s`."""
         self.target_wait_s = target_wait_s
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-        """Replicas wanted now, and no state."""
-        told = context.aggregated_metrics or {}
-        drain_s, busy = (list(told.get(name, {}).values()) for name in (DRAIN_S, UTILIZATION))
+        """The number of replicas wanted now, and an empty state."""
+        reported = context.aggregated_metrics or {}
+        drain_s, utilization = (list(reported.get(name, {}).values()) for name in (DRAIN_S, UTILIZATION))
         ongoing = context.total_num_requests
-        return wanted_replicas(drain_s, busy, ongoing=ongoing, target_wait_s=self.target_wait_s), {}
+        return wanted_replicas(drain_s, utilization, ongoing=ongoing, target_wait_s=self.target_wait_s), {}

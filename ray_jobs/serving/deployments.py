@@ -1,10 +1,11 @@
-"""The deployments of the HTTP service: an ingress, a pool of replicas per model, and who works off bulk jobs.
+"""The deployments of the HTTP service: an ingress, replicas of each model, and a runner of bulk jobs.
 
-    Ingress   HTTP: checks requests, settles seeds, replays what dies with a replica (pools.py)
-    <model>   one pool per model; a replica holds a Batcher, in which images of all requests share forward passes
-    Sets      bulk jobs of the store, over the same pools
+    Ingress      HTTP: checks requests, fixes seeds, routes images to replicas (replica_router.py)
+    model-<name> one deployment per model; a replica holds a ContinuousBatcher, in which images of all requests share
+                 forward passes
+    Sets         runs the bulk jobs of the store, over the same replicas
 
-Images are the unit: a request for n images is n draws, each of which joins any batch.
+Images are the unit of work: a request for n images is n tasks, each of which may join any batch.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ from ray_jobs.serving.request_log import RequestLogHandler
 from ray_jobs.serving.service_metrics import BulkMetrics
 
 NUM_CPUS = 0.5  # logical CPUs per sampler, which has one thread
-LIGHT_CPUS = 0.1  # of the ingress and of the bulk runner each
-SHUTDOWN_GRACE_S = 30.0  # beyond serve.timeout_s: what was accepted ends before its replica is stopped by force
-DOWNSCALE_DELAY_S = 120.0  # before a replica that is not needed any more is stopped
-HEALTH_S = 1.0  # a process that died is replaced so soon
-METER_S = 1.0
-MAX_ONGOING_REQUESTS = 10_000  # requests in one ingress at once; all they do there is wait
+LIGHT_CPUS = 0.1  # of the ingress, and of the bulk runner
+SHUTDOWN_GRACE_S = 30.0  # beyond serve.timeout_s: accepted images end before their replica is killed
+DOWNSCALE_DELAY_S = 120.0  # before a replica that is no longer needed is stopped
+HEALTH_CHECK_S = 1.0  # a dead process is noticed within this time
+METRICS_INTERVAL_S = 1.0
+MAX_ONGOING_REQUESTS = 10_000  # in the ingress, where requests only wait
 
 
 def application(config: Config) -> serve.Application:
-    """The application of a configuration; models are settled here, so that all replicas load the same.
+    """The application of a configuration. Checkpoints are resolved here, so that all replicas load the same weights.
 
     Raises:
         ConfigError: Options contradict each other, or there is no file of keys.
@@ -58,41 +59,41 @@ def application(config: Config) -> serve.Application:
         adapter_folder(Store(config.store), CACHE_FOLDER, f"serve.loras.{name}", value)
     if settings.keys:
         ApiKeyCache(settings.keys)
-    pools = {model.name: _pool(config, model) for model in models}
+    replicas = {model.name: _replicas(config, model) for model in models}
     limits = {model.name: model.limits for model in models}
-    sets = _singleton(Sets, settings).bind(config, pools, limits)
-    return _singleton(Ingress, settings).bind(config, pools, limits, sets)
+    sets = _singleton(Sets, settings).bind(config, replicas, limits)
+    return _singleton(Ingress, settings).bind(config, replicas, limits, sets)
 
 
-def _pool(config: Config, model: ServedModel) -> serve.Application:
+def _replicas(config: Config, model: ServedModel) -> serve.Application:
     settings = config.serve
     deployment = serve.deployment(ModelReplica).options(
-        name=pool_name(model.name),
-        # Waiting is done in the replica's fair queue: Serve must never hold back what the queue would take or refuse.
-        max_ongoing_requests=2 * settings.max_queued + 8 * settings.batch_size,  # both classes, and what is in work
-        max_queued_requests=settings.max_queued,  # per caller, while no replica is there to take them
+        name=deployment_name(model.name),
+        # Requests wait in the replica's fair queue: Serve must not hold back what that queue would accept or refuse.
+        max_ongoing_requests=2 * settings.max_queued + 8 * settings.batch_size,  # both classes, and what is in progress
+        max_queued_requests=settings.max_queued,  # per caller, while there is no replica
         ray_actor_options={"num_cpus": NUM_CPUS, "num_gpus": settings.gpus_per_worker},
         autoscaling_config=_autoscaling(settings),
-        max_surge_percent=100,  # a new version is up before the old one stops
+        max_surge_percent=100,  # a new version is ready before the old one stops
         graceful_shutdown_timeout_s=settings.timeout_s + SHUTDOWN_GRACE_S, graceful_shutdown_wait_loop_s=0.5,
-        health_check_period_s=HEALTH_S, health_check_timeout_s=30,
+        health_check_period_s=HEALTH_CHECK_S, health_check_timeout_s=30,
         logging_config=LoggingConfig(enable_access_log=False),
     )  # fmt: skip
     return deployment.bind(config, model)
 
 
-def pool_name(model: str) -> str:
-    """The deployment of a model."""
+def deployment_name(model: str) -> str:
+    """Name of a model's deployment."""
     return f"model-{model}"
 
 
 def _autoscaling(settings: ServeConfig) -> AutoscalingConfig:
     with warnings.catch_warnings():
-        # The environment variables that shall replace metrics_interval_s do nothing yet in Ray 2.60.
+        # The environment variables that are to replace metrics_interval_s have no effect yet in Ray 2.60.
         warnings.simplefilter("ignore", DeprecationWarning)
         return AutoscalingConfig(
             min_replicas=settings.min_replicas, max_replicas=settings.max_replicas,
-            initial_replicas=1 if settings.min_replicas == 0 else None,  # a start shows whether the model loads
+            initial_replicas=1 if settings.min_replicas == 0 else None,  # so that a start shows whether the model loads
             policy=AutoscalingPolicy(policy_function=DrainTimePolicy,
                                      policy_kwargs={"target_wait_s": settings.target_wait_s}),
             metrics_interval_s=2, look_back_period_s=6, upscale_delay_s=2, downscale_delay_s=DOWNSCALE_DELAY_S,
@@ -100,61 +101,68 @@ def _autoscaling(settings: ServeConfig) -> AutoscalingConfig:
 
 
 def _singleton(kind: type[Any], settings: ServeConfig) -> Any:
+    """A deployment of one light replica."""
     return serve.deployment(kind).options(
-        num_replicas=1, max_ongoing_requests=MAX_ONGOING_REQUESTS, ray_actor_options={"num_cpus": LIGHT_CPUS}, max_surge_percent=100,
-        health_check_period_s=HEALTH_S,
-        graceful_shutdown_timeout_s=settings.timeout_s + 2 * SHUTDOWN_GRACE_S,  # outlives the pools that it waits for
+        num_replicas=1, max_ongoing_requests=MAX_ONGOING_REQUESTS, max_surge_percent=100,
+        ray_actor_options={"num_cpus": LIGHT_CPUS},
+        health_check_period_s=HEALTH_CHECK_S,
+        graceful_shutdown_timeout_s=settings.timeout_s + 2 * SHUTDOWN_GRACE_S,  # outlives the replicas it waits for
         graceful_shutdown_wait_loop_s=0.5, logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),
     )  # fmt: skip
 
 
 class Sets:
-    """Works off the bulk jobs of the store; another one in its place goes on from what is committed."""
+    """Runs the bulk jobs of the store; a replacement continues from what is committed."""
 
     def __init__(self, config: Config, handles: Mapping[str, Any], limits: Mapping[str, RequestLimits]) -> None:
-        """Begin at once."""
+        """Start at once; to be created in an event loop."""
         from emoji_ldm.serve.bulk.job_runner import JobRunner
 
         settings = config.serve
-        # Enough to fill all replicas while the next pictures are on their way, and no more than one of them queues.
+        # Enough to fill all replicas while the next images are on their way, and no more than one replica queues.
         most = min(settings.max_queued, 4 * settings.batch_size * settings.max_replicas)
         self.runner = JobRunner(Store(config.store), ReplicaRouter(handles, limits, settings), max_in_flight=most)
         loop = asyncio.get_running_loop()
-        self.work, self.measuring = loop.create_task(self.runner.run()), loop.create_task(self._measure(BulkMetrics()))
+        self.run_task = loop.create_task(self.runner.run())
+        self.metrics_task = loop.create_task(self._export(BulkMetrics()))
 
     def check_health(self) -> None:
-        """Raise if the work has ended: it never does by itself."""
-        for task in (self.work, self.measuring):
+        """Raise if a task has ended, which none does by itself."""
+        for task in (self.run_task, self.metrics_task):
             if task.done():
                 raise RuntimeError(f"the bulk runner has ended: {task.exception()!r}")
 
-    async def _measure(self, meters: BulkMetrics) -> None:
+    async def _export(self, metrics: BulkMetrics) -> None:
         while True:
-            meters.update(self.runner.stats())
-            await asyncio.sleep(METER_S)
+            metrics.update(self.runner.stats())
+            await asyncio.sleep(METRICS_INTERVAL_S)
 
     def __del__(self) -> None:
-        """Called by Serve before the process ends."""
-        if hasattr(self, "work"):
-            self.work.cancel()
+        """Stop the runner: Serve calls this before the process ends."""
+        if hasattr(self, "run_task"):
+            self.run_task.cancel()
 
 
 @serve.ingress()
 class Ingress:
-    """The HTTP side: the routes, over the pools."""
+    """The HTTP side: the routes, over the replicas."""
 
     def __init__(
         self, config: Config, handles: Mapping[str, Any], limits: Mapping[str, RequestLimits], sets: Any
     ) -> None:
-        """Keep the ways to the pools; `sets` is only to be deployed with it."""
-        self.config, self.pools, self.lines = config, ReplicaRouter(handles, limits, config.serve), RequestLogHandler()
+        """Route to these deployments; `sets` is an argument only to be deployed with the ingress."""
+        self.config, self.router, self.request_log = (
+            config,
+            ReplicaRouter(handles, limits, config.serve),
+            RequestLogHandler(),
+        )
 
     def __serve_build_asgi_app__(self) -> Any:
         from emoji_ldm.serve.bulk.api.router import bulk_routes
 
-        sets = bulk_routes(Store(self.config.store), self.pools)
-        return build_api(self.pools, self.config.serve, routers=[sets], adds_request_id=False)
+        sets = bulk_routes(Store(self.config.store), self.router)
+        return build_api(self.router, self.config.serve, routers=[sets], adds_request_id=False)
 
     async def log(self) -> list[str]:
-        """Lines of the log of requests since the last time."""
-        return await self.lines.take()
+        """Lines of the request log since the last call."""
+        return await self.request_log.drain()

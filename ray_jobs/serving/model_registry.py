@@ -1,4 +1,8 @@
-"""The models of a service: their names, what they mean now, and how a replica loads them."""
+"""The models of a service: their names, which weights these mean now, and how a replica loads them.
+
+The driver resolves every checkpoint once, so that all replicas of a deployment load the same weights. With
+`serve.reload_s`, each replica later looks whether an alias, or the run's newest checkpoint, means other weights.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from emoji_ldm.generate.checkpoint_resolver import (
 from emoji_ldm.serve.backend import RequestLimits
 from emoji_ldm.store import Store
 
-if TYPE_CHECKING:  # torch is for replicas only
+if TYPE_CHECKING:  # only replicas import torch
     from emoji_ldm.generate.encode_decode import RgbaImage
     from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
     from emoji_ldm.generate.request import GenerationRequest
@@ -33,16 +37,16 @@ LOG = logging.getLogger("ray.serve")
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model of the service."""
+    """A model of the service, as the driver resolved it."""
 
     name: str  # what requests call it
-    checkpoint: str  # as the configuration says; may mean other weights later
+    checkpoint: str  # as configured; it may mean other weights later
     uri: str  # what that meant when the service was deployed
     limits: RequestLimits  # what that allows
 
 
 def served_models(config: Config) -> list[ServedModel]:
-    """All models, the default one, which has the run's name, first.
+    """All models; the default one, which has the name of the run, is first.
 
     Raises:
         ConfigError: Two have one name, or `reload_s` has no effect.
@@ -66,38 +70,38 @@ def _served(config: Config, store: Store, name: str, checkpoint: str) -> ServedM
     )
 
 
-def limits_of(name: str, bounds: ModelLimits, settings: ServeConfig) -> RequestLimits:
-    """What the configuration allows of what weights can draw."""
-    most = min(settings.max_steps, bounds.max_steps)
-    return RequestLimits(name, max_images=settings.max_images, **{**asdict(bounds), "max_steps": most})
+def limits_of(name: str, limits: ModelLimits, settings: ServeConfig) -> RequestLimits:
+    """What requests may ask for: what the weights can draw, within the bounds of the configuration."""
+    most = min(settings.max_steps, limits.max_steps)
+    return RequestLimits(name, max_images=settings.max_images, **{**asdict(limits), "max_steps": most})
 
 
 class ModelLoader:
-    """Loads the weights of one model, and notices that its checkpoint means others now."""
+    """Loads the weights of one model, and finds out that its checkpoint means others now."""
 
     def __init__(self, config: Config, served: ServedModel) -> None:
-        """Begin with what was settled for all replicas, or with what others have taken meanwhile."""
+        """Start with the weights that the driver resolved or, with `reload_s`, with newer ones."""
         self.config, self.served, self.store = config, served, Store(config.store)
-        self.uri = self._first()  # of what is drawn with
+        self.uri = self._initial_uri()  # of the weights in use
         self._versions: dict[str, dict[str, int]] = {}  # of the tables, by the model's key
 
-    def _first(self) -> str:
+    def _initial_uri(self) -> str:
         if not self.config.serve.reload_s:
             return self.served.uri
         try:
-            return self.newest()
-        except EmojiLdmError as error:  # a tag that went, a store that is away: what was settled is good enough
+            return self.current_uri()
+        except EmojiLdmError as error:  # such as a deleted alias: the driver's weights will do
             LOG.warning("model %s starts with %s: %s", self.served.name, self.served.uri, error)
             return self.served.uri
 
-    def newest(self) -> str:
-        """URI of what the checkpoint means now; ModelError if it means nothing any more."""
+    def current_uri(self) -> str:
+        """URI of the weights that the checkpoint means now; ModelError if it means none any more."""
         if not is_moving_reference(self.served.checkpoint):
             return self.served.uri
         return resolve_reference(self.config, self.store, self.served.checkpoint).uri
 
     def load(self, uri: str = "") -> LatentDiffusionModel:
-        """The model at a URI (the settled one), on the device of this replica; ModelError if it cannot be loaded."""
+        """The model at a URI (`self.uri` by default) on this replica's device; ModelError if it cannot be loaded."""
         from emoji_ldm.generate.checkpoint_resolver import lora_key
         from emoji_ldm.generate.pipeline_loader import load_model, sampling_device
         from emoji_ldm.generate.png_metadata import describe_mode
@@ -114,7 +118,7 @@ class ModelLoader:
         return model
 
     def adapters(self, model: LatentDiffusionModel) -> dict[str, Path]:
-        """Folders of LoRA adapters by name: of the default model all, which shall fit it, of others those that do."""
+        """Folders of LoRA adapters by name: all for the default model, for other models those that fit them."""
         from emoji_ldm.generate.lora_adapters import with_lora
 
         folders = self._folders()
@@ -125,7 +129,7 @@ class ModelLoader:
             try:
                 with_lora(model, folder)
             except ModelError as error:
-                LOG.warning("model %s goes without serve.loras.%s: %s", self.served.name, name, error)
+                LOG.warning("model %s does without serve.loras.%s: %s", self.served.name, name, error)
             else:
                 fitting[name] = folder
         return fitting
@@ -134,8 +138,8 @@ class ModelLoader:
         return {name: adapter_folder(self.store, CACHE_FOLDER, f"serve.loras.{name}", value)
                 for name, value in self.config.serve.loras.items()}  # fmt: skip
 
-    def finish(self, picture: RgbaImage, draw: GenerationRequest, model: LatentDiffusionModel) -> bytes:
-        """A PNG that says how it was drawn, with which weights."""
+    def encode_png(self, image: RgbaImage, request: GenerationRequest, model: LatentDiffusionModel) -> bytes:
+        """A PNG whose text chunks say how it was drawn, and with which weights."""
         from emoji_ldm.generate.png_metadata import provenance, to_png
 
-        return to_png(picture, draw, provenance(model, draw, self._mode, self._versions[model.key]))
+        return to_png(image, request, provenance(model, request, self._mode, self._versions[model.key]))

@@ -1,4 +1,9 @@
-"""A replica of a model: one Batcher, in which images of all requests share forward passes."""
+"""A replica of a model: one `ContinuousBatcher`, in which images of all requests share forward passes.
+
+A replica is an actor of Ray Serve, called by `replica_router`. What it refuses it returns as a value: Serve would log a
+stack trace for every raised exception. If its batcher dies, the process ends at once; Serve then starts another
+replica, and the router repeats what was lost there.
+"""
 
 from __future__ import annotations
 
@@ -25,87 +30,86 @@ if TYPE_CHECKING:  # torch is for replicas only
 
 LOG = logging.getLogger("ray.serve")
 METRICS_INTERVAL_S = 1.0
-Refusal = Overloaded | TaskTimeout | ConfigError  # returned, not raised: Serve would log a stack trace for each
+Refusal = Overloaded | TaskTimeout | ConfigError
 
 
 class ModelReplica:
-    """Draws with one model. The work is done in the Batcher's threads: the event loop stays free to listen."""
+    """Generates with one model. The batcher works in threads of its own, so the event loop stays responsive."""
 
     def __init__(self, config: Config, served: ServedModel) -> None:
-        """Load the model and make it ready, so that the first request is as quick as the others."""
+        """Load the model and warm it up, so that the first request is as fast as later ones."""
         from emoji_ldm.generate.continuous_batching.batcher import ContinuousBatcher
 
         settings = config.serve
-        self.config, self.served, self.weights = config, served, ModelLoader(config, served)
-        model = self.weights.load()
+        self.config, self.served, self.loader = config, served, ModelLoader(config, served)
+        model = self.loader.load()
         self.batcher = ContinuousBatcher(
             model, batch_size=settings.batch_size, deterministic=settings.deterministic, max_queued=settings.max_queued,
-            loras=self.weights.adapters(model), encode_image=self.weights.finish,
+            loras=self.loader.adapters(model), encode_image=self.loader.encode_png,
         )  # fmt: skip
-        self.meters, self.busy = ReplicaMetrics(), Utilization()
+        self.metrics, self.utilization = ReplicaMetrics(), Utilization()
         self.closing = threading.Event()
-        self._every(METRICS_INTERVAL_S, self._measure)
+        self._repeat_every(METRICS_INTERVAL_S, self._measure)
         if settings.reload_s:
-            self._every(settings.reload_s, self._reload)
+            self._repeat_every(settings.reload_s, self._reload)
 
-    async def generate(self, wish: ImageTask) -> bytes | Refusal:
-        """PNG bytes. The row of a caller who is gone is dropped, which no neighbour notices."""
-        ticket = self._submit(wish)
-        return ticket if isinstance(ticket, Exception) else await _picture(ticket)
+    async def generate(self, task: ImageTask) -> bytes | Refusal:
+        """The image as PNG bytes, or why not. If the caller leaves, its row of the batch is freed."""
+        pending = self._submit(task)
+        return pending if isinstance(pending, Exception) else await _png(pending)
 
-    async def stream(self, wish: ImageTask, partials: int) -> AsyncGenerator[PartialImage | bytes | Refusal, None]:
-        """Up to `partials` previews, then what `generate` gives."""
-        seen: asyncio.Queue[PartialImage | None] = asyncio.Queue()
+    async def stream(self, task: ImageTask, num_partials: int) -> AsyncGenerator[PartialImage | bytes | Refusal, None]:
+        """Up to `num_partials` previews, then what `generate` returns."""
+        previews: asyncio.Queue[PartialImage | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
         def show(index: int, png: bytes) -> None:
-            loop.call_soon_threadsafe(seen.put_nowait, PartialImage(index, png))
+            loop.call_soon_threadsafe(previews.put_nowait, PartialImage(index, png))
 
-        ticket = self._submit(wish, num_previews=partials, on_preview=show)
-        if isinstance(ticket, Exception):
-            yield ticket
+        pending = self._submit(task, num_previews=num_partials, on_preview=show)
+        if isinstance(pending, Exception):
+            yield pending
             return
-        picture = asyncio.create_task(_picture(ticket))
-        picture.add_done_callback(lambda _: seen.put_nowait(None))
+        image = asyncio.create_task(_png(pending))
+        image.add_done_callback(lambda _: previews.put_nowait(None))
         try:
-            while (partial := await seen.get()) is not None:
+            while (partial := await previews.get()) is not None:
                 yield partial
-            yield await picture
+            yield await image
         finally:
-            picture.cancel()
+            image.cancel()
 
     def limits(self) -> RequestLimits:
-        """What may be asked for."""
+        """What requests may ask of the model that is loaded now."""
         return limits_of(self.served.name, self.batcher.limits(), self.config.serve)
 
     def stats(self) -> BatcherStats:
-        """What happens here."""
+        """Counters and queues of the batcher, for benchmarks and tests."""
         return self.batcher.stats()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What `policy.py` decides by; Serve asks every few seconds."""
+        """The input of `autoscaling.DrainTimePolicy`; Serve calls this every few seconds."""
         stats = self.batcher.stats()
-        return {DRAIN_S: stats.drain_s, UTILIZATION: self.busy.share(stats)}
+        return {DRAIN_S: stats.drain_s, UTILIZATION: self.utilization.since_last_call(stats)}
 
     def check_health(self) -> None:
-        """Raise if nothing is drawn any more; quick."""
+        """Raise if the batcher has stopped; Serve calls this every second."""
         self.batcher.check()
 
     def __del__(self) -> None:
-        """Called by Serve when the last request has been answered."""
+        """Stop the batcher: Serve calls this once the last request has been answered."""
         if hasattr(self, "closing"):
             self.closing.set()
             self.batcher.close()
 
-    def _submit(self, wish: ImageTask, **options: Any) -> PendingImage | Refusal:
-
+    def _submit(self, task: ImageTask, **options: Any) -> PendingImage | Refusal:
         try:
             return self.batcher.submit(
-                wish.request, tenant=wish.tenant, bulk=wish.bulk, timeout_s=wish.timeout_s, **options
+                task.request, tenant=task.tenant, bulk=task.bulk, timeout_s=task.timeout_s, **options
             )
         except QueueFull as full:
             return Overloaded(full.retry_after_s)
-        except DeadlineExceeded:  # it would take longer than that even alone
+        except DeadlineExceeded:  # even alone in the batch it would take longer than its time
             return TaskTimeout()
         except ConfigError as error:
             return error
@@ -113,51 +117,51 @@ class ModelReplica:
             _exit_process()
 
     def _measure(self) -> None:
-        self.meters.update(self.batcher.stats())
+        self.metrics.update(self.batcher.stats())
 
     def _reload(self) -> None:
-        """Take other weights if the checkpoint means others now; what was ordered before keeps the old ones."""
+        """Load other weights if the checkpoint means others now; images accepted before keep the old ones."""
         try:
-            if (uri := self.weights.newest()) != self.weights.uri:
-                model = self.weights.load(uri)
-                self.batcher.swap_model(model, self.weights.adapters(model))
-                self.weights.uri = uri
-                LOG.info("model %s: took the weights of %s", self.served.name, uri)
+            if (uri := self.loader.current_uri()) != self.loader.uri:
+                model = self.loader.load(uri)
+                self.batcher.swap_model(model, self.loader.adapters(model))
+                self.loader.uri = uri
+                LOG.info("model %s: uses the weights of %s now", self.served.name, uri)
         except EmojiLdmError as error:
             LOG.warning("model %s keeps its weights: %s", self.served.name, error)
 
-    def _every(self, seconds: float, act: Callable[[], None]) -> None:
+    def _repeat_every(self, seconds: float, action: Callable[[], None]) -> None:
         def repeat() -> None:
             while not self.closing.wait(seconds):
                 try:
-                    act()
-                except Exception:  # a full disk, a GPU without room: told, and tried again
-                    LOG.exception("%s failed; it is tried again in %.0f s", act.__name__, seconds)
+                    action()
+                except Exception:  # such as a full disk or GPU: logged, and tried again
+                    LOG.exception("%s failed; next try in %.0f s", action.__name__, seconds)
 
-        threading.Thread(target=repeat, name=act.__name__, daemon=True).start()
+        threading.Thread(target=repeat, name=action.__name__, daemon=True).start()
 
 
 class Utilization:
-    """How much of what a replica can do it did since it was last asked."""
+    """The share of its capacity that a replica used since the last call."""
 
     def __init__(self) -> None:
-        """Begin now."""
-        self._asked, self._steps_s, self._drawn = time.monotonic(), 0.0, 0
+        """Start measuring."""
+        self._last_call, self._steps_s, self._drawn = time.monotonic(), 0.0, 0
 
-    def share(self, stats: BatcherStats) -> float:
-        """0: nothing; 1: every forward pass was full, one after another, or packing went on all the time."""
+    def since_last_call(self, stats: BatcherStats) -> float:
+        """0 for idle; 1 if forward passes were full and back to back, or images were encoded all the time."""
         now = time.monotonic()
         steps_s = sum(seconds * rows / stats.max_batch for rows, seconds in stats.tick_s.items())
         done_s = max(steps_s - self._steps_s, (stats.drawn - self._drawn) * stats.encode_s)
-        share = min(1.0, done_s / max(1e-3, now - self._asked))
-        self._asked, self._steps_s, self._drawn = now, steps_s, stats.drawn
+        share = min(1.0, done_s / max(1e-3, now - self._last_call))
+        self._last_call, self._steps_s, self._drawn = now, steps_s, stats.drawn
         return share
 
 
-async def _picture(ticket: PendingImage) -> bytes | Refusal:
-    """PNG bytes; leaving early drops the row."""
+async def _png(pending: PendingImage) -> bytes | Refusal:
+    """PNG bytes, or why not; cancelling this frees the row of the batch."""
     try:
-        return await asyncio.wrap_future(ticket.future)
+        return await asyncio.wrap_future(pending.future)
     except DeadlineExceeded:
         return TaskTimeout()
     except ConfigError as error:
@@ -165,10 +169,10 @@ async def _picture(ticket: PendingImage) -> bytes | Refusal:
     except BatcherClosed:
         _exit_process()
     finally:
-        ticket.cancel()
+        pending.cancel()
 
 
 def _exit_process() -> NoReturn:
-    """End this process at once: those who wait here are served elsewhere, and Serve starts another replica."""
-    LOG.exception("nothing can be drawn here any more")
+    """End this process at once: the router repeats its requests elsewhere, and Serve starts another replica."""
+    LOG.exception("the batcher has stopped; this replica ends")
     os._exit(1)

@@ -1,7 +1,14 @@
-"""A pool of replicas per model as the `Backend` of the routes: replays what died with a replica, says when all is full.
+"""Sends each image to a replica of its model, and again to another one if that replica dies.
 
-A picture depends on its own draw alone, and the seed is settled before a draw comes here: drawing it again
-elsewhere gives the same bytes, so a death costs time and nothing else.
+This is the `Backend` of the HTTP routes and of the bulk runner. An image depends on its own request alone, and its
+seed is fixed before it comes here: drawn again elsewhere it has the same bytes. So a replay is safe at any time, and
+the death of a replica costs time only. Four kinds of failure are told apart:
+
+- full (`BackPressureError`, `Overloaded`): passed on as a refusal, unless a replica had accepted the image already;
+  then it was promised, and is offered again until its time is over
+- unavailable: no replica had the call; it is repeated after a pause
+- died with the call: it is repeated too, but after `MAX_REPLICA_DEATHS` the image itself is suspected and given up
+- out of time, or refused by the model: passed on
 """
 
 from __future__ import annotations
@@ -21,65 +28,73 @@ from emoji_ldm.config import ServeConfig
 from emoji_ldm.serve.backend import ImageTask, Overloaded, PartialImage, ReplicaLost, RequestLimits, TaskTimeout
 from ray_jobs.serving.service_metrics import ClientMetrics
 
-MAX_REPLICA_DEATHS = 8  # more than bad luck: a draw that kills whoever draws it must not go round all replicas for ever
-PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0  # before the second try, then doubled: a new replica takes seconds to start
-LIMITS_TIMEOUT_S = 2.0  # what a model allows is known anyway
+MAX_REPLICA_DEATHS = 8  # an image that kills its replica must not visit all of them for ever
+PAUSE_S, LONGEST_PAUSE_S = (
+    0.2,
+    5.0,
+)  # before the second try, then doubled up to the limit: a new replica takes seconds to start
+LIMITS_TIMEOUT_S = 2.0  # then the limits that are known are used
 
 
 class _CallDropped(Exception):
-    """A replica gave the call up although nobody here did."""
+    """The replica cancelled the call, although its caller did not."""
 
 
-UNAVAILABLE_ERRORS = (ActorUnavailableError, ReplicaUnavailableError, DeploymentUnavailableError)  # nobody had the call
+UNAVAILABLE_ERRORS = (
+    ActorUnavailableError,
+    ReplicaUnavailableError,
+    DeploymentUnavailableError,
+)  # no replica had the call
 RETRYABLE_ERRORS = (*UNAVAILABLE_ERRORS, RayActorError, ObjectLostError, _CallDropped)
 
 
 class ReplicaRouter:
-    """Draws on whichever replica has room."""
+    """A `Backend` over the deployments of Ray Serve, one per model."""
 
     def __init__(self, handles: Mapping[str, Any], limits: Mapping[str, RequestLimits], settings: ServeConfig) -> None:
-        """Keep the ways to the replicas: a deployment handle by the model's name, the default model first.
+        """Route to these deployments.
 
         Args:
-            handles: Deployment handles.
-            limits: What each model allows, by its files: no replica need run for that.
-            settings: Whether pools may sleep, how long a request may take, and the like.
+            handles: Deployment handles by the model's name, the default model first.
+            limits: What each model allows, read from its files; no replica has to run for that.
+            settings: Time limits, and whether deployments may scale to zero.
         """
         self.handles, self.settings = handles, settings
-        self._limits, self._asked = dict(limits), ClientMetrics()
-        self._told: dict[str, float] = {}  # when a replica said what its model allows
-        self._stale: set[str] = set()  # models whose replicas may say something else by now
+        self._limits, self._metrics = dict(limits), ClientMetrics()
+        self._refreshed_at: dict[str, float] = {}  # when a replica last reported the limits of its model
+        self._stale: set[str] = set()  # models whose replicas may have other limits by now
 
     async def models(self) -> dict[str, RequestLimits]:
-        """What each model allows, at once, but for a moment if a replica may have taken other weights meanwhile."""
+        """The limits of each model; takes a moment only if a replica may have loaded other weights meanwhile."""
         if self._stale:
             stale, self._stale = self._stale, set()
-            await asyncio.gather(*map(self._tell, stale))
+            await asyncio.gather(*map(self._refresh_limits, stale))
         return {name: self._limits[name] for name in self.handles}
 
-    async def generate(self, wish: ImageTask) -> bytes:
-        """PNG bytes; from another replica, within the wish's time, if one dies.
+    async def generate(self, task: ImageTask) -> bytes:
+        """The image as PNG bytes; if its replica dies, from another one within the task's time.
 
         Raises:
-            Overloaded: Too much waits already.
-            Expired: The time is over.
-            ConfigError: The model cannot make this draw.
+            Overloaded: The queues are full.
+            TaskTimeout: The task's time is over.
+            ConfigError: The model cannot serve this request.
+            ReplicaLost: Too many replicas died over it.
         """
-        async with aclosing(self.stream(wish, 0)) as items:
+        async with aclosing(self.stream(task, 0)) as items:
             async for item in items:
                 if isinstance(item, bytes):
                     return item
-        raise AssertionError("a stream ends with a picture or an error")
+        raise AssertionError("a stream ends with an image or an error")
 
-    async def stream(self, wish: ImageTask, partials: int) -> AsyncGenerator[PartialImage | bytes, None]:
-        """Up to `partials` previews, then the PNG bytes; a replay repeats no preview. Raises as `generate`."""
-        way, shown = RetryState(time.monotonic() + min(wish.timeout_s, self.settings.timeout_s)), -1
+    async def stream(self, task: ImageTask, num_partials: int) -> AsyncGenerator[PartialImage | bytes, None]:
+        """Up to `num_partials` previews, then the PNG bytes; a replay repeats no preview. Raises as `generate`."""
+        retries, shown = RetryState(time.monotonic() + min(task.timeout_s, self.settings.timeout_s)), -1
         while True:
             try:
-                async with aclosing(self._call(replace(wish, timeout_s=way.left_s), partials)) as items:
+                async with aclosing(self._call(replace(task, timeout_s=retries.remaining_s), num_partials)) as items:
                     async for item in items:
                         if isinstance(item, bytes):
-                            self._notice(wish.model)
+                            self._mark_stale(task.model)
                             yield item
                             return
                         if item.index > shown:
@@ -87,19 +102,19 @@ class ReplicaRouter:
                             yield item
             except (BackPressureError, Overloaded) as error:
                 retry_s = error.retry_after_s or self.settings.target_wait_s
-                if not way.accepted:
-                    self._asked.refused(wish.model)
+                if not retries.accepted:
+                    self._metrics.count_refusal(task.model)
                     raise Overloaded(retry_s) from None
-                await way.pause(retry_s)
+                await retries.pause(retry_s)
             except TaskTimeout:
-                self._asked.expired(wish.model)
+                self._metrics.count_timeout(task.model)
                 raise
             except RETRYABLE_ERRORS as error:
-                await way.again(error)
-                self._asked.replayed(wish.model)
+                await retries.after_error(error)
+                self._metrics.count_replay(task.model)
 
     async def ready(self) -> bool:
-        """Whether a replica of some model runs, or none needs to."""
+        """Whether a replica of some model runs, or models may scale to zero."""
         if self.settings.min_replicas == 0:
             return True
         status = await asyncio.to_thread(serve.status)
@@ -107,13 +122,17 @@ class ReplicaRouter:
         return any(deployments[handle.deployment_name].replica_states.get("RUNNING", 0)
                    for handle in self.handles.values())  # fmt: skip
 
-    async def _call(self, wish: ImageTask, partials: int) -> AsyncGenerator[PartialImage | bytes, None]:
-        """One try: what a replica sends, its errors raised; leaving it early frees the row there."""
-        handle, deadline, done = self.handles[wish.model], time.monotonic() + wish.timeout_s, False
-        answer = handle.options(stream=True).stream.remote(wish, partials) if partials else handle.generate.remote(wish)
+    async def _call(self, task: ImageTask, num_partials: int) -> AsyncGenerator[PartialImage | bytes, None]:
+        """One try: what a replica sends, with its refusal raised; leaving early frees the row of its batch."""
+        handle, deadline, done = self.handles[task.model], time.monotonic() + task.timeout_s, False
+        answer = (
+            handle.options(stream=True).stream.remote(task, num_partials)
+            if num_partials
+            else handle.generate.remote(task)
+        )
         try:
             while not done:
-                item = await _until(deadline, answer.__anext__() if partials else answer)
+                item = await _until(deadline, answer.__anext__() if num_partials else answer)
                 done = not isinstance(item, PartialImage)
                 if isinstance(item, Exception):
                     raise item
@@ -122,56 +141,56 @@ class ReplicaRouter:
             if not done:
                 answer.cancel()
 
-    async def _tell(self, name: str) -> None:
-        """Learn from a replica what its model allows; what is known stays if none answers soon."""
+    async def _refresh_limits(self, name: str) -> None:
+        """Ask a replica for the limits of its model; the known ones stay if none answers soon."""
         answer = self.handles[name].limits.remote()
         try:
             self._limits[name] = await _until(time.monotonic() + LIMITS_TIMEOUT_S, answer)
-            self._told[name] = time.monotonic()
+            self._refreshed_at[name] = time.monotonic()
         except (BackPressureError, TaskTimeout, *RETRYABLE_ERRORS):
             answer.cancel()
 
-    def _notice(self, name: str) -> None:
-        """Have it asked what a model allows if no replica has said so, or if its weights may have been replaced.
+    def _mark_stale(self, name: str) -> None:
+        """Have a model's limits asked for if no replica has reported any, or if its weights may have been replaced.
 
-        Only of a model that has just drawn: asking would wake one that sleeps.
+        This is called after an image was drawn: to ask a model that has scaled to zero would start a replica.
         """
-        told, every_s = self._told.get(name), self.settings.reload_s
-        if told is None or (every_s and time.monotonic() - told > every_s):
+        refreshed_at, every_s = self._refreshed_at.get(name), self.settings.reload_s
+        if refreshed_at is None or (every_s and time.monotonic() - refreshed_at > every_s):
             self._stale.add(name)
 
 
 class RetryState:
-    """Of one picture, over as many replicas as it takes."""
+    """The tries of one image, over as many replicas as it takes."""
 
     def __init__(self, deadline: float) -> None:
-        """Begin; by the deadline, in seconds of the monotonic clock, it has ended."""
-        self.deadline, self.accepted = deadline, False  # whether a replica had it
+        """Allow tries until the deadline, in seconds of the monotonic clock."""
+        self.deadline, self.accepted = deadline, False  # accepted: a replica had it
         self._deaths, self._pause_s = 0, PAUSE_S
 
     @property
-    def left_s(self) -> float:
-        """Seconds left."""
+    def remaining_s(self) -> float:
+        """Seconds until the deadline."""
         return max(0.0, self.deadline - time.monotonic())
 
     async def pause(self, seconds: float) -> None:
-        """Wait, but not longer than there is time."""
-        await asyncio.sleep(min(seconds, self.left_s))
+        """Wait, at most until the deadline."""
+        await asyncio.sleep(min(seconds, self.remaining_s))
 
-    async def again(self, error: Exception) -> None:
-        """Wait for another replica; raises the error, or Overloaded, if there is no use in that."""
+    async def after_error(self, error: Exception) -> None:
+        """Wait before the next try; raises ReplicaLost or Overloaded if there shall be none."""
         self._deaths += isinstance(error, ActorDiedError)
         self.accepted |= not isinstance(error, UNAVAILABLE_ERRORS)
         if self._deaths == MAX_REPLICA_DEATHS:
             raise ReplicaLost(f"{MAX_REPLICA_DEATHS} replicas died over it") from error
-        if not self.left_s:
+        if not self.remaining_s:
             raise Overloaded(LONGEST_PAUSE_S) from None
         await self.pause(self._pause_s)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
 
 async def _until(deadline: float, awaitable: Awaitable[Any]) -> Any:
-    """A result, or Expired at the deadline."""
+    """The result; TaskTimeout at the deadline, `_CallDropped` if the replica cancelled the call."""
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
             return await awaitable
@@ -179,6 +198,6 @@ async def _until(deadline: float, awaitable: Awaitable[Any]) -> Any:
         raise TaskTimeout from None
     except asyncio.CancelledError:
         task = asyncio.current_task()
-        if task is not None and not task.cancelling():  # Ray tells a task cancelled over there in the same way
+        if task is not None and not task.cancelling():  # else Ray reports a cancellation in the replica this way
             raise _CallDropped from None
         raise

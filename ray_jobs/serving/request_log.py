@@ -1,4 +1,7 @@
-"""The log of requests: into the log of Serve, where JSON stays JSON, and to the console of `emoji-ldm serve`."""
+"""The request log: into the log of Ray Serve, where JSON stays JSON, and to the console of `emoji-ldm serve`.
+
+Requests are handled in the process of the ingress; the console is another process, which fetches new lines.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +11,41 @@ import logging
 from collections import deque
 
 LOGGER = "emoji_ldm.serve"
-MAX_BUFFERED_LINES = 10_000  # lines for a console that does not come for them
-POLL_S = 1.0  # how long a console waits for the next line
+MAX_BUFFERED_LINES = 10_000  # older lines are dropped if no console fetches them
+POLL_S = 1.0  # how long a console waits for a line
 
 
 class RequestLogHandler(logging.Handler):
-    """Hands each line to Serve's logger, and keeps it for who follows."""
+    """Passes each line to Serve's logger, and keeps it for a console."""
 
     def __init__(self) -> None:
-        """Listen from now on; made within the event loop of the ingress."""
+        """Handle the lines of the request logger; to be created in the event loop of the ingress."""
         super().__init__()
         self.lines: deque[str] = deque(maxlen=MAX_BUFFERED_LINES)
-        self.loop, self.more = asyncio.get_running_loop(), asyncio.Event()
+        self.loop, self.available = asyncio.get_running_loop(), asyncio.Event()
         logger = logging.getLogger(LOGGER)
         logger.setLevel(logging.INFO)
         logger.propagate = False
         logger.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass a line on."""
+        """Pass a line on; called in any thread."""
         line = self.format(record)
         logging.getLogger("ray.serve").log(record.levelno, "request", extra={"fields": _fields(line)})
         self.lines.append(line)
-        self.loop.call_soon_threadsafe(self.more.set)
+        self.loop.call_soon_threadsafe(self.available.set)
 
-    async def take(self) -> list[str]:
-        """The lines since the last time; waits a moment for one."""
+    async def drain(self) -> list[str]:
+        """The lines since the last call; waits a moment for one."""
         try:
             async with asyncio.timeout(POLL_S):
-                await self.more.wait()
+                await self.available.wait()
         except TimeoutError:
             return []
-        self.more.clear()
-        taken = list(self.lines)
+        self.available.clear()
+        drained = list(self.lines)
         self.lines.clear()
-        return taken
+        return drained
 
 
 def _fields(line: str) -> object:

@@ -51,7 +51,7 @@ def test_a_replica_is_busy_by_its_steps_or_by_its_packing(monkeypatch):
     monkeypatch.setattr("ray_jobs.serving.replica.time.monotonic", lambda: now[0])
     busy = Utilization()
     now[0] += 10
-    assert busy.share(stats(1, _4=4.0, _1=4.0)) == pytest.approx(0.5)
+    assert busy.since_last_call(stats(1, _4=4.0, _1=4.0)) == pytest.approx(0.5)
     now[0] += 10
-    assert busy.share(stats(19, _4=4.0, _1=8.0)) == pytest.approx(0.9)
-    assert busy.share(stats(99, _4=40.0, _1=8.0)) == 1
+    assert busy.since_last_call(stats(19, _4=4.0, _1=8.0)) == pytest.approx(0.9)
+    assert busy.since_last_call(stats(99, _4=40.0, _1=8.0)) == 1

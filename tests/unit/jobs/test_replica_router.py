@@ -102,7 +102,7 @@ def test_a_draw_that_kills_every_replica_is_given_up():
 def test_nobody_waits_longer_than_wished_and_the_row_is_freed_and_it_is_counted():
     pool, handle = pool_of([FOREVER])
     counted = []
-    pool._asked = SimpleNamespace(expired=counted.append)
+    pool._metrics = SimpleNamespace(count_timeout=counted.append)
     with pytest.raises(TaskTimeout):
         asyncio.run(pool.generate(wish(timeout_s=0.05)))
     assert handle.calls[0].cancelled and counted == ["tiny"]
@@ -184,7 +184,7 @@ def test_a_replica_that_does_not_tell_its_limits_holds_up_nobody(answer, monkeyp
         await pool.generate(wish())
         assert await pool.models() == {"tiny": LIMITS}
 
-    monkeypatch.setattr(replica_router, "ASK_S", 0.01)
+    monkeypatch.setattr(replica_router, "LIMITS_TIMEOUT_S", 0.01)
     asyncio.run(asyncio.wait_for(ask(), 5))
 
 
