@@ -1,4 +1,4 @@
-"""The standing cluster's dashboard, through a forwarded port and with its token."""
+"""Opens the dashboard of the standing Ray cluster through a forwarded port, with the token of the cluster."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from emoji_ldm.errors import ClusterError
-from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
+from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl, explain_error
 
 CLUSTER, SECRET, KEY = "emoji-ldm", "emoji-ldm-token", "auth_token"
 FORWARDED = re.compile(r"Forwarding from (127\.0\.0\.1:\d+)")
-# What to type later, when the forwarded port is gone; {job} is the Ray job's id.
+# Commands for later, when the forwarded port is closed; {job} is the id of the Ray job.
 COMMANDS = {
     "logs": "emoji-ldm cluster logs {job} --follow",
     "stop": f"kubectl -n {NAMESPACE} port-forward svc/{CLUSTER}-head-svc 8265, then ray job stop {{job}} "
@@ -24,22 +24,23 @@ COMMANDS = {
 
 @contextmanager
 def open_dashboard(kubectl: Kubectl) -> Iterator[str]:
-    """The address of the dashboard while the block runs; Ray's clients in this process have the token meanwhile.
+    """The address of the dashboard while the block runs; Ray clients of this process use the token meanwhile.
 
     Raises:
-        ClusterError: There is no token, no standing cluster, or its dashboard cannot be reached.
+        ClusterError: The token or the standing cluster does not exist, or its dashboard cannot be reached.
     """
     secret = kubectl.get("secret", SECRET)
     token = base64.b64decode(((secret or {}).get("data") or {}).get(KEY, "")).decode()
     if not token:
         raise ClusterError(f"there is no Secret {SECRET} with the key {KEY} in namespace {NAMESPACE}; "
-                           "make it with: emoji-ldm cluster up --overlay NAME")  # fmt: skip
+                           "create it with: emoji-ldm cluster up --overlay NAME")  # fmt: skip
+    # Ray reads the token from the environment only, so it is set for the time of the block.
     before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
     process = kubectl.popen("port-forward", f"service/{CLUSTER}-head-svc", ":8265", "--address", "127.0.0.1",
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     try:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
-        yield _address(process)
+        yield _forwarded_address(process)
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)
@@ -48,13 +49,12 @@ def open_dashboard(kubectl: Kubectl) -> Iterator[str]:
         process.communicate()
 
 
-def _address(process: subprocess.Popen[str]) -> str:
+def _forwarded_address(process: subprocess.Popen[str]) -> str:
+    """The local address that kubectl prints once it listens; ClusterError if it ends instead."""
     assert process.stdout is not None
     assert process.stderr is not None
     if found := FORWARDED.search(process.stdout.readline()):
         return f"http://{found[1]}"
-    from emoji_ldm.kubernetes.kubectl import explain_error
-
     process.terminate()
     raise ClusterError(f"cannot reach the standing cluster {CLUSTER}: {explain_error(process.stderr.read())}; see: "
                        "emoji-ldm cluster status")  # fmt: skip

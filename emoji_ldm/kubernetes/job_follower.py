@@ -1,4 +1,10 @@
-"""A RayJob from its creation to its end: every change of its state, and the log of every attempt."""
+"""Follows a RayJob to its end: prints every change of its state and the log of every attempt.
+
+State and log come from different sources. The state is polled from the RayJob; while it waits, the reason is looked up
+in other objects. The log is that of the submitter Pod, streamed by a kubectl process that writes to standard output
+itself. A retried job has a new submitter Pod, a lost connection ends the process without ending the job, and the
+cluster may not answer for minutes while the job runs on; the three classes below handle one of these each.
+"""
 
 from __future__ import annotations
 
@@ -13,36 +19,38 @@ from datetime import UTC, datetime, timedelta
 from emoji_ldm.errors import ClusterError
 from emoji_ldm.kubernetes import status
 from emoji_ldm.kubernetes.diagnostics import NamespaceState
-from emoji_ldm.kubernetes.kubectl import NAMESPACE, ClusterUnreachable, Kubectl, KubeObject, explain_error
-from emoji_ldm.kubernetes.status_rows import DONE, FAILED, WAITS, StatusRow, job_row
+from emoji_ldm.kubernetes.kubectl import NAMESPACE, ClusterUnreachable, Kubectl, explain_error
+from emoji_ldm.kubernetes.lint.rendering import KubeObject
+from emoji_ldm.kubernetes.status_rows import DONE, FAILED, WAITING, StatusRow, job_row
 from emoji_ldm.progress import print_status
 
 POLL_S = 2.0
 DIAGNOSE_EVERY_S = 10.0
-LOG_DRAIN_TIMEOUT_S = 15.0  # what a log that has ended may still need to arrive
-MAX_OUTAGE_S = 300.0  # how long a cluster that did answer may not answer
-OVERLAP_S = 60  # of a log that goes on: kubectl takes up to 45 s to see that its connection is dead
+LOG_DRAIN_TIMEOUT_S = 15.0  # how long to wait for the rest of the log after the job has ended
+MAX_OUTAGE_S = 300.0  # how long a cluster that has answered before may be unreachable
+OVERLAP_S = 60  # of a resumed log; kubectl takes up to 45 s to notice a dead connection
 INTERRUPTED = 130
 EXIT_CODE = re.compile(r"exit code (\d+)")
 
 
 def follow(kubectl: Kubectl, name: str) -> int:
-    """Tell what a job does until it ends; returns the exit status of its command, 130 if its user stops following.
+    """Print state and log of a job until it ends; returns the exit status of its command, or 130 after Ctrl-C.
 
     Raises:
-        ClusterError: The job is not there (any more), or the cluster cannot be reached for minutes.
+        ClusterError: The job does not exist (any more), or the cluster has been unreachable for minutes.
     """
-    again = f"emoji-ldm cluster logs {name} --follow"
+    command = f"emoji-ldm cluster logs {name} --follow"
     try:
         with _log(kubectl, name) as log:
-            row = _to_end(kubectl, name, log)
+            row = _follow_to_end(kubectl, name, log)
     except KeyboardInterrupt:
         print_status(
-            f"\nthe job goes on\nto follow it again: {again}\nto stop it: kubectl -n {NAMESPACE} delete rayjob {name}"
+            f"\nthe job continues\nto follow it again: {command}\n"
+            f"to stop it: kubectl -n {NAMESPACE} delete rayjob {name}"
         )
         return INTERRUPTED
     except ClusterUnreachable as error:
-        raise ClusterError(f"{error}; job {name} may go on: {again}") from None
+        raise ClusterError(f"{error}; job {name} may still be running: {command}") from None
     if row.state == DONE:
         print_status(f"job {name} succeeded")
         return 0
@@ -52,71 +60,77 @@ def follow(kubectl: Kubectl, name: str) -> int:
 
 
 class _LogStream:
-    """The log of the newest submitter Pod, as a kubectl that writes to our standard output."""
+    """Streams the log of the newest submitter Pod by a kubectl process that writes to standard output."""
 
     def __init__(self, kubectl: Kubectl, name: str) -> None:
         self.kubectl, self.name = kubectl, name
-        self.pod, self.last_connected = "", datetime.now(UTC)  # when its connection was last known to stand
+        self.pod = ""
+        self.last_connected = datetime.now(UTC)  # when the connection was last known to work
         self.process: subprocess.Popen[str] | None = None
         self.ended = False
 
     def ensure_streaming(self) -> None:
-        """Begin with the Pod of a new attempt; go on where a connection was lost."""
+        """Start to stream the log of a new attempt, or resume after a lost connection."""
         if self.process is not None and self.process.poll() is None:
             self.last_connected = datetime.now(UTC)
             return
-        pod = newest(self.kubectl, self.name)
+        pod = newest_submitter(self.kubectl, self.name)
         if pod is None or (pod == self.pod and self.process is not None and self.process.returncode == 0):
             return
+        # kubectl has no cursor, only a time: some lines are printed twice rather than lost.
         since = self.last_connected - timedelta(seconds=OVERLAP_S)
         resumed = ("--since-time", f"{since:%Y-%m-%dT%H:%M:%SZ}") if pod == self.pod else ()
         self.pod = pod
         self.process = self.kubectl.popen("logs", "--follow", pod, *resumed, stderr=subprocess.PIPE)
         self.ended = False
 
-    def end(self, patience_s: float) -> None:
-        """Let the log come to its end, but not for longer; who waits for nothing is not told what is missing."""
-        process, over = self.process, self.ended
+    def end(self, timeout_s: float) -> None:
+        """Wait for the end of the log, then stop the process; with a timeout of 0, errors are not reported."""
+        process, ended = self.process, self.ended
         self.ended = True
-        if process is None or over:
+        if process is None or ended:
             return
         try:
-            _, complaint = process.communicate(timeout=patience_s)
+            _, errors = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             process.terminate()
             process.communicate()
         else:
-            if process.returncode and patience_s:
-                print_status(f"the log is not all here: {explain_error(complaint)}")
+            if process.returncode and timeout_s:
+                print_status(f"the log is incomplete: {explain_error(errors)}")
 
     def drain(self) -> None:
-        """The log to its end, and that of an attempt which began and ended since the last look."""
+        """Print the rest of the log, and that of an attempt which began and ended since the last poll."""
         self.end(LOG_DRAIN_TIMEOUT_S)
-        if newest(self.kubectl, self.name) not in (None, self.pod):
+        if newest_submitter(self.kubectl, self.name) not in (None, self.pod):
             self.ensure_streaming()
             self.end(LOG_DRAIN_TIMEOUT_S)
 
 
 class _OutageTolerance:
-    """Bears that the cluster does not answer for a while: a job takes longer than a network stands."""
+    """A context manager that suppresses errors of an unreachable cluster for a while, as jobs outlast connections.
+
+    The first question must be answered: a cluster that has never answered is a mistake, not an outage. A retry library
+    does not fit, because each question is a new one and the outage is measured across all of them.
+    """
 
     def __init__(self) -> None:
-        self.answered: float | None = None
-        self.told = False
+        self.last_answer: float | None = None
+        self.reported = False
 
     def __enter__(self) -> None:
-        """Something is asked."""
+        """Nothing to prepare."""
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         now = time.monotonic()
         if not isinstance(error, ClusterUnreachable):
-            self.answered, self.told = now, False
+            self.last_answer, self.reported = now, False
             return False
-        if self.answered is None or now - self.answered > MAX_OUTAGE_S:
+        if self.last_answer is None or now - self.last_answer > MAX_OUTAGE_S:
             return False
-        if not self.told:
-            print_status(f"{error}; asking again")
-        self.told = True
+        if not self.reported:
+            print_status(f"{error}; trying again")
+        self.reported = True
         return True
 
 
@@ -129,39 +143,39 @@ def _log(kubectl: Kubectl, name: str) -> Iterator[_LogStream]:
         log.end(0.0)
 
 
-def newest(kubectl: Kubectl, name: str) -> str | None:
-    """Name of the Pod that submits the job now, and prints its log; None before there is one that began."""
+def newest_submitter(kubectl: Kubectl, name: str) -> str | None:
+    """Name of the newest submitter Pod of a job, which prints its log; None if none has started yet."""
     pods = kubectl.list_objects("pods", "--selector", f"job-name={name}")
-    begun = [pod for pod in pods if (pod.get("status") or {}).get("phase") in ("Running", "Succeeded", "Failed")]
-    last = max(begun, key=_made, default=None)
+    started = [pod for pod in pods if (pod.get("status") or {}).get("phase") in ("Running", "Succeeded", "Failed")]
+    last = max(started, key=_created_at, default=None)
     return str(last["metadata"]["name"]) if last else None
 
 
-def _made(obj: KubeObject) -> str:
+def _created_at(obj: KubeObject) -> str:
     return str(obj["metadata"].get("creationTimestamp") or "")
 
 
-def _to_end(kubectl: Kubectl, name: str, log: _LogStream) -> StatusRow:
-    told, looked, patience = "", -math.inf, _OutageTolerance()
+def _follow_to_end(kubectl: Kubectl, name: str, log: _LogStream) -> StatusRow:
+    printed, diagnosed_at, tolerance = "", -math.inf, _OutageTolerance()
     row: StatusRow | None = None
     while row is None or row.state not in (DONE, FAILED):
         if row is not None:
             time.sleep(POLL_S)
-        with patience:
+        with tolerance:
             row = _row(kubectl, name)
-            if row.state == WAITS and time.monotonic() - looked < DIAGNOSE_EVERY_S:
+            if row.state == WAITING and time.monotonic() - diagnosed_at < DIAGNOSE_EVERY_S:
                 continue
-            if row.state == WAITS:  # why, is written in other objects; they may be many
-                looked = time.monotonic()
+            if row.state == WAITING:  # the reason is in other objects, which may be many, so it is looked up less often
+                diagnosed_at = time.monotonic()
                 row = next(
                     (row for row in status.read_status(kubectl)[0] if (row.kind, row.name) == ("job", name)), row
                 )
             text = f"{row.state}{f', {row.reason}' if row.reason else ''}"
-            if text != told and row.state not in (DONE, FAILED):
+            if text != printed and row.state not in (DONE, FAILED):
                 print_status(f"job {name}: {text}")
-            told = text
+            printed = text
             log.ensure_streaming()
-    with patience:
+    with tolerance:
         log.drain()
     return row
 
@@ -169,5 +183,5 @@ def _to_end(kubectl: Kubectl, name: str, log: _LogStream) -> StatusRow:
 def _row(kubectl: Kubectl, name: str) -> StatusRow:
     job = kubectl.get("rayjobs.ray.io", name)
     if job is None:
-        raise ClusterError(f"job {name} is not there any more; somebody deleted it")
+        raise ClusterError(f"job {name} does not exist any more; it was deleted")
     return job_row(job, NamespaceState((job,)))

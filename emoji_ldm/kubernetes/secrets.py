@@ -1,4 +1,8 @@
-"""The Secrets that an overlay needs: which, and random ones where the overlay itself holds both ends of the secret."""
+"""Secrets of an overlay: which ones it needs, and random values where the overlay contains both sides.
+
+The in-cluster store and Redis are installed with the same Secret that their clients read, so any random value will do.
+With S3 and ElastiCache the values exist elsewhere, and the user is told how to create the Secrets from there.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,15 @@ import secrets
 import yaml
 
 from emoji_ldm.errors import ClusterError
-from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl, KubeObject
+from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
+from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.overlay import Overlay
 
-ACCESS_KEY = "AWS_ACCESS_KEY_ID"  # MinIO takes 3 to 20 characters, and 8 to 40 for the secret key
+ACCESS_KEY = "AWS_ACCESS_KEY_ID"  # MinIO accepts 3 to 20 characters for it, and 8 to 40 for the secret key
 
 
-def wanted(overlay: Overlay) -> dict[str, list[str]]:
-    """Name -> keys of the Secrets that somebody has to make; those of an ExternalSecret come by themselves."""
+def required_secrets(overlay: Overlay) -> dict[str, list[str]]:
+    """The keys of each Secret that has to be created, by name; an ExternalSecret creates its own."""
     declared = yaml.safe_load((overlay.folder / "secrets.yaml").read_text(encoding="utf-8"))
     fetched = {((obj["spec"].get("target") or {}).get("name") or obj["metadata"]["name"])
                for obj in overlay.of_kinds("ExternalSecret")}  # fmt: skip
@@ -23,22 +28,22 @@ def wanted(overlay: Overlay) -> dict[str, list[str]]:
 
 
 def ensure(kubectl: Kubectl, overlay: Overlay) -> list[str]:
-    """Make the Secrets that are missing; returns their names. What is there stays as it is, and nothing is printed.
+    """Create the Secrets that are missing and return their names; existing ones are not changed.
 
     Raises:
-        ClusterError: One lacks a key, or is missing in an overlay whose store and Redis are elsewhere.
+        ClusterError: A Secret lacks a key, or is missing in an overlay whose store and Redis are outside of it.
     """
-    keys = wanted(overlay)
-    there = {obj["metadata"]["name"]: set(obj.get("data") or {}) for obj in kubectl.list_objects("secrets")}
-    for name, held in there.items():
-        if lacking := [key for key in keys.get(name, ()) if key not in held]:
+    keys = required_secrets(overlay)
+    existing = {obj["metadata"]["name"]: set(obj.get("data") or {}) for obj in kubectl.list_objects("secrets")}
+    for name, present in existing.items():
+        if lacking := [key for key in keys.get(name, ()) if key not in present]:
             raise ClusterError(f"Secret {name} in namespace {NAMESPACE} lacks the key {', '.join(lacking)}; "
                                f"add it, or delete the Secret and run this again")  # fmt: skip
-    missing = [name for name in keys if name not in there]
+    missing = [name for name in keys if name not in existing]
     if missing and not overlay.of_kinds("StatefulSet"):
         commands = "; ".join(_command(name, keys[name]) for name in missing)
-        raise ClusterError(f"Secret {', '.join(missing)} is missing, and this overlay keeps its secrets elsewhere: "
-                           f"make it from there: {commands}")  # fmt: skip
+        raise ClusterError(f"Secret {', '.join(missing)} is missing, and its value exists outside of this overlay; "
+                           f"create it from there: {commands}")  # fmt: skip
     if missing:
         kubectl.run("create", "--filename", "-", input_objects=[_random(name, keys[name]) for name in missing])
     return missing

@@ -1,4 +1,4 @@
-"""`emoji-ldm cluster status`: one table of what runs, and the command to type next."""
+"""`emoji-ldm cluster status`: one table of everything that runs, and the next command to type."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict
 from emoji_ldm.errors import ClusterError
 from emoji_ldm.kubernetes.diagnostics import NamespaceState
 from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
-from emoji_ldm.kubernetes.status_rows import DONE, FAILED, READY, WAITS, StatusRow, build_rows
+from emoji_ldm.kubernetes.status_rows import DONE, FAILED, READY, WAITING, StatusRow, build_rows
 from emoji_ldm.progress import format_duration, print_status
 
 KINDS = ("pods", "events", "deployments.apps", "statefulsets.apps", "jobs.batch", "persistentvolumeclaims",
@@ -19,7 +19,7 @@ STAGES = ("crawl", "caption", "autoencoder", "latents", "train", "generate", "re
 
 
 def run(kubectl: Kubectl, *, as_json: bool) -> int:
-    """Print the table (or JSON) and the next command; returns 1 if something has failed."""
+    """Print the table or JSON, and the next command; returns 1 if anything but a job has failed, otherwise 0."""
     rows, refused = read_status(kubectl)
     if as_json:
         value = {"namespace": NAMESPACE, "rows": [asdict(row) for row in rows], "next": next_command(rows)}
@@ -28,33 +28,33 @@ def run(kubectl: Kubectl, *, as_json: bool) -> int:
         print_status(f"namespace {NAMESPACE} on {kubectl.describe_context()}")
         sys.stdout.write(format_table(rows))
         if refused:
-            print_status(f"you may not list {', '.join(refused)}: reasons that lie there are not shown")
+            print_status(f"you may not list {', '.join(refused)}, so reasons found there are missing")
         print_status(f"next: {next_command(rows)}")
     return 1 if any(row.state == FAILED for row in rows if row.kind != "job") else 0
 
 
 def read_status(kubectl: Kubectl) -> tuple[list[StatusRow], list[str]]:
-    """What runs now, and the kinds that this user may not list.
+    """The rows of everything that runs, and the kinds that this user may not list.
 
     Raises:
-        ClusterError: The namespace is not there, or nothing of it may be read.
+        ClusterError: The namespace does not exist, or nothing in it may be read.
     """
-    there = set(kubectl.api_resources.values())
-    objects, refused = kubectl.list_readable(",".join(kind for kind in KINDS if kind in there))
+    served = set(kubectl.api_resources.values())
+    objects, refused = kubectl.list_readable(",".join(kind for kind in KINDS if kind in served))
     namespace = NamespaceState(tuple(objects))
     if not namespace.objects and kubectl.get("namespace", NAMESPACE) is None:
-        raise ClusterError(f"there is no namespace {NAMESPACE} on {kubectl.describe_context()}; make it with: "
+        raise ClusterError(f"there is no namespace {NAMESPACE} on {kubectl.describe_context()}; create it with: "
                            "emoji-ldm cluster up --overlay NAME")  # fmt: skip
     return list(build_rows(namespace)), refused
 
 
-def format_table(found: list[StatusRow]) -> str:
-    """The rows for people, one line each."""
-    if not found:
-        return "nothing runs\n"
-    cells = [("WHAT", "NAME", "STATE", "AGE", "WHY")]
+def format_table(rows: list[StatusRow]) -> str:
+    """The rows as a table of text, one line each."""
+    if not rows:
+        return "nothing is running\n"
+    cells = [("KIND", "NAME", "STATE", "AGE", "REASON")]
     cells += [
-        (row.kind, row.name, row.state, format_duration(row.age_s) if row.age_s else "", row.reason) for row in found
+        (row.kind, row.name, row.state, format_duration(row.age_s) if row.age_s else "", row.reason) for row in rows
     ]
     widths = [max(len(line[column]) for line in cells) for column in range(4)]
     lines = (
@@ -63,16 +63,16 @@ def format_table(found: list[StatusRow]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def next_command(found: list[StatusRow]) -> str:
-    """The command to type next."""
-    jobs = [row for row in found if row.kind == "job"]
-    if any(row.kind in ("server", "setup", "cluster") and row.state in (WAITS, FAILED) for row in found):
+def next_command(rows: list[StatusRow]) -> str:
+    """The command to type next: what a newcomer to the system would want after this state."""
+    jobs = [row for row in rows if row.kind == "job"]
+    if any(row.kind in ("server", "setup", "cluster") and row.state in (WAITING, FAILED) for row in rows):
         return "emoji-ldm cluster status"
     if running := next((row.name for row in jobs if row.state not in (DONE, FAILED)), ""):
         return f"emoji-ldm cluster logs {running} --follow"
     if jobs and jobs[-1].state == FAILED:
         return f"emoji-ldm cluster logs {jobs[-1].name}"
-    if any(row.kind == "service" and row.state == READY for row in found):
+    if any(row.kind == "service" and row.state == READY for row in rows):
         return (
             f"kubectl -n {NAMESPACE} port-forward svc/serve-serve-svc 8000, then emoji-ldm sets create 'a happy blob'"
         )

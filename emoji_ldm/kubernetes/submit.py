@@ -1,4 +1,4 @@
-"""`emoji-ldm submit` on Kubernetes: a stage as a RayJob of its own, or on the standing cluster."""
+"""`emoji-ldm submit` on Kubernetes: runs a stage as a RayJob with its own cluster, or on the standing cluster."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from pathlib import Path
 
 from emoji_ldm.errors import ClusterError, ConfigError
 from emoji_ldm.kubernetes import dashboard_proxy, job_follower
-from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl, KubeObject
+from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
+from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.overlay import Overlay
-from emoji_ldm.kubernetes.up import applied
+from emoji_ldm.kubernetes.up import apply
 from emoji_ldm.progress import print_status
 
-MAX_NAME = 47  # KubeRay makes longer names out of a RayJob's
+MAX_NAME = 47  # KubeRay appends suffixes to the name of a RayJob
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # DNS-1035
 CONFIG = "emoji-ldm.yaml"
 
@@ -27,28 +28,29 @@ def run(kubectl: Kubectl, overlay: Overlay, stage: str, words: Sequence[str], *,
     """Create the stage's RayJob and follow it; returns the exit status of its command, 130 if following was stopped.
 
     Args:
-        kubectl: Of the cluster.
-        overlay: Where the job is described.
-        stage: Name of one of its jobs.
+        kubectl: Access to the cluster.
+        overlay: The overlay that contains the job's template.
+        stage: Name of one of its templates.
         words: Overrides, `section.field=value`.
-        name: Of the job; stage and time if empty.
-        detach: Do not follow it.
+        name: Name of the new job; stage and time if empty.
+        detach: Return as soon as the job is created.
 
     Raises:
-        ConfigError: There is no such stage, or an override or the name is refused.
-        ClusterError: The cluster refuses the job, or is not set up.
+        ConfigError: The stage does not exist, or an override or the name is invalid.
+        ClusterError: The cluster refuses the job, or the overlay is not installed.
     """
     job = template(overlay, stage)
     validate_config(overlay, job, words)
-    job["metadata"]["name"] = _named(stage, name)
+    job["metadata"]["name"] = _job_name(stage, name)
     job["spec"]["entrypoint"] = shlex.join([*shlex.split(job["spec"]["entrypoint"]), *words])
-    _create(kubectl, job, [obj for obj in overlay.of_kinds("ConfigMap") if _mounted(obj, job)])
-    own = job["metadata"]["name"]
+    # The ConfigMaps may be newer than those that `up` applied, and the job must see the same ones that were validated.
+    _create(kubectl, job, [obj for obj in overlay.of_kinds("ConfigMap") if _is_mounted(obj, job)])
+    job_name = job["metadata"]["name"]
     if detach:
-        print_status(f"job {own} is submitted\nnext: emoji-ldm cluster logs {own} --follow")
+        print_status(f"submitted job {job_name}\nnext: emoji-ldm cluster logs {job_name} --follow")
         return 0
-    print_status(f"job {own} is submitted; Ctrl-C stops following, not the job")
-    return job_follower.follow(kubectl, own)
+    print_status(f"submitted job {job_name}; Ctrl-C stops following it, not the job")
+    return job_follower.follow(kubectl, job_name)
 
 
 def run_on_standing(
@@ -70,10 +72,10 @@ def submit_to_dashboard(kubectl: Kubectl, words: Sequence[str], submit: Callable
 
 
 def template(overlay: Overlay, stage: str) -> KubeObject:
-    """The RayJob of a stage.
+    """The RayJob template of a stage.
 
     Raises:
-        ConfigError: The overlay has none of that name.
+        ConfigError: The overlay has no template of that name.
     """
     if stage not in overlay.jobs:
         known = ", ".join(overlay.jobs) or "none"
@@ -84,17 +86,19 @@ def template(overlay: Overlay, stage: str) -> KubeObject:
 
 
 def validate_config(overlay: Overlay, job: KubeObject, words: Sequence[str]) -> None:
-    """See that the job's config with these overrides is one, before a cluster is started for it.
+    """Validate the job's configuration with these overrides before a cluster is started for it.
 
     Raises:
-        ConfigError: A key or value is refused, or the job has no config.
+        ConfigError: A key or value is invalid, or the job mounts no configuration.
     """
     from emoji_ldm.config import load
 
-    held = [obj for obj in overlay.of_kinds("ConfigMap") if CONFIG in (obj.get("data") or {}) and _mounted(obj, job)]
-    if not held:
+    config_maps = [
+        obj for obj in overlay.of_kinds("ConfigMap") if CONFIG in (obj.get("data") or {}) and _is_mounted(obj, job)
+    ]
+    if not config_maps:
         raise ConfigError(f"job {job['metadata']['name']} of overlay {overlay.name} mounts no ConfigMap with {CONFIG}")
-    text = str(held[0]["data"][CONFIG])
+    text = str(config_maps[0]["data"][CONFIG])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, CONFIG)
         path.write_text(text, encoding="utf-8")
@@ -104,26 +108,28 @@ def validate_config(overlay: Overlay, job: KubeObject, words: Sequence[str]) -> 
             raise ConfigError(str(error).replace(str(path), f"{CONFIG} of overlay {overlay.name}")) from None
 
 
-def _named(stage: str, name: str) -> str:
+def _job_name(stage: str, name: str) -> str:
     name = name or f"{stage}-{datetime.now():%m%d-%H%M%S}"
     if not NAME.fullmatch(name) or len(name) > MAX_NAME:
-        rule = f"at most {MAX_NAME} small letters, digits and dashes, a letter first and no dash last"
-        raise ConfigError(f"--name {name!r} is no name of a RayJob: {rule}")
+        rule = (
+            f"at most {MAX_NAME} lower-case letters, digits and dashes, starting with a letter, not ending with a dash"
+        )
+        raise ConfigError(f"--name {name!r} is not a valid name of a RayJob: {rule}")
     return name
 
 
-def _mounted(obj: KubeObject, job: KubeObject) -> bool:
-    """Whether it is a ConfigMap of the job, which may be newer than what `up` applied."""
+def _is_mounted(obj: KubeObject, job: KubeObject) -> bool:
+    # The name of a generated ConfigMap contains its hash, so it occurs in the job only as a reference.
     return f'"{obj["metadata"]["name"]}"' in json.dumps(job)
 
 
 def _create(kubectl: Kubectl, job: KubeObject, configs: list[KubeObject]) -> None:
-    remedy = "install the overlay first: emoji-ldm cluster up --overlay NAME"
+    remedy = "install it first: emoji-ldm cluster up --overlay NAME"
     try:
         if configs:
-            applied(kubectl, configs)
+            apply(kubectl, configs)
         kubectl.run("create", "--filename", "-", input_objects=[job])
     except ClusterError as error:
         if f'namespaces "{NAMESPACE}" not found' in str(error) or "no matches for kind" in str(error):
-            raise ClusterError(f"the cluster is not set up ({error}); {remedy}") from None
+            raise ClusterError(f"the overlay is not installed ({error}); {remedy}") from None
         raise

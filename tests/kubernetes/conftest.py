@@ -108,4 +108,4 @@ def cluster(api, tmp_path, manifests, monkeypatch, capfd):
 @pytest.fixture
 def unchecked(monkeypatch):
     """The small overlay is no whole one, so the check of whole ones is left out."""
-    monkeypatch.setattr(up, "checked", lambda _: None)
+    monkeypatch.setattr(up, "require_no_findings", lambda _: None)

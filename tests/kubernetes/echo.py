@@ -1,6 +1,6 @@
-"""A Serve application for the tests of clusters: `python -m tests.kubernetes.echo VERSION` deploys it and leaves it there.
+"""A Ray Serve application for tests: `python -m tests.kubernetes.echo VERSION` deploys it, and it keeps running.
 
-Port 0: the proxies of several nodes live on one machine here, so each takes a free port of its own.
+The port is 0 because the proxies of several nodes run on one machine here, so each needs a free port of its own.
 """
 
 import asyncio

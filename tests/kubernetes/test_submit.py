@@ -62,7 +62,7 @@ def test_a_job_that_succeeds_shows_its_log_and_ends_with_0(ready, api):
     job = api.one("RayJob", re.search(r"job (train-\d{4}-\d{6}) succeeded", said)[1])
     assert job["spec"]["entrypoint"].endswith("emoji-ldm.yaml train.steps=7")
     assert not job["spec"].get("suspend")
-    assert "waits" in said and "runs" in said
+    assert "waiting" in said and "running" in said
     assert api.one("ConfigMap", "emoji-ldm"), "the config that it mounts may be newer than what was installed"
 
 
@@ -110,7 +110,7 @@ def test_why_a_job_waits_in_a_queue_is_told(ready, api):
 
     play(api, queue, becomes("Complete", "SUCCEEDED"))
     _, _, said = ready("submit", "train")
-    assert f"waits, waits in queue train: {quota}" in said
+    assert f"waiting, waiting in queue train: {quota}" in said
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_follow(ready, api, monkeypatch):
@@ -137,7 +137,7 @@ def test_a_cluster_that_is_away_for_a_moment_is_asked_again(ready, api, monkeypa
     play(api, begins("a", "at work", None), becomes("Complete", "SUCCEEDED"))
     status, printed, said = ready("submit", "train")
     assert (status, printed) == (0, "at work\n"), said
-    assert said.count("no Kubernetes cluster answers: EOF; asking again") == 1
+    assert said.count("no Kubernetes cluster answers: EOF; trying again") == 1
 
 
 def test_a_cluster_that_stays_away_is_told_with_the_way_back(ready, api, monkeypatch):
@@ -146,47 +146,47 @@ def test_a_cluster_that_stays_away_is_told_with_the_way_back(ready, api, monkeyp
 
     monkeypatch.setattr(Kubectl, "get", look)
     status, _, said = ready("submit", "train", "--name", "mine")
-    assert status == 1 and "EOF; job mine may go on: emoji-ldm cluster logs mine --follow" in said
+    assert status == 1 and "EOF; job mine may still be running: emoji-ldm cluster logs mine --follow" in said
 
 
-class Logs:
-    """Stands for kubectl: every log is a shell command."""
+class FakeKubectl:
+    """Replaces kubectl: each log is the output of a shell command."""
 
     def __init__(self, *scripts):
         self.scripts, self.started = list(scripts), []
 
-    def items(self, *_):
+    def list_objects(self, *_):
         return [{"metadata": {"name": "a"}, "status": {"phase": "Running"}}]
 
-    def start(self, *words, **options):
-        self.started.append(words)
+    def popen(self, *arguments, **options):
+        self.started.append(arguments)
         return subprocess.Popen(["sh", "-c", self.scripts.pop(0)], text=True, **options)
 
 
-def test_a_log_whose_connection_was_lost_goes_on_there_and_not_at_its_beginning(monkeypatch):
+def test_a_log_whose_connection_was_lost_resumes_where_it_stopped(monkeypatch):
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
     hours = iter(noon + timedelta(hours=number) for number in range(9))
     monkeypatch.setattr(job_follower, "datetime", SimpleNamespace(now=lambda _: next(hours)))
-    kubectl = Logs("sleep 0.2; exit 1", "true")
+    kubectl = FakeKubectl("sleep 0.2; exit 1", "true")
     log = job_follower._LogStream(kubectl, "mine")
-    log.attend()
+    log.ensure_streaming()
     for _ in range(3):
-        log.attend()  # it stands: at 13, 14 and 15 o'clock
+        log.ensure_streaming()  # the connection works at 13, 14 and 15 o'clock
     log.process.wait()
-    log.attend()
+    log.ensure_streaming()
     log.end(5)
     assert kubectl.started == [("logs", "--follow", "a"), ("logs", "--follow", "a", "--since-time",
                                                            "2026-01-01T14:59:00Z")]  # fmt: skip
 
 
-def test_a_log_that_is_not_whole_is_told_once_and_never_to_who_stops_following(capsys):
-    for patience_s, times in ((5.0, 1), (0.0, 0)):
-        log = job_follower._LogStream(Logs("echo boom >&2; exit 1"), "mine")
-        log.attend()
+def test_an_incomplete_log_is_reported_once_and_not_after_the_user_stopped_following(capsys):
+    for timeout_s, times in ((5.0, 1), (0.0, 0)):
+        log = job_follower._LogStream(FakeKubectl("echo boom >&2; exit 1"), "mine")
+        log.ensure_streaming()
         log.process.wait()
-        log.end(patience_s)
+        log.end(timeout_s)
         log.end(0.0)
-        assert capsys.readouterr().err.count("the log is not all here") == times
+        assert capsys.readouterr().err.count("the log is incomplete") == times
 
 
 def test_overrides_reach_the_command_as_they_were_written(ready, api):
@@ -203,8 +203,8 @@ def test_overrides_reach_the_command_as_they_were_written(ready, api):
 @pytest.mark.parametrize(("words", "code", "text"), [
     (["trian"], 2, "has no job 'trian'; it has: crawl, train; did you mean 'train'?"),
     (["train", "train.stepss=7"], 2, "did you mean 'steps'"),
-    (["train", "--name", "Train_1"], 2, "at most 47 small letters"),
-    (["train", "--name", "t" * 48], 2, "at most 47 small letters"),
+    (["train", "--name", "Train_1"], 2, "at most 47 lower-case letters"),
+    (["train", "--name", "t" * 48], 2, "at most 47 lower-case letters"),
     (["train", "--standing", "--detach"], 2, "--standing takes neither"),
     (["train", "--retry", "failed"], 2, "--retry is refused: jobs of the manifests read their configuration"),
 ])  # fmt: skip
@@ -232,14 +232,14 @@ def test_a_name_that_is_taken_is_one_line(ready, api):
 
 def test_without_an_installed_overlay_the_command_that_installs_it_is_named(cluster):
     status, _, said = cluster("submit", "train")
-    assert status == 1 and "the cluster is not set up" in said and "emoji-ldm cluster up" in said
+    assert status == 1 and "the overlay is not installed" in said and "emoji-ldm cluster up" in said
 
 
 def test_who_may_not_create_jobs_is_told_what_is_missing(ready, api):
     api.denied.add(("create", "rayjobs"))
     status, _, said = ready("submit", "train")
     assert status == 1
-    assert "does not let you do this" in said and 'User "ana" cannot create resource "rayjobs"' in said
+    assert "you are not allowed to do this" in said and 'User "ana" cannot create resource "rayjobs"' in said
 
 
 def test_logs_are_of_the_newest_job_or_stage(ready, api):
@@ -250,7 +250,7 @@ def test_logs_are_of_the_newest_job_or_stage(ready, api):
     assert ready("logs", "train")[1] == "of train-1\n"
     assert ready("logs", "crawl-2")[1] == "of crawl-2\n"
     status, _, said = ready("logs", "nope")
-    assert status == 2 and "there is no job 'nope'; there are: train-1, crawl-2" in said
+    assert status == 2 and "there is no job 'nope' (there are: train-1, crawl-2)" in said
 
 
 def test_the_log_of_a_job_of_ray_has_no_tail(ready):
@@ -262,7 +262,7 @@ def test_logs_of_a_job_that_waits_say_why(ready, api):
     api.add({"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "train-1"}, "spec": {},
              "status": {"jobDeploymentStatus": "Initializing", "message": "no node for the head"}})  # fmt: skip
     status, _, said = ready("logs")
-    assert status == 1 and "job train-1 has written nothing: waits, no node for the head" in said
+    assert status == 1 and "job train-1 has not written anything: waiting, no node for the head" in said
 
 
 def test_the_standing_cluster_gets_the_command_and_the_token(ready, api, tmp_path, monkeypatch):

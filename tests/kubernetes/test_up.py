@@ -16,7 +16,7 @@ def test_all_but_the_jobs_is_applied_and_the_next_command_named(cluster, api):
     assert status == 0, said
     assert {thing["kind"] for thing in SMALL} - {kind for _, kind, _, _ in api.objects} == {"RayJob"}
     assert "kind-test (http://127.0.0.1:" in said
-    assert "service serve: waits, deploy failed: ModelError: run 'demo' has no unet checkpoint" in said
+    assert "service serve: waiting, deploy failed: ModelError: run 'demo' has no unet checkpoint" in said
     assert said.strip().endswith("next: emoji-ldm submit crawl --overlay small")
 
 
@@ -37,7 +37,7 @@ def test_a_missing_operator_is_named_with_the_command_that_installs_it(cluster, 
     api.kinds = Api().kinds
     status, _, said = cluster("up")
     assert status == 1
-    assert "does not know RayCluster, RayJob, RayService" in said
+    assert "does not serve RayCluster, RayJob, RayService" in said
     assert ("helm upgrade --install kuberay-operator kuberay-operator --repo https://charts.example --version 1.7.0 "
             "--namespace kuberay-system --create-namespace -f infra/helm/kuberay-operator.yaml") in said  # fmt: skip
     assert api.objects == {}
@@ -49,7 +49,7 @@ def test_an_incremental_upgrade_needs_the_gateway_kinds(cluster, api, manifests)
     write(manifests / "overlays" / "small", things)
     api.kinds = Api(RAY).kinds
     status, _, said = cluster("up")
-    assert status == 1 and "does not know Gateway, HTTPRoute" in said
+    assert status == 1 and "does not serve Gateway, HTTPRoute" in said
 
 
 def test_an_operator_whose_pod_does_not_start_is_told_with_its_reason(cluster, api):
@@ -63,7 +63,7 @@ def test_an_operator_whose_pod_does_not_start_is_told_with_its_reason(cluster, a
     status, _, said = cluster("up", "--timeout", "0.1")
     assert status == 1
     assert (
-        "kuberay-operator in namespace kuberay-system: Pod operator-0: operator cannot get its image quay.io/x" in said
+        "kuberay-operator in namespace kuberay-system: Pod operator-0: operator cannot pull its image quay.io/x" in said
     )
 
 
@@ -80,7 +80,7 @@ def test_what_is_not_ready_in_time_is_told_with_its_reason(cluster, api):
     api.reactions.append(pending)
     status, _, said = cluster("up", "--timeout", "0.1")
     assert status == 1
-    assert "cluster emoji-ldm: waits, Pod head: finds no node: 0/3 nodes are available: 3 Insufficient" in said
+    assert "cluster emoji-ldm: waiting, Pod head: cannot be scheduled: 0/3 nodes are available: 3 Insufficient" in said
     assert "error: not ready after" in said
 
 
