@@ -1,4 +1,4 @@
-"""Walks of a source, as its tests look at them."""
+"""Reading the pages of a source in tests."""
 
 from emoji_ldm.config import build
 from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
@@ -10,8 +10,8 @@ def config_of(**crawl):
     return build({"crawl": {"tags": ["T"], "fetch_timeout_s": 2, **crawl}}, where="test").crawl
 
 
-def walk(config, tag=None, num_pages=4):
-    """All pages of one walk, from a reader that is opened and closed."""
+def read_tag(config, tag=None, num_pages=4):
+    """Read the pages of one tag with a reader that is opened and closed."""
     source_factory.validate_source(config)
     names = source_factory.page_names(config)
     tag = tag or names.tags[0]
@@ -22,7 +22,7 @@ def walk(config, tag=None, num_pages=4):
         reader.close()
 
 
-def ended(pages):
+def outcomes_of(pages):
     return [(page.outcome.value, page.reason) for page in pages]
 
 

@@ -1,21 +1,18 @@
-"""What probing a page tells: tiles, lasting selectors, how pages are numbered; and the profile that it writes."""
+"""Probing a page: the report, the proposed profile, and the errors."""
 
 import pytest
 
 from emoji_ldm.config import build
-from emoji_ldm.crawl.extract.dom import HtmlTree
-from emoji_ldm.crawl.extract.pagination import infer_pagination
-from emoji_ldm.crawl.extract.selector_inference import infer_tile_selector, is_stable_name
 from emoji_ldm.crawl.extract.tile_extractor import extract_tiles
 from emoji_ldm.crawl.probe import probe
-from emoji_ldm.crawl.site_profile import SiteProfile, load_site_profile
+from emoji_ldm.crawl.site_profile import load_site_profile
 from emoji_ldm.errors import ConfigError, CrawlError
 from ray_jobs.cli.main import main
 from tests.unit.crawl.stub_site import Site, answer
 
-STRUCTURE = SiteProfile(url="{site}{tag}{page}")
 PAGE = """<title>Blob emoji</title><header><img src=/logo.png title=Logo></header><main><h1>Blobs</h1>
 <div class="k3Jq9x emoji-grid">{tiles}</div><a href="/emoji/blob%20cats?page=2" rel=next>Next</a></main>"""
+
 TILE = '<div class="aLnnpRah text-center"><div class="Mw1EAtrx"><img src="/i/{0}.png" title="Blob {0}"></div></div>'
 
 
@@ -47,13 +44,13 @@ def test_a_probe_reports_tiles_robots_and_pages_and_its_profile_finds_them_again
     assert report.endswith(f"next: emoji-ldm crawl {command}\n")
     profile = load_site_profile(str(output))
     assert profile.page_url(site.url, "blob cats", 3) == f"{site.url}/emoji/blob%20cats?page=3"
-    found = extract_tiles(
+    extracted = extract_tiles(
         PAGE.format(tiles=TILE.format(1) + TILE.format(2)).replace("Mw1EAtrx", "Zz9"), site.url, profile
     )
-    assert (found.method, len(found.elements)) == ("selectors", 2)
+    assert (extracted.method, len(extracted.elements)) == ("selectors", 2)
 
 
-def test_what_a_probe_cannot_do_is_one_line(site, tmp_path, capsys):
+def test_the_errors_of_a_probe_are_one_line(site, tmp_path, capsys):
     site.routes["/empty"] = answer(200, b"<title>Just a moment...</title><p>Checking", Content_Type="text/html")
     site.routes["/robots.txt"] = answer(200, b"User-agent: *\nDisallow: /private")
     exists = tmp_path / "there.yaml"
@@ -77,45 +74,3 @@ def test_what_a_probe_cannot_do_is_one_line(site, tmp_path, capsys):
 def test_the_command_prints_the_profile(site, capsys):
     assert main(["crawl", "probe", f"{site.url}/emoji/blob%20cats", "--tag", "blob cats", "crawl.source=html"]) == 0
     assert "url: '{site}/emoji/{tag}?page={page}'\ntile: div.emoji-grid > div.text-center\n" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("body", "selector"),
-    [
-        ("<ul class=x9K>{0}</ul>|<li class=q8Zt><img src=/{0} alt=a></li>", "ul > li"),
-        ("<div>{0}</div>|<a data-testid=emoji class=qQ1><img src=/{0} alt=a></a>", 'a[data-testid="emoji"]'),
-        ("<div>{0}</div>|<b data-id={0} class=qQ1><img src=/{0} alt=a></b>", "b[data-id]"),
-        ("<div id=g>{0}</div><div><i><img src=/x></i></div>|<i class=css-1x2><img src=/{0} alt=a></i>", "div#g > i"),
-    ],
-)
-def test_selectors_are_built_of_what_lasts_and_match_the_tiles_alone(body, selector):
-    around, tile = body.split("|")
-    markup = f"<main>{around.format(''.join(tile.format(n) for n in range(4)))}</main><li></li>"
-    found = extract_tiles(markup, "https://e.org/", STRUCTURE)
-    assert len(found.elements) == 4
-    assert infer_tile_selector(found) == selector
-
-
-def test_hashes_of_compilers_are_told_from_words_of_people():
-    assert all(map(is_stable_name, ("emoji", "text-center", "emoji_tile", "col-4", "card__title", "nav")))
-    assert not any(
-        map(is_stable_name, ("FS5UE28h", "aLnnpRah", "css-1x2y3z", "sc-bdVaJa", "xkqzpt", "_1a2b", "jsx-3071"))
-    )
-
-
-@pytest.mark.parametrize(
-    ("url", "links", "tag", "pattern"),
-    [
-        ("https://e.org/emoji-list/tag/Blobs?page=2", "", "", "{site}/emoji-list/tag/{tag}?page={page}"),
-        ("https://e.org/t/Cat", "<a href='?page=2'>2</a><a href='?page=3'>3</a>", "", "{site}/t/{tag}?page={page}"),
-        ("https://e.org/t/Cat?sort=new", "<a href='?sort=new&p=2'>", "", "{site}/t/{tag}?sort=new&p={page}"),
-        ("https://e.org/search?q=blob+cat", "<a href='?q=blob+cat&page=2'>", "", "{site}/search?q={tag}&page={page}"),
-        ("https://e.org/t/cat/", "<a href='/t/cat/page/2/'>", "cat", "{site}/t/{tag}/page/{page}/"),
-        ("https://e.org/t/cat/page/7", "", "", "{site}/t/{tag}/page/{page}"),
-        ("https://e.org/t/cat", "<a href='/t/dog?page=2'><a href='https://o.org/t/cat?page=2'>", "", "{site}/t/{tag}"),
-        ("https://e.org/emoji.html", "", "", "{site}/emoji.html"),
-        ("https://e.org/{x}/cat", "", "", "{site}/{{x}}/{tag}"),
-    ],
-)
-def test_pages_are_numbered_as_the_site_does(url, links, tag, pattern):
-    assert infer_pagination(url, HtmlTree(links, url), tag).pattern == pattern

@@ -1,23 +1,22 @@
-"""A shard of image URLs: in which order, with what memory, and what is known of them afterwards."""
+"""Fetching a shard of image URLs: outcomes, validators, fingerprints and concurrency."""
 
-import asyncio
-import threading
 import time
 
+import pytest
+
 from emoji_ldm.config import build
-from emoji_ldm.crawl.fetch.concurrency import BatchExecutor, HostScheduler
 from emoji_ldm.crawl.fetch.image_fetcher import ImageFetcher
 from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
-from tests.unit.crawl.stub_site import Site, answer, emoji
+from tests.unit.crawl.stub_site import Site, answer, emoji, hang_up
 
 
-def harvest(site, rows, **options):
+def fetch(site, rows, **options):
     config = build({"crawl": {"site": site.url, "fetch_timeout_s": 2, **options}}, where="test").crawl
-    harvester = ImageFetcher(config, LocalRateLimiter(config))
+    fetcher = ImageFetcher(config, LocalRateLimiter(config))
     try:
-        return harvester.fetch([{"title": "", "tags": [], "page_url": "", **row} for row in rows])
+        return fetcher.fetch([{"title": "", "tags": [], "page_url": "", **row} for row in rows])
     finally:
-        harvester.close()
+        fetcher.close()
 
 
 def conditional(etag, body):
@@ -27,61 +26,78 @@ def conditional(etag, body):
     )(handler)
 
 
-def test_what_has_not_changed_is_not_sent_again_and_what_has_is():
+def test_an_unchanged_image_is_not_sent_again():
     with Site({"/x": conditional('"1"', emoji())}) as site:
         url = f"{site.url}/x"
-        (first,) = harvest(site, [{"image_url": url}]).outcomes
+        (first,) = fetch(site, [{"image_url": url}]).outcomes
         assert (first["outcome"], first["etag"], first["last_modified"]) == ("kept", '"1"', "")
-        again = harvest(site, [{"image_url": url, "etag": first["etag"]}])
+        again = fetch(site, [{"image_url": url, "etag": first["etag"]}])
         assert [row["outcome"] for row in again.outcomes] == ["unchanged"]
         assert again.images == []
-        (other,) = harvest(site, [{"image_url": url, "etag": '"0"', "last_modified": None}]).outcomes
+        (other,) = fetch(site, [{"image_url": url, "etag": '"0"', "last_modified": None}]).outcomes
         assert other["outcome"] == "kept"
 
 
-def test_a_304_that_nobody_asked_for_is_an_error():
+def test_a_304_without_validators_is_an_error():
     with Site({"/x": answer(304)}) as site:
-        assert harvest(site, [{"image_url": f"{site.url}/x"}]).outcomes[0]["outcome"] == "http-error"
+        assert fetch(site, [{"image_url": f"{site.url}/x"}]).outcomes[0]["outcome"] == "http-error"
 
 
-def test_the_look_of_a_picture_goes_with_its_image_and_its_outcome():
+def test_the_fingerprint_is_part_of_the_image_and_of_its_outcome():
     with Site({"/x": answer(200, emoji())}) as site:
-        harvested = harvest(site, [{"image_url": f"{site.url}/x"}])
-        assert harvested.images[0]["fingerprint"] == harvested.outcomes[0]["fingerprint"] != b""
+        fetched = fetch(site, [{"image_url": f"{site.url}/x"}])
+        assert fetched.images[0]["fingerprint"] == fetched.outcomes[0]["fingerprint"] != b""
 
 
 def test_the_same_url_twice_gives_a_row_each():
     with Site({"/x": answer(200, emoji())}) as site:
-        assert len(harvest(site, [{"image_url": f"{site.url}/x"}] * 3).outcomes) == 3
+        assert len(fetch(site, [{"image_url": f"{site.url}/x"}] * 3).outcomes) == 3
 
 
-def test_hosts_take_turns_and_a_slow_one_holds_up_no_other():
-    async def order():
-        spread = HostScheduler([*(f"http://slow/{n}" for n in range(6)), "http://quick/0", "http://quick/1"], 2)
-        begun = [await spread.next() for _ in range(4)]
-        waiting = asyncio.create_task(spread.next())
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        spread.finish(0)
-        return begun, await waiting
-
-    begun, later = asyncio.run(order())
-    assert sorted(begun) == [0, 1, 6, 7]
-    assert later == 2
+OK = answer(200, b"picture", Content_Type="image/png")
 
 
-def test_slow_work_beside_the_loop_lets_its_deadlines_hold():
-    async def act():
-        beside = BatchExecutor()
-        began = time.monotonic()
-        slow = asyncio.create_task(beside.run(lambda: time.sleep(0.5) or threading.current_thread().name))
-        await asyncio.sleep(0.05)
-        assert time.monotonic() - began < 0.4
-        quick = asyncio.create_task(beside.run(lambda: 1 / 0))
-        done = await asyncio.gather(slow, quick, return_exceptions=True)
-        beside.close()
-        return done
+@pytest.fixture
+def site():
+    with Site({"/ok": OK}) as opened:
+        yield opened
 
-    name, error = asyncio.run(act())
-    assert name.startswith("normalize")
-    assert isinstance(error, ZeroDivisionError)
+
+def config_of(site, **options):
+    return build({"crawl": {"site": site.url, "fetch_timeout_s": 1.5, **options}}, where="test").crawl
+
+
+@pytest.mark.slow
+def test_every_url_of_a_shard_ends_with_one_outcome(site):
+    site.routes |= {
+        "/good": answer(200, emoji()), "/page": answer(200, b"<html>", Content_Type="image/png"),
+        "/blank": answer(200, emoji(size=(6, 6))), "/hang": hang_up,
+    }  # fmt: skip
+    paths = ["/good", "/page", "/blank", "/hang", "/gone"]
+    requests = [{"image_url": site.url + path, "title": path, "tags": ["Blobs"], "page_url": "p"} for path in paths]
+    config = config_of(site)
+    fetcher = ImageFetcher(config, LocalRateLimiter(config))
+    fetched = fetcher.fetch(requests)
+    fetcher.close()
+    assert [row["outcome"] for row in fetched.outcomes] == ["kept", "not-an-image", "too-small", "unreachable", "dead"]
+    assert all(row["reason"] and row["elapsed_s"] >= 0 for row in fetched.outcomes)
+    assert [(row["title"], row["image_id"]) for row in fetched.images] == [("/good", fetched.outcomes[0]["image_id"])]
+
+
+def test_no_more_requests_are_in_flight_than_allowed(site):
+    active, counts = [], []
+
+    def slow(handler):
+        active.append(1)
+        counts.append(len(active))
+        time.sleep(0.05)
+        OK(handler)
+        active.pop()
+
+    site.routes |= {f"/{number}": slow for number in range(12)}
+    requests = [{"image_url": f"{site.url}/{n}", "title": "", "tags": [], "page_url": ""} for n in range(12)]
+    config = config_of(site, host_concurrency=3)
+    fetcher = ImageFetcher(config, LocalRateLimiter(config))
+    fetcher.fetch(requests)
+    fetcher.close()
+    assert max(counts) == 3

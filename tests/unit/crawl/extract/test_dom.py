@@ -1,0 +1,70 @@
+"""The DOM of a page: URLs of images, copies for readers without scripts, and markup that is too expensive."""
+
+import pytest
+
+from emoji_ldm.crawl.extract.tile_extractor import extract_tiles
+from emoji_ldm.crawl.site_profile import SiteProfile
+from emoji_ldm.outcomes import Rejected
+
+STRUCTURE = SiteProfile(url="{site}{tag}{page}")
+
+SIDE = "".join(f'<div class=p><img src="/s{n}" title=S{n}></div>' for n in range(3)).join(("<aside>", "</aside>"))
+
+URL = "https://example.org/emoji/page"
+
+
+def tiles_of(names):
+    """Tiles with class names like those of a style-sheet compiler."""
+    return "".join(
+        f'<div class="t"><div class="x{i % 2}"><img src="/{n}.png" alt="{n}"></div><p>{n}</p></div>'
+        for i, n in enumerate(names)
+    )
+
+
+def titles_of(body, profile=STRUCTURE):
+    return [(t.image_url.removeprefix("https://example.org"), t.title) for t in extract_tiles(body, URL, profile).tiles]
+
+
+def expected(*names):
+    return [(f"/{name}.png", name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("image", "address"),
+    [
+        ('src="data:image/gif;base64,R0" data-src=/a.png', "/a.png"),
+        ('src=/spacer.gif data-src="a.png"', "/emoji/a.png"),
+        ('src="data:," srcset="/a.png 1x, /b,c.png 2x, /d.png 1.5x"', "/b,c.png"),
+        ('src="" data-srcset="/s.png 48w, /l.png 96w"', "/l.png"),
+        ('src="a.png#top"', "/emoji/a.png"),
+        ('src="//example.org/a.png"', "/a.png"),
+    ],
+)
+def test_the_url_of_an_image_is_the_one_that_it_will_have_once_loaded(image, address):
+    assert titles_of(f"<main><ul><li><img {image} title=a></li></ul></main>") == [(address, "a")]
+
+
+def test_an_image_without_an_http_url_is_not_a_tile():
+    assert titles_of("<main><img src='data:,' title=a><img src=file:///etc/passwd title=b><img title=c></main>") == []
+
+
+def test_the_url_inside_noscript_belongs_to_the_lazy_image_before_it():
+    tile = '<li><span><img src="data:," alt={0}><noscript><img src="/{0}.png" alt={0}></noscript></span></li>'
+    assert titles_of(f"<main><ul>{''.join(tile.format(name) for name in 'ab')}</ul></main>") == expected("a", "b")
+
+
+def test_relative_urls_follow_the_base_element():
+    body = '<base href="/img/"><main><img src="a.png" alt=a></main>'
+    assert titles_of(body) == [("/img/a.png", "a")]
+
+
+@pytest.mark.parametrize(
+    "bomb", ["<div>" * 100_000, "".join(f"<b id=x{n}>" for n in range(9000)) + "<p>x" * 9000], ids=["deep", "copies"]
+)
+def test_markup_that_is_too_expensive_is_rejected_before_it_is_parsed(bomb):
+    with pytest.raises(Rejected, match="too expensive to parse"):
+        extract_tiles(bomb, URL, STRUCTURE)
+
+
+def test_a_long_page_is_accepted():
+    assert len(extract_tiles("<main><ul>" + "<li><img src=/a.png alt=a>" * 5000, URL, STRUCTURE).tiles) == 5000
