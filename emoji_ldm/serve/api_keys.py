@@ -160,7 +160,9 @@ def _from_json(uri: str, data: bytes) -> tuple[ApiKey, ...]:
     try:
         return KEY_FILE.validate_json(data)["keys"]
     except (ValidationError, KeyError):
-        raise ConfigError(f"{uri} is no file of keys; `emoji-ldm keys add NAME serve.keys=FILE` makes one") from None
+        raise ConfigError(
+            f"{uri} is not a key file; create one with `emoji-ldm keys add NAME serve.keys=FILE`"
+        ) from None
 
 
 def _split_uri(uri: str) -> tuple[Store, str]:

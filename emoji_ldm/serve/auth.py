@@ -69,7 +69,7 @@ class Caller:
         """Count images against the quota; raises RequestError (429) if it is exhausted."""
         wait_s = math.ceil(self.bucket.acquire(images)) if self.bucket else 0
         if self.bucket and wait_s:
-            raise RequestError(f"the key {self.name!r} may draw {self.bucket.capacity:.0f} images a minute; "
+            raise RequestError(f"the key {self.name!r} may generate {self.bucket.capacity:.0f} images per minute; "
                                f"try again in {wait_s} s", status=429, code="rate_limit_exceeded",
                                headers={"Retry-After": str(wait_s)})  # fmt: skip
 
@@ -118,9 +118,9 @@ class ApiKeyCache:
             if hmac.compare_digest(key.sha256.encode(), digest.encode()):
                 match = key
         if match is None:
-            raise _unauthorized("this key is not known here")
+            raise _unauthorized("this key is unknown")
         if match.expired():
-            raise _unauthorized(f"this key ended at {match.expires:%Y-%m-%dT%H:%MZ}")
+            raise _unauthorized(f"this key expired at {match.expires:%Y-%m-%dT%H:%MZ}")
         return Caller(match.name, match.kind == "bulk", self._bucket(match))
 
     async def refresh(self) -> None:
@@ -206,8 +206,8 @@ def unauthenticated_warning(settings: ServeConfig) -> str:
     if settings.keys or _is_loopback(settings.host):
         return ""
     return (
-        f"warning: everybody who reaches {settings.host}:{settings.port} may draw; to ask for keys, make one with "
-        "`emoji-ldm keys add NAME serve.keys=keys.json` and serve with serve.keys=keys.json"
+        f"warning: anyone who can reach {settings.host}:{settings.port} may generate images; to require keys, add one "
+        "with `emoji-ldm keys add NAME serve.keys=keys.json` and serve with serve.keys=keys.json"
     )
 
 

@@ -71,7 +71,7 @@ def to_request_error(error: Exception) -> RequestError:
         case Overloaded():
             return _retryable("the service is overloaded", 503, "overloaded", error.retry_after_s)
         case TaskTimeout() | TimeoutError():
-            return _retryable("the image was not drawn in time", 504, "timeout", RETRY_AFTER_S)
+            return _retryable("the image was not generated in time", 504, "timeout", RETRY_AFTER_S)
         case JobNotFoundError():
             return RequestError(str(error), status=404, param="id", code="not_found")
         case UploadNotFoundError():

@@ -115,7 +115,7 @@ async def _cancel_all(calls: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.wait(calls, timeout=CLEANUP_S)
     for call in calls:
         if call.done() and not call.cancelled():
-            call.exception()  # marks it as retrieved: asyncio logs exceptions that nobody looked at
+            call.exception()  # marks it as retrieved: asyncio logs exceptions that were never retrieved
 
 
 def _timeout_s(tasks: Sequence[ImageTask]) -> float:

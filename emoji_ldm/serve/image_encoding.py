@@ -1,4 +1,4 @@
-"""Encoding of generated images: from the engine's PNG to the format and background that a client asked for.
+"""Encoding of generated images: from the engine's PNG to the format and background that a client requested.
 
 Encoding takes milliseconds of CPU time, so it runs in threads (`in_image_thread`) of a pool of its own: the event
 loop's default pool may be full of calls that wait for the store.
@@ -50,10 +50,10 @@ async def in_image_thread(work: Callable[P, T], *arguments: P.args, **options: P
 
 
 def convert(png: bytes, output: EncodingOptions) -> OutputImage:
-    """Encode a PNG as asked for, keeping the generation parameters: all text chunks of a PNG, and the chunk
+    """Encode a PNG as requested, keeping the generation parameters: all text chunks of a PNG, and the chunk
     `parameters` as Exif UserComment in the other formats.
 
-    A PNG that already is what was asked for is passed through byte by byte.
+    A PNG that already has the requested format is returned unchanged.
     """
     with Image.open(io.BytesIO(png)) as source:
         size, has_alpha = f"{source.width}x{source.height}", "A" in source.getbands()

@@ -82,14 +82,14 @@ class ImageService:
     input_budget: InputImageBudget = field(default_factory=InputImageBudget)
 
     async def models(self) -> Mapping[str, RequestLimits]:
-        """Return the models' limits; raises TimeoutError if the backend does not tell them in time."""
+        """Return the models' limits; raises TimeoutError if the backend does not return them in time."""
         async with asyncio.timeout(self.settings.timeout_s):
             return await self.backend.models()
 
     def create_job(
         self, request: Request, event_prefix: str, parsed: ImageRequest, requests: Sequence[GenerationRequest]
     ) -> ImageJob:
-        """Return the job of a request, and add what it asks for to the request's log line."""
+        """Return the job of a request, and add its parameters to the request's log line."""
         label = parsed.safety_identifier or parsed.user
         facts = {"model": parsed.model, "n": parsed.n, "steps": requests[0].steps, "user": label}
         prompt = {"prompt": parsed.prompt} if self.settings.log_prompts else {}

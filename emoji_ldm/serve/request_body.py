@@ -53,8 +53,8 @@ def parse_json(data: bytes) -> Any:
     try:
         text = data.decode("utf-8-sig")
         value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_fields)
-        # The regular expression also matches whole pairs, which are ordinary characters. It only spares most
-        # requests the walk through the value.
+        # The regular expression also matches whole pairs, which are ordinary characters. It is a cheap test that
+        # spares most requests the check of every string.
         if SURROGATE_ESCAPE.search(text):
             _refuse_lone_surrogates(value)
         return value

@@ -2,8 +2,8 @@
 
 An ASGI server signals a disconnect only to an application that calls `receive` (ASGI specification, HTTP connection
 scope). Routes stop calling it once they have the body, so `RequestLifecycle` goes on in a task of its own, and cancels
-the route when the client is gone. The cancellation reaches the backend, which frees the places of the request's images
-in its batches; otherwise the service would go on generating images for nobody.
+the route when the client has disconnected. The cancellation reaches the backend, which frees the places of the
+request's images in its batches; otherwise the service would go on generating images that no client receives.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ RequestT = TypeVar("RequestT", bound=ImageRequest)
 # Fields of the official client that this service cannot honour, with what to do instead.
 UNSUPPORTED_FIELDS = {
     "style": "say it in the prompt",
-    "input_fidelity": "use strength: near 0 keeps all of the picture, 1 nothing",
+    "input_fidelity": "use strength: near 0 keeps all of the image, 1 nothing",
     "markup": "use mask",
     "complexity": "use num_inference_steps",
     "svg": "this service writes png, webp and jpeg",

@@ -101,7 +101,7 @@ class _Retries:
         self._weight, self._pause_s = 0.0, first_pause_s
 
     def exhausted(self, error: Exception, *, others_succeeded: bool) -> bool:
-        """Count a failed try and tell whether it was the last."""
+        """Count a failed try and return whether it was the last."""
         self._weight += 1 if others_succeeded else OUTAGE_WEIGHT
         lost_again = self.lost_replica and isinstance(error, ReplicaLost)
         self.lost_replica = self.lost_replica or isinstance(error, ReplicaLost)

@@ -14,7 +14,7 @@ from emoji_ldm.serve.bulk.shards import JobItem
 from emoji_ldm.serve.image_encoding import EncodingOptions, convert
 
 ItemRow = dict[str, Any]
-# Reasons that start so are faults of the service, not of the request. Stored: `batch_files` tells 500 from 400 by it.
+# Prefix of reasons that are faults of the service, not of the request: `batch_files` answers 500 for them, else 400.
 RETRIES_EXHAUSTED = "given up after several tries"
 
 ITEMS = TableSpec(

@@ -106,7 +106,7 @@ class JobState:
         files = dict[tuple[str, ...], DataFile]()
         planned: tuple[tuple[str, ...], JobTotals] = (), self.totals
 
-        # `commit_entry` calls `plan` again whenever another writer takes the version that it wanted (optimistic
+        # `commit_entry` calls `plan` again whenever another writer takes the version number first (optimistic
         # concurrency). The plan is then made anew on the current state, and the file is written again only if the
         # set of shards that are still ours has changed.
         def plan() -> LogEntry | None:

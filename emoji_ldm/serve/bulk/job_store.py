@@ -50,7 +50,7 @@ class StagedJob:
     """A job whose lines are written, and which does not exist before `JobStore.publish`."""
 
     job: BulkJob
-    marker: bytes  # content of its marker, which tells it from those of other creations of the same id
+    marker: bytes  # content of its marker, unique among all creations of the same id
 
 
 class JobStore:

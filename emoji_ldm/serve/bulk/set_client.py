@@ -40,7 +40,7 @@ class EmojiSetClient:
         except ImportError:
             raise ConfigError("this command needs httpx: pip install 'emoji-ldm[serve]'") from None
         if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"{url!r} is no address of a service; give one such as http://127.0.0.1:8000")
+            raise ConfigError(f"{url!r} is not the URL of a service; give one such as http://127.0.0.1:8000")
         self.url, self._has_answered = url.rstrip("/").removesuffix("/v1"), False
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
@@ -102,7 +102,7 @@ class EmojiSetClient:
             data += part.content
             total = part.headers.get("content-range", "").rpartition("/")[2]
             if part.status_code != 206 or not total.isdecimal() or not part.content:
-                raise JobError(f"{self.url} sends no parts of files; is it a service of emoji-ldm? {REMEDY}")
+                raise JobError(f"{self.url} does not send ranges of files; is it an emoji-ldm service? {REMEDY}")
             size = int(total)
         return bytes(data)
 
@@ -115,7 +115,7 @@ class EmojiSetClient:
         try:
             return dict(response.json())
         except ValueError:
-            raise JobError(f"{self.url} is no service of emoji-ldm: its answer is no JSON; {REMEDY}") from None
+            raise JobError(f"{self.url} is not an emoji-ldm service: its response is not JSON; {REMEDY}") from None
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request and return the successful response.
@@ -182,7 +182,7 @@ def _checked(response: httpx.Response, url: str) -> httpx.Response:
     try:
         message = str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        raise JobError(f"{url} answers {response.status_code}; is it a service of emoji-ldm? {REMEDY}") from None
+        raise JobError(f"{url} answers {response.status_code}; is it an emoji-ldm service? {REMEDY}") from None
     match response.status_code:
         case 401:
             raise ConfigError(f"the service refuses the key ({message}); give yours in EMOJI_LDM_API_KEY")
@@ -194,5 +194,5 @@ def _checked(response: httpx.Response, url: str) -> httpx.Response:
 def _checked_id(job_id: str) -> str:
     """Return an id that is safe in a URL path."""
     if not job_id.replace("_", "").isalnum():
-        raise ConfigError(f"{job_id!r} is no id of a set; `emoji-ldm sets list` shows yours")
+        raise ConfigError(f"{job_id!r} is not the id of a set; `emoji-ldm sets list` shows yours")
     return job_id

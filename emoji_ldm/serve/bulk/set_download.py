@@ -54,7 +54,7 @@ def _claim(folder: Path, job_id: str) -> None:
     (folder / MARKER_FOLDER).mkdir(parents=True, exist_ok=True)
     owner = folder / MARKER_FOLDER / "set"
     if owner.is_file() and owner.read_text() != job_id:
-        raise ConfigError(f"{folder} holds pictures of {owner.read_text()}; choose another folder")
+        raise ConfigError(f"{folder} holds images of {owner.read_text()}; choose another folder")
     _write(owner, job_id.encode())
 
 

@@ -1,14 +1,15 @@
-"""Tests of the key file: hashing, atomic and concurrent changes, the command that edits it."""
+"""Tests of the key file: hashing, atomic and concurrent changes."""
 
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from emoji_ldm.serve import api_keys as keys_module
+from emoji_ldm.errors import ConfigError, StoreError
+from emoji_ldm.serve import api_keys
 from emoji_ldm.serve.api_keys import change_keys, new_key, read_keys, write_keys
-from ray_jobs.cli.main import main
 
 
 @pytest.fixture
@@ -20,40 +21,6 @@ def add(path, name="alice", kind="interactive", quota=0, expires=None):
     secret, key = new_key(name, kind, quota, expires)
     write_keys(path, (*(read_keys(path) or ()), key))
     return secret
-
-
-def test_the_command_prints_a_key_once_and_stores_only_its_hash(path, capsys, tmp_path):
-    assert main(["keys", "add", "alice", "--quota", "60", "--expires", "30d", f"serve.keys={path}"]) == 0
-    secret = capsys.readouterr().out.strip()
-    [key] = read_keys(path)
-    assert len(secret) > 43 and secret[9:] not in (tmp_path / "keys.json").read_text()
-    assert (key.name, key.kind, key.images_per_minute) == ("alice", "interactive", 60) and not key.expired()
-    assert stat.S_IMODE((tmp_path / "keys.json").stat().st_mode) == 0o600
-    assert main(["keys", "list", f"serve.keys={path}"]) == 0
-    assert "alice" in (shown := capsys.readouterr().out) and "60 images/min" in shown and secret not in shown
-    assert main(["keys", "revoke", "alice", f"serve.keys={path}"]) == 0
-    assert read_keys(path) == ()
-
-
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [
-        (["add", "alice"], "there is a key 'alice' already"),
-        (["add", "a b"], "refused"),
-        (["add"], "takes one name"),
-        (["add", "bob", "--expires", "soon"], "write 30d"),
-        (["add", "bob", "--expires", "2020-01-01"], "is in the past"),
-        (["add", "bob", "--quota", "-1"], "images a minute"),
-        (["revoke", "alcie"], "did you mean 'alice'?"),
-        (["list", "alice"], "list does not take 'alice'"),
-    ],
-)
-def test_a_mistake_prints_one_line_and_changes_nothing(path, words, text, capsys):
-    add(path)
-    before = read_keys(path)
-    assert main(["keys", *words, f"serve.keys={path}"]) == 2
-    error = capsys.readouterr().err
-    assert text in error and error.count("\n") == 1 and read_keys(path) == before
 
 
 def test_concurrent_changes_of_a_local_file_are_all_kept(path, tmp_path):
@@ -72,22 +39,22 @@ def test_concurrent_changes_of_a_local_file_are_all_kept(path, tmp_path):
 
 
 class FakeObject:
-    """One object behind the requests that a change makes; the first PUT may win though its response is lost."""
+    """The S3 object of a key file. Another writer is faster than the first PUT, or the response to that PUT is lost."""
 
-    def __init__(self, loses_answer=False):
-        self.data, self.tag, self.loses_answer, self.calls = b"", 0, loses_answer, 0
+    def __init__(self, loses_response=False):
+        self.data, self.etag, self.loses_response, self.num_puts = b"", 0, loses_response, 0
 
     def read_with_etag(self, path):
-        return (self.data, str(self.tag)) if self.tag else None
+        return (self.data, str(self.etag)) if self.etag else None
 
-    def put_if_match(self, data, path, tag):
-        self.calls += 1
-        if self.calls == 1 and not self.loses_answer:  # somebody else is quicker
-            self.data, self.tag = keys_module.KEY_FILE.dump_json({"keys": (OTHER,)}), self.tag + 1
-        if tag != str(self.tag):
+    def put_if_match(self, data, path, etag):
+        self.num_puts += 1
+        if self.num_puts == 1 and not self.loses_response:
+            self.data, self.etag = api_keys.KEY_FILE.dump_json({"keys": (OTHER,)}), self.etag + 1
+        if etag != str(self.etag):
             return False
-        self.data, self.tag = data, self.tag + 1
-        return not self.loses_answer
+        self.data, self.etag = data, self.etag + 1
+        return not self.loses_response
 
     def put_if_absent(self, data, path):
         return self.put_if_match(data, path, "0")
@@ -96,20 +63,46 @@ class FakeObject:
 OTHER = new_key("other", "bulk", 0, None)[1]
 
 
-@pytest.mark.parametrize(("loses_answer", "names"), [(False, ["other", "alice"]), (True, ["alice"])])
+def add_to_object(monkeypatch, fake):
+    """Add alice's key to a key file in S3; returns the keys there."""
+    monkeypatch.setattr(api_keys, "s3", fake)
+    alice = new_key("alice", "interactive", 0, None)[1]
+    change_keys("s3://bucket/keys.json", lambda keys: (*(keys or ()), alice))
+    return api_keys.KEY_FILE.validate_json(fake.data)["keys"]
+
+
+@pytest.mark.parametrize(("loses_response", "names"), [(False, ["other", "alice"]), (True, ["alice"])])
 def test_the_loser_of_a_compare_and_swap_retries_and_a_lost_response_adds_no_second_key(
-    loses_answer, names, monkeypatch, capsys
+    loses_response, names, monkeypatch
 ):
-    fake = FakeObject(loses_answer)
-    monkeypatch.setattr(keys_module, "s3", fake)
-    assert main(["keys", "add", "alice", "serve.keys=s3://bucket/keys.json"]) == 0
-    secret = capsys.readouterr().out.strip()
-    kept = keys_module.KEY_FILE.validate_json(fake.data)["keys"]
-    assert [key.name for key in kept] == names and kept[-1].sha256 == keys_module.hash_key(secret)
+    assert [key.name for key in add_to_object(monkeypatch, FakeObject(loses_response))] == names
 
 
-@pytest.mark.parametrize("words", [["add", "alice"], ["list", "serve.keys=none.json"]])
-def test_without_a_key_file_the_command_says_how_to_name_one(words, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["keys", *words]) == 2
-    assert "serve.keys=" in capsys.readouterr().err
+def test_a_writer_that_always_loses_gives_up(monkeypatch):
+    class ContestedObject(FakeObject):
+        def put_if_match(self, data, path, etag):
+            self.data, self.etag, self.num_puts = b'{"keys": []}', self.etag + 1, self.num_puts + 1
+            return False
+
+    monkeypatch.setattr(api_keys, "MAX_PAUSE_S", 0)
+    contested = ContestedObject()
+    with pytest.raises(StoreError, match="run the command again"):
+        add_to_object(monkeypatch, contested)
+    assert contested.num_puts == api_keys.MAX_TRIES
+
+
+def test_a_key_is_stored_as_its_hash_in_a_file_of_the_owner_only(path, tmp_path):
+    secret, key = new_key("alice", "bulk", 60, datetime.now(UTC) + timedelta(days=1))
+    write_keys(path, (key,))
+    assert read_keys(path) == (key,) and key.sha256 == api_keys.hash_key(secret) and not key.expired()
+    assert secret.startswith("sk-emoji-") and secret[9:] not in (tmp_path / "keys.json").read_text()
+    assert stat.S_IMODE((tmp_path / "keys.json").stat().st_mode) == 0o600
+
+
+def test_a_missing_file_is_none_and_another_file_a_config_error(path, tmp_path):
+    assert read_keys(path) is None
+    (tmp_path / "keys.json").write_text('{"keys": [{"name": "a"}]}')
+    with pytest.raises(ConfigError, match="not a key file"):
+        read_keys(path)
+    with pytest.raises(StoreError, match="is a folder"):
+        read_keys("s3://bucket/")

@@ -19,10 +19,10 @@ def test_models_are_listed_with_their_limits():
 
 
 def test_cors_headers_are_sent_to_configured_origins_only():
-    asks = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
-    assert call(FakeBackend(), "OPTIONS", "/v1/images/generations", headers=asks).status_code == 405
+    preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+    assert call(FakeBackend(), "OPTIONS", "/v1/images/generations", headers=preflight).status_code == 405
     settings = ServeConfig(cors_origins=("https://a.example",))
-    let_in = call(FakeBackend(), "OPTIONS", "/v1/images/generations", settings, headers=asks)
-    assert let_in.status_code == 200 and let_in.headers["access-control-allow-origin"] == "https://a.example"
+    allowed = call(FakeBackend(), "OPTIONS", "/v1/images/generations", settings, headers=preflight)
+    assert allowed.status_code == 200 and allowed.headers["access-control-allow-origin"] == "https://a.example"
     other = call(FakeBackend(), "GET", "/v1/models", settings, headers={"Origin": "https://b.example"})
     assert "access-control-allow-origin" not in other.headers

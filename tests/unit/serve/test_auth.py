@@ -117,7 +117,7 @@ def test_no_request_waits_for_the_key_file(path, monkeypatch):
 
 
 def test_keys_are_refreshed_from_the_lifespan_start_on(path, monkeypatch):
-    """So that a key that was revoked while nobody asked is refused at the first request."""
+    """A key that was revoked while the service was idle is refused at the first request."""
     monkeypatch.setattr(auth, "REFRESH_S", 0.02)
     secret = add(path)
     api, reads = build_api(FakeBackend(), ServeConfig(keys=path)), []
@@ -155,7 +155,7 @@ def test_an_unreadable_key_file_keeps_the_previous_keys_and_a_missing_one_revoke
 def test_an_expired_key_is_refused(path):
     secret = add(path, expires=datetime.now(UTC) - timedelta(seconds=1))
     response = send_with_key(build_api(FakeBackend(), ServeConfig(keys=path)), f"Bearer {secret}")
-    assert response.status_code == 401 and "ended at" in response.json()["error"]["message"]
+    assert response.status_code == 401 and "expired at" in response.json()["error"]["message"]
 
 
 def test_a_service_does_not_start_without_a_valid_key_file(path, tmp_path):
@@ -163,7 +163,7 @@ def test_a_service_does_not_start_without_a_valid_key_file(path, tmp_path):
         build_api(FakeBackend(), ServeConfig(keys=path))
     for content in ("{", "[]", '{"keys": [{"name": "a"}]}', '{"keys": [{"name": "a", "sha256": "", "expires": "x"}]}'):
         (tmp_path / "keys.json").write_text(content)
-        with pytest.raises(ConfigError, match="no file of keys"):
+        with pytest.raises(ConfigError, match="not a key file"):
             ApiKeyCache(path)
     with pytest.raises(StoreError):
         ApiKeyCache("s3://bucket/")

@@ -37,9 +37,9 @@ def test_input_images_stay_within_their_memory_budget_which_is_released_afterwar
         transport = httpx.ASGITransport(build_api(FakeBackend(delay_s=0.1)))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             fields = {"prompt": "a", "n": "3", "stream": stream}
-            ask = lambda: client.post("/v1/images/edits", files=image, data=fields)  # noqa: E731
-            several = await asyncio.gather(ask(), ask(), ask())
-            return sorted(response.status_code for response in (*several, await ask()))
+            posts = [client.post("/v1/images/edits", files=image, data=fields) for _ in range(4)]
+            concurrent = await asyncio.gather(*posts[:3])
+            return sorted(response.status_code for response in (*concurrent, await posts[3]))
 
     assert [asyncio.run(crowd(stream)) for stream in ("false", "true")] == [[200, 200, 503, 503]] * 2
 
@@ -48,6 +48,7 @@ def post(url, **body):
     return httpx.post(f"{url}/v1/images/generations", json={"prompt": "a", **body}, timeout=20)
 
 
+@pytest.mark.slow
 def test_a_backend_that_never_answers_times_out(monkeypatch):
     monkeypatch.setattr(fan_out, "BACKEND_GRACE_S", -119.8)
     with serving(backend := FakeBackend(delay_s=30)) as url:
@@ -57,7 +58,7 @@ def test_a_backend_that_never_answers_times_out(monkeypatch):
 
 def test_a_stream_sends_keepalives_while_nothing_is_ready(monkeypatch):
     monkeypatch.setattr(fan_out, "KEEPALIVE_S", 0.05)
-    with serving(FakeBackend(delay_s=0.3)) as url:
+    with serving(FakeBackend(delay_s=0.15)) as url:
         response = post(url, stream=True)
     assert response.headers["content-type"].startswith("text/event-stream")
     assert response.text.startswith(": still drawing\n\n") and "event: image_generation.completed" in response.text

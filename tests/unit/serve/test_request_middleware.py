@@ -25,9 +25,9 @@ def test_each_request_logs_one_line_without_its_prompt(caplog):
     call(FakeBackend(), "GET", "/health")
     [line] = [json.loads(record.getMessage()) for record in caplog.records if record.name == "emoji_ldm.serve"]
     assert response.headers["x-request-id"] == line["request_id"] == "mine-1"
-    wanted = {"route": "/v1/images/generations", "model": "demo-1", "n": 2, "steps": 30, "status": 200, "user": "u-1",
+    expected = {"route": "/v1/images/generations", "model": "demo-1", "n": 2, "steps": 30, "status": 200, "user": "u-1",
               "bytes_out": len(response.content), "key": ""}  # fmt: skip
-    assert line.items() >= wanted.items() and "secret" not in json.dumps(line)
+    assert line.items() >= expected.items() and "secret" not in json.dumps(line)
     call(FakeBackend(), "POST", "/v1/images/generations", ServeConfig(log_prompts=True), json={"prompt": "a cat"})
     assert json.loads(caplog.records[-1].getMessage())["prompt"] == "a cat"
 
@@ -57,6 +57,7 @@ def post(url, **body):
     return httpx.post(f"{url}/v1/images/generations", json={"prompt": "a", **body}, timeout=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_disconnect_cancels_the_tasks_of_that_client_only(stream, caplog):
     caplog.set_level(logging.INFO, "emoji_ldm.serve")
@@ -106,22 +107,22 @@ def test_a_cancellation_by_the_server_cancels_the_tasks(stream, delay_s):
 
 
 def test_a_server_that_reports_a_disconnect_and_cancels_sees_its_task_cancelled():
-    """Ray Serve does both: it tells of the client that left, and cancels."""
+    """Ray Serve does both: it reports the disconnect, and cancels."""
 
     async def left():
-        backend, gone = FakeBackend(delay_s=30), asyncio.Event()
+        backend, disconnected = FakeBackend(delay_s=30), asyncio.Event()
         parts = [{"type": "http.request", "body": BODY, "more_body": False}]
 
         async def receive():
             if parts:
                 return parts.pop()
-            await gone.wait()
+            await disconnected.wait()
             return {"type": "http.disconnect"}
 
         task = asyncio.create_task(build_api(backend)({**SCOPE}, receive, None))
         while not backend.running:
             await asyncio.sleep(0.001)
-        gone.set()
+        disconnected.set()
         await asyncio.sleep(0)
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -142,6 +143,7 @@ def test_a_disconnect_during_the_upload_is_not_logged_as_an_error(caplog):
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+@pytest.mark.slow
 def test_a_slow_body_is_408_and_closes_the_connection_while_others_are_served(monkeypatch):
     monkeypatch.setattr(request_middleware, "BODY_GRACE_S", 1.0)
     with serving(FakeBackend()) as url, connect(url) as slow:
@@ -159,6 +161,7 @@ def test_a_slow_body_is_408_and_closes_the_connection_while_others_are_served(mo
         assert response.startswith(b"HTTP/1.1 408") and b"connection: close" in response.lower()
 
 
+@pytest.mark.slow
 def test_a_large_upload_may_take_longer(monkeypatch):
     monkeypatch.setattr(request_middleware, "BODY_GRACE_S", 1.0)
     monkeypatch.setattr(request_middleware, "MIN_BODY_BYTES_PER_S", 5_000)
@@ -171,6 +174,7 @@ def test_a_large_upload_may_take_longer(monkeypatch):
         assert slow.recv(12) == b"HTTP/1.1 400"  # not 408: the form is broken
 
 
+@pytest.mark.slow
 def test_a_thousand_idle_connections_do_not_block_others():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 4096:

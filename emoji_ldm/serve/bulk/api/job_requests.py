@@ -48,11 +48,11 @@ class SetRequest(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
 
     prompts: Annotated[list[str], Field(max_length=MAX_LINES), FailFast()] = []
-    """What to draw; or upload JSONL, one object per line with `custom_id`, `prompt` and parameters of its own."""
+    """The prompts; or upload JSONL, one object per line with `custom_id`, `prompt` and parameters of its own."""
     n: Annotated[int, Field(ge=1, le=1000)] = 1
     """Images per prompt (and style); their seeds are `seed`, `seed` + 1, ..."""
     styles: Annotated[list[Annotated[str, AfterValidator(_style_template)]], Field(max_length=100)] = []
-    """Templates such as `{prompt}, flat style`: every prompt is drawn in every style."""
+    """Templates such as `{prompt}, flat style`: every prompt is generated in every style."""
     name: Annotated[str, Field(max_length=200)] = ""
     """A name for your own use."""
     metadata: Metadata = {}
@@ -144,7 +144,7 @@ def refuse_streaming(values: Mapping[str, Any]) -> None:
     for field in STREAMING_FIELDS:
         if values.get(field):
             raise RequestError(
-                f"{field} is refused: pictures of a bulk job are fetched when they are there", param=field
+                f"{field} is refused: images of a bulk job are fetched once they are finished", param=field
             )
 
 
@@ -217,4 +217,4 @@ def _check_n(n: object) -> None:
 
 def _check_size(num_images: int) -> None:
     if num_images > MAX_IMAGES:
-        raise RequestError(f"at most {MAX_IMAGES:,} pictures in one job", code="too_many_pictures")
+        raise RequestError(f"at most {MAX_IMAGES:,} images in one job", code="too_many_pictures")

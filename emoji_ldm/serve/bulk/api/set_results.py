@@ -39,7 +39,7 @@ def set_result_routes(jobs: JobStore) -> APIRouter:
     async def items(
         request: Request, job_id: str, after: str = "", limit: PageLimit = 20, images: bool = False
     ) -> JsonObject:
-        """Finished images in order, also while others are drawn; `images=true` with the files in base64."""
+        """Finished images in order, also while others are being generated; `images=true` with the files in base64."""
         state = await state_of(request, job_id)
         return await asyncio.to_thread(_items, state, after, limit, images)
 
@@ -56,12 +56,12 @@ def set_result_routes(jobs: JobStore) -> APIRouter:
         state = await state_of(request, job_id)
         png = await asyncio.to_thread(job_archive.job_sheet, job_archive.rows_in_order(state.table))
         if png is None:
-            raise RequestError("no picture is finished yet", status=404, code="nothing_yet")
+            raise RequestError("no image is finished yet", status=404, code="nothing_yet")
         return Response(png, media_type="image/png")
 
     @router.get("/{job_id}/parquet")
     async def listing(request: Request, job_id: str) -> JsonObject:
-        """The Parquet files with the finished images; files never change, new ones come while others are drawn."""
+        """The Parquet files with the finished images; files never change, new ones appear during the run."""
         state = await state_of(request, job_id)
         live = await asyncio.to_thread(state.table.live_files)
         data = [{"name": name, "bytes": file.size, "pictures": file.num_rows} for name, file in live.items()]
@@ -84,7 +84,7 @@ def _items(state: JobState, after: str, limit: int, images: bool) -> JsonObject:
     """Return a page of rows; `after` is the last item_id that the client has."""
     columns = [name for name in ITEMS.schema.names if images or name != "image"]
     rows = job_archive.rows_in_order(state.table, columns, _row_after(after))
-    data = [row for row, _ in zip(rows, range(limit + 1), strict=False)]  # one more tells whether there are more
+    data = [row for row, _ in zip(rows, range(limit + 1), strict=False)]  # the extra row shows whether more follow
     for row in data:
         file = row.pop("image", None)
         if images:

@@ -4,6 +4,8 @@ import asyncio
 from collections import Counter
 from dataclasses import replace
 
+import pytest
+
 from emoji_ldm.serve.backend import Overloaded, ReplicaLost, TaskTimeout
 from emoji_ldm.serve.bulk import item_executor
 from emoji_ldm.serve.bulk.job_runner import JobRunner
@@ -47,16 +49,16 @@ def test_an_overloaded_model_does_not_hold_up_another_one(store):
 
 def test_an_image_that_kills_replicas_is_given_up_and_its_batch_neighbours_are_generated(store):
     class Fragile(InstantBackend):
-        """One replica for all: a poisonous picture takes with it what is drawn beside."""
+        """One replica: the image that kills it takes all images in flight with it."""
 
         deaths = 0
 
         async def generate(self, task):
-            began = self.deaths
+            deaths_before = self.deaths
             await asyncio.sleep(0.01)
             if task.request.prompt == "a cat 3":
                 Fragile.deaths += 1
-            if self.deaths > began:
+            if self.deaths > deaths_before:
                 raise ReplicaLost("4 replicas died over it")
             return await super().generate(task)
 
@@ -95,6 +97,7 @@ def test_transient_failures_are_retried_and_permanent_ones_given_up(store, monke
     assert failed == {"line-13": "given up after several tries: a replica died"}
 
 
+@pytest.mark.slow
 def test_an_image_that_always_times_out_is_given_up_and_others_are_not(store):
     def fail(task):
         if task.request.prompt == "a cat 13":
@@ -108,7 +111,7 @@ def test_an_image_that_always_times_out_is_given_up_and_others_are_not(store):
     [row] = [row for row in rows_of(store, job) if row["status"] == "failed"]
     assert row["custom_id"] == "line-13" and row["reason"] == "given up after several tries: not drawn in time"
     assert runner.stats().refusals and runner.stats().failures >= item_executor.MAX_TRIES, (
-        "less is asked for at once meanwhile"
+        "fewer images are in flight meanwhile"
     )
 
 

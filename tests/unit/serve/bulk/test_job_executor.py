@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.serve.bulk.job_runner import JobRunner
 from emoji_ldm.serve.bulk.job_state import JobState
@@ -58,6 +60,7 @@ def test_a_cancelled_job_stops_at_once_and_keeps_its_commits(store):
     assert backend.in_flight == 0 and JobStore(store).open_jobs() == []
 
 
+@pytest.mark.slow
 def test_an_expired_job_ends_with_what_is_committed(store):
     job = make_job(store, 2000, expires_in_s=1.5)
     run_jobs(store, InstantBackend(0.1), max_in_flight=16)

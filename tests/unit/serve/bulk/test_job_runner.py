@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from emoji_ldm.serve.bulk import job_runner as runners
 from emoji_ldm.serve.bulk.job_runner import JobRunner
 from emoji_ldm.serve.bulk.job_state import JobState
@@ -24,30 +26,30 @@ from tests.unit.serve.bulk.instant_backend import (
     run_jobs,
 )
 
+ROOT = Path(__file__).parents[4]
+
 
 def test_the_oldest_jobs_go_first_and_failing_ones_occupy_no_slot(store, monkeypatch):
     monkeypatch.setattr(runners, "MAX_JOBS", 1)
     monkeypatch.setattr(runners, "PAUSE_S", 0.3)
     made = [make_job(store, 2) for _ in range(4)]
-    real, began, broken = JobStore.shards, [], made[1].id
+    real, started_jobs, broken = JobStore.shards, [], made[1].id
 
     def shards(self, job):
-        began.append(job.id)
-        if job.id == broken and began.count(broken) == 1:
+        started_jobs.append(job.id)
+        if job.id == broken and started_jobs.count(broken) == 1:
             raise OSError("a part cannot be read")
         return real(self, job)
 
     monkeypatch.setattr(JobStore, "shards", shards)
     run_jobs(store)
-    assert began == [*(job.id for job in made), broken]
+    assert started_jobs == [*(job.id for job in made), broken]
 
 
-ROOT = Path(__file__).parents[4]
-
-
+@pytest.mark.slow
 def test_five_kills_change_no_row_and_repeat_only_the_images_in_flight(store, tmp_path):
     job, calm = make_job(store, 300), Store(str(tmp_path / "calm"))
-    log, kills, chance = tmp_path / "log", 5, random.Random(5)
+    log, kills, rng = tmp_path / "log", 5, random.Random(5)
     log.touch()
     command = [sys.executable, "-m", "tests.unit.serve.bulk.runner_process", store.uri, str(log)]
     with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as driver:
@@ -55,7 +57,7 @@ def test_five_kills_change_no_row_and_repeat_only_the_images_in_flight(store, tm
             before, runner = len(log.read_text().splitlines()), started(driver)
             while len(log.read_text().splitlines()) < before + 48:
                 time.sleep(0.005)
-            time.sleep(chance.uniform(0, 0.05))
+            time.sleep(rng.uniform(0, 0.05))
             os.kill(runner, signal.SIGKILL)
             assert int(driver.stdout.readline()) == signal.SIGKILL, "killed at work"
         assert 0 < progress_of(store, job).totals.finished < 300
@@ -67,7 +69,7 @@ def test_five_kills_change_no_row_and_repeat_only_the_images_in_flight(store, tm
     assert rows_of(store, job) == rows_of(calm, other)
     assert Counter(row["custom_id"] for row in rows_of(store, job)) == {f"line-{number}": 1 for number in range(300)}
     drawn = Counter(log.read_text().splitlines())
-    print(f"{kills} kills, {sum(drawn.values()) - 300} of 300 pictures drawn again")
+    print(f"{kills} kills, {sum(drawn.values()) - 300} of 300 images generated again")
     assert len(drawn) == 300 and sum(drawn.values()) - 300 <= kills * (16 + 2 * IMAGES_PER_SHARD)
 
 
@@ -92,7 +94,7 @@ def test_jobs_take_turns_and_their_tasks_are_marked_as_bulk(store):
     small, backend = make_job(store, 20, owner="bob"), InstantBackend(0.002)
     run_jobs(store, backend, max_in_flight=8)
     owners = [task.tenant for task in backend.tasks]
-    assert len(owners) == 220 and owners[:100].count("bob") == 20, "the small job ends while the large one goes on"
+    assert len(owners) == 220 and owners[:100].count("bob") == 20, "the small job ends before the large one"
     assert all(task.bulk for task in backend.tasks) and backend.max_in_flight <= 8
     assert progress_of(store, small).status == "completed"
 

@@ -42,7 +42,7 @@ def send(store, backend, method, path, target=None, **options):
 
 
 def write_lines(path, bad=None):
-    """JSONL of 50,000 lines; line `bad` (from 1) asks for no steps."""
+    """JSONL of 50,000 lines; line `bad` (from 1) asks for 0 steps."""
     with path.open("w") as stream:
         for number in range(1, LINES + 1):
             steps = 0 if number == bad else 20

@@ -111,9 +111,9 @@ def test_mistakes_of_the_user_are_config_errors(service, client):
         stranger.listing(1)
     with pytest.raises(ConfigError, match="multiples of 8"):
         client.create({"prompts": ["a"], "size": "7x7"})
-    with pytest.raises(ConfigError, match="no id of a set"):
+    with pytest.raises(ConfigError, match="not the id of a set"):
         client.status("../models")
-    with pytest.raises(ConfigError, match="no address"):
+    with pytest.raises(ConfigError, match="not the URL"):
         EmojiSetClient("ftp://x")
 
 

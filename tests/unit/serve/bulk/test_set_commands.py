@@ -36,6 +36,7 @@ def test_help_of_every_verb_shows_an_example(verb, capsys):
     assert f"emoji-ldm sets {verb}" in capsys.readouterr().out.split("examples:")[1]
 
 
+@pytest.mark.slow
 def test_one_command_draws_a_set_and_writes_the_folder(tmp_path, capsys, backend):
     folder = tmp_path / "emoji"
     words = ["sets", "create", "a cat", "a dog", "-n", "3", "--style", "{prompt}, flat", "--seed", "4", "--steps", "9"]
@@ -49,6 +50,7 @@ def test_one_command_draws_a_set_and_writes_the_folder(tmp_path, capsys, backend
     assert (folder / "sheet.png").is_file() and all(row["steps"] == "9" for row in rows)
 
 
+@pytest.mark.slow
 def test_a_fetch_that_was_cut_off_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
     (tmp_path / "prompts.txt").write_text("".join(f"prompt {number}\n" for number in range(150)))
     assert main(["sets", "create", "--file", str(tmp_path / "prompts.txt"), "--wait", "--json"]) == 0
@@ -68,7 +70,7 @@ def test_a_fetch_that_was_cut_off_goes_on_where_it_was(tmp_path, capsys, monkeyp
     assert len(asked) == len(set(asked)) + 1, "only the file that was cut off is asked for again"
     assert len(list(folder.glob("*.png"))) == 151 and len((folder / "prompts.csv").read_text().splitlines()) == 151
     assert main(["sets", "create", "another", "--fetch", str(folder)]) == 2, "pictures of two sets do not mix"
-    assert f"holds pictures of {job_id}" in capsys.readouterr().err
+    assert f"holds images of {job_id}" in capsys.readouterr().err
 
 
 def test_lines_of_jsonl_are_uploaded_with_what_they_share(tmp_path, capsys):
@@ -82,6 +84,7 @@ def test_lines_of_jsonl_are_uploaded_with_what_they_share(tmp_path, capsys):
     assert "line 2: num_inference_steps=-1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sets_are_listed_cancelled_and_deleted(capsys):
     assert main(["sets", "create", *map(str, range(40)), "-n", "1000", "--key", "once"]) == 0
     job_id = capsys.readouterr().out.strip()
@@ -104,8 +107,8 @@ def test_sets_are_listed_cancelled_and_deleted(capsys):
         (["create", "a", "--style", "flat"], {}, 2, "{prompt}"),
         (["create", "a", "--size", "7x7"], {}, 2, "multiples of 8"),
         (["status", "set_0"], {}, 1, "no job"),
-        (["status", "../models"], {}, 2, "no id of a set"),
-        (["status", "set_0", "--url", "ftp://x"], {}, 2, "no address"),
+        (["status", "../models"], {}, 2, "not the id of a set"),
+        (["status", "set_0", "--url", "ftp://x"], {}, 2, "not the URL"),
         (["status", "set_0", "--url", "http://127.0.0.1:9"], {}, 1, "no service answers at http://127.0.0.1:9"),
         (["list"], {"EMOJI_LDM_API_KEY": "wrong"}, 2, "EMOJI_LDM_API_KEY"),
     ],

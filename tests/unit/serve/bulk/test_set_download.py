@@ -67,7 +67,7 @@ def test_an_interrupted_download_resumes_with_the_missing_file(tmp_path):
 
 def test_a_folder_holds_one_set_only(tmp_path):
     download_set(MemoryClient(), "set_1", tmp_path)
-    with pytest.raises(ConfigError, match="holds pictures of set_1"):
+    with pytest.raises(ConfigError, match="holds images of set_1"):
         download_set(MemoryClient(), "set_2", tmp_path)
 
 

@@ -12,6 +12,7 @@ from tests.unit.serve.bulk.api.batch_client import URL, begin, begin_with, conte
 from tests.unit.serve.bulk.instant_backend import png_of
 
 
+@pytest.mark.slow
 def test_a_batch_gives_one_line_per_request_with_the_body_of_the_images_api(client, backend):
     lines = [line("a", prompt="a cat", n=3, seed=5), line("b", prompt="a dog"), line("c", prompt="refuse", n=2)]
     batch = ended(client, begin(client, lines, metadata={"who": "me"}))
@@ -54,6 +55,7 @@ def test_invalid_lines_fail_the_batch_and_each_is_named(client):
     assert client.batches.cancel(batch.id).status == "failed"
 
 
+@pytest.mark.slow
 def test_a_cancelled_batch_gives_the_finished_requests_and_names_the_others(client):
     batch = begin(client, [line(str(number), prompt=f"p{number}", n=10) for number in range(1000)])
     while not client.batches.retrieve(batch.id).request_counts.completed:

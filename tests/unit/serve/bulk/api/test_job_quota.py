@@ -74,7 +74,7 @@ def test_a_creation_that_the_store_refuses_is_refunded(store, monkeypatch):
 def test_a_job_beyond_the_quota_is_refused_and_leaves_no_file(store):
     caller = caller_with_quota()
     caller.charge(59)
-    with pytest.raises(RequestError, match="60 images a minute") as refused:
+    with pytest.raises(RequestError, match="60 images per minute") as refused:
         create_charged(JobStore(store), keyed_job(store), job_lines(50), caller)
     assert refused.value.status == 429 and caller.bucket.tokens == pytest.approx(1, abs=0.5)
     assert not [path for path in Path(store.root).rglob("*") if path.is_file()]
