@@ -1,14 +1,11 @@
-"""Listing pages in a real Chromium: waiting for tiles, the end of a tag, crashes and hangs, nothing left behind."""
+"""Listing pages in a real Chromium: waiting for tiles, the end of a tag, retries and replaced browsers."""
 
 import json
 import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
@@ -18,9 +15,9 @@ from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
 from emoji_ldm.crawl.probe import probe
 from emoji_ldm.crawl.site_profile import load_site_profile
 from emoji_ldm.crawl.sources import browser, source_factory
-from emoji_ldm.crawl.sources.browser import Browser
 from emoji_ldm.demo.gallery import Gallery
 from emoji_ldm.errors import CrawlError
+from tests.browser.processes import assert_nothing_left
 from tests.unit.crawl.stub_site import Site, answer, in_turn
 
 pytestmark = [
@@ -36,8 +33,8 @@ def site():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_rest():
-    """Pages come from this machine: they rest sooner."""
+def shorter_quiet_time():
+    """Pages come from this machine, so they settle sooner."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(browser, "PAGE_QUIET_S", 0.5)
         yield
@@ -47,13 +44,13 @@ def quick_rest():
 def opened():
     values = {"allow_private": ["127.0.0.1"], "page_timeout_s": 4, "user_agent": "emoji-ldm/test"}
     crawl = build({"crawl": values}, where="test").crawl
-    lister = source_factory.open_reader(crawl, LocalRateLimiter(crawl))
-    yield lister
-    lister.close()
+    reader = source_factory.open_reader(crawl, LocalRateLimiter(crawl))
+    yield reader
+    reader.close()
 
 
 @pytest.fixture
-def lister(opened):
+def reader(opened):
     opened.repeats.first_page_by_image.clear()
     opened.profile = load_site_profile("listing")
     return opened
@@ -71,23 +68,23 @@ def grid(names):
     return page(f"<main><div>{tiles_of(names)}</div></main>")
 
 
-def walk(lister, site, *pages):
+def read_tag(reader, site, *pages):
     for number, route in enumerate(pages, 1):
         site.routes[f"/emoji-list/tag/T?page={number}"] = route
-    urls = [lister.profile.page_url(site.url, "T", number) for number in range(1, len(pages) + 1)]
-    return [(p.outcome.value, len(p.tiles), p.reason) for p in lister.read("T", urls)]
+    urls = [reader.profile.page_url(site.url, "T", number) for number in range(1, len(pages) + 1)]
+    return [(p.outcome.value, len(p.tiles), p.reason) for p in reader.read("T", urls)]
 
 
-def test_a_walk_ends_at_the_first_empty_page_and_images_are_not_loaded(lister, site):
+def test_a_tag_ends_at_the_first_empty_page_and_images_are_not_loaded(reader, site):
     pages = [grid("abc"), grid("de"), page("<title>Blobs, 3</title><main>No more.</main>"), grid("f")]
-    assert walk(lister, site, *pages) == [
+    assert read_tag(reader, site, *pages) == [
         ("listed", 3, "3 tiles"), ("listed", 2, "2 tiles"),
         ("empty", 0, "no tiles: the page 'Blobs, 3' holds 0 images; it says 'No more.'"),
     ]  # fmt: skip
     assert not [path for path in site.log if path.endswith(".png") or path.endswith("page=4")]
 
 
-def test_tiles_that_a_script_brings_late_are_waited_for(lister, site):
+def test_tiles_that_a_script_loads_late_are_waited_for(reader, site):
     def late(handler):
         time.sleep(1.0)  # longer than a page rests before it counts as empty
         answer(200, json.dumps(tiles_of("abc")).encode(), Content_Type="application/json")(handler)
@@ -95,95 +92,95 @@ def test_tiles_that_a_script_brings_late_are_waited_for(lister, site):
     site.routes["/api"] = late
     script = "fetch('/api').then(a => a.json()).then(t => { document.querySelector('main').innerHTML = t })"
     late_page = page(f"<main>Loading</main><script>setTimeout(() => {script}, 300)</script>")
-    assert walk(lister, site, late_page) == [("listed", 3, "3 tiles")]
+    assert read_tag(reader, site, late_page) == [("listed", 3, "3 tiles")]
 
 
-def test_selectors_that_match_nothing_give_way_to_structure_and_it_is_said(lister, site):
-    lister.profile = load_site_profile("discord-emoji")
-    assert walk(lister, site, grid("abc"), page("<main>Nothing.</main>")) == [
+def test_the_structure_is_used_if_selectors_match_nothing_and_the_reason_tells(reader, site):
+    reader.profile = load_site_profile("discord-emoji")
+    assert read_tag(reader, site, grid("abc"), page("<main>Nothing.</main>")) == [
         ("listed", 3, "3 tiles, by structure: the profile's selectors matched nothing"),
         ("empty", 0, "no tiles: selectors matched 0; the page holds 0 images; it says 'Nothing.'"),
     ]
 
 
-def test_a_page_without_rest_and_tiles_fails_at_the_timeout(lister, site, monkeypatch):
-    monkeypatch.setattr(lister._open_browser(), "timeout_s", 2)
+def test_a_page_that_never_settles_fails_at_the_timeout(reader, site, monkeypatch):
+    monkeypatch.setattr(reader._open_browser(), "timeout_s", 2)
     restless = page("<main></main><script>setInterval(() => { document.body.append('.') }, 100)</script>")
-    assert walk(lister, site, restless) == [("failed", 0, "no tiles and no rest within 2 s")]
+    assert read_tag(reader, site, restless) == [("failed", 0, "no tiles and no rest within 2 s")]
 
 
-def test_a_dead_host_fails_at_once(lister):
+def test_a_dead_host_fails_at_once(reader):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/"
     began = time.monotonic()
-    (dead,) = lister.read("T", [url])
+    (dead,) = reader.read("T", [url])
     assert dead.outcome == "failed" and time.monotonic() - began < 5
 
 
-def test_errors_of_the_site_are_failures_that_heal_or_not_and_404_is_the_end(lister, site):
+def test_server_errors_are_retried_once_and_404_ends_the_tag(reader, site):
     pages = [in_turn(answer(503, b"x"), grid("abc")), answer(500), answer(403, b"x"), answer(404)]
-    assert walk(lister, site, *pages) == [
+    assert read_tag(reader, site, *pages) == [
         ("listed", 3, "3 tiles"), ("failed", 0, "HTTP 500, twice"), ("failed", 0, "HTTP 403"), ("empty", 0, "HTTP 404"),
     ]  # fmt: skip
 
 
-def test_a_site_that_repeats_its_last_page_for_ever_comes_to_an_end(lister, site):
-    assert [outcome for outcome, *_ in walk(lister, site, *[grid("abc")] * 3)] == ["listed", "empty"]
+def test_a_site_that_repeats_its_last_page_ends(reader, site):
+    assert [outcome for outcome, *_ in read_tag(reader, site, *[grid("abc")] * 3)] == ["listed", "empty"]
 
 
-def test_robots_holds_for_pages_their_headers_and_where_they_redirect_to(lister, site):
+def test_robots_rules_apply_to_headers_and_redirect_targets(reader, site):
     with Site({"/robots.txt": answer(200, b"User-agent: *\nDisallow: /"), "/x": grid("abc")}) as other:
         away = answer(302, Location=f"{other.url}/x")
         tagged = page(f"<main>{tiles_of('abc')}</main>", X_Robots_Tag="noai")
-        outcomes = walk(lister, site, away, tagged)
+        outcomes = read_tag(reader, site, away, tagged)
     assert outcomes == [
         ("refused-by-robots", 0, "robots.txt: Disallow: /"), ("refused-by-robots", 0, "X-Robots-Tag: noai"),
     ]  # fmt: skip
 
 
-def test_a_page_that_robots_forbids_is_never_opened(lister, site):
+def test_a_page_that_robots_forbids_is_never_opened(reader, site):
     site.routes["/robots.txt"] = answer(200, b"User-agent: *\nDisallow: /emoji-list/")
-    assert walk(lister, site, grid("abc"))[0][0] == "refused-by-robots"
+    assert read_tag(reader, site, grid("abc"))[0][0] == "refused-by-robots"
     assert site.log == ["/robots.txt"]
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["crashed", "hung"])
-def test_a_browser_that_crashed_or_hangs_costs_its_page_one_retry(lister, site, blow):
-    assert walk(lister, site, grid("abc"))[0][0] == "listed"
-    lost, folder = lister.browser, lister.browser.folder
+@pytest.mark.parametrize("kill_signal", [signal.SIGKILL, signal.SIGSTOP], ids=["crashed", "hung"])
+def test_a_browser_that_crashed_or_hangs_is_replaced_and_the_page_retried(reader, site, kill_signal):
+    assert read_tag(reader, site, grid("abc"))[0][0] == "listed"
+    lost, folder = reader.browser, reader.browser.folder
     lost._connection().client_config.timeout = 1
-    os.kill(lost.driver.service.process.pid, blow)
-    lister.repeats.first_page_by_image.clear()
-    assert [outcome for outcome, *_ in walk(lister, site, grid("abc"), grid("def"))] == ["listed", "listed"]
-    assert lister.browser is not lost
+    os.kill(lost.driver.service.process.pid, kill_signal)
+    reader.repeats.first_page_by_image.clear()
+    assert [outcome for outcome, *_ in read_tag(reader, site, grid("abc"), grid("def"))] == ["listed", "listed"]
+    assert reader.browser is not lost
     assert_nothing_left(folder)
 
 
-def test_a_browser_is_replaced_before_it_grows_too_large(lister, site, monkeypatch):
-    walk(lister, site, grid("abc"))
-    before, folder = lister.num_browsers, lister.browser.folder
-    assert 50e6 < lister.browser.memory_bytes() < lister.max_memory_bytes
-    monkeypatch.setattr(lister, "max_memory_bytes", 50e6)
-    assert [outcome for outcome, *_ in walk(lister, site, grid("de"))] == ["listed"]
-    assert lister.num_browsers == before + 1
+def test_a_browser_is_replaced_before_it_grows_too_large(reader, site, monkeypatch):
+    read_tag(reader, site, grid("abc"))
+    before, folder = reader.num_browsers, reader.browser.folder
+    assert 50e6 < reader.browser.memory_bytes() < reader.max_memory_bytes
+    monkeypatch.setattr(reader, "max_memory_bytes", 50e6)
+    assert [outcome for outcome, *_ in read_tag(reader, site, grid("de"))] == ["listed"]
+    assert reader.num_browsers == before + 1
     assert_nothing_left(folder)
 
 
-def test_a_browser_whose_first_start_fails_is_tried_once_more(lister, site, tmp_path, monkeypatch):
+def test_a_browser_whose_first_start_fails_is_started_once_more(reader, site, tmp_path, monkeypatch):
     starts, wrapper = tmp_path / "starts", tmp_path / "chromium"
     real, fails_once = browser.find_programs()[0], f'[ "$(wc -l < {starts})" -gt 1 ] || exit 1'
     wrapper.write_text(f'#!/bin/sh\necho >> {starts}\n{fails_once}\nexec {real} "$@"\n')
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    lister._drop_browser()
-    assert walk(lister, site, grid("abc"))[0][0] == "listed"
+    reader._drop_browser()
+    assert read_tag(reader, site, grid("abc"))[0][0] == "listed"
     assert starts.read_text() == "\n\n"
     starts.unlink()
     wrapper.write_text("#!/bin/sh\nexit 1\n")
-    lister._drop_browser()
+    reader._drop_browser()
     with pytest.raises(CrawlError, match="Chromium does not start"):
-        walk(lister, site, grid("abc"))
+        read_tag(reader, site, grid("abc"))
 
 
 def test_a_probe_of_the_gallery_writes_a_profile_that_finds_its_tiles(tmp_path):
@@ -192,11 +189,11 @@ def test_a_probe_of_the_gallery_writes_a_profile_that_finds_its_tiles(tmp_path):
         url = f"{gallery.url}/emoji-list/tag/Blobs"
         report = probe(build({}, where="test").crawl, url, output=str(output))
         crawl = build({"crawl": {"site": gallery.url, "tags": ["Blobs"], "profile": str(output)}}, where="test").crawl
-        lister, names = source_factory.open_reader(crawl, LocalRateLimiter(crawl)), source_factory.page_names(crawl)
+        reader, names = source_factory.open_reader(crawl, LocalRateLimiter(crawl)), source_factory.page_names(crawl)
         try:
-            (first,) = lister.read("Blobs", [names.url("Blobs", 1)])
+            (first,) = reader.read("Blobs", [names.url("Blobs", 1)])
         finally:
-            lister.close()
+            reader.close()
         truth = gallery.ground_truth["tags"]["Blobs"]
     assert "pages     {site}/emoji-list/tag/{tag}?page={page}" in report
     assert yaml.safe_load(output.read_text())["unwrap"] == {"path": "/_next/image"}
@@ -204,39 +201,3 @@ def test_a_probe_of_the_gallery_writes_a_profile_that_finds_its_tiles(tmp_path):
     proxied = {url for urls in truth.values() for url in urls}
     unwrapped = {load_site_profile(str(output)).original_url(url) for url in proxied}
     assert {tile["image_url"] for tile in first.listings} <= unwrapped
-
-
-def processes_of(folder):
-    """Processes that were started with a browser's folder."""
-    return [path for path in Path("/proc").glob("[0-9]*/cmdline") if folder.encode() in _content(path)]
-
-
-def _content(path):
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
-
-
-def assert_nothing_left(folder):
-    deadline = time.monotonic() + 10
-    while (left := processes_of(folder) or Path(folder).exists()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left
-
-
-def test_no_browser_outlives_its_process():
-    start = "opened = Browser(user_agent='x', timeout_s=20); print(opened.folder, flush=True)"
-    code = f"import os, sys\nfrom emoji_ldm.crawl.sources.browser import Browser\n{start}\n"
-    ends = ("del opened", "sys.exit(3)", "os.kill(os.getpid(), 9)")
-    started = [subprocess.Popen([sys.executable, "-c", code + end], stdout=subprocess.PIPE, text=True) for end in ends]
-    for process in started:
-        folder = process.communicate()[0].strip()
-        assert folder
-        assert_nothing_left(folder)
-
-
-def test_a_machine_without_chromium_is_told_what_to_install(monkeypatch):
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(CrawlError, match="apt-get install chromium chromium-driver"):
-        Browser(user_agent="x", timeout_s=5)

@@ -1,4 +1,4 @@
-"""The gallery is a fixture: crawl code and gallery know nothing of each other."""
+"""The gallery is a fixture: crawl code and gallery do not know each other."""
 
 import ast
 from pathlib import Path
@@ -7,9 +7,8 @@ import pytest
 
 import emoji_ldm
 
-pytestmark = pytest.mark.slow
-
 PACKAGE = Path(emoji_ldm.__file__).parent
+
 DEMO = PACKAGE / "demo"
 
 
@@ -24,6 +23,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 def test_no_library_code_outside_the_demo_imports_it():
     others = [path for path in PACKAGE.rglob("*.py") if DEMO not in path.parents]
     crawl_job = (PACKAGE.parent / "ray_jobs").glob("crawl*.py")

@@ -1,0 +1,59 @@
+"""Fingerprints: what changes them and what does not."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from emoji_ldm.images.fingerprint import CELLS, HEADER, LENGTH, background, fingerprint
+
+
+def disc(size=64, centre=(32, 32), ground=(0, 0, 0, 0)):
+    """Pixels of a drawing on a background; drawn large and scaled down, so that its edge is smooth."""
+    image = Image.new("RGBA", (4 * size, 4 * size), ground)
+    x, y = 4 * centre[0], 4 * centre[1]
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((x - 80, y - 80, x + 80, y + 80), fill=(240, 200, 40, 255))
+    draw.ellipse((x - 40, y - 30, x - 20, y - 10), fill=(30, 30, 30, 255))
+    return np.array(image.resize((size, size), Image.Resampling.BOX))
+
+
+def cells(pixels):
+    """The frame and the content view, `(2, 576)`."""
+    values = np.frombuffer(fingerprint(pixels), np.uint8)
+    return values[HEADER:].reshape(2, -1).astype(int)
+
+
+def test_a_fingerprint_has_a_fixed_length_whatever_the_size():
+    assert {len(fingerprint(disc(size))) for size in (64, 100, 128)} == {LENGTH} == {HEADER + CELLS}
+
+
+def test_padding_changes_the_frame_but_not_the_content():
+    frame, content = np.abs(cells(disc(64)) - cells(disc(96, (60, 40)))).max(1)
+    assert frame > 100
+    assert content <= 4
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255, 255), (0, 128, 0, 255)])
+def test_an_opaque_background_is_removed_and_its_colour_kept(colour):
+    on_colour = fingerprint(disc(ground=colour))
+    assert tuple(on_colour[:4]) == (1, *colour[:3])
+    assert np.abs(cells(disc(ground=colour))[:, 3::4] - cells(disc())[:, 3::4]).max() <= 12
+
+
+def test_a_background_needs_three_equal_corners_and_no_transparency():
+    flat = np.full((16, 16, 4), 255, np.uint8)
+    assert background(flat).tolist() == [255, 255, 255]
+    flat[0, 0, :3] = 0
+    assert background(flat).tolist() == [255, 255, 255]
+    flat[-1, -1, :3] = 0
+    assert background(flat) is None
+    assert background(disc()) is None
+
+
+def test_a_white_part_inside_a_white_background_is_kept():
+    """An eye that is as white as the page is content: only what is reached from outside is removed."""
+    pixels = disc(ground=(255, 255, 255, 255))
+    pixels[28:36, 28:36] = 255
+    alpha = cells(pixels)[0].reshape(12, 12, 4)[..., 3]
+    assert alpha[6, 6] > 240
+    assert alpha[0, 0] == 0
