@@ -63,14 +63,18 @@ def test_every_shard_is_a_version_and_a_second_run_commits_nothing(job):
 
 def test_an_error_for_the_user_arrives_as_itself_and_what_is_committed_before_it_stays(job):
     table, lineage = Table(job.store, TEXT_EMBEDDINGS), Lineage(RunInfo("default", Config().to_json()), "texts", {})
-    job = dataclasses.replace(job, worker_args=(table, 3))
+    job = dataclasses.replace(job, worker_args=(table, 1))
     bad = delta_sink.WorkShard("bad", {"keys": ["boom"]})
     with pytest.raises(ModelError, match=r"no weights in \./here"):
         delta_sink.run(job, [*shards(3), bad], lineage)
     table.refresh()
-    assert (table.version, sorted(table.keys())) == (3, [f"{i}-{j}" for i in range(3) for j in range(3)])
+    committed, num_committed = set(table.keys()), table.version  # how many of the others came first is up to Ray
+    assert num_committed >= 1 and len(committed) == 3 * num_committed
+    assert committed < {f"{i}-{j}" for i in range(3) for j in range(3)} or num_committed == 3
     mended = delta_sink.WorkShard("bad", {"keys": ["fine"]})
-    assert delta_sink.run(job, [*shards(3), mended], lineage) == {"made": 1}, "only what was not committed is done"
+    made = {"made": 10 - len(committed)}
+    assert delta_sink.run(job, [*shards(3), mended], lineage) == made, "what is committed is not committed again"
+    assert Table(job.store, TEXT_EMBEDDINGS).count() == 10
 
 
 def test_what_the_cluster_cannot_give_is_named(job):

@@ -1,4 +1,4 @@
-"""How many replicas a model gets."""
+"""How many replicas a model gets, by the work that waits and by how busy its replicas are."""
 
 from __future__ import annotations
 
@@ -10,48 +10,50 @@ from ray_jobs.serving.autoscaling import DRAIN_S, UTILIZATION, DrainTimePolicy, 
 from ray_jobs.serving.replica import Utilization
 
 
-def wanted(drain_s=(0,), busy=(0,), ongoing=1, target_wait_s=5):
-    return wanted_replicas(drain_s, busy, ongoing=ongoing, target_wait_s=target_wait_s)
+def replicas(drain_s=(0,), utilization=(0,), ongoing=1, target_wait_s=5):
+    return wanted_replicas(drain_s, utilization, ongoing=ongoing, target_wait_s=target_wait_s)
 
 
-def test_work_that_one_replica_would_end_in_time_needs_one():
-    assert wanted([5]) == 1
+def test_work_that_one_replica_finishes_in_time_needs_one():
+    assert replicas([5]) == 1
 
 
 def test_twice_the_work_needs_two_wherever_it_waits():
-    assert wanted([10]) == wanted([7, 3], [0, 0]) == 2
+    assert replicas([10]) == replicas([7, 3], [0, 0]) == 2
 
 
 def test_busy_replicas_get_help_although_nothing_waits():
-    assert wanted([0.1, 0.1], [0.9, 0.9], ongoing=2) == pytest.approx(2.25)
+    assert replicas([0.1, 0.1], [0.9, 0.9], ongoing=2) == pytest.approx(2.25)
 
 
 def test_replicas_that_carry_their_load_stay():
-    assert 1 < wanted([0.1, 0.1], [0.6, 0.6], ongoing=2) <= 2
+    assert 1 < replicas([0.1, 0.1], [0.6, 0.6], ongoing=2) <= 2
 
 
-def test_a_model_sleeps_only_if_nobody_asks():
-    assert wanted(ongoing=0) == 0
-    assert wanted([], [], ongoing=1) == 1
-    assert wanted([0.1], ongoing=0) == 1
+def test_a_model_scales_to_zero_only_without_requests():
+    assert replicas(ongoing=0) == 0
+    assert replicas([], [], ongoing=1) == 1
+    assert replicas([0.1], ongoing=0) == 1
 
 
-def test_serve_calls_the_policy_with_what_replicas_export():
-    told = {DRAIN_S: {"a": 8.0, "b": 2.0}, UTILIZATION: {"a": 1.0, "b": 1.0}}
-    context = SimpleNamespace(aggregated_metrics=told, total_num_requests=3)
+def test_serve_calls_the_policy_with_what_replicas_report():
+    reported = {DRAIN_S: {"a": 8.0, "b": 2.0}, UTILIZATION: {"a": 1.0, "b": 1.0}}
+    context = SimpleNamespace(aggregated_metrics=reported, total_num_requests=3)
     assert DrainTimePolicy(2)(context) == (5, {})
     assert DrainTimePolicy(2)(SimpleNamespace(aggregated_metrics={}, total_num_requests=0)) == (0, {})
 
 
-def test_a_replica_is_busy_by_its_steps_or_by_its_packing(monkeypatch):
+def test_a_replica_is_busy_by_its_forward_passes_or_by_its_encoding(monkeypatch):
     def stats(drawn, **tick_s):
-        return SimpleNamespace(max_batch=4, encode_s=0.5, drawn=drawn, tick_s={int(rows[1:]): s for rows, s in tick_s.items()})
+        return SimpleNamespace(
+            max_batch=4, encode_s=0.5, drawn=drawn, tick_s={int(rows[1:]): s for rows, s in tick_s.items()}
+        )
 
     now = [100.0]
     monkeypatch.setattr("ray_jobs.serving.replica.time.monotonic", lambda: now[0])
-    busy = Utilization()
+    utilization = Utilization()
     now[0] += 10
-    assert busy.since_last_call(stats(1, _4=4.0, _1=4.0)) == pytest.approx(0.5)
+    assert utilization.since_last_call(stats(1, _4=4.0, _1=4.0)) == pytest.approx(0.5)
     now[0] += 10
-    assert busy.since_last_call(stats(19, _4=4.0, _1=8.0)) == pytest.approx(0.9)
-    assert busy.since_last_call(stats(99, _4=40.0, _1=8.0)) == 1
+    assert utilization.since_last_call(stats(19, _4=4.0, _1=8.0)) == pytest.approx(0.9)
+    assert utilization.since_last_call(stats(99, _4=40.0, _1=8.0)) == 1

@@ -1,50 +1,50 @@
-"""Figures of stages and of training for Prometheus."""
+"""Prometheus metrics of stages and of training."""
 
 from types import SimpleNamespace
 
 from ray_jobs.execution import job_metrics
 
 
-def heard(figures, attribute):
-    """What is told to each of Ray's metrics, instead of to Ray."""
-    told = []
-    for name in getattr(figures, attribute):
-        getattr(figures, attribute)[name] = SimpleNamespace(
-            inc=lambda value, tags, name=name: told.append((name, value, tags.get("outcome"))),
-            set=lambda value, tags, name=name: told.append((name, value)),
+def recorded(metrics, attribute):
+    """The values that each of Ray's metrics gets, instead of Ray."""
+    values = []
+    for name in getattr(metrics, attribute):
+        getattr(metrics, attribute)[name] = SimpleNamespace(
+            inc=lambda value, tags, name=name: values.append((name, value, tags.get("outcome"))),
+            set=lambda value, tags, name=name: values.append((name, value)),
         )
-    return told
+    return values
 
 
-def test_a_stage_counts_its_items_and_what_became_of_its_rows():
+def test_a_stage_counts_its_items_and_its_rows_by_outcome():
     stage = job_metrics.StageMetrics("crawl", "images", 0)
-    told = heard(stage, "_counters")
-    stage.done(3, {"kept": 2, "dead": 1, "failed": 0})
-    stage.done(0, {})
-    assert told == [("done", 3, None), ("rows", 2, "kept"), ("rows", 1, "dead")]
+    values = recorded(stage, "_counters")
+    stage.shard_committed(3, {"kept": 2, "dead": 1, "failed": 0})
+    stage.shard_committed(0, {})
+    assert values == [("done", 3, None), ("rows", 2, "kept"), ("rows", 1, "dead")]
 
 
-def test_a_training_tells_the_newest_of_each_figure_again_and_again():
+def test_the_newest_value_of_each_training_metric_is_set_again_and_again():
     training = job_metrics.TrainingMetrics("train", "emoji", 100, lambda: "")
-    told = heard(training, "_gauges")
+    values = recorded(training, "_gauges")
     lines = [{"step": 10, "loss": 0.5, "validation_loss": 0.6}, {"step": 20, "skipped": 1, "notes": ["x"]}]
     training.update(lines)
-    first = dict(told)
+    first = dict(values)
     assert first.pop("checkpoint_time_seconds") > 1e9
     assert first == {"steps": 100.0, "step": 20.0, "loss": 0.5, "validation_loss": 0.6, "skipped_steps": 1.0}
-    told.clear()
+    values.clear()
     training.update([])  # a gauge that is not set is forgotten
-    assert first.items() <= dict(told).items()
+    assert first.items() <= dict(values).items()
 
 
-def test_the_age_of_a_checkpoint_begins_again_with_a_new_one_and_not_when_the_store_is_away(monkeypatch):
+def test_the_age_of_a_checkpoint_starts_anew_with_a_new_one_but_not_when_the_store_does_not_answer(monkeypatch):
     names = iter(["a", None, "a", "b"])
-    monkeypatch.setattr(job_metrics, "LOOK_S", -1.0)
+    monkeypatch.setattr(job_metrics, "CHECKPOINT_POLL_S", -1.0)
     training = job_metrics.TrainingMetrics("train", "emoji", 100, lambda: next(names))
-    told = heard(training, "_gauges")
+    values = recorded(training, "_gauges")
     ages = []
     for _ in range(3):
-        training._now["checkpoint_time_seconds"] = min(training._now["checkpoint_time_seconds"], 7.0)
+        training._values["checkpoint_time_seconds"] = min(training._values["checkpoint_time_seconds"], 7.0)
         training.update([])
-        ages.append(dict(told)["checkpoint_time_seconds"] > 7.0)
+        ages.append(dict(values)["checkpoint_time_seconds"] > 7.0)
     assert ages == [False, False, True]

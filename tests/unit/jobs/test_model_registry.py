@@ -1,4 +1,6 @@
-"""The models of a service, as the driver and a replica know them."""
+"""The models of a service: what the driver knows of them, and what a replica loads and writes into its images."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,31 +8,63 @@ from safetensors.torch import save_file
 
 from emoji_ldm.config import build
 from emoji_ldm.errors import ModelError
-from emoji_ldm.generate.checkpoint_resolver import LORA_FILE
-from ray_jobs.serving.model_registry import ModelLoader, served_models
+from emoji_ldm.generate.checkpoint_resolver import LORA_FILE, lora_key
+from emoji_ldm.generate.warmup import warm_up_with_adapters
+from ray_jobs.serving import model_registry
+from ray_jobs.serving.model_registry import ModelLoader, ServedModel, served_models
+
+
+def config(tmp_path, **serve):
+    return build({"run": "tiny", "store": str(tmp_path / "store"), "serve": serve}, where="test")
 
 
 @pytest.fixture
-def config(tmp_path, tiny_pipeline):
+def two_models(tmp_path, tiny_pipeline):
+    """Two models on one pipeline, and an adapter that fits neither."""
     (tmp_path / "blobs").mkdir()
     save_file({"unet.nowhere.lora_A.weight": torch.zeros(1, 1)}, tmp_path / "blobs" / LORA_FILE)
-    values = {"checkpoint": str(tiny_pipeline), "models": {"more": str(tiny_pipeline)}, "max_steps": 50,
-              "loras": {"blobs": str(tmp_path / "blobs")}}  # fmt: skip
-    return build({"run": "tiny", "store": str(tmp_path / "store"), "serve": values}, where="test")
+    return config(
+        tmp_path, checkpoint=str(tiny_pipeline), models={"more": str(tiny_pipeline)}, max_steps=50,
+        loras={"blobs": str(tmp_path / "blobs")},
+    )  # fmt: skip
 
 
-def test_what_models_allow_is_known_before_any_is_loaded(config):
-    tiny, more = (model.limits for model in served_models(config))
+def test_limits_of_models_are_known_before_any_is_loaded(two_models):
+    tiny, more = (model.limits for model in served_models(two_models))
     assert (tiny.model, more.model) == ("tiny", "more")
     assert (tiny.width_px, tiny.side_step_px, tiny.max_side_px, tiny.max_steps) == (32, 4, 64, 50)
     assert tiny.loras == ("blobs",) and tiny.schedulers[0] == "ddim"
 
 
-def test_an_adapter_that_fits_only_some_models_stops_only_the_default_one(config):
-    from emoji_ldm.generate.warmup import warm_up_with_adapters
-
-    tiny, more = (ModelLoader(config, served) for served in served_models(config))
+def test_an_adapter_that_fits_only_some_models_stops_only_the_default_one(two_models):
+    tiny, more = (ModelLoader(two_models, served) for served in served_models(two_models))
     model = more.load()
     assert more.adapters(model) == {}
     with pytest.raises(ModelError, match="blobs"):
         warm_up_with_adapters(model, tiny.adapters(model), 1, deterministic=True)
+
+
+def test_a_new_replica_starts_with_the_resolved_weights_if_the_alias_was_deleted(tmp_path):
+    loader = ModelLoader(config(tmp_path, reload_s=1), ServedModel("live", "alias:live", "file:///resolved", None))
+    assert loader.uri == "file:///resolved"
+
+
+def test_loaded_weights_are_in_use_only_once_the_replica_says_so(tmp_path, tiny_pipeline):
+    loader = ModelLoader(config(tmp_path), ServedModel("tiny", str(tiny_pipeline), str(tiny_pipeline), None))
+    loader.uri = "former"
+    loader.load(str(tiny_pipeline))
+    assert loader.uri == "former"
+
+
+def test_an_image_with_an_adapter_names_the_data_of_its_own_weights(tmp_path, tiny_pipeline, monkeypatch):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / LORA_FILE).write_bytes(b"weights")
+    versions = iter([{"images": 1}, {"images": 2}])
+    monkeypatch.setattr(model_registry, "training_data_versions", lambda store, uri: next(versions))
+    served = ServedModel("tiny", str(tiny_pipeline), str(tiny_pipeline), None)
+    loader = ModelLoader(config(tmp_path, loras={"flat": str(folder)}), served)
+    model = loader.load()
+    monkeypatch.setattr("emoji_ldm.generate.pipeline_loader.load_model", lambda *_: SimpleNamespace(key="other"))
+    loader.load()
+    assert loader._versions[lora_key(model.key, folder)] == {"images": 1}

@@ -1,4 +1,4 @@
-"""What a terminal shows of a training, line by line and when it is done."""
+"""What a terminal shows of a training, line by line and at the end."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def tracker(monkeypatch):
     return ProgressTracker("train", 100, "steps", None)
 
 
-def test_lines_tell_loss_rate_wait_and_time_left(tracker, capfd):
-    screen = ProgressPrinter("train", tracker, [])
-    screen.show([line(10), line(20, validation_loss=0.5)])
+def test_lines_show_loss_rate_wait_and_time_left(tracker, capfd):
+    printer = ProgressPrinter("train", tracker, [])
+    printer.show([line(10), line(20, validation_loss=0.5)])
     assert capfd.readouterr().err == (
         "train: 20/100 steps, loss 0.0500, validation 0.5000, 80.0 images/s, 100 ms/step, data wait 0.2 %, ETA 8 s\n"
     )
-    screen.show([line(10), line(20)])
-    screen.show(None)
+    printer.show([line(10), line(20)])
+    printer.show(None)
     assert capfd.readouterr().err == ""
 
 
-def test_skipped_steps_and_lost_trackers_are_told_once(tracker, capfd):
-    screen = ProgressPrinter("train", tracker, [line(10, skipped=2, bad={"3": "nan"})])
-    told = line(20, skipped=7, bad={"12": "nan", "13": "93"}, limit="8", notes=["MLflow failed"])
+def test_skipped_steps_and_lost_trackers_are_reported_once(tracker, capfd):
+    printer = ProgressPrinter("train", tracker, [line(10, skipped=2, bad={"3": "nan"})])
+    printed = line(20, skipped=7, bad={"12": "nan", "13": "93"}, limit="8", notes=["MLflow failed"])
     for _ in range(2):
-        screen.show([line(10, skipped=2, bad={"3": "nan"}), told])
+        printer.show([line(10, skipped=2, bad={"3": "nan"}), printed])
     assert capfd.readouterr().err.splitlines()[:4] == [
         "train: step 12 was skipped, its gradient norm is nan",
         "train: step 13 was skipped, its gradient norm is 93, above 8",
@@ -51,21 +51,21 @@ def test_skipped_steps_and_lost_trackers_are_told_once(tracker, capfd):
     ]
 
 
-def test_a_note_that_comes_with_the_end_is_told_though_its_line_was_shown(tracker, capfd):
-    screen = ProgressPrinter("train", tracker, [line(10, notes=["of the run before"])])
-    screen.show([line(10, notes=["of the run before"]), line(20, notes=["early"])])
+def test_a_note_that_arrives_at_the_end_is_printed_although_its_line_was_shown(tracker, capfd):
+    printer = ProgressPrinter("train", tracker, [line(10, notes=["of the run before"])])
+    printer.show([line(10, notes=["of the run before"]), line(20, notes=["early"])])
     for _ in range(2):
-        screen.show([line(10, notes=["of the run before"]), line(20, notes=["early", "late"])])
-    told = [text for text in capfd.readouterr().err.splitlines() if "steps" not in text]
-    assert told == ["train: early", "train: late"]
+        printer.show([line(10, notes=["of the run before"]), line(20, notes=["early", "late"])])
+    printed = [text for text in capfd.readouterr().err.splitlines() if "steps" not in text]
+    assert printed == ["train: early", "train: late"]
 
 
 def test_a_group_that_starts_again_from_a_checkpoint_sets_the_count_back(tracker):
-    screen = ProgressPrinter("train", tracker, [])
-    screen.show([line(10), line(20), line(30)])
-    screen.show([line(10), line(20)])
+    printer = ProgressPrinter("train", tracker, [])
+    printer.show([line(10), line(20), line(30)])
+    printer.show([line(10), line(20)])
     assert tracker.done == 20
-    screen.show([line(10), line(20), line(40)])
+    printer.show([line(10), line(20), line(40)])
     assert tracker.done == 40
 
 
