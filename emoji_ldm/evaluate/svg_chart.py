@@ -54,7 +54,8 @@ def draw_line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str) -> s
 
     # Ids in the SVG are hashes of their content and this salt: unique on a page with several charts, and reproducible.
     salt = hashlib.sha256(repr((curves, x_label, y_label)).encode()).hexdigest()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+    # Simplifying merges points that are nearer than half a pixel, so that long trainings do not make the page large.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "path.simplify_threshold": 0.5}):
         figure = Figure(figsize=(WIDTH_PT / 72, HEIGHT_PT / 72), dpi=72)  # no pyplot, whose figures are global
         axes = figure.add_axes((
             LEFT_PT / WIDTH_PT, BOTTOM_PT / HEIGHT_PT, 1 - (LEFT_PT + RIGHT_PT) / WIDTH_PT,
@@ -66,6 +67,7 @@ def draw_line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str) -> s
             (line,) = axes.plot(
                 [x for x, _ in curve.points], [max(y, MIN_Y) for _, y in curve.points], color=curve.color,
                 linewidth=curve.width_pt, marker=marker, markersize=6, solid_joinstyle="round",
+                clip_on=False,  # the limits fit the data, and half of the last marker lies beyond them
             )  # fmt: skip
             line.set_gid(f"curve-{curve.name}")
         stream = io.BytesIO()

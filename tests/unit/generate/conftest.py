@@ -1,9 +1,20 @@
+"""Fixtures of the sampling tests: one thread, and a tiny model of 16 px."""
+
 import pytest
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Tiny networks on a busy machine: threads that wait for each other cost more than they give."""
+    """Tiny networks on a busy machine: threads that wait for each other cost more than they gain."""
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory):
+    """A random RGBA model of 16 px, whose latents are (4, 8, 8)."""
+    from emoji_ldm.generate.pipeline_loader import load_model
+    from tests.tiny_pipelines import write_pipeline
+
+    return load_model(write_pipeline(tmp_path_factory.mktemp("small") / "pipeline", size_px=16), "cpu")

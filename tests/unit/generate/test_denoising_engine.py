@@ -1,4 +1,4 @@
-"""Rows in flight: what a row becomes depends on nothing but its own draw."""
+"""The engine: what becomes of a row depends on its own request only."""
 
 import random
 
@@ -6,151 +6,108 @@ import numpy as np
 import pytest
 import torch
 
-from emoji_ldm.errors import ConfigError
-from emoji_ldm.generate.denoising_engine import DenoisingEngine, StepTimer, TimedStep
-from emoji_ldm.generate.encode_decode import EncoderDecoder, preview_steps
+from emoji_ldm.generate.denoising_engine import DenoisingEngine
+from emoji_ldm.generate.encode_decode import EncoderDecoder
 from emoji_ldm.generate.offline_sampler import OfflineSampler
-from emoji_ldm.generate.pipeline_loader import load_model
 from emoji_ldm.generate.request import GenerationRequest
-from tests.generation_requests import mask_png, mixed_requests, noise_png
-from tests.tiny_pipelines import write_pipeline
-
-pytestmark = pytest.mark.slow
+from tests.generation_requests import mixed_requests
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return load_model(write_pipeline(tmp_path_factory.mktemp("small") / "pipeline", size_px=16), "cpu")
+def engine_and_encoder(model, *, deterministic=True):
+    return (DenoisingEngine(model, 4, deterministic=deterministic),
+            EncoderDecoder(model, 4, deterministic=deterministic))  # fmt: skip
 
 
-def run(engine, stages, draws, chance):
-    """Latents of draws whose rows join, pause and leave at random."""
-    waiting, running, done = list(draws), {}, {}
+def run(engine, encoder_decoder, requests, rng):
+    """Latents of requests whose rows join, pause and leave at random."""
+    waiting, running, done = list(requests), {}, {}
     while waiting or running:
-        while waiting and (not running or chance.random() < 0.6):
-            draw = waiting.pop()
-            running[stages.row(draw)] = draw
-        rows = chance.sample(list(running), min(len(running), chance.randint(1, engine.batch_size)))
+        while waiting and (not running or rng.random() < 0.6):
+            request = waiting.pop()
+            running[encoder_decoder.encode(request)] = request
+        rows = rng.sample(list(running), min(len(running), rng.randint(1, engine.batch_size)))
         engine.tick(rows)
-        done |= {running.pop(row): row.x for row in rows if not row.left}
+        done |= {running.pop(row): row.x for row in rows if not row.steps_left}
     return done
 
 
-def compositions(model, count):
-    chance, draws = random.Random(count), mixed_requests()
-    engine, stages = DenoisingEngine(model, 4, strict=True), EncoderDecoder(model, 4, strict=True)
-    alone = {draw: latents for draw in draws for latents in run(engine, stages, [draw], chance).values()}
-    for _ in range(count):
-        chosen = chance.sample(draws, chance.randint(2, 7))
-        for draw, latents in run(engine, stages, chosen, chance).items():
-            assert torch.equal(latents, alone[draw]), draw
-    return engine, stages, alone
+def assert_bits_do_not_depend_on_company(model, num_compositions):
+    rng, requests = random.Random(num_compositions), mixed_requests()
+    engine, encoder_decoder = engine_and_encoder(model)
+    alone = {}
+    for request in requests:
+        alone |= run(engine, encoder_decoder, [request], rng)
+    for _ in range(num_compositions):
+        chosen = rng.sample(requests, rng.randint(2, 7))
+        for request, latents in run(engine, encoder_decoder, chosen, rng).items():
+            assert torch.equal(latents, alone[request]), request
 
 
-def test_a_row_gives_the_same_bits_in_any_company_slot_and_pace(model):
-    compositions(model, 10)
+@pytest.mark.slow
+def test_a_row_gives_the_same_bits_in_any_company_slot_and_pace(small_model):
+    assert_bits_do_not_depend_on_company(small_model, 10)
 
 
 @pytest.mark.long
-def test_a_row_gives_the_same_bits_in_200_compositions(model):
-    compositions(model, 200)
+def test_a_row_gives_the_same_bits_in_200_compositions(small_model):
+    assert_bits_do_not_depend_on_company(small_model, 200)
 
 
-def test_fast_mode_stays_close_to_strict(model):
-    draws, chance = mixed_requests()[::2], random.Random(1)
-    strict, fast = (run(DenoisingEngine(model, 4, strict=strict), EncoderDecoder(model, 4, strict=strict), draws, chance)
-                    for strict in (True, False))  # fmt: skip
-    for draw in draws:
-        torch.testing.assert_close(fast[draw], strict[draw], rtol=1e-3, atol=1e-3)
+@pytest.mark.slow
+def test_the_fast_mode_stays_close_to_the_deterministic_one(small_model):
+    requests, rng = mixed_requests()[::2], random.Random(1)
+    exact = run(*engine_and_encoder(small_model), requests, rng)
+    fast = run(*engine_and_encoder(small_model, deterministic=False), requests, rng)
+    for request in requests:
+        torch.testing.assert_close(fast[request], exact[request], rtol=1e-3, atol=1e-3)
 
 
-def test_the_offline_sampler_gives_the_bits_of_the_engine_for_draws_of_all_sizes(model):
+@pytest.mark.slow
+def test_the_offline_sampler_gives_the_bits_of_the_engine_for_requests_of_all_sizes(small_model):
     large = GenerationRequest("a cat", seed=5, steps=3, width_px=32, height_px=16)
-    draws = [large, *mixed_requests()[::3], *mixed_requests()[-2:]]
-    engine, stages = DenoisingEngine(model, 4, strict=True), EncoderDecoder(model, 4, strict=True)
-    alone = [latents for draw in draws for latents in run(engine, stages, [draw], random.Random(0)).values()]
-    pictures = OfflineSampler(model, 4)(draws)
-    assert pictures[0].shape == (16, 32, 4)
-    for latents, drawn in zip(alone, pictures, strict=True):
-        np.testing.assert_array_equal(stages.pictures([latents])[0], drawn)
+    requests = [large, *mixed_requests()[::3], *mixed_requests()[-2:]]
+    engine, encoder_decoder = engine_and_encoder(small_model)
+    images = OfflineSampler(small_model, 4)(requests)
+    assert images[0].shape == (16, 32, 4)
+    for request, image in zip(requests, images, strict=True):
+        latents = run(engine, encoder_decoder, [request], random.Random(0))[request]
+        np.testing.assert_array_equal(encoder_decoder.decode([latents])[0], image)
 
 
-def test_strict_passes_have_one_shape_and_fast_ones_as_many_rows_as_there_are(model):
-    strict, fast = (DenoisingEngine(model, 4, strict=mode) for mode in (True, False))
-    assert {tuple(strict.network.passes(count)) for count in range(1, 9)} == {(4,), (4, 4)}
+def test_a_tick_computes_two_unet_rows_per_guided_image_and_one_per_other(small_model):
+    engine = DenoisingEngine(small_model, 4, deterministic=False)
     counts = ((1, 0), (1, 1), (3, 1), (4, 4))
-    assert [fast.cost(rows, guided, model.latent_shape) for rows, guided in counts] == [1, 2, 4, 8]
+    assert [engine.num_unet_rows(*count, small_model.latent_shape) for count in counts] == [1, 2, 4, 8]
 
 
-def test_larger_pictures_take_the_room_of_several(model):
-    engine = DenoisingEngine(model, 4, strict=True)
+def test_larger_images_take_the_place_of_several(small_model):
+    engine = DenoisingEngine(small_model, 4, deterministic=True)
     sides = ((4, 4), (8, 8), (8, 16), (16, 16))
-    assert [engine.most((4, *side)) for side in sides] == [4, 4, 2, 1]
-    assert engine.cost(1, 1, (4, 16, 16)) == 2
+    assert [engine.max_rows((4, *side)) for side in sides] == [4, 4, 2, 1]
+    assert engine.num_unet_rows(1, 1, (4, 16, 16)) == 2
 
 
-def test_steps_of_a_gpu_are_timed_between_its_events_when_they_are_done(monkeypatch):
-    log, now = [], iter(range(100))
-
-    class Event:
-        def __init__(self, enable_timing):
-            assert enable_timing
-
-        def record(self):
-            self.at = next(now)
-
-        def synchronize(self):
-            log.append(self.at)
-
-        def elapsed_time(self, last):
-            return 1000.0 * (last.at - self.at)
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    clock = StepTimer(on_gpu=True)
-    for num_rows in (1, 2, 3, 4):
-        with clock.step((4, 8, 8), num_rows, 2 * num_rows):
-            next(now)
-    assert log == [2, 5]  # the step before last
-    assert clock.take() == [TimedStep((4, 8, 8), rows, 2 * rows, 2.0) for rows in (1, 2)] and clock.take() == []
+def test_a_row_reports_its_steps(small_model):
+    engine, encoder_decoder = engine_and_encoder(small_model)
+    row = encoder_decoder.encode(GenerationRequest("a cat", steps=3))
+    assert (row.index, row.steps_left) == (0, 3)
+    engine.tick([row])
+    assert (row.index, row.steps_left) == (1, 2)
 
 
-def test_previews_come_nearer_to_the_picture(model):
-    engine, stages = DenoisingEngine(model, 4, strict=True), EncoderDecoder(model, 4, strict=True)
-    row, seen = stages.row(GenerationRequest("a cat", steps=12), 3), []
-    while row.left:
+def test_evicted_rows_are_not_held_by_the_engine(small_model):
+    engine, encoder_decoder = engine_and_encoder(small_model)
+    engine.tick([encoder_decoder.encode(GenerationRequest("a cat", steps=3))])
+    assert list(engine._batches) == [torch.Size((4, 8, 8))]
+    engine.evict((4, 8, 8))
+    assert not engine._batches
+
+
+def test_previews_approach_the_image(small_model):
+    engine, encoder_decoder = engine_and_encoder(small_model)
+    row, seen = encoder_decoder.encode(GenerationRequest("a cat", steps=12), 3), []
+    while row.steps_left:
         seen += [(row.index, latents) for _, latents in engine.tick([row])]
     assert [index for index, _ in seen] == [4, 7, 10]
     distances = [float((latents - row.x).norm()) for _, latents in seen]
     assert distances == sorted(distances, reverse=True)
-
-
-@pytest.mark.parametrize(("steps", "wanted"), [(1, set()), (2, {0}), (10, {2, 5, 7})])
-def test_looks_are_spread_over_the_steps_before_the_last(steps, wanted):
-    assert preview_steps(steps, 3) == wanted
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"width_px": 7}, "width_px=7 is refused: this model draws multiples of 4 up to 32"),
-        ({"height_px": 64}, "height_px=64"),
-        ({"steps": 10_000}, "steps=10000"),
-        ({"scheduler": "plms"}, "scheduler=plms"),
-        ({"guidance_scale": float("nan")}, "guidance_scale=nan"),
-        ({"seed": -1}, "seed=-1"),
-        ({"mask": b"x"}, "mask needs the image"),
-    ],
-)
-def test_draws_that_cannot_be_made_are_refused_with_what_can(model, changes, text):
-    with pytest.raises(ConfigError, match=text):
-        EncoderDecoder(model, 4, strict=True).check(GenerationRequest(**{"prompt": "a cat", **changes}))
-
-
-def test_a_started_picture_keeps_what_its_strength_leaves(model):
-    near, far = (OfflineSampler(model, 4).latents([GenerationRequest("a dog", steps=10, image=noise_png(), strength=strength)])[0]
-                 for strength in (0.2, 0.9))  # fmt: skip
-    stages = EncoderDecoder(model, 4, strict=True)
-    origin = stages.row(
-        GenerationRequest("a dog", steps=10, image=noise_png(), mask=mask_png(), strength=0.2)
-    ).start.known
-    assert float((near - origin).norm()) < float((far - origin).norm())
