@@ -11,26 +11,26 @@ from emoji_ldm.errors import ConfigError
 
 
 class LatentsConfig(Section):
-    """How pictures and captions become the cached tensors that training reads."""
+    """How images and captions become the cached tensors that training reads."""
 
     vae: str = "own"
-    """`own`: this run's own; `init`: that of `train.init`; else folder or hub id of an AutoencoderKL or VQModel."""
+    """`own`: the run's own; `init`: that of `train.init`; else a folder or hub id of an AutoencoderKL or VQModel."""
     text_encoder: str = "minilm"
     """`minilm`: the packaged all-MiniLM-L6-v2; `init`: that of `train.init`; else a folder or hub id of an encoder."""
     max_tokens: Positive = 32
-    """Longest caption in tokens; longer ones are cut."""
+    """Longest caption in tokens; longer ones are truncated."""
     size_px: Width = 64
-    """Side of the pictures that are encoded."""
+    """Side in pixels of the encoded images."""
     background: str = "white"
-    """Colour behind transparent pixels for codecs without alpha."""
+    """Colour behind transparent pixels for autoencoders without alpha."""
     num_augmentations: Positive = 1
-    """Encodings per image; those after the first are altered by `flip` and `jitter`, training draws one per step."""
+    """Encodings per image: the first unaltered, the others by `flip` and `jitter`; training draws one per step."""
     flip: bool = False
-    """Whether altered variants are mirrored: half of them, or, without `jitter`, the one that there can be."""
+    """Whether augmentations mirror the image: half of them, or without `jitter` the only one."""
     jitter: Fraction = 0
-    """Largest change of brightness and contrast in altered variants."""
+    """Largest relative change of brightness and contrast by augmentations."""
     batch_size: Positive = 64
-    """Pictures or captions per forward pass."""
+    """Images or captions per forward pass."""
     num_workers: Positive = 2
     """Encoder actors."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
@@ -46,11 +46,13 @@ class LatentsConfig(Section):
 
 
 def parse_color(colour: str) -> tuple[int, int, int]:
-    """Red, green and blue in 0..255 of a colour name or `#rrggbb`; ConfigError if it is neither."""
+    """Red, green and blue (0 to 255) of a colour name or `#rrggbb`; ConfigError if it is neither."""
     from PIL import ImageColor
 
     try:
         red, green, blue = ImageColor.getrgb(colour)[:3]
     except ValueError:
-        raise ConfigError(f"latents.background={colour!r} is no colour; use a name such as white, or #rrggbb") from None
+        raise ConfigError(
+            f"latents.background={colour!r} is not a colour; use a name such as white, or #rrggbb"
+        ) from None
     return red, green, blue

@@ -1,1 +1,1 @@
-"""Pictures and captions as cached tensors: codec (pixels <-> latents), text (captions -> states), cache."""
+"""Images and captions as cached tensors: VAE (pixels <-> latents), text encoder (captions -> states), cache."""

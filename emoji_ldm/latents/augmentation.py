@@ -1,7 +1,8 @@
-"""Altered encodings of an image: mirrored, brighter, flatter; each a function of (image, number), made once.
+"""Data augmentation of cached latents: mirrored images, and changes of brightness and contrast.
 
-The first encoding of an image is always the unaltered one, under the codec's own key. The others lie
-beside it under keys of their own: other options or more variants make new rows and touch none.
+An image is encoded several times, once unaltered and once per augmentation, and training draws one encoding per step.
+The unaltered one is stored under the autoencoder's own key, the others under keys derived from it and from the options:
+other options or more augmentations add rows and change none. An augmentation is a function of (image id, number).
 """
 
 from __future__ import annotations
@@ -18,32 +19,32 @@ Pixels = NDArray[np.uint8]
 LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue (ITU-R BT.601)
 
 
-def augmentation_keys(codec_key: str, settings: LatentsConfig) -> list[str]:
-    """The codec keys of an image's encodings, `settings.num_augmentations` of them.
+def augmentation_keys(vae_key: str, settings: LatentsConfig) -> list[str]:
+    """The keys of an image's encodings, `settings.num_augmentations` of them, the unaltered one first.
 
     Raises:
-        ConfigError: Variants that nothing alters, alterations without variants, or equal variants.
+        ConfigError: The options ask for augmentations that alter nothing, or for two equal ones.
     """
-    altered = settings.flip or settings.jitter > 0
-    if altered != (settings.num_augmentations > 1):
+    is_altered = settings.flip or settings.jitter > 0
+    if is_altered != (settings.num_augmentations > 1):
         raise ConfigError(
-            f"latents.num_augmentations={settings.num_augmentations} with latents.flip={settings.flip} and latents.jitter="
-            f"{settings.jitter:g}: the first variant is the image itself, so altered ones need variants from 2 on, "
-            "and flip or jitter; set both or neither"
+            f"latents.num_augmentations={settings.num_augmentations} with latents.flip={settings.flip} and "
+            f"latents.jitter={settings.jitter:g}: the first encoding is the image itself, so altered ones need "
+            "num_augmentations of 2 or more, and flip or jitter; set both or neither"
         )
-    if settings.jitter:  # as a float: equal settings, equal keys, however they were written
+    if settings.jitter:  # as a float, so that 1 and 1.0 give equal keys
         options = [settings.flip, float(settings.jitter)]
-        return [codec_key, *(key_of(codec_key, number, *options) for number in range(1, settings.num_augmentations))]
+        return [vae_key, *(key_of(vae_key, number, *options) for number in range(1, settings.num_augmentations))]
     if settings.num_augmentations > 2:
         raise ConfigError(
-            f"latents.num_augmentations={settings.num_augmentations} without latents.jitter: a picture and its mirror image are all "
-            "there is; set latents.num_augmentations=2, or jitter such as 0.1"
+            f"latents.num_augmentations={settings.num_augmentations} without latents.jitter: only an image and "
+            "its mirror image are possible; set latents.num_augmentations=2, or jitter such as 0.1"
         )
-    return [codec_key, *([key_of(codec_key, "mirrored")] if settings.flip else [])]
+    return [vae_key, *([key_of(vae_key, "mirrored")] if settings.flip else [])]
 
 
 def augment(pixels: Pixels, image_ids: Sequence[str], number: int, settings: LatentsConfig) -> Pixels:
-    """Pictures `(N, H, W, 4)` as variant `number` has them; 0 gives them back. Alpha is mirrored, never changed."""
+    """Images uint8 `(N, H, W, 4)` with augmentation `number`; 0 leaves them unaltered. Alpha is only ever mirrored."""
     if number == 0:
         return pixels
     return np.stack(
@@ -52,9 +53,9 @@ def augment(pixels: Pixels, image_ids: Sequence[str], number: int, settings: Lat
 
 
 def _augment_one(pixels: Pixels, image_id: str, number: int, settings: LatentsConfig) -> Pixels:
-    """One picture; all of its chance comes from its id and the variant's number.
+    """One image; its random numbers are keyed by its id and `number`.
 
-    Without jitter there is none: the one variant beside the picture is its mirror image, not now and then itself.
+    Without jitter nothing is random: the one augmentation is the mirror image of every image.
     """
     if not settings.jitter:
         return pixels[:, ::-1] if settings.flip else pixels
@@ -63,12 +64,12 @@ def _augment_one(pixels: Pixels, image_id: str, number: int, settings: LatentsCo
         pixels = pixels[:, ::-1]
     colour, alpha = pixels[..., :3].astype(np.float32), pixels[..., 3:].astype(np.float32)
     colour = np.clip(colour * _jitter_factor(brightness, settings.jitter), 0, 255)
-    # Contrast turns about the mean grey of what is seen.
+    # Contrast changes around the mean grey of the visible pixels.
     grey = float((colour @ LUMA_WEIGHTS * alpha[..., 0]).sum() / max(float(alpha.sum()), 1.0))
     colour = np.clip(grey + (colour - grey) * _jitter_factor(contrast, settings.jitter), 0, 255)
     return np.concatenate([np.rint(colour).astype(np.uint8), pixels[..., 3:]], axis=-1)
 
 
-def _jitter_factor(chance: float, jitter: float) -> np.float32:
-    """Even between 1 - jitter and 1 + jitter."""
-    return np.float32(1 + jitter * (2 * chance - 1))
+def _jitter_factor(uniform: float, jitter: float) -> np.float32:
+    """Uniform between 1 - jitter and 1 + jitter, from a number in [0, 1)."""
+    return np.float32(1 + jitter * (2 * uniform - 1))

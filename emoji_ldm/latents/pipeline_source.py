@@ -1,4 +1,4 @@
-"""Folders of pipelines, local or fetched from the hub; light, so that planning needs no torch."""
+"""Folders of diffusers pipelines, local or downloaded from the hub. It must not import torch, as planning uses it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def local_folder(source: Path | str, parts: tuple[str, ...] = PIPELINE_PARTS) -> Path:
-    """The folder itself, or the local copy of these parts of a hub id; ModelError if it is no such pipeline."""
+    """The folder itself, or a local copy of these parts of a hub id; ModelError if it is no such pipeline."""
     folder = Path(source) if Path(source).is_dir() else _download(source, parts)
     _check_parts(folder, parts)
     return folder
 
 
 def resolve_checkpoint_pipeline(source: str) -> str:
-    """The pipeline in the folder of one of our checkpoints; anything else as it is."""
+    """The pipeline folder inside a checkpoint's folder; any other source unchanged."""
     nested = Path(source, "pipeline")
     return str(nested) if nested.is_dir() else source
 
 
 def is_hub_pipeline(source: str) -> bool:
-    """Whether it is the hub id of a pipeline, rather than of a single model; false if the hub does not say."""
+    """Whether a source is the hub id of a pipeline rather than of a single model; false if the hub gives no answer."""
     if Path(source).exists() or not HUB_ID.fullmatch(source):
         return False
     from huggingface_hub import hf_hub_download
@@ -48,12 +48,12 @@ def _download(source: Path | str, parts: tuple[str, ...]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     patterns = [MODEL_INDEX, *(f"{part}/*.{kind}" for part in parts for kind in ("json", "txt", "safetensors"))]
-    halves = [f"{part}/*.{kind}.safetensors" for part in parts for kind in ("fp16", "non_ema")]  # never read
+    unused = [f"{part}/*.{kind}.safetensors" for part in parts for kind in ("fp16", "non_ema")]  # never loaded
     try:
-        return Path(snapshot_download(source, allow_patterns=patterns, ignore_patterns=halves))
+        return Path(snapshot_download(source, allow_patterns=patterns, ignore_patterns=unused))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise ModelError(
-            f"there is no folder {source!r}, and the hub does not give a model of that name: {short_error_text(error)}"
+            f"there is no folder {source!r}, and no model of that name could be downloaded: {short_error_text(error)}"
         ) from None
 
 
@@ -67,7 +67,7 @@ def _check_parts(folder: Path, parts: tuple[str, ...]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file; ModelError if it is not there or none."""
+    """The JSON object in a file; ModelError if it is missing or not one."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:

@@ -1,14 +1,13 @@
-"""Captions -> token states, the sequence that the U-Net attends to.
+"""Text encoders: captions -> token states, the sequence that the U-Net attends to.
 
-The convention: the states of padding are zero vectors, and no mask goes to the U-Net. As
-diffusers' cross-attention has no bias on keys and values, a zero state is a key 0 with a
-value 0: it adds nothing but a constant to the softmax, the same in training and sampling.
-So only real tokens are stored, and padding is added on the device.
+Padding states are zero vectors, and the U-Net gets no mask. Cross-attention in diffusers has no bias on keys and
+values, so a zero state has key 0 and value 0: it adds nothing but a constant to the softmax denominator, the same in
+training and in sampling. So only real tokens need to be stored, and padding is added on the device.
 
-A plain diffusers `StableDiffusionPipeline` does the same with the encoders saved by us:
-the classes of `padded` zero the padding themselves, `config.use_attention_mask` makes the
-pipeline pass the mask, and the tokenizer's `model_max_length` is the padded length. A
-pipeline made elsewhere was trained on its own padding: all its positions count as real.
+A stock diffusers `StableDiffusionPipeline` does the same with the encoders that this package saves: the classes of
+`zero_padded` zero the padding themselves, `config.use_attention_mask` makes the pipeline pass the mask, and the
+tokenizer's `model_max_length` is the padded length. A pipeline made elsewhere was trained with its own padding tokens:
+all its positions count as real.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from transformers import (
     AutoTokenizer,
     BertModel,
     CLIPTextModel,
-    PreTrainedModel,  # noqa: F401  diffusers looks here for it with checkpoints that name this module
+    PreTrainedModel,  # noqa: F401  diffusers looks for this name here when it opens checkpoints that name this module
     T5EncoderModel,
 )
 from transformers.utils import logging
@@ -39,6 +38,7 @@ from transformers.utils import logging
 from emoji_ldm.config import key_of
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.latents.pipeline_source import is_hub_pipeline, local_folder, resolve_checkpoint_pipeline
+from emoji_ldm.latents.transformers_compat import change_class
 from emoji_ldm.latents.weights_hash import hash_weights
 from emoji_ldm.latents.zero_padded import ZeroPaddedBert, ZeroPaddedClip, ZeroPaddedT5
 
@@ -62,11 +62,11 @@ STOCK_CLASSES: dict[str, Any] = {
 
 
 def pad(states: Sequence[Any], max_tokens: int) -> Tensor:
-    """Float states `(tokens, width)` as one float32 `(N, max_tokens, width)`, zeros behind; longer ones are cut."""
+    """States `(tokens, width)` as one float32 `(N, max_tokens, width)`, zero-padded; longer ones are truncated."""
     padded = torch.zeros(len(states), max_tokens, states[0].shape[-1])
     for row, state in zip(padded.numpy(), states, strict=True):
-        kept = state[:max_tokens]
-        row[: len(kept)] = kept
+        truncated = state[:max_tokens]
+        row[: len(truncated)] = truncated
     return padded
 
 
@@ -83,7 +83,7 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> list[TokenStates]:
-        """States float32 `(tokens, width)` per caption, without padding; captions longer than max_tokens are cut."""
+        """States float32 `(tokens, width)` per caption, without padding and at most max_tokens long."""
         if not captions:
             return []
         inputs = self.tokenizer(
@@ -94,10 +94,6 @@ class TextEncoder:
         states = self.model(input_ids=inputs.input_ids, attention_mask=mask).last_hidden_state.float().cpu().numpy()
         counts = inputs.attention_mask.sum(dim=1).tolist() if self.masked else [self.max_tokens] * len(captions)
         return [state[:count].copy() for state, count in zip(states, counts, strict=True)]
-
-    def count_tokens(self, captions: Sequence[str]) -> list[int]:
-        """Tokens per caption before any cut, special tokens included."""
-        return [len(ids) for ids in self.tokenizer(list(captions), truncation=False, verbose=False).input_ids]
 
     pad = staticmethod(pad)
 
@@ -118,7 +114,7 @@ def load_text_encoder(source: str, *, max_tokens: int, device: str) -> TextEncod
     folder = str(_minilm_folder()) if source == "minilm" else resolve_checkpoint_pipeline(source)
     if is_hub_pipeline(folder):
         folder = str(local_folder(folder, ("text_encoder", "tokenizer")))
-    logging.disable_progress_bar()  # transformers draws one for every weight file
+    logging.disable_progress_bar()  # transformers shows one for every weight file
     in_pipeline = Path(folder, "text_encoder").is_dir()
     tokenizer = _load_tokenizer(str(Path(folder, "tokenizer")) if in_pipeline else folder, source)
     model = _load_model(str(Path(folder, "text_encoder")) if in_pipeline else folder, source, in_pipeline=in_pipeline)
@@ -132,27 +128,27 @@ def load_text_encoder(source: str, *, max_tokens: int, device: str) -> TextEncod
 
 
 def _load_model(folder: str, source: str, *, in_pipeline: bool) -> Any:
-    """The model; one that comes in a pipeline made elsewhere keeps that pipeline's way with padding."""
+    """The model; in a pipeline made elsewhere it keeps that pipeline's treatment of padding."""
     try:
         config = AutoConfig.from_pretrained(folder)
-        ours = not in_pipeline or getattr(config, "use_attention_mask", False)
-        if ours and config.model_type not in ZERO_PADDED_CLASSES:
+        zero_padded = not in_pipeline or getattr(config, "use_attention_mask", False)
+        if zero_padded and config.model_type not in ZERO_PADDED_CLASSES:
             raise ValueError(f"model type {config.model_type} is none of {', '.join(ZERO_PADDED_CLASSES)}")
         model = _load_complete(STOCK_CLASSES.get(config.model_type, AutoModel), folder)
     except LOAD_ERRORS as error:
         raise ModelError(_unloadable("text encoder", source, error)) from None
-    if ours:
-        # Only now: transformers finds weights that were saved under other names by the name of the class.
-        model.__class__ = ZERO_PADDED_CLASSES[config.model_type]
-        model._weight_conversions = []  # or it is saved under those names, which the other class does not know
-    model.config.use_attention_mask = bool(ours)
+    if zero_padded:
+        change_class(model, ZERO_PADDED_CLASSES[config.model_type])
+    model.config.use_attention_mask = bool(zero_padded)
     return model
 
 
 def _load_complete(kind: Any, folder: str) -> Any:
-    """The model; ValueError if the folder lacks some of its weights, which transformers would draw at random."""
+    """The model; ValueError if the folder lacks weights, which transformers would silently initialise at random."""
     model, found = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    missing = [name for name in found["missing_keys"] if "pooler" not in name]  # it changes no state
+    missing = [
+        name for name in found["missing_keys"] if "pooler" not in name
+    ]  # the pooler reads the states and changes none
     if missing:
         raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
     return model
@@ -161,7 +157,7 @@ def _load_complete(kind: Any, folder: str) -> Any:
 def _load_tokenizer(folder: str, source: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers' answer to a missing file
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers returns if the file is missing
             raise ValueError("its vocabulary is empty, the file is missing")
     except LOAD_ERRORS as error:
         raise ModelError(_unloadable("tokenizer", source, error)) from None

@@ -1,11 +1,10 @@
-"""Pixels <-> latents with a diffusers `AutoencoderKL` or `VQModel`, transparency included.
+"""Autoencoders: pixels <-> latents with a diffusers `AutoencoderKL` or `VQModel`, transparency included.
 
-*Pixels* are uint8 `(N, H, W, 4)` arrays of straight (not premultiplied) RGBA. A model with
-four channels sees all four scaled to [-1, 1], with the colour of fully transparent pixels
-set to white. So what it decodes is a straight RGBA picture as it stands: a plain diffusers
-pipeline, which only maps [-1, 1] to [0, 255], saves right PNG files from the same model.
-(Premultiplied channels would be smoother at edges, but look dark in every such viewer.)
-A model with three channels sees the picture flattened on a background colour.
+*Pixels* are uint8 `(N, H, W, 4)` arrays of straight (not premultiplied) RGBA. A model with four channels gets all of
+them scaled to [-1, 1], with the colour of fully transparent pixels set to white. What it decodes is then straight RGBA
+as well, and a stock diffusers pipeline, which merely maps [-1, 1] to [0, 255], saves correct PNG files. Premultiplied
+channels would be smoother at edges, but such a pipeline would save them too dark. A model with three channels gets the
+image flattened on a background colour.
 """
 
 from __future__ import annotations
@@ -37,21 +36,21 @@ VAE_CLASSES = {
     "VQModel": QuantizedAutoencoder,
     "QuantizedAutoencoder": QuantizedAutoencoder,
 }
-VAE_SUBFOLDERS = ("vae", "vqvae")  # where a pipeline has it
-PREPROCESSING_VERSION = 1  # goes into the key: raise it when `to_square` or `to_tensor` changes its result
+VAE_SUBFOLDERS = ("vae", "vqvae")  # of a pipeline
+PREPROCESSING_VERSION = 1  # part of the key: raise it when the result of `to_square` or `to_tensor` changes
 
 Pixels = NDArray[np.uint8]
 FloatMoments = NDArray[np.float32]
 
 
 def to_square(png_bytes: bytes, size_px: int) -> Pixels:
-    """A picture file as uint8 `(size_px, size_px, 4)`, scaled to fit and centred on transparent padding."""
+    """An image file as uint8 `(size_px, size_px, 4)`, scaled to fit and centred on transparent padding."""
     with Image.open(io.BytesIO(png_bytes)) as opened:
         image = opened.convert("RGBA")
     scale = size_px / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     if (width, height) != image.size:
-        # Pillow resizes RGBA premultiplied, so that colours under transparency do not bleed into edges.
+        # Pillow premultiplies RGBA while it resizes, so colours under transparency do not bleed into edges.
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     square = Image.new("RGBA", (size_px, size_px))
     square.paste(image, ((size_px - width) // 2, (size_px - height) // 2))
@@ -63,7 +62,7 @@ def to_tensor(pixels: Pixels, channels: int, background: str = "white") -> Tenso
 
     Args:
         pixels: uint8 `(N, H, W, 4)` straight RGBA.
-        channels: 4 keeps transparency (see the module's text), 3 flattens on `background`.
+        channels: 4 keeps transparency (see the module's docstring), 3 flattens on `background`.
         background: A colour name or `#rrggbb`.
 
     Raises:
@@ -73,12 +72,12 @@ def to_tensor(pixels: Pixels, channels: int, background: str = "white") -> Tenso
     colour, alpha = values[:, :3], values[:, 3:]
     if channels == 4:
         return torch.cat([colour.where(alpha > 0, torch.ones(())), alpha], dim=1) * 2 - 1
-    behind = torch.tensor(parse_color(background), dtype=torch.float32).view(1, 3, 1, 1) / 255
-    return (colour * alpha + behind * (1 - alpha)) * 2 - 1
+    backdrop = torch.tensor(parse_color(background), dtype=torch.float32).view(1, 3, 1, 1) / 255
+    return (colour * alpha + backdrop * (1 - alpha)) * 2 - 1
 
 
 def to_pixels(tensor: Tensor) -> Pixels:
-    """uint8 `(N, H, W, 4)` straight RGBA of model output `(N, 3 or 4, H, W)`, clamped to [-1, 1]; 3 give alpha 255."""
+    """uint8 `(N, H, W, 4)` straight RGBA of model output `(N, 3 or 4, H, W)`, clamped to [-1, 1]; alpha 255 for RGB."""
     values = (tensor.detach().float().clamp(-1, 1) + 1) * 127.5
     pixels = values.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     if pixels.shape[-1] == 3:
@@ -88,11 +87,11 @@ def to_pixels(tensor: Tensor) -> Pixels:
 
 @dataclass(frozen=True)
 class VaeCodec:
-    """A frozen autoencoder for pictures of one size."""
+    """A frozen autoencoder for images of one size."""
 
     vae: Any  # diffusers AutoencoderKL or our QuantizedAutoencoder, evaluation mode
     key: str  # hash of weights, their configuration and the preprocessing: equal key, equal latents
-    channels: int  # 4: RGBA; 3: flattened on `background`
+    num_channels: int  # 4: RGBA; 3: flattened on `background`
     size_px: int
     background: str
     device: torch.device
@@ -105,24 +104,24 @@ class VaeCodec:
 
     @property
     def scaling_factor(self) -> float:
-        """Raw latents times this have about unit variance: what the diffusion model sees."""
+        """Latents times this factor have about unit variance, as the diffusion model needs them."""
         return float(self.vae.config.scaling_factor)
 
     @torch.inference_mode()
     def encode(self, pixels: Pixels) -> tuple[FloatMoments, FloatMoments]:
-        """Mean and log-variance of the posterior, float32 `(N, C, h, w)` each, raw (not scaled)."""
-        images = to_tensor(pixels, self.channels, self.background).to(self.device)
+        """Mean and log-variance of the posterior, float32 `(N, C, h, w)` each, unscaled."""
+        images = to_tensor(pixels, self.num_channels, self.background).to(self.device)
         posterior = self.vae.encode(images).latent_dist
         return posterior.mean.float().cpu().numpy(), posterior.logvar.float().cpu().numpy()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Pixels:
-        """Pixels uint8 `(N, H, W, 4)` of raw latents `(N, C, h, w)`, that is divided by `scaling_factor`."""
+        """Pixels uint8 `(N, H, W, 4)` of unscaled latents `(N, C, h, w)`."""
         return to_pixels(self.vae.decode(latents.to(self.device, self.vae.dtype)).sample)
 
 
 def latent_channels(settings: Mapping[str, Any]) -> int:
-    """Channels of a latent, by an autoencoder's configuration; a codebook's vectors may have a width of their own."""
+    """Channels of a latent by an autoencoder's configuration; codebook vectors may have another width."""
     return int(settings.get("vq_embed_dim") or settings["latent_channels"])
 
 
@@ -135,8 +134,8 @@ def load_vae(folder: Path | str, *, size_px: int, background: str, device: str) 
     """Load an `AutoencoderKL` or `VQModel` from its folder, from a pipeline with `vae/` or `vqvae/`, or from a hub id.
 
     Raises:
-        ModelError: It is not there, is of another kind, or has other than 3 or 4 channels.
-        ConfigError: `size_px` does not fit the model, or the background is no colour.
+        ModelError: It is missing or of another kind, or has neither 3 nor 4 channels.
+        ConfigError: `size_px` does not fit the model, or the background is not a colour.
     """
     vae = _load_autoencoder(folder).eval().requires_grad_(False).to(device)
     channels = int(vae.config.in_channels)
@@ -151,7 +150,7 @@ def load_vae(folder: Path | str, *, size_px: int, background: str, device: str) 
 
 
 def resolve_vae(config: Config, store: Store, cache: Path) -> Path | str:
-    """What `load_codec` takes: the run's newest autoencoder for `latents.vae=own`, else that folder or hub id.
+    """The source for `load_vae`: the run's newest autoencoder for `latents.vae=own`, else that folder or hub id.
 
     Args:
         config: Gives `run` and `latents.vae`.
@@ -169,7 +168,7 @@ def resolve_vae(config: Config, store: Store, cache: Path) -> Path | str:
 def _load_autoencoder(folder: Path | str) -> Any:
     folder = resolve_checkpoint_pipeline(str(folder))
     nested = next((name for name in VAE_SUBFOLDERS if (Path(folder) / name / "config.json").is_file()), "")
-    hub = not Path(folder).is_dir()  # a hub id may be either kind: the model itself is tried first
+    hub = not Path(folder).is_dir()  # a hub id may name a model or a pipeline: a model is tried first
     problem = ""
     for subfolder in ["", *VAE_SUBFOLDERS] if hub else [nested]:
         try:
@@ -177,7 +176,7 @@ def _load_autoencoder(folder: Path | str) -> Any:
             kind = VAE_CLASSES.get(settings.get("_class_name"))
             if kind is None:
                 raise ValueError(f"it is a {settings.get('_class_name')}, neither an AutoencoderKL nor a VQModel")
-            # The VQModels of latent diffusion were published before there was a factor; they work unscaled.
+            # The VQModels of latent diffusion were published before there was a scaling factor, and use none.
             unscaled = (
                 {"scaling_factor": 1.0} if kind is QuantizedAutoencoder and "scaling_factor" not in settings else {}
             )

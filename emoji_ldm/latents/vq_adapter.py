@@ -1,6 +1,6 @@
-"""A diffusers `VQModel` behind the interface of an `AutoencoderKL`, as pipelines and the rest of us call it.
+"""A diffusers `VQModel` with the interface of an `AutoencoderKL`, which pipelines and this package call.
 
-Saved pipelines bring a copy of this file: it imports nothing of ours.
+Exported pipelines carry a copy of this file, so it must not import anything of this package.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ DETERMINISTIC_LOGVAR = -10000.0  # as emoji_ldm.latents.cache has it
 
 @dataclass
 class VQEncoderOutput(BaseOutput):  # type: ignore[misc]
-    """What a quantised encoder gives."""
+    """The output of a quantised encoder."""
 
-    latents: Tensor  # (n, C, h, w), before quantisation: what latent diffusion works on (arXiv 2112.10752, section 3.1)
-    latent_dist: Any  # the same as a posterior without spread
+    latents: Tensor  # (n, C, h, w), before quantisation, as latent diffusion uses it (arXiv 2112.10752, section 3.1)
+    latent_dist: Any  # the same as a posterior of standard deviation 0
 
 
 class QuantizedAutoencoder(VQModel):  # type: ignore[misc]
-    """The weights, file layout and arithmetic of `VQModel`; `decode` takes the nearest vectors of the codebook."""
+    """`VQModel` with its weights, file layout and arithmetic; `decode` uses the nearest vectors of the codebook."""
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
-        """Latents `(n, C, h, w)` of pictures `(n, channels, H, W)` in [-1, 1], as `latents` and as `latent_dist`."""
+        """Latents `(n, C, h, w)` of images `(n, channels, H, W)` in [-1, 1], as `latents` and as `latent_dist`."""
         latents = super().encode(x).latents
         posterior = DiagonalGaussianDistribution(torch.cat([latents, torch.zeros_like(latents)], 1), deterministic=True)
         posterior.logvar = torch.full_like(latents, DETERMINISTIC_LOGVAR)
         return VQEncoderOutput(latents=latents, latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True, **others: Any) -> Any:
-        """As `VQModel.decode`; the `generator` that pipelines give to every autoencoder is not needed."""
+        """As `VQModel.decode`; ignores the `generator` that pipelines pass to every autoencoder."""
         others.pop("generator", None)
         return super().decode(h, force_not_quantize, return_dict, **others)

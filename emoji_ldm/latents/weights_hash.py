@@ -1,4 +1,4 @@
-"""One key per set of weights, whatever file or hub they came from."""
+"""A content hash of model weights, independent of the file or hub they came from."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ METADATA_FIELDS = {"architectures", "dtype", "torch_dtype", "transformers_versio
 def hash_weights(model: Any) -> str:
     """Hash of a model's configuration and of every tensor (name, type, shape, bytes): 16 hex digits.
 
-    Hashing tensors, not files, gives a model the same key before and after it was saved,
-    sharded or moved into a pipeline folder.
+    Hashing tensors rather than files gives a model the same key before and after it was saved, sharded or moved into a
+    pipeline folder.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     config = model.config if isinstance(model.config, dict) else model.config.to_dict()
-    # What starts with _ or is in STAMPS says how a file was made, not what the model computes.
+    # Fields that start with _ or are in METADATA_FIELDS record how a file was made, not what the model computes.
     settings = {
         name: value for name, value in config.items() if not name.startswith("_") and name not in METADATA_FIELDS
     }

@@ -1,6 +1,6 @@
-"""Text encoders whose padding is zero vectors.
+"""Text encoders whose states of padding tokens are zero vectors.
 
-Saved pipelines bring a copy of this file: it imports nothing of ours.
+Exported pipelines carry a copy of this file, so it must not import anything of this package.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from transformers import (
 
 
 class ZeroPadded:
-    """Mixed into a transformers encoder: states `(N, tokens, width)` are zero where the attention mask is."""
+    """Mix-in for a transformers encoder: states `(N, tokens, width)` are zero where the attention mask is."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
-        """As the encoder's own, padding zeroed."""
+        """The encoder's forward, with padding zeroed."""
         output = super().forward(input_ids, attention_mask=attention_mask, **options)  # type: ignore[misc]
         if attention_mask is not None:
             output.last_hidden_state = output.last_hidden_state * attention_mask.unsqueeze(-1)
@@ -28,7 +28,7 @@ class ZeroPadded:
 
 
 class ZeroPaddedBert(ZeroPadded, BertModel):  # type: ignore[misc]
-    """BERT and its kin, such as MiniLM."""
+    """BERT and its relatives, such as MiniLM."""
 
 
 class ZeroPaddedClip(ZeroPadded, CLIPTextModel):  # type: ignore[misc]

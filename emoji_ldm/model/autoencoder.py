@@ -1,4 +1,4 @@
-"""The own RGBA autoencoder: a small diffusers `AutoencoderKL` or `VQModel`, its loss and its measure."""
+"""The project's RGBA autoencoder: a small diffusers `AutoencoderKL` or `VQModel`, its loss and its quality measure."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.latents.vq_adapter import QuantizedAutoencoder
 from emoji_ldm.model.identity_init import NUM_GROUPS, init_identity
 
-HIDDEN_WEIGHT = 0.1  # of colour errors where the picture is transparent: seen by none, yet it must stay calm
-CODEBOOK_WEIGHT = 10.0  # of the distance to the codebook: at 1 latents drift away and vectors fall out of use
-GRADIENT_WEIGHT = 0.5  # of the error of neighbour differences against the error of values
+HIDDEN_WEIGHT = 0.1  # of colour errors under full transparency: invisible, but unbounded without a weight
+CODEBOOK_WEIGHT = 10.0  # of the distance to the codebook: at 1 latents drift away and vectors go unused
+GRADIENT_WEIGHT = 0.5  # of the error of neighbour differences relative to the error of values
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Any:
-    """An autoencoder with 4 channels in and out that starts as block averages (see `linear`).
+    """An autoencoder with 4 channels in and out that starts as block averages, see `identity_init`.
 
-    It is an `AutoencoderKL`, or for `kind=vq` a `VQModel` (as `QuantizedAutoencoder`). What is left to
-    chance is drawn from `config.seed`. There is no attention in the middle: emoji are local, and a
+    It is an `AutoencoderKL`, or for `kind=vq` a `VQModel` (as `QuantizedAutoencoder`). Random
+    weights are drawn from `config.seed`. There is no attention in the middle block: emoji have local structure, and a
     purely convolutional network works at every size.
 
     Raises:
-        ConfigError: The picture's side cannot be halved once per resolution, a width is too
-            small, or the latent has fewer channels than the picture.
+        ConfigError: The image side cannot be halved once per resolution, a width is too small, or the latent has fewer
+            channels than the image.
     """
     from diffusers import AutoencoderKL
 
@@ -45,17 +45,19 @@ def build_autoencoder(config: AutoencoderConfig) -> Any:
         else:
             vae = AutoencoderKL(**common)
         init_identity(vae)
-        return vae
+    if config.gradient_checkpointing:
+        vae.enable_gradient_checkpointing()
+    return vae
 
 
 @torch.no_grad()
 def fill_codebook(vae: Any, latents: Tensor, seed: int) -> None:
-    """Start the codebook at latents `(n, C, h, w)` of real pictures, so that each vector is used from step 1.
+    """Initialise the codebook with latents `(n, C, h, w)` of real images, so that each vector is used from step 1.
 
-    diffusers starts it as a tiny cube around zero, most of which no latent ever comes near.
+    diffusers draws it from a tiny cube around zero, most of which no latent ever comes near.
     """
     vectors = latents.permute(0, 2, 3, 1).flatten(0, 2)
-    different = torch.unique((vectors * 64).round(), dim=0) / 64  # flat surfaces give the same latent over and over
+    different = torch.unique((vectors * 64).round(), dim=0) / 64  # flat surfaces give many equal latents
     book, generator = vae.quantize.embedding.weight, torch.Generator().manual_seed(seed)
     rounds = -(-len(book) // len(different))
     chosen = torch.cat([torch.randperm(len(different), generator=generator) for _ in range(rounds)])[: len(book)]
@@ -63,7 +65,7 @@ def fill_codebook(vae: Any, latents: Tensor, seed: int) -> None:
 
 
 class AutoencoderLoss(nn.Module):
-    """The autoencoder with its training loss as output, so that one engine call is one step's forward."""
+    """The autoencoder with its training loss as output, since an engine calls one module per forward pass."""
 
     def __init__(self, vae: Any, kl_weight: float) -> None:
         super().__init__()
@@ -73,10 +75,10 @@ class AutoencoderLoss(nn.Module):
     def forward(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """L1 + gradient loss of `(n, 4, H, W)` pixels in [-1, 1], and the cost of their latents.
 
-        That is the KL divergence, or the squared distance to the codebook: whole for the latents, and by a quarter
-        for the vectors. In VQ-VAE (arXiv 1711.00937, equation 3) the quarter is the latents'; this is how the code of
-        latent diffusion, and `VQModel` after it, has it, and what keeps latents near the vectors.
-        `noise` has the latent's shape; without a posterior's spread it counts for nothing.
+        The cost is the KL divergence, or the squared distance to the codebook: with full weight for the latents, and a
+        quarter for the vectors. In VQ-VAE (arXiv 1711.00937, equation 3) the quarter is on the latents' term. The code
+        of latent diffusion has it this way round, and so has `VQModel`; it keeps latents near the vectors.
+        `noise` has the latent's shape; a quantised autoencoder ignores it.
         """
         if self.quantized:
             decoded, distance = self.vae.decode(self.vae.encode(pixels).latents, return_dict=False)
@@ -95,7 +97,7 @@ def reconstruction_loss(decoded: Tensor, pixels: Tensor) -> Tensor:
 
     Args:
         decoded: `(n, 4, H, W)`, about [-1, 1].
-        pixels: The truth, same shape and range.
+        pixels: The target, same shape and range.
     """
     alpha = (pixels[:, 3:] + 1) / 2
     colour = HIDDEN_WEIGHT + (1 - HIDDEN_WEIGHT) * alpha
@@ -111,7 +113,7 @@ def reconstruction_loss(decoded: Tensor, pixels: Tensor) -> Tensor:
 
 
 def psnr_db(first: Tensor, second: Tensor) -> tuple[float, float]:
-    """Peak signal-to-noise ratio in dB of RGBA pictures laid on white, and of their alpha alone.
+    """Peak signal-to-noise ratio in dB of RGBA images on white, and of their alpha alone.
 
     Args:
         first: `(n, 4, H, W)` in [-1, 1], straight alpha.
@@ -125,7 +127,7 @@ def _check_autoencoder_config(config: AutoencoderConfig) -> None:
     widths = config.block_out_channels
     if config.size_px % 2 ** (len(widths) - 1):
         raise ConfigError(
-            f"autoencoder.block_out_channels={list(widths)} halves the picture {len(widths) - 1} times, but "
+            f"autoencoder.block_out_channels={list(widths)} halves the image {len(widths) - 1} times, but "
             f"autoencoder.size_px={config.size_px} allows fewer; give fewer widths or another size"
         )
     if min(widths) < 16 or config.latent_channels < 4:

@@ -1,4 +1,4 @@
-"""Moving averages of the weights, kept where the weights are: on each rank's own shard."""
+"""Moving averages of the weights (EMA), kept on each rank's own shards."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-AVERAGE_NAMES = ("ema", "ema2")  # of the averages in a checkpoint; the first one is exported
-WEIGHTS_NAME = "weight"  # the shards themselves there
+from emoji_ldm.model.torch_compat import lerp_tensors
+
+AVERAGE_NAMES = ("ema", "ema2")  # names in a checkpoint; the first average is exported
+WEIGHTS_NAME = "weight"  # name of the weights themselves there
 
 
 def ema_decay_at(step: int, decay: float) -> float:
     """Decay of update `step` (the first is 1): (1 + step) / (10 + step) until `decay` is reached.
 
-    Without the warm-up the random first weights would stay in the average for 1 / (1 - decay) steps.
+    Without this warm-up the random initial weights would stay in the average for about 1 / (1 - decay) steps.
     """
     return min(decay, (1 + step) / (10 + step))
 
@@ -24,14 +26,14 @@ def ema_decay_at(step: int, decay: float) -> float:
 def power_ema_decay_at(step: int, gamma: float) -> float:
     """Decay of update `step` of a power-function average, (1 - 1 / step) ** (gamma + 1).
 
-    It weighs the weights of step s by s ** gamma: the window grows with the training, and the
-    first weights are forgotten at once (EDM2, arXiv 2312.02696, section 3.1).
+    The weights of step s enter the average in proportion to s ** gamma: its window grows with the training, and the
+    initial weights are forgotten at once (EDM2, arXiv 2312.02696, section 3.1).
     """
     return float((1 - 1 / step) ** (gamma + 1))
 
 
 def power_ema_gamma(width: float) -> float:
-    """The exponent whose weighting has this standard deviation, as a share of the training; `width` < 0.29.
+    """The exponent gamma whose profile has standard deviation `width`, as a share of the training; `width` < 0.29.
 
     width² = (gamma + 1) / ((gamma + 2)² (gamma + 3)), a cubic in gamma (arXiv 2312.02696, appendix C).
     """
@@ -40,12 +42,12 @@ def power_ema_gamma(width: float) -> float:
 
 
 class WeightAverages:
-    """Averages of the fp32 tensors they are made of; each costs their memory once more, and no communication."""
+    """Averages of a rank's fp32 shards; each takes the memory of the shards once more, and no communication."""
 
     def __init__(self, shards: Sequence[Tensor], decay: float, widths: Sequence[float] = ()) -> None:
-        """Start at the present values: one average with `decay`, or a power-function average per width.
+        """Start at the current values: one average with `decay`, or a power-function average per width.
 
-        Without decay and widths the average is the weights themselves: nothing is kept.
+        With decay 0 and no widths the average is the weights themselves, and nothing is kept.
         """
         self.decays: list[Callable[[int], float]] = [
             partial(power_ema_decay_at, gamma=power_ema_gamma(width)) for width in widths
@@ -56,7 +58,7 @@ class WeightAverages:
 
     @property
     def exported(self) -> str:
-        """What a checkpoint calls the tensors that are exported: the first average, else the weights."""
+        """The checkpoint's name of the tensors that are exported: the first average, else the weights."""
         return next(iter(self.tensors), WEIGHTS_NAME)
 
     @torch.no_grad()
@@ -64,4 +66,4 @@ class WeightAverages:
         """Each average becomes d * average + (1 - d) * weights, with d its decay at `step` (the first is 1)."""
         weights = [shard.detach() for shard in shards]
         for tensors, decay in zip(self.tensors.values(), self.decays, strict=True):
-            torch._foreach_lerp_(tensors, weights, 1 - decay(step))
+            lerp_tensors(tensors, weights, 1 - decay(step))

@@ -1,12 +1,13 @@
-"""Start an autoencoder as block averages: it rebuilds a blurred picture before its first step.
+"""Identity initialisation of an autoencoder: before its first step it reconstructs block averages of the image.
 
-From random weights a small autoencoder spends its first hundreds of steps on finding that
-a latent cell should hold the mean colour of its block. Here every residual branch starts
-at zero and every convolution on the way passes four lanes on, red, green, blue and alpha:
-averaged where the side is halved, interpolated where it is doubled. The two normalised
-activations in the way are crossed exactly, since silu(x) - silu(-x) = x: each lane runs as a
-pair x, -x. A constant pair beside it keeps the norm's scale nearly free of the picture.
-The posterior starts narrow, for at unit width its noise would drown the signal.
+From random weights a small autoencoder spends its first hundreds of steps on learning that a latent cell should hold
+the mean colour of its block. Here every residual branch starts at zero, and every convolution between them passes four
+*lanes* on, red, green, blue and alpha: averaged where the side is halved, interpolated where it is doubled.
+
+Two normalised activations remain in the way, at the end of encoder and decoder. They are undone exactly because
+silu(x) - silu(-x) = x, so each lane is carried by a pair of channels x and -x, whose difference survives. A group norm
+would still rescale lanes by their content; a pair of constant channels beside each lane makes that scale nearly
+constant. The posterior starts narrow, since at unit width its noise would drown the signal.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import torch
 from torch import Tensor
 
 NUM_LANES = 4  # red, green, blue, alpha
-NUM_GROUPS = NUM_LANES  # of every norm: one lane each
+NUM_GROUPS = NUM_LANES  # of every group norm: one lane each
 INITIAL_LOGVAR = -6.0
-PIXEL_MEAN_SQUARE = 0.7  # of pixel values in [-1, 1] over emoji, most of which is background
+PIXEL_MEAN_SQUARE = 0.7  # of pixel values in [-1, 1] over emoji, which are mostly background
 
 KernelTap = tuple[int, int, float]  # output channel, input channel, sign
 
@@ -56,7 +57,7 @@ def _lane_channels(number: int, width: int) -> tuple[int, int, int, int]:
 
 
 def _inputs_to_lanes(conv: Any) -> None:
-    """Inputs 0 to 3 become lanes: pairs of opposite sign, and constant pairs."""
+    """Turn inputs 0 to 3 into lanes: pairs of opposite sign, and constant pairs."""
     lanes = [_lane_channels(number, conv.out_channels) for number in range(NUM_LANES)]
     _set_taps(conv, [tap for n, (plus, minus, *_) in enumerate(lanes) for tap in ((plus, n, 1.0), (minus, n, -1.0))])
     for *_, plus, minus in lanes:
@@ -65,16 +66,18 @@ def _inputs_to_lanes(conv: Any) -> None:
 
 
 def _lanes_to_outputs(half: Any) -> None:
-    """Lanes become outputs 0 to 3 again, through norm and activation."""
+    """Turn lanes into outputs 0 to 3, through norm and activation."""
     norm, conv = half.conv_norm_out, half.conv_out
     size = norm.num_channels // NUM_GROUPS
-    norm.weight.fill_(((2 * PIXEL_MEAN_SQUARE + 2) / size) ** 0.5)  # about the group's spread: the norm is undone
+    norm.weight.fill_(
+        ((2 * PIXEL_MEAN_SQUARE + 2) / size) ** 0.5
+    )  # about the group's standard deviation: undoes the norm
     lanes = [_lane_channels(number, norm.num_channels) for number in range(NUM_LANES)]
     _set_taps(conv, [tap for n, (plus, minus, *_) in enumerate(lanes) for tap in ((n, plus, 1.0), (n, minus, -1.0))])
 
 
 def _pass_lanes(conv: Any, kernel: Tensor | None = None) -> None:
-    """Lanes go on as lanes."""
+    """Let a convolution map each lane to itself."""
     pairs = zip(range(NUM_LANES), range(NUM_LANES), strict=True)
     taps = [
         (out, channel, 1.0)
@@ -87,7 +90,7 @@ def _pass_lanes(conv: Any, kernel: Tensor | None = None) -> None:
 
 
 def _zero_residuals(block: Any) -> None:
-    """Residual branches give zero; where the width changes, the shortcut carries the lanes."""
+    """Make residual branches zero; where the width changes, let the shortcut carry the lanes."""
     for layer in block.resnets:
         layer.conv2.weight.zero_()
         layer.conv2.bias.zero_()
@@ -96,13 +99,13 @@ def _zero_residuals(block: Any) -> None:
 
 
 def _init_pointwise_identity(conv: Any) -> None:
-    """A 1 x 1 convolution that changes nothing."""
+    """Make a 1 x 1 convolution the identity."""
     conv.bias.zero_()
     conv.weight.copy_(torch.eye(conv.in_channels)[:, :, None, None])
 
 
 def _set_taps(conv: Any, taps: Iterable[KernelTap], kernel: Tensor | None = None) -> None:
-    """Outputs that are named get these taps only; the others keep their random weights."""
+    """Give the named outputs these taps only; other outputs keep their random weights."""
     taps = list(taps)
     kernel = _centre_kernel(conv.kernel_size[0]) if kernel is None else kernel
     conv.bias.zero_()
@@ -118,13 +121,13 @@ def _centre_kernel(size: int) -> Tensor:
 
 
 def _averaging_kernel() -> Tensor:
-    """The mean of the 2 x 2 block that diffusers' halving, padded at the right and bottom, starts at."""
+    """The mean of a 2 x 2 block; diffusers pads at the right and bottom, so the block starts at the kernel's corner."""
     kernel = torch.zeros(3, 3)
     kernel[:2, :2] = 0.25
     return kernel
 
 
 def _interpolation_kernel() -> Tensor:
-    """Makes the doubling by repetition, which comes first, a linear interpolation."""
+    """Turns the preceding nearest-neighbour doubling into linear interpolation."""
     line = torch.tensor([0.25, 0.5, 0.25])
     return line[:, None] * line[None]

@@ -1,4 +1,4 @@
-"""Which weights of a U-Net learn: all, those named by a pattern, or low-rank adapters beside frozen ones."""
+"""Trainable weights of a U-Net: all, those that match a pattern, or low-rank adapters (LoRA, arXiv 2106.09685)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def select_trainable(unet: Any, config: TrainConfig) -> None:
     """Set `requires_grad` as `config.trainable_pattern` says, or add adapters as `config.lora_rank` says.
 
     Raises:
-        ConfigError: Both are given, the pattern is broken, or a pattern or target matches nothing.
+        ConfigError: Both are set, the pattern is invalid, or a pattern or target matches nothing.
     """
     if config.lora_rank and config.trainable_pattern:
         raise ConfigError(
@@ -43,7 +43,7 @@ def save_adapters(unet: Any, folder: Path) -> None:
 
 
 def fuse_adapters(unet: Any) -> None:
-    """Add the adapters into the weights and take them out, in place."""
+    """Add the adapters to the weights and remove them, in place."""
     unet.fuse_lora()
     unet.unload_lora()
 
@@ -51,7 +51,7 @@ def fuse_adapters(unet: Any) -> None:
 def _add_adapters(unet: Any, config: TrainConfig) -> None:
     """Freeze the U-Net and put adapters (LoRA, arXiv 2106.09685) beside `config.lora_targets`.
 
-    They start at zero effect; their random halves are drawn from `config.seed`, alike on every rank.
+    They start without effect; their random halves are drawn from `config.seed`, the same on every rank.
     """
     from peft import LoraConfig
 
@@ -70,13 +70,11 @@ def _freeze_others(unet: Any, pattern: str) -> None:
     try:
         found = re.compile(pattern)
     except re.error as error:
-        raise ConfigError(f"train.trainable_pattern={pattern!r} is no regular expression: {error}") from None
+        raise ConfigError(f"train.trainable_pattern={pattern!r} is not a regular expression: {error}") from None
     names = [name for name, _ in unet.named_parameters()]
     if not any(map(found.search, names)):
         shown = ", ".join(names[:: max(1, len(names) // NUM_SHOWN_NAMES)][:NUM_SHOWN_NAMES])
-        raise ConfigError(
-            f"train.trainable_pattern={pattern!r} is found in no weight's name; names are such as {shown}"
-        )
+        raise ConfigError(f"train.trainable_pattern={pattern!r} matches no weight's name; such names are {shown}")
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(bool(found.search(name)))
 
@@ -85,4 +83,4 @@ def _check_target(unet: Any, target: str) -> None:
     names = [name for name, module in unet.named_modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)]
     if not any(name == target or name.endswith(f".{target}") for name in names):
         shown = ", ".join(sorted({re.sub(r"^.*?\d\.(?=[a-z])", "", name) for name in names})[: NUM_SHOWN_NAMES * 2])
-        raise ConfigError(f"train.lora_targets: {target!r} ends no layer's name; names end such as {shown}")
+        raise ConfigError(f"train.lora_targets: no layer's name ends in {target!r}; names end such as {shown}")

@@ -1,4 +1,4 @@
-"""The U-Net: built by the configuration, or taken from a pipeline."""
+"""The U-Net: built from the configuration, or loaded from a pretrained pipeline."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from emoji_ldm.latents.pipeline_source import local_folder, resolve_checkpoint_p
 
 SHAPE_FIELDS = ("block_out_channels", "attention", "layers_per_block", "num_heads")
 REFERENCE_SHAPE = ((256, 512), ("CrossAttnDownBlock2D", "DownBlock2D"), 2, 8)  # of the preset scratch-64
-REFERENCE_PARAMETERS = 72_993_540  # of the hand-written network that scratch-32 and scratch-64 stand for
+REFERENCE_PARAMETERS = 72_993_540  # of the hand-written network that presets scratch-32 and scratch-64 reproduce
 
 
 def build_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_attention_dim: int) -> Any:
     """A `UNet2DConditionModel` for latents `(C, h, w)` and token states of width `cross_attention_dim`.
 
-    Unless `config.attention` says otherwise the highest resolution has residual layers only: attention
-    there costs the most and, on 16 x 16 latents, gives the least. Every lower one attends to the text.
+    Unless `config.attention` says otherwise, the highest resolution has residual layers only: attention is most
+    expensive there and, on 16 x 16 latents, least useful. Every lower resolution attends to the text.
     Weights are drawn from `config.seed`, so that every rank builds the same network.
 
     Raises:
@@ -44,7 +44,7 @@ def build_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_at
             layers_per_block=config.layers_per_block,
             down_block_types=tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in attention),
             up_block_types=tuple("CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in attention[::-1]),
-            attention_head_dim=config.num_heads,  # diffusers calls the number of heads so
+            attention_head_dim=config.num_heads,  # diffusers' name for the number of heads
             cross_attention_dim=cross_attention_dim,
             norm_num_groups=_num_norm_groups(widths),
         )
@@ -78,24 +78,24 @@ def pipeline_folder(init: str) -> Path:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of trainable numbers."""
+    """Number of elements of the trainable parameters."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def reference_parameters(unet: Any) -> dict[str, int]:
-    """`{"reference_parameters": ...}` of the hand-written network that this one stands for; empty if for none."""
+    """`{"reference_parameters": ...}` of the hand-written network that this one reproduces; empty for any other."""
     found = unet.config
     shape = (tuple(found.block_out_channels), tuple(found.down_block_types), found.layers_per_block,
              found.attention_head_dim)  # fmt: skip
     return {"reference_parameters": REFERENCE_PARAMETERS} if shape == REFERENCE_SHAPE else {}
 
 
-def check_side(height: int, width: int, resolutions: int, what: str) -> None:
-    """ConfigError if a latent of this side cannot be halved once per further resolution."""
+def check_side(height: int, width: int, resolutions: int, source: str) -> None:
+    """Raise ConfigError if a latent of this size cannot be halved once per further resolution."""
     factor = 2 ** (resolutions - 1)
     if height % factor or width % factor:
         raise ConfigError(
-            f"{what} halves the latent {resolutions - 1} times, but its side is {height} x {width}; "
+            f"{source} halves the latent {resolutions - 1} times, but its side is {height} x {width}; "
             "give fewer widths or larger pictures (latents.size_px)"
         )
 
@@ -113,7 +113,7 @@ def _attention_levels(config: TrainConfig) -> tuple[bool, ...]:
 
 
 def _check_heads(config: TrainConfig, attention: tuple[bool, ...]) -> None:
-    widths = config.block_out_channels  # the middle, as wide as the last, always attends
+    widths = config.block_out_channels  # the middle block, as wide as the last one, always attends
     attending = [size for size, attends in zip(widths, attention, strict=True) if attends] + [widths[-1]]
     odd = [size for size in attending if size % config.num_heads]
     if odd:
@@ -122,7 +122,7 @@ def _check_heads(config: TrainConfig, attention: tuple[bool, ...]) -> None:
 
 def _check_undescribed(config: TrainConfig) -> None:
     fields = TrainConfig.model_fields
-    # Not `model_fields_set`: a configuration that was printed in full, and read back, sets all fields.
+    # Not `model_fields_set`: a configuration that was written out in full and read back sets all fields.
     given = [f"train.{name}" for name in SHAPE_FIELDS if getattr(config, name) != fields[name].default]
     if given:
         raise ConfigError(
@@ -144,10 +144,12 @@ def _check_fit(found: Any, init: str, latent_shape: tuple[int, int, int], width:
             f"{width}; set latents.text_encoder={init}, then run: emoji-ldm latents"
         )
     if found.get("time_cond_proj_dim") is not None or found.get("addition_embed_type") is not None:
-        raise ModelError(f"train.init={init} wants more than timestep and prompt (LCM or SDXL); name a plain one")
+        raise ModelError(
+            f"train.init={init} needs more inputs than timestep and prompt (LCM or SDXL); name another pipeline"
+        )
     check_side(height, side, len(found.block_out_channels), f"train.init={init}")
 
 
 def _num_norm_groups(widths: tuple[int, ...]) -> int:
-    """32 groups as Stable Diffusion has, or the largest smaller power of two that divides every width."""
+    """32 groups as in Stable Diffusion, or the largest smaller power of two that divides every width."""
     return next(groups for groups in (32, 16, 8, 4, 2, 1) if all(width % groups == 0 for width in widths))

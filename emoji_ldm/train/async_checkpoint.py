@@ -1,11 +1,14 @@
-"""Checkpoints beside training: the pause is a copy of the local shards into host memory, the rest is a thread's work.
+"""Checkpoints in the background: training waits for a copy into host memory only, a thread does the rest.
 
-1. copy (every rank, training waits): pieces of weights, moments and averages into one host buffer
-2. bring (every rank's thread): the buffer to the store, then a mark with its checksums
-3. publish (rank 0's thread): wait for all marks, join the average, export it, then the manifest, pointer, retention
-4. show (rank 0's thread): draw a sample grid if one is due
+1. copy (every rank, training waits): slices of weights, moments and averages into one host buffer
+2. upload (every rank's thread): the buffer to the store, then an index with its checksums
+3. publish (rank 0's thread): wait for all indexes, put the average together, export it, write the manifest, prune
+4. preview (rank 0's thread): draw a sample grid if one is due
 
-One save is in flight: the next one waits for it. Threads use no collectives: ranks meet in the store.
+At most one save is in flight: the next one waits for it. Threads must not use collectives, since those of the training
+may be under way at the same moment. So ranks meet in the store: rank 0 polls for the index of every other rank. The
+manifest is written last. Its existence means that everything it lists is complete, and a crash at any point before
+leaves a folder without one, which nobody reads and the next save removes.
 """
 
 from __future__ import annotations
@@ -36,29 +39,31 @@ from emoji_ldm.train.engines.sharded_state import (
     load_slices,
     shard_file_name,
     split_replicated,
+    whole_slices,
 )
 from emoji_ldm.train.engines.training_engine import TrainingEngine
+from emoji_ldm.train.manifest import checkpoint_facts
 from emoji_ldm.train.metrics import training_metrics
 from emoji_ldm.train.metrics.async_tracker import describe_error
 from emoji_ldm.train.metrics.training_metrics import MetricsLog, MetricsRecorder
 from emoji_ldm.train.resume import STATE_FOLDER
 from emoji_ldm.train.training_args import TrainingTask
 
-POLL_S = 0.1  # between looks for the marks of other ranks
-SHARD_TIMEOUT_S = 1800.0  # a rank that has not brought its file by then will not
-FAILED_SAVE_TIMEOUT_S = 300.0  # the same, once training has failed
-STOP_TIMEOUT_S = 60.0  # what a save that was told to stop may still take, to write what it has begun
+POLL_S = 0.1  # between looks for the indexes of other ranks
+SHARD_TIMEOUT_S = 1800.0  # a rank that has not uploaded its file by then never will
+FAILED_SAVE_TIMEOUT_S = 300.0  # how long a save may still take once training has failed
+STOP_TIMEOUT_S = 60.0  # how long a save that was asked to stop may take to finish its current write
 
 ExportFacts = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class PendingSave:
-    """What a save brings besides the snapshot, fixed at its step."""
+    """What a save needs besides the snapshot, fixed at its step."""
 
     step: int
     path: str  # of the checkpoint in the store
-    show: bool  # whether a sample grid is due
+    render_previews: bool  # whether a sample grid is due
     updates: int  # of Adam
     log: str  # the log up to the step; rank 0's
 
@@ -67,59 +72,60 @@ class AsyncCheckpointer:
     """Every rank has one; `save`, `check` and `finish` are called by all ranks at the same steps."""
 
     def __init__(
-        self, engine: TrainingEngine, averages: WeightAverages, task: TrainingTask, watch: MetricsRecorder
+        self, engine: TrainingEngine, averages: WeightAverages, task: TrainingTask, metrics: MetricsRecorder
     ) -> None:
-        self.engine, self.averages, self.task, self.watch = engine, averages, task, watch
-        self.place, self.plan, self.world = watch.place, watch.plan, watch.world
-        self.attempt = self.world.share(checkpoints.new_attempt() if self.world.leads else None)
-        self.facts: ExportFacts = {}
+        self.engine, self.averages, self.task, self.metrics = engine, averages, task, metrics
+        self.context, self.args, self.ranks = metrics.context, metrics.args, metrics.ranks
+        self.attempt = self.ranks.broadcast(checkpoints.new_attempt() if self.ranks.is_main else None)
+        self.export_facts: ExportFacts = {}
         self._thread = DaemonExecutor("save")
-        self._snapshot = self._thread.submit(self._lay_out, self._own_pieces())
+        # Allocating and touching so much memory takes a while: it is done while the first steps run.
+        self._snapshot = self._thread.submit(self._lay_out, self._own_slices())
         self._pending: Future[ExportFacts] | None = None
         self._stop = threading.Event()
-        self._looked = time.monotonic()
+        self._polled_owner = time.monotonic()
 
-    def save(self, done: int, *, show: bool) -> None:
+    def save(self, done: int, *, render_previews: bool) -> None:
         """Begin to save the state after `done` steps; training may go on when this returns.
 
         Raises:
-            Exception: Whatever a thread of any rank met since; on every rank.
+            Exception: Any error of a thread of any rank since the last call; raised on every rank.
         """
         self._wait()
-        moments = AdamMoments(self.engine.optimizer, self.engine.states())
-        kinds = resume.checkpoint_tensors(self.engine, self.averages, moments)
+        moments = AdamMoments(self.engine.optimizer, self.engine.optimizer_state_keys())
+        tensors = resume.checkpoint_tensors(self.engine, self.averages, moments)
         snapshot = self._snapshot.result()
-        snapshot.take(kinds)
+        snapshot.copy_from(tensors)
         folder = checkpoints.folder_name(done, self.attempt)
         save = PendingSave(
-            done, f"checkpoints/{self.place.config.run}/{self.plan.kind}/{folder}", show,
-            moments.step, self.watch.journal.text() if self.watch.journal else "",
+            done, f"checkpoints/{self.context.config.run}/{self.args.kind}/{folder}", render_previews,
+            moments.step, self.metrics.metrics_log.text() if self.metrics.metrics_log else "",
         )  # fmt: skip
-        self._pending = self._thread.submit(self._bring, save, snapshot)
+        self._pending = self._thread.submit(self._upload, save, snapshot)
 
     def check(self) -> None:
         """Raise on every rank what any of them met: a failed save, or that another driver took the run over."""
         self._exchange()
 
     def finish(self) -> ExportFacts:
-        """Wait until the last save is published; what its export measured, and where it lies."""
+        """Wait until the last save is published; the facts of its export, and its URI."""
         self._wait()
         self.close()
-        return {name: value for name, value in self.facts.items() if name not in ("step", "num_workers")}
+        return {name: value for name, value in self.export_facts.items() if name not in ("step", "num_workers")}
 
     def close(self) -> None:
-        """Let a save in flight end, however training did; not for ever, as other ranks may have died, or the store.
+        """Let a save in flight end, however training ended; within a limit, as other ranks or the store may be gone.
 
-        One that does not end is left behind, with a note in the log. Its process may end meanwhile.
+        A save that does not end is abandoned, with a note in the log. Its process may end meanwhile.
         """
         began = time.monotonic()
         if self._pending:
             wait([self._pending], timeout=FAILED_SAVE_TIMEOUT_S)
         self._stop.set()
-        if not self._thread.close(STOP_TIMEOUT_S) and self.watch.journal:
-            self.watch.journal.note(
+        if not self._thread.shutdown(STOP_TIMEOUT_S) and self.metrics.metrics_log:
+            self.metrics.metrics_log.add_note(
                 f"the save of a checkpoint did not end within {time.monotonic() - began:.0f} s and is left behind; "
-                "the same command goes on from the last whole one. Look whether the store answers"
+                "the same command goes on from the last whole one. Check whether the store responds"
             )
 
     def _wait(self) -> None:
@@ -128,99 +134,111 @@ class AsyncCheckpointer:
 
     def _exchange(self) -> bool:
         """Whether a save is in flight on any rank; errors of any are raised on all."""
-        error, busy = self._look(), bool(self._pending and not self._pending.done())
-        told = self.world.mean(torch.tensor([float(error is not None), float(busy)], device=self.world.device)).tolist()
-        if told[0]:
+        error, busy = self._local_error(), bool(self._pending and not self._pending.done())
+        flags = torch.tensor([float(error is not None), float(busy)], device=self.ranks.device)
+        any_error, any_busy = self.ranks.all_reduce_mean(flags).tolist()
+        if any_error:
             self._stop.set()
-            raise mark_raised_everywhere(next(found for found in self.world.all(error) if found is not None))
-        if self._pending and not told[1]:
-            self.facts, self._pending = self._pending.result(), None
-        return bool(told[1])
+            errors = self.ranks.all_gather_objects(error)
+            raise mark_raised_everywhere(next(found for found in errors if found is not None))
+        if self._pending and not any_busy:
+            self.export_facts, self._pending = self._pending.result(), None
+        return bool(any_busy)
 
-    def _look(self) -> BaseException | None:
-        """What went wrong on this rank since it was asked last; other ranks wait for the answer: it never raises."""
+    def _local_error(self) -> BaseException | None:
+        """What went wrong on this rank; it never raises, since the other ranks wait for the answer."""
         if self._pending and self._pending.done() and (error := self._pending.exception()):
             return error
-        if self.world.leads and time.monotonic() - self._looked > run_fencing.OWNER_POLL_S:
-            self._looked = time.monotonic()
+        if self.ranks.is_main and time.monotonic() - self._polled_owner > run_fencing.OWNER_POLL_S:
+            self._polled_owner = time.monotonic()
             try:
                 if not self._owns():
-                    return run_fencing.run_taken_over_error(self.place.config.run, self.plan.section)
-            except Exception as error:  # noqa: BLE001 (told on every rank)
+                    return run_fencing.run_taken_over_error(self.context.config.run, self.args.section)
+            except Exception as error:  # noqa: BLE001 (raised on every rank)
                 return error
         return None
 
     def _owns(self) -> bool:
-        return run_fencing.owns_run(self.place.store, self.place.config.run, self.plan.section, self.place.owner)
+        context = self.context
+        return run_fencing.owns_run(context.store, context.config.run, self.args.section, context.owner_token)
 
-    def _own_pieces(self) -> list[ShardSlice]:
-        pieces = self.engine.pieces()
-        return pieces if self.plan.zero_stage else split_replicated(pieces, self.world.rank, self.world.size)
+    def _own_slices(self) -> list[ShardSlice]:
+        """What this rank writes; at ZeRO stage 0 every rank holds everything, and writes an equal share."""
+        slices = self.engine.slices()
+        return slices if self.args.zero_stage else split_replicated(slices, self.ranks.rank, self.ranks.world_size)
 
-    def _lay_out(self, pieces: list[ShardSlice]) -> Snapshot:
-        """A thread's work while the first steps run: to allocate and touch so much memory takes a while."""
+    def _lay_out(self, slices: list[ShardSlice]) -> Snapshot:
         kinds = (WEIGHTS_NAME, *MOMENT_NAMES, *self.averages.tensors)
-        return Snapshot(kinds, pieces, pinned=self.world.device.type == "cuda")
+        return Snapshot(kinds, slices, pinned=self.ranks.device.type == "cuda")
 
-    def _bring(self, save: PendingSave, snapshot: Snapshot) -> ExportFacts:
-        """A thread's work."""
-        store, name = self.place.store, shard_file_name(self.world.rank, self.world.size)
-        mark = snapshot.mark(f"{name}.safetensors", save.updates)
-        store.put(snapshot.bytes(), save.path, STATE_FOLDER, mark.file)
-        store.write(mark.dump(), save.path, STATE_FOLDER, f"{name}.json")
-        return self._publish(save, snapshot, mark) if self.world.leads else {}
+    def _upload(self, save: PendingSave, snapshot: Snapshot) -> ExportFacts:
+        """The work of every rank's thread; rank 0's goes on to publish."""
+        store, name = self.context.store, shard_file_name(self.ranks.rank, self.ranks.world_size)
+        index = snapshot.build_index(f"{name}.safetensors", save.updates)
+        store.write_large(snapshot.bytes(), save.path, STATE_FOLDER, index.file)
+        store.write(index.to_json(), save.path, STATE_FOLDER, f"{name}.json")
+        return self._publish(save, snapshot, index) if self.ranks.is_main else {}
 
     def _publish(self, save: PendingSave, snapshot: Snapshot, own: ShardIndex) -> ExportFacts:
-        store, sha256 = self.place.store, dict[str, str]()
-        marks = self._marks(save, sha256)
-        folder = self.place.scratch / f"export-{self.plan.kind}"
+        """Export the average beside the state, then make the checkpoint visible by its manifest."""
+        store, sha256 = self.context.store, dict[str, str]()
+        indexes = self._wait_for_indexes(save, sha256)
+        folder = self.context.scratch_dir / f"export-{self.args.kind}"
         rmtree(folder, ignore_errors=True)
-        measured = self.task.export(self._average(save, marks, snapshot, own), folder)
+        measured = self.task.export(self._gather_average(save, indexes, snapshot, own), folder)
         sha256 |= {path.relative_to(folder).as_posix(): _sha256(path) for path in folder.rglob("*") if path.is_file()}
         store.upload(folder, save.path)
         store.write(save.log.encode(), save.path, STATE_FOLDER, training_metrics.LOG_FILE)
-        if not self._owns():
-            raise run_fencing.run_taken_over_error(self.place.config.run, self.plan.section)
-        facts = {"step": save.step, "num_workers": self.world.size, **measured}
-        described = {**self.task.facts, **facts, **resume.manifest_facts(self.place, self.plan)}
-        published = checkpoints.publish_checkpoint(store, save.path, described, sha256)
-        checkpoints.prune_checkpoints(store, self.place.config.run, self.plan.kind, self.plan.keep)
-        if save.show and self.watch.journal:
-            self._show(folder, save.step, self.watch.journal)
+        if not self._owns():  # the last moment to notice; see `run_fencing`
+            raise run_fencing.run_taken_over_error(self.context.config.run, self.args.section)
+        facts = {"step": save.step, "num_workers": self.ranks.world_size, **measured}
+        recorded = {**self.task.manifest_facts, **facts, **checkpoint_facts(self.context, self.args)}
+        published = checkpoints.publish_checkpoint(store, save.path, recorded, sha256)
+        checkpoints.prune_checkpoints(store, self.context.config.run, self.args.kind, self.args.keep_last)
+        if save.render_previews and self.metrics.metrics_log:
+            self._render_previews(folder, save.step, self.metrics.metrics_log)
         return {**facts, "checkpoint": published.uri}
 
-    def _show(self, folder: Path, step: int, log: MetricsLog) -> None:
-        """Draw what is only to be looked at: the checkpoint is published, and training goes on without it."""
+    def _render_previews(self, folder: Path, step: int, log: MetricsLog) -> None:
+        """Draw sample grids; a failure costs a note, as the checkpoint is published and training needs no grid."""
         if self._stop.is_set():
             return
         try:
             for kind, png in self.task.preview(folder).items():
-                log.show(png, step, kind)
+                log.log_image(png, step, kind)
         except Exception as error:  # noqa: BLE001 (memory beside the training may be short, or a disk full)
-            log.note(f"no sample grid at step {step}: {describe_error(error)}")
+            log.add_note(f"no sample grid at step {step}: {describe_error(error)}")
 
-    def _marks(self, save: PendingSave, sha256: dict[str, str]) -> list[ShardIndex]:
-        """The marks of all ranks, once they are there; their hashes go into `sha256`."""
-        names = [f"{STATE_FOLDER}/{shard_file_name(rank, self.world.size)}.json" for rank in range(self.world.size)]
+    def _wait_for_indexes(self, save: PendingSave, sha256: dict[str, str]) -> list[ShardIndex]:
+        """The indexes of all ranks, once they exist; their hashes go into `sha256`."""
+        names = [
+            f"{STATE_FOLDER}/{shard_file_name(rank, self.ranks.world_size)}.json"
+            for rank in range(self.ranks.world_size)
+        ]
+        store = self.context.store
         deadline, missing = time.monotonic() + SHARD_TIMEOUT_S, names
-        while missing := [name for name in missing if not self.place.store.exists(save.path, name)]:
+        while missing := [name for name in missing if not store.exists(save.path, name)]:
             if time.monotonic() > deadline or self._stop.wait(POLL_S):
                 raise JobError(f"checkpoint {save.path} is not complete: {', '.join(missing)} never came")
         for name in names:
-            sha256[name] = hashlib.sha256(self.place.store.read(save.path, name)).hexdigest()
-        return resume.read_shard_indexes(self.place.store, save.path, names, sha256)
+            sha256[name] = hashlib.sha256(store.read(save.path, name)).hexdigest()
+        return resume.read_shard_indexes(store, save.path, names, sha256)
 
-    def _average(
-        self, save: PendingSave, marks: list[ShardIndex], snapshot: Snapshot, own: ShardIndex
+    def _gather_average(
+        self, save: PendingSave, indexes: list[ShardIndex], snapshot: Snapshot, own: ShardIndex
     ) -> dict[str, Tensor]:
-        """The whole averaged weights: the own part from memory, others' from the store."""
-        shapes = {name: shape for mark in marks for name, shape in mark.shapes.items()}
+        """The whole averaged weights: this rank's part from memory, the others' from the store."""
+        shapes = {name: shape for index in indexes for name, shape in index.shapes.items()}
         whole = {name: torch.empty(shape) for name, shape in shapes.items()}
-        pieces = [ShardSlice(name, tuple(tensor.shape), 0, tensor.numel(), number, 0)
-                  for number, (name, tensor) in enumerate(whole.items())]  # fmt: skip
-        readers = [snapshot.read if mark.file == own.file else resume.state_file_reader(self.place.store, save.path, mark.file)
-                   for mark in marks]  # fmt: skip
-        load_slices({self.averages.exported: (pieces, list(whole.values()))}, list(zip(marks, readers, strict=True)))
+        tensors = list(whole.values())
+        readers = [
+            snapshot.read
+            if index.file == own.file
+            else resume.state_file_reader(self.context.store, save.path, index.file)
+            for index in indexes
+        ]
+        requested = {self.averages.exported: (whole_slices(list(whole), tensors), tensors)}
+        load_slices(requested, list(zip(indexes, readers, strict=True)))
         return whole
 
 

@@ -1,4 +1,8 @@
-"""A checkpoint as a folder that diffusers opens: with the averaged weights, or those that training goes on with."""
+"""Export of a checkpoint as a folder that diffusers opens, with the averaged or the raw weights.
+
+A checkpoint holds the model with averaged weights as users load it, so exporting those is a copy. The second average
+and the raw weights exist in the training state only. They are put together from it and written as training does it.
+"""
 
 from __future__ import annotations
 
@@ -21,58 +25,59 @@ from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.latents.pipeline_source import MODEL_INDEX
 from emoji_ldm.model.ema import AVERAGE_NAMES
 from emoji_ldm.store import Store
-from emoji_ldm.train.engines.sharded_state import CorruptStateError, ShardSlice, load_slices
+from emoji_ldm.train.engines.sharded_state import CorruptStateError, load_slices, whole_slices
+from emoji_ldm.train.manifest import recorded_config
 from emoji_ldm.train.resume import STATE_FOLDER, read_shard_indexes, state_file_reader
+from emoji_ldm.train.training_args import CHECKPOINT_KINDS
 
-PARTIAL_PREFIX = ".emoji-ldm-"  # what names of unfinished exports start with
-CARD_FILE, FACTS_FILE = "README.md", "emoji_ldm.json"  # what an export says of itself: for people, for programs
+PARTIAL_PREFIX = ".emoji-ldm-"  # of the names of unfinished exports
+CARD_FILE, FACTS_FILE = "README.md", "emoji_ldm.json"  # description of an export: for people, for programs
 EXPORTED_FOLDERS = {"train": "pipeline", "autoencoder": "vae"}
-CHECKPOINT_KINDS = {"train": "unet", "autoencoder": "autoencoder"}
 STORED_WEIGHTS = {"ema": AVERAGE_NAMES[0], "ema2": AVERAGE_NAMES[1], "raw": "weight"}
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What is to be exported."""
+    """Which weights of which checkpoint to export."""
 
     section: str  # train or autoencoder
-    weights: str = "ema"  # ema, ema2 (the second average of train.ema_widths) or raw
+    weights: str = "ema"  # ema, ema2 (the second average of ema_widths) or raw
     checkpoint: str = ""  # path or URI of a checkpoint in the store; empty takes the run's newest
 
 
-def export_checkpoint(config: Config, wanted: ExportRequest, folder: Path, cache: Path) -> dict[str, Any]:
-    """Write the folder; an earlier export of ours there is replaced. Returns checkpoint, step, weights and bytes.
+def export_checkpoint(config: Config, request: ExportRequest, folder: Path, cache: Path) -> dict[str, Any]:
+    """Write the folder, replacing an earlier export there; returns checkpoint, step, weights and bytes.
 
-    The configuration, codec and text encoder are the checkpoint's own: no option but `run` and `store` is needed, no
-    data set is read. Only raw weights that were trained in part need the pipeline of `train.init` as it was.
+    Configuration, autoencoder and text encoder are the checkpoint's own: no option but `run` and `store` is needed, and
+    no data set is read. Only raw weights of which a part was trained need the pipeline of `train.init` unchanged.
 
     Args:
         config: Gives `store`, and `run` for its newest checkpoint.
-        wanted: See there.
-        folder: Is made.
+        request: See there.
+        folder: Is created.
         cache: Local folder for files of a store that is not local.
 
     Raises:
-        ConfigError: The folder holds something else, or cannot be written.
+        ConfigError: The folder holds other files, or cannot be written.
         ModelError: There is no such checkpoint, it is damaged, or it has no such average.
     """
     folder = folder.resolve()
     try:
         check_export_folder(folder)
-        checkpoint = find_checkpoint(config, Store(config.store, config.branch), wanted)
-        with checkpoint.reading():
-            return _export_into(checkpoint, wanted, folder, cache)
+        checkpoint = find_checkpoint(config, Store(config.store, config.branch), request)
+        with checkpoint.suggest_alternative():
+            return _export_into(checkpoint, request, folder, cache)
     except OSError as error:
         raise ConfigError(f"--export {folder} cannot be written: {error}") from None
 
 
-def _export_into(checkpoint: Checkpoint, wanted: ExportRequest, folder: Path, cache: Path) -> dict[str, Any]:
+def _export_into(checkpoint: Checkpoint, request: ExportRequest, folder: Path, cache: Path) -> dict[str, Any]:
     manifest, is_new = checkpoint.check(), not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    made = folder / f"{PARTIAL_PREFIX}{uuid.uuid4().hex[:8]}"  # inside: its parent may belong to somebody else
+    made = folder / f"{PARTIAL_PREFIX}{uuid.uuid4().hex[:8]}"  # inside it: the parent may not be writable
     try:
-        _write(checkpoint, manifest, wanted, made, cache)
-        facts = _write_description(checkpoint, manifest, wanted, made)
+        _write(checkpoint, manifest, request, made, cache)
+        facts = _write_description(checkpoint, manifest, request, made)
         _replace_contents(folder, made)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -82,7 +87,7 @@ def _export_into(checkpoint: Checkpoint, wanted: ExportRequest, folder: Path, ca
 
 
 def _replace_contents(folder: Path, made: Path) -> None:
-    """Put what `made` holds in the place of all else; the folder itself stays, as a shell may stand in it."""
+    """Replace all else by what `made` holds; the folder itself stays, as a shell may have it as its directory."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink() and path != made:
             shutil.rmtree(path)
@@ -93,7 +98,7 @@ def _replace_contents(folder: Path, made: Path) -> None:
 
 
 def check_export_folder(folder: Path) -> None:
-    """Raise ConfigError unless the folder is new, empty, or nothing but an export of ours."""
+    """Raise ConfigError unless the folder is new, empty, or holds nothing but an earlier export."""
     if folder.is_file():
         raise ConfigError(f"--export {folder} is a file; give a folder")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -106,109 +111,108 @@ def check_export_folder(folder: Path) -> None:
         raise ConfigError(f"--export {folder} holds {foreign[0]!r}, which no export wrote; give a new or empty folder")
 
 
-def find_checkpoint(config: Config, store: Store, wanted: ExportRequest) -> Checkpoint:
-    """The checkpoint of that name, else the run's newest; ModelError if there is none."""
-    kind = CHECKPOINT_KINDS[wanted.section]
-    if not wanted.checkpoint:
+def find_checkpoint(config: Config, store: Store, request: ExportRequest) -> Checkpoint:
+    """The named checkpoint, else the run's newest; ModelError if there is none."""
+    kind = CHECKPOINT_KINDS[request.section]
+    if not request.checkpoint:
         return checkpoints.newest_checkpoint(store, config.run, kind)
-    path = wanted.checkpoint.rstrip("/").removeprefix(store.uri).strip("/")
+    path = request.checkpoint.rstrip("/").removeprefix(store.uri).strip("/")
     if not store.exists(path, checkpoints.MANIFEST_FILE):
         known = [found.path for found in checkpoints.complete_checkpoints(store, config.run, kind)]
-        raise ModelError(f"{wanted.checkpoint!r} is no complete checkpoint in {store.uri}; "
+        raise ModelError(f"{request.checkpoint!r} is no complete checkpoint in {store.uri}; "
                          f"run {config.run!r} has {', '.join(known) or 'none'}")  # fmt: skip
     if path.split("/")[2:3] != [kind]:
-        raise ModelError(f"{wanted.checkpoint!r} is no {kind} checkpoint; it is of another stage")
+        raise ModelError(f"{request.checkpoint!r} is no {kind} checkpoint but one of another stage")
     return Checkpoint(store, path, 0)
 
 
 def read_whole_weights(checkpoint: Checkpoint, manifest: Mapping[str, Any], kind: str) -> dict[str, Tensor]:
-    """{name of a trained parameter: whole fp32 tensor} of a kind: `weight`, `ema` or `ema2`.
+    """`{name of a trained parameter: whole fp32 tensor}` of a kind: `weight`, `ema` or `ema2`.
 
     Raises:
         ModelError: The checkpoint does not hold it, or is damaged.
     """
     names = [name for name in manifest["files"] if Path(name).match(f"{STATE_FOLDER}/rank-*.json")]
     try:
-        marks = read_shard_indexes(checkpoint.store, checkpoint.path, names, manifest.get("sha256", {}))
-        held = sorted({stored.kind for mark in marks for stored in mark.pieces})
+        indexes = read_shard_indexes(checkpoint.store, checkpoint.path, names, manifest.get("sha256", {}))
+        held = sorted({stored.kind for index in indexes for stored in index.pieces})
         if kind not in held:
             averages = [name for name, stored in STORED_WEIGHTS.items() if stored in held]
             raise ModelError(f"checkpoint {checkpoint.uri} holds no such weights; it has: {', '.join(averages)}")
-        tensors = {name: torch.empty(shape) for mark in marks for name, shape in mark.shapes.items()}
-        pieces = [ShardSlice(name, tuple(tensor.shape), 0, tensor.numel(), number, 0)
-                  for number, (name, tensor) in enumerate(tensors.items())]  # fmt: skip
-        files = [(mark, state_file_reader(checkpoint.store, checkpoint.path, mark.file)) for mark in marks]
-        load_slices({kind: (pieces, list(tensors.values()))}, files)
+        tensors = {name: torch.empty(shape) for index in indexes for name, shape in index.shapes.items()}
+        slices = whole_slices(list(tensors), list(tensors.values()))
+        files = [(index, state_file_reader(checkpoint.store, checkpoint.path, index.file)) for index in indexes]
+        load_slices({kind: (slices, list(tensors.values()))}, files)
     except CorruptStateError as error:
         raise checkpoint.damaged(str(error)) from None
     return tensors
 
 
 def _write(
-    checkpoint: Checkpoint, manifest: Mapping[str, Any], wanted: ExportRequest, folder: Path, cache: Path
+    checkpoint: Checkpoint, manifest: Mapping[str, Any], request: ExportRequest, folder: Path, cache: Path
 ) -> None:
-    """The averaged weights lie in the checkpoint as they are exported; others go the way that training goes."""
-    exported = checkpoint.fetch(cache, EXPORTED_FOLDERS[wanted.section])
-    if wanted.weights == "ema":
+    """Copy the exported model of the checkpoint, or build it anew with other weights."""
+    exported = checkpoint.fetch(cache, EXPORTED_FOLDERS[request.section])
+    if request.weights == "ema":
         shutil.copytree(exported, folder)
     else:
-        _write_other_weights(checkpoint, manifest, wanted, exported, folder)
+        _write_other_weights(checkpoint, manifest, request, exported, folder)
     _make_self_contained(folder)
 
 
 def _write_other_weights(
-    checkpoint: Checkpoint, manifest: Mapping[str, Any], wanted: ExportRequest, exported: Path, folder: Path
+    checkpoint: Checkpoint, manifest: Mapping[str, Any], request: ExportRequest, exported: Path, folder: Path
 ) -> None:
-    weights = read_whole_weights(checkpoint, manifest, STORED_WEIGHTS[wanted.weights])
-    config = build(manifest["config"], where=checkpoint.uri)
-    if wanted.section == "train":
+    weights = read_whole_weights(checkpoint, manifest, STORED_WEIGHTS[request.weights])
+    config = build(recorded_config(manifest), where=checkpoint.uri)
+    if request.section == "train":
         _write_pipeline(config, weights, exported, folder, manifest.get("base_key", ""))
     else:
         _write_autoencoder(config, weights, exported, folder)
 
 
 def _make_self_contained(folder: Path) -> None:
-    """Let diffusers open it where nothing of ours is installed."""
+    """Let diffusers open the folder where this package is not installed."""
     from emoji_ldm.train.tasks.pipeline_export import copy_custom_code
 
     if (folder / MODEL_INDEX).is_file():
         copy_custom_code(folder)
         return
     settings = json.loads((folder / "config.json").read_text())
-    if settings["_class_name"] == "QuantizedAutoencoder":  # by itself it needs no interface but its own
+    if settings["_class_name"] == "QuantizedAutoencoder":  # outside a pipeline the stock class will do
         settings["_class_name"] = "VQModel"
         (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _write_pipeline(config: Config, weights: Mapping[str, Tensor], exported: Path, folder: Path, wanted: str) -> None:
+def _write_pipeline(config: Config, weights: Mapping[str, Tensor], exported: Path, folder: Path, base_key: str) -> None:
     from emoji_ldm.latents.text_encoder import load_text_encoder
     from emoji_ldm.latents.vae import load_vae
     from emoji_ldm.train.tasks.pipeline_export import FrozenModels, export_pipeline
 
     latents = config.latents
-    codec = load_vae(exported / "vae", size_px=latents.size_px, background=latents.background, device="cpu")
+    vae = load_vae(exported / "vae", size_px=latents.size_px, background=latents.background, device="cpu")
     text = load_text_encoder(str(exported), max_tokens=latents.max_tokens, device="cpu")
-    frozen = FrozenModels(codec, text)
-    _check_base(config, frozen, wanted)
+    frozen = FrozenModels(vae, text)
+    _check_base(config, frozen, base_key)
     export_pipeline(config, frozen, weights, folder)
 
 
-def _check_base(config: Config, frozen: Any, wanted: str) -> None:
-    """ModelError if what was trained belongs beside other frozen weights than those that are made anew."""
+def _check_base(config: Config, frozen: Any, base_key: str) -> None:
+    """Raise ModelError if the trained part belongs to other frozen weights than those of today's `train.init`."""
     from emoji_ldm.train.tasks.pipeline_export import base_weights_key, build_initial_denoiser
 
-    if not wanted:
+    if not base_key:
         return
-    found = base_weights_key(build_initial_denoiser(config, frozen, frozen.codec.latent_shape, frozen.text.width).unet)
-    if found != wanted:
+    found = base_weights_key(build_initial_denoiser(config, frozen, frozen.vae.latent_shape, frozen.text.width).unet)
+    if found != base_key:
         raise ModelError(
             f"train.init={config.train.init} is not what this was trained on (its U-Net has key {found}, then "
-            f"{wanted}): bring that pipeline back, or export the averaged weights, which hold it (--weights ema)"
+            f"{base_key}): bring that pipeline back, or export the averaged weights, which hold it (--weights ema)"
         )
 
 
 def _write_autoencoder(config: Config, weights: Mapping[str, Tensor], exported: Path, folder: Path) -> None:
-    """With the scaling factor that was measured for the averaged weights."""
+    """Write raw weights with the scaling factor that was measured for the averaged ones."""
     from emoji_ldm.model.autoencoder import build_autoencoder
 
     vae = build_autoencoder(config.autoencoder)
@@ -219,33 +223,35 @@ def _write_autoencoder(config: Config, weights: Mapping[str, Tensor], exported: 
 
 
 def _write_description(
-    checkpoint: Checkpoint, manifest: Mapping[str, Any], wanted: ExportRequest, folder: Path
+    checkpoint: Checkpoint, manifest: Mapping[str, Any], request: ExportRequest, folder: Path
 ) -> dict[str, Any]:
-    """Write what the export is and where it comes from; returns it for people."""
+    """Write the model card and the facts file; returns the facts that the command prints."""
     run, step = manifest.get("config", {}).get("run", ""), int(manifest["step"])
-    (folder / CARD_FILE).write_text(_model_card(run, step, wanted, folder), encoding="utf-8")
+    (folder / CARD_FILE).write_text(_model_card(run, step, request, folder), encoding="utf-8")
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     facts = {
-        "checkpoint": checkpoint.uri, "step": step, "weights": wanted.weights, "versions": manifest.get("versions", {}),
+        "checkpoint": checkpoint.uri, "step": step, "weights": request.weights,
+        "versions": manifest.get("versions", {}),
         "config": manifest.get("config", {}), "code": __version__, "files": sorted(files),
     }  # fmt: skip
     (folder / FACTS_FILE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    return {"checkpoint": checkpoint.uri, "step": step, "weights": wanted.weights, "bytes": sum(files.values())}
+    return {"checkpoint": checkpoint.uri, "step": step, "weights": request.weights, "bytes": sum(files.values())}
 
 
-def _model_card(run: str, step: int, wanted: ExportRequest, folder: Path) -> str:
-    """A model card as the hub shows it."""
+def _model_card(run: str, step: int, request: ExportRequest, folder: Path) -> str:
+    """The text of the model card, with the front matter that the hub reads."""
     from emoji_ldm.train.tasks.pipeline_export import has_custom_code
 
-    opened = "DiffusionPipeline" if wanted.section == "train" else "AutoModel"
+    opened = "DiffusionPipeline" if request.section == "train" else "AutoModel"
     trust, note = "", ""
     if has_custom_code(folder):
         trust = ", trust_remote_code=True"
-        note = "\nThe code to be trusted is in the `.py` files here, which text encoder or autoencoder are made of.\n"
-    kind = "text-to-image" if wanted.section == "train" else "image-feature-extraction"
+        note = "\nThe code to trust is in the `.py` files here: the classes of the text encoder or autoencoder.\n"
+    kind = "text-to-image" if request.section == "train" else "image-feature-extraction"
     return (
         f"---\nlibrary_name: diffusers\npipeline_tag: {kind}\ntags: [emoji, latent-diffusion]\n---\n\n# {run}\n\n"
-        f"Made by emoji_ldm {__version__} at step {step:,}, weights: {wanted.weights}. `{FACTS_FILE}` holds the resolved\n"
+        f"Made by emoji_ldm {__version__} at step {step:,}, weights: {request.weights}. "
+        f"`{FACTS_FILE}` holds the resolved\n"
         "configuration and the versions of the data set.\n\n"
         f'```python\nfrom diffusers import {opened}\n\nmodel = {opened}.from_pretrained("."{trust})\n```\n{note}'
     )

@@ -1,4 +1,4 @@
-"""One thread that does one thing after another, and keeps no process from ending."""
+"""A single-thread executor whose thread does not keep the process from ending."""
 
 from __future__ import annotations
 
@@ -12,35 +12,39 @@ T = TypeVar("T")
 
 
 class DaemonExecutor:
-    """Unlike an executor's, it is a daemon: what it hangs in ends with the process."""
+    """Runs calls one after another in a daemon thread.
+
+    Python joins the threads of a `ThreadPoolExecutor` at exit, so an upload to a dead store or tracker would keep
+    the process alive for ever. Whatever hangs in a daemon thread ends with the process.
+    """
 
     def __init__(self, name: str) -> None:
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._left = False
+        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, act: Callable[..., T], *args: Any) -> Future[T]:
-        """Have `act(*args)` done after what was submitted before."""
+    def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
+        """Call `function(*args)` after what was submitted before."""
         future: Future[T] = Future()
 
-        def do() -> None:
-            if not self._left and future.set_running_or_notify_cancel():
+        def call() -> None:
+            if not self._abandoned and future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(act(*args))
-                except BaseException as error:  # noqa: BLE001 (told to who asks the future)
+                    future.set_result(function(*args))
+                except BaseException as error:  # noqa: BLE001 (raised where the future's result is read)
                     future.set_exception(error)
 
-        self._queue.put(do)
+        self._queue.put(call)
         return future
 
-    def close(self, timeout_s: float) -> bool:
-        """Wait until all that was submitted is done; False if that takes longer: it is left behind."""
+    def shutdown(self, timeout_s: float) -> bool:
+        """Wait until all that was submitted is done; False if that takes longer, and what is left is abandoned."""
         self._queue.put(None)
         self._thread.join(timeout_s)
-        self._left = self._thread.is_alive()
-        return not self._left
+        self._abandoned = self._thread.is_alive()
+        return not self._abandoned
 
     def _run(self) -> None:
-        while do := self._queue.get():
-            do()
+        while call := self._queue.get():
+            call()

@@ -1,4 +1,7 @@
-"""What the loop needs to know and to be given, the same for the U-Net and the autoencoder."""
+"""What the training loop is given: settings, the task to learn, and the context it runs in.
+
+The loop is the same for the diffusion U-Net and the autoencoder. It knows them only through these types.
+"""
 
 from __future__ import annotations
 
@@ -12,95 +15,99 @@ from torch import Tensor, nn
 from emoji_ldm.config import Config
 from emoji_ldm.store import Store
 
-# (pipeline folder, prompts of the sample grid, (PNG, caption) of images held out) -> {name of a grid: PNG}
+# (pipeline folder, prompts of the sample grid, (PNG, caption) of validation images) -> {name of a grid: PNG}
 PreviewFunction = Callable[[Path, tuple[str, ...], Sequence[tuple[bytes, str]]], dict[str, bytes]]
+
+CHECKPOINT_KINDS = {"train": "unet", "autoencoder": "autoencoder"}  # {config section: kind of its checkpoints}
 
 
 @dataclass(frozen=True)
 class TrainingArgs:
-    """The numbers of one training; see `TrainConfig` for their meaning."""
+    """The settings of one training run; see `TrainConfig` and `AutoencoderConfig` for their meaning and defaults."""
 
-    section: str  # of the configuration; also the folder of the run's records
+    section: str  # of the configuration; also the folder of the run's logs
     kind: str  # of the checkpoints
     steps: int
     batch_size: int
+    micro_batch_size: int | None
+    optimizer: str
     lr: float
+    lr_schedule: str
+    lr_end: float
+    warmup_steps: int
+    weight_decay: float
+    adam_betas: tuple[float, float]
+    grad_clip: float
+    spike_factor: float | None
+    ema_decay: float
+    ema_widths: tuple[float, ...]
+    zero_stage: int
+    precision: str
+    channels_last: bool
+    compile: bool
+    gradient_checkpointing: bool
+    deterministic: bool
     seed: int
     checkpoint_every: int
-    micro_batch_size: int | None = None
-    optimizer: str = "adamw"
-    lr_schedule: str = "cosine"
-    lr_end: float = 0.1
-    warmup_steps: int = 20
-    weight_decay: float = 1e-4
-    grad_clip: float = 1.0
-    spike_factor: float | None = None
-    ema_decay: float = 0.99
-    ema_widths: tuple[float, ...] = ()
-    zero_stage: int = 0
-    precision: str = "fp32"
-    channels_last: bool = False
-    compile: bool = False
-    gradient_checkpointing: bool = False
-    deterministic: bool = False
-    keep: int = 2
-    resume: str = ""
-    log_every: int = 10
-    sample_every: int | None = None
-    validate_every: int = 0
-    mlflow: str = ""
-    wandb: str = ""
+    keep_last: int
+    resume: str | None
+    log_every: int
+    mlflow: str | None
+    wandb: str | None
+    sample_every: int | None  # null where the section has no sample grids
+    validate_every: int | None  # null where the section has no validation images
 
 
 def build_training_args(config: Config, section: str) -> TrainingArgs:
-    """The plan of section `train` (the U-Net) or `autoencoder`; fields that a section lacks keep their default."""
-    values = getattr(config, section).model_dump()
-    known = {name: values[name] for name in TrainingArgs.__dataclass_fields__ if name in values and name != "kind"}
-    return TrainingArgs(section=section, kind="unet" if section == "train" else section, **known)
+    """The settings of section `train` (the U-Net) or `autoencoder`."""
+    settings = getattr(config, section)
+    # The autoencoder has neither sample grids nor a validation split: its quality is measured at each export.
+    values: dict[str, Any] = {name: getattr(settings, name, None) for name in TrainingArgs.__dataclass_fields__}
+    return TrainingArgs(**{**values, "section": section, "kind": CHECKPOINT_KINDS[section]})
 
 
 class TrainingTask(Protocol):
     """A network, its data and its loss."""
 
     module: nn.Module
-    facts: Mapping[str, Any]  # go into the checkpoint's manifest: parents, sizes
+    manifest_facts: Mapping[str, Any]  # written into the checkpoint's manifest: parent versions, sizes, model keys
 
-    def draw(self, step: int, slots: range) -> Any:
-        """Host side of the samples in places `slots` of the step's batch: all that chance and order decide.
+    def prepare_batch(self, step: int, slots: range) -> Any:
+        """The samples at positions `slots` of the step's global batch, on the host.
 
-        It is called once per forward pass, one step ahead, in a thread.
+        All randomness and data order is decided here. It is called once per forward pass, one step ahead, in a thread.
         """
         ...
 
-    def loss(self, forward: Callable[..., Any], drawn: Any) -> Tensor:
-        """The mean loss over what was drawn, as a scalar on the device; `forward` is the module, or an engine's."""
+    def loss(self, forward: Callable[..., Any], batch: Any) -> Tensor:
+        """The mean loss over a prepared batch, a scalar on the device; `forward` is the module's, or an engine's."""
         ...
 
-    def held_out(self, slots: range) -> Iterable[Any]:
-        """Batches of some images held out, the same ones with the same noise each time; `slots` as in `draw`.
+    def validation_batches(self, slots: range) -> Iterable[Any]:
+        """Batches of validation images: the same images with the same noise each time; `slots` as above.
 
-        Every rank gets as many, maybe none. Their mean `loss` is the validation loss.
+        Every rank gets the same number of batches, possibly none. Their mean `loss` is the validation loss.
         """
         ...
 
     def export(self, weights: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
-        """Write what users load, made of these weights `{name of a trained parameter: whole tensor}`; facts about it.
+        """Write the model for users, with `{name of a trained parameter: whole tensor}`; returns facts about it.
 
-        Runs on rank 0, maybe in a thread beside training: it must not touch `module`'s weights.
+        It runs on rank 0, possibly in a thread beside training: it must not touch the weights of `module`.
         """
         ...
 
     def preview(self, folder: Path) -> Mapping[str, bytes]:
-        """{name: PNG} of what the exported model draws: `samples`, and `pairs` where images are held out."""
+        """`{name: PNG}` of what the exported model draws: `samples`, and `pairs` if there are validation images."""
         ...
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a training runs, and whom it tells."""
+    """Where a training runs and where it stores its results."""
 
     config: Config
     store: Store
-    scratch: Path  # local folder of this process
-    owner: str = ""  # token of the driver that may publish; empty means nobody else can
-    leaving: Callable[[], bool] = field(default=lambda: False)  # asked at steps on every rank: save now?
+    scratch_dir: Path  # local folder of this process
+    owner_token: str = ""  # fencing token of the driver, see `run_fencing`; empty means that there is only one
+    preemption_notice: Callable[[], bool] = field(default=lambda: False)  # polled at steps on every rank: save now?

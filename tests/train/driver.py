@@ -15,11 +15,11 @@ from ray_jobs.execution import trainer
 STEP_S = 0.25
 
 
-def paced(place: RunContext) -> TrainingTask:
+def paced(run_context: RunContext) -> TrainingTask:
     """The job's task."""
-    task = train._load(place)
-    draw, step_s = task.draw, STEP_S * (current_context().size > 1)
-    task.draw = lambda *args: (time.sleep(step_s), draw(*args))[1]
+    task = train._load(run_context)
+    draw, step_s = task.prepare_batch, STEP_S * (current_context().size > 1)
+    task.prepare_batch = lambda *args: (time.sleep(step_s), draw(*args))[1]
     return task
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from emoji_ldm.config import Config
 from emoji_ldm.model.ema import WeightAverages
 from emoji_ldm.train.engines.distributed import DistributedContext, current_context
 from emoji_ldm.train.engines.optimizer import AdamMoments
 from emoji_ldm.train.engines.training_engine import TrainingEngine, build_engine
-from emoji_ldm.train.training_args import TrainingArgs
+from emoji_ldm.train.training_args import TrainingArgs, build_training_args
 
 BATCH = 12  # samples per step; 1, 2, 3 and 4 ranks divide it
 
@@ -23,9 +25,10 @@ def has_loaded(name: str) -> bool:
     return name in sys.modules
 
 
-def plan(**options: Any) -> TrainingArgs:
-    numbers = {"steps": 10, "batch_size": BATCH, "lr": 1e-2, "seed": 0, "checkpoint_every": 10, "grad_clip": 1e9}
-    return TrainingArgs(section="train", kind="unet", **{**numbers, **options})
+def training_args(**options: Any) -> TrainingArgs:
+    numbers = {"steps": 10, "batch_size": BATCH, "lr": 1e-2, "checkpoint_every": 10, "grad_clip": 1e9}
+    defaults = build_training_args(Config(), "autoencoder")
+    return dataclasses.replace(defaults, section="train", kind="unet", **{**numbers, **options})
 
 
 def network() -> nn.Module:
@@ -52,10 +55,10 @@ def train(
     """Steps on this rank's share of the samples, each in `parts` micro-batches; the gradient norms."""
     norms = []
     for step in range(steps):
-        micro = samples(step).chunk(here.size)[here.rank].chunk(parts)
+        micro = samples(step).chunk(here.world_size)[here.rank].chunk(parts)
         for number, part in enumerate(micro, 1):
             wanted = part.flatten(1).mean(1, keepdim=True)
-            engine.accumulate((engine.forward(part).float() - wanted).square().mean(), last=number == parts)
+            engine.backward((engine.forward(part).float() - wanted).square().mean(), last=number == parts)
         norms.append(float(engine.step(1e-2, limit)))
     return norms
 
@@ -63,9 +66,9 @@ def train(
 def whole(engine: TrainingEngine, tensors: list[Tensor], here: DistributedContext) -> dict[str, Tensor]:
     """Named tensors put together from every rank's pieces."""
     mine = [(piece, tensors[piece.shard].flatten()[piece.offset : piece.offset + piece.length].clone())
-            for piece in engine.pieces()]  # fmt: skip
-    ranks: list[Any] = [mine] * here.size
-    if here.size > 1:
+            for piece in engine.slices()]  # fmt: skip
+    ranks: list[Any] = [mine] * here.world_size
+    if here.world_size > 1:
         torch.distributed.all_gather_object(ranks, mine)
     found: dict[str, Tensor] = {}
     for piece, values in (entry for rank in ranks for entry in rank):
@@ -75,16 +78,20 @@ def whole(engine: TrainingEngine, tensors: list[Tensor], here: DistributedContex
 
 
 def built(here: DistributedContext, stage: int, module: nn.Module | None = None, **options: Any) -> TrainingEngine:
-    return build_engine(module or network(), plan(zero_stage=stage, **options), here)
+    return build_engine(module or network(), training_args(zero_stage=stage, **options), here)
 
 
 def steps_of(engine: TrainingEngine) -> set[float]:
-    return {float(engine.optimizer.state[key]["step"]) for key in engine.states() if key in engine.optimizer.state}
+    return {
+        float(engine.optimizer.state[key]["step"])
+        for key in engine.optimizer_state_keys()
+        if key in engine.optimizer.state
+    }
 
 
 def snapshot(engine: TrainingEngine, here: DistributedContext) -> dict[str, Tensor]:
     """Weights and moments, whole, by name."""
-    tensors = {"weight": engine.shards(), **AdamMoments(engine.optimizer, engine.states()).tensors}
+    tensors = {"weight": engine.master_shards(), **AdamMoments(engine.optimizer, engine.optimizer_state_keys()).tensors}
     return {f"{kind}/{name}": value for kind, of_kind in tensors.items()
             for name, value in whole(engine, of_kind, here).items()}  # fmt: skip
 
@@ -101,12 +108,12 @@ def pieces_against_deepspeed(stage: int) -> tuple[bool, bool]:
     from deepspeed.utils import safe_get_full_fp32_param
 
     train(engine, here)
-    ours, named = whole(engine, engine.shards(), here), dict(module.named_parameters())
+    ours, named = whole(engine, engine.master_shards(), here), dict(module.named_parameters())
     theirs = {name: parameter.detach().clone() if stage == 0 else safe_get_full_fp32_param(parameter)
               for name, parameter in named.items()}  # fmt: skip
-    for shard in engine.shards():
+    for shard in engine.master_shards():
         shard.mul_(2)
-    engine.refresh()
+    engine.sync_working_weights()
     with deepspeed.zero.GatheredParameters(list(named.values()), enabled=stage == 3):
         follow = all(torch.equal(value, (2 * ours[name]).to(value.dtype)) for name, value in named.items())
     return equal(ours, theirs), follow
@@ -115,8 +122,8 @@ def pieces_against_deepspeed(stage: int) -> tuple[bool, bool]:
 def same_training(stage: int, parts: int, compiled: bool = False) -> tuple[list[float], dict[str, Tensor]]:
     """Gradient norms and whole weights after some steps."""
     here = world()
-    engine = built(here, stage, micro_batch_size=BATCH // here.size // parts, grad_clip=0.5, compile=compiled)
-    return train(engine, here, parts=parts), whole(engine, engine.shards(), here)
+    engine = built(here, stage, micro_batch_size=BATCH // here.world_size // parts, grad_clip=0.5, compile=compiled)
+    return train(engine, here, parts=parts), whole(engine, engine.master_shards(), here)
 
 
 def guarded(stage: int, precision: str) -> dict[str, Any]:
@@ -125,9 +132,9 @@ def guarded(stage: int, precision: str) -> dict[str, Any]:
     engine = built(here, stage, module, precision=precision)
     train(engine, here, steps=2)
     before = snapshot(engine, here)
-    part = samples(2).chunk(here.size)[here.rank]
-    bad = float("nan") if here.rank == here.size - 1 else 1.0
-    engine.accumulate(engine.forward(part).float().square().mean() * bad, last=True)
+    part = samples(2).chunk(here.world_size)[here.rank]
+    bad = float("nan") if here.rank == here.world_size - 1 else 1.0
+    engine.backward(engine.forward(part).float().square().mean() * bad, last=True)
     norms = [float(engine.step(1e-2, float("inf"))), *train(engine, here, steps=1, limit=1e-9)]
     kept, steps = equal(before, snapshot(engine, here)), steps_of(engine)
     healthy = train(engine, here, steps=1)
@@ -153,7 +160,7 @@ def questions(stage: int, precision: str) -> int:
     here = world()
     engine = built(here, stage, precision=precision)
     train(engine, here, steps=1)
-    engine.accumulate(engine.forward(samples(1).chunk(here.size)[here.rank]).float().square().mean(), last=True)
+    engine.backward(engine.forward(samples(1).chunk(here.world_size)[here.rank]).float().square().mean(), last=True)
     with Asked() as asked:
         engine.step(1e-2, 1e9)
     return asked.count
@@ -163,12 +170,12 @@ def averaged(stage: int, widths: tuple[float, ...]) -> list[float]:
     """Largest distance of each average to its formula over the whole weights of all steps."""
     here = world()
     engine = built(here, stage)
-    averages = WeightAverages(engine.shards(), 0.5, widths)
-    expected = [whole(engine, engine.shards(), here) for _ in averages.decays]
+    averages = WeightAverages(engine.master_shards(), 0.5, widths)
+    expected = [whole(engine, engine.master_shards(), here) for _ in averages.decays]
     for step in range(1, 6):
         train(engine, here, steps=1)
-        averages.update(engine.shards(), step)
-        now = whole(engine, engine.shards(), here)
+        averages.update(engine.master_shards(), step)
+        now = whole(engine, engine.master_shards(), here)
         for mean, decay in zip(expected, averages.decays, strict=True):
             for name, weight in now.items():
                 mean[name] = decay(step) * mean[name] + (1 - decay(step)) * weight
@@ -196,7 +203,7 @@ def partly_frozen(stage: int, precision: str) -> tuple[bool, bool, set[str]]:
     with deepspeed.zero.GatheredParameters(list(named.values()), enabled=stage == 3):
         kept = all(torch.equal(named[name], before[name].to(named[name].dtype)) for name in frozen)
         moved = all(not torch.equal(named[name], before[name].to(named[name].dtype)) for name in named.keys() - frozen)
-    return kept, moved, frozen & whole(engine, engine.shards(), here).keys()
+    return kept, moved, frozen & whole(engine, engine.master_shards(), here).keys()
 
 
 def masters(stage: int) -> bool:
@@ -204,4 +211,4 @@ def masters(stage: int) -> bool:
     here, module = world(), network()
     before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
     engine = built(here, stage, module, precision="bf16")
-    return equal(before, whole(engine, engine.shards(), here))
+    return equal(before, whole(engine, engine.master_shards(), here))

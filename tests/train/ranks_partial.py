@@ -17,6 +17,11 @@ from emoji_ldm.train.training_args import RunContext, build_training_args
 def train(config: Config) -> str:
     """Train on the store of `config`; the checkpoint's path, on rank 0."""
     with tempfile.TemporaryDirectory() as scratch:
-        place = RunContext(config, Store(config.store), Path(scratch))
-        summary = fit(diffusion_task.load_task(place), build_training_args(config, "train"), place, torch.device("cpu"))
+        run_context = RunContext(config, Store(config.store), Path(scratch))
+        summary = fit(
+            diffusion_task.load_task(run_context),
+            build_training_args(config, "train"),
+            run_context,
+            torch.device("cpu"),
+        )
     return str(summary.get("checkpoint", ""))

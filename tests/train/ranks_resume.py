@@ -26,12 +26,12 @@ def train(folder, *overrides, token="", step_s=0.0, keep=9):
     """Train the tiny run in `folder` to its last step; what `fit` returns."""
     config = tiny.config("train.log_every=1", f"train.keep_last={keep}", *overrides)
     scratch = Path(folder) / f"scratch-{current_context(CPU).rank}"
-    place = dataclasses.replace(tiny.place(config, Path(folder)), scratch=scratch, owner=token)
+    run_context = dataclasses.replace(tiny.run_context(config, Path(folder)), scratch=scratch, owner_token=token)
     task = tiny.task(config)
     if step_s:
-        draw = task.draw
-        task.draw = lambda *args: (time.sleep(step_s), draw(*args))[1]
-    return fit(task, build_training_args(config, "train"), place, CPU)
+        draw = task.prepare_batch
+        task.prepare_batch = lambda *args: (time.sleep(step_s), draw(*args))[1]
+    return fit(task, build_training_args(config, "train"), run_context, CPU)
 
 
 def train_paced(folder, *overrides):

@@ -31,8 +31,8 @@ def prepared(tiny_pipeline, tmp_path_factory):
     store = tmp_path_factory.mktemp("store")
     fill_latents(training_config(tiny_pipeline, store))
     plain = training_config(tiny_pipeline, store, "run=plain", *RUN, "train.zero_stage=0", "train.num_workers=1")
-    place = RunContext(plain, Store(plain.store), tmp_path_factory.mktemp("scratch"))
-    fit(load_task(place), build_training_args(plain, "train"), place, torch.device("cpu"))
+    run_context = RunContext(plain, Store(plain.store), tmp_path_factory.mktemp("scratch"))
+    fit(load_task(run_context), build_training_args(plain, "train"), run_context, torch.device("cpu"))
     return tiny_pipeline, store, losses(store, "plain")
 
 

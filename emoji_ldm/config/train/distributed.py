@@ -1,4 +1,4 @@
-"""Fields of `train` that say where it runs, what it survives, and what it shows."""
+"""Training fields for workers, failures and checkpoints."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from emoji_ldm.config.base import Positive, Section
 
 
 class DistributedFields(Section):
-    """Workers, failures, checkpoints."""
+    """Where a training runs, which failures it survives, and which checkpoints it keeps."""
 
     num_workers: Positive = 1
     """Ray Train workers, one DeepSpeed rank each."""
     min_workers: Positive | None = None
-    """Fewest workers to go on with when nodes are lacking; each number up to num_workers divides the batch; null: all."""
+    """Fewest workers to train with when nodes are short; each number up to num_workers divides the batch; null: all."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs per worker."""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """Times a lost worker group is started again from the last checkpoint."""
+    """How often a failed worker group is restarted from the last checkpoint."""
     max_preemptions: Annotated[int, Field(ge=0)] | None = None
-    """Times it is started again because a node was taken away; null: without end."""
+    """How often it is restarted because a node was preempted; null: without limit."""
     checkpoint_every: Positive = 1000
     """Steps between checkpoints."""
     keep_last: Positive = 2
-    """Checkpoints kept, the newest ones."""
+    """How many of the newest checkpoints are kept."""
     resume: str | None = None
-    """Checkpoint (URI or path in the store) to go on from, step and all, if the run has none of its own."""
+    """Checkpoint (URI or path in the store) to resume from, step included, if the run has none of its own."""

@@ -1,4 +1,4 @@
-"""Fields of `train` that say what is learned: noise schedule, prediction, weighting."""
+"""Training fields for the diffusion objective: noise schedule, prediction target, loss weights."""
 
 from __future__ import annotations
 
@@ -16,48 +16,50 @@ FLOW_ONLY = ("flow_mean", "flow_std")
 class ObjectiveFields(Section):
     """The diffusion objective.
 
-    Defaults, with the averaged weights (`ema_decay`) that are exported, come in fewer steps to the validation error of
-    noise prediction by plain squared error: `python -m tests.bench recipe`.
+    The defaults, with the averaged weights (`ema_decay`) that are exported, reach the validation error of plain noise
+    prediction in fewer steps: `python -m tests.bench recipe`.
     """
 
     prediction_type: Literal["epsilon", "v_prediction", "sample", "flow"] = "v_prediction"
-    """What the network predicts: noise, velocity, the clean latent, or the straight path of rectified flow."""
+    """What the network predicts: noise, velocity, the clean latent, or the direction of rectified flow."""
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.00085
     """First beta of the scaled-linear schedule (Stable Diffusion's)."""
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.012
     """Last beta."""
     zero_terminal_snr: bool = False
-    """Make the last step pure noise (arXiv 2305.08891); not with epsilon. `snr_gamma` is null then."""
+    """Make the last step pure noise (arXiv 2305.08891); not with epsilon. Sets `snr_gamma` to null."""
     snr_gamma: Annotated[float, Field(gt=0)] | None = 5
-    """Cap of the signal-to-noise ratio in loss weights, min-SNR (arXiv 2303.09556); null, as with flow, weighs evenly."""
+    """Cap of the signal-to-noise ratio in loss weights, min-SNR (arXiv 2303.09556); null, as in flow: equal weights."""
     offset_noise: Annotated[float, Field(ge=0)] = 0
-    """Strength of noise that is one value per channel; learns flat bright or dark backgrounds."""
+    """Strength of additional noise of one value per channel; helps with flat bright or dark backgrounds."""
     flow_mean: float = 0.0
     """Centre of flow's logit-normal times (arXiv 2403.03206); larger means noisier."""
     flow_std: Annotated[float, Field(gt=0)] = 1.0
     """Width of flow's logit-normal times."""
     caption_dropout: Fraction = 0.1
-    """Share of captions replaced by the empty one, for classifier-free guidance."""
+    """Share of captions replaced by the empty caption, for classifier-free guidance."""
 
     @model_validator(mode="after")
-    def _make_sense_together(self) -> Self:
-        """Fields that the prediction type leaves without effect are refused; zero terminal SNR turns min-SNR off."""
+    def _refuse_conflicting_objective(self) -> Self:
+        """Refuse fields that the prediction type does not use; zero terminal SNR turns min-SNR off."""
         names = DIFFUSION_ONLY if self.prediction_type == "flow" else FLOW_ONLY
         self._refuse_idle("train", names, f"with train.prediction_type={self.prediction_type}")
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             raise ConfigError(
                 "train.zero_terminal_snr=true cannot be learned with train.prediction_type=epsilon: the last step is "
-                "all noise, so knowing it tells nothing of the picture; set train.prediction_type=v_prediction"
+                "pure noise, so predicting it says nothing about the image; set train.prediction_type=v_prediction"
             )
         if self.beta_start >= self.beta_end:
             raise ConfigError(
-                f"train.beta_start={self.beta_start:g} is not below train.beta_end={self.beta_end:g}; noise has to grow"
+                f"train.beta_start={self.beta_start:g} is not below train.beta_end={self.beta_end:g}; noise must grow"
             )
         if self.zero_terminal_snr and self.snr_gamma:
             if "snr_gamma" in self.model_fields_set:
                 raise ConfigError(
-                    f"train.snr_gamma={self.snr_gamma:g} with train.zero_terminal_snr=true weighs the noisiest tenth "
-                    "of the steps, where sampling starts, by next to nothing; set train.snr_gamma=null"
+                    f"train.snr_gamma={self.snr_gamma:g} with train.zero_terminal_snr=true gives the noisiest tenth "
+                    "of the steps, where sampling starts, almost no weight; set train.snr_gamma=null"
                 )
-            object.__setattr__(self, "snr_gamma", None)  # written out, it is given: both say the same then
+            object.__setattr__(
+                self, "snr_gamma", None
+            )  # explicit, so that the written-out configuration reads back the same
         return self

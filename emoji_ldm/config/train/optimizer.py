@@ -1,72 +1,78 @@
-"""Fields of `train` that say how weights move: optimiser, learning rate, averages, arithmetic."""
+"""Training fields for the optimiser: learning rate, clipping, averages, precision and sharding."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from emoji_ldm.config.base import Fraction, Positive, Section
 from emoji_ldm.errors import ConfigError
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class OptimizerFields(Section):
-    """Optimiser steps."""
+    """Optimiser steps, shared by sections `train` and `autoencoder`."""
+
+    section: ClassVar[str] = "train"  # name in error messages
 
     steps: Positive = 20000
     """Optimiser steps."""
     batch_size: Positive = 64
-    """Latents per step over all workers."""
+    """Samples per step over all workers."""
     micro_batch_size: Positive | None = None
-    """Latents per forward pass of a worker, whose gradients add up to the step's; null takes all at once."""
+    """Samples per forward pass of a worker, whose gradients are accumulated over the step; null takes all at once."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    """Torch's fused AdamW, or bitsandbytes' one with 8-bit moments: 6 bytes per weight less."""
+    """Torch's fused AdamW, or the one of bitsandbytes with 8-bit moments, which saves 6 bytes per weight."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
     """Peak learning rate."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """Course of the learning rate after the warm-up."""
+    """Learning rate after the warm-up."""
     lr_end: Fraction = 0.1
-    """Share of the peak that linear and cosine end at."""
+    """Fraction of the peak learning rate at which linear and cosine end."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     """Steps of linear warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """AdamW weight decay."""
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.99)
+    """AdamW decay rates of the first and second moment."""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
-    """Largest gradient norm."""
+    """Gradient norm that gradients are clipped to."""
     spike_factor: Annotated[float, Field(gt=0)] | None = 10
-    """A step whose gradient norm is so many times the usual one is skipped; null skips only what is not finite."""
+    """A step whose gradient norm exceeds the usual norm this many times is skipped; null skips only non-finite ones."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the moving average of the weights, warmed up as (1 + step) / (10 + step)."""
     ema_widths: Annotated[tuple[Annotated[float, Field(gt=0, lt=0.29)], ...], Field(max_length=2)] = ()
-    """Relative widths of power-function averages (arXiv 2312.02696) that are kept instead, such as [0.05, 0.1]."""
+    """Relative widths of power-function averages (arXiv 2312.02696) to keep instead, such as [0.05, 0.1]."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of forward and backward (GPUs take TF32 for fp32 unless deterministic); master weights are fp32."""
+    """Precision of forward and backward (GPUs use TF32 for fp32 unless deterministic); master weights are fp32."""
     channels_last: bool = False
-    """Lay tensors out as NHWC, which convolutions on GPUs like."""
+    """Use the NHWC memory layout, in which convolutions on GPUs are faster."""
     compile: bool = False
     """Compile the network with torch.compile; the first steps take minutes. Not at ZeRO stage 3."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     deterministic: bool = False
-    """Only kernels that give the same bits each time; slower on GPUs."""
+    """Use only kernels that give the same bits each time; slower on GPUs."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed ZeRO stage: 0 nothing, 1 optimiser, 2 + gradients, 3 + weights are sharded.
+    """DeepSpeed ZeRO stage: 0 shards nothing, 1 the optimiser state, 2 also gradients, 3 also weights.
 
     With P weights on N workers in bf16 a worker holds 16P, 4P + 12P/N, 2P + 14P/N, 16P/N bytes, and 4P/N for each
-    moving average (4P at stage 0). In fp32, stages 1 to 3 keep the working weights twice."""
+    moving average (4P at stage 0). In fp32, stages 1 to 3 hold the working weights twice."""
     seed: int = 0
-    """Seed of weights, data order, noise and drop-out."""
+    """Seed of weights, data order, noise and caption dropout."""
 
     @model_validator(mode="after")
-    def _go_together(self) -> Self:
-        """Refuse what cannot be combined, before any work starts."""
+    def _refuse_conflicting_fields(self) -> Self:
+        """Refuse fields that cannot be combined, before any work starts."""
         if self.compile and self.zero_stage == 3:
             raise ConfigError(
-                "train.compile=true does not go with train.zero_stage=3, which swaps weights in and out of the "
-                "compiled graph; use train.zero_stage=2"
+                f"{self.section}.compile=true cannot be combined with {self.section}.zero_stage=3, which swaps weights "
+                f"in and out of the compiled graph; use {self.section}.zero_stage=2"
             )
         if self.lr_schedule == "constant":
-            self._refuse_idle("train", ["lr_end"], "with train.lr_schedule=constant", harmless=1)
+            self._refuse_idle(self.section, ["lr_end"], f"with {self.section}.lr_schedule=constant", harmless=1)
         if self.ema_widths:
-            self._refuse_idle("train", ["ema_decay"], "with train.ema_widths, which is kept instead")
+            self._refuse_idle(self.section, ["ema_decay"], f"with {self.section}.ema_widths, which is kept instead")
         return self

@@ -1,4 +1,4 @@
-"""Fields of `train` that say which network is trained, and which of its weights."""
+"""Training fields for the network: its shape or its origin, and which of its weights are trained."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ class Concept(Section):
     """A subject of DreamBooth (arXiv 2208.12242)."""
 
     instance_prompt: str
-    """Prompt of the subject's own pictures, such as `a photo of sks dog`."""
+    """Prompt of the subject's images, such as `a photo of sks dog`."""
     instance_folder: str
-    """Folder with the subject's pictures."""
+    """Folder with the subject's images."""
     class_prompt: str | None = None
     """Prompt of its class, such as `a photo of a dog`; null leaves prior preservation out."""
     class_folder: str | None = None
-    """Folder with pictures of the class, what is missing to `num_class_images` is drawn; null: runs/<run>/class-N."""
+    """Folder with images of the class, filled up to `num_class_images` by generation; null: runs/<run>/class-N."""
 
 
 class UNetFields(Section):
-    """The U-Net, and what of it learns."""
+    """The U-Net, and which of its weights are trained."""
 
     init: str | None = None
-    """Folder or hub id of a pipeline whose U-Net training starts from; null starts at random weights."""
+    """Folder or hub id of a pipeline whose U-Net training starts from; null starts from random weights."""
     block_out_channels: tuple[Width, ...] = (128, 256, 256)
-    """U-Net width per resolution."""
+    """U-Net channels per resolution."""
     attention: tuple[bool, ...] | None = None
-    """Which resolutions attend to the text, highest first; null: all but the highest."""
+    """Which resolutions have cross-attention, highest first; null: all but the highest."""
     layers_per_block: Positive = 2
     """Residual layers per resolution."""
     num_heads: Positive = 4
     """Attention heads per layer."""
     trainable_pattern: str | None = None
-    """Regular expression: only U-Net weights in whose name it is found are trained, such as `attn2`; null: all."""
+    """Regular expression: only U-Net weights whose name matches are trained, such as `attn2`; null: all."""
     lora_rank: Positive | None = None
-    """Rank of low-rank adapters that are trained in place of the weights (arXiv 2106.09685); null trains the weights."""
+    """Rank of low-rank adapters to train instead of the weights (arXiv 2106.09685); null trains the weights."""
     lora_alpha: Annotated[float, Field(gt=0)] | None = None
-    """Scale of the adapters, over the rank; null means the rank itself."""
+    """Scale of the adapters, divided by the rank; null means the rank itself."""
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Layers that get adapters, by the end of their name."""
+    """Layers that get adapters, by the end of their names."""
     train_text_encoder: bool = False
-    """Whether the text encoder learns too: all of it, whatever `trainable_pattern` and LoRA leave out of the U-Net."""
+    """Whether the text encoder is trained too: all of it, whatever `trainable_pattern` and LoRA select."""
     concepts: tuple[Concept, ...] = ()
     """Subjects to learn by DreamBooth; empty trains on the store's images and captions."""
     prior_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the loss on class pictures against that on the subject's; 0 leaves class pictures out."""
+    """Weight of the loss on class images relative to the subject's; 0 leaves class images out."""
     num_class_images: Positive = 200
-    """Class pictures per concept."""
+    """Class images per concept."""
 
     @model_validator(mode="after")
-    def _serve_a_purpose(self) -> Self:
-        """Refuse fields of what is not trained."""
+    def _refuse_unused_network_fields(self) -> Self:
+        """Refuse fields of parts that are not trained."""
         if not self.lora_rank:
             self._refuse_idle("train", ["lora_alpha", "lora_targets"], "without train.lora_rank")
         elif not self.lora_targets:

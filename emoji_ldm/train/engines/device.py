@@ -1,4 +1,4 @@
-"""What a training asks of its device: process-wide switches, precision, memory layout."""
+"""Device settings of a training: process-wide switches of torch, precision, memory layout."""
 
 from __future__ import annotations
 
@@ -18,94 +18,104 @@ from emoji_ldm.train.training_args import TrainingArgs
 COMPILERS = ("CXX", "c++", "g++", "clang++")
 
 
-def configure_torch(plan: TrainingArgs, world: DistributedContext) -> None:
-    """Check that the plan's options can be had here, then set torch's switches for this process.
+def configure_torch(args: TrainingArgs, ranks: DistributedContext) -> None:
+    """Check that the options are available here, then set torch's process-wide switches.
 
-    Options that this device or this many workers leave without effect are told in a line each, by rank 0.
+    Rank 0 prints one line for each option that has no effect on this device or with so many workers.
 
     Raises:
         ConfigError: An option needs something that is missing.
     """
-    check_options(plan, world.size)
-    for line in ineffective_options(plan, world) if world.leads else []:
+    check_options(args, ranks.world_size)
+    for line in ineffective_options(args, ranks) if ranks.is_main else []:
         print_status(line)
-    if plan.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS wants it, or torch refuses
-    torch.use_deterministic_algorithms(plan.deterministic)
-    # It costs time, and no kernel here reads memory that nobody wrote.
+    if args.deterministic:
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # without it torch refuses deterministic cuBLAS calls
+    torch.use_deterministic_algorithms(args.deterministic)
+    # Filling costs time, and no kernel here reads uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if world.device.type == "cuda":
-        torch.set_float32_matmul_precision("highest" if plan.deterministic else "high")
-        torch.backends.cudnn.allow_tf32 = not plan.deterministic
-        torch.backends.cudnn.benchmark = not plan.deterministic  # shapes never change
+    if ranks.device.type == "cuda":
+        torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
+        torch.backends.cudnn.allow_tf32 = not args.deterministic
+        torch.backends.cudnn.benchmark = not args.deterministic  # shapes never change
 
 
-def check_options(plan: TrainingArgs, size: int = 1) -> None:
-    """ConfigError if an option, or so many workers, need something that is missing."""
-    section = plan.section
-    if size > 1 and find_spec("deepspeed") is None:
+def check_options(args: TrainingArgs, world_size: int = 1) -> None:
+    """Raise ConfigError if an option, or so many workers, need something that is not installed."""
+    section = args.section
+    if world_size > 1 and find_spec("deepspeed") is None:
         raise ConfigError(
-            f"{section} with {size} workers needs DeepSpeed; install 'emoji-ldm[models]', "
+            f"{section} with {world_size} workers needs DeepSpeed; install 'emoji-ldm[models]', "
             f"or use {section}.num_workers=1"
         )
-    if plan.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
+    if args.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
         raise ConfigError(
             f"{section}.optimizer=adamw8bit needs bitsandbytes; install 'emoji-ldm[adamw8bit]', or use adamw"
         )
-    if plan.compile and not any(shutil.which(os.environ.get(name, name)) for name in COMPILERS):
+    if args.compile and not any(shutil.which(os.environ.get(name, name)) for name in COMPILERS):
         raise ConfigError(f"{section}.compile needs a C++ compiler on each worker; install g++, or use compile=false")
 
 
-def ineffective_options(plan: TrainingArgs, world: DistributedContext) -> list[str]:
-    """What is asked for and will not come, a line each."""
-    section, lines = plan.section, []
-    if plan.channels_last and world.device.type == "cpu":
+def ineffective_options(args: TrainingArgs, ranks: DistributedContext) -> list[str]:
+    """One line for each option that has no effect here."""
+    section, lines = args.section, []
+    if args.channels_last and ranks.device.type == "cpu":
         lines.append(f"{section}.channels_last=true has no effect: a CPU's convolutions are no faster for it")
-    if plan.zero_stage > 1 and world.size == 1:
-        lines.append(f"{section}.zero_stage={plan.zero_stage} has no effect: one worker has nobody to share with")
-    if plan.zero_stage == 1 and world.size > 1 and plan.precision == "bf16" and num_micro_batches(plan, world.size) > 1:
+    if args.zero_stage > 1 and ranks.world_size == 1:
+        lines.append(f"{section}.zero_stage={args.zero_stage} has no effect: there is only one worker")
+    if (
+        args.zero_stage == 1
+        and ranks.world_size > 1
+        and args.precision == "bf16"
+        and num_micro_batches(args, ranks.world_size) > 1
+    ):
         lines.append(
-            f"{section}.micro_batch_size with zero_stage=1 adds gradients up in bf16; zero_stage=2 does it in fp32"
+            f"{section}.micro_batch_size with zero_stage=1 adds gradients up in bf16; use zero_stage=2 for fp32"
         )
-    if plan.deterministic and plan.optimizer == "adamw8bit":
+    if args.deterministic and args.optimizer == "adamw8bit":
         lines.append(
-            f"{section}.deterministic=true holds for a run that is not cut off: a resume rounds the scales of "
-            "adamw8bit's moments; optimizer=adamw goes on bit by bit"
+            f"{section}.deterministic=true covers uninterrupted runs only: a resume rounds the scales of adamw8bit's "
+            "moments; optimizer=adamw resumes bit by bit"
         )
     return lines
 
 
-def num_micro_batches(plan: TrainingArgs, size: int) -> int:
-    """Micro-batches of a rank's step, with `size` ranks."""
-    share = plan.batch_size // size
-    return share // (plan.micro_batch_size or share)
+def num_micro_batches(args: TrainingArgs, world_size: int) -> int:
+    """Number of micro-batches of a rank's step."""
+    share = args.batch_size // world_size
+    return share // (args.micro_batch_size or share)
 
 
-def prepare_module(module: nn.Module, plan: TrainingArgs, world: DistributedContext) -> None:
-    """Bring the module to the device, in the plan's precision and memory layout."""
-    module.to(world.device)
-    if plan.precision == "bf16":
-        _wrap_autocast(module, world.device.type)
-    if plan.channels_last and world.device.type != "cpu":
+def prepare_module(module: nn.Module, args: TrainingArgs, ranks: DistributedContext) -> None:
+    """Move the module to the device, with the configured precision and memory layout."""
+    module.to(ranks.device)
+    if args.precision == "bf16":
+        _wrap_autocast(module, ranks.device.type)
+    if args.channels_last and ranks.device.type != "cpu":
         use_channels_last(module)
 
 
 def use_channels_last(module: nn.Module) -> None:
-    """Give convolutions NHWC activations; weights keep their order, in which shards and checkpoints hold them."""
+    """Give convolutions NHWC activations; weights keep the NCHW order of shards and checkpoints."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_pre_hook(_to_channels_last)
 
 
 def _wrap_autocast(module: nn.Module, device_type: str) -> None:
-    """Inside the module, for DeepSpeed switches off autocast around it; norms and softmax stay fp32 that way."""
+    """Run the module's forward under bf16 autocast, in which norms and softmax stay fp32.
+
+    It wraps the method and not the call, because DeepSpeed switches autocast off around the module.
+    """
     forward = module.forward
 
-    def lowered(*args: Any, **kwargs: Any) -> Any:
+    def forward_in_bf16(*args: Any, **kwargs: Any) -> Any:
         with torch.autocast(device_type, torch.bfloat16):
             return forward(*args, **kwargs)
 
-    setattr(module, "forward", lowered)  # noqa: B010 (mypy knows no assignable methods)
+    setattr(module, "forward", forward_in_bf16)  # noqa: B010 (mypy does not allow assigning to a method)
 
 
 def _to_channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,10 +1,15 @@
-"""A rank's file of a checkpoint: its pieces of weights, moments and averages, readable by any other split.
+"""The training state of a checkpoint: one file per rank, readable by any number of ranks and any ZeRO stage.
 
     state/rank-00000-of-00002.safetensors   keys `kind/name@start`: flat fp32 elements `start ...` of the parameter
-    state/rank-00000-of-00002.json          the `Mark`: where each of them lies, and its checksum
+    state/rank-00000-of-00002.json          the `ShardIndex`: where each of these slices lies, and its checksum
 
-The file is a plain safetensors file. The mark repeats its index, so that a reader fetches
-just the pieces that its own ones overlap, checked by their CRC, from a folder or from S3.
+The format works on named parameters, not on shards. When it writes, a rank cuts its shards into slices of parameters
+("elements 4096 to 8191 of unet.conv_in.weight"); how the ranks came to share a parameter is no longer visible in the
+file. When it reads, a rank asks every index which stored slices overlap with the slices of its own, new shards, fetches
+just those, checks their CRC and copies the overlap. So a training of 8 ranks at ZeRO stage 3 can be resumed by one.
+
+The data file is a plain safetensors file. The index repeats its header because a reader needs the byte offsets of
+many files before it opens any of them, from a folder or from S3.
 """
 
 from __future__ import annotations
@@ -19,75 +24,102 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MAX_SLICE_ELEMENTS = 2**20  # elements of a stored piece: what is read and checked at once
-MAX_REQUEST_BYTES = 2**26  # bytes that one request reads at most, of stored pieces that lie side by side
+from emoji_ldm.model.torch_compat import copy_tensors
+
+MAX_SLICE_ELEMENTS = 2**20  # elements of a stored slice: the unit that is read and checked at once
+MAX_REQUEST_BYTES = 2**26  # bytes that one request reads at most, of stored slices that lie side by side
 
 RangeReader = Callable[[int, int], bytes | memoryview]  # (first byte, number of bytes) of a file
 
 
 class CorruptStateError(Exception):
-    """Stored pieces are not what was written; the text says which."""
+    """Stored slices are not what was written; the text says which."""
+
+
+@dataclass(frozen=True)
+class ShardSlice:
+    """A run of a parameter's elements, and where it lies in the local shards."""
+
+    name: str  # of the parameter
+    shape: tuple[int, ...]  # of the whole parameter
+    start: int  # first element, counted in the flattened parameter
+    length: int
+    shard: int  # index in `TrainingEngine.master_shards()`
+    offset: int  # first element, counted in the flattened shard
 
 
 @dataclass(frozen=True)
 class StoredSlice:
-    """A stored piece."""
+    """A slice in a file. The index stores the values of these fields in this order."""
 
     kind: str
     name: str
     start: int  # first element, counted in the flattened parameter
     length: int
-    place: int  # first byte, counted in the file
+    byte_offset: int  # of its first byte in the file
     crc: int
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """What a rank says of its file once that is written."""
+    """What a rank records of its file once that is written. The names of these fields are keys of the JSON file."""
 
-    file: str  # beside the mark
+    file: str  # beside the index
     size: int
-    updates: int  # of Adam: steps, less those that were skipped
-    shapes: dict[str, tuple[int, ...]]  # of the parameters it has pieces of
+    updates: int  # of Adam: steps without those that were skipped
+    shapes: dict[str, tuple[int, ...]]  # of the parameters it has slices of
     pieces: list[StoredSlice]
 
-    def dump(self) -> bytes:
-        """As JSON."""
+    def to_json(self) -> bytes:
+        """The file's content."""
         rows = [list(asdict(piece).values()) for piece in self.pieces]
         return json.dumps({**asdict(replace(self, pieces=[])), "pieces": rows}).encode()
 
     @staticmethod
-    def parse(data: bytes) -> ShardIndex:
-        """The inverse; Damaged if it is none."""
+    def from_json(data: bytes) -> ShardIndex:
+        """The inverse; CorruptStateError if the data is no index."""
         try:
             found = json.loads(data)
             shapes = {name: tuple(shape) for name, shape in found["shapes"].items()}
             pieces = [StoredSlice(*row) for row in found["pieces"]]
             return ShardIndex(found["file"], found["size"], found["updates"], shapes, pieces)
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise CorruptStateError("a mark cannot be read") from None
+            raise CorruptStateError("the index of a state file cannot be read") from None
 
 
-def shard_file_name(rank: int, size: int) -> str:
+def shard_file_name(rank: int, world_size: int) -> str:
     """The file of a rank, without its ending."""
-    return f"rank-{rank:05d}-of-{size:05d}"
+    return f"rank-{rank:05d}-of-{world_size:05d}"
 
 
-def split_replicated(pieces: Sequence[ShardSlice], rank: int, size: int) -> list[ShardSlice]:
-    """The part that a rank writes of pieces that `size` ranks hold alike: as many elements of each as the others."""
-    ends = [(p, p.length * rank // size, p.length * (rank + 1) // size) for p in pieces]
+def whole_slices(names: Sequence[str], parameters: Sequence[Tensor]) -> list[ShardSlice]:
+    """The slices where each parameter is one shard."""
+    return [ShardSlice(name, tuple(parameter.shape), 0, parameter.numel(), number, 0)
+            for number, (name, parameter) in enumerate(zip(names, parameters, strict=True))]  # fmt: skip
+
+
+def split_replicated(slices: Sequence[ShardSlice], rank: int, world_size: int) -> list[ShardSlice]:
+    """The part that a rank writes of slices that every rank holds in full: an equal share of each."""
+    ends = [(one, one.length * rank // world_size, one.length * (rank + 1) // world_size) for one in slices]
     return [_subslice(piece, first, end) for piece, first, end in ends if end > first]
 
 
 class Snapshot:
-    """The file in host memory, made once: a save copies the shards into it, a thread uploads it."""
+    """A rank's data file in host memory, laid out once: a save copies the shards into it, a thread uploads it."""
 
-    def __init__(self, kinds: Sequence[str], pieces: Sequence[ShardSlice], *, pinned: bool) -> None:
-        """Lay out the file."""
-        self.pieces = [part for piece in pieces for part in _split_slice(piece)]
-        keys = [(kind, piece) for kind in kinds for piece in self.pieces]
+    def __init__(self, kinds: Sequence[str], slices: Sequence[ShardSlice], *, pinned: bool) -> None:
+        """Lay out the file: all slices of the first kind, then of the next one.
+
+        Args:
+            kinds: What is stored: weights, moments, averages.
+            slices: Where named parameters lie in the shards.
+            pinned: Whether to use page-locked memory, into which a GPU copies without the CPU.
+        """
+        self.slices = [part for piece in slices for part in _split_slice(piece)]
+        keys = [(kind, piece) for kind in kinds for piece in self.slices]
         header = _safetensors_header(keys)
         size = len(header) + 4 * sum(piece.length for _, piece in keys)
+        # Zeroed to touch every page now, in a thread, rather than at the first save, for which training waits.
         self.data = torch.empty(size, dtype=torch.uint8, pin_memory=pinned).zero_()
         self.data[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
         values = self.data[len(header) :].view(torch.float32)
@@ -95,11 +127,11 @@ class Snapshot:
         self.stored = [StoredSlice(kind, piece.name, piece.start, piece.length, 4 * int(view.storage_offset()), 0)
                        for (kind, piece), view in zip(keys, self.views, strict=True)]  # fmt: skip
 
-    def take(self, kinds: Mapping[str, Sequence[Tensor]]) -> None:
-        """Copy tensors of the shards' shapes, of the kinds in their order: all that training waits for."""
-        flat = {kind: [tensor.detach().reshape(-1) for tensor in tensors] for kind, tensors in kinds.items()}
-        sources = [flat[kind][p.shard][p.offset : p.offset + p.length] for kind in kinds for p in self.pieces]
-        torch._foreach_copy_(self.views, sources, non_blocking=True)
+    def copy_from(self, tensors: Mapping[str, Sequence[Tensor]]) -> None:
+        """Copy `{kind: tensors of the shards' shapes}`, kinds in their order: all that training waits for."""
+        flat = {kind: [tensor.detach().reshape(-1) for tensor in of_kind] for kind, of_kind in tensors.items()}
+        sources = [flat[kind][p.shard][p.offset : p.offset + p.length] for kind in tensors for p in self.slices]
+        copy_tensors(self.views, sources, non_blocking=True)
         if any(source.is_cuda for source in sources):
             torch.cuda.synchronize()
 
@@ -111,55 +143,57 @@ class Snapshot:
         """The whole file, without a copy."""
         return self.data.numpy().data
 
-    def mark(self, file: str, updates: int) -> ShardIndex:
-        """Its description, with checksums of what is in it now."""
+    def build_index(self, file: str, updates: int) -> ShardIndex:
+        """The index of the file, with checksums of what it holds now."""
         whole = self.bytes()
-        stored = [replace(s, crc=zlib.crc32(whole[s.place : s.place + 4 * s.length])) for s in self.stored]
-        return ShardIndex(file, len(whole), updates, {piece.name: piece.shape for piece in self.pieces}, stored)
+        stored = [replace(s, crc=zlib.crc32(whole[s.byte_offset : s.byte_offset + 4 * s.length])) for s in self.stored]
+        return ShardIndex(file, len(whole), updates, {piece.name: piece.shape for piece in self.slices}, stored)
 
 
 def load_slices(
-    wanted: Mapping[str, tuple[Sequence[ShardSlice], Sequence[Tensor]]], marks: Sequence[tuple[ShardIndex, RangeReader]]
+    requested: Mapping[str, tuple[Sequence[ShardSlice], Sequence[Tensor]]],
+    indexes: Sequence[tuple[ShardIndex, RangeReader]],
 ) -> None:
-    """Copy stored elements to where they belong.
+    """Copy stored elements to where they belong in the local tensors.
 
     Args:
-        wanted: `{kind: (pieces, tensors that they lie in)}`.
-        marks: The marks of a checkpoint, each with its file.
+        requested: `{kind: (slices, tensors that they lie in)}`.
+        indexes: The indexes of a checkpoint, each with a reader of its data file.
 
     Raises:
-        Damaged: Bytes are missing or not those that were written.
+        CorruptStateError: Bytes are missing or not those that were written.
     """
-    flat = {kind: [_flatten(tensor) for tensor in tensors] for kind, (_, tensors) in wanted.items()}
+    flat = {kind: [_flatten(tensor) for tensor in tensors] for kind, (_, tensors) in requested.items()}
     targets: dict[tuple[str, str], list[tuple[ShardSlice, Tensor]]] = {}
-    for kind, (pieces, _) in wanted.items():
-        for piece in pieces:
+    for kind, (slices, _) in requested.items():
+        for piece in slices:
             targets.setdefault((kind, piece.name), []).append((piece, flat[kind][piece.shard]))
+    # Stored slices do not overlap one another, so counting copied elements finds a gap anywhere.
     missing = sum(piece.length for rows in targets.values() for piece, _ in rows)
-    for mark, read in marks:
-        needed = [s for s in mark.pieces if any(_overlap(s, p) for p, _ in targets.get((s.kind, s.name), ()))]
-        for stored, values in _read_values(needed, read, mark.file):
+    for index, read in indexes:
+        needed = [s for s in index.pieces if any(_overlap(s, p) for p, _ in targets.get((s.kind, s.name), ()))]
+        for stored, values in _read_values(needed, read, index.file):
             missing -= sum(_copy_overlap(stored, values, *target) for target in targets[stored.kind, stored.name])
     if missing:
         raise CorruptStateError(f"{missing} elements are missing")
-    for kind, (_, tensors) in wanted.items():
+    for kind, (_, tensors) in requested.items():
         for tensor, copied in zip(tensors, flat[kind], strict=True):
-            if copied.data_ptr() != tensor.data_ptr():
+            if copied.data_ptr() != tensor.data_ptr():  # it could not be flattened without a copy
                 tensor.copy_(copied.view(tensor.shape))
 
 
 def _flatten(tensor: Tensor) -> Tensor:
-    """The elements in a row: a view, or a copy if they lie in another order (NHWC)."""
+    """The elements in C order: a view, or a copy if memory has them in another order (NHWC)."""
     return tensor.detach().view(-1) if tensor.is_contiguous() else tensor.detach().reshape(-1).clone()
 
 
 def _read_values(needed: Sequence[StoredSlice], read: RangeReader, file: str) -> Iterator[tuple[StoredSlice, Tensor]]:
-    """The checked elements of stored pieces; those that lie side by side come by one request."""
-    for span in _request_spans(sorted(needed, key=lambda stored: stored.place)):
-        first, end = span[0].place, span[-1].place + 4 * span[-1].length
+    """The checked elements of stored slices; slices that lie side by side are read by one request."""
+    for span in _request_spans(sorted(needed, key=lambda stored: stored.byte_offset)):
+        first, end = span[0].byte_offset, span[-1].byte_offset + 4 * span[-1].length
         data = memoryview(read(first, end - first))
         for stored in span:
-            own = data[stored.place - first : stored.place - first + 4 * stored.length]
+            own = data[stored.byte_offset - first : stored.byte_offset - first + 4 * stored.length]
             if len(own) != 4 * stored.length or zlib.crc32(own) != stored.crc:
                 raise CorruptStateError(f"{stored.kind} of {stored.name} in {file} is not what was written")
             yield stored, torch.frombuffer(bytearray(own), dtype=torch.float32)
@@ -168,8 +202,10 @@ def _read_values(needed: Sequence[StoredSlice], read: RangeReader, file: str) ->
 def _request_spans(ordered: Sequence[StoredSlice]) -> Iterator[list[StoredSlice]]:
     span: list[StoredSlice] = []
     for stored in ordered:
-        beside = span and span[-1].place + 4 * span[-1].length == stored.place
-        if span and not (beside and stored.place + 4 * stored.length - span[0].place <= MAX_REQUEST_BYTES):
+        adjacent = span and span[-1].byte_offset + 4 * span[-1].length == stored.byte_offset
+        if span and not (
+            adjacent and stored.byte_offset + 4 * stored.length - span[0].byte_offset <= MAX_REQUEST_BYTES
+        ):
             yield span
             span = []
         span.append(stored)
@@ -182,7 +218,7 @@ def _overlap(stored: StoredSlice, piece: ShardSlice) -> int:
 
 
 def _copy_overlap(stored: StoredSlice, values: Tensor, piece: ShardSlice, shard: Tensor) -> int:
-    """Copy what two pieces of one parameter have in common; how many elements that was."""
+    """Copy the elements that two slices of one parameter have in common; returns how many those are."""
     length = _overlap(stored, piece)
     if length:
         first = max(stored.start, piece.start)
@@ -203,7 +239,7 @@ def _subslice(piece: ShardSlice, first: int, end: int) -> ShardSlice:
 
 
 def _safetensors_header(keys: Sequence[tuple[str, ShardSlice]]) -> bytes:
-    """What a safetensors file begins with: length, JSON, padded so that elements are aligned."""
+    """The head of a safetensors file: its length (8 bytes), then JSON padded so that elements are aligned."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for kind, piece in keys:
@@ -213,21 +249,3 @@ def _safetensors_header(keys: Sequence[tuple[str, ShardSlice]]) -> bytes:
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
-
-
-@dataclass(frozen=True)
-class ShardSlice:
-    """A run of a parameter's elements, and where it lies in the local shards."""
-
-    name: str  # of the parameter
-    shape: tuple[int, ...]  # of the whole parameter
-    start: int  # first element, counted in the flattened parameter
-    length: int
-    shard: int  # place in `Engine.shards()`
-    offset: int  # first element, counted in the flattened shard
-
-
-def whole_slices(names: Sequence[str], parameters: Sequence[Tensor]) -> list[ShardSlice]:
-    """The pieces where each parameter is one shard."""
-    return [ShardSlice(name, tuple(parameter.shape), 0, parameter.numel(), number, 0)
-            for number, (name, parameter) in enumerate(zip(names, parameters, strict=True))]  # fmt: skip

@@ -1,8 +1,9 @@
-"""One optimiser step, sharded by DeepSpeed or plain: the same few verbs, and portable state.
+"""The engine that makes optimiser steps: its interface, and the implementation for one process.
 
-An engine's *shards* are its local fp32 master weights; Adam's moments and the moving averages
-have their shapes. `pieces` says which elements of which parameter lie where in them, so that a
-checkpoint fits any number of ranks and any ZeRO stage.
+Vocabulary. The *master weights* are the fp32 weights that the optimiser updates; the *working weights* are what the
+forward pass reads. Under ZeRO each rank has only a part of the masters, its *shards*. Adam's moments and the moving
+averages have the shards' shapes. A *slice* says which elements of which named parameter lie where in the shards, so
+that a checkpoint of one layout can be read into any other: another number of ranks, or another ZeRO stage.
 """
 
 from __future__ import annotations
@@ -22,86 +23,90 @@ from emoji_ldm.train.training_args import TrainingArgs
 class TrainingEngine(Protocol):
     """A module with its optimiser."""
 
-    optimizer: torch.optim.Optimizer  # the AdamW below whatever wraps it; see `adam.Moments`
+    optimizer: torch.optim.Optimizer  # the AdamW itself, without what wraps it; see `optimizer.AdamMoments`
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's forward in the chosen precision."""
+        """The module's forward in the configured precision."""
         ...
 
-    def accumulate(self, loss: Tensor, *, last: bool) -> None:
+    def backward(self, loss: Tensor, *, last: bool) -> None:
         """Backward of one micro-batch; gradients become the mean over a step's micro-batches, which `last` ends."""
         ...
 
-    def step(self, lr: float, limit: float) -> Tensor:
-        """Clip and update, unless the gradient norm is not finite or above `limit`; returns it, unclipped, `()`."""
+    def step(self, lr: float, max_accepted_norm: float) -> Tensor:
+        """Clip and update, unless the gradient norm is not finite or above `max_accepted_norm`.
+
+        Returns:
+            The norm before clipping, `()`, on the device.
+        """
         ...
 
-    def shards(self) -> list[Tensor]:
+    def master_shards(self) -> list[Tensor]:
         """The local fp32 master weights."""
         ...
 
-    def states(self) -> list[Tensor]:
+    def optimizer_state_keys(self) -> list[Tensor]:
         """The keys of `optimizer.state`, one per shard."""
         ...
 
-    def pieces(self) -> list[ShardSlice]:
-        """Where named parameters lie in this rank's shards; ranks that hold the same elements share them out."""
+    def slices(self) -> list[ShardSlice]:
+        """Where named parameters lie in this rank's shards."""
         ...
 
-    def refresh(self) -> None:
-        """Make the working weights equal to the shards, after somebody wrote into these; a collective."""
+    def sync_working_weights(self) -> None:
+        """Make the working weights equal to the master shards after these were written to; a collective."""
         ...
 
 
-def build_engine(module: nn.Module, plan: TrainingArgs, world: DistributedContext) -> TrainingEngine:
-    """DeepSpeed (see `device.check`) for several ranks, plain torch for one, over which no ZeRO stage shards."""
-    prepare_module(module, plan, world)
-    if world.size == 1:
-        return TorchEngine(module, plan)
+def build_engine(module: nn.Module, args: TrainingArgs, ranks: DistributedContext) -> TrainingEngine:
+    """DeepSpeed for several ranks, plain torch for one, over which no ZeRO stage has anything to shard."""
+    prepare_module(module, args, ranks)
+    if ranks.world_size == 1:
+        return TorchEngine(module, args)
     from emoji_ldm.train.engines.deepspeed_engine import DeepSpeedEngine
 
-    return DeepSpeedEngine(module, plan, world)
+    return DeepSpeedEngine(module, args, ranks)
 
 
 class TorchEngine:
-    """One process, torch only."""
+    """The `TrainingEngine` of a single process; its shards are the parameters themselves."""
 
-    def __init__(self, module: nn.Module, plan: TrainingArgs) -> None:
-        self.module, self.clip = module, plan.grad_clip
-        self.num_parts = num_micro_batches(plan, 1)
+    def __init__(self, module: nn.Module, args: TrainingArgs) -> None:
+        self.module, self.clip = module, args.grad_clip
+        self.num_parts = num_micro_batches(args, 1)
         self.names, self.parameters = trainable_parameters(module)
-        self.optimizer = build_optimizer(self.parameters, plan)
-        if plan.compile:
+        self.optimizer = build_optimizer(self.parameters, args)
+        if args.compile:
             module.compile()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward."""
         return self.module(*args, **kwargs)
 
-    def accumulate(self, loss: Tensor, *, last: bool) -> None:
-        """Add up gradients."""
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Accumulate gradients."""
         (loss / self.num_parts).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, lr: float, limit: float) -> Tensor:
-        """Clip, AdamW."""
+    def step(self, lr: float, max_accepted_norm: float) -> Tensor:
+        """Clip, then AdamW."""
         norm = gradient_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
-        guard_step(self.optimizer, norm, self.clip, limit)
+        guard_step(self.optimizer, norm, self.clip, max_accepted_norm)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def shards(self) -> list[Tensor]:
+    def master_shards(self) -> list[Tensor]:
         """The parameters themselves."""
         return [parameter.detach() for parameter in self.parameters]
 
-    def states(self) -> list[Tensor]:
-        """The optimiser's keys, one per shard."""
+    def optimizer_state_keys(self) -> list[Tensor]:
+        """The parameters, one per shard."""
         return list(self.parameters)
 
-    def pieces(self) -> list[ShardSlice]:
+    def slices(self) -> list[ShardSlice]:
         """Each parameter is one shard."""
         return whole_slices(self.names, self.parameters)
 
-    def refresh(self) -> None:
-        """Nothing: the shards are the working weights."""
+    def sync_working_weights(self) -> None:
+        """Do nothing: the shards are the working weights."""

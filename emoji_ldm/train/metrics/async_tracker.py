@@ -1,4 +1,4 @@
-"""A thread between training and a tracker: training never waits for it, nor ends with it."""
+"""A thread between the training and a tracker, so that training neither waits for a tracker nor fails with it."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from emoji_ldm.errors import StoreError
+from emoji_ldm.latents.pipeline_source import short_error_text
 from emoji_ldm.train.daemon_executor import DaemonExecutor
 
-REST_FACTOR = 20  # times as long as sending took; so a log of many lines costs a twentieth of a thread
+# The thread pauses for this multiple of the time that sending took: a log of many lines, which takes ever longer to
+# write, costs at most a twentieth of a core.
+REST_FACTOR = 20
 MAX_REST_S = 10.0
-CLOSE_TIMEOUT_S = 60.0  # a tracker that does not answer is left behind
+CLOSE_TIMEOUT_S = 60.0  # a tracker that does not respond by then is abandoned
 
 LogLines = Sequence[Mapping[str, Any]]
 
 
 class MetricsTracker(Protocol):
-    """Something that keeps log lines and sample grids."""
+    """A destination of log lines and sample grids."""
 
-    def send(self, lines: LogLines) -> None:
-        """Take all lines so far, of which it keeps those it has not."""
+    def log_lines(self, lines: LogLines) -> None:
+        """Take all lines so far, and store those that are new to it."""
         ...
 
-    def picture(self, png: bytes, step: int, kind: str) -> None:
-        """Take a grid of pictures, `samples` or `pairs`."""
+    def log_image(self, png: bytes, step: int, kind: str) -> None:
+        """Take a grid of images, of kind `samples` or `pairs`."""
         ...
 
     def close(self, *, done: bool) -> None:
-        """The training is over, or had to end before it was done."""
+        """The training is finished, or had to end before."""
         ...
 
 
@@ -38,10 +41,17 @@ class AsyncTracker:
     """Builds a tracker in a thread of its own and feeds it; the first failure turns it off, with one note."""
 
     def __init__(
-        self, name: str, build: Callable[[], MetricsTracker], owns: Callable[[], bool], *, patient: bool = False
+        self, name: str, build: Callable[[], MetricsTracker], owns: Callable[[], bool], *, retry_on_error: bool = False
     ) -> None:
-        """`owns` says whether this group may still write for its run; a `patient` feed tries again after failures."""
-        self.name, self.patient = name, patient
+        """Start the thread.
+
+        Args:
+            name: In notes.
+            build: Makes the tracker; called in the thread, as it may load packages and connect.
+            owns: Whether this group may still write for its run, see `run_fencing`.
+            retry_on_error: Whether to go on after failures rather than turn the tracker off.
+        """
+        self.name, self.retry_on_error = name, retry_on_error
         self._build, self._owns = build, owns
         self._thread = DaemonExecutor(name)
         self._tracker: MetricsTracker | None = None
@@ -50,23 +60,23 @@ class AsyncTracker:
         self._sending: Future[None] | None = None
         self._rest_until = 0.0
 
-    def send(self, lines: LogLines, *, last: bool = False) -> None:
-        """Bring the lines, unless the thread is still busy with earlier ones."""
+    def log_lines(self, lines: LogLines, *, last: bool = False) -> None:
+        """Send the lines, unless the thread is still busy with earlier ones; `last` lines are always sent."""
         busy = self._sending is not None and not self._sending.done()
         if last or not (busy or time.monotonic() < self._rest_until):
             self._sending = self._thread.submit(self._send, lines)
 
-    def picture(self, png: bytes, step: int, kind: str = "samples") -> None:
-        """Bring a grid of pictures; one that comes after `close` is left out."""
+    def log_image(self, png: bytes, step: int, kind: str = "samples") -> None:
+        """Send a grid of images; after `close` it is dropped."""
         if self._closed:
             return
-        self._thread.submit(self._do, lambda tracker: tracker.picture(png, step, kind))
+        self._thread.submit(self._use_tracker, lambda tracker: tracker.log_image(png, step, kind))
 
     def close(self, *, done: bool = True) -> None:
-        """Wait for all that was sent, but not for ever."""
+        """Wait for all that was sent, up to a time limit."""
         self._closed = True
-        self._thread.submit(self._do, lambda tracker: tracker.close(done=done))
-        if not self._thread.close(CLOSE_TIMEOUT_S):
+        self._thread.submit(self._use_tracker, lambda tracker: tracker.close(done=done))
+        if not self._thread.shutdown(CLOSE_TIMEOUT_S):
             self._note(f"{self.name} did not answer within {CLOSE_TIMEOUT_S:.0f} s")
 
     def notes(self) -> list[str]:
@@ -80,10 +90,10 @@ class AsyncTracker:
 
     def _send(self, lines: LogLines) -> None:
         began = time.monotonic()
-        self._do(lambda tracker: tracker.send(lines))
+        self._use_tracker(lambda tracker: tracker.log_lines(lines))
         self._rest_until = time.monotonic() + min(MAX_REST_S, REST_FACTOR * (time.monotonic() - began))
 
-    def _do(self, act: Callable[[MetricsTracker], None]) -> None:
+    def _use_tracker(self, function: Callable[[MetricsTracker], None]) -> None:
         if self._off:
             return
         try:
@@ -91,15 +101,15 @@ class AsyncTracker:
                 self._off = True  # another driver took the run over: its own group writes now
                 return
             self._tracker = self._tracker or self._build()
-            act(self._tracker)
-            self._noted = False  # what fails again is news again
+            function(self._tracker)
+            self._noted = False  # a later failure is a new one
         except StoreError as error:  # may pass, and a store that stays away ends the training at its next checkpoint
             self._note(f"{self.name} waits: {error}")
         except Exception as error:  # noqa: BLE001 (whatever a tracker raises, training goes on without it)
-            self._off = not self.patient
-            self._noted = self._noted and self.patient  # its end is told whatever was told before
-            told = "failed and is tried again" if self.patient else "failed and gets no more lines"
-            self._note(f"{self.name} {told}: {describe_error(error)}")
+            self._off = not self.retry_on_error
+            self._noted = self._noted and self.retry_on_error  # that it is turned off is noted in any case
+            consequence = "failed and is tried again" if self.retry_on_error else "failed and gets no more lines"
+            self._note(f"{self.name} {consequence}: {describe_error(error)}")
 
     def _note(self, text: str) -> None:
         if not self._noted:
@@ -108,5 +118,5 @@ class AsyncTracker:
 
 
 def describe_error(error: Exception) -> str:
-    """Its kind and text, in one short line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    """Class and text of an error, in one short line."""
+    return f"{type(error).__name__}: {short_error_text(error)[:200]}"

@@ -1,4 +1,13 @@
-"""Steps that would spoil a training: what counts as one, and how many are borne."""
+"""Detection of steps whose gradients would damage the weights, and the limit on how many are skipped.
+
+A step is *bad* if its gradient norm is not finite, or exceeds `spike_factor` times the usual norm. The engine skips it
+on the device, without asking the host, by comparing the norm with the limit that held at the last log line. What is
+usual is the median over the last windows of `log_every` steps, so that one spike moves it little.
+
+All ranks must agree on the limit, and a resumed run must repeat the uninterrupted one. So the guard knows nothing but
+the log lines, which are the same on every rank and part of each checkpoint. A checkpoint or a preemption notice may put
+a log line inside a window. That line closes no window: it stores the norms of the open window in its field `guard`.
+"""
 
 from __future__ import annotations
 
@@ -11,93 +20,89 @@ from typing import Any
 from emoji_ldm.errors import JobError
 from emoji_ldm.train.training_args import TrainingArgs
 
-NUM_REMEMBERED_WINDOWS = 25  # windows whose norms say what is usual
-MIN_WINDOWS, MIN_STEPS = 5, 20  # before so many of both nothing is usual yet
-MAX_BAD_STEPS_IN_A_ROW = 20  # bad steps in a row that end the training
-NUM_SHOWN_STEPS = 3  # bad steps that a log line names
+NUM_REMEMBERED_WINDOWS = 25  # windows whose norms define what is usual
+MIN_WINDOWS, MIN_STEPS = 5, 20  # before so many of both there is no limit
+MAX_BAD_STEPS_IN_A_ROW = 20  # as many end the training
+NUM_SHOWN_STEPS = 3  # bad steps that a log line lists
 
 
 class SpikeGuard:
-    """Tells bad steps from good ones: the same on every rank, and after a resume, as it knows the log lines alone.
+    """Counts bad steps and maintains the limit, the same on every rank and after a resume."""
 
-    What is usual is learned from windows of `log_every` steps, whose ends are steps of their own cadence: a line that
-    a notice or a checkpoint puts between them changes nothing. What such a line leaves open is in its `guard`.
-    """
-
-    def __init__(self, plan: TrainingArgs, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Go on after `lines`."""
-        self.plan = plan
+    def __init__(self, args: TrainingArgs, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Continue after log lines `lines`."""
+        self.args = args
         self.skipped = int(lines[-1].get("skipped", 0)) if lines else 0
         last = lines[-1].get("guard", {}) if lines else {}
         self.in_a_row, self._open = int(last.get("in_a_row", 0)), list(last.get("open", []))
-        ends = [line for line in lines if "open" not in line.get("guard", {})]
-        usual = [line.get("guard", {}).get("usual", line.get("grad_norm")) for line in ends]
+        window_ends = [line for line in lines if "open" not in line.get("guard", {})]
+        usual = [line.get("guard", {}).get("usual", line.get("grad_norm")) for line in window_ends]
         self._norms = deque((norm for norm in usual if norm is not None), maxlen=NUM_REMEMBERED_WINDOWS)
-        self.limit = self._limit(int(ends[-1]["step"]) if ends else 0)
+        self.max_grad_norm = self._limit(int(window_ends[-1]["step"]) if window_ends else 0)
 
-    def _limit(self, step: int) -> float:
-        """Gradient norm above which a step is skipped: `spike_factor` times the usual one, inf until that is known.
-
-        The usual norm is the median over windows of their median: one spike moves neither.
-        """
-        known = len(self._norms) >= MIN_WINDOWS and step >= MIN_STEPS
-        return self.plan.spike_factor * statistics.median(self._norms) if known and self.plan.spike_factor else math.inf
-
-    def judge(self, first: int, losses: Sequence[float], norms: Sequence[float]) -> dict[str, Any]:
-        """What a log line says of steps `first`, `first` + 1, ... (counted from 1) that ran under the present limit.
+    def check_window(self, first: int, losses: Sequence[float], norms: Sequence[float]) -> dict[str, Any]:
+        """The fields of a log line for steps `first`, `first` + 1, ... (counted from 1), which ran under one limit.
 
         Returns:
-            loss and grad_norm (mean and median of the good steps, absent without any), skipped (so far),
-            bad, {step: norm}, if some were skipped, and guard, what a resume has to know besides, if there is any.
+            loss and grad_norm (mean and median of the good steps, absent without any); skipped (so far); bad,
+            {step: norm}, and limit if steps were skipped; guard, what a resume needs besides, if anything.
 
         Raises:
             JobError: Too many steps in a row were bad.
         """
         steps = list(zip(range(first, first + len(losses)), losses, norms, strict=True))
-        good = [(loss, norm) for _, loss, norm in steps if self._good(norm)]
+        good = [(loss, norm) for _, loss, norm in steps if self._is_good(norm)]
         for step, _, norm in steps:
             self._count(step, norm)
-        bad = {str(step): f"{norm:.3g}" for step, _, norm in steps if not self._good(norm)}
+        bad = {str(step): f"{norm:.3g}" for step, _, norm in steps if not self._is_good(norm)}
         line: dict[str, Any] = {"skipped": self.skipped}
         if bad:
-            line |= {"bad": dict(list(bad.items())[:NUM_SHOWN_STEPS]), "limit": f"{self.limit:.3g}"}
+            line |= {"bad": dict(list(bad.items())[:NUM_SHOWN_STEPS]), "limit": f"{self.max_grad_norm:.3g}"}
         if good:
             line["loss"] = math.fsum(loss for loss, _ in good) / len(good)
             line["grad_norm"] = statistics.median(norm for _, norm in good)
-        memory = self._remember(first + len(losses) - 1, [norm for _, norm in good])
-        return line | ({"guard": memory} if memory else {})
+        state = self._update_history(first + len(losses) - 1, [norm for _, norm in good])
+        return line | ({"guard": state} if state else {})
 
-    def _remember(self, done: int, norms: Sequence[float]) -> dict[str, Any]:
-        """Take the norms of good steps up to `done`; what the log line cannot say without it."""
-        memory: dict[str, Any] = {"in_a_row": self.in_a_row} if self.in_a_row else {}
+    def _limit(self, step: int) -> float:
+        """`spike_factor` times the usual gradient norm; infinite until enough steps are known."""
+        known = len(self._norms) >= MIN_WINDOWS and step >= MIN_STEPS
+        return self.args.spike_factor * statistics.median(self._norms) if known and self.args.spike_factor else math.inf
+
+    def _update_history(self, done: int, norms: Sequence[float]) -> dict[str, Any]:
+        """Add the norms of good steps up to `done`; the state that the other fields of the log line do not imply."""
+        state: dict[str, Any] = {"in_a_row": self.in_a_row} if self.in_a_row else {}
         split, self._open = bool(self._open), [*self._open, *norms]
-        if done % self.plan.log_every:
-            return memory | {"open": list(self._open)}
+        if done % self.args.log_every:
+            return state | {"open": list(self._open)}
         if self._open:
             self._norms.append(statistics.median(self._open))
-            memory |= {"usual": self._norms[-1]} if split else {}
+            state |= {"usual": self._norms[-1]} if split else {}
         self._open = []
-        self.limit = self._limit(done)
-        return memory
+        self.max_grad_norm = self._limit(done)
+        return state
 
-    def _good(self, norm: float) -> bool:
-        return math.isfinite(norm) and norm <= self.limit
+    def _is_good(self, norm: float) -> bool:
+        return math.isfinite(norm) and norm <= self.max_grad_norm
 
     def _count(self, step: int, norm: float) -> None:
-        bad = not self._good(norm)
+        bad = not self._is_good(norm)
         self.skipped += bad
         self.in_a_row = self.in_a_row + 1 if bad else 0
         if self.in_a_row >= MAX_BAD_STEPS_IN_A_ROW:
-            raise JobError(self._too_many(step, norm))
+            raise JobError(self._too_many_text(step, norm))
 
-    def _too_many(self, step: int, norm: float) -> str:
-        section, plan = self.plan.section, self.plan
-        why = "is not finite" if not math.isfinite(norm) else f"is above {self.limit:.3g}, {plan.spike_factor:g} times"
-        why += "" if not math.isfinite(norm) else " the usual one"
-        remedy = f"lower {section}.lr (now {plan.lr:g})"
-        remedy += ", or raise train.spike_factor" if math.isfinite(norm) else ""
-        remedy += ", or use precision=fp32" if plan.precision != "fp32" else ""
+    def _too_many_text(self, step: int, norm: float) -> str:
+        section, args, finite = self.args.section, self.args, math.isfinite(norm)
+        why = (
+            f"is above {self.max_grad_norm:.3g}, {args.spike_factor:g} times the usual one"
+            if finite
+            else "is not finite"
+        )
+        remedy = f"lower {section}.lr (now {args.lr:g})"
+        remedy += f", or raise {section}.spike_factor" if finite else ""
+        remedy += ", or use precision=fp32" if args.precision != "fp32" else ""
         return (
             f"{section}: {self.in_a_row} steps in a row were skipped, the last is step {step}: its gradient norm "
-            f"({norm:.3g}) {why}; the last checkpoint stays. Go on from it with care: {remedy}"
+            f"({norm:.3g}) {why}; the last checkpoint is kept. Resume from it with care: {remedy}"
         )

@@ -1,4 +1,4 @@
-"""Where log lines and sample grids go: the store, TensorBoard, MLflow, Weights & Biases."""
+"""Destinations of log lines and sample grids: the store, TensorBoard, MLflow, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -22,39 +22,41 @@ MAX_MLFLOW_PARAMS = 100  # MLflow takes 100 parameters and 1,000 metrics per req
 MAX_PARAM_CHARS = 500  # characters of a parameter, in older MLflow servers
 
 
-def check_trackers(plan: TrainingArgs) -> None:
-    """Raise ConfigError if a tracker that the plan names is not installed, or MLflow cannot be reached now."""
+def check_trackers(args: TrainingArgs) -> None:
+    """Raise ConfigError if a configured tracker is not installed, or MLflow cannot be reached now."""
     for field, module in TRACKER_PACKAGES.items():
-        if getattr(plan, field) and importlib.util.find_spec(module) is None:
-            raise ConfigError(f"{plan.section}.{field} needs the package {module}; run: pip install 'emoji-ldm[track]'")
-    if plan.mlflow:
-        _check_mlflow(plan)
+        if getattr(args, field) and importlib.util.find_spec(module) is None:
+            raise ConfigError(f"{args.section}.{field} needs the package {module}; run: pip install 'emoji-ldm[track]'")
+    if args.mlflow:
+        _check_mlflow(args)
 
 
-def tracker_builders(place: RunContext, plan: TrainingArgs, lines: LogLines) -> dict[str, Callable[[], MetricsTracker]]:
-    """{name: what makes the tracker}, which goes on after `lines`, those of the checkpoint."""
-    found: dict[str, Callable[[], MetricsTracker]] = {"TensorBoard": lambda: TensorBoardTracker(place, plan, lines)}
-    if plan.mlflow:
-        found["MLflow"] = lambda: MlflowTracker(place, plan, lines)
-    if plan.wandb:
-        found["Weights & Biases"] = lambda: WandbTracker(place, plan, lines)
+def tracker_builders(
+    context: RunContext, args: TrainingArgs, lines: LogLines
+) -> dict[str, Callable[[], MetricsTracker]]:
+    """`{name: function that builds the tracker}`; each continues after `lines`, those of the checkpoint."""
+    found: dict[str, Callable[[], MetricsTracker]] = {"TensorBoard": lambda: TensorBoardTracker(context, args, lines)}
+    if args.mlflow:
+        found["MLflow"] = lambda: MlflowTracker(context, args, lines)
+    if args.wandb:
+        found["Weights & Biases"] = lambda: WandbTracker(context, args, lines)
     return found
 
 
 def scalar_metrics(line: Mapping[str, Any]) -> dict[str, float]:
-    """What of a log line can be drawn over steps, memory as one curve per rank."""
+    """The numbers of a log line that can be plotted over steps, memory as one curve per rank."""
     found = {name: float(value) for name, value in line.items() if isinstance(value, int | float) and name != "step"}
     return found | {f"memory_mb/rank-{rank}": float(value) for rank, value in enumerate(line.get("memory_mb", []))}
 
 
 class JsonLinesTracker:
-    """The log itself: a file of JSON lines in the store, which has no append: it is written again as a whole."""
+    """The run's log: a file of JSON lines, written as a whole each time, as an object store cannot append."""
 
-    def __init__(self, place: RunContext, plan: TrainingArgs, name: str) -> None:
-        self.store, self.parts, self.name = place.store, ("runs", place.config.run, plan.section), name
-        self._text, self._count = "", 0  # of all lines but the last one, which may still get a note
+    def __init__(self, context: RunContext, args: TrainingArgs, name: str) -> None:
+        self.store, self.parts, self.name = context.store, ("runs", context.config.run, args.section), name
+        self._text, self._count = "", 0  # of all lines but the last, which may still get a note
 
-    def send(self, lines: LogLines) -> None:
+    def log_lines(self, lines: LogLines) -> None:
         """Write the file."""
         if not lines:
             return
@@ -62,35 +64,35 @@ class JsonLinesTracker:
         self._count = len(lines) - 1
         self.store.write((self._text + json.dumps(lines[-1]) + "\n").encode(), *self.parts, self.name)
 
-    def picture(self, png: bytes, step: int, kind: str = "samples") -> None:
-        """Write it beside the log."""
+    def log_image(self, png: bytes, step: int, kind: str = "samples") -> None:
+        """Write the image beside the log."""
         self.store.write(png, *self.parts, kind, f"step-{step:08d}.png")
 
     def close(self, *, done: bool) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 class TensorBoardTracker:
     """TensorBoard's event files, in `runs/<run>/tensorboard` of the store."""
 
-    def __init__(self, place: RunContext, plan: TrainingArgs, lines: LogLines) -> None:
+    def __init__(self, context: RunContext, args: TrainingArgs, lines: LogLines) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.place, self.section, self.last = place, plan.section, _last_step(lines)
-        self.folder = _folder(place, "tensorboard")
+        self.context, self.section, self.last = context, args.section, _last_step(lines)
+        self.folder = _folder(context, "tensorboard")
         self._writer: Any = SummaryWriter(str(self.folder), purge_step=self.last + 1 if lines else None)
 
-    def send(self, lines: LogLines) -> None:
-        """Add the new ones."""
+    def log_lines(self, lines: LogLines) -> None:
+        """Add the new lines."""
         for line in _lines_after(lines, self.last):
             self.last = int(line["step"])
             for name, value in scalar_metrics(line).items():
                 self._writer.add_scalar(f"{self.section}/{name}", value, self.last)
         self._writer.flush()
-        _upload_files(self.place, self.folder, "tensorboard")
+        _upload_files(self.context, self.folder, "tensorboard")
 
-    def picture(self, png: bytes, step: int, kind: str = "samples") -> None:
-        """Show it under images."""
+    def log_image(self, png: bytes, step: int, kind: str = "samples") -> None:
+        """Show the image at its step."""
         import numpy as np
         from PIL import Image
 
@@ -98,21 +100,21 @@ class TensorBoardTracker:
             self._writer.add_image(f"{self.section}/{kind}", np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def close(self, *, done: bool) -> None:
-        """Let go of the file."""
+        """Close the file and upload it."""
         self._writer.close()
-        _upload_files(self.place, self.folder, "tensorboard")
+        _upload_files(self.context, self.folder, "tensorboard")
 
 
 class MlflowTracker:
-    """One MLflow run per training, found again after a resume; the tracking server keeps what it has."""
+    """One MLflow run per training, which a resumed training continues; logged lines stay as they are."""
 
-    def __init__(self, place: RunContext, plan: TrainingArgs, lines: LogLines) -> None:
-        self.place, self.plan = place, plan
-        self.client: Any = _client(plan.mlflow)
-        self.run_id, self.last = self._go_on(lines) or self._begin()
+    def __init__(self, context: RunContext, args: TrainingArgs, lines: LogLines) -> None:
+        self.context, self.args = context, args
+        self.client: Any = _client(args.mlflow or "")
+        self.run_id, self.last = self._continue_run(lines) or self._create_run()
 
-    def send(self, lines: LogLines) -> None:
-        """Add the lines that the server lacks, also earlier ones."""
+    def log_lines(self, lines: LogLines) -> None:
+        """Add the lines that the server lacks, earlier ones included."""
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
@@ -124,22 +126,22 @@ class MlflowTracker:
             self.client.log_batch(self.run_id, metrics=metrics)
             self.last = step
 
-    def picture(self, png: bytes, step: int, kind: str = "samples") -> None:
-        """Keep it as an artifact."""
+    def log_image(self, png: bytes, step: int, kind: str = "samples") -> None:
+        """Store the image as an artifact."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"step-{step:08d}.png")
             path.write_bytes(png)
             self.client.log_artifact(self.run_id, str(path), kind)
 
     def close(self, *, done: bool) -> None:
-        """Mark the run as over."""
+        """Mark the run as finished or failed."""
         self.client.set_terminated(self.run_id, "FINISHED" if done else "FAILED")
 
-    def _go_on(self, lines: LogLines) -> tuple[str, int] | None:
-        """The run of the training that `lines` come from, and the last step that it has."""
+    def _continue_run(self, lines: LogLines) -> tuple[str, int] | None:
+        """The MLflow run that `lines` were logged to, and its last step."""
         from mlflow.exceptions import MlflowException
 
-        run_id = _load_run_id(self.place, self.plan, "mlflow") if lines else ""
+        run_id = _load_run_id(self.context, self.args, "mlflow") if lines else ""
         if not run_id:
             return None
         try:
@@ -149,55 +151,55 @@ class MlflowTracker:
             return None
         return run_id, int(run.data.metrics.get("last_step", 0))
 
-    def _begin(self) -> tuple[str, int]:
+    def _create_run(self) -> tuple[str, int]:
         from mlflow.entities import Param
 
-        config, name = self.place.config, os.environ.get("MLFLOW_EXPERIMENT_NAME", "emoji-ldm")
+        config, name = self.context.config, os.environ.get("MLFLOW_EXPERIMENT_NAME", "emoji-ldm")
         found = self.client.get_experiment_by_name(name)
         experiment = found.experiment_id if found else self.client.create_experiment(name)
-        run_id = self.client.create_run(experiment, run_name=_run_title(self.place, self.plan)).info.run_id
+        run_id = self.client.create_run(experiment, run_name=_run_title(self.context, self.args)).info.run_id
         params = [Param(key, value[:MAX_PARAM_CHARS]) for key, value in flatten_config(config.model_dump(mode="json"))]
         for start in range(0, len(params), MAX_MLFLOW_PARAMS):
             self.client.log_batch(run_id, params=params[start : start + MAX_MLFLOW_PARAMS])
-        _save_run_id(self.place, self.plan, "mlflow", run_id)
+        _save_run_id(self.context, self.args, "mlflow", run_id)
         return run_id, 0
 
 
 class WandbTracker:
-    """One W&B run per training; with WANDB_MODE=offline its files lie in `runs/<run>/wandb` of the store."""
+    """One W&B run per training; with WANDB_MODE=offline its files are in `runs/<run>/wandb` of the store."""
 
-    def __init__(self, place: RunContext, plan: TrainingArgs, lines: LogLines) -> None:
+    def __init__(self, context: RunContext, args: TrainingArgs, lines: LogLines) -> None:
         import wandb
 
-        known = _load_run_id(place, plan, "wandb") if lines else ""
-        self.folder, self.place = _folder(place, "wandb"), place
+        known = _load_run_id(context, args, "wandb") if lines else ""
+        self.folder, self.context = _folder(context, "wandb"), context
         self.folder.mkdir(parents=True, exist_ok=True)
         self._wandb: Any = wandb
         self._run: Any = wandb.init(
-            project=plan.wandb, id=known or uuid.uuid4().hex[:12], resume="allow", name=_run_title(place, plan),
-            dir=str(self.folder), config=dict(flatten_config(place.config.model_dump(mode="json"))),
+            project=args.wandb, id=known or uuid.uuid4().hex[:12], resume="allow", name=_run_title(context, args),
+            dir=str(self.folder), config=dict(flatten_config(context.config.model_dump(mode="json"))),
             settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
-        _save_run_id(place, plan, "wandb", str(self._run.id))
+        _save_run_id(context, args, "wandb", str(self._run.id))
         self.last = max(_last_step(lines), int(self._run.starting_step) - 1)
 
-    def send(self, lines: LogLines) -> None:
-        """Add the new ones."""
+    def log_lines(self, lines: LogLines) -> None:
+        """Add the new lines."""
         for line in _lines_after(lines, self.last):
             self.last = int(line["step"])
             self._run.log(scalar_metrics(line), step=self.last)
 
-    def picture(self, png: bytes, step: int, kind: str = "samples") -> None:
-        """Show it at its step."""
+    def log_image(self, png: bytes, step: int, kind: str = "samples") -> None:
+        """Log the image at its step."""
         from PIL import Image
 
         with Image.open(BytesIO(png)) as image:
             self._run.log({kind: self._wandb.Image(image.convert("RGB"))}, step=max(step, self.last))
 
     def close(self, *, done: bool) -> None:
-        """End the run, which brings what is under way."""
+        """End the run, which waits for its uploads."""
         self._run.finish(exit_code=int(not done))
-        _upload_files(self.place, self.folder, "wandb")
+        _upload_files(self.context, self.folder, "wandb")
 
 
 def flatten_config(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -209,15 +211,15 @@ def flatten_config(values: Mapping[str, Any], prefix: str = "") -> Iterator[tupl
             yield f"{prefix}{name}", str(value)
 
 
-def _check_mlflow(plan: TrainingArgs) -> None:
+def _check_mlflow(args: TrainingArgs) -> None:
     import requests
     from mlflow.exceptions import MlflowException
 
     try:
-        _client(plan.mlflow).search_experiments(max_results=1)
+        _client(args.mlflow or "").search_experiments(max_results=1)
     except (MlflowException, requests.RequestException, OSError) as error:
         text = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{plan.section}.mlflow={plan.mlflow} cannot be used: {text}") from None
+        raise ConfigError(f"{args.section}.mlflow={args.mlflow} cannot be used: {text}") from None
 
 
 def _client(uri: str) -> Any:
@@ -228,8 +230,8 @@ def _client(uri: str) -> Any:
     return MlflowClient(uri)
 
 
-def _run_title(place: RunContext, plan: TrainingArgs) -> str:
-    return place.config.run if plan.section == "train" else f"{place.config.run} {plan.section}"
+def _run_title(context: RunContext, args: TrainingArgs) -> str:
+    return context.config.run if args.section == "train" else f"{context.config.run} {args.section}"
 
 
 def _last_step(lines: LogLines) -> int:
@@ -240,22 +242,22 @@ def _lines_after(lines: LogLines, step: int) -> Iterator[Mapping[str, Any]]:
     return (line for line in lines if line["step"] > step)
 
 
-def _load_run_id(place: RunContext, plan: TrainingArgs, tracker: str) -> str:
-    """The id of the training's run in a tracker."""
-    parts = ("runs", place.config.run, plan.section, f"{tracker}-run")
-    return place.store.read(*parts).decode() if place.store.exists(*parts) else ""
+def _load_run_id(context: RunContext, args: TrainingArgs, tracker: str) -> str:
+    """The id of the training's run in a tracker; empty without one."""
+    parts = ("runs", context.config.run, args.section, f"{tracker}-run")
+    return context.store.read(*parts).decode() if context.store.exists(*parts) else ""
 
 
-def _save_run_id(place: RunContext, plan: TrainingArgs, tracker: str, run_id: str) -> None:
-    place.store.write(run_id.encode(), "runs", place.config.run, plan.section, f"{tracker}-run")
+def _save_run_id(context: RunContext, args: TrainingArgs, tracker: str, run_id: str) -> None:
+    context.store.write(run_id.encode(), "runs", context.config.run, args.section, f"{tracker}-run")
 
 
-def _folder(place: RunContext, name: str) -> Path:
-    """Where a tracker writes files: in a local store itself, else in a scratch folder that is copied."""
-    root = place.scratch if place.store.is_s3 else Path(place.store.root)
-    return root / "runs" / place.config.run / name
+def _folder(context: RunContext, name: str) -> Path:
+    """Where a tracker writes files: into a local store directly, else into a scratch folder that is uploaded."""
+    root = context.scratch_dir if context.store.is_s3 else Path(context.store.root)
+    return root / "runs" / context.config.run / name
 
 
-def _upload_files(place: RunContext, folder: Path, name: str) -> None:
-    if place.store.is_s3:
-        place.store.upload(folder, "runs", place.config.run, name)
+def _upload_files(context: RunContext, folder: Path, name: str) -> None:
+    if context.store.is_s3:
+        context.store.upload(folder, "runs", context.config.run, name)

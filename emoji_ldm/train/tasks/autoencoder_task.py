@@ -1,4 +1,4 @@
-"""The autoencoder's task: pictures in, the same pictures out; exported as `vae/`."""
+"""The task of autoencoder training: reconstruct images; exported as `vae/`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emoji_ldm.config import AutoencoderConfig
-from emoji_ldm.dataset.versions.refs import open_at
+from emoji_ldm.dataset.versions.refs import open_tables
 from emoji_ldm.errors import DatasetError
 from emoji_ldm.latents.vae import to_square, to_tensor
 from emoji_ldm.latents.vq_adapter import QuantizedAutoencoder
@@ -24,17 +24,17 @@ from emoji_ldm.store import Store
 from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.training_args import RunContext
 
-NUM_MEASURED_IMAGES = 128  # pictures, at most, on which quality and the latents' spread are measured
+NUM_MEASURED_IMAGES = 128  # images, at most, on which quality and the latents' standard deviation are measured
 MEASURE_BATCH = 16
 
 Pixels = NDArray[np.uint8]
 
 
 class AutoencoderTask:
-    """L1 + gradient + KL or codebook loss on pictures in memory."""
+    """L1 + gradient + KL or codebook loss on images in memory."""
 
     def __init__(self, config: AutoencoderConfig, pixels: Pixels, versions: Mapping[str, int]) -> None:
-        """Take pictures `(N, size_px, size_px, 4)`, straight RGBA."""
+        """Take images uint8 `(N, size_px, size_px, 4)`, straight RGBA, and the table versions they come from."""
         self.config, self.pixels = config, pixels
         self.vae = build_autoencoder(config)
         if config.kind == "vq":
@@ -42,33 +42,33 @@ class AutoencoderTask:
         self.module: nn.Module = AutoencoderLoss(self.vae, config.kl_weight)
         factor = 2 ** (len(config.block_out_channels) - 1)
         self.latent_shape = (config.latent_channels, config.size_px // factor, config.size_px // factor)
-        self.facts: Mapping[str, Any] = {
+        self.manifest_facts: Mapping[str, Any] = {
             "versions": dict(versions),
             "num_images": len(pixels),
             "num_parameters": count_parameters(self.module),
         }
 
-    def draw(self, step: int, slots: range) -> tuple[Tensor, Tensor]:
-        """Pictures `(n, 4, H, W)`, half of them mirrored, and the noise of their posteriors."""
+    def prepare_batch(self, step: int, slots: range) -> tuple[Tensor, Tensor]:
+        """Images `(n, 4, H, W)`, half of them mirrored, and the noise of their posteriors."""
         seed, batch_size = self.config.seed, self.config.batch_size
         rows = sampler.sample_indices(seed, step, slots, batch_size=batch_size, size=len(self.pixels))
-        drawn = sampler.draw_noise(seed, step, slots, shape=self.latent_shape, kind="autoencoder")
-        mirrored = (drawn.uniforms[:, 0] < 0.5)[:, None, None, None]
+        draws = sampler.draw_noise(seed, step, slots, shape=self.latent_shape, kind="autoencoder")
+        mirrored = (draws.uniforms[:, 0] < 0.5)[:, None, None, None]
         chosen = self.pixels[rows]
-        return to_tensor(np.where(mirrored, chosen[:, :, ::-1], chosen), 4), torch.from_numpy(drawn.noise)
+        return to_tensor(np.where(mirrored, chosen[:, :, ::-1], chosen), 4), torch.from_numpy(draws.noise)
 
-    def loss(self, forward: Callable[..., Any], drawn: tuple[Tensor, Tensor]) -> Tensor:
+    def loss(self, forward: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> Tensor:
         """See `emoji_ldm.model.autoencoder.AutoencoderLoss`."""
         device = next(self.module.parameters()).device
-        loss: Tensor = forward(*(tensor.to(device, non_blocking=True) for tensor in drawn))
+        loss: Tensor = forward(*(tensor.to(device, non_blocking=True) for tensor in batch))
         return loss.float()
 
-    def held_out(self, slots: range) -> list[Any]:
-        """None: quality is measured at each export."""
+    def validation_batches(self, slots: range) -> list[Any]:
+        """No batches: quality is measured at each export."""
         return []
 
     def export(self, weights: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
-        """Write `vae/`, its scaling factor measured: latents times it have unit standard deviation."""
+        """Write `vae/` with a measured scaling factor: latents times it have unit standard deviation."""
         device = next(self.module.parameters()).device
         vae = build_autoencoder(self.config)
         vae.load_state_dict({name.removeprefix("vae."): tensor for name, tensor in weights.items()})
@@ -78,15 +78,15 @@ class AutoencoderTask:
         return quality
 
     def preview(self, folder: Path) -> Mapping[str, bytes]:
-        """None: the measured figures say how good it is."""
+        """No grids: the measured figures show the quality."""
         return {}
 
 
 @torch.inference_mode()
 def measure_reconstruction(vae: Any, pixels: Pixels) -> dict[str, float]:
-    """Quality on up to 128 pictures spread over the set: `psnr_db` on white, `alpha_psnr_db`, `latent_std`.
+    """Quality on up to 128 images spread over the set: `psnr_db` on white, `alpha_psnr_db`, `latent_std`.
 
-    A codebook's `codebook_used` is the share of its vectors that these pictures need.
+    For a codebook also `codebook_used`, the share of its vectors that occur in these images.
     """
     truth, decoded, latents = [], [], []
     for batch, mean in _encode_batches(vae, pixels):
@@ -103,32 +103,32 @@ def measure_reconstruction(vae: Any, pixels: Pixels) -> dict[str, float]:
 
 @torch.no_grad()
 def _encode_batches(vae: Any, pixels: Pixels) -> Iterator[tuple[Tensor, Tensor]]:
-    """Up to 128 pictures spread over the set, in batches: what the autoencoder sees, and the latents' means."""
+    """Up to 128 images spread over the set, in batches: the model input and the means of the latents."""
     chosen = pixels[np.unique(np.linspace(0, len(pixels) - 1, NUM_MEASURED_IMAGES).astype(int))]
     for start in range(0, len(chosen), MEASURE_BATCH):
         batch = to_tensor(chosen[start : start + MEASURE_BATCH], 4).to(vae.device)
         yield batch, vae.encode(batch).latent_dist.mean
 
 
-def load_task(place: RunContext) -> AutoencoderTask:
+def load_task(context: RunContext) -> AutoencoderTask:
     """The task of `config.autoencoder` on the store's images; DatasetError if there are none."""
-    pixels, version = load_pixels(place.store, place.config.autoencoder.size_px, place.config.as_of)
-    return AutoencoderTask(place.config.autoencoder, pixels, {"images": version})
+    pixels, version = load_pixels(context.store, context.config.autoencoder.size_px, context.config.as_of)
+    return AutoencoderTask(context.config.autoencoder, pixels, {"images": version})
 
 
-def load_pixels(store: Store, size_px: int, at: str | None = None) -> tuple[Pixels, int]:
-    """Every image of the store (at a tag, time or version) as uint8 `(N, size_px, size_px, 4)`, and the version read.
+def load_pixels(store: Store, size_px: int, as_of: str | None = None) -> tuple[Pixels, int]:
+    """Every image of the store as uint8 `(N, size_px, size_px, 4)` in the order of image ids, and the version read.
 
-    The order is that of image ids.
+    `as_of` names a tag, time or version of the table; null reads the newest rows.
 
     Raises:
         DatasetError: There are none.
     """
-    table = open_at(store, at, IMAGES)[IMAGES.name]
+    table = open_tables(store, as_of, IMAGES)[IMAGES.name]
     rows = table.read(["image_id", "image"])
     if not rows.num_rows:
         raise DatasetError(f"{store.uri} has no images to train an autoencoder on; run: emoji-ldm crawl")
     images, pixels = rows["image"], np.empty((rows.num_rows, size_px, size_px, 4), np.uint8)
-    for place, row in enumerate(pc.sort_indices(rows["image_id"]).to_pylist()):
-        pixels[place] = to_square(images[row]["bytes"].as_py(), size_px)
+    for index, row in enumerate(pc.sort_indices(rows["image_id"]).to_pylist()):
+        pixels[index] = to_square(images[row]["bytes"].as_py(), size_px)
     return pixels, table.version

@@ -1,4 +1,4 @@
-"""The denoiser's task: noisy latents and captions in, noise (or velocity, ...) out; exported as a whole pipeline."""
+"""The task of diffusion training: a denoiser on cached latents, exported as a whole pipeline."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from emoji_ldm.train.tasks.pipeline_export import (
 )
 from emoji_ldm.train.training_args import PreviewFunction, RunContext
 
-NUM_PREVIEW_IMAGES = 8  # prompts of a sample grid when none are configured; images held out that are shown
+NUM_PREVIEW_IMAGES = 8  # prompts of a sample grid if none are configured, and validation images shown beside it
 
 
 class DiffusionTask:
@@ -42,44 +42,51 @@ class DiffusionTask:
 
     def __init__(
         self, config: Config, latents: LatentSet, frozen: FrozenModels, preview: PreviewFunction | None = None,
-        dealer: RowSamplerFactory = sample_uniformly,
+        make_sampler: RowSamplerFactory = sample_uniformly,
     ) -> None:  # fmt: skip
-        """Build the network for the set's latents and token states; `dealer` decides who is seen when."""
+        """Build the network for the set's latents and token states.
+
+        Args:
+            config: See `config.train`.
+            latents: What is learned.
+            frozen: The models that made the latents.
+            preview: Draws sample grids, if any.
+            make_sampler: Decides which rows each step gets.
+        """
         self.config, self.frozen, self._preview = config, frozen, preview
-        learns = config.train.train_text_encoder
         text = (
             tokenized_captions(latents, frozen.text)
-            if learns
+            if config.train.train_text_encoder
             else cached_text_states(latents, config.latents.max_tokens)
         )
-        self.data = LatentBatches(config, latents, text, frozen.codec.scaling_factor, dealer)
+        self.data = LatentBatches(config, latents, text, frozen.vae.scaling_factor, make_sampler)
         module = build_initial_denoiser(config, frozen, self.data.shape, latents.states[0].shape[-1])
         self.module: nn.Module = module
         self.objective = Objective(config.train)
-        self.facts: Mapping[str, Any] = {
+        self.manifest_facts: Mapping[str, Any] = {
             "versions": latents.versions,
             **frozen_model_keys(config.train, frozen, module),
-            "num_images": len(self.data.rows),
-            "num_held_out": len(self.data.held_rows),
+            "num_images": len(self.data.train_rows),
+            "num_held_out": len(self.data.validation_rows),
             "num_captions": len(latents.captions) - 1,
             "num_parameters": count_parameters(self.module),
             "num_weights": sum(parameter.numel() for parameter in self.module.parameters()),
         }
 
-    def draw(self, step: int, slots: range) -> DiffusionBatch:
-        """What the samples in places `slots` of a step are."""
-        return self.data.draw(step, slots)
+    def prepare_batch(self, step: int, slots: range) -> DiffusionBatch:
+        """The samples at positions `slots` of a step."""
+        return self.data.prepare_batch(step, slots)
 
-    def held_out(self, slots: range) -> Iterator[DiffusionBatch]:
-        """The images held out, with the same noise each time."""
-        return self.data.held_out(slots)
+    def validation_batches(self, slots: range) -> Iterator[DiffusionBatch]:
+        """The validation images, with the same noise each time."""
+        return self.data.validation_batches(slots)
 
-    def loss(self, forward: Callable[..., Any], drawn: DiffusionBatch) -> Tensor:
-        """The weighted mean of the objective's losses."""
+    def loss(self, forward: Callable[..., Any], batch: DiffusionBatch) -> Tensor:
+        """The weighted mean of the objective's losses, a scalar."""
         device = next(self.module.parameters()).device
         latents, noise, timesteps, weights, text = (
             _to_device(part, device)
-            for part in (drawn.latents, drawn.noise, drawn.timesteps, drawn.weights, drawn.text)
+            for part in (batch.latents, batch.noise, batch.timesteps, batch.weights, batch.text)
         )
         losses = self.objective.losses(lambda noisy, times: forward(noisy, times, text), latents, noise, timesteps)
         return torch.mean(losses * weights)
@@ -90,36 +97,36 @@ class DiffusionTask:
         return reference_parameters(self.module.unet)
 
     def preview(self, folder: Path) -> Mapping[str, bytes]:
-        """The sample grid of the fixed prompts, and images held out beside what is drawn for their captions."""
+        """The sample grid of the fixed prompts, and validation images beside images drawn for their captions."""
         return self._preview(folder / "pipeline", self.prompts(), self.originals) if self._preview else {}
 
     @cached_property
     def originals(self) -> list[tuple[bytes, str]]:
-        """(PNG, caption) of some images held out, as the codec gives them back: no model can draw them better."""
-        latents, rows = self.data.latents, self.data.held_rows[:NUM_PREVIEW_IMAGES]
-        pixels = [self.frozen.codec.decode(torch.from_numpy(latents.mean[[row]]).float())[0] for row in rows]
-        captions = [latents.captions[latents.caption_index[row][0]] for row in rows]
+        """(PNG, caption) of some validation images, as the autoencoder decodes them: no model can draw them better."""
+        latents, rows = self.data.latents, self.data.validation_rows[:NUM_PREVIEW_IMAGES]
+        pixels = [self.frozen.vae.decode(torch.from_numpy(latents.mean[[row]]).float())[0] for row in rows]
+        captions = [latents.captions[latents.caption_indices[row][0]] for row in rows]
         return [(_png(picture), caption) for picture, caption in zip(pixels, captions, strict=True)]
 
     def prompts(self) -> tuple[str, ...]:
-        """`train.sample_prompts`, else some captions spread over the set."""
+        """`train.sample_prompts`, else captions spread over the set."""
         captions = [caption for caption in self.data.latents.captions if caption]
         stride = max(1, len(captions) // NUM_PREVIEW_IMAGES)
         return self.config.train.sample_prompts or tuple(captions[::stride][:NUM_PREVIEW_IMAGES])
 
 
-def load_task(place: RunContext, preview: PreviewFunction | None = None) -> DiffusionTask:
+def load_task(context: RunContext, preview: PreviewFunction | None = None) -> DiffusionTask:
     """The task of `config.train` on the store's latents.
 
     Raises:
-        ModelError: The codec or the text encoder is missing.
+        ModelError: The autoencoder or the text encoder is missing.
         DatasetError: There are no captioned images, or some have no latents.
     """
-    config = place.config
-    frozen = load_frozen(config, place.store, place.scratch)
+    config = context.config
+    frozen = load_frozen(config, context.store, context.scratch_dir)
     latents = load_latent_set(
-        place.store, codec_key=frozen.codec.key, encoder_key=frozen.text.key, at=config.as_of,
-        variant_keys=augmentation_keys(frozen.codec.key, config.latents),
+        context.store, vae_key=frozen.vae.key, encoder_key=frozen.text.key, as_of=config.as_of,
+        encoding_keys=augmentation_keys(frozen.vae.key, config.latents),
     )  # fmt: skip
     return DiffusionTask(config, latents, frozen, preview)
 
@@ -131,7 +138,7 @@ def _png(pixels: Any) -> bytes:
 
 
 def _to_device(part: Any, device: Any) -> Any:
-    """A tensor, or the tensors of a mapping, on the device."""
+    """A tensor, or a mapping of tensors, on the device."""
     if isinstance(part, Mapping):
         return {name: _to_device(tensor, device) for name, tensor in part.items()}
     return part.to(device, non_blocking=True)

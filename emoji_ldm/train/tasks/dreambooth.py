@@ -1,10 +1,12 @@
-"""The pictures of DreamBooth: folders as people have them, turned into squares that are known by their pixels.
+"""DreamBooth (arXiv 2208.12242): learn subjects from a few images each, without unlearning their class.
 
-DreamBooth (arXiv 2208.12242): learn subjects from a few pictures each, and keep what the model knows of their class.
+1. `concept_folders` checks the folders of `train.concepts`; `load_squares` crops their images, known by a pixel hash
+2. the driver encodes these images and fills up classes that have too few with generated ones
+3. `load_task` reads their latents and mixes subjects and classes
 
-A batch is half subjects, half classes: even places of the batch show a subject, odd ones a
-class. The loss is that of the subjects plus `prior_weight` times that of the classes, each a
-mean over its half (equation 2). Who is in which place depends on (seed, step, place) alone.
+With prior preservation a batch is half subjects, half classes: even positions of the batch show a subject, odd ones a
+class. The loss is that of the subjects plus `prior_weight` times that of the classes, each a mean over its half
+(equation 2). Which image is at which position depends on (seed, step, position) alone.
 """
 
 from __future__ import annotations
@@ -37,34 +39,34 @@ from emoji_ldm.train.training_args import PreviewFunction, RunContext
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif", ".tif", ".tiff"}
 LIST_FILE = "prompts.csv"  # see emoji_ldm.generate.output_folder
-GENERATED_FOLDER = "generated"  # folder in a class folder: pictures that were drawn because the user's are too few
+GENERATED_FOLDER = "generated"  # below a class folder: images generated because the user's are too few
 MAX_SIDE_PX = 16384
-REMEDY = "give JPEG or PNG, or take it out of the folder"
+REMEDY = "convert it to JPEG or PNG, or remove it from the folder"
 
 
 @dataclass(frozen=True)
 class ConceptFolder:
-    """A folder of pictures that share a prompt."""
+    """A folder of images that share a prompt."""
 
     prompt: str
     folder: Path
     is_class: bool = False
 
-    def files(self) -> list[Path]:
-        """The user's own pictures, by name."""
+    def image_files(self) -> list[Path]:
+        """The user's own images, by name."""
         return _image_files(self.folder)
 
-    def drawn(self) -> list[Path]:
-        """Pictures that were drawn last to fill the class up, as their list has them."""
+    def generated_files(self) -> list[Path]:
+        """Images that were generated to fill up the class, in the order of their list."""
         with (self.folder / GENERATED_FOLDER / LIST_FILE).open(newline="", encoding="utf-8") as stream:
             return [self.folder / GENERATED_FOLDER / row["file"] for row in csv.DictReader(stream)]
 
 
 @dataclass(frozen=True)
 class SquareImage:
-    """A square picture."""
+    """A square image."""
 
-    image_id: str  # sha256 of size and RGBA pixels, as in the table `images`
+    image_id: str  # SHA-256 of size and RGBA pixels, as in the table `images`
     png: bytes
 
 
@@ -72,20 +74,20 @@ def concept_folders(config: Config) -> list[ConceptFolder]:
     """The folders of `train.concepts`: subjects first, then their classes.
 
     Raises:
-        ConfigError: A folder is missing, empty or given for two prompts, there is nothing to start from, or the batch
-            cannot hold both halves.
+        ConfigError: A folder is missing, empty or given for two prompts, `train.init` is not set, or the batch size is
+            odd and cannot hold two halves.
     """
     train = config.train
     if not train.init:
-        raise ConfigError("train.concepts teaches a model that can draw already; name its pipeline with train.init=...")
+        raise ConfigError("train.concepts needs a pretrained model to teach; name its pipeline with train.init=...")
     subjects = [ConceptFolder(each.instance_prompt, Path(each.instance_folder).expanduser()) for each in train.concepts]
     for number, subject in enumerate(subjects):
         _check_subject(subject, number)
     classes = _class_folders(config)
     if classes and train.batch_size % 2:
         raise ConfigError(
-            f"train.batch_size={train.batch_size} is odd: with a class_prompt half of a batch shows the subject, half "
-            f"the class; give {train.batch_size + 1}"
+            f"train.batch_size={train.batch_size} is odd: with a class_prompt one half of a batch shows the subject, "
+            f"the other the class; give {train.batch_size + 1}"
         )
     found = list(dict.fromkeys([*subjects, *classes]))
     _check_distinct(found)
@@ -93,10 +95,10 @@ def concept_folders(config: Config) -> list[ConceptFolder]:
 
 
 def load_squares(paths: Iterable[Path], size_px: int) -> Iterator[SquareImage]:
-    """Each picture upright, its middle cut out as a square and scaled to `size_px`.
+    """Each image upright, its centre cropped to a square and scaled to `size_px`.
 
     Raises:
-        ConfigError: A file is no picture that can be read.
+        ConfigError: A file cannot be read as an image.
     """
     with ThreadPoolExecutor() as pool:
         yield from pool.map(lambda path: _load_square(path, size_px), paths)
@@ -106,7 +108,7 @@ def _load_square(path: Path, size_px: int) -> SquareImage:
     try:
         image, _, _ = decode_image(path.read_bytes(), MAX_SIDE_PX)
     except (OSError, Rejected) as error:
-        raise ConfigError(f"cannot read the picture {path}: {error}; {REMEDY}") from None
+        raise ConfigError(f"cannot read the image {path}: {error}; {REMEDY}") from None
     square, png = ImageOps.fit(image, (size_px, size_px), Image.Resampling.LANCZOS), io.BytesIO()
     square.save(png, "PNG", compress_level=1)
     return SquareImage(pixel_hash(size_px, size_px, square.tobytes()), png.getvalue())
@@ -119,7 +121,7 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _class_folders(config: Config) -> list[ConceptFolder]:
-    """Classes of the concepts that have one; those of one prompt share a folder unless they name others."""
+    """Class folders of the concepts that have a class; equal prompts share a folder unless folders are given."""
     found, prompts = list[ConceptFolder](), [concept.class_prompt for concept in config.train.concepts]
     for number, concept in enumerate(config.train.concepts):
         if concept.class_folder and not concept.class_prompt:
@@ -132,81 +134,81 @@ def _class_folders(config: Config) -> list[ConceptFolder]:
 
 def _check_distinct(found: Iterable[ConceptFolder]) -> None:
     prompts: dict[Path, str] = {}
-    for album in found:
-        other = prompts.setdefault(album.folder.absolute(), album.prompt)
-        if other != album.prompt:
-            raise ConfigError(f"train.concepts: {album.folder} is for two prompts, {other!r} and {album.prompt!r}; "
+    for concept in found:
+        other = prompts.setdefault(concept.folder.absolute(), concept.prompt)
+        if other != concept.prompt:
+            raise ConfigError(f"train.concepts: {concept.folder} is for two prompts, {other!r} and {concept.prompt!r}; "
                               "give each a folder of its own")  # fmt: skip
 
 
-def _check_subject(album: ConceptFolder, number: int) -> None:
-    name = f"train.concepts.{number}.instance_folder={album.folder}"
-    if not album.prompt.strip():
+def _check_subject(concept: ConceptFolder, number: int) -> None:
+    name = f"train.concepts.{number}.instance_folder={concept.folder}"
+    if not concept.prompt.strip():
         raise ConfigError(f"train.concepts.{number}.instance_prompt is empty; give one such as 'a photo of sks dog'")
-    if not album.folder.is_dir():
-        raise ConfigError(f"{name} is no folder on this machine; put 3 to 20 pictures of the subject there")
-    if not album.files():
-        raise ConfigError(f"{name} holds no picture (such as .jpg or .png); put 3 to 20 pictures of the subject there")
+    if not concept.folder.is_dir():
+        raise ConfigError(f"{name} is no folder on this machine; put 3 to 20 images of the subject there")
+    if not concept.image_files():
+        raise ConfigError(f"{name} holds no image (such as .jpg or .png); put 3 to 20 images of the subject there")
 
 
 @dataclass(frozen=True)
 class DreamBoothData:
-    """Which pictures are to be learned; their latents and the states of their prompts lie in the store."""
+    """The images to learn from; their latents and the states of their prompts are in the store."""
 
-    prompts: Mapping[str, tuple[str, ...]]  # {image id: its prompts}; a picture may show two subjects
-    classes: frozenset[str]  # ids of those that show a class
+    prompts: Mapping[str, tuple[str, ...]]  # {image id: its prompts}; an image may show two subjects
+    classes: frozenset[str]  # ids of images that show a class
 
 
-def load_task(lesson: DreamBoothData, place: RunContext, preview: PreviewFunction | None = None) -> DiffusionTask:
-    """The task of `config.train` on a lesson.
+def load_task(data: DreamBoothData, context: RunContext, preview: PreviewFunction | None = None) -> DiffusionTask:
+    """The task of `config.train` on these images.
 
     Raises:
-        ModelError: The codec or the text encoder is missing.
-        DatasetError: A picture has no latents.
+        ModelError: The autoencoder or the text encoder is missing.
+        DatasetError: An image has no latents.
     """
-    frozen = load_frozen(place.config, place.store, place.scratch)
-    tables = {spec.name: Table(place.store, spec) for spec in (LATENTS, TEXT_EMBEDDINGS)}
+    frozen = load_frozen(context.config, context.store, context.scratch_dir)
+    tables = {spec.name: Table(context.store, spec) for spec in (LATENTS, TEXT_EMBEDDINGS)}
     latents = build_latent_set(
-        lesson.prompts, tables, codec_key=frozen.codec.key, encoder_key=frozen.text.key,
-        variant_keys=augmentation_keys(frozen.codec.key, place.config.latents),
+        data.prompts, tables, vae_key=frozen.vae.key, encoder_key=frozen.text.key,
+        encoding_keys=augmentation_keys(frozen.vae.key, context.config.latents),
     )  # fmt: skip
-    is_class = np.array([image_id in lesson.classes for image_id in latents.image_ids])
-    return DiffusionTask(place.config, latents, frozen, preview, instance_class_halves(is_class))
+    is_class = np.array([image_id in data.classes for image_id in latents.image_ids])
+    return DiffusionTask(context.config, latents, frozen, preview, instance_class_halves(is_class))
 
 
 def instance_class_halves(is_class: NDArray[np.bool_]) -> RowSamplerFactory:
-    """Subjects in even places of a batch and classes in odd ones; only subjects if there is no class.
+    """Subjects at even positions of a batch and classes at odd ones; only subjects if there is no class.
 
     Args:
         is_class: `(N,)`, per row of the latent set.
     """
 
-    def dealer(config: TrainConfig, rows: Rows) -> RowSampler:
+    def make_sampler(config: TrainConfig, rows: Rows) -> RowSampler:
         subjects, classes = rows[~is_class[rows]], rows[is_class[rows]]
         if not len(subjects):
             raise ConfigError(
-                f"train.validation_fraction={config.validation_fraction:g} holds out all pictures of the "
+                f"train.validation_fraction={config.validation_fraction:g} holds out all images of the "
                 "subject; lower it"
             )
         return _half_batches(config, subjects, classes) if len(classes) else sample_uniformly(config, subjects)
 
-    return dealer
+    return make_sampler
 
 
 def _half_batches(config: TrainConfig, subjects: Rows, classes: Rows) -> RowSampler:
     half = config.batch_size // 2
 
-    def deal(step: int, slots: range) -> tuple[Rows, NDArray[np.float32]]:
+    def sample(step: int, slots: range) -> tuple[Rows, NDArray[np.float32]]:
         odd = np.arange(slots.start, slots.stop) % 2 == 1
         chosen = np.empty(len(slots), np.int64)
         firsts = range((slots.start + 1) // 2, (slots.stop + 1) // 2)
         seconds = range(slots.start // 2, slots.stop // 2)
         chosen[~odd] = subjects[sampler.sample_indices(config.seed, step, firsts, batch_size=half, size=len(subjects))]
-        # Another seed, else sets of one size would always meet in the same pairs.
+        # Another seed: with the same one, sets of equal size would always form the same pairs.
         chosen[odd] = classes[
             sampler.sample_indices(config.seed + 1, step, seconds, batch_size=half, size=len(classes))
         ]
-        # Times two: the mean over a batch is then the sum of the means over its halves.
+        # Times two: the mean over the batch then is the sum of the means over its halves.
         return chosen, 2 * np.where(odd, np.float32(config.prior_weight), np.float32(1))
 
-    return deal
+    return sample

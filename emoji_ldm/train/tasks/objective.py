@@ -1,8 +1,9 @@
-"""How much signal and how much noise a noisy latent holds: x_t = signal * x_0 + noise level * noise.
+"""The diffusion objective: noise levels, prediction target, loss weights, and the scheduler of exported pipelines.
 
-How pipelines sample what was learned: the scheduler that goes with an objective, and pipelines that disagree.
-
-The diffusion objective: what the network predicts, at which noise levels, and how errors are weighed.
+A noisy latent is x_t = signal * x_0 + noise level * noise. A `NoiseSchedule` gives both factors for a timestep, an
+`Objective` says what the network predicts from x_t and how its squared errors are weighted over timesteps.
+`build_export_scheduler` names the diffusers scheduler that samples a network so trained, and `check_scheduler` refuses
+a pretrained pipeline (`train.init`) that was trained with another objective.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from emoji_ldm.train.tasks.sampler import NUM_TIMESTEPS, SampleNoise
 
 
 class NoiseSchedule:
-    """The path from clean to noisy that a configuration describes."""
+    """Signal and noise level per timestep, as `config.train` has them."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.straight = config.prediction_type == "flow"
+        self.is_rectified_flow = config.prediction_type == "flow"
         cumprod = alphas_cumprod(config.beta_start, config.beta_end)
         if config.zero_terminal_snr:
             cumprod = rescale_zero_terminal_snr(cumprod)
         self._table = torch.stack([cumprod.sqrt(), (1 - cumprod).sqrt()]).float()
 
-    def at(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    def signal_and_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """(signal, noise level), each `(n,)` float32.
 
         Args:
             timesteps: `(n,)`: int64 in [0, 1000); for flow float in [0, 1000), a thousand times the noise level.
         """
-        if self.straight:  # rectified flow, arXiv 2209.03003: x_t = (1 - t) x_0 + t noise
+        if self.is_rectified_flow:  # rectified flow, arXiv 2209.03003: x_t = (1 - t) x_0 + t noise
             noise = timesteps.float() / NUM_TIMESTEPS
             return 1 - noise, noise
         self._table = self._table.to(timesteps.device)
@@ -45,7 +46,7 @@ class NoiseSchedule:
 def alphas_cumprod(start: float, end: float) -> Tensor:
     """`(1000,)` float64, the share of signal power left at each timestep (DDPM, arXiv 2006.11239, equation 4).
 
-    Betas are the squares of an even walk from sqrt(start) to sqrt(end), "scaled linear".
+    The square roots of the betas are evenly spaced, which diffusers calls "scaled linear".
     """
     betas = torch.linspace(start**0.5, end**0.5, NUM_TIMESTEPS, dtype=torch.float64) ** 2
     return torch.cumprod(1 - betas, dim=0)
@@ -61,10 +62,10 @@ BETA_SCHEDULE = "scaled_linear"
 
 
 def build_export_scheduler(config: TrainConfig) -> Any:
-    """The diffusers scheduler of an exported pipeline; DDIM, or Euler on the straight path of rectified flow.
+    """The diffusers scheduler of an exported pipeline: DDIM, or Euler for rectified flow.
 
-    `FlowMatchEulerDiscreteScheduler` lacks what StableDiffusionPipeline asks of a scheduler;
-    DPM-Solver++ of first order on flow's noise levels has it, and is Euler.
+    `FlowMatchEulerDiscreteScheduler` lacks attributes that StableDiffusionPipeline needs of a scheduler.
+    First-order DPM-Solver++ on the noise levels of flow has them, and is the same as Euler.
     """
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
@@ -83,10 +84,10 @@ def build_export_scheduler(config: TrainConfig) -> Any:
 
 
 def check_scheduler(config: TrainConfig, scheduler_config: Mapping[str, Any]) -> None:
-    """Refuse a pipeline (`train.init`) that learned another objective than it is to go on with.
+    """Refuse a pretrained pipeline (`train.init`) whose objective is not the configured one.
 
     Args:
-        config: What is to be trained.
+        config: The configured objective.
         scheduler_config: The pipeline's `scheduler_config.json`, of any diffusers scheduler.
 
     Raises:
@@ -113,7 +114,7 @@ def check_scheduler(config: TrainConfig, scheduler_config: Mapping[str, Any]) ->
         _check_equal(config, "zero_terminal_snr", True)
 
 
-# What diffusers' schedulers take for fields that a file leaves out.
+# Defaults of diffusers' schedulers for fields that a file leaves out.
 SCHEDULER_DEFAULTS: Mapping[str, Any] = {
     "prediction_type": "epsilon", "num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 0.0001,
     "beta_end": 0.02, "trained_betas": None, "rescale_betas_zero_snr": False,
@@ -141,46 +142,46 @@ Predict = Callable[
     [Tensor, Tensor], Tensor
 ]  # (noisy latents (n, C, h, w), timesteps (n,) int64) -> output (n, C, h, w)
 
-MAX_FLOW_TIME = np.nextafter(np.float32(NUM_TIMESTEPS), np.float32(0))  # time of rectified flow
+MAX_FLOW_TIME = np.nextafter(np.float32(NUM_TIMESTEPS), np.float32(0))  # largest time of rectified flow, below 1000
 
 
 class Objective:
-    """What a network learns, as `config.train` says."""
+    """Prediction target and loss weights, as `config.train` has them."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.levels = NoiseSchedule(config)
+        self.noise_schedule = NoiseSchedule(config)
 
     def losses(self, predict: Predict, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The weighted loss of each sample, `(n,)` float32.
 
         Args:
-            predict: The network. It is told whole timesteps, as samplers tell it.
+            predict: The network. It gets whole timesteps, as in sampling.
             latents: `(n, C, h, w)`, scaled to about unit standard deviation.
-            noise: Same shape, from `noise_and_times`.
-            timesteps: `(n,)`, from `noise_and_times`.
+            noise: Same shape, from `noise_and_timesteps`.
+            timesteps: `(n,)`, from `noise_and_timesteps`.
         """
-        levels = self.levels.at(timesteps)
+        levels = self.noise_schedule.signal_and_noise(timesteps)
         signal, level = (column.view(-1, *[1] * (latents.dim() - 1)) for column in levels)
         predicted = predict(signal * latents + level * noise, timesteps.long())
-        wanted = PREDICTION_TARGETS[self.config.prediction_type](signal, level, latents, noise)
-        errors = (predicted.float() - wanted).square().flatten(1).mean(dim=1)
+        target = PREDICTION_TARGETS[self.config.prediction_type](signal, level, latents, noise)
+        errors = (predicted.float() - target).square().flatten(1).mean(dim=1)
         return errors * self.weights(*levels)
 
     def weights(self, signal: Tensor, level: Tensor) -> Tensor:
         """Weights of the squared errors at these levels, same shape; finite where there is no signal."""
-        weigh, gamma = MIN_SNR_WEIGHTS.get(self.config.prediction_type), self.config.snr_gamma
-        return torch.ones_like(signal) if weigh is None or not gamma else weigh((signal / level) ** 2, gamma)
+        weight, gamma = MIN_SNR_WEIGHTS.get(self.config.prediction_type), self.config.snr_gamma
+        return torch.ones_like(signal) if weight is None or not gamma else weight((signal / level) ** 2, gamma)
 
     def scheduler(self) -> Any:
-        """The diffusers scheduler that samples what this objective learned, for the pipelines we write."""
+        """The diffusers scheduler that samples a network trained with this objective."""
         return build_export_scheduler(self.config)
 
 
 def noise_and_timesteps(config: TrainConfig, draws: SampleNoise) -> tuple[Tensor, Tensor]:
-    """Noise `(n, C, h, w)` float32 and timesteps `(n,)` of samples, made of what chance gave each of them.
+    """Noise `(n, C, h, w)` float32 and timesteps `(n,)`, made of the random numbers of each sample.
 
-    Timesteps are even and int64; for flow float32, a thousand times the logistic function of a Gaussian
+    Timesteps are uniform and int64; for flow float32, a thousand times the logistic function of a Gaussian
     (logit-normal times, arXiv 2403.03206, section 3.1).
     """
     noise = draws.noise
@@ -192,7 +193,7 @@ def noise_and_timesteps(config: TrainConfig, draws: SampleNoise) -> tuple[Tensor
     return torch.from_numpy(noise), torch.from_numpy(np.minimum(times.astype(np.float32), MAX_FLOW_TIME))
 
 
-# (signal, noise level, x_0, noise) -> what the network is to predict.
+# (signal, noise level, x_0, noise) -> prediction target.
 PREDICTION_TARGETS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "epsilon": lambda signal, level, latents, noise: noise,
     "v_prediction": lambda signal, level, latents, noise: signal * noise - level * latents,  # arXiv 2202.00512, 4
@@ -200,8 +201,9 @@ PREDICTION_TARGETS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     "flow": lambda signal, level, latents, noise: noise - latents,  # arXiv 2403.03206, equation 8
 }
 
-# Min-SNR (arXiv 2303.09556, section 3.4): an error of x_0 weighs min(snr, gamma). An error of the noise is that of
-# x_0 times snr, and one of v that times snr + 1, so these are divided by it. (snr, gamma) -> weight.
+# Min-SNR (arXiv 2303.09556, section 3.4): the squared error of x_0 has weight min(snr, gamma). The squared error of the
+# noise is that of x_0 times snr, and that of v is it times snr + 1, so the weight is divided by these. (snr, gamma) ->
+# weight.
 MIN_SNR_WEIGHTS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "epsilon": lambda snr, gamma: (gamma / snr).clamp(max=1),
     "v_prediction": lambda snr, gamma: snr.clamp(max=gamma) / (snr + 1),

@@ -1,4 +1,4 @@
-"""The parts of a pipeline that training finds ready, and the whole pipeline that it leaves."""
+"""The frozen parts of a pipeline that training starts from, and the export of the whole pipeline."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from emoji_ldm.store import Store
 from emoji_ldm.train.tasks.objective import Objective, check_scheduler
 
 PACKAGE = __name__.partition(".")[0]
-TEXT_ENCODER_PREFIX = "text_encoder."  # what names of its weights start with in a denoiser
+TEXT_ENCODER_PREFIX = "text_encoder."  # of its weights' names in a denoiser
 
 
 @dataclass(frozen=True)
 class FrozenModels:
-    """What training starts from and does not change, on the CPU; a text encoder that learns is a copy."""
+    """Autoencoder and text encoder, on the CPU. Training changes neither: a trained text encoder is a copy."""
 
-    codec: VaeCodec
+    vae: VaeCodec
     text: TextEncoder
 
 
 def check_init(config: Config) -> None:
-    """Refuse to start from `train.init` if it learned another objective than `config.train` says.
+    """Refuse to start from `train.init` if it was trained with another objective than `config.train` has.
 
     Raises:
         ModelError: It is no pipeline.
-        ConfigError: It learned something else; the text names the option to set.
+        ConfigError: Its objective differs; the text names the option to set.
     """
     if config.train.init:
         scheduler = pipeline_folder(config.train.init) / "scheduler" / "scheduler_config.json"
@@ -51,7 +51,7 @@ def check_init(config: Config) -> None:
 
 
 def load_frozen(config: Config, store: Store, cache: Path) -> FrozenModels:
-    """Codec and text encoder of `config.latents`.
+    """Autoencoder and text encoder of `config.latents`.
 
     Raises:
         ModelError: One is missing, or `train.init` is.
@@ -73,18 +73,18 @@ def build_initial_denoiser(config: Config, frozen: FrozenModels, shape: tuple[in
 
 
 def frozen_model_keys(config: TrainConfig, frozen: FrozenModels, module: Denoiser) -> dict[str, Any]:
-    """What a checkpoint is worth nothing without: keys of what made its latents and states, and of what it adds to.
+    """Keys of the models that a checkpoint is useless without: those of its latents and states, and its base.
 
-    `base_key` is there if only a part of the U-Net learns: the checkpoint does not hold the rest.
+    `base_key` is included if only a part of the U-Net is trained, since the checkpoint does not hold the rest.
     """
-    keys = {"codec_key": frozen.codec.key, "encoder_key": frozen.text.key,
-            "scaling_factor": frozen.codec.scaling_factor}  # fmt: skip
-    partly = config.trainable_pattern or config.lora_rank
-    return {**keys, **({"base_key": base_weights_key(module.unet)} if partly else {})}
+    keys = {"codec_key": frozen.vae.key, "encoder_key": frozen.text.key,
+            "scaling_factor": frozen.vae.scaling_factor}  # fmt: skip
+    is_partial = config.trainable_pattern or config.lora_rank
+    return {**keys, **({"base_key": base_weights_key(module.unet)} if is_partial else {})}
 
 
 def base_weights_key(unet: Any) -> str:
-    """The `weights_key` of a U-Net before its first step, whether adapters were put beside its layers or not."""
+    """The `hash_weights` of a U-Net before its first step, whether adapters were added to its layers or not."""
     weights = {name.replace(".base_layer.", "."): tensor for name, tensor in unet.state_dict().items()
                if ".lora_" not in name}  # fmt: skip
     return hash_weights(SimpleNamespace(state_dict=lambda: weights, config=unet.config))
@@ -93,22 +93,22 @@ def base_weights_key(unet: Any) -> str:
 def export_pipeline(config: Config, frozen: FrozenModels, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Write a pipeline folder that `DiffusionPipeline.from_pretrained` opens; needs no data set and no live module.
 
-    With a text encoder or autoencoder of a class of ours it opens with `trust_remote_code=True`: see `bring_code`.
+    If it has a text encoder or autoencoder of this package, it needs `trust_remote_code=True`: see `copy_custom_code`.
 
     Args:
         config: Of the run.
         frozen: See `load_frozen`.
-        weights: {name in the denoiser: whole tensor} of all that learned; what did not is as at the start.
-        folder: Is made; adapters are also written into it by themselves.
+        weights: `{name in the denoiser: whole tensor}` of all trained parameters; the others are as at the start.
+        folder: Is created; adapters are also written into its folder `lora`.
 
     Raises:
         ModelError: The weights belong to another network than `config.train` describes.
     """
     from diffusers import StableDiffusionPipeline
 
-    shape, width = frozen.codec.latent_shape, frozen.text.width
+    shape, width = frozen.vae.latent_shape, frozen.text.width
     StableDiffusionPipeline(
-        vae=frozen.codec.vae, text_encoder=_trained_text_encoder(config.train, frozen, weights),
+        vae=frozen.vae.vae, text_encoder=_trained_text_encoder(config.train, frozen, weights),
         unet=export_unet(config.train, shape, width, weights, folder / "lora"), tokenizer=frozen.text.tokenizer,
         scheduler=Objective(config.train).scheduler(), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
@@ -117,7 +117,11 @@ def export_pipeline(config: Config, frozen: FrozenModels, weights: Mapping[str, 
 
 
 def copy_custom_code(folder: Path) -> None:
-    """Put the source of classes of ours beside the parts made of them: diffusers reads it if code is trusted."""
+    """Copy the source of this package's model classes beside the parts that need them.
+
+    diffusers loads it if the user trusts remote code, so the pipeline opens where this package is not installed. The
+    index then names the file instead of the module.
+    """
     index = read_json(folder / MODEL_INDEX)
     for part, entry in index.items():
         if isinstance(entry, list) and str(entry[0]).startswith(f"{PACKAGE}."):
@@ -128,20 +132,20 @@ def copy_custom_code(folder: Path) -> None:
 
 
 def has_custom_code(folder: Path) -> bool:
-    """Whether a pipeline opens with `trust_remote_code=True` only."""
+    """Whether a pipeline needs `trust_remote_code=True`."""
     return any(folder.glob(f"*/{PACKAGE}_*.py"))
 
 
 def _trained_text_encoder(config: TrainConfig, frozen: FrozenModels, weights: Mapping[str, Tensor]) -> Any:
-    """The text encoder with what it learned; the frozen one itself if it does not learn."""
+    """The text encoder with its trained weights, or the frozen one itself."""
     encoder = deepcopy(frozen.text.model) if config.train_text_encoder else frozen.text.model
-    learned = {
+    trained = {
         name.removeprefix(TEXT_ENCODER_PREFIX): tensor
         for name, tensor in weights.items()
         if name.startswith(TEXT_ENCODER_PREFIX)
     }
     names = {name for name, _ in encoder.named_parameters() if POOLER_NAME not in name}
-    if learned.keys() != (names if config.train_text_encoder else set()):
-        raise ModelError("the weights are of another text encoder than latents.text_encoder, or it did not learn")
-    encoder.load_state_dict(learned, strict=False)
+    if trained.keys() != (names if config.train_text_encoder else set()):
+        raise ModelError("the weights are of another text encoder than latents.text_encoder, or it was not trained")
+    encoder.load_state_dict(trained, strict=False)
     return encoder

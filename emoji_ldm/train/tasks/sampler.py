@@ -1,10 +1,10 @@
-"""Which samples a step sees: a function of (seed, step), whatever the number of workers.
+"""Data order and random numbers of a training: functions of (seed, step, position in the global batch).
 
-The random numbers of each sample, drawn from a counter-based generator.
-
-They are keyed by (seed, step, place in the global batch). So ranks never share noise, a run
-that resumes draws what it would have drawn, and another number of workers changes nothing
-but rounding.
+All randomness is keyed by that triple: which sample, which noise, which timestep. The generator is Philox
+("Parallel random numbers: as easy as 1, 2, 3", Salmon et al. 2011), which is counter-based: its n-th number is a hash
+of a key and a counter, so any position of the stream is reached without drawing the numbers before it. Nothing has to
+be stored in a checkpoint, ranks never share noise, a resumed run draws what it would have drawn, and another number of
+workers changes nothing but rounding.
 """
 
 from __future__ import annotations
@@ -27,16 +27,15 @@ def epoch_permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
 
 
 def sample_indices(seed: int, step: int, slots: range, *, batch_size: int, size: int) -> NDArray[np.int64]:
-    """Indices of the samples in places `slots` of the global batch of step `step`.
+    """Indices of the samples at positions `slots` of the global batch of step `step`.
 
-    Epochs follow one another without a gap, so no sample is dropped and a batch may be
-    larger than the set. Nothing is stored: a run that resumes asks for its next step.
+    Epochs follow one another without a gap, so no sample is dropped and a batch may be larger than the set.
 
     Returns:
         `(len(slots),)` indices below `size`.
     """
-    places = step * batch_size + np.arange(slots.start, slots.stop)
-    epochs, offsets = np.divmod(places, size)
+    positions = step * batch_size + np.arange(slots.start, slots.stop)
+    epochs, offsets = np.divmod(positions, size)
     return np.array(
         [epoch_permutation(seed, int(e), size)[o] for e, o in zip(epochs, offsets, strict=True)], dtype=np.int64
     )
@@ -45,7 +44,7 @@ def sample_indices(seed: int, step: int, slots: range, *, batch_size: int, size:
 def split_micro_batches(
     slots: range, micro_batch_size: int | None, *, field: str = "train.micro_batch_size"
 ) -> list[range]:
-    """The slots of a rank in equal parts, one per forward pass; 0 is one part. ConfigError if they do not divide."""
+    """The slots of a rank in equal parts, one per forward pass; null is one part. ConfigError if they do not divide."""
     size = micro_batch_size or len(slots)
     if len(slots) % size:
         fitting = [count for count in range(1, len(slots) + 1) if len(slots) % count == 0]
@@ -54,7 +53,7 @@ def split_micro_batches(
 
 
 def rank_slots(rank: int, num_workers: int, batch_size: int, *, field: str = "train.batch_size") -> range:
-    """The places of the global batch that belong to a rank; ConfigError if they cannot be shared evenly."""
+    """The positions of the global batch that belong to a rank; ConfigError if it does not divide evenly."""
     share, rest = divmod(batch_size, num_workers)
     if rest:
         lower, upper = share * num_workers, (share + 1) * num_workers
@@ -70,10 +69,12 @@ def check_worker_range(
 ) -> None:
     """Raise ConfigError unless every number of workers from `fewest` to `most` can share the batch evenly."""
     if fewest > most:
-        raise ConfigError(f"{section}.min_workers={fewest} is above {section}.num_workers={most}; lower it, or give 0")
+        raise ConfigError(
+            f"{section}.min_workers={fewest} is above {section}.num_workers={most}; lower it, or give null"
+        )
     counts = range(fewest, most + 1)
     unfit = [count for count in counts if batch_size % count or (batch_size // count) % (micro_batch_size or 1)]
-    if not unfit or fewest == most:  # a fixed number has an error of its own
+    if not unfit or fewest == most:  # `rank_slots` has the error of a fixed number
         return
     unit = math.lcm(*counts) * (micro_batch_size or 1)
     lower = batch_size // unit * unit
@@ -85,37 +86,39 @@ def check_worker_range(
 
 
 NUM_TIMESTEPS = 1000
-RNG_STREAMS = {"unet": 0, "autoencoder": 1, "validation": 2}  # streams never meet
+RNG_STREAMS = {"unet": 0, "autoencoder": 1, "validation": 2}  # part of the key: streams never overlap
 
 
 @dataclass(frozen=True)
 class SampleNoise:
-    """The random numbers of n samples; what they mean is for the objective to say."""
+    """The random numbers of n samples; the objective turns them into noise levels and noise."""
 
     noise: NDArray[np.float32]  # (n, C, h, w), unit Gaussian
     posterior: NDArray[np.float32]  # (n, C, h, w), unit Gaussian, for the sample of the encoder's posterior
     timesteps: NDArray[np.int64]  # (n,) in [0, 1000)
-    uniforms: NDArray[np.float64]  # (n, 2) in [0, 1): caption drop-out, choice of caption
+    uniforms: NDArray[np.float64]  # (n, 2) in [0, 1): caption dropout, choice of caption
     offsets: NDArray[np.float32]  # (n, C), unit Gaussian, for offset noise
     normals: NDArray[np.float64]  # (n,), unit Gaussian, for the times of rectified flow
-    variants: NDArray[np.float64]  # (n,) in [0, 1): choice among an image's altered encodings
+    augmentation: NDArray[np.float64]  # (n,) in [0, 1): choice among an image's encodings
 
 
 def draw_noise(seed: int, step: int, slots: range, *, shape: tuple[int, ...], kind: str = "unet") -> SampleNoise:
-    """What chance gives the samples in places `slots` of step `step`, each latent of `shape`."""
-    key = np.array([seed % 2**64, RNG_STREAMS[kind]], np.uint64)  # a list of so large integers would become floats
+    """The random numbers of the samples at positions `slots` of step `step`, each latent of `shape`."""
+    key = np.array(
+        [seed % 2**64, RNG_STREAMS[kind]], np.uint64
+    )  # numpy would turn a list of such large integers into floats
     num = len(slots)
     noise, posterior = (np.empty((num, *shape), np.float32) for _ in range(2))
     offsets = np.empty((num, shape[0]), np.float32)
     timesteps, uniforms, normals = np.empty(num, np.int64), np.empty((num, 2)), np.empty(num)
-    variants = np.empty(num)
+    augmentation = np.empty(num)
     for row, slot in enumerate(slots):
-        # The low counter word runs while numbers are drawn; the high ones say whose numbers they are.
+        # Drawing increments the low word of the counter; the high words name the step and the position.
         generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, step, slot]))
         timesteps[row] = generator.integers(NUM_TIMESTEPS)
         uniforms[row] = generator.random(2)
         for column in (noise, posterior, offsets):
             generator.standard_normal(dtype=np.float32, out=column[row])
         normals[row] = generator.standard_normal()
-        variants[row] = generator.random()
-    return SampleNoise(noise, posterior, timesteps, uniforms, offsets, normals, variants)
+        augmentation[row] = generator.random()
+    return SampleNoise(noise, posterior, timesteps, uniforms, offsets, normals, augmentation)

@@ -84,12 +84,12 @@ def test_training_draws_one_encoding_of_the_image_per_sample(tmp_path):
     store, keys = Store(str(tmp_path)), augmentation_keys("codec", BOTH)[:3]
     ids = sorted(fill_images(store, blobs(2)))
     commit(store, CAPTIONS, caption_table([(image_id, "a blob") for image_id in ids]), "captions")
-    commit(store, TEXT_EMBEDDINGS, text_rows(["a blob", ""], "encoder", states(3, 2)), "texts")
+    commit(store, TEXT_EMBEDDINGS, text_rows(["a blob", ""], "encoder", states(3, 2)), "text_embeddings")
     stored = [moments(2, seed) for seed in range(3)]
     for number in (0, 1):
         commit(store, LATENTS, latent_rows(ids, keys[number], *stored[number]), f"latents {number}")
-    options = {"codec_key": "codec", "encoder_key": "encoder", "variant_keys": keys}
-    with pytest.raises(DatasetError, match=r"2 of 2 images have no altered latents \(variant 2\).*emoji-ldm latents"):
+    options = {"vae_key": "codec", "encoder_key": "encoder", "encoding_keys": keys}
+    with pytest.raises(DatasetError, match=r"2 of 2 images have no augmented latents \(number 2\).*emoji-ldm latents"):
         load_latent_set(store, **options)
     commit(store, LATENTS, latent_rows(ids, keys[2], *stored[2]), "latents 2")
     found = load_latent_set(store, **options)

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from emoji_ldm.config import Config
-from emoji_ldm.dataset.lineage import Lineage
+from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError
 from emoji_ldm.latents.cache import (
@@ -22,12 +22,16 @@ from emoji_ldm.schemas import CAPTIONS, LATENTS, TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
 from tests.emoji_images import blobs, fill_images
 
-KEYS = {"codec_key": "codec", "encoder_key": "encoder"}
+KEYS = {"vae_key": "codec", "encoder_key": "encoder"}
 
 
 def commit(store, spec, rows, name):
     table = Table(store, spec)
-    table.commit([table.write_file(rows)], app_id=name, metadata=Lineage(Config(), "test", {}).metadata({}, name))
+    table.commit(
+        [table.write_file(rows)],
+        app_id=name,
+        metadata=Lineage(RunInfo("default", Config().to_json()), "test", {}).metadata({}, name),
+    )
 
 
 def caption_table(pairs):
@@ -79,25 +83,30 @@ def test_the_set_is_sorted_deduplicated_and_complete(filled):
     mean, logvar = moments(2)
     commit(store, LATENTS, latent_rows([ids[1], ids[0]], "codec", mean, logvar), "latents")
     commit(store, LATENTS, latent_rows(ids, "other", *moments(4, 1)), "others")
-    commit(store, TEXT_EMBEDDINGS, text_rows(["a cat", "a blob", "", "unused"], "encoder", states(4, 3, 2, 9)), "texts")
+    commit(
+        store,
+        TEXT_EMBEDDINGS,
+        text_rows(["a cat", "a blob", "", "unused"], "encoder", states(4, 3, 2, 9)),
+        "text_embeddings",
+    )
     found = load_latent_set(store, **KEYS)
     assert found.image_ids == ids[:2]
     np.testing.assert_allclose(found.mean, mean[::-1], atol=2e-3)
     np.testing.assert_allclose(found.logvar, logvar[::-1], atol=2e-3)
     assert (found.mean.dtype, found.mean.shape) == (np.float16, (2, 4, 8, 8))
     assert found.captions == ["", "a blob", "a cat"]
-    assert found.caption_index == [[1, 2], [1]]
+    assert found.caption_indices == [[1, 2], [1]]
     assert [len(state) for state in found.states] == [2, 3, 4]
     assert all((state == len(state)).all() for state in found.states)
     assert (found.empty_index, found.num_uncaptioned) == (0, 2)
-    assert found.versions == {"images": 2, "captions": 1, "latents": 2, "texts": 1}
+    assert found.versions == {"images": 2, "captions": 1, "latents": 2, "text_embeddings": 1}
 
 
 def test_posteriors_without_spread_take_no_memory_for_it(filled):
     store, ids = filled
     mean, _ = moments(2)
     commit(store, LATENTS, latent_rows(ids[:2], "codec", mean, np.full_like(mean, DETERMINISTIC_LOGVAR)), "latents")
-    commit(store, TEXT_EMBEDDINGS, text_rows(["a cat", "a blob", ""], "encoder", states(4, 3, 2)), "texts")
+    commit(store, TEXT_EMBEDDINGS, text_rows(["a cat", "a blob", ""], "encoder", states(4, 3, 2)), "text_embeddings")
     found = load_latent_set(store, **KEYS)
     assert found.logvar.base.nbytes == 2
     drawn = found.sample(np.array([1, 0]), np.ones((2, 4, 8, 8), np.float32), np.zeros(2))
@@ -108,8 +117,8 @@ def test_text_states_take_no_more_memory_than_the_column_that_holds_them(filled)
     store, ids = filled
     commit(store, LATENTS, latent_rows(ids[:2], "codec", *moments(2)), "latents")
     many = [np.zeros((77, 768), np.float32)] * 300  # 35 MB as stored
-    commit(store, TEXT_EMBEDDINGS, text_rows([*(f"unused {number}" for number in range(297)), "a cat", "a blob", ""], "encoder",
-                                   many), "texts")  # fmt: skip
+    captions = [*(f"unused {number}" for number in range(297)), "a cat", "a blob", ""]
+    commit(store, TEXT_EMBEDDINGS, text_rows(captions, "encoder", many), "text_embeddings")
     tracemalloc.start()
     found = load_latent_set(store, **KEYS)
     _, peak = tracemalloc.get_traced_memory()  # of Python and numpy; the column itself is Arrow's
@@ -124,7 +133,7 @@ def test_what_lacks_is_counted_and_the_command_named(filled, tmp_path):
     with pytest.raises(DatasetError, match=r"2 of 2 images have no latents.*run: emoji-ldm latents"):
         load_latent_set(store, **KEYS)
     commit(store, LATENTS, latent_rows(ids[:2], "codec", *moments(2)), "latents")
-    commit(store, TEXT_EMBEDDINGS, text_rows(["a cat"], "encoder", states(4)), "texts")
+    commit(store, TEXT_EMBEDDINGS, text_rows(["a cat"], "encoder", states(4)), "text_embeddings")
     with pytest.raises(DatasetError, match=r"2 of 3 captions have no states.*run: emoji-ldm latents"):
         load_latent_set(store, **KEYS)
     with pytest.raises(DatasetError, match="run: emoji-ldm caption"):

@@ -1,3 +1,5 @@
+"""None"""
+
 import importlib.util
 import shutil
 
@@ -11,11 +13,10 @@ from transformers import CLIPModel
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.latents import text_encoder
 from emoji_ldm.latents.text_encoder import load_text_encoder, pad
-from emoji_ldm.latents.zero_padded import ZeroPaddedBert, ZeroPaddedClip
+from emoji_ldm.latents.zero_padded import ZeroPaddedClip
 from tests.tiny_pipelines import clip_tokenizer, write_clip
 
 pytestmark = pytest.mark.slow
-
 CAPTIONS = ["a red heart", "", "Grinning face emoji with a yellow round head, grinning mouth, happy expression"]
 
 
@@ -50,8 +51,6 @@ def test_states_are_real_tokens_only_and_cut_at_the_limit(minilm):
     states = minilm.encode(CAPTIONS)
     assert [state.shape for state in states] == [(5, 384), (2, 384), (12, 384)]
     assert {state.dtype for state in states} == {np.dtype(np.float32)}
-    assert minilm.count_tokens(CAPTIONS)[:2] == [5, 2]
-    assert minilm.count_tokens(CAPTIONS)[2] > 12
     assert minilm.encode([]) == []
 
 
@@ -66,15 +65,6 @@ def test_padding_is_zeros_behind(minilm):
     assert (padded.shape, padded.dtype) == ((3, 8, 384), torch.float32)
     assert (padded[0, :5].numpy() == states[0]).all() and not padded[0, 5:].any()
     assert (padded[2].numpy() == states[2][:8]).all()
-
-
-def test_the_plain_pipeline_conditions_on_exactly_these_states(minilm, checkpoint):
-    pipeline = DiffusionPipeline.from_pretrained(checkpoint)
-    assert type(pipeline.text_encoder) is ZeroPaddedBert
-    positive, negative = pipeline.encode_prompt(CAPTIONS, "cpu", 1, True)
-    torch.testing.assert_close(positive.detach(), pad(minilm.encode(CAPTIONS), 12), atol=1e-5, rtol=0)
-    torch.testing.assert_close(negative[:1].detach(), pad(minilm.encode([""]), 12), atol=1e-5, rtol=0)
-    assert not positive[0, 5:].any() and not negative[:, 2:].any()
 
 
 def test_the_plain_pipeline_draws_transparent_pictures(checkpoint):
@@ -95,16 +85,6 @@ def test_a_foreign_pipeline_keeps_its_own_padding(tiny_pipeline):
     pipeline = DiffusionPipeline.from_pretrained(tiny_pipeline)
     expected, _ = pipeline.encode_prompt(["cat", "a dog"], "cpu", 1, False)
     torch.testing.assert_close(pad(encoder.encode(["cat", "a dog"]), 16), expected.detach(), atol=1e-5, rtol=0)
-
-
-def test_a_clip_of_its_own_is_zero_padded(tiny_pipeline, tmp_path):
-    shutil.copytree(tiny_pipeline / "text_encoder", tmp_path, dirs_exist_ok=True)
-    clip_tokenizer().save_pretrained(tmp_path)
-    encoder = load_text_encoder(str(tmp_path), max_tokens=16, device="cpu")
-    assert type(encoder.model) is ZeroPaddedClip
-    assert [state.shape for state in encoder.encode(["cat", "a dog"])] == [(5, 32), (6, 32)]
-    inputs = encoder.tokenizer(["cat"], padding="max_length", return_tensors="pt")
-    assert not encoder.model(**inputs).last_hidden_state[0, 5:].any()
 
 
 def test_the_text_tower_of_a_whole_clip_has_that_clip_s_weights(tmp_path):

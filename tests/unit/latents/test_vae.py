@@ -1,5 +1,6 @@
+"""None"""
+
 import io
-import json
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.latents.vae import load_vae, resolve_vae, to_pixels, to_square, to_tensor
 from emoji_ldm.store import Store
 from tests.emoji_images import blobs
-from tests.tiny_pipelines import write_pipeline, write_vqvae
+from tests.tiny_pipelines import write_pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -90,24 +91,13 @@ def test_encoding_gives_the_raw_posterior(tiny_pipeline, pixels):
         posterior = own.vae.encode(to_tensor(pixels, 4)).latent_dist
     assert (mean == posterior.mean.numpy()).all() and (logvar == posterior.logvar.numpy()).all()
     assert (mean.shape, mean.dtype) == ((4, 4, 16, 16), np.float32)
-    assert (own.latent_shape, own.channels, own.scaling_factor) == ((4, 16, 16), 4, 0.7)
+    assert (own.latent_shape, own.num_channels, own.scaling_factor) == ((4, 16, 16), 4, 0.7)
 
 
 def test_three_channels_are_flattened_and_opaque(rgb_folder, pixels):
     flat = codec(rgb_folder)
-    assert flat.channels == 3
+    assert flat.num_channels == 3
     assert (flat.decode(torch.from_numpy(flat.encode(pixels)[0]))[..., 3] == 255).all()
-
-
-def test_the_key_is_that_of_the_weights_wherever_they_lie(tiny_pipeline, rgb_folder, tmp_path):
-    key = codec(tiny_pipeline).key
-    assert codec(tiny_pipeline / "vae").key == key == codec(str(tiny_pipeline)).key
-    codec(tiny_pipeline).vae.save_pretrained(tmp_path / "moved")
-    assert codec(tmp_path / "moved").key == key
-    assert codec(write_pipeline(tmp_path / "other", seed=1)).key != key
-    assert codec(tiny_pipeline, size_px=64).key != key
-    assert codec(tiny_pipeline, background="black").key == key  # transparency has no background
-    assert codec(rgb_folder, background="black").key != codec(rgb_folder).key
 
 
 def test_what_is_no_codec_is_refused_with_a_remedy(tiny_pipeline, tmp_path):
@@ -116,7 +106,7 @@ def test_what_is_no_codec_is_refused_with_a_remedy(tiny_pipeline, tmp_path):
             codec(folder)
     with pytest.raises(ConfigError, match="size_px=33"):
         codec(tiny_pipeline, size_px=33)
-    with pytest.raises(ConfigError, match="no colour"):
+    with pytest.raises(ConfigError, match="not a colour"):
         to_tensor(np.zeros((1, 8, 8, 4), np.uint8), 3, "octarine")
 
 
@@ -129,28 +119,3 @@ def test_the_own_codec_is_the_runs_newest_autoencoder(tmp_path, tiny_pipeline):
     checkpoints.publish_checkpoint(store, path, {"step": 7})
     assert codec(resolve_vae(config, store, tmp_path)).key == codec(tiny_pipeline).key
     assert resolve_vae(load(None, ["latents.vae=some/vae"]), store, tmp_path) == "some/vae"
-
-
-def test_a_vq_model_gives_latents_before_quantisation_and_quantises_what_it_decodes(tmp_path, pixels):
-    plain, own = write_vqvae(tmp_path / "pipeline" / "vqvae"), codec(tmp_path / "pipeline")
-    with torch.no_grad():
-        latents = plain.encode(to_tensor(pixels, 3)).latents
-        quantised = plain.quantize(latents)[0]
-    mean, logvar = own.encode(pixels)
-    np.testing.assert_allclose(mean, latents.numpy(), atol=1e-6)
-    noise = np.random.default_rng(0).normal(size=mean.shape).astype(np.float32)
-    assert (mean + np.exp(0.5 * logvar.astype(np.float16).astype(np.float32)) * noise == mean).all()
-    with torch.no_grad():
-        assert (own.decode(latents) == to_pixels(plain.decode(quantised, force_not_quantize=True).sample)).all()
-    assert own.latent_shape == (3, 8, 8)
-    assert own.key == codec(tmp_path / "pipeline" / "vqvae").key
-
-
-def test_a_vq_model_published_before_there_was_a_factor_works_unscaled(tmp_path):
-    write_vqvae(tmp_path / "new", scaling_factor=0.5)
-    assert codec(tmp_path / "new").scaling_factor == 0.5
-    write_vqvae(tmp_path / "old")
-    settings = json.loads((tmp_path / "old" / "config.json").read_text())
-    del settings["scaling_factor"]
-    (tmp_path / "old" / "config.json").write_text(json.dumps(settings))
-    assert codec(tmp_path / "old").scaling_factor == 1.0

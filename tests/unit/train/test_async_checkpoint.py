@@ -13,61 +13,19 @@ import torch
 from safetensors import safe_open
 
 from emoji_ldm.dataset import checkpoints
-from emoji_ldm.errors import ConfigError, JobError, ModelError, StoreError
+from emoji_ldm.errors import JobError, ModelError, StoreError
 from emoji_ldm.generate.checkpoint_resolver import resolve_checkpoint
 from emoji_ldm.store import Store
 from emoji_ldm.train import async_checkpoint, run_fencing
 from emoji_ldm.train.checkpoint_export import ExportRequest, export_checkpoint
-from emoji_ldm.train.engines.sharded_state import CorruptStateError, ShardSlice, Snapshot, load_slices, split_replicated
 from emoji_ldm.train.loop import fit
 from emoji_ldm.train.metrics import training_metrics
-from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.training_args import build_training_args
 from tests.unit.train import tiny
-from tests.unit.train.tiny import run
+from tests.unit.train.tiny import losses, newest, only, run, steps, store_of
 
 pytestmark = pytest.mark.slow
-
 CPU = torch.device("cpu")
-
-
-def store_of(folder):
-    return tiny.place(tiny.config(), folder).store
-
-
-def steps(folder):
-    return [checkpoint.step for checkpoint in checkpoints.complete_checkpoints(store_of(folder), "tiny", "unet")]
-
-
-def newest(folder):
-    return checkpoints.newest_checkpoint(store_of(folder), "tiny", "unet")
-
-
-def losses(folder):
-    return [(line["step"], line["loss"]) for line in training_metrics.read_log(store_of(folder), "tiny")]
-
-
-def only(folder, pattern):
-    return next((folder / "store" / newest(folder).path).glob(pattern))
-
-
-@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "mark", "manifest", "log"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(damage, trained):
-    before = losses(trained)
-    pattern = {"mark": "state/*.json", "manifest": "COMPLETE", "log": "state/losses.jsonl"}.get(damage, "state/*.safe*")
-    path = only(trained, pattern)
-    data = bytearray(path.read_bytes())
-    data[-9] ^= 16
-    if damage == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(data[:-4] if damage == "truncated" else b"{" if damage in ("manifest", "log") else data)
-    run(trained)
-    assert losses(trained) == before
-    told = [note for line in training_metrics.read_log(store_of(trained), "tiny") for note in line.get("notes", [])]
-    assert len(told) == 1
-    assert "is damaged" in told[0] or "is not what was written" in told[0]
-    assert "goes on from step 4" in told[0]
 
 
 def test_who_reads_a_damaged_checkpoint_is_told_which_one_is_whole(trained, tmp_path_factory):
@@ -97,62 +55,20 @@ def test_half_an_upload_is_no_checkpoint_and_goes_with_the_next_one(trained):
     assert torn.rpartition("/")[2] not in store.list("checkpoints", "tiny", "unet")
 
 
-def test_a_cleaned_bucket_is_an_error_not_a_fresh_start(trained):
-    store = store_of(trained)
-    for checkpoint in checkpoints.complete_checkpoints(store, "tiny", "unet"):
-        store.delete(checkpoint.path)
-    with pytest.raises(ModelError, match=r"reached checkpoint step-00000008.*train\.resume=.*LATEST"):
-        run(trained)
-    store.remove("checkpoints", "tiny", "unet", checkpoints.LATEST_FILE)
-    assert run(trained)["steps"] == 8
-
-
-def test_no_whole_checkpoint_is_an_error_too(trained):
-    for path in (trained / "store" / "checkpoints").rglob("*.safetensors"):
-        path.unlink()
-    with pytest.raises(ModelError, match=r"no checkpoint of run 'tiny' is whole .*is missing.*is missing"):
-        run(trained)
-
-
-@pytest.mark.parametrize("form", ["path", "uri", "elsewhere"])
-def test_resume_goes_on_from_a_named_checkpoint_if_the_run_has_none(form, trained, tmp_path_factory):
-    before, first = losses(trained), checkpoints.complete_checkpoints(store_of(trained), "tiny", "unet")[0]
-    if form == "elsewhere":
-        other = tmp_path_factory.mktemp("other")
-        run(other, f"train.resume={first.uri}")
-        assert losses(other) == before
-        return
-    name = first.path if form == "path" else first.uri
-    run(trained, "run=second", f"train.resume={name}")
-    lines = training_metrics.read_log(store_of(trained), "second")
-    assert [(line["step"], line["loss"]) for line in lines] == before
-
-
-def test_resume_that_names_nothing_is_an_error(tmp_path):
-    with pytest.raises(ModelError, match=r"train\.resume='checkpoints/no/unet/step-1' is no complete checkpoint"):
-        run(tmp_path, "train.resume=checkpoints/no/unet/step-1")
-
-
-@pytest.mark.parametrize("option", ["prediction_type=epsilon", "ema_widths=[0.05]", "block_out_channels=[8,32]"])
-def test_another_network_objective_or_average_is_an_error_that_names_the_option(option, trained):
-    with pytest.raises(ModelError, match=f"train.{option.partition('=')[0]} is "):
-        run(trained, f"train.{option}", "train.steps=9")
-
-
 def test_a_store_that_fails_ends_the_training_with_its_own_error(tmp_path, monkeypatch):
     def fail(self, data, *parts):
         raise StoreError("cannot write state: the disk is full")
 
-    monkeypatch.setattr(Store, "put", fail)
+    monkeypatch.setattr(Store, "write_large", fail)
     with pytest.raises(StoreError, match="the disk is full"):
         run(tmp_path)
 
 
 def test_training_goes_on_while_a_checkpoint_is_brought_and_the_next_one_waits(tmp_path, monkeypatch):
-    bring, later = Store.put, threading.Event()
+    bring, later = Store.write_large, threading.Event()
     config = tiny.config("train.steps=6", "train.checkpoint_every=2", "train.keep_last=5")
     task = tiny.task(config)
-    draw = task.draw
+    draw = task.prepare_batch
 
     def put(self, data, *parts):
         assert later.wait(60), "training waits for the upload of step 2"
@@ -163,26 +79,26 @@ def test_training_goes_on_while_a_checkpoint_is_brought_and_the_next_one_waits(t
         assert step < 5 or steps(tmp_path), "two saves are in flight"
         return draw(step, slots)
 
-    monkeypatch.setattr(Store, "put", put)
-    task.draw = drawn
-    fit(task, build_training_args(config, "train"), tiny.place(config, tmp_path), CPU)
+    monkeypatch.setattr(Store, "write_large", put)
+    task.prepare_batch = drawn
+    fit(task, build_training_args(config, "train"), tiny.run_context(config, tmp_path), CPU)
     assert steps(tmp_path) == [2, 4, 6]
 
 
 def test_a_notice_saves_at_once_and_training_goes_on(tmp_path):
     asked = []
-    run(tmp_path, "train.checkpoint_every=100", leaving=lambda: asked.append(0) or len(asked) == 3)
+    run(tmp_path, "train.checkpoint_every=100", preemption_notice=lambda: asked.append(0) or len(asked) == 3)
     assert steps(tmp_path) == [3, 8]
     assert [step for step, _ in losses(tmp_path)] == list(range(1, 9))
 
 
 def test_a_group_that_lost_its_run_stops_within_a_look_and_writes_no_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_fencing, "LOOK_S", 0.0)
+    monkeypatch.setattr(run_fencing, "OWNER_POLL_S", 0.0)
     store = store_of(tmp_path)
     token = run_fencing.claim_run(store, "tiny", "train")
     config = tiny.config("train.log_every=1", "train.steps=50", "train.checkpoint_every=2")
     task = tiny.task(config)
-    draw, thief = task.draw, []
+    draw, thief = task.prepare_batch, []
 
     def drawn(step, slots):
         if step == 20 and not thief:
@@ -191,12 +107,12 @@ def test_a_group_that_lost_its_run_stops_within_a_look_and_writes_no_more(tmp_pa
             thief.append((store.list("checkpoints", "tiny", "unet"), losses(tmp_path)))
         return draw(step, slots)
 
-    task.draw = drawn
+    task.prepare_batch = drawn
     with pytest.raises(JobError, match="another driver took over"):
         fit(
             task,
             build_training_args(config, "train"),
-            dataclasses.replace(tiny.place(config, tmp_path), owner=token),
+            dataclasses.replace(tiny.run_context(config, tmp_path), owner_token=token),
             CPU,
         )
     listed, logged = thief[1]
@@ -225,57 +141,20 @@ def test_without_an_average_nothing_is_stored_twice_and_the_weights_are_exported
     assert steps(tmp_path) == [4, 8, 9, 10]
 
 
-def test_any_split_reads_what_any_other_wrote():
-    torch.manual_seed(0)
-    whole = {"a": torch.randn(7, 3), "b": torch.randn(5)}
-    wide = torch.cat([tensor.flatten() for tensor in whole.values()])
-    flat = [ShardSlice("a", (7, 3), 0, 21, 0, 0), ShardSlice("b", (5,), 0, 5, 0, 21)]
-    files = []
-    for rank in range(3):
-        snapshot = Snapshot(("weight", "ema"), split_replicated(flat, rank, 3), pinned=False)
-        snapshot.take({"weight": [wide], "ema": [-wide]})
-        files.append((snapshot.mark(f"rank-{rank}", 5), snapshot.read))
-    ours = [torch.zeros(4), torch.zeros(8, 1).expand(8, 1)]
-    pieces = [ShardSlice("b", (5,), 1, 4, 0, 0), ShardSlice("a", (7, 3), 10, 6, 1, 2)]
-    load_slices({"ema": (pieces, ours)}, files)
-    assert torch.equal(ours[0], -whole["b"][1:])
-    assert torch.equal(ours[1].flatten(), torch.cat([torch.zeros(2), -whole["a"].flatten()[10:16]]))
-    with pytest.raises(CorruptStateError, match="elements are missing"):
-        load_slices({"ema": (pieces, ours)}, files[:-1])
-
-
-def test_weights_in_another_memory_order_are_filled_by_their_logical_one():
-    target = torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    source = torch.randn(2, 3, 4, 4)
-    piece = ShardSlice("w", (2, 3, 4, 4), 0, 96, 0, 0)
-    snapshot = Snapshot(("weight",), [piece], pinned=False)
-    snapshot.take({"weight": [source.to(memory_format=torch.channels_last)]})
-    load_slices({"weight": ([piece], [target])}, [(snapshot.mark("rank-0", 0), snapshot.read)])
-    assert torch.equal(target, source)
-
-
-def test_every_number_of_workers_in_the_range_must_share_the_batch():
-    sampler.check_worker_range(1, 4, 12)
-    with pytest.raises(ConfigError, match=r"batch_size=10 cannot be shared by 3 or 4 workers.*give 12"):
-        sampler.check_worker_range(2, 4, 10)
-    with pytest.raises(ConfigError, match=r"min_workers=5 is above train\.num_workers=4"):
-        sampler.check_worker_range(5, 4, 60)
-
-
 def test_a_save_that_hangs_is_left_behind_with_a_note_and_ends_with_the_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(async_checkpoint, "GRACE_S", 0.1)
-    monkeypatch.setattr(async_checkpoint, "STOP_S", 0.1)
-    hangs, there, put = threading.Event(), threading.Event(), Store.put
+    monkeypatch.setattr(async_checkpoint, "FAILED_SAVE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(async_checkpoint, "STOP_TIMEOUT_S", 0.1)
+    hangs, there, put = threading.Event(), threading.Event(), Store.write_large
 
     def hang(self, data, *parts):
         there.set()
         hangs.wait(60)
         put(self, data, *parts)
 
-    monkeypatch.setattr(Store, "put", hang)
+    monkeypatch.setattr(Store, "write_large", hang)
     config = tiny.config("train.log_every=1")
     task = tiny.task(config)
-    draw = task.draw
+    draw = task.prepare_batch
 
     def fail_once_a_save_is_under_way(step, slots):
         if step == 6:
@@ -283,10 +162,10 @@ def test_a_save_that_hangs_is_left_behind_with_a_note_and_ends_with_the_process(
             raise StoreError("the data went away")
         return draw(step, slots)
 
-    task.draw = fail_once_a_save_is_under_way
+    task.prepare_batch = fail_once_a_save_is_under_way
     began = time.monotonic()
     with pytest.raises(StoreError, match="the data went away"):
-        fit(task, build_training_args(config, "train"), tiny.place(config, tmp_path), CPU)
+        fit(task, build_training_args(config, "train"), tiny.run_context(config, tmp_path), CPU)
     assert time.monotonic() - began < 30
     notes = training_metrics.read_log(store_of(tmp_path), "tiny")[-1]["notes"]
     assert len(notes) == 1

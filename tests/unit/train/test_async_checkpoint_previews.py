@@ -11,22 +11,20 @@ from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import JobError
 from emoji_ldm.train.loop import fit
 from emoji_ldm.train.metrics import training_metrics
-from emoji_ldm.train.metrics.async_tracker import AsyncTracker
 from emoji_ldm.train.training_args import build_training_args
 from tests.unit.train import tiny
 
 pytestmark = pytest.mark.slow
-
 CPU = torch.device("cpu")
 
 
 def train(folder, preview, *overrides, change=None):
     config = tiny.config("train.steps=4", "train.sample_every=2", *overrides)
-    task, place = tiny.task(config), tiny.place(config, folder)
-    task.preview = lambda _: preview(place.store)
+    task, run_context = tiny.task(config), tiny.run_context(config, folder)
+    task.preview = lambda _: preview(run_context.store)
     if change:
         change(task)
-    return place.store, lambda: fit(task, build_training_args(config, "train"), place, CPU)
+    return run_context.store, lambda: fit(task, build_training_args(config, "train"), run_context, CPU)
 
 
 def published(store):
@@ -67,10 +65,3 @@ def test_a_training_that_ends_while_a_grid_is_drawn_keeps_its_checkpoint(tmp_pat
     with pytest.raises(JobError, match="20 steps in a row"):
         go()
     assert published(store) == [30]
-
-
-def test_a_picture_after_the_end_is_left_out():
-    feed = AsyncTracker("MLflow", lambda: None, lambda: True)
-    feed._off = True
-    feed.close()
-    feed.picture(b"", 1)

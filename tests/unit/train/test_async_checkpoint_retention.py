@@ -11,8 +11,7 @@ from emoji_ldm.store import Store
 from emoji_ldm.train.training_args import build_training_args
 from ray_jobs.execution import trainer
 from tests.unit.train import tiny
-from tests.unit.train.test_async_checkpoint import newest, steps, store_of
-from tests.unit.train.tiny import run
+from tests.unit.train.tiny import newest, run, steps, store_of
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +32,7 @@ def fill(store, name):
 def test_a_damaged_checkpoint_does_not_push_out_whole_ones(trained):
     damage(trained)
     saved = iter([False, True])
-    run(trained, KEEP_ONE, "train.steps=7", leaving=lambda: next(saved, False))
+    run(trained, KEEP_ONE, "train.steps=7", preemption_notice=lambda: next(saved, False))
     assert steps(trained) == [7]
     assert newest(trained).check()["step"] == 7
 
@@ -71,7 +70,7 @@ def test_what_another_group_is_still_writing_stays(tmp_path):
 
 def test_a_damaged_last_checkpoint_is_no_finished_training(trained):
     config = tiny.config(f"store={trained / 'store'}")
-    plan = build_training_args(config, "train")
-    assert trainer._finished(store_of(trained), config, plan)
+    training_args = build_training_args(config, "train")
+    assert trainer._finished(store_of(trained), config, training_args)
     damage(trained)
-    assert trainer._finished(store_of(trained), config, plan) is None
+    assert trainer._finished(store_of(trained), config, training_args) is None

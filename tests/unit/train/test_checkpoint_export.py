@@ -150,7 +150,12 @@ def test_an_autoencoder_is_exported_as_diffusers_own(tmp_path, tiny_pipeline):
     )  # fmt: skip
     fill_images(Store(config.store), blobs(3))
     run_context = tiny.run_context(config, tmp_path)
-    fit(autoencoder_task.load_task(run_context), build_training_args(config, "autoencoder"), run_context, torch.device("cpu"))
+    fit(
+        autoencoder_task.load_task(run_context),
+        build_training_args(config, "autoencoder"),
+        run_context,
+        torch.device("cpu"),
+    )
     for weights in ("ema", "raw"):
         export_checkpoint(config, ExportRequest("autoencoder", weights), tmp_path / weights, tmp_path / "cache")
     ema, raw = (AutoencoderKL.from_pretrained(tmp_path / weights) for weights in ("ema", "raw"))

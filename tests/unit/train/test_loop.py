@@ -18,20 +18,16 @@ from emoji_ldm.train.tasks import diffusion_task
 from emoji_ldm.train.training_args import build_training_args
 from tests.latents_store import fill_latents, training_config
 from tests.unit.train import tiny
+from tests.unit.train.tiny import store_of
 
 pytestmark = pytest.mark.slow
-
 CPU = torch.device("cpu")
 
 
 def run(folder, *overrides, owner_token=""):
     config = tiny.config(*overrides)
-    place = dataclasses.replace(tiny.place(config, folder), owner=owner_token)
-    return fit(tiny.task(config), build_training_args(config, "train"), place, CPU)
-
-
-def store_of(folder):
-    return tiny.place(tiny.config(), folder).store
+    run_context = dataclasses.replace(tiny.run_context(config, folder), owner_token=owner_token)
+    return fit(tiny.task(config), build_training_args(config, "train"), run_context, CPU)
 
 
 def state_of(folder):
@@ -76,7 +72,7 @@ def test_a_loss_that_stays_not_finite_stops_the_run_and_leaves_whole_checkpoints
     )
     task.calls = []
     with pytest.raises(JobError, match="20 steps in a row were skipped, the last is step 26"):
-        fit(task, build_training_args(config, "train"), tiny.place(config, tmp_path), CPU)
+        fit(task, build_training_args(config, "train"), tiny.run_context(config, tmp_path), CPU)
     lines = training_metrics.read_log(store_of(tmp_path), "tiny")
     assert lines[-1]["skipped"] == 18 and "loss" not in lines[-1]
     assert all(tensor.isfinite().all() for tensor in state_of(tmp_path).values())
@@ -96,40 +92,26 @@ def test_another_network_does_not_load_the_runs_checkpoint(tmp_path):
         run(tmp_path, "train.steps=10", "train.block_out_channels=[8,24]", "train.num_heads=4")
 
 
-def test_captions_are_the_images_own_or_the_empty_one():
-    task = tiny.task(tiny.config())
-    assert {task.data._caption(0, 0.5, choice) for choice in (0.0, 0.49, 0.5, 0.99)} == {1, 7}
-    assert task.data._caption(0, 0.05, 0.0) == 0
-
-
-def test_a_step_sees_the_same_batch_whole_or_shared():
-    task = tiny.task(tiny.config())
-    whole, halves = task.draw(3, range(4)), [task.draw(3, range(2)), task.draw(3, range(2, 4))]
-    for name in ("latents", "noise", "timesteps", "text"):
-        assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(whole, name))
-    assert whole.text.shape == (4, 6, 12)
-
-
 def test_a_checkpoint_opens_as_a_diffusers_pipeline_with_the_averaged_weights(tmp_path, tiny_pipeline):
     config = training_config(tiny_pipeline, tmp_path / "store", "train.steps=2", "train.num_workers=1",
                              "train.zero_stage=0", "train.sample_every=2")  # fmt: skip
     fill_latents(config)
-    place = dataclasses.replace(tiny.place(config, tmp_path))
+    run_context = dataclasses.replace(tiny.run_context(config, tmp_path))
     png = tmp_path / "grid.png"
     from PIL import Image
 
     Image.new("RGB", (8, 8)).save(png)
     seen = []
     task = diffusion_task.load_task(
-        place, lambda folder, prompts, originals: seen.append(prompts) or {"samples": png.read_bytes()}
+        run_context, lambda folder, prompts, originals: seen.append(prompts) or {"samples": png.read_bytes()}
     )
-    fit(task, build_training_args(config, "train"), place, CPU)
+    fit(task, build_training_args(config, "train"), run_context, CPU)
     assert len(seen[0]) == 8
-    assert place.store.exists("runs", "tiny", "train", "samples", "step-00000002.png")
-    folder = checkpoints.newest_checkpoint(place.store, "tiny", "unet").fetch(tmp_path / "cache", "pipeline")
+    assert run_context.store.exists("runs", "tiny", "train", "samples", "step-00000002.png")
+    folder = checkpoints.newest_checkpoint(run_context.store, "tiny", "unet").fetch(tmp_path / "cache", "pipeline")
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    state = checkpoints.newest_checkpoint(place.store, "tiny", "unet").fetch(tmp_path / "cache", "state")
+    state = checkpoints.newest_checkpoint(run_context.store, "tiny", "unet").fetch(tmp_path / "cache", "state")
     averaged = load_file(next(state.glob("*.safetensors")))["ema/unet.conv_in.weight@0"]
     assert torch.equal(pipeline.unet.conv_in.weight.flatten(), averaged)
     assert pipeline.scheduler.config.clip_sample is False

@@ -16,7 +16,6 @@ from emoji_ldm.store import Store
 from emoji_ldm.train import preflight
 from emoji_ldm.train.engines.distributed import DistributedContext
 from emoji_ldm.train.preflight import check_training
-from emoji_ldm.train.run_fencing import TrainingOutOfMemory, clear_fatal_error, read_fatal_error, record_fatal_error
 from emoji_ldm.train.training_args import build_training_args
 from tests.emoji_images import blobs, fill_images
 from tests.latents_store import fill_latents, training_config
@@ -58,18 +57,18 @@ def test_batches_that_do_not_divide_are_refused_and_too_large_ones_told(tmp_path
     with pytest.raises(ConfigError, match=r"train.micro_batch_size=3 does not divide"):
         checked(training_config(tiny_pipeline, tmp_path, "train.micro_batch_size=3"))
     (warning,) = checked(training_config(tiny_pipeline, tmp_path, "train.batch_size=16"))
-    assert warning == "train.batch_size=16 is more than the 8 images: a step sees some twice"
+    assert warning == "train.batch_size=16 exceeds the 8 images: a step contains some twice"
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_told_before_the_first_step(tmp_path, monkeypatch):
     config = tiny.config()
-    place, plan = tiny.place(config, tmp_path), build_training_args(config, "train")
+    run_context, training_args = tiny.run_context(config, tmp_path), build_training_args(config, "train")
     world = DistributedContext(0, 1, torch.device("cpu"))
     facts = {"num_parameters": 10**9, "num_weights": 2 * 10**9}
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=20 * 2**30))
     with pytest.raises(StoreError, match=r"store: 20.0 GiB free, the run's checkpoints need about 93.1 GiB; .*keep"):
-        preflight.check_disk_space(place, plan, world, facts)
-    preflight.check_disk_space(place, plan, world, {"num_parameters": 10**6})
+        preflight.check_disk_space(run_context, training_args, world, facts)
+    preflight.check_disk_space(run_context, training_args, world, {"num_parameters": 10**6})
 
 
 @pytest.mark.parametrize(
@@ -82,7 +81,9 @@ def test_a_disk_too_small_for_the_checkpoints_is_told_before_the_first_step(tmp_
 )
 def test_a_full_memory_names_what_to_lower(error):
     with (
-        pytest.raises(JobError, match=r"micro_batch_size \(now 0.*gradient_checkpointing=true.*zero_stage \(now 0\)"),
+        pytest.raises(
+            JobError, match=r"micro_batch_size \(now null.*gradient_checkpointing=true.*zero_stage \(now 0\)"
+        ),
         preflight.explain_exhaustion(build_training_args(tiny.config(), "train")),
     ):
         raise error
@@ -90,7 +91,7 @@ def test_a_full_memory_names_what_to_lower(error):
 
 def test_a_full_disk_says_that_the_last_checkpoint_stays():
     with (
-        pytest.raises(StoreError, match="no room is left on the disk of /scratch/x; the last checkpoint stays"),
+        pytest.raises(StoreError, match="no space is left on the disk of /scratch/x; the last checkpoint is kept"),
         preflight.explain_exhaustion(build_training_args(tiny.config(), "train")),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch/x")
@@ -99,7 +100,7 @@ def test_a_full_disk_says_that_the_last_checkpoint_stays():
         StoreError("cannot write x in y: [Errno 28] No space left on device"),
     ):
         with (
-            pytest.raises(StoreError, match=r"of the store or of the scratch folder .*; the last checkpoint stays"),
+            pytest.raises(StoreError, match=r"of the store or of the scratch folder .*; the last checkpoint is kept"),
             preflight.explain_exhaustion(build_training_args(tiny.config(), "train")),
         ):
             raise error
@@ -113,12 +114,3 @@ def test_a_full_disk_says_that_the_last_checkpoint_stays():
         preflight.explain_exhaustion(build_training_args(tiny.config(), "train")),
     ):
         raise RuntimeError("something else")
-
-
-def test_the_verdict_of_one_rank_is_found_by_the_group_that_starts_again(tmp_path):
-    run = (Store(str(tmp_path)), "tiny", "train", "token")
-    assert read_fatal_error(*run) is None
-    record_fatal_error(*run, TrainingOutOfMemory("too large"))
-    assert read_fatal_error(*run) == ["JobError", "too large"]
-    clear_fatal_error(*run)
-    assert read_fatal_error(*run) is None

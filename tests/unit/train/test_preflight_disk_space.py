@@ -23,7 +23,7 @@ def check(folder, free, monkeypatch, *overrides):
     config = tiny.config("train.keep_last=2", *overrides)
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     preflight.check_disk_space(
-        tiny.place(config, folder), build_training_args(config, "train"), ALONE, {"num_parameters": NUMBERS}
+        tiny.run_context(config, folder), build_training_args(config, "train"), ALONE, {"num_parameters": NUMBERS}
     )
 
 
@@ -34,7 +34,7 @@ def test_a_new_run_needs_one_more_than_it_keeps_and_scratch_on_the_same_disk(tmp
 
 
 def test_a_run_that_goes_on_needs_room_for_the_next_one_only(tmp_path, monkeypatch):
-    store = tiny.place(tiny.config(), tmp_path).store
+    store = tiny.run_context(tiny.config(), tmp_path).store
     for number in range(2):
         store.write(bytes(int(ONE)), "checkpoints", "tiny", "unet", f"step-0000000{number}-00000000", "state")
     check(tmp_path, ONE + MODEL, monkeypatch)
@@ -44,4 +44,7 @@ def test_a_run_that_goes_on_needs_room_for_the_next_one_only(tmp_path, monkeypat
 
 
 def test_a_run_without_an_average_of_its_own_needs_less(tmp_path, monkeypatch):
-    check(tmp_path, 3 * (ONE - MODEL) + MODEL, monkeypatch, "train.ema_decay=0")
+    needed = 3 * (ONE - MODEL) + MODEL
+    check(tmp_path, needed, monkeypatch, "train.ema_decay=0")
+    with pytest.raises(StoreError, match="the run's checkpoints need"):
+        check(tmp_path, needed - 1, monkeypatch, "train.ema_decay=0")

@@ -64,19 +64,22 @@ def trained(hub, tmp_path_factory):
             folder = tmp_path_factory.mktemp(name.split()[0])
             overrides = [f"store={folder / 'store'}", *(text.format(hub) for text in PRESETS[name])]
             config = load(name.split()[0], overrides)
-            place = tiny.place(config, folder)
-            captions = fill_captioned(place.store)
+            run_context = tiny.run_context(config, folder)
+            captions = fill_captioned(run_context.store)
             if config.latents.vae == "own":
                 fit(
-                    autoencoder_task.load_task(place),
+                    autoencoder_task.load_task(run_context),
                     build_training_args(config, "autoencoder"),
-                    place,
+                    run_context,
                     torch.device("cpu"),
                 )
             fill_encoded(config, captions)
-            task = diffusion_task.load_task(place)
-            fit(task, build_training_args(config, "train"), place, torch.device("cpu"))
-            done[name] = task, checkpoints.newest_checkpoint(place.store, config.run, "unet").fetch(folder / "cache")
+            task = diffusion_task.load_task(run_context)
+            fit(task, build_training_args(config, "train"), run_context, torch.device("cpu"))
+            done[name] = (
+                task,
+                checkpoints.newest_checkpoint(run_context.store, config.run, "unet").fetch(folder / "cache"),
+            )
         return done[name]
 
     return train

@@ -3,60 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
-import torch
 
 from emoji_ldm.dataset import checkpoints
-from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.train import resume
-from emoji_ldm.train.loop import fit
+from emoji_ldm.errors import ModelError
 from emoji_ldm.train.metrics import training_metrics
 from emoji_ldm.train.training_args import build_training_args
 from ray_jobs.execution import trainer
 from tests.unit.train import tiny
-from tests.unit.train.test_async_checkpoint import losses, newest, store_of
-from tests.unit.train.tiny import run
+from tests.unit.train.tiny import losses, only, run, store_of
 
 pytestmark = pytest.mark.slow
-
-FACTS = {"codec_key": "c0dec", "encoder_key": "e4c0der", "scaling_factor": 0.18215, "base_key": "ba5e"}
-
-
-def go(folder, facts, *overrides):
-    config = tiny.config(*overrides)
-    task = tiny.task(config)
-    task.facts = {**task.facts, **facts}
-    return fit(task, build_training_args(config, "train"), tiny.place(config, folder), torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def known(tmp_path_factory):
-    """A run that went on once with the same facts."""
-    folder = tmp_path_factory.mktemp("known")
-    go(folder, FACTS, "train.steps=2", "train.checkpoint_every=2")
-    go(folder, FACTS, "train.steps=3", "train.checkpoint_every=2")
-    return folder
-
-
-@pytest.mark.parametrize(("name", "words"), [("codec_key", "latents.vae"), ("encoder_key", "latents.text_encoder"),
-                                             ("scaling_factor", "scaling"), ("base_key", "train.init")])  # fmt: skip
-def test_other_latents_or_another_base_of_the_same_shape_are_an_error(name, words, known, tmp_path):
-    shutil.copytree(known, tmp_path, dirs_exist_ok=True)
-    other = {**FACTS, name: 1.0 if name == "scaling_factor" else "other"}
-    with pytest.raises(ModelError, match=f"{words}.* is .*there"):
-        go(tmp_path, other, "train.steps=10")
-    source = newest(tmp_path).path
-    with pytest.raises(ModelError, match=words):
-        go(tmp_path, other, "run=second", f"train.resume={source}", "train.steps=10")
-
-
-def test_options_of_what_learns_are_compared(trained):
-    config, manifest = tiny.config("train.lora_rank=4", "train.lora_alpha=4"), newest(trained).manifest()
-    manifest["config"]["train"] |= {"lora_rank": 4, "lora_alpha": 8.0}
-    with pytest.raises(ModelError, match=r"train\.lora_alpha is 4\.0, there 8\.0"):
-        resume.refuse_mismatch(newest(trained), manifest, config, build_training_args(config, "train"))
 
 
 def test_a_finished_training_is_compared_too(trained):
@@ -86,11 +44,62 @@ def test_a_named_checkpoint_that_is_gone_is_not_missed_by_a_run_with_own_ones(tr
     assert run(trained, "train.resume=checkpoints/gone/unet/step-1", "train.steps=9")["steps"] == 9
 
 
-@pytest.mark.parametrize("last", [6, 8])
-def test_a_named_checkpoint_that_leaves_nothing_to_train_is_an_error(last, trained):
-    options = ("run=second", f"train.resume={newest(trained).path}", f"train.steps={last}")
-    with pytest.raises(ConfigError, match=rf"checkpoint of step 8, and train\.steps={last} .*raise train\.steps"):
-        run(trained, *options)
-    config = tiny.config(*options)
-    with pytest.raises(ConfigError, match="raise train"):
-        resume.check_resumable(store_of(trained), config, build_training_args(config, "train"))
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "mark", "manifest", "log"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(damage, trained):
+    before = losses(trained)
+    pattern = {"mark": "state/*.json", "manifest": "COMPLETE", "log": "state/losses.jsonl"}.get(damage, "state/*.safe*")
+    path = only(trained, pattern)
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 16
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-4] if damage == "truncated" else b"{" if damage in ("manifest", "log") else data)
+    run(trained)
+    assert losses(trained) == before
+    told = [note for line in training_metrics.read_log(store_of(trained), "tiny") for note in line.get("notes", [])]
+    assert len(told) == 1
+    assert "is damaged" in told[0] or "is not what was written" in told[0]
+    assert "goes on from step 4" in told[0]
+
+
+def test_a_cleaned_bucket_is_an_error_not_a_fresh_start(trained):
+    store = store_of(trained)
+    for checkpoint in checkpoints.complete_checkpoints(store, "tiny", "unet"):
+        store.delete(checkpoint.path)
+    with pytest.raises(ModelError, match=r"reached checkpoint step-00000008.*train\.resume=.*LATEST"):
+        run(trained)
+    store.remove("checkpoints", "tiny", "unet", checkpoints.LATEST_FILE)
+    assert run(trained)["steps"] == 8
+
+
+def test_no_whole_checkpoint_is_an_error_too(trained):
+    for path in (trained / "store" / "checkpoints").rglob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(ModelError, match=r"no checkpoint of run 'tiny' is whole .*is missing.*is missing"):
+        run(trained)
+
+
+@pytest.mark.parametrize("form", ["path", "uri", "elsewhere"])
+def test_resume_goes_on_from_a_named_checkpoint_if_the_run_has_none(form, trained, tmp_path_factory):
+    before, first = losses(trained), checkpoints.complete_checkpoints(store_of(trained), "tiny", "unet")[0]
+    if form == "elsewhere":
+        other = tmp_path_factory.mktemp("other")
+        run(other, f"train.resume={first.uri}")
+        assert losses(other) == before
+        return
+    name = first.path if form == "path" else first.uri
+    run(trained, "run=second", f"train.resume={name}")
+    lines = training_metrics.read_log(store_of(trained), "second")
+    assert [(line["step"], line["loss"]) for line in lines] == before
+
+
+def test_resume_that_names_nothing_is_an_error(tmp_path):
+    with pytest.raises(ModelError, match=r"train\.resume='checkpoints/no/unet/step-1' is no complete checkpoint"):
+        run(tmp_path, "train.resume=checkpoints/no/unet/step-1")
+
+
+@pytest.mark.parametrize("option", ["prediction_type=epsilon", "ema_widths=[0.05]", "block_out_channels=[8,32]"])
+def test_another_network_objective_or_average_is_an_error_that_names_the_option(option, trained):
+    with pytest.raises(ModelError, match=f"train.{option.partition('=')[0]} is "):
+        run(trained, f"train.{option}", "train.steps=9")

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from emoji_ldm import errors
-from emoji_ldm.errors import ConfigError, ModelError, StoreError
+from emoji_ldm.errors import ModelError, StoreError
 from emoji_ldm.store import Store
 from emoji_ldm.train import async_checkpoint, loop, run_fencing
 from emoji_ldm.train.async_checkpoint import AsyncCheckpointer
-from emoji_ldm.train.engines import device, distributed
-from emoji_ldm.train.run_fencing import read_fatal_error
-from emoji_ldm.train.training_args import build_training_args
+from emoji_ldm.train.engines import distributed
+from emoji_ldm.train.run_fencing import TrainingOutOfMemory, clear_fatal_error, read_fatal_error, record_fatal_error
 from ray_jobs.execution import trainer
 from tests.unit.train import tiny
 
@@ -22,14 +21,14 @@ from tests.unit.train import tiny
 class Beside(distributed.DistributedContext):
     """A rank whose peer meets `errors`."""
 
-    def all(self, value):
+    def all_gather_objects(self, value):
         return [None, value]
 
 
 @pytest.fixture
 def second(monkeypatch):
     """Rank 1 of two workers on one machine."""
-    monkeypatch.setattr(distributed, "current", lambda _=None: Beside(1, 2, torch.device("cpu")))
+    monkeypatch.setattr(distributed, "current_context", lambda _=None: Beside(1, 2, torch.device("cpu")))
     context = SimpleNamespace(get_local_world_size=lambda: 2)
     monkeypatch.setattr(trainer.ray.train, "get_context", lambda: context)
     before = torch.get_num_threads()
@@ -44,7 +43,7 @@ def work(folder, load):
 
 
 def test_what_one_rank_cannot_load_is_told_on_all(second, tmp_path):
-    def load(place):
+    def load(run_context):
         raise ModelError("latents.vae=/models/vae: there is no such folder on this node")
 
     kind, text = work(tmp_path, load)["error"]
@@ -57,18 +56,9 @@ def test_an_error_of_one_rank_later_is_left_with_its_kind_and_ends_the_group(sec
 
     monkeypatch.setattr(loop, "fit", fail)
     with pytest.raises(errors.DatasetError):
-        work(tmp_path, lambda place: None)
+        work(tmp_path, lambda run_context: None)
     assert read_fatal_error(Store(str(tmp_path)), "tiny", "train", "t0") == ["DatasetError", "an image went missing"]
-    assert work(tmp_path, lambda place: None) == {"error": ["DatasetError", "an image went missing"]}
-
-
-def test_several_workers_without_deepspeed_are_refused_before_they_meet(monkeypatch):
-    plan = build_training_args(tiny.config(), "train")
-    device.check_options(plan, 2)
-    monkeypatch.setattr(device, "find_spec", lambda name: None)
-    device.check_options(plan, 1)
-    with pytest.raises(ConfigError, match="train with 2 workers needs DeepSpeed"):
-        device.check_options(plan, 2)
+    assert work(tmp_path, lambda run_context: None) == {"error": ["DatasetError", "an image went missing"]}
 
 
 def test_a_store_that_is_away_fences_nobody_and_a_look_never_raises(tmp_path, monkeypatch):
@@ -81,16 +71,18 @@ def test_a_store_that_is_away_fences_nobody_and_a_look_never_raises(tmp_path, mo
     assert run_fencing.owns_run(store, "tiny", "train", token)
     monkeypatch.setattr(Store, "exists", away)
     assert run_fencing.owns_run(store, "tiny", "train", token)
-    monkeypatch.setattr(async_checkpoint.run_fencing, "owns", away)
+    monkeypatch.setattr(async_checkpoint.run_fencing, "owns_run", away)
     watcher = AsyncCheckpointer.__new__(AsyncCheckpointer)
-    watcher._pending, watcher._looked, watcher.plan = None, -1e9, SimpleNamespace(section="train")
-    watcher.world = distributed.DistributedContext(0, 1, torch.device("cpu"))
-    watcher.place = SimpleNamespace(store=store, config=SimpleNamespace(run="tiny"), owner=token)
-    assert isinstance(watcher._look(), StoreError)
+    watcher._pending, watcher._polled_owner, watcher.args = None, -1e9, SimpleNamespace(section="train")
+    watcher.ranks = distributed.DistributedContext(0, 1, torch.device("cpu"))
+    watcher.context = SimpleNamespace(store=store, config=SimpleNamespace(run="tiny"), owner_token=token)
+    assert isinstance(watcher._local_error(), StoreError)
 
 
-def test_what_eight_bit_moments_do_not_keep_is_told():
-    alone = distributed.DistributedContext(0, 1, torch.device("cpu"))
-    for optimizer, told in (("adamw", 0), ("adamw8bit", 1)):
-        plan = build_training_args(tiny.config("train.deterministic=true", f"train.optimizer={optimizer}"), "train")
-        assert sum("a resume rounds" in line for line in device.ineffective_options(plan, alone)) == told
+def test_the_verdict_of_one_rank_is_found_by_the_group_that_starts_again(tmp_path):
+    run = (Store(str(tmp_path)), "tiny", "train", "token")
+    assert read_fatal_error(*run) is None
+    record_fatal_error(*run, TrainingOutOfMemory("too large"))
+    assert read_fatal_error(*run) == ["JobError", "too large"]
+    clear_fatal_error(*run)
+    assert read_fatal_error(*run) is None

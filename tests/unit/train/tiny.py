@@ -1,4 +1,4 @@
-"""A latent set, a network and a place that train in a second."""
+"""A latent set, a network and a run that train in a second, and what such a run left behind."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import numpy as np
 import torch
 
 from emoji_ldm.config import Config, load
+from emoji_ldm.dataset import checkpoints
+from emoji_ldm.dataset.checkpoints import Checkpoint
 from emoji_ldm.latents.cache import LatentSet
 from emoji_ldm.store import Store
 from emoji_ldm.train.loop import fit
+from emoji_ldm.train.metrics import training_metrics
 from emoji_ldm.train.tasks.diffusion_task import DiffusionTask
 from emoji_ldm.train.tasks.pipeline_export import FrozenModels
 from emoji_ldm.train.training_args import RunContext, build_training_args
@@ -39,7 +42,7 @@ def latent_set(num: int = 6, shape: tuple[int, int, int] = (4, 8, 8), width: int
         mean=mean,
         logvar=np.full_like(mean, -8.0),
         captions=captions,
-        caption_index=[[1, num + 1], *([number + 1] for number in range(1, num))],
+        caption_indices=[[1, num + 1], *([number + 1] for number in range(1, num))],
         states=[random.normal(size=(2 + number % 4, width)).astype(np.float32) for number in range(len(captions))],
         empty_index=0,
         num_uncaptioned=0,
@@ -64,12 +67,37 @@ def task(configuration: Config, data: LatentSet | None = None) -> TinyTask:
     return TinyTask(configuration, data or latent_set(), frozen())
 
 
-def place(configuration: Config, folder: Path) -> RunContext:
+def run_context(configuration: Config, folder: Path) -> RunContext:
     return RunContext(configuration, Store(str(folder / "store")), folder / "scratch")
 
 
-def run(folder: Path, *overrides: str, **place_changes: Any) -> dict[str, Any]:
+def run(folder: Path, *overrides: str, **context_changes: Any) -> dict[str, Any]:
     """Train in the folder, as one process on a CPU; what `fit` returns."""
     configuration = config("train.log_every=1", "train.keep_last=5", *overrides)
-    where = dataclasses.replace(place(configuration, folder), **place_changes)
+    where = dataclasses.replace(run_context(configuration, folder), **context_changes)
     return fit(task(configuration), build_training_args(configuration, "train"), where, torch.device("cpu"))
+
+
+def store_of(folder: Path) -> Store:
+    """The store of a run that trained in the folder."""
+    return run_context(config(), folder).store
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps of its complete checkpoints."""
+    return [found.step for found in checkpoints.complete_checkpoints(store_of(folder), "tiny", "unet")]
+
+
+def newest(folder: Path) -> Checkpoint:
+    """Its newest complete checkpoint."""
+    return checkpoints.newest_checkpoint(store_of(folder), "tiny", "unet")
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    """(step, loss) of each line of its log."""
+    return [(line["step"], line["loss"]) for line in training_metrics.read_log(store_of(folder), "tiny")]
+
+
+def only(folder: Path, pattern: str) -> Path:
+    """The file of its newest checkpoint that matches a pattern."""
+    return next((folder / "store" / newest(folder).path).glob(pattern))

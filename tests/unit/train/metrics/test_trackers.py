@@ -28,12 +28,12 @@ def png():
     return buffer.getvalue()
 
 
-def feed(build, place, plan, before, after):
+def feed(build, run_context, training_args, before, after):
     """What a training does that goes on after `before` lines and ends after `after`."""
-    tracker = build(place, plan, lines(before))
-    tracker.send(lines(after - 1))
-    tracker.picture(png(), after - 1)
-    tracker.send(lines(after))
+    tracker = build(run_context, training_args, lines(before))
+    tracker.log_lines(lines(after - 1))
+    tracker.log_image(png(), after - 1)
+    tracker.log_lines(lines(after))
     tracker.close(done=True)
     return tracker
 
@@ -41,10 +41,12 @@ def feed(build, place, plan, before, after):
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    place, plan = tiny.place(tiny.config(), tmp_path), build_training_args(tiny.config(), "train")
-    feed(trackers.TensorBoardTracker, place, plan, 0, 5)  # killed here; its last checkpoint was made at step 3
+    run_context, training_args = tiny.run_context(tiny.config(), tmp_path), build_training_args(tiny.config(), "train")
+    feed(
+        trackers.TensorBoardTracker, run_context, training_args, 0, 5
+    )  # killed here; its last checkpoint was made at step 3
     time.sleep(1.1)  # event files sort by the second in their names, then by a number as text (10 before 9)
-    feed(trackers.TensorBoardTracker, place, plan, 3, 7)
+    feed(trackers.TensorBoardTracker, run_context, training_args, 3, 7)
     board = EventAccumulator(str(tmp_path / "store" / "runs" / "tiny" / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6, 7]
     assert [event.value for event in board.Scalars("train/memory_mb/rank-1")] == [20.0] * 7
@@ -57,10 +59,10 @@ def test_mlflow_goes_on_in_the_same_run_without_doubled_points(tmp_path, monkeyp
 
     uri = (tmp_path / "mlflow").as_uri()
     config = tiny.config(f"train.mlflow={uri}")
-    place, plan = tiny.place(config, tmp_path), build_training_args(config, "train")
-    trackers.check_trackers(plan)
-    first = feed(trackers.MlflowTracker, place, plan, 0, 5)
-    second = feed(trackers.MlflowTracker, place, plan, 3, 7)
+    run_context, training_args = tiny.run_context(config, tmp_path), build_training_args(config, "train")
+    trackers.check_trackers(training_args)
+    first = feed(trackers.MlflowTracker, run_context, training_args, 0, 5)
+    second = feed(trackers.MlflowTracker, run_context, training_args, 3, 7)
     assert first.run_id == second.run_id
     client = MlflowClient(uri)
     run = client.get_run(first.run_id)
@@ -70,7 +72,7 @@ def test_mlflow_goes_on_in_the_same_run_without_doubled_points(tmp_path, monkeyp
     assert [item.path for item in client.list_artifacts(first.run_id, "samples")] == [
         "samples/step-00000004.png", "samples/step-00000006.png"]  # fmt: skip
     assert (
-        feed(trackers.MlflowTracker, place, plan, 0, 2).run_id != first.run_id
+        feed(trackers.MlflowTracker, run_context, training_args, 0, 2).run_id != first.run_id
     )  # from the start again: another training
 
 
@@ -93,8 +95,8 @@ def test_wandb_works_without_a_network(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = tiny.config("train.wandb=emoji")
-    place, plan = tiny.place(config, tmp_path), build_training_args(config, "train")
-    feed(trackers.WandbTracker, place, plan, 0, 5)
-    feed(trackers.WandbTracker, place, plan, 3, 7)
+    run_context, training_args = tiny.run_context(config, tmp_path), build_training_args(config, "train")
+    feed(trackers.WandbTracker, run_context, training_args, 0, 5)
+    feed(trackers.WandbTracker, run_context, training_args, 3, 7)
     runs = list((tmp_path / "store" / "runs" / "tiny" / "wandb").rglob("*.wandb"))
     assert len(runs) == 2 and len({path.name for path in runs}) == 1  # two parts of one run, for `wandb sync`

@@ -55,7 +55,7 @@ def trained(learning, steps=2):
     parameters = [parameter for parameter in learning.module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
     for step in range(steps):
-        learning.loss(learning.module, learning.draw(step, range(4))).backward()
+        learning.loss(learning.module, learning.prepare_batch(step, range(4))).backward()
         optimizer.step()
         optimizer.zero_grad()
     return {name: p.detach().clone() for name, p in learning.module.named_parameters() if p.requires_grad}
@@ -64,7 +64,7 @@ def trained(learning, steps=2):
 def test_before_the_first_step_training_it_or_not_gives_the_same_loss(frozen):
     plain, learning = task(frozen), task(frozen, LEARN)
     for step in range(2):
-        losses = [each.loss(each.module, each.draw(step, range(4))).item() for each in (plain, learning)]
+        losses = [each.loss(each.module, each.prepare_batch(step, range(4))).item() for each in (plain, learning)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
@@ -82,7 +82,7 @@ def test_what_it_learned_is_exported_and_sampled_as_diffusers_does(frozen, tmp_p
                for name, tensor in pipeline.text_encoder.named_parameters())  # fmt: skip
     with torch.inference_mode():
         wanted = pipeline.encode_prompt("a blob", "cpu", 1, do_classifier_free_guidance=False)[0]
-    torch.testing.assert_close(ours.encode("a blob"), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.encode_prompt("a blob"), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_its_own_drop_out_stays_off_and_unused_weights_stay_as_they_are():
@@ -114,7 +114,7 @@ def test_all_parts_may_be_those_of_the_pipeline_to_start_from(tiny_pipeline, tmp
                          "latents.size_px=32", "latents.max_tokens=16", "train.beta_start=0.0001",
                          "train.beta_end=0.02", "train.prediction_type=epsilon"])  # fmt: skip
     found = load_frozen(config, Store(str(tmp_path / "store")), tmp_path)
-    assert found.codec.key == load_vae(tiny_pipeline, size_px=32, background="white", device="cpu").key
+    assert found.vae.key == load_vae(tiny_pipeline, size_px=32, background="white", device="cpu").key
     assert found.text.key == load_text_encoder(str(tiny_pipeline), max_tokens=TOKENS, device="cpu").key
     assert pipeline_folder(config.train.init) == checkpoint / "pipeline"
 

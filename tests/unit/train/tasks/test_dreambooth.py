@@ -73,7 +73,7 @@ def test_a_picture_is_known_by_its_pixels_whatever_its_file(tmp_path):
 
 def test_a_file_that_is_no_picture_is_named(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    with pytest.raises(ConfigError, match=r"cannot read the picture .*bad\.jpg: .*; give JPEG or PNG"):
+    with pytest.raises(ConfigError, match=r"cannot read the image .*bad\.jpg: .*; convert it to JPEG or PNG"):
         list(dreambooth.load_squares([photo(tmp_path / "good.jpg"), tmp_path / "bad.jpg"], SIDE_PX))
 
 
@@ -82,7 +82,7 @@ def test_other_files_of_a_folder_are_passed_by(tmp_path):
         (tmp_path / "subject" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "subject" / name).write_text("")
     (found,) = dreambooth.concept_folders(config(tmp_path))
-    assert [path.name for path in found.files()] == ["one.jpg"]
+    assert [path.name for path in found.image_files()] == ["one.jpg"]
 
 
 def test_a_class_without_a_folder_gets_one_under_the_run(tmp_path):
@@ -127,7 +127,7 @@ def test_what_is_wrong_is_told_before_any_work(tmp_path, overrides, fields, prob
 
 def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"empty holds no picture"):
+    with pytest.raises(ConfigError, match=r"empty holds no image"):
         dreambooth.concept_folders(config(tmp_path, instance_folder=str(tmp_path / "empty")))
 
 
@@ -188,20 +188,20 @@ def test_a_lesson_trains_unet_and_text_encoder_from_a_pipeline(tmp_path, tiny_pi
     ids = [square.image_id for square in squares]
     moments = np.zeros((2, 3, 4, 16, 16), np.float32) + np.array([0.5, -6.0], np.float32)[:, None, None, None, None]
     captions = ["", "a zwx cat", "a cat"]
-    commit(Store(config.store), LATENTS, latent_rows(ids, frozen.codec.key, *moments))
+    commit(Store(config.store), LATENTS, latent_rows(ids, frozen.vae.key, *moments))
     commit(Store(config.store), TEXT_EMBEDDINGS, text_rows(captions, frozen.text.key, frozen.text.encode(captions)))
     lesson = DreamBoothData({ids[0]: ("a zwx cat",), ids[1]: ("a cat",), ids[2]: ("a cat",)}, frozenset(ids[1:]))
-    place = tiny.place(config, tmp_path)
-    task = load_task(lesson, place)
-    drawn = task.draw(0, range(2))
+    run_context = tiny.run_context(config, tmp_path)
+    task = load_task(lesson, run_context)
+    drawn = task.prepare_batch(0, range(2))
     assert drawn.text["input_ids"].tolist() == frozen.text.tokenizer(
         ["a zwx cat", "a cat"], padding="max_length", max_length=16
     ).input_ids  # fmt: skip
-    fit(task, build_training_args(config, "train"), place, torch.device("cpu"))
-    newest = checkpoints.newest_checkpoint(place.store, "tiny", "unet").fetch(tmp_path / "cache", "pipeline")
+    fit(task, build_training_args(config, "train"), run_context, torch.device("cpu"))
+    newest = checkpoints.newest_checkpoint(run_context.store, "tiny", "unet").fetch(tmp_path / "cache", "pipeline")
     learned = load_frozen(config.model_copy(update={"latents": config.latents.model_copy(
-        update={"codec": str(newest), "text_encoder": str(newest)})}), place.store, tmp_path)  # fmt: skip
-    assert learned.codec.key == frozen.codec.key
+        update={"codec": str(newest), "text_encoder": str(newest)})}), run_context.store, tmp_path)  # fmt: skip
+    assert learned.vae.key == frozen.vae.key
     assert learned.text.key != frozen.text.key
 
 
@@ -210,7 +210,7 @@ def test_a_class_folder_with_pictures_enough_needs_none_that_are_drawn(tmp_path)
         photo(tmp_path / "cats" / f"{number}.png", colour=(number, 0, 0))
     settings = config(tmp_path, "train.num_class_images=2", class_prompt="a cat", class_folder=str(tmp_path / "cats"))
     _, its_class = dreambooth.concept_folders(settings)
-    own = list(dreambooth.load_squares(its_class.files(), SIDE_PX))
+    own = list(dreambooth.load_squares(its_class.image_files(), SIDE_PX))
     assert dreambooth_job._generate_class_images(settings, its_class) == 0
     assert dreambooth_job._concept_images(settings, its_class, own) == own[:2]
 
@@ -234,8 +234,8 @@ def test_what_the_group_would_refuse_is_told_before_a_class_picture_is_drawn(
     monkeypatch.setattr(device, "find_spec", lambda name: None)
     monkeypatch.setattr(dreambooth_job.ray_runtime, "connect", lambda settings: None)
     monkeypatch.setattr(dreambooth_job.ray_runtime.ray, "cluster_resources", lambda: {"CPU": 8.0})
-    monkeypatch.setattr(dreambooth_job.ray_runtime, "may_grow", lambda: False)
-    monkeypatch.setattr(dreambooth_job, "_on_a_worker", lambda train, task, *arguments: task(*arguments))
+    monkeypatch.setattr(dreambooth_job.ray_runtime, "can_autoscale", lambda: False)
+    monkeypatch.setattr(dreambooth_job, "_run_on_worker", lambda train, task, *arguments: task(*arguments))
     monkeypatch.setattr(dreambooth_job.generate, "run", lambda settings: pytest.fail("it was drawn"))
     with pytest.raises(error, match=problem):
         dreambooth_job.run(settings)

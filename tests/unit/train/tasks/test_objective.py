@@ -31,7 +31,7 @@ def seen(config, latents, noise, timesteps):
     noisy = []
     objective = Objective(config)
     objective.losses(lambda x, times: noisy.append(x) or x, latents, noise, timesteps)
-    signal, level = (column[:, None, None, None] for column in objective.levels.at(timesteps))
+    signal, level = (column[:, None, None, None] for column in objective.noise_schedule.signal_and_noise(timesteps))
     return noisy[0], PREDICTION_TARGETS[config.prediction_type](signal, level, latents, noise)
 
 
@@ -46,7 +46,9 @@ def test_noise_and_velocity_are_those_of_diffusers():
 @pytest.mark.parametrize("zero", [False, True])
 def test_levels_are_those_of_diffusers(zero):
     cumprod = DDIMScheduler(**BETAS, rescale_betas_zero_snr=zero).alphas_cumprod
-    signal, level = NoiseSchedule(TrainConfig(prediction_type="v_prediction", zero_terminal_snr=zero)).at(ALL)
+    signal, level = NoiseSchedule(TrainConfig(prediction_type="v_prediction", zero_terminal_snr=zero)).signal_and_noise(
+        ALL
+    )
     torch.testing.assert_close(signal, cumprod.sqrt(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(level, (1 - cumprod).sqrt(), rtol=1e-4, atol=1e-5)
     assert (signal[-1] == 0) == zero
@@ -80,20 +82,20 @@ def test_the_loss_is_the_weighted_mean_square_of_the_error():
 def test_weights_are_the_published_ones(prediction, formula):
     config = TrainConfig(prediction_type=prediction, **{} if prediction == "flow" else {"snr_gamma": 5})
     objective = Objective(config)
-    levels = objective.levels.at(ALL[1:])
+    levels = objective.noise_schedule.signal_and_noise(ALL[1:])
     wanted = torch.tensor([formula(float(signal / level) ** 2) for signal, level in zip(*levels, strict=True)])
     torch.testing.assert_close(objective.weights(*levels), wanted.float(), rtol=1e-4, atol=1e-6)
 
 
 def test_without_gamma_every_noise_level_weighs_the_same():
     objective = Objective(TrainConfig(prediction_type="v_prediction", snr_gamma=None))
-    assert (objective.weights(*objective.levels.at(ALL)) == 1).all()
+    assert (objective.weights(*objective.noise_schedule.signal_and_noise(ALL)) == 1).all()
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
 def test_the_loss_is_finite_where_there_is_no_signal(prediction):
     objective = Objective(TrainConfig(prediction_type=prediction, snr_gamma=5))
-    objective.levels = NoiseSchedule(TrainConfig(prediction_type=prediction, zero_terminal_snr=True))
+    objective.noise_schedule = NoiseSchedule(TrainConfig(prediction_type=prediction, zero_terminal_snr=True))
     x = torch.ones(1000, 1, 1, 1)
     assert objective.losses(lambda noisy, times: noisy, x, 2 * x, ALL).isfinite().all()
 
@@ -101,7 +103,7 @@ def test_the_loss_is_finite_where_there_is_no_signal(prediction):
 def test_zero_terminal_snr_alone_trains_the_noisy_end():
     config = load(None, ["train.zero_terminal_snr=true"]).train
     objective = Objective(config)
-    assert (objective.weights(*objective.levels.at(ALL)) == 1).all()
+    assert (objective.weights(*objective.noise_schedule.signal_and_noise(ALL)) == 1).all()
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
 
 

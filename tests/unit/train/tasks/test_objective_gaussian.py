@@ -30,7 +30,8 @@ of_every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join
 def best(config, noisy, timesteps):
     """The output of least error for every prediction type, of E[x_0 | x_t] (Gaussian conditioning)."""
     signal, level = (
-        column.double().view(-1, *[1] * (noisy.dim() - 1)) for column in NoiseSchedule(config).at(timesteps)
+        column.double().view(-1, *[1] * (noisy.dim() - 1))
+        for column in NoiseSchedule(config).signal_and_noise(timesteps)
     )
     latents = MEAN + signal * STD**2 / (signal**2 * STD**2 + level**2) * (noisy - signal * MEAN)
     return PREDICTION_TARGETS[config.prediction_type](signal, level, latents, (noisy - signal * latents) / level)
@@ -67,7 +68,7 @@ def test_the_objective_is_least_at_the_best_network(kind, gamma):
 def drawn(config, steps=500):  # divides 1000: else diffusers steps to levels beside those it goes on from
     """(mean, standard deviation) of what the sampler draws with the best network, and the scheduler's start."""
     scheduler = Objective(config).scheduler()
-    schedule = SamplingSchedules(scheduler.config).row("", steps)
+    schedule = SamplingSchedules(scheduler.config).schedule("", steps)
     timesteps = schedule.timesteps if config.prediction_type == "flow" else schedule.timesteps.long()
     x = torch.tensor([0.0, 1.0], dtype=torch.float64)
     for timestep, row in zip(timesteps, schedule.columns.double(), strict=True):
@@ -80,7 +81,7 @@ def test_the_sampler_draws_the_gaussian_that_was_learned(kind):
     """Exactly so where the start is pure noise; else as far off as the signal left there makes it."""
     config = TrainConfig(**kind, snr_gamma=None)
     mean, std, first = drawn(config)
-    signal, level = (float(column) for column in NoiseSchedule(config).at(first))
+    signal, level = (float(column) for column in NoiseSchedule(config).signal_and_noise(first))
     spread = (signal**2 * STD**2 + level**2) ** 0.5
     assert mean == pytest.approx(MEAN - STD * signal * MEAN / spread, abs=3e-3)
     assert std == pytest.approx(STD / spread, abs=6e-3)  # the last step cannot restore what it guesses

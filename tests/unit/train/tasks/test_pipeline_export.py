@@ -47,8 +47,8 @@ def test_the_manifest_holds_the_keys_of_all_that_is_frozen(partly, tmp_path):
     pipeline = write_pipeline(tmp_path / "base")
     config = tuned(pipeline, tmp_path / "store", partly)
     fill_latents(config)
-    place = tiny.place(config, tmp_path)
-    fit(diffusion_task.load_task(place), build_training_args(config, "train"), place, torch.device("cpu"))
+    run_context = tiny.run_context(config, tmp_path)
+    fit(diffusion_task.load_task(run_context), build_training_args(config, "train"), run_context, torch.device("cpu"))
     (found,) = checkpoints.complete_checkpoints(Store(config.store), "tiny", "unet")
     manifest = found.check()
     base = load_unet(config.train, SHAPE, WIDTH)
@@ -70,4 +70,4 @@ def test_the_manifest_holds_the_keys_of_all_that_is_frozen(partly, tmp_path):
 def test_a_network_that_learns_as_a_whole_needs_no_base(tmp_path, tiny_pipeline):
     config = tuned(tiny_pipeline, tmp_path / "store")
     fill_latents(config)
-    assert "base_key" not in diffusion_task.load_task(tiny.place(config, tmp_path)).facts
+    assert "base_key" not in diffusion_task.load_task(tiny.run_context(config, tmp_path)).manifest_facts

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from diffusers.optimization import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
+from emoji_ldm.config import Config
 from emoji_ldm.train.engines.optimizer import lr_at
-from emoji_ldm.train.training_args import TrainingArgs
+from emoji_ldm.train.training_args import build_training_args
 
 
-def plan(**fields):
-    return TrainingArgs("train", "unet", **{"batch_size": 1, "lr": 2.0, "seed": 0, "checkpoint_every": 1, **fields})
+def training_args(**fields):
+    return dataclasses.replace(build_training_args(Config(), "autoencoder"), lr=2.0, **fields)
 
 
 THEIRS = {
@@ -36,16 +39,18 @@ def test_rates_are_those_of_the_usual_schedules(name, end, warmup):
     for _ in range(30):
         theirs.step()
         wanted.append(optimizer.param_groups[0]["lr"])
-    ours = [lr_at(step, plan(warmup_steps=warmup, steps=30, lr_schedule=name, lr_end=end)) for step in range(30)]
+    ours = [
+        lr_at(step, training_args(warmup_steps=warmup, steps=30, lr_schedule=name, lr_end=end)) for step in range(30)
+    ]
     assert ours == pytest.approx(wanted, abs=1e-9)
 
 
 def test_the_first_step_moves_and_the_last_ends_the_course():
-    rates = [lr_at(step, plan(warmup_steps=10, steps=101)) for step in range(101)]
+    rates = [lr_at(step, training_args(warmup_steps=10, steps=101)) for step in range(101)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9] == pytest.approx(2.0) == max(rates)
     assert rates[100] == pytest.approx(0.2)
 
 
 def test_a_run_shorter_than_its_warm_up_only_warms_up():
-    assert lr_at(4, plan(warmup_steps=10, steps=5)) == pytest.approx(1.0)
+    assert lr_at(4, training_args(warmup_steps=10, steps=5)) == pytest.approx(1.0)

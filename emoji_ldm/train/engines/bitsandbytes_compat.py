@@ -1,0 +1,70 @@
+"""Private parts of bitsandbytes: the layout of AdamW's 8-bit moments, and a step that can be skipped.
+
+A moment is stored as one byte per element, which names an entry of a table of 256 values between -1 and 1
+(`qmap1`, `qmap2`), in units of a scale per block of 256 elements (`absmax1`, `absmax2`). This is block-wise dynamic
+quantisation (arXiv 2110.02861, section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from bitsandbytes.optim import AdamW8bit
+from torch import Tensor
+
+from emoji_ldm.library_compat import require_version
+from emoji_ldm.model.torch_compat import divide_tensors
+
+KNOWN_VERSIONS = ("0.50",)
+QUANTIZATION_BLOCK = 256  # elements that share a scale
+
+require_version("bitsandbytes", KNOWN_VERSIONS)
+
+
+class GuardedAdamW8bit(AdamW8bit):  # type: ignore[misc]
+    """AdamW with 8-bit moments that obeys `torch_compat.set_step_guard`.
+
+    It asks the device whether to skip, which costs nothing here: bitsandbytes waits for it at each step anyway.
+    """
+
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
+
+    def step(self, closure: Any = None) -> Any:
+        """Make a step, or none."""
+        if self.found_inf is not None and bool(self.found_inf):
+            return None
+        if self.grad_scale is not None:
+            gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            divide_tensors(gradients, self.grad_scale)
+        return super().step(closure)
+
+
+def init_state(optimizer: Any, key: Tensor) -> None:
+    """Make the moments of a parameter before its first step."""
+    optimizer.init_state(optimizer.param_groups[0], key, 0, 0)
+
+
+def dequantize(state: Mapping[str, Any], number: int) -> Tensor:
+    """Moment `number` (1 or 2) as fp32: table entries times the scale of their block."""
+    codes = state[f"state{number}"]
+    scales = state[f"absmax{number}"].repeat_interleave(QUANTIZATION_BLOCK)[: codes.numel()]
+    whole: Tensor = state[f"qmap{number}"][codes.flatten().long()].mul_(scales).view(codes.shape)
+    return whole
+
+
+def quantize(values: Tensor, state: Mapping[str, Any], number: int) -> None:
+    """Write moment `number`; the inverse of `dequantize` but for the rounding of the scale.
+
+    The library's own function takes the largest magnitude in a block as its scale, though its table ends at 0.993 below
+    zero. Each round trip would shrink a block whose largest magnitude is a negative value.
+    """
+    codes, scales, table = (state[f"{part}{number}"] for part in ("state", "absmax", "qmap"))
+    padding = (0, -values.numel() % QUANTIZATION_BLOCK)
+    flat = torch.nn.functional.pad(values.flatten(), padding).view(-1, QUANTIZATION_BLOCK)
+    scales.copy_(torch.maximum(flat.amax(1) / table.max(), flat.amin(1) / table.min().clamp(max=-1e-9)).clamp(min=0))
+    relative = flat / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+    nearest = torch.bucketize(relative, (table[1:] + table[:-1]) / 2)
+    codes.copy_(nearest.flatten()[: values.numel()].view(codes.shape))

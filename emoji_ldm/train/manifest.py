@@ -1,0 +1,141 @@
+"""What a checkpoint's manifest records of its training, and whether a run may go on from it.
+
+The manifest holds the resolved configuration. Its field names changed over time, so it also holds the version of their
+names, and `recorded_config` brings older ones up to date. Nothing else may read `manifest["config"]`: a renamed option
+would silently no longer be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from emoji_ldm import __version__
+from emoji_ldm.config import Config
+from emoji_ldm.dataset.checkpoints import Checkpoint
+from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.store import Store
+from emoji_ldm.train.training_args import RunContext, TrainingArgs
+
+CONFIG_VERSION = 2  # of the names in a recorded configuration; raised with a migration in `recorded_config`
+
+# Options that decide what the tensors of a checkpoint are or mean.
+FIXED_OPTIONS = (
+    "kind", "init", "block_out_channels", "attention", "layers_per_block", "num_heads", "latent_channels",
+    "trainable_pattern", "lora_rank", "lora_alpha", "lora_targets", "train_text_encoder", "prediction_type",
+    "beta_start", "beta_end", "zero_terminal_snr", "ema_widths",
+)  # fmt: skip
+
+# Facts of a task that decide it too, and how a user knows them.
+FIXED_FACTS = {
+    "codec_key": "the autoencoder of the latents (latents.vae)",
+    "encoder_key": "the text encoder (latents.text_encoder)",
+    "scaling_factor": "the scaling factor of the latents",
+    "base_key": "the network of train.init",
+}
+
+# Version 1 -> 2: {section: {old name: new name}}, and fields whose 0, -1, "" or [] stood for "not set".
+RENAMED_IN_2 = {
+    "train": {"keep": "keep_last", "validation": "validation_fraction", "caption_drop": "caption_dropout",
+              "trainable": "trainable_pattern", "num_gpus": "gpus_per_worker"},
+    "autoencoder": {"num_gpus": "gpus_per_worker"},
+    "latents": {"codec": "vae", "variants": "num_augmentations", "num_gpus": "gpus_per_worker"},
+}  # fmt: skip
+UNSET_IN_2 = {
+    "init": "", "attention": [], "trainable_pattern": "", "lora_rank": 0, "lora_alpha": 0, "snr_gamma": 0,
+    "micro_batch_size": 0, "spike_factor": 0, "min_workers": 0, "max_preemptions": -1, "resume": "", "sample_every": 0,
+    "sample_prompts": [], "mlflow": "", "wandb": "", "class_prompt": "", "class_folder": "",
+}  # fmt: skip
+
+Sections = dict[str, Any]  # {section: {option: value}}, and `run`
+
+
+def checkpoint_facts(context: RunContext, args: TrainingArgs) -> dict[str, Any]:
+    """How the checkpoint came to be, for its manifest."""
+    return {
+        "config": context.config.model_dump(mode="json"), "config_version": CONFIG_VERSION,
+        "zero_stage": args.zero_stage, "code": __version__,
+    }  # fmt: skip
+
+
+def recorded_config(manifest: Mapping[str, Any]) -> Sections:
+    """`run` and the sections `train`, `autoencoder` and `latents` of the recorded configuration, in today's names.
+
+    Other sections do not bear on a checkpoint and are left out.
+
+    Raises:
+        ModelError: A newer version of this package wrote it.
+    """
+    recorded: Mapping[str, Any] = manifest.get("config", {})
+    version = int(manifest.get("config_version", 1))
+    if version > CONFIG_VERSION:
+        raise ModelError(
+            f"the checkpoint was written by emoji_ldm {manifest.get('code', '')}, which is newer than this one "
+            f"({__version__}); update this installation, or train under another name (run=...)"
+        )
+    sections = {name: recorded[name] for name in ("run", "train", "autoencoder", "latents") if name in recorded}
+    return _to_version_2(sections) if version < 2 else sections
+
+
+def _to_version_2(sections: Mapping[str, Any]) -> Sections:
+    return {
+        name: _unset({RENAMED_IN_2[name].get(option, option): value for option, value in values.items()})
+        if name in RENAMED_IN_2
+        else values
+        for name, values in sections.items()
+    }
+
+
+def _unset(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with null for what is not set, in the concepts of DreamBooth as well."""
+    found: dict[str, Any] = {
+        name: None if name in UNSET_IN_2 and value == UNSET_IN_2[name] and value is not False else value
+        for name, value in options.items()
+    }
+    if "concepts" in found:
+        found["concepts"] = [_unset(concept) for concept in found["concepts"]]
+    return found
+
+
+def refuse_mismatch(
+    checkpoint: Checkpoint, manifest: Mapping[str, Any], config: Config, args: TrainingArgs,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Raise ModelError if what the checkpoint's tensors depend on differs from what is to be trained.
+
+    Args:
+        checkpoint: Named in the error.
+        manifest: The checkpoint's.
+        config: Its section `args.section` is compared with the recorded one.
+        args: Name the section.
+        facts: The task's `manifest_facts`, where it is built already; see `FIXED_FACTS`.
+    """
+    theirs = recorded_config(manifest).get(args.section, {})
+    ours = config.model_dump(mode="json")[args.section]
+    differ = [name for name in FIXED_OPTIONS if name in ours and name in theirs and ours[name] != theirs[name]]
+    reasons = [f"{args.section}.{name} is {ours[name]!r}, there {theirs[name]!r}" for name in differ]
+    reasons += [f"{words} is {facts[name]!r}, there {manifest[name]!r}" for name, words in FIXED_FACTS.items()
+                if name in facts and name in manifest and facts[name] != manifest[name]]  # fmt: skip
+    if reasons:
+        raise mismatch_error(checkpoint, "; ".join(reasons))
+
+
+def refuse_finished(
+    checkpoint: Checkpoint, manifest: Mapping[str, Any], store: Store, run: str, args: TrainingArgs
+) -> None:
+    """Raise ConfigError if a checkpoint of another run is at the last step already: nothing would be left to train."""
+    own = checkpoint.store == store and checkpoint.path.startswith(f"checkpoints/{run}/{args.kind}/")
+    if int(manifest["step"]) >= args.steps and not own:
+        raise ConfigError(
+            f"{args.section}.resume names a checkpoint of step {manifest['step']}, and {args.section}.steps="
+            f"{args.steps} leaves nothing to train; raise {args.section}.steps"
+        )
+
+
+def mismatch_error(checkpoint: Checkpoint, reasons: str) -> ModelError:
+    """The error of a checkpoint that belongs to another network or objective."""
+    return ModelError(
+        f"checkpoint {checkpoint.uri} is of another network or objective ({reasons}); "
+        "set it back, or train under another name (run=...)"
+    )

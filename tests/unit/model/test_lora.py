@@ -1,0 +1,63 @@
+"""Which weights are trained: adapters, or those that match a pattern."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+
+from emoji_ldm.config import TrainConfig
+from emoji_ldm.model.denoiser import build_denoiser, export_unet
+from emoji_ldm.model.lora import select_trainable
+from emoji_ldm.model.unet import count_parameters
+
+pytestmark = pytest.mark.slow
+SHAPE, WIDTH = (4, 16, 16), 32  # of the tiny pipeline
+
+
+def tuned(folder, **changes):
+    return TrainConfig(init=str(folder), **changes)
+
+
+def learning(denoiser):
+    return {name: weight for name, weight in denoiser.named_parameters() if weight.requires_grad}
+
+
+def moved(denoiser):
+    """Trained weights as a checkpoint gives them, each a little away from where it started."""
+    torch.manual_seed(5)
+    return {name: weight.detach() + 0.05 * torch.randn_like(weight) for name, weight in learning(denoiser).items()}
+
+
+def output(unet):
+    torch.manual_seed(6)
+    with torch.no_grad():
+        return unet(torch.randn(2, *SHAPE), 7, torch.randn(2, 5, WIDTH)).sample
+
+
+def test_adapters_learn_alone_and_come_fused_and_beside(tiny_pipeline, tmp_path):
+    config = tuned(tiny_pipeline, lora_rank=2, lora_alpha=3)
+    denoiser = build_denoiser(config, SHAPE, WIDTH)
+    assert learning(denoiser) and all(".lora_" in name for name in learning(denoiser))
+    again = build_denoiser(config, SHAPE, WIDTH)
+    assert all(torch.equal(weight, learning(again)[name]) for name, weight in learning(denoiser).items())
+    weights = moved(denoiser)
+    fused = export_unet(config, SHAPE, WIDTH, weights, tmp_path / "lora")
+    again.load_state_dict(weights, strict=False)
+    pipeline = DiffusionPipeline.from_pretrained(tiny_pipeline)
+    assert fused.state_dict().keys() == pipeline.unet.state_dict().keys()
+    before = output(pipeline.unet)
+    pipeline.load_lora_weights(tmp_path / "lora")
+    assert (output(fused) - before).abs().max() > 1e-3
+    for unet in (again.unet, pipeline.unet):
+        torch.testing.assert_close(output(unet), output(fused), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("changes, largest", [({"trainable_pattern": "attn2"}, 0.08), ({"lora_rank": 16}, 0.01)])
+def test_of_stable_diffusion_1_little_is_trained_kept_and_shared(changes, largest):
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # diffusers' defaults are those of 1.4
+        whole = count_parameters(unet)
+        select_trainable(unet, TrainConfig(**changes))
+    assert whole == 859_520_964
+    assert 0.001 < count_parameters(unet) / whole < largest

@@ -1,0 +1,94 @@
+"""U-Nets: built from the configuration, or loaded from a pipeline."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from emoji_ldm.config import TrainConfig
+from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.model.denoiser import build_denoiser, export_unet
+from emoji_ldm.model.unet import build_unet, count_parameters, reference_parameters
+
+SMALL = TrainConfig(block_out_channels=(16, 32), layers_per_block=1, num_heads=2)
+
+
+def test_the_unet_attends_to_text_below_the_highest_resolution_only():
+    unet = build_unet(SMALL, (4, 8, 8), 12)
+    crossing = {name.split(".attn2")[0] for name, _ in unet.named_parameters() if "attn2.to_k" in name}
+    assert {name.split(".")[0] for name in crossing} == {"down_blocks", "mid_block", "up_blocks"}
+    assert not any(name.startswith(("down_blocks.0.", "up_blocks.1.")) for name in crossing)
+    assert unet(torch.zeros(2, 4, 8, 8), 3, torch.zeros(2, 5, 12)).sample.shape == (2, 4, 8, 8)
+    assert count_parameters(unet) == sum(tensor.numel() for tensor in unet.state_dict().values())
+
+
+def test_the_same_seed_builds_the_same_unet_and_leaves_the_random_state_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    first, second = (build_unet(SMALL, (4, 8, 8), 12).conv_in.weight for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("change, match", [
+    ({"block_out_channels": (8, 8, 8, 8, 8)}, "halves the latent 4 times"),
+    ({"block_out_channels": (8, 16), "num_heads": 3}, "does not divide"),
+])  # fmt: skip
+def test_a_unet_that_does_not_fit_is_refused_with_its_field(change, match):
+    with pytest.raises(ConfigError, match=match):
+        build_unet(SMALL.model_copy(update=change), (4, 8, 8), 12)
+
+
+pytestmark = pytest.mark.slow
+SHAPE, WIDTH = (4, 16, 16), 32  # of the tiny pipeline
+
+
+def tuned(folder, **changes):
+    return TrainConfig(init=str(folder), **changes)
+
+
+def learning(denoiser):
+    return {name: weight for name, weight in denoiser.named_parameters() if weight.requires_grad}
+
+
+def moved(denoiser):
+    """Trained weights as a checkpoint gives them, each a little away from where it started."""
+    torch.manual_seed(5)
+    return {name: weight.detach() + 0.05 * torch.randn_like(weight) for name, weight in learning(denoiser).items()}
+
+
+def test_the_reference_network_has_nearly_the_reference_s_count():
+    config = TrainConfig(block_out_channels=(256, 512), attention=(True, False), num_heads=8)
+    with torch.device("meta"):
+        unet = build_unet(config, (4, 8, 8), 512)
+    assert (count_parameters(unet), reference_parameters(unet)) == (71_010_564, {"reference_parameters": 72_993_540})
+    assert reference_parameters(build_unet(TrainConfig(block_out_channels=(8,)), (4, 8, 8), 8)) == {}
+
+
+def test_attention_is_where_it_is_wanted():
+    config = TrainConfig(block_out_channels=(8, 16, 24), attention=(True, False, True), num_heads=2, layers_per_block=1)
+    unet = build_unet(config, (4, 8, 8), 12)
+    assert unet.config.down_block_types == ("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D")
+    assert unet.config.up_block_types == ("CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D")
+    with pytest.raises(ConfigError, match="for 2 resolutions, but"):
+        build_unet(config.model_copy(update={"attention": (True, False)}), (4, 8, 8), 12)
+
+
+def test_training_may_start_from_a_pipeline_at_another_size(tiny_pipeline):
+    config = tuned(tiny_pipeline)
+    denoiser = build_denoiser(config, (4, 8, 12), WIDTH)
+    theirs = DiffusionPipeline.from_pretrained(tiny_pipeline).unet
+    assert torch.equal(denoiser.unet.conv_in.weight, theirs.conv_in.weight)
+    assert denoiser.training
+    unet = export_unet(config, (4, 8, 12), WIDTH, moved(denoiser))
+    assert unet.config.sample_size == (8, 12)
+    assert torch.equal(unet.conv_in.weight, moved(denoiser)["unet.conv_in.weight"])
+    with pytest.raises(ModelError, match="another network"):
+        export_unet(config, (4, 8, 12), WIDTH, {})
+
+
+def test_a_missing_pipeline_is_a_model_error(tmp_path):
+    with pytest.raises(ModelError, match="no model folder"):
+        build_denoiser(tuned(tmp_path / "gone"), SHAPE, WIDTH)
