@@ -96,9 +96,14 @@ def planned(shard: WorkShard, plans: Mapping[str, CaptionPlan], version: int) ->
     """
     ids = sorted(image_id for several in shard.payload["located"].values() for image_id in several)
     chosen = {image_id: plans[image_id].to_json() for image_id in ids}
+    # Names of shards are in the commits of stores: these three words must stay.
+    named = {
+        image_id: {"wanted": plan.missing, "texts": plan.good_captions, "replaces": plan.replaces}
+        for image_id, plan in ((image_id, plans[image_id]) for image_id in ids)
+    }
     replaces = tuple(key for image_id in ids for key in plans[image_id].replaces)
-    name = key_of(shard.name, chosen, version if replaces else None)
-    num_items = sum(len(plans[image_id].wanted) for image_id in ids)
+    name = key_of(shard.name, named, version if replaces else None)
+    num_items = sum(len(plans[image_id].missing) for image_id in ids)
     return WorkShard(name, {**shard.payload, "plans": chosen}, num_items, replaces)
 
 

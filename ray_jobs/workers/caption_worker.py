@@ -41,7 +41,7 @@ class CaptionWorker:
         self.num_finished += 1
         status = captions["status"].to_pylist()
         counts = {"ok": status.count("ok"), "failed": status.count("failed")}
-        filled = {"asked": batcher.asked, "slots": batcher.slots} if self.engine.batch_size else {}
+        filled = {"asked": batcher.num_requests, "slots": batcher.num_slots} if self.engine.batch_size else {}
         return ShardOutput(captions, counts | filled)
 
 

@@ -47,7 +47,7 @@ def config_of(site_url, store, **options):
     }
     cluster = {"num_cpus": 4, "object_store_mb": 100}
     return build(
-        {"store": str(store), "crawl": {"site": site_url, **small, **options}, "cluster": cluster}, where="test"
+        {"store": str(store), "crawl": {"site": site_url, **small, **options}, "ray": cluster}, where="test"
     )
 
 

@@ -24,13 +24,13 @@ def read(payload):
 class Echo:
     """Makes a row of each key; refuses the key `boom` as a stage refuses missing weights, once others are committed."""
 
-    def __init__(self, table=None, wait_for_version=0):
-        self.table, self.wait_for_version = table, wait_for_version
+    def __init__(self, store=None, wait_for_version=0):
+        self.store, self.wait_for_version = store, wait_for_version
 
     def __call__(self, rows):
         keys = rows["key"].to_pylist()
         if "boom" in keys:
-            while self.table.refresh() or self.table.version < self.wait_for_version:
+            while Table(self.store, TEXT_EMBEDDINGS).version < self.wait_for_version:
                 time.sleep(0.05)
             raise ModelError("no weights in ./here; fetch them first")
         columns = {
@@ -63,7 +63,7 @@ def test_every_shard_is_a_version_and_a_second_run_commits_nothing(job):
 
 def test_an_error_for_the_user_arrives_as_itself_and_what_is_committed_before_it_stays(job):
     table, lineage = Table(job.store, TEXT_EMBEDDINGS), Lineage(RunInfo("default", Config().to_json()), "texts", {})
-    job = dataclasses.replace(job, worker_args=(table, 1))
+    job = dataclasses.replace(job, worker_args=(job.store, 1))
     bad = delta_sink.WorkShard("bad", {"keys": ["boom"]})
     with pytest.raises(ModelError, match=r"no weights in \./here"):
         delta_sink.run(job, [*shards(3), bad], lineage)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 def settings(tmp_path, model, **generate):
     generate = {"checkpoint": str(model), "steps": 3, "batch_size": 2, "rows_per_shard": 2, **generate}
     generate["output"] = str(tmp_path / "out")
-    return build({"store": str(tmp_path / "store"), "generate": generate, "cluster": {"num_cpus": 4}}, where="test")
+    return build({"store": str(tmp_path / "store"), "generate": generate, "ray": {"num_cpus": 4}}, where="test")
 
 
 def test_every_draw_is_made_once_and_the_folder_is_mended(tmp_path, tiny_pipeline):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def connected():
-    ray_runtime.connect(build({"cluster": {"num_cpus": 2, "object_store_mb": 100}}, where="test").cluster)
+    ray_runtime.connect(build({"ray": {"num_cpus": 2, "object_store_mb": 100}}, where="test").ray)
     yield
     ray.shutdown()
 

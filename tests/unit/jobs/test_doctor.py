@@ -1,0 +1,28 @@
+"""What `emoji-ldm doctor` finds."""
+
+from emoji_ldm.config import build
+from ray_jobs.cli import doctor
+
+
+def config(tmp_path):
+    return build({"store": str(tmp_path / "store")}, where="test")
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "EXTRAS", {"crawl": ("httpx", "no_such_package")})
+    assert doctor.print_checks(config(tmp_path)) == 1
+    assert "lacks no_such_package: pip install 'emoji-ldm[crawl]'" in capsys.readouterr().err
+
+
+def test_what_is_optional_and_absent_is_no_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    assert [result.passed for result in (*doctor._gpu(config(tmp_path)), *doctor._kubectl(config(tmp_path)))] == [
+        None
+    ] * 2
+    assert [result.passed for result in doctor._browser(config(tmp_path))] == [False, False]
+
+
+def test_a_store_that_cannot_be_written_fails_with_its_reason(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (result,) = doctor._store(build({"store": f"{tmp_path}/file/store"}, where="test"))
+    assert result.passed is False and "file" in result.text
