@@ -22,7 +22,7 @@ def caption_for(request: CaptionRequest) -> str:
 class FakeEngine:
     """Answers with `say`, keeps the batches, and prepares in another thread than it answers."""
 
-    samples = True
+    can_resample = True
 
     def __init__(self, say: Callable[[CaptionRequest], str] = caption_for, batch_size: int | None = 4) -> None:
         """What `say` raises, the batch raises."""

@@ -1,8 +1,9 @@
-"""Rows of `images` through an engine into rows of `captions`: full batches, gates, further answers.
+"""Rows of `images` -> rows of `captions`: full batches for the engine, validation, retries.
 
-One queue feeds the engine. A caption that fails a gate goes back to its end, and an image's next
-caption enters when the one before it is settled, so batches stay full until the queue runs dry;
-the next batch is decoded and prepared in a thread while the engine answers this one.
+One queue feeds the engine. A caption that fails validation goes back to the end of the queue for a further answer, and
+an image's next caption enters when the one before it is finished (it must differ from that). So batches stay full
+until the queue runs dry, instead of shrinking with each round of retries. While the engine answers one batch, a thread
+decodes and prepares the next.
 """
 
 from __future__ import annotations
@@ -35,135 +36,137 @@ from emoji_ldm.schemas import CAPTION_ATTRIBUTES, CAPTIONS
 
 @dataclass
 class _PendingCaption:
-    """A caption that is being made."""
+    """A caption in the queue."""
 
     row: dict[str, Any]  # of `images`
     plan: CaptionPlan
     number: int
-    attempts: int  # answers given, in earlier runs too
-    again: int  # further answers that may be asked for
+    attempts: int  # answers given so far, in earlier runs too
+    retries_left: int
 
 
 @dataclass
 class _PreparedBatch:
-    """Drafts whose pictures could be read, ready for the engine, and those whose could not."""
+    """Captions whose images could be decoded, ready for the engine, and those whose images could not."""
 
-    drafts: list[_PendingCaption] = field(default_factory=list)
+    pending: list[_PendingCaption] = field(default_factory=list)
     requests: list[CaptionRequest] = field(default_factory=list)
     unreadable: list[tuple[_PendingCaption, str]] = field(default_factory=list)
-    prepared: Any = None  # None if preparing failed: then picture by picture
+    prepared: Any = None  # None if preparing failed: fault isolation prepares again, in smaller parts
 
 
 class CaptionBatcher:
     """Makes the captions of some images with one engine."""
 
     def __init__(self, engine: CaptionEngine, config: CaptionConfig) -> None:
-        """Nothing is asked yet."""
+        """Keep the engine and its settings; `run` does the work."""
         self.engine, self.config = engine, config
         self.key, self.name = engine_key(config), engine_name(config)
-        self.asked = self.slots = 0  # requests, and places in the batches that carried them
+        self.num_requests = self.num_slots = 0  # answers requested, and the capacity of their batches
         self._queue, self._rows = deque[_PendingCaption](), list[dict[str, Any]]()
 
     def run(self, images: pa.Table) -> pa.Table:
         """Rows of `captions`, by image in the given order and then by number.
 
         Args:
-            images: image_id, image, title, tags, and `plan` (see `plan.column`) where not all captions are wanted.
+            images: image_id, image, title, tags, and `plan` (see `planner.plan_column`) where some captions exist.
 
         Raises:
-            EngineDead, ModelError: See `poison.outcomes`.
+            EngineLostError, ModelError: See `fault_isolation.isolate_faults`.
         """
         rows = images.to_pylist()
         for row in rows:
-            self._enter(row, self._plan(row))
+            self._enqueue_next(row, self._plan(row))
         with ThreadPoolExecutor(1, thread_name_prefix="prepare") as ahead:
             self._drain(ahead)
-        place = {row["image_id"]: index for index, row in enumerate(rows)}
-        self._rows.sort(key=lambda row: (place[row["image_id"]], row["number"]))
+        order = {row["image_id"]: index for index, row in enumerate(rows)}
+        self._rows.sort(key=lambda row: (order[row["image_id"]], row["number"]))
         return pa.Table.from_pylist(self._rows, schema=CAPTIONS.schema)
 
     def _drain(self, ahead: ThreadPoolExecutor) -> None:
-        coming = self._take(ahead)
-        while coming:
-            batch, coming = coming.result(), None
-            if len(self._queue) >= (self.engine.batch_size or 1):  # else the answers to come may fill it up
-                coming = self._take(ahead)
-            for draft, reason in batch.unreadable:
-                self._settle(draft, Caption("", reason=f"unreadable picture: {reason}"))
+        next_batch = self._take(ahead)
+        while next_batch:
+            batch, next_batch = next_batch.result(), None
+            # Prepare the next batch meanwhile, but only a full one: retries of this batch may fill up a smaller one.
+            if len(self._queue) >= (self.engine.batch_size or 1):
+                next_batch = self._take(ahead)
+            for pending, reason in batch.unreadable:
+                self._finish(pending, Caption("", reason=f"unreadable image: {reason}"))
             if batch.requests:
-                for draft, outcome in zip(batch.drafts, self._ask(batch), strict=True):
-                    self._weigh(draft, outcome)
-            coming = coming or self._take(ahead)
+                for pending, outcome in zip(batch.pending, self._answers(batch), strict=True):
+                    self._handle_outcome(pending, outcome)
+            next_batch = next_batch or self._take(ahead)
 
     def _take(self, ahead: ThreadPoolExecutor) -> Future[_PreparedBatch] | None:
-        """The next batch, on its way; None if the queue is empty."""
+        """The next batch, being prepared; None if the queue is empty."""
         size = min(self.engine.batch_size or len(self._queue), len(self._queue))
-        drafts = [self._queue.popleft() for _ in range(size)]
-        return ahead.submit(self._prepare, drafts) if drafts else None
+        taken = [self._queue.popleft() for _ in range(size)]
+        return ahead.submit(self._prepare, taken) if taken else None
 
-    def _prepare(self, drafts: Sequence[_PendingCaption]) -> _PreparedBatch:
+    def _prepare(self, taken: Sequence[_PendingCaption]) -> _PreparedBatch:
         batch = _PreparedBatch()
-        for draft in drafts:
+        for pending in taken:
             try:
-                subject = _caption_input(draft.row)
-            except UnidentifiedImageError:  # its text holds an address in memory
-                batch.unreadable.append((draft, "not an image"))
+                image = _caption_input(pending.row)
+            except UnidentifiedImageError:  # its message holds a memory address, different in each run
+                batch.unreadable.append((pending, "not an image"))
                 continue
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
-                batch.unreadable.append((draft, str(error)))
+                batch.unreadable.append((pending, str(error)))
                 continue
-            batch.drafts.append(draft)
-            batch.requests.append(CaptionRequest(subject, draft.row["image_id"], draft.number, draft.attempts))
+            batch.pending.append(pending)
+            batch.requests.append(CaptionRequest(image, pending.row["image_id"], pending.number, pending.attempts))
         if batch.requests:
             try:
                 batch.prepared = self.engine.prepare(batch.requests)
-            except Exception:  # noqa: BLE001 - `outcomes` prepares again, piece by piece, and keeps the reason
+            except Exception:  # noqa: BLE001 - `isolate_faults` prepares again, in parts, and keeps the reason
                 batch.prepared = None
         return batch
 
-    def _ask(self, batch: _PreparedBatch) -> list[AnswerOrError]:
-        self.asked += len(batch.requests)
-        self.slots += self.engine.batch_size or len(batch.requests)
+    def _answers(self, batch: _PreparedBatch) -> list[AnswerOrError]:
+        self.num_requests += len(batch.requests)
+        self.num_slots += self.engine.batch_size or len(batch.requests)
         return isolate_faults(self.engine, batch.requests, batch.prepared)
 
-    def _weigh(self, draft: _PendingCaption, outcome: AnswerOrError) -> None:
-        """Take the answer as caption, ask again, or give up."""
+    def _handle_outcome(self, pending: _PendingCaption, outcome: AnswerOrError) -> None:
+        """Accept the answer, retry, or give up."""
         if isinstance(outcome, Exception):
-            self._settle(draft, Caption("", reason=f"the engine failed on this picture: {format_exception(outcome)}"))
+            self._finish(pending, Caption("", reason=f"the engine failed on this image: {format_exception(outcome)}"))
             return
-        draft.attempts += 1
-        caption = self._judged(draft, outcome)
-        if caption.reason and draft.again and self.engine.samples:
-            draft.again -= 1
-            self._queue.append(draft)
+        pending.attempts += 1
+        caption = self._validated(pending, outcome)
+        if caption.reason and pending.retries_left and self.engine.can_resample:
+            pending.retries_left -= 1
+            self._queue.append(pending)
         else:
-            self._settle(draft, caption)
+            self._finish(pending, caption)
 
-    def _judged(self, draft: _PendingCaption, answer: EngineAnswer) -> Caption:
-        caption = validate_answer(answer, str(draft.row["title"] or ""))
-        same = [number for number, text in draft.plan.texts.items() if text == caption.text]
+    def _validated(self, pending: _PendingCaption, answer: EngineAnswer) -> Caption:
+        caption = validate_answer(answer, str(pending.row["title"] or ""))
+        same = [number for number, text in pending.plan.good_captions.items() if text == caption.text]
         if same and not caption.reason:
             return Caption(caption.text, caption.attributes, f"same as caption {same[0]}")
         return caption
 
-    def _settle(self, draft: _PendingCaption, caption: Caption) -> None:
+    def _finish(self, pending: _PendingCaption, caption: Caption) -> None:
+        """Write the caption's row, good or failed, and queue the image's next caption."""
         good = not caption.reason
         if good:
-            draft.plan.texts[draft.number] = caption.text
+            pending.plan.good_captions[pending.number] = caption.text
         self._rows.append({
-            "caption_id": caption_id(draft.row["image_id"], self.key, draft.number),
-            "image_id": draft.row["image_id"], "caption": caption.text if good else "",
-            "engine": self.name, "engine_key": self.key, "number": draft.number, "attempts": draft.attempts,
+            "caption_id": caption_id(pending.row["image_id"], self.key, pending.number),
+            "image_id": pending.row["image_id"], "caption": caption.text if good else "",
+            "engine": self.name, "engine_key": self.key, "number": pending.number, "attempts": pending.attempts,
             "status": "ok" if good else "failed", "reason": caption.reason,
             **{attribute: caption.attributes.get(attribute, "") for attribute in CAPTION_ATTRIBUTES},
         })  # fmt: skip
-        del draft.plan.wanted[draft.number]
-        self._enter(draft.row, draft.plan)
+        del pending.plan.missing[pending.number]
+        self._enqueue_next(pending.row, pending.plan)
 
-    def _enter(self, row: dict[str, Any], plan: CaptionPlan) -> None:
-        """Queue the image's next wanted caption, if there is one."""
-        for number in sorted(plan.wanted)[:1]:
-            self._queue.append(_PendingCaption(row, plan, number, plan.wanted[number], self.config.max_retries))
+    def _enqueue_next(self, row: dict[str, Any], plan: CaptionPlan) -> None:
+        """Queue the image's next missing caption, if there is one."""
+        for number in sorted(plan.missing)[:1]:
+            self._queue.append(_PendingCaption(row, plan, number, plan.missing[number], self.config.max_retries))
 
     def _plan(self, row: dict[str, Any]) -> CaptionPlan:
         if "plan" in row:

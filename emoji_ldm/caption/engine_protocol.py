@@ -1,4 +1,4 @@
-"""Which engines there are, what they are asked and what they answer."""
+"""The interface of caption engines: requests, answers, errors, and the key of an engine's settings."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from PIL import Image
 from emoji_ldm.caption import prompt
 from emoji_ldm.config import CaptionConfig, key_of
 
-CAPTION_REVISION = 2  # goes into every engine's key: raise it when captions change for the same settings
-TEMPERATURES = (0.0, 0.7, 1.0)  # first answer, then each time a fresh one is wanted; 0 is greedy
-TOP_K = 50  # tokens that a sampled answer may choose from: beyond them lies noise
+CAPTION_REVISION = 2  # part of every engine's key: raise it when captions change for the same settings
+TEMPERATURES = (0.0, 0.7, 1.0)  # of the first answer and of each further one; 0 is greedy decoding
+TOP_K = 50  # tokens that a sampled answer may choose from; less likely ones are mostly noise
 
 
 @dataclass(frozen=True)
 class CaptionInput:
-    """A picture to describe."""
+    """An image to describe, with what the listing says about it."""
 
     image: Image.Image  # RGBA
     title: str
@@ -27,64 +27,67 @@ class CaptionInput:
 
 @dataclass(frozen=True)
 class CaptionRequest:
-    """One answer that is wanted; the same request gets the same answer in every run and batch."""
+    """A request for one answer; the same request gets the same answer in every run and batch."""
 
-    subject: CaptionInput
+    input: CaptionInput
     image_id: str
     number: int = 0  # which of the image's captions
     attempt: int = 0  # which answer for this caption
 
     @property
     def temperature(self) -> float:
-        """0 for the first answer of the first caption, then higher with each step."""
+        """0 for the first answer of the first caption, higher for each further attempt or caption."""
         return TEMPERATURES[min(self.attempt + (self.number > 0), len(TEMPERATURES) - 1)]
 
     @property
     def seed(self) -> int:
-        """Of the sampling, 31 bits."""
+        """Seed of the sampling, 31 bits."""
         return int(key_of(self.image_id, self.number, self.attempt), 16) % 2**31
 
 
 @dataclass(frozen=True)
 class EngineAnswer:
-    """What an engine says, not judged yet."""
+    """What an engine wrote, before validation."""
 
     text: str
-    ended: bool = True  # False if the longest length cut it off
-    attributes: Mapping[str, str] | None = None  # None: they are read from the text
-    fault: str = ""  # why the engine itself has no answer
+    finished: bool = True  # False if the length limit cut it off
+    attributes: Mapping[str, str] | None = None  # None: they are parsed from the text
+    error: str = ""  # why the engine itself has no answer; empty if it has one
 
 
 class EngineLostError(Exception):
-    """The engine cannot answer anything any more: its process must be replaced. Says nothing of the pictures."""
+    """The engine cannot answer any more and its process must be replaced; no image is to blame."""
 
 
 class EngineOutOfMemoryError(Exception):
-    """The batch is too large for the GPU; the engine lives on."""
+    """The batch is too large for the GPU; the engine still works."""
 
 
 class CaptionEngine(Protocol):
-    """An engine, loaded and ready."""
+    """A loaded engine."""
 
-    batch_size: int | None  # requests per call; None takes any number and fills its own batches
-    samples: bool  # whether asking again may give another answer
+    batch_size: int | None  # requests per call; None takes any number and batches them itself
+    can_resample: bool  # whether asking again may give another answer
 
     def prepare(self, requests: Sequence[CaptionRequest]) -> Any:
-        """The CPU's part: model inputs. Called in another thread than `answer`, while that runs."""
+        """Make model inputs on the CPU. Called in another thread than `answer`, and at the same time."""
         ...
 
     def answer(self, prepared: Any) -> list[EngineAnswer]:
-        """The GPU's part: one answer per request, in order.
+        """Run the model: one answer per request, in order.
 
         Raises:
-            EngineDead: Now and for ever.
-            OutOfMemory: For this many requests at once.
+            EngineLostError: The engine cannot answer any more.
+            EngineOutOfMemoryError: These are too many requests at once.
         """
         ...
 
 
 def engine_key(config: CaptionConfig) -> str:
-    """Hash of all that decides what an engine writes first; batches, workers and how often it is asked do not."""
+    """Hash of all that determines an engine's first answer; batch size, workers and number of attempts do not.
+
+    Rows of `captions` carry it: changing a hashed value makes a job write new captions beside the old ones.
+    """
     if config.engine == "metadata":
         return key_of(CAPTION_REVISION, config.engine)
     return key_of(
@@ -93,5 +96,5 @@ def engine_key(config: CaptionConfig) -> str:
 
 
 def engine_name(config: CaptionConfig) -> str:
-    """The engine as the table names it, with its model."""
+    """The engine as the table `captions` names it, with its model."""
     return config.engine if config.engine == "metadata" else f"{config.engine} ({config.model})"

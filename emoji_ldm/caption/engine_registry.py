@@ -1,4 +1,7 @@
-"""Engine registry."""
+"""The caption engines by their names: `check_engine` without loading anything, `load_engine` for use.
+
+Engines are imported when they are asked for, since two of them need torch, transformers or vLLM.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from emoji_ldm.errors import ConfigError, ModelError
 
 
 def check_engine(config: CaptionConfig) -> None:
-    """Find out, without loading weights, whether the engine can run.
+    """Check, without loading weights, that the engine can run.
 
     Raises:
-        ModelError: Model or package is missing.
-        ConfigError: The engine cannot use so many GPUs.
+        ModelError: The model or the package is missing.
+        ConfigError: The engine cannot use this number of GPUs.
     """
     if config.engine == "metadata":
         return

@@ -1,4 +1,8 @@
-"""A batch through an engine, where a picture that the engine cannot bear costs its own answer only."""
+"""Fault isolation: an image on which an engine fails loses its own answer, never those of its batch.
+
+A library may raise anything for one bad image, and the error does not say for which. So a failed batch is halved until
+the images that fail are alone. This costs about 2 log2(N) further calls per bad image in a batch of N.
+"""
 
 from __future__ import annotations
 
@@ -23,28 +27,31 @@ AnswerOrError = EngineAnswer | Exception
 def isolate_faults(
     engine: CaptionEngine, requests: Sequence[CaptionRequest], prepared: Any = None
 ) -> list[AnswerOrError]:
-    """An answer per request, or what the engine raised for that one alone.
+    """An answer per request, or the exception that the engine raised for that request alone.
 
     Args:
-        engine: Is asked for the batch; if it raises, for its halves, down to the bad picture.
+        engine: Gets the batch; if it raises, its halves, down to single requests.
         requests: At least one.
         prepared: What `engine.prepare` made of them; None prepares them here.
 
     Raises:
-        EngineDead: The engine says so: no picture is to blame.
-        ModelError: Not even one picture fits the GPU, or all fail and so does a drawn one: the engine is at fault.
+        EngineLostError: The engine cannot answer any more; no image is to blame.
+        ModelError: One image alone exceeds the GPU's memory, or all fail and so does a probe image: the engine is
+            broken, and rows marked as failed would hide that.
     """
-    found = _bisected(engine, requests, prepared)
-    if not any(isinstance(outcome, EngineAnswer) for outcome in found):  # poison comes together: at a tail, in a retry
-        (proof,) = _bisected(engine, [probe_request()], None)
-        if isinstance(proof, Exception):
-            several = f"each of {len(found)} pictures"
-            raise ModelError(f"the engine fails on {several}, and on a drawn one: {format_exception(proof)}")
+    found = _answer_or_bisect(engine, requests, prepared)
+    # A small last batch, or one of retries, may hold bad images only: a probe tells them from a broken engine.
+    if not any(isinstance(outcome, EngineAnswer) for outcome in found):
+        (probe,) = _answer_or_bisect(engine, [probe_request()], None)
+        if isinstance(probe, Exception):
+            raise ModelError(
+                f"the engine fails on each of {len(found)} images, and on a test image: {format_exception(probe)}"
+            )
     return found
 
 
 def probe_request() -> CaptionRequest:
-    """A picture that every engine in order can answer: a yellow face."""
+    """A request that every working engine can answer: a drawn yellow face."""
     face = Image.new("RGBA", (128, 128))
     draw = ImageDraw.Draw(face)
     draw.ellipse((8, 8, 120, 120), fill="gold")
@@ -59,7 +66,7 @@ def format_exception(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _bisected(engine: CaptionEngine, requests: Sequence[CaptionRequest], prepared: Any) -> list[AnswerOrError]:
+def _answer_or_bisect(engine: CaptionEngine, requests: Sequence[CaptionRequest], prepared: Any) -> list[AnswerOrError]:
     try:
         return [*engine.answer(engine.prepare(requests) if prepared is None else prepared)]
     except (EngineLostError, EmojiLdmError):
@@ -67,11 +74,11 @@ def _bisected(engine: CaptionEngine, requests: Sequence[CaptionRequest], prepare
     except EngineOutOfMemoryError as error:
         if len(requests) == 1:
             raise ModelError(
-                f"one picture alone is too much for the GPU's memory ({error}); "
+                f"one image alone exceeds the GPU's memory ({error}); "
                 "use a smaller caption.model or caption.max_new_tokens, or a larger GPU"
             ) from None
-    except Exception as error:  # noqa: BLE001 - a library may raise anything for a picture; its row keeps the reason
+    except Exception as error:  # noqa: BLE001 - a library may raise anything for an image; its row keeps the reason
         if len(requests) == 1:
             return [error]
     half = len(requests) // 2
-    return [*_bisected(engine, requests[:half], None), *_bisected(engine, requests[half:], None)]
+    return [*_answer_or_bisect(engine, requests[:half], None), *_answer_or_bisect(engine, requests[half:], None)]

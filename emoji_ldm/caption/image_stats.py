@@ -1,4 +1,8 @@
-"""Facts measured from a picture's pixels: its colours, its outline, what is behind it."""
+"""Measured facts of an image: its dominant colours, its outline and its background.
+
+Pixels are classified into 13 named colours by the nearest of some anchors in CIELAB, where distances are close to
+those that people see.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-SIDE_PX = 64  # enough for areas and colours, and quick
+SIDE_PX = 64  # images are scaled down to this: enough for areas and colours
 MIN_OPAQUE_ALPHA = 128
 MIN_SHARE = 0.12  # of the visible area, for a colour to be named
 MIN_BLACK_SHARE = 0.35  # black is mostly outlines, which every emoji of a style has
-MIN_LAB_DISTANCE = 20.0  # distance in Lab from the background's colour, for a pixel to belong to the thing
+MIN_LAB_DISTANCE = 20.0  # CIE76 distance from the background colour from which on a pixel is foreground
 
-# sRGB anchors of colour names; a pixel has the name of the nearest anchor in CIELAB.
+# sRGB anchors of each colour name, taken from the palettes of common emoji sets.
 ANCHORS: dict[str, tuple[str, ...]] = {
     "black": ("#000000", "#1c1c1c", "#262626"),
     "gray": ("#4a4a4a", "#6e6e6e", "#8c8c8c", "#a8adb2", "#8a9aa5"),
@@ -35,22 +39,22 @@ ANCHORS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ImageStats:
-    """What the pixels say."""
+    """Facts of one image."""
 
-    colors: tuple[str, ...]  # of the thing, largest first; at least one
+    colors: tuple[str, ...]  # of the foreground, by area, the largest first; at least one
     shape: str  # round | rounded | square | wide | tall | irregular
     background: str  # transparent, or a colour
 
 
 def measure_image(image: Image.Image) -> ImageStats:
-    """Facts of an RGBA picture."""
+    """Measure an RGBA image."""
     scale = min(1.0, SIDE_PX / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BOX))
     visible, colours = pixels[..., 3] >= MIN_OPAQUE_ALPHA, pixels[..., :3]
-    background, thing = _background(visible, colours)
-    names = name_colors(colours[thing] if thing.any() else colours.reshape(-1, 3))
-    return ImageStats(_dominant_colors(names), _shape(thing), background)
+    background, foreground = _background(visible, colours)
+    names = name_colors(colours[foreground] if foreground.any() else colours.reshape(-1, 3))
+    return ImageStats(_dominant_colors(names), _shape(foreground), background)
 
 
 def name_colors(srgb: NDArray[np.uint8]) -> NDArray[np.str_]:
@@ -61,7 +65,10 @@ def name_colors(srgb: NDArray[np.uint8]) -> NDArray[np.str_]:
 
 
 def _background(visible: NDArray[np.bool_], colours: NDArray[np.uint8]) -> tuple[str, NDArray[np.bool_]]:
-    """Name of what is behind, and the mask of what stands before it."""
+    """Name of the background, and the mask `(h, w)` of the foreground.
+
+    An image whose frame is mostly invisible has a transparent background; else the median colour of the frame is it.
+    """
     frame = np.ones_like(visible)
     frame[1:-1, 1:-1] = False
     if visible[frame].mean() <= 0.5:
@@ -72,7 +79,7 @@ def _background(visible: NDArray[np.bool_], colours: NDArray[np.uint8]) -> tuple
 
 
 def _shape(mask: NDArray[np.bool_]) -> str:
-    """Nearest simple outline: by aspect, then by overlap with the box and with the ellipse inside it."""
+    """Nearest simple outline: by aspect ratio, then by how well the box and the ellipse inside it are filled."""
     if not mask.any():
         return "square"
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -98,7 +105,7 @@ def _dominant_colors(names: NDArray[np.str_]) -> tuple[str, ...]:
 
 @cache
 def _color_name_table() -> NDArray[np.str_]:
-    """Names `(32, 32, 32)` of all colours of 5 bits a channel: looking up beats measuring by far."""
+    """Names `(32, 32, 32)` of all colours of 5 bits a channel: looking up is far quicker than measuring each pixel."""
     levels = np.arange(32) * 8 + 4
     cells = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).astype(np.uint8)
     names = np.array([name for name, anchors in ANCHORS.items() for _ in anchors])

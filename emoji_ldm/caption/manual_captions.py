@@ -1,4 +1,4 @@
-"""Captions that people wrote, from a CSV: rows of an own engine, which no other engine replaces."""
+"""Captions that people wrote, from a CSV file: rows of the engine `human`, which no other engine replaces."""
 
 from __future__ import annotations
 
@@ -23,25 +23,23 @@ IMAGE_COLUMNS = ("image_id", "source_url")
 
 
 def commit_manual_captions(path: str | None, store: Store, lineage: Lineage) -> int:
-    """Commit the captions of a CSV that are not there yet; returns how many those were, 0 without a path.
+    """Commit the captions of a CSV file that are new or changed; returns their number, 0 without a path.
 
     Raises:
-        ConfigError: See `read`.
+        ConfigError: See `read_manual_captions`.
     """
     if not path:
         return 0
-    written, table = (
-        read_manual_captions(path, Table(store, IMAGES).read(["image_id", "source_url"])),
-        Table(store, CAPTIONS),
-    )
+    table = Table(store, CAPTIONS)
+    captions = read_manual_captions(path, Table(store, IMAGES).read(["image_id", "source_url"]))
     known = table.read(["image_id", "caption"], filter=pc.field("engine_key") == HUMAN)
-    there = dict(zip(known["image_id"].to_pylist(), known["caption"].to_pylist(), strict=True))
+    existing = dict(zip(known["image_id"].to_pylist(), known["caption"].to_pylist(), strict=True))
     fresh = manual_caption_rows(
-        {image_id: text for image_id, text in sorted(written.items()) if there.get(image_id) != text}
+        {image_id: text for image_id, text in sorted(captions.items()) if existing.get(image_id) != text}
     )
     if fresh.num_rows:
         keys = fresh["caption_id"].to_pylist()
-        # The version is part of the name: a caption that is changed and later changed back is a new change.
+        # The version is part of the name, so that a caption that is changed and later changed back is committed again.
         name = f"caption:{HUMAN}:{key_of(table.version, keys, fresh['caption'].to_pylist())}"
         metadata = lineage.metadata({HUMAN: len(keys)}, name)
         table.upsert([table.write_file(fresh)], keys, app_id=name, metadata=metadata)
@@ -49,14 +47,14 @@ def commit_manual_captions(path: str | None, store: Store, lineage: Lineage) -> 
 
 
 def read_manual_captions(path: str, images: pa.Table) -> dict[str, str]:
-    """{image_id: caption} of a CSV with the columns caption and image_id or source_url (or both: the id counts).
+    """{image_id: caption} of a CSV file with the columns caption and image_id or source_url (if both, the id counts).
 
     Args:
-        path: The file, UTF-8; further columns are left alone.
+        path: The file, UTF-8; other columns are ignored.
         images: image_id and source_url of the data set.
 
     Raises:
-        ConfigError: The file cannot be read, or a line of it cannot be meant; named with its number.
+        ConfigError: The file cannot be read, or a line is wrong; the message names its number.
     """
     ids = set(images["image_id"].to_pylist())
     by_url: dict[str, set[str]] = {}
@@ -64,13 +62,13 @@ def read_manual_captions(path: str, images: pa.Table) -> dict[str, str]:
         by_url.setdefault(url, set()).add(image_id)
     found, lines, unknown = dict[str, str](), dict[str, int](), list[tuple[int, str]]()
     for line, name, caption in _lines(path):
-        places = {name} if name in ids else by_url.get(name, set())
-        if not places:
+        matches = {name} if name in ids else by_url.get(name, set())
+        if not matches:
             unknown.append((line, name))
-        elif len(places) > 1:
-            raise _line_error(path, line, f"{name} is the source of {len(places)} images; give the image_id instead")
+        elif len(matches) > 1:
+            raise _line_error(path, line, f"{name} is the source of {len(matches)} images; give the image_id instead")
         else:
-            image_id = next(iter(places))
+            image_id = next(iter(matches))
             if image_id in found:
                 raise _line_error(
                     path, line, f"{name} has a caption in line {lines[image_id]} already; keep one of them"
@@ -84,7 +82,7 @@ def read_manual_captions(path: str, images: pa.Table) -> dict[str, str]:
 
 
 def manual_caption_rows(captions: Mapping[str, str]) -> pa.Table:
-    """Rows of `captions` for {image_id: caption}; a sentence of the usual form gives its attributes too."""
+    """Rows of `captions` for {image_id: caption}; the attributes are filled where a sentence has the usual form."""
     return pa.Table.from_pylist([_row(image_id, text) for image_id, text in captions.items()], schema=CAPTIONS.schema)
 
 
@@ -98,7 +96,7 @@ def _row(image_id: str, text: str) -> dict[str, object]:
 
 
 def _lines(path: str) -> Iterator[tuple[int, str, str]]:
-    """(line, image id or URL, caption) per row."""
+    """(line number, image id or URL, caption) per row."""
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file, strict=True)

@@ -1,8 +1,8 @@
-"""Captions without a model: the title's words, the listing's tags, and facts measured from the pixels.
+"""The metadata engine: captions without a model, from the title, the listing's tags and measured pixels.
 
-Nothing is invented. Eyes, mouth, expression and action are named only where the title of
-something with a face says so, else they are "none", as is the skin colour of all but heads.
-Colours and outline stand first, since captions are cut at `latents.max_tokens`.
+Nothing is invented. Eyes, mouth, expression and action are named only where the title of something with a face says
+so; otherwise they are "none", as is the skin colour of everything but heads. Colours and outline come first in the
+sentence, since captions are cut at `latents.max_tokens`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from emoji_ldm.caption.engine_protocol import CaptionInput, CaptionRequest, Engi
 from emoji_ldm.caption.image_stats import ImageStats, measure_image
 from emoji_ldm.caption.sentence_format import NONE, sentence_variants
 
-_HEADS = re.compile(r"\b(face|smiley|blob|head|skull|pepe)s?\b")  # the whole picture is a head
+_HEADS = re.compile(r"\b(face|smiley|blob|head|skull|pepe)s?\b")  # the whole image is a head
 _FACES = re.compile(r"\b(face|smiley|blob|head|pepe|cat|kitten|panda|frog|monkey|man|woman|boy|girl|baby)s?\b")
 
-# First match wins; the pattern is sought in the lower-case title.
+# The first pattern that is found in the lower-case title decides, so special cases stand before general ones.
 _EYES = {
     r"heart[- ]?eyes|in love": "heart-shaped", r"star[- ]?struck|star[- ]?eyes": "star-shaped", r"\bwink": "winking",
     r"sunglass|\bcool\b": "sunglasses-covered", r"squint": "squinting", r"rolling eyes|eye ?roll": "rolling",
@@ -55,28 +55,28 @@ _ACTION = {
 
 
 class MetadataEngine:
-    """The engine: its further captions of an image say the same facts in other sentences."""
+    """The engine; further captions of an image state the same facts in other sentences."""
 
     batch_size: int | None = None
-    samples = False
+    can_resample = False
 
     def prepare(self, requests: Sequence[CaptionRequest]) -> Sequence[CaptionRequest]:
         """Nothing to prepare."""
         return requests
 
     def answer(self, prepared: Sequence[CaptionRequest]) -> list[EngineAnswer]:
-        """One caption per request; where the facts give no further sentence, the fault says so."""
-        return [describe_image(request.subject, request.number) for request in prepared]
+        """One answer per request; where the facts allow no further sentence, its `error` says so."""
+        return [describe_image(request.input, request.number) for request in prepared]
 
 
-def describe_image(subject: CaptionInput, number: int = 0) -> EngineAnswer:
-    """The caption of one picture, which claims only what is known; `number` chooses the form of the sentence."""
-    title, facts = clean_title(subject.title), measure_image(subject.image)
-    attributes = _attributes(f"{title} {' '.join(subject.tags)}".lower(), title.lower(), facts)
-    forms = sentence_variants(title, attributes, _new_tag(title, subject.tags))
+def describe_image(source: CaptionInput, number: int = 0) -> EngineAnswer:
+    """The caption of one image, which claims only what is known; `number` selects the form of the sentence."""
+    title, facts = clean_title(source.title), measure_image(source.image)
+    attributes = _attributes(f"{title} {' '.join(source.tags)}".lower(), title.lower(), facts)
+    forms = sentence_variants(title, attributes, _new_tag(title, source.tags))
     if number < len(forms):
         return EngineAnswer(forms[number], attributes=attributes)
-    return EngineAnswer("", fault=f"the facts of this picture give only {len(forms)} different sentences")
+    return EngineAnswer("", error=f"the facts of this image allow only {len(forms)} different sentences")
 
 
 def clean_title(title: str) -> str:
@@ -109,7 +109,7 @@ def _first_match(table: Mapping[str, str], title: str) -> str:
 
 
 def _new_tag(title: str, tags: Sequence[str]) -> str:
-    """The first tag whose word the title does not hold, in lower case; "" if all are held."""
-    held = title.lower()
+    """The first tag that the title does not contain, in lower case; "" if it contains all."""
+    lowered = title.lower()
     cleaned = (clean_title(tag).lower() for tag in tags)
-    return next((tag for tag in cleaned if tag.removesuffix("s") not in held), "")
+    return next((tag for tag in cleaned if tag.removesuffix("s") not in lowered), "")

@@ -1,4 +1,7 @@
-"""Which captions a job has to make: wanted minus there."""
+"""Which captions a job has to make: those that the configuration asks for, minus those that exist.
+
+The driver makes one plan per image from the table `captions` and sends it, as JSON beside the image, to the worker.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,23 @@ COLUMNS = ("caption_id", "image_id", "number", "attempts", "status", "caption")
 
 @dataclass
 class CaptionPlan:
-    """What is wanted for one image."""
+    """What to do for one image."""
 
-    wanted: dict[int, int] = field(default_factory=dict)  # {number: answers that were given for it before}
-    texts: dict[int, str] = field(default_factory=dict)  # {number: good caption}, from which new ones must differ
-    replaces: list[str] = field(default_factory=list)  # keys of failed rows that the new rows take the place of
+    missing: dict[int, int] = field(default_factory=dict)  # {number: answers given for it in earlier runs}
+    good_captions: dict[int, str] = field(default_factory=dict)  # {number: caption}; new ones must differ from them
+    replaces: list[str] = field(default_factory=list)  # keys of failed rows that the new rows replace
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, to cross process borders."""
+        """The plan as plain values, to be sent between processes."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CaptionPlan:
-        """Back from `to_json`, also after JSON made text of the numbers."""
-        wanted, texts = ({int(key): value for key, value in values[name].items()} for name in ("wanted", "texts"))
-        return cls(wanted, texts, list(values["replaces"]))
+        """The plan that `to_json` gave, also after JSON turned the numbers into text."""
+        missing, good = (
+            {int(key): value for key, value in values[name].items()} for name in ("missing", "good_captions")
+        )
+        return cls(missing, good, list(values["replaces"]))
 
 
 def plan_captions(
@@ -41,12 +46,12 @@ def plan_captions(
     Args:
         image_ids: All images.
         done: This engine's rows of `captions`, with `COLUMNS`.
-        num_captions: Wanted per image.
-        retry: Whether failed captions are wanted again.
+        num_captions: Captions per image.
+        retry: Whether failed captions are to be made again.
     """
     done = done.filter(pc.field("number") < num_captions)
-    settled = done.filter(pc.field("status") == "ok") if retry else done
-    counts = Counter(settled["image_id"].to_pylist())
+    final = done.filter(pc.field("status") == "ok") if retry else done
+    counts = Counter(final["image_id"].to_pylist())
     plans = {image_id: CaptionPlan(dict.fromkeys(range(num_captions), 0)) for image_id in image_ids
              if counts[image_id] < num_captions}  # fmt: skip
     for row in done.filter(pc.field("image_id").isin(pa.array(plans, pa.string()))).to_pylist():
@@ -54,17 +59,17 @@ def plan_captions(
     return plans
 
 
-def _apply_existing(place: CaptionPlan, row: Mapping[str, Any], retry: bool) -> None:
-    """Take a caption that is there off the list, or put a failed one on it again."""
+def _apply_existing(plan: CaptionPlan, row: Mapping[str, Any], retry: bool) -> None:
+    """Take an existing caption out of the plan, or plan a failed one again."""
     if row["status"] == "ok":
-        place.texts[row["number"]] = row["caption"]
+        plan.good_captions[row["number"]] = row["caption"]
     if row["status"] != "ok" and retry:
-        place.wanted[row["number"]] = row["attempts"]
-        place.replaces.append(row["caption_id"])
+        plan.missing[row["number"]] = row["attempts"]
+        plan.replaces.append(row["caption_id"])
     else:
-        del place.wanted[row["number"]]
+        del plan.missing[row["number"]]
 
 
 def plan_column(plans: Mapping[str, CaptionPlan], image_ids: Collection[str]) -> pa.Array:
-    """The plans of these images as a column of JSON, beside their pictures."""
+    """The plans of these images as a column of JSON, to be sent beside the images."""
     return pa.array([json.dumps(plans[image_id].to_json()) for image_id in image_ids], pa.string())

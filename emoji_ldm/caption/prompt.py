@@ -1,4 +1,7 @@
-"""What a vision-language model is asked: the sentence's form, one example, the title."""
+"""The prompt of vision-language models: the form of the sentence, one example, the title.
+
+`INSTRUCTION` is hashed into the engine's key: a changed word makes all captions be written anew.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,6 @@ INSTRUCTION = (
 
 
 def chat_messages(title: str) -> list[dict[str, Any]]:
-    """One user turn in the chat format of transformers: the picture, then instruction and title."""
+    """One user turn in the chat format of transformers: the image, then instruction and title."""
     text = f'{INSTRUCTION}\nThe title of this emoji is "{title}".'
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]

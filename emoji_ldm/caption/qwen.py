@@ -1,4 +1,4 @@
-"""Captions by a Qwen2.5-VL of any size, from a folder or a hub id, on GPU or CPU, through transformers."""
+"""The transformers engine: a Qwen2.5-VL of any size, from a folder or a hub id, on GPU or CPU."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ REMEDY = (
 
 
 class QwenBatch(NamedTuple):
-    """A batch as the model takes it."""
+    """Model inputs of a batch, and its sampling."""
 
     inputs: Any
     sampling: GumbelPerRow
 
 
 class QwenEngine:
-    """A loaded model: a request's answer depends on picture, title and seed, not on its neighbours."""
+    """A loaded model; an answer depends on image, title and seed alone, not on the rest of the batch."""
 
-    samples = True
+    can_resample = True
 
     def __init__(self, config: CaptionConfig) -> None:
         """Load the model: bfloat16 on the GPU if the config asks for one, else float32 on the CPU.
@@ -51,7 +51,9 @@ class QwenEngine:
         self.batch_size: int | None = config.batch_size
         self.size_px, self.max_new_tokens = config.size_px, config.max_new_tokens
         self.processor: Any = load_processor(config)
-        self._decoder = copy.deepcopy(self.processor.tokenizer)  # one tokenizer cannot serve two threads at once
+        self._decoder = copy.deepcopy(
+            self.processor.tokenizer
+        )  # `prepare` uses the other in its thread, and they are not thread-safe
         device, dtype = ("cuda", torch.bfloat16) if config.gpus_per_worker else ("cpu", torch.float32)
         try:
             model = Qwen2_5_VLForConditionalGeneration.from_pretrained(config.model, dtype=dtype)
@@ -60,20 +62,20 @@ class QwenEngine:
         self.model: Any = model.eval().requires_grad_(False).to(device)
 
     def prepare(self, requests: Sequence[CaptionRequest]) -> QwenBatch:
-        """Left-padded prompts and every picture on white in `size_px` squares, on the CPU."""
+        """Left-padded prompts, and images on white squares of `size_px`, on the CPU."""
         inputs = self.processor(
             text=[chat_text(self.processor, request) for request in requests],
-            images=[on_white(request.subject.image, self.size_px) for request in requests],
+            images=[on_white(request.input.image, self.size_px) for request in requests],
             padding=True, padding_side="left", return_tensors="pt", **visual_budget(self.size_px),
         )  # fmt: skip
         return QwenBatch(inputs, GumbelPerRow(requests))
 
     @torch.inference_mode()
     def answer(self, prepared: QwenBatch) -> list[EngineAnswer]:
-        """All in one `generate` call."""
+        """Answer all requests in one `generate` call."""
         try:
             inputs = prepared.inputs.to(self.model.device)
-            # Everything that the model's own generation settings may set is set here, as for vLLM.
+            # A model's generation_config.json may set any of these; both engines override it with the same values.
             written = self.model.generate(
                 **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, temperature=None, top_p=None,
                 top_k=None, repetition_penalty=1.0, logits_processor=[prepared.sampling],
@@ -87,23 +89,25 @@ class QwenEngine:
             raise
         texts = self._decoder.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         ended = torch.isin(written, torch.tensor(_end_ids(self.model))).any(dim=1).tolist()
-        return [EngineAnswer(text, ended=whole) for text, whole in zip(texts, ended, strict=True)]
+        return [EngineAnswer(text, finished=whole) for text, whole in zip(texts, ended, strict=True)]
 
 
 class GumbelPerRow(LogitsProcessor):  # type: ignore[misc]
-    """Sampling with a temperature and a seed per row, for a `generate` that takes the largest score.
+    """Sampling with a temperature and a seed per row, inside a greedy `generate`.
 
-    The largest of `score / temperature + Gumbel noise` is a draw from the softmax (Gumbel-max,
-    Maddison et al. 2014). Rows of temperature 0 stay greedy in the same batch.
+    `generate` takes one temperature and one random stream for the whole batch, but a retry in it must not change its
+    neighbours. The index of the largest `score / temperature + Gumbel noise` is a sample of the softmax (Gumbel-max
+    trick, Maddison et al. 2014), so greedy decoding of noisy scores samples each row by its own stream. Rows of
+    temperature 0 stay greedy in the same batch.
     """
 
     def __init__(self, requests: Sequence[CaptionRequest]) -> None:
-        """One stream of noise per request, on the CPU: the same on every device."""
+        """One random stream per request, on the CPU, so that all devices draw the same noise."""
         self.temperatures = [request.temperature for request in requests]
         self.streams = [torch.Generator().manual_seed(request.seed) for request in requests]
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Scores `(rows, vocabulary)` with noise on the `TOP_K` largest of each sampled row."""
+        """Add noise to the `TOP_K` largest scores `(rows, vocabulary)` of each sampled row; the others become -inf."""
         for row, (temperature, stream) in enumerate(zip(self.temperatures, self.streams, strict=True)):
             if temperature:
                 largest, places = scores[row].float().topk(min(TOP_K, scores.shape[1]))
@@ -128,19 +132,19 @@ def load_processor(config: CaptionConfig) -> Any:
 
 
 def chat_text(processor: Any, request: CaptionRequest) -> str:
-    """The prompt as text, with one place for the picture."""
-    turns = chat_messages(request.subject.title)
+    """The prompt as text, with one placeholder for the image."""
+    turns = chat_messages(request.input.title)
     text: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     return text
 
 
 def visual_budget(size_px: int) -> dict[str, Any]:
-    """Processor arguments that keep a square's own area: by default an emoji is enlarged to 128 tokens or more."""
+    """Processor arguments that keep the size of a square; the default enlarges small images to 128 tokens or more."""
     return {"size": {"shortest_edge": size_px**2, "longest_edge": size_px**2}}
 
 
 def on_white(image: Image.Image, size_px: int) -> Image.Image:
-    """An RGB square with the RGBA picture centred on white."""
+    """An RGB square with the RGBA image centred on white."""
     scale = size_px / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     square = Image.new("RGBA", (size_px, size_px), "white")

@@ -1,11 +1,11 @@
-"""The caption's sentence: written from attributes, and read back into them.
+"""The form of caption sentences: written from attributes, and parsed back into them.
 
     {title} emoji with a {head shape}, {eyes} eyes, {mouth} mouth, {expression} expression,
     {skin colour} skin color, {action}, with a {background} background.
 
-What a picture does not have, or nobody looked for, is the attribute "none"; a written
-sentence leaves its clause out rather than claim something. "no eyes" reads as "none".
-A listing's tag that the title does not hold follows the title: "Polar bear emoji from panda".
+An attribute that an image does not have, or that was not examined, is "none", and its clause is left out of the
+sentence rather than claim something. "no eyes" is parsed as "none". A tag of the listing that the title does not
+contain follows the title: "Polar bear emoji from panda".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NONE = "none"
 _OPENING = re.compile(
     r"^.*?\bemoji\b(?: from [^,.]+?)?(?:, | with (?P<head>(?:an? )?[^,]+?)(?:, |[.]?$))(?P<rest>.*)$", re.IGNORECASE
 )
-_ENDINGS = {  # a clause that ends so gives this attribute
+_ENDINGS = {  # a clause with this ending states the attribute
     "eyes": re.compile(r"^(.*?)\s*\beyes?$", re.IGNORECASE),
     "mouth": re.compile(r"^(.*?)\s*\bmouth$", re.IGNORECASE),
     "expression": re.compile(r"^(.*?)\s*\bexpression$", re.IGNORECASE),
@@ -40,7 +40,7 @@ def write_sentence(title: str, attributes: Mapping[str, str], tag: str = "") -> 
 
 
 def sentence_variants(title: str, attributes: Mapping[str, str], tag: str = "") -> list[str]:
-    """Sentences that all state the same, each different: the asked form first, then other orders of its clauses."""
+    """Different sentences that state the same: the form of the prompt first, then other orders of its clauses."""
     known = {name: attributes.get(name, NONE) for name in CAPTION_ATTRIBUTES}
     name, scene = f"{title} emoji{f' from {tag}' if tag else ''}", f"{with_article(known['background'])} background"
     head, behind = (known[part] != NONE for part in ("head_shape", "background"))
@@ -66,25 +66,28 @@ def sentence_variants(title: str, attributes: Mapping[str, str], tag: str = "") 
 
 
 def parse_sentence(sentence: str) -> dict[str, str]:
-    """The attributes that a sentence states; what it does not mention is not in the result.
+    """The attributes that a sentence states; those that it does not mention are not in the result.
 
-    Commas inside a clause are kept: in "round head, large, dark eyes" the eyes are "large, dark".
+    Commas inside a clause are preserved: in "round head, large, dark eyes" the eyes are "large, dark".
     """
     opening = _OPENING.match(" ".join(sentence.split()))
     if not opening:
         return {}
     clauses = re.split(r"\s*,\s*", opening["rest"].strip().rstrip(".").strip())
-    found, waiting = {"head_shape": _value(opening["head"])} if opening["head"] else {}, list[str]()
+    found = {"head_shape": _value(opening["head"])} if opening["head"] else {}
+    # Clauses without a known ending: the beginning of the next attribute ("large" in "large, dark eyes"), or, before
+    # the background and at the end, the action, which has no ending of its own.
+    pending = list[str]()
     for clause in clauses:
         name, text = _ending(clause, found)
-        if name == "background" and waiting:
-            found["action"], waiting = _value(", ".join(waiting)), []
+        if name == "background" and pending:
+            found["action"], pending = _value(", ".join(pending)), []
         if name:
-            found[name], waiting = _value(", ".join([*waiting, text])), []
+            found[name], pending = _value(", ".join([*pending, text])), []
         elif clause:
-            waiting.append(clause)
-    if waiting:
-        found.setdefault("action", _value(", ".join(waiting)))
+            pending.append(clause)
+    if pending:
+        found.setdefault("action", _value(", ".join(pending)))
     return {name: found[name] for name in CAPTION_ATTRIBUTES if name in found}
 
 
@@ -94,7 +97,7 @@ def with_article(noun: str) -> str:
 
 
 def _ending(clause: str, found: Mapping[str, str]) -> tuple[str, str]:
-    """Attribute and value of a clause; ("", "") if it is none of the five that end in a fixed word."""
+    """Attribute and value of a clause; ("", "") if it has none of the five fixed endings."""
     for name, pattern in _ENDINGS.items():
         match = pattern.match(clause)
         if match and name not in found:

@@ -1,9 +1,9 @@
-"""Captions by a Qwen2.5-VL through vLLM's offline `LLM`: the same prompt, pixels and greedy answers as transformers.
+"""The vLLM engine: a Qwen2.5-VL through vLLM's offline `LLM`, with the same prompt and pixels as `qwen.py`.
 
-Why not `ray.data.llm`: its processor is one pass over a dataset (Ray 2.60, `ray/llm/_internal/batch`).
-What fails a gate would need a second pass, whose actor pool loads the model again; rows leave a batch
-in the order they finish, so a commit's shard comes together again only behind a barrier; and
-`should_continue_on_error` guards the engine stage alone, a picture that fails before it ends the job.
+Why not `ray.data.llm`: its processor is one pass over a dataset (Ray 2.60, `ray/llm/_internal/batch`). A caption that
+fails validation would need a second pass, whose actor pool loads the model again. Rows leave a batch in the order in
+which they finish, so a shard to commit is complete only behind a barrier. And `should_continue_on_error` covers the
+engine stage alone: an image that fails before it ends the job.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from emoji_ldm.caption.qwen import chat_text, load_processor, on_white, visual_b
 from emoji_ldm.config import CaptionConfig
 from emoji_ldm.errors import ModelError
 
-PROMPT_TOKENS = 1024  # the form, the example, a long title and 64 visual tokens take half of it
-GPU_SHARE = 0.9  # of the memory of a worker's GPU
+PROMPT_TOKENS = 1024  # instruction, example, a long title and 64 visual tokens take half of it
+GPU_SHARE = 0.9  # of the GPU memory of a worker, vLLM's default
 
 
 class VllmBatch(NamedTuple):
-    """A call as `LLM.generate` takes it."""
+    """The arguments of one `LLM.generate` call."""
 
     prompts: list[dict[str, Any]]
     sampling: list[Any]
 
 
 class VllmEngine:
-    """A loaded model; vLLM itself keeps `caption.batch_size` captions running until all are written."""
+    """A loaded model; vLLM itself keeps `caption.batch_size` requests running (continuous batching)."""
 
     batch_size: int | None = None
-    samples = True
+    can_resample = True
 
     def __init__(self, config: CaptionConfig) -> None:
         """Load the model on this process's GPUs; ModelError if that cannot be done."""
@@ -48,18 +48,18 @@ class VllmEngine:
             raise ModelError(f"vLLM cannot load caption.model={config.model!r}: {reason}") from None
 
     def prepare(self, requests: Sequence[CaptionRequest]) -> VllmBatch:
-        """Prompts with their pictures on white squares, and each request's own sampling."""
+        """Prompts with their images on white squares, and the sampling parameters of each request."""
         prompts = [
             {
                 "prompt": chat_text(self.processor, request),
-                "multi_modal_data": {"image": on_white(request.subject.image, self.size_px)},
+                "multi_modal_data": {"image": on_white(request.input.image, self.size_px)},
             }
             for request in requests
         ]
         return VllmBatch(prompts, [self._sampling(request) for request in requests])
 
     def answer(self, prepared: VllmBatch) -> list[EngineAnswer]:
-        """All in one `generate` call, which answers in the order of the prompts."""
+        """Answer all requests in one `generate` call, which returns them in the order of the prompts."""
         try:
             outputs = self.model.generate(prepared.prompts, prepared.sampling, use_tqdm=False)
         except self._dead as error:
@@ -75,8 +75,8 @@ class VllmEngine:
 
 def engine_options(config: CaptionConfig) -> dict[str, Any]:
     """Arguments of `vllm.LLM`."""
-    whole = int(config.gpus_per_worker)
-    parallel = {"tensor_parallel_size": whole, "distributed_executor_backend": "mp"} if whole > 1 else {}
+    num_gpus = int(config.gpus_per_worker)
+    parallel = {"tensor_parallel_size": num_gpus, "distributed_executor_backend": "mp"} if num_gpus > 1 else {}
     return {
         "model": config.model, "dtype": "bfloat16", "max_num_seqs": config.batch_size,
         "max_model_len": PROMPT_TOKENS + config.max_new_tokens, "limit_mm_per_prompt": {"image": 1, "video": 0},
@@ -87,5 +87,5 @@ def engine_options(config: CaptionConfig) -> dict[str, Any]:
 
 def _answer(output: Any) -> EngineAnswer:
     if output.finish_reason not in ("stop", "length"):
-        return EngineAnswer("", fault=f"vLLM gave up on the answer: {output.finish_reason}")
-    return EngineAnswer(output.text, ended=output.finish_reason == "stop")
+        return EngineAnswer("", error=f"vLLM ended the answer early: {output.finish_reason}")
+    return EngineAnswer(output.text, finished=output.finish_reason == "stop")

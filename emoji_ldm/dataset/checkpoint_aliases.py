@@ -1,8 +1,9 @@
-"""Names of checkpoints that may be moved: what is served under a name is changed by moving the name.
+"""Aliases of checkpoints: movable names, such as `production` for the checkpoint that is served.
 
     refs/checkpoints/NAME.json   {"name", "time", "checkpoint": path in the store}
 
-A checkpoint with a name is not pruned. Unlike a tag of tables, a name is there to be given to another one.
+Moving an alias changes what a service with `serve.checkpoint=alias:NAME` serves. A checkpoint with an alias is never
+pruned. Tags of tables, in contrast, never change their meaning (versions/refs.py).
 """
 
 from __future__ import annotations
@@ -19,24 +20,26 @@ ALIAS_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
 
 
 def set_alias(store: Store, name: str, path: str) -> None:
-    """Let a name mean the checkpoint at this path of the store from now on; ConfigError if it cannot be a name."""
+    """Point an alias to the checkpoint at this path of the store; ConfigError if the name is not allowed."""
     if not ALIAS_PATTERN.fullmatch(name):
-        raise ConfigError(f"name {name!r} is refused; start with a letter, go on with letters, digits, . _ or -")
+        raise ConfigError(f"name {name!r} is not allowed; start with a letter, continue with letters, digits, . _ or -")
     facts = {"name": name, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), "checkpoint": path}
     store.write(json.dumps(facts).encode(), *ALIAS_FOLDER, f"{name}.json")
 
 
 def resolve_alias(store: Store, name: str) -> str:
-    """Path of the checkpoint that has this name; ModelError if none has."""
+    """Path of the checkpoint that an alias points to; ModelError if there is no such alias."""
     known = aliased_paths(store)
     if name not in known:
-        raise ModelError(f"no checkpoint in {store.uri} has the alias {name!r} (aliases: {', '.join(known) or 'none'}); "
-                         f"give it to the newest with: emoji-ldm train --alias {name}")  # fmt: skip
+        raise ModelError(
+            f"no checkpoint in {store.uri} has the alias {name!r} (aliases: {', '.join(known) or 'none'}); "
+            f"give it to the newest with: emoji-ldm train --alias {name}"
+        )
     return known[name]
 
 
 def aliased_paths(store: Store) -> dict[str, str]:
-    """Path of each named checkpoint, by name."""
+    """{alias: path of its checkpoint}."""
     names = [name for name in store.list(*ALIAS_FOLDER) if name.endswith(".json")]
     return {
         name.removesuffix(".json"): str(json.loads(store.read(*ALIAS_FOLDER, name))["checkpoint"]) for name in names

@@ -1,12 +1,12 @@
-"""Checkpoints in the store: folders that count only once their manifest, written last, is there.
+"""Checkpoints in the store: folders that are complete only once their manifest, written last, exists.
 
     checkpoints/<run>/<kind>/step-00000400-<attempt>/...       files
     checkpoints/<run>/<kind>/step-00000400-<attempt>/COMPLETE  {"files": {path: size}, "sha256": {path: hex}, "step"}
     checkpoints/<run>/<kind>/LATEST                            name of the newest one
 
-`kind` is `autoencoder` or `unet`. An attempt has its own folder, so a process that was
-thought dead can never write into the checkpoint of its successor. `LATEST` is never needed
-to find a checkpoint: it says that there was one, so that a cleaned bucket is no fresh start.
+`kind` is `autoencoder` or `unet`. `<attempt>` is random per start of a training, so a process that was presumed dead
+can never write into the checkpoint of its successor. `LATEST` is not needed to find a checkpoint: it records that there
+was one, so that a run whose checkpoints somebody deleted is not started again from nothing without notice.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from emoji_ldm.store import Store
 
 MANIFEST_FILE, LATEST_FILE = "COMPLETE", "LATEST"
 FOLDER_PATTERN = re.compile(r"step-(\d{8})-[0-9a-f]{8}")
-ABANDONED_S = 900.0  # a folder without manifest that got no file for so long has nobody who writes it
+ABANDONED_S = 900.0  # after so long without a new file nobody writes a folder without manifest any more
 
 
 class DamagedCheckpointError(ModelError):
-    """A checkpoint is not whole."""
+    """A checkpoint lacks files, or holds others than were written."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class Checkpoint:
 
     @property
     def uri(self) -> str:
-        """Where the checkpoint lies."""
+        """URI of the checkpoint."""
         return f"{self.store.uri}/{self.path}"
 
     def manifest(self) -> dict[str, Any]:
-        """Its manifest: files with sizes, step, and what the trainer added (config, table versions, ...).
+        """The manifest: files with sizes, step, and what the trainer added (config, table versions, ...).
 
         Raises:
-            ModelError: It cannot be read as one.
+            DamagedCheckpointError: The manifest cannot be read.
         """
         try:
             manifest = json.loads(self.store.read(self.path, MANIFEST_FILE))
@@ -65,39 +65,37 @@ class Checkpoint:
         return manifest
 
     def check(self) -> dict[str, Any]:
-        """The manifest of a checkpoint whose files are all there with their sizes, else ModelError."""
+        """The manifest, if all files exist with their sizes; else DamagedCheckpointError."""
         manifest, found = self.manifest(), file_sizes(self.store, self.path)
         for name, size in manifest["files"].items():
             if found.get(name) != size:
-                there = f"has {found[name]} bytes instead of {size}" if name in found else "is missing"
-                raise self.damaged(f"{name} {there}")
+                reason = f"has {found[name]} bytes instead of {size}" if name in found else "is missing"
+                raise self.damaged(f"{name} {reason}")
         return manifest
 
     def damaged(self, why: str) -> ModelError:
-        """The error of a checkpoint that is not whole."""
+        """The error for a damaged checkpoint."""
         return DamagedCheckpointError(f"checkpoint {self.uri} is damaged: {why}")
 
     @contextmanager
     def suggest_alternative(self) -> Iterator[None]:
-        """For who wants to read it and not to train on: if it is damaged, the error says what else to do."""
+        """Within it, the error of a damaged checkpoint names another one to use; for readers that do not train on."""
         try:
             yield
         except DamagedCheckpointError as error:
-            raise ModelError(f"{error}; {self._instead()}") from None
+            raise ModelError(f"{error}; {self._alternative()}") from None
 
-    def _instead(self) -> str:
+    def _alternative(self) -> str:
         run, kind = self.path.split("/")[1:3] if self.path.startswith("checkpoints/") else ("", "")
         others = (
             other for other in complete_checkpoints(self.store, run, kind)[::-1] if run and other.path != self.path
         )
-        if other := next((other for other in others if other._is_whole()), None):
-            return (
-                f"name the whole one of step {other.step} instead, {other.uri}, or train on, which leaves this one out"
-            )
-        return "there is no whole one beside it; bring it back, or name one of another run"
+        if other := next((other for other in others if other._is_complete()), None):
+            return f"name the intact one of step {other.step} instead, {other.uri}, or train on, which skips this one"
+        return "the run has no intact one; restore its files, or name a checkpoint of another run"
 
-    def _is_whole(self) -> bool:
-        """Whether its files are all there with their sizes."""
+    def _is_complete(self) -> bool:
+        """Whether all files exist with their sizes."""
         try:
             self.check()
         except ModelError:
@@ -105,10 +103,14 @@ class Checkpoint:
         return True
 
     def fetch(self, cache: Path, part: str = "") -> Path:
-        """A local folder with the checkpoint's files (below `part`): itself for a local store, else a cached copy.
+        """A local folder with the checkpoint's files below `part`: the checkpoint itself, or a cached copy of it.
+
+        Args:
+            cache: Folder for copies from a store that is not local.
+            part: Prefix of the paths to fetch, such as `pipeline`; empty fetches all.
 
         Raises:
-            ModelError: A file of the manifest is missing, has another size, or came with other bytes; it names another.
+            ModelError: A file of the manifest is missing, has another size, or arrived with other bytes.
         """
         with self.suggest_alternative():
             return self._fetch(cache, part)
@@ -129,7 +131,7 @@ class Checkpoint:
     def _download(self, name: str, local: Path, sha256: str) -> None:
         data = self.store.read(self.path, name)
         if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-            raise self.damaged(f"{name} has other bytes than were written")
+            raise self.damaged(f"{name} has another SHA-256 than was written")
         local.parent.mkdir(parents=True, exist_ok=True)
         temporary = local.with_name(f".{local.name}.{uuid.uuid4().hex[:8]}")
         temporary.write_bytes(data)
@@ -137,31 +139,31 @@ class Checkpoint:
 
 
 def file_sizes(store: Store, path: str) -> dict[str, int]:
-    """Bytes of each file below a folder, by its path there."""
+    """{path below the folder: bytes} of all files."""
     root = store.path(path)
     return {info.path[len(root) :].lstrip("/"): info.size for info in _files(store, path)}
 
 
 def folder_name(step: int, attempt: str = "") -> str:
-    """The folder name of a checkpoint after `step` steps; `attempt` is 8 hex digits, new ones if empty."""
+    """Folder name of a checkpoint after `step` steps; `attempt` is 8 hex digits, random if empty."""
     return f"step-{step:08d}-{attempt or new_attempt()}"
 
 
 def new_attempt() -> str:
-    """8 random hex digits: what one start of a training calls its checkpoints."""
+    """8 random hex digits that mark the checkpoints of one start of a training."""
     return uuid.uuid4().hex[:8]
 
 
 def publish_checkpoint(
     store: Store, path: str, facts: Mapping[str, Any], sha256: Mapping[str, str] | None = None
 ) -> Checkpoint:
-    """Declare a folder whose files are all written complete, by writing its manifest, and point to it.
+    """Write the manifest of a folder whose files are all written, which makes it a checkpoint, and update `LATEST`.
 
     Args:
-        store: Where the folder lies.
+        store: The store that holds the folder.
         path: The folder, as `checkpoints/<run>/<kind>/<folder_name(step)>`.
-        facts: Goes into the manifest; must hold `step`.
-        sha256: Of files, by their path in the folder, for who downloads them.
+        facts: Further fields of the manifest; `step` is required.
+        sha256: {path in the folder: hex digest}, which downloads are checked against.
     """
     files = {name: size for name, size in file_sizes(store, path).items() if name != MANIFEST_FILE}
     store.write(json.dumps({**facts, "files": files, "sha256": dict(sha256 or {})}).encode(), path, MANIFEST_FILE)
@@ -171,20 +173,20 @@ def publish_checkpoint(
 
 
 def latest_name(store: Store, run: str, kind: str) -> str:
-    """The name of the checkpoint that was published last, whether it is still there or not; empty if none ever was."""
+    """Name of the checkpoint that was published last, even if it was deleted since; empty if there never was one."""
     folder = ("checkpoints", run, kind)
     return store.read(*folder, LATEST_FILE).decode() if store.exists(*folder, LATEST_FILE) else ""
 
 
 def complete_checkpoints(store: Store, run: str, kind: str) -> list[Checkpoint]:
-    """Complete checkpoints of a run, oldest first; of equal steps, the one that was published last comes last."""
+    """Complete checkpoints of a run by step; of equal steps, the one that was published last comes last."""
     found = [checkpoint for checkpoint in _folders(store, run, kind) if store.exists(checkpoint.path, MANIFEST_FILE)]
     latest = latest_name(store, run, kind)
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.path.endswith(f"/{latest}")))
 
 
 def newest_checkpoint(store: Store, run: str, kind: str) -> Checkpoint:
-    """The newest complete checkpoint; ModelError if there is none, naming the command that makes one."""
+    """The newest complete checkpoint; UntrainedError, with the command that makes one, if there is none."""
     found = complete_checkpoints(store, run, kind)
     if not found:
         command = "emoji-ldm train autoencoder" if kind == "autoencoder" else "emoji-ldm train"
@@ -193,24 +195,26 @@ def newest_checkpoint(store: Store, run: str, kind: str) -> Checkpoint:
 
 
 def invalidate(checkpoint: Checkpoint) -> None:
-    """Let a damaged checkpoint count no more; its files go when a later one is published."""
+    """Make a damaged checkpoint incomplete by deleting its manifest; pruning deletes its files later."""
     checkpoint.store.remove(checkpoint.path, MANIFEST_FILE)
 
 
 def prune_checkpoints(store: Store, run: str, kind: str, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, manifest first so that none is ever half there.
+    """Delete all but the newest `keep` checkpoints.
 
-    The one that was published last stays, and none of a later step goes for it; so does one with a name (labels.py).
-    What attempts left that died before their manifest goes as well, unless another attempt may still be writing it.
+    The checkpoint that was published last is always kept, even if others have a higher step (a run that resumed from an
+    older step), and so are checkpoints with an alias. Folders that died attempts left without a manifest go as well,
+    unless another attempt may still be writing one. A manifest is deleted before its files, so that a deletion that is
+    interrupted leaves an incomplete checkpoint, not a damaged one.
     """
     latest = f"checkpoints/{run}/{kind}/{latest_name(store, run, kind)}"
     complete = sorted(complete_checkpoints(store, run, kind), key=lambda checkpoint: checkpoint.path == latest)
     kept = {checkpoint.path for checkpoint in complete[-keep:]} | set(checkpoint_aliases.aliased_paths(store).values())
-    whole = {checkpoint.path for checkpoint in complete}
+    complete_paths = {checkpoint.path for checkpoint in complete}
     for checkpoint in _folders(store, run, kind):
         old = checkpoint.path not in kept and checkpoint.step <= complete[-1].step
-        own = checkpoint.path[-8:] == latest[-8:]
-        if old and (own or checkpoint.path in whole or _is_abandoned(store, checkpoint.path)):
+        own = checkpoint.path[-8:] == latest[-8:]  # of the attempt that publishes now, so nobody else writes it
+        if old and (own or checkpoint.path in complete_paths or _is_abandoned(store, checkpoint.path)):
             store.remove(checkpoint.path, MANIFEST_FILE)
             store.delete(checkpoint.path)
 

@@ -1,6 +1,7 @@
-"""`dataset export`: a version of the data set in a format that other programs read.
+"""`dataset export`: writes a version of the data set in a format that other programs read.
 
-Rows go through in a stream, oldest first, so that memory stays flat and a grown data set begins like its former export.
+Rows are streamed, oldest first, so that memory stays flat and the export of a grown data set begins with the same rows
+as the one before.
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ from emoji_ldm.errors import ConfigError, DatasetError
 from emoji_ldm.progress import track
 from emoji_ldm.store import Store
 
-__all__ = ["FORMATS", "ExportOptions", "export"]
-
 FORMATS: Mapping[str, Callable[[Store, Iterator[Row], ExportPlan], None]] = {
     "csv": image_csv.write_image_csv,
     "json": link_captions.write_json,
@@ -35,11 +34,14 @@ SINGLE_PART = {"train": 1.0}
 
 
 def export(images: Table, captions: Table, options: ExportOptions) -> dict[str, object]:
-    """Write the images and their good captions; returns counts and the target for people.
+    """Write the images and their captions of status ok.
+
+    Returns:
+        Counts, versions and the target, for people.
 
     Raises:
-        ConfigError: Unknown format or colour, wrong fractions, or a target that is not empty.
-        DatasetError: There is no image, or no caption where one is required.
+        ConfigError: The format or colour is unknown, the fractions are wrong, or the target is not empty.
+        DatasetError: There is no image, or no caption although the format requires one.
         StoreError: The target cannot be written.
     """
     if options.format not in FORMATS:
@@ -52,8 +54,8 @@ def export(images: Table, captions: Table, options: ExportOptions) -> dict[str, 
     plan = _export_plan(images, captions, options, parts, len(texts.keys() & parts.keys()))
     if options.format == "csv":
         image_csv.check_options(plan)
-    with atomic_output(options.target, _manifest(plan)) as place, track("export", len(parts), "images") as progress:
-        FORMATS[options.format](place, _rows(images, texts, parts, progress.advance), plan)
+    with atomic_output(options.target, _manifest(plan)) as output, track("export", len(parts), "images") as progress:
+        FORMATS[options.format](output, _rows(images, texts, parts, progress.advance), plan)
     left_out = images.count() - len(parts)
     return {
         "images": len(parts), "with captions": plan.captioned, "parts": dict(plan.parts),
@@ -63,7 +65,7 @@ def export(images: Table, captions: Table, options: ExportOptions) -> dict[str, 
 
 
 def _parts(images: Table, texts: Mapping[str, list[str]], options: ExportOptions) -> dict[str, str]:
-    """{image_id: part} of all that is exported."""
+    """{image_id: part} of all images to export."""
     image_ids, fractions = images.keys(), options.splits or SINGLE_PART
     if not image_ids:
         raise DatasetError(f"{images.store.uri} has no images to export; run: emoji-ldm crawl")
@@ -84,7 +86,9 @@ def _export_plan(
         options,
         {name: counts[name] for name in options.splits or SINGLE_PART if counts[name]},
         captioned,
-        store.uri if store.is_s3 else Path(store.root).name,  # a published card names no folders of this machine
+        store.uri
+        if store.is_s3
+        else Path(store.root).name,  # a published data card must not name folders of this machine
         {table.spec.name: table.version for table in (images, captions) if table.exists},
     )
 
@@ -93,15 +97,15 @@ def _rows(images: Table, texts: Mapping[str, list[str]], parts: Mapping[str, str
           advance: Callable[[int], None]) -> Iterator[Row]:  # fmt: skip
     columns = [name for name in images.spec.schema.names if name != "fingerprint"]
     for batch in images.batches(columns):
-        kept = [row for row in batch.to_pylist() if row["image_id"] in parts]
-        for row in kept:
+        exported = [row for row in batch.to_pylist() if row["image_id"] in parts]
+        for row in exported:
             several = texts.get(row["image_id"], [])
             yield row | {
                 "part": parts[row["image_id"]],
                 "captions": several,
                 "caption": several[0] if several else None,
             }
-        advance(len(kept))
+        advance(len(exported))
 
 
 def _manifest(plan: ExportPlan) -> dict[str, object]:

@@ -1,7 +1,7 @@
-"""Train, validation and test parts by content hash: an image never changes its part when others come or go.
+"""`dataset split`: train, validation and test parts by content hash, stable when images come or go.
 
-The part of an image depends on its id (a hash of its pixels), the salt and the fractions alone. Equal pixels are
-one image and captions follow their image, so nothing straddles two parts.
+The part of an image depends on its id (a hash of its pixels), the salt and the fractions alone. Equal pixels are one
+image and captions follow their image, so nothing is in two parts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PART_NAME_PATTERN = re.compile(r"[A-Za-z0-9_]+")  # what Hugging Face takes as a
 
 
 def parse_fractions(text: str) -> dict[str, float]:
-    """Fractions from `train=0.9,val=0.1`; empty text is no split.
+    """{part: fraction} from `train=0.9,val=0.1`; empty text gives no parts.
 
     Raises:
         ConfigError: A part has no number or a bad name, or the fractions do not add up to 1.
@@ -45,35 +45,35 @@ def check_fractions(fractions: Mapping[str, float]) -> None:
     """ConfigError unless names are words and the fractions are in (0, 1] and add up to 1."""
     for name, fraction in fractions.items():
         if not PART_NAME_PATTERN.fullmatch(name):
-            raise ConfigError(f"split name {name!r} is refused; use letters, digits and _")
+            raise ConfigError(f"split name {name!r} is not allowed; use letters, digits and _")
         if not 0 < fraction <= 1:
-            raise ConfigError(f"split {name}={fraction:g} is refused; a fraction is above 0 and at most 1")
+            raise ConfigError(f"split {name}={fraction:g} is not allowed; a fraction is above 0 and at most 1")
     total = sum(fractions.values())
     if not math.isclose(total, 1, abs_tol=1e-6):
         raise ConfigError(f"the fractions of the split add up to {total:g}, not 1 (such as train=0.9,val=0.1)")
 
 
 def assign_part(image_id: str, fractions: Mapping[str, float], salt: str = "") -> str:
-    """The part that an image belongs to; another `salt` deals anew."""
+    """The part that an image belongs to; another `salt` gives another split."""
     digest = hashlib.sha256(f"{salt}:{image_id}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64  # uniform in [0, 1)
+    position = int.from_bytes(digest[:8], "big") / 2**64  # uniform in [0, 1)
     for name, end in zip(fractions, accumulate(fractions.values()), strict=True):
-        if place < end:
+        if position < end:
             return name
-    return list(fractions)[-1]  # the sum may fall short of 1 by a rounding error
+    return list(fractions)[-1]  # rounding may leave the sum just below 1
 
 
 def split_images(images: Table, fractions: Mapping[str, float], *, salt: str = "", target: str = "") -> dict[str, int]:
-    """Deal every image of the table out.
+    """Assign every image of the table to a part.
 
     Args:
         images: The table `images`, at any version.
-        fractions: {part: share}, as `parse` gives it.
-        salt: Another one deals anew.
+        fractions: {part: fraction}, as `parse_fractions` gives it.
+        salt: Another one gives another split.
         target: A new Parquet file (a path or s3://...) of `image_id, split`; empty writes none.
 
     Returns:
-        {part: images}, in the order of `fractions`.
+        {part: number of images}, in the order of `fractions`.
 
     Raises:
         ConfigError: The fractions are wrong, or the target exists.

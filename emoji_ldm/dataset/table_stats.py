@@ -1,4 +1,4 @@
-"""`dataset stats`: what the tables of a store hold, as plain data and as text of at most 80 columns."""
+"""`dataset stats`: counts and distributions of a store's tables, as plain data and as text of at most 80 columns."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError
 from emoji_ldm.schemas import CAPTION_ATTRIBUTES
 
-MAX_VALUES = 12  # of the most frequent values
-MAX_REASONS = 3  # per engine
+MAX_VALUES = 12  # most frequent values of a column that are shown
+MAX_REASONS = 3  # most frequent failures of an engine that are shown
 WIDTH = 80
 LABEL_WIDTH = 22
 NO_BREAK = "\xa0"  # between a value and its count
 
 
 def table_stats(tables: Mapping[str, Table]) -> dict[str, Any]:
-    """Counts of the given tables ({name: table}), ready for JSON (`--json`); pictures themselves are not read.
+    """Counts of the given tables ({name: table}), ready for JSON (`--json`); image bytes are not read.
 
     Raises:
-        DatasetError: None of the tables is there.
+        DatasetError: None of the tables exists.
     """
-    there = {name: table for name, table in tables.items() if table.exists}
-    if not there:
+    existing = {name: table for name, table in tables.items() if table.exists}
+    if not existing:
         where = next(iter(tables.values())).store.uri
         raise DatasetError(f"no tables in {where}; crawl fills them (emoji-ldm crawl)")
     parts = {"images": _images, "outcomes": _outcomes, "captions": _captions}
-    data: dict[str, Any] = {"tables": {name: _table(table) for name, table in there.items()}}
-    data |= {name: part(there[name]) for name, part in parts.items() if name in there and there[name].count()}
+    data: dict[str, Any] = {"tables": {name: _table(table) for name, table in existing.items()}}
+    data |= {name: part(existing[name]) for name, part in parts.items() if name in existing and existing[name].count()}
     if "images" in data and "captions" in data:
-        captioned = len(there["images"].keys() & data["captions"].pop("image_ids"))
+        captioned = len(existing["images"].keys() & data["captions"].pop("image_ids"))
         data["captions"]["images_without"] = data["tables"]["images"]["rows"] - captioned
     data.get("captions", {}).pop("image_ids", None)
     return data
 
 
 def format_stats(data: Mapping[str, Any]) -> str:
-    """What `stats` gave, for people: at most 80 columns."""
+    """The result of `table_stats` as text of at most 80 columns."""
     lines = ["table            version         rows     files            size"]
     for name, facts in data["tables"].items():
         size = f"{facts['bytes'] / 1e6:,.1f} MB"
@@ -97,14 +97,14 @@ def _engine(rows: pa.Table) -> dict[str, Any]:
 
 
 def _frequent(values: pa.ChunkedArray | pa.Array, limit: int | None = MAX_VALUES) -> dict[str, int]:
-    """{value: rows}, the most frequent first; empty values are left out."""
+    """{value: number of rows}, the most frequent first; empty values are left out."""
     counts = [(str(entry["values"]), int(entry["counts"])) for entry in values.value_counts().to_pylist()
               if entry["values"] not in (None, "")]  # fmt: skip
     return dict(sorted(counts, key=lambda pair: (-pair[1], pair[0]))[:limit])
 
 
 def _share(values: pa.ChunkedArray | pa.Array) -> float:
-    """Share of true values; what is missing is false."""
+    """Share of true values; null counts as false."""
     return round(float(pc.mean(pc.fill_null(values, False)).as_py() or 0.0), 4)
 
 

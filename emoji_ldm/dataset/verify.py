@@ -1,4 +1,4 @@
-"""`dataset verify`: every file, every key and every pixel checked against what the tables say of them."""
+"""`dataset verify`: checks every file, key and pixel against what the tables say about them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from emoji_ldm.dataset.table import Table
 from emoji_ldm.progress import track
 from emoji_ldm.schemas import IMAGES
 
-REFERENCING_TABLES = ("captions", "latents")  # tables whose image_id is one of the images
+REFERENCING_TABLES = ("captions", "latents")  # their image_id refers to `images`
 NUM_THREADS = os.cpu_count() or 1
 
 
@@ -27,7 +27,7 @@ class IntegrityProblem:
 
     table: str
     file: str
-    key: str  # of the row; empty if it is about the file
+    key: str  # of the row; empty if the whole file is concerned
     reason: str
 
     def __str__(self) -> str:
@@ -42,38 +42,39 @@ class VerificationReport:
     rows: dict[str, int] = field(default_factory=dict)  # {table: rows read}
     problems: list[IntegrityProblem] = field(default_factory=list)
     orphans: list[IntegrityProblem] = field(default_factory=list)
-    """Captions and latents of images that are no more, as a refresh leaves them: readers pass them by, no damage."""
+    """Captions and latents of removed images, as a refresh of the crawl leaves them: harmless, readers skip them."""
 
 
 def verify(tables: Mapping[str, Table]) -> VerificationReport:
-    """Check tables, {name: table}; damage is collected, never raised. Memory: all keys, and one row group.
+    """Check tables, {name: table}; problems are collected, never raised.
 
-    Checked: every file is there with its size and rows; statistics enclose the keys; keys are distinct; the pixels
-    of every image hash to its id. Rows of images that are not there are told apart from damage.
+    Every file exists with its size and row count; statistics enclose the keys; keys are distinct; the pixels of every
+    image hash to its id. Rows of images that do not exist are reported apart, as orphans. Memory holds all keys and
+    one row group.
     """
-    result, images = VerificationReport(), set[str]()
-    for name in sorted(tables, key=lambda name: name != IMAGES.name):  # images first: others refer to them
+    report, image_ids = VerificationReport(), set[str]()
+    for name in sorted(tables, key=lambda name: name != IMAGES.name):  # images first, since others refer to them
         table, seen = tables[name], set[str]()
         if not table.exists:
             continue
         refers = name in REFERENCING_TABLES and IMAGES.name in tables
         with track(f"verify {name}", table.count(), "rows") as progress:
             for file in table.live_files().values():
-                for rows in _readable_row_groups(table, file, result.problems):
-                    result.problems += _key_problems(table, file, rows, seen)
+                for rows in _readable_row_groups(table, file, report.problems):
+                    report.problems += _key_problems(table, file, rows, seen)
                     if name == IMAGES.name:
-                        result.problems += _pixel_problems(file, rows)
+                        report.problems += _pixel_problems(file, rows)
                     if refers:
-                        result.orphans += _orphans(table, file, rows, images)
-                    result.rows[name] = result.rows.get(name, 0) + rows.num_rows
+                        report.orphans += _orphans(table, file, rows, image_ids)
+                    report.rows[name] = report.rows.get(name, 0) + rows.num_rows
                     progress.advance(rows.num_rows)
         if name == IMAGES.name:
-            images = seen
-    return result
+            image_ids = seen
+    return report
 
 
 def png_pixel_hash(png: bytes) -> str:
-    """The id of a picture: sha256 of "WxH:" and its RGBA bytes, as emoji_ldm.images.normalize gives it."""
+    """The id that a PNG should have: the hash of its pixels, by the function that named it (images.normalize)."""
     from PIL import Image
 
     from emoji_ldm.images.normalize import pixel_hash
@@ -84,31 +85,31 @@ def png_pixel_hash(png: bytes) -> str:
 
 
 def _readable_row_groups(table: Table, file: DataFile, problems: list[IntegrityProblem]) -> Iterator[pa.Table]:
-    """The row groups of a file that can be read."""
+    """The row groups of a file, without those that cannot be read."""
     name, source, filesystem = table.spec.name, table.resolve(file.path), table.store.filesystem
     with table.read_errors():
         info = filesystem.get_file_info(source)
     if not info.is_file or info.size != file.size:
-        found = f"has {info.size:,} bytes" if info.is_file else "is not there"
+        found = f"has {info.size:,} bytes" if info.is_file else "does not exist"
         problems.append(IntegrityProblem(name, file.path, "", f"{found}, should have {file.size:,}"))
         return
     try:
         with filesystem.open_input_file(source) as stream:
             yield from _row_groups(name, file, stream, problems)
     except (OSError, pa.ArrowException) as error:
-        problems.append(IntegrityProblem(name, file.path, "", f"is no Parquet file: {_one_line(error)}"))
+        problems.append(IntegrityProblem(name, file.path, "", f"is not a Parquet file: {_one_line(error)}"))
 
 
 def _row_groups(
     name: str, file: DataFile, stream: pa.NativeFile, problems: list[IntegrityProblem]
 ) -> Iterator[pa.Table]:
-    """Row groups by their checksums; one that fails is read once more without, so that its rows can be told apart."""
-    checked, loose = pq.ParquetFile(stream, page_checksum_verification=True), pq.ParquetFile(stream)
+    """Row groups, read with page checksums; one that fails is read without them, to find out which rows are damaged."""
+    checked, unchecked = pq.ParquetFile(stream, page_checksum_verification=True), pq.ParquetFile(stream)
     num_rows = checked.metadata.num_rows
     if num_rows != file.num_rows:
         problems.append(IntegrityProblem(name, file.path, "", f"has {num_rows:,} rows, the log says {file.num_rows:,}"))
     for group in range(checked.num_row_groups):
-        for reader in (checked, loose):
+        for reader in (checked, unchecked):
             try:
                 rows = reader.read_row_group(group)
             except (OSError, pa.ArrowException) as error:
@@ -131,16 +132,16 @@ def _key_problems(table: Table, file: DataFile, rows: pa.Table, seen: set[str]) 
         if key is None:
             yield IntegrityProblem(name, file.path, "", "a row has no key")
         elif key in seen:
-            yield IntegrityProblem(name, file.path, key, "key is there twice")
+            yield IntegrityProblem(name, file.path, key, "key occurs twice")
         elif bounds and not bounds[0] <= key <= bounds[1]:
             yield IntegrityProblem(name, file.path, key, "key is outside the file's statistics")
         seen.add(key)
 
 
 def _pixel_problems(file: DataFile, rows: pa.Table) -> Iterator[IntegrityProblem]:
-    pictures = pc.struct_field(rows.column("image"), ["bytes"]).to_pylist()
+    images = pc.struct_field(rows.column("image"), ["bytes"]).to_pylist()
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        found = list(pool.map(_hash_or_reason, pictures))
+        found = list(pool.map(_hash_or_reason, images))
     for key, digest in zip(rows.column("image_id").to_pylist(), found, strict=True):
         if digest != key:
             yield IntegrityProblem(
@@ -152,7 +153,7 @@ def _hash_or_reason(png: bytes | None) -> str:
     try:
         return png_pixel_hash(png or b"")
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a broken PNG
-        return f"picture cannot be decoded: {_one_line(error)}"
+        return f"image cannot be decoded: {_one_line(error)}"
 
 
 def _orphans(table: Table, file: DataFile, rows: pa.Table, images: Collection[str]) -> Iterator[IntegrityProblem]:

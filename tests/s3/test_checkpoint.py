@@ -29,7 +29,7 @@ def train(uri, folder):
 
 
 def test_a_training_goes_on_from_s3_bit_by_bit(s3_uri, tmp_path, monkeypatch):
-    monkeypatch.setattr(sharded_state, "SPAN", 2**14)  # several requests for a file
+    monkeypatch.setattr(sharded_state, "MAX_REQUEST_BYTES", 2**14)  # several requests for a file
     store, before = Store(s3_uri), train(s3_uri, tmp_path)
     whole = checkpoints.newest_checkpoint(store, "tiny", "unet")
     files = {name: store.read(whole.path, name) for name in whole.manifest()["files"] if name.endswith(".safetensors")}

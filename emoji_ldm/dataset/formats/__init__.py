@@ -1,5 +1,5 @@
-"""One writer per export format: rows in a stream -> files of the target.
+"""One writer per export format: a stream of rows -> files of the target.
 
-reference   csv: JPEGs by tag and metadata.csv      records      json, txt: {link, caption}
-hub         hf: Parquet that `load_dataset` opens   webdataset   tar shards
+image_csv     csv: images by tag, and metadata.csv       link_captions   json, txt: {link, caption}
+huggingface   hf: Parquet that `load_dataset` opens      webdataset      tar shards
 """

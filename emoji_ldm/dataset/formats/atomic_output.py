@@ -1,4 +1,4 @@
-"""A new folder, or S3 prefix, that gets its name or its manifest only once it is whole."""
+"""Atomic output: a folder that gets its name, or an S3 prefix that gets its manifest, only once it is complete."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ UNFINISHED_MARKER = ".unfinished"
 
 @contextmanager
 def atomic_output(uri: str, manifest: Mapping[str, Any]) -> Iterator[Store]:
-    """Give a place to write to; it becomes `uri`, with the manifest in it, if the block ends well.
+    """Give a store to write to; it becomes `uri`, with the manifest in it, if the block ends without an error.
 
-    A local folder is filled under another name and renamed. S3 cannot rename: there a marker says that the files are
-    not all, until the manifest is written; what a killed export left behind it is cleared by the next one.
+    A local folder is filled under another name and renamed. S3 cannot rename, so a marker object says that files are
+    still missing; it is deleted once the manifest is written. The next export to the same place clears what a killed
+    one left.
 
     Raises:
-        ConfigError: Something is there already.
-        StoreError: It cannot be written.
+        ConfigError: The target exists and is not empty.
+        StoreError: The target cannot be written.
     """
     target = Store(uri)
     try:
-        with _on_s3(target) if target.is_s3 else _local(Path(target.root)) as place:
-            yield place
-            place.write(json.dumps(manifest, indent=1, sort_keys=True).encode(), EXPORT_MANIFEST)
+        with _on_s3(target) if target.is_s3 else _local(Path(target.root)) as output:
+            yield output
+            output.write(json.dumps(manifest, indent=1, sort_keys=True).encode(), EXPORT_MANIFEST)
     except OSError as error:
         raise StoreError(f"export to {uri} failed: {error.strerror or error}") from None
 
 
 @contextmanager
-def open_output_file(place: Store, *parts: str) -> Iterator[NativeFile]:
-    """A file to write, with the folders above it."""
-    path = place.path(*parts)
-    if not place.is_s3:
+def open_output_file(output: Store, *parts: str) -> Iterator[NativeFile]:
+    """A file to write; its folders are made."""
+    path = output.path(*parts)
+    if not output.is_s3:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with place.filesystem.open_output_stream(path) as stream:
+    with output.filesystem.open_output_stream(path) as stream:
         yield stream
 
 
@@ -79,7 +80,7 @@ def _on_s3(target: Store) -> Iterator[Store]:
 
 
 def _clear(target: Store) -> None:
-    """Delete all but the marker: a second death in here must find it again."""
+    """Delete all but the marker, so that the next attempt clears up again if this one is killed here."""
     infos = target.filesystem.get_file_info(fs.FileSelector(target.root, recursive=True))
     for info in infos:
         if info.type == fs.FileType.File and info.base_name != UNFINISHED_MARKER:

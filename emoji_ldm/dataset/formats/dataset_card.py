@@ -1,4 +1,4 @@
-"""The data card: README.md whose YAML head tells Hugging Face's hub the configuration and the features."""
+"""The data card: a README.md whose YAML header tells Hugging Face's hub the configuration and the features."""
 
 from __future__ import annotations
 

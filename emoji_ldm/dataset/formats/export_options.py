@@ -1,4 +1,4 @@
-"""What every format's writer is told."""
+"""Options of an export, and the plan and rows that every format's writer gets."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Row = dict[str, Any]
-"""A row of `images` with `part` (of the split), `captions` (good ones, best first), `caption` (the first or None)."""
+"""A row of `images` with `part` (of the split), `captions` (the best first) and `caption` (the first or None)."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What an export looks like; every field is one option of the command."""
+    """The options of `dataset export`, one field each."""
 
     format: str
-    """csv (reference layout) | json | txt | hf | webdataset"""
+    """csv | json | txt | hf | webdataset"""
     target: str
-    """New folder, or s3://bucket/prefix with nothing below it."""
+    """A new or empty folder, or an empty s3://bucket/prefix."""
     splits: Mapping[str, float] = field(default_factory=dict)
-    """{part: fraction} as `split.parse` gives it; empty makes one part, `train`."""
+    """{part: fraction} as `split.parse_fractions` gives it; empty makes one part, `train`."""
     salt: str = ""
-    """Of the split."""
+    """Salt of the split; another one gives another split."""
     background: str = "white"
     """csv: colour behind transparent pixels of JPEGs, a name or #rrggbb."""
     images: str = "jpg"
     """csv: jpg, or png, which keeps alpha."""
     captioned: bool = False
-    """Leave images without a good caption out; json and txt always do."""
+    """Leave out images without a caption; json and txt always do."""
     license: str = ""
     """hf: the licence field of the data card."""
 
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """An export as it will be: known before the first row is read."""
+    """The outline of an export, known before the first row is read."""
 
     options: ExportOptions
-    parts: Mapping[str, int]  # {part: rows}; parts without rows are left out
-    captioned: int  # rows with a good caption
+    parts: Mapping[str, int]  # {part: rows}, without empty parts
+    captioned: int  # rows with a caption
     source: str  # the store's name
     versions: Mapping[str, int]  # {table: version}

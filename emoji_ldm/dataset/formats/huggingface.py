@@ -1,8 +1,9 @@
-"""Parquet as Hugging Face's viewer and `datasets.load_dataset` want it, laid out so that the next version reuses it.
+"""Format `hf`: Parquet for Hugging Face's viewer and `datasets.load_dataset`, of which new versions upload little.
 
-An upload costs the chunks of about 64 KiB that are new. So pictures lie uncompressed (PNG hardly shrinks), and pages
-and row groups end at content-defined places: soon after a row that came or went, they start where they did before.
-Longer row groups would keep more of the pictures when captions change, shorter ones find their places sooner.
+The hub stores files as content-defined chunks of about 64 KiB and uploads only new ones. So images lie uncompressed
+(PNG hardly shrinks), and both pages and row groups end where the content says so: a little after an added or removed
+row, boundaries fall where they fell before, and the chunks are the same again. With longer row groups a changed caption
+would invalidate less of the images, with shorter ones boundaries align sooner.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from emoji_ldm.schemas import IMAGE_TYPE
 from emoji_ldm.store import Store
 
 ROWS_PER_SHARD = 10_000
-GROUP_ROWS, GROUP_BYTES = 100, 64_000_000  # at most; the viewer refuses scans of more than 286 MiB
-GROUP_LEAST, GROUP_ENDS = 75, 8  # from so many rows on, a row group ends after one image in so many, chosen by its id
+MAX_GROUP_ROWS, MAX_GROUP_BYTES = 100, 64_000_000  # the viewer refuses scans of more than 286 MiB
+MIN_GROUP_ROWS, GROUP_END_RATE = 75, 8  # from 75 rows on, a row group ends after one image in 8, chosen by its id
 TEXTS = pa.list_(pa.string())
 COLUMNS: dict[str, pa.DataType] = {
     "image": IMAGE_TYPE, "caption": pa.string(), "captions": TEXTS, "title": pa.string(), "tags": TEXTS,
@@ -31,35 +32,35 @@ COLUMNS: dict[str, pa.DataType] = {
     "num_frames": pa.int32(), "source_url": pa.string(), "page_url": pa.string(), "source_format": pa.string(),
     "fetched_at": pa.timestamp("us", tz="UTC"),
 }  # fmt: skip
-COMPRESSION = {"image.bytes": "none"}
+COMPRESSION = {"image.bytes": "none"}  # of columns; all others use zstd
 
 
-def write_huggingface(place: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
-    """Shards `data/{part}-00000-of-000NN.parquet`, and last the card `README.md`."""
+def write_huggingface(output: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
+    """Write shards `data/{part}-00000-of-000NN.parquet` and, last, the data card `README.md`."""
     sizes: dict[str, int] = {}
     with ExitStack() as stack:
         parts = {
-            name: _SplitWriter(stack.enter_context(ExitStack()), place, name, num) for name, num in plan.parts.items()
+            name: _SplitWriter(stack.enter_context(ExitStack()), output, name, num) for name, num in plan.parts.items()
         }
         for row in rows:
             parts[row["part"]].add(row)
         for name, part in parts.items():
             sizes[name] = part.close()
     features = {name: _feature(kind) for name, kind in COLUMNS.items()}
-    place.write(dataset_card(plan, features, sizes).encode(), "README.md")
+    output.write(dataset_card(plan, features, sizes).encode(), "README.md")
 
 
 def schema() -> pa.Schema:
-    """Columns, and the metadata that makes `datasets` see pictures."""
+    """The columns, with the metadata that makes `datasets` decode images."""
     features = {name: _feature(kind) for name, kind in COLUMNS.items()}
     return pa.schema(COLUMNS, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
 class _SplitWriter:
-    """The shards of one part; holds one row group."""
+    """Writes the shards of one part; memory holds one row group."""
 
-    def __init__(self, stack: ExitStack, place: Store, name: str, num_rows: int) -> None:
-        self.stack, self.place, self.name = stack, place, name
+    def __init__(self, stack: ExitStack, output: Store, name: str, num_rows: int) -> None:
+        self.stack, self.output, self.name = stack, output, name
         self.num_shards, self.shard = -(-num_rows // ROWS_PER_SHARD), 0
         self.group: list[Row] = []
         self.rows = self.group_bytes = self.bytes = 0
@@ -70,14 +71,14 @@ class _SplitWriter:
         self.group.append(row)
         self.rows += 1
         self.group_bytes += len(row["image"]["bytes"])
-        full = len(self.group) >= GROUP_ROWS or self.group_bytes >= GROUP_BYTES
-        if full or (len(self.group) >= GROUP_LEAST and int(row["image_id"][-8:], 16) % GROUP_ENDS == 0):
+        full = len(self.group) >= MAX_GROUP_ROWS or self.group_bytes >= MAX_GROUP_BYTES
+        if full or (len(self.group) >= MIN_GROUP_ROWS and int(row["image_id"][-8:], 16) % GROUP_END_RATE == 0):
             self._flush()
         if self.rows == ROWS_PER_SHARD:
             self.close()
 
     def close(self) -> int:
-        """End the open shard; returns the bytes of all shards so far."""
+        """Close the open shard and return the bytes of all shards so far."""
         self._flush()
         if self.writer is not None:
             self.writer.close()
@@ -91,7 +92,7 @@ class _SplitWriter:
             return
         if self.writer is None:
             name = f"data/{self.name}-{self.shard:05d}-of-{self.num_shards:05d}.parquet"
-            self.sink = self.stack.enter_context(open_output_file(self.place, name))
+            self.sink = self.stack.enter_context(open_output_file(self.output, name))
             self.writer, self.shard = _writer(self.sink), self.shard + 1
         self.writer.write_table(pa.Table.from_pylist(self.group, schema=schema()), row_group_size=len(self.group))
         self.group, self.group_bytes = [], 0

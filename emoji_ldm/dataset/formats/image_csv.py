@@ -1,4 +1,4 @@
-"""The reference layout: `images/{tag}_{index:07d}.jpg` and `metadata.csv` (file_name, image_url, image_title, tag)."""
+"""Format `csv`: `images/{tag}_{index:07d}.jpg` and `metadata.csv` (file_name, image_url, image_title, tag)."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ UNTAGGED = "untagged"
 JPEG = {"quality": 95, "subsampling": 0}
 
 
-def write_image_csv(place: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
-    """Pictures numbered per tag, and metadata.csv; a folder per part of a split. Captions add a column `prompt`."""
+def write_image_csv(output: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
+    """Write images numbered per tag, and metadata.csv; a folder per part of a split. Captions add a column `prompt`."""
     columns = [*COLUMNS, "prompt"] if plan.captioned else [*COLUMNS]
     numbers = Counter[tuple[str, str]]()
     with ExitStack() as stack:
-        tables = {part: _table(stack, place, plan, part, columns) for part in plan.parts}
+        tables = {part: _table(stack, output, plan, part, columns) for part in plan.parts}
         for row in rows:
             tag = row["tags"][0] if row["tags"] else UNTAGGED
             stem = re.sub(r"[^\w.-]+", "_", tag)
             number = numbers[row["part"], stem]
             numbers[row["part"], stem] += 1
             name = f"images/{stem}_{number:07d}.{plan.options.images}"
-            with open_output_file(place, *_folder(plan, row["part"]), name) as file:
+            with open_output_file(output, *_folder(plan, row["part"]), name) as file:
                 file.write(_encode_image(row["image"]["bytes"], plan))
             cells = (name, row["source_url"], row["title"], tag, row["caption"] or "")
             tables[row["part"]].writerow(cells[: len(columns)])
 
 
 def check_options(plan: ExportPlan) -> None:
-    """ConfigError for an unknown colour or kind of picture."""
+    """ConfigError for an unknown colour or image format."""
     if plan.options.images not in ("jpg", "png"):
-        raise ConfigError(f"export images={plan.options.images!r} is refused; take jpg or png")
+        raise ConfigError(f"export images={plan.options.images!r} is unknown; use jpg or png")
     _background_color(plan)
 
 
@@ -51,8 +51,8 @@ def _folder(plan: ExportPlan, part: str) -> tuple[str, ...]:
     return (part,) if plan.options.splits else ()
 
 
-def _table(stack: ExitStack, place: Store, plan: ExportPlan, part: str, columns: list[str]) -> Any:
-    file = stack.enter_context(open_output_file(place, *_folder(plan, part), "metadata.csv"))
+def _table(stack: ExitStack, output: Store, plan: ExportPlan, part: str, columns: list[str]) -> Any:
+    file = stack.enter_context(open_output_file(output, *_folder(plan, part), "metadata.csv"))
     text = stack.enter_context(io.TextIOWrapper(file, encoding="utf-8", newline=""))
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)

@@ -1,4 +1,4 @@
-"""Records {link, caption}, as JSON or as lines `link<TAB>caption`: what the crawl's source `records` reads."""
+"""Formats `json` and `txt`: records {link, caption} or lines `link<TAB>caption`, as `crawl.source=records` reads."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from emoji_ldm.dataset.formats.export_options import ExportPlan, Row
 from emoji_ldm.store import Store
 
 
-def write_json(place: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
-    """One JSON list a part: `records.json`, or with a split `{part}.json`."""
+def write_json(output: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
+    """Write one JSON list: `records.json`, or with a split `{part}.json`."""
     with ExitStack() as stack:
-        files = _files(stack, place, plan, "json")
+        files = _files(stack, output, plan, "json")
         separators = dict.fromkeys(files, "[\n")
         for row in rows:
             record = json.dumps({"link": row["source_url"], "caption": row["caption"]}, ensure_ascii=False)
@@ -26,15 +26,15 @@ def write_json(place: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
             file.write(b"\n]\n")
 
 
-def write_txt(place: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
-    """One line a record: `records.txt`, or with a split `{part}.txt`."""
+def write_txt(output: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
+    """Write one line per record: `records.txt`, or with a split `{part}.txt`."""
     with ExitStack() as stack:
-        files = _files(stack, place, plan, "txt")
+        files = _files(stack, output, plan, "txt")
         for row in rows:
             caption = " ".join(row["caption"].split())  # a caption is one line, without tabs
             files[row["part"]].write(f"{row['source_url']}\t{caption}\n".encode())
 
 
-def _files(stack: ExitStack, place: Store, plan: ExportPlan, ending: str) -> dict[str, NativeFile]:
+def _files(stack: ExitStack, output: Store, plan: ExportPlan, ending: str) -> dict[str, NativeFile]:
     names = {part: part if plan.options.splits else "records" for part in plan.parts}
-    return {part: stack.enter_context(open_output_file(place, f"{name}.{ending}")) for part, name in names.items()}
+    return {part: stack.enter_context(open_output_file(output, f"{name}.{ending}")) for part, name in names.items()}

@@ -1,4 +1,7 @@
-"""WebDataset: tar shards of `{image_id}.png`, `.json` and, if there are captions, `.txt`; equal rows, equal bytes."""
+"""Format `webdataset`: tar shards of `{image_id}.png`, `.json` and, if there are captions, `.txt`.
+
+Equal rows give equal bytes: times, owners and modes in the tar headers are fixed.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,25 @@ from emoji_ldm.store import Store
 
 SHARD_BYTES = 100_000_000
 SHARD_ROWS = 10_000
-JSON_FIELDS = ("image_id", "title", "tags", "caption", "captions", "width", "height", "has_alpha", "num_frames", "source_url",
-        "page_url", "source_format")  # fmt: skip
+JSON_FIELDS = (
+    "image_id", "title", "tags", "caption", "captions", "width", "height", "has_alpha", "num_frames", "source_url",
+    "page_url", "source_format",
+)  # fmt: skip
 
 
-def write_webdataset(place: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
-    """Shards `{part}-000000.tar` of about 100 MB."""
+def write_webdataset(output: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
+    """Write shards `{part}-000000.tar` of about 100 MB."""
     with ExitStack() as stack:
-        shards = {part: stack.enter_context(_TarShardWriter(place, part)) for part in plan.parts}
+        shards = {part: stack.enter_context(_TarShardWriter(output, part)) for part in plan.parts}
         for row in rows:
             shards[row["part"]].add(row, with_text=bool(plan.captioned))
 
 
 class _TarShardWriter:
-    """The shards of one part, one open at a time."""
+    """Writes the shards of one part, one at a time."""
 
-    def __init__(self, place: Store, part: str) -> None:
-        self.place, self.part, self.number, self.rows, self.bytes = place, part, 0, 0, 0
+    def __init__(self, output: Store, part: str) -> None:
+        self.output, self.part, self.number, self.rows, self.bytes = output, part, 0, 0, 0
         self.open = ExitStack()
         self.tar: tarfile.TarFile | None = None
 
@@ -45,10 +50,10 @@ class _TarShardWriter:
             self.tar = self._next()
         facts = {name: row[name] for name in JSON_FIELDS} | {"fetched_at": row["fetched_at"].isoformat()}
         members = {"png": row["image"]["bytes"], "json": json.dumps(facts, ensure_ascii=False).encode()}
-        if with_text:  # of an image without caption it is empty: readers want the same files of every sample
+        if with_text:  # empty for an image without caption: readers expect the same files in every sample
             members["txt"] = (row["caption"] or "").encode()
         for ending, data in members.items():
-            info = tarfile.TarInfo(f"{row['image_id']}.{ending}")  # time, owner and mode are fixed
+            info = tarfile.TarInfo(f"{row['image_id']}.{ending}")  # its defaults fix time, owner and mode
             info.size = len(data)
             self.tar.addfile(info, io.BytesIO(data))
             self.bytes += len(data)
@@ -56,6 +61,6 @@ class _TarShardWriter:
 
     def _next(self) -> tarfile.TarFile:
         self.open.close()
-        file = self.open.enter_context(open_output_file(self.place, f"{self.part}-{self.number:06d}.tar"))
+        file = self.open.enter_context(open_output_file(self.output, f"{self.part}-{self.number:06d}.tar"))
         self.number, self.rows, self.bytes = self.number + 1, 0, 0
         return self.open.enter_context(tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT))

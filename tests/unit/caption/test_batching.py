@@ -49,7 +49,7 @@ def test_rows_follow_their_images_and_the_schema():
 def test_a_broken_picture_is_one_failed_row(ten, data):
     rows = write(FakeEngine(), with_bytes(ten, 2, data))
     assert [row["status"] for row in rows] == ["ok", "ok", "failed", *["ok"] * 7]
-    assert rows[2]["reason"].startswith("unreadable picture")
+    assert rows[2]["reason"].startswith("unreadable image")
     assert (rows[2]["caption"], rows[2]["attempts"]) == ("", 0)
 
 
@@ -63,7 +63,7 @@ def test_a_picture_on_which_the_engine_raises_costs_its_own_row_alone(ten):
 
     rows = write(FakeEngine(say), ten)
     assert [row["status"] for row in rows].count("ok") == 9
-    assert rows[6]["reason"] == "the engine failed on this picture: RuntimeError: shape mismatch"
+    assert rows[6]["reason"] == "the engine failed on this image: RuntimeError: shape mismatch"
 
 
 @pytest.mark.parametrize("good", [0, 1, 4], ids=["alone", "beside a good one", "in a tail of their own"])
@@ -86,7 +86,7 @@ def test_an_engine_that_fails_on_every_picture_or_is_dead_marks_no_row(ten):
     def dead(request):
         raise EngineLostError("CUDA error")
 
-    with pytest.raises(ModelError, match=r"fails on each of 4 pictures, and on a drawn one: TypeError: generate"):
+    with pytest.raises(ModelError, match=r"fails on each of 4 images, and on a test image: TypeError: generate"):
         write(FakeEngine(broken), ten)
     with pytest.raises(EngineLostError):
         write(FakeEngine(dead), ten)
@@ -105,7 +105,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_one_picture_too_large_is
     assert {row["status"] for row in write(engine, ten)} == {"ok"}
     assert max(map(len, engine.batches)) == 2
     engine.fits = 0
-    with pytest.raises(ModelError, match="one picture alone"):
+    with pytest.raises(ModelError, match="one image alone"):
         write(engine, ten)
 
 
@@ -135,7 +135,7 @@ def test_what_fails_to_the_end_keeps_the_last_reason(ten):
 
 def test_captions_of_an_image_differ_or_say_which_one_they_repeat(ten):
     def say(request):  # the second caption is the first again, at each attempt; the third one differs
-        return caption_for(type(request)(request.subject, request.image_id, 2 * (request.number == 2), 0))
+        return caption_for(type(request)(request.input, request.image_id, 2 * (request.number == 2), 0))
 
     rows = write(FakeEngine(say), ten, VLM.model_copy(update={"num_captions": 3}))
     assert [row["number"] for row in rows[:3]] == [0, 1, 2]
@@ -152,10 +152,10 @@ def test_answers_do_not_depend_on_the_batches_that_carried_them(ten):
 
 def test_batches_stay_full_until_the_queue_runs_dry():
     images = image_rows(blobs(64))
-    rounds = CaptionBatcher(FakeEngine(lambda request: "" if request.seed % 3 == 0 else caption_for(request), 16), VLM)
-    rounds.run(images)
-    assert rounds.asked > 64
-    assert rounds.asked / rounds.slots > 0.8
+    batcher = CaptionBatcher(FakeEngine(lambda request: "" if request.seed % 3 == 0 else caption_for(request), 16), VLM)
+    batcher.run(images)
+    assert batcher.num_requests > 64
+    assert batcher.num_requests / batcher.num_slots > 0.8
 
 
 def rows_of(*rows):
@@ -166,13 +166,13 @@ def test_a_plan_is_what_is_wanted_minus_what_is_there():
     done = rows_of(("k0", "a", 0, 1, "ok", "A blob."), ("k1", "a", 1, 3, "failed", ""), ("k2", "b", 0, 3, "failed", ""))
     assert plan_captions(["a", "b"], done, num_captions=1, retry=False) == {}
     more = plan_captions(["a", "b", "c"], done, num_captions=3, retry=False)
-    assert {image_id: found.wanted for image_id, found in more.items()} == {
+    assert {image_id: found.missing for image_id, found in more.items()} == {
         "a": {2: 0}, "b": {1: 0, 2: 0}, "c": {0: 0, 1: 0, 2: 0},
     }  # fmt: skip
-    assert more["a"].texts == {0: "A blob."}
+    assert more["a"].good_captions == {0: "A blob."}
     again = plan_captions(["a", "b"], done, num_captions=2, retry=True)
-    assert (again["a"].wanted, again["a"].replaces) == ({1: 3}, ["k1"])
-    assert (again["b"].wanted, again["b"].replaces) == ({0: 3, 1: 0}, ["k2"])
+    assert (again["a"].missing, again["a"].replaces) == ({1: 3}, ["k1"])
+    assert (again["b"].missing, again["b"].replaces) == ({0: 3, 1: 0}, ["k2"])
 
 
 def test_a_failed_caption_that_is_tried_again_gets_answers_it_did_not_get_before(ten):
@@ -182,4 +182,4 @@ def test_a_failed_caption_that_is_tried_again_gets_answers_it_did_not_get_before
     engine = FakeEngine(refusing(3))
     rows = write(engine, ten.append_column("plan", plan_column(plans, ids)))
     assert {(row["status"], row["attempts"]) for row in rows} == {("ok", 5)}
-    assert json.loads(plan_column(plans, ids)[0].as_py())["wanted"] == {"0": 3}
+    assert json.loads(plan_column(plans, ids)[0].as_py())["missing"] == {"0": 3}

@@ -25,7 +25,9 @@ def override(store, tmp_path):
     def run(text):
         (tmp_path / "people.csv").write_text(text, encoding="utf-8")
         return commit_manual_captions(
-            str(tmp_path / "people.csv"), store, Lineage(RunInfo("default", Config(store=store.uri).to_json()), "caption", {})
+            str(tmp_path / "people.csv"),
+            store,
+            Lineage(RunInfo("default", Config(store=store.uri).to_json()), "caption", {}),
         )
 
     return run
@@ -81,4 +83,6 @@ def test_a_bad_file_is_one_clear_line(store, override, text, expected):
 
 def test_a_missing_file_is_named(store):
     with pytest.raises(ConfigError, match=r"caption\.overrides='/nowhere\.csv' cannot be read"):
-        commit_manual_captions("/nowhere.csv", store, Lineage(RunInfo("default", Config(store=store.uri).to_json()), "caption", {}))
+        commit_manual_captions(
+            "/nowhere.csv", store, Lineage(RunInfo("default", Config(store=store.uri).to_json()), "caption", {})
+        )

@@ -75,7 +75,7 @@ def test_a_face_says_what_its_title_says_and_no_more():
 
 def test_a_thing_has_no_face():
     caption = describe_image(subject(openmoji(3)[2]))  # hot dog
-    assert not caption.fault
+    assert not caption.error
     assert caption.text.startswith("Hot dog emoji from food with a")
     assert {caption.attributes[name] for name in ("eyes", "mouth", "expression", "skin_color", "action")} == {"none"}
 
@@ -102,12 +102,12 @@ def test_real_emoji_get_captions_that_pass_the_gates_read_back_and_tell_them_apa
 def test_further_captions_say_the_same_facts_in_other_sentences_until_there_are_none_left():
     one = subject(openmoji(1)[0])
     several = [describe_image(one, number) for number in range(9)]
-    good = [validate_answer(answer, one.title) for answer in several if not answer.fault]
+    good = [validate_answer(answer, one.title) for answer in several if not answer.error]
     assert len({caption.text for caption in good}) == len(good) == 8
     assert not any(caption.reason for caption in good)
     for caption in good:
         assert all(value.lower() in caption.text.lower() for value in caption.attributes.values() if value != "none")
-    assert several[8].fault == "the facts of this picture give only 8 different sentences"
+    assert several[8].error == "the facts of this image allow only 8 different sentences"
 
 
 @pytest.mark.parametrize(

@@ -55,11 +55,11 @@ def test_the_title_and_the_form_reach_the_model(engine, requests):
 
 def test_a_batch_says_what_each_picture_alone_says_greedy_and_sampled_side_by_side(engine, requests):
     cat, blob, wave = requests
-    mixed = [cat, CaptionRequest(blob.subject, "blob", attempt=1), CaptionRequest(cat.subject, "cat", number=1), wave]
+    mixed = [cat, CaptionRequest(blob.input, "blob", attempt=1), CaptionRequest(cat.input, "cat", number=1), wave]
     together = ask(engine, *mixed)
     assert together == [ask(engine, request)[0] for request in mixed]
     assert together[0] != together[2]
-    assert not any(answer.ended for answer in engine.answer(engine.prepare(mixed)))
+    assert not any(answer.finished for answer in engine.answer(engine.prepare(mixed)))
 
 
 def test_noise_on_the_largest_scores_draws_from_their_softmax():

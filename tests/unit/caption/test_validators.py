@@ -26,10 +26,10 @@ def test_a_good_answer_is_freed_of_quotes_and_read():
     ("Sorry, but I can't help with that.", "a refusal"),
     ("Blob wave emoji. I cannot see the picture.", "a refusal"),
     ("No image was provided. Please upload the image.", "a refusal"),
-    ("Blob wave emoji con una cabeza redonda, ojos negros, boca alegre, con fondo blanco.", "looks like Spanish"),
-    ("Emoji avec une tête ronde, des yeux noirs et une bouche, sur un fond blanc.", "looks like French"),
-    ("Blob wave emoji mit einem runden Kopf, Augen und Mund, auf weißem Hintergrund.", "looks like German"),
-    ("Żółta buźka macha ręką i szeroko się uśmiecha.", "hardly any English word"),
+    ("Blob wave emoji con una cabeza redonda, ojos negros, boca alegre, con fondo blanco.", "looks like es"),
+    ("Emoji avec une tête ronde, des yeux noirs et une bouche, sur un fond blanc.", "looks like fr"),
+    ("Blob wave emoji mit einem runden Kopf, Augen und Mund, auf weißem Hintergrund.", "looks like de"),
+    ("Żółta buźka macha ręką i szeroko się uśmiecha.", "looks like pl"),
     ("一个黄色的圆脸表情符号，正在挥手。", "of another script"),
     ("Blob wave emoji with a круглая жёлтая голова, глаза и рот", "of another script"),
     (EXAMPLE.replace("small black", "big big big big"), "repeats itself: 'big' 4 times in a row"),
@@ -46,8 +46,8 @@ def test_a_bad_answer_has_its_own_reason(text, expected):
 
 
 def test_an_answer_that_was_cut_off_is_truncated_and_a_loop_says_so_first():
-    assert reason(EXAMPLE, ended=False).startswith("truncated")
-    assert reason("Blob wave emoji with a " + "round " * 60, ended=False).startswith("repeats itself")
+    assert reason(EXAMPLE, finished=False).startswith("truncated")
+    assert reason("Blob wave emoji with a " + "round " * 60, finished=False).startswith("repeats itself")
 
 
 @pytest.mark.parametrize(
@@ -58,4 +58,4 @@ def test_a_title_of_any_kind_fails_no_caption(title):
 
 
 def test_what_the_engine_itself_says_comes_first():
-    assert reason("", fault="gave up") == "gave up"
+    assert reason("", error="gave up") == "gave up"

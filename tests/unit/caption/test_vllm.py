@@ -44,7 +44,7 @@ def test_both_engines_give_the_same_greedy_answers_to_the_same_prompts_and_pixel
 
 def test_a_shard_is_one_call_with_each_requests_own_seed_and_temperature(engine, config):
     asked = requests(1)[0]
-    later = CaptionRequest(asked.subject, asked.image_id, number=1, attempt=1)
+    later = CaptionRequest(asked.input, asked.image_id, number=1, attempt=1)
     _, (greedy, sampled) = engine.prepare([asked, later])
     assert (greedy.temperature, sampled.temperature, sampled.seed) == (0.0, 1.0, later.seed)
     assert (sampled.top_k, sampled.max_tokens, sampled.repetition_penalty) == (50, 6, 1.0)

@@ -35,5 +35,5 @@ def test_the_process_of_a_dead_engine_ends_so_that_ray_starts_another(monkeypatc
 
 def test_an_engine_that_dies_in_place_of_a_dead_one_ends_the_job_with_its_reason(monkeypatch):
     restarted(monkeypatch, True)
-    with pytest.raises(ModelError, match="both died, the last time of: CUDA error"):
+    with pytest.raises(ModelError, match="both died, the latter of: CUDA error"):
         worker()(image_rows(blobs(2)))

@@ -48,7 +48,7 @@ def test_unknown_and_impossible_names_are_one_line(store):
         ModelError, match=r"'life' \(aliases: live\); give it to the newest with: emoji-ldm train --alias"
     ):
         checkpoint_aliases.resolve_alias(store, "life")
-    with pytest.raises(ConfigError, match=r"name '\.\./x' is refused"):
+    with pytest.raises(ConfigError, match=r"name '\.\./x' is not allowed"):
         checkpoint_aliases.set_alias(store, "../x", path_of(4))
 
 

@@ -41,8 +41,8 @@ def test_an_image_keeps_its_part_when_the_data_set_grows(tmp_path):
     [
         ("train=0.9,val=0.2", r"add up to 1\.1, not 1"),
         ("train=0.9,val", "'val' is not NAME=FRACTION"),
-        ("train=1.5,val=-0.5", "train=1.5 is refused"),
-        ("a/b=1", "name 'a/b' is refused"),
+        ("train=1.5,val=-0.5", "train=1.5 is not allowed"),
+        ("a/b=1", "name 'a/b' is not allowed"),
     ],
 )
 def test_a_wrong_split_is_named(text, message):

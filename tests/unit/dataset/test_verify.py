@@ -24,9 +24,9 @@ def test_verify_finds_a_picture_that_is_not_its_id(store):
     broken[1] |= {"image_id": "1" * 64, "image": {"bytes": b"\x89PNG no", "path": ""}}
     table.commit([table.write_file(pa.Table.from_pylist([*broken, rows.to_pylist()[3]], IMAGES.schema))],
                  app_id="two", metadata={})  # fmt: skip
-    found = {damage.key[:2]: damage.reason for damage in verify({"images": table}).problems}
+    found = {problem.key[:2]: problem.reason for problem in verify({"images": table}).problems}
     assert found.pop("00") == "pixels have another hash" and "cannot be decoded" in found.pop("11")
-    assert list(found.values()) == ["key is there twice"]
+    assert list(found.values()) == ["key occurs twice"]
 
 
 def test_verify_finds_flipped_bits_missing_files_and_orphans(store):
@@ -44,7 +44,7 @@ def test_verify_finds_flipped_bits_missing_files_and_orphans(store):
     place = data.index(b"IDAT") + 8
     data[place] ^= 255
     path.write_bytes(data)
-    reasons = [damage.reason for damage in verify({"images": table}).problems]
+    reasons = [problem.reason for problem in verify({"images": table}).problems]
     assert "CRC" in reasons[0] and any("hash" in reason or "decoded" in reason for reason in reasons[1:])
     path.unlink()
-    assert "is not there" in verify({"images": table}).problems[0].reason
+    assert "does not exist" in verify({"images": table}).problems[0].reason
