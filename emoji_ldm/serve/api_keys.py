@@ -30,6 +30,7 @@ from emoji_ldm import s3
 from emoji_ldm.errors import ConfigError, StoreError
 from emoji_ldm.store import Store
 
+# Bulk keys exist so that a batch client cannot take the capacity that interactive users wait for.
 KeyKind = Literal["interactive", "bulk"]
 KEY_PREFIX = "sk-emoji-"
 MAX_TRIES = 50  # to win against other writers of the same object
@@ -63,6 +64,7 @@ def hash_key(secret: str) -> str:
 
 def new_key(name: str, kind: KeyKind, images_per_minute: int, expires: datetime | None) -> tuple[str, ApiKey]:
     """Return a new key, which cannot be shown again, and its entry for the file."""
+    # The prefix lets secret scanners recognise a key that was committed by mistake.
     secret = KEY_PREFIX + secrets.token_urlsafe(32)
     made = datetime.now(UTC).isoformat(timespec="seconds")
     return secret, ApiKey(name, hash_key(secret), kind, images_per_minute, expires, made)
@@ -101,12 +103,15 @@ def write_keys(uri: str, keys: tuple[ApiKey, ...]) -> None:
     folder, name = _split_uri(uri)
     data = _to_json(keys)
     path = Path(folder.path(name))
+    # Written beside the file and renamed, since a rename within one folder is atomic: a service that refreshes its
+    # keys at this moment reads the old or the new file, never a part.
     partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
     with folder.io_errors(f"write {name}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         # The mode is set at creation: a chmod afterwards would leave a moment in which others can read the file.
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
             stream.write(data)
+            # Without it, a power failure could leave the renamed file empty, which would lock everybody out.
             os.fsync(stream.fileno())
         partial.replace(path)
 
@@ -140,6 +145,8 @@ def _try_change(uri: str, path: str, change: KeyUpdate) -> bool:
 @contextmanager
 def _file_lock(folder: Store, name: str) -> Iterator[None]:
     """Hold an exclusive lock on a file of a local folder, against other processes of this machine."""
+    # The lock is a file of its own, because the key file is replaced by every change: a lock on it would be a lock on
+    # a file that is no longer there.
     path = Path(folder.path(f".{name}.lock"))
     with folder.io_errors(f"lock {name}"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +175,7 @@ def _from_json(uri: str, data: bytes) -> tuple[ApiKey, ...]:
 def _split_uri(uri: str) -> tuple[Store, str]:
     """Return the folder of a file, as a store, and the file's name in it."""
     if "://" not in uri:
+        # A path without scheme is local even if the store is in S3: keys of a laptop need no bucket.
         path = Path(uri).expanduser().absolute()
         return Store(str(path.parent)), path.name
     folder, _, name = uri.rpartition("/")

@@ -71,6 +71,7 @@ def build_api(
 
 def service_routes(backend: Backend) -> APIRouter:
     """Build the routes that describe the service: models, health, documentation."""
+    # OpenAI reports when a model was created. Ours reports since when this process offers it, which needs no store.
     router, started_at = APIRouter(tags=["service"]), int(time.time())
 
     @router.get("/v1/models", response_model=openapi_models.ModelList)
@@ -80,6 +81,7 @@ def service_routes(backend: Backend) -> APIRouter:
         return {"object": "list", "data": [_model_card(each, started_at) for each in limits]}
 
     @router.get(
+        # The converter `path` lets names contain slashes, as those of Hugging Face do.
         "/v1/models/{model:path}",
         response_model=openapi_models.ModelCard,
         responses={404: openapi_models.REFUSALS[404]},
@@ -96,6 +98,7 @@ def service_routes(backend: Backend) -> APIRouter:
     async def health() -> JSONResponse:
         """Whether a request would be served without waiting for a replica to start."""
         ready = await backend.ready()
+        # 503 makes a load balancer keep a replica out of rotation until its model is loaded.
         return JSONResponse({"status": "ok" if ready else "starting"}, 200 if ready else 503)
 
     @router.get("/docs", include_in_schema=False)

@@ -29,11 +29,14 @@ LOG = logging.getLogger("emoji_ldm.serve")
 REFRESH_S = 2.0  # a revoked key is refused at the latest after this time
 # A thread of its own: if the store that holds the key file hangs, no other work waits behind it.
 KEY_READER = ThreadPoolExecutor(1, "keys")
+# Load balancers probe /health without a key, and people read the documentation before they have one.
 PUBLIC_PATHS = ("/health", "/docs", "/openapi.json")  # they reveal nothing about users
 IMAGES_PREFIX = "/v1/images/"
+# Methods that must not change anything (RFC 9110, section 9.2.1), so that any web page may send them.
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
+# One bucket lives in one process. There is one ingress replica, so its rate is the rate of the service.
 class TokenBucket:
     """Token bucket of one key: one token per image, refilled continuously, with a capacity of one minute's quota."""
 
@@ -50,6 +53,7 @@ class TokenBucket:
         now = time.monotonic()
         self.tokens = min(self.capacity, self.tokens + (now - self.refilled_at) * self.capacity / 60)
         self.refilled_at = now
+        # A full bucket admits requests of any size: see the docstring. Otherwise all tokens must be there.
         missing = min(float(images), self.capacity) - self.tokens
         if missing > 0:
             return missing * 60 / self.capacity
@@ -91,6 +95,7 @@ class ApiKeyCache:
         self.uri = uri
         self.refresh_task: asyncio.Task[None] | None = None
         self.buckets: dict[tuple[str, int], TokenBucket] = {}  # by the key's hash and its quota
+        # A missing file at the start is a mistake in the configuration. Later, it means that all keys were revoked.
         keys = read_keys(uri)
         if keys is None:
             raise ConfigError(
@@ -126,6 +131,7 @@ class ApiKeyCache:
     async def refresh(self) -> None:
         """Read the key file again. A missing file revokes all keys; an unreadable one keeps the previous keys."""
         try:
+            # The file may lie in S3. A thread reads it, so that a slow store does not block the event loop.
             keys = await asyncio.get_running_loop().run_in_executor(KEY_READER, read_keys, self.uri)
         except EmojiLdmError as error:
             LOG.error("the keys cannot be read again; the previous ones stay valid: %s", error)
@@ -174,8 +180,11 @@ class AuthMiddleware:
         """
         headers = Headers(scope=scope)
         origin = headers.get("origin")
+        # Clients other than browsers send no Origin. They cannot be tricked into sending a request by a web page.
         if origin is None or scope["method"] in SAFE_METHODS or {origin, "*"} & {*self.origins}:
             return
+        # A page that this service itself delivered has the origin of its own Host. The scheme is not compared: behind
+        # a proxy that terminates TLS, the service does not know it.
         if origin.lower().partition("://")[2] != headers.get("host", "").lower():
             raise RequestError(f"web pages of {origin} may not call this; allow them with "
                                f"serve.cors_origins='[{origin}]'", status=403, code="foreign_origin")  # fmt: skip

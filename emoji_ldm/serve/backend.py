@@ -38,6 +38,7 @@ class ImageTask:
     request: GenerationRequest
     tenant: str = ""  # name of the caller's key; queues are fair between tenants
     bulk: bool = False  # bulk tasks yield to interactive ones
+    # A relative time, not a deadline: the clocks of two machines differ.
     timeout_s: float = 600.0  # the task is dropped after this time
     request_id: str = ""
 
@@ -81,6 +82,7 @@ class Backend(Protocol):
         """Return the limits by model name, the default model first; waits until a model is loaded."""
         ...
 
+    # One call per image, not per request: each image joins whatever batch has a free place.
     async def generate(self, task: ImageTask, /) -> bytes:
         """Generate one image and return it as a PNG file. Cancelling the call frees its place in the batch.
 

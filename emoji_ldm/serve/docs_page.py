@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 JsonObject = Mapping[str, Any]
+# Colours follow the reader's light or dark mode; fonts are those of the system. Nothing has to be loaded.
 STYLE = """
 :root { color-scheme: light dark; --edge: #8884; --quiet: #8882; --link: light-dark(#0b57d0, #9ac1ff) }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 0 auto; padding: 1.5rem 1rem 4rem }
@@ -51,6 +52,7 @@ def _groups(paths: JsonObject) -> Iterator[str]:
         for path, methods in paths.items()
         for method, operation in methods.items()
     ]
+    # A dict keeps the order of first appearance, which is the order in which the routers were added.
     for group in dict.fromkeys(tag for tag, *_ in routes):
         yield f"<section><h2>{escape(group)}</h2>"
         yield from (_route(path, method, operation) for tag, path, method, operation in routes if tag == group)
@@ -72,6 +74,7 @@ def _fields(operation: JsonObject) -> Iterator[str]:
         if parameter["in"] == "query":
             schema = {**parameter["schema"], "description": parameter.get("description", "")}
             yield _field(parameter["name"], schema, parameter["required"])
+    # A body may have several media types. Only JSON objects and forms have named fields to list.
     for content in operation.get("requestBody", {}).get("content", {}).values():
         schema = content["schema"]
         for name, field in schema.get("properties", {}).items():

@@ -20,6 +20,7 @@ from emoji_ldm.serve.image_requests import ImageRequest
 from emoji_ldm.serve.request_body import limit_body
 from emoji_ldm.serve.request_validation import validate_request
 
+# A photograph of a phone is 3 to 6 MB. Whatever is larger is scaled down to the image size anyway.
 MAX_FILE_BYTES = 8 * 2**20
 MAX_BODY_BYTES = 2 * MAX_FILE_BYTES + 256 * 1024
 MAX_FIELD_BYTES = 64 * 1024
@@ -79,9 +80,12 @@ async def read_form(request: Request) -> EditForm:
     """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise RequestError("the body must be multipart/form-data with the fields image and prompt", status=415)
+    # Starlette spools files to disk while they arrive, so slow uploads do not add up in memory. The limits on fields
+    # bound what it parses for a form of a million empty fields.
     form = limit_body(request, MAX_BODY_BYTES).form(max_files=8, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
     async with form as parts:
         edit_form = EditForm(_texts(parts), await _files(parts))
+    # Decoding a large image takes a good part of a second of CPU time.
     await in_image_thread(_check_images, edit_form.files)
     return edit_form
 
@@ -123,5 +127,6 @@ def _check_images(files: Mapping[str, bytes]) -> None:
     try:
         check_image_inputs(GenerationRequest("", image=files["image"], mask=files.get("mask", b"")))
     except ConfigError as error:
+        # Messages of `check_image_inputs` begin with the input that is wrong.
         param = "mask" if str(error).startswith("mask") else "image"
         raise RequestError(str(error), param=param) from None

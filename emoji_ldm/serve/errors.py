@@ -29,7 +29,9 @@ from emoji_ldm.errors import (
 from emoji_ldm.serve.backend import Overloaded, TaskTimeout
 
 LOG = logging.getLogger("emoji_ldm.serve")
+# Long enough for a restarted replica or store to be back, short enough that clients do not give up.
 RETRY_AFTER_S = 5  # after a timeout, or while the store cannot be reached
+# Messages quote the request. A client that sent a megabyte of prompt does not want it back.
 MAX_MESSAGE = 1000  # characters
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 DOMAIN_ERRORS = (Overloaded, TaskTimeout, TimeoutError, BulkJobError, ConfigError, DatasetError, StoreError)
@@ -70,6 +72,7 @@ def to_request_error(error: Exception) -> RequestError:
             return error
         case Overloaded():
             return _retryable("the service is overloaded", 503, "overloaded", error.retry_after_s)
+        # TimeoutError is raised here in the ingress, when the backend did not even report the timeout.
         case TaskTimeout() | TimeoutError():
             return _retryable("the image was not generated in time", 504, "timeout", RETRY_AFTER_S)
         case JobNotFoundError():
@@ -90,6 +93,8 @@ def to_request_error(error: Exception) -> RequestError:
 
 def add_error_handlers(api: FastAPI) -> None:
     """Make the application answer all errors in this shape."""
+    # Starlette looks handlers up along the method resolution order, so one for BulkJobError serves its subclasses.
+    # There is none for Exception: RequestMiddleware handles those, and logs them with the request id.
     for kind in (RequestError, *DOMAIN_ERRORS):
         api.add_exception_handler(kind, _handle_error)
     api.add_exception_handler(HTTPException, _handle_http_exception)
@@ -97,6 +102,7 @@ def add_error_handlers(api: FastAPI) -> None:
 
 
 async def _handle_error(request: Request, error: Exception) -> JSONResponse:
+    # Clients get a generic message, since paths and endpoints are none of their business. Operators need the details.
     if isinstance(error, StoreError | DatasetError):
         LOG.error("request %s: %s", request.state.id, error)
     return to_request_error(error).response()
@@ -115,6 +121,7 @@ async def _handle_http_exception(request: Request, error: Exception) -> JSONResp
 async def _handle_validation_error(_: Request, error: Exception) -> JSONResponse:
     """Answer a query parameter that FastAPI refuses."""
     assert isinstance(error, RequestValidationError)
+    # OpenAI names one parameter per error, so the first problem is reported.
     problem = error.errors()[0]
     field = str(problem["loc"][-1])
     return RequestError(f"{field}={problem.get('input')!r} is refused: {problem['msg']}", param=field).response()

@@ -44,6 +44,7 @@ class InputImageBudget:
             raise RequestError(f"n={len(tasks)} is refused: the input images would take {size:,} bytes, and at most "
                                f"{MAX_INPUT_IMAGE_BYTES:,} may wait", status=413, param="n")  # fmt: skip
         if size > self.free:
+            # Waiting here would hold the uploaded images in memory all the same, so the client has to come back.
             raise Overloaded(BUDGET_RETRY_S)
         self.free -= size
         try:
@@ -62,6 +63,7 @@ async def generate_all(backend: Backend, tasks: Sequence[ImageTask]) -> dict[int
     calls = {index: asyncio.create_task(backend.generate(task)) for index, task in enumerate(tasks)}
     try:
         async with asyncio.timeout(_timeout_s(tasks)):
+            # gather raises the first error at once, while the other calls still run; `finally` cancels them.
             await asyncio.gather(*calls.values())
         return {index: call.result() for index, call in calls.items()}
     finally:
@@ -85,6 +87,7 @@ async def stream_all(
 
     calls = [asyncio.create_task(forward(index, task)) for index, task in enumerate(tasks)]
     for call in calls:
+        # The callback runs after the last item of the call was put, so the end never overtakes an item.
         call.add_done_callback(arrivals.put_nowait)
     loop, num_running = asyncio.get_running_loop(), len(calls)
     deadline = loop.time() + _timeout_s(tasks)
@@ -112,6 +115,7 @@ async def _cancel_all(calls: Sequence[asyncio.Task[Any]]) -> None:
     """Cancel what still runs and wait for it, so that its places are free when the client gets the error."""
     for call in calls:
         call.cancel()
+    # Bounded, because a backend that ignores cancellation must not keep the client waiting as well.
     await asyncio.wait(calls, timeout=CLEANUP_S)
     for call in calls:
         if call.done() and not call.cancelled():

@@ -21,6 +21,8 @@ Background = Literal["transparent", "opaque", "auto"]
 OPAQUE_BACKGROUND = "white"
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286  # Exif 2.3, sections 4.6.3 and 4.6.5: where other tools look for parameters
 UTF16_MARKER = b"UNICODE\0"  # character code that starts a UserComment in UTF-16
+# Pillow releases the interpreter lock while it encodes, so threads use several cores. The
+# size is the default of ThreadPoolExecutor.
 IMAGE_THREADS = ThreadPoolExecutor((os.cpu_count() or 1) + 4, "images")
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,6 +60,8 @@ def convert(png: bytes, output: EncodingOptions) -> OutputImage:
     with Image.open(io.BytesIO(png)) as source:
         size, has_alpha = f"{source.width}x{source.height}", "A" in source.getbands()
         keep_alpha = _keeps_alpha(output, has_alpha)
+        # The engine's bytes are the reproducible ones: the same seed gives the same file. Re-encoding with another
+        # version of zlib would not.
         if output.format == "png" and keep_alpha == has_alpha:
             return OutputImage(png, size, has_alpha)
         image = source.convert("RGBA") if keep_alpha else _flatten(source)
@@ -68,6 +72,7 @@ def convert(png: bytes, output: EncodingOptions) -> OutputImage:
 
 def _keeps_alpha(output: EncodingOptions, has_alpha: bool) -> bool:
     if output.background == "auto":
+        # JPEG has no alpha channel, so `auto` means opaque there.
         return has_alpha and output.format != "jpeg"
     return output.background == "transparent"
 
@@ -76,6 +81,7 @@ def _flatten(image: Image.Image) -> Image.Image:
     """Composite the image over the opaque background."""
     if "A" not in image.getbands():
         return image.convert("RGB")
+    # Converting RGBA to RGB would drop the alpha channel and show whatever colour lies beneath.
     canvas = Image.new("RGBA", image.size, OPAQUE_BACKGROUND)
     canvas.alpha_composite(image.convert("RGBA"))
     return canvas.convert("RGB")
@@ -86,6 +92,7 @@ def _save_options(output: EncodingOptions, info: dict[str | tuple[int, int], Any
     if output.format == "png":
         chunks = PngImagePlugin.PngInfo()
         for name, value in texts.items():
+            # iTXt chunks hold UTF-8, tEXt only Latin-1 (PNG specification, section 11.3.3).
             chunks.add_itxt(name, value)
         return {"pnginfo": chunks}
     exif = Image.Exif()

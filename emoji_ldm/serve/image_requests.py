@@ -18,7 +18,10 @@ from emoji_ldm.serve.image_encoding import Background, EncodingOptions, ImageFor
 
 MAX_PROMPT = 4000  # characters
 DEFAULT_STEPS = 30
+# OpenAI's qualities have no meaning for a diffusion model. The number of steps is the closest trade of time for
+# quality.
 QUALITY_STEPS = {"low": 10, "medium": 30, "high": 50}
+# At most five digits per side: int() of a text with thousands of digits is slow.
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
 
@@ -122,6 +125,8 @@ class ImageRequest(BaseModel):
             limits: Limits of the model, which this request has already been checked against.
         """
         quality_steps = QUALITY_STEPS.get(self.openai_quality, DEFAULT_STEPS)
+        # An explicit number above the limit is refused, a default is capped: a distilled model with a limit of 8
+        # steps must accept a request that names none.
         steps = self.num_inference_steps or min(quality_steps, limits.max_steps)
         width_px, height_px = parse_size(self.size)
         return [

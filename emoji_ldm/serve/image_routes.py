@@ -36,6 +36,7 @@ from emoji_ldm.serve.request_body import read_body
 from emoji_ldm.serve.request_validation import parse_request
 
 MAX_BODY_BYTES = 256 * 1024  # two prompts of 4,000 emoji, each escaped as \\ud83d\\ude00 (12 bytes), and the rest
+# Random seeds stay far below 2**53, up to which JavaScript holds integers exactly. Any 63-bit seed is accepted.
 NUM_SEEDS = 2**31
 
 
@@ -90,6 +91,7 @@ class ImageService:
         self, request: Request, event_prefix: str, parsed: ImageRequest, requests: Sequence[GenerationRequest]
     ) -> ImageJob:
         """Return the job of a request, and add its parameters to the request's log line."""
+        # OpenAI replaces `user` by `safety_identifier`. Either identifies the end user in the log.
         label = parsed.safety_identifier or parsed.user
         facts = {"model": parsed.model, "n": parsed.n, "steps": requests[0].steps, "user": label}
         prompt = {"prompt": parsed.prompt} if self.settings.log_prompts else {}
@@ -101,14 +103,19 @@ class ImageService:
     async def respond(self, request: Request, job: ImageJob) -> Response:
         """Return the images, or a stream whose first event is ready; a failure before that is refunded."""
         caller: Caller = request.state.caller
+        # Charged before generating: many requests at once would otherwise all pass the check first.
         caller.charge(len(job.tasks))
         try:
             if job.request.stream:
                 events = _events(self, job)
+                # Waiting for the first event here keeps the choice of the status code open until something was
+                # generated.
                 return EventStream(await anext(events), events)
             with self.input_budget.reserve(job.tasks):
                 pngs = await generate_all(self.backend, job.tasks)
             images = await _convert_all(job, pngs)
+        # A disconnect (CancelledError) is not refunded: the images may be almost finished, and a client could
+        # generate for free by disconnecting in time.
         except Exception:
             caller.refund(len(job.tasks))
             raise
@@ -169,6 +176,7 @@ async def _events(service: ImageService, job: ImageJob) -> AsyncGenerator[bytes,
         with service.input_budget.reserve(job.tasks):
             async with aclosing(stream_all(service.backend, job.tasks, job.request.partial_images)) as arrivals:
                 async for arrival in arrivals:
+                    # Lines that start with a colon are comments, which clients of event streams ignore.
                     chunk = await _event(job, *arrival) if arrival else b": still drawing\n\n"
                     started = True
                     yield chunk

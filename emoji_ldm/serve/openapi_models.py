@@ -17,6 +17,7 @@ from emoji_ldm.serve.image_requests import ImageRequest
 class ApiModel(BaseModel):
     """Base class of the response schemas; attribute docstrings become descriptions."""
 
+    # The descriptions then stand beside the fields, and are the only place where they are written.
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
@@ -128,6 +129,7 @@ def _operation(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _edit_form() -> dict[str, Any]:
     """Return the schema of the edit form: the text fields, and the files, which `EditRequest` does not contain."""
+    # JSON Schema has no type for files. OpenAPI 3.1 describes a part of a form as a string in binary format.
     schema = EditRequest.model_json_schema()
     image = "PNG, JPEG, WebP or GIF to start from; fitted into the size."
     mask = "As large as `image`. Its transparent part is regenerated; of a mask without alpha channel, the white part."

@@ -23,6 +23,7 @@ def limit_body(request: Request, max_bytes: int) -> Request:
     bytes are counted as they arrive.
     """
     size, refusal = 0, RequestError(f"the body is longer than {max_bytes:,} bytes", status=413, code="body_too_long")
+    # The header is optional and may lie, so the bytes are counted below in any case.
     content_length = request.headers.get("content-length", "")
     if content_length.isdecimal() and int(content_length) > max_bytes:
         raise refusal
@@ -51,6 +52,7 @@ def parse_json(data: bytes) -> Any:
             of the values would be ignored), is nested too deeply, or contains a lone surrogate.
     """
     try:
+        # Some editors and PowerShell write a byte order mark, which json.loads would refuse.
         text = data.decode("utf-8-sig")
         value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_fields)
         # The regular expression also matches whole pairs, which are ordinary characters. It is a cheap test that
@@ -58,6 +60,7 @@ def parse_json(data: bytes) -> Any:
         if SURROGATE_ESCAPE.search(text):
             _refuse_lone_surrogates(value)
         return value
+    # The C parser recurses once per bracket. A body of brackets alone must not become a crash (500).
     except RecursionError:
         raise RequestError("the body is not JSON of this service: it is nested too deeply") from None
     except ValueError as error:
@@ -98,6 +101,8 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # By default the last of two equal fields wins. A client that sent `seed` twice would get another image than it
+    # thinks.
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:

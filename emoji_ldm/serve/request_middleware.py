@@ -44,6 +44,7 @@ class RequestMiddleware:
         """Handle one request and write its log line."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        # The state dictionary is shared with `request.state` of all inner layers.
         state = scope.setdefault("state", {})
         client_id = Headers(scope=scope).get("x-request-id", "")
         state["id"] = client_id if REQUEST_ID.fullmatch(client_id) else f"req_{uuid.uuid4().hex}"
@@ -81,6 +82,8 @@ class RequestLifecycle:
         except Exception as error:  # noqa: BLE001 - the outermost edge: the client gets an answer for every failure
             await self._fail(error)
         finally:
+            # After the body, the only event that can follow is the disconnect, which the task below already waits
+            # for. Two concurrent calls of the server's `receive` are not allowed.
             if self.disconnect_task:
                 self.disconnect_task.cancel()
 
@@ -103,11 +106,14 @@ class RequestLifecycle:
         if message["type"] == "http.disconnect":
             self.client_disconnected.set()
         elif not message.get("more_body", False):
+            # The whole body is here, so from now on a disconnect is worth acting upon. Before, the server reports it
+            # in place of the rest of the body.
             self.disconnect_task = asyncio.create_task(self._cancel_on_disconnect())
         return message
 
     async def send(self, message: Message) -> None:
         """Send a part of the response; raises ConnectionAbortedError if the client does not accept it in time."""
+        # The status is remembered for the log line, and as the sign that the response has begun.
         if message["type"] == "http.response.start":
             self.log_entry.status = message["status"]
             if self.response_id:
@@ -115,6 +121,7 @@ class RequestLifecycle:
         self.log_entry.bytes_out += len(message.get("body", b""))
         self.response_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
         try:
+            # A client that stops reading fills the socket's buffer, and `send` then blocks for ever.
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 await self._send(message)
         except TimeoutError:
@@ -164,6 +171,8 @@ class AccessLogEntry:
     def write(self) -> None:
         """Write the line. It contains no prompt unless a route added it (`serve.log_prompts`)."""
         state: dict[str, Any] = self.scope["state"]
+        # The template of the route, such as /v1/models/{model}, keeps the number of distinct values in the logs
+        # small.
         route = getattr(self.scope.get("route"), "path", "")
         fields = {
             "time": round(time.time(), 3),

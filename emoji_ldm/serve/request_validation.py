@@ -47,11 +47,13 @@ def validate_request(schema: type[RequestT], values: object, models: Mapping[str
     if not isinstance(values, dict):
         raise RequestError('the body must be a JSON object such as {"prompt": "a happy blob"}')
     known = [*schema.model_fields, "steps"]
+    # Checked before pydantic, whose own error would neither suggest a name nor explain what is unsupported.
     for name in values:
         if name not in known:
             hint = UNSUPPORTED_FIELDS.get(name) or _suggestion(name, known)
             raise RequestError(f"unknown field {name!r}; {hint}", param=name, code="unknown_parameter")
     try:
+        # Dropping nulls here means that no field needs None in its type only to accept one.
         request = schema.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         raise _from_validation_error(error) from None
@@ -60,6 +62,7 @@ def validate_request(schema: type[RequestT], values: object, models: Mapping[str
     if request.model not in models:
         raise RequestError(f"there is no model {request.model!r}; this service has {', '.join(map(repr, models))}",
                            status=404, param="model", code="model_not_found")  # fmt: skip
+    # Limits depend on the model, which the schema does not know, so they are checked after it.
     check_limits(request, models[request.model])
     return request
 
@@ -72,6 +75,7 @@ def check_limits(request: ImageRequest, limits: RequestLimits) -> None:
     if steps > limits.max_steps:
         raise RequestError(f"num_inference_steps={steps} is refused: at most {limits.max_steps}",
                            param="num_inference_steps")  # fmt: skip
+    # The last seed counts. It is stored in an int64 column, which must not overflow.
     if request.seed is not None and request.seed + request.n - 1 > MAX_SEED:
         raise RequestError(f"seed {request.seed} is too large for {request.n} images", param="seed")
     _check_size(request.size, limits)
@@ -95,6 +99,7 @@ def _check_size(size: str, limits: RequestLimits) -> None:
 
 def _from_validation_error(error: ValidationError) -> RequestError:
     """Turn pydantic's first problem into a sentence that names the field and its value."""
+    # OpenAI names one parameter per error, so the first problem is reported.
     problem = error.errors()[0]
     field = str(problem["loc"][0]) if problem["loc"] else None
     text = problem["msg"].removeprefix("Value error, ")
@@ -104,6 +109,7 @@ def _from_validation_error(error: ValidationError) -> RequestError:
         return RequestError(f"the field {field!r} is missing", param=field, code="missing_required_parameter")
     if problem["type"] == "extra_forbidden":  # unknown fields were refused before, so it is an alias of a given one
         return RequestError(f"the field {field!r} appears twice, under two names", param=field)
+    # The value helps to find a mistake in the client, but a prompt of 4,000 characters would bury the reason.
     value = repr(problem["input"])
     value = value if len(value) < 100 else f"{value[:80]}... ({len(value):,} characters)"
     if field == "response_format":

@@ -33,6 +33,7 @@ class AimdWindow:
 
     async def acquire(self) -> None:
         """Wait for a slot and take it."""
+        # Even with a free slot, a newcomer queues behind those who wait, or they might starve.
         if self.in_flight < self.limit and not self._waiters:
             self.in_flight += 1
             return
@@ -61,6 +62,7 @@ class AimdWindow:
     def record_overload(self) -> None:
         """Decrease the limit after a replica refused an image because its queue is full."""
         self.num_overloads += 1
+        # One decrease per interval, as TCP reduces its window once per round trip and not once per lost packet.
         if time.monotonic() - self._decreased_at > DECREASE_INTERVAL_S:
             self._decreased_at = time.monotonic()
             self.limit = max(min(MIN_LIMIT, self.max_limit), DECREASE_FACTOR * self.limit)
@@ -68,6 +70,7 @@ class AimdWindow:
     def _admit(self) -> None:
         while self._waiters and self.in_flight < self.limit:
             waiter = self._waiters.popleft()
+            # A waiter that was cancelled stays in the queue until its turn, and is skipped here.
             if not waiter.cancelled():
                 self.in_flight += 1
                 waiter.set_result(None)

@@ -21,6 +21,8 @@ from emoji_ldm.serve.bulk.job_store import JobStore
 
 OUTPUT_PREFIX, ERROR_PREFIX = "file-out-", "file-err-"
 COLUMNS = ("custom_id", "status", "reason", "seed", "image", "size")
+# HTTP wants the length of a file before its first byte. It is computed from the column `size`: reading the images only
+# to count them would take as long as the download itself.
 SIZE_COLUMNS = ("custom_id", "status", "reason", "seed", "size")
 
 
@@ -57,6 +59,7 @@ def file_object(jobs: JobStore, job: BulkJob, file_id: str) -> dict[str, Any]:
 def read_range(jobs: JobStore, job: BulkJob, file_id: str, start: int, end: int) -> Iterator[bytes]:
     """Yield the bytes [start, end) of a file; images of lines before `start` are not read."""
     first_item, skipped = "", 0
+    # Only the output file contains images that are worth skipping; the error file is short.
     for item_id, size in _line_sizes(jobs, job, file_id) if start and _is_output(file_id) else ():
         first_item = item_id
         if skipped + size > start:
@@ -84,6 +87,7 @@ def _lines(
     jobs: JobStore, job: BulkJob, file_id: str, columns: tuple[str, ...], first_item: str = ""
 ) -> Iterator[tuple[list[ItemRow], bytes]]:
     """Yield (rows of its images, line) from the image `first_item` on."""
+    # Lines are never split over shards, so all rows of a custom_id are consecutive, and groupby suffices.
     in_order = job_archive.rows_in_order(JobState(jobs, job).table, columns, first_item)
     for custom_id, group in groupby(in_order, key=lambda row: row["custom_id"]):
         rows = list(group)
@@ -96,6 +100,7 @@ def _lines(
 
 
 def _success(job: BulkJob, rows: list[ItemRow]) -> dict[str, Any]:
+    # Without the image column this makes the same line with empty images, whose length `_line_sizes` completes.
     data = [{"b64_json": base64.b64encode(row["image"]["bytes"]).decode() if "image" in row else "",
              "seed": row["seed"]} for row in rows]  # fmt: skip
     return {"status_code": 200, "request_id": f"{job.id}", "body": {"created": int(job.created_at), "data": data}}
@@ -112,6 +117,7 @@ def _missing(jobs: JobStore, job: BulkJob) -> Iterator[bytes]:
     """Yield the lines of a batch that ended before their images were generated."""
     state = JobState(jobs, job)
     totals = state.progress().totals
+    # The usual case: the batch was completed, and no shard has to be looked at.
     if totals.lines_ok + totals.lines_failed == job.num_lines:
         return
     state.refresh()

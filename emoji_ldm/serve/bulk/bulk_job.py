@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# Ids become folder names. The pattern keeps path separators and dots of a malicious id out of the store.
 JOB_ID = re.compile(r"(set|batch)_[0-9a-f]{32}")
 ID_PREFIXES = {"emoji_set": "set_", "batch": "batch_"}
 
@@ -50,6 +51,7 @@ def new_job_id(kind: str, owner: str, key: str | None = None, generation: int = 
         key: Idempotency key. The same owner, key and generation always give the same id; without a key it is random.
         generation: How many jobs of this idempotency key were deleted before.
     """
+    # JSON separates the parts: owner "a" with key "bc" must not give the id of owner "ab" with key "c".
     identity = json.dumps([owner, key, generation]).encode()
     tail = secrets.token_hex(12) if key is None else hashlib.sha256(identity).hexdigest()[:24]
     return f"{ID_PREFIXES[kind]}{owner_hash(owner)}{tail}"

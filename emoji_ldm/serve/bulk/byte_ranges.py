@@ -13,6 +13,7 @@ def range_reader(store: Store, path: str) -> Callable[[int, int], Iterator[bytes
     """Return a function that yields the bytes [start, end) of a file of the store, chunk by chunk."""
 
     def read(start: int, end: int) -> Iterator[bytes]:
+        # A random access file: on S3 each read becomes one ranged GET, so bytes before `start` are not transferred.
         with store.io_errors("read a file"), store.filesystem.open_input_file(path) as stream:
             stream.seek(start)
             while start < end and (data := stream.read(min(CHUNK_BYTES, end - start))):
@@ -29,5 +30,6 @@ def slice_chunks(chunks: Iterator[bytes], start: int, end: int) -> Iterator[byte
         if position + len(chunk) > start:
             yield chunk[max(0, start - position) : end - position]
         position += len(chunk)
+        # Checked after each chunk, so that the next one is not produced in vain: it may be read from the store.
         if position >= end:
             return

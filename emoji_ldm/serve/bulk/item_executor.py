@@ -22,6 +22,8 @@ from emoji_ldm.serve.bulk.bulk_job import BulkJob
 from emoji_ldm.serve.bulk.item_schema import RETRIES_EXHAUSTED, ItemRow, completed_row, failed_row
 from emoji_ldm.serve.bulk.shards import JobItem
 
+# ValueError and OSError of Pillow differ: the former means bad parameters, the latter a damaged image, which may come
+# out whole the next time.
 PERMANENT_ERRORS = (EmojiLdmError, ValueError)
 MAX_TRIES = 4
 OUTAGE_WEIGHT = 0.2  # weight of a failed try while no other image succeeded
@@ -37,6 +39,7 @@ class ItemExecutor:
         self.backend, self.first_pause_s = backend, first_pause_s
         self.windows = defaultdict[str, AimdWindow](lambda: AimdWindow(max_in_flight))
         self.num_failures = 0  # tries that ended in an error other than Overloaded
+        # One lock per model, since only images of one model share batches.
         self._solo_locks = defaultdict[str, asyncio.Lock](asyncio.Lock)  # by model
 
     async def execute(self, job: BulkJob, item: JobItem, models: Mapping[str, RequestLimits]) -> ItemRow:
@@ -48,6 +51,7 @@ class ItemExecutor:
             models: Limits by model name; a job may name a model that the service does not have any more.
         """
         if item.line.model not in models:
+            # The model may have been removed from the configuration after the job was created.
             return failed_row(item, f"there is no model {item.line.model!r} any more")
         task = ImageTask(item.line.model, item.request, tenant=job.owner, bulk=True,
                          request_id=f"{job.id}-{item.index}")  # fmt: skip
@@ -58,6 +62,7 @@ class ItemExecutor:
                 row = await self._generate_row(item, task, solo=retries.lost_replica)
             except Overloaded as error:
                 window.record_overload()
+                # Jitter spreads the retries of all images that were refused together.
                 await asyncio.sleep(error.retry_after_s * random.uniform(1, 1.5))
             except PERMANENT_ERRORS as error:
                 return failed_row(item, _reason(error))
@@ -115,5 +120,6 @@ class _Retries:
 
 
 def _reason(error: BaseException) -> str:
+    # One line without tracebacks: reasons are shown in tables and CSV files.
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"

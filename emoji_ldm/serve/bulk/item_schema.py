@@ -17,6 +17,8 @@ ItemRow = dict[str, Any]
 # Prefix of reasons that are faults of the service, not of the request: `batch_files` answers 500 for them, else 400.
 RETRIES_EXHAUSTED = "given up after several tries"
 
+# The request's columns are repeated in each row, so that the table can be used without the job: as a dataset, or for
+# another run with the same parameters.
 ITEMS = TableSpec(
     "items",
     pa.schema([
@@ -50,10 +52,12 @@ def completed_row(item: JobItem, png: bytes) -> ItemRow:
     Raises:
         OSError: The bytes are not an image.
     """
+    # The backend chose the size if the request named none, so it is read from the image.
     with Image.open(io.BytesIO(png)) as image:  # reads the header only
         (width, height), key = image.size, str(image.info.get("model_key", ""))
     name = file_name(item.index, item.request.prompt, item.request.seed)
     output = EncodingOptions(**item.line.output)
+    # A line without output options keeps the engine's bytes, which equal those of the synchronous route.
     data = convert(png, output).data if item.line.output else png
     file = {"bytes": data, "path": f"{name.removesuffix('png')}{output.format}"}
     return {**_request_columns(item), "status": "ok", "reason": "", "image": file, "size": len(data), "width": width,

@@ -17,6 +17,7 @@ from emoji_ldm.generate.contact_sheet import contact_sheet
 from emoji_ldm.generate.output_folder import MAX_ON_SHEET
 from emoji_ldm.serve.bulk.item_schema import ITEMS, ItemRow
 
+# Rows of one read. Images have some 10 KB, so this is less than a megabyte per open file.
 BATCH_ROWS = 64
 SPOOL_BYTES = 8 * 2**20
 ZIP_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # of every file in a ZIP, so that the same images give the same bytes
@@ -32,6 +33,8 @@ def rows_in_order(table: Table, columns: Sequence[str] = (), start: str = "") ->
     """
     names = list(dict.fromkeys(["item_id", *(columns or ITEMS.schema.names)]))
     files = ((file.bounds("item_id"), path) for path, file in table.live_files().items())
+    # Statistics in the Delta log give each file's smallest and largest item_id, so files before `start` are skipped
+    # unread.
     waiting = deque(sorted((bounds[0], path) for bounds, path in files if bounds and bounds[1] >= start))
     opened: list[tuple[str, ItemRow, Iterator[ItemRow]]] = []  # a heap by the item_id of each file's next row
     while waiting or opened:
@@ -78,6 +81,7 @@ def zip_parts(rows: Iterable[ItemRow]) -> Iterator[bytes]:
         for row in rows:
             table.writerow(csv_row(row))
             if row["status"] == "ok":
+                # Images are stored, not deflated: PNG, JPEG and WebP are compressed already.
                 archive.writestr(zipfile.ZipInfo(row["image"]["path"], ZIP_TIMESTAMP), row["image"]["bytes"])
                 if len(on_sheet) < MAX_ON_SHEET:
                     on_sheet.append((row["image"]["bytes"], row["prompt"]))
@@ -85,6 +89,7 @@ def zip_parts(rows: Iterable[ItemRow]) -> Iterator[bytes]:
         spool.seek(0)
         entry = zipfile.ZipInfo("prompts.csv", ZIP_TIMESTAMP)
         entry.compress_type = zipfile.ZIP_DEFLATED
+        # Copied in pieces, since the list of a large job is too large for one string.
         with archive.open(entry, "w") as target:
             while text := spool.read(2**16):
                 target.write(text.encode())

@@ -29,6 +29,8 @@ from emoji_ldm.serve.bulk.job_store import JobStore
 from emoji_ldm.serve.bulk.shards import JobShard
 
 LOG = logging.getLogger(__name__)
+# A finished image waits in memory until its shard is complete and committed. Without a limit, a stalled store would
+# fill the memory with images.
 OPEN_SHARDS = 128  # dispatched but not committed yet: bounds the images in memory
 ResultT = TypeVar("ResultT")
 
@@ -48,12 +50,15 @@ class JobExecutor:
         await asyncio.to_thread(self.state.refresh)
         if self.state.ended:
             return
+        # A task of its own, so that waiting for slots never delays a commit.
         self._start(self._dispatch(await self.executor.backend.models()))
         try:
             while not self.state.ended:
                 await self._commit(await self._collect())
                 self._raise_failures()
         finally:
+            # Images that are in flight when the job ends are cancelled in the backend, which frees their places
+            # there.
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -63,12 +68,15 @@ class JobExecutor:
         async for shard in self._shards():
             if shard.name in self.state.committed_shards:
                 continue
+            # Acquired before the images start, and released after the commit: see OPEN_SHARDS.
             await self._open_shards.acquire()
             rows = list[asyncio.Task[ItemRow]]()
             for item in shard.items:
                 window = self.executor.windows[item.line.model]
                 await window.acquire()
                 rows.append(self._start(self.executor.execute(self.job, item, models)))
+                # The slot is returned by a callback and not in `execute`, which does not run at all if it is
+                # cancelled before its first step.
                 rows[-1].add_done_callback(partial(_release_slot, window))
             self._start(self._finish(shard, rows))
 
@@ -79,6 +87,7 @@ class JobExecutor:
         """Return all finished shards; waits up to `poll_s` for the first."""
         shards = dict[str, list[ItemRow]]()
         with suppress(TimeoutError):
+            # The timeout makes the executor look at the job now and then, even if no shard ever finishes.
             name, rows = await asyncio.wait_for(self._finished.get(), self.poll_s)
             shards[name] = rows
         while not self._finished.empty():
@@ -93,6 +102,7 @@ class JobExecutor:
                 self._open_shards.release()
         else:
             await asyncio.to_thread(self.state.refresh)  # the job may have been cancelled, or another runner is at it
+        # Checked after the commit, so that what was finished in time is kept.
         if time.time() > self.job.expires_at and not self.state.ended:
             await asyncio.to_thread(self.state.commit, {}, "expired")
 
@@ -119,6 +129,8 @@ class JobExecutor:
 
     async def _shards(self) -> AsyncIterator[JobShard]:
         shards = self.jobs.shards(self.job)
+        # The generator reads the store, so each step runs in a thread. The default None marks its end: StopIteration
+        # cannot be raised into a coroutine.
         while (shard := await asyncio.to_thread(next, shards, None)) is not None:
             yield shard
 

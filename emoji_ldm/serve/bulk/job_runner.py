@@ -27,6 +27,7 @@ MAX_JOBS = 32  # in progress at once: each holds finished images in memory
 
 
 @dataclass(frozen=True)
+# `ray_jobs.serving.service_metrics` exports each field under its name; dashboards depend on them.
 class RunnerStats:
     """Counters since the start of the runner, and gauges. The field names are those of the exported metrics."""
 
@@ -54,6 +55,7 @@ class JobRunner:
         try:
             while True:
                 await self._poll()
+                # Jobs that wait for their next try are not idle, although no task runs.
                 if until_idle and not self._tasks and not self._backoff_until:
                     return
                 await asyncio.sleep(self.poll_s)
@@ -76,11 +78,13 @@ class JobRunner:
         self._backoff_until = {job_id: until for job_id, until in self._backoff_until.items() if until > now}
         try:
             self._created_at = await asyncio.to_thread(self._list_open)
+        # The store may be away for a while. Jobs that run go on, and the next poll tries again.
         except EmojiLdmError as error:
             LOG.warning("bulk jobs cannot be listed: %s", error)
             return
         waiting = self._created_at.keys() - self._tasks.keys() - self._backoff_until.keys()
         while waiting and len(self._tasks) < MAX_JOBS:
+            # Counted anew for each job that is started, so that owners take turns.
             per_owner = Counter(map(_owner, self._tasks))
             job_id = min(waiting, key=lambda name: (per_owner[_owner(name)], self._created_at[name], name))
             waiting.remove(job_id)
@@ -102,6 +106,8 @@ class JobRunner:
             else:
                 await self._execute(job)
         except Exception as error:
+            # Any error is worth another try: the code may be at fault, but the job is the user's, and must not get
+            # lost.
             LOG.warning("bulk job %s pauses for %.0f s: %s", job_id, PAUSE_S, error, exc_info=error)
             self._backoff_until[job_id] = asyncio.get_running_loop().time() + PAUSE_S
 
@@ -113,6 +119,8 @@ class JobRunner:
             if not await self._purge_if_deleted(job):
                 raise
         else:
+            # The marker goes after the last commit. A runner that dies in between finds the job complete and closes
+            # it.
             await asyncio.to_thread(self.jobs.close, job.id)
             await self._purge_if_deleted(job)
 

@@ -27,6 +27,7 @@ from emoji_ldm.serve.bulk.bulk_job import BulkJob
 from emoji_ldm.serve.bulk.item_schema import ITEMS, ItemRow
 from emoji_ldm.serve.bulk.job_store import JobStore
 
+# Errors are part of every commit from then on, so only a sample of them is kept.
 SHOWN_ERRORS = 20
 RATE_COMMITS = 30  # the rate is an average over so many commits
 STALE_S = 30.0  # silence beyond this counts as time without progress
@@ -82,6 +83,7 @@ class JobState:
 
     def refresh(self) -> None:
         """Read what other processes have committed."""
+        # Nothing to read if the job was not published or has been deleted.
         if self.table.version >= 0:
             self.table.refresh_incrementally()
         self._catch_up()
@@ -113,11 +115,13 @@ class JobState:
             nonlocal planned
             self._catch_up()
             new = tuple(shard for shard in sorted(shards) if shard not in self.committed_shards)
+            # This check makes the end final: whoever loses the race against the ending commit sees it here.
             if self.ended or not (new or end):
                 return None
             rows = [row for shard in new for row in shards[shard]]
             if new and new not in files:
                 files[new] = self.table.write_file(pa.Table.from_pylist(rows, ITEMS.schema))
+            # The totals depend on the commits before this one, so they are computed inside of the retried plan.
             planned = new, self._add(_count(rows), end)
             metadata = {"totals": json.dumps(asdict(planned[1]))}
             return LogEntry([files[new]] if new else [], (), dict.fromkeys(new, True), metadata)
@@ -139,6 +143,7 @@ class JobState:
         """Return counts, rate and status, from the newest log entry and, for the rate, one before it."""
         if self.job.errors:
             return JobProgress(JobTotals(), "failed", None, self.job.created_at, None, None)
+        # Other processes write the table, so its version must be looked up for each request.
         self.table.refresh()
         version = self.table.version
         if version < 1:
@@ -174,6 +179,7 @@ class JobState:
 
     def _catch_up(self) -> None:
         """Apply the log entries up to the table's version."""
+        # Only new entries are read. The table was created with version 0, which contains no shards.
         for version, actions in log_entries(self.table, self.seen_version + 1):
             self.committed_shards.update(action["txn"]["appId"] for action in actions if "txn" in action)
             self.totals, self.seen_version_at = _totals_of(actions)

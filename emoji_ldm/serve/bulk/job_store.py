@@ -61,6 +61,7 @@ class JobStore:
 
     def stage(self, job: BulkJob, lines: Iterable[JobLine]) -> StagedJob:
         """Write the lines of a job. Whatever `lines` raises is passed on, and nothing is left behind."""
+        # The marker comes before the first line. A creation that dies later is thus found and cleared by a runner.
         staged = StagedJob(replace(job, folder=f"input-{secrets.token_hex(8)}"), self._mark_open(job.id))
         try:
             parts = tuple(self._write_part(staged.job, number, part) for number, part in enumerate(_parts(lines)))
@@ -90,6 +91,7 @@ class JobStore:
         """Remove what `stage` wrote, and nothing that another creation of the same id wrote."""
         job_id = staged.job.id
         self.store.delete("sets", job_id, staged.job.folder)
+        # A random id belongs to this creation alone, so the whole folder may go.
         if not staged.job.keyed:
             self.store.delete("sets", job_id)
         if self.store.exists("sets", "open", job_id) and self.store.read("sets", "open", job_id) == staged.marker:
@@ -120,6 +122,8 @@ class JobStore:
     def find(self, job_id: str) -> BulkJob | None:
         """Return a job of any owner; None if it does not exist (yet)."""
         try:
+            # Reading first and asking whether it exists only on failure costs one request for the usual case. A store
+            # that cannot be reached is told apart from a header that does not exist.
             values = json.loads(self.store.read("sets", job_id, HEADER))
         except StoreError:
             if self.store.exists("sets", job_id, HEADER):
@@ -129,6 +133,8 @@ class JobStore:
 
     def listing(self, owner: str, kind: str) -> list[BulkJob]:
         """Return an owner's jobs of a kind, newest first."""
+        # The hash in the id narrows the listing down without reading headers; two owners may share a hash, so the
+        # owner is compared as well.
         prefix = f"{ID_PREFIXES[kind]}{owner_hash(owner)}"
         names = [name for name in self.store.list("sets") if name.startswith(prefix)]
         with ThreadPoolExecutor(READ_THREADS) as pool:
@@ -154,6 +160,7 @@ class JobStore:
 
     def delete(self, job: BulkJob) -> None:
         """Delete a job and all its images; if this stops halfway, a runner finishes it."""
+        # A marker with time 0 is older than any limit, so a runner finishes the deletion at its next poll.
         self.store.write(b"0", "sets", "open", job.id)
         if job.keyed:
             self.store.write(b"", "sets", "deleted", job.id)
@@ -186,6 +193,7 @@ class JobStore:
         return len(lines), sum(line.n for line in lines)
 
     def _read_part(self, job: BulkJob, number: int) -> list[JobLine]:
+        # Split at newlines only: str.splitlines would also split at the line separators that prompts may contain.
         text = self.store.read("sets", job.id, job.folder, f"{number:05d}.jsonl").decode()
         return [JobLine.from_json(line) for line in text.split("\n") if line]
 

@@ -21,6 +21,7 @@ MAX_TRIES = 5
 RESTART_S = 300.0  # how long a service that has answered before may be away
 LONGEST_PAUSE_S = 5.0
 PART_BYTES = 8 * 2**20  # of a file, per request
+# Creation is the slowest request: all lines are validated and written before the response.
 TIMEOUT_S = 120.0  # the service validates all lines of a set before it answers
 RETRY_STATUSES = (429, 502, 503, 504)
 REMEDY = "start one (emoji-ldm serve), or name it with --url or EMOJI_LDM_URL"
@@ -35,12 +36,14 @@ class EmojiSetClient:
 
     def __init__(self, url: str, key: str = "") -> None:
         """Prepare a client; nothing is sent yet. Raises ConfigError if httpx is missing or this is not a URL."""
+        # Imported late: the command line starts faster, and other commands work without the extra `serve`.
         try:
             import httpx
         except ImportError:
             raise ConfigError("this command needs httpx: pip install 'emoji-ldm[serve]'") from None
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"{url!r} is not the URL of a service; give one such as http://127.0.0.1:8000")
+        # Users copy the URL from OpenAI clients, where it ends in /v1.
         self.url, self._has_answered = url.rstrip("/").removesuffix("/v1"), False
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
@@ -55,6 +58,7 @@ class EmojiSetClient:
             upload: JSONL file with one prompt per line.
             key: Idempotency key; default: a random one.
         """
+        # A creation whose response was lost may have succeeded. With the same key, the retry returns that set.
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         path = "/v1/emoji-sets"
         if upload is None:
@@ -101,6 +105,8 @@ class EmojiSetClient:
             part = self._send("GET", f"/v1/emoji-sets/{_checked_id(job_id)}/parquet/{name}", headers=headers)
             data += part.content
             total = part.headers.get("content-range", "").rpartition("/")[2]
+            # A proxy or another server may ignore Range and send the file from its start: appended, that would
+            # corrupt it.
             if part.status_code != 206 or not total.isdecimal() or not part.content:
                 raise JobError(f"{self.url} does not send ranges of files; is it an emoji-ldm service? {REMEDY}")
             size = int(total)

@@ -41,6 +41,7 @@ def download_set(client: EmojiSetClient, job_id: str, folder: Path) -> int:
         with track("fetch", sum(file["pictures"] for file in files), "images") as progress:
             for file in files:
                 marker = folder / MARKER_FOLDER / f"{file['name']}.json"
+                # The marker is written last, after all images of the file: it exists only if they do.
                 if not marker.is_file():
                     _write(marker, json.dumps(_unpack(client.download(job_id, file["name"]), folder)).encode())
                 progress.advance(file["pictures"])
@@ -61,6 +62,7 @@ def _claim(folder: Path, job_id: str) -> None:
 def _unpack(data: bytes, folder: Path) -> list[dict[str, Any]]:
     """Write the images of one Parquet file; returns its rows for prompts.csv."""
     rows = []
+    # Row batches keep one copy of the images in memory beside the file itself.
     for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(batch_size=64):
         for row in batch.to_pylist():
             entry = csv_row(row)
@@ -75,6 +77,7 @@ def _unpack(data: bytes, folder: Path) -> list[dict[str, Any]]:
 
 def _finish(folder: Path) -> int:
     """Write prompts.csv and the contact sheet for all images in the folder."""
+    # Markers come in the order of the folder, rows in that of the job.
     rows = sorted(_downloaded(folder), key=lambda row: str(row["item_id"]))
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -95,6 +98,7 @@ def _downloaded(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _write(path: Path, data: bytes) -> None:
     """Write a file atomically."""
+    # The temporary name starts with a dot, so that an interrupted download leaves no visible half image.
     partial = path.with_name(f".{path.name}.tmp")
     partial.write_bytes(data)
     partial.replace(path)

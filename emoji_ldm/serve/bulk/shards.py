@@ -17,6 +17,8 @@ from emoji_ldm.generate.request import GenerationRequest
 # A killed runner generates the images of unfinished shards again, so shards are small. A fast pool of replicas finishes
 # many of them between two commits, which then share one file.
 IMAGES_PER_SHARD = 8
+# Most of the fields of a request keep their defaults. Leaving them out keeps the parts of
+# a large job small.
 _REQUEST_DEFAULTS = {
     item.name: item.default for item in fields(GenerationRequest) if isinstance(item.default, str | int | float)
 }
@@ -39,6 +41,7 @@ class JobLine:
 
     def to_json(self) -> str:
         """Return the line as JSON; default values of the generation request are left out."""
+        # Input images (bytes) cannot be written as JSON; bulk jobs have none, so they always equal their default.
         draw = {name: value for name, value in vars(self.draw).items() if value != _REQUEST_DEFAULTS.get(name, b"")}
         rest = {"n": self.n, "first": self.first, "style": self.style, "output": self.output}
         return json.dumps({"custom_id": self.custom_id, "model": self.model, "draw": draw, **rest})
@@ -82,6 +85,7 @@ def cut_shards(lines: Iterable[JobLine], part: int, index: int) -> Iterator[JobS
             request = replace(line.draw, seed=line.draw.seed + offset)
             items.append(JobItem(index, line, line.first + offset, request))
             index += 1
+        # Checked between lines only: a line is never split, so a batch's request succeeds or fails as a whole.
         if len(items) >= IMAGES_PER_SHARD:
             yield JobShard(f"{part:05d}-{number:05d}", tuple(items))
             items, number = [], number + 1

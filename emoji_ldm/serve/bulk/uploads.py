@@ -26,6 +26,7 @@ from emoji_ldm.store import Store
 
 FOLDER = ("sets", "files")
 HEADER, CONTENT = "file.json", "content.jsonl"
+# Ids become folder names; see JOB_ID in `bulk_job`.
 FILE_ID = re.compile(r"file-[0-9a-f]{32}")
 
 
@@ -63,6 +64,8 @@ class UploadStore:
 
     def get(self, file_id: str, owner: str) -> UploadedFile:
         """Return a file of this owner; raises UploadNotFoundError if there is none, or it belongs to another owner."""
+        # The id itself says whose file it is, so files of other owners are refused without a read. Like that, an id
+        # of another owner cannot be told from one that does not exist.
         is_own = FILE_ID.fullmatch(file_id) and file_id.startswith(f"file-{owner_hash(owner)}")
         file = self._find(file_id) if is_own else None
         if file is None:

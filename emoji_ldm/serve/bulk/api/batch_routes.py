@@ -35,6 +35,7 @@ from emoji_ldm.serve.request_validation import validate_request
 KIND = "batch"
 URL = "/v1/images/generations"
 MAX_BODY_BYTES = 64 * 1024
+# All errors of a file with 50,000 invalid lines would make a header of megabytes.
 SHOWN_ERRORS = 100
 FIELDS = ("custom_id", "method", "url", "body")
 
@@ -72,6 +73,7 @@ class BatchService:
     def create(self, caller: Caller, request: BatchRequest, models: job_requests.Models, key: str | None) -> JsonObject:
         """Create a batch, or return the one that already has this idempotency key."""
         digest, now = job_requests.request_digest(request.model_dump_json().encode()), time.time()
+        # Asked before the file is read: a repeated request costs one lookup. Its digest is compared at the end.
         job_id, job = self.jobs.resolve_key(KIND, caller.name, key)
         if job is None:
             shown = {"input_file_id": request.input_file_id, "metadata": request.metadata}
@@ -82,6 +84,7 @@ class BatchService:
 
     def _create_job(self, header: BulkJob, models: job_requests.Models, caller: Caller) -> BulkJob:
         """Create the job of an uploaded file; a failed one, with the errors, if lines are invalid."""
+        # The owner's file only: a leaked id gives access to nothing.
         upload = self.uploads.get(str(header.asked["input_file_id"]), header.owner)
         with self.uploads.open(upload) as source:
             try:
@@ -90,6 +93,8 @@ class BatchService:
                 return self.jobs.create_failed(header, invalid.errors)
             except RequestError as error:
                 return self.jobs.create_failed(header, [_error_object(error)])
+        # Outside of the `try`: an exhausted quota (429) is an error of the request, not of the file's lines, and must
+        # not create a failed batch.
         return publish_charged(self.jobs, staged, caller)
 
 
@@ -132,6 +137,7 @@ def batch_object(jobs: JobStore, job: BulkJob) -> JsonObject:
     progress = JobState(jobs, job).progress()
     totals, created = progress.totals, int(job.created_at)
     ended_at = int(progress.ended_at) if progress.ended_at else None
+    # OpenAI's batches have no status for a validated batch that waits for its turn.
     status = "in_progress" if progress.status == "queued" else progress.status
     ends = ("completed", "cancelled", "expired", "failed")
     errors = {"object": "list", "data": list(job.errors)} if job.errors else None
@@ -167,6 +173,7 @@ def _job_lines(source: IO[bytes], models: job_requests.Models) -> Iterator[JobLi
         except RequestError as error:
             errors.append(_error_object(error_at_line(number, error)))
             continue
+        # Requests without a seed get consecutive ones, so that no two images of a batch share one by chance.
         seed += line.n
         if not errors:
             yield line
@@ -200,6 +207,7 @@ def _error_object(error: RequestError) -> JsonObject:
 
 def _get_batch(jobs: JobStore, job_id: str, owner: str) -> BulkJob:
     job = jobs.get(job_id, owner)
+    # Both kinds lie in one store, and ids of sets pass all checks so far.
     if job.kind != KIND:
         raise RequestError(f"{job_id} is an emoji set: GET /v1/emoji-sets/{job_id}", status=404, code="not_found")
     return job

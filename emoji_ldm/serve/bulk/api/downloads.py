@@ -19,12 +19,15 @@ MAX_CONCURRENT = 4
 PART_BYTES = 64 * 2**20  # of a response to a Range request
 MAX_WHOLE_BYTES = 256 * 2**20  # of a response to a request without Range
 RETRY_AFTER_S = 5
+# One range with a start. Suffix ranges and lists of ranges, which no client of ours needs, are treated as absent.
 RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{0,15})")
 
 
 class DownloadResponse(StreamingResponse):
     """A large response; answers 503 if `MAX_CONCURRENT` others are being sent."""
 
+    # A class attribute, since the limit holds for all downloads of the process; no lock, as all run in one event
+    # loop.
     num_active = 0  # of the whole process
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,6 +67,7 @@ def range_response(
         refuse_large(size, f"ask for parts of it: Range: bytes=0-{PART_BYTES - 1}, and so on")
         return DownloadResponse(read(0, size), media_type=kind, headers={**common, "Content-Length": str(size)})
     start = int(match[1])
+    # A server may send less than was asked for; clients continue from Content-Range.
     end = min(size, start + PART_BYTES, int(match[2]) + 1 if match[2] else size)
     if start >= end:
         raise RequestError(f"the file has {size:,} bytes", status=416, param="range", code="no_such_range",

@@ -32,6 +32,7 @@ def file_routes(jobs: JobStore) -> APIRouter:
     @router.post("")
     async def upload(request: Request) -> JsonObject:
         """Upload the JSONL of a batch: form fields `file` and `purpose` (batch); up to 200 MB."""
+        # Starlette writes the file to a temporary file on disk while it arrives.
         async with limit_body(request, MAX_BYTES).form(max_files=1, max_fields=8) as form:
             refuse_fields(form, ("file", "purpose"))
             file, purpose = form.get("file"), form.get("purpose")
@@ -57,6 +58,8 @@ def file_routes(jobs: JobStore) -> APIRouter:
     @router.get("/{file_id}")
     async def get(request: Request, file_id: str) -> JsonObject:
         """The metadata of a file."""
+        # The prefix of the id tells outputs of batches from uploaded files; outputs are generated from the job's
+        # rows.
         if job := await _job_of(jobs, file_id, owner_of(request)):
             return await asyncio.to_thread(batch_files.file_object, jobs, job, file_id)
         return file_object(await asyncio.to_thread(files.get, file_id, owner_of(request)))

@@ -45,6 +45,7 @@ def publish_charged(jobs: JobStore, staged: StagedJob, caller: Caller) -> BulkJo
 
 def cancel_job(jobs: JobStore, job: BulkJob, caller: Caller) -> None:
     """End a job and refund the images that will not be generated."""
+    # A batch that failed its validation was never charged.
     if not job.errors:
         caller.refund(JobState(jobs, job).cancel())
 

@@ -27,6 +27,7 @@ from emoji_ldm.serve.request_validation import validate_request
 MAX_IMAGES = 200_000
 MAX_STYLE = 4000  # characters
 DAY_S = 86_400
+# Accepting them without effect would let a client wait for previews that never come.
 STREAMING_FIELDS = ("stream", "partial_images")  # meaningless for images that are fetched later
 Models = Mapping[str, RequestLimits]
 Metadata = Annotated[
@@ -73,6 +74,7 @@ def parse_set_request(values: object) -> SetRequest:
     if not isinstance(values, dict):
         raise RequestError('the body must be a JSON object such as {"prompts": ["a happy blob", "a green cat"]}')
     try:
+        # FailFast on the prompts: a list of 50,000 numbers must not produce 50,000 errors.
         return SetRequest.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
@@ -95,6 +97,7 @@ def lines_of_prompts(request: SetRequest, models: Models, seed: int) -> Iterator
         if field in request.parameters:
             raise RequestError(f"{field} is refused: a set has prompts", param=field)
     _image_request(request.parameters, "x", models)  # reports a refused parameter as such, not as the first prompt's
+    # Checked before the first line is written; for files, whose number of lines is unknown, while they are.
     _check_size(len(request.prompts) * request.n * max(1, len(request.styles)))
 
     def lines() -> Iterator[JobLine]:
@@ -122,7 +125,9 @@ def lines_of_file(source: IO[bytes], request: SetRequest, models: Models, seed: 
             fields = {name: value for name, value in values.items() if name not in ("custom_id", "n")}
             try:
                 _check_n(values.get("n", request.n))
+                # A line's own n replaces that of the set.
                 own_request = request.model_copy(update={"n": values["n"]}) if "n" in values else request
+                # Later entries win: a line's own parameters override the defaults of the set.
                 merged = {**request.parameters, **_canonical_names(fields), "custom_id": values["custom_id"]}
                 yield from _lines_of_prompt(own_request, merged, models, seed)
             except RequestError as error:
@@ -162,6 +167,7 @@ def request_digest(request: bytes, source: IO[bytes] | None = None) -> str:
 
     The file is read to its end and rewound.
     """
+    # The request is hashed first, so that its end cannot be taken for the beginning of the file.
     digest = hashlib.sha256(hashlib.sha256(request).digest())
     if source is not None:
         source.seek(0)
@@ -188,9 +194,11 @@ def _lines_of_prompt(request: SetRequest, values: Mapping[str, Any], models: Mod
         line = line_of_request(image_request, models, custom_id=custom_id, seed=seed, style=style)
         if line.draw.seed + request.n - 1 > MAX_SEED:
             raise RequestError(f"seed {line.draw.seed} is too large for {request.n} images", param="seed")
+        # The common case needs no copy of the line.
         if request.n == 1 and style_index == 0:
             yield line
             continue
+        # Long lines are split, so that a shard stays about as large as IMAGES_PER_SHARD whatever `n` is.
         for first in range(0, request.n, IMAGES_PER_SHARD):
             draw = replace(line.draw, seed=line.draw.seed + first)
             num_images = min(IMAGES_PER_SHARD, request.n - first)

@@ -10,6 +10,7 @@ from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.request_body import parse_json
 
 MAX_LINES = 50_000
+# The limit of a request body of the synchronous route.
 MAX_LINE_BYTES = 256 * 1024
 MAX_BYTES = 200 * 2**20
 
@@ -21,8 +22,10 @@ def read_jsonl(source: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
         RequestError: A line is too long, or not a JSON object with a `custom_id`; a `custom_id` occurs twice; there
             are too many lines, or none.
     """
+    # At most 50,000 ids are remembered: a few megabytes, whatever the size of the file.
     line_of: dict[str, int] = {}
     number = 0
+    # One byte more than the limit: a longer line is recognised without being read to its end.
     while data := source.readline(MAX_LINE_BYTES + 1):
         number += 1
         try:

@@ -33,10 +33,12 @@ def paginate(found: Sequence[HasIdT], after: str, limit: int, to_json: Callable[
     `to_json` usually reads the store, so it is called for the elements of the page only, in several threads.
     """
     ids = [element.id for element in found]
+    # The element may have been deleted since the last page. An error is better than starting again silently.
     if after and after not in ids:
         raise RequestError(f"after={after!r} is none of yours", param="after")
     start = ids.index(after) + 1 if after else 0
     with ThreadPoolExecutor(PAGE_THREADS) as pool:
         data = list(pool.map(to_json, found[start : start + limit]))
+    # OpenAI's clients pass `last_id` as `after` to get the next page.
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
     return {"object": "list", "data": data, **ends, "has_more": start + limit < len(ids)}

@@ -23,6 +23,7 @@ from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
 from emoji_ldm.serve.errors import RequestError
 
+# ASCII digits only; int() would accept those of other scripts as well.
 ITEM_ID = re.compile("[0-9]{1,8}")
 ZIP_LIMIT = 10_000
 ZipLimit = Annotated[int | None, Query(ge=1, le=ZIP_LIMIT)]
@@ -101,9 +102,11 @@ def _zip(state: JobState, after: str, limit: int | None) -> DownloadResponse:
     job_id = state.job.id
     refuse_large(size, f"take it in parts (/zip?limit={ZIP_LIMIT}, then as its header Link says), or with "
                        f"`emoji-ldm sets fetch {job_id}`")  # fmt: skip
+    # Rows committed after `page_end` looked would otherwise make the response larger than what was checked.
     rows = takewhile(lambda row: row["item_id"] <= last, job_archive.rows_in_order(state.table, start=start))
     link = f'</v1/emoji-sets/{job_id}/zip?after={last}&limit={limit or ZIP_LIMIT}>; rel="next"'
     headers = {**_attachment(f"{job_id}{after and '_'}{after}.zip"), **({"Link": link} if has_more else {})}
+    # Streamed without Content-Length, since the size of a ZIP is known at its end only.
     return DownloadResponse(job_archive.zip_parts(rows), media_type="application/zip", headers=headers)
 
 

@@ -82,6 +82,7 @@ def set_routes(jobs: JobStore, backend: Backend) -> APIRouter:
     async def delete(request: Request, job_id: str) -> JsonObject:
         """Cancel a set and delete all its images."""
         job = await asyncio.to_thread(jobs.get, job_id, owner_of(request))
+        # Cancelled first: the refund needs the job's totals, which the deletion removes.
         await asyncio.to_thread(cancel_job, jobs, job, caller_of(request))  # makes a runner stop
         await asyncio.to_thread(jobs.delete, job)
         return {"id": job_id, "object": f"{job.kind}.deleted", "deleted": True}
@@ -114,6 +115,7 @@ def _create(jobs: JobStore, caller: Caller, creation: Creation, models: job_requ
     (job_id, job), now = jobs.resolve_key(KIND, caller.name, creation.key), time.time()
     if job is None:
         parameters = request.parameters
+        # Settled here and stored, so that the status shows the seed from which every image can be generated again.
         seed = parameters.get("seed")
         seed = job_requests.random_seed() if seed is None else seed
         shown = {"name": request.name, "n": request.n, "styles": request.styles, "parameters": parameters,
@@ -141,10 +143,12 @@ async def _request_body(request: Request) -> AsyncIterator[tuple[job_requests.Se
                 )
             yield _parse_json_body(parameters.encode()), upload.file
     elif kind in JSONL:
+        # The lines are read twice: once for the digest, once for the job.
         with SpooledTemporaryFile(CHUNK_BYTES) as spool:
             async for part in limit_body(request, MAX_BYTES).stream():
                 await asyncio.to_thread(spool.write, part)
             spool.seek(0)
+            # Raw JSONL has no place for parameters of the set; each line has its own.
             yield job_requests.SetRequest(), spool
     else:
         yield await asyncio.to_thread(_parse_json_body, await read_body(request, MAX_JSON_BYTES)), None
