@@ -1,8 +1,8 @@
-"""One pydantic model per stage; the docstring under each field is its help text.
+"""The configuration: one pydantic model per stage, whose attribute docstrings are the help texts.
 
-A `Config` is made of, later ones winning: the defaults below, a preset or YAML
-file, dotted overrides such as `train.lr=1e-4`. Unknown keys and bad values raise
-`ConfigError` with the nearest right name.
+A `Config` is made of the defaults in the models, then a preset or YAML file, then dotted overrides such as
+`train.lr=1e-4`; later values win. Unknown keys and invalid values raise `ConfigError`, with the nearest valid key.
+A setting that is unset is `null`, never 0 or an empty text with a second meaning.
 """
 
 from emoji_ldm.config.autoencoder import AutoencoderConfig

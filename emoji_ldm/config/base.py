@@ -1,4 +1,4 @@
-"""What all sections of the configuration share."""
+"""Base class and field types of all configuration sections."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from emoji_ldm.errors import ConfigError
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Width = Annotated[int, Field(gt=0, multiple_of=8)]
+Width = Annotated[int, Field(gt=0, multiple_of=8)]  # channels or pixels: group norms and U-Nets divide by 8
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
 def as_text(value: object) -> str | None:
-    """A value that YAML may have read as a date or number, as text; null stays null."""
+    """A value that YAML may have parsed as a date or number, as text; null stays null."""
     return None if value is None else str(value)
 
 
 class Section(BaseModel):
-    """A part of the configuration: closed to unknown keys, frozen once built.
+    """A section of the configuration: refuses unknown keys, and is frozen once built.
 
-    Defaults are validated like given values, so that it is the same, digit for digit, when it is read back.
+    Defaults are validated like given values, so that a configuration that was written out and read back is equal to
+    the original.
     """
 
     model_config = ConfigDict(
@@ -32,9 +33,14 @@ class Section(BaseModel):
     )
 
     def _refuse_idle(self, section: str, names: Sequence[str], why: str, *, harmless: float | None = 0) -> None:
-        """Refuse values of fields that others leave without effect.
+        """Refuse values of fields that have no effect because of other fields.
 
-        Defaults may stand, which a configuration that was written out and read back spells out, and so may `harmless`.
+        Args:
+            section: Name of the section, for the message.
+            names: The fields.
+            why: Completes "... has no effect".
+            harmless: A value that is accepted besides the default and null. Defaults must be accepted, because a
+                configuration that was written out states all of them.
 
         Raises:
             ConfigError: A field has another value.

@@ -1,4 +1,4 @@
-"""Configuration of offline generation."""
+"""Section `generate`: prompts, sampling and batches of offline generation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from emoji_ldm.config.base import Positive, Section
 
 
 class GenerateConfig(Section):
-    """What to draw and with which model."""
+    """What to generate, and with which model."""
 
     prompts: tuple[str, ...] = ()
-    """Prompts, each drawn `num_images` times."""
+    """Prompts; each is generated `num_images` times."""
     prompts_file: str | None = None
     """Text file with a prompt per line, added to `prompts`."""
     checkpoint: str | None = None
@@ -25,27 +25,27 @@ class GenerateConfig(Section):
     steps: Positive = 30
     """Denoising steps."""
     guidance_scale: Annotated[float, Field(ge=1)] = 3.0
-    """Classifier-free guidance; 1 turns it off."""
+    """Scale of classifier-free guidance; 1 turns it off."""
     negative_prompt: str = ""
-    """What to steer away from."""
+    """Prompt to steer away from."""
     scheduler: Literal["ddim", "ddpm", "euler", "euler_ancestral", "dpmpp_2m", "lcm", "flow_euler"] | None = None
-    """Sampler; null takes the model's own: ddim, or flow_euler of a model of rectified flow."""
+    """Sampler; null takes the model's default: ddim, or flow_euler for a rectified-flow model."""
     width_px: Positive | None = None
     """Width of the images; null takes the model's."""
     height_px: Positive | None = None
     """Height of the images; null takes the model's."""
     image: str | None = None
-    """Picture file to start from, fitted into the images' size; null starts from noise."""
+    """Image file to start from, fitted into the image size; null starts from noise."""
     mask: str | None = None
-    """Picture file as large as `image`: only where it is transparent, or without alpha channel white, is drawn."""
+    """Image file of the size of `image`: only its transparent (or, without an alpha channel, white) area is redrawn."""
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of `steps` by which `image` is changed; 1 keeps nothing of it. null means 0.8, with `mask` 1."""
+    """Share of `steps` that change `image`; 1 keeps nothing of it. null means 0.8, or 1 with `mask`."""
     lora: str | None = None
     """LoRA adapters: a folder with pytorch_lora_weights.safetensors, or the path or URI of one in the store."""
     deterministic: bool = True
-    """Same seed, same pixels: every forward pass has one shape. Else shapes follow the load: quicker, bits vary."""
+    """Same seed, same pixels: all forward passes have one shape. Else shapes follow the load: faster, bits vary."""
     batch_size: Positive = 8
-    """Rows of the one padded batch shape; part of what makes a seed give the same pixels."""
+    """Rows of the padded batch; equal pixels for equal seeds require an equal batch size."""
     num_workers: Positive = 1
     """Sampler actors."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
@@ -57,7 +57,7 @@ class GenerateConfig(Section):
 
     @model_validator(mode="after")
     def _serve_a_purpose(self) -> Self:
-        """Refuse fields of a picture to start from if there is none."""
+        """Refuse fields of image editing without an image."""
         if not self.image:
             self._refuse_idle("generate", ["mask", "strength"], "without generate.image")
         return self

@@ -1,4 +1,4 @@
-"""Configuration of the autoencoder and of the cached tensors."""
+"""Section `latents`: the VAE, the text encoder and the cache of encoded tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations from presets, YAML files and dotted overrides, with errors that name the nearest right key."""
+"""Builds a `Config` from presets, YAML files and dotted overrides; errors name the nearest valid key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PRESET_FOLDER = Path(__file__).parent.parent / "presets"
 
 
 def key_of(*parts: object) -> str:
-    """A short stable key (16 hex digits) of JSON-able parts: equal parts, equal key."""
+    """A stable hash (16 hex digits) of JSON-able parts: equal parts give equal keys, on every machine."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -34,7 +34,7 @@ def load(source: str | None = None, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         ConfigError: The preset or file is missing or not YAML, an override is not
-            `section.field=value`, or a key or value is refused.
+            `section.field=value`, or a key or value is invalid.
     """
     values = _read(source) if source else {}
     for override in overrides:
@@ -43,7 +43,7 @@ def load(source: str | None = None, overrides: Sequence[str] = ()) -> Config:
 
 
 def build(values: dict[str, Any], *, where: str) -> Config:
-    """Validate plain values; `where` names their origin in errors."""
+    """Validate plain values; `where` names their origin in error messages."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -64,7 +64,7 @@ def _read(source: str) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no mapping; expected sections such as `train:`")
+        raise ConfigError(f"{path} is not a mapping; expected sections such as `train:`")
     return values
 
 
@@ -73,16 +73,16 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise ConfigError(f"override {override!r} has no value; write it as section.field=value, such as train.lr=1e-4")
     *sections, field = key.strip().split(".")
-    place = values
+    target = values
     for section in sections:
-        place = place.setdefault(section, {})
-        if not isinstance(place, dict):
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
             raise ConfigError(f"override {override!r}: {section!r} is a value, not a section")
-    place[field] = _parse(text)
+    target[field] = _parse(text)
 
 
 def _parse(text: str) -> Any:
-    """A YAML scalar or list; `1e-4`, which YAML takes for text, becomes a number in pydantic."""
+    """A YAML scalar or list; `1e-4`, which YAML 1.1 reads as text, becomes a number in pydantic."""
     try:
         return yaml.safe_load(text) if text else None
     except yaml.YAMLError:
@@ -93,7 +93,7 @@ def _explain_errors(error: ValidationError, where: str) -> Iterator[str]:
     for problem in error.errors():
         location = [str(part) for part in problem["loc"]]
         dotted = ".".join(location)
-        if problem["type"] == "value_error" and not location:  # fields that do not fit each other
+        if problem["type"] == "value_error" and not location:  # raised by a validator of the root, about several fields
             yield f"{where}: {problem['ctx']['error']}"
         elif problem["type"] == "extra_forbidden":
             yield f"{where}: unknown key {dotted!r}{_nearest_key(location)}"

@@ -1,4 +1,4 @@
-"""Configuration of the Ray cluster."""
+"""Section `ray`: which Ray cluster runs the jobs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class RayConfig(Section):
     address: str | None = None
     """Ray address such as `auto`; null uses RAY_ADDRESS or starts a local Ray."""
     num_cpus: Positive = 8
-    """Logical CPUs of a Ray started here."""
+    """Logical CPUs of a Ray that is started locally."""
     object_store_mb: Positive = 512
-    """Object store of a Ray started here, in MB."""
+    """Object store of a Ray that is started locally, in MB."""
     place_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    """Wait for resources before the job says which one is missing."""
+    """Seconds to wait for resources before the job fails and names the missing one."""
     dashboard: bool | None = None
     """Start Ray's dashboard with a Ray started here; null does in an interactive terminal, where it is installed."""

@@ -1,4 +1,4 @@
-"""The whole configuration: every section under one root."""
+"""`Config`: all sections under one root."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Config(Section):
     """Everything a run depends on. Written into every commit and checkpoint."""
 
     run: Identifier = "default"
-    """Name of the run: checkpoints and report carry it."""
+    """Name of the run; its checkpoints and report carry it."""
     store: str = "data"
     """URI of the store: a folder, or s3://bucket/prefix."""
     branch: str | None = None
-    """Branch of the tables that is read and written; null is the main line."""
+    """Branch whose tables are read and written; null is the main line."""
     as_of: Annotated[str | None, BeforeValidator(as_text)] = None  # YAML makes dates of times
-    """Tag, time (2026-11-21T10:00) or TABLE@VERSION of the tables that are read; null reads the newest rows."""
+    """Tag, time (2026-11-21T10:00) or TABLE@VERSION at which tables are read; null reads the newest versions."""
     crawl: CrawlConfig = CrawlConfig()
     caption: CaptionConfig = CaptionConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
@@ -41,13 +41,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _take_parts_of_init(self) -> Self:
-        """`latents.vae` and `latents.text_encoder` may say `init`: those of the pipeline that is trained on."""
+        """Resolve `init` in `latents.vae` and `latents.text_encoder`: the parts of the pipeline `train.init`."""
         named = [field for field in ("vae", "text_encoder") if getattr(self.latents, field) == "init"]
         if named and not self.train.init:
             raise ValueError(f"latents.{named[0]}=init is that of train.init, which is empty; name a pipeline there")
         if named:
             latents = self.latents.model_copy(update=dict.fromkeys(named, self.train.init))
-            object.__setattr__(self, "latents", latents)  # frozen, but nobody has seen it yet
+            object.__setattr__(self, "latents", latents)  # the model is frozen, but not yet returned to anybody
         return self
 
     def to_json(self) -> str:

@@ -1,1 +1,1 @@
-"""train."""
+"""Section `train`, put together from groups of fields: network, objective, optimiser, distribution, monitoring."""

@@ -33,9 +33,9 @@ class ObjectiveFields(Section):
     offset_noise: Annotated[float, Field(ge=0)] = 0
     """Strength of additional noise of one value per channel; helps with flat bright or dark backgrounds."""
     flow_mean: float = 0.0
-    """Centre of flow's logit-normal times (arXiv 2403.03206); larger means noisier."""
+    """Mean of the logit-normal time distribution of rectified flow (arXiv 2403.03206); larger means noisier."""
     flow_std: Annotated[float, Field(gt=0)] = 1.0
-    """Width of flow's logit-normal times."""
+    """Standard deviation of that distribution."""
     caption_dropout: Fraction = 0.1
     """Share of captions replaced by the empty caption, for classifier-free guidance."""
 

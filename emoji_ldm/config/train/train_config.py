@@ -1,4 +1,4 @@
-"""Configuration of diffusion training."""
+"""Section `train`: diffusion training, put together from its groups of fields."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from emoji_ldm.config.train.unet import UNetFields
 
 
 class TrainConfig(MonitoringFields, DistributedFields, OptimizerFields, ObjectiveFields, UNetFields):
-    """Latent diffusion training: network, objective, optimiser, sharding, records."""
+    """Latent diffusion training: network, objective, optimiser, distribution, monitoring."""
