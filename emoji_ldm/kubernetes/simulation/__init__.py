@@ -1,8 +1,11 @@
 """A capacity and cost planner for the cluster: how long work takes and what it costs, on the SimPy event engine.
 
-`scenario` describes pools, queues and work; `worker_groups` fills in what an overlay's manifests say; `simulation` runs
-it, `invariants` checks it while it runs, and `report` shows the result. The same scenario and seed give the same run.
+`scenario` describes node pools, queues and work, and `worker_groups` completes it from the manifests of an overlay.
+`simulation` builds the parts and runs them as SimPy processes: `job_model` is the life of one RayJob or RayService,
+`admission` and `quota` are Kueue, `control_plane` is KubeRay, `nodes` is Karpenter with the kubelets, `autoscaling` is
+Ray's autoscaler, `interruptions` are spot losses. `invariants` checks the state while it runs, `accounting` adds up the
+cost, and `report` shows the result. The same scenario and seed give the same run.
 
-Not modelled: the network between Pods, preemption of quota, kube-scheduler's binding rate, fair sharing, topology
-spread, and failures of heads and disks. Work is a fluid: the last shards of a job are as fast as the first.
+Not modelled: the network between Pods, preemption of quota, the binding rate of kube-scheduler, fair sharing, topology
+spread, and failures of heads and disks. Work is a fluid: a job has no slow last shards.
 """

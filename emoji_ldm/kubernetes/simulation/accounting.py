@@ -1,4 +1,8 @@
-"""What a simulation costs: nodes are billed, Pods are charged their share, and usage is sampled over time."""
+"""The cost of a simulation: nodes are billed, Pods are charged their share of them, and usage is sampled over time.
+
+A node is billed from its order to its removal. Each Pod is charged for the share of its node that it occupied, when it
+ends. The difference of both sums is the cost of idle capacity: nodes that boot, wait or are not full.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ FIRST_INTERVAL_S = 15.0  # between samples; doubled whenever there are too many
 
 @dataclass(frozen=True)
 class UsageSample:
-    """The cluster at one moment."""
+    """The state of the cluster at one moment."""
 
     time_s: float
     nodes: dict[str, int]
@@ -25,13 +29,13 @@ class UsageSample:
 
 
 class CostLedger:
-    """Money, in US dollars, and samples. What is billed and not charged to a run was idle."""
+    """Cost in US dollars, and samples of usage. What is billed and not charged to a run was idle."""
 
     def __init__(self, fleet: NodeFleet) -> None:
         self.fleet = fleet
         self.samples: list[UsageSample] = []
         self.interval_s = FIRST_INTERVAL_S
-        self.billed_usd = 0.0  # for nodes that are gone
+        self.billed_usd = 0.0  # for nodes that were removed
         self.charged_usd: defaultdict[str, float] = defaultdict(float)  # by run
         self.gpu_s: defaultdict[str, float] = defaultdict(float)  # by run
         self.node_s: defaultdict[str, float] = defaultdict(float)  # by pool
@@ -39,7 +43,7 @@ class CostLedger:
         fleet.on_gone.append(self.bill)
 
     def sample(self, num_pending_runs: int) -> None:
-        """Look at the cluster; every other sample is dropped when there are too many."""
+        """Record the state of the cluster."""
         pools = self.fleet.pools.values()
         nodes = {pool.name: len(pool.nodes) for pool in pools}
         used = sum(node.pool.size[2] - node.free[2] for node in self.fleet.nodes())
@@ -48,6 +52,8 @@ class CostLedger:
         now = self.fleet.env.now
         self.samples.append(UsageSample(now, nodes, there, used, pods, num_pending_runs, self.total_usd()))
         self.max_pods, self.max_nodes = max(self.max_pods, pods), max(self.max_nodes, sum(nodes.values()))
+        # The length of a run is not known in advance. Halving the samples and doubling the interval keeps their number
+        # between MAX_SAMPLES / 2 and MAX_SAMPLES, evenly spaced.
         if len(self.samples) > MAX_SAMPLES:
             self.samples, self.interval_s = self.samples[::2], 2 * self.interval_s
 
@@ -55,12 +61,12 @@ class CostLedger:
         return self.billed_usd + sum(self._price(node) for node in self.fleet.nodes())
 
     def bill(self, node: SimulatedNode) -> None:
-        """A node is paid for from its order to its removal."""
+        """Add the price of a node, from its order until now."""
         self.billed_usd += self._price(node)
         self.node_s[node.pool.name] += self.fleet.env.now - node.ordered_at
 
     def charge(self, pod: SimulatedPod) -> None:
-        """A Pod pays for its share of its node: of the GPUs where there are some, otherwise of the CPUs."""
+        """Charge a Pod's run for its share of the node: of its GPUs if it has any, otherwise of its CPUs."""
         if pod.node is None:
             return
         pool, size = pod.node.pool, pod.group.size
@@ -71,7 +77,7 @@ class CostLedger:
         self.gpu_s[pod.owner.name] += seconds * size[2]
 
     def close(self) -> None:
-        """Nodes and Pods that are still there are paid for until now."""
+        """Bill and charge for nodes and Pods that still exist."""
         for node in self.fleet.nodes():
             for pod in node.pods.values():
                 self.charge(pod)

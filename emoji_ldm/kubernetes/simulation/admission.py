@@ -1,8 +1,10 @@
-"""Gang admission as Kueue does it: all Pods of a workload get quota or none does; the others wait with a reason.
+"""Gang admission as Kueue does it: either all Pods of a workload get quota or none does, and each wait has a reason.
 
-Workloads are tried by priority, then age. One that does not fit is set aside until quota is released; in a StrictFIFO
-queue it blocks those behind it. The flavors of a queue are tried in order, and a workload borrows from its cohort
-before it turns to the next flavor, as in Kueue's `pkg/scheduler/flavorassigner` at v0.19. Preemption is not modelled.
+Without gangs, two jobs could each hold half of the GPUs and wait forever for the other half. Therefore the quota for
+all Pods of a workload is taken in one step. Workloads are tried by priority, then by age. One that does not fit is set
+aside until quota is released; in a StrictFIFO queue it also blocks all those behind it, so that a large job is not
+starved by small ones. The flavors of a queue are tried in order, and a workload borrows from its cohort before it tries
+the next flavor, as in Kueue's `pkg/scheduler/flavorassigner` at v0.19. Preemption is not modelled.
 """
 
 from __future__ import annotations
@@ -28,49 +30,50 @@ Entry = tuple[int, float, int, QueuedWorkload, simpy.Event]
 
 
 class GangAdmission:
-    """Queues of one cohort or several, with one scheduler that admits one workload per `admit_s`."""
+    """The queues of all cohorts, with one scheduler that admits one workload per `admit_s`."""
 
     def __init__(self, env: simpy.Environment, cohorts: Iterable[Cohort], admit_s: float) -> None:
         self.env, self.admit_s, self.cohorts = env, admit_s, list(cohorts)
         self.cohort_of = {name: cohort for cohort in self.cohorts for name in cohort.queues}
         self.holding: dict[str, list[QueuedWorkload]] = {name: [] for name in self.cohort_of}
-        self.on_change: list[Callable[[], None]] = []  # quota was taken
+        self.on_change: list[Callable[[], None]] = []  # called whenever quota was taken
         self._untried: list[Entry] = []  # a heap: high priorities first, then the oldest
-        self._refused: list[Entry] = []  # found no room since quota was last released
-        self._blocked: dict[str, str] = {}  # strict queues whose first workload was refused, with its name
-        self._numbers = count()
+        self._refused: list[Entry] = []  # did not fit when they were tried, and no quota was released since then
+        self._blocked: dict[str, str] = {}  # strict queue -> name of its first workload, which was refused
+        self._numbers = count()  # breaks ties in the heap, so that workloads are never compared
         self._wakeup = env.event()
         env.process(self._schedule())
 
     def submit(self, workload: QueuedWorkload) -> simpy.Event:
-        """Queue a workload; the event happens once it holds quota for all its Pods."""
-        workload.reason = workload.reason or "waits for its first turn in the queue"
+        """Queue a workload; the event is triggered once it holds quota for all its Pods."""
+        workload.reason = workload.reason or "waiting to be tried for the first time"
         admission = self.env.event()
         heapq.heappush(self._untried, (-workload.priority, workload.created, next(self._numbers), workload, admission))
         self._wake()
         return admission
 
     def release(self, workload: QueuedWorkload) -> None:
-        """All Pods of a workload have ended: its quota is free, and whatever it blocked is tried again."""
+        """Free the quota of a workload whose Pods have all ended; what was refused is tried again."""
         self.holding[workload.queue].remove(workload)
         self._give_back(workload, workload.held)
         workload.held = {}
 
     def grow(self, workload: QueuedWorkload, pod_set: PodSet) -> str:
-        """Take quota for more Pods of an admitted elastic workload, all or none: '' or why there is none."""
+        """Take quota for more Pods of an admitted elastic workload, all or none; returns '' or why there is none."""
+        # The new Pods must have the flavor of the others: they belong to the same worker group.
         usage, _, reason = self._assign_one(workload.queue, pod_set, {}, (workload.flavors[pod_set.name],))
         if not reason:
             self._take(workload, usage)
         return reason
 
     def shrink(self, workload: QueuedWorkload, pod_set: PodSet) -> None:
-        """Give back the quota of some Pods of an admitted workload."""
+        """Free the quota of some Pods of an admitted workload."""
         usage = pod_set.usage(workload.flavors[pod_set.name])
         workload.held |= {key: workload.held[key] - amount for key, amount in usage.items()}
         self._give_back(workload, usage)
 
     def pending(self) -> list[QueuedWorkload]:
-        """Everything that waits."""
+        """All workloads that wait for admission."""
         return [entry[3] for entry in (*self._untried, *self._refused)]
 
     def _queue(self, name: str) -> ClusterQueue:
@@ -84,7 +87,7 @@ class GangAdmission:
 
     def _give_back(self, workload: QueuedWorkload, usage: Usage) -> None:
         self.cohort_of[workload.queue].add(self._queue(workload.queue), usage, -1)
-        # Anything may fit now. The order is by priority and age again, so nobody gains by having been refused.
+        # Any refused workload may fit now. They return to the heap and keep their order by priority and age.
         for entry in self._refused:
             heapq.heappush(self._untried, entry)
         self._refused.clear()
@@ -100,6 +103,7 @@ class GangAdmission:
             if not self._untried:
                 self._wakeup = self.env.event()
                 yield self._wakeup
+            # Only an admission takes time: Kueue computes refusals in memory, but writes every admission to the API.
             while self._untried:
                 entry = heapq.heappop(self._untried)
                 if self._try(entry):
@@ -108,9 +112,8 @@ class GangAdmission:
     def _try(self, entry: Entry) -> bool:
         """Admit a workload, or set it aside with a reason."""
         workload, admission = entry[3:]
-        # The reason names the workload in front, as an operator would ask for it.
         if first := self._blocked.get(workload.queue):
-            workload.reason = f"waits behind {first} in the strict queue {workload.queue}"
+            workload.reason = f"waiting behind {first} in the strict queue {workload.queue}"
         else:
             usage, flavors, workload.reason = self._assign(workload)
             if not workload.reason:
@@ -125,7 +128,7 @@ class GangAdmission:
         return False
 
     def _assign(self, workload: QueuedWorkload) -> tuple[Usage, dict[str, str], str]:
-        """The usage and the flavor of each pod set, or why one has none."""
+        """The total usage and the flavor of each pod set, or why one of them gets none."""
         total: Usage = {}
         flavors: dict[str, str] = {}
         for pod_set in workload.pod_sets:
@@ -138,36 +141,36 @@ class GangAdmission:
         return total, flavors, ""
 
     def _assign_one(self, queue: str, pod_set: PodSet, before: Usage, order: Iterable[str]) -> tuple[Usage, str, str]:
-        """The usage in the first flavor with room for all of a pod set, or why none has."""
+        """Usage and name of the first flavor with quota for all of a pod set, or why no flavor has."""
         reasons: list[str] = []
         for flavor in order:
             if pod_set.flavors and flavor not in pod_set.flavors:
                 continue
             usage = pod_set.usage(flavor)
-            # `before` holds what earlier pod sets of the same workload take of this flavor.
-            lacking = [self._lack(queue, key, amount + before.get(key, 0)) for key, amount in usage.items()]
-            if not any(lacking):
+            # `before` is what earlier pod sets of the same workload use of this flavor.
+            missing = [self._missing_quota(queue, key, amount + before.get(key, 0)) for key, amount in usage.items()]
+            if not any(missing):
                 return usage, flavor, ""
-            reasons += filter(None, lacking)
+            reasons += filter(None, missing)
         allowed = " or ".join(pod_set.flavors)
         return {}, "", ", ".join(reasons) or f"queue {queue} has no quota in flavor {allowed}"
 
-    def _lack(self, name: str, key: FlavorResource, wanted: int) -> str:
-        """What is missing, in Kueue's words; '' if nothing is."""
+    def _missing_quota(self, name: str, key: FlavorResource, requested: int) -> str:
+        """What is missing, in the words of Kueue; '' if nothing is."""
         (flavor, resource), cohort, queue = key, self.cohort_of[name], self._queue(name)
         if key not in queue.quotas:
             return f"resource {resource} unavailable in flavor {flavor} of queue {name}"
-        ceiling = cohort.ceiling(queue, key)
-        if wanted > ceiling:
-            words = f"request > maximum capacity ({_show(resource, wanted)} > {_show(resource, ceiling)})"
-            return f"insufficient quota for {resource} in flavor {flavor}, {words}"
-        missing = wanted - cohort.available(queue, key)
-        if missing <= 0:
+        maximum, free = cohort.max_capacity(queue, key), cohort.available(queue, key)
+        if requested > maximum:
+            amounts = f"{_format_amount(resource, requested)} > {_format_amount(resource, maximum)}"
+            return f"insufficient quota for {resource} in flavor {flavor}, request > maximum capacity ({amounts})"
+        if requested <= free:
             return ""
-        return f"insufficient unused quota for {resource} in flavor {flavor}, {_show(resource, missing)} more needed"
+        missing = _format_amount(resource, requested - free)
+        return f"insufficient unused quota for {resource} in flavor {flavor}, {missing} more needed"
 
 
-def _show(resource: str, amount: int) -> str:
+def _format_amount(resource: str, amount: int) -> str:
     """An amount as Kubernetes writes it: millicores, MiB, whole numbers of anything else."""
     size, whole, part = UNITS.get(resource, (1, "", ""))
     return f"{amount // size}{whole}" if amount % size == 0 else f"{amount}{part}"

@@ -1,11 +1,11 @@
-"""KubeRay's and Kueue's own scale figures, beside what the simulation makes of the same load.
+"""Published scale figures of KubeRay and Kueue, compared with what the simulation yields for the same load.
 
-One figure of each kind sets a rate; the others are predictions. Sources:
+One figure of each kind sets a rate of `ControlPlaneRates`; the others are predictions, and test the model. Sources:
 KubeRay v1.1.1 on GKE, `benchmark/perf-tests/*/results/junit.xml` (seconds of waiting plus those of creating), at its
 default of one reconciler; 10,000 Pods: kuberay#3907, 100 RayClusters from 0 to 100 workers at concurrency 10.
 Kueue: `test/performance/scheduler/configs/{baseline,large-scale}` (generator.yaml, rangespec.yaml) and kueue#11422.
-The waits of single workloads in Kueue's runs need its preemption and are left out, as are
-KubeRay's runs of 10,000 objects do not add up (a step is longer than the whole).
+Left out: the waits of single workloads in Kueue's runs, which depend on its preemption, and KubeRay's runs of 10,000
+objects, whose published steps do not add up (one step is longer than the whole).
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from emoji_ldm.kubernetes.simulation.quota import (
 from emoji_ldm.kubernetes.simulation.scenario import ControlPlaneRates
 
 CREATED_PER_S = 100.0  # clusterloader2's Uniform100qps
-START_S = 10.0  # from a Pod to a Ray process that answers, the image being there; assumption
-JOB_S = 174.5  # of one RayJob besides the operator: set so that 100 RayJobs take their 218.5 s
+START_S = 10.0  # from a bound Pod, its image being present, to a Ray process that answers; assumption
+JOB_S = 174.5  # duration of one RayJob without the operator; set so that 100 RayJobs take 218.5 s
 
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """A published figure and the simulated one."""
+    """A published figure and its simulated counterpart."""
 
     name: str
     published_s: float
     simulated_s: float
-    sets: str = ""  # the rate that was set by it; '' for a prediction
+    sets: str = ""  # the rate that this figure determines; '' for a prediction
 
     @property
     def error(self) -> float:
@@ -46,7 +46,7 @@ class PublishedFigure:
 
 
 def figures() -> list[PublishedFigure]:
-    """All of them."""
+    """All figures."""
     rates = ControlPlaneRates()
     return [
         PublishedFigure("KubeRay: 10,000 Pods at concurrency 10", 200, ten_thousand_pods(rates), "api_pods_per_s"),
@@ -61,7 +61,7 @@ def figures() -> list[PublishedFigure]:
 
 
 def ten_thousand_pods(rates: ControlPlaneRates) -> float:
-    """Seconds until 100 RayClusters that are there already have got 100 workers each."""
+    """Seconds until 100 existing RayClusters have 100 workers each."""
     env = simpy.Environment()
     operator = KubeRayOperator(env, rates)
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""What all runs share: KubeRay's operator, Kueue's admission, the nodes, and who is told about Pods."""
+"""What all runs share: KubeRay's operator, Kueue's admission, the nodes, and listeners for the events of Pods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from emoji_ldm.kubernetes.simulation.scenario import ControlPlaneRates
 
 
 class KubeRayOperator:
-    """Reconciles so many objects at once and creates Pods one by one, all reconcilers under one API rate."""
+    """KubeRay's operator: parallel reconcilers that create Pods one by one, all of them under one API rate.
+
+    At thousands of Pods the operator is the bottleneck, and the order in which it creates them decides which gangs are
+    complete early. Two limits explain its published figures: the time per Pod of one reconciler (`pod_s`), and the
+    client rate limit that all reconcilers share (`api_pods_per_s`).
+    """
 
     def __init__(self, env: simpy.Environment, rates: ControlPlaneRates) -> None:
         self.env, self.rates = env, rates
@@ -23,13 +28,13 @@ class KubeRayOperator:
         self._next_call = 0.0
 
     def reconcile(self, fixed_s: float, calls: Iterable[Callable[[], None]]) -> SimPyProcess:
-        """So much work besides Pods, then one API call for each Pod."""
+        """Occupy a reconciler for `fixed_s` and then for one API call per Pod, in order."""
         with self.reconcilers.request() as slot:
             yield slot
             yield self.env.timeout(fixed_s)
             for call in calls:
-                # Each reconciler waits for its own call, and all of them share the API rate: a call may not begin
-                # before the slot that the last one left.
+                # A reconciler makes its calls one after the other, and a call of any reconciler may not start before
+                # the shared rate limit allows it.
                 when = max(self.env.now + self.rates.pod_s, self._next_call)
                 self._next_call = when + 1 / self.rates.api_pods_per_s
                 yield self.env.timeout(when - self.env.now)
@@ -38,7 +43,7 @@ class KubeRayOperator:
 
 @dataclass
 class ControlPlane:
-    """What all runs share."""
+    """The components that all runs share, and listeners for the creation and the end of Pods."""
 
     env: simpy.Environment
     rates: ControlPlaneRates

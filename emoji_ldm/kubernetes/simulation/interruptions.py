@@ -1,4 +1,8 @@
-"""Spot interruptions: single nodes at random, and storms in which a share of all spot nodes gets notice at once."""
+"""Spot interruptions: of single nodes at random, and storms that interrupt a share of all spot nodes at once.
+
+All randomness is keyed by the seed and the number of the node or storm, not drawn from one shared stream. Thus a change
+of one rate or one more job does not move every other interruption, and two scenarios can be compared.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +15,19 @@ NOTICE_S = 120.0  # between the notice and the loss of an EC2 spot machine
 
 
 def spot_lifetime(fleet: NodeFleet, node: SimulatedNode) -> SimPyProcess:
-    """Interrupt a spot node after a random time; exponential, so a node's age does not matter."""
+    """Interrupt a spot node after an exponentially distributed time, so that its age has no influence."""
     if node.pool.spec.spot and node.pool.spec.loss_per_h:
-        chance = random.Random(f"{fleet.seed}:life:{node.number}")
-        yield fleet.env.timeout(chance.expovariate(node.pool.spec.loss_per_h / 3600))
+        rng = random.Random(f"{fleet.seed}:life:{node.number}")
+        yield fleet.env.timeout(rng.expovariate(node.pool.spec.loss_per_h / 3600))
         yield from interrupt(fleet, node)
 
 
 def interrupt(fleet: NodeFleet, node: SimulatedNode) -> SimPyProcess:
-    """Two minutes of notice, in which the node takes no new Pods and those there save, drain or are replaced."""
+    """Give two minutes of notice, in which the node takes no new Pods and its Pods save or drain, then remove it."""
     if not node.ready:
         return
     node.ready = False
-    # Owners may end Pods while they are told.
+    # A copy, because owners may end Pods while they are notified.
     for pod in list(node.pods.values()):
         pod.owner.interrupted(pod)
     yield fleet.env.timeout(NOTICE_S)

@@ -1,11 +1,16 @@
-"""What must hold at every moment of a simulation, computed by other code than the code that is checked."""
+"""Invariants of a simulation: what must hold at every moment, whatever the scenario.
+
+Each invariant is computed from first principles (Pods on nodes, workloads with quota) and not from the counters by
+which the simulation makes its decisions, so that an error in one is not repeated in the other. A violation does not
+stop the run; it is counted and reported with an example, and the figures of such a run are not to be trusted.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 
 from emoji_ldm.kubernetes.simulation.control_plane import ControlPlane
-from emoji_ldm.kubernetes.simulation.job_model import RayClusterRun, RunPhase
+from emoji_ldm.kubernetes.simulation.job_model import ACTIVE, RayClusterRun, RunPhase
 from emoji_ldm.kubernetes.simulation.nodes import RESOURCES, PodPhase, SimulatedPod
 from emoji_ldm.kubernetes.simulation.quota import Usage
 
@@ -19,11 +24,11 @@ INVARIANTS = (
     "pods ended twice",
     "min available",
 )
-MARGIN_S = 60.0  # after the time in which a gang must be placed or evicted
+MARGIN_S = 60.0  # tolerance for the time in which a gang must be placed or evicted
 
 
 class InvariantChecker:
-    """Counts violations; a simulation with any of them is not to be believed."""
+    """Counts violations of the invariants and keeps the first example of each."""
 
     def __init__(self, plane: ControlPlane, runs: list[RayClusterRun]) -> None:
         self.plane, self.runs = plane, runs
@@ -41,7 +46,7 @@ class InvariantChecker:
         return not any(self.violations.values())
 
     def check(self, interval_s: float) -> None:
-        """Everything that is checked from time to time, `interval_s` after the last time."""
+        """Check what can be checked at any moment; the previous check was `interval_s` ago."""
         self.check_quotas()
         self._check_nodes()
         waiting = {id(workload) for workload in self.plane.admission.pending()}
@@ -51,19 +56,19 @@ class InvariantChecker:
             self._check_pods(run)
 
     def check_at_end(self) -> None:
-        """Every Pod has ended once, or is still there; no service had too few workers."""
+        """Check that every Pod ended exactly once or still exists, and that no service had too few workers."""
         alive = {pod.number for run in self.runs for pod in run.every_pod()}
         if alive != self._open or self.num_created != self.num_ended + len(alive):
-            counts = f"{self.num_created} made, {self.num_ended} ended, {len(alive)} alive"
+            counts = f"{self.num_created} created, {self.num_ended} ended, {len(alive)} alive"
             self._violated("pods ended twice", counts)
         for run in self.runs:
             if run.num_below_minimum:
                 self._violated("min available", f"{run.name}: {run.num_below_minimum} times")
 
     def check_quotas(self) -> None:
-        """What admitted workloads hold, summed up anew, against the limits of queues and cohorts."""
+        """Compare what admitted workloads hold with the limits of queues and cohorts."""
         for cohort in self.plane.admission.cohorts:
-            # The sums are made from the workloads, not from `queue.used`, which is what admission goes by.
+            # The sums are computed from the workloads, not from `queue.used`, by which admission decides.
             total: Counter[tuple[str, str]] = Counter()
             for name, queue in cohort.queues.items():
                 used: Counter[tuple[str, str]] = Counter()
@@ -72,7 +77,7 @@ class InvariantChecker:
                 for key, quota in queue.quotas.items():
                     if quota.maximum is not None and used[key] > quota.maximum:
                         self._violated("quota", f"{name}: {key} {used[key]} > {quota.maximum}")
-                    total[key] += max(used[key], quota.kept)
+                    total[key] += max(used[key], quota.reserved)
             for key, amount in total.items():
                 nominal = sum(queue.quotas[key].nominal for queue in cohort.queues.values() if key in queue.quotas)
                 if amount > nominal:
@@ -95,7 +100,7 @@ class InvariantChecker:
                 self._violated("pool limits", f"{pool.name}: {len(pool.nodes)} > {pool.spec.limit}")
         for node in fleet.changed:
             used = [sum(pod.group.size[i] for pod in node.pods.values()) for i in range(len(RESOURCES))]
-            if any(amount > whole for amount, whole in zip(used, node.pool.size, strict=True)):
+            if any(amount > size for amount, size in zip(used, node.pool.size, strict=True)):
                 self._violated("nodes overfull", f"node {node.number}: {used} of {node.pool.size}")
         fleet.changed.clear()
 
@@ -108,17 +113,17 @@ class InvariantChecker:
             self._violated("no reason", f"{run.name} is in no queue")
 
     def _check_gang(self, run: RayClusterRun, interval_s: float) -> None:
-        """No gang works without being complete, or stays half placed for longer than Kueue lets it."""
+        """No gang works without being complete, or stays partially placed for longer than Kueue allows."""
         if run.spec.is_gang and run.progress.speed and not run.is_complete:
             self._violated("partial gangs", f"{run.name} works without being complete")
-        if not run.is_partial:
+        if not _is_partially_placed(run):
             self._partial_since.pop(run.name, None)
             return
         now, rates = self.plane.env.now, self.plane.rates
         since = self._partial_since.setdefault(run.name, now)
-        # Kueue evicts at the timeout, the Pods use their grace period, and samples are `interval_s` apart.
+        # Kueue evicts at the timeout, Pods then use their grace period, and checks are `interval_s` apart.
         if now - since > max(rates.pods_ready_s, rates.recovery_s) + run.spec.grace_s + interval_s + MARGIN_S:
-            self._violated("partial gangs", f"{run.name} is half placed since {since:.0f} s")
+            self._violated("partial gangs", f"{run.name} is partially placed since {since:.0f} s")
 
     def _check_pods(self, run: RayClusterRun) -> None:
         """The Pods of a run request no more than its workload holds."""
@@ -134,3 +139,9 @@ class InvariantChecker:
     def _violated(self, invariant: str, example: str) -> None:
         self.violations[invariant] += 1
         self.examples.setdefault(invariant, f"{self.plane.env.now:.0f} s: {example}")
+
+
+def _is_partially_placed(run: RayClusterRun) -> bool:
+    """Whether some Pods of a gang occupy nodes although the gang is not complete."""
+    has_nodes = any(pod.node is not None for pod in run.every_pod())
+    return run.spec.is_gang and run.phase in ACTIVE and not run.is_complete and has_nodes

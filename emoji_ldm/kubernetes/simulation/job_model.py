@@ -1,4 +1,12 @@
-"""A run: one RayJob or RayService from its submission to its last Pod, through Kueue and KubeRay."""
+"""The life of one RayJob or RayService: its states, and the SimPy process that moves it through them.
+
+A run waits for quota (Kueue), has its Pods created (KubeRay), waits until they are ready, works, and ends. If its Pods
+are not ready in time, Kueue evicts it and requeues it with back-off. If a worker is lost, an elastic job continues with
+fewer, while a gang stops until the worker is replaced and then reads its checkpoint.
+
+Processes of several actors change the same run: its lifecycle, the start of each Pod, the autoscaler, interruptions.
+`notify` wakes the lifecycle whenever the number of ready Pods changes.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +21,11 @@ from emoji_ldm.kubernetes.simulation.quota import QueuedWorkload, SimPyProcess
 from emoji_ldm.kubernetes.simulation.scenario import WorkloadSpec
 from emoji_ldm.kubernetes.simulation.throughput import WorkProgress
 
-MAX_DRAIN_S = 110.0  # of the two minutes of notice
+MAX_DRAIN_S = 110.0  # drains must end before the two minutes of notice are over
 
 
 class RunPhase(StrEnum):
-    """Where a run is."""
+    """The state of a run."""
 
     SCHEDULED = "scheduled"  # not submitted yet
     PENDING = "pending"  # in its queue, or backing off
@@ -26,7 +34,7 @@ class RunPhase(StrEnum):
     EVICTED = "evicted"  # its Pods end, then it waits again
     FINISHING = "finishing"  # done; its Pods end
     DONE = "done"
-    DEACTIVATED = "deactivated"  # evicted too often
+    DEACTIVATED = "deactivated"  # evicted more often than the back-off limit allows
 
 
 ENDED = (RunPhase.DONE, RunPhase.DEACTIVATED)
@@ -34,27 +42,27 @@ ACTIVE = (RunPhase.STARTING, RunPhase.RUNNING)
 
 
 class RayClusterRun:
-    """State and life of one run. `groups[0]` is its head, the others are worker groups."""
+    """One run. `groups[0]` is its head, the others are worker groups."""
 
     def __init__(self, plane: ControlPlane, name: str, spec: WorkloadSpec, groups: list[PodGroup]) -> None:
         self.plane, self.env, self.name, self.spec = plane, plane.env, name, spec
         self.head, self.workers = groups[0], groups[1:]
         self.priority = spec.priority
         self.pods: dict[str, dict[int, SimulatedPod]] = {group.name: {} for group in groups}
-        self.wanted = {group.name: group.min_replicas for group in groups}
+        self.desired = {group.name: group.min_replicas for group in groups}
         pod_sets = tuple(group.pod_set(group.min_replicas) for group in groups)
         self.workload = QueuedWorkload(name, spec.queue, spec.priority, pod_sets)
         self.progress = WorkProgress(plane.env, spec)
-        self.phase, self.reason = RunPhase.SCHEDULED, "is submitted later"
-        # Orders for Pods may wait at KubeRay for minutes. Each carries the epoch in which it was given, and is ignored
-        # once an eviction or the end of the run has begun another one.
-        self.epoch = 0  # orders of an earlier one are void
+        self.phase, self.reason = RunPhase.SCHEDULED, "not submitted yet"
+        # Orders for Pods may wait in KubeRay for minutes. Each carries the epoch in which it was given and is ignored
+        # if an eviction or the end of the run has started another epoch since then.
+        self.epoch = 0
         self.submitted_at = self.begun_at = self.ended_at = self.waiting_since = -1.0
         self.num_evicted = self.num_restarts = self.num_interrupted = self.num_backoffs = 0
-        self.missing_since: list[float] = []  # workers that were lost and not replaced yet
+        self.missing_since: list[float] = []  # when each worker was lost that is not replaced yet
         self.replaced_s: list[float] = []  # how long each lost worker was missing
         self.queued_s = 0.0
-        self.num_below_minimum = 0  # times that a service had fewer workers than its min_available
+        self.num_below_minimum = 0  # how often a service had fewer workers than its min_available
         self.on_running: Callable[[RayClusterRun], object] = lambda run: None
         self.changed, self.head_ready, self.ended = plane.env.event(), plane.env.event(), plane.env.event()
 
@@ -62,7 +70,7 @@ class RayClusterRun:
         return sum(pod.phase is PodPhase.READY for pod in self.pods[group.name].values())
 
     def every_pod(self) -> list[SimulatedPod]:
-        """Its Pods: workers first, the head last."""
+        """All its Pods, workers first: they end before their head."""
         return [pod for pods in reversed(self.pods.values()) for pod in pods.values()]
 
     @property
@@ -70,21 +78,15 @@ class RayClusterRun:
         """Whether the head and `min_replicas` of every worker group are ready."""
         return self.head_ready.triggered and all(self.num_ready(g) >= g.min_replicas for g in self.workers)
 
-    @property
-    def is_partial(self) -> bool:
-        """Whether some Pods of a gang hold nodes while it is not complete."""
-        holds_nodes = any(pod.node is not None for pod in self.every_pod())
-        return self.spec.is_gang and self.phase in ACTIVE and not self.is_complete and holds_nodes
-
-    def live(self, after: Iterable[simpy.Event], arrive_s: float, delay_s: float) -> SimPyProcess:
-        """The whole life: it begins `delay_s` after the events of `after`, at `arrive_s` at the earliest."""
+    def lifecycle(self, after: Iterable[simpy.Event]) -> SimPyProcess:
+        """The whole life of the run, which is submitted once all events of `after` have happened."""
         yield self.env.all_of(after)
-        yield self.env.timeout(max(arrive_s - self.env.now, 0.0) + delay_s)
         self.submitted_at = self.env.now
         while self.phase not in ENDED:
             yield from self._wait_for_quota()
-            why = (yield from self._start()) or (yield from self._work())
-            yield from self._requeue_later(why) if why else self._finish()
+            # Both return why the run has to give up its quota, or '' if it may go on.
+            reason = (yield from self._start()) or (yield from self._work())
+            yield from self._requeue_later(reason) if reason else self._finish()
         self.ended_at = self.env.now if self.ended_at < 0 else self.ended_at
         self.ended.succeed()
 
@@ -95,22 +97,22 @@ class RayClusterRun:
         self.phase, self.reason = RunPhase.STARTING, ""
 
     def _start(self) -> SimPyProcess:
-        """Have all Pods of the gang made, and wait until they are ready; returns why they were not in time, or ''."""
+        """Order all Pods and wait until they are ready; returns why they were not ready in time, or ''."""
         self.epoch += 1
-        self.wanted = {group.name: group.min_replicas for group in (self.head, *self.workers)}
+        self.desired = {group.name: group.min_replicas for group in (self.head, *self.workers)}
         gang = [self.head, *(group for group in self.workers for _ in range(group.min_replicas))]
         self.order(self._fixed_s, gang)
-        if why := (yield from self._wait_until_complete(self.plane.rates.pods_ready_s)):
-            return why
+        if reason := (yield from self._wait_until_complete(self.plane.rates.pods_ready_s)):
+            return reason
         if not self.spec.is_service:
-            # KubeRay makes the submitter last, behind the Pods of other runs. It is too small to need a place.
+            # KubeRay creates the submitter last, behind Pods of other runs. It is too small to be modelled as a Pod.
             yield from self.plane.operator.reconcile(0.0, [lambda: None])
             yield self.env.timeout(self.plane.rates.start_s)
         return ""
 
     @property
     def _fixed_s(self) -> float:
-        """A reconciler's time besides Pods: a RayJob is two objects, itself and its RayCluster."""
+        """Time of a reconciler besides Pods; a RayJob is two objects, itself and its RayCluster."""
         return self.plane.rates.cluster_s * (1 if self.spec.is_service else 2)
 
     def _wait_until_complete(self, limit_s: float) -> SimPyProcess:
@@ -125,7 +127,7 @@ class RayClusterRun:
         return f"PodsReadyTimeout: {self.plane.fleet.pools[pending.pool].waiting_reason(pending.group.size)}"
 
     def _work(self) -> SimPyProcess:
-        """Work until all is done; returns why the run has to leave before, or ''."""
+        """Work until everything is done; returns why the run has to stop before that, or ''."""
         self.phase, self.num_backoffs = RunPhase.RUNNING, 0
         if self.begun_at < 0:
             self.begun_at = self.env.now
@@ -136,15 +138,15 @@ class RayClusterRun:
         while not self.progress.is_over:
             self._set_speed()
             if self.spec.is_gang and not self.is_complete:
-                # A gang stands still until the lost worker is replaced, for which Kueue gives it the recovery timeout.
-                # Then all workers read the checkpoint.
+                # A gang stops until the lost worker is replaced, for which Kueue grants the recovery timeout. Then all
+                # workers read the checkpoint.
                 self.num_restarts += 1
-                if why := (yield from self._wait_until_complete(self.plane.rates.recovery_s)):
-                    return why
+                if reason := (yield from self._wait_until_complete(self.plane.rates.recovery_s)):
+                    return reason
                 yield from self._read_checkpoint()
                 continue
-            # The speed holds until a worker comes or goes. Then the rest of the work is planned anew at the new speed;
-            # the old timeout still fires, but nobody waits for it any more.
+            # The speed is constant until a worker comes or goes. Then the remaining time is computed anew; the old
+            # timeout is still triggered later, but no process waits for it any more.
             yield self.changed | self.env.timeout(self.progress.remaining_s)
             self.progress.settle()
         return ""
@@ -154,12 +156,14 @@ class RayClusterRun:
         yield self.env.timeout(self.spec.restart_s)
 
     def _set_speed(self) -> None:
-        """As fast as the ready workers are; a gang that is not complete stands still."""
-        works = self.phase is RunPhase.RUNNING and (self.is_complete or not self.spec.is_gang)
-        self.progress.set_speed(sum(self.num_ready(group) * group.rate for group in self.workers) if works else 0.0)
+        """Set the speed to that of the ready workers; a gang that is not complete has none."""
+        is_working = self.phase is RunPhase.RUNNING and (self.is_complete or not self.spec.is_gang)
+        self.progress.set_speed(
+            sum(self.num_ready(group) * group.rate for group in self.workers) if is_working else 0.0
+        )
 
     def _finish(self) -> SimPyProcess:
-        """All is done: KubeRay deletes the cluster."""
+        """End the run, whose work is done: KubeRay deletes its cluster."""
         self.progress.set_speed(0.0)
         self.phase, self.reason, self.ended_at = RunPhase.FINISHING, "", self.env.now
         self.epoch += 1
@@ -168,11 +172,11 @@ class RayClusterRun:
         self.plane.admission.release(self.workload)
         self.phase = RunPhase.DONE
 
-    def _leave(self, why: str) -> SimPyProcess:
-        """Give nodes and quota back after the grace period."""
+    def _evict(self, reason: str) -> SimPyProcess:
+        """Free nodes and quota after the grace period."""
         self.progress.settle()
-        # From here on no Pod that ends is replaced, and no order for Pods is carried out.
-        self.phase, self.reason, self.workload.reason = RunPhase.EVICTED, why, why
+        # From here on, no Pod that ends is replaced and no order for Pods is carried out.
+        self.phase, self.reason, self.workload.reason = RunPhase.EVICTED, reason, reason
         self.num_evicted += 1
         self.epoch += 1
         self.missing_since.clear()
@@ -181,12 +185,12 @@ class RayClusterRun:
         self.progress.set_speed(0.0)
         yield self.env.timeout(self.spec.grace_s)
         for pod in self.every_pod():
-            self.end(pod, why)
+            self.end(pod, reason)
         self.plane.admission.release(self.workload)
 
-    def _requeue_later(self, why: str) -> SimPyProcess:
-        """Leave because Pods were not ready in time, and wait longer each time before the next attempt."""
-        yield from self._leave(why)
+    def _requeue_later(self, reason: str) -> SimPyProcess:
+        """Evict the run because Pods were not ready in time, and wait longer each time before the next attempt."""
+        yield from self._evict(reason)
         rates = self.plane.rates
         self.num_backoffs += 1
         if rates.backoff_limit is not None and self.num_backoffs > rates.backoff_limit:
@@ -194,17 +198,17 @@ class RayClusterRun:
             self.reason = f"deactivated: its Pods were not ready in time {self.num_backoffs} times"
             return
         wait_s = min(rates.backoff_s * 2 ** (self.num_backoffs - 1), rates.backoff_max_s)
-        self.phase, self.workload.reason = RunPhase.PENDING, f"{why}; requeued in {wait_s:.0f} s"
+        self.phase, self.workload.reason = RunPhase.PENDING, f"{reason}; requeued in {wait_s:.0f} s"
         self.waiting_since = self.env.now
         yield self.env.timeout(wait_s)
         self.queued_s += wait_s
 
     def order(self, fixed_s: float, groups: Iterable[PodGroup]) -> None:
-        """Have KubeRay make Pods of these groups, unless the run is evicted meanwhile."""
-        calls = [lambda group=group, epoch=self.epoch: self._make(group, epoch) for group in groups]
+        """Have KubeRay create a Pod for each of these groups, unless the run is evicted meanwhile."""
+        calls = [lambda group=group, epoch=self.epoch: self._create_pod(group, epoch) for group in groups]
         self.env.process(self.plane.operator.reconcile(fixed_s, calls))
 
-    def _make(self, group: PodGroup, epoch: int) -> None:
+    def _create_pod(self, group: PodGroup, epoch: int) -> None:
         if epoch != self.epoch:
             return
         pool = self.workload.flavors[group.name]
@@ -218,10 +222,11 @@ class RayClusterRun:
         try:
             yield from self.plane.fleet.start_pod(pod)
             if pod.group is not self.head:
+                # The init container of a worker waits for the head; only then does the worker join the cluster.
                 yield self.head_ready
                 yield self.env.timeout(self.plane.rates.join_s)
         except simpy.Interrupt:
-            return  # the Pod has ended before it was ready
+            return  # the Pod ended before it was ready
         pod.phase, pod.ready_at = PodPhase.READY, self.env.now
         if pod.group is self.head:
             self.head_ready.succeed()
@@ -232,20 +237,20 @@ class RayClusterRun:
     def notify(self) -> None:
         """Wake the run: the number of its ready Pods, or its load, has changed."""
         self.progress.settle()
-        # An event happens once, so everyone who waits from now on waits for a new one.
+        # A SimPy event can be triggered once only, so later waits need a new one.
         self.changed.succeed()
         self.changed = self.env.event()
 
     def interrupted(self, pod: SimulatedPod) -> None:
-        """The Pod's node goes in two minutes: a job saves and lets go; a disruption budget may keep a service's Pod."""
+        """The node of the Pod will be lost in two minutes: the Pod drains, unless a disruption budget forbids it."""
         self.num_interrupted += 1
         if self.spec.is_service and pod.phase is PodPhase.READY:
             draining = sum(other.end_reason != "" for other in self.every_pod())
             left = sum(self.num_ready(group) for group in self.workers) - draining - 1
             if left < self.spec.min_available:
-                return  # the PodDisruptionBudget forbids the eviction; the loss of the node will not ask
-        pod.end_reason = "drained before its spot node went"
-        # A gang saves on notice. What it does in the grace period after that is lost when the Pod ends.
+                return  # the PodDisruptionBudget forbids the eviction; the loss of the node itself it cannot prevent
+        pod.end_reason = "drained before its spot node was lost"
+        # A gang saves on notice. What it works during the grace period after that is lost when the Pod ends.
         self.progress.mark_saved(self.env.now)
         self.env.process(self._drain(pod))
 
@@ -253,21 +258,21 @@ class RayClusterRun:
         yield self.env.timeout(min(self.spec.grace_s, MAX_DRAIN_S))
         self.end(pod, pod.end_reason)
 
-    def end(self, pod: SimulatedPod, why: str) -> None:
-        """The Pod ends, once; while it is still needed, another one is made."""
+    def end(self, pod: SimulatedPod, reason: str) -> None:
+        """End a Pod, once; if the run still needs it, a replacement is ordered."""
         if pod.phase is PodPhase.ENDED:
             return
         self.progress.settle()
         starting = pod.phase is not PodPhase.READY and pod.process is not None and pod.process.is_alive
-        # The loss is counted before the Pod leaves, while the speed still includes it.
+        # The lost work is computed before the Pod is removed, while the speed still includes it.
         if self.phase is RunPhase.RUNNING and not pod.is_surplus:
             self._lose_work(pod)
-        pod.phase, pod.end_reason = PodPhase.ENDED, why
+        pod.phase, pod.end_reason = PodPhase.ENDED, reason
         if starting and pod.process is not None:
             pod.process.interrupt()
         del self.pods[pod.group.name][pod.number]
         if pod.group is self.head:
-            self.head_ready = self.env.event()
+            self.head_ready = self.env.event()  # workers have to wait for the next head
         self.plane.fleet.leave(pod)
         for notify in self.plane.on_pod_ended:
             notify(pod)
@@ -282,13 +287,11 @@ class RayClusterRun:
             self.num_below_minimum += sum(self.num_ready(group) for group in self.workers) < self.spec.min_available
 
     def _lose_work(self, pod: SimulatedPod) -> None:
-        """A gang loses all work since its last save, an elastic job a shard that the grace period is too short for."""
+        """A gang loses all work since its last save, an elastic job a shard that is too long for the grace period."""
         if self.spec.is_gang:
             self.progress.lose_since_save()
-        elif (
-            self.spec.elastic
-            and self.progress.speed
-            and pod.ready_at >= 0
-            and self.spec.checkpoint_s > self.spec.grace_s
-        ):
+            return
+        was_working = self.progress.speed and pod.ready_at >= 0
+        if self.spec.elastic and was_working and self.spec.checkpoint_s > self.spec.grace_s:
+            # Workers start a shard when they become ready and commit one every `checkpoint_s`.
             self.progress.lose(pod.group.rate * ((self.env.now - pod.ready_at) % self.spec.checkpoint_s))

@@ -1,4 +1,9 @@
-"""Nodes and the Pods on them: nodes are provisioned for waiting Pods, as Karpenter does, and removed when empty."""
+"""Nodes and the Pods on them: Karpenter provisions nodes for pending Pods, and removes nodes that are empty.
+
+A Pod that fits on a ready node is bound at once. Otherwise it joins a queue of its pool, and the pool orders as many
+nodes as the queue fills. Runs have thousands of Pods of very few sizes, so the queues are kept by size: a look at the
+first Pod of each size tells whether any Pod fits on a node.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,7 @@ PodSize = tuple[int, int, int]  # millicores, MiB, GPUs
 
 
 class PodPhase(StrEnum):
-    """Where a Pod is in its life; each phase is entered at most once, and `ENDED` by every Pod."""
+    """The state of a Pod; each is entered at most once, and every Pod enters `ENDED`."""
 
     PENDING = "pending"
     BOUND = "bound"
@@ -41,21 +46,21 @@ class PodGroup:
     rate: float  # units of work per second of one Pod
 
     def pod_set(self, replicas: int) -> PodSet:
-        """So many of them, as Kueue counts them."""
+        """A pod set of this many Pods, as Kueue counts them."""
         return PodSet(self.name, replicas, tuple(zip(RESOURCES, self.size, strict=True)), self.flavors)
 
 
 class PodOwner(Protocol):
-    """What a Pod tells the run that it belongs to."""
+    """The run that a Pod belongs to, as far as nodes and interruptions need it."""
 
     name: str
     priority: int
 
     def interrupted(self, pod: SimulatedPod) -> None:
-        """The node of the Pod has got its interruption notice."""
+        """The node of the Pod has received an interruption notice."""
 
-    def end(self, pod: SimulatedPod, why: str) -> None:
-        """The Pod is gone."""
+    def end(self, pod: SimulatedPod, reason: str) -> None:
+        """The Pod has ended."""
 
 
 @dataclass(eq=False)
@@ -72,50 +77,51 @@ class SimulatedPod:
     bound_at: float = -1.0
     ready_at: float = -1.0
     end_reason: str = ""
-    is_surplus: bool = False  # scaled down: it needs no successor
-    process: simpy.Process | None = None  # that starts it
+    is_surplus: bool = False  # scaled down, so it is not replaced
+    process: simpy.Process | None = None  # which starts the Pod
 
 
 @dataclass(eq=False)
 class SimulatedNode:
-    """A machine, what is free on it, and the Pods and images that it has."""
+    """A machine: its free capacity, its Pods and its images."""
 
     number: int
     pool: NodePool
     free: PodSize
     ordered_at: float
     booting: bool = True
-    ready: bool = False  # takes Pods
+    ready: bool = False  # accepts Pods
     idle_since: float = 0.0
 
     def __post_init__(self) -> None:
         self.pods: dict[int, SimulatedPod] = {}
-        self.images: dict[str, simpy.Event] = {}
+        self.images: dict[str, simpy.Event] = {}  # triggered once the image is pulled
 
     def take(self, size: PodSize, sign: int = 1) -> None:
+        """Occupy capacity, or free it with `sign=-1`."""
         cpu, memory, gpus = self.free
         self.free = (cpu - sign * size[0], memory - sign * size[1], gpus - sign * size[2])
 
 
 class NodePool:
-    """Nodes of one kind, and the Pods that wait for one."""
+    """The nodes of one kind, and the Pods that wait for one."""
 
     def __init__(self, name: str, spec: NodePoolSpec) -> None:
         self.name, self.spec = name, spec
         self.size: PodSize = (round(spec.cpu * 1000), round(spec.memory_gib * 1024), spec.gpus)
         self.nodes: dict[int, SimulatedNode] = {}
-        # One heap for each size: if the first of a heap does not fit on a node, none behind it does. Pods that end
-        # while they wait stay in their heap until they come to its top.
-        self.waiting: dict[PodSize, list[tuple[int, int, SimulatedPod]]] = {}  # heaps by priority, then age
+        # One heap per size, ordered by priority, then age: if the first Pod of a heap does not fit on a node, no other
+        # does. Pods that end while they wait stay in their heap until they reach its top.
+        self.waiting: dict[PodSize, list[tuple[int, int, SimulatedPod]]] = {}
         self.is_provisioning = False
 
     def pending(self) -> Iterator[SimulatedPod]:
-        """The Pods that wait for a node; those that ended meanwhile are left out."""
+        """The Pods that wait for a node."""
         for heap in self.waiting.values():
             yield from (pod for _, _, pod in heap if pod.phase is PodPhase.PENDING)
 
     def next_waiting(self, size: PodSize) -> SimulatedPod | None:
-        """The first Pod that waits for room of a size; the heap is cleared of Pods that ended."""
+        """The first Pod of a size that waits for a node; None if there is none."""
         heap = self.waiting.get(size, [])
         while heap and heap[0][2].phase is not PodPhase.PENDING:
             heapq.heappop(heap)
@@ -131,17 +137,18 @@ class NodePool:
 
 
 class NodeFleet:
-    """All pools. Binds Pods to nodes, and orders and removes nodes."""
+    """All node pools: binds Pods to nodes, and orders and removes nodes."""
 
     def __init__(
         self, env: simpy.Environment, pools: dict[str, NodePoolSpec], rates: ControlPlaneRates, seed: int
     ) -> None:
         self.env, self.rates, self.seed = env, rates, seed
         self.pools = {name: NodePool(name, spec) for name, spec in pools.items()}
+        # All nodes share the bandwidth of the registry, which bounds how many can pull at the same time.
         self.registry = simpy.Resource(env, max(int(rates.registry_gb_s / rates.pull_gb_s), 1))
         self.on_ready: list[Callable[[SimulatedNode], object]] = []
         self.on_gone: list[Callable[[SimulatedNode], None]] = []
-        self.changed: set[SimulatedNode] = set()  # got Pods since the invariants were checked
+        self.changed: set[SimulatedNode] = set()  # received Pods since the invariants were last checked
         self.num_lost = 0
         self._numbers = count()
         for pool in self.pools.values():
@@ -153,15 +160,15 @@ class NodeFleet:
             yield from pool.nodes.values()
 
     def start_pod(self, pod: SimulatedPod) -> SimPyProcess:
-        """From the Pod's creation until its container runs: a node, the image, the start."""
+        """Wait until the container of a new Pod runs: for a node, the image and the start of Ray."""
         self._place(self.pools[pod.pool], pod)
         yield pod.bound
         assert pod.node is not None
-        yield self._image(pod.node, pod.group.image)
+        yield self._image_pulled(pod.node, pod.group.image)
         yield self.env.timeout(self.rates.start_s)
 
     def leave(self, pod: SimulatedPod) -> None:
-        """A Pod has ended: its room is free."""
+        """Free the capacity of a Pod that has ended."""
         node = pod.node
         if node is None:
             return
@@ -172,7 +179,7 @@ class NodeFleet:
             self._watch_idle(node)
 
     def remove(self, node: SimulatedNode) -> None:
-        """Take a node away; the pool may order another."""
+        """Remove a node; the pool may order another for Pods that wait."""
         node.ready = False
         del node.pool.nodes[node.number]
         for notify in self.on_gone:
@@ -181,7 +188,8 @@ class NodeFleet:
 
     def _place(self, pool: NodePool, pod: SimulatedPod) -> None:
         size = pod.group.size
-        # Where Pods of the same size wait, no node has room: the newcomer queues without a look at the nodes.
+        # If Pods of the same size wait, no node has room for another, so the nodes need not be searched. This keeps the
+        # creation of thousands of Pods linear.
         nodes = () if pool.next_waiting(size) else pool.nodes.values()
         node = next((node for node in nodes if node.ready and fits(size, node.free)), None)
         if node:
@@ -198,14 +206,14 @@ class NodeFleet:
         pod.bound.succeed()
 
     def _fill(self, node: SimulatedNode) -> None:
-        """Give the node's room to Pods that wait."""
+        """Bind waiting Pods to the free capacity of a node."""
         for size, heap in node.pool.waiting.items():
             while fits(size, node.free) and (pod := node.pool.next_waiting(size)):
                 heapq.heappop(heap)
                 self._bind(node, pod)
 
-    def _image(self, node: SimulatedNode, image: str) -> simpy.Event:
-        """A node pulls an image once, however many of its Pods wait for it."""
+    def _image_pulled(self, node: SimulatedNode, image: str) -> simpy.Event:
+        """The event of a pulled image; a node pulls each image once, however many of its Pods wait for it."""
         if image not in node.images:
             node.images[image] = self.env.process(self._pull(self.rates.images_gb[image]))
         return node.images[image]
@@ -221,14 +229,15 @@ class NodeFleet:
             self.env.process(self._provision(pool))
 
     def _provision(self, pool: NodePool) -> SimPyProcess:
-        """Order nodes for the Pods that wait and do not fit on those that start already, up to the pool's limit."""
+        """Order nodes for the waiting Pods, up to the limit of the pool."""
+        # Karpenter collects Pods for a while and orders nodes for all of them at once.
         yield self.env.timeout(self.rates.provision_batch_s)
         pool.is_provisioning = False
-        # Nodes that are on their way were ordered for Pods that still wait, so they are counted against the demand.
+        # Nodes that are booting were ordered for Pods that still wait, so they are subtracted from the demand.
         starting = sum(node.booting for node in pool.nodes.values())
         for _ in range(min(_num_nodes(pool) - starting, pool.spec.limit - len(pool.nodes))):
             node = self._order(pool)
-            # The draw depends on the node alone, so that another order of events does not change it.
+            # The random number depends on the node alone, so that a different order of events does not change it.
             jitter = self.rates.startup_jitter * (2 * random.Random(f"{self.seed}:start:{node.number}").random() - 1)
             self.env.process(self._boot(node, pool.spec.startup_s * (1 + jitter)))
 
@@ -248,7 +257,8 @@ class NodeFleet:
     def _watch_idle(self, node: SimulatedNode) -> None:
         if not node.pods and not node.pool.spec.static:
             node.idle_since = self.env.now
-            # The check comes after the idle time. A Pod that came meanwhile is still there, or has moved `idle_since`.
+            # If a Pod arrives during the idle time, it is still there when the timeout ends, or it has left again and
+            # `idle_since` has changed; either way this timeout has no effect.
             self.env.process(self._consolidate(node, self.env.now))
 
     def _consolidate(self, node: SimulatedNode, since: float) -> SimPyProcess:
@@ -258,12 +268,12 @@ class NodeFleet:
 
 
 def fits(size: PodSize, room: PodSize) -> bool:
-    """Whether a Pod of a size has room."""
+    """Whether a Pod of a size fits into free capacity."""
     return size[0] <= room[0] and size[1] <= room[1] and size[2] <= room[2]
 
 
 def _num_nodes(pool: NodePool) -> int:
-    """How many empty nodes the waiting Pods fill, by next-fit packing."""
+    """How many empty nodes the waiting Pods fill, packed with next-fit as an approximation of Karpenter."""
     num, room = 0, (0, 0, 0)
     for size in (pod.group.size for pod in pool.pending()):
         if not fits(size, pool.size):

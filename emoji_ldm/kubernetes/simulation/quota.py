@@ -1,7 +1,9 @@
 """Kueue's quota arithmetic in whole numbers: nominal quota, borrowing and lending limits of the queues of a cohort.
 
-As in Kueue's `pkg/cache/scheduler/resource_node.go`: a queue keeps the part of its nominal quota that its lending limit
-does not give away. The rest belongs to the cohort, and a queue that uses more than it keeps draws on the cohort.
+A queue reserves the part of its nominal quota that its lending limit does not give away (without a limit: nothing). The
+rest belongs to the cohort. A queue uses its reserved quota first and draws what exceeds it from the cohort, up to its
+borrowing limit. One number per queue and one per cohort therefore suffice, and no bookkeeping of who borrowed from whom
+is needed. Source: Kueue, `pkg/cache/scheduler/resource_node.go` at v0.19.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ class ResourceQuota:
     lending: int | None = None
 
     @property
-    def kept(self) -> int:
-        """What no other queue may use."""
+    def reserved(self) -> int:
+        """The part that no other queue may use."""
         return 0 if self.lending is None else max(self.nominal - self.lending, 0)
 
     @property
@@ -40,7 +42,7 @@ class ResourceQuota:
 
 @dataclass
 class ClusterQueue:
-    """Quotas of a queue, and what is used of them."""
+    """The quotas of a queue, and how much of them is used."""
 
     name: str
     quotas: Mapping[FlavorResource, ResourceQuota]
@@ -54,42 +56,42 @@ class ClusterQueue:
 
 
 class Cohort:
-    """Queues that lend each other what they do not use."""
+    """Queues that lend each other unused quota."""
 
     def __init__(self, queues: Iterable[ClusterQueue]) -> None:
         self.queues = {queue.name: queue for queue in queues}
         self.capacity: Usage = {}
-        self.drawn: Usage = {}  # of the capacity, by all queues
+        self.drawn: Usage = {}  # how much of the capacity all queues together use
         for queue in self.queues.values():
             for key, quota in queue.quotas.items():
-                self.capacity[key] = self.capacity.get(key, 0) + quota.nominal - quota.kept
+                self.capacity[key] = self.capacity.get(key, 0) + quota.nominal - quota.reserved
                 self.drawn.setdefault(key, 0)
 
     def available(self, queue: ClusterQueue, key: FlavorResource) -> int:
         """How much more the queue may use now, borrowed or not."""
         quota, used = queue.quotas[key], queue.used.get(key, 0)
-        free = max(quota.kept - used, 0) + self.capacity[key] - self.drawn[key]
+        free = max(quota.reserved - used, 0) + self.capacity[key] - self.drawn[key]
         return free if quota.maximum is None else min(free, quota.maximum - used)
 
-    def ceiling(self, queue: ClusterQueue, key: FlavorResource) -> int:
-        """The most it could ever use, with everything else idle."""
+    def max_capacity(self, queue: ClusterQueue, key: FlavorResource) -> int:
+        """The most that the queue could use if all other queues were idle."""
         quota = queue.quotas[key]
-        whole = quota.kept + self.capacity[key]
-        return whole if quota.maximum is None else min(whole, quota.maximum)
+        total = quota.reserved + self.capacity[key]
+        return total if quota.maximum is None else min(total, quota.maximum)
 
     def add(self, queue: ClusterQueue, request: Usage, sign: int = 1) -> None:
-        """Use quota, or give it back with -1."""
+        """Use quota, or free it with `sign=-1`."""
         for key, amount in request.items():
-            kept, before = queue.quotas[key].kept, queue.used.get(key, 0)
+            reserved, before = queue.quotas[key].reserved, queue.used.get(key, 0)
             after = before + sign * amount
             queue.used[key] = after
-            # Only what exceeds the queue's own part is drawn from the cohort.
-            self.drawn[key] += max(after - kept, 0) - max(before - kept, 0)
+            # Only what exceeds the reserved part is drawn from the cohort.
+            self.drawn[key] += max(after - reserved, 0) - max(before - reserved, 0)
 
 
 @dataclass(frozen=True)
 class PodSet:
-    """Identical Pods: how many, what one of them requests, and the flavors that they tolerate (empty: all)."""
+    """Identical Pods: their number, the requests of one of them, and the flavors that they may have (empty: all)."""
 
     name: str
     count: int
@@ -97,7 +99,7 @@ class PodSet:
     flavors: tuple[str, ...] = ()
 
     def usage(self, flavor: str) -> Usage:
-        """What all Pods of the set together request of a flavor."""
+        """What all Pods of the set together use of a flavor."""
         return {(flavor, resource): self.count * amount for resource, amount in self.requests if amount}
 
 
@@ -116,19 +118,20 @@ class QueuedWorkload:
 
 
 def cohorts_of(specs: Mapping[str, ClusterQueueSpec]) -> list[Cohort]:
-    """The scenario's queues, grouped by cohort."""
+    """The queues of a scenario, grouped by cohort; a queue without one gets a cohort of its own."""
     by_cohort: dict[str, list[ClusterQueue]] = {}
     for name, spec in specs.items():
-        borrowing, lending = _whole(spec.borrowing), _whole(spec.lending)
+        borrowing, lending = _to_integers(spec.borrowing), _to_integers(spec.lending)
         quotas = {
-            key: ResourceQuota(n, borrowing.get(key), lending.get(key)) for key, n in _whole(spec.nominal).items()
+            key: ResourceQuota(n, borrowing.get(key), lending.get(key)) for key, n in _to_integers(spec.nominal).items()
         }
         queue = ClusterQueue(name, quotas, spec.strict)
         by_cohort.setdefault(spec.cohort or name, []).append(queue)
     return [Cohort(queues) for queues in by_cohort.values()]
 
 
-def _whole(amounts: Amounts) -> Usage:
+def _to_integers(amounts: Amounts) -> Usage:
+    # Sums of floats would drift, and a job that exactly fits would then be refused.
     return {
         (flavor, resource): round(amount * SCALE.get(resource, 1))
         for flavor, resources in amounts.items()

@@ -1,4 +1,4 @@
-"""The result of a simulation: plain values for `--json`, a table for the terminal, and a web page."""
+"""Presents the result of a simulation: plain values for `--json`, a table for the terminal, and a web page."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from emoji_ldm.kubernetes.simulation.job_model import RayClusterRun, RunPhase
 from emoji_ldm.kubernetes.simulation.scenario import WorkloadSpec
 from emoji_ldm.kubernetes.simulation.simulation import ClusterSimulation
 
-MAX_OPEN = 12  # runs that have not ended, in the table
+MAX_OPEN = 12  # unfinished runs that the table lists
 PLOT_WIDTH, PLOT_HEIGHT = 560.0, 160.0
 Values = dict[str, Any]
 
 
 def summarize(simulation: ClusterSimulation) -> Values:
-    """Everything that `--json` prints; times in seconds, money in US dollars."""
+    """The result as `--json` prints it; times in seconds, money in US dollars."""
     ledger, runs, fleet = simulation.ledger, simulation.every_run, simulation.fleet
     return {
         "about": simulation.scenario.about,
@@ -48,7 +48,7 @@ def summarize(simulation: ClusterSimulation) -> Values:
 
 
 def _summarize_work(simulation: ClusterSimulation, work: WorkloadSpec) -> Values:
-    """One row: all copies of a piece of work together."""
+    """One row of the table: all copies of a piece of work together."""
     runs, ledger, now = simulation.runs[work.name], simulation.ledger, simulation.env.now
     ended = [run.ended_at for run in runs if run.phase in (RunPhase.DONE, RunPhase.FINISHING)]
     done = sum(run.progress.done for run in runs)
@@ -79,17 +79,17 @@ def _summarize_work(simulation: ClusterSimulation, work: WorkloadSpec) -> Values
 
 
 def _summarize_open(run: RayClusterRun) -> Values:
-    """A run that has not ended, and why."""
+    """A run that has not ended, with the reason."""
     reason = run.workload.reason if run.phase is RunPhase.PENDING else run.reason
     if run.phase is RunPhase.SCHEDULED and run.spec.after:
         reason = f"waits for {', '.join(run.spec.after)}"
-    # A service has no total, hence no share.
+    # A service has no total, so it has no share either.
     share = run.progress.done / run.spec.total if run.spec.total else None
-    return {"name": run.name, "stage": str(run.phase), "reason": reason or "goes on", "share_done": share}
+    return {"name": run.name, "stage": str(run.phase), "reason": reason or "running", "share_done": share}
 
 
 def print_report(result: Values, console: Console) -> None:
-    """What the work takes and costs, what still waits, and whether the invariants hold."""
+    """Print time and cost of the work, what is unfinished, and whether the invariants hold."""
     table = Table(
         title=result["about"], title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
@@ -100,7 +100,7 @@ def print_report(result: Values, console: Console) -> None:
         table.add_row(*(cells[name] for name in ("name", "done", "waited", "took", "GPU-hours", "cost", "per million")))
     console.print(table)
     most, spot = result["most"], result["spot"]
-    idle = f"{usd(result['idle_usd'])} of it for nodes that start, wait or are not full"
+    idle = f"{usd(result['idle_usd'])} of it for nodes that start, are idle or are not full"
     console.print(f"\nin all {span(result['seconds'])}, {usd(result['cost_usd'])}: {idle}")
     prices = result["prices"] or "none given"
     console.print(f"at most {most['nodes']:,} nodes and {most['pods']:,} Pods; prices: {prices}")
@@ -117,7 +117,7 @@ def print_report(result: Values, console: Console) -> None:
 
 
 def _print_trust(result: Values, console: Console) -> None:
-    """How far the figures can be trusted: violated invariants, and rates that are assumptions."""
+    """Print how far the figures can be trusted: violated invariants, and rates that are assumptions."""
     if violated := {name: number for name, number in result["invariants"].items() if number}:
         console.print(f"invariants violated: {violated} {result['examples']}", style="red")
     else:
@@ -128,7 +128,7 @@ def _print_trust(result: Values, console: Console) -> None:
 
 
 def print_calibration(figures: list[PublishedFigure], console: Console) -> None:
-    """Published figures beside simulated ones."""
+    """Print published figures beside simulated ones."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("figure", "published", "simulated", "error", "sets"):
         table.add_column(name, justify="left" if name in ("figure", "sets") else "right")
@@ -139,7 +139,7 @@ def print_calibration(figures: list[PublishedFigure], console: Console) -> None:
 
 
 def render_page(result: Values) -> str:
-    """The result as one web page: charts as inline SVG, no script, nothing fetched."""
+    """The result as a self-contained web page: charts are inline SVG, without scripts or external files."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     samples = result["samples"]
@@ -157,7 +157,8 @@ def render_page(result: Values) -> str:
 
 
 def _plot(title: str, samples: list[Values], lines: dict[str, list[float]]) -> Values:
-    """Staircases in a box of `PLOT_WIDTH` x `PLOT_HEIGHT`: each value holds until the next sample."""
+    """Step charts in a box of `PLOT_WIDTH` x `PLOT_HEIGHT`: each value holds until the next sample."""
+    # A chart library would draw smooth or log-scaled lines; nodes and dollars are counts that change in steps.
     top = max([1.0, *(value for values in lines.values() for value in values)])
     width = PLOT_WIDTH / max(samples[-1]["time_s"], 1)
     paths = {}
@@ -171,7 +172,7 @@ def _plot(title: str, samples: list[Values], lines: dict[str, list[float]]) -> V
 
 
 def _bar(row: Values, seconds: float) -> Values:
-    """When the work waited and ran, in percent of the whole time."""
+    """When the work waited and ran, in percent of the simulated time."""
     ended = seconds if row["ended_s"] is None else row["ended_s"]
     begun = ended if row["begun_s"] is None else row["begun_s"]
     times = {"waits": row["submitted_s"], "runs": begun, "ends": ended}
@@ -179,10 +180,10 @@ def _bar(row: Values, seconds: float) -> Values:
 
 
 def work_cells(row: Values) -> dict[str, str]:
-    """A row of work as text, by column."""
+    """The cells of one row as text, by column."""
     begun, ended, per_million = row["begun_s"], row["ended_s"], row["usd_per_million"]
-    whole = row["done"] >= row["wanted"] * 0.9999
-    done = count(row["done"]) if whole else f"{count(row['done'])} of {count(row['wanted'])}"
+    complete = row["done"] >= row["wanted"] * 0.9999  # a service drops a few requests while replicas start
+    done = count(row["done"]) if complete else f"{count(row['done'])} of {count(row['wanted'])}"
     return {
         "name": row["name"] if row["copies"] == 1 else f"{row['name']} x {row['copies']}",
         "done": f"{done} {row['unit']}",
@@ -196,7 +197,7 @@ def work_cells(row: Values) -> dict[str, str]:
 
 
 def span(seconds: float) -> str:
-    """Such as 42 s, 12 min, 9.6 h, 8.6 days."""
+    """A duration for people, such as 42 s, 12 min, 9.6 h or 8.6 days."""
     for limit, size, unit in ((100, 1, "s"), (6000, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}" if size < 3600 else f"{seconds / size:.1f} {unit}"
@@ -204,7 +205,7 @@ def span(seconds: float) -> str:
 
 
 def count(number: float) -> str:
-    """Such as 999,061 or 10.00 M."""
+    """A number for people, such as 999,061 or 10.00 M."""
     for size, unit in ((1e9, "G"), (1e6, "M")):
         if number >= 9.995 * size or (number >= size and unit == "G"):
             return f"{number / size:,.2f} {unit}"
@@ -212,5 +213,5 @@ def count(number: float) -> str:
 
 
 def usd(amount: float) -> str:
-    """Dollars, with cents where they matter."""
+    """An amount in US dollars, with cents below 100."""
     return f"${amount:,.0f}" if amount >= 100 else f"${amount:,.2f}"

@@ -1,7 +1,7 @@
-"""What is simulated: node pools with prices, queues with quotas, control-plane rates, and the work to do.
+"""The description of a simulation: node pools with prices, queues with quotas, control-plane rates, and work.
 
-A scenario is a small YAML file whose values can be overridden from the command line. Shapes of Pods and quotas come
-from an overlay's manifests where the scenario names one (see `worker_groups`).
+A scenario is a YAML file whose values can be overridden on the command line. If it names an overlay, Pod sizes, quotas
+and limits come from the manifests of that overlay (see `worker_groups`), and the scenario states only what differs.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.kubernetes.simulation.worker_groups import fill_from_overlay
 
 PRESETS = Path(__file__).parent
+HEAD_POOL = "cpu"  # heads run on demand, because the loss of a head is not modelled
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Amounts = dict[str, dict[str, NonNegative]]  # by flavor and resource: cores, GiB, whole GPUs
 
 
 class ScenarioSection(BaseModel):
-    """A part of a scenario; unknown fields and values that are not finite numbers are refused."""
+    """A section of a scenario; unknown fields and numbers that are not finite are refused."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class NodePoolSpec(ScenarioSection):
-    """Machines of one kind; it has the name of its Kueue flavor and its Karpenter NodePool."""
+    """Machines of one kind; the pool, its Kueue flavor and its Karpenter NodePool share one name."""
 
     instance: str
     cpu: Positive
@@ -36,21 +37,21 @@ class NodePoolSpec(ScenarioSection):
     gpus: int = Field(default=0, ge=0)
     price_usd_h: NonNegative
     spot: bool = False
-    limit: int = Field(ge=0)  # the most nodes
-    static: int = Field(default=0, ge=0)  # a fixed fleet: nodes that are always there, and no others
-    startup_s: NonNegative = 90  # until a new node takes Pods
+    limit: int = Field(ge=0)  # maximum number of nodes
+    static: int = Field(default=0, ge=0)  # size of a fixed fleet, which is never scaled; 0: provisioned on demand
+    startup_s: NonNegative = 90  # from the order of a node until it accepts Pods
     idle_s: NonNegative = 300  # Karpenter's consolidateAfter, with WhenEmpty
     loss_per_h: NonNegative = 0  # interruptions per spot node
 
     @model_validator(mode="after")
     def _only_spot_nodes_are_lost(self) -> Self:
         if self.loss_per_h and not self.spot:
-            raise ValueError("loss_per_h is of spot nodes: give spot: true")
+            raise ValueError("only spot nodes have loss_per_h: set spot: true")
         return self
 
 
 class ControlPlaneRates(ScenarioSection):
-    """How fast the control plane is. `calibration` checks the defaults that come from published figures."""
+    """Speed and timeouts of the control plane. `calibration` derives some defaults from published figures."""
 
     reconcile_concurrency: int = Field(default=10, ge=1)  # KubeRay's --reconcile-concurrency
     cluster_s: NonNegative = 0.179  # of a reconciler per RayCluster: 1,000 RayClusters in 258 s
@@ -62,14 +63,14 @@ class ControlPlaneRates(ScenarioSection):
     pull_gb_s: Positive = 0.1  # one node's image pull with unpacking; assumption
     registry_gb_s: Positive = 20.0  # all nodes together; assumption
     images_gb: dict[str, NonNegative] = {"cpu": 1.2, "gpu": 9.0, "browser": 1.8}  # assumption
-    start_s: NonNegative = 10.0  # from the image to a Ray process that answers; assumption
-    join_s: NonNegative = 3.0  # of a worker, once the head answers; assumption
+    start_s: NonNegative = 10.0  # from the pulled image to a Ray process that answers; assumption
+    join_s: NonNegative = 3.0  # until a worker has joined a head that answers; assumption
     autoscaler_s: Positive = 5.0  # Ray's AUTOSCALER_UPDATE_INTERVAL_S
     pods_ready_s: NonNegative = 300.0  # Kueue's waitForPodsReady.timeout
     recovery_s: NonNegative = 300.0  # waitForPodsReady.recoveryTimeout
     backoff_s: NonNegative = 60.0  # requeuingStrategy.backoffBaseSeconds; doubled each time
     backoff_max_s: NonNegative = 3600.0
-    backoff_limit: int | None = Field(default=None, ge=0)  # then Kueue deactivates the workload
+    backoff_limit: int | None = Field(default=None, ge=0)  # Kueue deactivates a workload after so many requeues
 
 
 class ClusterQueueSpec(ScenarioSection):
@@ -92,7 +93,7 @@ class WorkerGroupSpec(ScenarioSection):
     gpus: int = Field(default=0, ge=0)
     image: str = "gpu"
     min_replicas: int = Field(ge=0)
-    max_replicas: int | None = None  # None: as min_replicas
+    max_replicas: int | None = None  # None: min_replicas
 
     @model_validator(mode="after")
     def _has_a_range(self) -> Self:
@@ -107,33 +108,32 @@ class WorkloadSpec(ScenarioSection):
     name: str
     queue: str
     priority: int = 10_000
-    like: str | None = None  # a RayJob or RayService of the overlay whose Pods these are
-    workers: int | None = None  # of the first worker group, in place of the manifest's number
+    like: str | None = None  # the RayJob or RayService of the overlay that it is modelled on
+    workers: int | None = None  # size of the first worker group, instead of the manifest's
     most_workers: int | None = None
     groups: list[WorkerGroupSpec] = []
-    flavors: list[str] | None = None  # in place of what the manifest allows
-    head_flavors: list[str] = ["cpu"]
+    flavors: list[str] | None = None  # instead of those that the manifest allows
     total: Positive | None = None  # units of work; None for a service
     unit: str = "items"
     rate: Positive | None = None  # units per second of one worker Pod
-    rate_per_cpu: Positive | None = None  # or of one of its cores
+    rate_per_cpu: Positive | None = None  # or of one of its CPU cores
     ceiling: Positive | None = None  # units per second of the whole job, whatever its size
-    source: str = ""  # of the rate
-    measured: bool = False  # by a benchmark of this project; otherwise an assumption
+    source: str = ""  # where the rate comes from
+    measured: bool = False  # whether the rate comes from a benchmark of this project; otherwise it is an assumption
     after: list[str] = []  # jobs that must have ended
     copies: int = Field(default=1, ge=1)
-    every_s: NonNegative = 0.0  # between copies
-    arrive_h: NonNegative = 0.0
-    elastic: bool = False  # goes on with the workers there are; otherwise a gang: all of them or none
+    elastic: bool = False  # works with however many workers it has; otherwise it is a gang: all or none
     idle_timeout_s: NonNegative = 60.0
     grace_s: NonNegative = 60.0  # terminationGracePeriodSeconds
-    checkpoint_s: Positive = 600.0  # between checkpoints or committed shards: what is lost without notice
-    restart_s: NonNegative = 60.0  # reading the checkpoint after workers changed
+    checkpoint_s: Positive = (
+        600.0  # between checkpoints or committed shards, which is the most work that a loss can cost
+    )
+    restart_s: NonNegative = 60.0  # to read the checkpoint after a worker was replaced
     load_per_s: NonNegative | None = None  # requests per second of a service
-    swing: float = Field(default=0.0, ge=0, le=1)  # of the load over a day
+    swing: float = Field(default=0.0, ge=0, le=1)  # relative amplitude of the load over a day
     busy: float = Field(default=0.7, gt=0, le=1)  # target utilisation of a replica
     min_available: int = Field(default=0, ge=0)  # of a service's workers, as in its PodDisruptionBudget
-    days: Positive = 1.0  # that a service is kept
+    days: Positive = 1.0  # that a service runs
 
     @property
     def is_service(self) -> bool:
@@ -141,7 +141,7 @@ class WorkloadSpec(ScenarioSection):
 
     @property
     def is_gang(self) -> bool:
-        """Whether it works with all its workers or not at all."""
+        """Whether it works only with all its workers."""
         return not self.elastic and not self.is_service
 
     @model_validator(mode="after")
@@ -162,20 +162,20 @@ class WorkloadSpec(ScenarioSection):
 
 
 class SpotStorm(ScenarioSection):
-    """Many spot nodes get their interruption notice at once."""
+    """A share of all spot nodes receives its interruption notice at the same time."""
 
     at_h: NonNegative
     share: float = Field(gt=0, le=1)
 
 
 class Scenario(ScenarioSection):
-    """Everything that is simulated."""
+    """A complete scenario."""
 
     about: str = ""
     overlay: str | None = None
     seed: int = 0
-    days: Positive = 60  # the longest simulated time
-    prices: str = ""  # where they come from, and when
+    days: Positive = 60  # simulated time at most
+    prices: str = ""  # source and date of the prices
     pools: dict[str, NodePoolSpec]
     queues: dict[str, ClusterQueueSpec] = {}
     rates: ControlPlaneRates = ControlPlaneRates()
@@ -191,7 +191,7 @@ class Scenario(ScenarioSection):
         return self
 
     def _unknown_name(self, work: WorkloadSpec, names: list[str]) -> str:
-        """What the work refers to and the scenario does not have, or ''."""
+        """The first name that the work refers to and that does not exist, as a message, or ''."""
         if names.count(work.name) > 1:
             return "named twice"
         if missing := [name for name in work.after if name not in names]:
@@ -200,26 +200,26 @@ class Scenario(ScenarioSection):
             return f"like {work.like}: the scenario names no overlay"
         if work.queue not in self.queues:
             return f"no queue {work.queue!r} (there are: {', '.join(self.queues) or 'none'})"
-        places = [("head", "cpu", work.head_flavors), *((g.name, g.image, g.flavors) for g in work.groups)]
-        for group, image, flavors in places:
-            if missing := [flavor for flavor in flavors if flavor not in self.pools]:
-                return f"group {group}: no pool {missing[0]!r}"
-            if image not in self.rates.images_gb:
-                return f"group {group}: no size of image {image!r} in rates.images_gb"
-        spot = [flavor for flavor in work.head_flavors if self.pools[flavor].spot]
-        return f"head_flavors: pool {spot[0]} is spot, and the loss of a head is not modelled" if spot else ""
+        if HEAD_POOL not in self.pools:
+            return f"no pool {HEAD_POOL!r} for its head"
+        for group in work.groups:
+            if missing := [flavor for flavor in group.flavors if flavor not in self.pools]:
+                return f"group {group.name}: no pool {missing[0]!r}"
+            if group.image not in self.rates.images_gb:
+                return f"group {group.name}: no size of image {group.image!r} in rates.images_gb"
+        return ""
 
 
 def presets() -> list[str]:
-    """Names of the scenarios that come with the package."""
+    """The names of the scenarios in this package."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def load(name: str, overrides: list[str], manifests: Path) -> Scenario:
-    """A preset or a file, with overrides such as `pools.cpu.limit=10`; items of `work` are named, not numbered.
+    """Load a preset or a file, with overrides such as `pools.cpu.limit=10` or `work.train.rate=3` (by name).
 
     Raises:
-        ConfigError: There is no such scenario, or a field is wrong: named with its place.
+        ConfigError: There is no such scenario, or a field is wrong; the message names the field.
     """
     path = PRESETS / f"{name}.yaml" if name in presets() else Path(name)
     if not path.is_file():
@@ -233,28 +233,28 @@ def load(name: str, overrides: list[str], manifests: Path) -> Scenario:
     for override in overrides:
         _override(values, override)
     try:
-        # The overlay is read before validation, as it supplies required fields.
+        # The overlay is read before validation, because it supplies required fields.
         values = fill_from_overlay(values, manifests)
     except (KeyError, TypeError, ValueError, AttributeError):
-        parse(values, path.name)  # a wrong field is named; otherwise the error is ours
+        parse(values, path.name)  # names a wrong field; if there is none, the error is a defect of this module
         raise
     return parse(values, path.name)
 
 
 def parse(values: dict[str, Any], where: str = "scenario") -> Scenario:
-    """A scenario from plain values.
+    """Validate a scenario given as plain values.
 
     Raises:
-        ConfigError: The first wrong field.
+        ConfigError: A field is wrong; the message names the first one.
     """
     try:
         return Scenario.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
+        field = ".".join(str(step) for step in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         given = "" if first["type"] in ("missing", "value_error") else f" (is {first['input']!r})"
-        raise ConfigError(f"{where}: {place + ': ' if place else ''}{message[0].lower()}{message[1:]}{given}") from None
+        raise ConfigError(f"{where}: {field + ': ' if field else ''}{message[0].lower()}{message[1:]}{given}") from None
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -262,18 +262,18 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not sign:
         raise ConfigError(f"{override!r}: an override is path=value, such as pools.gpu-spot.price_usd_h=7.5")
     *steps, last = path.split(".")
-    place: Any = values
+    section: Any = values
     for step in steps:
-        if isinstance(place, list):
-            place = next((item for item in place if isinstance(item, dict) and item.get("name") == step), None)
-        elif isinstance(place, dict):
-            place = place.setdefault(step, {})
-        if not isinstance(place, dict | list):
+        if isinstance(section, list):
+            section = next((item for item in section if isinstance(item, dict) and item.get("name") == step), None)
+        elif isinstance(section, dict):
+            section = section.setdefault(step, {})
+        if not isinstance(section, dict | list):
             raise ConfigError(f"{override!r}: there is no {step}")
-    if not isinstance(place, dict):
-        names = (str(item.get("name")) for item in place if isinstance(item, dict))
+    if not isinstance(section, dict):
+        names = (str(item.get("name")) for item in section if isinstance(item, dict))
         raise ConfigError(f"{override!r}: name one of {', '.join(names)}")
     try:
-        place[last] = yaml.safe_load(text)
+        section[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r} is not YAML: {' '.join(str(error).split())}") from None

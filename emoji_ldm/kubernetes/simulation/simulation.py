@@ -1,4 +1,4 @@
-"""A scenario from its first job to its last: builds the parts, runs them and samples them."""
+"""Runs a scenario: builds the components, starts their SimPy processes, and samples the state until the end."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from emoji_ldm.kubernetes.simulation.invariants import InvariantChecker
 from emoji_ldm.kubernetes.simulation.job_model import RayClusterRun, RunPhase
 from emoji_ldm.kubernetes.simulation.nodes import NodeFleet, PodGroup
 from emoji_ldm.kubernetes.simulation.quota import SimPyProcess, cohorts_of
-from emoji_ldm.kubernetes.simulation.scenario import Scenario, WorkloadSpec
+from emoji_ldm.kubernetes.simulation.scenario import HEAD_POOL, Scenario, WorkloadSpec
 
-HEAD_SIZE = (2000, 8192, 0)
+HEAD_SIZE = (2000, 8192, 0)  # millicores, MiB, GPUs: as k8s/base/pods.yaml
 
 
 class ClusterSimulation:
@@ -23,7 +23,7 @@ class ClusterSimulation:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self.env = env = simpy.Environment()
+        self.env = env = simpy.Environment(initial_time=0.0)
         rates = scenario.rates
         self.fleet = NodeFleet(env, scenario.pools, rates, scenario.seed)
         self.admission = GangAdmission(env, cohorts_of(scenario.queues), rates.admit_s)
@@ -39,32 +39,32 @@ class ClusterSimulation:
         self.storms: list[dict[str, float]] = []
 
     def run(self) -> ClusterSimulation:
-        """Until all runs have ended, or the scenario's days are over."""
+        """Simulate until all runs have ended or the days of the scenario are over; returns itself."""
         self.start()
         end = self.env.timeout(self.scenario.days * 86400)
-        # Timeouts of idle nodes and the sampling go on for ever, so the end has to be an event of its own.
+        # Sampling and idle timeouts continue forever, so the queue of events never becomes empty by itself.
         self.env.run(self.env.all_of([run.ended for run in self.every_run]) | end)
         self._sample()
         for run in self.every_run:
             run.progress.settle()
         self.invariants.check_at_end()
-        # Last, for it charges the Pods that still run.
+        # This has to be last, because it charges Pods that are still running.
         self.ledger.close()
         return self
 
     def start(self) -> None:
-        """Plan everything that the scenario says will happen."""
+        """Start the processes of all runs and storms, and the sampling."""
         for work in self.scenario.work:
             after = [run.ended for name in work.after for run in self.runs[name]]
-            for number, run in enumerate(self.runs[work.name]):
-                self.env.process(run.live(after, work.arrive_h * 3600, number * work.every_s))
+            for run in self.runs[work.name]:
+                self.env.process(run.lifecycle(after))
         for number, storm in enumerate(self.scenario.storms):
             self.env.process(spot_storm(self.fleet, number, storm.at_h * 3600, storm.share, self.storms))
         self.env.process(self._sample_regularly())
 
     def _runs_of(self, work: WorkloadSpec) -> list[RayClusterRun]:
-        """As many runs as the work has copies."""
-        groups = [PodGroup("head", HEAD_SIZE, "cpu", tuple(work.head_flavors), 1, 1, 0.0)]
+        """One run for each copy of the work; all share their Pod groups."""
+        groups = [PodGroup("head", HEAD_SIZE, "cpu", (HEAD_POOL,), 1, 1, 0.0)]
         for spec in work.groups:
             size = (round(spec.cpu * 1000), round(spec.memory_gib * 1024), spec.gpus)
             maximum = spec.min_replicas if spec.max_replicas is None else spec.max_replicas

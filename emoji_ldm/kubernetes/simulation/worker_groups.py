@@ -1,4 +1,4 @@
-"""What a scenario takes from a rendered overlay: queues with quotas, worker groups, grace periods and node limits."""
+"""Completes a scenario from a rendered overlay: queues with quotas, worker groups, grace periods and node limits."""
 
 from __future__ import annotations
 
@@ -9,42 +9,41 @@ from typing import Any
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.kubernetes.lint.pods import ray_cluster, value_at
 from emoji_ldm.kubernetes.lint.quantities import duration_s, quantity
-from emoji_ldm.kubernetes.lint.rendering import render
+from emoji_ldm.kubernetes.lint.rendering import KubeObject, render
 
 GPU = "nvidia.com/gpu"
 NEVER_S = 1e10  # longer than any simulation
 POOL_LABEL = "emoji-ldm/pool"
 QUOTAS = {"nominal": "nominalQuota", "borrowing": "borrowingLimit", "lending": "lendingLimit"}
-Manifest = dict[str, Any]  # one Kubernetes object
 
 
 def fill_from_overlay(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A scenario's values with what its overlay in `folder` says; what the scenario says itself wins.
+    """Add the values of the overlay in `folder` to a scenario; the scenario's own values take precedence.
 
     Raises:
-        ConfigError: The overlay cannot be rendered, or has no RayJob or RayService of a name.
+        ConfigError: The overlay cannot be rendered, or lacks a RayJob or RayService that `like` names.
     """
     overlay = values.get("overlay")
     if not overlay:
         return values
     manifests = render(folder, str(overlay))
-    queues = {thing["metadata"]["name"]: cluster_queue(thing) for thing in _of_kind(manifests, "ClusterQueue")}
+    queues = {obj["metadata"]["name"]: cluster_queue(obj) for obj in _of_kind(manifests, "ClusterQueue")}
     for name, spec in (values.get("queues") or {}).items():
-        # A field of the scenario replaces the overlay's as a whole: quotas are not merged by flavor.
+        # A field of the scenario replaces that of the overlay as a whole; quotas are not merged by flavor.
         queues[name] = {**queues.get(name, {}), **spec}
     values["queues"] = queues
-    for thing in _of_kind(manifests, "NodePool"):
-        pool = values["pools"].get(thing["metadata"]["name"])
+    for obj in _of_kind(manifests, "NodePool"):
+        pool = values["pools"].get(obj["metadata"]["name"])
         if pool is not None:
-            pool |= {**node_pool(thing, pool), **pool}
+            pool |= {**node_pool(obj, pool), **pool}
     for work in values.get("work") or []:
         if work.get("like"):
             fill_work(work, manifests, list(values["pools"]))
     return values
 
 
-def _of_kind(manifests: list[Manifest], *kinds: str) -> Iterator[Manifest]:
-    return (thing for thing in manifests if thing.get("kind") in kinds)
+def _of_kind(manifests: list[KubeObject], *kinds: str) -> Iterator[KubeObject]:
+    return (obj for obj in manifests if obj.get("kind") in kinds)
 
 
 def amount(resource: str, text: object) -> float:
@@ -63,9 +62,9 @@ def duration(text: object) -> float:
     return seconds
 
 
-def cluster_queue(thing: Manifest) -> dict[str, Any]:
-    """The fields of a `ClusterQueueSpec` from a ClusterQueue."""
-    spec = thing["spec"]
+def cluster_queue(obj: KubeObject) -> dict[str, Any]:
+    """The fields of a `ClusterQueueSpec`, from a ClusterQueue."""
+    spec = obj["spec"]
     queue: dict[str, Any] = {
         "cohort": spec.get("cohortName") or spec.get("cohort") or "",
         "strict": spec.get("queueingStrategy") == "StrictFIFO",
@@ -79,30 +78,33 @@ def cluster_queue(thing: Manifest) -> dict[str, Any]:
     return queue
 
 
-def node_pool(thing: Manifest, pool: dict[str, Any]) -> dict[str, Any]:
-    """`limit` in nodes of the scenario's machine, and `idle_s`, from a Karpenter NodePool."""
+def node_pool(obj: KubeObject, pool: dict[str, Any]) -> dict[str, Any]:
+    """The fields `limit` and `idle_s` of a `NodePoolSpec`, from a Karpenter NodePool.
+
+    Karpenter limits resources, not nodes, so the limit depends on the machine that the scenario chose.
+    """
     sizes = {"cpu": pool.get("cpu"), "memory": pool.get("memory_gib"), GPU: pool.get("gpus")}
-    limits = {name: amount(name, value) for name, value in (thing["spec"].get("limits") or {}).items()}
-    nodes = [int(most / float(size)) for name, most in limits.items() if (size := sizes.get(name))]
-    after = value_at(thing, ("spec", "disruption", "consolidateAfter"))
+    limits = {name: amount(name, value) for name, value in (obj["spec"].get("limits") or {}).items()}
+    nodes = [int(limit / float(size)) for name, limit in limits.items() if (size := sizes.get(name))]
+    after = value_at(obj, ("spec", "disruption", "consolidateAfter"))
     return ({"limit": min(nodes)} if nodes else {}) | ({"idle_s": duration(after)} if after else {})
 
 
-def fill_work(work: dict[str, Any], manifests: list[Manifest], pools: list[str]) -> None:
-    """Queue, priority, worker groups and grace period of the RayJob or RayService `work["like"]`."""
+def fill_work(work: dict[str, Any], manifests: list[KubeObject], pools: list[str]) -> None:
+    """Set queue, priority, worker groups and grace period as the RayJob or RayService `work["like"]` has them."""
     name = work["like"]
-    named = {thing["metadata"]["name"]: thing for thing in _of_kind(manifests, "RayJob", "RayService")}
+    named = {obj["metadata"]["name"]: obj for obj in _of_kind(manifests, "RayJob", "RayService")}
     cluster = ray_cluster(named[name]) if name in named else None
     if cluster is None:
         known = ", ".join(sorted(named))
         raise ConfigError(f"work {work['name']}: like {name!r}: the overlay has no such RayJob ({known})")
     labels = named[name]["metadata"].get("labels") or {}
-    # A service stands in no queue: the quota of the queue with its name is kept free for it.
+    # A RayService is not queued by Kueue: the queue of its name reserves the quota that it uses.
     own_queue = name if named[name]["kind"] == "RayService" else "default"
     work.setdefault("queue", labels.get("kueue.x-k8s.io/queue-name", own_queue))
     head = value_at(cluster, ("headGroupSpec", "template", "spec")) or {}
     assert isinstance(head, dict)
-    classes = {thing["metadata"]["name"]: thing["value"] for thing in _of_kind(manifests, "WorkloadPriorityClass")}
+    classes = {obj["metadata"]["name"]: obj["value"] for obj in _of_kind(manifests, "WorkloadPriorityClass")}
     priority = labels.get("kueue.x-k8s.io/priority-class", head.get("priorityClassName"))
     if priority in classes:
         work.setdefault("priority", classes[priority])
@@ -113,8 +115,8 @@ def fill_work(work: dict[str, Any], manifests: list[Manifest], pools: list[str])
     _fill_groups(work, specs, pools)
 
 
-def _fill_groups(work: dict[str, Any], specs: list[Manifest], pools: list[str]) -> None:
-    """The manifest's worker groups, the first of them resized as the scenario asks."""
+def _fill_groups(work: dict[str, Any], specs: list[KubeObject], pools: list[str]) -> None:
+    """Set the worker groups of the manifest, the first one resized as the scenario asks."""
     if "groups" in work and any(key in work for key in ("workers", "most_workers", "flavors")):
         raise ConfigError(f"work {work['name']}: give its groups, or workers and flavors of those of {work['like']!r}")
     groups = [worker_group(spec, work.get("flavors"), pools) for spec in specs]
@@ -126,12 +128,15 @@ def _fill_groups(work: dict[str, Any], specs: list[Manifest], pools: list[str]) 
     work.setdefault("groups", groups)
 
 
-def worker_group(spec: Manifest, flavors: list[str] | None, pools: list[str]) -> dict[str, Any]:
-    """The fields of a `WorkerGroupSpec` from an item of workerGroupSpecs."""
+def worker_group(spec: KubeObject, flavors: list[str] | None, pools: list[str]) -> dict[str, Any]:
+    """The fields of a `WorkerGroupSpec`, from an item of workerGroupSpecs."""
     pod = spec["template"]["spec"]
     container = pod["containers"][0]
     resources = container.get("resources") or {}
-    requests = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}  # as the API server fills in
+    requests = {
+        **(resources.get("limits") or {}),
+        **(resources.get("requests") or {}),
+    }  # the API server copies limits into missing requests
     pool = (pod.get("nodeSelector") or {}).get(POOL_LABEL)
     gpus, hosts = int(amount(GPU, requests.get(GPU, "0"))), int(spec.get("numOfHosts") or 1)
     return {

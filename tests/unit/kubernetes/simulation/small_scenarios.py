@@ -78,7 +78,6 @@ def random_scenario(seed):
                 "queue": kind,
                 "priority": {"train": 100_000, "batch": 10_000}[kind],
                 "copies": dice.randint(1, 4),
-                "every_s": dice.choice([0, 300]),
                 "total": dice.uniform(1_000, 100_000),
                 "rate": 1.0,
                 "elastic": kind == "batch",

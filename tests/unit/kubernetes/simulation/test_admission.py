@@ -12,8 +12,8 @@ GPU = "nvidia.com/gpu"
 SPOT = ("gpu-spot", GPU)
 
 
-class Kueue:
-    """Two queues in one cohort, and who was admitted, in order."""
+class TwoQueues:
+    """Two queues of one cohort, and the names of admitted workloads in order."""
 
     def __init__(self, *, strict=False, **quotas):
         self.env, self.admitted = simpy.Environment(), []
@@ -28,8 +28,8 @@ class Kueue:
         return workload
 
 
-def test_a_job_that_finds_no_room_says_in_kueues_words_what_is_missing():
-    kueue = Kueue(b=ResourceQuota(0))
+def test_the_reason_of_a_refused_job_is_worded_as_kueue_words_it():
+    kueue = TwoQueues(b=ResourceQuota(0))
     kueue.submit("first", "a", 6)
     assert kueue.submit("second", "a", 10).reason == (
         "couldn't assign flavors to pod set workers: insufficient quota for nvidia.com/gpu in flavor gpu-spot, "
@@ -43,14 +43,14 @@ def test_a_job_that_finds_no_room_says_in_kueues_words_what_is_missing():
 
 
 def test_idle_quota_is_borrowed_up_to_the_limit():
-    kueue = Kueue(a=ResourceQuota(8, borrowing=4))
+    kueue = TwoQueues(a=ResourceQuota(8, borrowing=4))
     kueue.submit("large", "a", 12)
     assert kueue.admitted == ["large"]
     assert "2 more needed" in kueue.submit("more", "a", 2).reason
 
 
-def test_what_a_queue_keeps_by_its_lending_limit_nobody_borrows():
-    kueue = Kueue(b=ResourceQuota(8, lending=2))
+def test_quota_above_the_lending_limit_is_not_borrowed():
+    kueue = TwoQueues(b=ResourceQuota(8, lending=2))
     assert "(16 > 10)" in kueue.submit("large", "a", 16).reason
     kueue.submit("fits", "a", 10)
     kueue.submit("own", "b", 6)
@@ -58,17 +58,17 @@ def test_what_a_queue_keeps_by_its_lending_limit_nobody_borrows():
 
 
 @pytest.mark.parametrize(("strict", "admitted"), [(True, ["first"]), (False, ["first", "small"])])
-def test_a_strict_queue_lets_nobody_past_its_first(strict, admitted):
-    kueue = Kueue(strict=strict, b=ResourceQuota(0))
+def test_only_a_strict_queue_blocks_the_jobs_behind_its_first(strict, admitted):
+    kueue = TwoQueues(strict=strict, b=ResourceQuota(0))
     kueue.submit("first", "a", 6)
     kueue.submit("large", "a", 8)
     small = kueue.submit("small", "a", 2)
     assert kueue.admitted == admitted
-    assert small.reason == ("waits behind large in the strict queue a" if strict else "")
+    assert small.reason == ("waiting behind large in the strict queue a" if strict else "")
 
 
 def test_released_quota_goes_to_the_highest_priority_that_fits():
-    kueue = Kueue(b=ResourceQuota(0))
+    kueue = TwoQueues(b=ResourceQuota(0))
     first = kueue.submit("first", "a", 8)
     for name, gpus, priority in (("low", 8, 0), ("high", 8, 9), ("too large", 9, 99)):
         kueue.submit(name, "a", gpus, priority)
@@ -78,7 +78,7 @@ def test_released_quota_goes_to_the_highest_priority_that_fits():
 
 
 def test_a_gang_that_does_not_fit_holds_no_quota_at_all():
-    kueue = Kueue(b=ResourceQuota(0))
+    kueue = TwoQueues(b=ResourceQuota(0))
     pod_sets = (PodSet("head", 1, ((GPU, 1),)), PodSet("workers", 8, ((GPU, 1),)))
     gang = QueuedWorkload("gang", "a", 0, pod_sets)
     kueue.admission.submit(gang)
@@ -87,7 +87,7 @@ def test_a_gang_that_does_not_fit_holds_no_quota_at_all():
 
 
 def test_an_elastic_workload_grows_and_shrinks_within_its_quota():
-    kueue = Kueue(b=ResourceQuota(0))
+    kueue = TwoQueues(b=ResourceQuota(0))
     workload = kueue.submit("job", "a", 6)
     assert "1 more needed" in kueue.admission.grow(workload, PodSet("workers", 3, ((GPU, 1),)))
     assert kueue.admission.grow(workload, PodSet("workers", 2, ((GPU, 1),))) == "" and workload.held == {SPOT: 8}
@@ -96,12 +96,12 @@ def test_an_elastic_workload_grows_and_shrinks_within_its_quota():
     assert workload.held == {SPOT: 3} and kueue.admitted == ["job", "next"]
 
 
-def test_a_queue_with_one_place_waits_as_queueing_theory_says():
+def test_waits_in_a_queue_with_one_server_agree_with_queueing_theory():
     env, dice, waits = simpy.Environment(), random.Random(1), {}
     busy, length, num = 0.5, 1.0, 2_000
     admission = GangAdmission(env, [Cohort([ClusterQueue("q", {("f", "cpu"): ResourceQuota(1)})])], 0.0)
 
-    def live(number, at):
+    def occupy(number, at):
         yield env.timeout(at)
         workload = QueuedWorkload(f"{number}", "q", 0, (PodSet("main", 1, (("cpu", 1),)),), created=env.now)
         yield admission.submit(workload)
@@ -114,7 +114,7 @@ def test_a_queue_with_one_place_waits_as_queueing_theory_says():
         gap = dice.expovariate(busy / length)
         time, wait = time + gap, max(0.0, wait + length - gap)  # Lindley's recursion
         expected.append(wait)
-        env.process(live(number, time))
+        env.process(occupy(number, time))
     env.run()
     assert [waits[number] for number in range(num)] == pytest.approx(expected, abs=1e-6)
     mean = busy * length / (2 * (1 - busy))  # Pollaczek-Khinchine, M/D/1

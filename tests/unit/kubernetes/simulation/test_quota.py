@@ -1,4 +1,4 @@
-"""Kueue's quota arithmetic: what a queue keeps, lends and borrows."""
+"""Kueue's quota arithmetic: what a queue reserves, lends and borrows."""
 
 import pytest
 
@@ -12,16 +12,16 @@ def cohort(**quotas):
     return Cohort(ClusterQueue(name, {KEY: quota}) for name, quota in quotas.items())
 
 
-def test_what_one_queue_uses_of_the_cohort_another_cannot():
+def test_quota_that_one_queue_draws_from_the_cohort_is_not_available_to_another():
     both = cohort(a=ResourceQuota(8), b=ResourceQuota(8))
     both.add(both.queues["a"], {KEY: 12})
     assert both.available(both.queues["b"], KEY) == 4
     both.add(both.queues["a"], {KEY: 12}, -1)
-    assert both.available(both.queues["b"], KEY) == both.ceiling(both.queues["b"], KEY) == 16
+    assert both.available(both.queues["b"], KEY) == both.max_capacity(both.queues["b"], KEY) == 16
 
 
 @pytest.mark.parametrize(
-    ("quota", "ceiling", "of_the_other"),
+    ("quota", "maximum", "maximum_of_other"),
     [
         (ResourceQuota(8), 16, 16),
         (ResourceQuota(8, borrowing=2), 10, 16),
@@ -29,12 +29,12 @@ def test_what_one_queue_uses_of_the_cohort_another_cannot():
         (ResourceQuota(8, borrowing=0, lending=0), 8, 8),
     ],
 )
-def test_limits_bound_what_is_borrowed_and_what_is_lent(quota, ceiling, of_the_other):
+def test_borrowing_and_lending_limits_bound_the_capacity(quota, maximum, maximum_of_other):
     both = cohort(a=quota, b=ResourceQuota(8))
-    assert [both.ceiling(queue, KEY) for queue in both.queues.values()] == [ceiling, of_the_other]
+    assert [both.max_capacity(queue, KEY) for queue in both.queues.values()] == [maximum, maximum_of_other]
 
 
-def test_amounts_become_whole_numbers_and_queues_without_a_cohort_stand_alone():
+def test_amounts_become_integers_and_a_queue_without_a_cohort_gets_its_own():
     spec = ClusterQueueSpec(nominal={"cpu": {"cpu": 0.5, "memory": 2}}, cohort="")
     cohorts = cohorts_of({"a": spec, "b": spec})
     assert [list(found.queues) for found in cohorts] == [["a"], ["b"]]

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow  # renders an overlay
 K8S = ROOT / "k8s"
 
 
-def test_only_the_most_of_the_workers_may_be_given():
+def test_the_maximum_of_the_workers_may_be_overridden_alone():
     serve = load("storm", ["work.serve.most_workers=5"], K8S).work[-1]
     assert (serve.groups[0].min_replicas, serve.groups[0].max_replicas) == (2, 5)
 
@@ -57,7 +57,7 @@ def test_an_override_names_work_and_pools_by_name():
         ("overlay=null", "work.0.queue: field required$"),
         ("work.serve.most_workers=3", "max_replicas 3 is less than min_replicas 8"),
         ("work.train.groups=[]", "give its groups, or workers and flavors"),
-        ("pools.cpu.loss_per_h=0.1", "pools.cpu: loss_per_h is of spot nodes"),
+        ("pools.cpu.loss_per_h=0.1", "pools.cpu: only spot nodes have loss_per_h"),
     ],
 )
 def test_a_wrong_scenario_is_one_line_that_names_the_field(override, message):
@@ -73,8 +73,6 @@ def test_a_wrong_scenario_is_one_line_that_names_the_field(override, message):
         ({"workers": 3}, "workers: needs the Pods of a manifest"),
         ({"like": "caption"}, "like caption: the scenario names no overlay"),
         ({"groups": []}, "give its groups"),
-        ({"head_flavors": ["moon"]}, "group head: no pool 'moon'"),
-        ({"head_flavors": ["spot"]}, "head_flavors: pool spot is spot"),
         ({"total": None, "load_per_s": 1, "min_available": 9}, "min_available 9 is more than its 8 workers"),
     ],
 )
@@ -82,6 +80,13 @@ def test_work_that_cannot_be_placed_is_named(change, message):
     values = small(work=change)
     values["pools"]["spot"] = {**values["pools"]["cpu"], "spot": True}
     with pytest.raises(ConfigError, match=message):
+        parse(values)
+
+
+def test_heads_need_the_pool_of_that_kind():
+    values = small()
+    del values["pools"]["cpu"]
+    with pytest.raises(ConfigError, match="no pool 'cpu' for its head"):
         parse(values)
 
 
