@@ -84,18 +84,18 @@ def saves(folder: str, uri: str, widths: str, windows: int) -> tuple[list[float]
     place = RunContext(config, Store(uri), Path(folder) / f"scratch-{world.rank}")
     task, plan = Exporting(config, tiny.latent_set(), tiny.frozen()), build_training_args(config, "train")
     engine = build_engine(task.module, plan, world)
-    averages = WeightAverages(engine.shards(), plan.ema_decay)
+    averages = WeightAverages(engine.master_shards(), plan.ema_decay)
     saver = AsyncCheckpointer(engine, averages, task, MetricsRecorder(plan, place, world, []))
     pauses, wholes = [], []
     for step in range(windows + 1):
         world.barrier()
         began = time.monotonic()
-        saver.save(step, show=False)
+        saver.save(step, render_previews=False)
         pauses.append(time.monotonic() - began)
         saver._wait()
         wholes.append(time.monotonic() - began)
     saver.finish()
-    return pauses[1:], wholes[1:], int(task.facts["num_parameters"])
+    return pauses[1:], wholes[1:], int(task.manifest_facts["num_parameters"])
 
 
 Windows = tuple[list[float], list[float]]  # MB/s, and seconds of the client's CPU time

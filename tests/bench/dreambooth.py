@@ -114,14 +114,14 @@ def _task(config: Config, text: TextEncoder, pictures: np.ndarray, prompts: list
     )  # fmt: skip
     frozen = FrozenModels(SimpleNamespace(scaling_factor=1.0, latent_shape=SHAPE, key=""), text)  # type: ignore[arg-type]
     is_class = np.array([prompt == CLASS and SUBJECT in prompts for prompt in prompts])
-    return DiffusionTask(config, latents, frozen, dealer=instance_class_halves(is_class))
+    return DiffusionTask(config, latents, frozen, make_sampler=instance_class_halves(is_class))
 
 
 def _train(task: DiffusionTask, steps: int) -> None:
     parameters = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=task.config.train.lr, betas=(0.9, 0.99), fused=True)
     for step in range(steps):
-        task.loss(task.module, task.draw(step, range(task.config.train.batch_size))).backward()
+        task.loss(task.module, task.prepare_batch(step, range(task.config.train.batch_size))).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -131,8 +131,10 @@ def _train(task: DiffusionTask, steps: int) -> None:
 def _subject_loss(task: DiffusionTask) -> float:
     """The loss on the subject's pictures alone, with noise that training never sees."""
     alone = deepcopy(task.data)
-    alone.deal = lambda step, slots: (np.arange(len(slots)) % NUM_SUBJECT, np.ones(len(slots), np.float32))
-    return statistics.mean(task.loss(task.module, alone.draw(10**6 + step, range(16))).item() for step in range(4))
+    alone.sample_rows = lambda step, slots: (np.arange(len(slots)) % NUM_SUBJECT, np.ones(len(slots), np.float32))
+    return statistics.mean(
+        task.loss(task.module, alone.prepare_batch(10**6 + step, range(16))).item() for step in range(4)
+    )
 
 
 @torch.no_grad()

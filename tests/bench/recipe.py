@@ -79,16 +79,16 @@ def train(config: Config, *, checks: int, averaged: bool, until: float = 0.0) ->
     )
     plan = build_training_args(config, "train")
     engine = build_engine(task.module, plan, DistributedContext(0, 1, torch.device("cpu")))
-    averages, curve = WeightAverages(engine.shards(), plan.ema_decay, plan.ema_widths), [(0, math.inf)]
+    averages, curve = WeightAverages(engine.master_shards(), plan.ema_decay, plan.ema_widths), [(0, math.inf)]
     for step in range(plan.steps):
-        engine.accumulate(task.loss(engine.forward, task.draw(step, range(plan.batch_size))), last=True)
+        engine.backward(task.loss(engine.forward, task.prepare_batch(step, range(plan.batch_size))), last=True)
         engine.step(lr_at(step, plan), math.inf)
-        averages.update(engine.shards(), step + 1)
+        averages.update(engine.master_shards(), step + 1)
         if (step + 1) % (plan.steps // checks) == 0:
-            own = [shard.clone() for shard in engine.shards()]
-            put(engine.shards(), averages.tensors[AVERAGE_NAMES[0]] if averaged else own)
+            own = [shard.clone() for shard in engine.master_shards()]
+            put(engine.master_shards(), averages.tensors[AVERAGE_NAMES[0]] if averaged else own)
             curve.append((step + 1, noise_error(task.module, config.train, held)))
-            put(engine.shards(), own)
+            put(engine.master_shards(), own)
         if curve[-1][1] <= until:
             break
     return curve
@@ -101,7 +101,7 @@ def noise_error(module: torch.nn.Module, config: TrainConfig, held: tuple[Tensor
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     errors = []
     for timestep in torch.linspace(0, 999, NUM_LEVELS + 1)[:-1].long() + 999 // (2 * NUM_LEVELS):
-        signal, level = NoiseSchedule(TrainConfig(prediction_type="epsilon", snr_gamma=None)).at(timestep)
+        signal, level = NoiseSchedule(TrainConfig(prediction_type="epsilon", snr_gamma=None)).signal_and_noise(timestep)
         guess = noise_of(module, config, signal * latents + level * noise, (signal, level), states)
         errors.append((guess - noise).square().mean())
     return float(torch.stack(errors).mean())
@@ -116,7 +116,7 @@ def noise_of(
     if config.prediction_type == "flow":
         timestep = (1000 * level * scale).long().clamp(max=999)
     else:
-        own = NoiseSchedule(config).at(torch.arange(1000))
+        own = NoiseSchedule(config).signal_and_noise(torch.arange(1000))
         timestep = ((own[0] / own[1]).log() - (signal / level).log()).abs().argmin()
     output = module(scale * x, timestep.expand(len(x)), states)
     return {
@@ -145,7 +145,7 @@ def emoji(seed: int) -> tuple[LatentSet, tuple[Tensor, Tensor]]:
     mean = pixels[used]
     data = LatentSet(
         image_ids=[str(number) for number in used], mean=mean, logvar=np.full_like(mean, -12.0),
-        captions=["", *titles], caption_index=[[int(number) + 1] for number in used], states=states, empty_index=0,
+        captions=["", *titles], caption_indices=[[int(number) + 1] for number in used], states=states, empty_index=0,
         num_uncaptioned=0, versions={},
     )  # fmt: skip
     return data, (torch.from_numpy(pixels[held]), pad([states[number + 1] for number in held], 8))

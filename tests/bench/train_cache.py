@@ -122,8 +122,8 @@ def _steps(training: TrainLoop) -> Step:
 
     def step() -> None:
         number = next(numbers)
-        training.step(number, training.draw(number), 0.0)
-        training.after(number + 1)
+        training.step(number, training.prepare_batches(number), 0.0)
+        training.run_due_actions(number + 1)
 
     return step
 

@@ -6,17 +6,18 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from emoji_ldm.config import TrainConfig
+from emoji_ldm.config import Config, TrainConfig
 from emoji_ldm.model.unet import build_unet
 from emoji_ldm.train.engines.device import configure_torch
 from emoji_ldm.train.engines.distributed import DistributedContext
 from emoji_ldm.train.engines.training_engine import build_engine
-from emoji_ldm.train.training_args import TrainingArgs
+from emoji_ldm.train.training_args import build_training_args
 
 LATENT, TOKENS, TEXT_WIDTH = (4, 16, 16), 16, 512
 FLOOR = 1.15
@@ -111,15 +112,17 @@ def _eager(widths: tuple[int, ...], batch: int, world: DistributedContext) -> St
 
 
 def _ours(widths: tuple[int, ...], batch: int, world: DistributedContext, options: dict[str, Any]) -> Step:
-    plan = TrainingArgs(section="train", kind="unet", steps=1, batch_size=batch, lr=1e-4, seed=0, checkpoint_every=1,
-                precision="bf16" if world.device.type == "cuda" else "fp32", **options)  # fmt: skip
+    precision = "bf16" if world.device.type == "cuda" else "fp32"
+    # The autoencoder's defaults: one worker, no sharding, nothing that watches for spikes.
+    defaults = build_training_args(Config(), "autoencoder")
+    plan = replace(defaults, batch_size=batch, lr=1e-4, precision=precision, **options)
     configure_torch(plan, world)
     engine = build_engine(_network(widths), plan, world)
     noisy, times, text, noise = _inputs(batch, world)
 
     def step() -> None:
         predicted = engine.forward(noisy, times, text).sample
-        engine.accumulate((predicted.float() - noise).square().mean(), last=True)
+        engine.backward((predicted.float() - noise).square().mean(), last=True)
         engine.step(1e-4, float("inf"))
 
     return step

@@ -49,7 +49,7 @@ LATENTS = (4, 16, 16)
 def run(*, quick: bool) -> dict[str, Any]:
     """Images/s under Ray Train and in plain ranks, in turns; shares of step time: waits for data, the extras."""
     os.environ |= trainer.MALLOC_SETTINGS  # as our workers under Ray have it
-    os.environ[trainer.PREEMPTION_VARIABLE] = "0"  # as on one node
+    os.environ[trainer.PREEMPTION_WATCHER] = "0"  # as on one node
     # As plain ranks: else whatever else runs here slows one side only.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own name)
     rounds = 6 if quick else 16
@@ -59,7 +59,7 @@ def run(*, quick: bool) -> dict[str, Any]:
         ranks.start(train, own)
         turns = InterleavedTrainings(side(own), side(other), rounds)
         with turns.beside():
-            ray_runtime.connect(other.cluster)
+            ray_runtime.connect(other.ray)
             try:
                 trainer._fit(other, "train", task, "")
             finally:
@@ -94,7 +94,7 @@ def task(place: RunContext) -> Any:
     """The tiny task with latents of the size of emoji, which tells when each step is begun."""
     torch.set_num_threads(1)
     made = tiny.task(place.config, tiny.latent_set(64, LATENTS))
-    made.draw = log_step_times(made.draw, pace(place.config))
+    made.prepare_batch = log_step_times(made.prepare_batch, pace(place.config))
     return made
 
 
@@ -137,27 +137,27 @@ def extras(config: Config, windows: int) -> float:
 
         return timing
 
-    share = plan.batch_size // world.size
-    with tempfile.TemporaryDirectory() as scratch, patch.object(deepspeed_engine, "guard", timed(guard_step)):
+    share = plan.batch_size // world.world_size
+    with tempfile.TemporaryDirectory() as scratch, patch.object(deepspeed_engine, "guard_step", timed(guard_step)):
         fresh = config.model_copy(update={"run": "extras"})
         place = RunContext(fresh, Store(config.store), Path(scratch))
         training = TrainLoop(task(place), plan, place, world, [range(world.rank * share, (world.rank + 1) * share)])
-        for of, names in ((training.averages, ("update",)), (training.watch, ("record", "sum_up", "log")),
-                          (training.saver, ("check",))):  # fmt: skip
+        for of, names in ((training.averages, ("update",)), (training.metrics, ("record", "summarize_window", "log")),
+                          (training.checkpointer, ("check",))):  # fmt: skip
             for name in names:
                 setattr(of, name, timed(getattr(of, name)))
-        ratios, drawn = [], training.draw(0)
+        ratios, drawn = [], training.prepare_batches(0)
         for done in range(WINDOW, (2 * windows + 1) * WINDOW, WINDOW):
             world.barrier()
             began, spent[0] = time.perf_counter(), 0.0
             for step in range(done - WINDOW, done):
                 training.step(step, drawn, 0.0)
             world.barrier()  # who is quicker waits for the other one anyway
-            training.saver.check()
-            training.watch.log(training.watch.sum_up(done), {})
+            training.checkpointer.check()
+            training.metrics.log(training.metrics.summarize_window(done), {})
             ratios.append(spent[0] / (time.perf_counter() - began))
-        training.watch.summary()
-        training.saver.close()
+        training.metrics.summary()
+        training.checkpointer.close()
     return statistics.median(ratios[2:])
 
 

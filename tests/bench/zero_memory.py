@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from emoji_ldm.config import TrainConfig
+from emoji_ldm.config import Config, TrainConfig
 from emoji_ldm.model.ema import WeightAverages
 from emoji_ldm.model.unet import build_unet
 from emoji_ldm.train.engines.distributed import current_context
 from emoji_ldm.train.engines.training_engine import TrainingEngine, build_engine
-from emoji_ldm.train.training_args import TrainingArgs
+from emoji_ldm.train.training_args import build_training_args
 from tests.gloo_ranks import Ranks
 
 LATENT, TEXT_WIDTH = (4, 8, 8), 64
@@ -55,16 +56,16 @@ def measure(stage: int, widths: tuple[int, ...]) -> dict[str, Any]:
     config = TrainConfig(block_out_channels=widths, num_heads=4)
     module = build_unet(config, LATENT, TEXT_WIDTH)
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    plan = TrainingArgs(section="train", kind="unet", steps=1, batch_size=world.size, lr=1e-4, seed=0, checkpoint_every=1,
-                zero_stage=stage, precision="bf16")  # fmt: skip
+    defaults = build_training_args(Config(), "autoencoder")
+    plan = replace(defaults, batch_size=world.world_size, lr=1e-4, zero_stage=stage, precision="bf16")
     engine: Any = build_engine(module, plan, world)
-    averages = WeightAverages(engine.shards(), 0.99)
+    averages = WeightAverages(engine.master_shards(), 0.99)
     for last in (False, True):
         predicted = engine.forward(torch.randn(1, *LATENT), torch.zeros(1), torch.randn(1, 4, TEXT_WIDTH)).sample
-        engine.accumulate(predicted.float().square().mean(), last=True)
+        engine.backward(predicted.float().square().mean(), last=True)
         if not last:
             engine.step(1e-4, float("inf"))
-            averages.update(engine.shards(), 1)
+            averages.update(engine.master_shards(), 1)
     kinds = _tensors(engine, module, averages)
     seen: set[int] = set()
     count = {kind: _bytes(tensors, seen) / parameters for kind, tensors in kinds.items()}
@@ -84,11 +85,11 @@ def _tensors(engine: TrainingEngine, module: nn.Module, averages: WeightAverages
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     gradients += [part for group in getattr(wrapper, "averaged_gradients", {}).values() for part in group or []]
     buffer = getattr(wrapper, "grad_partitions_flat_buffer", None)
-    states = [value for key in engine.states() for value in engine.optimizer.state[key].values()]
+    states = [value for key in engine.optimizer_state_keys() for value in engine.optimizer.state[key].values()]
     return {
         "weights": [parameter.detach() for parameter in parameters] + flat,
         "gradients": gradients + ([buffer] if buffer is not None else []),
-        "masters": engine.shards(), "moments": states,
+        "masters": engine.master_shards(), "moments": states,
         "averages": [tensor for tensors in averages.tensors.values() for tensor in tensors],
     }  # fmt: skip
 

@@ -18,7 +18,7 @@ STEP_S = 0.25
 def paced(run_context: RunContext) -> TrainingTask:
     """The job's task."""
     task = train._load(run_context)
-    draw, step_s = task.prepare_batch, STEP_S * (current_context().size > 1)
+    draw, step_s = task.prepare_batch, STEP_S * (current_context().world_size > 1)
     task.prepare_batch = lambda *args: (time.sleep(step_s), draw(*args))[1]
     return task
 

@@ -1,4 +1,4 @@
-"""What ranks of the engine tests run: functions at the top level of a module, as `Ranks` wants."""
+"""Functions that ranks of the engine tests run, at module level so that `Ranks` can pickle them."""
 
 from __future__ import annotations
 

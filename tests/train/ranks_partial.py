@@ -1,4 +1,4 @@
-"""What ranks of the partial-training tests run."""
+"""Functions that ranks of the partial-training tests run."""
 
 from __future__ import annotations
 

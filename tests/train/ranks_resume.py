@@ -1,4 +1,4 @@
-"""What ranks of the resume tests run, and how they read what was saved."""
+"""Functions that ranks of the resume tests run, and readers of what was saved."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def train(folder, *overrides, token="", step_s=0.0, keep=9):
     """Train the tiny run in `folder` to its last step; what `fit` returns."""
     config = tiny.config("train.log_every=1", f"train.keep_last={keep}", *overrides)
     scratch = Path(folder) / f"scratch-{current_context(CPU).rank}"
-    run_context = dataclasses.replace(tiny.run_context(config, Path(folder)), scratch=scratch, owner_token=token)
+    run_context = dataclasses.replace(tiny.run_context(config, Path(folder)), scratch_dir=scratch, owner_token=token)
     task = tiny.task(config)
     if step_s:
         draw = task.prepare_batch

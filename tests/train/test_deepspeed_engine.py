@@ -1,4 +1,4 @@
-"""The engines on real gloo ranks: shards and their pieces, accumulation, the guard, averages, frozen weights."""
+"""The engines on real gloo ranks: shards and slices, accumulation, skipped steps, averages, frozen weights."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_bad_step_on_one_rank_leaves_weights_moments_and_step_count_of_all(two
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_host_asks_the_device_nothing_during_a_step(two, stage, precision):
+def test_a_step_never_waits_for_the_device(two, stage, precision):
     on_host = 1 if stage == 3 else 0  # DeepSpeed looks at the norm that we gave it, which lies on the host
     assert two.run(ranks.questions, stage, precision) == [on_host] * 2
 

@@ -1,4 +1,4 @@
-"""Elastic training on a real Ray of two nodes, one of which goes: without a word, or after a notice."""
+"""Elastic training on a real Ray of two nodes, one of which is lost: without warning, or after a notice."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def losses(store, run):
 
 
 @pytest.mark.parametrize("way", ["dies", "is announced to go"])
-def test_when_a_node_goes_the_other_goes_on_with_the_same_samples(way, prepared, tmp_path):
+def test_when_a_node_is_lost_the_other_continues_with_the_same_samples(way, prepared, tmp_path):
     pipeline, store, plain = prepared
     run = way.split()[0]
     config = training_config(pipeline, store, f"run={run}", *RUN, "train.min_workers=1")

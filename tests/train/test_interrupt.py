@@ -1,4 +1,4 @@
-"""Ctrl-C while `emoji-ldm train` trains on real Ray: one line, nothing left running, and the next run goes on."""
+"""Ctrl-C during `emoji-ldm train` on a real Ray: one line, no processes left, and the next run resumes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 EVERY = 5
 
 
-def test_ctrl_c_ends_a_training_in_one_line_and_the_same_command_goes_on(tiny_pipeline, tmp_path):
+def test_ctrl_c_ends_a_training_in_one_line_and_the_same_command_resumes_it(tiny_pipeline, tmp_path):
     config = training_config(tiny_pipeline, tmp_path / "store", f"train.checkpoint_every={EVERY}", "train.zero_stage=1")
     store = Store(config.store)
     fill_latents(config)

@@ -1,4 +1,4 @@
-"""What real ranks tell together: one line per log point, memory of each, a validation that no split changes."""
+"""Metrics of real ranks: one line per log step, memory per rank, validation independent of the number of ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen weights, adapters and recomputed activations under ZeRO 3, where no rank holds a whole weight."""
+"""Frozen weights, adapters and recomputed activations under ZeRO 3, where no rank has a whole weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of real ranks: exact with as many, the same losses with any other number and ZeRO stage; one owner."""
+"""Checkpoints of real ranks: bit-exact with as many ranks, the same losses with any other layout; one owner."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_two_ranks_sharded_go_on_alone_and_then_at_stage_3(two, whole, tmp_path)
 
 
 @pytest.mark.long
-def test_any_pair_of_stages_goes_on_with_the_same_losses(two, tmp_path):
+def test_any_pair_of_zero_stages_resumes_with_the_same_losses(two, tmp_path):
     for number in range(4):
         two.run(tiny_run.train, tmp_path / f"{number}", *RUN, stage(number))
     for first, then in itertools.product(range(4), repeat=2):

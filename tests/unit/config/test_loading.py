@@ -59,7 +59,7 @@ CONCEPT = "train.concepts=[{instance_prompt: zwx dog, instance_folder: rex}]"
         (["train.ema_widths=[0.05]", "train.ema_decay=0.9"], r"train\.ema_decay=0\.9 has no effect .*ema_widths"),
         (["autoencoder.kind=vq", "autoencoder.kl_weight=1"], r"autoencoder\.kl_weight=1\.0 has no effect .*kind=vq"),
         (["autoencoder.codebook_size=9"], r"autoencoder\.codebook_size=9 has no effect .*kind=kl"),
-        (["latents.background=nocolour"], r"latents\.background='nocolour' is no colour"),
+        (["latents.background=nocolour"], r"latents\.background='nocolour' is not a colour"),
     ],
 )
 def test_what_would_have_no_effect_is_refused_in_one_line(overrides, words):

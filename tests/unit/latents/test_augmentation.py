@@ -1,4 +1,4 @@
-"""Altered encodings: what they do to a picture, and how they lie beside the unaltered one."""
+"""Augmented encodings: their effect on an image, and their rows beside the unaltered encoding."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def pixels():
     return np.stack([to_square(picture.data, 32) for picture in blobs(4)])
 
 
-def test_the_first_variant_is_the_picture_and_the_others_are_the_same_each_time(pixels):
+def test_the_first_encoding_is_unaltered_and_augmentations_are_reproducible(pixels):
     ids = list("abcd")
     assert augment(pixels, ids, 0, BOTH) is pixels
     first, again, other = (augment(pixels, ids, number, BOTH) for number in (1, 1, 2))
@@ -57,7 +57,7 @@ def test_jitter_changes_colours_within_its_bounds_and_never_alpha(pixels):
     assert min(shades) >= 70 and max(shades) <= 130 and len(shades) > 20
 
 
-def test_keys_say_what_was_altered_and_the_first_is_the_codec_s_own():
+def test_keys_depend_on_the_options_and_the_first_is_that_of_the_vae():
     keys = augmentation_keys("codec", BOTH)
     assert keys[0] == "codec" and len(set(keys)) == 4
     assert augmentation_keys("codec", BOTH.model_copy(update={"num_augmentations": 6}))[:4] == keys
@@ -75,7 +75,7 @@ def test_keys_are_the_same_after_the_settings_were_written_and_read(settings):
 
 
 @pytest.mark.parametrize("change", [{"num_augmentations": 3}, {"flip": True}, {"jitter": 0.1}])
-def test_variants_without_alterations_and_the_reverse_are_refused(change):
+def test_augmentations_that_alter_nothing_and_the_reverse_are_refused(change):
     with pytest.raises(ConfigError, match="set both or neither"):
         augmentation_keys("codec", LatentsConfig(**change))
 

@@ -1,3 +1,5 @@
+"""The cached latents and text states: rounding, order, memory, and clear errors for missing rows."""
+
 import tracemalloc
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Models by hub id, found in a cache laid out as the hub's client lays it out."""
+"""Models by hub id, found in a cache with the layout of the hub's client."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cached(tmp_path, monkeypatch):
     return put
 
 
-def test_a_pipeline_of_the_hub_gives_its_codec_its_text_encoder_and_its_folder(cached, tiny_pipeline):
+def test_a_hub_pipeline_gives_its_vae_text_encoder_and_folder(cached, tiny_pipeline):
     cached(tiny_pipeline, "some/pipeline")
     assert is_hub_pipeline("some/pipeline")
     assert (local_folder("some/pipeline", ("unet", "scheduler")) / "unet" / "config.json").is_file()

@@ -1,4 +1,4 @@
-"""None"""
+"""Text encoders: token states, padding, and refusal of incomplete models."""
 
 import importlib.util
 import shutil
@@ -67,7 +67,7 @@ def test_padding_is_zeros_behind(minilm):
     assert (padded[2].numpy() == states[2][:8]).all()
 
 
-def test_the_plain_pipeline_draws_transparent_pictures(checkpoint):
+def test_the_stock_pipeline_draws_transparent_images(checkpoint):
     pipeline = DiffusionPipeline.from_pretrained(checkpoint)
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline(["a red heart"], num_inference_steps=2).images

@@ -1,4 +1,4 @@
-"""None"""
+"""Autoencoders: pixels to latents and back, and refusal of other models."""
 
 import io
 
@@ -40,7 +40,7 @@ def rgb_folder(tmp_path_factory):
     return write_pipeline(tmp_path_factory.mktemp("rgb") / "pipeline", channels=3) / "vae"
 
 
-def test_pictures_are_centred_in_a_square_of_transparency():
+def test_images_are_centred_in_a_transparent_square():
     square = to_square(png((40, 20), (10, 20, 30, 255)), 32)
     assert (square.shape, square.dtype) == ((32, 32, 4), np.uint8)
     assert (square[8:24, :] == (10, 20, 30, 255)).all()
@@ -57,7 +57,7 @@ def test_hidden_colours_do_not_bleed_into_edges():
     assert len(edge) and edge[:, 1].max() <= 2
 
 
-def test_rgba_goes_to_the_model_and_back_bit_for_bit_where_it_is_seen(pixels):
+def test_visible_rgba_survives_the_round_trip_bit_for_bit(pixels):
     tensor = to_tensor(pixels, 4)
     assert (tensor.shape, tensor.dtype) == ((4, 4, 32, 32), torch.float32)
     assert tensor.min() == -1 and tensor.max() == 1
@@ -67,7 +67,7 @@ def test_rgba_goes_to_the_model_and_back_bit_for_bit_where_it_is_seen(pixels):
     assert (back[~seen] == (255, 255, 255, 0)).all()
 
 
-def test_rgb_models_see_the_picture_on_its_background(pixels):
+def test_rgb_models_get_the_image_on_its_background(pixels):
     flat = to_pixels(to_tensor(pixels, 3, "#0080ff"))
     expected = Image.new("RGBA", (32, 32), "#0080ff")
     expected.alpha_composite(Image.fromarray(pixels[0], "RGBA"))
@@ -100,7 +100,7 @@ def test_three_channels_are_flattened_and_opaque(rgb_folder, pixels):
     assert (flat.decode(torch.from_numpy(flat.encode(pixels)[0]))[..., 3] == 255).all()
 
 
-def test_what_is_no_codec_is_refused_with_a_remedy(tiny_pipeline, tmp_path):
+def test_what_is_not_an_autoencoder_is_refused_with_a_remedy(tiny_pipeline, tmp_path):
     for folder in (tmp_path, tiny_pipeline / "unet", "no/such-model"):
         with pytest.raises(ModelError, match=r"latents\.vae=own"):
             codec(folder)
@@ -110,7 +110,7 @@ def test_what_is_no_codec_is_refused_with_a_remedy(tiny_pipeline, tmp_path):
         to_tensor(np.zeros((1, 8, 8, 4), np.uint8), 3, "octarine")
 
 
-def test_the_own_codec_is_the_runs_newest_autoencoder(tmp_path, tiny_pipeline):
+def test_vae_own_is_the_runs_newest_autoencoder(tmp_path, tiny_pipeline):
     store, config = Store(str(tmp_path / "store")), load(None, ["run=blob"])
     with pytest.raises(ModelError, match="emoji-ldm train autoencoder"):
         resolve_vae(config, store, tmp_path)

@@ -37,7 +37,7 @@ def test_a_vq_model_gives_latents_before_quantisation_and_quantises_what_it_deco
     assert own.key == codec(tmp_path / "pipeline" / "vqvae").key
 
 
-def test_a_vq_model_published_before_there_was_a_factor_works_unscaled(tmp_path):
+def test_a_vq_model_without_a_scaling_factor_works_unscaled(tmp_path):
     write_vqvae(tmp_path / "new", scaling_factor=0.5)
     assert codec(tmp_path / "new").scaling_factor == 0.5
     write_vqvae(tmp_path / "old")

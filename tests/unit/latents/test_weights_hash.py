@@ -17,7 +17,7 @@ def rgb_folder(tmp_path_factory):
     return write_pipeline(tmp_path_factory.mktemp("rgb") / "pipeline", channels=3) / "vae"
 
 
-def test_the_key_is_that_of_the_weights_wherever_they_lie(tiny_pipeline, rgb_folder, tmp_path):
+def test_the_key_depends_on_the_weights_and_not_on_their_location(tiny_pipeline, rgb_folder, tmp_path):
     key = codec(tiny_pipeline).key
     assert codec(tiny_pipeline / "vae").key == key == codec(str(tiny_pipeline)).key
     codec(tiny_pipeline).vae.save_pretrained(tmp_path / "moved")

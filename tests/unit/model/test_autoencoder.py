@@ -41,7 +41,7 @@ def test_a_codebook_starts_where_latents_are_and_learns_with_the_rest(emoji):
     assert float(vae.quantize.embedding.weight.grad.abs().sum()) > 0
 
 
-def test_latents_are_drawn_to_the_codebook_four_times_as_much_as_it_to_them():
+def test_the_pull_on_latents_is_four_times_that_on_the_codebook():
     config = AutoencoderConfig(kind="vq", size_px=32, block_out_channels=(16, 32), codebook_size=2)
     vae = build_autoencoder(config)
     latents = torch.full((1, 4, 16, 16), 0.5, requires_grad=True)

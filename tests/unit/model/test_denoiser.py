@@ -1,4 +1,4 @@
-"""Which network is trained, which of its weights learn, and what users get of them."""
+"""The trained module: its network, which weights are trained, and what is exported."""
 
 from __future__ import annotations
 

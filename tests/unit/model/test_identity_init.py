@@ -22,7 +22,7 @@ def emoji():
 
 
 @pytest.mark.parametrize("widths, latent_channels", [((16, 32, 64), 4), ((32, 64), 8)])
-def test_the_autoencoder_starts_as_an_interpolated_picture_of_block_means(emoji, widths, latent_channels):
+def test_the_autoencoder_starts_as_an_interpolation_of_block_means(emoji, widths, latent_channels):
     config = AutoencoderConfig(size_px=32, block_out_channels=widths, latent_channels=latent_channels)
     vae = build_autoencoder(config).eval()
     with torch.no_grad():

@@ -35,7 +35,7 @@ def output(unet):
         return unet(torch.randn(2, *SHAPE), 7, torch.randn(2, 5, WIDTH)).sample
 
 
-def test_adapters_learn_alone_and_come_fused_and_beside(tiny_pipeline, tmp_path):
+def test_only_adapters_are_trained_and_they_are_exported_fused_and_alone(tiny_pipeline, tmp_path):
     config = tuned(tiny_pipeline, lora_rank=2, lora_alpha=3)
     denoiser = build_denoiser(config, SHAPE, WIDTH)
     assert learning(denoiser) and all(".lora_" in name for name in learning(denoiser))
@@ -54,7 +54,7 @@ def test_adapters_learn_alone_and_come_fused_and_beside(tiny_pipeline, tmp_path)
 
 
 @pytest.mark.parametrize("changes, largest", [({"trainable_pattern": "attn2"}, 0.08), ({"lora_rank": 16}, 0.01)])
-def test_of_stable_diffusion_1_little_is_trained_kept_and_shared(changes, largest):
+def test_partial_training_of_stable_diffusion_stores_little(changes, largest):
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # diffusers' defaults are those of 1.4
         whole = count_parameters(unet)

@@ -19,7 +19,9 @@ def test_the_norm_of_fp32_tensors_is_torchs_own(tensors):
 def test_the_norm_of_bf16_tensors_is_summed_up_in_fp32():
     tensors = [torch.full((2**14,), 0.0101, dtype=torch.bfloat16)]
     assert total_norm(tensors).dtype == torch.float32
-    assert float(total_norm(tensors)) == pytest.approx(float(tensors[0].double().norm()), rel=1e-4)  # bf16 itself has steps of 0.4 %
+    assert float(total_norm(tensors)) == pytest.approx(
+        float(tensors[0].double().norm()), rel=1e-4
+    )  # bf16 itself has steps of 0.4 %
 
 
 def test_tensors_are_copied_divided_and_interpolated_in_place(tensors):

@@ -67,7 +67,7 @@ def test_the_reference_network_has_nearly_the_reference_s_count():
     assert reference_parameters(build_unet(TrainConfig(block_out_channels=(8,)), (4, 8, 8), 8)) == {}
 
 
-def test_attention_is_where_it_is_wanted():
+def test_attention_is_at_the_configured_resolutions():
     config = TrainConfig(block_out_channels=(8, 16, 24), attention=(True, False, True), num_heads=2, layers_per_block=1)
     unet = build_unet(config, (4, 8, 8), 12)
     assert unet.config.down_block_types == ("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D")

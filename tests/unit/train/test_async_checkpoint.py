@@ -1,4 +1,4 @@
-"""What a checkpoint survives, and what it tells: damage, a cleaned bucket, other settings, a failing store."""
+"""Background checkpoints: uploads, preemption notices, lost runs and stores that fail or hang."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 
 
-def test_who_reads_a_damaged_checkpoint_is_told_which_one_is_whole(trained, tmp_path_factory):
+def test_the_error_of_a_damaged_checkpoint_names_a_whole_one(trained, tmp_path_factory):
     config = tiny.config(f"store={store_of(trained).uri}")
     older, last = checkpoints.complete_checkpoints(store_of(trained), "tiny", "unet")
     only(trained, "pipeline/weights.txt").write_text("")
@@ -39,7 +39,7 @@ def test_who_reads_a_damaged_checkpoint_is_told_which_one_is_whole(trained, tmp_
         export_checkpoint(config, ExportRequest("train"), tmp_path_factory.mktemp("export"), trained / "cache")
     assert resolve_checkpoint(config, Store(config.store), trained / "cache", older.uri)[1] == older.uri
     (trained / "store" / older.path / "pipeline" / "weights.txt").unlink()
-    with pytest.raises(ModelError, match="there is no whole one beside it"):
+    with pytest.raises(ModelError, match="the run has no intact one"):
         resolve_checkpoint(config, Store(config.store), trained / "cache", "")
 
 
@@ -64,7 +64,7 @@ def test_a_store_that_fails_ends_the_training_with_its_own_error(tmp_path, monke
         run(tmp_path)
 
 
-def test_training_goes_on_while_a_checkpoint_is_brought_and_the_next_one_waits(tmp_path, monkeypatch):
+def test_training_continues_during_an_upload_and_the_next_save_waits_for_it(tmp_path, monkeypatch):
     bring, later = Store.write_large, threading.Event()
     config = tiny.config("train.steps=6", "train.checkpoint_every=2", "train.keep_last=5")
     task = tiny.task(config)
@@ -85,14 +85,14 @@ def test_training_goes_on_while_a_checkpoint_is_brought_and_the_next_one_waits(t
     assert steps(tmp_path) == [2, 4, 6]
 
 
-def test_a_notice_saves_at_once_and_training_goes_on(tmp_path):
+def test_a_preemption_notice_saves_at_once_and_training_continues(tmp_path):
     asked = []
     run(tmp_path, "train.checkpoint_every=100", preemption_notice=lambda: asked.append(0) or len(asked) == 3)
     assert steps(tmp_path) == [3, 8]
     assert [step for step, _ in losses(tmp_path)] == list(range(1, 9))
 
 
-def test_a_group_that_lost_its_run_stops_within_a_look_and_writes_no_more(tmp_path, monkeypatch):
+def test_a_group_that_lost_its_run_stops_at_the_next_poll_and_writes_no_more(tmp_path, monkeypatch):
     monkeypatch.setattr(run_fencing, "OWNER_POLL_S", 0.0)
     store = store_of(tmp_path)
     token = run_fencing.claim_run(store, "tiny", "train")

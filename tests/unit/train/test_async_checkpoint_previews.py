@@ -1,4 +1,4 @@
-"""Sample grids: drawn once the checkpoint is there, and never needed for it."""
+"""Sample grids are drawn after the checkpoint is published, and may fail."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def published(store):
     return [found.step for found in checkpoints.complete_checkpoints(store, "tiny", "unet")]
 
 
-def test_the_checkpoint_is_published_before_its_grid_is_drawn(tmp_path):
+def test_the_checkpoint_is_published_before_its_sample_grid_is_drawn(tmp_path):
     seen = []
     _, go = train(tmp_path, lambda store: seen.append(published(store)) or {})
     go()
     assert seen == [[2], [2, 4]]
 
 
-def test_a_grid_that_cannot_be_drawn_is_a_note(tmp_path):
+def test_a_sample_grid_that_fails_becomes_a_note(tmp_path):
     def fail(_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 

@@ -1,4 +1,4 @@
-"""Which checkpoints stay: whole ones before damaged ones, the one published last, and what others still write."""
+"""Retention: damaged checkpoints do not displace whole ones, and uploads of other groups stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`train --export`: a folder that diffusers opens and that draws what our sampler draws."""
+"""`train --export`: a folder that diffusers opens and that draws the pixels of our sampler."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def pixels_of_diffusers(folder):
 
 
 @pytest.mark.parametrize("weights", ["ema", "raw"])
-def test_diffusers_opens_it_and_draws_the_pixels_of_our_sampler(weights, exported):
+def test_diffusers_opens_the_export_and_draws_the_same_pixels(weights, exported):
     ours, theirs = pixels_of_ours(exported / weights), pixels_of_diffusers(exported / weights)
     assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
     assert ours.std() > 5
 
 
-def test_raw_weights_are_those_that_training_goes_on_with(trained, exported):
+def test_raw_weights_are_those_of_the_training_state(trained, exported):
     ema, raw = (load_file(exported / kind / "unet" / "diffusion_pytorch_model.safetensors") for kind in ("ema", "raw"))
     assert ema.keys() == raw.keys()
     assert not all(torch.equal(ema[name], raw[name]) for name in ema)
@@ -82,7 +82,7 @@ def test_raw_weights_are_those_that_training_goes_on_with(trained, exported):
     assert (facts["step"], facts["weights"], facts["config"]["run"]) == (4, "raw", "tiny")
 
 
-def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(trained, exported, tmp_path):
+def test_an_earlier_export_is_replaced_and_other_files_are_refused(trained, exported, tmp_path):
     folder = tmp_path / "model"
     export_checkpoint(trained, ExportRequest("train"), folder, tmp_path)
     export_checkpoint(trained, ExportRequest("train"), folder, tmp_path)
@@ -104,7 +104,7 @@ def test_it_goes_into_the_folder_that_one_stands_in_or_that_a_link_names(trained
     assert (tmp_path / "link").is_symlink() and Path("model_index.json").is_file()
 
 
-def test_a_place_that_cannot_be_written_is_one_line(trained, tmp_path):
+def test_an_unwritable_folder_is_reported_in_one_line(trained, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"--export .*/file/model cannot be written: "):
         export_checkpoint(trained, ExportRequest("train"), tmp_path / "file" / "model", tmp_path / "cache")

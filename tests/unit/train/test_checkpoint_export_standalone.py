@@ -1,4 +1,4 @@
-"""What is exported opens in a process that knows diffusers alone."""
+"""An export opens in a process that has diffusers but not this package."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ np.save(sys.argv[4], image.images[0])
 
 
 @pytest.mark.long
-def test_own_text_encoder_and_codec_draw_the_same_where_nothing_of_ours_is_installed(tmp_path):
+def test_an_export_draws_the_same_where_this_package_is_not_installed(tmp_path):
     torch.set_num_threads(1)
     write_vqvae(tmp_path / "vq")
     codec = load_vae(tmp_path / "vq", size_px=32, background="white", device="cpu")

@@ -1,4 +1,4 @@
-"""The loop without Ray: it learns, resumes bit by bit, stops in time, and writes pipelines that open."""
+"""The loop without Ray: it learns, resumes bit by bit, stops in time, and exports pipelines that open."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_training_lowers_the_loss(tmp_path):
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
 
 
-def test_a_run_cut_off_goes_on_bit_by_bit(tmp_path):
+def test_an_interrupted_run_resumes_bit_by_bit(tmp_path):
     run(tmp_path / "whole")
     run(tmp_path / "cut")
     store = store_of(tmp_path / "cut")
@@ -55,7 +55,7 @@ def test_a_run_cut_off_goes_on_bit_by_bit(tmp_path):
     assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
 
 
-def test_the_manifest_tells_where_the_weights_come_from(tmp_path):
+def test_the_manifest_records_where_the_weights_come_from(tmp_path):
     run(tmp_path)
     manifest = checkpoints.newest_checkpoint(store_of(tmp_path), "tiny", "unet").manifest()
     assert manifest["versions"] == {"images": 3, "latents": 5}

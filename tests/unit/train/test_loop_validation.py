@@ -1,4 +1,4 @@
-"""The loss on images held out: exact, whatever the batches, and of the averaged weights too."""
+"""The validation loss: exact for any batch size, and measured for the averaged weights too."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def prepared(*overrides):
     return task, training_args, engine, averages
 
 
-def test_every_held_out_image_counts_once_whatever_the_micro_batch():
+def test_every_validation_image_counts_once_for_any_micro_batch_size():
     found = []
     for size in ("null", 1, 2):
         task, training_args, engine, averages = prepared(f"train.micro_batch_size={size}")
@@ -44,7 +44,7 @@ def test_every_held_out_image_counts_once_whatever_the_micro_batch():
     assert found[0]["validation_loss"] == pytest.approx(sum(one_by_one) / weight / count, rel=1e-6)
 
 
-def test_the_averaged_weights_are_measured_and_the_own_ones_come_back():
+def test_the_averaged_weights_are_validated_and_then_swapped_back():
     task, _, engine, averages = prepared()
     before = [tensor.clone() for tensor in engine.master_shards()]
     found = validate(task, engine, averages, ALONE, [range(4)])
@@ -55,14 +55,14 @@ def test_the_averaged_weights_are_measured_and_the_own_ones_come_back():
     assert again["validation_loss"] == found["validation_loss_ema"]
 
 
-def test_nothing_is_measured_where_nothing_is_held_out():
+def test_without_validation_images_nothing_is_measured():
     config = tiny.config("train.validation_fraction=0")
     task, training_args = tiny.task(config), build_training_args(config, "train")
     engine = build_engine(task.module, training_args, ALONE)
     assert validate(task, engine, WeightAverages(engine.master_shards(), 0.9), ALONE, [range(4)]) == {}
 
 
-def test_many_images_held_out_are_measured_up_to_a_number_and_one_batch_at_a_time(monkeypatch):
+def test_validation_is_limited_to_a_number_of_images_and_reads_one_batch_at_a_time(monkeypatch):
     monkeypatch.setattr(batches, "NUM_VALIDATION_IMAGES", 2)
     task, _, engine, averages = prepared()
     found = task.validation_batches(range(4))

@@ -1,4 +1,4 @@
-"""What would stop a training is one line before it starts; what fills up meanwhile is one line too."""
+"""Problems are reported in one line: before the training starts, or when memory or a disk is full."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_store_without_images_captions_or_latents_names_the_command(tmp_path, 
         checked(config)
 
 
-def test_latents_of_another_codec_name_both_and_the_command(tmp_path, tiny_pipeline):
+def test_missing_latents_name_both_autoencoders_and_the_command(tmp_path, tiny_pipeline):
     config = training_config(tiny_pipeline, tmp_path / "store")
     fill_latents(config)
     assert checked(config) == []
@@ -49,7 +49,7 @@ def test_latents_of_another_codec_name_both_and_the_command(tmp_path, tiny_pipel
     assert f"run: emoji-ldm latents latents.vae={other}" in text and "the store has those of" in text
 
 
-def test_batches_that_do_not_divide_are_refused_and_too_large_ones_told(tmp_path, tiny_pipeline):
+def test_batches_that_do_not_divide_are_refused_and_too_large_ones_warned_of(tmp_path, tiny_pipeline):
     config = training_config(tiny_pipeline, tmp_path)
     fill_latents(config)
     with pytest.raises(ConfigError, match=r"train.batch_size=4 cannot be shared by 3 workers"):
@@ -60,7 +60,7 @@ def test_batches_that_do_not_divide_are_refused_and_too_large_ones_told(tmp_path
     assert warning == "train.batch_size=16 exceeds the 8 images: a step contains some twice"
 
 
-def test_a_disk_too_small_for_the_checkpoints_is_told_before_the_first_step(tmp_path, monkeypatch):
+def test_a_disk_too_small_for_the_checkpoints_is_reported_before_the_first_step(tmp_path, monkeypatch):
     config = tiny.config()
     run_context, training_args = tiny.run_context(config, tmp_path), build_training_args(config, "train")
     world = DistributedContext(0, 1, torch.device("cpu"))

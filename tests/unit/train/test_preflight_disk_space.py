@@ -1,4 +1,4 @@
-"""Room on disks: what the run's checkpoints take already is not asked for again."""
+"""The disk space that a run's checkpoints need, without what they occupy already."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_new_run_needs_one_more_than_it_keeps_and_scratch_on_the_same_disk(tmp
         check(tmp_path, 3 * ONE + MODEL - 1, monkeypatch)
 
 
-def test_a_run_that_goes_on_needs_room_for_the_next_one_only(tmp_path, monkeypatch):
+def test_a_resumed_run_needs_space_for_the_next_checkpoint_only(tmp_path, monkeypatch):
     store = tiny.run_context(tiny.config(), tmp_path).store
     for number in range(2):
         store.write(bytes(int(ONE)), "checkpoints", "tiny", "unet", f"step-0000000{number}-00000000", "state")

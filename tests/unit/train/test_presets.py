@@ -1,4 +1,4 @@
-"""Every preset trains on tiny models of the classes it names, and what it exports opens in diffusers and draws."""
+"""Every preset trains on tiny models of its classes, and its export opens and draws in diffusers."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def trained(hub, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_trains_and_its_pipeline_draws_in_diffusers_and_here(trained, name):
+def test_a_preset_trains_and_its_pipeline_draws_the_same_in_diffusers(trained, name):
     _, checkpoint = trained(name)
     ours = "train.init={}" not in " ".join(PRESETS[name])  # a text encoder whose padding we zero
     pipeline = DiffusionPipeline.from_pretrained(checkpoint / "pipeline", trust_remote_code=ours)
@@ -124,6 +124,6 @@ def test_adapters_are_a_small_file_that_diffusers_opens(trained, hub):
         torch.testing.assert_close(pipeline.unet(*inputs).sample, fused(*inputs).sample, atol=1e-4, rtol=0)
 
 
-def test_latents_of_all_variants_are_drawn(trained):
+def test_latents_of_all_augmentations_are_used(trained):
     task, _ = trained("finetune-sd")
     assert len(task.data.latents.mean) == 4 * len(task.data.latents.image_ids)

@@ -1,4 +1,4 @@
-"""What a run may go on from: its own checkpoints, then a named one, of the same codec, text encoder and base."""
+"""Which checkpoint a run resumes from: its own, then a named one; damaged ones are passed over."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_finished_training_is_compared_too(trained):
             )  # workers look
 
 
-def test_a_named_checkpoint_helps_where_no_own_one_is_whole(trained):
+def test_a_named_checkpoint_is_used_if_the_runs_own_are_damaged(trained):
     before, source = losses(trained), checkpoints.complete_checkpoints(store_of(trained), "tiny", "unet")[0].path
     run(trained, "run=second", f"train.resume={source}")
     for path in (trained / "store" / "checkpoints" / "second").rglob("*.safetensors"):
@@ -40,7 +40,7 @@ def test_a_named_checkpoint_helps_where_no_own_one_is_whole(trained):
     assert "goes on from step 4" in json.dumps(lines)
 
 
-def test_a_named_checkpoint_that_is_gone_is_not_missed_by_a_run_with_own_ones(trained):
+def test_a_missing_named_checkpoint_does_not_matter_to_a_run_with_own_ones(trained):
     assert run(trained, "train.resume=checkpoints/gone/unet/step-1", "train.steps=9")["steps"] == 9
 
 
@@ -81,7 +81,7 @@ def test_no_whole_checkpoint_is_an_error_too(trained):
 
 
 @pytest.mark.parametrize("form", ["path", "uri", "elsewhere"])
-def test_resume_goes_on_from_a_named_checkpoint_if_the_run_has_none(form, trained, tmp_path_factory):
+def test_a_run_without_checkpoints_resumes_from_a_named_one(form, trained, tmp_path_factory):
     before, first = losses(trained), checkpoints.complete_checkpoints(store_of(trained), "tiny", "unet")[0]
     if form == "elsewhere":
         other = tmp_path_factory.mktemp("other")

@@ -1,4 +1,4 @@
-"""An error on one rank ends all of them: told on every one where they meet, else left for the group that follows."""
+"""An error on one rank ends all of them: at once where they meet, else when the group restarts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def work(folder, load):
     return trainer._work(loaded)
 
 
-def test_what_one_rank_cannot_load_is_told_on_all(second, tmp_path):
+def test_a_load_error_of_one_rank_is_raised_on_all(second, tmp_path):
     def load(run_context):
         raise ModelError("latents.vae=/models/vae: there is no such folder on this node")
 
@@ -61,7 +61,7 @@ def test_an_error_of_one_rank_later_is_left_with_its_kind_and_ends_the_group(sec
     assert work(tmp_path, lambda run_context: None) == {"error": ["DatasetError", "an image went missing"]}
 
 
-def test_a_store_that_is_away_fences_nobody_and_a_look_never_raises(tmp_path, monkeypatch):
+def test_an_unreachable_store_fences_nobody_and_polling_never_raises(tmp_path, monkeypatch):
     def away(*_):
         raise StoreError("no route to host")
 
@@ -79,7 +79,7 @@ def test_a_store_that_is_away_fences_nobody_and_a_look_never_raises(tmp_path, mo
     assert isinstance(watcher._local_error(), StoreError)
 
 
-def test_the_verdict_of_one_rank_is_found_by_the_group_that_starts_again(tmp_path):
+def test_a_fatal_error_of_one_rank_is_found_by_the_restarted_group(tmp_path):
     run = (Store(str(tmp_path)), "tiny", "train", "token")
     assert read_fatal_error(*run) is None
     record_fatal_error(*run, TrainingOutOfMemory("too large"))

@@ -31,7 +31,7 @@ def test_activations_are_laid_out_channels_last_and_weights_keep_their_order():
     assert all(shard.is_contiguous() for shard in engine.master_shards())
 
 
-def test_options_without_effect_are_told_in_a_line_each(capsys):
+def test_each_option_without_effect_is_reported_in_a_line(capsys):
     device.configure_torch(ranks.training_args(zero_stage=2), ranks.world())
     assert "train.zero_stage=2 has no effect" in capsys.readouterr().err
     assert (
@@ -74,7 +74,7 @@ def test_several_workers_without_deepspeed_are_refused_before_they_meet(monkeypa
         device.check_options(training_args, 2)
 
 
-def test_what_eight_bit_moments_do_not_keep_is_told():
+def test_the_rounding_of_eight_bit_moments_is_reported():
     alone = distributed.DistributedContext(0, 1, torch.device("cpu"))
     for optimizer, told in (("adamw", 0), ("adamw8bit", 1)):
         training_args = build_training_args(

@@ -1,4 +1,4 @@
-"""The learning rate: that of diffusers and transformers, one step on."""
+"""The learning-rate schedules equal those of diffusers and transformers, shifted by one step."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_rates_are_those_of_the_usual_schedules(name, end, warmup):
     assert ours == pytest.approx(wanted, abs=1e-9)
 
 
-def test_the_first_step_moves_and_the_last_ends_the_course():
+def test_the_learning_rate_is_above_zero_at_the_first_step_and_ends_at_the_last():
     rates = [lr_at(step, training_args(warmup_steps=10, steps=101)) for step in range(101)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9] == pytest.approx(2.0) == max(rates)

@@ -1,4 +1,4 @@
-"""The plain engine in this process, its optimisers, averages and switches."""
+"""The engine of a single process: accumulation, clipping and skipped steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def switches_back():
     torch.use_deterministic_algorithms(False)
 
 
-def test_micro_batches_learn_what_the_whole_batch_teaches():
+def test_micro_batches_give_the_same_training_as_the_whole_batch():
     norms, weights = ranks.same_training(0, 1)
     parted_norms, parted = ranks.same_training(0, 4)
     assert parted_norms == pytest.approx(norms, rel=1e-5)
@@ -34,7 +34,7 @@ def test_a_bad_step_leaves_weights_moments_and_step_count(precision):
     assert found["moved"]
 
 
-def test_the_host_asks_the_device_nothing_during_a_step():
+def test_a_step_never_waits_for_the_device():
     assert ranks.questions(0, "fp32") == 0
 
 

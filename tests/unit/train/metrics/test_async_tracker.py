@@ -1,4 +1,4 @@
-"""A tracker may fail or hang: training goes on, with one note."""
+"""A tracker may fail or hang: training continues, with one note."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Broken:
         pass
 
 
-def test_a_tracker_that_fails_is_one_note_and_nothing_more():
+def test_a_tracker_that_fails_is_turned_off_with_one_note():
     feed = AsyncTracker("MLflow", Broken, lambda: True)
     feed.log_lines([{"step": 1}])
     feed.log_image(b"", 1)
@@ -40,7 +40,7 @@ def test_a_tracker_that_fails_is_one_note_and_nothing_more():
     assert feed.notes() == []
 
 
-def test_a_tracker_that_fails_again_after_a_good_turn_is_told_again():
+def test_a_failure_after_a_success_is_noted_again():
     class Waits(Broken):
         errors = [StoreError("away"), None, StoreError("away"), StoreError("away"), RuntimeError("gone for good")]
 
@@ -56,7 +56,7 @@ def test_a_tracker_that_fails_again_after_a_good_turn_is_told_again():
     assert feed.notes() == [waits, waits, "MLflow failed and gets no more lines: RuntimeError: gone for good"]
 
 
-def test_a_tracker_that_hangs_keeps_nobody_waiting(monkeypatch):
+def test_a_tracker_that_hangs_is_abandoned(monkeypatch):
     monkeypatch.setattr("emoji_ldm.train.metrics.async_tracker.CLOSE_TIMEOUT_S", 0.1)
     free = threading.Event()
 

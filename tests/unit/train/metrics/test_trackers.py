@@ -1,4 +1,4 @@
-"""Trackers on their real stores: TensorBoard's files, MLflow's, W&B's offline ones."""
+"""Trackers with their real stores: TensorBoard's files, MLflow's, and the offline files of W&B."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     assert board.Images("train/samples")
 
 
-def test_mlflow_goes_on_in_the_same_run_without_doubled_points(tmp_path, monkeypatch):
+def test_a_resume_continues_the_mlflow_run_without_duplicate_points(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow import MlflowClient
 
@@ -76,7 +76,7 @@ def test_mlflow_goes_on_in_the_same_run_without_doubled_points(tmp_path, monkeyp
     )  # from the start again: another training
 
 
-def test_a_tracking_server_that_is_not_there_is_told_before_work_starts(monkeypatch):
+def test_an_unreachable_tracking_server_is_reported_before_work_starts(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     config = tiny.config("train.mlflow=http://127.0.0.1:9")
     with pytest.raises(ConfigError, match=r"train.mlflow=http://127.0.0.1:9 cannot be used"):
@@ -84,7 +84,7 @@ def test_a_tracking_server_that_is_not_there_is_told_before_work_starts(monkeypa
 
 
 @pytest.mark.parametrize(("field", "package"), [("mlflow", "mlflow"), ("wandb", "wandb")])
-def test_a_missing_package_is_told_before_work_starts(field, package, monkeypatch):
+def test_a_missing_tracker_package_is_reported_before_work_starts(field, package, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=rf"train.{field} needs the package {package}; run: pip install 'emoji-ldm"):
         trackers.check_trackers(build_training_args(tiny.config(f"train.{field}=x"), "train"))

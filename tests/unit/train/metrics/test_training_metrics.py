@@ -1,4 +1,4 @@
-"""What an operator sees of a training: the log, the guard against bad steps, trackers that may fail."""
+"""The metrics of a training: log lines, skipped steps, and a log that survives store failures."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def train(watch, steps, *, norm=1.0, start=0):
         watch.log(watch.summarize_window(done), {})
 
 
-def test_a_line_tells_what_an_operator_asks_for(tmp_path):
+def test_a_log_line_holds_loss_norm_rate_and_memory(tmp_path):
     watch = watch_of(tmp_path)
     watch.record(torch.tensor(2.0), torch.tensor(3.0), 0.0)
     watch.record(torch.tensor(4.0), torch.tensor(5.0), 0.0)
@@ -51,7 +51,7 @@ def test_a_line_tells_what_an_operator_asks_for(tmp_path):
     assert 0 <= line["data_wait"] <= 1 and line["time_s"] > 0 and line["memory_mb"][0] > 50
 
 
-def test_skipped_steps_are_told_and_leave_the_averages_alone(tmp_path):
+def test_skipped_steps_are_listed_and_left_out_of_the_means(tmp_path):
     watch = watch_of(tmp_path)
     for loss, norm in ((1.0, 2.0), (float("nan"), float("nan")), (3.0, 4.0)):
         watch.record(torch.tensor(loss), torch.tensor(norm), 0.0)

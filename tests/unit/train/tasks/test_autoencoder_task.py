@@ -1,4 +1,4 @@
-"""The autoencoder's pictures as they are read from the store."""
+"""The training images of the autoencoder, as they are read from the store."""
 
 import tracemalloc
 
@@ -12,7 +12,7 @@ from emoji_ldm.train.tasks.autoencoder_task import load_pixels
 from tests.emoji_images import blobs, fill_images
 
 
-def test_pictures_are_read_in_order_of_their_ids_and_held_once(tmp_path):
+def test_images_are_read_in_the_order_of_their_ids_and_held_in_memory_once(tmp_path):
     store = Store(str(tmp_path))
     fill_images(store, blobs(24))
     tracemalloc.start()

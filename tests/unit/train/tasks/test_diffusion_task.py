@@ -1,4 +1,4 @@
-"""Previews: a grid of prompts, and images held out beside what is drawn for their captions."""
+"""Previews: a grid of prompts, and validation images beside images drawn for their captions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def size_of(png):
     return Image.open(io.BytesIO(png)).size
 
 
-def test_images_held_out_are_shown_beside_what_is_drawn_for_their_captions(tmp_path, tiny_pipeline):
+def test_validation_images_are_shown_beside_images_drawn_for_their_captions(tmp_path, tiny_pipeline):
     torch.set_num_threads(1)
     config = training_config(
         tiny_pipeline, tmp_path / "store", "train.validation_fraction=0.5", "train.sample_prompts=[a, b]"
@@ -39,7 +39,7 @@ def test_images_held_out_are_shown_beside_what_is_drawn_for_their_captions(tmp_p
     assert size_of(grids["pairs"])[1] >= len(held) / 2 * 150
 
 
-def test_without_images_held_out_there_are_no_pairs(tmp_path, tiny_pipeline):
+def test_without_validation_images_there_are_no_pairs(tmp_path, tiny_pipeline):
     config = training_config(tiny_pipeline, tmp_path / "store", "train.sample_prompts=[a]")
     fill_latents(config)
     seen = []

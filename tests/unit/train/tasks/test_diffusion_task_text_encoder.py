@@ -1,4 +1,4 @@
-"""A text encoder that learns: it starts as its cached states, and the exported pipeline has what it learned."""
+"""A trained text encoder: it starts at its cached states, and the export holds its trained weights."""
 
 from __future__ import annotations
 
@@ -125,6 +125,6 @@ def test_a_pipeline_of_another_objective_is_refused(tiny_pipeline):
         check_init(config)
 
 
-def test_init_as_a_codec_needs_a_pipeline_to_start_from():
+def test_vae_init_needs_a_pipeline_to_start_from():
     with pytest.raises(ConfigError, match=r"overrides: latents\.vae=init is that of train\.init, which is empty"):
         load(None, ["latents.vae=init"])

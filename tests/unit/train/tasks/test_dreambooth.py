@@ -1,4 +1,4 @@
-"""DreamBooth: pictures as people have them, halves of a batch, and clear errors before any time is spent."""
+"""DreamBooth: image folders, batches of two halves, and clear errors before any work starts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def pixels(square, tmp_path):
     return np.asarray(Image.open(tmp_path / "square.png").convert("RGB"))
 
 
-def test_a_picture_becomes_its_upright_middle(tmp_path):
+def test_an_image_is_rotated_upright_and_cropped_to_its_centre(tmp_path):
     lying = Image.Exif()
     lying[0x0112] = 6  # the camera was turned: rotate clockwise to see it upright
     plain = photo(tmp_path / "plain.png", (16, 24))
@@ -65,13 +65,13 @@ def test_a_picture_becomes_its_upright_middle(tmp_path):
     assert tuple(pixels(only([turned]), tmp_path)[8, 15]) == (200, 30, 60)  # the band is at the right now
 
 
-def test_a_picture_is_known_by_its_pixels_whatever_its_file(tmp_path):
+def test_an_image_id_depends_on_pixels_and_not_on_the_file(tmp_path):
     files = [photo(tmp_path / "a.png"), photo(tmp_path / "b.webp", lossless=True), photo(tmp_path / "c.png", colour=1)]
     first, second, third = dreambooth.load_squares(files, SIDE_PX)
     assert first.image_id == second.image_id != third.image_id
 
 
-def test_a_file_that_is_no_picture_is_named(tmp_path):
+def test_a_file_that_is_not_an_image_is_named(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     with pytest.raises(ConfigError, match=r"cannot read the image .*bad\.jpg: .*; convert it to JPEG or PNG"):
         list(dreambooth.load_squares([photo(tmp_path / "good.jpg"), tmp_path / "bad.jpg"], SIDE_PX))
@@ -91,7 +91,7 @@ def test_a_class_without_a_folder_gets_one_under_the_run(tmp_path):
     assert str(its_class.folder) == "runs/rex/class-0"
 
 
-def test_concepts_of_one_class_share_its_pictures(tmp_path):
+def test_concepts_of_one_class_share_its_images(tmp_path):
     photo(tmp_path / "other" / "one.jpg")
     both = [{"instance_prompt": f"a photo of {word} cat", "instance_folder": str(tmp_path / word),
              "class_prompt": "a cat"} for word in ("subject", "other")]  # fmt: skip
@@ -119,7 +119,7 @@ def test_a_class_of_no_weight_is_left_out(tmp_path):
         (["train.batch_size=3"], {"class_prompt": "a cat"}, r"batch_size=3 is odd.*give 4"),
     ],
 )
-def test_what_is_wrong_is_told_before_any_work(tmp_path, overrides, fields, problem):
+def test_invalid_concepts_are_refused_before_any_work(tmp_path, overrides, fields, problem):
     fields = {name: value.format(tmp_path) for name, value in fields.items()}
     with pytest.raises(ConfigError, match=problem):
         dreambooth.concept_folders(config(tmp_path, *overrides, **fields))
@@ -149,7 +149,7 @@ def test_a_batch_is_half_subjects_half_classes_on_any_number_of_workers():
         assert np.array_equal(np.concatenate([part for _, part in parts]), weights)
 
 
-def test_each_half_walks_through_its_own_pictures():
+def test_each_half_of_the_batch_iterates_over_its_own_images():
     deal = deal_of(CLASSES, "train.batch_size=6")
     rows = np.concatenate([deal(step, range(6))[0] for step in range(4)])
     assert np.bincount(rows, minlength=7)[[0, 3, 6]].tolist() == [4, 4, 4]
@@ -163,18 +163,18 @@ def test_the_loss_is_that_of_the_subjects_plus_the_weighted_one_of_the_classes()
     assert (losses * weights).mean() == pytest.approx(losses[::2].mean() + 0.5 * losses[1::2].mean())
 
 
-def test_without_class_pictures_every_place_shows_a_subject():
+def test_without_class_images_every_position_shows_a_subject():
     rows, weights = deal_of([False] * 3)(0, range(4))
     assert set(rows) == {0, 1, 2}
     assert weights.tolist() == [1, 1, 1, 1]
 
 
-def test_a_validation_share_that_leaves_nothing_is_refused():
+def test_a_validation_fraction_that_leaves_nothing_is_refused():
     with pytest.raises(DatasetError, match="holds out all of the 6 images"):
         tiny.task(tiny.config("train.validation_fraction=1"))
 
 
-def test_a_lesson_trains_unet_and_text_encoder_from_a_pipeline(tmp_path, tiny_pipeline):
+def test_dreambooth_trains_unet_and_text_encoder_of_a_pipeline(tmp_path, tiny_pipeline):
     torch.set_num_threads(1)
     config = load("dreambooth", [
         "run=tiny", f"store={tmp_path / 'store'}", f"train.init={tiny_pipeline}", "latents.size_px=32", LEVELS,
@@ -205,7 +205,7 @@ def test_a_lesson_trains_unet_and_text_encoder_from_a_pipeline(tmp_path, tiny_pi
     assert learned.text.key != frozen.text.key
 
 
-def test_a_class_folder_with_pictures_enough_needs_none_that_are_drawn(tmp_path):
+def test_a_class_folder_with_enough_images_needs_no_generated_ones(tmp_path):
     for number in range(3):
         photo(tmp_path / "cats" / f"{number}.png", colour=(number, 0, 0))
     settings = config(tmp_path, "train.num_class_images=2", class_prompt="a cat", class_folder=str(tmp_path / "cats"))
@@ -223,7 +223,7 @@ def test_a_class_folder_with_pictures_enough_needs_none_that_are_drawn(tmp_path)
         (["train.gpus_per_worker=1"], JobError, "train needs 1 GPU for 1 workers, the cluster has 0"),
     ],
 )
-def test_what_the_group_would_refuse_is_told_before_a_class_picture_is_drawn(
+def test_what_the_workers_would_refuse_is_refused_before_class_images_are_generated(
     tmp_path, tiny_pipeline, monkeypatch, overrides, error, problem
 ):
     settings = config(

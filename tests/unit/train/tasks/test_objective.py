@@ -1,4 +1,4 @@
-"""The objective: equality with diffusers, the published weights, and options that make no sense together."""
+"""The objective: equality with diffusers, the published weights, and conflicting options."""
 
 from __future__ import annotations
 

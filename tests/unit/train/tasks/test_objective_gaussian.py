@@ -87,7 +87,7 @@ def test_the_sampler_draws_the_gaussian_that_was_learned(kind):
     assert std == pytest.approx(STD / spread, abs=6e-3)  # the last step cannot restore what it guesses
 
 
-def test_zero_terminal_snr_and_flow_get_the_mean_right_where_the_plain_schedule_does_not():
+def test_zero_terminal_snr_and_flow_get_the_mean_right_and_the_default_schedule_does_not():
     means = [drawn(TrainConfig(**kind, snr_gamma=None))[0] for kind in (KINDS[1], KINDS[2], KINDS[5])]
     assert abs(means[0] - MEAN) > 0.02
     assert means[1:] == pytest.approx([MEAN, MEAN], abs=2e-3)

@@ -1,4 +1,4 @@
-"""What a checkpoint's manifest knows of the frozen models that it is worth nothing without."""
+"""The keys of frozen models that a manifest records, and the export that needs them."""
 
 from __future__ import annotations
 

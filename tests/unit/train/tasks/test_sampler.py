@@ -1,4 +1,4 @@
-"""Chance and order: facts that no number of workers changes."""
+"""Data order and random numbers do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.train.tasks import sampler
 
 
-def test_chance_belongs_to_a_place_in_the_batch_not_to_a_rank():
+def test_random_numbers_are_keyed_by_position_in_the_batch_and_not_by_rank():
     whole = sampler.draw_noise(7, 3, range(8), shape=(2, 4, 4))
     for size in (2, 4, 8):
         parts = [sampler.draw_noise(7, 3, sampler.rank_slots(rank, size, 8), shape=(2, 4, 4)) for rank in range(size)]
@@ -17,7 +17,7 @@ def test_chance_belongs_to_a_place_in_the_batch_not_to_a_rank():
             assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
 
 
-def test_places_steps_seeds_and_kinds_share_no_noise():
+def test_positions_steps_seeds_and_streams_share_no_noise():
     seen = [
         sampler.draw_noise(seed, step, range(4), shape=(2, 8, 8), kind=kind)
         for seed in (0, 1, -1) for step in (0, 1) for kind in ("unet", "autoencoder")
