@@ -54,6 +54,8 @@ class Outcome(StrEnum):
     """Image: the server answered 304 Not Modified. Never stored: the URL keeps its previous outcome."""
 
 
+# What went wrong on the way to an image. Verdicts about the image itself (blank, too small, not an image) are the
+# normal result of a crawl and are not counted.
 FAILURES = frozenset({Outcome.DEAD, Outcome.HTTP_ERROR, Outcome.TIMED_OUT, Outcome.UNREACHABLE})
 """Outcomes of image URLs that count against `crawl.max_failed_fraction`."""
 
@@ -62,6 +64,7 @@ class Rejected(Exception):
     """A URL or image that ends here, with the outcome and reason for the `outcomes` table."""
 
     def __init__(self, outcome: Outcome, reason: str, http_status: int | None = None) -> None:
+        # `str(error)` is the reason alone, which is what messages quote.
         super().__init__(reason)
         self.outcome, self.reason, self.http_status = outcome, reason, http_status
 
@@ -80,6 +83,7 @@ def outcome_row(url: str, kind: str, outcome: Outcome, reason: str, **known: Any
         reason: Why, in words for people.
         known: Values of image_id, http_status, elapsed_s, etag and last_modified; those not given are null.
     """
+    # Rows of one table need the same columns, also those that only images have.
     row = {"image_id": None, "http_status": None, "elapsed_s": None, "etag": None, "last_modified": None, **known}
     return {
         "url": url,

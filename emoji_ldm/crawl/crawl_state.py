@@ -63,6 +63,7 @@ class CrawlState:
         """Return {page URL: outcome} of all pages that are not open."""
         rows = self._pages(["url", "outcome", "finished_at"])
         read_now = pc.is_in(rows["url"], _string_array(self._read_this_run))
+        # Pages that were read in this run are finished, whatever their time stamps say.
         rows = rows.filter(pc.or_(pc.invert(self.recrawl.is_open(rows)), read_now))
         return dict(zip(rows["url"].to_pylist(), rows["outcome"].to_pylist(), strict=True))
 
@@ -72,6 +73,7 @@ class CrawlState:
         columns = ["url", "outcome", "image_id", "finished_at", "etag", "last_modified"]
         outcomes = self.outcomes.read(columns, filter=pc.field("kind") == "image")
         image_ids = self.images.read(["image_id"])["image_id"]
+        # Images that were restored away make their URLs open although no recrawl was asked for.
         self._has_reopened_urls |= bool(pc.any(is_image_missing(outcomes, image_ids)).as_py())
         return open_images(listings, outcomes, image_ids, self.recrawl)
 
@@ -125,8 +127,10 @@ class CrawlState:
         replaced = self._tile_ids(sorted(set(previous["url"].to_pylist()) - set(failed)))
         if file is not None or replaced:
             files = [file] if file else []
+            # Also without new tiles: the old ones of a page that is empty now must go.
             counts = {"tiles": sum(f.num_rows for f in files)}
-            self._commit(self.listings, files, f"crawl-tiles:{shard}", counts, replaced_keys=replaced)
+            app_id = f"crawl-tiles:{shard}"
+            self._commit(self.listings, files, app_id, self._metadata(app_id, counts), replaced_keys=replaced)
         self._commit_outcomes(outcomes, f"crawl-pages:{shard}", self.listings, previous["url"].to_pylist())
 
     def commit_images(self, shard: str, file: DataFile | None, outcomes: pa.Table) -> dict[str, int]:
@@ -139,14 +143,17 @@ class CrawlState:
         near = self.config.crawl.near_duplicates == "drop"
         previous = self._former_outcomes(outcomes["url"].to_pylist())
         counts = count_outcomes(outcomes)
+        # Previous outcomes are merged in first, so that duplicates are resolved among the outcomes that will be stored.
         if len(previous):
             outcomes = _merge_outcomes(outcomes, {row["url"]: row for row in previous.to_pylist()})
         final, new = resolve_duplicates(outcomes, self._known_images(), near=near)
         if not len(previous):
             counts = count_outcomes(final)
         if chosen := self._filter_file(file, new):
+            # The new URLs are part of the name: a repeated shard may find images that the first attempt did not, and
+            # their commit must not be taken for a repetition of the first one.
             app_id = f"crawl-images:{shard}:{key_of(sorted(new))}"
-            self._commit(self.images, [chosen], app_id, counts, self.listings)
+            self._commit(self.images, [chosen], app_id, self._metadata(app_id, counts, self.listings))
         self._commit_outcomes(final, f"crawl:{shard}", self.images, previous["url"].to_pylist())
         return counts
 
@@ -156,12 +163,14 @@ class CrawlState:
             self.listings.read(["image_url", "tag"]), self.images.read(["image_id", "source_url", "tags"])
         )
         for image_ids in chunks(sorted(changed), ROWS_PER_RETAG):
+            # A changed row is a new row in Delta Lake: the image is written again with all its tags. The batches bound
+            # the memory that this takes.
             rows = self.images.read(filter=pc.field("image_id").isin(image_ids))
             tags = pa.array([changed[key] for key in rows["image_id"].to_pylist()], pa.list_(pa.string()))
             rows = rows.set_column(rows.schema.get_field_index("tags"), "tags", tags)
             app_id = f"crawl-tags:{key_of(self.images.version, image_ids)}"
-            files = [self.images.write_file(rows)]
-            self._commit(self.images, files, app_id, {"retagged": len(rows)}, self.listings, replaced_keys=image_ids)
+            metadata = self._metadata(app_id, {"retagged": len(rows)}, self.listings)
+            self._commit(self.images, [self.images.write_file(rows)], app_id, metadata, replaced_keys=image_ids)
         return len(changed)
 
     def drop_vanished_images(self) -> int:
@@ -171,12 +180,14 @@ class CrawlState:
         """
         outcomes = self.outcomes.read(["url", "image_id"])
         images = self.images.read(["image_id", "source_url"])
+        # An image whose own URL shows something else now is kept while another URL still has it.
         referenced = pc.is_in(images["image_id"], _string_array(outcomes["image_id"].drop_null().to_pylist()))
         finished = pc.is_in(images["source_url"], _string_array(outcomes["url"].to_pylist()))
         vanished = images.filter(pc.and_(pc.invert(referenced), finished))["image_id"].to_pylist()
         if vanished:
             app_id = f"crawl-sweep:{key_of(self.images.version, sorted(vanished))}"
-            self._commit(self.images, [], app_id, {"dropped": len(vanished)}, self.outcomes, replaced_keys=vanished)
+            metadata = self._metadata(app_id, {"dropped": len(vanished)}, self.outcomes)
+            self._commit(self.images, [], app_id, metadata, replaced_keys=vanished)
         return len(vanished)
 
     # Parts of the above -----------------------------------------------------------------------------------------
@@ -209,24 +220,31 @@ class CrawlState:
             return None
         if file.num_rows == len(source_urls):
             return file
+        # The worker has written the file before anybody knew which images are duplicates. An uncommitted file is
+        # invisible, and vacuum deletes it later.
         path, chosen = self.images.resolve(file.path), pc.field("source_url").isin(sorted(source_urls))
         return self.images.write_file(pq.read_table(path, filesystem=self.store.filesystem, filters=chosen))
 
     def _commit_outcomes(self, rows: pa.Table, app_id: str, parent: Table, urls: Collection[str] = ()) -> None:
         """Commit outcomes; those that `urls` had before are replaced."""
         files = [self.outcomes.write_file(rows)] if len(rows) else []
-        self._commit(self.outcomes, files, app_id, count_outcomes(rows), parent, replaced_keys=urls)
+        metadata = self._metadata(app_id, count_outcomes(rows), parent)
+        self._commit(self.outcomes, files, app_id, metadata, replaced_keys=urls)
 
-    def _commit(self, table: Table, files: list[DataFile], app_id: str, counts: dict[str, int],
-                parent: Table | None = None, *, replaced_keys: Collection[str] = ()) -> None:  # fmt: skip
+    def _commit(self, table: Table, files: list[DataFile], app_id: str, metadata: dict[str, str], *,
+                replaced_keys: Collection[str] = ()) -> None:  # fmt: skip
         """Add files and, in the same version, delete the rows with these keys."""
-        parents = {parent.spec.name: parent.version} if parent is not None and parent.exists else {}
-        lineage = Lineage(RunInfo(self.config.run, self.config.to_json()), self.stage, parents)
-        metadata = lineage.metadata(counts, app_id.partition(":")[2])
+        # Deleting and adding in one version is what keeps one outcome per URL at any moment.
         if replaced_keys:
             table.upsert(files, replaced_keys, app_id=app_id, metadata=metadata)
         else:
             table.commit(files, app_id=app_id, metadata=metadata)
+
+    def _metadata(self, app_id: str, counts: dict[str, int], parent: Table | None = None) -> dict[str, str]:
+        """Return the metadata of a commit: run, configuration, counts, and the version of the table it depends on."""
+        parents = {parent.spec.name: parent.version} if parent is not None and parent.exists else {}
+        lineage = Lineage(RunInfo(self.config.run, self.config.to_json()), self.stage, parents)
+        return lineage.metadata(counts, app_id.partition(":")[2])
 
 
 def _merge_outcomes(outcomes: pa.Table, previous: dict[str, dict[str, Any]]) -> pa.Table:
@@ -239,10 +257,13 @@ def _merge_outcome(row: dict[str, Any], previous: dict[str, Any] | None) -> dict
     """Keep the previous outcome where the new one says nothing about the image: not modified, or not reached."""
     if previous is None or previous["image_id"] is None:
         return row
+    # The time stamp is renewed, so that an interrupted refresh does not ask again. The fingerprint is null because the
+    # image is known already.
     if row["outcome"] == Outcome.UNCHANGED:
         return {**row, **previous, "finished_at": datetime.now(UTC), "fingerprint": None}
     if row["outcome"] in KEEPS_FORMER_OUTCOME:
         return {**row, **previous, "fingerprint": None}
+    # A dead URL is recorded as dead, but an image that we have is worth keeping.
     if row["outcome"] == Outcome.DEAD:
         return {**row, "image_id": previous["image_id"], "reason": f"{row['reason']}; its picture is kept"}
     return row

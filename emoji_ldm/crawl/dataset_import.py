@@ -44,6 +44,7 @@ def import_dataset(config: Config, source: str) -> dict[str, object]:
         ConfigError: The source is missing, or holds nothing that can be imported.
         StoreError: The store cannot be written.
     """
+    # Everything that finished before now may get a new outcome: items without an image are tried again.
     state = CrawlState(config, RecrawlPolicy(refresh_before=datetime.now(UTC)), stage="import")
     captions, counts = None, Counter[str]()
     for shard in _shards(_with_distinct_urls(read_dataset_items(source, max_bytes=config.crawl.max_bytes))):
@@ -88,8 +89,11 @@ def _shards(stream: Iterable[DatasetItem]) -> Iterator[list[DatasetItem]]:
 
 def _commit(state: CrawlState, captions: _CaptionImport, shard: Sequence[DatasetItem]) -> Counter[str]:
     """Commit images, outcomes and captions, in this order: after a crash in between, the next import adds the rest."""
+    # Reversed, so that of several items with one URL the first one wins.
     pending = {item.url: item for item in reversed(shard) if not captions.image_ids.get(item.url)}
+    # Sorted by URL, so that the name of the shard does not depend on the order of the files.
     images, outcomes = _normalize_items(state.config, sorted(pending.values(), key=lambda item: item.url))
+    # An outcome that is not new is not committed: repeating an import must not create versions.
     outcomes = captions.changed_outcomes(outcomes)
     counts = Counter({"there before": len(shard) - len(outcomes)} if len(outcomes) < len(shard) else {})
     if urls := outcomes["url"].to_pylist():
@@ -106,6 +110,7 @@ class _CaptionImport:
     def __init__(self, config: Config, state: CrawlState) -> None:
         self.config, self.outcomes, self.images = config, state.outcomes, state.images
         self.table = Table(state.store, CAPTIONS)
+        # Captions of other engines do not matter here: their ids contain the name of the engine.
         self.known = set(self.table.read(["caption_id"], filter=pc.field("engine") == ENGINE)[0].to_pylist())
         existing = self.images.keys()
         finished = self._read_image_ids(pc.field("kind") == "image")
@@ -168,6 +173,7 @@ def _normalize_item(config: Config, item: DatasetItem) -> tuple[dict[str, Any] |
     """Return the image row, None if there is no image, and the outcome row of an item."""
     crawl = config.crawl
     try:
+        # The reader does not load files above the limit, so the size is checked before the data.
         if item.size > crawl.max_bytes:
             raise Rejected(Outcome.TOO_LARGE, f"{item.size} bytes; crawl.max_bytes is {crawl.max_bytes}")
         if item.data is None:

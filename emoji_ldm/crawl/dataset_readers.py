@@ -74,6 +74,8 @@ def read_dataset_items(source: str, *, max_bytes: int) -> Iterator[DatasetItem]:
     Raises:
         ConfigError: There is no such source, it holds no images, or one of its files cannot be read.
     """
+    # The order decides: a folder with Parquet files is read as Parquet even if it also holds images, for example a
+    # preview beside the data.
     location = _open(source)
     readers: tuple[tuple[Callable[[str], bool], Reader], ...] = (
         (lambda name: name.endswith(".parquet"), _read_parquet),
@@ -85,6 +87,7 @@ def read_dataset_items(source: str, *, max_bytes: int) -> Iterator[DatasetItem]:
         if names := sorted(filter(matches, location.sizes)):
             _report_unread(location, names)
             return (item for name in names for item in _read_or_config_error(read, location, name, max_bytes))
+    # Nothing matched. The endings that were found usually tell the user what is wrong.
     endings = ", ".join(sorted({_suffix(name) or "none" for name in location.sizes})) or "no files"
     hint = "; URLs are crawled: emoji-ldm crawl crawl.source=records 'crawl.files=[...]'"
     raise ConfigError(
@@ -98,6 +101,7 @@ def _open(source: str) -> _DatasetLocation:
     info = store.filesystem.get_file_info(store.root)
     if info.type == fs.FileType.NotFound:
         raise ConfigError(f"import: there is no {source}")
+    # A single file is its folder with one entry, so that readers need no second way.
     if info.type == fs.FileType.File:
         return _DatasetLocation(Store(store.uri.rpartition("/")[0]), {info.base_name: info.size})
     found = store.filesystem.get_file_info(fs.FileSelector(store.root, recursive=True))
@@ -107,6 +111,7 @@ def _open(source: str) -> _DatasetLocation:
 
 def _report_unread(location: _DatasetLocation, names: list[str]) -> None:
     """Tell the user which files beside the images look like captions but are not read."""
+    # Only plain folders have sidecars; a file beside a Parquet data set is none of our business.
     sidecars = {str(PurePosixPath(name).with_suffix(".txt")) for name in names if _suffix(name) in IMAGE_SUFFIXES}
     if not sidecars:
         return
@@ -126,6 +131,7 @@ def _read_or_config_error(read: Reader, location: _DatasetLocation, name: str, m
 
 def _read_parquet(location: _DatasetLocation, name: str, max_bytes: int) -> Iterator[DatasetItem]:
     with location.store.filesystem.open_input_file(location.store.path(name)) as stream:
+        # Random access is needed for Parquet, whose metadata is at the end of the file.
         file, number = pq.ParquetFile(stream), 0
         schema = file.schema_arrow
         column = next(
@@ -154,6 +160,7 @@ def _read_tar(location: _DatasetLocation, name: str, max_bytes: int) -> Iterator
     """Read a WebDataset: consecutive files whose names are equal up to the first dot form one sample."""
     with location.store.filesystem.open_input_stream(location.store.path(name)) as stream:
         key, sample = "", dict[str, tuple[int, bytes | None]]()  # the sample being read, {suffix: (size, content)}
+        # "r|*" reads the archive as a stream, so that one of 100 GB on S3 is never downloaded as a whole.
         with tarfile.open(fileobj=stream, mode="r|*") as tar:
             for member in tar:
                 folder, _, base = member.name.rpartition("/")
@@ -163,6 +170,7 @@ def _read_tar(location: _DatasetLocation, name: str, max_bytes: int) -> Iterator
                 if (member_key := f"{folder}/{stem}") != key:
                     yield from _read_sample(sample, f"{location.url(name)}#{key.lstrip('/')}", max_bytes)
                     key, sample = member_key, {}
+                # A member above the limit is skipped, but its size is kept: it becomes an outcome "too large".
                 file = tar.extractfile(member) if member.size <= max_bytes else None
                 sample[suffix.lower()] = (member.size, file.read() if file else None)
         yield from _read_sample(sample, f"{location.url(name)}#{key.lstrip('/')}", max_bytes)
@@ -212,6 +220,7 @@ def _read_image(location: _DatasetLocation, name: str, max_bytes: int) -> Iterat
 
 
 def _item(row: Mapping[str, Any], url: str, data: bytes | None, max_bytes: int, size: int | None = None) -> DatasetItem:
+    # The size is given where the data was not loaded because it is too large.
     size = len(data or b"") if size is None else size
     return DatasetItem(
         url=str(_first_value(row, URL_COLUMNS) or url),
@@ -231,6 +240,7 @@ def _first_value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 def _texts(value: Any) -> tuple[str, ...]:
     """Return the distinct non-empty texts of a list or of a text column."""
+    # Lists keep their order, and repeated captions count once.
     texts = value if isinstance(value, (list, tuple)) else _parse_list(str(value or ""))
     return tuple(dict.fromkeys(text for text in (str(one or "").strip() for one in texts) if text))
 

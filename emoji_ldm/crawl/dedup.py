@@ -34,6 +34,7 @@ class KnownImages:
         known = cls()
         for batch in images.to_batches(max_chunksize=ROWS_PER_BATCH):
             rows = batch.to_pydict()
+            # Converted in batches, since a Python object per value takes many times the memory of the Arrow column.
             known.source_url_by_id.update(zip(rows["image_id"], rows["source_url"], strict=True))
             known.add_fingerprints(zip(rows["image_id"], rows["fingerprint"], strict=True))
         return known
@@ -56,10 +57,12 @@ def resolve_duplicates(outcomes: pa.Table, known: KnownImages, *, near: bool) ->
         The final outcomes, and the source URLs whose images are to be added. An image that was already committed with
         the same URL (its shard was interrupted between two commits) is kept, but not added again.
     """
+    # Rows are resolved in their own order: the first URL of a shard with certain pixels keeps them.
     rows, new = outcomes.to_pylist(), dict[str, tuple[str, bytes | None]]()  # {url: (image_id, fingerprint)}
     fingerprints = [row.pop("fingerprint") for row in rows]
     similar = _near_duplicates(rows, fingerprints, known) if near else {}
     for row, value in zip(rows, fingerprints, strict=True):
+        # `known` grows inside the loop, so that later rows of the shard see the images of earlier ones.
         if row["outcome"] == Outcome.KEPT and not _mark_duplicate(row, similar.get(row["image_id"], []), known):
             known.source_url_by_id[row["image_id"]] = row["url"]
             new[row["url"]] = row["image_id"], value
@@ -75,6 +78,7 @@ def _near_duplicates(
     All lookups are made before any image is accepted, in two batches. Whether a match within the shard counts is
     decided later, by `_mark_duplicate`: it counts only if that image was kept.
     """
+    # Images with known pixels need no lookup: they are duplicates by their id alone.
     queries = {row["image_id"]: value for row, value in zip(rows, fingerprints, strict=True)
                if value and row["outcome"] == Outcome.KEPT
                and row["image_id"] not in known.source_url_by_id}  # fmt: skip
@@ -87,6 +91,7 @@ def _near_duplicates(
 def _mark_duplicate(row: dict[str, Any], similar: list[NearDuplicate], known: KnownImages) -> bool:
     """Return whether the image of a kept URL is already known; its row then names the known image and its URL."""
     owner, reason = known.source_url_by_id.get(row["image_id"]), "same pixels as {}"
+    # Equal pixels come first. Otherwise the nearest similar image that was really kept counts.
     match = next((match for match in similar if match.image_id in known.source_url_by_id), None)
     if owner is None and match:
         owner = known.source_url_by_id[match.image_id]

@@ -102,11 +102,13 @@ def next_pages(config: CrawlConfig, names: PageNames, finished: Mapping[str, str
     """
     blocks = []
     for tag in names.tags:
+        # A profile without {page} gives every page the same address, which makes one page of them.
         urls = list(dict.fromkeys(names.url(tag, page) for page in range(1, config.max_pages + 1)))
         outcomes = [finished.get(url) for url in urls]
         if _is_tag_finished(outcomes):
             continue
         missing = [url for url, outcome in zip(urls, outcomes, strict=True) if outcome is None]
+        # As many pages as are done already, plus `FIRST_WAVE`: the number of pages doubles with each wave.
         wave = missing[: len(urls) - len(missing) + FIRST_WAVE]
         blocks += [PageBlock(tag, part) for part in chunks(wave, PAGES_PER_BLOCK)]
     return blocks
@@ -118,6 +120,8 @@ def _is_tag_finished(outcomes: Sequence[str | None]) -> bool:
     for outcome in outcomes:
         if outcome == Outcome.EMPTY:
             return True
+        # Failures in a row usually mean that the tag does not exist or the site blocks us. A single one may be an
+        # accident, and the pages after it are still read.
         in_a_row = in_a_row + 1 if outcome in PAGE_FAILURES else 0
         if in_a_row == MAX_CONSECUTIVE_FAILURES:
             return True
@@ -143,6 +147,7 @@ def open_images(listings: pa.Table, outcomes: pa.Table, image_ids: pa.ChunkedArr
     """
     missing = is_image_missing(outcomes, image_ids)
     is_open = pc.or_(recrawl.is_open(outcomes), missing)
+    # Whatever has an outcome and is not opened again is removed from the listings: an anti-join.
     closed = outcomes.filter(pc.invert(is_open))["url"]
     listings = listings.filter(pc.invert(pc.is_in(listings["image_url"], _as_array(closed))))
     grouped = _group_by_image(listings)
@@ -173,6 +178,7 @@ def missing_tags(listings: pa.Table, images: pa.Table) -> dict[str, list[str]]:
         listings: Columns image_url, tag.
         images: Columns image_id, source_url, tags.
     """
+    # The tags of an image are those of all tiles with its URL, on whatever page and in whatever run they were read.
     shown = listings.group_by("image_url", use_threads=False).aggregate([("tag", "distinct")])
     positions = pc.index_in(images["source_url"], _as_array(shown["image_url"]))
     rows = zip(images["image_id"].to_pylist(), images["tags"].to_pylist(),

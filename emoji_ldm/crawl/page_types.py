@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from emoji_ldm.outcomes import Outcome, Rejected
 
+# Titles come from strangers: a page whose "title" is a novel must not fill the table.
 MAX_TITLE = 500
 # Part of the reasons that are stored with page outcomes, where `selector_warnings` looks for it.
 STRUCTURE_FALLBACK = "by structure: the profile's selectors matched nothing"
@@ -91,11 +92,14 @@ def read_pages(tag: str, urls: Sequence[str], read: Callable[[str, str], PageCon
         began = time.monotonic()
         try:
             content = read(tag, url)
+            # Rows are built inside the `try`: what a source raises while its tiles are iterated belongs to the page
+            # too.
             rows = [_tile_row(tag, url, position, tile) for position, tile in enumerate(content.tiles)]
             elapsed_s = time.monotonic() - began
             page = ListedPage(url, Outcome.LISTED, content.reason, elapsed_s, content.http_status, rows)
         except Rejected as error:
             page = ListedPage(url, error.outcome, error.reason, time.monotonic() - began, error.http_status)
+        # Yielded before the check below, since the empty page itself gets an outcome.
         yield page
         if page.outcome is Outcome.EMPTY:
             return
@@ -103,6 +107,8 @@ def read_pages(tag: str, urls: Sequence[str], read: Callable[[str, str], PageCon
 
 def selector_warnings(reasons: Sequence[str]) -> list[str]:
     """Return warnings for the user of a crawl, from the reasons of its page outcomes."""
+    # The reason is the only thing that is stored of how a page was read, so the warning is derived from it. That way it
+    # also covers pages of earlier runs.
     missed = sum(STRUCTURE_FALLBACK in reason for reason in reasons)
     if not missed:
         return []
@@ -115,6 +121,7 @@ def selector_warnings(reasons: Sequence[str]) -> list[str]:
 
 def no_tiles_message(url: str, outcome: str, reason: str) -> str:
     """Return the error message of a crawl that found no tile, from the outcome of its first page."""
+    # The three cases call for different actions: ask for permission, correct the tag, or look at the site.
     if outcome == Outcome.ROBOTS:
         return f"the crawl is not allowed: {url} is refused ({reason}); ask the site's owner, or crawl another site"
     if outcome == Outcome.EMPTY:

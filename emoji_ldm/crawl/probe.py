@@ -47,12 +47,15 @@ def probe(config: CrawlConfig, url: str, *, tag: str = "", output: str = "") -> 
         CrawlError: The page cannot be loaded, may not be read, or shows no tiles; the message describes the page.
     """
     _check(config, url, output)
+    # The probed page is the site: its own host may be private, as in a crawl with the same address.
     site = "{0.scheme}://{0.netloc}".format(urlsplit(url))
+    # The page is loaded under all rules of a crawl, so that a probe cannot show what a crawl may not read.
     page = _load_page(config.model_copy(update={"site": site}), url)
     if not page.extracted.elements:
         raise CrawlError(f"{page.extracted.reason()} ({url})")
     pagination = infer_pagination(page.url, page.extracted.tree, tag)
     profile = propose_profile(page.extracted, pagination, load_site_profile(config.profile))
+    # Defaults are left out: the file should show what is special about this site.
     text = yaml.safe_dump(profile.model_dump(exclude_defaults=True, exclude_none=True), sort_keys=False)
     if output:
         Path(output).write_text(f"# Proposed by `emoji-ldm crawl probe {url}`.\n{text}", encoding="utf-8")
@@ -81,6 +84,7 @@ def _check(config: CrawlConfig, url: str, output: str) -> None:
 
 def _guess_proxy(extracted: ExtractedTiles) -> ImageProxy | None:
     """Return the image proxy of Next.js, which many sites use, if most tiles go through it."""
+    # Most tiles, not all: a page may show a few images from elsewhere.
     proxy = ImageProxy(path="/_next/image")
     num_proxied = sum(proxy.original_url(tile.image_url) != tile.image_url for tile in extracted.tiles)
     return proxy if 2 * num_proxied > len(extracted.tiles) else None
@@ -129,6 +133,7 @@ def _load_static(config: CrawlConfig, rate_limiter: LocalRateLimiter, url: str) 
 
 async def _robots_report(rate_limiter: LocalRateLimiter, url: str) -> str:
     rules = await rate_limiter.rules(origin_of(parse_url(url)))
+    # The rules were read for the page itself, so this asks for nothing more.
     delay_s = rules.robots.crawl_delay_s
     pause = f"Crawl-delay {delay_s:g} s" if delay_s else "no Crawl-delay"
     return f"allowed; {pause}" + ("" if rules.robots.rules else " (robots.txt forbids nothing)")

@@ -40,6 +40,7 @@ class ImageProxy(BaseModel):
     def original_url(self, address: str) -> str:
         """Return the URL of the original behind a URL of the proxy; any other URL unchanged."""
         parts = urlsplit(address)
+        # An image proxy without the parameter, or with an empty one, is an ordinary image.
         found = parse_qs(parts.query).get(self.parameter, []) if parts.path == self.path else []
         original = urljoin(address, found[0]) if found else address
         # The parameter is under the site's control: anything but a web address (data:, file:) is not followed.
@@ -123,12 +124,14 @@ class ApiProfile(BaseModel):
 
     @model_validator(mode="after")
     def _key_has_a_carrier(self) -> Self:
+        # A key without a carrier would never be sent, and one with two carriers would also show up in the URL.
         if self.key_variable and bool(self.key_parameter) == bool(self.key_header):
             raise ValueError("key_variable needs exactly one of key_header and key_parameter")
         return self
 
     def page_url(self, site: str, tag: str, page: int) -> str:
         """Return the address of answer `page`, from 1, for a query, without the key."""
+        # APIs number results in three ways: by page from 1, by page from 0, or by the offset of the first result.
         offset = (page - 1) * self.page_size
         return self.url.format(site=site.rstrip("/"), tag=quote(tag, safe=""), page=page, index=page - 1, offset=offset)
 
@@ -188,11 +191,13 @@ def _load(name: str, kind: str) -> SiteProfile | ApiProfile:
     # A shipped name wins over a file of the same name in the working folder.
     path = shipped if name in profile_names() else Path(name)
     if not path.is_file():
+        # A misspelt name is the most common mistake, so the error suggests the closest one.
         close = difflib.get_close_matches(name, profile_names(kind), n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         known = ", ".join(profile_names(kind))
         raise ConfigError(f"crawl.profile: there is no profile or file {name!r}{hint} (profiles: {known})")
     values = _values(path)
+    # `kind` is read before validation: a profile of the other kind would only give a list of unknown fields.
     found = values.get("kind", "pages")
     if found != kind and found in KINDS:
         sources = "crawl.source=api" if found == "api" else "crawl.source=listing or html"
@@ -220,6 +225,7 @@ def _values(path: Path) -> dict[str, Any]:
 
 def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     """Describe the first invalid field; for an unknown one, suggest the closest known name."""
+    # The first problem is enough: the user fixes it and runs the command again.
     problem = error.errors()[0]
     field = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":

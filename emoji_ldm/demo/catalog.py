@@ -53,6 +53,7 @@ def build_tiles(images: Sequence[SampleImage], limit_per_tag: int | None, seed: 
     shuffled = rng.sample(list(images), len(images))
     # These four images occur in faults only: a crawl that has their pixels broke robots.txt or accepted a broken file.
     reserved = [image for image in shuffled if "Blobs" in image.tags][: NUM_PRIVATE + 2]
+    # Faults are added after the limit, so that even a small gallery has all of them.
     good = _limit_per_tag([_tile(image, "good") for image in shuffled if image not in reserved], limit_per_tag)
     tiles = [*good, *_duplicates(good, rng), *_faults(reserved)]
     rng.shuffle(tiles)
@@ -73,6 +74,7 @@ def _tile(image: SampleImage, kind: str) -> GalleryTile:
 
 def _path(name: str, media_type: str, folder: str = "media") -> str:
     """Return a path with an 18-digit number, as chat services use, derived from the name."""
+    # Derived, not random: the same emoji has the same URL in every gallery.
     number = 10**17 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % (9 * 10**17)
     return f"/{folder}/emojis/{number}.{media_type.removeprefix('image/')}"
 
@@ -101,6 +103,7 @@ def _duplicates(good: list[GalleryTile], rng: random.Random) -> list[GalleryTile
 
 
 def _duplicate(tile: GalleryTile) -> GalleryTile:
+    # The other format: equal pixels in other bytes, which only a comparison of pixels recognizes.
     media_type = "image/png" if tile.media_type == "image/webp" else "image/webp"
     data, path = encode_as(tile.data, media_type), _path(f"copy of {tile.path}", media_type)
     return replace(tile, path=path, kind="duplicate", data=data, media_type=media_type, copy_of=tile.path)

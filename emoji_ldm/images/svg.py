@@ -32,6 +32,7 @@ sys.stdout.buffer.write(bytes(svg_to_bytes(svg_string=svg, width=size, height=si
 
 def is_svg(data: bytes) -> bool:
     """Whether bytes that are not a raster image look like SVG."""
+    # Comments and declarations may come first, so the tag itself is looked for in a larger part.
     start = data[:2000].lstrip(b"\xef\xbb\xbf \t\r\n")
     return start.startswith((b"<svg", b"<?xml", b"<!--", b"<!DOCTYPE")) and b"<svg" in data[:20_000]
 
@@ -85,6 +86,7 @@ def _check_svg(data: bytes) -> None:
     def end(_: str) -> None:
         state["depth"] -= 1
 
+    # A bare expat parser expands no external entities, and a document type is rejected outright.
     parser = expat.ParserCreate()
     parser.StartDoctypeDeclHandler, parser.StartElementHandler, parser.EndElementHandler = doctype, start, end
     try:

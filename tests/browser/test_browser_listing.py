@@ -197,7 +197,7 @@ def test_a_probe_of_the_gallery_writes_a_profile_that_finds_its_tiles(tmp_path):
         truth = gallery.ground_truth["tags"]["Blobs"]
     assert "pages     {site}/emoji-list/tag/{tag}?page={page}" in report
     assert yaml.safe_load(output.read_text())["unwrap"] == {"path": "/_next/image"}
-    assert first.reason == f"{len(first.listings)} tiles" and len(first.listings) > 10
+    assert first.reason == f"{len(first.tiles)} tiles" and len(first.tiles) > 10
     proxied = {url for urls in truth.values() for url in urls}
     unwrapped = {load_site_profile(str(output)).original_url(url) for url in proxied}
-    assert {tile["image_url"] for tile in first.listings} <= unwrapped
+    assert {tile["image_url"] for tile in first.tiles} <= unwrapped

@@ -34,8 +34,10 @@ def infer_pagination(url: str, tree: HtmlTree, tag: str = "") -> Pagination:
     # Braces of the URL itself are doubled, since the pattern is filled in by `str.format`.
     pattern = numbered.replace("{", "{{").replace("}", "}}").replace("\0", "{page}")
     parts = urlsplit(pattern)
+    # A tag that the user names wins; a guess is only a proposal that the report shows.
     tag = tag or _guess_tag(pattern)
     rest = pattern.removeprefix(f"{parts.scheme}://{parts.netloc}")
+    # The same tag may be percent-encoded, bare, or with + for spaces in a query.
     for spelling in (quote(tag, safe=""), tag, tag.replace(" ", "+")) if tag else ():
         found = re.compile(rf"(?<=[/=]){re.escape(spelling)}(?=[/?&#]|$)", re.IGNORECASE)
         if found.search(rest):
@@ -46,9 +48,12 @@ def infer_pagination(url: str, tree: HtmlTree, tag: str = "") -> Pagination:
 def _find_page_number(url: str, tree: HtmlTree) -> tuple[str, str]:
     """Return the URL with NUL in place of the page number, and how the number was found."""
     own = urlsplit(url)
+    # Only links to the same host count, and the most common pattern wins: the numbered pages of a listing outnumber the
+    # links to pages of anything else.
     links = Counter(_mark_page_number(link, own.path) for link in _links(tree) if urlsplit(link).netloc == own.netloc)
     links.pop("", None)
     relation = next((_mark_page_number(link, own.path) for link in _links(tree, "[rel=next]")), "")
+    # The own address is the best evidence; a link may number something else.
     if marked := _mark_page_number(url, own.path):
         return marked, "by the page's own address"
     if relation:

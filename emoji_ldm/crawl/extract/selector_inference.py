@@ -28,6 +28,7 @@ def infer_tile_selector(extracted: ExtractedTiles) -> str:
     nodes = [element.node for element in extracted.elements]
     wanted = {node.mem_id for node in nodes}
     levels = [nodes]
+    # All tiles are lifted at the same time; levels end where the first one reaches the root.
     while all(node.parent is not None and node.parent.tag not in ("html", None) for node in levels[-1]):
         levels.append([node.parent for node in levels[-1] if node.parent is not None])
     selector = ""
@@ -52,6 +53,7 @@ def _shared_selector(nodes: Sequence[Node]) -> str:
     tag = str(first.tag) if all(node.tag == first.tag for node in nodes) else "*"
     for name in STABLE_ATTRIBUTES:
         value = _single_value(node.attributes.get(name) for node in nodes)
+        # A quote would end the selector, and long values are rarely names.
         if value and '"' not in value and len(value) <= 60:
             return f'{tag}[{name}="{value}"]'
     name = _single_value(node.attributes.get("id") for node in nodes)

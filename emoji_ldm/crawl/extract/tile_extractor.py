@@ -50,6 +50,7 @@ def extract_tiles(html: str, url: str, profile: SiteProfile) -> ExtractedTiles:
         Rejected: The markup would be too expensive to parse.
     """
     tree = HtmlTree(html, url, content=profile.content)
+    # Structure is the fallback: class names of a site change, while its grid stays a grid.
     selected = _by_selectors(tree, profile)
     elements = selected or _by_structure(tree, profile)
     missed = bool(profile.tile) and not selected
@@ -61,6 +62,7 @@ def _by_selectors(tree: HtmlTree, profile: SiteProfile) -> list[TileElement]:
         return []
     nodes = tree.select(profile.tile)
     if profile.content:
+        # A content selector that excludes every tile is more likely outdated than meant.
         nodes = [node for node in nodes if tree.is_inside(node)] or nodes
     images, elements = {node.mem_id for node in tree.select(profile.image)}, []
     for node in nodes:
@@ -81,10 +83,12 @@ def _by_structure(tree: HtmlTree, profile: SiteProfile) -> list[TileElement]:
     for image in tree.images:
         if not tree.is_chrome(image) and tree.image_url(image):
             element = _tile_element(tree, tree.tile_of(image), image, profile)
+            # Emoji have names. Images without one are decoration, such as icons of buttons.
             if element.tile.title:
                 groups.setdefault(tree.structural_path(element.node), []).append(element)
     if not groups:
         return []
+    # The largest group wins: a gallery shows more tiles than a side panel.
     example = max(groups.values(), key=len)[0].node
     path, depth = tree.structural_path(example), len(tree.ancestors_below_root(example))
     elements = []
@@ -96,6 +100,7 @@ def _by_structure(tree: HtmlTree, profile: SiteProfile) -> list[TileElement]:
 
 
 def _tile_element(tree: HtmlTree, node: Node, image: Node, profile: SiteProfile) -> TileElement:
+    # The original behind a proxy: the same image in three sizes is one URL then.
     address = profile.original_url(tree.image_url(image))
     return TileElement(node, image, Tile(address, tree.title(node, image, profile.title)))
 
@@ -104,6 +109,7 @@ def describe_page(tree: HtmlTree) -> str:
     """Describe a page without tiles for people: its title, its images, the beginning of its text."""
     title = tree.html.css_first("title")
     images = tree.html.css("img")
+    # Groups of similar images hint at tiles that the structure did not recognize.
     groups = Counter(short_selector(image) for image in images)
     repeated = [f"{count} like {path!r}" for path, count in groups.most_common(2) if count > 1]
     text = collapse_whitespace(tree.root.text(separator=" "))

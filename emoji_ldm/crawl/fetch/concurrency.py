@@ -28,9 +28,11 @@ class HostScheduler:
     async def next(self) -> int | None:
         """Wait for the next URL that may be started; None if there are no more."""
         while self.waiting:
+            # The first host with a free place; a host that is served moves to the end, see `_pop`.
             for host in self.waiting:
                 if self.active[host] < self.per_host:
                     return self._pop(host)
+            # No await between the search and `clear`, so that no `finish` is missed in between.
             self.freed.clear()
             await self.freed.wait()
         return None
@@ -66,6 +68,7 @@ class BatchExecutor:
         """Return the result of `call()`, or raise its exception."""
         future = asyncio.get_running_loop().create_future()
         self.waiting.append((call, future))
+        # The task ends when nothing waits, so there is nothing to cancel at the end.
         if self.task is None or self.task.done():
             self.task = asyncio.create_task(self._drain())
         result: T = await future
@@ -79,6 +82,7 @@ class BatchExecutor:
         """Run batches until nothing waits."""
         loop = asyncio.get_running_loop()
         while self.waiting:
+            # Calls that arrive while the thread works form the next batch.
             batch, self.waiting = self.waiting, []
             calls = [call for call, _ in batch]
             results = await loop.run_in_executor(self.thread, lambda calls: [_try(call) for call in calls], calls)

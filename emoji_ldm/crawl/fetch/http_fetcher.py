@@ -86,6 +86,7 @@ class HttpFetcher:
         validators = {"If-None-Match": etag, "If-Modified-Since": last_modified}
         # They were sent by a server: a control character inside could end the header and begin another one.
         validators = {name: value for name, value in validators.items() if value and value.isprintable()}
+        # One budget for all attempts, so that a URL takes no longer than `crawl.fetch_timeout_s` of the network.
         budget = TimeBudget(self.config.fetch_timeout_s)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(RetryableRejection),
@@ -120,6 +121,7 @@ class HttpFetcher:
         try:
             async with asyncio.timeout(max(budget.left_s, 0)):
                 answer = await self._request(url, validators)
+                # Any redirect counts as a success for the host, whichever of its codes it was.
                 status = answer.http_status if isinstance(answer, FetchedBody) else 302
                 return answer
         except TimeoutError:
@@ -127,12 +129,14 @@ class HttpFetcher:
         except Rejected as error:
             status, pause_s = error.http_status, getattr(error, "pause_s", 0.0)
             raise
+        # Certificate errors are network errors too, so they must be caught first.
         except PERMANENT_ERRORS as error:
             raise Rejected(Outcome.UNREACHABLE, _describe_error(error)) from None
         except NETWORK_ERRORS as error:
             raise RetryableRejection(Outcome.UNREACHABLE, _describe_error(error)) from None
         finally:
             budget.spend(began)
+            # Released with the status, from which the rate limiter learns whether the host is overloaded.
             await self.rate_limiter.release(permit, status=status, retry_after_s=pause_s)
 
     async def _request(self, url: str, validators: dict[str, str]) -> FetchedBody | str:
@@ -144,8 +148,10 @@ class HttpFetcher:
             status, headers = response.status, response.headers
             if (following := redirect_target(url, response)) is not None:
                 return following
+            # A 304 without validators is an error of the server: there is nothing it could refer to.
             if status != 200 and not (status == 304 and validators):
                 raise _bad_status(response)
+            # Checked before the body is read: what we may not use is not downloaded.
             if "X-Robots-Tag" in headers:
                 self._check_opt_outs(response)
             body = await self._read(response) if status == 200 else b""

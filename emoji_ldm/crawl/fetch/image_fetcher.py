@@ -76,11 +76,13 @@ class ImageFetcher:
 
         try:
             async with asyncio.TaskGroup() as group:
+                # Each task takes the next URL when it is done with one, so that slow URLs do not hold up a whole batch.
                 for _ in range(min(MAX_IN_FLIGHT, len(requests))):
                     group.create_task(work())
         except ExceptionGroup as errors:
             # The rate limiter has ended, which all tasks report alike.
             raise errors.exceptions[0] from None
+        # In the order of the requests, so that the rows of a shard do not depend on the network.
         return [results[index] for index in range(len(requests))]
 
     async def _fetch_one(self, row: Row) -> Result:
@@ -90,6 +92,7 @@ class ImageFetcher:
             elapsed_s = time.monotonic() - began
             if response.not_modified:
                 return None, _final_outcome(url, Outcome.UNCHANGED, "HTTP 304", response, elapsed_s)
+            # Decoding takes milliseconds of CPU, during which no deadline could be checked in the event loop.
             image = await self.executor.run(lambda: self._normalize(response))
         except Rejected as error:
             return None, outcome_row(url, "image", error.outcome, error.reason, http_status=error.http_status,

@@ -32,14 +32,17 @@ def read_local_file(url: str, config: CrawlConfig) -> FetchedBody:
         Rejected: ADDRESS for everything outside of `crawl.files`, DEAD for a missing file, TOO_LARGE above
             `crawl.max_bytes`, UNREACHABLE for a file that cannot be read.
     """
+    # Only this source may read files. In a crawl of the web, `file:` URLs are attacks.
     if config.source != "folder" or urlsplit(url).scheme != "file":
         raise Rejected(Outcome.ADDRESS, f"not an http address: {url[:100]}")
     try:
         path = path_of(url).resolve(strict=True)
         roots = [path_of(uri_of(name)).resolve() for name in config.files]
+        # `is_file` excludes devices and pipes: reading /dev/zero would never end.
         if not any(path.is_relative_to(root) for root in roots) or not path.is_file():
             raise Rejected(Outcome.ADDRESS, f"{path} is not a file inside crawl.files")
         with path.open("rb") as file:
+            # One byte more than allowed shows that a file is too large, without reading all of it.
             body = file.read(config.max_bytes + 1)
     except FileNotFoundError:
         raise Rejected(Outcome.DEAD, "no such file") from None

@@ -67,6 +67,7 @@ class HostSlots:
             wanted: Slots that it has work for, including those it holds.
             now: Monotonic seconds.
         """
+        # The worker knows best what it holds: slots that it returned since the last call are free now.
         self.release(holder, self.held.get(holder, 0) - held)
         if wanted or self.held.get(holder):
             self.wanted[holder] = wanted

@@ -25,6 +25,8 @@ GZIP_OR_ZLIB = 47  # `wbits` of zlib: 32 to detect the format by its header, 15 
 
 def open_session(config: CrawlConfig, guard: SsrfGuard) -> aiohttp.ClientSession:
     """Open a connection pool in the running event loop. Bodies arrive as they were sent; see `ContentDecoder`."""
+    # limit=0: the rate limiter bounds the connections. Encoding "identity" saves the work of decompression, and the
+    # size of a body is known before it is read. `trust_env=False` ignores proxies of the environment.
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, resolver=guard, ttl_dns_cache=60, keepalive_timeout=30),
         headers={"User-Agent": config.user_agent, "Accept": "*/*", "Accept-Encoding": "identity"},
@@ -37,6 +39,7 @@ def open_session(config: CrawlConfig, guard: SsrfGuard) -> aiohttp.ClientSession
 def redirect_target(url: str, response: aiohttp.ClientResponse) -> str | None:
     """Return the absolute URL that a response redirects to; None if it does not."""
     location = response.headers.get("Location")
+    # A redirect status without Location, or 300 and 304, is an answer of its own.
     if response.status not in REDIRECT_STATUSES or location is None:
         return None
     try:
@@ -48,6 +51,7 @@ def redirect_target(url: str, response: aiohttp.ClientResponse) -> str | None:
 def retry_after(headers: CIMultiDictProxy[str]) -> float:
     """Return the seconds of a Retry-After header, a number or a date (RFC 9110, section 10.2.3); 0 if it is invalid."""
     value = headers.get("Retry-After", "").strip()
+    # `isdecimal` alone also accepts digits of other scripts. Nine digits are enough for any pause.
     if value.isascii() and value.isdecimal():
         return float(value[:9])
     try:
@@ -65,6 +69,7 @@ class ContentDecoder:
     def __init__(self, encoding: str) -> None:
         """Raise Rejected if the encoding is neither gzip nor deflate."""
         self.is_encoded = encoding.strip().lower() not in ("", "identity")
+        # The standard library decodes neither Brotli nor zstd.
         if self.is_encoded and encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
             raise Rejected(Outcome.HTTP_ERROR, f"sent in Content-Encoding {encoding[:40]!r}, which was not asked for")
         self.inflate = zlib.decompressobj(wbits=GZIP_OR_ZLIB)

@@ -116,6 +116,7 @@ class LocalRateLimiter:
         self.robots_fetcher.guard.check(parsed)
         origin = origin_of(parsed)
         self._record_heartbeat(holder)
+        # The rules first: a forbidden URL must not wait for a slot.
         (await self.rules(origin)).check(url)
         return await self._wait_for_slot(origin, holder)
 
@@ -128,6 +129,7 @@ class LocalRateLimiter:
     async def close(self) -> None:
         """Cancel timers and readers, and close all connections."""
         for origin in self._origins.values():
+            # A timer that fires after the end would admit requests into a closed pool.
             if origin.timer is not None:
                 origin.timer.cancel()
             if origin.rules_task is not None:
@@ -145,6 +147,7 @@ class LocalRateLimiter:
     def record_response(self, origin: str, status: int | None, retry_after_s: float) -> float:
         """Adapt to a response; returns for how many seconds the host must be left alone."""
         entry, now = self._origin(origin), time.monotonic()
+        # Every response may change when the next request may start, so the queue is looked at again.
         entry.host.record_response(status, retry_after_s, now)
         self._admit(entry)
         return max(entry.host.ready_at - now, 0.0)
@@ -159,6 +162,7 @@ class LocalRateLimiter:
         grants, now = {}, time.monotonic()
         for origin, demand in demands.items():
             entry = self._origin(origin)
+            # Workers report overloads at once but successes only here, to save calls.
             if demand.succeeded:
                 entry.host.record_response(200, 0.0, now)
             # Requests that wait here compete with the workers for the same slots.
@@ -171,6 +175,7 @@ class LocalRateLimiter:
     def drop_worker(self, holder: str) -> None:
         """Free everything that a worker held; called when it ends, or when its lease has expired."""
         self._last_heartbeat.pop(holder, None)
+        # Permits of a dead worker are forgotten: if it is alive after all and returns one, nothing happens twice.
         self._permits = {permit for permit in self._permits if permit.holder != holder}
         for entry in self._origins.values():
             entry.host.drop_worker(holder)
@@ -183,12 +188,14 @@ class LocalRateLimiter:
 
     async def _read_rules(self, origin: str, entry: _OriginQueue) -> OriginRules:
         """Read robots.txt, which takes a slot like any other request."""
+        # Not held by a worker: if the one that asked first dies, the others still get the rules.
         permit = await self._wait_for_slot(origin, "")
         try:
             rules = await self.robots_fetcher.read(origin)
         finally:
             self._return_slot(permit)
         entry.host.min_interval_s = rules.min_interval_s
+        # An interval means one request at a time: several at once would each keep it and together break it.
         entry.host.slots = 1 if rules.min_interval_s else self.config.host_concurrency
         entry.fresh_until = time.monotonic() + rules.ttl_s
         self.record_response(origin, None, 0.0)
@@ -196,6 +203,7 @@ class LocalRateLimiter:
 
     async def _wait_for_slot(self, origin: str, holder: str) -> RequestPermit:
         entry, future = self._origin(origin), asyncio.get_running_loop().create_future()
+        # The number makes permits distinct, so that returning one twice is noticed.
         entry.queue.append((RequestPermit(origin, holder, next(self._numbers)), future))
         self._admit(entry)
         try:
@@ -217,6 +225,7 @@ class LocalRateLimiter:
                 host.acquire(permit.holder)
                 self._permits.add(permit)
                 future.set_result(permit)
+        # Waiting for hours would block a worker. The URLs fail, and a later run retries them.
         if (pause_s := host.paused_until - now) > MAX_HOST_PAUSE_S:
             while queue:
                 _reject_waiter(queue.popleft()[1], f"its host asked to be left alone for {pause_s:.0f} s")

@@ -104,6 +104,7 @@ class RateLimiterClient:
         self._start()
         name = origin_of(parsed)
         origin = await self._origin(name)
+        # Rules are cached here for their lifetime, so that forbidden URLs cost no call at all.
         origin.rules.check(url)
         if not origin.rules.min_interval_s:
             await self._wait_for_slot(origin)
@@ -116,6 +117,7 @@ class RateLimiterClient:
 
     async def release(self, permit: RequestPermit, *, status: int | None = None, retry_after_s: float = 0.0) -> None:
         """See `RateLimiter.release`."""
+        # A numbered permit was admitted by the rate limiter itself and goes back there.
         if permit.number:
             await self.remote.release(permit, status, retry_after_s)
             return
@@ -124,6 +126,7 @@ class RateLimiterClient:
             # An overloaded host is reported at once, since the other workers must pause too.
             if status in (429, 503) or retry_after_s:
                 pause_s = await self.remote.record_response(permit.origin, status, retry_after_s)
+        # Whatever happens to the report, the slot is free again; otherwise it would be lost until the worker ends.
         finally:
             with self._lock:
                 origin.free_slot()
@@ -136,6 +139,7 @@ class RateLimiterClient:
         thread, self._thread = self._thread, None
         if thread is not None:
             self._wake.set()
+            # Joined in a thread: a call of `sync` may be under way, and the event loop must stay responsive meanwhile.
             await asyncio.to_thread(thread.join)
             with suppress(CrawlError):
                 self.remote.drop_worker(self.holder)
@@ -143,6 +147,7 @@ class RateLimiterClient:
     def _start(self) -> None:
         if self._ended is not None:
             raise self._ended
+        # Each run of the event loop may be another one, as with a browser that is driven page by page.
         self._loop = asyncio.get_running_loop()
         if self._thread is None:
             self._thread = threading.Thread(target=self._sync_loop, name="rate-limiter", daemon=True)
@@ -158,6 +163,7 @@ class RateLimiterClient:
     async def _wait_for_slot(self, origin: _OriginState) -> None:
         assert self._loop is not None
         with self._lock:
+            # Requests wait in their own event loop; the sync thread only says that there are slots.
             future = self._loop.create_future()
             origin.waiters.append(future)
             # After a long pause (a suspended process) our lease may have expired and our slots be used by others: do
@@ -165,6 +171,7 @@ class RateLimiterClient:
             if time.monotonic() - self._synced_at < LEASE_S / 2:
                 origin.grant_waiters()
             origin.peak = max(origin.peak, origin.in_use + len(origin.waiters))
+            # Without any slot there is nothing to wait for but the next sync: wake it now.
             if not origin.free + origin.in_use:
                 self._wake.set()
         try:
@@ -187,6 +194,7 @@ class RateLimiterClient:
             try:
                 busy = self._sync_once()
             except CrawlError as error:
+                # Later calls fail at once with the same error.
                 self._ended = error
                 self._call_in_loop(self._fail_waiters)
                 return
@@ -197,8 +205,10 @@ class RateLimiterClient:
             active = {name: origin for name, origin in self._origins.items() if origin.waiters or origin.reported}
             demands = {name: origin.demand() for name, origin in active.items()}
         began = time.monotonic()
+        # Outside of the lock: the call may take long, and requests must go on meanwhile.
         grants = self.remote.sync(self.holder, demands)
         with self._lock:
+            # The lease counts from before the call, which is the safe side.
             self._synced_at = began
             for name, grant in grants.items():
                 self._apply(self._origins[name], grant, demands[name].held, began)

@@ -37,7 +37,9 @@ class RobotsTxt:
         if not self.rules:
             return ""
         parts = urlsplit(url)
+        # Rules were normalized when they were parsed; the path must be spelt the same way.
         path = normalize_path(remove_dot_segments(parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+        # Sorted by precedence, so the first match decides.
         for rule, allowed in self.rules:
             if _rule_matches(rule, path):
                 return "" if allowed else f"robots.txt: Disallow: {rule}"
@@ -60,6 +62,7 @@ def parse_robots(text: str, user_agent: str) -> RobotsTxt:
             in_rules = True
             for agent in agents:
                 groups[agent].append((field, value))
+    # A group of our own replaces that of `*` as a whole, also if it is empty (section 2.2.1).
     chosen = groups.get(product_token(user_agent), groups.get("*", []))
     rules = {(normalize_path(value), field == "allow") for field, value in chosen if field != "crawl-delay" and value}
     delays = [_parse_delay(value) for field, value in chosen if field == "crawl-delay"]
@@ -83,6 +86,7 @@ def robots_tag_opt_outs(tags: Iterable[str], user_agent: str) -> list[str]:
         agent = ""
         for part in tag.lower().split(","):
             name, colon, directive = part.partition(":")
+            # `unavailable_after: 25 Jun 2030 15:00` would otherwise be read as the name of a crawler.
             if colon and name.strip() in _VALUED_DIRECTIVES:
                 continue
             if colon and _AGENT.fullmatch(name.strip()):
@@ -96,6 +100,7 @@ def robots_tag_opt_outs(tags: Iterable[str], user_agent: str) -> list[str]:
 
 def _directives(text: str) -> Iterator[tuple[str, str]]:
     """Yield (field, value) of each line that has a colon, without comments."""
+    # Many files start with a byte order mark, which would hide the first directive.
     for line in text.lstrip("\ufeff").splitlines():
         field, colon, value = line.split("#", 1)[0].partition(":")
         if colon:

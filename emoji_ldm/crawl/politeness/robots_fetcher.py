@@ -67,6 +67,7 @@ class RobotsFetcher:
     async def read(self, origin: str) -> OriginRules:
         """Return the rules of an origin; whatever goes wrong is a rule that forbids every URL."""
         try:
+            # One deadline for all attempts: a server that drips must not hold up the crawl three times.
             async with asyncio.timeout(self.config.fetch_timeout_s):
                 status, text = await self._fetch_with_retries(f"{origin}/robots.txt")
         except Rejected as error:
@@ -77,6 +78,7 @@ class RobotsFetcher:
             return _deny_all(f"cannot be read ({str(error) or type(error).__name__})")
         if status >= 500 or status == 429:
             return _deny_all(f"answers {status}")
+        # Any other status below 500 means that there is no robots.txt, so everything is allowed.
         robots = parse_robots(text, self.config.user_agent) if status < 300 else RobotsTxt()
         if robots.crawl_delay_s > MAX_CRAWL_DELAY_S:
             reason = f"robots.txt: Crawl-delay of {robots.crawl_delay_s:g} s, too long"
@@ -92,6 +94,7 @@ class RobotsFetcher:
 
     async def _fetch_with_retries(self, url: str) -> tuple[int, str]:
         """Return status and text; the last of `NUM_TRIES` attempts decides."""
+        # Redirects are followed inside an attempt. A 429 is not retried: the host asks to be left alone.
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(NETWORK_ERRORS) | retry_if_result(lambda answer: answer[0] >= 500),
             wait=wait_incrementing(start=BACKOFF_S, increment=BACKOFF_S),
@@ -118,6 +121,7 @@ class RobotsFetcher:
 async def _read_text(response: aiohttp.ClientResponse) -> str:
     """Return the first `MAX_ROBOTS_BYTES` of a body as text."""
     body, decoder = bytearray(), ContentDecoder(response.headers.get("Content-Encoding", ""))
+    # A longer file is cut, as the RFC allows, so that an endless one ends.
     while len(body) < MAX_ROBOTS_BYTES and (chunk := await response.content.readany()):
         body += decoder.decode(chunk, MAX_ROBOTS_BYTES)
     return body[:MAX_ROBOTS_BYTES].decode("utf-8", errors="replace")

@@ -15,6 +15,7 @@ from yarl import URL
 from emoji_ldm.outcomes import Outcome, Rejected
 
 UNRESERVED = frozenset(string.ascii_letters + string.digits + "-._~")
+# Most paths have no dot segment; this test keeps the common case cheap.
 _DOT = re.compile(r"/(\.|%2e){1,2}(/|$)", re.IGNORECASE)
 _PRINTABLE_ASCII = re.compile(r"[!-~]+")
 
@@ -28,6 +29,7 @@ def parse_url(url: str) -> URL:
         Rejected: It is not a URL.
     """
     try:
+        # yarl would otherwise decode and encode the URL again, which changes signatures that some servers check.
         parsed = URL(url, encoded=_PRINTABLE_ASCII.fullmatch(url) is not None)
         parsed.port  # noqa: B018 - an invalid port is only noticed when it is read
     except ValueError as error:
@@ -76,5 +78,6 @@ def _decode_dots(segment: str) -> str:
 
 
 def _normalize_percent_code(code: re.Match[str]) -> str:
+    # Upper case for the codes that stay, since `%2f` and `%2F` are equal (RFC 3986, section 2.1).
     character = chr(int(code.group()[1:], 16))
     return character if character in UNRESERVED else code.group().upper()

@@ -90,6 +90,7 @@ class Browser:
         self.timeout_s = timeout_s
         self.is_stuck = False  # a page did not let go of the driver: the next one should have a fresh browser
         self.folder = tempfile.mkdtemp(prefix="emoji-ldm-browser-")
+        # A session, and thus a process group, of its own: the watchdog ends the driver with all its browser processes.
         service = Service(chromedriver, popen_kw={"start_new_session": True})
         try:
             self.driver = webdriver.Chrome(options=_options(chromium, self.folder, user_agent), service=service)
@@ -97,6 +98,7 @@ class Browser:
             service.stop()
             shutil.rmtree(self.folder, ignore_errors=True)
             raise CrawlError(f"Chromium does not start: {first_line(error)}") from None
+        # Three ways to the same end: an explicit `quit`, garbage collection, and the exit of the interpreter.
         self._end = weakref.finalize(self, _end, self.driver, self._start_watchdog(service))
         atexit.register(self._end)
         try:
@@ -198,6 +200,7 @@ class _PageSettled:
 
     def __call__(self, driver: webdriver.Chrome) -> RenderedPage | None:
         state = driver.execute_script(_script("state.js"), self.changed_at_ms, TILES_QUIET_S)
+        # The HTML is sent only after a change, since transferring and parsing it is the expensive part.
         if state["html"] is not None:
             extracted = extract_tiles(state["html"], state["url"], self.profile)
             self.page, self.changed_at_ms = RenderedPage(extracted, state["url"]), state["changed"]

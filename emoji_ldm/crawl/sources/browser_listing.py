@@ -82,6 +82,7 @@ class BrowserListingReader:
             raise
 
     def _load_with_permit(self, url: str) -> RenderedPage:
+        # One permit for the whole page: the browser loads scripts and data on its own, as a visitor does.
         permit, page = self.runner.run(self.rate_limiter.acquire(url)), None
         try:
             page = self._open_browser().load(url, self.profile)
@@ -124,6 +125,7 @@ class BrowserListingReader:
 
     def _drop_browser(self, *, kill: bool = False) -> None:
         if self.browser is not None:
+            # A browser that hangs would not answer `quit`.
             self.browser.kill() if kill else self.browser.quit()
         self.browser, self.num_loads = None, 0
 

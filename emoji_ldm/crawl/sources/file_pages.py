@@ -30,6 +30,7 @@ class FilePages:
     @property
     def tags(self) -> Sequence[str]:
         """The URIs, each once."""
+        # The same file twice would be the same pages twice, with the same addresses.
         return list(dict.fromkeys(uri_of(name) for name in self.files))
 
     def url(self, tag: str, page: int) -> str:
@@ -103,11 +104,13 @@ def open_text(uri: str) -> TextIO:
         raw = cast(BinaryIO, store.filesystem.open_input_stream(store.path(name), compression=None))
     else:
         raw = path_of(uri).open("rb")
+    # "utf-8-sig" also reads files without a byte order mark; `newline=""` leaves line ends to the CSV parser.
     body = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if uri.endswith(".gz") else raw
     return io.TextIOWrapper(body, encoding="utf-8-sig", errors="replace", newline="")
 
 
 def _page_content(records: Sequence[Tile | BadRecord]) -> PageContent:
+    # A page of broken records only is not empty: the next page may have good ones.
     tiles = [record for record in records if isinstance(record, Tile)]
     bad = [record for record in records if isinstance(record, BadRecord)]
     if not records:

@@ -22,6 +22,7 @@ def check_folders(folders: Sequence[str]) -> None:
             raise ConfigError(f"crawl.files: {name} is not a local folder; crawl.source=folder reads local folders")
         if not path_of(uri_of(name)).is_dir():
             raise ConfigError(f"crawl.files: there is no folder {name}")
+        # The first image is enough; a folder may hold millions.
         if next(tiles_of(uri_of(name)), None) is None:
             raise ConfigError(f"crawl.files: {name} holds no image files ({', '.join(sorted(SUFFIXES))})")
 

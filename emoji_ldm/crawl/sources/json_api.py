@@ -83,6 +83,7 @@ class ApiReader:
             status, body = self.runner.run(self._get(url))
         except Rejected as error:
             raise to_page_rejection(error) from None
+        # A rejected key fails every page alike, so it ends the crawl instead of failing a thousand pages.
         if status in (401, 403):
             who = f"the key in the environment variable {self.profile.key_variable}" if self.key else "us without key"
             raise CrawlError(f"{url} answers HTTP {status}: the API refuses {who}{self._error_message(body)}")
@@ -98,6 +99,7 @@ class ApiReader:
             answer = json.loads(body)
         except ValueError:
             raise Rejected(Outcome.FAILED, f"no JSON: {body[:60]!r}", status) from None
+        # APIs report "no results" as an empty list, a missing list or an error message; all of them end the query.
         items = value_at_path(answer, self.profile.items)
         if not isinstance(items, list) or not items:
             known = ", ".join(answer) if isinstance(answer, dict) else type(answer).__name__
@@ -124,6 +126,7 @@ class ApiReader:
             answer = json.loads(body)
         except ValueError:
             return ""
+        # The places in which SerpApi, Bing and others put their message.
         values = (value_at_path(answer, path) for path in ("error.message", "error", "message"))
         text = next((value for value in values if isinstance(value, str)), "")
         text = text.replace(self.key, "***") if self.key else text
@@ -153,6 +156,7 @@ class ApiReader:
         try:
             async with asyncio.timeout(self.config.fetch_timeout_s):
                 self.session = self.session or open_session(self.config, self.guard)
+                # The key is added last: neither the permit nor any message sees it.
                 target = parse_url(self._with_key(url))
                 async with self.session.get(target, headers=self._headers(), allow_redirects=False) as response:
                     status, pause_s = response.status, retry_after(response.headers)
@@ -203,6 +207,7 @@ def _last_response(state: RetryCallState) -> _Response:
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    # JSON has no limit of its own, so an endless response must be cut here.
     body, decoder = bytearray(), ContentDecoder(response.headers.get("Content-Encoding", ""))
     while chunk := await response.content.readany():
         body += decoder.decode(chunk, MAX_RESPONSE_BYTES + 1)

@@ -23,6 +23,7 @@ class RepeatedPageDetector:
             Rejected: FAILED or EMPTY for an error status; EMPTY if the page has no tiles, or none that earlier pages
                 of the tag did not show.
         """
+        # The status counts before the tiles: error pages may show images too.
         reject_bad_status(status)
         if not extracted.elements:
             raise Rejected(Outcome.EMPTY, extracted.reason(), status)
@@ -34,6 +35,7 @@ class RepeatedPageDetector:
 
         The same page may be read twice, when a shard is repeated: its tiles are still its own.
         """
+        # The page is new if it was the first one to show any of its tiles.
         first = self.first_page_by_image.setdefault(tag, {})
         pages = {first.setdefault(tile.image_url, url) for tile in tiles}
         if url not in pages:
@@ -56,6 +58,7 @@ def to_page_rejection(error: Rejected) -> Rejected:
     """
     if error.outcome is Outcome.DEAD:
         return Rejected(Outcome.EMPTY, error.reason, error.http_status)
+    # These are verdicts, not failures: retrying would not change them.
     if error.outcome in (Outcome.ROBOTS, Outcome.ADDRESS):
         return error
     return Rejected(Outcome.FAILED, error.reason, error.http_status)

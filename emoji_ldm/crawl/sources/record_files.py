@@ -33,6 +33,7 @@ def check_files(files: Sequence[str]) -> None:
     for name in files:
         uri = uri_of(name)
         try:
+            # A sample: the file may have millions of records, and workers read it again.
             first = list(islice(_records(uri), NUM_CHECKED_RECORDS))
         except (*READ_ERRORS, EmojiLdmError) as error:
             raise ConfigError(f"crawl.files: {name} cannot be read: {error}") from None
@@ -52,6 +53,7 @@ def tile_of(record: Record, tag: str) -> Tile | BadRecord:
     """Return one record as a tile."""
     if isinstance(record, BadRecord):
         return record
+    # Records without link are counted, not fatal: real files have some.
     link, title = _first_value(record, LINK_COLUMNS), _first_value(record, CAPTION_COLUMNS)
     if not link:
         return BadRecord("no link")
@@ -62,6 +64,7 @@ def tile_of(record: Record, tag: str) -> Tile | BadRecord:
 
 def _records(uri: str) -> Iterator[Record]:
     """Yield the records of a file, parsed by its suffix."""
+    # The suffix decides, not the content: a broken file should be called broken, not taken for another kind.
     kind = next((suffix for suffix in SUFFIXES if uri.removesuffix(".gz").lower().endswith(suffix)), "")
     if not kind:
         raise ConfigError(f"its name must end with {', '.join(SUFFIXES)} (or one of these and .gz)")
@@ -130,6 +133,7 @@ def _first_value(record: Mapping[str, Any], names: Iterable[str]) -> str:
 
 
 def _describe_columns(records: Sequence[Record]) -> str:
+    # Most files without links only name their column differently, so the message lists the columns.
     known = list(dict.fromkeys(name for record in records if not isinstance(record, BadRecord) for name in record))
     if set(known) & set(LINK_COLUMNS):
         return f" in its first {len(records)} records"

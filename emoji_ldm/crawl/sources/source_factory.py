@@ -54,6 +54,7 @@ def check_site_reachable(config: CrawlConfig) -> None:
     The request is for robots.txt, the one file that is always allowed. Any response will do; a redirect is not
     followed.
     """
+    # Local files need no site. Their existence was checked by `validate_source`.
     if config.source not in WEB_SOURCES:
         return
     try:
@@ -103,6 +104,7 @@ def _validate_web_source(config: CrawlConfig) -> None:
         raise ConfigError(
             f"crawl.site is {config.site or 'not set'}; give the site's address: crawl.site=https://example.org"
         )
+    # An empty list would crawl nothing and report success.
     if not config.tags:
         raise ConfigError("crawl.tags is empty; name at least one tag: 'crawl.tags=[Blobs]'")
     names = page_names(config)

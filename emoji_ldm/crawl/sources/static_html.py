@@ -43,6 +43,7 @@ class HtmlReader:
     def get(self, url: str) -> FetchedBody:
         """Fetch a page; Rejected if it cannot be fetched or is not HTML."""
         response = self.runner.run(self.http_fetcher.get(url))
+        # A missing media type is no evidence; the extractor then decides whether there are tiles.
         if response.media_type and not HTML_MEDIA_TYPE.search(response.media_type):
             raise Rejected(Outcome.FAILED, f"no HTML but {response.media_type[:60]}", response.http_status)
         return response
