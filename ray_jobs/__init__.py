@@ -1,1 +1,1 @@
-"""Thin wiring of the library onto Ray: one file per stage word."""
+"""The library on Ray: one thin file per stage, and packages for the command line, execution, workers and serving."""

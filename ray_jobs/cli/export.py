@@ -20,7 +20,7 @@ HUB_TOKEN = "HF_TOKEN"
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class CheckpointOptions:
     """The options of `train` that train nothing; empty texts are options that were not given."""
 
     export: str  # folder to write
@@ -46,7 +46,7 @@ class ExportOptions:
         return bool(self.export or self.alias)
 
 
-def export_or_alias(config: Config, stage: str, options: ExportOptions) -> int:
+def export_or_alias(config: Config, stage: str, options: CheckpointOptions) -> int:
     """Do what the options say; prints what was written or named.
 
     Raises:
@@ -63,7 +63,7 @@ def export_or_alias(config: Config, stage: str, options: ExportOptions) -> int:
     return 0
 
 
-def _export(config: Config, stage: str, options: ExportOptions) -> None:
+def _export(config: Config, stage: str, options: CheckpointOptions) -> None:
     from emoji_ldm.train.checkpoint_export import ExportRequest, export_checkpoint
 
     token = _hub_token(options.push)
@@ -78,7 +78,7 @@ def _export(config: Config, stage: str, options: ExportOptions) -> None:
     print_summary("export", rows, train_next if stage == "train" else f"emoji-ldm latents latents.vae={folder}")
 
 
-def _alias(config: Config, options: ExportOptions) -> None:
+def _alias(config: Config, options: CheckpointOptions) -> None:
     store = Store(config.store)
     path = options.checkpoint.rstrip("/").removeprefix(store.uri).strip("/")
     path = path or checkpoints.newest_checkpoint(store, config.run, "unet").path

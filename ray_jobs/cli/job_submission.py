@@ -1,9 +1,9 @@
 """Run an `emoji-ldm` command as a Ray job on a cluster, and follow its log.
 
-What travels: the command line, the two addresses in `FORWARDED`, and the folder in `working_dir` if one is given.
-Credentials never do: Ray shows a job's environment to everyone who can open the dashboard. They belong to the
-cluster's own environment (in `k8s/` a Secret). RAY_ADDRESS is set by Ray for every job, so that the command joins
-the cluster it runs on. A cluster with token authentication takes RAY_AUTH_MODE=token and RAY_AUTH_TOKEN from here.
+What is sent: the command line, the variables in `FORWARDED`, and the folder `working_dir` if one is given. Credentials
+are never sent: Ray shows a job's environment to everyone who can open the dashboard. They belong into the cluster's own
+environment (in `k8s/` a Secret). Ray sets RAY_ADDRESS for every job, so that the command joins the cluster it runs on.
+For a cluster with token authentication, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def submit(
 
     Args:
         stage_argv: The command and its arguments, as after `emoji-ldm`.
-        address: Where the cluster's dashboard answers, such as http://127.0.0.1:8265.
+        address: The cluster's dashboard, such as http://127.0.0.1:8265.
         working_dir: Folder to upload and to run in; None where the cluster's image holds the package.
-        commands: What to type later for its "logs" and to "stop" it, with {job} for its id; of `ray job` if None.
+        commands: What to type later for its `logs` and to `stop` it, {job} for its id; None for those of `ray job`.
 
     Raises:
         ConfigError: There is no command, or the folder does not exist.
@@ -41,7 +41,7 @@ def submit(
     """
     _check(stage_argv, address, working_dir)
     client = _connect(address)
-    # A folder's console scripts are not installed on the cluster, its packages can be imported.
+    # The packages of an uploaded folder can be imported on the cluster; its console scripts are not installed there.
     entrypoint = shlex.join(["python", "-m", "ray_jobs", *stage_argv])
     try:
         job = str(client.submit_job(entrypoint=entrypoint, runtime_env=_runtime_env(working_dir)))
@@ -49,7 +49,7 @@ def submit(
         raise JobError(f"the cluster at {address} refuses the job: {_first_line(error)}") from None
     later = _commands(job, address, commands)
     _say(f"job {job} is submitted; Ctrl-C stops following, not the job\nto stop it: {later['stop']}\n")
-    return _followed(client, job, later)
+    return _follow_until_end(client, job, later)
 
 
 def follow(job: str, address: str, *, commands: Mapping[str, str] | None = None) -> int:
@@ -58,8 +58,8 @@ def follow(job: str, address: str, *, commands: Mapping[str, str] | None = None)
     try:
         client.get_job_status(job)
     except (RuntimeError, OSError) as error:
-        raise JobError(f"the cluster at {address} knows no job {job}: {_first_line(error)}") from None
-    return _followed(client, job, _commands(job, address, commands))
+        raise JobError(f"the cluster at {address} has no job {job}: {_first_line(error)}") from None
+    return _follow_until_end(client, job, _commands(job, address, commands))
 
 
 def _commands(job: str, address: str, commands: Mapping[str, str] | None) -> dict[str, str]:
@@ -70,33 +70,33 @@ def _commands(job: str, address: str, commands: Mapping[str, str] | None) -> dic
     return {verb: text.replace("{job}", job) for verb, text in (commands or own).items()}
 
 
-def _followed(client: Any, job: str, later: Mapping[str, str]) -> int:
+def _follow_until_end(client: Any, job: str, later: Mapping[str, str]) -> int:
     try:
-        return asyncio.run(_follow(client, job))
+        return asyncio.run(_print_log(client, job))
     except KeyboardInterrupt:
-        _say(f"\nthe job goes on\nto follow it again: {later['logs']}\nto stop it: {later['stop']}\n")
+        _say(f"\nthe job still runs\nto follow it again: {later['logs']}\nto stop it: {later['stop']}\n")
         return INTERRUPTED
     except (RuntimeError, OSError) as error:
-        lost = f"lost the log of {job} ({_first_line(error)}); the job may go on: {later['logs']}"
+        lost = f"lost the log of {job} ({_first_line(error)}); the job may still run: {later['logs']}"
         raise JobError(lost) from None
 
 
 def _check(stage_argv: list[str], address: str, working_dir: str | None) -> None:
     if not stage_argv:
-        raise ConfigError("submit needs a command, such as: emoji-ldm submit --address http://127.0.0.1:8265 crawl")
+        raise ConfigError("submit needs a command, such as: emoji-ldm submit crawl --address http://127.0.0.1:8265")
     if stage_argv[0] == "submit":
-        raise ConfigError("a job cannot submit itself; name the stage after the address")
+        raise ConfigError("a job cannot submit another one; name a stage")
     if not address.startswith(("http://", "https://")):
-        raise ConfigError(f"address={address!r} is not the dashboard's; write it as http://host:8265")
+        raise ConfigError(f"--address {address!r} is no address of a dashboard; write it as http://host:8265")
     if working_dir is not None and not Path(working_dir).is_dir():
-        raise ConfigError(f"working_dir={working_dir!r} is not a folder; give the project's folder, or leave it out")
+        raise ConfigError(f"--working-dir {working_dir!r} is not a folder; give the project's folder, or leave it out")
 
 
 def _connect(address: str) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # upload notes, of no use here
+    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # it prints notes on uploads
     try:
         return JobSubmissionClient(address)
     except AuthenticationError:
@@ -114,14 +114,14 @@ def _runtime_env(working_dir: str | None) -> dict[str, Any]:
     return env
 
 
-async def _follow(client: Any, job: str) -> int:
-    """Print the log while it grows; then the exit status that the job's state stands for."""
+async def _print_log(client: Any, job: str) -> int:
+    """Print the log as it grows; returns 0 if the job succeeded, else 1."""
     from ray.job_submission import JobStatus
 
     async for text in client.tail_job_logs(job):
         _say(text)
     status = client.get_job_status(job)
-    while not status.is_terminal():  # the log closes a moment before the state is written
+    while not status.is_terminal():  # the log ends a moment before the state is written
         await asyncio.sleep(0.2)
         status = client.get_job_status(job)
     if status == JobStatus.SUCCEEDED:

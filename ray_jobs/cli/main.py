@@ -7,15 +7,16 @@ command, and costs 0.03 s of start. Only it and the standard library are importe
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
+from typer.main import get_command
 
 from emoji_ldm import __version__
 from ray_jobs.cli import cluster, dataset, keys, sets, stages, submit
-from ray_jobs.cli.command import new_app, print_error
+from ray_jobs.cli.command import print_error
 
 EPILOG = """\b
 examples:
@@ -30,7 +31,8 @@ Every option is a config field: `emoji-ldm COMMAND --dry-run` shows them all.
 class CommandLine(TyperGroup):
     """The commands, of which one has two words: `crawl probe`."""
 
-    def resolve_command(self, ctx, args):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As Click's, but takes `crawl probe` for one name: a group could not take the words of `crawl` itself."""
         if args[:2] == stages.PROBE.split():
             args = [stages.PROBE, *args[2:]]
         return super().resolve_command(ctx, args)
@@ -52,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; TyperException if its words or options cannot be understood."""
-    return int(app(list(arguments), prog_name="emoji-ldm", standalone_mode=False) or 0)
+    # Not `app(...)`: that replaces Python's hook for uncaught exceptions by one of Typer's.
+    return int(get_command(app).main(list(arguments), prog_name="emoji-ldm", standalone_mode=False) or 0)
 
 
 def print_usage_error(error: TyperException) -> None:
@@ -73,7 +76,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-app = new_app("Turn web pages of emoji into a versioned data set, a diffusion model and new emoji.")
+app = stages.app
 
 
 @app.callback(
@@ -87,7 +90,6 @@ def _root(
     """Turn web pages of emoji into a versioned data set, a diffusion model and new emoji."""
 
 
-stages.add_commands(app)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(sets.app, name="sets")
 app.add_typer(keys.app, name="keys")

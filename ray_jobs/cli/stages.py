@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from emoji_ldm.errors import ConfigError
-from ray_jobs.cli.command import AS_OF, Shortcut, configured, did_you_mean
+from ray_jobs.cli.command import AS_OF, Shortcut, configured, did_you_mean, new_app
 
 if TYPE_CHECKING:
     from emoji_ldm.config import Config
 
+app = new_app("Turn web pages of emoji into a versioned data set, a diffusion model and new emoji.")
+stage = functools.partial(configured, app)
 PROBE = "crawl probe"
 HUB_TOKEN = "HF_TOKEN"
 REFRESH = Shortcut("refresh", "crawl.refresh=true", "Read all pages again, and fetch again what has changed since.")
@@ -22,94 +24,29 @@ def retry(stage: str) -> Shortcut:
     return Shortcut("retry", f"{stage}.retry={{}}", "Try again what failed: `--retry failed`.", "failed")
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Register the commands, in the order in which the help lists them."""
-    stage = functools.partial(configured, app)
-    stage("demo", examples=["emoji-ldm demo"])(demo)
-    stage(
-        "crawl",
-        shortcuts=[REFRESH, retry("crawl")],
-        examples=[
-            "emoji-ldm crawl crawl.site=https://example.org 'crawl.tags=[Blobs, Cat]'",
-            "emoji-ldm crawl --config my.yaml store=s3://bucket/emoji crawl.num_browsers=16",
-            "emoji-ldm crawl --config my.yaml --retry failed",
-            "emoji-ldm crawl probe https://example.org/emoji/Blobs -o blobs.yaml",
-        ],
-    )(crawl)
-    stage(
-        PROBE,
-        words="URL",
-        examples=[
-            "emoji-ldm crawl probe 'https://example.org/emoji/Blobs?page=2' --tag Blobs -o blobs.yaml",
-            "emoji-ldm crawl probe https://example.org/emoji/Blobs crawl.source=html",
-            "emoji-ldm crawl probe https://example.org/emoji/Blobs crawl.profile=discord-emoji",
-        ],
-    )(probe)
-    stage(
-        "caption",
-        shortcuts=[retry("caption"), AS_OF],
-        examples=[
-            "emoji-ldm caption",
-            "emoji-ldm caption caption.engine=qwen2.5-vl caption.model=Qwen/Qwen2.5-VL-7B-Instruct \\",
-            "      caption.gpus_per_worker=1",
-        ],
-    )(caption)
-    stage(
-        "latents",
-        shortcuts=[AS_OF],
-        examples=[
-            "emoji-ldm latents",
-            "emoji-ldm latents latents.vae=stabilityai/sd-vae-ft-mse latents.gpus_per_worker=1",
-        ],
-    )(latents)
-    stage(
-        "train",
-        words="autoencoder",
-        prepare=_training_stage,
-        shortcuts=[AS_OF],
-        examples=[
-            "emoji-ldm train autoencoder",
-            "emoji-ldm train train.zero_stage=2 train.num_workers=8 train.gpus_per_worker=1",
-            "emoji-ldm train --config dreambooth 'train.concepts=[{instance_prompt: a zwx dog, \\",
-            "      instance_folder: photos, class_prompt: a dog}]'",
-            "emoji-ldm train --export ./my-pipeline",
-            "emoji-ldm train --export ./raw --weights raw --checkpoint checkpoints/demo/unet/step-00000250-0a1b2c3d",
-            "emoji-ldm train --export ./my-pipeline --push me/my-emoji",
-            "emoji-ldm train --alias production",
-            "emoji-ldm train autoencoder --export ./my-vae",
-        ],
-    )(train)
-    stage(
-        "generate",
-        words="prompt",
-        prepare=_add_prompts,
-        examples=[
-            "emoji-ldm generate 'a happy blob' 'a green cat' generate.num_images=4",
-            "emoji-ldm generate generate.prompts_file=prompts.txt generate.seed=7 generate.guidance_scale=4",
-        ],
-    )(generate)
-    stage(
-        "serve",
-        examples=[
-            "emoji-ldm serve serve.port=8000",
-            "emoji-ldm serve serve.checkpoint=./my-pipeline serve.max_replicas=8",
-            "emoji-ldm serve serve.checkpoint=alias:production serve.reload_s=60 'serve.models={sd: ./sd-pipeline}'",
-        ],
-    )(serve)
-    stage("report", shortcuts=[AS_OF], examples=["emoji-ldm report run=demo"])(report)
-    stage(
-        "pipeline",
-        words="stage",
-        prepare=_pipeline_stages,
-        examples=[
-            "emoji-ldm pipeline --config my.yaml",
-            "emoji-ldm pipeline crawl caption latents --config my.yaml crawl.refresh=true",
-            "emoji-ldm pipeline train generate report train.steps=20000 store=s3://bucket/emoji",
-        ],
-    )(pipeline)
-    stage("doctor", examples=["emoji-ldm doctor", "emoji-ldm doctor store=s3://bucket/emoji"])(doctor)
+def _training_stage(config: "Config", words: list[str]) -> "Config":
+    """`train autoencoder` is a stage of its own, with a job file of its own."""
+    if words and words != ["autoencoder"]:
+        wrong = words[0] if words[0] != "autoencoder" else words[1]
+        near = did_you_mean(wrong, ["autoencoder"]) or "; options are written as section.field=value"
+        raise ConfigError(f"train does not take {wrong!r}{near}")
+    return config
 
 
+def _add_prompts(config: "Config", words: list[str]) -> "Config":
+    values = config.model_dump()
+    values["generate"]["prompts"] = [*config.generate.prompts, *words]
+    return type(config).model_validate(values)
+
+
+def _pipeline_stages(config: "Config", words: list[str]) -> "Config":
+    from ray_jobs.pipeline import stages_of
+
+    stages_of(words)
+    return config
+
+
+@stage("demo", examples=["emoji-ldm demo"])
 def demo(config: "Config", words: list[str]) -> None:
     """Run every stage on a small local emoji site, then write the report."""
     from ray_jobs.pipeline import run_demo
@@ -117,11 +54,30 @@ def demo(config: "Config", words: list[str]) -> None:
     run_demo(config)
 
 
+@stage(
+    "crawl",
+    shortcuts=[REFRESH, retry("crawl")],
+    examples=[
+        "emoji-ldm crawl crawl.site=https://example.org 'crawl.tags=[Blobs, Cat]'",
+        "emoji-ldm crawl --config my.yaml store=s3://bucket/emoji crawl.num_browsers=16",
+        "emoji-ldm crawl --config my.yaml --retry failed",
+        "emoji-ldm crawl probe https://example.org/emoji/Blobs -o blobs.yaml",
+    ],
+)
 def crawl(config: "Config", words: list[str]) -> None:
     """Read listing pages with headless browsers; fetch and normalize every image once."""
     _run("crawl", config)
 
 
+@stage(
+    PROBE,
+    words="URL",
+    examples=[
+        "emoji-ldm crawl probe 'https://example.org/emoji/Blobs?page=2' --tag Blobs -o blobs.yaml",
+        "emoji-ldm crawl probe https://example.org/emoji/Blobs crawl.source=html",
+        "emoji-ldm crawl probe https://example.org/emoji/Blobs crawl.profile=discord-emoji",
+    ],
+)
 def probe(
     config: "Config",
     words: list[str],
@@ -138,16 +94,50 @@ def probe(
     sys.stdout.write(probe_page(config.crawl, words[0], tag=tag, output=output))
 
 
+@stage(
+    "caption",
+    shortcuts=[retry("caption"), AS_OF],
+    examples=[
+        "emoji-ldm caption",
+        "emoji-ldm caption caption.engine=qwen2.5-vl caption.model=Qwen/Qwen2.5-VL-7B-Instruct \\",
+        "      caption.gpus_per_worker=1",
+    ],
+)
 def caption(config: "Config", words: list[str]) -> None:
     """Describe every image that has no caption yet."""
     _run("caption", config)
 
 
+@stage(
+    "latents",
+    shortcuts=[AS_OF],
+    examples=[
+        "emoji-ldm latents",
+        "emoji-ldm latents latents.vae=stabilityai/sd-vae-ft-mse latents.gpus_per_worker=1",
+    ],
+)
 def latents(config: "Config", words: list[str]) -> None:
     """Encode images and captions once into the tensors that training reads."""
     _run("latents", config)
 
 
+@stage(
+    "train",
+    words="autoencoder",
+    prepare=_training_stage,
+    shortcuts=[AS_OF],
+    examples=[
+        "emoji-ldm train autoencoder",
+        "emoji-ldm train train.zero_stage=2 train.num_workers=8 train.gpus_per_worker=1",
+        "emoji-ldm train --config dreambooth 'train.concepts=[{instance_prompt: a zwx dog, \\",
+        "      instance_folder: photos, class_prompt: a dog}]'",
+        "emoji-ldm train --export ./my-pipeline",
+        "emoji-ldm train --export ./raw --weights raw --checkpoint checkpoints/demo/unet/step-00000250-0a1b2c3d",
+        "emoji-ldm train --export ./my-pipeline --push me/my-emoji",
+        "emoji-ldm train --alias production",
+        "emoji-ldm train autoencoder --export ./my-vae",
+    ],
+)
 def train(  # noqa: PLR0913  # one parameter per option
     config: "Config",
     words: list[str],
@@ -182,31 +172,59 @@ def train(  # noqa: PLR0913  # one parameter per option
     ] = "",
 ) -> int | None:
     """Train the diffusion model or, with `autoencoder`, the RGBA autoencoder; an interrupted run is resumed."""
-    from ray_jobs.cli.export import ExportOptions, export_or_alias
+    from ray_jobs.cli.export import CheckpointOptions, export_or_alias
 
-    stage = words[0] if words else "train"
-    options = ExportOptions(export, weights, checkpoint, alias, push)
+    section = words[0] if words else "train"
+    options = CheckpointOptions(export, weights, checkpoint, alias, push)
     if options.trains_nothing():
-        return export_or_alias(config, stage, options)
-    _run(stage, config)
+        return export_or_alias(config, section, options)
+    _run(section, config)
     return None
 
 
+@stage(
+    "generate",
+    words="prompt",
+    prepare=_add_prompts,
+    examples=[
+        "emoji-ldm generate 'a happy blob' 'a green cat' generate.num_images=4",
+        "emoji-ldm generate generate.prompts_file=prompts.txt generate.seed=7 generate.guidance_scale=4",
+    ],
+)
 def generate(config: "Config", words: list[str]) -> None:
     """Draw emoji from prompts: transparent PNGs, a table and a contact sheet."""
     _run("generate", config)
 
 
+@stage(
+    "serve",
+    examples=[
+        "emoji-ldm serve serve.port=8000",
+        "emoji-ldm serve serve.checkpoint=./my-pipeline serve.max_replicas=8",
+        "emoji-ldm serve serve.checkpoint=alias:production serve.reload_s=60 'serve.models={sd: ./sd-pipeline}'",
+    ],
+)
 def serve(config: "Config", words: list[str]) -> None:
     """Answer OpenAI's Images API and draw bulk sets with Ray Serve."""
     _run("serve", config)
 
 
+@stage("report", shortcuts=[AS_OF], examples=["emoji-ldm report run=demo"])
 def report(config: "Config", words: list[str]) -> None:
     """Write runs/<run>/report.html: data, captions, loss, generated emoji, versions."""
     _run("report", config)
 
 
+@stage(
+    "pipeline",
+    words="stage",
+    prepare=_pipeline_stages,
+    examples=[
+        "emoji-ldm pipeline --config my.yaml",
+        "emoji-ldm pipeline crawl caption latents --config my.yaml crawl.refresh=true",
+        "emoji-ldm pipeline train generate report train.steps=20000 store=s3://bucket/emoji",
+    ],
+)
 def pipeline(config: "Config", words: list[str]) -> None:
     """Run all stages, or those named, one after the other; what is done already is not done again."""
     from ray_jobs.pipeline import run
@@ -214,6 +232,7 @@ def pipeline(config: "Config", words: list[str]) -> None:
     run(config, words)
 
 
+@stage("doctor", examples=["emoji-ldm doctor", "emoji-ldm doctor store=s3://bucket/emoji"])
 def doctor(config: "Config", words: list[str]) -> int:
     """Report what this machine has and lacks, with the command that installs what is missing."""
     from ray_jobs.cli.doctor import print_checks
@@ -225,25 +244,3 @@ def _run(stage: str, config: "Config") -> None:
     from ray_jobs.pipeline import run_stage
 
     run_stage(stage, config)
-
-
-def _training_stage(config: "Config", words: list[str]) -> "Config":
-    """`train autoencoder` is a stage of its own, with a job file of its own."""
-    if words and words != ["autoencoder"]:
-        wrong = words[0] if words[0] != "autoencoder" else words[1]
-        near = did_you_mean(wrong, ["autoencoder"]) or "; options are written as section.field=value"
-        raise ConfigError(f"train does not take {wrong!r}{near}")
-    return config
-
-
-def _add_prompts(config: "Config", words: list[str]) -> "Config":
-    values = config.model_dump()
-    values["generate"]["prompts"] = [*config.generate.prompts, *words]
-    return type(config).model_validate(values)
-
-
-def _pipeline_stages(config: "Config", words: list[str]) -> "Config":
-    from ray_jobs.pipeline import stages_of
-
-    stages_of(words)
-    return config

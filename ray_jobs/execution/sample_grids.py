@@ -1,4 +1,4 @@
-"""Sample grids: what a model under training draws, beside the training that holds the device."""
+"""Sample grids: what a model under training requests, beside the training that holds the device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emoji_ldm.generate.png_metadata import to_png
 from emoji_ldm.generate.request import GenerationRequest
 
 PREVIEW_DEVICE = "cuda"
-MAX_CPU_WEIGHTS = 150_000_000  # a CPU draws a grid with a larger model too slowly
+MAX_CPU_WEIGHTS = 150_000_000  # a CPU requests a grid with a larger model too slowly
 
 
 def preview(
@@ -41,14 +41,14 @@ def preview(
     seeds = range(settings.seed, settings.seed + settings.num_images)
     inputs = [(prompt, seed) for prompt in prompts for seed in seeds]
     inputs += [(caption, settings.seed) for _, caption in originals]
-    draws = [GenerationRequest(prompt, settings.negative_prompt, seed, settings.steps, settings.guidance_scale)
+    requests = [GenerationRequest(prompt, settings.negative_prompt, seed, settings.steps, settings.guidance_scale)
              for prompt, seed in inputs]  # fmt: skip
     try:
-        pictures = _draw(folder, draws, min(settings.batch_size, len(draws)))
+        images = _draw(folder, requests, min(settings.batch_size, len(requests)))
     finally:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # give the memory back to training
-    cards = [(to_png(pixels, draw, {}), draw.prompt) for pixels, draw in zip(pictures, draws, strict=True)]
+    cards = [(to_png(pixels, request, {}), request.prompt) for pixels, request in zip(images, requests, strict=True)]
     num_samples = len(cards) - len(originals)
     grids = {"samples": contact_sheet(cards[:num_samples])}
     if originals:
@@ -57,19 +57,19 @@ def preview(
     return grids
 
 
-def _draw(folder: Path, draws: Sequence[GenerationRequest], batch_size: int) -> list[RgbaImage]:
+def _draw(folder: Path, requests: Sequence[GenerationRequest], batch_size: int) -> list[RgbaImage]:
     """Draw on the GPU if it has memory left beside training, else on the CPU."""
     from emoji_ldm.generate.offline_sampler import OfflineSampler
     from emoji_ldm.generate.pipeline_loader import load_model
 
     model = load_model(folder, "cpu")
     if not _fits_on_gpu(model):
-        return OfflineSampler(model, batch_size)(draws)
+        return OfflineSampler(model, batch_size)(requests)
     for part in (model.unet, model.vae.vae, model.text_encoder.model):
         part.to(PREVIEW_DEVICE, torch.bfloat16)
     model = replace(model, vae=replace(model.vae, device=model.device))
     with torch.autocast(PREVIEW_DEVICE, torch.bfloat16):
-        return OfflineSampler(model, batch_size)(draws)
+        return OfflineSampler(model, batch_size)(requests)
 
 
 def _fits_on_gpu(model: LatentDiffusionModel) -> bool:

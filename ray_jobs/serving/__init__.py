@@ -1,1 +1,1 @@
-"""serving."""
+"""The HTTP service on Ray Serve: deployments, replicas of models, and the routing between them."""

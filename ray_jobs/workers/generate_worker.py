@@ -55,15 +55,15 @@ class GenerateWorker:
 
     def __call__(self, rows: pa.Table) -> ShardOutput:
         """Draw the images of a shard."""
-        plans = rows.to_pylist()
-        draws = [replace(self.task.example, **{name: plan[name] for name in CORE_FIELDS}) for plan in plans]
-        pictures = self.sampler(draws)
-        made = [self._row(*parts) for parts in zip(plans, draws, pictures, strict=True)]
+        planned = rows.to_pylist()
+        requests = [replace(self.task.example, **{name: row[name] for name in CORE_FIELDS}) for row in planned]
+        images = self.sampler(requests)
+        made = [self._row(*parts) for parts in zip(planned, requests, images, strict=True)]
         return ShardOutput(pa.Table.from_pylist(made, schema=GENERATED.schema), {"images": len(made)})
 
-    def _row(self, plan: Mapping[str, Any], draw: GenerationRequest, pixels: Any) -> dict[str, Any]:
-        png = to_png(pixels, draw, provenance(self.sampler.model, draw, self.mode, self.task.versions))
-        return {**plan, "image": {"bytes": png, "path": f"{plan['generated_id']}.png"},
+    def _row(self, row: Mapping[str, Any], request: GenerationRequest, pixels: Any) -> dict[str, Any]:
+        png = to_png(pixels, request, provenance(self.sampler.model, request, self.mode, self.task.versions))
+        return {**row, "image": {"bytes": png, "path": f"{row['generated_id']}.png"},
                 "checkpoint": self.task.uri, "model_key": self.task.key}  # fmt: skip
 
 

@@ -171,7 +171,7 @@ def test_an_address_where_nobody_answers_is_one_line():
 
 @pytest.mark.parametrize("argv, address, folder, wrong", [
     ([], "http://h:8265", None, "needs a command"),
-    (["submit", "crawl"], "http://h:8265", None, "cannot submit itself"),
+    (["submit", "crawl"], "http://h:8265", None, "cannot submit another one"),
     (["crawl"], "h:8265", None, "write it as http://"),
     (["crawl"], "http://h:8265", "/no/such/folder", "is not a folder"),
 ])  # fmt: skip
