@@ -38,6 +38,7 @@ def run(config: Config, build: EngineBuilder = load_engine) -> dict[str, object]
         ConfigError: The engine cannot use so many GPUs, or the CSV of `caption.overrides` is wrong.
         JobError: More than `caption.max_failed_fraction` of this run's captions failed; all is committed then.
     """
+    # The cheapest checks first: a missing model is found before any table is read.
     check_engine(config.caption)
     store, key = Store(config.store, config.branch), engine_protocol.engine_key(config.caption)
     table = open_tables(store, config.as_of, IMAGES)[IMAGES.name]

@@ -43,6 +43,7 @@ def run(config: Config) -> dict[str, object]:
     source_factory.validate_source(config.crawl)
     store = Store(config.store, config.branch)
     state = CrawlState(config, frontier.begin_recrawl(config, store))
+    # A crash between the commit of tiles and that of their page's outcome is mended first.
     state.close_interrupted_pages()
     _list_pages(config, state)
     counts = _fetch_images(config, state)
@@ -61,6 +62,7 @@ def _list_pages(config: Config, state: CrawlState) -> None:
     """
     names, checked = source_factory.page_names(config.crawl), False
     while blocks := next_pages(config.crawl, names, state.finished_pages()):
+        # Not before there is a page to read: a finished crawl needs neither site nor browser.
         if not checked:
             source_factory.check_site_reachable(config.crawl)
             checked = True

@@ -65,6 +65,7 @@ def run(config: Config) -> dict[str, object]:
     images = shards.local_images(files, rows_per_shard=IMAGES_PER_SHARD)
     lineage = Lineage(RunInfo(config.run, config.to_json()), "train", {})
     encoded = latents.encode(config, images, captions, lineage)
+    # What each image shows travels with the task's loader: tables of the store know nothing of concepts.
     facts = trainer.train(_with_prompts(config, concepts), "train", partial(_load, data))
     return {
         "subject images": len(data.prompts) - len(data.classes),

@@ -82,6 +82,7 @@ def encode(config: Config, images: shards.ImageSource, captions: set[str], linea
         JobError: The cluster lacks the resources.
     """
     store, settings = Store(config.store, config.branch), config.latents
+    # The driver loads both models too: their keys decide what is encoded already.
     vae, text_encoder = load_codec(config, store, "cpu"), load_text(config, "cpu")
     latent_shards = [
         replace(shard, payload={"augmentation": number, "images": shard.payload})

@@ -42,6 +42,7 @@ def run(config: Config, words: Sequence[str] = ()) -> None:
         EmojiLdmError: The first stage that fails, with its own type and exit status; later stages do not run.
     """
     stages = stages_of(words)
+    # If generate comes first, it says so itself at once.
     if "generate" in stages[1:]:
         from emoji_ldm.generate.request_planner import plan_requests
 
@@ -80,12 +81,14 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
             left = f"; not run: {' '.join(stages[number:])}" if stages[number:] else ""
             error.args = (f"stopped at {stage}: {error}{left}; the same command goes on from there",)
             raise
+        # Otherwise an autoscaler would keep the GPU nodes of this stage through the next one.
         release_resources()
 
 
 def run_stage(stage: str, config: Config) -> None:
     """Run a stage by its word (`autoencoder` for `train autoencoder`) and print its summary."""
     Store(config.store, config.branch).check_writable()
+    # A stage imports its libraries only now: crawling needs no torch, captioning no diffusers.
     job = importlib.import_module(f"ray_jobs.{stage}")
     if stage == "serve":
         job.run(config)

@@ -41,6 +41,7 @@ def run(config: Config) -> None:
         JobError: The cluster lacks the resources, or a model cannot be loaded on it.
     """
     settings = config.serve
+    # In the order of cost: a wrong option or a port in use is reported before Ray is started.
     app = application(config)
     is_local = not (config.ray.address or os.environ.get("RAY_ADDRESS"))
     port = free_port(settings.host, settings.port) if is_local else settings.port

@@ -111,6 +111,7 @@ def configured(
     def register(function: Function) -> Function:
         def call(words: list[str] | None, config: str | None, dry_run: bool, debug: bool, **options: Any) -> int:
             def act() -> int | None:
+                # Shortcuts come last, so that they win; `prepare` sees words even in a dry run.
                 plain, overrides = split_words(words or [])
                 overrides += _shortcut_overrides(shortcuts, options)
                 resolved = prepare(_load(config or _default_preset(name), overrides), plain)
@@ -121,6 +122,7 @@ def configured(
 
             return run_command(act, debug=debug)
 
+        # Typer sees words and common options instead of `config` and `words`, which the wrapper provides.
         own = [one for one in inspect.signature(function).parameters.values() if one.name not in ("config", "words")]
         argument = typer.Argument(
             metavar=" | ".join(filter(None, [words, WORDS])),
@@ -174,6 +176,7 @@ def parse_words(context: typer.Context, words: list[str]) -> typer.Context:
     """
     parent = context.find_root()
     group = parent.command
+    # Click parses a command only when it runs it. These are its own steps, one level of commands after the other.
     while isinstance(group, TyperGroup):
         name, found, words = group.resolve_command(parent, words)
         if not isinstance(found, TyperGroup):

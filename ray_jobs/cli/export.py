@@ -66,6 +66,7 @@ def export_or_alias(config: Config, stage: str, options: CheckpointOptions) -> i
 def _export(config: Config, stage: str, options: CheckpointOptions) -> None:
     from emoji_ldm.train.checkpoint_export import ExportRequest, export_checkpoint
 
+    # Asked for first: an export may take minutes.
     token = _hub_token(options.push)
     folder = Path(options.export).expanduser()
     with tempfile.TemporaryDirectory(prefix="emoji-ldm-") as cache:

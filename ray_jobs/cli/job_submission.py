@@ -120,6 +120,7 @@ async def _print_log(client: Any, job: str) -> int:
 
     async for text in client.tail_job_logs(job):
         _say(text)
+    # The exit status of a job is in its state alone.
     status = client.get_job_status(job)
     while not status.is_terminal():  # the log ends a moment before the state is written
         await asyncio.sleep(0.2)

@@ -108,11 +108,13 @@ def stream_shards(job: SinkJob, shards: Sequence[WorkShard]) -> Iterator[Finishe
         EmojiLdmError: A worker raised it; the shards before it are yielded first.
         JobError: A part of the cluster was lost, more often than Ray retries.
     """
+    # One block per shard: a block is what Ray hands to one task, and yields as soon as that is done.
     data = ray.data.from_items([_row(shard) for shard in shards], override_num_blocks=len(shards))
     workers = min(job.num_workers, len(shards))
     limit = start_inflight_limit(workers)
     # As many readers and writers as workers: on a small machine each further process costs a second to start.
     data = data.map(_reader(job), num_cpus=0.25, concurrency=workers)
+    # The pool has a fixed size: an actor loads a model, which costs more than its idle time would.
     data = data.map(
         _WorkerActor, fn_constructor_args=(limit, job.worker, job.worker_args), concurrency=(workers, workers),
         num_cpus=job.num_cpus, num_gpus=job.num_gpus or None,
@@ -126,6 +128,7 @@ def stream_shards(job: SinkJob, shards: Sequence[WorkShard]) -> Iterator[Finishe
             file = DataFile(**json.loads(row["file"])) if row["file"] else None
             extra = _from_ipc(row["extra"]) if row["extra"] else None
             counts = json.loads(row["counts"])
+            # The caller commits before it asks for the next one: only then does the shard leave the limit below.
             yield FinishedShard(row["shard"], row["num_items"], file, counts, extra)
             metrics.shard_committed(row["num_items"], counts)
             limit.release.remote(row["shard"])
@@ -158,7 +161,7 @@ def run(job: SinkJob, shards: Sequence[WorkShard], lineage: Lineage, *, unit: st
                 version = table.upsert(files, older, app_id=app_id, metadata=metadata)
             else:
                 version = table.commit(files, app_id=app_id, metadata=metadata)
-            if version is not None:
+            if version is not None:  # None: an earlier run has committed this shard
                 add_counts(totals, done.counts)
             progress.advance(done.num_items)
     return totals
@@ -182,6 +185,7 @@ class _WorkerActor:
 
     def _work(self, row: SinkRow) -> SinkRow:
         self.worker = self.worker or self.build(*self.args)
+        # Blocks this actor, not the event loop of the limit, until a shard before it is committed.
         ray.get(self.inflight_limit.acquire.remote(row["shard"]))
         output = self.worker(_from_ipc(row["rows"]))
         extra = _to_ipc(output.extra) if output.extra is not None else b""
@@ -202,6 +206,7 @@ def _writer(job: SinkJob) -> Callable[[SinkRow], SinkRow]:
 
     def write(row: SinkRow) -> SinkRow:
         rows = _from_ipc(row["rows"])
+        # The rows stay in the file: only its description travels to the driver.
         return {**row, "rows": b"", "file": Table(store, spec).write_file(rows).to_json() if rows.num_rows else ""}
 
     return lambda row: _guarded(write, row)
@@ -222,6 +227,7 @@ def _raise(error: str) -> None:
     raise getattr(errors, name)(text)
 
 
+# A row of Ray Data holds plain values: a table travels in it as Arrow IPC bytes.
 def _to_ipc(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:

@@ -18,7 +18,9 @@ def start_inflight_limit(num_workers: int) -> Any:
 
     There is room for one shard per worker and one that waits for its commit. The actor ends with the driver.
     """
+    # On the driver's node: a lost worker node must not take the count of shards with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # Each waiting worker holds one call open, so the calls must be many; each is only a coroutine.
     options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 10_000, "scheduling_strategy": here}
     return ray.remote(InflightLimit).options(**options).remote(num_workers + 1)
 

@@ -74,6 +74,7 @@ class TrainingMetrics:
             self._poll_checkpoint()
         for line in lines[-20:]:
             self._values |= {name: float(line[key]) for key, (name, _) in LOG_GAUGES.items() if key in line}
+        # All of them every time, changed or not: see the module's docstring.
         for name, value in self._values.items():
             self._gauges[name].set(value, self._tags)
 

@@ -30,6 +30,7 @@ def start_rate_limiter(config: CrawlConfig) -> RayRateLimiter:
         ConfigError: An entry of `crawl.allow_private` is wrong.
     """
     LocalRateLimiter(config)  # raises here, in the driver, what is wrong with the configuration
+    # On the driver's node, where it ends with the driver; `soft` lets it start on a head without room for work.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     # Many workers wait in it at once; each costs no more than a coroutine.
     actor = (

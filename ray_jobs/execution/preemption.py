@@ -33,6 +33,7 @@ class PreemptionNotice:
         self.steps_until_poll -= 1
         if self.steps_until_poll:
             return False
+        # A barrier: every rank is here, since all count the same steps.
         info = ray.train.get_preemption_info()
         self.steps_until_poll, save = current_context().broadcast((self._steps_to_next_poll(), self._must_save(info)))
         self.poll_every_steps = self.steps_until_poll
@@ -45,6 +46,7 @@ class PreemptionNotice:
             ends_s = info.deadline_ms / 1000 if info.deadline_ms else now + DEFAULT_DEADLINE_S
             self.deadline_s = min(self.deadline_s, ends_s - SAVE_MARGIN_S)
             return True
+        # The last save before the node goes: what was trained since the notice would be lost otherwise.
         if now >= self.deadline_s:
             self.deadline_s = float("inf")
             return True

@@ -46,6 +46,7 @@ def connect(config: RayConfig) -> None:
         JobError: The cluster cannot be reached, or the local one does not start.
     """
     global _started_here
+    # Stages of a pipeline share one Ray: its start takes seconds.
     if ray.is_initialized():
         return
     address = config.address or os.environ.get("RAY_ADDRESS") or None
@@ -156,6 +157,7 @@ def wait_for_resources(config: RayConfig, stage: str, num_workers: int, *, num_c
     needs = {"CPU": num_workers * num_cpus, "GPU": num_workers * num_gpus}
     deadline = time.monotonic() + config.place_timeout_s
     while short := {name: need for name, need in needs.items() if need > ray.cluster_resources().get(name, 0) + 1e-6}:
+        # A local Ray never gets more resources, so there is nothing to wait for.
         if time.monotonic() > deadline or not can_autoscale():
             name, need = next(iter(short.items()))
             has = ray.cluster_resources().get(name, 0)

@@ -47,6 +47,7 @@ def of_images(images: Table, image_ids: Iterable[str], *, rows_per_shard: int, k
         rows_per_shard: Images per shard.
         key: Identifies what is computed from them: the same ids and key give the same shard names.
     """
+    # Sorted by file, so that a worker opens few Parquet files, and by id, so that names do not depend on set order.
     located = images.locate(image_ids)
     pairs = [(path, image_id) for path in sorted(located) for image_id in sorted(located[path])]
     return [_shard(pairs[start : start + rows_per_shard], key) for start in range(0, len(pairs), rows_per_shard)]

@@ -66,6 +66,7 @@ class ProgressPrinter:
             return
         if lines and lines[-1]["step"] < self.progress.done:  # the group was restarted from a checkpoint
             self._rewind(lines)
+        # Trackers report late failures as notes of a line that was shown already.
         for line in lines:
             if line["step"] == self.progress.done:
                 self._print_notes(line)
@@ -86,6 +87,7 @@ class ProgressPrinter:
         for step, norm in line.get("bad", {}).items():
             why = f", above {line['limit']}" if norm not in ("nan", "inf") else ""
             print_status(f"{self.section}: step {step} was skipped, its gradient norm is {norm}{why}")
+        # The log names only some of the skipped steps, but counts them all.
         more = int(line.get("skipped", 0)) - self.skipped - len(line.get("bad", {}))
         if more > 0:
             print_status(f"{self.section}: {more} more steps were skipped up to step {line['step']}")

@@ -72,6 +72,7 @@ def train(config: Config, section: str, load: TaskLoader) -> Summary:
         print_status(warning)
     ray_runtime.connect(config.ray)
     ray_runtime.wait_for_resources(config.ray, section, fewest, num_cpus=NUM_CPUS, num_gpus=settings.gpus_per_worker)
+    # From here on, a group that an earlier driver left running can no longer publish: its token is outdated.
     token = run_fencing.claim_run(store, config.run, section)
     try:
         with show_progress(store, config, plan), ray_runtime.environment_defaults(_ray_train_settings(settings)):
@@ -112,6 +113,7 @@ def _fit(config: Config, section: str, load: TaskLoader, token: str) -> Summary:
     store = Store(config.store, config.branch)
     # Ray keeps its own state of the group below the store, which every node reaches; nothing is read from it later.
     name = f"ray-{uuid.uuid4().hex[:8]}"
+    # Everything below is pickled: the workers import this module and call `_work` with the dictionary.
     trainer = InterruptibleTrainer(
         _work,
         train_loop_config={"config": config, "store": store, "section": section, "load": load, "token": token},
@@ -128,6 +130,7 @@ def _fit(config: Config, section: str, load: TaskLoader, token: str) -> Summary:
         ),
     )
     try:
+        # Blocks through all restarts; progress reaches the terminal through the store, see `show_progress`.
         outcome = trainer.fit().return_value
     except KeyboardInterrupt:
         trainer.abort()
@@ -136,6 +139,7 @@ def _fit(config: Config, section: str, load: TaskLoader, token: str) -> Summary:
         raise _explain(error, settings, section) from None
     finally:
         store.delete("runs", config.run, section, name)
+    # Point 5 of the module's docstring: an error for the user, by the name of its class.
     if "error" in outcome:
         kind, text = outcome["error"]
         raise getattr(errors, kind)(text)
@@ -196,6 +200,7 @@ def _device(settings: Section) -> Any:
 
 def _explain(failure: ray.train.TrainingFailedError, settings: Section, section: str) -> EmojiLdmError:
     """One of our own errors as it was raised; of any other, the last line of what Ray collected."""
+    # A rank that raised one of our errors explains the failure better than the others, which lost their peer.
     for wrapped in getattr(failure, "worker_failures", {}).values():
         error = user_exception(wrapped)
         if isinstance(error, EmojiLdmError):

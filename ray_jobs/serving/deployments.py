@@ -54,12 +54,14 @@ def application(config: Config) -> serve.Application:
         raise ConfigError(
             f"serve.min_replicas={settings.min_replicas} is more than serve.max_replicas={settings.max_replicas}"
         )
+    # Everything that can be wrong with the configuration is found here, in the driver, before any replica starts.
     models = served_models(config)
     for name, value in settings.loras.items():
         adapter_folder(Store(config.store), CACHE_FOLDER, f"serve.loras.{name}", value)
     if settings.keys:
         ApiKeyCache(settings.keys)
     replicas = {model.name: _replicas(config, model) for model in models}
+    # Limits are read from the files of the models, so that routes can answer while no replica runs.
     limits = {model.name: model.limits for model in models}
     sets = _singleton(Sets, settings).bind(config, replicas, limits)
     return _singleton(Ingress, settings).bind(config, replicas, limits, sets)

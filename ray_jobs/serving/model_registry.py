@@ -56,6 +56,7 @@ def served_models(config: Config) -> list[ServedModel]:
     if config.run in settings.models:
         raise ConfigError(f"serve.models.{config.run}: {config.run!r}, the run's name, is that of serve.checkpoint; "
                           "choose another name")  # fmt: skip
+    # The order matters: the first model answers requests that name none.
     named = {config.run: settings.checkpoint or "", **settings.models}
     if settings.reload_s and not any(map(is_moving_reference, named.values())):
         raise ConfigError(f"serve.reload_s={settings.reload_s:g} has no effect: no model's checkpoint may mean other "

@@ -47,6 +47,7 @@ class ModelReplica:
             model, batch_size=settings.batch_size, deterministic=settings.deterministic, max_queued=settings.max_queued,
             loras=self.loader.adapters(model), encode_image=self.loader.encode_png,
         )  # fmt: skip
+        # Metrics and reloads have threads of their own: loading a model would block the event loop for seconds.
         self.metrics, self.utilization = ReplicaMetrics(), Utilization()
         self.closing = threading.Event()
         self._repeat_every(METRICS_INTERVAL_S, self._measure)
@@ -63,13 +64,14 @@ class ModelReplica:
         previews: asyncio.Queue[PartialImage | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def show(index: int, png: bytes) -> None:
+        def show(index: int, png: bytes) -> None:  # called in a thread of the batcher
             loop.call_soon_threadsafe(previews.put_nowait, PartialImage(index, png))
 
         pending = self._submit(task, num_previews=num_partials, on_preview=show)
         if isinstance(pending, Exception):
             yield pending
             return
+        # The image may be finished, or fail, before any preview: None ends the loop in every case.
         image = asyncio.create_task(_png(pending))
         image.add_done_callback(lambda _: previews.put_nowait(None))
         try:
@@ -123,6 +125,7 @@ class ModelReplica:
         """Load other weights if the checkpoint means others now; images accepted before keep the old ones."""
         try:
             if (uri := self.loader.current_uri()) != self.loader.uri:
+                # Both models are in memory until the last image of the old one is drawn.
                 model = self.loader.load(uri)
                 self.batcher.swap_model(model, self.loader.adapters(model))
                 self.loader.uri = uri

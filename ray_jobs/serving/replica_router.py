@@ -97,11 +97,13 @@ class ReplicaRouter:
                             self._mark_stale(task.model)
                             yield item
                             return
+                        # A replay starts at the first step again; the client has seen these previews.
                         if item.index > shown:
                             shown = item.index
                             yield item
             except (BackPressureError, Overloaded) as error:
                 retry_s = error.retry_after_s or self.settings.target_wait_s
+                # Not yet accepted: the client shall come back. Accepted: it was promised, so it waits here.
                 if not retries.accepted:
                     self._metrics.count_refusal(task.model)
                     raise Overloaded(retry_s) from None
@@ -179,6 +181,7 @@ class RetryState:
 
     async def after_error(self, error: Exception) -> None:
         """Wait before the next try; raises ReplicaLost or Overloaded if there shall be none."""
+        # An unavailable replica never had the image: that says nothing about the image.
         self._deaths += isinstance(error, ActorDiedError)
         self.accepted |= not isinstance(error, UNAVAILABLE_ERRORS)
         if self._deaths == MAX_REPLICA_DEATHS:

@@ -32,6 +32,7 @@ class RequestLogHandler(logging.Handler):
         """Pass a line on; called in any thread."""
         line = self.format(record)
         logging.getLogger("ray.serve").log(record.levelno, "request", extra={"fields": _fields(line)})
+        # The deque is safe to append to from any thread; the event is not, so the loop sets it.
         self.lines.append(line)
         self.loop.call_soon_threadsafe(self.available.set)
 

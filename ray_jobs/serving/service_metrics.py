@@ -48,6 +48,7 @@ class ReplicaMetrics:
     def update(self, stats: BatcherStats) -> None:
         """Export what changed since the last call, about a second ago."""
         last, self._last = self._last, stats
+        # The batcher counts; a histogram of Prometheus wants every observation, at least with the mean of its group.
         for rows, count in stats.rows_per_forward.items():
             new = count - (last.rows_per_forward.get(rows, 0) if last else 0)
             seconds = stats.tick_s[rows] - (last.tick_s.get(rows, 0.0) if last else 0.0)

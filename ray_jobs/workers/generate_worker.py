@@ -44,6 +44,7 @@ class GenerateWorker:
         model = load_model(source, sampling_device(settings.gpus_per_worker, deterministic=settings.deterministic))
         if settings.lora:
             model = with_lora(model, lora_folder(settings.lora, store))
+        # The path may lead to other files on this node, or to newer ones than the driver saw.
         if model.key != task.key:
             raise ModelError(f"model {task.uri} is another one on this node, or changed meanwhile; "
                              "run: emoji-ldm generate")  # fmt: skip

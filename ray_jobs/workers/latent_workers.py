@@ -41,6 +41,7 @@ class LatentsWorker:
 
         ids, files = rows["image_id"].to_pylist(), rows["image"].to_pylist()
         number, size = rows["augmentation"][0].as_py(), self.settings.batch_size
+        # All images of a shard have the same augmentation; batches bound the memory of the encoder.
         moments = []
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
