@@ -11,6 +11,8 @@ from emoji_ldm.errors import ConfigError, StoreError
 from emoji_ldm.serve import api_keys
 from emoji_ldm.serve.api_keys import change_keys, new_key, read_keys, write_keys
 
+OTHER = new_key("other", "bulk", 0, None)[1]
+
 
 @pytest.fixture
 def path(tmp_path):
@@ -21,21 +23,6 @@ def add(path, name="alice", kind="interactive", quota=0, expires=None):
     secret, key = new_key(name, kind, quota, expires)
     write_keys(path, (*(read_keys(path) or ()), key))
     return secret
-
-
-def test_concurrent_changes_of_a_local_file_are_all_kept(path, tmp_path):
-    def added(name):
-        def change(keys):
-            time.sleep(0.01)
-            return (*(keys or ()), new_key(name, "interactive", 0, None)[1])
-
-        change_keys(path, change)
-
-    names = [f"key-{number}" for number in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(added, names))
-    assert sorted(key.name for key in read_keys(path)) == names
-    assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in tmp_path.iterdir())
 
 
 class FakeObject:
@@ -60,15 +47,27 @@ class FakeObject:
         return self.put_if_match(data, path, "0")
 
 
-OTHER = new_key("other", "bulk", 0, None)[1]
-
-
 def add_to_object(monkeypatch, fake):
     """Add alice's key to a key file in S3; returns the keys there."""
     monkeypatch.setattr(api_keys, "s3", fake)
     alice = new_key("alice", "interactive", 0, None)[1]
     change_keys("s3://bucket/keys.json", lambda keys: (*(keys or ()), alice))
     return api_keys.KEY_FILE.validate_json(fake.data)["keys"]
+
+
+def test_concurrent_changes_of_a_local_file_are_all_kept(path, tmp_path):
+    def added(name):
+        def change(keys):
+            time.sleep(0.01)
+            return (*(keys or ()), new_key(name, "interactive", 0, None)[1])
+
+        change_keys(path, change)
+
+    names = [f"key-{number}" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(added, names))
+    assert sorted(key.name for key in read_keys(path)) == names
+    assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("loses_response", "names"), [(False, ["other", "alice"]), (True, ["alice"])])

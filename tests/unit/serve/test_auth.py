@@ -19,6 +19,21 @@ from tests.unit.serve.asgi_client import call, error_of, send_with_key
 from tests.unit.serve.fake_backend import FakeBackend, image_file, serving, wait_until
 
 
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "keys.json")
+
+
+def add(path, name="alice", kind="interactive", quota=0, expires=None):
+    secret, key = new_key(name, kind, quota, expires)
+    write_keys(path, (*(read_keys(path) or ()), key))
+    return secret
+
+
+def status(url, secret):
+    return httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {secret}"}).status_code
+
+
 @pytest.mark.parametrize(
     ("origin", "method", "origins", "status"),
     [
@@ -43,17 +58,6 @@ def test_web_pages_of_unlisted_origins_cannot_change_anything(origin, method, or
     assert response.status_code == status and len(backend.tasks) == (status == 200 and method == "POST")
     if status == 403:
         assert "serve.cors_origins" in error_of(response, 403)["message"]
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "keys.json")
-
-
-def add(path, name="alice", kind="interactive", quota=0, expires=None):
-    secret, key = new_key(name, kind, quota, expires)
-    write_keys(path, (*(read_keys(path) or ()), key))
-    return secret
 
 
 def test_every_route_but_health_and_docs_requires_a_valid_key(path):
@@ -88,10 +92,6 @@ def test_a_task_carries_the_name_of_the_key_and_the_id_of_the_request(path):
     [task] = backend.tasks
     assert (task.tenant, task.bulk, task.timeout_s) == ("bob", False, 7)
     assert task.request_id == response.headers["x-request-id"]
-
-
-def status(url, secret):
-    return httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {secret}"}).status_code
 
 
 def test_keys_can_be_added_and_revoked_while_the_service_runs(path, monkeypatch):

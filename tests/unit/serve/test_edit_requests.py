@@ -9,6 +9,15 @@ from tests.unit.serve.asgi_client import call, edit, error_of, requests_in
 from tests.unit.serve.fake_backend import FakeBackend, image_file, serving
 
 
+def connect(url):
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)))
+
+
+def head(length, path="/v1/images/generations", kind="application/json"):
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
 def test_an_edit_passes_image_and_mask_and_sets_the_strength():
     files = {"image": ("a.png", image_file()), "mask": ("m.png", image_file(colour=(0, 0, 0, 0)))}
     response = edit(FakeBackend(), files, prompt="a hat", n="2", seed="5", guidance_scale="2.5")
@@ -60,15 +69,6 @@ def test_a_body_that_is_not_a_form_or_too_long_is_refused():
     assert error_of(edit(FakeBackend(), {"image": ("a.png", b"\0" * 18_000_000)}, prompt="a"), 413)
     headers = {"content-type": "multipart/form-data"}
     assert error_of(call(FakeBackend(), "POST", "/v1/images/edits", content=b"--x", headers=headers), 400)
-
-
-def connect(url):
-    host, port = url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)))
-
-
-def head(length, path="/v1/images/generations", kind="application/json"):
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
 def test_edits_of_several_megabytes_are_accepted_and_longer_bodies_refused_at_once():

@@ -14,6 +14,10 @@ from tests.unit.serve.asgi_client import edit, error_of, generate
 from tests.unit.serve.fake_backend import FakeBackend, image_file, serving
 
 
+def post(url, **body):
+    return httpx.post(f"{url}/v1/images/generations", json={"prompt": "a", **body}, timeout=20)
+
+
 def test_the_first_error_cancels_the_other_images():
     backend = FakeBackend(error=lambda task: Overloaded(1) if task.request.seed == 3 else None, delay_s=5)
     assert generate(backend, prompt="a", n=4, seed=0).status_code == 503
@@ -42,10 +46,6 @@ def test_input_images_stay_within_their_memory_budget_which_is_released_afterwar
             return sorted(response.status_code for response in (*concurrent, await posts[3]))
 
     assert [asyncio.run(crowd(stream)) for stream in ("false", "true")] == [[200, 200, 503, 503]] * 2
-
-
-def post(url, **body):
-    return httpx.post(f"{url}/v1/images/generations", json={"prompt": "a", **body}, timeout=20)
 
 
 @pytest.mark.slow

@@ -17,6 +17,23 @@ from emoji_ldm.serve.app import build_api
 from tests.unit.serve.asgi_client import call
 from tests.unit.serve.fake_backend import FakeBackend, serving, wait_until
 
+SCOPE = {"type": "http", "method": "POST", "path": "/v1/images/generations", "headers": [], "query_string": b"",
+         "raw_path": b"", "root_path": "", "scheme": "http", "server": ("x", 80)}  # fmt: skip
+BODY = json.dumps({"prompt": "a cat", "seed": 1}).encode()
+
+
+def connect(url):
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)))
+
+
+def head(length, path="/v1/images/generations", kind="application/json"):
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def post(url, **body):
+    return httpx.post(f"{url}/v1/images/generations", json={"prompt": "a", **body}, timeout=20)
+
 
 def test_each_request_logs_one_line_without_its_prompt(caplog):
     caplog.set_level(logging.INFO, "emoji_ldm.serve")
@@ -35,26 +52,6 @@ def test_each_request_logs_one_line_without_its_prompt(caplog):
 def test_a_request_id_that_could_forge_a_log_line_is_replaced():
     response = call(FakeBackend(), "GET", "/health", headers={"x-request-id": 'a"} {'})
     assert response.headers["x-request-id"].startswith("req_")
-
-
-SCOPE = {"type": "http", "method": "POST", "path": "/v1/images/generations", "headers": [], "query_string": b"",
-         "raw_path": b"", "root_path": "", "scheme": "http", "server": ("x", 80)}  # fmt: skip
-
-
-BODY = json.dumps({"prompt": "a cat", "seed": 1}).encode()
-
-
-def connect(url):
-    host, port = url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)))
-
-
-def head(length, path="/v1/images/generations", kind="application/json"):
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n".encode()
-
-
-def post(url, **body):
-    return httpx.post(f"{url}/v1/images/generations", json={"prompt": "a", **body}, timeout=20)
 
 
 @pytest.mark.slow

@@ -29,6 +29,13 @@ from tests.unit.serve.bulk.instant_backend import (
 ROOT = Path(__file__).parents[4]
 
 
+def started(driver):
+    """Id of a new process with a runner."""
+    driver.stdin.write("\n")
+    driver.stdin.flush()
+    return int(driver.stdout.readline())
+
+
 def test_the_oldest_jobs_go_first_and_failing_ones_occupy_no_slot(store, monkeypatch):
     monkeypatch.setattr(runners, "MAX_JOBS", 1)
     monkeypatch.setattr(runners, "PAUSE_S", 0.3)
@@ -71,13 +78,6 @@ def test_five_kills_change_no_row_and_repeat_only_the_images_in_flight(store, tm
     drawn = Counter(log.read_text().splitlines())
     print(f"{kills} kills, {sum(drawn.values()) - 300} of 300 images generated again")
     assert len(drawn) == 300 and sum(drawn.values()) - 300 <= kills * (16 + 2 * IMAGES_PER_SHARD)
-
-
-def started(driver):
-    """Id of a new process with a runner."""
-    driver.stdin.write("\n")
-    driver.stdin.flush()
-    return int(driver.stdout.readline())
 
 
 def test_two_concurrent_runners_commit_every_row_once(store):

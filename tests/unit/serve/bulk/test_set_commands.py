@@ -37,7 +37,8 @@ def test_help_of_every_verb_shows_an_example(verb, capsys):
 
 
 @pytest.mark.slow
-def test_one_command_draws_a_set_and_writes_the_folder(tmp_path, capsys, backend):
+def test_one_command_draws_a_set_and_writes_the_folder(tmp_path, capsys, backend, monkeypatch):
+    monkeypatch.setattr(backend, "pause_s", 0.5)  # long enough for the progress to be seen
     folder = tmp_path / "emoji"
     words = ["sets", "create", "a cat", "a dog", "-n", "3", "--style", "{prompt}, flat", "--seed", "4", "--steps", "9"]
     assert main([*words, "--fetch", str(folder)]) == 0

@@ -5,6 +5,12 @@ from emoji_ldm.serve.bulk.api import downloads
 URL = "/v1/images/generations"
 
 
+def whole_of(service, job_id, file):
+    """The bytes of a Parquet file, from the store."""
+    [path] = [path for path in service.files() if path.name == file["name"].rpartition("/")[2]]
+    return path.read_bytes()
+
+
 def test_files_can_be_read_in_ranges_and_large_ones_must_be(service, completed_set, completed_batch, monkeypatch):
     file, *_ = service.call("GET", f"/v1/emoji-sets/{completed_set}/parquet").json()["data"]
     paths = [f"/v1/emoji-sets/{completed_set}/parquet/{file['name']}"]
@@ -29,12 +35,6 @@ def test_files_can_be_read_in_ranges_and_large_ones_must_be(service, completed_s
         service.call("GET", paths[0], headers={"range": "bytes=3-5"}).content
         == whole_of(service, completed_set, file)[3:6]
     )
-
-
-def whole_of(service, job_id, file):
-    """The bytes of a Parquet file, from the store."""
-    [path] = [path for path in service.files() if path.name == file["name"].rpartition("/")[2]]
-    return path.read_bytes()
 
 
 def test_downloads_beyond_the_limit_are_refused_with_a_pause(service, completed_set, monkeypatch):
