@@ -53,7 +53,6 @@ class TokenBucket:
         now = time.monotonic()
         self.tokens = min(self.capacity, self.tokens + (now - self.refilled_at) * self.capacity / 60)
         self.refilled_at = now
-        # A full bucket admits requests of any size: see the docstring. Otherwise all tokens must be there.
         missing = min(float(images), self.capacity) - self.tokens
         if missing > 0:
             return missing * 60 / self.capacity

@@ -102,7 +102,7 @@ def add_error_handlers(api: FastAPI) -> None:
 
 
 async def _handle_error(request: Request, error: Exception) -> JSONResponse:
-    # Clients get a generic message, since paths and endpoints are none of their business. Operators need the details.
+    # The response is generic, since paths and endpoints are not meant for clients. Operators find the details here.
     if isinstance(error, StoreError | DatasetError):
         LOG.error("request %s: %s", request.state.id, error)
     return to_request_error(error).response()

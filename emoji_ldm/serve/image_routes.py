@@ -114,9 +114,9 @@ class ImageService:
             with self.input_budget.reserve(job.tasks):
                 pngs = await generate_all(self.backend, job.tasks)
             images = await _convert_all(job, pngs)
-        # A disconnect (CancelledError) is not refunded: the images may be almost finished, and a client could
-        # generate for free by disconnecting in time.
         except Exception:
+            # A disconnect (CancelledError) is not refunded: the images may be almost finished, and a client could
+            # generate for free by disconnecting in time.
             caller.refund(len(job.tasks))
             raise
         return JSONResponse(response_body(job.request, job.tasks[0].request.seed, images))

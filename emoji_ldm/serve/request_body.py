@@ -60,8 +60,8 @@ def parse_json(data: bytes) -> Any:
         if SURROGATE_ESCAPE.search(text):
             _refuse_lone_surrogates(value)
         return value
-    # The C parser recurses once per bracket. A body of brackets alone must not become a crash (500).
     except RecursionError:
+        # The C parser recurses once per bracket. A body of brackets alone must not become a crash (500).
         raise RequestError("the body is not JSON of this service: it is nested too deeply") from None
     except ValueError as error:
         raise RequestError(f"the body is not JSON: {error}") from None

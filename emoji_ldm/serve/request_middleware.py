@@ -82,8 +82,6 @@ class RequestLifecycle:
         except Exception as error:  # noqa: BLE001 - the outermost edge: the client gets an answer for every failure
             await self._fail(error)
         finally:
-            # After the body, the only event that can follow is the disconnect, which the task below already waits
-            # for. Two concurrent calls of the server's `receive` are not allowed.
             if self.disconnect_task:
                 self.disconnect_task.cancel()
 
@@ -93,6 +91,8 @@ class RequestLifecycle:
         Raises:
             RequestError: (408) The body arrives too slowly.
         """
+        # After the body, the only event that can follow is the disconnect, which the task below already waits for.
+        # Two concurrent calls of the server's `receive` are not allowed.
         if self.disconnect_task:
             await self.client_disconnected.wait()
             return {"type": "http.disconnect"}

@@ -22,8 +22,8 @@ from emoji_ldm.serve.bulk.bulk_job import BulkJob
 from emoji_ldm.serve.bulk.item_schema import RETRIES_EXHAUSTED, ItemRow, completed_row, failed_row
 from emoji_ldm.serve.bulk.shards import JobItem
 
-# ValueError and OSError of Pillow differ: the former means bad parameters, the latter a damaged image, which may come
-# out whole the next time.
+# EmojiLdmError: the model refuses the request. ValueError: the image cannot be encoded as requested. An OSError, which
+# Pillow raises for a damaged file, need not occur again.
 PERMANENT_ERRORS = (EmojiLdmError, ValueError)
 MAX_TRIES = 4
 OUTAGE_WEIGHT = 0.2  # weight of a failed try while no other image succeeded

@@ -101,7 +101,9 @@ class JobExecutor:
             for _ in shards:
                 self._open_shards.release()
         else:
-            await asyncio.to_thread(self.state.refresh)  # the job may have been cancelled, or another runner is at it
+            await asyncio.to_thread(
+                self.state.refresh
+            )  # the job may have been cancelled, or another runner may work on it
         # Checked after the commit, so that what was finished in time is kept.
         if time.time() > self.job.expires_at and not self.state.ended:
             await asyncio.to_thread(self.state.commit, {}, "expired")

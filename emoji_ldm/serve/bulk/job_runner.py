@@ -78,8 +78,8 @@ class JobRunner:
         self._backoff_until = {job_id: until for job_id, until in self._backoff_until.items() if until > now}
         try:
             self._created_at = await asyncio.to_thread(self._list_open)
-        # The store may be away for a while. Jobs that run go on, and the next poll tries again.
         except EmojiLdmError as error:
+            # The store may be unreachable for a while. Running jobs go on, and the next poll tries again.
             LOG.warning("bulk jobs cannot be listed: %s", error)
             return
         waiting = self._created_at.keys() - self._tasks.keys() - self._backoff_until.keys()
@@ -106,8 +106,7 @@ class JobRunner:
             else:
                 await self._execute(job)
         except Exception as error:
-            # Any error is worth another try: the code may be at fault, but the job is the user's, and must not get
-            # lost.
+            # Whatever the error is, giving up would lose the user's job. Other jobs must not suffer from it either.
             LOG.warning("bulk job %s pauses for %.0f s: %s", job_id, PAUSE_S, error, exc_info=error)
             self._backoff_until[job_id] = asyncio.get_running_loop().time() + PAUSE_S
 
