@@ -1,4 +1,4 @@
-"""Rows of `captions`, for the tests of what reads them."""
+"""Rows of the table `captions`, for tests of the stages that read it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emoji_ldm.store import Store
 
 
 def fill_captions(store: Store, captions: list[tuple[str, str, str]], **columns: object) -> Table:
-    """Commit good captions (image_id, engine, text), in one version; `columns` sets others, such as a status."""
+    """Commit captions (image_id, engine, text) with status "ok" as one version; `columns` overrides other columns."""
     rows = [
         {"caption_id": key_of(image_id, engine, text), "image_id": image_id, "caption": text, "engine": engine,
          "engine_key": engine, "number": 0, "attempts": 1, "status": "ok", "reason": "", **columns}

@@ -1,4 +1,4 @@
-"""Fixtures that several stages share."""
+"""Settings and fixtures that the tests of several stages share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-# Where a shell without job control starts the tests in the background, they and their children never hear Ctrl-C.
+# A shell without job control starts background commands with SIGINT ignored, and their children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a wrong folder is refused at once, not after the hub's retries
+os.environ.setdefault(
+    "HF_HUB_OFFLINE", "1"
+)  # a folder that is missing fails at once instead of after the hub's retries
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The real service in this process' Ray, deployed again and again, and its processes."""
+"""The real service in the Ray of this process, for tests that deploy it repeatedly and kill its processes."""
 
 import time
 from contextlib import suppress
@@ -10,11 +10,11 @@ from emoji_ldm.config import build
 from ray_jobs import serve as job
 from ray_jobs.serving.deployments import application
 
-TIMEOUT_S = 240.0  # of a request, so that one that finds no replica for several kills is drawn in the end
+TIMEOUT_S = 240.0  # of a request: long enough to be replayed after several kills
 
 
 class DeployedService:
-    """Two replicas of one model, `tiny`."""
+    """A service with two replicas of one model, `tiny`."""
 
     def __init__(self, folder, model):
         self.folder, self.model = folder, model
@@ -39,7 +39,7 @@ class DeployedService:
 
 
 def replica_processes(deployment):
-    """Those of a deployment's replicas, by the titles that Ray gives them."""
+    """Processes of a deployment's replicas, found by the titles that Ray gives them."""
     found = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):

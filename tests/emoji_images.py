@@ -1,4 +1,4 @@
-"""Real emoji as rows of `images`, for the tests of stages behind the crawl."""
+"""Real emoji as rows of the table `images`, for tests of the stages after the crawl."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from emoji_ldm.store import Store
 
 @cache
 def openmoji(num: int) -> tuple[SampleImage, ...]:
-    """OpenMoji faces, animals, food and hearts in turn, 128 px."""
+    """OpenMoji faces, animals, food and hearts, alternating, 128 px."""
     return tuple(openmoji_images(num, None))
 
 
 @cache
 def blobs(num: int) -> tuple[SampleImage, ...]:
-    """The first pictures of the committed fixture, 128 px."""
+    """The first images of the committed fixture, 128 px."""
     return tuple(fixture_images()[:num])
 
 
@@ -43,7 +43,7 @@ def image_rows(pictures: tuple[SampleImage, ...]) -> pa.Table:
 
 
 def fill_images(store: Store, pictures: tuple[SampleImage, ...], *, files: int = 2) -> list[str]:
-    """Commit pictures to `images` as some files; returns their ids."""
+    """Commit images in a number of files; returns their ids."""
     table, rows = Table(store, IMAGES), image_rows(pictures)
     lineage = Lineage(RunInfo("default", Config(store=store.uri).to_json()), "crawl", {})
     size = -(-rows.num_rows // files)

@@ -1,4 +1,4 @@
-"""A fake engine that obeys the contract of `emoji_ldm.caption.engine_protocol.CaptionEngine`, and what it says."""
+"""Fake caption engines that obey the contract of `emoji_ldm.caption.engine_protocol.CaptionEngine`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from emoji_ldm.config import CaptionConfig
 
 
 def caption_for(request: CaptionRequest) -> str:
-    """A good caption that differs by image, number and attempt."""
+    """A valid caption that differs by image, number and attempt."""
     head = f"round head of {request.seed}"
     return write_sentence("Blob", {"head_shape": head, "eyes": "black", "mouth": "wide", "expression": "calm",
                           "skin_color": "blue", "action": "waving", "background": "white"})  # fmt: skip
 
 
 class FakeEngine:
-    """Answers with `say`, keeps the batches, and prepares in another thread than it answers."""
+    """Answers with the function `say`, and records the batches and the threads that prepared them."""
 
     can_resample = True
 
     def __init__(self, say: Callable[[CaptionRequest], str] = caption_for, batch_size: int | None = 4) -> None:
-        """What `say` raises, the batch raises."""
+        """An exception that `say` raises fails the whole batch."""
         self.say, self.batch_size = say, batch_size
         self.batches: list[list[CaptionRequest]] = []
         self.preparers: set[str] = set()
@@ -42,15 +42,15 @@ class FakeEngine:
 
 
 class DyingEngine(FakeEngine):
-    """Dies at the second batch, once per folder; the engine that is started then lives on."""
+    """Dies at its second batch, once per folder; the engine that replaces it survives."""
 
     def __init__(self, folder: Path, config: CaptionConfig) -> None:
-        """Deaths are noted in the folder, one file per process."""
+        """Record deaths in the folder, one file per process."""
         super().__init__()
         self.folder = folder
 
     def answer(self, prepared: list[CaptionRequest]) -> list[EngineAnswer]:
-        """One answer per request, or the end."""
+        """One answer per request, or the death of the engine."""
         if self.batches and not list(self.folder.iterdir()):
             (self.folder / str(os.getpid())).touch()
             raise EngineLostError("CUDA error: an illegal memory access was encountered")

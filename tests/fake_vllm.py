@@ -1,7 +1,7 @@
-"""vLLM 0.29's offline interface, as far as captions use it, on a small model of transformers.
+"""The part of vLLM 0.29's offline interface that captions use, on a small model of transformers.
 
-What is refused here is what vLLM refuses: unknown arguments, a list of sampling parameters of
-another length, prompts with other keys or without a place for their picture.
+It refuses what vLLM refuses: unknown arguments, a list of sampling parameters of another length, and prompts with other
+keys or without a placeholder for their image.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 
 class EngineDeadError(Exception):
-    """As `vllm.v1.engine.exceptions` has it."""
+    """The exception of `vllm.v1.engine.exceptions`."""
 
 
 @dataclass(kw_only=True)
 class SamplingParams:
-    """The fields that captions set, with vLLM's defaults."""
+    """The parameters that captions set, with vLLM's defaults."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -34,7 +34,7 @@ class SamplingParams:
 
 
 class LLM:
-    """Answers one prompt after the other; greedy only, since vLLM draws other random numbers than we do."""
+    """Answers prompts one by one. Greedy decoding only, since vLLM draws other random numbers than transformers."""
 
     def __init__(
         self, model: str, *, dtype: str = "auto", tensor_parallel_size: int = 1, gpu_memory_utilization: float = 0.92,
@@ -81,7 +81,7 @@ class LLM:
 
 
 def install(monkeypatch: Any) -> None:
-    """Let `import vllm` find this."""
+    """Let `import vllm` import this module's classes."""
     modules = {name: types.ModuleType(name) for name in ("vllm", "vllm.v1", "vllm.v1.engine",
                                                          "vllm.v1.engine.exceptions")}  # fmt: skip
     modules["vllm"].LLM, modules["vllm"].SamplingParams = LLM, SamplingParams

@@ -1,4 +1,4 @@
-"""Real ranks over gloo without Ray: processes that stay up and run one function after another in lockstep."""
+"""Real ranks over gloo without Ray: long-lived processes that run one function after another in lockstep."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_S = 480  # the first call imports DeepSpeed, which takes minutes on a crowded machine
+TIMEOUT_S = 480  # the first call imports DeepSpeed, which takes minutes on a loaded machine
 
 
 class Ranks:
@@ -21,14 +21,14 @@ class Ranks:
     """
 
     def __init__(self, size: int, folder: Path) -> None:
-        """Start them; `folder` is where they meet. Importing torch and DeepSpeed costs each some seconds, once."""
+        """Start the processes, which rendezvous in `folder`. Each imports torch and DeepSpeed once."""
         folder.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")
         self.pipes: list[Connection] = []
         self.processes = []
         for rank in range(size):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, size, str(folder / "meet"), theirs), daemon=True)
+            process = context.Process(target=_serve, args=(rank, size, str(folder / "rendezvous"), theirs), daemon=True)
             process.start()
             theirs.close()
             self.pipes.append(ours)
@@ -46,12 +46,12 @@ class Ranks:
         return self.join()
 
     def start(self, function: Callable[..., Any], *args: Any) -> None:
-        """Begin, so that the caller can interfere meanwhile."""
+        """Start the function and return, so that the caller can interfere while it runs."""
         for pipe in self.pipes:
             pipe.send((function, args))
 
     def join(self) -> list[Any]:
-        """Wait for what was started; EOFError if a rank died."""
+        """Results of the function that was started, rank 0 first; EOFError if a rank died."""
         results = []
         for rank, pipe in enumerate(self.pipes):
             assert pipe.poll(TIMEOUT_S), f"rank {rank} did not answer within {TIMEOUT_S} s"
@@ -62,24 +62,24 @@ class Ranks:
         return results
 
     def kill(self, *ranks: int) -> None:
-        """kill -9."""
+        """Kill ranks, all by default, with SIGKILL."""
         for rank in ranks or range(len(self.processes)):
             os.kill(self.processes[rank].pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End all of them."""
+        """Kill all processes."""
         for process in self.processes:
             process.kill()
             process.join()
 
 
-def _serve(rank: int, size: int, meet: str, pipe: Connection) -> None:
+def _serve(rank: int, size: int, rendezvous: str, pipe: Connection) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "HF_HUB_OFFLINE": "1"}
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=size)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size)
     while True:
         try:
             function, args = pipe.recv()
@@ -87,5 +87,5 @@ def _serve(rank: int, size: int, meet: str, pipe: Connection) -> None:
             return
         try:
             pipe.send((True, function(*args)))
-        except BaseException:  # noqa: BLE001 (the caller raises it)
+        except BaseException:  # noqa: BLE001 (raised again in the caller)
             pipe.send((False, traceback.format_exc()))

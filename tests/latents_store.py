@@ -1,4 +1,4 @@
-"""A store as the latents stage leaves it, made in a second with a tiny pipeline's own parts."""
+"""A store as the latents stage leaves it, filled within a second by a tiny pipeline's own models."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def fill_captioned(store: Store) -> dict[str, str]:
 
 
 def fill_encoded(config: Config, captions: dict[str, str]) -> None:
-    """Commit latents, the same for every picture, and texts, both under the keys of the configured models."""
+    """Commit constant latents for every image, and text embeddings, under the keys of the configured models."""
     store, latents = Store(config.store), config.latents
     source = resolve_vae(config, store, Path(config.store, "cache"))
     codec = load_vae(source, size_px=latents.size_px, background=latents.background, device="cpu")

@@ -1,4 +1,4 @@
-"""A Ray cluster of processes on loopback: a head without room for work, and a node whose raylet may be killed."""
+"""A Ray cluster of processes on loopback: a head without CPUs for work, and nodes that may be killed."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ NODES = "import ray; ray.init(); print(*[n['NodeID'] for n in ray.nodes() if n['
 
 
 class RayCluster:
-    """Two raylets, or more once added; each holds its node's object store."""
+    """A head and at least one node, each with its raylet and object store."""
 
     def __init__(self, environment, num_cpus=8):
         self.num_cpus, self.nodes = num_cpus, []
@@ -49,13 +49,13 @@ class RayCluster:
         self.nodes.append(self.node)
 
     def kill_node(self):
-        """Take the newest node away with all that runs on it."""
+        """Kill the newest node with everything that runs on it."""
         for process in psutil.Process(self.node.pid).children(recursive=True):
             process.kill()
         self.node.wait(60)
 
     def drain_node(self, seconds):
-        """Announce that a node goes in so many seconds, as a cloud's notice of preemption is told to Ray."""
+        """Announce that the newest node goes away in `seconds`, as a preemption notice of a cloud does."""
         subprocess.check_call([
             str(Path(sys.executable).with_name("ray")), "drain-node", f"--address={self.address}",
             f"--node-id={self.ids()[-1]}", "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=taken",
@@ -63,12 +63,12 @@ class RayCluster:
         ], env=self.environment)  # fmt: skip
 
     def ids(self):
-        """Of the nodes with room for work that have joined."""
+        """Ids of the nodes with CPUs that have joined."""
         environment = {**self.environment, "RAY_ADDRESS": self.address}
         return subprocess.check_output([sys.executable, "-c", NODES], env=environment, text=True).split()
 
     def kill_raylet(self):
-        """Kill the node's raylet, and with it its object store; workers end by themselves. Then add another node."""
+        """Kill the newest node's raylet, and its object store with it, then add a node. Workers end by themselves."""
         for child in psutil.Process(self.node.pid).children(recursive=True):
             if child.name() == "raylet":
                 child.kill()
@@ -76,7 +76,7 @@ class RayCluster:
         self.add_node()
 
     def workers(self):
-        """Processes of actors on the node."""
+        """Processes of map workers on this cluster."""
         found = []
         for process in psutil.process_iter(["cmdline"]):
             if " ".join(process.info["cmdline"] or []).startswith("ray::MapWorker"):

@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS, one process) on free loopback ports, with real credentials; it may be killed."""
+"""A real S3 server (SeaweedFS, one process) on free loopback ports with real credentials, which may be killed."""
 
 import ctypes
 import json
@@ -20,7 +20,7 @@ PORTS = ("s3.port", "master.port", "master.port.grpc", "volume.port", "volume.po
 
 
 def _end_with_parent():
-    """A test run that is killed leaves no server behind."""
+    """End the server when the test run is killed."""
     ctypes.CDLL("libc.so.6").prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
@@ -39,7 +39,7 @@ def client(endpoint):
 
 
 class SeaweedServer:
-    """The server over one folder; `kill` and `start` as often as wanted, on the same ports."""
+    """The server of one folder; it can be killed and started repeatedly, on the same ports."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -58,7 +58,7 @@ class SeaweedServer:
         command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={self.folder / 'data'}",
                    "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={self.folder / 's3.json'}", "-filer",
                    "-s3.autoCreateBucket=false", "-master.volumeSizeLimitMB=64", "-volume.max=1000",
-                   "-s3.port.iceberg=0", "-s3.port.lance=0",  # fixed ports that two servers would quarrel over
+                   "-s3.port.iceberg=0", "-s3.port.lance=0",  # their fixed ports would collide between two servers
                    *options]  # fmt: skip
         log = (self.folder / "weed.log").open("ab")
         self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
@@ -71,7 +71,7 @@ class SeaweedServer:
         return self
 
     def kill(self):
-        os.killpg(self.process.pid, signal.SIGKILL)  # it holds nothing to save, and takes 30 s to say goodbye
+        os.killpg(self.process.pid, signal.SIGKILL)  # a regular shutdown takes 30 s, and there is nothing to save
         self.process.wait(20)
 
     def bucket(self):

@@ -1,9 +1,9 @@
-"""A quick loopback server of any number of distinct emoji-like pictures, in a process of its own.
+"""A fast loopback server of any number of distinct emoji-like images, in a process of its own.
 
-    with PictureServer(delay_s=0.05) as server:
+    with SyntheticImageServer(delay_s=0.05) as server:
         server.url(7)      # http://127.0.0.1:41873/7.png
 
-The pictures are 64 px RGBA PNGs: each number gives its own colours and shapes, the same in every run.
+The images are 64 px RGBA PNGs: each number has colours and shapes of its own, the same in every run.
 """
 
 import asyncio
@@ -20,22 +20,22 @@ SIDE_PX = 64
 
 @functools.lru_cache(maxsize=4096)
 def synthetic_png(number):
-    """PNG bytes of one picture: five shapes in colours that the number alone decides."""
-    chance = np.random.default_rng(number)
+    """PNG bytes of one image: five shapes whose colours and places depend on the number only."""
+    rng = np.random.default_rng(number)
     image = Image.new("RGBA", (SIDE_PX, SIDE_PX))
     draw = ImageDraw.Draw(image)
     for _ in range(5):
-        x, y, width, height = (int(value) for value in chance.integers((0, 0, 16, 16), (40, 40, 40, 40)))
-        colour = tuple(int(value) for value in chance.integers(0, 256, 3))
-        shape = (draw.ellipse, draw.rectangle)[int(chance.integers(2))]
+        x, y, width, height = (int(value) for value in rng.integers((0, 0, 16, 16), (40, 40, 40, 40)))
+        colour = tuple(int(value) for value in rng.integers(0, 256, 3))
+        shape = (draw.ellipse, draw.rectangle)[int(rng.integers(2))]
         shape((x, y, x + width, y + height), fill=(*colour, 255))
-    out = io.BytesIO()
-    image.save(out, "PNG", compress_level=1)
-    return out.getvalue()
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
 
 
 class SyntheticImageServer:
-    """Starts the server and ends it."""
+    """Runs the server within a `with` block."""
 
     def __init__(self, delay_s=0.0):
         self.delay_s = delay_s
@@ -51,7 +51,7 @@ class SyntheticImageServer:
         self.process.wait()
 
     def url(self, number):
-        """Address of a picture."""
+        """URL of an image."""
         return f"{self.site}/{number}.png"
 
 

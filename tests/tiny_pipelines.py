@@ -1,4 +1,4 @@
-"""Tiny random pipelines, built from their configs: the real classes and file layout in about 100 kB."""
+"""Tiny random pipelines: the real classes and file layout in about 100 kB."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def write_pipeline(
     """Write a StableDiffusionPipeline folder and return it.
 
     Args:
-        folder: Is made.
+        folder: Where to write; it is created.
         channels: 4 for an RGBA autoencoder, 3 for RGB.
-        size_px: Side of the pictures; latents are half of that.
+        size_px: Side of the images; latents have half of that.
         seed: Of the random weights.
-        linear: Whether the U-Net is put together as that of Stable Diffusion 2.1.
+        linear: Whether the U-Net is built like that of Stable Diffusion 2.1.
         scheduler: Fields of the DDIMScheduler, such as prediction_type.
     """
     torch.manual_seed(seed)
@@ -56,14 +56,14 @@ def write_pipeline(
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer that knows bytes and no merges: every letter is a token."""
+    """A CLIP tokenizer of single bytes without merges: every letter is a token."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=TOKENS)
 
 
 def write_clip(folder: Path) -> Path:
-    """Write a CLIP with both towers and its tokenizer, as the hub has them; the text states are 32 wide."""
+    """Write a CLIP with both towers and its tokenizer, as on the hub; token states have 32 channels."""
     torch.manual_seed(0)
     tokenizer = clip_tokenizer()
     text = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -77,14 +77,14 @@ def write_clip(folder: Path) -> Path:
 
 
 def write_vae(folder: Path) -> Path:
-    """Write an RGB AutoencoderKL of four resolutions, as that of Stable Diffusion."""
+    """Write an RGB AutoencoderKL of four resolutions, like that of Stable Diffusion."""
     torch.manual_seed(0)
     AutoencoderKL(**_layers(4), latent_channels=4, scaling_factor=0.18215).save_pretrained(folder)
     return folder
 
 
 def write_vqvae(folder: Path, **changes: Any) -> VQModel:
-    """Write and return an RGB VQModel of three resolutions, as that of latent diffusion, its codebook well spread."""
+    """Write and return an RGB VQModel of three resolutions, like latent diffusion, with a well-spread codebook."""
     torch.manual_seed(0)
     vae = VQModel(**{**_layers(3), "latent_channels": 3, "num_vq_embeddings": 16, **changes})
     vae.quantize.embedding.weight.data.normal_()

@@ -1,4 +1,4 @@
-"""A tiny random Qwen2.5-VL in the real file layout: some 120 k parameters and a byte-level BPE of 300 tokens."""
+"""A tiny random Qwen2.5-VL in the real file layout: about 120 k parameters and a byte-level BPE of 300 tokens."""
 
 from __future__ import annotations
 

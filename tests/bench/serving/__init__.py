@@ -1,1 +1,1 @@
-"""What `tests.bench.serve` is made of: one network, four rigs, paired traffic, and the rows T1 to T14."""
+"""The rows T1 to T14 of `tests.bench.serve`: one model, four serving methods, the same traffic for all of them."""

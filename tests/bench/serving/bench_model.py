@@ -1,4 +1,4 @@
-"""The network that all rigs serve: random weights, real classes, a pipeline's file layout."""
+"""The model that all methods serve: random weights in the real classes and file layout."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel, load_model, sampling_device
 from tests.tiny_pipelines import TOKENS, clip_tokenizer
 
-WIDTHS = (64, 128)  # 3.9 M parameters: on 8 x 8 latents a step of one picture takes 10 to 20 ms on one CPU thread
+WIDTHS = (64, 128)  # 3.9 M parameters: on 8 x 8 latents a step of one image takes 10 to 20 ms on one CPU thread
 TEXT_WIDTH = 64
 SIDE_PX = 64
 
 
 def write(folder: Path) -> Path:
-    """A StableDiffusionPipeline folder that draws 64 px from 8 x 8 latents, as Stable Diffusion's layout would."""
+    """A StableDiffusionPipeline folder of 64 px with 8 x 8 latents, in Stable Diffusion's layout."""
     torch.manual_seed(0)
     tokenizer = clip_tokenizer()
     text = CLIPTextModel(CLIPTextConfig(
@@ -51,7 +51,7 @@ def write(folder: Path) -> Path:
 
 @cache
 def folder() -> Path:
-    """The pipeline's folder, gone when the process ends."""
+    """The pipeline's folder, deleted when the process ends."""
     root = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     return write(Path(root, "pipeline"))
@@ -59,13 +59,13 @@ def folder() -> Path:
 
 @cache
 def model() -> LatentDiffusionModel:
-    """The loaded model, one for all rigs of this process; on CPUs with one thread, as replicas have."""
+    """The loaded model, shared by all methods of this process; on CPUs with one thread, as in replicas."""
     return load_model(folder(), sampling_device(float(torch.cuda.is_available())))
 
 
 @cache
 def curve() -> dict[int, float]:
-    """Seconds of one forward pass by its number of rows (a guided picture is two)."""
+    """Seconds of one forward pass by its number of rows (a guided image is two rows)."""
     return {rows: _forward_s(rows) for rows in (1, 2, 4, 8, 16)}
 
 
@@ -74,9 +74,9 @@ def _forward_s(rows: int) -> float:
     x, steps = torch.randn(rows, *model().latent_shape), torch.full((rows,), 500.0)
     states, seconds = torch.randn(rows, TOKENS, TEXT_WIDTH), []
     for _ in range(12):
-        began = time.perf_counter()
+        started = time.perf_counter()
         model().unet(x.to(model().device), steps.to(model().device), encoder_hidden_states=states.to(model().device))
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[2:])

@@ -1,4 +1,4 @@
-"""A measured figure, its spread over the repeats and the bound that it has to keep."""
+"""A measured figure: its repeats, their spread and its bound."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ BOUNDS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": op
 
 @dataclass(frozen=True)
 class Load:
-    """How much to ask for."""
+    """The size of a benchmark."""
 
     quick: bool
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Numbers of steps, in equal shares."""
+        """Numbers of steps, which requests have in equal shares."""
         return (4, 8, 20) if self.quick else (10, 20, 50)
 
     @property
@@ -28,11 +28,11 @@ class Load:
 
     @property
     def many(self) -> range:
-        """As `repeats`, for figures that the machine's own changes of speed blur."""
+        """More repeats, for figures that changes of the machine's speed blur."""
         return range(3 if self.quick else 7)
 
     def of(self, full: int, quick: int) -> int:
-        """`full`, or `quick`."""
+        """`full`, or `quick` in a quick run."""
         return quick if self.quick else full
 
 
@@ -42,16 +42,16 @@ class Figure:
 
     name: str
     values: Sequence[float]  # one per repeat
-    bound: str = ""  # such as ">= 0.9"; empty for what is told only
+    bound: str = ""  # such as ">= 0.9"; empty for figures without a bound
 
     @property
     def median(self) -> float:
-        """The figure."""
+        """The median of the repeats, which counts."""
         return statistics.median(self.values)
 
     @property
     def holds(self) -> bool:
-        """Whether the bound is kept."""
+        """Whether the median keeps the bound."""
         if not self.bound:
             return True
         kind, limit = self.bound.split()
@@ -64,5 +64,5 @@ class Figure:
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """Repeat by repeat."""
+    """Ratios, repeat by repeat."""
     return [one / other for one, other in zip(above, below, strict=True)]

@@ -1,4 +1,4 @@
-"""T4, T4e, T4b, T5: how long a visitor waits, on the same Poisson traces for every rig."""
+"""T4, T4e, T4b, T5: how long a client waits, on the same Poisson traces for every method."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from functools import cache
 from tests.bench.serving import serving_methods
 from tests.bench.serving.figure import Figure, Load, ratios
 from tests.bench.serving.serving_methods import ServingMethod
-from tests.bench.serving.static_batching import CAP
+from tests.bench.serving.static_batching import BATCH_SIZE
 from tests.bench.serving.throughput import mean_rows, saturated
-from tests.bench.serving.traffic import crowd, draws, percentile, play, poisson
+from tests.bench.serving.traffic import closed_loop, percentile, poisson_trace, random_requests, replay_trace
 
-SHARE = 0.6  # of the pictures per second that `batch` can draw
+SHARE = 0.6  # of the images per second that `batch` can generate
 WAITS_S = (0.005, 0.010, 0.020)
-SHARES_OF_BATCH = (0.25, 1.0)  # longer waits, as shares of the time of a full batch: ours to `@serve.batch`'s favour
+SHARES_OF_BATCH = (0.25, 1.0)  # longer waits as shares of the time of a full batch, which favours `@serve.batch`
 
 
 def mixed(load: Load) -> list[Figure]:
@@ -40,18 +40,18 @@ def by_steps(load: Load) -> list[Figure]:
 
 
 def idle(load: Load) -> list[Figure]:
-    """T5: one visitor at a time, who finds nobody else there."""
-    wanted = draws(load.of(12, 9), load.steps[:1], 5)
+    """T5: one client at a time, on an idle server."""
+    requests = random_requests(load.of(12, 9), load.steps[:1], 5)
     taken: dict[str, list[float]] = {}
     for _ in load.repeats:
-        ways = {
-            rig.name: list[float]()
-            for rig in (serving_methods.one(), serving_methods.ours(False), serving_methods.ours(True))
+        options = {
+            method.name: list[float]()
+            for method in (serving_methods.one(), serving_methods.ours(False), serving_methods.ours(True))
         }
-        for draw in wanted:
-            for rig in (serving_methods.one(), serving_methods.ours(False), serving_methods.ours(True)):
-                ways[rig.name] += [answer.took_s for answer in crowd(rig.ask, [draw], 1)]
-        for name, seconds in ways.items():
+        for request in requests:
+            for method in (serving_methods.one(), serving_methods.ours(False), serving_methods.ours(True)):
+                options[method.name] += [answer.latency_s for answer in closed_loop(method.ask, [request], 1)]
+        for name, seconds in options.items():
             taken.setdefault(name, []).append(percentile(seconds, 0.5))
     return [
         Figure("T5 ours / one", ratios(taken["ours"], taken["one"]), "<= 1.1"),
@@ -62,40 +62,45 @@ def idle(load: Load) -> list[Figure]:
 
 @cache
 def capacity(load: Load, steps: Sequence[int]) -> float:
-    """Pictures per second that `@serve.batch` draws if more are asked for."""
-    wanted = draws(load.of(40, 32), steps, 4)
-    speed, _ = saturated(serving_methods.batch(WAITS_S[1]), wanted)
-    return speed * len(wanted) / sum(draw.steps for draw in wanted)
+    """Images per second of a saturated `@serve.batch`."""
+    requests = random_requests(load.of(40, 32), steps, 4)
+    speed, _ = saturated(serving_methods.batch(WAITS_S[1]), requests)
+    return speed * len(requests) / sum(request.steps for request in requests)
 
 
 @cache
 def tuned_s(load: Load, steps: Sequence[int]) -> float:
-    """The wait of `@serve.batch` that serves this traffic best, by the slowest twentieth."""
-    batch_s = CAP / capacity(load, steps)
-    trace = poisson(draws(load.of(18, 12), steps, 40), SHARE * capacity(load, steps), 40)
+    """The wait of `@serve.batch` that gives this traffic the lowest 95th percentile."""
+    batch_s = BATCH_SIZE / capacity(load, steps)
+    trace = poisson_trace(random_requests(load.of(18, 12), steps, 40), SHARE * capacity(load, steps), 40)
     waits = (*WAITS_S, *(share * batch_s for share in SHARES_OF_BATCH))
     return min(
-        waits, key=lambda wait_s: percentile([a.took_s for a in play(serving_methods.batch(wait_s).ask, trace)], 0.95)
+        waits,
+        key=lambda wait_s: percentile(
+            [a.latency_s for a in replay_trace(serving_methods.batch(wait_s).ask, trace)], 0.95
+        ),
     )
 
 
 def _compare(
     row: str, load: Load, steps: Sequence[int], others: Sequence[ServingMethod], bounds: dict[str, tuple[str, str]]
 ) -> list[Figure]:
-    """Percentiles of ours over those of the others, on the same traces."""
-    everybody, seconds, rows = (
+    """Percentiles of our latency over those of the other methods, on the same traces."""
+    all_methods, seconds, rows = (
         [*others, serving_methods.ours(False)],
         dict[str, list[list[float]]](),
         dict[str, list[float]](),
     )
     for seed in load.repeats:
-        trace = poisson(draws(load.of(36, 30), steps, 100 + seed), SHARE * capacity(load, steps), 100 + seed)
-        for rig in everybody:
-            before = Counter(rig.forwards())
-            answers = play(rig.ask, trace)
+        trace = poisson_trace(
+            random_requests(load.of(36, 30), steps, 100 + seed), SHARE * capacity(load, steps), 100 + seed
+        )
+        for method in all_methods:
+            before = Counter(method.forwards())
+            answers = replay_trace(method.ask, trace)
             assert not any(answer.error for answer in answers)
-            seconds.setdefault(rig.name, []).append([answer.took_s for answer in answers])
-            rows.setdefault(rig.name, []).append(mean_rows(rig.forwards() - before))
+            seconds.setdefault(method.name, []).append([answer.latency_s for answer in answers])
+            rows.setdefault(method.name, []).append(mean_rows(method.forwards() - before))
     figures = []
     for other in others:
         for share, bound in zip((0.5, 0.95), bounds.get(other.name, ("", "")), strict=True):

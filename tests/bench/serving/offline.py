@@ -20,7 +20,7 @@ from ray_jobs import generate
 from ray_jobs.execution import ray_runtime
 from tests.bench.serving import bench_model
 from tests.bench.serving.figure import Figure, Load, ratios
-from tests.bench.serving.static_batching import CAP
+from tests.bench.serving.static_batching import BATCH_SIZE
 from tests.bench.serving.throughput import static_speed
 
 GUIDANCE = 3.0
@@ -28,19 +28,19 @@ SHARDS = 6
 
 
 def job(load: Load) -> list[Figure]:
-    """T12: `generate` with one worker, by its commits: to start Ray and to load the model are told apart from that."""
+    """T12: `generate` with one worker, timed by its commits, so without starting Ray and loading the model."""
     best, speeds, whole = list[float](), {False: list[float](), True: list[float]()}, list[float]()
     with tempfile.TemporaryDirectory() as folder:
         try:
             for number in load.repeats:
-                for strict, found in speeds.items():
-                    config = _config(Path(folder, f"{number}-{strict}"), load, strict)
+                for deterministic, found in speeds.items():
+                    config = _config(Path(folder, f"{number}-{deterministic}"), load, deterministic)
                     ray_runtime.connect(config.ray)
                     with contextlib.redirect_stderr(io.StringIO()):
                         done = generate.run(config)
                     found.append(_rate(config))
-                    whole += [] if strict else [float(str(done["images/s"]))]
-                best.append(_static(load))  # beside an idle Ray, as the job is beside a busy one
+                    whole += [] if deterministic else [float(str(done["images/s"]))]
+                best.append(_static(load))  # while Ray is running too, as it does beside the job
         finally:
             ray.shutdown()
     return [
@@ -51,30 +51,33 @@ def job(load: Load) -> list[Figure]:
     ]
 
 
-def _config(folder: Path, load: Load, strict: bool) -> Config:
-    """Shards of full batches of equal draws."""
-    size = CAP * load.of(4, 2)
-    wanted = {"checkpoint": str(bench_model.folder()), "prompts": ["a happy cat"], "num_images": SHARDS * size,
-              "steps": load.of(20, 8), "guidance_scale": GUIDANCE, "batch_size": CAP, "rows_per_shard": size,
-              "num_workers": 1, "strict": strict, "output": str(folder / "out")}  # fmt: skip
-    fields = {"run": "bench", "store": str(folder / "store"), "generate": wanted, "cluster": {"num_cpus": 4}}
+def _config(folder: Path, load: Load, deterministic: bool) -> Config:
+    """Shards of full batches of equal requests."""
+    size = BATCH_SIZE * load.of(4, 2)
+    requests = {"checkpoint": str(bench_model.folder()), "prompts": ["a happy cat"], "num_images": SHARDS * size,
+              "steps": load.of(20, 8), "guidance_scale": GUIDANCE, "batch_size": BATCH_SIZE, "rows_per_shard": size,
+              "num_workers": 1, "deterministic": deterministic, "output": str(folder / "out")}  # fmt: skip
+    fields = {"run": "bench", "store": str(folder / "store"), "generate": requests, "ray": {"num_cpus": 4}}
     return build(fields, where="bench")
 
 
 def _static(load: Load) -> float:
-    """Pictures per second of full batches, one after the other."""
+    """Images per second of full batches, one after the other."""
     steps = load.of(20, 8)
-    draws = [
-        GenerationRequest("a happy cat", seed=seed, steps=steps, guidance_scale=GUIDANCE) for seed in range(4 * CAP)
+    requests = [
+        GenerationRequest("a happy cat", seed=seed, steps=steps, guidance_scale=GUIDANCE)
+        for seed in range(4 * BATCH_SIZE)
     ]
-    return static_speed(draws) / steps
+    return static_speed(requests) / steps
 
 
 def _rate(config: Config) -> float:
-    """Pictures per second from the first commit to the last."""
-    table, moments, pictures = Table(Store(config.store), GENERATED), list[float](), list[int]()
+    """Images per second from the first commit to the last."""
+    table, times_s, num_images = Table(Store(config.store), GENERATED), list[float](), list[int]()
     for version in range(1, table.version + 1):
         actions = read_entry(table, version)
-        pictures.append(sum(json.loads(action["add"]["stats"])["numRecords"] for action in actions if "add" in action))
-        moments.append(next(action["commitInfo"]["timestamp"] for action in actions if "commitInfo" in action) / 1000)
-    return sum(pictures[1:]) / (moments[-1] - moments[0])
+        num_images.append(
+            sum(json.loads(action["add"]["stats"])["numRecords"] for action in actions if "add" in action)
+        )
+        times_s.append(next(action["commitInfo"]["timestamp"] for action in actions if "commitInfo" in action) / 1000)
+    return sum(num_images[1:]) / (times_s[-1] - times_s[0])

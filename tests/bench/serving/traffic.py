@@ -1,4 +1,4 @@
-"""Draws and the moments at which they are asked for: the same for every rig."""
+"""Random requests and their arrival times, the same for every serving method, and the clients that send them."""
 
 from __future__ import annotations
 
@@ -13,99 +13,101 @@ from emoji_ldm.generate.request import GenerationRequest
 GUIDANCE = (1.0, 3.0, 7.5)
 PROMPTS = tuple(f"a {mood} {thing}" for mood in ("happy", "sad", "angry", "sleepy", "tiny") for thing in
                 ("cat", "blob", "robot", "heart", "star", "ghost", "frog", "cake"))  # fmt: skip
-HANGS_S = 300.0  # who is not answered by then hangs
+HANG_TIMEOUT_S = 300.0  # a request without an answer by then hangs
 
-_LOOP = asyncio.new_event_loop()  # one for all: Ray's queues belong to a loop
+_LOOP = asyncio.new_event_loop()  # a single loop for all methods, since Ray's queues belong to one
 
 Ask = Callable[[GenerationRequest], Awaitable[bytes]]
-Trace = Sequence[tuple[float, GenerationRequest]]  # (seconds after the start, what is asked)
+Trace = Sequence[tuple[float, GenerationRequest]]  # (seconds after the start, request)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one request."""
+    """The result of one request."""
 
-    draw: GenerationRequest
+    request: GenerationRequest
     asked_s: float  # after the start
-    took_s: float
+    latency_s: float
     png: bytes = b""
     error: BaseException | None = None
 
     @property
     def ended_s(self) -> float:
         """Seconds from the start to the answer."""
-        return self.asked_s + self.took_s
+        return self.asked_s + self.latency_s
 
 
-def draws(count: int, steps: Sequence[int], seed: int) -> list[GenerationRequest]:
-    """Draws with each number of steps, and each guidance, equally often (as far as `count` divides), shuffled."""
-    chance = random.Random(seed)
+def random_requests(count: int, steps: Sequence[int], seed: int) -> list[GenerationRequest]:
+    """Requests with each number of steps and each guidance scale equally often, shuffled."""
+    rng = random.Random(seed)
     lengths = [steps[index % len(steps)] for index in range(count)]
     guidance = [GUIDANCE[index // len(steps) % len(GUIDANCE)] for index in range(count)]
     found = [
-        GenerationRequest(chance.choice(PROMPTS), seed=chance.randrange(2**31), steps=length, guidance_scale=scale)
+        GenerationRequest(rng.choice(PROMPTS), seed=rng.randrange(2**31), steps=length, guidance_scale=scale)
         for length, scale in zip(lengths, guidance, strict=True)
     ]
-    chance.shuffle(found)
+    rng.shuffle(found)
     return found
 
 
-def poisson(wanted: Sequence[GenerationRequest], per_s: float, seed: int) -> Trace:
-    """The draws as independent visitors ask for them, `per_s` of them in a second."""
-    chance, now, trace = random.Random(seed), 0.0, []
-    for draw in wanted:
-        now += chance.expovariate(per_s)
-        trace.append((now, draw))
+def poisson_trace(requests: Sequence[GenerationRequest], per_s: float, seed: int) -> Trace:
+    """Requests that arrive as a Poisson process, `per_s` in a second: an open loop of independent clients."""
+    rng, now, trace = random.Random(seed), 0.0, []
+    for request in requests:
+        now += rng.expovariate(per_s)
+        trace.append((now, request))
     return trace
 
 
-def play(ask: Ask, trace: Trace) -> list[Answer]:
-    """Ask at the trace's moments, however long answers take; the answers in the order of the trace."""
+def replay_trace(ask: Ask, trace: Trace) -> list[Answer]:
+    """Send requests at the times of a trace, however long answers take; answers in the order of the trace."""
 
-    async def visit(at_s: float, draw: GenerationRequest) -> Answer:
-        await asyncio.sleep(max(0.0, began + at_s - time.perf_counter()))
-        return await _answer(ask, draw, began, at_s)
+    async def send(at_s: float, request: GenerationRequest) -> Answer:
+        await asyncio.sleep(max(0.0, started + at_s - time.perf_counter()))
+        return await _answer(ask, request, started, at_s)
 
-    async def all_visits() -> list[Answer]:
-        return await asyncio.gather(*(visit(at_s, draw) for at_s, draw in trace))
+    async def all_requests() -> list[Answer]:
+        return await asyncio.gather(*(send(at_s, request) for at_s, request in trace))
 
-    began = time.perf_counter()
-    return _LOOP.run_until_complete(all_visits())
-
-
-def crowd(ask: Ask, wanted: Sequence[GenerationRequest], visitors: int) -> list[Answer]:
-    """Ask as `visitors` that each ask again as soon as they are answered."""
-
-    async def visitor() -> list[Answer]:
-        return [await _answer(ask, draw, began, time.perf_counter() - began) for draw in left]
-
-    async def everybody() -> list[Answer]:
-        return [answer for answers in await asyncio.gather(*(visitor() for _ in range(visitors))) for answer in answers]
-
-    began, left = time.perf_counter(), iter(wanted)
-    return _LOOP.run_until_complete(everybody())
+    started = time.perf_counter()
+    return _LOOP.run_until_complete(all_requests())
 
 
-async def _answer(ask: Ask, draw: GenerationRequest, began: float, asked_s: float) -> Answer:
-    """What comes of a request, timed from the moment at which it should have been asked."""
+def closed_loop(ask: Ask, requests: Sequence[GenerationRequest], num_clients: int) -> list[Answer]:
+    """Send requests by `num_clients` clients, each of which sends the next as soon as it has an answer."""
+
+    async def client() -> list[Answer]:
+        return [await _answer(ask, request, started, time.perf_counter() - started) for request in left]
+
+    async def all_clients() -> list[Answer]:
+        return [
+            answer for answers in await asyncio.gather(*(client() for _ in range(num_clients))) for answer in answers
+        ]
+
+    started, left = time.perf_counter(), iter(requests)
+    return _LOOP.run_until_complete(all_clients())
+
+
+async def _answer(ask: Ask, request: GenerationRequest, started: float, asked_s: float) -> Answer:
+    """The answer to a request, timed from the moment at which it should have been sent."""
     try:
-        png, error = await asyncio.wait_for(ask(draw), HANGS_S), None
-    except Exception as problem:  # noqa: BLE001  what went wrong is what is measured
+        png, error = await asyncio.wait_for(ask(request), HANG_TIMEOUT_S), None
+    except Exception as problem:  # noqa: BLE001  errors are among what is measured
         png, error = b"", problem
-    return Answer(draw, asked_s, time.perf_counter() - began - asked_s, png, error)
+    return Answer(request, asked_s, time.perf_counter() - started - asked_s, png, error)
 
 
 def steps_per_s(answers: Sequence[Answer], warm: int, cold: int) -> float:
-    """Row-steps per second while the rig is full: from the `warm`-th answer to the `cold`-th last one.
+    """Row-steps per second while the method is saturated: from the `warm`-th answer to the `cold`-th last one.
 
-    Work, not pictures, is counted: short pictures are answered first, so that any window has too many of them.
+    Steps are counted, not images: short images are answered first, so any window holds too many of them.
     """
     ended = sorted(answers, key=lambda answer: answer.ended_s)
     assert not any(answer.error for answer in ended), next(answer.error for answer in ended if answer.error)
     first, last = ended[warm - 1].ended_s, ended[-cold - 1].ended_s
-    return sum(answer.draw.steps for answer in ended if first < answer.ended_s <= last) / (last - first)
+    return sum(answer.request.steps for answer in ended if first < answer.ended_s <= last) / (last - first)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of the values do not exceed."""
+    """The value that a share of the values does not exceed."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
