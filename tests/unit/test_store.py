@@ -116,6 +116,7 @@ def test_the_branch_of_the_main_line_may_be_written_as_empty_text():
     assert Store("/a", "") == Store("/a") == Store("/a", None)
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_a_store_error(monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
@@ -127,6 +128,7 @@ def test_a_server_that_does_not_answer_is_a_store_error(monkeypatch):
         store.check_readable()
 
 
+@pytest.mark.slow
 def test_readers_of_a_file_that_is_written_again_never_see_a_part(tmp_path):
     store, seen = Store(str(tmp_path)), set()
     texts = [letter * 200_000 for letter in (b"a", b"b")]

@@ -1,9 +1,9 @@
+"""Requests and keys of caption engines."""
+
 import pytest
 
 from emoji_ldm.caption.engine_protocol import CaptionRequest, engine_key
-from emoji_ldm.caption.engine_registry import check_engine
 from emoji_ldm.config import CaptionConfig
-from emoji_ldm.errors import ConfigError, ModelError
 
 METADATA = CaptionConfig()
 
@@ -27,12 +27,3 @@ def test_the_first_answer_is_greedy_and_each_further_one_hotter_with_a_seed_of_i
     assert [of(1, attempt).temperature for attempt in range(3)] == [0.7, 1.0, 1.0]
     assert len({of(number, attempt).seed for number in range(5) for attempt in range(5)}) == 25
     assert of(1, 2).seed == of(1, 2).seed < 2**31
-
-
-def test_vllm_is_checked_for_the_package_and_the_gpu(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"pip install 'emoji-ldm\[vllm\]'"):
-        check_engine(CaptionConfig(engine="vllm", gpus_per_worker=1))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    with pytest.raises(ConfigError, match=r"caption\.gpus_per_worker=1"):
-        check_engine(CaptionConfig(engine="vllm"))

@@ -52,7 +52,10 @@ def test_a_tag_restore_and_diff_from_the_command_line(dataset):
 def test_upkeep_from_the_command_line(dataset):
     run, store = dataset
     assert "use it: emoji-ldm <any command> branch=try" in run("branch", "try")[1]
-    assert "text_embeddings: 2 files -> 1" in run("compact")[1] and "text_embeddings: 2 files" in run("compact", "branch=try")[1]
+    assert (
+        "text_embeddings: 2 files -> 1" in run("compact")[1]
+        and "text_embeddings: 2 files" in run("compact", "branch=try")[1]
+    )
     assert "nothing was deleted" in run("vacuum", "--keep=1", "--older-than=0h", "branch=try")[1]
     assert "cannot be undone" in run("vacuum", "--keep=1", "--older-than=0h", "--apply")[1]
     assert "4 of text_embeddings; no damages" in run("verify")[1]
