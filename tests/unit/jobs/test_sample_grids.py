@@ -15,14 +15,13 @@ from emoji_ldm.latents.vae import VaeCodec
 from ray_jobs.execution import sample_grids
 from ray_jobs.execution.sample_grids import preview
 
-pytestmark = pytest.mark.slow
-
 
 def drawn(pipeline):
     grids = preview(GenerateConfig(steps=2, num_images=1), pipeline, ("a blob",))
     return np.asarray(Image.open(io.BytesIO(grids["samples"])).convert("RGB")).astype(int)
 
 
+@pytest.mark.slow
 def test_beside_training_on_a_gpu_it_draws_in_half_the_memory(tiny_pipeline, monkeypatch):
     whole, kinds = drawn(tiny_pipeline), []
     monkeypatch.setattr(sample_grids, "_fits_on_gpu", lambda model: True)
@@ -33,6 +32,7 @@ def test_beside_training_on_a_gpu_it_draws_in_half_the_memory(tiny_pipeline, mon
     assert kinds == [torch.bfloat16]
 
 
+@pytest.mark.slow
 def test_it_takes_no_memory_that_training_may_need(tiny_pipeline, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**10, 2**34))

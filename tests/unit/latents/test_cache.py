@@ -115,6 +115,7 @@ def test_posteriors_without_spread_take_no_memory_for_it(filled):
     assert (drawn == found.mean[[1, 0]]).all()
 
 
+@pytest.mark.slow
 def test_text_states_take_no_more_memory_than_the_column_that_holds_them(filled):
     store, ids = filled
     commit(store, LATENTS, latent_rows(ids[:2], "codec", *moments(2)), "latents")

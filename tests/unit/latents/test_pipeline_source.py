@@ -30,6 +30,7 @@ def cached(tmp_path, monkeypatch):
     return put
 
 
+@pytest.mark.slow
 def test_a_hub_pipeline_gives_its_vae_text_encoder_and_folder(cached, tiny_pipeline):
     cached(tiny_pipeline, "some/pipeline")
     assert is_hub_pipeline("some/pipeline")

@@ -16,7 +16,6 @@ from emoji_ldm.latents.text_encoder import load_text_encoder, pad
 from emoji_ldm.latents.zero_padded import ZeroPaddedClip
 from tests.tiny_pipelines import clip_tokenizer, write_clip
 
-pytestmark = pytest.mark.slow
 CAPTIONS = ["a red heart", "", "Grinning face emoji with a yellow round head, grinning mouth, happy expression"]
 
 
@@ -47,6 +46,7 @@ def checkpoint(minilm, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_states_are_real_tokens_only_and_cut_at_the_limit(minilm):
     states = minilm.encode(CAPTIONS)
     assert [state.shape for state in states] == [(5, 384), (2, 384), (12, 384)]
@@ -54,11 +54,13 @@ def test_states_are_real_tokens_only_and_cut_at_the_limit(minilm):
     assert minilm.encode([]) == []
 
 
+@pytest.mark.slow
 def test_a_caption_has_the_same_states_in_any_batch(minilm):
     for together, caption in zip(minilm.encode(CAPTIONS), CAPTIONS, strict=True):
         np.testing.assert_allclose(together, minilm.encode([caption])[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_is_zeros_behind(minilm):
     states = minilm.encode(CAPTIONS)
     padded = pad(states, 8)
@@ -67,6 +69,7 @@ def test_padding_is_zeros_behind(minilm):
     assert (padded[2].numpy() == states[2][:8]).all()
 
 
+@pytest.mark.slow
 def test_the_stock_pipeline_draws_transparent_images(checkpoint):
     pipeline = DiffusionPipeline.from_pretrained(checkpoint)
     pipeline.set_progress_bar_config(disable=True)
@@ -74,6 +77,7 @@ def test_the_stock_pipeline_draws_transparent_images(checkpoint):
     assert [(image.mode, image.size) for image in images] == [("RGBA", (32, 32))]
 
 
+@pytest.mark.slow
 def test_an_encoder_read_back_from_our_checkpoint_is_the_same(minilm, checkpoint):
     again = load_text_encoder(str(checkpoint), max_tokens=12, device="cpu")
     assert (again.key, again.masked, again.width) == (minilm.key, True, 384)

@@ -17,8 +17,6 @@ from emoji_ldm.store import Store
 from tests.emoji_images import blobs
 from tests.tiny_pipelines import write_pipeline
 
-pytestmark = pytest.mark.slow
-
 
 def codec(folder, **changes):
     return load_vae(folder, **{"size_px": 32, "background": "white", "device": "cpu", **changes})

@@ -10,8 +10,6 @@ from emoji_ldm.latents.vae import load_vae, to_pixels, to_square, to_tensor
 from tests.emoji_images import blobs
 from tests.tiny_pipelines import write_vqvae
 
-pytestmark = pytest.mark.slow
-
 
 def codec(folder, **changes):
     return load_vae(folder, **{"size_px": 32, "background": "white", "device": "cpu", **changes})

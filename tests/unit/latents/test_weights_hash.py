@@ -5,8 +5,6 @@ import pytest
 from emoji_ldm.latents.vae import load_vae
 from tests.tiny_pipelines import write_pipeline
 
-pytestmark = pytest.mark.slow
-
 
 def codec(folder, **changes):
     return load_vae(folder, **{"size_px": 32, "background": "white", "device": "cpu", **changes})
@@ -17,6 +15,7 @@ def rgb_folder(tmp_path_factory):
     return write_pipeline(tmp_path_factory.mktemp("rgb") / "pipeline", channels=3) / "vae"
 
 
+@pytest.mark.slow
 def test_the_key_depends_on_the_weights_and_not_on_their_location(tiny_pipeline, rgb_folder, tmp_path):
     key = codec(tiny_pipeline).key
     assert codec(tiny_pipeline / "vae").key == key == codec(str(tiny_pipeline)).key

@@ -10,7 +10,6 @@ from emoji_ldm.latents.text_encoder import load_text_encoder, pad
 from emoji_ldm.latents.zero_padded import ZeroPaddedBert, ZeroPaddedClip
 from tests.tiny_pipelines import clip_tokenizer
 
-pytestmark = pytest.mark.slow
 CAPTIONS = ["a red heart", "", "Grinning face emoji with a yellow round head, grinning mouth, happy expression"]
 
 
@@ -41,6 +40,7 @@ def checkpoint(minilm, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_plain_pipeline_conditions_on_exactly_these_states(minilm, checkpoint):
     pipeline = DiffusionPipeline.from_pretrained(checkpoint)
     assert type(pipeline.text_encoder) is ZeroPaddedBert

@@ -10,7 +10,6 @@ from emoji_ldm.config import TrainConfig
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.model.denoiser import build_denoiser, export_unet
 
-pytestmark = pytest.mark.slow
 SHAPE, WIDTH = (4, 16, 16), 32  # of the tiny pipeline
 
 
@@ -64,6 +63,7 @@ def test_what_does_not_fit_is_refused_with_its_field(tiny_pipeline, shape, width
         build_denoiser(tuned(tiny_pipeline, **changes), shape, width)
 
 
+@pytest.mark.slow
 def test_only_weights_with_the_pattern_in_their_name_learn_and_the_rest_is_exported_as_it_was(tiny_pipeline):
     config = tuned(tiny_pipeline, trainable_pattern="attn2")
     denoiser = build_denoiser(config, SHAPE, WIDTH)
@@ -86,6 +86,7 @@ def test_checkpointed_gradients_are_the_same(tiny_pipeline):
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.slow
 def test_a_network_from_scratch_is_exported_as_trained(tmp_path):
     config = TrainConfig(block_out_channels=(8, 16), layers_per_block=1, num_heads=2)
     weights = moved(build_denoiser(config, SHAPE, WIDTH))

@@ -11,7 +11,6 @@ from emoji_ldm.model.denoiser import build_denoiser, export_unet
 from emoji_ldm.model.lora import select_trainable
 from emoji_ldm.model.unet import count_parameters
 
-pytestmark = pytest.mark.slow
 SHAPE, WIDTH = (4, 16, 16), 32  # of the tiny pipeline
 
 
@@ -35,6 +34,7 @@ def output(unet):
         return unet(torch.randn(2, *SHAPE), 7, torch.randn(2, 5, WIDTH)).sample
 
 
+@pytest.mark.slow
 def test_only_adapters_are_trained_and_they_are_exported_fused_and_alone(tiny_pipeline, tmp_path):
     config = tuned(tiny_pipeline, lora_rank=2, lora_alpha=3)
     denoiser = build_denoiser(config, SHAPE, WIDTH)

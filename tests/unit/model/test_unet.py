@@ -41,7 +41,6 @@ def test_a_unet_that_does_not_fit_is_refused_with_its_field(change, match):
         build_unet(SMALL.model_copy(update=change), (4, 8, 8), 12)
 
 
-pytestmark = pytest.mark.slow
 SHAPE, WIDTH = (4, 16, 16), 32  # of the tiny pipeline
 
 
@@ -76,6 +75,7 @@ def test_attention_is_at_the_configured_resolutions():
         build_unet(config.model_copy(update={"attention": (True, False)}), (4, 8, 8), 12)
 
 
+@pytest.mark.slow
 def test_training_may_start_from_a_pipeline_at_another_size(tiny_pipeline):
     config = tuned(tiny_pipeline)
     denoiser = build_denoiser(config, (4, 8, 12), WIDTH)

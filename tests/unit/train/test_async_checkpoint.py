@@ -24,7 +24,6 @@ from emoji_ldm.train.training_args import build_training_args
 from tests.unit.train import tiny
 from tests.unit.train.tiny import losses, newest, only, run, steps, store_of
 
-pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 
 
@@ -32,7 +31,7 @@ def test_the_error_of_a_damaged_checkpoint_names_a_whole_one(trained, tmp_path_f
     config = tiny.config(f"store={store_of(trained).uri}")
     older, last = checkpoints.complete_checkpoints(store_of(trained), "tiny", "unet")
     only(trained, "pipeline/weights.txt").write_text("")
-    text = f"{last.path} is damaged: .*step 4 instead, .*{older.path}, or train on, which leaves this one out"
+    text = f"{last.path} is damaged: .*step 4 instead, .*{older.path}, or train on, which skips this one"
     with pytest.raises(ModelError, match=text):
         resolve_checkpoint(config, Store(config.store), trained / "cache", "")
     with pytest.raises(ModelError, match=text):
@@ -92,6 +91,7 @@ def test_a_preemption_notice_saves_at_once_and_training_continues(tmp_path):
     assert [step for step, _ in losses(tmp_path)] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_a_group_that_lost_its_run_stops_at_the_next_poll_and_writes_no_more(tmp_path, monkeypatch):
     monkeypatch.setattr(run_fencing, "OWNER_POLL_S", 0.0)
     store = store_of(tmp_path)
@@ -130,6 +130,7 @@ def test_a_file_of_state_is_a_plain_safetensors_file(trained):
     assert json.loads(only(trained, "state/*.json").read_text())["shapes"]["unet.conv_in.weight"] == [8, 4, 3, 3]
 
 
+@pytest.mark.slow
 def test_without_an_average_nothing_is_stored_twice_and_the_weights_are_exported(tmp_path):
     run(tmp_path, "train.ema_decay=0")
     with safe_open(only(tmp_path, "state/*.safetensors"), framework="pt") as file:

@@ -14,7 +14,6 @@ from emoji_ldm.train.metrics import training_metrics
 from emoji_ldm.train.training_args import build_training_args
 from tests.unit.train import tiny
 
-pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 
 
@@ -38,6 +37,7 @@ def test_the_checkpoint_is_published_before_its_sample_grid_is_drawn(tmp_path):
     assert seen == [[2], [2, 4]]
 
 
+@pytest.mark.slow
 def test_a_sample_grid_that_fails_becomes_a_note(tmp_path):
     def fail(_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
@@ -49,6 +49,7 @@ def test_a_sample_grid_that_fails_becomes_a_note(tmp_path):
     assert notes[-1].startswith("no sample grid at step 4: OutOfMemoryError: CUDA out of memory")
 
 
+@pytest.mark.slow
 def test_a_training_that_ends_while_a_grid_is_drawn_keeps_its_checkpoint(tmp_path):
     def spoil(task):
         healthy, calls = task.loss, []

@@ -13,8 +13,6 @@ from ray_jobs.execution import trainer
 from tests.unit.train import tiny
 from tests.unit.train.tiny import newest, run, steps, store_of
 
-pytestmark = pytest.mark.slow
-
 KEEP_ONE = "train.keep_last=1"
 
 
@@ -29,6 +27,7 @@ def fill(store, name):
     checkpoints.publish_checkpoint(store, path, {"step": int(name[5:13])})
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_does_not_push_out_whole_ones(trained):
     damage(trained)
     saved = iter([False, True])

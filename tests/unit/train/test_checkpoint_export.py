@@ -28,8 +28,6 @@ from tests.generation_requests import noise_for_seeds
 from tests.latents_store import fill_latents, training_config
 from tests.unit.train import tiny
 
-pytestmark = pytest.mark.slow
-
 PROMPT = "a happy blob"
 
 
@@ -66,6 +64,7 @@ def pixels_of_diffusers(folder):
     return np.round(image * 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["ema", "raw"])
 def test_diffusers_opens_the_export_and_draws_the_same_pixels(weights, exported):
     ours, theirs = pixels_of_ours(exported / weights), pixels_of_diffusers(exported / weights)
@@ -73,6 +72,7 @@ def test_diffusers_opens_the_export_and_draws_the_same_pixels(weights, exported)
     assert ours.std() > 5
 
 
+@pytest.mark.slow
 def test_raw_weights_are_those_of_the_training_state(trained, exported):
     ema, raw = (load_file(exported / kind / "unet" / "diffusion_pytorch_model.safetensors") for kind in ("ema", "raw"))
     assert ema.keys() == raw.keys()
@@ -82,6 +82,7 @@ def test_raw_weights_are_those_of_the_training_state(trained, exported):
     assert (facts["step"], facts["weights"], facts["config"]["run"]) == (4, "raw", "tiny")
 
 
+@pytest.mark.slow
 def test_an_earlier_export_is_replaced_and_other_files_are_refused(trained, exported, tmp_path):
     folder = tmp_path / "model"
     export_checkpoint(trained, ExportRequest("train"), folder, tmp_path)

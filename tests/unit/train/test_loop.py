@@ -20,7 +20,6 @@ from tests.latents_store import fill_latents, training_config
 from tests.unit.train import tiny
 from tests.unit.train.tiny import store_of
 
-pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 
 
@@ -35,12 +34,14 @@ def state_of(folder):
     return {name: tensor for path in newest.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(tmp_path):
     run(tmp_path, "train.steps=120", "train.lr=5e-3", "train.checkpoint_every=120", "train.log_every=10")
     losses = [line["loss"] for line in training_metrics.read_log(store_of(tmp_path), "tiny")]
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_bit_by_bit(tmp_path):
     run(tmp_path / "whole")
     run(tmp_path / "cut")
@@ -55,6 +56,7 @@ def test_an_interrupted_run_resumes_bit_by_bit(tmp_path):
     assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
 
 
+@pytest.mark.slow
 def test_the_manifest_records_where_the_weights_come_from(tmp_path):
     run(tmp_path)
     manifest = checkpoints.newest_checkpoint(store_of(tmp_path), "tiny", "unet").manifest()
@@ -63,6 +65,7 @@ def test_the_manifest_records_where_the_weights_come_from(tmp_path):
     assert {"step", "code", "num_workers", "zero_stage", "num_images", "num_parameters"} <= manifest.keys()
 
 
+@pytest.mark.slow
 def test_a_loss_that_stays_not_finite_stops_the_run_and_leaves_whole_checkpoints(tmp_path):
     config = tiny.config("train.steps=80", "train.checkpoint_every=4")
     task = tiny.task(config)
@@ -78,6 +81,7 @@ def test_a_loss_that_stays_not_finite_stops_the_run_and_leaves_whole_checkpoints
     assert all(tensor.isfinite().all() for tensor in state_of(tmp_path).values())
 
 
+@pytest.mark.slow
 def test_a_run_that_was_taken_over_publishes_nothing(tmp_path):
     token = run_fencing.claim_run(store_of(tmp_path), "tiny", "train")
     run_fencing.claim_run(store_of(tmp_path), "tiny", "train")
@@ -86,12 +90,14 @@ def test_a_run_that_was_taken_over_publishes_nothing(tmp_path):
     assert checkpoints.complete_checkpoints(store_of(tmp_path), "tiny", "unet") == []
 
 
+@pytest.mark.slow
 def test_another_network_does_not_load_the_runs_checkpoint(tmp_path):
     run(tmp_path)
     with pytest.raises(ModelError, match="another network"):
         run(tmp_path, "train.steps=10", "train.block_out_channels=[8,24]", "train.num_heads=4")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_opens_as_a_diffusers_pipeline_with_the_averaged_weights(tmp_path, tiny_pipeline):
     config = training_config(tiny_pipeline, tmp_path / "store", "train.steps=2", "train.num_workers=1",
                              "train.zero_stage=0", "train.sample_every=2")  # fmt: skip

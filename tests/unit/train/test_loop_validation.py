@@ -27,6 +27,7 @@ def prepared(*overrides):
     return task, training_args, engine, averages
 
 
+@pytest.mark.slow
 def test_every_validation_image_counts_once_for_any_micro_batch_size():
     found = []
     for size in ("null", 1, 2):

@@ -16,7 +16,6 @@ from emoji_ldm.train.training_args import build_training_args
 from tests.unit.train import tiny
 from tests.unit.train.tiny import newest, run, store_of
 
-pytestmark = pytest.mark.slow
 FACTS = {"codec_key": "c0dec", "encoder_key": "e4c0der", "scaling_factor": 0.18215, "base_key": "ba5e"}
 
 
@@ -36,6 +35,7 @@ def known(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "words"), [("codec_key", "latents.vae"), ("encoder_key", "latents.text_encoder"),
                                              ("scaling_factor", "scaling"), ("base_key", "train.init")])  # fmt: skip
 def test_other_latents_or_another_base_of_the_same_shape_are_an_error(name, words, known, tmp_path):

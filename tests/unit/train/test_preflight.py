@@ -37,6 +37,7 @@ def test_a_store_without_images_captions_or_latents_names_the_command(tmp_path, 
         checked(config)
 
 
+@pytest.mark.slow
 def test_missing_latents_name_both_autoencoders_and_the_command(tmp_path, tiny_pipeline):
     config = training_config(tiny_pipeline, tmp_path / "store")
     fill_latents(config)
@@ -49,6 +50,7 @@ def test_missing_latents_name_both_autoencoders_and_the_command(tmp_path, tiny_p
     assert f"run: emoji-ldm latents latents.vae={other}" in text and "the store has those of" in text
 
 
+@pytest.mark.slow
 def test_batches_that_do_not_divide_are_refused_and_too_large_ones_warned_of(tmp_path, tiny_pipeline):
     config = training_config(tiny_pipeline, tmp_path)
     fill_latents(config)

@@ -19,8 +19,6 @@ from tests.latents_store import fill_captioned, fill_encoded
 from tests.tiny_pipelines import write_clip, write_pipeline, write_vae, write_vqvae
 from tests.unit.train import tiny
 
-pytestmark = pytest.mark.slow
-
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012}  # of every Stable Diffusion
 SHORT = ("train.steps=2", "train.batch_size=2", "train.sample_every=null", "latents.size_px=32")
 NARROW = ("train.layers_per_block=1", "train.num_heads=2")
@@ -85,6 +83,7 @@ def trained(hub, tmp_path_factory):
     return train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_trains_and_its_pipeline_draws_the_same_in_diffusers(trained, name):
     _, checkpoint = trained(name)
@@ -102,6 +101,7 @@ def test_a_preset_trains_and_its_pipeline_draws_the_same_in_diffusers(trained, n
     )
 
 
+@pytest.mark.slow
 def test_weights_that_a_pattern_leaves_out_are_never_changed(trained, hub):
     task, checkpoint = trained("finetune-sd")
     theirs = DiffusionPipeline.from_pretrained(hub / "sd").unet.state_dict()
@@ -114,6 +114,7 @@ def test_weights_that_a_pattern_leaves_out_are_never_changed(trained, hub):
     assert all("attn2" in name for name in stored)
 
 
+@pytest.mark.slow
 def test_adapters_are_a_small_file_that_diffusers_opens(trained, hub):
     _, checkpoint = trained("lora")
     pipeline = DiffusionPipeline.from_pretrained(hub / "sd")
@@ -124,6 +125,7 @@ def test_adapters_are_a_small_file_that_diffusers_opens(trained, hub):
         torch.testing.assert_close(pipeline.unet(*inputs).sample, fused(*inputs).sample, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_latents_of_all_augmentations_are_used(trained):
     task, _ = trained("finetune-sd")
     assert len(task.data.latents.mean) == 4 * len(task.data.latents.image_ids)

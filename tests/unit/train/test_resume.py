@@ -14,8 +14,6 @@ from ray_jobs.execution import trainer
 from tests.unit.train import tiny
 from tests.unit.train.tiny import losses, only, run, store_of
 
-pytestmark = pytest.mark.slow
-
 
 def test_a_finished_training_is_compared_too(trained):
     for options, error in ((("train.prediction_type=epsilon",), "prediction_type"), (("latents.vae=/other",), None)):
@@ -29,6 +27,7 @@ def test_a_finished_training_is_compared_too(trained):
             )  # workers look
 
 
+@pytest.mark.slow
 def test_a_named_checkpoint_is_used_if_the_runs_own_are_damaged(trained):
     before, source = losses(trained), checkpoints.complete_checkpoints(store_of(trained), "tiny", "unet")[0].path
     run(trained, "run=second", f"train.resume={source}")
@@ -44,6 +43,7 @@ def test_a_missing_named_checkpoint_does_not_matter_to_a_run_with_own_ones(train
     assert run(trained, "train.resume=checkpoints/gone/unet/step-1", "train.steps=9")["steps"] == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "mark", "manifest", "log"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(damage, trained):
     before = losses(trained)
@@ -63,6 +63,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(damage, tr
     assert "goes on from step 4" in told[0]
 
 
+@pytest.mark.slow
 def test_a_cleaned_bucket_is_an_error_not_a_fresh_start(trained):
     store = store_of(trained)
     for checkpoint in checkpoints.complete_checkpoints(store, "tiny", "unet"):
@@ -80,6 +81,7 @@ def test_no_whole_checkpoint_is_an_error_too(trained):
         run(trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["path", "uri", "elsewhere"])
 def test_a_run_without_checkpoints_resumes_from_a_named_one(form, trained, tmp_path_factory):
     before, first = losses(trained), checkpoints.complete_checkpoints(store_of(trained), "tiny", "unet")[0]

@@ -2,9 +2,8 @@
 
 import pytest
 
-pytestmark = pytest.mark.slow  # importing DeepSpeed takes seconds
 
-
+@pytest.mark.slow  # importing DeepSpeed takes seconds
 def test_the_zero_optimizers_have_the_methods_that_are_called():
     from emoji_ldm.train.engines.deepspeed_compat import import_deepspeed
 

@@ -7,8 +7,6 @@ import torch
 
 from emoji_ldm.train.engines.sharded_state import CorruptStateError, ShardSlice, Snapshot, load_slices, split_replicated
 
-pytestmark = pytest.mark.slow
-
 
 def test_any_split_reads_what_any_other_wrote():
     torch.manual_seed(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-import pytest
 import torch
 
 from emoji_ldm.errors import StoreError
@@ -69,9 +68,6 @@ def test_a_tracker_that_hangs_is_abandoned(monkeypatch):
     feed.close()
     assert "did not answer" in feed.notes()[0]
     free.set()
-
-
-pytestmark = pytest.mark.slow
 
 
 def test_an_image_after_the_end_is_dropped():

@@ -14,8 +14,6 @@ from emoji_ldm.train.metrics import trackers
 from emoji_ldm.train.training_args import build_training_args
 from tests.unit.train import tiny
 
-pytestmark = pytest.mark.slow
-
 
 def lines(count):
     return [{"step": step, "loss": 1 / step, "memory_mb": [10, 20], "time_s": 1.0, "bad": {"1": "nan"}}
@@ -38,6 +36,7 @@ def feed(build, run_context, training_args, before, after):
     return tracker
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -53,6 +52,7 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     assert board.Images("train/samples")
 
 
+@pytest.mark.slow
 def test_a_resume_continues_the_mlflow_run_without_duplicate_points(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow import MlflowClient
@@ -76,6 +76,7 @@ def test_a_resume_continues_the_mlflow_run_without_duplicate_points(tmp_path, mo
     )  # from the start again: another training
 
 
+@pytest.mark.slow
 def test_an_unreachable_tracking_server_is_reported_before_work_starts(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     config = tiny.config("train.mlflow=http://127.0.0.1:9")

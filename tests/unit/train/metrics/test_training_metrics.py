@@ -93,6 +93,7 @@ def test_many_bad_steps_in_a_row_end_the_run_with_a_remedy(tmp_path):
     assert lines[-1]["skipped"] == spike_guard.MAX_BAD_STEPS_IN_A_ROW - 2
 
 
+@pytest.mark.slow
 def test_a_training_that_ends_by_any_error_closes_its_log_as_not_done(tmp_path, monkeypatch):
     closed = []
     monkeypatch.setattr(AsyncTracker, "close", lambda feed, *, done=True: closed.append((feed.name, done)))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from tests.unit.train import tiny
-
-pytestmark = pytest.mark.slow
 
 
 def test_captions_are_the_images_own_or_the_empty_one():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from functools import partial
 
-import pytest
 import torch
 from PIL import Image
 
@@ -15,13 +14,12 @@ from ray_jobs.execution.sample_grids import preview
 from tests.latents_store import fill_latents, training_config
 from tests.unit.train import tiny
 
-pytestmark = pytest.mark.slow
-
 
 def size_of(png):
     return Image.open(io.BytesIO(png)).size
 
 
+@pytest.mark.slow
 def test_validation_images_are_shown_beside_images_drawn_for_their_captions(tmp_path, tiny_pipeline):
     torch.set_num_threads(1)
     config = training_config(

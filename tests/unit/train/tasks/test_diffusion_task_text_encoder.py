@@ -20,8 +20,6 @@ from emoji_ldm.train.tasks.diffusion_task import DiffusionTask
 from emoji_ldm.train.tasks.pipeline_export import FrozenModels, check_init, export_pipeline, load_frozen
 from tests.unit.train import tiny
 
-pytestmark = pytest.mark.slow
-
 LEARN = "train.train_text_encoder=true"
 TOKENS = 16
 
@@ -68,6 +66,7 @@ def test_before_the_first_step_training_it_or_not_gives_the_same_loss(frozen):
         assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_what_it_learned_is_exported_and_sampled_as_diffusers_does(frozen, tmp_path):
     learning = task(frozen, LEARN)
     before = {name: tensor.clone() for name, tensor in frozen.text.model.state_dict().items()}

@@ -174,6 +174,7 @@ def test_a_validation_fraction_that_leaves_nothing_is_refused():
         tiny.task(tiny.config("train.validation_fraction=1"))
 
 
+@pytest.mark.slow
 def test_dreambooth_trains_unet_and_text_encoder_of_a_pipeline(tmp_path, tiny_pipeline):
     torch.set_num_threads(1)
     config = load("dreambooth", [

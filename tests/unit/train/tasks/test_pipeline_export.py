@@ -25,8 +25,6 @@ from tests.latents_store import fill_latents, training_config
 from tests.tiny_pipelines import write_pipeline
 from tests.unit.train import tiny
 
-pytestmark = pytest.mark.slow
-
 SHAPE, WIDTH = (4, 16, 16), 32
 
 
@@ -42,6 +40,7 @@ def tuned(pipeline, store, *overrides):
     return config.model_copy(update={"train": config.train.model_copy(update=plain)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partly", ["train.lora_rank=2", "train.trainable_pattern=attn2"])
 def test_the_manifest_holds_the_keys_of_all_that_is_frozen(partly, tmp_path):
     pipeline = write_pipeline(tmp_path / "base")

@@ -70,9 +70,6 @@ def test_a_batch_that_cannot_be_shared_is_refused_with_remedy():
         sampler.rank_slots(0, 4, 2)
 
 
-pytestmark = pytest.mark.slow
-
-
 def test_every_number_of_workers_in_the_range_must_share_the_batch():
     sampler.check_worker_range(1, 4, 12)
     with pytest.raises(ConfigError, match=r"batch_size=10 cannot be shared by 3 or 4 workers.*give 12"):
