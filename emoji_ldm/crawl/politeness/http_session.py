@@ -11,7 +11,7 @@ import aiohttp
 from multidict import CIMultiDictProxy
 
 from emoji_ldm.config import CrawlConfig
-from emoji_ldm.crawl.politeness.compat import disable_connection_retry
+from emoji_ldm.crawl.politeness.aiohttp_compat import disable_connection_retry
 from emoji_ldm.crawl.politeness.ssrf_guard import SsrfGuard
 from emoji_ldm.outcomes import Outcome, Rejected
 

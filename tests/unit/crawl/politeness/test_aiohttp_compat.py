@@ -5,7 +5,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from emoji_ldm.crawl.politeness.compat import disable_connection_retry
+from emoji_ldm.crawl.politeness.aiohttp_compat import KNOWN_VERSIONS, disable_connection_retry
 from tests.unit.crawl.stub_site import Site, answer, hang_up, in_turn
 
 
@@ -35,3 +35,7 @@ def test_aiohttp_repeats_a_request_on_its_own_unless_that_is_disabled():
 def test_an_aiohttp_without_the_attribute_fails_loudly():
     with pytest.raises(AssertionError, match="has no ClientSession"):
         disable_connection_retry(object())
+
+
+def test_the_installed_aiohttp_is_of_a_known_version():
+    assert aiohttp.__version__.rpartition(".")[0] in KNOWN_VERSIONS
