@@ -15,7 +15,7 @@ from emoji_ldm.generate.png_metadata import describe_mode, provenance, read_requ
 from emoji_ldm.serve.bulk.set_client import open_client
 from tests.deployed_service import DeployedService, replica_processes
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 PROMPTS = [f"blob {number}" for number in range(40)]
 N, SEED = 5, 7
@@ -49,6 +49,7 @@ def rows_of(client, name):
     return [row for file in files for row in pq.read_table(io.BytesIO(client.download(name, file))).to_pylist()]
 
 
+@pytest.mark.slow
 def test_a_job_through_kills_has_every_picture_once_with_the_bytes_of_the_sampler(service, tiny_pipeline):
     total, killed = len(PROMPTS) * N, 0
     with open_client(service.url, "") as client:

@@ -14,8 +14,6 @@ from tests.emoji_images import blobs, fill_images, image_rows
 from tests.fake_caption_engines import DyingEngine
 from tests.tiny_qwen import write_qwen
 
-pytestmark = pytest.mark.slow
-
 
 def config(store, *overrides):
     return load(None, [f"store={store.uri}", "caption.rows_per_shard=8", "caption.num_workers=1", *overrides])
@@ -25,7 +23,8 @@ def rows_of(store):
     return Table(store, CAPTIONS).read().to_pylist()
 
 
-def test_every_image_gets_its_captions_and_a_second_run_does_nothing_but_add_what_is_missing(tmp_path):
+@pytest.mark.slow
+def test_every_image_gets_its_captions_and_a_second_run_adds_only_what_is_missing(tmp_path):
     store = Store(str(tmp_path))
     ids = fill_images(store, blobs(20))
     summary = caption.run(config(store))
@@ -40,7 +39,8 @@ def test_every_image_gets_its_captions_and_a_second_run_does_nothing_but_add_wha
     assert len({row["caption"] for row in rows_of(store)}) == 40
 
 
-def test_a_broken_image_is_one_row_which_people_or_another_try_may_replace(tmp_path):
+@pytest.mark.slow
+def test_a_broken_image_is_one_row_that_a_manual_caption_or_a_retry_may_replace(tmp_path):
     store = Store(str(tmp_path / "store"))
     rows = image_rows(blobs(9)).to_pylist()
     rows[4]["image"] = {"bytes": b"no picture", "path": ""}
@@ -57,8 +57,11 @@ def test_a_broken_image_is_one_row_which_people_or_another_try_may_replace(tmp_p
         assert len(rows_of(store)) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.long
-def test_a_dead_engine_is_replaced_and_a_model_that_writes_nonsense_fails_the_job_after_its_rows_are_kept(tmp_path):
+def test_a_dead_engine_is_replaced_and_a_model_that_writes_nonsense_fails_the_job_after_its_rows_are_committed(
+    tmp_path,
+):
     store, deaths = Store(str(tmp_path / "store")), tmp_path / "deaths"
     fill_images(store, blobs(10))
     model = write_qwen(tmp_path / "model")
@@ -72,7 +75,8 @@ def test_a_dead_engine_is_replaced_and_a_model_that_writes_nonsense_fails_the_jo
     assert len({row["caption_id"] for row in rows_of(store)}) == len(rows_of(store)) == 20
 
 
-def test_a_missing_model_or_data_set_stops_the_job_before_anything_runs(tmp_path):
+@pytest.mark.slow
+def test_a_missing_model_or_dataset_stops_the_job_before_anything_runs(tmp_path):
     store = Store(str(tmp_path))
     with pytest.raises(ModelError, match=r"caption\.engine=metadata"):
         caption.run(config(store, "caption.engine=qwen2.5-vl", f"caption.model={tmp_path}/none"))

@@ -1,4 +1,4 @@
-"""The crawl as a job: real Ray, real Chromium, the demo gallery; every URL ends once (tests/s3 kills it)."""
+"""The crawl as a job: real Ray, real Chromium, the demo gallery; every URL gets one outcome (tests/s3 kills it)."""
 
 import shutil
 from collections import Counter
@@ -13,10 +13,7 @@ from emoji_ldm.outcomes import Outcome
 from ray_jobs import crawl
 from tests.unit.crawl.stub_site import Site, answer
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver"),
-]
+pytestmark = [pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver")]
 
 EITHER = ("kept", "duplicate-of")  # which of two equal pictures comes first is a matter of order
 EXPECTED = {
@@ -46,9 +43,7 @@ def config_of(site_url, store, **options):
         "num_fetchers": 1,
     }
     cluster = {"num_cpus": 4, "object_store_mb": 100}
-    return build(
-        {"store": str(store), "crawl": {"site": site_url, **small, **options}, "ray": cluster}, where="test"
-    )
+    return build({"store": str(store), "crawl": {"site": site_url, **small, **options}, "ray": cluster}, where="test")
 
 
 @pytest.fixture(scope="module")
@@ -60,64 +55,70 @@ def crawled(gallery, tmp_path_factory):
     return config, summary, gallery.requests[began:]
 
 
-def wanted(gallery, tags):
+def expected_urls(gallery, tags):
     """{URL: kind} of all tiles of these tags."""
     truth = gallery.ground_truth["tags"]
     return {url: kind for tag in tags for kind, urls in truth[tag].items() for url in urls}
 
 
 def assert_complete(config, gallery):
-    """Every URL of the tags ended once and as it should; images are distinct and exactly the good pictures."""
-    kinds = wanted(gallery, config.crawl.tags)
-    ledger = CrawlState(config)
-    outcomes = [row for row in ledger.outcomes.read().to_pylist() if row["kind"] == "image"]
+    """Every URL of the tags has one outcome, the right one; images are distinct, and exactly the good pictures."""
+    kinds = expected_urls(gallery, config.crawl.tags)
+    state = CrawlState(config)
+    outcomes = [row for row in state.outcomes.read().to_pylist() if row["kind"] == "image"]
     assert Counter(row["url"] for row in outcomes) == Counter(list(kinds))
     for row in outcomes:
         assert row["outcome"] in EXPECTED[kinds[row["url"]]], row
         assert row["reason"]
-    images = ledger.images.read(["image_id"])["image_id"].to_pylist()
+    images = state.images.read(["image_id"])["image_id"].to_pylist()
     originals = {
         gallery.ground_truth["duplicates"].get(url, url) for url, kind in kinds.items() if kind in ("good", "duplicate")
     }
     assert len(images) == len(set(images)) == len(originals)
-    tiles = ledger.listings.read()
-    assert len(tiles) == len(ledger.listings.keys())
+    tiles = state.listings.read()
+    assert len(tiles) == len(state.listings.keys())
     assert set(tiles["image_url"].to_pylist()) == set(kinds)
 
 
 def image_requests(gallery, requests):
-    images = wanted(gallery, gallery.ground_truth["tags"])
+    images = expected_urls(gallery, gallery.ground_truth["tags"])
     return Counter(url for url in (gallery.url + request.path for request in requests) if url in images)
 
 
-def test_every_url_ends_once_and_as_it_should(crawled, gallery):
+@pytest.mark.slow
+def test_every_url_has_one_outcome_and_the_right_one(crawled, gallery):
     assert_complete(crawled[0], gallery)
 
 
+@pytest.mark.slow
 def test_each_good_image_is_requested_once_and_a_forbidden_one_never(crawled, gallery):
     asked = image_requests(gallery, crawled[2])
-    for url, kind in wanted(gallery, crawled[0].crawl.tags).items():
+    for url, kind in expected_urls(gallery, crawled[0].crawl.tags).items():
         assert asked[url] == {"private": 0, "error": 3}.get(kind, 1), (url, kind)
 
 
-def test_requests_name_their_sender(crawled):
+@pytest.mark.slow
+def test_requests_name_their_user_agent(crawled):
     assert {request.user_agent for request in crawled[2]} == {crawled[0].crawl.user_agent}
 
 
+@pytest.mark.slow
 def test_images_carry_titles_and_all_tags(crawled, gallery):
     rows = CrawlState(crawled[0]).images.read(["source_url", "title", "tags", "width"]).to_pylist()
     for row in rows:
-        tags = [tag for tag in ("Blobs", "Panda") if row["source_url"] in wanted(gallery, [tag])]
+        tags = [tag for tag in ("Blobs", "Panda") if row["source_url"] in expected_urls(gallery, [tag])]
         assert (row["title"], row["tags"]) == (gallery.ground_truth["titles"][row["source_url"]], tags)
         assert 8 <= row["width"] <= 128
 
 
+@pytest.mark.slow
 def test_a_second_run_requests_nothing_and_makes_no_version(crawled, gallery):
     before = len(gallery.requests)
     assert crawl.run(crawled[0]) == crawled[1]
     assert gallery.requests[before:] == []
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_another_tag_adds_only_what_is_new(crawled, gallery):
     config = crawled[0].model_copy(
@@ -126,10 +127,11 @@ def test_another_tag_adds_only_what_is_new(crawled, gallery):
     before = len(gallery.requests)
     crawl.run(config)
     assert_complete(config, gallery)
-    new = set(wanted(gallery, ["Cat"])) - set(wanted(gallery, ["Blobs", "Panda"]))
+    new = set(expected_urls(gallery, ["Cat"])) - set(expected_urls(gallery, ["Blobs", "Panda"]))
     assert set(image_requests(gallery, gallery.requests[before:])) == new
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_too_many_failures_fail_the_job_after_everything_is_committed(tmp_path):
     tiles = "".join(f'<div><img src="/{n}.png" title="{n}"></div>' for n in range(3))
@@ -146,11 +148,13 @@ def test_too_many_failures_fail_the_job_after_everything_is_committed(tmp_path):
     assert ended == {Outcome.LISTED: 1, Outcome.EMPTY: 1, Outcome.DEAD: 3}
 
 
-def test_a_tag_without_tiles_is_asked_about(gallery, tmp_path):
+@pytest.mark.slow
+def test_a_tag_without_tiles_is_questioned(gallery, tmp_path):
     with pytest.raises(CrawlError, match=r"found no tiles on http.*Nonsense.*is the tag right"):
         crawl.run(config_of(gallery.url, tmp_path, tags=["Nonsense"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
@@ -160,7 +164,7 @@ def test_a_tag_without_tiles_is_asked_about(gallery, tmp_path):
         ({"site": "http://127.0.0.1:1"}, CrawlError, "does not answer"),
     ],
 )
-def test_what_cannot_work_is_said_before_anything_starts(tmp_path, options, error, text):
+def test_a_wrong_configuration_is_reported_before_anything_starts(tmp_path, options, error, text):
     with pytest.raises(error, match=text):
         crawl.run(config_of("http://127.0.0.1:1", tmp_path).model_copy(
             update={"crawl": config_of("http://127.0.0.1:1", tmp_path, **options).crawl}

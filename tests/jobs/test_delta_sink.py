@@ -1,4 +1,4 @@
-"""Ray Data to commits: exactly once, one row per poison, errors as themselves."""
+"""Ray Data to commits: every shard exactly once, errors for the user as themselves."""
 
 import dataclasses
 import time
@@ -13,8 +13,6 @@ from emoji_ldm.errors import JobError, ModelError
 from emoji_ldm.schemas import TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
 from ray_jobs.execution import delta_sink, ray_runtime
-
-pytestmark = pytest.mark.slow
 
 
 def read(payload):
@@ -52,6 +50,7 @@ def shards(count, size=3):
     return [delta_sink.WorkShard(f"s{i}", {"keys": [f"{i}-{j}" for j in range(size)]}, size) for i in range(count)]
 
 
+@pytest.mark.slow
 def test_every_shard_is_a_version_and_a_second_run_commits_nothing(job):
     lineage = Lineage(RunInfo("default", Config().to_json()), "texts", {"captions": 3})
     assert delta_sink.run(job, shards(5), lineage) == {"made": 15}
@@ -61,6 +60,7 @@ def test_every_shard_is_a_version_and_a_second_run_commits_nothing(job):
     assert Table(job.store, TEXT_EMBEDDINGS).version == 5
 
 
+@pytest.mark.slow
 def test_an_error_for_the_user_arrives_as_itself_and_what_is_committed_before_it_stays(job):
     table, lineage = Table(job.store, TEXT_EMBEDDINGS), Lineage(RunInfo("default", Config().to_json()), "texts", {})
     job = dataclasses.replace(job, worker_args=(job.store, 1))
@@ -77,13 +77,14 @@ def test_an_error_for_the_user_arrives_as_itself_and_what_is_committed_before_it
     assert Table(job.store, TEXT_EMBEDDINGS).count() == 10
 
 
-def test_what_the_cluster_cannot_give_is_named(job):
+@pytest.mark.slow
+def test_a_resource_that_the_cluster_lacks_is_named(job):
     config = RayConfig(place_timeout_s=1)
     with pytest.raises(JobError, match=r"caption needs 2 GPU .* the cluster has 0.*lower its number"):
         ray_runtime.wait_for_resources(config, "caption", 2, num_cpus=0.5, num_gpus=1)
 
 
-class Noting(Echo):
+class Recording(Echo):
     """Leaves a file for each shard that it begins."""
 
     def __init__(self, folder):
@@ -95,12 +96,13 @@ class Noting(Echo):
         return super().__call__(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.long
-def test_work_runs_ahead_of_commits_by_one_shard_a_worker_and_one_more(job, tmp_path):
+def test_work_runs_ahead_of_commits_by_one_shard_per_worker_and_one_more(job, tmp_path):
     folder = tmp_path / "begun"
     folder.mkdir()
-    job = dataclasses.replace(job, worker=Noting, worker_args=(folder,))
+    job = dataclasses.replace(job, worker=Recording, worker_args=(folder,))
     for committed, _ in enumerate(delta_sink.stream_shards(job, shards(12))):
-        time.sleep(0.3)  # a slow commit, in which workers go as far as they may
+        time.sleep(0.3)  # a slow commit, during which workers go as far as they may
         assert len(list(folder.iterdir())) <= committed + job.num_workers + 1
     assert committed == 11

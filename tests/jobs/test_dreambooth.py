@@ -14,7 +14,7 @@ from emoji_ldm.store import Store
 from ray_jobs import train
 from tests.unit.train.tasks.test_dreambooth import photo
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -31,7 +31,8 @@ def prepared(tiny_pipeline, tmp_path):
     ]  # fmt: skip
     return lambda *overrides: load("dreambooth", [
         "run=rex", f"store={tmp_path / 'store'}", f"train.init={tiny_pipeline}", f"train.concepts={concepts}",
-        "latents.size_px=32", "latents.max_tokens=16", "latents.gpus_per_worker=0", "generate.gpus_per_worker=0", "train.gpus_per_worker=0",
+        "latents.size_px=32", "latents.max_tokens=16", "latents.gpus_per_worker=0", "generate.gpus_per_worker=0",
+            "train.gpus_per_worker=0",
         "generate.steps=2", "generate.num_images=1", "generate.num_workers=2", "generate.rows_per_shard=2",
         "train.optimizer=adamw", "train.precision=fp32", "train.num_class_images=5", "train.lr=1e-3",
         "train.beta_start=0.0001", "train.beta_end=0.02",  # what the tiny pipeline was made for
@@ -39,6 +40,7 @@ def prepared(tiny_pipeline, tmp_path):
     ])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_does_all_and_again_does_nothing_twice(prepared, tiny_pipeline, tmp_path):
     config = prepared("train.steps=2")
     store = Store(config.store)

@@ -11,8 +11,6 @@ from emoji_ldm.schemas import GENERATED
 from emoji_ldm.store import Store
 from tests.tiny_pipelines import pixels_of
 
-pytestmark = pytest.mark.slow
-
 
 def settings(tmp_path, model, **generate):
     generate = {"checkpoint": str(model), "steps": 3, "batch_size": 2, "rows_per_shard": 2, **generate}
@@ -20,6 +18,7 @@ def settings(tmp_path, model, **generate):
     return build({"store": str(tmp_path / "store"), "generate": generate, "ray": {"num_cpus": 4}}, where="test")
 
 
+@pytest.mark.slow
 def test_every_draw_is_made_once_and_the_folder_is_mended(tmp_path, tiny_pipeline):
     from ray_jobs import generate
 

@@ -15,8 +15,6 @@ from emoji_ldm.store import Store
 from ray_jobs import caption, latents
 from tests.emoji_images import blobs, fill_images
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def captioned(tmp_path, tiny_pipeline):
@@ -31,6 +29,7 @@ def captioned(tmp_path, tiny_pipeline):
     return store, config
 
 
+@pytest.mark.slow
 def test_every_captioned_image_is_encoded_once_and_training_can_read_it(captioned, tiny_pipeline):
     store, config = captioned
     summary = latents.run(config)
@@ -53,6 +52,7 @@ def test_every_captioned_image_is_encoded_once_and_training_can_read_it(captione
     assert again["versions"] == summary["versions"]
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_another_codec_adds_rows_and_leaves_texts_alone(captioned, tmp_path):
     from tests.tiny_pipelines import write_pipeline
@@ -69,6 +69,7 @@ def test_another_codec_adds_rows_and_leaves_texts_alone(captioned, tmp_path):
     assert newest["parents"] == f'{{"captions": {Table(store, CAPTIONS).version}, "images": 2}}'
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_variants_add_rows_and_encode_nothing_twice(captioned):
     store, config = captioned
@@ -88,6 +89,7 @@ def test_variants_add_rows_and_encode_nothing_twice(captioned):
     np.testing.assert_allclose(found.mean[40:], mean, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said_before_anything_runs(tmp_path):
     store = Store(str(tmp_path))
     with pytest.raises(DatasetError, match="run: emoji-ldm caption"):

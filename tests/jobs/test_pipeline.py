@@ -10,20 +10,21 @@ from ray_jobs.cli.main import main
 from ray_jobs.pipeline import STAGE_ORDER, stages_of
 from tests.emoji_images import blobs, fill_images
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_without_names_all_stages_run_and_named_ones_run_in_the_order_of_the_flow():
     assert stages_of([]) == STAGE_ORDER
     assert stages_of(["latents", "crawl"]) == ("crawl", "latents")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "text"), [(["crowl"], "no stage 'crowl'"), (["crawl", "crawl"], "name it once")])
 def test_a_stage_that_does_not_exist_or_is_named_twice_is_one_line(words, text):
     with pytest.raises(ConfigError, match=text):
         stages_of(words)
 
 
+@pytest.mark.slow
 def test_the_first_failing_stage_stops_it_with_one_line_and_its_own_exit_code(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["pipeline", "caption", "latents", "train", f"store={tmp_path}/store"]) == 1
@@ -32,6 +33,7 @@ def test_the_first_failing_stage_stops_it_with_one_line_and_its_own_exit_code(tm
     assert error.endswith("; not run: latents train; the same command goes on from there")
 
 
+@pytest.mark.slow
 def test_a_second_run_repeats_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     store = Store(f"{tmp_path}/store")

@@ -1,4 +1,4 @@
-"""The gate over real Ray: workers in processes of their own are polite together."""
+"""The rate limiter of a crawl over real Ray: workers in several processes keep its limits together."""
 
 import asyncio
 import time
@@ -12,8 +12,6 @@ from ray_jobs.execution import politeness_actor, ray_runtime
 from tests.bench import polite
 from tests.unit.crawl.stub_site import Site
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def connected():
@@ -22,7 +20,8 @@ def connected():
     ray.shutdown()
 
 
-def test_a_gate_that_dies_is_one_clear_line_for_those_who_wait(connected):
+@pytest.mark.slow
+def test_a_rate_limiter_that_dies_is_one_clear_line_for_those_who_wait(connected):
     async def wait(shared, url):
         await shared.acquire(url)
         waiting = asyncio.create_task(shared.acquire(url))
@@ -36,18 +35,20 @@ def test_a_gate_that_dies_is_one_clear_line_for_those_who_wait(connected):
             build({"crawl": {"site": site.url, "host_concurrency": 1}}, where="test").crawl
         )
         began = time.monotonic()
-        with pytest.raises(CrawlError, match=r"the gate of this crawl has ended.*run the crawl again"):
+        with pytest.raises(CrawlError, match=r"the rate limiter of this crawl has ended.*run the crawl again"):
             asyncio.run(wait(shared, f"{site.url}/x"))
         assert time.monotonic() - began < 60
-        with pytest.raises(CrawlError, match="the gate"):
+        with pytest.raises(CrawlError, match="the rate limiter"):
             asyncio.run(shared.acquire(f"{site.url}/x"))
 
 
-def test_a_wrong_configuration_is_said_by_the_driver(connected):
+@pytest.mark.slow
+def test_a_wrong_configuration_is_reported_by_the_driver(connected):
     with pytest.raises(ConfigError, match="allow_private"):
         politeness_actor.start_rate_limiter(build({"crawl": {"allow_private": ["a b"]}}, where="test").crawl)
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_workers_in_four_processes_break_no_rule():
     ray.shutdown()

@@ -26,8 +26,6 @@ from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.store import Store
 from tests.tiny_pipelines import pixels_of, write_pipeline
 
-pytestmark = pytest.mark.slow
-
 
 def settings(tmp_path, model, **serve):
     values = {"checkpoint": str(model), "batch_size": 4, "max_replicas": 1, "port": 0, **serve}
@@ -91,12 +89,14 @@ def png_of(answer):
     return base64.b64decode(answer.json()["data"][0]["b64_json"])
 
 
+@pytest.mark.slow
 def test_the_service_is_healthy_and_names_its_models(service):
     assert httpx.get(f"{service}/health", timeout=10).json() == {"status": "ok"}
     models = httpx.get(f"{service}/v1/models", timeout=10).json()["data"]
     assert [(model["id"], model["size"]) for model in models] == [("tiny", "32x32"), ("live", "32x32")]
 
 
+@pytest.mark.slow
 def test_concurrent_requests_get_the_pixels_of_the_sampler_alone(service, tiny_pipeline):
     chance = random.Random(0)
     bodies = [
@@ -119,6 +119,7 @@ def test_concurrent_requests_get_the_pixels_of_the_sampler_alone(service, tiny_p
             assert (pixels_of(png) == clear_faint_pixels(sampler([draw])[0])).all()
 
 
+@pytest.mark.slow
 def test_previews_come_before_the_picture_that_a_plain_request_gets(service):
     body = {"prompt": "a cat", "seed": 5, "num_inference_steps": 4}
     answer = post(service, **body, stream=True, partial_images=2)
@@ -127,6 +128,7 @@ def test_previews_come_before_the_picture_that_a_plain_request_gets(service):
     assert post(service, **body).json()["data"][0]["b64_json"] in answer.text
 
 
+@pytest.mark.slow
 def test_overload_is_answered_at_once_and_the_service_lives_on(service):
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda seed: post(service, prompt="a", seed=seed, n=10, steps=5), range(12)))
@@ -136,6 +138,7 @@ def test_overload_is_answered_at_once_and_the_service_lives_on(service):
     assert post(service, prompt="a", steps=1).status_code == 200
 
 
+@pytest.mark.slow
 def test_weights_change_with_the_tag_while_requests_go_on(started, service):
     def draw(_):
         return post(service, model="live", prompt="a cat", seed=1, steps=2)
@@ -156,6 +159,7 @@ def test_weights_change_with_the_tag_while_requests_go_on(started, service):
     assert keys["live"].encode() in png_of(answers[0])
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_frees_its_row(started, service):
     before = settled(started, "emoji_ldm_cancelled_total")
     with pytest.raises(httpx.ReadTimeout):
@@ -167,6 +171,7 @@ def test_a_client_that_leaves_frees_its_row(started, service):
     assert settled(started, "emoji_ldm_running") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_work_that_would_wait_too_long_brings_a_second_replica(started, service):
     with ThreadPoolExecutor(10) as pool:
@@ -199,12 +204,14 @@ def lines(started, name, *words):
             if line.startswith(f"ray_{name}{{") and all(word in line for word in words)]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_request_is_a_line_of_json_on_the_console(started, service):
     post(service, prompt="a", steps=1, user="me")
     line = json.loads(wait_for(r'({"time": .*"user": "me".*})\n', started.log, started))
     assert (line["status"], line["method"], line["route"]) == (200, "POST", "/v1/images/generations")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 def test_the_printed_command_works_as_typed(started, tmp_path):
     printed = re.search(r"\n\n  (curl .*)\n", started.log.read_text())[1]
@@ -212,6 +219,7 @@ def test_the_printed_command_works_as_typed(started, tmp_path):
     assert read_request((tmp_path / "emoji.png").read_bytes()).prompt == "a happy blob"
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_one_line_before_anything_starts(tmp_path, tiny_pipeline):
     from ray_jobs import serve
 
@@ -222,6 +230,7 @@ def test_a_port_in_use_is_one_line_before_anything_starts(tmp_path, tiny_pipelin
             serve.run(settings(tmp_path, tiny_pipeline, port=taken.getsockname()[1]))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_served_is_one_line_before_anything_starts(tmp_path, tiny_pipeline):
     from ray_jobs import serve
 
@@ -239,6 +248,7 @@ def test_what_cannot_be_served_is_one_line_before_anything_starts(tmp_path, tiny
         serve.run(settings(tmp_path, tiny_pipeline, keys="nowhere"))
 
 
+@pytest.mark.slow
 def test_a_replica_that_dies_costs_no_request_and_changes_no_pixel(started, service):
     def draw(seed):
         return post(service, prompt="a cat", seed=seed, steps=5).json()["data"]
@@ -261,6 +271,7 @@ def replica_pid(ancestor):
     return next(pid for pid, (_, name) in processes.items() if "model-tiny" in name and descends(pid))
 
 
+@pytest.mark.slow
 def test_a_manifest_names_the_config_file_and_overrides(tmp_path, tiny_pipeline):
     from ray_jobs.serve import build_app
 
@@ -270,6 +281,7 @@ def test_a_manifest_names_the_config_file_and_overrides(tmp_path, tiny_pipeline)
         build_app({"config": str(tmp_path / "config.yaml"), "serve.min_replicas": "9"})
 
 
+@pytest.mark.slow
 def test_the_application_of_a_manifest_waits_for_the_first_checkpoint(monkeypatch):
     """Serve builds once: an application that failed before `train` was done would stay failed."""
     from ray_jobs import serve as module

@@ -15,7 +15,7 @@ from ray import serve
 from ray_jobs.serving import deployments
 from tests.deployed_service import TIMEOUT_S, DeployedService, replica_processes
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 RATE = 2.5  # requests a second: loading replicas take half of two cores while others are killed
 KILL_EVERY_S = 10.0  # on two cores a new replica takes about as long to come up: at times there is none
@@ -69,6 +69,7 @@ def kill_now_and_then(over):
     return killed
 
 
+@pytest.mark.slow
 def test_replicas_that_are_killed_cost_no_request_and_change_no_byte(service, quiet):
     bodies, pictures = quiet
     over = threading.Event()
@@ -80,6 +81,7 @@ def test_replicas_that_are_killed_cost_no_request_and_change_no_byte(service, qu
     assert len(killed) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"max_queued": 199}, {"max_queued": 198, "min_replicas": 1, "max_replicas": 1}],
                          ids=["a rolling update", "fewer replicas"])  # fmt: skip
 def test_a_deployment_over_an_older_one_costs_no_request(service, quiet, change):
@@ -94,6 +96,7 @@ def test_a_deployment_over_an_older_one_costs_no_request(service, quiet, change)
     assert asyncio.run(meanwhile()) == pictures[:100]
 
 
+@pytest.mark.slow
 def test_a_thousand_clients_that_never_end_their_headers_stop_nobody(service, quiet):
     """Ray's proxy gives them no limit of time; they cost it a socket each, and others nothing."""
     bodies, pictures = quiet
@@ -109,6 +112,7 @@ def test_a_thousand_clients_that_never_end_their_headers_stop_nobody(service, qu
     assert httpx.get(f"{service.url}/health", timeout=10).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_model_that_sleeps_is_woken_by_a_request(service, quiet, monkeypatch):
     bodies, pictures = quiet
     monkeypatch.setattr(deployments, "DOWNSCALE_DELAY_S", 5.0)

@@ -24,7 +24,7 @@ from ray_jobs import autoencoder, train
 from tests.emoji_images import blobs, fill_images
 from tests.latents_store import fill_latents, training_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,7 @@ def plain(prepared, tmp_path_factory):
 LONG = pytest.mark.long
 
 
+@pytest.mark.slow
 @LONG
 @pytest.mark.parametrize("stage", [0, 2, 3])  # 1: the killed run; without Ray, tests/train has every stage
 def test_two_ranks_of_any_zero_stage_train_as_one_process_does(stage, prepared, plain):
@@ -64,6 +65,7 @@ def test_two_ranks_of_any_zero_stage_train_as_one_process_does(stage, prepared, 
     assert summary["checkpoint"].startswith(config.store)
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_a_finished_run_returns_at_once_and_more_steps_go_on_with_other_ranks_and_stage(prepared):
     first = prepared("run=longer", "train.steps=3", "train.zero_stage=2")
@@ -76,6 +78,7 @@ def test_a_finished_run_returns_at_once_and_more_steps_go_on_with_other_ranks_an
     assert sorted(losses(more)) == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_no_step_and_doubles_none(prepared):
     config = prepared("run=killed", "train.steps=60", "train.checkpoint_every=20", "train.zero_stage=1")
     before = worker_pids()
@@ -89,6 +92,7 @@ def test_a_killed_worker_costs_no_step_and_doubles_none(prepared):
     assert kept == [40, 60]
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_a_driver_that_lost_the_run_stops_without_publishing(prepared):
     config = prepared("run=fenced", "train.steps=40", "train.checkpoint_every=20", "train.num_workers=1")
@@ -100,6 +104,7 @@ def test_a_driver_that_lost_the_run_stops_without_publishing(prepared):
     assert len(checkpoints.complete_checkpoints(store, config.run, "unet")) < 2
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_errors_of_workers_reach_the_user_as_themselves(tiny_pipeline, prepared, tmp_path):
     with pytest.raises(DatasetError, match="no captioned image"):
@@ -108,6 +113,7 @@ def test_errors_of_workers_reach_the_user_as_themselves(tiny_pipeline, prepared,
         train.run(prepared("train.num_workers=3"))
 
 
+@pytest.mark.slow
 @LONG
 def test_the_autoencoder_trains_on_two_ranks_once(tmp_path, tiny_pipeline):
     fill_images(Store(str(tmp_path)), blobs(6))

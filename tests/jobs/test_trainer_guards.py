@@ -15,7 +15,7 @@ from ray_jobs.execution import trainer
 from tests.latents_store import fill_latents, training_config
 from tests.tiny_pipelines import write_pipeline
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def load_one_that_runs_out(place):
@@ -33,6 +33,7 @@ def load_one_that_runs_out(place):
     return task
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_on_one_rank_is_one_line_and_no_third_try(tmp_path, tiny_pipeline):
     config = training_config(tiny_pipeline, tmp_path, "train.steps=6", "train.zero_stage=1")
     fill_latents(config)
@@ -45,6 +46,7 @@ def test_memory_that_runs_out_on_one_rank_is_one_line_and_no_third_try(tmp_path,
     assert not [name for name in Store(config.store).list("runs", "tiny", "train") if name.startswith("verdict")]
 
 
+@pytest.mark.slow
 def test_nothing_is_started_for_a_training_that_cannot_be(tmp_path, tiny_pipeline):
     config = training_config(tiny_pipeline, tmp_path / "store")
     fill_latents(config)
