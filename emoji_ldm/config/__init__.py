@@ -5,7 +5,7 @@ A `Config` is made of the defaults in the models, then a preset or YAML file, th
 A setting that is unset is `null`, never 0 or an empty text with a second meaning.
 """
 
-from emoji_ldm.config.autoencoder import AutoencoderConfig
+from emoji_ldm.config.autoencoder_config import AutoencoderConfig
 from emoji_ldm.config.caption import CaptionConfig
 from emoji_ldm.config.crawl import CrawlConfig
 from emoji_ldm.config.generate import GenerateConfig

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 import yaml
 from pydantic import BeforeValidator, model_validator
 
-from emoji_ldm.config.autoencoder import AutoencoderConfig
+from emoji_ldm.config.autoencoder_config import AutoencoderConfig
 from emoji_ldm.config.base import Identifier, Section, as_text
 from emoji_ldm.config.caption import CaptionConfig
 from emoji_ldm.config.crawl import CrawlConfig

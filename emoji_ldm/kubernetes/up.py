@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from emoji_ldm.errors import ClusterError, ConfigError
-from emoji_ldm.kubernetes import preflight, secrets, status
+from emoji_ldm.kubernetes import operator_check, secrets, status
 from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.overlay import Overlay, is_submitted
@@ -36,9 +36,9 @@ def run(kubectl: Kubectl, overlay: Overlay, timeout_s: float) -> int:
     """
     require_no_findings(overlay)
     print_status(f"installing {overlay.name} on {kubectl.describe_context()}")
-    operators = preflight.check_operators(overlay, kubectl.api_resources)
+    operators = operator_check.check_operators(overlay, kubectl.api_resources)
     deadline = time.monotonic() + timeout_s
-    _wait_until_empty(lambda: preflight.operators_not_ready(kubectl, overlay, operators), deadline, "operators")
+    _wait_until_empty(lambda: operator_check.operators_not_ready(kubectl, overlay, operators), deadline, "operators")
     _apply_when_ready(kubectl, overlay.of_kinds(*FIRST_KINDS), deadline)
     if created := secrets.ensure(kubectl, overlay):
         print_status(f"created Secrets with random values: {', '.join(created)}")

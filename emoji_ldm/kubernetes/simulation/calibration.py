@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import simpy
 
-from emoji_ldm.kubernetes.simulation.admission import GangAdmission
 from emoji_ldm.kubernetes.simulation.control_plane import KubeRayOperator
+from emoji_ldm.kubernetes.simulation.gang_admission import GangAdmission
 from emoji_ldm.kubernetes.simulation.quota import (
     ClusterQueue,
     Cohort,

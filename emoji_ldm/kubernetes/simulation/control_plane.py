@@ -8,7 +8,7 @@ from itertools import count
 
 import simpy
 
-from emoji_ldm.kubernetes.simulation.admission import GangAdmission
+from emoji_ldm.kubernetes.simulation.gang_admission import GangAdmission
 from emoji_ldm.kubernetes.simulation.nodes import NodeFleet, SimulatedPod
 from emoji_ldm.kubernetes.simulation.quota import SimPyProcess
 from emoji_ldm.kubernetes.simulation.scenario import ControlPlaneRates

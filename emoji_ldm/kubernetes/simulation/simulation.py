@@ -5,9 +5,9 @@ from __future__ import annotations
 import simpy
 
 from emoji_ldm.kubernetes.simulation.accounting import CostLedger
-from emoji_ldm.kubernetes.simulation.admission import GangAdmission
 from emoji_ldm.kubernetes.simulation.autoscaling import autoscale
 from emoji_ldm.kubernetes.simulation.control_plane import ControlPlane, KubeRayOperator
+from emoji_ldm.kubernetes.simulation.gang_admission import GangAdmission
 from emoji_ldm.kubernetes.simulation.interruptions import spot_lifetime, spot_storm
 from emoji_ldm.kubernetes.simulation.invariants import InvariantChecker
 from emoji_ldm.kubernetes.simulation.job_model import RayClusterRun, RunPhase

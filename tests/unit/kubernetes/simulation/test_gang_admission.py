@@ -5,7 +5,7 @@ import random
 import pytest
 import simpy
 
-from emoji_ldm.kubernetes.simulation.admission import GangAdmission
+from emoji_ldm.kubernetes.simulation.gang_admission import GangAdmission
 from emoji_ldm.kubernetes.simulation.quota import ClusterQueue, Cohort, PodSet, QueuedWorkload, ResourceQuota
 
 GPU = "nvidia.com/gpu"
