@@ -10,12 +10,10 @@ from emoji_ldm.crawl.sources.browser import Browser
 from emoji_ldm.errors import CrawlError
 from tests.browser.processes import assert_nothing_left
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver"),
-]
+pytestmark = pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver")
 
 
+@pytest.mark.slow
 def test_no_browser_outlives_its_process():
     start = "opened = Browser(user_agent='x', timeout_s=20); print(opened.folder, flush=True)"
     code = f"import os, sys\nfrom emoji_ldm.crawl.sources.browser import Browser\n{start}\n"

@@ -20,10 +20,7 @@ from emoji_ldm.errors import CrawlError
 from tests.browser.processes import assert_nothing_left
 from tests.unit.crawl.stub_site import Site, answer, in_turn
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver"),
-]
+pytestmark = pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver")
 
 
 @pytest.fixture
@@ -75,6 +72,7 @@ def read_tag(reader, site, *pages):
     return [(p.outcome.value, len(p.tiles), p.reason) for p in reader.read("T", urls)]
 
 
+@pytest.mark.slow
 def test_a_tag_ends_at_the_first_empty_page_and_images_are_not_loaded(reader, site):
     pages = [grid("abc"), grid("de"), page("<title>Blobs, 3</title><main>No more.</main>"), grid("f")]
     assert read_tag(reader, site, *pages) == [
@@ -84,6 +82,7 @@ def test_a_tag_ends_at_the_first_empty_page_and_images_are_not_loaded(reader, si
     assert not [path for path in site.log if path.endswith(".png") or path.endswith("page=4")]
 
 
+@pytest.mark.slow
 def test_tiles_that_a_script_loads_late_are_waited_for(reader, site):
     def late(handler):
         time.sleep(1.0)  # longer than a page rests before it counts as empty
@@ -95,6 +94,7 @@ def test_tiles_that_a_script_loads_late_are_waited_for(reader, site):
     assert read_tag(reader, site, late_page) == [("listed", 3, "3 tiles")]
 
 
+@pytest.mark.slow
 def test_the_structure_is_used_if_selectors_match_nothing_and_the_reason_tells(reader, site):
     reader.profile = load_site_profile("discord-emoji")
     assert read_tag(reader, site, grid("abc"), page("<main>Nothing.</main>")) == [
@@ -103,12 +103,14 @@ def test_the_structure_is_used_if_selectors_match_nothing_and_the_reason_tells(r
     ]
 
 
+@pytest.mark.slow
 def test_a_page_that_never_settles_fails_at_the_timeout(reader, site, monkeypatch):
     monkeypatch.setattr(reader._open_browser(), "timeout_s", 2)
     restless = page("<main></main><script>setInterval(() => { document.body.append('.') }, 100)</script>")
     assert read_tag(reader, site, restless) == [("failed", 0, "no tiles and no rest within 2 s")]
 
 
+@pytest.mark.slow
 def test_a_dead_host_fails_at_once(reader):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -118,6 +120,7 @@ def test_a_dead_host_fails_at_once(reader):
     assert dead.outcome == "failed" and time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_server_errors_are_retried_once_and_404_ends_the_tag(reader, site):
     pages = [in_turn(answer(503, b"x"), grid("abc")), answer(500), answer(403, b"x"), answer(404)]
     assert read_tag(reader, site, *pages) == [
@@ -125,10 +128,12 @@ def test_server_errors_are_retried_once_and_404_ends_the_tag(reader, site):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_site_that_repeats_its_last_page_ends(reader, site):
     assert [outcome for outcome, *_ in read_tag(reader, site, *[grid("abc")] * 3)] == ["listed", "empty"]
 
 
+@pytest.mark.slow
 def test_robots_rules_apply_to_headers_and_redirect_targets(reader, site):
     with Site({"/robots.txt": answer(200, b"User-agent: *\nDisallow: /"), "/x": grid("abc")}) as other:
         away = answer(302, Location=f"{other.url}/x")
@@ -145,6 +150,7 @@ def test_a_page_that_robots_forbids_is_never_opened(reader, site):
     assert site.log == ["/robots.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_signal", [signal.SIGKILL, signal.SIGSTOP], ids=["crashed", "hung"])
 def test_a_browser_that_crashed_or_hangs_is_replaced_and_the_page_retried(reader, site, kill_signal):
     assert read_tag(reader, site, grid("abc"))[0][0] == "listed"
@@ -157,6 +163,7 @@ def test_a_browser_that_crashed_or_hangs_is_replaced_and_the_page_retried(reader
     assert_nothing_left(folder)
 
 
+@pytest.mark.slow
 def test_a_browser_is_replaced_before_it_grows_too_large(reader, site, monkeypatch):
     read_tag(reader, site, grid("abc"))
     before, folder = reader.num_browsers, reader.browser.folder
@@ -167,6 +174,7 @@ def test_a_browser_is_replaced_before_it_grows_too_large(reader, site, monkeypat
     assert_nothing_left(folder)
 
 
+@pytest.mark.slow
 def test_a_browser_whose_first_start_fails_is_started_once_more(reader, site, tmp_path, monkeypatch):
     starts, wrapper = tmp_path / "starts", tmp_path / "chromium"
     real, fails_once = browser.find_programs()[0], f'[ "$(wc -l < {starts})" -gt 1 ] || exit 1'
@@ -183,6 +191,7 @@ def test_a_browser_whose_first_start_fails_is_started_once_more(reader, site, tm
         read_tag(reader, site, grid("abc"))
 
 
+@pytest.mark.slow
 def test_a_probe_of_the_gallery_writes_a_profile_that_finds_its_tiles(tmp_path):
     output = tmp_path / "gallery.yaml"
     with Gallery(num_openmoji=0) as gallery:

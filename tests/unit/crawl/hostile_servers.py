@@ -1,4 +1,4 @@
-"""Routes of servers that mean harm or are broken, for `site.Site`: {path: (route, the outcome that it must have)}."""
+"""Routes of hostile and broken servers for `stub_site.Site`: {path: (route, expected outcome)}."""
 
 import gzip
 import socket
@@ -7,11 +7,11 @@ import zlib
 
 from tests.unit.crawl.stub_site import answer, drip, emoji, endless, hang_up
 
-BOMB = gzip.compress(bytes(10**8), 1)  # 100 MB of nothing in half a megabyte
+BOMB = gzip.compress(bytes(10**8), 1)  # 100 MB of zeros in half a megabyte
 
 
 def raw(*parts, close=True):
-    """A route that writes these bytes and hangs up."""
+    """Return a route that writes these bytes and closes the connection."""
 
     def route(handler):
         for part in parts:
@@ -21,8 +21,8 @@ def raw(*parts, close=True):
     return route
 
 
-def for_ever(head, part):
-    """A route that writes the same again and again."""
+def endless_parts(head, part):
+    """Return a route that writes the same part again and again."""
 
     def route(handler):
         handler.wfile.write(head)
@@ -33,7 +33,7 @@ def for_ever(head, part):
 
 
 def reset(handler):
-    """A connection that is torn down in the middle of a body."""
+    """Reset the connection in the middle of a body."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100)
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()
@@ -41,7 +41,7 @@ def reset(handler):
 
 
 def png_of_size(width, height):
-    """A PNG that says it is so large, and is a few bytes."""
+    """Return a PNG file of a few bytes whose header announces this size."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -58,13 +58,13 @@ ROUTES = {
     "/gzip-bomb": (answer(200, BOMB, Content_Encoding="gzip"), "too-large"),
     "/pixel-bomb": (answer(200, png_of_size(60_000, 60_000)), "too-large"),
     "/gzip-parts": (answer(200, gzip.compress(bytes(10**6)) * 30, Content_Encoding="gzip"), "too-large"),
-    "/endless-chunks": (for_ever(CHUNKED, b"1000\r\n" + bytes(4096) + b"\r\n"), "too-large"),
+    "/endless-chunks": (endless_parts(CHUNKED, b"1000\r\n" + bytes(4096) + b"\r\n"), "too-large"),
     "/brotli": (answer(200, b"x" * 100, Content_Encoding="br"), "http-error"),
     "/bad-gzip": (answer(200, b"x" * 100, Content_Encoding="gzip"), "http-error"),
     "/short-gzip": (answer(200, gzip.compress(emoji())[:-20], Content_Encoding="gzip"), "http-error"),
-    "/header-bomb": (for_ever(OK, b"X-Bomb: " + b"x" * 1000 + b"\r\n"), "unreachable"),
-    "/long-header": (for_ever(OK + b"X-Long: ", b"x" * 4096), "unreachable"),
-    "/continue": (for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), "timed-out"),
+    "/header-bomb": (endless_parts(OK, b"X-Bomb: " + b"x" * 1000 + b"\r\n"), "unreachable"),
+    "/long-header": (endless_parts(OK + b"X-Long: ", b"x" * 4096), "unreachable"),
+    "/continue": (endless_parts(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), "timed-out"),
     "/garbage": (raw(b"\x00\xff" * 5000), "unreachable"),
     "/not-http": (raw(b"SSH-2.0-OpenSSH_9.6\r\n"), "unreachable"),
     "/bad-status": (raw(b"HTTP/1.1 twohundred OK\r\n\r\n"), "unreachable"),

@@ -1,4 +1,4 @@
-"""A small real HTTP server on loopback whose every path is a function of the test."""
+"""A small real HTTP server on loopback; each test defines what its paths answer."""
 
 import io
 import threading
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 
 class Site:
-    """Routes are {path: f(handler)}; `log` holds the paths asked for, in order of arrival, `times` when."""
+    """A site with routes {path: f(handler)}; `log` holds the requested paths in order of arrival, `times` their times."""
 
     def __init__(self, routes=None):
         self.routes, self.log, self.times = dict(routes or {}), [], []
@@ -45,7 +45,7 @@ class Site:
 
 
 def answer(status=200, body=b"", **headers):
-    """A route that answers the same every time."""
+    """Return a route that always gives the same response."""
 
     def route(handler):
         handler.send_response(status)
@@ -58,13 +58,13 @@ def answer(status=200, body=b"", **headers):
 
 
 def in_turn(*routes):
-    """A route that answers one after the other, the last one for ever."""
+    """Return a route that uses one of these after the other, and the last one from then on."""
     left = list(routes)
     return lambda handler: (left.pop(0) if len(left) > 1 else left[0])(handler)
 
 
 def drip(body, every_s, *, head=False):
-    """A route that sends a byte now and then: of the body, or already of the headers."""
+    """Return a route that sends a byte now and then: of the body, or already of the headers."""
 
     def route(handler):
         text = b"" if head else b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -77,20 +77,20 @@ def drip(body, every_s, *, head=False):
 
 
 def endless(handler):
-    """A body without an end."""
+    """Send a body without an end."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
     while True:
         handler.wfile.write(b"\x89PNG" * 4096)
 
 
 def hang_up(handler):
-    """No answer at all."""
+    """Close the connection without a response."""
     handler.close_connection = True
     handler.connection.close()
 
 
 def emoji(seed=0, size=(64, 64), kind="PNG", **options):
-    """The bytes of a small picture with transparent corners; another seed, another picture."""
+    """Return the bytes of a small image with transparent corners; each seed gives another image."""
     image = Image.new("RGBA", size)
     draw = ImageDraw.Draw(image)
     draw.ellipse((2, 2, size[0] - 3, size[1] - 3), fill=(40 * seed % 256, 90, 200 - seed % 100, 255))

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from emoji_ldm.crawl.fetch.http_fetcher import HttpFetcher
-from emoji_ldm.crawl.politeness import rate_limiter as rate_limiter
+from emoji_ldm.crawl.politeness import rate_limiter
 from emoji_ldm.crawl.politeness import rate_limiter_client
 from emoji_ldm.crawl.politeness.rate_limiter import SlotDemand
 from emoji_ldm.crawl.politeness.rate_limiter_client import RateLimiterClient
@@ -136,14 +136,34 @@ def test_a_pause_that_one_worker_was_asked_for_holds_for_the_others(site):
 
 
 @pytest.mark.slow
-def test_the_lease_is_kept_between_two_runs_of_the_event_loop(site):
+def test_the_lease_is_kept_between_two_runs_of_the_event_loop(site, monkeypatch):
+    """A browser holds a permit while it loads a page, and no event loop runs meanwhile."""
+    monkeypatch.setattr(rate_limiter, "LEASE_S", 0.3)
+    monkeypatch.setattr(rate_limiter_client, "BUSY_SYNC_INTERVAL_S", 0.05)
     config = config_of(site.url, host_concurrency=1)
     with remote_of(config) as remote, asyncio.Runner() as runner, asyncio.Runner() as other:
         one, two = RateLimiterClient(remote, config), RateLimiterClient(remote, config)
         permit = runner.run(one.acquire(f"{site.url}/x"))
-        time.sleep(0.5)  # the page is looked at; the lease is kept alive meanwhile
+        (origin,) = remote.limiter._origins.values()
+        for _ in range(12):
+            time.sleep(0.05)
+            remote.sync("observer", {})  # expired workers are dropped whenever any worker syncs
+        assert origin.host.held == {one.holder: 1}
         runner.run(one.release(permit, status=200))
         other.run(two.release(other.run(two.acquire(f"{site.url}/x")), status=200))
         runner.run(one.release(runner.run(one.acquire(f"{site.url}/x"))))
         runner.run(one.close())
         other.run(two.close())
+        assert origin.host.held == {}
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_sync_loses_its_lease(site, monkeypatch):
+    monkeypatch.setattr(rate_limiter, "LEASE_S", 0.3)
+    with remote_of(config_of(site.url)) as remote:
+        origin = f"http://127.0.0.1:{site.server.server_port}"
+        assert remote.sync("silent", {origin: SlotDemand(0, 2)})[origin].slots == 2
+        for _ in range(12):
+            time.sleep(0.05)
+            remote.sync("observer", {})
+        assert remote.limiter._origins[origin].host.held == {}
