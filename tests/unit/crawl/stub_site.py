@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 
 class Site:
-    """A site with routes {path: f(handler)}; `log` holds the requested paths in order of arrival, `times` their times."""
+    """A site with routes {path: f(handler)}; `log` holds the requested paths in order, `times` when."""
 
     def __init__(self, routes=None):
         self.routes, self.log, self.times = dict(routes or {}), [], []

@@ -6,7 +6,6 @@ import threading
 from contextlib import contextmanager
 
 from emoji_ldm.config import build
-from emoji_ldm.crawl.politeness import rate_limiter
 from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
 from emoji_ldm.errors import CrawlError
 from emoji_ldm.outcomes import Rejected

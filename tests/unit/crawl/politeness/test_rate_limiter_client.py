@@ -7,8 +7,7 @@ from itertools import pairwise
 import pytest
 
 from emoji_ldm.crawl.fetch.http_fetcher import HttpFetcher
-from emoji_ldm.crawl.politeness import rate_limiter
-from emoji_ldm.crawl.politeness import rate_limiter_client
+from emoji_ldm.crawl.politeness import rate_limiter, rate_limiter_client
 from emoji_ldm.crawl.politeness.rate_limiter import SlotDemand
 from emoji_ldm.crawl.politeness.rate_limiter_client import RateLimiterClient
 from emoji_ldm.errors import CrawlError

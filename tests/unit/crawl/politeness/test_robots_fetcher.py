@@ -2,7 +2,6 @@
 
 import pytest
 
-from emoji_ldm.crawl.politeness import rate_limiter
 from emoji_ldm.outcomes import Outcome, Rejected
 from tests.unit.crawl.politeness.limiters import config_of, with_limiter
 from tests.unit.crawl.stub_site import Site, answer
