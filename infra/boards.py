@@ -1,7 +1,8 @@
-"""Writes the Grafana boards of k8s/components/monitoring/boards: `python infra/boards.py`.
+"""Generates the Grafana dashboards in k8s/components/monitoring/boards: `python infra/boards.py`.
 
-Ours come from boards.yaml beside this file, Ray's own from the installed wheel, so that they fit the pinned version.
-A board is a grid of 24 columns; panels flow from left to right in the order in which they are written.
+The project's own dashboards are described in boards.yaml; those of Ray are taken from the installed wheel, so that they
+fit the pinned version. A dashboard is a grid of 24 columns, which panels fill from left to right in the order in which
+they are described.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import yaml
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "k8s" / "components" / "monitoring" / "boards"
-RAY = ("default", "data", "serve", "serve_deployment", "train")  # not those for language models, which we do not serve
+RAY = ("default", "data", "serve", "serve_deployment", "train")  # without those for language models
 FILTER = 'ray_io_cluster=~"$Cluster"'
 COLUMNS = 24
 SIZES = {"stat": (6, 4), "timeseries": (8, 8), "bargauge": (12, 8)}  # type: width, height
@@ -25,15 +26,15 @@ Json = dict[str, Any]
 
 
 def boards() -> dict[str, str]:
-    """{file name: text} of all boards, one panel a line, so that a change shows as one."""
+    """The text of every dashboard by file name, with one panel per line, so that diffs are readable."""
     described = yaml.safe_load((HERE / "boards.yaml").read_text())
-    made = {f"emoji-{name}.json": ours(name, board) for name, board in described.items()}
-    made |= {f"ray-{name.replace('_', '-')}.json": rays(name) for name in RAY}
-    return {name: _text(board) for name, board in made.items()}
+    dashboards = {f"emoji-{name}.json": ours(name, board) for name, board in described.items()}
+    dashboards |= {f"ray-{name.replace('_', '-')}.json": rays(name) for name in RAY}
+    return {name: _text(board) for name, board in dashboards.items()}
 
 
 def ours(name: str, described: Json) -> Json:
-    """A board of ours from its short form in boards.yaml."""
+    """A dashboard of this project, from its description in boards.yaml."""
     return {
         "uid": f"emoji-ldm-{name}", "title": described["title"], "tags": ["emoji-ldm"], "schemaVersion": 39,
         "editable": False, "refresh": "30s", "graphTooltip": 1, "timezone": "utc", "version": 1,
@@ -44,28 +45,29 @@ def ours(name: str, described: Json) -> Json:
 
 
 def rays(name: str) -> Json:
-    """A board of Ray's wheel, with a variable `Cluster` if it has none."""
+    """A dashboard of Ray, with the variable `Cluster` added if it has none."""
     from ray.dashboard.modules.metrics import grafana_dashboard_factory as factory
 
-    plain = _made_by(factory, name)
+    plain = _generate(factory, name)
     if any(variable["name"] == "Cluster" for variable in plain["templating"]["list"]):
         return plain
     override = factory.GRAFANA_DASHBOARD_GLOBAL_FILTERS_OVERRIDE_ENV_VAR_TEMPLATE.format(name=name.upper())
+    # Ray reads the filter of its queries from this variable only.
     os.environ[override] = FILTER
     try:
-        board = _made_by(factory, name)
+        board = _generate(factory, name)
     finally:
         del os.environ[override]
     board["templating"]["list"] += _variables("ray_node_cpu_count")[1:]
     return board
 
 
-def _made_by(factory: Any, name: str) -> Json:
+def _generate(factory: Any, name: str) -> Json:
     return dict(json.loads(getattr(factory, f"generate_{name}_grafana_dashboard")()[0]))
 
 
 def _variables(metric: str) -> list[Json]:
-    """The data source, and the clusters that export a metric: `All` means these."""
+    """The variables of a dashboard: its data source, and the clusters that export a metric."""
     query = f"label_values({metric}, ray_io_cluster)"
     return [
         {"name": "datasource", "type": "datasource", "query": "prometheus", "hide": 2, "refresh": 1},
@@ -82,7 +84,7 @@ def _textbox(described: Json) -> Json:
 
 
 def _laid_out(described: list[Json]) -> list[Json]:
-    """Panels with their places: a row title takes a line of its own, others fill the line up."""
+    """Panels with their positions: a row title occupies a line of its own, other panels share a line."""
     panels: list[Json] = []
     x = y = height = 0
     for number, one in enumerate(described, 1):
@@ -90,8 +92,8 @@ def _laid_out(described: list[Json]) -> list[Json]:
         wide, high = (COLUMNS, 1) if kind == "row" else SIZES[kind]
         if x + wide > COLUMNS or kind == "row":
             x, y, height = 0, y + height, 0
-        place = {"x": x, "y": y, "w": wide, "h": high}
-        panels.append({"id": number, "gridPos": place, **(_row(one) if kind == "row" else _panel(kind, one))})
+        position = {"x": x, "y": y, "w": wide, "h": high}
+        panels.append({"id": number, "gridPos": position, **(_row(one) if kind == "row" else _panel(kind, one))})
         x, height = x + wide, max(height, high)
     return panels
 
@@ -112,14 +114,14 @@ def _panel(kind: str, one: Json) -> Json:
 
 
 def _target(index: int, legend: str, expr: str) -> Json:
-    """A query; one over the whole time shown is asked once and not for every point of it."""
-    once = "$__range" in expr
+    """A query. One over the whole time range is evaluated once instead of at every point of it."""
+    is_instant = "$__range" in expr
     return {"refId": chr(ord("A") + index), "datasource": SOURCE, "expr": expr, "legendFormat": legend or "__auto",
-            "instant": once, "range": not once}  # fmt: skip
+            "instant": is_instant, "range": not is_instant}  # fmt: skip
 
 
 def _thresholds(one: Json) -> Json:
-    """Green, and red from the value `bad` on, where an alert would begin to count."""
+    """Green, and red from the value `bad` on, which is the threshold of the alert."""
     steps: list[Json] = [{"color": "green", "value": None}]
     return {"mode": "absolute", "steps": steps + ([{"color": "red", "value": one["bad"]}] if "bad" in one else [])}
 

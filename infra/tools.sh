@@ -1,11 +1,11 @@
 #!/bin/sh
-# Puts promtool into .venv/tools for the tests of the alert rules: out of Debian's package `prometheus`, which is
-# unpacked and not installed, so no server starts and no root is needed. Where it cannot be had, those tests skip.
+# Installs promtool into .venv/tools for the tests of the alert rules. It is extracted from Debian's package `prometheus`,
+# which is not installed, so that no server starts and no root is needed. Without promtool, those tests are skipped.
 set -eu
 cd "$(dirname "$0")/.."
 tools=.venv/tools
 [ -x "$tools/promtool" ] && exit 0
-skip() { echo "no promtool, the alert rules stay untested: $*" >&2; exit 0; }
+skip() { echo "promtool is missing, so the alert rules are not tested: $*" >&2; exit 0; }
 command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || skip "apt-get and dpkg-deb are missing"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Give each GPU node of a kind cluster eight GPUs that do not exist. They vanish when the kubelet restarts: run it again.
+# Adds eight simulated GPUs to each GPU node of a kind cluster. They disappear when the kubelet restarts; run it again then.
 set -eu
 context=${1:-kind-emoji-ldm}
 for node in $(kubectl --context "$context" get nodes -l nvidia.com/gpu.present=true -o name); do

@@ -1,9 +1,9 @@
-"""Bring the objects below a prefix of a versioned bucket back to what they were at a moment; see restore-store.md.
+"""Restores the objects below a prefix of a versioned bucket to their state at a given time; see restore-store.md.
 
     python infra/runbooks/restore.py emoji-ldm store/tables/images/ 2026-03-01T08:00:00Z --dry-run
 
-Nothing is lost by it: what is replaced or deleted becomes an old version itself, and can be had back the same way.
-Endpoint and credentials (of who may read old versions: the store's administrator) come from AWS_*.
+Nothing is lost: what is replaced or deleted becomes an old version itself and can be restored in the same way. Endpoint
+and credentials, which need permission to read old versions (as the administrator of the store has), come from AWS_*.
 """
 
 from __future__ import annotations
@@ -21,62 +21,64 @@ from botocore.config import Config
 
 
 def connect() -> Any:
-    """A client of the store; without AWS_ENDPOINT_URL it is AWS's."""
+    """A client of the store at AWS_ENDPOINT_URL, or of AWS if that is not set."""
     settings = Config(
         s3={"addressing_style": "path" if os.environ.get("AWS_ENDPOINT_URL") else "auto"},
-        request_checksum_calculation="when_required",  # other servers than AWS refuse newer defaults
+        request_checksum_calculation="when_required",  # servers other than AWS refuse the newer default
         response_checksum_validation="when_required",
     )
     return boto3.client("s3", endpoint_url=os.environ.get("AWS_ENDPOINT_URL"), config=settings)
 
 
 def restore(client: Any, bucket: str, prefix: str, moment: datetime, *, dry_run: bool) -> Iterator[str]:
-    """One line per object that differs from what it was, and a summary; changes them unless `dry_run`."""
-    back = gone = 0
+    """Restore the objects unless `dry_run`; yields one line per object that differs, and a summary."""
+    num_restored = num_deleted = 0
     for history in histories(client, bucket, prefix):
         key, now = history[0]["Key"], history[0]
+        # Entries are sorted from new to old, so this is the state at the moment; none means that it did not exist.
         then = next((entry for entry in history if entry["LastModified"] <= moment), {"Marker": True})
-        was_there = "Marker" not in then
-        if was_there and (now.get("ETag"), now.get("Size")) != (then["ETag"], then["Size"]):
-            back += 1
-            yield f"back     {key} as of {then['LastModified']:%Y-%m-%d %H:%M:%S}"
+        existed = "Marker" not in then
+        if existed and (now.get("ETag"), now.get("Size")) != (then["ETag"], then["Size"]):
+            num_restored += 1
+            yield f"restored {key} as of {then['LastModified']:%Y-%m-%d %H:%M:%S}"
             if not dry_run:
                 source = {"Bucket": bucket, "Key": key, "VersionId": then["VersionId"]}
                 client.copy(source, bucket, key)
-        elif not was_there and "Marker" not in now:
-            gone += 1
-            yield f"deleted  {key}: it was not there"
+        elif not existed and "Marker" not in now:
+            num_deleted += 1
+            yield f"deleted  {key}: it did not exist"
             if not dry_run:
                 client.delete_object(Bucket=bucket, Key=key)
-    did = "would be" if dry_run else "were"
-    yield f"{back + gone} objects below {prefix} differ from what they were: {back} {did} brought back, {gone} deleted"
+    verb = "would be" if dry_run else "were"
+    total = num_restored + num_deleted
+    yield f"{total} objects below {prefix} differ: {num_restored} {verb} restored, {num_deleted} deleted"
 
 
 def histories(client: Any, bucket: str, prefix: str) -> Iterator[list[dict[str, Any]]]:
-    """Versions and delete markers (with `Marker`) of each key, the newest first."""
-    held: list[dict[str, Any]] = []
+    """Versions and delete markers (with `Marker`) of each key, newest first."""
+    pending: list[dict[str, Any]] = []
     for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
-        held += page.get("Versions", [])
-        held += ({**marker, "Marker": True} for marker in page.get("DeleteMarkers", []))
-        held.sort(key=lambda entry: (entry["Key"], not entry["IsLatest"], -entry["LastModified"].timestamp()))
-        last = held[-1]["Key"] if held else ""  # the next page may go on with it
-        groups = [list(group) for _, group in groupby(held, key=lambda entry: entry["Key"])]
-        held = [entry for entry in held if entry["Key"] == last]
+        pending += page.get("Versions", [])
+        pending += ({**marker, "Marker": True} for marker in page.get("DeleteMarkers", []))
+        pending.sort(key=lambda entry: (entry["Key"], not entry["IsLatest"], -entry["LastModified"].timestamp()))
+        last = pending[-1]["Key"] if pending else ""  # the next page may contain more versions of this key
+        groups = [list(group) for _, group in groupby(pending, key=lambda entry: entry["Key"])]
+        pending = [entry for entry in pending if entry["Key"] == last]
         yield from groups[:-1]
-    if held:
-        yield held
+    if pending:
+        yield pending
 
 
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Bring objects of a versioned bucket back to what they were.")
+    """Parse the command line and run it."""
+    parser = argparse.ArgumentParser(description="Restore objects of a versioned bucket to an earlier state.")
     parser.add_argument("bucket")
     parser.add_argument("prefix", help="such as store/tables/images/")
-    parser.add_argument("moment", type=datetime.fromisoformat, help="with its zone: 2026-03-01T08:00:00Z")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("moment", type=datetime.fromisoformat, help="with a time zone: 2026-03-01T08:00:00Z")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
     given = parser.parse_args()
     if given.moment.tzinfo is None:
-        parser.error("the moment needs a zone: write 2026-03-01T08:00:00Z or +01:00")
+        parser.error("the moment needs a time zone: write 2026-03-01T08:00:00Z or +01:00")
     for line in restore(connect(), given.bucket, given.prefix, given.moment, dry_run=given.dry_run):
         sys.stdout.write(f"{line}\n")
 

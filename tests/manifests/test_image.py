@@ -32,7 +32,7 @@ def image(request):
 @pytest.fixture
 def runtime_lock(image):
     subset = runpy.run_path(str(FOLDER / "subset.py"))
-    return subset["subset"](LOCK, subset["wanted"](PYPROJECT, EXTRAS[image]))
+    return subset["subset"](LOCK, subset["required"](PYPROJECT, EXTRAS[image]))
 
 
 def test_the_runtime_part_holds_the_product_and_no_development_tools(runtime_lock, image):

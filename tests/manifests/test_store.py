@@ -139,11 +139,11 @@ def as_in_the_cluster(ready_url, monkeypatch):
 @pytest.mark.slow
 def test_the_setup_job_can_run_again_and_the_user_can_do_all_that_the_library_needs(as_in_the_cluster):
     store = Store("s3://emoji-ldm/store")
-    store.check()
-    assert store.write_once(b"1", "refs", "a") is True
-    assert store.write_once(b"2", "refs", "a") is False
+    store.check_writable()
+    assert store.write_if_absent(b"1", "refs", "a") is True
+    assert store.write_if_absent(b"2", "refs", "a") is False
     assert store.read("refs", "a") == b"1"
-    store.put(b"x" * (9 * 2**20), "large")
+    store.write_large(b"x" * (9 * 2**20), "large")
     assert len(store.read("large")) == 9 * 2**20
     assert store.list() == ["large", "refs"]
 
@@ -193,7 +193,7 @@ def test_the_restore_of_the_runbook_brings_back_what_was_overwritten_or_deleted(
     s3.put_object(Bucket="emoji-ldm", Key="lost/deep/new", Body=b"9")
     s3.put_object(Bucket="emoji-ldm", Key="kept/a", Body=b"9")
     told = restore(ready_url, "emoji-ldm", "lost/", moment)
-    assert told.splitlines()[-1] == "3 objects below lost/ differ from what they were: 2 were brought back, 1 deleted"
+    assert told.splitlines()[-1] == "3 objects below lost/ differ: 2 were restored, 1 deleted"
     assert {key: s3.get_object(Bucket="emoji-ldm", Key=key)["Body"].read() for key in ("lost/a", "lost/b")} == {
         "lost/a": b"2", "lost/b": b"1"}  # fmt: skip
     assert not s3.list_objects_v2(Bucket="emoji-ldm", Prefix="lost/deep").get("Contents")
