@@ -17,8 +17,8 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     options.add_argument("names", nargs="*", choices=[*NAMES, []], help=", ".join(NAMES))
     options.add_argument("--all", action="store_true", help="run every benchmark")
-    options.add_argument("--quick", action="store_true", help="a smaller load, for a first look")
-    options.add_argument("--only", nargs="+", default=[], help="rows of `serve`, such as T3")
+    options.add_argument("--quick", action="store_true", help="a smaller load, under a minute each where possible")
+    options.add_argument("--only", nargs="+", default=[], help="rows of the benchmark `serve`, such as T3")
     arguments = options.parse_args()
     names = NAMES if arguments.all else arguments.names
     if not names:
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def show(result: dict[str, Any]) -> None:
-    """The table for people, then the line for machines."""
+    """Print the table for people, then the JSON line for machines."""
     print(f"\n{result['name']}")
     for figure, value in result["figures"].items():
         bounds = [f"{kind} {result[kind][figure]}" for kind in ("floor", "target") if figure in result.get(kind, {})]

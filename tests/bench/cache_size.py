@@ -1,9 +1,9 @@
-"""Bytes that the cache takes per image, as its tables lie in the store, against states padded to 77 tokens of fp16.
+"""Bytes per image of the cached latents and texts in the store, against token states padded to 77 tokens of fp16.
 
-Real emoji, once with the captions of the hand-written reference ("A photo of {title}") and once with the sentences
-that the engine `metadata` writes, which are three times as long; states of the real all-MiniLM-L6-v2, latents of 64 px
-of Stable Diffusion's shape (random weights). The usual layout holds a sample of the posterior and 77 states per
-caption. No layout without padding can be smaller than tokens / 77: for the sentences that is 0.32 before compression.
+The images are real emoji, once with the captions of the hand-written reference ("A photo of {title}") and once with the
+sentences of the engine `metadata`, which are three times as long. States are those of the real all-MiniLM-L6-v2;
+latents of 64 px have Stable Diffusion's shape (random weights). The usual layout holds a sample of the posterior and 77
+states per caption. Without padding the ratio is at least tokens / 77: 0.32 for the sentences, before compression.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FLOOR, TARGET = 0.25, 0.1
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Bytes per image of both layouts and their ratio, per kind of caption."""
+    """Bytes per image of both layouts and their ratio, for each kind of caption."""
     rows = image_rows((*blobs(100), *openmoji(60 if quick else 600))).to_pylist()
     rows = list({row["image_id"]: row for row in rows}.values())
     mean, logvar = _encode(rows)
@@ -85,7 +85,7 @@ def _encode(rows: list[dict[str, Any]]) -> tuple[Any, Any]:
 
 
 def _stored(store: Store, spec: TableSpec, rows: pa.Table) -> int:
-    """Bytes of the table's files, ids and statistics included."""
+    """Bytes of the table's data files, including ids and statistics."""
     table = Table(store, spec)
     table.commit([table.write_file(rows)], app_id="all", metadata={})
     names = store.list("tables", spec.name, recursive=True)

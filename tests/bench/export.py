@@ -1,9 +1,9 @@
-"""How much of a Hugging Face export its next version can use again when 10 % of the rows change.
+"""How much of a Hugging Face export its next version can reuse when 10 % of the rows change.
 
-Counted twice: by Parquet column chunk (`appended`, ...), and as the hub stores files (`appended_hub`, ...), in
-content-defined chunks of about 64 KiB wherever they lie. Beside it the same rows as Parquet without any care
-(`..._plain`: zstd, row groups of 100), counted as the hub does. Captions that change all over the set cost the hub a
-chunk per row group, which is much where pictures are small and row groups hold at most 100 of them.
+It is counted twice: by Parquet column chunk (`appended`, ...), and as the hub stores files (`appended_hub`, ...), in
+content-defined chunks of about 64 KiB. For comparison, the same rows as plain Parquet (`..._plain`: zstd, row groups of
+100) are counted as the hub does. Captions that change throughout the set cost the hub a chunk per row group, which is
+much where images are small and row groups hold at most 100 of them.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from emoji_ldm.schemas import CAPTIONS, IMAGES
 from emoji_ldm.store import Store
 
 CHANGED = 0.1
-LEAST, MOST, MASK_BITS = 8 * 1024, 128 * 1024, 16  # smallest and largest chunk in bytes: 64 KiB in between
+LEAST, MOST, MASK_BITS = 8 * 1024, 128 * 1024, 16  # smallest and largest chunk in bytes; the mean is about 64 KiB
 GEAR = np.random.default_rng(0).integers(0, 2**32, 256, dtype=np.uint32)
 CHANGES = ("appended", "recaptioned", "dropped_run", "replaced_run", "replaced_at_random")
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Share of the second version's bytes that the first has, per kind of change; and rows per second."""
+    """Share of the second version's bytes that the first one has, by kind of change; and rows per second."""
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         rows = pictures(1500 if quick else 6000)
@@ -63,12 +63,12 @@ def run(*, quick: bool) -> dict[str, Any]:
 
 
 def pictures(num: int) -> list[dict[str, Any]]:
-    """Rows of `images`: real emoji in colours of their own, some 4 kB each, in the order that they came in."""
-    rows, art, chance = [], [_pixels(picture.data) for picture in fixture_images()], np.random.default_rng(0)
+    """Rows of `images`: real emoji in varied colours, about 4 kB each, in order of arrival."""
+    rows, art, rng = [], [_pixels(picture.data) for picture in fixture_images()], np.random.default_rng(0)
     for number in range(num):
         pixels = art[number % len(art)].copy()
         seen = pixels[..., 3] > 0
-        pixels[seen, :3] = pixels[seen, :3] * chance.uniform(0.4, 1, 3) + chance.uniform(0, 60, 3)
+        pixels[seen, :3] = pixels[seen, :3] * rng.uniform(0.4, 1, 3) + rng.uniform(0, 60, 3)
         out = io.BytesIO()
         Image.fromarray(pixels, "RGBA").save(out, "PNG", compress_level=4)
         image_id = hashlib.sha256(out.getvalue()).hexdigest()
@@ -87,7 +87,7 @@ def changed(change: str, base: list[dict[str, Any]], more: list[dict[str, Any]])
     if change == "appended":
         return [*base, *more], {}
     if change == "recaptioned":
-        return base, {row["image_id"]: f"{caption(row)}, seen anew" for row in random.Random(0).sample(base, num)}
+        return base, {row["image_id"]: f"{caption(row)}, second version" for row in random.Random(0).sample(base, num)}
     if change == "dropped_run":
         return [*base[:start], *base[start + num :]], {}
     if change == "replaced_run":
@@ -99,7 +99,7 @@ def changed(change: str, base: list[dict[str, Any]], more: list[dict[str, Any]])
 
 
 def caption(row: dict[str, Any]) -> str:
-    """A sentence of the usual length."""
+    """A caption of the usual length."""
     return (f"{row['title']} emoji with a round head, oval eyes, open mouth, happy expression, "
             f"yellow skin color, waving, with a transparent background.")  # fmt: skip
 
@@ -125,7 +125,7 @@ def committed(rows: list[dict[str, Any]], captions: dict[str, str], folder: Path
     store = Store(str(folder / "store"))
     images, sentences = Table(store, IMAGES), Table(store, CAPTIONS)
     parts = [rows[start : start + 200] for start in range(0, len(rows), 200)]
-    for number, part in enumerate(parts):  # one commit each: files are told apart by the time they came
+    for number, part in enumerate(parts):  # one commit each, since files are ordered by the version that added them
         file = images.write_file(pa.Table.from_pylist(part, schema=IMAGES.schema))
         images.commit([file], app_id=str(number), metadata={})
     told = [
@@ -140,7 +140,7 @@ def committed(rows: list[dict[str, Any]], captions: dict[str, str], folder: Path
 
 
 def plain(rows: list[dict[str, Any]], captions: dict[str, str]) -> bytes:
-    """The same rows as a Parquet file without any care."""
+    """The same rows as a plain Parquet file."""
     told = [row | {"caption": captions.get(row["image_id"], caption(row))} for row in rows]
     told = [row | {"captions": [row["caption"]]} for row in told]
     sink = pa.BufferOutputStream()

@@ -1,9 +1,9 @@
 """Images per CPU-second from a loopback server to 128 px PNG in Parquet, one worker: ours against img2dataset 1.47.0.
 
-Both fetch the same 160 px RGBA PNGs from the same server, whose CPU is not counted. CPU is user + system of a side's
-whole process tree; a run of a few images is subtracted, so that start-up counts on neither side. Ours always does all
-it does (robots.txt, addresses, canonical pixels, sha256, fingerprint, alpha). img2dataset runs with one process of 32
-threads, `keep_ratio_largest`, the fastest PNG level; once as it comes (sha256 of the file, EXIF), once bare of both.
+Both fetch the same 160 px RGBA PNGs from the same server, whose CPU time is not counted. CPU time is user + system of
+the whole process tree; a run of a few images is subtracted, so that start-up does not count. Ours does all of its usual
+work (robots.txt, address checks, canonical pixels, sha256, fingerprint, alpha). img2dataset runs with one process of 32
+threads, `keep_ratio_largest` and the fastest PNG level: once with its defaults (file sha256, EXIF), once without.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if __name__ == "__main__":
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Medians of 3 runs that take turns, and their ratios."""
+    """Medians of 3 alternating runs, and their ratios."""
     num, times = (600, 1) if quick else (3000, 3)
     with tempfile.TemporaryDirectory() as folder, emoji_server(num) as url:
         python = install(Path(folder))
@@ -62,7 +62,7 @@ def run(*, quick: bool) -> dict[str, Any]:
 
 
 def install(folder: Path) -> Path | None:
-    """The interpreter of a fresh environment with img2dataset; None if it cannot be had."""
+    """The interpreter of a fresh environment with img2dataset; None if it cannot be installed."""
     try:
         subprocess.run(["uv", "venv", "-q", "--python", sys.executable, folder / "venv"], check=True, env=with_uv())
         python = folder / "venv" / "bin" / "python"
@@ -75,7 +75,7 @@ def install(folder: Path) -> Path | None:
 
 
 def with_uv() -> dict[str, str]:
-    """The environment, with the tools beside this interpreter on its path."""
+    """The environment, with the folder of this interpreter on the path."""
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 

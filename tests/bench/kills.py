@@ -1,4 +1,4 @@
-"""`kill -9` of the demo's driver at five random points, then a last run: nothing lost, nothing doubled."""
+"""`kill -9` of the demo's driver at five random moments, then a complete run: no row is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONGEST_S = 90.0
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Rows, distinct keys and missing rows per table after the kills, against a run that was left alone."""
+    """Duplicated and missing rows after the kills."""
     with tempfile.TemporaryDirectory() as folder:
         options = [f"store={folder}/store", *QUICK]
         moments = killed(folder, options, 2 if quick else NUM_KILLS)
@@ -33,10 +33,10 @@ def run(*, quick: bool) -> dict[str, Any]:
 
 
 def killed(folder: str, options: list[str], times: int) -> list[float]:
-    """Start the demo and kill its driver, several times; the moments in seconds after each start."""
-    chance, moments = random.Random(SEED), []
+    """Start the demo and kill its driver, several times; returns the seconds after each start."""
+    rng, moments = random.Random(SEED), []
     for _ in range(times):
-        moment = round(chance.uniform(5, LONGEST_S), 1)
+        moment = round(rng.uniform(5, LONGEST_S), 1)
         command = [sys.executable, "-m", "ray_jobs", "demo", *options]
         driver = subprocess.Popen(command, cwd=folder, env=environment(), start_new_session=True)
         try:
@@ -52,10 +52,10 @@ def killed(folder: str, options: list[str], times: int) -> list[float]:
 
 
 def count(folder: str) -> dict[str, int]:
-    """Rows that are doubled, and rows that should be there and are not."""
+    """Rows that are duplicated, and rows that are missing."""
     tables = {name: Table(Store(f"{folder}/store"), spec) for name, spec in TABLES.items()}
     doubled = sum(table.read([table.spec.key]).num_rows - len(table.keys()) for table in tables.values())
-    urls = set(tables["tiles"].read(["image_url"]).column(0).to_pylist())
+    urls = set(tables["listings"].read(["image_url"]).column(0).to_pylist())
     images = tables["images"].keys()
     kept = set(tables["outcomes"].read(["image_id"]).column(0).to_pylist()) - {None, ""}
     captioned = set(tables["captions"].read(["image_id"]).column(0).to_pylist())

@@ -1,4 +1,4 @@
-"""10,000 requests by 4 worker processes over one gate; the servers' logs are searched for bad manners."""
+"""10,000 requests by 4 worker processes over one rate limiter; the server's log is checked for violations."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ray_jobs.execution import politeness_actor, ray_runtime
 from tests.emoji_server import emoji_server, request_log
 
 NUM_WORKERS, CONCURRENCY, AT_ONCE = 4, 8, 24
-DELAY_S, GAP_S = 0.02, 0.01  # the server's Crawl-delay is longer than our own gap
-SLACK_S = 0.0005  # between a server's clock readings and its socket
+DELAY_S, GAP_S = 0.02, 0.01  # the server's Crawl-delay is longer than our own interval
+SLACK_S = 0.0005  # between the server's clock readings and its socket
 ROBOTS = "User-agent: *\nDisallow: /private/\n"
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Violations by kind, of a host that wants no delay and of one that does."""
+    """Violations at a host without a Crawl-delay and at one with it."""
     quickly, slowly = (1900, 100) if quick else (9400, 600)
     began = time.monotonic()
-    ray_runtime.connect(build({"cluster": {"num_cpus": NUM_WORKERS, "object_store_mb": 100}}, where="bench").cluster)
+    ray_runtime.connect(build({"ray": {"num_cpus": NUM_WORKERS, "object_store_mb": 100}}, where="bench").ray)
     try:
         fast, most = crawl(quickly, ROBOTS, 0.0)
         slow, _ = crawl(slowly, f"{ROBOTS}Crawl-delay: {DELAY_S}\n", GAP_S)
@@ -42,7 +42,7 @@ def run(*, quick: bool) -> dict[str, Any]:
 
 
 def crawl(num: int, robots: str, gap_s: float) -> tuple[list[tuple[str, float, float]], int]:
-    """The log of a server after 4 workers asked for `num` URLs, every fifth of them forbidden besides."""
+    """The log of a server after 4 workers requested `num` URLs and a fifth as many that robots.txt disallows."""
     with emoji_server(8, delay_s=0.002, robots=robots) as url:
         options = {"site": url, "host_concurrency": CONCURRENCY, "min_request_interval_s": gap_s}
         config = build({"crawl": options}, where="bench").crawl
@@ -57,7 +57,7 @@ def crawl(num: int, robots: str, gap_s: float) -> tuple[list[tuple[str, float, f
 
 
 def visit(config: CrawlConfig, shared: politeness_actor.RayRateLimiter, urls: list[str]) -> int:
-    """What a worker does; how many bodies it got."""
+    """Run one worker; returns the number of responses that it got."""
 
     async def all_of_them() -> int:
         fetcher, left, got = HttpFetcher(config, shared), list(urls), 0
@@ -80,7 +80,7 @@ def visit(config: CrawlConfig, shared: politeness_actor.RayRateLimiter, urls: li
 
 
 def violations(log: list[tuple[str, float, float]], most: int, gap_s: float) -> int:
-    """How often a log shows too many requests at once, too short a gap, a forbidden path, or robots.txt again."""
+    """How often a log shows too many concurrent requests, short intervals, disallowed paths, or robots.txt again."""
     ordered = sorted(log, key=lambda entry: entry[1])
     ends = sorted(entry[2] for entry in log)
     crowded = sum(index - ended(ends, entry[1]) >= most for index, entry in enumerate(ordered))
@@ -91,14 +91,14 @@ def violations(log: list[tuple[str, float, float]], most: int, gap_s: float) -> 
 
 
 def overlap(log: list[tuple[str, float, float]]) -> int:
-    """Most requests at once."""
+    """The largest number of concurrent requests."""
     ends = sorted(entry[2] for entry in log)
     ordered = sorted(log, key=lambda entry: entry[1])
     return max(index + 1 - ended(ends, entry[1]) for index, entry in enumerate(ordered))
 
 
 def ended(ends: list[float], moment: float) -> int:
-    """How many had ended by a moment."""
+    """How many requests had ended by a moment."""
     from bisect import bisect_right
 
     return bisect_right(ends, moment)

@@ -1,4 +1,4 @@
-"""The crawl's fetch, clean and write in Ray Data against the same functions in a plain process: rows per second."""
+"""The crawl's fetch, normalize and write stages in Ray Data against the same functions in one process: rows/s."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RUNS = 3
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Median rows per second of both sides, one worker each, taken in turn."""
+    """Median rows per second of both, one worker each, in alternating runs."""
     rows, runs = (1_000, 1) if quick else (ROWS, RUNS)
     plain_rates, ray_rates = [], []
     with SyntheticImageServer() as server, tempfile.TemporaryDirectory() as folder:
@@ -49,23 +49,23 @@ def run(*, quick: bool) -> dict[str, Any]:
 
 
 class Timed(ImageWorker):
-    """The crawl's own worker, which also says when it began."""
+    """The crawl's own worker, which also reports when it started."""
 
     def __call__(self, rows: pa.Table) -> delta_sink.ShardOutput:
-        """As `FetchWorker`, with the moment in the counts."""
+        """As `ImageWorker`, with the start in the counts."""
         began = time.time_ns()
         output = super().__call__(rows)
         return delta_sink.ShardOutput(output.rows, {"began": began}, output.extra)
 
 
 def rate(finished: Iterator[tuple[int, int]]) -> float:
-    """Rows per second from the first worker's begin to the last file; start-up is before that."""
+    """Rows per second from the first worker's start to the last file, without the start-up before."""
     began, rows = zip(*finished, strict=True)
     return 1e9 * sum(rows) / (time.time_ns() - min(began))
 
 
 def plain(config: Config, shards: list[delta_sink.WorkShard]) -> Iterator[tuple[int, int]]:
-    """(begin, rows) of shards as they lie in their files, one after the other in this process."""
+    """(start, rows) of shards that are processed one after the other in this process."""
     worker, table = Timed(config.crawl, LocalRateLimiter(config.crawl)), Table(Store(config.store), IMAGES)
     for shard in shards:
         output = worker(read_image_requests(shard.payload))

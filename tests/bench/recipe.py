@@ -1,14 +1,14 @@
-"""Steps that our default recipe takes to where the reference systems' recipe ends.
+"""How many steps our default recipe needs to reach the final loss of the reference systems' recipe.
 
-Real emoji (the fixture's blobs and Fluent flat) as small latents: RGBA means of blocks of 16 x 16 pixels, for such are
-the latents that our autoencoder starts from, and captions of fixed random word vectors. Both sides train the same small
-U-Net from the same start on the same pictures in the same order, with the same noise, optimiser, learning rate and
-cosine. The baseline does what the reference systems do: it predicts noise at even timesteps by plain squared error and
-averages no weights. Ours are the defaults of `train`. It is a proxy of minutes, in which both sides are far from their
-end: it shows which recipe learns faster, not how good pictures of a large network become.
+The data are real emoji (the fixture's blobs and Fluent flat) as small latents, RGBA means of blocks of 16 x 16 pixels,
+which is what our autoencoder is initialised to, with captions of fixed random word vectors. Both recipes train the same
+small U-Net from the same weights on the same images in the same order, with the same noise, optimizer, learning rate
+and cosine decay. The baseline does what the reference systems do: it predicts noise at uniform timesteps with plain
+squared error and averages no weights. Ours has the defaults of `train`. This is a proxy that runs for minutes, in which
+neither converges: it shows which recipe learns faster, not the final quality of a large network.
 
-The figure is the baseline's own: the squared error of the noise on pictures held out, over fixed noise and timesteps
-spread evenly. What a network of ours predicts is converted to noise for it, with the averaged weights as exported.
+The figure is the baseline's own objective: the squared error of the noise on held-out images, with fixed noise and
+evenly spread timesteps. The prediction of our network, with its averaged weights, is converted to noise.
 """
 
 from __future__ import annotations
@@ -39,23 +39,24 @@ from emoji_ldm.train.tasks.objective import NoiseSchedule
 from emoji_ldm.train.tasks.pipeline_export import FrozenModels
 from emoji_ldm.train.training_args import build_training_args
 
-SEEDS = (100, 101, 102)  # the recipe was chosen on others
+SEEDS = (100, 101, 102)  # the recipe was chosen with other seeds
 FLOOR = 0.6
 BASELINE = ("train.prediction_type=epsilon", "train.snr_gamma=null")
 SIZE = (
     "train.block_out_channels=[16,32]", "train.layers_per_block=1", "train.num_heads=2", "train.batch_size=16",
-    "train.lr=2e-3", "train.warmup_steps=50", "train.zero_stage=0", "train.validation_fraction=0", "latents.max_tokens=8",
+    "train.lr=2e-3", "train.warmup_steps=50", "train.zero_stage=0", "train.validation_fraction=0",
+    "latents.max_tokens=8",
 )  # fmt: skip
 NUM_STEPS, QUICK_STEPS = 300, 80
-NUM_CHECKS = 20  # of the figure, per run
+NUM_CHECKS = 20  # evaluations per run
 NUM_HELD, NUM_LEVELS = 48, 10
-SIDE, WIDTH = 8, 32  # of a latent; of a word vector
+SIDE, WIDTH = 8, 32  # cells of a latent's side; length of a word vector
 
 Curve = list[tuple[int, float]]  # (steps done, figure)
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Per seed: steps of ours to reach the baseline's last figure, over the baseline's steps."""
+    """Per seed: our steps to the baseline's final figure, as a share of the baseline's steps."""
     torch.set_num_threads(1)
     steps, shares, ends = QUICK_STEPS if quick else NUM_STEPS, [], []
     for seed in SEEDS[:1] if quick else SEEDS:
@@ -72,7 +73,7 @@ def run(*, quick: bool) -> dict[str, Any]:
 
 
 def train(config: Config, *, checks: int, averaged: bool, until: float = 0.0) -> Curve:
-    """The figure `checks` times along a training, until it is `until`; of the averaged weights or of the last ones."""
+    """The figure at `checks` steps of a training that ends when it reaches `until`; averaged or last weights."""
     latents, held = emoji(config.train.seed)
     task = DiffusionTask(
         config, latents, FrozenModels(SimpleNamespace(scaling_factor=1.0, key=""), SimpleNamespace(key=""))
@@ -96,7 +97,7 @@ def train(config: Config, *, checks: int, averaged: bool, until: float = 0.0) ->
 
 @torch.no_grad()
 def noise_error(module: torch.nn.Module, config: TrainConfig, held: tuple[Tensor, Tensor]) -> float:
-    """Mean squared error of the noise, over all pictures held out at evenly spread timesteps of the plain schedule."""
+    """Mean squared error of the noise over all held-out images at even timesteps of the baseline's schedule."""
     latents, states = held
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     errors = []
@@ -110,7 +111,7 @@ def noise_error(module: torch.nn.Module, config: TrainConfig, held: tuple[Tensor
 def noise_of(
     module: torch.nn.Module, config: TrainConfig, x: Tensor, levels: tuple[Tensor, Tensor], states: Tensor
 ) -> Tensor:
-    """The noise in `x` after the network, whatever it predicts, asked at the time of its own that has these levels."""
+    """The noise that the network sees in `x`, whatever it predicts, at its timestep with these levels."""
     signal, level = levels
     scale = 1 / (signal + level) if config.prediction_type == "flow" else torch.tensor(1.0)
     if config.prediction_type == "flow":
@@ -128,7 +129,7 @@ def noise_of(
 
 
 def put(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Overwrite in place."""
+    """Overwrite tensors in place."""
     with torch.no_grad():
         for tensor, value in zip(tensors, values, strict=True):
             tensor.copy_(value)
@@ -139,8 +140,8 @@ def emoji(seed: int) -> tuple[LatentSet, tuple[Tensor, Tensor]]:
     pixels, titles = pictures()
     order = np.random.default_rng(seed).permutation(len(pixels))
     vectors = np.random.default_rng(0).normal(size=(len(words(titles)), WIDTH)).astype(np.float32)
-    places = {word: number for number, word in enumerate(words(titles))}
-    states = [np.stack([vectors[places[word]] for word in ["", *title.split()][:8]]) for title in ["", *titles]]
+    positions = {word: number for number, word in enumerate(words(titles))}
+    states = [np.stack([vectors[positions[word]] for word in ["", *title.split()][:8]]) for title in ["", *titles]]
     held, used = order[:NUM_HELD], order[NUM_HELD:]
     mean = pixels[used]
     data = LatentSet(

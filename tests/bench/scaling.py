@@ -1,7 +1,7 @@
-"""Fetch workers 1 -> 2 -> 4, processes over one gate, against a server that answers after 50 ms.
+"""1, 2 and 4 fetch workers (processes that share one rate limiter) against a server that answers after 50 ms.
 
-Each worker may have PER_WORKER requests in flight, so that the network is what they wait for: until the CPU is full
-(its load is given), twice the workers should fetch and clean twice the images.
+Each worker may have PER_WORKER requests in flight, so the network limits the rate: twice the workers should fetch and
+normalize twice the images until the CPU is full, whose load is reported.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def measure(url: str, size: int, num: int) -> tuple[float, float]:
 
 
 def ask(workers: list[Any], url: str, num: int) -> None:
-    """Let each worker fetch so many images."""
+    """Let each worker fetch `num` images."""
     wanted = [
         pa.Table.from_pylist([
             {"image_url": f"{url}/{n % 200}.png?{worker}-{n}", "title": "", "tags": [], "page_url": url}

@@ -1,4 +1,4 @@
-"""The service against simpler ones, on the same weights, seeds and traffic: rows T1 to T14, see `--only`."""
+"""Our service against simpler serving methods, with the same weights, seeds and traffic: rows T1 to T14 (`--only`)."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def run(*, quick: bool, only: Sequence[str] = ()) -> dict[str, Any]:
     """Medians over repeats with their spread, and whether each keeps its bound.
 
     Raises:
-        ValueError: `only` names a row that is none.
+        ValueError: `only` names an unknown row.
     """
     if unknown := set(only) - set(ROWS):
         raise ValueError(f"there is no row {', '.join(sorted(unknown))}; choose of {', '.join(ROWS)}")
     times = ", ".join(f"{rows}: {seconds * 1000:.1f}" for rows, seconds in curve().items())
-    print(f"ms of a forward pass by its rows, of which a guided picture has two: {times}", flush=True)
+    print(f"ms of a forward pass by its rows, of which a guided image has two: {times}", flush=True)
     found = [figure for name in only or ROWS for figure in _measure(name, Load(quick))]
     return {
         "figures": {figure.name: str(figure) for figure in found},

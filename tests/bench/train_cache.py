@@ -1,10 +1,10 @@
-"""Images per second of our cached training against a plain loop that encodes image and caption at each step.
+"""Images per second of training on cached latents against a plain loop that encodes image and caption in each step.
 
-The plain loop is written as the hand-written reference systems and diffusers' train_text_to_image example write it:
-one batch of pixels and captions padded to 77 tokens, both encoders under no_grad, noise, U-Net, MSE, clip, AdamW.
-Both sides train the reference's U-Net on the same device in one process, windows in turn. Encoders have the
-reference's size (SD VAE, CLIP ViT-B/32 text tower), their weights are random. Further rows say what each part of the
-gain is worth: the same plain loop on cached latents and states of 77 tokens, and that with fused AdamW.
+The plain loop follows the hand-written reference systems and diffusers' train_text_to_image example: a batch of pixels
+and captions padded to 77 tokens, both encoders under no_grad, noise, U-Net, MSE, clipping, AdamW. Both loops train the
+reference's U-Net on the same device in one process, in alternating windows. The encoders have the reference's size (SD
+VAE, CLIP ViT-B/32 text tower) and random weights. Further rows show the parts of the gain: the plain loop on cached
+latents and states of 77 tokens, and the same with fused AdamW.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Step = Callable[[], None]
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Medians of windows, per size of pictures."""
+    """Medians of windows, for each image size."""
     cuda = torch.cuda.is_available()
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -73,7 +73,7 @@ def _measure(size_px: int, batch: int, device: torch.device, *, quick: bool) -> 
 
 
 def _windows(steps: dict[str, Step], device: torch.device) -> dict[str, float]:
-    """Median seconds of a step; the first of each is not counted."""
+    """Median seconds of a step; the first step of each is not counted."""
     found: dict[str, list[float]] = {name: [] for name in steps}
     for window in range(-1, NUM_WINDOWS):
         for name, step in steps.items():
@@ -98,7 +98,7 @@ def _config(size_px: int, batch: int, folder: Path) -> Config:
 
 
 def _ours(size_px: int, batch: int, device: torch.device, folder: Path) -> TrainLoop:
-    """Our loop with all it does beside a step: moving average, guard, log."""
+    """Our training loop with all of its work: moving average, spike guard, log."""
     random, side = np.random.default_rng(0), size_px // 8
     mean = random.normal(size=(NUM_IMAGES, 4, side, side)).astype(np.float16)
     lengths = random.integers(*TITLE_TOKENS, NUM_IMAGES + 1)
@@ -117,7 +117,7 @@ def _ours(size_px: int, batch: int, device: torch.device, folder: Path) -> Train
 
 
 def _steps(training: TrainLoop) -> Step:
-    """As `fit` walks, its data drawn in line, which costs us some time."""
+    """Steps as `fit` runs them, but with the batch prepared in line, which counts against us."""
     numbers: Iterator[int] = iter(range(10**6))
 
     def step() -> None:
@@ -129,7 +129,7 @@ def _steps(training: TrainLoop) -> Step:
 
 
 def _plain(size_px: int, batch: int, device: torch.device, shape: dict[str, Any]) -> Step:
-    """Encoders in the loop."""
+    """The plain loop with encoders."""
     vae, text = _vae().to(device), _clip().to(device)
     learn = _learner(shape, device, fused=False)
     pixels = torch.randn(NUM_IMAGES, 3, size_px, size_px)
@@ -146,7 +146,7 @@ def _plain(size_px: int, batch: int, device: torch.device, shape: dict[str, Any]
 
 
 def _cached(size_px: int, batch: int, device: torch.device, shape: dict[str, Any], *, fused: bool) -> Step:
-    """The plain loop without its encoders."""
+    """The plain loop on cached latents and states."""
     side, learn = size_px // 8, _learner(shape, device, fused=fused)
     latents, states = torch.randn(NUM_IMAGES, 4, side, side), torch.randn(NUM_IMAGES, PADDED, 512)
 
@@ -158,7 +158,7 @@ def _cached(size_px: int, batch: int, device: torch.device, shape: dict[str, Any
 
 
 def _learner(shape: dict[str, Any], device: torch.device, *, fused: bool) -> Callable[[Tensor, Tensor], None]:
-    """Noise, U-Net, MSE, clip, AdamW as diffusers' example has them."""
+    """Noise, U-Net, MSE, clipping and AdamW as in diffusers' example."""
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
     unet: nn.Module = UNet2DConditionModel.from_config(shape).to(device)
@@ -175,7 +175,7 @@ def _learner(shape: dict[str, Any], device: torch.device, *, fused: bool) -> Cal
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        loss.item()  # for the progress bar, as all of them do
+        loss.item()  # read in every step for the progress bar, as in the references
 
     return learn
 

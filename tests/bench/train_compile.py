@@ -24,7 +24,7 @@ FLOOR = 1.15
 NUM_WINDOWS = 5
 
 Step = Callable[[], None]
-# One option after another, so that the table says which one gains; a CPU leaves channels_last out.
+# One option after another, so that the table shows the gain of each; channels_last is left out on a CPU.
 OPTIONS: dict[str, dict[str, Any]] = {
     "fused": {},
     "fused_channels_last": {"channels_last": True},
@@ -33,9 +33,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Seconds per step of each, windows in turn, and their ratios to eager.
+    """Seconds per step of each variant, in alternating windows, and their ratios to eager.
 
-    The floor binds where the device gains from any of them; elsewhere `device_gains` says that it does not.
+    The floor applies where the device gains from any of them; otherwise `device_gains` is false.
     """
     cuda = torch.cuda.is_available()
     world = DistributedContext(0, 1, torch.device("cuda" if cuda else "cpu"))
@@ -62,7 +62,7 @@ def run(*, quick: bool) -> dict[str, Any]:
 
 
 def _windows(steps: dict[str, Step], count: int, world: DistributedContext) -> dict[str, float]:
-    """Median seconds per step over windows of `count` steps, the variants in turn."""
+    """Median seconds per step over windows of `count` steps, the variants alternating."""
     found: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(NUM_WINDOWS):
         for name, step in steps.items():
@@ -95,7 +95,7 @@ def _inputs(batch: int, world: DistributedContext) -> tuple[Tensor, Tensor, Tens
 
 
 def _eager(widths: tuple[int, ...], batch: int, world: DistributedContext) -> Step:
-    """The loop as everybody writes it first."""
+    """The plain eager training step."""
     module = _network(widths).to(world.device)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
     noisy, times, text, noise = _inputs(batch, world)

@@ -1,12 +1,12 @@
-"""The training loop under Ray Train against the same loop in plain ranks; what waits, and what the extras cost.
+"""The training loop under Ray Train against the same loop in plain ranks; data wait, and the cost of the extras.
 
-Both sides train the same U-Net on the same latents with two gloo ranks of one thread each, at the same time, but in
-turns: one side is stopped while the other takes some steps, so that whatever else this machine does falls on both.
+Both train the same U-Net on the same latents with two gloo ranks of one thread each, at the same time, but in turns:
+one is stopped while the other does some steps, so that other work on this machine affects both alike.
 
-There are three turns. In the first the plain ranks move. In the second Ray's ranks move while Ray's own processes
-(GCS, raylet, agent, controller, other actors) are stopped: what the loop itself loses under Ray Train, by threads in
-its workers, their settings, their sockets. In the third all of Ray runs: what is lost on a machine that has no core
-to spare, since a step waits for the rank whose core they take. The floor is for both.
+There are three kinds of turns. In the first, the plain ranks run. In the second, Ray's ranks run while Ray's own
+processes (GCS, raylet, agent, controller, other actors) are stopped: this measures what the loop loses to threads,
+settings and sockets in Ray's workers. In the third, all of Ray runs: this measures the loss on a machine without spare
+cores, where a step waits for the rank whose core Ray's processes take. The floor applies to both.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ LATENTS = (4, 16, 16)
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Images/s under Ray Train and in plain ranks, in turns; shares of step time: waits for data, the extras."""
-    os.environ |= trainer.MALLOC_SETTINGS  # as our workers under Ray have it
-    os.environ[trainer.PREEMPTION_WATCHER] = "0"  # as on one node
-    # As plain ranks: else whatever else runs here slows one side only.
+    """Images/s under Ray Train and in plain ranks, in turns; shares of the step time of data waits and extras."""
+    os.environ |= trainer.MALLOC_SETTINGS  # as in our workers under Ray
+    os.environ[trainer.PREEMPTION_WATCHER] = "0"  # as on a single node
+    # As for the plain ranks; otherwise other work on this machine would slow one of them only.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own name)
     rounds = 6 if quick else 16
     with tempfile.TemporaryDirectory() as name, Ranks(2, Path(name, "ranks")) as ranks:
@@ -85,13 +85,14 @@ def settings(folder: Path, turns: int) -> Config:
     """Two workers, half a million weights (0.1 to 0.2 s a step), no checkpoint before the last step."""
     return load(None, [
         *tiny.TINY, f"store={folder}", "train.block_out_channels=[32,64]", "train.num_heads=4", "train.num_workers=2",
-        "train.zero_stage=1", "train.batch_size=16", f"train.steps={WARMUP_STEPS + turns * (TURN_STEPS + OVERRUN_STEPS)}",
+        "train.zero_stage=1", "train.batch_size=16",
+        f"train.steps={WARMUP_STEPS + turns * (TURN_STEPS + OVERRUN_STEPS)}",
         f"train.log_every={WINDOW}", "train.checkpoint_every=100000", "ray.object_store_mb=100",
     ])  # fmt: skip
 
 
 def task(place: RunContext) -> Any:
-    """The tiny task with latents of the size of emoji, which tells when each step is begun."""
+    """The tiny task with latents of the size of emoji, which logs when each step starts."""
     torch.set_num_threads(1)
     made = tiny.task(place.config, tiny.latent_set(64, LATENTS))
     made.prepare_batch = log_step_times(made.prepare_batch, pace(place.config))
@@ -99,12 +100,12 @@ def task(place: RunContext) -> Any:
 
 
 def side(config: Config) -> TrainingProcesses:
-    """A training, seen from outside."""
+    """A training, observed by its step log."""
     return TrainingProcesses(pace(config), config.train.batch_size)
 
 
 def pace(config: Config) -> Path:
-    """Where ranks tell when they begin each step."""
+    """The folder in which ranks log the start of each step."""
     return Path(config.store, "pace")
 
 
@@ -120,7 +121,7 @@ def train(config: Config) -> None:
 def extras(config: Config, windows: int) -> float:
     """On a plain rank: share of a step's time that averages, guard and log lines take, each timed where it is called.
 
-    The difference between windows with and without them is smaller than what other work on the machine makes of it.
+    The difference between windows with and without them would be smaller than the noise of other work on the machine.
     """
     from emoji_ldm.train.engines import deepspeed_engine
     from emoji_ldm.train.engines.distributed import current_context
@@ -152,7 +153,7 @@ def extras(config: Config, windows: int) -> float:
             began, spent[0] = time.perf_counter(), 0.0
             for step in range(done - WINDOW, done):
                 training.step(step, drawn, 0.0)
-            world.barrier()  # who is quicker waits for the other one anyway
+            world.barrier()  # the faster rank waits for the other one anyway
             training.checkpointer.check()
             training.metrics.log(training.metrics.summarize_window(done), {})
             ratios.append(spent[0] / (time.perf_counter() - began))
@@ -162,7 +163,7 @@ def extras(config: Config, windows: int) -> float:
 
 
 def spread(ratios: Sequence[float]) -> str:
-    """The median, and between what half of the values lie."""
+    """The median and the quartiles."""
     low, middle, high = statistics.quantiles(ratios, n=4)
     return f"{middle:.3f} ({low:.3f}-{high:.3f})"
 

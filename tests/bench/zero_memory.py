@@ -1,4 +1,4 @@
-"""Bytes of training state per rank at ZeRO 0 to 3, counted from the tensors that are there, against theory."""
+"""Bytes of training state per rank at ZeRO stages 0 to 3, counted from the live tensors, against theory."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def theory(stage: int, size: int) -> float:
 
 
 def measure(stage: int, widths: tuple[int, ...]) -> dict[str, Any]:
-    """Bytes per parameter on this rank, after a step and the next backward, when all of them are there."""
+    """Bytes per parameter on this rank after a step and the next backward pass, when all state exists."""
     gc.collect()
     world = current_context(torch.device("cpu"))
     config = TrainConfig(block_out_channels=widths, num_heads=4)
@@ -73,12 +73,12 @@ def measure(stage: int, widths: tuple[int, ...]) -> dict[str, Any]:
     state = sum(count[kind] for kind in ("weights", "gradients", "masters", "moments"))
     rss_mb = psutil.Process().memory_info().rss / 2**20
     if stage:
-        engine.engine.destroy()  # its hooks would keep all of it alive beside the next one
+        engine.engine.destroy()  # its hooks would keep all state alive beside the next engine
     return {**count, "state": state, "rest": rest, "rss_mb": rss_mb, "parameters": parameters}
 
 
 def _tensors(engine: TrainingEngine, module: nn.Module, averages: WeightAverages) -> dict[str, list[Tensor]]:
-    """The tensors of each kind; DeepSpeed's own where it keeps some."""
+    """The tensors of each kind, DeepSpeed's own where it holds them."""
     parameters = list(module.parameters())
     wrapper = getattr(getattr(engine, "engine", None), "optimizer", None)
     flat = [parameter.ds_tensor for parameter in parameters if hasattr(parameter, "ds_tensor")]
