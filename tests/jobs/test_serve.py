@@ -236,7 +236,7 @@ def test_what_cannot_be_served_is_one_line_before_anything_starts(tmp_path, tiny
 
     with pytest.raises(ModelError, match="emoji-ldm train"):
         serve.run(settings(tmp_path, ""))
-    with pytest.raises(ModelError, match=r"no checkpoint .* has the tag 'live'"):
+    with pytest.raises(ModelError, match=r"no checkpoint .* has the alias 'live'"):
         serve.run(settings(tmp_path, "alias:live"))
     with pytest.raises(ConfigError, match=r"serve\.min_replicas=3"):
         serve.run(settings(tmp_path, tiny_pipeline, min_replicas=3))

@@ -28,7 +28,7 @@ def test_keys_in_a_store_are_made_read_again_and_revoked(s3_uri, monkeypatch, ca
     bob = capsys.readouterr().out.strip()
     assert caller(keys, bob).name == "bob"
     assert main(["keys", "revoke", "alice", option]) == 0
-    with pytest.raises(RequestError, match="not known"):
+    with pytest.raises(RequestError, match="key is unknown"):
         caller(keys, alice)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert caller(keys, bob).name == "bob"
