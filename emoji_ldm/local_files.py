@@ -17,6 +17,7 @@ from emoji_ldm.errors import StoreError
 
 def write_atomically(data: bytes, path: Path) -> None:
     """Replace a file; readers see the old content or the new, never a part. The folder must exist."""
+    # In the same folder, because a rename is atomic only within one file system.
     temporary = _temporary(path)
     temporary.write_bytes(data)
     temporary.replace(path)

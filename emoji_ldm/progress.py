@@ -47,6 +47,7 @@ class ProgressTracker:
         rate = rate or (self.done - self._first) / max(elapsed_s, 1e-6)
         eta = format_duration(max(self.total - self.done, 0) / max(rate, 1e-6))
         text = ", ".join(filter(None, (mean, note)))
+        # rich redraws the bar at its own pace; plain lines are limited here.
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, note=text, eta=eta)
         elif time.monotonic() - self._printed >= LINE_INTERVAL_S or self.done >= self.total:
@@ -76,6 +77,7 @@ def _rate(count: int, seconds: float, unit: str) -> str:
 @contextmanager
 def track(name: str, total: int, unit: str) -> Iterator[ProgressTracker]:
     """Show the progress of `total` items of `unit` while the block runs."""
+    # Logs of jobs and pipes get plain lines: a bar would fill them with control characters.
     if not sys.stderr.isatty():
         yield ProgressTracker(name, total, unit, None)
         return

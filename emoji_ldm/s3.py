@@ -118,6 +118,7 @@ def put_parts(data: memoryview, path: str) -> None:
     bucket, _, key = path.partition("/")
     client = _uploader(_ClientKey.now())
     try:
+        # A multipart upload costs three requests at least.
         if len(data) <= PART_BYTES:
             client.put_object(Bucket=bucket, Key=key, Body=bytes(data))
         else:
@@ -134,6 +135,7 @@ def _multipart(client: S3Client, bucket: str, key: str, data: memoryview) -> Non
         part = client.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=body)
         return {"PartNumber": number, "ETag": part["ETag"]}
 
+    # All parts are queued at once; the pool sends as many in parallel as are useful.
     sent = [_upload_pool().submit(send, number) for number in range(1, -(-len(data) // PART_BYTES) + 1)]
     try:
         parts = [future.result() for future in sent]
@@ -157,6 +159,7 @@ def check_conditional_writes(root: str, name: str) -> None:
     """StoreError, within seconds, unless `bucket/prefix` takes writes and refuses a second conditional PUT."""
     bucket, _, prefix = root.partition("/")
     key = "/".join(part for part in (prefix, name) if part)
+    # A plain PUT comes first, so that a missing bucket or permission is not mistaken for a lacking condition.
     with _store_errors(root):
         client = _client(_ClientKey.now())
         client.put_object(Bucket=bucket, Key=key, Body=b"1")
@@ -228,6 +231,7 @@ def _connect(key: _ClientKey, *, signing: Mapping[str, Any] = MappingProxyType({
     import boto3
     from botocore.config import Config as BotoConfig
 
+    # Timeouts and few attempts: a wrong endpoint must fail within seconds, before a job starts.
     settings = BotoConfig(
         connect_timeout=CONNECT_TIMEOUT_S,
         request_checksum_calculation="when_required",  # MinIO and SeaweedFS reject trailing checksums

@@ -44,6 +44,7 @@ class Store:
         object.__setattr__(self, "branch", self.branch or None)  # tags of the main line store an empty branch name
         if not self.uri.strip():
             raise StoreError("the store is empty; give a folder or s3://bucket/prefix (store=...)")
+        # A URI without a scheme is a folder, absolute or relative.
         scheme, separator, rest = self.uri.partition("://")
         if not separator:
             object.__setattr__(self, "uri", str(Path(self.uri).expanduser().absolute()))

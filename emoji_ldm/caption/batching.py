@@ -80,6 +80,7 @@ class CaptionBatcher:
         with ThreadPoolExecutor(1, thread_name_prefix="prepare") as ahead:
             self._drain(ahead)
         order = {row["image_id"]: index for index, row in enumerate(rows)}
+        # Captions finish in any order; sorting makes the rows of a shard the same in every run.
         self._rows.sort(key=lambda row: (order[row["image_id"]], row["number"]))
         return pa.Table.from_pylist(self._rows, schema=CAPTIONS.schema)
 
@@ -90,6 +91,7 @@ class CaptionBatcher:
             # Prepare the next batch meanwhile, but only a full one: retries of this batch may fill up a smaller one.
             if len(self._queue) >= (self.engine.batch_size or 1):
                 next_batch = self._take(ahead)
+            # An image that cannot be decoded fails at once: a retry would get the same bytes.
             for pending, reason in batch.unreadable:
                 self._finish(pending, Caption("", reason=f"unreadable image: {reason}"))
             if batch.requests:
@@ -142,6 +144,7 @@ class CaptionBatcher:
             self._finish(pending, caption)
 
     def _validated(self, pending: _PendingCaption, answer: EngineAnswer) -> Caption:
+        # Validated against the title, which may hold anything, and then against the image's other captions.
         caption = validate_answer(answer, str(pending.row["title"] or ""))
         same = [number for number, text in pending.plan.good_captions.items() if text == caption.text]
         if same and not caption.reason:
@@ -169,6 +172,7 @@ class CaptionBatcher:
             self._queue.append(_PendingCaption(row, plan, number, plan.missing[number], self.config.max_retries))
 
     def _plan(self, row: dict[str, Any]) -> CaptionPlan:
+        # Without a plan (as in tests and tools) all captions are missing.
         if "plan" in row:
             return CaptionPlan.from_json(json.loads(row["plan"]))
         return CaptionPlan(dict.fromkeys(range(self.config.num_captions), 0))

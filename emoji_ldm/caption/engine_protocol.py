@@ -88,6 +88,7 @@ def engine_key(config: CaptionConfig) -> str:
 
     Rows of `captions` carry it: changing a hashed value makes a job write new captions beside the old ones.
     """
+    # It has no settings besides the code itself, which CAPTION_REVISION stands for.
     if config.engine == "metadata":
         return key_of(CAPTION_REVISION, config.engine)
     return key_of(

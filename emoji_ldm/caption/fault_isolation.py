@@ -80,5 +80,6 @@ def _answer_or_bisect(engine: CaptionEngine, requests: Sequence[CaptionRequest],
     except Exception as error:  # noqa: BLE001 - a library may raise anything for an image; its row keeps the reason
         if len(requests) == 1:
             return [error]
+    # The prepared inputs belong to the whole batch, so the halves are prepared again.
     half = len(requests) // 2
     return [*_answer_or_bisect(engine, requests[:half], None), *_answer_or_bisect(engine, requests[half:], None)]

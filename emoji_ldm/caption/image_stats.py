@@ -71,6 +71,7 @@ def _background(visible: NDArray[np.bool_], colours: NDArray[np.uint8]) -> tuple
     """
     frame = np.ones_like(visible)
     frame[1:-1, 1:-1] = False
+    # The outermost pixels show the background, since emoji rarely touch the frame.
     if visible[frame].mean() <= 0.5:
         return "transparent", visible
     colour = np.median(colours[frame & visible], axis=0).astype(np.uint8)
@@ -98,6 +99,7 @@ def _shape(mask: NDArray[np.bool_]) -> str:
 def _dominant_colors(names: NDArray[np.str_]) -> tuple[str, ...]:
     values, counts = np.unique(names, return_counts=True)
     ranked = sorted(zip(counts / len(names), values.tolist(), strict=True), reverse=True)
+    # Shares are relative to the foreground.
     least = {"black": MIN_BLACK_SHARE}
     large = [name for share, name in ranked if share >= least.get(name, MIN_SHARE)]
     return tuple(large[:3]) or (ranked[0][1],)

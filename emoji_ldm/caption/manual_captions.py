@@ -57,6 +57,7 @@ def read_manual_captions(path: str, images: pa.Table) -> dict[str, str]:
         ConfigError: The file cannot be read, or a line is wrong; the message names its number.
     """
     ids = set(images["image_id"].to_pylist())
+    # One URL may have given several images over time.
     by_url: dict[str, set[str]] = {}
     for image_id, url in zip(images["image_id"].to_pylist(), images["source_url"].to_pylist(), strict=True):
         by_url.setdefault(url, set()).add(image_id)
@@ -98,6 +99,7 @@ def _row(image_id: str, text: str) -> dict[str, object]:
 def _lines(path: str) -> Iterator[tuple[int, str, str]]:
     """(line number, image id or URL, caption) per row."""
     try:
+        # utf-8-sig also reads files without a byte order mark; spreadsheet programs write one.
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file, strict=True)
             columns = table.fieldnames or []
@@ -105,6 +107,7 @@ def _lines(path: str) -> Iterator[tuple[int, str, str]]:
                 raise _line_error(path, 1, f"columns are {', '.join(columns) or 'missing'}; "
                              "needed are caption, and image_id or source_url")  # fmt: skip
             for row in table:
+                # csv puts surplus fields under the key None and fills missing ones with None.
                 if None in row or None in row.values():
                     raise _line_error(
                         path, table.line_num, f"not {len(columns)} fields; quote a caption that has commas"

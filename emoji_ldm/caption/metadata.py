@@ -74,6 +74,7 @@ def describe_image(source: CaptionInput, number: int = 0) -> EngineAnswer:
     title, facts = clean_title(source.title), measure_image(source.image)
     attributes = _attributes(f"{title} {' '.join(source.tags)}".lower(), title.lower(), facts)
     forms = sentence_variants(title, attributes, _new_tag(title, source.tags))
+    # The facts stay the same, so further captions are other forms of the sentence, as long as there are any.
     if number < len(forms):
         return EngineAnswer(forms[number], attributes=attributes)
     return EngineAnswer("", error=f"the facts of this image allow only {len(forms)} different sentences")
@@ -88,6 +89,7 @@ def clean_title(title: str) -> str:
     words = " ".join(text.split())
     if not re.search(r"\w", words):
         return "Unnamed"
+    # Titles in capitals, such as LOL, keep them.
     return words[0].upper() + (words[1:] if words[1:].isupper() else words[1:].lower())
 
 

@@ -49,8 +49,10 @@ def plan_captions(
         num_captions: Captions per image.
         retry: Whether failed captions are to be made again.
     """
+    # Captions beyond the number that is asked for now stay in the table and count for nothing.
     done = done.filter(pc.field("number") < num_captions)
     final = done.filter(pc.field("status") == "ok") if retry else done
+    # Most images are complete: they get no plan object at all.
     counts = Counter(final["image_id"].to_pylist())
     plans = {image_id: CaptionPlan(dict.fromkeys(range(num_captions), 0)) for image_id in image_ids
              if counts[image_id] < num_captions}  # fmt: skip

@@ -54,6 +54,7 @@ class QwenEngine:
         self._decoder = copy.deepcopy(
             self.processor.tokenizer
         )  # `prepare` uses the other in its thread, and they are not thread-safe
+        # CPUs have no fast bfloat16 arithmetic.
         device, dtype = ("cuda", torch.bfloat16) if config.gpus_per_worker else ("cpu", torch.float32)
         try:
             model = Qwen2_5_VLForConditionalGeneration.from_pretrained(config.model, dtype=dtype)
@@ -81,12 +82,14 @@ class QwenEngine:
                 top_k=None, repetition_penalty=1.0, logits_processor=[prepared.sampling],
             )[:, inputs.input_ids.shape[1] :].cpu()  # fmt: skip
         except torch.OutOfMemoryError as error:
+            # The freed blocks are fragmented; returning them lets the halved batch fit.
             torch.cuda.empty_cache()
             raise EngineOutOfMemoryError(str(error)) from None
         except RuntimeError as error:
             if _is_dead(error):
                 raise EngineLostError(str(error)) from None
             raise
+        # An answer is finished if the model wrote an end token before the length limit.
         texts = self._decoder.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         ended = torch.isin(written, torch.tensor(_end_ids(self.model))).any(dim=1).tolist()
         return [EngineAnswer(text, finished=whole) for text, whole in zip(texts, ended, strict=True)]
@@ -125,6 +128,7 @@ def load_processor(config: CaptionConfig) -> Any:
         processor = AutoProcessor.from_pretrained(config.model)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(_unloadable(config.model, error)) from None
+    # A visual token covers a cell of patches; other sizes would be resized by the processor without notice.
     cell = processor.image_processor.patch_size * processor.image_processor.merge_size
     if config.size_px % cell:
         raise ConfigError(f"caption.size_px={config.size_px} is no multiple of {cell}, the side of a visual token")

@@ -53,6 +53,7 @@ def sentence_variants(title: str, attributes: Mapping[str, str], tag: str = "") 
     }
     middle = [clause for part, clause in clauses.items() if known[part] != NONE]
     shape, forms = with_article(known["head_shape"]), list[str]()
+    # Each order gives four forms, eight in all, fewer if clauses are missing.
     for order in (middle, middle[::-1]):
         with_shape = [f"{name} with {shape}" if head else name, *order]
         forms.append(", ".join([*with_shape, *([f"with {scene}"] if behind else [])]) + ".")

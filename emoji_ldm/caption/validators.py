@@ -66,6 +66,7 @@ def validate_answer(answer: EngineAnswer, title: str) -> Caption:
         answer: Of an engine.
         title: The listing's title of the image.
     """
+    # Models like to wrap the sentence in quotes, backticks or Markdown emphasis.
     text = " ".join(answer.text.split()).strip("\"'`* ")
     attributes = parse_sentence(text) if answer.attributes is None else answer.attributes
     sentence = _Sentence(text, _without_title(text, title), answer.finished, title, attributes)
@@ -83,6 +84,7 @@ def _repeats(sentence: _Sentence) -> str:
         loop = _loop(words, size, times)
         if loop:
             return f"repeats itself: {' '.join(loop)!r} {times} times in a row"
+    # A single letter in a row is no word, so the loop search does not see it.
     if run := re.search(r"(\w)\1{9,}", sentence.body):
         return f"repeats itself: a row of {run[1]!r}"
     clauses = Counter(clause.strip().lower() for clause in re.split(r"[,.;!?]", sentence.body) if clause.strip())
@@ -131,6 +133,7 @@ def _missing(sentence: _Sentence) -> str:
     return f"not in the asked form: {', '.join(missing)} missing" if missing else ""
 
 
+# The order decides which reason is recorded: a loop that was cut off is reported as a loop.
 VALIDATORS: tuple[Callable[[_Sentence], str], ...] = (
     _empty,
     _repeats,

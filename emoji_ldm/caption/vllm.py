@@ -49,6 +49,7 @@ class VllmEngine:
 
     def prepare(self, requests: Sequence[CaptionRequest]) -> VllmBatch:
         """Prompts with their images on white squares, and the sampling parameters of each request."""
+        # vLLM runs the image processor itself, so it gets images, not tensors.
         prompts = [
             {
                 "prompt": chat_text(self.processor, request),

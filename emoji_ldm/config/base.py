@@ -46,6 +46,7 @@ class Section(BaseModel):
             ConfigError: A field has another value.
         """
         for name in names:
+            # The default is accepted although it has no effect either: it says nothing that the user meant.
             value, default = getattr(self, name), type(self).model_fields[name].default
             if value not in (default, harmless, None):
                 raise ConfigError(

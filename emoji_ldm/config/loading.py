@@ -20,6 +20,7 @@ PRESET_FOLDER = Path(__file__).parent.parent / "presets"
 
 def key_of(*parts: object) -> str:
     """A stable hash (16 hex digits) of JSON-able parts: equal parts give equal keys, on every machine."""
+    # Keys of dicts are sorted: equal settings give equal keys whatever their order.
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -61,6 +62,7 @@ def _read(source: str) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    # An empty file is a valid preset without values.
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -72,6 +74,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override {override!r} has no value; write it as section.field=value, such as train.lr=1e-4")
+    # `a.b.c=1` sets values["a"]["b"]["c"]; sections that the file lacks are added.
     *sections, field = key.strip().split(".")
     target = values
     for section in sections:
@@ -91,6 +94,7 @@ def _parse(text: str) -> Any:
 
 def _explain_errors(error: ValidationError, where: str) -> Iterator[str]:
     for problem in error.errors():
+        # pydantic gives the path as a tuple of keys and list indices.
         location = [str(part) for part in problem["loc"]]
         dotted = ".".join(location)
         if problem["type"] == "value_error" and not location:  # raised by a validator of the root, about several fields
@@ -105,6 +109,7 @@ def _nearest_key(location: list[str]) -> str:
     model: type[BaseModel] = Config
     for part in location[:-1]:
         annotation = model.model_fields[part].annotation
+        # Below a list, a dict or an optional section there is no fixed set of keys to suggest.
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return ""
         model = annotation

@@ -42,6 +42,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _take_parts_of_init(self) -> Self:
         """Resolve `init` in `latents.vae` and `latents.text_encoder`: the parts of the pipeline `train.init`."""
+        # Resolved here, once, so that all stages and the stored configuration name the same source.
         named = [field for field in ("vae", "text_encoder") if getattr(self.latents, field) == "init"]
         if named and not self.train.init:
             raise ValueError(f"latents.{named[0]}=init is that of train.init, which is empty; name a pipeline there")

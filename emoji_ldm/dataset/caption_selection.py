@@ -19,6 +19,7 @@ def good_captions(captions: Table) -> dict[str, list[str]]:
     """
     columns = ["image_id", "engine", "number", "caption"]
     rows = captions.read(columns, filter=pc.field("status") == "ok").to_pylist()
+    # Engine name, number and text break ties, so that no order of files shows through.
     rows.sort(key=lambda row: (ENGINE_RANK.get(row["engine"], 1), row["engine"], row["number"] or 0, row["caption"]))
     found: dict[str, dict[str, None]] = {}  # a dict preserves the order and drops duplicates
     described_by_people = {row["image_id"] for row in rows if row["engine"] == HUMAN}

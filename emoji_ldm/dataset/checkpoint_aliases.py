@@ -24,6 +24,7 @@ def set_alias(store: Store, name: str, path: str) -> None:
     if not ALIAS_PATTERN.fullmatch(name):
         raise ConfigError(f"name {name!r} is not allowed; start with a letter, continue with letters, digits, . _ or -")
     facts = {"name": name, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), "checkpoint": path}
+    # A plain write: the last one to move an alias wins.
     store.write(json.dumps(facts).encode(), *ALIAS_FOLDER, f"{name}.json")
 
 

@@ -60,6 +60,7 @@ class Checkpoint:
             manifest = json.loads(self.store.read(self.path, MANIFEST_FILE))
         except ValueError:
             manifest = None
+        # A manifest that was cut off is damage, not a missing checkpoint: LATEST says that there was one.
         if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict) or "step" not in manifest:
             raise self.damaged(f"its manifest {MANIFEST_FILE} cannot be read")
         return manifest
@@ -67,6 +68,7 @@ class Checkpoint:
     def check(self) -> dict[str, Any]:
         """The manifest, if all files exist with their sizes; else DamagedCheckpointError."""
         manifest, found = self.manifest(), file_sizes(self.store, self.path)
+        # Sizes catch truncated and missing files at the price of one listing; hashes are checked on download.
         for name, size in manifest["files"].items():
             if found.get(name) != size:
                 reason = f"has {found[name]} bytes instead of {size}" if name in found else "is missing"
@@ -117,6 +119,7 @@ class Checkpoint:
 
     def _fetch(self, cache: Path, part: str) -> Path:
         manifest = self.manifest()
+        # A local store is its own cache.
         folder = Path(self.store.path(self.path)) if not self.store.is_s3 else cache / self.path
         for name, size in manifest["files"].items():
             if not name.startswith(part):
@@ -133,6 +136,7 @@ class Checkpoint:
         if sha256 and hashlib.sha256(data).hexdigest() != sha256:
             raise self.damaged(f"{name} has another SHA-256 than was written")
         local.parent.mkdir(parents=True, exist_ok=True)
+        # Other processes share the cache: they must never see half a file under its final name.
         temporary = local.with_name(f".{local.name}.{uuid.uuid4().hex[:8]}")
         temporary.write_bytes(data)
         temporary.replace(local)
@@ -166,6 +170,7 @@ def publish_checkpoint(
         sha256: {path in the folder: hex digest}, which downloads are checked against.
     """
     files = {name: size for name, size in file_sizes(store, path).items() if name != MANIFEST_FILE}
+    # The manifest makes the checkpoint exist, so it is written after all files, and LATEST after it.
     store.write(json.dumps({**facts, "files": files, "sha256": dict(sha256 or {})}).encode(), path, MANIFEST_FILE)
     folder, _, name = path.rpartition("/")
     store.write(name.encode(), folder, LATEST_FILE)
@@ -208,6 +213,7 @@ def prune_checkpoints(store: Store, run: str, kind: str, keep: int) -> None:
     interrupted leaves an incomplete checkpoint, not a damaged one.
     """
     latest = f"checkpoints/{run}/{kind}/{latest_name(store, run, kind)}"
+    # Sorting is stable: the order by step stays, and the one published last moves to the end.
     complete = sorted(complete_checkpoints(store, run, kind), key=lambda checkpoint: checkpoint.path == latest)
     kept = {checkpoint.path for checkpoint in complete[-keep:]} | set(checkpoint_aliases.aliased_paths(store).values())
     complete_paths = {checkpoint.path for checkpoint in complete}

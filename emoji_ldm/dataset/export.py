@@ -48,6 +48,7 @@ def export(images: Table, captions: Table, options: ExportOptions) -> dict[str, 
         close = difflib.get_close_matches(options.format, FORMATS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"unknown export format {options.format!r}{hint} (formats: {', '.join(FORMATS)})")
+    # Everything that can be refused is refused before the target is touched.
     check_fractions(options.splits or SINGLE_PART)
     texts = good_captions(captions)
     parts = _parts(images, texts, options)
@@ -70,6 +71,7 @@ def _parts(images: Table, texts: Mapping[str, list[str]], options: ExportOptions
     if not image_ids:
         raise DatasetError(f"{images.store.uri} has no images to export; run: emoji-ldm crawl")
     if options.captioned or options.format in NEED_CAPTIONS:
+        # These formats are pairs of link and caption, so an image without a caption has no place in them.
         image_ids &= texts.keys()
         if not image_ids:
             why = "--captioned" if options.captioned else f"format {options.format}"
@@ -95,6 +97,7 @@ def _export_plan(
 
 def _rows(images: Table, texts: Mapping[str, list[str]], parts: Mapping[str, str],
           advance: Callable[[int], None]) -> Iterator[Row]:  # fmt: skip
+    # The fingerprint serves the crawl alone.
     columns = [name for name in images.spec.schema.names if name != "fingerprint"]
     for batch in images.batches(columns):
         exported = [row for row in batch.to_pylist() if row["image_id"] in parts]

@@ -36,6 +36,7 @@ class Lineage:
             "run": self.run_info.name,
             "stage": self.stage,
             "shard": shard,
+            # Sorted, so that equal lineages are equal texts.
             "parents": json.dumps(dict(self.parents), sort_keys=True),
             "counts": json.dumps(dict(counts), sort_keys=True),
             "config": self.run_info.config_json,

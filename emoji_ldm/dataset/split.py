@@ -55,6 +55,7 @@ def check_fractions(fractions: Mapping[str, float]) -> None:
 
 def assign_part(image_id: str, fractions: Mapping[str, float], salt: str = "") -> str:
     """The part that an image belongs to; another `salt` gives another split."""
+    # Image ids are hashes already; hashing again mixes in the salt.
     digest = hashlib.sha256(f"{salt}:{image_id}".encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64  # uniform in [0, 1)
     for name, end in zip(fractions, accumulate(fractions.values()), strict=True):
@@ -81,6 +82,7 @@ def split_images(images: Table, fractions: Mapping[str, float], *, salt: str = "
         StoreError: The target cannot be written.
     """
     check_fractions(fractions)
+    # Sorted, so that the written file is the same however the table's files are laid out.
     image_ids = sorted(images.keys())
     if not image_ids:
         raise DatasetError(f"{images.store.uri} has no images to split; run: emoji-ldm crawl")

@@ -72,6 +72,7 @@ class Table:
         Raises:
             DatasetError: The table has another schema, is pinned, or other writers leave no room.
         """
+        # A plain append is a replacement that removes nothing.
         return self.replace((), files, app_id=app_id, metadata=metadata)
 
     def upsert(
@@ -106,6 +107,7 @@ class Table:
             DatasetError: A file of `remove` is not live any more, because another writer replaced it.
         """
         self._create()
+        # Without a name, the work is not recorded and can be done again, as a user's command may want.
         shard_states = {app_id: True} if app_id else {}
         entry = LogEntry(add, (), shard_states, metadata, operation, data_change)
         return commit_entry(self, plan_replace(self, remove, entry))
@@ -121,6 +123,7 @@ class Table:
             with self.read_errors():
                 done = (delta.transaction_version(app_id) or 0) > 0
         else:
+            # From then on the entries since the last answer are enough: usually none or one.
             for version in range(known_version + 1, delta.version() + 1):
                 done = _shard_state(read_entry(self, version), app_id, done)
         self._shard_cache[app_id] = (delta.version(), done)
@@ -139,6 +142,7 @@ class Table:
 
     def refresh(self) -> None:
         """See what others committed since the table was opened."""
+        # The next access opens the newest version.
         self._delta = None
 
     def refresh_incrementally(self) -> None:
@@ -156,6 +160,7 @@ class Table:
         for path in self.live_files():
             with self.read_errors(), self.store.filesystem.open_input_file(self.resolve(path)) as stream:
                 file = pq.ParquetFile(stream, pre_buffer=True)  # one request for neighbouring column chunks
+                # Row groups are the smallest unit that Parquet reads; ten of them are one request of about 1,000 rows.
                 for start in range(0, file.num_row_groups, GROUPS_PER_READ):
                     groups = list(range(start, min(start + GROUPS_PER_READ, file.num_row_groups)))
                     rows = file.read_row_groups(groups, columns=list(columns)).cast(self._schema_of(columns))
@@ -187,6 +192,7 @@ class Table:
 
     def locate(self, keys: Iterable[str]) -> dict[str, list[str]]:
         """Which data files hold these keys: {path: keys}, so that a shard reads only its own files."""
+        # A dict keeps the order of the files, so that workers read the same files in the same order in every run.
         requested, found = set(keys), {}
         for path in self.live_files():
             hits = [key for key in self.keys_of(path).to_pylist() if key in requested]
@@ -226,6 +232,7 @@ class Table:
         delta = self._open()
         if delta is None:
             return {}
+        # Live files change only with the version, and many calls ask for them.
         if self._live_cache[0] != delta.version():
             with self.read_errors():
                 found = {file.path: file for file in read_live_files(delta)}
@@ -249,6 +256,7 @@ class Table:
         return self.store.path(self.path)
 
     def _dataset(self) -> ds.Dataset:
+        # pyarrow reads the files that the log names; listing the folder would find orphans as well.
         paths = [self.resolve(path) for path in self.live_files()]
         return ds.dataset(paths, schema=self.spec.schema, format="parquet", filesystem=self.store.filesystem)
 
@@ -269,6 +277,7 @@ class Table:
 
     def _create(self) -> None:
         """Create the table if it does not exist; the first of several writers does it for all."""
+        # A pinned table is a view of the past, which nobody can change.
         if self.pinned is not None:
             raise DatasetError(f"table {self.spec.name} is pinned to version {self.pinned}; only the newest is written")
         if self._open() is None:

@@ -34,6 +34,7 @@ def table_stats(tables: Mapping[str, Table]) -> dict[str, Any]:
     data: dict[str, Any] = {"tables": {name: _table(table) for name, table in existing.items()}}
     data |= {name: part(existing[name]) for name, part in parts.items() if name in existing and existing[name].count()}
     if "images" in data and "captions" in data:
+        # Keys are intersected, since captions may belong to images that were removed.
         captioned = len(existing["images"].keys() & data["captions"].pop("image_ids"))
         data["captions"]["images_without"] = data["tables"]["images"]["rows"] - captioned
     data.get("captions", {}).pop("image_ids", None)
@@ -122,6 +123,7 @@ def _distribution(values: pa.ChunkedArray) -> dict[str, float]:
 
 def _section(facts: Mapping[str, Any]) -> Iterator[str]:
     for name, value in facts.items():
+        # Outcomes and engines have one level more: they are printed under names of their own.
         nested = isinstance(value, Mapping) and any(isinstance(inner, Mapping) for inner in value.values())
         if not nested:
             yield from _entry(name, value)

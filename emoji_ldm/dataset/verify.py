@@ -55,6 +55,7 @@ def verify(tables: Mapping[str, Table]) -> VerificationReport:
     report, image_ids = VerificationReport(), set[str]()
     for name in sorted(tables, key=lambda name: name != IMAGES.name):  # images first, since others refer to them
         table, seen = tables[name], set[str]()
+        # A table that was never written has nothing to check.
         if not table.exists:
             continue
         refers = name in REFERENCING_TABLES and IMAGES.name in tables
@@ -140,6 +141,7 @@ def _key_problems(table: Table, file: DataFile, rows: pa.Table, seen: set[str]) 
 
 def _pixel_problems(file: DataFile, rows: pa.Table) -> Iterator[IntegrityProblem]:
     images = pc.struct_field(rows.column("image"), ["bytes"]).to_pylist()
+    # Decoding PNG releases the GIL, so threads use all cores.
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         found = list(pool.map(_hash_or_reason, images))
     for key, digest in zip(rows.column("image_id").to_pylist(), found, strict=True):

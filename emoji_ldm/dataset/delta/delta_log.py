@@ -85,6 +85,7 @@ def creation_entry(spec: TableSpec) -> bytes:
     metadata = {"id": str(uuid.uuid4()), "name": spec.name, "format": {"provider": "parquet", "options": {}},
             "schemaString": Schema.from_arrow(spec.schema).to_json(), "partitionColumns": [],
             "createdTime": int(time.time() * 1000), "configuration": KEEP_HISTORY}  # fmt: skip
+    # These versions of the protocol suffice, and every Delta client supports them.
     setup = ({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}, {"metaData": metadata})
     return LogEntry(operation="CREATE TABLE").to_bytes() + "".join(json.dumps(line) + "\n" for line in setup).encode()
 
@@ -97,6 +98,7 @@ def entry_path(folder: str, version: int) -> str:
 def read_entry(table: LogSource, version: int) -> list[Action]:
     """The actions of a version; DatasetError if the log lacks it."""
     try:
+        # Read without delta-rs, which does not expose the actions of a single version.
         lines = table.store.read(entry_path(table.path, version)).decode().splitlines()
         return [json.loads(line) for line in lines if line]
     except (StoreError, ValueError) as error:
@@ -112,6 +114,7 @@ def log_entries(table: LogSource, first: int = 0, last: int | None = None) -> It
 
 def shard_states(table: LogSource, first: int = 0, last: int | None = None) -> dict[str, bool]:
     """{app id: done} of all shards that these versions mark."""
+    # Later actions overwrite earlier ones of the same name, because entries come in order.
     return {
         action["txn"]["appId"]: action["txn"]["version"] > 0
         for _, actions in log_entries(table, first, last)
@@ -138,6 +141,7 @@ def file_lifetimes(table: LogSource) -> list[FileLifetime]:
         # Removals first, so that an entry that removes and adds one path begins a new lifetime.
         for action in actions:
             if (gone := action.get("remove")) and gone["path"] in added:
+                # The version that removes a file does not contain it any more.
                 first, size = added.pop(gone["path"])
                 ended.append(FileLifetime(gone["path"], size, first, version - 1, gone.get("deletionTimestamp") or 0))
         for action in actions:

@@ -63,6 +63,7 @@ def write_files(store: Store, folder: str, spec: TableSpec, tables: Iterable[pa.
     try:
         if not store.is_s3:
             store.filesystem.create_dir(folder)
+        # Files are opened with their first rows, since an empty file would be a useless object.
         for rows in _row_groups(tables, spec.schema):
             file = file or _ParquetFileWriter(store, folder, spec)
             file.write(rows)
@@ -82,6 +83,7 @@ def _row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Ta
         rest = pa.concat_tables([rest, table.select(schema.names).cast(schema)])
         num_full = rest.num_rows - rest.num_rows % ROW_GROUP_ROWS
         for start in range(0, num_full, ROW_GROUP_ROWS):
+            # Slices share memory with the table, so nothing is copied here.
             yield rest.slice(start, ROW_GROUP_ROWS)
         rest = rest.slice(num_full)
     if rest.num_rows:
@@ -92,6 +94,7 @@ class _ParquetFileWriter:
     """One file under a new random name, so that nothing is ever overwritten."""
 
     def __init__(self, store: Store, folder: str, spec: TableSpec) -> None:
+        # Random names cannot collide with those of other workers, so writers need no coordination.
         self.path = f"part-{uuid.uuid4().hex}.parquet"
         self.sink = store.filesystem.open_output_stream(f"{folder}/{self.path}")
         # The page index lets readers skip pages by key; page checksums are what `dataset verify` checks.
@@ -129,6 +132,7 @@ class _ColumnBounds:
         self.num_rows += rows.num_rows
         for name in self.columns:
             low, high = pc.min_max(rows[name]).as_py().values()
+            # Delta readers take a missing bound as "unknown" and read the file.
             if low is not None:  # None where all values are null
                 self.low[name] = min(low, self.low.get(name, low))
                 self.high[name] = max(high, self.high.get(name, high))

@@ -25,6 +25,7 @@ def open_table(store: Store, spec: TableSpec, version: int | None) -> DeltaTable
         DatasetError: The table has another schema.
     """
     with store.io_errors(f"open table {spec.name}", DeltaError):
+        # delta-rs reads the log from its last checkpoint on, and downloads no data file.
         try:
             delta = DeltaTable(store.table_uri(spec.name), version, storage_options=store.storage_options())
         except TableNotFoundError:
@@ -45,6 +46,7 @@ def read_live_files(delta: DeltaTable) -> Iterator[DataFile]:
 
 def missing_files(store: Store, sources: Collection[str]) -> list[str]:
     """Which of these paths of the store's file system do not exist; each folder is listed once."""
+    # One listing per folder is far cheaper on S3 than one request per file.
     existing: set[str] = set()
     for folder in {posixpath.dirname(source) for source in sources}:
         selector = fs.FileSelector(folder, allow_not_found=True)
@@ -53,6 +55,7 @@ def missing_files(store: Store, sources: Collection[str]) -> list[str]:
 
 
 def _check_schema(store: Store, spec: TableSpec, delta: DeltaTable) -> None:
+    # Types are compared as Delta names them, since Arrow has several types for one Delta type.
     ours = {field.name: str(field.type) for field in Schema.from_arrow(spec.schema).fields}
     theirs = {field.name: str(field.type) for field in delta.schema().fields}
     if ours != theirs:

@@ -35,9 +35,11 @@ def plan_upsert(
     def plan() -> LogEntry | None:
         if app_id and table.committed(app_id):
             return None
+        # Only files that an earlier try has not examined yet; after a lost race that is few of them.
         live = table.live_files()
         for path in live.keys() - rewritten.keys():
             rewritten[path] = _rewritten_without(table, live[path], dropped_keys)
+        # An empty list means that all rows of the file go: the file is removed and none is added for it.
         touched = {path: new for path in live if (new := rewritten[path]) is not None}
         add = [*files, *(file for new in touched.values() for file in new)]
         return LogEntry(add, [live[path] for path in touched], {app_id: True} if app_id else {}, metadata, "MERGE")
@@ -61,6 +63,7 @@ def plan_replace(table: CommitTarget, remove: Collection[str], entry: LogEntry) 
                 f"table {table.spec.name} changed meanwhile: {len(gone)} of its files were replaced by another writer; "
                 "run the command again"
             )
+        # Removal actions need the size, which only the log knows.
         files = [live[path] for path in remove]
         return LogEntry(entry.add, files, entry.shard_states, entry.metadata, entry.operation, entry.data_change)
 

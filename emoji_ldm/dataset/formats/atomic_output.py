@@ -53,6 +53,7 @@ def open_output_file(output: Store, *parts: str) -> Iterator[NativeFile]:
 def _local(folder: Path) -> Iterator[Store]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _target_exists(str(folder))
+    # Beside the target, so that the rename stays within one file system and is atomic.
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
     try:
@@ -70,6 +71,7 @@ def _on_s3(target: Store) -> Iterator[Store]:
     if not target.root.partition("/")[2]:
         raise ConfigError(f"export target {target.uri} is a whole bucket; name a prefix in it: {target.uri}/NAME")
     target.check_conditional_writes()
+    # The marker shows that an export was killed here, so what lies below may be deleted.
     if target.exists(UNFINISHED_MARKER):
         _clear(target)
     elif target.list():

@@ -71,9 +71,11 @@ class _SplitWriter:
         self.group.append(row)
         self.rows += 1
         self.group_bytes += len(row["image"]["bytes"])
+        # A row group ends at a limit, or, once it is long enough, after an image whose id says so.
         full = len(self.group) >= MAX_GROUP_ROWS or self.group_bytes >= MAX_GROUP_BYTES
         if full or (len(self.group) >= MIN_GROUP_ROWS and int(row["image_id"][-8:], 16) % GROUP_END_RATE == 0):
             self._flush()
+        # Shards are cut by row count because the file name states the number of shards before the first is written.
         if self.rows == ROWS_PER_SHARD:
             self.close()
 
@@ -101,6 +103,7 @@ class _SplitWriter:
 def _writer(sink: Any) -> pq.ParquetWriter:
     leaves = [leaf for name, kind in COLUMNS.items() for leaf in _leaves(name, kind)]
     compression = {leaf: COMPRESSION.get(leaf, "zstd") for leaf in leaves}
+    # PNG bytes are all distinct: a dictionary would only cost memory.
     dictionary = [leaf for leaf in leaves if leaf not in COMPRESSION]
     return pq.ParquetWriter(
         sink, schema(), compression=compression, use_dictionary=dictionary, write_page_index=True,

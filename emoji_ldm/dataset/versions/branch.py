@@ -40,6 +40,7 @@ def create_branch(store: Store, name: str, start: str = "") -> dict[str, Any]:
         DatasetError: A vacuum deleted files of `start`, or is running.
     """
     refs.check_name(store, name)
+    # As for tags: no vacuum may delete the base's files between this check and the ref that protects them.
     with store_lock(store, f"branch {name}") as lock:
         line, versions = refs.versions_at(store, start)
         folder = f"branches/{name}-{uuid.uuid4().hex[:8]}"
@@ -55,6 +56,7 @@ def create_branch(store: Store, name: str, start: str = "") -> dict[str, Any]:
             "tables": versions,
         }
         lock.renew()
+        # Of two commands that create one name, the conditional write lets one win; the loser cleans up its folder.
         if not store.write_if_absent(json.dumps(facts).encode(), "refs", "branches", f"{name}.json"):
             store.delete(folder)
             raise ConfigError(f"branch {name!r} was created by another command just now; choose another name")
@@ -83,6 +85,7 @@ def _clone_table(base: Table, folder: str) -> None:
     files = [DataFile(posixpath.relpath(base.resolve(file.path), folder_path), file.size, file.num_rows, file.stats)
              for file in base.live_files().values()]  # fmt: skip
     setup, done = dict[str, Action](), dict[str, bool]()  # the last schema and shard states up to the base's version
+    # Shards that are done in the base are done in the branch, so running a stage there repeats no work.
     for _, actions in log_entries(base):
         for action in actions:
             setup.update({kind: {kind: action[kind]} for kind in ("protocol", "metaData") if kind in action})

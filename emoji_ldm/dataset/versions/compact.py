@@ -37,11 +37,13 @@ def compact(table: Table, run: RunInfo, *, file_bytes: int = TARGET_FILE_BYTES) 
     """
     groups = list(_groups(table.live_files().values(), file_bytes))
     before = len(table.live_files())
+    # The slow part, reading and writing, happens before the commit; the plan below only swaps names.
     joined = [(group, _join(table, group)) for group in groups]
 
     def plan() -> LogEntry | None:
         live = table.live_files()
         intact = [(group, new) for group, new in joined if all(file.path in live for file in group)]
+        # Every group lost a file to another writer, so the joined files stay orphans for the next vacuum.
         if not intact:
             return None
         remove = [file for group, _ in intact for file in group]
@@ -58,6 +60,7 @@ def _groups(files: Iterable[DataFile], file_bytes: int) -> Iterator[list[DataFil
     """Small files in order, in groups that reach the target size; a last group of one file stays as it is."""
     group: list[DataFile] = []
     for file in files:
+        # Large files are left out of all groups: rewriting them would gain nothing.
         if file.size < file_bytes:
             group.append(file)
         if sum(part.size for part in group) >= file_bytes:

@@ -68,6 +68,7 @@ def diff(a: Table, b: Table, *, only: Collection[str] | None = None) -> TableDif
     """
     if a.spec.name != b.spec.name:
         raise ConfigError(f"{a.spec.name} and {b.spec.name} are different tables: compare two versions of one table")
+    # Files are compared by their resolved paths, so that a branch shares files with its base.
     files_a, files_b = _sources(a), _sources(b)
     shared = files_a & files_b
     with ThreadPoolExecutor(2) as pool:  # one side is read and decompressed while the other is hashed
@@ -137,6 +138,7 @@ def _batches(file: pq.ParquetFile, key: str, chosen: pa.Array | None) -> Iterato
     """Rows of the chosen keys, or all; of a file that holds none of them only the key column is read."""
     if chosen is None:
         yield from file.iter_batches(BATCH_ROWS)
+    # The key column is small; most files hold none of the chosen keys and are not read further.
     elif pc.any(pc.is_in(file.read([key]).column(0), chosen)).as_py():
         for batch in file.iter_batches(BATCH_ROWS):
             yield batch.filter(pc.is_in(batch.column(key), chosen))
@@ -147,8 +149,10 @@ def _hashes(column: pa.Array) -> NDArray[np.int64]:
     kind = column.type
     if pa.types.is_struct(kind):
         parts = [_hashes(part) for part in column.flatten()]
+        # The hash of a struct, such as an image, is that of its parts' hashes.
         return np.fromiter(map(hash, zip(*(part.tolist() for part in parts), strict=True)), np.int64, len(column))
     if pa.types.is_temporal(kind):
+        # Integers are hashed far quicker than datetime objects.
         column = column.cast(pa.int64())
     values: Iterable[Any] = column.to_pylist()
     if pa.types.is_list(kind):

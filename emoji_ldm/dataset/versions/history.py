@@ -33,6 +33,7 @@ def table_commits(table: Table) -> list[dict[str, Any]]:
     entries = []
     for entry in table.history():
         known = {key: entry.get(key, "") for key in ("version", "run", "stage", "shard", "code", "operation")}
+        # Commits of other Delta writers have no such fields.
         parsed = {key: json.loads(entry.get(key) or "{}") for key in ("parents", "counts")}
         entries.append({**known, **parsed, "time": refs.commit_time(entry), "config": entry.get("config", "")})
     return entries
@@ -47,6 +48,7 @@ def existing_tables(store: Store, as_of: str | None, name: str = "") -> dict[str
         DatasetError: No table exists there.
     """
     specs = specs_named(name)
+    # Before opening tables: a missing store gives one clear line instead of "no tables".
     store.check_readable()
     tables = refs.open_tables(store, as_of, *specs)
     existing = {name: table for name, table in tables.items() if table.exists}

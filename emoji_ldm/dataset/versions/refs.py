@@ -57,6 +57,7 @@ def open_tables(store: Store, as_of: str | None, *specs: TableSpec) -> dict[str,
         as_of: A point as `resolve` takes it. TABLE@VERSION pins that table alone, the others stay at their newest.
         specs: The tables to open.
     """
+    # A tag names all tables of its moment, TABLE@VERSION only some: the others must not count as "not yet created".
     point = resolve(store, as_of, specs)
     pinned = point.versions if as_of and PINNED_PATTERN.match(as_of) else None
     return {
@@ -80,6 +81,7 @@ def resolve(store: Store, at: str | None, specs: Iterable[TableSpec] = tuple(TAB
     specs = tuple(specs)
     if not at:
         return Point("newest", store, None)
+    # A plain number is a version. Tag names therefore start with a letter.
     if at.isdigit():
         if len(specs) != 1:
             raise ConfigError(f"version {at} of which table? write TABLE@{at} ({', '.join(s.name for s in specs)})")
@@ -102,6 +104,7 @@ def create_tag(store: Store, name: str, message: str = "", at: str | None = None
         DatasetError: There is no table, a vacuum deleted its files, or a vacuum is running.
     """
     check_name(store, name)
+    # The lock keeps a vacuum from deleting files between the check that they exist and the tag that protects them.
     with store_lock(store, f"tag {name}") as lock:
         line, versions = versions_at(store, at)
         if not versions:
@@ -113,6 +116,7 @@ def create_tag(store: Store, name: str, message: str = "", at: str | None = None
             "branch": line.branch or "",
             "tables": versions,
         }
+        # Fails if the check above took so long that a vacuum may have started.
         lock.renew()
         if not store.write_if_absent(json.dumps(facts).encode(), "refs", "tags", f"{name}.json"):
             raise ConfigError(_name_taken("tag", name))
@@ -225,10 +229,12 @@ def _at_time(store: Store, text: str, specs: Iterable[TableSpec]) -> dict[str, i
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise ConfigError(f"time {text!r} is invalid ({error}); write 2026-11-21 or 2026-11-21T10:00, in UTC") from None
+    # Times without a zone are UTC, as `dataset log` prints them.
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     found, earliest = dict[str, int](), list[datetime]()
     for spec in specs:
         history = Table(store, spec).history()
+        # The newest commit that had happened by then; a table without one did not exist yet.
         found[spec.name] = max(
             (int(e["version"]) for e in history if commit_time(e) <= moment), default=BEFORE_CREATION
         )
@@ -245,6 +251,7 @@ def _current_versions(store: Store) -> dict[str, int]:
 
 
 def _read_refs(store: Store, kind: str) -> dict[str, dict[str, Any]]:
+    # Refs are few and small, so they are read one by one and never cached: other machines create and delete them.
     names = [name for name in store.list("refs", kind) if name.endswith(".json")]
     found = [json.loads(store.read("refs", kind, name)) for name in names]
     return {facts["name"]: facts for facts in sorted(found, key=lambda facts: facts["time"])}

@@ -47,6 +47,7 @@ def restore(point: Point, table: Table, run: RunInfo) -> RestoreResult:
         DatasetError: The old version lost files to a vacuum, or a vacuum is running.
     """
     old = point.table(table.spec)
+    # Version numbers of one branch mean nothing in another.
     if point.store.branch != table.store.branch:
         where = f"branch {point.store.branch}" if point.store.branch else "the main line"
         raise ConfigError(f"{point.label} is on {where}: restore it there (branch={point.store.branch or 'null'})")
@@ -56,6 +57,7 @@ def restore(point: Point, table: Table, run: RunInfo) -> RestoreResult:
 
     def plan() -> LogEntry | None:
         lock.renew()
+        # Compared by path: data files never change, so equal paths hold equal rows.
         live = table.live_files()
         add = [target[path] for path in target if path not in live]
         remove = [live[path] for path in live if path not in target]
@@ -66,6 +68,7 @@ def restore(point: Point, table: Table, run: RunInfo) -> RestoreResult:
         metadata = Lineage(run, "restore", {table.spec.name: old.version}).metadata(counts, point.label)
         return LogEntry(add, remove, shard_states, metadata, "RESTORE")
 
+    # Old files are referenced again, so no vacuum may delete them meanwhile.
     with store_lock(table.store, "restore") as lock:
         target = old.live_files()
         return RestoreResult(table.spec.name, before, commit_entry(table, plan), counts)
@@ -82,6 +85,7 @@ def revert(table: Table, version: int, run: RunInfo) -> RestoreResult:
     if not 1 <= version <= table.version:
         raise ConfigError(f"{spec.name}@{version} cannot be reverted: commits are {spec.name}@1 to @{table.version}")
     old, new = Table(store, spec, version - 1), Table(store, spec, version)
+    # What the commit did, as rows: it may have rewritten whole files for a few of them.
     undone = diff(old, new)
     undone_shards = _changed_shard_states(new, old, version)
     if not undone.keys and not undone_shards:
@@ -91,6 +95,7 @@ def revert(table: Table, version: int, run: RunInfo) -> RestoreResult:
     dropped_keys = [*undone.added, *undone.changed]
     counts = {"added": len(undone.removed), "removed": len(undone.added), "changed": len(undone.changed)}
     metadata = Lineage(run, "revert", {spec.name: version}).metadata(counts, f"{spec.name}@{version}")
+    # Written without an app id: reverting the same commit twice is refused by the check below, not by a mark.
     rewrite, before = plan_upsert(table, files, dropped_keys, None, metadata), table.version
 
     def plan() -> LogEntry | None:

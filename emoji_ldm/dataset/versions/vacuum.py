@@ -65,6 +65,7 @@ def plan_vacuum(store: Store, policy: RetentionPolicy) -> VacuumPlan:
     """
     deadline = datetime.now(UTC) - _parse_duration(policy.older_than)
     tables = list(_table_references(store, policy))
+    # All branches are examined at once, because a file may be used by a branch and not by its base.
     used = {path for table in tables for path in table.used()}
     removed_at = _removal_times(tables)
     found, foreign_folders = _data_files(store)
@@ -131,6 +132,7 @@ def _table_references(store: Store, policy: RetentionPolicy) -> Iterator[_TableR
                 pinned = {tag: facts["tables"][name] for tag, facts in tags.items()
                           if (facts["branch"] or None) == line.branch and name in facts["tables"]}  # fmt: skip
                 history = _retained_versions(table, policy.keep_history) - _dropped_versions(table, pinned, policy.drop)
+                # The history policy applies to each line; tags protect versions of the line that they point into.
                 label = f"{line.branch}:{name}" if line.branch else name
                 files, removed_at = _file_versions(table)
                 yield _TableReferences(label, table.version, history, pinned, files, removed_at)
@@ -174,6 +176,7 @@ def _dropped_versions(table: Table, pinned: dict[str, int], drop: Sequence[str])
         match = refs.PINNED_PATTERN.fullmatch(word)
         if not match or match[1] not in TABLES:
             raise ConfigError(f"{word!r} is not TABLE@VERSION ({', '.join(TABLES)})")
+        # The word names another table, or this is a branch: only versions of the main line can be dropped.
         if match[1] != name or table.store.branch:
             continue
         version = int(match[2])
@@ -196,10 +199,12 @@ def _data_files(store: Store) -> tuple[dict[str, fs.FileInfo], list[str]]:
         for info in (info for info in infos if info.is_file):
             path = info.path[len(store.root) + 1 :]
             line, name, rest = _split_path(path)
+            # A deleted branch has no ref, so its whole folder goes, logs included.
             if line and line not in branches:
                 files[path] = info
             elif name not in TABLES:
                 foreign.add("/".join(filter(None, (line, "tables", name))))
+            # Delta checkpoints are Parquet too, but they belong to the log.
             elif path.endswith(".parquet") and not rest.startswith("_delta_log/"):
                 files[path] = info
     return files, sorted(foreign)
