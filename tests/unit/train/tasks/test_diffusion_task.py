@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from functools import partial
 
+import pytest
 import torch
 from PIL import Image
 
