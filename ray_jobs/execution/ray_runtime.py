@@ -33,6 +33,7 @@ JOIN_SETTINGS = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
 LOCAL_SETTINGS = {
     "RAY_prestart_worker_first_driver": "0",  # most of our workers have settings of their own, which these lack
     "RAY_event_stats": "0",  # statistics of its event loops, for its debug log
+    "RAY_USAGE_STATS_ENABLED": "0",  # a local Ray sends nothing to anybody
     "REPORTER_UPDATE_INTERVAL_MS": "10000",  # metrics of the node; by default Ray's agent reads them every 2.5 s
 }
 
