@@ -47,20 +47,20 @@ def run(config: Config) -> dict[str, object]:
     requests = plan_requests(settings)
     source, uri = resolve_checkpoint(config, store, CACHE_FOLDER, settings.checkpoint or "")
     key, table = _key(config, store, source), Table(store, GENERATED)
-    wanted = {
+    by_id = {
         generated_id(key, request, settings.batch_size, deterministic=settings.deterministic): request
         for request in requests
     }
     done = table.keys()
-    pending = [name for name in wanted if name not in done]
+    pending = [name for name in by_id if name not in done]
     seconds = 0.0
     if pending:
         task = GenerateTask(uri, key, training_data_versions(store, uri), requests[0])
-        seconds = _draw(config, _shards(pending, wanted, settings.rows_per_shard), task)
+        seconds = _draw(config, _shards(pending, by_id, settings.rows_per_shard), task)
         table.refresh()
-    sheet = write_output_folder(_output(config), _rows(table, list(wanted)))
+    sheet = write_output_folder(_output(config), _rows(table, list(by_id)))
     return {
-        "images": len(wanted),
+        "images": len(by_id),
         "new": len(pending),
         **({"images/s": len(pending) / seconds} if pending else {}),
         "model": f"{uri} ({key})",
@@ -88,9 +88,9 @@ def _draw(config: Config, shards: Sequence[delta_sink.WorkShard], task: Generate
     return time.monotonic() - began
 
 
-def _shards(pending: Sequence[str], wanted: Mapping[str, GenerationRequest], size: int) -> list[delta_sink.WorkShard]:
+def _shards(pending: Sequence[str], by_id: Mapping[str, GenerationRequest], size: int) -> list[delta_sink.WorkShard]:
     parts = [pending[start : start + size] for start in range(0, len(pending), size)]
-    rows = ([{"generated_id": name, **{field: getattr(wanted[name], field) for field in CORE_FIELDS}} for name in part]
+    rows = ([{"generated_id": name, **{field: getattr(by_id[name], field) for field in CORE_FIELDS}} for name in part]
             for part in parts)  # fmt: skip
     return [
         delta_sink.WorkShard(key_of(part), {"requests": row}, len(part)) for part, row in zip(parts, rows, strict=True)

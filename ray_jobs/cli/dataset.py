@@ -180,7 +180,7 @@ def vacuum(
     examples=["emoji-ldm dataset verify", "emoji-ldm dataset verify images --as-of v1"],
 )
 def verify(config: "Config", words: list[str], table: TableName = "") -> int:
-    """Hash every picture again and check files, keys and references; exit status 1 for damage."""
+    """Hash every image again and check files, keys and references; exit status 1 for damage."""
     from ray_jobs.cli import dataset_commands
 
     return dataset_commands.verify(config, _table("verify", words, table))
@@ -258,7 +258,7 @@ def export(  # noqa: PLR0913  # one parameter per option
     examples=["emoji-ldm dataset import ./emoji", "emoji-ldm dataset import s3://bucket/wds store=data"],
 )
 def import_(config: "Config", words: list[str]) -> int:
-    """Add pictures of another data set: our exports, Parquet, tar shards, folders with NAME.txt captions."""
+    """Add images of another data set: our exports, Parquet, tar shards, folders with NAME.txt captions."""
     from ray_jobs.cli import dataset_commands
 
     return dataset_commands.import_(config, words)

@@ -70,8 +70,8 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         sys.stdout.write(f"emoji-ldm {__version__}\n")
         raise typer.Exit
 

@@ -2,7 +2,7 @@
 
 This is the `Backend` of the HTTP routes and of the bulk runner. An image depends on its own request alone, and its
 seed is fixed before it comes here: drawn again elsewhere it has the same bytes. So a replay is safe at any time, and
-the death of a replica costs time only. Four kinds of failure are told apart:
+the death of a replica costs time only. Four kinds of failure are distinguished:
 
 - full (`BackPressureError`, `Overloaded`): passed on as a refusal, unless a replica had accepted the image already;
   then it was promised, and is offered again until its time is over

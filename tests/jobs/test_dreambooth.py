@@ -1,4 +1,4 @@
-"""DreamBooth over a real local Ray: class pictures are drawn, all are encoded once, both networks learn."""
+"""DreamBooth over a real local Ray: class images are drawn, all images are encoded once, both networks learn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 @pytest.fixture
 def prepared(tiny_pipeline, tmp_path):
-    """The preset on a tiny pipeline: a subject with a class of two own pictures, and one without a class."""
+    """The preset on a tiny pipeline: a subject with a class of two own images, and one without a class."""
     for name, colour in (("rex", "brown"), ("rex", "tan"), ("mia", "grey")):
         photo(tmp_path / name / f"{colour}.jpg", colour=colour)
     for colour in ("black", "white"):

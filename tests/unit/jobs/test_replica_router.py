@@ -152,7 +152,7 @@ def test_leaving_a_stream_or_a_call_frees_the_row():
 
 
 def script_limits(handle, *answers):
-    """Calls of `limits`, which go as told; each entry of the list is one."""
+    """Calls of `limits`, which follow a script; each entry of the list is one."""
     calls, answers = [], list(answers)
     handle.limits = SimpleNamespace(remote=lambda: (calls.append(1), Call([answers.pop(0)]))[1])
     return calls
