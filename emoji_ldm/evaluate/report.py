@@ -108,6 +108,7 @@ def _generated(generated: Table, images: Table, run: str) -> dict[str, Any]:
 
 def _files_of_run(table: Table, run: str) -> list[str]:
     """Live files that a run committed, newest first."""
+    # The log, not the rows, knows which run wrote a file: a row names its checkpoint only.
     written = {
         action["add"]["path"]
         for _, actions in log_entries(table)
@@ -122,6 +123,7 @@ def _newest_rows(table: Table, files: Iterable[str]) -> list[dict[str, Any]]:
     """The last rows of files that are given newest first; only as many files as needed are read."""
     rows: list[dict[str, Any]] = []
     for path in files:
+        # Rows of a file are in the order of generation, so its newest ones are last.
         keys = table.keys_of(path).to_pylist()[len(rows) - SHOWN_GENERATED :]
         rows += reversed(table.read_located({path: keys}, GENERATED_COLUMNS).to_pylist())
         if len(rows) >= SHOWN_GENERATED:

@@ -112,6 +112,7 @@ def _inline_svg(document: bytes, title: str) -> str:
     caption = ET.Element(f"{{{SVG}}}title")
     caption.text = title
     root.insert(0, caption)
+    # matplotlib numbers its groups alike in every drawing ("axes_1", ...): such ids would repeat on the page.
     referenced = _referenced_ids(root)
     for element in root.iter():
         name = element.attrib.get("id", "")

@@ -45,6 +45,7 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
     if is_moving_reference(checkpoint):
         found = resolve_reference(config, store, checkpoint)
         return found.fetch(cache, "pipeline"), found.uri
+    # A checkpoint of ours has a manifest, which is written last: its existence means that the upload is complete.
     path = checkpoint.removeprefix(store.uri).strip("/")
     if store.exists(path, checkpoints.MANIFEST_FILE):
         found = checkpoints.Checkpoint(store, path, 0)
@@ -158,6 +159,7 @@ def read_model_limits(folder: Path | str, loras: Iterable[str] = ()) -> ModelLim
     Raises:
         ModelError: The folder is not a pipeline, or the model is not made for square images.
     """
+    # Only the small configuration files are read; the loaded model gives the same limits.
     folder = local_folder(folder)
     unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")

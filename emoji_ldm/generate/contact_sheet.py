@@ -32,6 +32,7 @@ def contact_sheet(images: Sequence[tuple[bytes, str]], columns: int = 0) -> byte
     """
     if not images:
         raise ValueError("a contact sheet needs at least one image")
+    # Cards are higher than wide, so 1.6 times as many columns as rows give a sheet of screen proportions.
     columns = columns or min(max(4, math.ceil(math.sqrt(len(images) * 1.6))), 12, len(images))
     font = ImageFont.load_default(FONT_PX)
     captions = [_wrap(caption, font) for _, caption in images]

@@ -124,6 +124,7 @@ class _StackedRows:
         self.x = torch.stack([row.x for row in self.order])
         self.previous_x0 = torch.stack([row.previous_x0 for row in self.order])
         self.needs_previous_x0 = any(row.needs_previous_x0 for row in rows)
+        # Work that no row of the batch needs is skipped for all of its ticks.
         self.stochastic = any(row.schedule.stochastic for row in rows)
         self._stack_unet_inputs()
         self._stack_coefficients()
@@ -177,6 +178,7 @@ class _StackedRows:
         if self.mask is not None:
             kept = signal * self.image_latents + noise_level * self.eps
             self.x = self.mask * self.x + (1 - self.mask) * kept
+        # Only now, as `_fresh_noise` and the previews above refer to the step that was running.
         for row in self.order:
             row.index += 1
         self.steps_done, self.steps_left = self.steps_done + 1, self.steps_left - 1

@@ -71,6 +71,7 @@ class EncoderDecoder:
             ConfigError: The model does not support the request, or its image or mask cannot be used.
         """
         self.check(request)
+        # The order of draws from the stream is fixed: first the initial latents, then each step's noise.
         schedule, noise = self.schedule(request), NoiseStream(request.seed, self.shape(request))
         return DenoisingRow(
             schedule=schedule,

@@ -57,6 +57,7 @@ def fit_to_canvas(image: Image.Image, width: int, height: int) -> Pixels:
 def load_init_image(data: bytes, width: int, height: int) -> Pixels:
     """Read-only pixels of a request's image at the request's size. Raises as `open_image`."""
     pixels = fit_to_canvas(open_image(data), width, height)
+    # Cached arrays are shared by requests, so a write would corrupt the next one's image.
     pixels.setflags(write=False)
     return pixels
 

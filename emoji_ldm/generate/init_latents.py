@@ -63,6 +63,7 @@ def make_initial_latents(
     device = model.device
     if not request.image:
         return InitialLatents(schedule.noise_level * noise.next().to(device))
+    # The posterior sample draws from the stream before the initial noise, as in diffusers.
     latents = _encode_image(model, request, noise).to(device)
     eps = noise.next().to(device)
     x = schedule.signal * latents + schedule.noise_level * eps

@@ -51,6 +51,7 @@ class StepTimer:
     def step(self, shape: LatentShape, num_rows: int, cost: int) -> Iterator[None]:
         """Time the tick that runs, or is queued, within this context."""
         if self.on_gpu:
+            # Events are recorded on the GPU's queue, so they time the kernels and not the host that queues them.
             first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             first.record()
             yield

@@ -80,6 +80,7 @@ class OfflineSampler:
             while waiting and self._fits(shapes[waiting[0]], [shapes[index] for index in running]):
                 index = waiting.popleft()
                 running[index] = self.encoder_decoder.encode(requests[index])
+            # Rows that are done leave after the tick, and the loop above refills their places.
             self.engine.tick(list(running.values()))
             steps_done += len(running)
             if on_step is not None:

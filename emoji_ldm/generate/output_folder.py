@@ -34,6 +34,7 @@ def write_output_folder(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path
         ConfigError: The folder cannot be written.
     """
     names = [file_name(index, row["prompt"], row["seed"]) for index, row in enumerate(rows)]
+    # Everything is prepared in memory first: a bad row must not leave a half-written folder.
     table = io.StringIO()
     writer = csv.DictWriter(table, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -83,6 +83,7 @@ def load_model(folder: Path | str, device: str | None = None) -> LatentDiffusion
         ) from None
     vae_config = read_json(folder / "vae" / "config.json")
     _check_supported(folder, unet.config, vae_config)
+    # The pipeline pads prompts to the tokenizer's length, so the same number of states must reach the U-Net.
     max_tokens = int(read_json(folder / "tokenizer" / "tokenizer_config.json").get("model_max_length", 77))
     size_px = unet.config.sample_size * 2 ** (len(vae_config["block_out_channels"]) - 1)
     return LatentDiffusionModel(

@@ -104,8 +104,10 @@ def read_request(png: bytes) -> GenerationRequest:
         KeyError: The file does not state it.
     """
     text = Image.open(io.BytesIO(png)).text  # type: ignore[attr-defined]
+    # A file states a setting only if it differs from the default, and an image only by its hash.
     optional = {field.name for field in fields(GenerationRequest)} - {*CORE_FIELDS, *IMAGE_FIELDS}
     names = [*CORE_FIELDS, *sorted(optional & text.keys())]
+    # Text chunks hold strings; the type of each field's default restores the value.
     return GenerationRequest(**{name: type(getattr(DEFAULT_REQUEST, name))(text[name]) for name in names})
 
 

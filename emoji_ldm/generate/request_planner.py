@@ -17,6 +17,7 @@ def plan_requests(config: GenerateConfig) -> list[GenerationRequest]:
     Raises:
         ConfigError: There is no prompt, a file cannot be read, or the last seed exceeds `MAX_SEED`.
     """
+    # A dict keeps the first occurrence of each prompt, in order.
     prompts = list(dict.fromkeys(prompt.strip() for prompt in (*config.prompts, *_read_prompts(config.prompts_file))))
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:

@@ -96,6 +96,7 @@ def lcm(scheduler: LCMScheduler, steps: int, first: int) -> StepWeights:
     """
     timesteps, power = _signal_powers(scheduler, steps)
     power_next = torch.cat([power[1:], power.new_ones(1)])  # the last step adds no noise
+    # c_skip and c_out of the consistency function f(x) = c_skip * x + c_out * x0.
     scaled = timesteps.double() * scheduler.config.timestep_scaling
     skip, out = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2), scaled / (scaled**2 + SIGMA_DATA**2).sqrt()
     return _step_weights(
@@ -123,6 +124,7 @@ def euler_ancestral(scheduler: EulerAncestralDiscreteScheduler, steps: int, firs
     The added variance is DDPM's posterior variance (Ho et al., 2020, equation 7) in the variance-exploding scale.
     """
     timesteps, sigma, sigma_next = _sigmas(scheduler, steps)
+    # Step down to sqrt(sigma_next^2 - sigma_up^2), then add sigma_up: the variances add up to sigma_next^2.
     sigma_up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt()
     levels = torch.ones_like(sigma), sigma
     weights = _deterministic_weights(levels, torch.ones_like(sigma), (sigma_next**2 - sigma_up**2).sqrt())
@@ -141,6 +143,7 @@ def dpmpp_2m(scheduler: DPMSolverMultistepScheduler, steps: int, first: int) -> 
     (signal, noise), (signal_next, noise_next) = (_signal_noise(scheduler, one) for one in (sigma, sigma_next))
     log_ratio = signal.log() - noise.log()  # lambda
     h = signal_next.log() - noise_next.log() - log_ratio  # infinite for a step that ends without noise
+    # expm1 stays exact for small steps, and gives -1 for the infinite last one.
     keep, add = noise_next / noise, -signal_next * torch.expm1(-h)
     extrapolation = torch.zeros_like(h)  # weight of (x0 - m)
     extrapolation[1:] = add[1:] / 2 * h[1:] / (log_ratio[1:] - log_ratio[:-1])

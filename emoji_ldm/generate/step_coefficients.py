@@ -78,6 +78,7 @@ class SamplingSchedules:
         if self.default in self._unsupported:
             raise ModelError(f"this scheduler cannot be sampled: {self._unsupported[self.default]}")
         self._lock = Lock()  # `set_timesteps` changes the scheduler object that the solver then reads
+        # Most requests use the same few settings, and building a schedule takes milliseconds.
         self._cached = lru_cache(maxsize=1024)(self._compute)
 
     @property
@@ -111,6 +112,7 @@ class SamplingSchedules:
             raise ConfigError(f"steps={steps} is refused: this model takes 1 to {max_steps} steps with {name}")
         if not 0 < strength <= 1 or not (num_run := int(steps * strength)):
             raise ConfigError(f"strength={strength:g} is refused: with steps={steps} it is {1 / steps:.3g} to 1")
+        # At strength 1 the row starts from pure noise: the image's own noise level would leave a trace of it.
         return self._cached(name, steps, steps - num_run, strength == 1)
 
     def _max_steps(self, name: str) -> int:

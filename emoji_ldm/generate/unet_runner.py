@@ -40,6 +40,7 @@ class UNetRunner:
         self.dtype: torch.dtype = unet.dtype  # read once, as diffusers visits every module for it
         self.is_cpu = self.device.type == "cpu"
         use_second_core = self.is_cpu and _num_cores() > 1 and torch.get_num_threads() == 1
+        # torch releases the GIL inside its kernels, so a thread is enough to use a second core.
         self._pool = ThreadPoolExecutor(1, "pass", initializer=apply_num_threads) if use_second_core else None
         # Fast mode: the number of rows from which on two passes side by side are quicker. `warmup` measures it.
         self.min_rows_to_split = 2 if use_second_core else self.max_rows + 1
@@ -60,6 +61,7 @@ class UNetRunner:
         """
         max_images = max_images or self.batch_size
         if self.deterministic:
+            # A CPU's time is in proportion to the rows, so smaller passes waste less on padding; a GPU runs one pass.
             rows = max_images if self.is_cpu else 2 * max_images
             return [rows] * -(-num_rows // rows)
         if not self.is_cpu:

@@ -98,6 +98,7 @@ def prepare_engine(
     engine = DenoisingEngine(model, batch_size, deterministic=deterministic)
     encoder_decoder = EncoderDecoder(model, batch_size, deterministic=deterministic)
     engine.unet.capture(model.latent_shape, encoder_decoder.encode(GenerationRequest("")).positive)
+    # The first decode chooses kernels too, which would otherwise delay the first image.
     encoder_decoder.decode([torch.zeros(model.latent_shape, device=model.device)])
     return engine, encoder_decoder
 

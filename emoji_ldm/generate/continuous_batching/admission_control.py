@@ -89,8 +89,10 @@ class AdmissionControl:
             raise DeadlineExceeded(
                 f"{pending.steps} steps of this size take longer than {timeout_s:.1f} s; ask for less"
             )
+        # The wait for a slot is the predicted wait less the image's own steps in a full batch.
         own_s = min(wait_s, pending.steps * pending.bucket.full_tick_s)
         self._recent.append((own_s, timeout_s))
+        # Maxima over recent requests, so that all images have the same limit on their wait for a slot.
         reserved = max(own_s for own_s, _ in self._recent) / max(timeout_s for _, timeout_s in self._recent)
         limit_s = min(timeout_s - own_s, (1 - min(MAX_RESERVED_SHARE, reserved)) * timeout_s)
         return wait_s - own_s - WAIT_SAFETY_FACTOR * limit_s

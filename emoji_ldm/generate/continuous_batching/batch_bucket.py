@@ -121,7 +121,9 @@ class BatchBucket:
         if not fill_up or len(chosen) == self.max_batch:
             return chosen
         self._start_ready(not bulk)
+        # Guided images cost two rows each, so the prediction counts them separately.
         num_guided = sum(_is_guided(pending) for pending in chosen)
+        # Interactive clients pay for bulk rows with latency, so the growth of the tick is bounded.
         limit_s = MAX_BULK_SLOWDOWN * self.predict_tick_s(len(chosen), num_guided)
         for pending in self.running[not bulk][: self.max_batch - len(chosen)]:
             num_guided += _is_guided(pending)

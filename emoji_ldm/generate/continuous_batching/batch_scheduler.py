@@ -78,6 +78,7 @@ class BatchScheduler:
     def next_batch(self, classes: Collection[bool] = BOTH_CLASSES) -> tuple[BatchBucket, list[PendingImage]]:
         """The bucket of the next tick and its images. There must be a runnable row of these classes."""
         has_interactive, has_bulk = (self.has_runnable({bulk} & set(classes)) for bulk in BOTH_CLASSES)
+        # Bulk images get a tick of their own when nobody else needs it, or when a whole tick is owed to them.
         bulk = has_bulk and (not has_interactive or self._bulk_deficit >= 1)
         bucket = self._next_bucket(bulk)
         batch = bucket.next_batch(bulk, fill_up=len(classes) > 1)
@@ -92,6 +93,7 @@ class BatchScheduler:
         shares = self._shares(bulk)
         oldest, now = min(shares, key=lambda bucket: bucket.last_stepped_at), time.monotonic()
         chosen = max(shares, key=lambda bucket: bucket.deficit_s + shares[bucket] * bucket.full_tick_s)
+        # Deficits rely on predictions; this bound holds even if those are wrong.
         if now - oldest.last_stepped_at > MAX_IDLE_S:
             chosen = oldest
         for bucket, share in shares.items():

@@ -69,6 +69,7 @@ class ContinuousBatcher:
         model = self._model_for(request.lora)
         model.encoder_decoder.check(request)
         shape, steps = model.encoder_decoder.shape(request), len(model.encoder_decoder.schedule(request))
+        # One lock for both, or the scheduler might drop the empty bucket before the image is in it.
         with self._state.changed:
             bucket = self._state.scheduler.bucket(model, shape)
             deadline = time.monotonic() + timeout_s
@@ -88,6 +89,7 @@ class ContinuousBatcher:
 
     def limits(self) -> ModelLimits:
         """The requests that are accepted."""
+        # Read once: `swap_model` may replace the mapping at any time.
         models = self._models
         encoder_decoder = models[""].encoder_decoder
         return ModelLimits(
@@ -118,6 +120,7 @@ class ContinuousBatcher:
         with state.changed:
             state.closed = True
             state.changed.wait_for(lambda: not state.pending, drain_s)
+        # Whatever is left is failed, then the threads end.
         state.stop()
         self._workers.join()
 

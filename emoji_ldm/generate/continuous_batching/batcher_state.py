@@ -101,6 +101,7 @@ class BatcherState:
             wanted = pending.future.set_running_or_notify_cancel()
             self.counters.final_states[state if wanted else "cancelled"] += 1
             self.pending.discard(pending)
+            # An encoded row is dropped by the scheduler's next `drop_finished`, which owns the rows.
             if pending.row is None:
                 pending.bucket.waiting[pending.bulk].remove(pending)
             self.changed.notify_all()
@@ -152,6 +153,7 @@ class BatcherState:
             self.closed = self.stopped = True
             self.error = self.error or error
             self.changed.notify_all()
+            # A copy, as failing an image removes it from the set.
             images = list(self.pending)
         for pending in images:
             closed = BatcherClosed("the batcher was closed" if error is None else f"generation has stopped: {error!r}")

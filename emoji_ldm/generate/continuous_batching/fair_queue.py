@@ -55,6 +55,7 @@ class FairQueue(Generic[ItemT]):
     def pop(self) -> ItemT:
         """Remove and return the next item."""
         tenant = min(self._items, key=self._served_steps.__getitem__)
+        # Newcomers start level with the tenant that is served now, not at zero: no credit for having been idle.
         self._virtual_time = self._served_steps[tenant]
         item = next(iter(self._items[tenant]))
         self._served_steps[tenant] += item.steps

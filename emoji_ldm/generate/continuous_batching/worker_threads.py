@@ -76,6 +76,7 @@ class WorkerThreads:
         state = self.state
         with state.changed:
             state.changed.wait_for(lambda: state.stopped or state.scheduler.has_work_to_prepare)
+            # More than one only in fast mode, where prompts may share a batch.
             images = state.scheduler.next_to_prepare(self._max_prompts)
         with self._watched():
             if len(images) > 1:
@@ -107,10 +108,12 @@ class WorkerThreads:
         with state.changed:
             if not (state.stopped or state.can_step):
                 state.changed.wait(state.next_deadline_in_s())
+            # Late rows leave before the batch is chosen, so that they take nobody's slot.
             late = [*state.take_expired(), *state.take_unmeetable()]
             state.scheduler.drop_finished()
             has_batch = state.can_step and not state.stopped
             batch = state.scheduler.next_batch(state.runnable_classes) if has_batch else None
+        # Outside the lock, as callbacks of the future may call back into the batcher.
         for pending in late:
             state.fail(pending, DeadlineExceeded("the image was not ready in time"), "expired")
         if batch is not None:
@@ -126,6 +129,7 @@ class WorkerThreads:
             self._handle_out_of_memory(bucket, images)
             return
         with state.changed:
+            # On a GPU these are earlier ticks; each names its own shape and size.
             for timed in engine.timer.take():
                 bucket.model.shape_profile(timed.shape).profile.update(timed.cost, timed.seconds)
                 state.counters.tick(timed.num_rows, timed.seconds)
@@ -142,6 +146,7 @@ class WorkerThreads:
         bucket.model.engine.evict(bucket.shape)
         with self.state.changed:
             bucket.shape_profile.max_batch = max(1, bucket.max_batch // 2)
+        # Freeing the cached state may suffice for the next, smaller tick.
         side = " x ".join(str(cells) for cells in bucket.shape[1:])
         reason = f"{len(images)} images of {side} latents need more memory than the device has; lower batch_size"
         for pending in images:
