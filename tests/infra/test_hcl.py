@@ -67,7 +67,7 @@ def test_a_star_in_a_policy_says_why(path):
             assert "#" in line, f"{path.name}:{number} gives all without saying why"
 
 
-def test_a_check_that_is_skipped_says_why():
+def test_a_skipped_check_has_a_reason():
     for path in FILES:
         for skip in re.findall(r"#checkov:skip=(.*)", path.read_text()):
             assert re.fullmatch(r"CKV2?_AWS_\d+:.{10,}", skip), f"{path}: {skip}"

@@ -25,7 +25,7 @@ def things():
 
 
 def of_kind(things, kind):
-    return {thing["metadata"]["name"]: thing["spec"] for thing in things if thing["kind"] == kind}
+    return {obj["metadata"]["name"]: obj["spec"] for obj in things if obj["kind"] == kind}
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def pools(things):
 
 
 def test_pools_and_classes_pass_the_real_definitions_with_their_cel_rules(things):
-    found = [thing for thing in things if thing["apiVersion"].startswith("karpenter")]
+    found = [obj for obj in things if obj["apiVersion"].startswith("karpenter")]
     assert len(found) == 6
-    for thing in found:
-        assert list(schema_problems(thing, K8S / "schemas", "1.35")) == []
+    for obj in found:
+        assert list(schema_problems(obj, K8S / "schemas", "1.35")) == []
 
 
 def test_a_start_up_taint_without_an_effect_is_named(things):
@@ -70,8 +70,8 @@ def test_quotas_of_the_queues_fit_the_limits_of_the_pools(things, pools):
 def test_a_node_outlives_the_idle_time_of_ray_s_autoscaler(things, pools):
     idle = [
         part["idleTimeoutSeconds"]
-        for thing in things
-        if (cluster := ray_cluster(thing))
+        for obj in things
+        if (cluster := ray_cluster(obj))
         for part in (cluster.get("autoscalerOptions", {}), *cluster.get("workerGroupSpecs", []))
         if "idleTimeoutSeconds" in part
     ]
@@ -80,7 +80,7 @@ def test_a_node_outlives_the_idle_time_of_ray_s_autoscaler(things, pools):
 
 
 def test_a_draining_node_waits_for_the_longest_job_but_a_spot_node_for_its_two_minutes(things, pools):
-    jobs = [job for thing in things if (found := ray_job(thing)) for job in found[1:]]
+    jobs = [job for obj in things if (found := ray_job(obj)) for job in found[1:]]
     longest = max(job.get("activeDeadlineSeconds", 0) for job in jobs)
     assert longest
     for name, pool in pools.items():

@@ -22,7 +22,7 @@ STORE = Store("s3://bucket/store")
 
 def service_accounts():
     things = yaml.safe_load_all((ROOT / "k8s" / "base" / "accounts.yaml").read_text())
-    return {thing["metadata"]["name"] for thing in things if thing["kind"] == "ServiceAccount"}
+    return {obj["metadata"]["name"] for obj in things if obj["kind"] == "ServiceAccount"}
 
 
 def patterns(account, *kinds):

@@ -73,10 +73,10 @@ class Api:
 
     def of(self, kind):
         with self.lock:
-            return [copy.deepcopy(thing) for (_, own, _, _), thing in self.objects.items() if own == kind]
+            return [copy.deepcopy(obj) for (_, own, _, _), obj in self.objects.items() if own == kind]
 
     def one(self, kind, name):
-        return next((thing for thing in self.of(kind) if thing["metadata"]["name"] == name), None)
+        return next((obj for obj in self.of(kind) if obj["metadata"]["name"] == name), None)
 
     def update(self, kind, name, **fields):
         """Merge fields into an object, as a controller writes its status."""
@@ -84,16 +84,16 @@ class Api:
             key = next(key for key in self.objects if (key[1], key[3]) == (kind, name))
             self._store(key, merged(self.objects[key], fields), spoken=False)
 
-    def add(self, thing):
+    def add(self, obj):
         """As a controller makes an object."""
         with self.lock:
-            thing = copy.deepcopy(thing)
-            thing["metadata"].setdefault("namespace", "emoji-ldm")
-            if thing["kind"] in CLUSTER_WIDE:
-                del thing["metadata"]["namespace"]
-            meta = thing["metadata"]
-            key = (thing["apiVersion"], thing["kind"], meta.get("namespace", ""), meta["name"])
-            return self._store(key, thing)
+            obj = copy.deepcopy(obj)
+            obj["metadata"].setdefault("namespace", "emoji-ldm")
+            if obj["kind"] in CLUSTER_WIDE:
+                del obj["metadata"]["namespace"]
+            meta = obj["metadata"]
+            key = (obj["apiVersion"], obj["kind"], meta.get("namespace", ""), meta["name"])
+            return self._store(key, obj)
 
     def remove(self, kind, name):
         with self.lock:
@@ -101,17 +101,17 @@ class Api:
 
     # What clients ask for.
 
-    def create(self, key, thing):
+    def create(self, key, obj):
         self._namespace_of(key)
         if key in self.objects:
             raise Refusal(409, "AlreadyExists", f'{self._resource(key)} "{key[3]}" already exists', name=key[3])
-        return self._store(key, thing)
+        return self._store(key, obj)
 
-    def apply(self, key, thing, manager, force):
+    def apply(self, key, obj, manager, force):
         """Server-side apply: fields of other managers may only be set to what they are."""
         self._namespace_of(key)
         before, owned = self.objects.get(key, {}), self.owners.setdefault(key, {})
-        fresh = leaves(thing)
+        fresh = leaves(obj)
         clashes = [path for path, value in fresh.items() for other, paths in owned.items()
                    if other != manager and path in paths and leaves(before).get(path) != value]  # fmt: skip
         if clashes and not force:
@@ -123,7 +123,7 @@ class Api:
                 for path in clashes])  # fmt: skip
         kept = without(before, set(owned.get(manager, ())) - set(fresh))
         owned[manager] = set(fresh)
-        return self._store(key, merged(kept, thing))
+        return self._store(key, merged(kept, obj))
 
     def delete(self, key):
         if key not in self.objects:
@@ -131,8 +131,8 @@ class Api:
         return self._drop(key)
 
     def listed(self, version, kind, namespace, query):
-        found = [thing for (own, name, place, _), thing in self.objects.items()
-                 if (own, name) == (version, kind) and namespace in ("", place) and chosen(thing, query)]  # fmt: skip
+        found = [obj for (own, name, place, _), obj in self.objects.items()
+                 if (own, name) == (version, kind) and namespace in ("", place) and chosen(obj, query)]  # fmt: skip
         return {"kind": f"{kind}List", "apiVersion": version, "metadata": {"resourceVersion": str(self.version)},
                 "items": copy.deepcopy(found)}  # fmt: skip
 
@@ -143,44 +143,44 @@ class Api:
                        f'"{resource}" in API group "{group}"{place}')  # fmt: skip
             raise Refusal(403, "Forbidden", message)
 
-    def _store(self, key, thing, *, spoken=True):
+    def _store(self, key, obj, *, spoken=True):
         old = self.objects.get(key)
-        thing = copy.deepcopy(thing)
-        meta = thing.setdefault("metadata", {})
-        if strings := thing.pop("stringData", None):
+        obj = copy.deepcopy(obj)
+        meta = obj.setdefault("metadata", {})
+        if strings := obj.pop("stringData", None):
             import base64
 
-            thing["data"] = {name: base64.b64encode(text.encode()).decode() for name, text in strings.items()}
+            obj["data"] = {name: base64.b64encode(text.encode()).decode() for name, text in strings.items()}
         self.version += 1
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         first = {"uid": str(uuid.uuid4()), "creationTimestamp": now, "generation": 0}
         kept = {name: (old or {"metadata": first})["metadata"].get(name) for name in first}
-        changed = old is None or old.get("spec") != thing.get("spec")
+        changed = old is None or old.get("spec") != obj.get("spec")
         meta |= kept | {"resourceVersion": str(self.version), "generation": (kept["generation"] or 0) + changed}
         if old is not None and "status" in old:
-            thing.setdefault("status", old["status"])
-        self.objects[key] = thing
+            obj.setdefault("status", old["status"])
+        self.objects[key] = obj
         self._tell("ADDED" if old is None else "MODIFIED", key)
         for reaction in self.reactions if spoken else ():
-            reaction(self, copy.deepcopy(thing))
+            reaction(self, copy.deepcopy(obj))
         return copy.deepcopy(self.objects[key])
 
     def _drop(self, key):
-        thing = self.objects.pop(key)
+        obj = self.objects.pop(key)
         self.owners.pop(key, None)
         self.version += 1
-        self._tell("DELETED", key, thing)
+        self._tell("DELETED", key, obj)
         inside = [other for other in self.objects if key[1] == "Namespace" and other[2] == key[3]]
-        uid = thing["metadata"]["uid"]
+        uid = obj["metadata"]["uid"]
         owned = [other for other, made in self.objects.items()
                  if any(owner["uid"] == uid for owner in made["metadata"].get("ownerReferences", ()))]  # fmt: skip
         for other in {*inside, *owned}:
             if other in self.objects:
                 self._drop(other)
-        return thing
+        return obj
 
-    def _tell(self, what, key, thing=None):
-        self.history.append((what, key, copy.deepcopy(thing or self.objects[key])))
+    def _tell(self, what, key, obj=None):
+        self.history.append((what, key, copy.deepcopy(obj or self.objects[key])))
         self.changed.notify_all()
 
     def _namespace_of(self, key):
@@ -192,18 +192,18 @@ class Api:
         return plural(key[1]) + (f".{group}" if group else "")
 
 
-def leaves(thing, path=()):
+def leaves(obj, path=()):
     """Path -> value of all that an applied object sets; list entries with a name are told apart by it."""
-    if path == () and isinstance(thing, dict):
-        thing = {name: value for name, value in thing.items() if name not in ("apiVersion", "kind", "status")}
-        meta = thing.get("metadata", {})
-        thing["metadata"] = {name: value for name, value in meta.items() if name in ("labels", "annotations")}
-    if isinstance(thing, dict) and thing:
-        return {where: value for name, child in thing.items() for where, value in leaves(child, (*path, name)).items()}
-    if isinstance(thing, list) and thing and all(isinstance(entry, dict) and "name" in entry for entry in thing):
-        return {where: value for entry in thing
+    if path == () and isinstance(obj, dict):
+        obj = {name: value for name, value in obj.items() if name not in ("apiVersion", "kind", "status")}
+        meta = obj.get("metadata", {})
+        obj["metadata"] = {name: value for name, value in meta.items() if name in ("labels", "annotations")}
+    if isinstance(obj, dict) and obj:
+        return {where: value for name, child in obj.items() for where, value in leaves(child, (*path, name)).items()}
+    if isinstance(obj, list) and obj and all(isinstance(entry, dict) and "name" in entry for entry in obj):
+        return {where: value for entry in obj
                 for where, value in leaves(entry, (*path, f'[name="{entry["name"]}"]')).items()}  # fmt: skip
-    return {path: thing}
+    return {path: obj}
 
 
 def dotted(path):
@@ -221,10 +221,10 @@ def merged(old, new):
     return copy.deepcopy(new)
 
 
-def without(thing, paths):
-    thing = copy.deepcopy(thing)
+def without(obj, paths):
+    obj = copy.deepcopy(obj)
     for path in paths:
-        place = thing
+        place = obj
         for part in path[:-1]:
             if part.startswith("["):
                 place = next((entry for entry in place if f'[name="{entry.get("name")}"]' == part), {})
@@ -232,18 +232,18 @@ def without(thing, paths):
                 place = place.get(part, {}) if isinstance(place, dict) else {}
         if isinstance(place, dict):
             place.pop(path[-1], None)
-    return thing
+    return obj
 
 
-def chosen(thing, query):
-    labels = thing["metadata"].get("labels") or {}
+def chosen(obj, query):
+    labels = obj["metadata"].get("labels") or {}
     for term in filter(None, query.get("labelSelector", "").split(",")):
         name, sign, value = term.partition("!=") if "!=" in term else term.partition("=")
         if (labels.get(name) == value.lstrip("=")) == (sign == "!="):
             return False
     for term in filter(None, query.get("fieldSelector", "").split(",")):
         name, _, value = term.partition("=")
-        place = thing
+        place = obj
         for part in name.split("."):
             place = place.get(part, {})
         if place != value:
@@ -341,9 +341,9 @@ class Visit(BaseHTTPRequestHandler):
     def _post(self, path):
         version, kind, namespace, _, _ = self._where(path)
         self._may("create", namespace)
-        thing = json.loads(self.body)
+        obj = json.loads(self.body)
         with self.api.lock:
-            return 201, self.api.create((version, kind, namespace, thing["metadata"]["name"]), thing)
+            return 201, self.api.create((version, kind, namespace, obj["metadata"]["name"]), obj)
 
     def _put(self, path):
         version, kind, namespace, name, _ = self._where(path)
@@ -358,8 +358,8 @@ class Visit(BaseHTTPRequestHandler):
         with self.api.lock:
             if "apply-patch" in self.headers["Content-Type"]:
                 new = key not in self.api.objects
-                thing = yaml.safe_load(self.body)
-                made = self.api.apply(key, thing, self.query["fieldManager"], self.query.get("force") == "true")
+                obj = yaml.safe_load(self.body)
+                made = self.api.apply(key, obj, self.query["fieldManager"], self.query.get("force") == "true")
                 return 201 if new else 200, made
             self.api.owners.setdefault(key, {}).setdefault(self.query.get("fieldManager", "patch"), set()).update(
                 leaves(json.loads(self.body)))  # fmt: skip
@@ -372,8 +372,8 @@ class Visit(BaseHTTPRequestHandler):
             if name:
                 return 200, self.api.delete((version, kind, namespace, name))
             found = self.api.listed(version, kind, namespace, self.query)
-            for thing in found["items"]:
-                self.api.delete((version, kind, namespace, thing["metadata"]["name"]))
+            for obj in found["items"]:
+                self.api.delete((version, kind, namespace, obj["metadata"]["name"]))
             return 200, found
 
     def _log(self, name):
@@ -404,10 +404,10 @@ class Visit(BaseHTTPRequestHandler):
                 told += len(events)
                 if not events:
                     self.api.changed.wait(0.1)
-            for what, key, thing in events:
-                fresh = int(thing["metadata"]["resourceVersion"]) > since or what == "DELETED"
-                if key[:2] == (version, kind) and namespace in ("", key[2]) and fresh and chosen(thing, self.query):
-                    self._chunk(json.dumps({"type": what, "object": thing}).encode() + b"\n")
+            for what, key, obj in events:
+                fresh = int(obj["metadata"]["resourceVersion"]) > since or what == "DELETED"
+                if key[:2] == (version, kind) and namespace in ("", key[2]) and fresh and chosen(obj, self.query):
+                    self._chunk(json.dumps({"type": what, "object": obj}).encode() + b"\n")
         return 200, self._end()
 
     def _stream(self):

@@ -12,7 +12,7 @@ NAMESPACE = "emoji-ldm"
 PART = {"app.kubernetes.io/part-of": NAMESPACE}
 
 
-def thing(kind, name, version="v1", **fields):
+def obj(kind, name, version="v1", **fields):
     labels = {**PART, **fields.pop("labels", {})}
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": labels}, **fields}
 
@@ -21,16 +21,16 @@ def job(stage):
     spec = {"entrypoint": f"emoji-ldm {stage} --config /etc/emoji-ldm/emoji-ldm.yaml",
             "rayClusterSpec": {"headGroupSpec": {"template": {"spec": {"volumes": [
                 {"name": "config", "configMap": {"name": "emoji-ldm"}}]}}}}}  # fmt: skip
-    return thing("RayJob", stage, "ray.io/v1", labels={"emoji-ldm/submit": "true", "emoji-ldm/stage": stage}, spec=spec)
+    return obj("RayJob", stage, "ray.io/v1", labels={"emoji-ldm/submit": "true", "emoji-ldm/stage": stage}, spec=spec)
 
 
 SMALL = [
-    thing("Namespace", NAMESPACE),
-    thing("ConfigMap", "emoji-ldm", data={"emoji-ldm.yaml": "run: demo\n"}),
-    thing("StatefulSet", "store", "apps/v1", spec={"replicas": 1}),
-    thing("Job", "store-setup", "batch/v1", spec={}),
-    thing("RayCluster", "emoji-ldm", "ray.io/v1", spec={}),
-    thing("RayService", "serve", "ray.io/v1", spec={}),
+    obj("Namespace", NAMESPACE),
+    obj("ConfigMap", "emoji-ldm", data={"emoji-ldm.yaml": "run: demo\n"}),
+    obj("StatefulSet", "store", "apps/v1", spec={"replicas": 1}),
+    obj("Job", "store-setup", "batch/v1", spec={}),
+    obj("RayCluster", "emoji-ldm", "ray.io/v1", spec={}),
+    obj("RayService", "serve", "ray.io/v1", spec={}),
     job("crawl"),
     job("train"),
 ]
@@ -67,7 +67,7 @@ def api():
     return api
 
 
-def operate(api, thing):
+def operate(api, obj):
     """What kubelet, KubeRay and the store's setup make of an object."""
     status = {
         "StatefulSet": {"readyReplicas": 1},
@@ -75,9 +75,9 @@ def operate(api, thing):
         "RayCluster": {"state": "ready"},
         "RayService": {"activeServiceStatus": {"applicationStatuses": {
             "emoji-ldm": {"status": "DEPLOY_FAILED", "message": NO_CHECKPOINT}}}},
-    }.get(thing["kind"])  # fmt: skip
+    }.get(obj["kind"])  # fmt: skip
     if status:
-        api.update(thing["kind"], thing["metadata"]["name"], status=status)
+        api.update(obj["kind"], obj["metadata"]["name"], status=status)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ def test_help_of_every_verb_shows_an_example(verb, capsys):
     (["up", "--overlay", "nope"], "no overlay 'nope' in k8s/overlays (there are: dev, eks, kind, kind-minio)"),
     (["up", "--overlay", "kind", "--manifests", "infra"], "no manifests in infra: run from a clone of the project"),
 ])  # fmt: skip
-def test_manifests_that_are_not_there_are_one_line(words, text, capsys):
+def test_missing_manifests_are_reported_in_one_line(words, text, capsys):
     assert main(["cluster", *words]) == 2
     error = capsys.readouterr().err
     assert text in error and error.count("\n") == 1 and error.startswith("error: ")

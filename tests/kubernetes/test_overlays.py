@@ -18,7 +18,7 @@ def manifests():
 
 @pytest.mark.parametrize("overlay", ["kind", pytest.param("dev", marks=pytest.mark.long)])
 def test_an_overlay_comes_up_runs_a_stage_and_goes(cluster, api, overlay):
-    api.kinds |= {(thing["apiVersion"], plural(thing["kind"])): thing["kind"] for thing in render(K8S, overlay)}
+    api.kinds |= {(obj["apiVersion"], plural(obj["kind"])): obj["kind"] for obj in render(K8S, overlay)}
     status, _, said = cluster("up", overlay=overlay)
     assert status == 0, said
     assert api.of("RayJob") == [] and len(api.of("RayCronJob")) == 1

@@ -254,13 +254,13 @@ print(json.dumps(ray.get(found + later)))
 
 def drained(overlay, kind):
     """(drain timeout, grace period) that an overlay sets on the workers of its RayService or RayCluster."""
-    thing = next(thing for thing in render(ROOT / "k8s", overlay) if thing["kind"] == kind)["spec"]
-    spec = thing.get("rayClusterConfig", thing)["workerGroupSpecs"][0]["template"]["spec"]
+    obj = next(obj for obj in render(ROOT / "k8s", overlay) if obj["kind"] == kind)["spec"]
+    spec = obj.get("rayClusterConfig", obj)["workerGroupSpecs"][0]["template"]["spec"]
     values = {entry["name"]: entry.get("value") for entry in spec["containers"][0]["env"]}
     return float(values["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]), spec["terminationGracePeriodSeconds"]
 
 
-def test_a_worker_that_kubernetes_ends_finishes_its_tasks_and_takes_no_more(system, tmp_path):
+def test_a_terminated_worker_finishes_its_tasks_and_accepts_no_more(system, tmp_path):
     """No task may be tried again, so one that is lost fails the driver."""
     timeout_s, grace_s = drained("dev", "RayCluster")
     assert timeout_s + 5 <= grace_s, "Kubernetes kills what is still draining"

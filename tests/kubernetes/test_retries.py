@@ -19,7 +19,7 @@ STEPS, EVERY = 1200, 100
 
 @pytest.fixture(scope="module")
 def spec():
-    jobs = {thing["metadata"]["name"]: thing for thing in render(K8S, "kind") if thing["kind"] == "RayJob"}
+    jobs = {obj["metadata"]["name"]: obj for obj in render(K8S, "kind") if obj["kind"] == "RayJob"}
     return jobs["train"]["spec"]
 
 

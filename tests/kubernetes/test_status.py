@@ -17,7 +17,7 @@ from emoji_ldm.kubernetes.status_rows import build_rows
 NOW = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def thing(kind, name, labels=None, owner=None, **fields):
+def obj(kind, name, labels=None, owner=None, **fields):
     meta = {"name": name, "uid": f"{kind}-{name}", "creationTimestamp": NOW, "labels": labels or {}}
     if owner:
         meta["ownerReferences"] = [{"kind": owner.partition("-")[0], "uid": owner, "controller": True}]
@@ -25,7 +25,7 @@ def thing(kind, name, labels=None, owner=None, **fields):
 
 
 def pod(cluster, name="head", kind="head", **status):
-    return thing("Pod", name, {"ray.io/cluster": cluster, "ray.io/node-type": kind}, status=status)
+    return obj("Pod", name, {"ray.io/cluster": cluster, "ray.io/node-type": kind}, status=status)
 
 
 def waiting(reason, image="quay.io/x:1", message="", **more):
@@ -42,7 +42,7 @@ def condition(kind, status, message="", reason=""):
     return {"type": kind, "status": status, "message": message, "reason": reason}
 
 
-CLUSTER = thing("RayCluster", "emoji-ldm", spec={}, status={"state": ""})
+CLUSTER = obj("RayCluster", "emoji-ldm", spec={}, status={"state": ""})
 OOM = {"reason": "OOMKilled", "exitCode": 137}
 UNPLACED = condition("PodScheduled", "False", "0/5 nodes are available: 5 Insufficient nvidia.com/gpu")
 
@@ -56,9 +56,9 @@ UNPLACED = condition("PodScheduled", "False", "0/5 nodes are available: 5 Insuff
      'CreateContainerConfigError: secret "redis" not found'),
     ([pod("emoji-ldm", **waiting("CrashLoopBackOff", lastState={"terminated": OOM}))],
      "CrashLoopBackOff after OOMKilled (exit code 137)"),
-    ([thing("Pod", "w", {"ray.io/cluster": "emoji-ldm"}, spec={"schedulingGates": [{"name": "kueue.x-k8s.io/x"}]})],
+    ([obj("Pod", "w", {"ray.io/cluster": "emoji-ldm"}, spec={"schedulingGates": [{"name": "kueue.x-k8s.io/x"}]})],
      "scheduling is gated by kueue.x-k8s.io/x"),
-    ([thing("Event", "e", type="Warning", reason="FailedCreate", lastTimestamp=NOW, message="exceeded quota: pods=10",
+    ([obj("Event", "e", type="Warning", reason="FailedCreate", lastTimestamp=NOW, message="exceeded quota: pods=10",
             involvedObject={"kind": "RayCluster", "name": "emoji-ldm"})], "FailedCreate: exceeded quota: pods=10"),
     ([pod("emoji-ldm", phase="Failed", message="The node was low on resource: ephemeral-storage.")], "low on resource"),
 ])  # fmt: skip
@@ -68,16 +68,16 @@ def test_why_a_cluster_is_not_ready(pods, text):
     assert text in row.reason
 
 
-def test_pods_that_a_policy_refuses_are_told_by_the_clusters_condition():
+def test_pods_refused_by_a_policy_are_explained_by_the_condition_of_the_cluster():
     refused = condition("ReplicaFailure", "True", 'pods "x" is forbidden: violates PodSecurity "restricted:latest"')
     assert (
         'violates PodSecurity "restricted'
-        in why(thing("RayCluster", "emoji-ldm", status={"conditions": [refused]})).reason
+        in why(obj("RayCluster", "emoji-ldm", status={"conditions": [refused]})).reason
     )
 
 
 def workload(*conditions, active=True, **status):
-    return thing("Workload", "w", owner="RayJob-train", spec={"queueName": "train", "active": active},
+    return obj("Workload", "w", owner="RayJob-train", spec={"queueName": "train", "active": active},
                  status={"conditions": list(conditions), **status})  # fmt: skip
 
 
@@ -93,12 +93,12 @@ def workload(*conditions, active=True, **status):
      "Kueue deactivated it: exceeded the PodsReady timeout"),
 ])  # fmt: skip
 def test_why_a_job_is_not_admitted(own, text):
-    job = thing("RayJob", "train", spec={"suspend": True}, status={"jobDeploymentStatus": "Suspended"})
+    job = obj("RayJob", "train", spec={"suspend": True}, status={"jobDeploymentStatus": "Suspended"})
     assert text in why(job, own).reason
 
 
 def test_of_the_workloads_of_an_elastic_job_the_newest_counts():
-    job = thing("RayJob", "train", spec={"suspend": True}, status={})
+    job = obj("RayJob", "train", spec={"suspend": True}, status={})
     older = workload(condition("QuotaReserved", "False", "too small a quota"))
     older["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
     gone = workload(condition("Finished", "True"), condition("QuotaReserved", "False", "of a slice that is over"))
@@ -106,14 +106,14 @@ def test_of_the_workloads_of_an_elastic_job_the_newest_counts():
     assert "waits for four GPUs" in why(job, older, newest, gone).reason
 
 
-def test_a_queued_job_of_which_kueue_knows_nothing_says_so():
-    job = thing("RayJob", "train", {"kueue.x-k8s.io/queue-name": "train"}, spec={"suspend": True}, status={})
+def test_a_queued_job_without_a_workload_is_explained():
+    job = obj("RayJob", "train", {"kueue.x-k8s.io/queue-name": "train"}, spec={"suspend": True}, status={})
     assert "Kueue created no Workload for it" in why(job).reason
 
 
 def test_a_job_waits_for_what_its_cluster_waits_for():
-    job = thing("RayJob", "train", status={"jobDeploymentStatus": "Initializing", "rayClusterName": "train-x"})
-    cluster = thing("RayCluster", "train-x", owner="RayJob-train", status={})
+    job = obj("RayJob", "train", status={"jobDeploymentStatus": "Initializing", "rayClusterName": "train-x"})
+    cluster = obj("RayCluster", "train-x", owner="RayJob-train", status={})
     found = list(build_rows(NamespaceState((job, cluster, pod("train-x", phase="Pending", conditions=[UNPLACED])))))
     assert [row.kind for row in found] == ["job"], "the cluster of a job has no row of its own"
     assert "5 Insufficient nvidia.com/gpu" in found[0].reason
@@ -126,29 +126,29 @@ def test_a_failed_job_tells_reason_and_message():
         "reason": "AppFailed",
         "message": "exit code 2\nlong log",
     }
-    row = why(thing("RayJob", "train", status=status))
+    row = why(obj("RayJob", "train", status=status))
     assert (row.state, row.reason) == ("failed", "AppFailed: exit code 2")
 
 
 def test_a_service_shows_the_error_of_its_application():
     trace = "Deploying failed:\nTraceback ...\nConfigError: serve.checkpoint='x' is no folder"
     app = {"emoji-ldm": {"status": "DEPLOY_FAILED", "message": trace}}
-    row = why(thing("RayService", "serve", status={"pendingServiceStatus": {"applicationStatuses": app}}))
+    row = why(obj("RayService", "serve", status={"pendingServiceStatus": {"applicationStatuses": app}}))
     assert row.reason == "deploy failed: ConfigError: serve.checkpoint='x' is no folder"
 
 
 def test_a_service_that_answers_while_its_upgrade_hangs_is_no_ready_one():
     conditions = [condition("Ready", "True"), condition("UpgradeInProgress", "True")]
-    service = thing(
+    service = obj(
         "RayService", "serve", status={"conditions": conditions, "pendingServiceStatus": {"rayClusterName": "new"}}
     )
-    cluster = thing("RayCluster", "new", owner="RayService-serve", status={})
+    cluster = obj("RayCluster", "new", owner="RayService-serve", status={})
     row = why(service, cluster, pod("new", **waiting("ErrImagePull")))
     assert row.state == "upgrading" and "ErrImagePull" in row.reason
 
 
-def test_a_status_of_an_older_generation_counts_for_nothing():
-    store = thing("StatefulSet", "store", spec={"replicas": 1}, status={"readyReplicas": 1, "observedGeneration": 1})
+def test_a_status_of_an_older_generation_is_ignored():
+    store = obj("StatefulSet", "store", spec={"replicas": 1}, status={"readyReplicas": 1, "observedGeneration": 1})
     store["metadata"]["generation"] = 2
     assert why(store).state == "waiting"
 
@@ -156,21 +156,21 @@ def test_a_status_of_an_older_generation_counts_for_nothing():
 def test_a_server_whose_pods_are_of_before_is_not_ready():
     """A roll-out that hangs leaves the old Pod at work: `up` has to say so."""
     old = {"replicas": 2, "readyReplicas": 1, "updatedReplicas": 1}
-    broken = thing("Pod", "redis-2", owner="Deployment-redis", status=waiting("ErrImagePull"))
-    row = why(thing("Deployment", "redis", spec={"replicas": 1}, status=old), broken)
+    broken = obj("Pod", "redis-2", owner="Deployment-redis", status=waiting("ErrImagePull"))
+    row = why(obj("Deployment", "redis", spec={"replicas": 1}, status=old), broken)
     assert row.state == "waiting" and "ErrImagePull" in row.reason
     for updated, state in (({}, "waiting"), ({"updatedReplicas": 1}, "ready")):
-        store = thing(
+        store = obj(
             "StatefulSet", "store", spec={"replicas": 1}, status={"replicas": 1, "readyReplicas": 1} | updated
         )
         assert why(store).state == state
 
 
-def test_a_volume_that_nobody_provides_is_named():
-    claim = thing("PersistentVolumeClaim", "data-store-0", status={"phase": "Pending"})
-    event = thing("Event", "e", type="Warning", reason="ProvisioningFailed", message='storageclass "fast" not found',
+def test_an_unprovisioned_volume_is_named():
+    claim = obj("PersistentVolumeClaim", "data-store-0", status={"phase": "Pending"})
+    event = obj("Event", "e", type="Warning", reason="ProvisioningFailed", message='storageclass "fast" not found',
                   involvedObject={"kind": "PersistentVolumeClaim", "name": "data-store-0"})  # fmt: skip
-    row = why(thing("StatefulSet", "store", spec={"replicas": 1}), claim, event)
+    row = why(obj("StatefulSet", "store", spec={"replicas": 1}), claim, event)
     assert row.reason == 'volume data-store-0: ProvisioningFailed: storageclass "fast" not found'
 
 
@@ -179,28 +179,28 @@ def test_a_queue_shows_what_it_holds_of_its_quota():
     held = [
         {"name": "gpu-spot", "resources": [{"name": "nvidia.com/gpu", "total": "3"}, {"name": "cpu", "total": "500m"}]}
     ]
-    queue = thing("ClusterQueue", "train", {"app.kubernetes.io/part-of": "emoji-ldm"},
+    queue = obj("ClusterQueue", "train", {"app.kubernetes.io/part-of": "emoji-ldm"},
                   spec={"resourceGroups": [{"flavors": [{"name": "gpu-spot", "resources": resources}]}]},
                   status={"admittedWorkloads": 1, "pendingWorkloads": 2, "flavorsReservation": held})  # fmt: skip
-    others = thing("ClusterQueue", "theirs", spec={})
+    others = obj("ClusterQueue", "theirs", spec={})
     found = list(build_rows(NamespaceState((queue, others))))
     assert [row.reason for row in found] == ["1 admitted, 2 waiting; 3 of 4 GPUs; 0.5 of 64 CPUs"]
 
 
-def test_the_next_command_goes_on_where_the_last_stage_ended():
+def test_the_next_command_is_the_stage_after_the_last_completed_one():
     done = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
-    latents = thing("RayJob", "latents-1", {"emoji-ldm/stage": "latents"}, status=done)
+    latents = obj("RayJob", "latents-1", {"emoji-ldm/stage": "latents"}, status=done)
     assert next_command(list(build_rows(NamespaceState((latents,))))) == "emoji-ldm submit train --overlay NAME"
     assert "logs train-2 --follow" in next_command(
-        list(build_rows(NamespaceState((latents, thing("RayJob", "train-2", status={})))))
+        list(build_rows(NamespaceState((latents, obj("RayJob", "train-2", status={})))))
     )
-    whole = thing("RayJob", "pipeline-3", {"emoji-ldm/stage": "pipeline"}, status=done)
+    whole = obj("RayJob", "pipeline-3", {"emoji-ldm/stage": "pipeline"}, status=done)
     assert "submit report" in next_command(list(build_rows(NamespaceState((whole,))))), "a pipeline has run all before"
 
 
 def test_the_table_has_a_line_for_each():
     text = format_table(
-        list(build_rows(NamespaceState((CLUSTER, thing("RayJob", "train", status={"jobStatus": "RUNNING"})))))
+        list(build_rows(NamespaceState((CLUSTER, obj("RayJob", "train", status={"jobStatus": "RUNNING"})))))
     )
     assert [line.split()[:3] for line in text.splitlines()] == [
         ["KIND", "NAME", "STATE"], ["cluster", "emoji-ldm", "waiting"], ["job", "train", "running"]]  # fmt: skip
@@ -222,21 +222,21 @@ def test_an_empty_cluster_names_the_command_that_fills_it(cluster):
     assert status == 1 and "there is no namespace emoji-ldm" in said and "emoji-ldm cluster up" in said
 
 
-def test_whom_the_cluster_does_not_know_is_told_to_log_in(cluster, api):
+def test_refused_credentials_are_reported_with_a_hint_to_log_in(cluster, api):
     api.strangers = True
     status, _, said = cluster("status")
     assert status == 1 and said.count("\n") == 1
     assert said.startswith("error: the cluster did not accept your credentials")
 
 
-def test_a_cluster_that_is_not_there_is_one_line(cluster, tmp_path):
+def test_an_unreachable_cluster_is_reported_in_one_line(cluster, tmp_path):
     config = tmp_path / "kubeconfig"
     config.write_text(config.read_text().replace("server: http://127.0.0.1:", "server: http://127.0.0.1:1#"))
     status, _, said = cluster("status")
     assert status == 1 and said.startswith("error: no Kubernetes cluster answers") and said.count("\n") == 1
 
 
-def test_a_context_that_is_not_known_is_one_line(cluster):
+def test_an_unknown_context_is_reported_in_one_line(cluster):
     status, _, said = cluster("status", "--context", "nope")
     assert (
         status == 2
@@ -263,7 +263,7 @@ def test_without_kubectl_its_source_is_named(monkeypatch, tmp_path):
      "delete statefulset store --cascade=orphan"),
     ("", "kubectl failed without a message"),
 ])  # fmt: skip
-def test_what_kubectl_complains_about_becomes_one_line(said, text):
+def test_errors_of_kubectl_become_one_line(said, text):
     assert text in str(explain_error(said)) and "\n" not in str(explain_error(said))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from emoji_ldm.kubernetes import job_follower
 from emoji_ldm.kubernetes.kubectl import ClusterUnreachable, Kubectl
-from tests.kubernetes.conftest import SMALL, thing, write
+from tests.kubernetes.conftest import SMALL, obj, write
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -95,7 +95,7 @@ def test_the_log_of_a_second_attempt_follows_that_of_the_first(ready, api):
     assert "attempt 2" in said
 
 
-def test_why_a_job_waits_in_a_queue_is_told(ready, api):
+def test_the_reason_of_a_queued_job_is_printed(ready, api):
     quota = (
         "couldn't assign flavors to pod set trainers: insufficient unused quota for nvidia.com/gpu in flavor gpu-spot"
     )
@@ -113,7 +113,7 @@ def test_why_a_job_waits_in_a_queue_is_told(ready, api):
     assert f"waiting, waiting in queue train: {quota}" in said
 
 
-def test_ctrl_c_leaves_the_job_running_and_says_how_to_follow(ready, api, monkeypatch):
+def test_ctrl_c_leaves_the_job_running_and_prints_how_to_follow_it(ready, api, monkeypatch):
     def pressed(_):
         raise KeyboardInterrupt
 
@@ -125,7 +125,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_follow(ready, api, monkey
     assert api.one("RayJob", "mine")
 
 
-def test_a_cluster_that_is_away_for_a_moment_is_asked_again(ready, api, monkeypatch):
+def test_a_short_outage_of_the_cluster_is_tolerated(ready, api, monkeypatch):
     one, answers = Kubectl.get, iter([None, ClusterUnreachable("no Kubernetes cluster answers: EOF"), None, None])
 
     def look(self, kind, name):
@@ -140,7 +140,7 @@ def test_a_cluster_that_is_away_for_a_moment_is_asked_again(ready, api, monkeypa
     assert said.count("no Kubernetes cluster answers: EOF; trying again") == 1
 
 
-def test_a_cluster_that_stays_away_is_told_with_the_way_back(ready, api, monkeypatch):
+def test_a_long_outage_is_reported_with_the_command_to_follow_again(ready, api, monkeypatch):
     def look(*_):
         raise ClusterUnreachable("no Kubernetes cluster answers: EOF")
 
@@ -208,15 +208,15 @@ def test_overrides_reach_the_command_as_they_were_written(ready, api):
     (["train", "--standing", "--detach"], 2, "--standing takes neither"),
     (["train", "--retry", "failed"], 2, "--retry is refused: jobs of the manifests read their configuration"),
 ])  # fmt: skip
-def test_what_is_refused_before_anything_is_made(ready, api, words, code, text):
+def test_invalid_submissions_are_refused_before_anything_is_created(ready, api, words, code, text):
     status, _, said = ready("submit", *words)
     assert (status, api.of("RayJob")) == (code, [])
     assert text in said and said.count("\n") == 1 and said.startswith("error: ")
 
 
-def test_the_config_is_that_of_the_job_and_an_overlay_without_one_is_one_line(ready, api, manifests):
-    other = thing("ConfigMap", "another", data={"emoji-ldm.yaml": "no: config of ours\n"})
-    files = thing("ConfigMap", "files", binaryData={"a": "AA=="})
+def test_the_config_of_the_job_is_validated_and_a_missing_one_is_reported_in_one_line(ready, api, manifests):
+    other = obj("ConfigMap", "another", data={"emoji-ldm.yaml": "no: config of ours\n"})
+    files = obj("ConfigMap", "files", binaryData={"a": "AA=="})
     write(manifests / "overlays" / "small", [other, files, *SMALL])
     assert ready("submit", "train", "--detach")[0] == 0
     write(manifests / "overlays" / "small", [one for one in SMALL if one["kind"] != "ConfigMap"])
@@ -224,7 +224,7 @@ def test_the_config_is_that_of_the_job_and_an_overlay_without_one_is_one_line(re
     assert status == 2 and said == "error: job train of overlay small mounts no ConfigMap with emoji-ldm.yaml\n"
 
 
-def test_a_name_that_is_taken_is_one_line(ready, api):
+def test_a_name_that_exists_is_reported_in_one_line(ready, api):
     ready("submit", "train", "--name", "mine", "--detach")
     status, _, said = ready("submit", "train", "--name", "mine", "--detach")
     assert status == 1 and said == 'error: rayjobs.ray.io "mine" already exists; choose another name\n'
@@ -235,7 +235,7 @@ def test_without_an_installed_overlay_the_command_that_installs_it_is_named(clus
     assert status == 1 and "the overlay is not installed" in said and "emoji-ldm cluster up" in said
 
 
-def test_who_may_not_create_jobs_is_told_what_is_missing(ready, api):
+def test_a_missing_permission_to_create_jobs_is_reported(ready, api):
     api.denied.add(("create", "rayjobs"))
     status, _, said = ready("submit", "train")
     assert status == 1
@@ -266,7 +266,7 @@ def test_logs_of_a_job_that_waits_say_why(ready, api):
 
 
 def test_the_standing_cluster_gets_the_command_and_the_token(ready, api, tmp_path, monkeypatch):
-    """The tunnel of `port-forward` is the one thing that the server here does not speak: a script stands for it."""
+    """The API server of these tests does not support `port-forward`, so a script replaces it."""
     api.add({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "emoji-ldm-token"},
              "data": {"auth_token": base64.b64encode(b"the-token").decode()}})  # fmt: skip
     real = os.environ["PATH"].split(":")[0]
@@ -291,6 +291,6 @@ def test_the_standing_cluster_gets_the_command_and_the_token(ready, api, tmp_pat
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
-def test_a_standing_cluster_without_a_token_is_one_line(ready):
+def test_a_standing_cluster_without_a_token_is_reported_in_one_line(ready):
     status, _, said = ready("submit", "train", "--standing")
     assert status == 1 and "there is no Secret emoji-ldm-token" in said

@@ -31,7 +31,7 @@ def head(tmp_path_factory):
     KubeRay turns `authOptions.mode: token` into these two variables, and adds --block; ports are free ones here, and
     the dashboard is bound to loopback, where the manifest opens it to the Pod network.
     """
-    cluster = next(thing for thing in render(ROOT / "k8s", "dev") if thing["kind"] == "RayCluster")["spec"]
+    cluster = next(obj for obj in render(ROOT / "k8s", "dev") if obj["kind"] == "RayCluster")["spec"]
     assert cluster["authOptions"]["mode"] == "token"
     params = cluster["headGroupSpec"]["rayStartParams"] | {"dashboard-host": "127.0.0.1"}
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
@@ -72,7 +72,7 @@ def asked(dashboard, token, path="/api/jobs/", data=None):
 
 
 @pytest.mark.parametrize("token", [None, "b" * 32], ids=["no token", "a wrong token"])
-def test_nobody_without_the_token_starts_a_job_or_reads_one(head, token):
+def test_jobs_cannot_be_started_or_read_without_the_token(head, token):
     dashboard, _, _ = head
     assert asked(dashboard, token, data=b'{"entrypoint": "id"}') in (401, 403)
     for path in ("/api/jobs/", "/api/v0/nodes", "/api/serve/applications/", "/nodes?view=summary"):
@@ -92,7 +92,7 @@ def health(address, token):
     ).returncode
 
 
-def test_the_standing_cluster_runs_a_command_for_who_has_the_secret(
+def test_the_standing_cluster_runs_a_command_for_holders_of_the_token(
     head, cluster, api, manifests, tmp_path, monkeypatch
 ):
     dashboard, _, token = head

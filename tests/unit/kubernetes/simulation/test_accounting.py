@@ -5,7 +5,7 @@ import pytest
 from tests.unit.kubernetes.simulation.small_scenarios import simulate, small
 
 
-def test_money_is_nodes_times_time_and_every_cent_is_a_jobs_or_nobodys():
+def test_the_bill_is_nodes_times_time_and_charges_never_exceed_it():
     values = small()
     for pool in values["pools"].values():
         pool |= {"static": 2, "limit": 2}

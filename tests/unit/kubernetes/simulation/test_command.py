@@ -38,7 +38,7 @@ def test_json_and_the_page_tell_the_same(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_plan_takes_what_the_runbook_says(command):
+def test_the_plan_yields_the_figures_of_the_runbook(command):
     code, printed, _ = command()
     assert code == 0 and "in all 10.7 days, $45,835: " in printed
 

@@ -46,7 +46,7 @@ def test_an_elastic_job_loses_no_more_than_the_shards_of_the_workers_that_it_los
     assert run.progress.done == 40_000
 
 
-def test_a_budget_lets_go_no_more_at_once_than_it_allows():
+def test_a_disruption_budget_bounds_the_replicas_that_drain_at_once():
     """Two of four get their notice in one moment: the second stays until the first has a successor."""
     simulation = simulate(service_on_spot([(3600, 0.5)], min_available=3))
     (run,) = simulation.every_run
@@ -54,7 +54,7 @@ def test_a_budget_lets_go_no_more_at_once_than_it_allows():
     assert run.num_below_minimum == 0 and simulation.invariants.hold, simulation.invariants.examples
 
 
-def test_a_service_that_is_down_is_asked_all_the_same():
+def test_a_service_receives_requests_while_it_is_down():
     values = service_on_spot([(3600, 1.0)])
     values["pools"]["gpu"] |= {"static": 0, "limit": 20, "startup_s": 1000}
     (run,) = simulate(values).every_run

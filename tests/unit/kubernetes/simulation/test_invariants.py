@@ -32,7 +32,7 @@ def test_the_same_seed_gives_the_same_simulation_and_another_one_another():
 
 
 def tampered(invariant):
-    """A simulation in the middle of its work, with one thing made wrong."""
+    """A simulation in the middle of its work, with one obj made wrong."""
     simulation = ClusterSimulation(parse(small()))
     simulation.start()
     simulation.env.run(400)

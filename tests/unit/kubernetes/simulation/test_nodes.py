@@ -21,7 +21,7 @@ def test_an_idle_node_is_removed_after_its_idle_time():
     assert simulation.ledger.node_s["gpu"] - (run.ended_at - run.submitted_at) == pytest.approx(300, abs=60)
 
 
-def test_a_pod_that_is_larger_than_any_node_says_so():
+def test_the_reason_of_a_pod_that_is_larger_than_any_node_says_so():
     values = small(days=0.01)
     values["work"][0]["groups"][0]["gpus"] = 9
     values["queues"]["batch"]["nominal"]["gpu"]["nvidia.com/gpu"] = 99

@@ -7,7 +7,7 @@ from emoji_ldm.kubernetes.simulation.report import count, print_report, render_p
 from tests.unit.kubernetes.simulation.small_scenarios import simulate, small
 
 
-def test_what_has_not_ended_is_told_with_its_reason():
+def test_unfinished_runs_are_reported_with_their_reason():
     values = small(days=0.02, work={"copies": 12, "name": "ca<ption"})
     values["queues"]["batch"]["nominal"]["gpu"]["nvidia.com/gpu"] = 8
     told = summarize(simulate(values))

@@ -67,7 +67,7 @@ def test_a_node_pools_limit_becomes_nodes_of_the_scenarios_machine():
     assert node_pool({"spec": spec}, {"cpu": 96, "gpus": 8}) == {"limit": 2, "idle_s": 5400.0}
 
 
-def test_a_worker_that_says_only_its_limits_asks_for_them_and_hosts_count():
+def test_limits_count_as_requests_and_replicas_are_multiplied_by_hosts():
     limits = {"cpu": "7", "memory": "26Gi", "nvidia.com/gpu": "1"}
     container = {"resources": {"limits": limits, "requests": {"cpu": "2"}}}
     spec = {"groupName": "w", "minReplicas": 1, "maxReplicas": 3, "numOfHosts": 2,
