@@ -1,4 +1,4 @@
-"""A real kubectl against an API server on loopback, a small overlay, and the operators' part played by functions."""
+"""A real kubectl against an API server on loopback, a small overlay, and functions that replace the operators."""
 
 import pytest
 import yaml
@@ -107,5 +107,5 @@ def cluster(api, tmp_path, manifests, monkeypatch, capfd):
 
 @pytest.fixture
 def unchecked(monkeypatch):
-    """The small overlay is no whole one, so the check of whole ones is left out."""
+    """Skips the check of the manifests, which the small overlay would not pass."""
     monkeypatch.setattr(up, "require_no_findings", lambda _: None)

@@ -1,4 +1,4 @@
-"""The overlays for tests that only look: rendered and walked once per process. Change nothing in them."""
+"""Rendered overlays for tests that only read them, cached per process. They must not be changed."""
 
 import functools
 
@@ -8,7 +8,7 @@ from tests.manifests.render import K8S
 
 
 @functools.cache
-def things(overlay):
+def cached_objects(overlay):
     """The objects."""
     return render(K8S, overlay)
 
@@ -16,4 +16,4 @@ def things(overlay):
 @functools.cache
 def all_pods(overlay):
     """Every Pod that they lead to, with the containers that operators add."""
-    return list(pods(things(overlay)))
+    return list(pods(cached_objects(overlay)))

@@ -1,4 +1,4 @@
-"""For every rule: edits of the good overlay that break it, and edits that do not; as in operators.py."""
+"""For every rule of this project: edits of the good overlay that break it, and edits that do not (see operators.py)."""
 
 from tests.manifests.good import GONE
 from tests.manifests.operators import (

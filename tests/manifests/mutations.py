@@ -1,4 +1,4 @@
-"""Slips made on purpose in an object: a key misspelt, a value wrong. A checker is worth as many as it notices."""
+"""Generates mistakes in objects, misspelt keys and wrong values, to measure how many the check finds."""
 
 import copy
 import random
@@ -28,36 +28,36 @@ REFERENCES = (
 )
 
 
-def keys(thing: dict) -> Iterator[tuple]:
+def keys(obj: dict) -> Iterator[tuple]:
     """Paths of all keys of an object; those of the project's own config lie below its text."""
-    yield from _keys(thing)
-    if text := (thing.get("data") or {}).get(CONFIG):
+    yield from _keys(obj)
+    if text := (obj.get("data") or {}).get(CONFIG):
         yield from (("data", CONFIG, *path) for path in _keys(yaml.safe_load(text)))
 
 
-def misspelt(thing: dict, path: tuple, chance: random.Random) -> dict:
+def misspelt(obj: dict, path: tuple, chance: random.Random) -> dict:
     """A copy with one key misspelt, as fingers do: a letter lost, doubled, added, swapped, or in the other case."""
     key = path[-1]
     middle = len(key) // 2
     wrong = [key[:-1] or "x", key + "s", key[0] + key, key.swapcase(), key[:middle] + key[middle + 1 :] or "y"]
     other = chance.choice([one for one in wrong if one != key])
-    return _changed(thing, path, lambda place: place.__setitem__(other, place.pop(key)))
+    return _changed(obj, path, lambda place: place.__setitem__(other, place.pop(key)))
 
 
-def wrong_values(thing: dict) -> Iterator[tuple[str, tuple, list]]:
+def wrong_values(obj: dict) -> Iterator[tuple[str, tuple, list]]:
     """(class, path, values that are wrong there) for every plain value whose right form can be told."""
-    for path, value in _leaves(thing):
-        found = _class(path, value, thing)
+    for path, value in _leaves(obj):
+        found = _class(path, value, obj)
         if found is not None:
             yield found[0], path, found[1]
 
 
-def with_value(thing: dict, path: tuple, value: object) -> dict:
+def with_value(obj: dict, path: tuple, value: object) -> dict:
     """A copy with another value at a path."""
-    return _changed(thing, path, lambda place: place.__setitem__(path[-1], value))
+    return _changed(obj, path, lambda place: place.__setitem__(path[-1], value))
 
 
-def _class(path: tuple, value: object, thing: dict) -> tuple[str, list] | None:
+def _class(path: tuple, value: object, obj: dict) -> tuple[str, list] | None:
     plain = path[:-1] if isinstance(path[-1], int) else path
     if plain[:1] in (("data",), ("status",)):
         return None
@@ -103,8 +103,8 @@ def _leaves(value: object, path: tuple = ()) -> Iterator[tuple[tuple, object]]:
         yield path, value
 
 
-def _changed(thing: dict, path: tuple, change) -> dict:
-    broken = copy.deepcopy(thing)
+def _changed(obj: dict, path: tuple, change) -> dict:
+    broken = copy.deepcopy(obj)
     if path[:2] == ("data", CONFIG) and len(path) > 2:
         inner = yaml.safe_load(broken["data"][CONFIG])
         change(value_at(inner, path[2:-1]))

@@ -81,14 +81,16 @@ def listed() -> frozenset[str]:
 
 @functools.cache
 def _ours() -> frozenset[str]:
-    replica, asked, bulk = (
+    replica, client, bulk = (
         service_metrics.ReplicaMetrics(),
         service_metrics.ClientMetrics(),
         service_metrics.BulkMetrics(),
     )
-    kept = [*vars(replica).values(), *replica.ends.values(), *vars(asked).values(), *bulk.gauges.values(),
-            *bulk.counters.values(), *job_metrics.stage_counters().values(), *job_metrics.train_gauges().values()]  # fmt: skip
-    return frozenset(name for one in kept if hasattr(one, "info") for name in _exported(one))
+    bulk_metrics = [*bulk.gauges.values(), *bulk.counters.values()]
+    jobs = [*job_metrics.stage_counters().values(), *job_metrics.train_gauges().values()]
+    serving = [*vars(replica).values(), *replica.outcomes.values(), *vars(client).values()]
+    metrics = [one for one in [*serving, *bulk_metrics, *jobs] if hasattr(one, "info")]
+    return frozenset(name for metric in metrics for name in _exported(metric))
 
 
 def _exported(metric: object) -> list[str]:

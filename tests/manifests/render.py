@@ -30,7 +30,7 @@ def rendered(overlay: str) -> list[KubeObject]:
 
 def config_text(things: list[KubeObject], key: str = "emoji-ldm.yaml") -> str:
     """The project's config, as the rendered ConfigMap holds it."""
-    return next(thing["data"][key] for thing in things if key in (thing.get("data") or {}))
+    return next(obj["data"][key] for obj in things if key in (obj.get("data") or {}))
 
 
 def copied(target: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The admission policies: each refuses what breaks it, lets pass what does not, and refuses nothing of ours."""
+"""The admission policies: each refuses violations, accepts the rest, and refuses no object of this project."""
 
 import copy
 
@@ -8,17 +8,17 @@ import yaml
 from emoji_ldm.kubernetes.lint import check, runner
 from emoji_ldm.kubernetes.lint.admission import POLICY, as_object, enforced_policies, refusal_messages, refusals
 from emoji_ldm.kubernetes.lint.rendering import name_of
-from tests.manifests.cached_overlays import all_pods, things
+from tests.manifests.cached_overlays import all_pods, cached_objects
 from tests.manifests.render import K8S, OVERLAYS
 
 FOLDER = K8S / "components" / "admission"
-THINGS = [thing for path in sorted(FOLDER.glob("*.yaml")) for thing in yaml.safe_load_all(path.read_text())]
-POLICIES = {thing["metadata"]["name"]: thing for thing in enforced_policies(THINGS)}
+THINGS = [obj for path in sorted(FOLDER.glob("*.yaml")) for obj in yaml.safe_load_all(path.read_text())]
+POLICIES = {obj["metadata"]["name"]: obj for obj in enforced_policies(THINGS)}
 STRICT = {"metadata": {"name": "emoji-ldm", "labels": {"kubernetes.io/metadata.name": "emoji-ldm"}}}
 LOCAL = {"metadata": {"name": "emoji-ldm", "labels": {"emoji-ldm/local-images": "true"}}}
 DIGEST = f"redis:7@sha256:{'0' * 64}"
 LIMITS = {"limits": {"cpu": "1", "memory": "1Gi"}}
-GUARDED = [name for name in OVERLAYS if any(thing["kind"] == POLICY for thing in things(name))]
+GUARDED = [name for name in OVERLAYS if any(obj["kind"] == POLICY for obj in cached_objects(name))]
 
 
 def pod(**changed):
@@ -44,15 +44,15 @@ def ray(kind="RayCluster", cluster=None, **metadata):
     }
 
 
-def said(thing, namespace=STRICT):
-    return [text for policy in POLICIES.values() for text in refusal_messages(policy, thing, namespace)]
+def said(obj, namespace=STRICT):
+    return [text for policy in POLICIES.values() for text in refusal_messages(policy, obj, namespace)]
 
 
 GPU = {"resources": {"limits": {"cpu": "1", "memory": "1Gi", "nvidia.com/gpu": "1"}}}
 OWNER = [{"kind": "RayJob", "name": "train"}]
 
 
-@pytest.mark.parametrize("thing", [
+@pytest.mark.parametrize("obj", [
     pod(), pod(initContainers=[{"name": "two", "image": DIGEST, "resources": LIMITS}]),
     pod(volumes=[{"name": "tmp", "emptyDir": {}}]), pod(hostNetwork=False),
     pod(container={"ports": [{"containerPort": 1, "hostPort": 0}]}),
@@ -65,11 +65,11 @@ OWNER = [{"kind": "RayJob", "name": "train"}]
     {**ray("RayJob"), "spec": {"clusterSelector": {"ray.io/cluster": "x"}}},
     {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {}},
 ], ids=str)  # fmt: skip
-def test_what_keeps_the_rules_passes(thing):
-    assert said(thing) == []
+def test_objects_that_obey_the_policies_pass(obj):
+    assert said(obj) == []
 
 
-@pytest.mark.parametrize("thing, word", [
+@pytest.mark.parametrize("obj, word", [
     (pod(container={"image": "redis:7"}), "image redis:7 has no digest"),
     (pod(container={"image": "redis@sha256:123"}), "has no digest"),
     (pod(container={"image": "emoji-ldm-cpu:0.1.0"}), "emoji-ldm-cpu:0.1.0 has no digest"),
@@ -96,8 +96,8 @@ def test_what_keeps_the_rules_passes(thing):
     (ray("RayJob", labels={"kueue.x-k8s.io/queue-name": ""}), "queue-name is missing"),
     (ray("RayJob", labels={}, ownerReferences=[{"kind": "RayCronJob", "name": "refresh"}]), "queue-name is missing"),
 ], ids=str)  # fmt: skip
-def test_what_breaks_a_rule_is_refused_with_the_reason(thing, word):
-    (text,) = said(thing)
+def test_what_breaks_a_rule_is_refused_with_the_reason(obj, word):
+    (text,) = said(obj)
     assert word in text
 
 
@@ -123,9 +123,9 @@ def test_where_images_are_local_our_own_go_by_their_version(image, passes):
 
 
 def test_every_policy_is_bound_to_our_namespace_and_denies():
-    names = {thing["metadata"]["name"] for thing in THINGS if thing["kind"] == POLICY}
+    names = {obj["metadata"]["name"] for obj in THINGS if obj["kind"] == POLICY}
     assert names == set(POLICIES) == {"emoji-ldm-images", "emoji-ldm-pods", "emoji-ldm-ray", "emoji-ldm-queues"}
-    for binding in (thing["spec"] for thing in THINGS if thing["kind"] == f"{POLICY}Binding"):
+    for binding in (obj["spec"] for obj in THINGS if obj["kind"] == f"{POLICY}Binding"):
         assert "Deny" in binding["validationActions"]
         labels = binding["matchResources"]["namespaceSelector"]["matchLabels"]
         assert labels == {"kubernetes.io/metadata.name": "emoji-ldm"}
@@ -135,19 +135,19 @@ def test_every_policy_is_bound_to_our_namespace_and_denies():
 def test_overlays_that_have_policies_have_the_queues_these_ask_for():
     assert {"kind", "kind-minio", "eks"} <= set(GUARDED)
     for overlay in GUARDED:
-        assert any(thing["kind"] == "ClusterQueue" for thing in things(overlay))
+        assert any(obj["kind"] == "ClusterQueue" for obj in cached_objects(overlay))
 
 
 @pytest.mark.parametrize("overlay", GUARDED)
 def test_nothing_of_ours_is_refused(overlay):
     """Images that only the user knows aside: in overlay eks they are still to be filled in."""
-    found = {f"{thing['kind']}/{thing['metadata']['name']}: {text}" for thing, text in refusals(things(overlay))}
+    found = {f"{obj['kind']}/{obj['metadata']['name']}: {text}" for obj, text in refusals(cached_objects(overlay))}
     assert {text for text in found if "FILL-ME-IN" not in text} == set()
 
 
 @pytest.mark.parametrize("overlay", ["kind", "eks"])
 def test_every_pod_of_ours_would_be_refused_if_it_weakened(overlay):
-    space = next(thing for thing in things(overlay) if thing["kind"] == "Namespace")
+    space = next(obj for obj in cached_objects(overlay) if obj["kind"] == "Namespace")
     for one in all_pods(overlay):
         weak = copy.deepcopy(as_object(one))
         weak["spec"]["containers"][-1]["image"] = "anything:latest"
@@ -158,7 +158,7 @@ def test_every_pod_of_ours_would_be_refused_if_it_weakened(overlay):
 
 
 def test_the_check_names_what_would_be_refused_with_its_file_and_line(monkeypatch):
-    train = next(thing for thing in things("kind") if name_of(thing) == "RayJob/train")
+    train = next(obj for obj in cached_objects("kind") if name_of(obj) == "RayJob/train")
     told = [(train, "not today"), (train, "image FILL-ME-IN has no digest")]
     monkeypatch.setattr(runner, "form_problems", lambda *_: ())
     monkeypatch.setattr(runner, "rule_problems", lambda *_: ())

@@ -102,7 +102,7 @@ def test_the_unit_of_a_panel_fits_what_it_shows(name):
             assert unit == "s", panel["title"]
 
 
-def test_every_panel_of_ours_says_what_it_tells():
+def test_every_panel_of_ours_has_a_description():
     assert [panel["title"] for board in OURS.values() for panel in panels(board)
             if panel["type"] != "row" and not panel["description"]] == []  # fmt: skip
     assert json.dumps(OURS)  # plain JSON

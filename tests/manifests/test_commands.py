@@ -23,7 +23,7 @@ WORKERS = {"crawl": ("num_browsers", "num_fetchers"), "generate": ("num_workers"
 
 def jobs(overlay):
     """{name: spec} of every job, the nightly one too."""
-    found = ((thing["metadata"]["name"], ray_job(thing)) for thing in rendered(overlay))
+    found = ((obj["metadata"]["name"], ray_job(obj)) for obj in rendered(overlay))
     return {name: part[1] for name, part in found if part}
 
 
@@ -83,7 +83,7 @@ def test_every_job_runs_the_stage_whose_name_it_bears(overlay, tmp_path):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_config_is_valid_and_lies_where_the_commands_look(overlay, tmp_path):
+def test_every_config_is_valid_and_mounted_where_the_commands_read_it(overlay, tmp_path):
     assert config_of(overlay, tmp_path).store.startswith("s3://")
     for pod in pods(rendered(overlay)):
         if pod.role in ("head", "worker"):
@@ -114,7 +114,7 @@ def test_a_cluster_of_fixed_size_leaves_no_gpu_idle(tmp_path):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_ray_serve_accepts_the_application(overlay):
-    service = next(thing for thing in rendered(overlay) if thing["kind"] == "RayService")
+    service = next(obj for obj in rendered(overlay) if obj["kind"] == "RayService")
     deploy = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
     (application,) = deploy.applications
     assert application.import_path == "ray_jobs.serve:build_app"
@@ -130,7 +130,7 @@ def test_the_serve_app_can_be_imported():
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_service_may_grow_to_what_its_config_asks_for(overlay, tmp_path):
     config = config_of(overlay, tmp_path)
-    service = next(thing for thing in rendered(overlay) if name_of(thing) == "RayService/serve")
+    service = next(obj for obj in rendered(overlay) if name_of(obj) == "RayService/serve")
     (group,) = ray_cluster(service)["workerGroupSpecs"]
     assert group["maxReplicas"] >= config.serve.max_replicas * max(config.serve.gpus_per_worker, 0.5)
     assert group["minReplicas"] >= config.serve.min_replicas * max(config.serve.gpus_per_worker, 0.5)

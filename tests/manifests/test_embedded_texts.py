@@ -11,8 +11,8 @@ WORKERS = "spec.rayClusterSpec.workerGroupSpecs.0"
 
 def found_by(rule, name, edits):
     """What one rule finds in the edited object."""
-    thing, around = edited(name, edits)
-    return [text for one, _, text in violations(thing, around) if one.name == rule]
+    obj, around = edited(name, edits)
+    return [text for one, _, text in violations(obj, around) if one.name == rule]
 
 
 @pytest.mark.parametrize("text", ["0 3 * * 7", "*/0 * * * *", "0 5-1 * * *", "0 3 * * MOON", "0 MON * * *",

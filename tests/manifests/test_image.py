@@ -102,6 +102,6 @@ def test_what_the_dockerfile_copies_is_let_through():
             assert (ROOT / source).exists()
 
 
-def test_hadolint_has_nothing_to_say():
+def test_hadolint_finds_nothing():
     tool = Path(sys.executable).with_name("hadolint")
     subprocess.run([tool, str(FOLDER / "Dockerfile")], check=True)

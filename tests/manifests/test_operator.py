@@ -16,7 +16,7 @@ FIXED = {"crawl", "autoencoder", "train", "report", "refresh"}  # gangs: all of 
 
 def clusters(overlay):
     """{name: cluster} of everything that has one."""
-    found = {thing["metadata"]["name"]: ray_cluster(thing) for thing in rendered(overlay)}
+    found = {obj["metadata"]["name"]: ray_cluster(obj) for obj in rendered(overlay)}
     return {name: cluster for name, cluster in found.items() if cluster}
 
 
@@ -26,11 +26,11 @@ def limits_of(group):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_ray_s_autoscaler_reads_our_groups_as_we_mean_them(overlay):
-    for thing in rendered(overlay):
-        if not (cluster := ray_cluster(thing)) or not cluster["enableInTreeAutoscaling"]:
+    for obj in rendered(overlay):
+        if not (cluster := ray_cluster(obj)) or not cluster["enableInTreeAutoscaling"]:
             continue
-        types = _derive_autoscaling_config_from_ray_cr(thing | {"spec": cluster})["available_node_types"]
-        assert types["headgroup"]["resources"]["CPU"] == 0, name_of(thing)
+        types = _derive_autoscaling_config_from_ray_cr(obj | {"spec": cluster})["available_node_types"]
+        assert types["headgroup"]["resources"]["CPU"] == 0, name_of(obj)
         for group in cluster["workerGroupSpecs"]:
             read, limits = types[group["groupName"]], limits_of(group)
             assert read["resources"]["CPU"] == int(limits["cpu"])

@@ -26,23 +26,23 @@ def rendered(overlay):
 
 
 def of_kind(overlay, *kinds):
-    return {thing["metadata"]["name"]: thing for thing in rendered(overlay) if thing["kind"] in kinds}
+    return {obj["metadata"]["name"]: obj for obj in rendered(overlay) if obj["kind"] in kinds}
 
 
-def queue_of(overlay, thing):
+def queue_of(overlay, obj):
     """The ClusterQueue that takes an object; jobs of a RayCronJob bear no label and go to `default`."""
-    label = "default" if thing["kind"] == "RayCronJob" else thing["metadata"]["labels"][QUEUE]
+    label = "default" if obj["kind"] == "RayCronJob" else obj["metadata"]["labels"][QUEUE]
     return of_kind(overlay, "LocalQueue")[label]["spec"]["clusterQueue"]
 
 
 def queued(overlay):
     """The objects that Kueue admits; the service it must leave alone, see components/queues/queues.yaml."""
-    return [thing for thing in rendered(overlay) if thing["kind"] in ("RayJob", "RayCronJob")]
+    return [obj for obj in rendered(overlay) if obj["kind"] in ("RayJob", "RayCronJob")]
 
 
-def first_pods(thing):
+def first_pods(obj):
     """(Pod, how many) that must be admitted together before anything runs: head, submitter, smallest worker groups."""
-    for pod in pods([thing]):
+    for pod in pods([obj]):
         if pod.role in ("head", "submitter"):
             yield pod, 1
         elif pod.role == "worker":
@@ -99,10 +99,10 @@ def within_reach(overlay, queue):
     return most
 
 
-def demand(overlay, thing):
+def demand(overlay, obj):
     """{(flavor, resource): sum} of what is admitted together first."""
     total = Counter()
-    for pod, count in first_pods(thing):
+    for pod, count in first_pods(obj):
         for name, amount in requests_of(pod).items():
             total[flavor_of(overlay, pod), name] += amount * count
     return total
@@ -111,16 +111,16 @@ def demand(overlay, thing):
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_job_fits_the_own_quota_of_its_queue_with_sidecar_and_submitter(overlay):
     """Not by borrowing: what is lent today may not be tomorrow, and then a gang would wait for ever."""
-    for thing in queued(overlay):
-        own = quotas(overlay)[queue_of(overlay, thing)]
-        for key, amount in demand(overlay, thing).items():
+    for obj in queued(overlay):
+        own = quotas(overlay)[queue_of(overlay, obj)]
+        for key, amount in demand(overlay, obj).items():
             assert amount <= own[key][0], (
-                f"{name_of(thing)} needs {float(amount):g} of {key}, has {float(own[key][0]):g}"
+                f"{name_of(obj)} needs {float(amount):g} of {key}, has {float(own[key][0]):g}"
             )
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_service_fits_what_is_kept_for_it_and_not_lent(overlay):
+def test_the_service_fits_its_reserved_quota(overlay):
     kept, service = quotas(overlay)["serve"], of_kind(overlay, "RayService")["serve"]
     for key, amount in demand(overlay, service).items():
         nominal, _, lent = kept[key]
@@ -139,7 +139,7 @@ def test_kueue_neither_queues_the_service_nor_takes_its_clusters_into_the_defaul
 
 
 def test_the_sidecar_and_the_submitter_are_counted():
-    things = {name_of(thing): thing for thing in queued("kind")}
+    things = {name_of(obj): obj for obj in queued("kind")}
     roles = [pod.role for pod, _ in first_pods(things["RayJob/pipeline"])]
     assert sorted(set(roles)) == ["head", "submitter", "worker"]
     head, submitter = (next(requests_of(p) for p, _ in first_pods(things["RayJob/pipeline"]) if p.role == role)
@@ -149,7 +149,7 @@ def test_the_sidecar_and_the_submitter_are_counted():
 
 
 def test_a_job_that_is_too_large_would_be_noticed():
-    (train,) = [copy.deepcopy(thing) for thing in queued("kind") if name_of(thing) == "RayJob/train"]
+    (train,) = [copy.deepcopy(obj) for obj in queued("kind") if name_of(obj) == "RayJob/train"]
     ray_cluster(train)["workerGroupSpecs"][0]["replicas"] = 99
     assert demand("kind", train)["gpu-on-demand", "nvidia.com/gpu"] == 99 > quotas("kind")["train"][
         "gpu-on-demand", "nvidia.com/gpu"][0]  # fmt: skip
@@ -158,14 +158,14 @@ def test_a_job_that_is_too_large_would_be_noticed():
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_elastic_groups_may_borrow_at_least_half_of_their_most(overlay):
     """A group that can never grow to what its file says says nothing."""
-    for thing in queued(overlay):
-        most, use = within_reach(overlay, queue_of(overlay, thing)), Counter()
-        for pod in pods([thing]):
+    for obj in queued(overlay):
+        most, use = within_reach(overlay, queue_of(overlay, obj)), Counter()
+        for pod in pods([obj]):
             if pod.role == "worker":
                 for name, amount in requests_of(pod).items():
                     use[flavor_of(overlay, pod), name] += amount * pod.count
         for key, amount in use.items():
-            assert amount <= 2 * most[key], f"{name_of(thing)} may grow to {float(amount):g} of {key}"
+            assert amount <= 2 * most[key], f"{name_of(obj)} may grow to {float(amount):g} of {key}"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -175,14 +175,14 @@ def test_every_queue_counts_every_resource_of_every_flavor(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_queued_pod_asks_for_nothing_that_no_queue_counts(overlay):
+def test_queued_pods_request_only_resources_that_their_queue_covers(overlay):
     """A resource outside all quotas keeps a job out for ever, unless the operator is told to leave it out."""
     config = yaml.safe_load((ROOT / "infra/helm/kueue.yaml").read_text())["managerConfig"]
     left_out = yaml.safe_load(config["controllerManagerConfigYaml"])["resources"]["excludeResourcePrefixes"]
-    for thing in queued(overlay):
-        for pod, _ in first_pods(thing):
+    for obj in queued(overlay):
+        for pod, _ in first_pods(obj):
             asked = {name for container in pod.containers for name in container["resources"]["requests"]}
-            assert {name for name in asked if not name.startswith(tuple(left_out))} <= set(RESOURCES), name_of(thing)
+            assert {name for name in asked if not name.startswith(tuple(left_out))} <= set(RESOURCES), name_of(obj)
 
 
 def test_flavors_are_the_pools_of_kind_and_of_karpenter():
@@ -220,22 +220,22 @@ def test_the_quotas_of_eks_are_no_more_than_karpenter_may_make():
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_priorities_in_the_queue_and_among_pods_are_the_same(overlay):
-    values = [{name: thing["value"] for name, thing in of_kind(overlay, kind).items()}
+    values = [{name: obj["value"] for name, obj in of_kind(overlay, kind).items()}
               for kind in ("PriorityClass", "WorkloadPriorityClass")]  # fmt: skip
     assert values[0] == values[1] == {"emoji-serve": 1_000_000, "emoji-train": 100_000, "emoji-batch": 10_000}
-    for thing in queued(overlay):
-        named = thing["metadata"].get("labels", {}).get(PRIORITY, "emoji-batch")
-        assert {pod.spec["priorityClassName"] for pod, _ in first_pods(thing)} == {named}, name_of(thing)
+    for obj in queued(overlay):
+        named = obj["metadata"].get("labels", {}).get(PRIORITY, "emoji-batch")
+        assert {pod.spec["priorityClassName"] for pod, _ in first_pods(obj)} == {named}, name_of(obj)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_autoscaled_work_is_elastic_and_the_nightly_job_which_cannot_say_so_is_not_autoscaled(overlay):
-    for thing in queued(overlay):
-        elastic = thing["metadata"].get("annotations", {}).get(ELASTIC) == "true"
-        assert elastic == ray_cluster(thing)["enableInTreeAutoscaling"], name_of(thing)
-        assert not (elastic and thing["kind"] == "RayCronJob")
+    for obj in queued(overlay):
+        elastic = obj["metadata"].get("annotations", {}).get(ELASTIC) == "true"
+        assert elastic == ray_cluster(obj)["enableInTreeAutoscaling"], name_of(obj)
+        assert not (elastic and obj["kind"] == "RayCronJob")
 
 
 def test_without_kueue_nothing_names_a_queue():
-    for thing in queued("dev"):
-        assert not any("kueue" in key for key in thing["metadata"].get("labels", {}))
+    for obj in queued("dev"):
+        assert not any("kueue" in key for key in obj["metadata"].get("labels", {}))

@@ -1,4 +1,4 @@
-"""The "restricted" level on every container, those of the operators too."""
+"""The "restricted" Pod Security Standard for every container, including those that operators add."""
 
 import pytest
 
@@ -16,7 +16,7 @@ HEAD = "spec.rayClusterConfig.headGroupSpec.template.spec"
 def test_every_container_is_restricted_and_so_are_those_that_operators_add(overlay):
     things = tuple(rendered(overlay))
     around = LintContext(things, overlay, K8S)
-    found = [text for thing in things for rule, _, text in violations(thing, around) if rule.name in LEVEL]
+    found = [text for obj in things for rule, _, text in violations(obj, around) if rule.name in LEVEL]
     boxes = [(pod, container) for pod in around.pods for container in pod.containers]
     added = [container["name"] for pod, container in boxes if container["name"] in pod.injected]
     print(f"\n{overlay}: {len(boxes)} containers, {len(added)} of them added by operators")
@@ -30,22 +30,22 @@ def test_every_container_is_restricted_and_so_are_those_that_operators_add(overl
     ({"spec.rayClusterConfig.workerGroupSpecs.0.template.spec.containers.0.securityContext": GONE}, "wait-gcs-ready"),
 ])  # fmt: skip
 def test_a_container_that_an_operator_adds_is_noticed_when_it_is_not_hardened(slip, name):
-    thing, around = edited("RayService/serve", slip)
-    found = [text for rule, _, text in violations(thing, around) if rule.name in LEVEL]
+    obj, around = edited("RayService/serve", slip)
+    found = [text for rule, _, text in violations(obj, around) if rule.name in LEVEL]
     assert any(f"container {name}, which the operator adds, may gain privileges" in text for text in found)
 
 
 def test_a_default_submitter_is_noticed():
-    thing, around = edited("RayJob/train", {"spec.submitterPodTemplate": GONE})
-    (submitter,) = [pod for pod in pods([thing]) if pod.role == "submitter"]
-    found = [text for rule, _, text in violations(thing, around) if rule.name in LEVEL]
+    obj, around = edited("RayJob/train", {"spec.submitterPodTemplate": GONE})
+    (submitter,) = [pod for pod in pods([obj]) if pod.role == "submitter"]
+    found = [text for rule, _, text in violations(obj, around) if rule.name in LEVEL]
     assert submitter.injected == ("ray-job-submitter",)
     assert any("container ray-job-submitter, which the operator adds, may run as root" in text for text in found)
 
 
 def test_the_job_that_empties_redis_runs_with_the_head_s_settings():
-    thing, _ = edited("RayService/serve", {})
-    (cleanup,) = [pod for pod in pods([thing]) if pod.role == "cleanup"]
+    obj, _ = edited("RayService/serve", {})
+    (cleanup,) = [pod for pod in pods([obj]) if pod.role == "cleanup"]
     assert [one["name"] for one in cleanup.containers] == ["ray-head"]
     bare, _ = edited("RayService/serve", {"spec.rayClusterConfig.gcsFaultToleranceOptions": GONE})
     assert not [pod for pod in pods([bare]) if pod.role == "cleanup"]

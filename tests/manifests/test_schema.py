@@ -1,4 +1,4 @@
-"""The form of objects: strict schemas with defaults applied, and the CEL rules of custom kinds evaluated."""
+"""Validation of objects: strict schemas with defaults, and the CEL rules of custom kinds."""
 
 import json
 import re
@@ -28,13 +28,13 @@ def of_file(path):
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_object_has_the_right_form(overlay):
     things = rendered(overlay)
-    found = [one for thing in things for one in schema_problems(thing, SCHEMAS, VERSIONS["kubernetes"])]
-    print(f"\n{overlay}: {len(things)} objects of {len({thing['kind'] for thing in things})} kinds")
+    found = [one for obj in things for one in schema_problems(obj, SCHEMAS, VERSIONS["kubernetes"])]
+    print(f"\n{overlay}: {len(things)} objects of {len({obj['kind'] for obj in things})} kinds")
     assert found == []
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_each_object_stands_once(overlay):
+def test_each_object_exists_once(overlay):
     names = [(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in rendered(overlay)]
     assert len(names) == len(set(names))
 
@@ -44,9 +44,9 @@ def test_each_object_stands_once(overlay):
     ("spec.rayClusterSpec.rayversion", "2.60.0"), ("spec.rayClusterSpec.authOptions.mode", "tokens"),
     ("metadata.lables", {}), ("spec.backoffLimit", "2"), ("kind", "RayJobs"), ("apiVersion", "ray.io/v2"),
 ])  # fmt: skip
-def test_a_slip_in_a_custom_object_is_caught(path, value):
-    thing, around = edited("RayJob/train", {path: value})
-    assert list(problems(thing, around))
+def test_a_mistake_in_a_custom_object_is_found(path, value):
+    obj, around = edited("RayJob/train", {path: value})
+    assert list(problems(obj, around))
 
 
 @pytest.mark.parametrize("path, value", [
@@ -54,17 +54,17 @@ def test_a_slip_in_a_custom_object_is_caught(path, value):
     ("spec.template.spec.containers.0.ports.0.containerPort", "s3"), ("kind", "StatefulSets"),
     ("apiVersion", "apps/v2"),
 ])  # fmt: skip
-def test_a_slip_in_a_built_in_object_is_caught(path, value):
-    thing, around = edited("StatefulSet/store", {path: value})
-    assert list(problems(thing, around))
+def test_a_mistake_in_a_built_in_object_is_found(path, value):
+    obj, around = edited("StatefulSet/store", {path: value})
+    assert list(problems(obj, around))
 
 
 def test_defaults_are_applied_before_the_check_as_the_api_server_does():
     """minReplicas and maxReplicas are both required and defaulted."""
-    thing, around = edited("RayCluster/emoji-ldm", {"spec.workerGroupSpecs.0.minReplicas": GONE})
+    obj, around = edited("RayCluster/emoji-ldm", {"spec.workerGroupSpecs.0.minReplicas": GONE})
     found = custom_kind("ray.io/v1", "RayCluster", SCHEMAS)
-    assert with_defaults(thing, found.schema)["spec"]["workerGroupSpecs"][0]["minReplicas"] == 0
-    assert list(problems(thing, around)) == []
+    assert with_defaults(obj, found.schema)["spec"]["workerGroupSpecs"][0]["minReplicas"] == 0
+    assert list(problems(obj, around)) == []
 
 
 CEL = {
@@ -99,8 +99,8 @@ CEL = {
 @pytest.mark.parametrize("case", CEL)
 def test_a_broken_cel_rule_is_noticed(case):
     name, slip = CEL[case]
-    thing, around = edited(name, slip)
-    assert list(problems(thing, around))
+    obj, around = edited(name, slip)
+    assert list(problems(obj, around))
 
 
 def test_the_cel_rules_are_evaluated_and_those_of_updates_are_named():

@@ -11,7 +11,7 @@ from emoji_ldm.kubernetes.lint import check
 from emoji_ldm.kubernetes.lint.pods import ray_cluster
 from emoji_ldm.kubernetes.lint.rendering import name_of, render
 from emoji_ldm.kubernetes.status import KINDS
-from tests.manifests.cached_overlays import all_pods, things
+from tests.manifests.cached_overlays import all_pods, cached_objects
 from tests.manifests.render import K8S, OVERLAYS, ROOT, copied
 
 # What gitleaks and its like look for: keys by their form, and words that say what stands behind them.
@@ -67,9 +67,10 @@ def test_a_secret_would_be_noticed(text):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_overlay_brings_a_secret_and_every_reference_is_declared(overlay):
-    assert not [thing for thing in things(overlay) if thing["kind"] == "Secret"]
+    assert not [obj for obj in cached_objects(overlay) if obj["kind"] == "Secret"]
     listed = yaml.safe_load((K8S / "secrets.yaml").read_text())
-    assert set(references(things(overlay))) == {name for name, entry in listed.items() if overlay in entry["overlays"]}
+    declared = {name for name, entry in listed.items() if overlay in entry["overlays"]}
+    assert set(references(cached_objects(overlay))) == declared
 
 
 def references(value):
@@ -92,7 +93,7 @@ def test_the_stores_administrator_is_known_to_the_store_and_its_jobs_alone(overl
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_pod_has_the_account_of_its_stage_and_none_the_default_one(overlay):
-    accounts = {thing["metadata"]["name"]: thing for thing in things(overlay) if thing["kind"] == "ServiceAccount"}
+    accounts = {obj["metadata"]["name"]: obj for obj in cached_objects(overlay) if obj["kind"] == "ServiceAccount"}
     assert set(accounts) >= STAGES
     for pod in all_pods(overlay):
         name = pod.spec.get("serviceAccountName")
@@ -104,7 +105,7 @@ def test_every_pod_has_the_account_of_its_stage_and_none_the_default_one(overlay
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_roles_name_what_they_allow_and_neither_secrets_nor_shells(overlay):
-    roles = [thing for thing in things(overlay) if thing["kind"] in ("Role", "ClusterRole")]
+    roles = [obj for obj in cached_objects(overlay) if obj["kind"] in ("Role", "ClusterRole")]
     assert roles
     for rule in (rule for role in roles for rule in role["rules"]):
         assert "*" not in rule["apiGroups"] + rule["resources"] + rule["verbs"]
@@ -112,8 +113,8 @@ def test_roles_name_what_they_allow_and_neither_secrets_nor_shells(overlay):
         assert not {"bind", "escalate", "impersonate"} & set(rule["verbs"])
 
 
-def test_who_may_run_stages_may_ask_for_all_that_status_shows():
-    role = next(thing for thing in things("kind") if name_of(thing) == "Role/run-stages")
+def test_the_role_to_run_stages_may_list_everything_that_status_shows():
+    role = next(obj for obj in cached_objects("kind") if name_of(obj) == "Role/run-stages")
     readable = {f"{kind}.{group}".rstrip(".") for rule in role["rules"] for group in rule["apiGroups"]
                 for kind in rule["resources"] if "list" in rule["verbs"]}  # fmt: skip
     whole_cluster = {"clusterqueues.kueue.x-k8s.io"}  # no Role can give that; status then says what it does not show
@@ -121,13 +122,13 @@ def test_who_may_run_stages_may_ask_for_all_that_status_shows():
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_what_belongs_to_the_whole_cluster_names_no_namespace_and_the_rest_names_ours(overlay):
-    for thing in things(overlay):
-        there = thing["metadata"].get("namespace")
-        assert there in ((None,) if thing["kind"] in NAMESPACED_NOT else ("emoji-ldm", "monitoring")), thing["kind"]
+def test_only_cluster_wide_objects_have_no_namespace(overlay):
+    for obj in cached_objects(overlay):
+        there = obj["metadata"].get("namespace")
+        assert there in ((None,) if obj["kind"] in NAMESPACED_NOT else ("emoji-ldm", "monitoring")), obj["kind"]
 
 
-def test_seaweedfs_opens_to_the_network_only_what_asks_for_keys_and_its_metrics():
+def test_seaweedfs_exposes_only_authenticated_ports_and_its_metrics():
     (store,) = (pod for pod in all_pods("kind") if pod.owner == "StatefulSet/store")
     arguments = next(one for one in store.containers if one["name"] == "store")["args"]
     assert "-ip.bind=127.0.0.1" in arguments  # master, volume and filer ask for nothing
@@ -144,7 +145,7 @@ def test_what_is_not_ray_cannot_write_to_its_own_image(overlay):
 
 
 def test_the_namespace_enforces_the_restricted_standard():
-    (space,) = (thing for thing in things("kind") if thing["kind"] == "Namespace")
+    (space,) = (obj for obj in cached_objects("kind") if obj["kind"] == "Namespace")
     labels = space["metadata"]["labels"]
     assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "warn", "audit")} == {"restricted"}
 
@@ -157,6 +158,6 @@ def test_the_runbooks_commands_give_the_token_a_new_name_everywhere(tmp_path):
     for _ in range(2):  # the second rotation finds the name that the first one left
         script = "\n".join(['new="emoji-ldm-token-20260301"', *lines])
         subprocess.run(["sh", "-eu", "-c", script], cwd=folder.parent, check=True, timeout=10)
-    names = {cluster["authOptions"]["secretName"] for thing in render(folder, "dev") if (cluster := ray_cluster(thing))}
+    names = {cluster["authOptions"]["secretName"] for obj in render(folder, "dev") if (cluster := ray_cluster(obj))}
     assert names == {"emoji-ldm-token-20260301"}
     assert [str(one) for one in check(folder, "dev")] == []

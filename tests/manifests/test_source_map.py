@@ -94,7 +94,7 @@ APP = ("spec", "template", "spec", "containers", 0)  # kustomize puts what a pat
 def test_a_value_is_found_where_it_was_written_last(folder, kind, path, file, text):
     fields = [(one, {**one.get("spec", {}), **one.get("data", {})}) for one in render(folder, "dev")]
     things = [one for one, known in fields if one["kind"] == kind and (path[1:2] == () or path[1] in known)]
-    thing = things[0] if things else {"kind": kind, "metadata": {"name": "none"}}
+    obj = things[0] if things else {"kind": kind, "metadata": {"name": "none"}}
     lines = FILES[file].splitlines()
     (number,) = [number for number, line in enumerate(lines, 1) if text in line]
-    assert SourceMap(folder, "dev").locate(thing, path) == (f"k8s/{file}", number)
+    assert SourceMap(folder, "dev").locate(obj, path) == (f"k8s/{file}", number)

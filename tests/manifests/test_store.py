@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError
 
 from emoji_ldm.kubernetes.lint.pods import pods
 from emoji_ldm.store import Store
-from tests.manifests.cached_overlays import things
+from tests.manifests.cached_overlays import cached_objects
 from tests.manifests.render import K8S
 from tests.seaweedfs_server import free_port
 
@@ -35,11 +35,11 @@ PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "
 
 
 def thing_of(overlay, kind, name):
-    return next(t for t in things(overlay) if t["kind"] == kind and t["metadata"]["name"] == name)
+    return next(t for t in cached_objects(overlay) if t["kind"] == kind and t["metadata"]["name"] == name)
 
 
-def container_of(thing, name):
-    (pod,) = pods([thing])
+def container_of(obj, name):
+    (pod,) = pods([obj])
     return next(container for container in pod.containers if container["name"] == name)
 
 
@@ -268,7 +268,7 @@ def test_both_stores_look_alike_from_outside():
         container = container_of(thing_of(overlay, "StatefulSet", "store"), "store")
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         seen[overlay] = (service, ports["s3"], thing_of(overlay, "ConfigMap", "store")["data"],
-                         [t["metadata"]["name"] for t in things(overlay) if t["kind"] == "Job"])  # fmt: skip
+                         [t["metadata"]["name"] for t in cached_objects(overlay) if t["kind"] == "Job"])  # fmt: skip
     assert seen["kind"] == seen["kind-minio"]
     assert seen["kind"][2] == {"AWS_ENDPOINT_URL": "http://store:8333", "AWS_REGION": "us-east-1"}
     assert seen["kind"][3] == ["store-setup"]
@@ -277,19 +277,19 @@ def test_both_stores_look_alike_from_outside():
 @pytest.mark.parametrize("overlay", STORES)
 def test_a_budget_probes_and_volumes_guard_what_is_stored(overlay):
     for name in ("store", "redis"):
-        thing = thing_of(overlay, "StatefulSet", name)
+        obj = thing_of(overlay, "StatefulSet", name)
         budget = thing_of(overlay, "PodDisruptionBudget", name)["spec"]
-        replicas = thing["spec"]["replicas"]
+        replicas = obj["spec"]["replicas"]
         assert budget["minAvailable"] == max(1, replicas - 1)
-        assert budget["selector"]["matchLabels"].items() <= thing["spec"]["template"]["metadata"]["labels"].items()
-        assert thing["spec"]["persistentVolumeClaimRetentionPolicy"] == {
+        assert budget["selector"]["matchLabels"].items() <= obj["spec"]["template"]["metadata"]["labels"].items()
+        assert obj["spec"]["persistentVolumeClaimRetentionPolicy"] == {
             "whenDeleted": "Retain",
             "whenScaled": "Retain",
         }
-        container = container_of(thing, name)
+        container = container_of(obj, name)
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
         assert any(mount["name"] == "data" for mount in container["volumeMounts"])
-        assert replicas == 1 or thing["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        assert replicas == 1 or obj["spec"]["template"]["spec"]["topologySpreadConstraints"]
 
 
 def test_minios_user_may_do_what_the_library_does_and_no_more():
@@ -375,7 +375,7 @@ def ask(port, *lines):
             time.sleep(0.1)
 
 
-def test_redis_asks_for_its_password_and_keeps_what_it_was_told_over_a_kill(redis):
+def test_redis_requires_its_password_and_keeps_data_over_a_kill(redis):
     port, server = redis()
     assert "NOAUTH" in ask(port, "GET a")
     assert "WRONGPASS" in ask(port, "AUTH wrong")

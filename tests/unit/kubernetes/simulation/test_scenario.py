@@ -7,16 +7,16 @@ from emoji_ldm.kubernetes.simulation.scenario import load, parse, presets
 from tests.emoji_server import ROOT
 from tests.unit.kubernetes.simulation.small_scenarios import small
 
-pytestmark = pytest.mark.slow  # renders an overlay
-
 K8S = ROOT / "k8s"
 
 
+@pytest.mark.slow  # renders an overlay
 def test_the_maximum_of_the_workers_may_be_overridden_alone():
     serve = load("storm", ["work.serve.most_workers=5"], K8S).work[-1]
     assert (serve.groups[0].min_replicas, serve.groups[0].max_replicas) == (2, 5)
 
 
+@pytest.mark.slow  # renders an overlay
 def test_the_presets_read_the_overlay_of_eks():
     assert presets() == ["plan", "scale", "storm"]
     plan = load("plan", [], K8S)
@@ -30,11 +30,13 @@ def test_the_presets_read_the_overlay_of_eks():
     assert all(work.source for preset in (plan, storm) for work in preset.work)
 
 
+@pytest.mark.slow  # renders an overlay
 def test_an_override_names_work_and_pools_by_name():
     plan = load("plan", ["pools.gpu-spot.price_usd_h=1.5", "work.caption.rate=2", "seed=7"], K8S)
     assert plan.pools["gpu-spot"].price_usd_h == 1.5 and plan.work[1].rate == 2 and plan.seed == 7
 
 
+@pytest.mark.slow  # renders an overlay
 @pytest.mark.parametrize(
     ("override", "message"),
     [
