@@ -31,9 +31,15 @@ from emoji_ldm.dataset.delta.delta_log import Action, LogEntry, LogSource, entry
 from emoji_ldm.dataset.delta.parquet_writer import DataFile
 from emoji_ldm.errors import DatasetError
 
-MAX_CONTENTION_S = 120.0  # against other writers; eight busy ones need a few seconds
-FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 0.8  # the pause is drawn from 0 to this, doubled with each lost race
-CHECKPOINT_EVERY = 100  # versions between Delta checkpoints, which spare readers the entries before
+# Eight busy writers settle their races within a few seconds, so two minutes without a win mean that something else is
+# wrong, and an error is more useful than further waiting.
+MAX_CONTENTION_S = 120.0
+# Writers that lost one race against each other would meet again if they all waited equally long. The pause is therefore
+# random: drawn from 0 to a bound that doubles with each lost race, up to the second number.
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 0.8
+# A Delta checkpoint summarises all entries before it, so that readers open the table without reading them one by one.
+# It costs a write of the whole file list, so only every hundredth version has one.
+CHECKPOINT_EVERY = 100  # versions
 
 
 class CommitTarget(LogSource, Protocol):
@@ -69,6 +75,8 @@ def commit_entry(table: CommitTarget, plan: Callable[[], LogEntry | None]) -> in
         DatasetError: Other writers won every race for two minutes, or changed rows although the writer is guarded
             (`table.expected_version`).
     """
+    # Only a lost race is tried again. Every other error, such as a full disk, would meet the next attempt as well, and
+    # must reach the user at once.
     retrying = Retrying(
         retry=retry_if_exception_type(_LostRaceError),
         wait=wait_random_exponential(multiplier=FIRST_BACKOFF_S, max=MAX_BACKOFF_S),
@@ -78,7 +86,10 @@ def commit_entry(table: CommitTarget, plan: Callable[[], LogEntry | None]) -> in
 
     def attempt() -> int | None:
         if retrying.statistics["attempt_number"] > 1:
-            table.refresh_incrementally()  # after the pause, so that the plan is as fresh as can be
+            # The refresh comes after the pause, so that the new plan knows all that was committed during it.
+            table.refresh_incrementally()
+        # The plan and the version number that it is committed as come from the same snapshot, since nothing refreshes
+        # the table between them. If somebody commits in between, the number is taken and the attempt fails.
         entry = plan()
         return None if entry is None else _commit_next_version(table, entry)
 
@@ -92,15 +103,22 @@ def commit_entry(table: CommitTarget, plan: Callable[[], LogEntry | None]) -> in
 
 
 def _commit_next_version(table: CommitTarget, entry: LogEntry) -> int:
+    # The check needs no lock. It covers everything up to the version that the plan saw, and a commit that comes after
+    # it takes the number that this one wants, which sends the writer back here.
     _refuse_foreign_commits(table)
     version = table.version + 1
     if not _write_entry(table, version, entry.to_bytes()):
         raise _LostRaceError
+    # From here on the version is committed, whatever happens to this process. The table is brought up to date so that
+    # the next plan starts from it.
     table.refresh_incrementally()
+    # Only this very version is known to be harmless. The refresh may have brought later ones of other writers, which
+    # the next commit still has to examine.
     if table.expected_version is not None:
         table.expected_version = version
     if version % CHECKPOINT_EVERY == 0:
-        # The version is committed already; if this fails, readers take longer until a later checkpoint.
+        # The version is committed already, and a checkpoint only saves time. If it fails, readers take longer until a
+        # later one, and the job goes on.
         with contextlib.suppress(DeltaError, OSError):
             table.delta().create_checkpoint()
     return version
@@ -115,27 +133,34 @@ def _refuse_foreign_commits(table: CommitTarget) -> None:
     """
     if table.expected_version is None:
         return
+    # Every entry since the expected version is read, because a table that looks the same size now may still have had
+    # rows replaced in between.
     for version in range(table.expected_version + 1, table.version + 1):
         if any(_changes_rows(action) for action in read_entry(table, version)):
             raise DatasetError(
                 f"another job wrote to table {table.spec.name} in {table.store.uri} meanwhile (version {version}), so "
                 "this one stops; what was committed is safe: run the same command again when the other one is done"
             )
+    # The commits that were examined changed no rows, so the next check need not read them again.
     table.expected_version = table.version
 
 
 def _changes_rows(action: Action) -> bool:
+    # PROTOCOL.md, "Add File and Remove File": `dataChange` false promises that the commit only rearranged rows that the
+    # table already had. Writers that do not set it are assumed to have changed some.
     return any(kind in action and action[kind].get("dataChange", True) for kind in ("add", "remove"))
 
 
 def _write_entry(table: CommitTarget, version: int, data: bytes) -> bool:
-    """Create the version's entry; True if it is ours.
+    """Create the version's entry; True if this writer created it.
 
     A PUT whose response was lost may have succeeded although its automatic retry is refused, and S3 may refuse both of
-    two PUTs that arrive at once. So a refusal proves nothing: the entry that exists is compared with ours, which the
-    random `txnId` in it makes unique.
+    two PUTs that arrive at once. A refusal therefore proves nothing, and the entry that exists is compared with ours.
+    The random `txnId` makes the bytes of every entry unique, so equal bytes mean that this writer wrote it.
     """
     path = entry_path(table.path, version)
     if table.store.write_if_absent(data, path):
         return True
+    # An entry that does not exist after a refusal is one that S3 refused to two writers at once: nobody has the version
+    # yet, so this counts as a lost race and both try again.
     return table.store.exists(path) and table.store.read(path) == data

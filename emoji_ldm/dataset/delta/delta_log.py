@@ -35,14 +35,15 @@ from emoji_ldm.store import Store
 
 # Delta's default would let any writer delete log entries after 30 days, and with them the versions that tags pin.
 KEEP_HISTORY = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
-READ_THREADS = 16  # entries are small: reading is bound by the latency of the store
+# Entries are small, so reading them is bound by the latency of the store, and threads overlap the waiting.
+READ_THREADS = 16
 
 Action = dict[str, Any]
 """One line of an entry: {kind: fields}, such as {"add": {"path": ..., "size": ...}}."""
 
 
 class LogSource(Protocol):
-    """What reading a log needs of a table; `emoji_ldm.dataset.table.Table` is one."""
+    """The part of a table that reading its log needs; `emoji_ldm.dataset.table.Table` provides it."""
 
     @property
     def spec(self) -> TableSpec: ...
@@ -70,7 +71,11 @@ class LogEntry:
         now = int(time.time() * 1000)
         info = {"timestamp": now, "operation": self.operation, "operationParameters": {},
                 "engineInfo": f"emoji-ldm:{__version__}", "txnId": uuid.uuid4().hex, **self.metadata}  # fmt: skip
+        # PROTOCOL.md requires `commitInfo` to be the first action only of tables with in-commit timestamps, but every
+        # writer puts it there, and readers that look at the first line alone still see who committed.
         lines: list[Action] = [{"commitInfo": info}]
+        # The version of a `txn` is a number that each application counts as it likes. This one needs two states only,
+        # done and undone, so that "the last one wins" is all a reader has to know.
         lines += [{"txn": {"appId": name, "version": int(done)}} for name, done in self.shard_states.items()]
         lines += [{"remove": _remove_action(file, now, self.data_change)} for file in self.remove]
         lines += [{"add": _add_action(file, now, self.data_change)} for file in self.add]
@@ -85,7 +90,8 @@ def creation_entry(spec: TableSpec) -> bytes:
     metadata = {"id": str(uuid.uuid4()), "name": spec.name, "format": {"provider": "parquet", "options": {}},
             "schemaString": Schema.from_arrow(spec.schema).to_json(), "partitionColumns": [],
             "createdTime": int(time.time() * 1000), "configuration": KEEP_HISTORY}  # fmt: skip
-    # These versions of the protocol suffice, and every Delta client supports them.
+    # These are the lowest versions of the protocol that suffice, and every Delta client supports them.
+    # A table with more features would need a higher reader version, and older clients would refuse to open it.
     setup = ({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}, {"metaData": metadata})
     return LogEntry(operation="CREATE TABLE").to_bytes() + "".join(json.dumps(line) + "\n" for line in setup).encode()
 
@@ -108,6 +114,8 @@ def read_entry(table: LogSource, version: int) -> list[Action]:
 def log_entries(table: LogSource, first: int = 0, last: int | None = None) -> Iterator[tuple[int, list[Action]]]:
     """(version, actions) from version `first` to `last` (by default the newest), in order; DatasetError for a gap."""
     versions = range(first, (table.version if last is None else last) + 1)
+    # The pool reads ahead, and `map` gives the entries back in order. The order matters, since whoever replays the log
+    # lets later actions overrule earlier ones.
     with ThreadPoolExecutor(READ_THREADS) as pool:
         yield from zip(versions, pool.map(lambda version: read_entry(table, version), versions), strict=True)
 
@@ -142,19 +150,27 @@ def file_lifetimes(table: LogSource) -> list[FileLifetime]:
         for action in actions:
             if (gone := action.get("remove")) and gone["path"] in added:
                 # The version that removes a file does not contain it any more.
+                # A path may be removed and added again later, by a restore. Each stay is a lifetime of its own, since a
+                # version between the two does not need the file.
                 first, size = added.pop(gone["path"])
                 ended.append(FileLifetime(gone["path"], size, first, version - 1, gone.get("deletionTimestamp") or 0))
         for action in actions:
             if "add" in action:
+                # PROTOCOL.md, "Action Reconciliation": an `add` of a path that is live already, such as one that only
+                # updates its statistics, replaces the action and does not begin a new stay.
                 added.setdefault(action["add"]["path"], (version, action["add"]["size"]))
     return ended + [FileLifetime(path, size, first, None) for path, (first, size) in added.items()]
 
 
 def _add_action(file: DataFile, now: int, data_change: bool) -> Action:
+    # The time is that of the commit, not of the writing of the file. A file that a restore brings back counts as new
+    # from then on.
     return {"path": file.path, "partitionValues": {}, "size": file.size, "modificationTime": now,
             "dataChange": data_change, "stats": file.stats}  # fmt: skip
 
 
 def _remove_action(file: DataFile, now: int, data_change: bool) -> Action:
+    # The time of the removal is what a vacuum goes by: a reader that opened the table just before it may still need the
+    # file for a while. `extendedFileMetadata` says that the two fields after it are filled.
     return {"path": file.path, "deletionTimestamp": now, "dataChange": data_change, "extendedFileMetadata": True,
             "partitionValues": {}, "size": file.size}  # fmt: skip

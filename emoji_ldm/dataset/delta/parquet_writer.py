@@ -20,14 +20,20 @@ from emoji_ldm.errors import StoreError
 from emoji_ldm.schemas import TableSpec
 from emoji_ldm.store import Store
 
-ROW_GROUP_ROWS = 100  # the row group size that Hugging Face's viewer recommends for images
-TARGET_FILE_BYTES = 128 * 2**20  # a streamed file is closed once it is this large
-EXTRA_BOUNDED_COLUMNS = ("source_url", "url")  # columns with minimum and maximum in the log, besides the key
+# A row group is the smallest unit that a reader can fetch. Hugging Face's viewer recommends 100 rows for images,
+# because it loads whole groups to show a page.
+ROW_GROUP_ROWS = 100
+# Much smaller files cost readers a request each; much larger ones make an upsert, which rewrites whole files,
+# expensive.
+TARGET_FILE_BYTES = 128 * 2**20
+# No code of this project reads these bounds. They are for other Delta engines, such as Spark or DuckDB, which skip the
+# files whose bounds exclude the URL that a query asks for.
+EXTRA_BOUNDED_COLUMNS = ("source_url", "url")
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """Facts of a Parquet file, committed or not yet."""
+    """A Parquet file as its log entry describes it, committed or not yet."""
 
     path: str  # relative to the table's folder; on a branch it may start with ../ and point into another table folder
     size: int  # bytes
@@ -40,6 +46,8 @@ class DataFile:
 
     def bounds(self, column: str) -> tuple[str, str] | None:
         """Smallest and largest value of a column; None if the statistics do not include it."""
+        # Statistics are kept as text, because most files are only passed from worker to log and never asked for their
+        # bounds.
         stats = json.loads(self.stats)
         low, high = stats.get("minValues", {}).get(column), stats.get("maxValues", {}).get(column)
         return None if low is None or high is None else (low, high)
@@ -61,6 +69,7 @@ def write_files(store: Store, folder: str, spec: TableSpec, tables: Iterable[pa.
     """
     file: _ParquetFileWriter | None = None
     try:
+        # S3 has no folders; a marker object for one would show up in listings as a file of zero bytes.
         if not store.is_s3:
             store.filesystem.create_dir(folder)
         # Files are opened with their first rows, since an empty file would be a useless object.
@@ -110,9 +119,13 @@ class _ParquetFileWriter:
 
     @property
     def size(self) -> int:
+        # The position of the stream counts the row groups that were written, compressed. The footer is missing until
+        # the writer is closed, so the final size is read after that.
         return int(self.sink.tell())
 
     def close(self) -> DataFile:
+        # Closing the Parquet writer appends the footer, and closing the sink completes the upload. The size is taken
+        # between the two, since a closed stream has no position.
         self.writer.close()
         size = self.size
         self.sink.close()
@@ -131,9 +144,12 @@ class _ColumnBounds:
     def add(self, rows: pa.Table) -> None:
         self.num_rows += rows.num_rows
         for name in self.columns:
+            # Both pyarrow, which compares UTF-8 bytes, and Python, which compares code points, order text in the same
+            # way, so bounds of different row groups can be combined here.
             low, high = pc.min_max(rows[name]).as_py().values()
-            # Delta readers take a missing bound as "unknown" and read the file.
-            if low is not None:  # None where all values are null
+            # The minimum is None where all values are null. Delta readers take a missing bound as "unknown" and read the
+            # file.
+            if low is not None:
                 self.low[name] = min(low, self.low.get(name, low))
                 self.high[name] = max(high, self.high.get(name, high))
 

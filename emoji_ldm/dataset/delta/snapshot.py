@@ -29,6 +29,7 @@ def open_table(store: Store, spec: TableSpec, version: int | None) -> DeltaTable
         try:
             delta = DeltaTable(store.table_uri(spec.name), version, storage_options=store.storage_options())
         except TableNotFoundError:
+            # A missing table is a normal state: the first commit creates it, and until then it has no rows.
             return None
     _check_schema(store, spec, delta)
     return delta
@@ -37,7 +38,8 @@ def open_table(store: Store, spec: TableSpec, version: int | None) -> DeltaTable
 def read_live_files(delta: DeltaTable) -> Iterator[DataFile]:
     """The files that make up this version, oldest first."""
     actions = pa.table(delta.get_add_actions())
-    # Paths are random, so they only break ties: files of one commit have one modification time.
+    # The files of one commit have one modification time. Paths are random; they only break ties, so that the same version
+    # always gives the same order.
     for row in actions.sort_by([("modification_time", "ascending"), ("path", "ascending")]).to_pylist():
         stats = {"numRecords": row["num_records"], "minValues": row.get("min") or {},
                  "maxValues": row.get("max") or {}, "nullCount": {}}  # fmt: skip

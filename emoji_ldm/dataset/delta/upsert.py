@@ -30,16 +30,22 @@ def plan_upsert(
 
     The plan may be called several times, after lost races; a rewritten file is reused while its original is live.
     """
+    # `rewritten` outlives a single try: {path: replacements}, None for a file that holds none of the keys. Data files
+    # never change, so what was found out about one stays true however often the race is lost.
     dropped_keys, rewritten = sorted(set(keys)), dict[str, list[DataFile] | None]()
 
     def plan() -> LogEntry | None:
+        # The winner of a lost race may have been the same shard, run twice by mistake or after a timeout. Without this
+        # check its rows would be in the table twice.
         if app_id and table.committed(app_id):
             return None
-        # Only files that an earlier try has not examined yet; after a lost race that is few of them.
+        # Only files that no earlier try has examined are read; after a lost race these are few.
         live = table.live_files()
         for path in live.keys() - rewritten.keys():
             rewritten[path] = _rewritten_without(table, live[path], dropped_keys)
-        # An empty list means that all rows of the file go: the file is removed and none is added for it.
+        # An empty list means that no row of the file is left: the file is removed, and none is added for it.
+        # Files that are not live any more drop out here: whoever removed them has rewritten them, and their successors
+        # are live and were examined above. What this writer made of the old ones stays behind as orphans.
         touched = {path: new for path in live if (new := rewritten[path]) is not None}
         add = [*files, *(file for new in touched.values() for file in new)]
         return LogEntry(add, [live[path] for path in touched], {app_id: True} if app_id else {}, metadata, "MERGE")
@@ -55,9 +61,14 @@ def plan_replace(table: CommitTarget, remove: Collection[str], entry: LogEntry) 
     """
 
     def plan() -> LogEntry | None:
+        # Nothing is left to do only if every shard that the entry marks is done already. An entry that marks none is
+        # committed on every call.
         if entry.shard_states and all(table.committed(name) for name in entry.shard_states):
             return None
+        # A plain append does not depend on the files of the table, and listing them is the expensive part of a plan.
         live = table.live_files() if remove else {}
+        # The caller read those files to make their replacements. If another writer replaced one first, its new rows are
+        # not in the replacements and would be lost, so the work has to be done again from the start.
         if gone := [path for path in remove if path not in live]:
             raise DatasetError(
                 f"table {table.spec.name} changed meanwhile: {len(gone)} of its files were replaced by another writer; "
@@ -73,16 +84,20 @@ def plan_replace(table: CommitTarget, remove: Collection[str], entry: LogEntry) 
 def _rewritten_without(table: CommitTarget, file: DataFile, keys: Sequence[str]) -> list[DataFile] | None:
     """The file written again without the rows of these sorted keys; None if it holds none of them.
 
-    Three checks, from cheap to dear: the bounds in the log, the file's key column (cached), and only then its rows.
+    Three checks, the cheapest first: the bounds in the log, the file's key column (cached), and only then its rows.
     """
+    # An upsert touches a few of many files, and on S3 each further check costs at least one request per file.
     bounds, column = file.bounds(table.spec.key), table.spec.key
+    # Both positions are equal if no wanted key lies between the smallest and the largest of the file. Appending a null
+    # character to the largest gives the next possible text, so that a key equal to it counts as inside.
     if bounds and bisect_left(keys, bounds[0]) == bisect_left(keys, bounds[1] + "\0"):
-        return None  # no key lies between the smallest and the largest of the file
+        return None
     dropped = pa.array(keys, pa.string())
     source, store = table.resolve(file.path), table.store
     if not pc.any(pc.is_in(table.keys_of(file.path), dropped)).as_py():
         return None
 
+    # Rows are streamed, a row group at a time, since a file of images need not fit into memory twice.
     def remaining_rows() -> Iterator[pa.Table]:
         with table.read_errors(), store.filesystem.open_input_file(source) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=ROW_GROUP_ROWS):
