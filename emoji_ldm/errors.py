@@ -23,8 +23,10 @@ from __future__ import annotations
 class EmojiLdmError(Exception):
     """A problem that the user can fix; the message says how."""
 
+    # The CLI exits with this code, so that a script can tell a wrong option (2) from work that failed (1).
     exit_code = 1
-    # Whether every rank of a worker group raises the error by itself, so that no rank waits for another.
+    # True if every rank of a worker group raises the error by itself. Otherwise the failing rank has to tell the
+    # others, which would wait for it in their next collective operation.
     raised_on_all_ranks = False
 
 

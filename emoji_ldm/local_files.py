@@ -17,7 +17,7 @@ from emoji_ldm.errors import StoreError
 
 def write_atomically(data: bytes, path: Path) -> None:
     """Replace a file; readers see the old content or the new, never a part. The folder must exist."""
-    # In the same folder, because a rename is atomic only within one file system.
+    # The temporary file lies in the same folder, because a rename is atomic only within one file system.
     temporary = _temporary(path)
     temporary.write_bytes(data)
     temporary.replace(path)
@@ -32,6 +32,7 @@ def write_if_absent(data: bytes, path: Path) -> bool:
     Raises:
         OSError: The folder cannot be made or written.
     """
+    # The first file of a folder makes it; several processes may do so at once.
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -73,11 +74,16 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def memory_map(path: Path) -> bytes | memoryview:
     """The bytes of a file, read from disk as they are used."""
+    # The operating system refuses to map an empty file.
     if not path.stat().st_size:
-        return b""  # an empty file cannot be mapped
+        return b""
     with path.open("rb") as stream:
+        # The mapping stays valid after the file is closed. Pages are read when they are first touched, so a checkpoint
+        # of gigabytes is uploaded without a copy of it in memory.
         return memoryview(mmap(stream.fileno(), 0, access=ACCESS_READ))
 
 
 def _temporary(path: Path) -> Path:
+    # The leading dot hides a file that a killed process left from readers, who list only names that they know, and the
+    # random name keeps concurrent writers apart.
     return path.with_name(f".{uuid.uuid4().hex}.tmp")

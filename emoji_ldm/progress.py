@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-LINE_INTERVAL_S = 5.0  # between plain lines: log collectors store each of them
+# Log collectors store and bill every line, so plain lines come at this interval at most.
+LINE_INTERVAL_S = 5.0
 
+# Standard output belongs to results, such as the JSON of `--json`, which other programs read.
 console = Console(stderr=True, highlight=False)
 
 
@@ -27,6 +29,8 @@ class ProgressTracker:
 
     def resume_at(self, done: int) -> None:
         """Continue from `done` items of an earlier run: they count as done, but not towards the rate."""
+        # The ETA comes from the rate of this run. Items of an earlier run took no time here and would make it look far
+        # too fast.
         self.done = self._first = done
         self._began = self._printed = time.monotonic()
         if self._bar is not None and self._task is not None:
@@ -45,6 +49,7 @@ class ProgressTracker:
         elapsed_s = time.monotonic() - self._began
         mean = "" if rate else _rate(self.done - self._first, elapsed_s, self.unit)
         rate = rate or (self.done - self._first) / max(elapsed_s, 1e-6)
+        # The floors keep the first call, when next to no time has passed, from dividing by zero.
         eta = format_duration(max(self.total - self.done, 0) / max(rate, 1e-6))
         text = ", ".join(filter(None, (mean, note)))
         # rich redraws the bar at its own pace; plain lines are limited here.
@@ -77,12 +82,13 @@ def _rate(count: int, seconds: float, unit: str) -> str:
 @contextmanager
 def track(name: str, total: int, unit: str) -> Iterator[ProgressTracker]:
     """Show the progress of `total` items of `unit` while the block runs."""
-    # Logs of jobs and pipes get plain lines: a bar would fill them with control characters.
+    # In a log or a pipe, a bar would only leave control characters, so those get plain lines.
     if not sys.stderr.isatty():
         yield ProgressTracker(name, total, unit, None)
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn("ETA {task.fields[eta]}"), TextColumn("{task.fields[note]}"))  # fmt: skip
+    # Lines printed to the same console while the bar is shown appear above it instead of tearing it apart.
     with Progress(*columns, console=console) as bar:
         yield ProgressTracker(name, total, unit, bar)
 

@@ -29,18 +29,23 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 CONNECT_TIMEOUT_S = 5
-PART_BYTES = 2**23  # of a multipart upload; S3 allows 10,000 parts, hence objects of 80 GB
-# Parts that a process sends at once. Sending is bound by the CPU (TLS, copies): more threads than cores slow it down.
+# S3 allows 10,000 parts of at least 5 MiB per upload. Parts of 8 MiB keep many in flight and allow objects of 80 GB.
+PART_BYTES = 2**23  # of a multipart upload
+# The number of parts that a process sends at once. Sending is bound by the CPU (TLS, copies), so more threads than
+# cores would slow it down.
 UPLOAD_THREADS = max(2, min(16, os.cpu_count() or 1))
 
 
 def filesystem() -> fs.FileSystem:
     """The pyarrow file system of the server; its paths are `bucket/key`."""
+    # pyarrow takes the scheme and the host of an endpoint as two arguments, while the environment gives one URL.
     scheme, _, host = _endpoint().partition("://")
     return fs.S3FileSystem(
         endpoint_override=host or None,
         scheme=scheme or "https",
         region=_region(),
+        # A wrong endpoint has to fail within seconds, while the user still watches; so waits are short and attempts
+        # few.
         connect_timeout=CONNECT_TIMEOUT_S,
         request_timeout=30,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
@@ -49,9 +54,12 @@ def filesystem() -> fs.FileSystem:
 
 def storage_options() -> dict[str, str]:
     """Options for delta-rs; conditional PUTs keep concurrent commits apart without a lock table."""
+    # Commits are made by `delta_commit.py`. delta-rs only reads logs here and writes their checkpoints.
     options = {"aws_conditional_put": "etag", "AWS_REGION": _region(), "connect_timeout": f"{CONNECT_TIMEOUT_S}s"}
     if endpoint := _endpoint():
         options["AWS_ENDPOINT_URL"] = endpoint
+        # Self-hosted servers rarely have a DNS name per bucket, and many of them speak plain HTTP inside a cluster,
+        # which delta-rs refuses unless it is allowed.
         options["AWS_VIRTUAL_HOSTED_STYLE_REQUEST"] = "false"
         options["AWS_ALLOW_HTTP"] = str(endpoint.startswith("http://")).lower()
     return options
@@ -72,13 +80,15 @@ def put_if_match(data: bytes, path: str, etag: str) -> bool:
 
 
 def _put_if(data: bytes, path: str, condition: Mapping[str, Any]) -> bool:
+    # boto3 is slow to import, and stores in a local folder never need it.
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, key = path.partition("/")
     try:
         _client(_ClientKey.now()).put_object(Bucket=bucket, Key=key, Body=data, **condition)
     except ClientError as error:
-        # 412: the condition failed. 409: another conditional PUT of this key was in flight.
+        # Status 412 means that the condition failed, and 409 that another conditional PUT of this key was in flight.
+        # With If-Match, an object that was deleted meanwhile gives the error NoSuchKey instead.
         refused = error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412)
         if refused or error.response["Error"].get("Code") == "NoSuchKey":
             return False
@@ -118,7 +128,7 @@ def put_parts(data: memoryview, path: str) -> None:
     bucket, _, key = path.partition("/")
     client = _uploader(_ClientKey.now())
     try:
-        # A multipart upload costs three requests at least.
+        # A multipart upload costs at least three requests, which small objects are not worth.
         if len(data) <= PART_BYTES:
             client.put_object(Bucket=bucket, Key=key, Body=bytes(data))
         else:
@@ -128,9 +138,12 @@ def put_parts(data: memoryview, path: str) -> None:
 
 
 def _multipart(client: S3Client, bucket: str, key: str, data: memoryview) -> None:
+    # A multipart upload has three phases: it is created, its parts are sent in any order, and a last request joins
+    # them. The object does not exist before that last request, so readers never see a part of it.
     upload = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
 
     def send(number: int) -> CompletedPartTypeDef:
+        # The slice is copied here, in the worker, so that only the parts in flight take memory twice.
         body = bytes(data[(number - 1) * PART_BYTES : number * PART_BYTES])
         part = client.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=body)
         return {"PartNumber": number, "ETag": part["ETag"]}
@@ -140,7 +153,8 @@ def _multipart(client: S3Client, bucket: str, key: str, data: memoryview) -> Non
     try:
         parts = [future.result() for future in sent]
     except BaseException:
-        # An aborted upload keeps parts that arrive later, and they are billed: wait for those in flight first.
+        # A part that arrives after the abort stays on the server and is billed. So parts that have not begun are
+        # cancelled, and those in flight are waited for, before the upload is aborted.
         for future in sent:
             future.cancel()
         wait(sent)
@@ -151,7 +165,7 @@ def _multipart(client: S3Client, bucket: str, key: str, data: memoryview) -> Non
 
 @cache
 def _upload_pool() -> ThreadPoolExecutor:
-    """The process's pool for parts; made at the first use, so that importing starts no threads."""
+    """The pool of this process for parts; it is made at the first use, so that importing starts no threads."""
     return ThreadPoolExecutor(UPLOAD_THREADS, "part")
 
 
@@ -164,6 +178,7 @@ def check_conditional_writes(root: str, name: str) -> None:
         client = _client(_ClientKey.now())
         client.put_object(Bucket=bucket, Key=key, Body=b"1")
         try:
+            # The object exists by now, so a server that honours the condition has to refuse this PUT.
             is_exclusive = not put_if_absent(b"2", f"{bucket}/{key}")
         finally:
             client.delete_object(Bucket=bucket, Key=key)
@@ -178,6 +193,7 @@ def prefix_exists(root: str) -> bool:
     """Whether any object exists below `bucket/prefix`; StoreError, within seconds, if the server cannot be reached."""
     bucket, _, prefix = root.partition("/")
     with _store_errors(root):
+        # The slash at the end keeps `data` from matching `data2`; a prefix exists as soon as any object does.
         found = _client(_ClientKey.now()).list_objects_v2(
             Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", MaxKeys=1
         )  # fmt: skip
@@ -216,6 +232,8 @@ class _ClientKey:
         return cls(_endpoint(), _region(), tuple(os.environ.get(name) for name in names))
 
 
+# Making a client takes tens of milliseconds and opens a connection pool, so clients are shared by the threads of the
+# process; boto3's clients allow that.
 @lru_cache(maxsize=4)
 def _client(key: _ClientKey) -> S3Client:
     return _connect(key, read_timeout=30, retries={"total_max_attempts": 2})
@@ -223,6 +241,8 @@ def _client(key: _ClientKey) -> S3Client:
 
 @lru_cache(maxsize=4)
 def _uploader(key: _ClientKey) -> S3Client:
+    # Parts are large and a retry costs one part only, so uploads wait longer and try more often than the small requests
+    # of `_client`. The pool has room for every upload thread and as many small requests.
     return _connect(key, read_timeout=60, retries={"total_max_attempts": 5}, max_pool_connections=2 * UPLOAD_THREADS,
                     signing={"payload_signing_enabled": False})  # fmt: skip
 
@@ -234,12 +254,14 @@ def _connect(key: _ClientKey, *, signing: Mapping[str, Any] = MappingProxyType({
     # Timeouts and few attempts: a wrong endpoint must fail within seconds, before a job starts.
     settings = BotoConfig(
         connect_timeout=CONNECT_TIMEOUT_S,
-        request_checksum_calculation="when_required",  # MinIO and SeaweedFS reject trailing checksums
+        # By default boto3 appends checksums as trailers to request bodies, which MinIO and SeaweedFS reject.
+        request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3=cast(Any, {"addressing_style": "path" if key.endpoint else "auto", **signing}),
         **options,
     )
-    session = boto3.session.Session()  # the default session would keep the credentials that it first saw
+    # boto3's default session would keep the credentials that it saw first, also after the environment has changed.
+    session = boto3.session.Session()
     return session.client("s3", endpoint_url=key.endpoint or None, region_name=key.region, config=settings)
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+# Hugging Face's `Image` feature has this layout, so that exports and the tables share one type.
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
+# Prompts, validators and the columns of `captions` are all made from this one list.
 CAPTION_ATTRIBUTES = ("head_shape", "eyes", "mouth", "expression", "skin_color", "action", "background")
 """The seven attributes of a caption sentence, in the order of the sentence (see caption/sentence_format.py)."""
 
@@ -26,10 +28,14 @@ class TableSpec:
     key: str
 
 
+# Arrow fields are nullable by default, and so are all of these, because rows of failures lack most values. Keys are
+# never null, which `dataset verify` checks.
 def _table_spec(name: str, key: str, *fields: tuple[str, pa.DataType]) -> TableSpec:
     return TableSpec(name, pa.schema([pa.field(field, kind) for field, kind in fields]), key)
 
 
+# A tile is one emoji on a page. Its key holds the page and the position, so reading a page again replaces its tiles
+# instead of adding them once more.
 LISTINGS = _table_spec(
     "listings", "tile_id",
     ("tile_id", pa.string()),        # sha256 of page URL and position
@@ -40,6 +46,8 @@ LISTINGS = _table_spec(
     ("position", pa.int32()),        # index on the page, from 0
 )  # fmt: skip
 
+# One row per URL that was requested, whatever came of it. A crawl that is run again skips the URLs that have a row, so
+# failures have to be recorded like successes.
 OUTCOMES = _table_spec(
     "outcomes", "url",
     ("url", pa.string()),
@@ -54,6 +62,7 @@ OUTCOMES = _table_spec(
     ("last_modified", pa.string()),
 )  # fmt: skip
 
+# The key is a hash of the pixels and not of the file: the same picture from two sites, or in two formats, is one row.
 IMAGES = _table_spec(
     "images", "image_id",
     ("image_id", pa.string()),       # sha256 of size and canonical RGBA pixels
@@ -71,6 +80,8 @@ IMAGES = _table_spec(
     ("fingerprint", pa.binary()),    # perceptual hash, see emoji_ldm.images.fingerprint
 )  # fmt: skip
 
+# The key contains the engine's settings, so the captions of several engines lie side by side, and a change of a setting
+# adds rows instead of overwriting those that a tag or an earlier training refers to.
 CAPTIONS = _table_spec(
     "captions", "caption_id",
     ("caption_id", pa.string()),     # hash of image, engine settings and number
@@ -85,6 +96,8 @@ CAPTIONS = _table_spec(
     *((name, pa.string()) for name in CAPTION_ATTRIBUTES),
 )  # fmt: skip
 
+# Tensors are stored as raw bytes with their shape, because Delta has no tensor type and nested lists would cost several
+# times the space and time. Float16 is precise enough for latents of order one.
 LATENTS = _table_spec(
     "latents", "latent_id",
     ("latent_id", pa.string()),      # hash of image and VAE
@@ -95,6 +108,7 @@ LATENTS = _table_spec(
     ("logvar", pa.binary()),
 )  # fmt: skip
 
+# Rows are keyed by the text, not by the image: many images share a caption, and its embedding is computed once.
 TEXT_EMBEDDINGS = _table_spec(
     "text_embeddings", "text_id",
     ("text_id", pa.string()),        # hash of caption and text encoder
@@ -104,6 +118,8 @@ TEXT_EMBEDDINGS = _table_spec(
     ("hidden_states", pa.binary()),  # float16, little endian, C order
 )  # fmt: skip
 
+# The key is a hash of everything that determines the pixels, so a job that is run again recognises the images that it
+# has made already.
 GENERATED = _table_spec(
     "generated", "generated_id",
     ("generated_id", pa.string()),   # hash of model, prompt, seed and settings
@@ -111,6 +127,7 @@ GENERATED = _table_spec(
     ("prompt", pa.string()),
     ("negative_prompt", pa.string()),
     ("seed", pa.int64()),
+    # Sampling settings are columns, so that a generated data set can be filtered by them.
     ("steps", pa.int32()),
     ("guidance_scale", pa.float32()),
     ("checkpoint", pa.string()),     # URI of the model

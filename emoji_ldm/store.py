@@ -41,7 +41,9 @@ class Store:
 
     def __post_init__(self) -> None:
         """Make a local folder absolute, so that workers with another working directory see the same store."""
-        object.__setattr__(self, "branch", self.branch or None)  # tags of the main line store an empty branch name
+        # The dataclass is frozen, so that it can be hashed and shared between threads; during its construction, fields
+        # may still be normalised this way. Tags of the main line store an empty branch name.
+        object.__setattr__(self, "branch", self.branch or None)
         if not self.uri.strip():
             raise StoreError("the store is empty; give a folder or s3://bucket/prefix (store=...)")
         # A URI without a scheme is a folder, absolute or relative.
@@ -63,6 +65,7 @@ class Store:
         """Path of the store inside `filesystem`: an absolute folder or `bucket/prefix`."""
         return self.uri.removeprefix("s3://")
 
+    # The file system is made at the first use, so that naming a store costs nothing; that of S3 opens connections.
     @cached_property
     def filesystem(self) -> fs.FileSystem:
         """The pyarrow file system that holds the store."""
@@ -76,6 +79,7 @@ class Store:
         """Folder of a table, relative to the store."""
         return f"{self.branch_folder}/tables/{name}" if self.branch else f"tables/{name}"
 
+    # The folder is read once, since it never changes while the branch exists and every path of a table depends on it.
     @cached_property
     def branch_folder(self) -> str:
         """Folder of the branch, relative to the store; DatasetError if there is no such branch."""
@@ -122,7 +126,8 @@ class Store:
             if not self.is_s3:
                 self._make_parent(path)
                 return local_files.write_atomically(data, Path(path))
-            with self.filesystem.open_output_stream(path) as stream:  # S3 shows an object once it is complete
+            # S3 shows an object only once its upload is complete, so a plain write is atomic there.
+            with self.filesystem.open_output_stream(path) as stream:
                 stream.write(data)
         return None
 
@@ -141,6 +146,8 @@ class Store:
 
     def write_if_absent(self, data: bytes, *parts: str) -> bool:
         """Write a file unless one exists, atomically (on S3 by a conditional PUT); False if one existed."""
+        # Commits, tags and locks rest on this method: of any number of writers of one path, at most one gets True. A
+        # hard link and a conditional PUT are the operations that guarantee this without a server of our own.
         if self.is_s3:
             return s3.put_if_absent(data, self.path(*parts))
         with self.io_errors(f"write {'/'.join(parts)}"):
@@ -165,6 +172,7 @@ class Store:
 
     def download(self, local: Path, *parts: str) -> None:
         """Copy a folder of the store to a local one."""
+        # Listings contain folders too, which cannot be read; `exists` is true of files only.
         for name in self.list(*parts, recursive=True):
             if self.exists(*parts, name):
                 target = local / name
@@ -176,7 +184,9 @@ class Store:
         """Delete a folder and all in it; nothing happens if it does not exist."""
         with self.io_errors(f"delete {'/'.join(parts)}"):
             if self._type(*parts) == fs.FileType.Directory:
-                with suppress(FileNotFoundError):  # an S3 folder vanishes with its last object, perhaps before its turn
+                # An S3 folder is only a common prefix of keys. It vanishes with its last object, perhaps before its
+                # turn.
+                with suppress(FileNotFoundError):
                     self.filesystem.delete_dir(self.path(*parts))
 
     def remove(self, *parts: str) -> None:
@@ -186,16 +196,18 @@ class Store:
                 self.filesystem.delete_file(self.path(*parts))
 
     def check_writable(self) -> None:
-        """Check within seconds that jobs can write here; a new store is marked with its format.
+        """Check within seconds that jobs can write to the store; a new store is marked with its format.
 
         Raises:
             StoreError: The store cannot be reached or written, its conditional writes do not keep writers apart, or
                 it has another format.
             DatasetError: There is no such branch.
         """
+        # The write comes first: it fails at once for a missing bucket or permission, whatever the store holds.
         self.check_conditional_writes()
         self.mark_format()
         if self.branch:
+            # The value is not needed here; reading it raises the error for an unknown branch.
             _ = self.branch_folder
 
     def check_readable(self) -> None:
@@ -227,8 +239,8 @@ class Store:
     def check_format(self) -> None:
         """StoreError if another version of this library wrote the store in a layout that this one does not read."""
         found = self._format()
-        # Another process may be creating the store. It writes store.json before the first table, so whoever sees a
-        # table and then, reading once more, still no store.json looks at an old store, not at one half made.
+        # Another process may be creating the store at this moment. It writes store.json before the first table. So if a
+        # table exists and store.json, read once more after that, still does not, the store is of format 1.
         if found is None and self._has_tables() and (found := self._format()) is None:
             raise StoreError(
                 f"store {self.uri} was written by an earlier version of emoji-ldm, with other table names; choose "
@@ -250,6 +262,8 @@ class Store:
     def _format(self) -> object:
         return json.loads(self.read(FORMAT_FILE)).get("format") if self.exists(FORMAT_FILE) else None
 
+    # A folder without a log entry is not a table yet. Only names of this library count, since the folder `tables` may
+    # hold tables of others.
     def _has_tables(self) -> bool:
         """Whether any table has a commit; workers may have written data files before the first one."""
         names = {*TABLES, *RENAMED_TABLES}.intersection(self.list("tables"))
@@ -258,6 +272,8 @@ class Store:
     def _make_parent(self, path: str) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
 
+    # An S3 key such as `a/b` can be an object and a prefix of others at once, so callers ask for the kind and not for
+    # mere existence.
     def _type(self, *parts: str) -> fs.FileType:
         with self.io_errors(f"find {'/'.join(parts)}"):
             return self.filesystem.get_file_info(self.path(*parts)).type

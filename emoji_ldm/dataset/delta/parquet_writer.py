@@ -147,8 +147,8 @@ class _ColumnBounds:
             # Both pyarrow, which compares UTF-8 bytes, and Python, which compares code points, order text in the same
             # way, so bounds of different row groups can be combined here.
             low, high = pc.min_max(rows[name]).as_py().values()
-            # The minimum is None where all values are null. Delta readers take a missing bound as "unknown" and read the
-            # file.
+            # The minimum is None where all values are null. Delta readers take a missing bound as "unknown" and read
+            # the file.
             if low is not None:
                 self.low[name] = min(low, self.low.get(name, low))
                 self.high[name] = max(high, self.high.get(name, high))

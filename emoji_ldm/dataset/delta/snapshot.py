@@ -38,8 +38,8 @@ def open_table(store: Store, spec: TableSpec, version: int | None) -> DeltaTable
 def read_live_files(delta: DeltaTable) -> Iterator[DataFile]:
     """The files that make up this version, oldest first."""
     actions = pa.table(delta.get_add_actions())
-    # The files of one commit have one modification time. Paths are random; they only break ties, so that the same version
-    # always gives the same order.
+    # The files of one commit have one modification time. Paths are random; they only break ties, so that the same
+    # version always gives the same order.
     for row in actions.sort_by([("modification_time", "ascending"), ("path", "ascending")]).to_pylist():
         stats = {"numRecords": row["num_records"], "minValues": row.get("min") or {},
                  "maxValues": row.get("max") or {}, "nullCount": {}}  # fmt: skip
