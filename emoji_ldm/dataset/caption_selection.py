@@ -18,10 +18,13 @@ def good_captions(captions: Table) -> dict[str, list[str]]:
     that hold them, since training and exports have to be reproducible.
     """
     columns = ["image_id", "engine", "number", "caption"]
+    # Failed captions have an empty text and exist only to record the reason.
     rows = captions.read(columns, filter=pc.field("status") == "ok").to_pylist()
-    # Engine name, number and text break ties, so that no order of files shows through.
+    # Engine name, number and text break ties. Without them the order of equal ranks would be that of the files, which a
+    # compaction changes.
     rows.sort(key=lambda row: (ENGINE_RANK.get(row["engine"], 1), row["engine"], row["number"] or 0, row["caption"]))
-    found: dict[str, dict[str, None]] = {}  # a dict preserves the order and drops duplicates
+    # The inner dicts serve as ordered sets: two engines may write the same sentence, which is used once.
+    found: dict[str, dict[str, None]] = {}
     described_by_people = {row["image_id"] for row in rows if row["engine"] == HUMAN}
     for row in rows:
         if row["engine"] == HUMAN or row["image_id"] not in described_by_people:

@@ -16,6 +16,7 @@ from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.store import Store
 
 ALIAS_FOLDER = ("refs", "checkpoints")
+# The name becomes a file name in the store, so it holds nothing that a path could be made of.
 ALIAS_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
 
 
@@ -24,7 +25,7 @@ def set_alias(store: Store, name: str, path: str) -> None:
     if not ALIAS_PATTERN.fullmatch(name):
         raise ConfigError(f"name {name!r} is not allowed; start with a letter, continue with letters, digits, . _ or -")
     facts = {"name": name, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), "checkpoint": path}
-    # A plain write: the last one to move an alias wins.
+    # An alias is meant to move, so the write needs no condition: of two commands, the later one wins.
     store.write(json.dumps(facts).encode(), *ALIAS_FOLDER, f"{name}.json")
 
 
@@ -41,6 +42,7 @@ def resolve_alias(store: Store, name: str) -> str:
 
 def aliased_paths(store: Store) -> dict[str, str]:
     """{alias: path of its checkpoint}."""
+    # Other machines move aliases at any time, so they are read anew each time; there are only a few.
     names = [name for name in store.list(*ALIAS_FOLDER) if name.endswith(".json")]
     return {
         name.removesuffix(".json"): str(json.loads(store.read(*ALIAS_FOLDER, name))["checkpoint"]) for name in names

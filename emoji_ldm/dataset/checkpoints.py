@@ -28,9 +28,14 @@ from emoji_ldm.dataset import checkpoint_aliases
 from emoji_ldm.errors import ModelError, UntrainedError
 from emoji_ldm.store import Store
 
+# The writing of a checkpoint takes minutes, and a process may die in any of them. So a folder counts for nothing until
+# its manifest exists: files first, manifest second, LATEST last. A crash before the manifest leaves a folder that
+# readers ignore and pruning deletes; a crash between the two leaves a complete checkpoint that readers find without
+# LATEST.
 MANIFEST_FILE, LATEST_FILE = "COMPLETE", "LATEST"
 FOLDER_PATTERN = re.compile(r"step-(\d{8})-[0-9a-f]{8}")
-ABANDONED_S = 900.0  # after so long without a new file nobody writes a folder without manifest any more
+# A folder without manifest may be one that somebody is writing. After this long without a new file nobody is.
+ABANDONED_S = 900.0
 
 
 class DamagedCheckpointError(ModelError):
@@ -60,15 +65,17 @@ class Checkpoint:
             manifest = json.loads(self.store.read(self.path, MANIFEST_FILE))
         except ValueError:
             manifest = None
-        # A manifest that was cut off is damage, not a missing checkpoint: LATEST says that there was one.
+        # A manifest that was cut off is damage and not a missing checkpoint: starting over in silence would throw away
+        # the training that LATEST records.
         if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict) or "step" not in manifest:
             raise self.damaged(f"its manifest {MANIFEST_FILE} cannot be read")
         return manifest
 
     def check(self) -> dict[str, Any]:
         """The manifest, if all files exist with their sizes; else DamagedCheckpointError."""
+        # Sizes catch truncated and missing files at the price of one listing. Hashing gigabytes at every start would
+        # take minutes, so hashes are checked on download only.
         manifest, found = self.manifest(), file_sizes(self.store, self.path)
-        # Sizes catch truncated and missing files at the price of one listing; hashes are checked on download.
         for name, size in manifest["files"].items():
             if found.get(name) != size:
                 reason = f"has {found[name]} bytes instead of {size}" if name in found else "is missing"
@@ -89,6 +96,7 @@ class Checkpoint:
 
     def _alternative(self) -> str:
         run, kind = self.path.split("/")[1:3] if self.path.startswith("checkpoints/") else ("", "")
+        # Higher steps are tried first, since the best replacement is the one that lost the least training.
         others = (
             other for other in complete_checkpoints(self.store, run, kind)[::-1] if run and other.path != self.path
         )
@@ -119,12 +127,14 @@ class Checkpoint:
 
     def _fetch(self, cache: Path, part: str) -> Path:
         manifest = self.manifest()
-        # A local store is its own cache.
+        # A local store is its own cache: copying from disk to disk would gain nothing.
         folder = Path(self.store.path(self.path)) if not self.store.is_s3 else cache / self.path
         for name, size in manifest["files"].items():
             if not name.startswith(part):
                 continue
             local = folder / name
+            # A copy of the right size is trusted without hashing it again. Its path contains the random attempt, so no
+            # other checkpoint can have left it there, and it got its name only after its hash was checked.
             if self.store.is_s3 and not (local.is_file() and local.stat().st_size == size):
                 self._download(name, local, manifest.get("sha256", {}).get(name, ""))
             if not local.is_file() or local.stat().st_size != size:
@@ -133,6 +143,8 @@ class Checkpoint:
 
     def _download(self, name: str, local: Path, sha256: str) -> None:
         data = self.store.read(self.path, name)
+        # Uploads to S3 are not signed (see `s3.put_parts`), so this hash is what detects bytes that were changed on the
+        # way.
         if sha256 and hashlib.sha256(data).hexdigest() != sha256:
             raise self.damaged(f"{name} has another SHA-256 than was written")
         local.parent.mkdir(parents=True, exist_ok=True)
@@ -169,8 +181,11 @@ def publish_checkpoint(
         facts: Further fields of the manifest; `step` is required.
         sha256: {path in the folder: hex digest}, which downloads are checked against.
     """
+    # The manifest lists what the store holds now and not what the trainer believes to have written, so a file that is
+    # missing shows up when the checkpoint is loaded.
     files = {name: size for name, size in file_sizes(store, path).items() if name != MANIFEST_FILE}
-    # The manifest makes the checkpoint exist, so it is written after all files, and LATEST after it.
+    # The order is the protocol (see the top of this module): the manifest makes the checkpoint exist, LATEST records
+    # it.
     store.write(json.dumps({**facts, "files": files, "sha256": dict(sha256 or {})}).encode(), path, MANIFEST_FILE)
     folder, _, name = path.rpartition("/")
     store.write(name.encode(), folder, LATEST_FILE)
@@ -185,6 +200,7 @@ def latest_name(store: Store, run: str, kind: str) -> str:
 
 def complete_checkpoints(store: Store, run: str, kind: str) -> list[Checkpoint]:
     """Complete checkpoints of a run by step; of equal steps, the one that was published last comes last."""
+    # One listing and one request per folder; a run keeps a few checkpoints only.
     found = [checkpoint for checkpoint in _folders(store, run, kind) if store.exists(checkpoint.path, MANIFEST_FILE)]
     latest = latest_name(store, run, kind)
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.path.endswith(f"/{latest}")))
@@ -213,14 +229,21 @@ def prune_checkpoints(store: Store, run: str, kind: str, keep: int) -> None:
     interrupted leaves an incomplete checkpoint, not a damaged one.
     """
     latest = f"checkpoints/{run}/{kind}/{latest_name(store, run, kind)}"
-    # Sorting is stable: the order by step stays, and the one published last moves to the end.
+    # Python's sort is stable: the order by step stays, and the checkpoint that was published last moves to the end,
+    # where `[-keep:]` cannot miss it.
     complete = sorted(complete_checkpoints(store, run, kind), key=lambda checkpoint: checkpoint.path == latest)
     kept = {checkpoint.path for checkpoint in complete[-keep:]} | set(checkpoint_aliases.aliased_paths(store).values())
     complete_paths = {checkpoint.path for checkpoint in complete}
     for checkpoint in _folders(store, run, kind):
+        # An incomplete folder with a higher step than any complete one may be the checkpoint that is being written
+        # right now, so it stays.
         old = checkpoint.path not in kept and checkpoint.step <= complete[-1].step
-        own = checkpoint.path[-8:] == latest[-8:]  # of the attempt that publishes now, so nobody else writes it
+        # Folder names end in the attempt. Folders of the attempt that publishes now are written by nobody else, so they
+        # need not age before they are deleted.
+        own = checkpoint.path[-8:] == latest[-8:]
         if old and (own or checkpoint.path in complete_paths or _is_abandoned(store, checkpoint.path)):
+            # Without the manifest the folder is no checkpoint any more, so a crash during the deletion leaves nothing
+            # that looks complete.
             store.remove(checkpoint.path, MANIFEST_FILE)
             store.delete(checkpoint.path)
 

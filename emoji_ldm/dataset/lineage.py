@@ -11,7 +11,7 @@ from emoji_ldm import __version__
 
 @dataclass(frozen=True)
 class RunInfo:
-    """The run that commits, as far as a data set cares: its name and its whole configuration as JSON."""
+    """The run that commits: its name, and its whole configuration as JSON."""
 
     name: str
     config_json: str
@@ -39,6 +39,7 @@ class Lineage:
             # Sorted, so that equal lineages are equal texts.
             "parents": json.dumps(dict(self.parents), sort_keys=True),
             "counts": json.dumps(dict(counts), sort_keys=True),
+            # The whole configuration is stored, since a name of a preset says nothing once the preset has changed.
             "config": self.run_info.config_json,
             "code": __version__,
         }

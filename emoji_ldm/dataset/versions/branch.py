@@ -40,8 +40,10 @@ def create_branch(store: Store, name: str, start: str = "") -> dict[str, Any]:
         DatasetError: A vacuum deleted files of `start`, or is running.
     """
     refs.check_name(store, name)
-    # As for tags: no vacuum may delete the base's files between this check and the ref that protects them.
+    # As for tags, no vacuum may delete the base's files between the check that they exist and the ref that protects
+    # them.
     with store_lock(store, f"branch {name}") as lock:
+        # This checks that the files of all versions exist; from here on the lock keeps them from being deleted.
         line, versions = refs.versions_at(store, start)
         folder = f"branches/{name}-{uuid.uuid4().hex[:8]}"
         for table, version in versions.items():
@@ -55,6 +57,8 @@ def create_branch(store: Store, name: str, start: str = "") -> dict[str, Any]:
             "start": start,
             "tables": versions,
         }
+        # If copying the logs took longer than the lease, a vacuum may have deleted files of the base, and the branch
+        # must not become visible.
         lock.renew()
         # Of two commands that create one name, the conditional write lets one win; the loser cleans up its folder.
         if not store.write_if_absent(json.dumps(facts).encode(), "refs", "branches", f"{name}.json"):
@@ -72,8 +76,11 @@ def delete_branch(store: Store, name: str) -> dict[str, Any]:
     known = refs.branches(store)
     if name not in known:
         raise ConfigError(f"there is no branch {name!r}{refs.suggestion(name, known)}")
+    # A tag of the branch would keep its name but lose its meaning with the branch's logs.
     if holders := [tag for tag, facts in refs.tags(store).items() if facts["branch"] == name]:
         raise ConfigError(f"branch {name!r} is pinned by tag {holders[0]}: emoji-ldm dataset tag {holders[0]} --delete")
+    # Without its ref nobody finds the branch, so one atomic deletion ends it. Its files are left to the vacuum, which
+    # knows whether another branch was made from it and still uses them.
     store.remove("refs", "branches", f"{name}.json")
     return known[name]
 
@@ -82,17 +89,24 @@ def _clone_table(base: Table, folder: str) -> None:
     """Write version 0 of a branch's table: the base's schema, finished shards and live files."""
     path = f"{folder}/tables/{base.spec.name}"
     folder_path = base.store.path(path)
+    # Paths are made relative to the folder of the new table, not to the base's, because readers resolve a path against
+    # the table whose log names it. A branch of a branch thus points straight to the folder that holds the file.
     files = [DataFile(posixpath.relpath(base.resolve(file.path), folder_path), file.size, file.num_rows, file.stats)
              for file in base.live_files().values()]  # fmt: skip
-    setup, done = dict[str, Action](), dict[str, bool]()  # the last schema and shard states up to the base's version
+    # The last schema, and the last state of every shard, up to the base's version.
+    setup, done = dict[str, Action](), dict[str, bool]()
     # Shards that are done in the base are done in the branch, so running a stage there repeats no work.
+    # The base's whole log is replayed up to its version. The branch gets the result as its only entry, so it does not
+    # depend on the base's log.
     for _, actions in log_entries(base):
         for action in actions:
             setup.update({kind: {kind: action[kind]} for kind in ("protocol", "metaData") if kind in action})
             if "txn" in action:
                 done[action["txn"]["appId"]] = action["txn"]["version"] > 0
     origin = {"parents": json.dumps({base.spec.name: base.version}), "stage": "branch"}
+    # Shards that the base has undone are left out: a shard that is not mentioned is not done.
     entry = LogEntry(files, (), {name: True for name, is_done in done.items() if is_done}, origin, "CLONE")
     lines = "".join(json.dumps(action) + "\n" for action in setup.values()).encode()
+    # PROTOCOL.md does not fix the order of actions within an entry, so the setup may follow the files.
     is_new = base.store.write_if_absent(entry.to_bytes() + lines, entry_path(path, 0))
     assert is_new, "a branch's folder has a random name"

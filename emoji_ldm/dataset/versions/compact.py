@@ -35,20 +35,27 @@ def compact(table: Table, run: RunInfo, *, file_bytes: int = TARGET_FILE_BYTES) 
     Rows are streamed, one row group at a time. Writers may commit meanwhile: appended files are not touched, and a
     group of which another writer replaced a file is left as it is.
     """
+    # The groups are formed once, on the version that the table was opened at; what others append afterwards waits for
+    # the next compaction.
     groups = list(_groups(table.live_files().values(), file_bytes))
     before = len(table.live_files())
-    # The slow part, reading and writing, happens before the commit; the plan below only swaps names.
+    # Reading and writing, which may take minutes, happen before the commit. The plan below only exchanges names, so a
+    # race that is lost costs little.
     joined = [(group, _join(table, group)) for group in groups]
 
     def plan() -> LogEntry | None:
         live = table.live_files()
+        # A group whose files are all live still holds the same rows, since files never change. If an upsert has
+        # rewritten one of them, the joined file would bring its old rows back, so the whole group is given up.
         intact = [(group, new) for group, new in joined if all(file.path in live for file in group)]
-        # Every group lost a file to another writer, so the joined files stay orphans for the next vacuum.
+        # If every group lost a file to another writer, the joined files stay orphans for the next vacuum.
         if not intact:
             return None
         remove = [file for group, _ in intact for file in group]
         counts = {"files": len(remove), "into": len(intact)}
         metadata = Lineage(run, "compact", {}).metadata(counts, "")
+        # `dataChange` is false, since every row stays: a job that guards against other writers may go on, and streaming
+        # readers of Delta do not see the rows again.
         return LogEntry([new for _, new in intact], remove, {}, metadata, "OPTIMIZE", data_change=False)
 
     version = commit_entry(table, plan) if joined else None
@@ -77,5 +84,6 @@ def _join(table: Table, group: Sequence[DataFile]) -> DataFile:
                 for batch in pq.ParquetFile(stream).iter_batches(ROW_GROUP_ROWS):
                     yield pa.Table.from_batches([batch])
 
+    # One file per group, whatever its size, since a group ends as soon as its parts reach the target.
     (joined,) = write_files(table.store, table.store.path(table.path), table.spec, rows(), file_bytes=None)
     return joined

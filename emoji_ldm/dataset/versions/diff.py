@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError
 
+# Images of 2,000 rows take tens of megabytes, and that much is in memory at a time.
 BATCH_ROWS = 2000
 WIDTH = 80
 Fields = tuple[str, ...]
@@ -70,13 +71,19 @@ def diff(a: Table, b: Table, *, only: Collection[str] | None = None) -> TableDif
         raise ConfigError(f"{a.spec.name} and {b.spec.name} are different tables: compare two versions of one table")
     # Files are compared by their resolved paths, so that a branch shares files with its base.
     files_a, files_b = _sources(a), _sources(b)
+    # A file that both versions contain holds the same rows in both, because data files never change. After an append,
+    # only the appended files are left to read.
     shared = files_a & files_b
-    with ThreadPoolExecutor(2) as pool:  # one side is read and decompressed while the other is hashed
+    # pyarrow releases the interpreter lock, so one side is read and decompressed while the other is hashed.
+    with ThreadPoolExecutor(2) as pool:
         reading_a, reading_b = (
             pool.submit(_RowHashes.read, side, files - shared, only) for side, files in ((a, files_a), (b, files_b))
         )
         rows_a, rows_b = reading_a.result(), reading_b.result()
-    index_in_a = pc.index_in(rows_b.keys, value_set=rows_a.keys)  # per row of b; null if a has no such key
+    # One index per row of b; it is null if a has no such key.
+    # A row that moved from one file to another, as in an upsert or a compaction, has its key on both sides and equal
+    # hashes, so it counts as neither added nor removed.
+    index_in_a = pc.index_in(rows_b.keys, value_set=rows_a.keys)
     added = rows_b.keys.filter(pc.is_null(index_in_a))
     removed = rows_a.keys.filter(pc.invert(pc.is_in(rows_a.keys, value_set=rows_b.keys)))
     num_files = len(files_a ^ files_b)
@@ -88,6 +95,8 @@ def diff(a: Table, b: Table, *, only: Collection[str] | None = None) -> TableDif
 
 def _changed_fields(table: Table, rows_a: _RowHashes, rows_b: _RowHashes, index_in_a: pa.Array) -> dict[str, Fields]:
     """{key: names of the fields that differ} of rows that both sides have."""
+    # Both index arrays have one entry per row that both sides have, in the order of b, so that hashes can be compared
+    # row by row at once.
     common_b = np.flatnonzero(pc.is_valid(index_in_a).to_numpy(zero_copy_only=False))
     common_a = pc.drop_null(index_in_a).to_numpy()
     differs = rows_a.hashes[common_a] != rows_b.hashes[common_b]  # (rows, fields)
@@ -124,7 +133,10 @@ class _RowHashes:
     @classmethod
     def read(cls, table: Table, sources: Iterable[str], only: Collection[str] | None) -> _RowHashes:
         chosen = None if only is None else pa.array(only, pa.string())
+        # The empty parts give the concatenations below a type and a width when there is no file to read.
         keys, hashes = [pa.array([], pa.string())], [np.empty((0, len(table.spec.schema) - 1), np.int64)]
+        # Paths are unordered sets by now; sorting makes the order of reads, and of the first error, the same in every
+        # run.
         for source in sorted(sources):
             with table.read_errors(), table.store.filesystem.open_input_file(source) as stream:
                 for batch in _batches(pq.ParquetFile(stream), table.spec.key, chosen):
@@ -149,16 +161,19 @@ def _hashes(column: pa.Array) -> NDArray[np.int64]:
     kind = column.type
     if pa.types.is_struct(kind):
         parts = [_hashes(part) for part in column.flatten()]
-        # The hash of a struct, such as an image, is that of its parts' hashes.
+        # A struct, such as an image, is hashed by the hashes of its parts, so that no dict is built per row.
         return np.fromiter(map(hash, zip(*(part.tolist() for part in parts), strict=True)), np.int64, len(column))
+    # Integers are hashed far more quickly than datetime objects.
     if pa.types.is_temporal(kind):
-        # Integers are hashed far quicker than datetime objects.
         column = column.cast(pa.int64())
     values: Iterable[Any] = column.to_pylist()
     if pa.types.is_list(kind):
+        # Python hashes tuples, but not lists.
         values = (None if value is None else tuple(value) for value in values)
     elif not (pa.types.is_string(kind) or pa.types.is_binary(kind)):
-        values = map(repr, values)  # hash(-1) == hash(-2) in Python, and each NaN object has a hash of its own
+        # In Python, hash(-1) equals hash(-2), and each NaN object has a hash of its own. Texts of numbers have neither
+        # problem.
+        values = map(repr, values)
     return np.fromiter(map(hash, values), np.int64, len(column))
 
 

@@ -30,6 +30,8 @@ def format_tables(store: Store, as_of: str | None, name: str = "") -> str:
 
 def table_commits(table: Table) -> list[dict[str, Any]]:
     """The commits of a table, newest first, with the JSON in their metadata parsed."""
+    # Lineage is stored as text fields of `commitInfo`, since other Delta tools show those as they are; structured
+    # values are JSON inside.
     entries = []
     for entry in table.history():
         known = {key: entry.get(key, "") for key in ("version", "run", "stage", "shard", "code", "operation")}
@@ -48,7 +50,7 @@ def existing_tables(store: Store, as_of: str | None, name: str = "") -> dict[str
         DatasetError: No table exists there.
     """
     specs = specs_named(name)
-    # Before opening tables: a missing store gives one clear line instead of "no tables".
+    # The store is checked before tables are opened, so that a mistyped URI is reported as such and not as "no tables".
     store.check_readable()
     tables = refs.open_tables(store, as_of, *specs)
     existing = {name: table for name, table in tables.items() if table.exists}
@@ -69,6 +71,7 @@ def specs_named(name: str) -> list[TableSpec]:
 def _log_lines(table: Table) -> Iterator[str]:
     tags: dict[int, list[str]] = {}  # {version: tags that pin it}
     for tag, facts in refs.tags(table.store).items():
+        # Version numbers belong to one line: version 3 of a branch and of the main line are different commits.
         if (facts["branch"] or None) == table.store.branch and table.spec.name in facts["tables"]:
             tags.setdefault(facts["tables"][table.spec.name], []).append(tag)
     yield f"{table.spec.name}  (version {table.version}, {table.count():,} rows)"
@@ -98,6 +101,7 @@ def _show_lines(table: Table) -> Iterator[str]:
 
 def _cell(value: object) -> str:
     if isinstance(value, bytes):
+        # Binary values would fill the terminal with escapes and say nothing.
         return f"<{len(value):,} bytes>"
     if isinstance(value, dict) and "bytes" in value:
         return f"<image, {len(value['bytes'] or b''):,} bytes>"

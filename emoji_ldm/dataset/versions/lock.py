@@ -2,9 +2,9 @@
 
 A vacuum reads which files are referenced and then deletes the others, which may take hours. A tag, branch or restore
 that came in between could reference files that are about to go, so each of them holds this lock. It is a lease: the
-object refs/lease.json, created only if it is absent, says who holds it and until when, and a holder renews it during
-long work. If a holder dies, others take the lock over once the lease has run out, `LOCK_DURATION` at most. (Clocks of
-the machines are assumed to agree within a minute or so.)
+object refs/lease.json, created only if it is absent, says who holds the lock and until when, and the holder renews it
+during long work. If a holder dies, others take the lock over once the lease has run out, `LOCK_DURATION` at most. The
+clocks of the machines are assumed to agree within a minute or so.
 
 Ordinary commits do not need the lock: they reference new files and those of the newest version, which a vacuum never
 deletes.
@@ -26,14 +26,18 @@ from emoji_ldm.errors import DatasetError, StoreError
 from emoji_ldm.store import Store
 
 LOCK_PATH = ("refs", "lease.json")
+# A short lease ends a dead holder's claim soon; a long one leaves a slow holder time to renew. Five minutes are far
+# more than any single request to a store takes, after its retries.
 LOCK_DURATION = timedelta(minutes=5)
-MAX_WAIT_S = 20.0  # tags and branches take far less; a vacuum may take hours, and waiting for it makes no sense
+# Tags and branches hold the lock for seconds, so waiting for them pays. A vacuum may take hours, and the user is better
+# served by an error that says so.
+MAX_WAIT_S = 20.0
 POLL_INTERVAL_S = 0.2
 
 
 @dataclass
 class StoreLock:
-    """A held lock: the right to delete old files or to name them. Call `renew` during long work."""
+    """A held lock: the right to delete old files, or to create references to them. Call `renew` during long work."""
 
     store: Store
     holder: str  # the command, for the messages of others
@@ -47,7 +51,11 @@ class StoreLock:
             DatasetError: The lease ran out, so another command may hold the lock: stop.
         """
         left = self.until - datetime.now(UTC)
+        # After this call at least half of the lease is left. That is why a holder may act for a while between two
+        # renewals, such as delete a file, without asking again.
         if left < LOCK_DURATION / 2:
+            # Only a holder whose lease has not run out may extend it. Once it has, another command may have taken the
+            # lock and relied on it, even if that one has released it again.
             if left < timedelta() or _read_holder(self.store).get("token") != self.token:
                 raise DatasetError(f"{self.holder} took too long and lost its lock on {self.store.uri}; run it again")
             self.until = datetime.now(UTC) + LOCK_DURATION
@@ -77,6 +85,7 @@ def store_lock(store: Store, holder: str) -> Iterator[StoreLock]:
     )
     try:
         polling(_try_acquire, lock)
+    # Naming the holder tells the user whether to wait or, if that command has died, when the lease ends.
     except RetryError:
         other = _read_holder(store)
         raise DatasetError(
@@ -86,21 +95,27 @@ def store_lock(store: Store, holder: str) -> Iterator[StoreLock]:
     try:
         yield lock
     finally:
+        # The lock may have been lost and taken by another command, whose lease must not be deleted.
         if _read_holder(store).get("token") == lock.token:
             store.remove(*LOCK_PATH)
 
 
 def _try_acquire(lock: StoreLock) -> bool:
     lock.until = datetime.now(UTC) + LOCK_DURATION
+    # The common case: nobody holds the lock, and the conditional write lets exactly one of several commands create it.
     if lock.store.write_if_absent(lock.to_bytes(), *LOCK_PATH):
         return True
     holder = _read_holder(lock.store)
     if not holder:
-        return False  # it was released just now
+        # It was released just now; the next attempt creates it.
+        return False
     if datetime.fromisoformat(holder["until"]) > datetime.now(UTC):
-        return holder["token"] == lock.token  # ours after all: a conditional PUT whose response was lost
-    # The lease ran out. Several commands may find that at once and overwrite it one after the other; each waits for
-    # the others' writes to land, and the last writer holds the lock.
+        # A conditional PUT whose response was lost may have created this very lease; the token tells.
+        return holder["token"] == lock.token
+    # The lease ran out, so its holder is presumed dead. Several commands may find that at the same time and overwrite
+    # the lease one after the other. Each of them waits until the writes of the others have arrived, and reads the lease
+    # again: the last writer holds the lock. This assumes that no writer stalls for longer than the pause between its
+    # own look at the old lease and its write.
     lock.store.write(lock.to_bytes(), *LOCK_PATH)
     time.sleep(POLL_INTERVAL_S)
     return _read_holder(lock.store).get("token") == lock.token
@@ -108,6 +123,8 @@ def _try_acquire(lock: StoreLock) -> bool:
 
 def _read_holder(store: Store) -> dict[str, str]:
     """The content of the lock file; empty if there is none."""
+    # A lease that was released between two requests cannot be read, and that is no error: callers treat "nobody" like
+    # "somebody else", so a failed read never grants the lock.
     with suppress(StoreError, ValueError):
         return dict(json.loads(store.read(*LOCK_PATH)))
     return {}

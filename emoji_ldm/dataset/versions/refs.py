@@ -29,7 +29,9 @@ TIME_PATTERN = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?")
 MAIN = "main"
 BEFORE_CREATION = -1  # version of a table that did not exist yet
 MAX_SUGGESTIONS = 5
-MAX_READINGS = 20  # of all versions, until two agree
+# A reading opens every table, which takes well under a second. If 20 readings in a row differ, writers commit so often
+# that more readings would hardly help.
+MAX_READINGS = 20  # of the versions of all tables, until two in a row agree
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def open_tables(store: Store, as_of: str | None, *specs: TableSpec) -> dict[str,
         as_of: A point as `resolve` takes it. TABLE@VERSION pins that table alone, the others stay at their newest.
         specs: The tables to open.
     """
-    # A tag names all tables of its moment, TABLE@VERSION only some: the others must not count as "not yet created".
+    # A tag names all tables that existed at its moment, so one that it does not name had not been created yet.
+    # TABLE@VERSION names the tables that the user cares about, and says nothing about the others.
     point = resolve(store, as_of, specs)
     pinned = point.versions if as_of and PINNED_PATTERN.match(as_of) else None
     return {
@@ -86,6 +89,8 @@ def resolve(store: Store, at: str | None, specs: Iterable[TableSpec] = tuple(TAB
         if len(specs) != 1:
             raise ConfigError(f"version {at} of which table? write TABLE@{at} ({', '.join(s.name for s in specs)})")
         return Point(at, store, _check_versions(store, {specs[0].name: int(at)}))
+    # Names of tags and branches may hold neither `@` nor a leading digit, so none can be mistaken for a version or a
+    # time.
     if PINNED_PATTERN.match(at):
         return Point(at, store, _check_versions(store, _parse_pinned(at, [spec.name for spec in specs])))
     if TIME_PATTERN.fullmatch(at):
@@ -132,11 +137,15 @@ def versions_at(store: Store, at: str | None) -> tuple[Store, dict[str, int]]:
         DatasetError: A vacuum deleted files of one of the versions.
     """
     point = resolve(store, at)
+    # A time or a tag names all tables that existed then. A branch names none, and TABLE@VERSION only some; the others
+    # are taken as they are now.
     versions = newest_versions(point.store) if point.versions is None or (at and PINNED_PATTERN.match(at)) else {}
     versions |= point.versions or {}
     versions = {name: version for name, version in versions.items() if version >= 0}
     for name, version in versions.items():
-        Table(point.store, TABLES[name], version).live_files()  # checks that the files exist
+        # Listing the files of a pinned table checks that they exist. A ref to a version that a vacuum has damaged would
+        # promise what cannot be read.
+        Table(point.store, TABLES[name], version).live_files()
     return point.store, versions
 
 
@@ -145,6 +154,7 @@ def delete_tag(store: Store, name: str) -> dict[str, Any]:
     facts = tags(store).get(name)
     if facts is None:
         raise ConfigError(f"there is no tag {name!r}{suggestion(name, tags(store))}")
+    # No lock is needed: a vacuum that has read the tag keeps its files this time, and the next one may delete them.
     store.remove("refs", "tags", f"{name}.json")
     return facts
 
@@ -160,11 +170,13 @@ def branches(store: Store) -> dict[str, dict[str, Any]]:
 
 
 def newest_versions(store: Store) -> dict[str, int]:
-    """Versions of all tables at one moment; DatasetError if writers do not allow to find one.
+    """Versions of all tables at one moment; DatasetError if writers commit too often to find one.
 
     Tables have logs of their own, so they cannot be read at once. Two equal readings in a row prove that these
     versions existed together: a "double collect" snapshot (Afek et al., J. ACM 1993, section 3).
     """
+    # Versions only grow. If a table has the same version in two readings, it had that version all the time between
+    # them, so at the end of the first reading all tables had these versions together.
     before = _current_versions(store)
     for _ in range(MAX_READINGS):
         now = _current_versions(store)
@@ -234,7 +246,8 @@ def _at_time(store: Store, text: str, specs: Iterable[TableSpec]) -> dict[str, i
     found, earliest = dict[str, int](), list[datetime]()
     for spec in specs:
         history = Table(store, spec).history()
-        # The newest commit that had happened by then; a table without one did not exist yet.
+        # Clocks of writers differ, so times need not grow with the versions; the highest version contains all commits
+        # that had happened by then. A table without one did not exist yet.
         found[spec.name] = max(
             (int(e["version"]) for e in history if commit_time(e) <= moment), default=BEFORE_CREATION
         )

@@ -46,6 +46,7 @@ def restore(point: Point, table: Table, run: RunInfo) -> RestoreResult:
         ConfigError: The point is on another branch than the table.
         DatasetError: The old version lost files to a vacuum, or a vacuum is running.
     """
+    # The old version is opened as a table of its own, pinned, so that it is read by the same code as any other.
     old = point.table(table.spec)
     # Version numbers of one branch mean nothing in another.
     if point.store.branch != table.store.branch:
@@ -56,14 +57,20 @@ def restore(point: Point, table: Table, run: RunInfo) -> RestoreResult:
         return RestoreResult(table.spec.name, before, None, counts)
 
     def plan() -> LogEntry | None:
+        # A lost lease means that a vacuum may have begun, so the plan must not name old files any more. Each attempt
+        # asks again, since races may have taken minutes.
         lock.renew()
         # Compared by path: data files never change, so equal paths hold equal rows.
         live = table.live_files()
         add = [target[path] for path in target if path not in live]
         remove = [live[path] for path in live if path not in target]
+        # The rows are equal already, such as after a restore that was run twice: an empty version would only lengthen
+        # the log.
         if not add and not remove:
             return None
         counts.update(added=sum(f.num_rows for f in add), removed=sum(f.num_rows for f in remove))
+        # Shards follow their rows in the same commit. If their marks stayed, a later run would believe that rows exist
+        # which the restore has taken away, and never make them again.
         shard_states = _changed_shard_states(table, old, max(old.version, 0) + 1)
         metadata = Lineage(run, "restore", {table.spec.name: old.version}).metadata(counts, point.label)
         return LogEntry(add, remove, shard_states, metadata, "RESTORE")
@@ -85,27 +92,35 @@ def revert(table: Table, version: int, run: RunInfo) -> RestoreResult:
     if not 1 <= version <= table.version:
         raise ConfigError(f"{spec.name}@{version} cannot be reverted: commits are {spec.name}@1 to @{table.version}")
     old, new = Table(store, spec, version - 1), Table(store, spec, version)
-    # What the commit did, as rows: it may have rewritten whole files for a few of them.
+    # Rows are compared and not files, since a commit may have rewritten whole files to change a few of their rows.
     undone = diff(old, new)
+    # Only this one entry is examined: the shards that it marked, and how they stood before it.
     undone_shards = _changed_shard_states(new, old, version)
     if not undone.keys and not undone_shards:
         raise ConfigError(f"{spec.name}@{version} changed no rows: there is nothing to revert")
     restored_keys = sorted({*undone.removed, *undone.changed})
+    # New files are written even for rows that an old file still holds, because that file may hold other rows as well,
+    # which later commits have replaced.
     files = list(table.write_files(_restored_rows(old, undone, restored_keys))) if restored_keys else []
     dropped_keys = [*undone.added, *undone.changed]
     counts = {"added": len(undone.removed), "removed": len(undone.added), "changed": len(undone.changed)}
     metadata = Lineage(run, "revert", {spec.name: version}).metadata(counts, f"{spec.name}@{version}")
-    # Written without an app id: reverting the same commit twice is refused by the check below, not by a mark.
+    # No app id is given: a second revert of the same commit is refused by the check in the plan, and a commit that was
+    # restored after a revert can be reverted again.
     rewrite, before = plan_upsert(table, files, dropped_keys, None, metadata), table.version
 
     def plan() -> LogEntry | None:
         # A row that a later commit changed again has no value that both would agree on.
+        # The check belongs to the plan and is made for each attempt, since a writer that won the race may have changed
+        # one of the rows.
         later = diff(new, Table(store, spec, table.version), only=undone.keys)
         if both := sorted(later.keys & undone.keys):
             raise DatasetError(
                 f"{spec.name}@{version} cannot be reverted: {len(both):,} of its {len(undone.keys):,} rows were "
                 f"changed again later (first: {both[0][:16]}); restore a version instead (emoji-ldm dataset restore)"
             )
+        # The upsert knows which live files hold the rows. Only its lists of files are used; name, marks and lineage are
+        # those of the revert.
         entry = rewrite()
         assert entry is not None, "an upsert without app id is never done already"
         return LogEntry(entry.add, entry.remove, undone_shards, metadata, "REVERT")
@@ -115,6 +130,7 @@ def revert(table: Table, version: int, run: RunInfo) -> RestoreResult:
 
 def _changed_shard_states(new: Table, old: Table, first: int) -> dict[str, bool]:
     """{app id: whether it is done at `old`} of the shards that versions from `first` on to `new` marked otherwise."""
+    # Marks that did not change are left out, so that the entry says only what the restore changes.
     return {name: old.committed(name) for name, done in shard_states(new, first).items() if done != old.committed(name)}
 
 
@@ -123,6 +139,7 @@ def _restored_rows(old: Table, undone: TableDiff, keys: list[str]) -> Iterable[p
     chosen = pa.array(keys, pa.string())
     unchanged_files = set(undone.b.live_files())
     for path in old.live_files():
+        # A file that the commit left alone cannot hold a row that it removed or changed.
         if path not in unchanged_files:
             with old.read_errors(), old.store.filesystem.open_input_file(old.resolve(path)) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(ROW_GROUP_ROWS):

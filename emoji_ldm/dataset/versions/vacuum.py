@@ -3,7 +3,8 @@
 Kept are the files of
 - the newest version of each line (the main line and every branch),
 - the versions that the history policy keeps (all of them by default),
-- every version that a tag pins or a branch began from;
+- every version that a tag pins;
+- files of a base that a branch shares, as long as a version of the branch that is kept contains them;
 - files that are too young, since a job may be about to commit them, and files that left their table a short while
   ago, since a job may be about to read them.
 
@@ -63,13 +64,19 @@ def plan_vacuum(store: Store, policy: RetentionPolicy) -> VacuumPlan:
         ConfigError: The policy is invalid, or drops a version that a tag pins or that is the newest.
         DatasetError: A log has a gap.
     """
+    # The deadline is taken before anything is read. A file that is written while the logs are read is therefore younger
+    # than it, and kept although no log names it yet.
     deadline = datetime.now(UTC) - _parse_duration(policy.older_than)
+    # The logs are read first and the folders are listed later, so a file that is committed in between is found without
+    # a reference. Only its age protects it: such a file was written lately, by the job that commits it.
     tables = list(_table_references(store, policy))
     # All branches are examined at once, because a file may be used by a branch and not by its base.
     used = {path for table in tables for path in table.used()}
     removed_at = _removal_times(tables)
     found, foreign_folders = _data_files(store)
     unused = {path: info for path, info in found.items() if path not in used}
+    # Two moments count, and the later one decides. A young file may belong to a commit that is about to be made; a file
+    # that left its table lately may still be read by a job that opened the older version.
     files = {
         path: info.size for path, info in unused.items() if max(info.mtime, removed_at.get(path, NEVER)) < deadline
     }
@@ -77,6 +84,7 @@ def plan_vacuum(store: Store, policy: RetentionPolicy) -> VacuumPlan:
     for table in tables:
         for tag in table.only_tagged:
             kept_by_tag.setdefault(tag, []).append(f"{table.name}@{table.pinned[tag]}")
+    # The user is told which versions will be unreadable, since a deleted file cannot be brought back.
     lost_versions = {table.name: versions for table in tables if (versions := table.versions_of(files))}
     return VacuumPlan(files, len(unused) - len(files), kept_by_tag, lost_versions, foreign_folders)
 
@@ -88,10 +96,14 @@ def apply_vacuum(store: Store, plan: VacuumPlan, policy: RetentionPolicy) -> int
         DatasetError: Another command holds the lock, or this one was suspended for so long that it lost the lock.
     """
     with store_lock(store, "vacuum") as lock:
-        # A tag or branch may have been created since the plan was made. From here on the lock keeps new ones out.
+        # A tag or branch may have been created since the plan was made, and from here on the lock keeps new ones out.
+        # So the plan is made again under the lock, and only files of both plans are deleted: nothing that the user has
+        # not seen in the first one, and nothing that became referenced since.
         still_unused = plan_vacuum(store, policy).files.keys()
         paths = [path for path in plan.files if path in still_unused]
         for path in paths:
+            # Without the lock, a tag or a branch may be referencing the next file already, so each deletion asks first.
+            # The call writes to the store only in the second half of the lease.
             lock.renew()
             store.remove(path)
     return sum(plan.files[path] for path in paths)
@@ -115,7 +127,9 @@ class _TableReferences:
 
     def used(self) -> Iterator[str]:
         """Files of the versions that are kept."""
+        # The newest version is always part of it, whatever the policy says: the tables must stay readable.
         keep = self.history | {*self.pinned.values(), self.newest}
+        # A file with several lifetimes occurs once for each, and a single one that meets a kept version protects it.
         return (path for path, versions in self.files if not keep.isdisjoint(versions))
 
     def versions_of(self, paths: Collection[str]) -> list[int]:
@@ -125,6 +139,8 @@ class _TableReferences:
 
 def _table_references(store: Store, policy: RetentionPolicy) -> Iterator[_TableReferences]:
     tags = refs.tags(store)
+    # The main line and every branch have logs of their own, and each of them may reference files in the folder of
+    # another.
     for line in (Store(store.uri), *(Store(store.uri, name) for name in refs.branches(store))):
         for name, spec in TABLES.items():
             table = Table(line, spec)
@@ -140,8 +156,11 @@ def _table_references(store: Store, policy: RetentionPolicy) -> Iterator[_TableR
 
 def _file_versions(table: Table) -> tuple[list[tuple[str, range]], dict[str, datetime]]:
     """(path below the store, versions that contain it) for each lifetime of a file, and when it last left the table."""
+    # Paths are compared below the store's root, since a branch names the same file by another relative path than its
+    # base.
     root, versions, removed_at = len(table.store.root) + 1, list[tuple[str, range]](), dict[str, datetime]()
-    for lifetime in file_lifetimes(table):  # the last lifetime of a file comes last
+    # The last lifetime of a file comes last, so its removal is the one that remains.
+    for lifetime in file_lifetimes(table):
         path = table.resolve(lifetime.path)[root:]
         last = table.version if lifetime.last is None else lifetime.last
         versions.append((path, range(lifetime.first, last + 1)))
@@ -164,15 +183,19 @@ def _retained_versions(table: Table, keep_history: str) -> set[int]:
         return set(range(newest + 1))
     if keep_history.isdigit():
         return set(range(max(0, newest + 1 - int(keep_history)), newest + 1))
+    # Versions are kept in one unbroken range. Clocks of writers may differ a little, and a version in the middle that
+    # seems old must not drop out.
     since = datetime.now(UTC) - _parse_duration(keep_history)
     recent = [int(entry["version"]) for entry in table.history() if refs.commit_time(entry) >= since]
-    # The version before the oldest recent one was current when the period began.
+    # The version before the oldest recent one was current when the period began, so it belongs to the period.
     return set(range(max(0, min(recent, default=newest) - 1), newest + 1))
 
 
 def _dropped_versions(table: Table, pinned: dict[str, int], drop: Sequence[str]) -> set[int]:
     name, versions = table.spec.name, set[int]()
     for word in drop:
+        # A word that means nothing is refused and not ignored: the user believes that it frees space, or that it names
+        # another version.
         match = refs.PINNED_PATTERN.fullmatch(word)
         if not match or match[1] not in TABLES:
             raise ConfigError(f"{word!r} is not TABLE@VERSION ({', '.join(TABLES)})")
@@ -180,6 +203,7 @@ def _dropped_versions(table: Table, pinned: dict[str, int], drop: Sequence[str])
         if match[1] != name or table.store.branch:
             continue
         version = int(match[2])
+        # A tag promises that its version stays readable, so it has to be deleted in a command of its own.
         if holders := [tag for tag, pinned_version in pinned.items() if pinned_version == version]:
             raise ConfigError(f"{word} is pinned by tag {holders[0]}: emoji-ldm dataset tag {holders[0]} --delete")
         if version >= table.version:
@@ -190,18 +214,24 @@ def _dropped_versions(table: Table, pinned: dict[str, int], drop: Sequence[str])
 
 def _data_files(store: Store) -> tuple[dict[str, fs.FileInfo], list[str]]:
     """{path: data file} of our tables, with all files of deleted branches; and folders of tables that are not ours."""
+    # Branches are known by their folder and not by their name, since a deleted branch's name may have been used again.
     branches = {facts["folder"] for facts in refs.branches(store).values()}
     files, foreign = dict[str, fs.FileInfo](), set[str]()
     for folder in FOLDERS:
+        # One recursive listing per folder is far cheaper on S3 than asking for each file, and gives size and time as
+        # well.
         selector = fs.FileSelector(store.path(folder), allow_not_found=True, recursive=True)
         with store.io_errors(f"list {folder}"):
             infos = store.filesystem.get_file_info(selector)
         for info in (info for info in infos if info.is_file):
             path = info.path[len(store.root) + 1 :]
             line, name, rest = _split_path(path)
-            # A deleted branch has no ref, so its whole folder goes, logs included.
+            # A deleted branch has no ref, so its whole folder goes, logs included, except files that another branch
+            # uses. A branch that is being created has no ref yet either. Its files are younger than the deadline, and
+            # its creator holds the lock while a vacuum would delete.
             if line and line not in branches:
                 files[path] = info
+            # Other programs may keep Delta tables here, and nothing is known about who reads them.
             elif name not in TABLES:
                 foreign.add("/".join(filter(None, (line, "tables", name))))
             # Delta checkpoints are Parquet too, but they belong to the log.
@@ -231,6 +261,7 @@ def format_vacuum(plan: VacuumPlan, freed: int | None) -> str:
     if freed is None:
         lines += [f"  {path[-64:]:<64}  {size:>12,}" for path, size in list(plan.files.items())[:MAX_PATHS]]
         lines += [f"  ... and {len(plan.files) - MAX_PATHS:,} more"] if len(plan.files) > MAX_PATHS else []
+    # A dry run speaks of what would happen, a real one of what has happened.
     verb = "could" if freed is None else "can"
     for name, versions in plan.lost_versions.items():
         lines.append(f"{name}: {len(versions):,} versions {verb} no longer be read ({_format_range(versions)})")
