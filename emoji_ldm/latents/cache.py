@@ -23,6 +23,7 @@ from emoji_ldm.errors import DatasetError
 from emoji_ldm.schemas import CAPTIONS, IMAGES, LATENTS, TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
 
+# The byte order is named, so that rows written on one machine are read alike on every other.
 FLOAT16 = np.dtype("<f2")
 # Of the 10 bits of a float16 mantissa: values are exact to 1/128 of their power of two (bfloat16: 1/256).
 STATE_MANTISSA_BITS = 6
@@ -44,6 +45,7 @@ def text_id(caption: str, encoder_key: str) -> str:
 
 def to_bytes(values: Floats) -> bytes:
     """Values as float16 bytes, clamped to the range of float16."""
+    # Infinity in one element would turn the loss of a whole batch into NaN; a clamped outlier does no such harm.
     limit = float(np.finfo(FLOAT16).max)
     return np.clip(values, -limit, limit).astype(FLOAT16).tobytes()
 
@@ -51,8 +53,11 @@ def to_bytes(values: Floats) -> bytes:
 def text_state_bytes(states: Floats) -> bytes:
     """As `to_bytes`, rounded to `STATE_MANTISSA_BITS`, ties away from zero; makes the Parquet file a fifth smaller."""
     cut = np.finfo(FLOAT16).nmant - STATE_MANTISSA_BITS
-    largest = np.array(0x7BFF >> cut << cut, np.uint16).view(FLOAT16)  # anything larger would round to infinity
+    # The largest finite value whose low bits are zero: values above it could round to infinity.
+    largest = np.array(0x7BFF >> cut << cut, np.uint16).view(FLOAT16)
     bits = np.clip(states, -float(largest), float(largest)).astype(FLOAT16).view(np.uint16)
+    # The bits of a float, its sign aside, grow with its magnitude. So adding half a unit of the last kept bit and
+    # clearing what is behind rounds it, and a carry out of the mantissa lands in the exponent, as it should.
     return (bits + np.uint16(1 << (cut - 1)) >> cut << cut).astype("<u2").tobytes()
 
 
@@ -77,7 +82,7 @@ def text_rows(captions: Sequence[str], encoder_key: str, states: Sequence[Floats
 
 
 def good_captions(images: Table, captions: Table) -> dict[str, list[str]]:
-    """Good captions per image that is in the data set, by `emoji_ldm.dataset.caption_selection`, sorted by image."""
+    """The good captions of each image that is in the data set (see `dataset.caption_selection`), sorted by image."""
     known, found = images.keys(), good_of_all(captions)
     return {image_id: found[image_id] for image_id in sorted(found) if image_id in known}
 
@@ -105,6 +110,7 @@ class LatentSet:
             augmentation: `(n,)` in [0, 1), chooses among an image's encodings; 0 is the unaltered one.
         """
         num_images = len(self.image_ids)
+        # Row `r` of augmentation `v` is at `v * N + r`, see `mean`; a number in [0, 1) picks one of the V encodings.
         rows = rows + num_images * (augmentation * (len(self.mean) // num_images)).astype(np.int64)
         mean, logvar = (moments[rows].astype(np.float32) for moments in (self.mean, self.logvar))
         sample: Floats = mean + np.exp(0.5 * logvar) * noise
@@ -128,6 +134,8 @@ def load_latent_set(
     """
     tables = {
         **open_tables(store, as_of, IMAGES, CAPTIONS),
+        # Latents and states are found by keys of image, caption and model, so their newest rows serve every version of
+        # the images and captions.
         **{spec.name: Table(store, spec) for spec in (LATENTS, TEXT_EMBEDDINGS)},
     }
     captions = good_captions(tables["images"], tables["captions"])
@@ -146,8 +154,11 @@ def build_latent_set(
     Raises:
         DatasetError: An image lacks its latents, or a caption its states.
     """
+    # Training draws row numbers. The order is therefore fixed: a number means the same image on each rank and after
+    # each resume.
     image_ids = sorted(captions)
     mean, logvar = _moments(tables["latents"], image_ids, encoding_keys or (vae_key,))
+    # Caption dropout trains with the empty caption, and classifier-free guidance (arXiv 2207.12598) samples with it.
     distinct = sorted({"", *(caption for several in captions.values() for caption in several)})
     indices = {caption: index for index, caption in enumerate(distinct)}
     return LatentSet(
@@ -164,6 +175,7 @@ def _moments(table: Table, image_ids: Sequence[str], keys: Sequence[str]) -> tup
     """Means and log-variances `(V * N, C, h, w)` float16: all images of the first key, then of the next one."""
     indices = {image_id: index for index, image_id in enumerate(image_ids)}
     mean = logvar = np.empty(0, FLOAT16)
+    # One encoding at a time, so that beside the result only the rows of one of them are in memory.
     for number, key in enumerate(keys):
         rows = table.read(["image_id", "shape", "mean", "logvar"], filter=pc.field("vae_key") == key)
         ids = rows["image_id"].to_pylist()
@@ -172,8 +184,10 @@ def _moments(table: Table, image_ids: Sequence[str], keys: Sequence[str]) -> tup
         if number == 0:
             shape = (len(keys) * len(image_ids), *rows["shape"][0].as_py())
             mean, logvar = np.empty(shape, FLOAT16), _allocate_logvar(rows["logvar"][0], shape)
+        # The table also holds images that have left the data set or have no caption: their rows are passed over.
         chosen = [(row, number * len(image_ids) + indices[one]) for row, one in enumerate(ids) if one in indices]
         for column, moments in (("mean", mean), ("logvar", logvar)):
+            # A read-only array is the constant of `_allocate_logvar`, which needs no values.
             if moments.flags.writeable:
                 for row, index in chosen:
                     moments[index] = _as_float16(rows[column][row], shape[1:])
@@ -182,6 +196,8 @@ def _moments(table: Table, image_ids: Sequence[str], keys: Sequence[str]) -> tup
 
 def _allocate_logvar(first: pa.Scalar, shape: tuple[int, ...]) -> Moments:
     """An array for log-variances; for a quantised autoencoder a read-only view of one number, which takes no memory."""
+    # One row decides for all, since the spread of a posterior is a property of the autoencoder, and all rows here are
+    # of the same one. The constant is exact in float16.
     if bool((_as_float16(first, shape[1:]) <= DETERMINISTIC_LOGVAR).all()):
         return np.broadcast_to(FLOAT16.type(DETERMINISTIC_LOGVAR), shape)
     return np.empty(shape, FLOAT16)
@@ -197,6 +213,7 @@ def _states(table: Table, captions: Sequence[str], encoder_key: str) -> list[Mom
     stored = {caption: row for row, caption in enumerate(rows["caption"].to_pylist())}
     _check_complete("captions", "states of this text encoder", captions, stored)
     shapes, states = rows["shape"], rows["hidden_states"]
+    # Views of the column: with a copy, every state would be in memory twice while the set is built.
     return [_as_float16(states[stored[caption]], shapes[stored[caption]].as_py()) for caption in captions]
 
 

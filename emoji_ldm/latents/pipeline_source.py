@@ -23,6 +23,7 @@ def local_folder(source: Path | str, parts: tuple[str, ...] = PIPELINE_PARTS) ->
 
 def resolve_checkpoint_pipeline(source: str) -> str:
     """The pipeline folder inside a checkpoint's folder; any other source unchanged."""
+    # Users name checkpoints, which hold the training state as well; the pipeline is a folder inside.
     nested = Path(source, "pipeline")
     return str(nested) if nested.is_dir() else source
 
@@ -31,6 +32,8 @@ def is_hub_pipeline(source: str) -> bool:
     """Whether a source is the hub id of a pipeline rather than of a single model; false if the hub gives no answer."""
     if Path(source).exists() or not HUB_ID.fullmatch(source):
         return False
+    # The index is the smallest file that tells a pipeline from a single model. Without an answer the source counts as a
+    # model, and the loader that follows reports what is wrong.
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
 
@@ -47,8 +50,11 @@ def _download(source: Path | str, parts: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    # Weights come as safetensors only: formats that pickle (.bin, .ckpt) can run code while they are loaded.
     patterns = [MODEL_INDEX, *(f"{part}/*.{kind}" for part in parts for kind in ("json", "txt", "safetensors"))]
-    unused = [f"{part}/*.{kind}.safetensors" for part in parts for kind in ("fp16", "non_ema")]  # never loaded
+    # Many repositories hold the weights again in half precision and without averaging. The loaders never open these
+    # copies, which would triple the download.
+    unused = [f"{part}/*.{kind}.safetensors" for part in parts for kind in ("fp16", "non_ema")]
     try:
         return Path(snapshot_download(source, allow_patterns=patterns, ignore_patterns=unused))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
@@ -58,6 +64,8 @@ def _download(source: Path | str, parts: tuple[str, ...]) -> Path:
 
 
 def _check_parts(folder: Path, parts: tuple[str, ...]) -> None:
+    # Checked by name before anything is loaded: diffusers would fail later, at the first missing file, with a text that
+    # names its own internals.
     missing = [name for name in (MODEL_INDEX, *parts) if not (folder / name).exists()]
     if missing:
         raise ModelError(

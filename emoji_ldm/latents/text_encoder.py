@@ -49,7 +49,8 @@ LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError)
 
 TokenStates = NDArray[np.float32]
 
-
+# Keys are the `model_type` of a config.json: a CLIP's text tower has "clip_text_model" if it was saved by itself, and
+# "clip" if it was saved with the vision tower.
 ZERO_PADDED_CLASSES: dict[str, Any] = {
     "bert": ZeroPaddedBert,
     "clip": ZeroPaddedClip,
@@ -86,6 +87,8 @@ class TextEncoder:
         """States float32 `(tokens, width)` per caption, without padding and at most max_tokens long."""
         if not captions:
             return []
+        # Padding goes to the right, so that the real tokens come first and a count is enough to cut it off. A pipeline
+        # made elsewhere (`masked` is false) was trained to attend to its padding tokens, so these are kept.
         inputs = self.tokenizer(
             list(captions), padding=True if self.masked else "max_length", truncation=True,
             max_length=self.max_tokens, padding_side="right", return_tensors="pt",
@@ -93,6 +96,7 @@ class TextEncoder:
         mask = inputs.attention_mask if self.masked else None
         states = self.model(input_ids=inputs.input_ids, attention_mask=mask).last_hidden_state.float().cpu().numpy()
         counts = inputs.attention_mask.sum(dim=1).tolist() if self.masked else [self.max_tokens] * len(captions)
+        # A slice alone would keep the padded states of the whole batch in memory.
         return [state[:count].copy() for state, count in zip(states, counts, strict=True)]
 
     pad = staticmethod(pad)
@@ -112,15 +116,19 @@ def load_text_encoder(source: str, *, max_tokens: int, device: str) -> TextEncod
         ConfigError: The model has fewer positions than max_tokens.
     """
     folder = str(_minilm_folder()) if source == "minilm" else resolve_checkpoint_pipeline(source)
+    # transformers cannot open a pipeline by its hub id, so the two folders of the text encoder are downloaded.
     if is_hub_pipeline(folder):
         folder = str(local_folder(folder, ("text_encoder", "tokenizer")))
-    logging.disable_progress_bar()  # transformers shows one for every weight file
+    # transformers would show a bar for each weight file, between the lines of the command's own progress.
+    logging.disable_progress_bar()
     in_pipeline = Path(folder, "text_encoder").is_dir()
     tokenizer = _load_tokenizer(str(Path(folder, "tokenizer")) if in_pipeline else folder, source)
     model = _load_model(str(Path(folder, "text_encoder")) if in_pipeline else folder, source, in_pipeline=in_pipeline)
     _check_positions(model, max_tokens, source)
     masked = bool(model.config.use_attention_mask)
+    # A pipeline that is saved with this tokenizer pads its prompts to that length, as training does.
     tokenizer.model_max_length = max_tokens
+    # Vocabulary and length change the states although no weight changes, so they are part of the key.
     vocabulary = hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
     key = key_of(hash_weights(model), vocabulary, max_tokens, masked)
     model = model.eval().requires_grad_(False).to(device)
@@ -131,9 +139,11 @@ def _load_model(folder: str, source: str, *, in_pipeline: bool) -> Any:
     """The model; in a pipeline made elsewhere it keeps that pipeline's treatment of padding."""
     try:
         config = AutoConfig.from_pretrained(folder)
+        # Zeroing the padding of a pipeline that learnt to read it would change what its U-Net sees.
         zero_padded = not in_pipeline or getattr(config, "use_attention_mask", False)
         if zero_padded and config.model_type not in ZERO_PADDED_CLASSES:
             raise ValueError(f"model type {config.model_type} is none of {', '.join(ZERO_PADDED_CLASSES)}")
+        # The stock class loads, and the model changes its class afterwards: see `change_class`.
         model = _load_complete(STOCK_CLASSES.get(config.model_type, AutoModel), folder)
     except LOAD_ERRORS as error:
         raise ModelError(_unloadable("text encoder", source, error)) from None
@@ -146,21 +156,23 @@ def _load_model(folder: str, source: str, *, in_pipeline: bool) -> Any:
 def _load_complete(kind: Any, folder: str) -> Any:
     """The model; ValueError if the folder lacks weights, which transformers would silently initialise at random."""
     model, found = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    missing = [
-        name for name in found["missing_keys"] if "pooler" not in name
-    ]  # the pooler reads the states and changes none
+    # Many checkpoints come without the pooler, which reads the token states and changes none of them.
+    missing = [name for name in found["missing_keys"] if "pooler" not in name]
     if missing:
         raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
     return model
 
 
 def _load_tokenizer(folder: str, source: str) -> Any:
+    """The tokenizer, with a padding token; `source` is named in errors."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers returns if the file is missing
+        # If the vocabulary file is missing, transformers returns a tokenizer of special tokens without any error.
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):
             raise ValueError("its vocabulary is empty, the file is missing")
     except LOAD_ERRORS as error:
         raise ModelError(_unloadable("tokenizer", source, error)) from None
+    # Some tokenizers have no padding token. Any would do where padding is masked; CLIP, too, pads with its end token.
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return tokenizer
 
@@ -171,18 +183,21 @@ def _unloadable(part: str, source: str, error: Exception) -> str:
 
 
 def _check_positions(model: Any, max_tokens: int, source: str) -> None:
+    # T5 has relative positions and no such limit.
     positions = getattr(model.config, "max_position_embeddings", None) or max_tokens
     if max_tokens > positions:
         raise ConfigError(f"latents.max_tokens={max_tokens} is more than the {positions} positions of {source!r}")
 
 
-@cache  # the file is hashed once per process
+# Every process loads this encoder, some of them several times: the file is hashed once.
+@cache
 def _minilm_folder() -> Path:
     found = importlib.util.find_spec(MINILM_PACKAGE)
     folder = Path(found.origin).parent / "model" if found and found.origin else None
     weights = folder / "model.safetensors" if folder else None
     if folder is None or weights is None or not weights.is_file():
         raise ModelError(f"the packaged text encoder all-MiniLM-L6-v2 is missing; {MINILM_REMEDY}")
+    # The weights come from a package that this project does not publish, so its release is pinned by content as well.
     with weights.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != MINILM_SHA256:

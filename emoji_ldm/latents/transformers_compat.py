@@ -18,6 +18,7 @@ def change_class(model: Any, model_class: type[Any]) -> None:
     has to be loaded as the stock class and can change only afterwards. It also remembers the renaming it applied, and
     would save the weights under the old names again, which the new class does not know: that memory is cleared.
     """
+    # Assigning to a name that a new release no longer reads would fail silently, at the next save.
     assert hasattr(model, "_weight_conversions"), "transformers remembers here how it renamed weights"
     model.__class__ = model_class
     model._weight_conversions = []

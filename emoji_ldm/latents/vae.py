@@ -37,7 +37,9 @@ VAE_CLASSES = {
     "QuantizedAutoencoder": QuantizedAutoencoder,
 }
 VAE_SUBFOLDERS = ("vae", "vqvae")  # of a pipeline
-PREPROCESSING_VERSION = 1  # part of the key: raise it when the result of `to_square` or `to_tensor` changes
+# It is part of the key: raise it when the result of `to_square` or `to_tensor` changes, so that old latents are not
+# mistaken for those of the new pixels.
+PREPROCESSING_VERSION = 1
 
 Pixels = NDArray[np.uint8]
 FloatMoments = NDArray[np.float32]
@@ -48,6 +50,7 @@ def to_square(png_bytes: bytes, size_px: int) -> Pixels:
     with Image.open(io.BytesIO(png_bytes)) as opened:
         image = opened.convert("RGBA")
     scale = size_px / max(image.size)
+    # Rounding alone would leave a very thin image without a single column.
     width, height = (max(1, round(side * scale)) for side in image.size)
     if (width, height) != image.size:
         # Pillow premultiplies RGBA while it resizes, so colours under transparency do not bleed into edges.
@@ -71,6 +74,8 @@ def to_tensor(pixels: Pixels, channels: int, background: str = "white") -> Tenso
     values = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
     colour, alpha = values[:, :3], values[:, 3:]
     if channels == 4:
+        # Files hold arbitrary colours under full transparency. One colour for all of them gives the autoencoder nothing
+        # to learn there.
         return torch.cat([colour.where(alpha > 0, torch.ones(())), alpha], dim=1) * 2 - 1
     backdrop = torch.tensor(parse_color(background), dtype=torch.float32).view(1, 3, 1, 1) / 255
     return (colour * alpha + backdrop * (1 - alpha)) * 2 - 1
@@ -78,6 +83,7 @@ def to_tensor(pixels: Pixels, channels: int, background: str = "white") -> Tenso
 
 def to_pixels(tensor: Tensor) -> Pixels:
     """uint8 `(N, H, W, 4)` straight RGBA of model output `(N, 3 or 4, H, W)`, clamped to [-1, 1]; alpha 255 for RGB."""
+    # float32 first: bf16 has 8 bits of mantissa, too few for 256 levels.
     values = (tensor.detach().float().clamp(-1, 1) + 1) * 127.5
     pixels = values.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     if pixels.shape[-1] == 3:
@@ -111,6 +117,7 @@ class VaeCodec:
     def encode(self, pixels: Pixels) -> tuple[FloatMoments, FloatMoments]:
         """Mean and log-variance of the posterior, float32 `(N, C, h, w)` each, unscaled."""
         images = to_tensor(pixels, self.num_channels, self.background).to(self.device)
+        # Both moments are kept and no sample is drawn, so that training sees a fresh sample at each step.
         posterior = self.vae.encode(images).latent_dist
         return posterior.mean.float().cpu().numpy(), posterior.logvar.float().cpu().numpy()
 
@@ -121,7 +128,7 @@ class VaeCodec:
 
 
 def latent_channels(settings: Mapping[str, Any]) -> int:
-    """Channels of a latent by an autoencoder's configuration; codebook vectors may have another width."""
+    """Channels of a latent, read from an autoencoder's configuration; codebook vectors may have another width."""
     return int(settings.get("vq_embed_dim") or settings["latent_channels"])
 
 
@@ -141,10 +148,13 @@ def load_vae(folder: Path | str, *, size_px: int, background: str, device: str) 
     channels = int(vae.config.in_channels)
     if channels not in (3, 4) or vae.config.out_channels != channels:
         raise ModelError(f"codec {folder} has {channels} input channels; RGB (3) or RGBA (4) in and out is needed")
+    # Otherwise the decoded image would be smaller than the encoded one, since each halving rounds down.
     if size_px % downsampling_factor(vae):
         raise ConfigError(
             f"latents.size_px={size_px} is no multiple of {downsampling_factor(vae)}, as codec {folder} needs"
         )
+    # The background changes only what a model of three channels sees. With four it stays out of the key, so that
+    # another background does not invalidate the latents.
     settings = [PREPROCESSING_VERSION, size_px, parse_color(background) if channels == 3 else ""]
     return VaeCodec(vae, key_of(hash_weights(vae), settings), channels, size_px, background, torch.device(device))
 
@@ -166,9 +176,11 @@ def resolve_vae(config: Config, store: Store, cache: Path) -> Path | str:
 
 
 def _load_autoencoder(folder: Path | str) -> Any:
+    """The model in float32; ModelError with the first reason if none of the places holds one."""
     folder = resolve_checkpoint_pipeline(str(folder))
     nested = next((name for name in VAE_SUBFOLDERS if (Path(folder) / name / "config.json").is_file()), "")
-    hub = not Path(folder).is_dir()  # a hub id may name a model or a pipeline: a model is tried first
+    # A hub id may name a model or a pipeline: the model is tried first.
+    hub = not Path(folder).is_dir()
     problem = ""
     for subfolder in ["", *VAE_SUBFOLDERS] if hub else [nested]:
         try:
@@ -180,8 +192,12 @@ def _load_autoencoder(folder: Path | str) -> Any:
             unscaled = (
                 {"scaling_factor": 1.0} if kind is QuantizedAutoencoder and "scaling_factor" not in settings else {}
             )
+            # In float32 on every device: published autoencoders overflow in float16, and an equal key promises equal
+            # latents.
             return kind.from_pretrained(folder, subfolder=subfolder, torch_dtype=torch.float32, **unscaled)
         except (OSError, ValueError, RuntimeError) as error:
+            # The first problem is the one that concerns the source as it was given; the later ones are about guessed
+            # folders.
             problem = problem or " ".join(str(error).split())[:200]
     raise ModelError(
         f"cannot load codec {str(folder)!r}: {problem}; give latents.vae=own, the folder of an AutoencoderKL or "

@@ -17,7 +17,8 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-DETERMINISTIC_LOGVAR = -10000.0  # as emoji_ldm.latents.cache has it
+# Equal to the constant in `emoji_ldm.latents.cache`, which this file must not import.
+DETERMINISTIC_LOGVAR = -10000.0
 
 
 @dataclass
@@ -34,11 +35,14 @@ class QuantizedAutoencoder(VQModel):  # type: ignore[misc]
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
         """Latents `(n, C, h, w)` of images `(n, channels, H, W)` in [-1, 1], as `latents` and as `latent_dist`."""
         latents = super().encode(x).latents
+        # `deterministic` makes the standard deviation zero. diffusers clamps log-variances to -30 when it builds the
+        # object, so the value by which the cache recognises such a posterior is set afterwards.
         posterior = DiagonalGaussianDistribution(torch.cat([latents, torch.zeros_like(latents)], 1), deterministic=True)
         posterior.logvar = torch.full_like(latents, DETERMINISTIC_LOGVAR)
         return VQEncoderOutput(latents=latents, latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True, **others: Any) -> Any:
         """As `VQModel.decode`; ignores the `generator` that pipelines pass to every autoencoder."""
+        # Only a decoder that draws random numbers has a use for it, and `VQModel.decode` does not take it.
         others.pop("generator", None)
         return super().decode(h, force_not_quantize, return_dict, **others)

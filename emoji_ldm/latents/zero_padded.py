@@ -23,10 +23,13 @@ class ZeroPadded:
         """The encoder's forward, with padding zeroed."""
         output = super().forward(input_ids, attention_mask=attention_mask, **options)  # type: ignore[misc]
         if attention_mask is not None:
+            # An output of transformers keeps attributes and entries in step, so `output[0]`, which pipelines read,
+            # changes too.
             output.last_hidden_state = output.last_hidden_state * attention_mask.unsqueeze(-1)
         return output
 
 
+# The mix-in comes first, so that its `forward` is found first and `super()` is the encoder's own.
 class ZeroPaddedBert(ZeroPadded, BertModel):  # type: ignore[misc]
     """BERT and its relatives, such as MiniLM."""
 
