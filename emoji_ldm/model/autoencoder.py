@@ -12,8 +12,10 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.latents.vq_adapter import QuantizedAutoencoder
 from emoji_ldm.model.identity_init import NUM_GROUPS, init_identity
 
-HIDDEN_WEIGHT = 0.1  # of colour errors under full transparency: invisible, but unbounded without a weight
-CODEBOOK_WEIGHT = 10.0  # of the distance to the codebook: at 1 latents drift away and vectors go unused
+# Weight of colour errors under full transparency. They cannot be seen, but with weight 0 nothing would bound them.
+HIDDEN_WEIGHT = 0.1
+# Weight of the distance to the codebook: at 1 the latents drift away from the vectors, and many of these go unused.
+CODEBOOK_WEIGHT = 10.0
 GRADIENT_WEIGHT = 0.5  # of the error of neighbour differences relative to the error of values
 
 
@@ -38,6 +40,7 @@ def build_autoencoder(config: AutoencoderConfig) -> Any:
         "up_block_types": ("UpDecoderBlock2D",) * len(widths), "layers_per_block": config.layers_per_block,
         "sample_size": config.size_px, "mid_block_add_attention": False, "force_upcast": False,
     }  # fmt: skip
+    # The generator of the process is put back afterwards, so that building a model does not change what others draw.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if config.kind == "vq":
@@ -59,6 +62,8 @@ def fill_codebook(vae: Any, latents: Tensor, seed: int) -> None:
     vectors = latents.permute(0, 2, 3, 1).flatten(0, 2)
     different = torch.unique((vectors * 64).round(), dim=0) / 64  # flat surfaces give many equal latents
     book, generator = vae.quantize.embedding.weight, torch.Generator().manual_seed(seed)
+    # With fewer different latents than vectors each latent is taken about equally often, and the small noise below
+    # tells its copies apart.
     rounds = -(-len(book) // len(different))
     chosen = torch.cat([torch.randperm(len(different), generator=generator) for _ in range(rounds)])[: len(book)]
     book.copy_(different[chosen] + torch.randn(book.shape, generator=generator) / 256)
@@ -83,8 +88,11 @@ class AutoencoderLoss(nn.Module):
         if self.quantized:
             decoded, distance = self.vae.decode(self.vae.encode(pixels).latents, return_dict=False)
             return reconstruction_loss(decoded, pixels) + CODEBOOK_WEIGHT * torch.as_tensor(distance)
+        # The noise comes from the caller, keyed by step and position. `latent_dist.sample()` would draw from the
+        # process's generator, and a resumed run would not repeat the uninterrupted one.
         posterior = self.vae.encode(pixels).latent_dist
         decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        # `kl()` is summed over a latent's elements. Per element, `kl_weight` means the same at every image size.
         kl = posterior.kl().mean() / noise[0].numel()
         loss: Tensor = reconstruction_loss(decoded, pixels) + self.kl_weight * kl
         return loss
@@ -101,12 +109,15 @@ def reconstruction_loss(decoded: Tensor, pixels: Tensor) -> Tensor:
     """
     alpha = (pixels[:, 3:] + 1) / 2
     colour = HIDDEN_WEIGHT + (1 - HIDDEN_WEIGHT) * alpha
+    # A wrong alpha shows everywhere, a wrong colour only as far as its pixel is opaque.
     weight = torch.cat([colour.expand(-1, 3, -1, -1), torch.ones_like(alpha)], dim=1)
     error = decoded - pixels
     loss = (weight * error.abs()).mean()
+    # Mean absolute error alone is content with blurred edges; errors of neighbour differences are largest there.
     for dim in (2, 3):
         step = error.diff(dim=dim).abs()
         size = step.shape[dim]
+        # A difference is visible as far as both of its pixels are.
         both = torch.minimum(weight.narrow(dim, 0, size), weight.narrow(dim, 1, size))
         loss = loss + GRADIENT_WEIGHT * (both * step).mean()
     return loss
@@ -130,6 +141,7 @@ def _check_autoencoder_config(config: AutoencoderConfig) -> None:
             f"autoencoder.block_out_channels={list(widths)} halves the image {len(widths) - 1} times, but "
             f"autoencoder.size_px={config.size_px} allows fewer; give fewer widths or another size"
         )
+    # `identity_init` needs four channels for each of four lanes, and a latent channel for each colour and alpha.
     if min(widths) < 16 or config.latent_channels < 4:
         raise ConfigError(
             f"autoencoder.block_out_channels={list(widths)} and latent_channels={config.latent_channels}: "
@@ -143,5 +155,6 @@ def _on_white(pixels: Tensor) -> Tensor:
 
 
 def _psnr(first: Tensor, second: Tensor) -> float:
+    # Equal images would give an infinite ratio, which JSON cannot express: it ends at 120 dB.
     error = torch.mean((first - second) ** 2).clamp_min(1e-12)
     return float(-10 * torch.log10(error))

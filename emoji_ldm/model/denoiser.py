@@ -15,7 +15,8 @@ from emoji_ldm.model.lora import fuse_adapters, save_adapters, select_trainable
 from emoji_ldm.model.unet import build_unet, load_unet
 
 UNET_PREFIX = "unet."  # of its weights' names in a denoiser
-POOLER_NAME = "pooler."  # part of a text encoder that reads the states and changes none
+# Part of a text encoder that reads the token states and changes none.
+POOLER_NAME = "pooler."
 
 
 class Denoiser(nn.Module):
@@ -41,6 +42,7 @@ class Denoiser(nn.Module):
             timesteps: `(n,)`.
             text: Token states `(n, tokens, width)`; for a trained text encoder its inputs as a mapping.
         """
+        # A trained encoder runs inside the module, so that its backward and its sharding are those of the U-Net.
         states = text if self.text_encoder is None else self.text_encoder(**text).last_hidden_state
         output: Tensor = self.unet(noisy, timesteps, encoder_hidden_states=states, return_dict=False)[0]
         return output
@@ -67,6 +69,7 @@ def build_denoiser(
         unet.enable_gradient_checkpointing()
     if text_encoder is not None:
         for name, parameter in text_encoder.named_parameters():
+            # The pooler would never get a gradient, and only take room in optimiser and checkpoints.
             parameter.requires_grad_(POOLER_NAME not in name)
     return Denoiser(unet, text_encoder).train()
 
@@ -91,20 +94,23 @@ def export_unet(
         ModelError: The weights are of another network than `config` describes.
     """
     is_partial = bool(config.lora_rank or config.trainable_pattern)
-    with torch.device(
-        "cpu" if is_partial or config.init else "meta"
-    ):  # weights that are replaced need no random numbers
+    # If all weights are replaced, drawing random ones would be wasted time: tensors on the meta device have no values,
+    # and `assign` below puts the trained ones in their place.
+    with torch.device("cpu" if is_partial or config.init else "meta"):
         unet = _base_unet(config, latent_shape, width)
         select_trainable(unet, config)
     trained = {
         name.removeprefix(UNET_PREFIX): tensor for name, tensor in weights.items() if name.startswith(UNET_PREFIX)
     }
+    # Compared here because `load_state_dict` below is not strict (frozen weights are absent), and would leave a missing
+    # trained weight at its initial value without a word.
     if {name: tensor.shape for name, tensor in trained.items()} != {
         name: tensor.shape for name, tensor in unet.named_parameters() if tensor.requires_grad
     }:
         raise ModelError("the weights are of another network than the section train describes")
     unet.load_state_dict(trained, strict=False, assign=not is_partial)
     if config.lora_rank:
+        # Saved before they are fused, which removes them.
         if lora_folder is not None:
             save_adapters(unet, lora_folder)
         fuse_adapters(unet)

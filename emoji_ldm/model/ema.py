@@ -37,6 +37,8 @@ def power_ema_gamma(width: float) -> float:
 
     width² = (gamma + 1) / ((gamma + 2)² (gamma + 3)), a cubic in gamma (arXiv 2312.02696, appendix C).
     """
+    # With u = 1 / width² and both sides multiplied out, gamma solves gamma³ + 7 gamma² + (16 - u) gamma + 12 - u = 0.
+    # For widths below 0.29 exactly one root is positive, the largest.
     inverse = width**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
@@ -53,17 +55,20 @@ class WeightAverages:
             partial(power_ema_decay_at, gamma=power_ema_gamma(width)) for width in widths
         ]
         self.decays = self.decays or ([partial(ema_decay_at, decay=decay)] if decay else [])
+        # Copies in fp32, like the shards: near the end an update moves the average by less than bf16 can resolve.
         names = AVERAGE_NAMES[: len(self.decays)]
         self.tensors = {name: [shard.detach().clone() for shard in shards] for name in names}
 
     @property
     def exported(self) -> str:
         """The checkpoint's name of the tensors that are exported: the first average, else the weights."""
+        # A run without an average still has to export something: the weights as they are.
         return next(iter(self.tensors), WEIGHTS_NAME)
 
     @torch.no_grad()
     def update(self, shards: Sequence[Tensor], step: int) -> None:
         """Each average becomes d * average + (1 - d) * weights, with d its decay at `step` (the first is 1)."""
+        # An average is computed element by element, so each rank averages its own shards and nothing is communicated.
         weights = [shard.detach() for shard in shards]
         for tensors, decay in zip(self.tensors.values(), self.decays, strict=True):
             lerp_tensors(tensors, weights, 1 - decay(step))

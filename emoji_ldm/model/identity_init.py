@@ -20,8 +20,10 @@ from torch import Tensor
 
 NUM_LANES = 4  # red, green, blue, alpha
 NUM_GROUPS = NUM_LANES  # of every group norm: one lane each
+# Standard deviation 0.05, a fortieth of the range of a lane.
 INITIAL_LOGVAR = -6.0
-PIXEL_MEAN_SQUARE = 0.7  # of pixel values in [-1, 1] over emoji, which are mostly background
+# Mean square of pixel values in [-1, 1] over emoji, which are mostly background.
+PIXEL_MEAN_SQUARE = 0.7
 
 KernelTap = tuple[int, int, float]  # output channel, input channel, sign
 
@@ -29,6 +31,8 @@ KernelTap = tuple[int, int, float]  # output channel, input channel, sign
 @torch.no_grad()
 def init_identity(vae: Any) -> None:
     """Set the weights of an `AutoencoderKL` or `VQModel`, norms of 4 groups and widths from 16, in place."""
+    # The order is that of the forward pass. The middle blocks have no attention (see `build_autoencoder`), so their
+    # residual branches are all there is to silence.
     encoder, decoder, latent = vae.encoder, vae.decoder, int(vae.config.latent_channels)
     _inputs_to_lanes(encoder.conv_in)
     for block in encoder.down_blocks:
@@ -37,7 +41,9 @@ def init_identity(vae: Any) -> None:
             _pass_lanes(halving.conv, _averaging_kernel())
     _zero_residuals(encoder.mid_block)
     _lanes_to_outputs(encoder)
-    encoder.conv_out.weight[latent:] = 0  # the log-variances, which a VQModel lacks
+    # The outputs behind the means are the log-variances, which shall not depend on the image at first. A VQModel has
+    # none, and the slice is empty.
+    encoder.conv_out.weight[latent:] = 0
     _init_pointwise_identity(vae.quant_conv)
     vae.quant_conv.bias[latent:] = INITIAL_LOGVAR
     _init_pointwise_identity(vae.post_quant_conv)
@@ -60,6 +66,7 @@ def _inputs_to_lanes(conv: Any) -> None:
     """Turn inputs 0 to 3 into lanes: pairs of opposite sign, and constant pairs."""
     lanes = [_lane_channels(number, conv.out_channels) for number in range(NUM_LANES)]
     _set_taps(conv, [tap for n, (plus, minus, *_) in enumerate(lanes) for tap in ((plus, n, 1.0), (minus, n, -1.0))])
+    # After `_set_taps`, which zeroes all biases.
     for *_, plus, minus in lanes:
         conv.weight[[plus, minus]] = 0
         conv.bias[plus], conv.bias[minus] = 1, -1
@@ -69,9 +76,10 @@ def _lanes_to_outputs(half: Any) -> None:
     """Turn lanes into outputs 0 to 3, through norm and activation."""
     norm, conv = half.conv_norm_out, half.conv_out
     size = norm.num_channels // NUM_GROUPS
-    norm.weight.fill_(
-        ((2 * PIXEL_MEAN_SQUARE + 2) / size) ** 0.5
-    )  # about the group's standard deviation: undoes the norm
+    # The norm divides by the standard deviation of its group. A group holds x, -x, 1 and -1, the rest of its `size`
+    # channels being about zero, so its mean is 0 and its variance (2 x² + 2) / size: multiplying by the root undoes it.
+    norm.weight.fill_(((2 * PIXEL_MEAN_SQUARE + 2) / size) ** 0.5)
+    # The taps +1 and -1 read silu(x) - silu(-x), which is x.
     lanes = [_lane_channels(number, norm.num_channels) for number in range(NUM_LANES)]
     _set_taps(conv, [tap for n, (plus, minus, *_) in enumerate(lanes) for tap in ((n, plus, 1.0), (n, minus, -1.0))])
 
@@ -92,6 +100,7 @@ def _pass_lanes(conv: Any, kernel: Tensor | None = None) -> None:
 def _zero_residuals(block: Any) -> None:
     """Make residual branches zero; where the width changes, let the shortcut carry the lanes."""
     for layer in block.resnets:
+        # Only the last convolution of the branch: the one before it stays random, else neither would get a gradient.
         layer.conv2.weight.zero_()
         layer.conv2.bias.zero_()
         if layer.conv_shortcut is not None:
@@ -109,6 +118,7 @@ def _set_taps(conv: Any, taps: Iterable[KernelTap], kernel: Tensor | None = None
     taps = list(taps)
     kernel = _centre_kernel(conv.kernel_size[0]) if kernel is None else kernel
     conv.bias.zero_()
+    # The other channels stay random, so that they can learn different things. No lane reads them yet.
     conv.weight[sorted({out for out, _, _ in taps})] = 0
     for out, channel, sign in taps:
         conv.weight[out, channel] += sign * kernel
@@ -129,5 +139,7 @@ def _averaging_kernel() -> Tensor:
 
 def _interpolation_kernel() -> Tensor:
     """Turns the preceding nearest-neighbour doubling into linear interpolation."""
+    # After doubling, a row reads a a b b. The kernel makes of the second a 0.75 a + 0.25 b, and of the first b 0.25 a +
+    # 0.75 b.
     line = torch.tensor([0.25, 0.5, 0.25])
     return line[:, None] * line[None]

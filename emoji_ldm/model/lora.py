@@ -44,6 +44,8 @@ def save_adapters(unet: Any, folder: Path) -> None:
 
 def fuse_adapters(unet: Any) -> None:
     """Add the adapters to the weights and remove them, in place."""
+    # Fusing adds the product to the weights; unloading then removes the adapter layers, which gives the weights their
+    # stock names back.
     unet.fuse_lora()
     unet.unload_lora()
 
@@ -57,8 +59,13 @@ def _add_adapters(unet: Any, config: TrainConfig) -> None:
 
     for target in config.lora_targets:
         _check_target(unet, target)
+    # Before the adapters are added, since those have to stay trainable.
     unet.requires_grad_(False)
+    # An adapter's product is multiplied by alpha / rank. With alpha equal to the rank that factor is 1, so another rank
+    # needs no other learning rate.
     scale = config.lora_alpha or config.lora_rank
+    # The generator of the process is put back afterwards: an export, which adds adapters too, runs in a thread beside
+    # training.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         unet.add_adapter(
@@ -73,6 +80,7 @@ def _freeze_others(unet: Any, pattern: str) -> None:
         raise ConfigError(f"train.trainable_pattern={pattern!r} is not a regular expression: {error}") from None
     names = [name for name, _ in unet.named_parameters()]
     if not any(map(found.search, names)):
+        # A few names spread over the network tell a user more than the first few, which are all of one block.
         shown = ", ".join(names[:: max(1, len(names) // NUM_SHOWN_NAMES)][:NUM_SHOWN_NAMES])
         raise ConfigError(f"train.trainable_pattern={pattern!r} matches no weight's name; such names are {shown}")
     for name, parameter in unet.named_parameters():
@@ -82,5 +90,7 @@ def _freeze_others(unet: Any, pattern: str) -> None:
 def _check_target(unet: Any, target: str) -> None:
     names = [name for name, module in unet.named_modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)]
     if not any(name == target or name.endswith(f".{target}") for name in names):
+        # The numbered prefix of a block is cut off: what remains is what a target is compared with, and is the same in
+        # every block.
         shown = ", ".join(sorted({re.sub(r"^.*?\d\.(?=[a-z])", "", name) for name in names})[: NUM_SHOWN_NAMES * 2])
         raise ConfigError(f"train.lora_targets: no layer's name ends in {target!r}; names end such as {shown}")

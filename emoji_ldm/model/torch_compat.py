@@ -21,6 +21,7 @@ require_version("torch", KNOWN_VERSIONS)
 
 def copy_tensors(targets: Sequence[Tensor], sources: Sequence[Tensor], *, non_blocking: bool = False) -> None:
     """Copy each source into its target, shapes being equal; the targets may lie on another device."""
+    # A private operation, since the public way is a loop: thousands of kernel launches for a U-Net.
     torch._foreach_copy_(list(targets), list(sources), non_blocking=non_blocking)
 
 
@@ -39,6 +40,7 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
 
     `torch.nn.utils.get_total_norm` is the public counterpart, but sums up bf16 tensors in bf16.
     """
+    # The norm of the norms is the norm of all elements; accumulating in fp32 keeps bf16 gradients from losing digits.
     whole: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors), 2, torch.float32)))
     return whole
 
@@ -54,5 +56,7 @@ def set_step_guard(optimizer: torch.optim.Optimizer, grad_scale: Tensor, skip: T
         grad_scale: `()` fp32.
         skip: `()` fp32, 0 or 1.
     """
+    # `step()` has no such arguments: torch's fused optimisers look for attributes of these names at each step, which is
+    # how `GradScaler` reaches them.
     attributes: Any = optimizer
     attributes.grad_scale, attributes.found_inf = grad_scale, skip

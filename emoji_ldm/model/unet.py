@@ -13,8 +13,10 @@ from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.latents.pipeline_source import local_folder, resolve_checkpoint_pipeline, short_error_text
 
 SHAPE_FIELDS = ("block_out_channels", "attention", "layers_per_block", "num_heads")
+# The presets scratch-32 and scratch-64 reproduce a network that was first written by hand; manifests
+# record its size for comparison.
 REFERENCE_SHAPE = ((256, 512), ("CrossAttnDownBlock2D", "DownBlock2D"), 2, 8)  # of the preset scratch-64
-REFERENCE_PARAMETERS = 72_993_540  # of the hand-written network that presets scratch-32 and scratch-64 reproduce
+REFERENCE_PARAMETERS = 72_993_540
 
 
 def build_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_attention_dim: int) -> Any:
@@ -34,6 +36,7 @@ def build_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_at
     widths, attention = config.block_out_channels, _attention_levels(config)
     check_side(height, width, len(widths), f"train.block_out_channels={list(widths)}")
     _check_heads(config, attention)
+    # The generator of the process is put back afterwards, so that building a network does not change what others draw.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return UNet2DConditionModel(
@@ -44,7 +47,9 @@ def build_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_at
             layers_per_block=config.layers_per_block,
             down_block_types=tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in attention),
             up_block_types=tuple("CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in attention[::-1]),
-            attention_head_dim=config.num_heads,  # diffusers' name for the number of heads
+            # diffusers takes the number of heads under this name, a mistake that it keeps for the sake of published
+            # configurations.
+            attention_head_dim=config.num_heads,
             cross_attention_dim=cross_attention_dim,
             norm_num_groups=_num_norm_groups(widths),
         )
@@ -68,6 +73,7 @@ def load_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_att
         raise ModelError(f"cannot load the U-Net of train.init={init}: {short_error_text(error)}") from None
     _check_fit(unet.config, init, latent_shape, cross_attention_dim)
     _, height, width = latent_shape
+    # Sampling takes its default side from here, which shall be that of the new latents and not of the pretraining.
     unet.register_to_config(sample_size=(height, width) if height != width else height)
     return unet
 
@@ -103,6 +109,7 @@ def check_side(height: int, width: int, resolutions: int, source: str) -> None:
 def _attention_levels(config: TrainConfig) -> tuple[bool, ...]:
     """Whether each resolution attends to the text, highest first."""
     lower = len(config.block_out_channels) - 1
+    # The highest resolution has the most positions, and attention costs their square: by default it gets none.
     attention = config.attention or (False, *(True,) * lower)
     if len(attention) != lower + 1:
         raise ConfigError(
@@ -113,7 +120,8 @@ def _attention_levels(config: TrainConfig) -> tuple[bool, ...]:
 
 
 def _check_heads(config: TrainConfig, attention: tuple[bool, ...]) -> None:
-    widths = config.block_out_channels  # the middle block, as wide as the last one, always attends
+    # The middle block is as wide as the last one, and always attends.
+    widths = config.block_out_channels
     attending = [size for size, attends in zip(widths, attention, strict=True) if attends] + [widths[-1]]
     odd = [size for size in attending if size % config.num_heads]
     if odd:
@@ -143,6 +151,7 @@ def _check_fit(found: Any, init: str, latent_shape: tuple[int, int, int], width:
             f"train.init={init} attends to token states of width {found.cross_attention_dim}, the cached ones have "
             f"{width}; set latents.text_encoder={init}, then run: emoji-ldm latents"
         )
+    # Such a network can be loaded, but would fail in its first forward pass for want of an input.
     if found.get("time_cond_proj_dim") is not None or found.get("addition_embed_type") is not None:
         raise ModelError(
             f"train.init={init} needs more inputs than timestep and prompt (LCM or SDXL); name another pipeline"
@@ -152,4 +161,5 @@ def _check_fit(found: Any, init: str, latent_shape: tuple[int, int, int], width:
 
 def _num_norm_groups(widths: tuple[int, ...]) -> int:
     """32 groups as in Stable Diffusion, or the largest smaller power of two that divides every width."""
+    # A group norm needs a width that is a multiple of its number of groups, at every resolution.
     return next(groups for groups in (32, 16, 8, 4, 2, 1) if all(width % groups == 0 for width in widths))
