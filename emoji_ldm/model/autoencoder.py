@@ -40,7 +40,8 @@ def build_autoencoder(config: AutoencoderConfig) -> Any:
         "up_block_types": ("UpDecoderBlock2D",) * len(widths), "layers_per_block": config.layers_per_block,
         "sample_size": config.size_px, "mid_block_add_attention": False, "force_upcast": False,
     }  # fmt: skip
-    # The generator of the process is put back afterwards, so that building a model does not change what others draw.
+    # The CPU generator of the process is put back afterwards, so that building a model does not change what others
+    # draw.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if config.kind == "vq":
@@ -113,7 +114,7 @@ def reconstruction_loss(decoded: Tensor, pixels: Tensor) -> Tensor:
     weight = torch.cat([colour.expand(-1, 3, -1, -1), torch.ones_like(alpha)], dim=1)
     error = decoded - pixels
     loss = (weight * error.abs()).mean()
-    # Mean absolute error alone is content with blurred edges; errors of neighbour differences are largest there.
+    # L1 on values alone tolerates blurred edges, where the errors of neighbour differences are largest.
     for dim in (2, 3):
         step = error.diff(dim=dim).abs()
         size = step.shape[dim]

@@ -140,6 +140,6 @@ def _averaging_kernel() -> Tensor:
 def _interpolation_kernel() -> Tensor:
     """Turns the preceding nearest-neighbour doubling into linear interpolation."""
     # After doubling, a row reads a a b b. The kernel makes of the second a 0.75 a + 0.25 b, and of the first b 0.25 a +
-    # 0.75 b.
+    # 0.75 b. The outermost pixels meet the zero padding and lose a quarter, which training has to correct.
     line = torch.tensor([0.25, 0.5, 0.25])
     return line[:, None] * line[None]

@@ -61,11 +61,10 @@ def _add_adapters(unet: Any, config: TrainConfig) -> None:
         _check_target(unet, target)
     # Before the adapters are added, since those have to stay trainable.
     unet.requires_grad_(False)
-    # An adapter's product is multiplied by alpha / rank. With alpha equal to the rank that factor is 1, so another rank
-    # needs no other learning rate.
+    # An adapter's product is multiplied by alpha / rank. With alpha equal to the rank that factor is 1 at every rank.
     scale = config.lora_alpha or config.lora_rank
-    # The generator of the process is put back afterwards: an export, which adds adapters too, runs in a thread beside
-    # training.
+    # The CPU generator of the process is put back afterwards: an export, which adds adapters too, runs in a thread
+    # beside training.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         unet.add_adapter(

@@ -13,8 +13,8 @@ from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.latents.pipeline_source import local_folder, resolve_checkpoint_pipeline, short_error_text
 
 SHAPE_FIELDS = ("block_out_channels", "attention", "layers_per_block", "num_heads")
-# The presets scratch-32 and scratch-64 reproduce a network that was first written by hand; manifests
-# record its size for comparison.
+# The presets scratch-32 and scratch-64 reproduce a network that was first written by hand; manifests record its size
+# for comparison.
 REFERENCE_SHAPE = ((256, 512), ("CrossAttnDownBlock2D", "DownBlock2D"), 2, 8)  # of the preset scratch-64
 REFERENCE_PARAMETERS = 72_993_540
 
@@ -36,7 +36,8 @@ def build_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_at
     widths, attention = config.block_out_channels, _attention_levels(config)
     check_side(height, width, len(widths), f"train.block_out_channels={list(widths)}")
     _check_heads(config, attention)
-    # The generator of the process is put back afterwards, so that building a network does not change what others draw.
+    # The CPU generator of the process is put back afterwards, so that building a network does not change what others
+    # draw.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return UNet2DConditionModel(
