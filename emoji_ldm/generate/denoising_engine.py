@@ -62,6 +62,8 @@ class DenoisingEngine:
         self.model, self.batch_size = model, batch_size
         self.unet = UNetRunner(model.unet, batch_size, deterministic=deterministic)
         self.timer = StepTimer(on_gpu=model.device.type == "cuda")
+        # One stacked set per shape, not one in all: buckets of several shapes take turns, and each keeps its stacked
+        # state while another one runs.
         self._batches: dict[torch.Size, _StackedRows] = {}
         self._own_size = math.prod(model.latent_shape)
 
@@ -80,22 +82,28 @@ class DenoisingEngine:
         shape = rows[0].x.shape
         num_guided = sum(row.negative is not None for row in rows)
         with self.timer.step(rows[0].noise.shape, len(rows), self.num_unet_rows(len(rows), num_guided, shape)):
-            # Usually the same rows move tick after tick, so their stacked state is kept until the set changes.
+            # Usually the same rows move tick after tick, so their stacked state is kept until the set changes. Rows
+            # compare by identity (`eq=False`), so this comparison touches no tensor.
             batch = self._batches.get(shape)
             if batch is None or batch.rows != rows:
                 self._unstack(shape)
                 batch = self._batches[shape] = _StackedRows(list(rows), self.unet, self.max_rows(shape))
             previews = batch.tick()
+            # `steps_left` is that of the row nearest to its end, so the rows' own tensors are up to date as soon as one
+            # of them is finished: callers read its `x` right after this tick.
             if not batch.steps_left:
                 self._unstack(shape)
         return previews
 
     def evict(self, shape: Iterable[int]) -> None:
         """Free the stacked state of a latent shape that has no rows any more."""
+        # Nothing is written back: the rows that were stacked have ended or failed, and nobody reads them again.
         self._batches.pop(torch.Size(shape), None)
 
     def max_rows(self, shape: Iterable[int]) -> int:
         """How many rows of a latent shape fit one tick: larger latents take the place of several."""
+        # Activations take memory in proportion to the latent's size. Small latents get no more rows than batch_size,
+        # which is the limit that the user set.
         return max(1, min(self.batch_size, self.batch_size * self._own_size // math.prod(shape)))
 
     def num_unet_rows(self, num_rows: int, num_guided: int, shape: Iterable[int]) -> int:
@@ -131,6 +139,7 @@ class _StackedRows:
         self._stack_masks()
 
     def _stack_unet_inputs(self) -> None:
+        # Only guided rows have a second U-Net row; `source_rows` maps each U-Net row to the row whose sample it takes.
         negatives = [row.negative for row in self.order if row.negative is not None]
         states = [*(row.positive for row in self.order), *negatives]
         source_rows = [*range(len(self.order)), *range(len(negatives))]
@@ -155,6 +164,8 @@ class _StackedRows:
         initials = [row.initial for row in self.order]
         self.mask = None
         if any(initial.mask is not None for initial in initials):
+            # Rows with and without a mask share one expression in `tick`; where the mask is 1 the kept image has weight
+            # 0.
             zeros, ones = torch.zeros_like(self.x[0]), torch.ones_like(self.x[0, :1])
             self.mask = torch.stack([ones if initial.mask is None else initial.mask for initial in initials])
             self.image_latents = torch.stack(
@@ -167,6 +178,8 @@ class _StackedRows:
         coefficients = self.columns[self.steps_done].unbind()
         scale, keep, add, previous_x0, noise, x0_keep, x0_add, signal, noise_level = coefficients
         before, output = self.x, self._guided_output((scale * self.x)[self.source_rows])
+        # New tensors instead of in-place updates: previews and rows that were written back hold views of the old ones,
+        # which the decode thread may still read.
         self.x = keep * before + add * output
         previewed = [position for position, row in enumerate(self.order) if row.index in row.previews]
         # x0 is computed only where somebody reads it.
@@ -176,6 +189,8 @@ class _StackedRows:
         if self.stochastic:
             self.x = self.x + noise * self._fresh_noise()
         if self.mask is not None:
+            # The region to keep gets the noise that the row started with, as in diffusers: a fresh one at each step
+            # would make its border inconsistent with what was denoised so far.
             kept = signal * self.image_latents + noise_level * self.eps
             self.x = self.mask * self.x + (1 - self.mask) * kept
         # Only now, as `_fresh_noise` and the previews above refer to the step that was running.
@@ -196,6 +211,7 @@ class _StackedRows:
 
     def _fresh_noise(self) -> Tensor:
         """Noise `(N, C, h, w)` from each row's own stream; a row whose step needs none draws none and gets zeros."""
+        # Drawn on the CPU and copied as one tensor, so that a seed gives the same noise on every device.
         fresh = torch.zeros(self.x.shape)
         for position, row in enumerate(self.order):
             if row.needs_noise[row.index]:
@@ -203,7 +219,7 @@ class _StackedRows:
         return _to_device_of(fresh, self.x)
 
     def write_back(self) -> None:
-        """Give the rows their state."""
+        """Copy the current state to the rows' own attributes."""
         for row, x, previous_x0 in zip(self.order, self.x, self.previous_x0, strict=True):
             row.x, row.previous_x0 = x, previous_x0
 
@@ -212,4 +228,5 @@ def _to_device_of(tensor: Tensor, like: Tensor) -> Tensor:
     """Copy a CPU tensor to the device of another one, without waiting for that device."""
     if like.device.type == "cpu":
         return tensor
+    # Only copies from pinned memory are asynchronous; from pageable memory the host would wait for the copy.
     return tensor.contiguous().pin_memory().to(like.device, non_blocking=True)

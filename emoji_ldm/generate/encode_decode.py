@@ -20,13 +20,15 @@ from emoji_ldm.generate.request import MAX_SEED, GenerationRequest, LatentShape
 from emoji_ldm.generate.step_coefficients import SamplingSchedule, SamplingSchedules
 
 RgbaImage = NDArray[np.uint8]  # (H, W, 4) straight RGBA
-MAX_DECODE_BATCH = 8  # images decoded at once; more would delay the first one for the sake of the last
-MAX_DECODE_PIXELS = 2**20  # on CPUs, pixels decoded at once: a large decoder takes kilobytes of memory for each
+# The images of a batch are ready together, so a larger batch would delay the first one for the sake of the last.
+MAX_DECODE_BATCH = 8  # images decoded at once
+# A large decoder takes kilobytes of memory for each pixel, so this bounds a batch to gigabytes.
+MAX_DECODE_PIXELS = 2**20  # pixels decoded at once on CPUs
 PROMPT_CACHE_SIZE = 1024  # prompts whose token states are kept
 
 
 class EncoderDecoder:
-    """Encoding and decoding for one model. One thread may encode while another one decodes."""
+    """Encodes and decodes for one model. One thread may encode while another one decodes."""
 
     def __init__(self, model: LatentDiffusionModel, batch_size: int, *, deterministic: bool) -> None:
         """Fix the batch shapes of encoding and decoding."""
@@ -49,6 +51,7 @@ class EncoderDecoder:
 
     def schedule(self, request: GenerationRequest) -> SamplingSchedule:
         """The steps of a request; ConfigError if the model does not support them."""
+        # Without an image there is nothing to keep, so the default strength must not shorten the schedule.
         strength = request.strength if request.image else 1.0
         return self.schedules.schedule(request.scheduler, request.steps, strength)
 
@@ -56,6 +59,7 @@ class EncoderDecoder:
         """Raise ConfigError for a request that the model does not support. Fast: image files are not decoded."""
         self.shape(request)
         self.schedule(request)
+        # A scale of 1 is no guidance. Below 1 the formula would mix in the negative prompt, which nobody asks for.
         if not math.isfinite(request.guidance_scale) or request.guidance_scale < 1:
             raise ConfigError(f"guidance_scale={request.guidance_scale} is refused: give a number of at least 1")
         if not 0 <= request.seed <= MAX_SEED:
@@ -90,6 +94,8 @@ class EncoderDecoder:
         """
         prompts = [prompt for request in requests for prompt in (request.prompt, request.negative_prompt)]
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._prompt_cache]
+        # dict.fromkeys above removed repetitions, such as one negative prompt that all requests share. A single missing
+        # prompt is left to `encode`.
         if not self.deterministic and len(missing) > 1:
             for prompt, states in zip(missing, self.model.encode_prompts(missing), strict=True):
                 self._cache_prompt(prompt, states)
@@ -103,6 +109,8 @@ class EncoderDecoder:
 
     def _cache_prompt(self, prompt: str, states: Tensor) -> None:
         self._prompt_cache[prompt] = states
+        # The cache is ordered by use (see move_to_end above), so the first entry is the one that was not used for
+        # longest.
         if len(self._prompt_cache) > PROMPT_CACHE_SIZE:
             self._prompt_cache.popitem(last=False)
 
@@ -130,6 +138,7 @@ class EncoderDecoder:
         batch_size = self.max_decode_batch((channels, height, width))
         for start in range(0, len(latents), batch_size):
             batch = list(latents[start : start + batch_size])
+            # Padding repeats a real latent, which the decoder can handle; its image is cut off below.
             padding = batch[:1] * (batch_size - len(batch) if self.deterministic else 0)
             raw = torch.stack(batch + padding) / self.model.vae.scaling_factor
             images += list(self.model.vae.decode(raw)[: len(batch)])

@@ -62,8 +62,11 @@ def make_initial_latents(
     """
     device = model.device
     if not request.image:
+        # x has the scale of the scheduler: variance-exploding ones start from noise of their largest sigma, not from
+        # unit noise.
         return InitialLatents(schedule.noise_level * noise.next().to(device))
-    # The posterior sample draws from the stream before the initial noise, as in diffusers.
+    # The posterior sample draws from the stream before the initial noise, as in diffusers. Another order would give
+    # other images for the same seed.
     latents = _encode_image(model, request, noise).to(device)
     eps = noise.next().to(device)
     x = schedule.signal * latents + schedule.noise_level * eps
@@ -81,7 +84,10 @@ def _encode_image(model: LatentDiffusionModel, request: GenerationRequest, noise
     """A scaled sample `(C, h, w)` of the image's posterior."""
     cell_px = model.downsampling_factor
     pixels = load_init_image(request.image, noise.shape[2] * cell_px, noise.shape[1] * cell_px)
+    # The cached pixels are read-only, and torch wraps a read-only array only with a warning: hence the copy.
     mean, logvar = (torch.from_numpy(moment[0]) for moment in model.vae.encode(pixels[None].copy()))
+    # Reparameterised sample of the posterior N(mean, exp(logvar)), drawn from the row's own stream (Kingma & Welling,
+    # 2014).
     return model.vae.scaling_factor * (mean + torch.exp(0.5 * logvar) * noise.next())
 
 
@@ -89,4 +95,6 @@ def mask_to_latent_cells(mask: Mask, shape: LatentShape) -> Tensor:
     """`(1, h, w)` float32: 1 for each latent cell that covers at least one repainted pixel."""
     height, width = shape[1:]
     blocks = torch.tensor(mask).view(height, mask.shape[0] // height, width, mask.shape[1] // width)
+    # A cell with a single repainted pixel is repainted as a whole: the pixels of the cell that are to be kept are put
+    # back at the end, but a cell that was kept could not change the one pixel.
     return blocks.any(dim=3).any(dim=1)[None].float()

@@ -38,7 +38,8 @@ from diffusers import (
 )
 from torch import Tensor
 
-SIGMA_DATA = 0.5  # standard deviation of the data that consistency models assume, as in LCMScheduler
+# LCMScheduler has the same constant in its code, not in its configuration, so it cannot be read from a model.
+SIGMA_DATA = 0.5  # standard deviation of the data that consistency models assume
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ Solver = Callable[[Any, int, int], StepWeights]  # (scheduler with its timesteps
 def ddim(scheduler: DDIMScheduler, steps: int, first: int) -> StepWeights:
     """DDIM without added noise: Song et al., 2021 (arXiv 2010.02502), equation 12 with sigma = 0."""
     timesteps, power = _signal_powers(scheduler, steps)
-    # diffusers' DDIM goes to one even stride below its timestep, not to the next timestep of the schedule.
+    # diffusers' DDIM goes to one even stride below its timestep, not to the next timestep of the schedule. The two
+    # differ for spacings that are uneven after rounding, and images must equal those of diffusers.
     target = timesteps - scheduler.config.num_train_timesteps // steps
     powers, final = scheduler.alphas_cumprod.double(), scheduler.final_alpha_cumprod.double()
     power_next = torch.where(target >= 0, powers[target.clamp(min=0)], final)
@@ -79,12 +81,16 @@ def ddpm(scheduler: DDPMScheduler, steps: int, first: int) -> StepWeights:
     timesteps, power = _signal_powers(scheduler, steps)
     power_next = torch.cat([power[1:], power.new_ones(1)])
     alpha, noise_ratio = power / power_next, (1 - power_next) / (1 - power)
+    # "fixed_large" and "fixed_small" are the two variances of Ho et al., section 3.2: beta, and the posterior's
+    # (equation 7), which is the smaller one.
     variance = (1 - alpha) * (1 if scheduler.config.variance_type == "fixed_large" else noise_ratio)
     return _step_weights(
         timesteps,
         (power.sqrt(), (1 - power).sqrt()),
         (alpha.sqrt() * noise_ratio, power_next.sqrt() * (1 - alpha) / (1 - power)),
-        noise=variance.sqrt() * (timesteps > 0),  # the step that ends at the clean sample adds no noise
+        # diffusers adds noise at every timestep above 0. With steps_offset=1 the last one is 1: its variance is 0
+        # anyway, except for "fixed_large", which adds noise there in diffusers as well.
+        noise=variance.sqrt() * (timesteps > 0),
     )
 
 
@@ -95,7 +101,8 @@ def lcm(scheduler: LCMScheduler, steps: int, first: int) -> StepWeights:
     of that paper's equation 5, as LCMScheduler has them.
     """
     timesteps, power = _signal_powers(scheduler, steps)
-    power_next = torch.cat([power[1:], power.new_ones(1)])  # the last step adds no noise
+    # A signal power of 1 after the last step makes its noise weight 0: the result is the network's x0 itself.
+    power_next = torch.cat([power[1:], power.new_ones(1)])
     # c_skip and c_out of the consistency function f(x) = c_skip * x + c_out * x0.
     scaled = timesteps.double() * scheduler.config.timestep_scaling
     skip, out = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2), scaled / (scaled**2 + SIGMA_DATA**2).sqrt()
@@ -115,6 +122,7 @@ def euler(scheduler: EulerDiscreteScheduler, steps: int, first: int) -> StepWeig
     timesteps, sigma, sigma_next = _sigmas(scheduler, steps)
     levels = torch.ones_like(sigma), sigma
     weights = _deterministic_weights(levels, torch.ones_like(sigma), sigma_next)
+    # The variance of x is sigma^2 + 1 for data of unit variance, and the network was trained on unit variance.
     return _step_weights(timesteps, levels, weights, scale=(sigma**2 + 1).rsqrt())
 
 
@@ -140,14 +148,18 @@ def dpmpp_2m(scheduler: DPMSolverMultistepScheduler, steps: int, first: int) -> 
         x_next = noise_next / noise_level * x - signal_next * (exp(-h) - 1) * D
     """
     timesteps, sigma, sigma_next = _sigmas(scheduler, steps)
+    # diffusers stores noise-to-signal ratios; the algorithm is stated in the weights of signal and noise, so they are
+    # converted first.
     (signal, noise), (signal_next, noise_next) = (_signal_noise(scheduler, one) for one in (sigma, sigma_next))
     log_ratio = signal.log() - noise.log()  # lambda
     h = signal_next.log() - noise_next.log() - log_ratio  # infinite for a step that ends without noise
     # expm1 stays exact for small steps, and gives -1 for the infinite last one.
     keep, add = noise_next / noise, -signal_next * torch.expm1(-h)
     extrapolation = torch.zeros_like(h)  # weight of (x0 - m)
+    # 1 / r = h / h_previous, and h_previous is the increase of lambda up to the start of this step. Row 0 has none.
     extrapolation[1:] = add[1:] / 2 * h[1:] / (log_ratio[1:] - log_ratio[:-1])
     extrapolation[_first_order_steps(scheduler, steps, first)] = 0
+    # add * D = (add + extrapolation) * x0 - extrapolation * m, which is the module's formula.
     return _step_weights(timesteps, (signal, noise), (keep, add + extrapolation), previous_x0=-extrapolation)
 
 
@@ -158,6 +170,7 @@ def flow_euler(scheduler: Any, steps: int, first: int) -> StepWeights:
     return _step_weights(timesteps, levels, _deterministic_weights(levels, 1 - sigma_next, sigma_next))
 
 
+# All solvers have one signature, although only dpmpp_2m reads `first`, so that the caller need not know which is which.
 SOLVERS: dict[str, Solver] = {
     "ddim": ddim, "ddpm": ddpm, "euler": euler, "euler_ancestral": euler_ancestral, "dpmpp_2m": dpmpp_2m, "lcm": lcm,
     "flow_euler": flow_euler,
@@ -168,6 +181,7 @@ def _step_weights(
     timesteps: Tensor, levels: SignalNoise, weights: tuple[Tensor, Tensor], **columns: Tensor
 ) -> StepWeights:
     """`StepWeights` whose optional columns default to a scale of 1 and to weights of 0."""
+    # float64 as all columns: `step_coefficients` subtracts nearly equal numbers before it rounds to float32.
     zeros = torch.zeros(len(timesteps), dtype=torch.float64)
     optional = {"scale": zeros + 1, "previous_x0": zeros, "noise": zeros, **columns}
     return StepWeights(timesteps, levels[0], levels[1], keep=weights[0], add=weights[1], **optional)
@@ -184,13 +198,16 @@ def _deterministic_weights(levels: SignalNoise, signal_next: Tensor, noise_next:
 
 def _signal_powers(scheduler: Any, steps: int) -> tuple[Tensor, Tensor]:
     """Timesteps `(S,)`, and the share of the signal in the variance at them (`alphas_cumprod`)."""
-    # Rounding gives diffusers' trailing timesteps for 61, 103, ... steps one entry too many, at -1.
+    # Rounding gives diffusers' trailing timesteps for 61, 103, ... steps one entry too many, at -1. As an index it
+    # would select the last, noisiest entry of `alphas_cumprod`.
     timesteps = scheduler.timesteps[:steps]
     return timesteps, scheduler.alphas_cumprod.double()[timesteps]
 
 
 def _sigmas(scheduler: Any, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Timesteps `(S,)`, and the ratio of noise to signal before and after each step."""
+    # `sigmas` has one entry more than the timesteps: the level after the last step, which is 0 for most schedules and
+    # sigma_min where the configuration says so. It has to stay last when surplus entries are cut off.
     sigmas = scheduler.sigmas.double()
     return scheduler.timesteps[:steps], sigmas[:steps], torch.cat([sigmas[1:steps], sigmas[-1:]])
 
@@ -206,5 +223,7 @@ def _signal_noise(scheduler: DPMSolverMultistepScheduler, sigma: Tensor) -> Sign
 def _first_order_steps(scheduler: DPMSolverMultistepScheduler, steps: int, first: int) -> list[int]:
     """Steps without extrapolation: the first one taken, which has no m, and the last one where diffusers says so."""
     config = scheduler.config
+    # The weight of the extrapolation grows with the step in lambda, which is infinite where the last step ends without
+    # noise. With few steps the last one is so long that diffusers takes it at first order too.
     last = config.euler_at_final or (config.lower_order_final and steps < 15) or config.final_sigmas_type == "zero"
     return [first, *([steps - 1] if last else [])]

@@ -62,11 +62,14 @@ class SamplingSchedules:
         Raises:
             ModelError: There is no way to sample from what the model predicts.
         """
-        # StableDiffusionPipeline overrides these two settings when it loads an older folder.
+        # StableDiffusionPipeline overrides these two settings when it loads an older folder. Without the same override
+        # such a folder would give other images here than in diffusers.
         config = {**scheduler_config, "steps_offset": 1, "clip_sample": False}
         is_flow_class = config.get("_class_name") == FLOW_MATCH_CLASS
         self.prediction = FLOW_PREDICTION if is_flow_class else str(config.get("prediction_type", "epsilon"))
         _check_scheduler(config, self.prediction)
+        # A model whose settings suit only some schedulers is still usable, so failures are kept as reasons and reported
+        # when somebody asks for that scheduler. Only the default has to work.
         self._unsupported: dict[str, str] = {}
         self._schedulers: dict[str, Any] = {}
         for name in compatible_schedulers(config):
@@ -77,7 +80,9 @@ class SamplingSchedules:
         self.default = default_scheduler(config)
         if self.default in self._unsupported:
             raise ModelError(f"this scheduler cannot be sampled: {self._unsupported[self.default]}")
-        self._lock = Lock()  # `set_timesteps` changes the scheduler object that the solver then reads
+        # `set_timesteps` changes the scheduler object that the solver then reads: two threads that compute schedules at
+        # the same time would mix up their timesteps.
+        self._lock = Lock()
         # Most requests use the same few settings, and building a schedule takes milliseconds.
         self._cached = lru_cache(maxsize=1024)(self._compute)
 
@@ -89,6 +94,8 @@ class SamplingSchedules:
     @property
     def max_steps(self) -> int:
         """The largest number of steps of a request; LCM accepts fewer."""
+        # With as many steps as training timesteps, leading spacing and steps_offset=1 would give a timestep one beyond
+        # the last one that exists.
         return int(self._schedulers[self.default].config.num_train_timesteps) - 1
 
     def schedule(self, scheduler: str, steps: int, strength: float = 1.0) -> SamplingSchedule:
@@ -116,15 +123,19 @@ class SamplingSchedules:
         return self._cached(name, steps, steps - num_run, strength == 1)
 
     def _max_steps(self, name: str) -> int:
+        # LCM was distilled on a schedule of this many steps, and LCMScheduler picks its timesteps from that schedule.
         return int(self._schedulers[name].config.original_inference_steps) if name == "lcm" else self.max_steps
 
     def _compute(self, name: str, steps: int, first: int, from_noise: bool) -> SamplingSchedule:
         with self._lock:
             scheduler = self._schedulers[name]
             scheduler.set_timesteps(steps)
+            # The whole schedule is computed even if only its end is run, as in diffusers' image-to-image: a step's
+            # coefficients depend on the full number of steps. Only the solver has to know the first step, see
+            # `samplers`.
             weights = SOLVERS[name](scheduler, steps, first)
             init_noise_sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))
-        # Computed in float64, used in float32: the differences of large numbers in the tables would lose digits.
+        # Computed in float64, used in float32: the differences of nearly equal numbers in the table would lose digits.
         columns = _columns(weights, *_X0_WEIGHTS[self.prediction](weights))[first:]
         return SamplingSchedule(
             timesteps=weights.timesteps[first:].float(),
@@ -137,6 +148,9 @@ class SamplingSchedules:
 
 def _check_scheduler(config: Mapping[str, Any], prediction: str) -> None:
     """Raise ModelError for models that none of the formulas covers."""
+    # `use_flow_sigmas` decides the noise levels and `prediction_type` the meaning of the output. Only the pairs that
+    # belong together give the samples that the model was trained on. Thresholding clips x0 by quantiles of the image,
+    # which is not linear, so no table can express it.
     flow_sigmas = bool(config.get("use_flow_sigmas")) or "FlowMatch" in str(config.get("_class_name"))
     if prediction not in _X0_WEIGHTS or flow_sigmas != (prediction == FLOW_PREDICTION) or config.get("thresholding"):
         raise ModelError(
@@ -163,7 +177,7 @@ def _columns(weights: StepWeights, x0_keep: Tensor, x0_add: Tensor) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
-# Each returns the weights (of x, of the network's output o) that give x0.
+# Each of the following functions returns the weights (of x, of the network's output o) that give x0.
 
 
 def _epsilon(weights: StepWeights) -> tuple[Tensor, Tensor]:
@@ -176,6 +190,8 @@ def _velocity(weights: StepWeights) -> tuple[Tensor, Tensor]:
 
     `scale` brings samples of the variance-exploding samplers to unit variance.
     """
+    # x0 = signal' * (scale * x) - noise_level' * o holds for the scaled sample, whose signal' and noise_level' are
+    # scale times those of x. Substituting them gives scale twice with x and once with o.
     return weights.scale**2 * weights.signal, -weights.scale * weights.noise_level
 
 

@@ -37,8 +37,11 @@ class UNetRunner:
         """Prepare for up to `batch_size` images, each with and without its prompt."""
         self.unet, self.deterministic, self.batch_size = unet, deterministic, batch_size
         self.device: torch.device = unet.device
-        self.dtype: torch.dtype = unet.dtype  # read once, as diffusers visits every module for it
+        # Read once, as diffusers visits every module of the network for this property.
+        self.dtype: torch.dtype = unet.dtype
         self.is_cpu = self.device.type == "cpu"
+        # A second pass side by side pays off only where torch itself uses one thread; otherwise its threads already
+        # occupy the cores.
         use_second_core = self.is_cpu and _num_cores() > 1 and torch.get_num_threads() == 1
         # torch releases the GIL inside its kernels, so a thread is enough to use a second core.
         self._pool = ThreadPoolExecutor(1, "pass", initializer=apply_num_threads) if use_second_core else None
@@ -64,6 +67,8 @@ class UNetRunner:
             # A CPU's time is in proportion to the rows, so smaller passes waste less on padding; a GPU runs one pass.
             rows = max_images if self.is_cpu else 2 * max_images
             return [rows] * -(-num_rows // rows)
+        # A power of two wastes less than half of the rows, and a captured graph per power is few enough to capture all
+        # of them.
         if not self.is_cpu:
             return [min(2 * max_images, 1 << (num_rows - 1).bit_length())]
         return [num_rows] if num_rows < self.min_rows_to_split else [num_rows - num_rows // 2, num_rows // 2]
@@ -73,9 +78,11 @@ class UNetRunner:
         if len(pass_sizes) == 1:
             return self._forward(inputs)
         x, timesteps, states = (torch.split(part, list(pass_sizes)) for part in inputs)
+        # `pass_sizes` never returns more than two: a tick has at most two rows per image.
         first, second = zip(x, timesteps, states, strict=True)
         if self._pool is None:
             return torch.cat([self._forward(first), self._forward(second)])
+        # The results are joined in the order of the rows, whichever pass ends first.
         future = self._pool.submit(self._forward, second)
         return torch.cat([self._forward(first), future.result()])
 
@@ -87,6 +94,8 @@ class UNetRunner:
             shape: `(C, h, w)` of a latent.
             states: `(tokens, width)` of any prompt, as an example of the shape.
         """
+        # Only the model's own latent shape is captured. Each graph holds memory for its activations, and other shapes
+        # are rare enough to run eagerly, with the same kernels and so the same bits.
         for rows in {sum(self.pass_sizes(num_rows)) for num_rows in range(1, self.max_rows + 1)}:
             x = torch.zeros((rows, *shape), device=self.device)
             if self.device.type == "cuda" and x.shape not in self._graphs:
@@ -98,7 +107,8 @@ class UNetRunner:
         x, timesteps, states = inputs
         if (graph := self._graphs.get(x.shape)) is not None:
             return graph(inputs)
-        x, states = x.to(self.dtype), states.to(self.dtype)  # rows are float32, weights may be bf16
+        # Rows keep float32 between steps, so that rounding does not add up, even where the weights are bf16.
+        x, states = x.to(self.dtype), states.to(self.dtype)
         output: Tensor = self.unet(x, timesteps, encoder_hidden_states=states, return_dict=False)[0]
         return output.float()
 
@@ -127,7 +137,8 @@ class CapturedForward:
 
     def __call__(self, inputs: UNetInputs) -> Tensor:
         """The output for other inputs of the same shape."""
-        # A graph reads and writes fixed addresses, so inputs are copied in and the output is copied out.
+        # A graph reads and writes fixed addresses, so inputs are copied in. The output is copied out, since the next
+        # replay overwrites it while callers may still hold it.
         for static, given in zip(self._inputs, inputs, strict=True):
             static.copy_(given, non_blocking=True)
         self._graph.replay()
@@ -153,13 +164,17 @@ def use_deterministic_kernels() -> None:
     Call it before the first computation. The settings belong to the process: threads that changed them for the time of
     a call would undo each other's.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, when cuBLAS starts
+    # cuBLAS reads this once, when it starts; without a fixed workspace it may add in another order in every run.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # An operation without a deterministic kernel gives a warning, not an error: a model with such a layer stays usable.
     torch.use_deterministic_algorithms(True, warn_only=True)
     # The deterministic mode also fills new tensors, in case they are read uninitialised; ours never are.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # Benchmarking picks the kernel that happened to be fastest, which may be another one in the next process.
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
 
 
 def _num_cores() -> int:
+    # In a container or under taskset a process may use fewer cores than the machine has, which cpu_count ignores.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
