@@ -52,7 +52,8 @@ class AdmissionControl:
     """Decides whether a new image may join the queue; not thread-safe."""
 
     def __init__(self) -> None:
-        # Of recent requests with a time-out: (seconds that the image takes in a full batch, time-out).
+        # Of recent requests with a time-out: (seconds that the image takes in a full batch, time-out). A bounded
+        # window, so that one unusually long image does not lower everybody's limit for ever.
         self._recent = deque[tuple[float, float]](maxlen=NUM_RECENT)
 
     def check(
@@ -71,13 +72,19 @@ class AdmissionControl:
             QueueFull: It has to come back later.
             DeadlineExceeded: It takes longer than its time-out even alone.
         """
+        # Limits count the images of the same class in all buckets: a tenant must not get round them by spreading its
+        # requests over models or sizes.
         queues = [bucket.waiting[pending.bulk] for bucket in buckets]
         num_waiting = sum(map(len, queues))
         num_own = sum(queue.count(pending.tenant) for queue in queues)
         wait_s = 0.0 if idle else _wait_s(pending, buckets, encode_s)
         excess_s = -math.inf if idle else self._excess_wait_s(pending, wait_s)
+        # Requests without a tenant have no owner whom a share could be given to, so only the limit of the whole queue
+        # holds for them. max(1, ...) lets a tenant wait with one image even where the queue is tiny.
         too_many = bool(pending.tenant) and num_own >= max(1, MAX_TENANT_SHARE * max_queued)
         if num_waiting >= max_queued or too_many or excess_s > 0:
+            # Where the wait is too long, the excess is the time after which it is not. Where the queue is full, a place
+            # becomes free after about the time of one image.
             raise QueueFull(max(1.0, excess_s if excess_s > 0 else wait_s / max(1, num_waiting)))
 
     def _excess_wait_s(self, pending: PendingImage, wait_s: float) -> float:
@@ -85,6 +92,7 @@ class AdmissionControl:
         timeout_s = pending.deadline - pending.submitted_at
         if timeout_s == math.inf:
             return -math.inf
+        # Coming back later would not help this image, so it gets another error than QueueFull, which invites a retry.
         if predict_alone_s(pending) > timeout_s:
             raise DeadlineExceeded(
                 f"{pending.steps} steps of this size take longer than {timeout_s:.1f} s; ask for less"
@@ -103,6 +111,7 @@ def _wait_s(pending: PendingImage, buckets: Collection[BatchBucket], encode_s: f
     num_before = sum(
         len(bucket.waiting[bulk]) + bucket.num_runnable(bulk)
         for bucket in buckets
+        # The decode thread too serves interactive images first, so bulk images do not count as being before one.
         for bulk in ((False, True) if pending.bulk else (False,))
     )
     return max(predict_wait_s(buckets, pending), (num_before + 1) * encode_s)
@@ -126,6 +135,7 @@ def predict_wait_s(buckets: Collection[BatchBucket], pending: PendingImage) -> f
         before = [bucket for bucket in buckets if bucket is not pending.bucket or _is_full(bucket)]
         return own_s + others_s + sum(_bucket_drain_s(bucket, False) for bucket in before)
     has_bulk = any(bucket.num_images(True) for bucket in buckets)
+    # Bulk images are guaranteed a share of the slots, so interactive work proceeds at what is left of the speed.
     return (own_s + others_s) / (1 - BULK_SHARE if has_bulk else 1)
 
 
@@ -145,8 +155,9 @@ def _own_bucket_wait_s(pending: PendingImage) -> float:
     rows = bucket.num_images(bulk)
     if rows < bucket.max_batch:
         return pending.steps * bucket.predict_tick_s(rows + 1, rows + 1)
-    # Images that are being encoded are in no list; they count as long as this one.
+    # Images that are being encoded are in no list of rows; they are assumed to have as many steps as this one.
     steps_left = [*bucket.steps_left_per_image(bulk), *[pending.steps] * bucket.preparing[bulk]]
+    # The first rows occupy the slots; whatever does not fit them waits and is served before the new image.
     slots = sorted(steps_left[: bucket.max_batch] + [0] * (bucket.max_batch - len(steps_left)))
     steps_before = sum(steps_left[bucket.max_batch :])
     steps_before += bucket.waiting[bulk].steps_ahead(pending.tenant, pending.steps)
@@ -175,6 +186,7 @@ def _bucket_drain_s(bucket: BatchBucket, bulk: bool) -> float:
     if not rows:
         return 0.0
     steps_left = bucket.steps_left_per_image(bulk)
+    # A row cannot take more than one step per tick, so the longest row is a lower bound, however many slots are free.
     ticks = max(max(steps_left, default=0), (sum(steps_left) + bucket.waiting[bulk].total_steps) / rows)
     return ticks * bucket.predict_tick_s(rows, rows)
 

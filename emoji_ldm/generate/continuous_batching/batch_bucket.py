@@ -27,6 +27,7 @@ class PendingImage:
     steps: int
     tenant: str = ""
     bulk: bool = False
+    # The monotonic clock, as a correction of the wall clock must not expire images.
     deadline: float = float("inf")  # on the clock of time.monotonic
     on_preview: PreviewCallback | None = None
     num_previews: int = 0
@@ -43,6 +44,7 @@ class PendingImage:
     @property
     def steps_left(self) -> int:
         """Steps that are still to be done."""
+        # A waiting image has no row yet, and all its steps lie ahead.
         return self.steps if self.row is None else self.row.steps_left
 
 
@@ -83,11 +85,14 @@ class BatchBucket:
 
     def runnable_by_tenant(self, bulk: bool) -> Counter[str]:
         """Rows of a class that the next tick could advance, per tenant."""
+        # Rows beyond the next tick do not count, so that a tenant's share goes to the buckets that can use it now.
         rows = islice(chain(self.running[bulk], self.ready[bulk]), self.max_batch)
         return Counter(pending.tenant for pending in rows)
 
     def needs_preparing(self, bulk: bool) -> bool:
         """Whether the next image of a class is to be encoded; one tick's worth of rows is kept ready."""
+        # Encoding further ahead would only fill memory with token states and fix the order early: an image that is
+        # still in the fair queue can be overtaken by a tenant that had less.
         return bool(self.waiting[bulk]) and len(self.ready[bulk]) + self.preparing[bulk] < self.max_batch
 
     def predict_tick_s(self, num_rows: int, num_guided: int) -> float:
@@ -117,6 +122,7 @@ class BatchBucket:
                 as the predicted time of the tick grows little; interactive images always do.
         """
         self._start_ready(bulk)
+        # `running` may exceed `max_batch` after an out-of-memory error has halved it; the rows at the end pause then.
         chosen = self.running[bulk][: self.max_batch]
         if not fill_up or len(chosen) == self.max_batch:
             return chosen
@@ -135,7 +141,7 @@ class BatchBucket:
     def drop_ended(self) -> None:
         """Remove rows that were cancelled, expired or failed."""
         for bulk in (0, 1):
-            # Most ticks have none, and new lists would be built for nothing.
+            # This runs at every tick. Most ticks have no ended row, and new lists would be built for nothing.
             if any(pending.ended for pending in self.running[bulk]):
                 self.running[bulk] = [pending for pending in self.running[bulk] if not pending.ended]
             if any(pending.ended for pending in self.ready[bulk]):
@@ -150,6 +156,8 @@ class BatchBucket:
         rows = [*chain(*self.running, *self.ready)]
         tick_s = self.predict_tick_s(min(self.max_batch, len(rows)), 0) if len(rows) > 1 else 0.0
         late = [pending for pending in chain(*self.ready) if now + pending.steps_left * tick_s > pending.deadline]
+        # Were the first row dropped as well, a prediction that is too high would empty the bucket, and no tick would
+        # ever correct it.
         late = [pending for pending in late if pending is not rows[0]]
         if late:
             self.ready = [deque(pending for pending in queue if pending not in late) for queue in self.ready]

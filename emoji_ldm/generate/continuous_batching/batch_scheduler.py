@@ -24,7 +24,8 @@ from emoji_ldm.generate.warmup import LoadedModel
 PRIORITY_CLASSES = ("interactive", "bulk")
 BOTH_CLASSES = (False, True)  # values of `bulk`
 BULK_SHARE = 0.1  # guaranteed share of the row slots for bulk images
-MAX_IDLE_S = 10.0  # a bucket with work that did not run for so long is next, whatever its share
+# The latency of a bucket with a tiny share is bounded: after so long without a tick it is next, whatever its share.
+MAX_IDLE_S = 10.0
 
 
 class BatchScheduler:
@@ -40,6 +41,8 @@ class BatchScheduler:
 
     def bucket(self, model: LoadedModel, shape: LatentShape) -> BatchBucket:
         """The bucket of a model and shape, created if there is none."""
+        # The loaded model is part of the key by identity, so images that were requested before a swap of weights stay
+        # in buckets of the old model.
         key = (model, shape)
         if key not in self._buckets:
             self._buckets[key] = BatchBucket(model, shape, model.shape_profile(shape))
@@ -50,12 +53,14 @@ class BatchScheduler:
         for key, bucket in list(self._buckets.items()):
             bucket.drop_ended()
             if bucket.is_empty:
+                # The engine would keep the stacked tensors of the last rows of this shape, and with them the memory.
                 bucket.model.engine.evict(bucket.shape)
                 del self._buckets[key]
 
     def next_to_prepare(self, max_images: int) -> list[PendingImage]:
         """Take up to `max_images` waiting images of one bucket that are to be encoded next; empty if none are."""
         for bulk in BOTH_CLASSES:
+            # Interactive images are encoded first; bulk images only where no interactive one waits for encoding.
             buckets = [bucket for bucket in self if bucket.needs_preparing(bulk)]
             if buckets:
                 # The bucket with the fewest runnable rows would run dry first.
@@ -83,7 +88,9 @@ class BatchScheduler:
         bucket = self._next_bucket(bulk)
         batch = bucket.next_batch(bulk, fill_up=len(classes) > 1)
         if has_interactive and has_bulk:
-            # Slots that bulk images got for filling up a tick count towards their share.
+            # Slots that bulk images got for filling up a tick count towards their share. The bounds limit what
+            # accumulates: at most two ticks in a row go to bulk images, and slots that they took while many were free
+            # do not count against them later.
             share = sum(pending.bulk for pending in batch) / bucket.max_batch
             self._bulk_deficit = min(2.0, max(0.0, self._bulk_deficit + BULK_SHARE - share))
         return bucket, batch
@@ -92,10 +99,14 @@ class BatchScheduler:
         """Choose by deficit, and book the tick: everybody earns a share of it, the chosen bucket pays for it."""
         shares = self._shares(bulk)
         oldest, now = min(shares, key=lambda bucket: bucket.last_stepped_at), time.monotonic()
+        # What each bucket would earn by a tick of its own is added first: all new buckets have a deficit of 0, and the
+        # one with the larger share is due first then.
         chosen = max(shares, key=lambda bucket: bucket.deficit_s + shares[bucket] * bucket.full_tick_s)
         # Deficits rely on predictions; this bound holds even if those are wrong.
         if now - oldest.last_stepped_at > MAX_IDLE_S:
             chosen = oldest
+        # Shares sum to 1, so what all buckets earn together equals what the chosen one pays: the deficits neither grow
+        # nor shrink in total.
         for bucket, share in shares.items():
             bucket.deficit_s += share * chosen.full_tick_s
         chosen.deficit_s -= chosen.full_tick_s
@@ -106,5 +117,7 @@ class BatchScheduler:
         """Shares of the time, which sum to 1, of the buckets that could run a row of a class."""
         rows = {bucket: bucket.runnable_by_tenant(bulk) for bucket in self if bucket.num_runnable(bulk)}
         totals = sum(rows.values(), Counter[str]())
+        # Each of the T tenants has 1 / T of the time. A tenant with all its rows in one bucket gives that bucket its
+        # whole share; one with rows in several gives each in proportion.
         return {bucket: sum(count / totals[tenant] for tenant, count in tenants.items()) / len(totals)
                 for bucket, tenants in rows.items()}  # fmt: skip

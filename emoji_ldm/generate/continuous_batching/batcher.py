@@ -41,6 +41,7 @@ class ContinuousBatcher:
         self.batch_size, self.deterministic, self.max_queued = batch_size, deterministic, max_queued
         self._models = warm_up_with_adapters(model, loras or {}, batch_size, deterministic=deterministic)
         self._state = BatcherState(batch_size)
+        # In deterministic mode prompts are encoded one by one, so taking several images at once would gain nothing.
         self._workers = WorkerThreads(self._state, encode_image, max_prompts=1 if deterministic else batch_size)
 
     def submit(
@@ -67,9 +68,11 @@ class ContinuousBatcher:
             BatcherClosed: No images are generated any more.
         """
         model = self._model_for(request.lora)
+        # Checked in the caller's thread, so that a bad request is refused at once and never takes a place in the queue.
         model.encoder_decoder.check(request)
         shape, steps = model.encoder_decoder.shape(request), len(model.encoder_decoder.schedule(request))
-        # One lock for both, or the scheduler might drop the empty bucket before the image is in it.
+        # One lock for both steps: between them the scheduler might drop the bucket, which is empty until the image is
+        # in it.
         with self._state.changed:
             bucket = self._state.scheduler.bucket(model, shape)
             deadline = time.monotonic() + timeout_s
@@ -83,6 +86,8 @@ class ContinuousBatcher:
         Raises:
             ModelError: An adapter is missing, or is for another network; the old weights stay in use.
         """
+        # The new models are complete before the one assignment that puts them into use, so readers of `_models` need no
+        # lock. Meanwhile the old weights go on serving.
         self._models = warm_up_with_adapters(
             model, loras or {}, self.batch_size, deterministic=self.deterministic, like=self._models[""]
         )
@@ -118,6 +123,8 @@ class ContinuousBatcher:
         """Accept no more requests, let pending images go on for up to `drain_s`, then fail the rest."""
         state = self._state
         with state.changed:
+            # `closed` refuses new requests while the threads go on; `stopped`, which `stop` sets below, ends the
+            # threads.
             state.closed = True
             state.changed.wait_for(lambda: not state.pending, drain_s)
         # Whatever is left is failed, then the threads end.
@@ -126,6 +133,7 @@ class ContinuousBatcher:
 
     def _model_for(self, lora: str) -> LoadedModel:
         models = self._models
+        # The base model has the name "", so a request without an adapter needs no case of its own.
         if lora not in models:
             names = ", ".join(name for name in models if name)
             raise ConfigError(f"lora={lora} is unknown; " + (f"choose {names}" if names else "there are none"))

@@ -84,7 +84,9 @@ class BatcherState:
             if pending.deadline < math.inf:
                 self._track_deadline(pending)
             self.changed.notify_all()
-        # A weak reference, as the image holds the future: a cycle would keep both until the garbage collector runs.
+        # A weak reference, as the image holds the future: a cycle would keep both, and the row's tensors on the device,
+        # until the garbage collector runs. The callback is registered outside the lock, since it runs at once if
+        # another thread has ended the image meanwhile.
         weak = ref(pending)
         pending.future.add_done_callback(lambda future: self._on_future_done(future, weak()))
 
@@ -97,7 +99,10 @@ class BatcherState:
         with self.changed:
             if pending.ended:
                 return False
+            # Several threads may end the same image at once, such as a cancellation and the last step. The flag is
+            # tested and set under the lock, so exactly one of them resolves the future.
             pending.ended = True
+            # From here on the future cannot be cancelled any more, so `set_result` by the caller cannot fail.
             wanted = pending.future.set_running_or_notify_cancel()
             self.counters.final_states[state if wanted else "cancelled"] += 1
             self.pending.discard(pending)
@@ -115,6 +120,7 @@ class BatcherState:
     def take_expired(self) -> list[PendingImage]:
         """Images whose deadline has passed, each returned once."""
         expired, now = [], time.monotonic()
+        # Only the heap's first entries are looked at: this runs before every tick, with thousands of images pending.
         while self._deadlines and self._deadlines[0][0] < now:
             pending = heapq.heappop(self._deadlines)[2]()
             if pending is not None and not pending.ended:
@@ -139,6 +145,7 @@ class BatcherState:
         first: their backlog never holds up interactive steps.
         """
         interactive, bulk = map(len, self.decode_queues)
+        # The queues may still exceed the limit by one tick, since a tick that has started is not undone.
         limit = MAX_DECODE_BACKLOG * self.batch_size
         return () if interactive >= limit else (False,) if interactive + bulk >= limit else BOTH_CLASSES
 
@@ -151,11 +158,13 @@ class BatcherState:
         """Let the threads end after their current work, and fail everything that is pending."""
         with self.changed:
             self.closed = self.stopped = True
+            # The first error is the cause; later ones are usually its consequences.
             self.error = self.error or error
             self.changed.notify_all()
             # A copy, as failing an image removes it from the set.
             images = list(self.pending)
         for pending in images:
+            # An exception object of its own per image: callers add their stack trace to it when they raise it.
             closed = BatcherClosed("the batcher was closed" if error is None else f"generation has stopped: {error!r}")
             closed.__cause__ = error
             self.fail(pending, closed)
@@ -171,6 +180,8 @@ class BatcherState:
 
     def watch_thread(self, name: str, expected_s: float) -> None:
         """Note that a thread starts work which takes about `expected_s`, for `check`."""
+        # Both bounds are needed: the fixed one because expected times of milliseconds would make any pause of the
+        # machine a hang, the factor because a large model on a CPU may need longer than it for one tick.
         self.thread_deadlines[name] = time.monotonic() + max(HANG_TIMEOUT_S, HANG_FACTOR * expected_s)
 
     def _track_deadline(self, pending: PendingImage) -> None:

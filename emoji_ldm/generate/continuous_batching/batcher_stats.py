@@ -58,7 +58,10 @@ class BatcherCounters:
         """The counters, and the gauges of the buckets as they are now; speeds are those of `model`."""
         buckets = list(buckets)
         shape = model.encoder_decoder.model.latent_shape
+        # A full tick of guided images, each of which is two rows: the worst case, so an autoscaler does not
+        # overestimate the speed.
         full_tick_s = model.profile.predict_s(model.engine.num_unet_rows(model.max_batch, model.max_batch, shape))
+        # An image leaves the queue's list while it is being encoded but still waits for its caller, hence `preparing`.
         queued = _by_class(
             buckets, lambda bucket, bulk: sum(1 for _ in _waiting_images(bucket, bulk)) + bucket.preparing[bulk]
         )
@@ -77,6 +80,7 @@ class BatcherCounters:
             row_steps_per_s=model.max_batch / full_tick_s,
             max_batch=model.max_batch,
             encode_s=encode_s,
+            # Denoising and encoding run in parallel threads, so the slower of them decides, as in `admission_control`.
             drain_s=max(predict_drain_s(buckets), num_to_encode * encode_s),
             refused=self.refused,
             **{name: self.final_states[name] for name in FINAL_STATES},
@@ -84,6 +88,7 @@ class BatcherCounters:
 
 
 def _by_class(buckets: list[BatchBucket], count: Callable[[BatchBucket, bool], int]) -> dict[str, int]:
+    # The position of a class's name in PRIORITY_CLASSES is its value of `bulk`.
     return {name: sum(count(bucket, bool(bulk)) for bucket in buckets) for bulk, name in enumerate(PRIORITY_CLASSES)}
 
 

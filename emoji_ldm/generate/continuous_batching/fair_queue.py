@@ -26,7 +26,9 @@ class FairQueue(Generic[ItemT]):
     """Items in order of arrival within a tenant, and fair between tenants; not thread-safe."""
 
     def __init__(self) -> None:
-        # All three hold entries for waiting tenants only.
+        # All three hold entries for waiting tenants only, so that memory does not grow with the number of tenants ever
+        # seen.
+        # An ordered dict serves as a queue from whose middle a cancelled item can be removed in constant time.
         self._items: dict[str, OrderedDict[ItemT, None]] = {}
         self._steps: Counter[str] = Counter()  # steps of the tenant's waiting items
         self._served_steps: dict[str, int] = {}  # steps served to the tenant, plus the virtual time when it arrived

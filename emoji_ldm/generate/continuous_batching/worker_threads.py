@@ -44,6 +44,7 @@ class WorkerThreads:
         """
         self.state, self._encode_image, self._max_prompts = state, encode_image, max_prompts
         stages = {"encode": self._encode, "step": self._step, "decode": self._decode_and_encode}
+        # Daemon threads: a thread that hangs inside a kernel must not keep the process from ending.
         self._threads = [threading.Thread(target=self._run, args=(stage,), name=name, daemon=True)
                          for name, stage in stages.items()]  # fmt: skip
         for thread in self._threads:
@@ -55,8 +56,10 @@ class WorkerThreads:
             thread.join(JOIN_TIMEOUT_S)
 
     def _run(self, stage: Callable[[], None]) -> None:
+        # Deterministic pixels depend on this call, and it has to come before the first computation of the thread.
         apply_num_threads()
         try:
+            # Each stage does one unit of work per call, so the flag is seen soon after it is set.
             while not self.state.stopped:
                 stage()
         except BaseException as error:  # noqa: BLE001 (reported to every waiting caller, and by `check`)
@@ -64,7 +67,10 @@ class WorkerThreads:
 
     @contextmanager
     def _watched(self, expected_s: float = 0.0) -> Iterator[None]:
-        """Work that must end in time, or the health check reports a hang."""
+        """Context of work that must end in time; the health check reports a hang if it does not.
+
+        An exception does not clear the deadline: it ends the thread, which the health check reports anyway.
+        """
         name = threading.current_thread().name
         self.state.watch_thread(name, expected_s)
         yield
@@ -95,6 +101,7 @@ class WorkerThreads:
             row = None
             state.fail(pending, error)
         with state.changed:
+            # The image may have been cancelled while it was being encoded, so `ended` is tested again under the lock.
             bucket.preparing[pending.bulk] -= 1
             if row is not None and not pending.ended:
                 pending.row = row
@@ -106,6 +113,8 @@ class WorkerThreads:
     def _step(self) -> None:
         state = self.state
         with state.changed:
+            # No wait_for with a predicate here: the thread also has to wake up when the next deadline passes without
+            # any change.
             if not (state.stopped or state.can_step):
                 state.changed.wait(state.next_deadline_in_s())
             # Late rows leave before the batch is chosen, so that they take nobody's slot.
@@ -122,6 +131,8 @@ class WorkerThreads:
 
     def _tick(self, bucket: BatchBucket, images: list[PendingImage]) -> None:
         state, engine = self.state, bucket.model.engine
+        # A cancelled row may still be part of this tick. Its result is dropped later, as `ended` images are not
+        # decoded.
         rows = {pending.row: pending for pending in images if pending.row is not None}
         try:
             previews = engine.tick(list(rows))
@@ -137,16 +148,21 @@ class WorkerThreads:
                 self._queue_for_decode(rows[row], latents, rows[row].num_previews_sent)
                 rows[row].num_previews_sent += 1
             for row, pending in rows.items():
+                # `steps_left` is known as soon as the step is queued on a GPU; decoding waits for the latents on the
+                # device by itself.
                 if not row.steps_left:
                     bucket.running[pending.bulk].remove(pending)
                     self._queue_for_decode(pending, row.x, None)
 
     def _handle_out_of_memory(self, bucket: BatchBucket, images: list[PendingImage]) -> None:
-        """Fail the images of this tick, and halve the batch of this shape from now on."""
+        """Fail the images of this tick, and halve the batch of this shape from now on.
+
+        Other shapes and waiting images go on: one oversized batch must not stop the service.
+        """
+        # The rows of this tick fail, since their state is undefined. Freeing it makes room for the next, smaller tick.
         bucket.model.engine.evict(bucket.shape)
         with self.state.changed:
             bucket.shape_profile.max_batch = max(1, bucket.max_batch // 2)
-        # Freeing the cached state may suffice for the next, smaller tick.
         side = " x ".join(str(cells) for cells in bucket.shape[1:])
         reason = f"{len(images)} images of {side} latents need more memory than the device has; lower batch_size"
         for pending in images:
@@ -164,6 +180,7 @@ class WorkerThreads:
             state.changed.wait_for(lambda: state.stopped or any(state.decode_queues))
             batch = self._next_decode_batch()
         with self._watched(len(batch) * state.encode_s):
+            # Images may have been cancelled while their latents waited, and decoding them would delay the others.
             items, started = [item for item in batch if not item.pending.ended], time.monotonic()
             for item, image in zip(items, self._decode(items), strict=True):
                 self._deliver(item, image)
@@ -176,6 +193,7 @@ class WorkerThreads:
         queue = next((queue for queue in self.state.decode_queues if queue), None)
         if queue is None:
             return []
+        # Only neighbours in the queue are batched: searching further would let a popular shape overtake the others.
         batch = [queue.popleft()]
         bucket = batch[0].pending.bucket
         max_images = bucket.model.encoder_decoder.max_decode_batch(bucket.shape)
