@@ -29,6 +29,7 @@ class DaemonExecutor:
         future: Future[T] = Future()
 
         def call() -> None:
+            # A call that was abandoned never runs; one whose future was cancelled must not, either.
             if not self._abandoned and future.set_running_or_notify_cancel():
                 try:
                     future.set_result(function(*args))
@@ -40,6 +41,7 @@ class DaemonExecutor:
 
     def shutdown(self, timeout_s: float) -> bool:
         """Wait until all that was submitted is done; False if that takes longer, and what is left is abandoned."""
+        # None ends the thread, after all calls that were queued before it.
         self._queue.put(None)
         self._thread.join(timeout_s)
         self._abandoned = self._thread.is_alive()

@@ -27,6 +27,7 @@ class TrainingOutOfMemory(JobError):
 
 def claim_run(store: Store, run: str, section: str) -> str:
     """Take over a run's training; returns the token that its workers show before they write."""
+    # Random rather than a counter: a counter would need an atomic increment, which not every object store has.
     token = uuid.uuid4().hex
     store.write(token.encode(), "runs", run, section, "owner")
     return token
@@ -38,6 +39,7 @@ def owns_run(store: Store, run: str, section: str, token: str) -> bool:
     So does every token while the store cannot be reached: a short outage must not end a training, and whoever
     publishes during one gets the store's own error.
     """
+    # A training that was started without a driver, as tests and notebooks do, has nobody to be fenced from.
     if not token:
         return True
     try:
@@ -53,6 +55,7 @@ def run_taken_over_error(run: str, section: str) -> JobError:
 
 def error_kind(error: EmojiLdmError) -> str:
     """The name of the error's class in `emoji_ldm.errors`."""
+    # The class is private to training, but the driver looks the name up among the public ones.
     return "JobError" if isinstance(error, TrainingOutOfMemory) else type(error).__name__
 
 
@@ -64,6 +67,7 @@ def record_fatal_error(store: Store, run: str, section: str, owner_token: str, e
 def read_fatal_error(store: Store, run: str, section: str, owner_token: str) -> list[str] | None:
     """[kind, text] of the error that ended the training of this owner for good."""
     parts = ("runs", run, section, f"verdict-{owner_token}")
+    # The token is part of the name, so a driver never finds the error of an earlier one.
     return list(json.loads(store.read(*parts))) if store.exists(*parts) else None
 
 

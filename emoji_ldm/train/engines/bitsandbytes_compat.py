@@ -37,6 +37,7 @@ class GuardedAdamW8bit(AdamW8bit):  # type: ignore[misc]
         if self.found_inf is not None and bool(self.found_inf):
             return None
         if self.grad_scale is not None:
+            # bitsandbytes knows no scale for gradients, so they are divided beforehand, in a pass of their own.
             gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
             divide_tensors(gradients, self.grad_scale)
         return super().step(closure)
@@ -44,12 +45,15 @@ class GuardedAdamW8bit(AdamW8bit):  # type: ignore[misc]
 
 def init_state(optimizer: Any, key: Tensor) -> None:
     """Make the moments of a parameter before its first step."""
+    # The zeros are the indices of group and parameter, by which the library looks up options that were overridden for
+    # one parameter. None are.
     optimizer.init_state(optimizer.param_groups[0], key, 0, 0)
 
 
 def dequantize(state: Mapping[str, Any], number: int) -> Tensor:
     """Moment `number` (1 or 2) as fp32: table entries times the scale of their block."""
     codes = state[f"state{number}"]
+    # The last block of a tensor may be shorter than the others.
     scales = state[f"absmax{number}"].repeat_interleave(QUANTIZATION_BLOCK)[: codes.numel()]
     whole: Tensor = state[f"qmap{number}"][codes.flatten().long()].mul_(scales).view(codes.shape)
     return whole
@@ -62,9 +66,15 @@ def quantize(values: Tensor, state: Mapping[str, Any], number: int) -> None:
     zero. Each round trip would shrink a block whose largest magnitude is a negative value.
     """
     codes, scales, table = (state[f"{part}{number}"] for part in ("state", "absmax", "qmap"))
+    # The zeros that fill up the last block leave its scale as it is.
     padding = (0, -values.numel() % QUANTIZATION_BLOCK)
     flat = torch.nn.functional.pad(values.flatten(), padding).view(-1, QUANTIZATION_BLOCK)
+    # The smallest scale with which the largest and the smallest value of a block are both inside the table, whose ends
+    # differ. The table of the second moment has no negative entries: the clamps keep its end from dividing by zero, and
+    # the scale from being negative.
     scales.copy_(torch.maximum(flat.amax(1) / table.max(), flat.amin(1) / table.min().clamp(max=-1e-9)).clamp(min=0))
+    # A block of zeros has scale 0.
     relative = flat / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+    # The borders between neighbouring entries are the midpoints, so this finds the nearest entry.
     nearest = torch.bucketize(relative, (table[1:] + table[:-1]) / 2)
     codes.copy_(nearest.flatten()[: values.numel()].view(codes.shape))

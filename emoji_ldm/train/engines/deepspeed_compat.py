@@ -31,8 +31,10 @@ require_version("deepspeed", KNOWN_VERSIONS)
 def import_deepspeed(device_type: str) -> Any:
     """The module, loaded for a `cpu` or `cuda` rank."""
     if device_type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"  # read at import: a CPU rank on a GPU machine stays on the CPU
-    with hide_package("mlflow"):  # DeepSpeed's autotuner, unused here, would import it: 2.5 s of a core per rank
+        # DeepSpeed reads it at import. Without it a CPU rank on a machine with GPUs would use those.
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    # DeepSpeed's autotuner, unused here, would import MLflow: 2.5 s of a core per rank.
+    with hide_package("mlflow"):
         import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -54,6 +56,7 @@ def averaged_gradients(wrapper: Any) -> list[Tensor]:
 
 def master_keys(wrapper: Any, stage: int) -> list[Tensor]:
     """The local fp32 master shards, which are the keys of the wrapped optimiser's state (stages 1 to 3)."""
+    # Both hold fp32 tensors of this rank's elements only, one per group or sub-group.
     return list(wrapper.fp32_partitioned_groups_flat if stage == 3 else wrapper.single_partition_of_fp32_groups)
 
 
@@ -65,6 +68,8 @@ def locate_slice(wrapper: Any, stage: int, rank: int, name: str, parameter: nn.P
 
 
 def _locate_fragment(name: str, parameter: Any) -> ShardSlice | None:
+    # `hp` (high precision) is DeepSpeed's word for the fp32 masters, `lp` for the working weights. There is no mapping
+    # if none of the parameter's elements fell to this rank.
     mapping = parameter._hp_mapping
     if mapping is None:
         return None
@@ -73,6 +78,8 @@ def _locate_fragment(name: str, parameter: Any) -> ShardSlice | None:
 
 
 def _locate_partition(wrapper: Any, rank: int, name: str, parameter: Any) -> ShardSlice | None:
+    # All ranks have parts of equal size, so the last ranks' parts may reach beyond the parameter: what is there is
+    # padding, which no slice names.
     shard, offset, part = wrapper.grad_position[parameter.ds_id]
     start = part * rank
     length = min(part, parameter.ds_numel - start)
@@ -81,10 +88,13 @@ def _locate_partition(wrapper: Any, rank: int, name: str, parameter: Any) -> Sha
 
 def sync_working_weights(wrapper: Any, stage: int) -> None:
     """Cast the master shards into the working weights and share these among the ranks; a collective."""
+    # At stage 0 the masters are the working weights, and there is nothing to do.
     if stage in (1, 2):
         wrapper.update_lp_params()
     if stage == 3:
-        wrapper._partition_all_parameters()  # small weights are held whole: they must be gathered anew
+        # Small weights are held whole between steps, see PERSISTENT_ELEMENTS. They are cut first and gathered again at
+        # the end, since the loop between writes into the local parts only.
+        wrapper._partition_all_parameters()
         for number in range(len(wrapper.fp16_groups)):
             wrapper._reassign_or_swap_out_partitioned_parameters(number)
         if wrapper.persistent_parameters:

@@ -29,15 +29,18 @@ class DeepSpeedEngine:
         deepspeed = deepspeed_compat.import_deepspeed(ranks.device.type)
         self.stage, self.clip, self.rank = args.zero_stage, args.grad_clip, ranks.rank
         self.names, self.parameters = trainable_parameters(module)
-        # DeepSpeed rounds the module to bf16 and would make its fp32 masters of the rounded weights.
+        # DeepSpeed rounds the module to bf16 and makes its fp32 masters of the rounded weights. The exact ones are kept
+        # aside and written into the masters below. The working weights need no update: they are those, rounded.
         masters = self._copy_weights() if args.precision == "bf16" and self.stage else {}
         self.engine: Any = deepspeed.initialize(
             model=module,
             optimizer=build_optimizer(self.parameters, args),
             config=deepspeed_config(args, ranks, sum(parameter.numel() for parameter in self.parameters)),
+            # The process group exists already: Ray Train made it.
             dist_init_required=False,
         )[0]
         wrapper = self.engine.optimizer
+        # Learning rate, guard and moments belong to the AdamW itself, which ZeRO wraps and stage 0 does not.
         self.optimizer: torch.optim.Optimizer = wrapper if self.stage == 0 else wrapper.optimizer
         self._restore_masters(masters)
         if self.stage == 3:
@@ -51,17 +54,23 @@ class DeepSpeedEngine:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Backward of one micro-batch; stages 2 and 3 reduce gradients each time, 0 and 1 once per step."""
+        # DeepSpeed counts micro-batches by the calls of its `step`, of which the loop makes one per optimiser step
+        # only. So it is told where a step ends.
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss)
 
     def step(self, lr: float, max_accepted_norm: float) -> Tensor:
         """Clip, then AdamW on the local shard."""
         norm = gradient_norm(self._gradients())
-        if self.stage:  # each rank has a part of the gradients
+        # Under ZeRO each rank has a part of the gradients, and the squares of the parts' norms add up to that of the
+        # whole. At stage 0 every rank has all of them.
+        if self.stage:
             squares = norm.square()
             dist.all_reduce(squares)
             norm = squares.sqrt()
         guard_step(self.optimizer, norm, self.clip, max_accepted_norm)
+        # DeepSpeed is given no scheduler: the rate is a function of the step, so that a resume needs no scheduler
+        # state.
         set_lr(self.optimizer, lr)
         self.engine.step()
         return norm
@@ -97,6 +106,7 @@ class DeepSpeedEngine:
         return deepspeed_compat.averaged_gradients(self.engine.optimizer)
 
     def _copy_weights(self) -> dict[str, Tensor]:
+        # On the CPU, since the device may have no room for the weights twice.
         return {name: parameter.detach().to("cpu", copy=True)
                 for name, parameter in zip(self.names, self.parameters, strict=True)}  # fmt: skip
 
@@ -104,6 +114,7 @@ class DeepSpeedEngine:
         """Write the fp32 weights as they were before DeepSpeed rounded them into the master shards."""
         shards = self.master_shards()
         for piece in self.slices() if weights else []:
+            # A shard may hold the end of one parameter and the start of the next, so values are copied slice by slice.
             values = weights[piece.name].flatten()[piece.start : piece.start + piece.length]
             shards[piece.shard][piece.offset : piece.offset + piece.length] = values
 
@@ -115,7 +126,9 @@ def deepspeed_config(args: TrainingArgs, ranks: DistributedContext, num_weights:
     """
     num_parts = num_micro_batches(args, ranks.world_size)
     half_precision = args.precision == "bf16" and args.zero_stage > 0
+    # Small networks get smaller buckets, so that reduction begins while the backward pass is still running.
     bucket = min(BUCKET_ELEMENTS, max(num_weights // 16, 1))
+    # `compute_grad_norm` can be turned off at stages 1 and 2 only. For stage 3 `skip_norm_computation` does it.
     zero: dict[str, Any] = {
         "stage": args.zero_stage, "reduce_bucket_size": bucket, "allgather_bucket_size": BUCKET_ELEMENTS,
         "stage3_param_persistence_threshold": PERSISTENT_ELEMENTS, "compute_grad_norm": args.zero_stage not in (1, 2),
@@ -127,11 +140,16 @@ def deepspeed_config(args: TrainingArgs, ranks: DistributedContext, num_weights:
         "train_batch_size": args.batch_size,
         "train_micro_batch_size_per_gpu": args.batch_size // ranks.world_size // num_parts,
         "gradient_accumulation_steps": num_parts,
+        # No clipping by DeepSpeed: `guard_step` has the AdamW do it.
         "gradient_clipping": 0.0,
         "zero_optimization": zero,
+        # DeepSpeed knows some optimisers by name and refuses all others without this.
         "zero_allow_untested_optimizer": True,
+        # bf16 has the range of fp32, so there is no loss scale to adapt; checking for overflow would wait for the
+        # device.
         "bf16": {"enabled": half_precision, "check_grad_overflow": False},
         "data_types": {"grad_accum_dtype": "fp32" if accumulates_in_fp32 else None},
         "steps_per_print": 2**31,
-        "timers": {"throughput": {"enabled": False}},  # it waits for the device at each step
+        # The throughput timer would wait for the device at each step.
+        "timers": {"throughput": {"enabled": False}},
     }

@@ -26,20 +26,23 @@ def configure_torch(args: TrainingArgs, ranks: DistributedContext) -> None:
     Raises:
         ConfigError: An option needs something that is missing.
     """
+    # Before any switch is set, so that a refused configuration leaves the process as it was.
     check_options(args, ranks.world_size)
     for line in ineffective_options(args, ranks) if ranks.is_main else []:
         print_status(line)
     if args.deterministic:
-        os.environ.setdefault(
-            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-        )  # without it torch refuses deterministic cuBLAS calls
+        # Without it torch refuses to call cuBLAS in deterministic mode.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(args.deterministic)
     # Filling costs time, and no kernel here reads uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if ranks.device.type == "cuda":
+        # TF32 has 10 bits of mantissa instead of 23, and is several times as fast.
         torch.set_float32_matmul_precision("highest" if args.deterministic else "high")
         torch.backends.cudnn.allow_tf32 = not args.deterministic
-        torch.backends.cudnn.benchmark = not args.deterministic  # shapes never change
+        # All batches have one shape, so the search for the fastest kernel pays: it runs once. Its outcome may differ
+        # between runs, and with it the rounding.
+        torch.backends.cudnn.benchmark = not args.deterministic
 
 
 def check_options(args: TrainingArgs, world_size: int = 1) -> None:
@@ -54,6 +57,8 @@ def check_options(args: TrainingArgs, world_size: int = 1) -> None:
         raise ConfigError(
             f"{section}.optimizer=adamw8bit needs bitsandbytes; install 'emoji-ldm[adamw8bit]', or use adamw"
         )
+    # Inductor compiles C++, and for a GPU the launchers of its kernels. Without a compiler it would fail in the first
+    # step, when data and models have been loaded already.
     if args.compile and not any(shutil.which(os.environ.get(name, name)) for name in COMPILERS):
         raise ConfigError(f"{section}.compile needs a C++ compiler on each worker; install g++, or use compile=false")
 
@@ -84,12 +89,14 @@ def ineffective_options(args: TrainingArgs, ranks: DistributedContext) -> list[s
 
 def num_micro_batches(args: TrainingArgs, world_size: int) -> int:
     """Number of micro-batches of a rank's step."""
+    # `split_micro_batches` has refused batches that do not divide evenly.
     share = args.batch_size // world_size
     return share // (args.micro_batch_size or share)
 
 
 def prepare_module(module: nn.Module, args: TrainingArgs, ranks: DistributedContext) -> None:
     """Move the module to the device, with the configured precision and memory layout."""
+    # Moved before the optimiser is built, which keeps references to the parameters.
     module.to(ranks.device)
     if args.precision == "bf16":
         _wrap_autocast(module, ranks.device.type)
@@ -119,4 +126,6 @@ def _wrap_autocast(module: nn.Module, device_type: str) -> None:
 
 
 def _to_channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # cuDNN picks its NHWC kernels by the layout of the input, and their output is NHWC again: after the first layer
+    # this copies nothing.
     return (inputs[0].contiguous(memory_format=torch.channels_last), *inputs[1:])

@@ -40,7 +40,9 @@ class DistributedContext:
         """Rank 0's value, on every rank; it must pickle."""
         box: list[T | None] = [value]
         if self.world_size > 1:
+            # NCCL sends GPU memory only, so the pickled bytes pass through the rank's own device.
             dist.broadcast_object_list(box, src=0, device=self.device)
+        # None stands for "not rank 0", so it cannot be a value.
         assert box[0] is not None, "rank 0 gives a value"
         return box[0]
 
@@ -70,6 +72,8 @@ class DistributedContext:
             value = function()
         except Exception as raised:  # noqa: BLE001 (raised again below)
             error = raised
+        # The exchange takes place without an error too: only so does every rank know that all others went on. All of
+        # them pick the same one, that of the lowest rank.
         if first := next((found for found in self.all_gather_objects(error) if found is not None), None):
             raise mark_raised_everywhere(first)
         return cast(T, value)
@@ -78,6 +82,7 @@ class DistributedContext:
         """The elementwise mean over ranks; changes `tensor`."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
+            # A sum and a division, since gloo has no mean.
             tensor /= self.world_size
         return tensor
 
@@ -85,12 +90,14 @@ class DistributedContext:
 def mark_raised_everywhere(error: BaseException) -> BaseException:
     """The error, marked as one that every rank raises."""
     if isinstance(error, EmojiLdmError):
+        # The driver may then tell a fault of the training from one of a worker, which a new group might not meet.
         error.raised_on_all_ranks = True
     return error
 
 
 def current_context(device: torch.device | None = None) -> DistributedContext:
     """The context of the process group that this process belongs to, else one of world size 1."""
+    # Ray Train joins the group before it calls the training; a plain process has none.
     joined = dist.is_available() and dist.is_initialized()
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
     return DistributedContext(rank, world_size, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))

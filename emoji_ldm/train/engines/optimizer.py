@@ -25,6 +25,8 @@ def lr_at(step: int, args: TrainingArgs) -> float:
     number = step + 1
     if number < args.warmup_steps:
         return args.lr * number / args.warmup_steps
+    # The first step after warm-up runs at the full rate, the last one at the end rate. The maximum covers a run that is
+    # warm-up only.
     done = min(1.0, (number - args.warmup_steps) / max(1, args.steps - args.warmup_steps))
     left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[args.lr_schedule]
     return args.lr * (args.lr_end + (1 - args.lr_end) * left)
@@ -42,6 +44,7 @@ def build_optimizer(parameters: Iterable[Tensor], args: TrainingArgs) -> torch.o
 
         optimizer: torch.optim.Optimizer = GuardedAdamW8bit(parameters, **options)
         return optimizer
+    # Only the fused kernel can skip a step on the device, see `guard_step`.
     return torch.optim.AdamW(parameters, fused=True, **options)
 
 
@@ -50,7 +53,9 @@ def guard_step(optimizer: torch.optim.Optimizer, norm: Tensor, clip: float, max_
 
     The decision is taken on the device, so the host does not wait for the gradients.
     """
+    # As in `torch.nn.utils.clip_grad_norm_`, but as a divisor: 1 leaves the gradients alone.
     grad_scale = ((norm + 1e-6) / clip).clamp(min=1.0)
+    # Finiteness is asked for separately: without a limit `max_accepted_norm` is infinite, and infinity is not above it.
     set_step_guard(optimizer, grad_scale, skip=(~(norm.isfinite() & (norm <= max_accepted_norm))).float())
 
 
@@ -62,6 +67,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def trainable_parameters(module: nn.Module) -> tuple[list[str], list[nn.Parameter]]:
     """Names and parameters that are not frozen."""
+    # The order of `named_parameters` is that of the module's construction, hence the same on every rank.
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     return [name for name, _ in named], [parameter for _, parameter in named]
 
@@ -88,11 +94,13 @@ class AdamMoments:
     @property
     def step(self) -> int:
         """Number of updates so far: steps without those that were skipped."""
+        # All shards were updated equally often; a rank may have none, at ZeRO stage 3 with very few weights.
         return max((int(state["step"]) for state in self.states), default=0)
 
     def write_back(self, step: int) -> None:
         """Make what was written into `tensors` effective, with `step` as the number of updates so far."""
         for index, state in enumerate(self.states):
+            # torch counts updates in a tensor on the device, bitsandbytes in an int.
             if isinstance(state["step"], Tensor):
                 state["step"].fill_(step)
             else:
@@ -105,6 +113,8 @@ class AdamMoments:
 
     def _state(self, key: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self.optimizer.state[key]
+        # A checkpoint is read before the first step, at which optimisers make their moments. So these have to exist
+        # earlier.
         if not state and hasattr(self.optimizer, "init_state"):  # bitsandbytes
             from emoji_ldm.train.engines.bitsandbytes_compat import init_state
 

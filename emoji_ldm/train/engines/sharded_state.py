@@ -26,8 +26,11 @@ from torch import Tensor
 
 from emoji_ldm.model.torch_compat import copy_tensors
 
-MAX_SLICE_ELEMENTS = 2**20  # elements of a stored slice: the unit that is read and checked at once
-MAX_REQUEST_BYTES = 2**26  # bytes that one request reads at most, of stored slices that lie side by side
+# Elements of a stored slice, the unit that is read and checked: small, so that a rank that needs a part of a large
+# parameter does not read all of it.
+MAX_SLICE_ELEMENTS = 2**20
+# Bytes that one request reads at most, of slices that lie side by side: large, as each request to S3 has its latency.
+MAX_REQUEST_BYTES = 2**26
 
 RangeReader = Callable[[int, int], bytes | memoryview]  # (first byte, number of bytes) of a file
 
@@ -72,6 +75,7 @@ class ShardIndex:
 
     def to_json(self) -> bytes:
         """The file's content."""
+        # Rows without field names: a large network has tens of thousands of slices.
         rows = [list(asdict(piece).values()) for piece in self.pieces]
         return json.dumps({**asdict(replace(self, pieces=[])), "pieces": rows}).encode()
 
@@ -100,6 +104,7 @@ def whole_slices(names: Sequence[str], parameters: Sequence[Tensor]) -> list[Sha
 
 def split_replicated(slices: Sequence[ShardSlice], rank: int, world_size: int) -> list[ShardSlice]:
     """The part that a rank writes of slices that every rank holds in full: an equal share of each."""
+    # One rank's end is the next one's start by the same formula, so the shares have neither gaps nor overlaps.
     ends = [(one, one.length * rank // world_size, one.length * (rank + 1) // world_size) for one in slices]
     return [_subslice(piece, first, end) for piece, first, end in ends if end > first]
 
@@ -122,6 +127,8 @@ class Snapshot:
         # Zeroed to touch every page now, in a thread, rather than at the first save, for which training waits.
         self.data = torch.empty(size, dtype=torch.uint8, pin_memory=pinned).zero_()
         self.data[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+        # The header's length is a multiple of 8, so the fp32 view is aligned. Each slice is a view into the file:
+        # copying shards into the views writes the file.
         values = self.data[len(header) :].view(torch.float32)
         self.views = list(torch.split(values, [piece.length for _, piece in keys]))
         self.stored = [StoredSlice(kind, piece.name, piece.start, piece.length, 4 * int(view.storage_offset()), 0)
@@ -131,6 +138,8 @@ class Snapshot:
         """Copy `{kind: tensors of the shards' shapes}`, kinds in their order: all that training waits for."""
         flat = {kind: [tensor.detach().reshape(-1) for tensor in of_kind] for kind, of_kind in tensors.items()}
         sources = [flat[kind][p.shard][p.offset : p.offset + p.length] for kind in tensors for p in self.slices]
+        # Page-locked memory lets the copies run asynchronously, all at once; the buffer is valid only after the
+        # synchronisation.
         copy_tensors(self.views, sources, non_blocking=True)
         if any(source.is_cuda for source in sources):
             torch.cuda.synchronize()
@@ -145,6 +154,7 @@ class Snapshot:
 
     def build_index(self, file: str, updates: int) -> ShardIndex:
         """The index of the file, with checksums of what it holds now."""
+        # Checksums are taken here, in the uploading thread, and not while training waits for the copy.
         whole = self.bytes()
         stored = [replace(s, crc=zlib.crc32(whole[s.byte_offset : s.byte_offset + 4 * s.length])) for s in self.stored]
         return ShardIndex(file, len(whole), updates, {piece.name: piece.shape for piece in self.slices}, stored)
@@ -163,6 +173,7 @@ def load_slices(
     Raises:
         CorruptStateError: Bytes are missing or not those that were written.
     """
+    # Flat views, because slices count elements of flattened parameters and shards.
     flat = {kind: [_flatten(tensor) for tensor in tensors] for kind, (_, tensors) in requested.items()}
     targets: dict[tuple[str, str], list[tuple[ShardSlice, Tensor]]] = {}
     for kind, (slices, _) in requested.items():
@@ -171,6 +182,7 @@ def load_slices(
     # Stored slices do not overlap one another, so counting copied elements finds a gap anywhere.
     missing = sum(piece.length for rows in targets.values() for piece, _ in rows)
     for index, read in indexes:
+        # A reader with another number of ranks needs parts of many files, and of most files only a part.
         needed = [s for s in index.pieces if any(_overlap(s, p) for p, _ in targets.get((s.kind, s.name), ()))]
         for stored, values in _read_values(needed, read, index.file):
             missing -= sum(_copy_overlap(stored, values, *target) for target in targets[stored.kind, stored.name])
@@ -194,14 +206,17 @@ def _read_values(needed: Sequence[StoredSlice], read: RangeReader, file: str) ->
         data = memoryview(read(first, end - first))
         for stored in span:
             own = data[stored.byte_offset - first : stored.byte_offset - first + 4 * stored.length]
+            # A truncated file gives fewer bytes instead of an error.
             if len(own) != 4 * stored.length or zlib.crc32(own) != stored.crc:
                 raise CorruptStateError(f"{stored.kind} of {stored.name} in {file} is not what was written")
+            # Copied, as torch wants memory that is writable and aligned; a span may begin anywhere.
             yield stored, torch.frombuffer(bytearray(own), dtype=torch.float32)
 
 
 def _request_spans(ordered: Sequence[StoredSlice]) -> Iterator[list[StoredSlice]]:
     span: list[StoredSlice] = []
     for stored in ordered:
+        # Only neighbours are merged: reading over a gap would fetch what this rank does not need.
         adjacent = span and span[-1].byte_offset + 4 * span[-1].length == stored.byte_offset
         if span and not (
             adjacent and stored.byte_offset + 4 * stored.length - span[0].byte_offset <= MAX_REQUEST_BYTES
@@ -221,6 +236,8 @@ def _copy_overlap(stored: StoredSlice, values: Tensor, piece: ShardSlice, shard:
     """Copy the elements that two slices of one parameter have in common; returns how many those are."""
     length = _overlap(stored, piece)
     if length:
+        # Both positions count elements of the parameter; the shard has its own offset, the stored values begin at
+        # `stored.start`.
         first = max(stored.start, piece.start)
         target = piece.offset + first - piece.start
         shard[target : target + length].copy_(values[first - stored.start : first - stored.start + length])
@@ -247,5 +264,6 @@ def _safetensors_header(keys: Sequence[tuple[str, ShardSlice]]) -> bytes:
         key = f"{kind}/{piece.name}@{piece.start}"
         entries[key] = {"dtype": "F32", "shape": [piece.length], "data_offsets": [begin, end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
+    # Readers of safetensors ignore spaces behind the JSON.
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text

@@ -23,7 +23,8 @@ from emoji_ldm.train.training_args import TrainingArgs
 class TrainingEngine(Protocol):
     """A module with its optimiser."""
 
-    optimizer: torch.optim.Optimizer  # the AdamW itself, without what wraps it; see `optimizer.AdamMoments`
+    # The AdamW itself and not the ZeRO optimiser around it: `optimizer.AdamMoments` reads its state.
+    optimizer: torch.optim.Optimizer
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward in the configured precision."""
@@ -60,6 +61,7 @@ class TrainingEngine(Protocol):
 
 def build_engine(module: nn.Module, args: TrainingArgs, ranks: DistributedContext) -> TrainingEngine:
     """DeepSpeed for several ranks, plain torch for one, over which no ZeRO stage has anything to shard."""
+    # Device and precision come first: an engine takes the parameters as it finds them.
     prepare_module(module, args, ranks)
     if ranks.world_size == 1:
         return TorchEngine(module, args)
@@ -77,6 +79,8 @@ class TorchEngine:
         self.names, self.parameters = trainable_parameters(module)
         self.optimizer = build_optimizer(self.parameters, args)
         if args.compile:
+            # In place: `torch.compile(module)` returns a wrapper whose parameters have other names, and names are what
+            # a checkpoint is read by.
             module.compile()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -85,14 +89,17 @@ class TorchEngine:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Accumulate gradients."""
+        # Gradients of the micro-batches add up in `.grad`, so each contributes its share of the mean.
         (loss / self.num_parts).backward()  # type: ignore[no-untyped-call]
 
     def step(self, lr: float, max_accepted_norm: float) -> Tensor:
         """Clip, then AdamW."""
+        # The norm stays on the device, and so does the decision that `guard_step` makes with it.
         norm = gradient_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
         guard_step(self.optimizer, norm, self.clip, max_accepted_norm)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
+        # Also after a step that was skipped, whose gradients must not be added to the next ones.
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 

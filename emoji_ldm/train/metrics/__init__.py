@@ -1,1 +1,1 @@
-"""metrics."""
+"""Metrics of a training: collection, the guard against gradient spikes, and trackers."""
