@@ -62,6 +62,7 @@ class CaptionBatcher:
         """Keep the engine and its settings; `run` does the work."""
         self.engine, self.config = engine, config
         self.key, self.name = engine_key(config), engine_name(config)
+        # Their quotient tells how full the batches were, which the job reports.
         self.num_requests = self.num_slots = 0  # answers requested, and the capacity of their batches
         self._queue, self._rows = deque[_PendingCaption](), list[dict[str, Any]]()
 
@@ -74,6 +75,8 @@ class CaptionBatcher:
         Raises:
             EngineLostError, ModelError: See `fault_isolation.isolate_faults`.
         """
+        # An image has at most one caption in the queue at a time: the next one has to differ from it, and cannot be
+        # checked before it is known.
         rows = images.to_pylist()
         for row in rows:
             self._enqueue_next(row, self._plan(row))
@@ -85,18 +88,24 @@ class CaptionBatcher:
         return pa.Table.from_pylist(self._rows, schema=CAPTIONS.schema)
 
     def _drain(self, ahead: ThreadPoolExecutor) -> None:
+        # While a batch is being answered, the next one is being prepared, and no more than one: prepared batches hold
+        # decoded images, and those further ahead would only wait in memory.
         next_batch = self._take(ahead)
         while next_batch:
             batch, next_batch = next_batch.result(), None
-            # Prepare the next batch meanwhile, but only a full one: retries of this batch may fill up a smaller one.
+            # The next batch is prepared meanwhile, but only if it is full. Taking a smaller one now would let the
+            # engine run half empty, although the answers of this batch are about to put retries and next captions into
+            # the queue.
             if len(self._queue) >= (self.engine.batch_size or 1):
                 next_batch = self._take(ahead)
-            # An image that cannot be decoded fails at once: a retry would get the same bytes.
+            # An image that cannot be decoded fails at once, since a retry would get the same bytes.
             for pending, reason in batch.unreadable:
                 self._finish(pending, Caption("", reason=f"unreadable image: {reason}"))
             if batch.requests:
                 for pending, outcome in zip(batch.pending, self._answers(batch), strict=True):
                     self._handle_outcome(pending, outcome)
+            # If too little was queued before, the batch is taken now, with what this one has put back. An empty queue
+            # ends the loop.
             next_batch = next_batch or self._take(ahead)
 
     def _take(self, ahead: ThreadPoolExecutor) -> Future[_PreparedBatch] | None:
@@ -109,11 +118,15 @@ class CaptionBatcher:
         batch = _PreparedBatch()
         for pending in taken:
             try:
+                # Each image is decoded on its own, so that a broken one leaves the batch before the engine sees it.
                 image = _caption_input(pending.row)
-            except UnidentifiedImageError:  # its message holds a memory address, different in each run
+            # This message would contain a memory address, which differs in each run. Equal inputs have to give equal
+            # rows.
+            except UnidentifiedImageError:
                 batch.unreadable.append((pending, "not an image"))
                 continue
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
+            # These are the exceptions that Pillow raises for files that are damaged, or too large to be decoded safely.
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 batch.unreadable.append((pending, str(error)))
                 continue
             batch.pending.append(pending)
@@ -121,22 +134,29 @@ class CaptionBatcher:
         if batch.requests:
             try:
                 batch.prepared = self.engine.prepare(batch.requests)
-            except Exception:  # noqa: BLE001 - `isolate_faults` prepares again, in parts, and keeps the reason
+            # Preparing may fail for the same reason as answering, a single bad image. `isolate_faults` prepares again,
+            # in smaller parts, and keeps the reason.
+            except Exception:  # noqa: BLE001
                 batch.prepared = None
         return batch
 
     def _answers(self, batch: _PreparedBatch) -> list[AnswerOrError]:
         self.num_requests += len(batch.requests)
+        # An engine without a batch size forms its own batches, so the requests are counted as full.
         self.num_slots += self.engine.batch_size or len(batch.requests)
         return isolate_faults(self.engine, batch.requests, batch.prepared)
 
     def _handle_outcome(self, pending: _PendingCaption, outcome: AnswerOrError) -> None:
         """Accept the answer, retry, or give up."""
+        # The engine has failed on this image even when it was alone, so asking again would only fail again.
         if isinstance(outcome, Exception):
             self._finish(pending, Caption("", reason=f"the engine failed on this image: {format_exception(outcome)}"))
             return
+        # The number of answers so far, in earlier runs too, selects temperature and seed. A retry therefore never
+        # repeats a request that has been answered before.
         pending.attempts += 1
         caption = self._validated(pending, outcome)
+        # A retry goes to the end of the queue. Answering it at once would mean a batch of one.
         if caption.reason and pending.retries_left and self.engine.can_resample:
             pending.retries_left -= 1
             self._queue.append(pending)
@@ -144,7 +164,8 @@ class CaptionBatcher:
             self._finish(pending, caption)
 
     def _validated(self, pending: _PendingCaption, answer: EngineAnswer) -> Caption:
-        # Validated against the title, which may hold anything, and then against the image's other captions.
+        # The answer is validated with its title, which may hold anything, and then compared with the image's other
+        # captions: training on one sentence twice would only weigh the image double.
         caption = validate_answer(answer, str(pending.row["title"] or ""))
         same = [number for number, text in pending.plan.good_captions.items() if text == caption.text]
         if same and not caption.reason:
@@ -157,6 +178,8 @@ class CaptionBatcher:
         if good:
             pending.plan.good_captions[pending.number] = caption.text
         self._rows.append({
+            # A failed caption has a row as well: the job does not ask again in the next run, unless `caption.retry`
+            # says so.
             "caption_id": caption_id(pending.row["image_id"], self.key, pending.number),
             "image_id": pending.row["image_id"], "caption": caption.text if good else "",
             "engine": self.name, "engine_key": self.key, "number": pending.number, "attempts": pending.attempts,
@@ -168,6 +191,8 @@ class CaptionBatcher:
 
     def _enqueue_next(self, row: dict[str, Any], plan: CaptionPlan) -> None:
         """Queue the image's next missing caption, if there is one."""
+        # Numbers are made in order, since each caption is compared with those before it. A slice serves an empty plan,
+        # too.
         for number in sorted(plan.missing)[:1]:
             self._queue.append(_PendingCaption(row, plan, number, plan.missing[number], self.config.max_retries))
 
@@ -185,4 +210,6 @@ def caption_id(image_id: str, key: str, number: int) -> str:
 
 def _caption_input(row: dict[str, Any]) -> CaptionInput:
     with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
+        # `convert` decodes the pixels now, while the file is open. Without it Pillow would decode them later, in the
+        # engine, outside of the handling of broken images.
         return CaptionInput(image.convert("RGBA"), str(row["title"] or ""), tuple(row["tags"] or ()))

@@ -11,9 +11,14 @@ from PIL import Image
 from emoji_ldm.caption import prompt
 from emoji_ldm.config import CaptionConfig, key_of
 
-CAPTION_REVISION = 2  # part of every engine's key: raise it when captions change for the same settings
-TEMPERATURES = (0.0, 0.7, 1.0)  # of the first answer and of each further one; 0 is greedy decoding
-TOP_K = 50  # tokens that a sampled answer may choose from; less likely ones are mostly noise
+# The revision is part of every engine's key. Raising it makes all captions be written anew, so it is raised only when
+# the same settings give other captions.
+CAPTION_REVISION = 2
+# The first answer is the most likely one, by greedy decoding. It is the same in every run, so a further answer has to
+# be sampled, and more freely each time.
+TEMPERATURES = (0.0, 0.7, 1.0)  # of the first answer and of each further one
+# Tokens beyond the 50 most likely are mostly noise: sampling one of them derails a sentence.
+TOP_K = 50
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,14 @@ class CaptionRequest:
     @property
     def temperature(self) -> float:
         """0 for the first answer of the first caption, higher for each further attempt or caption."""
+        # A further caption starts one step higher, since greedy decoding would repeat the first caption word by word.
         return TEMPERATURES[min(self.attempt + (self.number > 0), len(TEMPERATURES) - 1)]
 
     @property
     def seed(self) -> int:
         """Seed of the sampling, 31 bits."""
+        # The seed comes from the request alone. Neither the batch nor the worker nor the order of requests can change
+        # an answer.
         return int(key_of(self.image_id, self.number, self.attempt), 16) % 2**31
 
 
@@ -88,7 +96,7 @@ def engine_key(config: CaptionConfig) -> str:
 
     Rows of `captions` carry it: changing a hashed value makes a job write new captions beside the old ones.
     """
-    # It has no settings besides the code itself, which CAPTION_REVISION stands for.
+    # The metadata engine has no settings besides its code, which CAPTION_REVISION stands for.
     if config.engine == "metadata":
         return key_of(CAPTION_REVISION, config.engine)
     return key_of(

@@ -22,15 +22,18 @@ def check_engine(config: CaptionConfig) -> None:
     if config.engine == "metadata":
         return
     if config.engine == "vllm":
+        # Importing vLLM takes many seconds; finding it does not.
         if importlib.util.find_spec("vllm") is None:
             raise ModelError("caption.engine=vllm needs vLLM on every node: pip install 'emoji-ldm[vllm]'")
         if not config.gpus_per_worker:
             raise ConfigError("caption.engine=vllm needs a GPU per worker; set caption.gpus_per_worker=1")
+    # transformers would leave the further GPUs idle, which nobody asks for on purpose.
     elif config.gpus_per_worker > 1:
         raise ConfigError(
             f"caption.gpus_per_worker={config.gpus_per_worker:g}: qwen2.5-vl uses one GPU per worker; "
             "set caption.gpus_per_worker=1 and raise caption.num_workers, or use caption.engine=vllm"
         )
+    # This imports torch and transformers, so it comes after the checks that need neither.
     from emoji_ldm.caption.qwen import check_model
 
     check_model(config.model)

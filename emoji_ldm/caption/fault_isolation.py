@@ -30,7 +30,7 @@ def isolate_faults(
     """An answer per request, or the exception that the engine raised for that request alone.
 
     Args:
-        engine: Gets the batch; if it raises, its halves, down to single requests.
+        engine: It gets the batch; if it raises, the halves of it, down to single requests.
         requests: At least one.
         prepared: What `engine.prepare` made of them; None prepares them here.
 
@@ -39,8 +39,10 @@ def isolate_faults(
         ModelError: One image alone exceeds the GPU's memory, or all fail and so does a probe image: the engine is
             broken, and rows marked as failed would hide that.
     """
+    # One answer proves that the engine works, so the exceptions beside it are the fault of their images.
     found = _answer_or_bisect(engine, requests, prepared)
-    # A small last batch, or one of retries, may hold bad images only: a probe tells them from a broken engine.
+    # If all failed, either the engine is broken, or a small batch (the last one, or one of retries) held bad images
+    # only. A probe that every working engine can answer tells the two apart.
     if not any(isinstance(outcome, EngineAnswer) for outcome in found):
         (probe,) = _answer_or_bisect(engine, [probe_request()], None)
         if isinstance(probe, Exception):
@@ -52,6 +54,7 @@ def isolate_faults(
 
 def probe_request() -> CaptionRequest:
     """A request that every working engine can answer: a drawn yellow face."""
+    # The probe is drawn here and not read from a file, so that it cannot be missing on a worker.
     face = Image.new("RGBA", (128, 128))
     draw = ImageDraw.Draw(face)
     draw.ellipse((8, 8, 120, 120), fill="gold")
@@ -69,15 +72,19 @@ def format_exception(error: Exception) -> str:
 def _answer_or_bisect(engine: CaptionEngine, requests: Sequence[CaptionRequest], prepared: Any) -> list[AnswerOrError]:
     try:
         return [*engine.answer(engine.prepare(requests) if prepared is None else prepared)]
+    # These concern the engine or the configuration, not an image, so halving the batch could not help.
     except (EngineLostError, EmojiLdmError):
         raise
     except EngineOutOfMemoryError as error:
+        # A single image that does not fit is a matter of configuration: every other image has the same size in pixels
+        # and would fail as well.
         if len(requests) == 1:
             raise ModelError(
                 f"one image alone exceeds the GPU's memory ({error}); "
                 "use a smaller caption.model or caption.max_new_tokens, or a larger GPU"
             ) from None
-    except Exception as error:  # noqa: BLE001 - a library may raise anything for an image; its row keeps the reason
+    # A library may raise anything for an image. At a batch of one the culprit is found, and its row keeps the reason.
+    except Exception as error:  # noqa: BLE001
         if len(requests) == 1:
             return [error]
     # The prepared inputs belong to the whole batch, so the halves are prepared again.

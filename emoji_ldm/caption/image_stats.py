@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-SIDE_PX = 64  # images are scaled down to this: enough for areas and colours
+# Areas and colours need no more detail, and the cost per image falls by the square of the side.
+SIDE_PX = 64  # images are scaled down to this
 MIN_OPAQUE_ALPHA = 128
 MIN_SHARE = 0.12  # of the visible area, for a colour to be named
-MIN_BLACK_SHARE = 0.35  # black is mostly outlines, which every emoji of a style has
+# Black is mostly outlines, which every emoji of a style has, so it is named only where it covers much more.
+MIN_BLACK_SHARE = 0.35
 MIN_LAB_DISTANCE = 20.0  # CIE76 distance from the background colour from which on a pixel is foreground
 
 # sRGB anchors of each colour name, taken from the palettes of common emoji sets.
@@ -48,6 +50,7 @@ class ImageStats:
 
 def measure_image(image: Image.Image) -> ImageStats:
     """Measure an RGBA image."""
+    # Images are never enlarged: that would only multiply equal pixels.
     scale = min(1.0, SIDE_PX / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BOX))
@@ -59,6 +62,8 @@ def measure_image(image: Image.Image) -> ImageStats:
 
 def name_colors(srgb: NDArray[np.uint8]) -> NDArray[np.str_]:
     """Colour names `(N,)` of sRGB bytes `(N, 3)`."""
+    # The table has 5 bits per channel, so the 3 lowest bits of each are dropped. Names do not depend on such small
+    # differences.
     red, green, blue = (srgb.astype(np.intp) >> 3).T
     named: NDArray[np.str_] = _color_name_table()[red, green, blue]
     return named
@@ -69,6 +74,7 @@ def _background(visible: NDArray[np.bool_], colours: NDArray[np.uint8]) -> tuple
 
     An image whose frame is mostly invisible has a transparent background; else the median colour of the frame is it.
     """
+    # The mask starts all true and loses its inside, which leaves the outermost pixels whatever the size of the image.
     frame = np.ones_like(visible)
     frame[1:-1, 1:-1] = False
     # The outermost pixels show the background, since emoji rarely touch the frame.
@@ -86,12 +92,16 @@ def _shape(mask: NDArray[np.bool_]) -> str:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = box.shape
+    # The aspect ratio is examined first: a long shape may fill the ellipse inside its box perfectly, and is not round
+    # all the same.
     if width > 1.4 * height or height > 1.4 * width:
         return "wide" if width > height else "tall"
+    # Pixel centres are scaled to [-1, 1] over the box, so that the ellipse inside the box becomes the unit circle.
     y, x = ((np.arange(side) + 0.5) / side * 2 - 1 for side in (height, width))
     ellipse = x[None] ** 2 + y[:, None] ** 2 <= 1
     if box.mean() >= 0.93:
         return "square"
+    # Intersection over union punishes both missing corners and extra ones.
     overlap = (box & ellipse).sum() / (box | ellipse).sum()
     return "round" if overlap >= 0.9 else "rounded" if overlap >= 0.8 else "irregular"
 
@@ -99,9 +109,10 @@ def _shape(mask: NDArray[np.bool_]) -> str:
 def _dominant_colors(names: NDArray[np.str_]) -> tuple[str, ...]:
     values, counts = np.unique(names, return_counts=True)
     ranked = sorted(zip(counts / len(names), values.tolist(), strict=True), reverse=True)
-    # Shares are relative to the foreground.
+    # Shares are relative to the foreground, so that a small emoji on a large background keeps its colours.
     least = {"black": MIN_BLACK_SHARE}
     large = [name for share, name in ranked if share >= least.get(name, MIN_SHARE)]
+    # A very colourful image may have no colour above its threshold; it still gets the largest one.
     return tuple(large[:3]) or (ranked[0][1],)
 
 
@@ -109,6 +120,7 @@ def _dominant_colors(names: NDArray[np.str_]) -> tuple[str, ...]:
 def _color_name_table() -> NDArray[np.str_]:
     """Names `(32, 32, 32)` of all colours of 5 bits a channel: looking up is far quicker than measuring each pixel."""
     levels = np.arange(32) * 8 + 4
+    # Each cell of 8 x 8 x 8 colours is represented by its middle, hence the 4 in the levels above.
     cells = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).astype(np.uint8)
     names = np.array([name for name, anchors in ANCHORS.items() for _ in anchors])
     anchors = _lab(np.array([list(bytes.fromhex(a[1:])) for several in ANCHORS.values() for a in several], np.uint8))
@@ -124,6 +136,7 @@ def _lab(srgb: NDArray[np.uint8]) -> NDArray[np.float64]:
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     xyz = linear @ to_xyz.T / np.array([0.9505, 1.0, 1.089])
+    # The cube root has an infinite slope at zero, so CIE 15 replaces it by a line for very dark colours.
     root = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = np.moveaxis(root, -1, 0)
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)

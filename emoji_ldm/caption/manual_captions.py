@@ -31,6 +31,7 @@ def commit_manual_captions(path: str | None, store: Store, lineage: Lineage) -> 
     if not path:
         return 0
     table = Table(store, CAPTIONS)
+    # Only captions that are new or differ are committed, so running a job again with an unchanged file adds no version.
     captions = read_manual_captions(path, Table(store, IMAGES).read(["image_id", "source_url"]))
     known = table.read(["image_id", "caption"], filter=pc.field("engine_key") == HUMAN)
     existing = dict(zip(known["image_id"].to_pylist(), known["caption"].to_pylist(), strict=True))
@@ -39,9 +40,12 @@ def commit_manual_captions(path: str | None, store: Store, lineage: Lineage) -> 
     )
     if fresh.num_rows:
         keys = fresh["caption_id"].to_pylist()
-        # The version is part of the name, so that a caption that is changed and later changed back is committed again.
+        # The name of a shard that is done is never committed again. The version is part of it, so that a caption that
+        # is changed and later changed back is committed all the same.
         name = f"caption:{HUMAN}:{key_of(table.version, keys, fresh['caption'].to_pylist())}"
         metadata = lineage.metadata({HUMAN: len(keys)}, name)
+        # The key of a caption by a person depends on its image alone, so the new text replaces the old one in the same
+        # version.
         table.upsert([table.write_file(fresh)], keys, app_id=name, metadata=metadata)
     return int(fresh.num_rows)
 
@@ -57,7 +61,7 @@ def read_manual_captions(path: str, images: pa.Table) -> dict[str, str]:
         ConfigError: The file cannot be read, or a line is wrong; the message names its number.
     """
     ids = set(images["image_id"].to_pylist())
-    # One URL may have given several images over time.
+    # One URL may have given several images over time, and then it does not say which of them is meant.
     by_url: dict[str, set[str]] = {}
     for image_id, url in zip(images["image_id"].to_pylist(), images["source_url"].to_pylist(), strict=True):
         by_url.setdefault(url, set()).add(image_id)
@@ -70,11 +74,14 @@ def read_manual_captions(path: str, images: pa.Table) -> dict[str, str]:
             raise _line_error(path, line, f"{name} is the source of {len(matches)} images; give the image_id instead")
         else:
             image_id = next(iter(matches))
+            # Two lines for one image would make the result depend on their order, so the user has to decide.
             if image_id in found:
                 raise _line_error(
                     path, line, f"{name} has a caption in line {lines[image_id]} already; keep one of them"
                 )
             found[image_id], lines[image_id] = caption, line
+    # All unknown images are counted before the error, since a file for another data set has many and a typing error has
+    # one.
     if unknown:
         line, name = unknown[0]
         raise _line_error(path, line, f"{len(unknown)} images are not in the data set, the first is {name!r}; "
@@ -112,6 +119,7 @@ def _lines(path: str) -> Iterator[tuple[int, str, str]]:
                     raise _line_error(
                         path, table.line_num, f"not {len(columns)} fields; quote a caption that has commas"
                     )
+                # The columns are asked in the order of IMAGE_COLUMNS, so an id counts before a URL.
                 name = next((row[column].strip() for column in IMAGE_COLUMNS if row.get(column, "").strip()), "")
                 caption = " ".join(row["caption"].split())
                 if not name or not caption:

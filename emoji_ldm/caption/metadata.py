@@ -14,7 +14,8 @@ from emoji_ldm.caption.engine_protocol import CaptionInput, CaptionRequest, Engi
 from emoji_ldm.caption.image_stats import ImageStats, measure_image
 from emoji_ldm.caption.sentence_format import NONE, sentence_variants
 
-_HEADS = re.compile(r"\b(face|smiley|blob|head|skull|pepe)s?\b")  # the whole image is a head
+# The colour of a head is a skin colour; that of a cat or a balloon is not, though either may have a face.
+_HEADS = re.compile(r"\b(face|smiley|blob|head|skull|pepe)s?\b")  # titles of images that are a head as a whole
 _FACES = re.compile(r"\b(face|smiley|blob|head|pepe|cat|kitten|panda|frog|monkey|man|woman|boy|girl|baby)s?\b")
 
 # The first pattern that is found in the lower-case title decides, so special cases stand before general ones.
@@ -57,7 +58,9 @@ _ACTION = {
 class MetadataEngine:
     """The engine; further captions of an image state the same facts in other sentences."""
 
+    # The engine works image by image, so any number of requests is one batch.
     batch_size: int | None = None
+    # The same facts give the same sentence, so a retry would be validated to the same result.
     can_resample = False
 
     def prepare(self, requests: Sequence[CaptionRequest]) -> Sequence[CaptionRequest]:
@@ -83,13 +86,16 @@ def describe_image(source: CaptionInput, number: int = 0) -> EngineAnswer:
 def clean_title(title: str) -> str:
     """A title as words: "6205-blobCry.png" becomes "Blob cry"; "Unnamed" if no letter is left."""
     text = re.sub(r"\.(png|gif|jpe?g|webp|svg)$", "", title.strip(), flags=re.IGNORECASE)
+    # File names join words in camel case: "blobCry".
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
+    # Some sites put a number before each name, and use underscores or dots where others have spaces.
     text = re.sub(r"^\d+[-_ ]+|[\s_.,;:!?\"()\[\]{}/\\|~*#]+", " ", text)
+    # A hyphen stays inside a word only ("heart-eyes"); the word "emoji" goes, since the sentence adds it.
     text = re.sub(r"-(?!\w)|(?<!\w)-|\bemojis?\b", " ", text, flags=re.IGNORECASE)
     words = " ".join(text.split())
     if not re.search(r"\w", words):
         return "Unnamed"
-    # Titles in capitals, such as LOL, keep them.
+    # Titles in capitals, such as LOL, are abbreviations and keep them.
     return words[0].upper() + (words[1:] if words[1:].isupper() else words[1:].lower())
 
 
@@ -97,6 +103,8 @@ def _attributes(words: str, title: str, facts: ImageStats) -> dict[str, str]:
     head, face = bool(_HEADS.search(words)), bool(_FACES.search(words))
     return {
         "head_shape": f"{' and '.join(facts.colors)} {facts.shape} {'head' if head else 'shape'}",
+        # Only the title is searched for features, since the tags of a listing describe many images at once. They may
+        # still say that an image shows a face.
         "eyes": _first_match(_EYES, title) if face else NONE,
         "mouth": _first_match(_MOUTH, title) if face else NONE,
         "expression": _first_match(_EXPRESSION, title) if face else NONE,
@@ -114,4 +122,5 @@ def _new_tag(title: str, tags: Sequence[str]) -> str:
     """The first tag that the title does not contain, in lower case; "" if it contains all."""
     lowered = title.lower()
     cleaned = (clean_title(tag).lower() for tag in tags)
+    # The plural "pandas" as a tag adds nothing to a title with "panda".
     return next((tag for tag in cleaned if tag.removesuffix("s") not in lowered), "")

@@ -19,7 +19,7 @@ COLUMNS = ("caption_id", "image_id", "number", "attempts", "status", "caption")
 
 @dataclass
 class CaptionPlan:
-    """What to do for one image."""
+    """The captions that one image still lacks, and those that it has."""
 
     missing: dict[int, int] = field(default_factory=dict)  # {number: answers given for it in earlier runs}
     good_captions: dict[int, str] = field(default_factory=dict)  # {number: caption}; new ones must differ from them
@@ -50,9 +50,12 @@ def plan_captions(
         retry: Whether failed captions are to be made again.
     """
     # Captions beyond the number that is asked for now stay in the table and count for nothing.
+    # `num_captions` may have been higher in an earlier run.
     done = done.filter(pc.field("number") < num_captions)
+    # Without `retry`, a failed caption is final like a good one. Otherwise every run would ask again for captions that
+    # the model cannot write.
     final = done.filter(pc.field("status") == "ok") if retry else done
-    # Most images are complete: they get no plan object at all.
+    # In most runs nearly all images are complete, so they are counted first and get no plan object at all.
     counts = Counter(final["image_id"].to_pylist())
     plans = {image_id: CaptionPlan(dict.fromkeys(range(num_captions), 0)) for image_id in image_ids
              if counts[image_id] < num_captions}  # fmt: skip
@@ -66,7 +69,10 @@ def _apply_existing(plan: CaptionPlan, row: Mapping[str, Any], retry: bool) -> N
     if row["status"] == "ok":
         plan.good_captions[row["number"]] = row["caption"]
     if row["status"] != "ok" and retry:
+        # The attempts go on from where they ended, so that a retry sends requests that have not been answered before.
         plan.missing[row["number"]] = row["attempts"]
+        # The failed row is named and not deleted now. The commit of the new row drops it in the same version, so a job
+        # that dies leaves the reason of the failure in place.
         plan.replaces.append(row["caption_id"])
     else:
         del plan.missing[row["number"]]

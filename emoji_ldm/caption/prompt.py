@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+# The form is that of `sentence_format.py`, whose parser turns the answers into attributes.
 FORM = (
     "{title} emoji with a {head shape}, {eyes} eyes, {mouth} mouth, {expression} expression, "
     "{skin color} skin color, {action}, with a {background} background."
 )
+# One example keeps small models to the form. Its title is written as listings write titles, and its sentence shows how
+# such a title is spelled as words.
 EXAMPLE_TITLE = "blobwave"
 EXAMPLE = (
     "Blob wave emoji with a round yellow head, small black eyes, smiling mouth, happy expression, "
@@ -27,5 +30,6 @@ INSTRUCTION = (
 
 def chat_messages(title: str) -> list[dict[str, Any]]:
     """One user turn in the chat format of transformers: the image, then instruction and title."""
+    # The title comes last, so that the long instruction is the same prefix in all prompts, which engines can cache.
     text = f'{INSTRUCTION}\nThe title of this emoji is "{title}".'
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]

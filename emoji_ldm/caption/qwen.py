@@ -51,10 +51,10 @@ class QwenEngine:
         self.batch_size: int | None = config.batch_size
         self.size_px, self.max_new_tokens = config.size_px, config.max_new_tokens
         self.processor: Any = load_processor(config)
-        self._decoder = copy.deepcopy(
-            self.processor.tokenizer
-        )  # `prepare` uses the other in its thread, and they are not thread-safe
-        # CPUs have no fast bfloat16 arithmetic.
+        # Fast tokenizers are not thread-safe, and `prepare` uses the processor's in a thread of its own while `answer`
+        # decodes. So decoding has a copy.
+        self._decoder = copy.deepcopy(self.processor.tokenizer)
+        # Most CPUs have no fast bfloat16 arithmetic.
         device, dtype = ("cuda", torch.bfloat16) if config.gpus_per_worker else ("cpu", torch.float32)
         try:
             model = Qwen2_5_VLForConditionalGeneration.from_pretrained(config.model, dtype=dtype)
@@ -64,6 +64,8 @@ class QwenEngine:
 
     def prepare(self, requests: Sequence[CaptionRequest]) -> QwenBatch:
         """Left-padded prompts, and images on white squares of `size_px`, on the CPU."""
+        # Generation appends tokens at the end of each row, so prompts of different lengths have to be padded on the
+        # left.
         inputs = self.processor(
             text=[chat_text(self.processor, request) for request in requests],
             images=[on_white(request.input.image, self.size_px) for request in requests],
@@ -75,17 +77,21 @@ class QwenEngine:
     def answer(self, prepared: QwenBatch) -> list[EngineAnswer]:
         """Answer all requests in one `generate` call."""
         try:
+            # Inputs are moved here and not in `prepare`: CUDA calls of a second thread would queue between those of the
+            # running batch.
             inputs = prepared.inputs.to(self.model.device)
-            # A model's generation_config.json may set any of these; both engines override it with the same values.
+            # A model's generation_config.json may set any of these. Both engines override it with the same values, so
+            # that they write comparable captions. `do_sample` is false because GumbelPerRow does the sampling.
             written = self.model.generate(
                 **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, temperature=None, top_p=None,
                 top_k=None, repetition_penalty=1.0, logits_processor=[prepared.sampling],
             )[:, inputs.input_ids.shape[1] :].cpu()  # fmt: skip
         except torch.OutOfMemoryError as error:
-            # The freed blocks are fragmented; returning them lets the halved batch fit.
+            # The blocks that were freed are fragmented. Returning them to the driver lets the halved batch fit.
             torch.cuda.empty_cache()
             raise EngineOutOfMemoryError(str(error)) from None
         except RuntimeError as error:
+            # Other RuntimeErrors may be due to one image, so they go to fault isolation.
             if _is_dead(error):
                 raise EngineLostError(str(error)) from None
             raise
@@ -114,6 +120,8 @@ class GumbelPerRow(LogitsProcessor):  # type: ignore[misc]
         for row, (temperature, stream) in enumerate(zip(self.temperatures, self.streams, strict=True)):
             if temperature:
                 largest, places = scores[row].float().topk(min(TOP_K, scores.shape[1]))
+                # The negative logarithm of an exponential variable has the Gumbel distribution. Scores of the kept
+                # tokens are noisy, all others are ruled out.
                 noise = -torch.empty(len(largest)).exponential_(generator=stream).log()
                 drawn = largest / temperature + noise.to(largest.device)
                 scores[row] = torch.full_like(scores[row], -torch.inf).scatter(0, places, drawn.to(scores.dtype))
@@ -160,11 +168,14 @@ def on_white(image: Image.Image, size_px: int) -> Image.Image:
 def check_model(source: str) -> None:
     """Raise ModelError if no Qwen2.5-VL with weights can be found there; loads no weights."""
     try:
+        # Reading the configuration finds a wrong name or a missing folder without loading gigabytes.
         kind = AutoConfig.from_pretrained(source).model_type
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(_unloadable(source, error)) from None
     if kind != MODEL_TYPE:
         raise ModelError(f"caption.model={source!r} is a {kind}, not a Qwen2.5-VL; {REMEDY}")
+    # A folder may hold the configuration without the weights, such as an interrupted download; for a hub id
+    # transformers downloads them.
     if Path(source).is_dir() and not list(Path(source).glob("*.safetensors")):
         raise ModelError(f"caption.model={source!r} holds no *.safetensors weights; {REMEDY}")
 

@@ -17,10 +17,13 @@ from emoji_ldm.schemas import CAPTION_ATTRIBUTES
 
 NONE = "none"
 
+# The title may hold anything, commas and "with" included, so the sentence is entered at the first "emoji" that is
+# followed by a comma or by "with".
 _OPENING = re.compile(
     r"^.*?\bemoji\b(?: from [^,.]+?)?(?:, | with (?P<head>(?:an? )?[^,]+?)(?:, |[.]?$))(?P<rest>.*)$", re.IGNORECASE
 )
-_ENDINGS = {  # a clause with this ending states the attribute
+# A clause with one of these endings states the attribute. Only the action has none, and is found by its place.
+_ENDINGS = {
     "eyes": re.compile(r"^(.*?)\s*\beyes?$", re.IGNORECASE),
     "mouth": re.compile(r"^(.*?)\s*\bmouth$", re.IGNORECASE),
     "expression": re.compile(r"^(.*?)\s*\bexpression$", re.IGNORECASE),
@@ -28,6 +31,7 @@ _ENDINGS = {  # a clause with this ending states the attribute
     "background": re.compile(r"^(?:with |on |against )?(?:an? |the )?(.*?)\s*\bbackground$", re.IGNORECASE),
 }
 _LEADING = re.compile(r"^(?:and |with |has |having )?(?:an? |the )?", re.IGNORECASE)
+# Models write "no mouth" although the clause could be left out. Both say the same, so both are stored as "none".
 _ABSENT = re.compile(
     r"^(?:no|none|n/a|not visible|without)?$|^(?:no|without)(?: (?:particular|visible|specific))? (?:action|head)$",
     re.IGNORECASE,
@@ -41,6 +45,7 @@ def write_sentence(title: str, attributes: Mapping[str, str], tag: str = "") -> 
 
 def sentence_variants(title: str, attributes: Mapping[str, str], tag: str = "") -> list[str]:
     """Different sentences that state the same: the form of the prompt first, then other orders of its clauses."""
+    # A missing attribute is treated like "none", so callers need to give only what they know.
     known = {name: attributes.get(name, NONE) for name in CAPTION_ATTRIBUTES}
     name, scene = f"{title} emoji{f' from {tag}' if tag else ''}", f"{with_article(known['background'])} background"
     head, behind = (known[part] != NONE for part in ("head_shape", "background"))
@@ -63,6 +68,7 @@ def sentence_variants(title: str, attributes: Mapping[str, str], tag: str = "") 
             forms.append(f"This is the {name}, with {parts}{f' and {scene}' if behind else ''}.")
         if behind:
             forms.append(f"On {scene}, {', '.join(with_shape)}.")
+    # With few clauses, the two orders give equal sentences; a dict drops the duplicates and keeps the order.
     return list(dict.fromkeys(forms))
 
 
@@ -101,6 +107,8 @@ def _ending(clause: str, found: Mapping[str, str]) -> tuple[str, str]:
     """Attribute and value of a clause; ("", "") if it has none of the five fixed endings."""
     for name, pattern in _ENDINGS.items():
         match = pattern.match(clause)
+        # The first clause of a kind counts. A second one, such as "another pair of eyes", is taken as text without an
+        # ending.
         if match and name not in found:
             return name, match[1]
     return "", ""

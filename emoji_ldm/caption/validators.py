@@ -20,10 +20,13 @@ from emoji_ldm.caption.sentence_format import parse_sentence
 from emoji_ldm.schemas import CAPTION_ATTRIBUTES
 
 MAX_FOREIGN_LETTERS = 0.1  # share of letters that may be of another script than Latin
-MIN_WORDS = 5  # of fewer words the language cannot be told
+# The language of fewer words cannot be told.
+MIN_WORDS = 5
 # Over 29,521 sentences that this project writes, the largest confidence in a wrong language was 0.51; sentences in
 # Spanish, French, German, Portuguese, Italian, Dutch and Polish were recognised with 0.68 or more.
 MIN_CONFIDENCE = 0.6
+# A small model that loops repeats a phrase without end. Single words may stand up to three times in a row, as in "very,
+# very, very"; phrases may stand twice.
 MAX_REPEATS = {1: 4, 2: 3, 3: 3, 4: 3, 5: 3, 6: 3}  # {words in a phrase: repetitions in a row} that make a loop
 MAX_EQUAL_CLAUSES = 3
 
@@ -50,7 +53,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class _Sentence:
-    """What the validators look at."""
+    """An answer in the parts that the validators examine."""
 
     text: str
     body: str  # without the title
@@ -66,10 +69,13 @@ def validate_answer(answer: EngineAnswer, title: str) -> Caption:
         answer: Of an engine.
         title: The listing's title of the image.
     """
-    # Models like to wrap the sentence in quotes, backticks or Markdown emphasis.
+    # Models often wrap the sentence in quotes, backticks or Markdown emphasis. Line breaks become spaces, since a
+    # caption is one line.
     text = " ".join(answer.text.split()).strip("\"'`* ")
     attributes = parse_sentence(text) if answer.attributes is None else answer.attributes
     sentence = _Sentence(text, _without_title(text, title), answer.finished, title, attributes)
+    # The generator stops at the first reason, so the language classifier, by far the slowest, sees only answers that
+    # passed the cheap checks before it.
     reason = answer.error or next((reason for validator in VALIDATORS if (reason := validator(sentence))), "")
     return Caption(text, attributes, reason)
 
@@ -84,7 +90,7 @@ def _repeats(sentence: _Sentence) -> str:
         loop = _loop(words, size, times)
         if loop:
             return f"repeats itself: {' '.join(loop)!r} {times} times in a row"
-    # A single letter in a row is no word, so the loop search does not see it.
+    # A letter that is repeated within a word makes no phrase, so the search for loops does not see it.
     if run := re.search(r"(\w)\1{9,}", sentence.body):
         return f"repeats itself: a row of {run[1]!r}"
     clauses = Counter(clause.strip().lower() for clause in re.split(r"[,.;!?]", sentence.body) if clause.strip())
@@ -103,6 +109,8 @@ def _refusal(sentence: _Sentence) -> str:
 
 def _language(sentence: _Sentence) -> str:
     """English by its script, and, with enough words, by a classifier of 140 languages."""
+    # Words of the title are excused wherever they occur, because a model may repeat a Japanese or Spanish title in the
+    # middle of an English sentence.
     title_words = set(_words(sentence.title))
     words = [word for word in _words(sentence.body) if word not in title_words]
     letters = [letter for word in words for letter in word if letter.isalpha()]
@@ -124,6 +132,7 @@ def _language_identifier() -> Any:
 
 
 def _only_title(sentence: _Sentence) -> str:
+    # Articles and "emoji" belong to the frame of the sentence and describe nothing.
     content = set(_words(sentence.body)) - {"emoji", "a", "an", "the", "of", "is", "this", *_words(sentence.title)}
     return "" if content else "only the title, no description"
 
@@ -147,6 +156,8 @@ VALIDATORS: tuple[Callable[[_Sentence], str], ...] = (
 
 def _without_title(text: str, title: str) -> str:
     """The text without the title, however its words are joined: "Blob cry" is "6205-blobCry.png"."""
+    # Between any two letters of the title there may be other characters, since models split joined words, or join split
+    # ones.
     title_pattern = r"[\W_]*".join(map(re.escape, re.findall(r"\w", clean_title(title))))
     return re.sub(rf"\b{title_pattern}\b", "", text, count=1, flags=re.IGNORECASE)
 

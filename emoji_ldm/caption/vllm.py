@@ -16,7 +16,9 @@ from emoji_ldm.caption.qwen import chat_text, load_processor, on_white, visual_b
 from emoji_ldm.config import CaptionConfig
 from emoji_ldm.errors import ModelError
 
-PROMPT_TOKENS = 1024  # instruction, example, a long title and 64 visual tokens take half of it
+# vLLM needs cache memory for at least one request of the greatest length, so the limit is kept low. Instruction,
+# example, a long title and 64 visual tokens take half of it.
+PROMPT_TOKENS = 1024
 GPU_SHARE = 0.9  # of the GPU memory of a worker, vLLM's default
 
 
@@ -35,6 +37,7 @@ class VllmEngine:
 
     def __init__(self, config: CaptionConfig) -> None:
         """Load the model on this process's GPUs; ModelError if that cannot be done."""
+        # vLLM takes long to import and may initialise CUDA, so only the worker that runs it imports it.
         import vllm
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -68,6 +71,8 @@ class VllmEngine:
         return [_answer(output.outputs[0]) for output in outputs]
 
     def _sampling(self, request: CaptionRequest) -> Any:
+        # The values are those of `qwen.py`, so that the two engines write comparable captions. vLLM ignores `top_k` and
+        # the seed at temperature 0.
         return self._vllm.SamplingParams(
             temperature=request.temperature, seed=request.seed, top_k=TOP_K, top_p=1.0, repetition_penalty=1.0,
             max_tokens=self.max_new_tokens,
@@ -76,6 +81,7 @@ class VllmEngine:
 
 def engine_options(config: CaptionConfig) -> dict[str, Any]:
     """Arguments of `vllm.LLM`."""
+    # A fraction of a GPU gives 0 here: the worker shares a GPU with others, and only its memory is limited below.
     num_gpus = int(config.gpus_per_worker)
     parallel = {"tensor_parallel_size": num_gpus, "distributed_executor_backend": "mp"} if num_gpus > 1 else {}
     return {
@@ -87,6 +93,8 @@ def engine_options(config: CaptionConfig) -> dict[str, Any]:
 
 
 def _answer(output: Any) -> EngineAnswer:
+    # `stop` is an end token and `length` the limit. Anything else, such as an abort, means that the text is not what
+    # the model would have written.
     if output.finish_reason not in ("stop", "length"):
         return EngineAnswer("", error=f"vLLM ended the answer early: {output.finish_reason}")
     return EngineAnswer(output.text, finished=output.finish_reason == "stop")

@@ -29,6 +29,7 @@ FORMATS: Mapping[str, Callable[[Store, Iterator[Row], ExportPlan], None]] = {
     "hf": huggingface.write_huggingface,
     "webdataset": webdataset.write_webdataset,
 }
+# The records of these formats are pairs of link and caption.
 NEED_CAPTIONS = ("json", "txt")
 SINGLE_PART = {"train": 1.0}
 
@@ -48,13 +49,17 @@ def export(images: Table, captions: Table, options: ExportOptions) -> dict[str, 
         close = difflib.get_close_matches(options.format, FORMATS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"unknown export format {options.format!r}{hint} (formats: {', '.join(FORMATS)})")
-    # Everything that can be refused is refused before the target is touched.
+    # Everything that can be refused is refused before the target is touched, so a mistyped option leaves no trace.
     check_fractions(options.splits or SINGLE_PART)
     texts = good_captions(captions)
     parts = _parts(images, texts, options)
+    # The plan holds the counts of rows per part, since some formats write them before the first row: file names of
+    # shards state their number, and the data card the sizes.
     plan = _export_plan(images, captions, options, parts, len(texts.keys() & parts.keys()))
     if options.format == "csv":
         image_csv.check_options(plan)
+    # The rows are a generator, so that one batch of images is in memory while the writer works on it. Nothing has the
+    # final name before all of it is written.
     with atomic_output(options.target, _manifest(plan)) as output, track("export", len(parts), "images") as progress:
         FORMATS[options.format](output, _rows(images, texts, parts, progress.advance), plan)
     left_out = images.count() - len(parts)
@@ -71,11 +76,12 @@ def _parts(images: Table, texts: Mapping[str, list[str]], options: ExportOptions
     if not image_ids:
         raise DatasetError(f"{images.store.uri} has no images to export; run: emoji-ldm crawl")
     if options.captioned or options.format in NEED_CAPTIONS:
-        # These formats are pairs of link and caption, so an image without a caption has no place in them.
+        # Images without a caption are left out, and the caller reports how many.
         image_ids &= texts.keys()
         if not image_ids:
             why = "--captioned" if options.captioned else f"format {options.format}"
             raise DatasetError(f"{images.store.uri} has no good caption, which {why} needs; run: emoji-ldm caption")
+    # Parts are assigned before any row is read, because the plan needs their sizes.
     return {image_id: assign_part(image_id, fractions, options.salt) for image_id in image_ids}
 
 
@@ -88,20 +94,20 @@ def _export_plan(
         options,
         {name: counts[name] for name in options.splits or SINGLE_PART if counts[name]},
         captioned,
-        store.uri
-        if store.is_s3
-        else Path(store.root).name,  # a published data card must not name folders of this machine
+        # A published data card must not name folders of this machine.
+        store.uri if store.is_s3 else Path(store.root).name,
         {table.spec.name: table.version for table in (images, captions) if table.exists},
     )
 
 
 def _rows(images: Table, texts: Mapping[str, list[str]], parts: Mapping[str, str],
           advance: Callable[[int], None]) -> Iterator[Row]:  # fmt: skip
-    # The fingerprint serves the crawl alone.
+    # The fingerprint serves the crawl alone, and readers of an export could not interpret it.
     columns = [name for name in images.spec.schema.names if name != "fingerprint"]
     for batch in images.batches(columns):
         exported = [row for row in batch.to_pylist() if row["image_id"] in parts]
         for row in exported:
+            # Readers that take one caption get the first; the others find all of them, the best first.
             several = texts.get(row["image_id"], [])
             yield row | {
                 "part": parts[row["image_id"]],
@@ -112,6 +118,7 @@ def _rows(images: Table, texts: Mapping[str, list[str]], parts: Mapping[str, str
 
 
 def _manifest(plan: ExportPlan) -> dict[str, object]:
+    # The manifest names the versions that were read, so an export can be made again from the store, byte by byte.
     return {"format": plan.options.format, "parts": dict(plan.parts), "captioned": plan.captioned,
             "store": plan.source, "versions": dict(plan.versions), "salt": plan.options.salt,
             "code": __version__}  # fmt: skip

@@ -55,13 +55,17 @@ def check_fractions(fractions: Mapping[str, float]) -> None:
 
 def assign_part(image_id: str, fractions: Mapping[str, float], salt: str = "") -> str:
     """The part that an image belongs to; another `salt` gives another split."""
-    # Image ids are hashes already; hashing again mixes in the salt.
+    # Image ids are hashes already. Hashing again mixes in the salt, so that another salt gives an independent split.
     digest = hashlib.sha256(f"{salt}:{image_id}".encode()).digest()
-    position = int.from_bytes(digest[:8], "big") / 2**64  # uniform in [0, 1)
+    # Every image has its own number in [0, 1), from its hash. Images that come or go change nobody else's number, and a
+    # larger first fraction only moves images into the first part, never out of it.
+    position = int.from_bytes(digest[:8], "big") / 2**64
     for name, end in zip(fractions, accumulate(fractions.values()), strict=True):
         if position < end:
             return name
-    return list(fractions)[-1]  # rounding may leave the sum just below 1
+    # The fractions may add up to slightly less than 1 in floating point, and then a number just below 1 falls past the
+    # last end.
+    return list(fractions)[-1]
 
 
 def split_images(images: Table, fractions: Mapping[str, float], *, salt: str = "", target: str = "") -> dict[str, int]:
@@ -82,7 +86,7 @@ def split_images(images: Table, fractions: Mapping[str, float], *, salt: str = "
         StoreError: The target cannot be written.
     """
     check_fractions(fractions)
-    # Sorted, so that the written file is the same however the table's files are laid out.
+    # The ids are sorted, so that the written file is the same however the table's files are laid out.
     image_ids = sorted(images.keys())
     if not image_ids:
         raise DatasetError(f"{images.store.uri} has no images to split; run: emoji-ldm crawl")
@@ -97,6 +101,8 @@ def _write(rows: pa.Table, target: str) -> None:
     folder, _, name = target.rstrip("/").rpartition("/")
     if not name.endswith(".parquet"):
         raise ConfigError(f"split target {target!r} is no Parquet file; end it with .parquet")
+    # The target's folder is opened as a store of its own, so that a path and an S3 URI take the same way. The file is
+    # made in memory, since it holds two short columns.
     store, sink = Store(folder or "."), pa.BufferOutputStream()
     if store.exists(name):
         raise ConfigError(f"split target {target} exists; choose another")

@@ -17,7 +17,7 @@ MAX_VALUES = 12  # most frequent values of a column that are shown
 MAX_REASONS = 3  # most frequent failures of an engine that are shown
 WIDTH = 80
 LABEL_WIDTH = 22
-NO_BREAK = "\xa0"  # between a value and its count
+NO_BREAK = "\xa0"
 
 
 def table_stats(tables: Mapping[str, Table]) -> dict[str, Any]:
@@ -30,6 +30,7 @@ def table_stats(tables: Mapping[str, Table]) -> dict[str, Any]:
     if not existing:
         where = next(iter(tables.values())).store.uri
         raise DatasetError(f"no tables in {where}; crawl fills them (emoji-ldm crawl)")
+    # Only these tables have distributions that say something about the data; of the others the counts are enough.
     parts = {"images": _images, "outcomes": _outcomes, "captions": _captions}
     data: dict[str, Any] = {"tables": {name: _table(table) for name, table in existing.items()}}
     data |= {name: part(existing[name]) for name, part in parts.items() if name in existing and existing[name].count()}
@@ -60,6 +61,7 @@ def _table(table: Table) -> dict[str, int]:
 
 
 def _images(table: Table) -> dict[str, Any]:
+    # Only these columns are read: the images themselves are nearly all of the table's bytes, and no figure needs them.
     rows = table.read(["tags", "width", "height", "has_alpha", "num_frames", "source_format"])
     sizes = pc.binary_join_element_wise(rows["width"].cast(pa.string()), rows["height"].cast(pa.string()), " x ")
     return {
@@ -79,6 +81,7 @@ def _outcomes(table: Table) -> dict[str, Any]:
 
 def _captions(table: Table) -> dict[str, Any]:
     rows = table.read(["image_id", "caption", "engine", "status", "reason", *CAPTION_ATTRIBUTES])
+    # Failed captions have empty texts and attributes, which would distort every share below.
     good = rows.filter(pc.field("status") == "ok")
     words = pc.list_value_length(pc.utf8_split_whitespace(good["caption"]))
     return {
@@ -101,6 +104,7 @@ def _frequent(values: pa.ChunkedArray | pa.Array, limit: int | None = MAX_VALUES
     """{value: number of rows}, the most frequent first; empty values are left out."""
     counts = [(str(entry["values"]), int(entry["counts"])) for entry in values.value_counts().to_pylist()
               if entry["values"] not in (None, "")]  # fmt: skip
+    # Ties are broken by value, so that the same table always gives the same text.
     return dict(sorted(counts, key=lambda pair: (-pair[1], pair[0]))[:limit])
 
 
@@ -110,6 +114,7 @@ def _share(values: pa.ChunkedArray | pa.Array) -> float:
 
 
 def _distribution(values: pa.ChunkedArray) -> dict[str, float]:
+    # Minimum and quantiles of nothing are null, and would be printed as such.
     if not len(values):
         return {}
     low, high = pc.min_max(values).as_py().values()
@@ -136,8 +141,10 @@ def _section(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _entry(name: str, value: Any) -> Iterator[str]:
+    # The names of the fields decide how they are printed: shares end in `_share` or `_filled`.
     number = _percent if name.endswith(("_share", "_filled")) else _number
     if isinstance(value, Mapping):
+        # Breaking spaces inside a pair are replaced, so that `wrap` never separates a value from its count.
         pairs = (f"{key} {number(count)}".replace(" ", NO_BREAK) for key, count in value.items())
         text = ", ".join(pairs) or "-"
     else:

@@ -23,7 +23,7 @@ NUM_THREADS = os.cpu_count() or 1
 
 @dataclass(frozen=True)
 class IntegrityProblem:
-    """One finding."""
+    """One defect of a table: where it is, and what is wrong."""
 
     table: str
     file: str
@@ -31,7 +31,7 @@ class IntegrityProblem:
     reason: str
 
     def __str__(self) -> str:
-        """The finding in one line."""
+        """The defect in one line."""
         return f"{self.table}  {self.key or self.file}  {self.reason}"
 
 
@@ -52,8 +52,11 @@ def verify(tables: Mapping[str, Table]) -> VerificationReport:
     image hash to its id. Rows of images that do not exist are reported apart, as orphans. Memory holds all keys and
     one row group.
     """
+    # Damage is what this command is for, so it is collected and never raised: one broken file must not hide the state
+    # of the others.
     report, image_ids = VerificationReport(), set[str]()
-    for name in sorted(tables, key=lambda name: name != IMAGES.name):  # images first, since others refer to them
+    # Images come first, since the other tables refer to their ids.
+    for name in sorted(tables, key=lambda name: name != IMAGES.name):
         table, seen = tables[name], set[str]()
         # A table that was never written has nothing to check.
         if not table.exists:
@@ -61,6 +64,7 @@ def verify(tables: Mapping[str, Table]) -> VerificationReport:
         refers = name in REFERENCING_TABLES and IMAGES.name in tables
         with track(f"verify {name}", table.count(), "rows") as progress:
             for file in table.live_files().values():
+                # One row group at a time: the images of a whole file need not fit into memory.
                 for rows in _readable_row_groups(table, file, report.problems):
                     report.problems += _key_problems(table, file, rows, seen)
                     if name == IMAGES.name:
@@ -80,6 +84,7 @@ def png_pixel_hash(png: bytes) -> str:
 
     from emoji_ldm.images.normalize import pixel_hash
 
+    # Ids are hashes of decoded RGBA pixels, so that another PNG compression of the same picture keeps its id.
     with Image.open(io.BytesIO(png)) as image:
         pixels = image.convert("RGBA")
     return pixel_hash(pixels.width, pixels.height, pixels.tobytes())
@@ -90,6 +95,8 @@ def _readable_row_groups(table: Table, file: DataFile, problems: list[IntegrityP
     name, source, filesystem = table.spec.name, table.resolve(file.path), table.store.filesystem
     with table.read_errors():
         info = filesystem.get_file_info(source)
+    # A file of another size is not opened, because Parquet's footer lies at the end and would be read from the wrong
+    # place.
     if not info.is_file or info.size != file.size:
         found = f"has {info.size:,} bytes" if info.is_file else "does not exist"
         problems.append(IntegrityProblem(name, file.path, "", f"{found}, should have {file.size:,}"))
@@ -110,6 +117,8 @@ def _row_groups(
     if num_rows != file.num_rows:
         problems.append(IntegrityProblem(name, file.path, "", f"has {num_rows:,} rows, the log says {file.num_rows:,}"))
     for group in range(checked.num_row_groups):
+        # The checked reader refuses a whole row group for one damaged page, and that is recorded. The unchecked one may
+        # still give its rows, so that the checks of keys and pixels can name the images that are lost.
         for reader in (checked, unchecked):
             try:
                 rows = reader.read_row_group(group)
@@ -134,6 +143,8 @@ def _key_problems(table: Table, file: DataFile, rows: pa.Table, seen: set[str]) 
             yield IntegrityProblem(name, file.path, "", "a row has no key")
         elif key in seen:
             yield IntegrityProblem(name, file.path, key, "key occurs twice")
+        # Readers skip files by these bounds, so a key outside of them would be invisible to upserts and duplicate
+        # itself.
         elif bounds and not bounds[0] <= key <= bounds[1]:
             yield IntegrityProblem(name, file.path, key, "key is outside the file's statistics")
         seen.add(key)
@@ -141,10 +152,11 @@ def _key_problems(table: Table, file: DataFile, rows: pa.Table, seen: set[str]) 
 
 def _pixel_problems(file: DataFile, rows: pa.Table) -> Iterator[IntegrityProblem]:
     images = pc.struct_field(rows.column("image"), ["bytes"]).to_pylist()
-    # Decoding PNG releases the GIL, so threads use all cores.
+    # Pillow releases the interpreter lock while it decodes, so threads use all cores.
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         found = list(pool.map(_hash_or_reason, images))
     for key, digest in zip(rows.column("image_id").to_pylist(), found, strict=True):
+        # A hash has no spaces, a reason does: that tells a wrong hash from an image that could not be decoded.
         if digest != key:
             yield IntegrityProblem(
                 IMAGES.name, file.path, str(key), digest if " " in digest else "pixels have another hash"
@@ -154,11 +166,14 @@ def _pixel_problems(file: DataFile, rows: pa.Table) -> Iterator[IntegrityProblem
 def _hash_or_reason(png: bytes | None) -> str:
     try:
         return png_pixel_hash(png or b"")
-    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a broken PNG
+    # These are the exceptions that Pillow raises for a broken PNG.
+    except (OSError, ValueError, SyntaxError) as error:
         return f"image cannot be decoded: {_one_line(error)}"
 
 
 def _orphans(table: Table, file: DataFile, rows: pa.Table, images: Collection[str]) -> Iterator[IntegrityProblem]:
     for key, image_id in zip(*(rows.column(name).to_pylist() for name in (table.spec.key, "image_id")), strict=True):
+        # The other direction, images without captions or latents, is not checked: stages that have not run yet leave
+        # such gaps.
         if image_id not in images:
             yield IntegrityProblem(table.spec.name, file.path, str(key), f"there is no image {str(image_id)[:16]}")

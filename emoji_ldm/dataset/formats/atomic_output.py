@@ -34,6 +34,8 @@ def atomic_output(uri: str, manifest: Mapping[str, Any]) -> Iterator[Store]:
     try:
         with _on_s3(target) if target.is_s3 else _local(Path(target.root)) as output:
             yield output
+            # The manifest is written before the context below is left, which is what publishes the output: a folder
+            # with its final name, or a prefix without marker, therefore always has one.
             output.write(json.dumps(manifest, indent=1, sort_keys=True).encode(), EXPORT_MANIFEST)
     except OSError as error:
         raise StoreError(f"export to {uri} failed: {error.strerror or error}") from None
@@ -41,7 +43,7 @@ def atomic_output(uri: str, manifest: Mapping[str, Any]) -> Iterator[Store]:
 
 @contextmanager
 def open_output_file(output: Store, *parts: str) -> Iterator[NativeFile]:
-    """A file to write; its folders are made."""
+    """Open a file for writing; its folders are created."""
     path = output.path(*parts)
     if not output.is_s3:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -51,38 +53,53 @@ def open_output_file(output: Store, *parts: str) -> Iterator[NativeFile]:
 
 @contextmanager
 def _local(folder: Path) -> Iterator[Store]:
+    # An export never mixes its files with those of another one, and never deletes what it did not write.
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _target_exists(str(folder))
-    # Beside the target, so that the rename stays within one file system and is atomic.
+    # The output is filled beside the target, so that the rename stays within one file system and is atomic.
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+    # An export that was killed left its partial output here.
+    shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         yield Store(str(partial))
+        # The target may be an empty folder that the user made. Not every platform lets a rename replace one, so it is
+        # removed first.
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)
     finally:
+        # After a success the folder has its new name and there is nothing to delete; after an error, or Ctrl-C, the
+        # partial output goes.
         shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
 def _on_s3(target: Store) -> Iterator[Store]:
+    # The marker and the clearing below treat everything under the prefix as their own, which in a whole bucket could be
+    # anything.
     if not target.root.partition("/")[2]:
         raise ConfigError(f"export target {target.uri} is a whole bucket; name a prefix in it: {target.uri}/NAME")
+    # This checks bucket and permissions before the first image is encoded.
     target.check_conditional_writes()
-    # The marker shows that an export was killed here, so what lies below may be deleted.
+    # A marker is taken as the trace of an export that was killed, so what lies below may be deleted. Two exports to one
+    # prefix at the same time are not told apart from that.
     if target.exists(UNFINISHED_MARKER):
         _clear(target)
     elif target.list():
         raise _target_exists(target.uri)
+    # The marker is written before any file and deleted after the last one. There is no moment in which files exist
+    # without marker or manifest.
     target.write(b"", UNFINISHED_MARKER)
+    # No `finally` here: if the block raises, the marker stays, and tells readers and the next export that the files are
+    # incomplete.
     yield target
     target.filesystem.delete_file(target.path(UNFINISHED_MARKER))
 
 
 def _clear(target: Store) -> None:
     """Delete all but the marker, so that the next attempt clears up again if this one is killed here."""
+    # The prefix may hold many thousands of objects, so they are listed once and deleted one by one.
     infos = target.filesystem.get_file_info(fs.FileSelector(target.root, recursive=True))
     for info in infos:
         if info.type == fs.FileType.File and info.base_name != UNFINISHED_MARKER:

@@ -10,6 +10,7 @@ import yaml
 from emoji_ldm import __version__
 from emoji_ldm.dataset.formats.export_options import ExportPlan
 
+# The hub's search filters by these labels and knows no others: {exclusive limit: label}.
 SIZE_CATEGORIES = {
     1_000: "n<1K",
     10_000: "1K<n<10K",
@@ -51,6 +52,8 @@ def dataset_card(plan: ExportPlan, features: Mapping[str, Any], sizes: Mapping[s
     size = next((text for limit, text in SIZE_CATEGORIES.items() if images < limit), "n>10M")
     files = [{"split": part, "path": f"data/{part}-*"} for part in plan.parts]
     splits = [{"name": part, "num_bytes": sizes[part], "num_examples": rows} for part, rows in plan.parts.items()]
+    # The hub takes configuration, features and sizes from this YAML block, so columns and splits are repeated here in
+    # its notation.
     head = {
         **({"license": plan.options.license} if plan.options.license else {}),
         "pretty_name": "Emoji",
@@ -72,6 +75,8 @@ def dataset_card(plan: ExportPlan, features: Mapping[str, Any], sizes: Mapping[s
 
 
 def _in_yaml(feature: Any) -> dict[str, Any]:
+    # The YAML notation of a feature differs from the JSON one that lies in the Parquet metadata: lists and images have
+    # a short form here.
     if isinstance(feature, list):
         return {"list": feature[0]["dtype"]}
     return {"dtype": "image" if feature["_type"] == "Image" else feature["dtype"]}

@@ -22,9 +22,14 @@ from emoji_ldm.dataset.formats.export_options import ExportPlan, Row
 from emoji_ldm.schemas import IMAGE_TYPE
 from emoji_ldm.store import Store
 
+# Downloads are resumed by file and readers share the files out among themselves, so shards should be many rather than
+# large.
 ROWS_PER_SHARD = 10_000
-MAX_GROUP_ROWS, MAX_GROUP_BYTES = 100, 64_000_000  # the viewer refuses scans of more than 286 MiB
-MIN_GROUP_ROWS, GROUP_END_RATE = 75, 8  # from 75 rows on, a row group ends after one image in 8, chosen by its id
+# The viewer refuses scans of more than 286 MiB, and a row group is the least that it scans.
+MAX_GROUP_ROWS, MAX_GROUP_BYTES = 100, 64_000_000
+# From 75 rows on, a row group ends after one image in 8, which its id selects. Groups thus end at the same images in
+# every export, whatever was added or removed before them.
+MIN_GROUP_ROWS, GROUP_END_RATE = 75, 8
 TEXTS = pa.list_(pa.string())
 COLUMNS: dict[str, pa.DataType] = {
     "image": IMAGE_TYPE, "caption": pa.string(), "captions": TEXTS, "title": pa.string(), "tags": TEXTS,
@@ -32,13 +37,17 @@ COLUMNS: dict[str, pa.DataType] = {
     "num_frames": pa.int32(), "source_url": pa.string(), "page_url": pa.string(), "source_format": pa.string(),
     "fetched_at": pa.timestamp("us", tz="UTC"),
 }  # fmt: skip
-COMPRESSION = {"image.bytes": "none"}  # of columns; all others use zstd
+# PNG is compressed already, so compressing it again would gain next to nothing. And within a compressed page, one
+# changed row would change all bytes after it.
+COMPRESSION = {"image.bytes": "none"}  # all other columns use zstd
 
 
 def write_huggingface(output: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
     """Write shards `data/{part}-00000-of-000NN.parquet` and, last, the data card `README.md`."""
     sizes: dict[str, int] = {}
     with ExitStack() as stack:
+        # Rows of all parts arrive interleaved, so every part has its writer open. Each has an exit stack of its own,
+        # inside the common one, which closes what is open if the export fails.
         parts = {
             name: _SplitWriter(stack.enter_context(ExitStack()), output, name, num) for name, num in plan.parts.items()
         }
@@ -46,6 +55,7 @@ def write_huggingface(output: Store, rows: Iterable[Row], plan: ExportPlan) -> N
             parts[row["part"]].add(row)
         for name, part in parts.items():
             sizes[name] = part.close()
+    # The card comes last, because it states the sizes of the shards.
     features = {name: _feature(kind) for name, kind in COLUMNS.items()}
     output.write(dataset_card(plan, features, sizes).encode(), "README.md")
 
@@ -53,6 +63,7 @@ def write_huggingface(output: Store, rows: Iterable[Row], plan: ExportPlan) -> N
 def schema() -> pa.Schema:
     """The columns, with the metadata that makes `datasets` decode images."""
     features = {name: _feature(kind) for name, kind in COLUMNS.items()}
+    # `datasets` looks for its features under this key of the Arrow schema; without them an image is a struct of bytes.
     return pa.schema(COLUMNS, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
@@ -84,6 +95,8 @@ class _SplitWriter:
         self._flush()
         if self.writer is not None:
             self.writer.close()
+            # The size is complete once the writer has appended the footer, and has to be read before the sink is
+            # closed.
             self.bytes += self.sink.tell()
             self.stack.close()
         self.writer, self.rows = None, 0
@@ -93,6 +106,8 @@ class _SplitWriter:
         if not self.group:
             return
         if self.writer is None:
+            # A shard is opened by its first row group, so that no empty file is left after a part that ends at a
+            # shard's limit.
             name = f"data/{self.name}-{self.shard:05d}-of-{self.num_shards:05d}.parquet"
             self.sink = self.stack.enter_context(open_output_file(self.output, name))
             self.writer, self.shard = _writer(self.sink), self.shard + 1
@@ -101,9 +116,10 @@ class _SplitWriter:
 
 
 def _writer(sink: Any) -> pq.ParquetWriter:
+    # Parquet sets compression and dictionaries per leaf column, whose path differs from the name for structs and lists.
     leaves = [leaf for name, kind in COLUMNS.items() for leaf in _leaves(name, kind)]
     compression = {leaf: COMPRESSION.get(leaf, "zstd") for leaf in leaves}
-    # PNG bytes are all distinct: a dictionary would only cost memory.
+    # A dictionary pays for values that repeat. PNG bytes are all distinct, so it would only cost memory.
     dictionary = [leaf for leaf in leaves if leaf not in COMPRESSION]
     return pq.ParquetWriter(
         sink, schema(), compression=compression, use_dictionary=dictionary, write_page_index=True,

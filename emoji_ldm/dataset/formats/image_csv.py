@@ -19,6 +19,7 @@ from emoji_ldm.store import Store
 
 COLUMNS = ("file_name", "image_url", "image_title", "tag")
 UNTAGGED = "untagged"
+# Chroma subsampling halves the colour resolution, which shows on the sharp edges of emoji; 0 turns it off.
 JPEG = {"quality": 95, "subsampling": 0}
 
 
@@ -27,15 +28,19 @@ def write_image_csv(output: Store, rows: Iterable[Row], plan: ExportPlan) -> Non
     columns = [*COLUMNS, "prompt"] if plan.captioned else [*COLUMNS]
     numbers = Counter[tuple[str, str]]()
     with ExitStack() as stack:
+        # The CSV files stay open for the whole export, since rows of all parts arrive interleaved.
         tables = {part: _table(stack, output, plan, part, columns) for part in plan.parts}
         for row in rows:
             tag = row["tags"][0] if row["tags"] else UNTAGGED
+            # Tags come from the web and may contain slashes or spaces. Tags that give the same stem share one
+            # numbering, so that no image overwrites another.
             stem = re.sub(r"[^\w.-]+", "_", tag)
             number = numbers[row["part"], stem]
             numbers[row["part"], stem] += 1
             name = f"images/{stem}_{number:07d}.{plan.options.images}"
             with open_output_file(output, *_folder(plan, row["part"]), name) as file:
                 file.write(_encode_image(row["image"]["bytes"], plan))
+            # The last cell is the caption; it is cut off where no image has one, and the column with it.
             cells = (name, row["source_url"], row["title"], tag, row["caption"] or "")
             tables[row["part"]].writerow(cells[: len(columns)])
 
@@ -64,6 +69,7 @@ def _encode_image(png: bytes, plan: ExportPlan) -> bytes:
         return png
     with Image.open(io.BytesIO(png)) as image:
         picture = image.convert("RGBA")
+    # JPEG has no alpha, and dropping it would show whatever colour the invisible pixels happen to hold.
     ground = Image.new("RGBA", picture.size, _background_color(plan))
     out = io.BytesIO()
     Image.alpha_composite(ground, picture).convert("RGB").save(out, "JPEG", **JPEG)

@@ -17,6 +17,8 @@ def write_json(output: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
     """Write one JSON list: `records.json`, or with a split `{part}.json`."""
     with ExitStack() as stack:
         files = _files(stack, output, plan, "json")
+        # The list is written piece by piece, because a JSON encoder would need all records in memory. What stands
+        # before a record is the bracket for the first one and a comma for the others.
         separators = dict.fromkeys(files, "[\n")
         for row in rows:
             record = json.dumps({"link": row["source_url"], "caption": row["caption"]}, ensure_ascii=False)
@@ -31,7 +33,8 @@ def write_txt(output: Store, rows: Iterable[Row], plan: ExportPlan) -> None:
     with ExitStack() as stack:
         files = _files(stack, output, plan, "txt")
         for row in rows:
-            caption = " ".join(row["caption"].split())  # a caption is one line, without tabs
+            # A line is a record and a tab separates its fields, so captions lose their own line breaks and tabs.
+            caption = " ".join(row["caption"].split())
             files[row["part"]].write(f"{row['source_url']}\t{caption}\n".encode())
 
 

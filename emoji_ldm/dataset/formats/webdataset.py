@@ -15,6 +15,8 @@ from emoji_ldm.dataset.formats.atomic_output import open_output_file
 from emoji_ldm.dataset.formats.export_options import ExportPlan, Row
 from emoji_ldm.store import Store
 
+# Readers stream whole shards and shuffle them as units: 100 MB is large enough for sequential reading, and small enough
+# to give every worker several.
 SHARD_BYTES = 100_000_000
 SHARD_ROWS = 10_000
 JSON_FIELDS = (
@@ -46,14 +48,18 @@ class _TarShardWriter:
         self.open.close()
 
     def add(self, row: Row, *, with_text: bool) -> None:
+        # Shards are cut by size as well as by count, so the number of shards is not known beforehand and their names do
+        # not state it.
         if self.tar is None or self.rows >= SHARD_ROWS or self.bytes >= SHARD_BYTES:
             self.tar = self._next()
         facts = {name: row[name] for name in JSON_FIELDS} | {"fetched_at": row["fetched_at"].isoformat()}
         members = {"png": row["image"]["bytes"], "json": json.dumps(facts, ensure_ascii=False).encode()}
-        if with_text:  # empty for an image without caption: readers expect the same files in every sample
+        # An image without a caption gets an empty text, because readers expect the same files in every sample.
+        if with_text:
             members["txt"] = (row["caption"] or "").encode()
         for ending, data in members.items():
-            info = tarfile.TarInfo(f"{row['image_id']}.{ending}")  # its defaults fix time, owner and mode
+            # The defaults of `TarInfo` fix time, owner and mode, which real files would not.
+            info = tarfile.TarInfo(f"{row['image_id']}.{ending}")
             info.size = len(data)
             self.tar.addfile(info, io.BytesIO(data))
             self.bytes += len(data)
@@ -63,4 +69,6 @@ class _TarShardWriter:
         self.open.close()
         file = self.open.enter_context(open_output_file(self.output, f"{self.part}-{self.number:06d}.tar"))
         self.number, self.rows, self.bytes = self.number + 1, 0, 0
+        # Mode `w|` writes a plain stream without seeking, as an upload to S3 requires. USTAR headers hold no extensions
+        # that differ between versions of Python.
         return self.open.enter_context(tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT))
