@@ -35,8 +35,10 @@ def nearest_neighbors(
 
 
 def _thumbnail(png: bytes) -> NDArray[np.float32]:
-    # Premultiplied ("RGBa"): the colour of transparent pixels does not count.
+    # Premultiplied ("RGBa"): transparent pixels become zero, so that their arbitrary colour does not count as a
+    # difference.
     image = Image.open(io.BytesIO(png)).convert("RGBa")
+    # Thumbnails this small still match a copy whose details changed by another size, compression or a shift of a pixel.
     image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
     square = Image.new("RGBa", (THUMBNAIL_PX, THUMBNAIL_PX))
     square.paste(image, ((THUMBNAIL_PX - image.width) // 2, (THUMBNAIL_PX - image.height) // 2))

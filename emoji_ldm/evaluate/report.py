@@ -38,6 +38,7 @@ def write_report(config: Config, path: Path) -> Path:
     """
     store = Store(config.store, config.branch)
     data = collect_report_data(config, store)
+    # Autoescape, as captions, titles and reasons come from web pages and must not become HTML of the report.
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     environment.filters["data_uri"] = _data_uri
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +68,7 @@ def collect_report_data(config: Config, store: Store) -> dict[str, Any]:
 def _outcomes(table: Table) -> dict[str, list[tuple[str, int, str]]]:
     """{kind: [(outcome, count, example of a reason)]}, most frequent first."""
     rows = table.read(["kind", "outcome", "reason"]).to_pylist()
+    # Reversed, so that the first reason of each outcome wins.
     reasons = {(row["kind"], row["outcome"]): row["reason"] for row in reversed(rows)}
     counts = Counter((row["kind"], row["outcome"]) for row in rows)
     found: dict[str, list[tuple[str, int, str]]] = {}
@@ -80,6 +82,8 @@ def _captioned(images: Table, captions: Table) -> list[dict[str, Any]]:
     if not images.exists:
         return []
     ids = sorted(images.keys())
+    # Sorted by id, so that the same table always shows the same images. Ids are hashes, so their order says nothing
+    # about what the images show.
     chosen = ids[:: max(len(ids) // SHOWN_IMAGES, 1)][:SHOWN_IMAGES]
     located = images.locate(chosen)
     rows: list[dict[str, Any]] = images.read_located(located, ["image_id", "image", "title", "tags"]).to_pylist()
@@ -99,6 +103,7 @@ def _generated(generated: Table, images: Table, run: str) -> dict[str, Any]:
     own = _files_of_run(generated, run)
     rows = _newest_rows(generated, own or reversed(generated.live_files()))
     if rows and images.exists:
+        # Every crawled image is a candidate: a copy of a single training image is what this comparison is to find.
         known = images.read(["image", "title"]).to_pylist()
         best, distance = nearest_neighbors(thumbnail_vectors(_pngs(rows)), thumbnail_vectors(_pngs(known)))
         for row, index, gap in zip(rows, best, distance, strict=True):
@@ -108,7 +113,7 @@ def _generated(generated: Table, images: Table, run: str) -> dict[str, Any]:
 
 def _files_of_run(table: Table, run: str) -> list[str]:
     """Live files that a run committed, newest first."""
-    # The log, not the rows, knows which run wrote a file: a row names its checkpoint only.
+    # The log, not the rows, knows which run wrote a file: a row names only its checkpoint, which several runs may use.
     written = {
         action["add"]["path"]
         for _, actions in log_entries(table)
@@ -123,7 +128,8 @@ def _newest_rows(table: Table, files: Iterable[str]) -> list[dict[str, Any]]:
     """The last rows of files that are given newest first; only as many files as needed are read."""
     rows: list[dict[str, Any]] = []
     for path in files:
-        # Rows of a file are in the order of generation, so its newest ones are last.
+        # Rows of a file are in the order of generation, so its newest ones are last. The loop ends before `rows` is
+        # complete, so the start of the slice is negative and counts from the end.
         keys = table.keys_of(path).to_pylist()[len(rows) - SHOWN_GENERATED :]
         rows += reversed(table.read_located({path: keys}, GENERATED_COLUMNS).to_pylist())
         if len(rows) >= SHOWN_GENERATED:
@@ -139,6 +145,7 @@ def _version_row(name: str, table: Table) -> dict[str, Any]:
     """A table's version and size, and the origin of its newest commit by a job."""
     commits = [entry for entry in table_commits(table) if entry["stage"]]
     newest = commits[0] if commits else {"parents": {}, "run": "", "stage": "", "time": None, "code": ""}
+    # The newest commit may be older than the table's version, as compaction and restores commit without a stage.
     return {"name": name, "rows": table.count(), "version": table.version, "num_commits": len(commits), **newest,
             "version_of_table": table.version}  # fmt: skip
 
@@ -148,7 +155,8 @@ def _stages(store: Store, run: str) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name in store.list("runs", run, "stages"):
         facts = json.loads(store.read("runs", run, "stages", name))
-        if facts["stage"] == "report":  # this very page
+        # The report cannot state its own time: it is still being made.
+        if facts["stage"] == "report":
             continue
         stage = found.setdefault(facts["stage"], {"seconds": 0.0, "peak_mb": 0.0, "num_runs": 0})
         stage["seconds"] += facts["seconds"]

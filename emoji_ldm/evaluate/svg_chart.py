@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # imported where it is used: matplotlib takes half a second
+# Matplotlib takes half a second to import, so it is imported only where a chart is drawn.
+if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH_PT, HEIGHT_PT = 480, 230
@@ -56,7 +57,8 @@ def draw_line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str) -> s
     salt = hashlib.sha256(repr((curves, x_label, y_label)).encode()).hexdigest()
     # Simplifying merges points that are nearer than half a pixel, so that long trainings do not make the page large.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "path.simplify_threshold": 0.5}):
-        figure = Figure(figsize=(WIDTH_PT / 72, HEIGHT_PT / 72), dpi=72)  # no pyplot, whose figures are global
+        # Not pyplot, whose figures are global state of the process. At 72 dpi one pixel is one point.
+        figure = Figure(figsize=(WIDTH_PT / 72, HEIGHT_PT / 72), dpi=72)
         axes = figure.add_axes((
             LEFT_PT / WIDTH_PT, BOTTOM_PT / HEIGHT_PT, 1 - (LEFT_PT + RIGHT_PT) / WIDTH_PT,
             1 - (TOP_PT + BOTTOM_PT) / HEIGHT_PT,
@@ -82,11 +84,13 @@ def _style_axes(axes: Axes, curves: Sequence[Curve], x_label: str) -> None:
     xs = [x for curve in curves for x, _ in curve.points]
     logs = [math.log10(max(y, MIN_Y)) for curve in curves for _, y in curve.points]
     axes.set_yscale("log")
+    # At least one step wide, as matplotlib warns about limits that are equal.
     axes.set_xlim(min(xs), max(max(xs), min(xs) + 1))
     axes.set_ylim(10 ** (min(logs) - 0.02), 10 ** (max(logs) + 0.02))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    # Less than a decade has too few powers of ten for ticks.
+    # Powers of ten alone would give too few ticks: 1, 2 and 5 times each of them are shown where the data span most of
+    # a decade, and below that the locator chooses.
     decades = max(logs) - min(logs)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades > 0.7 else "auto", numticks=8))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
@@ -101,11 +105,13 @@ def _style_axes(axes: Axes, curves: Sequence[Curve], x_label: str) -> None:
 
 def _inline_svg(document: bytes, title: str) -> str:
     """The SVG document as an element for an HTML page: scalable, named, and without ids that other charts have too."""
+    # Otherwise ElementTree would invent prefixes (ns0:svg), which HTML parsers do not take for SVG elements.
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
     root = ET.fromstring(document)
     for metadata in root.findall(f"{{{SVG}}}metadata"):
         root.remove(metadata)
+    # Without a fixed size the `viewBox` remains, and the style sheet of the page scales the chart to its column.
     for name in ("width", "height"):
         root.attrib.pop(name)
     root.attrib |= {"class": "chart", "role": "img"}
@@ -116,6 +122,7 @@ def _inline_svg(document: bytes, title: str) -> str:
     referenced = _referenced_ids(root)
     for element in root.iter():
         name = element.attrib.get("id", "")
+        # The page colours its legend by class, and a class may occur in several charts, unlike an id.
         if name.startswith("curve-"):
             element.attrib["class"] = name.removeprefix("curve-")
         if name and name not in referenced:

@@ -18,7 +18,7 @@ TrainingLog = Sequence[Mapping[str, Any]]
 
 
 def summarize_trainings(store: Store, run: str) -> dict[str, dict[str, Any]]:
-    """{section: rows, charts, samples, pairs, warnings, steps} of what a run trained."""
+    """What a run trained, as {section: {"steps", "rows", "charts", "samples", "pairs", "warnings"}}."""
     found = {}
     for section in ("train", "autoencoder"):
         if log := _read_log(store, run, section):
@@ -35,13 +35,15 @@ def _read_log(store: Store, run: str, section: str) -> list[dict[str, Any]]:
     if not store.exists("runs", run, section, "losses.jsonl"):
         return []
     text = store.read("runs", run, section, "losses.jsonl").decode()
+    # A report may be made while the training runs, so the last line may lack its end.
     return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
 
 def _rows(log: TrainingLog) -> list[tuple[str, str]]:
     """The figures that people ask for first, as (name, value)."""
     last = log[-1]
-    has_times = all("step_s" in line and "time_s" in line for line in log)  # logs of older releases have none
+    # Logs of older releases have no times, and a resumed training may have continued such a log.
+    has_times = all("step_s" in line and "time_s" in line for line in log)
     summary = summarize_log(log) if has_times else {}
     rows = [("steps", f"{int(last['step']):,}")]
     if summary:
@@ -75,11 +77,13 @@ def _charts(log: TrainingLog) -> list[dict[str, Any]]:
 
 def _chart(name: str, y_label: str, curves: list[Curve]) -> dict[str, Any]:
     curves = [curve for curve in curves if curve.points]
+    # Curves without points were left out above, so the legend names only lines that are drawn.
     return {"name": name, "curves": curves, "svg": draw_line_chart(curves, x_label="step", y_label=y_label)}
 
 
 def _raw_and_mean(points: Points, label: str) -> list[Curve]:
     """A thin line of the points, and a thick one of their moving average over a twentieth of the log."""
+    # At least two points, or the mean would repeat the raw line.
     mean = moving_average(points, max(len(points) // 20, 2))
     return [Curve("raw", label, points, LIGHT_ORANGE, 1.0), Curve("mean", "moving average", mean, ORANGE, 2.5)]
 
@@ -92,6 +96,7 @@ def _grids(store: Store, run: str, section: str, kind: str) -> list[tuple[int, b
     """(step, PNG) of `samples` or `pairs`, evenly chosen from the first to the last."""
     names = [name for name in store.list("runs", run, section, kind) if name.endswith(".png")]
     last = SHOWN_SAMPLES - 1
+    # First and last are always among them, as the reader wants to see where the training began and what came of it.
     chosen = [names[round(i * (len(names) - 1) / last)] for i in range(SHOWN_SAMPLES)] if len(names) > last else names
     return [(int(name[5:-4]), store.read("runs", run, section, kind, name)) for name in chosen]
 
@@ -101,5 +106,6 @@ def _warnings(log: TrainingLog) -> list[str]:
     found = [f"step {step}: skipped, its gradient norm was {norm}" for line in log
              for step, norm in line.get("bad", {}).items()]  # fmt: skip
     found += [f"step {line['step']}: {note}" for line in log for note in line.get("notes", [])]
+    # A diverging training may skip thousands of steps, which would bury everything else on the page.
     num_more = len(found) - SHOWN_WARNINGS
     return found[:SHOWN_WARNINGS] + ([f"and {num_more} more"] if num_more > 0 else [])

@@ -1,6 +1,7 @@
 """What is known of a model from its files alone: where it is, its key and its limits.
 
-Needs no torch: drivers plan a run, and the service knows what it can be asked for, before any worker loads weights.
+This module needs no torch: drivers plan a run, and the service knows which requests it can accept, before any worker
+loads weights.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
         ModelError: Nothing of that name exists, or the run has no checkpoint yet.
     """
     if is_moving_reference(checkpoint):
+        # The URI that is returned names the checkpoint itself: an alias may move while a run still refers to its model.
         found = resolve_reference(config, store, checkpoint)
         return found.fetch(cache, "pipeline"), found.uri
     # A checkpoint of ours has a manifest, which is written last: its existence means that the upload is complete.
@@ -50,6 +52,7 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
     if store.exists(path, checkpoints.MANIFEST_FILE):
         found = checkpoints.Checkpoint(store, path, 0)
         return found.fetch(cache, "pipeline"), found.uri
+    # The folder of a checkpoint that was copied out of a store has its pipeline one level below.
     for folder in (Path(checkpoint).expanduser(), Path(checkpoint).expanduser() / "pipeline"):
         if (folder / MODEL_INDEX).is_file():
             return folder.absolute(), str(folder.absolute())
@@ -90,6 +93,7 @@ def adapter_folder(store: Store, cache: Path, option: str, value: str) -> Path:
     Raises:
         ModelError: There are no adapters.
     """
+    # Besides the adapter's own folder, those of a checkpoint and of its `pipeline` are accepted, as users copy either.
     for local in (folder := Path(value).expanduser(), folder / "lora", folder / "pipeline" / "lora"):
         if (local / LORA_FILE).is_file():
             return local.absolute()
@@ -116,11 +120,13 @@ def model_key(folder: Path | str) -> str:
     """
     folder = local_folder(folder)
     facts: list[object] = []
+    # Sorted, since the order of a directory listing differs between file systems and the key must not.
     for path in sorted(path for part in PIPELINE_PARTS for path in (folder / part).iterdir()):
         if path.name in ("config.json", "scheduler_config.json"):
             settings = read_json(path)
             # Names with an underscore are diffusers' own notes, such as the version that saved the file.
             facts.append({name: settings[name] for name in settings if name[0] != "_" and name not in IGNORED_SETTINGS})
+        # Weights and vocabularies are hashed by content. Other files, such as the README, change no pixel.
         elif path.suffix in (".safetensors", ".txt") or path.name in ("tokenizer.json", "vocab.json"):
             with path.open("rb") as stream:
                 facts.append([path.parent.name, path.name, hashlib.file_digest(stream, "sha256").hexdigest()])
@@ -164,6 +170,7 @@ def read_model_limits(folder: Path | str, loras: Iterable[str] = ()) -> ModelLim
     unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     cells, cell_px = unet.get("sample_size"), 2 ** (len(vae["block_out_channels"]) - 1)
+    # diffusers also allows a pair (height, width) here.
     if not isinstance(cells, int):
         raise ModelError(f"{folder / 'unet'}: sample_size={cells} is not one number; only models of square images work")
     return ModelLimits(

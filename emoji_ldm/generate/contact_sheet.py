@@ -13,7 +13,8 @@ IMAGE_SIDE_PX = 128
 MARGIN_PX = 12
 LINE_PX = 17
 MAX_CAPTION_LINES = 3
-MAX_CAPTION_CHARACTERS = 200  # more than three lines hold; measuring text takes time in proportion to its length
+# More than three lines hold. The text is cut before it is wrapped, as measuring takes time in proportion to its length.
+MAX_CAPTION_CHARACTERS = 200
 FONT_PX = 13
 PAGE, CARD, EDGE, CHECK, INK = "#eef0f3", "#ffffff", "#d9dde3", "#f1f3f5", "#30363d"
 
@@ -37,6 +38,7 @@ def contact_sheet(images: Sequence[tuple[bytes, str]], columns: int = 0) -> byte
     font = ImageFont.load_default(FONT_PX)
     captions = [_wrap(caption, font) for _, caption in images]
     width = IMAGE_SIDE_PX + 2 * MARGIN_PX
+    # All cards are as high as the one with the longest caption, so that the rows of the sheet line up.
     height = IMAGE_SIDE_PX + 2 * MARGIN_PX + LINE_PX * max(len(lines) for lines in captions) + MARGIN_PX // 2
     rows = math.ceil(len(images) / columns)
     sheet = Image.new("RGB", (columns * (width + MARGIN_PX) + MARGIN_PX, rows * (height + MARGIN_PX) + MARGIN_PX), PAGE)
@@ -55,9 +57,11 @@ def _card(png: bytes, lines: Sequence[str], size: tuple[int, int], font: Font) -
     draw.rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), radius=8, fill=CARD, outline=EDGE)
     image = _scale_to_card(Image.open(io.BytesIO(png)).convert("RGBA"))
     background = _checkerboard()
+    # `alpha_composite` rather than `paste`: it blends transparent edges with the checkerboard correctly.
     background.alpha_composite(image, ((IMAGE_SIDE_PX - image.width) // 2, (IMAGE_SIDE_PX - image.height) // 2))
     card.paste(background, (MARGIN_PX, MARGIN_PX))
     for index, line in enumerate(lines):
+        # The anchor "ma" centres each line, so the width of the text need not be measured again.
         top = IMAGE_SIDE_PX + 2 * MARGIN_PX + index * LINE_PX - 4
         draw.text((size[0] // 2, top), line, fill=INK, font=font, anchor="ma")
     return card
@@ -70,6 +74,7 @@ def _scale_to_card(image: Image.Image) -> Image.Image:
         scaled = image.copy()
         scaled.thumbnail((IMAGE_SIDE_PX, IMAGE_SIDE_PX), Image.Resampling.LANCZOS)
         return scaled
+    # At least 1, as larger images were handled above.
     factor = IMAGE_SIDE_PX // longest
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
 
@@ -79,6 +84,7 @@ def _checkerboard(cell_px: int = 8) -> Image.Image:
     board = Image.new("RGBA", (IMAGE_SIDE_PX, IMAGE_SIDE_PX), CARD)
     draw = ImageDraw.Draw(board)
     for top in range(0, IMAGE_SIDE_PX, cell_px):
+        # Every second row of cells starts one cell further right; only the dark cells are drawn.
         for left in range(top % (2 * cell_px), IMAGE_SIDE_PX, 2 * cell_px):
             draw.rectangle((left, top, left + cell_px - 1, top + cell_px - 1), fill=CHECK)
     return board
@@ -89,6 +95,7 @@ def _wrap(text: str, font: Font) -> list[str]:
     lines: list[str] = []
     for word in text[:MAX_CAPTION_CHARACTERS].split():
         longer = f"{lines[-1]} {word}" if lines else word
+        # A word that is wider than the card gets a line of its own, which `_truncate` shortens.
         if lines and font.getlength(longer) <= IMAGE_SIDE_PX + MARGIN_PX:
             lines[-1] = longer
         else:

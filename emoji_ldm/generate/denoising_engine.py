@@ -164,8 +164,6 @@ class _StackedRows:
         initials = [row.initial for row in self.order]
         self.mask = None
         if any(initial.mask is not None for initial in initials):
-            # Rows with and without a mask share one expression in `tick`; where the mask is 1 the kept image has weight
-            # 0.
             zeros, ones = torch.zeros_like(self.x[0]), torch.ones_like(self.x[0, :1])
             self.mask = torch.stack([ones if initial.mask is None else initial.mask for initial in initials])
             self.image_latents = torch.stack(

@@ -94,8 +94,7 @@ class EncoderDecoder:
         """
         prompts = [prompt for request in requests for prompt in (request.prompt, request.negative_prompt)]
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._prompt_cache]
-        # dict.fromkeys above removed repetitions, such as one negative prompt that all requests share. A single missing
-        # prompt is left to `encode`.
+        # A single missing prompt is left to `encode`, which encodes it alone anyway.
         if not self.deterministic and len(missing) > 1:
             for prompt, states in zip(missing, self.model.encode_prompts(missing), strict=True):
                 self._cache_prompt(prompt, states)
@@ -109,8 +108,6 @@ class EncoderDecoder:
 
     def _cache_prompt(self, prompt: str, states: Tensor) -> None:
         self._prompt_cache[prompt] = states
-        # The cache is ordered by use (see move_to_end above), so the first entry is the one that was not used for
-        # longest.
         if len(self._prompt_cache) > PROMPT_CACHE_SIZE:
             self._prompt_cache.popitem(last=False)
 

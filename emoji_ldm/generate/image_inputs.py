@@ -31,6 +31,7 @@ def open_image(data: bytes, name: str = "image") -> Image.Image:
     try:
         return decode_image(data, MAX_SIDE_PX)[0]
     except Rejected as rejected:
+        # The part after the semicolon states the limit, which the message below states together with the remedy.
         reason = rejected.reason.partition(";")[0]
         if rejected.outcome in (Outcome.TOO_LARGE, Outcome.TOO_SMALL):
             raise ConfigError(f"{name} is refused: {reason}; give a side of 8 to {MAX_SIDE_PX} px") from None
@@ -43,6 +44,8 @@ def fit_to_canvas(image: Image.Image, width: int, height: int) -> Pixels:
     Returns:
         uint8 `(height, width, 4)`, or `(height, width)` for a greyscale image.
     """
+    # Padding, not cropping: no part of what the user sent may be lost, and transparent borders are natural for an
+    # emoji.
     canvas = Image.new(image.mode, (width, height))
     scale = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -53,7 +56,8 @@ def fit_to_canvas(image: Image.Image, width: int, height: int) -> Pixels:
     return np.asarray(canvas)
 
 
-@lru_cache(maxsize=8)  # the n images of one request start from the same file, which may be large
+# The n images of one request start from the same file, which may be large.
+@lru_cache(maxsize=8)
 def load_init_image(data: bytes, width: int, height: int) -> Pixels:
     """Read-only pixels of a request's image at the request's size. Raises as `open_image`."""
     pixels = fit_to_canvas(open_image(data), width, height)
@@ -74,10 +78,13 @@ def load_mask(data: bytes, image: bytes, width: int, height: int) -> Mask:
         raise ConfigError(f"mask is {opened.width}x{opened.height} px, but image is {size[0]}x{size[1]}: "
                           "give a mask of the size of the image")  # fmt: skip
     alpha = np.asarray(opened.getchannel("A"))
+    # OpenAI's image API takes transparent masks, diffusers and the web UIs white ones. A mask with any transparency is
+    # read the first way.
     repaint = 255 - alpha if (alpha < 255).any() else np.asarray(opened.convert("L"))
     if not (repaint >= MASK_THRESHOLD).any():
         raise ConfigError("mask selects nothing to repaint: make it transparent, or white if it has no alpha channel, "
                           "where the image is to be repainted")  # fmt: skip
+    # The mask is scaled exactly as the image is, so that the two stay aligned; padding gets 0 and is kept.
     mask: Mask = fit_to_canvas(Image.fromarray(repaint), width, height) >= MASK_THRESHOLD
     mask.setflags(write=False)
     return mask
@@ -90,6 +97,7 @@ def check_image_inputs(request: GenerationRequest) -> None:
     if request.image:
         open_image(request.image)
     if request.mask:
+        # The size of the generated image does not matter here, since all checks look at the mask before it is scaled.
         load_mask(request.mask, request.image, 8, 8)
 
 
@@ -103,4 +111,5 @@ def restore_unmasked(pixels: Pixels, request: GenerationRequest) -> Pixels:
         return pixels
     height, width = pixels.shape[:2]
     repaint = load_mask(request.mask, request.image, width, height)
+    # The same cached pixels that the sampler encoded, so every kept pixel is exactly that of the scaled image.
     return np.where(repaint[..., None], pixels, load_init_image(request.image, width, height))

@@ -44,7 +44,8 @@ class StepTimer:
 
     def __init__(self, *, on_gpu: bool) -> None:
         self.on_gpu = on_gpu
-        self._done: deque[TimedStep] = deque(maxlen=2 * MAX_STEPS_AHEAD)  # bounded, as callers need not `take` them
+        # Bounded, since callers such as the offline sampler never `take` the times.
+        self._done: deque[TimedStep] = deque(maxlen=2 * MAX_STEPS_AHEAD)
         self._in_flight: deque[tuple[torch.cuda.Event, torch.cuda.Event, LatentShape, int, int]] = deque()
 
     @contextmanager
@@ -59,6 +60,8 @@ class StepTimer:
             self._in_flight.append((first, last, shape, num_rows, cost))
             self._limit_steps_ahead()
             return
+        # No try/finally here or above: a tick that fails, for instance out of memory, says nothing about the time of a
+        # tick.
         started = time.perf_counter()
         yield
         self._done.append(TimedStep(shape, num_rows, cost, time.perf_counter() - started))
@@ -78,6 +81,7 @@ class StepTimer:
         """Wait for the tick before last."""
         if len(self._in_flight) > MAX_STEPS_AHEAD:
             first, last, shape, num_rows, cost = self._in_flight.popleft()
+            # Waiting for the event rather than for the device: ticks that were queued later go on running meanwhile.
             last.synchronize()
             milliseconds: float = first.elapsed_time(last)
             self._done.append(TimedStep(shape, num_rows, cost, milliseconds / 1000))
@@ -88,6 +92,7 @@ class LatencyProfile:
 
     def __init__(self, seconds: Mapping[int, float]) -> None:
         """Start with measurements {rows: seconds}, at least one."""
+        # Sorted by rows, as `predict_s` searches the keys by bisection.
         self._seconds = dict(sorted(seconds.items()))
 
     def update(self, rows: int, seconds: float) -> None:
@@ -104,6 +109,7 @@ class LatencyProfile:
         index = bisect_left(sizes, rows)
         if index == len(sizes):
             return self._seconds[sizes[-1]] * rows / sizes[-1]
+        # Below the smallest measured size the time is dominated by launching kernels, so it is not scaled down.
         if sizes[index] == rows or index == 0:
             return self._seconds[sizes[index]]
         low, high = sizes[index - 1], sizes[index]
@@ -126,6 +132,7 @@ def efficient_batch_size(rounds: Sequence[Mapping[int, float]]) -> int:
         rounds: Several measurements of {images: seconds of a tick}. Sizes are compared within a round only, as the
             machine's speed may change between rounds.
     """
+    # The median over rounds of a ratio within a round is robust against both slow rounds and single outliers.
     fullest = max(rounds[0])
     costs = {size: median((times[size] / size) / (times[fullest] / fullest) for times in rounds) for size in rounds[0]}
     return min(size for size, cost in costs.items() if cost <= MAX_RELATIVE_COST)

@@ -38,11 +38,13 @@ def with_lora(model: LatentDiffusionModel, folder: Path) -> LatentDiffusionModel
         layers, alphas, metadata = _read_lora(folder, model)
         unet, text_encoder = _shared_copy(model.unet), model.text_encoder
         _add_lora(unet, "unet", layers, alphas, metadata)
+        # The key of the encoder is part of the keys of cached prompt states, so an adapted encoder needs another one.
         if any(name.startswith("text_encoder.") for name in layers):
             text_encoder = replace(
                 text_encoder, model=_shared_copy(text_encoder.model), key=key_of(text_encoder.key, key)
             )
             _add_lora(text_encoder.model, "text_encoder", layers, alphas, metadata)
+    # Adapter files come from users, and diffusers and peft raise all of these for files that are damaged or do not fit.
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"adapter {folder / LORA_FILE} does not fit the model, or is damaged: {reason}") from None
@@ -60,12 +62,14 @@ def _read_lora(
     from safetensors import safe_open
 
     with safe_open(folder / LORA_FILE, "pt") as file:
+        # A DoRA also rescales each weight's magnitude. Merged as a plain LoRA it would give plausible but wrong images.
         if any("dora_scale" in name for name in file.keys()):  # noqa: SIM118  `file` is not a mapping
             raise ValueError("it is a DoRA, whose scales diffusers drops silently")
     layers, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
         folder, weight_name=LORA_FILE, unet_config=model.unet.config, use_safetensors=True, local_files_only=True,
         return_lora_metadata=True,
     )  # fmt: skip
+    # Tensors of a part that is not adapted here, such as a second text encoder, would be ignored in silence.
     unknown = [name for name in layers if not name.startswith(LORA_PREFIXES)]
     if unknown or not layers:
         raise ValueError(f"it has {unknown[0] if unknown else 'no tensors'}; tensor names start with {LORA_PREFIXES}")
@@ -86,6 +90,7 @@ def _add_lora(module: Any, part: str, layers: Mapping[str, Any], alphas: Any, me
 
     if not any(name.startswith(f"{part}.") for name in layers):
         return
+    # diffusers offers loading as a method for the U-Net, and as a class method of the pipeline for the text encoder.
     if part == "unet":
         module.load_lora_adapter(
             dict(layers), prefix=part, adapter_name=ADAPTER_NAME, network_alphas=alphas, metadata=metadata
@@ -94,12 +99,15 @@ def _add_lora(module: Any, part: str, layers: Mapping[str, Any], alphas: Any, me
         StableDiffusionPipeline.load_lora_into_text_encoder(
             dict(layers), alphas, module, prefix=part, adapter_name=ADAPTER_NAME, metadata=metadata
         )
-    # diffusers only logs a warning about tensors that it did not use, and would sample without them.
+    # diffusers only logs a warning about tensors that it did not use, and would sample without them. So the tensors
+    # that arrived in the module are counted.
+    # Alphas are scalars that scale a layer's product; they do not become tensors of the module.
     num_given = sum(name.startswith(f"{part}.") and ".alpha" not in name for name in layers)
     num_used = sum(f".{ADAPTER_NAME}." in name for name in module.state_dict())
     if num_given != num_used:
         raise ValueError(f"{num_given - num_used} of its {num_given} tensors for {part} belong to no layer")
     _merge_lora_layers(module)
+    # peft's wrappers are needless once their product is in the weight, and would slow down every forward pass.
     recurse_remove_peft_layers(module)
     module.eval().requires_grad_(False)
 
@@ -111,5 +119,6 @@ def _merge_lora_layers(module: Any) -> None:
     for layer in module.modules():
         if isinstance(layer, BaseTunerLayer):
             base: Any = layer.get_base_layer()
+            # `merge` adds in place to whatever tensor `weight` is at that moment, so it is replaced by a copy before.
             base.weight = torch.nn.Parameter(base.weight.detach().clone(), requires_grad=False)
             layer.merge()

@@ -1,4 +1,4 @@
-"""Requests in, images out: the engine without a service around it, for batch jobs and training previews.
+"""Generating images for a list of requests without a service around the engine: for batch jobs and training previews.
 
 A row that is finished makes room for the next one, so rows with few steps never wait for rows with many. In
 deterministic mode the pixels are bit by bit those of the service.
@@ -43,6 +43,8 @@ class OfflineSampler:
             self.engine, self.encoder_decoder, self._max_batch = (
                 loaded.engine, loaded.encoder_decoder, loaded.max_batch,
             )  # fmt: skip
+        # The deterministic mode has one batch shape, so measuring could not improve anything; kernels are captured
+        # only.
         elif warmup:
             self.engine, self.encoder_decoder = prepare_engine(model, batch_size, deterministic=True)
         else:
@@ -57,6 +59,7 @@ class OfflineSampler:
         """
         latents = self._denoise(requests, on_step)
         images: dict[int, RgbaImage] = {}
+        # Decoding takes latents of one shape at once, and the requests may ask for several sizes.
         for shape in {part.shape for part in latents}:
             indices = [index for index, part in enumerate(latents) if part.shape == shape]
             images |= zip(indices, self.encoder_decoder.decode([latents[index] for index in indices]), strict=True)
@@ -69,6 +72,8 @@ class OfflineSampler:
     def _denoise(self, requests: Sequence[GenerationRequest], on_step: StepCallback | None) -> list[Tensor]:
         for request in requests:
             self.encoder_decoder.check(request)
+        # All requests are checked above before the first step: a bad one at the end must not waste the work for the
+        # others.
         num_steps = [len(self.encoder_decoder.schedule(request)) for request in requests]
         shapes = [self.encoder_decoder.shape(request) for request in requests]
         # A tick takes rows of one shape only. Long rows first: the tail, where ticks are not full, gets short.
@@ -77,6 +82,7 @@ class OfflineSampler:
         latents: dict[int, Tensor] = {}
         steps_done = 0
         while waiting or running:
+            # A row of any shape fits when nothing runs, so this loop always leaves at least one row to advance.
             while waiting and self._fits(shapes[waiting[0]], [shapes[index] for index in running]):
                 index = waiting.popleft()
                 running[index] = self.encoder_decoder.encode(requests[index])

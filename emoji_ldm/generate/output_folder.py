@@ -38,6 +38,7 @@ def write_output_folder(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path
     table = io.StringIO()
     writer = csv.DictWriter(table, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
+    # A setting that both state is taken from the row: the table is what the data set's readers see.
     writer.writerows({**_png_text(row["image"]["bytes"]), **row, "file": name}
                      for name, row in zip(names, rows, strict=True))  # fmt: skip
     sheet_png = contact_sheet([(row["image"]["bytes"], row["prompt"]) for row in rows[:MAX_ON_SHEET]])
@@ -55,7 +56,9 @@ def write_output_folder(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path
 # python-slugify would do this, but it transliterates other alphabets: existing folders would get a second set of names.
 def file_name(index: int, prompt: str, seed: int) -> str:
     """`NNNN_<prompt>_<seed>.png`, made of characters that every file system accepts."""
+    # NFKD splits an accented letter into the letter and its accent, so "café" becomes "cafe" and not "caf".
     ascii_text = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    # 40 characters keep names below the limits of file systems; the number and the seed keep them distinct.
     slug = re.sub(r"[^a-z0-9]+", "-", ascii_text)[:40].strip("-") or "emoji"
     return f"{index:04d}_{slug}_{seed}.png"
 

@@ -60,6 +60,8 @@ class LatentDiffusionModel:
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Token states `(N, max_tokens, width)` float32 of prompts that are encoded as one batch."""
+        # Cross-attention sees the padding as well, so a prompt with less padding would give other images than the
+        # pipeline.
         return self.text_encoder.pad(self.text_encoder.encode(prompts), self.max_tokens).to(self.device)
 
 
@@ -85,6 +87,7 @@ def load_model(folder: Path | str, device: str | None = None) -> LatentDiffusion
     _check_supported(folder, unet.config, vae_config)
     # The pipeline pads prompts to the tokenizer's length, so the same number of states must reach the U-Net.
     max_tokens = int(read_json(folder / "tokenizer" / "tokenizer_config.json").get("model_max_length", 77))
+    # The autoencoder halves the side once per resolution after the first.
     size_px = unet.config.sample_size * 2 ** (len(vae_config["block_out_channels"]) - 1)
     return LatentDiffusionModel(
         unet=unet,
@@ -113,6 +116,7 @@ def sampling_device(num_gpus: float, *, deterministic: bool = True) -> str:
 
 def _check_supported(folder: Path, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
     """Raise ModelError for inpainting, upscaling and distilled pipelines, whose U-Nets take other inputs."""
+    # Inpainting and upscaling U-Nets take the masked image or the small image as further channels.
     if unet["in_channels"] != latent_channels(vae) or not isinstance(unet["sample_size"], int):
         raise ModelError(f"{folder}: the U-Net takes {unet['in_channels']} channels of side {unet['sample_size']}, "
                          f"the autoencoder gives {latent_channels(vae)}; only text-to-image models work")  # fmt: skip

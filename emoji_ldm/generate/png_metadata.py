@@ -17,7 +17,8 @@ from emoji_ldm import __version__
 from emoji_ldm.generate.image_inputs import restore_unmasked
 from emoji_ldm.generate.request import CORE_FIELDS, IMAGE_FIELDS, GenerationRequest, default_scheduler, request_settings
 
-if TYPE_CHECKING:  # it imports torch, which drivers do without
+# For annotations only: the module imports torch, which drivers do without.
+if TYPE_CHECKING:
     from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
 
 FAINT_ALPHA = 8  # pixels with an alpha below this, of 255, are cleared
@@ -47,11 +48,14 @@ def to_png(pixels: NDArray[np.uint8], request: GenerationRequest, facts: Mapping
         request: What was generated.
         facts: Further text chunks, see `provenance`.
     """
+    # Pixels of the original image are put back last: its faint pixels belong to it and stay.
     pixels = restore_unmasked(clear_faint_pixels(pixels), request)
+    # An opaque image without an alpha channel is smaller, and opens in tools that know no alpha.
     image = Image.fromarray(pixels if (pixels[..., 3] < 255).any() else np.ascontiguousarray(pixels[..., :3]))
     info = PngImagePlugin.PngInfo()
     for name, value in {**request_settings(request), **facts, "parameters": _parameters(request, image, facts)}.items():
-        info.add_itxt(name, value)  # iTXt, as prompts may hold any Unicode text
+        # iTXt chunks are UTF-8; prompts may hold any text, and tEXt chunks only Latin-1.
+        info.add_itxt(name, value)
     stream = io.BytesIO()
     image.save(stream, "PNG", pnginfo=info)
     return stream.getvalue()
@@ -113,6 +117,7 @@ def read_request(png: bytes) -> GenerationRequest:
 
 def _parameters(request: GenerationRequest, image: Image.Image, facts: Mapping[str, str]) -> str:
     """The settings as the web UIs write and parse them: prompt, negative prompt, one line of name-value pairs."""
+    # Names, order and separators are those that the web UIs parse; None leaves a pair out.
     values = {
         "Steps": request.steps,
         "Sampler": facts.get("sampler") or WEBUI_SAMPLERS.get(request.scheduler),

@@ -1,5 +1,6 @@
-"""The request for one generated image, its default settings and its text form. Needs no torch, so that drivers can
-plan a generation without loading it.
+"""The request for one generated image, its default settings and its text form.
+
+This module needs no torch, so that drivers can plan a generation without loading it.
 """
 
 from __future__ import annotations
@@ -60,13 +61,15 @@ def request_settings(request: GenerationRequest) -> dict[str, str]:
     special = {field.name for field in fields(request) if getattr(request, field.name) != field.default}
     special -= {*IMAGE_FIELDS}
     if not request.image:
-        special.discard("strength")  # it has no effect without an image, so it must not change the id
+        # Strength has no effect without an image, so it must not change the id.
+        special.discard("strength")
     names = (*CORE_FIELDS, *sorted(special - {*CORE_FIELDS}))
     hashes = {f"{name}_sha256": image_sha256(data) for name in IMAGE_FIELDS if (data := getattr(request, name))}
     return {**{name: str(getattr(request, name)) for name in names}, **hashes}
 
 
-@lru_cache(maxsize=8)  # all images of one run start from the same few files
+# All images of one run start from the same few files, which may be large.
+@lru_cache(maxsize=8)
 def image_sha256(data: bytes) -> str:
     """SHA-256 of an image file, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

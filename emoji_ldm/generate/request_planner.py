@@ -17,7 +17,8 @@ def plan_requests(config: GenerateConfig) -> list[GenerationRequest]:
     Raises:
         ConfigError: There is no prompt, a file cannot be read, or the last seed exceeds `MAX_SEED`.
     """
-    # A dict keeps the first occurrence of each prompt, in order.
+    # A dict keeps the first occurrence of each prompt, in order. Repeated prompts would have the same id and the same
+    # pixels.
     prompts = list(dict.fromkeys(prompt.strip() for prompt in (*config.prompts, *_read_prompts(config.prompts_file))))
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
@@ -30,7 +31,8 @@ def plan_requests(config: GenerateConfig) -> list[GenerationRequest]:
             f"generate.seed={config.seed} is too large for {config.num_images} images: at most {MAX_SEED}"
         )
     template = _request_template(config)
-    check_image_inputs(template)  # a bad image fails here, before Ray starts and a model is loaded
+    # A bad image fails here, before Ray starts and a model is loaded.
+    check_image_inputs(template)
     return [
         replace(template, prompt=prompt, seed=config.seed + index)
         for prompt in prompts
@@ -54,6 +56,7 @@ def generated_id(model_key: str, request: GenerationRequest, batch_size: int, *,
     special = {name: value for name, value in settings.items() if name not in CORE_FIELDS}
     if not deterministic:
         special["mode"] = "fast"
+    # float(...) because 3 and 3.0 are equal settings but are hashed as different texts.
     return key_of(
         model_key, request.prompt, request.negative_prompt, request.seed, request.steps,
         float(request.guidance_scale), batch_size, *([special] if special else []),

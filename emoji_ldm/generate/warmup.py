@@ -19,6 +19,7 @@ from emoji_ldm.generate.lora_adapters import with_lora
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
 from emoji_ldm.generate.request import GenerationRequest, LatentShape
 
+# The margin keeps noise of the measurement from choosing a split that gains nothing and occupies a second core.
 MAX_SPLIT_COST = 0.95  # two passes side by side must take at most this share of the time of one
 NUM_ROUNDS = 5
 
@@ -46,6 +47,9 @@ class LoadedModel:
     def shape_profile(self, shape: LatentShape) -> ShapeProfile:
         """The profile of a latent shape; at first an estimate, in proportion to the number of latent cells."""
         if shape not in self.shape_profiles:
+            # A U-Net's time is roughly in proportion to the latent cells. Ticks of this shape correct the estimate; for
+            # shapes with as many cells as the model's own, the measured profile itself is shared, so that all of them
+            # learn from each other.
             size, own_size = math.prod(shape), math.prod(self.encoder_decoder.model.latent_shape)
             profile = self.profile if size == own_size else self.profile.scaled(size / own_size)
             self.shape_profiles[shape] = ShapeProfile(profile, min(self.max_batch, self.engine.max_rows(shape)))
@@ -73,6 +77,7 @@ def warm_up_with_adapters(
         ModelError: An adapter is missing, or is for another network.
     """
     base = warm_up(model, batch_size, deterministic=deterministic, like=like)
+    # Merged adapters change no tensor's shape, so every adapted model reuses the measurements of the base.
     adapted = {
         name: warm_up(with_lora(model, folder), batch_size, deterministic=deterministic, like=base)
         for name, folder in loras.items()
@@ -88,6 +93,7 @@ def warm_up(
     if like is None or _architecture(like.engine.model) != _architecture(model):
         return _measure(engine, encoder_decoder)
     engine.unet.min_rows_to_split = like.engine.unet.min_rows_to_split
+    # The profile is copied, as each model goes on measuring its own ticks.
     return LoadedModel(engine, encoder_decoder, like.profile.copy(), like.max_batch)
 
 
@@ -97,6 +103,7 @@ def prepare_engine(
     """An engine and its encoder and decoder, with kernels chosen and CUDA graphs captured."""
     engine = DenoisingEngine(model, batch_size, deterministic=deterministic)
     encoder_decoder = EncoderDecoder(model, batch_size, deterministic=deterministic)
+    # The states of an empty prompt have the shape of any prompt's, as prompts are padded.
     engine.unet.capture(model.latent_shape, encoder_decoder.encode(GenerationRequest("")).positive)
     # The first decode chooses kernels too, which would otherwise delay the first image.
     encoder_decoder.decode([torch.zeros(model.latent_shape, device=model.device)])
@@ -115,6 +122,7 @@ def _measure(engine: DenoisingEngine, encoder_decoder: EncoderDecoder) -> Loaded
     larger tick costs latency without gaining throughput.
     """
     unet, max_images, shape = engine.unet, engine.batch_size, engine.model.latent_shape
+    # Powers of two suffice, since the profile interpolates; the largest size is always among them.
     sizes = sorted({min(1 << power, max_images) for power in range(max_images.bit_length() + 1)})
     costs = {size: engine.num_unet_rows(size, size, shape) for size in sizes}
     # In deterministic mode many sizes are padded to one cost; each cost is timed once.
@@ -124,6 +132,7 @@ def _measure(engine: DenoisingEngine, encoder_decoder: EncoderDecoder) -> Loaded
     rounds = _time_rounds(
         engine, encoder_decoder, [(option, size) for option in options for size in size_by_cost.values()]
     )
+    # Medians of ratios within a round: a machine that slows down between rounds slows down both sides of a ratio.
     not_worth_splitting = [
         size for size in sizes
         if len(options) > 1
@@ -136,6 +145,7 @@ def _measure(engine: DenoisingEngine, encoder_decoder: EncoderDecoder) -> Loaded
     }
     best = [{size: times[chosen[size], size_by_cost[costs[size]]] for size in sizes} for times in rounds]
     profile = LatencyProfile({costs[size]: median(times[size] for times in best) for size in sizes})
+    # In deterministic mode a smaller tick is padded to the same shape, so it would only waste slots.
     max_batch = max_images if unet.deterministic else efficient_batch_size(best)
     return LoadedModel(engine, encoder_decoder, profile, max_batch)
 
@@ -145,10 +155,13 @@ def _time_rounds(engine: DenoisingEngine, encoder_decoder: EncoderDecoder, keys:
 
     Each round times every key once, so that a change of the machine's load falls on all of them alike.
     """
+    # The first call at a shape allocates memory and chooses kernels, so its time is not counted.
     for min_rows_to_split, size in keys:
-        _tick_s(engine, encoder_decoder, size, min_rows_to_split)  # the first call at a shape allocates and compiles
-    num_rounds = 2 if engine.unet.deterministic else NUM_ROUNDS  # the deterministic mode chooses nothing by the times
+        _tick_s(engine, encoder_decoder, size, min_rows_to_split)
+    # The deterministic mode chooses nothing by the times: it needs only a first estimate for admission control.
+    num_rounds = 2 if engine.unet.deterministic else NUM_ROUNDS
     rounds = [{key: _tick_s(engine, encoder_decoder, key[1], key[0]) for key in keys} for _ in range(num_rounds)]
+    # These ticks must not reach the profile a second time, as if requests had caused them.
     engine.timer.reset()
     return rounds
 
@@ -159,6 +172,7 @@ def _tick_s(engine: DenoisingEngine, encoder_decoder: EncoderDecoder, size: int,
     rows = [encoder_decoder.encode(GenerationRequest("", steps=1, guidance_scale=2)) for _ in range(size)]
     started = time.perf_counter()
     engine.tick(rows)
+    # A tick returns when its kernels are queued; only after this is the time that of the GPU.
     if engine.model.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started

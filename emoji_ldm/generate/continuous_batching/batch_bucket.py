@@ -44,7 +44,6 @@ class PendingImage:
     @property
     def steps_left(self) -> int:
         """Steps that are still to be done."""
-        # A waiting image has no row yet, and all its steps lie ahead.
         return self.steps if self.row is None else self.row.steps_left
 
 

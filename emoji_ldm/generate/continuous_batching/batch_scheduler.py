@@ -60,7 +60,6 @@ class BatchScheduler:
     def next_to_prepare(self, max_images: int) -> list[PendingImage]:
         """Take up to `max_images` waiting images of one bucket that are to be encoded next; empty if none are."""
         for bulk in BOTH_CLASSES:
-            # Interactive images are encoded first; bulk images only where no interactive one waits for encoding.
             buckets = [bucket for bucket in self if bucket.needs_preparing(bulk)]
             if buckets:
                 # The bucket with the fewest runnable rows would run dry first.
