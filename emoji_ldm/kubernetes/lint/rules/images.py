@@ -5,7 +5,9 @@ from __future__ import annotations
 from emoji_ldm.kubernetes.lint.k8s_enums import IMAGE
 from emoji_ldm.kubernetes.lint.rules.rule import CONTAINER, RuleTarget, Violations, rule
 
-LOCAL_OVERLAYS = ("dev", "kind", "kind-minio")  # `kind load` cannot load an image by digest
+# A tag can be moved to another image, a digest cannot, so clusters that pull from a registry use digests. Images of
+# this project that are loaded into a local node have no registry and therefore no digest to refer to.
+LOCAL_OVERLAYS = ("dev", "kind", "kind-minio")
 OURS = ("emoji-ldm-cpu", "emoji-ldm-gpu", "emoji-ldm-browser")
 
 
@@ -39,12 +41,14 @@ def images_are_those_of_the_list(target: RuleTarget) -> Violations:
         return
     listed: dict[str, object] = target.context.versions["images"]
     name = str(found["name"])
+    # Images of the project have another registry at every site, so they are looked up by the last part of their name.
     short = name.rpartition("/")[2]
     entry = listed.get(name, listed.get(short) if short in OURS else None)
     if entry is None:
         yield ("image",), f"versions.yaml lists no image {name!r} (there are: {', '.join(sorted(listed))})"
         return
     tag, _, digest = str(entry).partition("@")
+    # A reference may state the tag, the digest or both; each that is stated has to agree with the list.
     if found["tag"] not in (None, tag) or (digest and found["digest"] not in (None, digest)):
         yield ("image",), f"versions.yaml has {name}:{entry}, not {target.value['image']}"
 

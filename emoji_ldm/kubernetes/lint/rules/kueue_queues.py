@@ -17,6 +17,8 @@ from emoji_ldm.kubernetes.lint.rules.rule import CLUSTER, JOB, OBJECT, POD, Rule
 from emoji_ldm.kubernetes.lint.selectors import fits_flavor
 
 QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
+# With this annotation a change of size creates a new Workload that replaces the old one, instead of suspending the job
+# to queue it anew (KEP-77, dynamically sized jobs).
 ELASTIC = "kueue.x-k8s.io/elastic-job"
 MAX_WORKER_GROUPS = 17  # a Workload has at most 18 Pod sets, of which one is the head
 RAY_KINDS = ("RayCluster", "RayJob", "RayService")
@@ -26,6 +28,8 @@ TOPOLOGY = ("kueue.x-k8s.io/podset-required-topology", "kueue.x-k8s.io/podset-pr
 @rule(JOB, "RayJob")
 def a_queued_job_gives_its_cluster_back(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/controller/jobs/rayjob/rayjob_webhook.go validateCreate."""
+    # Kueue frees the quota once the job has ended, so a cluster that stayed would run on quota that others are
+    # promised.
     if _queued(target) and not target.value.get("shutdownAfterJobFinishes"):
         yield ("shutdownAfterJobFinishes",), "a queued job must set shutdownAfterJobFinishes"
 
@@ -33,6 +37,7 @@ def a_queued_job_gives_its_cluster_back(target: RuleTarget) -> Violations:
 @rule(JOB, "RayJob")
 def a_queued_job_brings_its_cluster(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/controller/jobs/rayjob/rayjob_webhook.go validateCreate."""
+    # The Pods of a standing cluster exist already: Kueue has nothing to hold back, and would count nothing.
     if _queued(target) and target.value.get("clusterSelector"):
         yield ("clusterSelector",), "Kueue does not queue a job with clusterSelector"
 
@@ -40,6 +45,7 @@ def a_queued_job_brings_its_cluster(target: RuleTarget) -> Violations:
 @rule(CLUSTER, *RAY_KINDS)
 def a_queued_autoscaler_is_elastic(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/controller/jobs/raycluster/raycluster_webhook.go ValidateCreate."""
+    # Otherwise the autoscaler adds Pods that Kueue has not counted.
     if _queued(target) and autoscaled(target.value) and target.annotations.get(ELASTIC) != "true":
         yield ("enableInTreeAutoscaling",), f'autoscaling in a queue needs the annotation {ELASTIC}: "true"'
 
@@ -79,6 +85,7 @@ def priorities_of_queues_exist(target: RuleTarget) -> Violations:
 @rule(OBJECT, "RayJob")
 def every_job_stands_in_a_queue(target: RuleTarget) -> Violations:
     """Project policy: jobs without a queue would use resources that the queues assigned to others."""
+    # A RayService is treated differently on purpose: see `a_service_stands_in_no_queue`.
     if target.context.uses_kueue and QUEUE not in target.labels:
         yield ("metadata",), f"the label {QUEUE} is missing: Kueue would not count this {target.kind}"
 
@@ -143,6 +150,7 @@ def some_flavor_takes_every_pod(target: RuleTarget) -> Violations:
 
     The queue must have a flavor whose nodes the Pod selects, whose taints it tolerates, and that covers its requests.
     """
+    # The Job that empties Redis is not part of the RayCluster's Workload, so Kueue never assigns it a flavor.
     queue = _cluster_queue(target)
     if queue is None or target.pod is None or target.pod.role == "cleanup":
         return
@@ -157,6 +165,8 @@ def some_flavor_takes_every_pod(target: RuleTarget) -> Violations:
 @rule(OBJECT, *RAY_KINDS)
 def a_gang_fits_its_queue(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/scheduler/flavorassigner: a gang that never fits waits forever."""
+    # The sum over all flavors is tested first, because a gang that is too large in total has one cause and should have
+    # one finding. Only then is each group tested against single flavors, as Kueue does not split a group over flavors.
     queue = _cluster_queue(target)
     if queue is None:
         return
@@ -190,6 +200,8 @@ def _too_small(
 
 def requests(pod: ExpandedPod) -> dict[str, Fraction]:
     """What one Pod requests: the sum over its containers, or its largest init container where that is more."""
+    # Init containers run one after the other before the rest, so only the largest of them counts, and only if it needs
+    # more than all others together. This is Kubernetes' own formula for the requests of a Pod.
     total: dict[str, Fraction] = {}
     for container in pod.spec.get("containers") or []:
         for name, value in _requests(container).items():
@@ -209,6 +221,8 @@ def _requests(container: KubeObject) -> dict[str, Fraction]:
 
 def _gang_size(pod: ExpandedPod) -> int:
     """How many of these Pods must start together."""
+    # Workers above the minimum are not part of the gang: an elastic job starts without them and asks for their quota
+    # later.
     group = pod.group
     if pod.role != "worker":
         return pod.count
@@ -251,6 +265,7 @@ def _quota(target: RuleTarget, queue: KubeObject) -> dict[tuple[str, str], Fract
     """The most of each (flavor, resource) that a queue can have: its own quota and what it may borrow."""
     cohort = queue["spec"].get("cohortName")
     queues = target.context.of_kinds("ClusterQueue") if cohort else []
+    # Only queues of the overlay are known here; a Cohort with a quota of its own or with a parent is not considered.
     others = [one for one in queues if one["spec"].get("cohortName") == cohort and one is not queue]
     found: dict[tuple[str, str], Fraction] = {}
     for _, flavor in _flavors(queue):

@@ -10,6 +10,8 @@ from emoji_ldm.kubernetes.lint.quantities import quantity
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.lint.rules.rule import OBJECT, RuleTarget, Violations, rule
 
+# Kueue has a validating webhook for these kinds, so `kubectl apply` reports the mistakes that are found here. The check
+# repeats them because one overlay is applied as a whole: a refusal halfway would leave it half installed.
 KINDS = ("ClusterQueue", "Cohort")
 LIMITS = ("borrowingLimit", "lendingLimit")
 
@@ -26,6 +28,7 @@ def covered_resources_have_names(target: RuleTarget) -> Violations:
 @rule(OBJECT, *KINDS)
 def a_resource_is_covered_once(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/clusterqueue_webhook.go validateResourceGroups."""
+    # Kueue assigns flavors one resource group at a time; a resource in two groups would get two flavors.
     seen: set[str] = set()
     for path, group in _groups(target):
         for index, name in enumerate(group["coveredResources"]):
@@ -48,6 +51,7 @@ def a_flavor_stands_once(target: RuleTarget) -> Violations:
 @rule(OBJECT, *KINDS)
 def quotas_follow_the_covered_resources(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/clusterqueue_webhook.go validateFlavorQuotas."""
+    # Kueue compares the two lists by position, so the same names in another order are refused as well.
     for path, group in _groups(target):
         for index, flavor in enumerate(group["flavors"]):
             names = [item["name"] for item in flavor["resources"]]
@@ -69,6 +73,8 @@ def quotas_are_not_negative(target: RuleTarget) -> Violations:
 @rule(OBJECT, *KINDS)
 def limits_need_a_cohort(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/clusterqueue_webhook.go validateLimit."""
+    # Without a cohort there is nobody to borrow from or to lend to. A ClusterQueue names its cohort, a Cohort its
+    # parent.
     parent = "cohortName" if target.kind == "ClusterQueue" else "parentName"
     for path, item in _quotas(target):
         for key in LIMITS:
@@ -108,6 +114,7 @@ def admission_checks_are_on_flavors_of_the_queue(target: RuleTarget) -> Violatio
 @rule(OBJECT, "ClusterQueue")
 def a_queue_is_not_too_wide(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/clusterqueue_webhook.go validateTotalFlavors, validateTotalCoveredResources."""
+    # These limits hold over all groups together; the schema can only bound each list by itself.
     for key in ("flavors", "coveredResources"):
         if (total := sum(len(group[key]) for _, group in _groups(target))) > 256:
             yield ("spec", "resourceGroups"), f"{total} {key} are more than 256"
@@ -116,6 +123,8 @@ def a_queue_is_not_too_wide(target: RuleTarget) -> Violations:
 @rule(OBJECT, "ClusterQueue")
 def a_queue_is_for_some_namespace(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/cache: a missing selector matches no namespace."""
+    # Such a queue is accepted, and every workload waits in it. The empty selector is not a missing one: it matches
+    # everything.
     if target.spec.get("namespaceSelector") is None:
         yield ("spec",), "namespaceSelector is missing: the queue admits from no namespace ({} means all)"
 
@@ -123,6 +132,7 @@ def a_queue_is_for_some_namespace(target: RuleTarget) -> Violations:
 @rule(OBJECT, "ClusterQueue")
 def a_cohort_has_more_than_one_queue(target: RuleTarget) -> Violations:
     """Project convention: a cohort is created by naming it, so a typo creates one without lenders."""
+    # A Cohort object makes the name deliberate, since it may have a quota or a parent of its own.
     name = target.spec.get("cohortName")
     others = [one for one in target.context.of_kinds("ClusterQueue") if one["spec"].get("cohortName") == name]
     if name and len(others) < 2 and not target.context.has("Cohort", name):
@@ -132,6 +142,7 @@ def a_cohort_has_more_than_one_queue(target: RuleTarget) -> Violations:
 @rule(OBJECT, "ResourceFlavor")
 def taints_of_a_flavor_differ(target: RuleTarget) -> Violations:
     """Kueue 0.19 pkg/webhooks/resourceflavor_webhook.go validateNodeTaints."""
+    # The value is not part of the key: one node cannot carry two taints that differ in their value only.
     seen = set()
     for index, taint in enumerate(target.spec.get("nodeTaints") or []):
         if (key := (taint["key"], taint.get("effect"))) in seen:

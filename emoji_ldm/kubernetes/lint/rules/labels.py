@@ -25,6 +25,8 @@ def labels_are_labels(target: RuleTarget) -> Violations:
 @rule(OBJECT)
 def keys_of_annotations_are_keys(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    # The maps inside of a PrometheusRule are called annotations as well, but they hold texts for people. Only those
+    # below `metadata` are annotations of Kubernetes.
     for path, value in nodes(target.object):
         if path and path[-1] == "annotations" and isinstance(value, dict) and "metadata" in path:
             for key in value:
@@ -35,6 +37,8 @@ def keys_of_annotations_are_keys(target: RuleTarget) -> Violations:
 @rule(OBJECT)
 def values_of_known_annotations_exist(target: RuleTarget) -> Violations:
     """Kueue, Karpenter and the cluster autoscaler: these annotations accept fixed values only."""
+    # Operators compare these strings exactly, and take a value that they do not know, such as "True", for an absent
+    # one.
     for path, value in nodes(target.object):
         if path and path[-1] == "annotations" and isinstance(value, dict):
             for key, words in ANNOTATIONS.items():
@@ -59,6 +63,8 @@ def keys_of_labels_and_annotations_are_known(target: RuleTarget) -> Violations:
 @rule(OBJECT)
 def values_of_our_labels_exist(target: RuleTarget) -> Violations:
     """Project convention: policies, budgets and monitors select by these labels; a typo selects nothing."""
+    # A label occurs in two shapes: as a key with one value in a map, and as the key of an expression with a list of
+    # values.
     for path, value in nodes(target.object):
         if path and path[-1] in OUR_LABELS and isinstance(value, str) and value not in OUR_LABELS[str(path[-1])]:
             yield path, f"{value!r} is not one of {', '.join(OUR_LABELS[str(path[-1])])}"
@@ -71,6 +77,7 @@ def values_of_our_labels_exist(target: RuleTarget) -> Violations:
 STAGES = "crawl caption autoencoder latents train generate report pipeline refresh serve cluster"
 
 
+# The values that selectors of this project look for: NetworkPolicies, disruption budgets, monitors and node selectors.
 OUR_LABELS = {
     "emoji-ldm/stage": tuple(STAGES.split()),
     "emoji-ldm/role": ("head", "worker", "submitter"),
@@ -97,7 +104,8 @@ def _maps(obj: Any) -> Iterator[tuple[FieldPath, dict[str, Any]]]:
     for path, value in nodes(obj):
         if not isinstance(value, dict) or not path or path[-1] not in LABEL_MAPS:
             continue
+        # A selector with nested values is a label selector; that of a Service is a plain map of labels.
         if path[-1] == "selector" and any(isinstance(item, dict | list) for item in value.values()):
-            continue  # a label selector, not the plain one of a Service
+            continue
         if "headGroupSpec" in path or "workerGroupSpecs" in path or not inside(path, FREE_TEXT):
             yield path, value

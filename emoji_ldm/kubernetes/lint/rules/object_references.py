@@ -13,6 +13,8 @@ from emoji_ldm.kubernetes.lint.selectors import selects
 VARIABLES = ("BUCKET", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE")
 
 
+# Schemas of custom kinds state their scope, those of built-in kinds do not. These are the built-in kinds of the
+# overlays that belong to no namespace; a kind that is missing here is reported as one without a namespace.
 CLUSTER_WIDE = (
     "Namespace", "ClusterRole", "ClusterRoleBinding", "PriorityClass", "StorageClass", "PersistentVolume",
     "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
@@ -22,6 +24,8 @@ CLUSTER_WIDE = (
 @rule(OBJECT)
 def objects_lie_in_their_namespace(target: RuleTarget) -> Violations:
     """Kubernetes: an object without a namespace lands wherever the context points."""
+    # kubectl would apply such an object to the namespace of the user's context without a word, and every reference from
+    # our namespace to it would dangle.
     kind = custom_kind(str(target.object["apiVersion"]), target.kind, target.context.folder / "schemas")
     namespaced = kind.namespaced if kind else target.kind not in CLUSTER_WIDE
     name = target.object["metadata"].get("namespace")
@@ -36,6 +40,7 @@ def objects_lie_in_their_namespace(target: RuleTarget) -> Violations:
 @rule(OBJECT, "ConfigMap")
 def variables_of_config_maps_are_known(target: RuleTarget) -> Violations:
     """Project convention: nothing reads a misspelt variable."""
+    # Only ConfigMaps that become variables as a whole (envFrom) are meant: the keys of others are names of files.
     name = target.object["metadata"]["name"]
     read = any(
         (one.get("configMapRef") or {}).get("name") == name
@@ -81,6 +86,7 @@ def services_lead_to_pods(target: RuleTarget) -> Violations:
 @rule(OBJECT, "StatefulSet")
 def services_of_stateful_sets_exist(target: RuleTarget) -> Violations:
     """Kubernetes: the Pods of a StatefulSet get their DNS names from its Service."""
+    # The API server does not check the reference. The Pods would start, and nobody could resolve their names.
     name = target.spec.get("serviceName")
     if name and not target.context.has("Service", name):
         yield ("spec", "serviceName"), f"no Service {name!r} (there are: {target.context.names('Service')})"
@@ -89,6 +95,7 @@ def services_of_stateful_sets_exist(target: RuleTarget) -> Violations:
 @rule(OBJECT, "RoleBinding", "ClusterRoleBinding")
 def bindings_bind_what_exists(target: RuleTarget) -> Violations:
     """RBAC: a binding to nothing grants nothing."""
+    # Subjects of other namespaces, and users and groups, are not part of an overlay and cannot be looked up.
     role = target.object["roleRef"]
     if not target.context.has(role["kind"], role["name"]):
         yield ("roleRef",), f"no {role['kind']} {role['name']!r}"
@@ -117,6 +124,8 @@ def classes_of_node_pools_exist(target: RuleTarget) -> Violations:
 @rule(OBJECT, "RayService")
 def gateway_classes_exist(target: RuleTarget) -> Violations:
     """KubeRay: the operator makes a Gateway of this class."""
+    # The API server accepts a Gateway of any class. Without a controller for the class it never gets an address, and an
+    # upgrade would wait for it forever.
     path = ("spec", "upgradeStrategy", "clusterUpgradeOptions", "gatewayClassName")
     name = value_at(target.object, path)
     if name and not target.context.has("GatewayClass", name):
@@ -126,6 +135,7 @@ def gateway_classes_exist(target: RuleTarget) -> Violations:
 @rule(OBJECT, "PodMonitor")
 def pod_monitors_find_pods_and_ports(target: RuleTarget) -> Violations:
     """prometheus-operator: a monitor of nothing scrapes nothing."""
+    # Ports are compared only if some Pod was found, so that one mistake in the selector is not reported twice.
     spec = target.spec
     found = [pod for pod in target.context.pods if selects(spec.get("selector") or {}, pod.labels)]
     if not found and not _watches_charts(target):

@@ -9,6 +9,8 @@ from emoji_ldm.kubernetes.lint.pods import ExpandedPod, FieldPath, value_at
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.lint.rules.rule import CLUSTER, CONTAINER, POD, RuleTarget, Violations, rule
 
+# The API server accepts a Pod that refers to a missing ConfigMap, Secret or claim, since the object may follow later.
+# The Pod then stays in ContainerCreating or Pending, and for a Ray worker the whole gang waits with it.
 BUILT_IN_PRIORITIES = ("system-cluster-critical", "system-node-critical")
 PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
@@ -38,6 +40,7 @@ def volumes_are_mounted(target: RuleTarget) -> Violations:
 @rule(CONTAINER)
 def mount_paths_are_absolute_and_differ(target: RuleTarget) -> Violations:
     """Kubernetes API: mount paths of a container are absolute and distinct."""
+    # A trailing slash names the same folder, so it is removed before the comparison.
     seen: set[str] = set()
     for index, mount in enumerate(target.value.get("volumeMounts") or []):
         path = mount["mountPath"].rstrip("/")
@@ -60,6 +63,8 @@ def config_maps_exist(target: RuleTarget) -> Violations:
 @rule(CONTAINER)
 def files_of_config_maps_exist(target: RuleTarget) -> Violations:
     """Kubernetes: a command that names a missing file ends the container at once."""
+    # A mount with subPath is a single file under a path of its own, so the names of the other files say nothing about
+    # it.
     if target.pod is None or target.injected:
         return
     maps = {one["name"]: one["configMap"] for one in target.pod.spec.get("volumes") or [] if one.get("configMap")}
@@ -79,6 +84,8 @@ def files_of_config_maps_exist(target: RuleTarget) -> Violations:
 @rule(POD)
 def secrets_are_declared(target: RuleTarget) -> Violations:
     """Kubernetes: a Pod that refers to a missing object never starts."""
+    # Secrets are not part of an overlay, as they must not be in git; k8s/secrets.yaml declares which ones a site
+    # creates.
     overlay = target.context.overlay
     for path, name, key, optional in _named(target, "secret", "secretName", "secretRef", "secretKeyRef"):
         keys = target.context.secrets.get(name)
@@ -92,6 +99,7 @@ def secrets_are_declared(target: RuleTarget) -> Violations:
 @rule(CLUSTER)
 def secrets_of_clusters_are_declared(target: RuleTarget) -> Violations:
     """KubeRay 1.7: the operator mounts the Secrets of the token and of the password of Redis into every Pod."""
+    # The references are fields of the RayCluster, not of a Pod template, so the rules of Pods above do not see them.
     options = target.value.get("gcsFaultToleranceOptions") or {}
     reference = ((options.get("redisPassword") or {}).get("valueFrom") or {}).get("secretKeyRef") or {}
     token = (target.value.get("authOptions") or {}).get("secretName")
@@ -131,6 +139,8 @@ def priorities_exist(target: RuleTarget) -> Violations:
 @rule(CONTAINER)
 def ports_of_probes_exist(target: RuleTarget) -> Violations:
     """Kubernetes: a Pod that refers to a missing object never starts."""
+    # A probe by number needs no declared port. A probe by a name that does not exist fails forever, and the kubelet
+    # restarts the container or never calls it ready.
     names = {port.get("name") for port in target.value.get("ports") or []}
     for probe in PROBES:
         for kind in ("httpGet", "tcpSocket"):
@@ -142,6 +152,7 @@ def ports_of_probes_exist(target: RuleTarget) -> Violations:
 @rule(CONTAINER)
 def ports_and_variables_differ(target: RuleTarget) -> Violations:
     """Kubernetes API: the names and numbers of a container's ports and the names of its variables are distinct."""
+    # Of two variables with one name the last one wins, so that the first is a setting without effect.
     for key, field in (("ports", "name"), ("ports", "containerPort"), ("env", "name")):
         seen = set()
         for index, item in enumerate(target.value.get(key) or []):

@@ -17,6 +17,7 @@ from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.lint.rules.rule import CONTAINER, JOB, OBJECT, RuleTarget, Violations, rule
 
 CONFIG = "emoji-ldm.yaml"
+# The list is repeated here, because this package does not import the command line of ray_jobs. A test compares the two.
 COMMANDS_TEXT = """
 crawl caption autoencoder latents train generate report serve pipeline demo doctor dataset sets
 """
@@ -46,6 +47,7 @@ def configs_are_valid(target: RuleTarget) -> Violations:
 @rule(JOB)
 def entrypoints_are_commands(target: RuleTarget) -> Violations:
     """ray_jobs.cli: an unknown command ends the job at once."""
+    # Only the program and its subcommand are looked at; the next rules check what follows them.
     text = target.value.get("entrypoint") or ""
     try:
         words = shlex.split(text)
@@ -59,6 +61,7 @@ def entrypoints_are_commands(target: RuleTarget) -> Violations:
 @rule(JOB)
 def overrides_are_fields_of_the_config(target: RuleTarget) -> Violations:
     """emoji_ldm.config: an unknown key or an invalid value ends the job at once."""
+    # Each override is loaded alone, on top of the defaults, so that every wrong one gets a finding of its own.
     for word in _words(target):
         if re.fullmatch(r"[A-Za-z_]+(\.[A-Za-z_]+)*=.*", word, re.DOTALL):
             try:
@@ -70,6 +73,7 @@ def overrides_are_fields_of_the_config(target: RuleTarget) -> Violations:
 @rule(JOB)
 def configs_lie_where_commands_look(target: RuleTarget) -> Violations:
     """ray_jobs.cli: --config names a file that a ConfigMap is mounted at, or a preset of the package."""
+    # An option has two spellings, `--config FILE` and `--config=FILE`. Each word is therefore paired with the next one.
     words = _words(target)
     for option, value in zip(words, [*words[1:], ""], strict=False):
         name, equals, after = option.partition("=")
@@ -81,6 +85,8 @@ def configs_lie_where_commands_look(target: RuleTarget) -> Violations:
 @rule(OBJECT, "RayService")
 def the_serve_config_is_ours(target: RuleTarget) -> Violations:
     """Ray Serve 2.60, serve.schema.ServeDeploySchema."""
+    # serveConfigV2 is a string for Kubernetes, so no schema sees its contents. Ray Serve would refuse it only after the
+    # cluster has started.
     text = target.spec.get("serveConfigV2") or ""
     try:
         values = yaml.safe_load(text)

@@ -14,6 +14,8 @@ from emoji_ldm.kubernetes.lint.rules.rule import (
     version_of,
 )
 
+# Autoscaler v2 can be chosen in two ways, by this variable of the head or by `autoscalerOptions.version`. KubeRay
+# refuses to guess which of the two is meant, and this project uses the field.
 V2_SWITCH = "RAY_enable_autoscaler_v2"
 HEAD_ENV = ("headGroupSpec", "template", "spec", "containers", 0, "env")
 
@@ -21,6 +23,7 @@ HEAD_ENV = ("headGroupSpec", "template", "spec", "containers", 0, "env")
 @rule(CLUSTER)
 def the_switch_of_v2_needs_an_autoscaler(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec, RAY_ENABLE_AUTOSCALER_V2."""
+    # Other values leave v2 off, so the operator tolerates them; the comparison repeats its own two spellings.
     switch = env(head_container(target.value), V2_SWITCH)
     if switch and switch.get("value") in ("1", "true") and not autoscaled(target.value):
         yield HEAD_ENV, f"{V2_SWITCH} is set without enableInTreeAutoscaling"
@@ -37,6 +40,9 @@ def the_version_of_the_autoscaler_is_said_once(target: RuleTarget) -> Violations
 @rule(CLUSTER)
 def a_head_under_v2_is_never_restarted(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec, IsAutoscalingV2Enabled."""
+    # Autoscaler v2 follows each Pod as one instance of Ray. A container that the kubelet restarts would come back under
+    # the same Pod as another Ray node, so lost Pods have to be replaced by new ones. An unset policy is fine, because
+    # the operator then sets Never itself.
     policy = target.value["headGroupSpec"]["template"]["spec"].get("restartPolicy")
     if v2(target.value) and policy not in (None, "", "Never"):
         yield ("headGroupSpec", "template", "spec", "restartPolicy"), "autoscaler v2 requires restartPolicy Never"
@@ -68,6 +74,7 @@ def priorities_of_groups_need_v2(target: RuleTarget) -> Violations:
 @rule(GROUP)
 def priorities_of_groups_need_ray_2_56(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateWorkerGroupPriority, minimum 2.56.0."""
+    # A version that cannot be parsed counts as too old: the operator refuses it as well.
     version = (target.cluster or {}).get("rayVersion")
     if target.value.get("priority") and (version_of(version) or (0,)) < (2, 56):
         yield ("priority",), f"priority of a group needs Ray 2.56 or newer, not {version}"
@@ -76,6 +83,7 @@ def priorities_of_groups_need_ray_2_56(target: RuleTarget) -> Violations:
 @rule(CLUSTER)
 def groups_are_not_suspended_under_an_autoscaler(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec."""
+    # The operator holds a suspended group at no Pods, while the autoscaler may ask for Pods of the same group.
     for index, group in enumerate(target.value.get("workerGroupSpecs") or []):
         if group.get("suspend") and autoscaled(target.value):
             yield ("workerGroupSpecs", index, "suspend"), "a group cannot be suspended while the autoscaler runs"
@@ -98,6 +106,7 @@ def the_start_command_of_the_sidecar_is_the_operators(target: RuleTarget) -> Vio
 @rule(CLUSTER)
 def options_of_the_autoscaler_need_one(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/common/pod.go: options without enableInTreeAutoscaling are ignored."""
+    # The operator accepts this without a word, and the cluster silently keeps its size.
     if target.value.get("autoscalerOptions") and not autoscaled(target.value):
         yield ("autoscalerOptions",), "autoscalerOptions have no effect without enableInTreeAutoscaling"
 
@@ -105,6 +114,7 @@ def options_of_the_autoscaler_need_one(target: RuleTarget) -> Violations:
 @rule(CLUSTER)
 def the_autoscaler_is_v2(target: RuleTarget) -> Violations:
     """Ray 2.60 docs: v1 knows neither idle timeouts per group nor priorities."""
+    # An unset version is wrong as well: the rules about idle timeouts and priorities of groups need v2 to be stated.
     if autoscaled(target.value) and not v2(target.value):
         yield ("autoscalerOptions",), "autoscalerOptions.version must be v2"
 
@@ -112,6 +122,9 @@ def the_autoscaler_is_v2(target: RuleTarget) -> Violations:
 @rule(CLUSTER)
 def the_autoscalers_head_may_talk_to_the_api_server(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/common/rbac.go: the operator binds a Role to the head's own account."""
+    # The sidecar scales the cluster by changing the replicas of its RayCluster. Without a token every such call is
+    # rejected, so the cluster would run and never grow. An unset field is fine, because Kubernetes mounts the token by
+    # default.
     spec = target.value["headGroupSpec"]["template"]["spec"]
     if autoscaled(target.value) and spec.get("automountServiceAccountToken") is False:
         where = ("headGroupSpec", "template", "spec", "automountServiceAccountToken")

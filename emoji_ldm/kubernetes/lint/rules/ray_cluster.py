@@ -18,9 +18,19 @@ from emoji_ldm.kubernetes.lint.rules.rule import (
     version_of,
 )
 
+# KubeRay checks a specification when it reconciles the object, after the API server has accepted it. `kubectl apply`
+# therefore succeeds, and the refusal is a warning on an object that never gets a Pod. The rules below repeat those
+# checks so that the mistake is found before anything is applied.
+#
+# The lengths differ by kind because the name of a RayCluster is the stem of the names of its Pods and Services, that of
+# a RayJob or RayService the stem of the name of a RayCluster, and that of a RayCronJob the stem of the names of its
+# jobs.
 NAME_LENGTHS = {"RayCluster": 53, "RayJob": 47, "RayService": 47, "RayCronJob": 36}
+# Objects may have names that start with a digit, but Services may not, and KubeRay names Services after its objects.
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 SIZES = ("num-cpus", "num-gpus", "memory", "resources")
+# The schema accepts these fields whether or not the operator's feature gate is on; infra/helm/kuberay-operator.yaml
+# sets the gates.
 GATES_OFF = {"networkPolicy": "RayClusterNetworkPolicy", "tlsOptions": "RayClusterMTLS"}
 PORTS = {"RayService": ("dashboard", "serve")}
 HEAD = ("headGroupSpec", "template", "spec", "containers", 0)
@@ -55,6 +65,8 @@ def every_group_has_a_container(target: RuleTarget) -> Violations:
 @rule(GROUP)
 def every_group_has_start_parameters(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/apis/ray/v1 RayStartParams lacks omitempty: a missing map is written back as null."""
+    # An empty map passes and a missing one does not: Go writes a nil map as null, and the schema wants an object. The
+    # manifest itself would be accepted, so the failure shows only when a controller updates the object.
     if target.value.get("rayStartParams") is None:
         yield (
             (),
@@ -65,6 +77,8 @@ def every_group_has_start_parameters(target: RuleTarget) -> Violations:
 @rule(GROUP)
 def sizes_are_said_once(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateRayGroupResources."""
+    # Both fields tell Ray how large a Pod is, whatever its container requests. KubeRay does not choose between two
+    # answers, and refuses the cluster.
     twice = [key for key in SIZES if (target.value.get("rayStartParams") or {}).get(key)]
     if twice and target.value.get("resources"):
         yield ("resources",), f"resources and rayStartParams ({', '.join(twice)}) both set sizes: keep one"
@@ -116,6 +130,9 @@ def groups_of_a_fixed_cluster_say_both_bounds(target: RuleTarget) -> Violations:
 @rule(GROUP)
 def the_count_lies_between_the_bounds(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/util.go CalculateDesiredReplicas."""
+    # The operator does not refuse such a count: it silently corrects it to the nearest bound, so that the manifest
+    # would say one number and the cluster have another. Groups with bounds in the wrong order have a finding of their
+    # own.
     group = target.value
     count, least, most = group.get("replicas"), group.get("minReplicas"), group.get("maxReplicas")
     if count is None or least is None or most is None or least > most:
@@ -127,6 +144,8 @@ def the_count_lies_between_the_bounds(target: RuleTarget) -> Violations:
 @rule(CLUSTER)
 def groups_have_different_names(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/common/pod.go: Pods and Services are named after the group."""
+    # No schema demands this, because workerGroupSpecs is a plain list there. Pods are matched to their group by a label
+    # with its name, so two groups of one name would count each other's Pods.
     seen: set[str] = set()
     for index, group in enumerate(target.value.get("workerGroupSpecs") or []):
         if group["groupName"] in seen:
@@ -160,6 +179,7 @@ def a_token_needs_ray_2_52(target: RuleTarget) -> Violations:
 @rule(CLUSTER)
 def tokens_of_kubernetes_are_for_bare_clusters(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go IsK8sAuthEnabled; not for RayJob and RayService."""
+    # Three conditions are reported separately, because each has a remedy of its own; none of them implies another.
     options = target.value.get("authOptions") or {}
     if not options.get("enableK8sTokenAuth"):
         return
@@ -175,6 +195,8 @@ def tokens_of_kubernetes_are_for_bare_clusters(target: RuleTarget) -> Violations
 @rule(CLUSTER)
 def every_cluster_asks_for_a_token(target: RuleTarget) -> Violations:
     """CVE-2023-48022: anyone who reaches port 8265 of a cluster without a token can run code on it."""
+    # The dashboard runs whatever is submitted to it, and NetworkPolicies only narrow down who reaches it. The name of a
+    # RayJob's cluster is random, so clients know the Secret of its token only if the manifest names one.
     if _mode(target) != "token":
         yield ("authOptions",), "authOptions.mode must be token: anyone who reaches port 8265 can run code"
     elif not (target.value["authOptions"].get("secretName") or target.value["authOptions"].get("enableK8sTokenAuth")):
@@ -192,6 +214,7 @@ def alpha_features_are_not_used(target: RuleTarget) -> Violations:
 @rule(CLUSTER)
 def the_history_collector_is_whole(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateCollectorOptions."""
+    # Only a literal value counts, as in the operator's own check; a reference to a Secret or ConfigMap does not.
     if (options := target.value.get("historyServerOptions")) is None:
         return
     collector = options.get("collectorOptions") or {}
@@ -204,6 +227,7 @@ def the_history_collector_is_whole(target: RuleTarget) -> Violations:
 @rule(CLUSTER)
 def the_operator_finds_ports_by_name(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/common/service.go: ports are found by name."""
+    # Without any ports the operator uses its defaults, so only a list that lacks one of these names is wrong.
     ports = head_container(target.value).get("ports")
     names = {port.get("name") for port in ports or []}
     for name in PORTS.get(target.kind, ("dashboard",)):
@@ -214,6 +238,7 @@ def the_operator_finds_ports_by_name(target: RuleTarget) -> Violations:
 @rule(CLUSTER)
 def no_tasks_run_on_the_head(target: RuleTarget) -> Violations:
     """Ray 2.60 docs, `num-cpus: 0` on the head: tasks there starve the control plane."""
+    # The value is compared as a string: rayStartParams is a map of strings, and the number 0 would not pass its schema.
     if (target.value["headGroupSpec"].get("rayStartParams") or {}).get("num-cpus") != "0":
         yield ("headGroupSpec", "rayStartParams"), 'num-cpus must be "0": tasks on the head starve Ray itself'
 
@@ -221,6 +246,7 @@ def no_tasks_run_on_the_head(target: RuleTarget) -> Violations:
 @rule(CLUSTER)
 def there_is_one_ray_version(target: RuleTarget) -> Violations:
     """Project policy: the operator and the autoscaler go by rayVersion, so it is the version of versions.yaml."""
+    # A missing version is no finding here: `a_token_needs_a_version` reports it.
     expected, found = str(target.context.versions["ray"]), target.value.get("rayVersion")
     if found and found != expected:
         yield ("rayVersion",), f"rayVersion {found} is not that of versions.yaml, {expected}"

@@ -12,9 +12,11 @@ from emoji_ldm.kubernetes.lint.quantities import duration_s
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.lint.rules.rule import JOB, OBJECT, RuleTarget, Violations, autoscaled, rule
 
+# What contains something is deleted last: a cluster contains its workers, and a RayJob contains its cluster.
 DELETION_ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
 CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 CRON_PART = re.compile(r"(?:[*?]|(\w+)(?:-(\w+))?)(?:/(\d+))?")
+# The index of a name is its number, so months start with a name that never matches.
 MONTHS = ("", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 CRON_NAMES = (
     (),
@@ -22,13 +24,15 @@ CRON_NAMES = (
     (),
     MONTHS,
     ("sun", "mon", "tue", "wed", "thu", "fri", "sat"),
-)  # the index of a name is its number
+)
 RULES_PATH = ("deletionStrategy", "deletionRules")
 
 
 @rule(JOB)
 def a_suspended_job_goes_with_its_cluster(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
+    # Suspending a job means to delete its cluster, which the user forbids without shutdownAfterJobFinishes. Kueue
+    # suspends every job that it queues, so this holds for all of them.
     if target.value.get("suspend") and not target.value.get("shutdownAfterJobFinishes"):
         yield ("suspend",), "suspend needs shutdownAfterJobFinishes"
 
@@ -68,6 +72,8 @@ def a_job_on_a_standing_cluster_is_simple(target: RuleTarget) -> Violations:
 
     It can be neither suspended nor retried, and needs a submitter of its own.
     """
+    # A retry or a suspension would delete the cluster, which belongs to somebody else, and a sidecar would have to be
+    # added to a head that is already running.
     part = target.value
     if not part.get("clusterSelector"):
         return
@@ -82,6 +88,8 @@ def a_job_on_a_standing_cluster_is_simple(target: RuleTarget) -> Violations:
 @rule(JOB)
 def an_interactive_job_is_not_retried(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
+    # The id of the first attempt stays in the specification, so the operator would take a retry for the old job
+    # (kuberay#3525).
     if target.value.get("submissionMode") == "InteractiveMode" and (target.value.get("backoffLimit") or 0) > 0:
         yield ("backoffLimit",), "InteractiveMode allows no backoffLimit"
 
@@ -89,6 +97,7 @@ def an_interactive_job_is_not_retried(target: RuleTarget) -> Violations:
 @rule(JOB)
 def a_sidecar_takes_no_submitter(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayJobSpec."""
+    # In this mode the submitter is a container of the head, so a template for a Pod of its own would have no effect.
     for key in ("submitterPodTemplate", "submitterConfig"):
         if target.value.get("submissionMode") == "SidecarMode" and target.value.get(key):
             yield (key,), f"SidecarMode takes no {key}"
@@ -134,6 +143,7 @@ def deadlines_are_positive(target: RuleTarget) -> Violations:
 @rule(JOB)
 def a_job_ends_some_day(target: RuleTarget) -> Violations:
     """kuberay#3860, #4824: a job whose head Pod dies can hang."""
+    # KubeRay sets no deadline by itself. A job that hangs keeps its quota and its GPUs, and the queue behind it waits.
     if target.value.get("activeDeadlineSeconds") is None:
         yield (), "activeDeadlineSeconds is missing: a job whose head Pod dies can hang forever"
 
@@ -168,6 +178,7 @@ def a_deletion_strategy_says_something(target: RuleTarget) -> Violations:
 @rule(JOB)
 def deletion_rules_replace_the_shutdown(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionConfiguration."""
+    # Both decide when the cluster goes. A queued job has no choice, since Kueue demands shutdownAfterJobFinishes.
     if _rules(target) and target.value.get("shutdownAfterJobFinishes"):
         yield (
             RULES_PATH,
@@ -194,6 +205,7 @@ def a_standing_cluster_is_not_deleted(target: RuleTarget) -> Violations:
 @rule(JOB)
 def workers_are_not_deleted_under_an_autoscaler(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go validateDeletionRules."""
+    # The operator would delete the workers and the autoscaler would ask for them again.
     for index, item in enumerate(_rules(target)):
         if autoscaled(target.cluster) and item["policy"] == "DeleteWorkers":
             yield (*RULES_PATH, index, "policy"), "DeleteWorkers cannot be combined with autoscaling"
@@ -271,6 +283,7 @@ def _part_fits(part: str, bounds: tuple[int, int], names: tuple[str, ...]) -> bo
     found = CRON_PART.fullmatch(part)
     if found is None or int(found[3] or 1) == 0:
         return False
+    # An unknown word becomes -1, which lies outside of every range.
     words = [word.lower() for word in found.groups()[:2] if word]
     ends = [names.index(word) if word in names else int(word) if word.isdigit() else -1 for word in words]
     return ends == sorted(ends) and all(bounds[0] <= number <= bounds[1] for number in ends)

@@ -6,6 +6,8 @@ from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.lint.rules.rule import OBJECT, RuleTarget, Violations, rule
 
 INCREMENTAL = "NewClusterWithIncrementalUpgrade"
+# This annotation makes KubeRay mark a service as failed for good if its first cluster is not ready in time. Here that
+# time has no bound: the service waits until the first training has written a checkpoint.
 TIMEOUT = "ray.io/initializing-timeout"
 OPTIONS = ("spec", "upgradeStrategy", "clusterUpgradeOptions")
 
@@ -23,6 +25,8 @@ def a_service_is_not_given_up_for_good(target: RuleTarget) -> Violations:
 @rule(OBJECT, "RayService")
 def the_head_service_has_no_name_of_its_own(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayServiceSpec."""
+    # During an upgrade there are two clusters with one specification, and a fixed name could belong to the head Service
+    # of only one of them.
     service = target.spec["rayClusterConfig"]["headGroupSpec"].get("headService") or {}
     if (service.get("metadata") or {}).get("name"):
         yield ("spec", "rayClusterConfig", "headGroupSpec", "headService"), "headService.metadata.name must not be set"
@@ -49,6 +53,7 @@ def the_old_cluster_waits_no_negative_time(target: RuleTarget) -> Violations:
 @rule(OBJECT, "RayService")
 def an_incremental_upgrade_needs_an_autoscaler(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateClusterUpgradeOptions."""
+    # The old and the new cluster share the traffic during the upgrade, so each must change its size with its share.
     if _options(target) is not None and not target.spec["rayClusterConfig"].get("enableInTreeAutoscaling"):
         yield ("spec", "upgradeStrategy", "type"), f"{INCREMENTAL} needs enableInTreeAutoscaling"
 
@@ -56,6 +61,7 @@ def an_incremental_upgrade_needs_an_autoscaler(target: RuleTarget) -> Violations
 @rule(OBJECT, "RayService")
 def an_incremental_upgrade_has_a_gateway(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateClusterUpgradeOptions."""
+    # Traffic is shifted in steps by the weights of an HTTPRoute, for which the operator needs a Gateway of some class.
     if (options := _options(target)) is not None and not options.get("gatewayClassName"):
         yield ("spec", "upgradeStrategy"), f"{INCREMENTAL} needs clusterUpgradeOptions.gatewayClassName"
 
@@ -63,6 +69,7 @@ def an_incremental_upgrade_has_a_gateway(target: RuleTarget) -> Violations:
 @rule(OBJECT, "RayService")
 def steps_of_an_upgrade_fit_its_surge(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateClusterUpgradeOptions."""
+    # A surge has a default, a step has none: -1 stands for a missing step and fails the comparison below.
     if (options := _options(target)) is None:
         return
     surge, step = options.get("maxSurgePercent", 100), options.get("stepSizePercent", -1)
@@ -75,6 +82,7 @@ def steps_of_an_upgrade_fit_its_surge(target: RuleTarget) -> Violations:
 @rule(OBJECT, "RayService")
 def steps_of_an_upgrade_take_time(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateClusterUpgradeOptions."""
+    # A missing interval is as wrong as 0: the operator needs to know how long to wait between two steps.
     if (options := _options(target)) is not None and (options.get("intervalSeconds") or 0) <= 0:
         yield (*OPTIONS, "intervalSeconds"), "intervalSeconds must be positive"
 

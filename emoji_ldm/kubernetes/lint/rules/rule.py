@@ -64,6 +64,8 @@ class Rule:
     find: Callable[[RuleTarget], Violations]
 
 
+# Rules register themselves when their module is imported, so that adding one means to write one function. A test
+# demands a failing and a passing example for every name in this registry.
 RULES: dict[str, Rule] = {}
 
 
@@ -86,6 +88,7 @@ def rule_targets(obj: KubeObject, context: LintContext, pods: list[ExpandedPod])
     cluster = part[1] if part else None
     if part and cluster is not None:
         yield CLUSTER, RuleTarget(obj, context, part[0], cluster, None, cluster)
+        # The head is a group like the others for most rules of KubeRay, but not an item of the list of worker groups.
         yield GROUP, RuleTarget(obj, context, (*part[0], "headGroupSpec"), cluster["headGroupSpec"], None, cluster)
         for index, group in enumerate(cluster.get("workerGroupSpecs") or []):
             yield GROUP, RuleTarget(obj, context, (*part[0], "workerGroupSpecs", index), group, None, cluster)
@@ -117,4 +120,5 @@ def autoscaled(cluster: KubeObject | None) -> bool:
 def version_of(text: object) -> tuple[int, ...] | None:
     """A version such as 2.60.0 as numbers; None if the text is not a version."""
     parts = str(text).split(".")
+    # A development version such as 3.0.0.dev0 has no place in the order of releases, so it yields None.
     return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else None

@@ -13,6 +13,8 @@ from emoji_ldm.kubernetes.lint.rules.rule import CONTAINER, OBJECT, POD, RuleTar
 from emoji_ldm.kubernetes.lint.selectors import selects, tolerates
 
 GPU = "nvidia.com/gpu"
+# A taint keeps every Pod without a matching toleration away. GPU nodes are tainted because they are expensive, spot
+# nodes because they are lost at two minutes of notice: only what asks for them should run there.
 GPU_TAINT = {"key": GPU, "effect": "NoSchedule"}
 SPOT_TAINT = {"key": "emoji-ldm/spot", "effect": "NoSchedule"}
 POOL = "emoji-ldm/pool"
@@ -22,6 +24,7 @@ POOLS = ("cpu", "browser", "gpu-on-demand", "gpu-spot")
 @rule(POD)
 def a_gpu_request_tolerates_gpu_nodes(target: RuleTarget) -> Violations:
     """Project convention: GPU nodes carry the taint nvidia.com/gpu:NoSchedule."""
+    # Karpenter considers the same taints, so it would not even order a node for such a Pod.
     spec = target.value["spec"]
     for index, container in enumerate(spec.get("containers") or []):
         if _gpus(container) and not _tolerated(spec, GPU_TAINT):
@@ -32,6 +35,8 @@ def a_gpu_request_tolerates_gpu_nodes(target: RuleTarget) -> Violations:
 @rule(POD)
 def only_gpu_requests_tolerate_gpu_nodes(target: RuleTarget) -> Violations:
     """Project convention: a Pod that requests no GPU does not belong on a GPU node."""
+    # The toleration alone has no effect on most days. It shows when the CPU nodes are full: the Pod then occupies a GPU
+    # node, and the GPUs of that node are idle.
     spec = target.value["spec"]
     if _tolerated(spec, GPU_TAINT) and not any(_gpus(one) for one in spec.get("containers") or []):
         yield ("spec", "tolerations"), "tolerates GPU nodes but requests no GPU"
@@ -59,6 +64,7 @@ def pods_on_spot_nodes_tolerate_them(target: RuleTarget) -> Violations:
 @rule(POD)
 def heads_stay_off_spot_nodes(target: RuleTarget) -> Violations:
     """Project policy: a head that is lost with a spot node takes the whole cluster with it."""
+    # Only the toleration is looked at: without it neither Kueue's flavor nor Karpenter can put the head on a spot node.
     if target.pod is not None and target.pod.role == "head" and _tolerated(target.value["spec"], SPOT_TAINT):
         yield ("spec", "tolerations"), "the head tolerates spot nodes: its loss would be the loss of the cluster"
 
@@ -76,6 +82,7 @@ def limits_are_not_below_requests(target: RuleTarget) -> Violations:
 @rule(CONTAINER)
 def gpus_are_whole_and_equal(target: RuleTarget) -> Violations:
     """Kubernetes: extended resources cannot be overcommitted."""
+    # A limit without a request is fine, because the API server copies it; a request without a limit is not.
     resources = target.value.get("resources") or {}
     requested, limit = ((resources.get(key) or {}).get(GPU) for key in ("requests", "limits"))
     if requested is not None and quantity(requested) != quantity(limit):
@@ -103,6 +110,8 @@ def heads_and_gpu_workers_are_guaranteed(target: RuleTarget) -> Violations:
 @rule(CONTAINER)
 def every_container_has_limits(target: RuleTarget) -> Violations:
     """Project policy: every container has limits; without them a Pod is the first to be killed."""
+    # Containers that operators add are included, because one container without limits decides the QoS class of its
+    # whole Pod.
     limits = (target.value.get("resources") or {}).get("limits") or {}
     if missing := [name for name in ("cpu", "memory") if name not in limits]:
         yield ("resources",) if "resources" in target.value else (), f"has no limit of {' and '.join(missing)}"
@@ -131,6 +140,7 @@ def claims_ask_for_storage(target: RuleTarget) -> Violations:
 @rule(POD)
 def heads_see_no_gpus(target: RuleTarget) -> Violations:
     """ray#29753: the GPU operator shows all GPUs of a node to a Pod that asks for none."""
+    # Without node pools, as on kind, no node has a GPU, so there is nothing to hide.
     if target.pod is None or target.pod.role != "head" or not target.context.of_kinds("NodePool"):
         return
     container = (target.value["spec"].get("containers") or [{}])[0]
@@ -150,6 +160,7 @@ def budgets_of_ray_pods_are_numbers(target: RuleTarget) -> Violations:
 @rule(OBJECT, "PodDisruptionBudget")
 def budgets_select_pods(target: RuleTarget) -> Violations:
     """Kubernetes policy/v1: a budget that selects no Pod protects nothing."""
+    # The budget itself would be accepted and would simply count no Pods.
     if not list(selected(target, target.spec.get("selector") or {})):
         yield ("spec", "selector"), "selects no Pod of this overlay"
 
@@ -182,6 +193,8 @@ def selectors_match_their_template(target: RuleTarget) -> Violations:
 @rule(POD)
 def pods_are_spread_among_their_own(target: RuleTarget) -> Violations:
     """Kubernetes API: a spread constraint that does not select its own Pod has no effect."""
+    # Such a constraint is valid: it counts other Pods than the one that is placed, so all replicas may land on one
+    # node.
     labels = (target.value.get("metadata") or {}).get("labels") or {}
     for index, item in enumerate(target.value["spec"].get("topologySpreadConstraints") or []):
         if not selects(item.get("labelSelector") or {}, labels):

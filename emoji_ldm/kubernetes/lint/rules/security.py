@@ -11,12 +11,17 @@ from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.lint.rules.rule import CONTAINER, OBJECT, POD, RuleTarget, Violations, env, rule
 
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+# These lists are copied from the standard, because neither the schemas nor kustomize know it. Only the API server of a
+# labelled namespace enforces them, by refusing Pods: the object above a Pod is accepted, and its controller fails to
+# create the Pod again and again.
 SYSCTLS = {
     "kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ip_unprivileged_port_start",
     "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range", "net.ipv4.ip_local_reserved_ports",
     "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl",
     "net.ipv4.tcp_keepalive_probes",
 }  # fmt: skip
+# Names of variables that hold secrets, and contents that are secrets whatever their name. Both err on the side of too
+# many findings.
 SECRET_NAME = re.compile(r"secret|password|passwd|(^|_)token$|access.?key|credential|api.?key", re.IGNORECASE)
 PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|AKIA[0-9A-Z]{16}")
 
@@ -51,6 +56,8 @@ def only_safe_kernel_settings_are_set(target: RuleTarget) -> Violations:
 @rule(CONTAINER)
 def no_container_runs_as_root(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
+    # The container's own settings take precedence over those of its Pod, so both are merged first. The user is checked
+    # apart, because runAsNonRoot beside user 0 contradicts itself and passes every schema.
     settings = _effective(target)
     if settings.get("runAsNonRoot") is not True:
         yield _where(target), _message(target, "may run as root: set runAsNonRoot")
@@ -68,6 +75,7 @@ def every_container_has_a_seccomp_profile(target: RuleTarget) -> Violations:
 @rule(CONTAINER)
 def no_container_gains_privileges(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
+    # These fields exist on containers only, so there is nothing to inherit from the Pod.
     if _own(target).get("allowPrivilegeEscalation") is not False:
         yield _where(target), _message(target, "may gain privileges: set allowPrivilegeEscalation: false")
     if _own(target).get("privileged"):
@@ -106,6 +114,7 @@ def a_token_is_mounted_only_where_it_is_needed(target: RuleTarget) -> Violations
     The head of an autoscaled cluster watches its own object; no other Pod of ours calls the API server.
     """
     pod = target.pod
+    # A cleanup Job is a copy of the head's template, which keeps the head's setting.
     needs = pod is not None and ("autoscaler" in pod.injected or pod.role == "cleanup")
     if not needs and target.value["spec"].get("automountServiceAccountToken") is not False and not _bound(target):
         yield ("spec",), "automountServiceAccountToken must be false: this Pod does not call the API server"
@@ -137,6 +146,7 @@ def no_config_holds_a_key(target: RuleTarget) -> Violations:
 @rule(OBJECT, "Namespace")
 def our_namespaces_enforce_the_standard(target: RuleTarget) -> Violations:
     """Pod Security Standards, restricted."""
+    # The label is what makes the API server enforce the standard; without it the rules above would be advice only.
     if target.labels.get("pod-security.kubernetes.io/enforce") != "restricted":
         yield ("metadata", "labels"), "the label pod-security.kubernetes.io/enforce: restricted is missing"
 
@@ -144,6 +154,7 @@ def our_namespaces_enforce_the_standard(target: RuleTarget) -> Violations:
 @rule(CONTAINER)
 def no_hook_stops_ray(target: RuleTarget) -> Violations:
     """kuberay#2724: `ray stop` ends processes that the operator then restarts."""
+    # The hook runs before the container receives its signal. The processes that it ends are those that would drain.
     hook = (target.value.get("lifecycle") or {}).get("preStop") or {}
     if "ray stop" in " ".join((hook.get("exec") or {}).get("command") or []):
         yield (
@@ -155,6 +166,7 @@ def no_hook_stops_ray(target: RuleTarget) -> Violations:
 @rule(POD)
 def the_grace_period_covers_the_drain(target: RuleTarget) -> Violations:
     """ray#64454: a drain that outlasts the grace period is killed."""
+    # Both begin when the Pod is told to stop, and the kubelet kills the container when the grace period is over.
     grace = target.value["spec"].get("terminationGracePeriodSeconds", 30)
     for container in target.value["spec"].get("containers") or []:
         text = (env(container, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S") or {}).get("value", "0")
@@ -165,6 +177,8 @@ def the_grace_period_covers_the_drain(target: RuleTarget) -> Violations:
 @rule(POD)
 def ray_can_write_its_session(target: RuleTarget) -> Violations:
     """Project policy: Ray writes its session into /tmp/ray."""
+    # The root file system of a restricted container may be read-only, and an emptyDir without a bound could fill the
+    # disk of its node.
     if target.pod is None or target.pod.role not in ("head", "worker"):
         return
     container = (target.value["spec"].get("containers") or [{}])[0]

@@ -25,13 +25,18 @@ from emoji_ldm.kubernetes.lint.pods import FieldPath
 from emoji_ldm.kubernetes.lint.quantities import duration_s, quantity
 from emoji_ldm.kubernetes.lint.rules.rule import CONTAINER, OBJECT, POD, RuleTarget, Violations, rule
 
-FREE_TEXT = ("data", "stringData", "binaryData", "annotations", "rayStartParams")  # maps that other rules check
+# Below these fields a key is a name that somebody chose and not a field of Kubernetes, so a file called `port` or an
+# annotation called `interval` must not be checked like one.
+FREE_TEXT = ("data", "stringData", "binaryData", "annotations", "rayStartParams")
 NAME_FIELDS = ("serviceAccountName", "configMapName", "secretName", "claimName", "priorityClassName", "groupName")
 
 
 @rule(OBJECT)
 def fields_hold_words_that_exist(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    # Go types such as RestartPolicy are plain strings in the schemas, which therefore accept every word. The API server
+    # validates them in code, and custom resources that embed a Pod template do not even reach that code: the operator's
+    # Pods are refused later.
     for path, value in _leaves(target.object):
         allowed = allowed_values(path)
         if allowed and isinstance(value, str) and value not in allowed and not _is_own_field(value):
@@ -73,6 +78,7 @@ def durations_are_durations(target: RuleTarget) -> Violations:
 @rule(OBJECT)
 def ports_are_ports(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    # Paths of one or two steps are keys of the object itself, none of which is a port.
     for path, value in _leaves(target.object):
         if path[-1] not in (*PORTS, "port", "targetPort") or inside(path, FREE_TEXT) or len(path) < 3:
             continue
@@ -118,6 +124,7 @@ def names_of_variables_are_names(target: RuleTarget) -> Violations:
 @rule(OBJECT)
 def names_of_objects_are_names(target: RuleTarget) -> Violations:
     """Kubernetes API validation (apimachinery/pkg/util/validation, apis/core/validation)."""
+    # RBAC allows any path segment as a name, such as `system:node`, so its kinds are exempt.
     metadata = target.object["metadata"]
     for key in ("name", "namespace"):
         text, form = metadata.get(key), DNS_LABEL if key == "namespace" or target.kind == "Service" else SUBDOMAIN
@@ -170,6 +177,8 @@ def allowed_values(path: FieldPath) -> tuple[str, ...] | None:
     """The values that a field accepts; None if it is not an enumeration."""
     if inside(path, (*FREE_TEXT, *LABEL_MAPS, *QUANTITIES)):
         return None
+    # Some words are fields of several kinds with different values, such as `type` and `operator`. The pair of parent
+    # and field is looked up first, and the field alone only if the pair is unknown.
     names = [step for step in path if isinstance(step, str)]
     return ALLOWED_VALUES.get(".".join(names[-2:])) or ALLOWED_VALUES.get(names[-1])
 
@@ -185,6 +194,7 @@ def is_quantity(path: FieldPath) -> bool:
 
 def duration_of(text: str) -> float | None:
     """Seconds of a duration, with the longer units of Prometheus (d, w, y) counted as hours; None if it is not one."""
+    # Go knows no days, weeks and years. Only the form matters to the rule, so these units may count as hours.
     return duration_s(text.replace("d", "h").replace("w", "h").replace("y", "h"))
 
 
