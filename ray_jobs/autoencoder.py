@@ -18,6 +18,7 @@ def run(config: Config) -> dict[str, object]:
 
 
 def _load(context: RunContext) -> TrainingTask:
+    # In the worker only: the driver that pickles this function needs no diffusers.
     from emoji_ldm.train.tasks.autoencoder_task import load_task
 
     return load_task(context)

@@ -24,6 +24,8 @@ from emoji_ldm.store import Store
 from ray_jobs.execution import delta_sink, ray_runtime, shards
 from ray_jobs.workers.caption_worker import CaptionWorker, EngineBuilder
 
+# Logical CPUs per engine. An engine on a GPU needs its core only to prepare prompts, and the metadata engine needs next
+# to nothing; engines on a CPU share the cores by their number of torch threads instead.
 NUM_CPUS = 0.5
 NUM_EXAMPLES = 3
 IMAGE_COLUMNS = ("image_id", "image", "title", "tags")
@@ -46,9 +48,13 @@ def run(config: Config, build: EngineBuilder = load_engine) -> dict[str, object]
     if not image_ids:
         raise DatasetError(f"{store.uri} has no images; run: emoji-ldm crawl")
     lineage = Lineage(RunInfo(config.run, config.to_json()), "caption", {IMAGES.name: table.version})
+    # Before the plan: a commit of manual captions makes a new version, and the plan must name the newest.
     overridden = manual_captions.commit_manual_captions(config.caption.overrides, store, lineage)
+    # The version is read with the plans: a shard that replaces rows is named by it, so that the same retry on a newer
+    # table is new work and is not taken for a shard that was committed before.
     plans, version = _plans(config.caption, store, image_ids, key), Table(store, CAPTIONS).version
     counts = _caption(config, store, _shards(config.caption, table, plans, (key, version)), lineage, build)
+    # Checked last: everything is committed by now, so a job that fails here loses no caption.
     _check_failed(config.caption, counts, len(image_ids), Table(store, CAPTIONS))
     return {
         "captioned": counts.get("ok", 0),
@@ -71,6 +77,8 @@ def _shards(
     config: CaptionConfig, images: Table, plans: Mapping[str, CaptionPlan], made: tuple[str, int]
 ) -> list[delta_sink.WorkShard]:
     """Shards of about `rows_per_shard` captions; `made` is the engine's key and the version of the table planned on."""
+    # A shard is the unit of commit and of loss, so its size counts what is computed (captions), not what is read
+    # (images).
     size, (key, version) = max(1, config.rows_per_shard // config.num_captions), made
     shared = shards.of_images(images, plans, rows_per_shard=size, key=f"caption:{key}")
     return [shards.planned(shard, plans, version) for shard in shared]
@@ -79,6 +87,7 @@ def _shards(
 def _caption(
     config: Config, store: Store, pending: list[delta_sink.WorkShard], lineage: Lineage, build: EngineBuilder
 ) -> dict[str, int]:
+    # Without work, Ray is not started at all: a second run of the stage takes a second.
     if not pending:
         return {}
     settings = config.caption
@@ -86,6 +95,8 @@ def _caption(
     ray_runtime.wait_for_resources(
         config.ray, "caption", settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.gpus_per_worker
     )
+    # The tables of this run's point in history: with `as_of`, images are read from an older version, while captions are
+    # always written to the newest.
     read = shards.planned_reader(open_tables(store, config.as_of, IMAGES)[IMAGES.name].store, IMAGE_COLUMNS)
     job = delta_sink.SinkJob(
         "caption", store, CAPTIONS, read, CaptionWorker, (settings, build),
@@ -113,5 +124,6 @@ def _examples(store: Store, key: str) -> dict[str, object]:
     """Some good captions, evenly spread over all, for the summary."""
     chosen = (pc.field("engine_key") == key) & (pc.field("status") == "ok")
     captions = sorted(Table(store, CAPTIONS).read(["caption"], filter=chosen)["caption"].to_pylist())
+    # Sorted captions begin alike, so neighbours would be near duplicates; equal steps show the variety.
     step = max(1, len(captions) // NUM_EXAMPLES)
     return {f"example {number}": text for number, text in enumerate(captions[::step][:NUM_EXAMPLES], 1)}

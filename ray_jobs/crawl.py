@@ -28,7 +28,8 @@ from ray_jobs.execution import delta_sink, ray_runtime
 from ray_jobs.execution.politeness_actor import start_rate_limiter
 from ray_jobs.workers.crawl_workers import ImageWorker, PageWorker
 
-NUM_CPUS = 0.5  # per actor: browsers and fetchers wait for the network most of the time
+# Logical CPUs per actor. Browsers and fetchers wait for the network most of the time, so two share a core.
+NUM_CPUS = 0.5
 PAGE_SCHEMA = pa.schema([("tag", pa.string()), ("url", pa.string())])
 
 
@@ -43,12 +44,16 @@ def run(config: Config) -> dict[str, object]:
     source_factory.validate_source(config.crawl)
     store = Store(config.store, config.branch)
     state = CrawlState(config, frontier.begin_recrawl(config, store))
-    # A crash between the commit of tiles and that of their page's outcome is mended first.
+    # A crash between the commit of tiles and that of their page's outcome is repaired first.
     state.close_interrupted_pages()
     _list_pages(config, state)
     counts = _fetch_images(config, state)
+    # Pages that are read after an image was fetched may list it under further tags, so tags are joined at the end.
     state.retag()
+    # Only a refresh has seen every page anew, so only then does an absent image mean that the site removed it.
     dropped = {"images dropped": state.drop_vanished_images()} if config.crawl.refresh else {}
+    # The recrawl ends after everything it asked for has an outcome. A run that dies before this line continues the same
+    # recrawl instead of beginning another one.
     frontier.finish_recrawl(config, store)
     _check_failures(config.crawl, counts)
     asked = {"requested again": counts} if state.recrawl else {}
@@ -69,9 +74,13 @@ def _list_pages(config: Config, state: CrawlState) -> None:
         shards = [_shard([b.urls, state.generation], {"tag": b.tag, "urls": b.urls}, len(b.urls)) for b in blocks]
         workers = config.crawl.num_browsers
         for done in _stream(config, _job(state, LISTINGS, _page_rows, PageWorker, workers), shards, "pages"):
+            # Tiles and outcomes are committed in this process only: the wave after this one is planned from what is
+            # committed.
             state.commit_pages(done.shard, done.file, done.extra)
     for line in page_types.selector_warnings(state.page_reasons()):
         print_status(line)
+    # A wrong selector looks like an empty site. It must stop the run here, or every later stage would have nothing to
+    # do.
     if not state.listings.count():
         first = names.url(names.tags[0], 1)
         raise CrawlError(page_types.no_tiles_message(first, *state.outcome_of(first)))
@@ -79,6 +88,7 @@ def _list_pages(config: Config, state: CrawlState) -> None:
 
 def _fetch_images(config: Config, state: CrawlState) -> dict[str, int]:
     """Fetch every image URL without an outcome; returns `{outcome: number of URLs}` of this run."""
+    # Pending URLs are the difference of two tables, so nothing has to be remembered about an interrupted run.
     requests, totals = state.open_images(), dict[str, int]()
     size = config.crawl.rows_per_shard
     shards = [_image_shard(requests.slice(start, size), state.generation) for start in range(0, len(requests), size)]
@@ -90,6 +100,7 @@ def _fetch_images(config: Config, state: CrawlState) -> dict[str, int]:
 
 def _check_failures(config: CrawlConfig, counts: Mapping[str, int]) -> None:
     failed, total = sum(counts.get(outcome, 0) for outcome in FAILURES), sum(counts.values())
+    # A multiplication instead of a division: a run without any URL has failed nothing and must not divide by zero.
     if failed > config.max_failed_fraction * total:
         shown = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
         limit = f"crawl.max_failed_fraction={config.max_failed_fraction:g}"
@@ -116,6 +127,8 @@ def _stream(
     )
     # A shard that obeys a long Crawl-delay may rightly take longer than Ray's limit of half an hour.
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = -1
+    # One limiter serves all workers of this wave, wherever they run: the delays of a site hold for the crawl as a
+    # whole.
     job = replace(job, worker_args=(*job.worker_args, start_rate_limiter(config.crawl)))
     with track("crawl", sum(shard.num_items for shard in shards), unit) as progress:
         for done in delta_sink.stream_shards(job, shards):
@@ -125,6 +138,7 @@ def _stream(
 
 def _image_shard(rows: pa.Table, generation: int) -> delta_sink.WorkShard:
     """A shard of image URLs, its rows as JSON text: as objects they would take the driver four times the memory."""
+    # The name contains the generation, so that a recrawl of the same URLs is new work and is not skipped as committed.
     return _shard([rows["image_url"].to_pylist(), generation], {"rows": json.dumps(rows.to_pylist())}, len(rows))
 
 

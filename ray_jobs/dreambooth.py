@@ -6,7 +6,7 @@
 4. train: as any other training
 
 Each step but the last finds, when the command is run again, what it left the first time. Prior preservation
-(arXiv 2208.12242, section 3.2) is why class images are needed: they keep the class from drifting to the subject.
+(arXiv 2208.12242, section 3.3) is why class images are needed: they keep the class from drifting to the subject.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from emoji_ldm.train.training_args import RunContext, TrainingArgs, TrainingTask
 from ray_jobs import generate, latents
 from ray_jobs.execution import ray_runtime, shards, trainer
 
-IMAGES_PER_SHARD = 16  # images that are sent and committed together
+# Images that are sent and committed together. Their bytes travel with the shard, so this also bounds its size.
+IMAGES_PER_SHARD = 16
 
 
 def run(config: Config) -> dict[str, object]:
@@ -51,18 +52,23 @@ def run(config: Config) -> dict[str, object]:
         ModelError: `train.init` is missing or of another kind.
         JobError: The cluster lacks resources, or see `ray_jobs.execution.trainer.train`.
     """
+    # All of the user's mistakes are found before the first image is drawn: class images may take hours of a GPU.
     concepts = concept_folders(config)
     plan, store = build_training_args(config, "train"), Store(config.store, config.branch)
     check_training(config, plan, store, config.train.num_workers)
     check_init(config)
+    # The user's images are loaded once and kept: a file that cannot be decoded fails here, and two steps below need
+    # them.
     own = {concept: list(load_squares(concept.image_files(), config.latents.size_px)) for concept in concepts}
     _check_group(config, plan, store)
     counts = [_generate_class_images(config, concept) for concept in concepts if concept.is_class]
     used = {concept: _concept_images(config, concept, own[concept]) for concept in concepts}
     data = _dreambooth_data(used)
+    # An image that shows two concepts has one id, hence one entry, and is encoded once.
     files = {square.image_id: square.png for several in used.values() for square in several}
     captions = {prompt for several in data.prompts.values() for prompt in several}
     images = shards.local_images(files, rows_per_shard=IMAGES_PER_SHARD)
+    # No parent tables: these images come from folders of this machine, not from a version of the store.
     lineage = Lineage(RunInfo(config.run, config.to_json()), "train", {})
     encoded = latents.encode(config, images, captions, lineage)
     # What each image shows travels with the task's loader: tables of the store know nothing of concepts.
@@ -78,6 +84,7 @@ def run(config: Config) -> dict[str, object]:
 def _check_group(config: Config, plan: TrainingArgs, store: Store) -> None:
     """Raise now what the worker group would raise only once all class images are drawn and encoded."""
     train = config.train
+    # An elastic group may shrink to this number, so the batch must divide among any number from here on.
     fewest = train.min_workers or train.num_workers
     sampler.check_worker_range(fewest, train.num_workers, plan.batch_size, plan.micro_batch_size)
     resume.check_resumable(store, config, plan)
@@ -91,6 +98,7 @@ def _check_group(config: Config, plan: TrainingArgs, store: Store) -> None:
 
 def _run_on_worker(train: TrainConfig, task: Callable[..., Any], *arguments: object) -> Any:
     """Call it where a worker may be placed: its node may have what this one lacks, and conversely."""
+    # A plain task with the resources of a worker is scheduled onto the same kind of node as the worker.
     return ray.get(ray.remote(num_cpus=trainer.NUM_CPUS, num_gpus=train.gpus_per_worker)(task).remote(*arguments))
 
 
@@ -105,12 +113,14 @@ def _missing_requirement(plan: TrainingArgs) -> str:
 
 def _generate_class_images(config: Config, concept: ConceptFolder) -> int:
     """Draw the images that the class lacks, by the generate stage, which leaves alone what is drawn already."""
+    # The user's own class images count too, as in the reference implementation of diffusers.
     missing = config.train.num_class_images - len(concept.image_files())
     if missing <= 0:
         return 0
     folder = concept.folder / GENERATED_FOLDER
     present = f"{len(concept.image_files())} images in {concept.folder}"
     print_status(f"class {concept.prompt!r}: {present}, {missing} generated ones in {folder}")
+    # The generate stage plans by content, so an interrupted run continues with the seeds that it has not drawn yet.
     settings = {"prompts": (concept.prompt,), "prompts_file": None, "num_images": missing,
                 "checkpoint": config.train.init, "output": str(folder)}  # fmt: skip
     done = generate.run(config.model_copy(update={"generate": config.generate.model_copy(update=settings)}))
@@ -134,12 +144,15 @@ def _dreambooth_data(used: Mapping[ConceptFolder, Iterable[SquareImage]]) -> Dre
         own = prompts[concept.is_class]
         for image_id in {square.image_id for square in several}:
             own[image_id] = (*own.get(image_id, ()), concept.prompt)
+    # The prior preservation loss weighs class images differently (section 3.3), so no image may be of both kinds. The
+    # subject wins: its images are few, and they are what the user wants the model to learn.
     classes = frozenset(prompts[True].keys() - prompts[False].keys())
     return DreamBoothData({**prompts[True], **prompts[False]}, classes)
 
 
 def _with_prompts(config: Config, concepts: Iterable[ConceptFolder]) -> Config:
     """The configuration with every prompt in the sample grids, subjects first, unless it names others."""
+    # dict.fromkeys removes duplicates and keeps the order, which a set would not.
     prompts = config.train.sample_prompts or tuple(dict.fromkeys(concept.prompt for concept in concepts))
     return config.model_copy(update={"train": config.train.model_copy(update={"sample_prompts": prompts})})
 

@@ -32,7 +32,8 @@ from emoji_ldm.store import Store
 from ray_jobs.execution import delta_sink, ray_runtime
 from ray_jobs.workers.generate_worker import GenerateTask, GenerateWorker, lora_folder
 
-NUM_CPUS = 0.5  # logical CPUs per sampler, which has one thread
+# Logical CPUs per sampler. A sampler on a GPU has one busy thread, which mostly waits for kernels.
+NUM_CPUS = 0.5
 
 
 def run(config: Config) -> dict[str, object]:
@@ -45,8 +46,12 @@ def run(config: Config) -> dict[str, object]:
     """
     settings, store = config.generate, Store(config.store, config.branch)
     requests = plan_requests(settings)
+    # Resolved once, in the driver. Workers get the resolved URI: `latest` could mean another checkpoint by the time
+    # they start.
     source, uri = resolve_checkpoint(config, store, CACHE_FOLDER, settings.checkpoint or "")
     key, table = _key(config, store, source), Table(store, GENERATED)
+    # The id covers the batch size too, since kernels are chosen by shape and the last bits of an image depend on them.
+    # A dict merges requests that are equal, which would otherwise be drawn twice.
     by_id = {
         generated_id(key, request, settings.batch_size, deterministic=settings.deterministic): request
         for request in requests
@@ -55,9 +60,14 @@ def run(config: Config) -> dict[str, object]:
     pending = [name for name in by_id if name not in done]
     seconds = 0.0
     if pending:
+        # Only the core fields differ between the requests of a run. All others, such as size and adapter, are those of
+        # the first one, so they are sent once and not with each shard.
         task = GenerateTask(uri, key, training_data_versions(store, uri), requests[0])
         seconds = _draw(config, _shards(pending, by_id, settings.rows_per_shard), task)
+        # The workers' commits are newer than the version that this table was opened with.
         table.refresh()
+    # The folder is written from the table in every case, so that a run with nothing to draw restores files that were
+    # deleted.
     sheet = write_output_folder(_output(config), _rows(table, list(by_id)))
     return {
         "images": len(by_id),
@@ -72,6 +82,7 @@ def run(config: Config) -> dict[str, object]:
 def _draw(config: Config, shards: Sequence[delta_sink.WorkShard], task: GenerateTask) -> float:
     """Draw and commit shards; returns the seconds that this took, loading the model included."""
     settings = config.generate
+    # More actors than shards would load a model and then have nothing to do.
     num_workers = min(settings.num_workers, len(shards))
     ray_runtime.connect(config.ray)
     ray_runtime.wait_for_resources(
@@ -111,6 +122,7 @@ def _rows(table: Table, ids: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of the table, in the order of `ids`."""
     rows = table.read_located(table.locate(ids), GENERATED.schema.names).to_pylist()
     by_id = {row["generated_id"]: row for row in rows}
+    # Parquet files return rows in the order of commits; the sheet shows them in the order of the requests.
     return [by_id[name] for name in ids]
 
 

@@ -30,9 +30,12 @@ if TYPE_CHECKING:  # the import of a stage shall load neither diffusers nor tran
     from emoji_ldm.latents.text_encoder import TextEncoder
     from emoji_ldm.latents.vae import VaeCodec
 
-NUM_CPUS = 0.5  # logical CPUs per actor; the number of its torch threads is set apart from that
+# Logical CPUs per actor, which only Ray's scheduler sees. The number of torch threads is set apart from that.
+NUM_CPUS = 0.5
 SummaryRows = dict[str, object]
-USUAL_TOKENS = 77  # positions that a Stable Diffusion cache stores per caption, used or not
+# Positions that a cache of Stable Diffusion stores per caption, used or not: the context length of CLIP's text model
+# (arXiv 2103.00020, section 2.4).
+USUAL_TOKENS = 77
 
 
 def run(config: Config) -> SummaryRows:
@@ -82,13 +85,18 @@ def encode(config: Config, images: shards.ImageSource, captions: set[str], linea
         JobError: The cluster lacks the resources.
     """
     store, settings = Store(config.store, config.branch), config.latents
-    # The driver loads both models too: their keys decide what is encoded already.
+    # The driver loads both models too: a key is a hash of weights and settings, and decides what is encoded already. On
+    # the CPU, so that the driver does not occupy memory of a GPU that a worker on the same node needs.
     vae, text_encoder = load_codec(config, store, "cpu"), load_text(config, "cpu")
+    # One set of shards per augmentation, because each has a key of its own: raising `num_augmentations` later encodes
+    # only the new ones.
     latent_shards = [
         replace(shard, payload={"augmentation": number, "images": shard.payload})
         for number, key in enumerate(augmentation_keys(vae.key, settings))
         for shard in images.split(images.image_ids - _encoded(store, LATENTS, key), key=key)
     ]
+    # The empty caption is the unconditional input of classifier-free guidance (arXiv 2207.12598): training drops
+    # captions to it, and sampling needs it at every step.
     missing = {"", *captions} - _encoded(store, TEXT_EMBEDDINGS, text_encoder.key)
     text_shards = shards.of_captions(missing, rows_per_shard=settings.rows_per_shard, key=text_encoder.key)
     if latent_shards or text_shards:
@@ -96,6 +104,7 @@ def encode(config: Config, images: shards.ImageSource, captions: set[str], linea
         ray_runtime.wait_for_resources(
             config.ray, "latents", settings.num_workers, num_cpus=NUM_CPUS, num_gpus=settings.gpus_per_worker
         )
+    # Images before captions: each pool of actors has the GPUs to itself, and frees them before the next one starts.
     job = _job(config, LATENTS, shards.augmentation_reader(images.read), (LatentsWorker, vae.key))
     counts = delta_sink.run(job, latent_shards, lineage, unit="images")
     job = _job(config, TEXT_EMBEDDINGS, shards.read_captions, (TextEmbeddingsWorker, text_encoder.key))
@@ -112,6 +121,7 @@ def _job(config: Config, table: TableSpec, read: Any, worker: tuple[Any, str]) -
 
 def _encoded(store: Store, spec: TableSpec, key: str) -> set[str]:
     """Images or captions that the table holds for this VAE or text encoder."""
+    # The key filters by weights and settings: rows of other models do not count as encoded.
     column, name = ("image_id", "vae_key") if spec is LATENTS else ("caption", "encoder_key")
     return set(Table(store, spec).read([column], filter=pc.field(name) == key)[column].to_pylist())
 
@@ -124,6 +134,8 @@ def _cache_summary(config: Config, store: Store, captions: dict[str, list[str]],
     """
     from emoji_ldm.latents.vq_adapter import QuantizedAutoencoder
 
+    # Latents are stored as mean and log variance (two values per element), so that training can sample anew in every
+    # epoch; a usual cache stores one sample.
     vae, text_encoder = encoded.vae, encoded.text_encoder
     shapes = (
         Table(store, TEXT_EMBEDDINGS)
@@ -131,9 +143,8 @@ def _cache_summary(config: Config, store: Store, captions: dict[str, list[str]],
         .to_pylist()
     )
     values, num_captions = int(np.prod(vae.latent_shape)), sum(map(len, captions.values()))
-    moments = (
-        1 if isinstance(vae.vae, QuantizedAutoencoder) else 2
-    )  # of a VQ model the variance is constant, and compresses away
+    # The variance of a VQ model is constant and compresses away, so its latents count one value per element.
+    moments = 1 if isinstance(vae.vae, QuantizedAutoencoder) else 2
     numbers = moments * values * config.latents.num_augmentations
     ours = 2 * (numbers + sum(tokens * width for tokens, width in shapes) / len(captions))
     usual = 2 * (values + USUAL_TOKENS * text_encoder.width * num_captions / len(captions))

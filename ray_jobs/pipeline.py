@@ -21,6 +21,8 @@ from emoji_ldm.progress import print_status, print_summary
 from emoji_ldm.store import Store
 from ray_jobs.execution.resource_usage import measure_stage
 
+# The autoencoder stands before the latents that it encodes, and after captions only for people's convenience: it needs
+# images alone.
 STAGE_ORDER = ("crawl", "caption", "autoencoder", "latents", "train", "generate", "report")
 NEXT_COMMANDS = {
     "crawl": "caption",
@@ -30,6 +32,7 @@ NEXT_COMMANDS = {
     "train": "generate 'a happy blob'",
     "generate": "report",
 }
+# Where the demo remembers the port of its gallery, see `run_demo`.
 PORT_FILE = "gallery-port"
 
 
@@ -66,6 +69,7 @@ def stages_of(words: Sequence[str]) -> tuple[str, ...]:
             raise ConfigError(f"pipeline has no stage {word!r}{hint} (the stages are: {' '.join(STAGE_ORDER)})")
         if words.count(word) > 1:
             raise ConfigError(f"pipeline runs {word} once; name it once")
+    # The order of the flow wins over the order of the words: no stage could run before the one that feeds it.
     return tuple(stage for stage in STAGE_ORDER if stage in words) or STAGE_ORDER
 
 
@@ -79,6 +83,8 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
             run_stage(stage, config)
         except EmojiLdmError as error:
             left = f"; not run: {' '.join(stages[number:])}" if stages[number:] else ""
+            # The arguments are replaced instead of raising another error: its type carries the exit status, and --debug
+            # keeps the trace.
             error.args = (f"stopped at {stage}: {error}{left}; the same command goes on from there",)
             raise
         # Otherwise an autoscaler would keep the GPU nodes of this stage through the next one.
@@ -87,14 +93,17 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
 
 def run_stage(stage: str, config: Config) -> None:
     """Run a stage by its word (`autoencoder` for `train autoencoder`) and print its summary."""
+    # Checked before any work: a missing credential must not be found after an hour, at the first commit.
     Store(config.store, config.branch).check_writable()
     # A stage imports its libraries only now: crawling needs no torch, captioning no diffusers.
     job = importlib.import_module(f"ray_jobs.{stage}")
+    # A service runs until Ctrl-C and makes no table, so it has neither a summary nor a place in the report.
     if stage == "serve":
         job.run(config)
         return
     with measure_stage(config, stage) as facts:
         facts["summary"] = {name: _text(value) for name, value in job.run(config).items()}
+    # The report reads the same facts from the store, so the summary on the terminal and the report cannot differ.
     values = {**facts["summary"], "time": f"{facts['seconds']:.1f} s", "peak memory": f"{facts['peak_mb']:,.0f} MB"}
     print_summary(stage, values, _next_command(stage))
 
@@ -118,6 +127,7 @@ def run_demo(config: Config) -> None:
     port = int(store.read("runs", config.run, PORT_FILE)) if store.exists("runs", config.run, PORT_FILE) else 0
     with Gallery(port=port, cache_dir=Path("runs", config.run, "gallery")) as site:
         store.write(str(urlsplit(site.url).port).encode(), "runs", config.run, PORT_FILE)
+        # Validated again and not only copied: `model_copy` would skip the checks of the fields that change here.
         values = config.model_dump()
         values["crawl"] |= {"site": site.url, "tags": TAGS}
         run_stages(STAGE_ORDER, Config.model_validate(values))
@@ -126,6 +136,7 @@ def run_demo(config: Config) -> None:
 
 def _next_command(stage: str) -> str:
     """The command that continues from here, with the user's own run and store; empty within demo and pipeline."""
+    # Within demo and pipeline the next stage starts by itself, so a command to type would mislead.
     if stage not in NEXT_COMMANDS or sys.argv[1:2] in (["demo"], ["pipeline"]):
         return ""
     options = [word for word in sys.argv[1:] if word.startswith(("run=", "store="))]

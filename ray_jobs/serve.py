@@ -27,9 +27,14 @@ from ray_jobs.serving.deployments import LIGHT_CPUS, NUM_CPUS, application
 from ray_jobs.serving.endpoint import curl, free_port, metrics_url
 
 APP = "emoji-ldm"
-CHECKPOINT_POLL_S = 15.0  # how often a waiting service looks for a checkpoint
-STORE_SETUP_TIMEOUT_S = 900.0  # how long a new cluster may take to set up its store
-REQUEST_TIMEOUT_S = 3600  # for a ZIP of a large set over a slow line; drawing and slow bodies end by serve.timeout_s
+# How often a service that waits looks for a checkpoint.
+CHECKPOINT_POLL_S = 15.0
+# How long a new cluster may take to set up its store. The wait for a checkpoint has no such limit: a first training
+# may take days, while a store that does not answer after a quarter of an hour is misconfigured.
+STORE_SETUP_TIMEOUT_S = 900.0
+# Ray Serve's own limit counts until the last byte was sent, so it must allow a ZIP of a large set over a slow line.
+# Generation and slow request bodies have limits of their own (serve.timeout_s, RequestMiddleware).
+REQUEST_TIMEOUT_S = 3600
 
 
 def run(config: Config) -> None:
@@ -43,11 +48,13 @@ def run(config: Config) -> None:
     settings = config.serve
     # In the order of cost: a wrong option or a port in use is reported before Ray is started.
     app = application(config)
+    # The port can be probed only where it will be opened. On a joined cluster that is the head node, not this machine.
     is_local = not (config.ray.address or os.environ.get("RAY_ADDRESS"))
     port = free_port(settings.host, settings.port) if is_local else settings.port
     ray_runtime.connect(config.ray)
     _require(config)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler would leave replicas behind
+    # Ray's own handler of SIGTERM would leave replicas behind; this one makes it a KeyboardInterrupt, like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         url = start(app, settings.host, port)
         print_status(f"metrics for Prometheus: {metrics_url()}")
@@ -65,12 +72,17 @@ def run(config: Config) -> None:
 
 def start(app: serve.Application, host: str, port: int) -> str:
     """Deploy, replacing an older deployment, and wait until requests are answered; returns the URL."""
+    # Serve's own messages about its progress would bury the address that is printed at the end.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     options = HTTPOptions(host=host, port=port, request_timeout_s=REQUEST_TIMEOUT_S)
     try:
+        # One proxy on the head node: one address for clients, and one ingress whose token buckets hold for the whole
+        # service.
         serve.start(proxy_location="HeadOnly", http_options=options)
         serve.run(app, name=APP, route_prefix="/")
     except RuntimeError as error:
+        # The RuntimeError says only that something failed; the reason (such as a model that does not fit the GPU) is in
+        # the status of the deployment.
         failed = [details.message for details in serve.status().applications[APP].deployments.values()
                   if details.status.endswith(("FAILED", "UNHEALTHY"))]  # fmt: skip
         raise JobError(f"the service did not start: {[*failed, str(error)][0].strip().splitlines()[-1]}") from None
@@ -79,6 +91,7 @@ def start(app: serve.Application, host: str, port: int) -> str:
 
 def follow() -> None:
     """Write the log of requests to standard error until interrupted."""
+    # Long polling: each call returns as soon as there is a line, or after a second without one.
     handle: Any = serve.get_app_handle(APP)
     while True:
         try:
@@ -89,7 +102,8 @@ def follow() -> None:
 
 
 def _stop() -> None:
-    with redirect_stdout(io.StringIO()):  # Ray prints the end of its own controller as if it were a failure
+    # Ray prints the end of its own controller as if it were a failure.
+    with redirect_stdout(io.StringIO()):
         serve.shutdown()
         ray.shutdown()
 
@@ -109,6 +123,8 @@ def build_app(args: dict[str, str]) -> serve.Application:
     """
     overrides = [f"{name}={value}" for name, value in args.items() if name != "config"]
     config, setup_over = load(args.get("config"), overrides), stop_after_delay(STORE_SETUP_TIMEOUT_S)
+    # Only the two errors that pass by themselves are retried. Any other error of `application` is a mistake in the
+    # configuration, and a failed application is then the right answer.
     attempts = Retrying(
         wait=wait_fixed(CHECKPOINT_POLL_S),
         stop=lambda state: isinstance(_error(state), StoreError) and setup_over(state),
@@ -126,6 +142,8 @@ def _error(state: RetryCallState) -> BaseException | None:
 def _require(config: Config) -> None:
     """Wait for the resources of everything that runs before the first request."""
     settings = config.serve
+    # With min_replicas=0 a replica per model is still needed, since the first start shows whether the model loads
+    # (`initial_replicas`).
     num_pools = 1 + len(settings.models)
     num_replicas = num_pools * max(1, settings.min_replicas)
     ray_runtime.wait_for_resources(config.ray, "serve", num_replicas, num_cpus=NUM_CPUS + 2 * LIGHT_CPUS / num_replicas,

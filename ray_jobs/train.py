@@ -21,6 +21,7 @@ def run(config: Config) -> dict[str, object]:
         ModelError: The VAE or text encoder is missing, or the run's checkpoint is of another network.
         JobError: See `ray_jobs.execution.trainer.train`.
     """
+    # Imported here: DreamBooth pulls in the generate and latents stages, which a usual training does not need.
     if config.train.concepts:
         from ray_jobs import dreambooth
 
@@ -29,6 +30,7 @@ def run(config: Config) -> dict[str, object]:
 
 
 def _load(context: RunContext) -> TrainingTask:
+    # In the worker only: the driver that pickles this function needs no diffusers.
     from emoji_ldm.train.tasks.diffusion_task import load_task
 
     return load_task(context, partial(preview, context.config.generate))

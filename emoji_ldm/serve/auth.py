@@ -79,6 +79,7 @@ class Caller:
     def refund(self, images: int) -> None:
         """Return the charge for images that were not generated."""
         if self.bucket:
+            # Not capped here, because `acquire` caps the tokens at the next request.
             self.bucket.tokens += images
 
 
@@ -113,6 +114,7 @@ class ApiKeyCache:
         Raises:
             RequestError: (401) There is no key, or it is unknown, revoked or expired.
         """
+        # RFC 6750, section 2.1; the name of the scheme is not case-sensitive (RFC 9110, section 11.1).
         scheme, _, secret = authorization.partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise _unauthorized("this service needs a key; send it as `Authorization: Bearer KEY`")
@@ -146,6 +148,7 @@ class ApiKeyCache:
         """Return the key's bucket, which survives refreshes; a changed quota starts a new one."""
         if not key.images_per_minute:
             return None
+        # By hash and not by name: a key that is revoked and made anew under the same name starts with a full bucket.
         return self.buckets.setdefault((key.sha256, key.images_per_minute), TokenBucket(key.images_per_minute))
 
 

@@ -78,6 +78,7 @@ class ReplicaLost(Exception):
 class Backend(Protocol):
     """Generates images. Parameters are positional, so that implementations may name them as they like."""
 
+    # A coroutine although the limits are usually known, since a backend may have to ask a replica that has new weights.
     async def models(self) -> Mapping[str, RequestLimits]:
         """Return the limits by model name, the default model first; waits until a model is loaded."""
         ...

@@ -82,6 +82,7 @@ def _fields(operation: JsonObject) -> Iterator[str]:
 
 
 def _field(name: str, schema: JsonObject, required: bool) -> str:
+    # Empty defaults (0, "", []) say nothing that the description does not say better.
     default = schema.get("default") or ""
     notes = ["required" if required else "", f"default {default}" if default else ""]
     summary = ", ".join(filter(None, [_type_of(schema), *notes]))
@@ -94,6 +95,7 @@ def _type_of(schema: JsonObject) -> str:
     choices = schema.get("enum") or [value for value in [schema.get("const")] if value is not None]
     if choices:
         return " | ".join(map(str, choices))
+    # Null is left out: a field with a default may be left out itself.
     union = [_type_of(member) for member in schema.get("anyOf", ()) if member.get("type") != "null"]
     return " | ".join(union) or ("file" if schema.get("format") == "binary" else str(schema.get("type", "")))
 

@@ -95,6 +95,7 @@ def _texts(form: FormData) -> dict[str, str]:
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             continue
+        # Without a file name in its header, a part of a form is text (RFC 7578, section 4.2), whatever its bytes are.
         if name in FILES:
             raise RequestError(f"{name} must be a file, with a file name in the form", param=FILES[name])
         if name in texts:
@@ -116,6 +117,7 @@ async def _files(form: FormData) -> dict[str, bytes]:
             raise RequestError(f"{name} is longer than {MAX_FILE_BYTES:,} bytes", status=413, param=FILES[name])
         if not value.size:
             raise RequestError(f"the file {name!r} is empty", param=FILES[name])
+        # Read here, because the spooled file is deleted when the form is closed.
         files[FILES[name]] = await value.read()
     if "image" not in files:
         raise RequestError("the file 'image' is missing", param="image", code="missing_required_parameter")

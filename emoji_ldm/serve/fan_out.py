@@ -16,8 +16,10 @@ from emoji_ldm.serve.errors import RequestError
 
 KEEPALIVE_S = 15.0  # proxies cut connections that stay silent for a minute or so
 BACKEND_GRACE_S = 5.0  # a backend enforces the tasks' timeouts itself; this is for one that has lost a task
+# How long the response waits for cancelled calls to end.
 CLEANUP_S = 5.0
 MAX_INPUT_IMAGE_BYTES = 512 * 2**20  # of all requests in flight
+# About the time in which some edits of a full queue are finished and return their memory.
 BUDGET_RETRY_S = 5.0
 
 
@@ -65,6 +67,7 @@ async def generate_all(backend: Backend, tasks: Sequence[ImageTask]) -> dict[int
         async with asyncio.timeout(_timeout_s(tasks)):
             # gather raises the first error at once, while the other calls still run; `finally` cancels them.
             await asyncio.gather(*calls.values())
+        # In the order of the tasks, whichever call ended first: the order of the images is part of the response.
         return {index: call.result() for index, call in calls.items()}
     finally:
         await _cancel_all([*calls.values()])
@@ -123,4 +126,5 @@ async def _cancel_all(calls: Sequence[asyncio.Task[Any]]) -> None:
 
 
 def _timeout_s(tasks: Sequence[ImageTask]) -> float:
+    # The tasks run side by side, so the request takes as long as its slowest one, not their sum.
     return max(task.timeout_s for task in tasks) + BACKEND_GRACE_S

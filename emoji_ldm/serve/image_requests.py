@@ -124,6 +124,8 @@ class ImageRequest(BaseModel):
             seed: Seed of the first image.
             limits: Limits of the model, which this request has already been checked against.
         """
+        # Consecutive seeds make each image of a request reproducible by itself: the same request with n=1 and the seed
+        # of the response gives the same image.
         quality_steps = QUALITY_STEPS.get(self.openai_quality, DEFAULT_STEPS)
         # An explicit number above the limit is refused, a default is capped: a distilled model with a limit of 8
         # steps must accept a request that names none.

@@ -135,6 +135,7 @@ class EventStream(Response):
         """Take the first event, and the generator of the others."""
         # X-Accel-Buffering: nginx would otherwise collect events before it forwards them.
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        # Starlette sets the length of an empty body, while the length of a stream is not known.
         del self.headers["content-length"]
         self.first, self.rest = first, rest
 
@@ -147,6 +148,7 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
+            # Also after a disconnect, which cancels this call: closing the generator cancels what is in progress.
             await self.rest.aclose()
 
 
@@ -159,6 +161,7 @@ def response_body(request: ImageRequest, seed: int, images: Mapping[int, OutputI
         images: Encoded images by their index, from 0.
     """
     quality = {} if request.openai_quality == "auto" else {"quality": request.openai_quality}
+    # Sorted by index, so that clients can match images to seeds by position.
     data = [{"b64_json": _base64(images[index].data), "seed": seed + index} for index in sorted(images)]
     facts = {**quality, **_image_facts(request, images[0])}
     return {"created": int(time.time()), "model": request.model, "data": data, **facts}

@@ -121,6 +121,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 def _operation(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+    # FastAPI merges `openapi_extra` into what it derives itself, which has no body, since the routes take a plain
+    # Request.
     content = {media_type: {"schema": schema}}
     success = {"description": f"The images; or {EVENTS}", "model": ImagesResponse}
     return {"responses": {200: success, **REFUSALS},
@@ -135,6 +137,7 @@ def _edit_form() -> dict[str, Any]:
     mask = "As large as `image`. Its transparent part is regenerated; of a mask without alpha channel, the white part."
     files = {name: {"type": "string", "format": "binary", "description": text}
              for name, text in (("image", image), ("mask", mask))}  # fmt: skip
+    # Files first: the image is what an edit is about, and the page shows fields in this order.
     properties = {**files, **schema["properties"]}
     return {**schema, "properties": properties, "required": ["image", *schema["required"]]}
 

@@ -11,6 +11,7 @@ from emoji_ldm.errors import ConfigError
 from ray_jobs.cli.command import command, new_app
 from ray_jobs.cli.submit import CONTEXT_HELP, MANIFESTS_HELP
 
+# Modules are imported inside of the commands: the parser of all commands is built at every start, also for `--help`.
 if TYPE_CHECKING:
     from emoji_ldm.kubernetes.overlay import Overlay
 
@@ -18,6 +19,7 @@ ContextName = Annotated[str, typer.Option("--context", metavar="NAME", help=CONT
 Manifests = Annotated[Path, typer.Option(metavar="FOLDER", help=MANIFESTS_HELP)]
 OverlayName = Annotated[str, typer.Option("--overlay", metavar="NAME", help="Folder in k8s/overlays: dev, kind, eks.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+# Relative to the working directory: the manifests belong to a checkout of the repository, not to the installed package.
 K8S = Path("k8s")
 
 app = new_app("Install, watch and remove this system on Kubernetes; `emoji-ldm submit` runs stages on it.")
@@ -35,6 +37,7 @@ def up(
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Give up waiting after so long.")] = 1800,
 ) -> int:
     """Install an overlay and wait until it is ready; it is safe to run again."""
+    # The module has the name of this command, and would hide the function without another name.
     from emoji_ldm.kubernetes import up as kubernetes
     from emoji_ldm.kubernetes.kubectl import Kubectl
 
@@ -73,6 +76,7 @@ def logs(
     from emoji_ldm.kubernetes.kubectl import Kubectl
     from ray_jobs.cli import job_submission
 
+    # `emoji_ldm` must not import `ray_jobs`, so what follows the log of a Ray job is handed over as a function.
     return kubernetes.run(Kubectl(context), job, go_on=follow, tail=tail, ray_job=job_submission.follow)
 
 
@@ -107,10 +111,12 @@ def check(
     from emoji_ldm.kubernetes.lint import check as check_overlay
     from emoji_ldm.kubernetes.lint.rendering import overlays, render
 
+    # Counted over all overlays, so that a pipeline of checks gets one last line and one exit status.
     began, num_findings, num_objects = time.monotonic(), 0, 0
     names = overlay or overlays(manifests)
     for name in names:
         findings = check_overlay(manifests, name)
+        # The number of objects shows that something was checked: no findings in no objects would look like success.
         num_objects += len(render(manifests, name))
         num_findings += len(findings)
         sys.stdout.writelines(f"{finding}\n" for finding in findings)
@@ -151,6 +157,7 @@ def simulate(
 
     if not published:
         return simulation.run(words or [], manifests=manifests, seed=seed, output=output, as_json=as_json)
+    # Options without effect are refused rather than ignored, as everywhere in this command line.
     if words or output or seed is not None:
         raise ConfigError("--published has loads of its own: it takes no overrides, --seed or --output")
     return simulation.compare(as_json=as_json)
@@ -159,4 +166,5 @@ def simulate(
 def _overlay(manifests: Path, name: str) -> "Overlay":
     from emoji_ldm.kubernetes.overlay import Overlay
 
+    # The shell does not expand `~` in `--manifests=~/k8s`.
     return Overlay.read(manifests.expanduser(), name)

@@ -23,6 +23,7 @@ from emoji_ldm.errors import ConfigError, EmojiLdmError
 if TYPE_CHECKING:  # the configuration loads pydantic, which `--help` must not wait for
     from emoji_ldm.config import Config
 
+# Letters and underscores only: a prompt such as "2+2=4" or "a cat, mood=happy" is not an override.
 OVERRIDE = re.compile(r"[A-Za-z_]+(\.[A-Za-z_]+)*=.*", re.DOTALL)
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m|↳")  # and the arrow that deltalake prints before an error's cause
 WORDS = "section.field=value"
@@ -50,6 +51,7 @@ class Shortcut:
     def parameter(self) -> inspect.Parameter:
         """The option as a parameter of a command's function."""
         option = typer.Option(f"--{self.name}", help=self.help, metavar=self.metavar or None, show_default=False)
+        # An option with a value is None if it was not given, a flag is False; `_shortcut_overrides` skips both.
         if "{}" in self.override:
             return _parameter(self.name.replace("-", "_"), Annotated[str | None, option], None)
         return _parameter(self.name.replace("-", "_"), Annotated[bool, option], False)
@@ -62,6 +64,7 @@ AS_OF = Shortcut(
 
 def new_app(text: str = "") -> typer.Typer:
     """A group of commands; plain help texts, since examples must keep their line breaks."""
+    # Tracebacks stay plain too, because rich ones show local variables, which may hold credentials.
     return typer.Typer(help=text, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -105,13 +108,15 @@ def configured(
         prepare: Checks the words, and may change the configuration by them, also in a dry run.
         shortcuts: Options that stand for overrides; they win over overrides.
     """
+    # An iterator would be used up by the signature below, and the command would then see no shortcuts.
     shortcuts = tuple(shortcuts)
     prepare = prepare or (functools.partial(_refuse_words, name) if not words else _keep_config)
 
     def register(function: Function) -> Function:
         def call(words: list[str] | None, config: str | None, dry_run: bool, debug: bool, **options: Any) -> int:
             def act() -> int | None:
-                # Shortcuts come last, so that they win; `prepare` sees words even in a dry run.
+                # Later overrides win, so shortcuts come last. A dry run checks the words too: it must not accept a
+                # command line that the real run refuses.
                 plain, overrides = split_words(words or [])
                 overrides += _shortcut_overrides(shortcuts, options)
                 resolved = prepare(_load(config or _default_preset(name), overrides), plain)
@@ -160,7 +165,8 @@ def run_command(function: Callable[[], int | None], *, debug: bool) -> int:
         sys.stderr.write("\nstopped; what was committed is safe: run the same command again to go on\n")
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # or Python would complain about the closed pipe while it exits
+        # Python flushes its streams while it exits, and would complain about the closed pipe on standard error.
+        sys.stderr.close()
         return BROKEN_PIPE
 
 
@@ -190,6 +196,7 @@ def parse_words(context: typer.Context, words: list[str]) -> typer.Context:
 
 def print_error(text: str) -> None:
     """Write an error as one line: libraries write paragraphs, in colours."""
+    # Whitespace is collapsed too: an error message of several lines could not be found by a search in a log.
     sys.stderr.write(f"error: {' '.join(ANSI_COLOUR.sub('', text).split())}\n")
 
 
@@ -226,6 +233,7 @@ def _default_preset(name: str) -> str | None:
 
 def _shortcut_overrides(shortcuts: Iterable[Shortcut], options: dict[str, Any]) -> list[str]:
     """Take the shortcuts out of the options; returns the overrides that they stand for."""
+    # They are popped, since the function of the command has no parameters for them.
     given = [(shortcut, options.pop(shortcut.name.replace("-", "_"))) for shortcut in shortcuts]
     return [shortcut.override.format(value) for shortcut, value in given if value not in (None, False)]
 
@@ -246,6 +254,7 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 def _sign(call: Callable[..., int], function: Function, own: list[inspect.Parameter]) -> Callable[..., int]:
     """Give `call` the help text of `function`, and the signature from which Typer makes the parser."""
+    # Keyword-only, because Typer calls with keywords, and parameters without a default may then follow others.
     options = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
     parameters = [*options, _parameter("debug", Debug, False)]
     call.__doc__, call.__name__ = function.__doc__, function.__name__

@@ -8,9 +8,11 @@ import typer
 from emoji_ldm.errors import ConfigError
 from ray_jobs.cli.command import AS_OF, configured, new_app, one_word
 
+# Annotations of Config stay texts: pydantic takes longer to import than `--help` may take to answer.
 if TYPE_CHECKING:
     from emoji_ldm.config import Config
 
+# Options that several commands share are written once, so that they have one name and one help text.
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Delete = Annotated[bool, typer.Option("--delete", help="Delete the name; the rows stay.")]
 Parts = Annotated[str, typer.Option(metavar="NAME=SHARE,...", help="Parts such as train=0.9,val=0.1.")]
@@ -18,6 +20,7 @@ Salt = Annotated[str, typer.Option(help="Another salt assigns the images anew.")
 TableName = Annotated[str, typer.Option("--table", help="One table; all by default.")]
 
 app = new_app("Versions and contents of the tables.")
+# Every command of this group reads the configuration, for `store`, `branch` and `as_of`.
 dataset_command = functools.partial(configured, app)
 
 
@@ -162,6 +165,8 @@ def vacuum(
             metavar="N|DAYS", help="History to keep: 10 versions of each table, or 30d; all of it by default."
         ),
     ] = "",
+    # A running job writes its files some time before it commits them; until then nothing refers to them. The default of
+    # a day is far longer than any shard takes.
     older_than: Annotated[
         str, typer.Option(metavar="SPAN", help="Never delete files younger than this, or unreferenced for less long.")
     ] = "24h",
@@ -240,6 +245,7 @@ def export(  # noqa: PLR0913  # one parameter per option
     license: Annotated[str, typer.Option(metavar="NAME", help="hf: licence named in the data card.")] = "",
 ) -> int:
     """Write images and captions for other programs: csv json txt hf webdataset."""
+    # Imported here and not above: pyarrow comes with it.
     from emoji_ldm.dataset.formats.export_options import ExportOptions
     from emoji_ldm.dataset.split import parse_fractions
     from ray_jobs.cli import dataset_commands
@@ -247,6 +253,7 @@ def export(  # noqa: PLR0913  # one parameter per option
     if len(words) != 2:
         rule = "export takes a format and a target: emoji-ldm dataset export csv ./out (csv json txt hf webdataset)"
         raise ConfigError(rule)
+    # The options are one object from here on, because a format uses only some of them and checks which.
     name, target = words
     options = ExportOptions(name, target, parse_fractions(parts), salt, background, images, captioned, license)
     return dataset_commands.export(config, options)
@@ -257,6 +264,7 @@ def export(  # noqa: PLR0913  # one parameter per option
     words="SOURCE",
     examples=["emoji-ldm dataset import ./emoji", "emoji-ldm dataset import s3://bucket/wds store=data"],
 )
+# The trailing underscore, since `import` is a keyword of Python; users type the name in the decorator.
 def import_(config: "Config", words: list[str]) -> int:
     """Add images of another data set: our exports, Parquet, tar shards, folders with NAME.txt captions."""
     from ray_jobs.cli import dataset_commands
@@ -266,4 +274,6 @@ def import_(config: "Config", words: list[str]) -> int:
 
 def _table(command: str, words: list[str], option: str) -> str:
     """The one table that is meant, as a word or an option; empty for all."""
+    # The table may be given either way: as a word it is quicker to type, as an option it reads like the other commands.
+    # A word wins.
     return one_word(words, f"{command} takes one table") if words else option

@@ -27,6 +27,7 @@ from emoji_ldm.schemas import IMAGES, TABLES, TableSpec
 from emoji_ldm.store import Store
 from ray_jobs.cli.command import one_word
 
+# A lost bucket damages every row. A hundred lines show the pattern, and the count below says how many there are.
 SHOWN_DAMAGES = 100
 
 
@@ -47,28 +48,35 @@ def diff(config: Config, words: Sequence[str], *, table: str, rows: int, as_json
             "diff takes one or two points: emoji-ldm dataset diff v1 v2 (tag, branch, time, TABLE@VERSION)"
         )
     specs, store = specs_named(table), _store(config)
+    # One point alone is compared with the present, which `as_of` may move; None stands for the newest version.
     texts = [*words, config.as_of][:2] if len(words) == 1 else words
+    # A point such as images@7 pins one table only, while a tag or a time pins all of them.
     named = [match[1] if text and (match := refs.PINNED_PATTERN.match(text)) else "" for text in texts]
     if all(named) and named[0] != named[1]:
         raise ConfigError(f"{texts[0]} and {texts[1]} are different tables: compare two versions of one table")
+    # The pinned table decides what is compared, so `--table` need not repeat it.
     if not table and any(named):
         specs = specs_named(next(filter(None, named)))
     sides = [refs.open_tables(store, text, *specs) for text in texts]
     found = diff_tables(*sides)
     if as_json:
         return _print(json.dumps([one.to_dict(rows) for one in found], indent=2) + "\n")
+    # Tables without any difference are left out of the text; JSON keeps them, since programs want the same fields every
+    # time.
     changed = [one for one in found if one.keys]
     return _print("".join(format_diff(one, rows) for one in changed) or "no row differs\n")
 
 
 def tag(config: Config, words: Sequence[str], *, message: str, delete: bool) -> int:
     """Create or delete a tag, or list all tags."""
+    # Without a name the command only lists, which must work on a store that is read-only.
     store = _store(config, writes=bool(words))
     if not words:
         return _print("".join(_ref_line(facts) for facts in refs.tags(store).values()) or "no tags\n")
     name = one_word(words, "tag takes one name")
     if not delete:
         return _print("tagged " + _ref_line(refs.create_tag(store, name, message, config.as_of)))
+    # A deleted tag is gone, so the line that restores it is printed while its versions are known.
     facts = refs.delete_tag(store, name)
     where = f" branch={facts['branch']}" if facts["branch"] else ""
     return _print(
@@ -95,10 +103,12 @@ def restore(config: Config, words: Sequence[str], *, table: str) -> int:
     store = _store(config, writes=True)
     match = refs.PINNED_PATTERN.match(at)
     specs = specs_named(table or (match[1] if match else ""))
+    # Resolved before the first table is changed: a point that does not exist must change nothing.
     point = refs.resolve(store, at, specs)
     present = [Table(store, spec) for spec in specs if Table(store, spec).exists]
     named = [one for one in present if point.names(one.spec)]
     done = [_restored(restoring.restore(point, one, _run_info(config)), f"the rows of {at}") for one in named]
+    # A table that is younger than the point is named: users would otherwise take the whole store for restored.
     left = [f"{one.spec.name}: {at} does not name it; it stays as it is\n" for one in present if one not in named]
     return _print("".join([*done, *left]))
 
@@ -127,8 +137,10 @@ def compact(config: Config, table: str) -> int:
 
 def vacuum(config: Config, words: Sequence[str], *, keep: str, older_than: str, apply: bool) -> int:
     """Name the files that nothing refers to, and delete them if `apply` says so."""
+    # Parsed first, so that a wrong `--keep` is reported before the store is searched.
     policy = RetentionPolicy(keep, older_than, words)
     store = _store(config, writes=apply)
+    # What is deleted is exactly what was listed: `apply_vacuum` gets the plan and makes none of its own.
     plan = plan_vacuum(store, policy)
     return _print(format_vacuum(plan, apply_vacuum(store, plan, policy) if apply else None))
 
@@ -136,6 +148,7 @@ def vacuum(config: Config, words: Sequence[str], *, keep: str, older_than: str, 
 def verify(config: Config, table: str) -> int:
     """Check one table, or all if the name is empty; 1 if something is damaged."""
     tables = existing_tables(*_line(config), table)
+    # Rows of the other tables refer to images, so `images` is opened in every case.
     result = verify_tables(tables if not table else {**refs.open_tables(*_line(config), IMAGES), **tables})
     for found in (result.problems, result.orphans):
         _print("".join(f"{damage}\n" for damage in found[:SHOWN_DAMAGES]))
@@ -145,6 +158,7 @@ def verify(config: Config, table: str) -> int:
         _print(f"{len(result.orphans):,} rows belong to images that no longer exist: no damage, readers skip them\n")
     rows = ", ".join(f"{count:,} of {name}" for name, count in result.rows.items())
     _print(f"checked rows: {rows}; {len(result.problems) or 'no'} damages\n")
+    # Orphans are no damage: readers join with `images` and skip them.
     return 1 if result.problems else 0
 
 
@@ -180,7 +194,8 @@ def import_(config: Config, words: Sequence[str]) -> int:
     from emoji_ldm.crawl.dataset_import import import_dataset
 
     source = one_word(words, "import takes one folder, file or s3://...: emoji-ldm dataset import ./emoji")
-    Store(config.store, config.branch).check_writable()  # it may make a new store
+    # Not `_store`, which requires that the store exists: an import may be the first thing that fills one.
+    Store(config.store, config.branch).check_writable()
     return _facts(import_dataset(config, source))
 
 
@@ -201,6 +216,7 @@ def _inputs(config: Config, *specs: TableSpec) -> dict[str, Table]:
 def _store(config: Config, *, writes: bool = False) -> Store:
     """The store, which must exist and, for a command that writes, be writable."""
     store = Store(config.store, config.branch)
+    # Checked by itself: on S3, a wrong bucket would otherwise look like a store without tables.
     store.check_readable()
     if writes:
         store.check_writable()

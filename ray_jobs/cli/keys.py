@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from emoji_ldm.config import Config
     from emoji_ldm.serve.api_keys import ApiKey
 
+# Names appear in logs, in metrics and in tables, so they are short and have no spaces. An e-mail address is one.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 DAYS = re.compile(r"(\d{1,5})d")
 
@@ -46,6 +47,7 @@ def add(
     """Create a key and print it, once."""
     from emoji_ldm.serve.api_keys import change_keys, new_key
 
+    # All options are checked before a key is made: a key that was printed and not stored would be useless.
     uri, name = _file_of_keys(config), _name(words, "add")
     if not NAME.fullmatch(name):
         raise ConfigError(f"name {name!r} is refused; use letters, digits, . _ @ and -, at most 63")
@@ -53,12 +55,14 @@ def add(
         raise ConfigError(f"--quota={quota} is refused; give images a minute, 0 for no limit")
     secret, key = new_key(name, kind, quota, _expiry(expires))
 
+    # `change_keys` may call this several times with newer keys, so the check for the name must be inside.
     def added(keys: "tuple[ApiKey, ...] | None") -> "tuple[ApiKey, ...]":
         if any(known.name == name for known in keys or ()):
             raise ConfigError(f"there is a key {name!r} already; revoke it first, or choose another name")
         return (*(keys or ()), key)
 
     change_keys(uri, added)
+    # Only the key goes to standard output, so that it can be piped into a file or a secret store.
     sys.stderr.write(f"the key of {name}, shown only once; clients send it as Authorization: Bearer KEY\n")
     sys.stdout.write(f"{secret}\n")
 
@@ -79,6 +83,7 @@ def revoke(config: "Config", words: list[str]) -> None:
 
     uri, name = _file_of_keys(config), _name(words, "revoke")
 
+    # Raised and not ignored: a mistyped name would otherwise leave the key valid, and its owner would not know.
     def remaining(keys: "tuple[ApiKey, ...] | None") -> "tuple[ApiKey, ...]":
         names = [key.name for key in _existing(uri, keys)]
         if name not in names:
@@ -117,6 +122,7 @@ def _expiry(text: str) -> datetime | None:
         end = now + timedelta(days=int(days[1])) if days else datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise ConfigError(f"--expires={text} is refused; write 30d, or 2027-01-31 or 2027-01-31T10:00 (UTC)") from None
+    # UTC for everybody: the file is read by servers in other time zones than that of the administrator.
     end = end if end.tzinfo else end.replace(tzinfo=UTC)
     if end <= now:
         raise ConfigError(f"--expires={text} is in the past")

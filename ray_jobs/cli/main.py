@@ -40,8 +40,10 @@ class CommandLine(TyperGroup):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status, 2 for a command line that cannot be understood."""
+    # Kubernetes stops a pod by SIGTERM. As a KeyboardInterrupt it takes the same way as Ctrl-C, with all clean-up.
     signal.signal(signal.SIGTERM, _interrupt)
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # The help is not an answer to a question here, hence exit status 2, as from other command lines.
     if not arguments:
         run(["--help"])
         return 2
@@ -61,6 +63,7 @@ def run(arguments: Sequence[str]) -> int:
 def print_usage_error(error: TyperException) -> None:
     """One line with the nearest right name, if there is one, and where to read more."""
     context = getattr(error, "ctx", None)
+    # A usage error of pydantic's has a prefix, and one with a suggestion already ends in a question.
     text = error.format_message().rstrip(".").replace("Value error, ", "")
     hint = "" if text.endswith("?") else f"; see: {context.command_path if context else 'emoji-ldm'} --help"
     print_error(text + hint)
@@ -71,11 +74,13 @@ def _interrupt(*_: object) -> None:
 
 
 def _print_version(requested: bool) -> None:
+    # Eager, so that it is answered before the missing command is complained about.
     if requested:
         sys.stdout.write(f"emoji-ldm {__version__}\n")
         raise typer.Exit
 
 
+# The stages are commands of the root, so that users type `emoji-ldm train` and not `emoji-ldm stages train`.
 app = stages.app
 
 
@@ -90,6 +95,7 @@ def _root(
     """Turn web pages of emoji into a versioned data set, a diffusion model and new emoji."""
 
 
+# The order is that of the list in `--help`.
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(sets.app, name="sets")
 app.add_typer(keys.app, name="keys")

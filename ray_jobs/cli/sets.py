@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from emoji_ldm.config import Config
     from emoji_ldm.serve.bulk.set_client import EmojiSetClient
 
+# The key has no option, because the arguments of a process can be read by all users of a machine.
 URL_VARIABLE, KEY_VARIABLE = "EMOJI_LDM_URL", "EMOJI_LDM_API_KEY"
 HELP = (
     f"Sets of emoji, drawn in bulk by a running service (emoji-ldm serve). The environment variable {URL_VARIABLE} may "
@@ -76,6 +77,8 @@ def create(  # noqa: PLR0913  # one parameter per option
     from emoji_ldm.serve.bulk import set_commands
 
     parameters = {
+        # None means that the option was not given. It is left out of the request, so that defaults are the service's
+        # own: a newer service may have others than this client.
         "n": n, "styles": style, "name": name, "seed": seed, "steps": steps, "guidance_scale": guidance_scale,
         "scheduler": scheduler, "negative_prompt": negative_prompt, "size": size, "model": model, "lora": lora,
         "quality": quality, "output_format": output_format, "output_compression": output_compression,
@@ -118,6 +121,7 @@ def fetch(config: "Config", words: list[str], url: Url = "") -> int:
     """Write the finished images, prompts.csv and a contact sheet; an interrupted fetch continues where it stopped."""
     from emoji_ldm.serve.bulk import set_commands
 
+    # The folder is optional; without it the images go into one that has the id as its name.
     job_id, folder = _set_id(words[:1], "fetch"), words[1:]
     with _client(config, url) as client:
         return set_commands.fetch(client, job_id, one_word(folder, "fetch takes one folder") if folder else "")
@@ -162,7 +166,9 @@ def delete(config: "Config", words: list[str], url: Url = "") -> int:
 def _client(config: "Config", url: str) -> "Iterator[EmojiSetClient]":
     from emoji_ldm.serve.bulk.set_client import open_client
 
+    # 0.0.0.0 is an address to listen on, and no address to connect to.
     host = "127.0.0.1" if config.serve.host == "0.0.0.0" else config.serve.host
+    # The nearest to the user wins: option, then environment, then configuration.
     address = url or os.environ.get(URL_VARIABLE) or f"http://{host}:{config.serve.port}"
     with open_client(address, os.environ.get(KEY_VARIABLE, "")) as client:
         yield client

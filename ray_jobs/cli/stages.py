@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 app = new_app("Turn web pages of emoji into a versioned data set, a diffusion model and new emoji.")
 stage = functools.partial(configured, app)
+# Two words, see `main.CommandLine`: `crawl` takes words of its own, so it cannot be a group.
 PROBE = "crawl probe"
+# As in `export`, which cannot be imported here: it would load the tables' libraries for a help text.
 HUB_TOKEN = "HF_TOKEN"
 REFRESH = Shortcut("refresh", "crawl.refresh=true", "Read all pages again, and fetch again what has changed since.")
 
@@ -27,6 +29,7 @@ def retry(stage: str) -> Shortcut:
 def _training_stage(config: "Config", words: list[str]) -> "Config":
     """`train autoencoder` is a stage of its own, with a job file of its own."""
     if words and words != ["autoencoder"]:
+        # The first word that is wrong: after `autoencoder` nothing may follow.
         wrong = words[0] if words[0] != "autoencoder" else words[1]
         near = did_you_mean(wrong, ["autoencoder"]) or "; options are written as section.field=value"
         raise ConfigError(f"train does not take {wrong!r}{near}")
@@ -34,6 +37,8 @@ def _training_stage(config: "Config", words: list[str]) -> "Config":
 
 
 def _add_prompts(config: "Config", words: list[str]) -> "Config":
+    # Validated again, so that prompts from the command line obey the same rules as those of a file. Words are added to
+    # configured prompts instead of replacing them.
     values = config.model_dump()
     values["generate"]["prompts"] = [*config.generate.prompts, *words]
     return type(config).model_validate(values)
@@ -42,6 +47,7 @@ def _add_prompts(config: "Config", words: list[str]) -> "Config":
 def _pipeline_stages(config: "Config", words: list[str]) -> "Config":
     from ray_jobs.pipeline import stages_of
 
+    # Only for its errors: a dry run, too, must refuse a stage that does not exist.
     stages_of(words)
     return config
 
@@ -174,8 +180,12 @@ def train(  # noqa: PLR0913  # one parameter per option
     """Train the diffusion model or, with `autoencoder`, the RGBA autoencoder; an interrupted run is resumed."""
     from ray_jobs.cli.export import CheckpointOptions, export_or_alias
 
+    # The word is also the name of the module in `ray_jobs` and of the section in the configuration.
     section = words[0] if words else "train"
+    # These options are no configuration: they say what this one command does, and a run's manifest must not contain
+    # them.
     options = CheckpointOptions(export, weights, checkpoint, alias, push)
+    # Decided before `_run`, which connects to Ray and waits for GPUs.
     if options.trains_nothing():
         return export_or_alias(config, section, options)
     _run(section, config)
@@ -241,6 +251,7 @@ def doctor(config: "Config", words: list[str]) -> int:
 
 
 def _run(stage: str, config: "Config") -> None:
+    # Imported only now, because it brings Ray, and help texts must not wait for that.
     from ray_jobs.pipeline import run_stage
 
     run_stage(stage, config)

@@ -8,7 +8,8 @@ import typer
 from emoji_ldm.errors import ConfigError
 from ray_jobs.cli.command import command, parse_words
 
-CONFIG_PATH = "/etc/emoji-ldm/emoji-ldm.yaml"  # where the manifests mount the configuration
+# Where the manifests mount the configuration: a ConfigMap, so that all jobs of an overlay use the same one.
+CONFIG_PATH = "/etc/emoji-ldm/emoji-ldm.yaml"
 CONTEXT_HELP = "Cluster of your kubeconfig; its current one by default."
 MANIFESTS_HELP = "Folder of the manifests."
 EXAMPLES = (
@@ -54,6 +55,7 @@ def submit(  # noqa: PLR0913  # one parameter per option
 ) -> int:
     """Run a command as a job on a cluster and follow its log to its end; Ctrl-C leaves the job running."""
     _check_target(address=address, overlay=overlay, standing=standing)
+    # An unknown option before the command would be taken for the command's name, see `ignore_unknown_options`.
     if words[0].startswith("-"):
         raise ConfigError(f"name the command before its options: emoji-ldm submit STAGE {words[0]} ...")
     if working_dir is not None and not address:
@@ -66,7 +68,9 @@ def submit(  # noqa: PLR0913  # one parameter per option
     if address:
         from ray_jobs.cli import job_submission
 
-        if working_dir is None:  # an uploaded folder may hold other commands than this installation
+        # A mistake in the submitted command is found here, before a job waits for its turn. Not with an uploaded
+        # folder, which may hold other commands than this installation.
+        if working_dir is None:
             parse_words(context, words)
         return job_submission.submit(words, address, working_dir=working_dir)
     return _submit_to_kubernetes(
@@ -92,6 +96,7 @@ def _submit_to_kubernetes(
     from ray_jobs.cli import job_submission
 
     stage, *overrides = words
+    # The command line of such a job is part of its manifest, which takes overrides and no options.
     if wrong := next((word for word in overrides if word.startswith("-")), None):
         raise ConfigError(
             f"{wrong} is refused: jobs of the manifests read their configuration; write overrides: section.field=value"
@@ -99,6 +104,7 @@ def _submit_to_kubernetes(
     (name, detach), (kube_context, manifests) = job, cluster
     kubectl = Kubectl(kube_context)
     if not overlay:
+        # Overlays call the stage by its module; on the command line it is a word of `train`.
         command_line = ["train", stage] if stage == "autoencoder" else [stage]
         return kubernetes.submit_to_dashboard(
             kubectl, [*command_line, "--config", CONFIG_PATH, *overrides], job_submission.submit

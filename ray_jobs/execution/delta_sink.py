@@ -45,6 +45,8 @@ from ray_jobs.execution.inflight_limit import start_inflight_limit
 from ray_jobs.execution.job_metrics import StageMetrics
 
 SinkRow = dict[str, Any]
+# What Ray raises when it has given up retrying after a process or node died. Errors of our own code never come this
+# way: `_guarded` turns them into values.
 CLUSTER_LOSS_ERRORS = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 
 
@@ -142,6 +144,8 @@ def stream_shards(job: SinkJob, shards: Sequence[WorkShard]) -> Iterator[Finishe
 
 def _row(shard: WorkShard) -> SinkRow:
     """A shard as Ray Data carries it: every step fills in its columns."""
+    # All columns exist from the start, since Ray Data infers one schema per block, and blocks of different schemas
+    # would have to be unified.
     empty = {"rows": b"", "counts": "{}", "extra": b"", "file": "", "error": ""}
     return {"shard": shard.name, "num_items": shard.num_items, "payload": json.dumps(shard.payload), **empty}
 
@@ -151,17 +155,21 @@ def run(job: SinkJob, shards: Sequence[WorkShard], lineage: Lineage, *, unit: st
     table, totals = Table(job.store, job.table), dict[str, int]()
     if not shards:
         return totals
+    # A guard: the shards were planned on this version, so a commit fails if another writer has changed rows since.
     table.expected_version = table.version
     replaces = {shard.name: shard.replaces for shard in shards}
     with track(job.stage, sum(s.num_items for s in shards), unit) as progress:
         for done in stream_shards(job, shards):
             files = [done.file] if done.file else []
             metadata, app_id = lineage.metadata(done.counts, done.shard), f"{job.stage}:{done.shard}"
+            # A retry replaces failed rows. Upsert removes them in the version that adds the new ones, so no reader ever
+            # sees both or neither.
             if older := replaces[done.shard]:
                 version = table.upsert(files, older, app_id=app_id, metadata=metadata)
             else:
                 version = table.commit(files, app_id=app_id, metadata=metadata)
-            if version is not None:  # None: an earlier run has committed this shard
+            # None means that an earlier run has committed this shard already: its rows count there and not again here.
+            if version is not None:
                 add_counts(totals, done.counts)
             progress.advance(done.num_items)
     return totals
@@ -184,6 +192,8 @@ class _WorkerActor:
         return _guarded(self._work, row)
 
     def _work(self, row: SinkRow) -> SinkRow:
+        # Ray restarts an actor whose constructor raises, again and again. Built here, a missing model stops the job
+        # with one line.
         self.worker = self.worker or self.build(*self.args)
         # Blocks this actor, not the event loop of the limit, until a shard before it is committed.
         ray.get(self.inflight_limit.acquire.remote(row["shard"]))
@@ -193,7 +203,8 @@ class _WorkerActor:
 
 
 def _reader(job: SinkJob) -> Callable[[SinkRow], SinkRow]:
-    read_input = job.read_input  # the closure is pickled: it shall not hold the whole job
+    # The closure is pickled and sent to the readers, which need neither the worker's class nor its imports (torch).
+    read_input = job.read_input
 
     def read(row: SinkRow) -> SinkRow:
         return {**row, "rows": _to_ipc(read_input(json.loads(row["payload"]))), "payload": ""}
@@ -202,6 +213,8 @@ def _reader(job: SinkJob) -> Callable[[SinkRow], SinkRow]:
 
 
 def _writer(job: SinkJob) -> Callable[[SinkRow], SinkRow]:
+    # As in `_reader`, the closure takes only what it needs: pickling the whole job would send the worker's arguments
+    # too.
     store, spec = job.store, job.table
 
     def write(row: SinkRow) -> SinkRow:
@@ -223,6 +236,7 @@ def _guarded(step: Callable[[SinkRow], SinkRow], row: SinkRow) -> SinkRow:
 
 
 def _raise(error: str) -> None:
+    # Only classes of `emoji_ldm.errors` are looked up: `_guarded` catches nothing but those.
     name, text = json.loads(error)
     raise getattr(errors, name)(text)
 

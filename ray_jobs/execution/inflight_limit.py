@@ -35,6 +35,8 @@ class InflightLimit:
     async def acquire(self, shard: str) -> None:
         """Return as soon as the shard may begin."""
         async with self.changed:
+            # A shard that a dead worker had begun keeps its place, and whoever begins it again takes that place.
+            # Counting it twice would fill the limit with the dead, and the job would stop for ever.
             await self.changed.wait_for(lambda: shard in self.in_flight or len(self.in_flight) < self.size)
             self.in_flight.add(shard)
 

@@ -28,7 +28,8 @@ RUN_GAUGES = {
     "steps": "steps of the whole run",
     "checkpoint_time_seconds": "when the last checkpoint was published, Unix time",
 }
-CHECKPOINT_POLL_S = 30.0  # the store is asked this often for a new checkpoint
+# The store is asked this often for a new checkpoint. On S3 each question is a billed listing of a folder.
+CHECKPOINT_POLL_S = 30.0
 
 
 class StageMetrics:
@@ -38,6 +39,7 @@ class StageMetrics:
         """Start with `planned` items to do."""
         self.tags = {"stage": stage, "table": table}
         self._counters = stage_counters()
+        # Ray refuses an increment of 0.
         if planned:
             self._counters["planned"].inc(planned, self.tags)
 
@@ -66,12 +68,15 @@ class TrainingMetrics:
         self._gauges = train_gauges()
         self._tags, self._newest = {"section": section, "run": run}, newest
         self._checkpoint, self._polled_at = newest(), time.monotonic()
+        # The time of a checkpoint from before this run is unknown here. Starting from now keeps an alert on the
+        # checkpoint's age from firing at every restart.
         self._values = {"steps": float(steps), "checkpoint_time_seconds": time.time()}
 
     def update(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Export the newest value of each metric; to be called about every second."""
         if time.monotonic() - self._polled_at > CHECKPOINT_POLL_S:
             self._poll_checkpoint()
+        # The newest lines suffice, since each metric appears in one of them; a log of a long run has thousands.
         for line in lines[-20:]:
             self._values |= {name: float(line[key]) for key, (name, _) in LOG_GAUGES.items() if key in line}
         # All of them every time, changed or not: see the module's docstring.
@@ -80,6 +85,7 @@ class TrainingMetrics:
 
     def _poll_checkpoint(self) -> None:
         self._polled_at, name = time.monotonic(), self._newest()
+        # None means that the store did not answer this time: the age then simply goes on growing.
         if name is not None and name != self._checkpoint:
             self._checkpoint, self._values["checkpoint_time_seconds"] = name, time.time()
 
@@ -93,5 +99,6 @@ def stage_counters() -> dict[str, Any]:
 
 def train_gauges() -> dict[str, Any]:
     """Ray's gauges of a training."""
+    # Values of LOG_GAUGES are pairs (name, help), so `dict` of them is what the metrics need.
     texts = dict(LOG_GAUGES.values()) | RUN_GAUGES
     return {name: metrics.Gauge(f"{PREFIX}train_{name}", text, ("section", "run")) for name, text in texts.items()}

@@ -29,7 +29,9 @@ def start_rate_limiter(config: CrawlConfig) -> RayRateLimiter:
     Raises:
         ConfigError: An entry of `crawl.allow_private` is wrong.
     """
-    LocalRateLimiter(config)  # raises here, in the driver, what is wrong with the configuration
+    # An actor's constructor would raise only at its first call, as a RayActorError with a stack trace. Built here once,
+    # a wrong configuration is a ConfigError in the driver.
+    LocalRateLimiter(config)
     # On the driver's node, where it ends with the driver; `soft` lets it start on a head without room for work.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     # Many workers wait in it at once; each costs no more than a coroutine.
@@ -51,6 +53,8 @@ class RayRateLimiter(RateLimiterClient):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Give each process that unpickles it a client of its own."""
+        # The client holds locks and a thread, which cannot be pickled; each process needs its own, and shares only the
+        # actor.
         return RayRateLimiter, (self.actor, self.config)
 
 
@@ -65,6 +69,8 @@ class RateLimiterActor:
         try:
             return await self.limiter.rules(origin)
         except Rejected as refused:
+            # A short lifetime, so that the client asks again soon: the pause that refused this request may be over a
+            # moment later.
             return OriginRules(rejection=(refused.outcome, refused.reason), ttl_s=1.0)
 
     async def acquire(self, url: str, holder: str) -> RequestPermit | tuple[Outcome, str]:
@@ -110,6 +116,7 @@ class _ActorBackend:
     async def record_response(self, origin: str, status: int | None, retry_after_s: float) -> float:
         return await _answer(self.actor.record_response.remote(origin, status, retry_after_s))
 
+    # Called from the client's own thread, which may block, so it needs no coroutine.
     def sync(self, holder: str, demands: Mapping[str, SlotDemand]) -> dict[str, SlotGrant]:
         return _or_ended(lambda: ray.get(self.actor.sync.remote(holder, demands)))
 

@@ -14,7 +14,8 @@ import ray.train
 from emoji_ldm.train.engines.distributed import current_context
 
 POLL_INTERVAL_S = 5.0  # well below the shortest notice
-SAVE_MARGIN_S = 20.0  # the last save begins this long before the deadline
+# The last save begins this long before the deadline: a checkpoint of several GB takes seconds to reach the store.
+SAVE_MARGIN_S = 20.0
 DEFAULT_DEADLINE_S = 120.0  # Ray's own, where a notice has none
 
 
@@ -35,6 +36,8 @@ class PreemptionNotice:
             return False
         # A barrier: every rank is here, since all count the same steps.
         info = ray.train.get_preemption_info()
+        # The ranks' clocks and what Ray tells them may differ by a moment. Only rank 0's answer counts, so all do the
+        # same.
         self.steps_until_poll, save = current_context().broadcast((self._steps_to_next_poll(), self._must_save(info)))
         self.poll_every_steps = self.steps_until_poll
         return save
@@ -43,6 +46,8 @@ class PreemptionNotice:
         now = time.time()
         if info and (fresh := set(info.preempted_node_ids) - self.handled_nodes):
             self.handled_nodes |= fresh
+            # A notice of a second node may come with an earlier deadline, and never postpones the one that is known
+            # already.
             ends_s = info.deadline_ms / 1000 if info.deadline_ms else now + DEFAULT_DEADLINE_S
             self.deadline_s = min(self.deadline_s, ends_s - SAVE_MARGIN_S)
             return True
@@ -55,5 +60,7 @@ class PreemptionNotice:
     def _steps_to_next_poll(self) -> int:
         """Steps until the next question, by this rank's clock; at most twice the last number, as steps may slow."""
         now = time.monotonic()
+        # Steps may slow down suddenly (a new batch shape, a busy disk), so the number of steps grows at most twofold
+        # per question; it shrinks at once.
         step_s, self.polled_at = max(now - self.polled_at, 1e-6) / self.poll_every_steps, now
         return max(1, min(2 * self.poll_every_steps, int(POLL_INTERVAL_S / step_s)))

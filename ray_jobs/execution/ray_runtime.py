@@ -26,7 +26,8 @@ from emoji_ldm.errors import JobError
 from emoji_ldm.progress import print_status
 
 START_ATTEMPTS = 3
-START_TIMEOUT_MESSAGE = "timed out during startup"  # of Ray, which raises it as a plain Exception
+# Ray raises this timeout as a plain Exception, so the text is the only way to recognise it.
+START_TIMEOUT_MESSAGE = "timed out during startup"
 
 # Ray's core writes warnings about Ray Data's own actors to standard error, past Python's logging; errors stay.
 JOIN_SETTINGS = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
@@ -56,6 +57,8 @@ def connect(config: RayConfig) -> None:
         # Stages hold fractions of these logical CPUs, so that on two cores no stage waits for another for ever.
         options = {
             "num_cpus": config.num_cpus,
+            # By default Ray takes 30 % of the memory for its object store, whose shards here need only some hundred
+            # megabytes.
             "object_store_memory": config.object_store_mb * 2**20,
             "include_dashboard": _wants_dashboard(config),
         }
@@ -65,6 +68,7 @@ def connect(config: RayConfig) -> None:
             found = _init(address, options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobError(f"cannot join the Ray cluster at {address or 'this machine'}: {error}") from None
+    # Only a local Ray is known not to grow, see `can_autoscale`.
     _started_here = address is None
     if _started_here and found.dashboard_url:
         print_status(f"Ray's dashboard: http://{found.dashboard_url}")
@@ -89,6 +93,7 @@ def _init(address: str | None, options: Mapping[str, Any]) -> Any:
         raise RuntimeError(
             f"its processes did not start within 30 s, {START_ATTEMPTS} times; end what else keeps the cores busy"
         ) from None
+    # Tenacity's loop either returns from the block above or raises RetryError; the type checker cannot know that.
     raise AssertionError("an attempt returns or raises")
 
 
@@ -99,6 +104,7 @@ def _is_start_timeout(error: BaseException) -> bool:
 @contextmanager
 def _no_children_after_failure() -> Iterator[None]:
     """A start that fails leaves processes behind, which would compete with the next try: end them."""
+    # The difference of two lists, because this process may have children of other libraries, which must live on.
     before = set(psutil.Process().children())
     try:
         yield
@@ -110,6 +116,7 @@ def _no_children_after_failure() -> Iterator[None]:
 
 def _kill_tree(process: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
+        # Children first: once their parent is gone, they could no longer be found through it.
         for one in (*process.children(recursive=True), process):
             with suppress(psutil.NoSuchProcess):
                 one.kill()
@@ -137,13 +144,15 @@ def _own_sigterm_handler() -> Iterator[None]:
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set, by Ray or by us
+        # Python allows handlers to be set in the main thread only, by Ray as by us.
+        if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
 
 
 def _quiet_ray_data() -> None:
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # stages show a bar of their own
+    # Stages show one progress bar of their own, in items that people know. Ray's would show blocks and operators.
+    context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
@@ -156,6 +165,8 @@ def wait_for_resources(config: RayConfig, stage: str, num_workers: int, *, num_c
         JobError: It still lacks some after `place_timeout_s`, or at once if it cannot grow; names what is missing.
     """
     needs = {"CPU": num_workers * num_cpus, "GPU": num_workers * num_gpus}
+    # The total is compared with `cluster_resources`, which counts what is in use as well: resources of the stage before
+    # may be released a moment later. The 1e-6 allows for sums of fractions such as 3 * 0.1.
     deadline = time.monotonic() + config.place_timeout_s
     while short := {name: need for name, need in needs.items() if need > ray.cluster_resources().get(name, 0) + 1e-6}:
         # A local Ray never gets more resources, so there is nothing to wait for.

@@ -14,6 +14,7 @@ import psutil
 from emoji_ldm.config import Config
 from emoji_ldm.store import Store
 
+# A peak that is shorter than this may be missed; sampling more often would cost a noticeable share of a core.
 SAMPLE_EVERY_S = 1.0
 
 
@@ -25,6 +26,7 @@ def measure_stage(config: Config, stage: str) -> Iterator[dict[str, Any]]:
     all its descendants: everything of a local Ray, on a cluster only the driver.
     """
     facts: dict[str, Any] = {}
+    # A list of one number is what two threads share here: a float could not be changed in place.
     peak, stop = [0.0], threading.Event()
     sampler = threading.Thread(target=_sample, args=(peak, stop), daemon=True)
     sampler.start()
@@ -34,7 +36,9 @@ def measure_stage(config: Config, stage: str) -> Iterator[dict[str, Any]]:
     finally:
         stop.set()
         sampler.join()
+    # Reached only if the block raised nothing: the report shows stages that ended well.
     facts |= {"stage": stage, "seconds": time.time() - began, "peak_mb": peak[0], "began": began}
+    # The time in the name keeps every run of a stage, and sorts them.
     name = f"{int(began * 1000)}-{stage}.json"
     Store(config.store).write(json.dumps(facts, default=str).encode(), "runs", config.run, "stages", name)
 
@@ -49,6 +53,7 @@ def _sample(peak: list[float], stop: threading.Event) -> None:
     while True:
         own = psutil.Process()
         tree = [own, *own.children(recursive=True)]
+        # 3 % keep noise from triggering the expensive measurement at every sample.
         if (resident := sum(map(_resident_mb, tree))) > highest * 1.03:
             highest = resident
             peak[0] = max(peak[0], sum(map(_pss_mb, tree)))

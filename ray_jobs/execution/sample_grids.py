@@ -1,4 +1,4 @@
-"""Sample grids: what a model under training requests, beside the training that holds the device."""
+"""Sample grids: images of a model under training, generated beside the training that holds the device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from emoji_ldm.generate.png_metadata import to_png
 from emoji_ldm.generate.request import GenerationRequest
 
 PREVIEW_DEVICE = "cuda"
-MAX_CPU_WEIGHTS = 150_000_000  # a CPU requests a grid with a larger model too slowly
+# With a larger model, a grid would take a CPU so long that training would wait for it.
+MAX_CPU_WEIGHTS = 150_000_000
 
 
 def preview(
@@ -40,6 +41,8 @@ def preview(
 
     seeds = range(settings.seed, settings.seed + settings.num_images)
     inputs = [(prompt, seed) for prompt in prompts for seed in seeds]
+    # One image per caption, all with the first seed: a pair then differs between two grids only by the training in
+    # between.
     inputs += [(caption, settings.seed) for _, caption in originals]
     requests = [GenerationRequest(prompt, settings.negative_prompt, seed, settings.steps, settings.guidance_scale)
              for prompt, seed in inputs]  # fmt: skip
@@ -47,7 +50,8 @@ def preview(
         images = _draw(folder, requests, min(settings.batch_size, len(requests)))
     finally:
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # give the memory back to training
+            # The caching allocator would keep the blocks of this pipeline, whose sizes training has no use for.
+            torch.cuda.empty_cache()
     cards = [(to_png(pixels, request, {}), request.prompt) for pixels, request in zip(images, requests, strict=True)]
     num_samples = len(cards) - len(originals)
     grids = {"samples": contact_sheet(cards[:num_samples])}
@@ -62,11 +66,13 @@ def _draw(folder: Path, requests: Sequence[GenerationRequest], batch_size: int) 
     from emoji_ldm.generate.offline_sampler import OfflineSampler
     from emoji_ldm.generate.pipeline_loader import load_model
 
+    # Loaded on the CPU first: whether it fits on the GPU is known only by its number of weights.
     model = load_model(folder, "cpu")
     if not _fits_on_gpu(model):
         return OfflineSampler(model, batch_size)(requests)
     for part in (model.unet, model.vae.vae, model.text_encoder.model):
         part.to(PREVIEW_DEVICE, torch.bfloat16)
+    # The codec holds the name of its device beside the module that was moved above.
     model = replace(model, vae=replace(model.vae, device=model.device))
     with torch.autocast(PREVIEW_DEVICE, torch.bfloat16):
         return OfflineSampler(model, batch_size)(requests)

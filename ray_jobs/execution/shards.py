@@ -55,6 +55,7 @@ def of_images(images: Table, image_ids: Iterable[str], *, rows_per_shard: int, k
 
 def image_reader(store: Store, columns: tuple[str, ...]) -> Callable[[dict[str, Any]], pa.Table]:
     """The `read_input` of a sink job over `of_images`: payload -> these columns of its images."""
+    # A partial of a module-level function, since a closure would be pickled by value together with all it refers to.
     return partial(_read_images, store, columns)
 
 
@@ -64,6 +65,7 @@ def local_images(files: Mapping[str, bytes], *, rows_per_shard: int) -> ImageSou
     def split(image_ids: Iterable[str], *, key: str) -> list[WorkShard]:
         ordered = sorted(image_ids)
         parts = [ordered[start : start + rows_per_shard] for start in range(0, len(ordered), rows_per_shard)]
+        # A payload must be JSON, which has no bytes.
         encoded = ({name: base64.b64encode(files[name]).decode() for name in part} for part in parts)
         return [WorkShard(key_of(key, part), row, len(part)) for part, row in zip(parts, encoded, strict=True)]
 
@@ -80,6 +82,8 @@ def augmentation_reader(read: Callable[[dict[str, Any]], pa.Table]) -> Callable[
 
 def of_captions(captions: Iterable[str], *, rows_per_shard: int, key: str) -> list[WorkShard]:
     """Split captions into shards of similar length, so that batches hold little padding."""
+    # Text encoders pad a batch to its longest caption, so mixed lengths would compute mostly padding. Equal lengths are
+    # sorted by the text, so that names of shards do not depend on the order of a set.
     ordered = sorted(captions, key=lambda caption: (len(caption), caption))
     parts = [ordered[start : start + rows_per_shard] for start in range(0, len(ordered), rows_per_shard)]
     return [WorkShard(key_of(key, part), {"captions": part}, len(part)) for part in parts]
@@ -102,6 +106,8 @@ def planned(shard: WorkShard, plans: Mapping[str, CaptionPlan], version: int) ->
         image_id: {"wanted": plan.missing, "texts": plan.good_captions, "replaces": plan.replaces}
         for image_id, plan in ((image_id, plans[image_id]) for image_id in ids)
     }
+    # The version makes a name new only where rows are replaced. A first attempt keeps the same name in every run, which
+    # is what lets an interrupted run skip its committed shards.
     replaces = tuple(key for image_id in ids for key in plans[image_id].replaces)
     name = key_of(shard.name, named, version if replaces else None)
     num_items = sum(len(plans[image_id].missing) for image_id in ids)
@@ -117,6 +123,8 @@ def _shard(pairs: list[tuple[str, str]], key: str) -> WorkShard:
     located: dict[str, list[str]] = {}
     for path, image_id in pairs:
         located.setdefault(path, []).append(image_id)
+    # The name has only ids and key, not the paths: compaction moves rows to other files, and the shard is still the
+    # same work.
     return WorkShard(key_of(key, sorted(image_id for _, image_id in pairs)), {"located": located}, len(pairs))
 
 

@@ -33,6 +33,7 @@ def show_progress(store: Store, config: Config, plan: TrainingArgs) -> Iterator[
     """Show the run's log while the block runs, and export its newest metrics."""
     stop = threading.Event()
 
+    # In a thread, because `TorchTrainer.fit` blocks the main one until training is over.
     def follow() -> None:
         with track(plan.section, plan.steps, "steps") as progress:
             printer = ProgressPrinter(plan.section, progress, _read(store, config, plan) or [])
@@ -41,6 +42,7 @@ def show_progress(store: Store, config: Config, plan: TrainingArgs) -> Iterator[
                 lines = _read(store, config, plan)
                 printer.show(lines)
                 metrics.update(lines or ())
+            # Once more after the end: the last lines may have been written since the last poll.
             printer.show(_read(store, config, plan))
 
     thread = threading.Thread(target=follow, daemon=True)
@@ -64,7 +66,8 @@ class ProgressPrinter:
         """Show new lines; None stands for a log that could not be read this time."""
         if lines is None:
             return
-        if lines and lines[-1]["step"] < self.progress.done:  # the group was restarted from a checkpoint
+        # The log has become shorter: the group was restarted from a checkpoint, which is older than the last line.
+        if lines and lines[-1]["step"] < self.progress.done:
             self._rewind(lines)
         # Trackers report late failures as notes of a line that was shown already.
         for line in lines:
@@ -85,6 +88,7 @@ class ProgressPrinter:
 
     def _warn(self, line: MetricsLine) -> None:
         for step, norm in line.get("bad", {}).items():
+            # A finite norm was skipped because of the limit, which is a setting to reconsider; nan and inf are not.
             why = f", above {line['limit']}" if norm not in ("nan", "inf") else ""
             print_status(f"{self.section}: step {step} was skipped, its gradient norm is {norm}{why}")
         # The log names only some of the skipped steps, but counts them all.
@@ -106,6 +110,7 @@ class ProgressPrinter:
 def progress_note(lines: Sequence[MetricsLine]) -> str:
     """The newest values in a few words, for the progress bar."""
     last = lines[-1]
+    # Validation runs less often than lines are written, so the newest value may stand some lines back.
     validation = next((line["validation_loss"] for line in reversed(lines) if "validation_loss" in line), None)
     words = [f"loss {last['loss']:.4f}"] if "loss" in last else ["every step skipped"]
     words += [f"validation {validation:.4f}"] if validation is not None else []
@@ -115,6 +120,8 @@ def progress_note(lines: Sequence[MetricsLine]) -> str:
 
 def summary_rows(facts: Mapping[str, Any]) -> Summary:
     """The summary of a training (see `emoji_ldm.train.loop.fit`) as the rows of its closing table."""
+    # Known entries are taken out one by one. What is left are the figures of a task that this module does not know;
+    # they are shown under their own names instead of being lost.
     remaining = dict(facts)
     rows: Summary = {"steps": remaining.pop("steps")}
     if "images_per_s" in remaining:
@@ -138,6 +145,7 @@ def summary_rows(facts: Mapping[str, Any]) -> Summary:
         rows["memory per rank"] = " / ".join(f"{value:,}" for value in memory) + " MB"
     if "time_s" in remaining:
         rows["training time"] = format_duration(remaining.pop("time_s"))
+    # Last, because it is what people copy from the terminal.
     checkpoint = remaining.pop("checkpoint", None)
     return rows | remaining | ({"checkpoint": checkpoint} if checkpoint else {})
 

@@ -40,9 +40,13 @@ from ray_jobs.execution.preemption import PreemptionNotice
 from ray_jobs.execution.train_progress import show_progress, summary_rows
 from ray_jobs.ray_compat import InterruptibleTrainer, user_exception
 
-NUM_CPUS = 0.5  # logical CPUs per worker; its torch threads are set below
-START_TIMEOUT_S = 600  # a node may have to pull its image first
-ELASTIC_START_TIMEOUT_S = 10  # an elastic group starts on existing nodes; Ray notices a lost one up to 20 s late
+# Logical CPUs per worker, for Ray's scheduler only; the number of torch threads is set in `_device`.
+NUM_CPUS = 0.5
+# A new node may have to pull an image of several GB first.
+START_TIMEOUT_S = 600
+# An elastic group starts on the nodes that there are. Ray notices a lost node up to 20 s late: a start that counted on
+# it shall fail soon, and be repeated with fewer workers.
+ELASTIC_START_TIMEOUT_S = 10
 
 # glibc returns large blocks to the kernel at once and faults them in again at the next step: 12 % of a CPU step.
 MALLOC_SETTINGS = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
@@ -63,11 +67,13 @@ def train(config: Config, section: str, load: TaskLoader) -> Summary:
     """
     store, plan = Store(config.store, config.branch), build_training_args(config, section)
     settings: Section = getattr(config, section)
+    # Asked before Ray is started, so that a finished run returns in a second.
     if done := _finished(store, config, plan):
         return done
     fewest = settings.min_workers or settings.num_workers
     sampler.check_worker_range(fewest, settings.num_workers, plan.batch_size, plan.micro_batch_size, section=section)
     resume.check_resumable(store, config, plan)
+    # Printed before the workers start: a warning in the middle of a progress bar is easily overlooked.
     for warning in check_training(config, plan, store, settings.num_workers):
         print_status(warning)
     ray_runtime.connect(config.ray)
@@ -124,6 +130,8 @@ def _fit(config: Config, section: str, load: TaskLoader, token: str) -> Summary:
             storage_filesystem=store.filesystem,
             failure_config=FailureConfig(
                 max_failures=settings.max_failures,
+                # -1 means without a limit in Ray. A preempted node is no fault of the training, so it does not count as
+                # a failure.
                 max_preemption_failures=-1 if settings.max_preemptions is None else settings.max_preemptions,
             ),
             worker_runtime_env={"env_vars": MALLOC_SETTINGS},
@@ -170,11 +178,13 @@ def _work(loop: dict[str, Any]) -> dict[str, Any]:
         context = RunContext(config, store, Path(scratch), token, **notice)
         try:
             if recorded := read_fatal_error(store, config.run, section, token):
+                # An earlier group of this run ended by an error that would occur again.
                 return {"error": recorded}
             with preflight.explain_exhaustion(args):
                 return fit(ranks.run_on_all(lambda: loop["load"](context)), args, context, device)
         except StoreError:
-            raise  # it may pass: Ray restarts the group
+            # The store may be back in a minute. Raised, it makes Ray restart the group, within `max_failures`.
+            raise
         except EmojiLdmError as error:
             if ranks.world_size > 1 and not error.raised_on_all_ranks:
                 # The other ranks wait for this one in a collective operation. Raising ends them too; the record
@@ -194,7 +204,8 @@ def _device(settings: Section) -> Any:
         return torch.device("cpu")
     device = ray.train.torch.get_device()
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # collective operations on objects use the current device
+        # Collective operations on Python objects use the current device, which would be cuda:0 for every rank.
+        torch.cuda.set_device(device)
     return device
 
 

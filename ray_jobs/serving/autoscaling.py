@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 # What a replica reports, see `ModelReplica.record_autoscaling_stats`.
 DRAIN_S = "drain_s"  # predicted seconds until everything that it has accepted is drawn
 UTILIZATION = "busy"  # the share of its capacity that it used lately
-TARGET_UTILIZATION = 0.8  # busier replicas need help, even if no queue has built up yet
+# Busier replicas need help even if no queue has built up yet: a new replica takes longer to start than the queue to
+# grow, and by queueing theory waiting times rise steeply as utilization approaches 1.
+TARGET_UTILIZATION = 0.8
 
 
 def wanted_replicas(
@@ -29,7 +31,11 @@ def wanted_replicas(
         ongoing: Requests that wait or run anywhere, including those that have not reached a replica.
         target_wait_s: Waiting work shall take no longer than this.
     """
+    # Requests that have not reached any replica (while there is none) appear in `ongoing` only; they must wake a model
+    # that has scaled to zero.
     least = 1.0 if ongoing > 0 or sum(drain_s) > 0 else 0.0
+    # Replicas work in parallel: if one needs `sum(drain_s)` for all that waits, n need an n-th of it. Utilization adds
+    # up the same way. The larger of the two demands wins.
     return max(sum(drain_s) / target_wait_s, sum(utilization) / TARGET_UTILIZATION, least)
 
 
@@ -44,5 +50,6 @@ class DrainTimePolicy:
         """The number of replicas wanted now, and an empty state."""
         reported = context.aggregated_metrics or {}
         drain_s, utilization = (list(reported.get(name, {}).values()) for name in (DRAIN_S, UTILIZATION))
+        # The state that a policy may return is for policies with a memory; delays and limits are Serve's own.
         ongoing = context.total_num_requests
         return wanted_replicas(drain_s, utilization, ongoing=ongoing, target_wait_s=self.target_wait_s), {}

@@ -33,13 +33,18 @@ from ray_jobs.serving.replica_router import ReplicaRouter
 from ray_jobs.serving.request_log import RequestLogHandler
 from ray_jobs.serving.service_metrics import BulkMetrics
 
-NUM_CPUS = 0.5  # logical CPUs per sampler, which has one thread
-LIGHT_CPUS = 0.1  # of the ingress, and of the bulk runner
+# Logical CPUs per replica. Its sampler has one thread, which mostly waits for the GPU.
+NUM_CPUS = 0.5
+# Of the ingress and of the bulk runner, which wait for replicas and for the store.
+LIGHT_CPUS = 0.1
 SHUTDOWN_GRACE_S = 30.0  # beyond serve.timeout_s: accepted images end before their replica is killed
-DOWNSCALE_DELAY_S = 120.0  # before a replica that is no longer needed is stopped
+# Before a replica that is no longer needed is stopped. To start one again costs loading a model, so a pause of a minute
+# between two bursts shall not stop it.
+DOWNSCALE_DELAY_S = 120.0
 HEALTH_CHECK_S = 1.0  # a dead process is noticed within this time
 METRICS_INTERVAL_S = 1.0
-MAX_ONGOING_REQUESTS = 10_000  # in the ingress, where requests only wait
+# In the ingress requests only wait, each as a coroutine; queues with limits are in the replicas.
+MAX_ONGOING_REQUESTS = 10_000
 
 
 def application(config: Config) -> serve.Application:
@@ -63,6 +68,7 @@ def application(config: Config) -> serve.Application:
     replicas = {model.name: _replicas(config, model) for model in models}
     # Limits are read from the files of the models, so that routes can answer while no replica runs.
     limits = {model.name: model.limits for model in models}
+    # Bound as an argument of the ingress, which is how Serve learns that it belongs to the application.
     sets = _singleton(Sets, settings).bind(config, replicas, limits)
     return _singleton(Ingress, settings).bind(config, replicas, limits, sets)
 
@@ -72,11 +78,13 @@ def _replicas(config: Config, model: ServedModel) -> serve.Application:
     deployment = serve.deployment(ModelReplica).options(
         name=deployment_name(model.name),
         # Requests wait in the replica's fair queue: Serve must not hold back what that queue would accept or refuse.
-        max_ongoing_requests=2 * settings.max_queued + 8 * settings.batch_size,  # both classes, and what is in progress
+        # The limit is therefore above what can ever be there: the queues of both classes, and what is in progress.
+        max_ongoing_requests=2 * settings.max_queued + 8 * settings.batch_size,
         max_queued_requests=settings.max_queued,  # per caller, while there is no replica
         ray_actor_options={"num_cpus": NUM_CPUS, "num_gpus": settings.gpus_per_worker},
         autoscaling_config=_autoscaling(settings),
-        max_surge_percent=100,  # a new version is ready before the old one stops
+        # A new version is ready before the old one stops, so that a deployment costs no request.
+        max_surge_percent=100,
         graceful_shutdown_timeout_s=settings.timeout_s + SHUTDOWN_GRACE_S, graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=HEALTH_CHECK_S, health_check_timeout_s=30,
         logging_config=LoggingConfig(enable_access_log=False),
@@ -125,6 +133,8 @@ class Sets:
         most = min(settings.max_queued, 4 * settings.batch_size * settings.max_replicas)
         self.runner = JobRunner(Store(config.store), ReplicaRouter(handles, limits, settings), max_in_flight=most)
         loop = asyncio.get_running_loop()
+        # References are kept, since an event loop holds its tasks only weakly: one without a reference may be
+        # collected.
         self.run_task = loop.create_task(self.runner.run())
         self.metrics_task = loop.create_task(self._export(BulkMetrics()))
 
@@ -141,6 +151,7 @@ class Sets:
 
     def __del__(self) -> None:
         """Stop the runner: Serve calls this before the process ends."""
+        # A constructor that raised leaves an object without tasks, which is finalised all the same.
         if hasattr(self, "run_task"):
             self.run_task.cancel()
 
@@ -162,6 +173,8 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> Any:
         from emoji_ldm.serve.bulk.api.router import bulk_routes
 
+        # The routes read and write the store themselves; runner and routes meet only there, so neither needs the other
+        # to be up.
         sets = bulk_routes(Store(self.config.store), self.router)
         return build_api(self.router, self.config.serve, routers=[sets], adds_request_id=False)
 

@@ -17,12 +17,15 @@ def free_port(host: str, port: int) -> int:
     """The port itself, or a free one for 0; ConfigError if it is in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # Without it, a port whose last connection has just been closed (TIME_WAIT) would count as in use.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}); "
                               "choose another serve.host or serve.port (0 takes a free one)") from None  # fmt: skip
+        # The port is released here and opened again by Serve. Another process could take it in between; Serve's own
+        # error then says so.
         return int(probe.getsockname()[1])
 
 
@@ -35,6 +38,8 @@ def metrics_url() -> str:
 def curl(url: str, settings: ServeConfig) -> str:
     """A shell command that draws one image and writes it to emoji.png."""
     body = json.dumps({"prompt": "a happy blob", "seed": 1})
+    # The response holds the image in base64 inside of JSON. Python takes it out, because jq is not installed
+    # everywhere.
     first = "import sys, json; print(json.load(sys.stdin)['data'][0]['b64_json'])"
     python = shlex.quote(sys.executable)
     key = ' -H "Authorization: Bearer $EMOJI_LDM_API_KEY"' if settings.keys else ""

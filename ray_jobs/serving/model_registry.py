@@ -65,6 +65,7 @@ def served_models(config: Config) -> list[ServedModel]:
 
 
 def _served(config: Config, store: Store, name: str, checkpoint: str) -> ServedModel:
+    # The URI of the resolved weights is pinned: a replica that starts an hour later loads the same ones as the first.
     folder, uri = resolve_checkpoint(config, store, CACHE_FOLDER, checkpoint)
     return ServedModel(
         name, checkpoint, uri, limits_of(name, read_model_limits(folder, config.serve.loras), config.serve)
@@ -73,6 +74,7 @@ def _served(config: Config, store: Store, name: str, checkpoint: str) -> ServedM
 
 def limits_of(name: str, limits: ModelLimits, settings: ServeConfig) -> RequestLimits:
     """What requests may ask for: what the weights can draw, within the bounds of the configuration."""
+    # A distilled model may allow fewer steps than the service does.
     most = min(settings.max_steps, limits.max_steps)
     return RequestLimits(name, max_images=settings.max_images, **{**asdict(limits), "max_steps": most})
 
@@ -91,7 +93,8 @@ class ModelLoader:
             return self.served.uri
         try:
             return self.current_uri()
-        except EmojiLdmError as error:  # such as a deleted alias: the driver's weights will do
+        except EmojiLdmError as error:
+            # Such as a deleted alias. The weights that the driver resolved still serve; raising would stop the replica.
             LOG.warning("model %s starts with %s: %s", self.served.name, self.served.uri, error)
             return self.served.uri
 
@@ -107,13 +110,15 @@ class ModelLoader:
         from emoji_ldm.generate.pipeline_loader import load_model, sampling_device
         from emoji_ldm.generate.png_metadata import describe_mode
 
+        # `self.uri` is not changed here: until the batcher uses the new weights, they may still be given up.
         uri = uri or self.uri
         source, _ = resolve_checkpoint(self.config, self.store, CACHE_FOLDER, uri)
         settings = self.config.serve
         model = load_model(source, sampling_device(settings.gpus_per_worker, deterministic=settings.deterministic))
         versions = training_data_versions(self.store, uri)
         self._versions[model.key] = versions
-        for folder in self._folders().values():  # a model with an adapter has a key of its own
+        # A model with an adapter has a key of its own, but was trained on the same data.
+        for folder in self._folders().values():
             self._versions[lora_key(model.key, folder)] = versions
         self._mode = describe_mode(settings.batch_size, deterministic=settings.deterministic)
         return model
@@ -123,11 +128,15 @@ class ModelLoader:
         from emoji_ldm.generate.lora_adapters import with_lora
 
         folders = self._folders()
+        # An adapter that does not fit the default model is a mistake in the configuration, which the batcher reports by
+        # failing to start. Other models may have another architecture, so there it is only left out.
         if self.served.name == self.config.run:
             return folders
         fitting = {}
         for name, folder in folders.items():
             try:
+                # Tried by loading it, since only the shapes of both tell whether an adapter fits; the result is thrown
+                # away.
                 with_lora(model, folder)
             except ModelError as error:
                 LOG.warning("model %s does without serve.loras.%s: %s", self.served.name, name, error)

@@ -42,6 +42,7 @@ class ModelReplica:
 
         settings = config.serve
         self.config, self.served, self.loader = config, served, ModelLoader(config, served)
+        # Everything slow happens in the constructor: Serve routes requests to a replica only once it has returned.
         model = self.loader.load()
         self.batcher = ContinuousBatcher(
             model, batch_size=settings.batch_size, deterministic=settings.deterministic, max_queued=settings.max_queued,
@@ -64,7 +65,8 @@ class ModelReplica:
         previews: asyncio.Queue[PartialImage | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def show(index: int, png: bytes) -> None:  # called in a thread of the batcher
+        # Called in a thread of the batcher. Queues of asyncio are not thread-safe, so the loop is asked to put it.
+        def show(index: int, png: bytes) -> None:
             loop.call_soon_threadsafe(previews.put_nowait, PartialImage(index, png))
 
         pending = self._submit(task, num_previews=num_partials, on_preview=show)
@@ -79,6 +81,7 @@ class ModelReplica:
                 yield partial
             yield await image
         finally:
+            # Also if the caller closes this generator early: the cancellation frees the row of the batch (`_png`).
             image.cancel()
 
     def limits(self) -> RequestLimits:
@@ -100,12 +103,14 @@ class ModelReplica:
 
     def __del__(self) -> None:
         """Stop the batcher: Serve calls this once the last request has been answered."""
+        # Absent if the constructor raised, for instance because the model could not be loaded.
         if hasattr(self, "closing"):
             self.closing.set()
             self.batcher.close()
 
     def _submit(self, task: ImageTask, **options: Any) -> PendingImage | Refusal:
         try:
+            # Every expected refusal becomes a value, see the module's docstring.
             return self.batcher.submit(
                 task.request, tenant=task.tenant, bulk=task.bulk, timeout_s=task.timeout_s, **options
             )
@@ -128,6 +133,7 @@ class ModelReplica:
                 # Both models are in memory until the last image of the old one is drawn.
                 model = self.loader.load(uri)
                 self.batcher.swap_model(model, self.loader.adapters(model))
+                # Last: if anything above raises, the next try still sees that other weights are wanted.
                 self.loader.uri = uri
                 LOG.info("model %s: uses the weights of %s now", self.served.name, uri)
         except EmojiLdmError as error:
@@ -138,7 +144,8 @@ class ModelReplica:
             while not self.closing.wait(seconds):
                 try:
                     action()
-                except Exception:  # such as a full disk or GPU: logged, and tried again
+                except Exception:
+                    # Such as a full disk or GPU, which may pass. A thread that ends would never try again.
                     LOG.exception("%s failed; next try in %.0f s", action.__name__, seconds)
 
         threading.Thread(target=repeat, name=action.__name__, daemon=True).start()
@@ -154,7 +161,11 @@ class Utilization:
     def since_last_call(self, stats: BatcherStats) -> float:
         """0 for idle; 1 if forward passes were full and back to back, or images were encoded all the time."""
         now = time.monotonic()
+        # A forward pass with half of its rows used counts half: such a replica could take twice the images in the same
+        # time.
         steps_s = sum(seconds * rows / stats.max_batch for rows, seconds in stats.tick_s.items())
+        # Images are encoded in other threads while the next forward pass runs, so whichever of the two is busier is the
+        # bottleneck.
         done_s = max(steps_s - self._steps_s, (stats.drawn - self._drawn) * stats.encode_s)
         share = min(1.0, done_s / max(1e-3, now - self._last_call))
         self._last_call, self._steps_s, self._drawn = now, steps_s, stats.drawn
@@ -178,4 +189,5 @@ async def _png(pending: PendingImage) -> bytes | Refusal:
 def _exit_process() -> NoReturn:
     """End this process at once: the router repeats its requests elsewhere, and Serve starts another replica."""
     LOG.exception("the batcher has stopped; this replica ends")
+    # Not sys.exit: raised in a request, that would end only this call, and other threads could keep the process alive.
     os._exit(1)

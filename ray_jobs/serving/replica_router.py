@@ -28,23 +28,21 @@ from emoji_ldm.config import ServeConfig
 from emoji_ldm.serve.backend import ImageTask, Overloaded, PartialImage, ReplicaLost, RequestLimits, TaskTimeout
 from ray_jobs.serving.service_metrics import ClientMetrics
 
-MAX_REPLICA_DEATHS = 8  # an image that kills its replica must not visit all of them for ever
-PAUSE_S, LONGEST_PAUSE_S = (
-    0.2,
-    5.0,
-)  # before the second try, then doubled up to the limit: a new replica takes seconds to start
-LIMITS_TIMEOUT_S = 2.0  # then the limits that are known are used
+# An image that kills its replica must not go on to kill all of them. The number is generous, because an innocent image
+# may share the batch of a guilty one several times.
+MAX_REPLICA_DEATHS = 8
+# Before the second try, then doubled up to the limit: another replica may be free at once, a new one takes seconds.
+PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
+# A replica that does not report its limits within this time delays nobody: the known limits are used.
+LIMITS_TIMEOUT_S = 2.0
 
 
 class _CallDropped(Exception):
     """The replica cancelled the call, although its caller did not."""
 
 
-UNAVAILABLE_ERRORS = (
-    ActorUnavailableError,
-    ReplicaUnavailableError,
-    DeploymentUnavailableError,
-)  # no replica had the call
+# No replica had the call, so nothing is known about the image.
+UNAVAILABLE_ERRORS = (ActorUnavailableError, ReplicaUnavailableError, DeploymentUnavailableError)
 RETRYABLE_ERRORS = (*UNAVAILABLE_ERRORS, RayActorError, ObjectLostError, _CallDropped)
 
 
@@ -67,6 +65,7 @@ class ReplicaRouter:
     async def models(self) -> dict[str, RequestLimits]:
         """The limits of each model; takes a moment only if a replica may have loaded other weights meanwhile."""
         if self._stale:
+            # Taken out before the first await, so that concurrent calls do not ask for the same limits again.
             stale, self._stale = self._stale, set()
             await asyncio.gather(*map(self._refresh_limits, stale))
         return {name: self._limits[name] for name in self.handles}
@@ -80,6 +79,8 @@ class ReplicaRouter:
             ConfigError: The model cannot serve this request.
             ReplicaLost: Too many replicas died over it.
         """
+        # A generator that is left by `return` would be closed whenever it is collected; `aclosing` closes it, and frees
+        # the row of the batch, now.
         async with aclosing(self.stream(task, 0)) as items:
             async for item in items:
                 if isinstance(item, bytes):
@@ -88,6 +89,8 @@ class ReplicaRouter:
 
     async def stream(self, task: ImageTask, num_partials: int) -> AsyncGenerator[PartialImage | bytes, None]:
         """Up to `num_partials` previews, then the PNG bytes; a replay repeats no preview. Raises as `generate`."""
+        # The deadline is fixed once for all tries. The time that is left is passed to each replica, whose clock may
+        # differ.
         retries, shown = RetryState(time.monotonic() + min(task.timeout_s, self.settings.timeout_s)), -1
         while True:
             try:
@@ -112,6 +115,7 @@ class ReplicaRouter:
                 self._metrics.count_timeout(task.model)
                 raise
             except RETRYABLE_ERRORS as error:
+                # Counted only if there is a next try: the last one raises in the line before.
                 await retries.after_error(error)
                 self._metrics.count_replay(task.model)
 
@@ -119,6 +123,7 @@ class ReplicaRouter:
         """Whether a replica of some model runs, or models may scale to zero."""
         if self.settings.min_replicas == 0:
             return True
+        # `serve.status` blocks on a call of the controller, and would stop all requests of this event loop meanwhile.
         status = await asyncio.to_thread(serve.status)
         deployments = status.applications[serve.get_replica_context().app_name].deployments
         return any(deployments[handle.deployment_name].replica_states.get("RUNNING", 0)
@@ -136,6 +141,7 @@ class ReplicaRouter:
             while not done:
                 item = await _until(deadline, answer.__anext__() if num_partials else answer)
                 done = not isinstance(item, PartialImage)
+                # Refusals arrive as values (`replica.Refusal`) and are raised only on this side of the call.
                 if isinstance(item, Exception):
                     raise item
                 yield item
@@ -201,6 +207,8 @@ async def _until(deadline: float, awaitable: Awaitable[Any]) -> Any:
         raise TaskTimeout from None
     except asyncio.CancelledError:
         task = asyncio.current_task()
-        if task is not None and not task.cancelling():  # else Ray reports a cancellation in the replica this way
+        # Ray reports a cancellation in the replica as CancelledError too. `cancelling()` counts the requests to cancel
+        # this task: if there is none, the caller still waits, and the image can be tried again.
+        if task is not None and not task.cancelling():
             raise _CallDropped from None
         raise

@@ -11,7 +11,8 @@ import logging
 from collections import deque
 
 LOGGER = "emoji_ldm.serve"
-MAX_BUFFERED_LINES = 10_000  # older lines are dropped if no console fetches them
+# Older lines are dropped: on Kubernetes no console ever fetches them.
+MAX_BUFFERED_LINES = 10_000
 POLL_S = 1.0  # how long a console waits for a line
 
 
@@ -25,6 +26,7 @@ class RequestLogHandler(logging.Handler):
         self.loop, self.available = asyncio.get_running_loop(), asyncio.Event()
         logger = logging.getLogger(LOGGER)
         logger.setLevel(logging.INFO)
+        # Otherwise each line would appear a second time, by the handlers of the root logger.
         logger.propagate = False
         logger.addHandler(self)
 
@@ -43,6 +45,8 @@ class RequestLogHandler(logging.Handler):
                 await self.available.wait()
         except TimeoutError:
             return []
+        # Cleared before the lines are taken: a line that arrives in between sets the event again, which only makes the
+        # next call return at once.
         self.available.clear()
         drained = list(self.lines)
         self.lines.clear()

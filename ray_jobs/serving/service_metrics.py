@@ -16,12 +16,14 @@ if TYPE_CHECKING:  # only replicas import torch
     from emoji_ldm.serve.bulk.job_runner import RunnerStats
 
 PREFIX = "emoji_ldm_"
+# Batch sizes are whole numbers, so small ones have a bucket each. The boundaries are part of the dashboards.
 BATCH_BUCKETS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
 LATENCY_BUCKETS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
 OUTCOME_COUNTERS = {"drawn": "images drawn", "cancelled": "images cancelled by their caller",
         "refused": "images refused because the queue was full", "expired": "images not drawn in time",
         "failed": "images that could not be drawn"}  # fmt: skip
 
+# Names are those of the fields of `RunnerStats`, from which `BulkMetrics` reads them.
 BULK_GAUGES = {"jobs": "bulk jobs in progress", "in_flight": "images of bulk jobs that replicas have",
             "window": "images of bulk jobs that replicas may have at once"}  # fmt: skip
 BULK_COUNTERS = {"drawn": "images of bulk jobs drawn",
@@ -58,9 +60,11 @@ class ReplicaMetrics:
         for gauge, values in ((self.age, stats.oldest_s), (self.queued, stats.queued), (self.running, stats.running),
                               (self.row_steps, stats.row_steps)):  # fmt: skip
             for name, value in values.items():
+                # The class is interactive or bulk: long queues of bulk jobs are normal, long queues of people are not.
                 gauge.set(value, tags={"class": name})
         for name, counter in self.outcomes.items():
             new = getattr(stats, name) - (getattr(last, name) if last else 0)
+            # Ray refuses an increment of 0.
             if new:
                 counter.inc(new, tags={})
 

@@ -25,10 +25,14 @@ class CaptionWorker:
 
     def __init__(self, config: CaptionConfig, build: EngineBuilder = load_engine) -> None:
         """Load the engine, once; on CPUs the actors share the node's cores evenly."""
+        # The metadata engine writes captions from titles and tags; importing torch for it would cost seconds at every
+        # start.
         if config.engine != "metadata":
             import torch
 
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.num_workers))
+        # The number of finished shards tells a fresh engine from one that has worked before, see
+        # `_exit_for_replacement`.
         self.config, self.engine, self.num_finished = config, build(config), 0
 
     def __call__(self, rows: pa.Table) -> ShardOutput:
@@ -41,6 +45,7 @@ class CaptionWorker:
         self.num_finished += 1
         status = captions["status"].to_pylist()
         counts = {"ok": status.count("ok"), "failed": status.count("failed")}
+        # Only engines with a fixed batch size have slots that may stay empty; the summary shows how many were used.
         filled = {"asked": batcher.num_requests, "slots": batcher.num_slots} if self.engine.batch_size else {}
         return ShardOutput(captions, counts | filled)
 
@@ -53,6 +58,8 @@ def _exit_for_replacement(error: engine_protocol.EngineLostError, *, fresh: bool
     Raises:
         ModelError: This actor is such a replacement, and its engine too died before it finished a shard.
     """
+    # Two engines in a row died before their first shard: the cause is the machine or the configuration, and a third
+    # actor would die as well. An engine that had worked before died of one image or by chance, and is worth replacing.
     if fresh and ray.get_runtime_context().was_current_actor_reconstructed:
         raise ModelError(f"the engine and its replacement both died, the latter of: {error}")
     logging.getLogger(__name__).error("the engine died, another actor replaces it: %s", error)

@@ -24,6 +24,7 @@ class PageWorker:
 
     def __call__(self, rows: pa.Table) -> ShardOutput:
         """The tiles of all pages, and an outcome for each page that was read."""
+        # All pages of a shard belong to one tag, because pages of a tag are read in order until one has no tiles.
         pages = list(self.reader.read(rows["tag"][0].as_py(), rows["url"].to_pylist()))
         outcomes = outcome_table([
             outcome_row(p.url, "page", p.outcome, p.reason, http_status=p.http_status, elapsed_s=p.elapsed_s)
@@ -41,6 +42,7 @@ class ImageWorker:
 
     def __call__(self, rows: pa.Table) -> ShardOutput:
         """The distinct images, and an outcome for each URL."""
+        # Outcomes travel beside the images and not in their table: a URL that failed has an outcome and no image.
         fetched = self.fetcher.fetch(rows.to_pylist())
         images = pa.Table.from_pylist(fetched.images, schema=IMAGES.schema)
         outcomes = pa.Table.from_pylist(fetched.outcomes, schema=OUTCOME_COLUMNS)

@@ -48,6 +48,7 @@ class GenerateWorker:
         if model.key != task.key:
             raise ModelError(f"model {task.uri} is another one on this node, or changed meanwhile; "
                              "run: emoji-ldm generate")  # fmt: skip
+        # The warm-up runs here, so that the first shard does not look slower than it is.
         self.task, self.sampler = (
             task,
             OfflineSampler(model, settings.batch_size, deterministic=settings.deterministic, warmup=True),
@@ -57,12 +58,15 @@ class GenerateWorker:
     def __call__(self, rows: pa.Table) -> ShardOutput:
         """Draw the images of a shard."""
         planned = rows.to_pylist()
+        # Rows have the fields that differ between requests; the example supplies all others, see `GenerateTask`.
         requests = [replace(self.task.example, **{name: row[name] for name in CORE_FIELDS}) for row in planned]
         images = self.sampler(requests)
         made = [self._row(*parts) for parts in zip(planned, requests, images, strict=True)]
         return ShardOutput(pa.Table.from_pylist(made, schema=GENERATED.schema), {"images": len(made)})
 
     def _row(self, row: Mapping[str, Any], request: GenerationRequest, pixels: Any) -> dict[str, Any]:
+        # The PNG states how it was generated, so that a single file from the folder can be made again without the
+        # table.
         png = to_png(pixels, request, provenance(self.sampler.model, request, self.mode, self.task.versions))
         return {**row, "image": {"bytes": png, "path": f"{row['generated_id']}.png"},
                 "checkpoint": self.task.uri, "model_key": self.task.key}  # fmt: skip

@@ -31,6 +31,8 @@ class LatentsWorker:
 
     def __init__(self, config: Config, key: str) -> None:
         """Load the VAE; ModelError if it is another one than the driver planned with."""
+        # A new training of the autoencoder may be published between the driver's plan and this line. Its latents would
+        # be stored under the old key, so the keys are compared.
         self.codec, self.settings = load_codec(config, Store(config.store), _device(config)), config.latents
         if self.codec.key != key:
             raise ModelError("the run's autoencoder changed while its latents were made; run: emoji-ldm latents")
@@ -47,6 +49,7 @@ class LatentsWorker:
             part = slice(start, start + size)
             pixels = np.stack([to_square(file["bytes"], self.codec.size_px) for file in files[part]])
             moments.append(self.codec.encode(augment(pixels, ids[part], number, self.settings)))
+        # The distribution is stored and not a sample of it, so that each epoch of training may draw another sample.
         mean, logvar = (np.concatenate(parts) for parts in zip(*moments, strict=True))
         key = augmentation_keys(self.codec.key, self.settings)[number]
         return ShardOutput(latent_rows(ids, key, mean, logvar), {"latents": len(ids)})
@@ -63,6 +66,7 @@ class TextEmbeddingsWorker:
 
     def __call__(self, rows: pa.Table) -> ShardOutput:
         """Encode the captions of a shard."""
+        # Captions of a shard are sorted by length (`shards.of_captions`), so a batch holds little padding.
         captions = rows["caption"].to_pylist()
         batches = [captions[start : start + self.batch_size] for start in range(0, len(captions), self.batch_size)]
         states = [state for batch in batches for state in self.text_encoder.encode(batch)]
@@ -87,5 +91,6 @@ def load_text(config: Config, device: str) -> TextEncoder:
 
 def _device(config: Config) -> str:
     """The device of an actor; on CPUs the actors share the cores of their node evenly."""
+    # Torch would start a thread per core in every actor, and they would compete for the same cores.
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.latents.num_workers))
     return "cuda" if config.latents.gpus_per_worker else "cpu"

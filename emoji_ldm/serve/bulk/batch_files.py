@@ -108,6 +108,7 @@ def _success(job: BulkJob, rows: list[ItemRow]) -> dict[str, Any]:
 
 def _failure(rows: list[ItemRow]) -> dict[str, Any]:
     reason = next(row["reason"] for row in rows if row["status"] != "ok")
+    # OpenAI's clients retry requests with a 5xx, and correct those with a 4xx.
     status, kind = (500, "server_error") if reason.startswith(RETRIES_EXHAUSTED) else (400, "invalid_request_error")
     error = {"message": reason, "type": kind, "param": None, "code": "not_drawn"}
     return {"status_code": status, "request_id": "", "body": {"error": error}}

@@ -53,6 +53,7 @@ def new_job_id(kind: str, owner: str, key: str | None = None, generation: int = 
     """
     # JSON separates the parts: owner "a" with key "bc" must not give the id of owner "ab" with key "c".
     identity = json.dumps([owner, key, generation]).encode()
+    # 24 hexadecimal digits are 96 bits: random ids never meet, and nobody can guess one.
     tail = secrets.token_hex(12) if key is None else hashlib.sha256(identity).hexdigest()[:24]
     return f"{ID_PREFIXES[kind]}{owner_hash(owner)}{tail}"
 

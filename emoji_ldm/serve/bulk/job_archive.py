@@ -40,6 +40,8 @@ def rows_in_order(table: Table, columns: Sequence[str] = (), start: str = "") ->
     while waiting or opened:
         while waiting and (not opened or waiting[0][0] <= opened[0][0]):
             _push(opened, _rows(table, waiting.popleft()[1], names))
+        # Item ids are unique within a job, so the heap never compares two rows, which are dictionaries and have no
+        # order.
         key, row, rest = heapq.heappop(opened)
         _push(opened, rest)
         if key >= start:
@@ -60,6 +62,8 @@ def page_end(table: Table, start: str, limit: int | None, max_bytes: int) -> tup
     """
     last, size = "", 0
     for number, row in enumerate(rows_in_order(table, ("size",), start)):
+        # Checked before the row is added, so that a page never exceeds its limit, except by a first image that is
+        # larger by itself.
         if number == limit or (last and size + row["size"] > max_bytes):
             return last, size, True
         last, size = row["item_id"], size + row["size"]
@@ -128,6 +132,7 @@ class _Sink(io.RawIOBase):
         return len(data)
 
     def take(self) -> bytes:
+        # ZipFile has written one whole entry by now, so its chunks can be sent and forgotten.
         data, self._chunks = b"".join(self._chunks), []
         return data
 

@@ -46,6 +46,8 @@ class EmojiSetClient:
         # Users copy the URL from OpenAI clients, where it ends in /v1.
         self.url, self._has_answered = url.rstrip("/").removesuffix("/v1"), False
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        # trust_env=False: proxies of the environment are for the internet, while a service is usually on the same
+        # machine or network.
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
         self._retry_on = retry_if_exception_type(httpx.TransportError) | retry_if_result(_is_busy)
         self._connect_error = httpx.ConnectError
@@ -142,7 +144,8 @@ class EmojiSetClient:
 
     def _send_once(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
         for _, stream, _ in options.get("files", {}).values():
-            stream.seek(0)  # an earlier try may have read it
+            # An earlier try may have read the file to its end; sent again as it is, the body would be empty.
+            stream.seek(0)
         response = self._http.request(method, path, **options)
         self._has_answered = self._has_answered or not _is_busy(response)
         return response
@@ -177,6 +180,7 @@ def _pause_s(state: RetryCallState) -> float:
     """Return the pause before the next try: what `Retry-After` says, at most a minute, else linear backoff."""
     assert state.outcome is not None
     retry_after = "" if state.outcome.failed else state.outcome.result().headers.get("retry-after", "")
+    # Retry-After may also be a date (RFC 9110, section 10.2.3), which our service never sends.
     asked_s = min(float(retry_after), 60.0) if retry_after.isdecimal() else 0.0
     return asked_s or min(0.5 * state.attempt_number, LONGEST_PAUSE_S)
 

@@ -16,6 +16,7 @@ from emoji_ldm.progress import format_duration, print_status, print_summary, tra
 from emoji_ldm.serve.bulk.set_client import EmojiSetClient
 from emoji_ldm.serve.bulk.set_download import download_set
 
+# The service commits finished images about once a second, so asking more often would show nothing new.
 POLL_S = 1.0
 RUNNING = ("queued", "in_progress")
 
@@ -49,17 +50,21 @@ def create(client: EmojiSetClient, new: NewSet, *, as_json: bool) -> int:
         )
         sys.stdout.write(f"{created['id']}\n")
         return 0
+    # Printed before the wait: whoever stops watching needs the id to come back.
     print_status(f"set {created['id']}")
     status = watch(client, created["id"], as_json=as_json)
+    # Finished images are fetched even if others failed; the exit status still says that some are missing.
     return fetch(client, created["id"], new.fetch) or status if new.fetch else status
 
 
 def _request(new: NewSet) -> tuple[dict[str, Any], Path | None]:
     """The body of the request, and the JSONL to upload beside it."""
+    # Options that were not given are left out, so that the service's defaults hold.
     values = {name: value for name, value in new.parameters.items() if value not in (None, [])}
     path = Path(new.file).expanduser() if new.file else None
     if path is not None and not path.is_file():
         raise ConfigError(f"there is no file {path}; give a text file with a prompt per line, or JSONL")
+    # JSONL is uploaded as it is, since its lines are validated by the service; text is read here, a prompt per line.
     if path is not None and path.suffix in (".jsonl", ".ndjson"):
         if new.prompts:
             raise ConfigError(f"prompts as words are refused beside {path.name}: its lines have prompts of their own")
@@ -85,6 +90,7 @@ def watch(client: EmojiSetClient, job_id: str, *, as_json: bool) -> int:
     now = client.status(job_id)
     try:
         with track("set", now["counts"]["total"], "images") as progress:
+            # Images from before this command are not part of its rate.
             progress.resume_at(_done(now))
             while now["status"] in RUNNING:
                 time.sleep(POLL_S)
@@ -93,6 +99,7 @@ def watch(client: EmojiSetClient, job_id: str, *, as_json: bool) -> int:
                 notes = [f"{rate:.1f} images/s" if rate else now["status"], f"{failed} failed" if failed else ""]
                 progress.advance(_done(now) - progress.done, ", ".join(filter(None, notes)), rate)
     except KeyboardInterrupt:
+        # Ctrl-C ends only the watching; the set belongs to the service. `sets cancel` stops it.
         print_status(f"\nthe set goes on; follow it again: emoji-ldm sets status {job_id} --watch")
         return 130
     if as_json:
@@ -145,6 +152,7 @@ def _summarize(now: dict[str, Any]) -> int:
     counts = now["counts"]
     values: dict[str, object] = {"status": now["status"], "images": f"{_done(now):,} of {counts['total']:,}"}
     if counts["failed"]:
+        # One example says more than a count: most failures of a set have the same reason.
         values["failed"] = (
             f"{counts['failed']:,}, such as {now['errors'][0]['custom_id']}: {now['errors'][0]['reason']}"
         )

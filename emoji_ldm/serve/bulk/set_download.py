@@ -71,6 +71,7 @@ def _unpack(data: bytes, folder: Path) -> list[dict[str, Any]]:
                 if PurePosixPath(entry["file"]).name != entry["file"]:
                     raise JobError(f"the service names a file {entry['file']!r}, which is no plain name")
                 _write(folder / entry["file"], row["image"]["bytes"])
+            # Only what prompts.csv needs is kept in the marker; the images are files of their own.
             rows.append({name: entry[name] for name in ("item_id", *COLUMNS)})
     return rows
 

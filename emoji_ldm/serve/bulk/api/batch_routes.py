@@ -146,6 +146,7 @@ def batch_object(jobs: JobStore, job: BulkJob) -> JsonObject:
         "id": job.id, "object": "batch", "endpoint": URL, "completion_window": "24h", **job.asked, "status": status,
         "errors": errors, "created_at": created, "expires_at": int(job.expires_at),
         "in_progress_at": None if job.errors else int(progress.started_at or created),
+        # Output files are made when they are read, so there is no time of finalizing; clients get the end of the batch.
         "finalizing_at": ended_at if status == "completed" else None,
         "cancelling_at": ended_at if status == "cancelled" else None,
         **{f"{end}_at": ended_at if status == end else None for end in ends},
@@ -182,6 +183,7 @@ def _job_lines(source: IO[bytes], models: job_requests.Models) -> Iterator[JobLi
 
 
 def _job_line(values: dict[str, Any], models: job_requests.Models, seed: int) -> JobLine:
+    # Sorted, so that the same line gives the same message every time.
     if unknown := sorted(set(values) - set(FIELDS)):
         raise RequestError(f"unknown field {unknown[0]!r}; known are: {', '.join(FIELDS)}", param=unknown[0])
     for field, required in (("method", "POST"), ("url", URL)):
@@ -217,6 +219,7 @@ def _parse_request(values: object) -> BatchRequest:
     try:
         return BatchRequest.model_validate(values)
     except ValidationError as error:
+        # OpenAI names one parameter per error, so the first problem is reported.
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
         raise RequestError(f"{field} is refused: {problem['msg']}", param=field) from None

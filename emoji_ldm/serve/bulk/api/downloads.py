@@ -61,6 +61,7 @@ def range_response(
     Raises:
         RequestError: The file is too large to be sent whole (413), or the range lies past its end (416).
     """
+    # Announced with every response: clients may then resume a download that broke off.
     common = {**headers, "Accept-Ranges": "bytes"}
     match = RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
     if match is None:

@@ -21,6 +21,7 @@ from emoji_ldm.serve.bulk.uploads import UploadedFile, UploadStore
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.request_body import limit_body, refuse_fields
 
+# There is no registered media type for JSON lines; this is the one that OpenAI's service sends.
 JSONL = "application/jsonl"
 FileLimit = Annotated[int, Query(ge=1, le=10_000)]
 
@@ -87,6 +88,7 @@ def file_routes(jobs: JobStore) -> APIRouter:
 
 def file_object(file: UploadedFile) -> JsonObject:
     """Return the file object of OpenAI's API."""
+    # The owner is the name of a key, which is nobody else's business.
     fields = {name: value for name, value in asdict(file).items() if name != "owner"}
     return {**fields, "object": "file", "status": "processed"}
 

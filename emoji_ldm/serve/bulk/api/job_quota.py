@@ -38,6 +38,7 @@ def publish_charged(jobs: JobStore, staged: StagedJob, caller: Caller) -> BulkJo
         # Not discarded: the header may have been written although its response was lost.
         caller.refund(staged.job.num_images)
         raise
+    # The folder name is random, so it tells whose creation was published.
     if job.folder != staged.job.folder:
         caller.refund(staged.job.num_images)
     return job

@@ -124,6 +124,7 @@ def lines_of_file(source: IO[bytes], request: SetRequest, models: Models, seed: 
         for number, values in read_jsonl(source):
             fields = {name: value for name, value in values.items() if name not in ("custom_id", "n")}
             try:
+                # Lines bypass the schema of the set, which checks its own n.
                 _check_n(values.get("n", request.n))
                 # A line's own n replaces that of the set.
                 own_request = request.model_copy(update={"n": values["n"]}) if "n" in values else request
@@ -192,6 +193,7 @@ def _lines_of_prompt(request: SetRequest, values: Mapping[str, Any], models: Mod
         text = style.replace("{prompt}", prompt) if style and isinstance(prompt, str) and prompt.strip() else prompt
         image_request = _image_request(parameters, text, models)
         line = line_of_request(image_request, models, custom_id=custom_id, seed=seed, style=style)
+        # The last of the consecutive seeds must fit the int64 column as well.
         if line.draw.seed + request.n - 1 > MAX_SEED:
             raise RequestError(f"seed {line.draw.seed} is too large for {request.n} images", param="seed")
         # The common case needs no copy of the line.
@@ -219,6 +221,7 @@ def _canonical_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_n(n: object) -> None:
+    # bool is a subclass of int in Python, and JSON's true is no number.
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 1000:
         raise RequestError(f"n={n!r} is refused: a whole number from 1 to 1000", param="n")
 

@@ -16,6 +16,7 @@ from emoji_ldm.store import Store
 def bulk_routes(store: Store, backend: Backend) -> APIRouter:
     """Build the routes. They only create, read and end jobs; a `JobRunner` over the same store executes them."""
     router, jobs = APIRouter(), JobStore(store)
+    # The order is that of the documentation page.
     for routes in (set_routes(jobs, backend), set_result_routes(jobs), file_routes(jobs), batch_routes(jobs, backend)):
         router.include_router(routes)
     return router

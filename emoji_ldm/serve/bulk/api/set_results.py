@@ -73,6 +73,7 @@ def set_result_routes(jobs: JobStore) -> APIRouter:
         """One of the Parquet files, or the part that a header `Range: bytes=0-1048575` names (up to 64 MB)."""
         table = (await state_of(request, job_id)).table
         live = await asyncio.to_thread(table.live_files)
+        # Only names from the log are accepted, so a path with `..` leads nowhere.
         if name not in live:
             raise RequestError(f"the job has no file {name!r}", status=404, code="not_found")
         read, kind = range_reader(jobs.store, table.resolve(name)), "application/vnd.apache.parquet"

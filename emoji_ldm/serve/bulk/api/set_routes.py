@@ -155,6 +155,7 @@ async def _request_body(request: Request) -> AsyncIterator[tuple[job_requests.Se
 
 
 def _parse_json_body(body: bytes) -> job_requests.SetRequest:
+    # Counting bytes takes a small fraction of the time that parsing takes.
     if body.count(b"[") + body.count(b"{") > MAX_BRACKETS or body.count(b",") > MAX_COMMAS:
         raise RequestError(f"the body has more than {MAX_BRACKETS:,} brackets or {MAX_COMMAS:,} commas; upload the "
                            "prompts as JSONL", code="too_complex")  # fmt: skip
