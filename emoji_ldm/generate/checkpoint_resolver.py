@@ -126,7 +126,8 @@ def model_key(folder: Path | str) -> str:
             settings = read_json(path)
             # Names with an underscore are diffusers' own notes, such as the version that saved the file.
             facts.append({name: settings[name] for name in settings if name[0] != "_" and name not in IGNORED_SETTINGS})
-        # Weights and vocabularies are hashed by content. Other files, such as the README, change no pixel.
+        # Weights and vocabularies are hashed by content, under the names that our training and diffusers save them
+        # with. Other files, such as the README, are taken to change no pixel.
         elif path.suffix in (".safetensors", ".txt") or path.name in ("tokenizer.json", "vocab.json"):
             with path.open("rb") as stream:
                 facts.append([path.parent.name, path.name, hashlib.file_digest(stream, "sha256").hexdigest()])

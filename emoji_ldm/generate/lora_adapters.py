@@ -100,8 +100,7 @@ def _add_lora(module: Any, part: str, layers: Mapping[str, Any], alphas: Any, me
             dict(layers), alphas, module, prefix=part, adapter_name=ADAPTER_NAME, metadata=metadata
         )
     # diffusers only logs a warning about tensors that it did not use, and would sample without them. So the tensors
-    # that arrived in the module are counted.
-    # Alphas are scalars that scale a layer's product; they do not become tensors of the module.
+    # that arrived in the module are counted. Alphas are left out: they scale a layer's product and become no tensors.
     num_given = sum(name.startswith(f"{part}.") and ".alpha" not in name for name in layers)
     num_used = sum(f".{ADAPTER_NAME}." in name for name in module.state_dict())
     if num_given != num_used:
