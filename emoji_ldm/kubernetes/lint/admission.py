@@ -26,10 +26,13 @@ def refusals(objects: Iterable[KubeObject]) -> Iterator[tuple[KubeObject, str]]:
 
     A policy that cannot be evaluated would refuse everything that it matches, so it is itself reported.
     """
+    # The objects themselves come first, then the Pods that controllers will create from them. A policy on Pods never
+    # sees a RayJob, and its author would learn only on the cluster that the head of every job is refused.
     objects = list(objects)
     policies = enforced_policies(objects)
     namespaces = {obj["metadata"]["name"]: obj for obj in objects if obj.get("kind") == "Namespace"}
     for obj in objects:
+        # A policy may read the labels of the namespace. If the overlay does not contain it, an empty one stands in.
         namespace = namespaces.get(obj["metadata"].get("namespace", ""), {"metadata": {}})
         for policy in policies:
             yield from _reported(policy, obj, obj, "", namespace)
@@ -51,6 +54,7 @@ def _reported(
 
 def enforced_policies(objects: Iterable[KubeObject]) -> list[KubeObject]:
     """The policies that a binding enforces with Deny; without a binding, or with Warn or Audit, nothing is refused."""
+    # An unset validationActions is treated as Deny, the stricter reading, because the schema already demands the field.
     objects = list(objects)
     bindings = [obj["spec"] for obj in objects if obj.get("kind") == f"{POLICY}Binding"]
     names = {spec["policyName"] for spec in bindings if "Deny" in spec.get("validationActions", ["Deny"])}
@@ -70,6 +74,9 @@ def refusal_messages(policy: KubeObject, obj: KubeObject, namespace: KubeObject)
         ValueError: An expression cannot be evaluated; with failurePolicy Fail the API server refuses the object.
     """
     spec = policy["spec"]
+    # The order is that of the API server: resource rules, then match conditions, then variables, which later variables
+    # and the validations may read. Exclusions, selectors and parameters of policies are not evaluated, since the
+    # overlays use none.
     if not _matches(spec.get("matchConstraints", {}).get("resourceRules", []), obj):
         return []
     known: dict[str, Any] = {"object": obj, "namespaceObject": namespace, "variables": {}}
@@ -77,6 +84,7 @@ def refusal_messages(policy: KubeObject, obj: KubeObject, namespace: KubeObject)
         return []
     for variable in spec.get("variables", []):
         known["variables"][variable["name"]] = evaluate(variable["expression"], known)
+    # Anything but true refuses, as in the API server: an expression that yields no boolean must not let an object pass.
     return [_message(rule, known) for rule in spec["validations"] if evaluate(rule["expression"], known) is not True]
 
 
@@ -109,12 +117,14 @@ def evaluate(expression: str, known: dict[str, Any]) -> Any:
     Raises:
         ValueError: It does not compile, or refers to a field or variable that does not exist.
     """
+    # The package raises a different error for each cause: an unknown name, a wrong type, a failed evaluation.
     try:
         return _compiled(expression).execute(cel.Context(variables=known))
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{' '.join(expression.split())}: {error}") from None
 
 
+# Compiling costs more than evaluating, and every policy is evaluated for every object and Pod of the overlay.
 @functools.cache
 def _compiled(expression: str) -> cel.Program:
     return cel.compile(expression)

@@ -23,6 +23,8 @@ CEL_RULES_KEY = "x-kubernetes-validations"
 def expression_problems(obj: dict[str, Any], kind: CustomKind) -> Iterator[tuple[FieldPath, str]]:
     """The CEL rules that an object breaks, each with the path of the value it applies to."""
     if _count(kind.schema):
+        # The API server fills in defaults before it evaluates rules, so a rule may rely on a field that the manifest
+        # omits.
         yield from _broken_rules(with_defaults(obj, kind.schema), kind.schema, ())
 
 
@@ -52,6 +54,7 @@ def _broken_rules(value: Any, schema: Schema, path: FieldPath) -> Iterator[tuple
 
 def is_update_rule(rule: dict[str, Any]) -> bool:
     """Whether only an update can break a rule."""
+    # With `optionalOldSelf` a rule is evaluated at creation too, where oldSelf is an empty optional.
     return re.search(r"\boldSelf\b", rule["rule"]) is not None and not rule.get("optionalOldSelf")
 
 
@@ -69,6 +72,7 @@ def _count(schema: Schema) -> int:
 
 def rules_of(schema: Schema) -> Iterator[dict[str, Any]]:
     """Every CEL rule in a schema."""
+    # Combinations such as anyOf are left out: Kubernetes allows rules only where a schema is structural.
     yield from schema.get(CEL_RULES_KEY, ())
     parts = [*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")]
     for part in parts:

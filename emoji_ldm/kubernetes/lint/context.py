@@ -47,9 +47,12 @@ class LintContext:
             if not isinstance(entry, dict) or not all(isinstance(entry.get(key), list) for key in ("keys", "overlays")):
                 raise ConfigError(f"{path}: {name} needs two lists: its keys, and the overlays that use it")
         found = {name: set(entry["keys"]) for name, entry in listed.items() if self.overlay in entry["overlays"]}
+        # An ExternalSecret makes the operator create a Secret with these keys, so that nobody has to declare it.
         for obj in self.of_kinds("ExternalSecret"):
             spec = obj.get("spec") or {}
             name = (spec.get("target") or {}).get("name") or obj["metadata"]["name"]
+            # The keys of an ExternalSecret are those that it fetches, whatever secrets.yaml says of a Secret of the
+            # same name.
             found[name] = {item.get("secretKey", "") for item in spec.get("data") or []}
         return found
 
@@ -82,6 +85,7 @@ class LintContext:
 
     def is_chart_namespace(self, namespace: str) -> bool:
         """Whether a namespace belongs to a Helm chart, whose objects are not part of the overlay."""
+        # A chart creates its namespace when it is installed, which is before the overlay is applied.
         return any(chart["namespace"] == namespace for chart in (self.versions.get("charts") or {}).values())
 
     def names(self, kind: str) -> str:
@@ -90,6 +94,7 @@ class LintContext:
 
 
 @functools.cache
+# The time of the last change is part of the cached key, so that an edited file is read anew in a long-lived process.
 def _parsed(path: Path, _mtime_ns: int) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}

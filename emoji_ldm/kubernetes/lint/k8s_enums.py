@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import re
 
+# The lengths are those of the API server: 63 characters for labels and their keys, 15 for names of ports.
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 PORT_NAME = re.compile(r"(?=.{1,15}$)(?=.*[a-z])(?!.*--)[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
+# The grammar of image references (github.com/distribution/reference): a registry with an optional port, a path in lower
+# case, then a tag, a digest, or both.
 IMAGE = re.compile(
     r"(?P<name>(?:[a-zA-Z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
     r"(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*)"
     r"(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
 
+# KubeRay turns rayStartParams into options of `ray start` without knowing them, so only this list can find a misspelt
+# one.
 START_OPTIONS_TEXT = """
 address autoscaling-config block cgroup-path dashboard-agent-grpc-port dashboard-agent-listen-port dashboard-host
 dashboard-port disable-usage-stats enable-object-reconstruction enable-resource-isolation head include-dashboard
@@ -32,6 +37,7 @@ verbose worker-port-list
 """
 START_OPTIONS = frozenset(START_OPTIONS_TEXT.split())
 
+# The resources that this project uses. Any other name is valid for Kubernetes and waits for a node that offers it.
 RESOURCES = frozenset({"cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"})
 
 # The values that a field accepts, by its name, or by the names of its parent and itself where one name is ambiguous.
@@ -61,6 +67,7 @@ ALLOWED_VALUES: dict[str, tuple[str, ...]] = {
     "failurePolicy": ("Fail", "Ignore"),
     "matchPolicy": ("Exact", "Equivalent"),
     "submissionMode": ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode"),
+    # The downward API: what a variable of a Pod may be taken from.
     "fieldPath": (
         "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
         "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs",
@@ -114,6 +121,7 @@ cluster-autoscaler.kubernetes.io/safe-to-evict nvidia.com/gpu.present nvidia.com
 eks.amazonaws.com/role-arn batch.kubernetes.io/job-name
 """
 KEYS = frozenset(KEYS_TEXT.split())
+# Keys without a prefix belong to nobody, so these are the ones that charts, alerts and boards of this project use.
 PLAIN_KEYS_TEXT = """
 k8s-app app control-plane release heritage component run team cost-center severity page grafana_dashboard
 grafana_folder alert runbook_url summary description owner stage job-name tier prometheus role name

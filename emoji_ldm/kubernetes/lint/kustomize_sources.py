@@ -45,6 +45,8 @@ def files_of(one: YamlSource | ImageOverride) -> list[Path]:
 
 def sources(folder: Path) -> Iterator[YamlSource | ImageOverride]:
     """All pieces of the kustomization in a folder and of those that it builds on, first to last."""
+    # kustomize applies resources, generators, patches, replacements and image overrides in this order, whatever their
+    # order in the file. Callers rely on it: the last piece that contains a field is the one that set it.
     file = folder / "kustomization.yaml"
     if not file.is_file():
         return
@@ -61,6 +63,7 @@ def sources(folder: Path) -> Iterator[YamlSource | ImageOverride]:
 
 def documents(file: Path) -> list[Node]:
     """The documents of a YAML file as trees with line numbers; none if it cannot be read."""
+    # An unreadable file is no error here, because kustomize has rendered the overlay before and would have reported it.
     try:
         with file.open(encoding="utf-8") as text:
             return [node for node in yaml.compose_all(text, yaml.CSafeLoader) if node is not None]
@@ -93,6 +96,8 @@ def _resource(path: Path) -> Iterator[YamlSource | ImageOverride]:
         yield from sources(path)
         return
     for top in documents(path):
+        # A document of kind List holds several objects. Names are escaped, since `applies_to` takes them as
+        # expressions.
         for node in _items(top, "items") or [top]:
             yield YamlSource(path, node, re.escape(text_of(node, "kind")), re.escape(text_of(node, "metadata", "name")))
 
@@ -103,6 +108,7 @@ def _generators(file: Path, top: Node) -> Iterator[YamlSource]:
         for entry in _items(item, "files"):
             key, equals, path = str(entry.value).partition("=")
             values[key if equals else Path(key).name] = file.parent / (path if equals else key)
+        # kustomize appends a hash of the contents to the name, so that Pods restart when the contents change.
         name = re.escape(text_of(item, "name"))
         yield YamlSource(file, item, "ConfigMap", rf"{name}(-[a-z0-9]{{10}})?", values=values)
 
@@ -116,6 +122,8 @@ def _patches(file: Path, top: Node) -> Iterator[YamlSource]:
             nodes, patch_file = _inline(item), file
         kind, name = text_of(item, "target", "kind") or ".*", text_of(item, "target", "name") or ".*"
         for node in nodes:
+            # A patch is a list of operations (JSON patch) or a part of an object (strategic merge patch). The latter
+            # says by its own kind and name what it changes, unless the kustomization names a target.
             if isinstance(node, yaml.SequenceNode):
                 yield from _operations(patch_file, node, kind, name)
             elif child(item, "target") is not None:
@@ -130,6 +138,7 @@ def _inline(item: Node) -> list[Node]:
     found = child(item, "patch")
     if not isinstance(found, yaml.ScalarNode):
         return []
+    # A block scalar begins on the line after its marker, a plain one on the same line.
     shift = found.start_mark.line + (1 if found.style in ("|", ">") else 0)
     try:
         return [node for node in yaml.compose_all("\n" * shift + found.value, yaml.CSafeLoader) if node is not None]
@@ -142,6 +151,8 @@ def _operations(file: Path, node: yaml.SequenceNode, kind: str, name: str) -> It
     for operation in node.value:
         value = child(operation, "value")
         steps = text_of(operation, "path").lstrip("/").split("/")
+        # JSON pointers (RFC 6901) write a slash in a key as ~1 and a tilde as ~0; in the other order ~01 would become a
+        # slash.
         path = tuple(step.replace("~1", "/").replace("~0", "~") for step in steps)
         if value is not None:
             yield YamlSource(file, value, kind, name, path)

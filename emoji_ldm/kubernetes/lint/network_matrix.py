@@ -17,6 +17,7 @@ class _StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+# In the file the columns are called `from` and `to`, of which the first is a keyword of Python.
 class _AllowedFlow(_StrictModel):
     source: str = Field(alias="from")
     target: str = Field(alias="to")
@@ -48,10 +49,12 @@ def load_network_matrix(path: Path) -> dict[str, Any]:
     try:
         table = _NetworkMatrix.model_validate(values)
     except ValidationError as error:
+        # One mistake often makes several fields of a row invalid, so only the first is reported.
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         given = "" if first["type"] == "missing" else f" (is {first['input']!r})"
         raise ConfigError(f"{path}: {field}: {first['msg'].lower()}{given}") from None
+    # A row with a misspelt peer would match no endpoint and silently allow nothing.
     known = {PRIVATE, *table.ours, *table.outside}
     for number, row in enumerate(table.allowed):
         if unknown := [name for name in (row.source, row.target) if name not in known]:

@@ -22,8 +22,11 @@ from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.lint.selectors import selects
 
 NAMESPACE = "emoji-ldm"
+# All ports that nothing names behave alike, so one of them represents the rest. A policy that forgets its list of ports
+# is noticed because this one is open.
 UNNAMED_PORT = 12345  # stands for all ports that neither containers, policies nor the table name
 ALL_PORTS = "all"
+# The address of every Pod, from a range that clusters commonly use for Pods, to decide whether an ipBlock matches it.
 POD_ADDRESS = "10.244.9.9"
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")  # RFC 1918, RFC 6598
 
@@ -60,6 +63,7 @@ class NetworkEndpoint:
 
 def problems(objects: Iterable[KubeObject], table: Mapping[str, Any]) -> Iterator[str]:
     """Differences between what the policies allow and what `allowed.yaml` declares, one line each."""
+    # Both directions matter: a missing connection breaks the system, and an undeclared one is an open door.
     objects = list(objects)
     allowed, declared = allowed_by_policies(objects, table), declared_flows(objects, table)
     for flow in sorted(allowed - declared):
@@ -72,6 +76,8 @@ def allowed_by_policies(objects: Iterable[KubeObject], table: Mapping[str, Any])
     """Every connection from or to this project's Pods that the policies allow."""
     objects = list(objects)
     policies = [obj["spec"] for obj in objects if obj.get("kind") == "NetworkPolicy"]
+    # A connection is possible on the ports that the source's egress and the target's ingress rules both allow.
+    # Connections between two external peers are not the business of these policies.
     endpoints, ports = _endpoints(objects, table), frozenset(_ports(objects, table))
     egress = [_rules(policies, "egress", endpoint) for endpoint in endpoints]
     ingress = [_rules(policies, "ingress", endpoint) for endpoint in endpoints]
@@ -92,12 +98,15 @@ def declared_flows(objects: Iterable[KubeObject], table: Mapping[str, Any]) -> s
     policies = {obj["metadata"]["name"] for obj in objects if obj.get("kind") == "NetworkPolicy"}
     found = set()
     for row in table["allowed"]:
-        if row.get("where", "deny") not in policies:  # a row may apply only to overlays that have a certain policy
+        # A row may apply only to overlays that have a certain policy.
+        if row.get("where", "deny") not in policies:
             continue
         every_port = {f"{number}/{protocol}" for number, protocol in ports}
         allowed_ports = every_port if row["ports"] == ALL_PORTS else set(row["ports"])
         sources, targets = _named(row["from"], endpoints, table), _named(row["to"], endpoints, table)
         pairs = ((source, target) for source in sources for target in targets)
+        # A row may be restricted to Pods with an equal label, such as the workers of a stage and the head of that
+        # stage.
         key = row.get("same")
         found |= {
             Flow(source.name, target.name, port)
@@ -124,6 +133,7 @@ def _endpoints(objects: list[KubeObject], table: Mapping[str, Any]) -> list[Netw
         if pod.namespace == NAMESPACE:
             ports = {p["name"]: p["containerPort"] for c in pod.containers for p in c.get("ports", []) if "name" in p}
             name = _name(pod.labels) or pod.owner
+            # Policies see nothing but labels, so Pods with equal labels are one endpoint, however many there are.
             endpoint = NetworkEndpoint(name, NAMESPACE, pod.labels, (POD_ADDRESS,), ports, is_ours=True)
             ours.setdefault(f"{name} {sorted(pod.labels.items())}", endpoint)
     outside = [
@@ -154,6 +164,7 @@ def _ports(objects: list[KubeObject], table: Mapping[str, Any]) -> list[Port]:
         numbers |= {port["containerPort"] for c in pod.containers for port in c.get("ports", [])}
     for row in table["allowed"]:
         numbers |= {int(text.split("/")[0]) for text in row["ports"] if row["ports"] != ALL_PORTS}
+    # Only numbers are collected: a named port resolves to a number that a container declares.
     for policy in (obj["spec"] for obj in objects if obj.get("kind") == "NetworkPolicy"):
         rules = [*policy.get("ingress", []), *policy.get("egress", [])]
         listed = [port["port"] for rule in rules for port in rule.get("ports", []) if "port" in port]
@@ -180,6 +191,7 @@ def _open_ports(
     found: frozenset[Port] = frozenset()
     for rule in rules:
         peers = rule.get("to") or rule.get("from")
+        # A rule without peers matches every peer, and one without ports every port.
         if not peers or any(_peer_fits(entry, peer) for entry in peers):
             entries = rule.get("ports")
             found |= {p for p in ports if not entries or any(_port_fits(entry, target, p) for entry in entries)}
@@ -209,6 +221,8 @@ def _peer_fits(entry: KubeObject, peer: NetworkEndpoint) -> bool:
         return any(_in_block(address, block["cidr"], tuple(block.get("except", []))) for address in peer.addresses)
     if peer.namespace is None:
         return False
+    # A podSelector alone means Pods of the policy's own namespace. With a namespaceSelector beside it, both have to
+    # match the same Pod; Kubernetes labels every namespace with its name.
     namespaces = entry.get("namespaceSelector")
     if namespaces is None and peer.namespace != NAMESPACE:
         return False

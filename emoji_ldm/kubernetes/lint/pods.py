@@ -19,6 +19,8 @@ from emoji_ldm.kubernetes.lint.rendering import KubeObject, name_of
 FieldPath = tuple[str | int, ...]
 TEMPLATED = ("StatefulSet", "Deployment", "DaemonSet", "Job", "ReplicaSet")
 CRON_TEMPLATE: FieldPath = ("spec", "jobTemplate", "spec", "template")
+# The resources that KubeRay gives to its own containers unless the manifest overrides them. Quotas count them, and the
+# arithmetic of the queues would be wrong by that much for every cluster.
 AUTOSCALER_RESOURCES = {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "500m", "memory": "512Mi"}}
 SUBMITTER_RESOURCES = {"requests": {"cpu": "500m", "memory": "200Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
 WAIT_RESOURCES = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"cpu": "200m", "memory": "256Mi"}}
@@ -59,6 +61,8 @@ class ExpandedPod:
 
     def container_paths(self) -> Iterator[tuple[FieldPath, KubeObject]]:
         """Each container with its path in the object; for an added one, the path of the field that configures it."""
+        # A finding needs a line in a manifest, and no manifest contains an added container. The sidecar is configured
+        # by autoscalerOptions, which lie beside the head group; the others copy their settings from the template.
         for key in ("initContainers", "containers"):
             for index, container in enumerate(self.spec.get(key) or []):
                 if container.get("name") not in self.injected:
@@ -104,6 +108,7 @@ def ray_part(obj: KubeObject) -> tuple[FieldPath, KubeObject] | None:
         "RayService": ("spec", "rayClusterConfig"),
         "RayCronJob": ("spec", "jobTemplate", "rayClusterSpec"),
     }.get(str(obj.get("kind")), ())
+    # Another operator may have a kind of the same name.
     if not path or not str(obj.get("apiVersion", "")).startswith("ray.io/"):
         return None
     cluster = value_at(obj, path)
@@ -152,11 +157,13 @@ def _ray(obj: KubeObject, spec: KubeObject) -> Iterator[ExpandedPod]:
     head = cluster.get("headGroupSpec")
     if isinstance(head, dict):
         yield _head(obj, (*path, "headGroupSpec"), cluster, head)
+        # Only with fault tolerance there is state in Redis to remove.
         if cluster.get("gcsFaultToleranceOptions"):
             yield _cleanup(obj, (*path, "headGroupSpec"), head)
     for index, group in enumerate(cluster.get("workerGroupSpecs") or []):
         if isinstance(group, dict):
             yield _worker(obj, (*path, "workerGroupSpecs", index), group)
+    # In the other modes the operator or a sidecar submits the job, and there is no Pod of its own.
     if (job := ray_job(obj)) and job[1].get("submissionMode", "K8sJobMode") == "K8sJobMode":
         yield _submitter(obj, job[0], job[1], head if isinstance(head, dict) else {})
 
@@ -166,6 +173,7 @@ def _head(obj: KubeObject, path: FieldPath, cluster: KubeObject, group: KubeObje
     ray = _first(template)
     if cluster.get("enableInTreeAutoscaling"):
         options = cluster.get("autoscalerOptions") or {}
+        # The sidecar runs the head's image unless another is named, so it needs the same permission to be pulled.
         sidecar = {
             "name": "autoscaler",
             "image": options.get("image") or ray.get("image"),
@@ -185,6 +193,8 @@ def _head(obj: KubeObject, path: FieldPath, cluster: KubeObject, group: KubeObje
 def _worker(obj: KubeObject, path: FieldPath, group: KubeObject) -> ExpandedPod:
     template = _copy(group)
     ray = _first(template)
+    # The init container is a copy of the Ray container in everything that admission policies look at, because it runs a
+    # command of Ray: image, variables, mounts and security context.
     wait = {
         "name": "wait-gcs-ready",
         "image": ray.get("image"),
@@ -196,7 +206,10 @@ def _worker(obj: KubeObject, path: FieldPath, group: KubeObject) -> ExpandedPod:
     }
     if ray.get("securityContext"):
         wait["securityContext"] = ray["securityContext"]
+    # KubeRay appends it, so init containers of the manifest run before the wait for the head.
     template["spec"]["initContainers"] = [*(template["spec"].get("initContainers") or []), wait]
+    # The most there can ever be, as quotas of Pods and disruption budgets need it. A host is a Pod, and a replica of a
+    # TPU-like group has several.
     maximum = group.get("maxReplicas")
     count = int(maximum if maximum is not None else group.get("replicas") or 0) * int(group.get("numOfHosts") or 1)
     return ExpandedPod(obj, "worker", (*path, "template"), template, group, count, ("wait-gcs-ready",))
@@ -205,6 +218,7 @@ def _worker(obj: KubeObject, path: FieldPath, group: KubeObject) -> ExpandedPod:
 def _submitter(obj: KubeObject, path: FieldPath, job: KubeObject, head: KubeObject) -> ExpandedPod:
     if isinstance(job.get("submitterPodTemplate"), dict):
         return ExpandedPod(obj, "submitter", (*path, "submitterPodTemplate"), job["submitterPodTemplate"])
+    # The default submitter has no security context, which a restricted namespace refuses.
     container = {
         "name": "ray-job-submitter",
         "image": _first(_copy(head)).get("image"),

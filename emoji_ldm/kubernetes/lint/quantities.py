@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+# Suffixes with an i are powers of 1024, those without are powers of 1000. The order of the letters is that of the
+# exponents.
 SUFFIXES = {"": Fraction(1), "n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "m": Fraction(1, 1000)}
 SUFFIXES |= {mark: Fraction(1000 ** (index + 1)) for index, mark in enumerate("kMGTPE")}
 SUFFIXES |= {f"{mark}i": Fraction(1024 ** (index + 1)) for index, mark in enumerate("KMGTPE")}
@@ -15,6 +17,7 @@ GO_DURATION = re.compile(r"[+-]?(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+|0")
 
 def quantity(value: object) -> Fraction | None:
     """A quantity such as "500m", "8Gi" or 2 as a number; None if it is not a quantity."""
+    # In Python a bool is an int, but `true` is no quantity.
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     found = QUANTITY.fullmatch(str(value))

@@ -42,6 +42,7 @@ def render(folder: Path, overlay: str) -> list[KubeObject]:
     if overlay not in known:
         raise ConfigError(f"no overlay {overlay!r} in {folder / 'overlays'} (there are: {', '.join(known)})")
     path = (folder / "overlays" / overlay).resolve()
+    # Callers edit the objects, such as `submit` the name of a job, and must not change what the cache holds.
     return copy.deepcopy(_rendered(path, folder_fingerprint(folder)))
 
 
@@ -57,6 +58,7 @@ def kustomize(folder: Path) -> str:
     except subprocess.TimeoutExpired:
         raise ConfigError(f"kustomize cannot render {folder.name} within {TIMEOUT_S} s") from None
     if done.returncode:
+        # Messages of kustomize span many lines, and an error of this project is one line.
         words = " ".join(done.stderr.removeprefix("error: ").split())
         raise ConfigError(f"kustomize cannot render {folder.name}: {words}")
     return done.stdout
@@ -81,10 +83,14 @@ def name_of(obj: KubeObject) -> str:
 
 def folder_fingerprint(folder: Path) -> int:
     """A number that changes whenever a file below the folder does."""
+    # Any file may be a base or a patch of the overlay, so all of them count. Times and sizes suffice and are much
+    # cheaper to read than contents.
     stats = ((str(path), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
     return hash(tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
 
 
 @functools.lru_cache(maxsize=32)
+# A run of kustomize is a process of its own and the slowest part of a check, and one command may need the same overlay
+# several times.
 def _rendered(folder: Path, _fingerprint: int) -> list[KubeObject]:
     return parse(kustomize(folder))

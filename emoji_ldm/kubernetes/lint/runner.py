@@ -30,6 +30,7 @@ ALLOWED = "components/network/allowed.yaml"
 def findings(folder: Path, overlay: str) -> list[Finding]:
     """All findings of one overlay, sorted; see `emoji_ldm.kubernetes.lint.check`."""
     context = LintContext(tuple(render(folder, overlay)), overlay, folder)
+    # Placeholders are reported in any case: a new site wants the whole list of what it has to fill in at once.
     found, result = list(overlay_problems(context)), list(placeholders(folder, overlay, context))
     if not found:
         found = [(obj, (), f"admission: {text}") for obj, text in _refusals(context)]
@@ -68,6 +69,7 @@ def rule_problems(obj: KubeObject, context: LintContext) -> Iterator[tuple[Field
 
 
 def _name_only(obj: KubeObject) -> KubeObject:
+    # The kind stays what it is, so that references to this object still resolve.
     metadata = obj.get("metadata") if isinstance(obj.get("metadata"), dict) else {}
     return {"apiVersion": "v1", "kind": str(obj.get("kind")), "metadata": metadata, "spec": {}}
 
@@ -76,9 +78,11 @@ def _located(found: list[Problem], locator: SourceMap | None) -> Iterator[Findin
     """One finding for each line and message: one line of a base often ends up in many objects."""
     groups: dict[tuple[str, int, str], list[tuple[str, FieldPath]]] = {}
     for obj, path, text in found:
+        # A placeholder breaks most rules of its field, but it has a finding of its own with the remedy.
         if locator is not None and not _unfilled(value_at(obj, path)):
             groups.setdefault((*locator.locate(obj, path), text), []).append((name_of(obj), path))
     for (file, line, text), fields in groups.items():
+        # Any of the fields would do, but the choice must not depend on the order of objects.
         object_name, path = min(fields, key=str)
         more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
         yield Finding(file, line, object_name, _with_path(path, text) + more)
@@ -87,7 +91,9 @@ def _located(found: list[Problem], locator: SourceMap | None) -> Iterator[Findin
 def placeholders(folder: Path, overlay: str, context: LintContext) -> Iterator[Finding]:
     """Values that a site still has to fill in, in any file of the overlay; the comment on the line says how."""
     root, files = folder.resolve() / "overlays" / overlay, set[Path]()
-    if PLACEHOLDER in str(context.objects):  # a base outside of the overlay's folder may hold some too
+    # Files of the overlay's own folder are searched in any case, those of a base outside of it only if the result holds
+    # a placeholder.
+    if PLACEHOLDER in str(context.objects):
         files = {part.resolve() for one in sources(root) for part in files_of(one) if part.is_file()}
     for file in sorted(files | set(root.rglob("*.yaml"))):
         for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):

@@ -24,6 +24,7 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.kubernetes.lint.pods import FieldPath, templates, value_at
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 
+# Kubernetes' schemas mark almost no field as required, because an update may contain a part of an object only.
 KINDS_WITH_SPEC_TEXT = """
 Service StatefulSet Deployment DaemonSet Job CronJob Pod PodDisruptionBudget NetworkPolicy ValidatingAdmissionPolicy
 ValidatingAdmissionPolicyBinding RayCluster RayJob RayService RayCronJob ClusterQueue LocalQueue Topology PodMonitor
@@ -63,10 +64,11 @@ def schema_problems(obj: KubeObject, schemas: Path, kubernetes: str) -> Iterator
     if found is None:
         yield ("kind",), f"no kind {obj['kind']} in {obj['apiVersion']}: {schemas} has no schema for it"
         return
+    # A field with a default may be required, so defaults are filled in before the object is validated.
     full = with_defaults(obj, found.schema)
     yield from _errors(found.validator, full)
-    stand_in = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": obj.get("metadata") or {}}
     # Schemas of custom kinds leave the metadata to the API server, so they are validated as those of a ConfigMap.
+    stand_in = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": obj.get("metadata") or {}}
     yield from _built_in(stand_in, kubernetes)
 
 
@@ -91,6 +93,8 @@ def _skeleton(obj: KubeObject) -> Iterator[tuple[FieldPath, str]]:
 def is_built_in(obj: KubeObject) -> bool:
     """Whether the kind is built into Kubernetes."""
     group, slash, _ = str(obj["apiVersion"]).rpartition("/")
+    # Groups of built-in kinds have no dot (apps, batch) or end in .k8s.io. Kueue and the Gateway API use that ending
+    # too, as projects of Kubernetes, but their kinds are custom.
     return not slash or "." not in group or (group.endswith(".k8s.io") and not group.startswith(CUSTOM_GROUPS))
 
 
@@ -151,6 +155,7 @@ def _definitions(kubernetes: str) -> referencing.Registry[Any]:
 def _errors(validator: jsonschema.Draft202012Validator, obj: KubeObject) -> Iterator[tuple[FieldPath, str]]:
     for error in validator.iter_errors(obj):
         path = tuple(error.absolute_path)
+        # One error of the validator lists all unknown fields; each becomes a finding on the line of its own.
         if error.validator == "additionalProperties":
             for name in sorted(set(error.instance) - set(error.schema.get("properties", {}))):
                 yield (*path, name), f"unknown field {name!r}"
@@ -160,7 +165,9 @@ def _errors(validator: jsonschema.Draft202012Validator, obj: KubeObject) -> Iter
 
 def strict(schema: Schema) -> Schema:
     """The schema of a custom kind as a JSON schema that refuses what the API server would silently drop."""
+    # Formats such as int64 are Go types, which say nothing about YAML, and descriptions only cost time.
     result = {key: _strict_part(key, value) for key, value in schema.items() if key not in ("description", "format")}
+    # The extension means "an integer or a string". Kubernetes repeats that as an anyOf, which yields worse messages.
     if result.pop("x-kubernetes-int-or-string", False):
         result["type"] = ["integer", "string"]
         result.pop("anyOf", None)
@@ -182,6 +189,7 @@ def with_defaults(value: Any, schema: Schema) -> Any:
     if isinstance(value, dict):
         known, other = schema.get("properties", {}), schema.get("additionalProperties")
         filled = {name: copy.deepcopy(part["default"]) for name, part in known.items() if "default" in part}
+        # An explicit null counts as absent, so the default applies.
         filled |= {name: item for name, item in value.items() if item is not None}
         parts = {name: known.get(name, other if isinstance(other, dict) else {}) for name in filled}
         return {name: with_defaults(item, parts[name]) for name, item in filled.items()}

@@ -23,6 +23,8 @@ def _expression_matches(entry: KubeObject, labels: Mapping[str, str]) -> bool:
 
 def tolerates(toleration: KubeObject, taint: KubeObject) -> bool:
     """Whether a toleration matches a taint (Kubernetes core v1, `ToleratesTaint`)."""
+    # An empty effect or key of a toleration matches every effect or key. The operator is Equal unless it says
+    # otherwise, and a taint without a value equals a toleration without one.
     if toleration.get("effect") not in (None, "", taint.get("effect")):
         return False
     if toleration.get("key") not in (None, "", taint["key"]):

@@ -20,6 +20,7 @@ from emoji_ldm.kubernetes.lint.pods import FieldPath, value_at
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 
 # The fields by which an item of a list is recognized, as kustomize and strategic merge patches do.
+# Lists of objects are merged by these fields rather than by position, so a patch may hold one item of a long list.
 IDENTITIES = ("name", "groupName", "mountPath", "containerPort", "key", "topologyKey", "port", "alert", "record")
 SourceLocation = tuple[int, Path, int]  # steps of the path that were found, file, line
 
@@ -37,6 +38,7 @@ class SourceMap:
     def locate(self, obj: KubeObject, path: FieldPath) -> tuple[str, int]:
         """File (such as k8s/base/train.yaml) and line of a field; otherwise the first line of the overlay."""
         image = value_at(obj, path) if path and path[-1] == "image" else None
+        # An override under `images` is applied after all patches, so it is where an image's tag or digest was written.
         if isinstance(image, str) and (entry := self._image(image)):
             return relative_file(entry.file, self.folder), entry.line
         found = self._find(str(obj.get("kind")), str(obj["metadata"].get("name")), obj, path)
@@ -50,11 +52,14 @@ class SourceMap:
         for source in self.sources:
             if source.applies_to(kind, name):
                 found = self._within(source, value, path)
+                # With >= rather than >, the last of equally deep matches wins.
                 if found is not None and (best is None or found[0] >= best[0]):
                     best = found
         return best
 
     def _within(self, source: YamlSource, value: Any, path: FieldPath) -> SourceLocation | None:
+        # The keys of a generated ConfigMap come from files, and its name carries a hash, so it is located by its own
+        # function.
         if source.values or (source.kind == "ConfigMap" and child(source.node, "files")):
             return _generated(source, path)
         lead = _matched_steps(source.path, value, path)
@@ -99,6 +104,8 @@ def _matched_steps(steps: tuple[str, ...], value: Any, path: FieldPath) -> int |
         return None
     for number, (step, real) in enumerate(zip(steps, path, strict=False)):
         if isinstance(value_at(value, path[:number]), list):
+            # In a list, kustomize selects an item by a field of it, `[name=ray]`, by its index, or all by `*`; `-`
+            # appends one.
             item = value_at(value, path[: number + 1])
             key, _, expected = step.strip("[]").partition("=")
             selected = isinstance(item, dict) and expected and str(item.get(key)) == expected
@@ -134,6 +141,7 @@ def _step(node: Node, step: str | int, item: Any) -> tuple[int, Node] | None:
         return (pair[0].start_mark.line + 1, pair[1]) if pair else None
     if not isinstance(node, yaml.SequenceNode) or not isinstance(step, int):
         return None
+    # An item that has an identity but no match was added by another piece; its position would lead to a wrong line.
     same = next((one for one in node.value if _same(one, item)), None)
     named = isinstance(item, dict) and any(key in item for key in IDENTITIES)
     if same is None and not named and step < len(node.value):

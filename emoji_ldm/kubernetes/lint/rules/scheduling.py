@@ -151,6 +151,9 @@ def heads_see_no_gpus(target: RuleTarget) -> Violations:
 @rule(OBJECT, "PodDisruptionBudget")
 def budgets_of_ray_pods_are_numbers(target: RuleTarget) -> Violations:
     """Kubernetes policy/v1: Ray Pods belong to an object without scale."""
+    # A percentage, and maxUnavailable of either form, is relative to the size of the controller, which Kubernetes reads
+    # from its scale subresource. Ray Pods are owned by a RayCluster, which has none, so no disruption would ever be
+    # allowed.
     spec = target.spec
     ray = [pod for pod in selected(target, spec.get("selector") or {}) if pod.role != "pod"]
     if ray and not isinstance(spec.get("minAvailable"), int):

@@ -70,6 +70,7 @@ def amounts_make_sense(target: RuleTarget) -> Violations:
 def durations_are_durations(target: RuleTarget) -> Violations:
     """Go time.ParseDuration; prometheus-operator and Karpenter."""
     for path, value in _leaves(target.object):
+        # Never is Karpenter's own word for a duration that is never over.
         wrong = path[-1] in DURATIONS and isinstance(value, str) and value != "Never" and duration_of(value) is None
         if wrong and not inside(path, FREE_TEXT):
             yield path, f"{value!r} is not a duration such as 30s or 5m"
