@@ -50,7 +50,8 @@ from emoji_ldm.train.resume import STATE_FOLDER
 from emoji_ldm.train.training_args import TrainingTask
 
 POLL_S = 0.1  # between looks for the indexes of other ranks
-SHARD_TIMEOUT_S = 1800.0  # a rank that has not uploaded its file by then never will
+# A rank that has not uploaded its file by then never will: its process is gone, or cannot reach the store.
+SHARD_TIMEOUT_S = 1800.0
 FAILED_SAVE_TIMEOUT_S = 300.0  # how long a save may still take once training has failed
 STOP_TIMEOUT_S = 60.0  # how long a save that was asked to stop may take to finish its current write
 
@@ -76,6 +77,8 @@ class AsyncCheckpointer:
     ) -> None:
         self.engine, self.averages, self.task, self.metrics = engine, averages, task, metrics
         self.context, self.args, self.ranks = metrics.context, metrics.args, metrics.ranks
+        # The attempt is part of each folder's name: a group that was thought dead cannot mix its files with ours, and
+        # an index found in the folder is one of this group.
         self.attempt = self.ranks.broadcast(checkpoints.new_attempt() if self.ranks.is_main else None)
         self.export_facts: ExportFacts = {}
         self._thread = DaemonExecutor("save")
@@ -94,7 +97,9 @@ class AsyncCheckpointer:
         self._wait()
         moments = AdamMoments(self.engine.optimizer, self.engine.optimizer_state_keys())
         tensors = resume.checkpoint_tensors(self.engine, self.averages, moments)
+        # There is one host buffer, so the save before it has to be over, which `_wait` made sure of.
         snapshot = self._snapshot.result()
+        # From here on the weights may change: everything the thread reads is in the snapshot or in `PendingSave`.
         snapshot.copy_from(tensors)
         folder = checkpoints.folder_name(done, self.attempt)
         save = PendingSave(
@@ -122,6 +127,7 @@ class AsyncCheckpointer:
         if self._pending:
             wait([self._pending], timeout=FAILED_SAVE_TIMEOUT_S)
         self._stop.set()
+        # `_stop` ends a save that still waits for other ranks. One that is writing gets time to end that write.
         if not self._thread.shutdown(STOP_TIMEOUT_S) and self.metrics.metrics_log:
             self.metrics.metrics_log.add_note(
                 f"the save of a checkpoint did not end within {time.monotonic() - began:.0f} s and is left behind; "
@@ -135,12 +141,15 @@ class AsyncCheckpointer:
     def _exchange(self) -> bool:
         """Whether a save is in flight on any rank; errors of any are raised on all."""
         error, busy = self._local_error(), bool(self._pending and not self._pending.done())
+        # One small collective tells every rank both facts. The errors themselves are exchanged only if there is one.
         flags = torch.tensor([float(error is not None), float(busy)], device=self.ranks.device)
         any_error, any_busy = self.ranks.all_reduce_mean(flags).tolist()
         if any_error:
             self._stop.set()
             errors = self.ranks.all_gather_objects(error)
             raise mark_raised_everywhere(next(found for found in errors if found is not None))
+        # Only when all ranks are done may any of them forget its save, else they would disagree on when to begin the
+        # next one.
         if self._pending and not any_busy:
             self.export_facts, self._pending = self._pending.result(), None
         return bool(any_busy)
@@ -149,6 +158,7 @@ class AsyncCheckpointer:
         """What went wrong on this rank; it never raises, since the other ranks wait for the answer."""
         if self._pending and self._pending.done() and (error := self._pending.exception()):
             return error
+        # Reading the owner token costs a request, so one rank does it, every few seconds.
         if self.ranks.is_main and time.monotonic() - self._polled_owner > run_fencing.OWNER_POLL_S:
             self._polled_owner = time.monotonic()
             try:
@@ -164,6 +174,8 @@ class AsyncCheckpointer:
 
     def _own_slices(self) -> list[ShardSlice]:
         """What this rank writes; at ZeRO stage 0 every rank holds everything, and writes an equal share."""
+        # The test is on the option and not on the engine: a single process shards nothing either way, and its share is
+        # everything.
         slices = self.engine.slices()
         return slices if self.args.zero_stage else split_replicated(slices, self.ranks.rank, self.ranks.world_size)
 
@@ -175,6 +187,7 @@ class AsyncCheckpointer:
         """The work of every rank's thread; rank 0's goes on to publish."""
         store, name = self.context.store, shard_file_name(self.ranks.rank, self.ranks.world_size)
         index = snapshot.build_index(f"{name}.safetensors", save.updates)
+        # The index comes after the data, so that its existence tells rank 0 that this rank is done.
         store.write_large(snapshot.bytes(), save.path, STATE_FOLDER, index.file)
         store.write(index.to_json(), save.path, STATE_FOLDER, f"{name}.json")
         return self._publish(save, snapshot, index) if self.ranks.is_main else {}
@@ -184,17 +197,22 @@ class AsyncCheckpointer:
         store, sha256 = self.context.store, dict[str, str]()
         indexes = self._wait_for_indexes(save, sha256)
         folder = self.context.scratch_dir / f"export-{self.args.kind}"
+        # Of the save before it, or of one that failed.
         rmtree(folder, ignore_errors=True)
         measured = self.task.export(self._gather_average(save, indexes, snapshot, own), folder)
+        # Hashes are of the local files, so what the store returns later can be compared with what was meant.
         sha256 |= {path.relative_to(folder).as_posix(): _sha256(path) for path in folder.rglob("*") if path.is_file()}
         store.upload(folder, save.path)
         store.write(save.log.encode(), save.path, STATE_FOLDER, training_metrics.LOG_FILE)
-        if not self._owns():  # the last moment to notice; see `run_fencing`
+        # The last moment to notice: after the manifest the checkpoint counts. See `run_fencing`.
+        if not self._owns():
             raise run_fencing.run_taken_over_error(self.context.config.run, self.args.section)
         facts = {"step": save.step, "num_workers": self.ranks.world_size, **measured}
         recorded = {**self.task.manifest_facts, **facts, **checkpoint_facts(self.context, self.args)}
         published = checkpoints.publish_checkpoint(store, save.path, recorded, sha256)
+        # Old checkpoints go only now that a newer one is complete.
         checkpoints.prune_checkpoints(store, self.context.config.run, self.args.kind, self.args.keep_last)
+        # Drawing comes last: it may take long or fail, and by now nothing depends on it.
         if save.render_previews and self.metrics.metrics_log:
             self._render_previews(folder, save.step, self.metrics.metrics_log)
         return {**facts, "checkpoint": published.uri}
@@ -218,6 +236,7 @@ class AsyncCheckpointer:
         store = self.context.store
         deadline, missing = time.monotonic() + SHARD_TIMEOUT_S, names
         while missing := [name for name in missing if not store.exists(save.path, name)]:
+            # `_stop` is set when another rank has failed, whose index will never come.
             if time.monotonic() > deadline or self._stop.wait(POLL_S):
                 raise JobError(f"checkpoint {save.path} is not complete: {', '.join(missing)} never came")
         for name in names:
@@ -231,6 +250,8 @@ class AsyncCheckpointer:
         shapes = {name: shape for index in indexes for name, shape in index.shapes.items()}
         whole = {name: torch.empty(shape) for name, shape in shapes.items()}
         tensors = list(whole.values())
+        # Reading the average back through the store works for any way of sharding, and needs no collective. Its own
+        # part rank 0 still has in memory.
         readers = [
             snapshot.read
             if index.file == own.file

@@ -74,10 +74,12 @@ def export_checkpoint(config: Config, request: ExportRequest, folder: Path, cach
 def _export_into(checkpoint: Checkpoint, request: ExportRequest, folder: Path, cache: Path) -> dict[str, Any]:
     manifest, is_new = checkpoint.check(), not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    made = folder / f"{PARTIAL_PREFIX}{uuid.uuid4().hex[:8]}"  # inside it: the parent may not be writable
+    # Inside the folder, since its parent may not be writable, and on the same disk, so that moving is renaming.
+    made = folder / f"{PARTIAL_PREFIX}{uuid.uuid4().hex[:8]}"
     try:
         _write(checkpoint, manifest, request, made, cache)
         facts = _write_description(checkpoint, manifest, request, made)
+        # Only when everything is written is the earlier export touched.
         _replace_contents(folder, made)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -93,6 +95,7 @@ def _replace_contents(folder: Path, made: Path) -> None:
             shutil.rmtree(path)
         elif path != made:
             path.unlink()
+    # Renames within one disk: from here to the end takes no time to speak of.
     for path in made.iterdir():
         path.replace(folder / path.name)
 
@@ -101,6 +104,7 @@ def check_export_folder(folder: Path) -> None:
     """Raise ConfigError unless the folder is new, empty, or holds nothing but an earlier export."""
     if folder.is_file():
         raise ConfigError(f"--export {folder} is a file; give a folder")
+    # The facts file lists what an export wrote. Any other file may be the user's, who mistyped a path.
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     there = {name for name in there if not name.startswith(PARTIAL_PREFIX)}
     try:
@@ -116,6 +120,7 @@ def find_checkpoint(config: Config, store: Store, request: ExportRequest) -> Che
     kind = CHECKPOINT_KINDS[request.section]
     if not request.checkpoint:
         return checkpoints.newest_checkpoint(store, config.run, kind)
+    # Users paste what a command printed: a URI, or a path below the store.
     path = request.checkpoint.rstrip("/").removeprefix(store.uri).strip("/")
     if not store.exists(path, checkpoints.MANIFEST_FILE):
         known = [found.path for found in checkpoints.complete_checkpoints(store, config.run, kind)]
@@ -137,8 +142,10 @@ def read_whole_weights(checkpoint: Checkpoint, manifest: Mapping[str, Any], kind
         indexes = read_shard_indexes(checkpoint.store, checkpoint.path, names, manifest.get("sha256", {}))
         held = sorted({stored.kind for index in indexes for stored in index.pieces})
         if kind not in held:
+            # Moments and weights share the files, so the answer names what a user can ask for.
             averages = [name for name, stored in STORED_WEIGHTS.items() if stored in held]
             raise ModelError(f"checkpoint {checkpoint.uri} holds no such weights; it has: {', '.join(averages)}")
+        # Shapes come from the indexes, so neither the network nor its number of parameters has to be known here.
         tensors = {name: torch.empty(shape) for index in indexes for name, shape in index.shapes.items()}
         slices = whole_slices(list(tensors), list(tensors.values()))
         files = [(index, state_file_reader(checkpoint.store, checkpoint.path, index.file)) for index in indexes]
@@ -153,6 +160,7 @@ def _write(
 ) -> None:
     """Copy the exported model of the checkpoint, or build it anew with other weights."""
     exported = checkpoint.fetch(cache, EXPORTED_FOLDERS[request.section])
+    # The checkpoint's own model has the averaged weights, or the raw ones of a run without averages.
     if request.weights == "ema":
         shutil.copytree(exported, folder)
     else:
@@ -164,6 +172,7 @@ def _write_other_weights(
     checkpoint: Checkpoint, manifest: Mapping[str, Any], request: ExportRequest, exported: Path, folder: Path
 ) -> None:
     weights = read_whole_weights(checkpoint, manifest, STORED_WEIGHTS[request.weights])
+    # Validated anew: the configuration may be of an older version of this package.
     config = build(recorded_config(manifest), where=checkpoint.uri)
     if request.section == "train":
         _write_pipeline(config, weights, exported, folder, manifest.get("base_key", ""))
@@ -179,7 +188,9 @@ def _make_self_contained(folder: Path) -> None:
         copy_custom_code(folder)
         return
     settings = json.loads((folder / "config.json").read_text())
-    if settings["_class_name"] == "QuantizedAutoencoder":  # outside a pipeline the stock class will do
+    # Outside a pipeline nothing asks for `latent_dist`, so the stock class will do. A single model could not carry code
+    # anyway.
+    if settings["_class_name"] == "QuantizedAutoencoder":
         settings["_class_name"] = "VQModel"
         (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -190,6 +201,8 @@ def _write_pipeline(config: Config, weights: Mapping[str, Tensor], exported: Pat
     from emoji_ldm.train.tasks.pipeline_export import FrozenModels, export_pipeline
 
     latents = config.latents
+    # The frozen parts are read from the checkpoint's own pipeline, so the export does not depend on what the hub or the
+    # disk holds today.
     vae = load_vae(exported / "vae", size_px=latents.size_px, background=latents.background, device="cpu")
     text = load_text_encoder(str(exported), max_tokens=latents.max_tokens, device="cpu")
     frozen = FrozenModels(vae, text)
@@ -203,6 +216,8 @@ def _check_base(config: Config, frozen: Any, base_key: str) -> None:
 
     if not base_key:
         return
+    # The checkpoint holds the trained part alone. On another base it would load without an error, and draw wrong
+    # images.
     found = base_weights_key(build_initial_denoiser(config, frozen, frozen.vae.latent_shape, frozen.text.width).unet)
     if found != base_key:
         raise ModelError(
@@ -217,6 +232,7 @@ def _write_autoencoder(config: Config, weights: Mapping[str, Tensor], exported: 
 
     vae = build_autoencoder(config.autoencoder)
     vae.load_state_dict({name.removeprefix("vae."): tensor for name, tensor in weights.items()})
+    # Measuring it anew would need the data set; the two sets of weights differ too little to matter.
     scale = json.loads((exported / "config.json").read_text())["scaling_factor"]
     vae.register_to_config(scaling_factor=scale)
     vae.save_pretrained(folder)
@@ -228,6 +244,7 @@ def _write_description(
     """Write the model card and the facts file; returns the facts that the command prints."""
     run, step = manifest.get("config", {}).get("run", ""), int(manifest["step"])
     (folder / CARD_FILE).write_text(_model_card(run, step, request, folder), encoding="utf-8")
+    # Listed before the facts file is written, which `check_export_folder` adds.
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     facts = {
         "checkpoint": checkpoint.uri, "step": step, "weights": request.weights,

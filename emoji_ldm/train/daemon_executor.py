@@ -21,6 +21,7 @@ class DaemonExecutor:
     def __init__(self, name: str) -> None:
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._abandoned = False
+        # Python does not wait for daemon threads at exit.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 

@@ -20,14 +20,16 @@ from emoji_ldm.train.training_args import RunContext, TrainingArgs
 
 CONFIG_VERSION = 2  # of the names in a recorded configuration; raised with a migration in `recorded_config`
 
-# Options that decide what the tensors of a checkpoint are or mean.
+# Options that decide what the tensors of a checkpoint are or mean. All others, such as the learning rate or the batch
+# size, may change between a checkpoint and the training that goes on from it.
 FIXED_OPTIONS = (
     "kind", "init", "block_out_channels", "attention", "layers_per_block", "num_heads", "latent_channels",
     "trainable_pattern", "lora_rank", "lora_alpha", "lora_targets", "train_text_encoder", "prediction_type",
     "beta_start", "beta_end", "zero_terminal_snr", "ema_widths",
 )  # fmt: skip
 
-# Facts of a task that decide it too, and how a user knows them.
+# Facts of a task that decide it too, and how a user knows them. An option names a model by folder or hub id, behind
+# which other weights may lie by now: the key is a hash of the weights themselves.
 FIXED_FACTS = {
     "codec_key": "the autoencoder of the latents (latents.vae)",
     "encoder_key": "the text encoder (latents.text_encoder)",
@@ -69,6 +71,7 @@ def recorded_config(manifest: Mapping[str, Any]) -> Sections:
     """
     recorded: Mapping[str, Any] = manifest.get("config", {})
     version = int(manifest.get("config_version", 1))
+    # A newer version may have renamed a fixed option, whose comparison would then silently be skipped.
     if version > CONFIG_VERSION:
         raise ModelError(
             f"the checkpoint was written by emoji_ldm {manifest.get('code', '')}, which is newer than this one "
@@ -90,6 +93,7 @@ def _to_version_2(sections: Mapping[str, Any]) -> Sections:
 def _unset(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with null for what is not set, in the concepts of DreamBooth as well."""
     found: dict[str, Any] = {
+        # False equals 0 in Python, but stands for a switch that is off and not for a number that is unset.
         name: None if name in UNSET_IN_2 and value == UNSET_IN_2[name] and value is not False else value
         for name, value in options.items()
     }
@@ -112,9 +116,13 @@ def refuse_mismatch(
         facts: The task's `manifest_facts`, where it is built already; see `FIXED_FACTS`.
     """
     theirs = recorded_config(manifest).get(args.section, {})
+    # As JSON, since that is what was recorded: tuples have become lists.
     ours = config.model_dump(mode="json")[args.section]
+    # An option that one side lacks is not compared: it was introduced later, with a default that means what was done
+    # before.
     differ = [name for name in FIXED_OPTIONS if name in ours and name in theirs and ours[name] != theirs[name]]
     reasons = [f"{args.section}.{name} is {ours[name]!r}, there {theirs[name]!r}" for name in differ]
+    # Before workers start there is no task, hence no facts; the workers compare them again.
     reasons += [f"{words} is {facts[name]!r}, there {manifest[name]!r}" for name, words in FIXED_FACTS.items()
                 if name in facts and name in manifest and facts[name] != manifest[name]]  # fmt: skip
     if reasons:
@@ -125,6 +133,7 @@ def refuse_finished(
     checkpoint: Checkpoint, manifest: Mapping[str, Any], store: Store, run: str, args: TrainingArgs
 ) -> None:
     """Raise ConfigError if a checkpoint of another run is at the last step already: nothing would be left to train."""
+    # A run's own checkpoint at the last step is no mistake: the command was merely given again, and has nothing to do.
     own = checkpoint.store == store and checkpoint.path.startswith(f"checkpoints/{run}/{args.kind}/")
     if int(manifest["step"]) >= args.steps and not own:
         raise ConfigError(

@@ -60,12 +60,15 @@ def check_disk_space(
 def _required_bytes(context: RunContext, args: TrainingArgs, facts: Mapping[str, int]) -> dict[str, float]:
     """`{folder: bytes that the training will write there}`."""
     trained = facts["num_parameters"]
+    # Three: the weights and Adam's two moments.
     state = BYTES_PER_VALUE * trained * (3 + (len(args.ema_widths) or (args.ema_decay > 0)))
     model = BYTES_PER_VALUE * facts.get("num_weights", trained)
     needs = {str(context.scratch_dir): DISK_OVERHEAD_FACTOR * model}
     if not context.store.is_s3:
         checkpoint = DISK_OVERHEAD_FACTOR * (state + model)
         total = checkpoint * (args.keep_last + 1)
+        # Even a run that has all its checkpoints needs room for one more, since the oldest is removed after the newest
+        # is complete.
         needs[context.store.root] = max(checkpoint, total - _existing_bytes(context, args))
     return needs
 
@@ -90,7 +93,9 @@ def _group_by_disk(needs: Mapping[str, float]) -> dict[tuple[str, ...], float]:
     """`{folders on one disk: bytes they need together}`."""
     disks: dict[int, list[str]] = {}
     for folder in needs:
+        # Usage can be asked of existing folders only.
         Path(folder).mkdir(parents=True, exist_ok=True)
+        # Store and scratch folder often share a disk, whose free bytes must not be counted twice.
         disks.setdefault(Path(folder).stat().st_dev, []).append(folder)
     return {tuple(folders): sum(needs[folder] for folder in folders) for folders in disks.values()}
 
@@ -100,7 +105,8 @@ def explain_exhaustion(args: TrainingArgs) -> Iterator[None]:
     """Turn the errors of full memory or disks into a TrainingOutOfMemory or StoreError that names a remedy."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+    # torch.OutOfMemoryError is a RuntimeError, and libraries raise plain ones with their own words.
+    except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         raise TrainingOutOfMemory(_out_of_memory_text(args, error)) from None
@@ -115,6 +121,7 @@ def explain_exhaustion(args: TrainingArgs) -> Iterator[None]:
 
 
 def _is_disk_full(error: Exception) -> bool:
+    # Arrow, safetensors and our store may lose the number of the system's error on the way, but keep its text.
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
@@ -143,10 +150,12 @@ def check_training(config: Config, args: TrainingArgs, store: Store, num_workers
         ModelError: The autoencoder or the text encoder cannot be loaded.
     """
     section = args.section
+    # Called for their errors alone.
     slots = sampler.rank_slots(0, num_workers, args.batch_size, field=f"{section}.batch_size")
     sampler.split_micro_batches(slots, args.micro_batch_size, field=f"{section}.micro_batch_size")
     trackers.check_trackers(args)
     num_images = _check_images(config, store) if section == "autoencoder" else _check_latents(config, store)
+    # Possible, and a warning is enough: `sampler.sample_indices` lets epochs follow one another inside a batch.
     if num_images and args.batch_size > num_images:
         return [f"{section}.batch_size={args.batch_size} exceeds the {num_images} images: a step contains some twice"]
     return []
@@ -168,8 +177,11 @@ def _check_latents(config: Config, store: Store) -> int:
     captions = good_captions(tables[IMAGES.name], tables[CAPTIONS.name])
     if not captions:
         raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
-    from emoji_ldm.train.tasks.pipeline_export import load_frozen  # imports diffusers and transformers
+    # Imported here, since it imports diffusers and transformers, which the check of an autoencoder training does
+    # without.
+    from emoji_ldm.train.tasks.pipeline_export import load_frozen
 
+    # The keys of latents and states are hashes of weights, so the models have to be loaded to know them.
     with tempfile.TemporaryDirectory(prefix="emoji-ldm-") as cache:
         frozen = load_frozen(config, store, Path(cache))
     prompts = {"", *(caption for several in captions.values() for caption in several)}
@@ -201,10 +213,12 @@ def _other_encoders(table: Table, field: str, key: str, column: str) -> str:
         return ""
     keys = sorted(set(table.read([column])[column].to_pylist()) - {key})
     recorded = [str(_latents_option(entry, field)) for entry in table_commits(table) if entry["stage"]]
+    # A commit may have been made with another model of the same name, so both names and keys are shown.
     names = sorted(set(recorded) - {"None"})
     return f"{', '.join(map(repr, names))} ({', '.join(keys)})" if keys else ""
 
 
 def _latents_option(entry: Mapping[str, Any], field: str) -> Any:
+    # In commits of older versions the option `latents.vae` has its former name, `latents.codec`.
     options = json.loads(entry["config"] or "{}").get("latents", {})
-    return options.get(field, options.get("codec") if field == "vae" else None)  # `codec` was its name once
+    return options.get(field, options.get("codec") if field == "vae" else None)

@@ -70,13 +70,16 @@ def resume_training(
         ModelError: The checkpoint is of another network or objective, or there should be one but none is whole.
     """
     moments = AdamMoments(engine.optimizer, engine.optimizer_state_keys())
-    moments.write_back(0)  # ZeRO makes an empty step while it is built
+    # DeepSpeed makes a step with zero gradients while ZeRO is built, which counts as an update of Adam.
+    moments.write_back(0)
     tensors = checkpoint_tensors(engine, averages, moments)
     found = ranks.run_on_all(
         lambda: resume_candidates(context.store, context.config.run, args) if ranks.is_main else None
     )
     reasons: list[str] = []
     damaged: list[Checkpoint] = []
+    # Rank 0's list is everyone's: each listing for itself, ranks could see different checkpoints while one is being
+    # pruned.
     for checkpoint in ranks.broadcast(found):
         try:
             # On all ranks or on none: one that met damage must not go back to an older step alone.
@@ -85,10 +88,14 @@ def resume_training(
             )
         except CorruptStateError as error:
             reasons.append(str(error) if checkpoint.uri in str(error) else str(checkpoint.damaged(str(error))))
+            # Tensors may be half overwritten now. The next checkpoint overwrites all of them, and without one the
+            # training ends.
             damaged.append(checkpoint)
             continue
+        # Only now that an older one has proved whole: with none left, a user may still want to repair them.
         ranks.run_on_all(partial(_discard, damaged, context, args, ranks))
         moments.write_back(state.num_updates)
+        # `tensors` are the master shards; what the forward pass reads follows from them.
         engine.sync_working_weights()
         return replace(state, note=f"{'; '.join(reasons)}; goes on from step {state.step}" if reasons else "")
     if reasons:
@@ -96,6 +103,7 @@ def resume_training(
             f"no checkpoint of run {context.config.run!r} is whole ({'; '.join(reasons)}); restore one, "
             f"name another with {args.section}.resume=..., or start anew under another name (run=...)"
         )
+    # No candidate at all: the run begins.
     return ResumeState(0, [])
 
 
@@ -105,6 +113,8 @@ def resume_candidates(store: Store, run: str, args: TrainingArgs) -> list[Checkp
     Raises:
         ModelError: The run had checkpoints but they are gone, or `resume` names none.
     """
+    # The run's own checkpoints come before the named one: the same command, given again after a crash, goes on and does
+    # not start over from `resume`.
     if own := checkpoints.complete_checkpoints(store, run, args.kind)[::-1]:
         with suppress(ModelError):  # the named one is needed only if none of the run's own is whole
             own += [_named_checkpoint(store, args.resume, args.section)] if args.resume else []
@@ -168,6 +178,7 @@ def _load_checkpoint(
     if not indexes:
         raise CorruptStateError("it holds no training state")
     shapes = {name: shape for index in indexes for name, shape in index.shapes.items()}
+    # FIXED_OPTIONS name most differences in the user's terms; shapes catch what they do not.
     if other := next((piece for piece in slices if shapes.get(piece.name) != piece.shape), None):
         raise mismatch_error(checkpoint, f"{other.name} is {other.shape}, there {shapes.get(other.name)}")
     files = [(index, state_file_reader(checkpoint.store, checkpoint.path, index.file)) for index in indexes]
@@ -205,6 +216,8 @@ def _read_log_lines(checkpoint: Checkpoint) -> list[training_metrics.MetricsLine
 
 def _named_checkpoint(store: Store, name: str, section: str) -> Checkpoint:
     """The checkpoint that option `resume` names: a path in the store, or a URI."""
+    # Three forms: a path in this store, a URI below it, and a URI elsewhere, whose parent folder is then opened as a
+    # store.
     text = name.rstrip("/")
     if "://" in text or text.startswith("/"):
         inside = text.startswith(f"{store.uri}/")

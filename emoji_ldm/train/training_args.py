@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from emoji_ldm.config import Config
 from emoji_ldm.store import Store
 
+# Drawing needs the generation package, which training must not import, so a function is handed in:
 # (pipeline folder, prompts of the sample grid, (PNG, caption) of validation images) -> {name of a grid: PNG}
 PreviewFunction = Callable[[Path, tuple[str, ...], Sequence[tuple[bytes, str]]], dict[str, bytes]]
 
+# The kind is a folder of every store, so it stays "unet" although the section is called `train`.
 CHECKPOINT_KINDS = {"train": "unet", "autoencoder": "autoencoder"}  # {config section: kind of its checkpoints}
 
 
@@ -25,6 +27,7 @@ CHECKPOINT_KINDS = {"train": "unet", "autoencoder": "autoencoder"}  # {config se
 class TrainingArgs:
     """The settings of one training run; see `TrainConfig` and `AutoencoderConfig` for their meaning and defaults."""
 
+    # All fields are named as in the configuration: `build_training_args` copies them by name.
     section: str  # of the configuration; also the folder of the run's logs
     kind: str  # of the checkpoints
     steps: int
@@ -109,5 +112,6 @@ class RunContext:
     config: Config
     store: Store
     scratch_dir: Path  # local folder of this process
+    # The defaults are those of a training that was started by hand: one driver, on a machine that nobody takes away.
     owner_token: str = ""  # fencing token of the driver, see `run_fencing`; empty means that there is only one
     preemption_notice: Callable[[], bool] = field(default=lambda: False)  # polled at steps on every rank: save now?

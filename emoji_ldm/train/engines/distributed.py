@@ -90,7 +90,8 @@ class DistributedContext:
 def mark_raised_everywhere(error: BaseException) -> BaseException:
     """The error, marked as one that every rank raises."""
     if isinstance(error, EmojiLdmError):
-        # The driver may then tell a fault of the training from one of a worker, which a new group might not meet.
+        # A worker may return such an error as its result. Any other it has to raise, since its peers wait for it in a
+        # collective: see `ray_jobs.execution.trainer`.
         error.raised_on_all_ranks = True
     return error
 

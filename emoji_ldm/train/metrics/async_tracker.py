@@ -64,6 +64,7 @@ class AsyncTracker:
         """Send the lines, unless the thread is still busy with earlier ones; `last` lines are always sent."""
         busy = self._sending is not None and not self._sending.done()
         if last or not (busy or time.monotonic() < self._rest_until):
+            # Passing over a call loses nothing, since each later one brings all lines so far.
             self._sending = self._thread.submit(self._send, lines)
 
     def log_image(self, png: bytes, step: int, kind: str = "samples") -> None:
@@ -98,12 +99,15 @@ class AsyncTracker:
             return
         try:
             if not self._owns():
-                self._off = True  # another driver took the run over: its own group writes now
+                # Another driver took the run over, and its own group writes now.
+                self._off = True
                 return
+            # Built at the first use and again after a failure to build, if the tracker is one that is tried again.
             self._tracker = self._tracker or self._build()
             function(self._tracker)
             self._noted = False  # a later failure is a new one
-        except StoreError as error:  # may pass, and a store that stays away ends the training at its next checkpoint
+        # An unreachable store may come back. One that does not ends the training at its next checkpoint.
+        except StoreError as error:
             self._note(f"{self.name} waits: {error}")
         except Exception as error:  # noqa: BLE001 (whatever a tracker raises, training goes on without it)
             self._off = not self.retry_on_error

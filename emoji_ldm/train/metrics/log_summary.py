@@ -16,6 +16,7 @@ def summarize_log(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     if not lines:
         return {}
+    # Compilation, memory allocation and the choice of kernels take place in the first window.
     warm = lines[1:] or lines
     losses = [line["loss"] for line in lines if "loss" in line]
     found: dict[str, Any] = {"loss_first": losses[0], "loss_last": losses[-1]} if losses else {}

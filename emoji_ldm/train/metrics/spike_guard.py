@@ -21,7 +21,8 @@ from emoji_ldm.errors import JobError
 from emoji_ldm.train.training_args import TrainingArgs
 
 NUM_REMEMBERED_WINDOWS = 25  # windows whose norms define what is usual
-MIN_WINDOWS, MIN_STEPS = 5, 20  # before so many of both there is no limit
+# Before so many of both there is no limit: norms are large in the first steps, and a median of few windows is noise.
+MIN_WINDOWS, MIN_STEPS = 5, 20
 MAX_BAD_STEPS_IN_A_ROW = 20  # as many end the training
 NUM_SHOWN_STEPS = 3  # bad steps that a log line lists
 
@@ -35,6 +36,8 @@ class SpikeGuard:
         self.skipped = int(lines[-1].get("skipped", 0)) if lines else 0
         last = lines[-1].get("guard", {}) if lines else {}
         self.in_a_row, self._open = int(last.get("in_a_row", 0)), list(last.get("open", []))
+        # A line inside a window is none of its ends, see the module's docstring. A whole window without such a line
+        # needs no `guard`: its median is the line's `grad_norm`.
         window_ends = [line for line in lines if "open" not in line.get("guard", {})]
         usual = [line.get("guard", {}).get("usual", line.get("grad_norm")) for line in window_ends]
         self._norms = deque((norm for norm in usual if norm is not None), maxlen=NUM_REMEMBERED_WINDOWS)
@@ -50,6 +53,8 @@ class SpikeGuard:
         Raises:
             JobError: Too many steps in a row were bad.
         """
+        # The limit was the same for all these steps, since it changes at log lines only; so the host reaches the same
+        # verdict as the device did.
         steps = list(zip(range(first, first + len(losses)), losses, norms, strict=True))
         good = [(loss, norm) for _, loss, norm in steps if self._is_good(norm)]
         for step, _, norm in steps:
@@ -59,6 +64,7 @@ class SpikeGuard:
         if bad:
             line |= {"bad": dict(list(bad.items())[:NUM_SHOWN_STEPS]), "limit": f"{self.max_grad_norm:.3g}"}
         if good:
+            # Without skipped steps, whose losses never reached the weights and would bend the curve.
             line["loss"] = math.fsum(loss for loss, _ in good) / len(good)
             line["grad_norm"] = statistics.median(norm for _, norm in good)
         state = self._update_history(first + len(losses) - 1, [norm for _, norm in good])
@@ -76,6 +82,7 @@ class SpikeGuard:
         if done % self.args.log_every:
             return state | {"open": list(self._open)}
         if self._open:
+            # Bad steps are not among them: a limit that learnt from spikes would soon admit them.
             self._norms.append(statistics.median(self._open))
             state |= {"usual": self._norms[-1]} if split else {}
         self._open = []
@@ -83,6 +90,7 @@ class SpikeGuard:
         return state
 
     def _is_good(self, norm: float) -> bool:
+        # The same comparison as in `optimizer.guard_step`, which decided on the device.
         return math.isfinite(norm) and norm <= self.max_grad_norm
 
     def _count(self, step: int, norm: float) -> None:

@@ -18,8 +18,9 @@ from emoji_ldm.train.metrics.async_tracker import LogLines, MetricsTracker
 from emoji_ldm.train.training_args import RunContext, TrainingArgs
 
 TRACKER_PACKAGES = {"mlflow": "mlflow", "wandb": "wandb"}  # {field: module}
-MAX_MLFLOW_PARAMS = 100  # MLflow takes 100 parameters and 1,000 metrics per request
-MAX_PARAM_CHARS = 500  # characters of a parameter, in older MLflow servers
+# MLflow takes 100 parameters and 1,000 metrics per request. Older servers take 500 characters per parameter.
+MAX_MLFLOW_PARAMS = 100
+MAX_PARAM_CHARS = 500
 
 
 def check_trackers(args: TrainingArgs) -> None:
@@ -35,6 +36,7 @@ def tracker_builders(
     context: RunContext, args: TrainingArgs, lines: LogLines
 ) -> dict[str, Callable[[], MetricsTracker]]:
     """`{name: function that builds the tracker}`; each continues after `lines`, those of the checkpoint."""
+    # Functions and not trackers: building one loads packages and connects, which its own thread does.
     found: dict[str, Callable[[], MetricsTracker]] = {"TensorBoard": lambda: TensorBoardTracker(context, args, lines)}
     if args.mlflow:
         found["MLflow"] = lambda: MlflowTracker(context, args, lines)
@@ -60,6 +62,7 @@ class JsonLinesTracker:
         """Write the file."""
         if not lines:
             return
+        # Only the new lines are turned into text; the last one is turned anew each time, as it may have got a note.
         self._text += "".join(json.dumps(line) + "\n" for line in lines[self._count : -1])
         self._count = len(lines) - 1
         self.store.write((self._text + json.dumps(lines[-1]) + "\n").encode(), *self.parts, self.name)
@@ -80,6 +83,8 @@ class TensorBoardTracker:
 
         self.context, self.section, self.last = context, args.section, _last_step(lines)
         self.folder = _folder(context, "tensorboard")
+        # An interrupted training may have logged steps after its checkpoint. TensorBoard hides those from `purge_step`
+        # on.
         self._writer: Any = SummaryWriter(str(self.folder), purge_step=self.last + 1 if lines else None)
 
     def log_lines(self, lines: LogLines) -> None:
@@ -117,6 +122,8 @@ class MlflowTracker:
         """Add the lines that the server lacks, earlier ones included."""
         from mlflow.entities import Metric
 
+        # MLflow cannot take a metric back. `last_step` tells a resumed training which steps the server has already, so
+        # that none is logged twice.
         now_ms = int(time.time() * 1000)
         for line in _lines_after(lines, self.last):
             step = int(line["step"])
@@ -145,6 +152,7 @@ class MlflowTracker:
         if not run_id:
             return None
         try:
+            # A lost tracker run is no reason to fail: a new one gets all lines from the beginning.
             run = self.client.get_run(run_id)
             self.client.update_run(run_id, status="RUNNING")
         except MlflowException:  # deleted, or of another server
@@ -161,6 +169,7 @@ class MlflowTracker:
         params = [Param(key, value[:MAX_PARAM_CHARS]) for key, value in flatten_config(config.model_dump(mode="json"))]
         for start in range(0, len(params), MAX_MLFLOW_PARAMS):
             self.client.log_batch(run_id, params=params[start : start + MAX_MLFLOW_PARAMS])
+        # Saved after the parameters, so that a run that is continued has them.
         _save_run_id(self.context, self.args, "mlflow", run_id)
         return run_id, 0
 
@@ -175,12 +184,15 @@ class WandbTracker:
         self.folder, self.context = _folder(context, "wandb"), context
         self.folder.mkdir(parents=True, exist_ok=True)
         self._wandb: Any = wandb
+        # `resume="allow"` continues the run of that id, or creates it.
         self._run: Any = wandb.init(
             project=args.wandb, id=known or uuid.uuid4().hex[:12], resume="allow", name=_run_title(context, args),
             dir=str(self.folder), config=dict(flatten_config(context.config.model_dump(mode="json"))),
             settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
         _save_run_id(context, args, "wandb", str(self._run.id))
+        # W&B refuses steps below its last one. It may be ahead of the checkpoint if the training was interrupted in
+        # between.
         self.last = max(_last_step(lines), int(self._run.starting_step) - 1)
 
     def log_lines(self, lines: LogLines) -> None:
@@ -194,6 +206,7 @@ class WandbTracker:
         from PIL import Image
 
         with Image.open(BytesIO(png)) as image:
+            # A grid is drawn while training goes on, so its own step may have passed.
             self._run.log({kind: self._wandb.Image(image.convert("RGB"))}, step=max(step, self.last))
 
     def close(self, *, done: bool) -> None:
@@ -223,6 +236,7 @@ def _check_mlflow(args: TrainingArgs) -> None:
 
 
 def _client(uri: str) -> Any:
+    # MLflow's defaults are 120 s and 7 retries: with those a check would hang for minutes if the server is down.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     from mlflow import MlflowClient
@@ -254,6 +268,7 @@ def _save_run_id(context: RunContext, args: TrainingArgs, tracker: str, run_id: 
 
 def _folder(context: RunContext, name: str) -> Path:
     """Where a tracker writes files: into a local store directly, else into a scratch folder that is uploaded."""
+    # TensorBoard and W&B write local files only.
     root = context.scratch_dir if context.store.is_s3 else Path(context.store.root)
     return root / "runs" / context.config.run / name
 

@@ -38,6 +38,7 @@ guard (state of the `SpikeGuard`), notes."""
 
 def parse_log(text: str) -> list[MetricsLine]:
     """The lines of a log, without a last line that is incomplete."""
+    # A local file may be read while its last line is being written.
     return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
 
@@ -57,6 +58,7 @@ class MetricsLog:
         self.spent_s = self.lines[-1]["time_s"] if self.lines else 0.0
         self._flushed, self._closed = 0.0, False
         self._notes: SimpleQueue[str] = SimpleQueue()
+        # The store's log is tried again after errors, unlike the trackers: report and dashboard read it.
         self._log = AsyncTracker(
             "the run's log", lambda: JsonLinesTracker(context, args, LOG_FILE), self._owns, retry_on_error=True
         )
@@ -65,6 +67,7 @@ class MetricsLog:
 
     def log(self, line: MetricsLine) -> None:
         """Add one line; it reaches the store within seconds."""
+        # Notes come from threads at any time, so they travel with the line that happens to be next.
         notes = [*line.get("notes", []), *self._take_notes()]
         self.lines.append(line | {"notes": notes} if notes else line)
         if time.monotonic() - self._flushed > FLUSH_EVERY_S:
@@ -94,6 +97,7 @@ class MetricsLog:
         if self._closed:
             return
         self._closed = True
+        # The log is closed last, as it records what went wrong while the others were closed.
         for tracker in self._trackers[1:]:
             tracker.log_lines(tuple(self.lines), last=True)
             tracker.close(done=done)
@@ -144,8 +148,11 @@ class MetricsRecorder:
             JobError: Too many steps in a row had to be skipped; on every rank.
         """
         count = len(self.losses)
+        # Reading the losses waits for the device, so the clock is read afterwards: the time then includes all of the
+        # window's work.
         losses, norms, waited_s, self.memory_mb = self._exchange()
         seconds = max(time.monotonic() - self.window_began, 1e-9)
+        # The guard runs on every rank with the same numbers, so that all of them raise or none does.
         checked = self.spike_guard.check_window(done - count + 1, losses, norms)
         line: MetricsLine = {"step": done, **checked, "lr": lr_at(done - 1, self.args)}
         self.max_grad_norm = self.spike_guard.max_grad_norm
@@ -181,6 +188,7 @@ class MetricsRecorder:
 
     def _exchange(self) -> tuple[list[float], list[float], float, list[int]]:
         """Losses (mean of ranks), norms, the longest wait, memory per rank: one collective and one device sync."""
+        # Everything goes into one float64 tensor: one collective, whatever is exchanged.
         own = [*self.losses, *self.norms, torch.tensor(self.waited_s), torch.tensor(float(self._memory_mb()))]
         device = self.ranks.device
         rows = self.ranks.all_gather(
@@ -190,6 +198,7 @@ class MetricsRecorder:
         losses = [sum(values) / len(by_rank) for values in zip(*(rank[:count] for rank in by_rank), strict=True)]
         return (
             losses,
+            # The norm is that of the whole gradient, equal on all ranks.
             by_rank[0][count : 2 * count],
             max(rank[-2] for rank in by_rank),
             [round(rank[-1]) for rank in by_rank],
@@ -199,4 +208,5 @@ class MetricsRecorder:
         """Peak memory of this rank: allocated on a GPU, resident on a CPU."""
         if self.ranks.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.ranks.device) / 2**20
+        # Linux counts in KiB.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -24,7 +24,8 @@ from emoji_ldm.store import Store
 from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.training_args import RunContext
 
-NUM_MEASURED_IMAGES = 128  # images, at most, on which quality and the latents' standard deviation are measured
+# Images, at most, on which quality and the latents' standard deviation are measured: each export waits for it.
+NUM_MEASURED_IMAGES = 128
 MEASURE_BATCH = 16
 
 Pixels = NDArray[np.uint8]
@@ -38,6 +39,8 @@ class AutoencoderTask:
         self.config, self.pixels = config, pixels
         self.vae = build_autoencoder(config)
         if config.kind == "vq":
+            # From encoded images, which is possible because the identity initialisation makes the untrained encoder
+            # meaningful.
             fill_codebook(self.vae, torch.cat([mean for _, mean in _encode_batches(self.vae, pixels)]), config.seed)
         self.module: nn.Module = AutoencoderLoss(self.vae, config.kl_weight)
         factor = 2 ** (len(config.block_out_channels) - 1)
@@ -53,6 +56,8 @@ class AutoencoderTask:
         seed, batch_size = self.config.seed, self.config.batch_size
         rows = sampler.sample_indices(seed, step, slots, batch_size=batch_size, size=len(self.pixels))
         draws = sampler.draw_noise(seed, step, slots, shape=self.latent_shape, kind="autoencoder")
+        # The stream's first uniform number, which diffusion training uses for caption dropout, decides on mirroring
+        # here.
         mirrored = (draws.uniforms[:, 0] < 0.5)[:, None, None, None]
         chosen = self.pixels[rows]
         return to_tensor(np.where(mirrored, chosen[:, :, ::-1], chosen), 4), torch.from_numpy(draws.noise)
@@ -71,6 +76,7 @@ class AutoencoderTask:
         """Write `vae/` with a measured scaling factor: latents times it have unit standard deviation."""
         device = next(self.module.parameters()).device
         vae = build_autoencoder(self.config)
+        # A second network: the one in `module` is being trained at this moment, and under ZeRO is sharded.
         vae.load_state_dict({name.removeprefix("vae."): tensor for name, tensor in weights.items()})
         quality = measure_reconstruction(vae.to(device).eval(), self.pixels)
         vae.register_to_config(scaling_factor=1 / quality["latent_std"])
@@ -91,11 +97,13 @@ def measure_reconstruction(vae: Any, pixels: Pixels) -> dict[str, float]:
     truth, decoded, latents = [], [], []
     for batch, mean in _encode_batches(vae, pixels):
         truth.append(batch.cpu())
+        # The means without noise: what the figures describe is the best that the autoencoder can do.
         decoded.append(vae.decode(mean).sample.cpu())
         latents.append(mean.float().cpu())
     colour, alpha = psnr_db(torch.cat(decoded), torch.cat(truth))
     found, spread = {"psnr_db": colour, "alpha_psnr_db": alpha}, torch.cat(latents)
     if isinstance(vae, QuantizedAutoencoder):
+        # The third result of the quantiser is a tuple whose third part holds the index of each latent's vector.
         used = vae.quantize(spread.to(vae.device))[2][2].unique()
         found["codebook_used"] = len(used) / vae.config.num_vq_embeddings
     return found | {"latent_std": float(spread.std().clamp_min(1e-6))}
@@ -104,6 +112,8 @@ def measure_reconstruction(vae: Any, pixels: Pixels) -> dict[str, float]:
 @torch.no_grad()
 def _encode_batches(vae: Any, pixels: Pixels) -> Iterator[tuple[Tensor, Tensor]]:
     """Up to 128 images spread over the set, in batches: the model input and the means of the latents."""
+    # Evenly spaced, as images are sorted by hash: the choice is arbitrary, yet the same each time. A small set gives
+    # some index several times.
     chosen = pixels[np.unique(np.linspace(0, len(pixels) - 1, NUM_MEASURED_IMAGES).astype(int))]
     for start in range(0, len(chosen), MEASURE_BATCH):
         batch = to_tensor(chosen[start : start + MEASURE_BATCH], 4).to(vae.device)
@@ -129,6 +139,7 @@ def load_pixels(store: Store, size_px: int, as_of: str | None = None) -> tuple[P
     if not rows.num_rows:
         raise DatasetError(f"{store.uri} has no images to train an autoencoder on; run: emoji-ldm crawl")
     images, pixels = rows["image"], np.empty((rows.num_rows, size_px, size_px, 4), np.uint8)
+    # The table's order depends on how it was written; training draws row numbers, so they must not.
     for index, row in enumerate(pc.sort_indices(rows["image_id"]).to_pylist()):
         pixels[index] = to_square(images[row]["bytes"].as_py(), size_px)
     return pixels, table.version

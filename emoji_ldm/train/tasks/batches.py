@@ -20,7 +20,8 @@ from emoji_ldm.latents.text_encoder import TextEncoder, pad
 from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.tasks.objective import noise_and_timesteps
 
-NUM_VALIDATION_IMAGES = 1024  # validation images, at most: more take time and change the mean little
+# Validation images, at most: more take time, and change the mean little.
+NUM_VALIDATION_IMAGES = 1024
 
 Rows = NDArray[np.int64]  # row indices of a latent set
 RowSampler = Callable[[int, range], tuple[Rows, NDArray[np.float32]]]  # (step, slots) -> rows, loss weights
@@ -77,14 +78,18 @@ class LatentBatches:
         num_batches = -(-count // size)
         for number in range(num_batches):
             positions = number * size + np.array(slots)
+            # All ranks need equally many batches of equal size, hence the filling. With B batches of n positions for N
+            # images, a weight of B n / N makes the mean over all positions the mean over the images.
             weights = np.where(positions < count, num_batches * size / count, 0).astype(np.float32)
             draws = sampler.draw_noise(self.config.seed, number, slots, shape=self.shape, kind="validation")
+            # Augmentation would make the validation loss depend on how many encodings were stored.
             unaltered = replace(draws, augmentation=np.zeros(len(slots)))
             yield self._batch(rows[positions % count], weights, unaltered)
 
     def _batch(self, rows: Rows, weights: NDArray[np.float32], draws: sampler.SampleNoise) -> DiffusionBatch:
         latents = self.latents
         raw = latents.sample(rows, draws.posterior, draws.augmentation)
+        # Validation draws captions in the same way, dropout included: its loss is that of the training objective.
         captions = [self._caption(int(row), *uniforms) for row, uniforms in zip(rows, draws.uniforms, strict=True)]
         return DiffusionBatch(
             torch.from_numpy(raw * np.float32(self.scaling_factor)), *noise_and_timesteps(self.config, draws),
@@ -93,6 +98,7 @@ class LatentBatches:
 
     def _caption(self, row: int, drop: float, choice: float) -> int:
         """Index of the caption that image `row` gets: one of its own, or the empty one (caption dropout)."""
+        # Both random numbers are drawn in any case, so that another dropout rate changes no other choice.
         own = self.latents.caption_indices[row]
         return self.latents.empty_index if drop < self.config.caption_dropout else own[int(choice * len(own))]
 
@@ -114,6 +120,8 @@ def cached_text_states(latents: LatentSet, max_tokens: int) -> TextInputs:
 
 def tokenized_captions(latents: LatentSet, encoder: TextEncoder) -> TextInputs:
     """Token ids and mask: the text input of a trained text encoder, in the positions of its cached states."""
+    # All captions at once, since tokenising costs more than a lookup at each step. Padded to the full length, so that
+    # every batch has one shape.
     tokens = encoder.tokenizer(
         latents.captions, padding="max_length", truncation=True, max_length=encoder.max_tokens, padding_side="right",
         return_tensors="pt",
@@ -126,6 +134,7 @@ def _split_rows(image_ids: Sequence[str], config: TrainConfig) -> tuple[Rows, Ro
     """Rows to train on and rows held out, split by content hash so that adding images moves none."""
     share = config.validation_fraction
     fractions = {"train": 1 - share, "held": share} if share else {"train": 1.0}
+    # The seed is part of the hash: runs with other seeds hold out other images.
     held_out = np.array([split.assign_part(image_id, fractions, str(config.seed)) == "held" for image_id in image_ids])
     if held_out.all():
         raise DatasetError(f"train.validation_fraction={share:g} holds out all of the {len(held_out)} images; lower it")

@@ -54,6 +54,8 @@ class DiffusionTask:
             make_sampler: Decides which rows each step gets.
         """
         self.config, self.frozen, self._preview = config, frozen, preview
+        # An encoder that is trained gets token ids, since its states change at each step. Otherwise the cached ones are
+        # used, and the device holds no encoder.
         text = (
             tokenized_captions(latents, frozen.text)
             if config.train.train_text_encoder
@@ -68,6 +70,7 @@ class DiffusionTask:
             **frozen_model_keys(config.train, frozen, module),
             "num_images": len(self.data.train_rows),
             "num_held_out": len(self.data.validation_rows),
+            # The empty caption is among them, but no image has it.
             "num_captions": len(latents.captions) - 1,
             "num_parameters": count_parameters(self.module),
             "num_weights": sum(parameter.numel() for parameter in self.module.parameters()),
@@ -83,12 +86,16 @@ class DiffusionTask:
 
     def loss(self, forward: Callable[..., Any], batch: DiffusionBatch) -> Tensor:
         """The weighted mean of the objective's losses, a scalar."""
+        # Asked for at each call: the engine moves the module after the task was built.
         device = next(self.module.parameters()).device
         latents, noise, timesteps, weights, text = (
             _to_device(part, device)
             for part in (batch.latents, batch.noise, batch.timesteps, batch.weights, batch.text)
         )
+        # The objective knows nothing of text, so the closure hands it on.
         losses = self.objective.losses(lambda noisy, times: forward(noisy, times, text), latents, noise, timesteps)
+        # Divided by the number of samples and not by the sum of weights, so that means of micro-batches and ranks
+        # average to that of the batch.
         return torch.mean(losses * weights)
 
     def export(self, weights: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
@@ -104,6 +111,8 @@ class DiffusionTask:
     def originals(self) -> list[tuple[bytes, str]]:
         """(PNG, caption) of some validation images, as the autoencoder decodes them: no model can draw them better."""
         latents, rows = self.data.latents, self.data.validation_rows[:NUM_PREVIEW_IMAGES]
+        # Decoded from latents although the images are in the store: what the autoencoder loses is no fault of the
+        # network under comparison.
         pixels = [self.frozen.vae.decode(torch.from_numpy(latents.mean[[row]]).float())[0] for row in rows]
         captions = [latents.captions[latents.caption_indices[row][0]] for row in rows]
         return [(_png(picture), caption) for picture, caption in zip(pixels, captions, strict=True)]
@@ -112,6 +121,7 @@ class DiffusionTask:
         """`train.sample_prompts`, else captions spread over the set."""
         captions = [caption for caption in self.data.latents.captions if caption]
         stride = max(1, len(captions) // NUM_PREVIEW_IMAGES)
+        # Captions are sorted, so a stride shows different subjects where the first eight would all begin alike.
         return self.config.train.sample_prompts or tuple(captions[::stride][:NUM_PREVIEW_IMAGES])
 
 
@@ -123,6 +133,7 @@ def load_task(context: RunContext, preview: PreviewFunction | None = None) -> Di
         DatasetError: There are no captioned images, or some have no latents.
     """
     config = context.config
+    # The models come first: their hashes are the keys under which the latents are stored.
     frozen = load_frozen(config, context.store, context.scratch_dir)
     latents = load_latent_set(
         context.store, vae_key=frozen.vae.key, encoder_key=frozen.text.key, as_of=config.as_of,

@@ -58,6 +58,7 @@ class ConceptFolder:
 
     def generated_files(self) -> list[Path]:
         """Images that were generated to fill up the class, in the order of their list."""
+        # Read from the list and not from the folder, where an interrupted generation may have left more files.
         with (self.folder / GENERATED_FOLDER / LIST_FILE).open(newline="", encoding="utf-8") as stream:
             return [self.folder / GENERATED_FOLDER / row["file"] for row in csv.DictReader(stream)]
 
@@ -89,6 +90,7 @@ def concept_folders(config: Config) -> list[ConceptFolder]:
             f"train.batch_size={train.batch_size} is odd: with a class_prompt one half of a batch shows the subject, "
             f"the other the class; give {train.batch_size + 1}"
         )
+    # Concepts may share a class, whose folder then counts once. The order is kept.
     found = list(dict.fromkeys([*subjects, *classes]))
     _check_distinct(found)
     return found
@@ -100,6 +102,7 @@ def load_squares(paths: Iterable[Path], size_px: int) -> Iterator[SquareImage]:
     Raises:
         ConfigError: A file cannot be read as an image.
     """
+    # Threads suffice, as Pillow releases the interpreter lock while it decodes and scales.
     with ThreadPoolExecutor() as pool:
         yield from pool.map(lambda path: _load_square(path, size_px), paths)
 
@@ -109,7 +112,9 @@ def _load_square(path: Path, size_px: int) -> SquareImage:
         image, _, _ = decode_image(path.read_bytes(), MAX_SIDE_PX)
     except (OSError, Rejected) as error:
         raise ConfigError(f"cannot read the image {path}: {error}; {REMEDY}") from None
+    # Cropped and not padded as emoji are: a photo fills its frame, and a border would be learnt as part of the subject.
     square, png = ImageOps.fit(image, (size_px, size_px), Image.Resampling.LANCZOS), io.BytesIO()
+    # Fast rather than small: the file only travels to the encoder.
     square.save(png, "PNG", compress_level=1)
     return SquareImage(pixel_hash(size_px, size_px, square.tobytes()), png.getvalue())
 
@@ -127,6 +132,7 @@ def _class_folders(config: Config) -> list[ConceptFolder]:
         if concept.class_folder and not concept.class_prompt:
             raise ConfigError(f"train.concepts.{number}: class_folder without class_prompt; give both or neither")
         if concept.class_prompt and config.train.prior_weight:
+            # The index of the first concept with that prompt: equal prompts get the same folder.
             folder = concept.class_folder or f"runs/{config.run}/class-{prompts.index(concept.class_prompt)}"
             found.append(ConceptFolder(concept.class_prompt, Path(folder).expanduser(), is_class=True))
     return found
@@ -135,6 +141,7 @@ def _class_folders(config: Config) -> list[ConceptFolder]:
 def _check_distinct(found: Iterable[ConceptFolder]) -> None:
     prompts: dict[Path, str] = {}
     for concept in found:
+        # The prompt belongs to the folder's images, so a folder with two prompts would be read with one of them.
         other = prompts.setdefault(concept.folder.absolute(), concept.prompt)
         if other != concept.prompt:
             raise ConfigError(f"train.concepts: {concept.folder} is for two prompts, {other!r} and {concept.prompt!r}; "
@@ -172,6 +179,7 @@ def load_task(data: DreamBoothData, context: RunContext, preview: PreviewFunctio
         data.prompts, tables, vae_key=frozen.vae.key, encoder_key=frozen.text.key,
         encoding_keys=augmentation_keys(frozen.vae.key, context.config.latents),
     )  # fmt: skip
+    # Row order is that of the latent set, which is sorted by image id.
     is_class = np.array([image_id in data.classes for image_id in latents.image_ids])
     return DiffusionTask(context.config, latents, frozen, preview, instance_class_halves(is_class))
 
@@ -185,6 +193,7 @@ def instance_class_halves(is_class: NDArray[np.bool_]) -> RowSamplerFactory:
 
     def make_sampler(config: TrainConfig, rows: Rows) -> RowSampler:
         subjects, classes = rows[~is_class[rows]], rows[is_class[rows]]
+        # The split is by hash, so with three images it may well hold out all of them.
         if not len(subjects):
             raise ConfigError(
                 f"train.validation_fraction={config.validation_fraction:g} holds out all images of the "
@@ -201,6 +210,8 @@ def _half_batches(config: TrainConfig, subjects: Rows, classes: Rows) -> RowSamp
     def sample(step: int, slots: range) -> tuple[Rows, NDArray[np.float32]]:
         odd = np.arange(slots.start, slots.stop) % 2 == 1
         chosen = np.empty(len(slots), np.int64)
+        # The slots of a rank may begin at an odd position. Even positions 0, 2, 4 are numbers 0, 1, 2 of the subjects'
+        # own order, odd ones likewise of the classes'.
         firsts = range((slots.start + 1) // 2, (slots.stop + 1) // 2)
         seconds = range(slots.start // 2, slots.stop // 2)
         chosen[~odd] = subjects[sampler.sample_indices(config.seed, step, firsts, batch_size=half, size=len(subjects))]

@@ -25,6 +25,7 @@ class NoiseSchedule:
 
     def __init__(self, config: TrainConfig) -> None:
         self.is_rectified_flow = config.prediction_type == "flow"
+        # In float64 until the last operation: a product of a thousand factors near 1 loses digits in float32.
         cumprod = alphas_cumprod(config.beta_start, config.beta_end)
         if config.zero_terminal_snr:
             cumprod = rescale_zero_terminal_snr(cumprod)
@@ -39,6 +40,7 @@ class NoiseSchedule:
         if self.is_rectified_flow:  # rectified flow, arXiv 2209.03003: x_t = (1 - t) x_0 + t noise
             noise = timesteps.float() / NUM_TIMESTEPS
             return 1 - noise, noise
+        # Moved once, to wherever the timesteps are; afterwards this does nothing.
         self._table = self._table.to(timesteps.device)
         return self._table[0, timesteps], self._table[1, timesteps]
 
@@ -48,12 +50,15 @@ def alphas_cumprod(start: float, end: float) -> Tensor:
 
     The square roots of the betas are evenly spaced, which diffusers calls "scaled linear".
     """
+    # Stable Diffusion was trained with this schedule, so a pretrained U-Net and every stock sampler expect them.
     betas = torch.linspace(start**0.5, end**0.5, NUM_TIMESTEPS, dtype=torch.float64) ** 2
     return torch.cumprod(1 - betas, dim=0)
 
 
 def rescale_zero_terminal_snr(cumprod: Tensor) -> Tensor:
     """The same, shifted and scaled so that the last timestep has no signal (arXiv 2305.08891, algorithm 1)."""
+    # Without it even the last timestep keeps a little of the image, by which the network learns the mean brightness. A
+    # sampler starts from pure noise, and would draw every image of medium brightness.
     root = cumprod.sqrt()
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
 
@@ -64,8 +69,8 @@ BETA_SCHEDULE = "scaled_linear"
 def build_export_scheduler(config: TrainConfig) -> Any:
     """The diffusers scheduler of an exported pipeline: DDIM, or Euler for rectified flow.
 
-    `FlowMatchEulerDiscreteScheduler` lacks attributes that StableDiffusionPipeline needs of a scheduler.
-    First-order DPM-Solver++ on the noise levels of flow has them, and is the same as Euler.
+    `FlowMatchEulerDiscreteScheduler` lacks attributes that StableDiffusionPipeline needs of a scheduler. First-order
+    DPM-Solver++ on the noise levels of rectified flow has them, and is the same as Euler's method.
     """
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
@@ -94,6 +99,7 @@ def check_scheduler(config: TrainConfig, scheduler_config: Mapping[str, Any]) ->
         ConfigError: Prediction or noise schedule differ; the text names the option to set. A pipeline may become one
             of zero terminal SNR, as arXiv 2305.08891 does it, but not the other way round.
     """
+    # A field may be absent from the file, and then has the default of diffusers and not ours.
     theirs = {**SCHEDULER_DEFAULTS, **scheduler_config}
     prediction = "flow" if _is_flow_matching(theirs) else str(theirs["prediction_type"])
     _check_equal(config, "prediction_type", prediction)
@@ -110,6 +116,7 @@ def check_scheduler(config: TrainConfig, scheduler_config: Mapping[str, Any]) ->
         )
     for name in ("beta_start", "beta_end"):
         _check_equal(config, name, float(theirs[name]))
+    # Compared in one direction only, see above.
     if theirs["rescale_betas_zero_snr"]:
         _check_equal(config, "zero_terminal_snr", True)
 
@@ -138,11 +145,11 @@ def _option_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-Predict = Callable[
-    [Tensor, Tensor], Tensor
-]  # (noisy latents (n, C, h, w), timesteps (n,) int64) -> output (n, C, h, w)
+# (noisy latents (n, C, h, w), timesteps (n,) int64) -> output (n, C, h, w)
+Predict = Callable[[Tensor, Tensor], Tensor]
 
-MAX_FLOW_TIME = np.nextafter(np.float32(NUM_TIMESTEPS), np.float32(0))  # largest time of rectified flow, below 1000
+# The largest time of rectified flow: the logistic function rounds to 1 in float32, and time 1000 does not exist.
+MAX_FLOW_TIME = np.nextafter(np.float32(NUM_TIMESTEPS), np.float32(0))
 
 
 class Objective:
@@ -163,13 +170,17 @@ class Objective:
         """
         levels = self.noise_schedule.signal_and_noise(timesteps)
         signal, level = (column.view(-1, *[1] * (latents.dim() - 1)) for column in levels)
+        # Samplers of diffusers give the network whole timesteps. Training does so too, also for rectified flow, whose
+        # noise level keeps its fraction.
         predicted = predict(signal * latents + level * noise, timesteps.long())
         target = PREDICTION_TARGETS[self.config.prediction_type](signal, level, latents, noise)
+        # In float32: squares of bf16 numbers, summed up in bf16, would be too coarse.
         errors = (predicted.float() - target).square().flatten(1).mean(dim=1)
         return errors * self.weights(*levels)
 
     def weights(self, signal: Tensor, level: Tensor) -> Tensor:
         """Weights of the squared errors at these levels, same shape; finite where there is no signal."""
+        # Rectified flow has no entry: its distribution of times does the weighting.
         weight, gamma = MIN_SNR_WEIGHTS.get(self.config.prediction_type), self.config.snr_gamma
         return torch.ones_like(signal) if weight is None or not gamma else weight((signal / level) ** 2, gamma)
 
@@ -185,7 +196,9 @@ def noise_and_timesteps(config: TrainConfig, draws: SampleNoise) -> tuple[Tensor
     (logit-normal times, arXiv 2403.03206, section 3.1).
     """
     noise = draws.noise
-    if config.offset_noise:  # Guttenberg, "Diffusion with offset noise", 2023
+    # Guttenberg, "Diffusion with offset noise", 2023: one number per channel shifts all of its noise, so that the
+    # network learns to change the mean of an image.
+    if config.offset_noise:
         noise = noise + np.float32(config.offset_noise) * draws.offsets[..., None, None]
     if config.prediction_type != "flow":
         return torch.from_numpy(noise), torch.from_numpy(draws.timesteps)
@@ -202,8 +215,8 @@ PREDICTION_TARGETS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 }
 
 # Min-SNR (arXiv 2303.09556, section 3.4): the squared error of x_0 has weight min(snr, gamma). The squared error of the
-# noise is that of x_0 times snr, and that of v is it times snr + 1, so the weight is divided by these. (snr, gamma) ->
-# weight.
+# noise is that of x_0 times snr, that of v is that of x_0 times snr + 1, so the weight is divided by these factors.
+# (snr, gamma) -> weight. The first is written as min(1, gamma / snr), which is finite at snr 0.
 MIN_SNR_WEIGHTS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "epsilon": lambda snr, gamma: (gamma / snr).clamp(max=1),
     "v_prediction": lambda snr, gamma: snr.clamp(max=gamma) / (snr + 1),

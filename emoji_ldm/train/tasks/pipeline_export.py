@@ -59,6 +59,7 @@ def load_frozen(config: Config, store: Store, cache: Path) -> FrozenModels:
     """
     check_init(config)
     settings = config.latents
+    # The objective was checked first, as that needs one small file and the models many large ones.
     source = resolve_vae(config, store, cache)
     return FrozenModels(
         load_vae(source, size_px=settings.size_px, background=settings.background, device="cpu"),
@@ -68,6 +69,7 @@ def load_frozen(config: Config, store: Store, cache: Path) -> FrozenModels:
 
 def build_initial_denoiser(config: Config, frozen: FrozenModels, shape: tuple[int, int, int], width: int) -> Denoiser:
     """The denoiser before its first step, the same one each time: for latents of `shape`, token states of `width`."""
+    # A copy, because training changes it in place and the export needs the original.
     encoder = deepcopy(frozen.text.model) if config.train.train_text_encoder else None
     return build_denoiser(config.train, shape, width, encoder)
 
@@ -85,6 +87,8 @@ def frozen_model_keys(config: TrainConfig, frozen: FrozenModels, module: Denoise
 
 def base_weights_key(unet: Any) -> str:
     """The `hash_weights` of a U-Net before its first step, whether adapters were added to its layers or not."""
+    # PEFT wraps a layer with adapters and renames its weights. With the names undone, the key is that of the network as
+    # `train.init` has it.
     weights = {name.replace(".base_layer.", "."): tensor for name, tensor in unet.state_dict().items()
                if ".lora_" not in name}  # fmt: skip
     return hash_weights(SimpleNamespace(state_dict=lambda: weights, config=unet.config))
@@ -110,6 +114,7 @@ def export_pipeline(config: Config, frozen: FrozenModels, weights: Mapping[str, 
     StableDiffusionPipeline(
         vae=frozen.vae.vae, text_encoder=_trained_text_encoder(config.train, frozen, weights),
         unet=export_unet(config.train, shape, width, weights, folder / "lora"), tokenizer=frozen.text.tokenizer,
+        # No safety checker: it is a classifier for photographs, of more than a gigabyte.
         scheduler=Objective(config.train).scheduler(), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
@@ -125,7 +130,9 @@ def copy_custom_code(folder: Path) -> None:
     index = read_json(folder / MODEL_INDEX)
     for part, entry in index.items():
         if isinstance(entry, list) and str(entry[0]).startswith(f"{PACKAGE}."):
+            # The index may name a module that merely imports the class; the source to copy is where it is defined.
             module = sys.modules[getattr(import_module(entry[0]), entry[1]).__module__]
+            # diffusers looks for custom code in a file beside the part, so dots cannot stay.
             entry[0] = module.__name__.replace(".", "_")
             shutil.copyfile(str(module.__file__), folder / part / f"{entry[0]}.py")
     (folder / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n")
@@ -138,6 +145,7 @@ def has_custom_code(folder: Path) -> bool:
 
 def _trained_text_encoder(config: TrainConfig, frozen: FrozenModels, weights: Mapping[str, Tensor]) -> Any:
     """The text encoder with its trained weights, or the frozen one itself."""
+    # Exports follow one another, and may overlap with previews of the frozen one: it is never written to.
     encoder = deepcopy(frozen.text.model) if config.train_text_encoder else frozen.text.model
     trained = {
         name.removeprefix(TEXT_ENCODER_PREFIX): tensor
@@ -145,6 +153,7 @@ def _trained_text_encoder(config: TrainConfig, frozen: FrozenModels, weights: Ma
         if name.startswith(TEXT_ENCODER_PREFIX)
     }
     names = {name for name, _ in encoder.named_parameters() if POOLER_NAME not in name}
+    # `load_state_dict` below is not strict, as the pooler is absent; so the names are compared here.
     if trained.keys() != (names if config.train_text_encoder else set()):
         raise ModelError("the weights are of another text encoder than latents.text_encoder, or it was not trained")
     encoder.load_state_dict(trained, strict=False)

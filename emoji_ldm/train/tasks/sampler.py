@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from emoji_ldm.errors import ConfigError
 
 
+# A batch may end one epoch and begin the next: both orders are kept, since permuting is the costly part.
 @lru_cache(maxsize=2)
 def epoch_permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
     """The order of epoch `epoch`: `(size,)`, each of 0 ... size - 1 once."""
+    # The whole epoch is permuted at each use, by (seed, epoch) alone: nothing of the data order has to be stored.
     generator = np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64)))
     return generator.permutation(size)
 
@@ -34,6 +36,7 @@ def sample_indices(seed: int, step: int, slots: range, *, batch_size: int, size:
     Returns:
         `(len(slots),)` indices below `size`.
     """
+    # Positions count samples since the start of training, so an epoch ends wherever it does, inside a batch too.
     positions = step * batch_size + np.arange(slots.start, slots.stop)
     epochs, offsets = np.divmod(positions, size)
     return np.array(
@@ -74,8 +77,10 @@ def check_worker_range(
         )
     counts = range(fewest, most + 1)
     unfit = [count for count in counts if batch_size % count or (batch_size // count) % (micro_batch_size or 1)]
-    if not unfit or fewest == most:  # `rank_slots` has the error of a fixed number
+    # A fixed number of workers gets its error from `rank_slots`, which names the nearest batch sizes.
+    if not unfit or fewest == most:
         return
+    # A batch that every number in the range divides is a multiple of their least common multiple.
     unit = math.lcm(*counts) * (micro_batch_size or 1)
     lower = batch_size // unit * unit
     raise ConfigError(
@@ -104,9 +109,8 @@ class SampleNoise:
 
 def draw_noise(seed: int, step: int, slots: range, *, shape: tuple[int, ...], kind: str = "unet") -> SampleNoise:
     """The random numbers of the samples at positions `slots` of step `step`, each latent of `shape`."""
-    key = np.array(
-        [seed % 2**64, RNG_STREAMS[kind]], np.uint64
-    )  # numpy would turn a list of such large integers into floats
+    # As an array, since numpy would turn a list of such large integers into floats.
+    key = np.array([seed % 2**64, RNG_STREAMS[kind]], np.uint64)
     num = len(slots)
     noise, posterior = (np.empty((num, *shape), np.float32) for _ in range(2))
     offsets = np.empty((num, shape[0]), np.float32)
@@ -115,6 +119,8 @@ def draw_noise(seed: int, step: int, slots: range, *, shape: tuple[int, ...], ki
     for row, slot in enumerate(slots):
         # Drawing increments the low word of the counter; the high words name the step and the position.
         generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, step, slot]))
+        # The order of these draws is part of the format: another order would change every run that is resumed. New
+        # kinds of random numbers are drawn last.
         timesteps[row] = generator.integers(NUM_TIMESTEPS)
         uniforms[row] = generator.random(2)
         for column in (noise, posterior, offsets):
