@@ -32,7 +32,6 @@ def write_if_absent(data: bytes, path: Path) -> bool:
     Raises:
         OSError: The folder cannot be made or written.
     """
-    # The first file of a folder makes it; several processes may do so at once.
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:

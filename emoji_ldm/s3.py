@@ -38,7 +38,6 @@ UPLOAD_THREADS = max(2, min(16, os.cpu_count() or 1))
 
 def filesystem() -> fs.FileSystem:
     """The pyarrow file system of the server; its paths are `bucket/key`."""
-    # pyarrow takes the scheme and the host of an endpoint as two arguments, while the environment gives one URL.
     scheme, _, host = _endpoint().partition("://")
     return fs.S3FileSystem(
         endpoint_override=host or None,
@@ -178,7 +177,6 @@ def check_conditional_writes(root: str, name: str) -> None:
         client = _client(_ClientKey.now())
         client.put_object(Bucket=bucket, Key=key, Body=b"1")
         try:
-            # The object exists by now, so a server that honours the condition has to refuse this PUT.
             is_exclusive = not put_if_absent(b"2", f"{bucket}/{key}")
         finally:
             client.delete_object(Bucket=bucket, Key=key)

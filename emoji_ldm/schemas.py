@@ -14,7 +14,6 @@ import pyarrow as pa
 # Hugging Face's `Image` feature has this layout, so that exports and the tables share one type.
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
-# Prompts, validators and the columns of `captions` are all made from this one list.
 CAPTION_ATTRIBUTES = ("head_shape", "eyes", "mouth", "expression", "skin_color", "action", "background")
 """The seven attributes of a caption sentence, in the order of the sentence (see caption/sentence_format.py)."""
 
@@ -127,7 +126,6 @@ GENERATED = _table_spec(
     ("prompt", pa.string()),
     ("negative_prompt", pa.string()),
     ("seed", pa.int64()),
-    # Sampling settings are columns, so that a generated data set can be filtered by them.
     ("steps", pa.int32()),
     ("guidance_scale", pa.float32()),
     ("checkpoint", pa.string()),     # URI of the model

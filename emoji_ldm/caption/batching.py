@@ -104,8 +104,6 @@ class CaptionBatcher:
             if batch.requests:
                 for pending, outcome in zip(batch.pending, self._answers(batch), strict=True):
                     self._handle_outcome(pending, outcome)
-            # If too little was queued before, the batch is taken now, with what this one has put back. An empty queue
-            # ends the loop.
             next_batch = next_batch or self._take(ahead)
 
     def _take(self, ahead: ThreadPoolExecutor) -> Future[_PreparedBatch] | None:
@@ -118,7 +116,6 @@ class CaptionBatcher:
         batch = _PreparedBatch()
         for pending in taken:
             try:
-                # Each image is decoded on its own, so that a broken one leaves the batch before the engine sees it.
                 image = _caption_input(pending.row)
             # This message would contain a memory address, which differs in each run. Equal inputs have to give equal
             # rows.
@@ -142,7 +139,6 @@ class CaptionBatcher:
 
     def _answers(self, batch: _PreparedBatch) -> list[AnswerOrError]:
         self.num_requests += len(batch.requests)
-        # An engine without a batch size forms its own batches, so the requests are counted as full.
         self.num_slots += self.engine.batch_size or len(batch.requests)
         return isolate_faults(self.engine, batch.requests, batch.prepared)
 
@@ -178,8 +174,6 @@ class CaptionBatcher:
         if good:
             pending.plan.good_captions[pending.number] = caption.text
         self._rows.append({
-            # A failed caption has a row as well: the job does not ask again in the next run, unless `caption.retry`
-            # says so.
             "caption_id": caption_id(pending.row["image_id"], self.key, pending.number),
             "image_id": pending.row["image_id"], "caption": caption.text if good else "",
             "engine": self.name, "engine_key": self.key, "number": pending.number, "attempts": pending.attempts,
@@ -191,8 +185,6 @@ class CaptionBatcher:
 
     def _enqueue_next(self, row: dict[str, Any], plan: CaptionPlan) -> None:
         """Queue the image's next missing caption, if there is one."""
-        # Numbers are made in order, since each caption is compared with those before it. A slice serves an empty plan,
-        # too.
         for number in sorted(plan.missing)[:1]:
             self._queue.append(_PendingCaption(row, plan, number, plan.missing[number], self.config.max_retries))
 

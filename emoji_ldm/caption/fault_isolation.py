@@ -54,7 +54,6 @@ def isolate_faults(
 
 def probe_request() -> CaptionRequest:
     """A request that every working engine can answer: a drawn yellow face."""
-    # The probe is drawn here and not read from a file, so that it cannot be missing on a worker.
     face = Image.new("RGBA", (128, 128))
     draw = ImageDraw.Draw(face)
     draw.ellipse((8, 8, 120, 120), fill="gold")

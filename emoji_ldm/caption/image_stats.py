@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# Areas and colours need no more detail, and the cost per image falls by the square of the side.
 SIDE_PX = 64  # images are scaled down to this
 MIN_OPAQUE_ALPHA = 128
 MIN_SHARE = 0.12  # of the visible area, for a colour to be named
@@ -50,7 +49,6 @@ class ImageStats:
 
 def measure_image(image: Image.Image) -> ImageStats:
     """Measure an RGBA image."""
-    # Images are never enlarged: that would only multiply equal pixels.
     scale = min(1.0, SIDE_PX / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BOX))
@@ -74,7 +72,6 @@ def _background(visible: NDArray[np.bool_], colours: NDArray[np.uint8]) -> tuple
 
     An image whose frame is mostly invisible has a transparent background; else the median colour of the frame is it.
     """
-    # The mask starts all true and loses its inside, which leaves the outermost pixels whatever the size of the image.
     frame = np.ones_like(visible)
     frame[1:-1, 1:-1] = False
     # The outermost pixels show the background, since emoji rarely touch the frame.
@@ -96,12 +93,10 @@ def _shape(mask: NDArray[np.bool_]) -> str:
     # all the same.
     if width > 1.4 * height or height > 1.4 * width:
         return "wide" if width > height else "tall"
-    # Pixel centres are scaled to [-1, 1] over the box, so that the ellipse inside the box becomes the unit circle.
     y, x = ((np.arange(side) + 0.5) / side * 2 - 1 for side in (height, width))
     ellipse = x[None] ** 2 + y[:, None] ** 2 <= 1
     if box.mean() >= 0.93:
         return "square"
-    # Intersection over union punishes both missing corners and extra ones.
     overlap = (box & ellipse).sum() / (box | ellipse).sum()
     return "round" if overlap >= 0.9 else "rounded" if overlap >= 0.8 else "irregular"
 
@@ -112,7 +107,6 @@ def _dominant_colors(names: NDArray[np.str_]) -> tuple[str, ...]:
     # Shares are relative to the foreground, so that a small emoji on a large background keeps its colours.
     least = {"black": MIN_BLACK_SHARE}
     large = [name for share, name in ranked if share >= least.get(name, MIN_SHARE)]
-    # A very colourful image may have no colour above its threshold; it still gets the largest one.
     return tuple(large[:3]) or (ranked[0][1],)
 
 
@@ -120,7 +114,6 @@ def _dominant_colors(names: NDArray[np.str_]) -> tuple[str, ...]:
 def _color_name_table() -> NDArray[np.str_]:
     """Names `(32, 32, 32)` of all colours of 5 bits a channel: looking up is far quicker than measuring each pixel."""
     levels = np.arange(32) * 8 + 4
-    # Each cell of 8 x 8 x 8 colours is represented by its middle, hence the 4 in the levels above.
     cells = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).astype(np.uint8)
     names = np.array([name for name, anchors in ANCHORS.items() for _ in anchors])
     anchors = _lab(np.array([list(bytes.fromhex(a[1:])) for several in ANCHORS.values() for a in several], np.uint8))

@@ -74,7 +74,6 @@ def read_manual_captions(path: str, images: pa.Table) -> dict[str, str]:
             raise _line_error(path, line, f"{name} is the source of {len(matches)} images; give the image_id instead")
         else:
             image_id = next(iter(matches))
-            # Two lines for one image would make the result depend on their order, so the user has to decide.
             if image_id in found:
                 raise _line_error(
                     path, line, f"{name} has a caption in line {lines[image_id]} already; keep one of them"
@@ -119,7 +118,6 @@ def _lines(path: str) -> Iterator[tuple[int, str, str]]:
                     raise _line_error(
                         path, table.line_num, f"not {len(columns)} fields; quote a caption that has commas"
                     )
-                # The columns are asked in the order of IMAGE_COLUMNS, so an id counts before a URL.
                 name = next((row[column].strip() for column in IMAGE_COLUMNS if row.get(column, "").strip()), "")
                 caption = " ".join(row["caption"].split())
                 if not name or not caption:

@@ -58,7 +58,6 @@ _ACTION = {
 class MetadataEngine:
     """The engine; further captions of an image state the same facts in other sentences."""
 
-    # The engine works image by image, so any number of requests is one batch.
     batch_size: int | None = None
     # The same facts give the same sentence, so a retry would be validated to the same result.
     can_resample = False
@@ -86,7 +85,6 @@ def describe_image(source: CaptionInput, number: int = 0) -> EngineAnswer:
 def clean_title(title: str) -> str:
     """A title as words: "6205-blobCry.png" becomes "Blob cry"; "Unnamed" if no letter is left."""
     text = re.sub(r"\.(png|gif|jpe?g|webp|svg)$", "", title.strip(), flags=re.IGNORECASE)
-    # File names join words in camel case: "blobCry".
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
     # Some sites put a number before each name, and use underscores or dots where others have spaces.
     text = re.sub(r"^\d+[-_ ]+|[\s_.,;:!?\"()\[\]{}/\\|~*#]+", " ", text)
@@ -122,5 +120,4 @@ def _new_tag(title: str, tags: Sequence[str]) -> str:
     """The first tag that the title does not contain, in lower case; "" if it contains all."""
     lowered = title.lower()
     cleaned = (clean_title(tag).lower() for tag in tags)
-    # The plural "pandas" as a tag adds nothing to a title with "panda".
     return next((tag for tag in cleaned if tag.removesuffix("s") not in lowered), "")

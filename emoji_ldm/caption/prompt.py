@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-# The form is that of `sentence_format.py`, whose parser turns the answers into attributes.
 FORM = (
     "{title} emoji with a {head shape}, {eyes} eyes, {mouth} mouth, {expression} expression, "
     "{skin color} skin color, {action}, with a {background} background."

@@ -77,8 +77,6 @@ class QwenEngine:
     def answer(self, prepared: QwenBatch) -> list[EngineAnswer]:
         """Answer all requests in one `generate` call."""
         try:
-            # Inputs are moved here and not in `prepare`: CUDA calls of a second thread would queue between those of the
-            # running batch.
             inputs = prepared.inputs.to(self.model.device)
             # A model's generation_config.json may set any of these. Both engines override it with the same values, so
             # that they write comparable captions. `do_sample` is false because GumbelPerRow does the sampling.
@@ -168,7 +166,6 @@ def on_white(image: Image.Image, size_px: int) -> Image.Image:
 def check_model(source: str) -> None:
     """Raise ModelError if no Qwen2.5-VL with weights can be found there; loads no weights."""
     try:
-        # Reading the configuration finds a wrong name or a missing folder without loading gigabytes.
         kind = AutoConfig.from_pretrained(source).model_type
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(_unloadable(source, error)) from None

@@ -45,7 +45,6 @@ def write_sentence(title: str, attributes: Mapping[str, str], tag: str = "") -> 
 
 def sentence_variants(title: str, attributes: Mapping[str, str], tag: str = "") -> list[str]:
     """Different sentences that state the same: the form of the prompt first, then other orders of its clauses."""
-    # A missing attribute is treated like "none", so callers need to give only what they know.
     known = {name: attributes.get(name, NONE) for name in CAPTION_ATTRIBUTES}
     name, scene = f"{title} emoji{f' from {tag}' if tag else ''}", f"{with_article(known['background'])} background"
     head, behind = (known[part] != NONE for part in ("head_shape", "background"))
@@ -68,7 +67,6 @@ def sentence_variants(title: str, attributes: Mapping[str, str], tag: str = "") 
             forms.append(f"This is the {name}, with {parts}{f' and {scene}' if behind else ''}.")
         if behind:
             forms.append(f"On {scene}, {', '.join(with_shape)}.")
-    # With few clauses, the two orders give equal sentences; a dict drops the duplicates and keeps the order.
     return list(dict.fromkeys(forms))
 
 

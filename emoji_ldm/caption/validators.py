@@ -132,7 +132,6 @@ def _language_identifier() -> Any:
 
 
 def _only_title(sentence: _Sentence) -> str:
-    # Articles and "emoji" belong to the frame of the sentence and describe nothing.
     content = set(_words(sentence.body)) - {"emoji", "a", "an", "the", "of", "is", "this", *_words(sentence.title)}
     return "" if content else "only the title, no description"
 

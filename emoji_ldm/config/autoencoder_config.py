@@ -55,6 +55,7 @@ class AutoencoderConfig(LoggingFields, DistributedFields, OptimizerFields):
     @model_validator(mode="after")
     def _refuse_fields_of_the_other_kind(self) -> Self:
         """Refuse fields that only the other kind of autoencoder reads."""
+        # A field that is set but never read would let the user believe in an effect that it does not have.
         name = "codebook_size" if self.kind == "kl" else "kl_weight"
         self._refuse_idle(self.section, [name], f"with autoencoder.kind={self.kind}")
         if self.kind == "vq" and self.gradient_checkpointing:

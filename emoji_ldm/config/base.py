@@ -12,12 +12,15 @@ from emoji_ldm.errors import ConfigError
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Width = Annotated[int, Field(gt=0, multiple_of=8)]  # channels or pixels: group norms and U-Nets divide by 8
+# The channels of a resolution are split into groups for normalisation, and each level of a network halves the side, so
+# both are multiples of 8.
+Width = Annotated[int, Field(gt=0, multiple_of=8)]  # channels or pixels
+# Identifiers become parts of paths, URLs and Kubernetes names, so they hold nothing that would have to be escaped.
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
 def as_text(value: object) -> str | None:
-    """A value that YAML may have parsed as a date or number, as text; null stays null."""
+    """The text of a value that YAML may have parsed as a date or a number; null stays null."""
     return None if value is None else str(value)
 
 
@@ -28,6 +31,8 @@ class Section(BaseModel):
     the original.
     """
 
+    # A mistyped key would otherwise leave its field at the default without notice, so unknown keys are refused. Numbers
+    # are taken for text where text is expected, since YAML reads `run=7` as a number.
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True, validate_default=True
     )
@@ -39,14 +44,14 @@ class Section(BaseModel):
             section: Name of the section, for the message.
             names: The fields.
             why: Completes "... has no effect".
-            harmless: A value that is accepted besides the default and null. Defaults must be accepted, because a
-                configuration that was written out states all of them.
+            harmless: A value that is accepted besides the default and null.
 
         Raises:
             ConfigError: A field has another value.
         """
         for name in names:
-            # The default is accepted although it has no effect either: it says nothing that the user meant.
+            # The default is accepted although it has no effect either. A configuration that was written out states
+            # every default, and has to be readable again.
             value, default = getattr(self, name), type(self).model_fields[name].default
             if value not in (default, harmless, None):
                 raise ConfigError(

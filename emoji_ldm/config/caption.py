@@ -23,6 +23,7 @@ class CaptionConfig(Section):
     """Longest caption, in tokens."""
     num_captions: Positive = 1
     """Captions per image; the first is decoded greedily, further ones are sampled."""
+    # The bound follows `engine_protocol.TEMPERATURES`: one temperature for the first answer and one for each retry.
     max_retries: Annotated[int, Field(ge=0, le=2)] = 2
     """Further attempts, at a higher temperature, for a caption that fails validation."""
     retry: Literal["failed"] | None = None
@@ -33,6 +34,7 @@ class CaptionConfig(Section):
     """Captioning actors."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs per captioning actor; 1 is best for a model that fits on one GPU."""
+    # This is no `Width`: the side has to be a multiple of the model's visual cell, which only its processor knows.
     size_px: Positive = 224
     """Side of the image that the model gets: 224 px are 64 visual tokens."""
     rows_per_shard: Positive = 128

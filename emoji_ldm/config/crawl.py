@@ -34,6 +34,8 @@ class CrawlConfig(Section):
     """Seconds between two requests to a host, over the whole cluster; a longer Crawl-delay in robots.txt wins."""
     page_timeout_s: Annotated[float, Field(gt=0)] = 20.0
     """Longest wait for the tiles of one page, in seconds."""
+    # The limit covers the whole exchange. A server that sends a byte now and then would outlast a limit on single
+    # reads.
     fetch_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """Longest time that one image may take, redirects and body included, in seconds."""
     max_bytes: Positive = 5_000_000
@@ -48,6 +50,7 @@ class CrawlConfig(Section):
     """`failed` requests every URL that failed (dead, timed out, bad status, unreachable) once more."""
     refresh: bool = False
     """Read all pages again and request every image again, unless the server says that it has not changed."""
+    # A page may name any address. Without this rule it could make the crawler request services inside the cluster.
     allow_private: tuple[str, ...] = ()
     """Private hosts or networks, such as 10.1.0.0/16, that may be requested; the site itself always may."""
     rows_per_shard: Positive = 64

@@ -42,6 +42,7 @@ class GenerateConfig(Section):
     """Share of `steps` that change `image`; 1 keeps nothing of it. null means 0.8, or 1 with `mask`."""
     lora: str | None = None
     """LoRA adapters: a folder with pytorch_lora_weights.safetensors, or the path or URI of one in the store."""
+    # Kernels choose their algorithm by the shape of the batch, so equal pixels need equal shapes.
     deterministic: bool = True
     """Same seed, same pixels: all forward passes have one shape. Else shapes follow the load: faster, bits vary."""
     batch_size: Positive = 8

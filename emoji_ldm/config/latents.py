@@ -23,6 +23,8 @@ class LatentsConfig(Section):
     """Side in pixels of the encoded images."""
     background: str = "white"
     """Colour behind transparent pixels for autoencoders without alpha."""
+    # Latents are encoded once and cached, so augmentation cannot happen during training. Several encodings are stored
+    # instead.
     num_augmentations: Positive = 1
     """Encodings per image: the first unaltered, the others by `flip` and `jitter`; training draws one per step."""
     flip: bool = False
@@ -50,6 +52,7 @@ def parse_color(colour: str) -> tuple[int, int, int]:
     from PIL import ImageColor
 
     try:
+        # A colour such as `#rrggbbaa` has a fourth value, which a background cannot use.
         red, green, blue = ImageColor.getrgb(colour)[:3]
     except ValueError:
         raise ConfigError(

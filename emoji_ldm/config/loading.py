@@ -20,7 +20,8 @@ PRESET_FOLDER = Path(__file__).parent.parent / "presets"
 
 def key_of(*parts: object) -> str:
     """A stable hash (16 hex digits) of JSON-able parts: equal parts give equal keys, on every machine."""
-    # Keys of dicts are sorted: equal settings give equal keys whatever their order.
+    # Keys of dicts are sorted, so that equal settings give equal keys whatever their order.
+    # The hash keeps 64 bits: among the millions of keys of a large data set, a collision is improbable by far.
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -37,6 +38,8 @@ def load(source: str | None = None, overrides: Sequence[str] = ()) -> Config:
         ConfigError: The preset or file is missing or not YAML, an override is not
             `section.field=value`, or a key or value is invalid.
     """
+    # All sources are merged as plain values and validated once, so that rules about several fields see final values
+    # only.
     values = _read(source) if source else {}
     for override in overrides:
         _apply_override(values, override)
@@ -52,6 +55,7 @@ def build(values: dict[str, Any], *, where: str) -> Config:
 
 
 def _read(source: str) -> dict[str, Any]:
+    # A preset wins over a file of the same name in the working directory, so that a command means the same everywhere.
     path = PRESET_FOLDER / f"{source}.yaml"
     if not path.is_file():
         path = Path(source)
@@ -85,8 +89,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _parse(text: str) -> Any:
-    """A YAML scalar or list; `1e-4`, which YAML 1.1 reads as text, becomes a number in pydantic."""
+    """The value of an override, read as YAML. YAML 1.1 takes `1e-4` for text, which pydantic turns into a number."""
     try:
+        # An override without a value, `field=`, unsets the field.
         return yaml.safe_load(text) if text else None
     except yaml.YAMLError:
         return text
@@ -97,7 +102,8 @@ def _explain_errors(error: ValidationError, where: str) -> Iterator[str]:
         # pydantic gives the path as a tuple of keys and list indices.
         location = [str(part) for part in problem["loc"]]
         dotted = ".".join(location)
-        if problem["type"] == "value_error" and not location:  # raised by a validator of the root, about several fields
+        # A validator of the root, which compares several sections, has no field to name.
+        if problem["type"] == "value_error" and not location:
             yield f"{where}: {problem['ctx']['error']}"
         elif problem["type"] == "extra_forbidden":
             yield f"{where}: unknown key {dotted!r}{_nearest_key(location)}"

@@ -18,6 +18,7 @@ class RayConfig(Section):
     """Logical CPUs of a Ray that is started locally."""
     object_store_mb: Positive = 512
     """Object store of a Ray that is started locally, in MB."""
+    # Ray itself waits without limit for resources that the cluster does not have.
     place_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds to wait for resources before the job fails and names the missing one."""
     dashboard: bool | None = None

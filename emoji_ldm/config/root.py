@@ -28,7 +28,8 @@ class Config(Section):
     """URI of the store: a folder, or s3://bucket/prefix."""
     branch: str | None = None
     """Branch whose tables are read and written; null is the main line."""
-    as_of: Annotated[str | None, BeforeValidator(as_text)] = None  # YAML makes dates of times
+    # YAML turns times into dates, which this validator turns back into text.
+    as_of: Annotated[str | None, BeforeValidator(as_text)] = None
     """Tag, time (2026-11-21T10:00) or TABLE@VERSION at which tables are read; null reads the newest versions."""
     crawl: CrawlConfig = CrawlConfig()
     caption: CaptionConfig = CaptionConfig()
@@ -42,13 +43,14 @@ class Config(Section):
     @model_validator(mode="after")
     def _take_parts_of_init(self) -> Self:
         """Resolve `init` in `latents.vae` and `latents.text_encoder`: the parts of the pipeline `train.init`."""
-        # Resolved here, once, so that all stages and the stored configuration name the same source.
+        # `init` is resolved here, once, so that all stages and the stored configuration name the same source.
         named = [field for field in ("vae", "text_encoder") if getattr(self.latents, field) == "init"]
         if named and not self.train.init:
             raise ValueError(f"latents.{named[0]}=init is that of train.init, which is empty; name a pipeline there")
         if named:
             latents = self.latents.model_copy(update=dict.fromkeys(named, self.train.init))
-            object.__setattr__(self, "latents", latents)  # the model is frozen, but not yet returned to anybody
+            # The model is frozen, but it has not been returned to anybody yet.
+            object.__setattr__(self, "latents", latents)
         return self
 
     def to_json(self) -> str:

@@ -48,6 +48,7 @@ class ServeConfig(Section):
     """File with hashes of API keys, made by `emoji-ldm keys add NAME`; null admits anonymous requests."""
     cors_origins: tuple[str, ...] = ()
     """Web origins whose pages may call the service; none by default."""
+    # Prompts may be personal, so they are logged only where somebody has decided so.
     log_prompts: bool = False
     """Whether the access log contains prompts."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0

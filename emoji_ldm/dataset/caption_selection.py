@@ -18,7 +18,6 @@ def good_captions(captions: Table) -> dict[str, list[str]]:
     that hold them, since training and exports have to be reproducible.
     """
     columns = ["image_id", "engine", "number", "caption"]
-    # Failed captions have an empty text and exist only to record the reason.
     rows = captions.read(columns, filter=pc.field("status") == "ok").to_pylist()
     # Engine name, number and text break ties. Without them the order of equal ranks would be that of the files, which a
     # compaction changes.

@@ -96,7 +96,6 @@ class Checkpoint:
 
     def _alternative(self) -> str:
         run, kind = self.path.split("/")[1:3] if self.path.startswith("checkpoints/") else ("", "")
-        # Higher steps are tried first, since the best replacement is the one that lost the least training.
         others = (
             other for other in complete_checkpoints(self.store, run, kind)[::-1] if run and other.path != self.path
         )
@@ -200,7 +199,6 @@ def latest_name(store: Store, run: str, kind: str) -> str:
 
 def complete_checkpoints(store: Store, run: str, kind: str) -> list[Checkpoint]:
     """Complete checkpoints of a run by step; of equal steps, the one that was published last comes last."""
-    # One listing and one request per folder; a run keeps a few checkpoints only.
     found = [checkpoint for checkpoint in _folders(store, run, kind) if store.exists(checkpoint.path, MANIFEST_FILE)]
     latest = latest_name(store, run, kind)
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.path.endswith(f"/{latest}")))

@@ -29,7 +29,6 @@ FORMATS: Mapping[str, Callable[[Store, Iterator[Row], ExportPlan], None]] = {
     "hf": huggingface.write_huggingface,
     "webdataset": webdataset.write_webdataset,
 }
-# The records of these formats are pairs of link and caption.
 NEED_CAPTIONS = ("json", "txt")
 SINGLE_PART = {"train": 1.0}
 
@@ -81,7 +80,6 @@ def _parts(images: Table, texts: Mapping[str, list[str]], options: ExportOptions
         if not image_ids:
             why = "--captioned" if options.captioned else f"format {options.format}"
             raise DatasetError(f"{images.store.uri} has no good caption, which {why} needs; run: emoji-ldm caption")
-    # Parts are assigned before any row is read, because the plan needs their sizes.
     return {image_id: assign_part(image_id, fractions, options.salt) for image_id in image_ids}
 
 
@@ -107,7 +105,6 @@ def _rows(images: Table, texts: Mapping[str, list[str]], parts: Mapping[str, str
     for batch in images.batches(columns):
         exported = [row for row in batch.to_pylist() if row["image_id"] in parts]
         for row in exported:
-            # Readers that take one caption get the first; the others find all of them, the best first.
             several = texts.get(row["image_id"], [])
             yield row | {
                 "part": parts[row["image_id"]],

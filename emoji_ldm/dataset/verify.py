@@ -64,7 +64,6 @@ def verify(tables: Mapping[str, Table]) -> VerificationReport:
         refers = name in REFERENCING_TABLES and IMAGES.name in tables
         with track(f"verify {name}", table.count(), "rows") as progress:
             for file in table.live_files().values():
-                # One row group at a time: the images of a whole file need not fit into memory.
                 for rows in _readable_row_groups(table, file, report.problems):
                     report.problems += _key_problems(table, file, rows, seen)
                     if name == IMAGES.name:
@@ -95,8 +94,6 @@ def _readable_row_groups(table: Table, file: DataFile, problems: list[IntegrityP
     name, source, filesystem = table.spec.name, table.resolve(file.path), table.store.filesystem
     with table.read_errors():
         info = filesystem.get_file_info(source)
-    # A file of another size is not opened, because Parquet's footer lies at the end and would be read from the wrong
-    # place.
     if not info.is_file or info.size != file.size:
         found = f"has {info.size:,} bytes" if info.is_file else "does not exist"
         problems.append(IntegrityProblem(name, file.path, "", f"{found}, should have {file.size:,}"))

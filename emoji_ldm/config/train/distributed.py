@@ -20,10 +20,12 @@ class DistributedFields(Section):
     """GPUs per worker."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a failed worker group is restarted from the last checkpoint."""
+    # Preemptions are counted apart from failures: on spot nodes they are normal and say nothing about the training.
     max_preemptions: Annotated[int, Field(ge=0)] | None = None
     """How often it is restarted because a node was preempted; null: without limit."""
     checkpoint_every: Positive = 1000
     """Steps between checkpoints."""
+    # If the newest checkpoint turns out to be damaged, the one before it should still be there.
     keep_last: Positive = 2
     """How many of the newest checkpoints are kept."""
     resume: str | None = None

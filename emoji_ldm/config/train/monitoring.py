@@ -23,6 +23,7 @@ class MonitoringFields(LoggingFields):
     """Steps between sample grids, drawn with `generate`'s steps, guidance, seed and images per prompt; null: none."""
     sample_prompts: tuple[str, ...] | None = None
     """Prompts of the sample grids; null takes the first captions."""
+    # An image that is held out by its hash stays held out when the data set grows, so no run has trained on it.
     validation_fraction: Fraction = 0.05
     """Share of images, chosen by content hash, that are held out to measure the loss on; 0 trains on all."""
     validate_every: Positive = 1000

@@ -44,6 +44,8 @@ class ObjectiveFields(Section):
         """Refuse fields that the prediction type does not use; zero terminal SNR turns min-SNR off."""
         names = DIFFUSION_ONLY if self.prediction_type == "flow" else FLOW_ONLY
         self._refuse_idle("train", names, f"with train.prediction_type={self.prediction_type}")
+        # arXiv 2305.08891, section 3.2: at zero SNR the input is the very noise that epsilon asks for, so nothing is
+        # learned.
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             raise ConfigError(
                 "train.zero_terminal_snr=true cannot be learned with train.prediction_type=epsilon: the last step is "
@@ -53,13 +55,15 @@ class ObjectiveFields(Section):
             raise ConfigError(
                 f"train.beta_start={self.beta_start:g} is not below train.beta_end={self.beta_end:g}; noise must grow"
             )
+        # For v-prediction the weight is min(SNR, gamma) / (SNR + 1), which vanishes with the SNR. It would thus switch
+        # off just those steps that a zero terminal SNR is meant to train.
         if self.zero_terminal_snr and self.snr_gamma:
+            # A default gives way without an error; a value that the user wrote does not.
             if "snr_gamma" in self.model_fields_set:
                 raise ConfigError(
                     f"train.snr_gamma={self.snr_gamma:g} with train.zero_terminal_snr=true gives the noisiest tenth "
                     "of the steps, where sampling starts, almost no weight; set train.snr_gamma=null"
                 )
-            object.__setattr__(
-                self, "snr_gamma", None
-            )  # explicit, so that the written-out configuration reads back the same
+            # Null is stored and not only implied, so that a configuration that is written out reads back the same.
+            object.__setattr__(self, "snr_gamma", None)
         return self

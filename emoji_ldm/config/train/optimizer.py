@@ -15,7 +15,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerFields(Section):
     """Optimiser steps, shared by sections `train` and `autoencoder`."""
 
-    section: ClassVar[str] = "train"  # name in error messages
+    # Section `autoencoder` inherits these fields and sets another name, which error messages show.
+    section: ClassVar[str] = "train"
 
     steps: Positive = 20000
     """Optimiser steps."""
@@ -39,10 +40,12 @@ class OptimizerFields(Section):
     """AdamW decay rates of the first and second moment."""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     """Gradient norm that gradients are clipped to."""
+    # A single bad batch can undo hours of training, while skipping it costs one step.
     spike_factor: Annotated[float, Field(gt=0)] | None = 10
     """A step whose gradient norm exceeds the usual norm this many times is skipped; null skips only non-finite ones."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the moving average of the weights, warmed up as (1 + step) / (10 + step)."""
+    # The mean of all steps, exponent 0, has the relative width 1 / sqrt(12) = 0.289, so larger widths make no sense.
     ema_widths: Annotated[tuple[Annotated[float, Field(gt=0, lt=0.29)], ...], Field(max_length=2)] = ()
     """Relative widths of power-function averages (arXiv 2312.02696) to keep instead, such as [0.05, 0.1]."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -72,6 +75,7 @@ class OptimizerFields(Section):
                 f"in and out of the compiled graph; use {self.section}.zero_stage=2"
             )
         if self.lr_schedule == "constant":
+            # A constant schedule ends at the peak, so 1 states the truth and is accepted.
             self._refuse_idle(self.section, ["lr_end"], f"with {self.section}.lr_schedule=constant", harmless=1)
         if self.ema_widths:
             self._refuse_idle(self.section, ["ema_decay"], f"with {self.section}.ema_widths, which is kept instead")

@@ -30,6 +30,8 @@ class UNetFields(Section):
     """Folder or hub id of a pipeline whose U-Net training starts from; null starts from random weights."""
     block_out_channels: tuple[Width, ...] = (128, 256, 256)
     """U-Net channels per resolution."""
+    # The cost of self-attention grows with the fourth power of the side, so the highest resolution does without by
+    # default.
     attention: tuple[bool, ...] | None = None
     """Which resolutions have cross-attention, highest first; null: all but the highest."""
     layers_per_block: Positive = 2
@@ -62,6 +64,7 @@ class UNetFields(Section):
             raise ConfigError(
                 "train.lora_targets=[] gives no layer an adapter; leave it out, or set train.lora_rank=null"
             )
+        # Prior preservation needs a class to preserve; without one, its weight and its image count mean nothing.
         if not any(concept.class_prompt for concept in self.concepts):
             names = ["prior_weight", "num_class_images"]
             self._refuse_idle("train", names, "without train.concepts that have a class_prompt")

@@ -133,15 +133,12 @@ def _refuse_foreign_commits(table: CommitTarget) -> None:
     """
     if table.expected_version is None:
         return
-    # Every entry since the expected version is read, because a table that looks the same size now may still have had
-    # rows replaced in between.
     for version in range(table.expected_version + 1, table.version + 1):
         if any(_changes_rows(action) for action in read_entry(table, version)):
             raise DatasetError(
                 f"another job wrote to table {table.spec.name} in {table.store.uri} meanwhile (version {version}), so "
                 "this one stops; what was committed is safe: run the same command again when the other one is done"
             )
-    # The commits that were examined changed no rows, so the next check need not read them again.
     table.expected_version = table.version
 
 

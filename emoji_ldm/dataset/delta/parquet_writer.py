@@ -46,8 +46,6 @@ class DataFile:
 
     def bounds(self, column: str) -> tuple[str, str] | None:
         """Smallest and largest value of a column; None if the statistics do not include it."""
-        # Statistics are kept as text, because most files are only passed from worker to log and never asked for their
-        # bounds.
         stats = json.loads(self.stats)
         low, high = stats.get("minValues", {}).get(column), stats.get("maxValues", {}).get(column)
         return None if low is None or high is None else (low, high)
@@ -119,8 +117,6 @@ class _ParquetFileWriter:
 
     @property
     def size(self) -> int:
-        # The position of the stream counts the row groups that were written, compressed. The footer is missing until
-        # the writer is closed, so the final size is read after that.
         return int(self.sink.tell())
 
     def close(self) -> DataFile:

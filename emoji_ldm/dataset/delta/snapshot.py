@@ -29,7 +29,6 @@ def open_table(store: Store, spec: TableSpec, version: int | None) -> DeltaTable
         try:
             delta = DeltaTable(store.table_uri(spec.name), version, storage_options=store.storage_options())
         except TableNotFoundError:
-            # A missing table is a normal state: the first commit creates it, and until then it has no rows.
             return None
     _check_schema(store, spec, delta)
     return delta

@@ -86,7 +86,6 @@ def _rewritten_without(table: CommitTarget, file: DataFile, keys: Sequence[str])
 
     Three checks, the cheapest first: the bounds in the log, the file's key column (cached), and only then its rows.
     """
-    # An upsert touches a few of many files, and on S3 each further check costs at least one request per file.
     bounds, column = file.bounds(table.spec.key), table.spec.key
     # Both positions are equal if no wanted key lies between the smallest and the largest of the file. Appending a null
     # character to the largest gives the next possible text, so that a key equal to it counts as inside.
@@ -97,7 +96,6 @@ def _rewritten_without(table: CommitTarget, file: DataFile, keys: Sequence[str])
     if not pc.any(pc.is_in(table.keys_of(file.path), dropped)).as_py():
         return None
 
-    # Rows are streamed, a row group at a time, since a file of images need not fit into memory twice.
     def remaining_rows() -> Iterator[pa.Table]:
         with table.read_errors(), store.filesystem.open_input_file(source) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=ROW_GROUP_ROWS):

@@ -80,7 +80,6 @@ def _on_s3(target: Store) -> Iterator[Store]:
     # anything.
     if not target.root.partition("/")[2]:
         raise ConfigError(f"export target {target.uri} is a whole bucket; name a prefix in it: {target.uri}/NAME")
-    # This checks bucket and permissions before the first image is encoded.
     target.check_conditional_writes()
     # A marker is taken as the trace of an export that was killed, so what lies below may be deleted. Two exports to one
     # prefix at the same time are not told apart from that.
@@ -99,7 +98,6 @@ def _on_s3(target: Store) -> Iterator[Store]:
 
 def _clear(target: Store) -> None:
     """Delete all but the marker, so that the next attempt clears up again if this one is killed here."""
-    # The prefix may hold many thousands of objects, so they are listed once and deleted one by one.
     infos = target.filesystem.get_file_info(fs.FileSelector(target.root, recursive=True))
     for info in infos:
         if info.type == fs.FileType.File and info.base_name != UNFINISHED_MARKER:

@@ -22,8 +22,6 @@ from emoji_ldm.dataset.formats.export_options import ExportPlan, Row
 from emoji_ldm.schemas import IMAGE_TYPE
 from emoji_ldm.store import Store
 
-# Downloads are resumed by file and readers share the files out among themselves, so shards should be many rather than
-# large.
 ROWS_PER_SHARD = 10_000
 # The viewer refuses scans of more than 286 MiB, and a row group is the least that it scans.
 MAX_GROUP_ROWS, MAX_GROUP_BYTES = 100, 64_000_000
@@ -55,7 +53,6 @@ def write_huggingface(output: Store, rows: Iterable[Row], plan: ExportPlan) -> N
             parts[row["part"]].add(row)
         for name, part in parts.items():
             sizes[name] = part.close()
-    # The card comes last, because it states the sizes of the shards.
     features = {name: _feature(kind) for name, kind in COLUMNS.items()}
     output.write(dataset_card(plan, features, sizes).encode(), "README.md")
 
@@ -116,7 +113,6 @@ class _SplitWriter:
 
 
 def _writer(sink: Any) -> pq.ParquetWriter:
-    # Parquet sets compression and dictionaries per leaf column, whose path differs from the name for structs and lists.
     leaves = [leaf for name, kind in COLUMNS.items() for leaf in _leaves(name, kind)]
     compression = {leaf: COMPRESSION.get(leaf, "zstd") for leaf in leaves}
     # A dictionary pays for values that repeat. PNG bytes are all distinct, so it would only cost memory.

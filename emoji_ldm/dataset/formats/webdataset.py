@@ -15,8 +15,6 @@ from emoji_ldm.dataset.formats.atomic_output import open_output_file
 from emoji_ldm.dataset.formats.export_options import ExportPlan, Row
 from emoji_ldm.store import Store
 
-# Readers stream whole shards and shuffle them as units: 100 MB is large enough for sequential reading, and small enough
-# to give every worker several.
 SHARD_BYTES = 100_000_000
 SHARD_ROWS = 10_000
 JSON_FIELDS = (

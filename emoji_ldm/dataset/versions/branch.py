@@ -43,7 +43,6 @@ def create_branch(store: Store, name: str, start: str = "") -> dict[str, Any]:
     # As for tags, no vacuum may delete the base's files between the check that they exist and the ref that protects
     # them.
     with store_lock(store, f"branch {name}") as lock:
-        # This checks that the files of all versions exist; from here on the lock keeps them from being deleted.
         line, versions = refs.versions_at(store, start)
         folder = f"branches/{name}-{uuid.uuid4().hex[:8]}"
         for table, version in versions.items():

@@ -35,8 +35,6 @@ def compact(table: Table, run: RunInfo, *, file_bytes: int = TARGET_FILE_BYTES) 
     Rows are streamed, one row group at a time. Writers may commit meanwhile: appended files are not touched, and a
     group of which another writer replaced a file is left as it is.
     """
-    # The groups are formed once, on the version that the table was opened at; what others append afterwards waits for
-    # the next compaction.
     groups = list(_groups(table.live_files().values(), file_bytes))
     before = len(table.live_files())
     # Reading and writing, which may take minutes, happen before the commit. The plan below only exchanges names, so a
@@ -84,6 +82,5 @@ def _join(table: Table, group: Sequence[DataFile]) -> DataFile:
                 for batch in pq.ParquetFile(stream).iter_batches(ROW_GROUP_ROWS):
                     yield pa.Table.from_batches([batch])
 
-    # One file per group, whatever its size, since a group ends as soon as its parts reach the target.
     (joined,) = write_files(table.store, table.store.path(table.path), table.spec, rows(), file_bytes=None)
     return joined

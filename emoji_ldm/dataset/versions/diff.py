@@ -133,10 +133,7 @@ class _RowHashes:
     @classmethod
     def read(cls, table: Table, sources: Iterable[str], only: Collection[str] | None) -> _RowHashes:
         chosen = None if only is None else pa.array(only, pa.string())
-        # The empty parts give the concatenations below a type and a width when there is no file to read.
         keys, hashes = [pa.array([], pa.string())], [np.empty((0, len(table.spec.schema) - 1), np.int64)]
-        # Paths are unordered sets by now; sorting makes the order of reads, and of the first error, the same in every
-        # run.
         for source in sorted(sources):
             with table.read_errors(), table.store.filesystem.open_input_file(source) as stream:
                 for batch in _batches(pq.ParquetFile(stream), table.spec.key, chosen):
@@ -168,7 +165,6 @@ def _hashes(column: pa.Array) -> NDArray[np.int64]:
         column = column.cast(pa.int64())
     values: Iterable[Any] = column.to_pylist()
     if pa.types.is_list(kind):
-        # Python hashes tuples, but not lists.
         values = (None if value is None else tuple(value) for value in values)
     elif not (pa.types.is_string(kind) or pa.types.is_binary(kind)):
         # In Python, hash(-1) equals hash(-2), and each NaN object has a hash of its own. Texts of numbers have neither

@@ -85,7 +85,6 @@ def store_lock(store: Store, holder: str) -> Iterator[StoreLock]:
     )
     try:
         polling(_try_acquire, lock)
-    # Naming the holder tells the user whether to wait or, if that command has died, when the lease ends.
     except RetryError:
         other = _read_holder(store)
         raise DatasetError(
@@ -102,7 +101,6 @@ def store_lock(store: Store, holder: str) -> Iterator[StoreLock]:
 
 def _try_acquire(lock: StoreLock) -> bool:
     lock.until = datetime.now(UTC) + LOCK_DURATION
-    # The common case: nobody holds the lock, and the conditional write lets exactly one of several commands create it.
     if lock.store.write_if_absent(lock.to_bytes(), *LOCK_PATH):
         return True
     holder = _read_holder(lock.store)

@@ -46,7 +46,6 @@ def restore(point: Point, table: Table, run: RunInfo) -> RestoreResult:
         ConfigError: The point is on another branch than the table.
         DatasetError: The old version lost files to a vacuum, or a vacuum is running.
     """
-    # The old version is opened as a table of its own, pinned, so that it is read by the same code as any other.
     old = point.table(table.spec)
     # Version numbers of one branch mean nothing in another.
     if point.store.branch != table.store.branch:
@@ -64,8 +63,6 @@ def restore(point: Point, table: Table, run: RunInfo) -> RestoreResult:
         live = table.live_files()
         add = [target[path] for path in target if path not in live]
         remove = [live[path] for path in live if path not in target]
-        # The rows are equal already, such as after a restore that was run twice: an empty version would only lengthen
-        # the log.
         if not add and not remove:
             return None
         counts.update(added=sum(f.num_rows for f in add), removed=sum(f.num_rows for f in remove))
@@ -130,7 +127,6 @@ def revert(table: Table, version: int, run: RunInfo) -> RestoreResult:
 
 def _changed_shard_states(new: Table, old: Table, first: int) -> dict[str, bool]:
     """{app id: whether it is done at `old`} of the shards that versions from `first` on to `new` marked otherwise."""
-    # Marks that did not change are left out, so that the entry says only what the restore changes.
     return {name: old.committed(name) for name, done in shard_states(new, first).items() if done != old.committed(name)}
 
 
@@ -139,7 +135,6 @@ def _restored_rows(old: Table, undone: TableDiff, keys: list[str]) -> Iterable[p
     chosen = pa.array(keys, pa.string())
     unchanged_files = set(undone.b.live_files())
     for path in old.live_files():
-        # A file that the commit left alone cannot hold a row that it removed or changed.
         if path not in unchanged_files:
             with old.read_errors(), old.store.filesystem.open_input_file(old.resolve(path)) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(ROW_GROUP_ROWS):

@@ -84,7 +84,6 @@ def plan_vacuum(store: Store, policy: RetentionPolicy) -> VacuumPlan:
     for table in tables:
         for tag in table.only_tagged:
             kept_by_tag.setdefault(tag, []).append(f"{table.name}@{table.pinned[tag]}")
-    # The user is told which versions will be unreadable, since a deleted file cannot be brought back.
     lost_versions = {table.name: versions for table in tables if (versions := table.versions_of(files))}
     return VacuumPlan(files, len(unused) - len(files), kept_by_tag, lost_versions, foreign_folders)
 
@@ -127,7 +126,6 @@ class _TableReferences:
 
     def used(self) -> Iterator[str]:
         """Files of the versions that are kept."""
-        # The newest version is always part of it, whatever the policy says: the tables must stay readable.
         keep = self.history | {*self.pinned.values(), self.newest}
         # A file with several lifetimes occurs once for each, and a single one that meets a kept version protects it.
         return (path for path, versions in self.files if not keep.isdisjoint(versions))
@@ -194,8 +192,6 @@ def _retained_versions(table: Table, keep_history: str) -> set[int]:
 def _dropped_versions(table: Table, pinned: dict[str, int], drop: Sequence[str]) -> set[int]:
     name, versions = table.spec.name, set[int]()
     for word in drop:
-        # A word that means nothing is refused and not ignored: the user believes that it frees space, or that it names
-        # another version.
         match = refs.PINNED_PATTERN.fullmatch(word)
         if not match or match[1] not in TABLES:
             raise ConfigError(f"{word!r} is not TABLE@VERSION ({', '.join(TABLES)})")
@@ -203,7 +199,6 @@ def _dropped_versions(table: Table, pinned: dict[str, int], drop: Sequence[str])
         if match[1] != name or table.store.branch:
             continue
         version = int(match[2])
-        # A tag promises that its version stays readable, so it has to be deleted in a command of its own.
         if holders := [tag for tag, pinned_version in pinned.items() if pinned_version == version]:
             raise ConfigError(f"{word} is pinned by tag {holders[0]}: emoji-ldm dataset tag {holders[0]} --delete")
         if version >= table.version:
@@ -218,8 +213,6 @@ def _data_files(store: Store) -> tuple[dict[str, fs.FileInfo], list[str]]:
     branches = {facts["folder"] for facts in refs.branches(store).values()}
     files, foreign = dict[str, fs.FileInfo](), set[str]()
     for folder in FOLDERS:
-        # One recursive listing per folder is far cheaper on S3 than asking for each file, and gives size and time as
-        # well.
         selector = fs.FileSelector(store.path(folder), allow_not_found=True, recursive=True)
         with store.io_errors(f"list {folder}"):
             infos = store.filesystem.get_file_info(selector)
@@ -261,7 +254,6 @@ def format_vacuum(plan: VacuumPlan, freed: int | None) -> str:
     if freed is None:
         lines += [f"  {path[-64:]:<64}  {size:>12,}" for path, size in list(plan.files.items())[:MAX_PATHS]]
         lines += [f"  ... and {len(plan.files) - MAX_PATHS:,} more"] if len(plan.files) > MAX_PATHS else []
-    # A dry run speaks of what would happen, a real one of what has happened.
     verb = "could" if freed is None else "can"
     for name, versions in plan.lost_versions.items():
         lines.append(f"{name}: {len(versions):,} versions {verb} no longer be read ({_format_range(versions)})")
