@@ -97,7 +97,7 @@ class LatentSet:
     captions: list[str]  # distinct, sorted; "" is among them
     caption_indices: list[list[int]]  # per image: indices of its captions in `captions`
     states: list[Moments]  # per caption: (tokens, width), views of the columns
-    empty_index: int  # of "", for classifier-free guidance
+    empty_index: int  # index of "" in `captions`, for classifier-free guidance
     num_uncaptioned: int  # images left out because they have no good caption
     versions: dict[str, int]  # {table: version read}
 

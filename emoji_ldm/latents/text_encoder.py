@@ -78,7 +78,7 @@ class TextEncoder:
     model: Any  # transformers model, evaluation mode
     tokenizer: Any
     key: str  # hash of weights, vocabulary and tokenisation: equal key, equal states
-    width: int  # of a token's state
+    width: int  # width of a token's state
     max_tokens: int  # longest caption, special tokens included
     masked: bool  # padding is masked and zero; else every position up to max_tokens counts as real
 

@@ -36,7 +36,7 @@ VAE_CLASSES = {
     "VQModel": QuantizedAutoencoder,
     "QuantizedAutoencoder": QuantizedAutoencoder,
 }
-VAE_SUBFOLDERS = ("vae", "vqvae")  # of a pipeline
+VAE_SUBFOLDERS = ("vae", "vqvae")  # where a pipeline keeps its autoencoder
 # It is part of the key: raise it when the result of `to_square` or `to_tensor` changes, so that old latents are not
 # mistaken for those of the new pixels.
 PREPROCESSING_VERSION = 1

@@ -16,7 +16,7 @@ from emoji_ldm.model.identity_init import NUM_GROUPS, init_identity
 HIDDEN_WEIGHT = 0.1
 # Weight of the distance to the codebook: at 1 the latents drift away from the vectors, and many of these go unused.
 CODEBOOK_WEIGHT = 10.0
-GRADIENT_WEIGHT = 0.5  # of the error of neighbour differences relative to the error of values
+GRADIENT_WEIGHT = 0.5  # weight of the error of neighbour differences, relative to the error of values
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Any:

@@ -14,7 +14,7 @@ from emoji_ldm.errors import ModelError
 from emoji_ldm.model.lora import fuse_adapters, save_adapters, select_trainable
 from emoji_ldm.model.unet import build_unet, load_unet
 
-UNET_PREFIX = "unet."  # of its weights' names in a denoiser
+UNET_PREFIX = "unet."  # prefix of the U-Net's weights in a denoiser
 # Part of a text encoder that reads the token states and changes none.
 POOLER_NAME = "pooler."
 
@@ -54,9 +54,9 @@ def build_denoiser(
     """The network of `config`, with `requires_grad` set on trained parameters; the same on every rank.
 
     Args:
-        config: See `emoji_ldm.config.train.unet`.
+        config: The section `train`; `emoji_ldm.config.train.unet` explains its fields.
         latent_shape: `(C, h, w)` of the latents.
-        width: Of a token's state.
+        width: Width of a token's state.
         text_encoder: A transformers encoder if it is trained: all of it that token states depend on.
 
     Raises:
@@ -84,9 +84,9 @@ def export_unet(
     are fused into the weights they belong to.
 
     Args:
-        config: Of the training.
-        latent_shape: As in `build_denoiser`.
-        width: As in `build_denoiser`.
+        config: The section `train` that the weights were trained with.
+        latent_shape: `(C, h, w)` of the latents.
+        width: Width of a token's state.
         weights: `{name in the denoiser: whole tensor}` of all trained parameters; a text encoder's are ignored.
         lora_folder: Where adapters, if there are any, are written as `pytorch_lora_weights.safetensors` too.
 

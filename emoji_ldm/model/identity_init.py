@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 NUM_LANES = 4  # red, green, blue, alpha
-NUM_GROUPS = NUM_LANES  # of every group norm: one lane each
+NUM_GROUPS = NUM_LANES  # groups of every group norm, one per lane
 # Standard deviation 0.05, a fortieth of the range of a lane.
 INITIAL_LOGVAR = -6.0
 # Mean square of pixel values in [-1, 1] over emoji, which are mostly background.

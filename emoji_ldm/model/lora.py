@@ -11,7 +11,7 @@ import torch
 from emoji_ldm.config import TrainConfig
 from emoji_ldm.errors import ConfigError
 
-NUM_SHOWN_NAMES = 4  # names in an error
+NUM_SHOWN_NAMES = 4  # names that an error message lists
 
 
 def select_trainable(unet: Any, config: TrainConfig) -> None:

@@ -15,7 +15,7 @@ from emoji_ldm.latents.pipeline_source import local_folder, resolve_checkpoint_p
 SHAPE_FIELDS = ("block_out_channels", "attention", "layers_per_block", "num_heads")
 # The presets scratch-32 and scratch-64 reproduce a network that was first written by hand; manifests record its size
 # for comparison.
-REFERENCE_SHAPE = ((256, 512), ("CrossAttnDownBlock2D", "DownBlock2D"), 2, 8)  # of the preset scratch-64
+REFERENCE_SHAPE = ((256, 512), ("CrossAttnDownBlock2D", "DownBlock2D"), 2, 8)  # shape of preset scratch-64
 REFERENCE_PARAMETERS = 72_993_540
 
 

@@ -63,10 +63,10 @@ class PendingSave:
     """What a save needs besides the snapshot, fixed at its step."""
 
     step: int
-    path: str  # of the checkpoint in the store
+    path: str  # path of the checkpoint in the store
     render_previews: bool  # whether a sample grid is due
-    updates: int  # of Adam
-    log: str  # the log up to the step; rank 0's
+    updates: int  # Adam's updates so far
+    log: str  # the log up to the step on rank 0, empty on the others
 
 
 class AsyncCheckpointer:

@@ -30,7 +30,7 @@ from emoji_ldm.train.manifest import recorded_config
 from emoji_ldm.train.resume import STATE_FOLDER, read_shard_indexes, state_file_reader
 from emoji_ldm.train.training_args import CHECKPOINT_KINDS
 
-PARTIAL_PREFIX = ".emoji-ldm-"  # of the names of unfinished exports
+PARTIAL_PREFIX = ".emoji-ldm-"  # prefix of the folders of unfinished exports
 CARD_FILE, FACTS_FILE = "README.md", "emoji_ldm.json"  # description of an export: for people, for programs
 EXPORTED_FOLDERS = {"train": "pipeline", "autoencoder": "vae"}
 STORED_WEIGHTS = {"ema": AVERAGE_NAMES[0], "ema2": AVERAGE_NAMES[1], "raw": "weight"}
@@ -53,8 +53,8 @@ def export_checkpoint(config: Config, request: ExportRequest, folder: Path, cach
 
     Args:
         config: Gives `store`, and `run` for its newest checkpoint.
-        request: See there.
-        folder: Is created.
+        request: Which weights of which checkpoint to export.
+        folder: The folder to write; it is created if it does not exist.
         cache: Local folder for files of a store that is not local.
 
     Raises:

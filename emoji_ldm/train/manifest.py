@@ -18,7 +18,8 @@ from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.store import Store
 from emoji_ldm.train.training_args import RunContext, TrainingArgs
 
-CONFIG_VERSION = 2  # of the names in a recorded configuration; raised with a migration in `recorded_config`
+# Version of the option names in a recorded configuration. A change raises it and adds a migration to `recorded_config`.
+CONFIG_VERSION = 2
 
 # Options that decide what the tensors of a checkpoint are or mean. All others, such as the learning rate or the batch
 # size, may change between a checkpoint and the training that goes on from it.
@@ -109,10 +110,10 @@ def refuse_mismatch(
     """Raise ModelError if what the checkpoint's tensors depend on differs from what is to be trained.
 
     Args:
-        checkpoint: Named in the error.
-        manifest: The checkpoint's.
-        config: Its section `args.section` is compared with the recorded one.
-        args: Name the section.
+        checkpoint: The checkpoint that the error names.
+        manifest: Its manifest.
+        config: The configuration whose section `args.section` is compared with the recorded one.
+        args: The settings of the training, which name the section.
         facts: The task's `manifest_facts`, where it is built already; see `FIXED_FACTS`.
     """
     theirs = recorded_config(manifest).get(args.section, {})

@@ -35,7 +35,8 @@ from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.training_args import RunContext, TrainingArgs
 
 BYTES_PER_VALUE = 4  # all stored state is fp32
-DISK_OVERHEAD_FACTOR = 1.25  # for what lies beside the state: frozen parts of the pipeline, logs, samples
+# Allows for what lies beside the state: frozen parts of the pipeline, logs, samples.
+DISK_OVERHEAD_FACTOR = 1.25
 OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
@@ -49,7 +50,7 @@ def check_disk_space(
     is removed. The bytes of existing checkpoints of the run are subtracted.
 
     Args:
-        context: Its scratch folder is checked, and its store if that is a local one.
+        context: The run's folders: the scratch folder is checked, and the store if it is local.
         args: `keep_last`, and which averages are kept.
         ranks: Each rank checks its own disks.
         facts: The task's: num_parameters (trained), num_weights (all).

@@ -46,8 +46,8 @@ class ResumeState:
 
     step: int
     log_lines: Sequence[training_metrics.MetricsLine]  # the log up to there
-    num_updates: int = 0  # of Adam: steps without those that were skipped
-    note: str = ""  # for the user: which damaged checkpoints were passed over
+    num_updates: int = 0  # Adam's updates so far: steps without those that were skipped
+    note: str = ""  # tells the user which damaged checkpoints were passed over
 
 
 def checkpoint_tensors(

@@ -28,8 +28,8 @@ class TrainingArgs:
     """The settings of one training run; see `TrainConfig` and `AutoencoderConfig` for their meaning and defaults."""
 
     # All fields are named as in the configuration: `build_training_args` copies them by name.
-    section: str  # of the configuration; also the folder of the run's logs
-    kind: str  # of the checkpoints
+    section: str  # section of the configuration, and folder of the run's logs
+    kind: str  # kind of the checkpoints
     steps: int
     batch_size: int
     micro_batch_size: int | None

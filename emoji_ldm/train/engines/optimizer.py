@@ -119,7 +119,8 @@ class AdamMoments:
             from emoji_ldm.train.engines.bitsandbytes_compat import init_state
 
             init_state(self.optimizer, key)
-        elif not state:  # as AdamW makes them at its first step
+        elif not state:
+            # The same tensors that AdamW makes at its first step.
             state["step"] = torch.zeros((), dtype=torch.float32, device=key.device)
             state |= {kind: torch.zeros_like(key) for kind in MOMENT_NAMES}
         return state

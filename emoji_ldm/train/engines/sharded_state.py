@@ -43,8 +43,8 @@ class CorruptStateError(Exception):
 class ShardSlice:
     """A run of a parameter's elements, and where it lies in the local shards."""
 
-    name: str  # of the parameter
-    shape: tuple[int, ...]  # of the whole parameter
+    name: str  # name of the parameter
+    shape: tuple[int, ...]  # shape of the whole parameter
     start: int  # first element, counted in the flattened parameter
     length: int
     shard: int  # index in `TrainingEngine.master_shards()`
@@ -59,7 +59,7 @@ class StoredSlice:
     name: str
     start: int  # first element, counted in the flattened parameter
     length: int
-    byte_offset: int  # of its first byte in the file
+    byte_offset: int  # position of its first byte in the file
     crc: int
 
 
@@ -67,10 +67,10 @@ class StoredSlice:
 class ShardIndex:
     """What a rank records of its file once that is written. The names of these fields are keys of the JSON file."""
 
-    file: str  # beside the index
+    file: str  # name of the data file, which lies beside the index
     size: int
-    updates: int  # of Adam: steps without those that were skipped
-    shapes: dict[str, tuple[int, ...]]  # of the parameters it has slices of
+    updates: int  # Adam's updates so far: steps without those that were skipped
+    shapes: dict[str, tuple[int, ...]]  # {name: shape} of the parameters that have slices in the file
     pieces: list[StoredSlice]
 
     def to_json(self) -> bytes:
@@ -81,7 +81,7 @@ class ShardIndex:
 
     @staticmethod
     def from_json(data: bytes) -> ShardIndex:
-        """The inverse; CorruptStateError if the data is no index."""
+        """The index in a file's content; CorruptStateError if the content is no index."""
         try:
             found = json.loads(data)
             shapes = {name: tuple(shape) for name, shape in found["shapes"].items()}

@@ -33,7 +33,7 @@ class MetricsTracker(Protocol):
         ...
 
     def close(self, *, done: bool) -> None:
-        """The training is finished, or had to end before."""
+        """Finish: `done` says whether the training reached its last step."""
         ...
 
 
@@ -46,7 +46,7 @@ class AsyncTracker:
         """Start the thread.
 
         Args:
-            name: In notes.
+            name: The name of the tracker in notes.
             build: Makes the tracker; called in the thread, as it may load packages and connect.
             owns: Whether this group may still write for its run, see `run_fencing`.
             retry_on_error: Whether to go on after failures rather than turn the tracker off.

@@ -23,7 +23,7 @@ from emoji_ldm.train.training_args import TrainingArgs
 NUM_REMEMBERED_WINDOWS = 25  # windows whose norms define what is usual
 # Before so many of both there is no limit: norms are large in the first steps, and a median of few windows is noise.
 MIN_WINDOWS, MIN_STEPS = 5, 20
-MAX_BAD_STEPS_IN_A_ROW = 20  # as many end the training
+MAX_BAD_STEPS_IN_A_ROW = 20  # so many bad steps in a row end the training
 NUM_SHOWN_STEPS = 3  # bad steps that a log line lists
 
 
@@ -107,6 +107,7 @@ class SpikeGuard:
             if finite
             else "is not finite"
         )
+        # A gradient that is not finite exceeds every limit, so a higher spike_factor would not help then.
         remedy = f"lower {section}.lr (now {args.lr:g})"
         remedy += f", or raise {section}.spike_factor" if finite else ""
         remedy += ", or use precision=fp32" if args.precision != "fp32" else ""

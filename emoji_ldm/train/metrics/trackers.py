@@ -56,7 +56,8 @@ class JsonLinesTracker:
 
     def __init__(self, context: RunContext, args: TrainingArgs, name: str) -> None:
         self.store, self.parts, self.name = context.store, ("runs", context.config.run, args.section), name
-        self._text, self._count = "", 0  # of all lines but the last, which may still get a note
+        # Text and number of all lines but the last, which may still get a note.
+        self._text, self._count = "", 0
 
     def log_lines(self, lines: LogLines) -> None:
         """Write the file."""

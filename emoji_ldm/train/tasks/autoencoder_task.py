@@ -63,7 +63,7 @@ class AutoencoderTask:
         return to_tensor(np.where(mirrored, chosen[:, :, ::-1], chosen), 4), torch.from_numpy(draws.noise)
 
     def loss(self, forward: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> Tensor:
-        """See `emoji_ldm.model.autoencoder.AutoencoderLoss`."""
+        """The reconstruction loss plus the cost of the latents, see `AutoencoderLoss`."""
         device = next(self.module.parameters()).device
         loss: Tensor = forward(*(tensor.to(device, non_blocking=True) for tensor in batch))
         return loss.float()

@@ -47,7 +47,7 @@ class DiffusionTask:
         """Build the network for the set's latents and token states.
 
         Args:
-            config: See `config.train`.
+            config: The run's configuration; its section `train` describes network and objective.
             latents: What is learned.
             frozen: The models that made the latents.
             preview: Draws sample grids, if any.

@@ -39,7 +39,8 @@ from emoji_ldm.train.training_args import PreviewFunction, RunContext
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif", ".tif", ".tiff"}
 LIST_FILE = "prompts.csv"  # see emoji_ldm.generate.output_folder
-GENERATED_FOLDER = "generated"  # below a class folder: images generated because the user's are too few
+# Folder below a class folder, for images that were generated because the user's are too few.
+GENERATED_FOLDER = "generated"
 MAX_SIDE_PX = 16384
 REMEDY = "convert it to JPEG or PNG, or remove it from the folder"
 

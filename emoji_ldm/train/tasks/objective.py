@@ -56,7 +56,7 @@ def alphas_cumprod(start: float, end: float) -> Tensor:
 
 
 def rescale_zero_terminal_snr(cumprod: Tensor) -> Tensor:
-    """The same, shifted and scaled so that the last timestep has no signal (arXiv 2305.08891, algorithm 1)."""
+    """`alphas_cumprod`, shifted and scaled so that the last timestep has no signal (arXiv 2305.08891, algorithm 1)."""
     # Without it even the last timestep keeps a little of the image, by which the network learns the mean brightness. A
     # sampler starts from pure noise, and would draw every image of medium brightness.
     root = cumprod.sqrt()

@@ -27,7 +27,7 @@ from emoji_ldm.store import Store
 from emoji_ldm.train.tasks.objective import Objective, check_scheduler
 
 PACKAGE = __name__.partition(".")[0]
-TEXT_ENCODER_PREFIX = "text_encoder."  # of its weights' names in a denoiser
+TEXT_ENCODER_PREFIX = "text_encoder."  # prefix of the text encoder's weights in a denoiser
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ def export_pipeline(config: Config, frozen: FrozenModels, weights: Mapping[str, 
     If it has a text encoder or autoencoder of this package, it needs `trust_remote_code=True`: see `copy_custom_code`.
 
     Args:
-        config: Of the run.
-        frozen: See `load_frozen`.
+        config: The run's configuration.
+        frozen: The autoencoder and text encoder that `load_frozen` returns.
         weights: `{name in the denoiser: whole tensor}` of all trained parameters; the others are as at the start.
-        folder: Is created; adapters are also written into its folder `lora`.
+        folder: The folder to create; adapters are also written into its subfolder `lora`.
 
     Raises:
         ModelError: The weights belong to another network than `config.train` describes.
