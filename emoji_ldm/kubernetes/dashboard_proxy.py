@@ -36,9 +36,13 @@ def open_dashboard(kubectl: Kubectl) -> Iterator[str]:
                            "create it with: emoji-ldm cluster up --overlay NAME")  # fmt: skip
     # Ray reads the token from the environment only, so it is set for the time of the block.
     before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+    # An empty local port lets the system choose a free one, and kubectl prints which. Loopback only: the dashboard runs
+    # code, and other machines must not reach it through this one.
     process = kubectl.popen("port-forward", f"service/{CLUSTER}-head-svc", ":8265", "--address", "127.0.0.1",
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     try:
+        # The environment is restored afterwards, so that a later command of this process does not send the token
+        # elsewhere.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
         yield _forwarded_address(process)
     finally:
@@ -53,6 +57,7 @@ def _forwarded_address(process: subprocess.Popen[str]) -> str:
     """The local address that kubectl prints once it listens; ClusterError if it ends instead."""
     assert process.stdout is not None
     assert process.stderr is not None
+    # kubectl prints the line when it listens, and closes its output without it if it cannot.
     if found := FORWARDED.search(process.stdout.readline()):
         return f"http://{found[1]}"
     process.terminate()

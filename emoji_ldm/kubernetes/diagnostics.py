@@ -48,8 +48,9 @@ def is_condition_true(obj: KubeObject, name: str) -> bool:
 
 
 def queue_reason(obj: KubeObject, namespace: NamespaceState) -> str:
-    """Why Kueue has not admitted it; "" if it has, or does not manage it."""
+    """Why Kueue has not admitted a job or cluster; "" if it has, or if Kueue does not manage it."""
     # An elastic job gets a new Workload for every size; the newest counts.
+    # Finished ones are left out, since an elastic job keeps the Workloads of its earlier sizes for a while.
     workloads = [one for one in _owned_by(obj, "Workload", namespace) if not is_condition_true(one, "Finished")]
     if workloads:
         return _workload_reason(workloads[-1])
@@ -61,6 +62,8 @@ def queue_reason(obj: KubeObject, namespace: NamespaceState) -> str:
 
 def _workload_reason(workload: KubeObject) -> str:
     spec, quota = workload.get("spec") or {}, condition(workload, "QuotaReserved")
+    # The order is that of a Workload's life, backwards: deactivation ends everything, an admitted one does not wait,
+    # and an evicted one may still show the quota of before.
     if spec.get("active") is False:
         return _with_message("Kueue deactivated it", condition(workload, "Evicted") or quota)
     if is_condition_true(workload, "Admitted"):
@@ -77,19 +80,21 @@ def _workload_reason(workload: KubeObject) -> str:
 
 
 def pods_reason(pods: Iterable[KubeObject]) -> str:
-    """Why the first of these Pods that does not run does not; "" if all run."""
+    """The first of these Pods that does not run, and why; "" if all run."""
     return next((f"Pod {pod['metadata']['name']}: {reason}" for pod in pods if (reason := pod_reason(pod))), "")
 
 
 def pod_reason(pod: KubeObject) -> str:
     """Why a Pod does not run; "" if it does, or is done."""
     status = pod.get("status") or {}
+    # A Pod that is being deleted is on its way out, so whatever it reports is not the reason for anything.
     if status.get("phase") == "Succeeded" or pod["metadata"].get("deletionTimestamp"):
         return ""
     if gates := (pod.get("spec") or {}).get("schedulingGates"):
         return f"scheduling is gated by {', '.join(gate['name'] for gate in gates)}"
     if condition(pod, "PodScheduled").get("status") == "False":
         return _with_message("cannot be scheduled", condition(pod, "PodScheduled"))
+    # Init containers come first: until they are done, the others can only be waiting.
     for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
         if reason := _container_reason(container):
             return reason
@@ -102,10 +107,13 @@ def _container_reason(container: Mapping[str, Any]) -> str:
     name, state = container["name"], container.get("state") or {}
     waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
     last = (container.get("lastState") or {}).get("terminated") or {}
+    # An image of this project without a registry exists only on the user's machine, so the remedy is a command and not
+    # a registry.
     if waiting.get("reason") in IMAGE_PULL_REASONS:
         image = str(container.get("image"))
         remedy = f"; kind load docker-image {image} --name emoji-ldm" if LOCAL_IMAGE.search(image) else ""
         return f"{name} cannot pull its image {image} ({waiting['reason']}){remedy}"
+    # A container in CrashLoopBackOff waits now and failed before: its last state has the exit code that explains it.
     if waiting and waiting.get("reason") not in CREATING_REASONS:
         after = f" after {last.get('reason')} (exit code {last.get('exitCode')})" if last else ""
         return f"{name} is waiting: {waiting.get('reason')}{after}{_suffix(waiting.get('message'))}"
@@ -119,6 +127,7 @@ def event_reason(obj: KubeObject, namespace: NamespaceState) -> str:
     involved = obj["kind"], obj["metadata"]["name"]
     found = [event for event in namespace.of_kind("Event") if event.get("type") == "Warning"
              and (event["involvedObject"].get("kind"), event["involvedObject"].get("name")) == involved]  # fmt: skip
+    # Events of the two APIs have different fields for their time; both are ISO 8601, so they sort as text.
     newest = max(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default=None)
     return f"{newest.get('reason')}: {_first_line(newest.get('message'))}" if newest else ""
 
@@ -151,6 +160,7 @@ def _unready_cluster_reason(name: str | None, namespace: NamespaceState) -> str:
 def job_reason(job: KubeObject, namespace: NamespaceState) -> str:
     """Why a RayJob waits or has failed; "" if nothing says so."""
     status = job.get("status") or {}
+    # An ended job has written down its reason. Its cluster may be gone, and what is left of it would mislead.
     if status.get("jobDeploymentStatus") in ("Complete", "Failed"):
         return ": ".join(filter(None, (status.get("reason"), _first_line(status.get("message")))))
     if reason := queue_reason(job, namespace) or _unready_cluster_reason(status.get("rayClusterName"), namespace):
@@ -171,8 +181,10 @@ def service_reason(service: KubeObject, namespace: NamespaceState) -> str:
         if reason := _unready_cluster_reason(cluster_status.get("rayClusterName"), namespace):
             return reason
         for app in (cluster_status.get("applicationStatuses") or {}).values():
+            # The builder of the application waits for a checkpoint before any deployment exists (ray_jobs/serve.py,
+            # build_app).
             if app.get("status") == "DEPLOYING" and not app.get("serveDeploymentStatuses"):
-                return "deploying: waiting until the store contains its checkpoint"  # ray_jobs/serve.py, build_app
+                return "deploying: waiting until the store contains its checkpoint"
             if app.get("status") != "RUNNING":
                 return f"{str(app.get('status')).lower().replace('_', ' ')}: {_last_line(app.get('message'))}"
     return event_reason(service, namespace) or _first_line(condition(service, "Ready").get("message"))
@@ -180,6 +192,7 @@ def service_reason(service: KubeObject, namespace: NamespaceState) -> str:
 
 def controller_reason(obj: KubeObject, namespace: NamespaceState) -> str:
     """Why a StatefulSet or Job lacks Pods; "" if nothing says so."""
+    # A claim without a warning is normal: many storage classes bind it only when its Pod is scheduled.
     claims = [claim for claim in namespace.of_kind("PersistentVolumeClaim")
               if (claim.get("status") or {}).get("phase") == "Pending" and event_reason(claim, namespace)]  # fmt: skip
     volumes = "; ".join(f"volume {claim['metadata']['name']}: {event_reason(claim, namespace)}" for claim in claims)

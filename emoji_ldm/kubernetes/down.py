@@ -14,7 +14,8 @@ from emoji_ldm.progress import print_status
 RAY_KINDS = ("RayCronJob", "RayJob", "RayService", "RayCluster")
 ORIGINATED_LABEL = "ray.io/originated-from-crd"  # on RayClusters that KubeRay created for a job or service
 KEPT_KINDS = ("Namespace", "Secret", "CustomResourceDefinition", "PersistentVolumeClaim")
-WAIT = ("--ignore-not-found", "--wait=true", "--timeout=360s")  # KubeRay may take five minutes to clean Redis
+# KubeRay may take five minutes to clean Redis, during which a finalizer keeps the RayCluster.
+WAIT = ("--ignore-not-found", "--wait=true", "--timeout=360s")
 
 
 def run(kubectl: Kubectl, overlay: Overlay, *, yes: bool, volumes: bool) -> int:
@@ -29,8 +30,11 @@ def run(kubectl: Kubectl, overlay: Overlay, *, yes: bool, volumes: bool) -> int:
         print_status("nothing was deleted")
         return 1
     known = kubectl.api_resources
+    # kubectl fails for kinds that the cluster does not serve, such as those of an operator that was removed before.
     existing = [obj for obj in overlay.objects
                 if (obj["apiVersion"], obj["kind"]) in known and obj["kind"] not in KEPT_KINDS]  # fmt: skip
+    # Submitted jobs are not objects of the overlay: they are found by the label of the template that they were made
+    # from.
     if "rayjobs.ray.io" in known.values():
         label = f"{SUBMIT_LABEL}=true"
         kubectl.run("delete", "rayjobs.ray.io", "--namespace", NAMESPACE, "--selector", label, *WAIT)

@@ -28,8 +28,10 @@ POLL_S = 2.0
 DIAGNOSE_EVERY_S = 10.0
 LOG_DRAIN_TIMEOUT_S = 15.0  # how long to wait for the rest of the log after the job has ended
 MAX_OUTAGE_S = 300.0  # how long a cluster that has answered before may be unreachable
-OVERLAP_S = 60  # of a resumed log; kubectl takes up to 45 s to notice a dead connection
+# How far a resumed log reaches back: kubectl takes up to 45 s to notice a dead connection.
+OVERLAP_S = 60
 INTERRUPTED = 130
+# The exit code of the command is known only from the text of the reason.
 EXIT_CODE = re.compile(r"exit code (\d+)")
 
 
@@ -75,6 +77,8 @@ class _LogStream:
             self.last_connected = datetime.now(UTC)
             return
         pod = newest_submitter(self.kubectl, self.name)
+        # A process that ended with 0 has printed the whole log of its Pod. Only a new Pod, or a lost connection, needs
+        # another.
         if pod is None or (pod == self.pod and self.process is not None and self.process.returncode == 0):
             return
         # kubectl has no cursor, only a time: some lines are printed twice rather than lost.
@@ -102,6 +106,8 @@ class _LogStream:
     def drain(self) -> None:
         """Print the rest of the log, and that of an attempt which began and ended since the last poll."""
         self.end(LOG_DRAIN_TIMEOUT_S)
+        # A short attempt may begin and end between two polls, and it is often the one whose error the user wants to
+        # see.
         if newest_submitter(self.kubectl, self.name) not in (None, self.pod):
             self.ensure_streaming()
             self.end(LOG_DRAIN_TIMEOUT_S)
@@ -123,6 +129,7 @@ class _OutageTolerance:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         now = time.monotonic()
+        # Any answer ends the outage, also a refusal: the cluster is there. Errors of other kinds are passed on.
         if not isinstance(error, ClusterUnreachable):
             self.last_answer, self.reported = now, False
             return False
@@ -146,6 +153,7 @@ def _log(kubectl: Kubectl, name: str) -> Iterator[_LogStream]:
 def newest_submitter(kubectl: Kubectl, name: str) -> str | None:
     """Name of the newest submitter Pod of a job, which prints its log; None if none has started yet."""
     pods = kubectl.list_objects("pods", "--selector", f"job-name={name}")
+    # A Pod that is pending has no log, and kubectl would fail on it.
     started = [pod for pod in pods if (pod.get("status") or {}).get("phase") in ("Running", "Succeeded", "Failed")]
     last = max(started, key=_created_at, default=None)
     return str(last["metadata"]["name"]) if last else None
@@ -158,6 +166,7 @@ def _created_at(obj: KubeObject) -> str:
 def _follow_to_end(kubectl: Kubectl, name: str, log: _LogStream) -> StatusRow:
     printed, diagnosed_at, tolerance = "", -math.inf, _OutageTolerance()
     row: StatusRow | None = None
+    # There is no sleep before the first question, so that a job which has ended already is reported at once.
     while row is None or row.state not in (DONE, FAILED):
         if row is not None:
             time.sleep(POLL_S)
@@ -165,7 +174,8 @@ def _follow_to_end(kubectl: Kubectl, name: str, log: _LogStream) -> StatusRow:
             row = _row(kubectl, name)
             if row.state == WAITING and time.monotonic() - diagnosed_at < DIAGNOSE_EVERY_S:
                 continue
-            if row.state == WAITING:  # the reason is in other objects, which may be many, so it is looked up less often
+            # The reason is in other objects, which may be many, so it is looked up less often than the state.
+            if row.state == WAITING:
                 diagnosed_at = time.monotonic()
                 row = next(
                     (row for row in status.read_status(kubectl)[0] if (row.kind, row.name) == ("job", name)), row

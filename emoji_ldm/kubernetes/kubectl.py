@@ -21,8 +21,10 @@ from emoji_ldm.kubernetes.lint.rendering import KubeObject
 
 NAMESPACE = "emoji-ldm"
 REQUEST_TIMEOUT_S = 300
-DELETE_TIMEOUT_S = 900  # longer than kubectl itself waits (`down.WAIT`), once for every object
-KLOG_LINE = re.compile(r"^[IWEF]\d{4} |^Warning: |^I\d")  # log lines, which repeat the error in other words
+# Longer than kubectl itself waits (`down.WAIT`), which it does once for every object.
+DELETE_TIMEOUT_S = 900
+# Log lines of kubectl's libraries, which repeat the error in other words.
+KLOG_LINE = re.compile(r"^[IWEF]\d{4} |^Warning: |^I\d")
 
 
 class ClusterUnreachable(ClusterError):
@@ -67,6 +69,8 @@ class Kubectl:
             ClusterError: No kind can be listed.
         """
         done = self._run("get", kinds, "--namespace", NAMESPACE, "--output", "json", "--ignore-not-found")
+        # kubectl prints what it may read and fails for the rest, so output beside a refusal is a partial answer, not an
+        # error.
         if done.returncode and not (done.stdout.strip() and "(Forbidden)" in done.stderr):
             raise explain_error(done.stderr)
         refused = sorted(set(re.findall(r'cannot list resource "([^"]+)"', done.stderr)))
@@ -91,11 +95,14 @@ class Kubectl:
 
         Kinds of an aggregated API that does not answer (metrics, for example) are missing.
         """
+        # kubectl fails if any API does not answer, but prints the others. An installation should not depend on the API
+        # for metrics.
         done = self._run("api-resources", "--no-headers")
         if done.returncode and not done.stdout.strip():
             raise explain_error(done.stderr)
         found = {}
         for line in done.stdout.splitlines():
+            # The column of short names may be empty, so columns are counted from both ends.
             name, *_, version, _namespaced, kind = line.split()
             found[version, kind] = f"{name}.{version.partition('/')[0]}" if "/" in version else name
         return found
@@ -150,6 +157,8 @@ UNKNOWN_CONTEXT = re.compile(
 
 def explain_error(stderr: str) -> ClusterError | ConfigError:
     """An error for what kubectl printed: one line, with a remedy if one is known."""
+    # The checks below go from the most certain to the vaguest: many errors mention a timeout or a refused connection
+    # somewhere.
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not KLOG_LINE.match(line)]
     text = lines[0] if lines else "kubectl failed without a message"
     more = f" (and {len(lines) - 1} more errors)" if len(lines) > 1 and text.startswith("Error from") else ""
@@ -168,7 +177,8 @@ def explain_error(stderr: str) -> ClusterError | ConfigError:
     if found := re.search(
         r'(\w+)(?:\.\w+)* "([^"]+)" is invalid.*(?:field is immutable|updates to statefulset spec)', stderr, re.S
     ):
-        kept = " --cascade=orphan" if found[1].lower() == "statefulset" else ""  # keeps its Pods and volumes
+        # A StatefulSet that is deleted without its Pods adopts them again when it is created anew.
+        kept = " --cascade=orphan" if found[1].lower() == "statefulset" else ""
         remedy = f"delete it, then run this again: kubectl -n {NAMESPACE} delete {found[1].lower()} {found[2]}{kept}"
         return ClusterError(f"{found[1]} {found[2]} cannot be changed in place; {remedy}")
     if "conflict" in text and "Apply failed" in text:

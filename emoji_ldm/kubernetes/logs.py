@@ -37,9 +37,13 @@ def run(kubectl: Kubectl, job: str, *, go_on: bool, tail: int, ray_job: Callable
             return ray_job(job, address, commands=dashboard_proxy.COMMANDS)
     if job in PODS:
         print_status(f"the log files of Ray are in the bucket at {LOG_FILES}/{job}/ if the overlay has component logs")
+        # Several Pods write at once, so each line starts with its Pod. kubectl follows at most five logs unless told
+        # otherwise.
         return _stream(kubectl, "--selector", PODS[job], "--all-containers", "--prefix", "--max-log-requests=50",
                        *_options(go_on, tail if tail >= 0 else 100))  # fmt: skip
     name = _resolve(kubectl, job)
+    # To follow the whole log is to follow the job: across attempts and lost connections, with its exit status at the
+    # end.
     if go_on and tail < 0:
         return follow(kubectl, name)
     pod = newest_submitter(kubectl, name)
@@ -82,5 +86,6 @@ def _stream(kubectl: Kubectl, *arguments: str) -> int:
         print_status(f"\nto see it again: kubectl -n {NAMESPACE} logs {' '.join(arguments)}")
         return 130
     finally:
+        # kubectl may still run if the wait was interrupted; one that has ended is not affected.
         process.terminate()
         process.wait()

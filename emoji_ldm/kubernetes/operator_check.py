@@ -34,11 +34,15 @@ def check_operators(overlay: Overlay, known: dict[tuple[str, str], str]) -> list
     charts = _charts(overlay)
     required = {(str(obj["apiVersion"]), str(obj["kind"])) for obj in overlay.objects}
     if any(_uses_gateway(obj) for obj in overlay.of_kinds("RayService")):
+        # KubeRay creates these objects itself during an upgrade, so no manifest names their kinds. Without them the
+        # first upgrade would fail long after the installation.
         required |= {("gateway.networking.k8s.io/v1", kind) for kind in ("Gateway", "HTTPRoute")}
     missing = sorted(required - set(known))
     missing_charts = list(dict.fromkeys(CHARTS.get(version.partition("/")[0], "") for version, _ in missing))
     if missing:
         kinds = ", ".join(sorted({kind for _, kind in missing}))
+        # In the order of the file, since some charts need others: Kueue's webhooks, for example, take certificates from
+        # cert-manager.
         commands = "; ".join(install_command(name, charts) for name in charts if name in missing_charts)
         remedy = commands or "is this cluster new enough? k8s/versions.yaml names the version of Kubernetes"
         raise ClusterError(f"the cluster does not serve {kinds}; install their operator, then run this again: {remedy}")

@@ -15,7 +15,8 @@ from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.overlay import Overlay
 
-ACCESS_KEY = "AWS_ACCESS_KEY_ID"  # MinIO accepts 3 to 20 characters for it, and 8 to 40 for the secret key
+# MinIO accepts 3 to 20 characters for it, and 8 to 40 for the secret key.
+ACCESS_KEY = "AWS_ACCESS_KEY_ID"
 
 
 def required_secrets(overlay: Overlay) -> dict[str, list[str]]:
@@ -35,16 +36,20 @@ def ensure(kubectl: Kubectl, overlay: Overlay) -> list[str]:
     """
     keys = required_secrets(overlay)
     existing = {obj["metadata"]["name"]: set(obj.get("data") or {}) for obj in kubectl.list_objects("secrets")}
+    # An existing Secret is never changed: its values may be in use by a store that holds data.
     for name, present in existing.items():
         if lacking := [key for key in keys.get(name, ()) if key not in present]:
             raise ClusterError(f"Secret {name} in namespace {NAMESPACE} lacks the key {', '.join(lacking)}; "
                                f"add it, or delete the Secret and run this again")  # fmt: skip
     missing = [name for name in keys if name not in existing]
+    # An overlay without a StatefulSet has its store and Redis elsewhere, where a random password would be a wrong one.
     if missing and not overlay.of_kinds("StatefulSet"):
         commands = "; ".join(_command(name, keys[name]) for name in missing)
         raise ClusterError(f"Secret {', '.join(missing)} is missing, and its value exists outside of this overlay; "
                            f"create it from there: {commands}")  # fmt: skip
     if missing:
+        # The objects go through standard input, so that no value appears in a list of processes. `create` fails if
+        # somebody else was faster, where `apply` would overwrite what clients already use.
         kubectl.run("create", "--filename", "-", input_objects=[_random(name, keys[name]) for name in missing])
     return missing
 

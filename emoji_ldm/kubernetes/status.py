@@ -40,8 +40,11 @@ def read_status(kubectl: Kubectl) -> tuple[list[StatusRow], list[str]]:
         ClusterError: The namespace does not exist, or nothing in it may be read.
     """
     served = set(kubectl.api_resources.values())
+    # One call for all kinds: rows and reasons are then those of one moment, and a hundred jobs cost one request per
+    # kind.
     objects, refused = kubectl.list_readable(",".join(kind for kind in KINDS if kind in served))
     namespace = NamespaceState(tuple(objects))
+    # An empty namespace and a missing one look alike in the output of kubectl.
     if not namespace.objects and kubectl.get("namespace", NAMESPACE) is None:
         raise ClusterError(f"there is no namespace {NAMESPACE} on {kubectl.describe_context()}; create it with: "
                            "emoji-ldm cluster up --overlay NAME")  # fmt: skip
@@ -66,6 +69,7 @@ def format_table(rows: list[StatusRow]) -> str:
 def next_command(rows: list[StatusRow]) -> str:
     """The command to type next: what a newcomer to the system would want after this state."""
     jobs = [row for row in rows if row.kind == "job"]
+    # The first condition that holds decides, from what blocks everything to what is merely next.
     if any(row.kind in ("server", "setup", "cluster") and row.state in (WAITING, FAILED) for row in rows):
         return "emoji-ldm cluster status"
     if running := next((row.name for row in jobs if row.state not in (DONE, FAILED)), ""):
@@ -76,6 +80,7 @@ def next_command(rows: list[StatusRow]) -> str:
         return (
             f"kubectl -n {NAMESPACE} port-forward svc/serve-serve-svc 8000, then emoji-ldm sets create 'a happy blob'"
         )
+    # The furthest stage counts, not the last one: an early stage may be repeated at any time.
     done = [row.stage for row in jobs if row.state == DONE]
     last = max((STAGES.index(stage) for stage in done if stage in STAGES), default=-1)
     last = len(STAGES) - 1 if "pipeline" in done else last

@@ -33,10 +33,12 @@ class StatusRow:
 def build_rows(namespace: NamespaceState) -> Iterator[StatusRow]:
     """All rows, in the order of dependency: the store comes first, jobs and queues last."""
     for obj in [*namespace.of_kind("StatefulSet"), *namespace.of_kind("Deployment"), *namespace.of_kind("Job")]:
-        if not _owner(obj):  # a submitter belongs to its RayJob
+        # A submitter is a Job as well, but it belongs to the row of its RayJob.
+        if not _owner(obj):
             yield _server_or_setup(obj, namespace)
     for cluster in namespace.of_kind("RayCluster"):
-        if not _owner(cluster):  # the cluster of a job or service is part of that row
+        # The cluster of a job or service is part of that row.
+        if not _owner(cluster):
             yield _row("cluster", cluster, _cluster_state(cluster), diagnostics.cluster_reason(cluster, namespace))
     for service in namespace.of_kind("RayService"):
         yield _service(service, namespace)
@@ -59,6 +61,8 @@ def job_row(job: KubeObject, namespace: NamespaceState) -> StatusRow:
 def job_state(job: KubeObject) -> str:
     """The state of a RayJob: waiting, running, done or failed."""
     status = job.get("status") or {}
+    # A RayJob has two states: that of its objects (jobDeploymentStatus) and that of its command (jobStatus). It is done
+    # only if both say so: a command that was stopped leaves a complete deployment as well.
     deployment = status.get("jobDeploymentStatus") or ""
     if deployment in END_STATES:
         return DONE if status.get("jobStatus", "SUCCEEDED") == "SUCCEEDED" and deployment == "Complete" else FAILED
@@ -67,6 +71,7 @@ def job_state(job: KubeObject) -> str:
 
 def stage_of(job: KubeObject) -> str:
     """The stage of a RayJob, from its label, or from the first word of its name."""
+    # A submitted job has a name of its own, and jobs of a RayCronJob carry no labels, so several places are tried.
     template = ((job.get("spec") or {}).get("submitterPodTemplate") or {}).get("metadata") or {}
     labels = {**(template.get("labels") or {}), **(job["metadata"].get("labels") or {})}
     return str(labels.get("emoji-ldm/stage") or job["metadata"]["name"].split("-")[0])
@@ -91,7 +96,8 @@ def _server_or_setup(obj: KubeObject, namespace: NamespaceState) -> StatusRow:
         reason = diagnostics.controller_reason(obj, namespace) or _message(diagnostics.condition(obj, "Failed"))
         return _row("setup", obj, state, "" if ready else reason)
     status = obj.get("status") or {}
-    rolled_out = status.get("updatedReplicas", 0) >= status.get("replicas", 0)  # no Pod of an older version is left
+    # A rollout is over when no Pod of an older version is left; until then the old Pods may still count as ready.
+    rolled_out = status.get("updatedReplicas", 0) >= status.get("replicas", 0)
     ready = _is_current(obj) and rolled_out and status.get("readyReplicas", 0) >= obj["spec"].get("replicas", 1)
     return _row(
         "server", obj, READY if ready else WAITING, "" if ready else diagnostics.controller_reason(obj, namespace)
@@ -115,6 +121,8 @@ def _service(service: KubeObject, namespace: NamespaceState) -> StatusRow:
         diagnostics.is_condition_true(service, "Ready") or status.get("serviceStatus") == "Running"
     )
     reason = diagnostics.service_reason(service, namespace)
+    # The old cluster serves until the new one is ready, so an upgrade that is stuck is no outage and needs a state of
+    # its own.
     if ready and diagnostics.is_condition_true(service, "UpgradeInProgress"):
         return _row("service", service, UPGRADING, reason)
     return _row("service", service, READY if ready else WAITING, "" if ready else reason)
@@ -125,6 +133,7 @@ def _job_reason(job: KubeObject, namespace: NamespaceState) -> str:
     if state == DONE:
         return ""
     failed = (job.get("status") or {}).get("failed") or 0
+    # `failed` counts the attempts before this one, which only a retried job has.
     attempt = f"attempt {failed + 1}" if failed and state != FAILED else ""
     return ", ".join(filter(None, (attempt, "" if state == RUNNING else diagnostics.job_reason(job, namespace))))
 

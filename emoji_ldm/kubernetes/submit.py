@@ -19,7 +19,8 @@ from emoji_ldm.kubernetes.overlay import Overlay
 from emoji_ldm.kubernetes.up import apply
 from emoji_ldm.progress import print_status
 
-MAX_NAME = 47  # KubeRay appends suffixes to the name of a RayJob
+# KubeRay appends suffixes to the name of a RayJob, and names of Services have at most 63 characters.
+MAX_NAME = 47
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # DNS-1035
 CONFIG = "emoji-ldm.yaml"
 
@@ -79,6 +80,7 @@ def template(overlay: Overlay, stage: str) -> KubeObject:
     """
     if stage not in overlay.jobs:
         known = ", ".join(overlay.jobs) or "none"
+        # A misspelt stage is the most likely mistake, so the message ends with what was probably meant.
         near = difflib.get_close_matches(stage, overlay.jobs, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"overlay {overlay.name} has no job {stage!r}; it has: {known}{hint}")
@@ -100,6 +102,8 @@ def validate_config(overlay: Overlay, job: KubeObject, words: Sequence[str]) -> 
         raise ConfigError(f"job {job['metadata']['name']} of overlay {overlay.name} mounts no ConfigMap with {CONFIG}")
     text = str(config_maps[0]["data"][CONFIG])
     with tempfile.TemporaryDirectory() as folder:
+        # The loader takes a path, as `--config` does, so that the job and this check read the configuration in the same
+        # way.
         path = Path(folder, CONFIG)
         path.write_text(text, encoding="utf-8")
         try:
@@ -128,6 +132,7 @@ def _create(kubectl: Kubectl, job: KubeObject, configs: list[KubeObject]) -> Non
     try:
         if configs:
             apply(kubectl, configs)
+        # `create` rather than `apply`: a second job of the same name is a mistake, and must not change the first.
         kubectl.run("create", "--filename", "-", input_objects=[job])
     except ClusterError as error:
         if f'namespaces "{NAMESPACE}" not found' in str(error) or "no matches for kind" in str(error):

@@ -42,6 +42,7 @@ def run(kubectl: Kubectl, overlay: Overlay, timeout_s: float) -> int:
     _apply_when_ready(kubectl, overlay.of_kinds(*FIRST_KINDS), deadline)
     if created := secrets.ensure(kubectl, overlay):
         print_status(f"created Secrets with random values: {', '.join(created)}")
+    # RayJobs that are templates would start to run if they were applied.
     rest = [obj for obj in overlay.objects if obj["kind"] not in FIRST_KINDS and not is_submitted(obj)]
     _apply_when_ready(kubectl, rest, deadline)
     print_status(f"applied {len(rest)} objects in namespace {NAMESPACE}; waiting until they are ready")
@@ -70,6 +71,8 @@ def require_no_findings(overlay: Overlay) -> None:
 
 def apply(kubectl: Kubectl, objects: list[KubeObject]) -> None:
     """Apply objects on the server, as `kubectl apply --server-side -k` does."""
+    # The server merges the fields, so that fields set by controllers survive, and large objects need no annotation that
+    # repeats them.
     kubectl.run("apply", "--server-side", "--filename", "-", input_objects=objects)
 
 
@@ -78,6 +81,7 @@ def _apply_when_ready(kubectl: Kubectl, objects: list[KubeObject], deadline: flo
         try:
             return apply(kubectl, objects)
         except ClusterError as error:
+            # Other errors are mistakes, which waiting does not cure.
             if not OPERATOR_STARTING.search(str(error)) or time.monotonic() > deadline:
                 raise
             print_status(f"an operator is not ready yet: {error}")
@@ -94,6 +98,8 @@ def _wait(kubectl: Kubectl, deadline: float) -> list[StatusRow]:
             if row.kind not in ("job", "queue") and printed.get((row.kind, row.name)) != (row.state, row.reason):
                 printed[row.kind, row.name] = row.state, row.reason
                 print_status(f"  {row.kind} {row.name}: {row.state}{f', {row.reason}' if row.reason else ''}")
+        # A failed setup job or cluster does not recover by itself, so there is nothing to wait for. Servers and
+        # services may.
         failed = next((row for row in rows if row.kind in ("setup", "cluster") and row.state == FAILED), None)
         if failed:
             raise ClusterError(f"{failed.kind} {failed.name} failed: {failed.reason or 'no reason given'}")

@@ -75,8 +75,8 @@ def refusal_messages(policy: KubeObject, obj: KubeObject, namespace: KubeObject)
     """
     spec = policy["spec"]
     # The order is that of the API server: resource rules, then match conditions, then variables, which later variables
-    # and the validations may read. Exclusions, selectors and parameters of policies are not evaluated, since the
-    # overlays use none.
+    # and the validations may read. Namespace selectors of bindings are not evaluated, so objects of every namespace are
+    # judged.
     if not _matches(spec.get("matchConstraints", {}).get("resourceRules", []), obj):
         return []
     known: dict[str, Any] = {"object": obj, "namespaceObject": namespace, "variables": {}}

@@ -47,6 +47,7 @@ class CostLedger:
         pools = self.fleet.pools.values()
         nodes = {pool.name: len(pool.nodes) for pool in pools}
         used = sum(node.pool.size[2] - node.free[2] for node in self.fleet.nodes())
+        # Pods without a node wait in the queues of their pool, so both together are all Pods that exist.
         pods = sum(len(node.pods) for node in self.fleet.nodes()) + sum(1 for pool in pools for _ in pool.pending())
         there = sum(pool.size[2] * nodes[pool.name] for pool in pools)
         now = self.fleet.env.now
@@ -65,6 +66,7 @@ class CostLedger:
         self.billed_usd += self._price(node)
         self.node_s[node.pool.name] += self.fleet.env.now - node.ordered_at
 
+    # A listener of `on_pod_ended`: a Pod is charged once, when its whole time on the node is known.
     def charge(self, pod: SimulatedPod) -> None:
         """Charge a Pod's run for its share of the node: of its GPUs if it has any, otherwise of its CPUs."""
         if pod.node is None:
@@ -79,6 +81,7 @@ class CostLedger:
     def close(self) -> None:
         """Bill and charge for nodes and Pods that still exist."""
         for node in self.fleet.nodes():
+            # Nodes and Pods stay where they are, so a second call would count them twice.
             for pod in node.pods.values():
                 self.charge(pod)
             self.bill(node)

@@ -18,6 +18,8 @@ SLOW_POLL_S = 60.0  # interval for the load of a service, and for repeating a re
 
 def autoscale(run: RayClusterRun) -> SimPyProcess:
     """Scale a run to its target until it is evicted or ends."""
+    # An eviction starts a new epoch, and the next admission starts an autoscaler of its own. Comparing epochs ends this
+    # one; otherwise two of them would scale the same run.
     epoch, env = run.epoch, run.env
     surplus_since: float | None = None
     while epoch == run.epoch:
@@ -30,6 +32,8 @@ def autoscale(run: RayClusterRun) -> SimPyProcess:
             _grow(run, target - desired)
         elif surplus_since is not None and env.now - surplus_since >= run.spec.idle_timeout_s:
             _shrink(run, desired - target)
+        # A refused scale-up leaves a reason on the run and is tried once a minute: the quota of others is freed by the
+        # minute, not by the second, and every attempt is an event.
         yield env.timeout(SLOW_POLL_S if run.spec.is_service or run.reason else run.plane.rates.autoscaler_s)
         if epoch == run.epoch:
             run.notify()  # the load of a service may have changed, so its progress is settled at the old load
@@ -51,6 +55,7 @@ def _grow(run: RayClusterRun, missing: int) -> None:
         more = min(missing, group.max_replicas - run.desired[group.name])
         if more <= 0:
             continue
+        # Quota comes before Pods, as with Kueue's elastic jobs: Pods that were created first would start without quota.
         refusal = run.plane.admission.grow(run.workload, group.pod_set(more))
         run.reason = f"scale-up by {more} {group.name} waits: {refusal}" if refusal else ""
         if not refusal:
@@ -70,5 +75,6 @@ def _shrink(run: RayClusterRun, surplus: int) -> None:
             pod.is_surplus = True
             run.desired[group.name] -= 1
             surplus -= 1
+            # The Pod ends before its quota is freed, so that no other run gets quota that is still in use.
             run.end(pod, "scaled down")
             run.plane.admission.shrink(run.workload, group.pod_set(1))

@@ -32,11 +32,14 @@ def run(words: Sequence[str], *, manifests: Path, seed: int | None, output: Path
         sys.stdout.write(json.dumps(result) + "\n")
     else:
         _print(result, output)
+    # A scenario that cannot be carried out is a failure for scripts, although the simulation itself worked.
     given_up = any(run["stage"] == "deactivated" for run in result["open"])
     return 1 if any(result["invariants"].values()) or given_up else 0
 
 
 def _require_simpy() -> None:
+    # SimPy belongs to the optional dependencies of cluster commands, so its absence is a mistake of installation and
+    # not of the program.
     try:
         import simpy  # noqa: F401
     except ImportError:
@@ -44,6 +47,8 @@ def _require_simpy() -> None:
 
 
 def _simulate(words: Sequence[str], manifests: Path, seed: int | None) -> dict[str, Any]:
+    # Imported late, because building the command line imports this module and most commands need neither SimPy nor
+    # Rich.
     from emoji_ldm.kubernetes.simulation.report import summarize
     from emoji_ldm.kubernetes.simulation.scenario import load
     from emoji_ldm.kubernetes.simulation.simulation import ClusterSimulation

@@ -25,10 +25,13 @@ class KubeRayOperator:
     def __init__(self, env: simpy.Environment, rates: ControlPlaneRates) -> None:
         self.env, self.rates = env, rates
         self.reconcilers = simpy.Resource(env, rates.reconcile_concurrency)
+        # The earliest time of the next API call of any reconciler: a token bucket without a burst.
         self._next_call = 0.0
 
     def reconcile(self, fixed_s: float, calls: Iterable[Callable[[], None]]) -> SimPyProcess:
         """Occupy a reconciler for `fixed_s` and then for one API call per Pod, in order."""
+        # An object holds its reconciler until its last Pod is created, as KubeRay reconciles one object in one go.
+        # Large clusters therefore delay the small ones behind them.
         with self.reconcilers.request() as slot:
             yield slot
             yield self.env.timeout(fixed_s)

@@ -48,6 +48,7 @@ class GangAdmission:
         """Queue a workload; the event is triggered once it holds quota for all its Pods."""
         workload.reason = workload.reason or "waiting to be tried for the first time"
         admission = self.env.event()
+        # heapq yields the smallest entry first, so the priority is negated.
         heapq.heappush(self._untried, (-workload.priority, workload.created, next(self._numbers), workload, admission))
         self._wake()
         return admission
@@ -61,6 +62,7 @@ class GangAdmission:
     def grow(self, workload: QueuedWorkload, pod_set: PodSet) -> str:
         """Take quota for more Pods of an admitted elastic workload, all or none; returns '' or why there is none."""
         # The new Pods must have the flavor of the others: they belong to the same worker group.
+        # The current usage includes what the workload holds already, so only the new Pods have to fit.
         usage, _, reason = self._assign_one(workload.queue, pod_set, {}, (workload.flavors[pod_set.name],))
         if not reason:
             self._take(workload, usage)
@@ -122,6 +124,7 @@ class GangAdmission:
                 self._take(workload, usage)
                 admission.succeed()
                 return True
+            # Only the first refused workload blocks its queue; those behind it are set aside without being tried.
             if self._queue(workload.queue).strict:
                 self._blocked[workload.queue] = workload.name
         self._refused.append(entry)
@@ -131,6 +134,8 @@ class GangAdmission:
         """The total usage and the flavor of each pod set, or why one of them gets none."""
         total: Usage = {}
         flavors: dict[str, str] = {}
+        # Pod sets are assigned one after the other, each on top of what the earlier ones use, and nothing is taken
+        # before the last one fits. That makes the admission atomic.
         for pod_set in workload.pod_sets:
             order = self._queue(workload.queue).flavors
             usage, flavor, reason = self._assign_one(workload.queue, pod_set, total, order)
@@ -161,6 +166,7 @@ class GangAdmission:
         if key not in queue.quotas:
             return f"resource {resource} unavailable in flavor {flavor} of queue {name}"
         maximum, free = cohort.max_capacity(queue, key), cohort.available(queue, key)
+        # Two different answers for the user: a request beyond the maximum will never fit, a missing rest fits later.
         if requested > maximum:
             amounts = f"{_format_amount(resource, requested)} > {_format_amount(resource, maximum)}"
             return f"insufficient quota for {resource} in flavor {flavor}, request > maximum capacity ({amounts})"

@@ -17,6 +17,7 @@ NOTICE_S = 120.0  # between the notice and the loss of an EC2 spot machine
 def spot_lifetime(fleet: NodeFleet, node: SimulatedNode) -> SimPyProcess:
     """Interrupt a spot node after an exponentially distributed time, so that its age has no influence."""
     if node.pool.spec.spot and node.pool.spec.loss_per_h:
+        # The exponential distribution has no memory, as spot capacity is taken back for reasons outside of the node.
         rng = random.Random(f"{fleet.seed}:life:{node.number}")
         yield fleet.env.timeout(rng.expovariate(node.pool.spec.loss_per_h / 3600))
         yield from interrupt(fleet, node)
@@ -24,6 +25,7 @@ def spot_lifetime(fleet: NodeFleet, node: SimulatedNode) -> SimPyProcess:
 
 def interrupt(fleet: NodeFleet, node: SimulatedNode) -> SimPyProcess:
     """Give two minutes of notice, in which the node takes no new Pods and its Pods save or drain, then remove it."""
+    # A node that is gone, or has received its notice already, is not interrupted twice.
     if not node.ready:
         return
     node.ready = False
@@ -40,6 +42,7 @@ def interrupt(fleet: NodeFleet, node: SimulatedNode) -> SimPyProcess:
 def spot_storm(fleet: NodeFleet, number: int, at_s: float, share: float, log: list[dict[str, float]]) -> SimPyProcess:
     """Interrupt a share of all spot nodes at once, and record it in `log`."""
     yield fleet.env.timeout(at_s)
+    # Booting nodes are spared, as they have no Pods yet.
     nodes = [node for node in fleet.nodes() if node.ready and node.pool.spec.spot]
     chosen = random.Random(f"{fleet.seed}:storm:{number}").sample(nodes, round(share * len(nodes)))
     log.append({"at_s": fleet.env.now, "lost": len(chosen), "of": len(nodes)})

@@ -24,7 +24,8 @@ INVARIANTS = (
     "pods ended twice",
     "min available",
 )
-MARGIN_S = 60.0  # tolerance for the time in which a gang must be placed or evicted
+# The checker looks at samples, not at events, so a gang may be seen a while after its deadline.
+MARGIN_S = 60.0
 
 
 class InvariantChecker:
@@ -57,6 +58,7 @@ class InvariantChecker:
 
     def check_at_end(self) -> None:
         """Check that every Pod ended exactly once or still exists, and that no service had too few workers."""
+        # Two counts have to agree: the Pods that events have opened and not closed, and those that the runs still know.
         alive = {pod.number for run in self.runs for pod in run.every_pod()}
         if alive != self._open or self.num_created != self.num_ended + len(alive):
             counts = f"{self.num_created} created, {self.num_ended} ended, {len(alive)} alive"
@@ -77,6 +79,8 @@ class InvariantChecker:
                 for key, quota in queue.quotas.items():
                     if quota.maximum is not None and used[key] > quota.maximum:
                         self._violated("quota", f"{name}: {key} {used[key]} > {quota.maximum}")
+                    # Reserved quota that is idle is nobody else's to use, so it counts as used. The sum of a cohort
+                    # then never exceeds its nominal quota, whoever borrowed from whom.
                     total[key] += max(used[key], quota.reserved)
             for key, amount in total.items():
                 nominal = sum(queue.quotas[key].nominal for queue in cohort.queues.values() if key in queue.quotas)
@@ -96,6 +100,7 @@ class InvariantChecker:
     def _check_nodes(self) -> None:
         fleet = self.plane.fleet
         for pool in fleet.pools.values():
+            # A static fleet exists from the start, whatever its limit.
             if len(pool.nodes) > max(pool.spec.limit, pool.spec.static):
                 self._violated("pool limits", f"{pool.name}: {len(pool.nodes)} > {pool.spec.limit}")
         for node in fleet.changed:
@@ -109,6 +114,7 @@ class InvariantChecker:
             return
         if not run.workload.reason:
             self._violated("no reason", run.name)
+        # A run that backs off is in no queue on purpose.
         elif id(run.workload) not in waiting and "requeued" not in run.workload.reason:
             self._violated("no reason", f"{run.name} is in no queue")
 

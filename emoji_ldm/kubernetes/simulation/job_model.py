@@ -21,7 +21,8 @@ from emoji_ldm.kubernetes.simulation.quota import QueuedWorkload, SimPyProcess
 from emoji_ldm.kubernetes.simulation.scenario import WorkloadSpec
 from emoji_ldm.kubernetes.simulation.throughput import WorkProgress
 
-MAX_DRAIN_S = 110.0  # drains must end before the two minutes of notice are over
+# Drains must end before the two minutes of notice are over.
+MAX_DRAIN_S = 110.0
 
 
 class RunPhase(StrEnum):
@@ -180,6 +181,8 @@ class RayClusterRun:
         self.num_evicted += 1
         self.epoch += 1
         self.missing_since.clear()
+        # A gang lost nothing here: it stopped when its first Pod was missing, and its progress is that of the last
+        # save.
         for pod in self.every_pod() if self.spec.elastic else ():
             self._lose_work(pod)
         self.progress.set_speed(0.0)

@@ -97,6 +97,7 @@ class SimulatedNode:
         self.pods: dict[int, SimulatedPod] = {}
         self.images: dict[str, simpy.Event] = {}  # triggered once the image is pulled
 
+    # Whole numbers, as in `quota`: sums of floats would drift, and a node that exactly fits would refuse a Pod.
     def take(self, size: PodSize, sign: int = 1) -> None:
         """Occupy capacity, or free it with `sign=-1`."""
         cpu, memory, gpus = self.free
@@ -143,6 +144,7 @@ class NodeFleet:
         self, env: simpy.Environment, pools: dict[str, NodePoolSpec], rates: ControlPlaneRates, seed: int
     ) -> None:
         self.env, self.rates, self.seed = env, rates, seed
+        # Pools are independent of each other: Kueue has assigned a flavor, and with it a pool, before a Pod is created.
         self.pools = {name: NodePool(name, spec) for name, spec in pools.items()}
         # All nodes share the bandwidth of the registry, which bounds how many can pull at the same time.
         self.registry = simpy.Resource(env, max(int(rates.registry_gb_s / rates.pull_gb_s), 1))
@@ -172,6 +174,8 @@ class NodeFleet:
         node = pod.node
         if node is None:
             return
+        # The freed room may suit a waiting Pod, which must not wait until the next node boots. Only then can the node
+        # be idle.
         del node.pods[pod.number]
         node.take(pod.group.size, -1)
         if node.ready:
@@ -224,6 +228,7 @@ class NodeFleet:
             yield self.env.timeout(size_gb / self.rates.pull_gb_s)
 
     def _request_nodes(self, pool: NodePool) -> None:
+        # One batch at a time: Pods that come while it is collected are part of it.
         if not (pool.is_provisioning or pool.spec.static) and any(pool.pending()):
             pool.is_provisioning = True
             self.env.process(self._provision(pool))
@@ -275,6 +280,7 @@ def fits(size: PodSize, room: PodSize) -> bool:
 def _num_nodes(pool: NodePool) -> int:
     """How many empty nodes the waiting Pods fill, packed with next-fit as an approximation of Karpenter."""
     num, room = 0, (0, 0, 0)
+    # A Pod that is larger than a whole node fits nowhere, so no node is ordered for it; `waiting_reason` reports it.
     for size in (pod.group.size for pod in pool.pending()):
         if not fits(size, pool.size):
             continue

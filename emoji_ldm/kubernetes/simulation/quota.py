@@ -60,6 +60,7 @@ class Cohort:
 
     def __init__(self, queues: Iterable[ClusterQueue]) -> None:
         self.queues = {queue.name: queue for queue in queues}
+        # What the queues have given away together; the reserved parts stay with their queues.
         self.capacity: Usage = {}
         self.drawn: Usage = {}  # how much of the capacity all queues together use
         for queue in self.queues.values():
@@ -70,6 +71,7 @@ class Cohort:
     def available(self, queue: ClusterQueue, key: FlavorResource) -> int:
         """How much more the queue may use now, borrowed or not."""
         quota, used = queue.quotas[key], queue.used.get(key, 0)
+        # The unused part of the queue's own reserve, and what all queues together have left in the cohort.
         free = max(quota.reserved - used, 0) + self.capacity[key] - self.drawn[key]
         return free if quota.maximum is None else min(free, quota.maximum - used)
 
@@ -103,6 +105,7 @@ class PodSet:
         return {(flavor, resource): self.count * amount for resource, amount in self.requests if amount}
 
 
+# Identity rather than equality: two workloads may have the same fields, and lists of workloads are searched.
 @dataclass(eq=False)
 class QueuedWorkload:
     """A workload that waits for quota or holds it."""
@@ -126,6 +129,7 @@ def cohorts_of(specs: Mapping[str, ClusterQueueSpec]) -> list[Cohort]:
             key: ResourceQuota(n, borrowing.get(key), lending.get(key)) for key, n in _to_integers(spec.nominal).items()
         }
         queue = ClusterQueue(name, quotas, spec.strict)
+        # A cohort of one queue has nobody to borrow from, so one data structure serves both cases.
         by_cohort.setdefault(spec.cohort or name, []).append(queue)
     return [Cohort(queues) for queues in by_cohort.values()]
 

@@ -16,6 +16,7 @@ from emoji_ldm.kubernetes.simulation.scenario import WorkloadSpec
 from emoji_ldm.kubernetes.simulation.simulation import ClusterSimulation
 
 MAX_OPEN = 12  # unfinished runs that the table lists
+# Coordinates of the SVG, not pixels: the page scales it to its own width.
 PLOT_WIDTH, PLOT_HEIGHT = 560.0, 160.0
 Values = dict[str, Any]
 
@@ -53,6 +54,7 @@ def _summarize_work(simulation: ClusterSimulation, work: WorkloadSpec) -> Values
     ended = [run.ended_at for run in runs if run.phase in (RunPhase.DONE, RunPhase.FINISHING)]
     done = sum(run.progress.done for run in runs)
     cost = sum(ledger.charged_usd[run.name] for run in runs)
+    # A run that still waits has waited since its last submission, which no event has added up yet.
     waited = [run.queued_s + (now - run.waiting_since) * (run.phase is RunPhase.PENDING) for run in runs]
     wanted = sum(run.progress.requested if work.total is None else work.total for run in runs)
     return {
@@ -123,6 +125,7 @@ def _print_trust(result: Values, console: Console) -> None:
     else:
         names = ", ".join(result["invariants"])
         console.print(f"all invariants held ({names}); {result['pods']['created']:,} Pods, each ended once")
+    # An estimate is no better than its rates, so the reader is told which of them nobody has measured.
     if assumed := [row["name"] for row in result["work"] if not row["measured"]]:
         console.print(f"assumed, not measured here: the rates of {', '.join(assumed)}; --json gives their sources")
 
@@ -140,9 +143,11 @@ def print_calibration(figures: list[PublishedFigure], console: Console) -> None:
 
 def render_page(result: Values) -> str:
     """The result as a self-contained web page: charts are inline SVG, without scripts or external files."""
+    # Names and sources come from the scenario file, so they are escaped.
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     samples = result["samples"]
+    # A pool that never had a node would be a flat line at zero.
     pools = [name for name in samples[-1]["nodes"] if any(sample["nodes"][name] for sample in samples)]
     plots = [
         _plot("Nodes", samples, {name: [sample["nodes"][name] for sample in samples] for name in pools}),
@@ -161,6 +166,7 @@ def _plot(title: str, samples: list[Values], lines: dict[str, list[float]]) -> V
     # A chart library would draw smooth or log-scaled lines; nodes and dollars are counts that change in steps.
     top = max([1.0, *(value for values in lines.values() for value in values)])
     width = PLOT_WIDTH / max(samples[-1]["time_s"], 1)
+    # H and V draw to an absolute x and y, which yields the steps; y grows downwards in SVG.
     paths = {}
     for name, values in lines.items():
         steps = (
@@ -174,6 +180,7 @@ def _plot(title: str, samples: list[Values], lines: dict[str, list[float]]) -> V
 def _bar(row: Values, seconds: float) -> Values:
     """When the work waited and ran, in percent of the simulated time."""
     ended = seconds if row["ended_s"] is None else row["ended_s"]
+    # Work that never began has only a waiting part, work that never ended reaches the right edge.
     begun = ended if row["begun_s"] is None else row["begun_s"]
     times = {"waits": row["submitted_s"], "runs": begun, "ends": ended}
     return {"name": row["name"], **{name: round(100 * time / seconds, 2) for name, time in times.items()}}
@@ -182,7 +189,8 @@ def _bar(row: Values, seconds: float) -> Values:
 def work_cells(row: Values) -> dict[str, str]:
     """The cells of one row as text, by column."""
     begun, ended, per_million = row["begun_s"], row["ended_s"], row["usd_per_million"]
-    complete = row["done"] >= row["wanted"] * 0.9999  # a service drops a few requests while replicas start
+    # A service drops a few requests while replicas start; it still counts as having served all of them.
+    complete = row["done"] >= row["wanted"] * 0.9999
     done = count(row["done"]) if complete else f"{count(row['done'])} of {count(row['wanted'])}"
     return {
         "name": row["name"] if row["copies"] == 1 else f"{row['name']} x {row['copies']}",
@@ -198,6 +206,7 @@ def work_cells(row: Values) -> dict[str, str]:
 
 def span(seconds: float) -> str:
     """A duration for people, such as 42 s, 12 min, 9.6 h or 8.6 days."""
+    # Each unit is used up to 100 of it (48 hours at most), so that the number has two digits that matter.
     for limit, size, unit in ((100, 1, "s"), (6000, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}" if size < 3600 else f"{seconds / size:.1f} {unit}"

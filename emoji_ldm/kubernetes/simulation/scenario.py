@@ -19,6 +19,7 @@ PRESETS = Path(__file__).parent
 HEAD_POOL = "cpu"  # heads run on demand, because the loss of a head is not modelled
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+# The names of pools, flavors and Karpenter's NodePools are the same, so one name leads from a quota to a price.
 Amounts = dict[str, dict[str, NonNegative]]  # by flavor and resource: cores, GiB, whole GPUs
 
 
@@ -35,6 +36,7 @@ class NodePoolSpec(ScenarioSection):
     cpu: Positive
     memory_gib: Positive
     gpus: int = Field(default=0, ge=0)
+    # The price of a node, not of a Pod: what a Pod does not use is reported as idle.
     price_usd_h: NonNegative
     spot: bool = False
     limit: int = Field(ge=0)  # maximum number of nodes
@@ -50,6 +52,8 @@ class NodePoolSpec(ScenarioSection):
         return self
 
 
+# Each default is a published figure, a default of the component itself, or an assumption, and its comment says which. A
+# plan depends most on the assumptions, so they are the ones to measure on a cluster of one's own.
 class ControlPlaneRates(ScenarioSection):
     """Speed and timeouts of the control plane. `calibration` derives some defaults from published figures."""
 
@@ -146,6 +150,7 @@ class WorkloadSpec(ScenarioSection):
 
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Self:
+        # Fields are checked together here, because a forgotten one would silently give a plan of something else.
         shape = [name for name in ("workers", "most_workers", "flavors") if getattr(self, name) is not None]
         min_workers = sum(group.min_replicas for group in self.groups)
         problems = [
@@ -200,6 +205,7 @@ class Scenario(ScenarioSection):
             return f"like {work.like}: the scenario names no overlay"
         if work.queue not in self.queues:
             return f"no queue {work.queue!r} (there are: {', '.join(self.queues) or 'none'})"
+        # Every run has a head, whatever the pools of its workers.
         if HEAD_POOL not in self.pools:
             return f"no pool {HEAD_POOL!r} for its head"
         for group in work.groups:
@@ -250,6 +256,7 @@ def parse(values: dict[str, Any], where: str = "scenario") -> Scenario:
     try:
         return Scenario.model_validate(values)
     except ValidationError as error:
+        # Only the first: one misplaced section makes many fields wrong, and the others would hide the cause.
         first = error.errors()[0]
         field = ".".join(str(step) for step in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
@@ -263,6 +270,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{override!r}: an override is path=value, such as pools.gpu-spot.price_usd_h=7.5")
     *steps, last = path.split(".")
     section: Any = values
+    # A step into a list is the name of an item, since positions change whenever a scenario is edited.
     for step in steps:
         if isinstance(section, list):
             section = next((item for item in section if isinstance(item, dict) and item.get("name") == step), None)
@@ -274,6 +282,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         names = (str(item.get("name")) for item in section if isinstance(item, dict))
         raise ConfigError(f"{override!r}: name one of {', '.join(names)}")
     try:
+        # The value is YAML, so that numbers, booleans and lists have the types that they have in a file.
         section[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r} is not YAML: {' '.join(str(error).split())}") from None

@@ -15,7 +15,9 @@ from emoji_ldm.kubernetes.simulation.nodes import NodeFleet, PodGroup
 from emoji_ldm.kubernetes.simulation.quota import SimPyProcess, cohorts_of
 from emoji_ldm.kubernetes.simulation.scenario import HEAD_POOL, Scenario, WorkloadSpec
 
-HEAD_SIZE = (2000, 8192, 0)  # millicores, MiB, GPUs: as k8s/base/pods.yaml
+# Heads have one size in every overlay, so the scenario does not repeat it.
+# It is that of k8s/base/pods.yaml.
+HEAD_SIZE = (2000, 8192, 0)  # millicores, MiB, GPUs
 
 
 class ClusterSimulation:
@@ -31,6 +33,8 @@ class ClusterSimulation:
         self.runs = {work.name: self._runs_of(work) for work in scenario.work}
         self.every_run = [run for runs in self.runs.values() for run in runs]
         self.ledger = CostLedger(self.fleet)
+        # The components do not know the ledger or the checker: these listen to events, so that the simulation gives the
+        # same run without them.
         self.plane.on_pod_ended.append(self.ledger.charge)
         self.fleet.on_ready.append(lambda node: env.process(spot_lifetime(self.fleet, node)))
         self.invariants = InvariantChecker(self.plane, self.every_run)

@@ -54,6 +54,8 @@ class WorkProgress:
             if math.isclose(self.done, self.spec.total, rel_tol=1e-12):
                 self.done = self.spec.total  # a sum of many steps may miss the end by a rounding error
         elif self._until < math.inf:
+            # The load at the beginning of the step holds for the whole step; the autoscaler settles once a minute, so
+            # steps are short. Requests beyond the capacity are lost, as nothing queues them.
             load = load_per_s(self.spec, self._since)
             self.requested += load * seconds
             self.done += min(load, self.speed) * seconds
@@ -78,6 +80,7 @@ class WorkProgress:
     def lose(self, amount: float) -> None:
         """Move some of the work from done to lost; it has to be repeated."""
         self.settle()
+        # Work can be lost once only, and never more than there is.
         amount = min(amount, self.done)
         self.done -= amount
         self.lost += amount

@@ -28,6 +28,8 @@ def fill_from_overlay(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         return values
     manifests = render(folder, str(overlay))
     queues = {obj["metadata"]["name"]: cluster_queue(obj) for obj in _of_kind(manifests, "ClusterQueue")}
+    # Values that the scenario states replace those of the manifest, so that one question ("what if the limit were
+    # 500?") needs one line.
     for name, spec in (values.get("queues") or {}).items():
         # A field of the scenario replaces that of the overlay as a whole; quotas are not merged by flavor.
         queues[name] = {**queues.get(name, {}), **spec}
@@ -35,6 +37,7 @@ def fill_from_overlay(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     for obj in _of_kind(manifests, "NodePool"):
         pool = values["pools"].get(obj["metadata"]["name"])
         if pool is not None:
+            # The scenario's own values come last and win; the limit is computed from the machine that they describe.
             pool |= {**node_pool(obj, pool), **pool}
     for work in values.get("work") or []:
         if work.get("like"):
@@ -56,6 +59,7 @@ def amount(resource: str, text: object) -> float:
 
 def duration(text: object) -> float:
     """Seconds of a Go duration such as 1h30m, or of Karpenter's Never."""
+    # A number instead of infinity, because a scenario accepts finite numbers only.
     seconds = NEVER_S if text == "Never" else duration_s(text)
     if seconds is None:
         raise ConfigError(f"{text!r} is not a duration, such as 30s or 1h30m")
@@ -85,6 +89,7 @@ def node_pool(obj: KubeObject, pool: dict[str, Any]) -> dict[str, Any]:
     """
     sizes = {"cpu": pool.get("cpu"), "memory": pool.get("memory_gib"), GPU: pool.get("gpus")}
     limits = {name: amount(name, value) for name, value in (obj["spec"].get("limits") or {}).items()}
+    # The scarcest resource decides how many nodes fit below the limits.
     nodes = [int(limit / float(size)) for name, limit in limits.items() if (size := sizes.get(name))]
     after = value_at(obj, ("spec", "disruption", "consolidateAfter"))
     return ({"limit": min(nodes)} if nodes else {}) | ({"idle_s": duration(after)} if after else {})
@@ -124,6 +129,8 @@ def _fill_groups(work: dict[str, Any], specs: list[KubeObject], pools: list[str]
         groups[0]["max_replicas"] = work["most_workers"]
     if groups and "workers" in work:
         groups[0] |= {"min_replicas": work["workers"], "max_replicas": work.get("most_workers", work["workers"])}
+        # A fixed number of workers describes one group; the others of the manifest, such as one of spot nodes, would
+        # add to it.
         groups = groups[:1]
     work.setdefault("groups", groups)
 
@@ -133,10 +140,12 @@ def worker_group(spec: KubeObject, flavors: list[str] | None, pools: list[str]) 
     pod = spec["template"]["spec"]
     container = pod["containers"][0]
     resources = container.get("resources") or {}
+    # The API server copies limits into missing requests.
     requests = {
         **(resources.get("limits") or {}),
         **(resources.get("requests") or {}),
-    }  # the API server copies limits into missing requests
+    }
+    # A group that selects no pool may run in any of them, as Kueue may assign it any flavor.
     pool = (pod.get("nodeSelector") or {}).get(POOL_LABEL)
     gpus, hosts = int(amount(GPU, requests.get(GPU, "0"))), int(spec.get("numOfHosts") or 1)
     return {
@@ -146,6 +155,7 @@ def worker_group(spec: KubeObject, flavors: list[str] | None, pools: list[str]) 
         "memory_gib": amount("memory", requests.get("memory", "1Gi")),
         "gpus": gpus,
         "image": "gpu" if gpus else "browser" if "browser" in f"{pool}{container.get('image')}" else "cpu",
+        # A replica of several hosts is several Pods, and the simulation knows Pods only.
         "min_replicas": int(spec.get("minReplicas", spec.get("replicas", 0)) or 0) * hosts,
         "max_replicas": int(spec.get("maxReplicas", spec.get("replicas", 0)) or 0) * hosts,
     }
