@@ -180,8 +180,8 @@ def publish_checkpoint(
         facts: Further fields of the manifest; `step` is required.
         sha256: {path in the folder: hex digest}, which downloads are checked against.
     """
-    # The manifest lists what the store holds now and not what the trainer believes to have written, so a file that is
-    # missing shows up when the checkpoint is loaded.
+    # Names and sizes come from the store and not from the process that publishes: every worker has written files of its
+    # own, and only the store knows them all.
     files = {name: size for name, size in file_sizes(store, path).items() if name != MANIFEST_FILE}
     # The order is the protocol (see the top of this module): the manifest makes the checkpoint exist, LATEST records
     # it.

@@ -29,7 +29,7 @@ def table_stats(tables: Mapping[str, Table]) -> dict[str, Any]:
     existing = {name: table for name, table in tables.items() if table.exists}
     if not existing:
         where = next(iter(tables.values())).store.uri
-        raise DatasetError(f"no tables in {where}; crawl fills them (emoji-ldm crawl)")
+        raise DatasetError(f"no tables in {where}; fill them with: emoji-ldm crawl")
     # Only these tables have distributions that say something about the data; of the others the counts are enough.
     parts = {"images": _images, "outcomes": _outcomes, "captions": _captions}
     data: dict[str, Any] = {"tables": {name: _table(table) for name, table in existing.items()}}

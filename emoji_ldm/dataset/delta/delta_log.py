@@ -71,8 +71,8 @@ class LogEntry:
         now = int(time.time() * 1000)
         info = {"timestamp": now, "operation": self.operation, "operationParameters": {},
                 "engineInfo": f"emoji-ldm:{__version__}", "txnId": uuid.uuid4().hex, **self.metadata}  # fmt: skip
-        # PROTOCOL.md requires `commitInfo` to be the first action only of tables with in-commit timestamps, but every
-        # writer puts it there, and readers that look at the first line alone still see who committed.
+        # PROTOCOL.md requires `commitInfo` to come first only in tables with in-commit timestamps. It is first here as
+        # well, so that the head of an entry tells who committed.
         lines: list[Action] = [{"commitInfo": info}]
         # The version of a `txn` is a number that each application counts as it likes. This one needs two states only,
         # done and undone, so that "the last one wins" is all a reader has to know.

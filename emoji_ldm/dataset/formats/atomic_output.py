@@ -53,7 +53,7 @@ def open_output_file(output: Store, *parts: str) -> Iterator[NativeFile]:
 
 @contextmanager
 def _local(folder: Path) -> Iterator[Store]:
-    # An export never mixes its files with those of another one, and never deletes what it did not write.
+    # An export never mixes its files with those that lie there already.
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _target_exists(str(folder))
     # The output is filled beside the target, so that the rename stays within one file system and is atomic.

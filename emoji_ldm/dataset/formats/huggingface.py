@@ -25,8 +25,8 @@ from emoji_ldm.store import Store
 ROWS_PER_SHARD = 10_000
 # The viewer refuses scans of more than 286 MiB, and a row group is the least that it scans.
 MAX_GROUP_ROWS, MAX_GROUP_BYTES = 100, 64_000_000
-# From 75 rows on, a row group ends after one image in 8, which its id selects. Groups thus end at the same images in
-# every export, whatever was added or removed before them.
+# From 75 rows on, a row group ends after one image in 8, which its id selects. So a little after a row that was added
+# or removed, groups end at the same images as before.
 MIN_GROUP_ROWS, GROUP_END_RATE = 75, 8
 TEXTS = pa.list_(pa.string())
 COLUMNS: dict[str, pa.DataType] = {

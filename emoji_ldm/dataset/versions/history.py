@@ -56,7 +56,7 @@ def existing_tables(store: Store, as_of: str | None, name: str = "") -> dict[str
     existing = {name: table for name, table in tables.items() if table.exists}
     if not existing:
         raise DatasetError(
-            f"no {'table ' + name if name else 'tables'} in {store.uri}; crawl fills them (emoji-ldm crawl)"
+            f"no {'table ' + name if name else 'tables'} in {store.uri}; fill them with: emoji-ldm crawl"
         )
     return existing
 

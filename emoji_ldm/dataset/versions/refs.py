@@ -113,7 +113,7 @@ def create_tag(store: Store, name: str, message: str = "", at: str | None = None
     with store_lock(store, f"tag {name}") as lock:
         line, versions = versions_at(store, at)
         if not versions:
-            raise DatasetError(f"no tables in {store.uri}; crawl fills them (emoji-ldm crawl)")
+            raise DatasetError(f"no tables in {store.uri}; fill them with: emoji-ldm crawl")
         facts = {
             "name": name,
             "time": timestamp_now(),
@@ -183,7 +183,7 @@ def newest_versions(store: Store) -> dict[str, int]:
         if now == before:
             return now
         before = now
-    raise DatasetError(f"tables of {store.uri} change all the time; stop the writers for a moment")
+    raise DatasetError(f"tables of {store.uri} change too often to be read at one moment; stop the writers and try again")
 
 
 def check_name(store: Store, name: str) -> None:
