@@ -183,7 +183,9 @@ def newest_versions(store: Store) -> dict[str, int]:
         if now == before:
             return now
         before = now
-    raise DatasetError(f"tables of {store.uri} change too often to be read at one moment; stop the writers and try again")
+    raise DatasetError(
+        f"tables of {store.uri} change too often to be read at one moment; stop the writers and try again"
+    )
 
 
 def check_name(store: Store, name: str) -> None:
