@@ -53,7 +53,7 @@ def to_bytes(values: Floats) -> bytes:
 def text_state_bytes(states: Floats) -> bytes:
     """As `to_bytes`, rounded to `STATE_MANTISSA_BITS`, ties away from zero; makes the Parquet file a fifth smaller."""
     cut = np.finfo(FLOAT16).nmant - STATE_MANTISSA_BITS
-    # The largest finite value whose low bits are zero: values above it could round to infinity.
+    # This is the largest finite value whose low bits are zero: values above it could round to infinity.
     largest = np.array(0x7BFF >> cut << cut, np.uint16).view(FLOAT16)
     bits = np.clip(states, -float(largest), float(largest)).astype(FLOAT16).view(np.uint16)
     # The bits of a float, its sign aside, grow with its magnitude. So adding half a unit of the last kept bit and
@@ -175,7 +175,7 @@ def _moments(table: Table, image_ids: Sequence[str], keys: Sequence[str]) -> tup
     """Means and log-variances `(V * N, C, h, w)` float16: all images of the first key, then of the next one."""
     indices = {image_id: index for index, image_id in enumerate(image_ids)}
     mean = logvar = np.empty(0, FLOAT16)
-    # One encoding at a time, so that beside the result only the rows of one of them are in memory.
+    # The encodings are read one at a time, so that beside the result only the rows of one of them are in memory.
     for number, key in enumerate(keys):
         rows = table.read(["image_id", "shape", "mean", "logvar"], filter=pc.field("vae_key") == key)
         ids = rows["image_id"].to_pylist()
@@ -213,7 +213,7 @@ def _states(table: Table, captions: Sequence[str], encoder_key: str) -> list[Mom
     stored = {caption: row for row, caption in enumerate(rows["caption"].to_pylist())}
     _check_complete("captions", "states of this text encoder", captions, stored)
     shapes, states = rows["shape"], rows["hidden_states"]
-    # Views of the column: with a copy, every state would be in memory twice while the set is built.
+    # The states are views of the column: with a copy, each would be in memory twice while the set is built.
     return [_as_float16(states[stored[caption]], shapes[stored[caption]].as_py()) for caption in captions]
 
 

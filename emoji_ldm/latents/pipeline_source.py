@@ -64,8 +64,8 @@ def _download(source: Path | str, parts: tuple[str, ...]) -> Path:
 
 
 def _check_parts(folder: Path, parts: tuple[str, ...]) -> None:
-    # Checked by name before anything is loaded: diffusers would fail later, at the first missing file, with a text that
-    # names its own internals.
+    # The parts are checked before anything is loaded: diffusers would fail later, at the first missing file, with a
+    # text that names its own internals.
     missing = [name for name in (MODEL_INDEX, *parts) if not (folder / name).exists()]
     if missing:
         raise ModelError(

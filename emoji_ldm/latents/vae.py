@@ -37,8 +37,8 @@ VAE_CLASSES = {
     "QuantizedAutoencoder": QuantizedAutoencoder,
 }
 VAE_SUBFOLDERS = ("vae", "vqvae")  # where a pipeline keeps its autoencoder
-# It is part of the key: raise it when the result of `to_square` or `to_tensor` changes, so that old latents are not
-# mistaken for those of the new pixels.
+# The version is part of the key: raise it when the result of `to_square` or `to_tensor` changes, so that old latents
+# are not mistaken for those of the new pixels.
 PREPROCESSING_VERSION = 1
 
 Pixels = NDArray[np.uint8]
@@ -83,7 +83,7 @@ def to_tensor(pixels: Pixels, channels: int, background: str = "white") -> Tenso
 
 def to_pixels(tensor: Tensor) -> Pixels:
     """uint8 `(N, H, W, 4)` straight RGBA of model output `(N, 3 or 4, H, W)`, clamped to [-1, 1]; alpha 255 for RGB."""
-    # float32 first: bf16 has 8 bits of mantissa, too few for 256 levels.
+    # The arithmetic is in float32, as bf16 has 8 bits of mantissa, too few for 256 levels.
     values = (tensor.detach().float().clamp(-1, 1) + 1) * 127.5
     pixels = values.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     if pixels.shape[-1] == 3:
@@ -148,7 +148,7 @@ def load_vae(folder: Path | str, *, size_px: int, background: str, device: str) 
     channels = int(vae.config.in_channels)
     if channels not in (3, 4) or vae.config.out_channels != channels:
         raise ModelError(f"codec {folder} has {channels} input channels; RGB (3) or RGBA (4) in and out is needed")
-    # Otherwise the decoded image would be smaller than the encoded one, since each halving rounds down.
+    # With any other size the decoded image would be smaller than the encoded one, since each halving rounds down.
     if size_px % downsampling_factor(vae):
         raise ConfigError(
             f"latents.size_px={size_px} is no multiple of {downsampling_factor(vae)}, as codec {folder} needs"
@@ -192,8 +192,8 @@ def _load_autoencoder(folder: Path | str) -> Any:
             unscaled = (
                 {"scaling_factor": 1.0} if kind is QuantizedAutoencoder and "scaling_factor" not in settings else {}
             )
-            # In float32 on every device: published autoencoders overflow in float16, and an equal key promises equal
-            # latents.
+            # The weights are float32 on every device: published autoencoders overflow in float16, and an equal key
+            # promises equal latents.
             return kind.from_pretrained(folder, subfolder=subfolder, torch_dtype=torch.float32, **unscaled)
         except (OSError, ValueError, RuntimeError) as error:
             # The first problem is the one that concerns the source as it was given; the later ones are about guessed

@@ -17,7 +17,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-# Equal to the constant in `emoji_ldm.latents.cache`, which this file must not import.
+# The value equals the constant in `emoji_ldm.latents.cache`, which this file must not import.
 DETERMINISTIC_LOGVAR = -10000.0
 
 

@@ -20,10 +20,10 @@ def hash_weights(model: Any) -> str:
     pipeline folder.
     """
     digest = hashlib.sha256()
-    # Sorted, as the order of a state dict is that in which the modules were created.
+    # The names are sorted, as the order of a state dict is that in which the modules were created.
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # As bytes, since numpy has no bfloat16.
+        # The tensor is viewed as bytes, since numpy has no bfloat16.
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     config = model.config if isinstance(model.config, dict) else model.config.to_dict()
     # Fields that start with _ or are in METADATA_FIELDS record how a file was made, not what the model computes.

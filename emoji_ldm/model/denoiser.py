@@ -102,15 +102,15 @@ def export_unet(
     trained = {
         name.removeprefix(UNET_PREFIX): tensor for name, tensor in weights.items() if name.startswith(UNET_PREFIX)
     }
-    # Compared here because `load_state_dict` below is not strict (frozen weights are absent), and would leave a missing
-    # trained weight at its initial value without a word.
+    # Names and shapes are compared here because `load_state_dict` below is not strict (frozen weights are absent), and
+    # would leave a missing trained weight at its initial value without a word.
     if {name: tensor.shape for name, tensor in trained.items()} != {
         name: tensor.shape for name, tensor in unet.named_parameters() if tensor.requires_grad
     }:
         raise ModelError("the weights are of another network than the section train describes")
     unet.load_state_dict(trained, strict=False, assign=not is_partial)
     if config.lora_rank:
-        # Saved before they are fused, which removes them.
+        # The adapters are saved before they are fused, which removes them.
         if lora_folder is not None:
             save_adapters(unet, lora_folder)
         fuse_adapters(unet)

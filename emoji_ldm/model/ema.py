@@ -55,7 +55,7 @@ class WeightAverages:
             partial(power_ema_decay_at, gamma=power_ema_gamma(width)) for width in widths
         ]
         self.decays = self.decays or ([partial(ema_decay_at, decay=decay)] if decay else [])
-        # Copies in fp32, like the shards: near the end an update moves the average by less than bf16 can resolve.
+        # The copies are fp32, like the shards: near the end an update moves the average by less than bf16 can resolve.
         names = AVERAGE_NAMES[: len(self.decays)]
         self.tensors = {name: [shard.detach().clone() for shard in shards] for name in names}
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 NUM_LANES = 4  # red, green, blue, alpha
 NUM_GROUPS = NUM_LANES  # groups of every group norm, one per lane
-# Standard deviation 0.05, a fortieth of the range of a lane.
+# This is a standard deviation of 0.05, a fortieth of the range of a lane.
 INITIAL_LOGVAR = -6.0
 # Mean square of pixel values in [-1, 1] over emoji, which are mostly background.
 PIXEL_MEAN_SQUARE = 0.7
@@ -66,7 +66,7 @@ def _inputs_to_lanes(conv: Any) -> None:
     """Turn inputs 0 to 3 into lanes: pairs of opposite sign, and constant pairs."""
     lanes = [_lane_channels(number, conv.out_channels) for number in range(NUM_LANES)]
     _set_taps(conv, [tap for n, (plus, minus, *_) in enumerate(lanes) for tap in ((plus, n, 1.0), (minus, n, -1.0))])
-    # After `_set_taps`, which zeroes all biases.
+    # This follows `_set_taps`, which zeroes all biases.
     for *_, plus, minus in lanes:
         conv.weight[[plus, minus]] = 0
         conv.bias[plus], conv.bias[minus] = 1, -1
@@ -100,7 +100,7 @@ def _pass_lanes(conv: Any, kernel: Tensor | None = None) -> None:
 def _zero_residuals(block: Any) -> None:
     """Make residual branches zero; where the width changes, let the shortcut carry the lanes."""
     for layer in block.resnets:
-        # Only the last convolution of the branch: the one before it stays random, else neither would get a gradient.
+        # Only the last convolution of a branch is zero: if the one before it were too, neither would get a gradient.
         layer.conv2.weight.zero_()
         layer.conv2.bias.zero_()
         if layer.conv_shortcut is not None:

@@ -59,7 +59,7 @@ def _add_adapters(unet: Any, config: TrainConfig) -> None:
 
     for target in config.lora_targets:
         _check_target(unet, target)
-    # Before the adapters are added, since those have to stay trainable.
+    # The U-Net is frozen before the adapters are added, since those have to stay trainable.
     unet.requires_grad_(False)
     # An adapter's product is multiplied by alpha / rank. With alpha equal to the rank that factor is 1 at every rank.
     scale = config.lora_alpha or config.lora_rank

@@ -21,7 +21,7 @@ require_version("torch", KNOWN_VERSIONS)
 
 def copy_tensors(targets: Sequence[Tensor], sources: Sequence[Tensor], *, non_blocking: bool = False) -> None:
     """Copy each source into its target, shapes being equal; the targets may lie on another device."""
-    # A private operation, since the public way is a loop: thousands of kernel launches for a U-Net.
+    # The public way is a loop: thousands of kernel launches for a U-Net.
     torch._foreach_copy_(list(targets), list(sources), non_blocking=non_blocking)
 
 

@@ -197,14 +197,14 @@ class AsyncCheckpointer:
         store, sha256 = self.context.store, dict[str, str]()
         indexes = self._wait_for_indexes(save, sha256)
         folder = self.context.scratch_dir / f"export-{self.args.kind}"
-        # Of the save before it, or of one that failed.
+        # The folder may still hold the export of the save before, or of one that failed.
         rmtree(folder, ignore_errors=True)
         measured = self.task.export(self._gather_average(save, indexes, snapshot, own), folder)
-        # Hashes are of the local files, so what the store returns later can be compared with what was meant.
+        # The hashes are those of the local files, so a later download is compared with what was meant to be stored.
         sha256 |= {path.relative_to(folder).as_posix(): _sha256(path) for path in folder.rglob("*") if path.is_file()}
         store.upload(folder, save.path)
         store.write(save.log.encode(), save.path, STATE_FOLDER, training_metrics.LOG_FILE)
-        # The last moment to notice: after the manifest the checkpoint counts. See `run_fencing`.
+        # This is the last moment to notice, as the manifest makes the checkpoint count. See `run_fencing`.
         if not self._owns():
             raise run_fencing.run_taken_over_error(self.context.config.run, self.args.section)
         facts = {"step": save.step, "num_workers": self.ranks.world_size, **measured}

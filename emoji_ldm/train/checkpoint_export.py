@@ -74,12 +74,13 @@ def export_checkpoint(config: Config, request: ExportRequest, folder: Path, cach
 def _export_into(checkpoint: Checkpoint, request: ExportRequest, folder: Path, cache: Path) -> dict[str, Any]:
     manifest, is_new = checkpoint.check(), not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    # Inside the folder, since its parent may not be writable, and on the same disk, so that moving is renaming.
+    # The partial folder is inside it, since the parent may not be writable, and so on the same disk, where moving is
+    # renaming.
     made = folder / f"{PARTIAL_PREFIX}{uuid.uuid4().hex[:8]}"
     try:
         _write(checkpoint, manifest, request, made, cache)
         facts = _write_description(checkpoint, manifest, request, made)
-        # Only when everything is written is the earlier export touched.
+        # The earlier export is replaced only once the new one is written in full.
         _replace_contents(folder, made)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -95,7 +96,7 @@ def _replace_contents(folder: Path, made: Path) -> None:
             shutil.rmtree(path)
         elif path != made:
             path.unlink()
-    # Renames within one disk: from here to the end takes no time to speak of.
+    # These are renames within one disk, so the folder is incomplete for a short time only.
     for path in made.iterdir():
         path.replace(folder / path.name)
 
@@ -172,7 +173,7 @@ def _write_other_weights(
     checkpoint: Checkpoint, manifest: Mapping[str, Any], request: ExportRequest, exported: Path, folder: Path
 ) -> None:
     weights = read_whole_weights(checkpoint, manifest, STORED_WEIGHTS[request.weights])
-    # Validated anew: the configuration may be of an older version of this package.
+    # The configuration is validated anew, as an older version of this package may have recorded it.
     config = build(recorded_config(manifest), where=checkpoint.uri)
     if request.section == "train":
         _write_pipeline(config, weights, exported, folder, manifest.get("base_key", ""))
@@ -232,7 +233,7 @@ def _write_autoencoder(config: Config, weights: Mapping[str, Tensor], exported: 
 
     vae = build_autoencoder(config.autoencoder)
     vae.load_state_dict({name.removeprefix("vae."): tensor for name, tensor in weights.items()})
-    # Measuring it anew would need the data set; the two sets of weights differ too little to matter.
+    # Measuring the factor anew would need the data set, and the two sets of weights differ too little to matter.
     scale = json.loads((exported / "config.json").read_text())["scaling_factor"]
     vae.register_to_config(scaling_factor=scale)
     vae.save_pretrained(folder)
@@ -244,7 +245,7 @@ def _write_description(
     """Write the model card and the facts file; returns the facts that the command prints."""
     run, step = manifest.get("config", {}).get("run", ""), int(manifest["step"])
     (folder / CARD_FILE).write_text(_model_card(run, step, request, folder), encoding="utf-8")
-    # Listed before the facts file is written, which `check_export_folder` adds.
+    # The list precedes the facts file, which `check_export_folder` adds to it.
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     facts = {
         "checkpoint": checkpoint.uri, "step": step, "weights": request.weights,

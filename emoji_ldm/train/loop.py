@@ -52,8 +52,8 @@ def fit(task: TrainingTask, args: TrainingArgs, context: RunContext, device: tor
     # A wrong option may show on one rank only (a compiler missing on its node): all ranks have to learn of it.
     micro_batches = ranks.run_on_all(lambda: _plan_micro_batches(args, ranks))
     training = TrainLoop(task, args, context, ranks, micro_batches)
-    # Left in reverse order: the thread that prepares batches first, then a save in flight, whose last notes the log
-    # still takes.
+    # These are closed in reverse order: first the thread that prepares batches, then a save in flight, whose last notes
+    # still reach the log.
     with closing(training.metrics), closing(training.checkpointer), ThreadPoolExecutor(1, "prepare") as executor:
         pending: Future[list[Any]] | None = None
         for step in range(training.first_step, args.steps):
@@ -92,7 +92,7 @@ class TrainLoop:
         # Averages and optimiser start from the initial weights; `resume_training` overwrites all of them if there is a
         # checkpoint.
         self.averages = WeightAverages(self.engine.master_shards(), args.ema_decay, args.ema_widths)
-        # Before the resume, so that a full disk is reported before minutes are spent on reading.
+        # The check precedes the resume, so that a full disk is reported before minutes are spent on reading.
         check_disk_space(context, args, ranks, task.manifest_facts)
         state = resume.resume_training(self.engine, self.averages, context, args, ranks, task.manifest_facts)
         self.first_step = state.step
@@ -110,10 +110,10 @@ class TrainLoop:
         for number, batch in enumerate(batches, 1):
             loss = self.task.loss(self.engine.forward, batch)
             self.engine.backward(loss, last=number == len(batches))
-            # Detached, since the graph of a loss would keep its activations in memory.
+            # A loss that kept its graph would keep the activations in memory until the next log line.
             losses.append(loss.detach())
         norm = self.engine.step(lr_at(step, self.args), self.metrics.max_grad_norm)
-        # Also after a step that was skipped: whether it was is known on the device only.
+        # A skipped step is averaged as well, since only the device knows that it was skipped.
         self.averages.update(self.engine.master_shards(), step + 1)
         self.metrics.record(torch.stack(losses).mean(), norm, waited_s)
 
@@ -163,8 +163,8 @@ def validate(
         return {}
     measured = {"validation_loss": loss}
     if averages.tensors:
-        # Under ZeRO the average exists as shards only. Put in place of the masters, it reaches the module by the same
-        # gather as the weights.
+        # Under ZeRO the average exists as shards only. If it takes the place of the masters, it reaches the module by
+        # the same gather as the weights.
         with swapped_weights(engine, averages.tensors[AVERAGE_NAMES[0]]):
             measured["validation_loss_ema"] = measure() or 0.0
     return measured
@@ -174,7 +174,7 @@ def validate(
 def swapped_weights(engine: TrainingEngine, tensors: Sequence[Tensor]) -> Iterator[None]:
     """Let the module compute with shard-shaped `tensors` in place of its weights; costs a copy of the local shards."""
     shards = engine.master_shards()
-    # A copy of the fp32 masters: the working weights may be bf16, from which they cannot be restored.
+    # The fp32 masters are copied, because they cannot be restored from working weights in bf16.
     own = [shard.clone() for shard in shards]
     _write_shards(engine, shards, tensors)
     try:
@@ -192,6 +192,6 @@ def _mean_loss(
     task: TrainingTask, engine: TrainingEngine, ranks: DistributedContext, batches: Iterable[Any]
 ) -> float | None:
     """The mean over batches, prepared one at a time, and ranks; None without any."""
-    # float64, so that the sum does not depend noticeably on how ranks and micro-batches group it.
+    # The sum is in float64, so that it hardly depends on how ranks and micro-batches group it.
     losses = [task.loss(engine.forward, batch).double() for batch in batches]
     return float(ranks.all_reduce_mean(torch.stack(losses).mean())) if losses else None

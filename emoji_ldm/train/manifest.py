@@ -94,7 +94,7 @@ def _to_version_2(sections: Mapping[str, Any]) -> Sections:
 def _unset(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with null for what is not set, in the concepts of DreamBooth as well."""
     found: dict[str, Any] = {
-        # False equals 0 in Python, but stands for a switch that is off and not for a number that is unset.
+        # False equals 0 in Python, but means a switch that is off and not a number that is unset.
         name: None if name in UNSET_IN_2 and value == UNSET_IN_2[name] and value is not False else value
         for name, value in options.items()
     }
@@ -117,7 +117,7 @@ def refuse_mismatch(
         facts: The task's `manifest_facts`, where it is built already; see `FIXED_FACTS`.
     """
     theirs = recorded_config(manifest).get(args.section, {})
-    # As JSON, since that is what was recorded: tuples have become lists.
+    # Both sides are compared as JSON, since that is what was recorded: tuples have become lists.
     ours = config.model_dump(mode="json")[args.section]
     # An option that one side lacks is not compared: it was introduced later, with a default that means what was done
     # before.

@@ -61,7 +61,7 @@ def check_disk_space(
 def _required_bytes(context: RunContext, args: TrainingArgs, facts: Mapping[str, int]) -> dict[str, float]:
     """`{folder: bytes that the training will write there}`."""
     trained = facts["num_parameters"]
-    # Three: the weights and Adam's two moments.
+    # The three are the weights and Adam's two moments.
     state = BYTES_PER_VALUE * trained * (3 + (len(args.ema_widths) or (args.ema_decay > 0)))
     model = BYTES_PER_VALUE * facts.get("num_weights", trained)
     needs = {str(context.scratch_dir): DISK_OVERHEAD_FACTOR * model}
@@ -94,7 +94,7 @@ def _group_by_disk(needs: Mapping[str, float]) -> dict[tuple[str, ...], float]:
     """`{folders on one disk: bytes they need together}`."""
     disks: dict[int, list[str]] = {}
     for folder in needs:
-        # Usage can be asked of existing folders only.
+        # The usage of a disk can only be read at an existing folder.
         Path(folder).mkdir(parents=True, exist_ok=True)
         # Store and scratch folder often share a disk, whose free bytes must not be counted twice.
         disks.setdefault(Path(folder).stat().st_dev, []).append(folder)
@@ -151,12 +151,13 @@ def check_training(config: Config, args: TrainingArgs, store: Store, num_workers
         ModelError: The autoencoder or the text encoder cannot be loaded.
     """
     section = args.section
-    # Called for their errors alone.
+    # Both functions are called for their errors alone.
     slots = sampler.rank_slots(0, num_workers, args.batch_size, field=f"{section}.batch_size")
     sampler.split_micro_batches(slots, args.micro_batch_size, field=f"{section}.micro_batch_size")
     trackers.check_trackers(args)
     num_images = _check_images(config, store) if section == "autoencoder" else _check_latents(config, store)
-    # Possible, and a warning is enough: `sampler.sample_indices` lets epochs follow one another inside a batch.
+    # Training works nevertheless, as `sampler.sample_indices` lets epochs follow one another inside a batch, so a
+    # warning is enough.
     if num_images and args.batch_size > num_images:
         return [f"{section}.batch_size={args.batch_size} exceeds the {num_images} images: a step contains some twice"]
     return []
@@ -178,7 +179,7 @@ def _check_latents(config: Config, store: Store) -> int:
     captions = good_captions(tables[IMAGES.name], tables[CAPTIONS.name])
     if not captions:
         raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
-    # Imported here, since it imports diffusers and transformers, which the check of an autoencoder training does
+    # The import is here because it loads diffusers and transformers, which the check of an autoencoder training does
     # without.
     from emoji_ldm.train.tasks.pipeline_export import load_frozen
 

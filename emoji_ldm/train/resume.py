@@ -78,7 +78,7 @@ def resume_training(
     )
     reasons: list[str] = []
     damaged: list[Checkpoint] = []
-    # Rank 0's list is everyone's: each listing for itself, ranks could see different checkpoints while one is being
+    # All ranks use rank 0's list. If each listed for itself, they could see different checkpoints while one is being
     # pruned.
     for checkpoint in ranks.broadcast(found):
         try:
@@ -92,7 +92,8 @@ def resume_training(
             # training ends.
             damaged.append(checkpoint)
             continue
-        # Only now that an older one has proved whole: with none left, a user may still want to repair them.
+        # Damaged checkpoints are invalidated only once an older one has proved whole: if none is, the user may want to
+        # repair them.
         ranks.run_on_all(partial(_discard, damaged, context, args, ranks))
         moments.write_back(state.num_updates)
         # `tensors` are the master shards; what the forward pass reads follows from them.
@@ -103,7 +104,7 @@ def resume_training(
             f"no checkpoint of run {context.config.run!r} is whole ({'; '.join(reasons)}); restore one, "
             f"name another with {args.section}.resume=..., or start anew under another name (run=...)"
         )
-    # No candidate at all: the run begins.
+    # There was no candidate at all, so the run begins.
     return ResumeState(0, [])
 
 
@@ -216,8 +217,8 @@ def _read_log_lines(checkpoint: Checkpoint) -> list[training_metrics.MetricsLine
 
 def _named_checkpoint(store: Store, name: str, section: str) -> Checkpoint:
     """The checkpoint that option `resume` names: a path in the store, or a URI."""
-    # Three forms: a path in this store, a URI below it, and a URI elsewhere, whose parent folder is then opened as a
-    # store.
+    # The name has one of three forms: a path in this store, a URI below it, or a URI elsewhere, whose parent folder is
+    # then opened as a store.
     text = name.rstrip("/")
     if "://" in text or text.startswith("/"):
         inside = text.startswith(f"{store.uri}/")

@@ -27,7 +27,7 @@ class TrainingOutOfMemory(JobError):
 
 def claim_run(store: Store, run: str, section: str) -> str:
     """Take over a run's training; returns the token that its workers show before they write."""
-    # Random rather than a counter: a counter would need an atomic increment, which not every object store has.
+    # The token is random and not a counter, which would need an atomic increment that not every object store has.
     token = uuid.uuid4().hex
     store.write(token.encode(), "runs", run, section, "owner")
     return token

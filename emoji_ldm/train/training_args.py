@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from emoji_ldm.config import Config
 from emoji_ldm.store import Store
 
-# Drawing needs the generation package, which training must not import, so a function is handed in:
-# (pipeline folder, prompts of the sample grid, (PNG, caption) of validation images) -> {name of a grid: PNG}
+# Drawing needs the generation package, which training must not import, so a function is passed in: (pipeline folder,
+# prompts of the sample grid, (PNG, caption) of validation images) -> {name of a grid: PNG}
 PreviewFunction = Callable[[Path, tuple[str, ...], Sequence[tuple[bytes, str]]], dict[str, bytes]]
 
 # The kind is a folder of every store, so it stays "unet" although the section is called `train`.

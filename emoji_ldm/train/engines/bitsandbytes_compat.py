@@ -69,11 +69,11 @@ def quantize(values: Tensor, state: Mapping[str, Any], number: int) -> None:
     # The zeros that fill up the last block leave its scale as it is.
     padding = (0, -values.numel() % QUANTIZATION_BLOCK)
     flat = torch.nn.functional.pad(values.flatten(), padding).view(-1, QUANTIZATION_BLOCK)
-    # The smallest scale with which the largest and the smallest value of a block are both inside the table, whose ends
-    # differ. The table of the second moment has no negative entries: the clamps keep its end from dividing by zero, and
-    # the scale from being negative.
+    # This is the smallest scale with which the largest and the smallest value of a block are both inside the table,
+    # whose ends differ. The table of the second moment has no negative entries: the clamps keep its end from dividing
+    # by zero, and the scale from being negative.
     scales.copy_(torch.maximum(flat.amax(1) / table.max(), flat.amin(1) / table.min().clamp(max=-1e-9)).clamp(min=0))
-    # A block of zeros has scale 0.
+    # A block of zeros has scale 0, by which nothing can be divided.
     relative = flat / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
     # The borders between neighbouring entries are the midpoints, so this finds the nearest entry.
     nearest = torch.bucketize(relative, (table[1:] + table[:-1]) / 2)

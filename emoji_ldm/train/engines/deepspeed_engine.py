@@ -106,7 +106,7 @@ class DeepSpeedEngine:
         return deepspeed_compat.averaged_gradients(self.engine.optimizer)
 
     def _copy_weights(self) -> dict[str, Tensor]:
-        # On the CPU, since the device may have no room for the weights twice.
+        # The copies are on the CPU, since the device may have no room for the weights twice.
         return {name: parameter.detach().to("cpu", copy=True)
                 for name, parameter in zip(self.names, self.parameters, strict=True)}  # fmt: skip
 
@@ -140,7 +140,7 @@ def deepspeed_config(args: TrainingArgs, ranks: DistributedContext, num_weights:
         "train_batch_size": args.batch_size,
         "train_micro_batch_size_per_gpu": args.batch_size // ranks.world_size // num_parts,
         "gradient_accumulation_steps": num_parts,
-        # No clipping by DeepSpeed: `guard_step` has the AdamW do it.
+        # DeepSpeed does not clip, since the AdamW does: see `guard_step`.
         "gradient_clipping": 0.0,
         "zero_optimization": zero,
         # DeepSpeed knows some optimisers by name and refuses all others without this.

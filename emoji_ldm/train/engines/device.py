@@ -26,7 +26,7 @@ def configure_torch(args: TrainingArgs, ranks: DistributedContext) -> None:
     Raises:
         ConfigError: An option needs something that is missing.
     """
-    # Before any switch is set, so that a refused configuration leaves the process as it was.
+    # The check precedes all switches, so that a refused configuration leaves the process as it was.
     check_options(args, ranks.world_size)
     for line in ineffective_options(args, ranks) if ranks.is_main else []:
         print_status(line)
@@ -96,7 +96,7 @@ def num_micro_batches(args: TrainingArgs, world_size: int) -> int:
 
 def prepare_module(module: nn.Module, args: TrainingArgs, ranks: DistributedContext) -> None:
     """Move the module to the device, with the configured precision and memory layout."""
-    # Moved before the optimiser is built, which keeps references to the parameters.
+    # The module is moved before the optimiser is built, which keeps references to its parameters.
     module.to(ranks.device)
     if args.precision == "bf16":
         _wrap_autocast(module, ranks.device.type)

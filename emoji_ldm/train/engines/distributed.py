@@ -72,8 +72,8 @@ class DistributedContext:
             value = function()
         except Exception as raised:  # noqa: BLE001 (raised again below)
             error = raised
-        # The exchange takes place without an error too: only so does every rank know that all others went on. All of
-        # them pick the same one, that of the lowest rank.
+        # The exchange takes place without an error too, as no rank knows of the others' errors before it. All ranks
+        # pick the same error, that of the lowest rank.
         if first := next((found for found in self.all_gather_objects(error) if found is not None), None):
             raise mark_raised_everywhere(first)
         return cast(T, value)
@@ -82,7 +82,7 @@ class DistributedContext:
         """The elementwise mean over ranks; changes `tensor`."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
-            # A sum and a division, since gloo has no mean.
+            # The mean is a sum and a division, since gloo has no operation for it.
             tensor /= self.world_size
         return tensor
 

@@ -25,8 +25,8 @@ def lr_at(step: int, args: TrainingArgs) -> float:
     number = step + 1
     if number < args.warmup_steps:
         return args.lr * number / args.warmup_steps
-    # The first step after warm-up runs at the full rate, the last one at the end rate. The maximum covers a run that is
-    # warm-up only.
+    # The last step of the warm-up runs at the full rate, and the last step of the training at the end rate. The maximum
+    # covers a run that is warm-up only.
     done = min(1.0, (number - args.warmup_steps) / max(1, args.steps - args.warmup_steps))
     left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[args.lr_schedule]
     return args.lr * (args.lr_end + (1 - args.lr_end) * left)
@@ -53,7 +53,7 @@ def guard_step(optimizer: torch.optim.Optimizer, norm: Tensor, clip: float, max_
 
     The decision is taken on the device, so the host does not wait for the gradients.
     """
-    # As in `torch.nn.utils.clip_grad_norm_`, but as a divisor: 1 leaves the gradients alone.
+    # This is the factor of `torch.nn.utils.clip_grad_norm_` as a divisor; 1 leaves the gradients alone.
     grad_scale = ((norm + 1e-6) / clip).clamp(min=1.0)
     # Finiteness is asked for separately: without a limit `max_accepted_norm` is infinite, and infinity is not above it.
     set_step_guard(optimizer, grad_scale, skip=(~(norm.isfinite() & (norm <= max_accepted_norm))).float())
@@ -113,14 +113,14 @@ class AdamMoments:
 
     def _state(self, key: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self.optimizer.state[key]
-        # A checkpoint is read before the first step, at which optimisers make their moments. So these have to exist
-        # earlier.
+        # A checkpoint is read before the first step, at which optimisers make their moments. So they are made here if
+        # there are none.
         if not state and hasattr(self.optimizer, "init_state"):  # bitsandbytes
             from emoji_ldm.train.engines.bitsandbytes_compat import init_state
 
             init_state(self.optimizer, key)
         elif not state:
-            # The same tensors that AdamW makes at its first step.
+            # These are the tensors that AdamW makes at its first step.
             state["step"] = torch.zeros((), dtype=torch.float32, device=key.device)
             state |= {kind: torch.zeros_like(key) for kind in MOMENT_NAMES}
         return state

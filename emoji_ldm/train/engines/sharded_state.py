@@ -75,7 +75,7 @@ class ShardIndex:
 
     def to_json(self) -> bytes:
         """The file's content."""
-        # Rows without field names: a large network has tens of thousands of slices.
+        # Slices are rows without field names, since a large network has tens of thousands of them.
         rows = [list(asdict(piece).values()) for piece in self.pieces]
         return json.dumps({**asdict(replace(self, pieces=[])), "pieces": rows}).encode()
 
@@ -173,7 +173,7 @@ def load_slices(
     Raises:
         CorruptStateError: Bytes are missing or not those that were written.
     """
-    # Flat views, because slices count elements of flattened parameters and shards.
+    # The views are flat, because slices count elements of flattened parameters and shards.
     flat = {kind: [_flatten(tensor) for tensor in tensors] for kind, (_, tensors) in requested.items()}
     targets: dict[tuple[str, str], list[tuple[ShardSlice, Tensor]]] = {}
     for kind, (slices, _) in requested.items():
@@ -209,7 +209,8 @@ def _read_values(needed: Sequence[StoredSlice], read: RangeReader, file: str) ->
             # A truncated file gives fewer bytes instead of an error.
             if len(own) != 4 * stored.length or zlib.crc32(own) != stored.crc:
                 raise CorruptStateError(f"{stored.kind} of {stored.name} in {file} is not what was written")
-            # Copied, as torch wants memory that is writable and aligned; a span may begin anywhere.
+            # The bytes are copied, since torch wants memory that is writable and aligned, and a span may begin
+            # anywhere.
             yield stored, torch.frombuffer(bytearray(own), dtype=torch.float32)
 
 

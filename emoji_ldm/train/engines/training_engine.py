@@ -23,7 +23,7 @@ from emoji_ldm.train.training_args import TrainingArgs
 class TrainingEngine(Protocol):
     """A module with its optimiser."""
 
-    # The AdamW itself and not the ZeRO optimiser around it: `optimizer.AdamMoments` reads its state.
+    # This is the AdamW itself and not the ZeRO optimiser around it, since `optimizer.AdamMoments` reads its state.
     optimizer: torch.optim.Optimizer
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -79,8 +79,8 @@ class TorchEngine:
         self.names, self.parameters = trainable_parameters(module)
         self.optimizer = build_optimizer(self.parameters, args)
         if args.compile:
-            # In place: `torch.compile(module)` returns a wrapper whose parameters have other names, and names are what
-            # a checkpoint is read by.
+            # The module is compiled in place: `torch.compile(module)` returns a wrapper whose parameters have other
+            # names, and a checkpoint is read by these names.
             module.compile()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -99,7 +99,7 @@ class TorchEngine:
         guard_step(self.optimizer, norm, self.clip, max_accepted_norm)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
-        # Also after a step that was skipped, whose gradients must not be added to the next ones.
+        # This holds after a skipped step too: its gradients must not be added to the next ones.
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 

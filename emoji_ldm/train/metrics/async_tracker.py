@@ -64,7 +64,7 @@ class AsyncTracker:
         """Send the lines, unless the thread is still busy with earlier ones; `last` lines are always sent."""
         busy = self._sending is not None and not self._sending.done()
         if last or not (busy or time.monotonic() < self._rest_until):
-            # Passing over a call loses nothing, since each later one brings all lines so far.
+            # Nothing is lost if a call is passed over, since each later one brings all lines so far.
             self._sending = self._thread.submit(self._send, lines)
 
     def log_image(self, png: bytes, step: int, kind: str = "samples") -> None:
@@ -102,7 +102,7 @@ class AsyncTracker:
                 # Another driver took the run over, and its own group writes now.
                 self._off = True
                 return
-            # Built at the first use and again after a failure to build, if the tracker is one that is tried again.
+            # The tracker is built at the first use, and again at the next one if that failed and is to be retried.
             self._tracker = self._tracker or self._build()
             function(self._tracker)
             self._noted = False  # a later failure is a new one
@@ -110,6 +110,7 @@ class AsyncTracker:
         except StoreError as error:
             self._note(f"{self.name} waits: {error}")
         except Exception as error:  # noqa: BLE001 (whatever a tracker raises, training goes on without it)
+            # A tracker that fails once tends to fail again, and each attempt may block for minutes.
             self._off = not self.retry_on_error
             self._noted = self._noted and self.retry_on_error  # that it is turned off is noted in any case
             consequence = "failed and is tried again" if self.retry_on_error else "failed and gets no more lines"

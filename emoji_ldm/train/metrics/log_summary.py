@@ -20,6 +20,7 @@ def summarize_log(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     warm = lines[1:] or lines
     losses = [line["loss"] for line in lines if "loss" in line]
     found: dict[str, Any] = {"loss_first": losses[0], "loss_last": losses[-1]} if losses else {}
+    # A median is used because a few slow windows, such as those with a validation, would distort a mean.
     for name in ("images_per_s", "step_s", "data_wait"):
         found[name] = statistics.median(line[name] for line in warm)
     measured = [(line["validation_loss"], line["step"]) for line in lines if "validation_loss" in line]

@@ -36,8 +36,8 @@ class SpikeGuard:
         self.skipped = int(lines[-1].get("skipped", 0)) if lines else 0
         last = lines[-1].get("guard", {}) if lines else {}
         self.in_a_row, self._open = int(last.get("in_a_row", 0)), list(last.get("open", []))
-        # A line inside a window is none of its ends, see the module's docstring. A whole window without such a line
-        # needs no `guard`: its median is the line's `grad_norm`.
+        # A line inside a window does not end one, see the module's docstring. A window without such a line needs no
+        # `guard`: its median is the line's `grad_norm`.
         window_ends = [line for line in lines if "open" not in line.get("guard", {})]
         usual = [line.get("guard", {}).get("usual", line.get("grad_norm")) for line in window_ends]
         self._norms = deque((norm for norm in usual if norm is not None), maxlen=NUM_REMEMBERED_WINDOWS)
@@ -53,8 +53,8 @@ class SpikeGuard:
         Raises:
             JobError: Too many steps in a row were bad.
         """
-        # The limit was the same for all these steps, since it changes at log lines only; so the host reaches the same
-        # verdict as the device did.
+        # The limit was the same for all these steps, since it changes at log lines only. So the host reaches the same
+        # conclusion as the device did.
         steps = list(zip(range(first, first + len(losses)), losses, norms, strict=True))
         good = [(loss, norm) for _, loss, norm in steps if self._is_good(norm)]
         for step, _, norm in steps:
@@ -64,7 +64,7 @@ class SpikeGuard:
         if bad:
             line |= {"bad": dict(list(bad.items())[:NUM_SHOWN_STEPS]), "limit": f"{self.max_grad_norm:.3g}"}
         if good:
-            # Without skipped steps, whose losses never reached the weights and would bend the curve.
+            # Skipped steps are left out: their losses had no effect on the weights, and would distort the curve.
             line["loss"] = math.fsum(loss for loss, _ in good) / len(good)
             line["grad_norm"] = statistics.median(norm for _, norm in good)
         state = self._update_history(first + len(losses) - 1, [norm for _, norm in good])
@@ -82,7 +82,7 @@ class SpikeGuard:
         if done % self.args.log_every:
             return state | {"open": list(self._open)}
         if self._open:
-            # Bad steps are not among them: a limit that learnt from spikes would soon admit them.
+            # Norms of bad steps are left out: a limit that grew with the spikes would soon let them pass.
             self._norms.append(statistics.median(self._open))
             state |= {"usual": self._norms[-1]} if split else {}
         self._open = []
@@ -90,7 +90,7 @@ class SpikeGuard:
         return state
 
     def _is_good(self, norm: float) -> bool:
-        # The same comparison as in `optimizer.guard_step`, which decided on the device.
+        # This is the same comparison as in `optimizer.guard_step`, which decided on the device.
         return math.isfinite(norm) and norm <= self.max_grad_norm
 
     def _count(self, step: int, norm: float) -> None:

@@ -36,7 +36,8 @@ def tracker_builders(
     context: RunContext, args: TrainingArgs, lines: LogLines
 ) -> dict[str, Callable[[], MetricsTracker]]:
     """`{name: function that builds the tracker}`; each continues after `lines`, those of the checkpoint."""
-    # Functions and not trackers: building one loads packages and connects, which its own thread does.
+    # The values are functions and not trackers: building a tracker loads packages and connects, which its own thread
+    # does.
     found: dict[str, Callable[[], MetricsTracker]] = {"TensorBoard": lambda: TensorBoardTracker(context, args, lines)}
     if args.mlflow:
         found["MLflow"] = lambda: MlflowTracker(context, args, lines)
@@ -63,7 +64,7 @@ class JsonLinesTracker:
         """Write the file."""
         if not lines:
             return
-        # Only the new lines are turned into text; the last one is turned anew each time, as it may have got a note.
+        # Only the new lines are turned into text. The last one is turned again each time, as it may have got a note.
         self._text += "".join(json.dumps(line) + "\n" for line in lines[self._count : -1])
         self._count = len(lines) - 1
         self.store.write((self._text + json.dumps(lines[-1]) + "\n").encode(), *self.parts, self.name)
@@ -170,7 +171,7 @@ class MlflowTracker:
         params = [Param(key, value[:MAX_PARAM_CHARS]) for key, value in flatten_config(config.model_dump(mode="json"))]
         for start in range(0, len(params), MAX_MLFLOW_PARAMS):
             self.client.log_batch(run_id, params=params[start : start + MAX_MLFLOW_PARAMS])
-        # Saved after the parameters, so that a run that is continued has them.
+        # The id is saved after the parameters, so that a run that is continued has them.
         _save_run_id(self.context, self.args, "mlflow", run_id)
         return run_id, 0
 

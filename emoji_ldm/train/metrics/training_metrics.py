@@ -188,7 +188,7 @@ class MetricsRecorder:
 
     def _exchange(self) -> tuple[list[float], list[float], float, list[int]]:
         """Losses (mean of ranks), norms, the longest wait, memory per rank: one collective and one device sync."""
-        # Everything goes into one float64 tensor: one collective, whatever is exchanged.
+        # Everything goes into one float64 tensor, so that one collective is enough.
         own = [*self.losses, *self.norms, torch.tensor(self.waited_s), torch.tensor(float(self._memory_mb()))]
         device = self.ranks.device
         rows = self.ranks.all_gather(

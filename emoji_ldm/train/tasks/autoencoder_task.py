@@ -39,8 +39,8 @@ class AutoencoderTask:
         self.config, self.pixels = config, pixels
         self.vae = build_autoencoder(config)
         if config.kind == "vq":
-            # From encoded images, which is possible because the identity initialisation makes the untrained encoder
-            # meaningful.
+            # The vectors are latents of real images. That is possible because the identity initialisation makes the
+            # untrained encoder useful.
             fill_codebook(self.vae, torch.cat([mean for _, mean in _encode_batches(self.vae, pixels)]), config.seed)
         self.module: nn.Module = AutoencoderLoss(self.vae, config.kl_weight)
         factor = 2 ** (len(config.block_out_channels) - 1)
@@ -76,7 +76,8 @@ class AutoencoderTask:
         """Write `vae/` with a measured scaling factor: latents times it have unit standard deviation."""
         device = next(self.module.parameters()).device
         vae = build_autoencoder(self.config)
-        # A second network: the one in `module` is being trained at this moment, and under ZeRO is sharded.
+        # The export needs a second network: the one in `module` is being trained at this moment, and its parameters may
+        # be sharded.
         vae.load_state_dict({name.removeprefix("vae."): tensor for name, tensor in weights.items()})
         quality = measure_reconstruction(vae.to(device).eval(), self.pixels)
         vae.register_to_config(scaling_factor=1 / quality["latent_std"])
@@ -97,7 +98,7 @@ def measure_reconstruction(vae: Any, pixels: Pixels) -> dict[str, float]:
     truth, decoded, latents = [], [], []
     for batch, mean in _encode_batches(vae, pixels):
         truth.append(batch.cpu())
-        # The means without noise: what the figures describe is the best that the autoencoder can do.
+        # The means are decoded without noise, as in the use of the model: figures with noise would be lower.
         decoded.append(vae.decode(mean).sample.cpu())
         latents.append(mean.float().cpu())
     colour, alpha = psnr_db(torch.cat(decoded), torch.cat(truth))
@@ -112,8 +113,8 @@ def measure_reconstruction(vae: Any, pixels: Pixels) -> dict[str, float]:
 @torch.no_grad()
 def _encode_batches(vae: Any, pixels: Pixels) -> Iterator[tuple[Tensor, Tensor]]:
     """Up to 128 images spread over the set, in batches: the model input and the means of the latents."""
-    # Evenly spaced, as images are sorted by hash: the choice is arbitrary, yet the same each time. A small set gives
-    # some index several times.
+    # Images are sorted by hash, so evenly spaced ones are an arbitrary sample, and the same one each time. In a small
+    # set some index occurs several times.
     chosen = pixels[np.unique(np.linspace(0, len(pixels) - 1, NUM_MEASURED_IMAGES).astype(int))]
     for start in range(0, len(chosen), MEASURE_BATCH):
         batch = to_tensor(chosen[start : start + MEASURE_BATCH], 4).to(vae.device)
@@ -139,7 +140,8 @@ def load_pixels(store: Store, size_px: int, as_of: str | None = None) -> tuple[P
     if not rows.num_rows:
         raise DatasetError(f"{store.uri} has no images to train an autoencoder on; run: emoji-ldm crawl")
     images, pixels = rows["image"], np.empty((rows.num_rows, size_px, size_px, 4), np.uint8)
-    # The table's order depends on how it was written; training draws row numbers, so they must not.
+    # The table's order depends on how it was written. Training draws row numbers, which must mean the same images
+    # everywhere.
     for index, row in enumerate(pc.sort_indices(rows["image_id"]).to_pylist()):
         pixels[index] = to_square(images[row]["bytes"].as_py(), size_px)
     return pixels, table.version

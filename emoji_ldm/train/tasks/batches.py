@@ -20,7 +20,7 @@ from emoji_ldm.latents.text_encoder import TextEncoder, pad
 from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.tasks.objective import noise_and_timesteps
 
-# Validation images, at most: more take time, and change the mean little.
+# This is the largest number of validation images: more take time, and change the mean little.
 NUM_VALIDATION_IMAGES = 1024
 
 Rows = NDArray[np.int64]  # row indices of a latent set
@@ -120,8 +120,8 @@ def cached_text_states(latents: LatentSet, max_tokens: int) -> TextInputs:
 
 def tokenized_captions(latents: LatentSet, encoder: TextEncoder) -> TextInputs:
     """Token ids and mask: the text input of a trained text encoder, in the positions of its cached states."""
-    # All captions at once, since tokenising costs more than a lookup at each step. Padded to the full length, so that
-    # every batch has one shape.
+    # All captions are tokenised at once, since that costs more than a lookup at each step. They are padded to the full
+    # length, so that every batch has one shape.
     tokens = encoder.tokenizer(
         latents.captions, padding="max_length", truncation=True, max_length=encoder.max_tokens, padding_side="right",
         return_tensors="pt",

@@ -86,16 +86,16 @@ class DiffusionTask:
 
     def loss(self, forward: Callable[..., Any], batch: DiffusionBatch) -> Tensor:
         """The weighted mean of the objective's losses, a scalar."""
-        # Asked for at each call: the engine moves the module after the task was built.
+        # The device is looked up at each call, since the engine moves the module after the task was built.
         device = next(self.module.parameters()).device
         latents, noise, timesteps, weights, text = (
             _to_device(part, device)
             for part in (batch.latents, batch.noise, batch.timesteps, batch.weights, batch.text)
         )
-        # The objective knows nothing of text, so the closure hands it on.
+        # The objective does not handle text, so the closure passes it on.
         losses = self.objective.losses(lambda noisy, times: forward(noisy, times, text), latents, noise, timesteps)
-        # Divided by the number of samples and not by the sum of weights, so that means of micro-batches and ranks
-        # average to that of the batch.
+        # The sum is divided by the number of samples and not by that of the weights, so that the means of micro-batches
+        # and ranks average to that of the batch.
         return torch.mean(losses * weights)
 
     def export(self, weights: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
@@ -111,8 +111,8 @@ class DiffusionTask:
     def originals(self) -> list[tuple[bytes, str]]:
         """(PNG, caption) of some validation images, as the autoencoder decodes them: no model can draw them better."""
         latents, rows = self.data.latents, self.data.validation_rows[:NUM_PREVIEW_IMAGES]
-        # Decoded from latents although the images are in the store: what the autoencoder loses is no fault of the
-        # network under comparison.
+        # They are decoded from latents although the store has the images: what the autoencoder loses is not to be
+        # blamed on the U-Net.
         pixels = [self.frozen.vae.decode(torch.from_numpy(latents.mean[[row]]).float())[0] for row in rows]
         captions = [latents.captions[latents.caption_indices[row][0]] for row in rows]
         return [(_png(picture), caption) for picture, caption in zip(pixels, captions, strict=True)]
@@ -121,7 +121,7 @@ class DiffusionTask:
         """`train.sample_prompts`, else captions spread over the set."""
         captions = [caption for caption in self.data.latents.captions if caption]
         stride = max(1, len(captions) // NUM_PREVIEW_IMAGES)
-        # Captions are sorted, so a stride shows different subjects where the first eight would all begin alike.
+        # Captions are sorted, so a stride gives different subjects, where the first eight would all begin alike.
         return self.config.train.sample_prompts or tuple(captions[::stride][:NUM_PREVIEW_IMAGES])
 
 

@@ -39,7 +39,7 @@ from emoji_ldm.train.training_args import PreviewFunction, RunContext
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif", ".tif", ".tiff"}
 LIST_FILE = "prompts.csv"  # see emoji_ldm.generate.output_folder
-# Folder below a class folder, for images that were generated because the user's are too few.
+# This folder below a class folder holds images that were generated because the user's are too few.
 GENERATED_FOLDER = "generated"
 MAX_SIDE_PX = 16384
 REMEDY = "convert it to JPEG or PNG, or remove it from the folder"
@@ -59,7 +59,7 @@ class ConceptFolder:
 
     def generated_files(self) -> list[Path]:
         """Images that were generated to fill up the class, in the order of their list."""
-        # Read from the list and not from the folder, where an interrupted generation may have left more files.
+        # The list is read and not the folder, where an interrupted generation may have left more files.
         with (self.folder / GENERATED_FOLDER / LIST_FILE).open(newline="", encoding="utf-8") as stream:
             return [self.folder / GENERATED_FOLDER / row["file"] for row in csv.DictReader(stream)]
 
@@ -113,9 +113,9 @@ def _load_square(path: Path, size_px: int) -> SquareImage:
         image, _, _ = decode_image(path.read_bytes(), MAX_SIDE_PX)
     except (OSError, Rejected) as error:
         raise ConfigError(f"cannot read the image {path}: {error}; {REMEDY}") from None
-    # Cropped and not padded as emoji are: a photo fills its frame, and a border would be learnt as part of the subject.
+    # Photos are cropped and not padded as emoji are, since a border would be learnt as part of the subject.
     square, png = ImageOps.fit(image, (size_px, size_px), Image.Resampling.LANCZOS), io.BytesIO()
-    # Fast rather than small: the file only travels to the encoder.
+    # Speed counts here and size does not: the file only travels to the encoder.
     square.save(png, "PNG", compress_level=1)
     return SquareImage(pixel_hash(size_px, size_px, square.tobytes()), png.getvalue())
 
@@ -133,7 +133,7 @@ def _class_folders(config: Config) -> list[ConceptFolder]:
         if concept.class_folder and not concept.class_prompt:
             raise ConfigError(f"train.concepts.{number}: class_folder without class_prompt; give both or neither")
         if concept.class_prompt and config.train.prior_weight:
-            # The index of the first concept with that prompt: equal prompts get the same folder.
+            # The index is that of the first concept with this prompt, so that equal prompts get the same folder.
             folder = concept.class_folder or f"runs/{config.run}/class-{prompts.index(concept.class_prompt)}"
             found.append(ConceptFolder(concept.class_prompt, Path(folder).expanduser(), is_class=True))
     return found
@@ -180,7 +180,7 @@ def load_task(data: DreamBoothData, context: RunContext, preview: PreviewFunctio
         data.prompts, tables, vae_key=frozen.vae.key, encoder_key=frozen.text.key,
         encoding_keys=augmentation_keys(frozen.vae.key, context.config.latents),
     )  # fmt: skip
-    # Row order is that of the latent set, which is sorted by image id.
+    # The rows are those of the latent set, which is sorted by image id.
     is_class = np.array([image_id in data.classes for image_id in latents.image_ids])
     return DiffusionTask(context.config, latents, frozen, preview, instance_class_halves(is_class))
 

@@ -25,7 +25,7 @@ class NoiseSchedule:
 
     def __init__(self, config: TrainConfig) -> None:
         self.is_rectified_flow = config.prediction_type == "flow"
-        # In float64 until the last operation: a product of a thousand factors near 1 loses digits in float32.
+        # The table is computed in float64: a product of a thousand factors near 1 loses digits in float32.
         cumprod = alphas_cumprod(config.beta_start, config.beta_end)
         if config.zero_terminal_snr:
             cumprod = rescale_zero_terminal_snr(cumprod)
@@ -40,7 +40,7 @@ class NoiseSchedule:
         if self.is_rectified_flow:  # rectified flow, arXiv 2209.03003: x_t = (1 - t) x_0 + t noise
             noise = timesteps.float() / NUM_TIMESTEPS
             return 1 - noise, noise
-        # Moved once, to wherever the timesteps are; afterwards this does nothing.
+        # The table is moved once to the device of the timesteps; later calls do nothing.
         self._table = self._table.to(timesteps.device)
         return self._table[0, timesteps], self._table[1, timesteps]
 
@@ -50,15 +50,15 @@ def alphas_cumprod(start: float, end: float) -> Tensor:
 
     The square roots of the betas are evenly spaced, which diffusers calls "scaled linear".
     """
-    # Stable Diffusion was trained with this schedule, so a pretrained U-Net and every stock sampler expect them.
+    # Stable Diffusion was trained with this schedule, so its U-Net can only be fine-tuned with it.
     betas = torch.linspace(start**0.5, end**0.5, NUM_TIMESTEPS, dtype=torch.float64) ** 2
     return torch.cumprod(1 - betas, dim=0)
 
 
 def rescale_zero_terminal_snr(cumprod: Tensor) -> Tensor:
     """`alphas_cumprod`, shifted and scaled so that the last timestep has no signal (arXiv 2305.08891, algorithm 1)."""
-    # Without it even the last timestep keeps a little of the image, by which the network learns the mean brightness. A
-    # sampler starts from pure noise, and would draw every image of medium brightness.
+    # Without this even the last timestep keeps a little of the image, from which the network learns the mean
+    # brightness. A sampler starts from pure noise, and would draw every image at medium brightness.
     root = cumprod.sqrt()
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
 
@@ -116,7 +116,7 @@ def check_scheduler(config: TrainConfig, scheduler_config: Mapping[str, Any]) ->
         )
     for name in ("beta_start", "beta_end"):
         _check_equal(config, name, float(theirs[name]))
-    # Compared in one direction only, see above.
+    # This is compared in one direction only, see the docstring.
     if theirs["rescale_betas_zero_snr"]:
         _check_equal(config, "zero_terminal_snr", True)
 
@@ -174,7 +174,7 @@ class Objective:
         # noise level keeps its fraction.
         predicted = predict(signal * latents + level * noise, timesteps.long())
         target = PREDICTION_TARGETS[self.config.prediction_type](signal, level, latents, noise)
-        # In float32: squares of bf16 numbers, summed up in bf16, would be too coarse.
+        # The error is computed in float32, since squares summed up in bf16 would be too coarse.
         errors = (predicted.float() - target).square().flatten(1).mean(dim=1)
         return errors * self.weights(*levels)
 

@@ -69,7 +69,7 @@ def load_frozen(config: Config, store: Store, cache: Path) -> FrozenModels:
 
 def build_initial_denoiser(config: Config, frozen: FrozenModels, shape: tuple[int, int, int], width: int) -> Denoiser:
     """The denoiser before its first step, the same one each time: for latents of `shape`, token states of `width`."""
-    # A copy, because training changes it in place and the export needs the original.
+    # Training changes the encoder in place, and the export needs the original, so a copy is trained.
     encoder = deepcopy(frozen.text.model) if config.train.train_text_encoder else None
     return build_denoiser(config.train, shape, width, encoder)
 
@@ -114,7 +114,7 @@ def export_pipeline(config: Config, frozen: FrozenModels, weights: Mapping[str, 
     StableDiffusionPipeline(
         vae=frozen.vae.vae, text_encoder=_trained_text_encoder(config.train, frozen, weights),
         unet=export_unet(config.train, shape, width, weights, folder / "lora"), tokenizer=frozen.text.tokenizer,
-        # No safety checker: it is a classifier for photographs, of more than a gigabyte.
+        # The safety checker is a classifier for photographs of more than a gigabyte, which emoji do not need.
         scheduler=Objective(config.train).scheduler(), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
@@ -145,7 +145,7 @@ def has_custom_code(folder: Path) -> bool:
 
 def _trained_text_encoder(config: TrainConfig, frozen: FrozenModels, weights: Mapping[str, Tensor]) -> Any:
     """The text encoder with its trained weights, or the frozen one itself."""
-    # Exports follow one another, and may overlap with previews of the frozen one: it is never written to.
+    # Later exports start from the frozen encoder again, so a copy takes the trained weights.
     encoder = deepcopy(frozen.text.model) if config.train_text_encoder else frozen.text.model
     trained = {
         name.removeprefix(TEXT_ENCODER_PREFIX): tensor

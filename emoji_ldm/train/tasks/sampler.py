@@ -23,7 +23,7 @@ from emoji_ldm.errors import ConfigError
 @lru_cache(maxsize=2)
 def epoch_permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
     """The order of epoch `epoch`: `(size,)`, each of 0 ... size - 1 once."""
-    # The whole epoch is permuted at each use, by (seed, epoch) alone: nothing of the data order has to be stored.
+    # The order depends on (seed, epoch) alone, so none of it has to be stored in a checkpoint.
     generator = np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64)))
     return generator.permutation(size)
 
@@ -109,7 +109,7 @@ class SampleNoise:
 
 def draw_noise(seed: int, step: int, slots: range, *, shape: tuple[int, ...], kind: str = "unet") -> SampleNoise:
     """The random numbers of the samples at positions `slots` of step `step`, each latent of `shape`."""
-    # As an array, since numpy would turn a list of such large integers into floats.
+    # The key is an array, since numpy would turn a list of such large integers into floats.
     key = np.array([seed % 2**64, RNG_STREAMS[kind]], np.uint64)
     num = len(slots)
     noise, posterior = (np.empty((num, *shape), np.float32) for _ in range(2))
