@@ -20,8 +20,7 @@ from emoji_ldm.train.loop import fit
 from emoji_ldm.train.metrics import training_metrics
 from emoji_ldm.train.tasks.diffusion_task import load_task
 from emoji_ldm.train.training_args import RunContext, build_training_args
-from ray_jobs import autoencoder, train
-from tests.emoji_images import blobs, fill_images
+from ray_jobs import train
 from tests.latents_store import fill_latents, training_config
 
 pytestmark = [pytest.mark.timeout(600)]
@@ -111,20 +110,6 @@ def test_errors_of_workers_reach_the_user_as_themselves(tiny_pipeline, prepared,
         train.run(training_config(tiny_pipeline, tmp_path, "train.num_workers=1", "train.steps=2"))
     with pytest.raises(ConfigError, match="cannot be shared by 3 workers; give 3 or 6"):
         train.run(prepared("train.num_workers=3"))
-
-
-@pytest.mark.slow
-@LONG
-def test_the_autoencoder_trains_on_two_ranks_once(tmp_path, tiny_pipeline):
-    fill_images(Store(str(tmp_path)), blobs(6))
-    settings = ("autoencoder.size_px=32", "autoencoder.batch_size=4", "autoencoder.block_out_channels=[16,32]",
-                "autoencoder.num_workers=2")  # fmt: skip
-    first = autoencoder.run(training_config(tiny_pipeline, tmp_path, *settings, "autoencoder.steps=3"))
-    assert first["psnr_db"] > 10
-    again = autoencoder.run(training_config(tiny_pipeline, tmp_path, *settings, "autoencoder.steps=3"))
-    assert "already" in again["steps"]
-    newest = checkpoints.newest_checkpoint(Store(str(tmp_path)), "tiny", "autoencoder")
-    assert (newest.fetch(tmp_path / "cache", "vae") / "config.json").is_file()
 
 
 def worker_pids():

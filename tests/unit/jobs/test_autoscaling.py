@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 
 from ray_jobs.serving.autoscaling import DRAIN_S, UTILIZATION, DrainTimePolicy, wanted_replicas
-from ray_jobs.serving.replica import Utilization
 
 
 def replicas(drain_s=(0,), utilization=(0,), ongoing=1, target_wait_s=5):
@@ -41,19 +40,3 @@ def test_serve_calls_the_policy_with_what_replicas_report():
     context = SimpleNamespace(aggregated_metrics=reported, total_num_requests=3)
     assert DrainTimePolicy(2)(context) == (5, {})
     assert DrainTimePolicy(2)(SimpleNamespace(aggregated_metrics={}, total_num_requests=0)) == (0, {})
-
-
-def test_a_replica_is_busy_by_its_forward_passes_or_by_its_encoding(monkeypatch):
-    def stats(drawn, **tick_s):
-        return SimpleNamespace(
-            max_batch=4, encode_s=0.5, drawn=drawn, tick_s={int(rows[1:]): s for rows, s in tick_s.items()}
-        )
-
-    now = [100.0]
-    monkeypatch.setattr("ray_jobs.serving.replica.time.monotonic", lambda: now[0])
-    utilization = Utilization()
-    now[0] += 10
-    assert utilization.since_last_call(stats(1, _4=4.0, _1=4.0)) == pytest.approx(0.5)
-    now[0] += 10
-    assert utilization.since_last_call(stats(19, _4=4.0, _1=8.0)) == pytest.approx(0.9)
-    assert utilization.since_last_call(stats(99, _4=40.0, _1=8.0)) == 1

@@ -150,24 +150,10 @@ def test_a_reader_that_closes_the_pipe_ends_the_command_as_a_shell_reports_it():
     assert found.returncode == 141 and "Traceback" not in found.stderr
 
 
-def test_shortcuts_win_over_overrides(capsys):
-    assert main(["crawl", "--retry", "failed", "crawl.refresh=false", "--refresh", "--dry-run"]) == 0
-    text = capsys.readouterr().out
-    assert "retry: failed" in text and "refresh: true" in text
-    assert main(["train", "--as-of", "2026-11-21T10:00", "--dry-run"]) == 0
-    assert "as_of: 2026-11-21T10:00" in capsys.readouterr().out
-
-
 def test_overrides_may_stand_before_and_after_options(capsys):
     assert main(["train", "train.steps=5", "--config", "demo", "--dry-run", "train.lr=0.25"]) == 0
     text = capsys.readouterr().out
     assert "steps: 5" in text and "lr: 0.25" in text and "run: demo" in text
-
-
-def test_generate_takes_prompts_as_words(capsys):
-    assert main(["generate", "a blue cat", "generate.seed=3", "x=y cat", "--dry-run"]) == 2
-    assert main(["generate", "a blue cat", "generate.seed=3", "--dry-run"]) == 0
-    assert "- a blue cat" in capsys.readouterr().out
 
 
 def test_a_store_that_is_a_file_is_one_line(capsys, tmp_path):

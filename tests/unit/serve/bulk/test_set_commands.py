@@ -30,12 +30,6 @@ def named_service(service, monkeypatch):
     monkeypatch.setattr("emoji_ldm.serve.bulk.set_commands.POLL_S", 0.05)
 
 
-@pytest.mark.parametrize("verb", ["create", "status", "fetch", "cancel", "list", "delete"])
-def test_help_of_every_verb_shows_an_example(verb, capsys):
-    assert main(["sets", verb, "--help"]) == 0
-    assert f"emoji-ldm sets {verb}" in capsys.readouterr().out.split("examples:")[1]
-
-
 @pytest.mark.slow
 def test_one_command_draws_a_set_and_writes_the_folder(tmp_path, capsys, backend, monkeypatch):
     monkeypatch.setattr(backend, "pause_s", 0.5)  # long enough for the progress to be seen

@@ -1,4 +1,4 @@
-"""The verbs of `emoji-ldm dataset` as a user types them."""
+"""What the commands of `emoji-ldm dataset` do and print, on a store with two commits."""
 
 import json
 
@@ -8,7 +8,6 @@ import pytest
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.schemas import CAPTIONS, IMAGES, TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
-from ray_jobs.cli.dataset import app
 from ray_jobs.cli.main import main
 from tests.tables import table_with_commits
 
@@ -24,13 +23,6 @@ def dataset(tmp_path, capsys):
         return status, "".join(capsys.readouterr())
 
     return run, store
-
-
-@pytest.mark.parametrize("verb", [command.name for command in app.registered_commands])
-def test_help_of_every_verb_shows_an_example(verb, capsys):
-    assert main(["dataset", verb, "--help"]) == 0
-    text = capsys.readouterr().out
-    assert f"emoji-ldm dataset {verb}" in text.split("examples:")[1]
 
 
 def test_a_tag_restore_and_diff_from_the_command_line(dataset):
