@@ -91,7 +91,8 @@ def check_worker_range(
 
 
 NUM_TIMESTEPS = 1000
-RNG_STREAMS = {"unet": 0, "autoencoder": 1, "validation": 2}  # part of the key: streams never overlap
+# The number is part of the key, so that the noise of one purpose is never that of another.
+RNG_STREAMS = {"unet": 0, "autoencoder": 1, "validation": 2}
 
 
 @dataclass(frozen=True)
