@@ -1,10 +1,10 @@
-# Everything that overlay eks (k8s/overlays/eks) stands on. How to: infra/runbooks/eks.md.
+# The AWS resources that overlay eks (k8s/overlays/eks) needs. The installation is described in infra/runbooks/eks.md.
 #
-# names, subnets and policies compute without a provider and are tested offline (tests/infra); the others make things.
+# The modules names, subnets and policies use no provider and are tested offline (tests/infra). The others create resources.
 data "aws_partition" "current" {}
 
 locals {
-  namespace = "emoji-ldm" # of k8s/base/namespace.yaml
+  namespace = "emoji-ldm" # as in k8s/base/namespace.yaml
 }
 
 module "names" {

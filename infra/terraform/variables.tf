@@ -145,15 +145,15 @@ variable "lifecycle_days" {
   description = "Folder of the store -> days that replaced or deleted objects can be brought back, and days until objects end by age (none: never)."
   type        = map(object({ noncurrent = number, current = optional(number) }))
   default = {
-    tables      = { noncurrent = 30 } # what a vacuum took
+    tables      = { noncurrent = 30 } # what a vacuum has removed
     branches    = { noncurrent = 30 }
-    refs        = { noncurrent = 365 } # small, and worth most
-    checkpoints = { noncurrent = 7 }   # large; training prunes them all the time
+    refs        = { noncurrent = 365 } # small and the most valuable
+    checkpoints = { noncurrent = 7 }   # large, and training keeps deleting old ones
     runs        = { noncurrent = 30 }
     sets        = { noncurrent = 7 } # deleted by their owners
     crawl       = { noncurrent = 7 }
     keys        = { noncurrent = 365 }
-    logs        = { noncurrent = 1, current = 30 } # of Ray; each is written once
+    logs        = { noncurrent = 1, current = 30 } # log files of Ray, each written once
   }
   validation {
     condition     = alltrue([for days in values(var.lifecycle_days) : days.noncurrent >= 1])

@@ -1,12 +1,12 @@
 terraform {
-  required_version = ">= 1.11.0, < 2.0.0" # locks in S3
+  required_version = ">= 1.11.0, < 2.0.0" # the first versions that lock the state in S3 itself
   required_providers {
     aws = {
       source  = "hashicorp/aws"
       version = "5.100.0"
     }
   }
-  # Where the state lies is said by backend.hcl, which bootstrap/ prints: terraform init -backend-config=backend.hcl
+  # The location of the state is in backend.hcl, which bootstrap/ prints: terraform init -backend-config=backend.hcl
   backend "s3" {}
 }
 

@@ -1,6 +1,6 @@
-# The bucket that keeps Terraform's state, made once for an account and before all else. Its own state stays in this
-# folder: it holds no secret, and what it describes can be imported. The state of the main stack does hold one (Redis's
-# password), so this bucket is for administrators alone.
+# The bucket for Terraform's state, created once per account before everything else. The state of this small stack stays
+# in this folder: it contains no secret, and its resources can be imported. The state of the main stack contains the
+# password of Redis, so only administrators may read the bucket.
 terraform {
   required_version = ">= 1.11.0, < 2.0.0"
   required_providers {
@@ -35,8 +35,8 @@ resource "aws_kms_key" "state" {
       Sid       = "Account"
       Effect    = "Allow"
       Principal = { AWS = "arn:aws:iam::${var.account_id}:root" }
-      Action    = "kms:*" # IAM of the account decides, as AWS sets it by itself; else nobody could change the key again
-      Resource  = "*"     # in a key's policy: this key
+      Action    = "kms:*" # IAM of the account decides, as by default; otherwise nobody could change the key again
+      Resource  = "*"     # in the policy of a key, this means the key itself
     }]
   })
   lifecycle {
@@ -45,7 +45,7 @@ resource "aws_kms_key" "state" {
 }
 
 resource "aws_s3_bucket" "state" {
-  #checkov:skip=CKV_AWS_18:read by Terraform alone; CloudTrail tells who did
+  #checkov:skip=CKV_AWS_18:only Terraform reads it, and CloudTrail records who did
   bucket = module.names.state
   lifecycle {
     prevent_destroy = true
@@ -109,7 +109,7 @@ resource "aws_s3_bucket_policy" "state" {
       Sid       = "OnlyEncryptedConnections"
       Effect    = "Deny"
       Principal = "*"
-      Action    = "s3:*" # a denial: all
+      Action    = "s3:*" # a denial covers every action
       Resource  = [aws_s3_bucket.state.arn, "${aws_s3_bucket.state.arn}/*"]
       Condition = { Bool = { "aws:SecureTransport" = "false" } }
     }]

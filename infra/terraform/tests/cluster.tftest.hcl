@@ -1,4 +1,4 @@
-# The parts that keep the cluster closed, looked at one by one. Needs the AWS provider, no account.
+# Checks each setting that keeps the cluster closed. Needs the AWS provider, but no account.
 mock_provider "aws" {
   mock_data "aws_partition" {
     defaults = { partition = "aws" }

@@ -1,4 +1,4 @@
-# The whole stack, made with a provider that invents what AWS would answer. Needs the AWS provider, no account.
+# Applies the whole stack with a mock provider that invents the answers of AWS. Needs the AWS provider, but no account.
 mock_provider "aws" {
   mock_data "aws_partition" {
     defaults = { partition = "aws" }

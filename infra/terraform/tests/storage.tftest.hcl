@@ -1,4 +1,4 @@
-# The store, the registry and Redis, looked at one by one. Needs the AWS provider, no account.
+# Checks the store, the registry and Redis one by one. Needs the AWS provider, but no account.
 mock_provider "aws" {
   mock_resource "aws_secretsmanager_secret_version" {
     defaults = { secret_string = "0123456789abcdefghijklmnopqrstuvwxyz" }

@@ -1,23 +1,23 @@
-# Amazon's own parts of the cluster, each at an exact version, those with rights by Pod Identity.
+# The add-ons of EKS, each at an exact version. Those that need rights get them by Pod Identity.
 locals {
   settings = {
     vpc-cni = {
-      enableNetworkPolicy = "true" # k8s/components/network would else be words
+      enableNetworkPolicy = "true" # otherwise the policies of k8s/components/network have no effect
       env = {
-        ENABLE_PREFIX_DELEGATION = "true" # sixteen addresses at a time: a node takes as many Pods as it has room for
+        ENABLE_PREFIX_DELEGATION = "true" # sixteen addresses at a time, so that addresses do not limit the Pods of a node
         WARM_PREFIX_TARGET       = "1"
       }
     }
     coredns = {
       autoScaling = { enabled = true, minReplicas = 2, maxReplicas = 20 }
     }
-    # Its node part takes the taint ebs.csi.aws.com/agent-not-ready away, which k8s/components/karpenter/cpu.yaml sets.
+    # Its Pod on each node removes the taint ebs.csi.aws.com/agent-not-ready, which k8s/components/karpenter/cpu.yaml sets.
     aws-ebs-csi-driver = {
       node                = { tolerateAllTaints = true }
-      defaultStorageClass = { enabled = true } # gp3, encrypted: EKS has no default class by itself
+      defaultStorageClass = { enabled = true } # encrypted gp3; EKS itself has no default class
     }
   }
-  # Add-on -> its account and what it may, as Amazon says it.
+  # Add-on -> its ServiceAccount and the managed policy that Amazon documents for it.
   identities = {
     vpc-cni            = { account = "aws-node", policy = "${local.managed}/AmazonEKS_CNI_Policy" }
     aws-ebs-csi-driver = { account = "ebs-csi-controller-sa", policy = "${local.managed}/service-role/AmazonEBSCSIDriverPolicy" }

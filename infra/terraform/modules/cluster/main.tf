@@ -1,4 +1,5 @@
-# The control plane: private unless networks are named, access by entries, Secrets encrypted with an own key, all logs.
+# The control plane. Its endpoint is private unless networks are named, access is granted by EKS access entries, Secrets
+# are encrypted with a key of their own, and all logs are kept.
 terraform {
   required_version = ">= 1.11.0, < 2.0.0"
   required_providers {
@@ -27,7 +28,7 @@ resource "aws_kms_alias" "secrets" {
   target_key_id = aws_kms_key.secrets.key_id
 }
 
-# Made before the cluster, which would else make one that keeps everything for ever, unencrypted.
+# The log group is created before the cluster, which would otherwise create one that is unencrypted and keeps everything.
 resource "aws_cloudwatch_log_group" "cluster" {
   name              = "/aws/eks/${var.name}/cluster"
   retention_in_days = var.log_days
@@ -48,12 +49,12 @@ resource "aws_eks_cluster" "this" {
   name                          = var.name
   version                       = var.kubernetes_version
   role_arn                      = aws_iam_role.cluster.arn
-  bootstrap_self_managed_addons = false # the add-ons below, with their settings
+  bootstrap_self_managed_addons = false # addons.tf installs them with their settings
   enabled_cluster_log_types     = ["api", "audit", "authenticator", "controllerManager", "scheduler"]
 
   access_config {
     authentication_mode                         = "API"
-    bootstrap_cluster_creator_admin_permissions = false # who runs Terraform is no administrator by that alone
+    bootstrap_cluster_creator_admin_permissions = false # running Terraform does not make one an administrator
   }
 
   encryption_config {
@@ -71,7 +72,7 @@ resource "aws_eks_cluster" "this" {
   }
 
   upgrade_policy {
-    support_type = "STANDARD" # upgraded by AWS at the end of a version's life, rather than billed six times as much
+    support_type = "STANDARD" # AWS upgrades the cluster at the end of a version's support instead of charging six times as much
   }
 
   lifecycle {
@@ -84,7 +85,7 @@ resource "aws_eks_cluster" "this" {
   depends_on = [aws_iam_role_policy_attachment.cluster, aws_cloudwatch_log_group.cluster]
 }
 
-# Nodes and Pods use the group that EKS makes; Karpenter finds it by the tag.
+# Nodes and Pods use the security group that EKS creates, and Karpenter finds it by this tag.
 resource "aws_ec2_tag" "discovery" {
   for_each    = var.discovery
   resource_id = aws_eks_cluster.this.vpc_config[0].cluster_security_group_id

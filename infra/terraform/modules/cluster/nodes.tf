@@ -1,11 +1,12 @@
-# Machines for the operators (KubeRay, Kueue, Karpenter, Prometheus, DNS): on demand, in every zone, always there.
-# The project's own Pods name their pool, so they never come here.
+# Nodes for the operators (KubeRay, Kueue, Karpenter, Prometheus, DNS), on demand and spread over the zones. Karpenter
+# runs here, so it cannot provision them itself. The Pods of the project select their own pools and never run here.
 resource "aws_iam_role" "node" {
   name               = var.node_role
   assume_role_policy = var.node_trust
 }
 
-# No policy of the CNI: its own Pods have that right (addons.tf), not everything that reaches a node's credentials.
+# The policy of the CNI is missing on purpose: its Pods have a role of their own (addons.tf), so that the credentials of
+# a node do not include those rights.
 resource "aws_iam_role_policy_attachment" "node" {
   for_each   = toset(["AmazonEKSWorkerNodePolicy", "AmazonEC2ContainerRegistryPullOnly", "AmazonSSMManagedInstanceCore"])
   role       = aws_iam_role.node.name
@@ -20,7 +21,7 @@ resource "aws_launch_template" "system" {
   metadata_options {
     http_endpoint               = "enabled"
     http_tokens                 = "required"
-    http_put_response_hop_limit = 1 # a packet from a Pod takes one hop more: no Pod sees the node's credentials
+    http_put_response_hop_limit = 1 # requests from Pods take one hop more, so Pods cannot read the credentials of the node
     instance_metadata_tags      = "disabled"
   }
 
@@ -51,7 +52,7 @@ resource "aws_launch_template" "system" {
 }
 
 locals {
-  # Bottlerocket keeps its own few files apart from images and Pods.
+  # Bottlerocket has a small disk for the system and a second one for images and Pods.
   disks = startswith(var.system_nodes.ami_type, "BOTTLEROCKET") ? { "/dev/xvda" = 4, "/dev/xvdb" = 60 } : { "/dev/xvda" = 60 }
 }
 
@@ -86,6 +87,6 @@ resource "aws_eks_node_group" "system" {
     version = aws_launch_template.system.latest_version
   }
 
-  # DNS needs nodes; nodes need the network before they are ready.
+  # Nodes become ready only with the network add-on, so it comes first; DNS needs nodes, so it comes after them.
   depends_on = [aws_iam_role_policy_attachment.node, aws_eks_addon.early]
 }

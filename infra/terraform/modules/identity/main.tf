@@ -1,5 +1,5 @@
-# One role for each ServiceAccount that reaches the store (../policies/accounts.yaml), by Pod Identity: no key lies
-# anywhere, and a Pod of one stage cannot write what is another's.
+# One role for each ServiceAccount that reaches the store (../policies/accounts.yaml), given to Pods by EKS Pod Identity.
+# No access key has to be stored, and a Pod of one stage cannot write the data of another.
 terraform {
   required_version = ">= 1.11.0, < 2.0.0"
   required_providers {

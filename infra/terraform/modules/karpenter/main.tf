@@ -1,5 +1,5 @@
-# What Karpenter needs of AWS: a role, and a queue that tells it when machines are taken back. Its pools are in
-# k8s/components/karpenter, its chart's values in infra/helm/karpenter.yaml.
+# What Karpenter needs from AWS: a role, and a queue that announces when machines are taken back. Its node pools are in
+# k8s/components/karpenter, the values of its chart in infra/helm/karpenter.yaml.
 terraform {
   required_version = ">= 1.11.0, < 2.0.0"
   required_providers {
@@ -37,7 +37,7 @@ resource "aws_eks_pod_identity_association" "controller" {
 
 resource "aws_sqs_queue" "interruptions" {
   name                      = var.name
-  message_retention_seconds = 300 # a notice of two minutes is of no use later
+  message_retention_seconds = 300 # a spot notice is given two minutes ahead, so an older message is useless
   sqs_managed_sse_enabled   = true
 }
 

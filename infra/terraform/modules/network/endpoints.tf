@@ -1,4 +1,4 @@
-# Ways to AWS that do not pass the NAT gateway: the store's traffic would be its bill.
+# Connections to AWS services that bypass the NAT gateway, which would charge for every gigabyte of the store's traffic.
 data "aws_region" "current" {}
 
 resource "aws_vpc_endpoint" "s3" {

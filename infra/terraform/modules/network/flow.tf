@@ -1,4 +1,4 @@
-# Who talked to whom: what is asked first after a break-in.
+# Flow logs of all connections, which are the first thing to look at after a break-in.
 resource "aws_cloudwatch_log_group" "flow" {
   name              = "/${var.name}/flow"
   retention_in_days = var.log_days

@@ -1,4 +1,5 @@
-# The network: nodes and Pods in private subnets, one way out by NAT, S3 and the registry without it.
+# The network: nodes and Pods are in private subnets. They reach the internet through NAT, and S3 and the registry
+# directly (endpoints.tf).
 terraform {
   required_version = ">= 1.11.0, < 2.0.0"
   required_providers {
@@ -16,7 +17,7 @@ resource "aws_vpc" "this" {
   tags                 = { Name = var.name }
 }
 
-# The network's own security group is in nobody's way: without rules it lets nothing through.
+# The default security group of the network gets no rules, so whatever is put into it by mistake can connect to nothing.
 resource "aws_default_security_group" "this" {
   vpc_id = aws_vpc.this.id
 }
@@ -69,7 +70,7 @@ resource "aws_route_table_association" "public" {
 }
 
 locals {
-  # One gateway for all zones costs a third, and takes the crawl down with its zone.
+  # One gateway for all zones costs a third of three, but if its zone fails, the crawl has no internet.
   nat_zones = var.nat_per_zone ? keys(var.public) : [sort(keys(var.public))[0]]
 }
 
@@ -106,7 +107,7 @@ resource "aws_route_table_association" "private" {
   route_table_id = aws_route_table.private[each.key].id
 }
 
-# Redis: no route but the network's own.
+# The subnets of Redis have no route out of the network.
 resource "aws_route_table" "data" {
   vpc_id = aws_vpc.this.id
   tags   = { Name = "${var.name}-data" }

@@ -1,5 +1,5 @@
-# Logs and the bill. Metrics stay in the cluster's Prometheus (infra/helm/kube-prometheus-stack.yaml); with `metrics` they
-# are kept for 150 days in Amazon's as well, which Prometheus writes to by Pod Identity.
+# Logs and the budget. Metrics stay in the Prometheus of the cluster (infra/helm/kube-prometheus-stack.yaml). With
+# `metrics`, it also writes them to Amazon Managed Prometheus (by Pod Identity), where they are kept for 150 days.
 terraform {
   required_version = ">= 1.11.0, < 2.0.0"
   required_providers {
@@ -38,7 +38,7 @@ resource "aws_cloudwatch_log_group" "metrics" {
   kms_key_id        = aws_kms_key.logs.arn
 }
 
-# What one month may cost before somebody hears of it: GPUs that nobody uses are the likeliest surprise.
+# What one month may cost before mails are sent. GPUs that run without being used are the most likely cause.
 resource "aws_budgets_budget" "month" {
   name         = var.name
   budget_type  = "COST"
@@ -82,6 +82,6 @@ resource "aws_eks_pod_identity_association" "prometheus" {
   count           = var.metrics ? 1 : 0
   cluster_name    = var.cluster
   namespace       = "monitoring"
-  service_account = "kube-prometheus-stack-prometheus" # as the chart names it
+  service_account = "kube-prometheus-stack-prometheus" # the name that the chart gives it
   role_arn        = aws_iam_role.prometheus[0].arn
 }

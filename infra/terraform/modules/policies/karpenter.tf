@@ -1,5 +1,6 @@
-# Karpenter's rights, as its own CloudFormation template for 1.x cuts them: it may start, tag and end machines of this
-# cluster, hand them the nodes' role, and nothing else. In two documents, as IAM bounds the length of one.
+# The rights of Karpenter, following its CloudFormation template for 1.x: it may start, tag and terminate machines of this
+# cluster and pass them the role of the nodes, and nothing else. They are two documents, because IAM limits the length
+# of one.
 locals {
   ec2   = "arn:${var.partition}:ec2:${var.region}"
   iam   = "arn:${var.partition}:iam::${var.account_id}"
@@ -78,14 +79,14 @@ locals {
           "ec2:DescribeInstanceTypeOfferings", "ec2:DescribeInstanceTypes", "ec2:DescribeLaunchTemplates",
           "ec2:DescribePlacementGroups", "ec2:DescribeSecurityGroups", "ec2:DescribeSpotPriceHistory", "ec2:DescribeSubnets",
         ]
-        Resource  = "*" # EC2 knows no narrower resource for Describe
+        Resource  = "*" # EC2 has no narrower resource for Describe calls
         Condition = { StringEquals = { "aws:RequestedRegion" = var.region } }
       },
       {
         Sid      = "Prices"
         Effect   = "Allow"
         Action   = ["pricing:GetProducts"]
-        Resource = "*" # a public price list, without resources
+        Resource = "*" # the public price list has no resources
       },
       {
         Sid      = "Images"
@@ -140,7 +141,7 @@ locals {
         Sid      = "ListProfiles"
         Effect   = "Allow"
         Action   = ["iam:ListInstanceProfiles"]
-        Resource = "*" # a list of all; Karpenter clears up its own
+        Resource = "*" # listing has no narrower resource; Karpenter deletes only its own profiles
       },
       {
         Sid      = "FindTheCluster"

@@ -1,4 +1,4 @@
-# Who may do what, as IAM's JSON. No provider: tested offline.
+# Who may do what, as JSON documents of IAM. The module uses no provider, so it is tested offline.
 terraform {
   required_version = ">= 1.11.0, < 2.0.0"
 }
@@ -7,10 +7,11 @@ locals {
   data  = yamldecode(file("${path.module}/accounts.yaml"))
   kinds = ["read", "write", "delete"]
 
-  # account -> the accounts whose rights it has, itself first
+  # Account -> the accounts whose rights it has, itself first.
   like = { for name, account in local.data.accounts : name => concat([name], try(account.like, [])) }
 
-  # account -> kind -> patterns below the store, tables spelled out
+  # Account -> kind of right -> patterns of keys below the store. The name of a table becomes its folders: the table itself
+  # and its copies on branches.
   patterns = {
     for name, sources in local.like : name => {
       for kind in local.kinds : kind => sort(distinct(flatten([
@@ -34,8 +35,8 @@ locals {
           Sid    = "List"
           Effect = "Allow"
           Action = ["s3:GetBucketLocation", "s3:ListBucket"]
-          # All keys' names, not a prefix: S3 answers 403 in place of 404 to who may not list, also for a single GET, and
-          # the store asks for keys that are not there all the time (emoji_ldm/store.py, exists).
+          # The whole bucket rather than a prefix: if the caller may not list, S3 answers 403 instead of 404 even to a GET
+          # of one missing key, and the store often asks for keys that do not exist (emoji_ldm/store.py, exists).
           Resource = [local.bucket]
         },
         {

@@ -1,8 +1,8 @@
-# Policies of things rather than of people: who may use a role, a bucket, a queue, a key.
+# Policies that are attached to resources: who may use a role, a bucket, a queue or a key.
 locals {
   queue_arn = "arn:${var.partition}:sqs:${var.region}:${var.account_id}:${var.queue}"
 
-  # Accounts of the operators that have a role; those of the project's own are in accounts.yaml.
+  # ServiceAccounts of operators that have a role. Those of the project itself are in accounts.yaml.
   operators = toset([
     "karpenter/karpenter",
     "kube-system/aws-node",
@@ -10,7 +10,8 @@ locals {
     "monitoring/kube-prometheus-stack-prometheus",
   ])
 
-  # A Pod, by EKS Pod Identity: of this cluster and of this account alone, whatever associations somebody adds.
+  # A role can be assumed only by Pods of this cluster with this ServiceAccount (EKS Pod Identity), whatever other
+  # associations somebody adds.
   pod_trust = {
     for account in setunion(local.operators, [for name in keys(local.store) : "${var.namespace}/${name}"]) : account => jsonencode({
       Version = "2012-10-17"
@@ -49,7 +50,7 @@ locals {
         Sid       = "OnlyEncryptedConnections"
         Effect    = "Deny"
         Principal = "*"
-        Action    = "s3:*" # a denial: all
+        Action    = "s3:*" # a denial covers every action
         Resource  = [local.bucket, "${local.bucket}/*"]
         Condition = { Bool = { "aws:SecureTransport" = "false" } }
       },
@@ -57,7 +58,7 @@ locals {
         Sid       = "OnlyModernEncryption"
         Effect    = "Deny"
         Principal = "*"
-        Action    = "s3:*" # a denial: all
+        Action    = "s3:*" # a denial covers every action
         Resource  = [local.bucket, "${local.bucket}/*"]
         Condition = { NumericLessThan = { "s3:TlsVersion" = "1.2" } }
       },
@@ -67,7 +68,8 @@ locals {
         Principal = "*"
         Action    = "s3:PutObject"
         Resource  = ["${local.bucket}/*"]
-        # Who names no key gets the bucket's own. `Null` is needed: a negated comparison also holds where nothing is named.
+        # A request that names no key gets the key of the bucket. `Null` exempts such requests, because a negated
+        # comparison such as StringNotEquals is also true if the header is missing.
         Condition = {
           Null            = { "s3:x-amz-server-side-encryption-aws-kms-key-id" = "false" }
           StringNotEquals = { "s3:x-amz-server-side-encryption-aws-kms-key-id" = var.store_key_arn }
@@ -90,21 +92,21 @@ locals {
         Sid       = "OnlyEncryptedConnections"
         Effect    = "Deny"
         Principal = "*"
-        Action    = "sqs:*" # a denial: all
+        Action    = "sqs:*" # a denial covers every action
         Resource  = [local.queue_arn]
         Condition = { Bool = { "aws:SecureTransport" = "false" } }
       },
     ]
   })
 
-  # Of a key: IAM of this account decides, as with the policy that AWS sets by itself; without it nobody could ever
-  # change the key again. Log groups need their service besides.
+  # Access to a key is decided by IAM of this account, as in the default policy of AWS. Without this statement nobody could
+  # ever change the key again. A key for log groups must also admit the log service.
   key_owner = {
     Sid       = "Account"
     Effect    = "Allow"
     Principal = { AWS = "${local.iam}:root" }
-    Action    = "kms:*" # see above
-    Resource  = "*"     # in a key's policy: this key
+    Action    = "kms:*" # IAM of the account decides
+    Resource  = "*"     # in the policy of a key, this means the key itself
   }
   key_policy = jsonencode({ Version = "2012-10-17", Statement = [local.key_owner] })
   log_key_policy = jsonencode({
@@ -114,7 +116,7 @@ locals {
       Effect    = "Allow"
       Principal = { Service = "logs.${var.region}.amazonaws.com" }
       Action    = ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey", "kms:ReEncryptFrom", "kms:ReEncryptTo"]
-      Resource  = "*" # in a key's policy: this key
+      Resource  = "*" # in the policy of a key, this means the key itself
       Condition = {
         ArnLike = { "kms:EncryptionContext:aws:logs:arn" = "arn:${var.partition}:logs:${var.region}:${var.account_id}:log-group:*" }
       }

@@ -1,4 +1,4 @@
-# The registry of the project's images: a tag means one image for ever, each is scanned as it comes.
+# The registry of the project's images. A tag always means the same image, and every image is scanned when it is pushed.
 terraform {
   required_version = ">= 1.11.0, < 2.0.0"
   required_providers {

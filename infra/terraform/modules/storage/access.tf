@@ -1,4 +1,5 @@
-# Who asked the store for what. Its own bucket, as a bucket that logs into itself never comes to an end.
+# Access logs of the store. They have a bucket of their own, because a bucket that logs into itself would log every log
+# file it receives.
 resource "aws_s3_bucket" "access" {
   #checkov:skip=CKV_AWS_18:these are the access logs
   #checkov:skip=CKV_AWS_21:logs are written once

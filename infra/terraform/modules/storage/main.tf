@@ -1,4 +1,4 @@
-# The store: one bucket, reached by TLS alone, encrypted with an own key, every version kept for a while.
+# The store: one bucket that accepts only TLS, encrypts with a key of its own, and keeps replaced versions for a while.
 terraform {
   required_version = ">= 1.11.0, < 2.0.0"
   required_providers {
@@ -36,7 +36,7 @@ resource "aws_s3_bucket_public_access_block" "store" {
 resource "aws_s3_bucket_ownership_controls" "store" {
   bucket = aws_s3_bucket.store.id
   rule {
-    object_ownership = "BucketOwnerEnforced" # no lists of access at single objects
+    object_ownership = "BucketOwnerEnforced" # no access control lists on single objects
   }
 }
 
@@ -50,7 +50,7 @@ resource "aws_s3_bucket_versioning" "store" {
 resource "aws_s3_bucket_server_side_encryption_configuration" "store" {
   bucket = aws_s3_bucket.store.id
   rule {
-    bucket_key_enabled = true # one call to KMS for many objects: without it KMS would be the larger bill
+    bucket_key_enabled = true # one call to KMS for many objects; otherwise KMS would cost more than the storage
     apply_server_side_encryption_by_default {
       sse_algorithm     = "aws:kms"
       kms_master_key_id = aws_kms_key.store.arn
@@ -70,7 +70,7 @@ resource "aws_s3_bucket_logging" "store" {
   target_prefix = "store/"
 }
 
-# One rule for what every object needs, and one for each folder that has its own.
+# One rule applies to all objects, and each folder of `lifecycle_days` has one of its own.
 resource "aws_s3_bucket_lifecycle_configuration" "store" {
   bucket = aws_s3_bucket.store.id
 

@@ -1,7 +1,7 @@
-# Which addresses go where. No provider: tested offline.
+# How the addresses of the network are divided. The module uses no provider, so it is tested offline.
 #
-# A quarter of the network for the Pods and nodes of each zone, the last one shared by load balancers and NAT (public)
-# and Redis (data): of a /16 that is 16,379 addresses a zone and 251 for each of the small ones.
+# The nodes and Pods of each zone get a quarter of the network. The last quarter is shared by the subnets of load balancers
+# and NAT (public) and of Redis (data). In a /16 that is 16,379 addresses per zone and 251 for each of the small subnets.
 terraform {
   required_version = ">= 1.11.0, < 2.0.0"
 }
@@ -11,6 +11,6 @@ locals {
   length   = tonumber(split("/", var.cidr)[1])
   rest     = cidrsubnet(var.cidr, 2, 3)
   small    = 24 - (local.length + 2) # bits between the last quarter and a /24
-  reserved = 5                       # addresses that AWS keeps of every subnet
-  prefix   = 16                      # addresses that the CNI takes at once for a node (prefix delegation)
+  reserved = 5                       # addresses that AWS reserves in every subnet
+  prefix   = 16                      # addresses that the CNI reserves at once for a node (prefix delegation)
 }

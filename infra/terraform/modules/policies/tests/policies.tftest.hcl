@@ -78,7 +78,7 @@ run "the_pipeline_may_what_its_stages_may" {
     condition = alltrue(flatten([
       for stage in ["crawl", "caption", "autoencoder", "latents", "train", "generate", "report"] : [
         for s in jsondecode(output.store[stage]).Statement : length(setsubtract(
-          [for key in flatten([s.Resource]) : key if !strcontains(key, "/logs/")], # of the Pod, whose account it is
+          [for key in flatten([s.Resource]) : key if !strcontains(key, "/logs/")], # logs are written per account, which is that of the Pod
           flatten([for p in jsondecode(output.store.pipeline).Statement : p.Resource if p.Sid == s.Sid])
         )) == 0
       ]

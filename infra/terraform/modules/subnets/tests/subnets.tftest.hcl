@@ -55,7 +55,7 @@ run "nothing_overlaps" {
   variables {
     cidr = "172.16.64.0/18"
   }
-  # First address of each as a number, sorted, is at least the size of the one before away from it.
+  # If the first addresses are sorted as numbers, each is at least the size of the previous subnet away from it.
   assert {
     condition = length(distinct([for network in concat(values(output.private), values(output.public), values(output.data)) :
     split("/", network)[0]])) == 9
