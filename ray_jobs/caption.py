@@ -76,7 +76,7 @@ def _plans(config: CaptionConfig, store: Store, image_ids: Collection[str], key:
 def _shards(
     config: CaptionConfig, images: Table, plans: Mapping[str, CaptionPlan], made: tuple[str, int]
 ) -> list[delta_sink.WorkShard]:
-    """Shards of about `rows_per_shard` captions; `made` is the engine's key and the version of the table planned on."""
+    """Return shards of about `rows_per_shard` captions; `made` is the engine's key and the table version planned on."""
     # A shard is the unit of commit and of loss, so its size counts what is computed (captions), not what is read
     # (images).
     size, (key, version) = max(1, config.rows_per_shard // config.num_captions), made
@@ -121,7 +121,7 @@ def _check_failed(config: CaptionConfig, counts: dict[str, int], num_images: int
 
 
 def _examples(store: Store, key: str) -> dict[str, object]:
-    """Some good captions, evenly spread over all, for the summary."""
+    """Return some good captions, evenly spread over all, for the summary."""
     chosen = (pc.field("engine_key") == key) & (pc.field("status") == "ok")
     captions = sorted(Table(store, CAPTIONS).read(["caption"], filter=chosen)["caption"].to_pylist())
     # Sorted captions begin alike, so neighbours would be near duplicates; equal steps show the variety.

@@ -34,7 +34,7 @@ PAGE_SCHEMA = pa.schema([("tag", pa.string()), ("url", pa.string())])
 
 
 def run(config: Config) -> dict[str, object]:
-    """Crawl what is not crawled yet; returns counts and versions for people.
+    """Crawl what is not crawled yet; returns counts and versions for the summary.
 
     Raises:
         ConfigError: No site, tags, files or profile.
@@ -137,7 +137,7 @@ def _stream(
 
 
 def _image_shard(rows: pa.Table, generation: int) -> delta_sink.WorkShard:
-    """A shard of image URLs, its rows as JSON text: as objects they would take the driver four times the memory."""
+    """Return a shard of image URLs, its rows as JSON text: objects would take the driver four times the memory."""
     # The name contains the generation, so that a recrawl of the same URLs is new work and is not skipped as committed.
     return _shard([rows["image_url"].to_pylist(), generation], {"rows": json.dumps(rows.to_pylist())}, len(rows))
 
@@ -151,5 +151,5 @@ def _page_rows(payload: dict[str, Any]) -> pa.Table:
 
 
 def read_image_requests(payload: dict[str, Any]) -> pa.Table:
-    """The image URLs of a shard as rows that `ImageFetcher.fetch` takes."""
+    """Return the image URLs of a shard as rows that `ImageFetcher.fetch` takes."""
     return pa.Table.from_pylist(json.loads(payload["rows"]), schema=frontier.IMAGE_REQUESTS)

@@ -103,7 +103,7 @@ def _run_on_worker(train: TrainConfig, task: Callable[..., Any], *arguments: obj
 
 
 def _missing_requirement(plan: TrainingArgs) -> str:
-    """What the options need and this node lacks, for the user; empty if nothing."""
+    """Return what the options need and this node lacks, for the user; empty if nothing."""
     try:
         device.check_options(plan)
     except ConfigError as error:
@@ -128,7 +128,7 @@ def _generate_class_images(config: Config, concept: ConceptFolder) -> int:
 
 
 def _concept_images(config: Config, concept: ConceptFolder, own: Sequence[SquareImage]) -> list[SquareImage]:
-    """The images of a concept; those of a class are the user's and then generated ones, `num_class_images` in all."""
+    """Return the images of a concept; a class has the user's and then generated ones, `num_class_images` in all."""
     if not concept.is_class:
         return list(own)
     missing = config.train.num_class_images - len(own)
@@ -138,7 +138,7 @@ def _concept_images(config: Config, concept: ConceptFolder, own: Sequence[Square
 
 
 def _dreambooth_data(used: Mapping[ConceptFolder, Iterable[SquareImage]]) -> DreamBoothData:
-    """The prompts of each image; an image that shows a subject is no example of its class."""
+    """Return the prompts of each image; an image that shows a subject is no example of its class."""
     prompts: dict[bool, dict[str, tuple[str, ...]]] = {False: {}, True: {}}
     for concept, several in used.items():
         own = prompts[concept.is_class]
@@ -151,7 +151,7 @@ def _dreambooth_data(used: Mapping[ConceptFolder, Iterable[SquareImage]]) -> Dre
 
 
 def _with_prompts(config: Config, concepts: Iterable[ConceptFolder]) -> Config:
-    """The configuration with every prompt in the sample grids, subjects first, unless it names others."""
+    """Return the configuration with every prompt in the sample grids, subjects first, unless it names others."""
     # dict.fromkeys removes duplicates and keeps the order, which a set would not.
     prompts = config.train.sample_prompts or tuple(dict.fromkeys(concept.prompt for concept in concepts))
     return config.model_copy(update={"train": config.train.model_copy(update={"sample_prompts": prompts})})

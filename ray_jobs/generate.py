@@ -113,13 +113,13 @@ def _read(payload: dict[str, Any]) -> pa.Table:
 
 
 def _key(config: Config, store: Store, source: Path | str) -> str:
-    """Key of the model, or of the model with the adapter of `generate.lora`."""
+    """Return the key of the model, or of the model with the adapter of `generate.lora`."""
     key, lora = model_key(source), config.generate.lora
     return lora_key(key, lora_folder(lora, store)) if lora else key
 
 
 def _rows(table: Table, ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of the table, in the order of `ids`."""
+    """Return the rows of the table, in the order of `ids`."""
     rows = table.read_located(table.locate(ids), GENERATED.schema.names).to_pylist()
     by_id = {row["generated_id"]: row for row in rows}
     # Parquet files return rows in the order of commits; the sheet shows them in the order of the requests.

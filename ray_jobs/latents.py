@@ -39,7 +39,7 @@ USUAL_TOKENS = 77
 
 
 def run(config: Config) -> SummaryRows:
-    """Encode what is not encoded yet; returns counts, sizes, keys and versions for people.
+    """Encode what is not encoded yet; returns counts, sizes, keys and versions for the summary.
 
     Raises:
         DatasetError: No image has a good caption.
@@ -120,14 +120,14 @@ def _job(config: Config, table: TableSpec, read: Any, worker: tuple[Any, str]) -
 
 
 def _encoded(store: Store, spec: TableSpec, key: str) -> set[str]:
-    """Images or captions that the table holds for this VAE or text encoder."""
+    """Return the images or captions that the table holds for this VAE or text encoder."""
     # The key filters by weights and settings: rows of other models do not count as encoded.
     column, name = ("image_id", "vae_key") if spec is LATENTS else ("caption", "encoder_key")
     return set(Table(store, spec).read([column], filter=pc.field(name) == key)[column].to_pylist())
 
 
 def _cache_summary(config: Config, store: Store, captions: dict[str, list[str]], encoded: EncodedTables) -> SummaryRows:
-    """What the tables hold now, and their bytes per image.
+    """Return what the tables hold now, and their bytes per image.
 
     Beside it stands what a usual cache of Stable Diffusion takes: one sampled latent and padded hidden states. All
     values are half precision, 2 bytes.

@@ -57,7 +57,7 @@ def run(config: Config, words: Sequence[str] = ()) -> None:
 
 
 def stages_of(words: Sequence[str]) -> tuple[str, ...]:
-    """The stages named, in the order of the flow; all of them if none is named.
+    """Return the stages named, in the order of the flow; all of them if none is named.
 
     Raises:
         ConfigError: There is no such stage, or one is named twice.
@@ -135,7 +135,7 @@ def run_demo(config: Config) -> None:
 
 
 def _next_command(stage: str) -> str:
-    """The command that continues from here, with the user's own run and store; empty within demo and pipeline."""
+    """Return the command that continues from here, with the user's run and store; empty within demo and pipeline."""
     # Within demo and pipeline the next stage starts by itself, so a command to type would mislead.
     if stage not in NEXT_COMMANDS or sys.argv[1:2] in (["demo"], ["pipeline"]):
         return ""

@@ -58,7 +58,7 @@ class InterruptibleTrainer(TorchTrainer):  # type: ignore[misc]
 
 
 def user_exception(failure: Exception) -> Exception:
-    """What the training function of a worker raised, out of an entry of `TrainingFailedError.worker_failures`."""
+    """Return what the training function of a worker raised, from an entry of `TrainingFailedError.worker_failures`."""
     # Without the private attribute the wrapper itself is returned: the message then is less precise, but still an
     # error.
     error: Exception = getattr(failure, "_base_exc", failure)

@@ -1,1 +1,1 @@
-"""The command line `emoji-ldm`: what is typed, and what is printed. What commands do is elsewhere."""
+"""The command line `emoji-ldm`: its parsers, options and printed output."""

@@ -2,7 +2,7 @@
 
 Every command takes `--debug` and `--help`. A command that reads a configuration also takes `-c/--config`, `--dry-run`
 and overrides such as `train.lr=1e-4`, which may stand anywhere among its words. Both decorators below build the
-signature from which Typer makes the parser, so that no command can speak another dialect.
+signature from which Typer makes the parser, so that common options have the same names and meanings everywhere.
 """
 
 import difflib
@@ -49,7 +49,7 @@ class Shortcut:
     metavar: str = ""
 
     def parameter(self) -> inspect.Parameter:
-        """The option as a parameter of a command's function."""
+        """Return the option as a parameter of a command's function."""
         option = typer.Option(f"--{self.name}", help=self.help, metavar=self.metavar or None, show_default=False)
         # An option with a value is None if it was not given, a flag is False; `_shortcut_overrides` skips both.
         if "{}" in self.override:
@@ -63,7 +63,7 @@ AS_OF = Shortcut(
 
 
 def new_app(text: str = "") -> typer.Typer:
-    """A group of commands; plain help texts, since examples must keep their line breaks."""
+    """Return a group of commands; plain help texts, since examples must keep their line breaks."""
     # Tracebacks stay plain too, because rich ones show local variables, which may hold credentials.
     return typer.Typer(help=text, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -201,7 +201,7 @@ def print_error(text: str) -> None:
 
 
 def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Plain words, and words that are overrides."""
+    """Return plain words, and words that are overrides."""
     plain, overrides = list[str](), list[str]()
     for word in words:
         (overrides if OVERRIDE.fullmatch(word) else plain).append(word)
@@ -209,13 +209,13 @@ def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of an error message that names the nearest known word; empty if none is near."""
+    """Return the end of an error message that names the nearest known word; empty if none is near."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def one_word(words: Sequence[str], rule: str) -> str:
-    """The only word; ConfigError says the rule otherwise."""
+    """Return the only word; ConfigError says the rule otherwise."""
     if len(words) != 1:
         raise ConfigError(f"{rule}, not {' '.join(words) or 'none'}")
     return words[0]

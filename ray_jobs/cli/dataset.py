@@ -273,7 +273,7 @@ def import_(config: "Config", words: list[str]) -> int:
 
 
 def _table(command: str, words: list[str], option: str) -> str:
-    """The one table that is meant, as a word or an option; empty for all."""
+    """Return the one table that is meant, as a word or an option; empty for all."""
     # The table may be given either way: as a word it is quicker to type, as an option it reads like the other commands.
     # A word wins.
     return one_word(words, f"{command} takes one table") if words else option

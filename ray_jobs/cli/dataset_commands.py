@@ -190,7 +190,7 @@ def export(config: Config, options: ExportOptions) -> int:
 
 
 def import_(config: Config, words: Sequence[str]) -> int:
-    """Add the pictures of another data set."""
+    """Add the images of another data set."""
     from emoji_ldm.crawl.dataset_import import import_dataset
 
     source = one_word(words, "import takes one folder, file or s3://...: emoji-ldm dataset import ./emoji")
@@ -200,7 +200,7 @@ def import_(config: Config, words: Sequence[str]) -> int:
 
 
 def _line(config: Config) -> tuple[Store, str | None]:
-    """The store with its branch, and the point in its history that is read."""
+    """Return the store with its branch, and the point in its history that is read."""
     return Store(config.store, config.branch), config.as_of
 
 
@@ -214,7 +214,7 @@ def _inputs(config: Config, *specs: TableSpec) -> dict[str, Table]:
 
 
 def _store(config: Config, *, writes: bool = False) -> Store:
-    """The store, which must exist and, for a command that writes, be writable."""
+    """Return the store, which must exist and, for a command that writes, be writable."""
     store = Store(config.store, config.branch)
     # Checked by itself: on S3, a wrong bucket would otherwise look like a store without tables.
     store.check_readable()

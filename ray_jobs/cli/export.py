@@ -31,7 +31,7 @@ class CheckpointOptions:
     push: str  # OWNER/NAME on the hub
 
     def trains_nothing(self) -> bool:
-        """Whether to export or name a checkpoint rather than to train.
+        """Tell whether to export or name a checkpoint rather than to train.
 
         Raises:
             ConfigError: An option has no effect without --export or --alias, or both of these are given.
@@ -97,7 +97,7 @@ def _alias(config: Config, options: CheckpointOptions) -> None:
 
 
 def _hub_token(push: str) -> str:
-    """The token of the hub; ConfigError if a push needs one, raised before anything is written."""
+    """Return the token of the hub; ConfigError if a push needs one, raised before anything is written."""
     if push and not os.environ.get(HUB_TOKEN):
         raise ConfigError(f"--push {push} needs a token with write access in the environment variable {HUB_TOKEN}")
     return os.environ.get(HUB_TOKEN, "")

@@ -1,7 +1,7 @@
 """Run an `emoji-ldm` command as a Ray job on a cluster, and follow its log.
 
 What is sent: the command line, the variables in `FORWARDED`, and the folder `working_dir` if one is given. Credentials
-are never sent: Ray shows a job's environment to everyone who can open the dashboard. They belong into the cluster's own
+are never sent: Ray shows a job's environment to everyone who can open the dashboard. They belong in the cluster's own
 environment (in `k8s/` a Secret). Ray sets RAY_ADDRESS for every job, so that the command joins the cluster it runs on.
 For a cluster with token authentication, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here.
 """

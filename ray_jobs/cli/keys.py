@@ -113,7 +113,7 @@ def _line(key: "ApiKey") -> str:
 
 
 def _expiry(text: str) -> datetime | None:
-    """The time that `30d` or a date means, in UTC; None for an empty text."""
+    """Return the time that `30d` or a date means, in UTC; None for an empty text."""
     if not text:
         return None
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""The console script `emoji-ldm`: all commands, and what a wrong command line gets.
+"""The console script `emoji-ldm`: all commands, and the errors for a wrong command line.
 
 Typer makes the parsers: it reads them off typed function signatures, checks values, suggests the nearest option and
 command, and costs 0.03 s of start. Only it and the standard library are imported until a command runs.
@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def print_usage_error(error: TyperException) -> None:
-    """One line with the nearest right name, if there is one, and where to read more."""
+    """Print one line: the error, and the nearest right name or where to read more."""
     context = getattr(error, "ctx", None)
     # A usage error of pydantic's has a prefix, and one with a suggestion already ends in a question.
     text = error.format_message().rstrip(".").replace("Value error, ", "")

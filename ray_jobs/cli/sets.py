@@ -52,7 +52,7 @@ def create(  # noqa: PLR0913  # one parameter per option
         list[str] | None,
         typer.Option(metavar="TEMPLATE", help="Such as '{prompt}, flat style'; may be given several times."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    name: Annotated[str | None, typer.Option(help="A name for your own use.")] = None,
     seed: Annotated[int | None, typer.Option(help="First seed; random by default.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 turns it off.")] = None,
@@ -129,7 +129,7 @@ def fetch(config: "Config", words: list[str], url: Url = "") -> int:
 
 @set_command("cancel", words="ID", examples=["emoji-ldm sets cancel set_0123"])
 def cancel(config: "Config", words: list[str], url: Url = "") -> int:
-    """Draw nothing more of a set; what is drawn stays."""
+    """Stop a set; its finished images stay."""
     from emoji_ldm.serve.bulk import set_commands
 
     job_id = _set_id(words, "cancel")

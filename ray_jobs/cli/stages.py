@@ -22,7 +22,7 @@ REFRESH = Shortcut("refresh", "crawl.refresh=true", "Read all pages again, and f
 
 
 def retry(stage: str) -> Shortcut:
-    """The option that does a stage's failures once more."""
+    """Return the option by which a stage tries again what failed before."""
     return Shortcut("retry", f"{stage}.retry={{}}", "Try again what failed: `--retry failed`.", "failed")
 
 

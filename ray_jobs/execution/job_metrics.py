@@ -91,14 +91,14 @@ class TrainingMetrics:
 
 
 def stage_counters() -> dict[str, Any]:
-    """Ray's counters of a stage."""
+    """Return Ray's counters of a stage."""
     tags = ("stage", "table")
     counters = {name: metrics.Counter(f"{PREFIX}stage_{name}", text, tags) for name, text in STAGE_COUNTERS.items()}
     return counters | {"rows": metrics.Counter(f"{PREFIX}stage_rows", ROWS_HELP, (*tags, "outcome"))}
 
 
 def train_gauges() -> dict[str, Any]:
-    """Ray's gauges of a training."""
+    """Return Ray's gauges of a training."""
     # Values of LOG_GAUGES are pairs (name, help), so `dict` of them is what the metrics need.
     texts = dict(LOG_GAUGES.values()) | RUN_GAUGES
     return {name: metrics.Gauge(f"{PREFIX}train_{name}", text, ("section", "run")) for name, text in texts.items()}

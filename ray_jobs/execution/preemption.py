@@ -58,7 +58,7 @@ class PreemptionNotice:
         return False
 
     def _steps_to_next_poll(self) -> int:
-        """Steps until the next question, by this rank's clock; at most twice the last number, as steps may slow."""
+        """Return the steps until the next question, by this rank's clock; at most twice the last number."""
         now = time.monotonic()
         # Steps may slow down suddenly (a new batch shape, a busy disk), so the number of steps grows at most twofold
         # per question; it shrinks at once.

@@ -62,7 +62,7 @@ def _sample(peak: list[float], stop: threading.Event) -> None:
 
 
 def _resident_mb(process: psutil.Process) -> float:
-    """Resident size; 0 for a process that has ended meanwhile."""
+    """Return the resident size in MB; 0 for a process that has ended meanwhile."""
     try:
         return float(process.memory_info().rss) / 2**20
     except psutil.Error:
@@ -70,7 +70,7 @@ def _resident_mb(process: psutil.Process) -> float:
 
 
 def _pss_mb(process: psutil.Process) -> float:
-    """Proportional set size; 0 for a process that has ended meanwhile."""
+    """Return the proportional set size in MB; 0 for a process that has ended meanwhile."""
     try:
         return float(process.memory_full_info().pss) / 2**20
     except psutil.Error:

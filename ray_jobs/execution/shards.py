@@ -1,6 +1,6 @@
 """How images and captions are split into shards, and how a worker reads the rows of a shard.
 
-This is apart from the stages, so that the reading processes need not import what encodes and captions (torch).
+It is a module of its own, so that the processes which read rows need not import torch with the stages.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ImageSplitter(Protocol):
     """Makes shards of images."""
 
     def __call__(self, image_ids: Iterable[str], *, key: str) -> list[WorkShard]:
-        """Shards of these images, named by them and by `key`, which identifies what is computed from them."""
+        """Return shards of these images, named by them and by `key`, which identifies what is computed from them."""
         ...
 
 
@@ -54,7 +54,7 @@ def of_images(images: Table, image_ids: Iterable[str], *, rows_per_shard: int, k
 
 
 def image_reader(store: Store, columns: tuple[str, ...]) -> Callable[[dict[str, Any]], pa.Table]:
-    """The `read_input` of a sink job over `of_images`: payload -> these columns of its images."""
+    """Return the `read_input` of a sink job over `of_images`: payload -> these columns of its images."""
     # A partial of a module-level function, since a closure would be pickled by value together with all it refers to.
     return partial(_read_images, store, columns)
 
@@ -73,7 +73,7 @@ def local_images(files: Mapping[str, bytes], *, rows_per_shard: int) -> ImageSou
 
 
 def augmentation_reader(read: Callable[[dict[str, Any]], pa.Table]) -> Callable[[dict[str, Any]], pa.Table]:
-    """The `read_input` over shards with the payload `{"augmentation": number, "images": payload of read}`.
+    """Return the `read_input` over shards with the payload `{"augmentation": number, "images": payload of read}`.
 
     The rows are those of `read`, with the number in a further column `augmentation`.
     """
@@ -90,12 +90,12 @@ def of_captions(captions: Iterable[str], *, rows_per_shard: int, key: str) -> li
 
 
 def read_captions(payload: dict[str, Any]) -> pa.Table:
-    """The `read_input` of a sink job over `of_captions`: a table with the column `caption`."""
+    """Return the `read_input` of a sink job over `of_captions`: a table with the column `caption`."""
     return pa.table({"caption": pa.array(payload["captions"], pa.string())})
 
 
 def planned(shard: WorkShard, plans: Mapping[str, CaptionPlan], version: int) -> WorkShard:
-    """A shard of images with the captions that are planned for each, named by both.
+    """Return a shard of images with the captions that are planned for each, named by both.
 
     Where older rows are replaced, the table's version is part of the name: each retry is new work.
     """
@@ -115,7 +115,7 @@ def planned(shard: WorkShard, plans: Mapping[str, CaptionPlan], version: int) ->
 
 
 def planned_reader(store: Store, columns: tuple[str, ...]) -> Callable[[dict[str, Any]], pa.Table]:
-    """The `read_input` of a sink job over `planned` shards: these columns, and `plan` as JSON."""
+    """Return the `read_input` of a sink job over `planned` shards: these columns, and `plan` as JSON."""
     return partial(_read_planned, store, columns)
 
 

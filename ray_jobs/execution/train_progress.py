@@ -108,7 +108,7 @@ class ProgressPrinter:
 
 
 def progress_note(lines: Sequence[MetricsLine]) -> str:
-    """The newest values in a few words, for the progress bar."""
+    """Return the newest values in a few words, for the progress bar."""
     last = lines[-1]
     # Validation runs less often than lines are written, so the newest value may stand some lines back.
     validation = next((line["validation_loss"] for line in reversed(lines) if "validation_loss" in line), None)
@@ -119,7 +119,7 @@ def progress_note(lines: Sequence[MetricsLine]) -> str:
 
 
 def summary_rows(facts: Mapping[str, Any]) -> Summary:
-    """The summary of a training (see `emoji_ldm.train.loop.fit`) as the rows of its closing table."""
+    """Return the summary of a training (see `emoji_ldm.train.loop.fit`) as the rows of its closing table."""
     # Known entries are taken out one by one. What is left are the figures of a task that this module does not know;
     # they are shown under their own names instead of being lost.
     remaining = dict(facts)
@@ -155,7 +155,7 @@ def _parameters(trained: int, total: int) -> str:
 
 
 def _read(store: Store, config: Config, plan: TrainingArgs) -> list[MetricsLine] | None:
-    """The log, or None while it is being replaced."""
+    """Return the log, or None while it is being replaced."""
     try:
         return training_metrics.read_log(store, config.run, plan.section)
     except (StoreError, json.JSONDecodeError):
@@ -163,7 +163,7 @@ def _read(store: Store, config: Config, plan: TrainingArgs) -> list[MetricsLine]
 
 
 def _newest(store: Store, config: Config, plan: TrainingArgs) -> str | None:
-    """The name of the checkpoint that was published last, or None while the store is away."""
+    """Return the name of the checkpoint that was published last, or None while the store is away."""
     try:
         return checkpoints.latest_name(store, config.run, plan.kind)
     except StoreError:

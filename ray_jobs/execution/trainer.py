@@ -88,7 +88,7 @@ def train(config: Config, section: str, load: TaskLoader) -> Summary:
 
 
 def _ray_train_settings(settings: Section) -> dict[str, str]:
-    """Variables that Ray Train reads when `fit` is called, and hands on to controller and workers."""
+    """Return the variables that Ray Train reads when `fit` is called, and hands on to controller and workers."""
     elastic = settings.min_workers is not None and settings.min_workers < settings.num_workers
     return {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # two seconds by default
@@ -99,7 +99,7 @@ def _ray_train_settings(settings: Section) -> dict[str, str]:
 
 
 def _finished(store: Store, config: Config, plan: TrainingArgs) -> Summary | None:
-    """The summary of a run whose newest checkpoint has all steps; None if workers must look or train."""
+    """Return the summary of a run whose newest checkpoint has all steps; None if workers must look or train."""
     found = checkpoints.complete_checkpoints(store, config.run, plan.kind)
     if not found or found[-1].step < plan.steps:
         return None
@@ -195,7 +195,7 @@ def _work(loop: dict[str, Any]) -> dict[str, Any]:
 
 
 def _device(settings: Section) -> Any:
-    """The worker's torch device; on CPUs the workers of a node share its cores evenly."""
+    """Return the worker's torch device; on CPUs the workers of a node share its cores evenly."""
     import torch
 
     cores = len(os.sched_getaffinity(0))
@@ -210,7 +210,7 @@ def _device(settings: Section) -> Any:
 
 
 def _explain(failure: ray.train.TrainingFailedError, settings: Section, section: str) -> EmojiLdmError:
-    """One of our own errors as it was raised; of any other, the last line of what Ray collected."""
+    """Return one of our own errors as it was raised; of any other, the last line of what Ray collected."""
     # A rank that raised one of our errors explains the failure better than the others, which lost their peer.
     for wrapped in getattr(failure, "worker_failures", {}).values():
         error = user_exception(wrapped)

@@ -23,7 +23,7 @@ TARGET_UTILIZATION = 0.8
 def wanted_replicas(
     drain_s: Collection[float], utilization: Collection[float], *, ongoing: float, target_wait_s: float
 ) -> float:
-    """How many replicas would keep the wait at `target_wait_s`; 0 only if there is no request.
+    """Return how many replicas would keep the wait at `target_wait_s`; 0 only if there is no request.
 
     Args:
         drain_s: Predicted seconds to drain the queue, of each replica.
@@ -47,7 +47,7 @@ class DrainTimePolicy:
         self.target_wait_s = target_wait_s
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-        """The number of replicas wanted now, and an empty state."""
+        """Return the number of replicas wanted now, and an empty state."""
         reported = context.aggregated_metrics or {}
         drain_s, utilization = (list(reported.get(name, {}).values()) for name in (DRAIN_S, UTILIZATION))
         # The state that a policy may return is for policies with a memory; delays and limits are Serve's own.

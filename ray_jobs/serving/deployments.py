@@ -48,7 +48,7 @@ MAX_ONGOING_REQUESTS = 10_000
 
 
 def application(config: Config) -> serve.Application:
-    """The application of a configuration. Checkpoints are resolved here, so that all replicas load the same weights.
+    """Return the application of a configuration. Checkpoints are resolved here: all replicas load the same weights.
 
     Raises:
         ConfigError: Options contradict each other, or there is no file of keys.
@@ -93,7 +93,7 @@ def _replicas(config: Config, model: ServedModel) -> serve.Application:
 
 
 def deployment_name(model: str) -> str:
-    """Name of a model's deployment."""
+    """Return the name of a model's deployment."""
     return f"model-{model}"
 
 
@@ -111,7 +111,7 @@ def _autoscaling(settings: ServeConfig) -> AutoscalingConfig:
 
 
 def _singleton(kind: type[Any], settings: ServeConfig) -> Any:
-    """A deployment of one light replica."""
+    """Return a deployment of one light replica."""
     return serve.deployment(kind).options(
         num_replicas=1, max_ongoing_requests=MAX_ONGOING_REQUESTS, max_surge_percent=100,
         ray_actor_options={"num_cpus": LIGHT_CPUS},
@@ -179,5 +179,5 @@ class Ingress:
         return build_api(self.router, self.config.serve, routers=[sets], adds_request_id=False)
 
     async def log(self) -> list[str]:
-        """Lines of the request log since the last call."""
+        """Return the lines of the request log since the last call."""
         return await self.request_log.drain()

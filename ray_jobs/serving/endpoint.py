@@ -14,7 +14,7 @@ from emoji_ldm.errors import ConfigError
 
 
 def free_port(host: str, port: int) -> int:
-    """The port itself, or a free one for 0; ConfigError if it is in use."""
+    """Return the port itself, or a free one for 0; ConfigError if it is in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # Without it, a port whose last connection has just been closed (TIME_WAIT) would count as in use.
@@ -30,13 +30,13 @@ def free_port(host: str, port: int) -> int:
 
 
 def metrics_url() -> str:
-    """Where a node of the cluster exports the metrics of its replicas for Prometheus."""
+    """Return where a node of the cluster exports the metrics of its replicas for Prometheus."""
     node = next(node for node in ray.nodes() if node["Alive"])
     return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 
 
 def curl(url: str, settings: ServeConfig) -> str:
-    """A shell command that draws one image and writes it to emoji.png."""
+    """Return a shell command that draws one image and writes it to emoji.png."""
     body = json.dumps({"prompt": "a happy blob", "seed": 1})
     # The response holds the image in base64 inside of JSON. Python takes it out, because jq is not installed
     # everywhere.

@@ -46,7 +46,7 @@ class ServedModel:
 
 
 def served_models(config: Config) -> list[ServedModel]:
-    """All models; the default one, which has the name of the run, is first.
+    """Return all models; the default one, which has the name of the run, is first.
 
     Raises:
         ConfigError: Two have one name, or `reload_s` has no effect.
@@ -73,7 +73,7 @@ def _served(config: Config, store: Store, name: str, checkpoint: str) -> ServedM
 
 
 def limits_of(name: str, limits: ModelLimits, settings: ServeConfig) -> RequestLimits:
-    """What requests may ask for: what the weights can draw, within the bounds of the configuration."""
+    """Return what requests may ask for: what the weights can draw, within the bounds of the configuration."""
     # A distilled model may allow fewer steps than the service does.
     most = min(settings.max_steps, limits.max_steps)
     return RequestLimits(name, max_images=settings.max_images, **{**asdict(limits), "max_steps": most})
@@ -99,13 +99,13 @@ class ModelLoader:
             return self.served.uri
 
     def current_uri(self) -> str:
-        """URI of the weights that the checkpoint means now; ModelError if it means none any more."""
+        """Return the URI of the weights that the checkpoint means now; ModelError if it means none any more."""
         if not is_moving_reference(self.served.checkpoint):
             return self.served.uri
         return resolve_reference(self.config, self.store, self.served.checkpoint).uri
 
     def load(self, uri: str = "") -> LatentDiffusionModel:
-        """The model at a URI (`self.uri` by default) on this replica's device; ModelError if it cannot be loaded."""
+        """Load the model at a URI (`self.uri` by default) on this replica's device; ModelError if that fails."""
         from emoji_ldm.generate.checkpoint_resolver import lora_key
         from emoji_ldm.generate.pipeline_loader import load_model, sampling_device
         from emoji_ldm.generate.png_metadata import describe_mode
@@ -124,7 +124,7 @@ class ModelLoader:
         return model
 
     def adapters(self, model: LatentDiffusionModel) -> dict[str, Path]:
-        """Folders of LoRA adapters by name: all for the default model, for other models those that fit them."""
+        """Return the folders of LoRA adapters by name: all for the default model, else those that fit the model."""
         from emoji_ldm.generate.lora_adapters import with_lora
 
         folders = self._folders()
@@ -149,7 +149,7 @@ class ModelLoader:
                 for name, value in self.config.serve.loras.items()}  # fmt: skip
 
     def encode_png(self, image: RgbaImage, request: GenerationRequest, model: LatentDiffusionModel) -> bytes:
-        """A PNG whose text chunks say how it was drawn, and with which weights."""
+        """Return a PNG whose text chunks say how it was drawn, and with which weights."""
         from emoji_ldm.generate.png_metadata import provenance, to_png
 
         return to_png(image, request, provenance(model, request, self._mode, self._versions[model.key]))

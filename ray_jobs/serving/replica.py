@@ -56,7 +56,7 @@ class ModelReplica:
             self._repeat_every(settings.reload_s, self._reload)
 
     async def generate(self, task: ImageTask) -> bytes | Refusal:
-        """The image as PNG bytes, or why not. If the caller leaves, its row of the batch is freed."""
+        """Return the image as PNG bytes, or a refusal. If the caller disconnects, its row of the batch is freed."""
         pending = self._submit(task)
         return pending if isinstance(pending, Exception) else await _png(pending)
 
@@ -85,15 +85,15 @@ class ModelReplica:
             image.cancel()
 
     def limits(self) -> RequestLimits:
-        """What requests may ask of the model that is loaded now."""
+        """Return what requests may ask of the model that is loaded now."""
         return limits_of(self.served.name, self.batcher.limits(), self.config.serve)
 
     def stats(self) -> BatcherStats:
-        """Counters and queues of the batcher, for benchmarks and tests."""
+        """Return the counters and queues of the batcher, for benchmarks and tests."""
         return self.batcher.stats()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """The input of `autoscaling.DrainTimePolicy`; Serve calls this every few seconds."""
+        """Return the input of `autoscaling.DrainTimePolicy`; Serve calls this every few seconds."""
         stats = self.batcher.stats()
         return {DRAIN_S: stats.drain_s, UTILIZATION: self.utilization.since_last_call(stats)}
 
@@ -173,7 +173,7 @@ class Utilization:
 
 
 async def _png(pending: PendingImage) -> bytes | Refusal:
-    """PNG bytes, or why not; cancelling this frees the row of the batch."""
+    """Wait for the PNG bytes, or return a refusal; cancelling this frees the row of the batch."""
     try:
         return await asyncio.wrap_future(pending.future)
     except DeadlineExceeded:

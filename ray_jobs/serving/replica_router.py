@@ -63,7 +63,7 @@ class ReplicaRouter:
         self._stale: set[str] = set()  # models whose replicas may have other limits by now
 
     async def models(self) -> dict[str, RequestLimits]:
-        """The limits of each model; takes a moment only if a replica may have loaded other weights meanwhile."""
+        """Return the limits of each model; takes a moment only if a replica may have loaded other weights meanwhile."""
         if self._stale:
             # Taken out before the first await, so that concurrent calls do not ask for the same limits again.
             stale, self._stale = self._stale, set()
@@ -71,7 +71,7 @@ class ReplicaRouter:
         return {name: self._limits[name] for name in self.handles}
 
     async def generate(self, task: ImageTask) -> bytes:
-        """The image as PNG bytes; if its replica dies, from another one within the task's time.
+        """Return the image as PNG bytes; if its replica dies, from another one within the task's time.
 
         Raises:
             Overloaded: The queues are full.
@@ -120,7 +120,7 @@ class ReplicaRouter:
                 self._metrics.count_replay(task.model)
 
     async def ready(self) -> bool:
-        """Whether a replica of some model runs, or models may scale to zero."""
+        """Tell whether a replica of some model runs, or models may scale to zero."""
         if self.settings.min_replicas == 0:
             return True
         # `serve.status` blocks on a call of the controller, and would stop all requests of this event loop meanwhile.
@@ -178,7 +178,7 @@ class RetryState:
 
     @property
     def remaining_s(self) -> float:
-        """Seconds until the deadline."""
+        """Return the seconds until the deadline."""
         return max(0.0, self.deadline - time.monotonic())
 
     async def pause(self, seconds: float) -> None:

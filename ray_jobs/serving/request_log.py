@@ -1,4 +1,4 @@
-"""The request log: into the log of Ray Serve, where JSON stays JSON, and to the console of `emoji-ldm serve`.
+"""The request log: written to the log of Ray Serve, as structured fields, and to the console of `emoji-ldm serve`.
 
 Requests are handled in the process of the ingress; the console is another process, which fetches new lines.
 """
@@ -39,7 +39,7 @@ class RequestLogHandler(logging.Handler):
         self.loop.call_soon_threadsafe(self.available.set)
 
     async def drain(self) -> list[str]:
-        """The lines since the last call; waits a moment for one."""
+        """Return the lines since the last call; waits a moment for one."""
         try:
             async with asyncio.timeout(POLL_S):
                 await self.available.wait()

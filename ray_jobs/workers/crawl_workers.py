@@ -23,7 +23,7 @@ class PageWorker:
         self.reader = source_factory.open_reader(config, rate_limiter)
 
     def __call__(self, rows: pa.Table) -> ShardOutput:
-        """The tiles of all pages, and an outcome for each page that was read."""
+        """Return the tiles of all pages, and an outcome for each page that was read."""
         # All pages of a shard belong to one tag, because pages of a tag are read in order until one has no tiles.
         pages = list(self.reader.read(rows["tag"][0].as_py(), rows["url"].to_pylist()))
         outcomes = outcome_table([
@@ -41,7 +41,7 @@ class ImageWorker:
         self.fetcher = ImageFetcher(config, rate_limiter)
 
     def __call__(self, rows: pa.Table) -> ShardOutput:
-        """The distinct images, and an outcome for each URL."""
+        """Return the distinct images, and an outcome for each URL."""
         # Outcomes travel beside the images and not in their table: a URL that failed has an outcome and no image.
         fetched = self.fetcher.fetch(rows.to_pylist())
         images = pa.Table.from_pylist(fetched.images, schema=IMAGES.schema)

@@ -73,5 +73,5 @@ class GenerateWorker:
 
 
 def lora_folder(lora: str, store: Store) -> Path:
-    """The local folder of the adapter that `generate.lora` names."""
+    """Return the local folder of the adapter that `generate.lora` names."""
     return adapter_folder(store, CACHE_FOLDER, "generate.lora", lora)

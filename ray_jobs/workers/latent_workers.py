@@ -90,7 +90,7 @@ def load_text(config: Config, device: str) -> TextEncoder:
 
 
 def _device(config: Config) -> str:
-    """The device of an actor; on CPUs the actors share the cores of their node evenly."""
+    """Return the device of an actor; on CPUs the actors share the cores of their node evenly."""
     # Torch would start a thread per core in every actor, and they would compete for the same cores.
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.latents.num_workers))
     return "cuda" if config.latents.gpus_per_worker else "cpu"

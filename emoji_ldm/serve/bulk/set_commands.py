@@ -123,7 +123,7 @@ def fetch(client: EmojiSetClient, job_id: str, folder_name: str) -> int:
 
 
 def cancel(client: EmojiSetClient, job_id: str) -> int:
-    """Draw nothing more of a set; what is drawn stays."""
+    """Stop a set; its finished images stay."""
     return _summarize(client.cancel(job_id))
 
 
