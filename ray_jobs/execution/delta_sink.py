@@ -45,7 +45,7 @@ from ray_jobs.execution.inflight_limit import start_inflight_limit
 from ray_jobs.execution.job_metrics import StageMetrics
 
 SinkRow = dict[str, Any]
-# What Ray raises when it has given up retrying after a process or node died. Errors of our own code never come this
+# What Ray raises when it has given up retrying after a process or node died. Errors for the user never come this
 # way: `_guarded` turns them into values.
 CLUSTER_LOSS_ERRORS = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 
@@ -192,8 +192,8 @@ class _WorkerActor:
         return _guarded(self._work, row)
 
     def _work(self, row: SinkRow) -> SinkRow:
-        # Ray restarts an actor whose constructor raises, again and again. Built here, a missing model stops the job
-        # with one line.
+        # A constructor that raises would reach the driver as the death of an actor, with a stack trace. Built here, a
+        # missing model stops the job with one line.
         self.worker = self.worker or self.build(*self.args)
         # Blocks this actor, not the event loop of the limit, until a shard before it is committed.
         ray.get(self.inflight_limit.acquire.remote(row["shard"]))
