@@ -30,6 +30,7 @@ class LintContext:
             ConfigError: The file is missing, or lacks a section.
         """
         found = read_mapping(self.folder / "versions.yaml")
+        # Every rule that reads a version relies on these sections, so a missing one is reported once and by name.
         if lacking := [key for key in ("kubernetes", "ray", "images", "charts") if not found.get(key)]:
             raise ConfigError(f"{self.folder / 'versions.yaml'} lacks {', '.join(lacking)}")
         return found

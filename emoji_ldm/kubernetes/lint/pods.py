@@ -208,8 +208,7 @@ def _worker(obj: KubeObject, path: FieldPath, group: KubeObject) -> ExpandedPod:
         wait["securityContext"] = ray["securityContext"]
     # KubeRay appends it, so init containers of the manifest run before the wait for the head.
     template["spec"]["initContainers"] = [*(template["spec"].get("initContainers") or []), wait]
-    # The most there can ever be, as quotas of Pods and disruption budgets need it. A host is a Pod, and a replica of a
-    # TPU-like group has several.
+    # The most there can ever be. With several hosts, each replica is as many Pods.
     maximum = group.get("maxReplicas")
     count = int(maximum if maximum is not None else group.get("replicas") or 0) * int(group.get("numOfHosts") or 1)
     return ExpandedPod(obj, "worker", (*path, "template"), template, group, count, ("wait-gcs-ready",))

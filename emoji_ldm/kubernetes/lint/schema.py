@@ -24,7 +24,7 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.kubernetes.lint.pods import FieldPath, templates, value_at
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 
-# Kubernetes' schemas mark almost no field as required, because an update may contain a part of an object only.
+# Kubernetes' schemas mark few fields as required, so an object of these kinds without a spec would pass them.
 KINDS_WITH_SPEC_TEXT = """
 Service StatefulSet Deployment DaemonSet Job CronJob Pod PodDisruptionBudget NetworkPolicy ValidatingAdmissionPolicy
 ValidatingAdmissionPolicyBinding RayCluster RayJob RayService RayCronJob ClusterQueue LocalQueue Topology PodMonitor

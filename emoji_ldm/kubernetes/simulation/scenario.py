@@ -16,7 +16,8 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.kubernetes.simulation.worker_groups import fill_from_overlay
 
 PRESETS = Path(__file__).parent
-HEAD_POOL = "cpu"  # heads run on demand, because the loss of a head is not modelled
+# Heads run on demand, because the loss of a head is not modelled.
+HEAD_POOL = "cpu"
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 # The names of pools, flavors and Karpenter's NodePools are the same, so one name leads from a quota to a price.
@@ -123,15 +124,16 @@ class WorkloadSpec(ScenarioSection):
     rate_per_cpu: Positive | None = None  # or of one of its CPU cores
     ceiling: Positive | None = None  # units per second of the whole job, whatever its size
     source: str = ""  # where the rate comes from
-    measured: bool = False  # whether the rate comes from a benchmark of this project; otherwise it is an assumption
+    # Whether the rate comes from a benchmark of this project; otherwise it is an assumption, and the report says so.
+    measured: bool = False
     after: list[str] = []  # jobs that must have ended
     copies: int = Field(default=1, ge=1)
-    elastic: bool = False  # works with however many workers it has; otherwise it is a gang: all or none
+    # An elastic job works with however many workers it has; any other is a gang, which needs all of them.
+    elastic: bool = False
     idle_timeout_s: NonNegative = 60.0
     grace_s: NonNegative = 60.0  # terminationGracePeriodSeconds
-    checkpoint_s: Positive = (
-        600.0  # between checkpoints or committed shards, which is the most work that a loss can cost
-    )
+    # Between checkpoints or committed shards, which is the most work that a loss can cost.
+    checkpoint_s: Positive = 600.0
     restart_s: NonNegative = 60.0  # to read the checkpoint after a worker was replaced
     load_per_s: NonNegative | None = None  # requests per second of a service
     swing: float = Field(default=0.0, ge=0, le=1)  # relative amplitude of the load over a day
@@ -242,7 +244,9 @@ def load(name: str, overrides: list[str], manifests: Path) -> Scenario:
         # The overlay is read before validation, because it supplies required fields.
         values = fill_from_overlay(values, manifests)
     except (KeyError, TypeError, ValueError, AttributeError):
-        parse(values, path.name)  # names a wrong field; if there is none, the error is a defect of this module
+        # The overlay could not be read into such values. If a field of the scenario is wrong, `parse` names it; if not,
+        # the error is a defect of this module.
+        parse(values, path.name)
         raise
     return parse(values, path.name)
 

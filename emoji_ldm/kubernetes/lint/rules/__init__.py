@@ -31,8 +31,8 @@ __all__ = ["RULES", "Rule", "violations"]
 
 def violations(obj: KubeObject, context: LintContext) -> Iterator[tuple[Rule, FieldPath, str]]:
     """The rules that one object breaks, each with the path in the object; the object must have passed its schema."""
-    # Rules are selected once per object rather than once per target: an object has many containers and few kinds of
-    # rules.
+    # Rules are selected once per object and not once per target: an object has many containers, and most rules are for
+    # other kinds or scopes.
     by_scope: dict[str, list[Rule]] = {}
     for candidate in RULES.values():
         if not candidate.kinds or obj["kind"] in candidate.kinds:
