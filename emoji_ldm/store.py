@@ -153,6 +153,16 @@ class Store:
         with self.io_errors(f"write {'/'.join(parts)}"):
             return local_files.write_if_absent(data, Path(self.path(*parts)))
 
+    def write_once(self, data: bytes, *parts: str) -> bool:
+        """Write a file that has one writer; True if the file holds `data` afterwards.
+
+        A PUT whose response was lost may have succeeded although its automatic retry is refused, and S3 may refuse both
+        of two PUTs that arrive at once. A refusal therefore proves nothing, and the file that exists is compared with
+        ours. The bytes must be unique to the writer where it matters who wrote them.
+        """
+        # A file that does not exist after a refusal is one that S3 refused to two writers at once: nobody has it yet.
+        return self.write_if_absent(data, *parts) or (self.exists(*parts) and self.read(*parts) == data)
+
     def list(self, *parts: str, recursive: bool = False) -> list[str]:
         """Paths below a folder, relative to it, sorted; empty if the folder does not exist."""
         folder = self.path(*parts)

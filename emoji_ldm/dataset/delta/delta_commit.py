@@ -151,13 +151,6 @@ def _changes_rows(action: Action) -> bool:
 def _write_entry(table: CommitTarget, version: int, data: bytes) -> bool:
     """Create the version's entry; True if this writer created it.
 
-    A PUT whose response was lost may have succeeded although its automatic retry is refused, and S3 may refuse both of
-    two PUTs that arrive at once. A refusal therefore proves nothing, and the entry that exists is compared with ours.
     The random `txnId` makes the bytes of every entry unique, so equal bytes mean that this writer wrote it.
     """
-    path = entry_path(table.path, version)
-    if table.store.write_if_absent(data, path):
-        return True
-    # An entry that does not exist after a refusal is one that S3 refused to two writers at once: nobody has the version
-    # yet, so this counts as a lost race and both try again.
-    return table.store.exists(path) and table.store.read(path) == data
+    return table.store.write_once(data, entry_path(table.path, version))

@@ -60,7 +60,7 @@ def create_branch(store: Store, name: str, start: str = "") -> dict[str, Any]:
         # must not become visible.
         lock.renew()
         # Of two commands that create one name, the conditional write lets one win; the loser cleans up its folder.
-        if not store.write_if_absent(json.dumps(facts).encode(), "refs", "branches", f"{name}.json"):
+        if not store.write_once(json.dumps(facts).encode(), "refs", "branches", f"{name}.json"):
             store.delete(folder)
             raise ConfigError(f"branch {name!r} was created by another command just now; choose another name")
     return facts
@@ -107,5 +107,5 @@ def _clone_table(base: Table, folder: str) -> None:
     entry = LogEntry(files, (), {name: True for name, is_done in done.items() if is_done}, origin, "CLONE")
     lines = "".join(json.dumps(action) + "\n" for action in setup.values()).encode()
     # PROTOCOL.md does not fix the order of actions within an entry, so the setup may follow the files.
-    is_new = base.store.write_if_absent(entry.to_bytes() + lines, entry_path(path, 0))
+    is_new = base.store.write_once(entry.to_bytes() + lines, entry_path(path, 0))
     assert is_new, "a branch's folder has a random name"

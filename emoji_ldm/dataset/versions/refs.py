@@ -123,7 +123,7 @@ def create_tag(store: Store, name: str, message: str = "", at: str | None = None
         }
         # Fails if the check above took so long that a vacuum may have started.
         lock.renew()
-        if not store.write_if_absent(json.dumps(facts).encode(), "refs", "tags", f"{name}.json"):
+        if not store.write_once(json.dumps(facts).encode(), "refs", "tags", f"{name}.json"):
             raise ConfigError(_name_taken("tag", name))
     return facts
 

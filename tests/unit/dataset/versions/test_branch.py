@@ -46,3 +46,19 @@ def test_a_branch_that_is_not_there_or_is_tagged_is_named(store):
     for name in ("v1/../x", "main", "1", "try@1"):
         with pytest.raises(ConfigError, match="is not allowed"):
             refs.check_name(store, name)
+
+
+class LostResponses(Store):
+    """Every conditional PUT succeeds, but its response is lost, so that the automatic retry is refused."""
+
+    def write_if_absent(self, data, *parts):
+        super().write_if_absent(data, *parts)
+        return False
+
+
+def test_a_branch_and_a_tag_are_made_although_the_response_to_their_ref_was_lost(store):
+    table_with_commits(store, "ab")
+    losing = LostResponses(store.uri)
+    assert branch.create_branch(losing, "try")["name"] == "try"
+    assert Table(Store(store.uri, "try"), TEXT_EMBEDDINGS).keys() == set("ab"), "its folder stays"
+    assert refs.create_tag(losing, "v1")["tables"] == {"text_embeddings": 1}
