@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -135,11 +137,13 @@ def run_demo(config: Config) -> None:
 
 
 def _next_command(stage: str) -> str:
-    """Return the command that continues from here, with the user's run and store; empty within demo and pipeline."""
+    """Return the command that continues from here, with the user's configuration; empty within demo and pipeline."""
     # Within demo and pipeline the next stage starts by itself, so a command to type would mislead.
     if stage not in NEXT_COMMANDS or sys.argv[1:2] in (["demo"], ["pipeline"]):
         return ""
-    options = [word for word in sys.argv[1:] if word.startswith(("run=", "store="))]
+    words = sys.argv[1:]
+    options = [word for word in words if word.startswith(("run=", "store=", "branch=", "--config="))]
+    options += [f"--config {shlex.quote(value)}" for flag, value in pairwise(words) if flag in ("-c", "--config")]
     return " ".join(["emoji-ldm", NEXT_COMMANDS[stage], *options])
 
 

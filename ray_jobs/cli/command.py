@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the configuration loads pydantic, which `--help` must not w
     from emoji_ldm.config import Config
 
 # Letters and underscores only: a prompt such as "2+2=4" or "a cat, mood=happy" is not an override.
-OVERRIDE = re.compile(r"[A-Za-z_]+(\.[A-Za-z_]+)*=.*", re.DOTALL)
+OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[\w-]+)*=.*", re.DOTALL)  # keys of serve.models have digits and dashes
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m|↳")  # and the arrow that deltalake prints before an error's cause
 WORDS = "section.field=value"
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + SIGINT and 128 + SIGPIPE, as a shell reports them

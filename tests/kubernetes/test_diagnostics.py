@@ -153,9 +153,7 @@ def test_a_server_whose_pods_are_of_before_is_not_ready():
     row = first_row(obj("Deployment", "redis", spec={"replicas": 1}, status=old), broken)
     assert row.state == "waiting" and "ErrImagePull" in row.reason
     for updated, state in (({}, "waiting"), ({"updatedReplicas": 1}, "ready")):
-        store = obj(
-            "StatefulSet", "store", spec={"replicas": 1}, status={"replicas": 1, "readyReplicas": 1} | updated
-        )
+        store = obj("StatefulSet", "store", spec={"replicas": 1}, status={"replicas": 1, "readyReplicas": 1} | updated)
         assert first_row(store).state == state
 
 

@@ -17,9 +17,7 @@ PER_OBJECT = 2  # of each object of each overlay: some 700 slips; more tell the 
 
 def slips_of_keys(obj, chance):
     places = list(keys(obj))
-    return [
-        ("key", path, misspelt(obj, path, chance)) for path in chance.sample(places, min(PER_OBJECT, len(places)))
-    ]
+    return [("key", path, misspelt(obj, path, chance)) for path in chance.sample(places, min(PER_OBJECT, len(places)))]
 
 
 def slips_of_values(obj, chance):

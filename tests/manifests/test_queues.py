@@ -114,9 +114,7 @@ def test_every_job_fits_the_own_quota_of_its_queue_with_sidecar_and_submitter(ov
     for obj in queued(overlay):
         own = quotas(overlay)[queue_of(overlay, obj)]
         for key, amount in demand(overlay, obj).items():
-            assert amount <= own[key][0], (
-                f"{name_of(obj)} needs {float(amount):g} of {key}, has {float(own[key][0]):g}"
-            )
+            assert amount <= own[key][0], f"{name_of(obj)} needs {float(amount):g} of {key}, has {float(own[key][0]):g}"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

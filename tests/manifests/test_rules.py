@@ -1,6 +1,5 @@
 """Every rule finds its own mistake and accepts the correct variant; the good overlay breaks no rule."""
 
-
 import pytest
 import yaml
 from ray.runtime_env import RuntimeEnv

@@ -15,6 +15,7 @@ from tests.command_line import parse
         (["run=demo", "autoencoder"], ["autoencoder"], ["run=demo"]),
         (["2 + 2 = 4", "=x", "images@3"], ["2 + 2 = 4", "=x", "images@3"], []),
         (["crawl.tags=[a,\nb]"], [], ["crawl.tags=[a,\nb]"]),
+        (["serve.models.sd-1_5=./sd"], [], ["serve.models.sd-1_5=./sd"]),
     ],
 )
 def test_words_with_a_dotted_name_before_an_equals_sign_are_overrides(words, plain, overrides):

@@ -22,3 +22,9 @@ def test_a_dry_run_refuses_an_unknown_stage(capsys):
     assert main(["pipeline", "--dry-run", "nonsense"]) == 2
     assert "error: pipeline has no stage 'nonsense' (the stages are" in capsys.readouterr().err
     assert main(["pipeline", "--dry-run", "train"]) == 0
+
+
+def test_the_next_command_keeps_the_configuration_that_this_one_was_given(monkeypatch):
+    words = ["emoji-ldm", "crawl", "-c", "my file.yaml", "store=s3://b/x", "crawl.tags=[A]", "branch=try"]
+    monkeypatch.setattr("sys.argv", words)
+    assert pipeline._next_command("crawl") == "emoji-ldm caption store=s3://b/x branch=try --config 'my file.yaml'"
