@@ -70,7 +70,7 @@ def plain(config: Config, shards: list[delta_sink.WorkShard]) -> Iterator[tuple[
     for shard in shards:
         output = worker(read_image_requests(shard.payload))
         yield output.counts["began"], table.write_file(output.rows).num_rows
-    worker.harvester.close()
+    worker.fetcher.close()
 
 
 def in_ray(config: Config, shards: list[delta_sink.WorkShard]) -> Iterator[tuple[int, int]]:
