@@ -1,15 +1,19 @@
-"""The "restricted" Pod Security Standard for every container, including those that operators add."""
+"""The rules about security: the "restricted" Pod Security Standard, also for containers that operators add."""
 
 import pytest
 
 from emoji_ldm.kubernetes.lint.context import LintContext
 from emoji_ldm.kubernetes.lint.pods import pods
-from emoji_ldm.kubernetes.lint.rules import RULES, violations
+from emoji_ldm.kubernetes.lint.rules import RULES, security, violations
 from tests.manifests.good import GONE, edited
 from tests.manifests.render import K8S, OVERLAYS, rendered
+from tests.unit.kubernetes.lint.rules.rule_cases import (
+    assert_broken_rule_is_noticed,
+    assert_obeyed_rule_has_no_findings,
+    rules_in,
+)
 
 LEVEL = {name for name, rule in RULES.items() if rule.source.startswith("Pod Security Standards, restricted")}
-HEAD = "spec.rayClusterConfig.headGroupSpec.template.spec"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -43,9 +47,11 @@ def test_a_default_submitter_is_noticed():
     assert any("container ray-job-submitter, which the operator adds, may run as root" in text for text in found)
 
 
-def test_the_job_that_empties_redis_runs_with_the_head_s_settings():
-    obj, _ = edited("RayService/serve", {})
-    (cleanup,) = [pod for pod in pods([obj]) if pod.role == "cleanup"]
-    assert [one["name"] for one in cleanup.containers] == ["ray-head"]
-    bare, _ = edited("RayService/serve", {"spec.rayClusterConfig.gcsFaultToleranceOptions": GONE})
-    assert not [pod for pod in pods([bare]) if pod.role == "cleanup"]
+@pytest.mark.parametrize("rule", rules_in(security))
+def test_a_broken_rule_about_security_is_noticed(rule):
+    assert_broken_rule_is_noticed(rule)
+
+
+@pytest.mark.parametrize("rule", rules_in(security))
+def test_an_obeyed_rule_about_security_has_no_findings(rule):
+    assert_obeyed_rule_has_no_findings(rule)
