@@ -5,10 +5,10 @@ import copy
 import pytest
 import yaml
 
-from emoji_ldm.kubernetes.lint import check, runner
 from emoji_ldm.kubernetes.lint.admission import POLICY, as_object, enforced_policies, refusal_messages, refusals
 from emoji_ldm.kubernetes.lint.rendering import name_of
 from tests.manifests.cached_overlays import all_pods, cached_objects
+from tests.manifests.good import good_context
 from tests.manifests.render import K8S, OVERLAYS
 
 FOLDER = K8S / "components" / "admission"
@@ -157,13 +157,41 @@ def test_every_pod_of_ours_would_be_refused_if_it_weakened(overlay):
         assert any("of its node" in text for text in told), one.object_name
 
 
-def test_the_check_names_what_would_be_refused_with_its_file_and_line(monkeypatch):
-    train = next(obj for obj in cached_objects("kind") if name_of(obj) == "RayJob/train")
-    told = [(train, "not today"), (train, "image FILL-ME-IN has no digest")]
-    monkeypatch.setattr(runner, "form_problems", lambda *_: ())
-    monkeypatch.setattr(runner, "rule_problems", lambda *_: ())
-    monkeypatch.setattr(runner, "network_problems", lambda _: ())
-    monkeypatch.setattr(runner.admission, "refusals", lambda _: told)
-    (found,) = check(K8S, "kind")
-    assert (found.object_name, found.message) == ("RayJob/train", "admission: not today")
-    assert "name: train" in (K8S.parent / found.file).read_text()
+JOBS = {"apiGroups": ["ray.io"], "apiVersions": ["v1"], "resources": ["rayjobs"], "operations": ["CREATE"]}
+
+
+def refused_by(expression, rules=JOBS, actions=("Deny",), **said):
+    """Who would be refused by one policy, and why."""
+    spec = {"matchConstraints": {"resourceRules": [rules]}, "validations": [{"expression": expression, **said}]}
+    policy = {"kind": "ValidatingAdmissionPolicy", "metadata": {"name": "mine"}, "spec": spec}
+    binding = {"kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": "mine"},
+               "spec": {"policyName": "mine", "validationActions": list(actions)}}  # fmt: skip
+    return {(name_of(obj), text) for obj, text in refusals([*good_context().objects, policy, binding])}
+
+
+@pytest.mark.parametrize("expression", ["object.spec.(", "object.spec.nope == 3"])
+def test_a_policy_that_cannot_be_evaluated_is_named_and_is_no_stack_trace(expression):
+    ((owner, text),) = refused_by(expression, message="no")
+    assert owner == "ValidatingAdmissionPolicy/mine" and text.startswith("cannot be evaluated") and "\n" not in text
+
+
+def test_a_policy_without_a_message_reports_its_expression():
+    assert refused_by("1 == 2") == {("RayJob/train", "failed expression: 1 == 2")}
+
+
+@pytest.mark.parametrize("rules", [
+    {"apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"], "operations": ["*"]},
+    {**JOBS, "resources": ["*/*"]},
+])  # fmt: skip
+def test_an_asterisk_matches_all_resources(rules):
+    assert ("RayJob/train", "no") in refused_by("false", rules, message="no")
+
+
+def test_names_of_resources_are_those_of_the_api():
+    rules = {**JOBS, "apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"]}
+    assert ("NetworkPolicy/internet", "no") in refused_by("false", rules, message="no")
+
+
+def test_policies_that_only_warn_or_match_other_operations_refuse_nothing():
+    assert refused_by("false", actions=("Warn", "Audit"), message="no") == set()
+    assert refused_by("false", {**JOBS, "operations": ["DELETE"]}, message="no") == set()

@@ -3,7 +3,7 @@
 import pytest
 
 from emoji_ldm.kubernetes.lint.rendering import render
-from emoji_ldm.kubernetes.lint.source_map import SourceMap
+from emoji_ldm.kubernetes.lint.source_map import SourceMap, relative_file
 
 FILES = {
     "base/kustomization.yaml": "resources: [all.yaml]\nimages:\n  - {name: app, newTag: v1}\n",
@@ -98,3 +98,7 @@ def test_a_value_is_found_where_it_was_written_last(folder, kind, path, file, te
     lines = FILES[file].splitlines()
     (number,) = [number for number, line in enumerate(lines, 1) if text in line]
     assert SourceMap(folder, "dev").locate(obj, path) == (f"k8s/{file}", number)
+
+
+def test_a_file_outside_of_the_folder_has_a_name_as_well(tmp_path):
+    assert relative_file(tmp_path / "shared" / "all.yaml", tmp_path / "mine" / "k8s") == "../shared/all.yaml"

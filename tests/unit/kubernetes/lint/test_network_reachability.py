@@ -11,7 +11,6 @@ from emoji_ldm.kubernetes.lint.network_reachability import (
     allowed_by_policies,
     declared_flows,
     problems,
-    selects,
 )
 from emoji_ldm.kubernetes.lint.network_reachability import _open_ports as open_ports
 from emoji_ldm.kubernetes.lint.rendering import name_of
@@ -149,16 +148,3 @@ def end(namespace="emoji-ldm", addresses=(), **labels):
 ], ids=str)  # fmt: skip
 def test_a_rule_means_what_kubernetes_says(rule, peer, ports):
     assert {number for number, _ in open_ports([rule], peer, end(), frozenset({(22, "TCP"), (80, "TCP")}))} == ports
-
-
-@pytest.mark.parametrize("selector, matches", [
-    ({}, True), ({"matchLabels": {"a": "1"}}, True), ({"matchLabels": {"a": "2"}}, False),
-    ({"matchExpressions": [{"key": "a", "operator": "In", "values": ["1", "2"]}]}, True),
-    ({"matchExpressions": [{"key": "b", "operator": "In", "values": ["1"]}]}, False),
-    ({"matchExpressions": [{"key": "b", "operator": "NotIn", "values": ["1"]}]}, True),
-    ({"matchExpressions": [{"key": "a", "operator": "Exists"}]}, True),
-    ({"matchExpressions": [{"key": "a", "operator": "DoesNotExist"}]}, False),
-    ({"matchLabels": {"a": "1"}, "matchExpressions": [{"key": "a", "operator": "DoesNotExist"}]}, False),
-], ids=str)  # fmt: skip
-def test_a_selector_means_what_kubernetes_says(selector, matches):
-    assert selects(selector, {"a": "1"}) is matches
