@@ -106,6 +106,13 @@ def cluster(api, tmp_path, manifests, monkeypatch, capfd):
 
 
 @pytest.fixture
+def ready(cluster, api):
+    """The namespace is there, and nothing else."""
+    api.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "emoji-ldm"}})
+    return cluster
+
+
+@pytest.fixture
 def unchecked(monkeypatch):
     """Skips the check of the manifests, which the small overlay would not pass."""
     monkeypatch.setattr(up, "require_no_findings", lambda _: None)

@@ -5,7 +5,7 @@ import json
 from emoji_ldm.kubernetes.diagnostics import NamespaceState
 from emoji_ldm.kubernetes.status import format_table, next_command
 from emoji_ldm.kubernetes.status_rows import build_rows
-from tests.kubernetes.test_diagnostics import CLUSTER, obj
+from tests.kubernetes.status_objects import CLUSTER, obj
 
 
 def test_the_next_command_is_the_stage_after_the_last_completed_one():

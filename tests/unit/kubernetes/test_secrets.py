@@ -1,0 +1,20 @@
+"""Secrets of an overlay: those that are missing are created, and no value is ever shown."""
+
+import base64
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+def test_missing_secrets_are_created_once_and_never_printed(cluster, api):
+    _, printed, said = cluster("up")
+    values = [base64.b64decode(text).decode() for secret in api.of("Secret") for text in secret["data"].values()]
+    assert len(set(values)) == 3 and min(map(len, values)) >= 20
+    assert "emoji-ldm-store, emoji-ldm-token" in said
+    assert not any(value in printed + said for value in values)
+    assert not any(value in path for value in values for _, path in api.requests)
+    before = {key: obj["metadata"]["generation"] for key, obj in api.objects.items()}, api.of("Secret")
+    status, _, said = cluster("up")
+    assert status == 0 and "Secrets made" not in said
+    assert ({key: obj["metadata"]["generation"] for key, obj in api.objects.items()}, api.of("Secret")) == before
