@@ -1,11 +1,9 @@
 """Configuration: presets, overrides, refusals that name the nearest right thing."""
 
-import json
-
 import pytest
 import yaml
 
-from emoji_ldm.config import Config, build, key_of, load, preset_names
+from emoji_ldm.config import Config, key_of, load, preset_names
 from emoji_ldm.errors import ConfigError
 
 
@@ -44,47 +42,10 @@ def test_a_bad_override_names_field_and_remedy(override, words):
         load(None, [override])
 
 
-CONCEPT = "train.concepts=[{instance_prompt: zwx dog, instance_folder: rex}]"
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["train.lora_alpha=8"], r"train\.lora_alpha=8\.0 has no effect without train\.lora_rank; .*default, null"),
-        (["train.lora_targets=[to_q]"], r"train\.lora_targets=\[\"to_q\"\] has no effect without train\.lora_rank"),
-        (["train.lora_rank=2", "train.lora_targets=[]"], r"lora_targets=\[\] gives no layer .* train\.lora_rank=null"),
-        (["train.prior_weight=0.5"], r"train\.prior_weight=0\.5 has no effect without train\.concepts"),
-        (["train.num_class_images=9", CONCEPT], r"num_class_images=9 has no effect .* that have a class_prompt"),
-        (["train.lr_schedule=constant", "train.lr_end=0"], r"train\.lr_end=0\.0 has no effect .*lr_schedule=constant"),
-        (["train.ema_widths=[0.05]", "train.ema_decay=0.9"], r"train\.ema_decay=0\.9 has no effect .*ema_widths"),
-        (["autoencoder.kind=vq", "autoencoder.kl_weight=1"], r"autoencoder\.kl_weight=1\.0 has no effect .*kind=vq"),
-        (["autoencoder.codebook_size=9"], r"autoencoder\.codebook_size=9 has no effect .*kind=kl"),
-        (["latents.background=nocolour"], r"latents\.background='nocolour' is not a colour"),
-    ],
-)
-def test_what_would_have_no_effect_is_refused_in_one_line(overrides, words):
-    with pytest.raises(ConfigError, match=words) as caught:
-        load(None, overrides)
+def test_a_colour_that_does_not_exist_is_refused_in_one_line():
+    with pytest.raises(ConfigError, match=r"latents\.background='nocolour' is not a colour") as caught:
+        load(None, ["latents.background=nocolour"])
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["train.lora_rank=2", "train.lora_alpha=8", "train.lora_targets=[to_q]"],
-        ["train.lr_schedule=constant", "train.ema_widths=[0.05]"],
-        ["train.zero_terminal_snr=true"],
-        ["train.prediction_type=flow"],
-        ["autoencoder.kind=vq", "autoencoder.codebook_size=9"],
-        [CONCEPT],
-    ],
-)
-def test_a_configuration_loads_again_with_every_field_written_out(overrides, tmp_path):
-    config, path = load(None, overrides), tmp_path / "resolved.yaml"
-    path.write_text(config.to_yaml())
-    again = load(str(path))
-    assert again == config and again.to_json() == config.to_json()
-    assert build(json.loads(config.to_json()), where="a manifest") == config
 
 
 def test_a_missing_preset_names_the_nearest():

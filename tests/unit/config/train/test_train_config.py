@@ -1,0 +1,37 @@
+"""Section `train`: fields of its groups that depend on each other."""
+
+import pytest
+
+from tests.unit.config.overrides import assert_loads_again, assert_refused_in_one_line
+
+CONCEPT = "train.concepts=[{instance_prompt: zwx dog, instance_folder: rex}]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.lora_alpha=8"], r"train\.lora_alpha=8\.0 has no effect without train\.lora_rank; .*default, null"),
+        (["train.lora_targets=[to_q]"], r"train\.lora_targets=\[\"to_q\"\] has no effect without train\.lora_rank"),
+        (["train.lora_rank=2", "train.lora_targets=[]"], r"lora_targets=\[\] gives no layer .* train\.lora_rank=null"),
+        (["train.prior_weight=0.5"], r"train\.prior_weight=0\.5 has no effect without train\.concepts"),
+        (["train.num_class_images=9", CONCEPT], r"num_class_images=9 has no effect .* that have a class_prompt"),
+        (["train.lr_schedule=constant", "train.lr_end=0"], r"train\.lr_end=0\.0 has no effect .*lr_schedule=constant"),
+        (["train.ema_widths=[0.05]", "train.ema_decay=0.9"], r"train\.ema_decay=0\.9 has no effect .*ema_widths"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused_in_one_line(overrides, words):
+    assert_refused_in_one_line(overrides, words)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.lora_rank=2", "train.lora_alpha=8", "train.lora_targets=[to_q]"],
+        ["train.lr_schedule=constant", "train.ema_widths=[0.05]"],
+        ["train.zero_terminal_snr=true"],
+        ["train.prediction_type=flow"],
+        [CONCEPT],
+    ],
+)
+def test_a_configuration_loads_again_with_every_field_written_out(overrides, tmp_path):
+    assert_loads_again(overrides, tmp_path)
