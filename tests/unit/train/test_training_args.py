@@ -45,7 +45,6 @@ def test_both_sections_survive_failures_and_preemptions_alike_unless_set():
     [
         (["autoencoder.compile=true", "autoencoder.zero_stage=3"], r"autoencoder\.compile=true cannot be combined"),
         (["autoencoder.lr_schedule=constant", "autoencoder.lr_end=0.5"], r"autoencoder\.lr_end=0\.5 has no effect"),
-        (["autoencoder.kind=vq", "autoencoder.gradient_checkpointing=true"], "needs autoencoder.kind=kl"),
     ],
 )
 def test_conflicting_fields_are_refused_with_the_name_of_their_section(overrides, problem):
