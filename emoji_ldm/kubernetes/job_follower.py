@@ -185,8 +185,14 @@ def _follow_to_end(kubectl: Kubectl, name: str, log: _LogStream) -> StatusRow:
                 print_status(f"job {name}: {text}")
             printed = text
             log.ensure_streaming()
-    with tolerance:
-        log.drain()
+    # The end of the log is what people submit jobs for, so an outage at this moment may not cut it off either.
+    is_drained = False
+    while not is_drained:
+        with tolerance:
+            log.drain()
+            is_drained = True
+        if not is_drained:
+            time.sleep(POLL_S)
     return row
 
 

@@ -74,6 +74,22 @@ def test_the_reason_of_a_queued_job_is_printed(ready, api):
     assert f"waiting, waiting in queue train: {quota}" in said
 
 
+def test_an_outage_after_the_job_has_ended_cuts_off_no_log(ready, api, monkeypatch):
+    real, outages = Kubectl.list_objects, [ClusterUnreachable("no Kubernetes cluster answers: EOF")]
+
+    def list_objects(self, *words):
+        ended = [job for job in api.of("RayJob") if job.get("status", {}).get("jobDeploymentStatus") == "Complete"]
+        if ended and outages:
+            raise outages.pop()
+        return real(self, *words)
+
+    monkeypatch.setattr(Kubectl, "list_objects", list_objects)
+    play(api, begins("a", "first", None), begins("b", "second", None), becomes("Complete", "SUCCEEDED"))
+    status, printed, said = ready("submit", "train")
+    assert (status, outages) == (0, []), said
+    assert printed == "first\nsecond\n"
+
+
 def test_ctrl_c_leaves_the_job_running_and_prints_how_to_follow_it(ready, api, monkeypatch):
     def pressed(_):
         raise KeyboardInterrupt
