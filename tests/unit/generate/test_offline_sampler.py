@@ -79,6 +79,7 @@ def test_a_seed_gives_the_same_bits_in_any_batch_slot_and_company(sampler):
         np.testing.assert_array_equal(images[slot], alone)
 
 
+@pytest.mark.slow
 def test_different_seeds_and_prompts_give_different_images(sampler):
     images = sampler([GenerationRequest(prompt, seed=seed, steps=3) for prompt, seed in
                       (("cat", 0), ("cat", 1), ("dog", 0))])  # fmt: skip

@@ -105,6 +105,7 @@ def test_only_a_local_ray_gets_light_settings_and_no_variable_stays_set(started,
     assert ("num_cpus" in call) == (address is None)
 
 
+@pytest.mark.slow
 def test_importing_the_jobs_sets_no_environment_variable():
     code = (
         "import os; before = dict(os.environ); import ray_jobs.execution.ray_runtime; first = dict(os.environ); "

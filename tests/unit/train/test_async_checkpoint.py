@@ -142,6 +142,7 @@ def test_without_an_average_nothing_is_stored_twice_and_the_weights_are_exported
     assert steps(tmp_path) == [4, 8, 9, 10]
 
 
+@pytest.mark.slow
 def test_a_save_that_hangs_is_left_behind_with_a_note_and_ends_with_the_process(tmp_path, monkeypatch):
     monkeypatch.setattr(async_checkpoint, "FAILED_SAVE_TIMEOUT_S", 0.1)
     monkeypatch.setattr(async_checkpoint, "STOP_TIMEOUT_S", 0.1)

@@ -30,6 +30,7 @@ def published(store):
     return [found.step for found in checkpoints.complete_checkpoints(store, "tiny", "unet")]
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_published_before_its_sample_grid_is_drawn(tmp_path):
     seen = []
     _, go = train(tmp_path, lambda store: seen.append(published(store)) or {})

@@ -43,6 +43,7 @@ def emptied(obj, path):
     return broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [without, emptied])
 def test_no_missing_field_crashes_the_check(change):
     good, chance = good_context(), random.Random(3)
