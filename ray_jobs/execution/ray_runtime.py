@@ -29,7 +29,8 @@ START_ATTEMPTS = 3
 # Ray raises this timeout as a plain Exception, so the text is the only way to recognise it.
 START_TIMEOUT_MESSAGE = "timed out during startup"
 
-# Ray's core writes warnings about Ray Data's own actors to standard error, past Python's logging; errors stay.
+# Ray's core writes warnings about Ray Data's own actors to standard error, past Python's logging. This level
+# keeps its errors back too: they stay in the log files of Ray's session.
 JOIN_SETTINGS = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
 LOCAL_SETTINGS = {
     "RAY_prestart_worker_first_driver": "0",  # most of our workers have settings of their own, which these lack
