@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emoji_ldm.errors import ModelError
+from emoji_ldm.latents.starter_model import STARTER, starter_folder
 
 MODEL_INDEX = "model_index.json"  # what makes a folder a pipeline
 PIPELINE_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -22,7 +23,10 @@ def local_folder(source: Path | str, parts: tuple[str, ...] = PIPELINE_PARTS) ->
 
 
 def resolve_checkpoint_pipeline(source: str) -> str:
-    """The pipeline folder inside a checkpoint's folder; any other source unchanged."""
+    """The pipeline folder inside a checkpoint's folder, or of the packaged `starter`; any other source unchanged."""
+    # The name wins over a folder of that name, as presets do, so that a command means the same everywhere.
+    if source == STARTER:
+        return str(starter_folder())
     # Users name checkpoints, which hold the training state as well; the pipeline is a folder inside.
     nested = Path(source, "pipeline")
     return str(nested) if nested.is_dir() else source

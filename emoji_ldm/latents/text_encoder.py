@@ -115,7 +115,7 @@ def load_text_encoder(source: str, *, max_tokens: int, device: str) -> TextEncod
         ModelError: Model or tokenizer is missing, damaged or of an unknown kind.
         ConfigError: The model has fewer positions than max_tokens.
     """
-    folder = str(_minilm_folder()) if source == "minilm" else resolve_checkpoint_pipeline(source)
+    folder = str(minilm_folder()) if source == "minilm" else resolve_checkpoint_pipeline(source)
     # transformers cannot open a pipeline by its hub id, so the two folders of the text encoder are downloaded.
     if is_hub_pipeline(folder):
         folder = str(local_folder(folder, ("text_encoder", "tokenizer")))
@@ -191,7 +191,8 @@ def _check_positions(model: Any, max_tokens: int, source: str) -> None:
 
 # Every process loads this encoder, some of them several times: the file is hashed once.
 @cache
-def _minilm_folder() -> Path:
+def minilm_folder() -> Path:
+    """The folder of the packaged all-MiniLM-L6-v2; ModelError if the package is missing or damaged."""
     found = importlib.util.find_spec(MINILM_PACKAGE)
     folder = Path(found.origin).parent / "model" if found and found.origin else None
     weights = folder / "model.safetensors" if folder else None

@@ -27,6 +27,7 @@ from emoji_ldm.config.latents import parse_color
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.latents.pipeline_source import resolve_checkpoint_pipeline
+from emoji_ldm.latents.premultiplied_adapter import PremultipliedAutoencoder
 from emoji_ldm.latents.vq_adapter import QuantizedAutoencoder
 from emoji_ldm.latents.weights_hash import hash_weights
 from emoji_ldm.store import Store
@@ -35,6 +36,7 @@ VAE_CLASSES = {
     "AutoencoderKL": AutoencoderKL,
     "VQModel": QuantizedAutoencoder,
     "QuantizedAutoencoder": QuantizedAutoencoder,
+    "PremultipliedAutoencoder": PremultipliedAutoencoder,
 }
 VAE_SUBFOLDERS = ("vae", "vqvae")  # where a pipeline keeps its autoencoder
 # The version is part of the key: raise it when the result of `to_square` or `to_tensor` changes, so that old latents
@@ -95,7 +97,7 @@ def to_pixels(tensor: Tensor) -> Pixels:
 class VaeCodec:
     """A frozen autoencoder for images of one size."""
 
-    vae: Any  # diffusers AutoencoderKL or our QuantizedAutoencoder, evaluation mode
+    vae: Any  # diffusers AutoencoderKL, or one of our classes with its interface; evaluation mode
     key: str  # hash of weights, their configuration and the preprocessing: equal key, equal latents
     num_channels: int  # 4: RGBA; 3: flattened on `background`
     size_px: int

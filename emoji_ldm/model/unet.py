@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,14 @@ def pipeline_folder(init: str) -> Path:
     return local_folder(resolve_checkpoint_pipeline(init), ("unet", "scheduler"))
 
 
+def needs_more_inputs(unet: Mapping[str, Any]) -> bool:
+    """Whether a U-Net of this configuration takes inputs beyond noisy latents, timestep and token states."""
+    # "text" pools the token states themselves, as the starter does. Every other kind wants pooled states, image states
+    # or sizes.
+    extra = unet.get("addition_embed_type") not in (None, "text")
+    return extra or unet.get("time_cond_proj_dim") is not None
+
+
 def count_parameters(module: nn.Module) -> int:
     """Number of elements of the trainable parameters."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
@@ -153,7 +162,7 @@ def _check_fit(found: Any, init: str, latent_shape: tuple[int, int, int], width:
             f"{width}; set latents.text_encoder={init}, then run: emoji-ldm latents"
         )
     # Such a network can be loaded, but would fail in its first forward pass for want of an input.
-    if found.get("time_cond_proj_dim") is not None or found.get("addition_embed_type") is not None:
+    if needs_more_inputs(found):
         raise ModelError(
             f"train.init={init} needs more inputs than timestep and prompt (LCM or SDXL); name another pipeline"
         )

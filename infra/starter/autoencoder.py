@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from emoji_ldm.latents.premultiplied_adapter import decoder_layers, encoder_layers
 
 
 @dataclass(frozen=True)
@@ -19,40 +20,15 @@ class AutoencoderShape:
     decoder_blocks: tuple[int, ...] = (2, 3)
 
 
-class ResidualBlock(nn.Module):
-    """x + two 3 x 3 convolutions; the second starts at zero, so that no norm is needed."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """`(n, width, h, w)` to the same shape."""
-        return features + self.second(functional.silu(self.first(functional.silu(features))))
-
-
 class Autoencoder(nn.Module):
     """Encoder and decoder; halving folds 2 x 2 pixels into channels, doubling unfolds them."""
 
     def __init__(self, shape: AutoencoderShape) -> None:
         super().__init__()
         self.shape = shape
-        layers: list[nn.Module] = []
-        channels = 4
-        for width, blocks in zip(shape.widths, shape.encoder_blocks, strict=True):
-            layers += [nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, width, 3, padding=1)]
-            layers += [ResidualBlock(width) for _ in range(blocks)]
-            channels = width
-        self.encoder = nn.Sequential(*layers, nn.Conv2d(channels, shape.latent_channels, 3, padding=1))
-        layers = [nn.Conv2d(shape.latent_channels, channels, 3, padding=1)]
-        narrower = [4, *shape.widths[:-1]]
-        for width, blocks, lower in zip(shape.widths[::-1], shape.decoder_blocks[::-1], narrower[::-1], strict=True):
-            layers += [ResidualBlock(width) for _ in range(blocks)]
-            layers += [nn.Conv2d(width, 4 * lower, 3, padding=1), nn.PixelShuffle(2)]
-        self.decoder = nn.Sequential(*layers)
+        widths = (4, *shape.widths)
+        self.encoder = encoder_layers(widths, shape.encoder_blocks, shape.latent_channels)
+        self.decoder = decoder_layers(widths, shape.decoder_blocks, shape.latent_channels)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Latents `(n, C, h, w)` of `(n, 4, 64, 64)` premultiplied pixels in [0, 1]."""

@@ -1,76 +1,120 @@
-"""Pack averaged weights for shipping: large weights as int8 with a scale per output, the rest as float16."""
+"""Pack a trained starter for the wheel: large weights as int8 with a scale per output channel, the rest as float16.
+
+`python -m infra.starter.export starter` writes the folder that `emoji_ldm.latents.starter_model` reads.
+"""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from emoji_ldm.latents.premultiplied_adapter import PremultipliedAutoencoder
+from emoji_ldm.latents.starter_model import MANIFEST, PACKAGED_FOLDER, SCALE_SUFFIX
+from infra.starter.model_card import NOTICE, model_card
+from infra.starter.networks import build_network
 from infra.starter.paths import DATA
+from infra.starter.text_states import MAX_TOKENS
 
-SCALE = ".scale"  # suffix of a weight's scales, `(outputs,)` float32
-LARGE = 4096  # numbers from which a weight is worth int8
+MIN_INT8_NUMBERS = 4096  # numbers from which a weight is worth int8
+MAX_BYTES = 40_000_000  # of the whole folder, as it becomes part of the wheel
+SCHEDULER = {
+    "_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 1000, "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True, "solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint",
+    "steps_offset": 1,
+}  # fmt: skip
 
 
 def pack(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as they are shipped; the error of a weight is at most 1/254 of the largest of its output."""
+    """Weights as they are shipped; the error of a weight is at most 1/254 of the largest of its output channel."""
     packed = {}
     for name, weight in weights.items():
-        if weight.ndim < 2 or weight.numel() < LARGE:
+        if weight.ndim < 2 or weight.numel() < MIN_INT8_NUMBERS:
             packed[name] = weight.half().contiguous()
             continue
         scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / 127
         packed[name] = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8).contiguous()
-        packed[name + SCALE] = scale.float()
+        packed[name + SCALE_SUFFIX] = scale.float()
     return packed
 
 
-def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Float32 weights again."""
-    weights = {}
-    for name, weight in packed.items():
-        if name.endswith(SCALE):
-            continue
-        scale = packed.get(name + SCALE)
-        weights[name] = weight.float() if scale is None else weight.float() * scale.view(-1, *[1] * (weight.ndim - 1))
-    return weights
+def write_package(
+    folder: Path, unet: Any, vae: PremultipliedAutoencoder, training: dict[str, Any], *, max_tokens: int = MAX_TOKENS
+) -> int:
+    """Write weights, configurations and the manifest of a starter; returns the size of the folder in bytes.
+
+    Args:
+        folder: Where to write; it is created.
+        unet: A `UNet2DConditionModel` that predicts the direction of rectified flow.
+        vae: Its autoencoder.
+        training: Facts about the training, for the manifest and the model card.
+        max_tokens: Length to which prompts were padded in training.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(pack(unet.state_dict()), folder / "unet.safetensors")
+    save_file(
+        {name: weight.half().contiguous() for name, weight in vae.state_dict().items()}, folder / "vae.safetensors"
+    )
+    configurations = {"unet": json.loads(unet.to_json_string()), "vae": json.loads(vae.to_json_string()),
+                      "scheduler": SCHEDULER}  # fmt: skip
+    for name, settings in configurations.items():
+        (folder / f"{name}.json").write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
+    files = [*(f"{name}.json" for name in configurations), "unet.safetensors", "vae.safetensors"]
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sorted(files)}
+    manifest = {"files": hashes, "max_tokens": max_tokens, "training": training}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    (folder / "README.md").write_text(model_card(training))
+    (folder / "NOTICE").write_text(NOTICE)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors makes files that only their owner can read
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def load_trained(run: str) -> tuple[Any, PremultipliedAutoencoder, dict[str, Any]]:
+    """The averaged U-Net and the autoencoder of a training run in float32, and facts about the training."""
+    state = torch.load(DATA / "diffusion" / run / "last.pt", map_location="cpu", weights_only=False)
+    options = state["options"]
+    if (options["network"], options["objective"]) != ("unet", "flow"):
+        raise SystemExit(f"run {run} is a {options['network']} for {options['objective']}; only a U-Net for flow ships")
+    network = build_network("unet", tuple(state["shape"]), options["widths"], options["depth"])
+    network.load_state_dict(state["average"])
+    folder = DATA / "autoencoder" / options["autoencoder"]
+    images = torch.load(folder / "last.pt", map_location="cpu", weights_only=False)
+    figures, shape = json.loads((folder / "latents.json").read_text()), images["shape"]
+    vae = PremultipliedAutoencoder(
+        block_out_channels=(4, *shape["widths"]), encoder_blocks=shape["encoder_blocks"],
+        decoder_blocks=shape["decoder_blocks"], latent_channels=shape["latent_channels"],
+        latents_mean=figures["mean"], latents_std=figures["std"],
+    )  # fmt: skip
+    vae.load_state_dict(images["average"])
+    facts = {name: options[name] for name in ("optimizer", "lr", "batch", "widths", "depth", "time_mean", "time_std")}
+    parameters = {"unet": count(network), "vae": count(vae)}
+    training = {"step": state["step"], "images": state["step"] * options["batch"], "parameters": parameters, **facts}
+    return network.unet.eval(), vae.eval(), training
+
+
+def count(module: torch.nn.Module) -> int:
+    """Number of a module's weights."""
+    return sum(weight.numel() for weight in module.parameters())
 
 
 def main() -> None:
-    """Write unet.safetensors, autoencoder.safetensors (float16) and config.json of a run."""
+    """Write the folder and print its size; refuse one that is too large for the wheel."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run")
-    parser.add_argument("--output", type=Path, default=DATA / "export")
+    parser.add_argument("--output", type=Path, default=PACKAGED_FOLDER)
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    state = torch.load(DATA / "diffusion" / options.run / "last.pt", map_location="cpu", weights_only=False)
-    autoencoder = DATA / "autoencoder" / state["options"]["autoencoder"]
-    images = torch.load(autoencoder / "last.pt", map_location="cpu", weights_only=False)
-    save_file(
-        pack({name.removeprefix("unet."): weight for name, weight in state["average"].items()}),
-        options.output / "unet.safetensors",
-    )
-    save_file(
-        {name: weight.half().contiguous() for name, weight in images["average"].items()},
-        options.output / "autoencoder.safetensors",
-    )
-    config = {
-        "network": {name: state["options"][name] for name in ("network", "objective", "widths", "depth")},
-        "latent_shape": state["shape"], "autoencoder": images["shape"], "step": state["step"],
-        "latents": json.loads((autoencoder / "latents.json").read_text()),
-    }  # fmt: skip
-    (options.output / "config.json").write_text(json.dumps(config, indent=1))
-    back = unpack(load_file(options.output / "unet.safetensors"))
-    worst = max(
-        float((back[name.removeprefix("unet.")] - weight).abs().max() / weight.abs().max().clamp_min(1e-9))
-        for name, weight in state["average"].items()
-    )
-    size = sum(path.stat().st_size for path in options.output.glob("*.safetensors"))
-    print(f"{size / 1e6:.1f} MB, largest error of a weight {worst:.4f} of the layer's largest")
+    torch.set_num_threads(1)
+    size = write_package(options.output, *load_trained(options.run))
+    print(f"{options.output}: {size / 1e6:.1f} MB")
+    if size > MAX_BYTES:
+        raise SystemExit(f"at most {MAX_BYTES / 1e6:.0f} MB may be shipped")
 
 
 if __name__ == "__main__":
