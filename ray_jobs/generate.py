@@ -25,8 +25,7 @@ from emoji_ldm.generate.checkpoint_resolver import (
     training_data_versions,
 )
 from emoji_ldm.generate.output_folder import write_output_folder
-from emoji_ldm.generate.request import CORE_FIELDS, GenerationRequest
-from emoji_ldm.generate.request_planner import generated_id, plan_requests
+from emoji_ldm.generate.request import CORE_FIELDS, GenerationRequest, generated_id, plan_requests
 from emoji_ldm.schemas import GENERATED
 from emoji_ldm.store import Store
 from ray_jobs.execution import delta_sink, ray_runtime

@@ -49,7 +49,7 @@ def run(config: Config, words: Sequence[str] = ()) -> None:
     stages = stages_of(words)
     # If generate comes first, it says so itself at once.
     if "generate" in stages[1:]:
-        from emoji_ldm.generate.request_planner import plan_requests
+        from emoji_ldm.generate.request import plan_requests
 
         try:
             plan_requests(config.generate)

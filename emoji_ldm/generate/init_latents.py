@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from emoji_ldm.generate.image_inputs import Mask, load_init_image, load_mask
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
-from emoji_ldm.generate.request import MAX_SEED, GenerationRequest, LatentShape
+from emoji_ldm.generate.request import MAX_SEED, GenerationRequest, LatentShape, Mask, load_init_image, load_mask
 from emoji_ldm.generate.step_coefficients import SamplingSchedule
 
 

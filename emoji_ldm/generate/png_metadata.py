@@ -14,8 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from emoji_ldm import __version__
-from emoji_ldm.generate.image_inputs import restore_unmasked
-from emoji_ldm.generate.request import CORE_FIELDS, IMAGE_FIELDS, GenerationRequest, default_scheduler, request_settings
+from emoji_ldm.generate.request import (
+    CORE_FIELDS,
+    IMAGE_FIELDS,
+    GenerationRequest,
+    default_scheduler,
+    request_settings,
+    restore_unmasked,
+)
 
 # For annotations only: the module imports torch, which drivers do without.
 if TYPE_CHECKING:

@@ -30,8 +30,7 @@ from torch import Tensor
 
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.generate.request import compatible_schedulers, default_scheduler
-from emoji_ldm.generate.samplers import SOLVERS, StepWeights
-from emoji_ldm.generate.scheduler_factory import FLOW_MATCH_CLASS, build_diffusers_scheduler
+from emoji_ldm.generate.samplers import FLOW_MATCH_CLASS, SOLVERS, StepWeights, build_diffusers_scheduler
 
 # Columns of a coefficient table.
 SCALE, KEEP, ADD, PREVIOUS_X0, NOISE, X0_KEEP, X0_ADD, SIGNAL, NOISE_LEVEL = range(9)

@@ -15,8 +15,7 @@ import torch
 from emoji_ldm.generate.denoising_engine import DenoisingEngine
 from emoji_ldm.generate.encode_decode import EncoderDecoder
 from emoji_ldm.generate.latency_model import LatencyProfile, efficient_batch_size
-from emoji_ldm.generate.lora_adapters import with_lora
-from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
+from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel, with_lora
 from emoji_ldm.generate.request import GenerationRequest, LatentShape
 
 # The margin keeps noise of the measurement from choosing a split that gains nothing and occupies a second core.

@@ -11,8 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.generate.image_inputs import check_image_inputs
-from emoji_ldm.generate.request import GenerationRequest
+from emoji_ldm.generate.request import GenerationRequest, check_image_inputs
 from emoji_ldm.serve.backend import RequestLimits
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.image_encoding import in_image_thread

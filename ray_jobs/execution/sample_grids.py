@@ -37,7 +37,7 @@ def preview(
     Raises:
         JobError: Training leaves too little GPU memory.
     """
-    from emoji_ldm.generate.contact_sheet import contact_sheet
+    from emoji_ldm.generate.output_folder import contact_sheet
 
     seeds = range(settings.seed, settings.seed + settings.num_images)
     inputs = [(prompt, seed) for prompt in prompts for seed in seeds]

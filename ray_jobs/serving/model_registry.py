@@ -125,7 +125,7 @@ class ModelLoader:
 
     def adapters(self, model: LatentDiffusionModel) -> dict[str, Path]:
         """Return the folders of LoRA adapters by name: all for the default model, else those that fit the model."""
-        from emoji_ldm.generate.lora_adapters import with_lora
+        from emoji_ldm.generate.pipeline_loader import with_lora
 
         folders = self._folders()
         # An adapter that does not fit the default model is a mistake in the configuration, which the batcher reports by

@@ -26,7 +26,7 @@ from ray_jobs.serving.service_metrics import ReplicaMetrics
 
 if TYPE_CHECKING:  # torch is for replicas only
     from emoji_ldm.generate.continuous_batching.batch_bucket import PendingImage
-    from emoji_ldm.generate.continuous_batching.batcher_stats import BatcherStats
+    from emoji_ldm.generate.continuous_batching.batcher import BatcherStats
 
 LOG = logging.getLogger("ray.serve")
 METRICS_INTERVAL_S = 1.0

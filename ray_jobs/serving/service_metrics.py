@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ray.serve import metrics
 
 if TYPE_CHECKING:  # only replicas import torch
-    from emoji_ldm.generate.continuous_batching.batcher_stats import BatcherStats
+    from emoji_ldm.generate.continuous_batching.batcher import BatcherStats
     from emoji_ldm.serve.bulk.job_runner import RunnerStats
 
 PREFIX = "emoji_ldm_"

@@ -35,9 +35,8 @@ class GenerateWorker:
     def __init__(self, config: Config, task: GenerateTask) -> None:
         """Load the model; ModelError if it is another one than the driver planned for."""
         # Only workers import torch; the driver needs none.
-        from emoji_ldm.generate.lora_adapters import with_lora
         from emoji_ldm.generate.offline_sampler import OfflineSampler
-        from emoji_ldm.generate.pipeline_loader import load_model, sampling_device
+        from emoji_ldm.generate.pipeline_loader import load_model, sampling_device, with_lora
 
         settings, store = config.generate, Store(config.store)
         source, _ = resolve_checkpoint(config, store, CACHE_FOLDER, task.uri)

@@ -9,7 +9,7 @@ number of steps is known in advance, and a row's state has a fixed size.
 The path of a request, in the order of the modules:
 
 1. `batcher` checks it and creates a `PendingImage`; `admission_control` refuses what would not be ready in time.
-2. `fair_queue` holds it until its tenant's turn; a worker thread encodes it into a denoising row.
-3. `batch_scheduler` picks a `batch_bucket` (rows that may share a forward pass) for every tick.
-4. `worker_threads` run the stages; `batcher_state` is what they share; `batcher_stats` is what operators see.
+2. A fair queue in its `batch_bucket` holds it until its tenant's turn; a worker thread encodes it into a row.
+3. `batch_scheduler` picks a bucket (rows that may share a forward pass) for every tick.
+4. `worker_threads` run the stages; `batcher_state` is what they share; `batcher.stats` is what operators see.
 """

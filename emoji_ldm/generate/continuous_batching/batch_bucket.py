@@ -1,21 +1,103 @@
-"""Pending images, and the buckets of them that may share a forward pass: those of one model and one latent shape."""
+"""Pending images, the queue that shares steps evenly between tenants, and the buckets that may share a forward pass.
+
+A bucket holds the images of one model and one latent shape. Those that wait are in a fair queue, by start-time fair
+queueing (Goyal, Vin & Cheng, 1996): each tenant has a counter of the steps that it was given, the tenant with the
+smallest counter is served next, and a tenant that starts to wait begins at the current virtual time. So an idle tenant
+cannot save up credit, and nobody's backlog delays the others by more than their fair share.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from typing import Generic, Protocol, TypeVar
 
-from emoji_ldm.generate.continuous_batching.fair_queue import FairQueue
 from emoji_ldm.generate.denoising_engine import DenoisingRow
 from emoji_ldm.generate.request import GenerationRequest, LatentShape
 from emoji_ldm.generate.warmup import LoadedModel, ShapeProfile
 
 MAX_BULK_SLOWDOWN = 1.3  # bulk rows that fill free slots may make a tick of interactive rows this much longer
 PreviewCallback = Callable[[int, bytes], None]  # (number of the preview, PNG)
+
+
+class QueuedItem(Hashable, Protocol):
+    """An item of the queue."""
+
+    tenant: str
+    steps: int
+
+
+ItemT = TypeVar("ItemT", bound=QueuedItem)
+
+
+class FairQueue(Generic[ItemT]):
+    """Items in order of arrival within a tenant, and fair between tenants; not thread-safe."""
+
+    def __init__(self) -> None:
+        # All three hold entries for waiting tenants only, so that memory does not grow with the number of tenants ever
+        # seen.
+        # An ordered dict serves as a queue from whose middle a cancelled item can be removed in constant time.
+        self._items: dict[str, OrderedDict[ItemT, None]] = {}
+        self._steps: Counter[str] = Counter()  # steps of the tenant's waiting items
+        self._served_steps: dict[str, int] = {}  # steps served to the tenant, plus the virtual time when it arrived
+        self._virtual_time = 0  # what the tenant that was served last had been given before
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return sum(map(len, self._items.values()))
+
+    def __iter__(self) -> Iterator[ItemT]:
+        """All items, tenant by tenant."""
+        return (item for items in self._items.values() for item in items)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all items."""
+        return self._steps.total()
+
+    def push(self, item: ItemT) -> None:
+        """Add an item."""
+        if item.tenant not in self._items:
+            self._items[item.tenant], self._served_steps[item.tenant] = OrderedDict(), self._virtual_time
+        self._items[item.tenant][item] = None
+        self._steps[item.tenant] += item.steps
+
+    def pop(self) -> ItemT:
+        """Remove and return the next item."""
+        tenant = min(self._items, key=self._served_steps.__getitem__)
+        # Newcomers start level with the tenant that is served now, not at zero: no credit for having been idle.
+        self._virtual_time = self._served_steps[tenant]
+        item = next(iter(self._items[tenant]))
+        self._served_steps[tenant] += item.steps
+        self.remove(item)
+        return item
+
+    def remove(self, item: ItemT) -> None:
+        """Remove an item, if it is in the queue."""
+        items = self._items.get(item.tenant, OrderedDict())
+        if item in items:
+            del items[item]
+            self._steps[item.tenant] -= item.steps
+        if not items:
+            for by_tenant in (self._items, self._steps, self._served_steps):
+                by_tenant.pop(item.tenant, None)
+
+    def count(self, tenant: str) -> int:
+        """Number of items of a tenant."""
+        return len(self._items.get(tenant, ()))
+
+    def steps_ahead(self, tenant: str, steps: int) -> int:
+        """Steps that would be served before a new item of `steps` is complete, its own not counted."""
+        own = self._steps.get(tenant, 0)
+        # The item is served when this tenant's counter is the smallest; until then others catch up to that value.
+        finish = self._served_steps.get(tenant, self._virtual_time) + own + steps
+        others = (min(waiting, max(0, finish - self._served_steps[name])) for name, waiting in self._steps.items()
+                  if name != tenant)  # fmt: skip
+        return own + sum(others)
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""The state that a batcher's threads share: buckets, decode queues, deadlines and thread health, under one lock."""
+"""The state that a batcher's threads share: buckets, queues, deadlines, counters and thread health, under one lock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import heapq
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ from torch import Tensor
 from emoji_ldm.generate.continuous_batching.admission_control import AdmissionControl, DeadlineExceeded, QueueFull
 from emoji_ldm.generate.continuous_batching.batch_bucket import PendingImage
 from emoji_ldm.generate.continuous_batching.batch_scheduler import BOTH_CLASSES, BatchScheduler
-from emoji_ldm.generate.continuous_batching.batcher_stats import BatcherCounters
 
 MAX_DECODE_BACKLOG = 4  # batches that may wait for decoding before denoising pauses
 HANG_TIMEOUT_S = 60.0  # a thread that is busy for longer than this, and
@@ -37,6 +36,21 @@ class DecodeItem:
     pending: PendingImage
     latents: Tensor  # (C, h, w), scaled
     preview: int | None  # number of the preview; None for the image itself
+
+
+class BatcherCounters:
+    """Counters since the start; not thread-safe."""
+
+    def __init__(self) -> None:
+        self.final_states: Counter[str] = Counter()
+        self.refused = 0
+        self.ticks: Counter[int] = Counter()  # by their number of images
+        self.tick_s: defaultdict[int, float] = defaultdict(float)  # seconds, by number of images
+
+    def tick(self, num_rows: int, seconds: float) -> None:
+        """Count a tick."""
+        self.ticks[num_rows] += 1
+        self.tick_s[num_rows] += seconds
 
 
 class BatcherState:

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow.parquet as pq
 
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.generate.contact_sheet import contact_sheet
-from emoji_ldm.generate.output_folder import MAX_ON_SHEET
+from emoji_ldm.generate.output_folder import MAX_ON_SHEET, contact_sheet
 from emoji_ldm.serve.bulk.item_schema import ITEMS, ItemRow
 
 # Rows of one read. Images have some 10 KB, so this is less than a megabyte per open file.

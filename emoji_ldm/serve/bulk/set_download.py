@@ -19,8 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from emoji_ldm.errors import ConfigError, JobError
-from emoji_ldm.generate.contact_sheet import contact_sheet
-from emoji_ldm.generate.output_folder import MAX_ON_SHEET
+from emoji_ldm.generate.output_folder import MAX_ON_SHEET, contact_sheet
 from emoji_ldm.progress import track
 from emoji_ldm.serve.bulk.job_archive import COLUMNS, csv_row
 from emoji_ldm.serve.bulk.set_client import EmojiSetClient

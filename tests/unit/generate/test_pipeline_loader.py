@@ -1,14 +1,26 @@
-"""Loading a pipeline folder."""
+"""Loading a pipeline folder, and LoRA adapters as diffusers saves them, beside diffusers' own way of loading them."""
 
 import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 
 from emoji_ldm.errors import ModelError
-from emoji_ldm.generate.pipeline_loader import load_model, sampling_device
+from emoji_ldm.generate.checkpoint_resolver import LORA_FILE, lora_key
+from emoji_ldm.generate.offline_sampler import OfflineSampler
+from emoji_ldm.generate.pipeline_loader import load_model, sampling_device, with_lora
+from emoji_ldm.generate.request import GenerationRequest
+from emoji_ldm.model.lora import save_adapters
+
+REQUEST = GenerationRequest("a happy cat", "sad", seed=5, steps=4, guidance_scale=3.0)
 
 
 def test_a_pipeline_folder_loads_with_its_shapes(tiny_pipeline):
@@ -76,3 +88,93 @@ def test_sampling_on_a_cpu_uses_one_thread():
         assert sampling_device(0) == "cpu" and torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_pipeline):
+    return load_model(tiny_pipeline, "cpu")
+
+
+def pipeline_with_adapters(folder):
+    """A pipeline with random adapters in the U-Net and the text encoder."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    torch.manual_seed(0)
+    for part, names in {"unet": ["to_q", "to_v", "conv1"], "text_encoder": ["q_proj", "fc1"]}.items():
+        module = getattr(pipeline, part)
+        module.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=names))
+        for name, parameter in module.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(0, 0.3)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_pipeline, tmp_path_factory):
+    """Adapters as diffusers saves them, with and without the text encoder's, and as our training saves them."""
+    root = tmp_path_factory.mktemp("lora")
+    both = pipeline_with_adapters(tiny_pipeline)
+    layers = {part: convert_state_dict_to_diffusers(get_peft_model_state_dict(getattr(both, part)))
+              for part in ("unet", "text_encoder")}  # fmt: skip
+    StableDiffusionPipeline.save_lora_weights(root / "unet", unet_lora_layers=layers["unet"])
+    StableDiffusionPipeline.save_lora_weights(
+        root / "both", unet_lora_layers=layers["unet"], text_encoder_lora_layers=layers["text_encoder"]
+    )
+    save_adapters(both.unet, root / "ours")
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unet", "both", "ours"])
+def test_sampling_with_an_adapter_equals_a_diffusers_pipeline(model, folders, tiny_pipeline, name):
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None)
+    pipeline.load_lora_weights(folders / name)
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        REQUEST.prompt, negative_prompt=REQUEST.negative_prompt, num_inference_steps=4, guidance_scale=3.0,
+        generator=[torch.Generator().manual_seed(5)], output_type="latent",
+    ).images  # fmt: skip
+    latents = OfflineSampler(with_lora(model, folders / name), 1).latents([REQUEST])
+    torch.testing.assert_close(latents, expected, rtol=0, atol=1e-4)
+    assert (latents - OfflineSampler(model, 1).latents([REQUEST])).abs().max() > 0.01
+
+
+@pytest.mark.slow
+def test_the_base_model_keeps_its_bits_and_shares_its_unadapted_weights(tiny_pipeline, folders):
+    model = load_model(tiny_pipeline, "cpu")
+    before = OfflineSampler(model, 1)([REQUEST])[0]
+    adapted = with_lora(model, folders / "both")
+    np.testing.assert_array_equal(OfflineSampler(model, 1)([REQUEST])[0], before)
+    shared = [ours is theirs for ours, theirs in zip(adapted.unet.parameters(), model.unet.parameters(), strict=True)]
+    assert 0.8 < sum(shared) / len(shared) < 1
+
+
+@pytest.mark.slow
+def test_the_key_depends_on_model_and_adapter(model, folders):
+    keys = {model.key, *(with_lora(model, folders / name).key for name in ("unet", "both"))}
+    assert len(keys) == 3
+    assert with_lora(model, folders / "unet").key == lora_key(model.key, folders / "unet")
+    assert lora_key("other", folders / "unet") not in keys
+
+
+def unusable(layers):
+    """{error message: the file's tensors}; None for no file."""
+    name = next(iter(layers))
+    return {
+        "no adapter in": None,
+        "belong to no layer": {**layers, "unet.no.such.layer.lora.down.weight": torch.ones(2, 2),
+                               "unet.no.such.layer.lora.up.weight": torch.ones(2, 2)},
+        "does not fit": {**layers, name: torch.ones(2, 7)},
+        "tensor names start with": {"transformer.a.lora_A.weight": torch.ones(2, 2)},
+        "DoRA": {**layers, "unet.mid.dora_scale": torch.ones(2)},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "message", ["no adapter in", "belong to no layer", "does not fit", "tensor names start with", "DoRA"]
+)
+def test_an_adapter_that_cannot_be_used_is_refused_with_the_reason(model, folders, tmp_path, message):
+    layers = unusable(load_file(folders / "unet" / LORA_FILE))[message]
+    if layers:
+        save_file(layers, tmp_path / LORA_FILE)
+    with pytest.raises(ModelError, match=message):
+        with_lora(model, tmp_path)
