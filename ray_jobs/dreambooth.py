@@ -1,7 +1,7 @@
 """DreamBooth over Ray: draw the class images that are missing, encode every image once, train on both.
 
 1. check: folders, the user's images, the pipeline to start from, the worker group; all before anything is drawn
-2. draw: class images up to `train.num_class_images`, by the generate stage
+2. draw: class images up to `train.dreambooth.num_class_images`, by the generate stage
 3. encode: images and prompts into the tables `latents` and `text_embeddings`, by the latents stage
 4. train: as any other training
 
@@ -32,6 +32,7 @@ from emoji_ldm.train.tasks.dreambooth import (
     DreamBoothData,
     SquareImage,
     concept_folders,
+    dreambooth_options,
     load_squares,
     load_task,
 )
@@ -45,7 +46,7 @@ IMAGES_PER_SHARD = 16
 
 
 def run(config: Config) -> dict[str, object]:
-    """Train on `train.concepts`, resuming by itself; returns figures for the summary.
+    """Train on the subjects of `train.dreambooth`, resuming by itself; returns figures for the summary.
 
     Raises:
         ConfigError: A folder, image or prompt is missing or wrong.
@@ -114,7 +115,7 @@ def _missing_requirement(plan: TrainingArgs) -> str:
 def _generate_class_images(config: Config, concept: ConceptFolder) -> int:
     """Draw the images that the class lacks, by the generate stage, which leaves alone what is drawn already."""
     # The user's own class images count too, as in the reference implementation of diffusers.
-    missing = config.train.num_class_images - len(concept.image_files())
+    missing = dreambooth_options(config.train).num_class_images - len(concept.image_files())
     if missing <= 0:
         return 0
     folder = concept.folder / GENERATED_FOLDER
@@ -131,9 +132,10 @@ def _concept_images(config: Config, concept: ConceptFolder, own: Sequence[Square
     """Return the images of a concept; a class has the user's and then generated ones, `num_class_images` in all."""
     if not concept.is_class:
         return list(own)
-    missing = config.train.num_class_images - len(own)
+    num_class_images = dreambooth_options(config.train).num_class_images
+    missing = num_class_images - len(own)
     if missing <= 0:  # nothing was generated
-        return list(own[: config.train.num_class_images])
+        return list(own[:num_class_images])
     return [*own, *load_squares(concept.generated_files()[:missing], config.latents.size_px)]
 
 

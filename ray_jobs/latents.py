@@ -88,11 +88,11 @@ def encode(config: Config, images: shards.ImageSource, captions: set[str], linea
     # The driver loads both models too: a key is a hash of weights and settings, and decides what is encoded already. On
     # the CPU, so that the driver does not occupy memory of a GPU that a worker on the same node needs.
     vae, text_encoder = load_codec(config, store, "cpu"), load_text(config, "cpu")
-    # One set of shards per augmentation, because each has a key of its own: raising `num_augmentations` later encodes
-    # only the new ones.
+    # One set of shards per augmentation, because each has a key of its own: asking for more copies later
+    # encodes only the new ones.
     latent_shards = [
         replace(shard, payload={"augmentation": number, "images": shard.payload})
-        for number, key in enumerate(augmentation_keys(vae.key, settings))
+        for number, key in enumerate(augmentation_keys(vae.key, settings.augmentations))
         for shard in images.split(images.image_ids - _encoded(store, LATENTS, key), key=key)
     ]
     # The empty caption is the unconditional input of classifier-free guidance (arXiv 2207.12598): training drops
@@ -145,7 +145,8 @@ def _cache_summary(config: Config, store: Store, captions: dict[str, list[str]],
     values, num_captions = int(np.prod(vae.latent_shape)), sum(map(len, captions.values()))
     # The variance of a VQ model is constant and compresses away, so its latents count one value per element.
     moments = 1 if isinstance(vae.vae, QuantizedAutoencoder) else 2
-    numbers = moments * values * config.latents.num_augmentations
+    num_encodings = len(augmentation_keys(vae.key, config.latents.augmentations))
+    numbers = moments * values * num_encodings
     ours = 2 * (numbers + sum(tokens * width for tokens, width in shapes) / len(captions))
     usual = 2 * (values + USUAL_TOKENS * text_encoder.width * num_captions / len(captions))
     return {

@@ -11,7 +11,7 @@ from ray_jobs.execution.sample_grids import preview
 
 
 def run(config: Config) -> dict[str, object]:
-    """Train `config.train` on the store's latents, or on `train.concepts`, resuming by itself.
+    """Train `config.train` on the store's latents, or on the subjects of `train.dreambooth`, resuming by itself.
 
     Returns:
         Figures for the summary.
@@ -22,7 +22,7 @@ def run(config: Config) -> dict[str, object]:
         JobError: See `ray_jobs.execution.trainer.train`.
     """
     # Imported here: DreamBooth pulls in the generate and latents stages, which a usual training does not need.
-    if config.train.concepts:
+    if config.train.dreambooth:
         from ray_jobs import dreambooth
 
         return dreambooth.run(config)

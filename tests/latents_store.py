@@ -56,7 +56,7 @@ def fill_encoded(config: Config, captions: dict[str, str]) -> None:
     codec = load_vae(source, size_px=latents.size_px, background=latents.background, device="cpu")
     encoder = load_text_encoder(latents.text_encoder, max_tokens=latents.max_tokens, device="cpu")
     moments = [np.zeros((len(captions), *codec.latent_shape), np.float32) + value for value in (0.5, -6.0)]
-    for key in augmentation_keys(codec.key, latents):
+    for key in augmentation_keys(codec.key, latents.augmentations):
         commit(store, LATENTS, latent_rows(list(captions), key, *moments))
     texts = ["", *captions.values()]
     commit(store, TEXT_EMBEDDINGS, text_rows(texts, encoder.key, encoder.encode(texts)))

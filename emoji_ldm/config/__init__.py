@@ -8,21 +8,26 @@ A setting that is unset is `null`, never 0 or an empty text with a second meanin
 from emoji_ldm.config.autoencoder_config import AutoencoderConfig
 from emoji_ldm.config.caption import CaptionConfig
 from emoji_ldm.config.crawl import CrawlConfig
-from emoji_ldm.config.generate import GenerateConfig
-from emoji_ldm.config.latents import LatentsConfig
+from emoji_ldm.config.generate import EditOptions, GenerateConfig
+from emoji_ldm.config.latents import AugmentationOptions, LatentsConfig
 from emoji_ldm.config.loading import build, key_of, load, preset_names
 from emoji_ldm.config.ray import RayConfig
 from emoji_ldm.config.root import Config
 from emoji_ldm.config.serve import ServeConfig
 from emoji_ldm.config.train.train_config import TrainConfig
+from emoji_ldm.config.train.unet import DreamBoothOptions, LoraOptions
 
 __all__ = [
+    "AugmentationOptions",
     "AutoencoderConfig",
     "CaptionConfig",
     "Config",
     "CrawlConfig",
+    "DreamBoothOptions",
+    "EditOptions",
     "GenerateConfig",
     "LatentsConfig",
+    "LoraOptions",
     "RayConfig",
     "ServeConfig",
     "TrainConfig",

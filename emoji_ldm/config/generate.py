@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from emoji_ldm.config.base import Positive, Section
+
+
+class EditOptions(Section):
+    """An image to start from instead of noise."""
+
+    image: str
+    """Image file to start from, fitted into the image size."""
+    mask: str | None = None
+    """Image file of the size of `image`: only its transparent (or, without an alpha channel, white) area is redrawn."""
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of `generate.steps` that change the image; 1 keeps nothing of it. null means 0.8, or 1 with `mask`."""
 
 
 class GenerateConfig(Section):
@@ -34,12 +45,8 @@ class GenerateConfig(Section):
     """Width of the images; null takes the model's."""
     height_px: Positive | None = None
     """Height of the images; null takes the model's."""
-    image: str | None = None
-    """Image file to start from, fitted into the image size; null starts from noise."""
-    mask: str | None = None
-    """Image file of the size of `image`: only its transparent (or, without an alpha channel, white) area is redrawn."""
-    strength: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of `steps` that change `image`; 1 keeps nothing of it. null means 0.8, or 1 with `mask`."""
+    edit: EditOptions | None = None
+    """Image to start from and what is redrawn of it; null starts from noise."""
     lora: str | None = None
     """LoRA adapters: a folder with pytorch_lora_weights.safetensors, or the path or URI of one in the store."""
     # Kernels choose their algorithm by the shape of the batch, so equal pixels need equal shapes.
@@ -55,10 +62,3 @@ class GenerateConfig(Section):
     """Images per commit."""
     output: str | None = None
     """Folder for PNG files and the contact sheet; null means runs/<run>/generated."""
-
-    @model_validator(mode="after")
-    def _serve_a_purpose(self) -> Self:
-        """Refuse fields of image editing without an image."""
-        if not self.image:
-            self._refuse_idle("generate", ["mask", "strength"], "without generate.image")
-        return self

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from emoji_ldm.config.base import Fraction, Positive, Section, Width
 from emoji_ldm.errors import ConfigError
+
+
+class AugmentationOptions(Section):
+    """The altered copies of an image; without any field set it is one mirror image."""
+
+    num_copies: Positive = 1
+    """Altered copies per image."""
+    flip: bool = True
+    """Whether copies are mirrored: half of them, or without `jitter` the only one."""
+    jitter: Fraction = 0
+    """Largest relative change of brightness and contrast; 0 changes no colours."""
+
+    @model_validator(mode="after")
+    def _refuse_equal_copies(self) -> Self:
+        """Refuse copies that equal the image or each other."""
+        if not self.flip and not self.jitter:
+            raise ConfigError(
+                "latents.augmentations.flip=false without jitter alters nothing; set latents.augmentations.jitter=0.1, "
+                "or latents.augmentations=null"
+            )
+        if self.num_copies > 1 and not self.jitter:
+            raise ConfigError(
+                f"latents.augmentations.num_copies={self.num_copies} without jitter: an image has only one mirror "
+                "image; set latents.augmentations.jitter=0.1, or num_copies=1"
+            )
+        return self
 
 
 class LatentsConfig(Section):
@@ -25,12 +51,8 @@ class LatentsConfig(Section):
     """Colour behind transparent pixels for autoencoders without alpha."""
     # Latents are encoded once and cached, so augmentation cannot happen during training. Several encodings are stored
     # instead.
-    num_augmentations: Positive = 1
-    """Encodings per image: the first unaltered, the others by `flip` and `jitter`; training draws one per step."""
-    flip: bool = False
-    """Whether augmentations mirror the image: half of them, or without `jitter` the only one."""
-    jitter: Fraction = 0
-    """Largest relative change of brightness and contrast by augmentations."""
+    augmentations: AugmentationOptions | None = None
+    """Altered copies of each image that are encoded beside it; training draws one of all at each step. null: none."""
     batch_size: Positive = 64
     """Images or captions per forward pass."""
     num_workers: Positive = 2

@@ -7,7 +7,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -82,7 +83,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     *sections, field = key.strip().split(".")
     target = values
     for section in sections:
-        target = target.setdefault(section, {})
+        # An optional section that is null is set by its first field.
+        if target.get(section) is None:
+            target[section] = {}
+        target = target[section]
         if not isinstance(target, dict):
             raise ConfigError(f"override {override!r}: {section!r} is a value, not a section")
     target[field] = _parse(text)
@@ -105,6 +109,8 @@ def _explain_errors(error: ValidationError, where: str) -> Iterator[str]:
         # A validator of the root, which compares several sections, has no field to name.
         if problem["type"] == "value_error" and not location:
             yield f"{where}: {problem['ctx']['error']}"
+        elif problem["type"] == "missing":
+            yield f"{where}: {dotted} is missing; give it a value"
         elif problem["type"] == "extra_forbidden":
             yield f"{where}: unknown key {dotted!r}{_nearest_key(location)}"
         else:
@@ -114,12 +120,19 @@ def _explain_errors(error: ValidationError, where: str) -> Iterator[str]:
 def _nearest_key(location: list[str]) -> str:
     model: type[BaseModel] = Config
     for part in location[:-1]:
-        annotation = model.model_fields[part].annotation
-        # Below a list, a dict or an optional section there is no fixed set of keys to suggest.
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        section = _section_of(model.model_fields[part].annotation)
+        # Below a list or a dict there is no fixed set of keys to suggest.
+        if section is None:
             return ""
-        model = annotation
+        model = section
     return _hint(location[-1], list(model.model_fields)) or f" (known: {', '.join(model.model_fields)})"
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field of this type holds, be it optional; None if it holds something else."""
+    # The arguments of `Section | None` are its members.
+    members = get_args(annotation) if get_origin(annotation) is UnionType else (annotation,)
+    return next((one for one in members if isinstance(one, type) and issubclass(one, BaseModel)), None)
 
 
 def _hint(word: str, known: Sequence[str]) -> str:

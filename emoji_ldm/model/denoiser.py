@@ -93,7 +93,7 @@ def export_unet(
     Raises:
         ModelError: The weights are of another network than `config` describes.
     """
-    is_partial = bool(config.lora_rank or config.trainable_pattern)
+    is_partial = bool(config.lora or config.trainable_pattern)
     # If all weights are replaced, drawing random ones would be wasted time: tensors on the meta device have no values,
     # and `assign` below puts the trained ones in their place.
     with torch.device("cpu" if is_partial or config.init else "meta"):
@@ -109,7 +109,7 @@ def export_unet(
     }:
         raise ModelError("the weights are of another network than the section train describes")
     unet.load_state_dict(trained, strict=False, assign=not is_partial)
-    if config.lora_rank:
+    if config.lora:
         # The adapters are saved before they are fused, which removes them.
         if lora_folder is not None:
             save_adapters(unet, lora_folder)

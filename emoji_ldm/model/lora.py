@@ -8,24 +8,24 @@ from typing import Any
 
 import torch
 
-from emoji_ldm.config import TrainConfig
+from emoji_ldm.config import LoraOptions, TrainConfig
 from emoji_ldm.errors import ConfigError
 
 NUM_SHOWN_NAMES = 4  # names that an error message lists
 
 
 def select_trainable(unet: Any, config: TrainConfig) -> None:
-    """Set `requires_grad` as `config.trainable_pattern` says, or add adapters as `config.lora_rank` says.
+    """Set `requires_grad` as `config.trainable_pattern` says, or add adapters as `config.lora` says.
 
     Raises:
         ConfigError: Both are set, the pattern is invalid, or a pattern or target matches nothing.
     """
-    if config.lora_rank and config.trainable_pattern:
+    if config.lora and config.trainable_pattern:
         raise ConfigError(
-            "train.lora_rank trains adapters only, train.trainable_pattern weights only; leave one of them out"
+            "train.lora trains adapters only, train.trainable_pattern weights only; leave one of them out"
         )
-    if config.lora_rank:
-        _add_adapters(unet, config)
+    if config.lora:
+        _add_adapters(unet, config.lora, config.seed)
     elif config.trainable_pattern:
         _freeze_others(unet, config.trainable_pattern)
 
@@ -50,25 +50,25 @@ def fuse_adapters(unet: Any) -> None:
     unet.unload_lora()
 
 
-def _add_adapters(unet: Any, config: TrainConfig) -> None:
-    """Freeze the U-Net and put adapters (LoRA, arXiv 2106.09685) beside `config.lora_targets`.
+def _add_adapters(unet: Any, lora: LoraOptions, seed: int) -> None:
+    """Freeze the U-Net and put adapters (LoRA, arXiv 2106.09685) beside `lora.targets`.
 
-    They start without effect; their random halves are drawn from `config.seed`, the same on every rank.
+    They start without effect; their random halves are drawn from `seed`, the same on every rank.
     """
     from peft import LoraConfig
 
-    for target in config.lora_targets:
+    for target in lora.targets:
         _check_target(unet, target)
     # The U-Net is frozen before the adapters are added, since those have to stay trainable.
     unet.requires_grad_(False)
     # An adapter's product is multiplied by alpha / rank. With alpha equal to the rank that factor is 1 at every rank.
-    scale = config.lora_alpha or config.lora_rank
+    scale = lora.alpha or lora.rank
     # The CPU generator of the process is put back afterwards: an export, which adds adapters too, runs in a thread
     # beside training.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seed)
         unet.add_adapter(
-            LoraConfig(r=config.lora_rank, lora_alpha=scale, target_modules=list(config.lora_targets))  # type: ignore[arg-type]
+            LoraConfig(r=lora.rank, lora_alpha=scale, target_modules=list(lora.targets))  # type: ignore[arg-type]
         )
 
 
@@ -92,4 +92,4 @@ def _check_target(unet: Any, target: str) -> None:
         # The numbered prefix of a block is cut off: what remains is what a target is compared with, and is the same in
         # every block.
         shown = ", ".join(sorted({re.sub(r"^.*?\d\.(?=[a-z])", "", name) for name in names})[: NUM_SHOWN_NAMES * 2])
-        raise ConfigError(f"train.lora_targets: no layer's name ends in {target!r}; names end such as {shown}")
+        raise ConfigError(f"train.lora.targets: no layer's name ends in {target!r}; names end such as {shown}")

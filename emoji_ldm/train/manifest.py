@@ -12,21 +12,21 @@ from types import MappingProxyType
 from typing import Any
 
 from emoji_ldm import __version__
-from emoji_ldm.config import Config
+from emoji_ldm.config import Config, LoraOptions
 from emoji_ldm.dataset.checkpoints import Checkpoint
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.store import Store
 from emoji_ldm.train.training_args import RunContext, TrainingArgs
 
 # Version of the option names in a recorded configuration. A change raises it and adds a migration to `recorded_config`.
-CONFIG_VERSION = 2
+CONFIG_VERSION = 3
 
 # Options that decide what the tensors of a checkpoint are or mean. All others, such as the learning rate or the batch
 # size, may change between a checkpoint and the training that goes on from it.
 FIXED_OPTIONS = (
     "kind", "init", "block_out_channels", "attention", "layers_per_block", "num_heads", "latent_channels",
-    "trainable_pattern", "lora_rank", "lora_alpha", "lora_targets", "train_text_encoder", "prediction_type",
-    "beta_start", "beta_end", "zero_terminal_snr", "ema_widths",
+    "trainable_pattern", "lora", "train_text_encoder", "prediction_type", "beta_start", "beta_end", "zero_terminal_snr",
+    "ema_widths",
 )  # fmt: skip
 
 # Facts of a task that decide it too, and how a user knows them. An option names a model by folder or hub id, behind
@@ -50,6 +50,11 @@ UNSET_IN_2 = {
     "micro_batch_size": 0, "spike_factor": 0, "min_workers": 0, "max_preemptions": -1, "resume": "", "sample_every": 0,
     "sample_prompts": [], "mlflow": "", "wandb": "", "class_prompt": "", "class_folder": "",
 }  # fmt: skip
+
+# Version 2 -> 3: {section: {old name: its name in the nested section}}. Options that had to be set together became one.
+LORA_IN_3 = {"lora_rank": "rank", "lora_alpha": "alpha", "lora_targets": "targets"}
+DREAMBOOTH_IN_3 = {name: name for name in ("concepts", "prior_weight", "num_class_images")}
+AUGMENTATIONS_IN_3 = {"num_augmentations": "num_copies", "flip": "flip", "jitter": "jitter"}
 
 Sections = dict[str, Any]  # {section: {option: value}}, and `run`
 
@@ -79,7 +84,9 @@ def recorded_config(manifest: Mapping[str, Any]) -> Sections:
             f"({__version__}); update this installation, or train under another name (run=...)"
         )
     sections = {name: recorded[name] for name in ("run", "train", "autoencoder", "latents") if name in recorded}
-    return _to_version_2(sections) if version < 2 else sections
+    if version < 2:
+        sections = _to_version_2(sections)
+    return _to_version_3(sections) if version < 3 else sections
 
 
 def _to_version_2(sections: Mapping[str, Any]) -> Sections:
@@ -101,6 +108,26 @@ def _unset(options: Mapping[str, Any]) -> dict[str, Any]:
     if "concepts" in found:
         found["concepts"] = [_unset(concept) for concept in found["concepts"]]
     return found
+
+
+def _to_version_3(sections: Mapping[str, Any]) -> Sections:
+    train, latents = dict(sections.get("train", {})), dict(sections.get("latents", {}))
+    lora, dreambooth = _taken(train, LORA_IN_3), _taken(train, DREAMBOOTH_IN_3)
+    # The defaults are filled in, since a nested section is compared as a whole.
+    train["lora"] = LoraOptions(**lora).model_dump(mode="json") if lora.get("rank") else None
+    train["dreambooth"] = dreambooth if dreambooth.get("concepts") else None
+    altered = _taken(latents, AUGMENTATIONS_IN_3)
+    # The number counted the unaltered image too, and options that altered nothing could be recorded.
+    copies = altered.get("num_copies", 1) - 1
+    altered["num_copies"] = copies if altered.get("jitter") else 1
+    latents["augmentations"] = altered if copies > 0 and (altered.get("flip") or altered.get("jitter")) else None
+    changed = {"train": train, "latents": latents}
+    return {name: changed.get(name, values) for name, values in sections.items()}
+
+
+def _taken(options: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Take the options of these names out, and return them under their new names."""
+    return {new: options.pop(old) for old, new in names.items() if old in options}
 
 
 def refuse_mismatch(

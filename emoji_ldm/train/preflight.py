@@ -172,7 +172,7 @@ def _check_images(config: Config, store: Store) -> int:
 
 def _check_latents(config: Config, store: Store) -> int:
     """Number of images to train on; 0 for DreamBooth, which has its own folders."""
-    if config.train.concepts:
+    if config.train.dreambooth:
         return 0
     _check_images(config, store)
     tables = open_tables(store, config.as_of, IMAGES, CAPTIONS)
@@ -187,7 +187,7 @@ def _check_latents(config: Config, store: Store) -> int:
     with tempfile.TemporaryDirectory(prefix="emoji-ldm-") as cache:
         frozen = load_frozen(config, store, Path(cache))
     prompts = {"", *(caption for several in captions.values() for caption in several)}
-    for key in augmentation_keys(frozen.vae.key, config.latents):
+    for key in augmentation_keys(frozen.vae.key, config.latents.augmentations):
         _check_encoded(Table(store, LATENTS), captions.keys(), key, config.latents)
     _check_encoded(Table(store, TEXT_EMBEDDINGS), prompts, frozen.text.key, config.latents)
     return len(captions)

@@ -135,7 +135,7 @@ def latents(config: "Config", words: list[str]) -> None:
     examples=[
         "emoji-ldm train autoencoder",
         "emoji-ldm train train.zero_stage=2 train.num_workers=8 train.gpus_per_worker=1",
-        "emoji-ldm train --config dreambooth 'train.concepts=[{instance_prompt: a zwx dog, \\",
+        "emoji-ldm train --config dreambooth 'train.dreambooth.concepts=[{instance_prompt: a zwx dog, \\",
         "      instance_folder: photos, class_prompt: a dog}]'",
         "emoji-ldm train --export ./my-pipeline",
         "emoji-ldm train --export ./raw --weights raw --checkpoint checkpoints/demo/unet/step-00000250-0a1b2c3d",

@@ -48,10 +48,10 @@ class LatentsWorker:
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
             pixels = np.stack([to_square(file["bytes"], self.codec.size_px) for file in files[part]])
-            moments.append(self.codec.encode(augment(pixels, ids[part], number, self.settings)))
+            moments.append(self.codec.encode(augment(pixels, ids[part], number, self.settings.augmentations)))
         # The distribution is stored and not a sample of it, so that each epoch of training may draw another sample.
         mean, logvar = (np.concatenate(parts) for parts in zip(*moments, strict=True))
-        key = augmentation_keys(self.codec.key, self.settings)[number]
+        key = augmentation_keys(self.codec.key, self.settings.augmentations)[number]
         return ShardOutput(latent_rows(ids, key, mean, logvar), {"latents": len(ids)})
 
 

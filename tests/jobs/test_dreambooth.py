@@ -30,11 +30,12 @@ def prepared(tiny_pipeline, tmp_path):
         {"instance_prompt": "a qmr cat", "instance_folder": str(tmp_path / "mia")},
     ]  # fmt: skip
     return lambda *overrides: load("dreambooth", [
-        "run=rex", f"store={tmp_path / 'store'}", f"train.init={tiny_pipeline}", f"train.concepts={concepts}",
+        "run=rex", f"store={tmp_path / 'store'}", f"train.init={tiny_pipeline}",
+        f"train.dreambooth.concepts={concepts}",
         "latents.size_px=32", "latents.max_tokens=16", "latents.gpus_per_worker=0", "generate.gpus_per_worker=0",
             "train.gpus_per_worker=0",
         "generate.steps=2", "generate.num_images=1", "generate.num_workers=2", "generate.rows_per_shard=2",
-        "train.optimizer=adamw", "train.precision=fp32", "train.num_class_images=5", "train.lr=1e-3",
+        "train.optimizer=adamw", "train.precision=fp32", "train.dreambooth.num_class_images=5", "train.lr=1e-3",
         "train.beta_start=0.0001", "train.beta_end=0.02",  # what the tiny pipeline was made for
         "train.num_workers=2", "train.zero_stage=3", "train.checkpoint_every=2", "train.sample_every=2", *overrides,
     ])  # fmt: skip

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emoji_ldm.config import load
+from emoji_ldm.config import AugmentationOptions, load
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError, ModelError
 from emoji_ldm.latents.augmentation import augment, augmentation_keys
@@ -75,17 +75,17 @@ def test_variants_add_rows_and_encode_nothing_twice(captioned):
     store, config = captioned
     latents.run(config)
     for variants, encoded in ((2, 20), (3, 20), (3, 0)):
-        changed = {"num_augmentations": variants, "flip": True, "jitter": 0.2}
+        changed = {"augmentations": AugmentationOptions(num_copies=variants - 1, jitter=0.2)}
         altered = config.model_copy(update={"latents": config.latents.model_copy(update=changed)})
         assert latents.run(altered)["images encoded"] == encoded
     codec = load_vae(config.latents.vae, size_px=32, background="white", device="cpu")
     text = load_text_encoder("minilm", max_tokens=32, device="cpu")
-    keys = augmentation_keys(codec.key, altered.latents)
+    keys = augmentation_keys(codec.key, altered.latents.augmentations)
     found = load_latent_set(store, vae_key=codec.key, encoder_key=text.key, encoding_keys=keys)
     rows = Table(store, IMAGES).read(["image_id", "image"]).to_pylist()
     files = {row["image_id"]: row["image"]["bytes"] for row in rows}
     pixels = np.stack([to_square(files[image_id], 32) for image_id in found.image_ids])
-    mean, _ = codec.encode(augment(pixels, found.image_ids, 2, altered.latents))
+    mean, _ = codec.encode(augment(pixels, found.image_ids, 2, altered.latents.augmentations))
     np.testing.assert_allclose(found.mean[40:], mean, atol=5e-3)
 
 

@@ -15,7 +15,7 @@ from tests.train import ranks_partial
 
 pytestmark = pytest.mark.slow
 
-LORA = ("train.lora_rank=2", "train.lora_alpha=4", "train.gradient_checkpointing=true")
+LORA = ("train.lora={rank: 2, alpha: 4}", "train.gradient_checkpointing=true")
 CASES = {
     "adapters": LORA,
     "pattern": ("train.trainable_pattern=attn2", "train.gradient_checkpointing=true"),

@@ -23,6 +23,40 @@ class Concept(Section):
     """Folder with images of the class, filled up to `num_class_images` by generation; null: runs/<run>/class-N."""
 
 
+class DreamBoothOptions(Section):
+    """What DreamBooth teaches, and how it keeps the classes of its subjects as they are (prior preservation)."""
+
+    concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]
+    """Subjects to learn."""
+    prior_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the loss on class images relative to the subject's; 0 leaves class images out."""
+    num_class_images: Positive = 200
+    """Class images per concept."""
+
+    @model_validator(mode="after")
+    def _refuse_a_prior_without_a_class(self) -> Self:
+        """Refuse the fields of prior preservation where there is no class to preserve."""
+        name = "train.dreambooth"
+        for number, concept in enumerate(self.concepts):
+            if concept.class_folder and not concept.class_prompt:
+                raise ConfigError(f"{name}.concepts.{number}: class_folder without class_prompt; give both or neither")
+        if not any(concept.class_prompt for concept in self.concepts):
+            names = ["prior_weight", "num_class_images"]
+            self._refuse_idle(name, names, f"without {name}.concepts that have a class_prompt")
+        return self
+
+
+class LoraOptions(Section):
+    """Low-rank adapters."""
+
+    rank: Positive
+    """Rank of the adapters."""
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """Scale of the adapters, divided by the rank; null means the rank itself."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Layers that get adapters, by the end of their names."""
+
+
 class UNetFields(Section):
     """The U-Net, and which of its weights are trained."""
 
@@ -40,32 +74,9 @@ class UNetFields(Section):
     """Attention heads per layer."""
     trainable_pattern: str | None = None
     """Regular expression: only U-Net weights whose name matches are trained, such as `attn2`; null: all."""
-    lora_rank: Positive | None = None
-    """Rank of low-rank adapters to train instead of the weights (arXiv 2106.09685); null trains the weights."""
-    lora_alpha: Annotated[float, Field(gt=0)] | None = None
-    """Scale of the adapters, divided by the rank; null means the rank itself."""
-    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Layers that get adapters, by the end of their names."""
+    lora: LoraOptions | None = None
+    """Low-rank adapters (arXiv 2106.09685) to train instead of the weights; null trains the weights."""
     train_text_encoder: bool = False
     """Whether the text encoder is trained too: all of it, whatever `trainable_pattern` and LoRA select."""
-    concepts: tuple[Concept, ...] = ()
-    """Subjects to learn by DreamBooth; empty trains on the store's images and captions."""
-    prior_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the loss on class images relative to the subject's; 0 leaves class images out."""
-    num_class_images: Positive = 200
-    """Class images per concept."""
-
-    @model_validator(mode="after")
-    def _refuse_unused_network_fields(self) -> Self:
-        """Refuse fields of parts that are not trained."""
-        if not self.lora_rank:
-            self._refuse_idle("train", ["lora_alpha", "lora_targets"], "without train.lora_rank")
-        elif not self.lora_targets:
-            raise ConfigError(
-                "train.lora_targets=[] gives no layer an adapter; leave it out, or set train.lora_rank=null"
-            )
-        # Prior preservation needs a class to preserve; without one, its weight and its image count mean nothing.
-        if not any(concept.class_prompt for concept in self.concepts):
-            names = ["prior_weight", "num_class_images"]
-            self._refuse_idle("train", names, "without train.concepts that have a class_prompt")
-        return self
+    dreambooth: DreamBoothOptions | None = None
+    """Subjects to learn from a few images each; null trains on the store's images and captions."""

@@ -1,6 +1,6 @@
 """DreamBooth (arXiv 2208.12242): learn subjects from a few images each, without unlearning their class.
 
-1. `concept_folders` checks the folders of `train.concepts`; `load_squares` crops their images, known by a pixel hash
+1. `concept_folders` checks the folders of `train.dreambooth`; `load_squares` crops their images, known by a pixel hash
 2. the driver encodes these images and fills up classes that have too few with generated ones
 3. `load_task` reads their latents and mixes subjects and classes
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from emoji_ldm.config import Config, TrainConfig
+from emoji_ldm.config import Config, DreamBoothOptions, TrainConfig
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.images.decode import decode_image
@@ -32,8 +32,7 @@ from emoji_ldm.latents.cache import build_latent_set
 from emoji_ldm.outcomes import Rejected
 from emoji_ldm.schemas import LATENTS, TEXT_EMBEDDINGS
 from emoji_ldm.train.tasks import sampler
-from emoji_ldm.train.tasks.batches import Rows, RowSampler, RowSamplerFactory, sample_uniformly
-from emoji_ldm.train.tasks.diffusion_task import DiffusionTask
+from emoji_ldm.train.tasks.diffusion_task import DiffusionTask, Rows, RowSampler, RowSamplerFactory, sample_uniformly
 from emoji_ldm.train.tasks.pipeline_export import load_frozen
 from emoji_ldm.train.training_args import PreviewFunction, RunContext
 
@@ -72,17 +71,25 @@ class SquareImage:
     png: bytes
 
 
+def dreambooth_options(train: TrainConfig) -> DreamBoothOptions:
+    """The settings of a DreamBooth training; without them no function here has a meaning."""
+    assert train.dreambooth is not None, "train.dreambooth is set"
+    return train.dreambooth
+
+
 def concept_folders(config: Config) -> list[ConceptFolder]:
-    """The folders of `train.concepts`: subjects first, then their classes.
+    """The folders of `train.dreambooth`: subjects first, then their classes.
 
     Raises:
         ConfigError: A folder is missing, empty or given for two prompts, `train.init` is not set, or the batch size is
             odd and cannot hold two halves.
     """
-    train = config.train
+    train, options = config.train, dreambooth_options(config.train)
     if not train.init:
-        raise ConfigError("train.concepts needs a pretrained model to teach; name its pipeline with train.init=...")
-    subjects = [ConceptFolder(each.instance_prompt, Path(each.instance_folder).expanduser()) for each in train.concepts]
+        raise ConfigError("train.dreambooth needs a pretrained model to teach; name its pipeline with train.init=...")
+    subjects = [
+        ConceptFolder(each.instance_prompt, Path(each.instance_folder).expanduser()) for each in options.concepts
+    ]
     for number, subject in enumerate(subjects):
         _check_subject(subject, number)
     classes = _class_folders(config)
@@ -128,11 +135,10 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _class_folders(config: Config) -> list[ConceptFolder]:
     """Class folders of the concepts that have a class; equal prompts share a folder unless folders are given."""
-    found, prompts = list[ConceptFolder](), [concept.class_prompt for concept in config.train.concepts]
-    for number, concept in enumerate(config.train.concepts):
-        if concept.class_folder and not concept.class_prompt:
-            raise ConfigError(f"train.concepts.{number}: class_folder without class_prompt; give both or neither")
-        if concept.class_prompt and config.train.prior_weight:
+    options = dreambooth_options(config.train)
+    found, prompts = list[ConceptFolder](), [concept.class_prompt for concept in options.concepts]
+    for concept in options.concepts:
+        if concept.class_prompt and options.prior_weight:
             # The index is that of the first concept with this prompt, so that equal prompts get the same folder.
             folder = concept.class_folder or f"runs/{config.run}/class-{prompts.index(concept.class_prompt)}"
             found.append(ConceptFolder(concept.class_prompt, Path(folder).expanduser(), is_class=True))
@@ -145,14 +151,18 @@ def _check_distinct(found: Iterable[ConceptFolder]) -> None:
         # The prompt belongs to the folder's images, so a folder with two prompts would be read with one of them.
         other = prompts.setdefault(concept.folder.absolute(), concept.prompt)
         if other != concept.prompt:
-            raise ConfigError(f"train.concepts: {concept.folder} is for two prompts, {other!r} and {concept.prompt!r}; "
-                              "give each a folder of its own")  # fmt: skip
+            raise ConfigError(
+                f"train.dreambooth.concepts: {concept.folder} is for two prompts, {other!r} and {concept.prompt!r}; "
+                "give each a folder of its own"
+            )
 
 
 def _check_subject(concept: ConceptFolder, number: int) -> None:
-    name = f"train.concepts.{number}.instance_folder={concept.folder}"
+    name = f"train.dreambooth.concepts.{number}.instance_folder={concept.folder}"
     if not concept.prompt.strip():
-        raise ConfigError(f"train.concepts.{number}.instance_prompt is empty; give one such as 'a photo of sks dog'")
+        raise ConfigError(
+            f"train.dreambooth.concepts.{number}.instance_prompt is empty; give one such as 'a photo of sks dog'"
+        )
     if not concept.folder.is_dir():
         raise ConfigError(f"{name} is no folder on this machine; put 3 to 20 images of the subject there")
     if not concept.image_files():
@@ -178,7 +188,7 @@ def load_task(data: DreamBoothData, context: RunContext, preview: PreviewFunctio
     tables = {spec.name: Table(context.store, spec) for spec in (LATENTS, TEXT_EMBEDDINGS)}
     latents = build_latent_set(
         data.prompts, tables, vae_key=frozen.vae.key, encoder_key=frozen.text.key,
-        encoding_keys=augmentation_keys(frozen.vae.key, context.config.latents),
+        encoding_keys=augmentation_keys(frozen.vae.key, context.config.latents.augmentations),
     )  # fmt: skip
     # The rows are those of the latent set, which is sorted by image id.
     is_class = np.array([image_id in data.classes for image_id in latents.image_ids])
@@ -206,7 +216,7 @@ def instance_class_halves(is_class: NDArray[np.bool_]) -> RowSamplerFactory:
 
 
 def _half_batches(config: TrainConfig, subjects: Rows, classes: Rows) -> RowSampler:
-    half = config.batch_size // 2
+    half, prior_weight = config.batch_size // 2, np.float32(dreambooth_options(config).prior_weight)
 
     def sample(step: int, slots: range) -> tuple[Rows, NDArray[np.float32]]:
         odd = np.arange(slots.start, slots.stop) % 2 == 1
@@ -221,6 +231,6 @@ def _half_batches(config: TrainConfig, subjects: Rows, classes: Rows) -> RowSamp
             sampler.sample_indices(config.seed + 1, step, seconds, batch_size=half, size=len(classes))
         ]
         # Times two: the mean over the batch then is the sum of the means over its halves.
-        return chosen, 2 * np.where(odd, np.float32(config.prior_weight), np.float32(1))
+        return chosen, 2 * np.where(odd, prior_weight, np.float32(1))
 
     return sample

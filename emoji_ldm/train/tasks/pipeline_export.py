@@ -81,7 +81,7 @@ def frozen_model_keys(config: TrainConfig, frozen: FrozenModels, module: Denoise
     """
     keys = {"codec_key": frozen.vae.key, "encoder_key": frozen.text.key,
             "scaling_factor": frozen.vae.scaling_factor}  # fmt: skip
-    is_partial = config.trainable_pattern or config.lora_rank
+    is_partial = config.trainable_pattern or config.lora
     return {**keys, **({"base_key": base_weights_key(module.unet)} if is_partial else {})}
 
 

@@ -1,9 +1,11 @@
 """Configuration: presets, overrides, refusals that name the nearest right thing."""
 
+from typing import get_args
+
 import pytest
 import yaml
 
-from emoji_ldm.config import Config, key_of, load, preset_names
+from emoji_ldm.config import Config, LoraOptions, key_of, load, preset_names
 from emoji_ldm.errors import ConfigError
 
 
@@ -34,6 +36,7 @@ def test_every_preset_is_valid_and_survives_its_own_yaml(name, tmp_path):
         ("train", "section.field=value"),
         ("run.x=3", "run"),
         ("train.lr.x=3", "train.lr"),
+        ("train.lora.rnak=3", "did you mean 'rank'"),
         ("generate.guidance_scale=0.5", "greater than or equal to 1"),
     ],
 )
@@ -62,13 +65,23 @@ def test_a_file_that_is_no_mapping_is_refused_in_one_line(text, tmp_path):
     assert "\n" not in str(caught.value) and "bad.yaml" in str(caught.value)
 
 
+def test_a_section_that_is_null_is_set_by_its_first_field(tmp_path):
+    path = tmp_path / "written-out.yaml"
+    path.write_text(load().to_yaml())
+    assert load(str(path), ["train.lora.rank=4", "train.lora.alpha=2"]).train.lora == LoraOptions(rank=4, alpha=2)
+    assert load("lora", ["train.lora.rank=4", "latents.augmentations="]).latents.augmentations is None
+
+
 def test_every_field_has_a_help_text():
-    lacking = []
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        if hasattr(section, "model_fields"):
-            lacking += [f"{name}.{key}" for key, value in section.model_fields.items() if not value.description]
-    assert not lacking
+    def lacking(model, where):
+        for name, field in model.model_fields.items():
+            members = [field.annotation, *get_args(field.annotation)]
+            if sections := [one for one in members if hasattr(one, "model_fields")]:
+                yield from lacking(sections[0], f"{where}{name}.")
+            if where and not field.description:
+                yield f"{where}{name}"
+
+    assert not list(lacking(Config, ""))
 
 
 def test_keys_are_equal_for_equal_parts_only():

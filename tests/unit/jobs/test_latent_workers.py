@@ -15,7 +15,7 @@ from ray_jobs.workers import latent_workers
 from ray_jobs.workers.latent_workers import LatentsWorker, TextEmbeddingsWorker
 from tests.emoji_images import blobs, image_rows
 
-CONFIG = Config.model_validate({"latents": {"batch_size": 2, "flip": True, "num_augmentations": 2}})
+CONFIG = Config.model_validate({"latents": {"batch_size": 2, "augmentations": {"flip": True}}})
 
 
 class MeanColour:
@@ -49,7 +49,7 @@ def encoded(number, count=5):
 def test_a_shard_is_encoded_in_batches_under_the_key_of_its_augmentation(codec):
     output = encoded(0)
     assert codec.batches == [2, 2, 1] and output.counts == {"latents": 5}
-    assert set(output.rows["vae_key"].to_pylist()) == {augmentation_keys("vae-1", CONFIG.latents)[0]}
+    assert set(output.rows["vae_key"].to_pylist()) == {augmentation_keys("vae-1", CONFIG.latents.augmentations)[0]}
     assert output.rows["image_id"].to_pylist() == image_rows(blobs(5))["image_id"].to_pylist()
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emoji_ldm.config import LatentsConfig
+from emoji_ldm.config import AugmentationOptions, key_of, load
 from emoji_ldm.errors import ConfigError, DatasetError
 from emoji_ldm.latents.augmentation import augment, augmentation_keys
 from emoji_ldm.latents.cache import latent_rows, load_latent_set, text_rows
@@ -13,7 +13,7 @@ from emoji_ldm.store import Store
 from tests.emoji_images import blobs, fill_images
 from tests.unit.latents.test_cache import caption_table, commit, moments, states
 
-BOTH = LatentsConfig(num_augmentations=4, flip=True, jitter=0.3)
+BOTH = AugmentationOptions(num_copies=3, flip=True, jitter=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,8 @@ def test_half_are_mirrored_if_colours_change_too(pixels):
 
 
 def test_without_jitter_the_one_variant_is_always_the_mirror_image(pixels):
-    flips = LatentsConfig(num_augmentations=2, flip=True)
-    assert (augment(pixels, list("abcd"), 1, flips) == pixels[:, :, ::-1]).all()
-    with pytest.raises(
-        ConfigError, match=r"num_augmentations=3 without latents\.jitter: .*set latents\.num_augmentations=2"
-    ):
-        augmentation_keys("codec", LatentsConfig(num_augmentations=3, flip=True))
+    assert (augment(pixels, list("abcd"), 1, AugmentationOptions()) == pixels[:, :, ::-1]).all()
+    assert len(augmentation_keys("codec", AugmentationOptions())) == 2
 
 
 def test_jitter_changes_colours_within_its_bounds_and_never_alpha(pixels):
@@ -60,24 +56,34 @@ def test_jitter_changes_colours_within_its_bounds_and_never_alpha(pixels):
 def test_keys_depend_on_the_options_and_the_first_is_that_of_the_vae():
     keys = augmentation_keys("codec", BOTH)
     assert keys[0] == "codec" and len(set(keys)) == 4
-    assert augmentation_keys("codec", BOTH.model_copy(update={"num_augmentations": 6}))[:4] == keys
+    assert augmentation_keys("codec", BOTH.model_copy(update={"num_copies": 5}))[:4] == keys
     assert not set(keys[1:]) & set(augmentation_keys("codec", BOTH.model_copy(update={"jitter": 0.2})))
-    assert augmentation_keys("codec", LatentsConfig()) == ["codec"]
+    assert augmentation_keys("codec", None) == ["codec"]
+
+
+def test_keys_of_stored_rows_never_change():
+    assert augmentation_keys("codec", AugmentationOptions(flip=True))[1:] == [key_of("codec", "mirrored")]
+    two = AugmentationOptions(num_copies=2, flip=False, jitter=0.1)
+    assert augmentation_keys("codec", two)[1:] == [key_of("codec", number, False, 0.1) for number in (1, 2)]
+
+
+@pytest.mark.parametrize("options", [AugmentationOptions(), AugmentationOptions(jitter=1)])
+def test_keys_are_the_same_after_the_options_were_written_and_read(options):
+    again = AugmentationOptions.model_validate_json(options.model_dump_json())
+    assert again.model_dump_json() == options.model_dump_json()
+    assert augmentation_keys("codec", again) == augmentation_keys("codec", options)
 
 
 @pytest.mark.parametrize(
-    "settings", [LatentsConfig(num_augmentations=2, flip=True), LatentsConfig(num_augmentations=2, jitter=1)]
+    ("given", "words"),
+    [
+        ("{flip: false}", r"flip=false without jitter alters nothing; set latents\.augmentations\.jitter=0\.1, or"),
+        ("{num_copies: 2}", r"num_copies=2 without jitter: an image has only one mirror image; .*num_copies=1"),
+    ],
 )
-def test_keys_are_the_same_after_the_settings_were_written_and_read(settings):
-    again = LatentsConfig.model_validate_json(settings.model_dump_json())
-    assert again.model_dump_json() == settings.model_dump_json()
-    assert augmentation_keys("codec", again) == augmentation_keys("codec", settings)
-
-
-@pytest.mark.parametrize("change", [{"num_augmentations": 3}, {"flip": True}, {"jitter": 0.1}])
-def test_augmentations_that_alter_nothing_and_the_reverse_are_refused(change):
-    with pytest.raises(ConfigError, match="set both or neither"):
-        augmentation_keys("codec", LatentsConfig(**change))
+def test_copies_that_equal_the_image_or_each_other_are_refused(given, words):
+    with pytest.raises(ConfigError, match=words):
+        load(None, [f"latents.augmentations={given}"])
 
 
 def test_training_draws_one_encoding_of_the_image_per_sample(tmp_path):

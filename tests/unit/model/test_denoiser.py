@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from emoji_ldm.config import TrainConfig
+from emoji_ldm.config import LoraOptions, TrainConfig
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.model.denoiser import build_denoiser, export_unet
 
@@ -55,8 +55,8 @@ def test_the_frozen_encoders_of_the_reference_have_its_very_counts():
     (SHAPE, WIDTH, {"num_heads": 8}, "train.num_heads would have no effect"),
     (SHAPE, WIDTH, {"trainable_pattern": "attn3"}, "matches no weight's name; such names are conv_in.weight"),
     (SHAPE, WIDTH, {"trainable_pattern": "("}, "not a regular expression"),
-    (SHAPE, WIDTH, {"lora_rank": 2, "lora_targets": ("to_q", "to_z")}, "no layer's name ends in 'to_z'"),
-    (SHAPE, WIDTH, {"lora_rank": 2, "trainable_pattern": "attn2"}, "leave one of them out"),
+    (SHAPE, WIDTH, {"lora": LoraOptions(rank=2, targets=("to_q", "to_z"))}, "no layer's name ends in 'to_z'"),
+    (SHAPE, WIDTH, {"lora": LoraOptions(rank=2), "trainable_pattern": "attn2"}, "leave one of them out"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_with_its_field(tiny_pipeline, shape, width, changes, match):
     with pytest.raises(ConfigError, match=match):

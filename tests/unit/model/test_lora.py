@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 
-from emoji_ldm.config import TrainConfig
+from emoji_ldm.config import LoraOptions, TrainConfig
 from emoji_ldm.model.denoiser import build_denoiser, export_unet
 from emoji_ldm.model.lora import select_trainable
 from emoji_ldm.model.unet import count_parameters
@@ -36,7 +36,7 @@ def output(unet):
 
 @pytest.mark.slow
 def test_only_adapters_are_trained_and_they_are_exported_fused_and_alone(tiny_pipeline, tmp_path):
-    config = tuned(tiny_pipeline, lora_rank=2, lora_alpha=3)
+    config = tuned(tiny_pipeline, lora=LoraOptions(rank=2, alpha=3))
     denoiser = build_denoiser(config, SHAPE, WIDTH)
     assert learning(denoiser) and all(".lora_" in name for name in learning(denoiser))
     again = build_denoiser(config, SHAPE, WIDTH)
@@ -53,7 +53,9 @@ def test_only_adapters_are_trained_and_they_are_exported_fused_and_alone(tiny_pi
         torch.testing.assert_close(output(unet), output(fused), atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("changes, largest", [({"trainable_pattern": "attn2"}, 0.08), ({"lora_rank": 16}, 0.01)])
+@pytest.mark.parametrize(
+    "changes, largest", [({"trainable_pattern": "attn2"}, 0.08), ({"lora": LoraOptions(rank=16)}, 0.01)]
+)
 def test_partial_training_of_stable_diffusion_stores_little(changes, largest):
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # diffusers' defaults are those of 1.4

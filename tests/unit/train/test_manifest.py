@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from emoji_ldm.config import build
+from emoji_ldm.config import AugmentationOptions, LoraOptions, build
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.train import manifest as manifest_checks
 from emoji_ldm.train import resume
@@ -49,9 +49,9 @@ def test_other_latents_or_another_base_of_the_same_shape_are_an_error(name, word
 
 
 def test_options_of_what_learns_are_compared(trained):
-    config, manifest = tiny.config("train.lora_rank=4", "train.lora_alpha=4"), newest(trained).manifest()
-    manifest["config"]["train"] |= {"lora_rank": 4, "lora_alpha": 8.0}
-    with pytest.raises(ModelError, match=r"train\.lora_alpha is 4\.0, there 8\.0"):
+    config, manifest = tiny.config("train.lora={rank: 4, alpha: 4}"), newest(trained).manifest()
+    manifest["config"]["train"]["lora"] = {"rank": 4, "alpha": 8.0, "targets": ["to_q"]}
+    with pytest.raises(ModelError, match=r"train\.lora is .*'alpha': 4\.0.*, there .*'alpha': 8\.0"):
         manifest_checks.refuse_mismatch(newest(trained), manifest, config, build_training_args(config, "train"))
 
 
@@ -82,12 +82,46 @@ def test_a_configuration_of_an_earlier_version_gets_the_names_of_today():
     found = manifest_checks.recorded_config({"config": VERSION_1})
     assert found.keys() == {"run", "train", "autoencoder", "latents"}
     config = build({**found, "train": {**found["train"], "init": "x"}}, where="the test")
-    assert (config.train.trainable_pattern, config.train.lora_rank, config.train.snr_gamma) == ("attn2", None, None)
+    assert (config.train.trainable_pattern, config.train.lora, config.train.snr_gamma) == ("attn2", None, None)
     assert (config.train.keep_last, config.train.validation_fraction, config.train.caption_dropout) == (3, 0.1, 0.2)
     assert (config.train.max_preemptions, config.train.seed, config.train.gpus_per_worker) == (None, 0, 1)
     assert config.train.train_text_encoder is False
-    assert config.train.concepts[0].class_prompt is None
-    assert (config.latents.vae, config.latents.num_augmentations) == ("own", 2)
+    assert config.train.dreambooth.concepts[0].class_prompt is None
+    assert (config.latents.vae, config.latents.augmentations) == ("own", AugmentationOptions(num_copies=1, flip=True))
+
+
+VERSION_2 = {
+    "train": {
+        "lora_rank": 4, "lora_alpha": None, "concepts": [{"instance_prompt": "a sks dog", "instance_folder": "dog"}],
+        "prior_weight": 1.0, "num_class_images": 200,
+    },
+    "latents": {"num_augmentations": 4, "flip": False, "jitter": 0.1},
+}  # fmt: skip
+UNSET_IN_VERSION_2 = {
+    "train": {"lora_rank": None, "lora_alpha": None, "lora_targets": ["to_q"], "concepts": [], "prior_weight": 1.0},
+    "latents": {"num_augmentations": 1, "flip": True, "jitter": 0},
+}
+
+
+def test_options_that_were_set_together_become_one_section():
+    found = build(manifest_checks.recorded_config({"config": VERSION_2, "config_version": 2}), where="the test")
+    assert found.train.lora == LoraOptions(rank=4)
+    assert found.train.dreambooth is not None and found.train.dreambooth.concepts[0].instance_folder == "dog"
+    assert found.latents.augmentations == AugmentationOptions(num_copies=3, flip=False, jitter=0.1)
+    unset = build(manifest_checks.recorded_config({"config": UNSET_IN_VERSION_2, "config_version": 2}), where="it")
+    assert (unset.train.lora, unset.train.dreambooth, unset.latents.augmentations) == (None, None, None)
+
+
+def test_adapters_of_an_old_checkpoint_are_still_compared(trained):
+    manifest = newest(trained).manifest()
+    manifest["config_version"] = 2
+    options = manifest["config"]["train"]
+    options |= {"lora_rank": 4, "lora_alpha": None}
+    config = tiny.config("train.lora.rank=4")
+    manifest_checks.refuse_mismatch(newest(trained), manifest, config, build_training_args(config, "train"))
+    options["lora_rank"] = 8
+    with pytest.raises(ModelError, match=r"train\.lora is .*'rank': 4.*, there .*'rank': 8"):
+        manifest_checks.refuse_mismatch(newest(trained), manifest, config, build_training_args(config, "train"))
 
 
 def test_a_renamed_option_of_an_old_checkpoint_is_still_compared(trained):

@@ -38,7 +38,7 @@ def photo(path, size=(24, 40), colour=(200, 30, 60), **options):
 def concepts(tmp_path, **fields):
     photo(tmp_path / "subject" / "one.jpg")
     fields = {"instance_prompt": "a photo of zwx cat", "instance_folder": str(tmp_path / "subject"), **fields}
-    return f"train.concepts=[{fields}]"
+    return f"train.dreambooth.concepts=[{fields}]"
 
 
 def config(tmp_path, *overrides, **fields):
@@ -96,12 +96,16 @@ def test_concepts_of_one_class_share_its_images(tmp_path):
     both = [{"instance_prompt": f"a photo of {word} cat", "instance_folder": str(tmp_path / word),
              "class_prompt": "a cat"} for word in ("subject", "other")]  # fmt: skip
     photo(tmp_path / "subject" / "one.jpg")
-    found = dreambooth.concept_folders(load(None, ["train.init=./any", "train.batch_size=2", f"train.concepts={both}"]))
+    found = dreambooth.concept_folders(
+        load(None, ["train.init=./any", "train.batch_size=2", f"train.dreambooth.concepts={both}"])
+    )
     assert [each.is_class for each in found] == [False, False, True]
 
 
 def test_a_class_of_no_weight_is_left_out(tmp_path):
-    assert len(dreambooth.concept_folders(config(tmp_path, "train.prior_weight=0", class_prompt="a cat"))) == 1
+    assert (
+        len(dreambooth.concept_folders(config(tmp_path, "train.dreambooth.prior_weight=0", class_prompt="a cat"))) == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +137,8 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 def deal_of(is_class, *overrides):
     is_class = np.array(is_class)
-    return instance_class_halves(is_class)(tiny.config(*overrides).train, np.arange(len(is_class)))
+    concept = "train.dreambooth.concepts=[{instance_prompt: zwx cat, instance_folder: one, class_prompt: a cat}]"
+    return instance_class_halves(is_class)(tiny.config(concept, *overrides).train, np.arange(len(is_class)))
 
 
 CLASSES = [False, True, True, False, True, True, False]
@@ -157,8 +162,7 @@ def test_each_half_of_the_batch_iterates_over_its_own_images():
 
 
 def test_the_loss_is_that_of_the_subjects_plus_the_weighted_one_of_the_classes():
-    concept = "train.concepts=[{instance_prompt: zwx cat, instance_folder: one, class_prompt: a cat}]"
-    _, weights = deal_of(CLASSES, concept, "train.batch_size=4", "train.prior_weight=0.5")(0, range(4))
+    _, weights = deal_of(CLASSES, "train.batch_size=4", "train.dreambooth.prior_weight=0.5")(0, range(4))
     losses = np.array([1.0, 10.0, 3.0, 30.0])
     assert (losses * weights).mean() == pytest.approx(losses[::2].mean() + 0.5 * losses[1::2].mean())
 
@@ -209,7 +213,9 @@ def test_dreambooth_trains_unet_and_text_encoder_of_a_pipeline(tmp_path, tiny_pi
 def test_a_class_folder_with_enough_images_needs_no_generated_ones(tmp_path):
     for number in range(3):
         photo(tmp_path / "cats" / f"{number}.png", colour=(number, 0, 0))
-    settings = config(tmp_path, "train.num_class_images=2", class_prompt="a cat", class_folder=str(tmp_path / "cats"))
+    settings = config(
+        tmp_path, "train.dreambooth.num_class_images=2", class_prompt="a cat", class_folder=str(tmp_path / "cats")
+    )
     _, its_class = dreambooth.concept_folders(settings)
     own = list(dreambooth.load_squares(its_class.image_files(), SIDE_PX))
     assert dreambooth_job._generate_class_images(settings, its_class) == 0

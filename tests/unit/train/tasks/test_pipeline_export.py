@@ -41,7 +41,7 @@ def tuned(pipeline, store, *overrides):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("partly", ["train.lora_rank=2", "train.trainable_pattern=attn2"])
+@pytest.mark.parametrize("partly", ["train.lora.rank=2", "train.trainable_pattern=attn2"])
 def test_the_manifest_holds_the_keys_of_all_that_is_frozen(partly, tmp_path):
     pipeline = write_pipeline(tmp_path / "base")
     config = tuned(pipeline, tmp_path / "store", partly)
