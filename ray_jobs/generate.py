@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,26 @@ from ray_jobs.workers.generate_worker import GenerateTask, GenerateWorker, lora_
 NUM_CPUS = 0.5
 
 
+@dataclass(frozen=True)
+class DrawnImages:
+    """The images that a configuration asks for, all of them in the table."""
+
+    table: Table
+    ids: list[str]  # in the order of the requests
+    requests: list[GenerationRequest]
+    num_new: int  # drawn now; the others were in the table
+    seconds: float  # that these took, loading the model included
+    uri: str  # of the model
+    key: str  # of the model with its adapter
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of the table, in the order of the requests."""
+        rows = self.table.read_located(self.table.locate(self.ids), GENERATED.schema.names).to_pylist()
+        by_id = {row["generated_id"]: row for row in rows}
+        # Parquet files return rows in the order of commits.
+        return [by_id[name] for name in self.ids]
+
+
 def run(config: Config) -> dict[str, object]:
     """Draw what is not drawn yet and write the output folder; returns counts, rate and version for the summary.
 
@@ -43,6 +64,22 @@ def run(config: Config) -> dict[str, object]:
         ModelError: There is no such model.
         JobError: The cluster lacks the resources.
     """
+    drawn = draw(config)
+    # The folder is written from the table in every case, so that a run with nothing to draw restores files that were
+    # deleted.
+    sheet = write_output_folder(_output(config), drawn.rows())
+    return {
+        "images": len(drawn.ids),
+        "new": drawn.num_new,
+        **({"images/s": drawn.num_new / drawn.seconds} if drawn.num_new else {}),
+        "model": f"{drawn.uri} ({drawn.key})",
+        "sheet": str(sheet),
+        "version": drawn.table.version,
+    }
+
+
+def draw(config: Config) -> DrawnImages:
+    """Draw and commit what is not in the table yet; errors are those of `run`, without the output folder."""
     settings, store = config.generate, Store(config.store, config.branch)
     requests = plan_requests(settings)
     # Resolved once, in the driver. Workers get the resolved URI: `latest` could mean another checkpoint by the time
@@ -65,17 +102,7 @@ def run(config: Config) -> dict[str, object]:
         seconds = _draw(config, _shards(pending, by_id, settings.rows_per_shard), task)
         # The workers' commits are newer than the version that this table was opened with.
         table.refresh()
-    # The folder is written from the table in every case, so that a run with nothing to draw restores files that were
-    # deleted.
-    sheet = write_output_folder(_output(config), _rows(table, list(by_id)))
-    return {
-        "images": len(by_id),
-        "new": len(pending),
-        **({"images/s": len(pending) / seconds} if pending else {}),
-        "model": f"{uri} ({key})",
-        "sheet": str(sheet),
-        "version": table.version,
-    }
+    return DrawnImages(table, list(by_id), list(by_id.values()), len(pending), seconds, uri, key)
 
 
 def _draw(config: Config, shards: Sequence[delta_sink.WorkShard], task: GenerateTask) -> float:
@@ -115,14 +142,6 @@ def _key(config: Config, store: Store, source: Path | str) -> str:
     """Return the key of the model, or of the model with the adapter of `generate.lora`."""
     key, lora = model_key(source), config.generate.lora
     return lora_key(key, lora_folder(lora, store)) if lora else key
-
-
-def _rows(table: Table, ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of the table, in the order of `ids`."""
-    rows = table.read_located(table.locate(ids), GENERATED.schema.names).to_pylist()
-    by_id = {row["generated_id"]: row for row in rows}
-    # Parquet files return rows in the order of commits; the sheet shows them in the order of the requests.
-    return [by_id[name] for name in ids]
 
 
 def _output(config: Config) -> Path:

@@ -68,6 +68,12 @@ def assign_part(image_id: str, fractions: Mapping[str, float], salt: str = "") -
     return list(fractions)[-1]
 
 
+def is_held_out(image_id: str, fraction: float, seed: int) -> bool:
+    """Whether a training with this `train.validation_fraction` and `train.seed` trains on everything but this image."""
+    # The seed is part of the hash: runs with other seeds hold out other images.
+    return fraction > 0 and assign_part(image_id, {"train": 1 - fraction, "held": fraction}, str(seed)) == "held"
+
+
 def split_images(images: Table, fractions: Mapping[str, float], *, salt: str = "", target: str = "") -> dict[str, int]:
     """Assign every image of the table to a part.
 

@@ -3,7 +3,7 @@
 import pyarrow.parquet as pq
 import pytest
 
-from emoji_ldm.dataset.split import assign_part, parse_fractions, split_images
+from emoji_ldm.dataset.split import assign_part, is_held_out, parse_fractions, split_images
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError, DatasetError
 from emoji_ldm.schemas import IMAGES
@@ -61,3 +61,11 @@ def test_targets_and_empty_tables_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"end it with \.parquet"):
         split_images(Table(store, IMAGES), FRACTIONS, target=str(tmp_path / "there.csv"))
     assert parse_fractions("") == {} and parse_fractions("train=0.9, val=0.1") == {"train": 0.9, "val": 0.1}
+
+
+def test_a_training_holds_out_its_fraction_by_seed_and_nothing_at_zero():
+    ids = [f"{number:064x}" for number in range(2000)]
+    held = [is_held_out(image_id, 0.05, 0) for image_id in ids]
+    assert sum(held) / 2000 == pytest.approx(0.05, abs=0.02)
+    assert held != [is_held_out(image_id, 0.05, 1) for image_id in ids]
+    assert not any(is_held_out(image_id, 0.0, 0) for image_id in ids)
