@@ -6,7 +6,8 @@ import yaml
 from emoji_ldm.kubernetes import job_follower, up
 from emoji_ldm.kubernetes.lint.kubectl_binary import bundled_tool
 from ray_jobs.cli.main import main
-from tests.kubernetes.apiserver import GATEWAY, KUEUE, MONITORING, RAY, Api, serving
+from tests.kubernetes.apiserver import GATEWAY, KUEUE, MONITORING, RAY, Api
+from tests.kubernetes.apiserver_http import serving
 
 NAMESPACE = "emoji-ldm"
 PART = {"app.kubernetes.io/part-of": NAMESPACE}
