@@ -112,7 +112,7 @@ def user(api, manifests, token):
     """The process of a user of the cluster whose Secret holds this token; Ray keeps one token per process."""
     api.add({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "emoji-ldm-token"},
              "data": {"auth_token": base64.b64encode(token.encode()).decode()}})  # fmt: skip
-    command = [sys.executable, "-m", "ray_jobs", "cluster", "submit", "report", "--standing", "run=far-away",
+    command = [sys.executable, "-m", "ray_jobs", "submit", "report", "--standing", "run=far-away",
                "--overlay", "small", "--manifests", str(manifests)]  # fmt: skip
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
