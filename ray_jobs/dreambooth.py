@@ -23,7 +23,7 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.progress import print_status
 from emoji_ldm.store import Store
 from emoji_ldm.train import resume
-from emoji_ldm.train.engines import device
+from emoji_ldm.train.engines import distributed
 from emoji_ldm.train.preflight import check_training
 from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.tasks.dreambooth import (
@@ -106,7 +106,7 @@ def _run_on_worker(train: TrainConfig, task: Callable[..., Any], *arguments: obj
 def _missing_requirement(plan: TrainingArgs) -> str:
     """Return what the options need and this node lacks, for the user; empty if nothing."""
     try:
-        device.check_options(plan)
+        distributed.check_options(plan)
     except ConfigError as error:
         return str(error)
     return ""

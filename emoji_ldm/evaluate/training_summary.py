@@ -8,7 +8,7 @@ from typing import Any
 
 from emoji_ldm.evaluate.svg_chart import Curve, Points, draw_line_chart, moving_average
 from emoji_ldm.store import Store
-from emoji_ldm.train.metrics.log_summary import summarize_log
+from emoji_ldm.train.metrics.training_metrics import summarize_log
 
 SHOWN_SAMPLES = 6
 SHOWN_WARNINGS = 20

@@ -29,7 +29,6 @@ from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import JobError
 from emoji_ldm.model.ema import WEIGHTS_NAME, WeightAverages
 from emoji_ldm.train import resume, run_fencing
-from emoji_ldm.train.daemon_executor import DaemonExecutor
 from emoji_ldm.train.engines.distributed import mark_raised_everywhere
 from emoji_ldm.train.engines.optimizer import MOMENT_NAMES, AdamMoments
 from emoji_ldm.train.engines.sharded_state import (
@@ -44,8 +43,9 @@ from emoji_ldm.train.engines.sharded_state import (
 from emoji_ldm.train.engines.training_engine import TrainingEngine
 from emoji_ldm.train.manifest import checkpoint_facts
 from emoji_ldm.train.metrics import training_metrics
-from emoji_ldm.train.metrics.async_tracker import describe_error
-from emoji_ldm.train.metrics.training_metrics import MetricsLog, MetricsRecorder
+from emoji_ldm.train.metrics.async_tracker import DaemonExecutor, describe_error
+from emoji_ldm.train.metrics.metrics_recorder import MetricsRecorder
+from emoji_ldm.train.metrics.training_metrics import MetricsLog
 from emoji_ldm.train.resume import STATE_FOLDER
 from emoji_ldm.train.training_args import TrainingTask
 

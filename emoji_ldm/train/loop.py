@@ -24,11 +24,10 @@ from emoji_ldm.model.ema import AVERAGE_NAMES, WeightAverages
 from emoji_ldm.model.torch_compat import copy_tensors
 from emoji_ldm.train import resume
 from emoji_ldm.train.async_checkpoint import AsyncCheckpointer
-from emoji_ldm.train.engines.device import configure_torch
-from emoji_ldm.train.engines.distributed import DistributedContext, current_context
+from emoji_ldm.train.engines.distributed import DistributedContext, configure_torch, current_context
 from emoji_ldm.train.engines.optimizer import lr_at
 from emoji_ldm.train.engines.training_engine import TrainingEngine, build_engine
-from emoji_ldm.train.metrics.training_metrics import MetricsRecorder
+from emoji_ldm.train.metrics.metrics_recorder import MetricsRecorder
 from emoji_ldm.train.preflight import check_disk_space
 from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.training_args import RunContext, TrainingArgs, TrainingTask

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Protocol
 
 from emoji_ldm.config import Config
 from emoji_ldm.store import Store
+
+# For annotations only: the log of a training, which the report reads, needs no torch.
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 # Drawing needs the generation package, which training must not import, so a function is passed in: (pipeline folder,
 # prompts of the sample grid, (PNG, caption) of validation images) -> {name of a grid: PNG}

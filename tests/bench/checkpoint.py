@@ -66,7 +66,7 @@ def saves(folder: str, uri: str, widths: str, windows: int) -> tuple[list[float]
     from emoji_ldm.train.async_checkpoint import AsyncCheckpointer
     from emoji_ldm.train.engines.distributed import current_context
     from emoji_ldm.train.engines.training_engine import build_engine
-    from emoji_ldm.train.metrics.training_metrics import MetricsRecorder
+    from emoji_ldm.train.metrics.metrics_recorder import MetricsRecorder
     from emoji_ldm.train.training_args import RunContext, build_training_args
     from tests.unit.train import tiny
 

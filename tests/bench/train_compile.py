@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from emoji_ldm.config import Config, TrainConfig
 from emoji_ldm.model.unet import build_unet
-from emoji_ldm.train.engines.device import configure_torch
-from emoji_ldm.train.engines.distributed import DistributedContext
+from emoji_ldm.train.engines.distributed import DistributedContext, configure_torch
 from emoji_ldm.train.engines.training_engine import build_engine
 from emoji_ldm.train.training_args import build_training_args
 

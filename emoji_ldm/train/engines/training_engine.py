@@ -13,8 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from emoji_ldm.train.engines.device import num_micro_batches, prepare_module
-from emoji_ldm.train.engines.distributed import DistributedContext
+from emoji_ldm.train.engines.distributed import DistributedContext, num_micro_batches, prepare_module
 from emoji_ldm.train.engines.optimizer import build_optimizer, gradient_norm, guard_step, set_lr, trainable_parameters
 from emoji_ldm.train.engines.sharded_state import ShardSlice, whole_slices
 from emoji_ldm.train.training_args import TrainingArgs

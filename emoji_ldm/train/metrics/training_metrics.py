@@ -1,29 +1,21 @@
-"""The metrics of a training: collected per step, summed up per log line, written to the store and to trackers.
+"""The log of a training: `losses.jsonl` in the store, also sent to trackers, and its summary. Needs no torch.
 
-The log is `losses.jsonl` in the store, which the report reads. Its lines are also part of each checkpoint. A resumed
-run takes them from there, so the log has neither a gap nor a double line, whatever was written after the checkpoint.
-Losses and norms stay on the device until a log line is due: reading them earlier would make the host wait.
+The report reads the log. Its lines are also part of each checkpoint. A resumed run takes them from there, so the log
+has neither a gap nor a double line, whatever was written after the checkpoint.
 """
 
 from __future__ import annotations
 
 import json
-import resource
+import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from emoji_ldm.store import Store
 from emoji_ldm.train import run_fencing
-from emoji_ldm.train.engines.distributed import DistributedContext
-from emoji_ldm.train.engines.optimizer import lr_at
 from emoji_ldm.train.metrics.async_tracker import AsyncTracker
-from emoji_ldm.train.metrics.log_summary import summarize_log
-from emoji_ldm.train.metrics.spike_guard import SpikeGuard
 from emoji_ldm.train.metrics.trackers import JsonLinesTracker, tracker_builders
 from emoji_ldm.train.training_args import RunContext, TrainingArgs
 
@@ -116,97 +108,25 @@ class MetricsLog:
         return run_fencing.owns_run(context.store, context.config.run, self.args.section, context.owner_token)
 
 
-class MetricsRecorder:
-    """Collects the numbers of each step; every rank has one, rank 0 writes the log."""
+def summarize_log(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """First, last and best losses, and median rates; the first line is left out of these, as it includes warm-up.
 
-    def __init__(
-        self, args: TrainingArgs, context: RunContext, ranks: DistributedContext, lines: Sequence[MetricsLine]
-    ) -> None:
-        """Continue after `lines`, those of the checkpoint."""
-        self.args, self.context, self.ranks = args, context, ranks
-        self.spike_guard = SpikeGuard(args, lines)
-        # The engine skips steps above this gradient norm. It changes at log lines only, at the same step on all ranks.
-        self.max_grad_norm = self.spike_guard.max_grad_norm
-        self.metrics_log = MetricsLog(context, args, lines) if ranks.is_main else None
-        self.losses: list[Tensor] = []
-        self.norms: list[Tensor] = []
-        self.memory_mb: list[int] = []
-        self.notes: list[str] = []  # for the user, written with the next line
-        self.waited_s = 0.0
-        self.began = self.window_began = time.monotonic()
-
-    def record(self, loss: Tensor, norm: Tensor, waited_s: float) -> None:
-        """Take the numbers of one step, which stay on their device."""
-        self.losses.append(loss)
-        self.norms.append(norm)
-        self.waited_s += waited_s
-
-    def summarize_window(self, done: int) -> MetricsLine:
-        """The line of the steps since the last one, the same on every rank apart from times; a collective.
-
-        Raises:
-            JobError: Too many steps in a row had to be skipped; on every rank.
-        """
-        count = len(self.losses)
-        # Reading the losses waits for the device, so the clock is read afterwards: the time then includes all of the
-        # window's work.
-        losses, norms, waited_s, self.memory_mb = self._exchange()
-        seconds = max(time.monotonic() - self.window_began, 1e-9)
-        # The guard runs on every rank with the same numbers, so that all of them raise or none does.
-        checked = self.spike_guard.check_window(done - count + 1, losses, norms)
-        line: MetricsLine = {"step": done, **checked, "lr": lr_at(done - 1, self.args)}
-        self.max_grad_norm = self.spike_guard.max_grad_norm
-        return line | {
-            "images_per_s": count * self.args.batch_size / seconds, "step_s": seconds / count,
-            "data_wait": min(1.0, waited_s / seconds), "memory_mb": self.memory_mb,
-            "time_s": (self.metrics_log.spent_s if self.metrics_log else 0.0) + time.monotonic() - self.began,
-        }  # fmt: skip
-
-    def log(self, line: MetricsLine, measured: Mapping[str, float]) -> None:
-        """Write the line with the validation losses measured since; the clock of the next one starts here."""
-        if self.metrics_log:
-            self.metrics_log.log({**line, **measured, **({"notes": self.notes} if self.notes else {})})
-        self.losses, self.norms, self.waited_s, self.notes = [], [], 0.0, []
-        self.reset_clock()
-
-    def reset_clock(self) -> None:
-        """Measure the next rate from here: it is that of steps, not of saves."""
-        self.window_began = time.monotonic()
-
-    def summary(self) -> dict[str, Any]:
-        """Figures of the whole training, more of them on rank 0; closes the log."""
-        figures: dict[str, Any] = {"peak_memory_mb": self.memory_mb}
-        if self.metrics_log:
-            figures |= {"skipped": self.spike_guard.skipped, **summarize_log(self.metrics_log.lines)}
-            self.metrics_log.close()
-        return figures
-
-    def close(self) -> None:
-        """Close the log of a training that ends early, for whatever reason; does nothing after `summary`."""
-        if self.metrics_log:
-            self.metrics_log.close(done=False)
-
-    def _exchange(self) -> tuple[list[float], list[float], float, list[int]]:
-        """Losses (mean of ranks), norms, the longest wait, memory per rank: one collective and one device sync."""
-        # Everything goes into one float64 tensor, so that one collective is enough.
-        own = [*self.losses, *self.norms, torch.tensor(self.waited_s), torch.tensor(float(self._memory_mb()))]
-        device = self.ranks.device
-        rows = self.ranks.all_gather(
-            torch.stack([value.detach().to(device, torch.float64).reshape(()) for value in own])
-        )
-        by_rank, count = rows.tolist(), len(self.losses)
-        losses = [sum(values) / len(by_rank) for values in zip(*(rank[:count] for rank in by_rank), strict=True)]
-        return (
-            losses,
-            # The norm is that of the whole gradient, equal on all ranks.
-            by_rank[0][count : 2 * count],
-            max(rank[-2] for rank in by_rank),
-            [round(rank[-1]) for rank in by_rank],
-        )
-
-    def _memory_mb(self) -> float:
-        """Peak memory of this rank: allocated on a GPU, resident on a CPU."""
-        if self.ranks.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.ranks.device) / 2**20
-        # Linux counts in KiB.
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    Returns:
+        loss_first, loss_last, images_per_s, step_s, data_wait, time_s; where measured also validation_loss_first,
+        _last and _best, and the step of the best as validation_loss_best_step. Empty without lines.
+    """
+    if not lines:
+        return {}
+    # Compilation, memory allocation and the choice of kernels take place in the first window.
+    warm = lines[1:] or lines
+    losses = [line["loss"] for line in lines if "loss" in line]
+    found: dict[str, Any] = {"loss_first": losses[0], "loss_last": losses[-1]} if losses else {}
+    # A median is used because a few slow windows, such as those with a validation, would distort a mean.
+    for name in ("images_per_s", "step_s", "data_wait"):
+        found[name] = statistics.median(line[name] for line in warm)
+    measured = [(line["validation_loss"], line["step"]) for line in lines if "validation_loss" in line]
+    if measured:
+        best = min(measured)
+        found |= {"validation_loss_first": measured[0][0], "validation_loss_last": measured[-1][0],
+                  "validation_loss_best": best[0], "validation_loss_best_step": int(best[1])}  # fmt: skip
+    return found | {"time_s": lines[-1]["time_s"]}

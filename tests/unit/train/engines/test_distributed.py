@@ -1,10 +1,16 @@
-"""Collectives of a single process, and errors that one rank alone meets."""
+"""Collectives of a single process, errors of one rank, options that the machine cannot serve, and torch's switches."""
+
+from __future__ import annotations
 
 import pytest
 import torch
 
-from emoji_ldm.errors import ModelError
+from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.train.engines import distributed
 from emoji_ldm.train.engines.distributed import DistributedContext, current_context
+from emoji_ldm.train.training_args import build_training_args
+from tests.train import ranks_engine as ranks
+from tests.unit.train import tiny
 
 ALONE = DistributedContext(0, 1, torch.device("cpu"))
 
@@ -33,3 +39,73 @@ def test_an_error_of_another_rank_is_raised_here_and_marked_as_raised_everywhere
     with pytest.raises(ModelError, match="on rank 1") as caught:
         WithFailingPeer(0, 2, torch.device("cpu")).run_on_all(lambda: 5)
     assert caught.value.raised_on_all_ranks
+
+
+@pytest.fixture(autouse=True)
+def switches_back():
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_activations_are_laid_out_channels_last_and_weights_keep_their_order():
+    here, module = ranks.world(), ranks.network()
+    expected = module(ranks.samples(0))
+    seen = []
+    distributed.use_channels_last(module)
+    engine = ranks.built(here, 0, module)
+    module[3].register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+    assert torch.allclose(engine.forward(ranks.samples(0)), expected, atol=1e-5)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert all(shard.is_contiguous() for shard in engine.master_shards())
+
+
+def test_each_option_without_effect_is_reported_in_a_line(capsys):
+    distributed.configure_torch(ranks.training_args(zero_stage=2), ranks.world())
+    assert "train.zero_stage=2 has no effect" in capsys.readouterr().err
+    assert (
+        "channels_last=true has no effect"
+        in distributed.ineffective_options(ranks.training_args(channels_last=True), ranks.world())[0]
+    )
+    training_args = ranks.training_args(zero_stage=1, precision="bf16", micro_batch_size=2)
+    assert (
+        "adds gradients up in bf16"
+        in distributed.ineffective_options(training_args, DistributedContext(0, 2, torch.device("cpu")))[0]
+    )
+    assert distributed.ineffective_options(ranks.training_args(), ranks.world()) == []
+
+
+def test_deterministic_is_switched_on_and_off():
+    for wanted in (True, False):
+        distributed.configure_torch(ranks.training_args(deterministic=wanted), ranks.world())
+        assert torch.are_deterministic_algorithms_enabled() is wanted
+
+
+def test_8_bits_without_bitsandbytes_are_refused_before_work_starts(monkeypatch):
+    monkeypatch.setattr(distributed, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="optimizer=adamw8bit needs bitsandbytes"):
+        distributed.configure_torch(ranks.training_args(optimizer="adamw8bit"), ranks.world())
+
+
+def test_compiling_without_a_compiler_is_refused_before_work_starts(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
+        distributed.configure_torch(ranks.training_args(compile=True), ranks.world())
+
+
+def test_several_workers_without_deepspeed_are_refused_before_they_meet(monkeypatch):
+    training_args = build_training_args(tiny.config(), "train")
+    distributed.check_options(training_args, 2)
+    monkeypatch.setattr(distributed, "find_spec", lambda name: None)
+    distributed.check_options(training_args, 1)
+    with pytest.raises(ConfigError, match="train with 2 workers needs DeepSpeed"):
+        distributed.check_options(training_args, 2)
+
+
+def test_the_rounding_of_eight_bit_moments_is_reported():
+    alone = distributed.DistributedContext(0, 1, torch.device("cpu"))
+    for optimizer, told in (("adamw", 0), ("adamw8bit", 1)):
+        training_args = build_training_args(
+            tiny.config("train.deterministic=true", f"train.optimizer={optimizer}"), "train"
+        )
+        assert sum("a resume rounds" in line for line in distributed.ineffective_options(training_args, alone)) == told

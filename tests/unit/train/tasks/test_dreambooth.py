@@ -13,7 +13,7 @@ from emoji_ldm.errors import ConfigError, DatasetError, JobError
 from emoji_ldm.latents.cache import latent_rows, text_rows
 from emoji_ldm.schemas import LATENTS, TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
-from emoji_ldm.train.engines import device
+from emoji_ldm.train.engines import distributed
 from emoji_ldm.train.loop import fit
 from emoji_ldm.train.tasks import dreambooth
 from emoji_ldm.train.tasks.dreambooth import DreamBoothData, instance_class_halves, load_task
@@ -238,7 +238,7 @@ def test_what_the_workers_would_refuse_is_refused_before_class_images_are_genera
         "train.beta_end=0.02", "train.prediction_type=epsilon", "train.zero_stage=0", "train.num_workers=1",
         *overrides, class_prompt="a cat", class_folder=str(tmp_path / "cats"),
     )  # fmt: skip
-    monkeypatch.setattr(device, "find_spec", lambda name: None)
+    monkeypatch.setattr(distributed, "find_spec", lambda name: None)
     monkeypatch.setattr(dreambooth_job.ray_runtime, "connect", lambda settings: None)
     monkeypatch.setattr(dreambooth_job.ray_runtime.ray, "cluster_resources", lambda: {"CPU": 8.0})
     monkeypatch.setattr(dreambooth_job.ray_runtime, "can_autoscale", lambda: False)
