@@ -14,6 +14,9 @@ seed gives the same pixels whoever else is in the batch (padding costs up to a p
     fast            GPU      the next power of two, so that few CUDA graphs cover all sizes
 
 A guided image is two rows, one with its prompt and one with its negative prompt: hence 2 * batch_size.
+
+The fast mode also computes in bf16 on a CPU that multiplies it natively, which about halves the time of larger passes.
+Its pixels then differ between CPUs, so the deterministic mode keeps float32.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ class UNetRunner:
         # Read once, as diffusers visits every module of the network for this property.
         self.dtype: torch.dtype = unet.dtype
         self.is_cpu = self.device.type == "cpu"
+        self.uses_bf16 = self.is_cpu and self.dtype == torch.float32 and not deterministic and has_native_bf16()
         # A second pass side by side pays off only where torch itself uses one thread; otherwise its threads already
         # occupy the cores.
         use_second_core = self.is_cpu and _num_cores() > 1 and torch.get_num_threads() == 1
@@ -109,7 +113,9 @@ class UNetRunner:
             return graph(inputs)
         # Rows keep float32 between steps, so that rounding does not add up, even where the weights are bf16.
         x, states = x.to(self.dtype), states.to(self.dtype)
-        output: Tensor = self.unet(x, timesteps, encoder_hidden_states=states, return_dict=False)[0]
+        # Autocast and not bf16 weights: norms stay in float32, and no second copy of the weights is kept.
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.uses_bf16):
+            output: Tensor = self.unet(x, timesteps, encoder_hidden_states=states, return_dict=False)[0]
         return output.float()
 
 
@@ -147,6 +153,11 @@ class CapturedForward:
     def _static_inputs(self) -> UNetInputs:
         x, timesteps, states = self._inputs
         return x, timesteps, states
+
+
+def has_native_bf16() -> bool:
+    """Whether this CPU multiplies bf16 itself; where it does not, torch converts back and forth, which is slower."""
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def apply_num_threads() -> None:

@@ -68,7 +68,7 @@ def validation_errors(network: nn.Module, kind: str, latents: Tensor, states: Te
 @torch.no_grad()
 def sample(  # noqa: PLR0913
     network: nn.Module, kind: str, noise: Tensor, states: Tensor, empty: Tensor, *,
-    steps: int = 25, guidance: float = 3.0, shift: float = 1.0,
+    steps: int = 25, guidance: float = 3.0, shift: float = 1.0, grid: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Latents `(n, C, h, w)` from noise by DPM-Solver++ 2M in clean-latent form, classifier-free guidance throughout.
 
@@ -81,9 +81,12 @@ def sample(  # noqa: PLR0913
         steps: Calls of the network.
         guidance: 1 leaves it out.
         shift: Above 1 spends more steps where noise is high (arXiv 2403.03206, section 5.3.2).
+        grid: Times of other steps, `(steps + 1,)` from noise to image; the project's engine has those of diffusers.
     """
-    grid = torch.linspace(1, 0, steps + 1)
-    grid = (shift * grid / (1 + (shift - 1) * grid)).clamp(0.0005, 0.9995)
+    if grid is None:
+        even = torch.linspace(1, 0, steps + 1)
+        grid = shift * even / (1 + (shift - 1) * even)
+    grid = grid.clamp(0.0005, 0.9995)
     latents, before = noise, None
     for now, then in pairwise(grid):
         times = now.expand(len(latents))

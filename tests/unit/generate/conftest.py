@@ -18,3 +18,11 @@ def small_model(tmp_path_factory):
     from tests.tiny_pipelines import write_pipeline
 
     return load_model(write_pipeline(tmp_path_factory.mktemp("small") / "pipeline", size_px=16), "cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_native_bf16(monkeypatch):
+    """The fast mode in float32, as on most CPUs: its batching is then seen to more digits than bf16 has."""
+    from emoji_ldm.generate import unet_runner
+
+    monkeypatch.setattr(unet_runner, "has_native_bf16", lambda: False)
