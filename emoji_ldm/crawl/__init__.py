@@ -3,7 +3,7 @@
     page_types      pages, tiles and the contract of a source     frontier         which URLs are still to be read
     site_profile    URL patterns and selectors of a site          crawl_state      the three tables and their commits
     sources/        browser, HTML, JSON API, records, folders     dedup            which images of a shard are new
-    extract/        HTML -> tiles, pagination, selectors          dataset_readers  items of other datasets
+    extract/        HTML -> tiles, pagination                     dataset_readers  items of other datasets
     politeness/     robots.txt, rate limits, address checks       dataset_import   other datasets -> our tables
     fetch/          image URLs -> canonical images                probe            what a crawl would find on a page
 

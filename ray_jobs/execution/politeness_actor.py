@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter, RequestPermit, SlotDemand, SlotGrant
 from emoji_ldm.crawl.politeness.rate_limiter_client import RateLimiterClient
-from emoji_ldm.crawl.politeness.robots_fetcher import OriginRules
+from emoji_ldm.crawl.politeness.robots import OriginRules
 from emoji_ldm.errors import CrawlError
 from emoji_ldm.outcomes import Outcome, Rejected
 

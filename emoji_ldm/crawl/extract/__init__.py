@@ -1,4 +1,4 @@
-"""Extraction: HTML -> tiles, and what a new site's profile needs (URL pattern, selectors).
+"""Extraction: HTML -> tiles, and the URL pattern that a new site's profile needs.
 
 Nothing here requests anything: every module works on the text of a page that was loaded elsewhere.
 """

@@ -15,13 +15,13 @@ from emoji_ldm.crawl.politeness.http_session import (
     MAX_REDIRECTS,
     NETWORK_ERRORS,
     ContentDecoder,
+    SsrfGuard,
     open_session,
     redirect_target,
     retry_after,
 )
 from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
 from emoji_ldm.crawl.politeness.robots import robots_tag_opt_outs
-from emoji_ldm.crawl.politeness.ssrf_guard import SsrfGuard
 from emoji_ldm.crawl.politeness.url_normalize import parse_url
 from emoji_ldm.outcomes import Outcome, Rejected
 

@@ -1,15 +1,19 @@
-"""Fetching of a shard: each image URL is requested once and normalized, and ends with one outcome."""
+"""Fetching of a shard: each image URL is requested once and normalized, and ends with one outcome.
+
+Hosts take turns, and slow work runs outside of the event loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from emoji_ldm.config import CrawlConfig
-from emoji_ldm.crawl.fetch.concurrency import BatchExecutor, HostScheduler
 from emoji_ldm.crawl.fetch.http_fetcher import FetchedBody, HttpFetcher
 from emoji_ldm.crawl.fetch.local_files import read_local_file
 from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
@@ -17,9 +21,97 @@ from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.images.normalize import NormalizedImage, image_row, normalize_image
 from emoji_ldm.outcomes import Outcome, Rejected, outcome_row
 
+T = TypeVar("T")
 Row = dict[str, Any]
 Result = tuple[Row | None, Row]  # row of `images`, if there is an image, and row of `outcomes`
 MAX_IN_FLIGHT = 32  # URLs in progress, over all hosts: bounds the bodies in memory
+
+
+class HostScheduler:
+    """Orders URLs so that hosts take turns, with at most `per_host` in progress, so that a slow host delays no other.
+
+    URLs are identified by their index, since the same URL may occur more than once.
+    """
+
+    def __init__(self, urls: Sequence[str], per_host: int) -> None:
+        self.hosts = [url.split("/", 3)[2] if url.count("/") > 1 else "" for url in urls]
+        self.per_host, self.active = per_host, Counter[str]()
+        self.waiting: dict[str, deque[int]] = {}
+        for index, host in enumerate(self.hosts):
+            self.waiting.setdefault(host, deque()).append(index)
+        self.freed = asyncio.Event()
+
+    async def next(self) -> int | None:
+        """Wait for the next URL that may be started; None if there are no more."""
+        while self.waiting:
+            # The first host with a free place; a host that is served moves to the end, see `_pop`.
+            for host in self.waiting:
+                if self.active[host] < self.per_host:
+                    return self._pop(host)
+            # No await between the search and `clear`, so that no `finish` is missed in between.
+            self.freed.clear()
+            await self.freed.wait()
+        return None
+
+    def finish(self, index: int) -> None:
+        """Record that a URL is finished."""
+        self.active[self.hosts[index]] -= 1
+        self.freed.set()
+
+    def _pop(self, host: str) -> int:
+        indices = self.waiting.pop(host)
+        index = indices.popleft()
+        # Dictionaries keep the order of insertion: added again, the host is the last one in turn.
+        if indices:
+            self.waiting[host] = indices
+        self.active[host] += 1
+        return index
+
+
+class BatchExecutor:
+    """Runs slow calls in one thread, so that the event loop stays responsive and its deadlines hold.
+
+    The thread takes all waiting calls at once and returns their results at once. An event loop that is woken for each
+    image competes with the thread for the interpreter lock, which cost a sixth of all CPU time.
+    """
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1, "normalize")
+        self.waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self.task: asyncio.Task[None] | None = None
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Return the result of `call()`, or raise its exception."""
+        future = asyncio.get_running_loop().create_future()
+        self.waiting.append((call, future))
+        # The task ends when nothing waits, so there is nothing to cancel at the end.
+        if self.task is None or self.task.done():
+            self.task = asyncio.create_task(self._drain())
+        result: T = await future
+        return result
+
+    def close(self) -> None:
+        """End the thread."""
+        self.thread.shutdown()
+
+    async def _drain(self) -> None:
+        """Run batches until nothing waits."""
+        loop = asyncio.get_running_loop()
+        while self.waiting:
+            # Calls that arrive while the thread works form the next batch.
+            batch, self.waiting = self.waiting, []
+            calls = [call for call, _ in batch]
+            results = await loop.run_in_executor(self.thread, lambda calls: [_try(call) for call in calls], calls)
+            for (_, future), (result, error) in zip(batch, results, strict=True):
+                if not future.done():  # it was not cancelled meanwhile
+                    future.set_result(result) if error is None else future.set_exception(error)
+
+
+def _try(call: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return call(), None
+    except Exception as error:  # noqa: BLE001 - it is raised to whoever waits for the result
+        return None, error
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from typing import Protocol
 
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.politeness.host_slots import HostSlots
-from emoji_ldm.crawl.politeness.robots_fetcher import OriginRules, RobotsFetcher
+from emoji_ldm.crawl.politeness.robots import OriginRules, RobotsFetcher
 from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
 from emoji_ldm.outcomes import Outcome, Rejected
 

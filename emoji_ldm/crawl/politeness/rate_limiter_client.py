@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from emoji_ldm.config import CrawlConfig
+from emoji_ldm.crawl.politeness.http_session import SsrfGuard
 from emoji_ldm.crawl.politeness.rate_limiter import LEASE_S, RequestPermit, SlotDemand, SlotGrant
-from emoji_ldm.crawl.politeness.robots_fetcher import OriginRules
-from emoji_ldm.crawl.politeness.ssrf_guard import SsrfGuard
+from emoji_ldm.crawl.politeness.robots import OriginRules
 from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
 from emoji_ldm.errors import CrawlError
 from emoji_ldm.outcomes import Rejected

@@ -2,8 +2,8 @@
 
 source_factory    validation of the configuration; which source is used
 browser_listing   listing pages in a headless browser (`browser`)     record_files  {link, caption} records of files
-static_html       static HTML pages                                   image_folder  folders of image files
-json_api          JSON image search                                   file_pages    files as numbered pages
+static_html       static HTML pages                                   file_pages    folders of image files, and
+json_api          JSON image search                                                 files as numbered pages
 page_outcomes     how a page ends, the same for all web sources
 
 Each source has `PageNames` (which pages there are) and a `PageReader` (which reads them).

@@ -11,9 +11,8 @@ import asyncio
 
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.page_types import PageNames, PageReader
-from emoji_ldm.crawl.politeness.http_session import NETWORK_ERRORS, open_session
+from emoji_ldm.crawl.politeness.http_session import NETWORK_ERRORS, SsrfGuard, open_session
 from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
-from emoji_ldm.crawl.politeness.ssrf_guard import SsrfGuard
 from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
 from emoji_ldm.crawl.site_profile import SitePages, load_api_profile, load_site_profile
 from emoji_ldm.errors import ConfigError, CrawlError
@@ -43,7 +42,7 @@ def validate_source(config: CrawlConfig) -> None:
 
         check_files(config.files)
     else:
-        from emoji_ldm.crawl.sources.image_folder import check_folders
+        from emoji_ldm.crawl.sources.file_pages import check_folders
 
         check_folders(config.files)
 
@@ -93,10 +92,10 @@ def open_reader(config: CrawlConfig, rate_limiter: RateLimiter) -> PageReader:
         from emoji_ldm.crawl.sources.json_api import ApiReader
 
         return ApiReader(config, rate_limiter)
-    from emoji_ldm.crawl.sources import image_folder, record_files
-    from emoji_ldm.crawl.sources.file_pages import FileReader
+    from emoji_ldm.crawl.sources.file_pages import FileReader, tiles_of_folder
+    from emoji_ldm.crawl.sources.record_files import tiles_of
 
-    return FileReader((record_files if config.source == "records" else image_folder).tiles_of)
+    return FileReader(tiles_of if config.source == "records" else tiles_of_folder)
 
 
 def _validate_web_source(config: CrawlConfig) -> None:

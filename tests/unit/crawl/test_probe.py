@@ -1,19 +1,44 @@
-"""Probing a page: the report, the proposed profile, and the errors."""
+"""Probing a page: the report, the profile with selectors that match exactly the tiles, and the errors."""
 
 import pytest
 
 from emoji_ldm.config import build
 from emoji_ldm.crawl.extract.tile_extractor import extract_tiles
-from emoji_ldm.crawl.probe import probe
-from emoji_ldm.crawl.site_profile import load_site_profile
+from emoji_ldm.crawl.probe import infer_tile_selector, is_stable_name, probe
+from emoji_ldm.crawl.site_profile import SiteProfile, load_site_profile
 from emoji_ldm.errors import ConfigError, CrawlError
 from ray_jobs.cli.main import main
 from tests.unit.crawl.stub_site import Site, answer
 
+STRUCTURE = SiteProfile(url="{site}{tag}{page}")
 PAGE = """<title>Blob emoji</title><header><img src=/logo.png title=Logo></header><main><h1>Blobs</h1>
 <div class="k3Jq9x emoji-grid">{tiles}</div><a href="/emoji/blob%20cats?page=2" rel=next>Next</a></main>"""
 
 TILE = '<div class="aLnnpRah text-center"><div class="Mw1EAtrx"><img src="/i/{0}.png" title="Blob {0}"></div></div>'
+
+
+@pytest.mark.parametrize(
+    ("body", "selector"),
+    [
+        ("<ul class=x9K>{0}</ul>|<li class=q8Zt><img src=/{0} alt=a></li>", "ul > li"),
+        ("<div>{0}</div>|<a data-testid=emoji class=qQ1><img src=/{0} alt=a></a>", 'a[data-testid="emoji"]'),
+        ("<div>{0}</div>|<b data-id={0} class=qQ1><img src=/{0} alt=a></b>", "b[data-id]"),
+        ("<div id=g>{0}</div><div><i><img src=/x></i></div>|<i class=css-1x2><img src=/{0} alt=a></i>", "div#g > i"),
+    ],
+)
+def test_a_selector_is_built_of_stable_names_and_matches_the_tiles_only(body, selector):
+    around, tile = body.split("|")
+    markup = f"<main>{around.format(''.join(tile.format(n) for n in range(4)))}</main><li></li>"
+    extracted = extract_tiles(markup, "https://e.org/", STRUCTURE)
+    assert len(extracted.elements) == 4
+    assert infer_tile_selector(extracted) == selector
+
+
+def test_generated_names_are_distinguished_from_words():
+    assert all(map(is_stable_name, ("emoji", "text-center", "emoji_tile", "col-4", "card__title", "nav")))
+    assert not any(
+        map(is_stable_name, ("FS5UE28h", "aLnnpRah", "css-1x2y3z", "sc-bdVaJa", "xkqzpt", "_1a2b", "jsx-3071"))
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Files as numbered pages: long files, S3 objects, missing files."""
+"""Files as numbered pages: long files, S3 objects, missing files. Folders of image files as a source."""
 
 import gzip
 
@@ -11,6 +11,7 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.store import Store
 from tests.unit.crawl.read_source import config_of, read_tag
 from tests.unit.crawl.sources.test_record_files import RECORDS
+from tests.unit.crawl.stub_site import emoji
 
 
 def test_long_files_have_several_pages_that_can_be_read_in_any_order(tmp_path, monkeypatch):
@@ -44,3 +45,23 @@ def test_a_file_that_is_missing_on_a_worker_fails_its_page(tmp_path):
     tag = source_factory.page_names(config).tags[0]
     (page,) = source_factory.open_reader(config, LocalRateLimiter(config)).read(tag, [f"{tag}#page=1"])
     assert page.outcome == "failed" and "cannot be read" in page.reason
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number, name in enumerate(("mine/a b.png", "mine/Cats/c.png", "mine/Cats/deep/d.WEBP", "other.png")):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(emoji(number))
+    (tmp_path / "mine/Cats/c.txt").write_text("A cat\nthat smiles\n")
+    (tmp_path / "mine/notes.md").write_text("x")
+    return tmp_path / "mine"
+
+
+def test_files_are_tagged_by_folder_and_titled_by_name_or_sidecar(folder):
+    first, last = read_tag(config_of(source="folder", files=[str(folder)]))
+    assert [(tile["title"], tile["tag"]) for tile in first.tiles] == [
+        ("a b", "mine"), ("A cat that smiles", "Cats"), ("d", "deep"),
+    ]  # fmt: skip
+    assert first.tiles[0]["image_url"] == (folder / "a b.png").as_uri()
+    assert last.outcome == "empty"
