@@ -144,7 +144,9 @@ class Kit:
 
     def add_truth(self, items: Sequence[Item], page: int = 1, *, title: str = "title") -> None:
         """Declare items as emoji of the listing: `best` is the address, the field `title` holds the title."""
-        self.truth += [TruthTile(self.absolute(item["best"]), item[title], page=page) for item in items]
+        for item in items:
+            smaller = frozenset(self.absolute(item[size]) for size in ("thumb", "mid", "lqip"))
+            self.truth.append(TruthTile(self.absolute(item["best"]), item[title], smaller=smaller, page=page))
 
     def pages(self, items: Sequence[Item], size: tuple[int, int]) -> list[list[Item]]:
         """Cut items into pages of one random size, and add them to the truth."""

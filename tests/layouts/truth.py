@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,7 @@ class TruthTile:
     url: str
     title: str
     accept: frozenset[str] = frozenset()  # addresses that are as good
+    smaller: frozenset[str] = frozenset()  # addresses of the same emoji in smaller sizes: wrong, but told apart
     picture: bytes = b""
     page: int = 1  # the page of the listing that shows it, from 1
 
@@ -39,6 +40,7 @@ class Comparison:
     num_found: int  # distinct images that were found
     num_right: int  # of them in the truth
     num_titled: int  # right ones whose title is right as well
+    num_smaller: int = 0  # wrong ones that are an emoji of the listing, but not its best image
     missing: list[TruthTile] = field(default_factory=list)
     extra: list[tuple[str, str]] = field(default_factory=list)  # (URL, title)
     wrong_titles: list[tuple[str, str]] = field(default_factory=list)  # (found, right)
@@ -61,7 +63,8 @@ class Comparison:
     def report(self, limit: int = 5) -> str:
         """Return the figures and some examples of what is wrong, for people."""
         head = f"precision {self.precision:.3f}  recall {self.recall:.3f}  titles {self.title_accuracy:.3f}"
-        lines = [f"{head}  ({self.num_right} right of {self.num_found} found; truth has {self.num_truth})"]
+        counts = f"{self.num_right} right of {self.num_found} found, {self.num_smaller} too small"
+        lines = [f"{head}  ({counts}; truth has {self.num_truth})"]
         lines += [f"  missing (page {t.page})  {t.title!r}  {t.url[:110]}" for t in self.missing[:limit]]
         lines += [f"  extra    {title[:40]!r}  {url[:110]}" for url, title in self.extra[:limit]]
         lines += [f"  title    {found[:60]!r} should be {right!r}" for found, right in self.wrong_titles[:limit]]
@@ -74,16 +77,18 @@ def compare(found: Iterable[tuple[str, str]], truth: Iterable[TruthTile]) -> Com
     Each emoji of the truth is matched at most once: a second address for the same emoji is a wrong tile.
     """
     expected = list(truth)
-    by_url = {url: tile for tile in expected for url in (tile.url, *tile.accept)}
+    by_url = {_key(url): tile for tile in expected for url in (tile.url, *tile.accept)}
+    smaller = {_key(url) for tile in expected for url in tile.smaller}
     first: dict[str, str] = {}
     for url, title in found:
-        first.setdefault(url, title)
+        first.setdefault(_key(url), title)
     matched: dict[str, str] = {}  # {URL of the truth: found title}
     result = Comparison(len(expected), len(first), 0, 0)
     for url, title in first.items():
         tile = by_url.get(url) or _same_picture(url, expected)
         if tile is None or tile.url in matched:
             result.extra.append((url, title))
+            result.num_smaller += url in smaller
         else:
             matched[tile.url] = title
     result.num_right = len(matched)
@@ -100,6 +105,11 @@ def compare(found: Iterable[tuple[str, str]], truth: Iterable[TruthTile]) -> Com
 def normalize_title(title: str) -> str:
     """Return a title in lower case with single spaces."""
     return " ".join(title.casefold().split())
+
+
+def _key(url: str) -> str:
+    """Return an address in one spelling: escapes such as %40 may be written or not."""
+    return url if url.startswith("data:") else unquote(url)
 
 
 def _same_picture(url: str, truth: list[TruthTile]) -> TruthTile | None:
