@@ -16,6 +16,8 @@ import pytest
 from emoji_ldm.kubernetes.lint.rendering import render
 from tests.kubernetes.ray_pods import ROOT, Clients, Redis, System, proxies, until
 
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+
 DOWN_S = 5.0  # from the end of the head's Pod to the start of the next; a kubelet takes about as long
 
 
@@ -27,8 +29,6 @@ def system(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.long
-@pytest.mark.timeout(600)
 def test_the_gcs_may_be_killed_and_no_request_fails(system, tmp_path):
     """With it goes the head, which comes back as a Pod does, with what Redis kept; then a new version is rolled out."""
     system.redis = Redis(tmp_path)
@@ -86,8 +86,6 @@ def drained(overlay, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.long
-@pytest.mark.timeout(600)
 def test_a_terminated_worker_finishes_its_tasks_and_accepts_no_more(system, tmp_path):
     """No task may be tried again, so one that is lost fails the driver."""
     timeout_s, grace_s = drained("dev", "RayCluster")
@@ -114,8 +112,6 @@ def test_a_terminated_worker_finishes_its_tasks_and_accepts_no_more(system, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.long
-@pytest.mark.timeout(600)
 def test_a_serving_worker_that_kubernetes_ends_costs_no_request(system):
     timeout_s, grace_s = drained("kind", "RayService")
     assert timeout_s + 5 <= grace_s

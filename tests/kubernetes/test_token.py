@@ -18,7 +18,7 @@ from emoji_ldm.kubernetes.lint.rendering import render
 from tests.jobs.test_job_submission import PORTS, free_ports
 from tests.kubernetes.conftest import SMALL, job, write
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("unchecked")]
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -72,7 +72,6 @@ def asked(dashboard, token, path="/api/jobs/", data=None):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.parametrize("token", [None, "b" * 32], ids=["no token", "a wrong token"])
 def test_jobs_cannot_be_started_or_read_without_the_token(head, token):
     dashboard, _, _ = head
@@ -82,7 +81,6 @@ def test_jobs_cannot_be_started_or_read_without_the_token(head, token):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_the_gcs_refuses_a_wrong_token_too(head):
     _, address, token = head
     assert health(address, token) == 0
@@ -97,7 +95,6 @@ def health(address, token):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_the_standing_cluster_runs_a_command_for_holders_of_the_token(
     head, cluster, api, manifests, tmp_path, monkeypatch
 ):

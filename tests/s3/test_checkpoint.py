@@ -18,8 +18,6 @@ from emoji_ldm.train.metrics import training_metrics
 from emoji_ldm.train.training_args import build_training_args
 from tests.unit.train import tiny
 
-pytestmark = pytest.mark.slow
-
 
 def train(uri, folder):
     config = tiny.config("train.log_every=1")
@@ -28,6 +26,7 @@ def train(uri, folder):
     return {line["step"]: line["loss"] for line in training_metrics.read_log(Store(uri), "tiny")}
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_s3_bit_by_bit(s3_uri, tmp_path, monkeypatch):
     monkeypatch.setattr(sharded_state, "MAX_REQUEST_BYTES", 2**14)  # several requests for a file
     store, before = Store(s3_uri), train(s3_uri, tmp_path)
@@ -44,6 +43,7 @@ def test_a_training_goes_on_from_s3_bit_by_bit(s3_uri, tmp_path, monkeypatch):
     assert (fetched / "state" / "rank-00000-of-00001.safetensors").read_bytes() == damaged
 
 
+@pytest.mark.slow
 def test_large_objects_go_in_parts_and_whole_or_not_at_all(s3_uri, tmp_path, monkeypatch):
     monkeypatch.setattr(s3, "PART_BYTES", 5 * 2**20)
     data = os.urandom(12 * 2**20 + 3)

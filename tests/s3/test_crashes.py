@@ -21,7 +21,6 @@ from tests.ray_cluster import RayCluster
 from tests.seaweedfs_server import SeaweedServer
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver"),
 ]
@@ -144,6 +143,7 @@ def assert_whole(line, gallery):
     assert len(ledger.listings.read(["tile_id"])) == len(ledger.listings.keys())
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("victims", [VICTIMS[:2], VICTIMS * 2], ids=len)
 def test_kills_lose_and_double_nothing(victims, gallery, seaweed_of_its_own, tmp_path, monkeypatch):

@@ -15,8 +15,6 @@ from emoji_ldm.store import Store
 from tests.caption_rows import fill_captions
 from tests.emoji_images import blobs, fill_images
 
-pytestmark = pytest.mark.slow
-
 
 def test_an_export_to_s3_is_whole_or_can_be_made_again_and_comes_back_the_same(s3_uri, tmp_path, monkeypatch):
     store = Store(str(tmp_path / "store"))

@@ -10,14 +10,13 @@ from emoji_ldm.serve.auth import ApiKeyCache
 from emoji_ldm.serve.errors import RequestError
 from ray_jobs.cli.main import main
 
-pytestmark = pytest.mark.slow
-
 
 def caller(keys, secret):
     asyncio.run(keys.refresh())
     return keys.authenticate(f"Bearer {secret}")
 
 
+@pytest.mark.slow
 def test_keys_in_a_store_are_made_read_again_and_revoked(s3_uri, monkeypatch, capsys):
     option = f"serve.keys={s3_uri}/keys.json"
     assert read_keys(f"{s3_uri}/keys.json") is None

@@ -14,7 +14,7 @@ from emoji_ldm.schemas import TABLES
 from emoji_ldm.store import Store
 from tests.seaweedfs_server import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 SMALL = ["autoencoder.steps=6", "autoencoder.checkpoint_every=3", "train.steps=6", "train.checkpoint_every=3",
          "train.sample_every=null", "generate.steps=3", "generate.num_images=1", "crawl.tags=[Faces, Hearts]",
@@ -35,6 +35,7 @@ def pipeline(uri, port, folder):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
 
 
+@pytest.mark.slow
 def test_the_pipeline_passes_end_to_end_on_s3(s3_uri, tmp_path):
     port = free_port()
     first = pipeline(s3_uri, port, tmp_path)

@@ -11,8 +11,6 @@ from emoji_ldm.schemas import TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
 from tests.tables import embedding_rows
 
-pytestmark = pytest.mark.slow
-
 
 def test_files_are_written_listed_read_and_written_once(s3_uri):
     store = Store(s3_uri)

@@ -18,7 +18,6 @@ from emoji_ldm.schemas import TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
 from tests.tables import RUN, embedding_rows, table_with_commits
 
-pytestmark = pytest.mark.slow
 NUM_WRITERS, NUM_COMMITS = 8, 20
 
 
@@ -35,6 +34,7 @@ def write(uri, writer):
         assert made is not None
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_eight_processes_of_twenty_commits_give_160_versions(s3_uri):
     Store(s3_uri).check_writable()
@@ -53,6 +53,7 @@ def test_eight_processes_of_twenty_commits_give_160_versions(s3_uri):
     assert sorted(rows) == sorted({*appended, "shared"}), "none lost, none doubled"
 
 
+@pytest.mark.slow
 def test_the_verbs_do_on_s3_what_they_do_in_a_folder(s3_uri):
     store = Store(s3_uri)
     table = table_with_commits(store, "ab", "cd", "ef")

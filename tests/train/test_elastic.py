@@ -18,7 +18,7 @@ from emoji_ldm.train.training_args import RunContext, build_training_args
 from tests.latents_store import fill_latents, training_config
 from tests.ray_cluster import RayCluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 STEPS, EVERY = 240, 40  # two ranks take a minute for them (see driver.py), one alone some seconds
 QUICK = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1"}
@@ -40,6 +40,7 @@ def losses(store, run):
     return {line["step"]: line["loss"] for line in training_metrics.read_log(Store(str(store)), run)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["dies", "is announced to go"])
 def test_when_a_node_is_lost_the_other_continues_with_the_same_samples(way, prepared, tmp_path):
     pipeline, store, plain = prepared

@@ -17,11 +17,12 @@ from emoji_ldm.store import Store
 from emoji_ldm.train.metrics import training_metrics
 from tests.latents_store import fill_latents, training_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 EVERY = 5
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_training_in_one_line_and_the_same_command_resumes_it(tiny_pipeline, tmp_path):
     config = training_config(tiny_pipeline, tmp_path / "store", f"train.checkpoint_every={EVERY}", "train.zero_stage=1")
     store = Store(config.store)

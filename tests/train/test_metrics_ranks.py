@@ -8,7 +8,7 @@ from emoji_ldm.train.metrics import training_metrics
 from tests.gloo_ranks import Ranks
 from tests.train import ranks_resume as tiny_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 RUN = ("train.steps=4", "train.batch_size=4", "train.validation_fraction=0.4", "train.validate_every=2")
 
@@ -26,6 +26,7 @@ def alone(tmp_path_factory):
     return training_metrics.read_log(tiny_run.store_of(folder), "tiny")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_lines_of_two_ranks_are_those_of_one(stage, two, alone, tmp_path):
     facts = two.run(tiny_run.train, tmp_path, *RUN, f"train.zero_stage={stage}")

@@ -13,8 +13,6 @@ from tests.latents_store import fill_latents, training_config
 from tests.tiny_pipelines import write_pipeline
 from tests.train import ranks_partial
 
-pytestmark = pytest.mark.slow
-
 LORA = ("train.lora={rank: 2, alpha: 4}", "train.gradient_checkpointing=true")
 CASES = {
     "adapters": LORA,
@@ -38,6 +36,7 @@ def unet(checkpoint):
     return UNet2DConditionModel.from_pretrained(Path(checkpoint) / "pipeline" / "unet").state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_shards_of_what_learns_give_the_pipeline_that_one_process_gives(two, start, tmp_path, case):

@@ -13,7 +13,7 @@ from emoji_ldm.train import run_fencing
 from tests.gloo_ranks import Ranks
 from tests.train import ranks_resume as tiny_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 RUN = ("train.steps=12", "train.checkpoint_every=4", "train.batch_size=8", "train.deterministic=true")
 
@@ -45,6 +45,7 @@ def goes_on_as(folder, whole, rel=1e-5):
 # the rest of a process. A training has its processes to itself.
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_a_killed_rank_costs_not_one_bit(two, whole, tmp_path):
     with Ranks(2, tmp_path) as victims:
@@ -58,6 +59,7 @@ def test_a_killed_rank_costs_not_one_bit(two, whole, tmp_path):
     assert tiny_run.losses(tmp_path / "run") == tiny_run.losses(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_two_ranks_sharded_go_on_alone_and_then_at_stage_3(two, whole, tmp_path):
     alone = tiny_run.cut(whole, tmp_path / "alone", 4)
@@ -69,6 +71,7 @@ def test_two_ranks_sharded_go_on_alone_and_then_at_stage_3(two, whole, tmp_path)
     assert tiny_run.tensors(again).keys() == tiny_run.tensors(whole).keys()
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_any_pair_of_zero_stages_resumes_with_the_same_losses(two, tmp_path):
     for number in range(4):
@@ -79,6 +82,7 @@ def test_any_pair_of_zero_stages_resumes_with_the_same_losses(two, tmp_path):
         goes_on_as(folder, tmp_path / f"{first}")
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("stages", [(1, 0, 1, 2), (2, 0, 3, 1), (3, 0, 0, 3)])
 def test_two_ranks_then_one_then_two_then_four(stages, two, tmp_path):
@@ -94,6 +98,7 @@ def test_two_ranks_then_one_then_two_then_four(stages, two, tmp_path):
     assert tiny_run.losses(four) == pytest.approx(tiny_run.losses(tmp_path / "whole"), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("number", [1, 3])
 def test_ranks_killed_at_random_points_lose_no_bit_of_the_next_fifty_steps(number, tmp_path):
@@ -116,6 +121,7 @@ def test_ranks_killed_at_random_points_lose_no_bit_of_the_next_fifty_steps(numbe
     assert tiny_run.losses(tmp_path / "run") == tiny_run.losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_of_two_groups_only_the_one_whose_driver_came_last_writes(two, tmp_path):
     store = tiny_run.store_of(tmp_path / "run")
