@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emoji_ldm.config import Config, ServeConfig
-from emoji_ldm.errors import ConfigError, EmojiLdmError, ModelError
+from emoji_ldm.errors import ConfigError, EmojiLdmError, ModelError, UntrainedError
 from emoji_ldm.generate.checkpoint_resolver import (
     CACHE_FOLDER,
     ModelLimits,
@@ -23,6 +23,7 @@ from emoji_ldm.generate.checkpoint_resolver import (
     resolve_reference,
     training_data_versions,
 )
+from emoji_ldm.latents.starter_model import STARTER
 from emoji_ldm.serve.backend import RequestLimits
 from emoji_ldm.store import Store
 
@@ -102,7 +103,13 @@ class ModelLoader:
         """Return the URI of the weights that the checkpoint means now; ModelError if it means none any more."""
         if not is_moving_reference(self.served.checkpoint):
             return self.served.uri
-        return resolve_reference(self.config, self.store, self.served.checkpoint).uri
+        try:
+            return resolve_reference(self.config, self.store, self.served.checkpoint).uri
+        except UntrainedError:
+            # The starter serves until the run has its first checkpoint.
+            if self.served.uri == STARTER:
+                return STARTER
+            raise
 
     def load(self, uri: str = "") -> LatentDiffusionModel:
         """Load the model at a URI (`self.uri` by default) on this replica's device; ModelError if that fails."""

@@ -10,7 +10,7 @@ from emoji_ldm.crawl import frontier
 from emoji_ldm.dataset import checkpoint_aliases
 from emoji_ldm.dataset.versions import lock
 from emoji_ldm.schemas import TABLES
-from emoji_ldm.serve.bulk import uploads
+from emoji_ldm.serve.bulk import batch_files
 from emoji_ldm.store import FORMAT_FILE, Store
 from ray_jobs.pipeline import NEXT_COMMANDS
 from tests.infra.terraform import FOLDER, ROOT
@@ -99,7 +99,7 @@ def test_a_stage_reads_and_writes_its_own_tables_alone(account, reads, writes):
 def test_paths_that_the_code_names_are_covered():
     assert may("crawl", "delete", "/".join(frontier._refresh_marker_path(Config())))
     assert may("generate", "read", "/".join((*checkpoint_aliases.ALIAS_FOLDER, "best.json")))
-    assert may("serve", "delete", "/".join((*uploads.FOLDER, "file-0a1b", uploads.CONTENT)))
+    assert may("serve", "delete", "/".join((*batch_files.FOLDER, "file-0a1b", batch_files.CONTENT)))
     assert may("report", "write", "runs/emoji/report.html")
     for account, kind in (("autoencoder", "autoencoder"), ("train", "unet")):
         assert may(account, "delete", f"checkpoints/emoji/{kind}/step-00000400-0a1b2c3d/COMPLETE")

@@ -9,18 +9,16 @@ import pytest
 
 from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.serve.bulk import job_archive
-from emoji_ldm.serve.bulk.bulk_job import BulkJob
+from emoji_ldm.serve.bulk.batch_files import UploadStore
+from emoji_ldm.serve.bulk.bulk_job import BulkJob, JobLine
 from emoji_ldm.serve.bulk.job_runner import JobRunner
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
-from emoji_ldm.serve.bulk.shards import JobLine
-from emoji_ldm.serve.bulk.uploads import UploadStore
 from emoji_ldm.store import Store
 from tests.unit.serve.bulk.instant_backend import InstantBackend, create, make_job, rows_of
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_a_job_on_s3_is_drawn_once_by_two_runners_and_deleted_whole(s3_uri):
     store = Store(s3_uri)
     jobs, job = JobStore(store), make_job(store, 120)
@@ -57,6 +55,7 @@ def test_an_uploaded_file_is_kept_and_read_back_line_by_line(s3_uri, tmp_path):
     assert files.listing("ann") == []
 
 
+@pytest.mark.slow
 def test_a_job_with_a_key_is_made_once_and_after_its_deletion_anew(s3_uri):
     store, seen = Store(s3_uri), set()
     jobs = JobStore(store)

@@ -1,4 +1,9 @@
-"""The header of a bulk job and the ids of jobs."""
+"""A bulk job: its header and id, its lines and images, and how lines are cut into shards.
+
+A job is a sequence of lines. A line asks for `n` images of one prompt with consecutive seeds. A shard is a group of
+whole lines whose images are committed together; it is the unit of idempotent commits and of repeated work. How lines
+fall into shards depends on the lines alone, so every runner, today or after a restart, finds the same shard names.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,23 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+from emoji_ldm.generate.request import GenerationRequest
 
 # Ids become folder names. The pattern keeps path separators and dots of a malicious id out of the store.
 JOB_ID = re.compile(r"(set|batch)_[0-9a-f]{32}")
 ID_PREFIXES = {"emoji_set": "set_", "batch": "batch_"}
+# A killed runner generates the images of unfinished shards again, so shards are small. A fast pool of replicas finishes
+# many of them between two commits, which then share one file.
+IMAGES_PER_SHARD = 8
+# Most of the fields of a request keep their defaults. Leaving them out keeps the parts of
+# a large job small.
+_REQUEST_DEFAULTS = {
+    item.name: item.default for item in fields(GenerationRequest) if isinstance(item.default, str | int | float)
+}
 
 
 @dataclass(frozen=True)
@@ -61,3 +76,72 @@ def new_job_id(kind: str, owner: str, key: str | None = None, generation: int = 
 def owner_hash(owner: str) -> str:
     """Return the eight hexadecimal digits that stand for an owner in ids, so that listing needs no header."""
     return hashlib.sha256(owner.encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class JobLine:
+    """Images of one prompt, with the seeds `draw.seed`, `draw.seed` + 1, ...
+
+    Stored as a line of JSONL: the field names, and those of `GenerationRequest`, are part of the file format.
+    """
+
+    custom_id: str
+    model: str
+    draw: GenerationRequest
+    n: int = 1  # at most IMAGES_PER_SHARD in a set, which splits prompts with more; a batch's line is a whole request
+    first: int = 0  # number of the first image among those of its custom_id
+    style: str = ""
+    output: Mapping[str, Any] = field(default_factory=dict)  # fields of EncodingOptions; empty keeps the engine's PNG
+
+    def to_json(self) -> str:
+        """Return the line as JSON; default values of the generation request are left out."""
+        # Input images (bytes) cannot be written as JSON; bulk jobs have none, so they always equal their default.
+        draw = {name: value for name, value in vars(self.draw).items() if value != _REQUEST_DEFAULTS.get(name, b"")}
+        rest = {"n": self.n, "first": self.first, "style": self.style, "output": self.output}
+        return json.dumps({"custom_id": self.custom_id, "model": self.model, "draw": draw, **rest})
+
+    @classmethod
+    def from_json(cls, text: str) -> JobLine:
+        """Parse what `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**{**values, "draw": GenerationRequest(**values["draw"])})
+
+
+@dataclass(frozen=True)
+class JobItem:
+    """One image of a job."""
+
+    index: int  # among all images of the job
+    line: JobLine
+    number: int  # among the images of its custom_id
+    request: GenerationRequest
+
+
+@dataclass(frozen=True)
+class JobShard:
+    """Whole lines that are committed together."""
+
+    name: str  # the same in every run
+    items: tuple[JobItem, ...]
+
+
+def cut_shards(lines: Iterable[JobLine], part: int, index: int) -> Iterator[JobShard]:
+    """Cut the lines of one part of a job into shards of at least IMAGES_PER_SHARD images; the last may be smaller.
+
+    Args:
+        lines: Lines of the part.
+        part: Number of the part within the job.
+        index: Index, within the job, of the part's first image.
+    """
+    items, number = list[JobItem](), 0
+    for line in lines:
+        for offset in range(line.n):
+            request = replace(line.draw, seed=line.draw.seed + offset)
+            items.append(JobItem(index, line, line.first + offset, request))
+            index += 1
+        # Checked between lines only: a line is never split, so a batch's request succeeds or fails as a whole.
+        if len(items) >= IMAGES_PER_SHARD:
+            yield JobShard(f"{part:05d}-{number:05d}", tuple(items))
+            items, number = [], number + 1
+    if items:
+        yield JobShard(f"{part:05d}-{number:05d}", tuple(items))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from emoji_ldm.generate.output_folder import file_name
 from emoji_ldm.schemas import IMAGE_TYPE, TableSpec
-from emoji_ldm.serve.bulk.shards import JobItem
+from emoji_ldm.serve.bulk.bulk_job import JobItem
 from emoji_ldm.serve.image_encoding import EncodingOptions, convert
 
 ItemRow = dict[str, Any]

@@ -20,13 +20,11 @@ from typing import Any, TypeVar
 
 from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.serve.backend import RequestLimits
-from emoji_ldm.serve.bulk.aimd_window import AimdWindow
-from emoji_ldm.serve.bulk.bulk_job import BulkJob
-from emoji_ldm.serve.bulk.item_executor import ItemExecutor
+from emoji_ldm.serve.bulk.bulk_job import BulkJob, JobShard
+from emoji_ldm.serve.bulk.item_executor import AimdWindow, ItemExecutor
 from emoji_ldm.serve.bulk.item_schema import RETRIES_EXHAUSTED, ItemRow, unstorable_row
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
-from emoji_ldm.serve.bulk.shards import JobShard
 
 LOG = logging.getLogger(__name__)
 # A finished image waits in memory until its shard is complete and committed. Without a limit, a stalled store would

@@ -34,9 +34,17 @@ from typing import Any
 
 from emoji_ldm.dataset.delta.delta_log import creation_entry, entry_path
 from emoji_ldm.errors import JobNotFoundError, StoreError
-from emoji_ldm.serve.bulk.bulk_job import ID_PREFIXES, JOB_ID, BulkJob, new_job_id, owner_hash
+from emoji_ldm.serve.bulk.bulk_job import (
+    ID_PREFIXES,
+    JOB_ID,
+    BulkJob,
+    JobLine,
+    JobShard,
+    cut_shards,
+    new_job_id,
+    owner_hash,
+)
 from emoji_ldm.serve.bulk.item_schema import ITEMS
-from emoji_ldm.serve.bulk.shards import JobLine, JobShard, cut_shards
 from emoji_ldm.store import Store
 
 LINES_PER_PART = 1024  # what a reader holds in memory at once

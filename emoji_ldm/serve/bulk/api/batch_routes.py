@@ -21,12 +21,11 @@ from emoji_ldm.serve.bulk import batch_files
 from emoji_ldm.serve.bulk.api import job_requests
 from emoji_ldm.serve.bulk.api.job_quota import cancel_job, check_idempotency, publish_charged
 from emoji_ldm.serve.bulk.api.jsonl_input import error_at_line, read_jsonl
-from emoji_ldm.serve.bulk.api.pagination import JsonObject, PageLimit, paginate
-from emoji_ldm.serve.bulk.bulk_job import BulkJob
+from emoji_ldm.serve.bulk.api.responses import JsonObject, PageLimit, paginate
+from emoji_ldm.serve.bulk.batch_files import UploadStore
+from emoji_ldm.serve.bulk.bulk_job import BulkJob, JobLine
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
-from emoji_ldm.serve.bulk.shards import JobLine
-from emoji_ldm.serve.bulk.uploads import UploadStore
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.image_requests import ImageRequest
 from emoji_ldm.serve.request_body import parse_json, read_body

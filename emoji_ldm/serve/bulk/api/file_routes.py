@@ -12,12 +12,11 @@ from starlette.datastructures import UploadFile
 
 from emoji_ldm.serve.auth import owner_of
 from emoji_ldm.serve.bulk import batch_files
-from emoji_ldm.serve.bulk.api.downloads import DownloadResponse, range_response
 from emoji_ldm.serve.bulk.api.jsonl_input import MAX_BYTES
-from emoji_ldm.serve.bulk.api.pagination import JsonObject, paginate
+from emoji_ldm.serve.bulk.api.responses import DownloadResponse, JsonObject, paginate, range_response
+from emoji_ldm.serve.bulk.batch_files import UploadedFile, UploadStore
 from emoji_ldm.serve.bulk.bulk_job import BulkJob
 from emoji_ldm.serve.bulk.job_store import JobStore
-from emoji_ldm.serve.bulk.uploads import UploadedFile, UploadStore
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.request_body import limit_body, refuse_fields
 

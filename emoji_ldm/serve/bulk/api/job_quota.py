@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from emoji_ldm.serve.auth import Caller
-from emoji_ldm.serve.bulk.bulk_job import BulkJob
+from emoji_ldm.serve.bulk.bulk_job import BulkJob, JobLine
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore, StagedJob
-from emoji_ldm.serve.bulk.shards import JobLine
 from emoji_ldm.serve.errors import RequestError
 
 

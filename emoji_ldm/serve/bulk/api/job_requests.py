@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Val
 from emoji_ldm.generate.request import MAX_SEED
 from emoji_ldm.serve.backend import RequestLimits
 from emoji_ldm.serve.bulk.api.jsonl_input import MAX_LINES, error_at_line, read_jsonl
-from emoji_ldm.serve.bulk.shards import IMAGES_PER_SHARD, JobLine
+from emoji_ldm.serve.bulk.bulk_job import IMAGES_PER_SHARD, JobLine
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.image_encoding import EncodingOptions
 from emoji_ldm.serve.image_requests import ImageRequest

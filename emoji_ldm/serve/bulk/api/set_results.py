@@ -15,9 +15,15 @@ from fastapi import APIRouter, Query, Request, Response
 
 from emoji_ldm.serve.auth import owner_of
 from emoji_ldm.serve.bulk import job_archive
-from emoji_ldm.serve.bulk.api.downloads import PART_BYTES, DownloadResponse, range_response, refuse_large
-from emoji_ldm.serve.bulk.api.pagination import JsonObject, PageLimit
-from emoji_ldm.serve.bulk.byte_ranges import range_reader
+from emoji_ldm.serve.bulk.api.responses import (
+    PART_BYTES,
+    DownloadResponse,
+    JsonObject,
+    PageLimit,
+    range_response,
+    refuse_large,
+)
+from emoji_ldm.serve.bulk.batch_files import range_reader
 from emoji_ldm.serve.bulk.item_schema import ITEMS
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore

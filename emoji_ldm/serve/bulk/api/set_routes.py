@@ -19,9 +19,9 @@ from emoji_ldm.serve.backend import Backend
 from emoji_ldm.serve.bulk.api import job_requests
 from emoji_ldm.serve.bulk.api.job_quota import cancel_job, check_idempotency, create_charged
 from emoji_ldm.serve.bulk.api.jsonl_input import MAX_BYTES, MAX_LINES
-from emoji_ldm.serve.bulk.api.pagination import JsonObject, PageLimit, paginate
+from emoji_ldm.serve.bulk.api.responses import JsonObject, PageLimit, paginate
+from emoji_ldm.serve.bulk.batch_files import CHUNK_BYTES
 from emoji_ldm.serve.bulk.bulk_job import BulkJob
-from emoji_ldm.serve.bulk.byte_ranges import CHUNK_BYTES
 from emoji_ldm.serve.bulk.item_schema import ITEMS
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore

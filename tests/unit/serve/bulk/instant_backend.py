@@ -12,11 +12,10 @@ from PIL import Image, PngImagePlugin
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.serve.backend import RequestLimits
-from emoji_ldm.serve.bulk.bulk_job import BulkJob, new_job_id
+from emoji_ldm.serve.bulk.bulk_job import BulkJob, JobLine, new_job_id
 from emoji_ldm.serve.bulk.job_runner import JobRunner
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
-from emoji_ldm.serve.bulk.shards import JobLine
 
 LIMITS = RequestLimits("demo", "k1", 16, 16, 8, 64, 10, 100, ("ddim", "euler"), ("pixel",))
 

@@ -1,4 +1,4 @@
-"""Tests of retries and failures of single images."""
+"""Tests of the adaptive limit on images in flight, and of retries and failures of single images."""
 
 import asyncio
 from collections import Counter
@@ -8,6 +8,7 @@ import pytest
 
 from emoji_ldm.serve.backend import Overloaded, ReplicaLost, TaskTimeout
 from emoji_ldm.serve.bulk import item_executor
+from emoji_ldm.serve.bulk.item_executor import AimdWindow
 from emoji_ldm.serve.bulk.job_runner import JobRunner
 from tests.unit.serve.bulk.instant_backend import (
     LIMITS,
@@ -20,6 +21,25 @@ from tests.unit.serve.bulk.instant_backend import (
     rows_of,
     run_jobs,
 )
+
+
+def test_slots_are_granted_in_order_and_cancelled_waiters_lose_none():
+    async def work():
+        window, order = AimdWindow(2), list[int]()
+
+        async def one(number):
+            await window.acquire()
+            order.append(number)
+            await asyncio.sleep(0.01)
+            window.release()
+
+        tasks = [asyncio.create_task(one(number)) for number in range(8)]
+        await asyncio.sleep(0)
+        tasks[4].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert order == [0, 1, 2, 3, 5, 6, 7] and window.in_flight == 0
+
+    asyncio.run(work())
 
 
 def test_an_overloaded_model_does_not_hold_up_another_one(store):

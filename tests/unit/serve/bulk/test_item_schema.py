@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from emoji_ldm.generate.request import GenerationRequest
+from emoji_ldm.serve.bulk.bulk_job import JobItem, JobLine
 from emoji_ldm.serve.bulk.item_schema import ITEMS, completed_row, failed_row, unstorable_row
-from emoji_ldm.serve.bulk.shards import JobItem, JobLine
 from tests.unit.serve.bulk.instant_backend import png_of
 
 

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from emoji_ldm.generate.request import GenerationRequest
+from emoji_ldm.serve.bulk.bulk_job import JobLine
 from emoji_ldm.serve.bulk.job_runner import JobRunner
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
-from emoji_ldm.serve.bulk.shards import JobLine
 from tests.unit.serve.bulk.instant_backend import (
     InstantBackend,
     create,

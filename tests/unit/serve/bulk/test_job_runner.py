@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from emoji_ldm.serve.bulk import job_runner as runners
+from emoji_ldm.serve.bulk.bulk_job import IMAGES_PER_SHARD
 from emoji_ldm.serve.bulk.job_runner import JobRunner
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
-from emoji_ldm.serve.bulk.shards import IMAGES_PER_SHARD
 from emoji_ldm.store import Store
 from tests.unit.serve.bulk.instant_backend import (
     InstantBackend,

@@ -11,9 +11,9 @@ from PIL import Image
 
 from emoji_ldm.errors import ConfigError, JobError
 from emoji_ldm.generate.request import GenerationRequest
+from emoji_ldm.serve.bulk.bulk_job import JobLine, cut_shards
 from emoji_ldm.serve.bulk.item_schema import ITEMS, completed_row, failed_row
 from emoji_ldm.serve.bulk.set_download import download_set
-from emoji_ldm.serve.bulk.shards import JobLine, cut_shards
 from tests.unit.serve.bulk.instant_backend import png_of
 
 

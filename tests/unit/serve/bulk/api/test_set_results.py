@@ -9,7 +9,7 @@ from itertools import chain
 import pyarrow.parquet as pq
 from PIL import Image
 
-from emoji_ldm.serve.bulk.api import downloads, set_results
+from emoji_ldm.serve.bulk.api import responses, set_results
 from tests.unit.serve.bulk.instant_backend import png_of
 
 
@@ -31,7 +31,7 @@ def test_a_large_zip_is_split_into_parts_that_link_to_each_other(service, comple
     assert 0 < len(names(service.call("GET", f"/v1/emoji-sets/{completed_set}/zip?limit=7"))) < 7, (
         "nor more bytes than that"
     )
-    monkeypatch.setattr(downloads, "MAX_WHOLE_BYTES", 1000)
+    monkeypatch.setattr(responses, "MAX_WHOLE_BYTES", 1000)
     refused = service.call("GET", f"/v1/emoji-sets/{completed_set}/zip")
     assert refused.status_code == 413 and "limit=" in refused.json()["error"]["message"]
 
