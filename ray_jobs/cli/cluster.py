@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emoji_ldm.errors import ConfigError
-from ray_jobs.cli.command import command, new_app
-from ray_jobs.cli.submit import CONTEXT_HELP, MANIFESTS_HELP
+from ray_jobs.cli.command import AsJson, command, new_app
+from ray_jobs.cli.submit import K8S, ContextName, Manifests
 
 # Modules are imported inside of the commands: the parser of all commands is built at every start, also for `--help`.
 if TYPE_CHECKING:
     from emoji_ldm.kubernetes.overlay import Overlay
 
-ContextName = Annotated[str, typer.Option("--context", metavar="NAME", help=CONTEXT_HELP)]
-Manifests = Annotated[Path, typer.Option(metavar="FOLDER", help=MANIFESTS_HELP)]
 OverlayName = Annotated[str, typer.Option("--overlay", metavar="NAME", help="Folder in k8s/overlays: dev, kind, eks.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-# Relative to the working directory: the manifests belong to a checkout of the repository, not to the installed package.
-K8S = Path("k8s")
 
 app = new_app("Install, watch and remove this system on Kubernetes; `emoji-ldm submit` runs stages on it.")
 

@@ -31,6 +31,7 @@ INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + SIGINT and 128 + SIGPIPE, as a shel
 
 Debug = Annotated[bool, typer.Option("--debug", help="On an error, print the stack trace too.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ConfigSource = Annotated[
     str | None,
     typer.Option("--config", "-c", metavar="PRESET|FILE", help="Preset name or YAML file to start from."),

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emoji_ldm.errors import ConfigError
-from ray_jobs.cli.command import AS_OF, configured, new_app, one_word
+from ray_jobs.cli.command import AS_OF, AsJson, configured, new_app, one_word
 
 # Annotations of Config stay texts: pydantic takes longer to import than `--help` may take to answer.
 if TYPE_CHECKING:
     from emoji_ldm.config import Config
 
 # Options that several commands share are written once, so that they have one name and one help text.
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Delete = Annotated[bool, typer.Option("--delete", help="Delete the name; the rows stay.")]
 Parts = Annotated[str, typer.Option(metavar="NAME=SHARE,...", help="Parts such as train=0.9,val=0.1.")]
 Salt = Annotated[str, typer.Option(help="Another salt assigns the images anew.")]
@@ -22,12 +21,12 @@ TableName = Annotated[str, typer.Option("--table", help="One table; all by defau
 app = new_app("Versions and contents of the tables.")
 # Every command of this group reads the configuration, for `store`, `branch` and `as_of`.
 dataset_command = functools.partial(configured, app)
+# Those that only read one table or all, as they are or were.
+table_command = functools.partial(dataset_command, words="table", shortcuts=[AS_OF])
 
 
-@dataset_command(
+@table_command(
     "log",
-    words="table",
-    shortcuts=[AS_OF],
     examples=["emoji-ldm dataset log", "emoji-ldm dataset log images --as-of v1 store=s3://bucket/emoji"],
 )
 def log(config: "Config", words: list[str], table: TableName = "") -> int:
@@ -37,10 +36,8 @@ def log(config: "Config", words: list[str], table: TableName = "") -> int:
     return dataset_commands.log(config, _table("log", words, table))
 
 
-@dataset_command(
+@table_command(
     "show",
-    words="table",
-    shortcuts=[AS_OF],
     examples=["emoji-ldm dataset show images", "emoji-ldm dataset show --as-of 2026-11-21T10:00"],
 )
 def show(config: "Config", words: list[str], table: TableName = "") -> int:
@@ -178,10 +175,8 @@ def vacuum(
     return dataset_commands.vacuum(config, words, keep=keep, older_than=older_than, apply=apply)
 
 
-@dataset_command(
+@table_command(
     "verify",
-    words="table",
-    shortcuts=[AS_OF],
     examples=["emoji-ldm dataset verify", "emoji-ldm dataset verify images --as-of v1"],
 )
 def verify(config: "Config", words: list[str], table: TableName = "") -> int:
@@ -191,10 +186,8 @@ def verify(config: "Config", words: list[str], table: TableName = "") -> int:
     return dataset_commands.verify(config, _table("verify", words, table))
 
 
-@dataset_command(
+@table_command(
     "stats",
-    words="table",
-    shortcuts=[AS_OF],
     examples=["emoji-ldm dataset stats", "emoji-ldm dataset stats --as-of v1 --json"],
 )
 def stats(config: "Config", words: list[str], table: TableName = "", as_json: AsJson = False) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_jobs.cli.command import configured, new_app, one_word
+from ray_jobs.cli.command import AsJson, configured, new_app, one_word
 
 if TYPE_CHECKING:
     from emoji_ldm.config import Config
@@ -27,7 +27,6 @@ Url = Annotated[
     str,
     typer.Option(help=f"Address of the service; by default ${URL_VARIABLE}, or that of serve.host and serve.port."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app = new_app(HELP)
 set_command = functools.partial(configured, app)

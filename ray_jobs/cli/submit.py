@@ -10,8 +10,12 @@ from ray_jobs.cli.command import command, parse_words
 
 # Where the manifests mount the configuration: a ConfigMap, so that all jobs of an overlay use the same one.
 CONFIG_PATH = "/etc/emoji-ldm/emoji-ldm.yaml"
-CONTEXT_HELP = "Cluster of your kubeconfig; its current one by default."
-MANIFESTS_HELP = "Folder of the manifests."
+ContextName = Annotated[
+    str, typer.Option("--context", metavar="NAME", help="Cluster of your kubeconfig; its current one by default.")
+]
+Manifests = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the manifests.")]
+# Relative to the working directory: the manifests belong to a checkout of the repository, not to the installed package.
+K8S = Path("k8s")
 EXAMPLES = (
     "emoji-ldm submit crawl --address http://127.0.0.1:8265 --config my.yaml",
     "emoji-ldm submit train train.num_workers=8 --address http://ray-head:8265 --working-dir .",
@@ -50,8 +54,8 @@ def submit(  # noqa: PLR0913  # one parameter per option
     ] = None,
     name: Annotated[str, typer.Option(help="--overlay: name of the job; stage and time by default.")] = "",
     detach: Annotated[bool, typer.Option("--detach", help="--overlay: do not follow the job.")] = False,
-    kube_context: Annotated[str, typer.Option("--context", metavar="NAME", help=CONTEXT_HELP)] = "",
-    manifests: Annotated[str, typer.Option(metavar="FOLDER", help=MANIFESTS_HELP)] = "k8s",
+    kube_context: ContextName = "",
+    manifests: Manifests = K8S,
 ) -> int:
     """Run a command as a job on a cluster and follow its log to its end; Ctrl-C leaves the job running."""
     _check_target(address=address, overlay=overlay, standing=standing)
@@ -88,7 +92,7 @@ def _check_target(*, address: str, overlay: str, standing: bool) -> None:
 
 
 def _submit_to_kubernetes(
-    words: list[str], *, overlay: str, standing: bool, job: tuple[str, bool], cluster: tuple[str, str]
+    words: list[str], *, overlay: str, standing: bool, job: tuple[str, bool], cluster: tuple[str, Path]
 ) -> int:
     from emoji_ldm.kubernetes import submit as kubernetes
     from emoji_ldm.kubernetes.kubectl import Kubectl
@@ -109,7 +113,7 @@ def _submit_to_kubernetes(
         return kubernetes.submit_to_dashboard(
             kubectl, [*command_line, "--config", CONFIG_PATH, *overrides], job_submission.submit
         )
-    found = Overlay.read(Path(manifests).expanduser(), overlay)
+    found = Overlay.read(manifests.expanduser(), overlay)
     if standing:
         return kubernetes.run_on_standing(kubectl, found, stage, overrides, job_submission.submit)
     return kubernetes.run(kubectl, found, stage, overrides, name=name, detach=detach)
