@@ -7,6 +7,7 @@
     ├── CrawlError           the browser or the site to crawl cannot be used
     ├── ModelError           weights or a checkpoint are missing, or of the wrong kind
     │   └── UntrainedError   there is no checkpoint yet
+    ├── GateError            a model's figures are worse than a gate allows    (exit code 3)
     ├── JobError             a job could not be placed, or failed above its allowed rate
     ├── BulkJobError         a bulk job or an upload of the HTTP service cannot be used
     │   ├── JobNotFoundError     there is no such job, or it belongs to another owner
@@ -54,6 +55,13 @@ class ModelError(EmojiLdmError):
 
 class UntrainedError(ModelError):
     """The run has no checkpoint yet; a service waits for one."""
+
+
+class GateError(EmojiLdmError):
+    """A figure of a model is worse than a gate of `evaluate.fail_if` allows."""
+
+    # A script that releases models tells a bad model (3) from an evaluation that failed (1).
+    exit_code = 3
 
 
 class JobError(EmojiLdmError):

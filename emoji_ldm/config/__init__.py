@@ -8,6 +8,7 @@ A setting that is unset is `null`, never 0 or an empty text with a second meanin
 from emoji_ldm.config.autoencoder_config import AutoencoderConfig
 from emoji_ldm.config.caption import CaptionConfig
 from emoji_ldm.config.crawl import CrawlConfig
+from emoji_ldm.config.evaluate import EvaluateConfig
 from emoji_ldm.config.generate import EditOptions, GenerateConfig
 from emoji_ldm.config.latents import AugmentationOptions, LatentsConfig
 from emoji_ldm.config.loading import build, key_of, load, preset_names
@@ -25,6 +26,7 @@ __all__ = [
     "CrawlConfig",
     "DreamBoothOptions",
     "EditOptions",
+    "EvaluateConfig",
     "GenerateConfig",
     "LatentsConfig",
     "LoraOptions",

@@ -12,6 +12,7 @@ from emoji_ldm.config.autoencoder_config import AutoencoderConfig
 from emoji_ldm.config.base import Identifier, Section, as_text
 from emoji_ldm.config.caption import CaptionConfig
 from emoji_ldm.config.crawl import CrawlConfig
+from emoji_ldm.config.evaluate import EvaluateConfig
 from emoji_ldm.config.generate import GenerateConfig
 from emoji_ldm.config.latents import LatentsConfig
 from emoji_ldm.config.ray import RayConfig
@@ -37,6 +38,7 @@ class Config(Section):
     latents: LatentsConfig = LatentsConfig()
     train: TrainConfig = TrainConfig()
     generate: GenerateConfig = GenerateConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()
     ray: RayConfig = RayConfig()
 

@@ -18,7 +18,7 @@ from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.versions.history import table_commits
 from emoji_ldm.dataset.versions.refs import open_tables
 from emoji_ldm.errors import DatasetError
-from emoji_ldm.evaluate.nearest_neighbors import nearest_neighbors, thumbnail_vectors
+from emoji_ldm.evaluate.metrics.nearest_neighbors import nearest_neighbors, thumbnail_vectors
 from emoji_ldm.evaluate.training_summary import summarize_trainings
 from emoji_ldm.schemas import TABLES
 from emoji_ldm.store import Store

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emoji_ldm.evaluate.nearest_neighbors import nearest_neighbors, thumbnail_vectors
+from emoji_ldm.evaluate.metrics.nearest_neighbors import nearest_neighbors, thumbnail_vectors
 from tests.generation_requests import image_file
 
 
