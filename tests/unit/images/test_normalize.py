@@ -4,38 +4,12 @@ import hashlib
 import io
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from emoji_ldm.images.normalize import normalize_image, pixel_hash
-from emoji_ldm.outcomes import Outcome, Rejected
+from emoji_ldm.images.normalize import pixel_hash
+from emoji_ldm.outcomes import Outcome
 from tests.unit.crawl.stub_site import emoji
-
-
-def normalized(data, size_px=128, max_px=4096):
-    return normalize_image(data, size_px=size_px, max_px=max_px)
-
-
-def saved(image, kind="PNG", **options):
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
-
-
-def pixels(picture):
-    return np.array(Image.open(io.BytesIO(picture.png)))
-
-
-def noise(size=(32, 32), mode="RGB"):
-    channels = {"RGB": 3, "RGBA": 4, "L": 1}[mode]
-    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], channels), dtype=np.uint8)
-    return Image.fromarray(values.squeeze(), mode)
-
-
-def rejection_of(data, **options):
-    with pytest.raises(Rejected) as caught:
-        normalized(data, **options)
-    return caught.value
+from tests.unit.images.image_bytes import noise, normalized, pixels, rejection_of, saved
 
 
 def test_the_same_pixels_in_another_file_format_are_the_same_image():

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
@@ -17,33 +17,6 @@ from emoji_ldm.latents.zero_padded import ZeroPaddedClip
 from tests.tiny_pipelines import clip_tokenizer, write_clip
 
 CAPTIONS = ["a red heart", "", "Grinning face emoji with a yellow round head, grinning mouth, happy expression"]
-
-
-@pytest.fixture(scope="module")
-def minilm():
-    return load_text_encoder("minilm", max_tokens=12, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(minilm, tmp_path_factory):
-    """A pipeline of ours, saved."""
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-        cross_attention_dim=384, attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
-    vae = AutoencoderKL(
-        in_channels=4, out_channels=4, latent_channels=4, block_out_channels=(8, 8, 8), norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, sample_size=32,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("ours") / "pipeline"
-    StableDiffusionPipeline(
-        vae=vae, text_encoder=minilm.model, tokenizer=minilm.tokenizer, unet=unet,
-        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
 
 
 @pytest.mark.slow

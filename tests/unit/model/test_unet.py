@@ -10,6 +10,7 @@ from emoji_ldm.config import TrainConfig
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.model.denoiser import build_denoiser, export_unet
 from emoji_ldm.model.unet import build_unet, count_parameters, reference_parameters
+from tests.unit.model.tiny_denoiser import SHAPE, WIDTH, moved, tuned
 
 SMALL = TrainConfig(block_out_channels=(16, 32), layers_per_block=1, num_heads=2)
 
@@ -39,23 +40,6 @@ def test_the_same_seed_builds_the_same_unet_and_leaves_the_random_state_alone():
 def test_a_unet_that_does_not_fit_is_refused_with_its_field(change, match):
     with pytest.raises(ConfigError, match=match):
         build_unet(SMALL.model_copy(update=change), (4, 8, 8), 12)
-
-
-SHAPE, WIDTH = (4, 16, 16), 32  # of the tiny pipeline
-
-
-def tuned(folder, **changes):
-    return TrainConfig(init=str(folder), **changes)
-
-
-def learning(denoiser):
-    return {name: weight for name, weight in denoiser.named_parameters() if weight.requires_grad}
-
-
-def moved(denoiser):
-    """Trained weights as a checkpoint gives them, each a little away from where it started."""
-    torch.manual_seed(5)
-    return {name: weight.detach() + 0.05 * torch.randn_like(weight) for name, weight in learning(denoiser).items()}
 
 
 def test_the_reference_network_has_nearly_the_reference_s_count():
