@@ -7,9 +7,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from emoji_ldm.config.base import Positive, Width
-from emoji_ldm.config.train.distributed import DistributedFields
-from emoji_ldm.config.train.monitoring import LoggingFields
 from emoji_ldm.config.train.optimizer import OptimizerFields
+from emoji_ldm.config.train.train_config import DistributedFields, LoggingFields
 from emoji_ldm.errors import ConfigError
 
 

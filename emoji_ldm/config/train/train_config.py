@@ -1,12 +1,66 @@
-"""Section `train`: diffusion training, put together from its groups of fields."""
+"""Section `train`: diffusion training, put together from its groups of fields.
+
+The groups for workers, failures and checkpoints, and for logs, trackers, sample grids and validation are here.
+"""
 
 from __future__ import annotations
 
-from emoji_ldm.config.train.distributed import DistributedFields
-from emoji_ldm.config.train.monitoring import MonitoringFields
+from typing import Annotated
+
+from pydantic import Field
+
+from emoji_ldm.config.base import Fraction, Positive, Section
 from emoji_ldm.config.train.objective import ObjectiveFields
 from emoji_ldm.config.train.optimizer import OptimizerFields
 from emoji_ldm.config.train.unet import UNetFields
+
+
+class DistributedFields(Section):
+    """Where a training runs, which failures it survives, and which checkpoints it keeps."""
+
+    num_workers: Positive = 1
+    """Ray Train workers, one DeepSpeed rank each."""
+    min_workers: Positive | None = None
+    """Fewest workers to train with when nodes are short; each number up to num_workers divides the batch; null: all."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    """GPUs per worker."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """How often a failed worker group is restarted from the last checkpoint."""
+    # Preemptions are counted apart from failures: on spot nodes they are normal and say nothing about the training.
+    max_preemptions: Annotated[int, Field(ge=0)] | None = None
+    """How often it is restarted because a node was preempted; null: without limit."""
+    checkpoint_every: Positive = 1000
+    """Steps between checkpoints."""
+    # If the newest checkpoint turns out to be damaged, the one before it should still be there.
+    keep_last: Positive = 2
+    """How many of the newest checkpoints are kept."""
+    resume: str | None = None
+    """Checkpoint (URI or path in the store) to resume from, step included, if the run has none of its own."""
+
+
+class LoggingFields(Section):
+    """What every training run reports, and where to."""
+
+    log_every: Positive = 10
+    """Steps between log lines."""
+    mlflow: str | None = None
+    """MLflow tracking URI to log to, such as http://mlflow:5000; null logs to TensorBoard alone."""
+    wandb: str | None = None
+    """Weights & Biases project to log to."""
+
+
+class MonitoringFields(LoggingFields):
+    """What diffusion training reports besides: sample grids and the validation loss."""
+
+    sample_every: Positive | None = 1000
+    """Steps between sample grids, drawn with `generate`'s steps, guidance, seed and images per prompt; null: none."""
+    sample_prompts: tuple[str, ...] | None = None
+    """Prompts of the sample grids; null takes the first captions."""
+    # An image that is held out by its hash stays held out when the data set grows, so no run has trained on it.
+    validation_fraction: Fraction = 0.05
+    """Share of images, chosen by content hash, that are held out to measure the loss on; 0 trains on all."""
+    validate_every: Positive = 1000
+    """Steps between measurements of the validation loss."""
 
 
 class TrainConfig(MonitoringFields, DistributedFields, OptimizerFields, ObjectiveFields, UNetFields):
