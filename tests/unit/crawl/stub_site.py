@@ -57,6 +57,9 @@ def answer(status=200, body=b"", **headers):
     return route
 
 
+OK = answer(200, b"picture", Content_Type="image/png")
+
+
 def in_turn(*routes):
     """Return a route that uses one of these after the other, and the last one from then on."""
     left = list(routes)

@@ -14,17 +14,6 @@ from emoji_ldm.serve.api_keys import change_keys, new_key, read_keys, write_keys
 OTHER = new_key("other", "bulk", 0, None)[1]
 
 
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "keys.json")
-
-
-def add(path, name="alice", kind="interactive", quota=0, expires=None):
-    secret, key = new_key(name, kind, quota, expires)
-    write_keys(path, (*(read_keys(path) or ()), key))
-    return secret
-
-
 class FakeObject:
     """The S3 object of a key file. Another writer is faster than the first PUT, or the response to that PUT is lost."""
 

@@ -19,12 +19,7 @@ from tests.unit.serve.asgi_client import call, error_of, send_with_key
 from tests.unit.serve.fake_backend import FakeBackend, image_file, serving, wait_until
 
 
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "keys.json")
-
-
-def add(path, name="alice", kind="interactive", quota=0, expires=None):
+def add_key(path, name="alice", kind="interactive", quota=0, expires=None):
     secret, key = new_key(name, kind, quota, expires)
     write_keys(path, (*(read_keys(path) or ()), key))
     return secret
@@ -61,7 +56,7 @@ def test_web_pages_of_unlisted_origins_cannot_change_anything(origin, method, or
 
 
 def test_every_route_but_health_and_docs_requires_a_valid_key(path):
-    secret = add(path)
+    secret = add_key(path)
     api = build_api(FakeBackend(), ServeConfig(keys=path))
     assert (
         send_with_key(api, f"Bearer {secret}").status_code
@@ -78,7 +73,7 @@ def test_every_route_but_health_and_docs_requires_a_valid_key(path):
 
 
 def test_a_bulk_key_may_not_use_the_image_routes(path):
-    secret = add(path, kind="bulk")
+    secret = add_key(path, kind="bulk")
     api = build_api(backend := FakeBackend(), ServeConfig(keys=path))
     response = send_with_key(api, f"Bearer {secret}", "/v1/images/generations", json={"prompt": "a"})
     assert response.status_code == 403 and response.json()["error"]["type"] == "permission_error"
@@ -86,7 +81,7 @@ def test_a_bulk_key_may_not_use_the_image_routes(path):
 
 
 def test_a_task_carries_the_name_of_the_key_and_the_id_of_the_request(path):
-    secret = add(path, "bob")
+    secret = add_key(path, "bob")
     api = build_api(backend := FakeBackend(), ServeConfig(keys=path, timeout_s=7))
     response = send_with_key(api, f"Bearer {secret}", "/v1/images/generations", json={"prompt": "a"})
     [task] = backend.tasks
@@ -96,9 +91,9 @@ def test_a_task_carries_the_name_of_the_key_and_the_id_of_the_request(path):
 
 def test_keys_can_be_added_and_revoked_while_the_service_runs(path, monkeypatch):
     monkeypatch.setattr(auth, "REFRESH_S", 0.02)
-    first = add(path, "first")
+    first = add_key(path, "first")
     with serving(FakeBackend(), ServeConfig(keys=path)) as url:
-        second = add(path, "second")
+        second = add_key(path, "second")
         wait_until(lambda: status(url, second) == 200)
         write_keys(path, read_keys(path)[1:])
         wait_until(lambda: status(url, first) == 401)
@@ -106,7 +101,7 @@ def test_keys_can_be_added_and_revoked_while_the_service_runs(path, monkeypatch)
 
 
 def test_no_request_waits_for_the_key_file(path, monkeypatch):
-    secret, hangs = add(path), threading.Event()
+    secret, hangs = add_key(path), threading.Event()
     with serving(FakeBackend(), ServeConfig(keys=path)) as url:
         monkeypatch.setattr(auth, "read_keys", lambda uri: hangs.wait() and read_keys(uri))
         monkeypatch.setattr(auth, "REFRESH_S", 0.02)
@@ -119,7 +114,7 @@ def test_no_request_waits_for_the_key_file(path, monkeypatch):
 def test_keys_are_refreshed_from_the_lifespan_start_on(path, monkeypatch):
     """A key that was revoked while the service was idle is refused at the first request."""
     monkeypatch.setattr(auth, "REFRESH_S", 0.02)
-    secret = add(path)
+    secret = add_key(path)
     api, reads = build_api(FakeBackend(), ServeConfig(keys=path)), []
     write_keys(path, ())
     monkeypatch.setattr(auth, "read_keys", lambda uri: reads.append(uri) or read_keys(uri))
@@ -142,7 +137,7 @@ def test_an_unreadable_key_file_keeps_the_previous_keys_and_a_missing_one_revoke
     path, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(auth, "REFRESH_S", 0.02)
-    secret = add(path)
+    secret = add_key(path)
     with serving(FakeBackend(), ServeConfig(keys=path)) as url:
         assert status(url, secret) == 200
         (tmp_path / "keys.json").write_text('{"keys": [')
@@ -153,7 +148,7 @@ def test_an_unreadable_key_file_keeps_the_previous_keys_and_a_missing_one_revoke
 
 
 def test_an_expired_key_is_refused(path):
-    secret = add(path, expires=datetime.now(UTC) - timedelta(seconds=1))
+    secret = add_key(path, expires=datetime.now(UTC) - timedelta(seconds=1))
     response = send_with_key(build_api(FakeBackend(), ServeConfig(keys=path)), f"Bearer {secret}")
     assert response.status_code == 401 and "expired at" in response.json()["error"]["message"]
 
@@ -183,7 +178,7 @@ def test_a_bucket_refills_with_time_and_pays_its_debt_first(monkeypatch):
 
 
 def test_images_that_were_not_generated_are_refunded(path):
-    secret = add(path, quota=3)
+    secret = add_key(path, quota=3)
     api = build_api(backend := FakeBackend(error=Overloaded()), ServeConfig(keys=path))
 
     def generate(**more):

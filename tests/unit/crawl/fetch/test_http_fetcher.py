@@ -5,23 +5,11 @@ import time
 
 import pytest
 
-from emoji_ldm.config import build
 from emoji_ldm.crawl.fetch.http_fetcher import HttpFetcher
 from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
 from emoji_ldm.outcomes import Outcome, Rejected
-from tests.unit.crawl.stub_site import Site, answer, drip, endless, hang_up, in_turn
-
-OK = answer(200, b"picture", Content_Type="image/png")
-
-
-@pytest.fixture
-def site():
-    with Site({"/ok": OK}) as opened:
-        yield opened
-
-
-def config_of(site, **options):
-    return build({"crawl": {"site": site.url, "fetch_timeout_s": 1.5, **options}}, where="test").crawl
+from tests.unit.crawl.politeness.limiters import config_of
+from tests.unit.crawl.stub_site import OK, Site, answer, drip, endless, hang_up, in_turn
 
 
 def fetch(site, *paths, **options):
@@ -34,7 +22,7 @@ def fetch(site, *paths, **options):
             return rejection
 
     async def fetch_all():
-        config = config_of(site, **options)
+        config = config_of(site.url, **{"fetch_timeout_s": 1.5, **options})
         limiter = LocalRateLimiter(config)
         fetcher = HttpFetcher(config, limiter)
         try:

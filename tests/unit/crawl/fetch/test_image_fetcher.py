@@ -9,7 +9,8 @@ import pytest
 from emoji_ldm.config import build
 from emoji_ldm.crawl.fetch.image_fetcher import BatchExecutor, HostScheduler, ImageFetcher
 from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
-from tests.unit.crawl.stub_site import Site, answer, emoji, hang_up
+from tests.unit.crawl.politeness.limiters import config_of
+from tests.unit.crawl.stub_site import OK, Site, answer, emoji, hang_up
 
 
 def test_hosts_take_turns_and_a_slow_one_delays_no_other():
@@ -89,19 +90,6 @@ def test_the_same_url_twice_gives_a_row_each():
         assert len(fetch(site, [{"image_url": f"{site.url}/x"}] * 3).outcomes) == 3
 
 
-OK = answer(200, b"picture", Content_Type="image/png")
-
-
-@pytest.fixture
-def site():
-    with Site({"/ok": OK}) as opened:
-        yield opened
-
-
-def config_of(site, **options):
-    return build({"crawl": {"site": site.url, "fetch_timeout_s": 1.5, **options}}, where="test").crawl
-
-
 @pytest.mark.slow
 def test_every_url_of_a_shard_ends_with_one_outcome(site):
     site.routes |= {
@@ -110,7 +98,7 @@ def test_every_url_of_a_shard_ends_with_one_outcome(site):
     }  # fmt: skip
     paths = ["/good", "/page", "/blank", "/hang", "/gone"]
     requests = [{"image_url": site.url + path, "title": path, "tags": ["Blobs"], "page_url": "p"} for path in paths]
-    config = config_of(site)
+    config = config_of(site.url, fetch_timeout_s=1.5)
     fetcher = ImageFetcher(config, LocalRateLimiter(config))
     fetched = fetcher.fetch(requests)
     fetcher.close()
@@ -131,7 +119,7 @@ def test_no_more_requests_are_in_flight_than_allowed(site):
 
     site.routes |= {f"/{number}": slow for number in range(12)}
     requests = [{"image_url": f"{site.url}/{n}", "title": "", "tags": [], "page_url": ""} for n in range(12)]
-    config = config_of(site, host_concurrency=3)
+    config = config_of(site.url, fetch_timeout_s=1.5, host_concurrency=3)
     fetcher = ImageFetcher(config, LocalRateLimiter(config))
     fetcher.fetch(requests)
     fetcher.close()

@@ -10,17 +10,6 @@ from tests.unit.crawl.read_source import config_of
 from tests.unit.crawl.stub_site import emoji
 
 
-@pytest.fixture
-def folder(tmp_path):
-    for number, name in enumerate(("mine/a b.png", "mine/Cats/c.png", "mine/Cats/deep/d.WEBP", "other.png")):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(emoji(number))
-    (tmp_path / "mine/Cats/c.txt").write_text("A cat\nthat smiles\n")
-    (tmp_path / "mine/notes.md").write_text("x")
-    return tmp_path / "mine"
-
-
 def test_files_are_read_from_inside_the_folder_only(folder):
     config = config_of(source="folder", files=[str(folder)], max_bytes=2000)
     response = read_local_file((folder / "a b.png").as_uri(), config)

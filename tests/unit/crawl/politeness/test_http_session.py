@@ -97,15 +97,11 @@ def test_an_entry_that_is_neither_host_nor_network_is_a_config_error(entry):
         SsrfGuard(config_of("", entry))
 
 
-def test_dns_rebinding_between_check_and_connection_has_no_effect():
-    asked = []
-    answers = dns(["127.0.0.1"], ["10.0.0.1"])
+def response_of(url, lookup):
+    """Fetch a URL whose name is looked up so, after robots.txt was read from 127.0.0.1, the one allowed address."""
+    config = config_of("", "127.0.0.1")
 
-    async def lookup(host, port):
-        asked.append(host)
-        return await answers(host, port)
-
-    async def get(url, config):
+    async def get():
         limiter = LocalRateLimiter(config)
         fetcher = HttpFetcher(config, limiter)
         limiter.robots_fetcher.guard.lookup = dns(["127.0.0.1"])
@@ -116,28 +112,26 @@ def test_dns_rebinding_between_check_and_connection_has_no_effect():
             await fetcher.close()
             await limiter.close()
 
+    return asyncio.run(get())
+
+
+def test_dns_rebinding_between_check_and_connection_has_no_effect():
+    asked = []
+    answers = dns(["127.0.0.1"], ["10.0.0.1"])
+
+    async def lookup(host, port):
+        asked.append(host)
+        return await answers(host, port)
+
     with Site({"/x": answer(200, b"here")}) as site:
-        url = f"http://rebind.test:{site.server.server_port}/x"
-        assert asyncio.run(get(url, config_of("", "127.0.0.1"))).body == b"here"
+        assert response_of(f"http://rebind.test:{site.server.server_port}/x", lookup).body == b"here"
         assert asked == ["rebind.test"]
 
 
 def test_a_name_that_becomes_private_after_robots_txt_was_read_is_blocked():
-    async def get(config, url):
-        limiter = LocalRateLimiter(config)
-        fetcher = HttpFetcher(config, limiter)
-        limiter.robots_fetcher.guard.lookup = dns(["127.0.0.1"])
-        fetcher.guard.lookup = dns(["10.0.0.1"])
-        try:
-            return await fetcher.get(url)
-        finally:
-            await fetcher.close()
-            await limiter.close()
-
     with Site({"/x": answer(200, b"here")}) as site:
-        url = f"http://rebind.test:{site.server.server_port}/x"
         with pytest.raises(Rejected) as rejection:
-            asyncio.run(get(config_of("", "127.0.0.1"), url))
+            response_of(f"http://rebind.test:{site.server.server_port}/x", dns(["10.0.0.1"]))
         assert rejection.value.outcome is Outcome.ADDRESS
         assert site.log == ["/robots.txt"]
 

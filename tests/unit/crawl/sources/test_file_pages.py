@@ -11,7 +11,6 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.store import Store
 from tests.unit.crawl.read_source import config_of, read_tag
 from tests.unit.crawl.sources.test_record_files import RECORDS
-from tests.unit.crawl.stub_site import emoji
 
 
 def test_long_files_have_several_pages_that_can_be_read_in_any_order(tmp_path, monkeypatch):
@@ -45,17 +44,6 @@ def test_a_file_that_is_missing_on_a_worker_fails_its_page(tmp_path):
     tag = source_factory.page_names(config).tags[0]
     (page,) = source_factory.open_reader(config, LocalRateLimiter(config)).read(tag, [f"{tag}#page=1"])
     assert page.outcome == "failed" and "cannot be read" in page.reason
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for number, name in enumerate(("mine/a b.png", "mine/Cats/c.png", "mine/Cats/deep/d.WEBP", "other.png")):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(emoji(number))
-    (tmp_path / "mine/Cats/c.txt").write_text("A cat\nthat smiles\n")
-    (tmp_path / "mine/notes.md").write_text("x")
-    return tmp_path / "mine"
 
 
 def test_files_are_tagged_by_folder_and_titled_by_name_or_sidecar(folder):
