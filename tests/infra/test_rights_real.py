@@ -11,10 +11,10 @@ import pytest
 
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.schemas import TABLES
+from emoji_ldm.serve.bulk.batch_files import UploadStore
 from emoji_ldm.serve.bulk.job_runner import JobRunner
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
-from emoji_ldm.serve.bulk.uploads import UploadStore
 from emoji_ldm.store import Store
 from ray_jobs.pipeline import NEXT_COMMANDS
 from tests.infra.guard import Guard
@@ -24,7 +24,7 @@ from tests.s3.test_pipeline import ROOT, SMALL
 from tests.seaweedfs_server import free_port
 from tests.unit.serve.bulk.instant_backend import InstantBackend, make_job
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 SCRIPT = """
 import sys
 from emoji_ldm.demo.gallery import Gallery
@@ -40,6 +40,7 @@ def run(command, endpoint, uri, port, folder):
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_each_stage_works_with_its_own_rights_alone(seaweed, tmp_path: Path, monkeypatch):  # noqa: F811
     for name, value in seaweed.environment.items():
         monkeypatch.setenv(name, value)
@@ -53,6 +54,7 @@ def test_each_stage_works_with_its_own_rights_alone(seaweed, tmp_path: Path, mon
     assert all(Table(Store(uri), spec).count() for spec in TABLES.values())
 
 
+@pytest.mark.slow
 def test_the_service_works_off_bulk_jobs_with_its_own_rights_alone(seaweed, tmp_path: Path, monkeypatch):  # noqa: F811
     (tmp_path / "lines.jsonl").write_bytes(b"one\n" * 2_000_000)  # two parts of an upload
     with Guard(seaweed.endpoint, partial(may, "serve")) as guard:
@@ -70,6 +72,7 @@ def test_the_service_works_off_bulk_jobs_with_its_own_rights_alone(seaweed, tmp_
         assert not guard.refused
 
 
+@pytest.mark.slow
 def test_a_stage_with_another_s_rights_is_refused(seaweed, tmp_path: Path, monkeypatch):  # noqa: F811
     for name, value in seaweed.environment.items():
         monkeypatch.setenv(name, value)

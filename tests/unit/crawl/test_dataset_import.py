@@ -16,6 +16,7 @@ from emoji_ldm.schemas import CAPTIONS, IMAGES, OUTCOMES
 from emoji_ldm.store import Store
 from tests.caption_rows import fill_captions
 from tests.emoji_images import blobs, fill_images
+from tests.unit.crawl.import_target import config, table
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +32,6 @@ def exported(tmp_path_factory):
     for name in ("hf", "webdataset", "csv"):
         export(*tables, ExportOptions(name, str(folder / name), images="png" if name == "csv" else "jpg"))
     return folder, tables[0].read(["image_id", "title", "tags", "source_url", "page_url"]).to_pylist()
-
-
-def config(tmp_path):
-    return Config(store=str(tmp_path / "target"))
-
-
-def table(config, spec):
-    return Table(Store(config.store), spec)
-
-
-def captions_of(config):
-    return sorted(table(config, CAPTIONS).read(["caption"])["caption"].to_pylist())
 
 
 @pytest.mark.parametrize("name", ["hf", "webdataset", "csv"])

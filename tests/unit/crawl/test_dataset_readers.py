@@ -8,25 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from emoji_ldm.config import Config
 from emoji_ldm.crawl.dataset_import import import_dataset
-from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.schemas import CAPTIONS, IMAGES, OUTCOMES
-from emoji_ldm.store import Store
+from emoji_ldm.schemas import IMAGES, OUTCOMES
 from tests.emoji_images import blobs
-
-
-def config(tmp_path):
-    return Config(store=str(tmp_path / "target"))
-
-
-def table(config, spec):
-    return Table(Store(config.store), spec)
-
-
-def captions_of(config):
-    return sorted(table(config, CAPTIONS).read(["caption"])["caption"].to_pylist())
+from tests.unit.crawl.import_target import captions_of, config, table
 
 
 def test_a_list_in_a_text_column_is_several_captions(tmp_path):
