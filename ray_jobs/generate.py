@@ -26,7 +26,10 @@ from emoji_ldm.generate.checkpoint_resolver import (
     training_data_versions,
 )
 from emoji_ldm.generate.output_folder import write_output_folder
+from emoji_ldm.generate.prompt_text import prompt_warnings
 from emoji_ldm.generate.request import CORE_FIELDS, GenerationRequest, generated_id, plan_requests
+from emoji_ldm.latents.pipeline_source import local_folder
+from emoji_ldm.progress import print_status
 from emoji_ldm.schemas import GENERATED
 from emoji_ldm.store import Store
 from ray_jobs.execution import delta_sink, ray_runtime
@@ -85,6 +88,8 @@ def draw(config: Config) -> DrawnImages:
     # Resolved once, in the driver. Workers get the resolved URI: `latest` could mean another checkpoint by the time
     # they start.
     source, uri = resolve_checkpoint(config, store, CACHE_FOLDER, settings.checkpoint or "")
+    for line in prompt_warnings((request.prompt for request in requests), local_folder(source)):
+        print_status(line)
     key, table = _key(config, store, source), Table(store, GENERATED)
     # The id covers the batch size too, since kernels are chosen by shape and the last bits of an image depend on them.
     # A dict merges requests that are equal, which would otherwise be drawn twice.

@@ -19,9 +19,11 @@ from ray.serve.exceptions import RayServeException
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from emoji_ldm.config import Config, load
+from emoji_ldm.dataset.checkpoints import newest_checkpoint
 from emoji_ldm.errors import JobError, StoreError, UntrainedError
 from emoji_ldm.progress import print_status
 from emoji_ldm.serve.auth import unauthenticated_warning
+from emoji_ldm.store import Store
 from ray_jobs.execution import ray_runtime
 from ray_jobs.serving.deployments import LIGHT_CPUS, NUM_CPUS, application
 from ray_jobs.serving.endpoint import curl, free_port, metrics_url
@@ -132,7 +134,16 @@ def build_app(args: dict[str, str]) -> serve.Application:
         before_sleep=lambda state: print_status(f"the service waits: {_error(state)}"),
         reraise=True,
     )
-    return attempts(application, config)
+    return attempts(_trained_application, config)
+
+
+def _trained_application(config: Config) -> serve.Application:
+    """`application`, which for want of a checkpoint serves the starter; UntrainedError if it could never replace it."""
+    # A cluster trains a model of its own. Only with `reload_s` do replicas take it up when it comes; without it the
+    # service waits as before, and does not stay with the starter for good.
+    if not config.serve.checkpoint and not config.serve.reload_s:
+        newest_checkpoint(Store(config.store), config.run, "unet")
+    return application(config)
 
 
 def _error(state: RetryCallState) -> BaseException | None:

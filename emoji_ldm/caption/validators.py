@@ -119,13 +119,13 @@ def _language(sentence: _Sentence) -> str:
         return f"not English: {num_foreign} of {len(letters)} letters are of another script"
     if len(_words(sentence.body)) < MIN_WORDS:
         return ""
-    code, confidence = _language_identifier().classify(sentence.body)
+    code, confidence = language_identifier().classify(sentence.body)
     return f"not English: looks like {code}" if code != "en" and confidence >= MIN_CONFIDENCE else ""
 
 
 @cache
-def _language_identifier() -> Any:
-    """The classifier, loaded at the first use: it takes about a second and 100 MB."""
+def language_identifier() -> Any:
+    """The classifier of py3langid, loaded at the first use: it takes about a second and 100 MB."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -28,7 +28,8 @@ class GenerateConfig(Section):
     prompts_file: str | None = None
     """Text file with a prompt per line, added to `prompts`."""
     checkpoint: str | None = None
-    """Folder of a diffusers pipeline, or a checkpoint in the store; null takes the run's newest."""
+    """Folder of a diffusers pipeline, or a checkpoint in the store; null takes the run's newest,
+    or `starter`, the packaged model, if there is none."""
     num_images: Positive = 1
     """Images per prompt, with seeds `seed`, `seed` + 1, ..."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -13,12 +13,15 @@ from pathlib import Path
 
 from emoji_ldm.config import Config, key_of
 from emoji_ldm.dataset import checkpoint_aliases, checkpoints
-from emoji_ldm.errors import ModelError
+from emoji_ldm.errors import ModelError, UntrainedError
 from emoji_ldm.generate.request import compatible_schedulers
+from emoji_ldm.latents import starter_model
 from emoji_ldm.latents.pipeline_source import HUB_ID, MODEL_INDEX, PIPELINE_PARTS, local_folder, read_json
+from emoji_ldm.latents.starter_model import STARTER, is_packaged, starter_folder
+from emoji_ldm.progress import print_status
 from emoji_ldm.store import Store
 
-CACHE_FOLDER = Path.home() / ".cache" / "emoji-ldm"  # local copies of files of a remote store
+CACHE_FOLDER = starter_model.CACHE_FOLDER  # also of local copies of files of a remote store
 ALIAS_PREFIX = "alias:"  # before the name of a checkpoint that `emoji-ldm train --alias` gave
 OLD_ALIAS_PREFIX = "tag:"  # what configurations of earlier releases write instead
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers' save_lora_weights and our training use
@@ -34,8 +37,8 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
         config: Its `run` names the run whose newest checkpoint an empty `checkpoint` means.
         store: Holds the checkpoints.
         cache: Local folder for files of a remote store.
-        checkpoint: "", alias:NAME, a local folder (a pipeline or one of our checkpoints), a path or URI in the store,
-            or a hub id.
+        checkpoint: "", alias:NAME, starter, a local folder (a pipeline or one of our checkpoints), a path or URI in
+            the store, or a hub id. "" means the starter, where it is packaged, until the run has a checkpoint.
 
     Returns:
         The folder or hub id to load, and a URI that keeps naming this very model.
@@ -43,6 +46,11 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
     Raises:
         ModelError: Nothing of that name exists, or the run has no checkpoint yet.
     """
+    if not checkpoint and is_packaged() and _is_untrained(config, store):
+        print_status(f"run {config.run!r} has no checkpoint yet: the packaged starter model draws")
+        checkpoint = STARTER
+    if checkpoint == STARTER:
+        return starter_folder(), STARTER
     if is_moving_reference(checkpoint):
         # The URI that is returned names the checkpoint itself: an alias may move while a run still refers to its model.
         found = resolve_reference(config, store, checkpoint)
@@ -66,6 +74,14 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
         f"checkpoint {checkpoint!r} is neither a pipeline folder (with {MODEL_INDEX}), nor a checkpoint in "
         f"{store.uri}, nor a hub id; leave it empty to use the run's newest one"
     )
+
+
+def _is_untrained(config: Config, store: Store) -> bool:
+    try:
+        checkpoints.newest_checkpoint(store, config.run, "unet")
+    except UntrainedError:
+        return True
+    return False
 
 
 def is_moving_reference(checkpoint: str) -> bool:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from emoji_ldm.config import GenerateConfig, key_of
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.generate.prompt_text import replace_emoji
 from emoji_ldm.images.decode import decode_image
 from emoji_ldm.outcomes import Outcome, Rejected
 
@@ -197,12 +198,16 @@ def plan_requests(config: GenerateConfig) -> list[GenerationRequest]:
     """All requests of a configuration, ordered by prompt, then by seed. Repeated prompts count once.
 
     Raises:
-        ConfigError: There is no prompt, a file cannot be read, or the last seed exceeds `MAX_SEED`.
+        ConfigError: There is no prompt or an empty one, a file cannot be read, emoji characters cannot be named, or the
+            last seed exceeds `MAX_SEED`.
     """
     # A dict keeps the first occurrence of each prompt, in order. Repeated prompts would have the same id and the same
     # pixels.
-    prompts = list(dict.fromkeys(prompt.strip() for prompt in (*config.prompts, *_read_prompts(config.prompts_file))))
-    prompts = [prompt for prompt in prompts if prompt]
+    # A file may have empty lines. A prompt that was named and is empty is a mistake, such as an unset shell variable.
+    if any(not prompt.strip() for prompt in config.prompts):
+        raise ConfigError("a prompt is empty; say what to draw, such as: emoji-ldm generate 'a happy blob'")
+    prompts = [prompt.strip() for prompt in (*config.prompts, *_read_prompts(config.prompts_file))]
+    prompts = list(dict.fromkeys(replace_emoji(prompt) for prompt in prompts if prompt))
     if not prompts:
         raise ConfigError(
             "no prompts; name them (emoji-ldm generate 'a happy blob' 'a green cat') "

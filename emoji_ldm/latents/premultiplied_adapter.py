@@ -32,12 +32,13 @@ class ConvolutionPair(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor) -> Tensor:
         """`(n, width, h, w)` to the same shape."""
-        return features + self.second(functional.silu(self.first(functional.silu(features))))
+        change: Tensor = self.second(functional.silu(self.first(functional.silu(features))))
+        return features + change
 
 
 def encoder_layers(widths: Sequence[int], blocks: Sequence[int], latent_channels: int) -> nn.Sequential:
@@ -68,7 +69,7 @@ class PremultipliedAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Convolutions only, without normalisation and without a variance; latents have mean 0 and spread 1 per channel."""
 
     # The pipeline's own upcast for float16 concerns AutoencoderKL; this network has no such overflow.
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(  # noqa: PLR0913  # a field of the saved configuration each
         self, block_out_channels: Sequence[int] = (4, 64, 192), encoder_blocks: Sequence[int] = (1, 2),
         decoder_blocks: Sequence[int] = (2, 3), latent_channels: int = 8, latents_mean: Sequence[float] = (0.0,) * 8,

