@@ -4,6 +4,7 @@ Typer makes the parsers: it reads them off typed function signatures, checks val
 command, and costs 0.03 s of start. Only it and the standard library are imported until a command runs.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status, 2 for a command line that cannot be understood."""
     # Kubernetes stops a pod by SIGTERM. As a KeyboardInterrupt it takes the same way as Ctrl-C, with all clean-up.
     signal.signal(signal.SIGTERM, _interrupt)
+    # Read where Ray is imported, hence here: at Ctrl-C it would report each task of the workers that it ends as failed.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "killed by `ray.kill`")
     arguments = list(sys.argv[1:] if argv is None else argv)
     # The help is not an answer to a question here, hence exit status 2, as from other command lines.
     if not arguments:

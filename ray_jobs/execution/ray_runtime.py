@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -19,19 +20,31 @@ from typing import Any
 import psutil
 import ray
 from ray.autoscaler.sdk import request_resources
-from tenacity import RetryError, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import (
+    RetryError,
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_fixed,
+)
 
 from emoji_ldm.config import RayConfig
 from emoji_ldm.errors import JobError
 from emoji_ldm.progress import print_status
+from ray_jobs.execution.ray_data_compat import silence_false_alarm
 
 START_ATTEMPTS = 3
 # Ray raises this timeout as a plain Exception, so the text is the only way to recognise it.
 START_TIMEOUT_MESSAGE = "timed out during startup"
 
-# Ray's core writes warnings about Ray Data's own actors to standard error, past Python's logging. This level
-# keeps its errors back too: they stay in the log files of Ray's session.
-JOIN_SETTINGS = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
+# How long an address that refuses connections is asked again: a head node that restarts is back within seconds.
+REACH_S = 10
+
+# RAY_BACKEND_LOG_LEVEL is not among these. Unset, Ray's core writes errors alone to standard error; nothing, unless
+# something is wrong, but for one false alarm, see `ray_data_compat`. With `fatal`, a cluster that was lost ended the
+# command without a word; with any level, Ray prints a line about the variable itself.
 LOCAL_SETTINGS = {
     "RAY_prestart_worker_first_driver": "0",  # most of our workers have settings of their own, which these lack
     "RAY_event_stats": "0",  # statistics of its event loops, for its debug log
@@ -63,17 +76,38 @@ def connect(config: RayConfig) -> None:
             "object_store_memory": config.object_store_mb * 2**20,
             "include_dashboard": _wants_dashboard(config),
         }
-    settings = JOIN_SETTINGS if address else JOIN_SETTINGS | LOCAL_SETTINGS
     try:
-        with _own_sigterm_handler(), environment_defaults(settings):
+        if address is not None:
+            _check_reachable(address)
+        with _own_sigterm_handler(), environment_defaults({} if address else LOCAL_SETTINGS):
             found = _init(address, options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise JobError(f"cannot join the Ray cluster at {address or 'this machine'}: {error}") from None
+    # OSError: Ray cannot write its folder, or nobody answers.
+    except (OSError, RuntimeError, ValueError) as error:
+        where = f"join the Ray cluster at {address}" if address else "start Ray on this machine"
+        raise JobError(f"cannot {where}: {error}") from None
     # Only a local Ray is known not to grow, see `can_autoscale`.
     _started_here = address is None
     if _started_here and found.dashboard_url:
         print_status(f"Ray's dashboard: http://{found.dashboard_url}")
     _quiet_ray_data()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ConnectionError if nobody listens at `host:port`: Ray itself would try for minutes, with warnings."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    # `auto` and other words are Ray's own to resolve, and it answers them at once.
+    if not (host and port.isdigit()):
+        return
+    try:
+        for attempt in Retrying(
+            stop=stop_after_delay(REACH_S), wait=wait_fixed(1), retry=retry_if_exception_type(OSError), reraise=True
+        ):
+            with attempt, socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S):
+                return
+    except OSError as error:
+        raise ConnectionError(
+            f"nobody answers there ({error}); check ray.address and RAY_ADDRESS, or leave both out to start a local Ray"
+        ) from None
 
 
 def _wants_dashboard(config: RayConfig) -> bool | None:
@@ -104,12 +138,12 @@ def _is_start_timeout(error: BaseException) -> bool:
 
 @contextmanager
 def _no_children_after_failure() -> Iterator[None]:
-    """A start that fails leaves processes behind, which would compete with the next try: end them."""
+    """A start that fails or is interrupted leaves processes behind, which would compete with the next: end them."""
     # The difference of two lists, because this process may have children of other libraries, which must live on.
     before = set(psutil.Process().children())
     try:
         yield
-    except Exception:
+    except BaseException:
         for child in set(psutil.Process().children()) - before:
             _kill_tree(child)
         raise
@@ -151,6 +185,7 @@ def _own_sigterm_handler() -> Iterator[None]:
 
 
 def _quiet_ray_data() -> None:
+    silence_false_alarm()
     context = ray.data.DataContext.get_current()
     # Stages show one progress bar of their own, in items that people know. Ray's would show blocks and operators.
     context.enable_progress_bars = False

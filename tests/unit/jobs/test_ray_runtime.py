@@ -1,8 +1,10 @@
 """Start of a local Ray: tries, environment, dashboard, signals; tests/jobs/test_ray_runtime.py has a real one."""
 
+import contextlib
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -87,6 +89,46 @@ def test_any_other_failure_is_not_tried_again(monkeypatch):
     assert calls == [1]
 
 
+def test_an_interrupted_start_leaves_no_processes_either(slow_start, monkeypatch):
+    start = ray.init
+
+    def interrupted(*_, **__):
+        with contextlib.suppress(Exception):
+            start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ray, "init", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ray_runtime.connect(RayConfig())
+    assert [process.wait(10) for process in slow_start] == [-signal.SIGKILL]
+
+
+def test_an_address_where_nobody_listens_is_one_line_within_seconds(started, monkeypatch):
+    """Ray would try for minutes, and write warnings meanwhile."""
+    monkeypatch.setattr(ray_runtime, "REACH_S", 0.1)
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
+        with pytest.raises(JobError, match=f"at {address}: nobody answers there .*refused.*check ray.address and RAY"):
+            ray_runtime.connect(RayConfig(address=address))
+    assert started == []
+
+
+def test_an_address_that_is_a_word_is_left_to_ray_and_one_where_somebody_listens_is_joined(started):
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        port = head.getsockname()[1]
+        for address in ("auto", f"127.0.0.1:{port}"):
+            ray_runtime.connect(RayConfig(address=address))
+    assert [call["address"] for call in started] == ["auto", f"127.0.0.1:{port}"]
+
+
+def test_a_folder_that_ray_cannot_write_is_one_line(monkeypatch):
+    def init(*_, **__):
+        raise PermissionError(13, "Permission denied", "/tmp/ray")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(JobError, match=r"cannot start Ray on this machine: .*Permission denied: '/tmp/ray'"):
+        ray_runtime.connect(RayConfig())
+
+
 def test_nothing_is_installed_that_makes_every_process_of_ray_slow_to_start():
     assert importlib.util.find_spec("rfc3987_syntax") is None, "jsonschema imports it: 2.5 s of a core; see tool.uv"
 
@@ -100,7 +142,7 @@ def test_only_a_local_ray_gets_light_settings_and_no_variable_stays_set(started,
     (call,) = started
     added = call["environment"].keys() - before.keys()
     light = set() if address else ray_runtime.LOCAL_SETTINGS.keys() - {"REPORTER_UPDATE_INTERVAL_MS"}
-    assert added == ray_runtime.JOIN_SETTINGS.keys() | light
+    assert added == light, "and no log level: one that is set keeps errors back, and Ray says that it is set"
     assert call["environment"]["REPORTER_UPDATE_INTERVAL_MS"] == "5", "what the user has set wins"
     assert ("num_cpus" in call) == (address is None)
 
