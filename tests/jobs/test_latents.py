@@ -60,7 +60,7 @@ def test_another_codec_adds_rows_and_leaves_texts_alone(captioned, tmp_path):
     store, config = captioned
     first = latents.run(config)
     other = write_pipeline(tmp_path / "other", seed=1)
-    again = config.model_copy(update={"latents": config.latents.model_copy(update={"codec": str(other)})})
+    again = config.model_copy(update={"latents": config.latents.model_copy(update={"vae": str(other)})})
     second = latents.run(again)
     assert (second["images encoded"], second["captions encoded"]) == (20, 0)
     assert Table(store, LATENTS).count() == len(Table(store, LATENTS).keys()) == 40
