@@ -205,7 +205,7 @@ def test_dreambooth_trains_unet_and_text_encoder_of_a_pipeline(tmp_path, tiny_pi
     fit(task, build_training_args(config, "train"), run_context, torch.device("cpu"))
     newest = checkpoints.newest_checkpoint(run_context.store, "tiny", "unet").fetch(tmp_path / "cache", "pipeline")
     learned = load_frozen(config.model_copy(update={"latents": config.latents.model_copy(
-        update={"codec": str(newest), "text_encoder": str(newest)})}), run_context.store, tmp_path)  # fmt: skip
+        update={"vae": str(newest), "text_encoder": str(newest)})}), run_context.store, tmp_path)  # fmt: skip
     assert learned.vae.key == frozen.vae.key
     assert learned.text.key != frozen.text.key
 
