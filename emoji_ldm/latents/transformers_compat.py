@@ -6,7 +6,7 @@ from typing import Any
 
 from emoji_ldm.library_compat import require_version
 
-KNOWN_VERSIONS = ("5.23",)
+KNOWN_VERSIONS = ("5.17", "5.23")  # 5.17: found on machines with a GPU; see docs/gpu.md
 
 require_version("transformers", KNOWN_VERSIONS)
 

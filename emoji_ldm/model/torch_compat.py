@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emoji_ldm.library_compat import require_version
 
-KNOWN_VERSIONS = ("2.15",)
+KNOWN_VERSIONS = ("2.11", "2.15")  # 2.11: found on machines with a GPU that nothing can be installed on; see docs/gpu.md
 
 require_version("torch", KNOWN_VERSIONS)
 

@@ -52,12 +52,12 @@ def clean_of(kind: str, noisy: Tensor, predicted: Tensor, times: Tensor) -> Tens
 @torch.no_grad()
 def validation_errors(network: nn.Module, kind: str, latents: Tensor, states: Tensor) -> list[float]:
     """Squared errors of the clean latent at fixed signal-to-noise ratios and fixed noise: comparable across kinds."""
-    noise = torch.from_numpy(rng_of(0, 0, stream=3).standard_normal(latents.shape, dtype=np.float32))
+    noise = torch.from_numpy(rng_of(0, 0, stream=3).standard_normal(latents.shape, dtype=np.float32)).to(latents.device)
     errors = []
     for share in VALIDATION_LEVELS:
         ratio = math.sqrt(share / (1 - share))  # noise over signal
         time = ratio / (1 + ratio) if kind == "flow" else 2 / math.pi * math.atan(ratio)
-        times = torch.full((len(latents),), time)
+        times = torch.full((len(latents),), time, device=latents.device)
         signal, level = signal_and_noise(kind, times)
         noisy = signal * latents + level * noise
         clean = clean_of(kind, noisy, network(noisy, times * NUM_TIMESTEPS, states).float(), times)
@@ -86,7 +86,7 @@ def sample(  # noqa: PLR0913
     if grid is None:
         even = torch.linspace(1, 0, steps + 1)
         grid = shift * even / (1 + (shift - 1) * even)
-    grid = grid.clamp(0.0005, 0.9995)
+    grid = grid.clamp(0.0005, 0.9995).to(noise.device)
     latents, before = noise, None
     for now, then in pairwise(grid):
         times = now.expand(len(latents))
@@ -105,7 +105,7 @@ def sample(  # noqa: PLR0913
 def _guided(  # noqa: PLR0913
     network: nn.Module, kind: str, latents: Tensor, times: Tensor, states: Tensor, empty: Tensor, guidance: float
 ) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(latents.device.type, torch.bfloat16):
         if guidance == 1:
             predicted = network(latents, times * NUM_TIMESTEPS, states).float()
         else:
