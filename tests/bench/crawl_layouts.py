@@ -61,6 +61,7 @@ def measure(layouts: Sequence[str], variants: Sequence[int], *, seed: int = 0, v
     num_pages = sum(row["pages"] for row in rows)
     summary = {
         "layouts at 0.98": sum(value >= GOOD for value in worst.values()),
+        "sites at 0.98": f"{sum(min(row['precision'], row['recall']) >= GOOD for row in rows)} of {len(rows)}",
         "lowest precision or recall": min(worst.values()),
         "silent misses": sum(row["recall"] < LEAST and not row["error"] for row in rows),
         "mean precision": _mean(rows, "precision"), "mean recall": _mean(rows, "recall"),
@@ -83,8 +84,9 @@ def _site_row(layout: str, variant: int, seed: int, verbose: bool) -> dict[str, 
         reading = read_site(site)
         compared = site.check(reading.tiles)
     row = {"layout": layout, "variant": variant, "truth": compared.num_truth, "found": compared.num_found,
-           "too_small": compared.num_smaller, **_shares(compared), "pages": len(reading.pages), "probe_s": round(reading.probe_s, 2),
-           "crawl_s": round(reading.crawl_s, 2), "memory_mb": peak[0] // 1_000_000, "error": reading.error}  # fmt: skip
+           "too_small": compared.num_smaller, **_shares(compared), "pages": len(reading.pages),
+           "probe_s": round(reading.probe_s, 2), "crawl_s": round(reading.crawl_s, 2),
+           "memory_mb": peak[0] // 1_000_000, "error": reading.error}  # fmt: skip
     print(f"{layout:<16} {variant}  {_line(row)}", flush=True)
     if verbose:
         print(*(f"  page     {page}" for page in reading.pages), compared.report(8), sep="\n", flush=True)

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 
 from tests.layouts import paged
 from tests.layouts.furniture import document
-from tests.layouts.kit import Item, Kit, fill_all
+from tests.layouts.kit import Item, Kit, fill_all, in_sections
 from tests.layouts.server import Reply, Request
 
 BLANK = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
@@ -82,8 +82,10 @@ def vue(kit: Kit) -> str:
     )
     pages = kit.pages(kit.items(), (30, 50))
 
+    ul = f"<ul {scope} {kit.c('grid')}>%s</ul>"
+
     def render(part: list[Item], _: int) -> str:
-        grid = f"<!--[--><ul {scope} {kit.c('grid')}>{fill_all(tile, part)}</ul><!--]-->"
+        grid = f"<!--[-->{in_sections(kit, part, ul, tile)}<!--]-->"
         return f'<div id="app" data-server-rendered="true">{grid}</div>'
 
     script = kit.script("lazy", config={"source": source})

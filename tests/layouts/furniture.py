@@ -45,7 +45,7 @@ def document(kit: Kit, listing: str, *, title: str, head: str = "", tail: str = 
 <meta name="viewport" content="width=device-width"><link rel="icon" href="{parts["icon"]}">
 <meta property="og:image" content="{kit.absolute(parts["hero"])}"><style>{rules}{css}</style>{head}</head><body>
 {parts["header"]}<div {kit.c("layout")}>{parts["open"]}
-{parts["banner"]}<h1>{escape(title)}</h1>{parts["above"]}{listing}{parts["below"]}{parts["close"]}
+{parts["banner"]}<h1>{escape(title)}</h1>{parts["above"]}{listing}{parts["below"] if kit.has_comments else ""}{parts["close"]}
 {parts["side"]}</div>{parts["footer"]}{parts["cookies"]}{tail}</body></html>"""
     )
 

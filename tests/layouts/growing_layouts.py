@@ -11,11 +11,12 @@ from tests.layouts.server import Reply, Request, json_reply
 def _tile(kit: Kit) -> str:
     """Return the markup of a tile, with the title in one of the places that sites use."""
     image = f'<img {kit.c("picture")} src="{{{{best}}}}"'
+    face = f'<img {kit.c("avatar")} src="{kit.noise("photo", 40, 40)}" alt="{{{{author}}}}">'
     return kit.rng.choice((
         f'<div {kit.c("tile")}>{image} alt="{{{{title}}}}" loading="lazy"></div>',
         f'<a {kit.c("tile")} href="{{{{href}}}}" title="{{{{title}}}}">{image} alt=""></a>',
         f'<article {kit.c("tile")}><div>{image}></div><h4 {kit.c("caption")}>{{{{title}}}}</h4>'
-        "<p>by {{author}}</p></article>",
+        f'<p>{face}by {{{{author}}}}</p></article>',
     ))  # fmt: skip
 
 
@@ -31,6 +32,7 @@ def scroll_inner(kit: Kit) -> str:
 
 def _growing(kit: Kit, kind: str, end: str) -> str:
     tile, pages = _tile(kit), kit.pages(kit.items(), (20, 36))
+    kit.has_comments = kind == "inner"
     api = paged.json_pages(kit, f"/api/feed/{kit.tag}", pages)
     # An advert stands in the grid as a tile of its own, in the class of the tiles.
     sale = (f'<div {kit.c("tile")}><a rel="sponsored" href="/out?ad=3"><img src="{kit.noise("advert", 160, 160)}" '
@@ -66,7 +68,7 @@ def cursor_api(kit: Kit) -> str:
     """Serve a page whose script follows opaque cursors: the next tiles replace these, or are added while scrolling."""
     tile, pages = _tile(kit), kit.pages(kit.items(), (24, 36))
     cursors = ["", *paged.cursors_of(kit, len(pages) - 1)]
-    replaces = kit.either(True, False)
+    replaces = kit.has_comments = kit.either(True, False)
 
     def answer(request: Request) -> Reply:
         number = cursors.index(request.query.get("after", ""))

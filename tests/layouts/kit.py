@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urljoin
@@ -67,6 +68,7 @@ class Kit:
         self.uses_cdn = rng.random() < 0.5
         self.spelling = rng.choice(("absolute", "protocol", "path"))
         self.tile_px = rng.choice((64, 72, 96, 112))
+        self.has_comments = True  # below the listing; one that grows while it is scrolled has nothing below
         self.furniture: dict[str, str] = {}  # what surrounds the listing on every page
         self._items: list[Item] = []
         self._paths: dict[str, str] = {}
@@ -179,6 +181,15 @@ def fill(template: str, item: Mapping[str, str]) -> str:
 def fill_all(template: str, items: Sequence[Item]) -> str:
     """Return the markup of several items."""
     return "\n".join(fill(template, item) for item in items)
+
+
+def in_sections(kit: Kit, items: Sequence[Item], grid: str, tile: str) -> str:
+    """Return a listing in two or three sections with headings and grids of their own; `grid` has %s for the tiles."""
+    num = kit.rng.randint(2, 3)
+    cuts = [0, *sorted(kit.rng.sample(range(4, len(items) - 3), num - 1)), len(items)] if len(items) > 12 else [0, None]
+    headings = kit.rng.sample(("Smileys", "Nature", "Made by you", "Classics", "Hearts & more"), num)
+    parts = (items[start:end] for start, end in pairwise(cuts))
+    return "".join(f"<h2>{h}</h2>{grid % fill_all(tile, part)}" for h, part in zip(headings, parts, strict=False))
 
 
 def _picture_reply(emoji: Emoji, px: int, kind: str, _: Request) -> Reply:

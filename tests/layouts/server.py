@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,13 +30,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, sent after a delay."""
+    """An answer, sent after a delay. With `drip_s` it never ends: a space follows every so many seconds."""
 
     body: bytes | str
     media_type: str = "text/html; charset=utf-8"
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
+    drip_s: float = 0.0
 
 
 Route = Callable[[Request], Reply]
@@ -52,16 +54,18 @@ class SiteServer:
     def __init__(self) -> None:
         self.routes: dict[str, Route] = {}
         self.log: list[tuple[float, str, str]] = []
+        self.is_closed = False
         self._servers = [_Server(("127.0.0.1", 0), self._handler()) for _ in range(2)]
         self.origin, self.cdn = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
 
     def start(self) -> None:
         """Answer from threads of its own until `close`."""
         for server in self._servers:
-            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
         """Stop, and free the ports."""
+        self.is_closed = True
         for server in self._servers:
             server.shutdown()
             server.server_close()
@@ -94,13 +98,16 @@ class SiteServer:
 
             def _send(self, reply: Reply) -> None:
                 body = reply.body.encode() if isinstance(reply.body, str) else reply.body
+                length = {"Connection": "close"} if reply.drip_s else {"Content-Length": str(len(body))}
                 self.send_response(reply.status)
-                for name, value in {"Content-Type": reply.media_type, "Content-Length": str(len(body)),
-                                    **reply.headers}.items():  # fmt: skip
+                for name, value in {"Content-Type": reply.media_type, **length, **reply.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 if self.command != "HEAD":
                     self.wfile.write(body)
+                while reply.drip_s and not server.is_closed:
+                    time.sleep(reply.drip_s)
+                    self.wfile.write(b" ")  # OSError once the browser has left
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -109,5 +116,12 @@ class SiteServer:
 
 
 class _Server(ThreadingHTTPServer):
+    """A server that says nothing about browsers that hang up."""
+
     daemon_threads = True
     request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print what is a bug of the corpus, and nothing about connections that ended."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)

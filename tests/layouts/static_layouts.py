@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.layouts import paged
 from tests.layouts.furniture import document, people
-from tests.layouts.kit import Item, Kit, fill, fill_all
+from tests.layouts.kit import Item, Kit, fill, fill_all, in_sections
 from tests.layouts.server import Reply
 
 
@@ -24,8 +24,15 @@ def server_rendered(kit: Kit) -> str:
         f'<li {kit.c("tile")}><a href="{{{{href}}}}">{image.format(p=kit.c("picture"))}</a>'
         "<small>{{count}} downloads</small></li>"
     )
-    pages = kit.pages(kit.items(), (30, 48))
-    return paged.numbered(kit, pages, lambda items, _: f"<ul {kit.c('grid')}>{fill_all(tile, items)}</ul>")
+    # Some tiles bear a badge: a second image in front of the emoji.
+    badge = f'<img src="{kit.noise("icon", 24, 24)}" alt="New" style="position:absolute;width:24px;height:24px">'
+    new = {item["id"] for item in kit.items() if kit.rng.random() < 0.2}
+
+    def render(items: list[Item], _: int) -> str:
+        tiles = (fill(tile.replace("<a ", f"{badge}<a ") if item["id"] in new else tile, item) for item in items)
+        return f"<ul {kit.c('grid')}>{''.join(tiles)}</ul>"
+
+    return paged.numbered(kit, kit.pages(kit.items(), (30, 48)), render)
 
 
 def table(kit: Kit) -> str:
@@ -76,7 +83,12 @@ def cursor_links(kit: Kit) -> str:
         'data-src="{{best}}" loading="lazy" alt=""><span>{{count}}</span></a>'
     )
     pages = kit.pages(kit.items(), (28, 40))
-    return paged.by_cursor(kit, pages, lambda items, _: f"<div {kit.c('grid')}>{fill_all(tile, items)}</div>")
+    script = kit.script("srcset")
+
+    def render(items: list[Item], _: int) -> str:
+        return f"<div {kit.c('grid')}>{fill_all(tile, items)}</div>"
+
+    return paged.by_cursor(kit, pages, render, tail=script)
 
 
 def sitemap(kit: Kit) -> str:
@@ -165,5 +177,5 @@ def data_urls(kit: Kit) -> str:
         f'<button type="button" {kit.c("tile")} title="{{{{title}}}}"><img {kit.c("picture")} '
         'src="{{best}}" alt=""></button>'
     )
-    listing = f"<div {kit.c('grid')}>{fill_all(tile, items)}</div>"
+    listing = in_sections(kit, items, f"<div {kit.c('grid')}>%s</div>", tile)
     return kit.page(f"/picker/{kit.tag}", document(kit, listing, title="Picker"))

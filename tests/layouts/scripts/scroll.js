@@ -12,11 +12,19 @@ const more = async () => {
 };
 if (C.inner) {
   const box = document.querySelector(C.inner);
-  box.addEventListener("scroll", () => {
-    if (box.scrollTop + box.clientHeight > box.scrollHeight - 100) more();
-  });
+  const check = async () => {
+    while (hasMore && !isLoading && box.scrollTop + box.clientHeight > box.scrollHeight - 100) await more();
+  };
+  box.addEventListener("scroll", check);
+  check(); // a box that the first tiles do not fill could not be scrolled
 } else {
-  new IntersectionObserver((entries) => {
-    if (entries.some((entry) => entry.isIntersecting)) more();
-  }, { rootMargin: "100px" }).observe(document.getElementById("end"));
+  const end = document.getElementById("end");
+  const near = new IntersectionObserver(async (entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    await more();
+    // An end that is still in view after loading would not be reported again.
+    near.unobserve(end);
+    if (hasMore) near.observe(end);
+  }, { rootMargin: "100px" });
+  near.observe(end);
 }

@@ -7,4 +7,4 @@ const near = new IntersectionObserver((entries) => {
     if (target.dataset.src) target.src = target.dataset.src;
   }
 }, { rootMargin: "200px" });
-document.querySelectorAll("img[data-srcset]").forEach((image) => near.observe(image));
+document.querySelectorAll("img[data-srcset], img[data-src]").forEach((image) => near.observe(image));

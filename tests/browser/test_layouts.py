@@ -1,0 +1,132 @@
+"""The corpus in a real browser: what its scripts show, and what its hostile pages do to an unprotected one."""
+
+import shutil
+import threading
+import time
+
+import psutil
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+
+from emoji_ldm.crawl.sources.browser import find_programs
+from tests.layouts import VARIANTS, corpus_site
+from tests.layouts.hostile import Canary, hostile_site
+
+pytestmark = pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver")
+GROWING = ("scroll", "scroll-inner", "load-more", "cursor-api", "virtual-list", "late-hydration")
+# Reads every address in the document, its open shadow roots and frames of its origin.
+READ = """
+const found = new Set();
+const read = (root) => {
+  for (const element of root.querySelectorAll("*")) {
+    for (const { value } of element.attributes) if (value.includes("/")) found.add(new URL(value, location).href);
+    if (element.shadowRoot) read(element.shadowRoot);
+    if (element.tagName === "IFRAME" && element.contentDocument) read(element.contentDocument);
+  }
+};
+read(document);
+return [...found];
+"""
+# Goes on: scrolls the window and all boxes by less than their height, and presses the button for more.
+GO_ON = """
+scrollBy(0, innerHeight * 0.6);
+for (const box of document.querySelectorAll("div")) {
+  if (box.scrollHeight > box.clientHeight + 50 && /auto|scroll/.test(getComputedStyle(box).overflowY)) {
+    box.scrollBy(0, box.clientHeight * 0.6);
+  }
+}
+const words = /^(load more|show more emoji|view more|see all the rest|more…|›)$/i;
+for (const button of document.querySelectorAll("button, a, [role=button]")) {
+  if (words.test(button.textContent) && !button.disabled) button.click();
+}
+"""
+
+
+@pytest.fixture
+def driver(tmp_path):
+    chromium, chromedriver = find_programs()
+    options = Options()
+    options.binary_location = chromium
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                 "--window-size=1600,900", f"--user-data-dir={tmp_path}"):  # fmt: skip
+        options.add_argument(flag)
+    found = webdriver.Chrome(options=options, service=Service(chromedriver))
+    found.set_page_load_timeout(10)
+    processes = psutil.Process(found.service.process.pid)
+    family = [processes, *processes.children(recursive=True)]
+    yield found
+    # A browser that a page has blocked does not answer `quit`.
+    threading.Thread(target=found.quit, daemon=True).start()
+    psutil.wait_procs(family, timeout=3)
+    for process in family:
+        if process.is_running():
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("layout", GROWING)
+def test_going_on_shows_all_emoji_and_the_first_screen_only_some(driver, layout, variant):
+    with corpus_site(layout, variant) as site:
+        wanted = {tile.url for tile in site.truth}
+        driver.get(site.entry)
+        time.sleep(1)
+        seen = set(driver.execute_script(READ)) & wanted
+        assert len(seen) < 0.7 * len(wanted)
+        deadline = time.monotonic() + 60
+        while wanted - seen and time.monotonic() < deadline:
+            driver.execute_script(GO_ON)
+            time.sleep(0.15)
+            seen |= set(driver.execute_script(READ)) & wanted
+        assert wanted == seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_virtual_list_never_holds_all_its_tiles(driver, variant):
+    with corpus_site("virtual-list", variant) as site:
+        wanted = {tile.url for tile in site.truth}
+        driver.get(site.entry)
+        most = 0
+        for _ in range(12):
+            time.sleep(0.2)
+            most = max(most, len(set(driver.execute_script(READ)) & wanted))
+            driver.execute_script(GO_ON)
+        assert 0 < most < 0.6 * len(wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["react", "shadow-dom", "frames", "masonry"])
+def test_a_page_shows_its_part_of_the_truth(driver, layout):
+    for variant in VARIANTS:
+        with corpus_site(layout, variant) as site:
+            wanted = {tile.url for tile in site.truth if tile.page == 1}
+            driver.get(site.entry)
+            time.sleep(1.5)
+            found = set(driver.execute_script(READ))
+            for address in list(found):  # of srcset
+                found |= {driver.execute_script("return new URL(arguments[0], location).href", part.split()[0])
+                          for part in address.replace("%20", " ").split(", ") if " " in part}  # fmt: skip
+            assert {url for url in wanted if not any(url in address or address in url for address in found)} == set()
+
+
+@pytest.mark.slow
+def test_an_unprotected_browser_contacts_the_canary_in_many_ways(driver):
+    with Canary("127.0.0.2") as canary, hostile_site(canary.url) as site:
+        driver.get(site.pages["contacts"].url)
+        deadline = time.monotonic() + 10
+        while len(canary.contacts) < 30 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        ways = b" ".join(canary.contacts)
+        for way in (b"/img", b"/frame", b"/fetch", b"/socket", b"/events", b"/beacon", b"/redirected", b"/worker"):
+            assert way in ways
+
+
+@pytest.mark.slow
+def test_the_page_that_crashes_the_renderer_does_so(driver):
+    with hostile_site() as site, pytest.raises(WebDriverException, match="crashed"):
+        driver.get(site.pages["crash"].url)
+        driver.execute_script("return 1")
