@@ -43,7 +43,7 @@ def load(source: str | None = None, overrides: Sequence[str] = ()) -> Config:
     # only.
     values = _read(source) if source else {}
     for override in overrides:
-        _apply_override(values, override)
+        apply_override(values, override)
     return build(values, where=source or "overrides")
 
 
@@ -75,7 +75,8 @@ def _read(source: str) -> dict[str, Any]:
     return values
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one value of nested sections from `section.field=value`, whose value is YAML."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override {override!r} has no value; write it as section.field=value, such as train.lr=1e-4")

@@ -125,10 +125,9 @@ def check(
     "simulate",
     examples=[
         "emoji-ldm cluster simulate                           # the four questions of plan.yaml",
-        "emoji-ldm cluster simulate storm --output storm      # with charts in storm/simulation.html",
+        "emoji-ldm cluster simulate storm --output storm      # with charts in storm/simulation.svg",
         "emoji-ldm cluster simulate plan pools.gpu-spot.price_usd_h=9.5 work.caption.workers=128",
-        "emoji-ldm cluster simulate mine.yaml --seed 3 --json",
-        "emoji-ldm cluster simulate --published               # against KubeRay's and Kueue's own figures",
+        "emoji-ldm cluster simulate mine.yaml seed=3 --json",
     ],
 )
 def simulate(
@@ -140,22 +139,19 @@ def simulate(
         ),
     ] = None,
     manifests: Manifests = K8S,
-    seed: Annotated[int | None, typer.Option(help="Seed of all randomness; the same seed, the same result.")] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write simulation.html (charts) and simulation.json there.")
+        Path | None, typer.Option(metavar="FOLDER", help="Write simulation.svg (charts) and simulation.json there.")
     ] = None,
     as_json: AsJson = False,
-    published: Annotated[bool, typer.Option("--published", help="Compare with published scale figures.")] = False,
 ) -> int:
     """Estimate how long work takes and what it costs on a cluster, from manifests, rates and prices."""
-    from emoji_ldm.kubernetes.simulation import command as simulation
-
-    if not published:
-        return simulation.run(words or [], manifests=manifests, seed=seed, output=output, as_json=as_json)
-    # Options without effect are refused rather than ignored, as everywhere in this command line.
-    if words or output or seed is not None:
-        raise ConfigError("--published has loads of its own: it takes no overrides, --seed or --output")
-    return simulation.compare(as_json=as_json)
+    # SimPy belongs to the optional dependencies of cluster commands, so its absence is a mistake of installation and
+    # not of the program.
+    try:
+        from emoji_ldm.kubernetes.simulation import report
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"cluster simulate needs {error.name}: pip install 'emoji-ldm[cluster]'") from None
+    return report.run(words or [], manifests=manifests, output=output, as_json=as_json)
 
 
 def _overlay(manifests: Path, name: str) -> "Overlay":

@@ -1,300 +1,264 @@
-"""The life of one RayJob or RayService: its states, and the SimPy process that moves it through them.
+"""The life of one RayJob or RayService: it waits for quota, starts its Pods, works, and ends.
 
-A run waits for quota (Kueue), has its Pods created (KubeRay), waits until they are ready, works, and ends. If its Pods
-are not ready in time, Kueue evicts it and requeues it with back-off. If a worker is lost, an elastic job continues with
-fewer, while a gang stops until the worker is replaced and then reads its checkpoint.
-
-Processes of several actors change the same run: its lifecycle, the start of each Pod, the autoscaler, interruptions.
-`notify` wakes the lifecycle whenever the number of ready Pods changes.
+Work is a fluid: simulating single images would need billions of events, so the amount done grows linearly between two
+moments at which the number of working Pods changes. If a worker is lost, an elastic job continues with fewer, while a
+gang stops until the worker is replaced and then reads the checkpoint that it saved on the notice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from enum import StrEnum
+import math
+from collections import defaultdict
+from collections.abc import Iterable
 
 import simpy
 
-from emoji_ldm.kubernetes.simulation.control_plane import ControlPlane
-from emoji_ldm.kubernetes.simulation.nodes import PodGroup, PodPhase, SimulatedPod
-from emoji_ldm.kubernetes.simulation.quota import QueuedWorkload, SimPyProcess
-from emoji_ldm.kubernetes.simulation.scenario import WorkloadSpec
-from emoji_ldm.kubernetes.simulation.throughput import WorkProgress
+from emoji_ldm.kubernetes.simulation.nodes import NodeFleet, SimPyProcess, SimulatedPod
+from emoji_ldm.kubernetes.simulation.quota import QuotaAdmission, QuotaRequest, Usage, pod_usage
+from emoji_ldm.kubernetes.simulation.scenario import HEAD_POOL, WorkerGroupSpec, WorkloadSpec
 
-# Drains must end before the two minutes of notice are over.
-MAX_DRAIN_S = 110.0
-
-
-class RunPhase(StrEnum):
-    """The state of a run."""
-
-    SCHEDULED = "scheduled"  # not submitted yet
-    PENDING = "pending"  # in its queue, or backing off
-    STARTING = "starting"  # admitted, but its Pods are not all ready
-    RUNNING = "running"
-    EVICTED = "evicted"  # its Pods end, then it waits again
-    FINISHING = "finishing"  # done; its Pods end
-    DONE = "done"
-    DEACTIVATED = "deactivated"  # evicted more often than the back-off limit allows
-
-
-ENDED = (RunPhase.DONE, RunPhase.DEACTIVATED)
-ACTIVE = (RunPhase.STARTING, RunPhase.RUNNING)
+HEAD = WorkerGroupSpec(pool=HEAD_POOL, cpu=2, memory_gib=8, min_replicas=1)  # as in k8s/base/pods.yaml, everywhere
+MAX_DRAIN_S = 110.0  # drains must end before the two minutes of notice are over
+LOAD_STEP_S = 900.0  # the load of a service is constant for this long, since each change is an event
+DAY_S = 86_400.0
 
 
 class RayClusterRun:
-    """One run. `groups[0]` is its head, the others are worker groups."""
+    """One run: a head, and workers in groups."""
 
-    def __init__(self, plane: ControlPlane, name: str, spec: WorkloadSpec, groups: list[PodGroup]) -> None:
-        self.plane, self.env, self.name, self.spec = plane, plane.env, name, spec
-        self.head, self.workers = groups[0], groups[1:]
-        self.priority = spec.priority
-        self.pods: dict[str, dict[int, SimulatedPod]] = {group.name: {} for group in groups}
-        self.desired = {group.name: group.min_replicas for group in groups}
-        pod_sets = tuple(group.pod_set(group.min_replicas) for group in groups)
-        self.workload = QueuedWorkload(name, spec.queue, spec.priority, pod_sets)
-        self.progress = WorkProgress(plane.env, spec)
-        self.phase, self.reason = RunPhase.SCHEDULED, "not submitted yet"
-        # Orders for Pods may wait in KubeRay for minutes. Each carries the epoch in which it was given and is ignored
-        # if an eviction or the end of the run has started another epoch since then.
-        self.epoch = 0
-        self.submitted_at = self.begun_at = self.ended_at = self.waiting_since = -1.0
-        self.num_evicted = self.num_restarts = self.num_interrupted = self.num_backoffs = 0
-        self.missing_since: list[float] = []  # when each worker was lost that is not replaced yet
-        self.replaced_s: list[float] = []  # how long each lost worker was missing
-        self.queued_s = 0.0
-        self.num_below_minimum = 0  # how often a service had fewer workers than its min_available
-        self.on_running: Callable[[RayClusterRun], object] = lambda run: None
-        self.changed, self.head_ready, self.ended = plane.env.event(), plane.env.event(), plane.env.event()
+    def __init__(self, fleet: NodeFleet, admission: QuotaAdmission, name: str, spec: WorkloadSpec) -> None:
+        self.env, self.fleet, self.admission, self.name, self.spec = fleet.env, fleet, admission, name, spec
+        self.groups = {"head": HEAD, **spec.groups}
+        self.pods: dict[str, list[SimulatedPod]] = {group: [] for group in self.groups}
+        self.requests: list[QuotaRequest] = []  # that wait for quota
+        self.held = Usage()  # quota
+        self.changed, self.ended = self.env.event(), self.env.event()
+        self.submitted_at = self.admitted_at = self.begun_at = self.ended_at = math.inf
+        self.done = self.lost = self.requested = self.speed = self.pod_work = 0.0
+        self.num_interrupted = self.num_restarts = 0
+        self.replaced_s: list[float] = []  # from the notice of each lost worker until its successor worked
+        # What bounds the run, in the words of the report, and for how many seconds it did.
+        self.limit, self.limited_s = "start", defaultdict[str, float](float)
+        self._since, self._is_restarting, self._growing = 0.0, False, set[str]()
 
-    def num_ready(self, group: PodGroup) -> int:
-        return sum(pod.phase is PodPhase.READY for pod in self.pods[group.name].values())
+    @property
+    def stage(self) -> str:
+        now, times = self.env.now, (self.submitted_at, self.admitted_at, self.begun_at, self.ended_at)
+        return ("scheduled", "pending", "starting", "running", "done")[sum(at <= now for at in times)]
 
-    def every_pod(self) -> list[SimulatedPod]:
-        """All its Pods, workers first: they end before their head."""
-        return [pod for pods in reversed(self.pods.values()) for pod in pods.values()]
+    @property
+    def queued_s(self) -> float:
+        """How long it has waited for quota."""
+        return max(min(self.admitted_at, self.env.now) - self.submitted_at, 0.0)
 
     @property
     def is_complete(self) -> bool:
-        """Whether the head and `min_replicas` of every worker group are ready."""
-        return self.head_ready.triggered and all(self.num_ready(g) >= g.min_replicas for g in self.workers)
-
-    def lifecycle(self, after: Iterable[simpy.Event]) -> SimPyProcess:
-        """The whole life of the run, which is submitted once all events of `after` have happened."""
-        yield self.env.all_of(after)
-        self.submitted_at = self.env.now
-        while self.phase not in ENDED:
-            yield from self._wait_for_quota()
-            # Both return why the run has to give up its quota, or '' if it may go on.
-            reason = (yield from self._start()) or (yield from self._work())
-            yield from self._requeue_later(reason) if reason else self._finish()
-        self.ended_at = self.env.now if self.ended_at < 0 else self.ended_at
-        self.ended.succeed()
-
-    def _wait_for_quota(self) -> SimPyProcess:
-        self.phase, self.workload.created, self.waiting_since = RunPhase.PENDING, self.submitted_at, self.env.now
-        yield self.plane.admission.submit(self.workload)
-        self.queued_s += self.env.now - self.waiting_since
-        self.phase, self.reason = RunPhase.STARTING, ""
-
-    def _start(self) -> SimPyProcess:
-        """Order all Pods and wait until they are ready; returns why they were not ready in time, or ''."""
-        self.epoch += 1
-        self.desired = {group.name: group.min_replicas for group in (self.head, *self.workers)}
-        gang = [self.head, *(group for group in self.workers for _ in range(group.min_replicas))]
-        self.order(self._fixed_s, gang)
-        if reason := (yield from self._wait_until_complete(self.plane.rates.pods_ready_s)):
-            return reason
-        if not self.spec.is_service:
-            # KubeRay creates the submitter last, behind Pods of other runs. It is too small to be modelled as a Pod.
-            yield from self.plane.operator.reconcile(0.0, [lambda: None])
-            yield self.env.timeout(self.plane.rates.start_s)
-        return ""
+        """Whether the head and `min_replicas` of every worker group are working."""
+        return all(self.num_working(name) >= group.min_replicas for name, group in self.groups.items())
 
     @property
-    def _fixed_s(self) -> float:
-        """Time of a reconciler besides Pods; a RayJob is two objects, itself and its RayCluster."""
-        return self.plane.rates.cluster_s * (1 if self.spec.is_service else 2)
+    def remaining_s(self) -> float:
+        """Time to the end at the current speed."""
+        if self.spec.total is None:
+            return self.begun_at + self.spec.days * DAY_S - self.env.now
+        if self.done == self.spec.total:
+            return 0.0
+        return (self.spec.total - self.done) / self.speed if self.speed else math.inf
 
-    def _wait_until_complete(self, limit_s: float) -> SimPyProcess:
-        deadline = self.env.timeout(limit_s)
-        while not self.is_complete and not deadline.processed:
-            yield self.changed | deadline
-        if self.is_complete:
-            return ""
-        pending = next((pod for pod in self.every_pod() if pod.phase is PodPhase.PENDING), None)
-        if pending is None:
-            return "PodsReadyTimeout: Pods are starting"
-        return f"PodsReadyTimeout: {self.plane.fleet.pools[pending.pool].waiting_reason(pending.group.size)}"
+    def num_working(self, group: str) -> int:
+        return sum(pod.is_working for pod in self.pods[group])
 
-    def _work(self) -> SimPyProcess:
-        """Work until everything is done; returns why the run has to stop before that, or ''."""
-        self.phase, self.num_backoffs = RunPhase.RUNNING, 0
-        if self.begun_at < 0:
-            self.begun_at = self.env.now
-            self.progress.begin()
-        elif self.progress.done > 0 and not self.spec.is_service:
-            yield from self._read_checkpoint()
-        self.on_running(self)
-        while not self.progress.is_over:
-            self._set_speed()
-            if self.spec.is_gang and not self.is_complete:
-                # A gang stops until the lost worker is replaced, for which Kueue grants the recovery timeout. Then all
-                # workers read the checkpoint.
-                self.num_restarts += 1
-                if reason := (yield from self._wait_until_complete(self.plane.rates.recovery_s)):
-                    return reason
-                yield from self._read_checkpoint()
-                continue
-            # The speed is constant until a worker comes or goes. Then the remaining time is computed anew; the old
-            # timeout is still triggered later, but no process waits for it any more.
-            yield self.changed | self.env.timeout(self.progress.remaining_s)
-            self.progress.settle()
-        return ""
+    @property
+    def reason(self) -> str:
+        """What it waits for or is bounded by, as a sentence."""
+        if self.stage == "scheduled":
+            return f"waits for {', '.join(self.spec.after)}"
+        return next((request.reason for request in self.requests), f"bounded by {self.limit}")
 
-    def _read_checkpoint(self) -> SimPyProcess:
-        self.progress.mark_saved(self.env.now + self.spec.restart_s)
-        yield self.env.timeout(self.spec.restart_s)
+    def every_pod(self) -> list[SimulatedPod]:
+        return [pod for pods in self.pods.values() for pod in pods]
 
-    def _set_speed(self) -> None:
-        """Set the speed to that of the ready workers; a gang that is not complete has none."""
-        is_working = self.phase is RunPhase.RUNNING and (self.is_complete or not self.spec.is_gang)
-        self.progress.set_speed(
-            sum(self.num_ready(group) * group.rate for group in self.workers) if is_working else 0.0
-        )
+    def life(self, after: Iterable[simpy.Event]) -> SimPyProcess:
+        """The whole life of the run, which is submitted once all events of `after` have happened."""
+        yield self.env.all_of(after)
+        self.submitted_at = self._since = self.env.now
+        usages = (pod_usage(group, group.min_replicas) for group in self.groups.values())
+        yield from self._quota(sum(usages, Usage()))
+        self.admitted_at = self.env.now
+        # A RayJob is two objects to reconcile, itself and its RayCluster.
+        fixed_s = self.fleet.rates.cluster_s * (1 if self.spec.is_service else 2)
+        pods = [self._new_pod(name) for name, group in self.groups.items() for _ in range(group.min_replicas)]
+        self.env.process(self.fleet.create(fixed_s, pods))
+        self.update()
+        while not self.is_complete:
+            yield self.changed
+        self.begun_at = self.env.now
+        self.env.process(self._scale())
+        yield from self._work()
+        self.ended_at = self.env.now
+        self.close()
+        self.ended.succeed()
 
-    def _finish(self) -> SimPyProcess:
-        """End the run, whose work is done: KubeRay deletes its cluster."""
-        self.progress.set_speed(0.0)
-        self.phase, self.reason, self.ended_at = RunPhase.FINISHING, "", self.env.now
-        self.epoch += 1
-        ends = [lambda pod=pod: self.end(pod, "succeeded") for pod in self.every_pod()]
-        yield from self.plane.operator.reconcile(self._fixed_s, ends)
-        self.plane.admission.release(self.workload)
-        self.phase = RunPhase.DONE
-
-    def _evict(self, reason: str) -> SimPyProcess:
-        """Free nodes and quota after the grace period."""
-        self.progress.settle()
-        # From here on, no Pod that ends is replaced and no order for Pods is carried out.
-        self.phase, self.reason, self.workload.reason = RunPhase.EVICTED, reason, reason
-        self.num_evicted += 1
-        self.epoch += 1
-        self.missing_since.clear()
-        # A gang lost nothing here: it stopped when its first Pod was missing, and its progress is that of the last
-        # save.
-        for pod in self.every_pod() if self.spec.elastic else ():
-            self._lose_work(pod)
-        self.progress.set_speed(0.0)
-        yield self.env.timeout(self.spec.grace_s)
-        for pod in self.every_pod():
-            self.end(pod, reason)
-        self.plane.admission.release(self.workload)
-
-    def _requeue_later(self, reason: str) -> SimPyProcess:
-        """Evict the run because Pods were not ready in time, and wait longer each time before the next attempt."""
-        yield from self._evict(reason)
-        rates = self.plane.rates
-        self.num_backoffs += 1
-        if rates.backoff_limit is not None and self.num_backoffs > rates.backoff_limit:
-            self.phase = RunPhase.DEACTIVATED
-            self.reason = f"deactivated: its Pods were not ready in time {self.num_backoffs} times"
-            return
-        wait_s = min(rates.backoff_s * 2 ** (self.num_backoffs - 1), rates.backoff_max_s)
-        self.phase, self.workload.reason = RunPhase.PENDING, f"{reason}; requeued in {wait_s:.0f} s"
-        self.waiting_since = self.env.now
-        yield self.env.timeout(wait_s)
-        self.queued_s += wait_s
-
-    def order(self, fixed_s: float, groups: Iterable[PodGroup]) -> None:
-        """Have KubeRay create a Pod for each of these groups, unless the run is evicted meanwhile."""
-        calls = [lambda group=group, epoch=self.epoch: self._create_pod(group, epoch) for group in groups]
-        self.env.process(self.plane.operator.reconcile(fixed_s, calls))
-
-    def _create_pod(self, group: PodGroup, epoch: int) -> None:
-        if epoch != self.epoch:
-            return
-        pool = self.workload.flavors[group.name]
-        pod = SimulatedPod(next(self.plane.pod_numbers), self, group, pool, self.env.event())
-        self.pods[group.name][pod.number] = pod
-        for notify in self.plane.on_pod_created:
-            notify(pod)
-        pod.process = self.env.process(self._start_pod(pod))
-
-    def _start_pod(self, pod: SimulatedPod) -> SimPyProcess:
-        try:
-            yield from self.plane.fleet.start_pod(pod)
-            if pod.group is not self.head:
-                # The init container of a worker waits for the head; only then does the worker join the cluster.
-                yield self.head_ready
-                yield self.env.timeout(self.plane.rates.join_s)
-        except simpy.Interrupt:
-            return  # the Pod ended before it was ready
-        pod.phase, pod.ready_at = PodPhase.READY, self.env.now
-        if pod.group is self.head:
-            self.head_ready.succeed()
-        elif self.missing_since:
-            self.replaced_s.append(self.env.now - self.missing_since.pop(0))
-        self.notify()
-
-    def notify(self) -> None:
-        """Wake the run: the number of its ready Pods, or its load, has changed."""
-        self.progress.settle()
+    def update(self) -> None:
+        """Add up what was done, then take notice of a change of Pods, quota or load."""
+        self._settle()
+        gang_stands = self.spec.is_gang and (self._is_restarting or not self.is_complete)
+        can_work = self.stage == "running" and not gang_stands
+        workers = sum(self.num_working(name) for name in self.spec.groups) if can_work else 0
+        self.speed = min(workers * self.spec.rate, self.spec.ceiling or math.inf)
+        self.limit = self._current_limit()
         # A SimPy event can be triggered once only, so later waits need a new one.
         self.changed.succeed()
         self.changed = self.env.event()
 
-    def interrupted(self, pod: SimulatedPod) -> None:
-        """The node of the Pod will be lost in two minutes: the Pod drains, unless a disruption budget forbids it."""
+    def close(self) -> None:
+        """End all Pods and give the quota back: the work is done, or the simulation is over."""
+        if self.submitted_at < math.inf:
+            self._settle()
+        self.speed = 0.0
+        for name in self.pods:
+            self._remove(name, 0)
+        for request in self.requests:
+            self.admission.cancel(request)
+        self.admission.release(self.spec.queue, self.held)
+        self.held = Usage()
+
+    def _quota(self, usage: Usage) -> SimPyProcess:
+        """Wait until quota is held."""
+        spec = self.spec
+        request = self.admission.submit(self.name, spec.queue, spec.priority, self.submitted_at, usage)
+        self.requests.append(request)
+        yield self.env.timeout(0)  # now it has been tried, and has a reason if it waits
+        self.update()
+        yield request.granted
+        if self.stage != "done":  # else it has ended in this moment and has cancelled the request
+            self.requests.remove(request)
+            self.held.update(usage)
+
+    def _work(self) -> SimPyProcess:
+        """Wait until all is done, or the days of a service are over."""
+        self.update()
+        while self.remaining_s > 0:
+            if self.spec.is_gang and not self.is_complete:
+                self._is_restarting = True
+                while not self.is_complete:
+                    yield self.changed
+                self.num_restarts += 1
+                yield self.env.timeout(self.fleet.rates.restart_s)
+                self._is_restarting = False
+                self.update()
+                continue
+            # The speed is constant until a Pod comes or goes. Then the remaining time is computed anew; the old timeout
+            # is still triggered later, but no process waits for it any more.
+            yield self.changed | self.env.timeout(self.remaining_s)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Add what was done since the last call; the speed and the load were constant in between."""
+        seconds = self.env.now - self._since
+        self.limited_s[self.limit] += seconds
+        if self.spec.total is not None:
+            self.done += self.speed * seconds
+            if math.isclose(self.done, self.spec.total, rel_tol=1e-9):
+                self.done = self.spec.total  # a sum of many steps may miss the end by a rounding error
+        elif self.stage == "running":
+            # Requests beyond the capacity are lost, as nothing queues them.
+            load = load_per_s(self.spec, self._since)
+            self.requested += load * seconds
+            self.done += min(load, self.speed) * seconds
+        self._since = self.env.now
+
+    def _current_limit(self) -> str:
+        """What bounds the run now: quota, nodes, the start of Pods, its ceiling, or that it has no more workers."""
+        no_node = (pod.group.pool for pod in self.every_pod() if pod.is_created and pod.node is None)
+        shortages = [request.shortage for request in self.requests if not request.granted.triggered]
+        if lacking := [*shortages, *(f"nodes of {pool}" for pool in no_node)]:
+            return lacking[0]
+        if self.speed == 0:
+            return "start"
+        return "ceiling" if self.speed == self.spec.ceiling else "load" if self.spec.is_service else "workers"
+
+    def _scale(self) -> SimPyProcess:
+        """Ray's autoscaler: a job gets workers up to its maximum, a service as many as its load needs."""
+        while self.stage == "running":
+            for name in self.spec.groups:
+                self._remove(name, self._target(name), release=True)
+                if name not in self._growing:
+                    self._growing.add(name)
+                    self.env.process(self._grow(name))
+            self.update()
+            if not self.spec.is_service:
+                return
+            yield self.env.timeout(LOAD_STEP_S - self.env.now % LOAD_STEP_S)
+
+    def _target(self, name: str) -> int:
+        """How many workers of a group the run should have now; only the first group of a service follows its load."""
+        group = self.groups[name]
+        if not self.spec.is_service:
+            return group.maximum
+        others = sum(other.min_replicas for key, other in self.spec.groups.items() if key != name)
+        # A replica is kept at its target utilisation, not at its full rate, to absorb bursts.
+        needed = math.ceil(load_per_s(self.spec, self.env.now) / (self.spec.rate * self.spec.busy)) - others
+        is_first = name == next(iter(self.spec.groups))
+        return min(max(needed, group.min_replicas), group.maximum) if is_first else group.min_replicas
+
+    def _grow(self, name: str) -> SimPyProcess:
+        """Add workers one by one up to the target, as far as there is quota."""
+        # Quota comes before Pods, as with Kueue's elastic jobs: Pods that were created first would start without quota.
+        while self.stage == "running" and len(self.pods[name]) < self._target(name):
+            yield from self._quota(pod_usage(self.groups[name], 1))
+            if self.stage == "running":
+                self.env.process(self.fleet.create(0.0, [self._new_pod(name)]))
+        self._growing.remove(name)
+
+    def _new_pod(self, name: str) -> SimulatedPod:
+        pod = SimulatedPod(self.env, self.name, self.groups[name])
+        self.pods[name].append(pod)
+        self.env.process(self._watch(name, pod))
+        return pod
+
+    def _watch(self, name: str, pod: SimulatedPod) -> SimPyProcess:
+        """Take part in the life of a Pod: it becomes ready; if its node is lost, it drains and is replaced."""
+        yield pod.ready | pod.noticed
+        self.update()
+        yield pod.noticed
+        noticed_at, drain_s = self.env.now, min(self.spec.grace_s, MAX_DRAIN_S)
         self.num_interrupted += 1
-        if self.spec.is_service and pod.phase is PodPhase.READY:
-            draining = sum(other.end_reason != "" for other in self.every_pod())
-            left = sum(self.num_ready(group) for group in self.workers) - draining - 1
-            if left < self.spec.min_available:
-                return  # the PodDisruptionBudget forbids the eviction; the loss of the node itself it cannot prevent
-        pod.end_reason = "drained before its spot node was lost"
-        # A gang saves on notice. What it works during the grace period after that is lost when the Pod ends.
-        self.progress.mark_saved(self.env.now)
-        self.env.process(self._drain(pod))
-
-    def _drain(self, pod: SimulatedPod) -> SimPyProcess:
-        yield self.env.timeout(min(self.spec.grace_s, MAX_DRAIN_S))
-        self.end(pod, pod.end_reason)
-
-    def end(self, pod: SimulatedPod, reason: str) -> None:
-        """End a Pod, once; if the run still needs it, a replacement is ordered."""
-        if pod.phase is PodPhase.ENDED:
-            return
-        self.progress.settle()
-        starting = pod.phase is not PodPhase.READY and pod.process is not None and pod.process.is_alive
-        # The lost work is computed before the Pod is removed, while the speed still includes it.
-        if self.phase is RunPhase.RUNNING and not pod.is_surplus:
-            self._lose_work(pod)
-        pod.phase, pod.end_reason = PodPhase.ENDED, reason
-        if starting and pod.process is not None:
-            pod.process.interrupt()
-        del self.pods[pod.group.name][pod.number]
-        if pod.group is self.head:
-            self.head_ready = self.env.event()  # workers have to wait for the next head
-        self.plane.fleet.leave(pod)
-        for notify in self.plane.on_pod_ended:
-            notify(pod)
-        if self.phase in ACTIVE and not pod.is_surplus:
-            self.missing_since.append(self.env.now)
-            self.order(0.0, [pod.group])
-        self._check_minimum()
-        self.notify()
-
-    def _check_minimum(self) -> None:
-        if self.spec.is_service and self.phase is RunPhase.RUNNING:
-            self.num_below_minimum += sum(self.num_ready(group) for group in self.workers) < self.spec.min_available
-
-    def _lose_work(self, pod: SimulatedPod) -> None:
-        """A gang loses all work since its last save, an elastic job a shard that is too long for the grace period."""
         if self.spec.is_gang:
-            self.progress.lose_since_save()
+            pod.is_working = False  # it saves now; what it worked during the grace period would be repeated
+            self.update()
+        yield self.env.timeout(drain_s)
+        if pod.is_ended:
             return
-        was_working = self.progress.speed and pod.ready_at >= 0
-        if self.spec.elastic and was_working and self.spec.checkpoint_s > self.spec.grace_s:
-            # Workers start a shard when they become ready and commit one every `checkpoint_s`.
-            self.progress.lose(pod.group.rate * ((self.env.now - pod.ready_at) % self.spec.checkpoint_s))
+        self._settle()
+        # Workers start a shard when they are ready, and one that ends within the grace period is committed.
+        if self.spec.elastic and pod.is_working and self.spec.shard_s > drain_s:
+            amount = min(self.spec.rate * ((self.env.now - pod.ready_at) % self.spec.shard_s), self.done)
+            self.done -= amount
+            self.lost += amount
+        self._end(name, pod)
+        successor = self._new_pod(name)
+        self.update()
+        yield from self.fleet.create(0.0, [successor])
+        yield successor.ready
+        self.replaced_s.append(self.env.now - noticed_at)
+
+    def _remove(self, name: str, keep: int, *, release: bool = False) -> None:
+        """End the newest Pods of a group, and release their quota."""
+        for pod in self.pods[name][keep:]:
+            self._end(name, pod)
+            if release:
+                self.held.subtract(pod_usage(pod.group, 1))
+                self.admission.release(self.spec.queue, pod_usage(pod.group, 1))
+
+    def _end(self, name: str, pod: SimulatedPod) -> None:
+        if pod.ready.triggered and name in self.spec.groups:
+            self.pod_work += self.spec.rate * (self.env.now - pod.ready_at)
+        self.pods[name].remove(pod)
+        self.fleet.end(pod)
+
+
+def load_per_s(spec: WorkloadSpec, at_s: float) -> float:
+    """Requests per second of a service, a sine over the day with its maximum at 18:00."""
+    hour = at_s // LOAD_STEP_S * LOAD_STEP_S / 3600
+    return (spec.load_per_s or 0.0) * (1 + spec.swing * math.sin(2 * math.pi * (hour - 12) / 24))

@@ -1,103 +1,52 @@
-"""Nodes and the Pods on them: Karpenter provisions nodes for pending Pods, and removes nodes that are empty.
+"""Pods and nodes: KubeRay creates Pods, Karpenter orders nodes for them and removes idle ones, spot nodes are lost.
 
-A Pod that fits on a ready node is bound at once. Otherwise it joins a queue of its pool, and the pool orders as many
-nodes as the queue fills. Runs have thousands of Pods of very few sizes, so the queues are kept by size: a look at the
-first Pod of each size tells whether any Pod fits on a node.
+A Pod goes to the oldest node of its pool with room, which may still be starting. If there is none, a node is ordered.
+At the limit of the pool, the Pod waits until room becomes free. Nodes are billed from their order to their removal, and
+each Pod is charged for its share of its node; the difference is the cost of idle capacity.
 """
 
 from __future__ import annotations
 
-import heapq
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator
 from itertools import count
-from typing import Protocol
+from typing import Any
 
 import simpy
 
-from emoji_ldm.kubernetes.simulation.quota import PodSet, SimPyProcess
-from emoji_ldm.kubernetes.simulation.scenario import ControlPlaneRates, NodePoolSpec
+from emoji_ldm.kubernetes.simulation.scenario import NodePoolSpec, PodSize, SpotStorm, StartRates, WorkerGroupSpec
 
-RESOURCES = ("cpu", "memory", "nvidia.com/gpu")
-PodSize = tuple[int, int, int]  # millicores, MiB, GPUs
-
-
-class PodPhase(StrEnum):
-    """The state of a Pod; each is entered at most once, and every Pod enters `ENDED`."""
-
-    PENDING = "pending"
-    BOUND = "bound"
-    READY = "ready"
-    ENDED = "ended"
+NOTICE_S = 120.0  # between the notice and the loss of an EC2 spot machine
+SimPyProcess = Generator[simpy.Event, Any, Any]
 
 
-@dataclass(frozen=True)
-class PodGroup:
-    """Identical Pods of a run: its head, or a worker group."""
-
-    name: str
-    size: PodSize
-    image: str
-    flavors: tuple[str, ...]
-    min_replicas: int
-    max_replicas: int
-    rate: float  # units of work per second of one Pod
-
-    def pod_set(self, replicas: int) -> PodSet:
-        """A pod set of this many Pods, as Kueue counts them."""
-        return PodSet(self.name, replicas, tuple(zip(RESOURCES, self.size, strict=True)), self.flavors)
-
-
-class PodOwner(Protocol):
-    """The run that a Pod belongs to, as far as nodes and interruptions need it."""
-
-    name: str
-    priority: int
-
-    def interrupted(self, pod: SimulatedPod) -> None:
-        """The node of the Pod has received an interruption notice."""
-
-    def end(self, pod: SimulatedPod, reason: str) -> None:
-        """The Pod has ended."""
-
-
-@dataclass(eq=False)
 class SimulatedPod:
-    """One Pod of a run."""
+    """One Pod of a run. The run may end it at any time, even before KubeRay has created it."""
 
-    number: int
-    owner: PodOwner
-    group: PodGroup
-    pool: str
-    bound: simpy.Event
-    phase: PodPhase = PodPhase.PENDING
-    node: SimulatedNode | None = None
-    bound_at: float = -1.0
-    ready_at: float = -1.0
-    end_reason: str = ""
-    is_surplus: bool = False  # scaled down, so it is not replaced
-    process: simpy.Process | None = None  # which starts the Pod
+    def __init__(self, env: simpy.Environment, run: str, group: WorkerGroupSpec) -> None:
+        self.run, self.group = run, group
+        # SimPy's events of its life: it got a node, it can work, its node will be lost.
+        self.bound, self.ready, self.noticed = env.event(), env.event(), env.event()
+        self.node: SimulatedNode | None = None
+        self.bound_at = self.ready_at = 0.0
+        self.is_created = self.is_working = self.is_ended = False
 
 
-@dataclass(eq=False)
 class SimulatedNode:
-    """A machine: its free capacity, its Pods and its images."""
+    """A machine: its free capacity and its Pods."""
 
-    number: int
-    pool: NodePool
-    free: PodSize
-    ordered_at: float
-    booting: bool = True
-    ready: bool = False  # accepts Pods
-    idle_since: float = 0.0
+    def __init__(self, env: simpy.Environment, number: int, pool: NodePool) -> None:
+        self.number, self.pool, self.ordered_at, self.idle_since = number, pool, env.now, 0.0
+        self.free = pool.spec.size
+        self.pods: set[SimulatedPod] = set()
+        self.booted = env.event()
+        self.has_notice = False  # of a spot interruption: takes no more Pods
 
-    def __post_init__(self) -> None:
-        self.pods: dict[int, SimulatedPod] = {}
-        self.images: dict[str, simpy.Event] = {}  # triggered once the image is pulled
+    def has_room(self, size: PodSize) -> bool:
+        free = self.free
+        return size[0] <= free[0] and size[1] <= free[1] and size[2] <= free[2] and not self.has_notice
 
-    # Whole numbers, as in `quota`: sums of floats would drift, and a node that exactly fits would refuse a Pod.
     def take(self, size: PodSize, sign: int = 1) -> None:
         """Occupy capacity, or free it with `sign=-1`."""
         cpu, memory, gpus = self.free
@@ -105,186 +54,169 @@ class SimulatedNode:
 
 
 class NodePool:
-    """The nodes of one kind, and the Pods that wait for one."""
+    """The nodes of one kind, and the Pods that wait for one at its limit."""
 
-    def __init__(self, name: str, spec: NodePoolSpec) -> None:
-        self.name, self.spec = name, spec
-        self.size: PodSize = (round(spec.cpu * 1000), round(spec.memory_gib * 1024), spec.gpus)
+    def __init__(self, spec: NodePoolSpec) -> None:
+        self.spec = spec
         self.nodes: dict[int, SimulatedNode] = {}
-        # One heap per size, ordered by priority, then age: if the first Pod of a heap does not fit on a node, no other
-        # does. Pods that end while they wait stay in their heap until they reach its top.
-        self.waiting: dict[PodSize, list[tuple[int, int, SimulatedPod]]] = {}
-        self.is_provisioning = False
+        self.waiting: list[SimulatedPod] = []
+        self.max_nodes = 0
+        self.removed_s = 0.0  # node-seconds of the nodes that were removed
 
-    def pending(self) -> Iterator[SimulatedPod]:
-        """The Pods that wait for a node."""
-        for heap in self.waiting.values():
-            yield from (pod for _, _, pod in heap if pod.phase is PodPhase.PENDING)
-
-    def next_waiting(self, size: PodSize) -> SimulatedPod | None:
-        """The first Pod of a size that waits for a node; None if there is none."""
-        heap = self.waiting.get(size, [])
-        while heap and heap[0][2].phase is not PodPhase.PENDING:
-            heapq.heappop(heap)
-        return heap[0][2] if heap else None
-
-    def waiting_reason(self, size: PodSize) -> str:
-        """Why a Pod of a size waits for a node."""
-        if not fits(size, self.size):
-            return f"larger than any node of pool {self.name} ({self.spec.instance})"
-        if len(self.nodes) >= self.spec.limit:
-            return f"node pool {self.name} is at its limit of {self.spec.limit} nodes"
-        return f"a node of pool {self.name} is starting"
+    def node_s(self, now: float) -> float:
+        """Node-seconds until now."""
+        return self.removed_s + sum(now - node.ordered_at for node in self.nodes.values())
 
 
 class NodeFleet:
-    """All node pools: binds Pods to nodes, and orders and removes nodes."""
+    """All node pools, the operator that creates Pods, and what nodes and Pods cost."""
 
-    def __init__(
-        self, env: simpy.Environment, pools: dict[str, NodePoolSpec], rates: ControlPlaneRates, seed: int
-    ) -> None:
+    def __init__(self, env: simpy.Environment, pools: dict[str, NodePoolSpec], rates: StartRates, seed: int) -> None:
         self.env, self.rates, self.seed = env, rates, seed
-        # Pools are independent of each other: Kueue has assigned a flavor, and with it a pool, before a Pod is created.
-        self.pools = {name: NodePool(name, spec) for name, spec in pools.items()}
-        # All nodes share the bandwidth of the registry, which bounds how many can pull at the same time.
-        self.registry = simpy.Resource(env, max(int(rates.registry_gb_s / rates.pull_gb_s), 1))
-        self.on_ready: list[Callable[[SimulatedNode], object]] = []
-        self.on_gone: list[Callable[[SimulatedNode], None]] = []
-        self.changed: set[SimulatedNode] = set()  # received Pods since the invariants were last checked
-        self.num_lost = 0
+        self.pools = {name: NodePool(spec) for name, spec in pools.items()}
+        self.reconcilers = simpy.Resource(env, rates.reconcile_concurrency)
+        self.api = simpy.Resource(env, 1)  # the rate limit that all reconcilers share
+        self.charged_usd, self.gpu_s = defaultdict[str, float](float), defaultdict[str, float](float)  # by run
+        self.num_created = self.num_ended = self.num_lost = 0
+        self.max_pods = self.max_nodes = 0  # at the same time
+        self.changed: set[SimulatedNode] = set()  # got Pods since this was last cleared
         self._numbers = count()
-        for pool in self.pools.values():
-            for _ in range(pool.spec.static):
-                env.process(self._boot(self._order(pool), 0.0))
 
     def nodes(self) -> Iterator[SimulatedNode]:
         for pool in self.pools.values():
             yield from pool.nodes.values()
 
-    def start_pod(self, pod: SimulatedPod) -> SimPyProcess:
-        """Wait until the container of a new Pod runs: for a node, the image and the start of Ray."""
-        self._place(self.pools[pod.pool], pod)
+    def billed_usd(self) -> float:
+        """The price of all nodes until now."""
+        return sum(pool.node_s(self.env.now) / 3600 * pool.spec.price_usd_h for pool in self.pools.values())
+
+    def create(self, fixed_s: float, pods: Iterable[SimulatedPod]) -> SimPyProcess:
+        """KubeRay's operator: a reconciler is occupied for `fixed_s` and then for one API call per Pod, in order."""
+        # An object holds its reconciler until its last Pod is created. Large clusters therefore delay the small ones
+        # behind them, and at thousands of Pods the operator is the bottleneck.
+        with self.reconcilers.request() as reconciler:
+            yield reconciler
+            yield self.env.timeout(fixed_s)
+            for pod in pods:
+                with self.api.request() as call:
+                    yield call
+                    yield self.env.timeout(1 / self.rates.api_pods_per_s)
+                if not pod.is_ended:
+                    self.env.process(self._start(pod))
+
+    def end(self, pod: SimulatedPod) -> None:
+        """End a Pod, free its capacity for others and charge its run."""
+        assert not pod.is_ended
+        pod.is_ended, pod.is_working = True, False
+        self.num_ended += pod.is_created
+        node, pool = pod.node, self.pools[pod.group.pool]
+        if node is None:
+            pool.waiting = [other for other in pool.waiting if other is not pod]
+            return
+        self._charge(pod, node)
+        node.pods.remove(pod)
+        node.take(pod.group.size, -1)
+        for other in pool.waiting.copy():
+            if node.has_room(other.group.size):
+                pool.waiting.remove(other)
+                self._bind(node, other)
+        if not node.pods:
+            self.env.process(self._remove_if_idle(node))
+
+    def storm(self, number: int, storm: SpotStorm, log: list[dict[str, float]]) -> SimPyProcess:
+        """Interrupt a share of all spot nodes at once, and record it in `log`."""
+        yield self.env.timeout(storm.at_h * 3600)
+        # Starting nodes are spared, as no Pod works on them yet.
+        spot = [node for node in self.nodes() if node.pool.spec.loss_per_h is not None and node.booted.triggered]
+        nodes = [node for node in spot if not node.has_notice]
+        chosen = random.Random(f"{self.seed}:storm:{number}").sample(nodes, round(storm.share * len(nodes)))
+        log.append({"at_s": self.env.now, "lost": len(chosen), "of": len(nodes)})
+        for node in chosen:
+            self.env.process(self._interrupt(node))
+
+    def _start(self, pod: SimulatedPod) -> SimPyProcess:
+        """Wait for a node and for Ray on it."""
+        pod.is_created = True
+        self.num_created += 1
+        self.max_pods = max(self.max_pods, self.num_created - self.num_ended)
+        self._place(pod)
         yield pod.bound
         assert pod.node is not None
-        yield self._image_pulled(pod.node, pod.group.image)
+        yield pod.node.booted
         yield self.env.timeout(self.rates.start_s)
+        if not pod.is_ended:
+            pod.is_working, pod.ready_at = True, self.env.now
+            pod.ready.succeed()
 
-    def leave(self, pod: SimulatedPod) -> None:
-        """Free the capacity of a Pod that has ended."""
-        node = pod.node
+    def _place(self, pod: SimulatedPod) -> None:
+        pool = self.pools[pod.group.pool]
+        node = next((node for node in pool.nodes.values() if node.has_room(pod.group.size)), None)
+        if node is None and len(pool.nodes) < pool.spec.limit:
+            node = self._order(pool)
         if node is None:
-            return
-        # The freed room may suit a waiting Pod, which must not wait until the next node boots. Only then can the node
-        # be idle.
-        del node.pods[pod.number]
-        node.take(pod.group.size, -1)
-        if node.ready:
-            self._fill(node)
-            self._watch_idle(node)
-
-    def remove(self, node: SimulatedNode) -> None:
-        """Remove a node; the pool may order another for Pods that wait."""
-        node.ready = False
-        del node.pool.nodes[node.number]
-        for notify in self.on_gone:
-            notify(node)
-        self._request_nodes(node.pool)
-
-    def _place(self, pool: NodePool, pod: SimulatedPod) -> None:
-        size = pod.group.size
-        # If Pods of the same size wait, no node has room for another, so the nodes need not be searched. This keeps the
-        # creation of thousands of Pods linear.
-        nodes = () if pool.next_waiting(size) else pool.nodes.values()
-        node = next((node for node in nodes if node.ready and fits(size, node.free)), None)
-        if node:
+            pool.waiting.append(pod)
+        else:
             self._bind(node, pod)
-            return
-        heapq.heappush(pool.waiting.setdefault(size, []), (-pod.owner.priority, pod.number, pod))
-        self._request_nodes(pool)
 
     def _bind(self, node: SimulatedNode, pod: SimulatedPod) -> None:
         node.take(pod.group.size)
-        node.pods[pod.number] = pod
-        self.changed.add(node)
-        pod.node, pod.phase, pod.bound_at = node, PodPhase.BOUND, self.env.now
+        node.pods.add(pod)
+        pod.node, pod.bound_at = node, self.env.now
         pod.bound.succeed()
-
-    def _fill(self, node: SimulatedNode) -> None:
-        """Bind waiting Pods to the free capacity of a node."""
-        for size, heap in node.pool.waiting.items():
-            while fits(size, node.free) and (pod := node.pool.next_waiting(size)):
-                heapq.heappop(heap)
-                self._bind(node, pod)
-
-    def _image_pulled(self, node: SimulatedNode, image: str) -> simpy.Event:
-        """The event of a pulled image; a node pulls each image once, however many of its Pods wait for it."""
-        if image not in node.images:
-            node.images[image] = self.env.process(self._pull(self.rates.images_gb[image]))
-        return node.images[image]
-
-    def _pull(self, size_gb: float) -> SimPyProcess:
-        with self.registry.request() as slot:
-            yield slot
-            yield self.env.timeout(size_gb / self.rates.pull_gb_s)
-
-    def _request_nodes(self, pool: NodePool) -> None:
-        # One batch at a time: Pods that come while it is collected are part of it.
-        if not (pool.is_provisioning or pool.spec.static) and any(pool.pending()):
-            pool.is_provisioning = True
-            self.env.process(self._provision(pool))
-
-    def _provision(self, pool: NodePool) -> SimPyProcess:
-        """Order nodes for the waiting Pods, up to the limit of the pool."""
-        # Karpenter collects Pods for a while and orders nodes for all of them at once.
-        yield self.env.timeout(self.rates.provision_batch_s)
-        pool.is_provisioning = False
-        # Nodes that are booting were ordered for Pods that still wait, so they are subtracted from the demand.
-        starting = sum(node.booting for node in pool.nodes.values())
-        for _ in range(min(_num_nodes(pool) - starting, pool.spec.limit - len(pool.nodes))):
-            node = self._order(pool)
-            # The random number depends on the node alone, so that a different order of events does not change it.
-            jitter = self.rates.startup_jitter * (2 * random.Random(f"{self.seed}:start:{node.number}").random() - 1)
-            self.env.process(self._boot(node, pool.spec.startup_s * (1 + jitter)))
+        self.changed.add(node)
 
     def _order(self, pool: NodePool) -> SimulatedNode:
-        node = SimulatedNode(next(self._numbers), pool, pool.size, self.env.now)
+        node = SimulatedNode(self.env, next(self._numbers), pool)
         pool.nodes[node.number] = node
+        pool.max_nodes = max(pool.max_nodes, len(pool.nodes))
+        self.max_nodes = max(self.max_nodes, sum(len(pool.nodes) for pool in self.pools.values()))
+        self.env.process(self._life(node))
         return node
 
-    def _boot(self, node: SimulatedNode, startup_s: float) -> SimPyProcess:
-        yield self.env.timeout(startup_s)
-        node.booting, node.ready = False, True
-        self._fill(node)
-        self._watch_idle(node)
-        for notify in self.on_ready:
-            notify(node)
+    def _life(self, node: SimulatedNode) -> SimPyProcess:
+        spec = node.pool.spec
+        yield self.env.timeout(spec.startup_s)
+        node.booted.succeed()
+        if spec.loss_per_h:
+            # The exponential distribution has no memory, as spot capacity is taken back for reasons outside of the
+            # node. Its seed is the node's, so that a change elsewhere in the scenario does not move every loss.
+            lifetime = random.Random(f"{self.seed}:life:{node.number}").expovariate(spec.loss_per_h / 3600)
+            yield self.env.timeout(lifetime)
+            yield from self._interrupt(node)
 
-    def _watch_idle(self, node: SimulatedNode) -> None:
-        if not node.pods and not node.pool.spec.static:
-            node.idle_since = self.env.now
-            # If a Pod arrives during the idle time, it is still there when the timeout ends, or it has left again and
-            # `idle_since` has changed; either way this timeout has no effect.
-            self.env.process(self._consolidate(node, self.env.now))
+    def _interrupt(self, node: SimulatedNode) -> SimPyProcess:
+        """Give two minutes of notice, in which the Pods of the node end and it takes no new ones, then remove it."""
+        # A node that is gone, or has received its notice already, is not interrupted twice.
+        if node.has_notice or node.number not in node.pool.nodes:
+            return
+        node.has_notice = True
+        for pod in node.pods:
+            pod.noticed.succeed()
+        yield self.env.timeout(NOTICE_S)
+        assert not node.pods
+        self.num_lost += 1
+        self._remove(node)
 
-    def _consolidate(self, node: SimulatedNode, since: float) -> SimPyProcess:
+    def _remove_if_idle(self, node: SimulatedNode) -> SimPyProcess:
+        since = node.idle_since = self.env.now
         yield self.env.timeout(node.pool.spec.idle_s)
-        if node.ready and not node.pods and node.idle_since == since:
-            self.remove(node)
+        # If a Pod came meanwhile, it is still there, or it has left again and `idle_since` has changed.
+        is_idle = not node.pods and node.idle_since == since and not node.has_notice
+        if is_idle and node.number in node.pool.nodes:
+            self._remove(node)
 
+    def _remove(self, node: SimulatedNode) -> None:
+        pool = node.pool
+        del pool.nodes[node.number]
+        pool.removed_s += self.env.now - node.ordered_at
+        waiting, pool.waiting = pool.waiting, []
+        for pod in waiting:
+            self._place(pod)  # the limit allows another node now
 
-def fits(size: PodSize, room: PodSize) -> bool:
-    """Whether a Pod of a size fits into free capacity."""
-    return size[0] <= room[0] and size[1] <= room[1] and size[2] <= room[2]
-
-
-def _num_nodes(pool: NodePool) -> int:
-    """How many empty nodes the waiting Pods fill, packed with next-fit as an approximation of Karpenter."""
-    num, room = 0, (0, 0, 0)
-    # A Pod that is larger than a whole node fits nowhere, so no node is ordered for it; `waiting_reason` reports it.
-    for size in (pod.group.size for pod in pool.pending()):
-        if not fits(size, pool.size):
-            continue
-        if not fits(size, room):
-            num, room = num + 1, pool.size
-        room = (room[0] - size[0], room[1] - size[1], room[2] - size[2])
-    return num
+    def _charge(self, pod: SimulatedPod, node: SimulatedNode) -> None:
+        """Charge a Pod's run for its share of the node: of its GPUs if it has any, otherwise of its CPUs."""
+        # GPUs decide what a GPU machine costs; its cores are not sold twice.
+        spec, index = node.pool.spec, 2 if node.pool.spec.gpus else 0
+        seconds, share = self.env.now - pod.bound_at, pod.group.size[index] / spec.size[index]
+        self.charged_usd[pod.run] += seconds / 3600 * spec.price_usd_h * share
+        self.gpu_s[pod.run] += seconds * pod.group.size[2]

@@ -1,143 +1,156 @@
-"""Kueue's quota arithmetic in whole numbers: nominal quota, borrowing and lending limits of the queues of a cohort.
+"""Admission as Kueue does it: all Pods of a request get quota in one step, or none does and the request waits.
+
+Without this, two jobs could each hold half of the GPUs and wait forever for the other half. Requests are tried by
+priority, then by age. One that does not fit waits until quota is released; in a StrictFIFO queue it also blocks those
+behind it, so that a large job is not starved by small ones.
 
 A queue reserves the part of its nominal quota that its lending limit does not give away (without a limit: nothing). The
-rest belongs to the cohort. A queue uses its reserved quota first and draws what exceeds it from the cohort, up to its
-borrowing limit. One number per queue and one per cohort therefore suffice, and no bookkeeping of who borrowed from whom
-is needed. Source: Kueue, `pkg/cache/scheduler/resource_node.go` at v0.19.
+rest belongs to its cohort, from which queues draw what exceeds their reserve, up to their borrowing limit. Source:
+Kueue, `pkg/cache/scheduler/resource_node.go` at v0.19. The limits of node pools bound admission too. Kueue does not
+know them, and evicts a gang that gets no nodes after a while; here it waits in its queue instead, for as long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+import bisect
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import count
 
 import simpy
 
-from emoji_ldm.kubernetes.simulation.scenario import Amounts, ClusterQueueSpec
+from emoji_ldm.kubernetes.simulation.scenario import Amounts, ClusterQueueSpec, NodePoolSpec, WorkerGroupSpec
 
-FlavorResource = tuple[str, str]  # such as ("gpu-spot", "nvidia.com/gpu")
-SimPyProcess = Generator[simpy.Event, Any, Any]
-Usage = dict[FlavorResource, int]  # millicores, MiB, whole GPUs
-SCALE = {"cpu": 1000, "memory": 1024}  # from the scenario's cores and GiB
-
-
-@dataclass(frozen=True)
-class ResourceQuota:
-    """The quota of one flavor and resource in one queue; None means no limit."""
-
-    nominal: int
-    borrowing: int | None = None
-    lending: int | None = None
-
-    @property
-    def reserved(self) -> int:
-        """The part that no other queue may use."""
-        return 0 if self.lending is None else max(self.nominal - self.lending, 0)
-
-    @property
-    def maximum(self) -> int | None:
-        return None if self.borrowing is None else self.nominal + self.borrowing
+RESOURCES = ("cpu", "memory", "nvidia.com/gpu")
+SCALE = {"cpu": 1000, "memory": 1024}  # from cores and GiB
+PoolResource = tuple[str, str]  # such as ("gpu-spot", "nvidia.com/gpu")
+Usage = Counter[PoolResource]  # millicores, MiB and whole GPUs
 
 
-@dataclass
-class ClusterQueue:
-    """The quotas of a queue, and how much of them is used."""
-
-    name: str
-    quotas: Mapping[FlavorResource, ResourceQuota]
-    strict: bool = False  # StrictFIFO: the first workload blocks those behind it
-    used: Usage = field(default_factory=dict)
-
-    @property
-    def flavors(self) -> tuple[str, ...]:
-        """In the order in which they are tried."""
-        return tuple(dict.fromkeys(flavor for flavor, _ in self.quotas))
-
-
-class Cohort:
-    """Queues that lend each other unused quota."""
-
-    def __init__(self, queues: Iterable[ClusterQueue]) -> None:
-        self.queues = {queue.name: queue for queue in queues}
-        # What the queues have given away together; the reserved parts stay with their queues.
-        self.capacity: Usage = {}
-        self.drawn: Usage = {}  # how much of the capacity all queues together use
-        for queue in self.queues.values():
-            for key, quota in queue.quotas.items():
-                self.capacity[key] = self.capacity.get(key, 0) + quota.nominal - quota.reserved
-                self.drawn.setdefault(key, 0)
-
-    def available(self, queue: ClusterQueue, key: FlavorResource) -> int:
-        """How much more the queue may use now, borrowed or not."""
-        quota, used = queue.quotas[key], queue.used.get(key, 0)
-        # The unused part of the queue's own reserve, and what all queues together have left in the cohort.
-        free = max(quota.reserved - used, 0) + self.capacity[key] - self.drawn[key]
-        return free if quota.maximum is None else min(free, quota.maximum - used)
-
-    def max_capacity(self, queue: ClusterQueue, key: FlavorResource) -> int:
-        """The most that the queue could use if all other queues were idle."""
-        quota = queue.quotas[key]
-        total = quota.reserved + self.capacity[key]
-        return total if quota.maximum is None else min(total, quota.maximum)
-
-    def add(self, queue: ClusterQueue, request: Usage, sign: int = 1) -> None:
-        """Use quota, or free it with `sign=-1`."""
-        for key, amount in request.items():
-            reserved, before = queue.quotas[key].reserved, queue.used.get(key, 0)
-            after = before + sign * amount
-            queue.used[key] = after
-            # Only what exceeds the reserved part is drawn from the cohort.
-            self.drawn[key] += max(after - reserved, 0) - max(before - reserved, 0)
-
-
-@dataclass(frozen=True)
-class PodSet:
-    """Identical Pods: their number, the requests of one of them, and the flavors that they may have (empty: all)."""
-
-    name: str
-    count: int
-    requests: tuple[tuple[str, int], ...]
-    flavors: tuple[str, ...] = ()
-
-    def usage(self, flavor: str) -> Usage:
-        """What all Pods of the set together use of a flavor."""
-        return {(flavor, resource): self.count * amount for resource, amount in self.requests if amount}
-
-
-# Identity rather than equality: two workloads may have the same fields, and lists of workloads are searched.
 @dataclass(eq=False)
-class QueuedWorkload:
-    """A workload that waits for quota or holds it."""
+class QuotaRequest:
+    """Pods that wait for quota together."""
 
     name: str
     queue: str
     priority: int
-    pod_sets: tuple[PodSet, ...]
-    created: float = 0.0
-    reason: str = ""  # why it waits
-    held: Usage = field(default_factory=dict)
-    flavors: dict[str, str] = field(default_factory=dict)  # by pod set, once admitted
+    submitted_at: float
+    usage: Usage
+    granted: simpy.Event
+    number: int = field(default_factory=count().__next__)  # the order of requests of one moment
+    shortage: str = ""  # what is missing, such as "quota of gpu-spot"
+    reason: str = "not tried yet"  # the same in a sentence
+
+    @property
+    def order(self) -> tuple[int, float, int]:
+        """Sorts higher priorities first, then older ones."""
+        return -self.priority, self.submitted_at, self.number
 
 
-def cohorts_of(specs: Mapping[str, ClusterQueueSpec]) -> list[Cohort]:
-    """The queues of a scenario, grouped by cohort; a queue without one gets a cohort of its own."""
-    by_cohort: dict[str, list[ClusterQueue]] = {}
-    for name, spec in specs.items():
-        borrowing, lending = _to_integers(spec.borrowing), _to_integers(spec.lending)
-        quotas = {
-            key: ResourceQuota(n, borrowing.get(key), lending.get(key)) for key, n in _to_integers(spec.nominal).items()
-        }
-        queue = ClusterQueue(name, quotas, spec.strict)
-        # A cohort of one queue has nobody to borrow from, so one data structure serves both cases.
-        by_cohort.setdefault(spec.cohort or name, []).append(queue)
-    return [Cohort(queues) for queues in by_cohort.values()]
+class QueueQuota:
+    """The quotas of one queue and how much of them is used."""
+
+    def __init__(self, spec: ClusterQueueSpec) -> None:
+        self.cohort, self.strict = spec.cohort, spec.strict
+        self.nominal, self.used = to_usage(spec.nominal), Usage()
+        self.maximum = {key: self.nominal[key] + amount for key, amount in to_usage(spec.borrowing).items()}
+        # The part that no other queue may use.
+        self.reserved = Usage({key: max(self.nominal[key] - n, 0) for key, n in to_usage(spec.lending).items()})
 
 
-def _to_integers(amounts: Amounts) -> Usage:
-    # Sums of floats would drift, and a job that exactly fits would then be refused.
-    return {
-        (flavor, resource): round(amount * SCALE.get(resource, 1))
-        for flavor, resources in amounts.items()
+class QuotaAdmission:
+    """The queues of the cluster, and the requests that wait in them."""
+
+    def __init__(
+        self, env: simpy.Environment, queues: Mapping[str, ClusterQueueSpec], pools: Mapping[str, NodePoolSpec]
+    ) -> None:
+        self.env = env
+        self.queues = {name: QueueQuota(spec) for name, spec in queues.items()}
+        self.in_nodes = Usage({
+            (name, resource): pool.limit * amount
+            for name, pool in pools.items()
+            for resource, amount in zip(RESOURCES, pool.size, strict=True)
+        })  # fmt: skip
+        self.waiting: list[QuotaRequest] = []  # by `order`
+        self._is_scheduled = False
+
+    def submit(self, name: str, queue: str, priority: int, submitted_at: float, usage: Usage) -> QuotaRequest:
+        """Request quota; the request's event `granted` is triggered once it is held."""
+        request = QuotaRequest(name, queue, priority, submitted_at, usage, self.env.event())
+        bisect.insort(self.waiting, request, key=lambda waiting: waiting.order)
+        self._schedule()
+        return request
+
+    def cancel(self, request: QuotaRequest) -> None:
+        """Withdraw a request, whether it waits or was granted in this moment."""
+        if request.granted.triggered:
+            self.release(request.queue, request.usage)
+        else:
+            self.waiting.remove(request)
+            self._schedule()  # it may have blocked a strict queue
+
+    def release(self, queue: str, usage: Usage) -> None:
+        """Free quota, and try again what waits."""
+        self.queues[queue].used.subtract(usage)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self.env.timeout(0).callbacks.append(self._admit)
+
+    def _admit(self, _event: simpy.Event) -> None:
+        """Grant what fits, once all requests of this moment are there: priority decides, not who asked first."""
+        self._is_scheduled = False
+        blocked: dict[str, str] = {}  # strict queue -> its first request that did not fit
+        for request in self.waiting.copy():
+            queue = self.queues[request.queue]
+            if first := blocked.get(request.queue):
+                request.shortage = f"order of queue {request.queue}"
+                request.reason = f"waiting behind {first} in the strict queue {request.queue}"
+            elif shortage := next(self._shortages(request), None):
+                request.shortage, request.reason = shortage
+                if queue.strict:
+                    blocked[request.queue] = request.name
+            else:
+                self.waiting.remove(request)
+                queue.used.update(request.usage)
+                request.granted.succeed()
+
+    def _shortages(self, request: QuotaRequest) -> Iterator[tuple[str, str]]:
+        """What a request lacks, each in short and as a sentence."""
+        for (pool, resource), amount in request.usage.items():
+            key, scale = (pool, resource), SCALE.get(resource, 1)
+            quota, free_quota = self._available(self.queues[request.queue], key)
+            free_nodes = self.in_nodes[key] - sum(queue.used[key] for queue in self.queues.values())
+            for name, there, free in (("quota", quota, free_quota), ("nodes", self.in_nodes[key], free_nodes)):
+                if amount > free:
+                    # Two different answers for the user: what exceeds the whole will never fit, the other will later.
+                    when = "can never suffice" if amount > there else "is in use"
+                    sizes = f"{amount / scale:g} wanted, {max(min(free, there), 0) / scale:g} of {there / scale:g} free"
+                    yield f"{name} of {pool}", f"the limit of {name} of {pool} {when}: {resource} {sizes}"
+
+    def _available(self, queue: QueueQuota, key: PoolResource) -> tuple[int, int]:
+        """The most that a queue may use, borrowed or not, and how much more it may use now."""
+        cohort = [other for other in self.queues.values() if other.cohort == queue.cohort] if queue.cohort else [queue]
+        lent = sum(other.nominal[key] - other.reserved[key] for other in cohort)
+        drawn = sum(max(other.used[key] - other.reserved[key], 0) for other in cohort)
+        most, used = lent + queue.reserved[key], queue.used[key]
+        free = max(queue.reserved[key] - used, 0) + lent - drawn
+        maximum = queue.maximum.get(key, most)
+        return min(most, maximum), min(free, maximum - used)
+
+
+def pod_usage(group: WorkerGroupSpec, num_pods: int) -> Usage:
+    """What Pods of a group use of their pool; resources that they do not use are left out."""
+    return Usage({(group.pool, name): num_pods * n for name, n in zip(RESOURCES, group.size, strict=True) if n})
+
+
+def to_usage(amounts: Amounts) -> Usage:
+    """Cores, GiB and GPUs as whole numbers."""
+    return Usage({
+        (pool, resource): round(amount * SCALE.get(resource, 1))
+        for pool, resources in amounts.items()
         for resource, amount in resources.items()
-    }
+    })  # fmt: skip

@@ -24,8 +24,3 @@ def test_missing_manifests_are_reported_in_one_line(words, text, capsys):
 def test_an_overlay_must_be_named(capsys):
     assert main(["cluster", "up"]) == 2
     assert "--overlay" in capsys.readouterr().err
-
-
-def test_published_figures_take_no_loads_of_ones_own(capsys):
-    assert main(["cluster", "simulate", "storm", "--published"]) == 2
-    assert "--published has loads of its own" in capsys.readouterr().err

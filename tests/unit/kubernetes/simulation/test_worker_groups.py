@@ -3,7 +3,7 @@
 import pytest
 
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.kubernetes.simulation.worker_groups import amount, cluster_queue, duration, node_pool, worker_group
+from emoji_ldm.kubernetes.simulation.worker_groups import amount, cluster_queue, node_pool, worker_group
 
 QUEUE = {
     "kind": "ClusterQueue",
@@ -40,11 +40,6 @@ def test_a_cluster_queue_is_read_with_its_units_and_policies():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("1h30m", 5400), ("1.5h", 5400), ("500ms", 0.5)])
-def test_durations_are_those_of_go(text, seconds):
-    assert duration(text) == pytest.approx(seconds)
-
-
 @pytest.mark.parametrize(("text", "number"), [("500m", 0.5), ("1e3", 1000), ("2P", 2e15), (4, 4), ("1.5Ki", 1536)])
 def test_quantities_are_those_of_kubernetes(text, number):
     assert amount("cpu", text) == number
@@ -58,8 +53,6 @@ def test_memory_is_counted_in_gib():
 
 def test_a_node_pool_that_never_consolidates_keeps_its_nodes():
     assert node_pool({"spec": {"disruption": {"consolidateAfter": "Never"}}}, {})["idle_s"] > 1e9
-    with pytest.raises(ConfigError, match="not a duration"):
-        duration("soon")
 
 
 def test_a_node_pools_limit_becomes_nodes_of_the_scenarios_machine():
@@ -67,11 +60,12 @@ def test_a_node_pools_limit_becomes_nodes_of_the_scenarios_machine():
     assert node_pool({"spec": spec}, {"cpu": 96, "gpus": 8}) == {"limit": 2, "idle_s": 5400.0}
 
 
-def test_limits_count_as_requests_and_replicas_are_multiplied_by_hosts():
+def test_limits_count_as_requests_and_the_pool_of_a_group_is_the_one_it_selects_or_its_name():
     limits = {"cpu": "7", "memory": "26Gi", "nvidia.com/gpu": "1"}
-    container = {"resources": {"limits": limits, "requests": {"cpu": "2"}}}
-    spec = {"groupName": "w", "minReplicas": 1, "maxReplicas": 3, "numOfHosts": 2,
-            "template": {"spec": {"containers": [container]}}}  # fmt: skip
-    group = worker_group(spec, None, ["gpu"])
-    assert (group["cpu"], group["gpus"], group["image"]) == (2, 1, "gpu")
-    assert (group["min_replicas"], group["max_replicas"]) == (2, 6)
+    pod = {"containers": [{"resources": {"limits": limits, "requests": {"cpu": "2"}}}]}
+    spec = {"groupName": "w", "minReplicas": 1, "maxReplicas": 3, "template": {"spec": pod}}
+    assert worker_group(spec) == {
+        "pool": "w", "cpu": 2, "memory_gib": 26, "gpus": 1, "min_replicas": 1, "max_replicas": 3
+    }  # fmt: skip
+    pod["nodeSelector"] = {"emoji-ldm/pool": "gpu-spot"}
+    assert worker_group(spec)["pool"] == "gpu-spot"
