@@ -51,6 +51,7 @@ def test_pods_are_made_no_faster_than_reconcilers_and_the_api_allow(concurrency,
     assert ended == pytest.approx(ends_s, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_kuberays_published_figures_are_met_by_the_rates_that_they_set_and_predicted_by_them():
     assert ten_thousand_pods() == pytest.approx(200, rel=0.01)
     assert ray_clusters(1_000) == pytest.approx(268.9, rel=0.01)
