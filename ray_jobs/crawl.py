@@ -25,7 +25,7 @@ from emoji_ldm.progress import print_status, track
 from emoji_ldm.schemas import IMAGES, LISTINGS, TableSpec
 from emoji_ldm.store import Store
 from ray_jobs.execution import delta_sink, ray_runtime
-from ray_jobs.execution.politeness_actor import start_rate_limiter
+from ray_jobs.execution.politeness_actor import SharedRateLimiter
 from ray_jobs.workers.crawl_workers import ImageWorker, PageWorker
 
 # Logical CPUs per actor. Browsers and fetchers wait for the network most of the time, so two share a core.
@@ -46,8 +46,9 @@ def run(config: Config) -> dict[str, object]:
     state = CrawlState(config, frontier.begin_recrawl(config, store))
     # A crash between the commit of tiles and that of their page's outcome is repaired first.
     state.close_interrupted_pages()
-    _list_pages(config, state)
-    counts = _fetch_images(config, state)
+    limiter = SharedRateLimiter(config.crawl)
+    _list_pages(config, state, limiter)
+    counts = _fetch_images(config, state, limiter)
     # Pages that are read after an image was fetched may list it under further tags, so tags are joined at the end.
     state.retag()
     # Only a refresh has seen every page anew, so only then does an absent image mean that the site removed it.
@@ -60,20 +61,19 @@ def run(config: Config) -> dict[str, object]:
     return {**state.summary(), **asked, **dropped}
 
 
-def _list_pages(config: Config, state: CrawlState) -> None:
+def _list_pages(config: Config, state: CrawlState, limiter: SharedRateLimiter) -> None:
     """Read pages in waves until every tag has ended; CrawlError if no page ever showed a tile.
 
     Where a tag ends is known only once a page without tiles was read, so each wave plans the pages after the last one.
     """
-    names, checked = source_factory.page_names(config.crawl), False
+    names = source_factory.page_names(config.crawl)
     while blocks := next_pages(config.crawl, names, state.finished_pages()):
         # Not before there is a page to read: a finished crawl needs neither site nor browser.
-        if not checked:
-            source_factory.check_site_reachable(config.crawl)
-            checked = True
+        limiter.read_site_rules()
         shards = [_shard([b.urls, state.generation], {"tag": b.tag, "urls": b.urls}, len(b.urls)) for b in blocks]
         workers = config.crawl.num_browsers
-        for done in _stream(config, _job(state, LISTINGS, _page_rows, PageWorker, workers), shards, "pages"):
+        job = _job(state, LISTINGS, _page_rows, PageWorker, workers)
+        for done in _stream(config, job, limiter, shards, "pages"):
             # Tiles and outcomes are committed in this process only: the wave after this one is planned from what is
             # committed.
             state.commit_pages(done.shard, done.file, done.extra)
@@ -86,14 +86,14 @@ def _list_pages(config: Config, state: CrawlState) -> None:
         raise CrawlError(page_types.no_tiles_message(first, *state.outcome_of(first)))
 
 
-def _fetch_images(config: Config, state: CrawlState) -> dict[str, int]:
+def _fetch_images(config: Config, state: CrawlState, limiter: SharedRateLimiter) -> dict[str, int]:
     """Fetch every image URL without an outcome; returns `{outcome: number of URLs}` of this run."""
     # Pending URLs are the difference of two tables, so nothing has to be remembered about an interrupted run.
     requests, totals = state.open_images(), dict[str, int]()
     size = config.crawl.rows_per_shard
     shards = [_image_shard(requests.slice(start, size), state.generation) for start in range(0, len(requests), size)]
     job = _job(state, IMAGES, read_image_requests, ImageWorker, config.crawl.num_fetchers)
-    for done in _stream(config, job, shards, "images"):
+    for done in _stream(config, job, limiter, shards, "images"):
         delta_sink.add_counts(totals, state.commit_images(done.shard, done.file, done.extra))
     return totals
 
@@ -116,7 +116,7 @@ def _job(state: CrawlState, table: TableSpec, read: Callable[[dict[str, Any]], p
 
 
 def _stream(
-    config: Config, job: delta_sink.SinkJob, shards: list[delta_sink.WorkShard], unit: str
+    config: Config, job: delta_sink.SinkJob, limiter: SharedRateLimiter, shards: list[delta_sink.WorkShard], unit: str
 ) -> Iterator[delta_sink.FinishedShard]:
     """Finished shards, with a progress bar; without shards, Ray is not even started."""
     if not shards:
@@ -127,9 +127,7 @@ def _stream(
     )
     # A shard that obeys a long Crawl-delay may rightly take longer than Ray's limit of half an hour.
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = -1
-    # One limiter serves all workers of this wave, wherever they run: the delays of a site hold for the crawl as a
-    # whole.
-    job = replace(job, worker_args=(*job.worker_args, start_rate_limiter(config.crawl)))
+    job = replace(job, worker_args=(*job.worker_args, limiter.for_next_wave()))
     with track("crawl", sum(shard.num_items for shard in shards), unit) as progress:
         for done in delta_sink.stream_shards(job, shards):
             yield done

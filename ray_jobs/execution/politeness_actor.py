@@ -14,17 +14,28 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from emoji_ldm.config import CrawlConfig
-from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter, RequestPermit, SlotDemand, SlotGrant
+from emoji_ldm.crawl.politeness.rate_limiter import (
+    NO_RULES,
+    LocalRateLimiter,
+    RequestPermit,
+    SlotDemand,
+    SlotGrant,
+)
 from emoji_ldm.crawl.politeness.rate_limiter_client import RateLimiterClient
 from emoji_ldm.crawl.politeness.robots import OriginRules
+from emoji_ldm.crawl.sources import source_factory
 from emoji_ldm.errors import CrawlError
 from emoji_ldm.outcomes import Outcome, Rejected
 
 T = TypeVar("T")
 
 
-def start_rate_limiter(config: CrawlConfig) -> RayRateLimiter:
+def start_rate_limiter(config: CrawlConfig, known_rules: Mapping[str, OriginRules] = NO_RULES) -> RayRateLimiter:
     """Start the rate limiter of one crawl beside its driver, with which it ends; Ray must be connected.
+
+    Args:
+        config: The crawl's configuration.
+        known_rules: {origin: rules} that the driver has read already.
 
     Raises:
         ConfigError: An entry of `crawl.allow_private` is wrong.
@@ -38,9 +49,32 @@ def start_rate_limiter(config: CrawlConfig) -> RayRateLimiter:
     actor = (
         ray.remote(RateLimiterActor)
         .options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
-        .remote(config)
+        .remote(config, dict(known_rules))
     )
     return RayRateLimiter(actor, config)
+
+
+class SharedRateLimiter:
+    """The one rate limiter of a run, for all waves of workers: what a host asked for holds for the crawl as a whole."""
+
+    def __init__(self, config: CrawlConfig) -> None:
+        """Start nothing yet: a finished crawl needs neither Ray nor its site."""
+        self.config = config
+        self.site_rules: dict[str, OriginRules] | None = None
+        self.started: RayRateLimiter | None = None
+
+    def read_site_rules(self) -> None:
+        """Read the site's robots.txt, once; CrawlError if nothing answers there."""
+        if self.site_rules is None:
+            self.site_rules = source_factory.read_site_rules(self.config)
+
+    def for_next_wave(self) -> RayRateLimiter:
+        """Return the rate limiter for a wave of workers, all former ones having ended; Ray must be connected."""
+        if self.started is None:
+            self.started = start_rate_limiter(self.config, self.site_rules or NO_RULES)
+        else:
+            self.started.drop_all_workers()
+        return self.started
 
 
 class RayRateLimiter(RateLimiterClient):
@@ -50,6 +84,10 @@ class RayRateLimiter(RateLimiterClient):
         """Ask nothing yet."""
         super().__init__(_ActorBackend(actor), config)
         self.actor, self.config = actor, config
+
+    def drop_all_workers(self) -> None:
+        """Free what the workers of a wave held, which has ended; the next wave need not wait for their leases."""
+        _or_ended(lambda: ray.get(self.actor.drop_all_workers.remote()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Give each process that unpickles it a client of its own."""
@@ -61,8 +99,8 @@ class RayRateLimiter(RateLimiterClient):
 class RateLimiterActor:
     """Holds the one `LocalRateLimiter`."""
 
-    def __init__(self, config: CrawlConfig) -> None:
-        self.limiter = LocalRateLimiter(config)
+    def __init__(self, config: CrawlConfig, known_rules: Mapping[str, OriginRules]) -> None:
+        self.limiter = LocalRateLimiter(config, known_rules)
 
     async def rules(self, origin: str) -> OriginRules:
         """See `LocalRateLimiter.rules`; what could not be read for a pause is a refusal too."""
@@ -84,9 +122,9 @@ class RateLimiterActor:
         """See `LocalRateLimiter.release`."""
         await self.limiter.release(permit, status=status, retry_after_s=retry_after_s)
 
-    async def record_response(self, origin: str, status: int | None, retry_after_s: float) -> float:
+    async def record_response(self, origin: str, status: int | None, retry_after_s: float, recovered: bool) -> float:
         """See `LocalRateLimiter.record_response`."""
-        return self.limiter.record_response(origin, status, retry_after_s)
+        return self.limiter.record_response(origin, status, retry_after_s, recovered=recovered)
 
     async def sync(self, holder: str, demands: Mapping[str, SlotDemand]) -> dict[str, SlotGrant]:
         """See `LocalRateLimiter.sync`."""
@@ -95,6 +133,10 @@ class RateLimiterActor:
     async def drop_worker(self, holder: str) -> None:
         """See `LocalRateLimiter.drop_worker`."""
         self.limiter.drop_worker(holder)
+
+    async def drop_all_workers(self) -> None:
+        """See `LocalRateLimiter.drop_all_workers`."""
+        self.limiter.drop_all_workers()
 
 
 class _ActorBackend:
@@ -113,8 +155,8 @@ class _ActorBackend:
     async def release(self, permit: RequestPermit, status: int | None, retry_after_s: float) -> None:
         await _answer(self.actor.release.remote(permit, status, retry_after_s))
 
-    async def record_response(self, origin: str, status: int | None, retry_after_s: float) -> float:
-        return await _answer(self.actor.record_response.remote(origin, status, retry_after_s))
+    async def record_response(self, origin: str, status: int | None, retry_after_s: float, recovered: bool) -> float:
+        return await _answer(self.actor.record_response.remote(origin, status, retry_after_s, recovered))
 
     # Called from the client's own thread, which may block, so it needs no coroutine.
     def sync(self, holder: str, demands: Mapping[str, SlotDemand]) -> dict[str, SlotGrant]:

@@ -98,6 +98,11 @@ def test_each_good_image_is_requested_once_and_a_forbidden_one_never(crawled, ga
 
 
 @pytest.mark.slow
+def test_robots_txt_is_requested_once_in_a_run(crawled):
+    assert [request.path for request in crawled[2]].count("/robots.txt") == 1
+
+
+@pytest.mark.slow
 def test_requests_name_their_user_agent(crawled):
     assert {request.user_agent for request in crawled[2]} == {crawled[0].crawl.user_agent}
 

@@ -12,7 +12,12 @@ from dataclasses import dataclass, field
 
 # Pause of a host that is overloaded and sends no Retry-After; it doubles from the first value to the second.
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.25, 10.0
+MAX_HOST_PAUSE_S = 60.0  # a host that asks for a longer pause, or for pauses of this length in all, is given up for now
+GIVE_UP_S = 300.0  # so long is a host left alone that answered nothing but overload for `MAX_HOST_PAUSE_S`
 SLOT_TENURE_S = 1.0
+# A request reaches its server some time after its permit (a connection is opened first). So much of its duration is
+# taken for the way there, so that the server never sees a shorter interval than the one that was asked for.
+MAX_LATENCY_S = 0.1
 
 
 @dataclass
@@ -20,13 +25,20 @@ class HostSlots:
     """The slots of a host and their holders."""
 
     slots: int
-    min_interval_s: float = 0.0
+    min_interval_s: float = 0.0  # between the starts of two requests: a rate
+    delay_s: float = 0.0  # between the end of a request and the start of the next one: a Crawl-delay, read strictly
     held: dict[str, int] = field(default_factory=dict)  # {holder: slots}; never more than `slots` in all
     wanted: dict[str, int] = field(default_factory=dict)  # {holder: slots it could use}, longest waiting first
     since: dict[str, float] = field(default_factory=dict)  # {holder: when its tenure began}
     ready_at: float = 0.0  # monotonic seconds before which no request may start
     paused_until: float = 0.0  # the part of it that the host itself asked for
     num_backoffs: int = 0  # in a row
+    overloaded_since: float | None = None  # the first of these
+
+    @property
+    def is_spaced(self) -> bool:
+        """Whether time must pass between two requests, which are then made one at a time."""
+        return self.min_interval_s > 0 or self.delay_s > 0
 
     @property
     def free(self) -> int:
@@ -45,16 +57,31 @@ class HostSlots:
             self.held[holder] = left
 
     def record_response(self, status: int | None, retry_after_s: float, now: float) -> None:
-        """Adapt to a response: an overloaded host gets the pause that it asks for, or one that doubles each time."""
+        """Adapt to a response: an overloaded host gets the pause that it asks for, or one that doubles each time.
+
+        A host that does nothing else for `MAX_HOST_PAUSE_S` is paused for `GIVE_UP_S`: requests do not wait for it.
+        """
         if status in (429, 503) or retry_after_s:
             # Responses to requests that were in flight when the pause began say nothing new.
             if now >= self.ready_at:
                 self.num_backoffs += 1
             pause_s = retry_after_s or min(MIN_BACKOFF_S * 2 ** min(self.num_backoffs - 1, 10), MAX_BACKOFF_S)
             self.paused_until = max(self.paused_until, now + pause_s)
+            self.overloaded_since = now if self.overloaded_since is None else self.overloaded_since
+            if self.paused_until - self.overloaded_since > MAX_HOST_PAUSE_S:
+                self.paused_until, self.overloaded_since = max(self.paused_until, now + GIVE_UP_S), None
         elif status is not None and status < 500 and now >= self.ready_at:
-            self.num_backoffs = 0
-        self.ready_at = max(self.ready_at, self.paused_until, now + self.min_interval_s)
+            self.record_recovery()
+        self.ready_at = max(self.ready_at, self.paused_until)
+
+    def record_recovery(self) -> None:
+        """Forget earlier overloads: a request that began after the last pause got a good response."""
+        self.num_backoffs, self.overloaded_since = 0, None
+
+    def finish_request(self, began: float, now: float) -> None:
+        """Set when the next request may start, after one that was admitted at `began`."""
+        reached_at = min(began + MAX_LATENCY_S, now)
+        self.ready_at = max(self.ready_at, reached_at + self.min_interval_s, now + self.delay_s)
 
     def request_slots(self, holder: str, held: int, wanted: int, now: float) -> int:
         """Return how many slots a worker may use from now on.
@@ -77,7 +104,7 @@ class HostSlots:
         self._rotate_tenures(now)
         had = self.held.get(holder, 0)
         # With an interval between requests, one request at a time is admitted by the rate limiter itself.
-        granted = min(self._fair_shares().get(holder, 0), had + self.free) if not self.min_interval_s else 0
+        granted = min(self._fair_shares().get(holder, 0), had + self.free) if not self.is_spaced else 0
         if granted > had:
             if not had:
                 self.since[holder] = now
@@ -113,3 +140,8 @@ class HostSlots:
                 shares[holder] += 1
             left -= len(unsatisfied[:left])
         return shares
+
+
+def left_alone_reason(pause_s: float) -> str:
+    """Return why a URL was not requested: its host asked for a pause of so many seconds more."""
+    return f"its host asked to be left alone for {pause_s:.0f} s more"

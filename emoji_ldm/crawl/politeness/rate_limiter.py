@@ -7,9 +7,13 @@ A request is admitted in three steps:
 
 1. The URL's literal address is checked, then the rules of its origin: robots.txt is read on first use and then once a
    day, and itself counts as a request.
-2. The request waits in the queue of its origin for a slot. An origin with a minimum interval (Crawl-delay or
-   `crawl.min_request_interval_s`) has one slot; any other one has `crawl.host_concurrency`.
+2. The request waits in the queue of its origin for a slot. An origin with a gap between requests has one slot; any
+   other one has `crawl.host_concurrency`. The gap of `crawl.min_request_interval_s` is a rate and counts from start to
+   start; that of a Crawl-delay counts from the end of a request, the strictest way in which robots.txt is read.
 3. The caller gets a permit and returns it with the status of the response, from which the host's pauses follow.
+
+No request waits long for a host that does not want it: if the host asks for more than `MAX_HOST_PAUSE_S`, at once or by
+and by, its requests are rejected with an outcome that `crawl.retry=failed` takes up.
 
 Asking for every request would cost one round trip each. For origins without an interval a worker therefore leases
 several slots at once (`sync`) and shares them out among its own requests. A worker that has not called `sync` for
@@ -24,16 +28,17 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from emoji_ldm.config import CrawlConfig
-from emoji_ldm.crawl.politeness.host_slots import HostSlots
+from emoji_ldm.crawl.politeness.host_slots import MAX_HOST_PAUSE_S, HostSlots, left_alone_reason
 from emoji_ldm.crawl.politeness.robots import OriginRules, RobotsFetcher
 from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
 from emoji_ldm.outcomes import Outcome, Rejected
 
-MAX_HOST_PAUSE_S = 60.0  # a host that asks for a longer pause is given up for now
 LEASE_S = 20.0
+NO_RULES: Mapping[str, OriginRules] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,8 @@ class _OriginQueue:
 
     host: HostSlots
     queue: deque[tuple[RequestPermit, asyncio.Future[RequestPermit]]] = field(default_factory=deque)
-    rules_task: asyncio.Task[OriginRules] | None = None
+    rules: OriginRules = field(default_factory=OriginRules)
+    rules_task: asyncio.Task[OriginRules] | None = None  # reads them
     fresh_until: float = 0.0
     timer: asyncio.TimerHandle | None = None
 
@@ -101,14 +107,21 @@ class _OriginQueue:
 class LocalRateLimiter:
     """The rate limiter of a crawl. It belongs to one event loop; none of its methods blocks."""
 
-    def __init__(self, config: CrawlConfig) -> None:
-        """Open no connection yet; ConfigError if `crawl.allow_private` is invalid."""
+    def __init__(self, config: CrawlConfig, known_rules: Mapping[str, OriginRules] = NO_RULES) -> None:
+        """Open no connection yet; `known_rules` are those that the caller has just read, {origin: rules}.
+
+        Raises:
+            ConfigError: `crawl.allow_private` is invalid.
+        """
         self.config, self.robots_fetcher = config, RobotsFetcher(config)
         self._origins: dict[str, _OriginQueue] = {}
         self._numbers = itertools.count(1)
-        self._permits: set[RequestPermit] = set()
+        self._permits: dict[RequestPermit, float] = {}  # {permit: when it was granted, in monotonic seconds}
         self._last_heartbeat: dict[str, float] = {}  # {holder: monotonic seconds}
-        self._expiry_checked_at = time.monotonic()
+        self._expiry_checked_at = now = time.monotonic()
+        for origin, rules in known_rules.items():
+            self._apply_rules(self._origin(origin), rules)
+            self._origin(origin).host.finish_request(now, now)
 
     async def acquire(self, url: str, holder: str = "") -> RequestPermit:
         """See `RateLimiter.acquire`. Permits of a holder whose lease expires are taken back."""
@@ -139,14 +152,23 @@ class LocalRateLimiter:
     async def rules(self, origin: str) -> OriginRules:
         """Return the rules of an origin; robots.txt is read once a day, however many workers ask."""
         entry = self._origin(origin)
-        if entry.rules_task is None or (entry.rules_task.done() and time.monotonic() >= entry.fresh_until):
+        if time.monotonic() < entry.fresh_until:
+            return entry.rules
+        if entry.rules_task is None or entry.rules_task.done():
             entry.rules_task = asyncio.create_task(self._read_rules(origin, entry))
         # Several requests wait for the same task: one that is cancelled must not cancel it for the others.
         return await asyncio.shield(entry.rules_task)
 
-    def record_response(self, origin: str, status: int | None, retry_after_s: float) -> float:
-        """Adapt to a response; returns for how many seconds the host must be left alone."""
+    def record_response(
+        self, origin: str, status: int | None, retry_after_s: float, *, recovered: bool = False
+    ) -> float:
+        """Adapt to a response; returns for how many seconds the host must be left alone.
+
+        `recovered` says that good responses came before it, to requests that began after the last pause.
+        """
         entry, now = self._origin(origin), time.monotonic()
+        if recovered:
+            entry.host.record_recovery()
         # Every response may change when the next request may start, so the queue is looked at again.
         entry.host.record_response(status, retry_after_s, now)
         self._admit(entry)
@@ -162,9 +184,9 @@ class LocalRateLimiter:
         grants, now = {}, time.monotonic()
         for origin, demand in demands.items():
             entry = self._origin(origin)
-            # Workers report overloads at once but successes only here, to save calls.
+            # Workers report overloads at once, but successes only here or with the next overload, to save calls.
             if demand.succeeded:
-                entry.host.record_response(200, 0.0, now)
+                entry.host.record_recovery()
             # Requests that wait here compete with the workers for the same slots.
             entry.host.set_demand("", len(entry.queue) + entry.host.held.get("", 0))
             slots = entry.host.request_slots(holder, demand.held, demand.wanted, now)
@@ -172,11 +194,16 @@ class LocalRateLimiter:
             self._admit(entry)
         return grants
 
+    def drop_all_workers(self) -> None:
+        """Free what all workers held; called between two waves of workers, of which the first has ended."""
+        for holder in list(self._last_heartbeat):
+            self.drop_worker(holder)
+
     def drop_worker(self, holder: str) -> None:
         """Free everything that a worker held; called when it ends, or when its lease has expired."""
         self._last_heartbeat.pop(holder, None)
         # Permits of a dead worker are forgotten: if it is alive after all and returns one, nothing happens twice.
-        self._permits = {permit for permit in self._permits if permit.holder != holder}
+        self._permits = {permit: at for permit, at in self._permits.items() if permit.holder != holder}
         for entry in self._origins.values():
             entry.host.drop_worker(holder)
             self._admit(entry)
@@ -193,13 +220,20 @@ class LocalRateLimiter:
         try:
             rules = await self.robots_fetcher.read(origin)
         finally:
+            began = self._permits.get(permit, time.monotonic())
             self._return_slot(permit)
-        entry.host.min_interval_s = rules.min_interval_s
-        # An interval means one request at a time: several at once would each keep it and together break it.
-        entry.host.slots = 1 if rules.min_interval_s else self.config.host_concurrency
-        entry.fresh_until = time.monotonic() + rules.ttl_s
-        self.record_response(origin, None, 0.0)
+        self._apply_rules(entry, rules)
+        # The gap that robots.txt asks for counts from this request already.
+        entry.host.finish_request(began, time.monotonic())
+        self._admit(entry)
         return rules
+
+    def _apply_rules(self, entry: _OriginQueue, rules: OriginRules) -> None:
+        entry.rules, host = rules, entry.host
+        host.min_interval_s, host.delay_s = rules.min_interval_s, rules.robots.crawl_delay_s
+        # A gap means one request at a time: several at once would each keep it and together break it.
+        host.slots = 1 if host.is_spaced else self.config.host_concurrency
+        entry.fresh_until = time.monotonic() + rules.ttl_s
 
     async def _wait_for_slot(self, origin: str, holder: str) -> RequestPermit:
         entry, future = self._origin(origin), asyncio.get_running_loop().create_future()
@@ -223,12 +257,12 @@ class LocalRateLimiter:
             permit, future = queue.popleft()
             if not future.done():
                 host.acquire(permit.holder)
-                self._permits.add(permit)
+                self._permits[permit] = now
                 future.set_result(permit)
         # Waiting for hours would block a worker. The URLs fail, and a later run retries them.
         if (pause_s := host.paused_until - now) > MAX_HOST_PAUSE_S:
             while queue:
-                _reject_waiter(queue.popleft()[1], f"its host asked to be left alone for {pause_s:.0f} s")
+                _reject_waiter(queue.popleft()[1], left_alone_reason(pause_s))
         if queue and now < host.ready_at and entry.timer is None:
             entry.timer = asyncio.get_running_loop().call_later(host.ready_at - now, self._on_timer, entry)
 
@@ -238,9 +272,10 @@ class LocalRateLimiter:
 
     def _return_slot(self, permit: RequestPermit) -> None:
         # A permit whose holder was dropped is no longer known; its slot is free already.
-        if permit in self._permits:
-            self._permits.remove(permit)
-            self._origins[permit.origin].host.release(permit.holder)
+        if (began := self._permits.pop(permit, None)) is not None:
+            host = self._origins[permit.origin].host
+            host.release(permit.holder)
+            host.finish_request(began, time.monotonic())
 
     def _record_heartbeat(self, holder: str) -> None:
         if holder:

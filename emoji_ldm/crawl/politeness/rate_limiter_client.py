@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from emoji_ldm.config import CrawlConfig
+from emoji_ldm.crawl.politeness.host_slots import MAX_HOST_PAUSE_S, left_alone_reason
 from emoji_ldm.crawl.politeness.http_session import SsrfGuard
 from emoji_ldm.crawl.politeness.rate_limiter import LEASE_S, RequestPermit, SlotDemand, SlotGrant
 from emoji_ldm.crawl.politeness.robots import OriginRules
 from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
 from emoji_ldm.errors import CrawlError
-from emoji_ldm.outcomes import Rejected
+from emoji_ldm.outcomes import Outcome, Rejected
 
 BUSY_SYNC_INTERVAL_S = 0.2  # between two calls of `sync` while there is work
 IDLE_SYNC_INTERVAL_S = LEASE_S / 5
@@ -40,7 +41,9 @@ class RemoteRateLimiter(Protocol):
     async def rules(self, origin: str) -> OriginRules: ...
     async def acquire(self, url: str, holder: str) -> RequestPermit | Rejected: ...
     async def release(self, permit: RequestPermit, status: int | None, retry_after_s: float) -> None: ...
-    async def record_response(self, origin: str, status: int | None, retry_after_s: float) -> float: ...
+    async def record_response(
+        self, origin: str, status: int | None, retry_after_s: float, recovered: bool
+    ) -> float: ...
     def sync(self, holder: str, demands: Mapping[str, SlotDemand]) -> dict[str, SlotGrant]: ...
     def drop_worker(self, holder: str) -> None: ...
 
@@ -60,8 +63,19 @@ class _OriginState:
     ready_at: float = 0.0
     waiters: deque[asyncio.Future[None]] = field(default_factory=deque)
 
+    def check_pause(self) -> None:
+        """Raise Rejected while the host asks for a longer pause than requests wait for."""
+        if (pause_s := self.ready_at - time.monotonic()) > MAX_HOST_PAUSE_S:
+            raise Rejected(Outcome.HTTP_ERROR, left_alone_reason(pause_s))
+
     def grant_waiters(self) -> None:
-        """Drop free slots beyond the grant, and give the others to waiting requests."""
+        """Drop free slots beyond the grant, and give the others to waiting requests; none waits for a long pause."""
+        try:
+            self.check_pause()
+        except Rejected as rejection:
+            while self.waiters:
+                if not (future := self.waiters.popleft()).done():
+                    future.set_exception(rejection)
         self.free -= min(self.free, max(self.free + self.in_use - self.granted, 0))
         while self.waiters and (self.waiters[0].done() or (self.free and time.monotonic() >= self.ready_at)):
             future = self.waiters.popleft()
@@ -106,7 +120,8 @@ class RateLimiterClient:
         origin = await self._origin(name)
         # Rules are cached here for their lifetime, so that forbidden URLs cost no call at all.
         origin.rules.check(url)
-        if not origin.rules.min_interval_s:
+        if not origin.rules.is_spaced:
+            origin.check_pause()
             await self._wait_for_slot(origin)
             return RequestPermit(name, self.holder)
         # With an interval between requests there is nothing to lease: each request is admitted by the rate limiter.
@@ -125,13 +140,18 @@ class RateLimiterClient:
         try:
             # An overloaded host is reported at once, since the other workers must pause too.
             if status in (429, 503) or retry_after_s:
-                pause_s = await self.remote.record_response(permit.origin, status, retry_after_s)
+                # With it goes what came before: without the successes since the last pause, a few scattered overloads
+                # would look like a host that never recovers.
+                recovered, origin.succeeded = origin.succeeded, False
+                pause_s = await self.remote.record_response(permit.origin, status, retry_after_s, recovered)
         # Whatever happens to the report, the slot is free again; otherwise it would be lost until the worker ends.
         finally:
             with self._lock:
                 origin.free_slot()
+                # A response that comes during a pause belongs to a request from before it.
+                if status is not None and status < 500 and status != 429 and time.monotonic() >= origin.ready_at:
+                    origin.succeeded = True
                 origin.ready_at = max(origin.ready_at, time.monotonic() + pause_s)
-                origin.succeeded = origin.succeeded or (status is not None and status < 500 and status != 429)
                 origin.grant_waiters()
 
     async def close(self) -> None:
@@ -178,7 +198,7 @@ class RateLimiterClient:
             await future
         except asyncio.CancelledError:
             with self._lock:
-                if future.done() and not future.cancelled():
+                if future.done() and not future.cancelled() and not future.exception():
                     origin.free_slot()
                     origin.grant_waiters()
             raise

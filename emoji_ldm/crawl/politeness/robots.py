@@ -36,6 +36,7 @@ from emoji_ldm.crawl.politeness.http_session import (
     SsrfGuard,
     open_session,
     redirect_target,
+    retry_after,
 )
 from emoji_ldm.crawl.politeness.url_normalize import normalize_path, parse_url, remove_dot_segments
 from emoji_ldm.outcomes import Outcome, Rejected
@@ -170,9 +171,14 @@ class OriginRules:
     """What applies to all URLs of an origin."""
 
     robots: RobotsTxt = field(default_factory=RobotsTxt)
-    min_interval_s: float = 0.0  # between two requests; 0 allows several at once
+    min_interval_s: float = 0.0  # between the starts of two requests
     rejection: tuple[Outcome, str] | None = None  # why no URL may be requested
     ttl_s: float = ROBOTS_TTL_S
+
+    @property
+    def is_spaced(self) -> bool:
+        """Whether time must pass between two requests; several at once are allowed otherwise."""
+        return self.min_interval_s > 0 or self.robots.crawl_delay_s > 0
 
     def check(self, url: str) -> None:
         """Raise Rejected if this URL must not be requested."""
@@ -180,6 +186,13 @@ class OriginRules:
             raise Rejected(*self.rejection)
         if reason := self.robots.disallow_reason(url):
             raise Rejected(Outcome.ROBOTS, reason)
+
+
+@dataclass(frozen=True)
+class _RobotsAnswer:
+    status: int
+    text: str = ""
+    pause_s: float = 0.0  # of its Retry-After
 
 
 class RobotsFetcher:
@@ -193,23 +206,34 @@ class RobotsFetcher:
     async def read(self, origin: str) -> OriginRules:
         """Return the rules of an origin; whatever goes wrong is a rule that forbids every URL."""
         try:
-            # One deadline for all attempts: a server that drips must not hold up the crawl three times.
-            async with asyncio.timeout(self.config.fetch_timeout_s):
-                status, text = await self._fetch_with_retries(f"{origin}/robots.txt")
-        except Rejected as error:
-            return OriginRules(rejection=(error.outcome, f"robots.txt: {error.reason}"), ttl_s=FAILED_ROBOTS_TTL_S)
+            return await self.read_answer(origin)
         except TimeoutError:
             return _deny_all(f"was not whole within {self.config.fetch_timeout_s:g} s")
         except NETWORK_ERRORS as error:
             return _deny_all(f"cannot be read ({str(error) or type(error).__name__})")
+
+    async def read_answer(self, origin: str) -> OriginRules:
+        """Return the rules of an origin that answers.
+
+        Raises:
+            TimeoutError: There is no complete answer within `crawl.fetch_timeout_s`.
+            NETWORK_ERRORS: There is none at all.
+        """
+        try:
+            # One deadline for all attempts: a server that drips must not hold up the crawl three times.
+            async with asyncio.timeout(self.config.fetch_timeout_s):
+                answer = await self._fetch_with_retries(f"{origin}/robots.txt")
+        except Rejected as error:
+            return OriginRules(rejection=(error.outcome, f"robots.txt: {error.reason}"), ttl_s=FAILED_ROBOTS_TTL_S)
+        status, text = answer.status, answer.text
         if status >= 500 or status == 429:
-            return _deny_all(f"answers {status}")
+            return _deny_all(f"answers {status}", answer.pause_s)
         # Any other status below 500 means that there is no robots.txt, so everything is allowed.
         robots = parse_robots(text, self.config.user_agent) if status < 300 else RobotsTxt()
         if robots.crawl_delay_s > MAX_CRAWL_DELAY_S:
             reason = f"robots.txt: Crawl-delay of {robots.crawl_delay_s:g} s, too long"
             return OriginRules(rejection=(Outcome.ROBOTS, reason))
-        return OriginRules(robots, max(self.config.min_request_interval_s, robots.crawl_delay_s))
+        return OriginRules(robots, self.config.min_request_interval_s)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -218,19 +242,21 @@ class RobotsFetcher:
             self._session = None
         await self.guard.close()
 
-    async def _fetch_with_retries(self, url: str) -> tuple[int, str]:
-        """Return status and text; the last of `NUM_TRIES` attempts decides."""
-        # Redirects are followed inside an attempt. A 429 is not retried: the host asks to be left alone.
+    async def _fetch_with_retries(self, url: str) -> _RobotsAnswer:
+        """Return the answer; the last of `NUM_TRIES` attempts decides."""
+        # Redirects are followed inside an attempt. A 429 or a Retry-After is not retried: the host asks to be left
+        # alone.
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(NETWORK_ERRORS) | retry_if_result(lambda answer: answer[0] >= 500),
+            retry=retry_if_exception_type(NETWORK_ERRORS)
+            | retry_if_result(lambda answer: answer.status >= 500 and not answer.pause_s),
             wait=wait_incrementing(start=BACKOFF_S, increment=BACKOFF_S),
             stop=stop_after_attempt(NUM_TRIES),
             retry_error_callback=_last_result,
         )
-        answer: tuple[int, str] = await retrying(self._fetch, url)
+        answer: _RobotsAnswer = await retrying(self._fetch, url)
         return answer
 
-    async def _fetch(self, url: str) -> tuple[int, str]:
+    async def _fetch(self, url: str) -> _RobotsAnswer:
         self._session = self._session or open_session(self.config, self.guard)
         for _ in range(MAX_REDIRECTS + 1):
             parsed = parse_url(url)
@@ -238,10 +264,10 @@ class RobotsFetcher:
             async with self._session.get(parsed, allow_redirects=False) as response:
                 following = redirect_target(url, response)
                 if following is None:
-                    return response.status, await _read_text(response)
+                    return _RobotsAnswer(response.status, await _read_text(response), retry_after(response.headers))
                 url = following
         # RFC 9309, section 2.3.1.2: after five redirects the file may be taken for unavailable.
-        return 404, ""
+        return _RobotsAnswer(404)
 
 
 async def _read_text(response: aiohttp.ClientResponse) -> str:
@@ -253,13 +279,15 @@ async def _read_text(response: aiohttp.ClientResponse) -> str:
     return body[:MAX_ROBOTS_BYTES].decode("utf-8", errors="replace")
 
 
-def _last_result(state: RetryCallState) -> tuple[int, str]:
+def _last_result(state: RetryCallState) -> _RobotsAnswer:
     """Return the answer of the last attempt, or raise its error."""
     assert state.outcome is not None, "an attempt was made"
-    answer: tuple[int, str] = state.outcome.result()
+    answer: _RobotsAnswer = state.outcome.result()
     return answer
 
 
-def _deny_all(what: str) -> OriginRules:
+def _deny_all(what: str, pause_s: float = 0.0) -> OriginRules:
     reason = f"robots.txt {what}, so nothing may be requested (RFC 9309, 2.3.1.4)"
-    return OriginRules(rejection=(Outcome.UNREACHABLE, reason), ttl_s=FAILED_ROBOTS_TTL_S)
+    # Nobody waits for this: the URLs fail until robots.txt may be asked for again.
+    ttl_s = min(max(FAILED_ROBOTS_TTL_S, pause_s), ROBOTS_TTL_S)
+    return OriginRules(rejection=(Outcome.UNREACHABLE, reason), ttl_s=ttl_s)

@@ -148,9 +148,7 @@ class ApiReader:
         return response.status, response.body
 
     async def _request(self, url: str) -> _Response:
-        # An API with a key is used under an agreement: rate limits and address checks apply, while robots.txt speaks
-        # to crawlers without one. robots.txt itself is the URL that its rules always allow.
-        permit = await self.rate_limiter.acquire(urljoin(url, "/robots.txt"))
+        permit = await self.rate_limiter.acquire(url)
         status, pause_s = None, 0.0
         try:
             async with asyncio.timeout(self.config.fetch_timeout_s):

@@ -11,12 +11,12 @@ import asyncio
 
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.page_types import PageNames, PageReader
-from emoji_ldm.crawl.politeness.http_session import NETWORK_ERRORS, SsrfGuard, open_session
+from emoji_ldm.crawl.politeness.http_session import NETWORK_ERRORS
 from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
+from emoji_ldm.crawl.politeness.robots import OriginRules, RobotsFetcher
 from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
 from emoji_ldm.crawl.site_profile import SitePages, load_api_profile, load_site_profile
 from emoji_ldm.errors import ConfigError, CrawlError
-from emoji_ldm.outcomes import Rejected
 
 WEB_SOURCES = ("listing", "html", "api")
 
@@ -47,20 +47,21 @@ def validate_source(config: CrawlConfig) -> None:
         check_folders(config.files)
 
 
-def check_site_reachable(config: CrawlConfig) -> None:
-    """Raise CrawlError if nothing answers at `crawl.site`.
+def read_site_rules(config: CrawlConfig) -> dict[str, OriginRules]:
+    """Return {origin: rules} of `crawl.site`; CrawlError if nothing answers there.
 
-    The request is for robots.txt, the one file that is always allowed. Any response will do; a redirect is not
-    followed.
+    The request is for robots.txt, the one file that is always allowed. Any response will do. The rate limiter takes the
+    rules over, so that robots.txt is requested once per run.
     """
     # Local files need no site. Their existence was checked by `validate_source`.
     if config.source not in WEB_SOURCES:
-        return
+        return {}
+    origin = origin_of(parse_url(config.site or ""))
     try:
-        asyncio.run(_request_robots(config))
+        return {origin: asyncio.run(_read_robots(config, origin))}
     except TimeoutError:
         raise CrawlError(f"crawl.site {config.site} does not answer within {config.fetch_timeout_s:g} s") from None
-    except (Rejected, *NETWORK_ERRORS) as error:
+    except NETWORK_ERRORS as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CrawlError(f"crawl.site {config.site} does not answer: {reason}") from None
 
@@ -114,13 +115,9 @@ def _validate_web_source(config: CrawlConfig) -> None:
         )
 
 
-async def _request_robots(config: CrawlConfig) -> None:
-    guard = SsrfGuard(config)
+async def _read_robots(config: CrawlConfig, origin: str) -> OriginRules:
+    fetcher = RobotsFetcher(config)
     try:
-        async with asyncio.timeout(config.fetch_timeout_s), open_session(config, guard) as session:
-            url = parse_url(f"{origin_of(parse_url(config.site or ''))}/robots.txt")
-            guard.check(url)
-            async with session.get(url, allow_redirects=False):
-                pass
+        return await fetcher.read_answer(origin)
     finally:
-        await guard.close()
+        await fetcher.close()

@@ -66,8 +66,9 @@ class RemoteLimiter:
         call = self._call("release", permit, status=status, retry_after_s=retry_after_s)
         await asyncio.wrap_future(self._send(call))
 
-    async def record_response(self, origin, status, retry_after_s):
-        return await asyncio.wrap_future(self._send(self._call("record_response", origin, status, retry_after_s)))
+    async def record_response(self, origin, status, retry_after_s, recovered):
+        call = self._call("record_response", origin, status, retry_after_s, recovered=recovered)
+        return await asyncio.wrap_future(self._send(call))
 
     def sync(self, holder, demands):
         return self._wait(self._call("sync", holder, demands))

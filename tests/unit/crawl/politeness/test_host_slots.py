@@ -2,7 +2,7 @@
 
 import random
 
-from emoji_ldm.crawl.politeness.host_slots import HostSlots
+from emoji_ldm.crawl.politeness.host_slots import GIVE_UP_S, MAX_HOST_PAUSE_S, MAX_LATENCY_S, HostSlots
 
 
 def test_the_number_of_slots_is_never_exceeded_and_every_worker_is_served():
@@ -38,3 +38,33 @@ def test_the_pause_of_an_overloaded_host_doubles_until_a_good_response():
     host.record_response(200, 0, now)
     host.record_response(503, 0, now)
     assert host.ready_at - now == 0.25
+
+
+def test_a_host_that_does_nothing_but_refuse_is_given_up_after_a_minute_and_asked_again_later():
+    host, now = HostSlots(8), 100.0
+    while host.ready_at - now <= MAX_HOST_PAUSE_S:
+        now = max(now, host.ready_at)
+        host.record_response(503, 0, now)
+        assert now <= 100 + MAX_HOST_PAUSE_S
+    assert host.ready_at - now == GIVE_UP_S
+    now = host.ready_at
+    host.record_response(503, 5, now)
+    assert host.ready_at - now == 5
+
+
+def test_pauses_with_good_responses_between_them_never_end_a_host():
+    host, now = HostSlots(8), 0.0
+    for _ in range(50):
+        host.record_response(429, 20, now)
+        now = host.ready_at
+        host.record_response(200, 0, now)
+    assert now == 1000
+
+
+def test_a_rate_counts_from_start_to_start_and_a_crawl_delay_from_the_end():
+    rate, delay = HostSlots(1, min_interval_s=2.0), HostSlots(1, delay_s=2.0)
+    for host in (rate, delay):
+        host.finish_request(10.0, 11.5)
+    assert (rate.ready_at, delay.ready_at) == (10.0 + MAX_LATENCY_S + 2.0, 13.5)
+    rate.finish_request(20.0, 20.01)
+    assert rate.ready_at == 22.01, "the request may have reached the server only at its end"

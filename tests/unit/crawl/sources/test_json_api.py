@@ -6,6 +6,7 @@ import pytest
 
 from emoji_ldm.crawl.sources import source_factory
 from emoji_ldm.errors import CrawlError
+from emoji_ldm.outcomes import Outcome
 from tests.unit.crawl.read_source import config_of, outcomes_of, read_tag
 from tests.unit.crawl.stub_site import Site, answer, in_turn
 
@@ -81,3 +82,10 @@ def test_a_missing_key_is_an_error_before_anything_starts(monkeypatch):
     monkeypatch.delenv("BING_SEARCH_KEY")
     with pytest.raises(CrawlError, match="set the environment variable BING_SEARCH_KEY"):
         source_factory.validate_source(config_of(source="api", site="https://x.org", profile="bing"))
+
+
+def test_robots_txt_holds_for_an_api_too(site):
+    site.routes["/robots.txt"] = answer(200, b"User-agent: *\nDisallow: /search")
+    (page,) = read_tag(config_of(source="api", site=site.url, profile="serpapi", max_pages=1))
+    assert (page.outcome, page.reason) == (Outcome.ROBOTS, "robots.txt: Disallow: /search")
+    assert site.log == ["/robots.txt"]

@@ -4,6 +4,7 @@ import pytest
 
 from emoji_ldm.crawl.sources import source_factory
 from emoji_ldm.errors import ConfigError, CrawlError
+from emoji_ldm.outcomes import Outcome
 from tests.unit.crawl.hostile_servers import raw
 from tests.unit.crawl.read_source import config_of
 from tests.unit.crawl.stub_site import Site, answer, drip
@@ -42,26 +43,32 @@ def test_several_tags_need_a_profile_with_a_tag(tmp_path):
 
 
 def test_a_site_that_does_not_answer_is_noticed_by_requesting_robots_txt(site):
-    source_factory.check_site_reachable(config_of(site=f"{site.url}/emoji"))
+    site.routes["/robots.txt"] = answer(200, b"User-agent: *\nDisallow: /private/")
+    (rules,) = source_factory.read_site_rules(config_of(site=f"{site.url}/emoji")).values()
     assert site.log == ["/robots.txt"]
+    assert rules.robots.disallow_reason(f"{site.url}/private/x")
     with pytest.raises(CrawlError, match=r"http://127\.0\.0\.1:1 does not answer"):
-        source_factory.check_site_reachable(config_of(site="http://127.0.0.1:1"))
+        source_factory.read_site_rules(config_of(site="http://127.0.0.1:1"))
 
 
-def test_a_redirect_of_the_reachability_check_is_not_followed(site):
+def test_a_redirect_of_robots_txt_to_a_private_address_is_not_followed(site):
     with Site() as other:
         site.routes["/robots.txt"] = answer(302, Location=f"{other.url.replace('127.0.0.1', 'localhost')}/secrets")
-        source_factory.check_site_reachable(config_of(site=site.url))
+        (rules,) = source_factory.read_site_rules(config_of(site=site.url)).values()
         assert (site.log, other.log) == (["/robots.txt"], [])
+        assert rules.rejection[0] is Outcome.ADDRESS
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("route", "text"),
-    [(raw(b"SSH-2.0-OpenSSH_9\r\n"), "does not answer: 400"), (drip(b"", 0.05, head=True), "answer within 0.5 s")],
+    ("route", "timeout_s", "text"),
+    [
+        (raw(b"SSH-2.0-OpenSSH_9\r\n"), 20, "does not answer: 400"),
+        (drip(b"", 0.05, head=True), 0.5, "answer within 0.5 s"),
+    ],
 )
-def test_a_server_that_speaks_no_http_or_drips_does_not_answer(site, route, text):
+def test_a_server_that_speaks_no_http_or_drips_does_not_answer(site, route, timeout_s, text):
     site.routes["/robots.txt"] = route
     with pytest.raises(CrawlError, match=text) as caught:
-        source_factory.check_site_reachable(config_of(site=site.url, fetch_timeout_s=0.5))
+        source_factory.read_site_rules(config_of(site=site.url, fetch_timeout_s=timeout_s))
     assert "\n" not in str(caught.value)
