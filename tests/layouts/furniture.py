@@ -39,13 +39,14 @@ def document(kit: Kit, listing: str, *, title: str, head: str = "", tail: str = 
     """
     parts = furniture(kit)
     roles = ("top", "layout", "content", "side", "grid", "tile", "picture", "avatar", "advert", "rail", "cookies")
+    below = parts["below"] if kit.has_comments else ""
     rules = CSS.format(px=kit.tile_px, **{role: kit.names.selector(role) for role in roles})
     return Reply(
         f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
 <meta name="viewport" content="width=device-width"><link rel="icon" href="{parts["icon"]}">
 <meta property="og:image" content="{kit.absolute(parts["hero"])}"><style>{rules}{css}</style>{head}</head><body>
 {parts["header"]}<div {kit.c("layout")}>{parts["open"]}
-{parts["banner"]}<h1>{escape(title)}</h1>{parts["above"]}{listing}{parts["below"] if kit.has_comments else ""}{parts["close"]}
+{parts["banner"]}<h1>{escape(title)}</h1>{parts["above"]}{listing}{below}{parts["close"]}
 {parts["side"]}</div>{parts["footer"]}{parts["cookies"]}{tail}</body></html>"""
     )
 
