@@ -36,5 +36,5 @@ def tiny_unet() -> UNet2DConditionModel:
 
 def write_tiny_starter(folder: Path) -> Path:
     """Pack the two networks into a folder, which `starter_model.PACKAGED_FOLDER` may name."""
-    write_package(folder, tiny_unet(), tiny_vae(), TRAINING)
+    write_package(folder, tiny_unet(), tiny_vae(), TRAINING, min_int8_numbers=64)
     return folder

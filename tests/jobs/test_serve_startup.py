@@ -61,8 +61,27 @@ def test_the_application_of_a_manifest_waits_for_the_first_checkpoint(monkeypatc
 
     monkeypatch.setattr(module, "application", build)
     monkeypatch.setattr(module, "CHECKPOINT_POLL_S", 0.0)
-    assert module.build_app({}) == "the application"
+    assert module.build_app({"serve.checkpoint": "alias:live"}) == "the application"
     monkeypatch.setattr(module, "STORE_SETUP_TIMEOUT_S", -1.0)
     builds[:] = [StoreError("access is refused")]
     with pytest.raises(StoreError):
-        module.build_app({})
+        module.build_app({"serve.checkpoint": "alias:live"})
+
+
+@pytest.mark.parametrize(("reload", "looks"), [("null", 3), ("5", 0)])
+def test_the_starter_stands_in_for_a_first_checkpoint_only_if_it_is_replaced_later(monkeypatch, reload, looks):
+    from ray_jobs import serve as module
+
+    answers = [UntrainedError("run 'default' has no unet checkpoint")] * 2 + ["a checkpoint"]
+    looked = []
+
+    def newest(*_):
+        looked.append(answers[len(looked)])
+        if isinstance(looked[-1], Exception):
+            raise looked[-1]
+
+    monkeypatch.setattr(module, "newest_checkpoint", newest)
+    monkeypatch.setattr(module, "application", lambda config: "the application")
+    monkeypatch.setattr(module, "CHECKPOINT_POLL_S", 0.0)
+    assert module.build_app({"serve.reload_s": reload}) == "the application"
+    assert len(looked) == looks

@@ -195,8 +195,24 @@ def prepare_module(module: nn.Module, args: TrainingArgs, ranks: DistributedCont
     module.to(ranks.device)
     if args.precision == "bf16":
         _wrap_autocast(module, ranks.device.type)
+        if ranks.device.type == "cpu":
+            use_plain_attention(module)
     if args.channels_last and ranks.device.type != "cpu":
         use_channels_last(module)
+
+
+def use_plain_attention(module: nn.Module) -> None:
+    """Let the networks of diffusers compute attention as two products and a softmax, instead of one fused operation.
+
+    In bf16 on a CPU the fused operation, whose backward pass computes attention again, makes the whole training step a
+    fifth slower (`python -m tests.bench cpu_precision`).
+    """
+    from diffusers.models.attention_processor import AttnProcessor
+
+    for network in module.modules():
+        # Only whole networks have this method; it reaches all of their attention layers.
+        if hasattr(network, "set_attn_processor"):
+            network.set_attn_processor(AttnProcessor())
 
 
 def use_channels_last(module: nn.Module) -> None:

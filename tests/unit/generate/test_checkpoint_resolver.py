@@ -8,7 +8,7 @@ import pytest
 from emoji_ldm.config import build
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.dataset.checkpoint_aliases import set_alias
-from emoji_ldm.errors import ModelError
+from emoji_ldm.errors import ModelError, UntrainedError
 from emoji_ldm.generate.checkpoint_resolver import (
     LORA_FILE,
     adapter_folder,
@@ -53,6 +53,21 @@ def test_the_newest_checkpoint_of_the_run_is_the_default(config, store, tiny_pip
     newest = publish(store, tiny_pipeline, 2)
     folder, uri = resolve_checkpoint(config, store, tmp_path, "")
     assert uri == newest.uri and model_key(folder) == model_key(tiny_pipeline)
+
+
+def test_the_starter_is_named_or_stands_in_for_a_first_checkpoint(config, store, tiny_pipeline, tmp_path, tiny_starter):
+    assert resolve_checkpoint(config, store, tmp_path, "starter") == (tiny_starter, "starter")
+    assert resolve_checkpoint(config, store, tmp_path, "") == (tiny_starter, "starter")
+    assert training_data_versions(store, "starter") == {}
+    assert resolve_checkpoint(config, store, tmp_path, "")[1] != publish(store, tiny_pipeline).uri
+    assert resolve_checkpoint(config, store, tmp_path, "")[1] != "starter"
+
+
+def test_without_its_weights_nothing_stands_in(config, store, tmp_path, no_starter):
+    with pytest.raises(UntrainedError):
+        resolve_checkpoint(config, store, tmp_path, "")
+    with pytest.raises(ModelError, match="no weights of the starter model"):
+        resolve_checkpoint(config, store, tmp_path, "starter")
 
 
 def test_a_checkpoint_is_found_by_folder_path_in_the_store_and_uri(config, store, tiny_pipeline, tmp_path):

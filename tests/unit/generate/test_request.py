@@ -29,6 +29,7 @@ from emoji_ldm.generate.request import (
     request_settings,
     restore_unmasked,
 )
+from infra.starter.export import SCHEDULER
 from tests.generation_requests import gray_png, image_file
 
 FLOW_CLASS = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
@@ -42,7 +43,14 @@ REQUEST = GenerationRequest("ein fröhlicher Blob 😀", "traurig", seed=2**40, 
 
 
 @pytest.mark.parametrize(
-    ("config", "name"), [({}, "ddim"), (FLOW_CLASS, "flow_euler"), (FLOW_PREDICTION, "flow_euler")]
+    ("config", "name"),
+    [
+        ({}, "ddim"),
+        (FLOW_CLASS, "flow_euler"),
+        (FLOW_PREDICTION, "flow_euler"),
+        (SCHEDULER, "dpmpp_2m"),
+        ({**SCHEDULER, "solver_order": 1}, "flow_euler"),
+    ],
 )
 def test_the_default_scheduler_follows_what_the_model_predicts(config, name):
     assert default_scheduler(config) == name == compatible_schedulers(config)[0]

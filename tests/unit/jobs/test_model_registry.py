@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import save_file
 
 from emoji_ldm.config import build
-from emoji_ldm.errors import ModelError
+from emoji_ldm.dataset import checkpoints
+from emoji_ldm.errors import ModelError, UntrainedError
 from emoji_ldm.generate.checkpoint_resolver import LORA_FILE, lora_key
 from emoji_ldm.generate.warmup import warm_up_with_adapters
+from emoji_ldm.store import Store
 from ray_jobs.serving import model_registry
 from ray_jobs.serving.model_registry import ModelLoader, ServedModel, served_models
 
@@ -68,3 +70,22 @@ def test_an_image_with_an_adapter_names_the_data_of_its_own_weights(tmp_path, ti
     monkeypatch.setattr("emoji_ldm.generate.pipeline_loader.load_model", lambda *_: SimpleNamespace(key="other"))
     loader.load()
     assert loader._versions[lora_key(model.key, folder)] == {"images": 1}
+
+
+def test_without_a_checkpoint_the_starter_is_served_until_there_is_one(tmp_path, tiny_starter, tiny_pipeline, capsys):
+    settings = config(tmp_path, reload_s=1)
+    (served,) = served_models(settings)
+    assert "run 'tiny' has no checkpoint yet: the packaged starter model draws" in capsys.readouterr().err
+    assert (served.uri, served.limits.width_px, served.limits.schedulers[0]) == ("starter", 16, "dpmpp_2m")
+    loader = ModelLoader(settings, served)
+    assert loader.current_uri() == "starter" and loader.load().size_px == 16
+    path = f"checkpoints/tiny/unet/{checkpoints.folder_name(1)}"
+    store = Store(settings.store)
+    store.upload(tiny_pipeline, path, "pipeline")
+    checkpoints.publish_checkpoint(store, path, {"step": 1})
+    assert loader.current_uri() == f"{store.uri}/{path}"
+
+
+def test_without_weights_the_service_says_what_is_missing(tmp_path, no_starter):
+    with pytest.raises(UntrainedError, match="has no unet checkpoint; make one with"):
+        served_models(config(tmp_path))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.train.engines import distributed
@@ -109,3 +111,21 @@ def test_the_rounding_of_eight_bit_moments_is_reported():
             tiny.config("train.deterministic=true", f"train.optimizer={optimizer}"), "train"
         )
         assert sum("a resume rounds" in line for line in distributed.ineffective_options(training_args, alone)) == told
+
+
+@pytest.mark.parametrize(("precision", "is_plain"), [("fp32", False), ("bf16", True)])
+def test_bf16_on_a_cpu_takes_plain_attention_and_stays_close(precision, is_plain):
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+        attention_head_dim=2, cross_attention_dim=8, norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([5, 500]), torch.randn(2, 3, 8)
+    exact = unet(*inputs, return_dict=False)[0]
+    distributed.prepare_module(unet, ranks.training_args(precision=precision), ranks.world())
+    kinds = {type(processor) for processor in unet.attn_processors.values()}
+    assert (kinds == {AttnProcessor}) == is_plain
+    output = unet(*inputs, return_dict=False)[0]
+    assert output.dtype == (torch.bfloat16 if is_plain else torch.float32)
+    assert (output - exact).abs().max() <= (0.05 if is_plain else 1e-6) * exact.abs().max()
+    assert all(weight.dtype == torch.float32 for weight in unet.parameters())
