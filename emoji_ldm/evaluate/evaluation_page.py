@@ -74,8 +74,8 @@ def _figure_row(name: str, evaluation: Evaluation) -> dict[str, Any]:
     kind = FIGURES[name]
     values = [system.figures.get(name) for system in evaluation.systems]
     known = [value for value in values if value is not None]
-    # A best one exists only among several.
-    best = (min(known) if kind.better == "low" else max(known)) if kind.better and len(known) > 1 else None
+    # A best one exists only among several that differ.
+    best = (min(known) if kind.better == "low" else max(known)) if kind.better and len({*known}) > 1 else None
     cells = [
         {
             "text": kind.text(system.figures.get(name)),

@@ -54,7 +54,7 @@ FIGURES: dict[str, FigureKind] = {
     "style_right": FigureKind(TEXT, "style", "the probe finds the named style", "high", percent=True),
     "clip_score": FigureKind(TEXT, "CLIP score", "cosine of picture and prompt times 100", "high", 1),
     "truth_top5": FigureKind(
-        TRUTH, "truth in 5", "its true picture is among the five nearest of all true pictures", "high", percent=True),
+        TRUTH, "truth in 5", "its true picture is among the five nearest held-out ones", "high", percent=True),
     "pair_truth_top5": FigureKind(
         TRUTH, "truth in 5, new style", "the same, for concepts trained on in other styles only", "high", percent=True),
     "pair_nearer_truth": FigureKind(

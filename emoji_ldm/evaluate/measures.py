@@ -25,7 +25,7 @@ ALPHA_COLUMNS = ("fringe", "veil", "num_holes", "opaque")
 SCHEMA = pa.schema([
     ("name", pa.string()),
     ("features", pa.binary()),        # float32
-    ("small_features", pa.binary()),  # of the picture reduced to LEGIBLE_PX
+    ("small_features", pa.binary()),  # of the picture reduced to LEGIBLE_PX; null where nobody reads them
     ("thumbnail", pa.binary()),       # uint8
     *((name, pa.float32()) for name in ALPHA_COLUMNS),
     ("colors", pa.list_(pa.string())),
@@ -42,7 +42,7 @@ class PictureSet:
 
     names: list[str]
     features: Features  # (N, NUM_FEATURES)
-    small_features: Features  # (N, NUM_FEATURES)
+    small_features: Features  # (N, NUM_FEATURES), not a number where they were not measured
     thumbnails: Thumbnails  # (N, d)
     alpha: NDArray[np.float32]  # (N, 4), in the order of ALPHA_COLUMNS
     colors: list[list[str]]
@@ -81,9 +81,9 @@ class PictureSet:
         return self.features[:, :NUM_POOLED]
 
 
-def measure_pictures(
+def measure_pictures(  # noqa: PLR0913  # the networks are passed in, so that tests need none
     names: Sequence[str], pngs: Sequence[bytes], prompts: Sequence[str], *, size_px: int, extract: Extractor,
-    clip: ClipScorer | None = None,
+    clip: ClipScorer | None = None, legibility: bool = True,
 ) -> pa.Table:  # fmt: skip
     """Measure pictures at a common size.
 
@@ -94,6 +94,7 @@ def measure_pictures(
         size_px: Side that all pictures are brought to first.
         extract: The feature extractor.
         clip: Scores pictures against prompts.
+        legibility: Whether features of the reduced pictures are taken too, which doubles the time.
 
     Returns:
         A table of `SCHEMA`.
@@ -108,7 +109,9 @@ def measure_pictures(
         {
             "name": list(names),
             "features": _cells(extract(pictures)),
-            "small_features": _cells(extract([resize_rgba(pixels, LEGIBLE_PX) for pixels in pictures])),
+            "small_features": _cells(extract([resize_rgba(pixels, LEGIBLE_PX) for pixels in pictures]))
+            if legibility
+            else [None] * len(pictures),
             "thumbnail": [_thumbnail(pixels).tobytes() for pixels in pictures],
             **{column: [float(getattr(one, column)) for one in quality] for column in ALPHA_COLUMNS},
             "colors": [list(measure_image(Image.fromarray(pixels)).colors) for pixels in pictures],
@@ -127,4 +130,8 @@ def _cells(features: Features) -> list[bytes]:
 
 
 def _matrix(column: pa.ChunkedArray, kind: type) -> NDArray:  # type: ignore[type-arg]  # the caller names the kind
-    return np.stack([np.frombuffer(cell, kind) for cell in column.to_pylist()])
+    cells = [None if cell is None else np.frombuffer(cell, kind) for cell in column.to_pylist()]
+    width = next((len(cell) for cell in cells if cell is not None), 0)
+    # Rows that nobody reads; a mistake would show as a figure that is not a number.
+    missing = np.full(width, np.nan if kind is np.float32 else 0, kind)
+    return np.stack([missing if cell is None else cell for cell in cells])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,8 @@ from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.versions.history import table_commits
 from emoji_ldm.dataset.versions.refs import open_tables
 from emoji_ldm.errors import DatasetError
+from emoji_ldm.evaluate.evaluation import newest_evaluation
+from emoji_ldm.evaluate.evaluation_page import data_uri, figure_groups
 from emoji_ldm.evaluate.metrics.nearest_neighbors import nearest_neighbors, thumbnail_vectors
 from emoji_ldm.evaluate.training_summary import summarize_trainings
 from emoji_ldm.schemas import TABLES
@@ -40,7 +41,7 @@ def write_report(config: Config, path: Path) -> Path:
     data = collect_report_data(config, store)
     # Autoescape, as captions, titles and reasons come from web pages and must not become HTML of the report.
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
-    environment.filters["data_uri"] = _data_uri
+    environment.filters["data_uri"] = data_uri
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(environment.get_template("report.html").render(**data), encoding="utf-8")
     return path
@@ -58,11 +59,18 @@ def collect_report_data(config: Config, store: Store) -> dict[str, Any]:
         "outcomes": _outcomes(tables["outcomes"]),
         "images": _captioned(tables["images"], tables["captions"]),
         "engines": sorted(set(tables["captions"].read(["engine"]).column(0).to_pylist())),
+        **_evaluated(store, config.run),
         "trainings": summarize_trainings(store, config.run),
         **_generated(tables["generated"], tables["images"], config.run),
         "versions": [_version_row(name, table) for name, table in present.items()],
         "stages": _stages(store, config.run),
     }  # fmt: skip
+
+
+def _evaluated(store: Store, run: str) -> dict[str, Any]:
+    """The newest evaluation of the run, and its figures as a table."""
+    evaluation = newest_evaluation(store, run)
+    return {"evaluation": evaluation, "figure_groups": figure_groups(evaluation) if evaluation else []}
 
 
 def _outcomes(table: Table) -> dict[str, list[tuple[str, int, str]]]:
@@ -164,7 +172,3 @@ def _stages(store: Store, run: str) -> list[dict[str, Any]]:
         stage["num_runs"] += 1
         stage["summary"] = facts.get("summary", {})
     return [{"stage": name, **stage} for name, stage in found.items()]
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

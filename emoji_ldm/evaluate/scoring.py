@@ -93,7 +93,7 @@ def truth_figures(pictures: PictureSet, wanted: Sequence[WantedPicture], real: R
     """How near pictures come to the real picture whose caption they were drawn from."""
     position = real.position()
     rows = [row for row, one in enumerate(wanted) if one.truth]
-    truths = list(dict.fromkeys(position[wanted[row].truth] for row in rows))
+    truths = [row for row, picture in enumerate(real.facts) if picture.held_out]
     # Each feature counts alike, texture included: the truth is one picture in one style.
     mean, scale = real.pictures.features.mean(0), real.pictures.features.std(0) + 1e-3
     drawn, everything = ((features - mean) / scale for features in (pictures.features, real.pictures.features))

@@ -34,8 +34,14 @@ ROWS_PER_SHARD = 64
 RayRow = dict[str, Any]
 
 
-def split_located(table: Table, prompts: Mapping[str, str]) -> list[PictureShard]:
-    """Return shards of rows of a table that read few files each; `prompts` is {key of the row: prompt}."""
+def split_located(table: Table, prompts: Mapping[str, str], *, legibility: bool = True) -> list[PictureShard]:
+    """Return shards of rows of a table that read few files each.
+
+    Args:
+        table: Holds pictures.
+        prompts: {key of a row: prompt}.
+        legibility: Whether they are also measured at 32 px.
+    """
     located = table.locate(prompts)
     pairs = [(path, key) for path in sorted(located) for key in sorted(located[path])]
     shards = []
@@ -44,7 +50,7 @@ def split_located(table: Table, prompts: Mapping[str, str]) -> list[PictureShard
         for path, key in pairs[start : start + ROWS_PER_SHARD]:
             part.setdefault(path, []).append(key)
         chosen = {key: prompts[key] for keys in part.values() for key in keys}
-        shards.append(PictureShard(chosen, table.spec.name, part))
+        shards.append(PictureShard(chosen, table.spec.name, part, legibility=legibility))
     return shards
 
 

@@ -34,18 +34,22 @@ class PictureShard:
     table: str = ""
     located: Mapping[str, Sequence[str]] | None = None  # {file of the table: keys}
     files: Mapping[str, bytes] | None = None  # {name: PNG}
+    legibility: bool = True  # whether pictures are also measured at 32 px
 
     def to_json(self) -> str:
         """Return the shard as text, as Ray Data carries it."""
         files = {name: base64.b64encode(data).decode() for name, data in (self.files or {}).items()}
-        return json.dumps({"prompts": self.prompts, "table": self.table, "located": self.located, "files": files})
+        return json.dumps({
+            "prompts": self.prompts, "table": self.table, "located": self.located, "files": files,
+            "legibility": self.legibility,
+        })  # fmt: skip
 
     @classmethod
     def from_json(cls, text: str) -> PictureShard:
         """Read back what `to_json` wrote."""
         values = json.loads(text)
         files = {name: base64.b64decode(data) for name, data in values["files"].items()}
-        return cls(values["prompts"], values["table"], values["located"], files or None)
+        return cls(**{**values, "files": files or None})
 
     def read(self, store: Store) -> dict[str, bytes]:
         """Return {name: PNG}."""
@@ -78,6 +82,7 @@ class MeasureWorker:
         return measure_pictures(
             names, [files[name] for name in names], list(shard.prompts.values()),
             size_px=self.settings.size_px, extract=self.extract, clip=prompted,
+            legibility=shard.legibility,
         )  # fmt: skip
 
 

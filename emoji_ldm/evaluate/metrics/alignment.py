@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from emoji_ldm.evaluate.metrics.pixels import Features
 
-# Strength of the ridge penalty per picture, on standardised features; ten times of it is worse on real held-out
-# pictures, a fifth is no better.
+# Strength of the ridge penalty per picture, on standardised features. On real held-out emoji of the starter's data a
+# fifth and four times of it differ by at most two points of "concept in 5"; twenty times loses thirteen.
 PENALTY = 0.05
 MIN_PICTURES_PER_STYLE = 10
 

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from emoji_ldm.evaluate.metrics.nearest_neighbors import Thumbnails, mirrored, nearest_neighbors
 
-# RMS distance of thumbnails below which a picture is called a copy. Real emoji of different concepts come as near as
-# this too, such as clock faces of two hours, which is why the rate of real held-out pictures stands beside that of a
-# model.
+# RMS distance of thumbnails below which a picture is called a copy. Of copies that were compressed hard or halved in
+# size 95 of 100 are nearer than this (medians 0.013 and 0.030, 200 emoji of 64 px); a shift by a pixel is not. Real
+# emoji come as near too, such as a man and a person in the same pose: 3 of 100 of concepts that were held out, and 9 of
+# 100 of those known in another style. So the rate of real held-out pictures stands beside that of a model.
 COPY_DISTANCE = 0.05
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 FEATURES_NAME = "EfficientNet-Lite0"
 NUM_POOLED = 1280  # features of the last layer, which say what is shown: sets are compared by these
 # Mean and deviation of early layers say how it is drawn. The probes read both kinds: on real held-out emoji they raise
-# the share of right concepts from 57 % to 66 %, and of right styles from 62 % to 77 % (docs/evaluation.md).
+# the share of right concepts from 71 % to 78 %, and of right styles from 61 % to 80 % (docs/evaluation.md).
 TEXTURE_LAYERS = {"_blocks.0": 16, "_blocks.2": 24, "_blocks.4": 40, "_blocks.7": 80, "_blocks.10": 112}
 NUM_FEATURES = NUM_POOLED + 2 * sum(TEXTURE_LAYERS.values())
 GROUND = 255  # gray level behind transparent pixels; white told real emoji apart better than middle gray
