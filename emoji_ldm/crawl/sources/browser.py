@@ -33,6 +33,7 @@ from selenium.webdriver.remote.remote_connection import RemoteConnection
 from selenium.webdriver.support.ui import WebDriverWait
 
 from emoji_ldm.crawl.extract.tile_extractor import ExtractedTiles, extract_tiles
+from emoji_ldm.crawl.politeness.browser_proxy import BrowserProxy
 from emoji_ldm.crawl.site_profile import SiteProfile
 from emoji_ldm.errors import CrawlError
 
@@ -75,12 +76,13 @@ class RenderedPage:
 class Browser:
     """A running Chromium with its driver. It ends by `quit`, by garbage collection, or with this process."""
 
-    def __init__(self, *, user_agent: str, timeout_s: float) -> None:
+    def __init__(self, *, user_agent: str, timeout_s: float, proxy: BrowserProxy | None = None) -> None:
         """Start the browser.
 
         Args:
             user_agent: Its User-Agent header.
             timeout_s: Seconds that a page may take until it has settled.
+            proxy: Its only way out; without one it may request any address, so pages must be our own.
 
         Raises:
             CrawlError: Chromium is not installed or does not start.
@@ -93,7 +95,7 @@ class Browser:
         # A session, and thus a process group, of its own: the watchdog ends the driver with all its browser processes.
         service = Service(chromedriver, popen_kw={"start_new_session": True})
         try:
-            self.driver = webdriver.Chrome(options=_options(chromium, self.folder, user_agent), service=service)
+            self.driver = webdriver.Chrome(options=_options(chromium, self.folder, user_agent, proxy), service=service)
         except (WebDriverException, urllib3.exceptions.HTTPError) as error:
             service.stop()
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -230,16 +232,20 @@ def first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _options(chromium: str, folder: str, user_agent: str) -> Options:
+def _options(chromium: str, folder: str, user_agent: str, proxy: BrowserProxy | None) -> Options:
     options = Options()
     options.binary_location = chromium
     # "eager" does not wait for style sheets and images: the wait for the tiles follows anyway.
     options.page_load_strategy = "eager"
-    for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={folder}", f"--user-agent={user_agent}"):
+    flags = proxy.chromium_flags() if proxy else ()
+    for flag in (*CHROMIUM_FLAGS, *flags, f"--user-data-dir={folder}", f"--user-agent={user_agent}"):
         options.add_argument(flag)
     # Images are fetched once, by the image fetcher. The flag --blink-settings=imagesEnabled=false would still load
     # those of the first page.
-    options.add_experimental_option("prefs", {"profile.managed_default_content_settings.images": 2})
+    # No speculative connections either: a page is charged for what it requests, not for what it might.
+    options.add_experimental_option(
+        "prefs", {"profile.managed_default_content_settings.images": 2, "net.network_prediction_options": 2}
+    )
     # The log of responses holds status and headers of documents, also behind the browser's own error page.
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     options.add_experimental_option("perfLoggingPrefs", {"enableNetwork": True, "enablePage": False})

@@ -11,6 +11,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, retry_if
 
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.page_types import ListedPage, PageContent, read_pages
+from emoji_ldm.crawl.politeness.browser_proxy import BrowserProxy
 from emoji_ldm.crawl.politeness.http_session import retry_after
 from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
 from emoji_ldm.crawl.politeness.robots import robots_tag_opt_outs
@@ -37,6 +38,7 @@ class BrowserListingReader:
         self.config, self.rate_limiter, self.profile = config, rate_limiter, load_site_profile(config.profile)
         self.repeats, self.runner = RepeatedPageDetector(), asyncio.Runner()
         self.browser: Browser | None = None
+        self.proxy = BrowserProxy(config)
         self.num_loads = self.num_browsers = 0
         self.max_memory_bytes = MAX_BROWSER_BYTES
 
@@ -49,6 +51,7 @@ class BrowserListingReader:
         if self.browser is not None:
             self.browser.quit()
             self.browser = None
+        self.proxy.close()
         self.runner.run(self.rate_limiter.close())
         self.runner.close()
 
@@ -84,8 +87,14 @@ class BrowserListingReader:
     def _load_with_permit(self, url: str) -> RenderedPage:
         # One permit for the whole page: the browser loads scripts and data on its own, as a visitor does.
         permit, page = self.runner.run(self.rate_limiter.acquire(url)), None
+        self.proxy.take_refusals()  # discard those of the previous page
         try:
             page = self._open_browser().load(url, self.profile)
+        except PageFailed as error:
+            # The browser only says that its tunnel failed; the proxy knows why.
+            for reason in self.proxy.take_refusals().values():
+                raise Rejected(Outcome.ADDRESS, reason) from error
+            raise
         finally:
             status = page.status or None if page else None
             pause_s = retry_after(CIMultiDictProxy(CIMultiDict(page.headers))) if page else 0.0
@@ -100,6 +109,8 @@ class BrowserListingReader:
             raise Rejected(Outcome.ROBOTS, f"X-Robots-Tag: {', '.join(opt_outs)}", page.status or None)
         # The browser has followed redirects by itself: the rate limiter can only say afterwards that it must not have.
         final, requested = urlsplit(page.url), urlsplit(url)
+        if (reason := self.proxy.take_refusals().get(final.hostname or "")) and page.status == 403:
+            raise Rejected(Outcome.ADDRESS, reason)
         if final.scheme in ("http", "https") and final.netloc != requested.netloc:
             permit = self.runner.run(self.rate_limiter.acquire(page.url))
             self.runner.run(self.rate_limiter.release(permit))
@@ -121,7 +132,8 @@ class BrowserListingReader:
     def _start_browser(self) -> Browser:
         """Start a browser; a start that fails, for example because it is killed meanwhile, is tried once more."""
         retrying = Retrying(retry=retry_if_exception_type(CrawlError), stop=stop_after_attempt(NUM_TRIES), reraise=True)
-        return retrying(Browser, user_agent=self.config.user_agent, timeout_s=self.config.page_timeout_s)
+        timeout_s = self.config.page_timeout_s
+        return retrying(Browser, user_agent=self.config.user_agent, timeout_s=timeout_s, proxy=self.proxy)
 
     def _drop_browser(self, *, kill: bool = False) -> None:
         if self.browser is not None:
