@@ -30,9 +30,8 @@ class Outcome(StrEnum):
     ADDRESS = "blocked-address"
     """The URL is not http(s), or its host is neither public nor the site's own nor listed in `crawl.allow_private`.
 
-    The crawler itself sends no request to such a host. A browser (`crawl.source=listing`) follows redirects and runs
-    scripts on its own, so its final address can only be checked after the request was sent: no tile is taken from
-    there, but the request has happened. Restrict what browsers can reach with network policies.
+    No request is sent to such a host, neither by the crawler itself nor by a page in its browser: all connections of
+    the browser go through `emoji_ldm.crawl.politeness.browser_proxy`, which checks every address.
     """
     DEAD = "dead"
     """Image: the server says that it is gone (404 or 410)."""

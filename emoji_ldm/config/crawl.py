@@ -31,7 +31,7 @@ class CrawlConfig(Section):
     host_concurrency: Positive = 8
     """Requests in flight to one host, over the whole cluster."""
     min_request_interval_s: Annotated[float, Field(ge=0)] = 0.0
-    """Seconds between two requests to a host, over the whole cluster; a longer Crawl-delay in robots.txt wins."""
+    """Seconds from one request to a host to the next, over the whole cluster; a longer Crawl-delay wins."""
     page_timeout_s: Annotated[float, Field(gt=0)] = 20.0
     """Longest wait for the tiles of one page, in seconds."""
     # The limit covers the whole exchange. A server that sends a byte now and then would outlast a limit on single
