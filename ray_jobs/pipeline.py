@@ -132,7 +132,10 @@ def run_demo(config: Config) -> None:
         # Validated again and not only copied: `model_copy` would skip the checks of the fields that change here.
         values = config.model_dump()
         values["crawl"] |= {"site": site.url, "tags": TAGS}
-        run_stages(STAGE_ORDER, Config.model_validate(values))
+        demo = Config.model_validate(values)
+        run_stages(STAGE_ORDER, demo)
+    # Imported by name: it runs stages itself, so an import would be a circle.
+    importlib.import_module("ray_jobs.starter_demo").compare_with_starter(demo)
     print_status(f"demo done in {time.monotonic() - began:.0f} s; open {Path('runs', config.run, 'report.html')}")
 
 

@@ -1,0 +1,61 @@
+"""The demo's last part: what is trained, what is shown, and that it needs the packaged weights."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from emoji_ldm.config import load
+from ray_jobs import starter_demo
+from ray_jobs.starter_demo import compare_with_starter, comparison_sheet, tuned_config
+
+
+def png(color):
+    stream = io.BytesIO()
+    Image.new("RGBA", (64, 64), color).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_without_packaged_weights_the_demo_is_as_it_was(no_starter, monkeypatch):
+    monkeypatch.setattr(starter_demo, "run_stages", None)
+    compare_with_starter(load("demo"))
+
+
+def test_fine_tuning_has_the_demos_data_and_prompts_and_the_starters_model():
+    demo = load("demo", ["store=elsewhere"])
+    tuned = tuned_config(demo)
+    assert (tuned.run, tuned.store, tuned.branch) == ("demo-starter", "elsewhere", demo.branch)
+    assert tuned.generate.prompts == demo.generate.prompts and tuned.train.sample_prompts == demo.train.sample_prompts
+    assert (tuned.latents.vae, tuned.latents.size_px, tuned.train.init) == ("starter", 64, "starter")
+    assert tuned.latents.max_tokens == 32 and tuned.train.prediction_type == "flow"
+
+
+def test_the_starter_is_trained_then_drawn_beside_the_others(tiny_starter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran, drawn = [], []
+    monkeypatch.setattr(starter_demo, "run_stages", lambda stages, config: ran.append((stages, config.run)))
+
+    def draw(config, checkpoint, scheduler):
+        drawn.append((config.run, checkpoint, scheduler))
+        return [(png("red"), "a cat")]
+
+    monkeypatch.setattr(starter_demo, "drawn_by", draw)
+    compare_with_starter(load("demo", [f"store={tmp_path / 'store'}"]))
+    assert ran == [(("latents", "train"), "demo-starter")]
+    assert drawn == [("demo", None, None), ("demo-starter", "starter", "dpmpp_2m"), ("demo-starter", None, "dpmpp_2m")]
+    sheet = (tmp_path / "runs" / "demo" / "starter.png").read_bytes()
+    assert sheet == (tmp_path / "store" / "runs" / "demo" / "starter.png").read_bytes()
+
+
+def test_a_row_of_the_sheet_is_a_prompt_and_a_column_a_model():
+    colors = [["red", "blue", "green"], ["black", "yellow", "gray"]]
+    columns = {
+        name: [(png(row[number]), f"prompt {at}") for at, row in enumerate(colors)] for number, name in enumerate("abc")
+    }
+    sheet = np.asarray(Image.open(io.BytesIO(comparison_sheet(columns))).convert("RGB"))
+    width, height = sheet.shape[1] // 3, sheet.shape[0] // 2
+    for row, names in enumerate(colors):
+        for column, name in enumerate(names):
+            cell = sheet[row * height :, column * width :][:height, :width].reshape(-1, 3)
+            expected = Image.new("RGB", (1, 1), name).getpixel((0, 0))
+            assert (cell == expected).all(1).mean() > 0.2, name
