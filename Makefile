@@ -41,7 +41,7 @@ lock: setup
 sbom: setup
 	@mkdir -p dist
 	@$(BIN)/python infra/docker/subset.py pyproject.toml requirements.lock crawl serve | $(SBOM) -o dist/emoji-ldm-cpu.cdx.json
-	@$(BIN)/python infra/docker/subset.py pyproject.toml requirements.lock crawl models serve demo | $(SBOM) -o dist/emoji-ldm-gpu.cdx.json
+	@$(BIN)/python infra/docker/subset.py pyproject.toml requirements.lock crawl models serve evaluate demo | $(SBOM) -o dist/emoji-ldm-gpu.cdx.json
 	@ls -l dist/*.cdx.json
 
 SBOM = PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements - --pyproject pyproject.toml --output-reproducible --spec-version 1.6

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -129,9 +130,11 @@ def _cells(features: Features) -> list[bytes]:
     return [row.astype(np.float32).tobytes() for row in features]
 
 
-def _matrix(column: pa.ChunkedArray, kind: type) -> NDArray:  # type: ignore[type-arg]  # the caller names the kind
-    cells = [None if cell is None else np.frombuffer(cell, kind) for cell in column.to_pylist()]
+def _matrix(column: pa.ChunkedArray, kind: type) -> NDArray[Any]:
+    cells: list[NDArray[Any] | None] = [
+        None if cell is None else np.frombuffer(cell, kind) for cell in column.to_pylist()
+    ]
     width = next((len(cell) for cell in cells if cell is not None), 0)
     # Rows that nobody reads; a mistake would show as a figure that is not a number.
-    missing = np.full(width, np.nan if kind is np.float32 else 0, kind)
+    missing: NDArray[Any] = np.full(width, np.nan if kind is np.float32 else 0, np.float32).astype(kind)
     return np.stack([missing if cell is None else cell for cell in cells])

