@@ -75,7 +75,12 @@ class CrawlState:
         image_ids = self.images.read(["image_id"])["image_id"]
         # Images that were restored away make their URLs open although no recrawl was asked for.
         self._has_reopened_urls |= bool(pc.any(is_image_missing(outcomes, image_ids)).as_py())
-        return open_images(listings, outcomes, image_ids, self.recrawl)
+        requests = open_images(listings, outcomes, image_ids, self.recrawl)
+        if self.config.crawl.source == "folder":
+            return requests
+        # Only that source may read files: a refresh of a site would take them for blocked, and drop their images.
+        files = outcomes.filter(pc.starts_with(outcomes["url"], "file:"))["url"].to_pylist()
+        return requests.filter(pc.invert(pc.is_in(requests["image_url"], _string_array(files))))
 
     @property
     def generation(self) -> int:

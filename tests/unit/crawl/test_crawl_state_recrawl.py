@@ -61,6 +61,15 @@ def test_an_image_that_no_url_shows_any_more_is_dropped(config):
     assert refresh.drop_vanished_images() == 0
 
 
+def test_a_refresh_of_a_site_leaves_images_of_files_alone(config):
+    """Once it asked for them, was refused, and dropped them."""
+    state = CrawlState(config)
+    commit_listings(state, "http://s/a.png", "file:///pictures/b.png")
+    state.commit_images("one", *shard(state, **{"http://s/a.png": "1", "file:///pictures/b.png": "2"}))
+    assert open_urls(recrawl(config, refresh=True)) == ["http://s/a.png"]
+    assert open_urls(recrawl(config, refresh=True, source="folder")) == ["file:///pictures/b.png", "http://s/a.png"]
+
+
 def test_an_interrupted_refresh_continues_where_it_stopped(config):
     refresh = refreshed(config)
     refresh.commit_images("two", *shard(refresh, a="5", b=Outcome.UNCHANGED))
