@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from emoji_ldm.errors import ConfigError, EmojiLdmError
+from ray_jobs.cli.field_help import command_with_fields
 
 if TYPE_CHECKING:  # the configuration loads pydantic, which `--help` must not wait for
     from emoji_ldm.config import Config
@@ -132,7 +133,7 @@ def configured(
         own = [one for one in inspect.signature(function).parameters.values() if one.name not in ("config", "words")]
         argument = typer.Argument(
             metavar=" | ".join(filter(None, [words, WORDS])),
-            help="Overrides are written as train.lr=1e-4.",
+            help="Any configuration field, such as store=s3://bucket/prefix; the fields are listed below.",
             show_default=False,
         )
         parameters = [
@@ -142,7 +143,7 @@ def configured(
             _parameter("config", ConfigSource, None),
             _parameter("dry_run", DryRun, False),
         ]
-        _add(app, name, _sign(call, function, parameters), examples, {})
+        _add(app, name, _sign(call, function, parameters), examples, {"cls": command_with_fields(name)})
         return function
 
     return register

@@ -25,7 +25,7 @@ examples:
   emoji-ldm doctor
   emoji-ldm train train.steps=2000 --config my.yaml --dry-run
 
-Every option is a config field: `emoji-ldm COMMAND --dry-run` shows them all.
+Every option is a config field: `emoji-ldm COMMAND --help` explains them, `--dry-run` shows their values.
 """
 
 
