@@ -16,6 +16,7 @@ import pytest
 
 from emoji_ldm.errors import ConfigError, JobError
 from ray_jobs.cli.job_submission import FORWARDED, _runtime_env, submit
+from tests.docs.pages import PAGES, commands
 
 ROOT = Path(__file__).parents[2]
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 40}  # this cluster's own, whatever the machine has
@@ -102,6 +103,17 @@ def test_a_command_runs_there_and_its_log_comes_here(dashboard):
     assert f"ray job stop {job} --address {dashboard}" in printed
     assert "run: far-away" in printed
     assert f"job {job} succeeded" in printed
+
+
+@pytest.mark.slow
+def test_the_submissions_of_the_readme_and_the_guides_run_there(dashboard):
+    """Up to their resolved configuration: what a stage does on a cluster is in the tests of the stages."""
+    found = [words for page in PAGES for words in commands(page) if words[1:2] == ["submit"] and "--address" in words]
+    assert len(found) >= 2
+    for words in found:
+        place = words.index("--address")
+        status, printed, complained = outcome(dashboard, *words[2:place], *words[place + 2 :], "--dry-run")
+        assert status == 0 and "store:" in printed, (words, printed, complained)
 
 
 @pytest.mark.slow

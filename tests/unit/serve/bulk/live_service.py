@@ -17,10 +17,10 @@ from tests.seaweedfs_server import free_port
 
 
 @contextmanager
-def serving(folder, backend, *, runs=True):
-    """Yield (URL, key of ann) while the block runs; without `runs`, no runner generates anything."""
+def serving(folder, backend, *, runs=True, kind="bulk"):
+    """Yield (URL, key of ann, of this kind) while the block runs; without `runs`, no runner generates anything."""
     store, port = Store(str(folder / "store")), free_port()
-    secret, key = new_key("ann", "bulk", 0, None)
+    secret, key = new_key("ann", kind, 0, None)
     write_keys(str(folder / "keys.json"), (key,))
     api = build_api(backend, ServeConfig(keys=str(folder / "keys.json")), routers=[bulk_routes(store, backend)])
     server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))
