@@ -12,4 +12,22 @@ The path of a request, in the order of the modules:
 2. A fair queue in its `batch_bucket` holds it until its tenant's turn; a worker thread encodes it into a row.
 3. `batch_scheduler` picks a bucket (rows that may share a forward pass) for every tick.
 4. `worker_threads` run the stages; `batcher_state` is what they share; `batcher.stats` is what operators see.
+
+All threads wait on one condition, `BatcherState.changed`, and look again whenever it is notified. Whoever changes what
+another one waits for notifies it, in the same hold of the lock. `test_wakers` walks this table:
+
+| who waits           | on what                                          | who wakes it                                      |
+|---------------------|--------------------------------------------------|---------------------------------------------------|
+| encode thread       | an image waits and a bucket has room for a ready | `admit`, a new image; `_step`, after it dropped   |
+|                     | row (`has_work_to_prepare`)                      | or started ready rows; `_encode_one`, a free place|
+| step thread         | a runnable row (`can_step`), or the next deadline| `_encode_one`, a ready row; `admit`, a deadline;  |
+|                     |                                                  | `_next_decode_batch`, a shorter backlog           |
+| decode thread       | latents in a decode queue                        | `_queue_for_decode`                               |
+| `close`             | no image is pending                              | `finish`, which every end of an image goes through|
+| caller              | the future of its image                          | `finish` and then `set_result` or `set_exception` |
+| all threads         | the end (`stopped`)                              | `stop`                                            |
+
+An image leaves by its result, its caller (`cancel`), its deadline (`take_expired`, `take_unmeetable`), an error
+(`fail`) or the end of the batcher (`stop`). All five go through `finish`, which notifies; an encoded row leaves its
+bucket later, in the step thread's `drop_finished`, and the room that it gives is why `_step` notifies once more.
 """

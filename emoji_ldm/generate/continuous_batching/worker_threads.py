@@ -122,6 +122,10 @@ class WorkerThreads:
             state.scheduler.drop_finished()
             has_batch = state.can_step and not state.stopped
             batch = state.scheduler.next_batch(state.runnable_classes) if has_batch else None
+            # Rows that were dropped or started have made room among the ready ones. The encode thread looked before
+            # that, when their callers left, and nothing else would tell it: an idle replica would stand still.
+            if state.scheduler.has_work_to_prepare:
+                state.changed.notify_all()
         # Outside the lock, as callbacks of the future may call back into the batcher.
         for pending in late:
             state.fail(pending, DeadlineExceeded("the image was not ready in time"), "expired")
