@@ -2,8 +2,9 @@
 
 A bucket holds the images of one model and one latent shape. Those that wait are in a fair queue, by start-time fair
 queueing (Goyal, Vin & Cheng, 1996): each tenant has a counter of the steps that it was given, the tenant with the
-smallest counter is served next, and a tenant that starts to wait begins at the current virtual time. So an idle tenant
-cannot save up credit, and nobody's backlog delays the others by more than their fair share.
+smallest counter is served next, and a tenant that starts to wait begins at the current virtual time, or at its own
+counter where that is ahead. So an idle tenant cannot save up credit, one that asks image by image cannot shed what it
+was given, and nobody's backlog delays the others by more than their fair share.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from emoji_ldm.generate.request import GenerationRequest, LatentShape
 from emoji_ldm.generate.warmup import LoadedModel, ShapeProfile
 
 MAX_BULK_SLOWDOWN = 1.3  # bulk rows that fill free slots may make a tick of interactive rows this much longer
+MAX_ABSENT_TENANTS = 64  # whose counters are kept without a look whether they still matter
 PreviewCallback = Callable[[int, bytes], None]  # (number of the preview, PNG)
 
 
@@ -38,8 +40,8 @@ class FairQueue(Generic[ItemT]):
     """Items in order of arrival within a tenant, and fair between tenants; not thread-safe."""
 
     def __init__(self) -> None:
-        # All three hold entries for waiting tenants only, so that memory does not grow with the number of tenants ever
-        # seen.
+        # The first two hold entries for waiting tenants only, and the third forgets those that the virtual time has
+        # passed, so that memory does not grow with the number of tenants ever seen.
         # An ordered dict serves as a queue from whose middle a cancelled item can be removed in constant time.
         self._items: dict[str, OrderedDict[ItemT, None]] = {}
         self._steps: Counter[str] = Counter()  # steps of the tenant's waiting items
@@ -62,7 +64,7 @@ class FairQueue(Generic[ItemT]):
     def push(self, item: ItemT) -> None:
         """Add an item."""
         if item.tenant not in self._items:
-            self._items[item.tenant], self._served_steps[item.tenant] = OrderedDict(), self._virtual_time
+            self._items[item.tenant], self._served_steps[item.tenant] = OrderedDict(), self._start_of(item.tenant)
         self._items[item.tenant][item] = None
         self._steps[item.tenant] += item.steps
 
@@ -74,6 +76,7 @@ class FairQueue(Generic[ItemT]):
         item = next(iter(self._items[tenant]))
         self._served_steps[tenant] += item.steps
         self.remove(item)
+        self._forget_passed()
         return item
 
     def remove(self, item: ItemT) -> None:
@@ -83,7 +86,8 @@ class FairQueue(Generic[ItemT]):
             del items[item]
             self._steps[item.tenant] -= item.steps
         if not items:
-            for by_tenant in (self._items, self._steps, self._served_steps):
+            # What the tenant was served stays: it may come back at once, with its next image.
+            for by_tenant in (self._items, self._steps):
                 by_tenant.pop(item.tenant, None)
 
     def count(self, tenant: str) -> int:
@@ -94,10 +98,24 @@ class FairQueue(Generic[ItemT]):
         """Steps that would be served before a new item of `steps` is complete, its own not counted."""
         own = self._steps.get(tenant, 0)
         # The item is served when this tenant's counter is the smallest; until then others catch up to that value.
-        finish = self._served_steps.get(tenant, self._virtual_time) + own + steps
+        finish = self._start_of(tenant) + own + steps
         others = (min(waiting, max(0, finish - self._served_steps[name])) for name, waiting in self._steps.items()
                   if name != tenant)  # fmt: skip
         return own + sum(others)
+
+    def _start_of(self, tenant: str) -> int:
+        """Where a tenant's counter stands, or would start: never behind the virtual time (no credit for idleness)."""
+        served = self._served_steps.get(tenant, self._virtual_time)
+        return served if tenant in self._items else max(served, self._virtual_time)
+
+    def _forget_passed(self) -> None:
+        """Forget absent tenants that would start at the virtual time anyway; all of them once nobody waits."""
+        # Looked for only when they are the majority, so that a pop takes constant time on average.
+        if not self._items:
+            self._served_steps.clear()
+        elif len(self._served_steps) > 2 * len(self._items) + MAX_ABSENT_TENANTS:
+            self._served_steps = {tenant: served for tenant, served in self._served_steps.items()
+                                  if tenant in self._items or served > self._virtual_time}  # fmt: skip
 
 
 @dataclass(eq=False)

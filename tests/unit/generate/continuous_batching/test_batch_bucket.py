@@ -46,6 +46,33 @@ def test_a_newcomer_neither_waits_for_the_backlog_of_others_nor_has_saved_up_cre
     assert served.count("late") == 2
 
 
+def test_a_tenant_that_asks_image_by_image_gets_no_more_than_its_share():
+    queue = FairQueue()
+    for _ in range(40):
+        queue.push(Item("backlog"))
+    queue.push(Item("one by one"))
+    served = []
+    for _ in range(40):
+        served.append(queue.pop().tenant)
+        if served[-1] == "one by one":
+            queue.push(Item("one by one"))
+    assert 19 <= served.count("one by one") <= 21
+
+
+def test_tenants_that_are_gone_leave_nothing_behind():
+    queue = FairQueue()
+    queue.push(Item("stays", 1))
+    for number in range(1000):
+        queue.push(Item(f"tenant-{number}", 1))
+        queue.push(Item("stays", 1))
+        queue.pop()
+        queue.pop()
+    assert len(queue._served_steps) < 100
+    while len(queue):
+        queue.pop()
+    assert not queue._served_steps
+
+
 def test_items_of_a_tenant_keep_their_order_and_can_be_removed_once():
     queue, items = FairQueue(), [Item("a") for _ in range(3)]
     for item in items:
