@@ -16,16 +16,16 @@ The path of a request, in the order of the modules:
 All threads wait on one condition, `BatcherState.changed`, and look again whenever it is notified. Whoever changes what
 another one waits for notifies it, in the same hold of the lock. `test_wakers` walks this table:
 
-| who waits           | on what                                          | who wakes it                                      |
-|---------------------|--------------------------------------------------|---------------------------------------------------|
-| encode thread       | an image waits and a bucket has room for a ready | `admit`, a new image; `_step`, after it dropped   |
-|                     | row (`has_work_to_prepare`)                      | or started ready rows; `_encode_one`, a free place|
-| step thread         | a runnable row (`can_step`), or the next deadline| `_encode_one`, a ready row; `admit`, a deadline;  |
-|                     |                                                  | `_next_decode_batch`, a shorter backlog           |
-| decode thread       | latents in a decode queue                        | `_queue_for_decode`                               |
-| `close`             | no image is pending                              | `finish`, which every end of an image goes through|
-| caller              | the future of its image                          | `finish` and then `set_result` or `set_exception` |
-| all threads         | the end (`stopped`)                              | `stop`                                            |
+| who waits     | on what                               | who wakes it                                       |
+|---------------|---------------------------------------|----------------------------------------------------|
+| encode thread | an image waits, and there is room for | `admit`: a new image; `_step`, after it dropped or |
+|               | a ready row (`has_work_to_prepare`)   | started ready rows; `_encode_one`: a free place    |
+| step thread   | a runnable row (`can_step`), or the   | `_encode_one`: a ready row; `admit`: a deadline;   |
+|               | next deadline                         | `_next_decode_batch`: a shorter backlog            |
+| decode thread | latents in a decode queue             | `_queue_for_decode`                                |
+| `close`       | no image is pending                   | `finish`, which every end goes through             |
+| caller        | the future of its image               | `finish`, then `set_result` or `set_exception`     |
+| all threads   | the end (`stopped`)                   | `stop`                                             |
 
 An image leaves by its result, its caller (`cancel`), its deadline (`take_expired`, `take_unmeetable`), an error
 (`fail`) or the end of the batcher (`stop`). All five go through `finish`, which notifies; an encoded row leaves its
