@@ -18,7 +18,7 @@ from ray_jobs.pipeline import run_stages
 
 PRESET = "finetune-starter"
 # Two minutes on two busy cores. The learning rate is that of the preset, and decays within them.
-TRAINING = {"steps": 150, "batch_size": 24, "num_workers": 2, "zero_stage": 1, "warmup_steps": 10,
+TRAINING = {"steps": 150, "batch_size": 24, "num_workers": 2, "zero_stage": 0, "warmup_steps": 10,
             "checkpoint_every": 150, "keep_last": 1, "ema_decay": 0.98, "sample_every": None}  # fmt: skip
 SHEET = "starter.png"
 

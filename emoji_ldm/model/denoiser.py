@@ -44,6 +44,10 @@ class Denoiser(nn.Module):
         """
         # A trained encoder runs inside the module, so that its backward and its sharding are those of the U-Net.
         states = text if self.text_encoder is None else self.text_encoder(**text).last_hidden_state
+        if self.unet.config.addition_embed_type == "text":
+            # The states go into a layer norm first. Under ZeRO its weights are bf16, and on a CPU autocast leaves norms
+            # alone: they refuse an input of another type than their weights.
+            states = states.to(self.unet.add_embedding.norm1.weight.dtype)
         output: Tensor = self.unet(noisy, timesteps, encoder_hidden_states=states, return_dict=False)[0]
         return output
 

@@ -8,7 +8,8 @@ from diffusers import DiffusionPipeline
 
 from emoji_ldm.config import LoraOptions, TrainConfig
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.model.denoiser import build_denoiser, export_unet
+from emoji_ldm.model.denoiser import Denoiser, build_denoiser, export_unet
+from tests.tiny_starter import tiny_unet
 from tests.unit.model.tiny_denoiser import SHAPE, WIDTH, moved, output, tuned
 
 
@@ -73,3 +74,12 @@ def test_a_network_from_scratch_is_exported_as_trained(tmp_path):
     assert {f"unet.{name}" for name in unet.state_dict()} == weights.keys()
     unet.save_pretrained(tmp_path)
     assert torch.equal(output(type(unet).from_pretrained(tmp_path)), output(unet))
+
+
+def test_a_network_that_pools_the_text_takes_states_of_any_precision():
+    """ZeRO trains on bf16 weights under autocast, which on a CPU converts no input of a norm."""
+    denoiser = Denoiser(tiny_unet().to(torch.bfloat16))
+    inputs = torch.randn(2, 4, 4, 4), torch.tensor([5, 500]), torch.randn(2, 32, 384)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert denoiser(*inputs).dtype == torch.bfloat16
+    assert Denoiser(tiny_unet())(*inputs).dtype == torch.float32
