@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import collections
 import os
 import re
 import subprocess
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 from emoji_ldm.errors import ClusterError
 from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl, explain_error
@@ -38,28 +42,34 @@ def open_dashboard(kubectl: Kubectl) -> Iterator[str]:
     before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
     # An empty local port lets the system choose a free one, and kubectl prints which. Loopback only: the dashboard runs
     # code, and other machines must not reach it through this one.
-    process = kubectl.popen("port-forward", f"service/{CLUSTER}-head-svc", ":8265", "--address", "127.0.0.1",
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
-    try:
-        # The environment is restored afterwards, so that a later command of this process does not send the token
-        # elsewhere.
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
-        yield _forwarded_address(process)
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            os.environ.update({name: value} if value is not None else {})
-        process.terminate()
-        process.communicate()
+    # Errors go to a file: kubectl writes a line for every lost connection, and would stop at a pipe that nobody reads.
+    with tempfile.TemporaryFile("w+") as errors:
+        process = kubectl.popen("port-forward", f"service/{CLUSTER}-head-svc", ":8265", "--address", "127.0.0.1",
+                                stdout=subprocess.PIPE, stderr=errors)  # fmt: skip
+        try:
+            # The environment is restored afterwards, so that a later command of this process does not send the token
+            # elsewhere.
+            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
+            yield _forwarded_address(process, errors)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                os.environ.update({name: value} if value is not None else {})
+            process.terminate()
+            process.wait()
 
 
-def _forwarded_address(process: subprocess.Popen[str]) -> str:
+def _forwarded_address(process: subprocess.Popen[str], errors: IO[str]) -> str:
     """The local address that kubectl prints once it listens; ClusterError if it ends instead."""
     assert process.stdout is not None
-    assert process.stderr is not None
     # kubectl prints the line when it listens, and closes its output without it if it cannot.
     if found := FORWARDED.search(process.stdout.readline()):
+        # It prints another line for each connection, and a full pipe would stop all of them. Nobody needs the lines, so
+        # a queue of length 0 swallows them.
+        threading.Thread(target=collections.deque, args=(process.stdout, 0), daemon=True).start()
         return f"http://{found[1]}"
     process.terminate()
-    raise ClusterError(f"cannot reach the standing cluster {CLUSTER}: {explain_error(process.stderr.read())}; see: "
+    process.wait()
+    errors.seek(0)
+    raise ClusterError(f"cannot reach the standing cluster {CLUSTER}: {explain_error(errors.read())}; see: "
                        "emoji-ldm cluster status")  # fmt: skip

@@ -161,7 +161,7 @@ def job_reason(job: KubeObject, namespace: NamespaceState) -> str:
     """Why a RayJob waits or has failed; "" if nothing says so."""
     status = job.get("status") or {}
     # An ended job has written down its reason. Its cluster may be gone, and what is left of it would mislead.
-    if status.get("jobDeploymentStatus") in ("Complete", "Failed"):
+    if status.get("jobDeploymentStatus") in ("Complete", "Failed", "ValidationFailed"):
         return ": ".join(filter(None, (status.get("reason"), _first_line(status.get("message")))))
     if reason := queue_reason(job, namespace) or _unready_cluster_reason(status.get("rayClusterName"), namespace):
         return reason
@@ -178,16 +178,29 @@ def service_reason(service: KubeObject, namespace: NamespaceState) -> str:
     # During an upgrade there are two clusters; the new one is pending, and its problems block the upgrade.
     for part in ("pendingServiceStatus", "activeServiceStatus"):
         cluster_status = status.get(part) or {}
-        if reason := _unready_cluster_reason(cluster_status.get("rayClusterName"), namespace):
+        applications = (cluster_status.get("applicationStatuses") or {}).values()
+        reason = _unready_cluster_reason(cluster_status.get("rayClusterName"), namespace)
+        # A worker is ready when its proxy answers, and a proxy starts only after the application. So a worker that is
+        # just "starting" is a consequence of what the application waits for, and not its reason.
+        if reason and not (applications and reason.endswith(": starting")):
             return reason
-        for app in (cluster_status.get("applicationStatuses") or {}).values():
-            # The builder of the application waits for a checkpoint before any deployment exists (ray_jobs/serve.py,
-            # build_app).
-            if app.get("status") == "DEPLOYING" and not app.get("serveDeploymentStatuses"):
-                return "deploying: waiting until the store contains its checkpoint"
-            if app.get("status") != "RUNNING":
-                return f"{str(app.get('status')).lower().replace('_', ' ')}: {_last_line(app.get('message'))}"
+        if found := next(filter(None, map(_application_reason, applications)), reason):
+            return found
     return event_reason(service, namespace) or _first_line(condition(service, "Ready").get("message"))
+
+
+def _application_reason(app: Mapping[str, Any]) -> str:
+    """Why an application of Ray Serve does not run; "" if it does."""
+    deployments = app.get("serveDeploymentStatuses") or {}
+    if app.get("status") == "RUNNING":
+        return ""
+    # The builder of the application waits for a checkpoint before any deployment exists (ray_jobs/serve.py, build_app).
+    if app.get("status") == "DEPLOYING" and not deployments:
+        return "deploying: waiting until the store contains its checkpoint"
+    # The message of a deployment says what is wrong with it, that of the application only that something is.
+    troubled = [f"{name}: {_last_line(one.get('message'))}" for name, one in deployments.items()
+                if one.get("status") != "HEALTHY" and one.get("message")]  # fmt: skip
+    return f"{str(app.get('status')).lower().replace('_', ' ')}: {(troubled or [_last_line(app.get('message'))])[0]}"
 
 
 def controller_reason(obj: KubeObject, namespace: NamespaceState) -> str:

@@ -1,9 +1,9 @@
 """Follows a RayJob to its end: prints every change of its state and the log of every attempt.
 
 State and log come from different sources. The state is polled from the RayJob; while it waits, the reason is looked up
-in other objects. The log is that of the submitter Pod, streamed by a kubectl process that writes to standard output
-itself. A retried job has a new submitter Pod, a lost connection ends the process without ending the job, and the
-cluster may not answer for minutes while the job runs on; the three classes below handle one of these each.
+in other objects. The log is that of the submitter Pod, streamed by a kubectl process. A suspended or retried job has a
+new submitter Pod, a lost connection ends the process without ending the job, and the cluster may not answer for minutes
+while the job runs on; the classes below and `submitter_log` handle one of these each.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ from emoji_ldm.kubernetes import status
 from emoji_ldm.kubernetes.diagnostics import NamespaceState
 from emoji_ldm.kubernetes.kubectl import NAMESPACE, ClusterUnreachable, Kubectl, explain_error
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
-from emoji_ldm.kubernetes.status_rows import DONE, FAILED, WAITING, StatusRow, job_row
+from emoji_ldm.kubernetes.status_rows import DONE, FAILED, RUNNING, WAITING, StatusRow, job_row
+from emoji_ldm.kubernetes.submitter_log import print_log
 from emoji_ldm.progress import print_status
 
 POLL_S = 2.0
@@ -31,6 +33,7 @@ MAX_OUTAGE_S = 300.0  # how long a cluster that has answered before may be unrea
 # How far a resumed log reaches back: kubectl takes up to 45 s to notice a dead connection.
 OVERLAP_S = 60
 INTERRUPTED = 130
+SUSPENDED = ("Suspending", "Suspended")
 # The exit code of the command is known only from the text of the reason.
 EXIT_CODE = re.compile(r"exit code (\d+)")
 
@@ -62,13 +65,14 @@ def follow(kubectl: Kubectl, name: str) -> int:
 
 
 class _LogStream:
-    """Streams the log of the newest submitter Pod by a kubectl process that writes to standard output."""
+    """Streams the log of the newest submitter Pod by a kubectl process to standard output."""
 
     def __init__(self, kubectl: Kubectl, name: str) -> None:
         self.kubectl, self.name = kubectl, name
         self.pod = ""
         self.last_connected = datetime.now(UTC)  # when the connection was last known to work
         self.process: subprocess.Popen[str] | None = None
+        self.printer: threading.Thread | None = None
         self.ended = False
 
     def ensure_streaming(self) -> None:
@@ -85,23 +89,28 @@ class _LogStream:
         since = self.last_connected - timedelta(seconds=OVERLAP_S)
         resumed = ("--since-time", f"{since:%Y-%m-%dT%H:%M:%SZ}") if pod == self.pod else ()
         self.pod = pod
-        self.process = self.kubectl.popen("logs", "--follow", pod, *resumed, stderr=subprocess.PIPE)
+        # A log may hold any bytes, such as those of a terminal's progress bar cut in two.
+        self.process = self.kubectl.popen("logs", "--follow", pod, *resumed, errors="replace",
+                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+        self.printer = threading.Thread(target=print_log, args=(self.process.stdout,), daemon=True)
+        self.printer.start()
         self.ended = False
 
     def end(self, timeout_s: float) -> None:
         """Wait for the end of the log, then stop the process; with a timeout of 0, errors are not reported."""
-        process, ended = self.process, self.ended
+        process, printer, ended = self.process, self.printer, self.ended
         self.ended = True
-        if process is None or ended:
+        if process is None or printer is None or ended:
             return
-        try:
-            _, errors = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
+        # The thread ends with the output of the process.
+        printer.join(timeout_s)
+        if printer.is_alive():
             process.terminate()
-            process.communicate()
-        else:
-            if process.returncode and timeout_s:
-                print_status(f"the log is incomplete: {explain_error(errors)}")
+            printer.join()
+        elif process.wait() and timeout_s:
+            assert process.stderr is not None
+            print_status(f"the log is incomplete: {explain_error(process.stderr.read())}")
+        process.wait()
 
     def drain(self) -> None:
         """Print the rest of the log, and that of an attempt which began and ended since the last poll."""
@@ -164,14 +173,15 @@ def _created_at(obj: KubeObject) -> str:
 
 
 def _follow_to_end(kubectl: Kubectl, name: str, log: _LogStream) -> StatusRow:
-    printed, diagnosed_at, tolerance = "", -math.inf, _OutageTolerance()
+    printed, diagnosed_at, tolerance, ran = "", -math.inf, _OutageTolerance(), False
     row: StatusRow | None = None
     # There is no sleep before the first question, so that a job which has ended already is reported at once.
     while row is None or row.state not in (DONE, FAILED):
         if row is not None:
             time.sleep(POLL_S)
         with tolerance:
-            row = _row(kubectl, name)
+            job = _job(kubectl, name)
+            row = job_row(job, NamespaceState((job,)))
             if row.state == WAITING and time.monotonic() - diagnosed_at < DIAGNOSE_EVERY_S:
                 continue
             # The reason is in other objects, which may be many, so it is looked up less often than the state.
@@ -181,6 +191,11 @@ def _follow_to_end(kubectl: Kubectl, name: str, log: _LogStream) -> StatusRow:
                     (row for row in status.read_status(kubectl)[0] if (row.kind, row.name) == ("job", name)), row
                 )
             text = f"{row.state}{f', {row.reason}' if row.reason else ''}"
+            # Before its first start a suspended job just waits in its queue.
+            if ran and row.state == WAITING and _is_suspended(job):
+                text = f"suspended{f', {row.reason}' if row.reason else ''}; it goes on from its last commit or " \
+                       "checkpoint once it is admitted again"  # fmt: skip
+            ran = ran or row.state == RUNNING
             if text != printed and row.state not in (DONE, FAILED):
                 print_status(f"job {name}: {text}")
             printed = text
@@ -196,8 +211,12 @@ def _follow_to_end(kubectl: Kubectl, name: str, log: _LogStream) -> StatusRow:
     return row
 
 
-def _row(kubectl: Kubectl, name: str) -> StatusRow:
+def _job(kubectl: Kubectl, name: str) -> KubeObject:
     job = kubectl.get("rayjobs.ray.io", name)
     if job is None:
         raise ClusterError(f"job {name} does not exist any more; it was deleted")
-    return job_row(job, NamespaceState((job,)))
+    return job
+
+
+def _is_suspended(job: KubeObject) -> bool:
+    return (job.get("status") or {}).get("jobDeploymentStatus") in SUSPENDED

@@ -31,6 +31,10 @@ class ClusterUnreachable(ClusterError):
     """The cluster cannot be reached at the moment; asking again may help."""
 
 
+class FieldConflict(ClusterError):
+    """A field that is to be applied was changed by somebody else."""
+
+
 class Kubectl:
     """kubectl on one cluster, in the namespace of this project."""
 
@@ -175,18 +179,32 @@ def explain_error(stderr: str) -> ClusterError | ConfigError:
     if "(AlreadyExists)" in text:
         return ClusterError(f"{plain}; choose another name")
     if found := re.search(
-        r'(\w+)(?:\.\w+)* "([^"]+)" is invalid.*(?:field is immutable|updates to statefulset spec)', stderr, re.S
-    ):
+        r'(\w+)(?:\.\w+)* "([^"]+)" is invalid.*(?:field is immutable|updates to statefulset spec|may not be changed)',
+        stderr, re.S,
+    ):  # fmt: skip
         # A StatefulSet that is deleted without its Pods adopts them again when it is created anew.
         kept = " --cascade=orphan" if found[1].lower() == "statefulset" else ""
         remedy = f"delete it, then run this again: kubectl -n {NAMESPACE} delete {found[1].lower()} {found[2]}{kept}"
         return ClusterError(f"{found[1]} {found[2]} cannot be changed in place; {remedy}")
     if "conflict" in text and "Apply failed" in text:
-        return ClusterError(
-            f"{' '.join(lines)[:600]}: a field of the manifests was changed by other means; change the manifests, "
-            "or overwrite the fields: kubectl apply --server-side --force-conflicts -k k8s/overlays/NAME"
-        )
+        return FieldConflict(_describe_conflict(lines))
     # A webhook that cannot be reached is an error of a cluster that does answer.
     if UNREACHABLE.search(stderr) and "failed calling webhook" not in text:
         return ClusterUnreachable(f"no Kubernetes cluster answers: {plain}; {UNREACHABLE_REMEDY}")
     return ClusterError(f"{plain}{more}")
+
+
+def _describe_conflict(lines: list[str]) -> str:
+    """The fields of a conflict by who changed them, in one line; kubectl explains each at length."""
+    changed: dict[str, list[str]] = {}
+    manager = ""
+    for line in lines:
+        # Either 'conflict with "NAME" using VERSION: FIELD', or 'conflicts with "NAME" using VERSION:' and a list of
+        # fields.
+        if found := re.search(r'conflicts? with "([^"]+)"[^:]*:?(?: (\..+))?$', line):
+            manager = found[1]
+            changed.setdefault(manager, []).extend(filter(None, [found[2]]))
+        elif manager and line.startswith("- ."):
+            changed[manager].append(line.removeprefix("- "))
+    told = "; ".join(f"{', '.join(fields)} by {name}" for name, fields in changed.items())
+    return f"fields of the manifests were changed by other means: {told or lines[0].removeprefix('error: ')}"

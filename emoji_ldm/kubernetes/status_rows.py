@@ -14,7 +14,8 @@ from emoji_ldm.kubernetes.lint.quantities import quantity
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 
 READY, WAITING, FAILED, DONE, RUNNING, UPGRADING = "ready", "waiting", "failed", "done", "running", "upgrading"
-END_STATES = {"Complete": DONE, "Failed": FAILED}
+# A RayJob that KubeRay refuses is as much at its end as one that failed: KubeRay does not look at it again.
+END_STATES = {"Complete": DONE, "Failed": FAILED, "ValidationFailed": FAILED}
 QUOTA_LABELS = {"nvidia.com/gpu": "GPUs", "cpu": "CPUs"}
 
 

@@ -1,20 +1,23 @@
-"""`emoji-ldm cluster up`: installs an overlay and waits until it is ready.
+"""`emoji-ldm cluster up`: installs an overlay and waits until what it installed works.
 
 The order matters: the manifests are checked offline, then the operators must be ready, because their webhooks judge
 every custom object; the namespace and custom kinds go first, then Secrets with random values where they are missing,
-then the rest. Every step can be repeated, so that an interrupted run is continued by running the command again.
+then the rest. Every step can be repeated, so that an interrupted run is continued by running the command again, and
+what operators and people have changed since survives (`field_ownership`).
 """
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
 
 from emoji_ldm.errors import ClusterError, ConfigError
-from emoji_ldm.kubernetes import operator_check, secrets, status
-from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
-from emoji_ldm.kubernetes.lint.rendering import KubeObject
+from emoji_ldm.kubernetes import field_ownership, operator_check, secrets, status
+from emoji_ldm.kubernetes.field_ownership import MANAGER, identity
+from emoji_ldm.kubernetes.kubectl import NAMESPACE, FieldConflict, Kubectl
+from emoji_ldm.kubernetes.lint.rendering import KubeObject, name_of
 from emoji_ldm.kubernetes.overlay import Overlay, is_submitted
 from emoji_ldm.kubernetes.status_rows import DONE, FAILED, READY, WAITING, StatusRow
 from emoji_ldm.progress import format_duration, print_status
@@ -27,8 +30,16 @@ OPERATOR_STARTING = re.compile(r"failed calling webhook|no matches for kind|no e
 NO_CHECKPOINT_YET = re.compile(r"no \w+ checkpoint|contains its checkpoint")
 
 
-def run(kubectl: Kubectl, overlay: Overlay, timeout_s: float) -> int:
-    """Install the overlay and wait until it is ready; returns 0.
+def run(kubectl: Kubectl, overlay: Overlay, timeout_s: float, *, force: bool = False) -> int:
+    """Install the overlay and wait until what it installed works; returns 0.
+
+    A service that only waits for its first checkpoint counts as installed: `train` may write one days later.
+
+    Args:
+        kubectl: Access to the cluster.
+        overlay: The overlay to install.
+        timeout_s: Give up waiting after so many seconds.
+        force: Overwrite fields that were changed by other means.
 
     Raises:
         ConfigError: The check has findings.
@@ -39,14 +50,17 @@ def run(kubectl: Kubectl, overlay: Overlay, timeout_s: float) -> int:
     operators = operator_check.check_operators(overlay, kubectl.api_resources)
     deadline = time.monotonic() + timeout_s
     _wait_until_empty(lambda: operator_check.operators_not_ready(kubectl, overlay, operators), deadline, "operators")
-    _apply_when_ready(kubectl, overlay.of_kinds(*FIRST_KINDS), deadline)
+    _apply_when_ready(kubectl, overlay.of_kinds(*FIRST_KINDS), deadline, force=force)
     if created := secrets.ensure(kubectl, overlay):
         print_status(f"created Secrets with random values: {', '.join(created)}")
     # RayJobs that are templates would start to run if they were applied.
     rest = [obj for obj in overlay.objects if obj["kind"] not in FIRST_KINDS and not is_submitted(obj)]
-    _apply_when_ready(kubectl, rest, deadline)
+    _apply_when_ready(kubectl, rest, deadline, force=force)
     print_status(f"applied {len(rest)} objects in namespace {NAMESPACE}; waiting until they are ready")
     rows = _wait(kubectl, deadline)
+    for row in rows:
+        if row.kind == "service" and row.state == WAITING:
+            print_status(f"the service {row.name} is installed and does not answer yet: {row.reason}")
     print_status(f"next: {status.next_command(rows).replace('--overlay NAME', f'--overlay {overlay.name}')}")
     return 0
 
@@ -69,17 +83,65 @@ def require_no_findings(overlay: Overlay) -> None:
         )
 
 
-def apply(kubectl: Kubectl, objects: list[KubeObject]) -> None:
-    """Apply objects on the server, as `kubectl apply --server-side -k` does."""
+def apply(kubectl: Kubectl, objects: list[KubeObject], *, force: bool = False) -> None:
+    """Apply objects on the server; fields that others own keep their values (`field_ownership`).
+
+    Raises:
+        FieldConflict: Somebody else changed a field of the manifests that is nobody's but theirs.
+        ClusterError: The cluster refuses an object.
+    """
     # The server merges the fields, so that fields set by controllers survive, and large objects need no annotation that
     # repeats them.
-    kubectl.run("apply", "--server-side", "--filename", "-", input_objects=objects)
+    shared = _installed(kubectl, [obj for obj in objects if field_ownership.is_shared(obj)])
+    wanted = [field_ownership.yield_to_owners(obj, shared[key]) if (key := identity(obj)) in shared else obj
+              for obj in objects]  # fmt: skip
+    ray = [obj for obj in wanted if obj["kind"] in field_ownership.CLUSTER_SPECS]
+    _apply_all(kubectl, [obj for obj in wanted if obj not in ray], force=force)
+    if changed := [obj for obj in ray if identity(obj) not in shared or _changes(kubectl, obj, shared[identity(obj)])]:
+        _server_side_apply(kubectl, changed, "--force-conflicts")
 
 
-def _apply_when_ready(kubectl: Kubectl, objects: list[KubeObject], deadline: float) -> None:
+def _installed(kubectl: Kubectl, objects: list[KubeObject]) -> dict[field_ownership.Identity, KubeObject]:
+    """These objects as they are in the cluster, as far as they are; with the owners of their fields."""
+    if not objects:
+        return {}
+    options = ("--ignore-not-found", "--show-managed-fields", "--output", "json")
+    text = kubectl.run("get", "--filename", "-", *options, input_objects=objects)
+    found = json.loads(text) if text.strip() else {"items": []}
+    return {identity(obj): obj for obj in (found["items"] if found.get("kind", "List") == "List" else [found])}
+
+
+def _changes(kubectl: Kubectl, obj: KubeObject, installed: KubeObject) -> bool:
+    """Whether applying the object would change what it means; the server tells, as it knows defaults and webhooks."""
+    text = _server_side_apply(kubectl, [obj], "--force-conflicts", "--dry-run=server", "--output", "json")
+    return not field_ownership.is_same(json.loads(text), installed)
+
+
+def _apply_all(kubectl: Kubectl, objects: list[KubeObject], *, force: bool) -> None:
+    options = ("--force-conflicts",) if force else ()
+    try:
+        if objects:
+            _server_side_apply(kubectl, objects, *options)
+    except FieldConflict:
+        # kubectl names the fields but not their object, so the objects are applied one by one to find it. The others
+        # are not affected: applying them again changes nothing.
+        for obj in objects:
+            try:
+                _server_side_apply(kubectl, [obj], *options)
+            except FieldConflict as conflict:
+                remedy = "put these values into the manifests, or overwrite them: emoji-ldm cluster up --force"
+                raise FieldConflict(f"{name_of(obj)}: {conflict}; {remedy}") from None
+
+
+def _server_side_apply(kubectl: Kubectl, objects: list[KubeObject], *options: str) -> str:
+    command = ("apply", "--server-side", "--field-manager", MANAGER, *options, "--filename", "-")
+    return kubectl.run(*command, input_objects=objects)
+
+
+def _apply_when_ready(kubectl: Kubectl, objects: list[KubeObject], deadline: float, *, force: bool) -> None:
     while objects:
         try:
-            return apply(kubectl, objects)
+            return apply(kubectl, objects, force=force)
         except ClusterError as error:
             # Other errors are mistakes, which waiting does not cure.
             if not OPERATOR_STARTING.search(str(error)) or time.monotonic() > deadline:

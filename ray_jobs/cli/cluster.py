@@ -30,13 +30,14 @@ def up(
     manifests: Manifests = K8S,
     context: ContextName = "",
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Give up waiting after so long.")] = 1800,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite fields that were changed by other means.")] = False,
 ) -> int:
-    """Install an overlay and wait until it is ready; it is safe to run again."""
+    """Install an overlay and wait until what it installed works; it is safe to run again."""
     # The module has the name of this command, and would hide the function without another name.
     from emoji_ldm.kubernetes import up as kubernetes
     from emoji_ldm.kubernetes.kubectl import Kubectl
 
-    return kubernetes.run(Kubectl(context), _overlay(manifests, overlay), timeout)
+    return kubernetes.run(Kubectl(context), _overlay(manifests, overlay), timeout, force=force)
 
 
 @command(app, "status", examples=["emoji-ldm cluster status", "emoji-ldm cluster status --json"])

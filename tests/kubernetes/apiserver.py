@@ -12,7 +12,7 @@ import threading
 import uuid
 from datetime import UTC, datetime
 
-from tests.kubernetes.object_fields import chosen, dotted, leaves, merged, without
+from tests.kubernetes.object_fields import chosen, dotted, field_set, leaves, merged, without
 
 CLUSTER_WIDE = {"Namespace", "Node", "PriorityClass", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
                 "ClusterQueue", "ResourceFlavor", "Cohort", "Topology", "WorkloadPriorityClass", "GatewayClass",
@@ -39,6 +39,10 @@ class Refusal(Exception):
         super().__init__(message)
         self.status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message,
                        "reason": reason, "code": code, "details": details}  # fmt: skip
+
+
+def _of_others(owned, manager):
+    return {path for other, paths in owned.items() if other != manager for path in paths}
 
 
 def plural(kind):
@@ -101,10 +105,10 @@ class Api:
             raise Refusal(409, "AlreadyExists", f'{self.resource_name(key)} "{key[3]}" already exists', name=key[3])
         return self.store(key, obj)
 
-    def apply(self, key, obj, manager, force):
+    def apply(self, key, obj, manager, *, force=False, dry_run=False):
         """Server-side apply: fields of other managers may only be set to what they are."""
         self._namespace_of(key)
-        before, owned = self.objects.get(key, {}), self.owners.setdefault(key, {})
+        before, owned = self.objects.get(key, {}), copy.deepcopy(self.owners.get(key, {}))
         fresh = leaves(obj)
         clashes = [path for path, value in fresh.items() for other, paths in owned.items()
                    if other != manager and path in paths and leaves(before).get(path) != value]  # fmt: skip
@@ -115,9 +119,33 @@ class Api:
             raise Refusal(409, "Conflict", f"Apply failed with {count}: {words}", causes=[{
                 "reason": "FieldManagerConflict", "message": f'conflict with "{others[0]}"', "field": dotted(path)}
                 for path in clashes])  # fmt: skip
-        kept = without(before, set(owned.get(manager, ())) - set(fresh))
-        owned[manager] = set(fresh)
+        kept = without(before, set(owned.get(manager, ())) - set(fresh) - _of_others(owned, manager))
+        if dry_run:
+            return merged(kept, obj)
+        for path in clashes:  # forced: who loses a field does not own it any more
+            for other in set(owned) - {manager}:
+                owned[other].discard(path)
+        self.owners[key] = {**owned, manager: set(fresh)}
         return self.store(key, merged(kept, obj))
+
+    def take_over(self, kind, name, manager, **fields):
+        """Update fields as `kubectl scale` or a controller does, which makes it the owner of those that it changes."""
+        with self.lock:
+            key = next(key for key in self.objects if (key[1], key[3]) == (kind, name))
+            before, after = leaves(self.objects[key]), leaves(merged(self.objects[key], fields))
+            changed = {path for path, value in after.items() if before.get(path) != value}
+            for paths in self.owners.setdefault(key, {}).values():
+                paths -= changed
+            self.owners[key].setdefault(manager, set()).update(changed)
+        self.update(kind, name, **fields)
+
+    def with_owners(self, key):
+        """The object with `managedFields`: this project's manager applies, others update."""
+        obj = copy.deepcopy(self.objects[key])
+        obj["metadata"]["managedFields"] = [
+            {"manager": manager, "operation": "Apply" if manager == "emoji-ldm" else "Update", "fieldsType": "FieldsV1",
+             "fieldsV1": field_set(paths)} for manager, paths in self.owners.get(key, {}).items()]  # fmt: skip
+        return obj
 
     def delete(self, key):
         if key not in self.objects:
@@ -154,7 +182,11 @@ class Api:
         self.objects[key] = obj
         self._tell("ADDED" if old is None else "MODIFIED", key)
         for reaction in self.reactions if spoken else ():
-            reaction(self, copy.deepcopy(obj))
+            try:
+                reaction(self, copy.deepcopy(obj))
+            except Refusal:  # of a webhook, which is asked before anything is stored
+                self.objects.pop(key) if old is None else self.objects.update({key: old})
+                raise
         return copy.deepcopy(self.objects[key])
 
     def _drop(self, key):

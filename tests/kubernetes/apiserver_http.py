@@ -103,7 +103,7 @@ class Visit(BaseHTTPRequestHandler):
                 key = (version, kind, namespace, name)
                 if key not in self.api.objects:
                     raise Refusal(404, "NotFound", f'{self.api.resource_name(key)} "{name}" not found', name=name)
-                return 200, self.api.objects[key]
+                return 200, self.api.with_owners(key)
         return self._watch(version, kind, namespace, since)
 
     def _post(self, path):
@@ -127,7 +127,8 @@ class Visit(BaseHTTPRequestHandler):
             if "apply-patch" in self.headers["Content-Type"]:
                 new = key not in self.api.objects
                 obj = yaml.safe_load(self.body)
-                made = self.api.apply(key, obj, self.query["fieldManager"], self.query.get("force") == "true")
+                made = self.api.apply(key, obj, self.query["fieldManager"], force=self.query.get("force") == "true",
+                                      dry_run="dryRun" in self.query)  # fmt: skip
                 return 201 if new else 200, made
             self.api.owners.setdefault(key, {}).setdefault(self.query.get("fieldManager", "patch"), set()).update(
                 leaves(json.loads(self.body)))  # fmt: skip

@@ -17,6 +17,16 @@ def leaves(obj, path=()):
     return {path: obj}
 
 
+def field_set(paths):
+    """As `managedFields` writes a set of fields: nested, each key with `f:` before it."""
+    fields = {}
+    for path in paths:
+        place = fields
+        for part in path:
+            place = place.setdefault(part if part.startswith("[") else f"f:{part}", {})
+    return fields
+
+
 def dotted(path):
     return "".join(part if part.startswith("[") else f".{part}" for part in path)
 

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import time
 
 import pytest
 
@@ -37,3 +38,28 @@ def test_the_standing_cluster_gets_the_command_and_the_token(ready, api, tmp_pat
 def test_a_standing_cluster_without_a_token_is_reported_in_one_line(ready):
     status, _, said = ready("submit", "train", "--standing")
     assert status == 1 and "there is no Secret emoji-ldm-token" in said
+
+
+def test_the_output_of_the_forwarded_port_never_fills_its_pipe(tmp_path):
+    """kubectl writes a line per connection; 64 KiB that nobody reads would stop the port, and the command with it."""
+    import subprocess
+
+    from emoji_ldm.kubernetes import dashboard_proxy
+
+    done = tmp_path / "done"
+    line = "echo 'Handling connection for 8265'; echo 'lost connection' >&2"
+    noise = f"i=0; while [ $i -lt 5000 ]; do {line}; i=$((i+1)); done"
+
+    class Kubectl:
+        def get(self, *_):
+            return {"data": {"auth_token": base64.b64encode(b"t").decode()}}
+
+        def popen(self, *_, **options):
+            script = f"echo 'Forwarding from 127.0.0.1:1 -> 8265'; {noise}; touch {done}; sleep 60"
+            return subprocess.Popen(["sh", "-c", script], text=True, **options)
+
+    with dashboard_proxy.open_dashboard(Kubectl()):
+        deadline = time.monotonic() + 20
+        while not done.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert done.exists()

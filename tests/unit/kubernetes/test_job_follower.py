@@ -74,6 +74,51 @@ def test_the_reason_of_a_queued_job_is_printed(ready, api):
     assert f"waiting, waiting in queue train: {quota}" in said
 
 
+CLIENT_TRACE = """Traceback (most recent call last):
+  File "/usr/lib/python3.11/site-packages/aiohttp/client.py", line 1, in ws_connect
+    resp = await self.request(
+aiohttp.client_exceptions.ServerDisconnectedError: Server disconnected
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "/usr/local/bin/ray", line 8, in <module>
+    sys.exit(main())
+  File "/usr/lib/python3.11/site-packages/ray/dashboard/modules/job/cli.py", line 1, in logs
+    asyncio.run(_tail_logs(client, job_id))
+RuntimeError: Failed to connect to Ray at http://head:8265""".splitlines()
+
+
+def test_a_preempted_job_is_told_in_one_line_and_followed_again(ready, api):
+    def suspended(api, name):
+        job = api.one("RayJob", name)
+        api.update("RayJob", name, spec={"suspend": True}, status={"jobDeploymentStatus": "Suspended", "jobStatus": ""})
+        owner = [{"kind": "RayJob", "name": name, "uid": job["metadata"]["uid"]}]
+        evicted = [{"type": "Evicted", "status": "True", "message": "Preempted to accommodate a workload of train"}]
+        api.add({"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "Workload", "spec": {}, "metadata": {
+            "name": "w", "ownerReferences": owner}, "status": {"conditions": evicted}})  # fmt: skip
+
+    def admitted(api, name):
+        api.remove("Workload", "w")
+        api.update("RayJob", name, spec={"suspend": False}, status={"jobDeploymentStatus": "Initializing"})
+
+    play(api, begins("a", "step 1", *CLIENT_TRACE, None), becomes("Running", "RUNNING"), suspended, admitted,
+         begins("b", "step 2", None), becomes("Running", "RUNNING"), becomes("Complete", "SUCCEEDED"))  # fmt: skip
+    status, printed, said = ready("submit", "crawl")
+    assert status == 0, said
+    assert printed == "step 1\nstep 2\n"
+    assert "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if "suspended" in line]
+    assert "evicted by Kueue: Preempted to accommodate a workload of train; it goes on from its last commit" in line
+
+
+def test_a_job_that_kuberay_refuses_ends_at_once(ready, api):
+    message = "The RayJob spec is invalid: shutdownAfterJobFinishes cannot be set together with deletionRules"
+    play(api, becomes("ValidationFailed", "", reason="ValidationFailed", message=message))
+    status, _, said = ready("submit", "train")
+    assert status == 1 and f"failed: ValidationFailed: {message}" in said
+
+
 def test_an_outage_after_the_job_has_ended_cuts_off_no_log(ready, api, monkeypatch):
     real, outages = Kubectl.list_objects, [ClusterUnreachable("no Kubernetes cluster answers: EOF")]
 

@@ -56,13 +56,107 @@ def test_a_webhook_that_is_still_starting_is_retried(cluster, api):
     assert cluster("up")[0] == 0 and refusals == []
 
 
-def test_what_somebody_changed_by_hand_is_a_conflict_with_its_field(cluster, api):
+def test_what_somebody_changed_by_hand_is_a_conflict_in_one_line_with_object_and_fields(cluster, api):
     cluster("up")
-    key = next(key for key in api.objects if key[1] == "StatefulSet")
-    api.objects[key]["spec"]["replicas"] = 5
-    api.owners[key]["kubectl-edit"] = {("spec", "replicas")}
+    api.take_over("ConfigMap", "emoji-ldm", "kubectl-edit", data={"emoji-ldm.yaml": "run: mine\n"})
     status, _, said = cluster("up")
-    assert status == 1 and ".spec.replicas" in said and "kubectl-edit" in said and "--force-conflicts" in said
+    assert status == 1 and said.count("error:") == 1
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("error: ConfigMap/emoji-ldm: fields of the manifests were changed by other means: ")
+    assert ".data.emoji-ldm.yaml by kubectl-edit; " in last and last.endswith("emoji-ldm cluster up --force")
+    assert cluster("up", "--force")[0] == 0
+    assert api.one("ConfigMap", "emoji-ldm")["data"]["emoji-ldm.yaml"] == "run: demo\n"
+
+
+def test_what_operators_the_autoscaler_and_people_have_written_survives_the_next_up(cluster, api, manifests):
+    from tests.kubernetes.conftest import obj, write
+
+    group = {"groupName": "cpu", "replicas": 1, "minReplicas": 0, "maxReplicas": 4, "rayStartParams": {}}
+    spec = {"enableInTreeAutoscaling": True, "workerGroupSpecs": [group]}
+    write(manifests / "overlays" / "small", [
+        *(one for one in SMALL if one["kind"] not in ("RayCluster", "RayService")),
+        obj("RayCluster", "emoji-ldm", "ray.io/v1", spec=spec),
+        obj("RayService", "serve", "ray.io/v1", spec={"rayClusterConfig": spec}),
+        obj("RayCronJob", "refresh", "ray.io/v1", spec={"suspend": True, "jobTemplate": {"rayClusterSpec": spec}}),
+    ])  # fmt: skip
+    assert cluster("up")[0] == 0
+    # The autoscaler resizes a group, KubeRay writes all of the list with empty fields, people scale and patch.
+    scaled = {**group, "replicas": 3, "scaleStrategy": {"workersToDelete": ["w"]}}
+    api.take_over("RayCluster", "emoji-ldm", "python-requests", spec={"workerGroupSpecs": [scaled]})
+    written = {**group, "template": {"spec": {}}, "scaleStrategy": {}}
+    api.take_over("RayService", "serve", "manager", spec={"rayClusterConfig": {"workerGroupSpecs": [written]}})
+    api.take_over("StatefulSet", "store", "kubectl", spec={"replicas": 2})
+    api.update("StatefulSet", "store", status={"readyReplicas": 2})
+    api.take_over("RayCronJob", "refresh", "kubectl-patch", spec={"suspend": False})
+    kinds = ("RayCluster", "RayService", "RayCronJob", "StatefulSet")
+    before = {kind: api.of(kind)[0]["spec"] for kind in kinds}
+    api.reactions.clear()
+    status, _, said = cluster("up")
+    assert status == 0, said
+    assert {kind: api.of(kind)[0]["spec"] for kind in kinds} == before
+
+
+def test_a_change_of_the_manifests_reaches_a_cluster_that_the_autoscaler_has_written(cluster, api, manifests):
+    from tests.kubernetes.conftest import obj, write
+
+    def install(**changes):
+        group = {"groupName": "cpu", "replicas": 1, "minReplicas": 0, "maxReplicas": 4, **changes}
+        spec = {"enableInTreeAutoscaling": True, "workerGroupSpecs": [group]}
+        write(manifests / "overlays" / "small", [*(one for one in SMALL if one["kind"] != "RayCluster"),
+                                                 obj("RayCluster", "emoji-ldm", "ray.io/v1", spec=spec)])  # fmt: skip
+        return cluster("up")
+
+    assert install()[0] == 0
+    group = {"groupName": "cpu", "replicas": 4, "minReplicas": 0, "maxReplicas": 4}
+    api.take_over("RayCluster", "emoji-ldm", "python-requests", spec={"workerGroupSpecs": [group]})
+    assert install(maxReplicas=3, idleTimeoutSeconds=9)[0] == 0
+    (found,) = api.one("RayCluster", "emoji-ldm")["spec"]["workerGroupSpecs"]
+    assert (found["maxReplicas"], found["idleTimeoutSeconds"], found["replicas"]) == (3, 9, 3)
+
+
+def test_a_service_whose_workers_start_with_their_application_is_not_waited_for(cluster, api):
+    """KubeRay calls a worker ready when its proxy answers, which needs the application, which waits for `train`."""
+
+    def fresh(api, obj):
+        if obj["kind"] == "RayService":
+            labels = {"ray.io/cluster": "serve-x", "ray.io/node-type": "worker"}
+            api.add(
+                {
+                    "apiVersion": "ray.io/v1",
+                    "kind": "RayCluster",
+                    "spec": {},
+                    "status": {"state": ""},
+                    "metadata": {
+                        "name": "serve-x",
+                        "ownerReferences": [{"kind": "RayService", "uid": "u", "controller": True}],
+                    },
+                }
+            )
+            api.add(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "spec": {},
+                    "metadata": {"name": "w", "labels": labels},
+                    "status": {"phase": "Running"},
+                }
+            )
+            api.update(
+                "RayService",
+                "serve",
+                status={
+                    "activeServiceStatus": None,
+                    "pendingServiceStatus": {
+                        "rayClusterName": "serve-x",
+                        "applicationStatuses": {"emoji-ldm": {"status": "DEPLOYING"}},
+                    },
+                },
+            )
+
+    api.reactions.append(fresh)
+    status, _, said = cluster("up", "--timeout", "5")
+    assert status == 0, said
+    assert "the service serve is installed and does not answer yet: deploying: waiting until the store contains" in said
 
 
 def test_findings_stop_the_installation_before_the_cluster_is_contacted(cluster, api, monkeypatch):
