@@ -14,6 +14,9 @@ from emoji_ldm.config import Config
 from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError
+from emoji_ldm.evaluate.evaluation import EvaluatedSystem, Evaluation
+from emoji_ldm.evaluate.evaluation_page import PageRow, render_page
+from emoji_ldm.evaluate.figures import FIGURES
 from emoji_ldm.evaluate.report import write_report
 from emoji_ldm.schemas import CAPTIONS, GENERATED, IMAGES, OUTCOMES
 from emoji_ldm.store import Store
@@ -48,6 +51,14 @@ def log(count):
     return lines
 
 
+def evaluation(run):
+    figures = {**dict.fromkeys(FIGURES), "kid": 0.0421, "kid_low": 0.03, "kid_high": 0.05, "copy_rate": 0.25}
+    system = EvaluatedSystem("a model with a long name", "/models/a", "key", {"steps": 25, "seeds": [0, 1]}, 8, figures)
+    data = {"num_reference": 50, "reference": "held_out", "size_px": 64}
+    return Evaluation("20260101T000000-000_shown", run, "now", "0", "EfficientNet-Lite0", data, [system] * 3,
+                      {"kid": 0.001}, [], ["a gate failed"])  # fmt: skip
+
+
 @pytest.fixture
 def config(tmp_path):
     config = Config(run="shown", store=str(tmp_path / "store"))
@@ -64,6 +75,7 @@ def config(tmp_path):
     store.write("\n".join(map(json.dumps, log(60))).encode(), "runs", "shown", "train", "losses.jsonl")
     for step in (200, 400, 600):
         store.write(disc(step)["bytes"], "runs", "shown", "train", "samples", f"step-{step:08}.png")
+    store.write(evaluation("shown").to_json().encode(), "evaluations", "20260101T000000-000_shown.json")
     stage = {"stage": "crawl", "seconds": 12.5, "peak_mb": 800, "summary": {"images": "30"}}
     store.write(json.dumps(stage).encode(), "runs", "shown", "stages", "1-crawl.json")
     return config
@@ -89,8 +101,12 @@ def test_every_image_shows_and_nothing_overflows(config, browser, width, tmp_pat
                             {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600})  # fmt: skip
     browser.get(path.as_uri())
     sizes = browser.execute_script("return [...document.images].map(image => image.naturalWidth)")
-    assert len(sizes) >= 24 + 2 + 3 and min(sizes) > 0
+    assert len(sizes) >= 24 + 1 + 3 and min(sizes) > 0
+    assert_grounds_can_be_changed(browser)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    inside = """return [...document.querySelectorAll('.pair')].every(one =>
+        one.scrollWidth <= one.closest('.card').clientWidth)"""
+    assert browser.execute_script(inside)
     assert browser.execute_script("return document.querySelector('svg.chart .mean path').getTotalLength()") > 100
     assert len(browser.find_elements("css selector", "svg.chart .validation use")) == 6
     assert len(browser.find_elements("css selector", "svg.chart")) == 2
@@ -98,6 +114,9 @@ def test_every_image_shows_and_nothing_overflows(config, browser, width, tmp_pat
     text = browser.find_element("tag name", "body").text
     for words in (
         "shown",
+        "KID (EfficientNet-Lite0)",
+        "0.0421",
+        "a gate failed",
         "metadata",
         "nearest: disc 3",
         "kept",
@@ -111,6 +130,40 @@ def test_every_image_shows_and_nothing_overflows(config, browser, width, tmp_pat
         "step 400",
     ):
         assert words in text
+
+
+def assert_grounds_can_be_changed(browser):
+    """A generated picture lies on a ground without a tint, which the switch changes; small copies keep theirs."""
+    style = "return getComputedStyle(document.querySelector('.looks {}'), {})['{}']"
+    assert "data:image/png" in browser.execute_script(style.format(".large", "'::after'", "backgroundImage"))
+    assert "conic" in browser.execute_script(style.format(".large", "null", "backgroundImage"))
+    seen = []
+    for ground in ("neutral", "dark"):
+        browser.find_element("css selector", f"input[value={ground}]").click()
+        color = browser.execute_script(style.format(".large", "null", "backgroundColor"))
+        channels = [int(value) for value in color.removeprefix("rgb(").removesuffix(")").split(",")]
+        assert max(channels) - min(channels) <= 6  # gray, so that it cannot be taken for a part of the picture
+        seen.append(channels[0])
+    assert seen[0] > 180 > 60 > seen[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_page_of_an_evaluation_shows_every_picture_and_does_not_overflow(browser, width, tmp_path):
+    picture = disc(3)["bytes"]
+    names = ("pretrained", "from scratch", "fine-tuned on my own images")
+    rows = [PageRow("pair", "a prompt of very many words " * 6, picture, {name: [picture] * 2 for name in names})] * 3
+    path = tmp_path / "page.html"
+    path.write_text(render_page(evaluation("shown"), rows))
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600})  # fmt: skip
+    browser.get(path.as_uri())
+    assert len(browser.find_elements("css selector", ".looks .large")) == 3 * 7
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    inside = """return [...document.querySelectorAll('.looks')].every(one =>
+        one.getBoundingClientRect().right <= one.closest('.prompt').getBoundingClientRect().right)"""
+    assert browser.execute_script(inside)
+    assert_grounds_can_be_changed(browser)
 
 
 def test_a_report_of_half_a_run_names_the_missing_commands(tmp_path):

@@ -44,6 +44,7 @@ def settings(store, **evaluate):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_models_are_compared_kept_and_drawn_once(store, tiny_pipeline, tmp_path, monkeypatch):
     from ray_jobs import evaluate
 
@@ -79,6 +80,7 @@ def test_two_models_are_compared_kept_and_drawn_once(store, tiny_pipeline, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_folder_of_real_emoji_is_like_real_emoji_and_copies_are_found(store, tmp_path, monkeypatch):
     from ray_jobs import evaluate
 
