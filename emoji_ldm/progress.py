@@ -36,11 +36,17 @@ class ProgressTracker:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done)
 
+    def set_total(self, total: int) -> None:
+        """Change how many items there are in all, where that becomes known by and by."""
+        self.total = total
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=total)
+
     def advance(self, count: int = 1, note: str = "", rate: float = 0.0) -> None:
         """Count `count` more items.
 
         Args:
-            count: Items finished since the last call.
+            count: Items finished since the last call; negative where lost work is done again, 0 to renew the note.
             note: A short text beside the count, such as the loss.
             rate: Items per second, for the ETA, where the caller knows the current rate better than the mean since
                 the start; the note then has to say it. 0 computes and shows the mean.

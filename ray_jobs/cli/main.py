@@ -30,12 +30,12 @@ Every option is a config field: `emoji-ldm COMMAND --help` explains them, `--dry
 
 
 class CommandLine(TyperGroup):
-    """The commands, of which one has two words: `crawl probe`."""
+    """The commands, of which some have two words, such as `crawl probe`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As Click's, but takes `crawl probe` for one name: a group could not take the words of `crawl` itself."""
-        if args[:2] == stages.PROBE.split():
-            args = [stages.PROBE, *args[2:]]
+        if " ".join(args[:2]) in stages.TWO_WORDS:
+            args = [" ".join(args[:2]), *args[2:]]
         return super().resolve_command(ctx, args)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 app = new_app("Turn web pages of emoji into a versioned data set, a diffusion model and new emoji.")
 stage = functools.partial(configured, app)
 # Two words, see `main.CommandLine`: `crawl` takes words of its own, so it cannot be a group.
-PROBE = "crawl probe"
+PROBE, OUTCOMES = TWO_WORDS = ("crawl probe", "crawl outcomes")
 # As in `export`, which cannot be imported here: it would load the tables' libraries for a help text.
 HUB_TOKEN = "HF_TOKEN"
 REFRESH = Shortcut("refresh", "crawl.refresh=true", "Read all pages again, and fetch again what has changed since.")
@@ -68,6 +68,7 @@ def demo(config: "Config", words: list[str]) -> None:
         "emoji-ldm crawl --config my.yaml store=s3://bucket/emoji crawl.num_browsers=16",
         "emoji-ldm crawl --config my.yaml --retry failed",
         "emoji-ldm crawl probe https://example.org/emoji/Blobs -o blobs.yaml",
+        "emoji-ldm crawl outcomes --config my.yaml",
     ],
 )
 def crawl(config: "Config", words: list[str]) -> None:
@@ -98,6 +99,33 @@ def probe(
     if len(words) != 1:
         raise ConfigError(f"{PROBE} takes one address: emoji-ldm {PROBE} https://example.org/emoji/Blobs")
     sys.stdout.write(probe_page(config.crawl, words[0], tag=tag, output=output))
+
+
+@stage(
+    OUTCOMES,
+    shortcuts=[AS_OF],
+    examples=[
+        "emoji-ldm crawl outcomes",
+        "emoji-ldm crawl outcomes --reason http-error --host cdn.example.org",
+        "emoji-ldm crawl outcomes --reason 'HTTP 403' store=s3://bucket/emoji",
+    ],
+)
+def outcomes(
+    config: "Config",
+    words: list[str],
+    reason: Annotated[
+        str, typer.Option(help="Only this outcome, or reasons with this text; then each URL is listed.")
+    ] = "",
+    host: Annotated[str, typer.Option(help="Only URLs of this host; then each URL is listed.")] = "",
+) -> None:
+    """List pages and images that failed or were empty, why, and the command that tries them again."""
+    from emoji_ldm.crawl.outcome_report import format_outcomes
+    from emoji_ldm.dataset.versions.refs import open_tables
+    from emoji_ldm.schemas import OUTCOMES as TABLE
+    from emoji_ldm.store import Store
+
+    (table,) = open_tables(Store(config.store, config.branch), config.as_of, TABLE).values()
+    sys.stdout.write(format_outcomes(table, config, reason=reason, host=host))
 
 
 @stage(
@@ -267,6 +295,8 @@ def doctor(config: "Config", words: list[str]) -> int:
 
 
 def _run(stage: str, config: "Config") -> None:
+    # Loading Ray takes seconds, in which a user would see nothing. Not `print_status`, which loads a library first.
+    sys.stderr.write(f"{stage}: starting\n")
     # Imported only now, because it brings Ray, and help texts must not wait for that.
     from ray_jobs.pipeline import run_stage
 

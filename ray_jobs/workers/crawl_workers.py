@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.fetch.image_fetcher import ImageFetcher
+from emoji_ldm.crawl.page_types import ListedPage
 from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
 from emoji_ldm.crawl.sources import source_factory
 from emoji_ldm.outcomes import count_outcomes, outcome_row, outcome_table
 from emoji_ldm.schemas import IMAGES, LISTINGS, OUTCOMES
 from ray_jobs.execution.delta_sink import ShardOutput
+from ray_jobs.execution.live_progress import ShardReporter
 
 # The driver tells near duplicates of other shards by their fingerprint.
 OUTCOME_COLUMNS = OUTCOMES.schema.append(IMAGES.schema.field("fingerprint"))
@@ -19,13 +23,17 @@ OUTCOME_COLUMNS = OUTCOMES.schema.append(IMAGES.schema.field("fingerprint"))
 class PageWorker:
     """Actor with one reader, such as a browser: pages of a shard -> tiles."""
 
-    def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
-        self.reader = source_factory.open_reader(config, rate_limiter)
+    def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter, board: Any = None) -> None:
+        self.reader, self.reporter = source_factory.open_reader(config, rate_limiter), ShardReporter(board)
 
     def __call__(self, rows: pa.Table) -> ShardOutput:
         """Return the tiles of all pages, and an outcome for each page that was read."""
         # All pages of a shard belong to one tag, because pages of a tag are read in order until one has no tiles.
-        pages = list(self.reader.read(rows["tag"][0].as_py(), rows["url"].to_pylist()))
+        pages, urls = list[ListedPage](), rows["url"].to_pylist()
+        self.reporter.begin(urls[0])
+        for page in self.reader.read(rows["tag"][0].as_py(), urls):
+            pages.append(page)
+            self.reporter.add(**{page.outcome.value: 1}, tiles=len(page.tiles))
         outcomes = outcome_table([
             outcome_row(p.url, "page", p.outcome, p.reason, http_status=p.http_status, elapsed_s=p.elapsed_s)
             for p in pages
@@ -37,13 +45,15 @@ class PageWorker:
 class ImageWorker:
     """Actor with connections: image URLs of a shard -> normalized images."""
 
-    def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
-        self.fetcher = ImageFetcher(config, rate_limiter)
+    def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter, board: Any = None) -> None:
+        self.fetcher, self.reporter = ImageFetcher(config, rate_limiter), ShardReporter(board)
 
     def __call__(self, rows: pa.Table) -> ShardOutput:
         """Return the distinct images, and an outcome for each URL."""
         # Outcomes travel beside the images and not in their table: a URL that failed has an outcome and no image.
-        fetched = self.fetcher.fetch(rows.to_pylist())
+        requests = rows.to_pylist()
+        self.reporter.begin(requests[0]["image_url"])
+        fetched = self.fetcher.fetch(requests, lambda outcome: self.reporter.add(**{outcome: 1}))
         images = pa.Table.from_pylist(fetched.images, schema=IMAGES.schema)
         outcomes = pa.Table.from_pylist(fetched.outcomes, schema=OUTCOME_COLUMNS)
         return ShardOutput(images, count_outcomes(outcomes), outcomes)

@@ -136,15 +136,19 @@ class ImageFetcher:
         self.runner = asyncio.Runner()
         self.executor = BatchExecutor()
 
-    def fetch(self, requests: Sequence[Row]) -> FetchedImages:
+    def fetch(self, requests: Sequence[Row], on_outcome: Callable[[str], None] | None = None) -> FetchedImages:
         """Fetch rows {image_url, title, tags, page_url}; a failed one is an outcome, never an error.
 
         A row that also has the `etag` or `last_modified` of its previous response is fetched only if it has changed.
 
+        Args:
+            requests: The rows.
+            on_outcome: Called with the outcome of each URL as soon as it is known.
+
         Raises:
             CrawlError: The rate limiter has ended.
         """
-        results = self.runner.run(self._fetch_all(requests))
+        results = self.runner.run(self._fetch_all(requests, on_outcome or (lambda _: None)))
         return FetchedImages([image for image, _ in results if image is not None], [outcome for _, outcome in results])
 
     def close(self) -> None:
@@ -154,7 +158,7 @@ class ImageFetcher:
         self.runner.close()
         self.executor.close()
 
-    async def _fetch_all(self, requests: Sequence[Row]) -> list[Result]:
+    async def _fetch_all(self, requests: Sequence[Row], on_outcome: Callable[[str], None]) -> list[Result]:
         results = dict[int, Result]()
         # Twice the slots of a host: while some URLs are decoded, others are already on the wire.
         scheduler = HostScheduler([row["image_url"] for row in requests], 2 * self.config.host_concurrency)
@@ -163,6 +167,7 @@ class ImageFetcher:
             while (index := await scheduler.next()) is not None:
                 try:
                     results[index] = await self._fetch_one(requests[index])
+                    on_outcome(results[index][1]["outcome"])
                 finally:
                     scheduler.finish(index)
 

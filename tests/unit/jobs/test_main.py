@@ -12,8 +12,8 @@ from emoji_ldm.errors import ConfigError, StoreError
 from ray_jobs.cli.command import run_command
 from ray_jobs.cli.main import app, main
 
-COMMANDS = ["demo", "crawl", "crawl probe", "caption", "latents", "train", "generate", "serve", "report", "pipeline",
-            "doctor", "submit"]  # fmt: skip
+COMMANDS = ["demo", "crawl", "crawl probe", "crawl outcomes", "caption", "latents", "train", "generate", "serve",
+            "report", "pipeline", "doctor", "submit"]  # fmt: skip
 
 
 def run(*words, **kwargs):

@@ -52,3 +52,13 @@ def test_generate_takes_prompts_as_words(capsys):
     assert main(["generate", "a blue cat", "generate.seed=3", "x=y cat", "--dry-run"]) == 2
     assert main(["generate", "a blue cat", "generate.seed=3", "--dry-run"]) == 0
     assert "- a blue cat" in capsys.readouterr().out
+
+
+def test_a_stage_says_that_it_starts_before_anything_is_loaded(stages_run, capsys):
+    assert main(["crawl"]) == 0
+    assert capsys.readouterr().err.splitlines()[0] == "crawl: starting"
+
+
+def test_outcomes_of_an_empty_store_are_none(tmp_path, capsys):
+    assert main(["crawl", "outcomes", f"store={tmp_path}"]) == 0
+    assert capsys.readouterr().out == "no URL ended without a picture\n"
