@@ -10,12 +10,11 @@ from pydantic import ConfigDict, Field
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
-from emoji_ldm.errors import ConfigError
-from emoji_ldm.generate.request import GenerationRequest, check_image_inputs
+from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.serve.backend import RequestLimits
+from emoji_ldm.serve.decoding_pool import POOL
 from emoji_ldm.serve.errors import RequestError
-from emoji_ldm.serve.image_encoding import in_image_thread
-from emoji_ldm.serve.image_requests import ImageRequest
+from emoji_ldm.serve.image_requests import ImageRequest, parse_size
 from emoji_ldm.serve.request_body import limit_body
 from emoji_ldm.serve.request_validation import validate_request
 
@@ -48,6 +47,14 @@ class ImageEdit:
     image: bytes
     mask: bytes  # empty if there is none
 
+    async def prepared(self, limits: RequestLimits) -> ImageEdit:
+        """Return the edit with its images decoded and scaled to the canvas, in a process apart; raises as `POOL`."""
+        width_px, height_px = parse_size(self.request.size)
+        image, mask = await POOL.prepare(
+            self.image, self.mask, width_px or limits.width_px, height_px or limits.height_px
+        )
+        return replace(self, image=image, mask=mask)
+
     def generation_requests(self, seed: int, limits: RequestLimits) -> list[GenerationRequest]:
         """Return one engine request per image, as `ImageRequest.generation_requests`."""
         strength = self.request.strength
@@ -72,10 +79,10 @@ class EditForm:
 
 
 async def read_form(request: Request) -> EditForm:
-    """Read the form of a request and decode its images.
+    """Read the form of a request; its images are not decoded yet.
 
     Raises:
-        RequestError: The body is not a form, it is too long, or an image cannot be decoded.
+        RequestError: The body is not a form, or it is too long.
     """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise RequestError("the body must be multipart/form-data with the fields image and prompt", status=415)
@@ -83,10 +90,7 @@ async def read_form(request: Request) -> EditForm:
     # bound what it parses for a form of a million empty fields.
     form = limit_body(request, MAX_BODY_BYTES).form(max_files=8, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
     async with form as parts:
-        edit_form = EditForm(_texts(parts), await _files(parts))
-    # Decoding a large image takes a good part of a second of CPU time.
-    await in_image_thread(_check_images, edit_form.files)
-    return edit_form
+        return EditForm(_texts(parts), await _files(parts))
 
 
 def _texts(form: FormData) -> dict[str, str]:
@@ -121,13 +125,3 @@ async def _files(form: FormData) -> dict[str, bytes]:
     if "image" not in files:
         raise RequestError("the file 'image' is missing", param="image", code="missing_required_parameter")
     return files
-
-
-def _check_images(files: Mapping[str, bytes]) -> None:
-    """Raise RequestError if image or mask cannot be decoded, before the request waits in any queue."""
-    try:
-        check_image_inputs(GenerationRequest("", image=files["image"], mask=files.get("mask", b"")))
-    except ConfigError as error:
-        # Messages of `check_image_inputs` begin with the input that is wrong.
-        param = "mask" if str(error).startswith("mask") else "image"
-        raise RequestError(str(error), param=param) from None

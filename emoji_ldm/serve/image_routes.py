@@ -68,6 +68,8 @@ def routes(backend: Backend, settings: ServeConfig) -> APIRouter:
         form = await read_form(request)
         models = await service.models()
         edit = form.validate(models)
+        # Last, since it takes the most time: a form that is refused anyway is refused before.
+        edit = await edit.prepared(models[edit.request.model])
         requests = edit.generation_requests(_first_seed(edit.request), models[edit.request.model])
         return await service.respond(request, service.create_job(request, "image_edit", edit.request, requests))
 
