@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM = false
 unexport PYTHONDONTWRITEBYTECODE
 BIN = .venv/bin
 
-.PHONY: demo test unit check bench setup lock sbom
+.PHONY: demo test unit check bench setup lock sbom gpu gpu-bundle
 
 demo: setup
 	@$(BIN)/emoji-ldm demo
@@ -45,3 +45,11 @@ sbom: setup
 	@ls -l dist/*.cdx.json
 
 SBOM = PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements - --pyproject pyproject.toml --output-reproducible --spec-version 1.6
+
+# Tests, benchmarks and the starter's training on this machine's GPU, going on where the last call stopped: docs/gpu.md.
+gpu: setup
+	@$(BIN)/python -m infra.gpu run
+
+# The same for a machine without network, as one file.
+gpu-bundle: setup
+	@$(BIN)/python -m infra.gpu bundle dist/emoji-ldm-gpu.pyz --data $(or $(STARTER_DATA),data/starter)

@@ -36,6 +36,8 @@ def _run(options: argparse.Namespace) -> int:
     import torch
 
     from infra.gpu.pieces import Options, run_pieces
+    from infra.gpu.starter_data import pack_starter_data
+    from infra.starter.paths import DATA
 
     if options.device == "cuda" and not torch.cuda.is_available():
         print("torch sees no CUDA device here; --device cpu --tiny shows that the pieces run", file=sys.stderr)
@@ -44,6 +46,8 @@ def _run(options: argparse.Namespace) -> int:
         options.work.absolute(), options.output.absolute(), options.device, options.tiny, options.budget_s,
         options.bring, tuple(options.only),
     )  # fmt: skip
+    if not options.packed.exists() and (DATA / "pictures.npy").exists():  # a checkout with the starter's data
+        pack_starter_data(DATA, options.packed)
     results = run_pieces(chosen, Path(__file__).parents[2], options.packed.absolute())
     failed = [name for name, piece in results["pieces"].items() if piece["status"] == "failed"]
     for name, piece in results["pieces"].items():

@@ -1,8 +1,8 @@
 """Start of the bundle: unpacks it beside the results and runs it with what the machine has and what it brings.
 
-`python3 emoji-ldm-gpu.pyz [--work DIR] ...` needs torch, transformers, accelerate, pyarrow and pillow on the machine, and
-no network. Of the packages that it brings, only those are used that the machine lacks. This file becomes the bundle's
-`__main__.py`, so it imports nothing but the standard library.
+`python3 emoji-ldm-gpu.pyz [--work DIR] ...` needs torch, transformers, accelerate, pyarrow and pillow on the machine,
+and no network. Of the packages that it brings, only those are used that the machine lacks. This file becomes the
+bundle's `__main__.py`, so it imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ ON_MACHINE = ("torch", "transformers", "accelerate", "pyarrow", "pillow")
 def main() -> int:
     """Unpack what is not unpacked yet, then run `python -m infra.gpu run` with the same arguments."""
     if missing := [name for name in ON_MACHINE if not installed(name)]:
-        print(
-            f"this machine lacks {', '.join(missing)}: the bundle needs {', '.join(ON_MACHINE)} there", file=sys.stderr
-        )
+        print(f"this machine lacks {', '.join(missing)}; the bundle needs {', '.join(ON_MACHINE)}", file=sys.stderr)
         return 2
     arguments = sys.argv[1:]
     default = str(Path(tempfile.gettempdir(), "emoji-ldm-gpu"))
@@ -34,17 +32,8 @@ def main() -> int:
     brought = [path for path in sorted((folder / "site").iterdir()) if is_needed(path.name)]
     print(f"from the bundle: {', '.join(path.name for path in brought) or 'nothing'}", flush=True)
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [folder / "source", *brought]))}
-    command = [
-        sys.executable,
-        "-m",
-        "infra.gpu",
-        "run",
-        "--packed",
-        str(folder / "starter"),
-        "--work",
-        str(work),
-        *arguments,
-    ]
+    places = ["--packed", str(folder / "starter"), "--work", str(work)]
+    command = [sys.executable, "-m", "infra.gpu", "run", *places, *arguments]
     return subprocess.run(command, env=variables, check=False).returncode
 
 

@@ -1,7 +1,7 @@
-"""Builds the offline bundle: one file that Python runs, with the library, the packages it needs, and the starter's data.
+"""Builds the offline bundle: one file that Python runs, with the library, what it needs, and the starter's data.
 
 Torch, transformers, accelerate, pyarrow and pillow are too large and are found on machines with a GPU; `bootstrap` says
-which are missing. Delta Lake, 50 MB, is needed to open tables, which nothing here does: names that raise stand in for it.
+which are missing. Delta Lake, 50 MB, opens tables, which nothing here does: a package of its names stands in for it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ SOURCES = ("emoji_ldm", "infra/gpu", "infra/starter", "tests/*.py", "tests/gpu",
 MAX_SOURCE_BYTES = 300_000  # larger files are data or weights
 PACKAGES = (
     "diffusers", "importlib-metadata", "zipp", "pydantic", "annotated-types", "typing-inspection", "tenacity", "rich",
-    "markdown-it-py", "mdurl", "pygments", "deepspeed", "hjson", "einops", "py-cpuinfo", "pytest", "pluggy", "iniconfig",
-    "pytest-timeout",
+    "markdown-it-py", "mdurl", "pygments", "deepspeed", "hjson", "einops", "py-cpuinfo", "pytest", "pluggy",
+    "iniconfig", "pytest-timeout", "requests", "urllib3", "certifi", "idna", "msgpack",
 )  # fmt: skip
 COMPILED = "pydantic-core"  # the only one that differs between Pythons
 PYTHONS = ("3.11", "3.12", "3.13")

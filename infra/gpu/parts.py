@@ -10,6 +10,12 @@ PART_BYTES = 16_000_000
 PART_NAME = re.compile(r"(?P<name>.+)\.(?P<hash>[0-9a-f]{12})\.(?P<number>\d{3})-of-(?P<count>\d{3})")
 
 
+def part_of(path: Path) -> str | None:
+    """The name of the file that a path is a part of; None if it is no part."""
+    found = PART_NAME.fullmatch(path.name)
+    return found["name"] if found else None
+
+
 def split_file(path: Path, folder: Path) -> list[Path]:
     """Write a file's parts into a folder, then remove the parts that an earlier file of this name left there."""
     data = memoryview(path.read_bytes())
@@ -19,7 +25,7 @@ def split_file(path: Path, folder: Path) -> list[Path]:
     for number, part in enumerate(parts):
         part.write_bytes(data[number * PART_BYTES : (number + 1) * PART_BYTES])
     for old in folder.iterdir():
-        if old not in parts and (found := PART_NAME.fullmatch(old.name)) and found["name"] == path.name:
+        if old not in parts and part_of(old) == path.name:
             old.unlink()
     return parts
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from infra.gpu.bench_generation import CASES as GENERATION_CASES
 from infra.gpu.bench_training import CASES as TRAINING_CASES
-from infra.gpu.parts import PART_NAME
+from infra.gpu.parts import part_of
 
 RESULT_PREFIX = "RESULT "  # of the line by which a piece tells its figures
 MIN_START_S = 30.0  # with less time left no piece is started
@@ -28,6 +28,7 @@ MARGIN_S = 40.0  # of the training: to save, validate and draw a sheet
 MAX_TRIES = 2  # a piece that ran out of time twice is not tried again
 NUM_SHEETS = 2  # brought back
 TEST_FILES = ("test_training.py", "test_generation.py", "test_zero.py")
+BROUGHT = {"weights": "starter-average.pt", "checkpoint": "last.pt"}  # {option: file whose parts are brought back}
 PACKAGES = ("torch", "transformers", "diffusers", "accelerate", "deepspeed", "numpy")
 
 
@@ -63,7 +64,8 @@ def run_pieces(options: Options, source: Path, packed: Path) -> dict[str, Any]:
     for name in names:
         piece = results["pieces"].setdefault(name, {"status": "waiting", "tries": 0})
         left = deadline - time.monotonic()
-        if piece["status"] in ("passed", "failed") or left < MIN_START_S:
+        again = piece["status"] == "failed" and name in options.only  # who names it wants to see it once more
+        if (piece["status"] in ("passed", "failed") and not again) or left < MIN_START_S:
             continue
         print(f"{name}: {left:.0f} s left", flush=True)
         piece |= _run_piece(name, options, source, packed, left)
@@ -98,21 +100,19 @@ def _run_piece(name: str, options: Options, source: Path, packed: Path, left: fl
             process.wait()
             code = None
     text = log.read_text(errors="replace")
-    found = [
-        json.loads(line.removeprefix(RESULT_PREFIX)) for line in text.splitlines() if line.startswith(RESULT_PREFIX)
-    ]
-    figures = found[-1] if found and code == 0 else {}
-    unfinished = code is None or figures.get("done") is False
-    status = (
-        "failed"
-        if code
-        else "unfinished"
-        if figures.get("done") is False
-        else "out of time"
-        if unfinished
-        else "passed"
-    )
-    return {"status": status, "seconds": round(time.monotonic() - began, 1), "figures": figures, "end": text[-3000:]}
+    told = [line.removeprefix(RESULT_PREFIX) for line in text.splitlines() if line.startswith(RESULT_PREFIX)]
+    figures: dict[str, Any] = json.loads(told[-1]) if told and code == 0 else {}
+    seconds = round(time.monotonic() - began, 1)
+    return {"status": _status(code, figures), "seconds": seconds, "figures": figures, "end": text[-3000:]}
+
+
+def _status(code: int | None, figures: dict[str, Any]) -> str:
+    """Of a process that ended with a code, or None if it was killed because the time was up."""
+    if code is None:
+        return "out of time"
+    if code:
+        return "failed"
+    return "unfinished" if figures.get("done") is False else "passed"
 
 
 def _command(name: str, options: Options, packed: Path, left: float) -> list[str]:
@@ -133,22 +133,14 @@ def _bring_back(options: Options, results: dict[str, Any]) -> None:
     (options.output / "results.json").write_text(json.dumps(results, indent=1))
     trained = options.work / "starter"
     wanted = sorted(trained.glob("sheet-*.png"))[-NUM_SHEETS:]
-    files = {"weights": "starter-average.pt", "checkpoint": "last.pt"}
-    if options.bring in files:
-        parts = (trained / "parts").iterdir() if (trained / "parts").exists() else ()
-        wanted += [
-            path
-            for path in parts
-            if (found := PART_NAME.fullmatch(path.name)) and found["name"] == files[options.bring]
-        ]
+    if options.bring in BROUGHT and (trained / "parts").exists():
+        wanted += [path for path in (trained / "parts").iterdir() if part_of(path) == BROUGHT[options.bring]]
+    names = {path.name for path in wanted}
     for old in options.output.iterdir():
-        if old.name not in {path.name for path in wanted} and (
-            old.name.startswith("sheet-") or PART_NAME.fullmatch(old.name)
-        ):
+        if old.name not in names and (old.name.startswith("sheet-") or part_of(old) in BROUGHT.values()):
             old.unlink()
     for path in wanted:
-        if not (options.output / path.name).exists():
-            shutil.copy(path, options.output)
+        shutil.copy(path, options.output)
 
 
 def describe_machine(device: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The starter's training at full size on one GPU: the recipe of `infra.starter` with large batches, compiled, in bf16.
 
-It stops at a deadline and goes on from its checkpoint at the next call with the same bits as if it had not stopped: all
-randomness is a function of (seed, step). The checkpoint has the form of `infra.starter.train_diffusion`, so that
-`infra.starter.export` packs what was trained here.
+It stops at a deadline and goes on from its checkpoint at the next call as if it had not stopped: the checkpoint holds
+the whole state, and all randomness is a function of (seed, step). The checkpoint has the form of
+`infra.starter.train_diffusion`, so that `infra.starter.export` packs what was trained here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from emoji_ldm.latents.text_encoder import load_text_encoder
 from infra.gpu.parts import join_parts, split_file
-from infra.gpu.starter_data import AUTOENCODER, ENCODER
+from infra.gpu.starter_data import AUTOENCODER
 from infra.starter.diffusion import losses, noise_and_times, sample, validation_errors
 from infra.starter.latent_data import LatentSet
 from infra.starter.networks import build_network
@@ -59,7 +59,7 @@ class Recipe:
     autoencoder: str = AUTOENCODER
 
 
-TINY = Recipe(widths=(32,), batch=4, steps=6, warmup=2)
+TINY = Recipe(widths=(32,), batch=4, steps=3, warmup=2)
 
 
 class StarterTraining:
@@ -114,8 +114,9 @@ class StarterTraining:
         with torch.autocast(self.device.type, torch.bfloat16):
             return validation_errors(self.average, self.recipe.objective, latents, states)
 
-    def draw_sheet(self, folder: Path, encoder_folder: Path, prompts: tuple[str, ...] = PROMPTS) -> Path:
+    def draw_sheet(self, folder: Path, encoder_folder: Path) -> Path:
         """The fixed prompts with the fixed seeds, three prompts to a row, as `infra.starter` draws them."""
+        prompts = PROMPTS if self.recipe != TINY else PROMPTS[:1]
         encoder = load_text_encoder(str(encoder_folder), max_tokens=MAX_TOKENS, device=str(self.device))
         decoder, rows = load_autoencoder(self.recipe.autoencoder).to(self.device), []
         for some in (prompts[first : first + 3] for first in range(0, len(prompts), 3)):
@@ -201,5 +202,6 @@ def train(recipe: Recipe, folder: Path, encoder_folder: Path, device: torch.devi
     save(training, folder)
     errors = [round(error, 4) for error in training.validate()]
     picture = training.draw_sheet(folder, encoder_folder)
-    return {"done": training.step >= recipe.steps, "from_step": first, "step": training.step,
-            "images": training.step * recipe.batch, "validation": errors, "sheet": picture.name, "log": log}  # fmt: skip
+    done, images = training.step >= recipe.steps, training.step * recipe.batch
+    return {"done": done, "from_step": first, "step": training.step, "images": images, "validation": errors,
+            "sheet": picture.name, "log": log}  # fmt: skip

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from emoji_ldm.latents.minilm import minilm_folder
 from emoji_ldm.latents.text_encoder import load_text_encoder
 from infra.starter.prompts import PROMPTS
 from infra.starter.recolor import leading_hue, recolor
@@ -48,8 +49,6 @@ def pack_starter_data(data: Path, folder: Path) -> None:
 
 
 def _pack_text_encoder(captions: set[str], folder: Path) -> None:
-    from emoji_ldm.latents.minilm import minilm_folder
-
     source, encoder = minilm_folder(), load_text_encoder("minilm", max_tokens=MAX_TOKENS, device="cpu")
     folder.mkdir()
     for path in source.glob("*.*"):
@@ -82,7 +81,7 @@ def restore_starter_data(packed: Path, data: Path, device: torch.device) -> None
 
 
 def restore_pictures(drawings: Pictures, records: list[dict[str, Any]]) -> Pictures:
-    """All pictures `(N, 64, 64, 4)`: the drawings, each followed by its recoloured copies, in the order of `records`."""
+    """All pictures `(N, 64, 64, 4)`: each drawing followed by its recoloured copies, as in `records`."""
     wanted: list[tuple[Pictures, list[str]]] = []
     for record in records:
         if record["recolored"]:

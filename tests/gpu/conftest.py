@@ -1,6 +1,6 @@
 """The device of these tests: CUDA, without which they skip themselves, or the CPU where GPU_TESTS_DEVICE=cpu says so.
 
-On a CPU they prove that their own code works; what only a GPU can show (its kernels, its memory, its speed) they do not.
+On a CPU they prove that their own code works, and nothing about kernels, memory or speed of a GPU.
 """
 
 from __future__ import annotations

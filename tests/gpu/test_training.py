@@ -47,6 +47,7 @@ def test_bf16_training_keeps_fp32_masters_and_learns_as_fp32_does(device, ranks)
     assert found["bf16"] != found["fp32"]
 
 
+@pytest.mark.timeout(1200)  # compiling for a CPU takes minutes where others work too
 def test_a_compiled_network_trains_as_the_eager_one(device, ranks):
     found, small = {}, ("train.block_out_channels=[32]", "train.attention=[true]")  # compiling is what takes time
     for compiled in (False, True):
