@@ -23,7 +23,7 @@ from emoji_ldm.serve.image_sandbox import REFUSED, REQUEST, RESPONSE
 NUM_PROCESSES = 2  # one slow image must not hold up all others
 MAX_WAITING = 16  # uploads are in memory while they wait
 RETRY_S = 2.0
-CPU_S = 5  # for one upload; the largest image that is accepted takes about one
+CPU_S = 10  # for one upload; the largest image that is accepted takes one to three
 # The wall clock of a process that waits for a core, or was stopped: the CPU time is the limit that files meet.
 TIMEOUT_S = 60.0
 JPEG_SIGNATURE, START_OF_SCAN = b"\xff\xd8", b"\xff\xda"

@@ -3,7 +3,7 @@
 A file from a stranger can make a decoder take minutes, all memory, or crash. Here that ends this process alone. What
 leaves it is a PNG of the size of the canvas, made by us: replicas never decode a byte that a stranger has written.
 
-    request   5 unsigned 32-bit integers: bytes of image and mask, width and height of the canvas, CPU seconds; the files
+    request   5 unsigned 32-bit integers: bytes of image and mask, sides of the canvas, CPU seconds; the files
     response  a status byte, two such integers, two payloads: the PNG files, or a message and the input that is refused
 
 The protocol is plain bytes and not pickle, since a decoder that was taken over must not gain a hold on the service.
