@@ -211,8 +211,9 @@ def use_plain_attention(module: nn.Module) -> None:
 
     for network in module.modules():
         # Only whole networks have this method; it reaches all of their attention layers.
-        if hasattr(network, "set_attn_processor"):
-            network.set_attn_processor(AttnProcessor())
+        exchange: Callable[[Any], None] | None = getattr(network, "set_attn_processor", None)
+        if exchange is not None:
+            exchange(AttnProcessor())
 
 
 def use_channels_last(module: nn.Module) -> None:
