@@ -58,3 +58,22 @@ def test_one_core_runs_all_rows_in_one_pass(small_model, monkeypatch):
     monkeypatch.setattr(unet_runner, "_num_cores", lambda: 1)
     runner = UNetRunner(small_model.unet, 4, deterministic=False)
     assert [runner.pass_sizes(num_rows) for num_rows in (1, 8)] == [[1], [8]]
+
+
+@pytest.mark.parametrize(("deterministic", "native"), [(False, True), (False, False), (True, True)])
+def test_only_the_fast_mode_computes_in_bf16_and_only_where_the_cpu_does(
+    small_model, monkeypatch, deterministic, native
+):
+    monkeypatch.setattr(unet_runner, "has_native_bf16", lambda: native)
+    dtypes = set()
+    hook = small_model.unet.conv_out.register_forward_hook(lambda module, given, output: dtypes.add(output.dtype))
+    try:
+        output = UNetRunner(small_model.unet, 2, deterministic=deterministic)(inputs(2), [2])
+    finally:
+        hook.remove()
+    assert dtypes == {torch.bfloat16 if native and not deterministic else torch.float32}
+    assert output.dtype == torch.float32
+    with torch.inference_mode():
+        exact = small_model.unet(*inputs(2), return_dict=False)[0]
+    # bf16 has 8 bits of mantissa, and the errors of some ten layers add up.
+    assert (output - exact).abs().max() <= (0.05 if dtypes == {torch.bfloat16} else 1e-5) * exact.abs().max()
