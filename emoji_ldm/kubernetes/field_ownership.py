@@ -50,14 +50,15 @@ def is_shared(obj: KubeObject) -> bool:
     return obj["kind"] in HANDED_OVER or obj["kind"] in CLUSTER_SPECS
 
 
-def yield_to_owners(desired: KubeObject, installed: KubeObject) -> KubeObject:
+def yield_to_owners(desired: KubeObject, installed: KubeObject, *, force: bool = False) -> KubeObject:
     """The desired object without the fields that others own in the installed one, or with their values.
 
-    The autoscaler may write between this reading and the apply. Its next round, seconds later, repeats what was lost.
+    With `force` people lose their fields, but the autoscaler keeps its own. It may write between this reading and the
+    apply; its next round, seconds later, repeats what was lost.
     """
     obj = copy.deepcopy(desired)
     path = HANDED_OVER.get(obj["kind"], ())
-    if path and _is_taken_over(installed, path):
+    if path and not force and _is_taken_over(installed, path):
         _at(obj, path[:-1]).pop(path[-1], None)
     if obj["kind"] in CLUSTER_SPECS:
         spec, old = (_at(one, CLUSTER_SPECS[obj["kind"]]) for one in (obj, installed))
@@ -82,12 +83,14 @@ def _keep_size(group: dict[str, Any], old: dict[str, Any]) -> None:
 
 
 def _is_taken_over(installed: KubeObject, path: tuple[str, ...]) -> bool:
-    """Whether somebody else updated the field after it was applied, which ends the ownership of whoever applied it."""
+    """Whether somebody else wrote the field after this project applied it, which ended its ownership.
+
+    Who has it now does not matter, and is not always recorded: `kubectl scale` may leave a field without an owner.
+    """
     entries: Iterable[dict[str, Any]] = installed["metadata"].get("managedFields") or ()
-    return any(
-        entry.get("operation") == "Update" and _has(entry.get("fieldsV1") or {}, [f"f:{part}" for part in path])
-        for entry in entries
-    )
+    own = [entry.get("fieldsV1") or {} for entry in entries
+           if (entry.get("manager"), entry.get("operation")) == (MANAGER, "Apply")]  # fmt: skip
+    return bool(own) and not any(_has(fields, [f"f:{part}" for part in path]) for fields in own)
 
 
 def _has(fields: Any, path: list[str]) -> bool:

@@ -93,8 +93,8 @@ def apply(kubectl: Kubectl, objects: list[KubeObject], *, force: bool = False) -
     # The server merges the fields, so that fields set by controllers survive, and large objects need no annotation that
     # repeats them.
     shared = _installed(kubectl, [obj for obj in objects if field_ownership.is_shared(obj)])
-    wanted = [field_ownership.yield_to_owners(obj, shared[key]) if (key := identity(obj)) in shared else obj
-              for obj in objects]  # fmt: skip
+    wanted = [field_ownership.yield_to_owners(obj, shared[identity(obj)], force=force) if identity(obj) in shared
+              else obj for obj in objects]  # fmt: skip
     ray = [obj for obj in wanted if obj["kind"] in field_ownership.CLUSTER_SPECS]
     _apply_all(kubectl, [obj for obj in wanted if obj not in ray], force=force)
     if changed := [obj for obj in ray if identity(obj) not in shared or _changes(kubectl, obj, shared[identity(obj)])]:

@@ -217,13 +217,26 @@ def test_the_quotas_of_eks_are_no_more_than_karpenter_may_make():
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_priorities_in_the_queue_and_among_pods_are_the_same(overlay):
-    values = [{name: obj["value"] for name, obj in of_kind(overlay, kind).items()}
-              for kind in ("PriorityClass", "WorkloadPriorityClass")]  # fmt: skip
-    assert values[0] == values[1] == {"emoji-serve": 1_000_000, "emoji-train": 100_000, "emoji-batch": 10_000}
+def test_priorities_in_the_queue_and_among_pods_have_the_same_order(overlay):
+    orders = [sorted(found, key=lambda name: -found[name]["value"])
+              for kind in ("PriorityClass", "WorkloadPriorityClass") if (found := of_kind(overlay, kind))]  # fmt: skip
+    assert orders == [["emoji-platform", "emoji-serve", "emoji-train", "emoji-batch"],
+                      ["emoji-serve", "emoji-train", "emoji-batch"]]  # fmt: skip
     for obj in queued(overlay):
         named = obj["metadata"].get("labels", {}).get(PRIORITY, "emoji-batch")
         assert {pod.spec["priorityClassName"] for pod, _ in first_pods(obj)} == {named}, name_of(obj)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_work_evicts_what_it_stands_on(overlay):
+    """Operators, DNS and the Pods of others have the default priority, 0; the store and Redis are above it."""
+    classes = of_kind(overlay, "PriorityClass")
+    default = 0
+    assert classes["emoji-batch"]["preemptionPolicy"] == "Never"
+    for pod in pods(rendered(overlay)):
+        value = classes[pod.spec["priorityClassName"]]["value"] if "priorityClassName" in pod.spec else default
+        assert value > default if pod.owner.startswith("StatefulSet/") else value <= default, pod.owner
+        assert value >= -10, "the cluster autoscaler adds no nodes for Pods of a lower priority"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -48,6 +48,16 @@ def said(obj, namespace=STRICT):
     return [text for policy in POLICIES.values() for text in refusal_messages(policy, obj, namespace)]
 
 
+def workload(kind, container=None, **changed):
+    """An object of a built-in kind with the Pod that `pod` makes."""
+    template = {"spec": pod(**({"container": container} if container else {}), **changed)["spec"]}
+    group = "batch/v1" if kind in ("Job", "CronJob") else "v1" if kind == "PodTemplate" else "apps/v1"
+    spec = {"jobTemplate": {"spec": {"template": template}}} if kind == "CronJob" else {"template": template}
+    body = {"template": template} if kind == "PodTemplate" else {"spec": spec}
+    return {"apiVersion": group, "kind": kind, "metadata": {"name": "x"}, **body}
+
+
+WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob", "PodTemplate")
 GPU = {"resources": {"limits": {"cpu": "1", "memory": "1Gi", "nvidia.com/gpu": "1"}}}
 OWNER = [{"kind": "RayJob", "name": "train"}]
 
@@ -64,6 +74,7 @@ OWNER = [{"kind": "RayJob", "name": "train"}]
     ray("RayCluster", {"headGroupSpec": {"serviceType": "ClusterIP", "enableIngress": False}}),
     {**ray("RayJob"), "spec": {"clusterSelector": {"ray.io/cluster": "x"}}},
     {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {}},
+    *(workload(kind) for kind in WORKLOADS),
 ], ids=str)  # fmt: skip
 def test_objects_that_obey_the_policies_pass(obj):
     assert said(obj) == []
@@ -85,6 +96,11 @@ def test_objects_that_obey_the_policies_pass(obj):
     (pod(initContainers=[{"name": "two", "image": DIGEST}]), "container two has no limits"),
     (pod(container=GPU), "does not tolerate"),
     (pod(container=GPU, tolerations=[{"key": "emoji-ldm/spot", "operator": "Exists"}]), "does not tolerate"),
+    *((workload(kind, {"image": "redis:7"}), "image redis:7 has no digest") for kind in WORKLOADS),
+    *((workload(kind, hostNetwork=True), "of its node") for kind in WORKLOADS),
+    (ray("RayJob", {"headGroupSpec": {"template": {"spec": pod(container={"image": "redis:7"})["spec"]}}}), "redis:7"),
+    (ray("RayService", {"workerGroupSpecs": [{"groupName": "a", "template": {"spec": pod(hostPID=True)["spec"]}}]}),
+     "of its node"),
     *((ray(kind, {"authOptions": {"mode": "disabled", "secretName": "x"}}), "mode is not token")
       for kind in ("RayCluster", "RayJob", "RayService", "RayCronJob")),
     (ray("RayJob", {"authOptions": {"secretName": "x"}}), "mode is not token"),
