@@ -35,6 +35,7 @@ def build_api(
     *,
     routers: Iterable[APIRouter] = (),
     adds_request_id: bool = True,
+    usage_uri: str | None = None,
 ) -> FastAPI:
     """Build the application.
 
@@ -42,6 +43,7 @@ def build_api(
         backend: Generates the images.
         settings: Keys, allowed web origins, timeouts.
         routers: Further routes behind the same authentication; `request.state.caller` is the authenticated caller.
+        usage_uri: Folder of a store in which the quotas of keys are counted; None counts in this process alone.
         adds_request_id: Whether responses carry `x-request-id`; False behind a proxy that adds it, such as Ray Serve's.
 
     Raises:
@@ -54,9 +56,8 @@ def build_api(
         api.include_router(router, responses=openapi_models.ERRORS)
     # The middleware added last is the outermost one. CORS lies outside of authentication, so that the scripts of an
     # allowed web page can read a 401 as well.
-    api.add_middleware(
-        AuthMiddleware, keys=ApiKeyCache(settings.keys) if settings.keys else None, origins=settings.cors_origins
-    )
+    keys = ApiKeyCache(settings.keys, usage_uri) if settings.keys else None
+    api.add_middleware(AuthMiddleware, keys=keys, origins=settings.cors_origins)
     if settings.cors_origins:
         api.add_middleware(
             CORSMiddleware,

@@ -1,7 +1,7 @@
-"""Authentication: bearer keys, image quotas, and the middleware that admits requests.
+"""Authentication: bearer keys, and the middleware that admits requests.
 
-A quota is a token bucket per key (`TokenBucket`). Routes charge it before they generate anything and refund what was
-not generated, so that errors of the service cost its users nothing.
+Routes charge the quota of a key's owner (`image_quota`) before they generate or store anything, and refund what was not
+generated, so that errors of the service cost its users nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from fastapi import Request
 from starlette.datastructures import Headers
@@ -24,11 +25,13 @@ from emoji_ldm.config.serve import ServeConfig
 from emoji_ldm.errors import ConfigError, EmojiLdmError
 from emoji_ldm.serve.api_keys import ApiKey, hash_key, read_keys
 from emoji_ldm.serve.errors import RequestError
+from emoji_ldm.serve.image_quota import ImageQuota, QuotaStore
 
 LOG = logging.getLogger("emoji_ldm.serve")
 REFRESH_S = 2.0  # a revoked key is refused at the latest after this time
 # A thread of its own: if the store that holds the key file hangs, no other work waits behind it.
 KEY_READER = ThreadPoolExecutor(1, "keys")
+QUOTA_THREADS = ThreadPoolExecutor(4, "quota")  # which ask the store for images of a quota
 # Load balancers probe /health without a key, and people read the documentation before they have one.
 PUBLIC_PATHS = ("/health", "/docs", "/openapi.json")  # they reveal nothing about users
 IMAGES_PREFIX = "/v1/images/"
@@ -36,65 +39,62 @@ IMAGES_PREFIX = "/v1/images/"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
-# One bucket lives in one process. There is one ingress replica, so its rate is the rate of the service.
-class TokenBucket:
-    """Token bucket of one key: one token per image, refilled continuously, with a capacity of one minute's quota."""
-
-    def __init__(self, images_per_minute: int) -> None:
-        self.capacity = self.tokens = float(images_per_minute)
-        self.refilled_at = time.monotonic()
-
-    def acquire(self, images: int) -> float:
-        """Take one token per image and return 0, or take none and return the seconds until there are enough.
-
-        A request for more images than the capacity would never find enough tokens. It is admitted when the bucket is
-        full and overdraws it; later requests wait until the debt is refilled, so the rate holds on average.
-        """
-        now = time.monotonic()
-        self.tokens = min(self.capacity, self.tokens + (now - self.refilled_at) * self.capacity / 60)
-        self.refilled_at = now
-        missing = min(float(images), self.capacity) - self.tokens
-        if missing > 0:
-            return missing * 60 / self.capacity
-        self.tokens -= images
-        return 0.0
-
-
 @dataclass(frozen=True)
 class Caller:
     """The client of a request (`request.state.caller`). Without a key file, callers are anonymous and unrestricted."""
 
     name: str = ""
-    bulk_only: bool = False
-    bucket: TokenBucket | None = None
+    quota: ImageQuota | None = None
 
     def charge(self, images: int) -> None:
-        """Count images against the quota; raises RequestError (429) if it is exhausted."""
-        wait_s = math.ceil(self.bucket.acquire(images)) if self.bucket else 0
-        if self.bucket and wait_s:
-            raise RequestError(f"the key {self.name!r} may generate {self.bucket.capacity:.0f} images per minute; "
-                               f"try again in {wait_s} s", status=429, code="rate_limit_exceeded",
-                               headers={"Retry-After": str(wait_s)})  # fmt: skip
+        """Count images against the quota; raises RequestError (429) if it is exhausted. May wait for the store."""
+        if self.quota:
+            self._refuse_after(self.quota.charge(images))
+
+    async def charge_soon(self, images: int) -> None:
+        """As `charge`, for an event loop: at once if nobody has to be asked, else in a thread."""
+        if self.quota is None:
+            return
+        wait_s = self.quota.take(images)
+        if wait_s is None:
+            wait_s = await asyncio.get_running_loop().run_in_executor(QUOTA_THREADS, self.quota.charge, images)
+        self._refuse_after(wait_s)
 
     def refund(self, images: int) -> None:
-        """Return the charge for images that were not generated."""
-        if self.bucket:
-            # Not capped here, because `acquire` caps the tokens at the next request.
-            self.bucket.tokens += images
+        """Return the charge for images of a request that were not generated."""
+        if self.quota:
+            self.quota.refund(images)
+
+    def refund_job(self, images: int) -> None:
+        """Return the charge for images of a bulk job; raises StoreError."""
+        if self.quota and images:
+            self.quota.refund(images, of_job=True)
+
+    def _refuse_after(self, wait_s: float) -> None:
+        if self.quota and wait_s > 0:
+            full_at = datetime.fromtimestamp(time.time() + wait_s, UTC)
+            raise RequestError(f"the key {self.name!r} may generate {self.quota.images_per_minute} images per minute; "
+                               f"try again in {math.ceil(wait_s)} s, at {full_at:%Y-%m-%dT%H:%M:%SZ}", status=429,
+                               code="rate_limit_exceeded", headers={"Retry-After": str(math.ceil(wait_s))})  # fmt: skip
 
 
 class ApiKeyCache:
     """The keys of a key file, held in memory and refreshed in the background, so that no request waits for the file."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, usage_uri: str | None = None) -> None:
         """Read the key file.
+
+        Args:
+            uri: The key file.
+            usage_uri: Folder for what keys have used; None counts in this process alone.
 
         Raises:
             ConfigError: The file does not exist, or is not a key file.
         """
         self.uri = uri
         self.refresh_task: asyncio.Task[None] | None = None
-        self.buckets: dict[tuple[str, int], TokenBucket] = {}  # by the key's hash and its quota
+        self.usage = QuotaStore(usage_uri)
+        self.quotas: dict[tuple[str, int], ImageQuota] = {}  # by the owner and what the key allows
         # A missing file at the start is a mistake in the configuration. Later, it means that all keys were revoked.
         keys = read_keys(uri)
         if keys is None:
@@ -108,8 +108,8 @@ class ApiKeyCache:
         if self.refresh_task is None or self.refresh_task.done():
             self.refresh_task = asyncio.get_running_loop().create_task(self._refresh_forever())
 
-    def authenticate(self, authorization: str) -> Caller:
-        """Return the owner of the key in an `Authorization` header.
+    def authenticate(self, authorization: str) -> tuple[Caller, ApiKey]:
+        """Return the owner of the key in an `Authorization` header, and the key's entry.
 
         Raises:
             RequestError: (401) There is no key, or it is unknown, revoked or expired.
@@ -127,7 +127,7 @@ class ApiKeyCache:
             raise _unauthorized("this key is unknown")
         if match.expired():
             raise _unauthorized(f"this key expired at {match.expires:%Y-%m-%dT%H:%MZ}")
-        return Caller(match.name, match.kind == "bulk", self._bucket(match))
+        return Caller(match.name, self._quota(match)), match
 
     async def refresh(self) -> None:
         """Read the key file again. A missing file revokes all keys; an unreadable one keeps the previous keys."""
@@ -138,18 +138,23 @@ class ApiKeyCache:
             LOG.error("the keys cannot be read again; the previous ones stay valid: %s", error)
         else:
             self.keys = keys or ()
+            # Those of revoked keys and of changed quotas; what they counted is in the store.
+            known = {(key.name, key.images_per_minute) for key in self.keys}
+            self.quotas = {each: quota for each, quota in self.quotas.items() if each in known}
 
     async def _refresh_forever(self) -> None:
         while True:
             await self.refresh()
             await asyncio.sleep(REFRESH_S)
 
-    def _bucket(self, key: ApiKey) -> TokenBucket | None:
-        """Return the key's bucket, which survives refreshes; a changed quota starts a new one."""
+    def _quota(self, key: ApiKey) -> ImageQuota | None:
+        """Return the quota of a key's owner, which survives refreshes; keys of one owner share what they use."""
         if not key.images_per_minute:
             return None
-        # By hash and not by name: a key that is revoked and made anew under the same name starts with a full bucket.
-        return self.buckets.setdefault((key.sha256, key.images_per_minute), TokenBucket(key.images_per_minute))
+        each = key.name, key.images_per_minute
+        if each not in self.quotas:
+            self.quotas[each] = ImageQuota(*each, self.usage)
+        return self.quotas[each]
 
 
 class AuthMiddleware:
@@ -194,8 +199,8 @@ class AuthMiddleware:
     def _caller(self, scope: Scope) -> Caller:
         if self.keys is None or scope["path"] in PUBLIC_PATHS:
             return Caller()
-        caller = self.keys.authenticate(Headers(scope=scope).get("authorization", ""))
-        if caller.bulk_only and scope["path"].startswith(IMAGES_PREFIX):
+        caller, key = self.keys.authenticate(Headers(scope=scope).get("authorization", ""))
+        if key.kind == "bulk" and scope["path"].startswith(IMAGES_PREFIX):
             raise RequestError(f"the key {caller.name!r} is for bulk jobs only (POST /v1/emoji-sets, /v1/batches); "
                                "this route needs a key of the kind interactive", status=403,
                                code="insufficient_permissions")  # fmt: skip

@@ -106,7 +106,7 @@ class ImageService:
         """Return the images, or a stream whose first event is ready; a failure before that is refunded."""
         caller: Caller = request.state.caller
         # Charged before generating: many requests at once would otherwise all pass the check first.
-        caller.charge(len(job.tasks))
+        await caller.charge_soon(len(job.tasks))
         try:
             if job.request.stream:
                 events = _events(self, job)

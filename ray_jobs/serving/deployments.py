@@ -175,8 +175,9 @@ class Ingress:
 
         # The routes read and write the store themselves; runner and routes meet only there, so neither needs the other
         # to be up.
-        sets = bulk_routes(Store(self.config.store), self.router)
-        return build_api(self.router, self.config.serve, routers=[sets], adds_request_id=False)
+        store = Store(self.config.store)
+        return build_api(self.router, self.config.serve, routers=[bulk_routes(store, self.router)],
+                         adds_request_id=False, usage_uri=f"{store.uri}/keys/usage")  # fmt: skip
 
     async def log(self) -> list[str]:
         """Return the lines of the request log since the last call."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from emoji_ldm.errors import ConfigError, StoreError
-from emoji_ldm.serve import api_keys
+from emoji_ldm.serve import api_keys, shared_file
 from emoji_ldm.serve.api_keys import change_keys, new_key, read_keys, write_keys
 
 OTHER = new_key("other", "bulk", 0, None)[1]
@@ -38,7 +38,7 @@ class FakeObject:
 
 def add_to_object(monkeypatch, fake):
     """Add alice's key to a key file in S3; returns the keys there."""
-    monkeypatch.setattr(api_keys, "s3", fake)
+    monkeypatch.setattr(shared_file, "s3", fake)
     alice = new_key("alice", "interactive", 0, None)[1]
     change_keys("s3://bucket/keys.json", lambda keys: (*(keys or ()), alice))
     return api_keys.KEY_FILE.validate_json(fake.data)["keys"]
@@ -72,11 +72,11 @@ def test_a_writer_that_always_loses_gives_up(monkeypatch):
             self.data, self.etag, self.num_puts = b'{"keys": []}', self.etag + 1, self.num_puts + 1
             return False
 
-    monkeypatch.setattr(api_keys, "MAX_PAUSE_S", 0)
+    monkeypatch.setattr(shared_file, "MAX_PAUSE_S", 0)
     contested = ContestedObject()
     with pytest.raises(StoreError, match="run the command again"):
         add_to_object(monkeypatch, contested)
-    assert contested.num_puts == api_keys.MAX_TRIES
+    assert contested.num_puts == shared_file.MAX_TRIES
 
 
 def test_a_key_is_stored_as_its_hash_in_a_file_of_the_owner_only(path, tmp_path):

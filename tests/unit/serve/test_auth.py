@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -13,7 +12,7 @@ from emoji_ldm.errors import ConfigError, StoreError
 from emoji_ldm.serve import auth
 from emoji_ldm.serve.api_keys import new_key, read_keys, write_keys
 from emoji_ldm.serve.app import build_api
-from emoji_ldm.serve.auth import ApiKeyCache, TokenBucket, unauthenticated_warning
+from emoji_ldm.serve.auth import ApiKeyCache, unauthenticated_warning
 from emoji_ldm.serve.backend import Overloaded
 from tests.unit.serve.asgi_client import call, error_of, send_with_key
 from tests.unit.serve.fake_backend import FakeBackend, image_file, serving, wait_until
@@ -164,17 +163,14 @@ def test_a_service_does_not_start_without_a_valid_key_file(path, tmp_path):
         ApiKeyCache("s3://bucket/")
 
 
-def test_a_bucket_refills_with_time_and_pays_its_debt_first(monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    bucket = TokenBucket(60)
-    assert bucket.acquire(50) == 0 and bucket.acquire(10) == 0
-    assert bucket.acquire(1) == pytest.approx(1.0)
-    now[0] += 61
-    assert bucket.acquire(600) == 0, "a job of ten minutes' worth needs a full bucket"
-    assert bucket.acquire(1) == pytest.approx(541.0)
-    now[0] += 541
-    assert bucket.acquire(1) == 0
+def test_quotas_of_revoked_keys_are_forgotten(path):
+    secrets = [add_key(path, f"key-{number}", quota=5) for number in range(4)]
+    keys = ApiKeyCache(path)
+    for secret in secrets:
+        assert keys.authenticate(f"Bearer {secret}")[0].quota.images_per_minute == 5
+    write_keys(path, read_keys(path)[:1])
+    asyncio.run(keys.refresh())
+    assert list(keys.quotas) == [("key-0", 5)]
 
 
 def test_images_that_were_not_generated_are_refunded(path):
@@ -190,7 +186,7 @@ def test_images_that_were_not_generated_are_refunded(path):
     assert generate() == 200
     edit = {"files": {"image": ("a.png", image_file())}, "data": {"prompt": "a"}}
     refused = send_with_key(api, f"Bearer {secret}", "/v1/images/edits", **edit)
-    assert refused.status_code == 429 and int(refused.headers["retry-after"]) <= 20
+    assert refused.status_code == 429 and 0 < int(refused.headers["retry-after"]) <= 60
     assert refused.json()["error"]["code"] == "rate_limit_exceeded"
 
 

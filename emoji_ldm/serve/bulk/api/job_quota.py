@@ -2,52 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from emoji_ldm.serve.auth import Caller
 from emoji_ldm.serve.bulk.bulk_job import BulkJob, JobLine
 from emoji_ldm.serve.bulk.job_state import JobState
-from emoji_ldm.serve.bulk.job_store import JobStore, StagedJob
+from emoji_ldm.serve.bulk.job_store import JobStore
 from emoji_ldm.serve.errors import RequestError
 
 
-def create_charged(jobs: JobStore, job: BulkJob, lines: Iterable[JobLine], caller: Caller) -> BulkJob:
-    """Create a job and charge its images; raises what `lines` raises, and as `publish_charged`."""
-    return publish_charged(jobs, jobs.stage(job, lines), caller)
+def create_charged(jobs: JobStore, job: BulkJob, lines: Callable[[], Iterable[JobLine]], caller: Caller) -> BulkJob:
+    """Check all lines, charge their images, then store and publish the job; returns the job of its id.
 
+    Nothing is written before the charge: a line of a hundred bytes may become a hundred lines of a job, and whoever may
+    not generate them must not fill the store with them. So the lines are made twice, first only to be counted. The
+    charge is refunded if another creation of the same id was first, which then has been charged itself.
 
-def publish_charged(jobs: JobStore, staged: StagedJob, caller: Caller) -> BulkJob:
-    """Charge the images of a staged job, publish it, and return the job of its id.
-
-    The charge comes before the header is written: the other way round, a runner could start on a job that its owner
-    cannot pay for. It is refunded if another creation of the same id was first, which then has been charged itself.
+    Args:
+        jobs: Where the job is stored.
+        job: Its header.
+        lines: Makes the lines, the same ones at every call.
+        caller: Who pays.
 
     Raises:
-        RequestError: (429) The quota is exhausted; nothing is left in the store.
+        RequestError: (429) The quota is exhausted, or what `lines` raises; nothing is left in the store.
         StoreError: The job cannot be published.
     """
+    num_images = sum(line.n for line in lines() if not line.error)
+    caller.charge(num_images)
     try:
-        caller.charge(staged.job.num_images)
-    except BaseException:
-        jobs.discard(staged)
-        raise
-    try:
-        job = jobs.publish(staged)
+        staged = jobs.stage(job, lines())
+        found = jobs.publish(staged)
     except BaseException:
         # Not discarded: the header may have been written although its response was lost.
-        caller.refund(staged.job.num_images)
+        caller.refund_job(num_images)
         raise
     # The folder name is random, so it tells whose creation was published.
-    if job.folder != staged.job.folder:
-        caller.refund(staged.job.num_images)
-    return job
+    if found.folder != staged.job.folder:
+        caller.refund_job(num_images)
+    return found
 
 
 def cancel_job(jobs: JobStore, job: BulkJob, caller: Caller) -> None:
     """End a job and refund the images that will not be generated."""
     # A batch that failed its validation was never charged.
     if not job.errors:
-        caller.refund(JobState(jobs, job).cancel())
+        caller.refund_job(JobState(jobs, job).cancel())
 
 
 def check_idempotency(job: BulkJob, digest: str) -> BulkJob:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
@@ -21,7 +21,7 @@ from emoji_ldm.serve.bulk.api.job_quota import cancel_job, check_idempotency, cr
 from emoji_ldm.serve.bulk.api.jsonl_input import MAX_BYTES, MAX_LINES
 from emoji_ldm.serve.bulk.api.responses import JsonObject, PageLimit, paginate
 from emoji_ldm.serve.bulk.batch_files import CHUNK_BYTES
-from emoji_ldm.serve.bulk.bulk_job import BulkJob
+from emoji_ldm.serve.bulk.bulk_job import BulkJob, JobLine
 from emoji_ldm.serve.bulk.item_schema import ITEMS
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
@@ -120,8 +120,12 @@ def _create(jobs: JobStore, caller: Caller, creation: Creation, models: job_requ
         seed = job_requests.random_seed() if seed is None else seed
         shown = {"name": request.name, "n": request.n, "styles": request.styles, "parameters": parameters,
                  "seed": seed, "metadata": request.metadata}  # fmt: skip
-        lines = (job_requests.lines_of_file(upload, request, models, seed) if upload
-                 else job_requests.lines_of_prompts(request, models, seed))  # fmt: skip
+
+        def lines() -> Iterator[JobLine]:
+            if upload:
+                return job_requests.lines_of_file(upload, request, models, seed)
+            return job_requests.lines_of_prompts(request, models, seed)
+
         expires_at = now + request.expires_after_s
         header = BulkJob(job_id, KIND, caller.name, now, expires_at, shown, digest, keyed=bool(creation.key))
         job = create_charged(jobs, header, lines, caller)
