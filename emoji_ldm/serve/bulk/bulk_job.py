@@ -92,13 +92,15 @@ class JobLine:
     first: int = 0  # number of the first image among those of its custom_id
     style: str = ""
     output: Mapping[str, Any] = field(default_factory=dict)  # fields of EncodingOptions; empty keeps the engine's PNG
+    error: str = ""  # why this line of a batch is refused: nothing is drawn for it, and its row keeps the reason
 
     def to_json(self) -> str:
         """Return the line as JSON; default values of the generation request are left out."""
         # Input images (bytes) cannot be written as JSON; bulk jobs have none, so they always equal their default.
         draw = {name: value for name, value in vars(self.draw).items() if value != _REQUEST_DEFAULTS.get(name, b"")}
         rest = {"n": self.n, "first": self.first, "style": self.style, "output": self.output}
-        return json.dumps({"custom_id": self.custom_id, "model": self.model, "draw": draw, **rest})
+        error = {"error": self.error} if self.error else {}
+        return json.dumps({"custom_id": self.custom_id, "model": self.model, "draw": draw, **rest, **error})
 
     @classmethod
     def from_json(cls, text: str) -> JobLine:

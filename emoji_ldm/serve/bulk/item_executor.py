@@ -116,6 +116,8 @@ class ItemExecutor:
             item: The image.
             models: Limits by model name; a job may name a model that the service does not have any more.
         """
+        if item.line.error:
+            return failed_row(item, item.line.error)
         if item.line.model not in models:
             # The model may have been removed from the configuration after the job was created.
             return failed_row(item, f"there is no model {item.line.model!r} any more")

@@ -1,7 +1,7 @@
 """`/v1/batches` of OpenAI's API, over the same jobs as emoji sets.
 
-A batch differs from a set in how it fails: a set with an invalid line is refused, a batch with invalid lines is created
-with the status `failed` and lists their errors, as OpenAI's does.
+A batch differs from a set in how it fails: a set with an invalid line is refused; in a batch such a line gets an error
+response of its own, and the others are drawn. Without a valid line the batch has the status `failed`, as OpenAI's does.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import IO, Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.serve.auth import Caller, caller_of, owner_of
 from emoji_ldm.serve.backend import Backend
 from emoji_ldm.serve.bulk import batch_files
 from emoji_ldm.serve.bulk.api import job_requests
-from emoji_ldm.serve.bulk.api.job_quota import cancel_job, check_idempotency, publish_charged
+from emoji_ldm.serve.bulk.api.job_quota import cancel_job, check_idempotency, create_charged
 from emoji_ldm.serve.bulk.api.jsonl_input import error_at_line, read_jsonl
 from emoji_ldm.serve.bulk.api.responses import JsonObject, PageLimit, paginate
 from emoji_ldm.serve.bulk.batch_files import UploadStore
@@ -36,6 +37,7 @@ URL = "/v1/images/generations"
 MAX_BODY_BYTES = 64 * 1024
 # All errors of a file with 50,000 invalid lines would make a header of megabytes.
 SHOWN_ERRORS = 100
+MAX_ERROR = 1000  # characters of a line's error
 FIELDS = ("custom_id", "method", "url", "body")
 
 
@@ -54,8 +56,8 @@ class BatchRequest(BaseModel):
     """Your own notes."""
 
 
-class InvalidLines(Exception):
-    """Lines of the input file are invalid; `errors` holds OpenAI's batch error objects."""
+class InvalidFile(Exception):
+    """No line of the input file can be drawn, or it is too long; `errors` holds OpenAI's batch error objects."""
 
     def __init__(self, errors: list[JsonObject]) -> None:
         super().__init__(f"{len(errors)} lines are refused")
@@ -82,19 +84,21 @@ class BatchService:
         return batch_object(self.jobs, check_idempotency(job, digest))
 
     def _create_job(self, header: BulkJob, models: job_requests.Models, caller: Caller) -> BulkJob:
-        """Create the job of an uploaded file; a failed one, with the errors, if lines are invalid."""
+        """Create the job of an uploaded file; a failed one, with the errors, if no line can be drawn."""
         # The owner's file only: a leaked id gives access to nothing.
-        upload = self.uploads.get(str(header.asked["input_file_id"]), header.owner)
-        with self.uploads.open(upload) as source:
-            try:
-                staged = self.jobs.stage(header, job_requests.limit_job_size(_job_lines(source, models)))
-            except InvalidLines as invalid:
-                return self.jobs.create_failed(header, invalid.errors)
-            except RequestError as error:
-                return self.jobs.create_failed(header, [_error_object(error)])
-        # Outside of the `try`: an exhausted quota (429) is an error of the request, not of the file's lines, and must
-        # not create a failed batch.
-        return publish_charged(self.jobs, staged, caller)
+        upload, seed = self.uploads.get(str(header.asked["input_file_id"]), header.owner), job_requests.random_seed()
+
+        def lines() -> Iterator[JobLine]:
+            with self.uploads.open(upload) as source:
+                try:
+                    yield from job_requests.limit_job_size(_job_lines(source, models, seed))
+                except RequestError as error:
+                    raise InvalidFile([_error_object(error)]) from None
+
+        try:
+            return create_charged(self.jobs, header, lines, caller)
+        except InvalidFile as invalid:
+            return self.jobs.create_failed(header, invalid.errors)
 
 
 def batch_routes(jobs: JobStore, backend: Backend) -> APIRouter:
@@ -104,7 +108,7 @@ def batch_routes(jobs: JobStore, backend: Backend) -> APIRouter:
 
     @router.post("", openapi_extra={"requestBody": schema})
     async def create(request: Request) -> JsonObject:
-        """Create a batch. One with invalid lines has the status `failed`, and its `errors` name them."""
+        """Create a batch. An invalid line becomes an error of its own; without a valid one the batch has `failed`."""
         parsed = _parse_request(parse_json(await read_body(request, MAX_BODY_BYTES)))
         key, models = request.headers.get("idempotency-key"), await backend.models()
         return await asyncio.to_thread(batches.create, caller_of(request), parsed, models, key)
@@ -153,32 +157,38 @@ def batch_object(jobs: JobStore, job: BulkJob) -> JsonObject:
     }  # fmt: skip
 
 
-def _job_lines(source: IO[bytes], models: job_requests.Models) -> Iterator[JobLine]:
-    """Yield the lines of a batch; raises InvalidLines at the end if some are invalid.
+def _job_lines(source: IO[bytes], models: job_requests.Models, seed: int) -> Iterator[JobLine]:
+    """Yield the lines of a batch; a line that is refused carries its error, which becomes its own response.
 
-    After the first invalid line nothing is yielded any more, but the rest is still validated, so that the user gets up
-    to `SHOWN_ERRORS` errors at once.
+    Raises:
+        InvalidFile: No line is valid, or the file has too many lines or images; then nobody may draw it in part.
     """
-    errors, seed, lines = list[JsonObject](), job_requests.random_seed(), read_jsonl(source)
-    while len(errors) < SHOWN_ERRORS:
-        try:
-            number, values = next(lines)
-        except StopIteration:
-            break
-        except RequestError as error:
-            errors.append(_error_object(error))
-            break  # a generator that raised yields no further lines
-        try:
-            line = _job_line(values, models, seed)
-        except RequestError as error:
-            errors.append(_error_object(error_at_line(number, error)))
-            continue
-        # Requests without a seed get consecutive ones, so that no two images of a batch share one by chance.
-        seed += line.n
-        if not errors:
+    errors, num_valid = list[JsonObject](), 0
+    try:
+        for number, values in read_jsonl(source):
+            try:
+                if isinstance(values, RequestError):
+                    raise values
+                line = _job_line(values, models, seed)
+            except RequestError as error:
+                located = error if error.line else error_at_line(number, error)
+                if len(errors) < SHOWN_ERRORS:
+                    errors.append(_error_object(located))
+                yield _refused_line(number, values, located)
+                continue
+            # Requests without a seed get consecutive ones, so that no two images of a batch share one by chance.
+            seed, num_valid = seed + line.n, num_valid + 1
             yield line
-    if errors:
-        raise InvalidLines(errors)
+    except RequestError as error:  # of the file as a whole
+        raise InvalidFile([*errors, _error_object(error)]) from None
+    if not num_valid:
+        raise InvalidFile(errors)
+
+
+def _refused_line(number: int, values: object, error: RequestError) -> JobLine:
+    # A line whose custom_id is missing, or that of another line, is called by its number.
+    custom_id = values["custom_id"] if isinstance(values, dict) else f"line-{number}"
+    return JobLine(custom_id, "", GenerationRequest(""), error=str(error)[:MAX_ERROR])
 
 
 def _job_line(values: dict[str, Any], models: job_requests.Models, seed: int) -> JobLine:

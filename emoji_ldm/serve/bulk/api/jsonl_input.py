@@ -15,34 +15,43 @@ MAX_LINE_BYTES = 256 * 1024
 MAX_BYTES = 200 * 2**20
 
 
-def read_jsonl(source: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) of JSONL, skipping empty lines.
+def read_jsonl(source: IO[bytes]) -> Iterator[tuple[int, dict[str, Any] | RequestError]]:
+    """Yield (line number from 1, object, or the error of this line) of JSONL, skipping empty lines.
+
+    An error says that the line is too long, or not a JSON object with a `custom_id` of its own; the lines after it are
+    read all the same.
 
     Raises:
-        RequestError: A line is too long, or not a JSON object with a `custom_id`; a `custom_id` occurs twice; there
-            are too many lines, or none.
+        RequestError: There are too many lines, or none.
     """
     # At most 50,000 ids are remembered: a few megabytes, whatever the size of the file.
     line_of: dict[str, int] = {}
-    number = 0
-    # One byte more than the limit: a longer line is recognised without being read to its end.
+    number = num_lines = 0
+    # One byte more than the limit: a longer line is recognised without being held in memory as a whole.
     while data := source.readline(MAX_LINE_BYTES + 1):
         number += 1
+        is_long = len(data) > MAX_LINE_BYTES
+        while is_long and not data.endswith(b"\n") and (rest := source.readline(MAX_LINE_BYTES)):
+            data = rest
+        if not is_long and not data.strip():
+            continue
+        num_lines += 1
+        if num_lines > MAX_LINES:
+            raise error_at_line(number, RequestError(f"at most {MAX_LINES:,} lines in one job", code="too_many_lines"))
         try:
-            if not data.strip():
-                continue
+            if is_long:
+                raise RequestError(f"it is longer than {MAX_LINE_BYTES:,} bytes", code="line_too_long")
             values = _object(data)
             custom_id = values["custom_id"]
             if custom_id in line_of:
                 raise RequestError(f"custom_id {custom_id!r} is that of line {line_of[custom_id]} already",
                                    param="custom_id", code="duplicate_custom_id")  # fmt: skip
-            if len(line_of) == MAX_LINES:
-                raise RequestError(f"at most {MAX_LINES:,} lines in one job", code="too_many_lines")
         except RequestError as error:
-            raise error_at_line(number, error) from None
-        line_of[custom_id] = number
-        yield number, values
-    if not line_of:
+            yield number, error_at_line(number, error)
+        else:
+            line_of[custom_id] = number
+            yield number, values
+    if not num_lines:
         raise RequestError("the file holds no line", code="empty_file")
 
 
@@ -54,8 +63,6 @@ def error_at_line(number: int, error: RequestError) -> RequestError:
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    if len(data) > MAX_LINE_BYTES:
-        raise RequestError(f"it is longer than {MAX_LINE_BYTES:,} bytes", code="line_too_long")
     try:
         values = parse_json(data)
     except RequestError as error:

@@ -41,17 +41,33 @@ def test_output_options_of_a_request_are_honoured(client):
     assert image.format == "WEBP" and image.mode == "RGB"
 
 
-def test_invalid_lines_fail_the_batch_and_each_is_named(client):
+def test_an_invalid_line_becomes_its_own_error_and_the_others_are_drawn(client):
     lines = [
         line("a", prompt="a"),
         line("b", prompt="a", steps=0),
         line("c"),
         {**line("d", prompt="a"), "url": "/v1/x"},
+        {"method": "POST"},
+        line("a", prompt="again"),
+        line("e", prompt="e"),
     ]
-    batch = begin(client, lines)
+    batch = ended(client, begin(client, lines))
+    assert batch.status == "completed"
+    assert (batch.request_counts.total, batch.request_counts.completed, batch.request_counts.failed) == (7, 2, 5)
+    assert [one["custom_id"] for one in contents(client, batch.output_file_id)] == ["a", "e"]
+    bad = {one["custom_id"]: one["response"] for one in contents(client, batch.error_file_id)}
+    assert list(bad) == ["b", "c", "d", "line-5", "line-6"]
+    assert {response["status_code"] for response in bad.values()} == {400}
+    messages = [response["body"]["error"]["message"] for response in bad.values()]
+    for message, text in zip(messages, ["steps", "prompt", "url", "custom_id", "line 1 already"], strict=True):
+        assert text in message
+
+
+def test_a_batch_without_a_valid_line_fails_and_each_is_named(client):
+    batch = begin(client, [line("b", prompt="a", steps=0), line("c"), {**line("d", prompt="a"), "url": "/v1/x"}])
     assert batch.status == "failed" and batch.failed_at and batch.output_file_id is None
     found = [(error.line, error.param) for error in batch.errors.data]
-    assert found == [(2, "body.steps"), (3, "body.prompt"), (4, "url")]
+    assert found == [(1, "body.steps"), (2, "body.prompt"), (3, "url")]
     assert client.batches.cancel(batch.id).status == "failed"
 
 
