@@ -8,6 +8,7 @@ its creation.
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
@@ -27,6 +28,7 @@ from emoji_ldm.serve.request_validation import validate_request
 MAX_IMAGES = 200_000
 MAX_STYLE = 4000  # characters
 DAY_S = 86_400
+NUM_SEEDS = 2**31  # of seeds that the service chooses; far below 2**53, up to which JavaScript holds integers exactly
 # Accepting them without effect would let a client wait for previews that never come.
 STREAMING_FIELDS = ("stream", "partial_images")  # meaningless for images that are fetched later
 Models = Mapping[str, RequestLimits]
@@ -51,7 +53,7 @@ class SetRequest(BaseModel):
     prompts: Annotated[list[str], Field(max_length=MAX_LINES), FailFast()] = []
     """The prompts; or upload JSONL, one object per line with `custom_id`, `prompt` and parameters of its own."""
     n: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Images per prompt (and style); their seeds are `seed`, `seed` + 1, ..."""
+    """Images per prompt (and style), with consecutive seeds from one that `seed`, the line and the style decide."""
     styles: Annotated[list[Annotated[str, AfterValidator(_style_template)]], Field(max_length=100)] = []
     """Templates such as `{prompt}, flat style`: every prompt is generated in every style."""
     name: Annotated[str, Field(max_length=200)] = ""
@@ -121,7 +123,10 @@ def lines_of_file(source: IO[bytes], request: SetRequest, models: Models, seed: 
         raise RequestError("prompts is refused: the uploaded lines have the prompts", param="prompts")
 
     def lines() -> Iterator[JobLine]:
+        source.seek(0)
         for number, values in read_jsonl(source):
+            if isinstance(values, RequestError):
+                raise values
             fields = {name: value for name, value in values.items() if name not in ("custom_id", "n")}
             try:
                 # Lines bypass the schema of the set, which checks its own n.
@@ -129,7 +134,7 @@ def lines_of_file(source: IO[bytes], request: SetRequest, models: Models, seed: 
                 # A line's own n replaces that of the set.
                 own_request = request.model_copy(update={"n": values["n"]}) if "n" in values else request
                 # Later entries win: a line's own parameters override the defaults of the set.
-                merged = {**request.parameters, **_canonical_names(fields), "custom_id": values["custom_id"]}
+                merged = {**_without_seed(request), **_canonical_names(fields), "custom_id": values["custom_id"]}
                 yield from _lines_of_prompt(own_request, merged, models, seed)
             except RequestError as error:
                 raise error_at_line(number, error) from None
@@ -180,19 +185,35 @@ def request_digest(request: bytes, source: IO[bytes] | None = None) -> str:
 
 def random_seed() -> int:
     """Return a seed for a request that names none."""
-    return secrets.randbelow(2**31)
+    return secrets.randbelow(NUM_SEEDS)
+
+
+def derived_seed(seed: int, custom_id: str, style_index: int) -> int:
+    """Return the first seed of a prompt in a style, which the set's seed decides.
+
+    One seed for all would start all images from the same noise, and most would show one composition. The seed depends
+    on the line's name and not on its place: a set with lines added or removed repeats the images of the others.
+    """
+    text = json.dumps([seed, custom_id, style_index])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % NUM_SEEDS
+
+
+def _without_seed(request: SetRequest) -> dict[str, Any]:
+    """The set's parameters but its seed, which is the start of `derived_seed`; that of a line is taken as it is."""
+    return {name: value for name, value in request.parameters.items() if name != "seed"}
 
 
 def _lines_of_prompt(request: SetRequest, values: Mapping[str, Any], models: Models, seed: int) -> Iterator[JobLine]:
     """Yield the lines of one prompt: for each style, lines of at most IMAGES_PER_SHARD images."""
     custom_id, prompt = values["custom_id"], values.get("prompt")
     own_parameters = {name: value for name, value in values.items() if name not in ("custom_id", "prompt")}
-    parameters = {**request.parameters, **own_parameters}
+    parameters = {**_without_seed(request), **own_parameters}
     for style_index, style in enumerate(request.styles or [""]):
         # A blank prompt, or one that is not a text, goes to the validation as it is: it says what is wrong with it.
         text = style.replace("{prompt}", prompt) if style and isinstance(prompt, str) and prompt.strip() else prompt
         image_request = _image_request(parameters, text, models)
-        line = line_of_request(image_request, models, custom_id=custom_id, seed=seed, style=style)
+        own_seed = derived_seed(seed, custom_id, style_index)
+        line = line_of_request(image_request, models, custom_id=custom_id, seed=own_seed, style=style)
         # The last of the consecutive seeds must fit the int64 column as well.
         if line.draw.seed + request.n - 1 > MAX_SEED:
             raise RequestError(f"seed {line.draw.seed} is too large for {request.n} images", param="seed")

@@ -7,6 +7,8 @@ import zipfile
 
 import pytest
 
+from emoji_ldm.serve.bulk.api.job_requests import derived_seed
+
 
 def test_parameters_of_a_line_override_those_of_the_set(service):
     lines = [
@@ -21,7 +23,8 @@ def test_parameters_of_a_line_override_those_of_the_set(service):
     service.run_jobs()
     items = service.call("GET", f"/v1/emoji-sets/{response.json()['id']}/items").json()["data"]
     assert [(row["custom_id"], row["seed"], row["steps"], row["negative_prompt"]) for row in items] == [
-        ("a", 8, 3, "fog"), ("b", 1, 9, "fog"), ("b", 2, 9, "fog"), ("b", 3, 9, "fog")]  # fmt: skip
+        ("a", derived_seed(8, "a", 0), 3, "fog"),
+        ("b", 1, 9, "fog"), ("b", 2, 9, "fog"), ("b", 3, 9, "fog")]  # fmt: skip
     assert service.status(raw.json()["id"])["counts"]["completed"] == 4
 
 
@@ -41,7 +44,7 @@ def test_parameters_of_a_line_override_those_of_the_set(service):
         ({"prompts": ["a"], "size": "7x7"}, "size", "multiples"),
         ({"prompts": ["a"], "stream": True}, "stream", "bulk"),
         ({"prompts": ["a"], "prompt": "b"}, "prompt", "prompts"),
-        ({"prompts": ["a"], "seed": 2**63 - 1, "n": 2}, "prompts[0]", "too large"),
+        ({"prompts": ["a"], "seed": 2**63, "n": 2}, "seed", "less than"),
         ({"prompts": ["a"] * 1000, "n": 1000}, None, "200,000"),
     ],
 )  # fmt: skip
@@ -70,3 +73,16 @@ def test_prompts_of_any_script_are_kept_unchanged(service):
     with zipfile.ZipFile(io.BytesIO(service.call("GET", f"/v1/emoji-sets/{job_id}/zip").content)) as archive:
         rows = list(csv.DictReader(io.StringIO(archive.read("prompts.csv").decode(), newline="")))
     assert [row["prompt"] for row in rows] == prompts
+
+
+def test_one_seed_for_a_set_gives_every_line_and_style_a_seed_of_its_own(service):
+    def seeds(prompts, **more):
+        job_id = service.create(prompts=prompts, styles=["{prompt}, flat", "pixel {prompt}"], seed=5, **more)
+        service.run_jobs()
+        return [row["seed"] for row in service.call("GET", f"/v1/emoji-sets/{job_id}/items").json()["data"]]
+
+    first = seeds(["a cat", "a dog", "a hen"])
+    assert len(set(first)) == 6 and first == seeds(["a cat", "a dog", "a hen"]), "the set's seed decides all of them"
+    assert seeds(["a cat", "a dog"]) == first[:4], "whatever else is in the set"
+    pairs = seeds(["a cat"], n=2)
+    assert pairs == [first[0], first[0] + 1, first[1], first[1] + 1]

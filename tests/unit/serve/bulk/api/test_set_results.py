@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from emoji_ldm.serve.bulk.api import responses, set_results
+from emoji_ldm.serve.bulk.api.job_requests import derived_seed
 from tests.unit.serve.bulk.instant_backend import png_of
 
 
@@ -46,13 +47,18 @@ def test_every_prompt_is_generated_n_times_in_every_style_and_can_be_fetched_in_
     assert after["status"] == "completed" and after["progress"] == 1
     assert after["counts"] == {"total": 8, "completed": 8, "failed": 0, "pending": 0}
     items = service.call("GET", f"/v1/emoji-sets/{job_id}/items").json()["data"]
+    flat, pixel = (derived_seed(5, "00000", style) for style in (0, 1))
     assert [(row["custom_id"], row["number"], row["prompt"], row["seed"]) for row in items[:5]] == [
-        ("00000", 0, "a cat, flat", 5), ("00000", 1, "a cat, flat", 6), ("00000", 2, "pixel a cat", 5),
-        ("00000", 3, "pixel a cat", 6), ("00001", 0, "a dog, flat", 5)]  # fmt: skip
+        ("00000", 0, "a cat, flat", flat), ("00000", 1, "a cat, flat", flat + 1), ("00000", 2, "pixel a cat", pixel),
+        ("00000", 3, "pixel a cat", pixel + 1), ("00001", 0, "a dog, flat", derived_seed(5, "00001", 0))]  # fmt: skip
     assert all(row["steps"] == 7 and row["model_key"] == "k1" for row in items)
     with zipfile.ZipFile(io.BytesIO(service.call("GET", f"/v1/emoji-sets/{job_id}/zip").content)) as archive:
         names = archive.namelist()
-        assert names[0] == "0000_a-cat-flat_5.png" and names[-2:] == ["prompts.csv", "sheet.png"] and len(names) == 10
+        assert (
+            names[0] == f"0000_a-cat-flat_{flat}.png"
+            and names[-2:] == ["prompts.csv", "sheet.png"]
+            and len(names) == 10
+        )
         rows = list(csv.DictReader(io.StringIO(archive.read("prompts.csv").decode())))
         assert archive.testzip() is None and [row["file"] for row in rows] == names[:8]
         assert archive.read(names[0]) == png_of(service.backend.tasks[0].request)
