@@ -19,6 +19,8 @@ def device() -> torch.device:
     chosen = torch.device(os.environ.get("GPU_TESTS_DEVICE", "cuda"))
     if chosen.type == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+    # cuBLAS and torch read it once, at the first product of the process; strict mode, which comes later, needs it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return chosen
 
 
