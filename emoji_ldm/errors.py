@@ -4,6 +4,7 @@
     ├── ConfigError          an option, preset or override is wrong            (exit code 2)
     ├── StoreError           the store cannot be reached, read or written
     ├── DatasetError         a table or version is missing, or has another schema
+    │   └── MissingInputError    the stage before this one has not run yet
     ├── CrawlError           the browser or the site to crawl cannot be used
     ├── ModelError           weights or a checkpoint are missing, or of the wrong kind
     │   └── UntrainedError   there is no checkpoint yet
@@ -26,6 +27,8 @@ class EmojiLdmError(Exception):
 
     # The CLI exits with this code, so that a script can tell a wrong option (2) from work that failed (1).
     exit_code = 1
+    # Whether the same command may succeed on another machine or later. A RayJob is tried again only for such errors.
+    may_pass = True
     # True if every rank of a worker group raises the error by itself. Otherwise the failing rank has to tell the
     # others, which would wait for it in their next collective operation.
     raised_on_all_ranks = False
@@ -35,6 +38,7 @@ class ConfigError(EmojiLdmError):
     """A configuration field, preset or override is wrong."""
 
     exit_code = 2
+    may_pass = False
 
 
 class StoreError(EmojiLdmError):
@@ -43,6 +47,12 @@ class StoreError(EmojiLdmError):
 
 class DatasetError(EmojiLdmError):
     """A table or version is missing, or has another schema than expected."""
+
+
+class MissingInputError(DatasetError):
+    """A stage has nothing to work on, because the one before it has not run."""
+
+    may_pass = False
 
 
 class CrawlError(EmojiLdmError):
@@ -56,12 +66,15 @@ class ModelError(EmojiLdmError):
 class UntrainedError(ModelError):
     """The run has no checkpoint yet; a service waits for one."""
 
+    may_pass = False
+
 
 class GateError(EmojiLdmError):
     """A figure of a model is worse than a gate of `evaluate.fail_if` allows."""
 
     # A script that releases models tells a bad model (3) from an evaluation that failed (1).
     exit_code = 3
+    may_pass = False
 
 
 class JobError(EmojiLdmError):

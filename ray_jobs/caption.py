@@ -18,7 +18,7 @@ from emoji_ldm.config import CaptionConfig, Config
 from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.versions.refs import open_tables
-from emoji_ldm.errors import DatasetError, JobError
+from emoji_ldm.errors import JobError, MissingInputError
 from emoji_ldm.schemas import CAPTIONS, IMAGES
 from emoji_ldm.store import Store
 from ray_jobs.execution import delta_sink, ray_runtime, shards
@@ -46,7 +46,7 @@ def run(config: Config, build: EngineBuilder = load_engine) -> dict[str, object]
     table = open_tables(store, config.as_of, IMAGES)[IMAGES.name]
     image_ids = table.keys()
     if not image_ids:
-        raise DatasetError(f"{store.uri} has no images; run: emoji-ldm crawl")
+        raise MissingInputError(f"{store.uri} has no images; run: emoji-ldm crawl")
     lineage = Lineage(RunInfo(config.run, config.to_json()), "caption", {IMAGES.name: table.version})
     # Before the plan: a commit of manual captions makes a new version, and the plan must name the newest.
     overridden = manual_captions.commit_manual_captions(config.caption.overrides, store, lineage)

@@ -18,7 +18,7 @@ from emoji_ldm.config import Config
 from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.versions.refs import open_tables
-from emoji_ldm.errors import DatasetError
+from emoji_ldm.errors import MissingInputError
 from emoji_ldm.latents.augmentation import augmentation_keys
 from emoji_ldm.latents.cache import good_captions
 from emoji_ldm.schemas import CAPTIONS, IMAGES, LATENTS, TEXT_EMBEDDINGS, TableSpec
@@ -50,7 +50,7 @@ def run(config: Config) -> SummaryRows:
     tables = open_tables(store, config.as_of, IMAGES, CAPTIONS)
     captions = good_captions(tables["images"], tables["captions"])
     if not captions:
-        raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
+        raise MissingInputError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
     lineage = Lineage(
         RunInfo(config.run, config.to_json()), "latents", {name: table.version for name, table in tables.items()}
     )

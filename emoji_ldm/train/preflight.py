@@ -23,7 +23,7 @@ from emoji_ldm.dataset import checkpoints
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.versions.history import table_commits
 from emoji_ldm.dataset.versions.refs import open_tables
-from emoji_ldm.errors import DatasetError, StoreError
+from emoji_ldm.errors import MissingInputError, StoreError
 from emoji_ldm.latents.augmentation import augmentation_keys
 from emoji_ldm.latents.cache import good_captions
 from emoji_ldm.schemas import CAPTIONS, IMAGES, LATENTS, TEXT_EMBEDDINGS
@@ -166,7 +166,7 @@ def check_training(config: Config, args: TrainingArgs, store: Store, num_workers
 def _check_images(config: Config, store: Store) -> int:
     num_images = int(open_tables(store, config.as_of, IMAGES)[IMAGES.name].count())
     if not num_images:
-        raise DatasetError(f"{store.uri} has no images; run: emoji-ldm crawl")
+        raise MissingInputError(f"{store.uri} has no images; run: emoji-ldm crawl")
     return num_images
 
 
@@ -178,7 +178,7 @@ def _check_latents(config: Config, store: Store) -> int:
     tables = open_tables(store, config.as_of, IMAGES, CAPTIONS)
     captions = good_captions(tables[IMAGES.name], tables[CAPTIONS.name])
     if not captions:
-        raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
+        raise MissingInputError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
     # The import is here because it loads diffusers and transformers, which the check of an autoencoder training does
     # without.
     from emoji_ldm.train.tasks.pipeline_export import load_frozen
@@ -206,7 +206,7 @@ def _check_encoded(table: Table, required: Collection[str], key: str, latents: L
     text = f"{missing} of {len(required)} {subject} have no {encoded} {ours!r} ({key})"
     if others := _other_encoders(table, "vae" if of_images else "text_encoder", key, name):
         text += f"; the store has those of {others}"
-    raise DatasetError(f"{text}; run: emoji-ldm latents latents.{'vae' if of_images else 'text_encoder'}={ours}")
+    raise MissingInputError(f"{text}; run: emoji-ldm latents latents.{'vae' if of_images else 'text_encoder'}={ours}")
 
 
 def _other_encoders(table: Table, field: str, key: str, column: str) -> str:

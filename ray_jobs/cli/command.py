@@ -12,6 +12,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -160,7 +161,7 @@ def run_command(function: Callable[[], int | None], *, debug: bool) -> int:
         if debug:
             traceback.print_exc()
         print_error(str(error))
-        return error.exit_code
+        return _end(error)
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
@@ -170,6 +171,17 @@ def run_command(function: Callable[[], int | None], *, debug: bool) -> int:
         # Python flushes its streams while it exits, and would complain about the closed pipe on standard error.
         sys.stderr.close()
         return BROKEN_PIPE
+
+
+def _end(error: EmojiLdmError) -> int:
+    """The exit status for an error; a job on Kubernetes that would fail again in the same way is stopped before."""
+    if not error.may_pass:
+        from ray_jobs.cli.job_retries import stop_own_job
+
+        # Ray stops the job by SIGTERM, which `main` makes a KeyboardInterrupt. That is the end that was asked for.
+        with suppress(KeyboardInterrupt):
+            stop_own_job()
+    return error.exit_code
 
 
 def parse_words(context: typer.Context, words: list[str]) -> typer.Context:

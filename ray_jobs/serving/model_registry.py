@@ -2,6 +2,8 @@
 
 The driver resolves every checkpoint once, so that all replicas of a deployment load the same weights. With
 `serve.reload_s`, each replica later looks whether an alias, or the run's newest checkpoint, means other weights.
+A replica may also start long after that, when the training that made the weights has deleted them for newer ones
+(`train.keep_last`). It then resolves the reference again: a service outlives its first checkpoint.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
 from emoji_ldm.config import Config, ServeConfig
-from emoji_ldm.errors import ConfigError, EmojiLdmError, ModelError, UntrainedError
+from emoji_ldm.errors import ConfigError, EmojiLdmError, ModelError, StoreError, UntrainedError
 from emoji_ldm.generate.checkpoint_resolver import (
     CACHE_FOLDER,
     ModelLimits,
@@ -34,6 +38,10 @@ if TYPE_CHECKING:  # only replicas import torch
 
 
 LOG = logging.getLogger("ray.serve")
+# How often a starting replica tries to load weights that it cannot have yet: for a quarter of an hour, as long as a
+# store may take to be set up. Ray Serve starts some more replicas after that.
+LOAD_TRIES = 20
+LOAD_PAUSE_S, LONGEST_LOAD_PAUSE_S = 1.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,32 @@ class ModelLoader:
             if self.served.uri == STARTER:
                 return STARTER
             raise
+
+    def load_first(self) -> LatentDiffusionModel:
+        """Load the model that a starting replica serves; with a moving reference, try again where that fails.
+
+        Ray Serve gives an application up for good whose replicas raise a few times, although the next checkpoint of a
+        training, or a store that answers again, would cure it.
+
+        Raises:
+            ModelError, StoreError: The last of `LOAD_TRIES` failed, or the reference cannot mean other weights later.
+        """
+        tries = Retrying(
+            wait=wait_exponential(multiplier=LOAD_PAUSE_S, max=LONGEST_LOAD_PAUSE_S),
+            stop=stop_after_attempt(LOAD_TRIES),
+            retry=retry_if_exception_type((ModelError, StoreError)),
+            before_sleep=self._resolve_again,
+            reraise=True,
+        )
+        return tries(self.load) if is_moving_reference(self.served.checkpoint) else self.load()
+
+    def _resolve_again(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        LOG.warning("model %s cannot be loaded from %s yet: %s", self.served.name, self.uri, error)
+        try:
+            self.uri = self.current_uri()
+        except EmojiLdmError as other:  # such as a run whose only checkpoint is gone; the next try asks again
+            LOG.warning("model %s: %s", self.served.name, other)
 
     def load(self, uri: str = "") -> LatentDiffusionModel:
         """Load the model at a URI (`self.uri` by default) on this replica's device; ModelError if that fails."""

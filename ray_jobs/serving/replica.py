@@ -43,7 +43,7 @@ class ModelReplica:
         settings = config.serve
         self.config, self.served, self.loader = config, served, ModelLoader(config, served)
         # Everything slow happens in the constructor: Serve routes requests to a replica only once it has returned.
-        model = self.loader.load()
+        model = self.loader.load_first()
         self.batcher = ContinuousBatcher(
             model, batch_size=settings.batch_size, deterministic=settings.deterministic, max_queued=settings.max_queued,
             loras=self.loader.adapters(model), encode_image=self.loader.encode_png,

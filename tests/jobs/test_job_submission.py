@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from emoji_ldm.errors import ConfigError, JobError
+from ray_jobs.cli.job_retries import RETRIED
 from ray_jobs.cli.job_submission import FORWARDED, _runtime_env, submit
 from tests.docs.pages import PAGES, commands
 
@@ -196,3 +197,20 @@ def test_only_addresses_are_forwarded(monkeypatch):
     for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.setenv(name, "value")
     assert set(_runtime_env(None)["env_vars"]) == set(FORWARDED) == {"AWS_ENDPOINT_URL", "AWS_REGION"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metadata, status", [({RETRIED: "true"}, "STOPPED"), ({}, "FAILED")])
+def test_a_job_that_kuberay_would_retry_is_stopped_where_no_retry_helps(dashboard, tmp_path, metadata, status):
+    """KubeRay tries a job again that has FAILED, and takes one that was STOPPED for complete."""
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(dashboard, headers={"Authorization": f"Bearer {TOKEN['RAY_AUTH_TOKEN']}"})
+    job = client.submit_job(entrypoint=f"{sys.executable} -m ray_jobs caption store={tmp_path}", metadata=metadata)
+    deadline = time.monotonic() + 120
+    while not client.get_job_status(job).is_terminal() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    log = client.get_job_logs(job)
+    assert client.get_job_status(job) == status, log
+    assert "has no images; run: emoji-ldm crawl" in log
+    assert ("the job is stopped and not tried again" in log) == (status == "STOPPED")

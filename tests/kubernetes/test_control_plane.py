@@ -155,19 +155,26 @@ def test_on_a_full_node_batch_waits_and_evicts_neither_store_nor_operator(cluste
     start("train-0", 7, "emoji-train")  # more than batch can give
     wait_until(lambda: found(refused) == {"batch-3", "train-0"})
     assert found(evicted) == set()
-    start("serve", 2, "emoji-serve")
-    wait_until(lambda: found(evicted))
-    start("store-1", 2, "emoji-platform")
-    wait_until(lambda: len(found(evicted)) == 2)
-    assert all(name.startswith("batch-") for name in found(evicted))
+    # Without a kubelet nobody ends an evicted Pod, so this test does.
+    for name, priority in (("serve", "emoji-serve"), ("store-1", "emoji-platform")):
+        start(name, 2, priority)
+        (victim,) = wait_until(lambda: found(evicted))
+        assert victim.startswith("batch-")
+        cluster.kubectl("-n", "full", "delete", "pod", victim, "--force", "--grace-period=0")
+        wait_until(lambda name=name: name in found(scheduled))
+    assert {"store", "operator"} < found(scheduled)
 
 
 def test_the_policies_refuse_every_workload_of_the_namespace_that_breaks_them(cluster):
-    labels = {"kubernetes.io/metadata.name": "emoji-ldm"}
-    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "emoji-ldm", "labels": labels}}
+    # A namespace of its own, so that Pod Security, which the namespace of the project enforces too, refuses nothing.
+    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "guarded"}}
     policies = [obj for path in sorted(FOLDER.glob("*.yaml")) for obj in yaml.safe_load_all(path.read_text())
                 if obj["kind"].startswith("ValidatingAdmissionPolicy")]  # fmt: skip
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", objects=[space, *policies])
+    for binding in (obj for obj in policies if obj["kind"].endswith("Binding")):
+        binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"] = {
+            "kubernetes.io/metadata.name": "guarded"
+        }
+    cluster.kubectl("apply", "--server-side", "-f", "-", objects=[space, *policies])
 
     def answer(obj):
         spec = obj.get("spec", obj)
@@ -181,11 +188,13 @@ def test_the_policies_refuse_every_workload_of_the_namespace_that_breaks_them(cl
         for one in (spec.get("jobTemplate", {}).get("spec", {}), spec):
             if obj["kind"] in ("Job", "CronJob") and "template" in one:
                 one["template"]["spec"]["restartPolicy"] = "Never"
-        return cluster.kubectl("-n", "emoji-ldm", "create", "--dry-run=server", "-f", "-", objects=[obj], check=False)
+        return cluster.kubectl("-n", "guarded", "create", "--dry-run=server", "-f", "-", objects=[obj], check=False)
 
     try:
         # A policy takes effect some seconds after it was created.
-        wait_until(lambda: answer(pod(hostNetwork=True)).returncode != 0)
+        wait_until(
+            lambda: answer(pod(hostNetwork=True)).returncode and answer(workload("Job", {"image": "x"})).returncode
+        )
         head = {
             "headGroupSpec": {"rayStartParams": {}, "template": {"spec": pod(container={"image": "redis"})["spec"]}}
         }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from emoji_ldm.config import AutoencoderConfig
 from emoji_ldm.dataset.versions.refs import open_tables
-from emoji_ldm.errors import DatasetError
+from emoji_ldm.errors import MissingInputError
 from emoji_ldm.latents.vae import to_square, to_tensor
 from emoji_ldm.latents.vq_adapter import QuantizedAutoencoder
 from emoji_ldm.model.autoencoder import AutoencoderLoss, build_autoencoder, fill_codebook, psnr_db
@@ -138,7 +138,7 @@ def load_pixels(store: Store, size_px: int, as_of: str | None = None) -> tuple[P
     table = open_tables(store, as_of, IMAGES)[IMAGES.name]
     rows = table.read(["image_id", "image"])
     if not rows.num_rows:
-        raise DatasetError(f"{store.uri} has no images to train an autoencoder on; run: emoji-ldm crawl")
+        raise MissingInputError(f"{store.uri} has no images to train an autoencoder on; run: emoji-ldm crawl")
     images, pixels = rows["image"], np.empty((rows.num_rows, size_px, size_px, 4), np.uint8)
     # The table's order depends on how it was written. Training draws row numbers, which must mean the same images
     # everywhere.

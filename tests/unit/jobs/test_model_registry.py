@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from emoji_ldm.config import build
 from emoji_ldm.dataset import checkpoints
-from emoji_ldm.errors import ModelError, UntrainedError
+from emoji_ldm.errors import ModelError, StoreError, UntrainedError
 from emoji_ldm.generate.checkpoint_resolver import LORA_FILE, lora_key
 from emoji_ldm.generate.warmup import warm_up_with_adapters
 from emoji_ldm.store import Store
@@ -89,3 +89,49 @@ def test_without_a_checkpoint_the_starter_is_served_until_there_is_one(tmp_path,
 def test_without_weights_the_service_says_what_is_missing(tmp_path, no_starter):
     with pytest.raises(UntrainedError, match="has no unet checkpoint; make one with"):
         served_models(config(tmp_path))
+
+
+def publish(store, pipeline, step):
+    path = f"checkpoints/tiny/unet/{checkpoints.folder_name(step)}"
+    store.upload(pipeline, path, "pipeline")
+    return checkpoints.publish_checkpoint(store, path, {"step": step})
+
+
+def test_a_replica_that_starts_after_the_first_checkpoint_was_deleted_loads_the_newest(
+    tmp_path, tiny_pipeline, monkeypatch
+):
+    monkeypatch.setattr(model_registry, "LOAD_PAUSE_S", 0)
+    settings = config(tmp_path)
+    store = Store(settings.store)
+    first = publish(store, tiny_pipeline, 100)
+    (served,) = served_models(settings)  # at deployment
+    second = publish(store, tiny_pipeline, 200)
+    checkpoints.prune_checkpoints(store, "tiny", "unet", 1)
+    loader = ModelLoader(settings, served)
+    assert loader.uri == first.uri
+    assert loader.load_first().size_px == 32
+    assert loader.uri == second.uri
+
+
+def test_a_replica_waits_until_the_weights_can_be_loaded(tmp_path, tiny_pipeline, monkeypatch, caplog):
+    monkeypatch.setattr(model_registry, "LOAD_PAUSE_S", 0)
+    settings = config(tmp_path)
+    store = Store(settings.store)
+    publish(store, tiny_pipeline, 100)
+    loader = ModelLoader(settings, served_models(settings)[0])
+    real, failures = loader.load, [StoreError("no answer"), ModelError("damaged")]
+    monkeypatch.setattr(loader, "load", lambda: real() if not failures else raised(failures.pop()))
+    with caplog.at_level("WARNING", logger="ray.serve"):
+        assert loader.load_first().size_px == 32
+    assert "cannot be loaded" in caplog.text and "damaged" in caplog.text and "no answer" in caplog.text
+
+
+def test_weights_that_never_change_fail_at_once(tmp_path, tiny_pipeline, monkeypatch):
+    loader = ModelLoader(config(tmp_path), ServedModel("tiny", str(tiny_pipeline), str(tiny_pipeline), None))
+    monkeypatch.setattr(loader, "load", lambda: raised(ModelError("damaged")))
+    with pytest.raises(ModelError, match="damaged"):
+        loader.load_first()
+
+
+def raised(error):
+    raise error
