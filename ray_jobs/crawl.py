@@ -7,24 +7,28 @@ do. So a crawl that was interrupted anywhere continues where it was, and a secon
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from emoji_ldm.config import Config, CrawlConfig, key_of
 from emoji_ldm.crawl import frontier, page_types
 from emoji_ldm.crawl.crawl_state import CrawlState
 from emoji_ldm.crawl.frontier import next_pages
+from emoji_ldm.crawl.outcome_report import REFUSALS, crawl_warnings, refusal_error
 from emoji_ldm.crawl.sources import source_factory
 from emoji_ldm.errors import CrawlError, JobError
-from emoji_ldm.outcomes import FAILURES
+from emoji_ldm.outcomes import FAILURES, Outcome, count_outcomes
 from emoji_ldm.progress import print_status, track
 from emoji_ldm.schemas import IMAGES, LISTINGS, TableSpec
 from emoji_ldm.store import Store
 from ray_jobs.execution import delta_sink, ray_runtime
+from ray_jobs.execution.live_progress import DONE, Counts, LiveProgress
 from ray_jobs.execution.politeness_actor import SharedRateLimiter
 from ray_jobs.workers.crawl_workers import ImageWorker, PageWorker
 
@@ -39,16 +43,15 @@ def run(config: Config) -> dict[str, object]:
     Raises:
         ConfigError: No site, tags, files or profile.
         CrawlError: The site does not answer, there is no browser, or no page shows a tile.
-        JobError: More than `crawl.max_failed_fraction` of this run's image URLs failed; all is committed by then.
+        JobError: More than `crawl.max_failed_fraction` of this run's image URLs failed, or nearly all were refused; all
+            is committed by then.
     """
     source_factory.validate_source(config.crawl)
     store = Store(config.store, config.branch)
     state = CrawlState(config, frontier.begin_recrawl(config, store))
-    # A crash between the commit of tiles and that of their page's outcome is repaired first.
-    state.close_interrupted_pages()
-    limiter = SharedRateLimiter(config.crawl)
+    limiter, tiles_before = SharedRateLimiter(config.crawl), state.listings.count()
     _list_pages(config, state, limiter)
-    counts = _fetch_images(config, state, limiter)
+    counts, refusals = _fetch_images(config, state, limiter)
     # Pages that are read after an image was fetched may list it under further tags, so tags are joined at the end.
     state.retag()
     # Only a refresh has seen every page anew, so only then does an absent image mean that the site removed it.
@@ -56,7 +59,8 @@ def run(config: Config) -> dict[str, object]:
     # The recrawl ends after everything it asked for has an outcome. A run that dies before this line continues the same
     # recrawl instead of beginning another one.
     frontier.finish_recrawl(config, store)
-    _check_failures(config.crawl, counts)
+    _warn(config, state, tiles_before)
+    _check_failures(config.crawl, counts, refusals)
     asked = {"requested again": counts} if state.recrawl else {}
     return {**state.summary(), **asked, **dropped}
 
@@ -67,16 +71,28 @@ def _list_pages(config: Config, state: CrawlState, limiter: SharedRateLimiter) -
     Where a tag ends is known only once a page without tiles was read, so each wave plans the pages after the last one.
     """
     names = source_factory.page_names(config.crawl)
-    while blocks := next_pages(config.crawl, names, state.finished_pages()):
+
+    def commit(done: delta_sink.FinishedShard) -> Counts:
+        # Tiles and outcomes are committed in this process only: the wave after this one is planned from what is
+        # committed.
+        state.commit_pages(done.shard, done.file, done.extra)
+        return {**done.counts, "tiles": done.file.num_rows if done.file else 0}
+
+    # A crash between the commit of tiles and that of their page's outcome is repaired first.
+    if names.follows_links:
+        state.reopen_interrupted_pages()
+    else:
+        state.close_interrupted_pages()
+    while blocks := next_pages(config.crawl, names, state.finished_pages(), state.following_pages()):
         # Not before there is a page to read: a finished crawl needs neither site nor browser.
         limiter.read_site_rules()
         shards = [_shard([b.urls, state.generation], {"tag": b.tag, "urls": b.urls}, len(b.urls)) for b in blocks]
         workers = config.crawl.num_browsers
         job = _job(state, LISTINGS, _page_rows, PageWorker, workers)
-        for done in _stream(config, job, limiter, shards, "pages"):
-            # Tiles and outcomes are committed in this process only: the wave after this one is planned from what is
-            # committed.
-            state.commit_pages(done.shard, done.file, done.extra)
+        former = {DONE: len(state.finished_pages()), "tiles": state.listings.count()}
+        _run_shards(config, job, limiter, shards, _Wave("pages", former, _page_note, commit))
+    # Pages that were interrupted and that no page leads to any more.
+    state.close_interrupted_pages()
     for line in page_types.selector_warnings(state.page_reasons()):
         print_status(line)
     # A wrong selector looks like an empty site. It must stop the run here, or every later stage would have nothing to
@@ -86,27 +102,63 @@ def _list_pages(config: Config, state: CrawlState, limiter: SharedRateLimiter) -
         raise CrawlError(page_types.no_tiles_message(first, *state.outcome_of(first)))
 
 
-def _fetch_images(config: Config, state: CrawlState, limiter: SharedRateLimiter) -> dict[str, int]:
-    """Fetch every image URL without an outcome; returns `{outcome: number of URLs}` of this run."""
+def _fetch_images(config: Config, state: CrawlState, limiter: SharedRateLimiter) -> tuple[dict[str, int], Counter[str]]:
+    """Fetch every image URL without an outcome.
+
+    Returns:
+        `{outcome: number of URLs}` of this run, and `{reason: number of URLs}` of those that were refused.
+    """
     # Pending URLs are the difference of two tables, so nothing has to be remembered about an interrupted run.
-    requests, totals = state.open_images(), dict[str, int]()
+    requests, totals, refusals = state.open_images(), dict[str, int](), Counter[str]()
+
+    def commit(done: delta_sink.FinishedShard) -> Counts:
+        assert done.extra is not None, "an ImageWorker returns outcomes"
+        counts = state.commit_images(done.shard, done.file, done.extra)
+        delta_sink.add_counts(totals, counts)
+        refusals.update(done.extra.filter(pc.field("outcome").isin(list(REFUSALS)))["reason"].to_pylist())
+        return counts
+
     size = config.crawl.rows_per_shard
     shards = [_image_shard(requests.slice(start, size), state.generation) for start in range(0, len(requests), size)]
     job = _job(state, IMAGES, read_image_requests, ImageWorker, config.crawl.num_fetchers)
-    for done in _stream(config, job, limiter, shards, "images"):
-        delta_sink.add_counts(totals, state.commit_images(done.shard, done.file, done.extra))
-    return totals
+    _run_shards(config, job, limiter, shards, _Wave("images", _finished_images(state, requests), _image_note, commit))
+    return totals, refusals
 
 
-def _check_failures(config: CrawlConfig, counts: Mapping[str, int]) -> None:
+def _finished_images(state: CrawlState, requests: pa.Table) -> Counts:
+    """Count the image URLs that this run does not request, by outcome: a resumed run starts from there."""
+    rows = state.outcomes.read(["url", "outcome"], filter=pc.field("kind") == "image")
+    rows = rows.filter(pc.invert(pc.is_in(rows["url"], pa.array(requests["image_url"].to_pylist(), pa.string()))))
+    return {DONE: len(rows), **count_outcomes(rows)}
+
+
+def _warn(config: Config, state: CrawlState, tiles_before: int) -> None:
+    """Print what went wrong without being an error."""
+    outcomes = state.outcomes.read(["url", "kind", "outcome", "reason"])
+    # The tags of records are those of their rows, and their pages are equal parts of a file: nothing to compare.
+    if config.crawl.source not in source_factory.WEB_SOURCES:
+        return
+    names, tiles = source_factory.page_names(config.crawl), state.listings.read(["tag", "page_url"])
+    warnings = crawl_warnings(outcomes, tiles, {tag: names.url(tag, 1) for tag in names.tags})
+    if config.crawl.refresh and 2 * len(tiles) < tiles_before:
+        warnings.append(f"the pages show {len(tiles)} tiles, and showed {tiles_before} before: has the site changed?")
+    for line in warnings:
+        print_status(f"warning: {line}")
+    if warnings:
+        print_status("what ended without a picture, and why: emoji-ldm crawl outcomes")
+
+
+def _check_failures(config: CrawlConfig, counts: Mapping[str, int], refusals: Mapping[str, int]) -> None:
+    if text := refusal_error(config, counts, refusals):
+        raise JobError(text)
     failed, total = sum(counts.get(outcome, 0) for outcome in FAILURES), sum(counts.values())
     # A multiplication instead of a division: a run without any URL has failed nothing and must not divide by zero.
     if failed > config.max_failed_fraction * total:
         shown = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
         limit = f"crawl.max_failed_fraction={config.max_failed_fraction:g}"
         raise JobError(
-            f"{failed} of {total} image URLs failed, more than {limit} ({shown}); all is committed, table outcomes has "
-            "the reasons; to try them again: emoji-ldm crawl --retry failed"
+            f"{failed} of {total} image URLs failed, more than {limit} ({shown}); all is committed; the reasons: "
+            "emoji-ldm crawl outcomes; to try them again: emoji-ldm crawl --retry failed"
         )
 
 
@@ -115,10 +167,20 @@ def _job(state: CrawlState, table: TableSpec, read: Callable[[dict[str, Any]], p
     return delta_sink.SinkJob("crawl", state.store, table, read, worker, (state.config.crawl,), num_workers, NUM_CPUS)
 
 
-def _stream(
-    config: Config, job: delta_sink.SinkJob, limiter: SharedRateLimiter, shards: list[delta_sink.WorkShard], unit: str
-) -> Iterator[delta_sink.FinishedShard]:
-    """Finished shards, with a progress bar; without shards, Ray is not even started."""
+@dataclass(frozen=True)
+class _Wave:
+    """What distinguishes a wave of pages from one of images."""
+
+    unit: str
+    former: Counts  # what was done before it
+    note: Callable[[Counts], str]  # shown beside the bar
+    commit: Callable[[delta_sink.FinishedShard], Counts]
+
+
+def _run_shards(
+    config: Config, job: delta_sink.SinkJob, limiter: SharedRateLimiter, shards: list[delta_sink.WorkShard], wave: _Wave
+) -> None:
+    """Process and commit shards, with a progress bar that moves per URL; without shards, Ray is not even started."""
     if not shards:
         return
     ray_runtime.connect(config.ray)
@@ -127,11 +189,29 @@ def _stream(
     )
     # A shard that obeys a long Crawl-delay may rightly take longer than Ray's limit of half an hour.
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = -1
-    job = replace(job, worker_args=(*job.worker_args, limiter.for_next_wave()))
-    with track("crawl", sum(shard.num_items for shard in shards), unit) as progress:
-        for done in delta_sink.stream_shards(job, shards):
-            yield done
-            progress.advance(done.num_items)
+    total = wave.former[DONE] + sum(shard.num_items for shard in shards)
+    with track("crawl", total, wave.unit) as tracker:
+        live = LiveProgress(tracker, wave.former, wave.note)
+        job = replace(job, worker_args=(*job.worker_args, limiter.for_next_wave(), live.board))
+        with live.following():
+            for done in delta_sink.stream_shards(job, shards):
+                counts = wave.commit(done)
+                assert done.extra is not None, "workers of a crawl return outcomes"
+                # Workers call a shard by its first URL, since they do not know its name.
+                live.commit(done.extra["url"][0].as_py(), {**counts, DONE: len(done.extra)})
+
+
+def _page_note(counts: Counts) -> str:
+    return _shown(counts, {"tiles": ["tiles"], "empty": [Outcome.EMPTY], "refused": REFUSALS, "failed": ["failed"]})
+
+
+def _image_note(counts: Counts) -> str:
+    known = {"kept": [Outcome.KEPT], "same": [Outcome.DUPLICATE], "refused": REFUSALS, "failed": FAILURES}
+    return _shown(counts, known)
+
+
+def _shown(counts: Counts, groups: Mapping[str, Iterable[str]]) -> str:
+    return ", ".join(f"{name} {sum(counts.get(one, 0) for one in group):,}" for name, group in groups.items())
 
 
 def _image_shard(rows: pa.Table, generation: int) -> delta_sink.WorkShard:

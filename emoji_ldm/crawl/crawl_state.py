@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from emoji_ldm.config import Config, key_of
 from emoji_ldm.crawl.dedup import KnownImages, resolve_duplicates
 from emoji_ldm.crawl.frontier import NO_RECRAWL, RecrawlPolicy, chunks, is_image_missing, missing_tags, open_images
+from emoji_ldm.crawl.page_types import following_page
 from emoji_ldm.dataset.delta.parquet_writer import DataFile
 from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
@@ -55,17 +56,26 @@ class CrawlState:
             table.expected_version = table.version
         self._known: KnownImages | None = None
         self._has_reopened_urls = bool(recrawl)  # whether some URLs to request already have an outcome
+        self._interrupted: set[str] = set()  # pages whose tiles lack the page's outcome
         self._read_this_run: set[str] = set()  # pages; a clock that runs slow must not open them again and again
 
     # What is left to do -----------------------------------------------------------------------------------------
 
     def finished_pages(self) -> dict[str, str]:
         """Return {page URL: outcome} of all pages that are not open."""
-        rows = self._pages(["url", "outcome", "finished_at"])
+        rows = self._open_pages_removed(self._pages(["url", "outcome", "finished_at"]))
+        return dict(zip(rows["url"].to_pylist(), rows["outcome"].to_pylist(), strict=True))
+
+    def following_pages(self) -> dict[str, str]:
+        """Return {page URL: URL of the page after it} of the pages that said so."""
+        rows = self._pages(["url", "reason"])
+        found = zip(rows["url"].to_pylist(), map(following_page, rows["reason"].to_pylist()), strict=True)
+        return {url: following for url, following in found if following}
+
+    def _open_pages_removed(self, rows: pa.Table) -> pa.Table:
         read_now = pc.is_in(rows["url"], _string_array(self._read_this_run))
         # Pages that were read in this run are finished, whatever their time stamps say.
-        rows = rows.filter(pc.or_(pc.invert(self.recrawl.is_open(rows)), read_now))
-        return dict(zip(rows["url"].to_pylist(), rows["outcome"].to_pylist(), strict=True))
+        return rows.filter(pc.or_(pc.invert(self.recrawl.is_open(rows)), read_now))
 
     def open_images(self) -> pa.Table:
         """Return the image URLs to request, as `frontier.IMAGE_REQUESTS`."""
@@ -112,11 +122,17 @@ class CrawlState:
 
     # Commits ----------------------------------------------------------------------------------------------------
 
+    def reopen_interrupted_pages(self) -> None:
+        """Let pages whose tiles were committed just before a crash be read again, and their tiles be replaced.
+
+        Only the page itself knows which page comes after it, which was lost with its outcome.
+        """
+        self._interrupted = self._pages_without_outcome()
+
     def close_interrupted_pages(self) -> int:
         """Give an outcome to pages whose tiles were committed just before a crash; returns how many."""
         # A data file holds all tiles of its pages, so a page with any tile in `listings` is complete.
-        listed = set(self.listings.read(["page_url"])["page_url"].to_pylist())
-        orphans = sorted(listed - self.outcomes.keys())
+        orphans = sorted(self._pages_without_outcome())
         if orphans:
             rows = [outcome_row(url, "page", Outcome.LISTED, "listed before an interruption") for url in orphans]
             self._commit_outcomes(outcome_table(rows), f"crawl-closed:{key_of(orphans)}", self.listings)
@@ -125,16 +141,19 @@ class CrawlState:
     def commit_pages(self, shard: str, file: DataFile | None, outcomes: pa.Table) -> None:
         """Commit a block of pages: its tiles, if any, and an outcome for each page that was read."""
         urls = outcomes["url"].to_pylist()
+        # A chain of pages may lead to one that has an outcome by now: it is replaced, as by a recrawl.
+        previous = self._former_outcomes(urls, known=not self._read_this_run.isdisjoint(urls))
         self._read_this_run.update(urls)
-        previous = self._former_outcomes(urls)
         # A page that failed this time says nothing about its tiles: those of the previous time stay.
         failed = outcomes.filter(pc.field("outcome") == Outcome.FAILED)["url"].to_pylist()
-        replaced = self._tile_ids(sorted(set(previous["url"].to_pylist()) - set(failed)))
+        interrupted = self._interrupted & set(urls)
+        replaced = self._tile_ids(sorted((set(previous["url"].to_pylist()) | interrupted) - set(failed)))
         if file is not None or replaced:
             files = [file] if file else []
             # Also without new tiles: the old ones of a page that is empty now must go.
             counts = {"tiles": sum(f.num_rows for f in files)}
-            app_id = f"crawl-tiles:{shard}"
+            # The first attempt committed its tiles under this name, but its outcomes never.
+            app_id = f"crawl-tiles:{shard}{':again' if interrupted else ''}"
             self._commit(self.listings, files, app_id, self._metadata(app_id, counts), replaced_keys=replaced)
         self._commit_outcomes(outcomes, f"crawl-pages:{shard}", self.listings, previous["url"].to_pylist())
 
@@ -200,9 +219,12 @@ class CrawlState:
     def _pages(self, columns: list[str]) -> pa.Table:
         return self.outcomes.read(columns, filter=pc.field("kind") == "page")
 
-    def _former_outcomes(self, urls: Collection[str]) -> pa.Table:
+    def _pages_without_outcome(self) -> set[str]:
+        return set(self.listings.read(["page_url"])["page_url"].to_pylist()) - self.outcomes.keys()
+
+    def _former_outcomes(self, urls: Collection[str], *, known: bool = False) -> pa.Table:
         """Read the outcomes that these URLs already have; in a crawl of new URLs there are none, so nothing is read."""
-        if not self._has_reopened_urls:
+        if not self._has_reopened_urls and not known:
             return OUTCOMES.schema.empty_table()
         return self.outcomes.read(filter=pc.field("url").isin(_string_array(urls)))
 

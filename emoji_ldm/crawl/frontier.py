@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emoji_ldm.config import Config, CrawlConfig
-from emoji_ldm.crawl.page_types import PageNames
+from emoji_ldm.crawl.page_types import PAGES_PER_BLOCK, PageNames
 from emoji_ldm.outcomes import FAILURES, Outcome
 from emoji_ldm.store import Store
 
@@ -29,7 +29,6 @@ RETRYABLE_OUTCOMES = sorted(FAILURES | {Outcome.FAILED})
 # The number of pages of a tag is unknown until one is empty. Waves that double keep both the number of waves and the
 # number of pages read past the end small.
 FIRST_WAVE = 4  # pages of a tag in the first wave; each later one is as large as all before it, plus this
-PAGES_PER_BLOCK = 4  # pages that one browser reads in order, and one commit
 MAX_CONSECUTIVE_FAILURES = 4  # failed pages in a row that end a tag
 PAGE_FAILURES = (Outcome.FAILED, Outcome.ROBOTS, Outcome.ADDRESS)
 
@@ -92,14 +91,19 @@ class PageBlock:
     urls: list[str]
 
 
-def next_pages(config: CrawlConfig, names: PageNames, finished: Mapping[str, str]) -> list[PageBlock]:
+def next_pages(
+    config: CrawlConfig, names: PageNames, finished: Mapping[str, str], following: Mapping[str, str]
+) -> list[PageBlock]:
     """Return the next wave: for each tag that has not ended, its next pages without an outcome.
 
     Args:
         config: Its `max_pages` bounds the pages of a tag.
         names: Tags, and addresses of their pages.
         finished: {page URL: outcome} of all pages that are done.
+        following: {page URL: URL of the page after it} of those that said so.
     """
+    if names.follows_links:
+        return _ends_of_chains(config, names, finished, following)
     blocks = []
     for tag in names.tags:
         # A profile without {page} gives every page the same address, which makes one page of them.
@@ -111,6 +115,27 @@ def next_pages(config: CrawlConfig, names: PageNames, finished: Mapping[str, str
         # As many pages as are done already, plus `FIRST_WAVE`: the number of pages doubles with each wave.
         wave = missing[: len(urls) - len(missing) + FIRST_WAVE]
         blocks += [PageBlock(tag, part) for part in chunks(wave, PAGES_PER_BLOCK)]
+    return blocks
+
+
+def _ends_of_chains(
+    config: CrawlConfig, names: PageNames, finished: Mapping[str, str], following: Mapping[str, str]
+) -> list[PageBlock]:
+    """Return for each tag the first page of its chain without an outcome.
+
+    A chain ends at a page that leads nowhere, back to one of its own, or to one that failed, since only the page itself
+    knows what comes after it; `crawl.retry` goes on there.
+    """
+    blocks, taken = [], set[str]()
+    for tag in names.tags:
+        url, chain = names.url(tag, 1), set[str]()
+        while url in finished and url not in chain:
+            chain.add(url)
+            url = "" if finished[url] == Outcome.EMPTY else following.get(url, "")
+        # Chains of two tags may join: then one of them goes on, and each page is read once.
+        if url and url not in chain | taken and len(chain) < config.max_pages:
+            blocks.append(PageBlock(tag, [url]))
+            taken.add(url)
     return blocks
 
 

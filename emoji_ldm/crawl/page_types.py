@@ -2,13 +2,15 @@
 
 A page is any addressable unit that gives tiles: a listing page of a site, an answer of an API, or ten thousand records
 of a file. Pages are grouped by tag: a tag of a site, a query of an API, or the URI of a file. The pages of a tag are
-numbered from 1 and are read in order until one of them is empty.
+numbered from 1 and are read in order until one of them is empty; where pages have no numbers, each says which one comes
+next, and the tag is a chain of pages.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,8 +19,10 @@ from emoji_ldm.outcomes import Outcome, Rejected
 
 # Titles come from strangers: a page whose "title" is a novel must not fill the table.
 MAX_TITLE = 500
-# Part of the reasons that are stored with page outcomes, where `selector_warnings` looks for it.
-STRUCTURE_FALLBACK = "by structure: the profile's selectors matched nothing"
+# Parts of the reasons that are stored with page outcomes, where `selector_warnings` and `following_page` look for them.
+SELECTOR_MISSED = "matches nothing; the page"
+NEXT_PAGE = "; next page: "
+PAGES_PER_BLOCK = 4  # pages that one reader reads in order, and one commit
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class PageContent:
     tiles: Sequence[Tile]
     reason: str
     http_status: int | None = None
+    next_url: str = ""  # of the page after this one, where pages say so
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,17 @@ class PageNames(Protocol):
         """Return the address of page `page`, from 1. An address that repeats means that there are no more pages."""
         ...
 
+    @property
+    def follows_links(self) -> bool:
+        """Whether only the first page of a tag has a known address, and each page says which one comes next."""
+        ...
+
 
 class PageReader(Protocol):
     """Reads pages; it keeps what it opens (a browser, connections) from one call to the next."""
 
     def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
-        """Read pages of one tag in order, up to and including the first empty one.
+        """Read pages of one tag in order, up to and including the first empty one, and some that these lead to.
 
         Raises:
             CrawlError: No page of the source can be read at all.
@@ -83,38 +93,56 @@ class PageReader(Protocol):
 def read_pages(tag: str, urls: Sequence[str], read: Callable[[str, str], PageContent]) -> Iterator[ListedPage]:
     """Read pages in order, up to and including the first empty one.
 
+    Where a page says which one comes next, that one follows, up to `PAGES_PER_BLOCK` pages in all. The reason of the
+    last one carries the address that comes then, so that whoever plans the next pages goes on from there.
+
     Args:
         tag: Their tag.
         urls: Their addresses.
         read: `read(tag, url)` returns the content, or raises Rejected with the page's outcome.
     """
-    for url in urls:
-        began = time.monotonic()
-        try:
-            content = read(tag, url)
-            # Rows are built inside the `try`: what a source raises while its tiles are iterated belongs to the page
-            # too.
-            rows = [_tile_row(tag, url, position, tile) for position, tile in enumerate(content.tiles)]
-            elapsed_s = time.monotonic() - began
-            page = ListedPage(url, Outcome.LISTED, content.reason, elapsed_s, content.http_status, rows)
-        except Rejected as error:
-            page = ListedPage(url, error.outcome, error.reason, time.monotonic() - began, error.http_status)
+    queue, seen = deque(urls), set(urls)
+    while queue:
+        page, next_url = _read_page(tag, queue.popleft(), read)
         # Yielded before the check below, since the empty page itself gets an outcome.
         yield page
         if page.outcome is Outcome.EMPTY:
             return
+        # A link back to a page of this block is the end, and no page is read twice.
+        if next_url and not queue and next_url not in seen and len(seen) < PAGES_PER_BLOCK:
+            queue.append(next_url)
+            seen.add(next_url)
+
+
+def _read_page(tag: str, url: str, read: Callable[[str, str], PageContent]) -> tuple[ListedPage, str]:
+    """Return a page with its outcome, and the address of the next one."""
+    began = time.monotonic()
+    try:
+        content = read(tag, url)
+        # Rows are built inside the `try`: what a source raises while its tiles are iterated belongs to the page too.
+        rows = [_tile_row(tag, url, position, tile) for position, tile in enumerate(content.tiles)]
+        reason = content.reason + (f"{NEXT_PAGE}{content.next_url}" if content.next_url else "")
+        elapsed_s = time.monotonic() - began
+        return ListedPage(url, Outcome.LISTED, reason, elapsed_s, content.http_status, rows), content.next_url
+    except Rejected as error:
+        return ListedPage(url, error.outcome, error.reason, time.monotonic() - began, error.http_status), ""
+
+
+def following_page(reason: str) -> str:
+    """Return the address of the page after one, from the reason of its outcome; "" if there is none."""
+    return reason.partition(NEXT_PAGE)[2]
 
 
 def selector_warnings(reasons: Sequence[str]) -> list[str]:
     """Return warnings for the user of a crawl, from the reasons of its page outcomes."""
     # The reason is the only thing that is stored of how a page was read, so the warning is derived from it. That way it
     # also covers pages of earlier runs.
-    missed = sum(STRUCTURE_FALLBACK in reason for reason in reasons)
+    missed = sum(SELECTOR_MISSED in reason for reason in reasons)
     if not missed:
         return []
     pages = "page" if missed == 1 else "pages"
     return [
-        f"{missed} {pages}: the selectors of crawl.profile matched nothing, so tiles were found by structure; "
+        f"{missed} {pages}: the selectors of crawl.profile match nothing although the page shows images; "
         "`emoji-ldm crawl probe URL` proposes new ones"
     ]
 

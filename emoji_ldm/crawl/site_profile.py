@@ -47,8 +47,11 @@ class ImageProxy(BaseModel):
         return original if urlsplit(original).scheme in ("http", "https") else address
 
 
+More = Literal["auto", "pages", "next", "scroll", "button", "sitemap", "none"]
+
+
 class SiteProfile(BaseModel):
-    """The listing pages of one site. CSS selectors are optional: without a match, tiles are found by structure."""
+    """The listing pages of one site. CSS selectors are optional: without `tile`, tiles are found by structure."""
 
     model_config = MODEL_CONFIG
 
@@ -59,11 +62,15 @@ class SiteProfile(BaseModel):
     content: str = ""
     """Selector of the part that holds the tiles; empty takes <main>, or the page without navigation and side panels."""
     tile: str = ""
-    """Selector of one tile; empty finds tiles by structure."""
-    image: str = "img"
-    """Selector of the image inside a tile."""
+    """Selector of one tile; it is obeyed, also where it matches nothing. Empty finds tiles by structure."""
+    image: str = ""
+    """Selector of the image inside a tile; empty takes the picture that differs from tile to tile."""
     title: str = ""
     """Selector of the element inside a tile whose text is the title; empty takes title, alt or the tile's text."""
+    more: More = "auto"
+    """How to get beyond the first screen. `pages`: by {page} in the url; `next`: by links to the next page; `scroll`:
+    by scrolling; `button`: by a button for more or for the next tiles; `sitemap`: the pages below `url` that the
+    site's sitemap lists; `none`: there is no more. `auto` takes what the page offers, and costs a look at each page."""
     unwrap: ImageProxy | None = None
     """Image proxy whose originals are fetched instead: {path, parameter}."""
 
@@ -84,6 +91,18 @@ class SiteProfile(BaseModel):
             raise ValueError(f"{selector!r} is not a CSS selector") from None
         return selector
 
+    @model_validator(mode="after")
+    def _pages_have_numbers(self) -> Self:
+        # Both would be accepted and then ignored, one of them.
+        if self.more == "pages" and "{page}" not in self.url:
+            raise ValueError("more: pages needs {page} in url")
+        return self
+
+    @property
+    def follows_links(self) -> bool:
+        """Whether each page says which one comes next."""
+        return self.more in ("next", "sitemap") or (self.more == "auto" and "{page}" not in self.url)
+
     def page_url(self, site: str, tag: str, page: int) -> str:
         """Return the address of page `page`, from 1, of a tag."""
         return self.url.format(site=site.rstrip("/"), tag=quote(tag, safe=""), page=page)
@@ -101,7 +120,7 @@ class ApiProfile(BaseModel):
     kind: Literal["api"]
     """`api`: JSON, for crawl.source=api."""
     url: str
-    """Address of an answer, with {site}, {tag} (the query) and {page} (from 1), {index} (from 0) or {offset}."""
+    """Address of an answer: {site}, {tag} (the query) and {page} (from 1), {index} (from 0), {offset} or {cursor}."""
     page_size: Annotated[int, Field(gt=0)] = 50
     """Results per answer; {offset} grows by it."""
     items: str
@@ -110,6 +129,8 @@ class ApiProfile(BaseModel):
     """Path of the image's URL inside a result."""
     title: str = ""
     """Path of its title."""
+    next: str = ""
+    """Path of what leads to the next answer: its address, or the value of {cursor}; empty if answers have numbers."""
     key_variable: str = ""
     """Environment variable that holds the API key; empty if none is needed. The key itself is never stored."""
     key_header: str = ""
@@ -120,20 +141,47 @@ class ApiProfile(BaseModel):
     @field_validator("url")
     @classmethod
     def _check_url_fields(cls, url: str) -> str:
-        return _validate_url_fields(url, {"site", "tag", "page", "index", "offset"}, {"site", "tag"})
+        return _validate_url_fields(url, {"site", "tag", "page", "index", "offset", "cursor"}, {"site", "tag"})
 
     @model_validator(mode="after")
     def _key_has_a_carrier(self) -> Self:
         # A key without a carrier would never be sent, and one with two carriers would also show up in the URL.
         if self.key_variable and bool(self.key_parameter) == bool(self.key_header):
             raise ValueError("key_variable needs exactly one of key_header and key_parameter")
+        if "{cursor}" in self.url and not self.next:
+            raise ValueError("{cursor} in url needs next, the path of its value")
         return self
+
+    @property
+    def follows_links(self) -> bool:
+        """Whether each answer says which one comes next."""
+        return bool(self.next)
 
     def page_url(self, site: str, tag: str, page: int) -> str:
         """Return the address of answer `page`, from 1, for a query, without the key."""
         # APIs number results in three ways: by page from 1, by page from 0, or by the offset of the first result.
         offset = (page - 1) * self.page_size
-        return self.url.format(site=site.rstrip("/"), tag=quote(tag, safe=""), page=page, index=page - 1, offset=offset)
+        return self._fill(site, tag, page=page, index=page - 1, offset=offset, cursor="")
+
+    def next_url(self, site: str, tag: str, url: str, value: object) -> str:
+        """Return the address of the answer after the one at `url`; "" after the last one.
+
+        Args:
+            site: Address of the API.
+            tag: The query.
+            url: Address of the answer.
+            value: What the answer has at the path `next`: an address, absolute or relative, or a cursor.
+        """
+        if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
+            return ""
+        if "{cursor}" in self.url:
+            return self._fill(site, tag, page=1, index=0, offset=0, cursor=quote(str(value), safe=""))
+        following = urljoin(url, str(value))
+        # An answer that leads to another host would carry the key there.
+        return following if urlsplit(following).netloc == urlsplit(url).netloc else ""
+
+    def _fill(self, site: str, tag: str, **fields: object) -> str:
+        return self.url.format(site=site.rstrip("/"), tag=quote(tag, safe=""), **fields)
 
 
 @dataclass(frozen=True)
@@ -152,6 +200,11 @@ class SitePages:
     def url(self, tag: str, page: int) -> str:
         """Return the address of page `page`, from 1, of a tag."""
         return self.profile.page_url(self.site, tag, page)
+
+    @property
+    def follows_links(self) -> bool:
+        """Whether only the first page of a tag has a known address."""
+        return self.profile.follows_links
 
 
 KINDS: dict[str, type[SiteProfile] | type[ApiProfile]] = {"pages": SiteProfile, "api": ApiProfile}

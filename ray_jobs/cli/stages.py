@@ -83,6 +83,7 @@ def crawl(config: "Config", words: list[str]) -> None:
         "emoji-ldm crawl probe 'https://example.org/emoji/Blobs?page=2' --tag Blobs -o blobs.yaml",
         "emoji-ldm crawl probe https://example.org/emoji/Blobs crawl.source=html",
         "emoji-ldm crawl probe https://example.org/emoji/Blobs crawl.profile=discord-emoji",
+        "emoji-ldm crawl probe https://example.org/emoji/Blobs -o blobs.yaml --sheet blobs.html",
     ],
 )
 def probe(
@@ -92,13 +93,21 @@ def probe(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE.yaml", help="Write the proposed profile here.")
     ] = "",
+    sheet: Annotated[
+        str, typer.Option(metavar="FILE.html", help="Write a contact sheet of all groups of pictures here.")
+    ] = "",
+    accept: Annotated[bool, typer.Option("--accept", help="Succeed also if suspiciously little was found.")] = False,
 ) -> None:
-    """Read one page as the crawl would: tiles, selectors, page numbers, robots.txt; propose a profile."""
+    """Read a page as the crawl would, and one step beyond it; show what is found and propose a profile."""
     from emoji_ldm.crawl.probe import probe as probe_page
+    from emoji_ldm.errors import CrawlError
 
     if len(words) != 1:
         raise ConfigError(f"{PROBE} takes one address: emoji-ldm {PROBE} https://example.org/emoji/Blobs")
-    sys.stdout.write(probe_page(config.crawl, words[0], tag=tag, output=output))
+    found = probe_page(config.crawl, words[0], tag=tag, output=output, sheet=sheet)
+    sys.stdout.write(found.report)
+    if found.doubts and not accept:
+        raise CrawlError(f"{'; '.join(found.doubts)}; look at the page with --sheet FILE.html, or --accept this")
 
 
 @stage(

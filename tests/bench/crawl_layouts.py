@@ -26,6 +26,8 @@ from typing import Any
 import psutil
 
 from emoji_ldm.config import build
+from emoji_ldm.crawl.frontier import next_pages
+from emoji_ldm.crawl.page_types import following_page
 from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
 from emoji_ldm.crawl.probe import probe
 from emoji_ldm.crawl.sources import source_factory
@@ -46,6 +48,7 @@ class Reading:
     error: str = ""  # for which the command would exit with a non-zero status
     probe_s: float = 0.0
     crawl_s: float = 0.0
+    profile: str = ""  # as the probe wrote it
 
 
 def run(*, quick: bool) -> dict[str, Any]:
@@ -89,6 +92,7 @@ def _site_row(layout: str, variant: int, seed: int, verbose: bool) -> dict[str, 
            "memory_mb": peak[0] // 1_000_000, "error": reading.error}  # fmt: skip
     print(f"{layout:<16} {variant}  {_line(row)}", flush=True)
     if verbose:
+        print(*(f"  profile  {line}" for line in reading.profile.splitlines()[1:]), sep="\n")
         print(*(f"  page     {page}" for page in reading.pages), compared.report(8), sep="\n", flush=True)
     return row
 
@@ -101,9 +105,11 @@ def read_site(site: CorpusSite) -> Reading:
     with tempfile.TemporaryDirectory() as folder:
         profile, began = str(Path(folder) / "site.yaml"), time.monotonic()
         try:
-            probe(build({"crawl": options}, where="bench").crawl, site.entry, tag=site.tag, output=profile)
-            reading.probe_s = time.monotonic() - began
-            _crawl(options | {"profile": profile}, site.tag, reading)
+            probed = probe(build({"crawl": options}, where="bench").crawl, site.entry, tag=site.tag, output=profile)
+            reading.probe_s, reading.profile = time.monotonic() - began, Path(profile).read_text(encoding="utf-8")
+            _crawl(options | {"profile": profile}, reading)
+            # The command shows what it found and exits with a non-zero status.
+            reading.error = "; ".join(probed.doubts)
         except EmojiLdmError as error:
             reading.error = str(error).splitlines()[0]
         except Exception as error:  # noqa: BLE001  a reader that breaks on one layout must not hide the others
@@ -111,17 +117,18 @@ def read_site(site: CorpusSite) -> Reading:
     return reading
 
 
-def _crawl(options: dict[str, Any], tag: str, reading: Reading) -> None:
-    """Read the pages of the tag in order until one is empty, as the crawl plans them."""
+def _crawl(options: dict[str, Any], reading: Reading) -> None:
+    """Read the pages of the tag as the crawl plans them, wave by wave."""
     config = build({"crawl": options}, where="bench").crawl
     names, began = source_factory.page_names(config), time.monotonic()
-    # An address that repeats means that there are no more pages.
-    urls = list(dict.fromkeys(names.url(tag, number) for number in range(1, MAX_PAGES + 1)))
+    finished, following = dict[str, str](), dict[str, str]()
     reader = source_factory.open_reader(config, LocalRateLimiter(config))
     try:
-        for page in reader.read(tag, urls):
-            reading.pages.append(f"{page.outcome.value:<7} {page.elapsed_s:5.1f} s  {page.reason[:90]}  {page.url}")
-            reading.tiles += [(row["image_url"], row["title"]) for row in page.tiles]
+        while blocks := next_pages(config, names, finished, following):
+            for page in reader.read(blocks[0].tag, blocks[0].urls):
+                finished[page.url], following[page.url] = page.outcome, following_page(page.reason)
+                reading.pages.append(f"{page.outcome.value:<7} {page.elapsed_s:5.1f} s  {page.reason[:90]}  {page.url}")
+                reading.tiles += [(row["image_url"], row["title"]) for row in page.tiles]
     finally:
         reading.crawl_s = time.monotonic() - began
         reader.close()

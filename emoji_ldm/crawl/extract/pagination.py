@@ -1,20 +1,21 @@
-"""Inference of a site's pagination: from a page's own URL and its links to the URL pattern of a profile.
+"""Inference of a site's pagination: from a page's own URL and its links to the URL pattern of a profile, or the link
+to its next page.
 
-The page number is looked for in three places, in this order: in the page's own URL, in its link `rel=next`, and in its
-numbered links. Within a URL it is marked by a NUL character, which no URL contains.
+The page number is looked for in three places, in this order: in the page's own URL, in its link to the next page, and
+in its numbered links. Within a URL it is marked by a NUL character, which no URL contains.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urldefrag, urlsplit
 
-from emoji_ldm.crawl.extract.dom import HtmlTree, attribute
+from emoji_ldm.crawl.extract.page_links import PAGE_PARAMETERS, is_next
+from emoji_ldm.crawl.extract.page_tree import PageLink
 
-PAGE_PARAMETERS = ("page", "p", "pg", "paged", "pagenum", "page_number")
 PAGE_IN_PATH = re.compile(r"(?<=/)(page[/-])(\d+)(?=/|$)|(?<=/)(\d{1,3})(?=/?$)")
 TAG_PARAMETERS = ("tag", "q", "query", "search", "s", "category", "cat", "keyword")
 
@@ -28,9 +29,24 @@ class Pagination:
     description: str  # how pages are numbered, for people
 
 
-def infer_pagination(url: str, tree: HtmlTree, tag: str = "") -> Pagination:
+def next_page_url(url: str, links: Sequence[PageLink]) -> str:
+    """Return the address of the next page by the page's links, "" if it has none of its own host.
+
+    A link that says so by its relation comes before one whose text is "Next" or an arrow.
+    """
+    own = urlsplit(url)
+    for link in sorted(links, key=lambda link: "next" not in link.rel.lower()):
+        target, _ = urldefrag(link.url)
+        parts = urlsplit(target)
+        is_other = parts.scheme in ("http", "https") and parts.netloc == own.netloc and target != urldefrag(url)[0]
+        if is_other and is_next(link.rel, link.text, link.label):
+            return target
+    return ""
+
+
+def infer_pagination(url: str, links: Sequence[PageLink], tag: str = "") -> Pagination:
     """Infer the pattern behind a listing page's URL; `tag` names the part of it that is the tag."""
-    numbered, description = _find_page_number(url, tree)
+    numbered, description = _find_page_number(url, links)
     # Braces of the URL itself are doubled, since the pattern is filled in by `str.format`.
     pattern = numbered.replace("{", "{{").replace("}", "}}").replace("\0", "{page}")
     parts = urlsplit(pattern)
@@ -39,34 +55,39 @@ def infer_pagination(url: str, tree: HtmlTree, tag: str = "") -> Pagination:
     rest = pattern.removeprefix(f"{parts.scheme}://{parts.netloc}")
     # The same tag may be percent-encoded, bare, or with + for spaces in a query.
     for spelling in (quote(tag, safe=""), tag, tag.replace(" ", "+")) if tag else ():
-        found = re.compile(rf"(?<=[/=]){re.escape(spelling)}(?=[/?&#]|$)", re.IGNORECASE)
+        found = re.compile(rf"(?<=[/=]){re.escape(spelling)}(?=[/?&#.]|$)", re.IGNORECASE)
         if found.search(rest):
             return Pagination("{site}" + found.sub("{tag}", rest, count=1), tag, description)
     return Pagination("{site}" + rest, tag, description)
 
 
-def _find_page_number(url: str, tree: HtmlTree) -> tuple[str, str]:
+def page_number(url: str) -> int:
+    """Return the number of a page by its own address, 1 if that has none."""
+    marked = _mark_page_number(url, urlsplit(url).path)
+    if not marked:
+        return 1
+    before, _, after = marked.partition("\0")
+    return int(url[len(before) : len(url) - len(after) if after else None].partition("#")[0])
+
+
+def _find_page_number(url: str, links: Sequence[PageLink]) -> tuple[str, str]:
     """Return the URL with NUL in place of the page number, and how the number was found."""
     own = urlsplit(url)
     # Only links to the same host count, and the most common pattern wins: the numbered pages of a listing outnumber the
     # links to pages of anything else.
-    links = Counter(_mark_page_number(link, own.path) for link in _links(tree) if urlsplit(link).netloc == own.netloc)
-    links.pop("", None)
-    relation = next((_mark_page_number(link, own.path) for link in _links(tree, "[rel=next]")), "")
+    inside = [link for link in links if urlsplit(link.url).netloc == own.netloc]
+    marked = [(link, _mark_page_number(link.url, own.path)) for link in inside]
+    numbered = Counter(pattern for _, pattern in marked if pattern)
+    following = next((pattern for link, pattern in marked if pattern and is_next(link.rel, link.text, link.label)), "")
     # The own address is the best evidence; a link may number something else.
-    if marked := _mark_page_number(url, own.path):
-        return marked, "by the page's own address"
-    if relation:
-        return _apply_page_number(url, relation), f"by its link rel=next, {_display_link(relation)}"
-    if links:
-        best = links.most_common(1)[0][0]
-        return _apply_page_number(url, best), f"by {links[best]} links such as {_display_link(best)}"
-    return url, "no numbered pages seen: a tag has one page"
-
-
-def _links(tree: HtmlTree, which: str = "") -> Iterator[str]:
-    for node in tree.html.css(f"a[href]{which}, link[href]{which or '[rel=next]'}"):
-        yield urljoin(tree.base_url, attribute(node, "href"))
+    if own_number := _mark_page_number(url, own.path):
+        return own_number, "by the page's own address"
+    if following:
+        return _apply_page_number(url, following), f"by its link to the next page, {_display_link(following)}"
+    if numbered:
+        best = numbered.most_common(1)[0][0]
+        return _apply_page_number(url, best), f"by {numbered[best]} links such as {_display_link(best)}"
+    return url, "no numbered pages seen"
 
 
 def _mark_page_number(link: str, path: str) -> str:

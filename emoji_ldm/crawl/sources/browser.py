@@ -1,8 +1,7 @@
-"""A headless Chromium: loads a listing page, waits until its tiles are there, and never outlives our process.
+"""A headless Chromium that never outlives our process and that a page can cost no more than itself.
 
-When is a page complete? Listing pages load their tiles by script, so the load event comes too early. A script that is
-injected into every document (`scripts/watch.js`) counts pending requests and notes the time of the last change; the
-page has settled once it has tiles and has not changed for a moment, or is complete without tiles for longer.
+Images are not loaded, downloads, permissions, dialogs and windows of their own are refused, and everything is written
+to one folder.
 
 How does the browser end? Normally by `quit`. If our process is killed, nothing can be asked any more: a watchdog in a
 process group of its own notices that its pipe closes, kills the browser's process group and deletes its files.
@@ -13,35 +12,32 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import math
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 import urllib3
 from selenium import webdriver
-from selenium.common.exceptions import TimeoutException, WebDriverException
+from selenium.common.exceptions import TimeoutException, UnexpectedAlertPresentException, WebDriverException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.remote_connection import RemoteConnection
-from selenium.webdriver.support.ui import WebDriverWait
 
-from emoji_ldm.crawl.extract.tile_extractor import ExtractedTiles, extract_tiles
 from emoji_ldm.crawl.politeness.browser_proxy import BrowserProxy
-from emoji_ldm.crawl.site_profile import SiteProfile
 from emoji_ldm.errors import CrawlError
 
-POLL_INTERVAL_S = 0.08
-TILES_QUIET_S = 0.25  # without a change, after which tiles count as complete: they often come in several steps
-PAGE_QUIET_S = 1.0  # without a change, after which a complete page without tiles counts as empty
 DRIVER_GRACE_S = 10  # beyond the timeout of a page, after which a driver that has not answered hangs
-ERROR_PAGE = "chrome-error:"
+# What a driver says of a document that is replaced while it is asked.
+BETWEEN_DOCUMENTS = re.compile(r"context|navigat|detached|no such (?:frame|window|execution)|aborted", re.IGNORECASE)
 CHROMIUM_FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
     "--disable-component-update", "--no-first-run", "--window-size=1920,1080", "--disable-extensions", "--mute-audio",
@@ -63,16 +59,6 @@ class PageFailed(Exception):
     """The browser works, but the page cannot be loaded; the text says why."""
 
 
-@dataclass(frozen=True)
-class RenderedPage:
-    """A page once it has settled: its tiles, and the HTTP response of its document."""
-
-    extracted: ExtractedTiles
-    url: str  # where redirects ended
-    status: int = 0  # 0 if the browser does not report it
-    headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names
-
-
 class Browser:
     """A running Chromium with its driver. It ends by `quit`, by garbage collection, or with this process."""
 
@@ -91,6 +77,8 @@ class Browser:
         chromium, chromedriver = find_programs()
         self.timeout_s = timeout_s
         self.is_stuck = False  # a page did not let go of the driver: the next one should have a fresh browser
+        self.last_status, self.last_headers, self.last_error = 0, dict[str, str](), ""  # of the page's document
+        self._num_documents = 0
         self.folder = tempfile.mkdtemp(prefix="emoji-ldm-browser-")
         # A session, and thus a process group, of its own: the watchdog ends the driver with all its browser processes.
         service = Service(chromedriver, popen_kw={"start_new_session": True})
@@ -106,6 +94,8 @@ class Browser:
         try:
             self._connection().client_config.timeout = int(timeout_s) + DRIVER_GRACE_S
             self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _script("watch.js")})
+            self.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "deny"})
+            self._window = self.driver.current_window_handle
             # Last, since it limits commands too, and the first commands of a fresh browser may be slow.
             self.driver.set_page_load_timeout(timeout_s)
         except (WebDriverException, urllib3.exceptions.HTTPError) as error:
@@ -143,77 +133,85 @@ class Browser:
                     total += member.memory_info().rss
         return total
 
-    def load(self, url: str, profile: SiteProfile) -> RenderedPage:
-        """Load a page and wait until it has settled.
-
-        Raises:
-            PageFailed: The page cannot be loaded, or does not settle in time.
-            BrowserLost: The browser crashed or does not answer.
-        """
-        deadline = time.monotonic() + self.timeout_s
+    @contextlib.contextmanager
+    def page_errors(self) -> Iterator[None]:
+        """Turn errors of the driver into PageFailed where the page is to blame, and BrowserLost otherwise."""
         try:
-            self._document_responses()  # discard those of the previous page
-            self.driver.get(url)
-            left_s = max(deadline - time.monotonic(), 1.0)
-            page = WebDriverWait(self.driver, left_s, POLL_INTERVAL_S).until(_PageSettled(profile))
-            status, headers = next(reversed(self._document_responses()), (0, {}))
-        except TimeoutException as error:
-            # The exception of our own wait has no message; one of the driver means that it cannot stop loading.
-            self.is_stuck = bool(error.msg)
-            raise PageFailed(f"no tiles and no rest within {self.timeout_s:g} s") from None
+            yield
+        except TimeoutException:
+            # A script of the page that never returns lets no other one run.
+            self.is_stuck = True
+            raise PageFailed(f"a script of the page blocks it for longer than {self.timeout_s:g} s") from None
         except urllib3.exceptions.HTTPError as error:
             raise BrowserLost(first_line(error)) from None
         except WebDriverException as error:
             if "net::" in str(error.msg):  # an error of the network, such as net::ERR_CONNECTION_REFUSED
                 raise PageFailed(first_line(error).removeprefix("unknown error: ")) from None
             raise BrowserLost(first_line(error)) from None
-        assert page is not None, "`until` returns a true value"
-        if page.url.startswith(ERROR_PAGE) and not status:
-            raise PageFailed("the browser shows an error page: nobody answered")
-        return replace(page, status=status, headers=headers)
+
+    def navigate(self, url: str) -> None:
+        """Begin to load a page, and forget the responses of the one before."""
+        # The driver's own wait would last until the markup is complete, which some pages never are. Instead the
+        # document that is left is marked, so that a look at the page can tell it from the new one.
+        self.run_script("left.js")
+        self._close_other_windows()
+        self.read_responses()
+        self.last_status, self.last_headers, self.last_error, self._num_documents = 0, {}, "", 0
+        self.driver.get(url)
+
+    def run_script(self, name: str, *arguments: Any, deadline: float = math.inf) -> Any:
+        """Return what a script of `scripts/` returns in the page; None if the document is just being replaced.
+
+        Args:
+            name: Its file.
+            arguments: JSON values.
+            deadline: On the monotonic clock, by which the page must have answered.
+
+        Raises:
+            TimeoutException: The page does not answer.
+        """
+        self.driver.set_script_timeout(max(1.0, min(self.timeout_s, deadline - time.monotonic())))
+        try:
+            return self.driver.execute_script(_script(name), *arguments)
+        except UnexpectedAlertPresentException:  # it is dismissed by now
+            return None
+        except TimeoutException:
+            raise
+        except WebDriverException as error:
+            if "crash" not in str(error.msg) and BETWEEN_DOCUMENTS.search(str(error.msg)):
+                return None
+            raise
+
+    def read_responses(self) -> int:
+        """Take note of the responses since the last call; returns how many documents the page had so far.
+
+        WebDriver does not report the status of a page, but Chromium logs all responses. Frames inside the page are
+        documents too; those of the window itself have its handle as their frame id.
+        """
+        for entry in self.driver.get_log("performance"):  # type: ignore[no-untyped-call]
+            event = json.loads(entry["message"])["message"]
+            parameters = event["params"]
+            if parameters.get("type") != "Document":
+                continue
+            if event["method"] == "Network.loadingFailed" and not self.last_status:
+                self.last_error = parameters.get("errorText", "")
+            if event["method"] == "Network.responseReceived" and parameters.get("frameId") == self._window:
+                self.last_status = parameters["response"]["status"]
+                self.last_headers = _lowercase_names(parameters["response"]["headers"])
+                self._num_documents += 1
+        return self._num_documents
+
+    def _close_other_windows(self) -> None:
+        for handle in self.driver.window_handles:
+            if handle != self._window:
+                self.driver.switch_to.window(handle)
+                self.driver.close()
+                self.driver.switch_to.window(self._window)
 
     def _connection(self) -> RemoteConnection:
         connection = self.driver.command_executor
         assert isinstance(connection, RemoteConnection), "a local driver is reached over HTTP"
         return connection
-
-    def _document_responses(self) -> list[tuple[int, dict[str, str]]]:
-        """Return status and headers of the window's documents since the last call, the newest last.
-
-        WebDriver does not report the status of a page, but Chromium logs all responses. Frames inside the page are
-        documents too; those of the window itself have its handle as their frame id.
-        """
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]  # type: ignore[no-untyped-call]
-        return [
-            (event["params"]["response"]["status"], _lowercase_names(event["params"]["response"]["headers"]))
-            for event in events
-            if event["method"] == "Network.responseReceived" and event["params"]["type"] == "Document"
-            and event["params"].get("frameId") == self.driver.current_window_handle
-        ]  # fmt: skip
-
-
-class _PageSettled:
-    """Waits until a page has settled (a condition for WebDriverWait); extracts tiles only after a change."""
-
-    def __init__(self, profile: SiteProfile) -> None:
-        self.profile = profile
-        self.page: RenderedPage | None = None
-        self.changed_at_ms = -1.0  # last change when the page was last extracted, by the page's own clock
-
-    def __call__(self, driver: webdriver.Chrome) -> RenderedPage | None:
-        state = driver.execute_script(_script("state.js"), self.changed_at_ms, TILES_QUIET_S)
-        # The HTML is sent only after a change, since transferring and parsing it is the expensive part.
-        if state["html"] is not None:
-            extracted = extract_tiles(state["html"], state["url"], self.profile)
-            self.page, self.changed_at_ms = RenderedPage(extracted, state["url"]), state["changed"]
-        if self.page is None:
-            return None
-        if self.page.extracted.elements:
-            # A page that keeps a request open for ever, such as a chat, settles too, only later.
-            settled = state["quiet_s"] >= (TILES_QUIET_S if state["pending"] <= 0 else PAGE_QUIET_S)
-        else:
-            settled = state["complete"] and state["pending"] <= 0 and state["quiet_s"] >= PAGE_QUIET_S
-        return self.page if settled or state["url"].startswith(ERROR_PAGE) else None
 
 
 def find_programs() -> tuple[str, str]:
@@ -235,17 +233,20 @@ def first_line(error: Exception) -> str:
 def _options(chromium: str, folder: str, user_agent: str, proxy: BrowserProxy | None) -> Options:
     options = Options()
     options.binary_location = chromium
-    # "eager" does not wait for style sheets and images: the wait for the tiles follows anyway.
-    options.page_load_strategy = "eager"
+    # The wait for the tiles follows, and pages whose markup never ends have tiles too.
+    options.page_load_strategy = "none"
+    options.unhandled_prompt_behavior = "dismiss"
     flags = proxy.chromium_flags() if proxy else ()
     for flag in (*CHROMIUM_FLAGS, *flags, f"--user-data-dir={folder}", f"--user-agent={user_agent}"):
         options.add_argument(flag)
     # Images are fetched once, by the image fetcher. The flag --blink-settings=imagesEnabled=false would still load
     # those of the first page.
-    # No speculative connections either: a page is charged for what it requests, not for what it might.
-    options.add_experimental_option(
-        "prefs", {"profile.managed_default_content_settings.images": 2, "net.network_prediction_options": 2}
-    )
+    # Downloads and permissions are refused without a question. No speculative connections either: a page is charged for
+    # what it requests, not for what it might.
+    refused = ("images", "notifications", "geolocation", "media_stream", "automatic_downloads", "popups")
+    settings: dict[str, int] = {f"profile.managed_default_content_settings.{name}": 2 for name in refused}
+    settings |= {"download_restrictions": 3, "net.network_prediction_options": 2}
+    options.add_experimental_option("prefs", settings)
     # The log of responses holds status and headers of documents, also behind the browser's own error page.
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     options.add_experimental_option("perfLoggingPrefs", {"enableNetwork": True, "enablePage": False})

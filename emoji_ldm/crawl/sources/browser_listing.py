@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from multidict import CIMultiDict, CIMultiDictProxy
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, retry_if_result, stop_after_attempt
 
 from emoji_ldm.config import CrawlConfig
+from emoji_ldm.crawl.extract.pagination import next_page_url
+from emoji_ldm.crawl.fetch.http_fetcher import HttpFetcher
 from emoji_ldm.crawl.page_types import ListedPage, PageContent, read_pages
 from emoji_ldm.crawl.politeness.browser_proxy import BrowserProxy
 from emoji_ldm.crawl.politeness.http_session import retry_after
 from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
 from emoji_ldm.crawl.politeness.robots import robots_tag_opt_outs
 from emoji_ldm.crawl.site_profile import load_site_profile
-from emoji_ldm.crawl.sources.browser import Browser, BrowserLost, PageFailed, RenderedPage
+from emoji_ldm.crawl.sources.browser import Browser, BrowserLost, PageFailed
 from emoji_ldm.crawl.sources.page_outcomes import RepeatedPageDetector, to_page_rejection
+from emoji_ldm.crawl.sources.rendered_page import PageRequest, RenderedPage, load_page
+from emoji_ldm.crawl.sources.sitemap import SitemapPages
 from emoji_ldm.errors import CrawlError
 from emoji_ldm.outcomes import Outcome, Rejected
 
@@ -41,6 +46,8 @@ class BrowserListingReader:
         self.proxy = BrowserProxy(config)
         self.num_loads = self.num_browsers = 0
         self.max_memory_bytes = MAX_BROWSER_BYTES
+        self.http_fetcher = HttpFetcher(config, rate_limiter)
+        self.sitemap = SitemapPages(lambda url: self.runner.run(self.http_fetcher.get(url)).body)
 
     def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
         """See `PageReader.read`."""
@@ -52,11 +59,12 @@ class BrowserListingReader:
             self.browser.quit()
             self.browser = None
         self.proxy.close()
+        self.runner.run(self.http_fetcher.close())
         self.runner.run(self.rate_limiter.close())
         self.runner.close()
 
-    def load(self, url: str) -> RenderedPage:
-        """Load a page in the browser, with one retry if that may help; Rejected if there is none."""
+    def load(self, url: str, tag: str = "") -> RenderedPage:
+        """Load a page of a tag in the browser, with one retry if that may help; Rejected if there is none."""
         retrying = Retrying(
             retry=retry_if_exception_type(BrowserLost) | retry_if_result(_is_retryable),
             # A lost browser is replaced at once; a server that is overloaded gets a pause.
@@ -65,31 +73,54 @@ class BrowserListingReader:
             retry_error_callback=_reject_last,
         )
         try:
-            page: RenderedPage = retrying(self._load_or_drop_browser, url)
+            page: RenderedPage = retrying(self._load_or_drop_browser, url, tag)
         except PageFailed as error:
             raise Rejected(Outcome.FAILED, str(error)) from None
         return page
 
     def _read_page(self, tag: str, url: str) -> PageContent:
         try:
-            page = self.load(url)
+            page = self.load(url, tag)
+            first = self.profile.page_url(self.config.site or "", tag, 1)
+            if url != first and self.repeats.needs_first_page(tag, page.extracted):
+                self.repeats.learn(tag, self.load(first, tag).extracted)
+                page = self.load(url, tag)
         except Rejected as error:
             raise to_page_rejection(error) from None
-        return self.repeats.content(tag, url, page.extracted, page.status or None)
+        content = self.repeats.content(tag, url, page.extracted, page.status or None)
+        reason = content.reason + (f" ({page.ending})" if page.ending else "")
+        return replace(content, reason=reason, next_url=self._next_url(url, first, page))
 
-    def _load_or_drop_browser(self, url: str) -> RenderedPage:
+    def _next_url(self, url: str, first: str, page: RenderedPage) -> str:
+        if not self.profile.follows_links:
+            return ""
+        if self.profile.more == "sitemap":
+            return self.sitemap.following(first, url)
+        return next_page_url(page.url, page.extracted.tree.links)
+
+    def _load_or_drop_browser(self, url: str, tag: str) -> RenderedPage:
         try:
-            return self._load_with_permit(url)
+            return self._load_with_permit(url, tag)
         except BrowserLost:
             self._drop_browser(kill=True)
             raise
 
-    def _load_with_permit(self, url: str) -> RenderedPage:
-        # One permit for the whole page: the browser loads scripts and data on its own, as a visitor does.
-        permit, page = self.runner.run(self.rate_limiter.acquire(url)), None
+    def _load_with_permit(self, url: str, tag: str) -> RenderedPage:
+        # One permit for the page as it opens, and one for each step that lets it load more: the browser loads scripts
+        # and data on its own, as a visitor does.
+        permits, page = [self.runner.run(self.rate_limiter.acquire(url))], None
         self.proxy.take_refusals()  # discard those of the previous page
+
+        def next_permit() -> None:
+            # Returned first, since a host may allow no second one beside it.
+            self.runner.run(self.rate_limiter.release(permits.pop()))
+            permits.append(self.runner.run(self.rate_limiter.acquire(url)))
+
+        request = PageRequest(
+            url, self.profile, self.repeats.known_listings.get(tag), self.config.max_pages, next_permit
+        )
         try:
-            page = self._open_browser().load(url, self.profile)
+            page = load_page(self._open_browser(), request)
         except PageFailed as error:
             # The browser only says that its tunnel failed; the proxy knows why.
             for reason in self.proxy.take_refusals().values():
@@ -98,7 +129,8 @@ class BrowserListingReader:
         finally:
             status = page.status or None if page else None
             pause_s = retry_after(CIMultiDictProxy(CIMultiDict(page.headers))) if page else 0.0
-            self.runner.run(self.rate_limiter.release(permit, status=status, retry_after_s=pause_s))
+            for permit in permits:
+                self.runner.run(self.rate_limiter.release(permit, status=status, retry_after_s=pause_s))
         self._check_redirect_target(url, page)
         return page
 

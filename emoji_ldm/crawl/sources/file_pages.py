@@ -45,6 +45,11 @@ class FilePages:
         """Return the name of page `page`, from 1."""
         return f"{tag}#page={page}"
 
+    @property
+    def follows_links(self) -> bool:
+        """Pages of files are numbered."""
+        return False
+
 
 @dataclass(frozen=True)
 class BadRecord:

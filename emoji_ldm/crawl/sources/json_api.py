@@ -110,7 +110,10 @@ class ApiReader:
         self.repeats.reject_repeated(tag, url, tiles, status)
         without = len(items) - len(tiles)
         suffix = f", {without} results without image" if without else ""
-        return PageContent(tiles, f"{len(tiles)} tiles{suffix}", status)
+        next_url = ""
+        if self.profile.next:
+            next_url = self.profile.next_url(self.config.site or "", tag, url, value_at_path(answer, self.profile.next))
+        return PageContent(tiles, f"{len(tiles)} tiles{suffix}", status, next_url)
 
     def _tile(self, url: str, item: Any) -> Tile | None:
         address = value_at_path(item, self.profile.image)

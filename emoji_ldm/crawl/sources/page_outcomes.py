@@ -4,30 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from emoji_ldm.crawl.extract.tile_extractor import ExtractedTiles
+from emoji_ldm.crawl.extract.tile_extractor import ExtractedTiles, KnownListing
 from emoji_ldm.crawl.fetch.http_fetcher import GONE_STATUSES
 from emoji_ldm.crawl.page_types import PageContent, Tile
 from emoji_ldm.outcomes import Outcome, Rejected
 
+FEW_TILES = 12  # below which a page may show only what stands beside the listing
+
 
 class RepeatedPageDetector:
-    """Recognizes pages that repeat earlier ones: many sites answer a page past the end with their last one."""
+    """Remembers the pages of each tag, to recognize its listing and pages that repeat earlier ones.
+
+    Many sites answer a page past the end with their last one, or with a page that has everything but the listing.
+    """
 
     def __init__(self) -> None:
         self.first_page_by_image: dict[str, dict[str, str]] = {}  # {tag: {image URL: page that showed it first}}
+        self.known_listings: dict[str, KnownListing] = {}  # {tag: listing of its earlier pages}
+
+    def learn(self, tag: str, extracted: ExtractedTiles) -> None:
+        """Remember how the listing of a tag looks; the first page that shows one is the model."""
+        if extracted.listing is not None:
+            self.known_listings.setdefault(tag, extracted.listing)
+
+    def needs_first_page(self, tag: str, extracted: ExtractedTiles) -> bool:
+        """Whether only the first page of a tag can tell if these are tiles of its listing."""
+        is_unsure = len(extracted.elements) < FEW_TILES
+        return extracted.method == "structure" and is_unsure and tag not in self.known_listings
 
     def content(self, tag: str, url: str, extracted: ExtractedTiles, status: int | None) -> PageContent:
         """Return the tiles of a page.
 
         Raises:
-            Rejected: FAILED or EMPTY for an error status; EMPTY if the page has no tiles, or none that earlier pages
-                of the tag did not show.
+            Rejected: FAILED or EMPTY for an error status; FAILED if the profile's selector matches nothing of a
+                listing; EMPTY if the page has no tiles, or none that earlier pages of the tag did not show.
         """
         # The status counts before the tiles: error pages may show images too.
         reject_bad_status(status)
+        if extracted.has_missed:
+            raise Rejected(Outcome.FAILED, extracted.reason(), status)
         if not extracted.elements:
             raise Rejected(Outcome.EMPTY, extracted.reason(), status)
         self.reject_repeated(tag, url, extracted.tiles, status)
+        self.learn(tag, extracted)
         return PageContent(extracted.tiles, extracted.reason(), status)
 
     def reject_repeated(self, tag: str, url: str, tiles: Sequence[Tile], status: int | None) -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from emoji_ldm.config import CrawlConfig
+from emoji_ldm.crawl.extract.page_tree import PageTree
+from emoji_ldm.crawl.extract.pagination import next_page_url
+from emoji_ldm.crawl.extract.static_tree import parse_static_page
 from emoji_ldm.crawl.extract.tile_extractor import extract_tiles
 from emoji_ldm.crawl.fetch.http_fetcher import FetchedBody, HttpFetcher
 from emoji_ldm.crawl.page_types import ListedPage, PageContent, read_pages
 from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
 from emoji_ldm.crawl.site_profile import load_site_profile
 from emoji_ldm.crawl.sources.page_outcomes import RepeatedPageDetector, to_page_rejection
+from emoji_ldm.crawl.sources.sitemap import SitemapPages
 from emoji_ldm.outcomes import Outcome, Rejected
 
 HTML_MEDIA_TYPE = re.compile(r"text/html|application/xhtml", re.IGNORECASE)
@@ -26,9 +31,10 @@ class HtmlReader:
 
     def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
         """Load the profile; nothing is requested yet."""
-        self.profile, self.repeats = load_site_profile(config.profile), RepeatedPageDetector()
+        self.config, self.profile, self.repeats = config, load_site_profile(config.profile), RepeatedPageDetector()
         self.http_fetcher, self.runner = HttpFetcher(config, rate_limiter), asyncio.Runner()
         self.rate_limiter = rate_limiter
+        self.sitemap = SitemapPages(lambda url: self.runner.run(self.http_fetcher.get(url)).body)
 
     def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
         """See `PageReader.read`."""
@@ -48,15 +54,31 @@ class HtmlReader:
             raise Rejected(Outcome.FAILED, f"no HTML but {response.media_type[:60]}", response.http_status)
         return response
 
+    def parse(self, response: FetchedBody, url: str) -> PageTree:
+        """Parse a page; relative URLs of a redirected one refer to where it ended."""
+        return parse_static_page(decode_html(response.body, response.media_type), response.url or url, self.profile)
+
     def _read_page(self, tag: str, url: str) -> PageContent:
+        first = self.profile.page_url(self.config.site or "", tag, 1)
+        tree, status = self._load(url)
+        extracted = extract_tiles(tree, self.profile, self.repeats.known_listings.get(tag))
+        if url != first and self.repeats.needs_first_page(tag, extracted):
+            self.repeats.learn(tag, extract_tiles(self._load(first)[0], self.profile))
+            extracted = extract_tiles(tree, self.profile, self.repeats.known_listings.get(tag))
+        content = self.repeats.content(tag, url, extracted, status)
+        return replace(content, next_url=self._next_url(url, first, tree))
+
+    def _next_url(self, url: str, first: str, tree: PageTree) -> str:
+        if not self.profile.follows_links:
+            return ""
+        return self.sitemap.following(first, url) if self.profile.more == "sitemap" else next_page_url(url, tree.links)
+
+    def _load(self, url: str) -> tuple[PageTree, int]:
         try:
             response = self.get(url)
         except Rejected as error:
             raise to_page_rejection(error) from None
-        # Relative URLs of a redirected page refer to where it ended.
-        html = decode_html(response.body, response.media_type)
-        extracted = extract_tiles(html, response.url or url, self.profile)
-        return self.repeats.content(tag, url, extracted, response.http_status)
+        return self.parse(response, url), response.http_status
 
 
 def decode_html(body: bytes, media_type: str) -> str:

@@ -27,14 +27,14 @@ def url(tag, page):
 
 
 def pages(config, finished):
-    blocks = next_pages(config, names(config), finished)
+    blocks = next_pages(config, names(config), finished, {})
     return [(block.tag, [int(u.rsplit("=", 1)[1]) for u in block.urls]) for block in blocks]
 
 
 def crawl_pages(config, num_pages):
     """Crawl a site whose every tag has `num_pages` pages; returns {page URL: outcome} and the sizes of the waves."""
     finished, waves = {}, []
-    while blocks := next_pages(config, names(config), finished):
+    while blocks := next_pages(config, names(config), finished, {}):
         waves.append(sum(len(block.urls) for block in blocks))
         for block in blocks:
             for u in block.urls:
@@ -78,8 +78,34 @@ def test_four_failed_pages_in_a_row_end_a_tag(crawl):
 
 def test_a_profile_without_page_numbers_gives_a_tag_one_page(crawl):
     single = SitePages("https://s", ("A",), PROFILE.model_copy(update={"url": "{site}/{tag}"}))
-    assert [block.urls for block in next_pages(crawl, single, {})] == [["https://s/A"]]
-    assert next_pages(crawl, single, {"https://s/A": "listed"}) == []
+    assert [block.urls for block in next_pages(crawl, single, {}, {})] == [["https://s/A"]]
+    assert next_pages(crawl, single, {"https://s/A": "listed"}, {}) == []
+
+
+def chain(config, finished, following):
+    linked = SitePages("https://s", config.tags, PROFILE.model_copy(update={"url": "{site}/{tag}", "more": "next"}))
+    return [(block.tag, block.urls) for block in next_pages(config, linked, finished, following)]
+
+
+def test_a_chain_of_pages_goes_on_after_the_last_page_that_said_what_comes_next(crawl):
+    assert chain(crawl, {}, {}) == [("A", ["https://s/A"]), ("B", ["https://s/B"])]
+    finished = {"https://s/A": "listed", "https://s/A?c=1": "listed", "https://s/B": "listed"}
+    following = {"https://s/A": "https://s/A?c=1", "https://s/A?c=1": "https://s/A?c=2"}
+    assert chain(crawl, finished, following) == [("A", ["https://s/A?c=2"])]
+    assert chain(crawl.model_copy(update={"max_pages": 2}), finished, following) == []
+
+
+def test_a_chain_ends_at_an_empty_or_failed_page_and_where_it_leads_back(crawl):
+    finished = {"https://s/A": "listed", "https://s/B": "failed"}
+    assert chain(crawl, finished, {"https://s/A": "https://s/A"}) == []
+    following = {"https://s/A": "https://s/A?c=1", "https://s/A?c=1": "https://s/A?c=2"}
+    assert chain(crawl, finished | {"https://s/A?c=1": "empty"}, following) == []
+
+
+def test_chains_that_join_are_read_once(crawl):
+    finished = {"https://s/A": "listed", "https://s/B": "listed"}
+    both = {"https://s/A": "https://s/all?c=1", "https://s/B": "https://s/all?c=1"}
+    assert chain(crawl, finished, both) == [("A", ["https://s/all?c=1"])]
 
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

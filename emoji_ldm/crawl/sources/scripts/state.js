@@ -1,16 +1,20 @@
-// Returns the state of the page. Arguments: time of its last change at the previous call (ms of its own clock), and the
-// seconds without a change after which it is quiet. Its HTML is included only if it is quiet and has changed since.
+// Returns the state of the page: its address, whether it is the document that was left, whether more is to come, and
+// since when it rests. Frames of the same origin count too.
 "use strict";
-const MAX_CHARS = 20e6; // a page that grows for ever must not fill our memory
-const [seen, quietLimit_s] = arguments;
-const watch = window.__emojiCrawl || { pending: 0, changed: 0 };
-const quiet_s = (performance.now() - watch.changed) / 1000;
-const hasNews = watch.changed !== seen && (quiet_s >= quietLimit_s || location.protocol === "chrome-error:");
+const watches = [];
+const add = (view, depth) => {
+  try {
+    if (view.__emojiCrawl) watches.push([view.__emojiCrawl, view]);
+    if (depth < 4) for (let n = 0; n < Math.min(view.length, 30); n += 1) add(view[n], depth + 1);
+  } catch { /* a frame of another origin */ }
+};
+add(window, 0);
 return {
   url: location.href,
-  html: hasNews ? document.documentElement.outerHTML.slice(0, MAX_CHARS) : null,
-  changed: watch.changed,
-  complete: document.readyState === "complete",
-  pending: watch.pending,
-  quiet_s,
+  is_left: Boolean(window.__emojiCrawlLeft),
+  is_complete: document.readyState === "complete",
+  is_busy: document.readyState !== "complete" || watches.some(([watch]) => watch.isBusy()),
+  // A frame that shows another document counts anew.
+  version: watches.map(([watch, view]) => `${watch.version} ${Math.round(view.performance.timeOrigin)}`).join(),
+  quiet_s: Math.min(1e6, ...watches.map(([watch, view]) => (view.performance.now() - watch.changed) / 1000)),
 };

@@ -1,5 +1,6 @@
 """Pages of tiles, and what extraction finds on them."""
 
+from emoji_ldm.crawl.extract.static_tree import parse_static_page
 from emoji_ldm.crawl.extract.tile_extractor import extract_tiles
 from emoji_ldm.crawl.site_profile import SiteProfile
 
@@ -18,8 +19,13 @@ def tiles_of(names):
     )
 
 
-def titles_of(body, profile=STRUCTURE):
-    return [(t.image_url.removeprefix("https://example.org"), t.title) for t in extract_tiles(body, URL, profile).tiles]
+def extracted_from(body, profile=STRUCTURE, known=None):
+    return extract_tiles(parse_static_page(body, URL, profile), profile, known)
+
+
+def titles_of(body, profile=STRUCTURE, known=None):
+    tiles = extracted_from(body, profile, known).tiles
+    return [(t.image_url.removeprefix("https://example.org"), t.title) for t in tiles]
 
 
 def expected(*names):

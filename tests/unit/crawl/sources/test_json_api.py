@@ -86,6 +86,6 @@ def test_a_missing_key_is_an_error_before_anything_starts(monkeypatch):
 
 def test_robots_txt_holds_for_an_api_too(site):
     site.routes["/robots.txt"] = answer(200, b"User-agent: *\nDisallow: /search")
-    (page,) = read_tag(config_of(source="api", site=site.url, profile="serpapi", max_pages=1))
+    (page,) = read_tag(config_of(source="api", site=site.url, profile="serpapi"), num_pages=1)
     assert (page.outcome, page.reason) == (Outcome.ROBOTS, "robots.txt: Disallow: /search")
     assert site.log == ["/robots.txt"]

@@ -17,11 +17,11 @@ def site():
 
 
 def test_a_tag_ends_at_the_first_page_that_shows_nothing_new(site):
-    site.routes |= {f"/emoji-list/tag/T?page={n}": html(names) for n, names in enumerate(("ab", "c", "c", "d"), 1)}
+    site.routes |= {f"/emoji-list/tag/T?page={n}": html(names) for n, names in enumerate(("ab", "cd", "cd", "ef"), 1)}
     pages = read_tag(config_of(source="html", site=site.url))
     assert outcomes_of(pages) == [
         ("listed", "2 tiles"),
-        ("listed", "1 tiles"),
+        ("listed", "2 tiles"),
         ("empty", "only tiles of earlier pages"),
     ]
     assert pages[0].tiles[1] == {

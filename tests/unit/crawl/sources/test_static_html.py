@@ -38,18 +38,39 @@ def test_a_site_that_forbids_everything_is_one_clear_line(site):
 
 def test_relative_urls_of_a_redirected_page_follow_its_final_address(site):
     site.routes["/emoji-list/tag/T?page=1"] = answer(302, Location="/moved/here")
-    body = b"<main><img src=a.png alt=a></main>"
+    body = b"<main><p><img src=a.png alt=a></p><p><img src=b.png alt=b></p></main>"
     site.routes["/moved/here"] = answer(200, body, Content_Type="text/html")
     pages = read_tag(config_of(source="html", site=site.url), num_pages=1)
     assert pages[0].tiles[0]["image_url"] == f"{site.url}/moved/a.png"
 
 
-def test_selectors_that_match_nothing_give_a_warning(site):
+def test_selectors_that_match_nothing_of_a_listing_are_an_error_and_give_a_warning(site):
     site.routes["/emoji-list/tag/T?page=1"] = html("ab")
     pages = read_tag(config_of(source="html", site=site.url, profile="discord-emoji"), num_pages=1)
-    assert outcomes_of(pages) == [("listed", "2 tiles, by structure: the profile's selectors matched nothing")]
+    ((outcome, reason),) = outcomes_of(pages)
+    assert outcome == "failed" and "matches nothing; the page holds 2 images, 2 like 'ul > li > img'" in reason
     (line,) = selector_warnings([page.reason for page in pages])
-    assert line.startswith("1 page: the selectors of crawl.profile matched nothing") and "probe" in line
+    assert line.startswith("1 page: the selectors of crawl.profile match nothing") and "probe" in line
+
+
+def test_pages_are_followed_by_their_links_and_by_the_sitemap(site, tmp_path):
+    def listing(names, after=""):
+        tiles = "".join(f"<li><img src='/{name}.png' alt={name}></li>" for name in names)
+        return answer(200, f"<main><ul>{tiles}</ul>{after}</main>".encode(), Content_Type="text/html")
+
+    site.routes |= {
+        "/T": listing("abc", "<a href='/T?c=x9'>Older</a>"), "/T?c=x9": listing("de", "<a href=/T rel=next>Next</a>"),
+        "/T/more": listing("fg"), "/sitemap.xml": answer(200, (
+            f"<urlset><url><loc>{site.url}/about</loc></url><url><loc>{site.url}/T/more</loc></url>"
+            "<url><loc>http://other.example/T/x</loc></url></urlset>").encode()),
+    }  # fmt: skip
+    profile = tmp_path / "own.yaml"
+    for more, wanted in (("next", ["/T", "/T?c=x9"]), ("sitemap", ["/T", "/T/more"]), ("none", ["/T"])):
+        profile.write_text(f'url: "{{site}}/{{tag}}"\nmore: {more}\n')
+        config = config_of(source="html", site=site.url, profile=str(profile))
+        pages = read_tag(config, num_pages=1)
+        assert [page.url.removeprefix(site.url) for page in pages] == wanted
+        assert {page.outcome for page in pages} == {"listed"}
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
-"""The DOM of a page: URLs of images, copies for readers without scripts, and markup that is too expensive."""
+"""The tree of static HTML: URLs of images, copies for readers without scripts, and markup that is too expensive."""
 
 import pytest
 
-from emoji_ldm.crawl.extract.tile_extractor import extract_tiles
 from emoji_ldm.outcomes import Rejected
-from tests.unit.crawl.extract.tile_pages import STRUCTURE, URL, expected, titles_of
+from tests.unit.crawl.extract.tile_pages import expected, extracted_from, titles_of
 
 
 @pytest.mark.parametrize(
@@ -19,7 +18,9 @@ from tests.unit.crawl.extract.tile_pages import STRUCTURE, URL, expected, titles
     ],
 )
 def test_the_url_of_an_image_is_the_one_that_it_will_have_once_loaded(image, address):
-    assert titles_of(f"<main><ul><li><img {image} title=a></li></ul></main>") == [(address, "a")]
+    other = "<li><img src=/other.png title=b></li>"
+    tiles = titles_of(f"<main><ul><li><img {image} title=a></li>{other}</ul></main>")
+    assert tiles == [(address, "a"), ("/other.png", "b")]
 
 
 def test_an_image_without_an_http_url_is_not_a_tile():
@@ -32,8 +33,8 @@ def test_the_url_inside_noscript_belongs_to_the_lazy_image_before_it():
 
 
 def test_relative_urls_follow_the_base_element():
-    body = '<base href="/img/"><main><img src="a.png" alt=a></main>'
-    assert titles_of(body) == [("/img/a.png", "a")]
+    body = '<base href="/img/"><main><p><img src="a.png" alt=a></p><p><img src="b.png" alt=b></p></main>'
+    assert titles_of(body) == [("/img/a.png", "a"), ("/img/b.png", "b")]
 
 
 @pytest.mark.parametrize(
@@ -41,8 +42,9 @@ def test_relative_urls_follow_the_base_element():
 )
 def test_markup_that_is_too_expensive_is_rejected_before_it_is_parsed(bomb):
     with pytest.raises(Rejected, match="too expensive to parse"):
-        extract_tiles(bomb, URL, STRUCTURE)
+        extracted_from(bomb)
 
 
 def test_a_long_page_is_accepted():
-    assert len(extract_tiles("<main><ul>" + "<li><img src=/a.png alt=a>" * 5000, URL, STRUCTURE).tiles) == 5000
+    tiles = "".join(f"<li><img src=/{n}.png alt=a{n}>" for n in range(5000))
+    assert len(extracted_from(f"<main><ul>{tiles}").tiles) == 5000
