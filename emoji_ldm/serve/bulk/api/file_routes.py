@@ -66,7 +66,7 @@ def file_routes(jobs: JobStore) -> APIRouter:
 
     @router.get("/{file_id}/content")
     async def content(request: Request, file_id: str) -> DownloadResponse:
-        """The bytes of a file, or the part that a header `Range: bytes=0-1048575` names (up to 64 MB)."""
+        """The bytes of a file, or the part that a header `Range: bytes=0-1048575` names (up to 16 MB)."""
         if job := await _job_of(jobs, file_id, owner_of(request)):
             size = await asyncio.to_thread(batch_files.size_of, jobs, job, file_id)
             return range_response(request, size, partial(batch_files.read_range, jobs, job, file_id), {}, JSONL)

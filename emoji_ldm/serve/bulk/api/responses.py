@@ -1,12 +1,15 @@
 """Shapes of responses: pages of lists, as OpenAI has them, and downloads with byte ranges and limits.
 
-Ray Serve's proxy buffers what a client is slow to take, without a bound. The limits here bound it instead: at most
-`MAX_CONCURRENT` downloads per process, each of at most `MAX_WHOLE_BYTES`.
+Ray Serve's proxy takes a response as fast as it is made, buffers what its client is slow to take, and spills it to the
+disk: a response that was made is not a response that was received. So every download reserves its bytes until the
+server reports, by `http.disconnect`, that the client has all of them or has left. What may wait for slow clients is
+thereby bounded, for the process and for each owner, however many responses they ask for one after another.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Protocol, TypeVar
@@ -15,14 +18,17 @@ from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from emoji_ldm.serve.auth import owner_of
 from emoji_ldm.serve.errors import RequestError
 
 PAGE_THREADS = 8
 PageLimit = Annotated[int, Query(ge=1, le=100)]
 JsonObject = dict[str, Any]
-MAX_CONCURRENT = 4
-PART_BYTES = 64 * 2**20  # of a response to a Range request
-MAX_WHOLE_BYTES = 256 * 2**20  # of a response to a request without Range
+PART_BYTES = 16 * 2**20  # of a response to a Range request
+MAX_WHOLE_BYTES = 128 * 2**20  # of a response to a request without Range
+# That clients have not taken yet: of one owner, who may thereby not hold up the others, and of all.
+MAX_OWNER_BYTES, MAX_UNREAD_BYTES = 128 * 2**20, 384 * 2**20
+SMALL_BYTES = 2**20  # downloads up to this size are not waited for: they fit the buffers of the connection
 RETRY_AFTER_S = 5
 # One range with a start. Suffix ranges and lists of ranges, which no client of ours needs, are treated as absent.
 RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{0,15})")
@@ -58,24 +64,34 @@ def paginate(found: Sequence[HasIdT], after: str, limit: int, to_json: Callable[
 
 
 class DownloadResponse(StreamingResponse):
-    """A large response; answers 503 if `MAX_CONCURRENT` others are being sent."""
+    """A large response; answers 503 if too many bytes wait for slow clients."""
 
     # A class attribute, since the limit holds for all downloads of the process; no lock, as all run in one event
     # loop.
-    num_active = 0  # of the whole process
+    unread = Counter[str]()  # bytes by owner
+
+    def __init__(self, content: Iterator[bytes], status_code: int = 200, *, size: int, **options: Any) -> None:
+        """Take the chunks of a response and about how many bytes they have together."""
+        super().__init__(content, status_code, **options)
+        self.size = size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response, or the refusal."""
-        if DownloadResponse.num_active >= MAX_CONCURRENT:
-            message = f"{MAX_CONCURRENT} downloads are under way; try again in {RETRY_AFTER_S} s"
+        """Send the response, or the refusal; returns once the client has all of it."""
+        unread, owner = DownloadResponse.unread, owner_of(Request(scope))
+        if unread[owner] + self.size > MAX_OWNER_BYTES or unread.total() + self.size > MAX_UNREAD_BYTES:
+            message = f"earlier downloads have not been received yet; try again in {RETRY_AFTER_S} s"
             refusal = RequestError(message, status=503, code="too_many_downloads",
                                    headers={"Retry-After": str(RETRY_AFTER_S)})  # fmt: skip
             return await refusal.response()(scope, receive, send)
-        DownloadResponse.num_active += 1
+        unread[owner] += self.size
         try:
             await super().__call__(scope, receive, send)
+            while self.size > SMALL_BYTES and (await receive())["type"] != "http.disconnect":
+                pass
         finally:
-            DownloadResponse.num_active -= 1
+            unread[owner] -= self.size
+            # Owners who wait for nothing are forgotten.
+            unread += Counter()
         return None
 
 
@@ -100,7 +116,8 @@ def range_response(
     match = RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
     if match is None:
         refuse_large(size, f"ask for parts of it: Range: bytes=0-{PART_BYTES - 1}, and so on")
-        return DownloadResponse(read(0, size), media_type=kind, headers={**common, "Content-Length": str(size)})
+        headers = {**common, "Content-Length": str(size)}
+        return DownloadResponse(read(0, size), size=size, media_type=kind, headers=headers)
     start = int(match[1])
     # A server may send less than was asked for; clients continue from Content-Range.
     end = min(size, start + PART_BYTES, int(match[2]) + 1 if match[2] else size)
@@ -108,7 +125,7 @@ def range_response(
         raise RequestError(f"the file has {size:,} bytes", status=416, param="range", code="no_such_range",
                            headers={"Content-Range": f"bytes */{size}"})  # fmt: skip
     lengths = {"Content-Range": f"bytes {start}-{end - 1}/{size}", "Content-Length": str(end - start)}
-    return DownloadResponse(read(start, end), 206, media_type=kind, headers={**common, **lengths})
+    return DownloadResponse(read(start, end), 206, size=end - start, media_type=kind, headers={**common, **lengths})
 
 
 def refuse_large(size: int, remedy: str) -> None:

@@ -53,7 +53,7 @@ def set_result_routes(jobs: JobStore) -> APIRouter:
     @router.get("/{job_id}/zip")
     async def archive(request: Request, job_id: str, after: str = "", limit: ZipLimit = None) -> DownloadResponse:
         """The finished images, prompts.csv and a contact sheet. A large set comes in parts: up to `limit` images
-        (and 64 MB) after the `item_id` that `after` names; the header `Link` leads to the next one.
+        (and 16 MB) after the `item_id` that `after` names; the header `Link` leads to the next one.
         """
         return await asyncio.to_thread(_zip, await state_of(request, job_id), after, limit)
 
@@ -76,7 +76,7 @@ def set_result_routes(jobs: JobStore) -> APIRouter:
 
     @router.get("/{job_id}/parquet/{name}")
     async def parquet(request: Request, job_id: str, name: str) -> DownloadResponse:
-        """One of the Parquet files, or the part that a header `Range: bytes=0-1048575` names (up to 64 MB)."""
+        """One of the Parquet files, or the part that a header `Range: bytes=0-1048575` names (up to 16 MB)."""
         table = (await state_of(request, job_id)).table
         live = await asyncio.to_thread(table.live_files)
         # Only names from the log are accepted, so a path with `..` leads nowhere.
@@ -114,7 +114,7 @@ def _zip(state: JobState, after: str, limit: int | None) -> DownloadResponse:
     link = f'</v1/emoji-sets/{job_id}/zip?after={last}&limit={limit or ZIP_LIMIT}>; rel="next"'
     headers = {**_attachment(f"{job_id}{after and '_'}{after}.zip"), **({"Link": link} if has_more else {})}
     # Streamed without Content-Length, since the size of a ZIP is known at its end only.
-    return DownloadResponse(job_archive.zip_parts(rows), media_type="application/zip", headers=headers)
+    return DownloadResponse(job_archive.zip_parts(rows), size=size, media_type="application/zip", headers=headers)
 
 
 def _row_after(after: str) -> str:

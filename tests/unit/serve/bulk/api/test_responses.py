@@ -1,5 +1,8 @@
 """Tests of paginated lists, of byte ranges and of the limits on downloads."""
 
+import asyncio
+
+from emoji_ldm.serve.auth import Caller
 from emoji_ldm.serve.bulk.api import responses
 
 URL = "/v1/images/generations"
@@ -45,11 +48,57 @@ def test_files_can_be_read_in_ranges_and_large_ones_must_be(service, completed_s
     )
 
 
+def test_what_a_slow_client_has_not_received_counts_until_it_has(monkeypatch):
+    monkeypatch.setattr(responses, "SMALL_BYTES", 10)
+    monkeypatch.setattr(responses, "MAX_OWNER_BYTES", 250)
+    monkeypatch.setattr(responses, "MAX_UNREAD_BYTES", 450)
+
+    class Client:
+        """Takes what is sent, as Serve's proxy does, and has received all of it when `received` is set."""
+
+        def __init__(self, owner, size=100):
+            self.received, self.status = asyncio.Event(), 0
+            self.state = {"caller": Caller(owner)}
+            response = responses.DownloadResponse(iter([b"x" * size]), size=size)
+            self.task = asyncio.create_task(response(self.scope(), self.receive, self.send))
+
+        def scope(self):
+            return {"type": "http", "method": "GET", "headers": [], "state": self.state,
+                    "asgi": {"spec_version": "2.4"}}  # fmt: skip
+
+        async def receive(self):
+            await self.received.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(self, message):
+            self.status = message.get("status", self.status)
+
+    async def run():
+        slow = [Client("ann") for _ in range(3)]
+        others = [Client("bob") for _ in range(2)] + [Client("eve")]
+        await asyncio.sleep(0.05)
+        assert [client.status for client in slow] == [200, 200, 503], "one response after another is no way round it"
+        assert [client.status for client in others] == [200, 200, 503], "and all owners together are bounded"
+        slow[0].received.set()
+        await slow[0].task
+        again = Client("ann")
+        await asyncio.sleep(0.05)
+        assert again.status == 200
+        again.task.cancel()  # the client left
+        for client in (*slow, *others):
+            client.received.set()
+        await asyncio.gather(*(client.task for client in (*slow, *others)), again.task, return_exceptions=True)
+        assert not responses.DownloadResponse.unread
+
+    asyncio.run(run())
+
+
 def test_downloads_beyond_the_limit_are_refused_with_a_pause(service, completed_set, monkeypatch):
-    monkeypatch.setattr(responses, "MAX_CONCURRENT", 0)
+    monkeypatch.setattr(responses, "MAX_UNREAD_BYTES", 0)
     response = service.call("GET", f"/v1/emoji-sets/{completed_set}/zip")
     assert response.status_code == 503 and response.headers["retry-after"] == "5"
     assert response.json()["error"]["code"] == "too_many_downloads"
     monkeypatch.undo()
+    monkeypatch.setattr(responses, "SMALL_BYTES", 0)
     assert service.call("GET", f"/v1/emoji-sets/{completed_set}/zip").status_code == 200
-    assert responses.DownloadResponse.num_active == 0
+    assert not responses.DownloadResponse.unread
