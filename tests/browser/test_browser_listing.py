@@ -14,7 +14,7 @@ from emoji_ldm.config import build
 from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
 from emoji_ldm.crawl.probe import probe
 from emoji_ldm.crawl.site_profile import load_site_profile
-from emoji_ldm.crawl.sources import browser, source_factory
+from emoji_ldm.crawl.sources import browser, rendered_page, source_factory
 from emoji_ldm.demo.gallery import Gallery
 from emoji_ldm.errors import CrawlError
 from tests.browser.processes import assert_nothing_left
@@ -33,7 +33,7 @@ def site():
 def shorter_quiet_time():
     """Pages come from this machine, so they settle sooner."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(browser, "PAGE_QUIET_S", 0.5)
+        patch.setattr(rendered_page, "PAGE_QUIET_S", 0.5)
         yield
 
 
@@ -49,6 +49,7 @@ def opened():
 @pytest.fixture
 def reader(opened):
     opened.repeats.first_page_by_image.clear()
+    opened.repeats.known_listings.clear()
     opened.profile = load_site_profile("listing")
     return opened
 
@@ -95,11 +96,12 @@ def test_tiles_that_a_script_loads_late_are_waited_for(reader, site):
 
 
 @pytest.mark.slow
-def test_the_structure_is_used_if_selectors_match_nothing_and_the_reason_tells(reader, site):
+def test_a_selector_that_matches_nothing_is_an_error_where_there_is_a_listing_and_the_end_elsewhere(reader, site):
     reader.profile = load_site_profile("discord-emoji")
+    missed = "no tiles: the profile's selector 'div.FS5UE28h.container' matches nothing; the page holds"
     assert read_tag(reader, site, grid("abc"), page("<main>Nothing.</main>")) == [
-        ("listed", 3, "3 tiles, by structure: the profile's selectors matched nothing"),
-        ("empty", 0, "no tiles: selectors matched 0; the page holds 0 images; it says 'Nothing.'"),
+        ("failed", 0, f"{missed} 3 images, 3 like 'div > div.t > img'; it says 'a b c'"),
+        ("empty", 0, f"{missed} 0 images; it says 'Nothing.'"),
     ]
 
 
@@ -196,7 +198,7 @@ def test_a_probe_of_the_gallery_writes_a_profile_that_finds_its_tiles(tmp_path):
     output = tmp_path / "gallery.yaml"
     with Gallery(num_openmoji=0) as gallery:
         url = f"{gallery.url}/emoji-list/tag/Blobs"
-        report = probe(build({}, where="test").crawl, url, output=str(output))
+        report = probe(build({}, where="test").crawl, url, output=str(output)).report
         crawl = build({"crawl": {"site": gallery.url, "tags": ["Blobs"], "profile": str(output)}}, where="test").crawl
         reader, names = source_factory.open_reader(crawl, LocalRateLimiter(crawl)), source_factory.page_names(crawl)
         try:

@@ -81,7 +81,7 @@ class BrowserListingReader:
     def _read_page(self, tag: str, url: str) -> PageContent:
         try:
             page = self.load(url, tag)
-            first = self.profile.page_url(self.config.site or "", tag, 1)
+            first = self.profile.page_url(self.config.site, tag, 1) if self.config.site else url
             if url != first and self.repeats.needs_first_page(tag, page.extracted):
                 self.repeats.learn(tag, self.load(first, tag).extracted)
                 page = self.load(url, tag)

@@ -59,7 +59,7 @@ class HtmlReader:
         return parse_static_page(decode_html(response.body, response.media_type), response.url or url, self.profile)
 
     def _read_page(self, tag: str, url: str) -> PageContent:
-        first = self.profile.page_url(self.config.site or "", tag, 1)
+        first = self.profile.page_url(self.config.site, tag, 1) if self.config.site else url
         tree, status = self._load(url)
         extracted = extract_tiles(tree, self.profile, self.repeats.known_listings.get(tag))
         if url != first and self.repeats.needs_first_page(tag, extracted):
