@@ -26,6 +26,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 
 from emoji_ldm.config import ServeConfig
 from emoji_ldm.serve.backend import ImageTask, Overloaded, PartialImage, ReplicaLost, RequestLimits, TaskTimeout
+from ray_jobs.serving.refusal_memory import RefusalMemory
 from ray_jobs.serving.service_metrics import ClientMetrics
 
 # An image that kills its replica must not go on to kill all of them. The number is generous, because an innocent image
@@ -35,6 +36,7 @@ MAX_REPLICA_DEATHS = 8
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 # A replica that does not report its limits within this time delays nobody: the known limits are used.
 LIMITS_TIMEOUT_S = 2.0
+MAX_MEMORIES = 256  # of refusals by tenant, before idle ones are forgotten
 
 
 class _CallDropped(Exception):
@@ -59,6 +61,7 @@ class ReplicaRouter:
         """
         self.handles, self.settings = handles, settings
         self._limits, self._metrics = dict(limits), ClientMetrics()
+        self._memories: dict[tuple[str, str], RefusalMemory] = {}  # by model and tenant
         self._refreshed_at: dict[str, float] = {}  # when a replica last reported the limits of its model
         self._stale: set[str] = set()  # models whose replicas may have other limits by now
 
@@ -89,6 +92,29 @@ class ReplicaRouter:
 
     async def stream(self, task: ImageTask, num_partials: int) -> AsyncGenerator[PartialImage | bytes, None]:
         """Up to `num_partials` previews, then the PNG bytes; a replay repeats no preview. Raises as `generate`."""
+        # The bulk runner has a window of its own, which adapts to refusals (`item_executor.AimdWindow`).
+        if task.bulk:
+            async with aclosing(self._stream(task, num_partials)) as items:
+                async for item in items:
+                    yield item
+            return
+        try:
+            with self._memory_of(task).admitted():
+                async with aclosing(self._stream(task, num_partials)) as items:
+                    async for item in items:
+                        yield item
+        except Overloaded:
+            self._metrics.count_refusal(task.model)
+            raise
+
+    def _memory_of(self, task: ImageTask) -> RefusalMemory:
+        # By tenant: a tenant that may not fill the queue any further is no reason to refuse the others.
+        key = task.model, task.tenant
+        if key not in self._memories and len(self._memories) >= MAX_MEMORIES:
+            self._memories = {each: memory for each, memory in self._memories.items() if not memory.is_idle}
+        return self._memories.setdefault(key, RefusalMemory())
+
+    async def _stream(self, task: ImageTask, num_partials: int) -> AsyncGenerator[PartialImage | bytes, None]:
         # The deadline is fixed once for all tries. The time that is left is passed to each replica, whose clock may
         # differ.
         retries, shown = RetryState(time.monotonic() + min(task.timeout_s, self.settings.timeout_s)), -1
@@ -108,7 +134,8 @@ class ReplicaRouter:
                 retry_s = error.retry_after_s or self.settings.target_wait_s
                 # Not yet accepted: the client shall come back. Accepted: it was promised, so it waits here.
                 if not retries.accepted:
-                    self._metrics.count_refusal(task.model)
+                    if task.bulk:
+                        self._metrics.count_refusal(task.model)
                     raise Overloaded(retry_s) from None
                 await retries.pause(retry_s)
             except TaskTimeout:

@@ -203,3 +203,39 @@ def test_no_image_takes_longer_than_the_service_allows():
     router, handle = router_of([b"png"], timeout_s=7)
     asyncio.run(router.generate(task(timeout_s=600)))
     assert handle.tasks[0].timeout_s <= 7
+
+
+def test_in_a_burst_most_refusals_cost_no_remote_call():
+    """Eight images fit; of two hundred that come five at a time, all others are refused, most of them at once."""
+
+    class Replica(Handle):
+        def __init__(self):
+            super().__init__()
+            self.room = 8
+
+        def remote(self, task, *_):
+            self.tasks.append(task)
+            full = self.room == 0
+            self.room -= not full
+            self.calls.append(Call([Overloaded(3.0) if full else FOREVER]))
+            return self.calls[-1]
+
+    async def burst():
+        replica = Replica()
+        router = ReplicaRouter({"tiny": replica}, {"tiny": LIMITS}, ServeConfig(min_replicas=0))
+        calls = []
+        for _ in range(40):
+            calls += [asyncio.create_task(router.generate(task())) for _ in range(5)]
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        refused = [call for call in calls if call.done()]
+        assert len(refused) == 192 and {call.exception().retry_after_s for call in refused} == {3.0}
+        other = asyncio.create_task(router.generate(replace(task(), tenant="other")))
+        await asyncio.sleep(0.01)
+        assert replica.tasks[-1].tenant == "other", "another tenant is not refused unasked"
+        for call in [*calls, other]:
+            call.cancel()
+        await asyncio.gather(*calls, other, return_exceptions=True)
+        return len(replica.tasks)
+
+    assert asyncio.run(burst()) < 40
