@@ -13,7 +13,7 @@ from tests.tiny_pipelines import write_pipeline
 
 # What is too large for a test, of every command: two workers, two steps, a model of some ten thousand weights.
 TINY = {
-    "autoencoder": ["autoencoder.size_px=16", "autoencoder.block_out_channels=[8,8]", "autoencoder.steps=2",
+    "autoencoder": ["autoencoder.size_px=16", "autoencoder.block_out_channels=[16,16]", "autoencoder.steps=2",
                     "autoencoder.batch_size=4", "autoencoder.checkpoint_every=2", "autoencoder.num_workers=2"],
     "latents": ["latents.size_px=16", "latents.num_workers=1"],
     "train": ["train.block_out_channels=[8,16]", "train.layers_per_block=1", "train.num_heads=2", "train.steps=2",

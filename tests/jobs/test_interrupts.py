@@ -27,13 +27,13 @@ def test_a_stage_ends_with_one_line_and_nothing_left_running(tmp_path):
     }
     command = subprocess.Popen([sys.executable, "-m", "ray_jobs", *words], env=environment, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
-    first = command.stderr.readline()
-    assert f"/{NUM_IMAGES} captions" in first, "the stage prints nothing before its progress"
+    while f"/{NUM_IMAGES} captions" not in (line := command.stderr.readline()):
+        assert line.startswith("caption: "), f"not of the stage: {line}"
     children = psutil.Process(command.pid).children(recursive=True)
     os.killpg(command.pid, signal.SIGINT)  # as a terminal does
     printed, said = command.communicate(timeout=60)
     assert (command.returncode, printed) == (130, "")
     assert said.splitlines()[-1] == "stopped; what was committed is safe: run the same command again to go on"
-    assert all(" captions" in line for line in said.splitlines()[:-1] if line), said
+    assert all(line.startswith("caption: ") for line in said.splitlines()[:-1] if line), said
     assert psutil.wait_procs(children, timeout=30)[1] == []
     assert 0 < Table(store, CAPTIONS).count() < NUM_IMAGES
