@@ -30,8 +30,9 @@ class ServeConfig(Section):
     """Same seed, same pixels: all forward passes have one shape. Else shapes follow the load: faster, bits vary."""
     batch_size: Positive = 8
     """Largest number of images per forward pass; equal pixels for equal seeds require an equal batch size."""
-    min_replicas: Annotated[int, Field(ge=0)] = 1
-    """Replicas per model when idle; 0 scales an idle model to zero."""
+    min_replicas: Annotated[int, Field(ge=0)] | None = None
+    """Replicas per model when idle; 0 scales an idle model to zero. null is two, so that one answers while the other is
+    replaced, where cores and GPUs suffice, else one."""
     max_replicas: Positive = 2
     """Largest number of replicas per model."""
     target_wait_s: Annotated[float, Field(gt=0)] = 5.0
@@ -45,7 +46,12 @@ class ServeConfig(Section):
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """Longest time that a request may take, in seconds, replays after the loss of a replica included."""
     keys: str | None = None
-    """File with hashes of API keys, made by `emoji-ldm keys add NAME`; null admits anonymous requests."""
+    """File with hashes of API keys, made by `emoji-ldm keys add NAME`; null admits requests without one."""
+    anonymous: bool = False
+    """Admit requests without a key also from other machines: needed where `host` is not this machine alone."""
+    hosts: tuple[str, ...] = ()
+    """Names that requests may call the service by, such as draw.example.org or *.example.org; addresses always work.
+    Without any: `localhost` and `host` where there are no keys, all names where there are."""
     cors_origins: tuple[str, ...] = ()
     """Web origins whose pages may call the service; none by default."""
     # Prompts may be personal, so they are logged only where somebody has decided so.

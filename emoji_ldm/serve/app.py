@@ -1,12 +1,12 @@
 """The HTTP application over any `Backend`: Ray Serve replicas in production, a fake in tests.
 
-RequestMiddleware -> CORSMiddleware -> AuthMiddleware -> routes -> Backend
+RequestMiddleware -> HostMiddleware -> CORSMiddleware -> AuthMiddleware -> routes -> Backend
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -21,6 +21,7 @@ from emoji_ldm.serve.auth import ApiKeyCache, AuthMiddleware
 from emoji_ldm.serve.backend import Backend, RequestLimits
 from emoji_ldm.serve.docs_page import render_docs
 from emoji_ldm.serve.errors import RequestError, add_error_handlers
+from emoji_ldm.serve.host_check import HostMiddleware
 from emoji_ldm.serve.request_middleware import RequestMiddleware
 
 DESCRIPTION = """Emoji from prompts, in the shape of OpenAI's Images API: the official clients need only a `base_url`.
@@ -36,6 +37,7 @@ def build_api(
     routers: Iterable[APIRouter] = (),
     adds_request_id: bool = True,
     usage_uri: str | None = None,
+    hosts: Collection[str] | None = None,
 ) -> FastAPI:
     """Build the application.
 
@@ -44,6 +46,7 @@ def build_api(
         settings: Keys, allowed web origins, timeouts.
         routers: Further routes behind the same authentication; `request.state.caller` is the authenticated caller.
         usage_uri: Folder of a store in which the quotas of keys are counted; None counts in this process alone.
+        hosts: Names that requests may call the service by; None for any.
         adds_request_id: Whether responses carry `x-request-id`; False behind a proxy that adds it, such as Ray Serve's.
 
     Raises:
@@ -66,6 +69,8 @@ def build_api(
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         )
+    if hosts is not None:
+        api.add_middleware(HostMiddleware, hosts=hosts)
     api.add_middleware(RequestMiddleware, adds_request_id=adds_request_id)
     return api
 

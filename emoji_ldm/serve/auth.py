@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import math
 import time
@@ -25,6 +24,7 @@ from emoji_ldm.config.serve import ServeConfig
 from emoji_ldm.errors import ConfigError, EmojiLdmError
 from emoji_ldm.serve.api_keys import ApiKey, hash_key, read_keys
 from emoji_ldm.serve.errors import RequestError
+from emoji_ldm.serve.host_check import is_loopback
 from emoji_ldm.serve.image_quota import ImageQuota, QuotaStore
 
 LOG = logging.getLogger("emoji_ldm.serve")
@@ -219,19 +219,12 @@ def owner_of(request: Request) -> str:
 
 def unauthenticated_warning(settings: ServeConfig) -> str:
     """Return a warning if other machines can reach the service and it asks for no key; else an empty string."""
-    if settings.keys or _is_loopback(settings.host):
+    if settings.keys or is_loopback(settings.host):
         return ""
     return (
         f"warning: anyone who can reach {settings.host}:{settings.port} may generate images; to require keys, add one "
         "with `emoji-ldm keys add NAME serve.keys=keys.json` and serve with serve.keys=keys.json"
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _unauthorized(message: str) -> RequestError:

@@ -25,8 +25,9 @@ from emoji_ldm.generate.checkpoint_resolver import CACHE_FOLDER, adapter_folder
 from emoji_ldm.serve.app import build_api
 from emoji_ldm.serve.auth import ApiKeyCache
 from emoji_ldm.serve.backend import RequestLimits
+from emoji_ldm.serve.host_check import require_keys, served_hosts
 from emoji_ldm.store import Store
-from ray_jobs.serving.autoscaling import DrainTimePolicy
+from ray_jobs.serving.autoscaling import DrainTimePolicy, least_replicas
 from ray_jobs.serving.model_registry import ServedModel, served_models
 from ray_jobs.serving.replica import ModelReplica
 from ray_jobs.serving.replica_router import ReplicaRouter
@@ -55,7 +56,8 @@ def application(config: Config) -> serve.Application:
         ModelError: There is no such model, or there are no such adapters.
     """
     settings = config.serve
-    if settings.min_replicas > settings.max_replicas:
+    require_keys(settings)
+    if least_replicas(settings) > settings.max_replicas:
         raise ConfigError(
             f"serve.min_replicas={settings.min_replicas} is more than serve.max_replicas={settings.max_replicas}"
         )
@@ -102,7 +104,7 @@ def _autoscaling(settings: ServeConfig) -> AutoscalingConfig:
         # The environment variables that are to replace metrics_interval_s have no effect yet in Ray 2.60.
         warnings.simplefilter("ignore", DeprecationWarning)
         return AutoscalingConfig(
-            min_replicas=settings.min_replicas, max_replicas=settings.max_replicas,
+            min_replicas=least_replicas(settings), max_replicas=settings.max_replicas,
             initial_replicas=1 if settings.min_replicas == 0 else None,  # so that a start shows whether the model loads
             policy=AutoscalingPolicy(policy_function=DrainTimePolicy,
                                      policy_kwargs={"target_wait_s": settings.target_wait_s}),
@@ -177,7 +179,8 @@ class Ingress:
         # to be up.
         store = Store(self.config.store)
         return build_api(self.router, self.config.serve, routers=[bulk_routes(store, self.router)],
-                         adds_request_id=False, usage_uri=f"{store.uri}/keys/usage")  # fmt: skip
+                         adds_request_id=False, usage_uri=f"{store.uri}/keys/usage",
+                         hosts=served_hosts(self.config.serve))  # fmt: skip
 
     async def log(self) -> list[str]:
         """Return the lines of the request log since the last call."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -173,7 +174,9 @@ def test_quotas_of_revoked_keys_are_forgotten(path):
     assert list(keys.quotas) == [("key-0", 5)]
 
 
-def test_images_that_were_not_generated_are_refunded(path):
+def test_images_that_were_not_generated_are_refunded(path, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)  # so that the test lies within one minute of the clock
     secret = add_key(path, quota=3)
     api = build_api(backend := FakeBackend(error=Overloaded()), ServeConfig(keys=path))
 

@@ -104,7 +104,9 @@ def test_a_malformed_file_fails_the_batch_and_a_missing_one_or_another_endpoint_
         client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")
 
 
-def test_a_batch_beyond_the_quota_is_refused_and_not_created_as_failed(service):
+def test_a_batch_beyond_the_quota_is_refused_and_not_created_as_failed(service, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)  # so that the test lies within one minute of the clock
     file = {"file": ("x.jsonl", json.dumps(line("a", prompt="a cat", n=10)))}
     file_id = service.call("POST", "/v1/files", "bob", files=file, data={"purpose": "batch"}).json()["id"]
     body = {"input_file_id": file_id, "endpoint": URL, "completion_window": "24h"}
