@@ -25,6 +25,7 @@ from emoji_ldm.progress import print_status
 from emoji_ldm.serve.auth import unauthenticated_warning
 from emoji_ldm.store import Store
 from ray_jobs.execution import ray_runtime
+from ray_jobs.serving.autoscaling import least_replicas, with_default_replicas
 from ray_jobs.serving.deployments import LIGHT_CPUS, NUM_CPUS, application
 from ray_jobs.serving.endpoint import curl, free_port, metrics_url
 
@@ -54,6 +55,9 @@ def run(config: Config) -> None:
     is_local = not (config.ray.address or os.environ.get("RAY_ADDRESS"))
     port = free_port(settings.host, settings.port) if is_local else settings.port
     ray_runtime.connect(config.ray)
+    decided = _with_default_replicas(config, is_local=is_local)
+    if decided != config:
+        config, app = decided, application(decided)
     _require(config)
     # Ray's own handler of SIGTERM would leave replicas behind; this one makes it a KeyboardInterrupt, like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -150,12 +154,22 @@ def _error(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
 
 
+def _with_default_replicas(config: Config, *, is_local: bool) -> Config:
+    """Decide `serve.min_replicas`, if the user has not, by what the cluster has."""
+    # A local Ray has logical CPUs, more than this machine's cores, so that no stage waits for another for ever. The
+    # CPUs of other clusters are cores.
+    resources = ray.cluster_resources()
+    num_cores = len(os.sched_getaffinity(0)) if is_local else resources.get("CPU", 0)
+    settings = with_default_replicas(config.serve, num_cores=num_cores, num_gpus=resources.get("GPU", 0))
+    return config.model_copy(update={"serve": settings})
+
+
 def _require(config: Config) -> None:
     """Wait for the resources of everything that runs before the first request."""
     settings = config.serve
     # With min_replicas=0 a replica per model is still needed, since the first start shows whether the model loads
     # (`initial_replicas`).
     num_pools = 1 + len(settings.models)
-    num_replicas = num_pools * max(1, settings.min_replicas)
+    num_replicas = num_pools * max(1, least_replicas(settings))
     ray_runtime.wait_for_resources(config.ray, "serve", num_replicas, num_cpus=NUM_CPUS + 2 * LIGHT_CPUS / num_replicas,
                     num_gpus=settings.gpus_per_worker)  # fmt: skip

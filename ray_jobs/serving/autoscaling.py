@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from emoji_ldm.config import ServeConfig
+
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
@@ -18,6 +20,34 @@ UTILIZATION = "busy"  # the share of its capacity that it used lately
 # Busier replicas need help even if no queue has built up yet: a new replica takes longer to start than the queue to
 # grow, and by queueing theory waiting times rise steeply as utilization approaches 1.
 TARGET_UTILIZATION = 0.8
+
+
+# A replica that draws on the CPU keeps one core busy, and a second one when it encodes.
+CORES_PER_REPLICA = 2
+
+
+def least_replicas(settings: ServeConfig) -> int:
+    """Return the replicas per model when idle; one if neither the user nor `with_default_replicas` has decided."""
+    return 1 if settings.min_replicas is None else settings.min_replicas
+
+
+def with_default_replicas(settings: ServeConfig, *, num_cores: float, num_gpus: float) -> ServeConfig:
+    """Return the settings with `min_replicas` decided: two if the resources suffice, else one.
+
+    With one replica, its loss is half a minute without an answer, until another one has loaded the model. On a machine
+    of two cores a second one would only take the first one's time.
+
+    Args:
+        settings: Those of the user, whose decision counts.
+        num_cores: Real cores, not Ray's logical CPUs.
+        num_gpus: GPUs of the cluster.
+    """
+    if settings.min_replicas is not None:
+        return settings
+    num_pools = 1 + len(settings.models)
+    fits = (num_gpus >= 2 * num_pools * settings.gpus_per_worker if settings.gpus_per_worker
+            else num_cores >= 2 * num_pools * CORES_PER_REPLICA)  # fmt: skip
+    return settings.model_copy(update={"min_replicas": 2 if fits and settings.max_replicas > 1 else 1})
 
 
 def wanted_replicas(

@@ -6,7 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from ray_jobs.serving.autoscaling import DRAIN_S, UTILIZATION, DrainTimePolicy, wanted_replicas
+from emoji_ldm.config import ServeConfig
+from ray_jobs.serving.autoscaling import (
+    DRAIN_S,
+    UTILIZATION,
+    DrainTimePolicy,
+    least_replicas,
+    wanted_replicas,
+    with_default_replicas,
+)
 
 
 def replicas(drain_s=(0,), utilization=(0,), ongoing=1, target_wait_s=5):
@@ -40,3 +48,25 @@ def test_serve_calls_the_policy_with_what_replicas_report():
     context = SimpleNamespace(aggregated_metrics=reported, total_num_requests=3)
     assert DrainTimePolicy(2)(context) == (5, {})
     assert DrainTimePolicy(2)(SimpleNamespace(aggregated_metrics={}, total_num_requests=0)) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_cores", "num_gpus", "expected"),
+    [
+        ({}, 2, 0, 1),
+        ({}, 4, 0, 2),
+        ({"models": {"other": "o"}}, 4, 0, 1),
+        ({"max_replicas": 1}, 64, 0, 1),
+        ({"gpus_per_worker": 1}, 64, 1, 1),
+        ({"gpus_per_worker": 1}, 2, 2, 2),
+        ({"min_replicas": 0}, 64, 8, 0),
+        ({"min_replicas": 3, "max_replicas": 3}, 2, 0, 3),
+    ],
+)
+def test_two_replicas_run_by_default_where_the_resources_suffice(settings, num_cores, num_gpus, expected):
+    decided = with_default_replicas(ServeConfig(**settings), num_cores=num_cores, num_gpus=num_gpus)
+    assert decided.min_replicas == least_replicas(decided) == expected
+
+
+def test_one_replica_runs_where_nobody_has_decided():
+    assert least_replicas(ServeConfig()) == 1
