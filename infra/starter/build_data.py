@@ -1,96 +1,58 @@
-"""Make the data set: pictures.npy `(N, 64, 64, 4)` uint8 premultiplied, records.json and texts.json."""
+"""Make the data set with the project's own stages, and the arrays that training reads from it.
+
+    icons of npm -> drawings/ (PNG files, captions, licences) -> import -> images, captions -> tag -> pictures.npy
+
+1. `drawings.py` renders every icon and its recoloured copies, with several captions each.
+2. The import of `emoji-ldm dataset import` normalises and deduplicates them as a crawl does, and adds the captions.
+3. `emoji-ldm dataset tag` names the versions of the tables, for good.
+4. `dataset_arrays.py` writes what training reads, from that version and nothing else.
+
+Each part that is done is not done again, so an interrupted recipe is simply started once more.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Any
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from infra.starter.captions import captions_of, family, recolored_captions
-from infra.starter.icons import STYLES, Icon, load_icons
+from emoji_ldm.config import build
+from emoji_ldm.crawl.dataset_import import import_dataset
+from emoji_ldm.dataset.versions.refs import create_tag, tags
+from emoji_ldm.store import Store
+from infra.starter.dataset_arrays import write_arrays
+from infra.starter.drawings import METADATA, write_drawings
+from infra.starter.icons import Icon, load_icons
 from infra.starter.paths import DATA
-from infra.starter.recolor import COLORS, LEAST_SHARE, leading_hue, name_color, recolor
-from infra.starter.render import render
 
-RECOLORS = 3  # other colours drawn per picture that has a leading hue
-PEOPLE = 1  # group of emojibase: a colour word on a person would read as one on skin
-SIDED = ("left", "right", "clock", "o’clock", "o'clock", "thirty", "clockwise", "north", "south", "east", "west")
-MIRRORED_GROUPS = {0, 1, 3, 4, 5, 6, 7, 9}  # symbols hold letters and arrows
+TAG = "starter"
+MESSAGE = "Openly licensed emoji in four styles, with recoloured copies; licences are tags of the images"
 
 
 def main() -> None:
-    """Render all drawings, add recoloured copies, and write them with captions, split and licence."""
-    icons, pictures, records = load_icons(), [], []
-    splits = split(icons)
-    for icon in icons:
-        picture = render(icon.svg)
-        rng = np.random.default_rng(_hash(icon.concept.hexcode, icon.style))
-        row = _record(icon, splits[icon.concept.hexcode, icon.style])
-        color = name_color(picture)
-        pictures.append(picture)
-        records.append(row | {"color": color, "captions": captions_of(icon.concept, icon.style, color, rng)})
-        if row["split"] == "train" and icon.concept.group != PEOPLE:
-            for name, changed in recolored(picture, color, rng):
-                pictures.append(changed)
-                captions = recolored_captions(icon.concept, icon.style, name, rng)
-                records.append(row | {"color": name, "recolored": True, "captions": captions})
-    DATA.mkdir(exist_ok=True)
-    np.save(DATA / "pictures.npy", np.stack(pictures))
-    (DATA / "records.json").write_text(json.dumps(records, indent=0))
-    print(len(icons), "drawings,", len(records), "pictures,", sum(len(row["captions"]) for row in records), "captions")
+    """Build the data set below the folder STARTER_DATA."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take each N-th icon only, for a trial")
+    options = parser.parse_args()
+    icons = load_icons()[:: options.every]
+    print(len(icons), "icons,", build_data(icons, DATA), "pictures")
 
 
-def split(icons: list[Icon]) -> dict[tuple[str, str], str]:
-    """{(concept, style): train, concept or pair}.
+def build_data(icons: Sequence[Icon], folder: Path) -> int:
+    """Fill `folder` with drawings, the store with its tag, and the arrays; returns the number of pictures.
 
-    `concept` holds one in 25 families in no style, `pair` one drawing of one in 8 concepts whose others are trained on.
+    Raises:
+        EmojiLdmError: The store cannot be written.
     """
-    styles: dict[str, list[str]] = {}
-    for icon in icons:
-        styles.setdefault(icon.concept.hexcode, []).append(icon.style)
-    found = {}
-    for icon in icons:
-        code = icon.concept.hexcode
-        held = "train"
-        if _hash("whole family", family(icon.concept)) % 25 == 0:
-            held = "concept"
-        elif len(styles[code]) > 1 and _hash("pair", code) % 8 == 0:
-            held = "pair" if icon.style == styles[code][_hash("style", code) % len(styles[code])] else "train"
-        found[code, icon.style] = held
-    return found
-
-
-def recolored(
-    picture: NDArray[np.uint8], color: str | None, rng: np.random.Generator
-) -> list[tuple[str, NDArray[np.uint8]]]:
-    """Up to `RECOLORS` (colour word, picture) in colours it does not have."""
-    hue, share = leading_hue(picture)
-    if share < LEAST_SHARE:
-        return []
-    near = [
-        name for name, (other, *_) in COLORS.items() if abs((other - hue + 180) % 360 - 180) < 20 and name != "brown"
-    ]
-    names = [name for name in COLORS if name != color and name not in set(near) - {"black", "gray"}]
-    return [(names[index], recolor(picture, hue, names[index])) for index in rng.permutation(len(names))[:RECOLORS]]
-
-
-def _record(icon: Icon, held: str) -> dict[str, Any]:
-    words, licence, author = STYLES[icon.style]
-    label = icon.concept.label
-    mirrored = icon.concept.group in MIRRORED_GROUPS and not any(word in label.split() for word in SIDED)
-    return {
-        "hexcode": icon.concept.hexcode, "label": label, "group": icon.concept.group, "style": icon.style,
-        "words": words,
-        "slug": icon.slug, "license": licence, "author": author, "split": held, "mirrored": mirrored,
-        "recolored": False,
-    }  # fmt: skip
-
-
-def _hash(*parts: str) -> int:
-    return int.from_bytes(hashlib.sha256("/".join(parts).encode()).digest()[:6], "big")
+    drawings, store = folder / "drawings", Store(str(folder / "store"))
+    if not (drawings / METADATA).exists():
+        write_drawings(icons, drawings)
+    if TAG not in tags(store):
+        # A recoloured copy looks like its original in shape: only equal pixels are the same picture here.
+        values = {"store": store.uri, "run": TAG, "crawl": {"near_duplicates": "keep"}}
+        import_dataset(build(values, where="the starter's recipe"), str(drawings))
+        create_tag(store, TAG, MESSAGE)
+    return write_arrays(store, TAG, folder)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def captions_of(concept: Concept, style: str, color: str | None, rng: np.random.
     ]
     if color and not COLOR_WORDS.search(label):
         captions += [f"{words} style: {color} {label}", f"{color} {other}"]
-    return list(dict.fromkeys(caption.strip(" ,:") for caption in captions))
+    return _distinct(captions)
 
 
 def recolored_captions(concept: Concept, style: str, color: str, rng: np.random.Generator) -> list[str]:
@@ -36,17 +36,23 @@ def recolored_captions(concept: Concept, style: str, color: str, rng: np.random.
     words = STYLES[style][0]
     names = [_with_color(name, color) for name in (concept.label, *concept.aliases)]
     other = names[int(rng.integers(len(names)))]
-    return list(dict.fromkeys([
+    captions = [
         f"{words} style: {names[0]}",
         f"{words} style: {other}, {COLOR_WORDS.sub(color, _keywords(concept, rng, 3))}",
-        f"{names[0]}",
-    ]))  # fmt: skip
+        names[0],
+    ]
+    return _distinct(captions)
 
 
 def family(concept: Concept) -> str:
     """Name shared by near copies (man cook, woman cook, cook), which must stay on one side of the split."""
     label = GENDER.sub("", concept.label.split(": facing")[0])
     return re.sub(r"\b(left|right|up|down|leftwards|rightwards)\b", "", label).strip()
+
+
+def _distinct(captions: list[str]) -> list[str]:
+    # A concept without keywords leaves a comma behind.
+    return list(dict.fromkeys(caption.strip(" ,:") for caption in captions))
 
 
 def _with_color(name: str, color: str) -> str:

@@ -29,7 +29,6 @@ KEPT = {
     "flag in hole",
     "kiss mark",
 }
-NUM_SPLIT = 1000  # parts that hashes split the set into
 
 
 @dataclass
@@ -51,6 +50,7 @@ class Icon:
     slug: str
     concept: Concept
     svg: str
+    package: str = ""  # name and version on npm, such as @iconify-json/noto@1.2.9
 
 
 def load_icons() -> list[Icon]:
@@ -59,7 +59,7 @@ def load_icons() -> list[Icon]:
     slugs = {slug: code for style in STYLES for code, slug in _characters(style).items()}
     icons = []
     for style in STYLES:
-        by_slug = {slug: code for code, slug in _characters(style).items()}
+        by_slug, package = {slug: code for code, slug in _characters(style).items()}, _package(style)
         seen: set[str] = set()
         for slug, svg in _drawings(style).items():
             code = by_slug.get(slug) or slugs.get(slug)
@@ -67,7 +67,7 @@ def load_icons() -> list[Icon]:
             if concept is None or concept.hexcode in seen or SKIN_TONE.search(slug):
                 continue
             seen.add(concept.hexcode)
-            icons.append(Icon(style, slug, concept, svg))
+            icons.append(Icon(style, slug, concept, svg, package))
     return icons
 
 
@@ -116,6 +116,11 @@ def _svg(icon: dict[str, Any], side: int) -> str:
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="{box}" width="{width}" height="{height}">{body}</svg>'
     )
+
+
+def _package(style: str) -> str:
+    facts = json.loads((_folder(style) / "package.json").read_text())
+    return f"{facts['name']}@{facts['version']}"
 
 
 def _folder(style: str) -> Any:
