@@ -1,4 +1,4 @@
-# make demo | test | check | bench. Each sets everything up by itself; see infra/setup.sh.
+# make demo | test | check | bench | e2e. Each sets everything up by itself; see infra/setup.sh.
 PYTHON ?= python3
 export PYTHON
 export HF_HUB_OFFLINE ?= 1
@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM = false
 unexport PYTHONDONTWRITEBYTECODE
 BIN = .venv/bin
 
-.PHONY: demo test unit check bench setup lock sbom gpu gpu-bundle
+.PHONY: demo test unit check bench e2e setup lock sbom gpu gpu-bundle
 
 demo: setup
 	@$(BIN)/emoji-ldm demo
@@ -21,6 +21,10 @@ unit: setup
 	@$(BIN)/python -m pytest tests/unit -m "not slow and not long" -n auto --dist loadfile
 
 QUICK = tests/unit tests/docs tests/manifests tests/kubernetes tests/infra
+
+# On the cluster that KUBECONFIG names: installs overlay dev, or E2E_OVERLAY, and runs jobs in it.
+e2e: setup
+	@E2E=1 $(BIN)/python -m pytest tests/e2e -rs -s
 
 check: setup
 	@$(BIN)/ruff check .

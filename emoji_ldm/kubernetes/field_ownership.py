@@ -70,7 +70,7 @@ def yield_to_owners(desired: KubeObject, installed: KubeObject, *, force: bool =
 
 def is_same(applied: KubeObject, installed: KubeObject) -> bool:
     """Whether two states of an object mean the same: empty fields and the spelling of quantities do not count."""
-    return _meaning(_applied_parts(applied)) == _meaning(_applied_parts(installed))
+    return bool(_meaning(_applied_parts(applied)) == _meaning(_applied_parts(installed)))
 
 
 def _keep_size(group: dict[str, Any], old: dict[str, Any]) -> None:
@@ -102,10 +102,10 @@ def _has(fields: Any, path: list[str]) -> bool:
 
 
 def _at(obj: KubeObject, path: tuple[str, ...]) -> dict[str, Any]:
-    value: Any = obj
+    value: dict[str, Any] = obj
     for part in path:
         value = value.get(part) or {}
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _applied_parts(obj: KubeObject) -> dict[str, Any]:

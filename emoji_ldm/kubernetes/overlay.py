@@ -35,6 +35,11 @@ class Overlay:
         return [obj for obj in self.objects if obj["kind"] in kinds]
 
     @property
+    def installed(self) -> list[KubeObject]:
+        """The objects that are installed: all but the templates for `submit`, which would start to run."""
+        return [obj for obj in self.objects if not is_submitted(obj)]
+
+    @property
     def jobs(self) -> dict[str, KubeObject]:
         """The RayJobs that are templates for `submit`, by name."""
         return {str(obj["metadata"]["name"]): obj for obj in self.objects if is_submitted(obj)}

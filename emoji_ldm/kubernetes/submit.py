@@ -43,6 +43,7 @@ def run(kubectl: Kubectl, overlay: Overlay, stage: str, words: Sequence[str], *,
     job = template(overlay, stage)
     validate_config(overlay, job, words)
     job["metadata"]["name"] = _job_name(stage, name)
+    job["spec"].pop("suspend", None)  # of the template
     job["spec"]["entrypoint"] = shlex.join([*shlex.split(job["spec"]["entrypoint"]), *words])
     # The ConfigMaps may be newer than those that `up` applied, and the job must see the same ones that were validated.
     _create(kubectl, job, [obj for obj in overlay.of_kinds("ConfigMap") if _is_mounted(obj, job)])

@@ -18,7 +18,7 @@ from emoji_ldm.kubernetes import field_ownership, operator_check, secrets, statu
 from emoji_ldm.kubernetes.field_ownership import MANAGER, identity
 from emoji_ldm.kubernetes.kubectl import NAMESPACE, FieldConflict, Kubectl
 from emoji_ldm.kubernetes.lint.rendering import KubeObject, name_of
-from emoji_ldm.kubernetes.overlay import Overlay, is_submitted
+from emoji_ldm.kubernetes.overlay import Overlay
 from emoji_ldm.kubernetes.status_rows import DONE, FAILED, READY, WAITING, StatusRow
 from emoji_ldm.progress import format_duration, print_status
 
@@ -53,8 +53,7 @@ def run(kubectl: Kubectl, overlay: Overlay, timeout_s: float, *, force: bool = F
     _apply_when_ready(kubectl, overlay.of_kinds(*FIRST_KINDS), deadline, force=force)
     if created := secrets.ensure(kubectl, overlay):
         print_status(f"created Secrets with random values: {', '.join(created)}")
-    # RayJobs that are templates would start to run if they were applied.
-    rest = [obj for obj in overlay.objects if obj["kind"] not in FIRST_KINDS and not is_submitted(obj)]
+    rest = [obj for obj in overlay.installed if obj["kind"] not in FIRST_KINDS]
     _apply_when_ready(kubectl, rest, deadline, force=force)
     print_status(f"applied {len(rest)} objects in namespace {NAMESPACE}; waiting until they are ready")
     rows = _wait(kubectl, deadline)

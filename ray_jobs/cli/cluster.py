@@ -40,6 +40,16 @@ def up(
     return kubernetes.run(Kubectl(context), _overlay(manifests, overlay), timeout, force=force)
 
 
+@command(app, "render", examples=["emoji-ldm cluster render --overlay eks > all.yaml"])
+def render(overlay: OverlayName, manifests: Manifests = K8S) -> int:
+    """Print what `up` applies as YAML, for Argo CD, Flux or kubectl; jobs are left out, as they would start."""
+    import yaml
+
+    found = _overlay(manifests, overlay)
+    yaml.safe_dump_all(found.installed, sys.stdout, sort_keys=False, allow_unicode=True, width=120)
+    return 0
+
+
 @command(app, "status", examples=["emoji-ldm cluster status", "emoji-ldm cluster status --json"])
 def status(as_json: AsJson = False, context: ContextName = "") -> int:
     """Print one table of clusters, service, jobs, queues and store, with the reason why something waits."""

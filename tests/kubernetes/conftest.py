@@ -19,7 +19,7 @@ def obj(kind, name, version="v1", **fields):
 
 
 def job(stage):
-    spec = {"entrypoint": f"emoji-ldm {stage} --config /etc/emoji-ldm/emoji-ldm.yaml",
+    spec = {"suspend": True, "entrypoint": f"emoji-ldm {stage} --config /etc/emoji-ldm/emoji-ldm.yaml",
             "rayClusterSpec": {"headGroupSpec": {"template": {"spec": {"volumes": [
                 {"name": "config", "configMap": {"name": "emoji-ldm"}}]}}}}}  # fmt: skip
     return obj("RayJob", stage, "ray.io/v1", labels={"emoji-ldm/submit": "true", "emoji-ldm/stage": stage}, spec=spec)

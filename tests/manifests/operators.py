@@ -39,6 +39,9 @@ CLUSTERS = {
         JOB, {"metadata.name": "a" * 48}, {"metadata.name": "a" * 47}),
     "names start with a letter": (CLUSTER, {"metadata.name": "1a"}, {"metadata.name": "a1"}),
     "every group has a container": (CLUSTER, {f"{WORKERS}.template.spec.containers": []}, {}),
+    "the container of ray is the first": (
+        CLUSTER, {f"{RAY}.name": "sidecar", f"{HEAD}.template.spec.containers.1": {"name": "ray-head"}},
+        {f"{HEAD}.template.spec.containers.1": {"name": "sidecar"}}),
     "sizes are said once": (CLUSTER, {f"{HEAD}.resources": {"CPU": "1"}}, {f"{WORKERS}.resources": {"CPU": "1"}}),
     "labels are no start option": (CLUSTER, {f"{HEAD}.rayStartParams.labels": "a=b"}, {f"{HEAD}.labels": {"a": "b"}}),
     "labels of groups are labels": (CLUSTER, {f"{HEAD}.labels": {"a": "b c"}}, {f"{HEAD}.labels": {"a": "b-c"}}),

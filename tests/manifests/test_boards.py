@@ -54,8 +54,6 @@ def test_grafana_gets_every_board_in_a_config_map_that_its_sidecar_takes():
     made = yaml.safe_load((MONITORING / "kustomization.yaml").read_text())["configMapGenerator"]
     assert sorted(file.removeprefix("boards/") for one in made for file in one["files"]) == sorted(BOARDS)
     assert all(one["options"]["labels"]["grafana_dashboard"] == "1" for one in made)
-    sizes = [sum((MONITORING / file).stat().st_size for file in one["files"]) for one in made]
-    assert max(sizes) < 2**20  # what a ConfigMap may hold
 
 
 @pytest.mark.parametrize("name", BOARDS)

@@ -5,7 +5,7 @@ import pytest
 from ray_jobs.cli.main import main
 
 
-@pytest.mark.parametrize("verb", ["up", "status", "logs", "down", "check", "simulate"])
+@pytest.mark.parametrize("verb", ["up", "render", "status", "logs", "down", "check", "simulate"])
 def test_help_of_every_verb_shows_an_example(verb, capsys):
     assert main(["cluster", verb, "--help"]) == 0
     assert f"emoji-ldm cluster {verb}" in capsys.readouterr().out.split("examples:")[1]
@@ -24,3 +24,13 @@ def test_missing_manifests_are_reported_in_one_line(words, text, capsys):
 def test_an_overlay_must_be_named(capsys):
     assert main(["cluster", "up"]) == 2
     assert "--overlay" in capsys.readouterr().err
+
+
+def test_render_prints_what_up_applies_and_no_job(capsys):
+    import yaml
+
+    assert main(["cluster", "render", "--overlay", "dev"]) == 0
+    objects = list(yaml.safe_load_all(capsys.readouterr().out))
+    kinds = {obj["kind"] for obj in objects}
+    assert {"Namespace", "StatefulSet", "RayService", "RayCronJob"} <= kinds
+    assert "RayJob" not in kinds

@@ -76,6 +76,16 @@ def test_a_service_shows_the_error_of_its_application():
     assert row.reason == "deploy failed: ConfigError: serve.checkpoint='x' is no folder"
 
 
+def test_a_service_whose_model_cannot_be_loaded_shows_what_its_deployment_says():
+    deployments = {
+        "Ingress": {"status": "HEALTHY", "message": "fine"},
+        "model-demo": {"status": "UPDATING", "message": "trace\nModelError: the checkpoint is damaged"},
+    }
+    app = {"emoji-ldm": {"status": "DEPLOYING", "message": "", "serveDeploymentStatuses": deployments}}  # fmt: skip
+    row = first_row(obj("RayService", "serve", status={"pendingServiceStatus": {"applicationStatuses": app}}))
+    assert row.reason == "deploying: model-demo: ModelError: the checkpoint is damaged"
+
+
 def test_an_unprovisioned_volume_is_named():
     claim = obj("PersistentVolumeClaim", "data-store-0", status={"phase": "Pending"})
     event = obj("Event", "e", type="Warning", reason="ProvisioningFailed", message='storageclass "fast" not found',

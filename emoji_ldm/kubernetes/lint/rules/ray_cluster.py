@@ -33,6 +33,7 @@ SIZES = ("num-cpus", "num-gpus", "memory", "resources")
 # sets the gates.
 GATES_OFF = {"networkPolicy": "RayClusterNetworkPolicy", "tlsOptions": "RayClusterMTLS"}
 PORTS = {"RayService": ("dashboard", "serve")}
+RAY_CONTAINERS = ("ray-head", "ray-worker")
 HEAD = ("headGroupSpec", "template", "spec", "containers", 0)
 
 
@@ -60,6 +61,22 @@ def every_group_has_a_container(target: RuleTarget) -> Violations:
     """KubeRay 1.7 ray-operator/controllers/ray/utils/validation.go ValidateRayClusterSpec."""
     if not (target.value["template"].get("spec") or {}).get("containers"):
         yield ("template", "spec"), "the group has no container"
+
+
+@rule(GROUP)
+def the_container_of_ray_is_the_first(target: RuleTarget) -> Violations:
+    """KubeRay 1.7 ray-operator/controllers/ray/utils/constant.go RayContainerIndex: the first container runs Ray."""
+    # A strategic merge patch puts the containers that it adds before the others, and the object is valid: Ray's
+    # command, ports and probes then go to the sidecar.
+    names = [one.get("name") for one in (target.value["template"].get("spec") or {}).get("containers") or []]
+    ray = next((index for index, name in enumerate(names) if name in RAY_CONTAINERS), 0)
+    if ray:
+        yield (
+            ("template", "spec", "containers", 0),
+            f"container {names[0]!r} comes before {names[ray]!r}, and KubeRay starts Ray in the first one; add it "
+            "after that one by a JSON patch (op: add, path: /template/spec/containers/-), or to initContainers with "
+            "restartPolicy: Always",
+        )
 
 
 @rule(GROUP)

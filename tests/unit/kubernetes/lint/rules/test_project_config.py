@@ -53,4 +53,9 @@ def test_a_config_of_serve_of_a_wrong_form_is_a_finding(text):
 
 
 def test_the_words_that_entrypoints_may_use_are_commands_of_ours():
-    assert command_names() >= COMMANDS - {"autoencoder"}
+    assert command_names() >= COMMANDS
+
+
+def test_the_autoencoder_is_trained_by_a_word_of_train_and_is_no_command():
+    assert found_by("entrypoints are commands", JOB, {"spec.entrypoint": "emoji-ldm autoencoder"})
+    assert not found_by("entrypoints are commands", JOB, {"spec.entrypoint": "emoji-ldm train autoencoder"})
