@@ -104,11 +104,12 @@ class UploadStore:
 
     def get(self, file_id: str, owner: str) -> UploadedFile:
         """Return a file of this owner; raises UploadNotFoundError if there is none, or it belongs to another owner."""
-        # The id itself says whose file it is, so files of other owners are refused without a read. Like that, an id
-        # of another owner cannot be told from one that does not exist.
+        # The id itself says whose file it may be, so most ids of other owners are refused without a read. Like that,
+        # they cannot be told from ids that do not exist.
         is_own = FILE_ID.fullmatch(file_id) and file_id.startswith(f"file-{owner_hash(owner)}")
         file = self._find(file_id) if is_own else None
-        if file is None:
+        # The id holds only 32 bits of the owner's identity: two names may share them, the header has the whole name.
+        if file is None or file.owner != owner:
             raise UploadNotFoundError(f"there is no file {file_id[:100]!r}")
         return file
 
@@ -116,7 +117,7 @@ class UploadStore:
         """Return an owner's files, newest first."""
         names = [name for name in self.store.list(*FOLDER) if name.startswith(f"file-{owner_hash(owner)}")]
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            found = [file for file in pool.map(self._find, names) if file is not None]
+            found = [file for file in pool.map(self._find, names) if file is not None and file.owner == owner]
         return sorted(found, key=lambda file: (file.created_at, file.id), reverse=True)
 
     @contextmanager

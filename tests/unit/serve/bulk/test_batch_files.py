@@ -154,3 +154,13 @@ def test_requests_that_a_cancelled_batch_did_not_reach_are_in_the_error_file(sto
     assert ids["output_file_id"] is None and batch_files.batch_id(ids["error_file_id"]) == job.id
     errors = entries(store, job, ids["error_file_id"])
     assert [entry["error"]["code"] for entry in errors] == ["batch_cancelled"] * 3
+
+
+def test_two_owners_who_share_the_hash_in_ids_do_not_share_files(store, monkeypatch):
+    monkeypatch.setattr(batch_files, "owner_hash", lambda owner: "0" * 8)
+    uploads = UploadStore(store)
+    file = add(uploads, owner="ann")
+    assert uploads.get(file.id, "ann") == file and uploads.listing("ann") == [file]
+    assert uploads.listing("bob") == []
+    with pytest.raises(UploadNotFoundError):
+        uploads.get(file.id, "bob")
