@@ -160,7 +160,6 @@ def _summarize(now: dict[str, Any]) -> int:
         values["images/s"] = f"{now['images_per_s']:.1f}"
     if now["eta_s"] and now["status"] in RUNNING:
         values["ready in"] = format_duration(now["eta_s"])
-    values["table"] = now["results"]["table"]
     print_summary(f"set {now['id']}", values, f"emoji-ldm sets fetch {now['id']}" if counts["completed"] else "")
     return 0
 

@@ -22,7 +22,6 @@ from emoji_ldm.serve.bulk.api.jsonl_input import MAX_BYTES, MAX_LINES
 from emoji_ldm.serve.bulk.api.responses import JsonObject, PageLimit, paginate
 from emoji_ldm.serve.bulk.batch_files import CHUNK_BYTES
 from emoji_ldm.serve.bulk.bulk_job import BulkJob, JobLine
-from emoji_ldm.serve.bulk.item_schema import ITEMS
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
 from emoji_ldm.serve.errors import RequestError
@@ -103,8 +102,8 @@ def set_status(jobs: JobStore, job: BulkJob) -> JsonObject:
         "images_per_s": progress.images_per_s and round(progress.images_per_s, 3),
         "eta_s": None if progress.eta_s is None else round(progress.eta_s, 1),
         "errors": list(totals.errors),
-        "results": {"table": jobs.table_store(job.id).table_uri(ITEMS.name),
-                    **{name: f"/v1/emoji-sets/{job.id}/{name}" for name in ("items", "parquet", "sheet", "zip")}},
+        # Routes only: where the store is, and what it is called there, is nobody's business.
+        "results": {name: f"/v1/emoji-sets/{job.id}/{name}" for name in ("items", "parquet", "sheet", "zip")},
     }  # fmt: skip
 
 

@@ -53,3 +53,11 @@ def test_a_cancelled_set_generates_nothing_more_and_a_deleted_one_leaves_no_file
     assert service.call("DELETE", f"/v1/emoji-sets/{job_id}").json()["deleted"]
     assert service.call("GET", f"/v1/emoji-sets/{job_id}").status_code == 404
     assert not service.files()
+
+
+def test_the_status_of_a_set_shows_routes_and_no_path_of_the_store(service):
+    job_id = service.create(prompts=["a cat"])
+    status = service.call("GET", f"/v1/emoji-sets/{job_id}")
+    assert all(path.startswith(f"/v1/emoji-sets/{job_id}/") for path in status.json()["results"].values())
+    for shown in (status.text, service.call("GET", "/v1/emoji-sets").text):
+        assert service.store.uri not in shown and "file:" not in shown
