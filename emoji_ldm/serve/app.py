@@ -1,6 +1,6 @@
 """The HTTP application over any `Backend`: Ray Serve replicas in production, a fake in tests.
 
-RequestMiddleware -> HostMiddleware -> CORSMiddleware -> AuthMiddleware -> routes -> Backend
+RequestMiddleware -> HeadMiddleware -> HostMiddleware -> CORSMiddleware -> AuthMiddleware -> routes -> Backend
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from emoji_ldm.serve.auth import ApiKeyCache, AuthMiddleware
 from emoji_ldm.serve.backend import Backend, RequestLimits
 from emoji_ldm.serve.docs_page import render_docs
 from emoji_ldm.serve.errors import RequestError, add_error_handlers
+from emoji_ldm.serve.head_requests import HeadMiddleware
 from emoji_ldm.serve.host_check import HostMiddleware
 from emoji_ldm.serve.request_middleware import RequestMiddleware
 
@@ -71,6 +72,7 @@ def build_api(
         )
     if hosts is not None:
         api.add_middleware(HostMiddleware, hosts=hosts)
+    api.add_middleware(HeadMiddleware)
     api.add_middleware(RequestMiddleware, adds_request_id=adds_request_id)
     return api
 
