@@ -79,8 +79,11 @@ def connect(config: RayConfig) -> None:
     try:
         if address is not None:
             _check_reachable(address)
+        else:
+            _report_others()
         with _own_sigterm_handler(), environment_defaults({} if address else LOCAL_SETTINGS):
-            found = _init(address, options)
+            # Without "local", Ray would join one that `ray start` left on this machine, and refuse our options there.
+            found = _init(address or "local", options)
     # OSError: Ray cannot write its folder, or nobody answers.
     except (OSError, RuntimeError, ValueError) as error:
         where = f"join the Ray cluster at {address}" if address else "start Ray on this machine"
@@ -90,6 +93,16 @@ def connect(config: RayConfig) -> None:
     if _started_here and found.dashboard_url:
         print_status(f"Ray's dashboard: http://{found.dashboard_url}")
     _quiet_ray_data()
+
+
+def _report_others() -> None:
+    """Say so if `ray start` left a Ray on this machine: the user may have meant it, and it takes memory and cores."""
+    # Its processes have lost the command that started them; those of a job that runs at the same time have theirs.
+    running = [process.pid for process in psutil.process_iter(["name", "ppid"])
+               if process.info["name"] == "gcs_server" and process.info["ppid"] == 1]  # fmt: skip
+    if running:
+        print_status(f"another Ray runs on this machine (gcs_server, process {', '.join(map(str, running))}); this "
+                     "command starts its own. To join that one, give ray.address=auto")  # fmt: skip
 
 
 def _check_reachable(address: str) -> None:
@@ -117,7 +130,7 @@ def _wants_dashboard(config: RayConfig) -> bool | None:
     return None if sys.stderr.isatty() else False
 
 
-def _init(address: str | None, options: Mapping[str, Any]) -> Any:
+def _init(address: str, options: Mapping[str, Any]) -> Any:
     """Ray gives its own processes 30 s to start, which is too short where others use the cores: they get some tries."""
     attempts = Retrying(stop=stop_after_attempt(START_ATTEMPTS), retry=retry_if_exception(_is_start_timeout))
     try:

@@ -189,3 +189,18 @@ def test_ray_does_not_replace_our_answer_to_sigterm(monkeypatch):
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGTERM, mine)
+
+
+def test_a_ray_that_was_left_on_the_machine_is_named_and_not_joined(started, monkeypatch, capsys):
+    def process(pid, name, ppid):
+        return SimpleNamespace(pid=pid, info={"name": name, "ppid": ppid})
+
+    others = [process(7, "gcs_server", 1), process(8, "gcs_server", 4242), process(9, "python", 1)]
+    monkeypatch.setattr(ray_runtime.psutil, "process_iter", lambda _: others)
+    ray_runtime.connect(RayConfig())
+    assert started[0]["address"] == "local", "ray.init() without an address would join it, and refuse our options"
+    shown = capsys.readouterr().err
+    assert "gcs_server, process 7)" in shown and "ray.address=auto" in shown
+    monkeypatch.setattr(ray_runtime.psutil, "process_iter", lambda _: others[1:])
+    ray_runtime.connect(RayConfig())
+    assert "another Ray" not in capsys.readouterr().err
