@@ -1,6 +1,9 @@
 """The key file: who may use the service, with hashes instead of keys, so that reading it reveals no key.
 
-    {"keys": [{"name", "sha256", "kind", "images_per_minute", "expires", "made"}]}
+    {"keys": [{"name", "sha256", "kind", "images_per_minute", "expires", "made", "scopes"}]}
+
+An owner may have several keys under one name, so that a key can be replaced without a moment in which none works: jobs,
+files and quota belong to the name.
 
 A key holds 256 random bits. A plain SHA-256 of it can be neither guessed nor looked up, so it needs no salt and no slow
 password hash.
@@ -24,6 +27,9 @@ from emoji_ldm.serve.shared_file import change_file, read_file, write_file
 
 # Bulk keys exist so that a batch client cannot take the capacity that interactive users wait for.
 KeyKind = Literal["interactive", "bulk"]
+# What a key may do: generate images while its client waits; create, change and end bulk jobs; read what its owner has.
+KeyScope = Literal["images", "jobs", "read"]
+SCOPES: tuple[KeyScope, ...] = ("images", "jobs", "read")
 KEY_PREFIX = "sk-emoji-"
 
 
@@ -37,6 +43,16 @@ class ApiKey:
     images_per_minute: int = 0  # 0: unlimited
     expires: AwareDatetime | None = None  # None: never
     made: str = ""  # time of creation, ISO 8601
+    scopes: tuple[KeyScope, ...] = ()  # none: all that its kind may do
+
+    @property
+    def id(self) -> str:
+        """What tells keys of one name apart: the first digits of the hash."""
+        return self.sha256[:8]
+
+    def permits(self, scope: KeyScope) -> bool:
+        """Tell whether the key may do something."""
+        return scope in (self.scopes or SCOPES) and not (self.kind == "bulk" and scope == "images")
 
     def expired(self) -> bool:
         """Tell whether the key's time is over."""
@@ -52,12 +68,14 @@ def hash_key(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
-def new_key(name: str, kind: KeyKind, images_per_minute: int, expires: datetime | None) -> tuple[str, ApiKey]:
+def new_key(
+    name: str, kind: KeyKind, images_per_minute: int, expires: datetime | None, scopes: tuple[KeyScope, ...] = ()
+) -> tuple[str, ApiKey]:
     """Return a new key, which cannot be shown again, and its entry for the file."""
     # The prefix lets secret scanners recognise a key that was committed by mistake.
     secret = KEY_PREFIX + secrets.token_urlsafe(32)
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    return secret, ApiKey(name, hash_key(secret), kind, images_per_minute, expires, made)
+    return secret, ApiKey(name, hash_key(secret), kind, images_per_minute, expires, made, scopes)
 
 
 def read_keys(uri: str) -> tuple[ApiKey, ...] | None:

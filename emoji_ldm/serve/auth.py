@@ -13,8 +13,9 @@ import math
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from fastapi import Request
 from starlette.datastructures import Headers
@@ -22,13 +23,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from emoji_ldm.config.serve import ServeConfig
 from emoji_ldm.errors import ConfigError, EmojiLdmError
-from emoji_ldm.serve.api_keys import ApiKey, hash_key, read_keys
+from emoji_ldm.serve.api_keys import SCOPES, ApiKey, KeyScope, hash_key, read_keys
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.host_check import is_loopback
 from emoji_ldm.serve.image_quota import ImageQuota, QuotaStore
 
 LOG = logging.getLogger("emoji_ldm.serve")
 REFRESH_S = 2.0  # a revoked key is refused at the latest after this time
+RECORD_S = 60.0  # between records of when keys were last used
 # A thread of its own: if the store that holds the key file hangs, no other work waits behind it.
 KEY_READER = ThreadPoolExecutor(1, "keys")
 QUOTA_THREADS = ThreadPoolExecutor(4, "quota")  # which ask the store for images of a quota
@@ -94,6 +96,7 @@ class ApiKeyCache:
         self.uri = uri
         self.refresh_task: asyncio.Task[None] | None = None
         self.usage = QuotaStore(usage_uri)
+        self.used: dict[str, float] = {}  # Unix time of the last use of keys, by hash, until it is recorded
         self.quotas: dict[tuple[str, int], ImageQuota] = {}  # by the owner and what the key allows
         # A missing file at the start is a mistake in the configuration. Later, it means that all keys were revoked.
         keys = read_keys(uri)
@@ -127,6 +130,7 @@ class ApiKeyCache:
             raise _unauthorized("this key is unknown")
         if match.expired():
             raise _unauthorized(f"this key expired at {match.expires:%Y-%m-%dT%H:%MZ}")
+        self.used[match.sha256] = time.time()
         return Caller(match.name, self._quota(match)), match
 
     async def refresh(self) -> None:
@@ -142,9 +146,22 @@ class ApiKeyCache:
             known = {(key.name, key.images_per_minute) for key in self.keys}
             self.quotas = {each: quota for each, quota in self.quotas.items() if each in known}
 
+    def record_uses(self) -> None:
+        """Write when keys were last used, for `emoji-ldm keys list`; a store that fails loses one record."""
+        used, self.used = self.used, {}
+        for sha256, last_used in used.items():
+            try:
+                self.usage.change(sha256, partial(replace, last_used=last_used))
+            except EmojiLdmError as error:
+                LOG.error("the last use of a key cannot be recorded: %s", error)
+
     async def _refresh_forever(self) -> None:
+        record_at = time.monotonic() + RECORD_S
         while True:
             await self.refresh()
+            if self.used and time.monotonic() > record_at:
+                record_at = time.monotonic() + RECORD_S
+                await asyncio.get_running_loop().run_in_executor(KEY_READER, self.record_uses)
             await asyncio.sleep(REFRESH_S)
 
     def _quota(self, key: ApiKey) -> ImageQuota | None:
@@ -200,11 +217,21 @@ class AuthMiddleware:
         if self.keys is None or scope["path"] in PUBLIC_PATHS:
             return Caller()
         caller, key = self.keys.authenticate(Headers(scope=scope).get("authorization", ""))
-        if key.kind == "bulk" and scope["path"].startswith(IMAGES_PREFIX):
-            raise RequestError(f"the key {caller.name!r} is for bulk jobs only (POST /v1/emoji-sets, /v1/batches); "
-                               "this route needs a key of the kind interactive", status=403,
-                               code="insufficient_permissions")  # fmt: skip
+        needed = _scope_of(scope["method"], scope["path"])
+        if needed and not key.permits(needed):
+            allowed = [each for each in SCOPES if key.permits(each)]
+            raise RequestError(f"the key {key.id} of {caller.name!r} is for {', '.join(allowed)} only; this needs "
+                               f"{needed}", status=403, code="insufficient_permissions")  # fmt: skip
         return caller
+
+
+def _scope_of(method: str, path: str) -> KeyScope | None:
+    """Return what a key must permit for a request; None if every key may send it."""
+    if path.startswith(IMAGES_PREFIX):
+        return "images"
+    if path.startswith("/v1/models"):
+        return None
+    return "read" if method in SAFE_METHODS else "jobs"
 
 
 def caller_of(request: Request) -> Caller:

@@ -35,7 +35,7 @@ class Usage:
 
     window: int = 0  # minute of Unix time
     used: int = 0  # images that were charged in it, debts of earlier minutes included
-    last_used: float = 0.0  # Unix time of the last request that was recorded
+    last_used: float = 0.0  # of the counts of single keys, which are stored under their hash: Unix time
     writer: str = ""  # differs for every write, so that a writer recognises its own
 
     def at(self, window: int, quota: int) -> Usage:
@@ -124,7 +124,7 @@ class ImageQuota:
                     taken = 0
                     return None
                 taken = max(need, min(room, kept + int(BLOCK_SHARE * self.images_per_minute)))
-                return Usage(window, usage.used + taken, now)
+                return Usage(window, usage.used + taken)
 
             try:
                 self.store.change(self.owner, update)

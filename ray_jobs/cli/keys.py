@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from emoji_ldm.errors import ConfigError
+from emoji_ldm.errors import ConfigError, StoreError
 from ray_jobs.cli.command import configured, did_you_mean, new_app
 
 if TYPE_CHECKING:
     from emoji_ldm.config import Config
-    from emoji_ldm.serve.api_keys import ApiKey
+    from emoji_ldm.serve.api_keys import ApiKey, KeyScope
+    from emoji_ldm.serve.image_quota import QuotaStore
 
 # Names appear in logs, in metrics and in tables, so they are short and have no spaces. An e-mail address is one.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
@@ -31,10 +32,12 @@ app = new_app(
     examples=[
         "emoji-ldm keys add alice serve.keys=keys.json",
         "emoji-ldm keys add nightly --class bulk --quota 600 --expires 30d serve.keys=s3://bucket/keys.json",
+        "emoji-ldm keys add alice --rotate serve.keys=keys.json",
+        "emoji-ldm keys add web --scopes images serve.keys=keys.json",
         "emoji-ldm serve serve.keys=keys.json",
     ],
 )
-def add(
+def add(  # noqa: PLR0913 - its options are the command's
     config: "Config",
     words: list[str],
     kind: Annotated[
@@ -43,6 +46,8 @@ def add(
     ] = "interactive",
     quota: Annotated[int, typer.Option(metavar="N", help="Images a minute; 0 is no limit.")] = 0,
     expires: Annotated[str, typer.Option(metavar="DAYS|TIME", help="30d, or 2027-01-31 (UTC); never by default.")] = "",
+    scopes: Annotated[str, typer.Option(metavar="LIST", help="images, jobs and read, by commas; all by default.")] = "",
+    rotate: Annotated[bool, typer.Option("--rotate", help="Add one to the keys of NAME.")] = False,
 ) -> None:
     """Create a key and print it, once."""
     from emoji_ldm.serve.api_keys import change_keys, new_key
@@ -53,12 +58,12 @@ def add(
         raise ConfigError(f"name {name!r} is refused; use letters, digits, . _ @ and -, at most 63")
     if quota < 0:
         raise ConfigError(f"--quota={quota} is refused; give images a minute, 0 for no limit")
-    secret, key = new_key(name, kind, quota, _expiry(expires))
+    secret, key = new_key(name, kind, quota, _expiry(expires), _scopes(scopes))
 
     # `change_keys` may call this several times with newer keys, so the check for the name must be inside.
     def added(keys: "tuple[ApiKey, ...] | None") -> "tuple[ApiKey, ...]":
-        if any(known.name == name for known in keys or ()):
-            raise ConfigError(f"there is a key {name!r} already; revoke it first, or choose another name")
+        if any(known.name == name for known in keys or ()) and not rotate:
+            raise ConfigError(f"there is a key {name!r} already; --rotate adds another one under this name")
         return (*(keys or ()), key)
 
     change_keys(uri, added)
@@ -69,16 +74,30 @@ def add(
 
 @configured(app, "list", words="", examples=["emoji-ldm keys list serve.keys=keys.json"])
 def list_keys(config: "Config", words: list[str]) -> None:
-    """List the keys: names, classes, quotas, expiry."""
+    """List the keys: names, ids, classes, scopes, quotas, expiry, last use."""
     from emoji_ldm.serve.api_keys import read_keys
+    from emoji_ldm.serve.image_quota import QuotaStore
 
-    uri = _file_of_keys(config)
-    sys.stdout.write("".join(map(_line, _existing(uri, read_keys(uri)))) or "no keys\n")
+    uri, usage = _file_of_keys(config), QuotaStore(f"{config.store}/keys/usage")
+    lines = [_line(key, _last_use(usage, key)) for key in _existing(uri, read_keys(uri))]
+    sys.stdout.write("".join(lines) or "no keys\n")
 
 
-@configured(app, "revoke", words="NAME", examples=["emoji-ldm keys revoke alice serve.keys=keys.json"])
-def revoke(config: "Config", words: list[str]) -> None:
-    """Delete a key; a running service refuses it within seconds."""
+@configured(
+    app,
+    "revoke",
+    words="NAME",
+    examples=[
+        "emoji-ldm keys revoke alice serve.keys=keys.json",
+        "emoji-ldm keys revoke alice --id 1a2b3c4d serve.keys=keys.json",
+    ],
+)
+def revoke(
+    config: "Config",
+    words: list[str],
+    key_id: Annotated[str, typer.Option("--id", metavar="ID", help="Of one key, as `list` shows it.")] = "",
+) -> None:
+    """Delete the keys of a name; a running service refuses them within seconds."""
     from emoji_ldm.serve.api_keys import change_keys
 
     uri, name = _file_of_keys(config), _name(words, "revoke")
@@ -88,7 +107,11 @@ def revoke(config: "Config", words: list[str]) -> None:
         names = [key.name for key in _existing(uri, keys)]
         if name not in names:
             raise ConfigError(f"there is no key {name!r} in {uri}{did_you_mean(name, names)}")
-        return tuple(key for key in keys or () if key.name != name)
+        left = tuple(key for key in keys or () if key.name != name or (key_id and key.id != key_id))
+        if left == keys:
+            ids = [key.id for key in keys if key.name == name]
+            raise ConfigError(f"no key of {name!r} has the id {key_id!r}; it has {', '.join(ids)}")
+        return left
 
     change_keys(uri, remaining)
     sys.stdout.write(f"revoked {name}\n")
@@ -106,10 +129,30 @@ def _existing(uri: str, keys: "tuple[ApiKey, ...] | None") -> "tuple[ApiKey, ...
     return keys
 
 
-def _line(key: "ApiKey") -> str:
+def _scopes(text: str) -> "tuple[KeyScope, ...]":
+    """Return the scopes of a list; none for an empty text."""
+    from emoji_ldm.serve.api_keys import SCOPES
+
+    named = {word.strip() for word in text.split(",") if word.strip()}
+    if unknown := sorted(named.difference(SCOPES)):
+        raise ConfigError(f"--scopes={text}: {unknown[0]!r} is refused; choose of {', '.join(SCOPES)}")
+    return tuple(scope for scope in SCOPES if scope in named)
+
+
+def _last_use(usage: "QuotaStore", key: "ApiKey") -> str:
+    try:
+        last_used = usage.read(key.sha256).last_used
+    except StoreError:  # the file of keys may be here, and the store elsewhere
+        return "last use unknown"
+    return f"last used {datetime.fromtimestamp(last_used, UTC):%Y-%m-%dT%H:%MZ}" if last_used else "not used yet"
+
+
+def _line(key: "ApiKey", last_use: str) -> str:
+    scopes = [scope for scope in ("images", "jobs", "read") if key.permits(scope)]
     quota = f"{key.images_per_minute} images/min" if key.images_per_minute else "no quota"
     end = "never ends" if not key.expires else f"{'ended' if key.expired() else 'ends'} {key.expires:%Y-%m-%dT%H:%MZ}"
-    return f"{key.name:<20} {key.kind:<12} {quota:<16} {end}, made {key.made[:10]}\n"
+    return (f"{key.name:<20} {key.id} {key.kind:<12} {','.join(scopes):<16} {quota:<16} {end}, "
+            f"made {key.made[:10]}, {last_use}\n")  # fmt: skip
 
 
 def _expiry(text: str) -> datetime | None:

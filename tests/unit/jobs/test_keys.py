@@ -1,10 +1,12 @@
 """Tests of `emoji-ldm keys`."""
 
 import stat
+from dataclasses import replace
 
 import pytest
 
 from emoji_ldm.serve.api_keys import new_key, read_keys, write_keys
+from emoji_ldm.serve.image_quota import QuotaStore
 from ray_jobs.cli.main import main
 
 
@@ -35,6 +37,8 @@ def test_the_command_prints_a_key_once_and_stores_only_its_hash(path, capsys, tm
     [
         (["add", "alice"], "there is a key 'alice' already"),
         (["add", "a b"], "refused"),
+        (["add", "bob", "--scopes", "images,all"], "'all' is refused; choose of images, jobs, read"),
+        (["revoke", "alice", "--id", "00"], "no key of 'alice' has the id '00'"),
         (["add"], "takes one name"),
         (["add", "bob", "--expires", "soon"], "write 30d"),
         (["add", "bob", "--expires", "2020-01-01"], "is in the past"),
@@ -56,3 +60,19 @@ def test_without_a_key_file_the_command_says_how_to_name_one(words, capsys, tmp_
     monkeypatch.chdir(tmp_path)
     assert main(["keys", *words]) == 2
     assert "serve.keys=" in capsys.readouterr().err
+
+
+def test_keys_of_one_name_rotate_and_the_list_tells_them_apart(path, capsys, tmp_path):
+    options = [f"serve.keys={path}", f"store={tmp_path / 'store'}"]
+    assert main(["keys", "add", "alice", *options]) == 0
+    assert main(["keys", "add", "alice", "--rotate", "--scopes", "read, images", *options]) == 0
+    old, new = read_keys(path)
+    assert old.name == new.name == "alice" and new.scopes == ("images", "read") and not new.permits("jobs")
+    QuotaStore(f"{tmp_path / 'store'}/keys/usage").change(old.sha256, lambda usage: replace(usage, last_used=1.8e9))
+    capsys.readouterr()
+    assert main(["keys", "list", *options]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert old.id in first and "images,jobs,read" in first and "last used 2027-01-15T08:00Z" in first
+    assert new.id in second and "not used yet" in second
+    assert main(["keys", "revoke", "alice", "--id", old.id, *options]) == 0
+    assert read_keys(path) == (new,)

@@ -15,12 +15,14 @@ from emoji_ldm.serve.api_keys import new_key, read_keys, write_keys
 from emoji_ldm.serve.app import build_api
 from emoji_ldm.serve.auth import ApiKeyCache, unauthenticated_warning
 from emoji_ldm.serve.backend import Overloaded
-from tests.unit.serve.asgi_client import call, error_of, send_with_key
+from emoji_ldm.serve.bulk.api.router import bulk_routes
+from emoji_ldm.store import Store
+from tests.unit.serve.asgi_client import call, error_of, send, send_with_key
 from tests.unit.serve.fake_backend import FakeBackend, image_file, serving, wait_until
 
 
-def add_key(path, name="alice", kind="interactive", quota=0, expires=None):
-    secret, key = new_key(name, kind, quota, expires)
+def add_key(path, name="alice", kind="interactive", quota=0, expires=None, scopes=()):
+    secret, key = new_key(name, kind, quota, expires, scopes)
     write_keys(path, (*(read_keys(path) or ()), key))
     return secret
 
@@ -78,6 +80,32 @@ def test_a_bulk_key_may_not_use_the_image_routes(path):
     response = send_with_key(api, f"Bearer {secret}", "/v1/images/generations", json={"prompt": "a"})
     assert response.status_code == 403 and response.json()["error"]["type"] == "permission_error"
     assert send_with_key(api, f"Bearer {secret}").status_code == 200 and not backend.tasks
+
+
+@pytest.mark.parametrize(
+    ("scopes", "images", "reads", "deletes"),
+    [((), 200, 200, 404), (("images",), 200, 403, 403), (("jobs",), 403, 403, 404), (("read",), 403, 200, 403)],
+)
+def test_a_key_may_do_what_its_scopes_say(path, tmp_path, scopes, images, reads, deletes):
+    headers = {"Authorization": f"Bearer {add_key(path, scopes=scopes)}"}
+    backend = FakeBackend()
+    routers = [bulk_routes(Store(str(tmp_path / "store")), backend)]
+    api = build_api(backend, ServeConfig(keys=path), routers=routers)
+    assert send(api, "POST", "/v1/images/generations", json={"prompt": "a"}, headers=headers).status_code == images
+    assert send(api, "GET", "/v1/emoji-sets", headers=headers).status_code == reads
+    assert send(api, "HEAD", "/v1/files", headers=headers).status_code == reads
+    assert send(api, "DELETE", "/v1/emoji-sets/set_0", headers=headers).status_code == deletes
+    assert send(api, "GET", "/v1/models", headers=headers).status_code == 200
+
+
+def test_both_keys_of_a_name_work_share_its_quota_and_their_last_use_is_recorded(path, tmp_path):
+    old, new = add_key(path, quota=5), add_key(path, quota=5)
+    keys = ApiKeyCache(path, str(tmp_path / "usage"))
+    callers = [keys.authenticate(f"Bearer {secret}")[0] for secret in (old, new, new)]
+    assert callers[0].quota is callers[1].quota and {caller.name for caller in callers} == {"alice"}
+    keys.record_uses()
+    times = [keys.usage.read(key.sha256).last_used for key in read_keys(path)]
+    assert all(abs(time.time() - each) < 60 for each in times)
 
 
 def test_a_task_carries_the_name_of_the_key_and_the_id_of_the_request(path):
