@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
@@ -25,10 +27,8 @@ class HeadMiddleware:
                 raise _HeadSentError
 
         # A shallow copy: the state in it is that of the request, which other middlewares read.
-        try:
+        with suppress(_HeadSentError):
             await self.app(dict(scope, method="GET"), receive, send_head)
-        except _HeadSentError:
-            pass
         return None
 
 

@@ -6,6 +6,7 @@ import json
 import pytest
 from PIL import Image
 
+from emoji_ldm.serve.bulk.api.job_requests import derived_seed
 from emoji_ldm.serve.bulk.set_client import EmojiSetClient
 from ray_jobs.cli.main import main
 from tests.unit.serve.bulk.instant_backend import InstantBackend, png_of
@@ -39,7 +40,9 @@ def test_one_command_draws_a_set_and_writes_the_folder(tmp_path, capsys, backend
     said = capsys.readouterr().err
     assert "6 of 6" in said and "set: 6/6 images" in said and "images/s" in said
     rows = list(csv.DictReader((folder / "prompts.csv").open()))
-    assert [row["file"] for row in rows[:2]] == ["0000_a-cat-flat_4.png", "0001_a-cat-flat_5.png"] and len(rows) == 6
+    seed = derived_seed(4, "00000", 0)
+    names = [f"0000_a-cat-flat_{seed}.png", f"0001_a-cat-flat_{seed + 1}.png"]
+    assert [row["file"] for row in rows[:2]] == names and len(rows) == 6
     draws = {f"{task.request.prompt}{task.request.seed}": task.request for task in backend.tasks}
     assert all((folder / row["file"]).read_bytes() == png_of(draws[row["prompt"] + row["seed"]]) for row in rows)
     assert (folder / "sheet.png").is_file() and all(row["steps"] == "9" for row in rows)
