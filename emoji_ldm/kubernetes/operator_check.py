@@ -31,14 +31,9 @@ def check_operators(overlay: Overlay, known: dict[tuple[str, str], str]) -> list
     Raises:
         ClusterError: A kind is missing; the message contains the commands that install its operator.
     """
-    charts = _charts(overlay)
-    required = {(str(obj["apiVersion"]), str(obj["kind"])) for obj in overlay.objects}
-    if any(_uses_gateway(obj) for obj in overlay.of_kinds("RayService")):
-        # KubeRay creates these objects itself during an upgrade, so no manifest names their kinds. Without them the
-        # first upgrade would fail long after the installation.
-        required |= {("gateway.networking.k8s.io/v1", kind) for kind in ("Gateway", "HTTPRoute")}
+    charts, required = read_charts(overlay), _required_kinds(overlay)
     missing = sorted(required - set(known))
-    missing_charts = list(dict.fromkeys(CHARTS.get(version.partition("/")[0], "") for version, _ in missing))
+    missing_charts = list(dict.fromkeys(chart_of(version) for version, _ in missing))
     if missing:
         kinds = ", ".join(sorted({kind for _, kind in missing}))
         # In the order of the file, since some charts need others: Kueue's webhooks, for example, take certificates from
@@ -46,8 +41,35 @@ def check_operators(overlay: Overlay, known: dict[tuple[str, str], str]) -> list
         commands = "; ".join(install_command(name, charts) for name in charts if name in missing_charts)
         remedy = commands or "is this cluster new enough? k8s/versions.yaml names the version of Kubernetes"
         raise ClusterError(f"the cluster does not serve {kinds}; install their operator, then run this again: {remedy}")
-    used = {CHARTS.get(version.partition("/")[0]) for version, _ in required}
+    used = {chart_of(version) for version, _ in required}
     return [name for name in charts if name in used]
+
+
+def missing_kinds(overlay: Overlay, known: dict[tuple[str, str], str]) -> dict[str, list[str]]:
+    """The kinds that the cluster does not serve, by chart, for every chart that the overlay needs.
+
+    Kinds that belong to Kubernetes itself, which only a newer version brings, are below "".
+    """
+    found: dict[str, list[str]] = {}
+    for version, kind in sorted(_required_kinds(overlay)):
+        absent = found.setdefault(chart_of(version), [])
+        if (version, kind) not in known:
+            absent.append(kind)
+    return found
+
+
+def chart_of(api_version: str) -> str:
+    """The chart that installs the kinds of an API version; "" for those of Kubernetes itself."""
+    return CHARTS.get(api_version.partition("/")[0], "")
+
+
+def _required_kinds(overlay: Overlay) -> set[tuple[str, str]]:
+    required = {(str(obj["apiVersion"]), str(obj["kind"])) for obj in overlay.objects}
+    if any(_uses_gateway(obj) for obj in overlay.of_kinds("RayService")):
+        # KubeRay creates these objects itself during an upgrade, so no manifest names their kinds. Without them the
+        # first upgrade would fail long after the installation.
+        required |= {("gateway.networking.k8s.io/v1", kind) for kind in ("Gateway", "HTTPRoute")}
+    return required
 
 
 def install_command(name: str, charts: dict[str, Any]) -> str:
@@ -60,7 +82,7 @@ def install_command(name: str, charts: dict[str, Any]) -> str:
 
 def operators_not_ready(kubectl: Kubectl, overlay: Overlay, names: list[str]) -> str:
     """The first operator that is not available, and why; "" if all are, or if their Pods may not be listed."""
-    charts = _charts(overlay)
+    charts = read_charts(overlay)
     for name in names:
         namespace = charts[name]["namespace"]
         objects = kubectl.list_in_namespace("deployments.apps,pods", namespace)
@@ -72,7 +94,7 @@ def operators_not_ready(kubectl: Kubectl, overlay: Overlay, names: list[str]) ->
     return ""
 
 
-def _charts(overlay: Overlay) -> dict[str, Any]:
+def read_charts(overlay: Overlay) -> dict[str, Any]:
     """The chart of every operator by name, in the order of installation."""
     return dict(yaml.safe_load((overlay.folder / "versions.yaml").read_text(encoding="utf-8"))["charts"])
 

@@ -44,7 +44,7 @@ def ensure(kubectl: Kubectl, overlay: Overlay) -> list[str]:
     missing = [name for name in keys if name not in existing]
     # An overlay without a StatefulSet has its store and Redis elsewhere, where a random password would be a wrong one.
     if missing and not overlay.of_kinds("StatefulSet"):
-        commands = "; ".join(_command(name, keys[name]) for name in missing)
+        commands = "; ".join(create_command(name, keys[name]) for name in missing)
         raise ClusterError(f"Secret {', '.join(missing)} is missing, and its value exists outside of this overlay; "
                            f"create it from there: {commands}")  # fmt: skip
     if missing:
@@ -61,6 +61,7 @@ def _random(name: str, keys: list[str]) -> KubeObject:
             "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels}}  # fmt: skip
 
 
-def _command(name: str, keys: list[str]) -> str:
+def create_command(name: str, keys: list[str]) -> str:
+    """The command that creates a Secret from files with its values."""
     files = " ".join(f"--from-file={key}=FILE" for key in keys)
     return f"kubectl -n {NAMESPACE} create secret generic {name} {files}"

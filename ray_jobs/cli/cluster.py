@@ -40,6 +40,18 @@ def up(
     return kubernetes.run(Kubectl(context), _overlay(manifests, overlay), timeout, force=force)
 
 
+@command(app, "doctor", examples=["emoji-ldm cluster doctor --overlay kind"])
+def doctor(overlay: OverlayName, manifests: Manifests = K8S, context: ContextName = "") -> int:
+    """Check what an overlay needs of the cluster, and print the command that installs what is missing."""
+    from emoji_ldm.kubernetes.cluster_requirements import check_requirements
+    from emoji_ldm.kubernetes.kubectl import Kubectl
+
+    found = list(check_requirements(Kubectl(context), _overlay(manifests, overlay)))
+    for one in found:
+        sys.stdout.write(f"{'ok' if one.is_met else 'missing':<8} {one.subject:<30} {one.text}\n")
+    return 0 if all(one.is_met for one in found) else 1
+
+
 @command(app, "render", examples=["emoji-ldm cluster render --overlay eks > all.yaml"])
 def render(overlay: OverlayName, manifests: Manifests = K8S) -> int:
     """Print what `up` applies as YAML, for Argo CD, Flux or kubectl; jobs are left out, as they would start."""

@@ -34,6 +34,9 @@ def api(here, monkeypatch):
     api = Api(RAY, KUEUE, MONITORING, GATEWAY)
     api.kinds |= {(obj["apiVersion"], plural(obj["kind"])): obj["kind"] for obj in render(ROOT / "k8s", "kind")}
     api.reactions += [operate, operate_jobs]
+    default = {"storageclass.kubernetes.io/is-default-class": "true"}  # kind brings it
+    api.add({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+             "metadata": {"name": "standard", "annotations": default}})  # fmt: skip
     monkeypatch.setenv("PATH", f"{kubectl.parent}:/usr/bin:/bin")
     monkeypatch.setenv("KUBECACHEDIR", str(here / "cache"))
     for module in (up, job_follower):
@@ -56,4 +59,6 @@ def test_the_guide_to_kubernetes_runs_one_after_the_other(api, here, capfd):
     assert "ready" in found["cluster status"]
     assert LOG[0] in found["submit crawl"] and LOG[0] in found["cluster logs"]
     assert (here / "plan" / "simulation.json").is_file()
-    assert {kind for _, kind, _, _ in api.objects} == {"Namespace", "Secret"}, "down leaves data and secrets"
+    assert {kind for _, kind, _, _ in api.objects} == {"Namespace", "Secret", "StorageClass"}, (
+        "down leaves data and secrets"
+    )

@@ -16,12 +16,13 @@ from tests.kubernetes.object_fields import chosen, dotted, field_set, leaves, me
 
 CLUSTER_WIDE = {"Namespace", "Node", "PriorityClass", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
                 "ClusterQueue", "ResourceFlavor", "Cohort", "Topology", "WorkloadPriorityClass", "GatewayClass",
-                "CustomResourceDefinition"}  # fmt: skip
+                "CustomResourceDefinition", "StorageClass"}  # fmt: skip
 BUILT_IN = {
     "v1": ["Namespace", "Pod", "Secret", "ConfigMap", "Service", "ServiceAccount", "PersistentVolumeClaim", "Event",
            "ResourceQuota", "LimitRange", "Node"],
     "apps/v1": ["Deployment", "StatefulSet", "DaemonSet"], "batch/v1": ["Job", "CronJob"],
     "policy/v1": ["PodDisruptionBudget"], "networking.k8s.io/v1": ["NetworkPolicy"],
+    "storage.k8s.io/v1": ["StorageClass"],
     "scheduling.k8s.io/v1": ["PriorityClass"], "rbac.authorization.k8s.io/v1": ["Role", "RoleBinding"],
     "admissionregistration.k8s.io/v1": ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"],
 }  # fmt: skip

@@ -94,7 +94,7 @@ def cluster(api, tmp_path, manifests, monkeypatch, capfd):
     monkeypatch.setattr(job_follower, "POLL_S", 0.02)
 
     def run(verb, *words, overlay="small"):
-        if verb in ("up", "submit", "down"):
+        if verb in ("up", "submit", "down", "doctor"):
             words = ("--overlay", overlay, "--manifests", str(manifests), *words)
         capfd.readouterr()
         status = main(["submit", *words] if verb == "submit" else ["cluster", verb, *words])

@@ -5,7 +5,7 @@ import pytest
 from ray_jobs.cli.main import main
 
 
-@pytest.mark.parametrize("verb", ["up", "render", "status", "logs", "down", "check", "simulate"])
+@pytest.mark.parametrize("verb", ["up", "doctor", "render", "status", "logs", "down", "check", "simulate"])
 def test_help_of_every_verb_shows_an_example(verb, capsys):
     assert main(["cluster", verb, "--help"]) == 0
     assert f"emoji-ldm cluster {verb}" in capsys.readouterr().out.split("examples:")[1]

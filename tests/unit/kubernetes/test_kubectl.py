@@ -48,10 +48,31 @@ def test_without_kubectl_its_source_is_named(monkeypatch, tmp_path):
      "Job store-setup cannot be changed in place; delete it, then run this again: kubectl -n emoji-ldm delete job"),
     ('The StatefulSet "store" is invalid: spec: Forbidden: updates to statefulset spec for fields other',
      "delete statefulset store --cascade=orphan"),
+    ('The PriorityClass "emoji-batch" is invalid: value: Forbidden: may not be changed in an update.',
+     "PriorityClass emoji-batch cannot be changed in place; delete it, then run this again: kubectl -n emoji-ldm"),
     ("", "kubectl failed without a message"),
 ])  # fmt: skip
 def test_errors_of_kubectl_become_one_line(said, text):
     assert text in str(explain_error(said)) and "\n" not in str(explain_error(said))
+
+
+CONFLICTS = """error: Apply failed with 3 conflicts: conflicts with "kubectl-edit" using apps/v1:
+- .spec.replicas
+- .spec.template.spec.containers[name="store"].image
+conflict with "argocd-controller" using apps/v1: .metadata.labels.team
+Please review the fields above--they currently have other managers. Here
+are the ways you can resolve this warning:
+* If you intend to manage all of these fields, please re-run the apply
+  command with the `--force-conflicts` flag.
+"""
+
+
+def test_a_conflict_names_all_fields_by_who_changed_them_in_one_line_without_kubectls_advice():
+    assert str(explain_error(CONFLICTS)) == (
+        "fields of the manifests were changed by other means: "
+        '.spec.replicas, .spec.template.spec.containers[name="store"].image by kubectl-edit; '
+        ".metadata.labels.team by argocd-controller"
+    )
 
 
 WEBHOOK = (
