@@ -50,8 +50,8 @@ def test_the_guide_to_generation_runs_one_after_the_other(local_ray, capfd):
     pipeline = write_pipeline(local_ray / "my-pipeline")
     (local_ray / "prompts.txt").write_text("a happy blob\n")
     write_adapter(pipeline, local_ray / "my-adapter")
-    for name in ("cat.png", "mask.png"):
-        Image.new("RGBA", (32, 32), (200, 90, 0, 255)).save(name)
+    Image.new("RGBA", (32, 32), (200, 90, 0, 255)).save("cat.png")
+    Image.new("RGBA", (32, 32)).save("mask.png")  # transparent: all is redrawn
     for words in guide("generation"):
         # Most commands of the page draw with the newest checkpoint of a run that was trained.
         named = any(word.startswith("generate.checkpoint=") for word in words)
