@@ -141,7 +141,10 @@ class Browser:
         except TimeoutException:
             # A script of the page that never returns lets no other one run.
             self.is_stuck = True
-            raise PageFailed(f"a script of the page blocks it for longer than {self.timeout_s:g} s") from None
+            with contextlib.suppress(WebDriverException, urllib3.exceptions.HTTPError):
+                self.read_responses()
+            what = "a script of the page blocks it for longer than" if self.last_status else "no answer within"
+            raise PageFailed(f"{what} {self.timeout_s:g} s") from None
         except urllib3.exceptions.HTTPError as error:
             raise BrowserLost(first_line(error)) from None
         except WebDriverException as error:
@@ -170,12 +173,17 @@ class Browser:
         Raises:
             TimeoutException: The page does not answer.
         """
-        self.driver.set_script_timeout(max(1.0, min(self.timeout_s, deadline - time.monotonic())))
+        began = time.monotonic()
+        limit_s = max(1.0, min(self.timeout_s, deadline - began))
+        self.driver.set_script_timeout(limit_s)
         try:
             return self.driver.execute_script(_script(name), *arguments)
         except UnexpectedAlertPresentException:  # it is dismissed by now
             return None
         except TimeoutException:
+            # A document that is replaced also ends the wait, at once.
+            if time.monotonic() - began < limit_s / 2:
+                return None
             raise
         except WebDriverException as error:
             if "crash" not in str(error.msg) and BETWEEN_DOCUMENTS.search(str(error.msg)):

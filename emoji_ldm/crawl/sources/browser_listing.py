@@ -127,7 +127,8 @@ class BrowserListingReader:
                 raise Rejected(Outcome.ADDRESS, reason) from error
             raise
         finally:
-            status = page.status or None if page else None
+            # A page that stops the browser says nothing against its server, which has answered.
+            status = (page.status if page else self.browser.last_status if self.browser else 0) or None
             pause_s = retry_after(CIMultiDictProxy(CIMultiDict(page.headers))) if page else 0.0
             for permit in permits:
                 self.runner.run(self.rate_limiter.release(permit, status=status, retry_after_s=pause_s))

@@ -31,6 +31,7 @@ PAGE_QUIET_S = 1.0  # without a change, after which a complete page without tile
 LEFT_S = 1.5  # after its answer, in which a page takes the place of the one before; a download never does
 MAX_DOCUMENTS = 12  # of one page: more are a circle of redirects
 MAX_GROWTH_S = 900.0
+MAX_IDLE_STEPS = 3  # of scrolling that moves on but shows nothing new
 MAX_TILES = 20_000
 ERROR_PAGE = "chrome-error:"
 WORDS = {"pager": NEXT_WORDS, "address": PAGE_ADDRESS, "more": MORE_WORDS, "next": NEXT_WORDS, "other": OTHER_WORDS}
@@ -211,7 +212,7 @@ class _OpenPage:
     def _scroll(self, began: float) -> None:
         """Scroll to the end as long as it moves away; step by step where that skips tiles."""
         first = {tile.image_url for tile in self.snapshot().tiles}
-        height, num, steps = -1.0, len(self.tiles), 0
+        height, num, steps, idle = -1.0, len(self.tiles), 0, 0
         while steps < self.request.max_steps:
             state = self._scroll_to("end")
             if not state["moved"]:
@@ -224,7 +225,9 @@ class _OpenPage:
             if not first <= shown or (len(self.tiles) > num and self._height() == state["height"]):
                 self._scroll_through(began)
                 return
-            if len(self.tiles) == num and state["height"] == height:
+            idle = idle + 1 if len(self.tiles) == num else 0
+            # A page may grow without end and show nothing new.
+            if idle and (state["height"] == height or idle == MAX_IDLE_STEPS):
                 break
             height, num = state["height"], len(self.tiles)
         self._finish("scroll", steps, len(first))

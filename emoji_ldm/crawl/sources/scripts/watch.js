@@ -2,7 +2,8 @@
 // takes the means from pages that stop or leave the browser.
 "use strict";
 (() => {
-  if (window.__emojiCrawl) return;
+  // The first document of a frame takes over the window of the empty one before it, with all that is set there.
+  if (window.__emojiCrawl) return window.__emojiCrawl.observe(document);
   const OLD_REQUEST_MS = 5000, MAX_TIMER_MS = 6000, MIN_TIMER_MS = 30, MAX_NESTING = 3, MANY = 8;
   const watch = { version: 1, changed: performance.now(), requests: new Map(), timers: new Set(), answered: new Map() };
   Object.defineProperty(window, "__emojiCrawl", { value: watch });
@@ -77,12 +78,15 @@
   const options = { childList: true, subtree: true, characterData: true,
     attributeFilter: ["src", "srcset", "data-src", "data-srcset", "style", "class", "hidden", "href", "title", "alt"] };
   const observer = new MutationObserver(touch);
-  observer.observe(document, options);
+  watch.observe = (root) => {
+    observer.observe(root, options);
+    touch();
+  };
+  watch.observe(document);
   const attach = Element.prototype.attachShadow;
   Element.prototype.attachShadow = function (...args) {
     const root = attach.apply(this, args);
-    observer.observe(root, options);
-    touch();
+    watch.observe(root);
     return root;
   };
 
