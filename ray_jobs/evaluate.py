@@ -1,7 +1,7 @@
 """Evaluate over Ray: draw what held-out captions ask for, measure it beside real emoji, and keep the figures.
 
 1. plan: the images that no model was trained on, their captions as prompts; a folder brings pictures and prompts along
-2. draw: by the generate stage, which draws nothing twice
+2. draw: by the generate stage, which draws nothing twice; `retrieval` searches the training pictures instead
 3. measure: shards of real and drawn pictures on the cluster; their rows add up
 4. judge: probes and distances in the driver; figures of real emoji beside those of models
 5. keep: evaluations/<id>.json and .html in the store; gates fail the command after that
@@ -25,6 +25,7 @@ from emoji_ldm.evaluate.metrics.pixels import FEATURES_NAME
 from emoji_ldm.evaluate.prompts import GRID
 from emoji_ldm.evaluate.real_pictures import RealPicture, WantedPicture, held_out_prompts, read_real_pictures
 from emoji_ldm.evaluate.reference import RealReference, choose_names, fit_reference, reference_rows
+from emoji_ldm.evaluate.retrieval import RETRIEVAL
 from emoji_ldm.evaluate.scoring import score_pictures, score_real, text_figures
 from emoji_ldm.progress import print_summary
 from emoji_ldm.schemas import CAPTIONS, IMAGES
@@ -34,6 +35,7 @@ from ray_jobs.execution.judged_systems import (
     draw_with,
     from_folder,
     resolve_models,
+    retrieve,
     training_splits,
 )
 from ray_jobs.execution.picture_measuring import embed, measure, split_located
@@ -60,7 +62,12 @@ def run(config: Config) -> dict[str, object]:
     facts = read_real_pictures(tables["images"], tables["captions"], training_splits(config, store, models.values()))
     rows = reference_rows(facts, settings.reference)
     prompts = [] if folder else held_out_prompts(facts, settings.num_prompts)
-    systems = folder or [draw_with(config, name, uri, prompts) for name, uri in models.items()]
+    systems = folder or [
+        retrieve(config, tables["images"], facts, prompts)
+        if uri == RETRIEVAL
+        else draw_with(config, name, uri, prompts)
+        for name, uri in models.items()
+    ]
 
     real, measured = _measure(config, tables["images"], facts, rows, systems)
     judged = [_judge(system, measured, real) for system in systems]

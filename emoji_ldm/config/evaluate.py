@@ -18,7 +18,8 @@ class EvaluateConfig(Section):
     """Models to judge; how they draw is in the section `generate`."""
 
     checkpoints: tuple[str, ...] = ()
-    """Models, named as in `generate.checkpoint`; empty takes `generate.checkpoint`, or the run's newest."""
+    """Models, named as in `generate.checkpoint`; empty takes `generate.checkpoint`, or the run's newest. `retrieval` is
+    no model but a baseline: the training picture whose caption is nearest to the prompt."""
     images: str | None = None
     """Folder of PNG files to judge instead of a model; prompts are read from their metadata, else their names."""
     compare: bool = False

@@ -50,6 +50,8 @@ def render_page(evaluation: Evaluation, rows: Sequence[PageRow]) -> str:
     return template.render(
         evaluation=evaluation, groups=figure_groups(evaluation), rows=rows,
         grid=_grid_rows(evaluation.systems), novelties=NOVELTIES,
+        # A model and a search of the training pictures have different settings.
+        settings=list(dict.fromkeys(name for system in evaluation.systems for name in system.settings)),
     )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from emoji_ldm.evaluate.prompts import colors_of, concept_of, style_of
 
 UNNAMED = clean_title("").lower()
 PAIR, CONCEPT, SEEN = "pair", "concept", "seen"
+# Tags by which a data set itself says what it holds out, such as `split:pair`; all but the second are held out.
+SPLIT_TAG, TRAIN_TAG = "split:", "split:train"
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,14 @@ class TrainingSplit:
 
     fraction: float
     seed: int
+    by_tags: bool = False  # where an image has a tag `split:...`, that decides instead
+
+    def holds_out(self, image_id: str, tags: Sequence[str]) -> bool:
+        """Whether the training left this image out."""
+        stated = [tag for tag in tags if tag.startswith(SPLIT_TAG)]
+        if self.by_tags and stated:
+            return TRAIN_TAG not in stated
+        return is_held_out(image_id, self.fraction, self.seed)
 
 
 @dataclass(frozen=True)
@@ -70,10 +80,10 @@ def read_real_pictures(images: Table, captions: Table, splits: Iterable[Training
         raise DatasetError(f"{images.store.uri} has no images to compare with; run: emoji-ldm crawl")
     texts, splits = good_captions(captions) if captions.exists else {}, list(splits)
     found = []
-    for row in images.read(["image_id", "title"]).to_pylist():
+    for row in images.read(["image_id", "title", "tags"]).to_pylist():
         image_id, several = row["image_id"], texts.get(row["image_id"], [])
         style = next(filter(None, map(style_of, several)), "")
-        held_out = bool(splits) and all(is_held_out(image_id, split.fraction, split.seed) for split in splits)
+        held_out = bool(splits) and all(split.holds_out(image_id, row["tags"] or ()) for split in splits)
         caption = several[0].strip() if several else ""
         name = clean_title(row["title"] or "").lower()
         # Sites without titles leave the caption to name what is shown.

@@ -30,6 +30,7 @@ def add_command(app: typer.Typer) -> None:
         examples=[
             "emoji-ldm evaluate run=demo",
             "emoji-ldm evaluate --compare ./pretrained ./from-scratch alias:production generate.steps=25",
+            "emoji-ldm evaluate starter retrieval",
             "emoji-ldm evaluate --images ./pictures evaluate.reference=all --json",
             "emoji-ldm evaluate --fail-if 'kid > 0.05, copy_rate > 0.1'",
         ],

@@ -8,25 +8,27 @@ from typing import Any
 
 from emoji_ldm.config import Config
 from emoji_ldm.dataset.checkpoints import MANIFEST_FILE, Checkpoint
+from emoji_ldm.dataset.table import Table
 from emoji_ldm.evaluate.image_folder import read_image_folder
 from emoji_ldm.evaluate.prompts import GRID
-from emoji_ldm.evaluate.real_pictures import TrainingSplit, WantedPicture
+from emoji_ldm.evaluate.real_pictures import RealPicture, TrainingSplit, WantedPicture
+from emoji_ldm.evaluate.retrieval import RETRIEVAL, nearest_pictures, searched_pictures
 from emoji_ldm.generate.checkpoint_resolver import ALIAS_PREFIX, CACHE_FOLDER, resolve_checkpoint
 from emoji_ldm.generate.png_metadata import describe_mode
 from emoji_ldm.store import Store
 from emoji_ldm.train.manifest import recorded_config
 from ray_jobs import generate
-from ray_jobs.execution.picture_measuring import split_files, split_located, time_model
+from ray_jobs.execution.picture_measuring import embed, split_files, split_located, time_model
 from ray_jobs.workers.evaluate_worker import PictureShard
 from ray_jobs.workers.generate_worker import GenerateTask
 
 
 @dataclass(frozen=True)
 class JudgedSystem:
-    """A model, or a folder of pictures, with what it drew."""
+    """A model, a folder of pictures or the search for training pictures, with what it drew or found."""
 
     name: str
-    source: str  # URI of the model, or the folder
+    source: str  # URI of the model, the folder, or RETRIEVAL
     model_key: str
     settings: Mapping[str, Any]
     pngs: dict[str, bytes]  # {name of the picture: PNG}
@@ -37,10 +39,12 @@ class JudgedSystem:
 
 
 def resolve_models(config: Config, store: Store) -> dict[str, str]:
-    """Return {short name: URI} of the models of `evaluate.checkpoints`; ModelError if there is no such model."""
+    """Return {short name: URI} of `evaluate.checkpoints`; RETRIEVAL is its own URI. ModelError for an unknown model."""
     found: dict[str, str] = {}
     for checkpoint in config.evaluate.checkpoints or (config.generate.checkpoint or "",):
-        _, uri = resolve_checkpoint(config, store, CACHE_FOLDER, checkpoint)
+        uri = checkpoint
+        if checkpoint != RETRIEVAL:
+            _, uri = resolve_checkpoint(config, store, CACHE_FOLDER, checkpoint)
         name = _short_name(checkpoint, uri)
         # Two folders may have one name, and a table needs two.
         found[name if name not in found else f"{name} ({len(found) + 1})"] = uri
@@ -48,13 +52,21 @@ def resolve_models(config: Config, store: Store) -> dict[str, str]:
 
 
 def training_splits(config: Config, store: Store, uris: Iterable[str]) -> list[TrainingSplit]:
-    """Return what each training held out; a training that is not recorded is taken to obey this configuration."""
+    """Return what each training held out.
+
+    A training that is not recorded is taken to have held out what tags of the images say, else to obey this
+    configuration.
+    """
     default = config.train
-    found = [_recorded_training(store, uri) for uri in uris] or [{}]
+    # The search has no training of its own: beside models it finds what all of them were trained on.
+    found = [_recorded_training(store, uri) for uri in uris if uri != RETRIEVAL] or [{}]
     return [
-        TrainingSplit(train.get("validation_fraction", default.validation_fraction), train.get("seed", default.seed))
+        TrainingSplit(
+            train.get("validation_fraction", default.validation_fraction), train.get("seed", default.seed),
+            by_tags=not train,
+        )
         for train in found
-    ]
+    ]  # fmt: skip
 
 
 def draw_with(config: Config, name: str, uri: str, prompts: Sequence[WantedPicture]) -> JudgedSystem:
@@ -77,6 +89,29 @@ def draw_with(config: Config, name: str, uri: str, prompts: Sequence[WantedPictu
     cost = time_model(config, GenerateTask(uri, drawn.key, {}, drawn.requests[0]))
     facts = _settings(config, _recorded_training(store, uri))
     return JudgedSystem(name, uri, drawn.key, facts, pngs, wanted, shards, grid, cost)
+
+
+def retrieve(
+    config: Config, images: Table, facts: Sequence[RealPicture], prompts: Sequence[WantedPicture]
+) -> JudgedSystem:
+    """Find the training picture nearest to each prompt, and with `evaluate.compare` to each cell of the grid.
+
+    Raises:
+        DatasetError: No training image has a caption.
+    """
+    searched = searched_pictures(facts)
+    wanted = {f"{RETRIEVAL}:{number}": one for number, one in enumerate(prompts)}
+    cells = [cell.prompt for cell in GRID] if config.evaluate.compare else []
+    new = [prompt for prompt in cells if prompt not in {one.prompt for one in prompts}]
+    grid = {f"{RETRIEVAL}:grid:{number}": WantedPicture.of_prompt(prompt) for number, prompt in enumerate(new)}
+    asked = {name: one.prompt for name, one in {**wanted, **grid}.items()}
+    texts = dict.fromkeys([*asked.values(), *(picture.caption for picture in searched)])
+    found = nearest_pictures(list(asked.values()), searched, embed(config, list(texts)))
+    rows = images.read_located(images.locate(picture.image_id for picture in found), ["image_id", "image"])
+    files = {row["image_id"]: row["image"]["bytes"] for row in rows.to_pylist()}
+    pngs = {name: files[picture.image_id] for name, picture in zip(asked, found, strict=True)}
+    settings = {"images": len(searched)}  # among which it searched
+    return JudgedSystem(RETRIEVAL, RETRIEVAL, "", settings, pngs, wanted, split_files(pngs, asked), grid)
 
 
 def from_folder(folder: str) -> JudgedSystem:

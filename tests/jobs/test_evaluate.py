@@ -99,6 +99,27 @@ def test_a_folder_of_real_emoji_is_like_real_emoji_and_copies_are_found(store, t
     assert system.figures["concept_top5"] > found.real["concept_top5"]  # the probe knows most of them
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_retrieval_is_judged_like_a_model_and_finds_only_copies_of_training_pictures(store, tmp_path, monkeypatch):
+    from ray_jobs import evaluate
+
+    monkeypatch.chdir(tmp_path)
+    drawn = Table(store, GENERATED).count()
+    summary = evaluate.run(settings(store, checkpoints=["retrieval"], compare=True, num_prompts=16))
+    found = newest_evaluation(store, "default")
+    assert found is not None and Table(store, GENERATED).count() == drawn
+    (system,) = found.systems
+    # Real pictures: as likely and as clean as any, and each of them a copy.
+    assert (system.name, system.model_key, system.num_pictures) == ("retrieval", "", 16)
+    assert system.figures["copy_rate"] == 1 and system.figures["copy_distance"] == 0
+    assert system.figures["precision"] > 0.8 and system.figures["kid_low"] < 0.1
+    assert system.figures["diversity"] is None and system.figures["seconds_per_image"] is None
+    assert system.figures["concept_top5"] is not None and system.grid.keys() >= {"concept_top5"}
+    assert system.settings["images"] == found.data["num_real"] - found.data["num_held_out"]
+    assert all(cell.prompt in Path(str(summary["page"])).read_text() for cell in GRID)
+
+
 def test_mistakes_are_found_before_anything_is_drawn(store, tmp_path):
     from ray_jobs import evaluate
 

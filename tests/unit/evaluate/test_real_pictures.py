@@ -34,6 +34,14 @@ def test_pictures_are_held_out_as_training_holds_them_out_and_only_if_every_trai
     ]
 
 
+def test_a_data_set_that_states_its_split_in_tags_is_believed_where_no_training_is_recorded():
+    by_tags, by_hash = TrainingSplit(0.3, 0, by_tags=True), TrainingSplit(0.3, 0)
+    assert by_tags.holds_out("a", ["noto", "split:pair"]) and not by_tags.holds_out("a", ["noto", "split:train"])
+    for image_id in "abcdefgh":
+        assert by_tags.holds_out(image_id, ["noto"]) == by_hash.holds_out(image_id, ["noto"])
+        assert by_hash.holds_out(image_id, ["split:pair"]) == is_held_out(image_id, 0.3, 0)
+
+
 def test_a_prompt_is_as_new_as_its_concept_and_style():
     pictures = [
         real("1", "moose", "flat"), real("2", "cat", "flat"), real("3", "cat", "blob"), real("4", "dog"),
