@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.generate.prompt_text import EMOJI, replace_emoji
 
 IMAGE_SIDE_PX = 128
 MARGIN_PX = 12
@@ -108,6 +109,7 @@ def _checkerboard(cell_px: int = 8) -> Image.Image:
 def _wrap(text: str, font: Font) -> list[str]:
     """Wrap a caption into lines that fit a card, at most three; a longer caption ends in an ellipsis."""
     lines: list[str] = []
+    text = _with_named_emoji(text)
     for word in text[:MAX_CAPTION_CHARACTERS].split():
         longer = f"{lines[-1]} {word}" if lines else word
         # A word that is wider than the card gets a line of its own, which `_truncate` shortens.
@@ -119,6 +121,14 @@ def _wrap(text: str, font: Font) -> list[str]:
     if len(lines) > MAX_CAPTION_LINES:
         shown[-1] += "…"
     return [_truncate(line, font) for line in shown]
+
+
+def _with_named_emoji(text: str) -> str:
+    """A caption with its emoji characters as words: Pillow's font has no glyphs for them, and would draw boxes."""
+    try:
+        return replace_emoji(text)
+    except ConfigError:  # without the package that has the names; the rest of the caption still says what it is
+        return " ".join(EMOJI.sub(" ", text).split())
 
 
 def _truncate(line: str, font: Font) -> str:

@@ -94,3 +94,15 @@ def test_a_folder_that_cannot_be_written_is_reported_with_the_option(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"choose another folder with generate.output="):
         write_output_folder(tmp_path / "file" / "out", [row("a cat")])
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_emoji_characters_of_a_caption_become_words_and_not_boxes(monkeypatch, installed):
+    from emoji_ldm.generate import output_folder, prompt_text
+
+    if not installed:
+        monkeypatch.setattr(prompt_text, "find_spec", lambda _: None)
+    font = output_folder.ImageFont.load_default(output_folder.FONT_PX)
+    lines = output_folder._wrap("a \U0001f63a with \u2764\ufe0f", font)
+    assert " ".join(lines) == ("a grinning cat with red heart" if installed else "a with")
+    assert output_folder._wrap("\U0001f63a", font) == (["grinning cat"] if installed else [])
