@@ -27,6 +27,9 @@ OLD_ALIAS_PREFIX = "tag:"  # what configurations of earlier releases write inste
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers' save_lora_weights and our training use
 IGNORED_SETTINGS = ("architectures", "dtype", "torch_dtype", "transformers_version")  # settings that change no pixel
 DEFAULT_TIMESTEPS = 1000  # of diffusers' schedulers whose configuration has none
+WEIGHT_PARTS = ("unet", "vae", "text_encoder")
+WEIGHT_FILES = tuple(f"{stem}.safetensors{index}" for stem in ("diffusion_pytorch_model", "model")
+                     for index in ("", ".index.json"))  # fmt: skip
 MAX_SIDE_FACTOR = 2  # the largest side, in multiples of the side that the model was trained at
 
 
@@ -133,8 +136,12 @@ def model_key(folder: Path | str) -> str:
     """Key of everything in a pipeline that decides a seed's pixels: weights, settings, vocabulary, noise schedule.
 
     Copies of a pipeline have the same key, whatever the folder is called and whoever saved it.
+
+    Raises:
+        ModelError: A part has no weights in safetensors.
     """
     folder = local_folder(folder)
+    require_safetensors(folder)
     facts: list[object] = []
     # Sorted, since the order of a directory listing differs between file systems and the key must not.
     for path in sorted(path for part in PIPELINE_PARTS for path in (folder / part).iterdir()):
@@ -148,6 +155,19 @@ def model_key(folder: Path | str) -> str:
             with path.open("rb") as stream:
                 facts.append([path.parent.name, path.name, hashlib.file_digest(stream, "sha256").hexdigest()])
     return key_of(*facts)
+
+
+def require_safetensors(folder: Path) -> None:
+    """Raise ModelError if a part of a pipeline has its weights in another format only.
+
+    The others (.bin, .ckpt) are pickles, which can run code while they are loaded; and no key covers them.
+    """
+    for part in WEIGHT_PARTS:
+        if not any((folder / part / name).is_file() for name in WEIGHT_FILES):
+            found = ", ".join(sorted(path.name for path in (folder / part).glob("*.bin"))) or "none"
+            raise ModelError(f"{folder / part} has no weights in safetensors (others: {found}), and other formats can "
+                             "run code while they are loaded; save the pipeline again with "
+                             "save_pretrained(..., safe_serialization=True)")  # fmt: skip
 
 
 def lora_key(model_key: str, folder: Path) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from emoji_ldm.config import key_of
 from emoji_ldm.errors import ModelError
-from emoji_ldm.generate.checkpoint_resolver import LORA_FILE, lora_key, model_key
+from emoji_ldm.generate.checkpoint_resolver import LORA_FILE, lora_key, model_key, require_safetensors
 from emoji_ldm.generate.request import LatentShape
 from emoji_ldm.generate.unet_runner import use_deterministic_kernels
 from emoji_ldm.latents.pipeline_source import local_folder, read_json, short_error_text
@@ -88,9 +88,11 @@ def load_model(folder: Path | str, device: str | None = None) -> LatentDiffusion
         ModelError: The folder is not such a pipeline, or a part of it cannot be loaded.
     """
     folder = local_folder(folder)
+    require_safetensors(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet").eval().requires_grad_(False).to(device)
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True)
+        unet = unet.eval().requires_grad_(False).to(device)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"cannot load {folder / 'unet'}: {short_error_text(error)}; is it a UNet2DConditionModel?"

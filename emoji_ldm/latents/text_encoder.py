@@ -151,7 +151,7 @@ def _load_model(folder: str, source: str, *, in_pipeline: bool) -> Any:
 
 def _load_complete(kind: Any, folder: str) -> Any:
     """The model; ValueError if the folder lacks weights, which transformers would silently initialise at random."""
-    model, found = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model, found = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, use_safetensors=True)
     # Many checkpoints come without the pooler, which reads the token states and changes none of them.
     missing = [name for name in found["missing_keys"] if "pooler" not in name]
     if missing:

@@ -196,7 +196,9 @@ def _load_autoencoder(folder: Path | str) -> Any:
             )
             # The weights are float32 on every device: published autoencoders overflow in float16, and an equal key
             # promises equal latents.
-            return kind.from_pretrained(folder, subfolder=subfolder, torch_dtype=torch.float32, **unscaled)
+            return kind.from_pretrained(
+                folder, subfolder=subfolder, torch_dtype=torch.float32, use_safetensors=True, **unscaled
+            )
         except (OSError, ValueError, RuntimeError) as error:
             # The first problem is the one that concerns the source as it was given; the later ones are about guessed
             # folders.

@@ -14,7 +14,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from emoji_ldm.errors import ModelError
-from emoji_ldm.generate.checkpoint_resolver import LORA_FILE, lora_key
+from emoji_ldm.generate.checkpoint_resolver import LORA_FILE, lora_key, model_key
 from emoji_ldm.generate.offline_sampler import OfflineSampler
 from emoji_ldm.generate.pipeline_loader import load_model, sampling_device, with_lora
 from emoji_ldm.generate.request import GenerationRequest
@@ -178,3 +178,20 @@ def test_an_adapter_that_cannot_be_used_is_refused_with_the_reason(model, folder
         save_file(layers, tmp_path / LORA_FILE)
     with pytest.raises(ModelError, match=message):
         with_lora(model, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_pickled_weights_are_refused_and_never_opened(tiny_pipeline, tmp_path, part):
+    class Opened:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "the code of a stranger ran"),)
+
+    shutil.copytree(tiny_pipeline, tmp_path / "pipeline")
+    [weights] = (tmp_path / "pipeline" / part).glob("*.safetensors")
+    weights.unlink()
+    name = "pytorch_model.bin" if part == "text_encoder" else "diffusion_pytorch_model.bin"
+    torch.save({"weight": Opened()}, weights.with_name(name))
+    for load in (load_model, model_key):
+        with pytest.raises(ModelError, match=rf"{part} has no weights in safetensors \(others: {name}\)"):
+            load(tmp_path / "pipeline")
+    assert not (tmp_path / "the code of a stranger ran").exists()
