@@ -76,7 +76,8 @@ def is_same(applied: KubeObject, installed: KubeObject) -> bool:
 def _keep_size(group: dict[str, Any], old: dict[str, Any]) -> None:
     """Copy what the autoscaler wrote into a worker group, within the limits of the manifests."""
     if old.get("replicas") is not None:
-        group["replicas"] = min(max(old["replicas"], group.get("minReplicas", 0)), group["maxReplicas"])
+        most = group.get("maxReplicas", old["replicas"])
+        group["replicas"] = min(max(old["replicas"], group.get("minReplicas", 0)), most)
     # The Pods that the autoscaler has chosen to go; without the list others would be stopped.
     if old.get("scaleStrategy"):
         group["scaleStrategy"] = old["scaleStrategy"]

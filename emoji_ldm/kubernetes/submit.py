@@ -131,8 +131,10 @@ def _is_mounted(obj: KubeObject, job: KubeObject) -> bool:
 def _create(kubectl: Kubectl, job: KubeObject, configs: list[KubeObject]) -> None:
     remedy = "install it first: emoji-ldm cluster up --overlay NAME"
     try:
-        if configs:
-            apply(kubectl, configs)
+        # Whoever may run stages (Role run-stages) need not be allowed to change the installation.
+        there = {obj["metadata"]["name"]: obj.get("data") for obj in kubectl.list_objects("configmaps")}
+        if new := [obj for obj in configs if there.get(obj["metadata"]["name"]) != obj.get("data")]:
+            apply(kubectl, new)
         # `create` rather than `apply`: a second job of the same name is a mistake, and must not change the first.
         kubectl.run("create", "--filename", "-", input_objects=[job])
     except ClusterError as error:

@@ -44,6 +44,12 @@ def test_replicas_that_this_project_lost_are_left_to_whoever_took_them_unless_fo
     assert yield_to_owners(desired, store(3, "replicas"))["spec"] == {"replicas": 1}, "the manifests changed"
 
 
+def test_a_group_without_a_limit_keeps_any_size():
+    unlimited = {"groupName": "cpu", "replicas": 1}
+    (group,) = yield_to_owners(cluster(unlimited), cluster({**GROUP, "replicas": 9}))["spec"]["workerGroupSpecs"]
+    assert group["replicas"] == 9
+
+
 def test_the_desired_object_is_not_changed():
     desired = cluster(copy.deepcopy(GROUP))
     yield_to_owners(desired, cluster({**GROUP, "replicas": 3}))

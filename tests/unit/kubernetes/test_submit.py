@@ -61,3 +61,10 @@ def test_a_missing_permission_to_create_jobs_is_reported(ready, api):
     status, _, said = ready("submit", "train")
     assert status == 1
     assert "you are not allowed to do this" in said and 'User "ana" cannot create resource "rayjobs"' in said
+
+
+def test_who_may_only_run_stages_submits_with_the_installed_configuration(cluster, api):
+    assert cluster("up")[0] == 0
+    api.denied = {("patch", "configmaps")}
+    status, _, said = cluster("submit", "train", "--detach")
+    assert status == 0, said
