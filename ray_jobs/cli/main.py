@@ -16,7 +16,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from emoji_ldm import __version__
-from ray_jobs.cli import cluster, dataset, evaluation, keys, sets, stages, submit
+from ray_jobs.cli import cluster, crawl_tools, dataset, evaluation, keys, sets, stages, submit
 from ray_jobs.cli.command import print_error
 
 EPILOG = """\b
@@ -34,7 +34,7 @@ class CommandLine(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As Click's, but takes `crawl probe` for one name: a group could not take the words of `crawl` itself."""
-        if " ".join(args[:2]) in stages.TWO_WORDS:
+        if " ".join(args[:2]) in crawl_tools.TWO_WORDS:
             args = [" ".join(args[:2]), *args[2:]]
         return super().resolve_command(ctx, args)
 
