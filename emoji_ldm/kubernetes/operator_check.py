@@ -39,7 +39,11 @@ def check_operators(overlay: Overlay, known: dict[tuple[str, str], str]) -> list
         # In the order of the file, since some charts need others: Kueue's webhooks, for example, take certificates from
         # cert-manager.
         commands = "; ".join(install_command(name, charts) for name in charts if name in missing_charts)
-        remedy = commands or "is this cluster new enough? k8s/versions.yaml names the version of Kubernetes"
+        # Kinds that a site adds, such as ExternalSecret, belong to operators that this project does not know.
+        other = ", ".join(sorted({version for version, _ in missing if _is_foreign(version)}))
+        hint = f"install what serves {other}, of which k8s/versions.yaml has no chart" if other else ""
+        remedy = "; ".join(filter(None, (commands, hint)))
+        remedy = remedy or "is this cluster new enough? k8s/versions.yaml names the version of Kubernetes"
         raise ClusterError(f"the cluster does not serve {kinds}; install their operator, then run this again: {remedy}")
     used = {chart_of(version) for version, _ in required}
     return [name for name in charts if name in used]
@@ -61,6 +65,12 @@ def missing_kinds(overlay: Overlay, known: dict[tuple[str, str], str]) -> dict[s
 def chart_of(api_version: str) -> str:
     """The chart that installs the kinds of an API version; "" for those of Kubernetes itself."""
     return CHARTS.get(api_version.partition("/")[0], "")
+
+
+def _is_foreign(api_version: str) -> bool:
+    """Whether an API version is neither Kubernetes' own nor that of a chart of this project."""
+    group = api_version.partition("/")[0]
+    return "." in group and not group.endswith(".k8s.io") and not chart_of(api_version)
 
 
 def _required_kinds(overlay: Overlay) -> set[tuple[str, str]]:

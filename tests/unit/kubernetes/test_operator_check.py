@@ -18,6 +18,20 @@ def test_a_missing_operator_is_named_with_the_command_that_installs_it(cluster, 
     assert api.objects == {}
 
 
+def test_a_kind_of_an_operator_that_this_project_does_not_know_is_named_with_its_group(cluster, api, manifests):
+    secret = {
+        "apiVersion": "external-secrets.io/v1",
+        "kind": "ExternalSecret",
+        "metadata": {"name": "redis"},
+        "spec": {},
+    }
+    write(manifests / "overlays" / "small", [*SMALL, secret])
+    status, _, said = cluster("up")
+    assert status == 1
+    assert "does not serve ExternalSecret; " in said
+    assert "install what serves external-secrets.io/v1, of which k8s/versions.yaml has no chart" in said
+
+
 def test_an_incremental_upgrade_needs_the_gateway_kinds(cluster, api, manifests):
     strategy = {"upgradeStrategy": {"type": "NewClusterWithIncrementalUpgrade"}}
     things = [{**obj, "spec": strategy} if obj["kind"] == "RayService" else obj for obj in SMALL]
