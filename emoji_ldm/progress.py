@@ -55,8 +55,8 @@ class ProgressTracker:
         elapsed_s = time.monotonic() - self._began
         mean = "" if rate else _rate(self.done - self._first, elapsed_s, self.unit)
         rate = rate or (self.done - self._first) / max(elapsed_s, 1e-6)
-        # The floors keep the first call, when next to no time has passed, from dividing by zero.
-        eta = format_duration(max(self.total - self.done, 0) / max(rate, 1e-6))
+        # Before anything is done, nothing is known about the rate: an ETA of years would be a riddle.
+        eta = format_duration(max(self.total - self.done, 0) / rate) if rate > 0 else "-"
         text = ", ".join(filter(None, (mean, note)))
         # rich redraws the bar at its own pace; plain lines are limited here.
         if self._bar is not None and self._task is not None:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from emoji_ldm.config import Config, key_of
-from emoji_ldm.crawl.dedup import KnownImages, resolve_duplicates
+from emoji_ldm.crawl.dedup import ROWS_PER_REWRITE, KnownImages, renew_fingerprints, resolve_duplicates
 from emoji_ldm.crawl.frontier import NO_RECRAWL, RecrawlPolicy, chunks, is_image_missing, missing_tags, open_images
 from emoji_ldm.crawl.page_types import following_page
 from emoji_ldm.dataset.delta.parquet_writer import DataFile
@@ -33,7 +33,6 @@ from emoji_ldm.outcomes import FAILURES, Outcome, count_outcomes, outcome_row, o
 from emoji_ldm.schemas import IMAGES, LISTINGS, OUTCOMES
 from emoji_ldm.store import Store
 
-ROWS_PER_RETAG = 1000
 # A refresh that cannot reach an image has learned nothing about it; only a server that says "gone" has.
 KEEPS_FORMER_OUTCOME = FAILURES - {Outcome.DEAD}
 
@@ -186,7 +185,7 @@ class CrawlState:
         changed = missing_tags(
             self.listings.read(["image_url", "tag"]), self.images.read(["image_id", "source_url", "tags"])
         )
-        for image_ids in chunks(sorted(changed), ROWS_PER_RETAG):
+        for image_ids in chunks(sorted(changed), ROWS_PER_REWRITE):
             # A changed row is a new row in Delta Lake: the image is written again with all its tags. The batches bound
             # the memory that this takes.
             rows = self.images.read(filter=pc.field("image_id").isin(image_ids))
@@ -238,6 +237,7 @@ class CrawlState:
     def _known_images(self) -> KnownImages:
         """Return the committed images; they are read once and then kept up to date by `resolve_duplicates`."""
         if self._known is None:
+            renew_fingerprints(self.images, self._metadata)
             self._known = KnownImages.load(self.images.read(["image_id", "source_url", "fingerprint"]))
         return self._known
 

@@ -8,20 +8,30 @@ the one that was committed first is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import io
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from PIL import Image
 
+from emoji_ldm.config import key_of
+from emoji_ldm.crawl.frontier import chunks
+from emoji_ldm.dataset.table import Table
+from emoji_ldm.images.fingerprint import fingerprint, is_current
 from emoji_ldm.images.near_duplicate_index import NearDuplicate, NearDuplicateIndex
 from emoji_ldm.outcomes import Outcome
 from emoji_ldm.schemas import OUTCOMES
 
+ROWS_PER_REWRITE = 1000  # images that are written again in one commit
 ROWS_PER_BATCH = 4096  # rows that are Python objects at the same time while known images are loaded
 
 
 class KnownImages:
-    """The images that are kept, by id and by appearance. About 1.5 kB of memory each."""
+    """The images that are kept, by id and by appearance. About 3 kB of memory each."""
 
     def __init__(self) -> None:
         """Start without images."""
@@ -43,6 +53,32 @@ class KnownImages:
         """Index (image_id, fingerprint) pairs by appearance; pairs without a fingerprint are skipped."""
         present = [(image_id, value) for image_id, value in pairs if value]
         self.index.add([image_id for image_id, _ in present], [value for _, value in present])
+
+
+def renew_fingerprints(images: Table, metadata: Callable[[str, dict[str, int]], dict[str, str]]) -> int:
+    """Measure stored images again whose fingerprint an older version made; returns how many.
+
+    Args:
+        images: The table; rows with a new fingerprint replace the old ones.
+        metadata: `metadata(app_id, counts)` returns the metadata of a commit.
+    """
+    old = list[str]()
+    for batch in images.read(["image_id", "fingerprint"]).to_batches(max_chunksize=ROWS_PER_BATCH):
+        pairs = zip(batch["image_id"].to_pylist(), batch["fingerprint"].to_pylist(), strict=True)
+        old += [image_id for image_id, value in pairs if value and not is_current(value)]
+    for image_ids in chunks(sorted(old), ROWS_PER_REWRITE):
+        rows = images.read(filter=pc.field("image_id").isin(image_ids))
+        values = [fingerprint(_pixels(image["bytes"])) for image in rows["image"].to_pylist()]
+        rows = rows.set_column(rows.schema.get_field_index("fingerprint"), "fingerprint", pa.array(values, pa.binary()))
+        app_id = f"crawl-fingerprints:{key_of(images.version, image_ids)}"
+        commit = metadata(app_id, {"measured again": len(rows)})
+        images.upsert([images.write_file(rows)], image_ids, app_id=app_id, metadata=commit)
+    return len(old)
+
+
+def _pixels(png: bytes) -> NDArray[np.uint8]:
+    """Decode a canonical image, which is our own file."""
+    return np.array(Image.open(io.BytesIO(png)).convert("RGBA"))
 
 
 def resolve_duplicates(outcomes: pa.Table, known: KnownImages, *, near: bool) -> tuple[pa.Table, set[str]]:

@@ -1,9 +1,12 @@
-"""Fingerprints: the appearance of an image in about a kilobyte, stable under resizing, re-encoding and padding.
+"""Fingerprints: the appearance of an image in about two kilobytes, stable under resizing, re-encoding and padding.
 
-A fingerprint holds two thumbnails of 12 x 12 cells with premultiplied alpha. The first shows the whole frame; the
+A fingerprint holds four thumbnails of 12 x 12 cells with premultiplied alpha. The first shows the whole frame; the
 second shows a window around the content whose centre and size come from the content's moments, so that padding or
 cropping of empty borders does not change it. An opaque background of one colour is removed first and its colour kept:
 two images are then compared over that colour, and the same drawing on white and on transparency looks the same.
+
+Once a drawing with a black outline lies on black, nobody can tell the outline from the background, and the content
+seems smaller. The third and fourth thumbnail show the window around what is seen on black, and on white.
 """
 
 from __future__ import annotations
@@ -20,15 +23,19 @@ Mask = NDArray[np.bool_]
 
 # Layout of a fingerprint.
 GRID = 12  # cells per side
-HEADER = 8  # 1 if a flat background was removed, its colour (R, G, B), 4 unused
-VIEWS = 2  # the whole frame; the content alone, for images that were padded
+HEADER = 8  # 1 if a flat background was removed, its colour (R, G, B), the version, 3 unused
+VERSION = 2  # of the measurement; 0 had two views
+VIEWS = 4  # the whole frame; the content; what of it is seen on black, and on white
+BLACK_VIEW, WHITE_VIEW = 2, 3
 CELLS = VIEWS * GRID * GRID * 4
 LENGTH = HEADER + CELLS
 
+BLACK, WHITE = np.zeros(3, np.uint8), np.full(3, 255, np.uint8)
+
 # Parameters of the measurement. Stored fingerprints depend on all of them: a change makes old and new ones differ.
 CONTENT_EXTENT = 2.2  # half the side of the content window, in standard deviations; a disc has a radius of 2 of them
+MIN_VISIBLE_SHARE = 0.3  # of a silhouette, which must be left of it on black or white
 FLAT_TOLERANCE = 14  # levels by which a background may deviate from its colour, for the noise of JPEG
-WORKING_SIZE_PX = 64  # images are reduced to one or two times this size first: the cells need no more, at half the cost
 WHITE_BLACK_TOLERANCE = 40  # levels; such backgrounds also occur inside images, so only their outside is removed
 MIN_FLAT_BORDER_FRACTION = 0.1  # share of the border that a background must cover; content may touch the rest
 FILTER = Image.Resampling.HAMMING  # smooth, so that a shift of less than a pixel changes little
@@ -46,12 +53,21 @@ def fingerprint(pixels: Bytes) -> bytes:
     colour = background(pixels)
     if colour is not None:
         pixels = _remove_background(pixels, colour)
-    image = Image.fromarray(pixels, "RGBA").convert("RGBa")
-    image = image.reduce(max(1, max(image.size) // WORKING_SIZE_PX))
     # Premultiplied from here on ("RGBa"): colours under transparency must not leak into the averages of cells.
-    views = (_view(image, *window) for window in (_frame(image), _content(np.asarray(image.getchannel(3)))))
-    header = (0,) * HEADER if colour is None else (1, *colour.tolist(), 0, 0, 0, 0)
-    return bytes(header) + b"".join(view.tobytes() for view in views)
+    image = Image.fromarray(pixels, "RGBA").convert("RGBa")
+    silhouette = _silhouette(pixels[..., 3])
+    shown = [_silhouette_on(image, colour) for colour in (BLACK, WHITE)]
+    # A drawing of black lines is nothing on black: what is left of it there would look like any other.
+    enough = MIN_VISIBLE_SHARE * silhouette.sum(dtype=np.int64)
+    shown = [silhouette if part.sum(dtype=np.int64) < enough else part for part in shown]
+    views = (_view(image, *window) for window in (_frame(image), *map(_window, (silhouette, *shown))))
+    header = (0, 0, 0, 0) if colour is None else (1, *colour.tolist())
+    return bytes((*header, VERSION, 0, 0, 0)) + b"".join(view.tobytes() for view in views)
+
+
+def is_current(value: bytes) -> bool:
+    """Whether a fingerprint was measured as `fingerprint` does it: older ones cannot be compared with it."""
+    return len(value) == LENGTH and value[4] == VERSION
 
 
 def background(pixels: Bytes) -> Bytes | None:
@@ -146,17 +162,34 @@ def _frame(image: Image.Image) -> tuple[float, float, float]:
     return image.width / 2, image.height / 2, max(image.size) / 2
 
 
-def _content(alpha: Bytes) -> tuple[float, float, float]:
-    """Return centre x, y and half side of a square around the silhouette, in fractions of a pixel.
+def _silhouette_on(image: Image.Image, colour: Bytes) -> Bytes:
+    """Return the silhouette of what is seen of premultiplied pixels on a background.
 
-    Both come from the moments of the alpha channel. Holes count as filled, because a white hole and a white part look
-    the same once the image lies on white.
+    A black outline disappears on black, and a white one on white. Whoever cuts the drawing out there gets a smaller
+    silhouette, and another window.
+    """
+    pixels = np.asarray(image)
+    flat = np.full_like(pixels, 255)
+    # c + (255 - a) * b for b of 0 or 1, see `near_duplicate_index.differences`.
+    flat[..., :3] = pixels[..., :3] + (255 - pixels[..., 3:]) * (colour // 255)
+    return _silhouette(_remove_background(flat, colour)[..., 3])
+
+
+def _silhouette(alpha: Bytes) -> Bytes:
+    """Return the weight of each pixel, `(h, w)`: 255 inside, its alpha at the edge, and 0 outside.
+
+    Holes count as filled, because a white hole and a white part look the same once the image lies on white.
     """
     outside = _outside(alpha <= FLAT_TOLERANCE)
     edge = _dilate(outside)
     edge[[0, -1]] = edge[:, [0, -1]] = True  # everything beyond the frame is outside
     weight = np.where(edge, alpha, np.uint8(255))
     weight[outside] = 0
+    return weight
+
+
+def _window(weight: Bytes) -> tuple[float, float, float]:
+    """Return centre x, y and half side of the square around a silhouette, from its moments, in fractions of a pixel."""
     x, spread_x = _moments(weight.sum(0, dtype=np.int64))
     y, spread_y = _moments(weight.sum(1, dtype=np.int64))
     return x, y, CONTENT_EXTENT * max(1.0, (spread_x + spread_y) / 2) ** 0.5

@@ -4,12 +4,13 @@ Two images look the same if their fingerprints differ by a few levels in every c
 would take linear time, so the index is a form of locality-sensitive hashing with multiple probes (Lv et al., "Multi-
 Probe LSH", VLDB 2007):
 
-1. Each fingerprint gives four *appearances*: frame and content, over black and over white. Each is projected onto 12
-   coarse measures: brightness, its slopes and bulge, two mean colours, and six finer ones.
+1. Each fingerprint gives six *appearances*: frame and content over black and over white, and what of the content is
+   seen on black, and on white. Each is projected onto 12 coarse measures: brightness, its slopes and bulge, two mean
+   colours, and six finer ones.
 2. The first six measures, rounded down to whole steps, form the key under which the image is filed.
 3. A near duplicate may fall on the other side of a step, so a lookup probes every key that it could have (up to 2^6),
    and filters what it finds by all 12 measures.
-4. Only the remaining candidates are compared cell by cell.
+4. Only the remaining candidates are compared cell by cell (`appearance_distance`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from emoji_ldm.images.fingerprint import GRID, HEADER, LENGTH, VIEWS
+from emoji_ldm.images.appearance_distance import differences, rough_differences
+from emoji_ldm.images.fingerprint import BLACK_VIEW, GRID, HEADER, LENGTH, VIEWS, WHITE_VIEW
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -28,18 +30,19 @@ Shorts = NDArray[np.int16]
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-# Limits of the cell comparison for (frame, content), in levels of 255. Noise of an encoder is everywhere, while another
-# mouth changes few cells: the allowed largest difference therefore grows with the mean difference, up to a ceiling.
-MAX_LEVELS = np.array([2, 4], np.float32)
-LEVELS_PER_MEAN = np.array([6, 5], np.float32)
-MAX_LEVELS_CEILING = np.array([14, 11], np.float32)
+# Limits of the cell comparison, in levels of 255. Noise of an encoder is everywhere, while another mouth changes few
+# cells: the allowed largest difference therefore grows with the mean difference, up to a ceiling.
+MAX_LEVELS, LEVELS_PER_MEAN, MAX_LEVELS_CEILING = 3.0, 5.0, 30.0
+MAX_ROUGH_LEVELS = 8.0  # mean difference of the sampled cells, above which a pair is not compared in full
 SAMPLED_CELLS = np.arange(4, GRID * GRID, 9)  # enough cells to tell most pairs apart
 
 # The coarse measures. Distances are counted in parts of a step, so that they are whole numbers.
-STEPS = np.array([5, 4, 4, 5, 5, 5] + [5] * 6, np.float32)  # width of a step of each measure, in levels
+STEPS = np.array([7, 6, 6, 7, 7, 7] + [7] * 6, np.float32)  # width of a step of each measure, in levels
 PARTS_PER_STEP = 64
-MAX_MEASURE_PARTS = 24  # largest distance of a near duplicate in any measure
+MAX_MEASURE_PARTS = 31  # largest distance of a near duplicate in any measure
 MIN_SPREAD = 4.0  # levels; an appearance with a smaller standard deviation is too plain to be looked up by
+ON_BLACK, ON_WHITE = [0, 1, BLACK_VIEW], [0, 1, WHITE_VIEW]  # the views that are looked up over black, and white
+NUM_APPEARANCES = len(ON_BLACK) + len(ON_WHITE)
 NUM_MEASURES, NUM_KEYS = len(STEPS), 6  # the first six measures form the key
 PROBE_CHOICES = (np.arange(2**NUM_KEYS)[:, None] >> np.arange(NUM_KEYS)) & 1  # (64, 6): which measures to round up
 
@@ -104,8 +107,8 @@ class IndexEntries:
         """Find rows whose 12 measures are near those of the images asked for.
 
         Args:
-            measures: `(N, 4, 12)` in parts of a step, from `_measures`.
-            informative: `(N, 4)`, appearances to look up.
+            measures: `(N, 6, 12)` in parts of a step, from `_measures`.
+            informative: `(N, 6)`, appearances to look up.
 
         Returns:
             `(M, 2)` pairs (position among the N images, row), possibly with repetitions.
@@ -176,13 +179,13 @@ class NearDuplicateIndex:
     def _verify(self, values: Bytes, pairs: Ints) -> Iterator[tuple[int, NearDuplicate]]:
         """Compare candidate pairs by all cells; yields (position, match) for those that look the same."""
         ones, others = values[pairs[:, 0]], self._rows(pairs[:, 1])
-        # A sample of the cells rules most pairs out at a ninth of the cost.
-        possible = (differences(ones, others, SAMPLED_CELLS)[0] <= MAX_LEVELS_CEILING).any(1)
-        pairs = pairs[possible]
-        largest, mean = differences(ones[possible], others[possible])
-        limit = np.minimum(MAX_LEVELS + LEVELS_PER_MEAN * mean, MAX_LEVELS_CEILING)
-        same = largest <= limit
-        distances = np.where(same, largest, np.inf).min(1) / 255
+        # A sample of the cells rules most pairs and views out at a small part of the cost.
+        rough = rough_differences(ones, others, SAMPLED_CELLS)
+        chosen, views = np.nonzero(rough <= MAX_ROUGH_LEVELS)
+        largest, mean = differences(ones[chosen], others[chosen], views)
+        same = largest <= np.minimum(MAX_LEVELS + LEVELS_PER_MEAN * mean, MAX_LEVELS_CEILING)
+        distances = np.full(len(pairs), np.inf)
+        np.minimum.at(distances, chosen[same], largest[same] / 255)
         for (position, row), distance in zip(pairs.tolist(), distances.tolist(), strict=True):
             if distance <= 1:
                 yield position, NearDuplicate(distance, self.ids[row])
@@ -203,56 +206,22 @@ class NearDuplicateIndex:
             self.blocks[-1][row % BLOCK] = value
 
 
-def differences(ones: Bytes, others: Bytes, cells: slice | Ints = slice(None)) -> tuple[Floats, Floats]:
-    """Compare pairs of fingerprints `(N, LENGTH)`, all cells or some.
-
-    The comparison is made over the background that was removed from either image, else over black and over white: two
-    backgrounds together tell alpha apart, as one alone would not.
-
-    Returns:
-        Largest and mean difference of the cells, in levels, `(N, VIEWS)` each.
-    """
-    first, second = (
-        part[:, HEADER:].reshape(len(part), VIEWS, GRID * GRID, 4)[:, :, cells].astype(np.float32)
-        for part in (ones, others)
-    )
-    # With premultiplied colour c and alpha a, the colour over a background b is c + (255 - a) * b. The difference of
-    # two such colours is dc - da * b, so neither image has to be composited.
-    delta = np.moveaxis(first - second, -1, 0)
-    worst = np.zeros(delta.shape[1:], np.float32)
-    for background in _backgrounds(ones, others):
-        for channel in range(3):
-            np.maximum(worst, np.abs(delta[channel] - delta[3] * background[:, channel, None, None]), out=worst)
-    return worst.max(-1), worst.mean(-1)
-
-
-def _backgrounds(ones: Bytes, others: Bytes) -> tuple[Floats, Floats]:
-    """Choose two backgrounds for each pair, `(N, 3)` each, from 0 to 1."""
-    first, second = (part[:, 1:4] / np.float32(255) for part in (ones, others))
-    first_cut, second_cut = (part[:, :1] == 1 for part in (ones, others))
-    black, white = np.zeros_like(first), np.ones_like(first)
-    return (
-        np.where(second_cut, second, np.where(first_cut, first, black)),
-        np.where(first_cut, first, np.where(second_cut, second, white)),
-    )
-
-
 def _measures(values: Bytes) -> tuple[Shorts, Mask]:
     """Project fingerprints `(N, LENGTH)` onto the coarse measures.
 
     Returns:
-        `(N, 4, 12)` int16 in parts of a step, and `(N, 4)` whether the appearance has enough contrast to be looked up.
+        `(N, 6, 12)` int16 in parts of a step, and `(N, 6)` whether the appearance has enough contrast to be looked up.
     """
     cells = values[:, HEADER:].reshape(len(values), VIEWS, GRID * GRID, 4).astype(np.float32)
-    black, white = cells[..., :3], cells[..., :3] + (255 - cells[..., 3:])
-    appearances = np.concatenate([black, white], 1).reshape(len(values), 2 * VIEWS, GRID * GRID * 3)
+    black, white = cells[:, ON_BLACK, :, :3], cells[:, ON_WHITE, :, :3] + (255 - cells[:, ON_WHITE, :, 3:])
+    appearances = np.concatenate([black, white], 1).reshape(len(values), NUM_APPEARANCES, GRID * GRID * 3)
     measures = np.rint(appearances @ PROJECTION * (PARTS_PER_STEP / STEPS)).astype(np.int16)
     return measures, appearances.std(-1) >= MIN_SPREAD
 
 
 def _packed(steps: Shorts) -> Ints:
-    """Pack `(..., 4, n, 6)` steps into integer keys: the number of the appearance, then a byte for each measure."""
-    appearance = np.arange(2 * VIEWS, dtype=np.int64)[:, None]
+    """Pack `(..., 6, n, 6)` steps into integer keys: the number of the appearance, then a byte for each measure."""
+    appearance = np.arange(NUM_APPEARANCES, dtype=np.int64)[:, None]
     key = np.broadcast_to(appearance, steps.shape[:-1])
     for measure in range(NUM_KEYS):
         key = (key << 8) | (steps[..., measure] & 255)

@@ -154,6 +154,20 @@ def test_too_many_failures_fail_the_job_after_everything_is_committed(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_whose_images_are_all_refused_fails_and_names_the_reason(tmp_path):
+    tiles = "".join(f'<div><img src="http://localhost:9/{n}.png" title="{n}"></div>' for n in range(5))
+    with Site({"/": answer()}) as site:
+        for number in (1, 2):
+            body = f"<main>{tiles if number == 1 else ''}</main>".encode()
+            site.routes[f"/emoji-list/tag/T?page={number}"] = answer(200, body, Content_Type="text/html")
+        config = config_of(site.url, tmp_path, tags=["T"], source="html")
+        with pytest.raises(JobError, match=r"5 of 5 image URLs were refused .*localhost is 127\.0\.0\.1"):
+            crawl.run(config)
+    ended = Counter(CrawlState(config).outcomes.read(["outcome"])["outcome"].to_pylist())
+    assert ended[Outcome.ADDRESS] == 5
+
+
+@pytest.mark.slow
 def test_a_tag_without_tiles_is_questioned(gallery, tmp_path):
     with pytest.raises(CrawlError, match=r"found no tiles on http.*Nonsense.*is the tag right"):
         crawl.run(config_of(gallery.url, tmp_path, tags=["Nonsense"]))

@@ -6,12 +6,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from emoji_ldm.crawl.dedup import KnownImages, resolve_duplicates
+from emoji_ldm.config import build
+from emoji_ldm.crawl.crawl_state import CrawlState
+from emoji_ldm.crawl.dedup import KnownImages, renew_fingerprints, resolve_duplicates
+from emoji_ldm.dataset.table import Table
 from emoji_ldm.demo.sample_images import encode_as, fixture_images
 from emoji_ldm.images.normalize import normalize_image
 from emoji_ldm.outcomes import Outcome, outcome_row
 from emoji_ldm.schemas import IMAGES, OUTCOMES
+from emoji_ldm.store import Store
 from tests.bench.dedup import copies
+from tests.emoji_images import blobs, fill_images
 
 SHARD_SCHEMA = OUTCOMES.schema.append(IMAGES.schema.field("fingerprint"))
 
@@ -142,3 +147,23 @@ def test_any_shards_and_any_interruption_give_distinct_images_and_one_outcome_pe
     assert outcomes.keys() == {url for url, _, _ in rows}
     assert {row["image_id"] for row in outcomes.values() if row["outcome"] == "kept"} == images.keys()
     assert images.keys() == {picture.image_id for picture in pictures} & {image_id for _, image_id, _ in rows}
+
+
+def test_fingerprints_of_an_older_version_are_measured_again_once(tmp_path):
+    """A store of the version before: 1,160 bytes without a version."""
+    store, shown = Store(str(tmp_path)), blobs(6)
+    ids, state = fill_images(store, shown), CrawlState(build({"store": str(tmp_path)}, where="test"))
+    rows = state.images.read()
+    old = pa.array([b"\0" * 1160 for _ in range(len(rows))], pa.binary())
+    rows = rows.set_column(rows.schema.get_field_index("fingerprint"), "fingerprint", old)
+    state.images.upsert([state.images.write_file(rows)], ids, app_id="old", metadata={})
+    images = Table(store, IMAGES)
+    assert renew_fingerprints(images, lambda *_: {}) == 6
+    assert renew_fingerprints(images, lambda *_: {}) == 0
+    again = {row["image_id"]: row for row in images.read().to_pylist()}
+    assert sorted(again) == sorted(ids)
+    for picture in shown:
+        image = normalize_image(picture.data, size_px=128, max_px=4096)
+        assert again[image.image_id]["fingerprint"] == image.fingerprint
+    known = KnownImages.load(images.read(["image_id", "source_url", "fingerprint"]))
+    assert [found[0].image_id for found in known.index.find([again[ids[0]]["fingerprint"]])] == [ids[0]]

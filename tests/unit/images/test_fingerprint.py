@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from emoji_ldm.images.fingerprint import CELLS, HEADER, LENGTH, background, fingerprint
+from emoji_ldm.images.fingerprint import CELLS, HEADER, LENGTH, VIEWS, background, fingerprint, is_current
 
 
 def disc(size=64, centre=(32, 32), ground=(0, 0, 0, 0)):
@@ -18,9 +18,9 @@ def disc(size=64, centre=(32, 32), ground=(0, 0, 0, 0)):
 
 
 def cells(pixels):
-    """The frame and the content view, `(2, 576)`."""
+    """All views: the frame, the content, and what of it is seen on black and on white, `(4, 576)`."""
     values = np.frombuffer(fingerprint(pixels), np.uint8)
-    return values[HEADER:].reshape(2, -1).astype(int)
+    return values[HEADER:].reshape(VIEWS, -1).astype(int)
 
 
 def test_a_fingerprint_has_a_fixed_length_whatever_the_size():
@@ -28,9 +28,27 @@ def test_a_fingerprint_has_a_fixed_length_whatever_the_size():
 
 
 def test_padding_changes_the_frame_but_not_the_content():
-    frame, content = np.abs(cells(disc(64)) - cells(disc(96, (60, 40)))).max(1)
+    frame, *content = np.abs(cells(disc(64)) - cells(disc(96, (60, 40)))).max(1)
     assert frame > 100
-    assert content <= 4
+    assert max(content) <= 4
+
+
+def test_what_is_seen_on_black_does_not_depend_on_a_black_outline_that_was_cut_away():
+    ringed = disc()
+    gap = np.hypot(*(np.mgrid[:64, :64] - 31.5))
+    ringed[(gap > 19) & (gap < 24)] = (0, 0, 0, 255)
+    on_black = ringed.copy()
+    on_black[on_black[..., 3] == 0] = (0, 0, 0, 255)
+    _, content, black, _ = np.abs(cells(ringed) - cells(on_black)).reshape(VIEWS, -1, 4)[..., :3].max((1, 2))
+    assert content > 50, "the outline is content only where it can be told from the background"
+    assert black <= 12
+
+
+def test_a_fingerprint_of_an_older_version_is_known_as_such():
+    value = fingerprint(disc())
+    assert is_current(value)
+    assert not is_current(value[:1160])
+    assert not is_current(value[:4] + b"\0" + value[5:])
 
 
 @pytest.mark.parametrize("colour", [(255, 255, 255, 255), (0, 128, 0, 255)])
