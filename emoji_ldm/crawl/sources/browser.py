@@ -141,10 +141,7 @@ class Browser:
         except TimeoutException:
             # A script of the page that never returns lets no other one run.
             self.is_stuck = True
-            with contextlib.suppress(WebDriverException, urllib3.exceptions.HTTPError):
-                self.read_responses()
-            what = "a script of the page blocks it for longer than" if self.last_status else "no answer within"
-            raise PageFailed(f"{what} {self.timeout_s:g} s") from None
+            raise PageFailed(f"no answer within {self.timeout_s:g} s, or a script that blocks the page") from None
         except urllib3.exceptions.HTTPError as error:
             raise BrowserLost(first_line(error)) from None
         except WebDriverException as error:

@@ -2,8 +2,7 @@
 // takes the means from pages that stop or leave the browser.
 "use strict";
 (() => {
-  // The first document of a frame takes over the window of the empty one before it, with all that is set there.
-  if (window.__emojiCrawl) return window.__emojiCrawl.observe(document);
+  if (window.__emojiCrawl) return;
   const OLD_REQUEST_MS = 5000, MAX_TIMER_MS = 6000, MIN_TIMER_MS = 30, MAX_NESTING = 3, MANY = 8;
   const watch = { version: 1, changed: performance.now(), requests: new Map(), timers: new Set(), answered: new Map() };
   Object.defineProperty(window, "__emojiCrawl", { value: watch });
@@ -82,7 +81,11 @@
     observer.observe(root, options);
     touch();
   };
-  watch.observe(document);
+  // The first document of a frame takes over the window of the empty one before it, and nobody is told: state.js looks.
+  watch.attend = () => {
+    if (watch.document !== document) watch.observe(watch.document = document);
+  };
+  watch.attend();
   const attach = Element.prototype.attachShadow;
   Element.prototype.attachShadow = function (...args) {
     const root = attach.apply(this, args);
