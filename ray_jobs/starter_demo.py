@@ -9,18 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from emoji_ldm.config import Config, build, load
+from emoji_ldm.evaluate.report import DEMO_SHEET
 from emoji_ldm.generate.output_folder import contact_sheet
 from emoji_ldm.latents.starter_model import STARTER, is_packaged
 from emoji_ldm.progress import print_status
 from emoji_ldm.store import Store
-from ray_jobs import generate
+from ray_jobs import generate, report
 from ray_jobs.pipeline import run_stages
 
 PRESET = "finetune-starter"
 # Two minutes on two busy cores. The learning rate is that of the preset, and decays within them.
 TRAINING = {"steps": 150, "batch_size": 24, "num_workers": 2, "zero_stage": 0, "warmup_steps": 10,
             "checkpoint_every": 150, "keep_last": 1, "ema_decay": 0.98, "sample_every": None}  # fmt: skip
-SHEET = "starter.png"
 
 
 def compare_with_starter(config: Config) -> None:
@@ -37,7 +37,7 @@ def compare_with_starter(config: Config) -> None:
     print_status("\nThe packaged starter model is fine-tuned on the crawled emoji for two minutes.")
     tuned = tuned_config(config)
     run_stages(("latents", "train"), tuned)
-    path = Path("runs", config.run, SHEET)
+    path = Path("runs", config.run, DEMO_SHEET)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = comparison_sheet({
         "from scratch": drawn_by(config, None, config.generate.scheduler),
@@ -45,7 +45,9 @@ def compare_with_starter(config: Config) -> None:
         "fine-tuned": drawn_by(tuned, None, "dpmpp_2m"),
     })  # fmt: skip
     path.write_bytes(sheet)
-    Store(config.store).write(sheet, "runs", config.run, SHEET)
+    Store(config.store).write(sheet, "runs", config.run, DEMO_SHEET)
+    # Written before the sheet was there.
+    report.run(config)
     print_status(f"from scratch, starter and fine-tuned side by side: {path}")
 
 

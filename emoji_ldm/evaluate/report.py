@@ -26,6 +26,7 @@ from emoji_ldm.store import Store
 
 SHOWN_IMAGES = 24
 SHOWN_GENERATED = 32
+DEMO_SHEET = "starter.png"  # of the demo, below runs/<run>: models trained from scratch and fine-tuned, and the starter
 GENERATED_COLUMNS = ("image", "prompt", "seed", "steps", "guidance_scale", "checkpoint")
 
 
@@ -64,6 +65,7 @@ def collect_report_data(config: Config, store: Store) -> dict[str, Any]:
         **_generated(tables["generated"], tables["images"], config.run),
         "versions": [_version_row(name, table) for name, table in present.items()],
         "stages": _stages(store, config.run),
+        "sheet": _demo_sheet(store, config.run),
     }  # fmt: skip
 
 
@@ -156,6 +158,11 @@ def _version_row(name: str, table: Table) -> dict[str, Any]:
     # The newest commit may be older than the table's version, as compaction and restores commit without a stage.
     return {"name": name, "rows": table.count(), "version": table.version, "num_commits": len(commits), **newest,
             "version_of_table": table.version}  # fmt: skip
+
+
+def _demo_sheet(store: Store, run: str) -> bytes | None:
+    path = ("runs", run, DEMO_SHEET)
+    return store.read(*path) if store.exists(*path) else None
 
 
 def _stages(store: Store, run: str) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ from emoji_ldm.config import Config
 from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError
-from emoji_ldm.evaluate.report import SHOWN_GENERATED, collect_report_data, write_report
+from emoji_ldm.evaluate.evaluation_page import data_uri
+from emoji_ldm.evaluate.report import DEMO_SHEET, SHOWN_GENERATED, collect_report_data, write_report
 from emoji_ldm.schemas import GENERATED, IMAGES, OUTCOMES
 from emoji_ldm.store import Store
 from tests.generation_requests import image_file
@@ -87,3 +88,11 @@ def test_outcomes_are_counted_by_kind_with_an_example(config):
 def test_a_report_without_a_table_is_refused_with_the_command_that_makes_one(config, tmp_path):
     with pytest.raises(DatasetError, match="emoji-ldm crawl"):
         write_report(config, tmp_path / "report.html")
+
+
+def test_the_sheet_of_the_demo_is_shown_once_it_is_there(config, tmp_path):
+    generate(config, "mine", range(2))
+    assert "Side by side" not in write_report(config, tmp_path / "report.html").read_text()
+    Store(config.store).write(image(9)["bytes"], "runs", "mine", DEMO_SHEET)
+    page = write_report(config, tmp_path / "report.html").read_text()
+    assert "Side by side" in page and data_uri(image(9)["bytes"]) in page

@@ -6,8 +6,11 @@ import numpy as np
 from PIL import Image
 
 from emoji_ldm.config import load
+from emoji_ldm.evaluate.evaluation_page import data_uri
+from emoji_ldm.store import Store
 from ray_jobs import starter_demo
 from ray_jobs.starter_demo import compare_with_starter, comparison_sheet, tuned_config
+from tests.emoji_images import blobs, fill_images
 
 
 def png(color):
@@ -40,11 +43,13 @@ def test_the_starter_is_trained_then_drawn_beside_the_others(tiny_starter, tmp_p
         return [(png("red"), "a cat")]
 
     monkeypatch.setattr(starter_demo, "drawn_by", draw)
+    fill_images(Store(str(tmp_path / "store")), blobs(2))
     compare_with_starter(load("demo", [f"store={tmp_path / 'store'}"]))
     assert ran == [(("latents", "train"), "demo-starter")]
     assert drawn == [("demo", None, None), ("demo-starter", "starter", "dpmpp_2m"), ("demo-starter", None, "dpmpp_2m")]
     sheet = (tmp_path / "runs" / "demo" / "starter.png").read_bytes()
     assert sheet == (tmp_path / "store" / "runs" / "demo" / "starter.png").read_bytes()
+    assert data_uri(sheet) in (tmp_path / "runs" / "demo" / "report.html").read_text()
 
 
 def test_a_row_of_the_sheet_is_a_prompt_and_a_column_a_model():
