@@ -31,6 +31,8 @@ class ShapeProfile:
 
     profile: LatencyProfile
     max_batch: int  # images per tick
+    num_out_of_memory: int = 0  # ticks without enough memory since the last one that had it
+    refused_until: float = 0.0  # on the clock of time.monotonic: until then no image of this shape is admitted
 
 
 @dataclass(eq=False)

@@ -170,6 +170,11 @@ class BatchBucket:
         return self.shape_profile.max_batch
 
     @property
+    def sides(self) -> str:
+        """The sides of its latents, for messages."""
+        return " x ".join(str(cells) for cells in self.shape[1:])
+
+    @property
     def is_empty(self) -> bool:
         """Whether it holds no image."""
         return not any((*self.waiting, *self.ready, *self.running, *self.preparing))

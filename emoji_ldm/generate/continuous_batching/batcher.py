@@ -102,6 +102,7 @@ class ContinuousBatcher:
         # in it.
         with self._state.changed:
             bucket = self._state.scheduler.bucket(model, shape)
+            self._refuse_without_memory(bucket)
             deadline = time.monotonic() + timeout_s
             pending = PendingImage(request, bucket, steps, tenant, bulk, deadline, on_preview, num_previews)
             self._state.admit(pending, self.max_queued)
@@ -157,6 +158,11 @@ class ContinuousBatcher:
         # Whatever is left is failed, then the threads end.
         state.stop()
         self._workers.join()
+
+    def _refuse_without_memory(self, bucket: BatchBucket) -> None:
+        if time.monotonic() < bucket.shape_profile.refused_until:
+            raise ConfigError(f"images of {bucket.sides} latents need more memory than the device has; ask for smaller "
+                              f"ones, or serve with a lower serve.batch_size than {self.batch_size}")  # fmt: skip
 
     def _model_for(self, lora: str) -> LoadedModel:
         models = self._models

@@ -28,6 +28,8 @@ from emoji_ldm.generate.unet_runner import apply_num_threads
 
 ImageEncoder = Callable[[RgbaImage, GenerationRequest, LatentDiffusionModel], bytes]
 ENCODE_TIME_SMOOTHING = 0.1  # weight of a new measurement
+# A shape whose ticks lack memory again and again is offered once more after this time: what took it may be gone.
+OUT_OF_MEMORY_PAUSE_S = 60.0
 JOIN_TIMEOUT_S = 10.0  # time that a thread has to end its current work
 
 
@@ -144,6 +146,7 @@ class WorkerThreads:
             self._handle_out_of_memory(bucket, images)
             return
         with state.changed:
+            bucket.shape_profile.num_out_of_memory = 0
             # On a GPU these are earlier ticks; each names its own shape and size.
             for timed in engine.timer.take():
                 bucket.model.shape_profile(timed.shape).profile.update(timed.cost, timed.seconds)
@@ -159,16 +162,27 @@ class WorkerThreads:
                     self._queue_for_decode(pending, row.x, None)
 
     def _handle_out_of_memory(self, bucket: BatchBucket, images: list[PendingImage]) -> None:
-        """Fail the images of this tick, and halve the batch of this shape from now on.
+        """Fail the images of this tick, and make the next ones of this shape smaller, or refuse them for a while.
 
-        Other shapes and waiting images go on: one oversized batch must not stop the service.
+        Other shapes and waiting images go on: one oversized batch must not stop the service. In the fast mode half of
+        the images need about half of the memory. In the deterministic mode every tick is padded to one size, so fewer
+        images would need no less, and another size would give other pixels: the shape is refused if it fails again.
         """
-        # The rows of this tick fail, since their state is undefined. Freeing it makes room for the next, smaller tick.
+        # The rows of this tick fail, since their state is undefined. Freeing it makes room for the next tick.
         bucket.model.engine.evict(bucket.shape)
+        if bucket.model.engine.model.device.type == "cuda":
+            # Blocks of other sizes that PyTorch keeps for later may be what the next tick lacks.
+            torch.cuda.empty_cache()
+        profile = bucket.shape_profile
         with self.state.changed:
-            bucket.shape_profile.max_batch = max(1, bucket.max_batch // 2)
-        side = " x ".join(str(cells) for cells in bucket.shape[1:])
-        reason = f"{len(images)} images of {side} latents need more memory than the device has; lower batch_size"
+            profile.num_out_of_memory += 1
+            if not bucket.model.engine.unet.deterministic:
+                profile.max_batch = max(1, bucket.max_batch // 2)
+            elif profile.num_out_of_memory > 1:
+                profile.refused_until = time.monotonic() + OUT_OF_MEMORY_PAUSE_S
+        reason = (
+            f"{len(images)} images of {bucket.sides} latents need more memory than the device has; lower batch_size"
+        )
         for pending in images:
             self.state.fail(pending, ModelError(reason))
 

@@ -64,23 +64,47 @@ def test_a_thread_that_dies_fails_everything_and_is_reported(make_batcher):
         batcher.check()
 
 
-def test_a_batch_that_exceeds_the_memory_fails_and_later_ones_of_its_shape_are_smaller(make_batcher, images_alone):
-    batcher = make_batcher()
-    engine = batcher._models[""].engine
-    tick = engine.tick
+def lacks_memory_for_large_latents(engine, min_rows):
+    """Let ticks of at least so many rows of latents above the model's size fail; returns the rows of each try."""
+    tick, tried = engine.tick, []
 
     def limited_tick(rows):
-        if len(rows) > 1 and rows[0].x.shape[-1] > 8:
-            raise torch.OutOfMemoryError
+        if rows[0].x.shape[-1] > 8:
+            tried.append(len(rows))
+            if len(rows) >= min_rows:
+                raise torch.OutOfMemoryError
         return tick(rows)
 
     engine.tick = limited_tick
+    return tried
+
+
+def test_a_batch_that_exceeds_the_memory_fails_and_later_ones_of_its_shape_are_smaller(make_batcher):
+    batcher = make_batcher(deterministic=False)
+    lacks_memory_for_large_latents(batcher._models[""].engine, 2)
     images = [batcher.submit(GenerationRequest("a cat", steps=4, width_px=32)) for _ in range(8)]
     neighbour = batcher.submit(REQUEST)
     failed = [pending for pending in images if pending.future.exception(WAIT_S)]
     assert len(failed) <= 2 and all(isinstance(pending.future.exception(), ModelError) for pending in failed)
-    assert neighbour.future.result(WAIT_S) == images_alone[REQUEST]
+    assert neighbour.future.result(WAIT_S)
     batcher.check()
+
+
+def test_in_deterministic_mode_a_shape_without_enough_memory_is_refused_and_gets_no_other_batch(
+    make_batcher, images_alone, monkeypatch
+):
+    batcher = make_batcher()
+    large = GenerationRequest("a cat", steps=2, width_px=32)
+    tried = lacks_memory_for_large_latents(batcher._models[""].engine, 1)
+    for _ in range(2):
+        assert isinstance(batcher.submit(large).future.exception(WAIT_S), ModelError)
+    with pytest.raises(ConfigError, match=r"8 x 16 latents need more memory.*lower serve\.batch_size than 4"):
+        batcher.submit(large)
+    assert batcher.submit(REQUEST).future.result(WAIT_S) == images_alone[REQUEST]
+    [profile] = [each for shape, each in batcher._models[""].shape_profiles.items() if shape[-1] > 8]
+    assert profile.max_batch == batcher._models[""].engine.max_rows((4, 8, 16)) and len(tried) == 2
+    profile.refused_until = 0.0  # the pause is over
+    assert isinstance(batcher.submit(large).future.exception(WAIT_S), ModelError)
 
 
 def test_previews_come_in_order_before_the_image(shared_batcher, images_alone):
