@@ -10,20 +10,23 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.fetch.http_fetcher import FetchedBody, HttpFetcher
+from emoji_ldm.crawl.fetch.inline_images import read_data_url, sprite_picture
 from emoji_ldm.crawl.fetch.local_files import read_local_file
 from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
 from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.images.normalize import NormalizedImage, image_row, normalize_image
+from emoji_ldm.images.svg import is_svg
 from emoji_ldm.outcomes import Outcome, Rejected, outcome_row
 
 T = TypeVar("T")
 Row = dict[str, Any]
 Result = tuple[Row | None, Row]  # row of `images`, if there is an image, and row of `outcomes`
+MAX_SPRITES = 8  # files of several pictures that are kept
 MAX_IN_FLIGHT = 32  # URLs in progress, over all hosts: bounds the bodies in memory
 
 
@@ -135,6 +138,7 @@ class ImageFetcher:
         self.http_fetcher = HttpFetcher(config, rate_limiter)
         self.runner = asyncio.Runner()
         self.executor = BatchExecutor()
+        self._sprites: dict[str, asyncio.Future[FetchedBody]] = {}
 
     def fetch(self, requests: Sequence[Row], on_outcome: Callable[[str], None] | None = None) -> FetchedImages:
         """Fetch rows {image_url, title, tags, page_url}; a failed one is an outcome, never an error.
@@ -203,6 +207,10 @@ class ImageFetcher:
         try:
             if self.config.source == "folder":
                 return await self.executor.run(lambda: read_local_file(row["image_url"], self.config))
+            if row["image_url"].startswith("data:"):
+                return read_data_url(row["image_url"], self.config)
+            if "#" in row["image_url"]:
+                return await self._get_from_sprite(*row["image_url"].split("#", 1))
             etag, last_modified = row.get("etag") or "", row.get("last_modified") or ""
             return await self.http_fetcher.get(row["image_url"], etag=etag, last_modified=last_modified)
         except (Rejected, EmojiLdmError):
@@ -210,6 +218,16 @@ class ImageFetcher:
         except Exception as error:
             # One URL must not end the shard, whatever the HTTP library raises for it.
             raise Rejected(Outcome.UNREACHABLE, f"{type(error).__name__}: {error}"[:200]) from error
+
+    async def _get_from_sprite(self, url: str, fragment: str) -> FetchedBody:
+        """Fetch one picture of a sprite; the sprite itself is requested once for all its pictures."""
+        if url not in self._sprites:
+            if len(self._sprites) == MAX_SPRITES:
+                self._sprites.pop(next(iter(self._sprites)))
+            self._sprites[url] = asyncio.ensure_future(self.http_fetcher.get(url))
+        sprite = await self._sprites[url]
+        body = sprite_picture(sprite.body, fragment) if is_svg(sprite.body) else sprite.body
+        return replace(sprite, body=body, etag="", last_modified="")
 
     def _normalize(self, response: FetchedBody) -> NormalizedImage:
         try:
