@@ -23,7 +23,8 @@ def render(svg: str) -> NDArray[np.uint8]:
     pixels = np.asarray(canvas, np.float32) / 255
     pixels[..., :3] *= pixels[..., 3:]
     small = pixels.reshape(SIZE_PX, OVERSAMPLING, SIZE_PX, OVERSAMPLING, 4).mean(axis=(1, 3))
-    return np.round(small * 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.round(small * 255).astype(np.uint8)
+    return picture
 
 
 def straight(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
