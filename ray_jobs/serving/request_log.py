@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 from collections import deque
+from contextlib import suppress
 
 LOGGER = "emoji_ldm.serve"
 # Older lines are dropped: on Kubernetes no console ever fetches them.
@@ -48,8 +49,12 @@ class RequestLogHandler(logging.Handler):
         # Cleared before the lines are taken: a line that arrives in between sets the event again, which only makes the
         # next call return at once.
         self.available.clear()
-        drained = list(self.lines)
-        self.lines.clear()
+        # One by one: other threads append meanwhile, which a copy of the deque would stumble over, and a line that came
+        # between a copy and a `clear` would be lost.
+        drained = list[str]()
+        with suppress(IndexError):
+            while len(drained) < MAX_BUFFERED_LINES:
+                drained.append(self.lines.popleft())
         return drained
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 
 import pytest
 
@@ -39,3 +40,29 @@ def test_a_console_that_never_comes_costs_a_bounded_number_of_lines(handler_call
         return await handler.drain()
 
     assert asyncio.run(run()) == ["2", "3", "4"]
+
+
+class BusyLines(deque):
+    """Lines, to which another thread adds one as soon as the first of them has been read."""
+
+    def __iter__(self):
+        yield from [self[index] for index in range(len(self))]
+        self.append("late")
+
+    def popleft(self):
+        line = super().popleft()
+        if line == "first":
+            self.append("late")
+        return line
+
+
+def test_a_line_that_another_thread_adds_meanwhile_is_not_lost(handler_calls):
+    async def run():
+        handler = request_log.RequestLogHandler()
+        handler.lines = BusyLines(["first"])
+        handler.available.set()
+        fetched = await handler.drain()
+        handler.available.set()
+        return fetched + await handler.drain()
+
+    assert asyncio.run(run()) == ["first", "late"]
