@@ -1,15 +1,19 @@
 """The interface between the HTTP layer and whatever generates images.
 
 Routes and the bulk runner talk to a `Backend` only. In production it is a router over the Ray Serve replicas
-(`ray_jobs.serving`); tests use fakes. The dataclasses and exceptions below are pickled between Ray processes, so they
-stay plain, and replicas of two code versions must not be mixed.
+(`ray_jobs.serving`); tests use fakes.
+
+During a rolling update, an ingress of one release talks to replicas of another. Tasks therefore travel as plain
+dictionaries of what differs from the defaults (`to_message`): a release that has a new field understands tasks without
+it, and one that lacks the field refuses only tasks that use it, which then go to a newer replica. Whatever else is
+pickled between processes, the exceptions below and `PartialImage`, keeps its fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 from emoji_ldm.generate.request import GenerationRequest
 
@@ -43,6 +47,32 @@ class ImageTask:
     request_id: str = ""
 
 
+Message = dict[str, Any]
+
+
+def to_message(task: ImageTask) -> Message:
+    """Return a task as a dictionary of the fields that differ from their defaults."""
+    return {**_changed(task), "request": _changed(task.request)}
+
+
+def from_message(message: Mapping[str, Any]) -> ImageTask:
+    """Return the task of a message; raises OtherRelease if it has a field that this release does not know."""
+    request = message["request"]
+    unknown = [*(message.keys() - _names(ImageTask)), *(request.keys() - _names(GenerationRequest))]
+    if unknown:
+        # Left out, the field would change the image without a word.
+        raise OtherRelease(f"this replica is of another release: it does not know {', '.join(sorted(unknown))}")
+    return ImageTask(**{**message, "request": GenerationRequest(**request)})
+
+
+def _changed(values: ImageTask | GenerationRequest) -> Message:
+    return {each.name: value for each in fields(values) if (value := getattr(values, each.name)) != each.default}
+
+
+def _names(kind: type[ImageTask | GenerationRequest]) -> set[str]:
+    return {each.name for each in fields(kind)}
+
+
 @dataclass(frozen=True)
 class PartialImage:
     """A preview: the image that the network predicts at an intermediate denoising step."""
@@ -69,6 +99,10 @@ class TaskTimeout(Exception):
     def __str__(self) -> str:
         """Return the text that bulk jobs store as the reason of a failed image."""
         return "not drawn in time"
+
+
+class OtherRelease(Exception):
+    """The replica's release does not understand the task; a replica of the sender's release does."""
 
 
 class ReplicaLost(Exception):

@@ -19,7 +19,15 @@ from emoji_ldm.config import Config
 from emoji_ldm.errors import ConfigError, EmojiLdmError
 from emoji_ldm.generate.continuous_batching.admission_control import DeadlineExceeded, QueueFull
 from emoji_ldm.generate.continuous_batching.batcher_state import BatcherClosed
-from emoji_ldm.serve.backend import ImageTask, Overloaded, PartialImage, RequestLimits, TaskTimeout
+from emoji_ldm.serve.backend import (
+    Message,
+    OtherRelease,
+    Overloaded,
+    PartialImage,
+    RequestLimits,
+    TaskTimeout,
+    from_message,
+)
 from ray_jobs.serving.autoscaling import DRAIN_S, UTILIZATION
 from ray_jobs.serving.model_registry import ModelLoader, ServedModel, limits_of
 from ray_jobs.serving.service_metrics import ReplicaMetrics
@@ -30,7 +38,7 @@ if TYPE_CHECKING:  # torch is for replicas only
 
 LOG = logging.getLogger("ray.serve")
 METRICS_INTERVAL_S = 1.0
-Refusal = Overloaded | TaskTimeout | ConfigError
+Refusal = Overloaded | TaskTimeout | ConfigError | OtherRelease
 
 
 class ModelReplica:
@@ -55,12 +63,12 @@ class ModelReplica:
         if settings.reload_s:
             self._repeat_every(settings.reload_s, self._reload)
 
-    async def generate(self, task: ImageTask) -> bytes | Refusal:
-        """Return the image as PNG bytes, or a refusal. If the caller disconnects, its row of the batch is freed."""
+    async def generate(self, task: Message) -> bytes | Refusal:
+        """Return the PNG bytes of a task, or a refusal. If the caller disconnects, its row of the batch is freed."""
         pending = self._submit(task)
         return pending if isinstance(pending, Exception) else await _png(pending)
 
-    async def stream(self, task: ImageTask, num_partials: int) -> AsyncGenerator[PartialImage | bytes | Refusal, None]:
+    async def stream(self, task: Message, num_partials: int) -> AsyncGenerator[PartialImage | bytes | Refusal, None]:
         """Up to `num_partials` previews, then what `generate` returns."""
         previews: asyncio.Queue[PartialImage | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -108,8 +116,9 @@ class ModelReplica:
             self.closing.set()
             self.batcher.close()
 
-    def _submit(self, task: ImageTask, **options: Any) -> PendingImage | Refusal:
+    def _submit(self, message: Message, **options: Any) -> PendingImage | Refusal:
         try:
+            task = from_message(message)
             # Every expected refusal becomes a value, see the module's docstring.
             return self.batcher.submit(
                 task.request, tenant=task.tenant, bulk=task.bulk, timeout_s=task.timeout_s, **options
@@ -118,7 +127,7 @@ class ModelReplica:
             return Overloaded(full.retry_after_s)
         except DeadlineExceeded:  # even alone in the batch it would take longer than its time
             return TaskTimeout()
-        except ConfigError as error:
+        except (ConfigError, OtherRelease) as error:
             return error
         except BatcherClosed:
             _exit_process()

@@ -6,7 +6,7 @@ the death of a replica costs time only. Four kinds of failure are distinguished:
 
 - full (`BackPressureError`, `Overloaded`): passed on as a refusal, unless a replica had accepted the image already;
   then it was promised, and is offered again until its time is over
-- unavailable: no replica had the call; it is repeated after a pause
+- unavailable: no replica had the call, or only one of another release; it is repeated after a pause
 - died with the call: it is repeated too, but after `MAX_REPLICA_DEATHS` the image itself is suspected and given up
 - out of time, or refused by the model: passed on
 """
@@ -25,7 +25,16 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostErro
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
 from emoji_ldm.config import ServeConfig
-from emoji_ldm.serve.backend import ImageTask, Overloaded, PartialImage, ReplicaLost, RequestLimits, TaskTimeout
+from emoji_ldm.serve.backend import (
+    ImageTask,
+    OtherRelease,
+    Overloaded,
+    PartialImage,
+    ReplicaLost,
+    RequestLimits,
+    TaskTimeout,
+    to_message,
+)
 from ray_jobs.serving.refusal_memory import RefusalMemory
 from ray_jobs.serving.service_metrics import ClientMetrics
 
@@ -44,7 +53,7 @@ class _CallDropped(Exception):
 
 
 # No replica had the call, so nothing is known about the image.
-UNAVAILABLE_ERRORS = (ActorUnavailableError, ReplicaUnavailableError, DeploymentUnavailableError)
+UNAVAILABLE_ERRORS = (ActorUnavailableError, ReplicaUnavailableError, DeploymentUnavailableError, OtherRelease)
 RETRYABLE_ERRORS = (*UNAVAILABLE_ERRORS, RayActorError, ObjectLostError, _CallDropped)
 
 
@@ -159,10 +168,11 @@ class ReplicaRouter:
     async def _call(self, task: ImageTask, num_partials: int) -> AsyncGenerator[PartialImage | bytes, None]:
         """One try: what a replica sends, with its refusal raised; leaving early frees the row of its batch."""
         handle, deadline, done = self.handles[task.model], time.monotonic() + task.timeout_s, False
+        message = to_message(task)
         answer = (
-            handle.options(stream=True).stream.remote(task, num_partials)
+            handle.options(stream=True).stream.remote(message, num_partials)
             if num_partials
-            else handle.generate.remote(task)
+            else handle.generate.remote(message)
         )
         try:
             while not done:

@@ -12,10 +12,10 @@ from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.generate.continuous_batching.admission_control import DeadlineExceeded, QueueFull
 from emoji_ldm.generate.continuous_batching.batcher_state import BatcherClosed
 from emoji_ldm.generate.request import GenerationRequest
-from emoji_ldm.serve.backend import ImageTask, Overloaded, TaskTimeout
+from emoji_ldm.serve.backend import ImageTask, OtherRelease, Overloaded, TaskTimeout, to_message
 from ray_jobs.serving.replica import ModelReplica, Utilization
 
-TASK = ImageTask("tiny", GenerationRequest("a cat"))
+TASK = to_message(ImageTask("tiny", GenerationRequest("a cat")))
 
 
 class RefusingBatcher:
@@ -49,6 +49,14 @@ def test_what_the_batcher_refuses_is_a_value_and_no_stack_trace_in_the_log(error
     answer = asyncio.run(replica(error).generate(TASK))
     assert isinstance(answer, refusal)
     assert getattr(answer, "retry_after_s", 2.5) == 2.5
+
+
+def test_a_task_of_a_newer_release_is_refused_only_if_it_needs_what_this_one_lacks():
+    newer = {**TASK, "priority": 3}
+    answer = asyncio.run(replica(QueueFull(1.0)).generate(newer))
+    assert isinstance(answer, OtherRelease) and "priority" in str(answer)
+    newer = {**TASK, "request": {**TASK["request"], "tiling": True}}
+    assert isinstance(asyncio.run(replica(QueueFull(1.0)).generate(newer)), OtherRelease)
 
 
 def test_a_refused_stream_is_its_refusal_alone():

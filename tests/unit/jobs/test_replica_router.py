@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +14,16 @@ from ray.serve.exceptions import BackPressureError
 from emoji_ldm.config import ServeConfig
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.generate.request import GenerationRequest
-from emoji_ldm.serve.backend import ImageTask, Overloaded, PartialImage, ReplicaLost, RequestLimits, TaskTimeout
+from emoji_ldm.serve.backend import (
+    ImageTask,
+    OtherRelease,
+    Overloaded,
+    PartialImage,
+    ReplicaLost,
+    RequestLimits,
+    TaskTimeout,
+    from_message,
+)
 from ray_jobs.serving import replica_router
 from ray_jobs.serving.replica_router import ReplicaRouter
 
@@ -58,8 +68,8 @@ class Handle:
     def options(self, **_):
         return self
 
-    def remote(self, task, *_):
-        self.tasks.append(task)
+    def remote(self, message, *_):
+        self.tasks.append(from_message(pickle.loads(pickle.dumps(message))))
         self.calls.append(Call(self.scripts.pop(0)))
         return self.calls[-1]
 
@@ -88,6 +98,11 @@ def test_an_image_that_is_lost_with_its_replica_is_requested_again_unchanged():
     assert asyncio.run(router.generate(task())) == b"png"
     assert {sent.request for sent in handle.tasks} == {task().request}
     assert [sent.timeout_s for sent in handle.tasks] == sorted((sent.timeout_s for sent in handle.tasks), reverse=True)
+
+
+def test_in_a_rolling_update_a_task_goes_on_to_a_replica_that_understands_it():
+    router, handle = router_of([OtherRelease("no field tiling")], [OtherRelease("no field tiling")], [b"png"])
+    assert asyncio.run(router.generate(task())) == b"png" and len(handle.tasks) == 3
 
 
 def test_an_image_that_kills_every_replica_is_given_up():
@@ -213,8 +228,8 @@ def test_in_a_burst_most_refusals_cost_no_remote_call():
             super().__init__()
             self.room = 8
 
-        def remote(self, task, *_):
-            self.tasks.append(task)
+        def remote(self, message, *_):
+            self.tasks.append(from_message(message))
             full = self.room == 0
             self.room -= not full
             self.calls.append(Call([Overloaded(3.0) if full else FOREVER]))
