@@ -24,7 +24,7 @@ from yarl import URL
 
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.politeness.http_session import Lookup, SsrfGuard
-from emoji_ldm.outcomes import Outcome, Rejected
+from emoji_ldm.outcomes import Rejected
 
 T = TypeVar("T")
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -33,7 +33,7 @@ MAX_HEAD_BYTES = 256 * 1024  # of a request or response; Chromium's own limit
 CHUNK_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 30.0  # in which a browser must have sent the head of its request
 CONNECT_TIMEOUT_S = 15.0
-MAX_REFUSALS = 1000  # remembered at a time
+MAX_EVENTS = 1000  # refusals and failures that are remembered at a time
 # What concerns a single connection is not passed on (RFC 9110, section 7.6.1).
 HOP_HEADERS = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization"))
 STREAM_ERRORS = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
@@ -62,6 +62,7 @@ class BrowserProxy:
         """
         self.guard = SsrfGuard(config, lookup)
         self._refusals: dict[str, str] = {}
+        self._failures: dict[str, str] = {}
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="browser-proxy", daemon=True)
@@ -93,6 +94,12 @@ class BrowserProxy:
         """Return {host: why it was refused} since the last call."""
         with self._lock:
             taken, self._refusals = self._refusals, {}
+        return taken
+
+    def take_failures(self) -> dict[str, str]:
+        """Return {host: why a request failed} since the last call: the host was not reached, or broke off."""
+        with self._lock:
+            taken, self._failures = self._failures, {}
         return taken
 
     def close(self) -> None:
@@ -160,6 +167,11 @@ class BrowserProxy:
             body = asyncio.create_task(_copy_exactly(browser[0], writer, int(length)))
             try:
                 await _copy_response(reader, browser[1])
+            except STREAM_ERRORS as error:
+                # If the browser itself went away, nobody waits for this request any more.
+                if not browser[1].is_closing():
+                    self._record(self._failures, parts.hostname or "", f"{type(error).__name__} in its answer")
+                raise
             finally:
                 body.cancel()
         finally:
@@ -177,16 +189,17 @@ class BrowserProxy:
                 found = await self.guard.resolve(host, parsed.port)
                 return await _connect_to_first([entry["host"] for entry in found], parsed.port)
         except Rejected as rejection:
-            self._record_refusal(host, rejection)
+            self._record(self._refusals, host, rejection.reason)
             raise _Answer("403 Forbidden", rejection.reason) from None
         except (OSError, ValueError) as error:  # a TimeoutError is an OSError, a UnicodeError of a name a ValueError
-            raise _Answer("502 Bad Gateway", f"{host}: {error or type(error).__name__}") from None
+            reason = str(error) or type(error).__name__
+            self._record(self._failures, host, reason)
+            raise _Answer("502 Bad Gateway", f"{host}: {reason}") from None
 
-    def _record_refusal(self, host: str, rejection: Rejected) -> None:
-        assert rejection.outcome is Outcome.ADDRESS, "the guard checks nothing else"
+    def _record(self, events: dict[str, str], host: str, reason: str) -> None:
         with self._lock:
-            if len(self._refusals) < MAX_REFUSALS:
-                self._refusals[host] = rejection.reason
+            if len(events) < MAX_EVENTS:
+                events[host] = reason
 
 
 async def _connect_to_first(addresses: list[str], port: int) -> Stream:

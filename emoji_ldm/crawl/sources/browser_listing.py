@@ -88,7 +88,8 @@ class BrowserListingReader:
         except Rejected as error:
             raise to_page_rejection(error) from None
         content = self.repeats.content(tag, url, page.extracted, page.status or None)
-        reason = content.reason + (f" ({page.ending})" if page.ending else "")
+        notes = "; ".join(filter(None, (page.ending, page.failure)))
+        reason = content.reason + (f" ({notes})" if notes else "")
         return replace(content, reason=reason, next_url=self._next_url(url, first, page))
 
     def _next_url(self, url: str, first: str, page: RenderedPage) -> str:
@@ -109,7 +110,9 @@ class BrowserListingReader:
         # One permit for the page as it opens, and one for each step that lets it load more: the browser loads scripts
         # and data on its own, as a visitor does.
         permits, page = [self.runner.run(self.rate_limiter.acquire(url))], None
-        self.proxy.take_refusals()  # discard those of the previous page
+        # Discard those of the previous page.
+        self.proxy.take_refusals()
+        self.proxy.take_failures()
 
         def next_permit() -> None:
             # Returned first, since a host may allow no second one beside it.
@@ -133,7 +136,9 @@ class BrowserListingReader:
             for permit in permits:
                 self.runner.run(self.rate_limiter.release(permit, status=status, retry_after_s=pause_s))
         self._check_redirect_target(url, page)
-        return page
+        # A network that failed while the page was scrolled leaves a shorter list, which looks like a complete one.
+        failed = self.proxy.take_failures().get(urlsplit(page.url).hostname or "")
+        return replace(page, failure=f"a request of the page failed: {failed}") if failed else page
 
     def _check_redirect_target(self, url: str, page: RenderedPage) -> None:
         """Reject a page that may not be used, or whose redirects ended where it must not be requested."""
@@ -176,13 +181,18 @@ class BrowserListingReader:
 
 
 def _is_retryable(page: RenderedPage) -> bool:
-    return page.status in RETRYABLE_STATUSES
+    return page.status in RETRYABLE_STATUSES or bool(page.failure)
 
 
 def _reject_last(state: RetryCallState) -> RenderedPage:
-    """Reject the page after the last attempt, which ended with a crash or an error status."""
+    """Reject the page after the last attempt, which ended with a crash or an error status.
+
+    A page is kept of which a request fails each time: its reason says so.
+    """
     assert state.outcome is not None, "an attempt was made"
     if state.outcome.failed:
         raise Rejected(Outcome.FAILED, f"the browser crashed twice: {state.outcome.exception()}") from None
     page: RenderedPage = state.outcome.result()
+    if page.status not in RETRYABLE_STATUSES:
+        return page
     raise Rejected(Outcome.FAILED, f"HTTP {page.status}, twice", page.status)

@@ -59,6 +59,7 @@ class RenderedPage:
     ending: str = ""  # how that ended, for people
     status: int = 0  # 0 if the browser does not report it
     headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names
+    failure: str = ""  # of a request to its own host, after which tiles may be missing
 
 
 def load_page(browser: Browser, request: PageRequest) -> RenderedPage:
