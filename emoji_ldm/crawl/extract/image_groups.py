@@ -88,8 +88,7 @@ def group_images(tree: PageTree, candidates: Sequence[Candidate]) -> list[ImageG
         tiles = _tiles_at_common_depth(members, _tiles(members))
         for candidate, tile in zip(members, tiles, strict=True):
             inner, holder = _steps(candidate.node, tile), tile.parent
-            container = _container(holder) if holder is not None else ()
-            pattern = GroupPattern(leaf, inner, container, places.place(candidate))
+            pattern = GroupPattern(leaf, inner, _container(holder), places.place(candidate))
             group = groups.setdefault(pattern, ImageGroup(pattern, [], []))
             group.images.append(candidate)
             group.tiles.append(tile)
@@ -137,8 +136,7 @@ def _tile_at(node: PageNode, pattern: GroupPattern) -> PageNode | None:
         if number + 1 < len(pattern.inner):
             tile = tile.parent
     holder = tile.parent if tile is not None else None
-    is_inside = holder is not None and _container(holder) == pattern.container
-    return tile if is_inside else None
+    return tile if _container(holder) == pattern.container else None
 
 
 def _leaf_classes(tree: PageTree) -> dict[int, tuple[str, ...]]:
@@ -168,15 +166,18 @@ def _tiles(members: Sequence[Candidate]) -> list[PageNode]:
 
 
 def _tiles_at_common_depth(members: Sequence[Candidate], tiles: Sequence[PageNode]) -> list[PageNode]:
-    """Return tiles cut to the steps that most of them have."""
-    paths = [_steps(member.node, tile) for member, tile in zip(members, tiles, strict=True)]
-    common = Counter(paths)
+    """Return tiles, those that reach too far out cut to the steps that others in the same kind of container have."""
+    known = Counter((_steps(m.node, tile), _container(tile.parent)) for m, tile in zip(members, tiles, strict=True))
     cut = []
-    for member, tile, path in zip(members, tiles, paths, strict=True):
-        # The most common path that this one begins with.
-        shorter = [known for known in common if path[: len(known)] == known and common[known] > common[path]]
-        depth = len(max(shorter, key=lambda known: common[known])) if shorter else len(path)
-        cut.append(_at_depth(member.node, depth) if depth < len(path) else tile)
+    for member, tile in zip(members, tiles, strict=True):
+        node, path, best = member.node, _steps(member.node, tile), tile
+        # From the inside out: each element up to the tile may be a tile in a container that others have too.
+        for depth in range(1, len(path)):
+            if known[path[:depth], _container(node.parent)] > known[path, _container(tile.parent)]:
+                best = node
+                break
+            node = node.parent or node
+        cut.append(best)
     return cut
 
 
@@ -195,13 +196,6 @@ def _steps(node: PageNode, tile: PageNode) -> tuple[str, ...]:
     return tuple(steps)
 
 
-def _at_depth(node: PageNode, depth: int) -> PageNode:
-    for _ in range(depth - 1):
-        assert node.parent is not None, "a shorter path is inside the page too"
-        node = node.parent
-    return node
-
-
 def _are_alike(group: ImageGroup, chosen: ImageGroup) -> bool:
     """Whether two groups in one grid differ only in what surrounds each image: a link here and none there."""
     return group.pattern.leaf[0] == chosen.pattern.leaf[0] and group.num_distinct > 0.5 * len(group.images)
@@ -212,12 +206,17 @@ def _is_section_of(group: ImageGroup, chosen: ImageGroup) -> bool:
     same = group.pattern.leaf == chosen.pattern.leaf and group.pattern.inner == chosen.pattern.inner
     if not same or group.num_distinct < 2 or group.pattern.container[:1] != chosen.pattern.container[:1]:
         return False
-    # Sections are siblings. A rail of other things, made of the same component, stands in a part of its own.
+    # Sections share a class name or have none, and are siblings. A rail of other things, made of the same component, is
+    # called differently or stands in a part of its own.
+    own, other = {*group.pattern.container[2:]}, {*chosen.pattern.container[2:]}
+    if (own or other) and not own & other:
+        return False
     return bool(_around(group) & _around(chosen))
 
 
-def _container(node: PageNode) -> tuple[str, ...]:
-    return (node.step, node.attributes.get("id", ""), *node.classes)
+def _container(node: PageNode | None) -> tuple[str, ...]:
+    """Return what tells a container from others: tag, id and class names."""
+    return () if node is None else (node.step, node.attributes.get("id", ""), *node.classes)
 
 
 def _around(group: ImageGroup) -> set[int]:

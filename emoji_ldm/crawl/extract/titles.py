@@ -75,18 +75,22 @@ def tile_names(candidate: Candidate, tile: PageNode, texts: Sequence[tuple[PageN
 
 def title_slots(names: Sequence[TileNames]) -> tuple[str, ...]:
     """Return the slots that hold the titles of these tiles, the best first."""
-    order = dict.fromkeys(slot for tile in names for slot in tile.slots)
-    ranked = sorted(order, key=_rank)
-    return tuple(slot for slot in ranked if slot == SELECTED or _names_tiles(slot, names))
+    slots = dict.fromkeys(slot for tile in names for slot in tile.slots)
+    different = {slot: _share_of_names(slot, names) for slot in slots}
+    # Of several texts the one that differs most: names rather than authors, of whom there are fewer.
+    ranked = sorted(different, key=lambda slot: (_rank(slot), -different[slot]))
+    return tuple(slot for slot in ranked if slot == SELECTED or different[slot])
 
 
-def _names_tiles(slot: str, names: Sequence[TileNames]) -> bool:
+def _share_of_names(slot: str, names: Sequence[TileNames]) -> float:
+    """Return the share of different words among the texts of a slot; 0 if these are not names."""
     texts = [tile.slots[slot] for tile in names if tile.slots.get(slot)]
     words = [re.sub(r"[\d\W_]+", " ", text).strip().casefold() for text in texts]
     spoken = [word for word in words if word]
     if len(texts) < MIN_COVERAGE * len(names) or len(spoken) < 0.5 * len(texts):
-        return False
-    return len(names) < 3 or len(set(spoken)) >= max(2, MIN_DIFFERENT * len(spoken))
+        return 0.0
+    share = len(set(spoken)) / len(spoken)
+    return share if len(names) < 3 or (len(set(spoken)) > 1 and share >= MIN_DIFFERENT) else 0.0
 
 
 def _rank(slot: str) -> int:

@@ -127,3 +127,36 @@ def test_an_image_that_was_restored_away_is_requested_again_and_added_once(confi
     again.commit_images(f"two {again.generation}", *shard(again, a="1", b="2"))
     assert stored(config) == ({"a": "1", "b": "2"}, {"a": "kept", "b": "kept"})
     assert open_urls(CrawlState(config)) == []
+
+
+def page_block(state, **pages):
+    """Return the file and outcomes of pages with one tile each: page=reason."""
+    rows = [{"tile_id": f"{url}-{reason}", "image_url": url, "title": url, "tag": "A", "page_url": url, "position": 0}
+            for url, reason in pages.items()]  # fmt: skip
+    outcomes = [outcome_row(url, "page", Outcome.LISTED, reason) for url, reason in pages.items()]
+    file = state.listings.write_file(pa.Table.from_pylist(rows, schema=LISTINGS.schema))
+    return file, pa.Table.from_pylist(outcomes, schema=OUTCOMES.schema)
+
+
+def test_a_page_of_a_chain_that_was_interrupted_is_read_again_and_says_what_comes_next(config, monkeypatch):
+    first = CrawlState(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(first, "_commit_outcomes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            first.commit_pages("one", *page_block(first, p1="old"))
+    again = CrawlState(config)
+    again.reopen_interrupted_pages()
+    assert again.finished_pages() == {}
+    again.commit_pages("one", *page_block(again, p1="1 tiles; next page: p2"))
+    assert again.close_interrupted_pages() == 0
+    assert again.following_pages() == {"p1": "p2"} and again.finished_pages() == {"p1": "listed"}
+    assert again.listings.read(["tile_id"])["tile_id"].to_pylist() == ["p1-1 tiles; next page: p2"]
+
+
+def test_a_page_that_a_chain_leads_to_twice_has_one_outcome(config):
+    state = CrawlState(config)
+    state.commit_pages("one", *page_block(state, p1="1", p2="2"))
+    state.commit_pages("two", *page_block(state, p2="3", p3="4"))
+    rows = state.outcomes.read(["url", "reason"]).to_pylist()
+    assert sorted((row["url"], row["reason"]) for row in rows) == [("p1", "1"), ("p2", "3"), ("p3", "4")]
+    assert state.listings.count() == 3

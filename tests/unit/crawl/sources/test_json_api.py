@@ -89,3 +89,21 @@ def test_robots_txt_holds_for_an_api_too(site):
     (page,) = read_tag(config_of(source="api", site=site.url, profile="serpapi"), num_pages=1)
     assert (page.outcome, page.reason) == (Outcome.ROBOTS, "robots.txt: Disallow: /search")
     assert site.log == ["/robots.txt"]
+
+
+@pytest.mark.parametrize("by_address", [False, True], ids=["cursor", "address"])
+def test_answers_are_followed_by_their_cursor_or_the_address_of_the_next_one(site, tmp_path, by_address):
+    def reply(name, following):
+        nodes = [{"src": f"https://x.org/{name}.png", "alt": name}]
+        return answer(200, json.dumps({"data": nodes, "page": {"next": following}}).encode())
+
+    path = "/api?q=T&after={}"
+    site.routes |= {
+        path.format(""): reply("a", path.format("c/1") if by_address else "c/1"),
+        path.format("c/1" if by_address else "c%2F1"): reply("b", None),
+    }
+    profile = tmp_path / "own.yaml"
+    url = "{site}/api?q={tag}&after=" + ("" if by_address else "{cursor}")
+    profile.write_text(f"kind: api\nurl: '{url}'\nitems: data\nimage: src\ntitle: alt\nnext: page.next\n")
+    pages = read_tag(config_of(source="api", site=site.url, profile=str(profile)), num_pages=1)
+    assert [page.tiles[0]["title"] for page in pages] == ["a", "b"]
