@@ -1,0 +1,74 @@
+"""The crawl on the corpus of layouts in a real Chromium, and on pages that try to stop, trap or misuse it."""
+
+import shutil
+import tempfile
+import time
+
+import pytest
+
+from emoji_ldm.config import build
+from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
+from emoji_ldm.crawl.sources import source_factory
+from tests.bench.crawl_layouts import read_site
+from tests.browser.processes import processes_of
+from tests.layouts import VARIANTS, compare, corpus_site
+from tests.layouts.hostile import Canary, hostile_site
+
+pytestmark = pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver")
+# One of each kind; the benchmark `crawl-layouts` measures all.
+LAYOUTS = (
+    "late-hydration", "scroll-inner", "load-more", "cursor-links", "shadow-dom", "virtual-list", "frames", "table",
+)  # fmt: skip
+HOSTILE = (
+    "alert-forever", "pop-ups", "downloads", "never-rests", "many-nodes", "busy-loop", "busy-at-once", "crash",
+    "redirects-by-script", "redirect-chain", "refresh-loop", "never-ends", "attachment", "no-answer", "endless-scroll",
+    "contacts", "leads-away-script",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_profile_of_a_probe_finds_the_listing_and_nothing_else(layout, variant):
+    with corpus_site(layout, variant, seed=3) as site:
+        reading = read_site(site)
+        found = site.check(reading.tiles)
+    assert reading.error == ""
+    assert min(found.precision, found.recall, found.title_accuracy) >= 0.98, found.report()
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    profile = tmp_path_factory.mktemp("hostile") / "own.yaml"
+    profile.write_text('url: "{site}/{tag}"\n')
+    with Canary("127.0.0.2") as canary, hostile_site(canary.url) as site:
+        values = {"site": site.server.origin, "page_timeout_s": 6, "max_pages": 10, "profile": str(profile)}
+        yield build({"crawl": values}, where="test").crawl, site, canary
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_page_costs_itself_at_most_and_leaves_nothing(hostile, name, tmp_path, monkeypatch):
+    config, site, canary = hostile
+    # A folder of its own, since other browsers of this machine come and go too.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    # Each with a rate limiter of its own, since a host that does not answer is asked more slowly.
+    reader = source_factory.open_reader(config, LocalRateLimiter(config))
+    try:
+        page = next(iter(reader.read("T", [site.pages[name].url])))
+        # The next page is read as if nothing had been.
+        (calm,) = reader.read("T2", [site.pages["confirm"].url])
+    finally:
+        reader.close()
+    found = compare([(tile["image_url"], tile["title"]) for tile in page.tiles], site.truth)
+    if site.pages[name].shows == "tiles":
+        assert (page.outcome, found.precision, found.recall) == ("listed", 1.0, 1.0), page.reason
+    if site.pages[name].shows == "nothing":
+        assert page.tiles == [] and page.outcome in ("failed", "empty", "blocked-address")
+        assert page.reason
+    assert len(calm.tiles) == len(site.truth)
+    assert canary.contacts == []
+    deadline = time.monotonic() + 15
+    while any(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert list(tmp_path.iterdir()) == [] and processes_of(str(tmp_path)) == []
