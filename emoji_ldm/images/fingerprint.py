@@ -34,6 +34,7 @@ BLACK, WHITE = np.zeros(3, np.uint8), np.full(3, 255, np.uint8)
 
 # Parameters of the measurement. Stored fingerprints depend on all of them: a change makes old and new ones differ.
 CONTENT_EXTENT = 2.2  # half the side of the content window, in standard deviations; a disc has a radius of 2 of them
+MIN_PIXELS_PER_CELL = 5  # on a side
 MIN_VISIBLE_SHARE = 0.3  # of a silhouette, which must be left of it on black or white
 FLAT_TOLERANCE = 14  # levels by which a background may deviate from its colour, for the noise of JPEG
 WHITE_BLACK_TOLERANCE = 40  # levels; such backgrounds also occur inside images, so only their outside is removed
@@ -169,10 +170,11 @@ def _silhouette_on(image: Image.Image, colour: Bytes) -> Bytes:
     silhouette, and another window.
     """
     pixels = np.asarray(image)
-    flat = np.full_like(pixels, 255)
-    # c + (255 - a) * b for b of 0 or 1, see `near_duplicate_index.differences`.
-    flat[..., :3] = pixels[..., :3] + (255 - pixels[..., 3:]) * (colour // 255)
-    return _silhouette(_remove_background(flat, colour)[..., 3])
+    # How far each pixel is from the background on which it lies. With premultiplied colour c and alpha a, what is seen
+    # on black is c, and on white c + 255 - a, which is 255 - (a - c).
+    if colour is BLACK:
+        return _silhouette(pixels[..., :3].max(2))
+    return _silhouette(pixels[..., 3] - pixels[..., :3].min(2))
 
 
 def _silhouette(alpha: Bytes) -> Bytes:
@@ -209,6 +211,10 @@ def _pixel_centres(length: int) -> NDArray[np.float64]:
 
 def _view(image: Image.Image, x: float, y: float, half: float) -> Image.Image:
     """Resample a square window to `GRID` x `GRID` pixels."""
+    # A few pixels per cell are enough, and fewer are faster. Small content in a large frame keeps all its pixels.
+    factor = max(1, int(2 * half / (MIN_PIXELS_PER_CELL * GRID)))
+    if factor > 1:
+        image, x, y, half = image.reduce(factor), x / factor, y / factor, half / factor
     # The window may reach beyond the image, which Pillow does not allow: extend the canvas with transparency.
     margin = max(0, math.ceil(half - min(x, y, image.width - x, image.height - y)))
     if margin:
