@@ -169,12 +169,13 @@ def _silhouette_on(image: Image.Image, colour: Bytes) -> Bytes:
     A black outline disappears on black, and a white one on white. Whoever cuts the drawing out there gets a smaller
     silhouette, and another window.
     """
-    pixels = np.asarray(image)
+    # Channel by channel: a reduction over an axis of three is many times slower.
+    red, green, blue, alpha = (np.asarray(image.getchannel(channel)) for channel in range(4))
     # How far each pixel is from the background on which it lies. With premultiplied colour c and alpha a, what is seen
     # on black is c, and on white c + 255 - a, which is 255 - (a - c).
     if colour is BLACK:
-        return _silhouette(pixels[..., :3].max(2))
-    return _silhouette(pixels[..., 3] - pixels[..., :3].min(2))
+        return _silhouette(np.maximum(np.maximum(red, green), blue))
+    return _silhouette(alpha - np.minimum(np.minimum(red, green), blue))
 
 
 def _silhouette(alpha: Bytes) -> Bytes:
