@@ -7,7 +7,7 @@ import logging
 import httpx
 import pytest
 
-from emoji_ldm.serve import fan_out
+from emoji_ldm.serve import decoding_pool, fan_out
 from emoji_ldm.serve.app import build_api
 from emoji_ldm.serve.backend import Overloaded
 from tests.unit.serve.asgi_client import edit, error_of, generate
@@ -33,6 +33,11 @@ def test_images_that_all_fail_log_one_line(stream, caplog):
 
 
 def test_input_images_stay_within_their_memory_budget_which_is_released_afterwards(monkeypatch):
+    async def unchanged(image, mask, *_):
+        return image, mask
+
+    # Uploads reach the budget as they came, and at the same moment.
+    monkeypatch.setattr(decoding_pool.POOL, "prepare", unchanged)
     image = {"image": ("a.png", image_file())}
     monkeypatch.setattr(fan_out, "MAX_INPUT_IMAGE_BYTES", 5 * len(image["image"][1]))
     assert error_of(edit(FakeBackend(), image, prompt="a", n="6"), 413)["param"] == "n"
