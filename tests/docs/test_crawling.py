@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from emoji_ldm.crawl.sources import browser
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.schemas import CAPTIONS, IMAGES
 from emoji_ldm.store import Store
@@ -26,17 +25,19 @@ def listing(numbers, link=""):
 
 @pytest.fixture(scope="module")
 def site():
-    """Two tags on listing pages, those of another structure, an API and 12 images, of which one is missing at first."""
+    """Two tags on listing pages, one on pages of another address, an API, and images: one late, one forbidden."""
     found = {"images_results": [], "error": "no results"}
     with Site({f"/i/{n}.png": answer(200, emoji(n), Content_Type="image/png") for n in range(11)}) as site:
         tiles = [{"original": f"{site.url}/i/{n}.png", "title": f"Panda {n}"} for n in (8, 9)]
         site.routes |= {
             "/": answer(),
-            "/emoji-list/tag/Blobs?page=1": listing(range(5)),
+            "/emoji-list/tag/Blobs?page=1": listing([*range(5), "forbidden"]),
+            "/i/forbidden.png": answer(403),
             "/emoji-list/tag/Cat?page=1": listing(range(4, 8)),
             **{f"/emoji-list/tag/{tag}?page=2": listing([]) for tag in ("Blobs", "Cat")},
             "/emoji/Blobs": listing(range(6), '<a rel="next" href="/emoji/Blobs?page=2">Next</a>'),
-            "/emoji/Blobs?page=2": listing([]),
+            "/emoji/Blobs?page=2": listing(range(6, 10)),
+            "/emoji/Blobs?page=3": listing([]),
             "/search.json": in_turn(answer(200, json.dumps({"images_results": tiles}).encode()),
                                     answer(200, json.dumps(found).encode())),
             "/i/10.png": in_turn(*[answer(503)] * 3, answer(200, emoji(10), Content_Type="image/png")),
@@ -57,7 +58,7 @@ SOURCES_OF_FILES = ("crawl.source=records", "crawl.source=folder")
 
 def small(words):
     """What a test adds to a command of the page: each worker is a process, and the site is one of our own."""
-    if words[0] != "crawl" or "probe" in words:
+    if words[0] != "crawl" or words[1] in ("probe", "outcomes"):
         return []
     # An image at an address of this machine may be asked for only by a crawl of that site.
     added = ["crawl.num_browsers=1", "crawl.num_fetchers=1", "crawl.min_request_interval_s=0.01",
@@ -68,9 +69,8 @@ def small(words):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_guides_to_crawling_and_captions_run_one_after_the_other(local_ray, site, files, monkeypatch, capfd):
-    monkeypatch.setattr(browser, "PAGE_QUIET_S", 0.5)
-    there = {"https://example.org": site.url, "https://serpapi.com": site.url}
+def test_the_guides_to_crawling_and_captions_run_one_after_the_other(local_ray, site, files, capfd):
+    there = {"https://example.org": site.url, "https://serpapi.com": site.url, "cdn.example.org": "127.0.0.1"}
     for words in guide("crawling"):
         printed, _ = run([*words, *small(words)], capfd, there)
         assert "probe" not in words or ("6, found by structure" in printed and Path("mine.yaml").is_file())
