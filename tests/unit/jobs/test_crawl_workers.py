@@ -39,7 +39,8 @@ def test_an_image_that_failed_is_an_outcome_without_a_row(monkeypatch):
     kept = outcome_row("https://a/0", "image", Outcome.KEPT, "", image_id=rows[0]["image_id"])
     dead = outcome_row("https://a/1", "image", Outcome.DEAD, "404")
     fetched = SimpleNamespace(images=rows, outcomes=[kept | {"fingerprint": rows[0]["fingerprint"]}, dead])
-    monkeypatch.setattr(crawl_workers, "ImageFetcher", lambda *_: SimpleNamespace(fetch=lambda requests: fetched))
+    fetcher = SimpleNamespace(fetch=lambda requests, on_outcome: fetched)
+    monkeypatch.setattr(crawl_workers, "ImageFetcher", lambda *_: fetcher)
     output = ImageWorker(CrawlConfig(), rate_limiter=None)(pa.table({"image_url": ["https://a/0", "https://a/1"]}))
     assert output.rows.num_rows == 1 and output.rows.schema == IMAGES.schema
     assert output.extra.schema == OUTCOME_COLUMNS and output.counts == {"dead": 1, "kept": 1}
