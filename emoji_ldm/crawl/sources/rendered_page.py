@@ -224,7 +224,7 @@ class _OpenPage:
             shown = {tile.image_url for tile in self.snapshot().tiles}
             # A list that removes tiles, or fills gaps, has to be seen part by part.
             if not first <= shown or (len(self.tiles) > num and self._height() == state["height"]):
-                self._scroll_through(began)
+                self._scroll_through(began, len(first))
                 return
             idle = idle + 1 if len(self.tiles) == num else 0
             # A page may grow without end and show nothing new.
@@ -233,14 +233,14 @@ class _OpenPage:
             height, num = state["height"], len(self.tiles)
         self._finish("scroll", steps, len(first))
 
-    def _scroll_through(self, began: float) -> None:
+    def _scroll_through(self, began: float, first: int) -> None:
         self._scroll_to("top")
-        first, steps = len(self.tiles), 0
+        steps = 0
         while self._step(began) and steps < self.request.max_steps:
             steps += 1
             if not self._scroll_to("step")["moved"]:
                 break
-        self._finish("scroll", steps, min(first, len(self.snapshot().elements)))
+        self._finish("scroll", steps, first)
 
     def _scroll_to(self, mode: str) -> dict[str, Any]:
         self.request.between_steps()
