@@ -216,7 +216,7 @@ class _OpenPage:
         height, num, steps, idle = -1.0, len(self.tiles), 0, 0
         while steps < self.request.max_steps:
             state = self._scroll_to("end")
-            if not state["moved"]:
+            if not state["moved"] and idle:
                 break
             steps += 1
             if not self._step(began):

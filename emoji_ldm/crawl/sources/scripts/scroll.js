@@ -24,5 +24,7 @@ for (const box of boxes) {
   moved ||= Math.abs(box.scrollTop - before) > 1;
   height += box.scrollHeight;
 }
-if (moved) window.__emojiCrawl?.hold();
+// A page that fits into the window has nothing to scroll; in a smaller window it would load more.
+if (mode === "end" && !moved) window.dispatchEvent(new Event("scroll"));
+if (mode) window.__emojiCrawl?.hold();
 return { moved, height };
