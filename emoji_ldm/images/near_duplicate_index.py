@@ -4,9 +4,9 @@ Two images look the same if their fingerprints differ by a few levels in every c
 would take linear time, so the index is a form of locality-sensitive hashing with multiple probes (Lv et al., "Multi-
 Probe LSH", VLDB 2007):
 
-1. Each fingerprint gives six *appearances*: frame and content over black and over white, and what of the content is
-   seen on black, and on white. Each is projected onto 12 coarse measures: brightness, its slopes and bulge, two mean
-   colours, and six finer ones.
+1. Each fingerprint gives five *appearances*: the content over black and over white, the frame over white, and what of
+   the content is seen on black, and on white. Each is projected onto 12 coarse measures: brightness, its slopes,
+   bulge and saddle, two mean colours, and five finer ones.
 2. The first six measures, rounded down to whole steps, form the key under which the image is filed.
 3. A near duplicate may fall on the other side of a step, so a lookup probes every key that it could have (up to 2^6),
    and filters what it finds by all 12 measures.
@@ -32,25 +32,29 @@ Mask = NDArray[np.bool_]
 
 # Limits of the cell comparison, in levels of 255. Noise of an encoder is everywhere, while another mouth changes few
 # cells: the allowed largest difference therefore grows with the mean difference, up to a ceiling.
-MAX_LEVELS, LEVELS_PER_MEAN, MAX_LEVELS_CEILING = 3.0, 5.0, 30.0
+MAX_LEVELS, LEVELS_PER_MEAN = 3.5, 5.0
+MAX_LEVELS_CEILING = 20.0  # all but one of a hundred true copies differ by less
 MAX_ROUGH_LEVELS = 8.0  # mean difference of the sampled cells, above which a pair is not compared in full
 SAMPLED_CELLS = np.arange(4, GRID * GRID, 9)  # enough cells to tell most pairs apart
 
-# The coarse measures. Distances are counted in parts of a step, so that they are whole numbers.
-STEPS = np.array([7, 6, 6, 7, 7, 7] + [7] * 6, np.float32)  # width of a step of each measure, in levels
-PARTS_PER_STEP = 64
-MAX_MEASURE_PARTS = 31  # largest distance of a near duplicate in any measure
+# Largest difference of a near duplicate in each coarse measure, in levels: half more than in all but one of 500 true
+# copies. Brightness and colour differ between copies, while the slopes stay as they are and tell most images apart.
+TOLERANCES = np.array([4.8, 1.3, 2.1, 2.6, 1.6, 3.3, 6.7, 0.8, 1.3, 2.8, 0.8, 1.2], np.float32)
+# Distances are counted in parts of a tolerance, so that they are whole numbers. Wider steps need fewer probes, but more
+# images share a key.
+PARTS_PER_TOLERANCE, PARTS_PER_STEP = 31, 64
 MIN_SPREAD = 4.0  # levels; an appearance with a smaller standard deviation is too plain to be looked up by
-ON_BLACK, ON_WHITE = [0, 1, BLACK_VIEW], [0, 1, WHITE_VIEW]  # the views that are looked up over black, and white
+# The views that are looked up over black, and over white. The frame over black would hardly find any more.
+ON_BLACK, ON_WHITE = [1, BLACK_VIEW], [0, 1, WHITE_VIEW]
 NUM_APPEARANCES = len(ON_BLACK) + len(ON_WHITE)
-NUM_MEASURES, NUM_KEYS = len(STEPS), 6  # the first six measures form the key
+NUM_MEASURES, NUM_KEYS = len(TOLERANCES), 6  # the first six measures form the key
 PROBE_CHOICES = (np.arange(2**NUM_KEYS)[:, None] >> np.arange(NUM_KEYS)) & 1  # (64, 6): which measures to round up
 
 # Sizes that bound time and memory.
 MIN_SORTED_ENTRIES = 2048  # entries that collect in the small sorted array before it is merged into the large one
 BLOCK = 4096  # fingerprints per array: growing never copies the older ones
 LOOKUP_BATCH = 512  # images filed or looked up together: about 20 MB
-COMPARE_BATCH = 512  # image pairs compared together: about 5 MB
+COMPARE_BATCH = 128  # image pairs compared together: about a megabyte, which fits in a processor's cache
 
 
 @dataclass(frozen=True, order=True)
@@ -69,8 +73,8 @@ def _projection() -> Floats:
     # Three roughly decorrelated colour axes: brightness, red against blue, green against both.
     grey, red, green = np.array([1, 2, 1]) / 4, np.array([1, 0, -1]), np.array([-0.5, 1, -0.5])
     key = [(one, grey), (1.5 * x, grey), (1.5 * y, grey), (1.5 * (radius - radius.mean()), grey)]
-    key += [(one, red), (one, green)]
-    finer = [(2 * x * y, grey), (1.5 * (x * x - y * y), grey)]
+    key += [(1.5 * (x * x - y * y), grey), (one, green), (one, red)]
+    finer = [(2 * x * y, grey)]
     finer += [(1.5 * slope, colour) for colour in (red, green) for slope in (x, y)]
     columns = [(shape[..., None] * colour).reshape(-1) for shape, colour in key + finer]
     return np.stack(columns, 1).astype(np.float32) / np.float32(GRID**2)
@@ -107,8 +111,8 @@ class IndexEntries:
         """Find rows whose 12 measures are near those of the images asked for.
 
         Args:
-            measures: `(N, 6, 12)` in parts of a step, from `_measures`.
-            informative: `(N, 6)`, appearances to look up.
+            measures: `(N, 5, 12)` in parts of a tolerance, from `_measures`.
+            informative: `(N, 5)`, appearances to look up.
 
         Returns:
             `(M, 2)` pairs (position among the N images, row), possibly with repetitions.
@@ -119,9 +123,9 @@ class IndexEntries:
         # Expand each range [start, end) of entries into one (probe, entry) pair per entry, without a Python loop.
         probe = np.repeat(np.arange(len(probes)), counts)
         entry = np.arange(len(probe)) + np.repeat(starts - np.cumsum(counts) + counts, counts)
-        for measure in range(NUM_MEASURES):
-            own = measures[positions[probe], appearances[probe], measure]
-            close = np.abs(self.measures[entry, measure] - own) <= MAX_MEASURE_PARTS
+        own = measures[positions, appearances]
+        for measure in range(NUM_MEASURES):  # each leaves about half of the entries to the next
+            close = np.abs(self.measures[entry, measure] - own[probe, measure]) <= PARTS_PER_TOLERANCE
             probe, entry = probe[close], entry[close]
         return np.stack([positions[probe], self.rows[entry].astype(np.int64)], 1)
 
@@ -210,17 +214,17 @@ def _measures(values: Bytes) -> tuple[Shorts, Mask]:
     """Project fingerprints `(N, LENGTH)` onto the coarse measures.
 
     Returns:
-        `(N, 6, 12)` int16 in parts of a step, and `(N, 6)` whether the appearance has enough contrast to be looked up.
+        `(N, 5, 12)` int16 in parts of a tolerance, and `(N, 5)` whether its contrast is enough for a lookup.
     """
     cells = values[:, HEADER:].reshape(len(values), VIEWS, GRID * GRID, 4).astype(np.float32)
     black, white = cells[:, ON_BLACK, :, :3], cells[:, ON_WHITE, :, :3] + (255 - cells[:, ON_WHITE, :, 3:])
     appearances = np.concatenate([black, white], 1).reshape(len(values), NUM_APPEARANCES, GRID * GRID * 3)
-    measures = np.rint(appearances @ PROJECTION * (PARTS_PER_STEP / STEPS)).astype(np.int16)
+    measures = np.rint(appearances @ PROJECTION * (PARTS_PER_TOLERANCE / TOLERANCES)).astype(np.int16)
     return measures, appearances.std(-1) >= MIN_SPREAD
 
 
 def _packed(steps: Shorts) -> Ints:
-    """Pack `(..., 6, n, 6)` steps into integer keys: the number of the appearance, then a byte for each measure."""
+    """Pack `(..., 5, n, 6)` steps into integer keys: the number of the appearance, then a byte for each measure."""
     appearance = np.arange(NUM_APPEARANCES, dtype=np.int64)[:, None]
     key = np.broadcast_to(appearance, steps.shape[:-1])
     for measure in range(NUM_KEYS):
@@ -231,7 +235,8 @@ def _packed(steps: Shorts) -> Ints:
 def _probes(measures: Shorts, informative: Mask) -> tuple[Ints, Ints, Ints]:
     """List all keys under which a near duplicate may be filed, as (positions, appearances, keys), `(P,)` each."""
     low, high = (
-        (measures + shift)[:, :, None, :NUM_KEYS] // PARTS_PER_STEP for shift in (-MAX_MEASURE_PARTS, MAX_MEASURE_PARTS)
+        (measures + shift)[:, :, None, :NUM_KEYS] // PARTS_PER_STEP
+        for shift in (-PARTS_PER_TOLERANCE, PARTS_PER_TOLERANCE)
     )
     # Rounding a measure up only gives another key if its tolerance crosses the border of a step.
     possible = ((low != high) | (PROBE_CHOICES == 0)).all(-1) & informative[..., None]
