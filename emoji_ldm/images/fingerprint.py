@@ -12,29 +12,31 @@ seems smaller. The third and fourth thumbnail show the window around what is see
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
 
 Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Window = tuple[float, float, float]  # centre x, y and half side of a square, in pixels
 
 # Layout of a fingerprint.
 GRID = 12  # cells per side
 HEADER = 8  # 1 if a flat background was removed, its colour (R, G, B), the version, 3 unused
-VERSION = 2  # of the measurement; 0 had two views
+VERSION = 3  # of the measurement; 0 had two views
 VIEWS = 4  # the whole frame; the content; what of it is seen on black, and on white
 BLACK_VIEW, WHITE_VIEW = 2, 3
 CELLS = VIEWS * GRID * GRID * 4
 LENGTH = HEADER + CELLS
 
-BLACK, WHITE = np.zeros(3, np.uint8), np.full(3, 255, np.uint8)
-
 # Parameters of the measurement. Stored fingerprints depend on all of them: a change makes old and new ones differ.
 CONTENT_EXTENT = 2.2  # half the side of the content window, in standard deviations; a disc has a radius of 2 of them
 MIN_PIXELS_PER_CELL = 5  # on a side
+MIN_RIM_ALPHA = 128  # of a pixel at the edge, to tell black from half transparent
 MIN_VISIBLE_SHARE = 0.3  # of a silhouette, which must be left of it on black or white
 FLAT_TOLERANCE = 14  # levels by which a background may deviate from its colour, for the noise of JPEG
 WHITE_BLACK_TOLERANCE = 40  # levels; such backgrounds also occur inside images, so only their outside is removed
@@ -49,21 +51,16 @@ def fingerprint(pixels: Bytes) -> bytes:
     colour of the background that was removed, holes or edges that were removed by mistake make no difference.
 
     Returns:
-        `LENGTH` bytes: the header, then two `(GRID, GRID, 4)` thumbnails of the frame and of its content.
+        `LENGTH` bytes: the header, then `VIEWS` thumbnails `(GRID, GRID, 4)`.
     """
     colour = background(pixels)
     if colour is not None:
         pixels = _remove_background(pixels, colour)
     # Premultiplied from here on ("RGBa"): colours under transparency must not leak into the averages of cells.
     image = Image.fromarray(pixels, "RGBA").convert("RGBa")
-    silhouette = _silhouette(pixels[..., 3])
-    shown = [_silhouette_on(image, colour) for colour in (BLACK, WHITE)]
-    # A drawing of black lines is nothing on black: what is left of it there would look like any other.
-    enough = MIN_VISIBLE_SHARE * silhouette.sum(dtype=np.int64)
-    shown = [silhouette if part.sum(dtype=np.int64) < enough else part for part in shown]
-    views = (_view(image, *window) for window in (_frame(image), *map(_window, (silhouette, *shown))))
+    windows = (_frame(image), *_windows(image))
     header = (0, 0, 0, 0) if colour is None else (1, *colour.tolist())
-    return bytes((*header, VERSION, 0, 0, 0)) + b"".join(view.tobytes() for view in views)
+    return bytes((*header, VERSION, 0, 0, 0)) + _views(image, windows)
 
 
 def is_current(value: bytes) -> bool:
@@ -128,19 +125,20 @@ def _local_maximum(values: Bytes) -> Bytes:
 
 
 def _outside(flat: Mask) -> Mask:
-    """Mark background pixels from which a straight line reaches one of the four sides, `(h, w)`."""
-    return _outside_of_rows(~flat) | _outside_of_rows(np.ascontiguousarray(~flat.T)).T
+    """Mark background pixels from which a straight line reaches one of the four sides, `(..., h, w)`."""
+    return _outside_of_rows(~flat) | _outside_of_rows(~flat.swapaxes(-1, -2)).swapaxes(-1, -2)
 
 
 def _outside_of_rows(solid: Mask) -> Mask:
     """Mark the pixels left of the first solid pixel of each row, or right of the last one."""
-    width = solid.shape[1]
-    first, last = solid.argmax(1), width - 1 - solid[:, ::-1].argmax(1)
+    width = solid.shape[-1]
+    rows = np.ascontiguousarray(solid).reshape(-1, width)
+    first, last = rows.argmax(1), width - 1 - rows[:, ::-1].argmax(1)
     # argmax gives 0 for a row without solid pixels; all of such a row lies outside.
-    first[~solid[np.arange(len(solid)), first]] = width
+    first[~rows[np.arange(len(rows)), first]] = width
     columns, first, last = _columns(width), first.astype(np.int16), last.astype(np.int16)
     outside: Mask = (columns < first[:, None]) | (columns > last[:, None])
-    return outside
+    return outside.reshape(solid.shape)
 
 
 @cache
@@ -149,37 +147,47 @@ def _columns(width: int) -> NDArray[np.int16]:
 
 
 def _dilate(mask: Mask) -> Mask:
-    """Grow a mask by one pixel in the four directions."""
+    """Grow a mask `(..., h, w)` by one pixel in the four directions."""
     grown = mask.copy()
-    grown[1:] |= mask[:-1]
-    grown[:-1] |= mask[1:]
-    grown[:, 1:] |= mask[:, :-1]
-    grown[:, :-1] |= mask[:, 1:]
+    grown[..., 1:, :] |= mask[..., :-1, :]
+    grown[..., :-1, :] |= mask[..., 1:, :]
+    grown[..., 1:] |= mask[..., :-1]
+    grown[..., :-1] |= mask[..., 1:]
     return grown
 
 
-def _frame(image: Image.Image) -> tuple[float, float, float]:
-    """Return centre x, y and half side of the square around the whole image."""
+def _frame(image: Image.Image) -> Window:
     return image.width / 2, image.height / 2, max(image.size) / 2
 
 
-def _silhouette_on(image: Image.Image, colour: Bytes) -> Bytes:
-    """Return the silhouette of what is seen of premultiplied pixels on a background.
+def _windows(image: Image.Image) -> list[Window]:
+    """Return the windows around the content of premultiplied pixels, and around what of it is seen on black, and white.
 
     A black outline disappears on black, and a white one on white. Whoever cuts the drawing out there gets a smaller
     silhouette, and another window.
     """
-    # Channel by channel: a reduction over an axis of three is many times slower.
-    red, green, blue, alpha = (np.asarray(image.getchannel(channel)) for channel in range(4))
+    red, green, blue, cover = image.split()
     # How far each pixel is from the background on which it lies. With premultiplied colour c and alpha a, what is seen
     # on black is c, and on white c + 255 - a, which is 255 - (a - c).
-    if colour is BLACK:
-        return _silhouette(np.maximum(np.maximum(red, green), blue))
-    return _silhouette(alpha - np.minimum(np.minimum(red, green), blue))
+    on_black = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    on_white = ImageChops.subtract(cover, ImageChops.darker(ImageChops.darker(red, green), blue))
+    alpha, *seen = (np.asarray(part) for part in (cover, on_black, on_white))
+    weight, edge = _silhouette(alpha)
+    content = _sums(weight)
+    windows = [_window(*content)]
+    # Where nothing of the rim disappears the window stays as it is, which saves most of the cost. What is nearly black
+    # counts: the colour of a background has a tolerance.
+    rim = _dilate(edge) & (alpha >= MIN_RIM_ALPHA)
+    for shown in seen:
+        left = _sums(_silhouette(shown)[0]) if (rim & (shown < WHITE_BLACK_TOLERANCE)).any() else content
+        # A drawing of black lines is nothing on black: what is left of it there would look like any other.
+        enough = left is not content and left[0].sum() >= MIN_VISIBLE_SHARE * content[0].sum()
+        windows.append(_window(*left) if enough else windows[0])
+    return windows
 
 
-def _silhouette(alpha: Bytes) -> Bytes:
-    """Return the weight of each pixel, `(h, w)`: 255 inside, its alpha at the edge, and 0 outside.
+def _silhouette(alpha: Bytes) -> tuple[Bytes, Mask]:
+    """Return the weight of each pixel, `(h, w)`: 255 inside, its alpha at the edge, and 0 outside; and the edge.
 
     Holes count as filled, because a white hole and a white part look the same once the image lies on white.
     """
@@ -188,19 +196,25 @@ def _silhouette(alpha: Bytes) -> Bytes:
     edge[[0, -1]] = edge[:, [0, -1]] = True  # everything beyond the frame is outside
     weight = np.where(edge, alpha, np.uint8(255))
     weight[outside] = 0
-    return weight
+    return weight, edge
 
 
-def _window(weight: Bytes) -> tuple[float, float, float]:
+def _sums(weight: Bytes) -> tuple[Floats, Floats]:
+    """Return the sums of the columns, `(w,)`, and of the rows, `(h,)`."""
+    # Sums of whole numbers up to 2^24 are exact in float32, whose products are many times faster than sums of integers.
+    values = weight.astype(np.float32)
+    return np.ones(len(values), np.float32) @ values, values @ np.ones(values.shape[1], np.float32)
+
+
+def _window(columns: Floats, rows: Floats) -> Window:
     """Return centre x, y and half side of the square around a silhouette, from its moments, in fractions of a pixel."""
-    x, spread_x = _moments(weight.sum(0, dtype=np.int64))
-    y, spread_y = _moments(weight.sum(1, dtype=np.int64))
+    (x, spread_x), (y, spread_y) = _moments(columns), _moments(rows)
     return x, y, CONTENT_EXTENT * max(1.0, (spread_x + spread_y) / 2) ** 0.5
 
 
-def _moments(weights: NDArray[np.int64]) -> tuple[float, float]:
+def _moments(weights: Floats) -> tuple[float, float]:
     """Return mean and variance of the pixel position, weighted."""
-    positions, total = _pixel_centres(len(weights)), max(1, int(weights.sum()))
+    positions, total = _pixel_centres(len(weights)), max(1.0, float(weights.sum(dtype=np.float64)))
     mean = float(weights @ positions) / total
     return mean, float(weights @ (positions - mean) ** 2) / total
 
@@ -210,16 +224,23 @@ def _pixel_centres(length: int) -> NDArray[np.float64]:
     return np.arange(length, dtype=np.float64) + 0.5
 
 
-def _view(image: Image.Image, x: float, y: float, half: float) -> Image.Image:
-    """Resample a square window to `GRID` x `GRID` pixels."""
-    # A few pixels per cell are enough, and fewer are faster. Small content in a large frame keeps all its pixels.
-    factor = max(1, int(2 * half / (MIN_PIXELS_PER_CELL * GRID)))
-    if factor > 1:
-        image, x, y, half = image.reduce(factor), x / factor, y / factor, half / factor
-    # The window may reach beyond the image, which Pillow does not allow: extend the canvas with transparency.
-    margin = max(0, math.ceil(half - min(x, y, image.width - x, image.height - y)))
-    if margin:
-        canvas = Image.new("RGBa", (image.width + 2 * margin, image.height + 2 * margin))
-        canvas.paste(image, (margin, margin))
-        image, x, y = canvas, x + margin, y + margin
-    return image.resize((GRID, GRID), FILTER, box=(x - half, y - half, x + half, y + half))
+def _views(image: Image.Image, windows: Sequence[Window]) -> bytes:
+    """Resample square windows to `GRID` x `GRID` pixels each."""
+    reduced = {1: image}  # by factor
+    views = dict[Window, bytes]()  # equal windows show the same
+    for window in windows:
+        if window in views:
+            continue
+        # A few pixels per cell are enough, and fewer are faster. Small content in a large frame keeps all its pixels.
+        factor = max(1, int(2 * window[2] / (MIN_PIXELS_PER_CELL * GRID)))
+        if factor not in reduced:
+            reduced[factor] = image.reduce(factor)
+        part, (x, y, half) = reduced[factor], (value / factor for value in window)
+        # The window may reach beyond the image, which Pillow does not allow: extend the canvas with transparency.
+        margin = max(0, math.ceil(half - min(x, y, part.width - x, part.height - y)))
+        if margin:
+            canvas = Image.new("RGBa", (part.width + 2 * margin, part.height + 2 * margin))
+            canvas.paste(part, (margin, margin))
+            part, x, y = canvas, x + margin, y + margin
+        views[window] = part.resize((GRID, GRID), FILTER, box=(x - half, y - half, x + half, y + half)).tobytes()
+    return b"".join(views[window] for window in windows)

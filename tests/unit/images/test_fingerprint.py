@@ -75,3 +75,16 @@ def test_a_white_part_inside_a_white_background_is_kept():
     alpha = cells(pixels)[0].reshape(12, 12, 4)[..., 3]
     assert alpha[6, 6] > 240
     assert alpha[0, 0] == 0
+
+
+def test_what_is_seen_on_black_and_white_is_the_content_where_nothing_of_the_rim_disappears():
+    """The window is measured again only for a black or white rim, not for black and white parts inside."""
+    _, content, black, white = cells(disc())
+    assert (content == black).all()
+    assert (content == white).all()
+    dark_rim = disc()
+    gap = np.hypot(*(np.mgrid[:64, :64] - 31.5))
+    dark_rim[(gap > 19) & (gap < 24)] = (20, 20, 20, 255)  # a background this dark counts as black
+    _, content, black, white = cells(dark_rim)
+    assert (content != black).any()
+    assert (content == white).all()
