@@ -78,7 +78,7 @@ def test_an_error_of_a_start_reaches_the_user_as_one_line(tmp_path):
     fill_images(Store(str(tmp_path)), blobs(2))
     status, said = outcome(COMMAND.format(words=["caption", f"store={tmp_path}", "ray.object_store_mb=1000000000"]))
     assert status == 1
-    # Before it the stage says that it starts, and perhaps that it does not join a Ray that another test has left running.
+    # Before it the stage says that it starts, and perhaps that it does not join a Ray that another test left.
     *notices, error = said.splitlines()
     assert error.startswith("error: cannot start Ray on this machine: ") and "object_store_memory" in error
     assert all(line.startswith(("caption: ", "another Ray runs ")) for line in notices), said
