@@ -14,7 +14,8 @@ from torch import Tensor
 
 from emoji_ldm.library_compat import require_version
 
-KNOWN_VERSIONS = ("2.11", "2.15")  # 2.11: found on machines with a GPU that nothing can be installed on; see docs/gpu.md
+# 2.11 is found on machines with a GPU on which nothing can be installed; see docs/gpu.md.
+KNOWN_VERSIONS = ("2.11", "2.15")
 
 require_version("torch", KNOWN_VERSIONS)
 
