@@ -17,7 +17,7 @@ FOLDER = ROOT / "infra" / "docker"
 DOCKERFILE = (FOLDER / "Dockerfile").read_text()
 LOCK = (ROOT / "requirements.lock").read_text()
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
-EXTRAS = {"cpu": ["crawl", "serve"], "gpu": ["crawl", "models", "serve", "demo"]}
+EXTRAS = {"cpu": ["crawl", "serve"], "gpu": ["crawl", "models", "serve", "evaluate", "demo"]}
 
 
 def names(lock):
