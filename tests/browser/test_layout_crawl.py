@@ -15,20 +15,29 @@ from tests.layouts import VARIANTS, compare, corpus_site
 from tests.layouts.hostile import Canary, hostile_site
 
 pytestmark = pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver")
-# One of each kind; the benchmark `crawl-layouts` measures all.
-LAYOUTS = (
-    "late-hydration", "scroll-inner", "load-more", "cursor-links", "shadow-dom", "virtual-list", "frames", "table",
+# One of each kind; the benchmark `crawl-layouts` measures all. A page takes up to 15 s, so most are in the long tests.
+LAYOUTS = ("late-hydration", "virtual-list", "frames", "table")
+MORE_LAYOUTS = ("scroll-inner", "load-more", "cursor-links", "shadow-dom")
+HOSTILE = ("alert-forever", "downloads", "never-rests", "crash", "redirects-by-script", "contacts")
+MORE_HOSTILE = (
+    "pop-ups", "many-nodes", "busy-loop", "busy-at-once", "redirect-chain", "refresh-loop", "never-ends", "attachment",
+    "no-answer", "endless-scroll", "leads-away-script",
 )  # fmt: skip
-HOSTILE = (
-    "alert-forever", "pop-ups", "downloads", "never-rests", "many-nodes", "busy-loop", "busy-at-once", "crash",
-    "redirects-by-script", "redirect-chain", "refresh-loop", "never-ends", "attachment", "no-answer", "endless-scroll",
-    "contacts", "leads-away-script",
-)  # fmt: skip
+
+
+def _long(*values):
+    return pytest.param(*values, marks=pytest.mark.long)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "variant"),
+    [
+        *((layout, VARIANTS[0]) for layout in LAYOUTS),
+        *(_long(layout, variant) for layout in (*LAYOUTS, *MORE_LAYOUTS) for variant in VARIANTS
+          if (layout, variant) not in [(one, VARIANTS[0]) for one in LAYOUTS]),
+    ],
+)  # fmt: skip
 def test_the_profile_of_a_probe_finds_the_listing_and_nothing_else(layout, variant):
     with corpus_site(layout, variant, seed=3) as site:
         reading = read_site(site)
@@ -47,7 +56,7 @@ def hostile(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", [*HOSTILE, *map(_long, MORE_HOSTILE)])
 def test_a_hostile_page_costs_itself_at_most_and_leaves_nothing(hostile, name, tmp_path, monkeypatch):
     config, site, canary = hostile
     # A folder of its own, since other browsers of this machine come and go too.
