@@ -76,7 +76,7 @@ class Browser:
         """
         chromium, chromedriver = find_programs()
         self.timeout_s = timeout_s
-        self.is_stuck = False  # a page did not let go of the driver: the next one should have a fresh browser
+        self.is_stuck = False  # a page does not let go of the driver or goes on: the next one gets a fresh browser
         self.last_status, self.last_headers, self.last_error = 0, dict[str, str](), ""  # of the page's document
         self._num_documents = 0
         self.folder = tempfile.mkdtemp(prefix="emoji-ldm-browser-")

@@ -102,7 +102,7 @@ class _OpenPage:
         self.browser.navigate(self.request.url)
         deadline = time.monotonic() + self.browser.timeout_s
         if not self.settle(deadline) and not self.snapshot().elements:
-            raise PageFailed(f"no tiles and no rest within {self.browser.timeout_s:g} s")
+            raise self._unfinished(f"no tiles and no rest within {self.browser.timeout_s:g} s")
         if self.url.startswith(ERROR_PAGE) and not self.browser.last_status:
             raise PageFailed(self.browser.last_error or "the browser shows an error page: nobody answered")
         self.known = self.snapshot().listing or self.known
@@ -127,8 +127,13 @@ class _OpenPage:
                 return True
             time.sleep(POLL_INTERVAL_S)
         if self.extracted is None:
-            raise PageFailed(f"no answer within {self.browser.timeout_s:g} s")
+            raise self._unfinished(f"no answer within {self.browser.timeout_s:g} s")
         return False
+
+    def _unfinished(self, reason: str) -> PageFailed:
+        """Return the error of a page that still goes on: its next move could replace the page that follows it."""
+        self.browser.is_stuck = True
+        return PageFailed(reason)
 
     def _check_answer(self, answered_at: float | None) -> float | None:
         """Fail if an answer has come but no page; returns since when there is one."""
@@ -143,7 +148,7 @@ class _OpenPage:
 
     def _count_documents(self) -> None:
         if self.browser.read_responses() > MAX_DOCUMENTS:
-            raise PageFailed(f"it leads from page to page without end: more than {MAX_DOCUMENTS} documents")
+            raise self._unfinished(f"it leads from page to page without end: more than {MAX_DOCUMENTS} documents")
 
     def _look(self, state: Mapping[str, Any]) -> bool:
         """Collect the tiles if the page has changed since the last look; whether they are those of this state."""
