@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from emoji_ldm.config import Config, build, load
+from emoji_ldm.dataset.checkpoints import newest_checkpoint
 from emoji_ldm.evaluate.report import DEMO_SHEET
 from emoji_ldm.generate.output_folder import contact_sheet
 from emoji_ldm.latents.starter_model import STARTER, is_packaged
@@ -62,7 +63,13 @@ def tuned_config(config: Config) -> Config:
 
 
 def drawn_by(config: Config, checkpoint: str | None, scheduler: str | None) -> list[tuple[bytes, str]]:
-    """(PNG, prompt) of the configured prompts and seeds; a checkpoint of null is the newest of the run."""
+    """(PNG, prompt) of the configured prompts and seeds; a checkpoint of null is the newest of the run.
+
+    Raises:
+        UntrainedError: The run has none. The starter, which `generate` would take then, has a column of its own.
+    """
+    if checkpoint is None:
+        checkpoint = newest_checkpoint(Store(config.store, config.branch), config.run, "unet").uri
     values = config.model_dump()
     values["generate"] |= {"checkpoint": checkpoint, "scheduler": scheduler}
     drawn = generate.draw(build(values, where="the demo"))

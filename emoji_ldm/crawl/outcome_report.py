@@ -43,8 +43,10 @@ def format_outcomes(table: Table, config: Config, *, reason: str = "", host: str
         host: Only those of this host; then each URL is a line.
 
     Raises:
-        ConfigError: Nothing matches, although there are such URLs.
+        ConfigError: Nothing was crawled yet, or nothing matches although there are such URLs.
     """
+    if not table.exists:
+        raise ConfigError(f"nothing was crawled into {table.store.uri} yet; start with: emoji-ldm crawl")
     rows = table.read(["url", "kind", "outcome", "reason"], filter=~pc.field("outcome").isin(list(GOOD_OUTCOMES)))
     problems = sorted(rows.to_pylist(), key=lambda row: str(row["url"]))
     if not problems:

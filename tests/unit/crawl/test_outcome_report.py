@@ -71,9 +71,13 @@ def test_a_filter_that_matches_nothing_says_what_there_is(crawled):
         format_outcomes(table, config, host="nowhere.org")
 
 
-def test_a_store_without_failures_says_so(tmp_path):
+def test_a_store_without_failures_says_so_and_one_without_a_crawl_is_an_error(tmp_path):
     config = build({"store": str(tmp_path)}, where="test")
-    assert format_outcomes(CrawlState(config).outcomes, config) == "no URL ended without a picture\n"
+    state = CrawlState(config)
+    with pytest.raises(ConfigError, match="nothing was crawled"):
+        format_outcomes(state.outcomes, config)
+    state.commit_pages("one", None, pages(("https://a.org/1", Outcome.LISTED, "9 tiles")))
+    assert format_outcomes(state.outcomes, config) == "no URL ended without a picture\n"
 
 
 def test_tags_without_tiles_and_failed_pages_are_warned_of():

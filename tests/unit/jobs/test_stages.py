@@ -59,6 +59,6 @@ def test_a_stage_says_that_it_starts_before_anything_is_loaded(stages_run, capsy
     assert capsys.readouterr().err.splitlines()[0] == "crawl: starting"
 
 
-def test_outcomes_of_an_empty_store_are_none(tmp_path, capsys):
-    assert main(["crawl", "outcomes", f"store={tmp_path}"]) == 0
-    assert capsys.readouterr().out == "no URL ended without a picture\n"
+def test_outcomes_of_a_store_without_a_crawl_are_an_error(tmp_path, capsys):
+    assert main(["crawl", "outcomes", f"store={tmp_path}"]) == 1
+    assert f"nothing was crawled into {tmp_path} yet" in capsys.readouterr().err

@@ -3,9 +3,11 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from emoji_ldm.config import load
+from emoji_ldm.errors import UntrainedError
 from emoji_ldm.evaluate.evaluation_page import data_uri
 from emoji_ldm.store import Store
 from ray_jobs import starter_demo
@@ -50,6 +52,12 @@ def test_the_starter_is_trained_then_drawn_beside_the_others(tiny_starter, tmp_p
     sheet = (tmp_path / "runs" / "demo" / "starter.png").read_bytes()
     assert sheet == (tmp_path / "store" / "runs" / "demo" / "starter.png").read_bytes()
     assert data_uri(sheet) in (tmp_path / "runs" / "demo" / "report.html").read_text()
+
+
+def test_a_column_of_a_run_without_a_checkpoint_is_an_error_and_not_the_starter(tiny_starter, tmp_path):
+    config = load("demo", [f"store={tmp_path}"])
+    with pytest.raises(UntrainedError, match=r"run 'demo' .* has no unet checkpoint"):
+        starter_demo.drawn_by(config, None, None)
 
 
 def test_a_row_of_the_sheet_is_a_prompt_and_a_column_a_model():
