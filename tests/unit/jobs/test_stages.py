@@ -60,5 +60,5 @@ def test_a_stage_says_that_it_starts_before_anything_is_loaded(stages_run, capsy
 
 
 def test_outcomes_of_a_store_without_a_crawl_are_an_error(tmp_path, capsys):
-    assert main(["crawl", "outcomes", f"store={tmp_path}"]) == 1
+    assert main(["crawl", "outcomes", f"store={tmp_path}"]) == 2
     assert f"nothing was crawled into {tmp_path} yet" in capsys.readouterr().err
