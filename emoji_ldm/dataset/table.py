@@ -21,6 +21,7 @@ from deltalake.exceptions import DeltaError
 
 from emoji_ldm.dataset.delta.delta_commit import commit_entry
 from emoji_ldm.dataset.delta.delta_log import Action, LogEntry, creation_entry, entry_path, read_entry
+from emoji_ldm.dataset.delta.parquet_reader import cast_rows, read_rows
 from emoji_ldm.dataset.delta.parquet_writer import ROW_GROUP_ROWS, DataFile, write_files
 from emoji_ldm.dataset.delta.snapshot import missing_files, open_table, read_live_files
 from emoji_ldm.dataset.delta.upsert import plan_replace, plan_upsert
@@ -153,7 +154,8 @@ class Table:
     def read(self, columns: Sequence[str] | None = None, *, filter: pc.Expression | None = None) -> pa.Table:
         """Rows of the table, optionally some columns and rows; empty if the table does not exist."""
         with self.read_errors():
-            return self._dataset().to_table(columns=list(columns) if columns else None, filter=filter)
+            names = self.spec.schema.names if columns is None else columns
+            return read_rows(self._sources(), self.store.filesystem, self.spec.schema, names, filter)
 
     def batches(self, columns: Sequence[str], *, batch_rows: int = ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
         """All rows in batches of at most `batch_rows`, oldest files first: memory stays flat, new rows come last."""
@@ -163,13 +165,16 @@ class Table:
                 # Row groups are the smallest unit that Parquet reads; ten of them are one request of about 1,000 rows.
                 for start in range(0, file.num_row_groups, GROUPS_PER_READ):
                     groups = list(range(start, min(start + GROUPS_PER_READ, file.num_row_groups)))
-                    rows = file.read_row_groups(groups, columns=list(columns)).cast(self._schema_of(columns))
+                    rows = cast_rows(file.read_row_groups(groups, columns=list(columns)), self._schema_of(columns))
                     yield from rows.to_batches(max_chunksize=batch_rows)
 
     def head(self, num_rows: int) -> pa.Table:
         """The first rows, without reading the rest."""
         with self.read_errors():
-            return self._dataset().head(num_rows)
+            # pyarrow reads the files that the log names; listing the folder would find orphans as well.
+            dataset = ds.dataset(self._sources(), schema=self.spec.schema, format="parquet",
+                                 filesystem=self.store.filesystem)  # fmt: skip
+            return dataset.head(num_rows)
 
     def count(self) -> int:
         """Number of rows, from the log alone."""
@@ -184,7 +189,7 @@ class Table:
         if path not in self._key_cache:
             source = self.resolve(path)
             with self.read_errors():
-                names = pq.read_table(source, columns=[self.spec.key], filesystem=self.store.filesystem)
+                names = read_rows([source], self.store.filesystem, self.spec.schema, [self.spec.key], None)
             live = self.live_files()
             self._key_cache = {known: keys for known, keys in self._key_cache.items() if known in live}
             self._key_cache[path] = names.column(0)
@@ -235,7 +240,7 @@ class Table:
         # Live files change only with the version, and many calls ask for them.
         if self._live_cache[0] != delta.version():
             with self.read_errors():
-                found = {file.path: file for file in read_live_files(delta)}
+                found = {file.path: file for file in read_live_files(self.store, self._folder, delta)}
                 if self.pinned is not None:
                     self._check_files(found)
             self._live_cache = (delta.version(), found)
@@ -255,17 +260,13 @@ class Table:
     def _folder(self) -> str:
         return self.store.path(self.path)
 
-    def _dataset(self) -> ds.Dataset:
-        # pyarrow reads the files that the log names; listing the folder would find orphans as well.
-        paths = [self.resolve(path) for path in self.live_files()]
-        return ds.dataset(paths, schema=self.spec.schema, format="parquet", filesystem=self.store.filesystem)
+    def _sources(self) -> list[str]:
+        return [self.resolve(path) for path in self.live_files()]
 
     def _read_file(self, path: str, keys: Sequence[str], columns: Sequence[str]) -> pa.Table:
         chosen = pc.field(self.spec.key).isin(list(keys))
-        source = self.resolve(path)
         with self.read_errors():
-            table = pq.read_table(source, columns=list(columns), filters=chosen, filesystem=self.store.filesystem)
-        return table.cast(self._schema_of(columns))
+            return read_rows([self.resolve(path)], self.store.filesystem, self.spec.schema, columns, chosen)
 
     def _schema_of(self, columns: Sequence[str]) -> pa.Schema:
         return pa.schema([self.spec.schema.field(name) for name in columns])

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from emoji_ldm.dataset.delta.parquet_reader import cast_rows
 from emoji_ldm.dataset.delta.parquet_writer import DataFile
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.progress import track
@@ -100,7 +101,7 @@ def _readable_row_groups(table: Table, file: DataFile, problems: list[IntegrityP
         return
     try:
         with filesystem.open_input_file(source) as stream:
-            yield from _row_groups(name, file, stream, problems)
+            yield from (cast_rows(rows, table.spec.schema) for rows in _row_groups(name, file, stream, problems))
     except (OSError, pa.ArrowException) as error:
         problems.append(IntegrityProblem(name, file.path, "", f"is not a Parquet file: {_one_line(error)}"))
 

@@ -7,6 +7,7 @@ leaves an orphan for `dataset vacuum`, never a row.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,8 @@ from emoji_ldm.store import Store
 # A row group is the smallest unit that a reader can fetch. Hugging Face's viewer recommends 100 rows for images,
 # because it loads whole groups to show a page.
 ROW_GROUP_ROWS = 100
+# How data files of this library are named. Other Delta writers add a number and a compression to the name.
+OWN_FILE_NAME = re.compile(r"part-[0-9a-f]{32}\.parquet")
 # Much smaller files cost readers a request each; much larger ones make an upsert, which rewrites whole files,
 # expensive.
 TARGET_FILE_BYTES = 128 * 2**20

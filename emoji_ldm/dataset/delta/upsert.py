@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from emoji_ldm.dataset.delta.delta_commit import CommitTarget
 from emoji_ldm.dataset.delta.delta_log import LogEntry
+from emoji_ldm.dataset.delta.parquet_reader import iter_batches
 from emoji_ldm.dataset.delta.parquet_writer import ROW_GROUP_ROWS, DataFile
 from emoji_ldm.errors import DatasetError
 
@@ -98,7 +99,7 @@ def _rewritten_without(table: CommitTarget, file: DataFile, keys: Sequence[str])
 
     def remaining_rows() -> Iterator[pa.Table]:
         with table.read_errors(), store.filesystem.open_input_file(source) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(batch_size=ROW_GROUP_ROWS):
+            for batch in iter_batches(pq.ParquetFile(stream), table.spec.schema, ROW_GROUP_ROWS):
                 yield pa.Table.from_batches([batch.filter(pc.invert(pc.is_in(batch.column(column), dropped)))])
 
     return list(table.write_files(remaining_rows()))

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from emoji_ldm.dataset.delta.delta_commit import commit_entry
 from emoji_ldm.dataset.delta.delta_log import LogEntry
+from emoji_ldm.dataset.delta.parquet_reader import iter_batches
 from emoji_ldm.dataset.delta.parquet_writer import ROW_GROUP_ROWS, TARGET_FILE_BYTES, DataFile, write_files
 from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
@@ -79,7 +80,7 @@ def _join(table: Table, group: Sequence[DataFile]) -> DataFile:
     def rows() -> Iterator[pa.Table]:
         for file in group:
             with table.read_errors(), table.store.filesystem.open_input_file(table.resolve(file.path)) as stream:
-                for batch in pq.ParquetFile(stream).iter_batches(ROW_GROUP_ROWS):
+                for batch in iter_batches(pq.ParquetFile(stream), table.spec.schema, ROW_GROUP_ROWS):
                     yield pa.Table.from_batches([batch])
 
     (joined,) = write_files(table.store, table.store.path(table.path), table.spec, rows(), file_bytes=None)

@@ -18,8 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from emoji_ldm.dataset.delta.parquet_reader import iter_batches
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.schemas import TableSpec
 
 # Images of 2,000 rows take tens of megabytes, and that much is in memory at a time.
 BATCH_ROWS = 2000
@@ -136,21 +138,21 @@ class _RowHashes:
         keys, hashes = [pa.array([], pa.string())], [np.empty((0, len(table.spec.schema) - 1), np.int64)]
         for source in sorted(sources):
             with table.read_errors(), table.store.filesystem.open_input_file(source) as stream:
-                for batch in _batches(pq.ParquetFile(stream), table.spec.key, chosen):
+                for batch in _batches(pq.ParquetFile(stream), table.spec, chosen):
                     keys.append(batch.column(table.spec.key))
                     rest = [batch.column(name) for name in table.spec.schema.names if name != table.spec.key]
                     hashes.append(np.stack([_hashes(column) for column in rest], axis=1))
         return cls(pa.concat_arrays(keys), np.concatenate(hashes))
 
 
-def _batches(file: pq.ParquetFile, key: str, chosen: pa.Array | None) -> Iterator[pa.RecordBatch]:
+def _batches(file: pq.ParquetFile, spec: TableSpec, chosen: pa.Array | None) -> Iterator[pa.RecordBatch]:
     """Rows of the chosen keys, or all; of a file that holds none of them only the key column is read."""
     if chosen is None:
-        yield from file.iter_batches(BATCH_ROWS)
+        yield from iter_batches(file, spec.schema, BATCH_ROWS)
     # The key column is small; most files hold none of the chosen keys and are not read further.
-    elif pc.any(pc.is_in(file.read([key]).column(0), chosen)).as_py():
-        for batch in file.iter_batches(BATCH_ROWS):
-            yield batch.filter(pc.is_in(batch.column(key), chosen))
+    elif pc.any(pc.is_in(file.read([spec.key]).column(0).cast(pa.string()), chosen)).as_py():
+        for batch in iter_batches(file, spec.schema, BATCH_ROWS):
+            yield batch.filter(pc.is_in(batch.column(spec.key), chosen))
 
 
 def _hashes(column: pa.Array) -> NDArray[np.int64]:

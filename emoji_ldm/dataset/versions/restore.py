@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from emoji_ldm.dataset.delta.delta_commit import commit_entry
 from emoji_ldm.dataset.delta.delta_log import LogEntry, shard_states
+from emoji_ldm.dataset.delta.parquet_reader import iter_batches
 from emoji_ldm.dataset.delta.parquet_writer import ROW_GROUP_ROWS
 from emoji_ldm.dataset.delta.upsert import plan_upsert
 from emoji_ldm.dataset.lineage import Lineage, RunInfo
@@ -137,5 +138,5 @@ def _restored_rows(old: Table, undone: TableDiff, keys: list[str]) -> Iterable[p
     for path in old.live_files():
         if path not in unchanged_files:
             with old.read_errors(), old.store.filesystem.open_input_file(old.resolve(path)) as stream:
-                for batch in pq.ParquetFile(stream).iter_batches(ROW_GROUP_ROWS):
+                for batch in iter_batches(pq.ParquetFile(stream), old.spec.schema, ROW_GROUP_ROWS):
                     yield pa.Table.from_batches([batch.filter(pc.is_in(batch.column(old.spec.key), chosen))])

@@ -11,7 +11,10 @@ from tests.tables import table_with_commits
 def test_a_version_has_its_own_files_oldest_first(store):
     assert open_table(store, TEXT_EMBEDDINGS, None) is None
     table = table_with_commits(store, "ab", "cd")
-    newest, first = (list(read_live_files(open_table(store, TEXT_EMBEDDINGS, version))) for version in (None, 1))
+    folder = store.path(table.path)
+    newest, first = (
+        list(read_live_files(store, folder, open_table(store, TEXT_EMBEDDINGS, version))) for version in (None, 1)
+    )
     assert [file.bounds("text_id") for file in newest] == [("a", "b"), ("c", "d")] and newest[:1] == first
     with pytest.raises(StoreError, match="cannot open table text_embeddings"):
         open_table(store, TEXT_EMBEDDINGS, 9)
