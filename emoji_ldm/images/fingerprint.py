@@ -135,15 +135,16 @@ def _outside_of_rows(solid: Mask) -> Mask:
     rows = np.ascontiguousarray(solid).reshape(-1, width)
     first, last = rows.argmax(1), width - 1 - rows[:, ::-1].argmax(1)
     # argmax gives 0 for a row without solid pixels; all of such a row lies outside.
-    first[~rows[np.arange(len(rows)), first]] = width
-    columns, first, last = _columns(width), first.astype(np.int16), last.astype(np.int16)
-    outside: Mask = (columns < first[:, None]) | (columns > last[:, None])
+    first[(first == 0) & ~rows[:, 0]] = width
+    # Unsigned differences wrap around: left of the first solid pixel they are large, and one comparison is enough.
+    start, length = first.astype(np.uint16)[:, None], (last + 1 - first).astype(np.uint16)[:, None]
+    outside: Mask = (_columns(width) - start) >= length
     return outside.reshape(solid.shape)
 
 
 @cache
-def _columns(width: int) -> NDArray[np.int16]:
-    return np.arange(width, dtype=np.int16)
+def _columns(width: int) -> NDArray[np.uint16]:
+    return np.arange(width, dtype=np.uint16)
 
 
 def _dilate(mask: Mask) -> Mask:
@@ -166,7 +167,9 @@ def _windows(image: Image.Image) -> list[Window]:
     A black outline disappears on black, and a white one on white. Whoever cuts the drawing out there gets a smaller
     silhouette, and another window.
     """
-    red, green, blue, cover = image.split()
+    # Everything beyond the box of what is not fully transparent is outside, so only the box is looked at.
+    box = image.getbbox() or (0, 0, *image.size)
+    red, green, blue, cover = image.crop(box).split()
     # How far each pixel is from the background on which it lies. With premultiplied colour c and alpha a, what is seen
     # on black is c, and on white c + 255 - a, which is 255 - (a - c).
     on_black = ImageChops.lighter(ImageChops.lighter(red, green), blue)
@@ -174,7 +177,7 @@ def _windows(image: Image.Image) -> list[Window]:
     alpha, *seen = (np.asarray(part) for part in (cover, on_black, on_white))
     weight, edge = _silhouette(alpha)
     content = _sums(weight)
-    windows = [_window(*content)]
+    windows = [_window(content, box, image.size)]
     # Where nothing of the rim disappears the window stays as it is, which saves most of the cost. What is nearly black
     # counts: the colour of a background has a tolerance.
     rim = _dilate(edge) & (alpha >= MIN_RIM_ALPHA)
@@ -182,7 +185,7 @@ def _windows(image: Image.Image) -> list[Window]:
         left = _sums(_silhouette(shown)[0]) if (rim & (shown < WHITE_BLACK_TOLERANCE)).any() else content
         # A drawing of black lines is nothing on black: what is left of it there would look like any other.
         enough = left is not content and left[0].sum() >= MIN_VISIBLE_SHARE * content[0].sum()
-        windows.append(_window(*left) if enough else windows[0])
+        windows.append(_window(left, box, image.size) if enough else windows[0])
     return windows
 
 
@@ -194,8 +197,8 @@ def _silhouette(alpha: Bytes) -> tuple[Bytes, Mask]:
     outside = _outside(alpha <= FLAT_TOLERANCE)
     edge = _dilate(outside)
     edge[[0, -1]] = edge[:, [0, -1]] = True  # everything beyond the frame is outside
-    weight = np.where(edge, alpha, np.uint8(255))
-    weight[outside] = 0
+    # Where there is no edge, 0 - 1 wraps to 255. Arithmetic on bytes takes a fifth of the time of `where`.
+    weight: Bytes = (alpha | (edge.view(np.uint8) - np.uint8(1))) * ~outside
     return weight, edge
 
 
@@ -206,9 +209,21 @@ def _sums(weight: Bytes) -> tuple[Floats, Floats]:
     return np.ones(len(values), np.float32) @ values, values @ np.ones(values.shape[1], np.float32)
 
 
-def _window(columns: Floats, rows: Floats) -> Window:
-    """Return centre x, y and half side of the square around a silhouette, from its moments, in fractions of a pixel."""
-    (x, spread_x), (y, spread_y) = _moments(columns), _moments(rows)
+def _window(sums: tuple[Floats, Floats], box: tuple[int, int, int, int], size: tuple[int, int]) -> Window:
+    """Return centre x, y and half side of the square around a silhouette, from its moments, in fractions of a pixel.
+
+    Args:
+        sums: Of the columns and the rows of the box.
+        box: Its left, upper, right and lower pixel in the image.
+        size: Width and height of the image.
+    """
+    moments = []
+    for axis, values in enumerate(sums):
+        # Over the whole length, since the result is defined to the last bit.
+        weights = np.zeros(size[axis], np.float32)
+        weights[box[axis] : box[axis + 2]] = values
+        moments.append(_moments(weights))
+    (x, spread_x), (y, spread_y) = moments
     return x, y, CONTENT_EXTENT * max(1.0, (spread_x + spread_y) / 2) ** 0.5
 
 
@@ -242,5 +257,7 @@ def _views(image: Image.Image, windows: Sequence[Window]) -> bytes:
             canvas = Image.new("RGBa", (part.width + 2 * margin, part.height + 2 * margin))
             canvas.paste(part, (margin, margin))
             part, x, y = canvas, x + margin, y + margin
-        views[window] = part.resize((GRID, GRID), FILTER, box=(x - half, y - half, x + half, y + half)).tobytes()
+        # The margin covers the window but for rounding, by which Pillow refuses a box beyond the image.
+        box = (max(0.0, x - half), max(0.0, y - half), min(part.width, x + half), min(part.height, y + half))
+        views[window] = part.resize((GRID, GRID), FILTER, box=box).tobytes()
     return b"".join(views[window] for window in windows)

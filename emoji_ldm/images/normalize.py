@@ -61,7 +61,7 @@ def normalize_image(data: bytes, *, size_px: int, max_px: int) -> NormalizedImag
         raise Rejected(Outcome.BLANK, "fully transparent" if not pixels[0, 0, 3] else "one colour")
     height, width = pixels.shape[:2]
     image_id = pixel_hash(width, height, pixels.tobytes())
-    has_alpha = bool((pixels[..., 3] < 255).any())
+    has_alpha = bool((words < 0xFF000000).any())
     appearance = fingerprint(pixels)
     return NormalizedImage(
         image_id, encode_png(pixels), width, height, has_alpha, num_frames, source_format, appearance

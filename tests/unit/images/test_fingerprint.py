@@ -88,3 +88,9 @@ def test_what_is_seen_on_black_and_white_is_the_content_where_nothing_of_the_rim
     _, content, black, white = cells(dark_rim)
     assert (content != black).any()
     assert (content == white).all()
+
+
+def test_a_window_that_touches_the_frame_after_reduction_is_measured():
+    pixels = np.zeros((190, 88, 4), np.uint8)
+    pixels[:69, :36] = (200, 30, 30, 255)  # rounding put the window's corner at -1e-15, which Pillow refuses
+    assert len(fingerprint(pixels)) == LENGTH
