@@ -145,9 +145,19 @@ def _next_command(stage: str) -> str:
     if stage not in NEXT_COMMANDS or sys.argv[1:2] in (["demo"], ["pipeline"]):
         return ""
     words = sys.argv[1:]
-    options = [word for word in words if word.startswith(("run=", "store=", "branch=", "--config="))]
-    options += [f"--config {shlex.quote(value)}" for flag, value in pairwise(words) if flag in ("-c", "--config")]
-    return " ".join(["emoji-ldm", NEXT_COMMANDS[stage], *options])
+    options = [f"--config {shlex.quote(value)}" for flag, value in pairwise(words) if flag in ("-c", "--config")]
+    options += [f"--config {shlex.quote(word.removeprefix('--config='))}" for word in words
+                if word.startswith("--config=")]  # fmt: skip
+    # `--as-of` is an option of some stages only, and the field behind it one of all.
+    options += [shlex.quote(f"as_of={value}") for flag, value in pairwise(words) if flag == "--as-of"]
+    # What was set for other stages is repeated: training needs `latents.vae=...` of the latents as they do. Settings of
+    # the stage that has ended have had their effect, except for those of the latents, which name their models.
+    spent = f"{stage}." if stage != "latents" else "-"
+    # Imported here, as the command line imports this module.
+    from ray_jobs.cli.command import split_words
+
+    overrides = [word for word in split_words(words)[1] if not word.startswith(spent)]
+    return " ".join(["emoji-ldm", NEXT_COMMANDS[stage], *options, *map(shlex.quote, overrides)])
 
 
 def _text(value: object) -> str:

@@ -204,6 +204,15 @@ def complete_checkpoints(store: Store, run: str, kind: str) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.path.endswith(f"/{latest}")))
 
 
+def unfinished_folders(store: Store, run: str, kind: str, *, after: int) -> list[str]:
+    """Names of checkpoint folders of more than `after` steps that never got their manifest, by step."""
+    return sorted(
+        checkpoint.path.rpartition("/")[2]
+        for checkpoint in _folders(store, run, kind)
+        if checkpoint.step > after and not store.exists(checkpoint.path, MANIFEST_FILE)
+    )
+
+
 def newest_checkpoint(store: Store, run: str, kind: str) -> Checkpoint:
     """The newest complete checkpoint; UntrainedError, with the command that makes one, if there is none."""
     found = complete_checkpoints(store, run, kind)

@@ -47,6 +47,7 @@ from emoji_ldm.train.metrics.async_tracker import DaemonExecutor, describe_error
 from emoji_ldm.train.metrics.metrics_recorder import MetricsRecorder
 from emoji_ldm.train.metrics.training_metrics import MetricsLog
 from emoji_ldm.train.resume import STATE_FOLDER
+from emoji_ldm.train.store_outage import outlast_outage
 from emoji_ldm.train.training_args import TrainingTask
 
 POLL_S = 0.1  # between looks for the indexes of other ranks
@@ -106,7 +107,7 @@ class AsyncCheckpointer:
             done, f"checkpoints/{self.context.config.run}/{self.args.kind}/{folder}", render_previews,
             moments.step, self.metrics.metrics_log.text() if self.metrics.metrics_log else "",
         )  # fmt: skip
-        self._pending = self._thread.submit(self._upload, save, snapshot)
+        self._pending = self._thread.submit(self._upload_through_outages, save, snapshot)
 
     def check(self) -> None:
         """Raise on every rank what any of them met: a failed save, or that another driver took the run over."""
@@ -182,6 +183,12 @@ class AsyncCheckpointer:
     def _lay_out(self, slices: list[ShardSlice]) -> Snapshot:
         kinds = (WEIGHTS_NAME, *MOMENT_NAMES, *self.averages.tensors)
         return Snapshot(kinds, slices, pinned=self.ranks.device.type == "cuda")
+
+    def _upload_through_outages(self, save: PendingSave, snapshot: Snapshot) -> ExportFacts:
+        # Ranks other than 0 have no log, and need none: they all use the same store.
+        log = self.metrics.metrics_log
+        note = log.add_note if log else lambda _: None
+        return outlast_outage(self.context.store, lambda: self._upload(save, snapshot), note, self._stop)
 
     def _upload(self, save: PendingSave, snapshot: Snapshot) -> ExportFacts:
         """The work of every rank's thread; rank 0's goes on to publish."""

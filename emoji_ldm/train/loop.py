@@ -29,6 +29,7 @@ from emoji_ldm.train.engines.optimizer import lr_at
 from emoji_ldm.train.engines.training_engine import TrainingEngine, build_engine
 from emoji_ldm.train.metrics.metrics_recorder import MetricsRecorder
 from emoji_ldm.train.preflight import check_disk_space
+from emoji_ldm.train.resume_note import resume_note
 from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.training_args import RunContext, TrainingArgs, TrainingTask
 
@@ -96,7 +97,9 @@ class TrainLoop:
         state = resume.resume_training(self.engine, self.averages, context, args, ranks, task.manifest_facts)
         self.first_step = state.step
         self.metrics = MetricsRecorder(args, context, ranks, state.log_lines)
-        self.metrics.notes += [state.note] if state.note else []
+        # The old log is read for it, so it comes before the first line of the new one.
+        note = ranks.run_on_all(lambda: resume_note(context, args, state.step, state.note) if ranks.is_main else "")
+        self.metrics.notes += [note] if note else []
         self.checkpointer = AsyncCheckpointer(self.engine, self.averages, task, self.metrics)
 
     def prepare_batches(self, step: int) -> list[Any]:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import tempfile
@@ -31,6 +30,7 @@ from emoji_ldm.store import Store
 from emoji_ldm.train.engines.distributed import DistributedContext
 from emoji_ldm.train.metrics import trackers
 from emoji_ldm.train.run_fencing import TrainingOutOfMemory
+from emoji_ldm.train.store_outage import is_disk_full
 from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.training_args import RunContext, TrainingArgs
 
@@ -112,18 +112,13 @@ def explain_exhaustion(args: TrainingArgs) -> Iterator[None]:
             raise
         raise TrainingOutOfMemory(_out_of_memory_text(args, error)) from None
     except (OSError, SafetensorError, StoreError) as error:
-        if not _is_disk_full(error):
+        if not is_disk_full(error):
             raise
         where = getattr(error, "filename", None) or f"the store or of the scratch folder {tempfile.gettempdir()}"
         raise StoreError(
             f"{args.section}: no space is left on the disk of {where}; the last checkpoint is kept. Make room, lower "
             f"{args.section}.keep_last, or set TMPDIR to another disk, and run the command again"
         ) from None
-
-
-def _is_disk_full(error: Exception) -> bool:
-    # Arrow, safetensors and our store may lose the number of the system's error on the way, but keep its text.
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -136,6 +131,10 @@ def _out_of_memory_text(args: TrainingArgs, error: BaseException) -> str:
     remedies = [f"lower {section}.micro_batch_size (now {size})"]
     remedies += [] if args.gradient_checkpointing else [f"set {section}.gradient_checkpointing=true"]
     remedies += [] if args.zero_stage == 3 else [f"raise {section}.zero_stage (now {args.zero_stage})"]
+    # Sample grids are drawn beside the steps, on rank 0's device.
+    remedies += (
+        [] if args.sample_every is None else [f"draw no samples beside the training ({section}.sample_every=null)"]
+    )
     text = " ".join(str(error).split())[:160]
     return (
         f"{args.section}: out of memory; the last checkpoint is kept. As a remedy, {', or '.join(remedies)}. ({text})"
