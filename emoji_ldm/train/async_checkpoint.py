@@ -27,10 +27,9 @@ from torch import Tensor
 
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import JobError
-from emoji_ldm.model.ema import WEIGHTS_NAME, WeightAverages
+from emoji_ldm.model.ema import WeightAverages
 from emoji_ldm.train import resume, run_fencing
 from emoji_ldm.train.engines.distributed import mark_raised_everywhere
-from emoji_ldm.train.engines.optimizer import MOMENT_NAMES, AdamMoments
 from emoji_ldm.train.engines.sharded_state import (
     ShardIndex,
     ShardSlice,
@@ -46,6 +45,7 @@ from emoji_ldm.train.metrics import training_metrics
 from emoji_ldm.train.metrics.async_tracker import DaemonExecutor, describe_error
 from emoji_ldm.train.metrics.metrics_recorder import MetricsRecorder
 from emoji_ldm.train.metrics.training_metrics import MetricsLog
+from emoji_ldm.train.optimizers.optimizer_state import OptimizerState
 from emoji_ldm.train.resume import STATE_FOLDER
 from emoji_ldm.train.store_outage import outlast_outage
 from emoji_ldm.train.training_args import TrainingTask
@@ -66,7 +66,8 @@ class PendingSave:
     step: int
     path: str  # path of the checkpoint in the store
     render_previews: bool  # whether a sample grid is due
-    updates: int  # Adam's updates so far
+    updates: int  # the optimiser's updates so far
+    scalars: dict[str, float]  # its numbers for all weights together
     log: str  # the log up to the step on rank 0, empty on the others
 
 
@@ -96,8 +97,8 @@ class AsyncCheckpointer:
             Exception: Any error of a thread of any rank since the last call; raised on every rank.
         """
         self._wait()
-        moments = AdamMoments(self.engine.optimizer, self.engine.optimizer_state_keys())
-        tensors = resume.checkpoint_tensors(self.engine, self.averages, moments)
+        state = OptimizerState(self.engine.optimizer, self.engine.optimizer_state_keys())
+        tensors = resume.checkpoint_tensors(self.engine, self.averages, state)
         # There is one host buffer, so the save before it has to be over, which `_wait` made sure of.
         snapshot = self._snapshot.result()
         # From here on the weights may change: everything the thread reads is in the snapshot or in `PendingSave`.
@@ -105,7 +106,7 @@ class AsyncCheckpointer:
         folder = checkpoints.folder_name(done, self.attempt)
         save = PendingSave(
             done, f"checkpoints/{self.context.config.run}/{self.args.kind}/{folder}", render_previews,
-            moments.step, self.metrics.metrics_log.text() if self.metrics.metrics_log else "",
+            state.step, state.scalars, self.metrics.metrics_log.text() if self.metrics.metrics_log else "",
         )  # fmt: skip
         self._pending = self._thread.submit(self._upload_through_outages, save, snapshot)
 
@@ -173,16 +174,19 @@ class AsyncCheckpointer:
         context = self.context
         return run_fencing.owns_run(context.store, context.config.run, self.args.section, context.owner_token)
 
-    def _own_slices(self) -> list[ShardSlice]:
-        """What this rank writes; at ZeRO stage 0 every rank holds everything, and writes an equal share."""
+    def _own_slices(self) -> dict[str, list[ShardSlice]]:
+        """`{kind: slices}` that this rank writes; at stage 0 every rank holds everything, and writes an equal share."""
         # The test is on the option and not on the engine: a single process shards nothing either way, and its share is
         # everything.
-        slices = self.engine.slices()
-        return slices if self.args.zero_stage else split_replicated(slices, self.ranks.rank, self.ranks.world_size)
+        state = OptimizerState(self.engine.optimizer, self.engine.optimizer_state_keys())
+        slices = resume.checkpoint_slices(self.engine, self.averages, state)
+        if self.args.zero_stage:
+            return slices
+        rank, size = self.ranks.rank, self.ranks.world_size
+        return {kind: split_replicated(of_kind, rank, size) for kind, of_kind in slices.items()}
 
-    def _lay_out(self, slices: list[ShardSlice]) -> Snapshot:
-        kinds = (WEIGHTS_NAME, *MOMENT_NAMES, *self.averages.tensors)
-        return Snapshot(kinds, slices, pinned=self.ranks.device.type == "cuda")
+    def _lay_out(self, slices: dict[str, list[ShardSlice]]) -> Snapshot:
+        return Snapshot(slices, pinned=self.ranks.device.type == "cuda")
 
     def _upload_through_outages(self, save: PendingSave, snapshot: Snapshot) -> ExportFacts:
         # Ranks other than 0 have no log, and need none: they all use the same store.
@@ -193,7 +197,7 @@ class AsyncCheckpointer:
     def _upload(self, save: PendingSave, snapshot: Snapshot) -> ExportFacts:
         """The work of every rank's thread; rank 0's goes on to publish."""
         store, name = self.context.store, shard_file_name(self.ranks.rank, self.ranks.world_size)
-        index = snapshot.build_index(f"{name}.safetensors", save.updates)
+        index = snapshot.build_index(f"{name}.safetensors", save.updates, save.scalars)
         # The index comes after the data, so that its existence tells rank 0 that this rank is done.
         store.write_large(snapshot.bytes(), save.path, STATE_FOLDER, index.file)
         store.write(index.to_json(), save.path, STATE_FOLDER, f"{name}.json")

@@ -150,11 +150,19 @@ def refuse_mismatch(
     # before.
     differ = [name for name in FIXED_OPTIONS if name in ours and name in theirs and ours[name] != theirs[name]]
     reasons = [f"{args.section}.{name} is {ours[name]!r}, there {theirs[name]!r}" for name in differ]
+    recorded = theirs.get("optimizer", args.optimizer)
+    if _moments_of(recorded) != _moments_of(args.optimizer):
+        reasons.append(f"{args.section}.optimizer is {args.optimizer!r}, there {recorded!r}")
     # Before workers start there is no task, hence no facts; the workers compare them again.
     reasons += [f"{words} is {facts[name]!r}, there {manifest[name]!r}" for name, words in FIXED_FACTS.items()
                 if name in facts and name in manifest and facts[name] != manifest[name]]  # fmt: skip
     if reasons:
         raise mismatch_error(checkpoint, "; ".join(reasons))
+
+
+def _moments_of(optimizer: str) -> str:
+    """The optimiser whose state another one takes over: 8-bit moments are stored as those of AdamW."""
+    return "adamw" if optimizer == "adamw8bit" else optimizer
 
 
 def refuse_finished(

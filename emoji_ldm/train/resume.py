@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,11 @@ from emoji_ldm.model.torch_compat import copy_tensors
 from emoji_ldm.store import Store
 from emoji_ldm.train import run_fencing
 from emoji_ldm.train.engines.distributed import DistributedContext
-from emoji_ldm.train.engines.optimizer import AdamMoments
 from emoji_ldm.train.engines.sharded_state import CorruptStateError, RangeReader, ShardIndex, ShardSlice, load_slices
 from emoji_ldm.train.engines.training_engine import TrainingEngine
 from emoji_ldm.train.manifest import mismatch_error, refuse_finished, refuse_mismatch
 from emoji_ldm.train.metrics import training_metrics
+from emoji_ldm.train.optimizers.optimizer_state import OptimizerState
 from emoji_ldm.train.training_args import RunContext, TrainingArgs
 
 STATE_FOLDER = "state"  # folder of a checkpoint that only training reads
@@ -46,15 +46,24 @@ class ResumeState:
 
     step: int
     log_lines: Sequence[training_metrics.MetricsLine]  # the log up to there
-    num_updates: int = 0  # Adam's updates so far: steps without those that were skipped
+    num_updates: int = 0  # the optimiser's updates so far: steps without those that were skipped
+    scalars: Mapping[str, float] = field(default_factory=dict)  # its numbers for all weights together
     note: str = ""  # tells the user which damaged checkpoints were passed over
 
 
 def checkpoint_tensors(
-    engine: TrainingEngine, averages: WeightAverages, moments: AdamMoments
+    engine: TrainingEngine, averages: WeightAverages, state: OptimizerState
 ) -> dict[str, Sequence[Tensor]]:
-    """`{kind: tensors of the shards' shapes}`: weights, moments and averages, all that a checkpoint stores."""
-    return {WEIGHTS_NAME: engine.master_shards(), **moments.tensors, **averages.tensors}
+    """`{kind: tensors}`: weights, the optimiser's state and averages, all that a checkpoint stores."""
+    return {WEIGHTS_NAME: engine.master_shards(), **state.tensors, **averages.tensors}
+
+
+def checkpoint_slices(
+    engine: TrainingEngine, averages: WeightAverages, state: OptimizerState
+) -> dict[str, list[ShardSlice]]:
+    """`{kind: where its named values lie in these tensors}`."""
+    weights = engine.slices()
+    return {WEIGHTS_NAME: weights, **state.slices(weights), **dict.fromkeys(averages.tensors, weights)}
 
 
 def resume_training(
@@ -69,10 +78,11 @@ def resume_training(
         ConfigError: The checkpoint that `resume` names leaves nothing to train.
         ModelError: The checkpoint is of another network or objective, or there should be one but none is whole.
     """
-    moments = AdamMoments(engine.optimizer, engine.optimizer_state_keys())
-    # DeepSpeed makes a step with zero gradients while ZeRO is built, which counts as an update of Adam.
-    moments.write_back(0)
-    tensors = checkpoint_tensors(engine, averages, moments)
+    optimizer = OptimizerState(engine.optimizer, engine.optimizer_state_keys())
+    # DeepSpeed makes a step with zero gradients while ZeRO is built, which counts as an update.
+    optimizer.reset(engine.master_shards())
+    tensors = checkpoint_tensors(engine, averages, optimizer)
+    slices = checkpoint_slices(engine, averages, optimizer)
     found = ranks.run_on_all(
         lambda: resume_candidates(context.store, context.config.run, args) if ranks.is_main else None
     )
@@ -83,9 +93,7 @@ def resume_training(
     for checkpoint in ranks.broadcast(found):
         try:
             # On all ranks or on none: one that met damage must not go back to an older step alone.
-            state = ranks.run_on_all(
-                partial(_load_checkpoint, checkpoint, engine.slices(), tensors, context, args, facts)
-            )
+            state = ranks.run_on_all(partial(_load_checkpoint, checkpoint, slices, tensors, context, args, facts))
         except CorruptStateError as error:
             reasons.append(str(error) if checkpoint.uri in str(error) else str(checkpoint.damaged(str(error))))
             # Tensors may be half overwritten now. The next checkpoint overwrites all of them, and without one the
@@ -95,7 +103,7 @@ def resume_training(
         # Damaged checkpoints are invalidated only once an older one has proved whole: if none is, the user may want to
         # repair them.
         ranks.run_on_all(partial(_discard, damaged, context, args, ranks))
-        moments.write_back(state.num_updates)
+        optimizer.write_back(state.num_updates, state.scalars)
         # `tensors` are the master shards; what the forward pass reads follows from them.
         engine.sync_working_weights()
         return replace(state, note=f"{'; '.join(reasons)}; goes on from step {state.step}" if reasons else "")
@@ -167,8 +175,8 @@ def state_file_reader(store: Store, path: str, file: str) -> RangeReader:
 
 
 def _load_checkpoint(
-    checkpoint: Checkpoint, slices: Sequence[ShardSlice], tensors: Mapping[str, Sequence[Tensor]], context: RunContext,
-    args: TrainingArgs, facts: Mapping[str, Any],
+    checkpoint: Checkpoint, slices: Mapping[str, Sequence[ShardSlice]], tensors: Mapping[str, Sequence[Tensor]],
+    context: RunContext, args: TrainingArgs, facts: Mapping[str, Any],
 ) -> ResumeState:  # fmt: skip
     """Fill `tensors` on this rank; CorruptStateError if the checkpoint is damaged."""
     manifest = _read_manifest(checkpoint)
@@ -180,16 +188,16 @@ def _load_checkpoint(
         raise CorruptStateError("it holds no training state")
     shapes = {name: shape for index in indexes for name, shape in index.shapes.items()}
     # FIXED_OPTIONS name most differences in the user's terms; shapes catch what they do not.
-    if other := next((piece for piece in slices if shapes.get(piece.name) != piece.shape), None):
+    if other := next((piece for piece in slices[WEIGHTS_NAME] if shapes.get(piece.name) != piece.shape), None):
         raise mismatch_error(checkpoint, f"{other.name} is {other.shape}, there {shapes.get(other.name)}")
     files = [(index, state_file_reader(checkpoint.store, checkpoint.path, index.file)) for index in indexes]
     stored = {piece.kind for index in indexes for piece in index.pieces}
     # A run with ema_decay=0 stores no average. If one is wanted from now on, it starts at the weights.
     fresh = [kind for kind in tensors if kind in AVERAGE_NAMES and not stored & set(AVERAGE_NAMES)]
-    load_slices({kind: (slices, list(own)) for kind, own in tensors.items() if kind not in fresh}, files)
+    load_slices({kind: (slices[kind], list(own)) for kind, own in tensors.items() if kind not in fresh}, files)
     for kind in fresh:
         copy_tensors(tensors[kind], tensors[WEIGHTS_NAME])
-    return ResumeState(int(manifest["step"]), _read_log_lines(checkpoint), indexes[0].updates)
+    return ResumeState(int(manifest["step"]), _read_log_lines(checkpoint), indexes[0].updates, indexes[0].scalars)
 
 
 def _discard(damaged: Sequence[Checkpoint], context: RunContext, args: TrainingArgs, ranks: DistributedContext) -> None:

@@ -3,45 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Keller Jordan's Muon, 2024
-MUON_SCALE = 0.2  # makes Muon's updates as long as AdamW's (arXiv 2502.16982, section 2.2)
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal; every weight is seen as a matrix (output, everything else)."""
-
-    def __init__(
-        self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
-    ) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update; weights of one shape are made orthogonal together."""
-        for group in self.param_groups:
-            shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
-                moving = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                update = weight.grad.lerp(moving, group["momentum"]).flatten(1)
-                shapes.setdefault((update.shape[0], update.shape[1]), []).append((weight, update))
-            for shape, pairs in shapes.items():
-                scale = MUON_SCALE * math.sqrt(max(shape)) * group["lr"]
-                for (weight, _), update in zip(
-                    pairs, _orthogonal(torch.stack([update for _, update in pairs])), strict=True
-                ):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.add_(update.view_as(weight).to(weight.dtype), alpha=-scale)
+from emoji_ldm.train.optimizers.muon import Muon
 
 
 def build_optimizers(
@@ -98,16 +64,3 @@ def _balanced(matrices: list[Tensor], parts: int) -> list[list[Tensor]]:
         lists[lightest] += group
         costs[lightest] += len(group) * math.prod(shape) * min(shape)
     return lists
-
-
-def _orthogonal(updates: Tensor) -> Tensor:
-    """`(k, m, n)` matrices with all singular values near 1: five Newton-Schulz iterations in bfloat16."""
-    matrices = updates.bfloat16()
-    wide = matrices.shape[1] <= matrices.shape[2]
-    matrices = matrices if wide else matrices.mT
-    matrices = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    first, second, third = NEWTON_SCHULZ
-    for _ in range(5):
-        gram = matrices @ matrices.mT
-        matrices = first * matrices + (second * gram + third * gram @ gram) @ matrices
-    return matrices if wide else matrices.mT

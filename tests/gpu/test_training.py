@@ -109,7 +109,7 @@ def test_a_snapshot_is_complete_when_training_may_go_on(device):
     """On a GPU the copies are asynchronous, into page-locked memory."""
     weight = torch.randn(1_000_000, device=device)
     before = weight.cpu().clone()
-    snapshot = Snapshot(("weights",), whole_slices(["weight"], [weight]), pinned=device.type == "cuda")
+    snapshot = Snapshot({"weights": whole_slices(["weight"], [weight])}, pinned=device.type == "cuda")
     snapshot.copy_from({"weights": [weight]})
     weight.zero_()
     assert torch.equal(torch.cat(snapshot.views), before)

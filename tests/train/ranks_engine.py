@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from emoji_ldm.config import Config
 from emoji_ldm.model.ema import WeightAverages
 from emoji_ldm.train.engines.distributed import DistributedContext, current_context
-from emoji_ldm.train.engines.optimizer import AdamMoments
+from emoji_ldm.train.engines.sharded_state import ShardSlice
 from emoji_ldm.train.engines.training_engine import TrainingEngine, build_engine
+from emoji_ldm.train.optimizers.optimizer_state import OptimizerState
 from emoji_ldm.train.training_args import TrainingArgs, build_training_args
 
 BATCH = 12  # samples per step; 1, 2, 3 and 4 ranks divide it
@@ -63,10 +64,12 @@ def train(
     return norms
 
 
-def whole(engine: TrainingEngine, tensors: list[Tensor], here: DistributedContext) -> dict[str, Tensor]:
-    """Named tensors put together from every rank's pieces."""
+def whole(
+    engine: TrainingEngine, tensors: list[Tensor], here: DistributedContext, slices: list[ShardSlice] | None = None
+) -> dict[str, Tensor]:
+    """Named tensors put together from every rank's pieces; those of the weights unless others are given."""
     mine = [(piece, tensors[piece.shard].flatten()[piece.offset : piece.offset + piece.length].clone())
-            for piece in engine.slices()]  # fmt: skip
+            for piece in slices or engine.slices()]  # fmt: skip
     ranks: list[Any] = [mine] * here.world_size
     if here.world_size > 1:
         torch.distributed.all_gather_object(ranks, mine)
@@ -91,9 +94,11 @@ def steps_of(engine: TrainingEngine) -> set[float]:
 
 def snapshot(engine: TrainingEngine, here: DistributedContext) -> dict[str, Tensor]:
     """Weights and moments, whole, by name."""
-    tensors = {"weight": engine.master_shards(), **AdamMoments(engine.optimizer, engine.optimizer_state_keys()).tensors}
+    state = OptimizerState(engine.optimizer, engine.optimizer_state_keys())
+    tensors = {"weight": engine.master_shards(), **state.tensors}
+    slices = {"weight": engine.slices(), **state.slices(engine.slices())}
     return {f"{kind}/{name}": value for kind, of_kind in tensors.items()
-            for name, value in whole(engine, of_kind, here).items()}  # fmt: skip
+            for name, value in whole(engine, of_kind, here, slices[kind]).items()}  # fmt: skip
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -119,10 +124,15 @@ def pieces_against_deepspeed(stage: int) -> tuple[bool, bool]:
     return equal(ours, theirs), follow
 
 
-def same_training(stage: int, parts: int, compiled: bool = False) -> tuple[list[float], dict[str, Tensor]]:
+def same_training(
+    stage: int, parts: int, compiled: bool = False, optimizer: str = "adamw"
+) -> tuple[list[float], dict[str, Tensor]]:
     """Gradient norms and whole weights after some steps."""
     here = world()
-    engine = built(here, stage, micro_batch_size=BATCH // here.world_size // parts, grad_clip=0.5, compile=compiled)
+    engine = built(
+        here, stage, micro_batch_size=BATCH // here.world_size // parts, grad_clip=0.5, compile=compiled,
+        optimizer=optimizer,
+    )  # fmt: skip
     return train(engine, here, parts=parts), whole(engine, engine.master_shards(), here)
 
 

@@ -9,6 +9,10 @@ from pydantic import Field, model_validator
 from emoji_ldm.config.base import Fraction, Positive, Section
 from emoji_ldm.errors import ConfigError
 
+# Muon and Adafactor need whole weights. Prodigy needs sums over all weights, and stage 3 calls an optimiser once per
+# group of weights. All others work on any part of a weight.
+LARGEST_ZERO_STAGE = {"muon": 0, "adafactor": 0, "prodigy": 2}
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -24,8 +28,8 @@ class OptimizerFields(Section):
     """Samples per step over all workers."""
     micro_batch_size: Positive | None = None
     """Samples per forward pass of a worker, whose gradients are accumulated over the step; null takes all at once."""
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    """Torch's fused AdamW, or the one of bitsandbytes with 8-bit moments, which saves 6 bytes per weight."""
+    optimizer: Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "muon"] = "adamw"
+    """AdamW, the same with 8-bit moments (bitsandbytes), Adafactor, Lion, Prodigy (`lr` is a factor, 1), or Muon."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
     """Peak learning rate."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
@@ -35,9 +39,9 @@ class OptimizerFields(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     """Steps of linear warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """AdamW weight decay."""
+    """Decoupled weight decay, multiplied by the learning rate."""
     adam_betas: tuple[Beta, Beta] = (0.9, 0.99)
-    """AdamW decay rates of the first and second moment."""
+    """Decay rates of the optimiser's averages; of the first and second moment for AdamW."""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     """Gradient norm that gradients are clipped to."""
     # A single bad batch can undo hours of training, while skipping it costs one step.
@@ -79,4 +83,21 @@ class OptimizerFields(Section):
             self._refuse_idle(self.section, ["lr_end"], f"with {self.section}.lr_schedule=constant", harmless=1)
         if self.ema_widths:
             self._refuse_idle(self.section, ["ema_decay"], f"with {self.section}.ema_widths, which is kept instead")
+        if self.optimizer == "adafactor":
+            self._refuse_idle(self.section, ["adam_betas"], f"with {self.section}.optimizer=adafactor")
+        self._fit_optimizer()
         return self
+
+    def _fit_optimizer(self) -> None:
+        """Let the defaults of stage and learning rate give way to what the optimiser needs; refuse other values."""
+        largest = LARGEST_ZERO_STAGE.get(self.optimizer, 3)
+        if self.zero_stage > largest:
+            if "zero_stage" in self.model_fields_set:
+                raise ConfigError(
+                    f"{self.section}.zero_stage={self.zero_stage} cannot shard {self.section}.optimizer="
+                    f"{self.optimizer}; use {self.section}.zero_stage={largest}, or optimizer=adamw"
+                )
+            # The value is stored, so that a configuration that is written out reads back the same.
+            object.__setattr__(self, "zero_stage", largest)
+        if self.optimizer == "prodigy" and "lr" not in self.model_fields_set:
+            object.__setattr__(self, "lr", 1.0)

@@ -15,7 +15,7 @@ from bitsandbytes.optim import AdamW8bit
 from torch import Tensor
 
 from emoji_ldm.library_compat import require_version
-from emoji_ldm.model.torch_compat import divide_tensors
+from emoji_ldm.train.optimizers.step_guard import StepGuard
 
 KNOWN_VERSIONS = ("0.50",)
 QUANTIZATION_BLOCK = 256  # elements that share a scale
@@ -23,31 +23,14 @@ QUANTIZATION_BLOCK = 256  # elements that share a scale
 require_version("bitsandbytes", KNOWN_VERSIONS)
 
 
-class GuardedAdamW8bit(AdamW8bit):  # type: ignore[misc]
-    """AdamW with 8-bit moments that obeys `torch_compat.set_step_guard`.
+class GuardedAdamW8bit(StepGuard, AdamW8bit):  # type: ignore[misc]
+    """AdamW with 8-bit moments that obeys `torch_compat.set_step_guard`."""
 
-    It asks the device whether to skip, which costs nothing here: bitsandbytes waits for it at each step anyway.
-    """
-
-    grad_scale: Tensor | None = None
-    found_inf: Tensor | None = None
-
-    def step(self, closure: Any = None) -> Any:
-        """Make a step, or none."""
-        if self.found_inf is not None and bool(self.found_inf):
-            return None
-        if self.grad_scale is not None:
-            # bitsandbytes knows no scale for gradients, so they are divided beforehand, in a pass of their own.
-            gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-            divide_tensors(gradients, self.grad_scale)
-        return super().step(closure)
-
-
-def init_state(optimizer: Any, key: Tensor) -> None:
-    """Make the moments of a parameter before its first step."""
-    # The zeros are the indices of group and parameter, by which the library looks up options that were overridden for
-    # one parameter. None are.
-    optimizer.init_state(optimizer.param_groups[0], key, 0, 0)
+    def make_state(self, weight: Tensor) -> None:
+        """Make the moments of a parameter before its first step."""
+        # The zeros are the indices of group and parameter, by which the library looks up options that were overridden
+        # for one parameter. None are.
+        self.init_state(self.param_groups[0], weight, 0, 0)
 
 
 def dequantize(state: Mapping[str, Any], number: int) -> Tensor:

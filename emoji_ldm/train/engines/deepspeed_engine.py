@@ -33,13 +33,13 @@ class DeepSpeedEngine:
         masters = self._copy_weights() if args.precision == "bf16" and self.stage else {}
         self.engine: Any = deepspeed.initialize(
             model=module,
-            optimizer=build_optimizer(self.parameters, args),
+            optimizer=build_optimizer(self.names, self.parameters, args, sharded=self.stage > 0),
             config=deepspeed_config(args, ranks, sum(parameter.numel() for parameter in self.parameters)),
             # The process group exists already: Ray Train made it.
             dist_init_required=False,
         )[0]
         wrapper = self.engine.optimizer
-        # Learning rate, guard and moments belong to the AdamW itself, which ZeRO wraps and stage 0 does not.
+        # Learning rate, guard and moments belong to the optimiser itself, which ZeRO wraps and stage 0 does not.
         self.optimizer: torch.optim.Optimizer = wrapper if self.stage == 0 else wrapper.optimizer
         self._restore_masters(masters)
         if self.stage == 3:
@@ -59,7 +59,7 @@ class DeepSpeedEngine:
         self.engine.backward(loss)
 
     def step(self, lr: float, max_accepted_norm: float) -> Tensor:
-        """Clip, then AdamW on the local shard."""
+        """Clip, then update the local shard."""
         norm = gradient_norm(self._gradients())
         # Under ZeRO each rank has a part of the gradients, and the squares of the parts' norms add up to that of the
         # whole. At stage 0 every rank has all of them.

@@ -1,9 +1,9 @@
-"""AdamW, its learning-rate schedule, gradient clipping, and its moments as checkpoints store them."""
+"""The optimiser that `train.optimizer` names, its learning-rate schedule and gradient clipping."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from emoji_ldm.model.torch_compat import set_step_guard, total_norm
 from emoji_ldm.train.training_args import TrainingArgs
-
-MOMENT_NAMES = ("exp_avg", "exp_avg_sq")  # torch's names, also those in checkpoints
 
 
 def lr_at(step: int, args: TrainingArgs) -> float:
@@ -32,20 +30,33 @@ def lr_at(step: int, args: TrainingArgs) -> float:
     return args.lr * (args.lr_end + (1 - args.lr_end) * left)
 
 
-def build_optimizer(parameters: Iterable[Tensor], args: TrainingArgs) -> torch.optim.Optimizer:
-    """`args.optimizer` on these parameters: torch's fused AdamW, or the one of bitsandbytes with 8-bit moments.
+def build_optimizer(
+    names: Sequence[str], parameters: Sequence[Tensor], args: TrainingArgs, *, sharded: bool = False
+) -> torch.optim.Optimizer:
+    """`args.optimizer` on these named parameters; each of them honours `guard_step`.
 
-    Both honour `guard_step`.
+    Args:
+        names: Of the parameters; Muon leaves tables of embeddings to AdamW.
+        parameters: What it updates.
+        args: Gives name, decay rates and weight decay; the learning rate is set at each step, see `set_lr`.
+        sharded: Whether each rank updates a part of the weights (ZeRO stages 1 to 3).
     """
-    # The learning rate is set at each step, see `set_lr`.
-    options: dict[str, Any] = {"lr": 0.0, "betas": args.adam_betas, "weight_decay": args.weight_decay}
-    if args.optimizer == "adamw8bit":
-        from emoji_ldm.train.engines.bitsandbytes_compat import GuardedAdamW8bit
+    betas = args.adam_betas
+    options: dict[str, Any] = {"lr": 0.0, "weight_decay": args.weight_decay}
+    # The imports are inside, so that a training loads no optimiser but its own.
+    match args.optimizer:
+        case "adamw8bit":
+            from emoji_ldm.train.engines.bitsandbytes_compat import GuardedAdamW8bit
 
-        optimizer: torch.optim.Optimizer = GuardedAdamW8bit(parameters, **options)
-        return optimizer
-    # Only the fused kernel can skip a step on the device, see `guard_step`.
-    return torch.optim.AdamW(parameters, fused=True, **options)
+            optimizer: torch.optim.Optimizer = GuardedAdamW8bit(parameters, betas=betas, **options)
+            return optimizer
+        case "adafactor" | "lion" | "prodigy" | "muon":
+            from emoji_ldm.train.optimizers import guarded
+
+            return guarded.BUILDERS[args.optimizer](names, parameters, betas, options, sharded)
+        case _:
+            # Only the fused kernel can skip a step on the device, see `guard_step`.
+            return torch.optim.AdamW(parameters, fused=True, betas=betas, **options)
 
 
 def guard_step(optimizer: torch.optim.Optimizer, norm: Tensor, clip: float, max_accepted_norm: float) -> None:
@@ -75,66 +86,3 @@ def trainable_parameters(module: nn.Module) -> tuple[list[str], list[nn.Paramete
 def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
     """The L2 norm of all gradients together, `()` fp32."""
     return total_norm(gradients)
-
-
-class AdamMoments:
-    """Adam's moments of some tensors as fp32, to be read or written.
-
-    fp32 moments are the optimiser's own tensors, so a copy of them is exact. 8-bit moments are read as fp32 copies;
-    writing them back rounds the scale of each block anew.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, keys: Sequence[Tensor]) -> None:
-        """Take the tensors `keys` that `optimizer` updates; moments that do not exist yet are made now, as zeros."""
-        self.optimizer: Any = optimizer
-        self.states = [self._state(key) for key in keys]
-        self.tensors = {kind: [_read_moment(state, number) for state in self.states]
-                        for number, kind in enumerate(MOMENT_NAMES, 1)}  # fmt: skip
-
-    @property
-    def step(self) -> int:
-        """Number of updates so far: steps without those that were skipped."""
-        # All shards were updated equally often; a rank may have none, at ZeRO stage 3 with very few weights.
-        return max((int(state["step"]) for state in self.states), default=0)
-
-    def write_back(self, step: int) -> None:
-        """Make what was written into `tensors` effective, with `step` as the number of updates so far."""
-        for index, state in enumerate(self.states):
-            # torch counts updates in a tensor on the device, bitsandbytes in an int.
-            if isinstance(state["step"], Tensor):
-                state["step"].fill_(step)
-            else:
-                state["step"] = step
-            for number, kind in enumerate(MOMENT_NAMES, 1):
-                if _is_quantized(state):
-                    from emoji_ldm.train.engines.bitsandbytes_compat import quantize
-
-                    quantize(self.tensors[kind][index], state, number)
-
-    def _state(self, key: Tensor) -> dict[str, Any]:
-        state: dict[str, Any] = self.optimizer.state[key]
-        # A checkpoint is read before the first step, at which optimisers make their moments. So they are made here if
-        # there are none.
-        if not state and hasattr(self.optimizer, "init_state"):  # bitsandbytes
-            from emoji_ldm.train.engines.bitsandbytes_compat import init_state
-
-            init_state(self.optimizer, key)
-        elif not state:
-            # These are the tensors that AdamW makes at its first step.
-            state["step"] = torch.zeros((), dtype=torch.float32, device=key.device)
-            state |= {kind: torch.zeros_like(key) for kind in MOMENT_NAMES}
-        return state
-
-
-def _is_quantized(state: Mapping[str, Any]) -> bool:
-    # Asked without the library, which is installed only where it is used.
-    return "qmap1" in state
-
-
-def _read_moment(state: Mapping[str, Any], number: int) -> Tensor:
-    if _is_quantized(state):
-        from emoji_ldm.train.engines.bitsandbytes_compat import dequantize
-
-        return dequantize(state, number)
-    found: Tensor = state[f"state{number}"] if "state1" in state else state[MOMENT_NAMES[number - 1]]
-    return found

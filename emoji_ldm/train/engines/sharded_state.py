@@ -19,6 +19,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -69,9 +70,10 @@ class ShardIndex:
 
     file: str  # name of the data file, which lies beside the index
     size: int
-    updates: int  # Adam's updates so far: steps without those that were skipped
+    updates: int  # the optimiser's updates so far: steps without those that were skipped
     shapes: dict[str, tuple[int, ...]]  # {name: shape} of the parameters that have slices in the file
     pieces: list[StoredSlice]
+    scalars: dict[str, float]  # numbers that the optimiser or the precision keeps for all weights together
 
     def to_json(self) -> bytes:
         """The file's content."""
@@ -86,7 +88,9 @@ class ShardIndex:
             found = json.loads(data)
             shapes = {name: tuple(shape) for name, shape in found["shapes"].items()}
             pieces = [StoredSlice(*row) for row in found["pieces"]]
-            return ShardIndex(found["file"], found["size"], found["updates"], shapes, pieces)
+            # Older versions had no optimiser with such numbers.
+            scalars = {str(name): float(value) for name, value in found.get("scalars", {}).items()}
+            return ShardIndex(found["file"], found["size"], found["updates"], shapes, pieces, scalars)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise CorruptStateError("the index of a state file cannot be read") from None
 
@@ -112,16 +116,18 @@ def split_replicated(slices: Sequence[ShardSlice], rank: int, world_size: int) -
 class Snapshot:
     """A rank's data file in host memory, laid out once: a save copies the shards into it, a thread uploads it."""
 
-    def __init__(self, kinds: Sequence[str], slices: Sequence[ShardSlice], *, pinned: bool) -> None:
+    def __init__(self, slices: Mapping[str, Sequence[ShardSlice]], *, pinned: bool) -> None:
         """Lay out the file: all slices of the first kind, then of the next one.
 
         Args:
-            kinds: What is stored: weights, moments, averages.
-            slices: Where named parameters lie in the shards.
+            slices: `{kind: where its named values lie in the shards}`: weights first, then the optimiser's state and
+                averages.
             pinned: Whether to use page-locked memory, into which a GPU copies without the CPU.
         """
-        self.slices = [part for piece in slices for part in _split_slice(piece)]
-        keys = [(kind, piece) for kind in kinds for piece in self.slices]
+        self.slices = {
+            kind: [part for piece in of_kind for part in _split_slice(piece)] for kind, of_kind in slices.items()
+        }
+        keys = [(kind, piece) for kind, of_kind in self.slices.items() for piece in of_kind]
         header = _safetensors_header(keys)
         size = len(header) + 4 * sum(piece.length for _, piece in keys)
         # Zeroed to touch every page now, in a thread, rather than at the first save, for which training waits.
@@ -135,9 +141,10 @@ class Snapshot:
                        for (kind, piece), view in zip(keys, self.views, strict=True)]  # fmt: skip
 
     def copy_from(self, tensors: Mapping[str, Sequence[Tensor]]) -> None:
-        """Copy `{kind: tensors of the shards' shapes}`, kinds in their order: all that training waits for."""
+        """Copy `{kind: tensors that its slices lie in}`: all that training waits for."""
         flat = {kind: [tensor.detach().reshape(-1) for tensor in of_kind] for kind, of_kind in tensors.items()}
-        sources = [flat[kind][p.shard][p.offset : p.offset + p.length] for kind in tensors for p in self.slices]
+        sources = [flat[kind][p.shard][p.offset : p.offset + p.length]
+                   for kind, of_kind in self.slices.items() for p in of_kind]  # fmt: skip
         # Page-locked memory lets the copies run asynchronously, all at once; the buffer is valid only after the
         # synchronisation.
         copy_tensors(self.views, sources, non_blocking=True)
@@ -152,12 +159,14 @@ class Snapshot:
         """The whole file, without a copy."""
         return self.data.numpy().data
 
-    def build_index(self, file: str, updates: int) -> ShardIndex:
+    def build_index(self, file: str, updates: int, scalars: Mapping[str, float] = MappingProxyType({})) -> ShardIndex:
         """The index of the file, with checksums of what it holds now."""
         # Checksums are taken here, in the uploading thread, and not while training waits for the copy.
         whole = self.bytes()
         stored = [replace(s, crc=zlib.crc32(whole[s.byte_offset : s.byte_offset + 4 * s.length])) for s in self.stored]
-        return ShardIndex(file, len(whole), updates, {piece.name: piece.shape for piece in self.slices}, stored)
+        # Shapes are those of the weights, the first kind; Adafactor's state has others.
+        shapes = {piece.name: piece.shape for piece in next(iter(self.slices.values()))}
+        return ShardIndex(file, len(whole), updates, shapes, stored, dict(scalars))
 
 
 def load_slices(

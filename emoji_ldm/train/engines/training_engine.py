@@ -22,7 +22,7 @@ from emoji_ldm.train.training_args import TrainingArgs
 class TrainingEngine(Protocol):
     """A module with its optimiser."""
 
-    # This is the AdamW itself and not the ZeRO optimiser around it, since `optimizer.AdamMoments` reads its state.
+    # This is the optimiser itself and not the ZeRO optimiser around it, since `OptimizerState` reads its state.
     optimizer: torch.optim.Optimizer
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -76,7 +76,7 @@ class TorchEngine:
         self.module, self.clip = module, args.grad_clip
         self.num_parts = num_micro_batches(args, 1)
         self.names, self.parameters = trainable_parameters(module)
-        self.optimizer = build_optimizer(self.parameters, args)
+        self.optimizer = build_optimizer(self.names, self.parameters, args)
         if args.compile:
             # The module is compiled in place: `torch.compile(module)` returns a wrapper whose parameters have other
             # names, and a checkpoint is read by these names.
@@ -92,7 +92,7 @@ class TorchEngine:
         (loss / self.num_parts).backward()  # type: ignore[no-untyped-call]
 
     def step(self, lr: float, max_accepted_norm: float) -> Tensor:
-        """Clip, then AdamW."""
+        """Clip, then update."""
         # The norm stays on the device, and so does the decision that `guard_step` makes with it.
         norm = gradient_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
         guard_step(self.optimizer, norm, self.clip, max_accepted_norm)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from emoji_ldm.train.engines.optimizer import AdamMoments
+from emoji_ldm.train.optimizers.optimizer_state import OptimizerState
 from tests.train import ranks_engine as ranks
 
 
@@ -27,9 +27,9 @@ def test_moments_of_8_bits_are_read_written_and_guarded_like_others():
     before = ranks.snapshot(engine, here)
     assert math.isfinite(ranks.train(engine, here, steps=1, limit=1e-9)[0])
     assert ranks.equal(before, ranks.snapshot(engine, here))
-    moments = AdamMoments(engine.optimizer, engine.optimizer_state_keys())
+    moments = OptimizerState(engine.optimizer, engine.optimizer_state_keys())
     assert engine.optimizer.state[engine.optimizer_state_keys()[0]]["state1"].dtype == torch.uint8
-    moments.write_back(2)
+    moments.write_back(2, {})
     after = ranks.snapshot(engine, here)
     assert all(torch.allclose(after[name], before[name], rtol=1e-6, atol=0) for name in before)
     assert ranks.steps_of(engine) == {2.0}

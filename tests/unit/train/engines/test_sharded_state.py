@@ -15,7 +15,7 @@ def test_any_split_reads_what_any_other_wrote():
     flat = [ShardSlice("a", (7, 3), 0, 21, 0, 0), ShardSlice("b", (5,), 0, 5, 0, 21)]
     files = []
     for rank in range(3):
-        snapshot = Snapshot(("weight", "ema"), split_replicated(flat, rank, 3), pinned=False)
+        snapshot = Snapshot(dict.fromkeys(("weight", "ema"), split_replicated(flat, rank, 3)), pinned=False)
         snapshot.copy_from({"weight": [wide], "ema": [-wide]})
         files.append((snapshot.build_index(f"rank-{rank}", 5), snapshot.read))
     ours = [torch.zeros(4), torch.zeros(8, 1).expand(8, 1)]
@@ -31,7 +31,7 @@ def test_weights_in_another_memory_order_are_filled_by_their_logical_one():
     target = torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)
     source = torch.randn(2, 3, 4, 4)
     piece = ShardSlice("w", (2, 3, 4, 4), 0, 96, 0, 0)
-    snapshot = Snapshot(("weight",), [piece], pinned=False)
+    snapshot = Snapshot({"weight": [piece]}, pinned=False)
     snapshot.copy_from({"weight": [source.to(memory_format=torch.channels_last)]})
     load_slices({"weight": ([piece], [target])}, [(snapshot.build_index("rank-0", 0), snapshot.read)])
     assert torch.equal(target, source)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from emoji_ldm.train.engines.optimizer import AdamMoments
+from emoji_ldm.train.optimizers.optimizer_state import OptimizerState
 from tests.train import ranks_engine as ranks
 
 
@@ -41,6 +41,6 @@ def test_a_step_never_waits_for_the_device():
 def test_gradients_are_clipped_to_the_norm_that_is_asked_for():
     engine = ranks.built(ranks.world(), 0, grad_clip=0.01)
     ranks.train(engine, ranks.world(), steps=1)
-    moments = AdamMoments(engine.optimizer, engine.optimizer_state_keys()).tensors["exp_avg"]
+    moments = OptimizerState(engine.optimizer, engine.optimizer_state_keys()).tensors["exp_avg"]
     norm = float(torch.cat([moment.flatten() for moment in moments]).norm())
     assert norm == pytest.approx(0.1 * 0.01, rel=1e-3)  # (1 - beta) * clipped gradient, after one step

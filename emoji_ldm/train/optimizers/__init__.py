@@ -1,0 +1,1 @@
+"""The optimisers behind `train.optimizer`, and their state as checkpoints store it."""
