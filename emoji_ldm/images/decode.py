@@ -22,6 +22,10 @@ ICC_MODES = ("RGB", "RGBA", "CMYK", "L")
 SRGB = ImageCms.createProfile("sRGB")
 ICO_SIGNATURE = b"\0\0\1\0"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPEG_SIGNATURE, START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
+# Of a JPEG; each scan decodes the whole image once more. Encoders write ten or so. Markers in embedded thumbnails count
+# as well, hence the margin.
+MAX_SCANS = 60
 
 
 def decode_image(data: bytes, max_px: int, *, limit_name: str = "the limit in px") -> tuple[Image.Image, str, int]:
@@ -36,7 +40,8 @@ def decode_image(data: bytes, max_px: int, *, limit_name: str = "the limit in px
         Upright RGBA image, name of its format, number of frames.
 
     Raises:
-        Rejected: TOO_LARGE or TOO_SMALL before any pixel is decoded; NOT_AN_IMAGE for everything that is broken.
+        Rejected: TOO_LARGE (pixels, or the scans of a JPEG) or TOO_SMALL before any pixel is decoded; NOT_AN_IMAGE for
+            everything that is broken.
     """
     try:
         with warnings.catch_warnings():
@@ -44,6 +49,8 @@ def decode_image(data: bytes, max_px: int, *, limit_name: str = "the limit in px
             warnings.simplefilter("ignore")
             if size := ico_size(data):
                 _check_size(size, max_px, limit_name)
+            if (num_scans := count_scans(data)) > MAX_SCANS:
+                raise Rejected(Outcome.TOO_LARGE, f"a JPEG of {num_scans} scans; at most {MAX_SCANS} are decoded")
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image.size, max_px, limit_name)
                 num_frames = int(getattr(image, "n_frames", 1))
@@ -58,6 +65,11 @@ def decode_image(data: bytes, max_px: int, *, limit_name: str = "the limit in px
         if isinstance(error, UnidentifiedImageError):
             reason = "no known image format"
         raise Rejected(Outcome.NOT_AN_IMAGE, reason[:200]) from None
+
+
+def count_scans(data: bytes) -> int:
+    """Return how many scans a JPEG announces, without decoding any; 0 for other files."""
+    return data.count(START_OF_SCAN) if data.startswith(JPEG_SIGNATURE) else 0
 
 
 def ico_size(data: bytes) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from emoji_ldm.images.decode import MAX_SCANS, count_scans
 from emoji_ldm.serve.backend import Overloaded
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.image_sandbox import REFUSED, REQUEST, RESPONSE
@@ -26,9 +27,6 @@ RETRY_S = 2.0
 CPU_S = 10  # for one upload; the largest image that is accepted takes one to three
 # The wall clock of a process that waits for a core, or was stopped: the CPU time is the limit that files meet.
 TIMEOUT_S = 60.0
-JPEG_SIGNATURE, START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
-# Encoders write ten scans or so. Markers in embedded thumbnails count as well, hence the margin.
-MAX_SCANS = 60
 
 
 class DecodingPool:
@@ -104,8 +102,7 @@ class DecodingPool:
 
 def refuse_by_header(data: bytes, name: str) -> None:
     """Raise RequestError for a file whose bytes already tell that decoding it takes too long."""
-    num_scans = data.count(START_OF_SCAN) if data.startswith(JPEG_SIGNATURE) else 0
-    if num_scans > MAX_SCANS:
+    if (num_scans := count_scans(data)) > MAX_SCANS:
         raise RequestError(f"{name} is refused: a JPEG of {num_scans} scans, and at most {MAX_SCANS} are decoded; save "
                            "it again as PNG", param=name, code="image_too_complex")  # fmt: skip
 

@@ -164,3 +164,18 @@ def test_a_page_that_redirects_to_a_private_address_is_blocked_and_says_so(schem
             reader.close()
         assert (page.outcome, canary.contacts) == (Outcome.ADDRESS, [])
         assert "localhost is 127.0.0.1, which is not a public address" in page.reason
+
+
+def test_a_page_fails_for_its_own_reason_although_one_of_its_scripts_was_refused():
+    body = "<script src='http://127.0.0.2:9/x.js'></script><script>setTimeout(() => { for (;;); }, 100)</script><p>"
+    with Site() as site:
+        site.routes = {"/robots.txt": answer(200, b"")}
+        config = config_of(site.url, source="listing", tags=["Cat"], page_timeout_s=4)
+        (url,) = [source_factory.page_names(config).url("Cat", 1)]
+        site.routes[urlsplit(url).path] = answer(200, body.encode(), Content_Type="text/html")
+        reader = source_factory.open_reader(config, LocalRateLimiter(config))
+        try:
+            (page,) = reader.read("Cat", [url])
+        finally:
+            reader.close()
+        assert page.outcome == Outcome.FAILED and "blocks the page" in page.reason

@@ -33,6 +33,7 @@ PAGES_PER_BROWSER = 200
 MAX_BROWSER_BYTES = 1_500_000_000
 RETRYABLE_STATUSES = (429, 500, 502, 503, 504)
 NUM_TRIES, BACKOFF_S = 2, 0.5
+TUNNEL_FAILED = "ERR_TUNNEL_CONNECTION_FAILED"  # Chromium's words for a document whose address the proxy refused
 
 
 class BrowserListingReader:
@@ -125,8 +126,11 @@ class BrowserListingReader:
         try:
             page = load_page(self._open_browser(), request)
         except PageFailed as error:
-            # The browser only says that its tunnel failed; the proxy knows why.
-            for reason in self.proxy.take_refusals().values():
+            # The browser only says that its tunnel failed; the proxy knows why. A page that fails otherwise does not
+            # fail because one of its pictures or scripts was refused.
+            refusals = self.proxy.take_refusals()
+            own = refusals.get(urlsplit(url).hostname or "")
+            if reason := own or (next(iter(refusals.values()), "") if TUNNEL_FAILED in str(error) else ""):
                 raise Rejected(Outcome.ADDRESS, reason) from error
             raise
         finally:

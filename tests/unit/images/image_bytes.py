@@ -34,3 +34,14 @@ def rejection_of(data, **options):
     with pytest.raises(Rejected) as caught:
         normalized(data, **options)
     return caught.value
+
+
+def many_scans(count):
+    """A progressive JPEG whose last scan comes again and again: it decodes the whole image each time."""
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(
+        stream, "JPEG", progressive=True
+    )
+    data = stream.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * count + data[-2:]

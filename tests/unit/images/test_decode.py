@@ -12,7 +12,7 @@ from emoji_ldm.images.normalize import PNG_SIGNATURE
 from emoji_ldm.outcomes import Outcome, Rejected
 from tests.unit.crawl.hostile_servers import png_of_size
 from tests.unit.crawl.stub_site import emoji
-from tests.unit.images.image_bytes import noise, normalized, pixels, rejection_of, saved
+from tests.unit.images.image_bytes import many_scans, noise, normalized, pixels, rejection_of, saved
 
 
 def test_sixteen_bit_grey_keeps_its_brightness():
@@ -41,6 +41,11 @@ def test_a_tracking_pixel_is_too_small():
 def test_a_decompression_bomb_is_rejected_before_it_is_decoded():
     assert rejection_of(png_of_size(60_000, 60_000)).outcome is Outcome.TOO_LARGE
     assert rejection_of(emoji(size=(200, 20)), max_px=199).outcome is Outcome.TOO_LARGE
+
+
+def test_a_jpeg_of_hundreds_of_scans_is_rejected_before_it_is_decoded():
+    assert rejection_of(many_scans(300)).outcome is Outcome.TOO_LARGE
+    assert normalized(many_scans(0)).source_format == "JPEG"
 
 
 def test_an_icon_is_rejected_by_its_real_size_before_it_is_decoded(monkeypatch):

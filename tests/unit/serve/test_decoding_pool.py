@@ -1,18 +1,16 @@
 """Uploads that would hold a decoder up: refused by their header, or ended with their process; others go on."""
 
 import asyncio
-import io
 import sys
 import time
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from emoji_ldm.serve import decoding_pool
 from emoji_ldm.serve.backend import Overloaded
 from emoji_ldm.serve.decoding_pool import DecodingPool, refuse_by_header
 from emoji_ldm.serve.errors import RequestError
+from tests.unit.images.image_bytes import many_scans
 from tests.unit.serve.fake_backend import image_file
 
 PHOTO = image_file()
@@ -39,17 +37,6 @@ def make_pool():
 
 def prepare(pool, image=PHOTO, mask=b""):
     return asyncio.run(pool.prepare(image, mask, 64, 64))
-
-
-def many_scans(count):
-    """A progressive JPEG whose last scan comes again and again: it decodes the whole image each time."""
-    stream = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(
-        stream, "JPEG", progressive=True
-    )
-    data = stream.getvalue()
-    last = data[data.rindex(b"\xff\xda") : -2]
-    return data[:-2] + last * count + data[-2:]
 
 
 def test_a_jpeg_of_hundreds_of_scans_is_refused_by_its_header(make_pool):
