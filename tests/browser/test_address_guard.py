@@ -167,7 +167,7 @@ def test_a_page_that_redirects_to_a_private_address_is_blocked_and_says_so(schem
 
 
 def test_a_page_fails_for_its_own_reason_although_one_of_its_scripts_was_refused():
-    body = "<script src='http://127.0.0.2:9/x.js'></script><script>setTimeout(() => { for (;;); }, 100)</script><p>"
+    body = "<script src='http://127.0.0.2:8099/x.js'></script><script>setTimeout(() => { for (;;); }, 100)</script><p>"
     with Site() as site:
         site.routes = {"/robots.txt": answer(200, b"")}
         config = config_of(site.url, source="listing", tags=["Cat"], page_timeout_s=4)
