@@ -8,6 +8,7 @@
     ├── CrawlError           the browser or the site to crawl cannot be used
     ├── ModelError           weights or a checkpoint are missing, or of the wrong kind
     │   └── UntrainedError   there is no checkpoint yet
+    ├── PackError            a picture or a pack breaks a rule of its target
     ├── GateError            a model's figures are worse than a gate allows    (exit code 3)
     ├── JobError             a job could not be placed, or failed above its allowed rate
     ├── BulkJobError         a bulk job or an upload of the HTTP service cannot be used
@@ -65,6 +66,12 @@ class ModelError(EmojiLdmError):
 
 class UntrainedError(ModelError):
     """The run has no checkpoint yet; a service waits for one."""
+
+    may_pass = False
+
+
+class PackError(EmojiLdmError):
+    """A picture or an emoji pack breaks a rule of the target that it is made for."""
 
     may_pass = False
 

@@ -23,6 +23,7 @@ from emoji_ldm.serve.docs_page import render_docs
 from emoji_ldm.serve.errors import RequestError, add_error_handlers
 from emoji_ldm.serve.head_requests import HeadMiddleware
 from emoji_ldm.serve.host_check import HostMiddleware
+from emoji_ldm.serve.pack_routes import pack_routes
 from emoji_ldm.serve.request_middleware import RequestMiddleware
 
 DESCRIPTION = """Emoji from prompts, in the shape of OpenAI's Images API: the official clients need only a `base_url`.
@@ -56,7 +57,7 @@ def build_api(
     # FastAPI's own pages /docs and /redoc load their scripts from a CDN; docs_page.py works offline.
     api = FastAPI(title="emoji_ldm", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     add_error_handlers(api)
-    for router in (image_routes.routes(backend, settings), service_routes(backend), *routers):
+    for router in (image_routes.routes(backend, settings), pack_routes(), service_routes(backend), *routers):
         api.include_router(router, responses=openapi_models.ERRORS)
     # The middleware added last is the outermost one. CORS lies outside of authentication, so that the scripts of an
     # allowed web page can read a 401 as well.

@@ -35,8 +35,10 @@ RECORD_S = 60.0  # between records of when keys were last used
 KEY_READER = ThreadPoolExecutor(1, "keys")
 QUOTA_THREADS = ThreadPoolExecutor(4, "quota")  # which ask the store for images of a quota
 # Load balancers probe /health without a key, and people read the documentation before they have one.
-PUBLIC_PATHS = ("/health", "/docs", "/openapi.json")  # they reveal nothing about users
+PUBLIC_PATHS = ("/health", "/docs", "/openapi.json", "/")  # they reveal nothing about users
+STUDIO_PREFIX = "/studio/"  # files of the page at `/`, in which people enter their key
 IMAGES_PREFIX = "/v1/images/"
+PACKS_PATH = "/v1/packs"  # for whoever may draw: a pack is made of pictures that the caller has
 # Methods that must not change anything (RFC 9110, section 9.2.1), so that any web page may send them.
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
@@ -214,7 +216,7 @@ class AuthMiddleware:
                                f"serve.cors_origins='[{origin}]'", status=403, code="foreign_origin")  # fmt: skip
 
     def _caller(self, scope: Scope) -> Caller:
-        if self.keys is None or scope["path"] in PUBLIC_PATHS:
+        if self.keys is None or scope["path"] in PUBLIC_PATHS or scope["path"].startswith(STUDIO_PREFIX):
             return Caller()
         caller, key = self.keys.authenticate(Headers(scope=scope).get("authorization", ""))
         needed = _scope_of(scope["method"], scope["path"])
@@ -227,9 +229,9 @@ class AuthMiddleware:
 
 def _scope_of(method: str, path: str) -> KeyScope | None:
     """Return what a key must permit for a request; None if every key may send it."""
-    if path.startswith(IMAGES_PREFIX):
+    if path.startswith(IMAGES_PREFIX) or (path == PACKS_PATH and method not in SAFE_METHODS):
         return "images"
-    if path.startswith("/v1/models"):
+    if path.startswith(("/v1/models", PACKS_PATH)):
         return None
     return "read" if method in SAFE_METHODS else "jobs"
 

@@ -1,0 +1,103 @@
+"""Enlarging flat art with crisp edges: back-projection with sharpening towards the local extremes.
+
+Bicubic interpolation makes every edge as wide as a pixel of the small picture. A picture that was drawn large and
+averaged down obeys two facts that interpolation ignores; both are applied in turn, at twice the size each time:
+
+1. Averaging the large picture gives the small one. The difference is interpolated and added (iterative back-projection:
+   Irani and Peleg, "Improving resolution by image registration", 1991).
+2. An edge of flat art lies between two colours that its neighbourhood contains. Values are pushed away from the middle
+   of the smallest and largest one nearby, the more so the larger the contrast, so that soft shading is left alone.
+
+Nothing is darker or lighter than the small picture's pixels around it, so there is no ringing. All of it happens on
+premultiplied colours, in which a transparent pixel has no colour that could bleed. `python -m tests.bench upscale`
+compares it to bicubic on emoji rendered at both sizes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.float32]  # (h, w, 4), premultiplied, 0 to 1
+NUM_ROUNDS = 6  # of back-projection; more rounds amplify what a generator has left as noise
+SHARPENING = 1.2  # of the contrast, per round
+WINDOW_PX = 5  # of the enlarged picture: the transition of an edge and what lies on both of its sides
+# Contrast from which sharpening begins, and from which it is complete: below lies shading.
+SOFT_CONTRAST, HARD_CONTRAST = 0.08, 0.3
+
+
+def premultiply(pixels: NDArray[np.uint8]) -> Pixels:
+    """Return uint8 RGBA `(h, w, 4)` as premultiplied floats."""
+    values = pixels.astype(np.float32) / 255
+    values[..., :3] *= values[..., 3:]
+    return values
+
+
+def unpremultiply(values: Pixels) -> NDArray[np.uint8]:
+    """Return premultiplied floats `(h, w, 4)` as uint8 RGBA; transparent pixels are zero."""
+    alpha = np.clip(values[..., 3:], 0, 1)
+    # Below half a step of alpha the pixel becomes fully transparent, and a colour would only enlarge the file.
+    colour = np.where(alpha >= 0.5 / 255, values[..., :3] / np.maximum(alpha, 1e-6), 0)
+    return np.rint(np.concatenate([np.clip(colour, 0, 1), alpha], -1) * 255).astype(np.uint8)
+
+
+def resize(values: Pixels, width_px: int, height_px: int) -> Pixels:
+    """Scale a premultiplied picture to a size: down by Lanczos, up with crisp edges."""
+    # The side that grows more decides; enlarging overshoots, and Lanczos then takes the picture down to the size.
+    while values.shape[1] < width_px or values.shape[0] < height_px:
+        values = double(values)
+    if values.shape[:2] == (height_px, width_px):
+        return values
+    return _valid(_interpolate(values, width_px, height_px, Image.Resampling.LANCZOS))
+
+
+def double(values: Pixels) -> Pixels:
+    """Return a premultiplied picture `(h, w, 4)` at twice its size."""
+    from scipy import ndimage  # takes 0.1 s to import
+
+    height, width = values.shape[:2]
+    low = _repeat(ndimage.minimum_filter(values, size=(3, 3, 1)))
+    high = _repeat(ndimage.maximum_filter(values, size=(3, 3, 1)))
+    large = _double_smoothly(values)
+    for turn in range(NUM_ROUNDS):
+        # The last round only restores the averages, which sharpening has moved.
+        if turn < NUM_ROUNDS - 1:
+            large = _sharpen(large)
+        average = large.reshape(height, 2, width, 2, 4).mean((1, 3))
+        large = np.clip(large + _double_smoothly(values - average), low, high)
+    return _valid(large)
+
+
+def _sharpen(values: Pixels) -> Pixels:
+    """Push each value away from the middle between the smallest and the largest one around it, channel by channel."""
+    from scipy import ndimage
+
+    window = (WINDOW_PX, WINDOW_PX, 1)
+    low, high = ndimage.minimum_filter(values, size=window), ndimage.maximum_filter(values, size=window)
+    contrast = high - low
+    middle = (low + high) / 2
+    pushed = np.clip(middle + (values - middle) * SHARPENING, low, high)
+    weight = np.clip((contrast - SOFT_CONTRAST) / (HARD_CONTRAST - SOFT_CONTRAST), 0, 1)
+    return np.asarray(values + weight * (pushed - values), np.float32)
+
+
+def _double_smoothly(values: Pixels) -> Pixels:
+    return _interpolate(values, 2 * values.shape[1], 2 * values.shape[0], Image.Resampling.BICUBIC)
+
+
+def _interpolate(values: Pixels, width_px: int, height_px: int, method: Image.Resampling) -> Pixels:
+    # Pillow resizes floats one channel at a time.
+    channels = [Image.fromarray(np.ascontiguousarray(values[..., each])) for each in range(4)]
+    return np.stack([np.asarray(each.resize((width_px, height_px), method)) for each in channels], -1)
+
+
+def _repeat(values: Pixels) -> Pixels:
+    return values.repeat(2, 0).repeat(2, 1)
+
+
+def _valid(values: Pixels) -> Pixels:
+    """Clip to what a premultiplied picture can hold: no colour exceeds its alpha."""
+    values = np.clip(values, 0, 1)
+    values[..., :3] = np.minimum(values[..., :3], values[..., 3:])
+    return values

@@ -1,0 +1,50 @@
+"""A process that makes one emoji pack from uploaded pictures, within limits on memory and CPU time.
+
+As in `image_sandbox`, a file from a stranger can end this process alone, and nothing but a checked ZIP leaves it.
+
+    <folder>/request.json   PackOptions, and the CPU seconds
+    <folder>/uploads/NNNN   pictures, named in request.json
+    <folder>/pack.zip       written here
+    standard output         one JSON object: the summary, or {"refused": message}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+from emoji_ldm.errors import EmojiLdmError
+from emoji_ldm.packs.pack_builder import PackOptions, build_pack
+from emoji_ldm.packs.source_pictures import SourcePicture
+
+REQUEST_FILE, UPLOADS_FOLDER, PACK_FILE = "request.json", "uploads", "pack.zip"
+# Of address space: a picture of 2048 x 2048 px takes 16 MB decoded and 67 MB as floats, of which some are held at once.
+MAX_MEMORY_BYTES = 3 * 2**30
+
+
+def main(folder: Path) -> None:
+    """Make the pack of a folder."""
+    request = json.loads((folder / REQUEST_FILE).read_bytes())
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The kernel ends the process when its CPU time is over, whatever C code it is in.
+    resource.setrlimit(resource.RLIMIT_CPU, (request["cpu_s"], resource.RLIM_INFINITY))
+    sources = [SourcePicture(file, (folder / UPLOADS_FOLDER / f"{index:04d}").read_bytes(), Path(file).stem)
+               for index, file in enumerate(request["files"])]  # fmt: skip
+    try:
+        archive, report = build_pack(sources, PackOptions(**request["options"]))
+    except EmojiLdmError as error:
+        answer: dict[str, object] = {"refused": str(error)}
+    else:
+        (folder / PACK_FILE).write_bytes(archive)
+        answer = dataclasses.asdict(report)
+    sys.stdout.write(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    os.nice(5)  # generation goes first
+    main(Path(sys.argv[1]))
