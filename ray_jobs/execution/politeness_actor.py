@@ -14,14 +14,9 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from emoji_ldm.config import CrawlConfig
-from emoji_ldm.crawl.politeness.rate_limiter import (
-    NO_RULES,
-    LocalRateLimiter,
-    RequestPermit,
-    SlotDemand,
-    SlotGrant,
-)
+from emoji_ldm.crawl.politeness.rate_limiter import NO_RULES, LocalRateLimiter
 from emoji_ldm.crawl.politeness.rate_limiter_client import RateLimiterClient
+from emoji_ldm.crawl.politeness.request_permits import RequestPermit, SlotDemand, SlotGrant
 from emoji_ldm.crawl.politeness.robots import OriginRules
 from emoji_ldm.crawl.sources import source_factory
 from emoji_ldm.errors import CrawlError

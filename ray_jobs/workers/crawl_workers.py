@@ -9,7 +9,7 @@ import pyarrow as pa
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.fetch.image_fetcher import ImageFetcher
 from emoji_ldm.crawl.page_types import ListedPage
-from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
+from emoji_ldm.crawl.politeness.request_permits import RateLimiter
 from emoji_ldm.crawl.sources import source_factory
 from emoji_ldm.outcomes import count_outcomes, outcome_row, outcome_table
 from emoji_ldm.schemas import IMAGES, LISTINGS, OUTCOMES

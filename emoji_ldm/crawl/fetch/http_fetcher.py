@@ -20,7 +20,7 @@ from emoji_ldm.crawl.politeness.http_session import (
     redirect_target,
     retry_after,
 )
-from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
+from emoji_ldm.crawl.politeness.request_permits import RateLimiter
 from emoji_ldm.crawl.politeness.robots import robots_tag_opt_outs
 from emoji_ldm.crawl.politeness.url_normalize import parse_url
 from emoji_ldm.outcomes import Outcome, Rejected

@@ -17,7 +17,7 @@ from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.fetch.http_fetcher import FetchedBody, HttpFetcher
 from emoji_ldm.crawl.fetch.inline_images import read_data_url, sprite_picture
 from emoji_ldm.crawl.fetch.local_files import read_local_file
-from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
+from emoji_ldm.crawl.politeness.request_permits import RateLimiter
 from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.images.normalize import NormalizedImage, image_row, normalize_image
 from emoji_ldm.images.svg import is_svg

@@ -1,7 +1,8 @@
 """Rate limiter: admission control for the requests of a crawl, over all its workers.
 
-One `LocalRateLimiter` per crawl decides about every request. Workers in other processes reach it through a
-`RateLimiterClient` (module `rate_limiter_client`); `ray_jobs` runs it in an actor.
+One `LocalRateLimiter` per crawl decides about every request (its interface is `RateLimiter` in module
+`request_permits`). Workers in other processes reach it through a `RateLimiterClient` (module `rate_limiter_client`);
+`ray_jobs` runs it in an actor.
 
 A request is admitted in three steps:
 
@@ -29,67 +30,15 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
 
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.politeness.host_slots import MAX_HOST_PAUSE_S, HostSlots, left_alone_reason
+from emoji_ldm.crawl.politeness.request_permits import LEASE_S, RequestPermit, SlotDemand, SlotGrant
 from emoji_ldm.crawl.politeness.robots import OriginRules, RobotsFetcher
 from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
 from emoji_ldm.outcomes import Outcome, Rejected
 
-LEASE_S = 20.0
 NO_RULES: Mapping[str, OriginRules] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class RequestPermit:
-    """Permission for one request to one origin; it is returned when the request is over."""
-
-    origin: str
-    holder: str = ""  # the worker; "" if the caller has no lease
-    number: int = 0  # 0 for a slot that the worker has leased
-
-
-class RateLimiter(Protocol):
-    """What a worker asks before each request, whichever other workers there are."""
-
-    async def acquire(self, url: str) -> RequestPermit:
-        """Wait until the URL may be requested.
-
-        Returns:
-            A permit for this single request; following a redirect needs another one.
-
-        Raises:
-            Rejected: It may not be requested at all: ROBOTS, ADDRESS, UNREACHABLE (robots.txt cannot be read, which
-                forbids every URL), or HTTP_ERROR while its host asks for a very long pause.
-            CrawlError: The rate limiter itself has ended.
-        """
-        ...
-
-    async def release(self, permit: RequestPermit, *, status: int | None = None, retry_after_s: float = 0.0) -> None:
-        """Return a permit, once, with the status of the response (None without one) and its Retry-After in seconds."""
-        ...
-
-    async def close(self) -> None:
-        """Return everything and close all connections."""
-        ...
-
-
-@dataclass(frozen=True)
-class SlotDemand:
-    """What a worker reports about one origin."""
-
-    held: int  # slots it holds
-    wanted: int  # slots it has work for
-    succeeded: bool = False  # whether good responses came since the last report
-
-
-@dataclass(frozen=True)
-class SlotGrant:
-    """What a worker may do at one origin."""
-
-    slots: int
-    pause_s: float  # seconds until the next request may start
 
 
 @dataclass

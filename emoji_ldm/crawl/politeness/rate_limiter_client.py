@@ -21,7 +21,7 @@ from typing import Protocol
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.politeness.host_slots import MAX_HOST_PAUSE_S, left_alone_reason
 from emoji_ldm.crawl.politeness.http_session import SsrfGuard
-from emoji_ldm.crawl.politeness.rate_limiter import LEASE_S, RequestPermit, SlotDemand, SlotGrant
+from emoji_ldm.crawl.politeness.request_permits import LEASE_S, RequestPermit, SlotDemand, SlotGrant
 from emoji_ldm.crawl.politeness.robots import OriginRules
 from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
 from emoji_ldm.errors import CrawlError
@@ -129,6 +129,10 @@ class RateLimiterClient:
         if isinstance(answer, Rejected):
             raise answer
         return answer
+
+    async def rules(self, origin: str) -> OriginRules:
+        """See `RateLimiter.rules`."""
+        return (await self._origin(origin)).rules
 
     async def release(self, permit: RequestPermit, *, status: int | None = None, retry_after_s: float = 0.0) -> None:
         """See `RateLimiter.release`."""

@@ -46,6 +46,7 @@ OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none", "n
 # Directives whose value follows a colon, which must not be taken for the name of a crawler.
 _VALUED_DIRECTIVES = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
 _AGENT = re.compile(r"[a-z0-9_.*-]+")
+MAX_SITEMAPS = 20
 MAX_ROBOTS_BYTES = 500 * 1024  # RFC 9309, section 2.5: at least this much must be parsed
 ROBOTS_TTL_S = 24 * 3600.0  # RFC 9309, section 2.4
 FAILED_ROBOTS_TTL_S = 300.0  # a host that was down is asked again sooner
@@ -59,6 +60,7 @@ class RobotsTxt:
 
     rules: tuple[tuple[str, bool], ...] = ()  # (path pattern, is it allowed), sorted by precedence
     crawl_delay_s: float = 0.0
+    sitemaps: tuple[str, ...] = ()  # addresses, for all crawlers alike
 
     def disallow_reason(self, url: str) -> str:
         """Return why this URL must not be requested; "" if it may be."""
@@ -77,7 +79,7 @@ class RobotsTxt:
 def parse_robots(text: str, user_agent: str) -> RobotsTxt:
     """Parse the rules for a user agent such as `emoji-ldm/0.1 (+https://...)`: of its own groups, else those of `*`."""
     groups: dict[str, list[tuple[str, str]]] = {}
-    agents: list[str] = []
+    agents, sitemaps = list[str](), list[str]()
     in_rules = False
     # A group is one or more user-agent lines followed by rules. Groups of the same name are merged (section 2.2.1).
     for key, value in _directives(text):
@@ -86,6 +88,8 @@ def parse_robots(text: str, user_agent: str) -> RobotsTxt:
                 agents, in_rules = [], False
             agents.append(product_token(value))
             groups.setdefault(agents[-1], [])
+        elif key == "sitemap":
+            sitemaps.append(value)
         elif key in ("allow", "disallow", "crawl-delay"):
             in_rules = True
             for agent in agents:
@@ -95,7 +99,8 @@ def parse_robots(text: str, user_agent: str) -> RobotsTxt:
     rules = {(normalize_path(value), key == "allow") for key, value in chosen if key != "crawl-delay" and value}
     delays = [_parse_delay(value) for key, value in chosen if key == "crawl-delay"]
     # The longest rule takes precedence; of equally long ones, Allow does (RFC 9309, section 2.2.2).
-    return RobotsTxt(tuple(sorted(rules, key=lambda r: (-len(r[0]), not r[1], r[0]))), max(delays, default=0.0))
+    ordered = tuple(sorted(rules, key=lambda r: (-len(r[0]), not r[1], r[0])))
+    return RobotsTxt(ordered, max(delays, default=0.0), tuple(sitemaps[:MAX_SITEMAPS]))
 
 
 def product_token(user_agent: str) -> str:

@@ -16,7 +16,7 @@ from emoji_ldm.crawl.fetch.http_fetcher import HttpFetcher
 from emoji_ldm.crawl.page_types import ListedPage, PageContent, read_pages
 from emoji_ldm.crawl.politeness.browser_proxy import BrowserProxy
 from emoji_ldm.crawl.politeness.http_session import retry_after
-from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
+from emoji_ldm.crawl.politeness.request_permits import RateLimiter
 from emoji_ldm.crawl.politeness.robots import robots_tag_opt_outs
 from emoji_ldm.crawl.site_profile import load_site_profile
 from emoji_ldm.crawl.sources.browser import Browser, BrowserLost, PageFailed
@@ -48,7 +48,10 @@ class BrowserListingReader:
         self.num_loads = self.num_browsers = 0
         self.max_memory_bytes = MAX_BROWSER_BYTES
         self.http_fetcher = HttpFetcher(config, rate_limiter)
-        self.sitemap = SitemapPages(lambda url: self.runner.run(self.http_fetcher.get(url)).body)
+        self.sitemap = SitemapPages(
+            lambda url: self.runner.run(self.http_fetcher.get(url)).body,
+            lambda origin: self.runner.run(rate_limiter.rules(origin)).robots.sitemaps,
+        )
 
     def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
         """See `PageReader.read`."""

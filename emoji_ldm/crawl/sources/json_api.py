@@ -27,7 +27,7 @@ from tenacity import (
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.page_types import MAX_TITLE, ListedPage, PageContent, Tile, read_pages
 from emoji_ldm.crawl.politeness.http_session import NETWORK_ERRORS, ContentDecoder, SsrfGuard, open_session, retry_after
-from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
+from emoji_ldm.crawl.politeness.request_permits import RateLimiter
 from emoji_ldm.crawl.politeness.url_normalize import parse_url
 from emoji_ldm.crawl.site_profile import ApiProfile, load_api_profile
 from emoji_ldm.crawl.sources.page_outcomes import RepeatedPageDetector, reject_bad_status, to_page_rejection

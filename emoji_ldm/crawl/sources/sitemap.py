@@ -1,7 +1,8 @@
 """Sitemaps as a source of page addresses: the pages of a listing that no link leads to.
 
-The protocol is that of sitemaps.org: an XML file of addresses, or an index of such files. Addresses are read out of the
-text without an XML parser, so that entities cannot make a small file large.
+The protocol is that of sitemaps.org: an XML file of addresses, or an index of such files, which robots.txt names or
+which lies at /sitemap.xml. Addresses are read out of the text without an XML parser, so that entities cannot make a
+small file large.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import gzip
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from urllib.parse import urldefrag, urljoin, urlsplit
 
@@ -23,9 +24,14 @@ MAX_FILES, MAX_ADDRESSES, MAX_BYTES = 50, 100_000, 50_000_000
 class SitemapPages:
     """The pages below a first one, in the order of the site's sitemap; the sitemap is read once."""
 
-    def __init__(self, fetch: Callable[[str], bytes]) -> None:
-        """Request nothing yet; `fetch(url)` returns a body, or raises Rejected."""
-        self.fetch = fetch
+    def __init__(self, fetch: Callable[[str], bytes], named: Callable[[str], Sequence[str]] = lambda _: ()) -> None:
+        """Request nothing yet.
+
+        Args:
+            fetch: Called with an address; returns a body, or raises Rejected.
+            named: Called with an origin; returns the sitemaps that its robots.txt names; /sitemap.xml without one.
+        """
+        self.fetch, self.named = fetch, named
         self._addresses: dict[str, list[str]] = {}  # {site: all addresses of its sitemap}
 
     def pages_below(self, first: str) -> list[str]:
@@ -43,9 +49,12 @@ class SitemapPages:
         return dict(pairwise(pages)).get(url, "")
 
     def _read(self, site: str) -> list[str]:
-        found, files, read = list[str](), [urljoin(site, "/sitemap.xml")], set[str]()
+        named = [urljoin(site, place) for place in self.named(site.rstrip("/"))]
+        found, files, read = list[str](), named or [urljoin(site, "/sitemap.xml")], set[str]()
         while files and len(read) < MAX_FILES and len(found) < MAX_ADDRESSES:
             file = files.pop(0)
+            if file in read:
+                continue
             read.add(file)
             try:
                 text = _text(self.fetch(file))
@@ -55,7 +64,7 @@ class SitemapPages:
             # A sitemap may only speak for its own site (sitemaps.org, "Sitemap file location").
             places = [place for place in places if urlsplit(place).netloc == urlsplit(site).netloc]
             if re.search(r"<sitemapindex\b", text[:2000], re.IGNORECASE):
-                files += [place for place in places if place not in read]
+                files += places
             else:
                 found += places
         return found[:MAX_ADDRESSES]

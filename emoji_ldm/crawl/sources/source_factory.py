@@ -12,7 +12,7 @@ import asyncio
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.page_types import PageNames, PageReader
 from emoji_ldm.crawl.politeness.http_session import NETWORK_ERRORS
-from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
+from emoji_ldm.crawl.politeness.request_permits import RateLimiter
 from emoji_ldm.crawl.politeness.robots import OriginRules, RobotsFetcher
 from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
 from emoji_ldm.crawl.site_profile import SitePages, load_api_profile, load_site_profile

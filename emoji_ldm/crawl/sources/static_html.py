@@ -14,7 +14,7 @@ from emoji_ldm.crawl.extract.static_tree import parse_static_page
 from emoji_ldm.crawl.extract.tile_extractor import extract_tiles
 from emoji_ldm.crawl.fetch.http_fetcher import FetchedBody, HttpFetcher
 from emoji_ldm.crawl.page_types import ListedPage, PageContent, read_pages
-from emoji_ldm.crawl.politeness.rate_limiter import RateLimiter
+from emoji_ldm.crawl.politeness.request_permits import RateLimiter
 from emoji_ldm.crawl.site_profile import load_site_profile
 from emoji_ldm.crawl.sources.page_outcomes import RepeatedPageDetector, to_page_rejection
 from emoji_ldm.crawl.sources.sitemap import SitemapPages
@@ -34,7 +34,10 @@ class HtmlReader:
         self.config, self.profile, self.repeats = config, load_site_profile(config.profile), RepeatedPageDetector()
         self.http_fetcher, self.runner = HttpFetcher(config, rate_limiter), asyncio.Runner()
         self.rate_limiter = rate_limiter
-        self.sitemap = SitemapPages(lambda url: self.runner.run(self.http_fetcher.get(url)).body)
+        self.sitemap = SitemapPages(
+            lambda url: self.runner.run(self.http_fetcher.get(url)).body,
+            lambda origin: self.runner.run(rate_limiter.rules(origin)).robots.sitemaps,
+        )
 
     def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
         """See `PageReader.read`."""

@@ -8,8 +8,8 @@ import pytest
 
 from emoji_ldm.crawl.fetch.http_fetcher import HttpFetcher
 from emoji_ldm.crawl.politeness import rate_limiter, rate_limiter_client
-from emoji_ldm.crawl.politeness.rate_limiter import SlotDemand
 from emoji_ldm.crawl.politeness.rate_limiter_client import RateLimiterClient
+from emoji_ldm.crawl.politeness.request_permits import SlotDemand
 from emoji_ldm.errors import CrawlError
 from emoji_ldm.outcomes import Rejected
 from tests.emoji_server import emoji_server, request_log

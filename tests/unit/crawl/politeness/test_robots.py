@@ -29,6 +29,11 @@ def test_a_group_of_our_own_name_replaces_the_group_of_all():
     assert not allows(text, "/private/x")
 
 
+def test_sitemaps_are_named_for_all_crawlers_wherever_they_stand():
+    robots = parse_robots("User-agent: b\nSitemap: https://a.org/1.xml\nDisallow: /\nsitemap: /2.xml", "emoji-ldm/1")
+    assert robots.sitemaps == ("https://a.org/1.xml", "/2.xml") and not robots.rules
+
+
 def test_the_longest_rule_wins_whatever_the_order_and_allow_wins_a_tie():
     text = "User-agent: *\nAllow: /\nDisallow: /media/\nAllow: /media/emojis\nDisallow: /tie\nAllow: /tie"
     assert not allows(text, "/media/x")

@@ -71,6 +71,14 @@ def test_pages_are_followed_by_their_links_and_by_the_sitemap(site, tmp_path):
         pages = read_tag(config, num_pages=1)
         assert [page.url.removeprefix(site.url) for page in pages] == wanted
         assert {page.outcome for page in pages} == {"listed"}
+    assert site.log.count("/robots.txt") == 3, "once a run"
+    # robots.txt may name the sitemaps, here an index.
+    site.routes |= {"/robots.txt": answer(200, f"Sitemap: {site.url}/index.xml".encode()), "/T/old": listing("hi"),
+                    "/index.xml": answer(200, b"<sitemapindex><loc>/index.xml</loc><loc>/part.xml</loc>"),
+                    "/part.xml": answer(200, b"<urlset><loc>/T/old</loc></urlset>")}  # fmt: skip
+    profile.write_text('url: "{site}/{tag}"\nmore: sitemap\n')
+    pages = read_tag(config_of(source="html", site=site.url, profile=str(profile)), num_pages=1)
+    assert [page.url.removeprefix(site.url) for page in pages] == ["/T", "/T/old"]
 
 
 @pytest.mark.parametrize(
