@@ -1,9 +1,10 @@
-"""What is lost while a page is scrolled: the browser, or the network. No tile is lost, and none is there twice."""
+"""What is lost while a page is scrolled: the driver, the browser, or the network. No tile is lost, and none is there twice."""
 
 import os
 import shutil
 import signal
 
+import psutil
 import pytest
 
 from emoji_ldm.config import build
@@ -70,15 +71,20 @@ def read(site, profile, accident):
     return page
 
 
-def kill_browser(reader, _):
+def kill_driver(reader, _):
     os.kill(reader.browser.driver.service.process.pid, signal.SIGKILL)
+
+
+def kill_browser(reader, _):
+    (browser,) = psutil.Process(reader.browser.driver.service.process.pid).children()
+    browser.kill()
 
 
 def cut_network(_, handler):
     hang_up(handler)
 
 
-@pytest.mark.parametrize("accident", [kill_browser, cut_network])
+@pytest.mark.parametrize("accident", [kill_driver, kill_browser, cut_network])
 def test_nothing_is_lost_and_nothing_is_there_twice(accident, tmp_path):
     with Site() as site:
         page = read(site, tmp_path / "own.yaml", accident)
