@@ -174,11 +174,12 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> Any:
         from emoji_ldm.serve.bulk.api.router import bulk_routes
+        from emoji_ldm.ui.studio_routes import studio_routes
 
         # The routes read and write the store themselves; runner and routes meet only there, so neither needs the other
         # to be up.
         store = Store(self.config.store)
-        return build_api(self.router, self.config.serve, routers=[bulk_routes(store, self.router)],
+        return build_api(self.router, self.config.serve, routers=[bulk_routes(store, self.router), studio_routes()],
                          adds_request_id=False, usage_uri=f"{store.uri}/keys/usage",
                          hosts=served_hosts(self.config.serve))  # fmt: skip
 
