@@ -121,9 +121,7 @@ def test_every_language_has_every_text_with_the_same_values():
     for language, own in texts.items():
         assert set(own) == set(texts["en"]), language
         for key, text in own.items():
-            assert text.strip() and set(re.findall(r"\{\w+\}", text)) == set(
-                re.findall(r"\{\w+\}", texts["en"][key])
-            ), key
+            assert text.strip() and values_in(text) == values_in(texts["en"][key]), key
 
 
 def test_every_text_that_scripts_and_page_name_exists():

@@ -93,7 +93,7 @@ function chips(draft, changed) {
   function drawEditor() {
     if (!opened) { fill(editor); return; }
     const name = opened;
-    const own = h('input', { value: draft.attributes[name] ?? '', maxlength: 80, 'aria-label': t(`attribute.${name}`), placeholder: t('create.other'),
+    const own = h('input', { value: draft.attributes[name] ?? '', maxlength: 80, 'aria-label': t(`attribute.${name}`), placeholder: t('create.own_value'),
       oninput: () => { set(name, own.value); mark(); } });
     const values = ATTRIBUTES[name].map((value) => h('button', { type: 'button', class: 'value', onclick: () => {
       set(name, draft.attributes[name] === value ? '' : value);
