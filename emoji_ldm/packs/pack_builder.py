@@ -31,8 +31,9 @@ from emoji_ldm.packs.target_limits import CHECKED, PackTarget, target_of
 MAX_OUTLINE_SHARE = 1 / 8  # of the canvas, on each side
 MAX_TITLE, MAX_LICENSE = 60, 4000  # characters
 NO_LICENSE = (
-    "No licence was stated for these pictures. manifest.json says which model drew each of them, from which prompt\n"
-    "and seed, and on which versions of which data set the model was trained. Whoever publishes them states the terms.\n"
+    "No licence was stated for these pictures. manifest.json says which model drew each of them, from which\n"
+    "prompt and seed, and on which versions of which data set the model was trained. Whoever publishes them states\n"
+    "the terms.\n"
 )
 
 
@@ -84,7 +85,7 @@ class _Cleaned:
 def build_pack(
     sources: Sequence[SourcePicture], options: PackOptions, advance: Callable[[], None] = lambda: None
 ) -> tuple[bytes, PackReport]:
-    """Return the ZIP and what was done; `advance` is called after each picture.
+    """Return the ZIP and what was done; `advance` is called for each picture that is done or skipped.
 
     Raises:
         ConfigError: An option is wrong.
@@ -125,9 +126,6 @@ def _clean_all(
                 raise PackError(f"{source.file}: {error}") from None
             report.skipped[source.file] = str(error)
             advance()
-            advance()
-            continue
-        advance()
     if not cleaned:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(report.skipped.items())[:3])
         raise PackError(f"none of the {len(sources)} files can be packed; {reasons}")

@@ -28,6 +28,7 @@ from emoji_ldm.packs.target_limits import (
     TRAY_SIZE_PX,
     PackTarget,
 )
+from emoji_ldm.packs.upscaling import premultiply, resize, unpremultiply
 
 # The earliest time that a ZIP can state.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -43,7 +44,7 @@ class PackPicture:
     name: str
     data: bytes  # the file in the target's format
     pixels: NDArray[np.uint8]  # what it shows, (h, w, 4)
-    trimmed: NDArray[np.uint8]  # before it was placed on a canvas, for further sizes
+    trimmed: NDArray[np.uint8]  # before it was placed on a canvas, for the tray icon
 
 
 Files = dict[str, bytes]  # by path
@@ -106,7 +107,9 @@ def _favicon(target: PackTarget, title: str, pictures: Sequence[PackPicture]) ->
     files: Files = {}
     for each in pictures:
         folder = each.name if len(pictures) > 1 else "favicon"
-        sizes = {size: place(each.trimmed, size) for size in {*FAVICON_SIZES_PX, *ICO_SIZES_PX}}
+        # All sizes come from the largest, which has the outline, so that they look alike.
+        large = premultiply(each.pixels)
+        sizes = {size: unpremultiply(resize(large, size, size)) for size in {*FAVICON_SIZES_PX, *ICO_SIZES_PX}}
         files |= {f"{folder}/icon-{size}.png": encode(sizes[size], "png", None)[0] for size in FAVICON_SIZES_PX}
         files[f"{folder}/favicon.ico"] = _ico([sizes[size] for size in ICO_SIZES_PX])
         icons = [{"src": f"icon-{size}.png", "sizes": f"{size}x{size}", "type": "image/png"} for size in (192, 512)]
