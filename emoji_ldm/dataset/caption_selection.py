@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from emoji_ldm.dataset.table import Table
@@ -11,21 +12,34 @@ ENGINE_RANK = {HUMAN: 0, "metadata": 2}
 """Order of engines: people first, measured sentences last, models between them (rank 1)."""
 
 
-def good_captions(captions: Table) -> dict[str, list[str]]:
-    """{image_id: its captions of status ok}, distinct, ordered by engine, number and text.
+def select_captions(captions: Table) -> pa.Table:
+    """The captions to use: columns `image_id` and `caption`, both `large_string`, sorted by image.
 
-    If people wrote captions of an image, only theirs are used. The order depends on the rows alone, never on the files
-    that hold them, since training and exports have to be reproducible.
+    Those of an image have status ok, are distinct, and ordered by engine, number and text. If people wrote captions of
+    an image, only theirs are used. The order depends on the rows alone, never on the files that hold them, since
+    training and exports have to be reproducible.
     """
-    columns = ["image_id", "engine", "number", "caption"]
-    rows = captions.read(columns, filter=pc.field("status") == "ok").to_pylist()
+    rows = captions.read(["image_id", "engine", "number", "caption"], filter=pc.field("status") == "ok")
+    # 32-bit offsets would end at 2 GB of text.
+    image_ids, texts = (rows[name].cast(pa.large_string()) for name in ("image_id", "caption"))
+    by_people = pc.equal(rows["engine"], HUMAN)
+    used = pc.or_(by_people, pc.invert(pc.is_in(image_ids, pc.unique(image_ids.filter(by_people)))))
+    others = pc.if_else(pc.equal(rows["engine"], "metadata"), ENGINE_RANK["metadata"], 1)
     # Engine name, number and text break ties. Without them the order of equal ranks would be that of the files, which a
     # compaction changes.
-    rows.sort(key=lambda row: (ENGINE_RANK.get(row["engine"], 1), row["engine"], row["number"] or 0, row["caption"]))
-    # The inner dicts serve as ordered sets: two engines may write the same sentence, which is used once.
-    found: dict[str, dict[str, None]] = {}
-    described_by_people = {row["image_id"] for row in rows if row["engine"] == HUMAN}
-    for row in rows:
-        if row["engine"] == HUMAN or row["image_id"] not in described_by_people:
-            found.setdefault(row["image_id"], {})[row["caption"]] = None
-    return {image_id: list(several) for image_id, several in found.items()}
+    order = ["image_id", "rank", "engine", "number", "caption"]
+    columns = [image_ids, pc.if_else(by_people, 0, others), rows["engine"], pc.fill_null(rows["number"], 0), texts]
+    chosen = pa.table(columns, names=order).filter(used).sort_by([(name, "ascending") for name in order])
+    # Two engines may write the same sentence, which is used once: where it comes first.
+    numbered = chosen.append_column("position", pa.array(range(len(chosen)), pa.int64()))
+    first = numbered.group_by(["image_id", "caption"], use_threads=False).aggregate([("position", "min")])
+    positions = first["position_min"].combine_chunks()
+    return chosen.select(["image_id", "caption"]).take(positions.take(pc.sort_indices(positions)))
+
+
+def good_captions(captions: Table) -> dict[str, list[str]]:
+    """{image_id: its captions}, as `select_captions` orders them."""
+    rows, found = select_captions(captions), dict[str, list[str]]()
+    for image_id, caption in zip(rows["image_id"].to_pylist(), rows["caption"].to_pylist(), strict=True):
+        found.setdefault(image_id, []).append(caption)
+    return found

@@ -15,13 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from emoji_ldm.dataset.delta.delta_commit import commit_entry
 from emoji_ldm.dataset.delta.delta_log import Action, LogEntry, creation_entry, entry_path, read_entry
-from emoji_ldm.dataset.delta.parquet_reader import cast_rows, read_rows
+from emoji_ldm.dataset.delta.parquet_reader import read_groups, read_rows
 from emoji_ldm.dataset.delta.parquet_writer import ROW_GROUP_ROWS, DataFile, write_files
 from emoji_ldm.dataset.delta.snapshot import missing_files, open_table, read_live_files
 from emoji_ldm.dataset.delta.upsert import plan_replace, plan_upsert
@@ -157,21 +156,22 @@ class Table:
             names = self.spec.schema.names if columns is None else columns
             return read_rows(self._sources(), self.store.filesystem, self.spec.schema, names, filter)
 
-    def batches(self, columns: Sequence[str], *, batch_rows: int = ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
-        """All rows in batches of at most `batch_rows`, oldest files first: memory stays flat, new rows come last."""
-        for path in self.live_files():
+    def batches(
+        self, columns: Sequence[str], *, batch_rows: int = ROW_GROUP_ROWS, paths: Iterable[str] | None = None,
+        groups_per_read: int = GROUPS_PER_READ,
+    ) -> Iterator[pa.RecordBatch]:  # fmt: skip
+        """Rows in batches of at most `batch_rows`, oldest files first: memory stays flat, new rows come last.
+
+        All files are read, or `paths` of `live_files`; so many row groups at a time.
+        """
+        for path in self.live_files() if paths is None else paths:
             with self.read_errors(), self.store.filesystem.open_input_file(self.resolve(path)) as stream:
-                file = pq.ParquetFile(stream, pre_buffer=True)  # one request for neighbouring column chunks
-                # Row groups are the smallest unit that Parquet reads; ten of them are one request of about 1,000 rows.
-                for start in range(0, file.num_row_groups, GROUPS_PER_READ):
-                    groups = list(range(start, min(start + GROUPS_PER_READ, file.num_row_groups)))
-                    rows = cast_rows(file.read_row_groups(groups, columns=list(columns)), self._schema_of(columns))
+                for rows in read_groups(stream, self._schema_of(columns), groups_per_read):
                     yield from rows.to_batches(max_chunksize=batch_rows)
 
     def head(self, num_rows: int) -> pa.Table:
         """The first rows, without reading the rest."""
         with self.read_errors():
-            # pyarrow reads the files that the log names; listing the folder would find orphans as well.
             dataset = ds.dataset(self._sources(), schema=self.spec.schema, format="parquet",
                                  filesystem=self.store.filesystem)  # fmt: skip
             return dataset.head(num_rows)
@@ -260,7 +260,7 @@ class Table:
     def _folder(self) -> str:
         return self.store.path(self.path)
 
-    def _sources(self) -> list[str]:
+    def _sources(self) -> list[str]:  # listing the folder would find orphans as well
         return [self.resolve(path) for path in self.live_files()]
 
     def _read_file(self, path: str, keys: Sequence[str], columns: Sequence[str]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The cached latents and text states: their rows in the tables, and the loader that training uses.
+"""The cached latents and text states: their rows in the tables, and the set of them that training reads.
 
 Per image the cache holds one posterior (mean and log-variance), so that each training step can draw a fresh sample. Per
 *distinct* caption it holds the token states without padding. Values are float16, little endian, in C order. Text states
@@ -7,8 +7,10 @@ are rounded to `STATE_MANTISSA_BITS`: the bits behind are noise, which compressi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,18 +19,25 @@ from numpy.typing import NDArray
 
 from emoji_ldm.config import key_of
 from emoji_ldm.dataset.caption_selection import good_captions as good_of_all
+from emoji_ldm.dataset.caption_selection import select_captions
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.versions.refs import open_tables
 from emoji_ldm.errors import DatasetError
+from emoji_ldm.latents.latent_files import (
+    DETERMINISTIC_LOGVAR,
+    CaptionChoice,
+    choose_captions,
+    write_latent_files,
+)
+from emoji_ldm.latents.local_arrays import FLOAT16, IndexLists, RowFile, StateFile, TextFile
+from emoji_ldm.latents.local_copy import local_copy
 from emoji_ldm.schemas import CAPTIONS, IMAGES, LATENTS, TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
 
-# The byte order is named, so that rows written on one machine are read alike on every other.
-FLOAT16 = np.dtype("<f2")
+HEADER_FILE = "set.json"
+COPY_FORMAT = 1  # version of the files of a local copy; another one is made anew
 # Of the 10 bits of a float16 mantissa: values are exact to 1/128 of their power of two (bfloat16: 1/256).
 STATE_MANTISSA_BITS = 6
-# Log-variance of a posterior without spread: its standard deviation is 0 in every float type.
-DETERMINISTIC_LOGVAR = -10000.0
 Floats = NDArray[np.float32]
 Moments = NDArray[np.float16]
 
@@ -89,14 +98,14 @@ def good_captions(images: Table, captions: Table) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class LatentSet:
-    """The training data, in memory. Images and captions have the same order in every process."""
+    """The training data, in files of the local disk or in memory; its order is the same in every process."""
 
-    image_ids: list[str]  # sorted
-    mean: Moments  # (V * N, C, h, w), unscaled: the N images unaltered, then with each augmentation
-    logvar: Moments  # likewise
-    captions: list[str]  # distinct, sorted; "" is among them
-    caption_indices: list[list[int]]  # per image: indices of its captions in `captions`
-    states: list[Moments]  # per caption: (tokens, width), views of the columns
+    image_ids: Sequence[str]  # sorted
+    mean: RowFile | Moments  # (V * N, C, h, w) float16, unscaled: the N images unaltered, then with each augmentation
+    logvar: RowFile | Moments  # likewise
+    captions: Sequence[str]  # distinct, sorted; "" is among them
+    caption_indices: Sequence[Sequence[int]]  # per image: indices of its captions in `captions`
+    states: Sequence[Moments]  # per caption: (tokens, width)
     empty_index: int  # index of "" in `captions`, for classifier-free guidance
     num_uncaptioned: int  # images left out because they have no good caption
     versions: dict[str, int]  # {table: version read}
@@ -120,7 +129,10 @@ class LatentSet:
 def load_latent_set(
     store: Store, *, vae_key: str, encoder_key: str, as_of: str | None = None, encoding_keys: Sequence[str] = ()
 ) -> LatentSet:
-    """Every captioned image with its latents and text states.
+    """Every captioned image with its latents and text states, by way of a copy on the local disk (see `local_copy`).
+
+    Memory stays the same whatever the number of images. The copy is made by the first process of a machine that needs
+    it, and serves all others and later runs on the same versions.
 
     Args:
         store: Where the tables lie.
@@ -131,6 +143,7 @@ def load_latent_set(
 
     Raises:
         DatasetError: There is no captioned image, or one lacks its latents or text states.
+        StoreError: The store cannot be read, or the local disk has no room.
     """
     tables = {
         **open_tables(store, as_of, IMAGES, CAPTIONS),
@@ -138,86 +151,77 @@ def load_latent_set(
         # the images and captions.
         **{spec.name: Table(store, spec) for spec in (LATENTS, TEXT_EMBEDDINGS)},
     }
-    captions = good_captions(tables["images"], tables["captions"])
-    if not captions:
-        raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
-    found = build_latent_set(captions, tables, vae_key=vae_key, encoder_key=encoder_key, encoding_keys=encoding_keys)
-    return replace(found, num_uncaptioned=tables["images"].count() - len(captions))
+
+    def choose() -> tuple[CaptionChoice, int]:
+        rows = _captioned_rows(tables["images"], tables["captions"])
+        if not len(rows):
+            raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
+        choice = choose_captions(rows)
+        return choice, tables["images"].count() - len(choice.image_ids)
+
+    return _open_copy(tables, (), encoding_keys or (vae_key,), encoder_key, choose)
 
 
 def build_latent_set(
     captions: Mapping[str, Sequence[str]], tables: Mapping[str, Table], *, vae_key: str, encoder_key: str,
     encoding_keys: Sequence[str] = (),
 ) -> LatentSet:  # fmt: skip
-    """The images of `{image id: captions}` with their latents and text states, read from `{name: table}`.
+    """The images of `{image id: captions}` with their latents and text states, from tables `{name: table}`.
 
     Raises:
         DatasetError: An image lacks its latents, or a caption its states.
+        StoreError: The store cannot be read, or the local disk has no room.
     """
-    # Training draws row numbers. The order is therefore fixed: a number means the same image on each rank and after
-    # each resume.
-    image_ids = sorted(captions)
-    mean, logvar = _moments(tables["latents"], image_ids, encoding_keys or (vae_key,))
-    # Caption dropout trains with the empty caption, and classifier-free guidance (arXiv 2207.12598) samples with it.
-    distinct = sorted({"", *(caption for several in captions.values() for caption in several)})
-    indices = {caption: index for index, caption in enumerate(distinct)}
+    pairs = [(image_id, caption) for image_id in sorted(captions) for caption in captions[image_id]]
+    names = ("image_id", "caption")
+
+    def choose() -> tuple[CaptionChoice, int]:
+        columns = [pa.array(column, pa.large_string()) for column in zip(*pairs, strict=True)]
+        return choose_captions(pa.table(columns, names=names)), 0
+
+    return _open_copy(tables, pairs, encoding_keys or (vae_key,), encoder_key, choose)
+
+
+def _captioned_rows(images: Table, captions: Table) -> pa.Table:
+    """`select_captions` of the images that are in the data set."""
+    rows = select_captions(captions)
+    known = images.read(["image_id"])["image_id"].cast(pa.large_string())
+    return rows.filter(pc.is_in(rows["image_id"], value_set=known.combine_chunks()))
+
+
+def _open_copy(
+    tables: Mapping[str, Table], extra: object, encoding_keys: Sequence[str], encoder_key: str,
+    choose: Callable[[], tuple[CaptionChoice, int]],
+) -> LatentSet:  # fmt: skip
+    versions = {name: table.version for name, table in tables.items()}
+    # A table has an id of its own, so that a store that was deleted and filled again is not taken for the old one.
+    ids = {name: table.delta().metadata().id if table.exists else None for name, table in tables.items()}
+    places = {name: table.resolve(".") for name, table in tables.items()}
+    key = key_of(COPY_FORMAT, ids, places, versions, extra, list(encoding_keys), encoder_key)
+
+    def make(folder: Path) -> None:
+        choice, num_uncaptioned = choose()
+        header = write_latent_files(folder, choice, tables, encoding_keys, encoder_key)
+        # Written last: it also says what the files are of.
+        header |= {"num_uncaptioned": num_uncaptioned, "versions": versions}
+        (folder / HEADER_FILE).write_text(json.dumps(header))
+
+    return open_latent_files(local_copy(key, make))
+
+
+def open_latent_files(folder: Path) -> LatentSet:
+    """The set whose files `write_latent_files` has written."""
+    header = json.loads((folder / HEADER_FILE).read_text())
+    shape = tuple(header["shape"])
+    mean = RowFile(folder / "mean", shape)
+    # For a quantised autoencoder it is a read-only view of one number.
+    logvar = (
+        RowFile(folder / "logvar", shape)
+        if header["has_spread"]
+        else np.broadcast_to(FLOAT16.type(DETERMINISTIC_LOGVAR), mean.shape)
+    )
     return LatentSet(
-        image_ids, mean, logvar, distinct,
-        [[indices[caption] for caption in captions[image_id]] for image_id in image_ids],
-        _states(tables["text_embeddings"], distinct, encoder_key),
-        indices[""],
-        0,
-        {name: table.version for name, table in tables.items()},
+        TextFile(folder, "image_ids"), mean, logvar, TextFile(folder, "captions"),
+        IndexLists(folder, "caption_indices"), StateFile(folder, "states", header["width"]), header["empty_index"],
+        header["num_uncaptioned"], header["versions"],
     )  # fmt: skip
-
-
-def _moments(table: Table, image_ids: Sequence[str], keys: Sequence[str]) -> tuple[Moments, Moments]:
-    """Means and log-variances `(V * N, C, h, w)` float16: all images of the first key, then of the next one."""
-    indices = {image_id: index for index, image_id in enumerate(image_ids)}
-    mean = logvar = np.empty(0, FLOAT16)
-    # The encodings are read one at a time, so that beside the result only the rows of one of them are in memory.
-    for number, key in enumerate(keys):
-        rows = table.read(["image_id", "shape", "mean", "logvar"], filter=pc.field("vae_key") == key)
-        ids = rows["image_id"].to_pylist()
-        lack = f"augmented latents (number {number}) of this codec" if number else "latents of this codec"
-        _check_complete("images", lack, image_ids, set(ids))
-        if number == 0:
-            shape = (len(keys) * len(image_ids), *rows["shape"][0].as_py())
-            mean, logvar = np.empty(shape, FLOAT16), _allocate_logvar(rows["logvar"][0], shape)
-        # The table also holds images that have left the data set or have no caption: their rows are passed over.
-        chosen = [(row, number * len(image_ids) + indices[one]) for row, one in enumerate(ids) if one in indices]
-        for column, moments in (("mean", mean), ("logvar", logvar)):
-            # A read-only array is the constant of `_allocate_logvar`, which needs no values.
-            if moments.flags.writeable:
-                for row, index in chosen:
-                    moments[index] = _as_float16(rows[column][row], shape[1:])
-    return mean, logvar
-
-
-def _allocate_logvar(first: pa.Scalar, shape: tuple[int, ...]) -> Moments:
-    """An array for log-variances; for a quantised autoencoder a read-only view of one number, which takes no memory."""
-    # One row decides for all, since the spread of a posterior is a property of the autoencoder, and all rows here are
-    # of the same one. The constant is exact in float16.
-    if bool((_as_float16(first, shape[1:]) <= DETERMINISTIC_LOGVAR).all()):
-        return np.broadcast_to(FLOAT16.type(DETERMINISTIC_LOGVAR), shape)
-    return np.empty(shape, FLOAT16)
-
-
-def _as_float16(value: pa.Scalar, shape: Sequence[int]) -> Moments:
-    """A view of the column's bytes, without a copy."""
-    return np.frombuffer(value.as_buffer(), FLOAT16).reshape(tuple(shape))
-
-
-def _states(table: Table, captions: Sequence[str], encoder_key: str) -> list[Moments]:
-    rows = table.read(["caption", "shape", "hidden_states"], filter=pc.field("encoder_key") == encoder_key)
-    stored = {caption: row for row, caption in enumerate(rows["caption"].to_pylist())}
-    _check_complete("captions", "states of this text encoder", captions, stored)
-    shapes, states = rows["shape"], rows["hidden_states"]
-    # The states are views of the column: with a copy, each would be in memory twice while the set is built.
-    return [_as_float16(states[stored[caption]], shapes[stored[caption]].as_py()) for caption in captions]
-
-
-def _check_complete(subject: str, lack: str, required: Sequence[str], found: Collection[str]) -> None:
-    missing = [key for key in required if key not in found]
-    if missing:
-        raise DatasetError(f"{len(missing)} of {len(required)} {subject} have no {lack}; run: emoji-ldm latents")

@@ -74,6 +74,15 @@ def _is_large(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_struct(kind))
 
 
+def read_groups(stream: pa.NativeFile, schema: pa.Schema, groups_per_read: int) -> Iterator[pa.Table]:
+    """The rows of an open file, some row groups at a time, with the columns of `schema`."""
+    file = pq.ParquetFile(stream, pre_buffer=True)  # one request for neighbouring column chunks
+    # Row groups are the smallest unit that Parquet reads.
+    for start in range(0, file.num_row_groups, groups_per_read):
+        groups = list(range(start, min(start + groups_per_read, file.num_row_groups)))
+        yield cast_rows(file.read_row_groups(groups, columns=schema.names), schema)
+
+
 def iter_batches(file: pq.ParquetFile, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
     """The rows of an open file in batches of at most `batch_rows`, with the columns of `schema`."""
     for batch in file.iter_batches(batch_rows, columns=[name for name in schema.names if _has(file, name)]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from emoji_ldm.train.training_args import PreviewFunction, RunContext
 
 # This is the largest number of validation images: more take time, and change the mean little.
 NUM_VALIDATION_IMAGES = 1024
+NUM_KEPT_TOKENIZED = 65536  # captions, at a few hundred bytes each
 
 Rows = NDArray[np.int64]  # row indices of a latent set
 RowSampler = Callable[[int, range], tuple[Rows, NDArray[np.float32]]]  # (step, slots) -> rows, loss weights
@@ -138,14 +139,19 @@ def cached_text_states(latents: LatentSet, max_tokens: int) -> TextInputs:
 
 def tokenized_captions(latents: LatentSet, encoder: TextEncoder) -> TextInputs:
     """Token ids and mask: the text input of a trained text encoder, in the positions of its cached states."""
-    # All captions are tokenised at once, since that costs more than a lookup at each step. They are padded to the full
-    # length, so that every batch has one shape.
-    tokens = encoder.tokenizer(
-        latents.captions, padding="max_length", truncation=True, max_length=encoder.max_tokens, padding_side="right",
-        return_tensors="pt",
-    )  # fmt: skip
     names = ("input_ids", "attention_mask") if encoder.masked else ("input_ids",)  # see emoji_ldm.latents.text_encoder
-    return lambda captions: {name: tokens[name][list(captions)] for name in names}
+
+    # Tokens of captions that occur often are kept; those of all captions of a large set would not fit into memory.
+    @lru_cache(maxsize=NUM_KEPT_TOKENIZED)
+    def tokenize(caption: int) -> dict[str, Tensor]:
+        # Captions are padded to the full length, so that every batch has one shape.
+        tokens = encoder.tokenizer(
+            latents.captions[caption], padding="max_length", truncation=True, max_length=encoder.max_tokens,
+            padding_side="right", return_tensors="pt",
+        )  # fmt: skip
+        return {name: tokens[name][0] for name in names}
+
+    return lambda captions: {name: torch.stack([tokenize(caption)[name] for caption in captions]) for name in names}
 
 
 def _split_rows(image_ids: Sequence[str], config: TrainConfig) -> tuple[Rows, Rows]:
@@ -247,10 +253,12 @@ class DiffusionTask:
 
     def prompts(self) -> tuple[str, ...]:
         """`train.sample_prompts`, else captions spread over the set."""
-        captions = [caption for caption in self.data.latents.captions if caption]
-        stride = max(1, len(captions) // NUM_PREVIEW_IMAGES)
+        captions, empty = self.data.latents.captions, self.data.latents.empty_index
+        count = len(captions) - 1  # without the empty one
+        stride = max(1, count // NUM_PREVIEW_IMAGES)
         # Captions are sorted, so a stride gives different subjects, where the first eight would all begin alike.
-        return self.config.train.sample_prompts or tuple(captions[::stride][:NUM_PREVIEW_IMAGES])
+        spread = range(0, count, stride)[:NUM_PREVIEW_IMAGES]
+        return self.config.train.sample_prompts or tuple(captions[number + (number >= empty)] for number in spread)
 
 
 def load_task(context: RunContext, preview: PreviewFunction | None = None) -> DiffusionTask:
