@@ -1,4 +1,4 @@
-"""The module that diffusion training trains: a U-Net, and its text encoder if that is trained too."""
+"""The module that diffusion training trains: a network, and its text encoder if that is trained too."""
 
 from __future__ import annotations
 
@@ -11,45 +11,55 @@ from torch import Tensor, nn
 
 from emoji_ldm.config import TrainConfig
 from emoji_ldm.errors import ModelError
-from emoji_ldm.model.lora import fuse_adapters, save_adapters, select_trainable
-from emoji_ldm.model.unet import build_unet, load_unet
+from emoji_ldm.model.architectures.architecture import Architecture
+from emoji_ldm.model.architectures.find import find_architecture
+from emoji_ldm.model.lora import TEXT_TARGETS, add_adapters, fuse_adapters, save_adapters, select_trainable
 
-UNET_PREFIX = "unet."  # prefix of the U-Net's weights in a denoiser
+TEXT_ENCODER = "text_encoder"  # the text encoder's folder in a pipeline, and the prefix of its weights in a denoiser
 # Part of a text encoder that reads the token states and changes none.
 POOLER_NAME = "pooler."
 
 
 class Denoiser(nn.Module):
-    """U-Net and text encoder in one module, so that one engine shards both; frozen parameters require no gradient."""
+    """Network and text encoder in one module, so that one engine shards both; frozen parameters require no gradient."""
 
-    def __init__(self, unet: Any, text_encoder: Any = None) -> None:
-        """Take a `UNet2DConditionModel`, and a transformers text encoder if it is trained."""
+    text_encoder: Any
+
+    def __init__(self, architecture: Architecture, network: Any, text_encoder: Any = None) -> None:
+        """Take a network of the architecture, and a transformers text encoder if it is trained."""
         super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
+        self.architecture = architecture
+        self.add_module(architecture.part, network)
+        self.add_module(TEXT_ENCODER, text_encoder)
+
+    @property
+    def network(self) -> Any:
+        """The U-Net or transformer."""
+        return getattr(self, self.architecture.part)
 
     def train(self, mode: bool = True) -> Denoiser:
-        """Set the mode of the U-Net; the text encoder never trains with dropout, which would not be keyed by sample."""
+        """Set the mode of the network; the text encoder never trains with dropout, which is not keyed by sample."""
         super().train(mode)
         if self.text_encoder is not None:
             self.text_encoder.eval()
         return self
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, text: Any) -> Tensor:
+    def forward(self, noisy: Tensor, times: Tensor, text: Any) -> Tensor:
         """The network's output `(n, C, h, w)`.
 
         Args:
             noisy: Noisy latents `(n, C, h, w)`.
-            timesteps: `(n,)`.
-            text: Token states `(n, tokens, width)`; for a trained text encoder its inputs as a mapping.
+            times: `(n,)`.
+            text: Text states `(n, rows, width)`; for a trained text encoder its inputs as a mapping.
         """
-        # A trained encoder runs inside the module, so that its backward and its sharding are those of the U-Net.
+        # A trained encoder runs inside the module, so that its backward and its sharding are those of the network.
         states = text if self.text_encoder is None else self.text_encoder(**text).last_hidden_state
-        if self.unet.config.addition_embed_type == "text":
-            # The states go into a layer norm first. Under ZeRO its weights are bf16, and on a CPU autocast leaves norms
-            # alone: they refuse an input of another type than their weights.
-            states = states.to(self.unet.add_embedding.norm1.weight.dtype)
-        output: Tensor = self.unet(noisy, timesteps, encoder_hidden_states=states, return_dict=False)[0]
-        return output
+        return self.architecture.predict(self.network, noisy, times, states)
+
+
+def trains_text_encoder(config: TrainConfig) -> bool:
+    """Whether the text encoder is trained, in full or by adapters, so that its states cannot be cached."""
+    return config.train_text_encoder or bool(config.lora and config.lora.text_encoder)
 
 
 def build_denoiser(
@@ -61,66 +71,90 @@ def build_denoiser(
         config: The section `train`; `emoji_ldm.config.train.unet` explains its fields.
         latent_shape: `(C, h, w)` of the latents.
         width: Width of a token's state.
-        text_encoder: A transformers encoder if it is trained: all of it that token states depend on.
+        text_encoder: A transformers encoder if it is trained; it is changed in place.
 
     Raises:
         ConfigError: A field of the network does not fit the others, the latents or the token states.
         ModelError: `config.init` is missing or of another kind.
     """
-    unet = _base_unet(config, latent_shape, width)
-    select_trainable(unet, config)
+    architecture = find_architecture(config)
+    network = architecture.build(config, latent_shape, width)
+    select_trainable(network, config)
     if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
+        network.enable_gradient_checkpointing()
     if text_encoder is not None:
-        for name, parameter in text_encoder.named_parameters():
+        select_trainable_text(text_encoder, config)
+    return Denoiser(architecture, network, text_encoder).train()
+
+
+def select_trainable_text(encoder: Any, config: TrainConfig) -> None:
+    """Set `requires_grad` of a text encoder that is trained, or add adapters to its attention."""
+    if config.lora and config.lora.text_encoder:
+        names = {name.rpartition(".")[2] for name, _ in encoder.named_modules()}
+        targets = tuple(target for target in TEXT_TARGETS if target in names)
+        general = config.lora.model_copy(update={"blocks": {}})  # blocks are those of the network
+        add_adapters(encoder, general, targets, config.seed)
+    else:
+        for name, parameter in encoder.named_parameters():
             # The pooler would never get a gradient, and only take room in optimiser and checkpoints.
             parameter.requires_grad_(POOLER_NAME not in name)
-    return Denoiser(unet, text_encoder).train()
 
 
-def export_unet(
-    config: TrainConfig, latent_shape: tuple[int, int, int], width: int, weights: Mapping[str, Tensor],
-    lora_folder: Path | None = None,
-) -> Any:  # fmt: skip
-    """A stock `UNet2DConditionModel` on the CPU with the trained weights; needs no live module.
+def export_parts(
+    config: TrainConfig, latent_shape: tuple[int, int, int], width: int, weights: Mapping[str, Tensor], *,
+    text_encoder: Any = None, lora_folder: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """`{part: network}` on the CPU with the trained weights, of stock classes; needs no live module.
 
     Frozen weights are initialised again as before training, since a sharded module holds none of them whole. Adapters
-    are fused into the weights they belong to.
+    are fused into the weights they belong to, unless `lora.fuse` is false.
 
     Args:
         config: The section `train` that the weights were trained with.
         latent_shape: `(C, h, w)` of the latents.
         width: Width of a token's state.
-        weights: `{name in the denoiser: whole tensor}` of all trained parameters; a text encoder's are ignored.
-        lora_folder: Where adapters, if there are any, are written as `pytorch_lora_weights.safetensors` too.
+        weights: `{name in the denoiser: whole tensor}` of all trained parameters.
+        text_encoder: The encoder before training if it was trained; it is changed in place.
+        lora_folder: Where adapters, if there are any, are written as files of their own too.
 
     Raises:
         ModelError: The weights are of another network than `config` describes.
     """
+    architecture = find_architecture(config)
     is_partial = bool(config.lora or config.trainable_pattern)
     # If all weights are replaced, drawing random ones would be wasted time: tensors on the meta device have no values,
     # and `assign` below puts the trained ones in their place.
     with torch.device("cpu" if is_partial or config.init else "meta"):
-        unet = _base_unet(config, latent_shape, width)
-        select_trainable(unet, config)
-    trained = {
-        name.removeprefix(UNET_PREFIX): tensor for name, tensor in weights.items() if name.startswith(UNET_PREFIX)
-    }
+        network = architecture.build(config, latent_shape, width)
+        select_trainable(network, config)
+    parts = {architecture.part: network}
+    if text_encoder is not None:
+        select_trainable_text(text_encoder, config)
+        parts[TEXT_ENCODER] = text_encoder
     # Names and shapes are compared here because `load_state_dict` below is not strict (frozen weights are absent), and
     # would leave a missing trained weight at its initial value without a word.
-    if {name: tensor.shape for name, tensor in trained.items()} != {
-        name: tensor.shape for name, tensor in unet.named_parameters() if tensor.requires_grad
-    }:
-        raise ModelError("the weights are of another network than the section train describes")
-    unet.load_state_dict(trained, strict=False, assign=not is_partial)
+    expected = {f"{part}.{name}": tensor.shape for part, module in parts.items()
+                for name, tensor in module.named_parameters() if tensor.requires_grad}  # fmt: skip
+    given = {name: tensor.shape for name, tensor in weights.items()}
+    if given != expected:
+        # What differs is only in the text encoder if the network's weights agree.
+        if {name for name, shape in given.items() ^ expected.items() if not name.startswith(f"{TEXT_ENCODER}.")}:
+            raise ModelError("the weights are of another network than the section train describes")
+        raise ModelError("the weights are of another text encoder than latents.text_encoder, or it was not trained")
+    for part, module in parts.items():
+        replaced = part == architecture.part and not is_partial
+        module.load_state_dict(_of_part(weights, part), strict=False, assign=replaced)
     if config.lora:
+        adapted = {part: module for part, module in parts.items() if part != TEXT_ENCODER or config.lora.text_encoder}
         # The adapters are saved before they are fused, which removes them.
         if lora_folder is not None:
-            save_adapters(unet, lora_folder)
-        fuse_adapters(unet)
-    return unet
+            save_adapters(architecture.pipeline, adapted, lora_folder)
+        for module in adapted.values() if config.lora.fuse else ():
+            fuse_adapters(module)
+    return parts
 
 
-def _base_unet(config: TrainConfig, latent_shape: tuple[int, int, int], width: int) -> Any:
-    """The U-Net before training, on the CPU: that of `config.init`, or a random one by `config.seed`."""
-    return (load_unet if config.init else build_unet)(config, latent_shape, width)
+def _of_part(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The weights of a part, by their names in it."""
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}

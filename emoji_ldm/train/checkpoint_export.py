@@ -10,14 +10,12 @@ import json
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from emoji_ldm import __version__
 from emoji_ldm.config import Config, build
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.dataset.checkpoints import Checkpoint
@@ -26,23 +24,14 @@ from emoji_ldm.latents.pipeline_source import MODEL_INDEX
 from emoji_ldm.model.ema import AVERAGE_NAMES
 from emoji_ldm.store import Store
 from emoji_ldm.train.engines.sharded_state import CorruptStateError, load_slices, whole_slices
+from emoji_ldm.train.export_description import FACTS_FILE, ExportRequest, write_description
 from emoji_ldm.train.manifest import recorded_config
 from emoji_ldm.train.resume import STATE_FOLDER, read_shard_indexes, state_file_reader
 from emoji_ldm.train.training_args import CHECKPOINT_KINDS
 
 PARTIAL_PREFIX = ".emoji-ldm-"  # prefix of the folders of unfinished exports
-CARD_FILE, FACTS_FILE = "README.md", "emoji_ldm.json"  # description of an export: for people, for programs
 EXPORTED_FOLDERS = {"train": "pipeline", "autoencoder": "vae"}
 STORED_WEIGHTS = {"ema": AVERAGE_NAMES[0], "ema2": AVERAGE_NAMES[1], "raw": "weight"}
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """Which weights of which checkpoint to export."""
-
-    section: str  # train or autoencoder
-    weights: str = "ema"  # ema, ema2 (the second average of ema_widths) or raw
-    checkpoint: str = ""  # path or URI of a checkpoint in the store; empty takes the run's newest
 
 
 def export_checkpoint(config: Config, request: ExportRequest, folder: Path, cache: Path) -> dict[str, Any]:
@@ -79,7 +68,7 @@ def _export_into(checkpoint: Checkpoint, request: ExportRequest, folder: Path, c
     made = folder / f"{PARTIAL_PREFIX}{uuid.uuid4().hex[:8]}"
     try:
         _write(checkpoint, manifest, request, made, cache)
-        facts = _write_description(checkpoint, manifest, request, made)
+        facts = write_description(checkpoint, manifest, request, made)
         # The earlier export is replaced only once the new one is written in full.
         _replace_contents(folder, made)
     finally:
@@ -160,21 +149,42 @@ def _write(
     checkpoint: Checkpoint, manifest: Mapping[str, Any], request: ExportRequest, folder: Path, cache: Path
 ) -> None:
     """Copy the exported model of the checkpoint, or build it anew with other weights."""
+    # The configuration is validated anew, as an older version of this package may have recorded it.
+    config = build(recorded_config(manifest), where=checkpoint.uri)
+    if request.section == "train" and config.train.lora and not config.train.lora.fuse:
+        _write_adapters(checkpoint, manifest, request, config, folder, cache)
+        return
     exported = checkpoint.fetch(cache, EXPORTED_FOLDERS[request.section])
     # The checkpoint's own model has the averaged weights, or the raw ones of a run without averages.
     if request.weights == "ema":
         shutil.copytree(exported, folder)
     else:
-        _write_other_weights(checkpoint, manifest, request, exported, folder)
+        _write_other_weights(checkpoint, manifest, request, config, exported, folder)
     _make_self_contained(folder)
 
 
-def _write_other_weights(
-    checkpoint: Checkpoint, manifest: Mapping[str, Any], request: ExportRequest, exported: Path, folder: Path
-) -> None:
+def _write_adapters(
+    checkpoint: Checkpoint, manifest: Mapping[str, Any], request: ExportRequest, config: Config, folder: Path,
+    cache: Path,
+) -> None:  # fmt: skip
+    """Copy the adapters of a checkpoint that holds nothing else, or write them anew with other weights."""
+    from emoji_ldm.train.tasks.pipeline_export import export_adapters, load_frozen
+
+    if request.weights == "ema":
+        shutil.copytree(checkpoint.fetch(cache, "lora"), folder)
+        return
     weights = read_whole_weights(checkpoint, manifest, STORED_WEIGHTS[request.weights])
-    # The configuration is validated anew, as an older version of this package may have recorded it.
-    config = build(recorded_config(manifest), where=checkpoint.uri)
+    # The frozen models give the shapes of what the adapters are put into; the checkpoint has none of its own.
+    frozen = load_frozen(config, checkpoint.store, cache)
+    _check_base(config, frozen, manifest.get("base_key", ""))
+    export_adapters(config.train, frozen, weights, folder)
+
+
+def _write_other_weights(
+    checkpoint: Checkpoint, manifest: Mapping[str, Any], request: ExportRequest, config: Config, exported: Path,
+    folder: Path,
+) -> None:  # fmt: skip
+    weights = read_whole_weights(checkpoint, manifest, STORED_WEIGHTS[request.weights])
     if request.section == "train":
         _write_pipeline(config, weights, exported, folder, manifest.get("base_key", ""))
     else:
@@ -219,7 +229,7 @@ def _check_base(config: Config, frozen: Any, base_key: str) -> None:
         return
     # The checkpoint holds the trained part alone. On another base it would load without an error, and draw wrong
     # images.
-    found = base_weights_key(build_initial_denoiser(config, frozen, frozen.vae.latent_shape, frozen.text.width).unet)
+    found = base_weights_key(build_initial_denoiser(config, frozen, frozen.vae.latent_shape, frozen.text.width).network)
     if found != base_key:
         raise ModelError(
             f"train.init={config.train.init} is not what this was trained on (its U-Net has key {found}, then "
@@ -237,39 +247,3 @@ def _write_autoencoder(config: Config, weights: Mapping[str, Tensor], exported: 
     scale = json.loads((exported / "config.json").read_text())["scaling_factor"]
     vae.register_to_config(scaling_factor=scale)
     vae.save_pretrained(folder)
-
-
-def _write_description(
-    checkpoint: Checkpoint, manifest: Mapping[str, Any], request: ExportRequest, folder: Path
-) -> dict[str, Any]:
-    """Write the model card and the facts file; returns the facts that the command prints."""
-    run, step = manifest.get("config", {}).get("run", ""), int(manifest["step"])
-    (folder / CARD_FILE).write_text(_model_card(run, step, request, folder), encoding="utf-8")
-    # The list precedes the facts file, which `check_export_folder` adds to it.
-    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    facts = {
-        "checkpoint": checkpoint.uri, "step": step, "weights": request.weights,
-        "versions": manifest.get("versions", {}),
-        "config": manifest.get("config", {}), "code": __version__, "files": sorted(files),
-    }  # fmt: skip
-    (folder / FACTS_FILE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    return {"checkpoint": checkpoint.uri, "step": step, "weights": request.weights, "bytes": sum(files.values())}
-
-
-def _model_card(run: str, step: int, request: ExportRequest, folder: Path) -> str:
-    """The text of the model card, with the front matter that the hub reads."""
-    from emoji_ldm.train.tasks.pipeline_export import has_custom_code
-
-    opened = "DiffusionPipeline" if request.section == "train" else "AutoModel"
-    trust, note = "", ""
-    if has_custom_code(folder):
-        trust = ", trust_remote_code=True"
-        note = "\nThe code to trust is in the `.py` files here: the classes of the text encoder or autoencoder.\n"
-    kind = "text-to-image" if request.section == "train" else "image-feature-extraction"
-    return (
-        f"---\nlibrary_name: diffusers\npipeline_tag: {kind}\ntags: [emoji, latent-diffusion]\n---\n\n# {run}\n\n"
-        f"Made by emoji_ldm {__version__} at step {step:,}, weights: {request.weights}. "
-        f"`{FACTS_FILE}` holds the resolved\n"
-        "configuration and the versions of the data set.\n\n"
-        f'```python\nfrom diffusers import {opened}\n\nmodel = {opened}.from_pretrained("."{trust})\n```\n{note}'
-    )

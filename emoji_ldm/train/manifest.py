@@ -86,7 +86,15 @@ def recorded_config(manifest: Mapping[str, Any]) -> Sections:
     sections = {name: recorded[name] for name in ("run", "train", "autoencoder", "latents") if name in recorded}
     if version < 2:
         sections = _to_version_2(sections)
-    return _to_version_3(sections) if version < 3 else sections
+    sections = _to_version_3(sections) if version < 3 else sections
+    return {name: _whole_lora(values) for name, values in sections.items()}
+
+
+def _whole_lora(values: Any) -> Any:
+    """The section with all fields of `lora`, which is compared as a whole; those added later get their defaults."""
+    if not isinstance(values, Mapping) or not values.get("lora"):
+        return values
+    return {**values, "lora": LoraOptions(**values["lora"]).model_dump(mode="json")}
 
 
 def _to_version_2(sections: Mapping[str, Any]) -> Sections:
@@ -148,6 +156,7 @@ def refuse_mismatch(
     ours = config.model_dump(mode="json")[args.section]
     # An option that one side lacks is not compared: it was introduced later, with a default that means what was done
     # before.
+    ours, theirs = _without_fuse(ours), _without_fuse(theirs)
     differ = [name for name in FIXED_OPTIONS if name in ours and name in theirs and ours[name] != theirs[name]]
     reasons = [f"{args.section}.{name} is {ours[name]!r}, there {theirs[name]!r}" for name in differ]
     recorded = theirs.get("optimizer", args.optimizer)
@@ -158,6 +167,12 @@ def refuse_mismatch(
                 if name in facts and name in manifest and facts[name] != manifest[name]]  # fmt: skip
     if reasons:
         raise mismatch_error(checkpoint, "; ".join(reasons))
+
+
+def _without_fuse(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without the part of `lora` that says how a checkpoint is exported, and not what it holds."""
+    lora = options.get("lora")
+    return {**options, "lora": {name: value for name, value in lora.items() if name != "fuse"}} if lora else {**options}
 
 
 def _moments_of(optimizer: str) -> str:

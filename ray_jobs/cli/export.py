@@ -66,7 +66,8 @@ def export_or_alias(config: Config, stage: str, options: CheckpointOptions) -> i
 
 
 def _export(config: Config, stage: str, options: CheckpointOptions) -> None:
-    from emoji_ldm.train.checkpoint_export import ExportRequest, export_checkpoint
+    from emoji_ldm.train.checkpoint_export import export_checkpoint
+    from emoji_ldm.train.export_description import ADAPTER_FILE, ExportRequest
 
     # Asked for first: an export may take minutes.
     token = _hub_token(options.push)
@@ -79,6 +80,8 @@ def _export(config: Config, stage: str, options: CheckpointOptions) -> None:
     if options.push:
         rows["hub"] = _push(folder, options.push, token)
     train_next = f"emoji-ldm generate 'a happy blob' generate.checkpoint={folder}"
+    if (folder / ADAPTER_FILE).is_file():
+        train_next = f"emoji-ldm generate 'a happy blob' generate.checkpoint={config.train.init} generate.lora={folder}"
     print_summary("export", rows, train_next if stage == "train" else f"emoji-ldm latents latents.vae={folder}")
 
 

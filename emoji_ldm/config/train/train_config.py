@@ -5,14 +5,15 @@ The groups for workers, failures and checkpoints, and for logs, trackers, sample
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from emoji_ldm.config.base import Fraction, Positive, Section
 from emoji_ldm.config.train.objective import ObjectiveFields
 from emoji_ldm.config.train.optimizer import OptimizerFields
 from emoji_ldm.config.train.unet import UNetFields
+from emoji_ldm.errors import ConfigError
 
 
 class DistributedFields(Section):
@@ -65,3 +66,20 @@ class MonitoringFields(LoggingFields):
 
 class TrainConfig(MonitoringFields, DistributedFields, OptimizerFields, ObjectiveFields, UNetFields):
     """Latent diffusion training: network, objective, optimiser, distribution, monitoring."""
+
+    @model_validator(mode="after")
+    def _refuse_conflicting_adapters(self) -> Self:
+        """Refuse a text encoder that is trained twice, and sample grids of checkpoints that hold adapters alone."""
+        if self.lora and self.lora.text_encoder and self.train_text_encoder:
+            raise ConfigError(
+                "train.lora.text_encoder=true adds adapters to the text encoder, and train.train_text_encoder=true "
+                "trains all of it; leave one of them out"
+            )
+        if self.lora and not self.lora.fuse and self.sample_every:
+            if "sample_every" in self.model_fields_set:
+                raise ConfigError(
+                    f"train.sample_every={self.sample_every} needs whole pipelines to draw with, and "
+                    "train.lora.fuse=false stores adapters alone; set train.sample_every=null"
+                )
+            object.__setattr__(self, "sample_every", None)
+        return self

@@ -46,6 +46,15 @@ class DreamBoothOptions(Section):
         return self
 
 
+class BlockRank(Section):
+    """Rank and scale of the adapters of some layers."""
+
+    rank: Annotated[int, Field(ge=0)]
+    """Rank of these adapters; 0 leaves the layers without."""
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """Their scale, divided by the rank; null means the rank itself."""
+
+
 class LoraOptions(Section):
     """Low-rank adapters."""
 
@@ -54,7 +63,15 @@ class LoraOptions(Section):
     alpha: Annotated[float, Field(gt=0)] | None = None
     """Scale of the adapters, divided by the rank; null means the rank itself."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Layers that get adapters, by the end of their names."""
+    """Layers that get adapters, by the end of their names: attention, MLP (`ff.net.0.proj`), convolutions (`conv1`)."""
+    blocks: dict[str, BlockRank] = {}
+    """Other ranks for layers whose names match a regular expression, such as `{mid_block: {rank: 32}}`."""
+    dora: bool = False
+    """Whether to learn the lengths of the weights' rows too (DoRA, arXiv 2402.09353); a tenth slower or more."""
+    text_encoder: bool = False
+    """Whether the text encoder's attention gets adapters as well, of the general rank and alpha."""
+    fuse: bool = True
+    """Whether checkpoints hold a whole pipeline with fused adapters; false stores the adapters alone."""
 
 
 class UNetFields(Section):
@@ -77,6 +94,6 @@ class UNetFields(Section):
     lora: LoraOptions | None = None
     """Low-rank adapters (arXiv 2106.09685) to train instead of the weights; null trains the weights."""
     train_text_encoder: bool = False
-    """Whether the text encoder is trained too: all of it, whatever `trainable_pattern` and LoRA select."""
+    """Whether the text encoder is trained too: all of it, whatever `trainable_pattern` selects."""
     dreambooth: DreamBoothOptions | None = None
     """Subjects to learn from a few images each; null trains on the store's images and captions."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from emoji_ldm.config import Config, TrainConfig
 from emoji_ldm.dataset import split
@@ -25,13 +25,14 @@ from emoji_ldm.errors import DatasetError
 from emoji_ldm.latents.augmentation import augmentation_keys
 from emoji_ldm.latents.cache import LatentSet, load_latent_set
 from emoji_ldm.latents.text_encoder import TextEncoder, pad
+from emoji_ldm.model.denoiser import Denoiser, trains_text_encoder
 from emoji_ldm.model.unet import count_parameters, reference_parameters
 from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.tasks.objective import Objective, noise_and_timesteps
 from emoji_ldm.train.tasks.pipeline_export import (
     FrozenModels,
     build_initial_denoiser,
-    export_pipeline,
+    export_model,
     frozen_model_keys,
     load_frozen,
 )
@@ -192,12 +193,12 @@ class DiffusionTask:
         # used, and the device holds no encoder.
         text = (
             tokenized_captions(latents, frozen.text)
-            if config.train.train_text_encoder
+            if trains_text_encoder(config.train)
             else cached_text_states(latents, config.latents.max_tokens)
         )
         self.data = LatentBatches(config, latents, text, frozen.vae.scaling_factor, make_sampler)
         module = build_initial_denoiser(config, frozen, self.data.shape, latents.states[0].shape[-1])
-        self.module: nn.Module = module
+        self.module: Denoiser = module
         self.objective = Objective(config.train)
         self.manifest_facts: Mapping[str, Any] = {
             "versions": latents.versions,
@@ -233,9 +234,9 @@ class DiffusionTask:
         return torch.mean(losses * weights)
 
     def export(self, weights: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
-        """Write `pipeline/`, which `DiffusionPipeline.from_pretrained` opens, with these weights."""
-        export_pipeline(self.config, self.frozen, weights, folder / "pipeline")
-        return reference_parameters(self.module.unet)
+        """Write `pipeline/`, which `DiffusionPipeline.from_pretrained` opens, or `lora/`, with these weights."""
+        export_model(self.config, self.frozen, weights, folder)
+        return reference_parameters(self.module.network)
 
     def preview(self, folder: Path) -> Mapping[str, bytes]:
         """The sample grid of the fixed prompts, and validation images beside images drawn for their captions."""

@@ -16,18 +16,16 @@ from typing import Any
 from torch import Tensor
 
 from emoji_ldm.config import Config, TrainConfig
-from emoji_ldm.errors import ModelError
 from emoji_ldm.latents.pipeline_source import MODEL_INDEX, read_json
 from emoji_ldm.latents.text_encoder import TextEncoder, load_text_encoder
 from emoji_ldm.latents.vae import VaeCodec, load_vae, resolve_vae
 from emoji_ldm.latents.weights_hash import hash_weights
-from emoji_ldm.model.denoiser import POOLER_NAME, Denoiser, build_denoiser, export_unet
+from emoji_ldm.model.denoiser import TEXT_ENCODER, Denoiser, build_denoiser, export_parts, trains_text_encoder
 from emoji_ldm.model.unet import pipeline_folder
 from emoji_ldm.store import Store
 from emoji_ldm.train.tasks.objective import Objective, check_scheduler
 
 PACKAGE = __name__.partition(".")[0]
-TEXT_ENCODER_PREFIX = "text_encoder."  # prefix of the text encoder's weights in a denoiser
 
 
 @dataclass(frozen=True)
@@ -69,9 +67,13 @@ def load_frozen(config: Config, store: Store, cache: Path) -> FrozenModels:
 
 def build_initial_denoiser(config: Config, frozen: FrozenModels, shape: tuple[int, int, int], width: int) -> Denoiser:
     """The denoiser before its first step, the same one each time: for latents of `shape`, token states of `width`."""
-    # Training changes the encoder in place, and the export needs the original, so a copy is trained.
-    encoder = deepcopy(frozen.text.model) if config.train.train_text_encoder else None
-    return build_denoiser(config.train, shape, width, encoder)
+    return build_denoiser(config.train, shape, width, _text_encoder_to_train(config.train, frozen))
+
+
+def _text_encoder_to_train(config: TrainConfig, frozen: FrozenModels) -> Any:
+    """A copy of the frozen text encoder if it is trained, else None."""
+    # Training changes the encoder in place, and later exports need the original.
+    return deepcopy(frozen.text.model) if trains_text_encoder(config) else None
 
 
 def frozen_model_keys(config: TrainConfig, frozen: FrozenModels, module: Denoiser) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def frozen_model_keys(config: TrainConfig, frozen: FrozenModels, module: Denoise
     keys = {"codec_key": frozen.vae.key, "encoder_key": frozen.text.key,
             "scaling_factor": frozen.vae.scaling_factor}  # fmt: skip
     is_partial = config.trainable_pattern or config.lora
-    return {**keys, **({"base_key": base_weights_key(module.unet)} if is_partial else {})}
+    return {**keys, **({"base_key": base_weights_key(module.network)} if is_partial else {})}
 
 
 def base_weights_key(unet: Any) -> str:
@@ -92,6 +94,25 @@ def base_weights_key(unet: Any) -> str:
     weights = {name.replace(".base_layer.", "."): tensor for name, tensor in unet.state_dict().items()
                if ".lora_" not in name}  # fmt: skip
     return hash_weights(SimpleNamespace(state_dict=lambda: weights, config=unet.config))
+
+
+def exported_folder(config: TrainConfig) -> str:
+    """The folder of a checkpoint that holds what users load: `pipeline`, or `lora` where adapters are not fused."""
+    return "lora" if config.lora and not config.lora.fuse else "pipeline"
+
+
+def export_model(config: Config, frozen: FrozenModels, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write the `exported_folder` of a checkpoint into its folder; see `export_pipeline`."""
+    target = folder / exported_folder(config.train)
+    if target.name == "pipeline":
+        export_pipeline(config, frozen, weights, target)
+    else:
+        export_adapters(config.train, frozen, weights, target)
+
+
+def export_adapters(config: TrainConfig, frozen: FrozenModels, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write trained adapters alone, as files that diffusers and other programs open."""
+    _export_parts(config, frozen, weights, folder)
 
 
 def export_pipeline(config: Config, frozen: FrozenModels, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -110,15 +131,23 @@ def export_pipeline(config: Config, frozen: FrozenModels, weights: Mapping[str, 
     """
     from diffusers import StableDiffusionPipeline
 
-    shape, width = frozen.vae.latent_shape, frozen.text.width
+    parts = _export_parts(config.train, frozen, weights, folder / "lora")
     StableDiffusionPipeline(
-        vae=frozen.vae.vae, text_encoder=_trained_text_encoder(config.train, frozen, weights),
-        unet=export_unet(config.train, shape, width, weights, folder / "lora"), tokenizer=frozen.text.tokenizer,
+        vae=frozen.vae.vae, unet=parts["unet"], text_encoder=parts.get(TEXT_ENCODER, frozen.text.model),
+        tokenizer=frozen.text.tokenizer,
         # The safety checker is a classifier for photographs of more than a gigabyte, which emoji do not need.
         scheduler=Objective(config.train).scheduler(), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
     copy_custom_code(folder)
+
+
+def _export_parts(
+    config: TrainConfig, frozen: FrozenModels, weights: Mapping[str, Tensor], lora_folder: Path
+) -> dict[str, Any]:
+    encoder = _text_encoder_to_train(config, frozen)
+    shape, width = frozen.vae.latent_shape, frozen.text.width
+    return export_parts(config, shape, width, weights, text_encoder=encoder, lora_folder=lora_folder)
 
 
 def copy_custom_code(folder: Path) -> None:
@@ -141,20 +170,3 @@ def copy_custom_code(folder: Path) -> None:
 def has_custom_code(folder: Path) -> bool:
     """Whether a pipeline needs `trust_remote_code=True`."""
     return any(folder.glob(f"*/{PACKAGE}_*.py"))
-
-
-def _trained_text_encoder(config: TrainConfig, frozen: FrozenModels, weights: Mapping[str, Tensor]) -> Any:
-    """The text encoder with its trained weights, or the frozen one itself."""
-    # Later exports start from the frozen encoder again, so a copy takes the trained weights.
-    encoder = deepcopy(frozen.text.model) if config.train_text_encoder else frozen.text.model
-    trained = {
-        name.removeprefix(TEXT_ENCODER_PREFIX): tensor
-        for name, tensor in weights.items()
-        if name.startswith(TEXT_ENCODER_PREFIX)
-    }
-    names = {name for name, _ in encoder.named_parameters() if POOLER_NAME not in name}
-    # `load_state_dict` below is not strict, as the pooler is absent; so the names are compared here.
-    if trained.keys() != (names if config.train_text_encoder else set()):
-        raise ModelError("the weights are of another text encoder than latents.text_encoder, or it was not trained")
-    encoder.load_state_dict(trained, strict=False)
-    return encoder

@@ -8,7 +8,8 @@ from diffusers import DiffusionPipeline
 
 from emoji_ldm.config import LoraOptions, TrainConfig
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.model.denoiser import Denoiser, build_denoiser, export_unet
+from emoji_ldm.model.architectures.unet_architecture import UNetArchitecture
+from emoji_ldm.model.denoiser import Denoiser, build_denoiser, export_parts
 from tests.tiny_starter import tiny_unet
 from tests.unit.model.tiny_denoiser import SHAPE, WIDTH, moved, output, tuned
 
@@ -49,7 +50,10 @@ def test_only_weights_with_the_pattern_in_their_name_learn_and_the_rest_is_expor
     denoiser = build_denoiser(config, SHAPE, WIDTH)
     weights = moved(denoiser)
     assert weights and all("attn2" in name for name in weights)
-    unet, theirs = export_unet(config, SHAPE, WIDTH, weights), DiffusionPipeline.from_pretrained(tiny_pipeline).unet
+    unet, theirs = (
+        export_parts(config, SHAPE, WIDTH, weights)["unet"],
+        DiffusionPipeline.from_pretrained(tiny_pipeline).unet,
+    )
     for name, tensor in theirs.state_dict().items():
         expected = weights.get(f"unet.{name}", tensor)
         assert torch.equal(unet.state_dict()[name], expected)
@@ -70,7 +74,7 @@ def test_checkpointed_gradients_are_the_same(tiny_pipeline):
 def test_a_network_from_scratch_is_exported_as_trained(tmp_path):
     config = TrainConfig(block_out_channels=(8, 16), layers_per_block=1, num_heads=2)
     weights = moved(build_denoiser(config, SHAPE, WIDTH))
-    unet = export_unet(config, SHAPE, WIDTH, weights)
+    unet = export_parts(config, SHAPE, WIDTH, weights)["unet"]
     assert {f"unet.{name}" for name in unet.state_dict()} == weights.keys()
     unet.save_pretrained(tmp_path)
     assert torch.equal(output(type(unet).from_pretrained(tmp_path)), output(unet))
@@ -78,8 +82,8 @@ def test_a_network_from_scratch_is_exported_as_trained(tmp_path):
 
 def test_a_network_that_pools_the_text_takes_states_of_any_precision():
     """ZeRO trains on bf16 weights under autocast, which on a CPU converts no input of a norm."""
-    denoiser = Denoiser(tiny_unet().to(torch.bfloat16))
+    denoiser = Denoiser(UNetArchitecture(), tiny_unet().to(torch.bfloat16))
     inputs = torch.randn(2, 4, 4, 4), torch.tensor([5, 500]), torch.randn(2, 32, 384)
     with torch.autocast("cpu", torch.bfloat16):
         assert denoiser(*inputs).dtype == torch.bfloat16
-    assert Denoiser(tiny_unet())(*inputs).dtype == torch.float32
+    assert Denoiser(UNetArchitecture(), tiny_unet())(*inputs).dtype == torch.float32

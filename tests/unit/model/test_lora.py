@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from emoji_ldm.config import LoraOptions, TrainConfig
-from emoji_ldm.model.denoiser import build_denoiser, export_unet
+from emoji_ldm.model.denoiser import build_denoiser, export_parts
 from emoji_ldm.model.lora import select_trainable
 from emoji_ldm.model.unet import count_parameters
 from tests.unit.model.tiny_denoiser import SHAPE, WIDTH, learning, moved, output, tuned
@@ -21,7 +21,7 @@ def test_only_adapters_are_trained_and_they_are_exported_fused_and_alone(tiny_pi
     again = build_denoiser(config, SHAPE, WIDTH)
     assert all(torch.equal(weight, learning(again)[name]) for name, weight in learning(denoiser).items())
     weights = moved(denoiser)
-    fused = export_unet(config, SHAPE, WIDTH, weights, tmp_path / "lora")
+    fused = export_parts(config, SHAPE, WIDTH, weights, lora_folder=tmp_path / "lora")["unet"]
     again.load_state_dict(weights, strict=False)
     pipeline = DiffusionPipeline.from_pretrained(tiny_pipeline)
     assert fused.state_dict().keys() == pipeline.unet.state_dict().keys()

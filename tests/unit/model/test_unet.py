@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline
 
 from emoji_ldm.config import TrainConfig
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.model.denoiser import build_denoiser, export_unet
+from emoji_ldm.model.denoiser import build_denoiser, export_parts
 from emoji_ldm.model.unet import build_unet, count_parameters, reference_parameters
 from tests.unit.model.tiny_denoiser import SHAPE, WIDTH, moved, tuned
 
@@ -66,11 +66,11 @@ def test_training_may_start_from_a_pipeline_at_another_size(tiny_pipeline):
     theirs = DiffusionPipeline.from_pretrained(tiny_pipeline).unet
     assert torch.equal(denoiser.unet.conv_in.weight, theirs.conv_in.weight)
     assert denoiser.training
-    unet = export_unet(config, (4, 8, 12), WIDTH, moved(denoiser))
+    unet = export_parts(config, (4, 8, 12), WIDTH, moved(denoiser))["unet"]
     assert unet.config.sample_size == (8, 12)
     assert torch.equal(unet.conv_in.weight, moved(denoiser)["unet.conv_in.weight"])
     with pytest.raises(ModelError, match="another network"):
-        export_unet(config, (4, 8, 12), WIDTH, {})
+        export_parts(config, (4, 8, 12), WIDTH, {})["unet"]
 
 
 def test_a_missing_pipeline_is_a_model_error(tmp_path):

@@ -17,7 +17,8 @@ from emoji_ldm.errors import JobError, ModelError, StoreError
 from emoji_ldm.generate.checkpoint_resolver import resolve_checkpoint
 from emoji_ldm.store import Store
 from emoji_ldm.train import async_checkpoint, run_fencing
-from emoji_ldm.train.checkpoint_export import ExportRequest, export_checkpoint
+from emoji_ldm.train.checkpoint_export import export_checkpoint
+from emoji_ldm.train.export_description import ExportRequest
 from emoji_ldm.train.loop import fit
 from emoji_ldm.train.metrics import training_metrics
 from emoji_ldm.train.training_args import build_training_args

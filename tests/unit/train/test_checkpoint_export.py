@@ -18,7 +18,8 @@ from emoji_ldm.generate.offline_sampler import OfflineSampler
 from emoji_ldm.generate.pipeline_loader import load_model
 from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.store import Store
-from emoji_ldm.train.checkpoint_export import ExportRequest, export_checkpoint
+from emoji_ldm.train.checkpoint_export import export_checkpoint
+from emoji_ldm.train.export_description import ExportRequest
 from emoji_ldm.train.loop import fit
 from emoji_ldm.train.tasks import autoencoder_task, diffusion_task
 from emoji_ldm.train.training_args import build_training_args

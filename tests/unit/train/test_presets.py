@@ -12,6 +12,8 @@ from emoji_ldm.dataset import checkpoints
 from emoji_ldm.generate.offline_sampler import OfflineSampler
 from emoji_ldm.generate.pipeline_loader import load_model
 from emoji_ldm.generate.request import GenerationRequest
+from emoji_ldm.train.checkpoint_export import export_checkpoint
+from emoji_ldm.train.export_description import ExportRequest
 from emoji_ldm.train.loop import fit
 from emoji_ldm.train.tasks import autoencoder_task, diffusion_task
 from emoji_ldm.train.training_args import build_training_args
@@ -40,6 +42,10 @@ PRESETS = {
 }  # fmt: skip
 
 
+ALONE = "lora alone"  # adapters of every kind, without a pipeline beside them
+ALL = {**PRESETS, ALONE: (*PRESETS["lora"], "train.lora={{rank: 2, dora: true, text_encoder: true, fuse: false}}")}
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     """A folder with tiny random models in place of the hub's."""
@@ -60,7 +66,7 @@ def trained(hub, tmp_path_factory):
     def train(name):
         if name not in done:
             folder = tmp_path_factory.mktemp(name.split()[0])
-            overrides = [f"store={folder / 'store'}", *(text.format(hub) for text in PRESETS[name])]
+            overrides = [f"store={folder / 'store'}", *(text.format(hub) for text in ALL[name])]
             config = load(name.split()[0], overrides)
             run_context = tiny.run_context(config, folder)
             captions = fill_captioned(run_context.store)
@@ -123,6 +129,21 @@ def test_adapters_are_a_small_file_that_diffusers_opens(trained, hub):
     inputs = torch.randn(1, 4, 16, 16), 5, torch.randn(1, 4, 32)
     with torch.no_grad():
         torch.testing.assert_close(pipeline.unet(*inputs).sample, fused(*inputs).sample, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_adapters_alone_is_exported_and_opens_in_diffusers(trained, hub, tmp_path):
+    task, checkpoint = trained(ALONE)
+    assert not (checkpoint / "pipeline").exists() and sum(f.stat().st_size for f in checkpoint.rglob("lora/*")) < 3e5
+    for weights in ("ema", "raw"):
+        facts = export_checkpoint(task.config, ExportRequest("train", weights), tmp_path / weights, tmp_path / "cache")
+        assert facts["weights"] == weights
+        pipeline = DiffusionPipeline.from_pretrained(hub / "sd")
+        before = pipeline.text_encoder(torch.tensor([[1, 2, 3]]))[0]
+        pipeline.load_lora_weights(tmp_path / weights)
+        assert not torch.equal(pipeline.text_encoder(torch.tensor([[1, 2, 3]]))[0], before)
+        assert pipeline.unet.peft_config["default_0"].use_dora
+        assert "load_lora_weights" in (tmp_path / weights / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from emoji_ldm.latents.vae import load_vae
 from emoji_ldm.latents.weights_hash import hash_weights
 from emoji_ldm.model.unet import load_unet
 from emoji_ldm.store import Store
-from emoji_ldm.train.checkpoint_export import ExportRequest, export_checkpoint
+from emoji_ldm.train.checkpoint_export import export_checkpoint
+from emoji_ldm.train.export_description import ExportRequest
 from emoji_ldm.train.loop import fit
 from emoji_ldm.train.tasks import diffusion_task
 from emoji_ldm.train.tasks.pipeline_export import base_weights_key
