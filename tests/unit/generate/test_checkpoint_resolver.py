@@ -88,7 +88,7 @@ def test_an_alias_may_name_another_checkpoint_later_and_its_old_prefix_still_wor
     assert resolve_checkpoint(config, store, tmp_path, f"{prefix}best")[1] == published.uri
 
 
-def test_without_a_checkpoint_the_command_that_makes_one_is_named(config, store, tmp_path):
+def test_without_a_checkpoint_the_command_that_makes_one_is_named(config, store, tmp_path, no_starter):
     with pytest.raises(ModelError, match="emoji-ldm train run=r"):
         resolve_checkpoint(config, store, tmp_path, "")
     with pytest.raises(ModelError, match="neither a pipeline folder"):
