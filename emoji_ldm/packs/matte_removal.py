@@ -50,7 +50,7 @@ def _remove_specks(pixels: Rgba) -> tuple[Rgba, str]:
     if not len(specks):
         return pixels, ""
     kept = ~np.isin(labels, specks)
-    return np.where(kept[..., None], pixels, np.uint8(0)), f"removed {len(specks)} specks"
+    return np.where(kept[..., None], pixels, np.uint8(0)), f"specks removed: {len(specks)}"
 
 
 def _close_pin_holes(pixels: Rgba) -> tuple[Rgba, str]:
@@ -69,7 +69,7 @@ def _close_pin_holes(pixels: Rgba) -> tuple[Rgba, str]:
     inside = ndimage.binary_dilation(np.isin(labels, holes)) & (pixels[..., 3] < 255)
     nearest = ndimage.distance_transform_edt(pixels[..., 3] < 255, return_distances=False, return_indices=True)
     filled[inside] = pixels[tuple(nearest)][inside]
-    return filled, f"closed {len(holes)} pin holes"
+    return filled, f"pin holes closed: {len(holes)}"
 
 
 def _remove_fringe(pixels: Rgba) -> tuple[Rgba, str]:
@@ -82,9 +82,12 @@ def _remove_fringe(pixels: Rgba) -> tuple[Rgba, str]:
     if not opaque.any():
         return pixels, ""
     distance, nearest = ndimage.distance_transform_edt(~opaque, return_indices=True)
+    partial = (alpha[..., 0] > 0) & ~opaque
+    rim = partial & (distance <= FRINGE_PX * max(1, max(pixels.shape) / 64))
     # Almost transparent pixels have colours that are rounded too coarsely to tell anything.
-    edge = (distance <= FRINGE_PX * max(1, max(pixels.shape) / 64)) & (alpha[..., 0] > 0.1) & ~opaque
-    if edge.sum() < MIN_EDGE_PIXELS:
+    edge = rim & (alpha[..., 0] > 0.1)
+    # Where most of what is translucent lies far from anything opaque, it is glass or thin lines, and no edge.
+    if edge.sum() < MIN_EDGE_PIXELS or 2 * rim.sum() < partial.sum():
         return pixels, ""
     inner = colour[tuple(nearest)][edge]
     shift, clear = colour[edge] - inner, 1 - alpha[edge]
@@ -95,8 +98,8 @@ def _remove_fringe(pixels: Rgba) -> tuple[Rgba, str]:
         return pixels, ""
     mixed = np.minimum(share, 1.0) * (1 - alpha)
     own = np.clip((colour - mixed * GROUNDS[name]) / np.maximum(1 - mixed, 1e-3), 0, 1)
-    own = np.where(alpha > 0, own, 0)
-    return np.rint(np.concatenate([own, alpha], -1) * 255).astype(np.uint8), f"removed a {name} fringe"
+    own = np.where(rim[..., None], own, colour)
+    return np.rint(np.concatenate([own, alpha], -1) * 255).astype(np.uint8), f"{name} fringe removed"
 
 
 def _fit(shift: NDArray[np.float32], direction: NDArray[np.float32]) -> tuple[float, float]:

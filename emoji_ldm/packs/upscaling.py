@@ -64,11 +64,8 @@ def resize(values: Pixels, width_px: int, height_px: int) -> Pixels:
 
 
 def _double_by_back_projection(values: Pixels) -> Pixels:
-    from scipy import ndimage  # takes 0.1 s to import
-
     height, width = values.shape[:2]
-    low = _repeat(ndimage.minimum_filter(values, size=(3, 3, 1)))
-    high = _repeat(ndimage.maximum_filter(values, size=(3, 3, 1)))
+    low, high = _range_around(values)
     large = _double_by_bicubic(values)
     for turn in range(NUM_ROUNDS):
         # The last round only restores the averages, which sharpening has moved.
@@ -80,15 +77,23 @@ def _double_by_back_projection(values: Pixels) -> Pixels:
 
 
 def _double_smooth_contours(values: Pixels) -> Pixels:
+    from scipy import ndimage  # takes 0.1 s to import
+
+    # Bicubic overshoots. Clipped before it is blurred, it leaves the extremes that sharpening aims at as they were.
+    large = np.clip(_double_by_bicubic(values), *_range_around(values))
+    return _valid(_sharpen(ndimage.gaussian_filter(large, (BLUR_PX, BLUR_PX, 0)), STRONG))
+
+
+def _range_around(values: Pixels) -> tuple[Pixels, Pixels]:
+    """Return the smallest and largest values around each pixel of a picture, at twice its size."""
     from scipy import ndimage
 
-    blurred = ndimage.gaussian_filter(_double_by_bicubic(values), (BLUR_PX, BLUR_PX, 0))
-    return _valid(_sharpen(blurred, STRONG))
+    return tuple(each(values, size=(3, 3, 1)).repeat(2, 0).repeat(2, 1)
+                 for each in (ndimage.minimum_filter, ndimage.maximum_filter))  # fmt: skip
 
 
 def _sharpen(values: Pixels, factor: float) -> Pixels:
     """Push each value away from the middle between the smallest and the largest one around it, channel by channel."""
-    # Channel by channel is right for colours too: between two of them, all channels change in proportion.
     from scipy import ndimage
 
     window = (WINDOW_PX, WINDOW_PX, 1)
@@ -96,7 +101,10 @@ def _sharpen(values: Pixels, factor: float) -> Pixels:
     contrast = high - low
     middle = (low + high) / 2
     pushed = np.clip(middle + (values - middle) * factor, low, high)
-    weight = np.clip((contrast - SOFT_CONTRAST) / (HARD_CONTRAST - SOFT_CONTRAST), 0, 1)
+    # Between two colours, all channels change in proportion, so that pushing each by itself mixes the same two. The
+    # weight must be one for all, or edges would change their hue.
+    strongest = contrast.max(-1, keepdims=True)
+    weight = np.clip((strongest - SOFT_CONTRAST) / (HARD_CONTRAST - SOFT_CONTRAST), 0, 1)
     return np.asarray(values + weight * (pushed - values), np.float32)
 
 
@@ -108,10 +116,6 @@ def _interpolate(values: Pixels, width_px: int, height_px: int, method: Image.Re
     # Pillow resizes floats one channel at a time.
     channels = [Image.fromarray(np.ascontiguousarray(values[..., each])) for each in range(4)]
     return np.stack([np.asarray(each.resize((width_px, height_px), method)) for each in channels], -1)
-
-
-def _repeat(values: Pixels) -> Pixels:
-    return values.repeat(2, 0).repeat(2, 1)
 
 
 def _valid(values: Pixels) -> Pixels:
