@@ -65,6 +65,14 @@ def test_the_dockerfile_and_the_bill_of_materials_ask_for_the_same_extras(image)
     assert asked == billed == EXTRAS[image]
 
 
+def test_only_what_the_lock_names_by_hash_is_built():
+    """An isolated build fetches build tools without a hash, so `uv` installs wheels only."""
+    installs = re.findall(r"uv pip install .*--require-hashes.*", DOCKERFILE)
+    assert len(installs) == 2 and all("--no-build " in line for line in installs)
+    (built,) = re.findall(r"pip wheel .*-r (\S+)", DOCKERFILE)
+    assert built == "deepspeed.lock" and "--no-build-isolation --require-hashes" in DOCKERFILE
+
+
 def test_what_runs_on_small_images_needs_no_torch():
     """The crawl, the report and submitting are all that runs without the extra `models`."""
     code = """
