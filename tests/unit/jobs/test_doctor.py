@@ -26,3 +26,8 @@ def test_a_store_that_cannot_be_written_fails_with_its_reason(tmp_path):
     (tmp_path / "file").write_text("x")
     (result,) = doctor._store(build({"store": f"{tmp_path}/file/store"}, where="test"))
     assert result.passed is False and "file" in result.text
+
+
+def test_the_packaged_model_is_named_and_no_failure_where_it_is_missing(tmp_path, no_starter):
+    (found,) = [result for result in doctor._weights(config(tmp_path)) if result.name == "starter model"]
+    assert found.passed is None and "train a model" in found.text
