@@ -29,5 +29,5 @@ def test_a_store_that_cannot_be_written_fails_with_its_reason(tmp_path):
 
 
 def test_the_packaged_model_is_named_and_no_failure_where_it_is_missing(tmp_path, no_starter):
-    (found,) = [result for result in doctor._weights(config(tmp_path)) if result.name == "starter model"]
+    (found,) = [result for result in doctor._weights(config(tmp_path)) if result.subject == "starter model"]
     assert found.passed is None and "train a model" in found.text
