@@ -21,6 +21,7 @@ from emoji_ldm.dataset.versions.refs import open_tables
 from emoji_ldm.errors import MissingInputError
 from emoji_ldm.latents.augmentation import augmentation_keys
 from emoji_ldm.latents.cache import good_captions
+from emoji_ldm.latents.tag_orders import with_tag_orders
 from emoji_ldm.schemas import CAPTIONS, IMAGES, LATENTS, TEXT_EMBEDDINGS, TableSpec
 from emoji_ldm.store import Store
 from ray_jobs.execution import delta_sink, ray_runtime, shards
@@ -59,7 +60,8 @@ def run(config: Config) -> SummaryRows:
         partial(shards.of_images, tables["images"], rows_per_shard=config.latents.rows_per_shard),
         shards.image_reader(tables["images"].store, ("image_id", "image")),
     )
-    encoded = encode(config, images, {caption for several in captions.values() for caption in several}, lineage)
+    texts = with_tag_orders((text for several in captions.values() for text in several), config.latents.tag_orders)
+    encoded = encode(config, images, set(texts), lineage)
     return {
         "images encoded": encoded.counts.get("latents", 0),
         "captions encoded": encoded.counts.get("texts", 0),

@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.latents.cache import latent_rows, text_rows
+from emoji_ldm.latents.latent_loading import EncodingKeys
 from emoji_ldm.schemas import CAPTIONS, IMAGES, LATENTS, TEXT_EMBEDDINGS, TableSpec
 from emoji_ldm.store import Store
 
-KEYS = {"vae_key": "codec", "encoder_key": "encoder"}
+KEYS = EncodingKeys(["codec"], "encoder")
 CHUNK = 1000  # images that are made at once
 POOL = 64  # distinct tensors, which repeat
 

@@ -53,6 +53,8 @@ class LatentsConfig(Section):
     # instead.
     augmentations: AugmentationOptions | None = None
     """Altered copies of each image that are encoded beside it; training draws one of all at each step. null: none."""
+    tag_orders: Annotated[int, Field(ge=0)] = 0
+    """Further orders of a caption's tags (`a cat, blue, round`) to encode; training draws one of all per sample."""
     batch_size: Positive = 64
     """Images or captions per forward pass."""
     num_workers: Positive = 2

@@ -8,34 +8,24 @@ are rounded to `STATE_MANTISSA_BITS`: the bits behind are noise, which compressi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from emoji_ldm.config import key_of
 from emoji_ldm.dataset.caption_selection import good_captions as good_of_all
-from emoji_ldm.dataset.caption_selection import select_captions
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.dataset.versions.refs import open_tables
-from emoji_ldm.errors import DatasetError
 from emoji_ldm.latents.latent_files import (
     DETERMINISTIC_LOGVAR,
-    CaptionChoice,
-    choose_captions,
-    write_latent_files,
 )
 from emoji_ldm.latents.local_arrays import FLOAT16, IndexLists, RowFile, StateFile, TextFile
-from emoji_ldm.latents.local_copy import local_copy
-from emoji_ldm.schemas import CAPTIONS, IMAGES, LATENTS, TEXT_EMBEDDINGS
-from emoji_ldm.store import Store
+from emoji_ldm.schemas import LATENTS, TEXT_EMBEDDINGS
 
 HEADER_FILE = "set.json"
-COPY_FORMAT = 1  # version of the files of a local copy; another one is made anew
 # Of the 10 bits of a float16 mantissa: values are exact to 1/128 of their power of two (bfloat16: 1/256).
 STATE_MANTISSA_BITS = 6
 Floats = NDArray[np.float32]
@@ -109,6 +99,7 @@ class LatentSet:
     empty_index: int  # index of "" in `captions`, for classifier-free guidance
     num_uncaptioned: int  # images left out because they have no good caption
     versions: dict[str, int]  # {table: version read}
+    source_sizes: Sequence[int] = ()  # images of each of the data sets that were joined
 
     def sample(self, rows: NDArray[np.int64], noise: Floats, augmentation: NDArray[np.float64]) -> Floats:
         """Posterior samples `(n, C, h, w)` float32, unscaled.
@@ -126,89 +117,6 @@ class LatentSet:
         return sample
 
 
-def load_latent_set(
-    store: Store, *, vae_key: str, encoder_key: str, as_of: str | None = None, encoding_keys: Sequence[str] = ()
-) -> LatentSet:
-    """Every captioned image with its latents and text states, by way of a copy on the local disk (see `local_copy`).
-
-    Memory stays the same whatever the number of images. The copy is made by the first process of a machine that needs
-    it, and serves all others and later runs on the same versions.
-
-    Args:
-        store: Where the tables lie.
-        vae_key: `VaeCodec.key`; latents of other autoencoders are ignored.
-        encoder_key: `TextEncoder.key`, likewise.
-        as_of: Tag, time or version of images and captions; their latents and states are always the newest.
-        encoding_keys: Keys of all encodings, see `augmentation_keys`; empty takes `vae_key` alone.
-
-    Raises:
-        DatasetError: There is no captioned image, or one lacks its latents or text states.
-        StoreError: The store cannot be read, or the local disk has no room.
-    """
-    tables = {
-        **open_tables(store, as_of, IMAGES, CAPTIONS),
-        # Latents and states are found by keys of image, caption and model, so their newest rows serve every version of
-        # the images and captions.
-        **{spec.name: Table(store, spec) for spec in (LATENTS, TEXT_EMBEDDINGS)},
-    }
-
-    def choose() -> tuple[CaptionChoice, int]:
-        rows = _captioned_rows(tables["images"], tables["captions"])
-        if not len(rows):
-            raise DatasetError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
-        choice = choose_captions(rows)
-        return choice, tables["images"].count() - len(choice.image_ids)
-
-    return _open_copy(tables, (), encoding_keys or (vae_key,), encoder_key, choose)
-
-
-def build_latent_set(
-    captions: Mapping[str, Sequence[str]], tables: Mapping[str, Table], *, vae_key: str, encoder_key: str,
-    encoding_keys: Sequence[str] = (),
-) -> LatentSet:  # fmt: skip
-    """The images of `{image id: captions}` with their latents and text states, from tables `{name: table}`.
-
-    Raises:
-        DatasetError: An image lacks its latents, or a caption its states.
-        StoreError: The store cannot be read, or the local disk has no room.
-    """
-    pairs = [(image_id, caption) for image_id in sorted(captions) for caption in captions[image_id]]
-    names = ("image_id", "caption")
-
-    def choose() -> tuple[CaptionChoice, int]:
-        columns = [pa.array(column, pa.large_string()) for column in zip(*pairs, strict=True)]
-        return choose_captions(pa.table(columns, names=names)), 0
-
-    return _open_copy(tables, pairs, encoding_keys or (vae_key,), encoder_key, choose)
-
-
-def _captioned_rows(images: Table, captions: Table) -> pa.Table:
-    """`select_captions` of the images that are in the data set."""
-    rows = select_captions(captions)
-    known = images.read(["image_id"])["image_id"].cast(pa.large_string())
-    return rows.filter(pc.is_in(rows["image_id"], value_set=known.combine_chunks()))
-
-
-def _open_copy(
-    tables: Mapping[str, Table], extra: object, encoding_keys: Sequence[str], encoder_key: str,
-    choose: Callable[[], tuple[CaptionChoice, int]],
-) -> LatentSet:  # fmt: skip
-    versions = {name: table.version for name, table in tables.items()}
-    # A table has an id of its own, so that a store that was deleted and filled again is not taken for the old one.
-    ids = {name: table.delta().metadata().id if table.exists else None for name, table in tables.items()}
-    places = {name: table.resolve(".") for name, table in tables.items()}
-    key = key_of(COPY_FORMAT, ids, places, versions, extra, list(encoding_keys), encoder_key)
-
-    def make(folder: Path) -> None:
-        choice, num_uncaptioned = choose()
-        header = write_latent_files(folder, choice, tables, encoding_keys, encoder_key)
-        # Written last: it also says what the files are of.
-        header |= {"num_uncaptioned": num_uncaptioned, "versions": versions}
-        (folder / HEADER_FILE).write_text(json.dumps(header))
-
-    return open_latent_files(local_copy(key, make))
-
-
 def open_latent_files(folder: Path) -> LatentSet:
     """The set whose files `write_latent_files` has written."""
     header = json.loads((folder / HEADER_FILE).read_text())
@@ -223,5 +131,5 @@ def open_latent_files(folder: Path) -> LatentSet:
     return LatentSet(
         TextFile(folder, "image_ids"), mean, logvar, TextFile(folder, "captions"),
         IndexLists(folder, "caption_indices"), StateFile(folder, "states", header["width"]), header["empty_index"],
-        header["num_uncaptioned"], header["versions"],
+        header["num_uncaptioned"], header["versions"], header["source_sizes"],
     )  # fmt: skip

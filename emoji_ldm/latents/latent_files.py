@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,56 +35,89 @@ DETERMINISTIC_LOGVAR = -10000.0
 
 
 @dataclass(frozen=True)
-class CaptionChoice:
-    """The images to train on with their captions; images and captions are sorted."""
+class ImageChoice:
+    """The images of one data set to train on, with their captions; images are sorted."""
 
     image_ids: Sequence[str]
-    captions: Sequence[str]  # distinct; "" is among them
-    offsets: NDArray[np.int64]  # (images + 1,) where the captions of an image begin in `indices`
-    indices: NDArray[np.int32]  # numbers of captions
-
-
-def choose_captions(rows: pa.Table) -> CaptionChoice:
-    """The choice of rows `image_id`, `caption`, which are sorted by image."""
-    # Caption dropout trains with the empty caption, and classifier-free guidance (arXiv 2207.12598) samples with it.
-    captions = pc.unique(pa.chunked_array([*rows["caption"].chunks, pa.array([""], rows["caption"].type)]))
-    captions = captions.take(pc.array_sort_indices(captions))
-    image_ids = pc.unique(rows["image_id"])
-    counts = np.bincount(
-        pc.index_in(rows["image_id"], value_set=image_ids).to_numpy().astype(np.int64), minlength=len(image_ids)
-    )
-    indices = pc.index_in(rows["caption"], value_set=captions).to_numpy().astype(INT32)
-    return CaptionChoice(image_ids.to_pylist(), captions.to_pylist(), np.concatenate([[0], np.cumsum(counts)]), indices)
+    captions: pa.ChunkedArray  # large_string, those of one image after those of the one before
+    offsets: NDArray[np.int64]  # (images + 1,) where the captions of an image begin
+    num_images: int  # in the data set, captioned or not
 
 
 def write_latent_files(
-    folder: Path, choice: CaptionChoice, tables: Mapping[str, Table], encoding_keys: Sequence[str], encoder_key: str
-) -> dict[str, Any]:
+    folder: Path, choices: Sequence[ImageChoice], sources: Sequence[Mapping[str, Table]], encoding_keys: Sequence[str],
+    encoder_key: str,
+) -> dict[str, Any]:  # fmt: skip
     """Write all files of a set into an empty folder; returns what a reader of them has to know.
+
+    Args:
+        folder: Where to write.
+        choices: The images of each data set, which follow one another in the set.
+        sources: The tables of each data set, `{name: table}`.
+        encoding_keys: Keys of the autoencoder, of all encodings.
+        encoder_key: Key of the text encoder.
 
     Raises:
         DatasetError: An image lacks its latents, or a caption its states.
         StoreError: The disk has no room.
     """
-    num_images = len(choice.image_ids)
-    moments = _MomentsWriter(folder, num_images * len(encoding_keys))
-    wanted = [key_of(image_id, key) for key in encoding_keys for image_id in choice.image_ids]
-    found = _copy_rows(tables[LATENTS.name], wanted, ["shape", "mean", "logvar"], moments.write)
-    for number in range(len(encoding_keys)):
-        lack = f"augmented latents (number {number}) of this codec" if number else "latents of this codec"
-        _check_complete("images", lack, found[number * num_images : (number + 1) * num_images])
-    states = _StatesWriter(folder, len(choice.captions))
-    found = _copy_rows(tables[TEXT_EMBEDDINGS.name], [key_of(caption, encoder_key) for caption in choice.captions],
-                       ["shape", "hidden_states"], states.write)  # fmt: skip
-    _check_complete("captions", "states of this text encoder", found)
-    moments.close()
-    width = states.close()
-    write_values(folder, "image_ids", (image_id.encode() for image_id in choice.image_ids))
-    write_values(folder, "captions", (caption.encode() for caption in choice.captions))
-    parts = zip(choice.offsets[:-1].tolist(), choice.offsets[1:].tolist(), strict=True)
-    write_values(folder, "caption_indices", (choice.indices[first:last].tobytes() for first, last in parts))
-    return {"shape": moments.shape, "width": width, "has_spread": moments.has_spread,
-            "empty_index": choice.captions.index("")}  # fmt: skip
+    captions = _distinct_captions(choices)
+    moments = _write_moments(folder, choices, sources, encoding_keys)
+    width = _write_states(folder, captions, sources, encoder_key)
+    write_values(folder, "image_ids", (image_id.encode() for one in choices for image_id in one.image_ids))
+    write_values(folder, "captions", (caption.encode() for caption in captions.to_pylist()))
+    write_values(folder, "caption_indices", _caption_indices(choices, captions))
+    empty = pc.index(captions, pa.scalar("", captions.type)).as_py()
+    return {"shape": moments.shape, "width": width, "has_spread": moments.has_spread, "empty_index": empty}
+
+
+def _distinct_captions(choices: Sequence[ImageChoice]) -> pa.Array:
+    """All captions, sorted."""
+    # Caption dropout trains with the empty caption, and classifier-free guidance (arXiv 2207.12598) samples with it.
+    chunks = [chunk for one in choices for chunk in one.captions.chunks]
+    captions = pc.unique(pa.chunked_array([*chunks, pa.array([""], pa.large_string())]))
+    return captions.take(pc.array_sort_indices(captions))
+
+
+def _caption_indices(choices: Sequence[ImageChoice], captions: pa.Array) -> Iterator[bytes]:
+    for one in choices:
+        numbers = pc.index_in(one.captions, value_set=captions).to_numpy().astype(INT32)
+        for first, last in zip(one.offsets[:-1].tolist(), one.offsets[1:].tolist(), strict=True):
+            yield numbers[first:last].tobytes()
+
+
+def _write_moments(
+    folder: Path, choices: Sequence[ImageChoice], sources: Sequence[Mapping[str, Table]], encoding_keys: Sequence[str]
+) -> _MomentsWriter:
+    """Write the latents: all images of the first encoding, then of the next one."""
+    num_rows = sum(len(one.image_ids) for one in choices)
+    writer, first = _MomentsWriter(folder, num_rows * len(encoding_keys)), 0
+    for one, tables in zip(choices, sources, strict=True):
+        num_images = len(one.image_ids)
+        wanted = [key_of(image_id, key) for key in encoding_keys for image_id in one.image_ids]
+
+        def write(position: int, row: Sequence[Any], num_images: int = num_images, first: int = first) -> None:
+            encoding, image = divmod(position, num_images)
+            writer.write(encoding * num_rows + first + image, row)
+
+        found = _copy_rows(tables[LATENTS.name], wanted, ["shape", "mean", "logvar"], write)
+        for number in range(len(encoding_keys)):
+            lack = f"augmented latents (number {number}) of this codec" if number else "latents of this codec"
+            _check_complete(tables[LATENTS.name], "images", lack,
+                            found[number * num_images : (number + 1) * num_images])  # fmt: skip
+        first += num_images
+    writer.close()
+    return writer
+
+
+def _write_states(folder: Path, captions: pa.Array, sources: Sequence[Mapping[str, Table]], encoder_key: str) -> int:
+    """Write the token states of all captions, from whichever table has them; returns their width."""
+    writer, keys = _StatesWriter(folder, len(captions)), [key_of(text, encoder_key) for text in captions.to_pylist()]
+    found = np.zeros(len(keys), bool)
+    for tables in sources:
+        found |= _copy_rows(tables[TEXT_EMBEDDINGS.name], keys, ["shape", "hidden_states"], writer.write)
+    _check_complete(sources[-1][TEXT_EMBEDDINGS.name], "captions", "states of this text encoder", found)
+    return writer.close()
 
 
 def _copy_rows(table: Table, keys: Sequence[str], columns: Sequence[str], write: Any) -> NDArray[np.bool_]:
@@ -174,6 +207,8 @@ class _StatesWriter:
         return self._width
 
 
-def _check_complete(subject: str, lack: str, found: NDArray[np.bool_]) -> None:
+def _check_complete(table: Table, subject: str, lack: str, found: NDArray[np.bool_]) -> None:
     if missing := int((~found).sum()):
-        raise DatasetError(f"{missing} of {len(found)} {subject} have no {lack}; run: emoji-ldm latents")
+        raise DatasetError(
+            f"{missing} of {len(found)} {subject} have no {lack} in {table.store.uri}; run: emoji-ldm latents"
+        )

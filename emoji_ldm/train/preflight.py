@@ -25,6 +25,8 @@ from emoji_ldm.dataset.versions.refs import open_tables
 from emoji_ldm.errors import MissingInputError, StoreError
 from emoji_ldm.latents.augmentation import augmentation_keys
 from emoji_ldm.latents.cache import good_captions
+from emoji_ldm.latents.latent_loading import data_versions
+from emoji_ldm.latents.tag_orders import with_tag_orders
 from emoji_ldm.schemas import CAPTIONS, IMAGES, LATENTS, TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
 from emoji_ldm.train.engines.distributed import DistributedContext
@@ -174,22 +176,26 @@ def _check_latents(config: Config, store: Store) -> int:
     if config.train.dreambooth:
         return 0
     _check_images(config, store)
-    tables = open_tables(store, config.as_of, IMAGES, CAPTIONS)
-    captions = good_captions(tables[IMAGES.name], tables[CAPTIONS.name])
-    if not captions:
-        raise MissingInputError(f"{store.uri} has no captioned image; run: emoji-ldm caption")
     # The import is here because it loads diffusers and transformers, which the check of an autoencoder training does
     # without.
     from emoji_ldm.train.tasks.pipeline_export import load_frozen
 
+    chosen = []
+    for source in data_versions(config, store):
+        tables = open_tables(source.store, source.as_of, IMAGES, CAPTIONS)
+        captions = good_captions(tables[IMAGES.name], tables[CAPTIONS.name])
+        if not captions:
+            raise MissingInputError(f"{source.store.uri} has no captioned image; run: emoji-ldm caption")
+        chosen.append((source.store, captions))
     # The keys of latents and states are hashes of weights, so the models have to be loaded to know them.
     with tempfile.TemporaryDirectory(prefix="emoji-ldm-") as cache:
         frozen = load_frozen(config, store, Path(cache))
-    prompts = {"", *(caption for several in captions.values() for caption in several)}
-    for key in augmentation_keys(frozen.vae.key, config.latents.augmentations):
-        _check_encoded(Table(store, LATENTS), captions.keys(), key, config.latents)
-    _check_encoded(Table(store, TEXT_EMBEDDINGS), prompts, frozen.text.key, config.latents)
-    return len(captions)
+    for place, captions in chosen:
+        texts = with_tag_orders((text for several in captions.values() for text in several), config.latents.tag_orders)
+        for key in augmentation_keys(frozen.vae.key, config.latents.augmentations):
+            _check_encoded(Table(place, LATENTS), captions.keys(), key, config.latents)
+        _check_encoded(Table(place, TEXT_EMBEDDINGS), {"", *texts}, frozen.text.key, config.latents)
+    return sum(len(captions) for _, captions in chosen)
 
 
 def _check_encoded(table: Table, required: Collection[str], key: str, latents: LatentsConfig) -> None:
@@ -202,7 +208,7 @@ def _check_encoded(table: Table, required: Collection[str], key: str, latents: L
         return
     ours = latents.vae if of_images else latents.text_encoder
     subject, encoded = ("images", "latents of codec") if of_images else ("captions", "states of text encoder")
-    text = f"{missing} of {len(required)} {subject} have no {encoded} {ours!r} ({key})"
+    text = f"{missing} of {len(required)} {subject} have no {encoded} {ours!r} ({key}) in {table.store.uri}"
     if others := _other_encoders(table, "vae" if of_images else "text_encoder", key, name):
         text += f"; the store has those of {others}"
     raise MissingInputError(f"{text}; run: emoji-ldm latents latents.{'vae' if of_images else 'text_encoder'}={ours}")

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from emoji_ldm.latents.cache import LatentSet, load_latent_set
+from emoji_ldm.latents.cache import LatentSet
+from emoji_ldm.latents.latent_loading import DataVersion, load_latent_set
 from emoji_ldm.store import Store
 from tests.synthetic_latents import KEYS, fill_store
 
@@ -67,7 +68,7 @@ def _child(folder: Path, mode: str) -> dict[str, Any]:
 def _measure(folder: Path, mode: str) -> dict[str, Any]:
     began, process = time.monotonic(), psutil.Process()
     before = process.memory_info().rss
-    found = load_latent_set(Store(f"{folder}/store"), **KEYS)
+    found = load_latent_set([DataVersion(Store(f"{folder}/store"))], KEYS)
     seconds = time.monotonic() - began
     if mode == "copy":
         return {"seconds": round(seconds, 2), "peak_mb": round((process.memory_info().rss - before) / 2**20, 1)}

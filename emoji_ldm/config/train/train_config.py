@@ -10,6 +10,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from emoji_ldm.config.base import Fraction, Positive, Section
+from emoji_ldm.config.train.data import DataFields
 from emoji_ldm.config.train.objective import ObjectiveFields
 from emoji_ldm.config.train.optimizer import OptimizerFields
 from emoji_ldm.config.train.unet import UNetFields
@@ -64,7 +65,7 @@ class MonitoringFields(LoggingFields):
     """Steps between measurements of the validation loss."""
 
 
-class TrainConfig(MonitoringFields, DistributedFields, OptimizerFields, ObjectiveFields, UNetFields):
+class TrainConfig(MonitoringFields, DistributedFields, OptimizerFields, DataFields, ObjectiveFields, UNetFields):
     """Latent diffusion training: network, objective, optimiser, distribution, monitoring."""
 
     @model_validator(mode="after")

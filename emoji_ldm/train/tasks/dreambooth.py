@@ -28,11 +28,12 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.images.decode import decode_image
 from emoji_ldm.images.normalize import pixel_hash
 from emoji_ldm.latents.augmentation import augmentation_keys
-from emoji_ldm.latents.cache import build_latent_set
+from emoji_ldm.latents.latent_loading import EncodingKeys, build_latent_set
 from emoji_ldm.outcomes import Rejected
 from emoji_ldm.schemas import LATENTS, TEXT_EMBEDDINGS
 from emoji_ldm.train.tasks import sampler
-from emoji_ldm.train.tasks.diffusion_task import DiffusionTask, Rows, RowSampler, RowSamplerFactory, sample_uniformly
+from emoji_ldm.train.tasks.diffusion_task import DiffusionTask
+from emoji_ldm.train.tasks.latent_batches import Rows, RowSampler, RowSamplerFactory, sample_uniformly
 from emoji_ldm.train.tasks.pipeline_export import load_frozen
 from emoji_ldm.train.training_args import PreviewFunction, RunContext
 
@@ -186,10 +187,8 @@ def load_task(data: DreamBoothData, context: RunContext, preview: PreviewFunctio
     """
     frozen = load_frozen(context.config, context.store, context.scratch_dir)
     tables = {spec.name: Table(context.store, spec) for spec in (LATENTS, TEXT_EMBEDDINGS)}
-    latents = build_latent_set(
-        data.prompts, tables, vae_key=frozen.vae.key, encoder_key=frozen.text.key,
-        encoding_keys=augmentation_keys(frozen.vae.key, context.config.latents.augmentations),
-    )  # fmt: skip
+    encodings = augmentation_keys(frozen.vae.key, context.config.latents.augmentations)
+    latents = build_latent_set(data.prompts, tables, EncodingKeys(encodings, frozen.text.key))
     # The rows are those of the latent set, which is sorted by image id.
     is_class = np.array([image_id in data.classes for image_id in latents.image_ids])
     return DiffusionTask(context.config, latents, frozen, preview, instance_class_halves(is_class))

@@ -44,6 +44,42 @@ def sample_indices(seed: int, step: int, slots: range, *, batch_size: int, size:
     )
 
 
+def weighted_indices(
+    seed: int, step: int, slots: range, batch_size: int, cumulative: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Indices of the samples at positions `slots`, drawn in proportion to weights.
+
+    An epoch of a set of N samples has N draws. They are spread evenly over the sum of the weights, from a start that is
+    drawn per epoch (systematic sampling), and then permuted as in `sample_indices`. So a sample of weight w comes
+    N w / sum(w) times, rounded down or up, and each sample exactly once if all have the same weight.
+
+    Args:
+        seed: Of the run.
+        step: Number of the step.
+        slots: Positions in the global batch.
+        batch_size: Size of the global batch.
+        cumulative: `(N,)` sums of the weights up to each sample.
+
+    Returns:
+        `(len(slots),)` indices below N.
+    """
+    size, total = len(cumulative), cumulative[-1]
+    positions = step * batch_size + np.arange(slots.start, slots.stop)
+    epochs, offsets = np.divmod(positions, size)
+    draws = [epoch_permutation(seed, int(e), size)[o] + _epoch_start(seed, int(e))
+             for e, o in zip(epochs, offsets, strict=True)]  # fmt: skip
+    found: NDArray[np.int64] = np.searchsorted(cumulative, np.array(draws) * (total / size), side="right")
+    # The last draw may be rounded up to the total itself.
+    return np.minimum(found, size - 1)
+
+
+@lru_cache(maxsize=2)
+def _epoch_start(seed: int, epoch: int) -> float:
+    # The counter is one that no permutation reaches, so that the start does not depend on the order.
+    key, counter = np.array([seed % 2**64, epoch], np.uint64), [0, 0, 0, 1]
+    return float(np.random.Generator(np.random.Philox(key=key, counter=counter)).random())
+
+
 def split_micro_batches(
     slots: range, micro_batch_size: int | None, *, field: str = "train.micro_batch_size"
 ) -> list[range]:

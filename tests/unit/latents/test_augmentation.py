@@ -6,7 +6,8 @@ import pytest
 from emoji_ldm.config import AugmentationOptions, key_of, load
 from emoji_ldm.errors import ConfigError, DatasetError
 from emoji_ldm.latents.augmentation import augment, augmentation_keys
-from emoji_ldm.latents.cache import latent_rows, load_latent_set, text_rows
+from emoji_ldm.latents.cache import latent_rows, text_rows
+from emoji_ldm.latents.latent_loading import DataVersion, EncodingKeys, load_latent_set
 from emoji_ldm.latents.vae import to_square
 from emoji_ldm.schemas import CAPTIONS, LATENTS, TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
@@ -94,11 +95,11 @@ def test_training_draws_one_encoding_of_the_image_per_sample(tmp_path):
     stored = [moments(2, seed) for seed in range(3)]
     for number in (0, 1):
         commit(store, LATENTS, latent_rows(ids, keys[number], *stored[number]), f"latents {number}")
-    options = {"vae_key": "codec", "encoder_key": "encoder", "encoding_keys": keys}
+    wanted = [DataVersion(store)], EncodingKeys(keys, "encoder")
     with pytest.raises(DatasetError, match=r"2 of 2 images have no augmented latents \(number 2\).*emoji-ldm latents"):
-        load_latent_set(store, **options)
+        load_latent_set(*wanted)
     commit(store, LATENTS, latent_rows(ids, keys[2], *stored[2]), "latents 2")
-    found = load_latent_set(store, **options)
+    found = load_latent_set(*wanted)
     drawn = found.sample(np.array([1, 1, 0, 0]), np.zeros((4, 4, 8, 8), np.float32), np.array([0, 0.34, 0.67, 0.99]))
     expected = [stored[0][0][1], stored[1][0][1], stored[2][0][0], stored[2][0][0]]
     np.testing.assert_allclose(drawn, expected, atol=2e-3)

@@ -9,7 +9,7 @@ from emoji_ldm.model.ema import AVERAGE_NAMES, WeightAverages
 from emoji_ldm.train.engines.distributed import DistributedContext
 from emoji_ldm.train.engines.training_engine import build_engine
 from emoji_ldm.train.loop import swapped_weights, validate
-from emoji_ldm.train.tasks import diffusion_task, sampler
+from emoji_ldm.train.tasks import latent_batches, sampler
 from emoji_ldm.train.training_args import build_training_args
 from tests.unit.train import tiny
 
@@ -64,13 +64,13 @@ def test_without_validation_images_nothing_is_measured():
 
 
 def test_validation_is_limited_to_a_number_of_images_and_reads_one_batch_at_a_time(monkeypatch):
-    monkeypatch.setattr(diffusion_task, "NUM_VALIDATION_IMAGES", 2)
+    monkeypatch.setattr(latent_batches, "NUM_VALIDATION_IMAGES", 2)
     task, _, engine, averages = prepared()
     found = task.validation_batches(range(4))
     assert next(found).weights.count_nonzero() == 2 and next(found, None) is None
     few = validate(task, engine, averages, ALONE, [range(4)])
     own = task.data.validation_rows
-    task.data.validation_rows = diffusion_task._validation_rows(own, task.data.latents.image_ids)
+    task.data.validation_rows = latent_batches._validation_rows(own, task.data.latents.image_ids)
     assert len(own) > len(task.data.validation_rows) == 2
     assert validate(task, engine, averages, ALONE, [range(4)]) == few
 

@@ -76,3 +76,31 @@ def test_every_number_of_workers_in_the_range_must_share_the_batch():
         sampler.check_worker_range(2, 4, 10)
     with pytest.raises(ConfigError, match=r"min_workers=5 is above train\.num_workers=4"):
         sampler.check_worker_range(5, 4, 60)
+
+
+def drawn(weights, steps, batch_size=5, seed=0):
+    cumulative = np.cumsum(np.array(weights, float))
+    return np.concatenate(
+        [sampler.weighted_indices(seed, step, range(batch_size), batch_size, cumulative) for step in range(steps)]
+    )
+
+
+def test_weights_decide_how_often_a_sample_comes_in_each_epoch():
+    weights = [2, 0, 1, 1, 0.5, 0.5, 1, 1, 1, 2]
+    for epoch in range(4):
+        counts = np.bincount(drawn(weights, 8)[10 * epoch : 10 * epoch + 10], minlength=10)
+        assert (abs(counts - np.array(weights)) < 1).all(), "rounded down or up"
+    total = np.bincount(drawn(weights, 400), minlength=10) / 200
+    assert total == pytest.approx(np.array(weights), abs=0.05)
+
+
+def test_equal_weights_give_the_order_of_an_unweighted_training():
+    plain = np.concatenate([sampler.sample_indices(3, step, range(5), batch_size=5, size=12) for step in range(9)])
+    assert drawn([0.25] * 12, 9, seed=3).tolist() == plain.tolist()
+
+
+def test_a_weighted_order_is_the_same_for_any_number_of_workers_and_from_any_step():
+    cumulative = np.cumsum(np.linspace(0.1, 3, 30))
+    whole = sampler.weighted_indices(5, 17, range(12), 12, cumulative)
+    parts = [sampler.weighted_indices(5, 17, sampler.rank_slots(rank, 3, 12), 12, cumulative) for rank in range(3)]
+    assert np.concatenate(parts).tolist() == whole.tolist()
