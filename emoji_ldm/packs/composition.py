@@ -10,6 +10,7 @@ from emoji_ldm.packs.upscaling import Pixels, premultiply, resize, unpremultiply
 VISIBLE_ALPHA = 8  # of 255
 # Between the middle of the frame (0) and the centre of mass (1): a frog on a thin stalk looks centred in between.
 OPTICAL_WEIGHT = 0.5
+PADDING_PX = 2  # of the source
 SUPERSAMPLED_PX = 384  # the outline is measured on about this side, since distances to whole pixels are jagged
 
 
@@ -36,14 +37,25 @@ def place(pixels: NDArray[np.uint8], size_px: int, *, margin_px: int = 0, outlin
         outline_px: Width of a white outline; the picture becomes smaller by it.
     """
     border = margin_px + outline_px
-    room = size_px - 2 * border
-    height, width = pixels.shape[:2]
-    scale = room / max(height, width)
-    content = resize(premultiply(pixels), max(1, round(width * scale)), max(1, round(height * scale)))
+    content = _scale(premultiply(pixels), size_px - 2 * border)
     canvas = np.zeros((size_px, size_px, 4), np.float32)
     top, left = (_offset(content[..., 3].sum(1 - axis), size_px, border) for axis in (0, 1))
     canvas[top : top + content.shape[0], left : left + content.shape[1]] = content
     return unpremultiply(add_outline(canvas, outline_px) if outline_px else canvas)
+
+
+def _scale(values: Pixels, room_px: int) -> Pixels:
+    """Return a premultiplied picture whose longer side is `room_px`."""
+    height, width = values.shape[:2]
+    scale = room_px / max(height, width)
+    wanted = [max(1, round(side * scale)) for side in (height, width)]
+    if scale <= 1:
+        return resize(values, wanted[1], wanted[0])
+    # What is trimmed ends at its frame. Transparency around it lets enlarging smooth an edge there, as anywhere else.
+    padding = [(PADDING_PX, PADDING_PX)] * 2 + [(0, 0)]
+    extra = round(PADDING_PX * scale)
+    large = resize(np.pad(values, padding), wanted[1] + 2 * extra, wanted[0] + 2 * extra)
+    return large[extra : extra + wanted[0], extra : extra + wanted[1]]
 
 
 def add_outline(values: Pixels, width_px: float) -> Pixels:

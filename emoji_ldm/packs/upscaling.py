@@ -25,10 +25,10 @@ from PIL import Image
 Pixels = NDArray[np.float32]  # (h, w, 4), premultiplied, 0 to 1
 NUM_ROUNDS = 6  # of back-projection; more rounds amplify what a generator has left as noise
 MIN_DOUBLINGS = 2
-# Factors of the contrast: in each round of back-projection, and once after a blur, which has to be undone.
-GENTLE, STRONG = 1.2, 2.5
-BLUR_PX = 1.0  # standard deviation
-WINDOW_PX = 5  # of the enlarged picture: the transition of an edge and what lies on both of its sides
+# (blur, window, factor of the contrast): the blur is a standard deviation in pixels of the enlarged picture, the window
+# holds the transition of an edge and what lies on both of its sides. Steps of the source are twice as long after each
+# doubling, so that from the third one on the blur is wider, which takes the waves out of round contours.
+GENTLE, SECOND, LATER = (0.0, 5, 1.2), (1.0, 5, 2.5), (2.5, 9, 3.5)
 # Contrast from which sharpening begins, and from which it is complete: below lies shading.
 SOFT_CONTRAST, HARD_CONTRAST = 0.08, 0.3
 
@@ -54,7 +54,10 @@ def resize(values: Pixels, width_px: int, height_px: int) -> Pixels:
     num_doublings = 0
     enlarged = values.shape[1] < width_px or values.shape[0] < height_px
     while values.shape[1] < width_px or values.shape[0] < height_px or (enlarged and num_doublings < MIN_DOUBLINGS):
-        values = _double_smooth_contours(values) if num_doublings else _double_by_back_projection(values)
+        if num_doublings:
+            values = _double_smooth_contours(values, SECOND if num_doublings == 1 else LATER)
+        else:
+            values = _double_by_back_projection(values)
         num_doublings += 1
     if values.shape[:2] == (height_px, width_px):
         return values
@@ -76,12 +79,10 @@ def _double_by_back_projection(values: Pixels) -> Pixels:
     return _valid(large)
 
 
-def _double_smooth_contours(values: Pixels) -> Pixels:
-    from scipy import ndimage  # takes 0.1 s to import
-
+def _double_smooth_contours(values: Pixels, strength: tuple[float, int, float]) -> Pixels:
     # Bicubic overshoots. Clipped before it is blurred, it leaves the extremes that sharpening aims at as they were.
     large = np.clip(_double_by_bicubic(values), *_range_around(values))
-    return _valid(_sharpen(ndimage.gaussian_filter(large, (BLUR_PX, BLUR_PX, 0)), STRONG))
+    return _valid(_sharpen(large, strength))
 
 
 def _range_around(values: Pixels) -> tuple[Pixels, Pixels]:
@@ -92,11 +93,14 @@ def _range_around(values: Pixels) -> tuple[Pixels, Pixels]:
                  for each in (ndimage.minimum_filter, ndimage.maximum_filter))  # fmt: skip
 
 
-def _sharpen(values: Pixels, factor: float) -> Pixels:
-    """Push each value away from the middle between the smallest and the largest one around it, channel by channel."""
+def _sharpen(values: Pixels, strength: tuple[float, int, float]) -> Pixels:
+    """Blur, and push each value away from the middle between the smallest and the largest one around it."""
     from scipy import ndimage
 
-    window = (WINDOW_PX, WINDOW_PX, 1)
+    blur_px, window_px, factor = strength
+    if blur_px:
+        values = ndimage.gaussian_filter(values, (blur_px, blur_px, 0))
+    window = (window_px, window_px, 1)
     low, high = ndimage.minimum_filter(values, size=window), ndimage.maximum_filter(values, size=window)
     contrast = high - low
     middle = (low + high) / 2

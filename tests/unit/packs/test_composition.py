@@ -52,3 +52,11 @@ def test_the_outline_is_white_closed_and_as_wide_as_asked():
 def test_a_large_picture_is_scaled_down_with_its_colours():
     small = place(block(512, 512), 64)
     assert (small == RED).all()
+
+
+def test_an_edge_at_the_frame_of_the_trimmed_picture_is_as_smooth_as_any_other():
+    disc = trim(face())
+    large = place(disc, 512)
+    # The top of the disc lies on the frame: cut there, it would begin with a wide row of half transparent pixels.
+    top, below = (large[row, :, 3] > 8 for row in (0, 12))
+    assert top.sum() < 0.6 * below.sum()
