@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTFont, newTable
 from fontTools.ttLib.tables.BitmapGlyphMetrics import SmallGlyphMetrics
 from fontTools.ttLib.tables.C_B_D_T_ import cbdt_bitmap_format_17
@@ -42,7 +43,7 @@ def build_font(family: str, pngs: Mapping[str, bytes], size_px: int) -> bytes:
     builder.setupGlyphOrder(glyphs)
     builder.setupCharacterMap({0x20: "space", **{point: _glyph(point) for point in points.values()}})
     # No outlines: readers that know no CBDT show nothing, rather than a box that looks like a fault.
-    builder.setupGlyf(dict.fromkeys(glyphs, _empty_glyph()))
+    builder.setupGlyf(dict.fromkeys(glyphs, TTGlyphPen(None).glyph()))
     builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (UNITS_PER_EM, 0)) | {"space": (UNITS_PER_EM // 4, 0)})
     ascent, descent = round(ASCENT * UNITS_PER_EM), round((ASCENT - 1) * UNITS_PER_EM)
     builder.setupHorizontalHeader(ascent=ascent, descent=descent)
@@ -94,9 +95,3 @@ def _strike(font: TTFont, names: list[str], size_px: int) -> Strike:
 
 def _glyph(point: int) -> str:
     return f"uni{point:04X}"
-
-
-def _empty_glyph() -> Any:
-    from fontTools.ttLib.tables._g_l_y_f import Glyph
-
-    return Glyph()

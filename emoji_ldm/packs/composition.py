@@ -27,7 +27,7 @@ def trim(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def place(pixels: NDArray[np.uint8], size_px: int, *, margin_px: int = 0, outline_px: float = 0) -> NDArray[np.uint8]:
+def place(pixels: NDArray[np.uint8], size_px: int, *, margin_px: int = 0, outline_px: int = 0) -> NDArray[np.uint8]:
     """Return a trimmed picture on a square canvas: uint8 `(size_px, size_px, 4)`.
 
     Args:
@@ -58,7 +58,7 @@ def _scale(values: Pixels, room_px: int) -> Pixels:
     return large[extra : extra + wanted[0], extra : extra + wanted[1]]
 
 
-def add_outline(values: Pixels, width_px: float) -> Pixels:
+def add_outline(values: Pixels, width_px: int) -> Pixels:
     """Return the premultiplied picture on a white outline, whose outer edge is antialiased."""
     from PIL import Image
     from scipy import ndimage
@@ -73,12 +73,12 @@ def add_outline(values: Pixels, width_px: float) -> Pixels:
     return np.asarray(values + (1 - values[..., 3:]) * outline, np.float32)
 
 
-def _offset(mass: NDArray[np.float32], size_px: int, border: float) -> int:
+def _offset(mass: NDArray[np.float32], size_px: int, border: int) -> int:
     """Return where the picture begins along one axis, of which `mass` has the sum of alpha per row or column."""
     length = len(mass)
     middle = (size_px - length) / 2
     centroid = float((mass * (np.arange(length) + 0.5)).sum() / mass.sum())
     optical = middle + OPTICAL_WEIGHT * (length / 2 - centroid)
     # The border stays free, however lopsided the picture is.
-    low, high = int(np.ceil(border)), int(size_px - length - border)
+    low, high = border, size_px - length - border
     return int(np.clip(round(optical), min(low, high), max(low, high)))

@@ -32,7 +32,7 @@ from emoji_ldm.serve.backend import Overloaded
 from emoji_ldm.serve.decoding_pool import refuse_by_header
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.openapi_models import REFUSALS, ApiModel
-from emoji_ldm.serve.pack_sandbox import PACK_FILE, REQUEST_FILE, UPLOADS_FOLDER
+from emoji_ldm.serve.pack_sandbox import PACK_FILE, REQUEST_FILE, TOO_MUCH, UPLOADS_FOLDER
 from emoji_ldm.serve.request_body import limit_body, refuse_fields
 
 MAX_IMAGES = 250  # the largest number of slots of a Discord server
@@ -47,6 +47,7 @@ NUM_PROCESSES, MAX_WAITING, RETRY_S = 2, 16, 5.0
 BASE_CPU_S, CPU_S_PER_IMAGE, MAX_CPU_S = 20, 4, 300
 CLOCK_FACTOR = 3  # by the clock, on a machine with other work
 CHUNK_BYTES = 256 * 1024
+MAX_SAID = 2000  # characters of a stack trace that are logged
 
 
 class PackTargetCard(ApiModel):
@@ -162,13 +163,11 @@ class PackProcesses:
                 answer = await self._run(folder, options, files)
         finally:
             self.num_waiting -= 1
-        if answer is None:
-            raise RequestError("the pack is refused: its pictures take too much time or memory; send fewer or smaller "
-                               "ones", param="image", code="image_too_complex")  # fmt: skip
         if "refused" in answer:
-            raise RequestError(str(answer["refused"]), param="image", code="pack_refused")
+            raise RequestError(f"the pack is refused: {answer['refused']}", param="image", code="pack_refused")
 
-    async def _run(self, folder: Path, options: PackOptions, files: list[str]) -> dict[str, Any] | None:
+    async def _run(self, folder: Path, options: PackOptions, files: list[str]) -> dict[str, Any]:
+        """Return the answer of one process; raises RuntimeError if it fails for another reason than its limits."""
         cpu_s = min(MAX_CPU_S, BASE_CPU_S + CPU_S_PER_IMAGE * len(files))
         request = {"options": dataclasses.asdict(options), "files": files, "cpu_s": cpu_s}
         (folder / REQUEST_FILE).write_text(json.dumps(request))
@@ -178,20 +177,23 @@ class PackProcesses:
                                     "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # fmt: skip
         process = await asyncio.create_subprocess_exec(
             *self.command, str(folder), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL, env=environment,
+            stderr=asyncio.subprocess.PIPE, env=environment,
         )  # fmt: skip
         try:
             async with asyncio.timeout(CLOCK_FACTOR * cpu_s):
-                output, _ = await process.communicate()
+                output, said = await process.communicate()
         except TimeoutError:
-            return None
+            return {"refused": TOO_MUCH}
         finally:
             # Also when the client has left, which cancels this call.
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
-        return json.loads(output) if process.returncode == 0 else None
+        if process.returncode and process.returncode > 0:
+            raise RuntimeError(f"a pack failed: {said[-MAX_SAID:].decode(errors='replace')}")
+        # A negative status is a signal: the kernel's for CPU time, or that of a decoder that crashed.
+        return {"refused": TOO_MUCH} if process.returncode else json.loads(output)
 
 
 async def _read_form(request: Request, folder: Path) -> tuple[PackOptions, list[str]]:

@@ -22,6 +22,7 @@ from emoji_ldm.packs.pack_builder import PackOptions, build_pack
 from emoji_ldm.packs.source_pictures import SourcePicture
 
 REQUEST_FILE, UPLOADS_FOLDER, PACK_FILE = "request.json", "uploads", "pack.zip"
+TOO_MUCH = "the pictures take too much time or memory; send fewer or smaller ones"
 # Of address space: a picture of 2048 x 2048 px takes 16 MB decoded and 67 MB as floats, of which some are held at once.
 MAX_MEMORY_BYTES = 3 * 2**30
 
@@ -39,6 +40,8 @@ def main(folder: Path) -> None:
         archive, report = build_pack(sources, PackOptions(**request["options"]))
     except EmojiLdmError as error:
         answer: dict[str, object] = {"refused": str(error)}
+    except MemoryError:
+        answer = {"refused": TOO_MUCH}
     else:
         (folder / PACK_FILE).write_bytes(archive)
         answer = dataclasses.asdict(report)

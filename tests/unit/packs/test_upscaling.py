@@ -15,7 +15,7 @@ def error(values, true):
     return float(np.sqrt(np.mean([np.square(a - b).mean() for a, b in zip(pages, trues, strict=True)])))
 
 
-@pytest.mark.parametrize("size_px", [96, 128, 256])
+@pytest.mark.parametrize("size_px", [96, 128, pytest.param(256, marks=pytest.mark.slow)])
 def test_an_enlarged_face_is_nearer_to_the_face_that_was_drawn_large_than_a_bicubic_one(size_px):
     small, true = face(64), premultiply(face(size_px))
     bicubic = premultiply(np.array(Image.fromarray(small).resize((size_px, size_px), Image.Resampling.BICUBIC)))

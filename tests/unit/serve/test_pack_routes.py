@@ -1,7 +1,10 @@
 """The routes of emoji packs."""
 
+import asyncio
 import io
 import json
+import os
+import sys
 import zipfile
 
 import pytest
@@ -78,7 +81,40 @@ def test_too_many_files_and_too_long_ones_are_refused(monkeypatch):
 def test_a_pack_that_takes_too_much_time_is_refused_and_its_process_ends(monkeypatch):
     monkeypatch.setattr(pack_routes.PackProcesses, "command", ("sleep", "60", "#"))
     monkeypatch.setattr(pack_routes, "CLOCK_FACTOR", 0)
-    assert error_of(pack([("a.png", face_png())], target="slack"), 400)["code"] == "image_too_complex"
+    assert "too much time or memory" in error_of(pack([("a.png", face_png())], target="slack"), 400)["message"]
+
+
+@pytest.mark.slow
+def test_the_kernel_ends_a_pack_that_takes_too_much_cpu_time(monkeypatch):
+    monkeypatch.setattr(pack_routes, "MAX_CPU_S", 1)
+    faces = [(f"{n}.png", face_png()) for n in range(30)]
+    assert "too much time or memory" in error_of(pack(faces, target="telegram"), 400)["message"]
+
+
+def test_a_fault_of_the_process_is_an_internal_error_that_the_log_explains(monkeypatch, caplog):
+    code = "import sys; sys.exit('no such table')"
+    monkeypatch.setattr(pack_routes.PackProcesses, "command", (sys.executable, "-c", code))
+    error_of(pack([("a.png", face_png())], target="slack"), 500)
+    assert "a pack failed: no such table" in caplog.text
+
+
+def test_the_process_of_a_client_that_left_ends(monkeypatch, tmp_path):
+    command = ("bash", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 60", "bash")
+    monkeypatch.setattr(pack_routes.PackProcesses, "command", command)
+
+    async def leave():
+        options = pack_routes.PackOptions("slack")
+        task = asyncio.create_task(pack_routes.PackProcesses().build(tmp_path, options, ["a.png"]))
+        async with asyncio.timeout(20):
+            while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+                await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(leave())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 @pytest.mark.slow
