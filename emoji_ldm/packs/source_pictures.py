@@ -19,6 +19,7 @@ from PIL import Image
 
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.images.decode import decode_image
+from emoji_ldm.packs.emoji_names import slug
 
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 CONTACT_SHEET = "sheet.png"  # of `generate` and `sets fetch`
@@ -55,7 +56,9 @@ class SourcePicture:
 
     def wanted_name(self, statements: Mapping[str, str]) -> str:
         """Return the text that the emoji's name is made from."""
-        return self.name or statements.get("prompt") or statements.get("title") or Path(self.file).stem
+        # A sentence is never meant as a name, so "Ant" becomes ant beside blob_alien; a file's name may be.
+        sentence = statements.get("prompt") or statements.get("title")
+        return self.name or (slug(sentence) if sentence else Path(self.file).stem)
 
 
 def read_folder(folder: Path) -> list[SourcePicture]:

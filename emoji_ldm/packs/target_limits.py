@@ -1,8 +1,8 @@
 """What each target accepts: the only place where a limit of a chat service is written, with its source and date.
 
 A byte limit is exclusive: files are smaller than it, since services write "up to" and "below" for the same number.
-The sources were read on `CHECKED`. Services change their limits without notice, so a refused upload is a reason to read
-them again.
+Copies of the sources were read on `CHECKED`; where a service's own page does not state a number, the source says who does.
+Services change their limits without notice, so a refused upload is a reason to read them again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ TARGETS = {
     for target in (
         PackTarget(
             "discord", "Discord emoji", 128, 256 * KIB, "png",
-            "https://docs.discord.com/developers/resources/emoji; slots: https://support.discord.com, Server Boosting",
+            "https://docs.discord.com/developers/resources/emoji; slots: https://sapphirejs.dev, PremiumGuildLimits",
             max_pictures=250, slots=(50, 100, 150, 250),
             note="A server has 50 slots, with boosts 100, 150 or 250.",
         ),
@@ -63,7 +63,7 @@ TARGETS = {
         ),
         PackTarget(
             "teams", "Microsoft Teams emoji", 128, 256 * KB, "png",
-            "https://learn.microsoft.com/microsoftteams/teams-custom-emojis; size: Teams' upload dialog",
+            "https://learn.microsoft.com/microsoftteams/teams-custom-emojis; bytes: https://www.hubsite365.com",
             max_pictures=5000, slots=(5000,), note="5,000 emoji per organisation.",
         ),
         PackTarget(

@@ -22,7 +22,7 @@ def test_a_file_states_its_origin_and_a_list_beside_it_adds_to_that(tmp_path):
     pixels, statements = picture.decode()
     assert pixels.shape == (64, 64, 4)
     assert statements == {"prompt": "a cat", "seed": "7", "dataset_images": "3", "steps": "20"}
-    assert picture.wanted_name(statements) == "a cat"
+    assert picture.wanted_name(statements) == "cat"
 
 
 def test_an_export_of_a_data_set_names_pictures_by_their_titles(tmp_path):
@@ -33,7 +33,7 @@ def test_an_export_of_a_data_set_names_pictures_by_their_titles(tmp_path):
     )
     [picture] = read_folder(tmp_path)
     statements = picture.decode()[1]
-    assert picture.wanted_name(statements) == "Cool cat" and statements["source_url"] == "http://x/c"
+    assert picture.wanted_name(statements) == "cool_cat" and statements["source_url"] == "http://x/c"
 
 
 def test_a_file_that_is_no_picture_says_so_when_it_is_decoded():
