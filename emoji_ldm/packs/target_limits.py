@@ -1,8 +1,8 @@
 """What each target accepts: the only place where a limit of a chat service is written, with its source and date.
 
 A byte limit is exclusive: files are smaller than it, since services write "up to" and "below" for the same number.
-Copies of the sources were read on `CHECKED`; where a service's own page does not state a number, the source says who does.
-Services change their limits without notice, so a refused upload is a reason to read them again.
+Copies of the sources were read on `CHECKED`; where a service's own page does not state a number, the source says who
+does. Services change their limits without notice, so a refused upload is a reason to read them again.
 """
 
 from __future__ import annotations
