@@ -29,7 +29,7 @@ from emoji_ldm.packs.source_pictures import SourcePicture
 from emoji_ldm.packs.target_limits import CHECKED, PackTarget, target_of
 
 MAX_OUTLINE_SHARE = 1 / 8  # of the canvas, on each side
-MAX_TITLE, MAX_LICENSE = 60, 4000  # characters
+MAX_TITLE, MAX_LICENSE = 64, 4000  # characters
 NO_LICENSE = (
     "No licence was stated for these pictures. manifest.json says which model drew each of them, from which\n"
     "prompt and seed, and on which versions of which data set the model was trained. Whoever publishes them states\n"

@@ -13,7 +13,7 @@ from ray_jobs.cli.command import run_command
 from ray_jobs.cli.main import app, main
 
 COMMANDS = ["demo", "crawl", "crawl probe", "crawl outcomes", "caption", "latents", "train", "generate", "serve",
-            "report", "pipeline", "doctor", "submit"]  # fmt: skip
+            "report", "pipeline", "doctor", "submit", "pack"]  # fmt: skip
 
 
 def run(*words, **kwargs):
@@ -54,7 +54,8 @@ def test_all_commands_speak_one_dialect(path):
     if path[0] not in (
         "cluster",
         "submit",
-    ):  # those take the configuration of the manifests, or of the submitted command
+        "pack",
+    ):  # those take the configuration of the manifests, or of the submitted command, or none
         assert options >= {"--config", "-c", "--dry-run"}
 
 

@@ -108,7 +108,7 @@ def test_too_few_pictures_for_a_target_are_refused_before_any_is_enlarged():
         (PackOptions("discord", outline_px=17), "takes 0 to 16 px"),
         (PackOptions("discord", outline_px=-1), "takes 0 to 16 px"),
         (PackOptions("zip", outline_px=1), "has no effect"),
-        (PackOptions("discord", name=" "), "must have 1 to 60 characters"),
+        (PackOptions("discord", name=" "), "must have 1 to 64 characters"),
         (PackOptions("discord", license="x" * 5000), "longer than 4,000"),
     ],
 )
