@@ -12,7 +12,7 @@ from emoji_ldm.dataset.lineage import Lineage, RunInfo
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.latents.augmentation import augmentation_keys
 from emoji_ldm.latents.cache import latent_rows, text_rows
-from emoji_ldm.latents.text_encoder import load_text_encoder
+from emoji_ldm.latents.pipeline_text_encoder import load_prompt_encoder
 from emoji_ldm.latents.vae import load_vae, resolve_vae
 from emoji_ldm.schemas import CAPTIONS, LATENTS, TEXT_EMBEDDINGS, TableSpec
 from emoji_ldm.store import Store
@@ -54,7 +54,7 @@ def fill_encoded(config: Config, captions: dict[str, str]) -> None:
     store, latents = Store(config.store), config.latents
     source = resolve_vae(config, store, Path(config.store, "cache"))
     codec = load_vae(source, size_px=latents.size_px, background=latents.background, device="cpu")
-    encoder = load_text_encoder(latents.text_encoder, max_tokens=latents.max_tokens, device="cpu")
+    encoder = load_prompt_encoder(latents.text_encoder, max_tokens=latents.max_tokens, device="cpu")
     moments = [np.zeros((len(captions), *codec.latent_shape), np.float32) + value for value in (0.5, -6.0)]
     for key in augmentation_keys(codec.key, latents.augmentations):
         commit(store, LATENTS, latent_rows(list(captions), key, *moments))

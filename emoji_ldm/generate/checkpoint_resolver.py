@@ -7,9 +7,10 @@ loads weights.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from emoji_ldm.config import Config, key_of
 from emoji_ldm.dataset import checkpoint_aliases, checkpoints
@@ -214,12 +215,19 @@ def read_model_limits(folder: Path | str, loras: Iterable[str] = ()) -> ModelLim
         model_key=model_key(folder),
         width_px=cells * cell_px,
         height_px=cells * cell_px,
-        side_step_px=side_step_px(cell_px, len(unet["block_out_channels"])),
+        side_step_px=side_step_px(cell_px, num_resolutions(unet)),
         max_side_px=MAX_SIDE_FACTOR * cells * cell_px,
         max_steps=int(scheduler.get("num_train_timesteps", DEFAULT_TIMESTEPS)) - 1,
         schedulers=compatible_schedulers(scheduler),
         loras=tuple(loras),
     )
+
+
+def num_resolutions(network: Mapping[str, Any]) -> int:
+    """At how many resolutions a network with this configuration works; each halves the side."""
+    if "block_out_channels" in network:
+        return len(network["block_out_channels"])
+    return int(network["patch_size"]).bit_length()  # a transformer's tokens are squares of cells
 
 
 def side_step_px(cell_px: int, num_resolutions: int) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.generate.checkpoint_resolver import MAX_SIDE_FACTOR, side_step_px
+from emoji_ldm.generate.checkpoint_resolver import MAX_SIDE_FACTOR, num_resolutions, side_step_px
 from emoji_ldm.generate.denoising_engine import DenoisingRow
 from emoji_ldm.generate.init_latents import NoiseStream, make_initial_latents
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
@@ -35,7 +35,7 @@ class EncoderDecoder:
         self.model, self.deterministic = model, deterministic
         self.schedules = SamplingSchedules(model.scheduler_config)
         self._max_decode_batch = min(MAX_DECODE_BATCH, batch_size)
-        self.side_step_px = side_step_px(model.downsampling_factor, len(model.unet.config.block_out_channels))
+        self.side_step_px = side_step_px(model.downsampling_factor, num_resolutions(model.unet.config))
         self.max_side_px = MAX_SIDE_FACTOR * model.size_px
         self._prompt_cache: OrderedDict[str, Tensor] = OrderedDict()  # least recently used first
 

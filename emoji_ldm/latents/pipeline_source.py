@@ -12,6 +12,12 @@ from emoji_ldm.latents.starter_model import STARTER, starter_folder
 
 MODEL_INDEX = "model_index.json"  # what makes a folder a pipeline
 PIPELINE_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+# {diffusers class of a pipeline with several text encoders: their folders}
+TEXT_PARTS = {
+    "StableDiffusionXLPipeline": ("text_encoder", "text_encoder_2"),
+    "StableDiffusion3Pipeline": ("text_encoder", "text_encoder_2", "text_encoder_3"),
+    "FluxPipeline": ("text_encoder", "text_encoder_2"),
+}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -30,6 +36,15 @@ def resolve_checkpoint_pipeline(source: str) -> str:
     # Users name checkpoints, which hold the training state as well; the pipeline is a folder inside.
     nested = Path(source, "pipeline")
     return str(nested) if nested.is_dir() else source
+
+
+def pipeline_class(source: Path | str) -> str:
+    """The diffusers class of a pipeline's folder, checkpoint or hub id, such as `StableDiffusionPipeline`.
+
+    Raises:
+        ModelError: It is no pipeline.
+    """
+    return str(read_json(local_folder(resolve_checkpoint_pipeline(str(source)), ()) / MODEL_INDEX).get("_class_name"))
 
 
 def is_hub_pipeline(source: str) -> bool:
@@ -72,8 +87,9 @@ def _check_parts(folder: Path, parts: tuple[str, ...]) -> None:
     # text that names its own internals.
     missing = [name for name in (MODEL_INDEX, *parts) if not (folder / name).exists()]
     if missing:
+        kind = "StableDiffusionPipeline" if "unet" in parts else "pipeline"
         raise ModelError(
-            f"{folder} is not a StableDiffusionPipeline folder: {', '.join(missing)} missing; "
+            f"{folder} is not a {kind} folder: {', '.join(missing)} missing; "
             "name a folder written by save_pretrained, or a checkpoint's pipeline folder"
         )
 

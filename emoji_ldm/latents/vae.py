@@ -121,12 +121,20 @@ class VaeCodec:
         images = to_tensor(pixels, self.num_channels, self.background).to(self.device)
         # Both moments are kept and no sample is drawn, so that training sees a fresh sample at each step.
         posterior = self.vae.encode(images).latent_dist
-        return posterior.mean.float().cpu().numpy(), posterior.logvar.float().cpu().numpy()
+        return (posterior.mean.float() - self._shift).cpu().numpy(), posterior.logvar.float().cpu().numpy()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Pixels:
         """Pixels uint8 `(N, H, W, 4)` of unscaled latents `(N, C, h, w)`."""
-        return to_pixels(self.vae.decode(latents.to(self.device, self.vae.dtype)).sample)
+        return to_pixels(self.vae.decode(latents.to(self.device, self.vae.dtype) + self._shift).sample)
+
+    @property
+    def _shift(self) -> float:
+        """The mean of raw latents, which newer autoencoders (Stable Diffusion 3, Flux) record; latents here have none.
+
+        diffusers' pipelines subtract it before they scale, and add it before they decode.
+        """
+        return float(self.vae.config.get("shift_factor") or 0.0)
 
 
 def latent_channels(settings: Mapping[str, Any]) -> int:
@@ -158,6 +166,8 @@ def load_vae(folder: Path | str, *, size_px: int, background: str, device: str) 
     # The background changes only what a model of three channels sees. With four it stays out of the key, so that
     # another background does not invalidate the latents.
     settings = [PREPROCESSING_VERSION, size_px, parse_color(background) if channels == 3 else ""]
+    # Releases before this one stored the latents of such autoencoders with their mean.
+    settings += ["centred"] if vae.config.get("shift_factor") else []
     return VaeCodec(vae, key_of(hash_weights(vae), settings), channels, size_px, background, torch.device(device))
 
 

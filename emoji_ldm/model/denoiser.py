@@ -126,7 +126,9 @@ def export_parts(
     # and `assign` below puts the trained ones in their place.
     with torch.device("cpu" if is_partial or config.init else "meta"):
         network = architecture.build(config, latent_shape, width)
-        select_trainable(network, config)
+    if any(buffer.is_meta for buffer in network.buffers()):  # tables of positions are computed, and no weights
+        network = architecture.build(config, latent_shape, width)
+    select_trainable(network, config)
     parts = {architecture.part: network}
     if text_encoder is not None:
         select_trainable_text(text_encoder, config)

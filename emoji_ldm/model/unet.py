@@ -13,7 +13,7 @@ from emoji_ldm.config import TrainConfig
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.latents.pipeline_source import local_folder, resolve_checkpoint_pipeline, short_error_text
 
-SHAPE_FIELDS = ("block_out_channels", "attention", "layers_per_block", "num_heads")
+SHAPE_FIELDS = ("block_out_channels", "attention", "layers_per_block", "num_heads", "transformer")
 # The presets scratch-32 and scratch-64 reproduce a network that was first written by hand; manifests record its size
 # for comparison.
 REFERENCE_SHAPE = ((256, 512), ("CrossAttnDownBlock2D", "DownBlock2D"), 2, 8)  # shape of preset scratch-64
@@ -66,7 +66,7 @@ def load_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_att
     """
     from diffusers import UNet2DConditionModel
 
-    _check_undescribed(config)
+    check_undescribed(config)
     init = config.init or ""
     folder = pipeline_folder(init)
     try:
@@ -80,9 +80,12 @@ def load_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_att
     return unet
 
 
-def pipeline_folder(init: str) -> Path:
-    """The local folder of `train.init`: a pipeline's folder, a checkpoint's with `pipeline/`, or a hub id."""
-    return local_folder(resolve_checkpoint_pipeline(init), ("unet", "scheduler"))
+def pipeline_folder(init: str, part: str = "unet") -> Path:
+    """The local folder of `train.init`: a pipeline's folder, a checkpoint's with `pipeline/`, or a hub id.
+
+    Of a hub id, the network's `part` and the scheduler are downloaded.
+    """
+    return local_folder(resolve_checkpoint_pipeline(init), (part, "scheduler"))
 
 
 def needs_more_inputs(unet: Mapping[str, Any]) -> bool:
@@ -101,8 +104,9 @@ def count_parameters(module: nn.Module) -> int:
 def reference_parameters(unet: Any) -> dict[str, int]:
     """`{"reference_parameters": ...}` of the hand-written network that this one reproduces; empty for any other."""
     found = unet.config
-    shape = (tuple(found.block_out_channels), tuple(found.down_block_types), found.layers_per_block,
-             found.attention_head_dim)  # fmt: skip
+    # A transformer has none of these fields.
+    shape = (tuple(found.get("block_out_channels", ())), tuple(found.get("down_block_types", ())),
+             found.get("layers_per_block"), found.get("attention_head_dim"))  # fmt: skip
     return {"reference_parameters": REFERENCE_PARAMETERS} if shape == REFERENCE_SHAPE else {}
 
 
@@ -138,7 +142,8 @@ def _check_heads(config: TrainConfig, attention: tuple[bool, ...]) -> None:
         raise ConfigError(f"train.num_heads={config.num_heads} does not divide the width {odd[0]}; give another")
 
 
-def _check_undescribed(config: TrainConfig) -> None:
+def check_undescribed(config: TrainConfig) -> None:
+    """Raise ConfigError if `config` describes a network although `config.init` brings one."""
     fields = TrainConfig.model_fields
     # Not `model_fields_set`: a configuration that was written out in full and read back sets all fields.
     given = [f"train.{name}" for name in SHAPE_FIELDS if getattr(config, name) != fields[name].default]
@@ -164,7 +169,7 @@ def _check_fit(found: Any, init: str, latent_shape: tuple[int, int, int], width:
     # Such a network can be loaded, but would fail in its first forward pass for want of an input.
     if needs_more_inputs(found):
         raise ModelError(
-            f"train.init={init} needs more inputs than timestep and prompt (LCM or SDXL); name another pipeline"
+            f"train.init={init} needs more inputs than timestep and prompt (such as LCM); name another pipeline"
         )
     check_side(height, side, len(found.block_out_channels), f"train.init={init}")
 

@@ -84,9 +84,9 @@ def load_codec(config: Config, store: Store, device: str) -> VaeCodec:
 
 def load_text(config: Config, device: str) -> TextEncoder:
     """The text encoder of `latents.text_encoder`; ModelError if it cannot be loaded."""
-    from emoji_ldm.latents.text_encoder import load_text_encoder
+    from emoji_ldm.latents.pipeline_text_encoder import load_prompt_encoder
 
-    return load_text_encoder(config.latents.text_encoder, max_tokens=config.latents.max_tokens, device=device)
+    return load_prompt_encoder(config.latents.text_encoder, max_tokens=config.latents.max_tokens, device=device)
 
 
 def _device(config: Config) -> str:

@@ -10,7 +10,7 @@ from emoji_ldm.config.base import Fraction, Section
 from emoji_ldm.errors import ConfigError
 
 DIFFUSION_ONLY = ("beta_start", "beta_end", "zero_terminal_snr", "snr_gamma")
-FLOW_ONLY = ("flow_mean", "flow_std")
+FLOW_ONLY = ("flow_mean", "flow_std", "flow_shift")
 
 
 class ObjectiveFields(Section):
@@ -36,6 +36,8 @@ class ObjectiveFields(Section):
     """Mean of the logit-normal time distribution of rectified flow (arXiv 2403.03206); larger means noisier."""
     flow_std: Annotated[float, Field(gt=0)] = 1.0
     """Standard deviation of that distribution."""
+    flow_shift: Annotated[float, Field(gt=0)] | None = None
+    """Factor by which rectified flow shifts times towards noise; null: that of `train.init` at this size, else 1."""
     caption_dropout: Fraction = 0.1
     """Share of captions replaced by the empty caption, for classifier-free guidance."""
 

@@ -74,8 +74,30 @@ class LoraOptions(Section):
     """Whether checkpoints hold a whole pipeline with fused adapters; false stores the adapters alone."""
 
 
+class TransformerOptions(Section):
+    """A diffusion transformer from scratch."""
+
+    width: Width = 384
+    """Width of its tokens."""
+    depth: Positive = 12
+    """Number of blocks."""
+    num_heads: Positive = 6
+    """Attention heads per block."""
+    patch_size: Positive = 2
+    """Side of the square of latent cells that is one token."""
+
+    @model_validator(mode="after")
+    def _refuse_uneven_heads(self) -> Self:
+        """Refuse heads that do not divide the width evenly."""
+        if self.width % self.num_heads:
+            raise ConfigError(
+                f"train.transformer.num_heads={self.num_heads} does not divide width={self.width}; give another"
+            )
+        return self
+
+
 class UNetFields(Section):
-    """The U-Net, and which of its weights are trained."""
+    """The network, and which of its weights are trained."""
 
     init: str | None = None
     """Folder or hub id of a pipeline whose U-Net training starts from; null starts from random weights."""
@@ -89,6 +111,8 @@ class UNetFields(Section):
     """Residual layers per resolution."""
     num_heads: Positive = 4
     """Attention heads per layer."""
+    transformer: TransformerOptions | None = None
+    """A transformer from scratch (MMDiT) in place of the U-Net; null builds a U-Net."""
     trainable_pattern: str | None = None
     """Regular expression: only U-Net weights whose name matches are trained, such as `attn2`; null: all."""
     lora: LoraOptions | None = None
@@ -97,3 +121,11 @@ class UNetFields(Section):
     """Whether the text encoder is trained too: all of it, whatever `trainable_pattern` selects."""
     dreambooth: DreamBoothOptions | None = None
     """Subjects to learn from a few images each; null trains on the store's images and captions."""
+
+    @model_validator(mode="after")
+    def _refuse_two_networks(self) -> Self:
+        """Refuse the shape of a U-Net beside a transformer."""
+        if self.transformer:
+            names = ["block_out_channels", "attention", "layers_per_block", "num_heads"]
+            self._refuse_idle("train", names, "with train.transformer")
+        return self

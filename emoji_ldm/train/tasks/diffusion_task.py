@@ -37,6 +37,7 @@ from emoji_ldm.train.tasks.pipeline_export import (
     export_model,
     frozen_model_keys,
     load_frozen,
+    with_flow_shift,
 )
 from emoji_ldm.train.training_args import PreviewFunction, RunContext
 
@@ -65,12 +66,14 @@ class DiffusionTask:
         text = (
             tokenized_captions(latents, frozen.text)
             if trains_text_encoder(config.train)
-            else cached_text_states(latents, config.latents.max_tokens)
+            else cached_text_states(latents, max(config.latents.max_tokens, latents.states[0].shape[0]))
         )
-        self.data = LatentBatches(config, latents, text, frozen.vae.scaling_factor, make_sampler)
+        timed = with_flow_shift(config, tuple(latents.mean.shape[-3:]))
+        self.data = LatentBatches(timed, latents, text, frozen.vae.scaling_factor, make_sampler)
         module = build_initial_denoiser(config, frozen, self.data.shape, latents.states[0].shape[-1])
         self.module: Denoiser = module
-        self.objective = Objective(config.train)
+        fractional = module.architecture.has_fractional_times
+        self.objective = Objective(config.train, has_fractional_times=fractional)
         self.manifest_facts: Mapping[str, Any] = {
             "versions": latents.versions,
             **frozen_model_keys(config.train, frozen, module),

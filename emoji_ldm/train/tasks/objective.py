@@ -8,6 +8,7 @@ a pretrained pipeline (`train.init`) that was trained with another objective.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -77,7 +78,7 @@ def build_export_scheduler(config: TrainConfig) -> Any:
     if config.prediction_type == "flow":
         return DPMSolverMultistepScheduler(
             num_train_timesteps=NUM_TIMESTEPS, prediction_type="flow_prediction", use_flow_sigmas=True,
-            solver_order=1, steps_offset=1,
+            solver_order=1, steps_offset=1, flow_shift=config.flow_shift or 1.0,
         )  # fmt: skip
     # Only "trailing" starts at the last timestep, the one without signal (arXiv 2305.08891, section 3.3).
     return DDIMScheduler(
@@ -121,6 +122,18 @@ def check_scheduler(config: TrainConfig, scheduler_config: Mapping[str, Any]) ->
         _check_equal(config, "zero_terminal_snr", True)
 
 
+def scheduler_shift(scheduler_config: Mapping[str, Any], num_tokens: int) -> float:
+    """The shift of times with which a flow-matching scheduler of diffusers samples images of so many tokens."""
+    if not scheduler_config.get("use_dynamic_shifting"):
+        return float(scheduler_config.get("shift", 1.0))
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    given = [scheduler_config.get(name, default) for name, default in zip(names, (256, 4096, 0.5, 1.15), strict=True)]
+    # The line through the two points gives the logarithm of the shift.
+    return math.exp(calculate_shift(num_tokens, *given))
+
+
 # Defaults of diffusers' schedulers for fields that a file leaves out.
 SCHEDULER_DEFAULTS: Mapping[str, Any] = {
     "prediction_type": "epsilon", "num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 0.0001,
@@ -155,24 +168,26 @@ MAX_FLOW_TIME = np.nextafter(np.float32(NUM_TIMESTEPS), np.float32(0))
 class Objective:
     """Prediction target and loss weights, as `config.train` has them."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, *, has_fractional_times: bool = False) -> None:
+        """Take the section `train`, and whether the network is sampled at times between the whole ones."""
+        self.config, self.has_fractional_times = config, has_fractional_times
         self.noise_schedule = NoiseSchedule(config)
 
     def losses(self, predict: Predict, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The weighted loss of each sample, `(n,)` float32.
 
         Args:
-            predict: The network. It gets whole timesteps, as in sampling.
+            predict: The network. It gets whole timesteps unless it is sampled at others.
             latents: `(n, C, h, w)`, scaled to about unit standard deviation.
             noise: Same shape, from `noise_and_timesteps`.
             timesteps: `(n,)`, from `noise_and_timesteps`.
         """
         levels = self.noise_schedule.signal_and_noise(timesteps)
         signal, level = (column.view(-1, *[1] * (latents.dim() - 1)) for column in levels)
-        # Samplers of diffusers give the network whole timesteps. Training does so too, also for rectified flow, whose
-        # noise level keeps its fraction.
-        predicted = predict(signal * latents + level * noise, timesteps.long())
+        # Most samplers of diffusers give the network whole timesteps. Training does so too, also for rectified flow,
+        # whose noise level keeps its fraction.
+        times = timesteps if self.has_fractional_times else timesteps.long()
+        predicted = predict(signal * latents + level * noise, times)
         target = PREDICTION_TARGETS[self.config.prediction_type](signal, level, latents, noise)
         # The error is computed in float32, since squares summed up in bf16 would be too coarse.
         errors = (predicted.float() - target).square().flatten(1).mean(dim=1)
@@ -202,7 +217,10 @@ def noise_and_timesteps(config: TrainConfig, draws: SampleNoise) -> tuple[Tensor
         noise = noise + np.float32(config.offset_noise) * draws.offsets[..., None, None]
     if config.prediction_type != "flow":
         return torch.from_numpy(noise), torch.from_numpy(draws.timesteps)
-    times = NUM_TIMESTEPS / (1 + np.exp(-(config.flow_mean + config.flow_std * draws.normals)))
+    # A shift by s maps time t to s t / (1 + (s - 1) t) (arXiv 2403.03206, section 5.3.2), which adds log s to the
+    # Gaussian.
+    mean = config.flow_mean + math.log(config.flow_shift or 1)
+    times = NUM_TIMESTEPS / (1 + np.exp(-(mean + config.flow_std * draws.normals)))
     return torch.from_numpy(noise), torch.from_numpy(np.minimum(times.astype(np.float32), MAX_FLOW_TIME))
 
 

@@ -16,14 +16,25 @@ from typing import Any
 from torch import Tensor
 
 from emoji_ldm.config import Config, TrainConfig
-from emoji_ldm.latents.pipeline_source import MODEL_INDEX, read_json
-from emoji_ldm.latents.text_encoder import TextEncoder, load_text_encoder
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.latents.pipeline_source import (
+    MODEL_INDEX,
+    TEXT_PARTS,
+    local_folder,
+    pipeline_class,
+    read_json,
+    resolve_checkpoint_pipeline,
+)
+from emoji_ldm.latents.pipeline_text_encoder import load_prompt_encoder
+from emoji_ldm.latents.text_encoder import TextEncoder
 from emoji_ldm.latents.vae import VaeCodec, load_vae, resolve_vae
 from emoji_ldm.latents.weights_hash import hash_weights
+from emoji_ldm.model.architectures.architecture import Architecture
+from emoji_ldm.model.architectures.find import find_architecture
 from emoji_ldm.model.denoiser import TEXT_ENCODER, Denoiser, build_denoiser, export_parts, trains_text_encoder
 from emoji_ldm.model.unet import pipeline_folder
 from emoji_ldm.store import Store
-from emoji_ldm.train.tasks.objective import Objective, check_scheduler
+from emoji_ldm.train.tasks.objective import Objective, check_scheduler, scheduler_shift
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -43,9 +54,30 @@ def check_init(config: Config) -> None:
         ModelError: It is no pipeline.
         ConfigError: Its objective differs; the text names the option to set.
     """
-    if config.train.init:
-        scheduler = pipeline_folder(config.train.init) / "scheduler" / "scheduler_config.json"
-        check_scheduler(config.train, read_json(scheduler))
+    if not config.train.init:
+        return
+    architecture = find_architecture(config.train)
+    if trains_text_encoder(config.train) and pipeline_class(config.train.init) in TEXT_PARTS:
+        raise ConfigError(
+            f"train.init={config.train.init} has several text encoders, which cannot be trained; set "
+            "train.train_text_encoder=false, and train.lora.text_encoder=false"
+        )
+    check_scheduler(config.train, _scheduler_config(config.train, architecture))
+
+
+def with_flow_shift(config: Config, latent_shape: tuple[int, int, int]) -> Config:
+    """The configuration with `train.flow_shift` as the pipeline of `train.init` samples latents of this shape."""
+    train = config.train
+    if not train.init or train.prediction_type != "flow" or train.flow_shift is not None:
+        return config
+    _, height, width = latent_shape
+    # A token is a square of two by two cells, in Stable Diffusion 3 as in Flux.
+    shift = scheduler_shift(_scheduler_config(train, find_architecture(train)), height * width // 4)
+    return config.model_copy(update={"train": train.model_copy(update={"flow_shift": shift})})
+
+
+def _scheduler_config(config: TrainConfig, architecture: Architecture) -> dict[str, Any]:
+    return read_json(pipeline_folder(config.init or "", architecture.part) / "scheduler" / "scheduler_config.json")
 
 
 def load_frozen(config: Config, store: Store, cache: Path) -> FrozenModels:
@@ -61,7 +93,7 @@ def load_frozen(config: Config, store: Store, cache: Path) -> FrozenModels:
     source = resolve_vae(config, store, cache)
     return FrozenModels(
         load_vae(source, size_px=settings.size_px, background=settings.background, device="cpu"),
-        load_text_encoder(settings.text_encoder, max_tokens=settings.max_tokens, device="cpu"),
+        load_prompt_encoder(settings.text_encoder, max_tokens=settings.max_tokens, device="cpu"),
     )
 
 
@@ -131,6 +163,9 @@ def export_pipeline(config: Config, frozen: FrozenModels, weights: Mapping[str, 
     """
     from diffusers import StableDiffusionPipeline
 
+    if config.train.init and pipeline_class(config.train.init) in TEXT_PARTS:
+        _export_beside_frozen(config.train, frozen, weights, folder)
+        return
     parts = _export_parts(config.train, frozen, weights, folder / "lora")
     StableDiffusionPipeline(
         vae=frozen.vae.vae, unet=parts["unet"], text_encoder=parts.get(TEXT_ENCODER, frozen.text.model),
@@ -139,7 +174,34 @@ def export_pipeline(config: Config, frozen: FrozenModels, weights: Mapping[str, 
         scheduler=Objective(config.train).scheduler(), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
+    _forget_paths(folder)
     copy_custom_code(folder)
+
+
+def _export_beside_frozen(
+    config: TrainConfig, frozen: FrozenModels, weights: Mapping[str, Tensor], folder: Path
+) -> None:
+    """Write the trained network, and beside it the files of all other parts of `train.init`, scheduler included."""
+    source = local_folder(resolve_checkpoint_pipeline(config.init or ""), ())
+    index = read_json(source / MODEL_INDEX)
+    parts = [name for name, value in index.items() if isinstance(value, list) and value[0]]
+    ((trained, network),) = _export_parts(config, frozen, weights, folder / "lora").items()
+    # Text encoders of billions of weights are copied as files, and are never in memory.
+    source = local_folder(resolve_checkpoint_pipeline(config.init or ""), tuple(parts))
+    for part in parts:
+        if part != trained:
+            shutil.copytree(source / part, folder / part, dirs_exist_ok=True)
+    network.save_pretrained(folder / trained)
+    (folder / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    _forget_paths(folder)
+
+
+def _forget_paths(folder: Path) -> None:
+    """Remove from a pipeline's settings where its parts were loaded from, a path of this machine."""
+    for path in [folder / MODEL_INDEX, *folder.glob("*/config.json")]:
+        settings = read_json(path)
+        if settings.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def _export_parts(

@@ -16,7 +16,7 @@ from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.latents import cache, vq_adapter
 from emoji_ldm.latents.text_encoder import load_text_encoder
 from emoji_ldm.latents.vae import load_vae
-from emoji_ldm.train import checkpoint_export
+from emoji_ldm.train import checkpoint_export, export_description
 from emoji_ldm.train.tasks.pipeline_export import FrozenModels, build_initial_denoiser, export_pipeline, has_custom_code
 from tests.generation_requests import noise_for_seeds
 from tests.tiny_pipelines import write_clip, write_vqvae
@@ -74,7 +74,11 @@ def test_a_quantised_autoencoder_by_itself_is_exported_as_diffusers_own(tmp_path
 
 def test_the_card_says_how_it_opens(tmp_path):
     (tmp_path / "vae").mkdir()
-    wanted = checkpoint_export.ExportRequest("train")
-    assert 'DiffusionPipeline.from_pretrained(".")' in checkpoint_export._model_card("demo", 5, wanted, tmp_path)
+    wanted = export_description.ExportRequest("train")
+    assert 'DiffusionPipeline.from_pretrained(".")' in export_description._model_card(
+        {"config": {"run": "demo"}}, 5, wanted, tmp_path
+    )
     (tmp_path / "vae" / "emoji_ldm_latents_quantized.py").touch()
-    assert '.from_pretrained(".", trust_remote_code=True)' in checkpoint_export._model_card("demo", 5, wanted, tmp_path)
+    assert '.from_pretrained(".", trust_remote_code=True)' in export_description._model_card(
+        {"config": {"run": "demo"}}, 5, wanted, tmp_path
+    )

@@ -20,6 +20,7 @@ from emoji_ldm.train.tasks.objective import (
     build_export_scheduler,
     check_scheduler,
     noise_and_timesteps,
+    scheduler_shift,
 )
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -184,3 +185,20 @@ def test_zero_terminal_snr_may_be_learned_but_not_unlearned():
     check_scheduler(zero, build_export_scheduler(plain).config)
     with pytest.raises(ConfigError, match=r"set train\.zero_terminal_snr=true"):
         check_scheduler(plain, build_export_scheduler(zero).config)
+
+
+@pytest.mark.parametrize(("settings", "num_tokens", "shift"), [
+    ({"shift": 3.0}, 1024, 3.0),
+    ({}, 1024, 1.0),
+    ({"use_dynamic_shifting": True}, 256, math.exp(0.5)),
+    ({"use_dynamic_shifting": True}, 4096, math.exp(1.15)),
+])  # fmt: skip
+def test_times_are_shifted_as_the_scheduler_samples(settings, num_tokens, shift):
+    assert scheduler_shift(settings, num_tokens) == pytest.approx(shift)
+    draws = sampler.draw_noise(0, 0, range(500), shape=(1, 2, 2))
+    plain, shifted = (
+        noise_and_timesteps(TrainConfig(prediction_type="flow", flow_shift=value), draws)[1].double() / 1000
+        for value in (None, shift)
+    )
+    # Stable Diffusion 3, section 5.3.2.
+    torch.testing.assert_close(shifted, shift * plain / (1 + (shift - 1) * plain), atol=1e-6, rtol=0)
