@@ -94,7 +94,7 @@ class Studio:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def start(self):
-        routers = [bulk_routes(self.store, self.backend), studio_routes(), *pack_routers()]
+        routers = [bulk_routes(self.store, self.backend), studio_routes()]
         api = build_api(self.backend, self.settings, routers=routers)
         config = uvicorn.Config(api, port=self.port, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
         self.server, self.loop = uvicorn.Server(config), asyncio.new_event_loop()
@@ -114,15 +114,6 @@ class Studio:
     def _run_jobs(self):
         with suppress(asyncio.CancelledError):
             self.loop.run_until_complete(self.task)
-
-
-def pack_routers():
-    """The routes of packs, as the service has them."""
-    try:
-        from emoji_ldm.serve.pack_routes import pack_routes
-    except ImportError:
-        return []
-    return [pack_routes()]
 
 
 @contextmanager

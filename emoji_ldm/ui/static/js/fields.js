@@ -12,9 +12,14 @@ export function loadDraft(view, defaults) {
   return { ...structuredClone({ ...PARAMETERS, ...defaults }), ...stored };
 }
 
+/** Keep what was entered; texts that are too long for the browser's storage stay in the page alone. */
 export function saveDraft(view, draft) {
   const before = JSON.parse(sessionStorage.getItem(`studio.draft.${view}`) ?? '{}');
-  sessionStorage.setItem(`studio.draft.${view}`, JSON.stringify({ ...before, ...draft }));
+  try {
+    sessionStorage.setItem(`studio.draft.${view}`, JSON.stringify({ ...before, ...draft }));
+  } catch (error) {
+    if (error.name !== 'QuotaExceededError') throw error;
+  }
 }
 
 /** The model of a draft, or the default one. */

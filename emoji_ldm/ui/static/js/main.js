@@ -79,6 +79,7 @@ async function show({ focus = true } = {}) {
     const { mount } = await import(`./views/${view}.js`);
     if (signal.aborted) return;
     fill(main, root);
+    if (focus) scrollTo(0, 0); // a new view begins at its top; the same one in another language stays
     await mount(root, { signal, path: rest.map(decodeURIComponent) });
   } catch (error) {
     if (signal.aborted) return;

@@ -1,7 +1,7 @@
 // Requests of Create while they are being drawn. They belong to the page, not to a view: going to the gallery and back
 // ends none of them.
 
-import { ApiError, blobOf, stream, whileBusy } from './api.js';
+import { ApiError, blobOf, getModels, stream, whileBusy } from './api.js';
 import { requestParameters } from './fields.js';
 import { keep } from './database.js';
 import { onColour, readParameters } from './png.js';
@@ -101,7 +101,8 @@ async function pictureOf(run, blob, seed) {
   const ground = draft.ground === 'colour' ? draft.colour : draft.ground;
   const own = draft.ground === 'colour' ? await onColour(blob, draft.colour) : blob;
   const { prompt, n, ...asked } = body;
-  const params = { ...asked, ...stated, seed, ground, steps: stated.steps ?? body.num_inference_steps };
+  const model = body.model ?? (await getModels())[0].id;
+  const params = { ...asked, ...stated, model, seed, ground, steps: stated.steps ?? body.num_inference_steps };
   return newPicture(own, prompt, params, 'create', { subject: draft.subject, attributes: draft.attributes });
 }
 

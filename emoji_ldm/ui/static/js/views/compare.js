@@ -2,7 +2,7 @@
 
 import { ApiError, blobOf, getModels, postJson, whileBusy } from '../api.js';
 import { keep } from '../database.js';
-import { button, debounce, field, fill, h, select } from '../dom.js';
+import { button, field, fill, h, select } from '../dom.js';
 import { explain, failed, loading, noticeError, state } from '../feedback.js';
 import { loadDraft, parameterFields, requestParameters, saveDraft } from '../fields.js';
 import { t } from '../i18n.js';
@@ -28,7 +28,7 @@ export async function mount(root, { signal }) {
   }
   if (signal.aborted) return;
   const draft = loadDraft('compare', DEFAULTS);
-  const save = debounce(() => { saveDraft('compare', draft); summarise(); }, 150);
+  const save = () => { saveDraft('compare', draft); summarise(); };
   const axes = h('div', { class: 'pair' });
   const rest = h('div', { class: 'stack' });
   const summary = h('p', { class: 'summary', role: 'status' });
@@ -142,7 +142,8 @@ async function drawCell(cell, signal) {
     const { data: [{ b64_json, seed }] } = await whileBusy(() => postJson('v1/images/generations', cell.body, { signal }), { signal });
     const blob = blobOf(b64_json);
     const { prompt, ...asked } = cell.body;
-    cell.picture = newPicture(blob, prompt, { ...asked, ...(await readParameters(blob))?.params, seed }, 'compare');
+    const model = asked.model ?? (await getModels())[0].id;
+    cell.picture = newPicture(blob, prompt, { ...asked, ...(await readParameters(blob))?.params, model, seed }, 'compare');
     await keep(cell.picture);
   } catch (error) {
     if (!signal.aborted) cell.error = error instanceof ApiError ? explain(error) : String(error);

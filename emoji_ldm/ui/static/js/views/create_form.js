@@ -1,6 +1,6 @@
 // The form of Create: prompt with the seven attributes as chips, parameters, seed, ground, and a start image.
 
-import { button, debounce, field, fill, h, select } from '../dom.js';
+import { button, field, fill, h, select } from '../dom.js';
 import { loadDraft, MAX_PROMPT, modelOf, numberField, parameterFields, saveDraft } from '../fields.js';
 import { notice } from '../feedback.js';
 import { t } from '../i18n.js';
@@ -17,7 +17,7 @@ const files = { image: null, mask: null };
 /** The form; `draw(draft, files)` is called for each valid request. */
 export function createForm(models, draw, signal) {
   const draft = loadDraft('create', DEFAULTS);
-  const save = debounce(() => saveDraft('create', draft), 200);
+  const save = () => saveDraft('create', draft);
   const changed = () => { save(); showSentence(); };
   const sentence = h('p', { class: 'sentence', 'aria-live': 'polite' });
   const problem = h('p', { class: 'problem', role: 'alert' });
@@ -135,7 +135,8 @@ function startImage(draft, save) {
     const [file] = event.target.files;
     const problem = file && await imageProblem(file);
     if (problem) notice(problem, { kind: 'bad' });
-    files[name] = file && !problem ? file : null;
+    // In memory: a file that changes on the disk could not be sent any more.
+    files[name] = file && !problem ? new File([await file.arrayBuffer()], file.name, { type: file.type }) : null;
     show();
   };
   const one = (name) => h('div', { class: 'file-row' },

@@ -78,7 +78,7 @@ export async function mount(root, { signal }) {
       await put('pack', { id: entry.id, name: entry.name, position: other.position }, { id: other.id, name: other.name, position: entry.position });
     };
     return h('li', { 'data-id': entry.id }, h('span', { class: 'picture ground checker' }, imageOf(url, 48)), h('div', { class: 'grow' }, name, hint),
-      button(t('pack.up', { name: entry.name }), { icon: 'upload', quiet: true, class: 'bare', 'data-act': 'up', disabled: index === 0, onclick: move(-1) }),
+      button(t('pack.up', { name: entry.name }), { icon: 'up', quiet: true, class: 'bare', 'data-act': 'up', disabled: index === 0, onclick: move(-1) }),
       button(t('action.delete_name', { name: entry.name }), { icon: 'close', quiet: true, class: 'bare', 'data-act': 'remove', onclick: async () => {
         await remove('pack', entry.id);
         notice(t('pack.removed', { name: entry.name }), { undo: () => put('pack', { id: entry.id, name: entry.name, position: entry.position }) });

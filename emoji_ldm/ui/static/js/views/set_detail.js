@@ -110,7 +110,7 @@ export async function mountDetail(root, id, signal, remove) {
     fill(head, h('h1', {}, set.name || t('sets.unnamed')), h('a', { class: 'button', href: '#sets' }, t('sets.all')),
       isOpen(set) && button(t('cancel'), { icon: 'close', onclick: () => postJson(`v1/emoji-sets/${id}/cancel`).then(poll, noticeError) }),
       set.counts.completed > 0 && button(t('sets.zip'), { icon: 'download', onclick: downloadAll }),
-      button(t('action.delete'), { icon: 'remove', onclick: () => { remove(set, () => {}); location.hash = '#sets'; } }));
+      button(t('action.delete'), { icon: 'remove', onclick: () => { remove(set); location.hash = '#sets'; } }));
     fill(progress, setProgress(set), set.errors.length > 0 && h('details', {}, h('summary', {}, t('sets.reasons')),
       h('ul', {}, set.errors.map((each) => h('li', {}, `${each.custom_id}: ${each.reason}`)))));
   }

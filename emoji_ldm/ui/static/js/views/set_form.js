@@ -13,6 +13,7 @@ const DEFAULTS = { name: '', way: 'lines', lines: '', subjects: '', expressions:
 const WAYS = ['lines', 'file', 'matrix'];
 const MAX_TABLE_BYTES = 100 * 2 ** 20;
 const SHOWN_PROBLEMS = 5;
+const SHOWN_EXAMPLES = 6;
 let table = null; // the file that was read: {name, rows, problems}
 
 export async function mountForm(root, signal) {
@@ -26,7 +27,8 @@ export async function mountForm(root, signal) {
   }
   if (signal.aborted) return;
   const draft = loadDraft('set', DEFAULTS);
-  const store = debounce(() => saveDraft('set', draft), 200);
+  const store = () => saveDraft('set', draft);
+  addEventListener('pagehide', store, { signal });
   const source = h('div', { class: 'stack' });
   const summary = h('div', { class: 'summary', role: 'status' });
   const problem = h('p', { class: 'problem', role: 'alert' });
@@ -48,8 +50,8 @@ export async function mountForm(root, signal) {
     const { rows, problems } = result();
     const images = rows.reduce((sum, row) => sum + (Number(row.n) || Number(draft.n) || 1), 0);
     problem.textContent = '';
-    fill(summary, rows.length > 0 && h('p', {}, t('sets.will_draw', { n: images, prompts: rows.length })),
-      rows.length > 0 && h('ul', { class: 'examples' }, rows.slice(0, 3).map((row) => h('li', {}, row.prompt))),
+    fill(summary, h('p', {}, rows.length ? t('sets.will_draw', { n: images, prompts: rows.length }) : t('sets.no_prompts')),
+      rows.length > 0 && h('ul', { class: 'examples' }, rows.slice(0, SHOWN_EXAMPLES).map((row) => h('li', {}, row.prompt))),
       problems.length > 0 && h('div', { class: 'problem' }, h('p', {}, t('sets.skipped', { n: problems.length })),
         h('ul', {}, problems.slice(0, SHOWN_PROBLEMS).map(({ line, reason }) => h('li', {}, t('sets.line', { line, reason: t(`line.${reason}`) }))),
           problems.length > SHOWN_PROBLEMS && h('li', {}, t('sets.and_more', { count: problems.length - SHOWN_PROBLEMS })))));
@@ -100,12 +102,12 @@ export async function mountForm(root, signal) {
     const node = h('input', { name, value: draft[name], maxlength: 200, placeholder: hint, oninput: () => { draft[name] = node.value; store(); } });
     return field(label, node);
   };
-  const form = h('form', { class: 'panel stack', novalidate: true, onsubmit: submit },
+  const form = h('form', { class: 'panel stack', novalidate: true, onsubmit: submit, 'aria-label': t('sets.new') }, h('div', { class: 'stack' },
     input('name', t('sets.name'), t('sets.name_hint')), source,
     input('style', t('sets.style'), '{prompt}, flat style'),
     h('div', { class: 'pair' }, numberField(draft, 'n', { min: 1, max: 1000, save, hint: t('sets.n_hint') }), numberField(draft, 'seed', { min: 0, save })),
-    h('details', {}, h('summary', {}, t('create.more')), parameterFields(draft, models, store)),
-    summary, problem, h('div', { class: 'submit' }, start));
+    h('details', {}, h('summary', {}, t('create.more')), parameterFields(draft, models, store))),
+    h('div', { class: 'stack aside' }, h('h2', {}, t('sets.preview')), summary, problem, h('div', { class: 'submit' }, start)));
   fill(root, h('div', { class: 'head' }, h('h1', {}, t('sets.new')), h('a', { class: 'button', href: '#sets' }, t('sets.all'))), form);
   fileDrop(form, signal, ([file]) => readFile(file));
   drawSource();

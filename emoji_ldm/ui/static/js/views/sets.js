@@ -13,6 +13,7 @@ const IDLE_MS = 15_000;
 const PAGE = 20;
 // Sets whose deletion can still be undone.
 const hidden = new Set();
+let wakeList = () => {}; // asks for the list again, if it is what is shown
 
 export async function mount(root, { signal, path }) {
   if (path[0] === 'new') await mountForm(root, signal);
@@ -27,8 +28,7 @@ async function mountList(root, signal) {
     list, rest);
   fill(rest, loading());
   let count = PAGE;
-  let wake = () => {};
-  const more = () => { count += PAGE; wake(); };
+  const more = () => { count += PAGE; wakeList(); };
 
   while (!signal.aborted) {
     let pause = IDLE_MS;
@@ -36,17 +36,17 @@ async function mountList(root, signal) {
       const { found, hasMore } = await newest(count, signal);
       if (signal.aborted) return;
       const shown = found.filter(({ id }) => !hidden.has(id));
-      drawList(list, shown, () => wake());
+      drawList(list, shown);
       fill(rest, hasMore && button(t('show_more'), { onclick: more }),
         !shown.length && state('empty', t('sets.empty'), t('sets.empty_hint'), h('a', { class: 'button primary', href: '#sets/new' }, t('sets.new'))));
       if (found.some((each) => each.counts.pending && isOpen(each))) pause = BUSY_MS;
     } catch (error) {
       if (signal.aborted) return;
       // What was shown stays: a service that is away for a moment takes nothing from the page.
-      if (!list.children.length) fill(rest, failed(error, () => wake()));
+      if (!list.children.length) fill(rest, failed(error, () => wakeList()));
       pause = BUSY_MS * 2;
     }
-    await Promise.race([sleep(pause, signal).catch(() => {}), new Promise((resolve) => { wake = resolve; })]);
+    await Promise.race([sleep(pause, signal).catch(() => {}), new Promise((resolve) => { wakeList = resolve; })]);
   }
 }
 
@@ -61,20 +61,20 @@ async function newest(count, signal) {
   return { found, hasMore: page.has_more };
 }
 
-function drawList(list, sets, redraw) {
+function drawList(list, sets) {
   const focused = document.activeElement?.closest?.('li')?.dataset.id;
   fill(list, sets.map((set) => h('li', { class: 'set', 'data-id': set.id },
     h('a', { href: `#sets/${set.id}` }, h('strong', {}, set.name || t('sets.unnamed')), h('span', { class: 'quiet' }, moment(set.created_at * 1000))),
     setProgress(set),
-    button(t('action.delete_name', { name: set.name || t('sets.unnamed') }), { icon: 'remove', quiet: true, class: 'bare', onclick: () => remove(set, redraw) }))));
+    button(t('action.delete_name', { name: set.name || t('sets.unnamed') }), { icon: 'remove', quiet: true, class: 'bare', onclick: () => remove(set) }))));
   if (focused) list.querySelector(`[data-id="${focused}"] a`)?.focus();
 }
 
 /** Delete a set on the service after the time to undo. */
-function remove(set, redraw) {
+function remove(set) {
   undoable(t('sets.removed', { name: set.name || t('sets.unnamed') }), {
-    hide: () => { hidden.add(set.id); redraw(); },
-    show: () => { hidden.delete(set.id); redraw(); },
+    hide: () => { hidden.add(set.id); wakeList(); },
+    show: () => { hidden.delete(set.id); wakeList(); },
     work: async () => { await request(`v1/emoji-sets/${set.id}`, { method: 'DELETE' }); },
   });
 }

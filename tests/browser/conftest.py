@@ -1,0 +1,36 @@
+"""Fixtures of the studio's tests: one browser for all of them, a service for each module."""
+
+import pytest
+
+from tests.browser.studio_page import StudioPage
+from tests.browser.studio_service import new_browser, studio
+
+
+@pytest.fixture(scope="session")
+def downloads(tmp_path_factory):
+    """The folder that the browser saves files to."""
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="session")
+def studio_browser(downloads):
+    """A Chromium that saves downloads to `downloads`."""
+    driver = new_browser(downloads)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """A studio without keys."""
+    with studio(tmp_path_factory.mktemp("studio")) as running:
+        yield running
+
+
+@pytest.fixture
+def page(studio_browser, service):
+    """The studio in the browser, 1440 px wide, with nothing stored; no error may be in the console at the end."""
+    opened = StudioPage(studio_browser, service.url)
+    opened.reset()
+    yield opened
+    assert opened.console() == []
