@@ -1,53 +1,33 @@
 """The routes of emoji packs: `POST /v1/packs` makes a ZIP of uploaded pictures, `GET /v1/packs/targets` lists targets.
 
-    read the form -> check the options -> charge the quota -> build in a process of its own -> stream the ZIP
-
-Uploads go to files at once, and the ZIP comes from one, so that a large pack takes no memory here.
+read the form -> check the options -> charge the quota -> build in a process of its own -> stream the ZIP
 """
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
-import json
-import os
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
-from emoji_ldm.packs.emoji_names import slug
 from emoji_ldm.packs.pack_builder import PackOptions
 from emoji_ldm.packs.target_limits import CHECKED, TARGETS
 from emoji_ldm.serve.auth import caller_of
-from emoji_ldm.serve.backend import Overloaded
 from emoji_ldm.serve.decoding_pool import refuse_by_header
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.openapi_models import REFUSALS, ApiModel
-from emoji_ldm.serve.pack_sandbox import PACK_FILE, REQUEST_FILE, TOO_MUCH, UPLOADS_FOLDER
+from emoji_ldm.serve.pack_processes import MAX_IMAGES, PackProcesses, PackUpload
+from emoji_ldm.serve.pack_sandbox import UPLOADS_FOLDER
 from emoji_ldm.serve.request_body import limit_body, refuse_fields
 
-MAX_IMAGES = 250  # the largest number of slots of a Discord server
 MAX_FILE_BYTES = 4 * 2**20
 MAX_BODY_BYTES = 64 * 2**20
 MAX_FIELD_BYTES = 16 * 1024
 FIELDS = ("target", "name", "outline", "license", "image")
-# Packing takes about a tenth of the time of drawing, so ten pictures of a pack count as one image of the quota.
-PICTURES_PER_CHARGE = 10
-NUM_PROCESSES, MAX_WAITING, RETRY_S = 2, 16, 5.0
-# CPU time of one pack; a sticker of 512 px takes about one second.
-BASE_CPU_S, CPU_S_PER_IMAGE, MAX_CPU_S = 20, 4, 300
-CLOCK_FACTOR = 3  # by the clock, on a machine with other work
-CHUNK_BYTES = 256 * 1024
-MAX_SAID = 2000  # characters of a stack trace that are logged
 
 
 class PackTargetCard(ApiModel):
@@ -121,83 +101,17 @@ def pack_routes() -> APIRouter:
     @router.post("/v1/packs", response_model=None, response_class=Response, **PACKS)
     async def create_pack(request: Request) -> Response:
         """Make a pack of finished pictures: cleaned, enlarged, named, and checked against the target's limits."""
-        # The folder goes as soon as the ZIP is open: an open file stays readable, and nothing is left after a crash.
-        with tempfile.TemporaryDirectory(prefix="emoji-pack-") as name:
-            folder = Path(name)
-            options, files = await _read_form(request, folder)
+        async with builder.folder() as folder:
+            options, uploads = await _read_form(request, folder)
             options.check()
-            request.state.facts.update({"target": options.target, "n": len(files)})
-            caller, charge = caller_of(request), -(-len(files) // PICTURES_PER_CHARGE)
-            await caller.charge_soon(charge)
-            try:
-                await builder.build(folder, options, files)
-            except Exception:
-                caller.refund(charge)
-                raise
-            return _stream(folder / PACK_FILE, f"{slug(options.name)}-{options.target}.zip")
+            request.state.facts.update({"target": options.target, "n": len(uploads)})
+            return await builder.respond(folder, options, uploads, caller_of(request))
 
     return router
 
 
-class PackProcesses:
-    """Starts the processes that make packs, a few at a time."""
-
-    command = (sys.executable, "-m", "emoji_ldm.serve.pack_sandbox")
-
-    def __init__(self) -> None:
-        """Start nothing yet."""
-        self.num_waiting, self._slots = 0, asyncio.Semaphore(NUM_PROCESSES)
-
-    async def build(self, folder: Path, options: PackOptions, files: list[str]) -> None:
-        """Write the pack of the folder's uploads.
-
-        Raises:
-            RequestError: (400) A picture or the pack is refused, or takes too much time or memory.
-            Overloaded: Too many packs wait.
-        """
-        if self.num_waiting >= MAX_WAITING:
-            raise Overloaded(RETRY_S)
-        self.num_waiting += 1
-        try:
-            async with self._slots:
-                answer = await self._run(folder, options, files)
-        finally:
-            self.num_waiting -= 1
-        if "refused" in answer:
-            raise RequestError(f"the pack is refused: {answer['refused']}", param="image", code="pack_refused")
-
-    async def _run(self, folder: Path, options: PackOptions, files: list[str]) -> dict[str, Any]:
-        """Return the answer of one process; raises RuntimeError if it fails for another reason than its limits."""
-        cpu_s = min(MAX_CPU_S, BASE_CPU_S + CPU_S_PER_IMAGE * len(files))
-        request = {"options": dataclasses.asdict(options), "files": files, "cpu_s": cpu_s}
-        (folder / REQUEST_FILE).write_text(json.dumps(request))
-        # One thread: those of NumPy's linear algebra count against the limit of memory. PYTHONPATH: workers of a
-        # cluster may have got this package through `sys.path` alone.
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
-                                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # fmt: skip
-        process = await asyncio.create_subprocess_exec(
-            *self.command, str(folder), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE, env=environment,
-        )  # fmt: skip
-        try:
-            async with asyncio.timeout(CLOCK_FACTOR * cpu_s):
-                output, said = await process.communicate()
-        except TimeoutError:
-            return {"refused": TOO_MUCH}
-        finally:
-            # Also when the client has left, which cancels this call.
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-        if process.returncode and process.returncode > 0:
-            raise RuntimeError(f"a pack failed: {said[-MAX_SAID:].decode(errors='replace')}")
-        # A negative status is a signal: the kernel's for CPU time, or that of a decoder that crashed.
-        return {"refused": TOO_MUCH} if process.returncode else json.loads(output)
-
-
-async def _read_form(request: Request, folder: Path) -> tuple[PackOptions, list[str]]:
-    """Return the options and the file names; the files are written to the folder, in their order."""
+async def _read_form(request: Request, folder: Path) -> tuple[PackOptions, list[PackUpload]]:
+    """Return the options and the uploads, whose files are written to the folder, in their order."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise RequestError("the body must be multipart/form-data with the fields target and image", status=415)
     limited = limit_body(request, MAX_BODY_BYTES)
@@ -209,10 +123,10 @@ async def _read_form(request: Request, folder: Path) -> tuple[PackOptions, list[
         uploads = [value for value in parts.getlist("image") if isinstance(value, UploadFile)]
         if not uploads or len(uploads) > MAX_IMAGES:
             raise RequestError(f"send 1 to {MAX_IMAGES} files as image", param="image", code="invalid_value")
-        (folder / UPLOADS_FOLDER).mkdir()
         for index, upload in enumerate(uploads):
             await _save(upload, folder / UPLOADS_FOLDER / f"{index:04d}")
-        return options, [_file_name(upload, index) for index, upload in enumerate(uploads)]
+        names = [_file_name(upload, index) for index, upload in enumerate(uploads)]
+        return options, [PackUpload(name, PurePosixPath(name).stem) for name in names]
 
 
 def _options(parts: FormData) -> PackOptions:
@@ -244,15 +158,3 @@ async def _save(upload: UploadFile, path: Path) -> None:
 def _file_name(upload: UploadFile, index: int) -> str:
     """Return the last part of the file's name; browsers of old sent whole paths of Windows."""
     return PurePosixPath((upload.filename or "").replace("\\", "/")).name[:200] or f"emoji_{index + 1}.png"
-
-
-def _stream(path: Path, name: str) -> StreamingResponse:
-    file = path.open("rb")
-    headers = {"Content-Length": str(path.stat().st_size), "Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(_chunks(file), media_type="application/zip", headers=headers)
-
-
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    with file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk

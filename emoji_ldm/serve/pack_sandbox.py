@@ -2,8 +2,8 @@
 
 As in `image_sandbox`, a file from a stranger can end this process alone, and nothing but a checked ZIP leaves it.
 
-    <folder>/request.json   PackOptions, and the CPU seconds
-    <folder>/uploads/NNNN   pictures, named in request.json
+    <folder>/request.json   options, the names and the origin of the pictures, and the CPU seconds
+    <folder>/uploads/NNNN   the pictures
     <folder>/pack.zip       written here
     standard output         one JSON object: the summary, or {"refused": message}
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.packs.pack_builder import PackOptions, build_pack
-from emoji_ldm.packs.source_pictures import SourcePicture
+from emoji_ldm.packs.source_pictures import SourcePicture, origin
 
 REQUEST_FILE, UPLOADS_FOLDER, PACK_FILE = "request.json", "uploads", "pack.zip"
 TOO_MUCH = "the pictures take too much time or memory; send fewer or smaller ones"
@@ -34,8 +34,10 @@ def main(folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # The kernel ends the process when its CPU time is over, whatever C code it is in.
     resource.setrlimit(resource.RLIMIT_CPU, (request["cpu_s"], resource.RLIM_INFINITY))
-    sources = [SourcePicture(file, (folder / UPLOADS_FOLDER / f"{index:04d}").read_bytes(), Path(file).stem)
-               for index, file in enumerate(request["files"])]  # fmt: skip
+    sources = []
+    for index, each in enumerate(request["uploads"]):
+        data = (folder / UPLOADS_FOLDER / f"{index:04d}").read_bytes()
+        sources.append(SourcePicture(each["file"], data, each["name"], origin(each["statements"])))
     try:
         archive, report = build_pack(sources, PackOptions(**request["options"]))
     except EmojiLdmError as error:

@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from emoji_ldm.config.serve import ServeConfig
-from emoji_ldm.serve import pack_routes
+from emoji_ldm.packs.pack_builder import PackOptions
+from emoji_ldm.serve import pack_processes, pack_routes
 from emoji_ldm.serve.api_keys import new_key, write_keys
 from emoji_ldm.serve.app import build_api
+from emoji_ldm.serve.pack_processes import PackProcesses, PackUpload
 from tests.unit.packs.pictures import face_png
 from tests.unit.serve.asgi_client import call, error_of, send
 from tests.unit.serve.fake_backend import FakeBackend
@@ -63,7 +65,7 @@ def test_a_file_that_is_no_picture_is_refused_by_its_name():
     ],
 )
 def test_a_wrong_field_is_refused_before_anything_is_made(fields, param, says, monkeypatch):
-    monkeypatch.setattr(pack_routes.PackProcesses, "build", None)
+    monkeypatch.setattr(PackProcesses, "build", None)
     error = error_of(pack([("a.png", face_png())], **fields), 400)
     assert error["param"] == param and says in error["message"]
 
@@ -79,32 +81,32 @@ def test_too_many_files_and_too_long_ones_are_refused(monkeypatch):
 
 @pytest.mark.slow
 def test_a_pack_that_takes_too_much_time_is_refused_and_its_process_ends(monkeypatch):
-    monkeypatch.setattr(pack_routes.PackProcesses, "command", ("sleep", "60", "#"))
-    monkeypatch.setattr(pack_routes, "CLOCK_FACTOR", 0)
+    monkeypatch.setattr(PackProcesses, "command", ("sleep", "60", "#"))
+    monkeypatch.setattr(pack_processes, "CLOCK_FACTOR", 0)
     assert "too much time or memory" in error_of(pack([("a.png", face_png())], target="slack"), 400)["message"]
 
 
 @pytest.mark.slow
 def test_the_kernel_ends_a_pack_that_takes_too_much_cpu_time(monkeypatch):
-    monkeypatch.setattr(pack_routes, "MAX_CPU_S", 1)
+    monkeypatch.setattr(pack_processes, "MAX_CPU_S", 1)
     faces = [(f"{n}.png", face_png()) for n in range(30)]
     assert "too much time or memory" in error_of(pack(faces, target="telegram"), 400)["message"]
 
 
 def test_a_fault_of_the_process_is_an_internal_error_that_the_log_explains(monkeypatch, caplog):
     code = "import sys; sys.exit('no such table')"
-    monkeypatch.setattr(pack_routes.PackProcesses, "command", (sys.executable, "-c", code))
+    monkeypatch.setattr(PackProcesses, "command", (sys.executable, "-c", code))
     error_of(pack([("a.png", face_png())], target="slack"), 500)
     assert "a pack failed: no such table" in caplog.text
 
 
 def test_the_process_of_a_client_that_left_ends(monkeypatch, tmp_path):
     command = ("bash", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 60", "bash")
-    monkeypatch.setattr(pack_routes.PackProcesses, "command", command)
+    monkeypatch.setattr(PackProcesses, "command", command)
 
     async def leave():
-        options = pack_routes.PackOptions("slack")
-        task = asyncio.create_task(pack_routes.PackProcesses().build(tmp_path, options, ["a.png"]))
+        options = PackOptions("slack")
+        task = asyncio.create_task(PackProcesses().build(tmp_path, options, [PackUpload("a.png")]))
         async with asyncio.timeout(20):
             while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
                 await asyncio.sleep(0.01)
