@@ -115,7 +115,7 @@ class Store:
         """The bytes of a file; StoreError if it does not exist."""
         with (
             self.io_errors(f"read {'/'.join(parts)}"),
-            self.filesystem.open_input_stream(self.path(*parts)) as stream,
+            self.filesystem.open_input_stream(self.path(*parts), compression=None) as stream,
         ):
             return bytes(stream.read())
 
@@ -127,7 +127,7 @@ class Store:
                 self._make_parent(path)
                 return local_files.write_atomically(data, Path(path))
             # S3 shows an object only once its upload is complete, so a plain write is atomic there.
-            with self.filesystem.open_output_stream(path) as stream:
+            with self.filesystem.open_output_stream(path, compression=None) as stream:
                 stream.write(data)
         return None
 

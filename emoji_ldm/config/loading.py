@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import UnionType
@@ -95,6 +96,9 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 def _parse(text: str) -> Any:
     """The value of an override, read as YAML. YAML 1.1 takes `1e-4` for text, which pydantic turns into a number."""
+    # It takes `20:25` for a number of base 60, which no field means.
+    if re.fullmatch(r"\d+:\d+", text):
+        return text
     try:
         # An override without a value, `field=`, unsets the field.
         return yaml.safe_load(text) if text else None

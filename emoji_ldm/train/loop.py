@@ -28,6 +28,8 @@ from emoji_ldm.train.engines.distributed import DistributedContext, configure_to
 from emoji_ldm.train.engines.optimizer import lr_at
 from emoji_ldm.train.engines.training_engine import TrainingEngine, build_engine
 from emoji_ldm.train.metrics.metrics_recorder import MetricsRecorder
+from emoji_ldm.train.metrics.step_profiler import StepProfiler
+from emoji_ldm.train.metrics.utilization import FlopsCounter
 from emoji_ldm.train.preflight import check_disk_space
 from emoji_ldm.train.resume_note import resume_note
 from emoji_ldm.train.tasks import sampler
@@ -54,9 +56,13 @@ def fit(task: TrainingTask, args: TrainingArgs, context: RunContext, device: tor
     training = TrainLoop(task, args, context, ranks, micro_batches)
     # These are closed in reverse order: first the thread that prepares batches, then a save in flight, whose last notes
     # still reach the log.
-    with closing(training.metrics), closing(training.checkpointer), ThreadPoolExecutor(1, "prepare") as executor:
+    with (
+        closing(training.metrics), closing(training.checkpointer), closing(training.profiler),
+        ThreadPoolExecutor(1, "prepare") as executor,
+    ):  # fmt: skip
         pending: Future[list[Any]] | None = None
         for step in range(training.first_step, args.steps):
+            training.profiler.begin_step(step)
             began = time.monotonic()
             # The time spent here is the share of the step for which the device may have had nothing to do.
             batch = (pending or executor.submit(training.prepare_batches, step)).result()
@@ -64,6 +70,7 @@ def fit(task: TrainingTask, args: TrainingArgs, context: RunContext, device: tor
             # The next batch is prepared while the device works on this one.
             pending = executor.submit(training.prepare_batches, step + 1)
             training.step(step, batch, waited_s)
+            training.note(training.profiler.end_step(step + 1, waited_s))
             training.run_due_actions(step + 1)
         return training.finish()
 
@@ -96,11 +103,17 @@ class TrainLoop:
         check_disk_space(context, args, ranks, task.manifest_facts)
         state = resume.resume_training(self.engine, self.averages, context, args, ranks, task.manifest_facts)
         self.first_step = state.step
+        # Compiled code is one operation to the counter.
+        self._flops_counted = args.compile
         self.metrics = MetricsRecorder(args, context, ranks, state.log_lines)
         # The old log is read for it, so it comes before the first line of the new one.
-        note = ranks.run_on_all(lambda: resume_note(context, args, state.step, state.note) if ranks.is_main else "")
-        self.metrics.notes += [note] if note else []
+        self.note(ranks.run_on_all(lambda: resume_note(context, args, state.step, state.note) if ranks.is_main else ""))
+        self.profiler = StepProfiler(context, args, is_main=ranks.is_main)
         self.checkpointer = AsyncCheckpointer(self.engine, self.averages, task, self.metrics)
+
+    def note(self, text: str) -> None:
+        """Add a line for the user to the next line of the log; an empty text adds none."""
+        self.metrics.notes += [text] if text else []
 
     def prepare_batches(self, step: int) -> list[Any]:
         """The samples of each micro-batch of a step."""
@@ -110,7 +123,7 @@ class TrainLoop:
         """One optimiser step; nothing here waits for the device."""
         losses = []
         for number, batch in enumerate(batches, 1):
-            loss = self.task.loss(self.engine.forward, batch)
+            loss = self._loss(batch)
             self.engine.backward(loss, last=number == len(batches))
             # A loss that kept its graph would keep the activations in memory until the next log line.
             losses.append(loss.detach())
@@ -118,6 +131,17 @@ class TrainLoop:
         # A skipped step is averaged as well, since only the device knows that it was skipped.
         self.averages.update(self.engine.master_shards(), step + 1)
         self.metrics.record(torch.stack(losses).mean(), norm, waited_s)
+
+    def _loss(self, batch: Any) -> Tensor:
+        """The loss of a micro-batch; the FLOPs of the first one are counted, for the utilisation in the log."""
+        if self._flops_counted:
+            return self.task.loss(self.engine.forward, batch)
+        self._flops_counted = True
+        counter = FlopsCounter(self.task.module)
+        with counter:
+            loss = self.task.loss(self.engine.forward, batch)
+        self.metrics.set_flops(counter.step_flops() * len(self.micro_batches))
+        return loss
 
     def run_due_actions(self, done: int) -> None:
         """Log, validate and save if they are due after `done` steps."""
@@ -134,7 +158,9 @@ class TrainLoop:
             measured = validate(self.task, self.engine, self.averages, self.ranks, self.micro_batches) if check else {}
             self.metrics.log(line, measured)
         if save:
+            began = time.monotonic()
             self.checkpointer.save(done, render_previews=preview)
+            self.metrics.saving_s += time.monotonic() - began
             self.metrics.reset_clock()
 
     def finish(self) -> Summary:

@@ -57,6 +57,7 @@ class TrainingArgs:
     keep_last: int
     resume: str | None
     log_every: int
+    profile: str | None
     mlflow: str | None
     wandb: str | None
     sample_every: int | None  # null where the section has no sample grids

@@ -115,7 +115,10 @@ def progress_note(lines: Sequence[MetricsLine]) -> str:
     words = [f"loss {last['loss']:.4f}"] if "loss" in last else ["every step skipped"]
     words += [f"validation {validation:.4f}"] if validation is not None else []
     words += [f"{last['images_per_s']:,.1f} images/s", f"{1000 * last['step_s']:,.0f} ms/step"]
-    return ", ".join([*words, f"data wait {100 * last['data_wait']:.1f} %"])
+    words += [f"MFU {100 * last['mfu']:.0f} %"] if "mfu" in last else []
+    words += [f"data wait {100 * last['data_wait']:.1f} %"]
+    # A share that rounds to nothing is no news.
+    return ", ".join([*words, *([f"saving {100 * last['saving']:.1f} %"] if last.get("saving", 0) >= 0.001 else [])])
 
 
 def summary_rows(facts: Mapping[str, Any]) -> Summary:

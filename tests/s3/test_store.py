@@ -24,6 +24,13 @@ def test_files_are_written_listed_read_and_written_once(s3_uri):
     assert store.list("a") == []
 
 
+def test_a_file_is_stored_as_it_is_whatever_its_name_ends_in(s3_uri):
+    store = Store(s3_uri)
+    store.write(b"plain", "runs", "trace.json.gz")
+    assert store.read("runs", "trace.json.gz") == b"plain"
+    assert store.filesystem.get_file_info(store.path("runs", "trace.json.gz")).size == 5
+
+
 def test_the_format_is_recorded_once_and_an_earlier_one_refused(s3_uri):
     store = Store(s3_uri)
     store.check_writable()

@@ -1,5 +1,6 @@
 """A folder as a store, and a server that does not answer."""
 
+import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,15 @@ def test_a_file_written_once_may_be_read_by_all_who_may_read_others(store):
     modes = {name: Path(store.path("refs", name)).stat().st_mode for name in store.list("refs")}
     assert set(modes) == {"plain", "once"} and modes["once"] == modes["plain"]
     assert store.read("refs", "once") == b"1"
+
+
+def test_a_file_is_stored_as_it_is_whatever_its_name_ends_in(store):
+    """Arrow compresses and decompresses by the ending of a name unless it is told not to."""
+    for name in ("trace.json.gz", "list.zst", "list.bz2"):
+        store.write(b"plain", "runs", name)
+        assert store.read("runs", name) == b"plain" == Path(store.path("runs", name)).read_bytes()
+    store.write(gzip.compress(b"x"), "runs", "trace.json.gz")
+    assert gzip.decompress(store.read("runs", "trace.json.gz")) == b"x"
 
 
 def test_a_store_that_is_not_there_is_not_made_by_reading_it(store, capsys):

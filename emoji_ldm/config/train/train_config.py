@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from emoji_ldm.config.base import Fraction, Positive, Section
 from emoji_ldm.config.train.data import DataFields
@@ -45,10 +45,20 @@ class LoggingFields(Section):
 
     log_every: Positive = 10
     """Steps between log lines."""
+    profile: Annotated[str, Field(pattern=r"^\d+:\d+$")] | None = None
+    """Steps to trace, from the first to before the last, such as `20:25`; the trace opens at ui.perfetto.dev."""
     mlflow: str | None = None
     """MLflow tracking URI to log to, such as http://mlflow:5000; null logs to TensorBoard alone."""
     wandb: str | None = None
     """Weights & Biases project to log to."""
+
+    @field_validator("profile")
+    @classmethod
+    def _is_a_range(cls, value: str | None) -> str | None:
+        first, _, last = (value or "0:1").partition(":")
+        if int(first) >= int(last):
+            raise ConfigError(f"profile={value} has no step between its first and its last; give such as 20:25")
+        return value
 
 
 class MonitoringFields(LoggingFields):

@@ -28,6 +28,7 @@ from emoji_ldm.errors import JobError
 from emoji_ldm.train.engines.distributed import DistributedContext
 from emoji_ldm.train.engines.optimizer import lr_at
 from emoji_ldm.train.metrics.training_metrics import MetricsLine, MetricsLog, summarize_log
+from emoji_ldm.train.metrics.utilization import peak_flops
 from emoji_ldm.train.training_args import RunContext, TrainingArgs
 
 NUM_REMEMBERED_WINDOWS = 25  # windows whose norms define what is usual
@@ -144,7 +145,16 @@ class MetricsRecorder:
         self.memory_mb: list[int] = []
         self.notes: list[str] = []  # for the user, written with the next line
         self.waited_s = 0.0
+        self.saving_s = 0.0  # time that training stood still for checkpoints
+        self.step_flops = 0  # of this rank, 0 if unknown
+        self.peak_flops = 0.0
         self.began = self.window_began = time.monotonic()
+
+    def set_flops(self, step_flops: int) -> None:
+        """Take the model FLOPs of this rank's part of a step, for the utilisation."""
+        self.step_flops = step_flops
+        # Every rank measures its device, as ranks share the cores of a CPU.
+        self.peak_flops = peak_flops(self.ranks.device, self.args.precision)
 
     def record(self, loss: Tensor, norm: Tensor, waited_s: float) -> None:
         """Take the numbers of one step, which stay on their device."""
@@ -169,7 +179,10 @@ class MetricsRecorder:
         self.max_grad_norm = self.spike_guard.max_grad_norm
         return line | {
             "images_per_s": count * self.args.batch_size / seconds, "step_s": seconds / count,
-            "data_wait": min(1.0, waited_s / seconds), "memory_mb": self.memory_mb,
+            "data_wait": min(1.0, waited_s / seconds),
+            "saving": min(1.0, self.saving_s / max(time.monotonic() - self.began, 1e-9)),
+            **({"mfu": self.step_flops * count / seconds / self.peak_flops} if self.step_flops else {}),
+            "memory_mb": self.memory_mb,
             "time_s": (self.metrics_log.spent_s if self.metrics_log else 0.0) + time.monotonic() - self.began,
         }  # fmt: skip
 

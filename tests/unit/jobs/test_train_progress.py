@@ -38,6 +38,11 @@ def test_lines_show_loss_rate_wait_and_time_left(tracker, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_lines_show_how_much_of_the_device_is_used_and_what_saving_costs(tracker, capfd):
+    ProgressPrinter("train", tracker, []).show([line(10, mfu=0.423, saving=0.0123)])
+    assert ", MFU 42 %, data wait 0.2 %, saving 1.2 %, ETA" in capfd.readouterr().err
+
+
 def test_skipped_steps_and_lost_trackers_are_reported_once(tracker, capfd):
     printer = ProgressPrinter("train", tracker, [line(10, skipped=2, bad={"3": "nan"})])
     printed = line(20, skipped=7, bad={"12": "nan", "13": "93"}, limit="8", notes=["MLflow failed"])
