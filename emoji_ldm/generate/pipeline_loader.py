@@ -26,8 +26,7 @@ from emoji_ldm.generate.unet_runner import use_deterministic_kernels
 from emoji_ldm.latents.pipeline_source import local_folder, read_json, short_error_text
 from emoji_ldm.latents.text_encoder import TextEncoder, load_text_encoder
 from emoji_ldm.latents.vae import VaeCodec, downsampling_factor, latent_channels, load_vae
-from emoji_ldm.model.pooled_transformer import PooledTransformer
-from emoji_ldm.model.unet import needs_more_inputs
+from emoji_ldm.model.unet import needs_more_inputs, network_class
 
 ADAPTER_NAME = "adapter"
 LORA_PREFIXES = ("unet.", "text_encoder.")
@@ -92,10 +91,7 @@ def load_model(folder: Path | str, device: str | None = None) -> LatentDiffusion
     require_safetensors(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        # A transformer of ours may stand in the place of the U-Net, with the same inputs.
-        is_transformer = read_json(folder / "unet" / "config.json").get("_class_name") == PooledTransformer.__name__
-        network = PooledTransformer if is_transformer else UNet2DConditionModel
-        unet = network.from_pretrained(folder / "unet", use_safetensors=True)
+        unet = network_class(folder / "unet").from_pretrained(folder / "unet", use_safetensors=True)
         unet = unet.eval().requires_grad_(False).to(device)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(

@@ -11,13 +11,17 @@ from torch import nn
 
 from emoji_ldm.config import TrainConfig
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.latents.pipeline_source import local_folder, resolve_checkpoint_pipeline, short_error_text
+from emoji_ldm.latents.pipeline_source import (
+    local_folder,
+    read_json,
+    resolve_checkpoint_pipeline,
+    short_error_text,
+)
+from emoji_ldm.model.pooled_transformer import PooledTransformer
+from emoji_ldm.model.timed_unet import TimedUNet
 
-SHAPE_FIELDS = ("block_out_channels", "attention", "layers_per_block", "num_heads", "transformer")
-# The presets scratch-32 and scratch-64 reproduce a network that was first written by hand; manifests record its size
-# for comparison.
-REFERENCE_SHAPE = ((256, 512), ("CrossAttnDownBlock2D", "DownBlock2D"), 2, 8)  # shape of preset scratch-64
-REFERENCE_PARAMETERS = 72_993_540
+SHAPE_FIELDS = ("block_out_channels", "attention", "layers_per_block", "num_heads", "time_embedding", "transformer")
+TIME_FIELDS = ("time_input_dim", "time_embedding_dim")
 
 
 def build_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_attention_dim: int) -> Any:
@@ -41,7 +45,9 @@ def build_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_at
     # draw.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return UNet2DConditionModel(
+        # A time embedding of its own is no option of the stock class.
+        timed = {} if config.time_embedding is None else dict(zip(TIME_FIELDS, config.time_embedding, strict=True))
+        return (TimedUNet if timed else UNet2DConditionModel)(
             sample_size=(height, width) if height != width else height,
             in_channels=channels,
             out_channels=channels,
@@ -54,6 +60,7 @@ def build_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_at
             attention_head_dim=config.num_heads,
             cross_attention_dim=cross_attention_dim,
             norm_num_groups=_num_norm_groups(widths),
+            **timed,
         )
 
 
@@ -64,13 +71,11 @@ def load_unet(config: TrainConfig, latent_shape: tuple[int, int, int], cross_att
         ConfigError: `config` also describes a network, or the latents or token states do not fit.
         ModelError: The pipeline is missing, or has another kind of network.
     """
-    from diffusers import UNet2DConditionModel
-
     check_undescribed(config)
     init = config.init or ""
     folder = pipeline_folder(init)
     try:
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+        unet = network_class(folder / "unet").from_pretrained(folder / "unet", torch_dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot load the U-Net of train.init={init}: {short_error_text(error)}") from None
     _check_fit(unet.config, init, latent_shape, cross_attention_dim)
@@ -88,6 +93,14 @@ def pipeline_folder(init: str, part: str = "unet") -> Path:
     return local_folder(resolve_checkpoint_pipeline(init), (part, "scheduler"))
 
 
+def network_class(folder: Path) -> Any:
+    """The class of the network in a pipeline's folder `unet`: diffusers' U-Net, or one of ours with its inputs."""
+    from diffusers import UNet2DConditionModel
+
+    ours = {kind.__name__: kind for kind in (PooledTransformer, TimedUNet)}
+    return ours.get(str(read_json(folder / "config.json").get("_class_name")), UNet2DConditionModel)
+
+
 def needs_more_inputs(unet: Mapping[str, Any]) -> bool:
     """Whether a U-Net of this configuration takes inputs beyond noisy latents, timestep and token states."""
     # "text" pools the token states themselves, as the starter does. Every other kind wants pooled states, image states
@@ -99,15 +112,6 @@ def needs_more_inputs(unet: Mapping[str, Any]) -> bool:
 def count_parameters(module: nn.Module) -> int:
     """Number of elements of the trainable parameters."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-
-
-def reference_parameters(unet: Any) -> dict[str, int]:
-    """`{"reference_parameters": ...}` of the hand-written network that this one reproduces; empty for any other."""
-    found = unet.config
-    # A transformer has none of these fields.
-    shape = (tuple(found.get("block_out_channels", ())), tuple(found.get("down_block_types", ())),
-             found.get("layers_per_block"), found.get("attention_head_dim"))  # fmt: skip
-    return {"reference_parameters": REFERENCE_PARAMETERS} if shape == REFERENCE_SHAPE else {}
 
 
 def check_side(height: int, width: int, resolutions: int, source: str) -> None:

@@ -97,7 +97,7 @@ class AsyncCheckpointer:
             Exception: Any error of a thread of any rank since the last call; raised on every rank.
         """
         self._wait()
-        state = OptimizerState(self.engine.optimizer, self.engine.optimizer_state_keys())
+        state = OptimizerState(self.engine.optimizer, self.engine.optimizer_state_keys(), self.engine.loss_scale)
         tensors = resume.checkpoint_tensors(self.engine, self.averages, state)
         # There is one host buffer, so the save before it has to be over, which `_wait` made sure of.
         snapshot = self._snapshot.result()
@@ -178,7 +178,7 @@ class AsyncCheckpointer:
         """`{kind: slices}` that this rank writes; at stage 0 every rank holds everything, and writes an equal share."""
         # The test is on the option and not on the engine: a single process shards nothing either way, and its share is
         # everything.
-        state = OptimizerState(self.engine.optimizer, self.engine.optimizer_state_keys())
+        state = OptimizerState(self.engine.optimizer, self.engine.optimizer_state_keys(), self.engine.loss_scale)
         slices = resume.checkpoint_slices(self.engine, self.averages, state)
         if self.args.zero_stage:
             return slices

@@ -24,7 +24,7 @@ CONFIG_VERSION = 3
 # Options that decide what the tensors of a checkpoint are or mean. All others, such as the learning rate or the batch
 # size, may change between a checkpoint and the training that goes on from it.
 FIXED_OPTIONS = (
-    "kind", "init", "transformer", "block_out_channels", "attention", "layers_per_block", "num_heads",
+    "kind", "init", "transformer", "block_out_channels", "attention", "layers_per_block", "num_heads", "time_embedding",
     "latent_channels", "trainable_pattern", "lora", "train_text_encoder", "prediction_type", "beta_start", "beta_end",
     "zero_terminal_snr", "ema_widths",
 )  # fmt: skip

@@ -78,7 +78,7 @@ def resume_training(
         ConfigError: The checkpoint that `resume` names leaves nothing to train.
         ModelError: The checkpoint is of another network or objective, or there should be one but none is whole.
     """
-    optimizer = OptimizerState(engine.optimizer, engine.optimizer_state_keys())
+    optimizer = OptimizerState(engine.optimizer, engine.optimizer_state_keys(), engine.loss_scale)
     # DeepSpeed makes a step with zero gradients while ZeRO is built, which counts as an update.
     optimizer.reset(engine.master_shards())
     tensors = checkpoint_tensors(engine, averages, optimizer)

@@ -142,8 +142,6 @@ def summary_rows(facts: Mapping[str, Any]) -> Summary:
         rows["skipped steps"] = remaining.pop("skipped")
     if "num_parameters" in remaining:
         rows["parameters"] = _parameters(remaining.pop("num_parameters"), remaining.pop("num_weights", 0))
-        if reference := remaining.pop("reference_parameters", 0):
-            rows["parameters"] = f"{rows['parameters']} (in the hand-written reference {reference:,})"
     if memory := remaining.pop("peak_memory_mb", None):
         rows["memory per rank"] = " / ".join(f"{value:,}" for value in memory) + " MB"
     if "time_s" in remaining:

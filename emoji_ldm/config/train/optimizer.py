@@ -52,8 +52,9 @@ class OptimizerFields(Section):
     # The mean of all steps, exponent 0, has the relative width 1 / sqrt(12) = 0.289, so larger widths make no sense.
     ema_widths: Annotated[tuple[Annotated[float, Field(gt=0, lt=0.29)], ...], Field(max_length=2)] = ()
     """Relative widths of power-function averages (arXiv 2312.02696) to keep instead, such as [0.05, 0.1]."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of forward and backward (GPUs use TF32 for fp32 unless deterministic); master weights are fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of forward and backward, fp16 with a loss scale (for T4, V100); master weights are fp32, and GPUs use
+    TF32 for fp32 unless `deterministic`."""
     channels_last: bool = False
     """Use the NHWC memory layout, in which convolutions on GPUs are faster."""
     compile: bool = False

@@ -111,6 +111,8 @@ class UNetFields(Section):
     """Residual layers per resolution."""
     num_heads: Positive = 4
     """Attention heads per layer."""
+    time_embedding: tuple[Positive, Positive] | None = None
+    """Sinusoids of the time and width of its embedding; null: the first width, and four times it."""
     transformer: TransformerOptions | None = None
     """A transformer from scratch (MMDiT) in place of the U-Net; null builds a U-Net."""
     trainable_pattern: str | None = None
@@ -126,6 +128,6 @@ class UNetFields(Section):
     def _refuse_two_networks(self) -> Self:
         """Refuse the shape of a U-Net beside a transformer."""
         if self.transformer:
-            names = ["block_out_channels", "attention", "layers_per_block", "num_heads"]
+            names = ["block_out_channels", "attention", "layers_per_block", "num_heads", "time_embedding"]
             self._refuse_idle("train", names, "with train.transformer")
         return self

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from emoji_ldm.train.engines import deepspeed_compat
 from emoji_ldm.train.engines.distributed import DistributedContext, num_micro_batches
+from emoji_ldm.train.engines.loss_scale import LossScale
 from emoji_ldm.train.engines.optimizer import build_optimizer, gradient_norm, guard_step, set_lr, trainable_parameters
 from emoji_ldm.train.engines.sharded_state import ShardSlice, whole_slices
 from emoji_ldm.train.training_args import TrainingArgs
@@ -28,6 +29,8 @@ class DeepSpeedEngine:
         deepspeed = deepspeed_compat.import_deepspeed(ranks.device.type)
         self.stage, self.clip, self.rank = args.zero_stage, args.grad_clip, ranks.rank
         self.names, self.parameters = trainable_parameters(module)
+        # DeepSpeed knows nothing of fp16: its weights and gradients are fp32, and the scale is the engine's own.
+        self.loss_scale = LossScale(args.precision, ranks.device)
         # DeepSpeed rounds the module to bf16 and makes its fp32 masters of the rounded weights. The exact ones are kept
         # aside and written into the masters below. The working weights need no update: they are those, rounded.
         masters = self._copy_weights() if args.precision == "bf16" and self.stage else {}
@@ -56,7 +59,7 @@ class DeepSpeedEngine:
         # DeepSpeed counts micro-batches by the calls of its `step`, of which the loop makes one per optimiser step
         # only. So it is told where a step ends.
         self.engine.set_gradient_accumulation_boundary(last)
-        self.engine.backward(loss)
+        self.engine.backward(self.loss_scale.scaled(loss))
 
     def step(self, lr: float, max_accepted_norm: float) -> Tensor:
         """Clip, then update the local shard."""
@@ -67,7 +70,9 @@ class DeepSpeedEngine:
             squares = norm.square()
             dist.all_reduce(squares)
             norm = squares.sqrt()
-        guard_step(self.optimizer, norm, self.clip, max_accepted_norm)
+        norm = self.loss_scale.unscaled(norm)
+        guard_step(self.optimizer, norm, self.clip, max_accepted_norm, self.loss_scale.value)
+        self.loss_scale.update(norm)
         # DeepSpeed is given no scheduler: the rate is a function of the step, so that a resume needs no scheduler
         # state.
         set_lr(self.optimizer, lr)

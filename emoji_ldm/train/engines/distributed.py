@@ -193,8 +193,8 @@ def prepare_module(module: nn.Module, args: TrainingArgs, ranks: DistributedCont
     """Move the module to the device, with the configured precision and memory layout."""
     # The module is moved before the optimiser is built, which keeps references to its parameters.
     module.to(ranks.device)
-    if args.precision == "bf16":
-        _wrap_autocast(module, ranks.device.type)
+    if args.precision != "fp32":
+        _wrap_autocast(module, ranks.device.type, torch.bfloat16 if args.precision == "bf16" else torch.float16)
         if ranks.device.type == "cpu":
             use_plain_attention(module)
     if args.channels_last and ranks.device.type != "cpu":
@@ -223,18 +223,18 @@ def use_channels_last(module: nn.Module) -> None:
             layer.register_forward_pre_hook(_to_channels_last)
 
 
-def _wrap_autocast(module: nn.Module, device_type: str) -> None:
-    """Run the module's forward under bf16 autocast, in which norms and softmax stay fp32.
+def _wrap_autocast(module: nn.Module, device_type: str, dtype: torch.dtype) -> None:
+    """Run the module's forward under autocast to `dtype`, in which norms and softmax stay fp32.
 
     It wraps the method and not the call, because DeepSpeed switches autocast off around the module.
     """
     forward = module.forward
 
-    def forward_in_bf16(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(device_type, torch.bfloat16):
+    def autocast_forward(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device_type, dtype):
             return forward(*args, **kwargs)
 
-    setattr(module, "forward", forward_in_bf16)  # noqa: B010 (mypy does not allow assigning to a method)
+    setattr(module, "forward", autocast_forward)  # noqa: B010 (mypy does not allow assigning to a method)
 
 
 def _to_channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -59,13 +59,17 @@ def build_optimizer(
             return torch.optim.AdamW(parameters, fused=True, betas=betas, **options)
 
 
-def guard_step(optimizer: torch.optim.Optimizer, norm: Tensor, clip: float, max_accepted_norm: float) -> None:
+def guard_step(
+    optimizer: torch.optim.Optimizer, norm: Tensor, clip: float, max_accepted_norm: float, loss_scale: Tensor
+) -> None:
     """Let the next step clip gradients to norm `clip`, and skip it if `norm` is not finite or too large.
+
+    `norm` is that of the gradients without their `loss_scale`, which the step takes off too.
 
     The decision is taken on the device, so the host does not wait for the gradients.
     """
     # This is the factor of `torch.nn.utils.clip_grad_norm_` as a divisor; 1 leaves the gradients alone.
-    grad_scale = ((norm + 1e-6) / clip).clamp(min=1.0)
+    grad_scale = ((norm + 1e-6) / clip).clamp(min=1.0) * loss_scale
     # Finiteness is asked for separately: without a limit `max_accepted_norm` is infinite, and infinity is not above it.
     set_step_guard(optimizer, grad_scale, skip=(~(norm.isfinite() & (norm <= max_accepted_norm))).float())
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from emoji_ldm.train.engines.distributed import DistributedContext, num_micro_batches, prepare_module
+from emoji_ldm.train.engines.loss_scale import LossScale
 from emoji_ldm.train.engines.optimizer import build_optimizer, gradient_norm, guard_step, set_lr, trainable_parameters
 from emoji_ldm.train.engines.sharded_state import ShardSlice, whole_slices
 from emoji_ldm.train.training_args import TrainingArgs
@@ -24,6 +25,7 @@ class TrainingEngine(Protocol):
 
     # This is the optimiser itself and not the ZeRO optimiser around it, since `OptimizerState` reads its state.
     optimizer: torch.optim.Optimizer
+    loss_scale: LossScale
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward in the configured precision."""
@@ -77,6 +79,7 @@ class TorchEngine:
         self.num_parts = num_micro_batches(args, 1)
         self.names, self.parameters = trainable_parameters(module)
         self.optimizer = build_optimizer(self.names, self.parameters, args)
+        self.loss_scale = LossScale(args.precision, self.parameters[0].device)
         if args.compile:
             # The module is compiled in place: `torch.compile(module)` returns a wrapper whose parameters have other
             # names, and a checkpoint is read by these names.
@@ -89,13 +92,15 @@ class TorchEngine:
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Accumulate gradients."""
         # Gradients of the micro-batches add up in `.grad`, so each contributes its share of the mean.
-        (loss / self.num_parts).backward()  # type: ignore[no-untyped-call]
+        (self.loss_scale.scaled(loss) / self.num_parts).backward()  # type: ignore[no-untyped-call]
 
     def step(self, lr: float, max_accepted_norm: float) -> Tensor:
         """Clip, then update."""
         # The norm stays on the device, and so does the decision that `guard_step` makes with it.
-        norm = gradient_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
-        guard_step(self.optimizer, norm, self.clip, max_accepted_norm)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = self.loss_scale.unscaled(gradient_norm(gradients))
+        guard_step(self.optimizer, norm, self.clip, max_accepted_norm, self.loss_scale.value)
+        self.loss_scale.update(norm)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         # This holds after a skipped step too: its gradients must not be added to the next ones.

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emoji_ldm.train.engines import loss_scale as loss_scales
+from emoji_ldm.train.engines.loss_scale import LossScale
 from emoji_ldm.train.engines.sharded_state import ShardSlice
-from emoji_ldm.train.optimizers.prodigy import FIRST_SCALARS
+from emoji_ldm.train.optimizers import prodigy
 
 FIRST_WEIGHTS = "first_weights"  # Prodigy's state that does not begin at zero
 MOMENT_NAMES = ("exp_avg", "exp_avg_sq")  # torch's names, also those in checkpoints
@@ -27,9 +29,15 @@ class OptimizerState:
     writing them back rounds the scale of each block anew.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, keys: Sequence[Tensor]) -> None:
-        """Take the tensors `keys` that `optimizer` updates; state that does not exist yet is made now."""
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, keys: Sequence[Tensor], loss_scale: LossScale | None = None
+    ) -> None:
+        """Take the tensors `keys` that `optimizer` updates; state that does not exist yet is made now.
+
+        `loss_scale` is stored with the optimiser's own numbers.
+        """
         self.optimizer: Any = optimizer
+        self.loss_scale = loss_scale
         self.states = [self._state(key) for key in keys]
         found = [_read_tensors(state) for state in self.states]
         kinds = dict.fromkeys(kind for tensors in found for kind in tensors)
@@ -53,13 +61,15 @@ class OptimizerState:
 
     @property
     def scalars(self) -> dict[str, float]:
-        """Numbers that all weights share, such as Prodigy's estimate."""
-        return dict(getattr(self.optimizer, "scalars", {}))
+        """Numbers that all weights share: Prodigy's estimate, the loss scale of fp16."""
+        return {**getattr(self.optimizer, "scalars", {}), **(self.loss_scale.scalars if self.loss_scale else {})}
 
     def write_back(self, step: int, scalars: Mapping[str, float]) -> None:
         """Make what was written into `tensors` effective, with `step` as the number of updates so far."""
-        if scalars:
-            self.optimizer.scalars = dict(scalars)
+        if hasattr(self.optimizer, "scalars"):
+            self.optimizer.scalars = {name: scalars[name] for name in self.optimizer.scalars}
+        if self.loss_scale:
+            self.loss_scale.load(scalars)
         for index, state in enumerate(self.states):
             # torch counts updates in a tensor, the others in an int.
             if isinstance(state["step"], Tensor):
@@ -80,7 +90,8 @@ class OptimizerState:
             for weight, tensor in zip(weights, of_kind, strict=True):
                 if tensor is not None:
                     tensor.copy_(weight if kind == FIRST_WEIGHTS else torch.zeros_like(tensor))
-        self.write_back(0, {name: FIRST_SCALARS[name] for name in self.scalars})
+        first = {**prodigy.FIRST_SCALARS, **loss_scales.FIRST_SCALARS}
+        self.write_back(0, {name: first[name] for name in self.scalars})
 
     def _state(self, key: Tensor) -> dict[str, Any]:
         # A checkpoint is read before the first step, at which optimisers make their state. So it is made here if there

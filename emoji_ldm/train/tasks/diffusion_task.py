@@ -20,7 +20,7 @@ from emoji_ldm.latents.augmentation import augmentation_keys
 from emoji_ldm.latents.cache import LatentSet
 from emoji_ldm.latents.latent_loading import EncodingKeys, data_versions, load_latent_set, sample_weights
 from emoji_ldm.model.denoiser import Denoiser, trains_text_encoder
-from emoji_ldm.model.unet import count_parameters, reference_parameters
+from emoji_ldm.model.unet import count_parameters
 from emoji_ldm.train.tasks.latent_batches import (
     DiffusionBatch,
     LatentBatches,
@@ -110,7 +110,7 @@ class DiffusionTask:
     def export(self, weights: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
         """Write `pipeline/`, which `DiffusionPipeline.from_pretrained` opens, or `lora/`, with these weights."""
         export_model(self.config, self.frozen, weights, folder)
-        return reference_parameters(self.module.network)
+        return {}
 
     def preview(self, folder: Path) -> Mapping[str, bytes]:
         """The sample grid of the fixed prompts, and validation images beside images drawn for their captions."""

@@ -6,10 +6,10 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from emoji_ldm.config import TrainConfig
+from emoji_ldm.config import TrainConfig, load
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.model.denoiser import build_denoiser, export_parts
-from emoji_ldm.model.unet import build_unet, count_parameters, reference_parameters
+from emoji_ldm.model.unet import build_unet, count_parameters, network_class
 from tests.unit.model.tiny_denoiser import SHAPE, WIDTH, moved, tuned
 
 SMALL = TrainConfig(block_out_channels=(16, 32), layers_per_block=1, num_heads=2)
@@ -42,21 +42,22 @@ def test_a_unet_that_does_not_fit_is_refused_with_its_field(change, match):
         build_unet(SMALL.model_copy(update=change), (4, 8, 8), 12)
 
 
-def test_the_reference_network_has_nearly_the_reference_s_count():
-    config = TrainConfig(block_out_channels=(256, 512), attention=(True, False), num_heads=8)
+@pytest.mark.parametrize("preset", ["scratch-32", "scratch-64"])
+def test_the_presets_from_scratch_have_the_reference_s_number_of_weights(preset):
     with torch.device("meta"):
-        unet = build_unet(config, (4, 8, 8), 512)
-    assert (count_parameters(unet), reference_parameters(unet)) == (71_010_564, {"reference_parameters": 72_993_540})
-    assert reference_parameters(build_unet(TrainConfig(block_out_channels=(8,)), (4, 8, 8), 8)) == {}
+        unet = build_unet(load(preset, []).train, (4, 8, 8), 512)
+    assert count_parameters(unet) == 72_993_540
 
 
-def test_attention_is_at_the_configured_resolutions():
-    config = TrainConfig(block_out_channels=(8, 16, 24), attention=(True, False, True), num_heads=2, layers_per_block=1)
-    unet = build_unet(config, (4, 8, 8), 12)
-    assert unet.config.down_block_types == ("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D")
-    assert unet.config.up_block_types == ("CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D")
-    with pytest.raises(ConfigError, match="for 2 resolutions, but"):
-        build_unet(config.model_copy(update={"attention": (True, False)}), (4, 8, 8), 12)
+def test_a_time_embedding_of_its_own_is_read_back_and_steers_the_output(tmp_path):
+    unet = build_unet(SMALL.model_copy(update={"time_embedding": (40, 24)}), (4, 8, 8), 12)
+    unet.save_pretrained(tmp_path)
+    again = network_class(tmp_path).from_pretrained(tmp_path)
+    assert (unet.time_embedding.linear_1.in_features, unet.time_embedding.linear_2.out_features) == (40, 24)
+    noisy, states = torch.randn(1, 4, 8, 8), torch.randn(1, 3, 12)
+    with torch.no_grad():
+        early, late = (again(noisy, time, states).sample for time in (10, 900))
+        assert torch.equal(unet(noisy, 10, states).sample, early) and not torch.equal(early, late)
 
 
 @pytest.mark.slow
