@@ -184,6 +184,22 @@ def test_settings_come_back_from_a_dropped_file(page, tmp_path):
     assert found[:3] == ["17", "4.5", "text"] and int(found[3]) == read_request(data).seed
 
 
+def test_a_file_that_is_dropped_on_the_form_brings_its_settings(page):
+    draw(page, "a green frog", count=1)
+    wait_drawn(page, 1)
+    page.type("[name=prompt]", "something else")
+    page.script("""
+        const m = await import('/studio/js/database.js');
+        const [{ blob }] = await m.all('pictures');
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File([blob], 'frog.png', { type: 'image/png' }));
+        const event = new DragEvent('drop', { bubbles: true, cancelable: true, dataTransfer });
+        document.querySelector('form').dispatchEvent(event);
+    """)
+    page.says("The settings of the picture are in the form")
+    page.until(lambda: page.script("return document.querySelector('[name=prompt]')?.value") == "a green frog")
+
+
 @pytest.mark.long
 def test_a_set_is_drawn_picked_rerolled_renamed_and_packed(page, studio_browser):
     new_set(page, [f"a {mood} cat" for mood in ("happy", "sad", "angry")])

@@ -9,7 +9,7 @@ import { t } from '../i18n.js';
 import { addressOf, imageOf } from '../pictures.js';
 import { nameOf, uniqueNames } from '../prompt.js';
 
-const DEFAULTS = { target: '', packName: '', outline: '' };
+const DEFAULTS = { target: '', packName: '', outline: '', license: '' };
 const NAME = /^[A-Za-z0-9_]{2,32}$/; // what every target takes
 
 export async function mount(root, { signal }) {
@@ -86,10 +86,10 @@ export async function mount(root, { signal }) {
   }
 
   function drawFacts() {
-    const { size_px: side, max_bytes: most, format, slots } = targetNow();
+    const { size_px: side, max_bytes: most, format, slots, min_images: fewest = 1, max_images: largest = Infinity } = targetNow();
     const sizes = [].concat(slots ?? []).filter((each) => typeof each === 'number');
     facts.textContent = [side && `${side} px`, format, most && t('pack.below', { size: Math.round(most / 1024) }), sizes.length && t('pack.slots', { slots: sizes.join(' / ') }),
-      sizes.length && entries.length > Math.max(...sizes) && t('pack.too_many')].filter(Boolean).join(' · ');
+      entries.length > Math.min(largest, sizes.length ? Math.max(...sizes) : Infinity) && t('pack.too_many'), entries.length > 0 && entries.length < fewest && t('pack.too_few', { count: fewest })].filter(Boolean).join(' · ');
   }
 
   /** The first pictures as they will be seen: in a line of chat, light and dark. */
@@ -108,6 +108,7 @@ export async function mount(root, { signal }) {
     form.append('target', draft.target);
     form.append('name', title);
     if (Number(draft.outline) > 0) form.append('outline', String(Number(draft.outline)));
+    if (draft.license.trim()) form.append('license', draft.license.trim());
     for (const { name, picture } of entries) form.append('image', picture.blob, `${name}.${picture.blob.type.split('/')[1] ?? 'png'}`);
     make.disabled = true;
     make.setAttribute('aria-busy', 'true');
@@ -125,6 +126,7 @@ export async function mount(root, { signal }) {
   const target = select(targets.map(({ id, title }) => [id, title]), draft.target, { name: 'target', onchange: () => { draft.target = target.value; save(); drawFacts(); } });
   const name = h('input', { name: 'name', value: draft.packName, maxlength: 64, placeholder: 'emoji', oninput: () => { draft.packName = name.value; save(); } });
   const outline = h('input', { type: 'number', name: 'outline', min: 0, max: 16, value: draft.outline, placeholder: '0', oninput: () => { draft.outline = outline.value; save(); } });
+  const license = h('input', { name: 'license', value: draft.license, maxlength: 200, placeholder: 'CC-BY-4.0', oninput: () => { draft.license = license.value; save(); } });
   const empty = h('div', {}, state('empty', t('pack.empty'), t('pack.empty_hint'), h('a', { class: 'button', href: '#gallery' }, t('nav.gallery')), h('a', { class: 'button', href: '#sets' }, t('nav.sets'))));
   const clear = button(t('pack.clear'), { icon: 'remove', onclick: async () => {
     const before = entries.map(({ id, name: own, position }) => ({ id, name: own, position }));
@@ -132,7 +134,7 @@ export async function mount(root, { signal }) {
     if (before.length) notice(t('pack.cleared'), { undo: () => put('pack', ...before) });
   } });
   fill(root, h('div', { class: 'head' }, h('h1', {}, t('nav.pack')), count, clear),
-    h('form', { class: 'panel stack', novalidate: true, onsubmit: submit, 'aria-label': t('nav.pack') }, field(t('pack.target'), target), facts, field(t('pack.title'), name), field(t('pack.outline'), outline, t('pack.outline_hint')), mock, problem, h('div', { class: 'submit' }, make)),
+    h('form', { class: 'panel stack', novalidate: true, onsubmit: submit, 'aria-label': t('nav.pack') }, field(t('pack.target'), target), facts, field(t('pack.title'), name), h('div', { class: 'pair' }, field(t('pack.outline'), outline, t('pack.outline_hint')), field(t('pack.license'), license, t('pack.license_hint'))), mock, problem, h('div', { class: 'submit' }, make)),
     h('div', { class: 'results' }, empty, list));
   onChange('pack', signal, load);
   await load();
