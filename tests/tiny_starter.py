@@ -8,8 +8,8 @@ from diffusers import UNet2DConditionModel
 from emoji_ldm.latents.premultiplied_adapter import PremultipliedAutoencoder
 from infra.starter.export import write_package
 
-TRAINING = {"step": 1, "images": 2, "parameters": {"unet": 1, "vae": 1}, "optimizer": "muon", "lr": 0.1, "batch": 2,
-            "widths": [8, 16], "depth": 1, "time_mean": 0.0, "time_std": 1.0}  # fmt: skip
+TRAINING = {"step": 1, "images": 2, "parameters": {"unet": 1, "vae": 1}, "optimizer": "muon", "lr": 0.1, "decay": 0.3,
+            "batch": 2, "widths": [8, 16], "depth": 1, "time_mean": 0.0, "time_std": 1.0}  # fmt: skip
 
 
 def tiny_vae() -> PremultipliedAutoencoder:

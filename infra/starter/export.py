@@ -97,7 +97,8 @@ def load_trained(run: str) -> tuple[Any, PremultipliedAutoencoder, dict[str, Any
         latents_mean=figures["mean"], latents_std=figures["std"],
     )  # fmt: skip
     vae.load_state_dict(images["average"])
-    facts = {name: options[name] for name in ("optimizer", "lr", "batch", "widths", "depth", "time_mean", "time_std")}
+    told = ("optimizer", "lr", "decay", "batch", "widths", "depth", "time_mean", "time_std")
+    facts = {name: options[name] for name in told}
     parameters = {"unet": count(network), "vae": count(vae)}
     training = {"step": state["step"], "images": state["step"] * options["batch"], "parameters": parameters, **facts}
     return network.unet.eval(), vae.eval(), training

@@ -36,9 +36,9 @@ out. `NOTICE` has the attributions, which must stay with the weights. The weight
 A convolutional autoencoder ({parameters["vae"]:,} parameters, 16 x 16 x 8 latents of premultiplied RGBA) and a U-Net
 ({parameters["unet"]:,} parameters, widths {training["widths"]}) that predicts the direction of rectified flow from
 token states of all-MiniLM-L6-v2 (at most 32 tokens). Logit-normal times ({training["time_mean"]:g},
-{training["time_std"]:g}), {training["optimizer"]}, learning rate {training["lr"]:g}, batch {training["batch"]}, a tenth
-of the captions dropped, power-function average of the weights, {training["step"]:,} steps ({training["images"]:,}
-pictures seen).
+{training["time_std"]:g}), {training["optimizer"]}, learning rate {training["lr"]:g}, falling to zero over the last
+{training["decay"]:.0%} of the steps, batch {training["batch"]}, a tenth of the captions dropped, power-function average
+of the weights, {training["step"]:,} steps ({training["images"]:,} pictures seen).
 Everything is reproduced by `infra/starter/`, whose notebook also lists what failed.
 
 ## Compute
