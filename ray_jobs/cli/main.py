@@ -16,7 +16,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from emoji_ldm import __version__
-from ray_jobs.cli import cluster, crawl_tools, dataset, evaluation, keys, pack, sets, stages, submit
+from ray_jobs.cli import adapters, cluster, crawl_tools, dataset, evaluation, keys, pack, sets, stages, submit
 from ray_jobs.cli.command import print_error
 
 EPILOG = """\b
@@ -102,6 +102,7 @@ def _root(
 evaluation.add_command(app)
 pack.add_command(app)
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(sets.app, name="sets")
 app.add_typer(keys.app, name="keys")
 submit.add_command(app)

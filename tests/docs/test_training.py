@@ -28,7 +28,7 @@ def write_adapter(pipeline, folder):
     """A LoRA adapter of this pipeline, as `train --config lora` exports one."""
     unet = UNet2DConditionModel.from_pretrained(pipeline / "unet")
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"]))
-    save_adapters(unet, folder)
+    save_adapters("StableDiffusionPipeline", {"unet": unet}, folder)
 
 
 @pytest.mark.long

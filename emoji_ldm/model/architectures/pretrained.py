@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from emoji_ldm.errors import ConfigError, ModelError
-from emoji_ldm.latents.pipeline_source import short_error_text
-from emoji_ldm.model.unet import pipeline_folder
+from emoji_ldm.latents.pipeline_source import pipeline_class, short_error_text
+from emoji_ldm.model.unet import network_class, pipeline_folder
 
 
 def load_network(kind: Any, init: str, part: str) -> Any:
@@ -17,7 +17,22 @@ def load_network(kind: Any, init: str, part: str) -> Any:
     try:
         return kind.from_pretrained(folder / part, torch_dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot load the network of train.init={init}: {short_error_text(error)}") from None
+        raise ModelError(f"cannot load the network of {init}: {short_error_text(error)}") from None
+
+
+def load_whole_network(source: str) -> tuple[str, Any]:
+    """(folder in the pipeline, network on the CPU in float32) of a pipeline's folder, checkpoint or hub id.
+
+    Raises:
+        ModelError: It is no pipeline, or one of another kind than can be trained.
+    """
+    import diffusers
+
+    kinds = {"StableDiffusion3Pipeline": "SD3Transformer2DModel", "FluxPipeline": "FluxTransformer2DModel"}
+    kind = kinds.get(pipeline_class(source))
+    if kind:
+        return "transformer", load_network(getattr(diffusers, kind), source, "transformer")
+    return "unet", load_network(network_class(pipeline_folder(source) / "unet"), source, "unet")
 
 
 def check_fit(

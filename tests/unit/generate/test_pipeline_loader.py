@@ -119,7 +119,7 @@ def folders(tiny_pipeline, tmp_path_factory):
     StableDiffusionPipeline.save_lora_weights(
         root / "both", unet_lora_layers=layers["unet"], text_encoder_lora_layers=layers["text_encoder"]
     )
-    save_adapters(both.unet, root / "ours")
+    save_adapters("StableDiffusionPipeline", {"unet": both.unet}, root / "ours")
     return root
 
 

@@ -55,6 +55,7 @@ def test_all_commands_speak_one_dialect(path):
         "cluster",
         "submit",
         "pack",
+        "adapters",
     ):  # those take the configuration of the manifests, or of the submitted command, or none
         assert options >= {"--config", "-c", "--dry-run"}
 
