@@ -64,7 +64,8 @@ def run(config: Config) -> None:
     try:
         url = start(app, settings.host, port)
         print_status(f"metrics for Prometheus: {metrics_url()}")
-        print_status(f"listening on {url}; stop with Ctrl-C. Try:\n\n  {curl(url, settings)}\n")
+        print_status(f"listening on {url}; stop with Ctrl-C. Open that address in a browser, or try:\n\n"
+                     f"  {curl(url, settings)}\n")  # fmt: skip
         if warning := unauthenticated_warning(settings):
             print_status(warning)
         follow()

@@ -1,6 +1,7 @@
 """The studio in a real browser: making pictures, keeping them, drawing sets, comparing, packing."""
 
 import io
+import json
 
 import pytest
 from PIL import Image
@@ -138,6 +139,17 @@ def test_the_prompt_has_the_form_of_captions(page):
         written = page.call("prompt", "m.writePrompt(...values)", subject, attributes)
         assert written == write_sentence(subject, attributes)
     assert page.call("prompt", "Object.keys(m.ATTRIBUTES)") == list(CAPTION_ATTRIBUTES)
+
+
+def test_names_are_those_that_every_target_takes_and_unique(page):
+    texts = ["noto style: a happy cat with hats", "Mèo đen đang ngủ", "😀", "x" * 50, "a", "a happy cat with hats"]
+    names = page.call("prompt", "m.uniqueNames(values[0].map(text => m.nameOf(text)))", texts)
+    assert names == ["happy_cat_hats", "meo_den_dang", "emoji", "x" * 32, "emoji_2", "happy_cat_hats_2"]
+    lines = page.call(
+        "tables", "m.toJsonLines(values[0])", [{"prompt": "a cat", "name": "one two three four", "n": "2"}]
+    )
+    assert json.loads(lines) == {"custom_id": "one_two_three_four", "prompt": "a cat", "n": 2}
+    assert len(set(page.call("prompt", "m.uniqueNames(Array(50000).fill('cat'))"))) == 50_000
 
 
 def test_the_gallery_finds_selects_deletes_and_undoes_by_keyboard(page):

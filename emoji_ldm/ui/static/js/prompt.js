@@ -30,11 +30,14 @@ export function writePrompt(subject, attributes) {
 
 const FILLERS = new Set(['a', 'an', 'the', 'emoji', 'of', 'with', 'and', 'in', 'on', 'is']);
 
+/** A text without the style that it begins with, such as `noto style:`. */
+export const withoutStyle = (text) => text.replace(/^[^:]*\bstyle:\s*/i, '');
+
 /** A name for an emoji: two to 32 of a-z, 0-9 and _, from the first words of a text. */
-export function nameOf(text) {
-  const plain = text.normalize('NFKD').replace(/\p{M}/gu, '').replace(/[đĐ]/g, 'd').toLowerCase();
+export function nameOf(text, numWords = 3) {
+  const plain = withoutStyle(text).normalize('NFKD').replace(/\p{M}/gu, '').replace(/[đĐ]/g, 'd').toLowerCase();
   const words = plain.split(/[^a-z0-9]+/).filter((word) => word && !FILLERS.has(word));
-  const name = words.slice(0, 3).join('_').slice(0, 32).replace(/_+$/, '');
+  const name = words.slice(0, numWords).join('_').slice(0, 32).replace(/_+$/, '');
   return name.length > 1 ? name : `emoji_${name}`.replace(/_$/, '');
 }
 

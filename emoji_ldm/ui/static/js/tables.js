@@ -1,6 +1,7 @@
 // Prompts from text that a person brings: lines, CSV, JSONL. What cannot be read is told by its line, and the rest is used.
 
 import { MAX_PROMPT } from './fields.js';
+import { nameOf, uniqueNames, withoutStyle } from './prompt.js';
 
 export const MAX_LINES = 50_000; // of one set, as the service has it
 
@@ -115,7 +116,7 @@ function check(records) {
 export function matrix(subjects, expressions, colours, write) {
   const lines = (text) => { const found = text.split('\n').map((each) => each.trim()).filter(Boolean); return found.length ? found : ['']; };
   return lines(subjects).filter(Boolean).flatMap((subject) => lines(expressions).flatMap((expression) => lines(colours).map((colour) => ({
-    prompt: write(subject, { expression, skin_color: colour }), name: [colour, subject, expression].filter(Boolean).join(' '),
+    prompt: write(subject, { expression, skin_color: colour }), name: [colour, withoutStyle(subject), expression].filter(Boolean).join(' '),
   }))));
 }
 
@@ -123,8 +124,10 @@ const NUMBERS = ['n', 'seed', 'steps', 'num_inference_steps', 'guidance_scale'];
 const TEXTS = ['negative_prompt', 'model', 'lora', 'scheduler', 'size'];
 
 /** The rows as JSONL for the service; `custom_id` is the name of the emoji, made unique. */
-export function toJsonLines(rows, nameOf, uniqueNames) {
-  const names = uniqueNames(rows.map((row) => nameOf(String(row.name ?? row.custom_id ?? row.prompt))));
+export function toJsonLines(rows) {
+  // A name that was given is kept as it is, as far as the targets of packs allow.
+  const given = (row) => row.name ?? row.custom_id;
+  const names = uniqueNames(rows.map((row) => (given(row) ? nameOf(String(given(row)), Infinity) : nameOf(row.prompt))));
   return rows.map((row, index) => {
     const line = { custom_id: names[index], prompt: row.prompt };
     for (const name of TEXTS) if (row[name]) line[name] = row[name];

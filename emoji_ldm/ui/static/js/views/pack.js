@@ -96,7 +96,7 @@ export async function mount(root, { signal }) {
   function drawMock(urls) {
     fill(mock, entries.length > 0 && ['light', 'dark'].map((theme) => h('div', { class: `mock ${theme}`, 'aria-hidden': 'true' },
       h('p', {}, h('strong', {}, 'linh '), t('pack.chat'), ' ', entries.slice(0, 3).map(({ id }) => imageOf(urls.get(id), 22))),
-      h('p', { class: 'large' }, entries.slice(0, 4).map(({ id }) => imageOf(urls.get(id), 44))))));
+      h('p', { class: 'large' }, entries.slice(0, 3).map(({ id }) => imageOf(urls.get(id), 44))))));
   }
 
   async function submit(event) {

@@ -5,7 +5,7 @@ import { button, debounce, field, fill, h } from '../dom.js';
 import { explain, failed, loading } from '../feedback.js';
 import { loadDraft, numberField, parameterFields, requestParameters, saveDraft } from '../fields.js';
 import { t } from '../i18n.js';
-import { nameOf, uniqueNames, writePrompt } from '../prompt.js';
+import { writePrompt } from '../prompt.js';
 import { matrix, readLines, readPrompts, toJsonLines } from '../tables.js';
 import { fileDrop } from '../uploads.js';
 
@@ -116,9 +116,11 @@ export async function mountForm(root, signal) {
 async function create(draft, rows) {
   const seed = draft.seed === '' ? {} : { seed: Number(draft.seed) };
   const styles = draft.style.trim() ? { styles: [draft.style.trim().includes('{prompt}') ? draft.style.trim() : `{prompt}, ${draft.style.trim()}`] } : {};
-  const parameters = { name: draft.name.trim(), n: Number(draft.n) || 1, background: 'transparent', ...seed, ...styles, ...requestParameters(draft) };
+  // A set is found again by its name: one that was not named is called by its first prompt.
+  const name = draft.name.trim() || `${rows[0].prompt.slice(0, 60)}${rows.length > 1 ? ` +${rows.length - 1}` : ''}`;
+  const parameters = { name, n: Number(draft.n) || 1, background: 'transparent', ...seed, ...styles, ...requestParameters(draft) };
   const form = new FormData();
-  form.append('file', new Blob([toJsonLines(rows, nameOf, uniqueNames)], { type: 'application/jsonl' }), 'prompts.jsonl');
+  form.append('file', new Blob([toJsonLines(rows)], { type: 'application/jsonl' }), 'prompts.jsonl');
   form.append('parameters', JSON.stringify(parameters));
   return getJson('v1/emoji-sets', { method: 'POST', form, headers: { 'Idempotency-Key': crypto.randomUUID() } });
 }
