@@ -16,7 +16,7 @@ from emoji_ldm.config.ray import RayConfig
 from emoji_ldm.config.root import Config
 from emoji_ldm.config.serve import ServeConfig
 from emoji_ldm.config.train.train_config import TrainConfig
-from emoji_ldm.config.train.unet import DreamBoothOptions, LoraOptions
+from emoji_ldm.config.train.unet import DreamBoothOptions, LoraOptions, TextualInversionOptions
 
 __all__ = [
     "AugmentationOptions",
@@ -32,6 +32,7 @@ __all__ = [
     "LoraOptions",
     "RayConfig",
     "ServeConfig",
+    "TextualInversionOptions",
     "TrainConfig",
     "build",
     "key_of",

@@ -67,6 +67,19 @@ def pad(states: Sequence[Any], max_tokens: int) -> Tensor:
     return padded
 
 
+def expand_words(tokenizer: Any, text: str) -> str:
+    """The text with each learned word replaced by all of its tokens, as diffusers' pipelines do it with prompts."""
+    # Words with several vectors have tokens `word`, `word_1` and so on, see `emoji_ldm.model.textual_inversion`.
+    added = tokenizer.added_tokens_encoder
+    for word in [word for word in added if f"{word}_1" in added and word in text]:
+        number, tokens = 1, [word]
+        while f"{word}_{number}" in added:
+            tokens.append(f"{word}_{number}")
+            number += 1
+        text = text.replace(word, " ".join(tokens))
+    return text
+
+
 @dataclass(frozen=True)
 class TextEncoder:
     """A frozen text encoder with its tokenizer."""
@@ -86,8 +99,9 @@ class TextEncoder:
         # Padding goes to the right, so that the real tokens come first and a count is enough to cut it off. A pipeline
         # made elsewhere (`masked` is false) was trained to attend to its padding tokens, so these are kept.
         inputs = self.tokenizer(
-            list(captions), padding=True if self.masked else "max_length", truncation=True,
-            max_length=self.max_tokens, padding_side="right", return_tensors="pt",
+            [expand_words(self.tokenizer, caption) for caption in captions],
+            padding=True if self.masked else "max_length", truncation=True, max_length=self.max_tokens,
+            padding_side="right", return_tensors="pt",
         ).to(self.model.device)  # fmt: skip
         mask = inputs.attention_mask if self.masked else None
         states = self.model(input_ids=inputs.input_ids, attention_mask=mask).last_hidden_state.float().cpu().numpy()

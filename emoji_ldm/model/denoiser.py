@@ -59,7 +59,13 @@ class Denoiser(nn.Module):
 
 def trains_text_encoder(config: TrainConfig) -> bool:
     """Whether the text encoder is trained, in full or by adapters, so that its states cannot be cached."""
-    return config.train_text_encoder or bool(config.lora and config.lora.text_encoder)
+    learns_word = config.textual_inversion is not None
+    return config.train_text_encoder or learns_word or bool(config.lora and config.lora.text_encoder)
+
+
+def is_partial(config: TrainConfig) -> bool:
+    """Whether only a part of the network is trained, or nothing of it, so that a checkpoint does not hold the rest."""
+    return bool(config.lora or config.trainable_pattern or config.textual_inversion)
 
 
 def build_denoiser(
@@ -88,7 +94,12 @@ def build_denoiser(
 
 
 def select_trainable_text(encoder: Any, config: TrainConfig) -> None:
-    """Set `requires_grad` of a text encoder that is trained, or add adapters to its attention."""
+    """Set `requires_grad` of a text encoder that is trained, or add adapters to its attention.
+
+    One that learns a word has been prepared by `textual_inversion.learn_words`.
+    """
+    if config.textual_inversion:
+        return
     if config.lora and config.lora.text_encoder:
         names = {name.rpartition(".")[2] for name, _ in encoder.named_modules()}
         targets = tuple(target for target in TEXT_TARGETS if target in names)
@@ -121,10 +132,9 @@ def export_parts(
         ModelError: The weights are of another network than `config` describes.
     """
     architecture = find_architecture(config)
-    is_partial = bool(config.lora or config.trainable_pattern)
     # If all weights are replaced, drawing random ones would be wasted time: tensors on the meta device have no values,
     # and `assign` below puts the trained ones in their place.
-    with torch.device("cpu" if is_partial or config.init else "meta"):
+    with torch.device("cpu" if is_partial(config) or config.init else "meta"):
         network = architecture.build(config, latent_shape, width)
     if any(buffer.is_meta for buffer in network.buffers()):  # tables of positions are computed, and no weights
         network = architecture.build(config, latent_shape, width)
@@ -144,7 +154,7 @@ def export_parts(
             raise ModelError("the weights are of another network than the section train describes")
         raise ModelError("the weights are of another text encoder than latents.text_encoder, or it was not trained")
     for part, module in parts.items():
-        replaced = part == architecture.part and not is_partial
+        replaced = part == architecture.part and not is_partial(config)
         module.load_state_dict(_of_part(weights, part), strict=False, assign=replaced)
     if config.lora:
         adapted = {part: module for part, module in parts.items() if part != TEXT_ENCODER or config.lora.text_encoder}

@@ -41,6 +41,8 @@ def select_trainable(network: Any, config: TrainConfig) -> None:
         add_adapters(network, config.lora, config.lora.targets, config.seed)
     elif config.trainable_pattern:
         _freeze_others(network, config.trainable_pattern)
+    elif config.textual_inversion:
+        network.requires_grad_(False)
 
 
 def add_adapters(network: Any, lora: LoraOptions, targets: tuple[str, ...], seed: int) -> None:

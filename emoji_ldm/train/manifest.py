@@ -25,8 +25,8 @@ CONFIG_VERSION = 3
 # size, may change between a checkpoint and the training that goes on from it.
 FIXED_OPTIONS = (
     "kind", "init", "transformer", "block_out_channels", "attention", "layers_per_block", "num_heads", "time_embedding",
-    "latent_channels", "trainable_pattern", "lora", "train_text_encoder", "prediction_type", "beta_start", "beta_end",
-    "zero_terminal_snr", "ema_widths",
+    "latent_channels", "trainable_pattern", "lora", "textual_inversion", "train_text_encoder", "prediction_type",
+    "beta_start", "beta_end", "zero_terminal_snr", "ema_widths",
 )  # fmt: skip
 
 # Facts of a task that decide it too, and how a user knows them. An option names a model by folder or hub id, behind

@@ -21,7 +21,7 @@ TINY = {
               "latents.size_px=16"],
     "generate": ["generate.steps=2", "generate.num_workers=1"],
 }  # fmt: skip
-LEFT_OUT = ("gpus_per_worker=1", "num_workers=8", "--config", "mlflow", "train.mix")
+LEFT_OUT = ("gpus_per_worker=1", "num_workers=8", "--config", "mlflow", "train.mix", "adapters")
 
 
 def write_adapter(pipeline, folder):

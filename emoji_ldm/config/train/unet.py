@@ -74,6 +74,17 @@ class LoraOptions(Section):
     """Whether checkpoints hold a whole pipeline with fused adapters; false stores the adapters alone."""
 
 
+class TextualInversionOptions(Section):
+    """A new word whose embeddings are learned (arXiv 2208.01618)."""
+
+    token: Annotated[str, Field(pattern=r"^\S+$")]
+    """The word, as prompts write it, such as `<blob>`."""
+    init: str
+    """The words whose embeddings it begins with, such as `face`."""
+    num_vectors: Positive = 1
+    """Number of embeddings that it stands for; more hold more detail, and take more of the prompt's tokens."""
+
+
 class TransformerOptions(Section):
     """A diffusion transformer from scratch."""
 
@@ -121,6 +132,8 @@ class UNetFields(Section):
     """Low-rank adapters (arXiv 2106.09685) to train instead of the weights; null trains the weights."""
     train_text_encoder: bool = False
     """Whether the text encoder is trained too: all of it, whatever `trainable_pattern` selects."""
+    textual_inversion: TextualInversionOptions | None = None
+    """A word to learn while all weights are frozen; null learns weights."""
     dreambooth: DreamBoothOptions | None = None
     """Subjects to learn from a few images each; null trains on the store's images and captions."""
 
@@ -130,4 +143,10 @@ class UNetFields(Section):
         if self.transformer:
             names = ["block_out_channels", "attention", "layers_per_block", "num_heads", "time_embedding"]
             self._refuse_idle("train", names, "with train.transformer")
+        if self.textual_inversion:
+            names = ["trainable_pattern", "lora", "train_text_encoder"]
+            given = [name for name in names if getattr(self, name)]
+            if given or not self.init:
+                what = f"train.{given[0]} trains weights; leave one of them out" if given else "name it by train.init"
+                raise ConfigError(f"train.textual_inversion learns a word for a frozen pipeline: {what}")
         return self

@@ -20,7 +20,7 @@ from emoji_ldm.config import Config, TrainConfig
 from emoji_ldm.dataset import split
 from emoji_ldm.errors import DatasetError
 from emoji_ldm.latents.cache import LatentSet
-from emoji_ldm.latents.text_encoder import TextEncoder, pad
+from emoji_ldm.latents.text_encoder import TextEncoder, expand_words, pad
 from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.tasks.objective import noise_and_timesteps
 
@@ -152,7 +152,8 @@ def tokenized_captions(latents: LatentSet, encoder: TextEncoder) -> TextInputs:
     def tokenize(caption: int) -> dict[str, Tensor]:
         # Captions are padded to the full length, so that every batch has one shape.
         tokens = encoder.tokenizer(
-            latents.captions[caption], padding="max_length", truncation=True, max_length=encoder.max_tokens,
+            expand_words(encoder.tokenizer, latents.captions[caption]), padding="max_length", truncation=True,
+            max_length=encoder.max_tokens,
             padding_side="right", return_tensors="pt",
         )  # fmt: skip
         return {name: tokens[name][0] for name in names}

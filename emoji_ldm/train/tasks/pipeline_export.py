@@ -31,7 +31,15 @@ from emoji_ldm.latents.vae import VaeCodec, load_vae, resolve_vae
 from emoji_ldm.latents.weights_hash import hash_weights
 from emoji_ldm.model.architectures.architecture import Architecture
 from emoji_ldm.model.architectures.find import find_architecture
-from emoji_ldm.model.denoiser import TEXT_ENCODER, Denoiser, build_denoiser, export_parts, trains_text_encoder
+from emoji_ldm.model.denoiser import (
+    TEXT_ENCODER,
+    Denoiser,
+    build_denoiser,
+    export_parts,
+    is_partial,
+    trains_text_encoder,
+)
+from emoji_ldm.model.textual_inversion import add_words, learn_words, save_words, settle_words
 from emoji_ldm.model.unet import pipeline_folder
 from emoji_ldm.store import Store
 from emoji_ldm.train.tasks.objective import Objective, check_scheduler, scheduler_shift
@@ -91,9 +99,13 @@ def load_frozen(config: Config, store: Store, cache: Path) -> FrozenModels:
     settings = config.latents
     # The objective was checked first, as that needs one small file and the models many large ones.
     source = resolve_vae(config, store, cache)
+    text = load_prompt_encoder(settings.text_encoder, max_tokens=settings.max_tokens, device="cpu")
+    if config.train.textual_inversion:
+        # The word is no part of the encoder's key: its states are never cached, as they change at each step.
+        add_words(text.tokenizer, config.train.textual_inversion)
     return FrozenModels(
         load_vae(source, size_px=settings.size_px, background=settings.background, device="cpu"),
-        load_prompt_encoder(settings.text_encoder, max_tokens=settings.max_tokens, device="cpu"),
+        text,
     )
 
 
@@ -105,7 +117,10 @@ def build_initial_denoiser(config: Config, frozen: FrozenModels, shape: tuple[in
 def _text_encoder_to_train(config: TrainConfig, frozen: FrozenModels) -> Any:
     """A copy of the frozen text encoder if it is trained, else None."""
     # Training changes the encoder in place, and later exports need the original.
-    return deepcopy(frozen.text.model) if trains_text_encoder(config) else None
+    encoder = deepcopy(frozen.text.model) if trains_text_encoder(config) else None
+    if config.textual_inversion:
+        learn_words(encoder, frozen.text.tokenizer, config.textual_inversion)
+    return encoder
 
 
 def frozen_model_keys(config: TrainConfig, frozen: FrozenModels, module: Denoiser) -> dict[str, Any]:
@@ -115,8 +130,7 @@ def frozen_model_keys(config: TrainConfig, frozen: FrozenModels, module: Denoise
     """
     keys = {"codec_key": frozen.vae.key, "encoder_key": frozen.text.key,
             "scaling_factor": frozen.vae.scaling_factor}  # fmt: skip
-    is_partial = config.trainable_pattern or config.lora
-    return {**keys, **({"base_key": base_weights_key(module.network)} if is_partial else {})}
+    return {**keys, **({"base_key": base_weights_key(module.network)} if is_partial(config) else {})}
 
 
 def base_weights_key(unet: Any) -> str:
@@ -209,7 +223,11 @@ def _export_parts(
 ) -> dict[str, Any]:
     encoder = _text_encoder_to_train(config, frozen)
     shape, width = frozen.vae.latent_shape, frozen.text.width
-    return export_parts(config, shape, width, weights, text_encoder=encoder, lora_folder=lora_folder)
+    parts = export_parts(config, shape, width, weights, text_encoder=encoder, lora_folder=lora_folder)
+    if config.textual_inversion:
+        learned = settle_words(encoder, frozen.text.tokenizer)
+        save_words(config.textual_inversion, learned, lora_folder.parent / "textual_inversion")
+    return parts
 
 
 def copy_custom_code(folder: Path) -> None:
