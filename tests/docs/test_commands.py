@@ -34,6 +34,7 @@ WHERE_THEY_RUN = {
     "--config dreambooth": "nowhere: needs the weights of Stable Diffusion; tests/jobs/test_dreambooth.py",
     "--address": "tests/jobs/test_job_submission.py [slow]",
     "pack ./": "test_packs.py [slow]",
+    "adapters": "tests/unit/jobs/test_adapters.py [slow]",
     "cluster": "test_kubernetes.py [slow]",
     "submit": "test_kubernetes.py [slow]",
     "keys": "test_serving.py",
