@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from emoji_ldm.config import Config
 from emoji_ldm.latents.augmentation import augmentation_keys
 from emoji_ldm.latents.cache import LatentSet
 from emoji_ldm.latents.latent_loading import EncodingKeys, data_versions, load_latent_set, sample_weights
-from emoji_ldm.model.denoiser import Denoiser, trains_text_encoder
+from emoji_ldm.model.denoiser import trains_text_encoder
 from emoji_ldm.model.unet import count_parameters
 from emoji_ldm.train.tasks.latent_batches import (
     DiffusionBatch,
@@ -71,7 +71,7 @@ class DiffusionTask:
         timed = with_flow_shift(config, tuple(latents.mean.shape[-3:]))
         self.data = LatentBatches(timed, latents, text, frozen.vae.scaling_factor, make_sampler)
         module = build_initial_denoiser(config, frozen, self.data.shape, latents.states[0].shape[-1])
-        self.module: Denoiser = module
+        self.module: nn.Module = module
         fractional = module.architecture.has_fractional_times
         self.objective = Objective(config.train, has_fractional_times=fractional)
         self.manifest_facts: Mapping[str, Any] = {
