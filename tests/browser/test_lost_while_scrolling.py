@@ -1,4 +1,4 @@
-"""What is lost while a page is scrolled: the driver, the browser, or the network. No tile is lost, and none is there twice."""
+"""What is lost while a page is scrolled: driver, browser or network. No tile is lost, and none is there twice."""
 
 import os
 import shutil

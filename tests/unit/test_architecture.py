@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ORDER = [
     "errors", "library_compat", "config", "schemas", "outcomes", "local_files", "s3", "store", "progress", "images",
-    "dataset", "crawl", "caption", "latents", "model", "train", "generate", "evaluate", "packs", "serve", "ui", "kubernetes",
-    "demo",
+    "dataset", "crawl", "caption", "latents", "model", "train", "generate", "evaluate", "packs", "serve", "ui",
+    "kubernetes", "demo",
 ]  # fmt: skip
 FILES = sorted(path for package in ("emoji_ldm", "ray_jobs") for path in (ROOT / package).rglob("*.py"))
 MAX_LINES = 300
