@@ -26,11 +26,12 @@ def retry(stage: str) -> Shortcut:
 
 
 def _training_stage(config: "Config", words: list[str]) -> "Config":
-    """`train autoencoder` is a stage of its own, with a job file of its own."""
-    if words and words != ["autoencoder"]:
-        # The first word that is wrong: after `autoencoder` nothing may follow.
-        wrong = words[0] if words[0] != "autoencoder" else words[1]
-        near = did_you_mean(wrong, ["autoencoder"]) or "; options are written as section.field=value"
+    """`train autoencoder` is a stage of its own, with a job file of its own; `train plan` starts nothing."""
+    known = ["autoencoder", "plan"]
+    if words and words not in ([name] for name in known):
+        # The first word that is wrong: after one that is known nothing may follow.
+        wrong = words[0] if words[0] not in known else words[1]
+        near = did_you_mean(wrong, known) or "; options are written as section.field=value"
         raise ConfigError(f"train does not take {wrong!r}{near}")
     return config
 
@@ -108,11 +109,12 @@ def latents(config: "Config", words: list[str]) -> None:
 
 @stage(
     "train",
-    words="autoencoder",
+    words="autoencoder | plan",
     prepare=_training_stage,
     shortcuts=[AS_OF],
     examples=[
         "emoji-ldm train autoencoder",
+        "emoji-ldm train plan train.num_workers=8 train.gpus_per_worker=1",
         "emoji-ldm train train.zero_stage=2 train.num_workers=8 train.gpus_per_worker=1",
         "emoji-ldm train --config dreambooth 'train.dreambooth.concepts=[{instance_prompt: a zwx dog, \\",
         "      instance_folder: photos, class_prompt: a dog}]'",
@@ -156,9 +158,16 @@ def train(  # noqa: PLR0913  # one parameter per option
         ),
     ] = "",
 ) -> int | None:
-    """Train the diffusion model or, with `autoencoder`, the RGBA autoencoder; an interrupted run is resumed."""
+    """Train the diffusion model or, with `autoencoder`, the RGBA autoencoder; an interrupted run is resumed.
+
+    `plan` trains nothing: it says how much memory and disk the training needs, and which options make it fit.
+    """
     from ray_jobs.cli.export import CheckpointOptions, export_or_alias
 
+    if words == ["plan"]:
+        from ray_jobs.cli.train_plan import print_plan
+
+        return print_plan(config)
     # The word is also the name of the module in `ray_jobs` and of the section in the configuration.
     section = words[0] if words else "train"
     # These options are no configuration: they say what this one command does, and a run's manifest must not contain
