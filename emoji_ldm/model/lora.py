@@ -125,6 +125,11 @@ def fuse_adapters(network: Any) -> None:
             layer.merge()
     # Without the wrappers the weights have their stock names again.
     recurse_remove_peft_layers(network)
+    # The models also remember that they have adapters: those of transformers would look for them when they are saved.
+    if hasattr(network, "unload_lora"):
+        network.unload_lora()
+    else:
+        network.delete_adapter("default")
 
 
 def _of_block(lora: LoraOptions, name: str) -> tuple[int, float]:

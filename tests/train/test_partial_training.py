@@ -16,6 +16,7 @@ from tests.train import ranks_partial
 LORA = ("train.lora={rank: 2, alpha: 4}", "train.gradient_checkpointing=true")
 CASES = {
     "adapters": LORA,
+    "dora": ("train.lora={rank: 2, alpha: 4, dora: true, text_encoder: true}",),
     "pattern": ("train.trainable_pattern=attn2", "train.gradient_checkpointing=true"),
 }
 

@@ -60,6 +60,8 @@ def test_diffusers_opens_the_file_and_draws_the_fused_pixels(kind, exported):
     stock.load_lora_weights(folder)
     assert (pixels(fused) - before).abs().max() > 1e-3
     torch.testing.assert_close(pixels(stock), pixels(fused), atol=2e-5, rtol=0)
+    fused.save_pretrained(folder / "whole")  # a model that still believed in adapters would refuse
+    assert torch.equal(pixels(DiffusionPipeline.from_pretrained(folder / "whole")), pixels(fused))
 
 
 @pytest.mark.slow
