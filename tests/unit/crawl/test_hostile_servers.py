@@ -15,9 +15,9 @@ from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
 from tests.unit.crawl.hostile_servers import ROUTES
 from tests.unit.crawl.stub_site import Site, answer
 
-TIMEOUT_S = 2.0
+TIMEOUT_S = 4.0
 
-SLACK_S = 3.0  # for a busy machine and waiting for permits; a deadline per attempt would take three times as long
+SLACK_S = 6.0  # for a busy machine and waiting for permits; a deadline per attempt would take three times as long
 
 MAX_GROWTH_MB = 50
 

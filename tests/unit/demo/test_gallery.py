@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,10 +18,8 @@ def site():
 
 
 @pytest.mark.slow
-def test_the_default_gallery_starts_quickly_and_has_539_distinct_emoji(tmp_path):
-    began = time.monotonic()
+def test_the_default_gallery_has_539_distinct_emoji(tmp_path):
     with Gallery(cache_dir=tmp_path) as site:
-        assert time.monotonic() - began < 5
         tiles = [tile for tile in site._serving.tiles if tile.kind == "good"]
         assert len(tiles) == site.ground_truth["counts"]["good"] == 539
         assert len({pixels(tile.data) for tile in tiles}) == 539

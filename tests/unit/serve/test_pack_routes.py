@@ -12,7 +12,7 @@ from PIL import Image
 
 from emoji_ldm.config.serve import ServeConfig
 from emoji_ldm.packs.pack_builder import PackOptions
-from emoji_ldm.serve import pack_processes, pack_routes
+from emoji_ldm.serve import image_quota, pack_processes, pack_routes
 from emoji_ldm.serve.api_keys import new_key, write_keys
 from emoji_ldm.serve.app import build_api
 from emoji_ldm.serve.pack_processes import PackProcesses, PackUpload
@@ -120,7 +120,8 @@ def test_the_process_of_a_client_that_left_ends(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_pack_needs_a_key_that_may_draw_and_is_charged_by_tens(path):
+def test_a_pack_needs_a_key_that_may_draw_and_is_charged_by_tens(path, monkeypatch):
+    monkeypatch.setattr(image_quota.time, "time", lambda: 1e9)  # quotas are those of a minute of the clock
     key, drawer = new_key("ann", "interactive", 1, None)
     read_only, reader = new_key("bob", "interactive", 0, None, ("read",))
     write_keys(path, (drawer, reader))
