@@ -99,7 +99,7 @@ def test_a_folder_of_real_emoji_is_like_real_emoji_and_copies_are_found(store, t
     assert system.figures["concept_top5"] > found.real["concept_top5"]  # the probe knows most of them
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_retrieval_is_judged_like_a_model_and_finds_only_copies_of_training_pictures(store, tmp_path, monkeypatch):
     from ray_jobs import evaluate

@@ -21,7 +21,6 @@ from emoji_ldm.evaluate.scoring import set_figures
 NUM = 120
 SIZE_PX = 64
 CHROMATIC = set(ANCHORS) - {"black", "gray", "white"}
-pytestmark = pytest.mark.slow
 
 
 @cache
@@ -100,12 +99,14 @@ def get_worse(values, *, better):
     return all(step > 0 for step in steps) if better == "low" else all(step < 0 for step in steps)
 
 
+@pytest.mark.slow
 def test_two_halves_of_real_emoji_are_near_zero_and_cover_each_other():
     found = real_figures()
     assert found["kid_low"] <= 0 <= found["kid_high"] and abs(found["kid"]) < 0.02
     assert min(found["precision"], found["recall"], found["coverage"]) > 0.7 and 0.6 < found["density"] < 1.5
 
 
+@pytest.mark.slow
 def test_blur_worsens_distances_recall_and_coverage_step_by_step():
     levels = [real_figures(), *(figures(blur(radius)) for radius in (0.7, 1.5, 3))]
     for name in ("kid", "frechet_lite0"):
@@ -114,6 +115,7 @@ def test_blur_worsens_distances_recall_and_coverage_step_by_step():
         assert get_worse([level[name] for level in levels], better="high"), name
 
 
+@pytest.mark.long
 def test_noise_worsens_distances_fidelity_and_the_fringe_step_by_step():
     deviations = (0.03, 0.1, 0.3)
     levels = [real_figures(), *(figures(noise(deviation)) for deviation in deviations)]
@@ -127,6 +129,7 @@ def test_noise_worsens_distances_fidelity_and_the_fringe_step_by_step():
     assert get_worse(fringes, better="low")
 
 
+@pytest.mark.long
 def test_a_colour_cast_worsens_distances_and_coverage_step_by_step():
     levels = [real_figures(), *(figures(color_cast(share)) for share in (0.15, 0.3, 0.6))]
     for name in ("kid", "frechet_lite0"):
@@ -134,6 +137,7 @@ def test_a_colour_cast_worsens_distances_and_coverage_step_by_step():
     assert get_worse([level["coverage"] for level in levels], better="high")
 
 
+@pytest.mark.long
 def test_a_shift_of_hue_worsens_the_distance_and_step_by_step_the_named_colours():
     """The distance need not grow with the angle: half a turn makes yellow faces blue, a third makes them green."""
     turns = (0.08, 0.2, 0.5)
@@ -151,6 +155,7 @@ def test_a_shift_of_hue_worsens_the_distance_and_step_by_step_the_named_colours(
     assert shown[0] == 1 and shown[1] < 0.8 and shown[-1] < 0.3 and shown == sorted(shown, reverse=True)
 
 
+@pytest.mark.slow
 def test_a_collapse_to_few_pictures_worsens_distances_recall_and_coverage():
     pooled = extractor()(halves()[1])[:, :NUM_POOLED]
     levels = [set_figures(pooled[np.arange(NUM) % kept], reference()) for kept in (NUM, 40, 10, 3)]
