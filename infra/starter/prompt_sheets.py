@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from emoji_ldm.generate.offline_sampler import OfflineSampler
 from emoji_ldm.generate.output_folder import contact_sheet
@@ -31,6 +31,7 @@ from infra.starter.paths import DATA
 from infra.starter.prompts import PROMPTS, SEEDS
 
 NUM_HELD_OUT = 100
+COLUMNS, SIDE_PX, GAP_PX, FONT_PX = 4, 128, 24, 24  # of the sheet of the README, shown at half its size
 Bytes = NDArray[np.uint8]
 
 
@@ -55,6 +56,22 @@ def png_of(pixels: Bytes) -> bytes:
     return stream.getvalue()
 
 
+def grouped_sheet(images: list[Bytes]) -> Image.Image:
+    """The pictures of each fixed prompt side by side under one caption, `COLUMNS` prompts in a row, on white."""
+    font, num = ImageFont.load_default(FONT_PX), len(SEEDS)
+    width, height = num * SIDE_PX + 2 * GAP_PX, SIDE_PX + 2 * FONT_PX + GAP_PX
+    rows = -(-len(PROMPTS) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * width, rows * height + GAP_PX), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, prompt in enumerate(PROMPTS):
+        left, top = place % COLUMNS * width + GAP_PX, place // COLUMNS * height + GAP_PX
+        for number, image in enumerate(images[place * num :][:num]):
+            picture = Image.fromarray(image, "RGBA").resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
+            sheet.paste(picture, (left + number * SIDE_PX, top), picture)
+        pen.text((left + num * SIDE_PX / 2, top + SIDE_PX + FONT_PX / 3), prompt, "#24292f", font, anchor="ma")
+    return sheet
+
+
 def straight(premultiplied: Bytes) -> Bytes:
     """Premultiplied pixels with straight alpha."""
     return np.asarray(Image.frombytes("RGBa", premultiplied.shape[1::-1], premultiplied.tobytes()).convert("RGBA"))
@@ -70,10 +87,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.sheet == "readme":
         wanted = [(prompt, seed) for prompt in PROMPTS for seed in SEEDS]
-        drawn = draw(wanted, options.steps)
-        cards = [(png_of(image), prompt) for image, (prompt, _) in zip(drawn, wanted, strict=True)]
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_bytes(contact_sheet(cards, columns=12))
+        grouped_sheet(draw(wanted, options.steps)).quantize(256).save(options.output, optimize=True)
         return
     options.output.mkdir(parents=True, exist_ok=True)
     pairs, pictures = held_out_pairs(), np.load(DATA / "pictures.npy", mmap_mode="r")

@@ -20,7 +20,7 @@ def test_a_port_in_use_is_one_line_before_anything_starts(tmp_path, tiny_pipelin
 
 
 @pytest.mark.slow
-def test_what_cannot_be_served_is_one_line_before_anything_starts(tmp_path, tiny_pipeline):
+def test_what_cannot_be_served_is_one_line_before_anything_starts(tmp_path, tiny_pipeline, no_starter):
     from ray_jobs import serve
 
     with pytest.raises(ModelError, match="emoji-ldm train"):
