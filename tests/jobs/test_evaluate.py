@@ -45,7 +45,7 @@ def settings(store, **evaluate):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_models_are_compared_kept_and_drawn_once(store, tiny_pipeline, tmp_path, monkeypatch):
+def test_two_models_are_compared_and_the_evaluation_is_kept(store, tiny_pipeline, tmp_path, monkeypatch):
     from ray_jobs import evaluate
 
     monkeypatch.chdir(tmp_path)
@@ -68,15 +68,25 @@ def test_two_models_are_compared_kept_and_drawn_once(store, tiny_pipeline, tmp_p
     assert page.encode() == store.read("evaluations", f"{found.id}.html")
     assert all(cell.prompt in page for cell in GRID) and page.count("real picture<") == 6
 
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_pictures_are_drawn_once_and_a_gate_fails_the_run(store, tiny_pipeline, tmp_path, monkeypatch):
+    from ray_jobs import evaluate
+
+    monkeypatch.chdir(tmp_path)
+    evaluate.run(settings(store, checkpoints=[str(tiny_pipeline)], compare=True))
+    found = newest_evaluation(store, "default")
+    assert found is not None
     drawn = Table(store, GENERATED).count()
     with pytest.raises(GateError, match=r"kid is .*gate kid > 0\.1"):
         evaluate.run(settings(store, checkpoints=[str(tiny_pipeline)], fail_if=["kid > 0.1"]))
     assert Table(store, GENERATED).count() == drawn
-    again = newest_evaluation(store, config.run)
+    again = newest_evaluation(store, "default")
     assert again is not None and again.id != found.id and again.failed
     # The candidates of the probe, and so its ranks, depend on the grid; all other figures are the same in every run.
     for name in ("kid", "kid_low", "frechet_lite0", "precision", "coverage", "diversity", "fringe", "copy_distance"):
-        assert again.systems[0].figures[name] == pytest.approx(first.figures[name], rel=1e-6), name
+        assert again.systems[0].figures[name] == pytest.approx(found.systems[0].figures[name], rel=1e-6), name
 
 
 @pytest.mark.slow
