@@ -1,7 +1,7 @@
 """The last part of the demo, where the starter is packaged: fine-tune it on what was crawled, and compare three models.
 
-The sheet has a row per prompt and a column per model: trained from scratch in the demo, the starter as packaged, and
-the starter after two minutes on the crawled emoji. Prompts and seeds are the same for all.
+The sheet shows the pictures of each prompt and seed side by side, from three models: trained from scratch in the demo,
+the starter as packaged, and the starter after two minutes on the crawled emoji.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ PRESET = "finetune-starter"
 # Two minutes on two busy cores. The learning rate is that of the preset, and decays within them.
 TRAINING = {"steps": 150, "batch_size": 24, "num_workers": 2, "zero_stage": 0, "warmup_steps": 10,
             "checkpoint_every": 150, "keep_last": 1, "ema_decay": 0.98, "sample_every": None}  # fmt: skip
+
+PROMPTS_PER_ROW = 3
 
 
 def compare_with_starter(config: Config) -> None:
@@ -76,11 +78,11 @@ def drawn_by(config: Config, checkpoint: str | None, scheduler: str | None) -> l
     return [(row["image"]["bytes"], row["prompt"]) for row in drawn.rows()]
 
 
-def comparison_sheet(columns: dict[str, list[tuple[bytes, str]]]) -> bytes:
-    """PNG of a grid with one column per model and a row per prompt and seed, each card under model and prompt."""
+def comparison_sheet(models: dict[str, list[tuple[bytes, str]]]) -> bytes:
+    """PNG of the pictures of all models for each prompt and seed side by side, `PROMPTS_PER_ROW` prompts in a row."""
     cards = [
         (png, f"{name}: {prompt}")
-        for row in zip(*columns.values(), strict=True)
-        for name, (png, prompt) in zip(columns, row, strict=True)
+        for drawn in zip(*models.values(), strict=True)
+        for name, (png, prompt) in zip(models, drawn, strict=True)
     ]
-    return contact_sheet(cards, columns=len(columns))
+    return contact_sheet(cards, columns=min(PROMPTS_PER_ROW * len(models), len(cards)))

@@ -60,15 +60,20 @@ def test_a_column_of_a_run_without_a_checkpoint_is_an_error_and_not_the_starter(
         starter_demo.drawn_by(config, None, None)
 
 
-def test_a_row_of_the_sheet_is_a_prompt_and_a_column_a_model():
-    colors = [["red", "blue", "green"], ["black", "yellow", "gray"]]
-    columns = {
+def test_the_pictures_of_a_prompt_are_side_by_side():
+    colors = [
+        ["red", "blue", "green"],
+        ["black", "yellow", "gray"],
+        ["navy", "lime", "teal"],
+        ["pink", "gold", "brown"],
+    ]
+    models = {
         name: [(png(row[number]), f"prompt {at}") for at, row in enumerate(colors)] for number, name in enumerate("abc")
     }
-    sheet = np.asarray(Image.open(io.BytesIO(comparison_sheet(columns))).convert("RGB"))
-    width, height = sheet.shape[1] // 3, sheet.shape[0] // 2
-    for row, names in enumerate(colors):
-        for column, name in enumerate(names):
-            cell = sheet[row * height :, column * width :][:height, :width].reshape(-1, 3)
-            expected = Image.new("RGB", (1, 1), name).getpixel((0, 0))
-            assert (cell == expected).all(1).mean() > 0.2, name
+    sheet = np.asarray(Image.open(io.BytesIO(comparison_sheet(models))).convert("RGB"))
+    width, height = sheet.shape[1] // 9, sheet.shape[0] // 2
+    for place, name in enumerate(color for row in colors for color in row):
+        row, column = divmod(place, 9)
+        cell = sheet[row * height :, column * width :][:height, :width].reshape(-1, 3)
+        expected = Image.new("RGB", (1, 1), name).getpixel((0, 0))
+        assert (cell == expected).all(1).mean() > 0.2, name
