@@ -194,9 +194,10 @@ def _application_reason(app: Mapping[str, Any]) -> str:
     deployments = app.get("serveDeploymentStatuses") or {}
     if app.get("status") == "RUNNING":
         return ""
-    # The builder of the application waits for a checkpoint before any deployment exists (ray_jobs/serve.py, build_app).
+    # The builder of the application waits before any deployment exists (ray_jobs/serve.py, build_app): for the store,
+    # and for the first checkpoint unless `serve.reload_s` lets it start with the packaged model.
     if app.get("status") == "DEPLOYING" and not deployments:
-        return "deploying: waiting until the store contains its checkpoint"
+        return "deploying: waiting until the store answers and contains its checkpoint"
     # The message of a deployment says what is wrong with it, that of the application only that something is.
     troubled = [f"{name}: {_last_line(one.get('message'))}" for name, one in deployments.items()
                 if one.get("status") != "HEALTHY" and one.get("message")]  # fmt: skip

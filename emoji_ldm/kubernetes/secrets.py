@@ -17,6 +17,8 @@ from emoji_ldm.kubernetes.overlay import Overlay
 
 # MinIO accepts 3 to 20 characters for it, and 8 to 40 for the secret key.
 ACCESS_KEY = "AWS_ACCESS_KEY_ID"
+# The keys of the HTTP service, see k8s/secrets.yaml.
+SERVE_KEYS, ADMINISTRATOR = "serve-keys", "admin"
 
 
 def required_secrets(overlay: Overlay) -> dict[str, list[str]]:
@@ -57,8 +59,23 @@ def ensure(kubectl: Kubectl, overlay: Overlay) -> list[str]:
 def _random(name: str, keys: list[str]) -> KubeObject:
     labels = {"app.kubernetes.io/part-of": NAMESPACE}
     values = {key: secrets.token_hex(10 if key == ACCESS_KEY else 20) for key in keys}
+    if name == SERVE_KEYS:
+        values = _first_key()
     return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "stringData": values,
             "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels}}  # fmt: skip
+
+
+def _first_key() -> dict[str, str]:
+    """A key of the service for its administrator, and the file with its hash; random bytes would be neither."""
+    from emoji_ldm.serve.api_keys import KEY_FILE, new_key
+
+    key, entry = new_key(ADMINISTRATOR, "interactive", 0, None)
+    return {"first": key, "keys.json": KEY_FILE.dump_json({"keys": (entry,)}, indent=1).decode()}
+
+
+def first_key_command() -> str:
+    """The command that prints the key of the service's administrator."""
+    return f"kubectl -n {NAMESPACE} get secret {SERVE_KEYS} -o jsonpath='{{.data.first}}' | base64 -d"
 
 
 def create_command(name: str, keys: list[str]) -> str:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict
 
 from emoji_ldm.errors import ClusterError
+from emoji_ldm.kubernetes import secrets
 from emoji_ldm.kubernetes.diagnostics import NamespaceState
 from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
 from emoji_ldm.kubernetes.status_rows import DONE, FAILED, READY, WAITING, StatusRow, build_rows
@@ -78,7 +79,8 @@ def next_command(rows: list[StatusRow]) -> str:
         return f"emoji-ldm cluster logs {jobs[-1].name}"
     if any(row.kind == "service" and row.state == READY for row in rows):
         return (
-            f"kubectl -n {NAMESPACE} port-forward svc/serve-serve-svc 8000, then emoji-ldm sets create 'a happy blob'"
+            f"kubectl -n {NAMESPACE} port-forward svc/serve-serve-svc 8000, then "
+            f"EMOJI_LDM_API_KEY=\"$({secrets.first_key_command()})\" emoji-ldm sets create 'a happy blob'"
         )
     # The furthest stage counts, not the last one: an early stage may be repeated at any time.
     done = [row.stage for row in jobs if row.state == DONE]

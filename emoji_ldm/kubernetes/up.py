@@ -13,6 +13,8 @@ import re
 import time
 from collections.abc import Callable
 
+import yaml
+
 from emoji_ldm.errors import ClusterError, ConfigError
 from emoji_ldm.kubernetes import field_ownership, operator_check, secrets, status
 from emoji_ldm.kubernetes.field_ownership import MANAGER, identity
@@ -22,6 +24,7 @@ from emoji_ldm.kubernetes.overlay import Overlay
 from emoji_ldm.kubernetes.status_rows import DONE, FAILED, READY, WAITING, StatusRow
 from emoji_ldm.progress import format_duration, print_status
 
+CONFIG = "emoji-ldm.yaml"
 POLL_S = 3.0
 FIRST_KINDS = ("Namespace", "CustomResourceDefinition")
 # Errors of an operator that has just been installed, which disappear by themselves.
@@ -56,7 +59,7 @@ def run(kubectl: Kubectl, overlay: Overlay, timeout_s: float, *, force: bool = F
     rest = [obj for obj in overlay.installed if obj["kind"] not in FIRST_KINDS]
     _apply_when_ready(kubectl, rest, deadline, force=force)
     print_status(f"applied {len(rest)} objects in namespace {NAMESPACE}; waiting until they are ready")
-    rows = _wait(kubectl, deadline)
+    rows = _wait(kubectl, deadline, needs_training=_needs_training(overlay))
     for row in rows:
         if row.kind == "service" and row.state == WAITING:
             print_status(f"the service {row.name} is installed and does not answer yet: {row.reason}")
@@ -149,7 +152,16 @@ def _apply_when_ready(kubectl: Kubectl, objects: list[KubeObject], deadline: flo
             time.sleep(POLL_S)
 
 
-def _wait(kubectl: Kubectl, deadline: float) -> list[StatusRow]:
+def _needs_training(overlay: Overlay) -> bool:
+    """Whether the service waits for a checkpoint of `train`, instead of drawing with the packaged model until then."""
+    for obj in overlay.of_kinds("ConfigMap"):
+        settings = (yaml.safe_load((obj.get("data") or {}).get(CONFIG) or "") or {}).get("serve") or {}
+        if settings.get("reload_s") and not settings.get("checkpoint"):
+            return False
+    return True
+
+
+def _wait(kubectl: Kubectl, deadline: float, *, needs_training: bool) -> list[StatusRow]:
     """Print every change of state until store, cluster and service are ready; returns the final rows."""
     printed: dict[tuple[str, str], tuple[str, str]] = {}
 
@@ -164,16 +176,20 @@ def _wait(kubectl: Kubectl, deadline: float) -> list[StatusRow]:
         failed = next((row for row in rows if row.kind in ("setup", "cluster") and row.state == FAILED), None)
         if failed:
             raise ClusterError(f"{failed.kind} {failed.name} failed: {failed.reason or 'no reason given'}")
-        return "; ".join(f"{row.kind} {row.name}: {row.reason or row.state}" for row in rows if _is_awaited(row))
+        return "; ".join(
+            f"{row.kind} {row.name}: {row.reason or row.state}"
+            for row in rows
+            if _is_awaited(row, needs_training=needs_training)
+        )
 
     rows: list[StatusRow] = []
     _wait_until_empty(not_ready, deadline, "", quiet=True)
     return rows
 
 
-def _is_awaited(row: StatusRow) -> bool:
-    """Whether `up` waits for it: not for a service without a checkpoint, since only a later `train` writes one."""
-    if row.kind == "service" and NO_CHECKPOINT_YET.search(row.reason):
+def _is_awaited(row: StatusRow, *, needs_training: bool) -> bool:
+    """Whether `up` waits for it: not for a service that needs a checkpoint, since only a later `train` writes one."""
+    if row.kind == "service" and needs_training and NO_CHECKPOINT_YET.search(row.reason):
         return False
     return row.kind in ("server", "setup", "cluster", "service") and row.state not in (READY, DONE)
 
