@@ -26,7 +26,7 @@ from emoji_ldm.serve.auth import unauthenticated_warning
 from emoji_ldm.store import Store
 from ray_jobs.execution import ray_runtime
 from ray_jobs.serving.autoscaling import least_replicas, with_default_replicas
-from ray_jobs.serving.deployments import LIGHT_CPUS, NUM_CPUS, application
+from ray_jobs.serving.deployments import LIGHT_CPUS, NUM_CPUS, application, checked_models
 from ray_jobs.serving.endpoint import curl, free_port, metrics_url
 
 APP = "emoji-ldm"
@@ -50,19 +50,17 @@ def run(config: Config) -> None:
     """
     settings = config.serve
     # In the order of cost: a wrong option or a port in use is reported before Ray is started.
-    app = application(config)
+    models = checked_models(config)
     # The port can be probed only where it will be opened. On a joined cluster that is the head node, not this machine.
     is_local = not (config.ray.address or os.environ.get("RAY_ADDRESS"))
     port = free_port(settings.host, settings.port) if is_local else settings.port
     ray_runtime.connect(config.ray)
-    decided = _with_default_replicas(config, is_local=is_local)
-    if decided != config:
-        config, app = decided, application(decided)
+    config = _with_default_replicas(config, is_local=is_local)
     _require(config)
     # Ray's own handler of SIGTERM would leave replicas behind; this one makes it a KeyboardInterrupt, like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        url = start(app, settings.host, port)
+        url = start(application(config, models), settings.host, port)
         print_status(f"metrics for Prometheus: {metrics_url()}")
         print_status(f"listening on {url}; stop with Ctrl-C. Open that address in a browser, or try:\n\n"
                      f"  {curl(url, settings)}\n")  # fmt: skip
@@ -126,11 +124,11 @@ def build_app(args: dict[str, str]) -> serve.Application:
 
     Raises:
         StoreError: The store cannot be reached after `STORE_SETUP_TIMEOUT_S`.
-        EmojiLdmError: As `application`.
+        EmojiLdmError: As `checked_models`.
     """
     overrides = [f"{name}={value}" for name, value in args.items() if name != "config"]
     config, setup_over = load(args.get("config"), overrides), stop_after_delay(STORE_SETUP_TIMEOUT_S)
-    # Only the two errors that pass by themselves are retried. Any other error of `application` is a mistake in the
+    # Only the two errors that pass by themselves are retried. Any other error of `checked_models` is a mistake in the
     # configuration, and a failed application is then the right answer.
     attempts = Retrying(
         wait=wait_fixed(CHECKPOINT_POLL_S),
@@ -148,7 +146,7 @@ def _trained_application(config: Config) -> serve.Application:
     # service waits as before, and does not stay with the starter for good.
     if not config.serve.checkpoint and not config.serve.reload_s:
         newest_checkpoint(Store(config.store), config.run, "unet")
-    return application(config)
+    return application(config, checked_models(config))
 
 
 def _error(state: RetryCallState) -> BaseException | None:

@@ -8,7 +8,7 @@ from ray import serve
 
 from emoji_ldm.config import build
 from ray_jobs import serve as job
-from ray_jobs.serving.deployments import application
+from ray_jobs.serving.deployments import application, checked_models
 
 TIMEOUT_S = 240.0  # of a request: long enough to be replayed after several kills
 
@@ -32,7 +32,7 @@ class DeployedService:
         values = {"checkpoint": str(self.model), "batch_size": 4, "min_replicas": 2, "max_replicas": 2,
                   "timeout_s": TIMEOUT_S, **fields}  # fmt: skip
         config = build({"run": "tiny", "store": str(self.folder / "store"), "serve": values}, where="test")
-        job.start(application(config), "127.0.0.1", self.port)
+        job.start(application(config, checked_models(config)), "127.0.0.1", self.port)
 
     def replicas(self):
         states = serve.status().applications[job.APP].deployments["model-tiny"].replica_states

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray import serve
@@ -48,8 +48,8 @@ METRICS_INTERVAL_S = 1.0
 MAX_ONGOING_REQUESTS = 10_000
 
 
-def application(config: Config) -> serve.Application:
-    """Return the application of a configuration. Checkpoints are resolved here: all replicas load the same weights.
+def checked_models(config: Config) -> list[ServedModel]:
+    """Check a configuration and return its models; everything that can be wrong with it is found here.
 
     Raises:
         ConfigError: Options contradict each other, or there is no file of keys.
@@ -61,12 +61,17 @@ def application(config: Config) -> serve.Application:
         raise ConfigError(
             f"serve.min_replicas={settings.min_replicas} is more than serve.max_replicas={settings.max_replicas}"
         )
-    # Everything that can be wrong with the configuration is found here, in the driver, before any replica starts.
     models = served_models(config)
     for name, value in settings.loras.items():
         adapter_folder(Store(config.store), CACHE_FOLDER, f"serve.loras.{name}", value)
     if settings.keys:
         ApiKeyCache(settings.keys)
+    return models
+
+
+def application(config: Config, models: Sequence[ServedModel]) -> serve.Application:
+    """Return the application of a configuration and its models, which all replicas load as they were resolved."""
+    settings = config.serve
     replicas = {model.name: _replicas(config, model) for model in models}
     # Limits are read from the files of the models, so that routes can answer while no replica runs.
     limits = {model.name: model.limits for model in models}

@@ -37,6 +37,28 @@ def test_what_cannot_be_served_is_one_line_before_anything_starts(tmp_path, tiny
         serve.run(tiny_config(tmp_path, tiny_pipeline, keys="nowhere"))
 
 
+def test_checkpoints_are_resolved_once(tmp_path, tiny_pipeline, monkeypatch):
+    """Between two looks the newest checkpoint may change, and what is said about it would be said twice."""
+    from ray_jobs import serve as module
+
+    resolved, started = [], []
+    monkeypatch.setattr(module, "checked_models", lambda config: resolved.append(config) or ["a model"])
+    monkeypatch.setattr(module, "application", lambda config, models: models)
+    monkeypatch.setattr(module.ray_runtime, "connect", lambda config: None)
+    monkeypatch.setattr(module, "_with_default_replicas", lambda config, is_local: config.model_copy())
+    monkeypatch.setattr(module, "_require", lambda config: None)
+    monkeypatch.setattr(module, "_stop", lambda: None)
+    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+
+    def start(app, host, port):
+        started.append(app)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "start", start)
+    module.run(tiny_config(tmp_path, tiny_pipeline))
+    assert len(resolved) == 1 and started == [["a model"]]
+
+
 @pytest.mark.slow
 def test_a_manifest_names_the_config_file_and_overrides(tmp_path, tiny_pipeline):
     from ray_jobs.serve import build_app
@@ -59,7 +81,8 @@ def test_the_application_of_a_manifest_waits_for_the_first_checkpoint(monkeypatc
             raise made
         return made
 
-    monkeypatch.setattr(module, "application", build)
+    monkeypatch.setattr(module, "checked_models", build)
+    monkeypatch.setattr(module, "application", lambda config, models: models)
     monkeypatch.setattr(module, "CHECKPOINT_POLL_S", 0.0)
     assert module.build_app({"serve.checkpoint": "alias:live"}) == "the application"
     monkeypatch.setattr(module, "STORE_SETUP_TIMEOUT_S", -1.0)
@@ -81,7 +104,8 @@ def test_the_starter_stands_in_for_a_first_checkpoint_only_if_it_is_replaced_lat
             raise looked[-1]
 
     monkeypatch.setattr(module, "newest_checkpoint", newest)
-    monkeypatch.setattr(module, "application", lambda config: "the application")
+    monkeypatch.setattr(module, "checked_models", lambda config: [])
+    monkeypatch.setattr(module, "application", lambda config, models: "the application")
     monkeypatch.setattr(module, "CHECKPOINT_POLL_S", 0.0)
     assert module.build_app({"serve.reload_s": reload}) == "the application"
     assert len(looked) == looks

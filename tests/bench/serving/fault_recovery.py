@@ -26,7 +26,7 @@ from emoji_ldm.config import build
 from emoji_ldm.serve.bulk.set_client import open_client
 from ray_jobs import serve as job
 from ray_jobs.execution import ray_runtime
-from ray_jobs.serving.deployments import application
+from ray_jobs.serving.deployments import application, checked_models
 from tests.bench.serving.figure import Figure, Load
 from tests.bench.serving.traffic import GUIDANCE, PROMPTS, percentile
 from tests.tiny_pipelines import write_pipeline
@@ -56,7 +56,7 @@ class Service:
         config = build({"run": "bench", "store": str(self.folder / "store"), "serve": values,
                         "ray": {"num_cpus": 8}}, where="bench")  # fmt: skip
         ray_runtime.connect(config.ray)
-        job.start(application(config), "127.0.0.1", self.port)
+        job.start(application(config, checked_models(config)), "127.0.0.1", self.port)
 
     def ask(self, bodies: Sequence[Body], per_s: float, most: int = 500) -> list[TimedAnswer]:
         """Answers to requests that are sent at random moments, at most `most` at once."""

@@ -9,7 +9,7 @@ import pytest
 from emoji_ldm.config import ServeConfig, build
 from emoji_ldm.errors import ConfigError
 from ray_jobs.serving import deployments
-from ray_jobs.serving.deployments import Sets, application, deployment_name
+from ray_jobs.serving.deployments import Sets, checked_models, deployment_name
 
 
 def config(tmp_path, **serve):
@@ -18,12 +18,12 @@ def config(tmp_path, **serve):
 
 def test_fewer_replicas_than_the_least_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"serve\.min_replicas=3 is more than serve\.max_replicas=1"):
-        application(config(tmp_path, min_replicas=3, max_replicas=1))
+        checked_models(config(tmp_path, min_replicas=3, max_replicas=1))
 
 
 def test_a_missing_file_of_keys_is_found_before_any_replica_starts(tmp_path, tiny_pipeline):
     with pytest.raises(ConfigError, match=r"serve\.keys=.*there is no such file"):
-        application(config(tmp_path, checkpoint=str(tiny_pipeline), keys=str(tmp_path / "keys.json")))
+        checked_models(config(tmp_path, checkpoint=str(tiny_pipeline), keys=str(tmp_path / "keys.json")))
 
 
 def test_a_model_that_may_scale_to_zero_starts_once_to_show_that_it_loads():
