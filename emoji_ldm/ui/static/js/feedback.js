@@ -41,6 +41,19 @@ export const loading = () => state('loading', t('loading'));
 export const failed = (error, retry) => state('error', t('error.title'), explain(error),
   button(t('try_again'), { icon: 'reroll', class: 'primary', onclick: retry }));
 
+/** Show what `draw(value)` draws once `load()` has its value: a loading state before, and a state to try again if it fails. */
+export async function drawLoaded(root, signal, load, draw) {
+  root.replaceChildren(loading());
+  let value;
+  try {
+    value = await load();
+  } catch (error) {
+    root.replaceChildren(failed(error, () => drawLoaded(root, signal, load, draw)));
+    return;
+  }
+  if (!signal.aborted) await draw(value);
+}
+
 /** A modal dialog; the returned element closes itself on Escape, on its button, and on a click beside it. */
 export function dialog(title, content, { wide = false, onclose } = {}) {
   const heading = h('h2', { id: 'dialog-title' }, title);

@@ -3,7 +3,7 @@
 import { ApiError, blobOf, getModels, postJson, whileBusy } from '../api.js';
 import { keep } from '../database.js';
 import { button, field, fill, h, select } from '../dom.js';
-import { explain, failed, loading, noticeError, state } from '../feedback.js';
+import { drawLoaded, explain, noticeError, state } from '../feedback.js';
 import { loadDraft, parameterFields, requestParameters, saveDraft } from '../fields.js';
 import { t } from '../i18n.js';
 import { addressOf, imageOf, newPicture, openPicture, toPack } from '../pictures.js';
@@ -17,16 +17,9 @@ const MAX_CELLS = 100;
 const IN_FLIGHT = 4; // requests at once: enough to fill batches, and not the queue of others
 let last = null; // the table that was made last stays while the page is open
 
-export async function mount(root, { signal }) {
-  fill(root, loading());
-  let models;
-  try {
-    models = await getModels();
-  } catch (error) {
-    fill(root, failed(error, () => mount(root, { signal })));
-    return;
-  }
-  if (signal.aborted) return;
+export const mount = (root, { signal }) => drawLoaded(root, signal, getModels, (models) => drawCompare(root, models, signal));
+
+function drawCompare(root, models, signal) {
   const draft = loadDraft('compare', DEFAULTS);
   const save = () => { saveDraft('compare', draft); summarise(); };
   const axes = h('div', { class: 'pair' });

@@ -3,7 +3,7 @@
 import { getModels } from '../api.js';
 import { gallery, onChange } from '../database.js';
 import { button, fill, h } from '../dom.js';
-import { explain, failed, loading, notice, state } from '../feedback.js';
+import { drawLoaded, explain, notice, state } from '../feedback.js';
 import { duration, t } from '../i18n.js';
 import { addressOf, imageOf, openPicture, smallLooks, toPack } from '../pictures.js';
 import { cancelRun, resumeRun, runEvents, runs, startRun } from '../runs.js';
@@ -12,16 +12,9 @@ import { createForm } from './create_form.js';
 const NUM_RECENT = 24;
 const SIDE_PX = 128;
 
-export async function mount(root, { signal }) {
-  fill(root, loading());
-  let models;
-  try {
-    models = await getModels();
-  } catch (error) {
-    fill(root, failed(error, () => mount(root, { signal })));
-    return;
-  }
-  if (signal.aborted) return;
+export const mount = (root, { signal }) => drawLoaded(root, signal, getModels, (models) => drawCreate(root, models, signal));
+
+async function drawCreate(root, models, signal) {
   const board = h('div', { class: 'runs' });
   const recent = h('section', { class: 'recent', 'aria-labelledby': 'recent-title' });
   fill(root, h('h1', { class: 'visually-hidden' }, t('nav.create')), createForm(models, draw, signal),

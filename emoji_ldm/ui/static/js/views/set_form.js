@@ -2,7 +2,7 @@
 
 import { getJson, getModels } from '../api.js';
 import { button, debounce, field, fill, h } from '../dom.js';
-import { explain, failed, loading } from '../feedback.js';
+import { drawLoaded, explain } from '../feedback.js';
 import { loadDraft, numberField, parameterFields, requestParameters, saveDraft } from '../fields.js';
 import { t } from '../i18n.js';
 import { writePrompt } from '../prompt.js';
@@ -16,16 +16,9 @@ const SHOWN_PROBLEMS = 5;
 const SHOWN_EXAMPLES = 6;
 let table = null; // the file that was read: {name, rows, problems}
 
-export async function mountForm(root, signal) {
-  fill(root, loading());
-  let models;
-  try {
-    models = await getModels();
-  } catch (error) {
-    fill(root, failed(error, () => mountForm(root, signal)));
-    return;
-  }
-  if (signal.aborted) return;
+export const mountForm = (root, signal) => drawLoaded(root, signal, getModels, (models) => drawForm(root, models, signal));
+
+function drawForm(root, models, signal) {
   const draft = loadDraft('set', DEFAULTS);
   const store = () => saveDraft('set', draft);
   addEventListener('pagehide', store, { signal });
