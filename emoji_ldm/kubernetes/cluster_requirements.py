@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from emoji_ldm.kubernetes import operator_check, secrets
-from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
+from emoji_ldm.kubernetes.kubectl import Kubectl
 from emoji_ldm.kubernetes.overlay import Overlay
 
 # The policies of components/admission, and sidecars that start before Ray, need it.
@@ -57,7 +57,7 @@ def _operators(kubectl: Kubectl, overlay: Overlay) -> Iterator[Requirement]:
         yield Requirement("built-in kinds", False, f"the API server does not serve {', '.join(lacking)}")
     for name in (name for name in charts if name in missing):
         if missing[name]:
-            command = operator_check.install_command(name, charts)
+            command = operator_check.install_command(name, charts, overlay.namespace)
             yield Requirement(name, False, f"does not serve {', '.join(missing[name])}: {command}")
         else:
             why = operator_check.operators_not_ready(kubectl, overlay, [name])
@@ -90,7 +90,11 @@ def _secrets(kubectl: Kubectl, overlay: Overlay) -> Iterator[Requirement]:
         return
     existing = {obj["metadata"]["name"] for obj in kubectl.list_objects("secrets")}
     for name, keys in secrets.required_secrets(overlay).items():
-        text = f"in namespace {NAMESPACE}" if name in existing else secrets.create_command(name, keys)
+        text = (
+            f"in namespace {kubectl.namespace}"
+            if name in existing
+            else secrets.create_command(kubectl.namespace, name, keys)
+        )
         yield Requirement(f"Secret {name}", name in existing, text)
 
 

@@ -14,16 +14,19 @@ from contextlib import contextmanager
 from typing import IO
 
 from emoji_ldm.errors import ClusterError
-from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl, explain_error
+from emoji_ldm.kubernetes.kubectl import Kubectl, explain_error
 
 CLUSTER, SECRET, KEY = "emoji-ldm", "emoji-ldm-token", "auth_token"
 FORWARDED = re.compile(r"Forwarding from (127\.0\.0\.1:\d+)")
-# Commands for later, when the forwarded port is closed; {job} is the id of the Ray job.
-COMMANDS = {
-    "logs": "emoji-ldm cluster logs {job} --follow",
-    "stop": f"kubectl -n {NAMESPACE} port-forward svc/{CLUSTER}-head-svc 8265, then ray job stop {{job}} "
-    "--address http://127.0.0.1:8265",
-}
+
+
+def commands(namespace: str) -> dict[str, str]:
+    """Commands for later, when the forwarded port is closed; {job} is the id of the Ray job."""
+    return {
+        "logs": "emoji-ldm cluster logs {job} --follow",
+        "stop": f"kubectl -n {namespace} port-forward svc/{CLUSTER}-head-svc 8265, then ray job stop {{job}} "
+        "--address http://127.0.0.1:8265",
+    }
 
 
 @contextmanager
@@ -36,7 +39,7 @@ def open_dashboard(kubectl: Kubectl) -> Iterator[str]:
     secret = kubectl.get("secret", SECRET)
     token = base64.b64decode(((secret or {}).get("data") or {}).get(KEY, "")).decode()
     if not token:
-        raise ClusterError(f"there is no Secret {SECRET} with the key {KEY} in namespace {NAMESPACE}; "
+        raise ClusterError(f"there is no Secret {SECRET} with the key {KEY} in namespace {kubectl.namespace}; "
                            "create it with: emoji-ldm cluster up --overlay NAME")  # fmt: skip
     # Ray reads the token from the environment only, so it is set for the time of the block.
     before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}

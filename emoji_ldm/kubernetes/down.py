@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
+from emoji_ldm.kubernetes.kubectl import Kubectl
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.overlay import SUBMIT_LABEL, Overlay
 from emoji_ldm.progress import print_status
@@ -37,16 +37,17 @@ def run(kubectl: Kubectl, overlay: Overlay, *, yes: bool, volumes: bool) -> int:
     # from.
     if "rayjobs.ray.io" in known.values():
         label = f"{SUBMIT_LABEL}=true"
-        kubectl.run("delete", "rayjobs.ray.io", "--namespace", NAMESPACE, "--selector", label, *WAIT)
+        kubectl.run("delete", "rayjobs.ray.io", "--namespace", kubectl.namespace, "--selector", label, *WAIT)
     _delete(kubectl, [obj for obj in existing if obj["kind"] in RAY_KINDS])
     # The RayService is gone at once, but its RayCluster stays until KubeRay has cleaned Redis.
     if "rayclusters.ray.io" in known.values():
-        kubectl.run("delete", "rayclusters.ray.io", "--namespace", NAMESPACE, "--selector", ORIGINATED_LABEL, *WAIT)
+        options = ("--namespace", kubectl.namespace, "--selector", ORIGINATED_LABEL, *WAIT)
+        kubectl.run("delete", "rayclusters.ray.io", *options)
     _delete(kubectl, [obj for obj in existing if obj["kind"] not in RAY_KINDS])
     print_status(f"overlay {overlay.name} was deleted from {cluster}")
     if volumes:
-        kubectl.run("delete", "namespace", NAMESPACE, *WAIT)
-        print_status(f"namespace {NAMESPACE} was deleted with its volumes and Secrets")
+        kubectl.run("delete", "namespace", kubectl.namespace, *WAIT)
+        print_status(f"namespace {kubectl.namespace} was deleted with its volumes and Secrets")
     else:
         _print_remaining(kubectl)
     return 0
@@ -71,7 +72,6 @@ def _print_remaining(kubectl: Kubectl) -> None:
     kept = kubectl.list_objects("persistentvolumeclaims,secrets")
     volumes = sorted(obj["metadata"]["name"] for obj in kept if obj["kind"] == "PersistentVolumeClaim")
     own = sorted(obj["metadata"]["name"] for obj in kept if obj["kind"] == "Secret")
-    print_status(
-        f"kept in namespace {NAMESPACE}: volumes {', '.join(volumes) or 'none'}; Secrets {', '.join(own) or 'none'}"
-    )
+    names = f"volumes {', '.join(volumes) or 'none'}; Secrets {', '.join(own) or 'none'}"
+    print_status(f"kept in namespace {kubectl.namespace}: {names}")
     print_status("next: emoji-ldm cluster up installs it again; emoji-ldm cluster down --volumes deletes these too")

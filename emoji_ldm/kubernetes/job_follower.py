@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from emoji_ldm.errors import ClusterError
 from emoji_ldm.kubernetes import status
 from emoji_ldm.kubernetes.diagnostics import NamespaceState
-from emoji_ldm.kubernetes.kubectl import NAMESPACE, ClusterUnreachable, Kubectl, explain_error
+from emoji_ldm.kubernetes.kubectl import ClusterUnreachable, Kubectl, explain_error
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.status_rows import DONE, FAILED, RUNNING, WAITING, StatusRow, job_row
 from emoji_ldm.kubernetes.submitter_log import print_log
@@ -51,7 +51,7 @@ def follow(kubectl: Kubectl, name: str) -> int:
     except KeyboardInterrupt:
         print_status(
             f"\nthe job continues\nto follow it again: {command}\n"
-            f"to stop it: kubectl -n {NAMESPACE} delete rayjob {name}"
+            f"to stop it: kubectl -n {kubectl.namespace} delete rayjob {name}"
         )
         return INTERRUPTED
     except ClusterUnreachable as error:

@@ -19,7 +19,7 @@ from emoji_ldm.errors import ClusterError, ConfigError
 from emoji_ldm.kubernetes.lint.kubectl_binary import bundled_tool
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 
-NAMESPACE = "emoji-ldm"
+NAMESPACE = "emoji-ldm"  # of the manifests; a site file may name another one
 REQUEST_TIMEOUT_S = 300
 # Longer than kubectl itself waits (`down.WAIT`), which it does once for every object.
 DELETE_TIMEOUT_S = 900
@@ -36,16 +36,16 @@ class FieldConflict(ClusterError):
 
 
 class Kubectl:
-    """kubectl on one cluster, in the namespace of this project."""
+    """kubectl on one cluster, in the namespace of one installation."""
 
-    def __init__(self, context: str = "") -> None:
+    def __init__(self, context: str = "", namespace: str = NAMESPACE) -> None:
         """Use a context of the kubeconfig, or its current one if `context` is empty.
 
         Raises:
             ConfigError: kubectl is not installed.
         """
         self.command = (str(find_kubectl()), *(("--context", context) if context else ()))
-        self.context = context
+        self.context, self.namespace = context, namespace
 
     def run(self, *arguments: str, input_objects: Sequence[KubeObject] | None = None) -> str:
         """The standard output of a kubectl command; `input_objects` are its standard input (`--filename -`).
@@ -58,12 +58,12 @@ class Kubectl:
         stream = None if input_objects is None else "\n---\n".join(json.dumps(obj) for obj in input_objects)
         done = self._run(*arguments, stdin=stream)
         if done.returncode:
-            raise explain_error(done.stderr)
+            raise explain_error(done.stderr, self.namespace)
         return done.stdout
 
     def list_objects(self, kinds: str, *options: str) -> list[KubeObject]:
-        """The objects of these kinds, such as "pods,rayjobs.ray.io", in the project's namespace."""
-        text = self.run("get", kinds, "--namespace", NAMESPACE, "--output", "json", "--ignore-not-found", *options)
+        """The objects of these kinds, such as "pods,rayjobs.ray.io", in the namespace."""
+        text = self.run("get", kinds, "--namespace", self.namespace, "--output", "json", "--ignore-not-found", *options)
         return list(json.loads(text)["items"]) if text.strip() else []
 
     def list_readable(self, kinds: str) -> tuple[list[KubeObject], list[str]]:
@@ -72,7 +72,7 @@ class Kubectl:
         Raises:
             ClusterError: No kind can be listed.
         """
-        done = self._run("get", kinds, "--namespace", NAMESPACE, "--output", "json", "--ignore-not-found")
+        done = self._run("get", kinds, "--namespace", self.namespace, "--output", "json", "--ignore-not-found")
         # kubectl prints what it may read and fails for the rest, so output beside a refusal is a partial answer, not an
         # error.
         if done.returncode and not (done.stdout.strip() and "(Forbidden)" in done.stderr):
@@ -89,7 +89,7 @@ class Kubectl:
 
     def get(self, kind: str, name: str) -> KubeObject | None:
         """The object, or None if it does not exist."""
-        arguments = ("get", kind, name, "--namespace", NAMESPACE, "--output", "json", "--ignore-not-found")
+        arguments = ("get", kind, name, "--namespace", self.namespace, "--output", "json", "--ignore-not-found")
         text = self.run(*arguments)
         return dict(json.loads(text)) if text.strip() else None
 
@@ -113,7 +113,7 @@ class Kubectl:
 
     def popen(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """A kubectl process that keeps running, such as `logs --follow` or `port-forward`."""
-        return subprocess.Popen([*self.command, "--namespace", NAMESPACE, *arguments], text=True, **options)
+        return subprocess.Popen([*self.command, "--namespace", self.namespace, *arguments], text=True, **options)
 
     def describe_context(self) -> str:
         """Context and address of the cluster, for messages."""
@@ -159,7 +159,7 @@ UNKNOWN_CONTEXT = re.compile(
 )
 
 
-def explain_error(stderr: str) -> ClusterError | ConfigError:
+def explain_error(stderr: str, namespace: str = NAMESPACE) -> ClusterError | ConfigError:
     """An error for what kubectl printed: one line, with a remedy if one is known."""
     # The checks below go from the most certain to the vaguest: many errors mention a timeout or a refused connection
     # somewhere.
@@ -184,7 +184,7 @@ def explain_error(stderr: str) -> ClusterError | ConfigError:
     ):  # fmt: skip
         # A StatefulSet that is deleted without its Pods adopts them again when it is created anew.
         kept = " --cascade=orphan" if found[1].lower() == "statefulset" else ""
-        remedy = f"delete it, then run this again: kubectl -n {NAMESPACE} delete {found[1].lower()} {found[2]}{kept}"
+        remedy = f"delete it, then run this again: kubectl -n {namespace} delete {found[1].lower()} {found[2]}{kept}"
         return ClusterError(f"{found[1]} {found[2]} cannot be changed in place; {remedy}")
     if "conflict" in text and "Apply failed" in text:
         return FieldConflict(_describe_conflict(lines))

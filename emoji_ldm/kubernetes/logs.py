@@ -7,7 +7,7 @@ from collections.abc import Callable
 from emoji_ldm.errors import ClusterError, ConfigError
 from emoji_ldm.kubernetes import dashboard_proxy, diagnostics, status
 from emoji_ldm.kubernetes.job_follower import follow, newest_submitter
-from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
+from emoji_ldm.kubernetes.kubectl import Kubectl
 from emoji_ldm.kubernetes.status_rows import stage_of
 from emoji_ldm.progress import print_status
 
@@ -34,7 +34,7 @@ def run(kubectl: Kubectl, job: str, *, go_on: bool, tail: int, ray_job: Callable
         if tail >= 0:
             raise ConfigError(f"Ray prints the whole log of {job}: leave out --tail")
         with dashboard_proxy.open_dashboard(kubectl) as address:
-            return ray_job(job, address, commands=dashboard_proxy.COMMANDS)
+            return ray_job(job, address, commands=dashboard_proxy.commands(kubectl.namespace))
     if job in PODS:
         print_status(f"the log files of Ray are in the bucket at {LOG_FILES}/{job}/ if the overlay has component logs")
         # Several Pods write at once, so each line starts with its Pod. kubectl follows at most five logs unless told
@@ -83,7 +83,7 @@ def _stream(kubectl: Kubectl, *arguments: str) -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        print_status(f"\nto see it again: kubectl -n {NAMESPACE} logs {' '.join(arguments)}")
+        print_status(f"\nto see it again: kubectl -n {kubectl.namespace} logs {' '.join(arguments)}")
         return 130
     finally:
         # kubectl may still run if the wait was interrupted; one that has ended is not affected.

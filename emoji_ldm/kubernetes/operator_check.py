@@ -8,7 +8,7 @@ import yaml
 
 from emoji_ldm.errors import ClusterError
 from emoji_ldm.kubernetes import diagnostics
-from emoji_ldm.kubernetes.kubectl import Kubectl
+from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.overlay import Overlay
 
@@ -18,6 +18,7 @@ CHARTS = {
     "gateway.networking.k8s.io": "envoy-gateway", "gateway.envoyproxy.io": "envoy-gateway",
     "cert-manager.io": "cert-manager", "karpenter.sh": "karpenter", "karpenter.k8s.aws": "karpenter",
 }  # fmt: skip
+KUBERAY = "kuberay-operator"
 INCREMENTAL_UPGRADE = "NewClusterWithIncrementalUpgrade"
 
 
@@ -38,7 +39,9 @@ def check_operators(overlay: Overlay, known: dict[tuple[str, str], str]) -> list
         kinds = ", ".join(sorted({kind for _, kind in missing}))
         # In the order of the file, since some charts need others: Kueue's webhooks, for example, take certificates from
         # cert-manager.
-        commands = "; ".join(install_command(name, charts) for name in charts if name in missing_charts)
+        commands = "; ".join(
+            install_command(name, charts, overlay.namespace) for name in charts if name in missing_charts
+        )
         # Kinds that a site adds, such as ExternalSecret, belong to operators that this project does not know.
         other = ", ".join(sorted({version for version, _ in missing if _is_foreign(version)}))
         hint = f"install what serves {other}, of which k8s/versions.yaml has no chart" if other else ""
@@ -82,12 +85,16 @@ def _required_kinds(overlay: Overlay) -> set[tuple[str, str]]:
     return required
 
 
-def install_command(name: str, charts: dict[str, Any]) -> str:
-    """The command that installs an operator at its pinned version, with the values of infra/helm."""
+def install_command(name: str, charts: dict[str, Any], namespace: str) -> str:
+    """The command that installs an operator at its pinned version, with the values of infra/helm.
+
+    KubeRay looks at the namespaces that its values list and at no other.
+    """
     chart = charts[name]
     repo = f" --repo {chart['repo']}" if "repo" in chart else ""
+    watched = f" --set 'watchNamespace={{{namespace}}}'" if name == KUBERAY and namespace != NAMESPACE else ""
     return (f"helm upgrade --install {name} {chart['chart']}{repo} --version {chart['version']} "
-            f"--namespace {chart['namespace']} --create-namespace -f infra/helm/{name}.yaml")  # fmt: skip
+            f"--namespace {chart['namespace']} --create-namespace -f infra/helm/{name}.yaml{watched}")  # fmt: skip
 
 
 def operators_not_ready(kubectl: Kubectl, overlay: Overlay, names: list[str]) -> str:

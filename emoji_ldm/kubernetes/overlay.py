@@ -6,29 +6,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.kubernetes.kubectl import NAMESPACE
 from emoji_ldm.kubernetes.lint.rendering import KubeObject, render
+from emoji_ldm.kubernetes.site import Site
 
 SUBMIT_LABEL = "emoji-ldm/submit"  # marks RayJobs that are templates for `submit`, not applied by `up`
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """An overlay: its name, the folder of all manifests (k8s/), and its objects."""
+    """An overlay: its name, the folder of all manifests (k8s/), its objects, and the site that they are made for."""
 
     name: str
     folder: Path
     objects: list[KubeObject]
+    site: Site | None = None
+    option: str = ""  # of the command line, for the commands in messages
 
     @staticmethod
-    def read(folder: Path, name: str) -> Overlay:
-        """Render an overlay.
+    def read(folder: Path, name: str, site_file: Path | None = None) -> Overlay:
+        """Render an overlay, with the values of a site file if one is given, which then names the overlay.
 
         Raises:
-            ConfigError: The folder or the overlay does not exist, kubectl is missing, or kustomize fails.
+            ConfigError: The folder or the overlay does not exist, kubectl is missing, kustomize fails, or the site file
+                is invalid.
         """
         if not (folder / "overlays").is_dir():
             raise ConfigError(f"no manifests in {folder}: run from a clone of the project, or name it with --manifests")
-        return Overlay(name, folder, render(folder, name))
+        if site_file is None:
+            return Overlay(name, folder, render(folder, name), option=f"--overlay {name}")
+        site = Site.read(site_file)
+        objects = site.move(site.fill(render(folder, site.overlay)))
+        return Overlay(site.overlay, folder, objects, site, f"--site {site_file}")
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that it is installed in."""
+        return self.site.namespace if self.site else NAMESPACE
 
     def of_kinds(self, *kinds: str) -> list[KubeObject]:
         """All objects of these kinds."""

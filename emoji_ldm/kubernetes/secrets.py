@@ -11,12 +11,13 @@ import secrets
 import yaml
 
 from emoji_ldm.errors import ClusterError
-from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
+from emoji_ldm.kubernetes.kubectl import Kubectl
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.overlay import Overlay
 
 # MinIO accepts 3 to 20 characters for it, and 8 to 40 for the secret key.
 ACCESS_KEY = "AWS_ACCESS_KEY_ID"
+PART_OF = "emoji-ldm"  # the value of the label app.kubernetes.io/part-of
 # The keys of the HTTP service, see k8s/secrets.yaml.
 SERVE_KEYS, ADMINISTRATOR = "serve-keys", "admin"
 
@@ -41,28 +42,29 @@ def ensure(kubectl: Kubectl, overlay: Overlay) -> list[str]:
     # An existing Secret is never changed: its values may be in use by a store that holds data.
     for name, present in existing.items():
         if lacking := [key for key in keys.get(name, ()) if key not in present]:
-            raise ClusterError(f"Secret {name} in namespace {NAMESPACE} lacks the key {', '.join(lacking)}; "
+            raise ClusterError(f"Secret {name} in namespace {kubectl.namespace} lacks the key {', '.join(lacking)}; "
                                f"add it, or delete the Secret and run this again")  # fmt: skip
     missing = [name for name in keys if name not in existing]
     # An overlay without a StatefulSet has its store and Redis elsewhere, where a random password would be a wrong one.
     if missing and not overlay.of_kinds("StatefulSet"):
-        commands = "; ".join(create_command(name, keys[name]) for name in missing)
+        commands = "; ".join(create_command(kubectl.namespace, name, keys[name]) for name in missing)
         raise ClusterError(f"Secret {', '.join(missing)} is missing, and its value exists outside of this overlay; "
                            f"create it from there: {commands}")  # fmt: skip
     if missing:
         # The objects go through standard input, so that no value appears in a list of processes. `create` fails if
         # somebody else was faster, where `apply` would overwrite what clients already use.
-        kubectl.run("create", "--filename", "-", input_objects=[_random(name, keys[name]) for name in missing])
+        objects = [_random(kubectl.namespace, name, keys[name]) for name in missing]
+        kubectl.run("create", "--filename", "-", input_objects=objects)
     return missing
 
 
-def _random(name: str, keys: list[str]) -> KubeObject:
-    labels = {"app.kubernetes.io/part-of": NAMESPACE}
+def _random(namespace: str, name: str, keys: list[str]) -> KubeObject:
+    labels = {"app.kubernetes.io/part-of": PART_OF}
     values = {key: secrets.token_hex(10 if key == ACCESS_KEY else 20) for key in keys}
     if name == SERVE_KEYS:
         values = _first_key()
     return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "stringData": values,
-            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels}}  # fmt: skip
+            "metadata": {"name": name, "namespace": namespace, "labels": labels}}  # fmt: skip
 
 
 def _first_key() -> dict[str, str]:
@@ -73,12 +75,12 @@ def _first_key() -> dict[str, str]:
     return {"first": key, "keys.json": KEY_FILE.dump_json({"keys": (entry,)}, indent=1).decode()}
 
 
-def first_key_command() -> str:
+def first_key_command(namespace: str) -> str:
     """The command that prints the key of the service's administrator."""
-    return f"kubectl -n {NAMESPACE} get secret {SERVE_KEYS} -o jsonpath='{{.data.first}}' | base64 -d"
+    return f"kubectl -n {namespace} get secret {SERVE_KEYS} -o jsonpath='{{.data.first}}' | base64 -d"
 
 
-def create_command(name: str, keys: list[str]) -> str:
+def create_command(namespace: str, name: str, keys: list[str]) -> str:
     """The command that creates a Secret from files with its values."""
     files = " ".join(f"--from-file={key}=FILE" for key in keys)
-    return f"kubectl -n {NAMESPACE} create secret generic {name} {files}"
+    return f"kubectl -n {namespace} create secret generic {name} {files}"

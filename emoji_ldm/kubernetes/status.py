@@ -22,15 +22,16 @@ STAGES = ("crawl", "caption", "autoencoder", "latents", "train", "generate", "re
 def run(kubectl: Kubectl, *, as_json: bool) -> int:
     """Print the table or JSON, and the next command; returns 1 if anything but a job has failed, otherwise 0."""
     rows, refused = read_status(kubectl)
+    command = next_command(rows, kubectl.namespace)
     if as_json:
-        value = {"namespace": NAMESPACE, "rows": [asdict(row) for row in rows], "next": next_command(rows)}
+        value = {"namespace": kubectl.namespace, "rows": [asdict(row) for row in rows], "next": command}
         sys.stdout.write(json.dumps(value | {"refused": refused}, indent=2, ensure_ascii=False) + "\n")
     else:
-        print_status(f"namespace {NAMESPACE} on {kubectl.describe_context()}")
+        print_status(f"namespace {kubectl.namespace} on {kubectl.describe_context()}")
         sys.stdout.write(format_table(rows))
         if refused:
             print_status(f"you may not list {', '.join(refused)}, so reasons found there are missing")
-        print_status(f"next: {next_command(rows)}")
+        print_status(f"next: {command}")
     return 1 if any(row.state == FAILED for row in rows if row.kind != "job") else 0
 
 
@@ -46,9 +47,9 @@ def read_status(kubectl: Kubectl) -> tuple[list[StatusRow], list[str]]:
     objects, refused = kubectl.list_readable(",".join(kind for kind in KINDS if kind in served))
     namespace = NamespaceState(tuple(objects))
     # An empty namespace and a missing one look alike in the output of kubectl.
-    if not namespace.objects and kubectl.get("namespace", NAMESPACE) is None:
-        raise ClusterError(f"there is no namespace {NAMESPACE} on {kubectl.describe_context()}; create it with: "
-                           "emoji-ldm cluster up --overlay NAME")  # fmt: skip
+    if not namespace.objects and kubectl.get("namespace", kubectl.namespace) is None:
+        where = f"{kubectl.namespace} on {kubectl.describe_context()}"
+        raise ClusterError(f"there is no namespace {where}; create it with: emoji-ldm cluster up --overlay NAME")
     return list(build_rows(namespace)), refused
 
 
@@ -67,7 +68,7 @@ def format_table(rows: list[StatusRow]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def next_command(rows: list[StatusRow]) -> str:
+def next_command(rows: list[StatusRow], namespace: str = NAMESPACE) -> str:
     """The command to type next: what a newcomer to the system would want after this state."""
     jobs = [row for row in rows if row.kind == "job"]
     # The first condition that holds decides, from what blocks everything to what is merely next.
@@ -79,8 +80,8 @@ def next_command(rows: list[StatusRow]) -> str:
         return f"emoji-ldm cluster logs {jobs[-1].name}"
     if any(row.kind == "service" and row.state == READY for row in rows):
         return (
-            f"kubectl -n {NAMESPACE} port-forward svc/serve-serve-svc 8000, then "
-            f"EMOJI_LDM_API_KEY=\"$({secrets.first_key_command()})\" emoji-ldm sets create 'a happy blob'"
+            f"kubectl -n {namespace} port-forward svc/serve-serve-svc 8000, then "
+            f"EMOJI_LDM_API_KEY=\"$({secrets.first_key_command(namespace)})\" emoji-ldm sets create 'a happy blob'"
         )
     # The furthest stage counts, not the last one: an early stage may be repeated at any time.
     done = [row.stage for row in jobs if row.state == DONE]

@@ -9,9 +9,9 @@ from typing import Any
 
 from emoji_ldm.kubernetes import diagnostics
 from emoji_ldm.kubernetes.diagnostics import NamespaceState
-from emoji_ldm.kubernetes.kubectl import NAMESPACE
 from emoji_ldm.kubernetes.lint.quantities import quantity
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
+from emoji_ldm.kubernetes.secrets import PART_OF
 
 READY, WAITING, FAILED, DONE, RUNNING, UPGRADING = "ready", "waiting", "failed", "done", "running", "upgrading"
 # A RayJob that KubeRay refuses is as much at its end as one that failed: KubeRay does not look at it again.
@@ -80,7 +80,7 @@ def stage_of(job: KubeObject) -> str:
 
 def _is_ours(obj: KubeObject) -> bool:
     # ClusterQueues have no namespace, and other projects may use the same cluster.
-    return (obj["metadata"].get("labels") or {}).get("app.kubernetes.io/part-of") == NAMESPACE
+    return (obj["metadata"].get("labels") or {}).get("app.kubernetes.io/part-of") == PART_OF
 
 
 def _owner(obj: KubeObject) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from emoji_ldm.errors import ClusterError, ConfigError
 from emoji_ldm.kubernetes import dashboard_proxy, job_follower
-from emoji_ldm.kubernetes.kubectl import NAMESPACE, Kubectl
+from emoji_ldm.kubernetes.kubectl import Kubectl
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.overlay import Overlay
 from emoji_ldm.kubernetes.up import apply
@@ -70,7 +70,7 @@ def run_on_standing(
 def submit_to_dashboard(kubectl: Kubectl, words: Sequence[str], submit: Callable[..., int]) -> int:
     """Submit a command line to the standing cluster through its dashboard; returns and raises as `run`."""
     with dashboard_proxy.open_dashboard(kubectl) as address:
-        return submit(list(words), address, working_dir=None, commands=dashboard_proxy.COMMANDS)
+        return submit(list(words), address, working_dir=None, commands=dashboard_proxy.commands(kubectl.namespace))
 
 
 def template(overlay: Overlay, stage: str) -> KubeObject:
@@ -138,6 +138,6 @@ def _create(kubectl: Kubectl, job: KubeObject, configs: list[KubeObject]) -> Non
         # `create` rather than `apply`: a second job of the same name is a mistake, and must not change the first.
         kubectl.run("create", "--filename", "-", input_objects=[job])
     except ClusterError as error:
-        if f'namespaces "{NAMESPACE}" not found' in str(error) or "no matches for kind" in str(error):
+        if f'namespaces "{kubectl.namespace}" not found' in str(error) or "no matches for kind" in str(error):
             raise ClusterError(f"the overlay is not installed ({error}); {remedy}") from None
         raise

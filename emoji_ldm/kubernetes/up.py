@@ -18,7 +18,7 @@ import yaml
 from emoji_ldm.errors import ClusterError, ConfigError
 from emoji_ldm.kubernetes import field_ownership, operator_check, secrets, status
 from emoji_ldm.kubernetes.field_ownership import MANAGER, identity
-from emoji_ldm.kubernetes.kubectl import NAMESPACE, FieldConflict, Kubectl
+from emoji_ldm.kubernetes.kubectl import FieldConflict, Kubectl
 from emoji_ldm.kubernetes.lint.rendering import KubeObject, name_of
 from emoji_ldm.kubernetes.overlay import Overlay
 from emoji_ldm.kubernetes.status_rows import DONE, FAILED, READY, WAITING, StatusRow
@@ -58,12 +58,13 @@ def run(kubectl: Kubectl, overlay: Overlay, timeout_s: float, *, force: bool = F
         print_status(f"created Secrets with random values: {', '.join(created)}")
     rest = [obj for obj in overlay.installed if obj["kind"] not in FIRST_KINDS]
     _apply_when_ready(kubectl, rest, deadline, force=force)
-    print_status(f"applied {len(rest)} objects in namespace {NAMESPACE}; waiting until they are ready")
+    print_status(f"applied {len(rest)} objects in namespace {kubectl.namespace}; waiting until they are ready")
     rows = _wait(kubectl, deadline, needs_training=_needs_training(overlay))
     for row in rows:
         if row.kind == "service" and row.state == WAITING:
             print_status(f"the service {row.name} is installed and does not answer yet: {row.reason}")
-    print_status(f"next: {status.next_command(rows).replace('--overlay NAME', f'--overlay {overlay.name}')}")
+    command = status.next_command(rows, kubectl.namespace)
+    print_status(f"next: {command.replace('--overlay NAME', overlay.option)}")
     return 0
 
 
@@ -75,11 +76,11 @@ def require_no_findings(overlay: Overlay) -> None:
     """
     from emoji_ldm.kubernetes.lint import check
 
-    findings = check(overlay.folder, overlay.name)
+    findings = check(overlay.folder, overlay.name, overlay.site)
     for finding in findings:
         print_status(str(finding))
     if findings:
-        command = f"emoji-ldm cluster check --overlay {overlay.name}"
+        command = f"emoji-ldm cluster check {overlay.option}"
         raise ConfigError(
             f"nothing was applied: {len(findings)} findings in overlay {overlay.name}; fix them, then see: {command}"
         )

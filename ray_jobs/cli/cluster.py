@@ -3,19 +3,18 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from emoji_ldm.errors import ConfigError
 from ray_jobs.cli.command import AsJson, command, new_app
-from ray_jobs.cli.submit import K8S, ContextName, Manifests
+from ray_jobs.cli.submit import K8S, ContextName, Manifests, SiteFile, read_overlay
 
 # Modules are imported inside of the commands: the parser of all commands is built at every start, also for `--help`.
-if TYPE_CHECKING:
-    from emoji_ldm.kubernetes.overlay import Overlay
-
 OverlayName = Annotated[str, typer.Option("--overlay", metavar="NAME", help="Folder in k8s/overlays: dev, kind, eks.")]
+Namespace = Annotated[str, typer.Option(metavar="NAME", help="Namespace of the installation, if a site chose another.")]
+DEFAULT_NAMESPACE = "emoji-ldm"
 
 app = new_app("Install, watch and remove this system on Kubernetes; `emoji-ldm submit` runs stages on it.")
 
@@ -26,7 +25,8 @@ app = new_app("Install, watch and remove this system on Kubernetes; `emoji-ldm s
     examples=["emoji-ldm cluster up --overlay kind", "emoji-ldm cluster up --overlay eks --context my-cluster"],
 )
 def up(
-    overlay: OverlayName,
+    overlay: OverlayName = "",
+    site: SiteFile = None,
     manifests: Manifests = K8S,
     context: ContextName = "",
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Give up waiting after so long.")] = 1800,
@@ -37,38 +37,49 @@ def up(
     from emoji_ldm.kubernetes import up as kubernetes
     from emoji_ldm.kubernetes.kubectl import Kubectl
 
-    return kubernetes.run(Kubectl(context), _overlay(manifests, overlay), timeout, force=force)
+    target = read_overlay(manifests, overlay, site)
+    return kubernetes.run(Kubectl(context, target.namespace), target, timeout, force=force)
 
 
 @command(app, "doctor", examples=["emoji-ldm cluster doctor --overlay kind"])
-def doctor(overlay: OverlayName, manifests: Manifests = K8S, context: ContextName = "") -> int:
+def doctor(
+    overlay: OverlayName = "", site: SiteFile = None, manifests: Manifests = K8S, context: ContextName = ""
+) -> int:
     """Check what an overlay needs of the cluster, and print the command that installs what is missing."""
     from emoji_ldm.kubernetes.cluster_requirements import check_requirements
     from emoji_ldm.kubernetes.kubectl import Kubectl
 
-    found = list(check_requirements(Kubectl(context), _overlay(manifests, overlay)))
+    target = read_overlay(manifests, overlay, site)
+    found = list(check_requirements(Kubectl(context, target.namespace), target))
     for one in found:
         sys.stdout.write(f"{'ok' if one.is_met else 'missing':<8} {one.subject:<30} {one.text}\n")
     return 0 if all(one.is_met for one in found) else 1
 
 
-@command(app, "render", examples=["emoji-ldm cluster render --overlay eks > all.yaml"])
-def render(overlay: OverlayName, manifests: Manifests = K8S) -> int:
+@command(
+    app,
+    "render",
+    examples=[
+        "emoji-ldm cluster render --overlay eks > all.yaml",
+        "emoji-ldm cluster render --site site.yaml > all.yaml",
+    ],
+)
+def render(overlay: OverlayName = "", site: SiteFile = None, manifests: Manifests = K8S) -> int:
     """Print what `up` applies as YAML, for Argo CD, Flux or kubectl; jobs are left out, as they would start."""
     import yaml
 
-    found = _overlay(manifests, overlay)
+    found = read_overlay(manifests, overlay, site)
     yaml.safe_dump_all(found.installed, sys.stdout, sort_keys=False, allow_unicode=True, width=120)
     return 0
 
 
 @command(app, "status", examples=["emoji-ldm cluster status", "emoji-ldm cluster status --json"])
-def status(as_json: AsJson = False, context: ContextName = "") -> int:
+def status(as_json: AsJson = False, context: ContextName = "", namespace: Namespace = DEFAULT_NAMESPACE) -> int:
     """Print one table of clusters, service, jobs, queues and store, with the reason why something waits."""
     from emoji_ldm.kubernetes import status as kubernetes
     from emoji_ldm.kubernetes.kubectl import Kubectl
 
-    return kubernetes.run(Kubectl(context), as_json=as_json)
+    return kubernetes.run(Kubectl(context, namespace), as_json=as_json)
 
 
 @command(
@@ -88,6 +99,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while it writes.")] = False,
     tail: Annotated[int, typer.Option(metavar="N", help="Only the last N lines; -1 for all.")] = -1,
     context: ContextName = "",
+    namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> int:
     """Print the log of a job, of the service or of the standing cluster."""
     from emoji_ldm.kubernetes import logs as kubernetes
@@ -95,7 +107,7 @@ def logs(
     from ray_jobs.cli import job_submission
 
     # `emoji_ldm` must not import `ray_jobs`, so what follows the log of a Ray job is handed over as a function.
-    return kubernetes.run(Kubectl(context), job, go_on=follow, tail=tail, ray_job=job_submission.follow)
+    return kubernetes.run(Kubectl(context, namespace), job, go_on=follow, tail=tail, ray_job=job_submission.follow)
 
 
 @command(
@@ -104,7 +116,8 @@ def logs(
     examples=["emoji-ldm cluster down --overlay kind", "emoji-ldm cluster down --overlay kind --volumes --yes"],
 )
 def down(
-    overlay: OverlayName,
+    overlay: OverlayName = "",
+    site: SiteFile = None,
     manifests: Manifests = K8S,
     context: ContextName = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -114,7 +127,8 @@ def down(
     from emoji_ldm.kubernetes import down as kubernetes
     from emoji_ldm.kubernetes.kubectl import Kubectl
 
-    return kubernetes.run(Kubectl(context), _overlay(manifests, overlay), yes=yes, volumes=volumes)
+    target = read_overlay(manifests, overlay, site)
+    return kubernetes.run(Kubectl(context, target.namespace), target, yes=yes, volumes=volumes)
 
 
 @command(app, "check", examples=["emoji-ldm cluster check", "emoji-ldm cluster check --overlay dev --overlay kind"])
@@ -123,17 +137,31 @@ def check(
         list[str] | None,
         typer.Option(metavar="NAME", help="Overlay to check; may be given several times. All by default."),
     ] = None,
+    site: SiteFile = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE", help="Leave out a rule, named at the end of its findings; `allow:` of a site lasts."
+        ),
+    ] = None,
     manifests: Manifests = K8S,
 ) -> int:
     """Check the manifests without a cluster: print `file:line: object: what is wrong`; exit status 1 for findings."""
     from emoji_ldm.kubernetes.lint import check as check_overlay
     from emoji_ldm.kubernetes.lint.rendering import overlays, render
+    from emoji_ldm.kubernetes.site import Site
 
+    if overlay and site:
+        raise ConfigError("--site names the overlay; leave out --overlay")
+    own = Site.read(site) if site else None
     # Counted over all overlays, so that a pipeline of checks gets one last line and one exit status.
     began, num_findings, num_objects = time.monotonic(), 0, 0
-    names = overlay or overlays(manifests)
+    names = [own.overlay] if own else overlay or overlays(manifests)
     for name in names:
-        findings = check_overlay(manifests, name)
+        target = (own or Site(overlay=name)) if own or allow else None
+        if target and allow:
+            target = target.model_copy(update={"allow": (*target.allow, *allow)})
+        findings = check_overlay(manifests, name, target)
         # The number of objects shows that something was checked: no findings in no objects would look like success.
         num_objects += len(render(manifests, name))
         num_findings += len(findings)
@@ -175,10 +203,3 @@ def simulate(
     except ModuleNotFoundError as error:
         raise ConfigError(f"cluster simulate needs {error.name}: pip install 'emoji-ldm[cluster]'") from None
     return report.run(words or [], manifests=manifests, output=output, as_json=as_json)
-
-
-def _overlay(manifests: Path, name: str) -> "Overlay":
-    from emoji_ldm.kubernetes.overlay import Overlay
-
-    # The shell does not expand `~` in `--manifests=~/k8s`.
-    return Overlay.read(manifests.expanduser(), name)

@@ -21,6 +21,7 @@ class LintContext:
     objects: tuple[KubeObject, ...]
     overlay: str
     folder: Path
+    allowed: frozenset[str] = frozenset()  # names of rules that this site breaks on purpose
 
     @functools.cached_property
     def versions(self) -> dict[str, Any]:

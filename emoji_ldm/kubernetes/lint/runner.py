@@ -6,9 +6,11 @@ admission policies and the network matrix are evaluated only if no object has a 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
+from emoji_ldm.errors import ConfigError
 from emoji_ldm.kubernetes.lint import admission, network_reachability
 from emoji_ldm.kubernetes.lint.cel import expression_problems
 from emoji_ldm.kubernetes.lint.context import LintContext
@@ -17,9 +19,10 @@ from emoji_ldm.kubernetes.lint.kustomize_sources import files_of, sources
 from emoji_ldm.kubernetes.lint.network_matrix import load_network_matrix
 from emoji_ldm.kubernetes.lint.pods import FieldPath, value_at
 from emoji_ldm.kubernetes.lint.rendering import KubeObject, name_of, render
-from emoji_ldm.kubernetes.lint.rules import violations
+from emoji_ldm.kubernetes.lint.rules import RULES, violations
 from emoji_ldm.kubernetes.lint.schema import custom_kind, schema_problems
 from emoji_ldm.kubernetes.lint.source_map import SourceMap, relative_file
+from emoji_ldm.kubernetes.site import Site
 
 Problem = tuple[KubeObject, FieldPath, str]  # the object, the path of the field, what is wrong
 
@@ -27,11 +30,12 @@ PLACEHOLDER = "FILL-ME-IN"  # a value that each site has to fill in
 ALLOWED = "components/network/allowed.yaml"
 
 
-def findings(folder: Path, overlay: str) -> list[Finding]:
+def findings(folder: Path, overlay: str, site: Site | None = None) -> list[Finding]:
     """All findings of one overlay, sorted; see `emoji_ldm.kubernetes.lint.check`."""
-    context = LintContext(tuple(render(folder, overlay)), overlay, folder)
+    objects = render(folder, overlay)
+    context = LintContext(tuple(site.fill(objects) if site else objects), overlay, folder, _allowed(site))
     # Placeholders are reported in any case: a new site wants the whole list of what it has to fill in at once.
-    found, result = list(overlay_problems(context)), list(placeholders(folder, overlay, context))
+    found, result = list(overlay_problems(context)), list(placeholders(folder, overlay, context, site))
     if not found:
         found = [(obj, (), f"admission: {text}") for obj, text in _refusals(context)]
         matrix = f"{folder.resolve().name}/{ALLOWED}"
@@ -50,7 +54,7 @@ def overlay_problems(context: LintContext) -> Iterator[Problem]:
     yield from malformed
     ids = {id(obj) for obj, _, _ in malformed}
     objects = tuple(_name_only(obj) if id(obj) in ids else obj for obj in context.objects)
-    reduced = LintContext(objects, context.overlay, context.folder)
+    reduced = LintContext(objects, context.overlay, context.folder, context.allowed)
     for obj in context.objects:
         if id(obj) not in ids:
             yield from ((obj, path, text) for path, text in rule_problems(obj, reduced))
@@ -65,7 +69,20 @@ def rule_problems(obj: KubeObject, context: LintContext) -> Iterator[tuple[Field
     """The CEL rules and the rules of this check that a well-formed object breaks."""
     if kind := custom_kind(obj["apiVersion"], obj["kind"], context.folder / "schemas"):
         yield from expression_problems(obj, kind)
-    yield from ((path, text) for _, path, text in violations(obj, context))
+    for rule, path, text in violations(obj, context):
+        if rule.name not in context.allowed:
+            yield path, f"{text} [{rule.name.replace(' ', '-')}]"
+
+
+def _allowed(site: Site | None) -> frozenset[str]:
+    """The rules that a site breaks on purpose, by name; ConfigError if there is no such rule."""
+    names = {name: name.replace("-", " ") for name in (site.allow if site else ())}
+    for written, name in names.items():
+        if name not in RULES:
+            near = difflib.get_close_matches(name, RULES, n=1)
+            hint = f"; did you mean {near[0].replace(' ', '-')}?" if near else ""
+            raise ConfigError(f"allow: there is no rule {written!r}{hint}")
+    return frozenset(names.values())
 
 
 def _name_only(obj: KubeObject) -> KubeObject:
@@ -88,14 +105,16 @@ def _located(found: list[Problem], locator: SourceMap | None) -> Iterator[Findin
         yield Finding(file, line, object_name, _with_path(path, text) + more)
 
 
-def placeholders(folder: Path, overlay: str, context: LintContext) -> Iterator[Finding]:
+def placeholders(folder: Path, overlay: str, context: LintContext, site: Site | None = None) -> Iterator[Finding]:
     """Values that a site still has to fill in, in any file of the overlay; the comment on the line says how."""
     root, files = folder.resolve() / "overlays" / overlay, set[Path]()
     # Files of the overlay's own folder are searched in any case, those of a base outside of it only if the result holds
     # a placeholder.
     if PLACEHOLDER in str(context.objects):
         files = {part.resolve() for one in sources(root) for part in files_of(one) if part.is_file()}
-    for file in sorted(files | set(root.rglob("*.yaml"))):
+    # A site fills in values without editing files, so only what the objects still hold is missing.
+    unfilled = PLACEHOLDER in str(context.objects) or not site
+    for file in sorted(files | set(root.rglob("*.yaml"))) if unfilled else ():
         for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             code, _, remedy = line.partition("#")
             if PLACEHOLDER in code:
