@@ -19,7 +19,7 @@ PORTS = ("s3.port", "master.port", "master.port.grpc", "volume.port", "volume.po
          "filer.port.grpc", "s3.port.grpc")  # fmt: skip
 
 
-def _end_with_parent():
+def end_with_parent():
     """End the server when the test run is killed."""
     ctypes.CDLL("libc.so.6").prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
@@ -48,10 +48,14 @@ class SeaweedServer:
         (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
         (folder / "data").mkdir()
         self.ports = {name: free_port() for name in PORTS}
-        self.endpoint = f"http://127.0.0.1:{self.ports['s3.port']}"
+        self.process, self.log = None, folder / "weed.log"
+        self.set_endpoint(self.ports["s3.port"])
+
+    def set_endpoint(self, port):
+        """Where the server answers, and the environment that its users need."""
+        self.endpoint = f"http://127.0.0.1:{port}"
         self.environment = {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": ACCESS,
                             "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": "us-east-1"}  # fmt: skip
-        self.process = None
 
     def start(self):
         options = [f"-{name}={value}" for name, value in self.ports.items()]
@@ -60,9 +64,13 @@ class SeaweedServer:
                    "-s3.autoCreateBucket=false", "-master.volumeSizeLimitMB=64", "-volume.max=1000",
                    "-s3.port.iceberg=0", "-s3.port.lance=0",  # their fixed ports would collide between two servers
                    *options]  # fmt: skip
-        log = (self.folder / "weed.log").open("ab")
+        log = self.log.open("ab")
         self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
-                                        preexec_fn=_end_with_parent)  # fmt: skip
+                                        preexec_fn=end_with_parent)  # fmt: skip
+        return self.started()
+
+    def started(self):
+        """The server once it answers; one that does not is killed."""
         try:
             self._wait()
         except BaseException:
@@ -92,7 +100,7 @@ class SeaweedServer:
                 time.sleep(0.3)
             else:
                 return
-        raise AssertionError("SeaweedFS did not come up: " + self._tail())
+        raise AssertionError(f"{self.log.stem} did not come up: " + self._tail())
 
     def _tail(self):
-        return (self.folder / "weed.log").read_text()[-2000:]
+        return self.log.read_text()[-2000:]

@@ -4,23 +4,9 @@ import json
 
 import pytest
 
-from tests.e2e.conftest import OVERLAY, emoji_ldm, kubectl
+from tests.e2e.conftest import kubectl
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.usefixtures("installed")]
-
-
-@pytest.fixture
-def submit():
-    """Submits a job of this name and follows it; it is deleted afterwards."""
-    names = []
-
-    def run(stage, name, *words):
-        names.append(name)
-        return emoji_ldm("submit", stage, "--overlay", OVERLAY, "--name", name, *words)
-
-    yield run
-    for name in names:
-        kubectl("delete", "rayjob", name, "--ignore-not-found")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
 def test_a_mistake_of_the_user_ends_the_job_without_another_try(submit, record):

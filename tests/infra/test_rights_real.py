@@ -19,7 +19,7 @@ from emoji_ldm.store import Store
 from ray_jobs.pipeline import NEXT_COMMANDS
 from tests.infra.guard import Guard
 from tests.infra.test_rights import may
-from tests.s3.conftest import seaweed  # noqa: F401 - the fixture
+from tests.s3.conftest import s3_server  # noqa: F401 - the fixture
 from tests.s3.test_pipeline import ROOT, SMALL
 from tests.seaweedfs_server import free_port
 from tests.unit.serve.bulk.instant_backend import InstantBackend, make_job
@@ -41,13 +41,13 @@ def run(command, endpoint, uri, port, folder):
 
 
 @pytest.mark.slow
-def test_each_stage_works_with_its_own_rights_alone(seaweed, tmp_path: Path, monkeypatch):  # noqa: F811
-    for name, value in seaweed.environment.items():
+def test_each_stage_works_with_its_own_rights_alone(s3_server, tmp_path: Path, monkeypatch):  # noqa: F811
+    for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
-    uri, port = f"s3://{seaweed.bucket()}/store", free_port()
+    uri, port = f"s3://{s3_server.bucket()}/store", free_port()
     for stage in NEXT_COMMANDS:
         command = {"autoencoder": "train autoencoder"}.get(stage, stage)
-        with Guard(seaweed.endpoint, partial(may, stage)) as guard:
+        with Guard(s3_server.endpoint, partial(may, stage)) as guard:
             done = run(command, guard.url, uri, port, tmp_path)
         assert done.returncode == 0, (stage, sorted(guard.refused), done.stderr[-3000:])
         assert not guard.refused, stage
@@ -55,12 +55,12 @@ def test_each_stage_works_with_its_own_rights_alone(seaweed, tmp_path: Path, mon
 
 
 @pytest.mark.slow
-def test_the_service_works_off_bulk_jobs_with_its_own_rights_alone(seaweed, tmp_path: Path, monkeypatch):  # noqa: F811
+def test_the_service_works_off_bulk_jobs_with_its_own_rights_alone(s3_server, tmp_path: Path, monkeypatch):  # noqa: F811
     (tmp_path / "lines.jsonl").write_bytes(b"one\n" * 2_000_000)  # two parts of an upload
-    with Guard(seaweed.endpoint, partial(may, "serve")) as guard:
-        for name, value in {**seaweed.environment, "AWS_ENDPOINT_URL": guard.url}.items():
+    with Guard(s3_server.endpoint, partial(may, "serve")) as guard:
+        for name, value in {**s3_server.environment, "AWS_ENDPOINT_URL": guard.url}.items():
             monkeypatch.setenv(name, value)
-        store = Store(f"s3://{seaweed.bucket()}/store")
+        store = Store(f"s3://{s3_server.bucket()}/store")
         jobs, job, files = JobStore(store), make_job(store, 20), UploadStore(store)
         asyncio.run(JobRunner(store, InstantBackend(), poll_s=0.1).run(until_idle=True))
         assert JobState(jobs, job).progress().status == "completed"
@@ -73,11 +73,11 @@ def test_the_service_works_off_bulk_jobs_with_its_own_rights_alone(seaweed, tmp_
 
 
 @pytest.mark.slow
-def test_a_stage_with_another_s_rights_is_refused(seaweed, tmp_path: Path, monkeypatch):  # noqa: F811
-    for name, value in seaweed.environment.items():
+def test_a_stage_with_another_s_rights_is_refused(s3_server, tmp_path: Path, monkeypatch):  # noqa: F811
+    for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
-    uri = f"s3://{seaweed.bucket()}/store"
-    with Guard(seaweed.endpoint, partial(may, "serve")) as guard:
+    uri = f"s3://{s3_server.bucket()}/store"
+    with Guard(s3_server.endpoint, partial(may, "serve")) as guard:
         done = run("crawl", guard.url, uri, free_port(), tmp_path)
     assert done.returncode != 0
     assert any("tables/listings/" in key for _, key in guard.refused), sorted(guard.refused)

@@ -18,7 +18,6 @@ from emoji_ldm.demo.gallery import Gallery
 from emoji_ldm.schemas import CAPTIONS
 from emoji_ldm.store import Store
 from tests.ray_cluster import RayCluster
-from tests.seaweedfs_server import SeaweedServer
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -51,13 +50,6 @@ def gallery():
         yield opened
 
 
-@pytest.fixture
-def seaweed_of_its_own(tmp_path):
-    server = SeaweedServer(tmp_path).start()
-    yield server
-    server.kill()
-
-
 def config_of(gallery, uri):
     crawl = {"site": gallery.url, "tags": ["Blobs", "Panda", "Cat"], "fetch_timeout_s": 2, "num_browsers": 1,
              "rows_per_shard": ROWS_PER_SHARD, "num_fetchers": NUM_FETCHERS, "min_request_interval_s": 0.1}  # fmt: skip
@@ -67,8 +59,8 @@ def config_of(gallery, uri):
 class Line:
     """One crawl and captioning, killed and started again until it is done."""
 
-    def __init__(self, config, folder, cluster, seaweed):
-        self.config, self.cluster, self.seaweed = config, cluster, seaweed
+    def __init__(self, config, folder, cluster, s3):
+        self.config, self.cluster, self.s3 = config, cluster, s3
         self.file, self.log = folder / "config.yaml", folder / "log"
         self.file.write_text(config.to_yaml())
         self.driver, self.killed, self.starts = None, Counter(), 0
@@ -83,9 +75,9 @@ class Line:
     def kill(self, victim):
         """Kill it if it is there; whether it was."""
         if victim == "s3":
-            self.seaweed.kill()
+            self.s3.kill()
             time.sleep(1)
-            self.seaweed.start()
+            self.s3.start()
         elif victim == "raylet":
             self.cluster.kill_raylet()
         elif victim == "driver":
@@ -146,17 +138,17 @@ def assert_whole(line, gallery):
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("victims", [VICTIMS[:2], VICTIMS * 2], ids=len)
-def test_kills_lose_and_double_nothing(victims, gallery, seaweed_of_its_own, tmp_path, monkeypatch):
-    for name, value in seaweed_of_its_own.environment.items():
+def test_kills_lose_and_double_nothing(victims, gallery, s3_server_of_its_own, tmp_path, monkeypatch):
+    for name, value in s3_server_of_its_own.environment.items():
         monkeypatch.setenv(name, value)
     num_kills, chance, killed, number = len(victims), random.Random(SEED), Counter(), 0
-    with RayCluster(seaweed_of_its_own.environment) as cluster:
+    with RayCluster(s3_server_of_its_own.environment) as cluster:
         while victims:
             number += 1
             folder, before = tmp_path / str(number), len(gallery.requests)
             folder.mkdir()
-            uri = f"s3://{seaweed_of_its_own.bucket()}/store"
-            line = Line(config_of(gallery, uri), folder, cluster, seaweed_of_its_own)
+            uri = f"s3://{s3_server_of_its_own.bucket()}/store"
+            line = Line(config_of(gallery, uri), folder, cluster, s3_server_of_its_own)
             victims = run_killed(line, victims, chance)
             assert_whole(line, gallery)
             killed += line.killed

@@ -1,0 +1,5 @@
+"""Runs in a Pod: nothing."""
+
+import time
+
+time.sleep(86400)

@@ -1,0 +1,95 @@
+"""The service on a real cluster: it answers without a training, asks for keys, and drains without a lost request."""
+
+import json
+from collections import Counter
+
+import pytest
+import yaml
+
+from emoji_ldm.kubernetes.kubectl import NAMESPACE
+from tests.e2e import helper_pods
+from tests.e2e.conftest import OVERLAY, emoji_ldm, kubectl, objects, pods_of, secret, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.usefixtures("installed")]
+URL = f"http://serve-serve-svc.{NAMESPACE}.svc.cluster.local:8000/v1/images/generations"
+WORKERS = ("emoji-ldm/stage=serve", "emoji-ldm/role=worker")
+RATE, SECONDS = 1.0, 90
+
+
+def ready_service(timeout_s=900):
+    """The row of the service once it is ready; a service that fails says why."""
+
+    def row():
+        rows = json.loads(emoji_ldm("cluster", "status", "--json")[1])["rows"]
+        (found,) = (one for one in rows if one["kind"] == "service")
+        return found if found["state"] == "ready" else None
+
+    return until(row, timeout_s)
+
+
+def load(helpers, name, rate=RATE, seconds=SECONDS):
+    """Start a client Pod that asks for images at a steady rate."""
+    client = helper_pods.pod(name, OVERLAY, "load.py", URL, rate, seconds, env={"KEY": secret("serve-keys", "first")})
+    helper_pods.call("delete", "pod", name, "--ignore-not-found")
+    helper_pods.call("create", "-f", "-", objects=[client])
+    helper_pods.wait_for_log(name, "status", 120)
+
+
+def test_without_a_training_the_service_draws_with_the_packaged_model(helpers, record):
+    ready_service()
+    load(helpers, "first", rate=1, seconds=1)
+    (told, *_) = helper_pods.results_of("first", 300)
+    assert told["status"] == 200, told
+    record("first image of the service, s", told["s"])
+
+
+def test_without_a_key_it_answers_401(helpers):
+    client = helper_pods.pod("stranger", OVERLAY, "load.py", URL, 1, 1, env={"KEY": "sk-emoji-nobody"})
+    helper_pods.call("delete", "pod", "stranger", "--ignore-not-found")
+    helper_pods.call("create", "-f", "-", objects=[client])
+    (told, *_) = helper_pods.results_of("stranger", 120)
+    assert str(told["status"]).startswith("401"), told
+
+
+@pytest.fixture
+def two_workers(tmp_path):
+    """The service with two workers, as overlays for several nodes have it; one afterwards, as before."""
+    site = tmp_path / "site.yaml"
+
+    def install(num):
+        count = {"replicas": num, "minReplicas": num}
+        site.write_text(yaml.safe_dump({"overlay": OVERLAY, "workers": {"serve": {"serve": count}}}))
+        status, said, _ = emoji_ldm("cluster", "up", "--site", str(site))
+        assert status == 0, said
+        until(lambda: len([one for one in pods_of(*WORKERS) if is_ready(one)]) >= num, 900)
+        ready_service()
+
+    install(2)
+    yield
+    emoji_ldm("cluster", "up", "--overlay", OVERLAY)
+
+
+def is_ready(pod):
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", ()))
+
+
+def test_a_worker_that_is_evicted_under_load_loses_no_request(helpers, two_workers, record):
+    load(helpers, "drain")
+    victim = pods_of(*WORKERS)[0]["metadata"]["name"]
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": victim, "namespace": NAMESPACE}}
+    helper_pods.call("create", "--raw", f"/api/v1/namespaces/{NAMESPACE}/pods/{victim}/eviction", "-f", "-",
+                     objects=[eviction])  # fmt: skip
+    told = Counter(str(one["status"]) for one in helper_pods.results_of("drain", 600))
+    record("requests while a worker drained", sum(told.values()))
+    assert set(told) == {"200"}, told
+
+
+def test_a_killed_head_costs_no_request(helpers, two_workers, record):
+    load(helpers, "headless")
+    head = pods_of("emoji-ldm/stage=serve", "emoji-ldm/role=head")[0]["metadata"]["name"]
+    if not objects("rayservices.ray.io")[0]["spec"]["rayClusterConfig"].get("gcsFaultToleranceOptions"):
+        pytest.skip("this overlay has no Redis, so a lost head is a new cluster")
+    kubectl("delete", "pod", head, "--force", "--grace-period=0", "--wait=false")
+    told = Counter(str(one["status"]) for one in helper_pods.results_of("headless", 600))
+    record("requests while the head was replaced", sum(told.values()))
+    assert set(told) == {"200"}, told
