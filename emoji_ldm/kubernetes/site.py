@@ -8,6 +8,7 @@
     redis_address: redis.example.org:6379
     workers: {train: {gpu-on-demand: {replicas: 4, minReplicas: 4, maxReplicas: 4}}}
     quotas: {batch: {gpu-spot: {nvidia.com/gpu: "16"}}}
+    runbooks: https://git.example.org/emoji_ldm/infra/runbooks/alerts.md
     allow: [volumes-are-mounted]
 
 The manifests of a release are never edited: the values are written into the rendered objects. Every value must change
@@ -56,6 +57,7 @@ class Site(BaseModel):
     redis_address: str | None = None
     workers: dict[str, dict[str, WorkerCount]] = {}
     quotas: dict[str, dict[str, Quantities]] = {}
+    runbooks: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
     allow: tuple[str, ...] = ()
 
     @staticmethod
@@ -97,6 +99,11 @@ class Site(BaseModel):
                        if (found := obj["spec"]["rayClusterConfig"].get("gcsFaultToleranceOptions"))]  # fmt: skip
             _require(bool(options), "redis_address: the service of this overlay uses no Redis")
             options[0]["redisAddress"] = self.redis_address
+        if self.runbooks is not None:
+            alerts = [one for one in _mappings(objects) if "runbook_url" in one]
+            _require(bool(alerts), "runbooks: this overlay has no alerts")
+            for one in alerts:
+                one["runbook_url"] = f"{self.runbooks}#{one['runbook_url'].partition('#')[2]}"
         for owner, groups in self.workers.items():
             for group, count in groups.items():
                 _set_workers(objects, owner, group, count)

@@ -113,7 +113,8 @@ def test_every_alert_has_a_severity_and_a_link_to_its_section_of_the_runbook():
     assert sections == ALERTS.keys()
     for alert, rule in ALERTS.items():
         assert rule["labels"]["severity"] in ("critical", "warning")
-        assert rule["annotations"]["runbook_url"] == f"infra/runbooks/alerts.md#{alert.lower()}"
+        page = "https://github.com/emoji-ldm/emoji_ldm/blob/main/infra/runbooks/alerts.md"
+        assert rule["annotations"]["runbook_url"] == f"{page}#{alert.lower()}"
 
 
 @pytest.mark.parametrize("overlay", ["kind", "kind-minio", "eks"])

@@ -20,6 +20,7 @@ EKS = {
     "redis_address": "rediss://redis.example.org:6379",
     "workers": {"serve": {"serve": {"maxReplicas": 6}}},
     "quotas": {"batch": {"gpu-spot": {"nvidia.com/gpu": 16}}},
+    "runbooks": "https://git.example.org/alerts",
 }  # fmt: skip
 
 
@@ -47,6 +48,7 @@ def test_a_site_fills_in_everything_that_the_overlay_leaves_open(tmp_path):
     flavors = named(found, "ClusterQueue", "batch")["spec"]["resourceGroups"][0]["flavors"]
     (spot,) = (one for one in flavors if one["name"] == "gpu-spot")
     assert {"name": "nvidia.com/gpu", "nominalQuota": "16"} in spot["resources"]
+    assert "https://git.example.org/alerts#jobfailed" in str(found.of_kinds("PrometheusRule"))
 
 
 def test_another_configuration_gives_its_config_map_another_name_so_that_pods_are_replaced(tmp_path):
