@@ -15,7 +15,7 @@ VERSIONS = yaml.safe_load((K8S / "versions.yaml").read_text())
 PLACEHOLDER = "FILL-ME-IN"
 SITE = {  # by a word of the line or of its remedy
     "digest": "sha256:" + "1" * 64,
-    "registry": "111122223333.dkr.ecr.eu-central-1.amazonaws.com/{image}",
+    "registry": "111122223333.dkr.ecr.eu-central-1.amazonaws.com",
     "AWS_REGION": "eu-central-1",
     "address of ElastiCache": "rediss://redis.example.org:6379",
     "the site to crawl": "https://example.org",
