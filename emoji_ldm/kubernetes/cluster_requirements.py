@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from emoji_ldm.kubernetes import operator_check, secrets
+from emoji_ldm.kubernetes import operator_check, operator_settings, secrets
 from emoji_ldm.kubernetes.kubectl import Kubectl
 from emoji_ldm.kubernetes.overlay import Overlay
 
@@ -61,6 +61,7 @@ def _operators(kubectl: Kubectl, overlay: Overlay) -> Iterator[Requirement]:
             yield Requirement(name, False, f"does not serve {', '.join(missing[name])}: {command}")
         else:
             why = operator_check.operators_not_ready(kubectl, overlay, [name])
+            why = why or "; ".join(operator_settings.settings_problems(kubectl, overlay, name))
             yield Requirement(name, not why, why or f"its kinds are served (made for {charts[name]['version']})")
 
 

@@ -78,7 +78,7 @@ def _is_foreign(api_version: str) -> bool:
 
 def _required_kinds(overlay: Overlay) -> set[tuple[str, str]]:
     required = {(str(obj["apiVersion"]), str(obj["kind"])) for obj in overlay.objects}
-    if any(_uses_gateway(obj) for obj in overlay.of_kinds("RayService")):
+    if any(uses_gateway(obj) for obj in overlay.of_kinds("RayService")):
         # KubeRay creates these objects itself during an upgrade, so no manifest names their kinds. Without them the
         # first upgrade would fail long after the installation.
         required |= {("gateway.networking.k8s.io/v1", kind) for kind in ("Gateway", "HTTPRoute")}
@@ -116,6 +116,6 @@ def read_charts(overlay: Overlay) -> dict[str, Any]:
     return dict(yaml.safe_load((overlay.folder / "versions.yaml").read_text(encoding="utf-8"))["charts"])
 
 
-def _uses_gateway(obj: KubeObject) -> bool:
+def uses_gateway(obj: KubeObject) -> bool:
     """Whether KubeRay creates a Gateway for a RayService, although no manifest contains one."""
     return bool(((obj.get("spec") or {}).get("upgradeStrategy") or {}).get("type") == INCREMENTAL_UPGRADE)
