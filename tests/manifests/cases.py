@@ -66,7 +66,7 @@ VALUES = {
         STORE, {"metadata.annotations": {"a b": "c"}}, {"metadata.annotations": {"description": "a b"}}),
     "values of known annotations exist": (
         CLUSTER, {f"{HEAD}.template.metadata.annotations.karpenter~sh/do-not-disrupt": "yes"}, {}),
-    "keys of labels and annotations are known": (
+    "keys of labels and annotations are spelt right": (
         CLUSTER, {f"{HEAD}.template.metadata.annotations": {"karpenter.sh/do-not-disturb": "true"}}, {}),
     "values of our labels exist": (
         CLUSTER, {f"{HEAD}.template.metadata.labels.emoji-ldm/stage": "training"}, {}),
@@ -116,6 +116,7 @@ SCHEDULING = {
     "a gpu request tolerates gpu nodes": (JOB, {f"{JOB_WORKER}.tolerations": []}, {}),
     "only gpu requests tolerate gpu nodes": (STORE, {f"{POD}.tolerations": [{"operator": "Exists"}]}, {}),
     "pools exist": (JOB, {f"{JOB_WORKER}.nodeSelector": {"emoji-ldm/pool": "gpu"}}, {}),
+    "node pools have a flavor": ("NodePool/gpu-spot", {"spec.template.metadata.labels.emoji-ldm/pool": "gpu"}, {}),
     "pods on spot nodes tolerate them": (
         CLUSTER, {f"{WORKERS}.template.spec.tolerations.1": {"key": "a", "operator": "Exists"}}, {}),
     "heads stay off spot nodes": (

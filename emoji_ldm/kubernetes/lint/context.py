@@ -13,6 +13,8 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.kubernetes.lint.pods import ExpandedPod, pods
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 
+POOL = "emoji-ldm/pool"
+
 
 @dataclass(frozen=True)
 class LintContext:
@@ -71,6 +73,15 @@ class LintContext:
     def pods(self) -> tuple[ExpandedPod, ...]:
         """Every Pod that the objects result in."""
         return tuple(pods(self.objects))
+
+    @functools.cached_property
+    def pools(self) -> frozenset[str]:
+        """The node pools: those of Kueue's flavors or, without any, of Karpenter's node pools."""
+        flavors = [(obj.get("spec") or {}).get("nodeLabels") for obj in self.of_kinds("ResourceFlavor")]
+        nodes = [(((obj.get("spec") or {}).get("template") or {}).get("metadata") or {}).get("labels")
+                 for obj in self.of_kinds("NodePool")]  # fmt: skip
+        found = [labels for labels in (flavors or nodes) if labels]
+        return frozenset(str(labels[POOL]) for labels in found if POOL in labels)
 
     @functools.cached_property
     def uses_kueue(self) -> bool:

@@ -9,6 +9,7 @@ them.
 from __future__ import annotations
 
 import copy
+import difflib
 import functools
 import importlib.resources
 import json
@@ -62,7 +63,11 @@ def schema_problems(obj: KubeObject, schemas: Path, kubernetes: str) -> Iterator
         return
     found = custom_kind(obj["apiVersion"], obj["kind"], schemas)
     if found is None:
-        yield ("kind",), f"no kind {obj['kind']} in {obj['apiVersion']}: {schemas} has no schema for it"
+        # A site may use operators that this project does not know; a name like one that it knows is a typo.
+        group, known = obj["apiVersion"].rpartition("/")[0], sorted({path.name.rpartition("_")[0]
+                                                                     for path in schemas.glob("*_*.json")})  # fmt: skip
+        if difflib.get_close_matches(group, known, n=1, cutoff=0.8):
+            yield ("kind",), f"no kind {obj['kind']} in {obj['apiVersion']}: {schemas} has no schema for it"
         return
     # A field with a default may be required, so defaults are filled in before the object is validated.
     full = with_defaults(obj, found.schema)

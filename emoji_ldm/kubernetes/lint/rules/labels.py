@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +12,8 @@ from emoji_ldm.kubernetes.lint.pods import FieldPath
 from emoji_ldm.kubernetes.lint.rules.rule import OBJECT, RuleTarget, Violations, rule
 from emoji_ldm.kubernetes.lint.rules.values import inside, nodes
 
+ALIKE = 0.8  # share of equal letters from which a key is a typo of another
+OUR_PREFIXES = ("emoji-ldm", "ray.io", "kueue.x-k8s.io")  # whose keys are all known
 FREE_TEXT = ("data", "stringData", "binaryData", "annotations", "rayStartParams")  # maps that other rules check
 
 
@@ -47,17 +51,17 @@ def values_of_known_annotations_exist(target: RuleTarget) -> Violations:
 
 
 @rule(OBJECT)
-def keys_of_labels_and_annotations_are_known(target: RuleTarget) -> Violations:
+def keys_of_labels_and_annotations_are_spelt_right(target: RuleTarget) -> Violations:
     """Project convention: labels and annotations are free maps, so a typo passes every schema.
 
-    Keys of our own domain and of the operators we use are known by name.
+    A site may use any keys of its own. Those that resemble a key of this project or of its operators are typos.
     """
     for path, value in nodes(target.object):
         if not path or path[-1] not in (*LABEL_MAPS, "annotations") or not isinstance(value, dict):
             continue
         for key in value:
-            if not isinstance(value[key], dict | list) and not _known_key(key):
-                yield (*path, key), f"nothing reads a label or annotation called {key!r}"
+            if not isinstance(value[key], dict | list) and (meant := _meant(key)):
+                yield (*path, key), f"nothing reads a label or annotation called {key!r}; did you mean {meant!r}?"
 
 
 @rule(OBJECT)
@@ -81,7 +85,6 @@ STAGES = "crawl caption autoencoder latents train generate report pipeline refre
 OUR_LABELS = {
     "emoji-ldm/stage": tuple(STAGES.split()),
     "emoji-ldm/role": ("head", "worker", "submitter"),
-    "emoji-ldm/pool": ("cpu", "browser", "gpu-on-demand", "gpu-spot"),
     "emoji-ldm/internet": ("true",),
     "emoji-ldm/submit": ("true",),
     "app.kubernetes.io/part-of": ("emoji-ldm",),
@@ -95,8 +98,23 @@ ANNOTATIONS = {
 }
 
 
-def _known_key(key: str) -> bool:
-    return key in KEYS or key in PLAIN_KEYS
+@functools.cache
+def _meant(key: str) -> str:
+    """The known key that a key resembles; "" if it is known itself, or is a key of somebody else's."""
+    if key in KEYS or key in PLAIN_KEYS:
+        return ""
+    prefix, _, name = key.rpartition("/")
+    for known in sorted(KEYS | PLAIN_KEYS):
+        own_prefix, _, own_name = known.rpartition("/")
+        # Names below one prefix are compared by themselves: a long prefix would make any two keys alike.
+        names = _likeness(name, own_name)
+        if (prefix == own_prefix and names >= ALIKE) or (names == 1 and _likeness(prefix, own_prefix) >= ALIKE):
+            return known
+    return next(iter(sorted(known for known in KEYS if prefix in OUR_PREFIXES and known.startswith(f"{prefix}/"))), "")
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def _maps(obj: Any) -> Iterator[tuple[FieldPath, dict[str, Any]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from emoji_ldm.kubernetes.lint.context import POOL
 from emoji_ldm.kubernetes.lint.k8s_enums import RESOURCES
 from emoji_ldm.kubernetes.lint.pods import ExpandedPod, FieldPath
 from emoji_ldm.kubernetes.lint.quantities import quantity
@@ -17,8 +18,6 @@ GPU = "nvidia.com/gpu"
 # nodes because they are lost at two minutes of notice: only what asks for them should run there.
 GPU_TAINT = {"key": GPU, "effect": "NoSchedule"}
 SPOT_TAINT = {"key": "emoji-ldm/spot", "effect": "NoSchedule"}
-POOL = "emoji-ldm/pool"
-POOLS = ("cpu", "browser", "gpu-on-demand", "gpu-spot")
 
 
 @rule(POD)
@@ -44,10 +43,19 @@ def only_gpu_requests_tolerate_gpu_nodes(target: RuleTarget) -> Violations:
 
 @rule(POD)
 def pools_exist(target: RuleTarget) -> Violations:
-    """Project convention: nodes carry the label emoji-ldm/pool."""
-    pool = (target.value["spec"].get("nodeSelector") or {}).get(POOL)
-    if pool is not None and pool not in POOLS:
-        yield ("spec", "nodeSelector", POOL), f"no pool {pool!r} (there are: {', '.join(POOLS)})"
+    """Project convention: nodes carry the label emoji-ldm/pool; flavors and node pools say which there are."""
+    pool, pools = (target.value["spec"].get("nodeSelector") or {}).get(POOL), target.context.pools
+    if pool is not None and pool not in pools:
+        yield ("spec", "nodeSelector", POOL), f"no pool {pool!r} (there are: {', '.join(sorted(pools)) or 'none'})"
+
+
+@rule(OBJECT, "NodePool")
+def node_pools_have_a_flavor(target: RuleTarget) -> Violations:
+    """Project convention: Kueue admits to flavors, so nodes of a pool without one would never be used."""
+    labels = ((target.spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
+    if target.context.uses_kueue and POOL in labels and labels[POOL] not in target.context.pools:
+        known = ", ".join(sorted(target.context.pools)) or "none"
+        yield ("spec", "template", "metadata", "labels", POOL), f"no flavor of pool {labels[POOL]!r} (of: {known})"
 
 
 @rule(POD)
