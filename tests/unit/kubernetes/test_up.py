@@ -169,3 +169,19 @@ def test_findings_stop_the_installation_before_the_cluster_is_contacted(cluster,
     assert status == 2
     assert "k8s/base/train.yaml:7: RayJob/train: GPU request without toleration" in said
     assert "nothing was applied" in said
+
+
+@pytest.mark.parametrize(("settings", "status"), [("", 0), ("serve: {reload_s: 60}", 1)])
+def test_a_service_is_waited_for_unless_only_a_training_can_start_it(cluster, api, manifests, settings, status):
+    """With `reload_s` it draws with the packaged model, so a service that does not come up has a fault."""
+    from tests.kubernetes.conftest import obj, write
+
+    config = obj("ConfigMap", "emoji-ldm", data={"emoji-ldm.yaml": f"run: demo\n{settings}\n"})
+    write(manifests / "overlays" / "small", [*(one for one in SMALL if one["kind"] != "ConfigMap"), config])
+    building = {"activeServiceStatus": {"applicationStatuses": {"emoji-ldm": {"status": "DEPLOYING"}}}}
+    api.reactions.append(
+        lambda api, obj: obj["kind"] == "RayService" and api.update("RayService", "serve", status=building)
+    )
+    found, _, said = cluster("up", "--timeout", "0.5")
+    assert found == status, said
+    assert "deploying: waiting until the store answers" in said
