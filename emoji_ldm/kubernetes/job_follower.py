@@ -44,7 +44,7 @@ def follow(kubectl: Kubectl, name: str) -> int:
     Raises:
         ClusterError: The job does not exist (any more), or the cluster has been unreachable for minutes.
     """
-    command = f"emoji-ldm cluster logs {name} --follow"
+    command = f"emoji-ldm cluster logs {name} --follow{kubectl.option}"
     try:
         with _log(kubectl, name) as log:
             row = _follow_to_end(kubectl, name, log)

@@ -47,6 +47,11 @@ class Kubectl:
         self.command = (str(find_kubectl()), *(("--context", context) if context else ()))
         self.context, self.namespace = context, namespace
 
+    @property
+    def option(self) -> str:
+        """What commands in messages need to find this namespace: an option, or nothing for that of the manifests."""
+        return "" if self.namespace == NAMESPACE else f" --namespace {self.namespace}"
+
     def run(self, *arguments: str, input_objects: Sequence[KubeObject] | None = None) -> str:
         """The standard output of a kubectl command; `input_objects` are its standard input (`--filename -`).
 

@@ -49,7 +49,7 @@ def run(kubectl: Kubectl, overlay: Overlay, stage: str, words: Sequence[str], *,
     _create(kubectl, job, [obj for obj in overlay.of_kinds("ConfigMap") if _is_mounted(obj, job)])
     job_name = job["metadata"]["name"]
     if detach:
-        print_status(f"submitted job {job_name}\nnext: emoji-ldm cluster logs {job_name} --follow")
+        print_status(f"submitted job {job_name}\nnext: emoji-ldm cluster logs {job_name} --follow{kubectl.option}")
         return 0
     print_status(f"submitted job {job_name}; Ctrl-C stops following it, not the job")
     return job_follower.follow(kubectl, job_name)
