@@ -1,8 +1,7 @@
 """`Table`: a Delta table of the store. Workers write Parquet files, and one driver commits each shard exactly once.
 
-A data file is invisible until it is committed: a worker that dies leaves an orphan, never a row. A commit carries the
-name of its shard (the unit of work, such as 64 image URLs) as a Delta application transaction, so that committing the
-shard again, in any process and after any crash, changes nothing. See `delta/delta_log.py` and `delta/delta_commit.py`.
+A data file is invisible until it is committed: a worker that dies leaves an orphan, never a row. A commit names its
+shard (such as 64 image URLs) as a Delta application transaction: committing it again, after any crash, changes nothing.
 """
 
 from __future__ import annotations
