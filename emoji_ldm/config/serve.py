@@ -24,6 +24,9 @@ class ServeConfig(Section):
     loras: dict[str, str] = {}
     """LoRA adapters, {name in requests: folder with pytorch_lora_weights.safetensors}. The default model loads all of
     them, the others those that fit."""
+    max_loaded: Positive = 2
+    """Weights that a replica keeps beside its model: checkpoints that were registered while it ran, and mixes of
+    adapters; beyond that, those asked for longest ago are forgotten, except pinned ones."""
     reload_s: Annotated[float, Field(gt=0)] | None = None
     """Seconds between checks whether `checkpoint` means other weights now (a newer one, a moved alias); null: never."""
     deterministic: bool = True
@@ -52,6 +55,8 @@ class ServeConfig(Section):
     hosts: tuple[str, ...] = ()
     """Names that requests may call the service by, such as draw.example.org or *.example.org; addresses always work.
     Without any: `localhost` and `host` where there are no keys, all names where there are."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts that webhooks of bulk jobs may call at private addresses, and by http; all others need https."""
     cors_origins: tuple[str, ...] = ()
     """Web origins whose pages may call the service; none by default."""
     # Prompts may be personal, so they are logged only where somebody has decided so.

@@ -27,9 +27,11 @@ from emoji_ldm.serve.shared_file import change_file, read_file, write_file
 
 # Bulk keys exist so that a batch client cannot take the capacity that interactive users wait for.
 KeyKind = Literal["interactive", "bulk"]
-# What a key may do: generate images while its client waits; create, change and end bulk jobs; read what its owner has.
-KeyScope = Literal["images", "jobs", "read"]
-SCOPES: tuple[KeyScope, ...] = ("images", "jobs", "read")
+# What a key may do: generate images while its client waits; create, change and end bulk jobs; read what its owner has;
+# register and remove models, for which a key has to be given the scope.
+KeyScope = Literal["images", "jobs", "read", "models"]
+SCOPES: tuple[KeyScope, ...] = ("images", "jobs", "read", "models")
+DEFAULT_SCOPES = SCOPES[:3]
 KEY_PREFIX = "sk-emoji-"
 
 
@@ -43,7 +45,7 @@ class ApiKey:
     images_per_minute: int = 0  # 0: unlimited
     expires: AwareDatetime | None = None  # None: never
     made: str = ""  # time of creation, ISO 8601
-    scopes: tuple[KeyScope, ...] = ()  # none: all that its kind may do
+    scopes: tuple[KeyScope, ...] = ()  # none: the default ones, as far as its kind may use them
 
     @property
     def id(self) -> str:
@@ -52,7 +54,7 @@ class ApiKey:
 
     def permits(self, scope: KeyScope) -> bool:
         """Tell whether the key may do something."""
-        return scope in (self.scopes or SCOPES) and not (self.kind == "bulk" and scope == "images")
+        return scope in (self.scopes or DEFAULT_SCOPES) and not (self.kind == "bulk" and scope == "images")
 
     def expired(self) -> bool:
         """Tell whether the key's time is over."""

@@ -16,15 +16,22 @@ from starlette.responses import HTMLResponse, JSONResponse
 
 from emoji_ldm import __version__
 from emoji_ldm.config.serve import ServeConfig
-from emoji_ldm.serve import image_routes, openapi_models
+from emoji_ldm.serve import openapi_models
 from emoji_ldm.serve.auth import ApiKeyCache, AuthMiddleware
 from emoji_ldm.serve.backend import Backend, RequestLimits
 from emoji_ldm.serve.docs_page import render_docs
 from emoji_ldm.serve.errors import RequestError, add_error_handlers
 from emoji_ldm.serve.head_requests import HeadMiddleware
-from emoji_ldm.serve.host_check import HostMiddleware
+from emoji_ldm.serve.host_check import HostMiddleware, is_loopback
+from emoji_ldm.serve.image_routes import image_routes
+from emoji_ldm.serve.image_service import ImageService
+from emoji_ldm.serve.openapi_document import complete_openapi
 from emoji_ldm.serve.pack_routes import pack_routes
 from emoji_ldm.serve.request_middleware import RequestMiddleware
+from emoji_ldm.serve.state.idempotency import RepeatedRequests
+from emoji_ldm.serve.state.image_links import ImageLinks, link_routes
+from emoji_ldm.serve.usage_routes import usage_routes
+from emoji_ldm.store import Store
 
 DESCRIPTION = """Emoji from prompts, in the shape of OpenAI's Images API: the official clients need only a `base_url`.
 
@@ -38,7 +45,7 @@ def build_api(
     *,
     routers: Iterable[APIRouter] = (),
     adds_request_id: bool = True,
-    usage_uri: str | None = None,
+    store: Store | None = None,
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
     """Build the application.
@@ -47,7 +54,8 @@ def build_api(
         backend: Generates the images.
         settings: Keys, allowed web origins, timeouts.
         routers: Further routes behind the same authentication; `request.state.caller` is the authenticated caller.
-        usage_uri: Folder of a store in which the quotas of keys are counted; None counts in this process alone.
+        store: Where quotas are counted, and linked images and repeated requests are kept; None counts in this process
+            alone, and has neither links nor idempotency keys.
         hosts: Names that requests may call the service by; None for any.
         adds_request_id: Whether responses carry `x-request-id`; False behind a proxy that adds it, such as Ray Serve's.
 
@@ -57,17 +65,23 @@ def build_api(
     # FastAPI's own pages /docs and /redoc load their scripts from a CDN; docs_page.py works offline.
     api = FastAPI(title="emoji_ldm", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     add_error_handlers(api)
-    for router in (image_routes.routes(backend, settings), pack_routes(), service_routes(backend), *routers):
+    links = ImageLinks(store) if store else None
+    repeated = RepeatedRequests(store, settings.timeout_s) if store else None
+    images = image_routes(ImageService(backend, settings, links, repeated))
+    linked = [link_routes(links)] if links else []
+    for router in (images, *linked, pack_routes(), service_routes(backend), usage_routes(), *routers):
         api.include_router(router, responses=openapi_models.ERRORS)
+    complete_openapi(api, needs_keys=bool(settings.keys))
     # The middleware added last is the outermost one. CORS lies outside of authentication, so that the scripts of an
     # allowed web page can read a 401 as well.
-    keys = ApiKeyCache(settings.keys, usage_uri) if settings.keys else None
-    api.add_middleware(AuthMiddleware, keys=keys, origins=settings.cors_origins)
+    keys = ApiKeyCache(settings.keys, f"{store.uri}/keys/usage" if store else None) if settings.keys else None
+    is_private = is_loopback(settings.host)
+    api.add_middleware(AuthMiddleware, keys=keys, origins=settings.cors_origins, is_private=is_private)
     if settings.cors_origins:
         api.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         )

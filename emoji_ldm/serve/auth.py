@@ -1,85 +1,43 @@
-"""Authentication: bearer keys, and the middleware that admits requests.
-
-Routes charge the quota of a key's owner (`image_quota`) before they generate or store anything, and refund what was not
-generated, so that errors of the service cost its users nothing.
-"""
+"""Authentication: bearer keys, and the middleware that admits requests."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import logging
-import math
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from functools import partial
 
-from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from emoji_ldm.config.serve import ServeConfig
 from emoji_ldm.errors import ConfigError, EmojiLdmError
 from emoji_ldm.serve.api_keys import SCOPES, ApiKey, KeyScope, hash_key, read_keys
+from emoji_ldm.serve.caller import Caller
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.host_check import is_loopback
 from emoji_ldm.serve.image_quota import ImageQuota, QuotaStore
+from emoji_ldm.serve.state.image_links import LINKS_PREFIX
+from emoji_ldm.serve.state.usage_meter import UsageMeter
 
 LOG = logging.getLogger("emoji_ldm.serve")
 REFRESH_S = 2.0  # a revoked key is refused at the latest after this time
 RECORD_S = 60.0  # between records of when keys were last used
 # A thread of its own: if the store that holds the key file hangs, no other work waits behind it.
 KEY_READER = ThreadPoolExecutor(1, "keys")
-QUOTA_THREADS = ThreadPoolExecutor(4, "quota")  # which ask the store for images of a quota
 # Load balancers probe /health without a key, and people read the documentation before they have one.
-PUBLIC_PATHS = ("/health", "/docs", "/openapi.json", "/")  # they reveal nothing about users
+# They reveal nothing about users. Links are signed, and need no key either (LINKS_PREFIX).
+PUBLIC_PATHS = ("/health", "/docs", "/openapi.json", "/")
 STUDIO_PREFIX = "/studio/"  # files of the page at `/`, in which people enter their key
 IMAGES_PREFIX = "/v1/images/"
+REGISTRY_PREFIX = "/v1/registry"
 PACKS_PATH = "/v1/packs"  # for whoever may draw: a pack is made of pictures that the caller has
 # Methods that must not change anything (RFC 9110, section 9.2.1), so that any web page may send them.
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-
-
-@dataclass(frozen=True)
-class Caller:
-    """The client of a request (`request.state.caller`). Without a key file, callers are anonymous and unrestricted."""
-
-    name: str = ""
-    quota: ImageQuota | None = None
-
-    def charge(self, images: int) -> None:
-        """Count images against the quota; raises RequestError (429) if it is exhausted. May wait for the store."""
-        if self.quota:
-            self._refuse_after(self.quota.charge(images))
-
-    async def charge_soon(self, images: int) -> None:
-        """As `charge`, for an event loop: at once if nobody has to be asked, else in a thread."""
-        if self.quota is None:
-            return
-        wait_s = self.quota.take(images)
-        if wait_s is None:
-            wait_s = await asyncio.get_running_loop().run_in_executor(QUOTA_THREADS, self.quota.charge, images)
-        self._refuse_after(wait_s)
-
-    def refund(self, images: int) -> None:
-        """Return the charge for images of a request that were not generated."""
-        if self.quota:
-            self.quota.refund(images)
-
-    def refund_job(self, images: int) -> None:
-        """Return the charge for images of a bulk job; raises StoreError."""
-        if self.quota and images:
-            self.quota.refund(images, of_job=True)
-
-    def _refuse_after(self, wait_s: float) -> None:
-        if self.quota and wait_s > 0:
-            full_at = datetime.fromtimestamp(time.time() + wait_s, UTC)
-            raise RequestError(f"the key {self.name!r} may generate {self.quota.images_per_minute} images per minute; "
-                               f"try again in {math.ceil(wait_s)} s, at {full_at:%Y-%m-%dT%H:%M:%SZ}", status=429,
-                               code="rate_limit_exceeded", headers={"Retry-After": str(math.ceil(wait_s))})  # fmt: skip
 
 
 class ApiKeyCache:
@@ -97,7 +55,7 @@ class ApiKeyCache:
         """
         self.uri = uri
         self.refresh_task: asyncio.Task[None] | None = None
-        self.usage = QuotaStore(usage_uri)
+        self.usage, self.meter = QuotaStore(usage_uri), UsageMeter(usage_uri)
         self.used: dict[str, float] = {}  # Unix time of the last use of keys, by hash, until it is recorded
         self.quotas: dict[tuple[str, int], ImageQuota] = {}  # by the owner and what the key allows
         # A missing file at the start is a mistake in the configuration. Later, it means that all keys were revoked.
@@ -133,7 +91,8 @@ class ApiKeyCache:
         if match.expired():
             raise _unauthorized(f"this key expired at {match.expires:%Y-%m-%dT%H:%MZ}")
         self.used[match.sha256] = time.time()
-        return Caller(match.name, self._quota(match)), match
+        self.meter.count(match.name, requests=1)
+        return Caller(match.name, self._quota(match), self.meter), match
 
     async def refresh(self) -> None:
         """Read the key file again. A missing file revokes all keys; an unreadable one keeps the previous keys."""
@@ -149,10 +108,15 @@ class ApiKeyCache:
             self.quotas = {each: quota for each, quota in self.quotas.items() if each in known}
 
     def record_uses(self) -> None:
-        """Write when keys were last used, for `emoji-ldm keys list`; a store that fails loses one record."""
+        """Write what keys have used, and when they were last used, for `emoji-ldm keys list`."""
+        try:
+            self.meter.flush()
+        except EmojiLdmError as error:
+            LOG.error("what keys have used is recorded later: %s", error)
         used, self.used = self.used, {}
         for sha256, last_used in used.items():
             try:
+                # A store that fails loses one record of this kind.
                 self.usage.change(sha256, partial(replace, last_used=last_used))
             except EmojiLdmError as error:
                 LOG.error("the last use of a key cannot be recorded: %s", error)
@@ -179,9 +143,18 @@ class ApiKeyCache:
 class AuthMiddleware:
     """Admits requests with a valid key, sets `request.state.caller`, and refuses cross-origin writes."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeyCache | None, origins: Collection[str] = ()) -> None:
-        """Wrap an application; without `keys` it is open to everyone, except to web pages of unlisted origins."""
-        self.app, self.keys, self.origins = app, keys, origins
+    def __init__(
+        self, app: ASGIApp, keys: ApiKeyCache | None, origins: Collection[str] = (), *, is_private: bool = True
+    ) -> None:
+        """Wrap an application.
+
+        Args:
+            app: The application.
+            keys: Who may use it; None opens it to everyone, except to web pages of unlisted origins.
+            origins: Web origins whose pages may call it.
+            is_private: Without keys, whether this machine alone reaches the service, so that callers may do everything.
+        """
+        self.app, self.keys, self.origins, self.is_private = app, keys, origins, is_private
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 401 or 403, or pass the request on."""
@@ -216,10 +189,14 @@ class AuthMiddleware:
                                f"serve.cors_origins='[{origin}]'", status=403, code="foreign_origin")  # fmt: skip
 
     def _caller(self, scope: Scope) -> Caller:
-        if self.keys is None or scope["path"] in PUBLIC_PATHS or scope["path"].startswith(STUDIO_PREFIX):
+        needed = _scope_of(scope["method"], scope["path"])
+        if self.keys is None and needed == "models" and not self.is_private:
+            raise RequestError("a service without keys that others reach lets nobody change its models; serve with "
+                               "serve.keys and a key of the scope `models`", status=403,
+                               code="insufficient_permissions")  # fmt: skip
+        if self.keys is None or _is_public(scope["path"]):
             return Caller()
         caller, key = self.keys.authenticate(Headers(scope=scope).get("authorization", ""))
-        needed = _scope_of(scope["method"], scope["path"])
         if needed and not key.permits(needed):
             allowed = [each for each in SCOPES if key.permits(each)]
             raise RequestError(f"the key {key.id} of {caller.name!r} is for {', '.join(allowed)} only; this needs "
@@ -231,19 +208,15 @@ def _scope_of(method: str, path: str) -> KeyScope | None:
     """Return what a key must permit for a request; None if every key may send it."""
     if path.startswith(IMAGES_PREFIX) or (path == PACKS_PATH and method not in SAFE_METHODS):
         return "images"
-    if path.startswith(("/v1/models", PACKS_PATH)):
+    if path.startswith(REGISTRY_PREFIX) and method not in SAFE_METHODS:
+        return "models"
+    if path.startswith(("/v1/models", REGISTRY_PREFIX, PACKS_PATH)):
         return None
     return "read" if method in SAFE_METHODS else "jobs"
 
 
-def caller_of(request: Request) -> Caller:
-    """Return the caller of a request; anonymous if the application has no AuthMiddleware."""
-    return getattr(request.state, "caller", None) or Caller()
-
-
-def owner_of(request: Request) -> str:
-    """Return the owner of the jobs that a request may see: the name of its key, empty if none is needed."""
-    return caller_of(request).name
+def _is_public(path: str) -> bool:
+    return path in PUBLIC_PATHS or path.startswith((STUDIO_PREFIX, LINKS_PREFIX))
 
 
 def unauthenticated_warning(settings: ServeConfig) -> str:

@@ -45,6 +45,7 @@ class ImageTask:
     # A relative time, not a deadline: the clocks of two machines differ.
     timeout_s: float = 600.0  # the task is dropped after this time
     request_id: str = ""
+    registered: str = ""  # a checkpoint of the catalog (`model_catalog`), which replicas of `model` load beside it
 
 
 Message = dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -14,7 +15,7 @@ from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.serve.backend import RequestLimits
 from emoji_ldm.serve.decoding_pool import POOL
 from emoji_ldm.serve.errors import RequestError
-from emoji_ldm.serve.image_requests import ImageRequest, parse_size
+from emoji_ldm.serve.image_requests import ImageRequest, PromptText, parse_size
 from emoji_ldm.serve.request_body import limit_body
 from emoji_ldm.serve.request_validation import validate_request
 
@@ -23,6 +24,7 @@ MAX_FILE_BYTES = 8 * 2**20
 MAX_BODY_BYTES = 2 * MAX_FILE_BYTES + 256 * 1024
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FIELDS = 40
+VARIATION_STRENGTH = 0.6  # another picture of the same kind: the layout stays, details do not
 FILES = {
     "image": "image",
     "image[]": "image",
@@ -37,6 +39,31 @@ class EditRequest(ImageRequest):
 
     strength: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     """Share of the denoising steps to run: near 0 keeps all of the image, 1 nothing; default 0.8, with a mask 1."""
+
+    @property
+    def event_prefix(self) -> str:
+        """Of the types of stream events."""
+        return "image_edit"
+
+    def strength_of(self, *, has_mask: bool) -> float:
+        """Return the share of the steps to run."""
+        if self.strength is not None:
+            return self.strength
+        # With a mask, the region to change is known, so it is regenerated from noise alone.
+        return 1.0 if has_mask else GenerationRequest.strength
+
+
+class VariationRequest(EditRequest):
+    """The text fields of `POST /v1/images/variations`."""
+
+    prompt: PromptText = ""
+    """What to steer towards; none by default."""
+    strength: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    """Share of the denoising steps to run: near 0 keeps all of the image, 1 nothing; default 0.6."""
+
+    def strength_of(self, *, has_mask: bool) -> float:
+        """Return the share of the steps to run."""
+        return super().strength_of(has_mask=has_mask) if self.strength or has_mask else VARIATION_STRENGTH
 
 
 @dataclass(frozen=True)
@@ -57,10 +84,7 @@ class ImageEdit:
 
     def generation_requests(self, seed: int, limits: RequestLimits) -> list[GenerationRequest]:
         """Return one engine request per image, as `ImageRequest.generation_requests`."""
-        strength = self.request.strength
-        if strength is None:
-            # With a mask, the region to change is known, so it is regenerated from noise alone.
-            strength = 1.0 if self.mask else GenerationRequest.strength
+        strength = self.request.strength_of(has_mask=bool(self.mask))
         return [replace(request, image=self.image, mask=self.mask, strength=strength)
                 for request in self.request.generation_requests(seed, limits)]  # fmt: skip
 
@@ -72,10 +96,16 @@ class EditForm:
     texts: Mapping[str, str]
     files: Mapping[str, bytes]  # "image", and "mask" if there is one
 
-    def validate(self, models: Mapping[str, RequestLimits]) -> ImageEdit:
+    def validate(self, models: Mapping[str, RequestLimits], schema: type[EditRequest] = EditRequest) -> ImageEdit:
         """Return the edit that the form asks for; raises RequestError if a field is refused."""
-        request = validate_request(EditRequest, self.texts, models)
+        request = validate_request(schema, self.texts, models)
         return ImageEdit(request, self.files["image"], self.files.get("mask", b""))
+
+    def parts(self, schema: type[EditRequest]) -> list[bytes]:
+        """Return what is equal in a repetition of the form, whose boundary may differ."""
+        texts = json.dumps(dict(sorted(self.texts.items()))).encode()
+        return [schema.__name__.encode(), texts, *(part for name in sorted(self.files) for part in
+                                                   (name.encode(), self.files[name]))]  # fmt: skip
 
 
 async def read_form(request: Request) -> EditForm:

@@ -138,6 +138,12 @@ class ImageQuota:
             self._window, self._block = window, kept + taken - images
             return 0.0
 
+    def left(self) -> int:
+        """Return how many images may be charged in this minute; raises StoreError."""
+        window = int(time.time() // WINDOW_S)
+        used = self.store.read(self.owner).at(window, self.images_per_minute).used
+        return max(0, self.images_per_minute - used) + (self._block if self._window == window else 0)
+
     def refund(self, images: int, *, of_job: bool = False) -> None:
         """Return the charge for images that were not generated; raises StoreError.
 

@@ -51,13 +51,13 @@ class ImageRequest(BaseModel):
     prompt: Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_not_blank)]
     """What to draw."""
     model: str = ""
-    """Name of a model as `GET /v1/models` lists it; default: the first one."""
+    """Name of a model as `GET /v1/models` lists it; default: the first one. `MODEL+NAME:0.8+NAME` adds adapters."""
     n: Annotated[int, Field(ge=1)] = 1
     """Number of images; their seeds are `seed`, `seed` + 1, ..."""
     size: str = "auto"
     """`WIDTHxHEIGHT`, or `auto`: the size that the model was trained on."""
-    response_format: Literal["b64_json"] = "b64_json"
-    """Files in base64. `url` is refused: this service stores no images that a URL could lead to."""
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    """Files in base64, or links to them that are valid for an hour."""
     output_format: ImageFormat = "png"
     """Format of the files. PNG files hold their parameters in text chunks, the others in the Exif comment."""
     output_compression: Annotated[int, Field(ge=0, le=100)] = 100
@@ -89,7 +89,7 @@ class ImageRequest(BaseModel):
     scheduler: str = ""
     """Sampler, one of those that the model lists (`GET /v1/models`); default: the first one."""
     lora: str = ""
-    """LoRA adapter, one of those that the model lists; default: none."""
+    """LoRA adapters that the model lists, with weights that are not 1: `pixel:0.8+outline`; default: none."""
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
@@ -106,6 +106,16 @@ class ImageRequest(BaseModel):
         if self.quality != "auto" and "num_inference_steps" in self.model_fields_set:
             raise ValueError("quality is refused: num_inference_steps already says how many steps")
         return self
+
+    @property
+    def event_prefix(self) -> str:
+        """Of the types of stream events."""
+        return "image_generation"
+
+    @property
+    def full_model(self) -> str:
+        """The model with its adapters, as requests may name it."""
+        return f"{self.model}+{self.lora}" if self.lora else self.model
 
     @property
     def output(self) -> EncodingOptions:

@@ -1,57 +1,26 @@
-"""The routes that generate images, `/v1/images/generations` and `/v1/images/edits`: JSON responses and event streams.
+"""The routes that generate images, `/v1/images/generations`, `edits` and `variations`: they read and check requests.
 
-    parse and validate the request -> choose the seeds -> charge the quota -> generate -> encode -> respond
-
-The seeds are chosen here, before anything is generated: a replica may die, and the retry must give the same images.
+`image_service` makes the responses.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import json
-import secrets
-import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any
-
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
-from emoji_ldm.config.serve import ServeConfig
-from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.serve import openapi_models
-from emoji_ldm.serve.auth import Caller
-from emoji_ldm.serve.backend import Backend, ImageTask, PartialImage, RequestLimits
-from emoji_ldm.serve.edit_requests import read_form
-from emoji_ldm.serve.errors import LOG, to_request_error
-from emoji_ldm.serve.fan_out import InputImageBudget, generate_all, stream_all
-from emoji_ldm.serve.image_encoding import OutputImage, convert, in_image_thread
-from emoji_ldm.serve.image_requests import ImageRequest
+from emoji_ldm.serve.edit_requests import EditRequest, VariationRequest, read_form
+from emoji_ldm.serve.image_service import ImageService
 from emoji_ldm.serve.request_body import read_body
 from emoji_ldm.serve.request_validation import parse_request
 
 MAX_BODY_BYTES = 256 * 1024  # two prompts of 4,000 emoji, each escaped as \\ud83d\\ude00 (12 bytes), and the rest
-# Random seeds stay far below 2**53, up to which JavaScript holds integers exactly. Any 63-bit seed is accepted.
-NUM_SEEDS = 2**31
 
 
-@dataclass(frozen=True)
-class ImageJob:
-    """One validated request as the tasks that generate its images."""
-
-    event_prefix: str  # of the types of its stream events
-    request: ImageRequest
-    tasks: Sequence[ImageTask]
-
-
-def routes(backend: Backend, settings: ServeConfig) -> APIRouter:
-    """Build the routes over a backend."""
-    router, service = APIRouter(tags=["images"]), ImageService(backend, settings)
+def image_routes(service: ImageService) -> APIRouter:
+    """Build the routes over a service."""
+    router = APIRouter(tags=["images"])
 
     @router.post("/v1/images/generations", response_model=None, **openapi_models.GENERATIONS)
     async def generations(request: Request) -> Response:
@@ -59,171 +28,30 @@ def routes(backend: Backend, settings: ServeConfig) -> APIRouter:
         body = await read_body(request, MAX_BODY_BYTES)
         models = await service.models()
         parsed = parse_request(body, models)
-        requests = parsed.generation_requests(_first_seed(parsed), models[parsed.model])
-        return await service.respond(request, service.create_job(request, "image_generation", parsed, requests))
+        limits = models[parsed.model]
+        return await service.answer(
+            request, parsed, lambda seed: parsed.generation_requests(seed, limits), [b"generations", body]
+        )
 
     @router.post("/v1/images/edits", response_model=None, **openapi_models.EDITS)
     async def edits(request: Request) -> Response:
         """Generate images that start from an uploaded one; with a mask, only the masked part changes."""
+        return await from_image(request, EditRequest)
+
+    @router.post("/v1/images/variations", response_model=None, **openapi_models.VARIATIONS)
+    async def variations(request: Request) -> Response:
+        """Generate images that resemble an uploaded one, without a prompt."""
+        return await from_image(request, VariationRequest)
+
+    async def from_image(request: Request, schema: type[EditRequest]) -> Response:
         form = await read_form(request)
         models = await service.models()
-        edit = form.validate(models)
+        edit = form.validate(models, schema)
+        limits = models[edit.request.model]
         # Last, since it takes the most time: a form that is refused anyway is refused before.
-        edit = await edit.prepared(models[edit.request.model])
-        requests = edit.generation_requests(_first_seed(edit.request), models[edit.request.model])
-        return await service.respond(request, service.create_job(request, "image_edit", edit.request, requests))
+        prepared = await edit.prepared(limits)
+        return await service.answer(
+            request, edit.request, lambda seed: prepared.generation_requests(seed, limits), form.parts(schema)
+        )
 
     return router
-
-
-@dataclass(frozen=True)
-class ImageService:
-    """Turns validated requests into responses: quota, memory budget, generation, encoding."""
-
-    backend: Backend
-    settings: ServeConfig
-    input_budget: InputImageBudget = field(default_factory=InputImageBudget)
-
-    async def models(self) -> Mapping[str, RequestLimits]:
-        """Return the models' limits; raises TimeoutError if the backend does not return them in time."""
-        async with asyncio.timeout(self.settings.timeout_s):
-            return await self.backend.models()
-
-    def create_job(
-        self, request: Request, event_prefix: str, parsed: ImageRequest, requests: Sequence[GenerationRequest]
-    ) -> ImageJob:
-        """Return the job of a request, and add its parameters to the request's log line."""
-        # OpenAI replaces `user` by `safety_identifier`. Either identifies the end user in the log.
-        label = parsed.safety_identifier or parsed.user
-        facts = {"model": parsed.model, "n": parsed.n, "steps": requests[0].steps, "user": label}
-        prompt = {"prompt": parsed.prompt} if self.settings.log_prompts else {}
-        request.state.facts.update(facts | prompt)
-        tenant, timeout_s, request_id = request.state.caller.name, self.settings.timeout_s, request.state.id
-        tasks = [ImageTask(parsed.model, each, tenant, timeout_s=timeout_s, request_id=request_id) for each in requests]
-        return ImageJob(event_prefix, parsed, tasks)
-
-    async def respond(self, request: Request, job: ImageJob) -> Response:
-        """Return the images, or a stream whose first event is ready; a failure before that is refunded."""
-        caller: Caller = request.state.caller
-        # Charged before generating: many requests at once would otherwise all pass the check first.
-        await caller.charge_soon(len(job.tasks))
-        try:
-            if job.request.stream:
-                events = _events(self, job)
-                # Waiting for the first event here keeps the choice of the status code open until something was
-                # generated.
-                return EventStream(await anext(events), events)
-            with self.input_budget.reserve(job.tasks):
-                pngs = await generate_all(self.backend, job.tasks)
-            images = await _convert_all(job, pngs)
-        except Exception:
-            # A disconnect (CancelledError) is not refunded: the images may be almost finished, and a client could
-            # generate for free by disconnecting in time.
-            caller.refund(len(job.tasks))
-            raise
-        return JSONResponse(response_body(job.request, job.tasks[0].request.seed, images))
-
-
-class EventStream(Response):
-    """Server-sent events; however the response ends, the generator that makes them is closed.
-
-    FastAPI's EventSourceResponse sends status 200 before the first event exists. Ours takes the first event ready made,
-    so that a request which is refused or fails until then is answered with its own status code.
-    """
-
-    media_type = "text/event-stream"
-
-    def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None]) -> None:
-        """Take the first event, and the generator of the others."""
-        # X-Accel-Buffering: nginx would otherwise collect events before it forwards them.
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        # Starlette sets the length of an empty body, while the length of a stream is not known.
-        del self.headers["content-length"]
-        self.first, self.rest = first, rest
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response."""
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": self.first, "more_body": True})
-            async for chunk in self.rest:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            # Also after a disconnect, which cancels this call: closing the generator cancels what is in progress.
-            await self.rest.aclose()
-
-
-def response_body(request: ImageRequest, seed: int, images: Mapping[int, OutputImage]) -> dict[str, Any]:
-    """Build the JSON body of a response.
-
-    Args:
-        request: The validated request.
-        seed: Seed of image 0.
-        images: Encoded images by their index, from 0.
-    """
-    quality = {} if request.openai_quality == "auto" else {"quality": request.openai_quality}
-    # Sorted by index, so that clients can match images to seeds by position.
-    data = [{"b64_json": _base64(images[index].data), "seed": seed + index} for index in sorted(images)]
-    facts = {**quality, **_image_facts(request, images[0])}
-    return {"created": int(time.time()), "model": request.model, "data": data, **facts}
-
-
-async def _convert_all(job: ImageJob, pngs: Mapping[int, bytes]) -> dict[int, OutputImage]:
-    images = await asyncio.gather(*(in_image_thread(convert, png, job.request.output) for png in pngs.values()))
-    return dict(zip(pngs, images, strict=True))
-
-
-async def _events(service: ImageService, job: ImageJob) -> AsyncGenerator[bytes, None]:
-    """Yield the events of a stream. An error before the first event is raised; a later one becomes the last event."""
-    started = False
-    try:
-        with service.input_budget.reserve(job.tasks):
-            async with aclosing(stream_all(service.backend, job.tasks, job.request.partial_images)) as arrivals:
-                async for arrival in arrivals:
-                    # Lines that start with a colon are comments, which clients of event streams ignore.
-                    chunk = await _event(job, *arrival) if arrival else b": still drawing\n\n"
-                    started = True
-                    yield chunk
-    except Exception as error:
-        if not started:
-            raise
-        refusal = to_request_error(error)
-        if refusal.code == "crash":
-            LOG.exception("request %s failed", job.tasks[0].request_id)
-        yield _sse("error", {"type": "error", **refusal.body()})
-
-
-async def _event(job: ImageJob, index: int, item: PartialImage | bytes) -> bytes:
-    """Return the event of a preview or a finished image, with the fields of OpenAI's streaming events."""
-    png, name = (item.png, "partial_image") if isinstance(item, PartialImage) else (item, "completed")
-    image = await in_image_thread(convert, png, job.request.output)
-    kind = f"{job.event_prefix}.{name}"
-    # `usage` counts tokens at OpenAI. Its client expects the field; a diffusion model has no tokens to count.
-    more = {"partial_image_index": item.index} if isinstance(item, PartialImage) else {"usage": None}
-    return _sse(kind, {"type": kind, "b64_json": _base64(image.data), "created_at": int(time.time()),
-                       "quality": job.request.openai_quality, "image_index": index,
-                       "seed": job.tasks[index].request.seed, **_image_facts(job.request, image), **more})  # fmt: skip
-
-
-def _first_seed(request: ImageRequest) -> int:
-    return secrets.randbelow(NUM_SEEDS) if request.seed is None else request.seed
-
-
-def _image_facts(request: ImageRequest, image: OutputImage) -> dict[str, Any]:
-    """Return the response fields that describe the images."""
-    facts = {
-        "background": "transparent" if image.transparent else "opaque",
-        "output_format": request.output_format,
-        "size": image.size,
-    }
-    return facts | ({"safety_identifier": request.safety_identifier} if request.safety_identifier else {})
-
-
-def _sse(event: str, data: Mapping[str, Any]) -> bytes:
-    """Encode one server-sent event (HTML Living Standard, section 9.2)."""
-    return f"event: {event}\ndata: {json.dumps(data)}\n\n".encode()
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()

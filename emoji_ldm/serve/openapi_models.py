@@ -6,11 +6,11 @@ derive their schemas; `GENERATIONS` and `EDITS` supply them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from emoji_ldm.serve.edit_requests import EditRequest
+from emoji_ldm.serve.edit_requests import EditRequest, VariationRequest
 from emoji_ldm.serve.image_requests import ImageRequest
 
 
@@ -21,11 +21,31 @@ class ApiModel(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
+def body_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the schema of a body, with nested models in place: a `$ref` of pydantic's would lead out of the body."""
+    schema = model.model_json_schema()
+    nested = schema.pop("$defs", {})
+
+    def inline(value: Any) -> Any:
+        if isinstance(value, list):
+            return [inline(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return inline(nested[value["$ref"].rpartition("/")[2]])
+        return {name: inline(each) for name, each in value.items()}
+
+    inlined: dict[str, Any] = inline(schema)
+    return inlined
+
+
 class ImageObject(ApiModel):
     """One image."""
 
-    b64_json: str
-    """The file in base64."""
+    b64_json: str | None = None
+    """The file in base64 ..."""
+    url: str | None = None
+    """... or, with `response_format=url`, a link to it that is valid for an hour."""
     seed: int
     """The same request with this seed gives this image again."""
 
@@ -48,14 +68,19 @@ class ImagesResponse(ApiModel):
     """As sent."""
 
 
+ErrorType = Literal["invalid_request_error", "authentication_error", "permission_error", "not_found_error",
+                    "rate_limit_error", "server_error"]  # fmt: skip
+
+
 class ErrorDetail(ApiModel):
     """What went wrong."""
 
     message: str
-    type: str
+    type: ErrorType
     param: str | None
     """The field to change."""
     code: str | None
+    """What programs may tell errors of one type apart by."""
 
 
 class ErrorResponse(ApiModel):
@@ -129,18 +154,19 @@ def _operation(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
             "openapi_extra": {"requestBody": {"content": content, "required": True}}}  # fmt: skip
 
 
-def _edit_form() -> dict[str, Any]:
-    """Return the schema of the edit form: the text fields, and the files, which `EditRequest` does not contain."""
+def _edit_form(request: type[EditRequest]) -> dict[str, Any]:
+    """Return the schema of an edit's form: the text fields, and the files, which the request does not contain."""
     # JSON Schema has no type for files. OpenAPI 3.1 describes a part of a form as a string in binary format.
-    schema = EditRequest.model_json_schema()
+    schema = request.model_json_schema()
     image = "PNG, JPEG, WebP or GIF to start from; fitted into the size."
     mask = "As large as `image`. Its transparent part is regenerated; of a mask without alpha channel, the white part."
     files = {name: {"type": "string", "format": "binary", "description": text}
              for name, text in (("image", image), ("mask", mask))}  # fmt: skip
     # Files first: the image is what an edit is about, and the page shows fields in this order.
     properties = {**files, **schema["properties"]}
-    return {**schema, "properties": properties, "required": ["image", *schema["required"]]}
+    return {**schema, "properties": properties, "required": ["image", *schema.get("required", ())]}
 
 
 GENERATIONS = _operation("application/json", ImageRequest.model_json_schema())
-EDITS = _operation("multipart/form-data", _edit_form())
+EDITS = _operation("multipart/form-data", _edit_form(EditRequest))
+VARIATIONS = _operation("multipart/form-data", _edit_form(VariationRequest))

@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 
 from emoji_ldm.packs.emoji_names import slug
 from emoji_ldm.packs.pack_builder import PackOptions
-from emoji_ldm.serve.auth import Caller
 from emoji_ldm.serve.backend import Overloaded
 from emoji_ldm.serve.bulk.api.responses import DownloadResponse
+from emoji_ldm.serve.caller import Caller
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.pack_sandbox import PACK_FILE, REQUEST_FILE, TOO_MUCH, UPLOADS_FOLDER
 

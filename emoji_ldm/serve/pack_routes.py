@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from emoji_ldm.packs.pack_builder import PackOptions
 from emoji_ldm.packs.target_limits import CHECKED, TARGETS
-from emoji_ldm.serve.auth import caller_of
+from emoji_ldm.serve.caller import caller_of
 from emoji_ldm.serve.decoding_pool import refuse_by_header
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.openapi_models import REFUSALS, ApiModel

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from emoji_ldm.errors import ConfigError
+from emoji_ldm.generate.adapter_mix import mix_name, parse_mix
 from emoji_ldm.generate.request import MAX_SEED
 from emoji_ldm.serve.backend import RequestLimits
 from emoji_ldm.serve.errors import RequestError
@@ -57,6 +59,7 @@ def validate_request(schema: type[RequestT], values: object, models: Mapping[str
         request = schema.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         raise _from_validation_error(error) from None
+    request = _with_adapters(request)
     if not request.model:
         request = request.model_copy(update={"model": next(iter(models))})
     if request.model not in models:
@@ -65,6 +68,24 @@ def validate_request(schema: type[RequestT], values: object, models: Mapping[str
     # Limits depend on the model, which the schema does not know, so they are checked after it.
     check_limits(request, models[request.model])
     return request
+
+
+def _with_adapters(request: RequestT) -> RequestT:
+    """Return a request whose adapters stand in `lora` alone, under the one name of their mix.
+
+    Raises:
+        RequestError: They stand in `model` as well, or are no mix.
+    """
+    model, plus, mix = request.model.partition("+")
+    if plus and not mix:
+        raise RequestError(f"model={request.model[:100]!r} is refused: after + comes an adapter", param="model")
+    if plus and request.lora:
+        raise RequestError("lora is refused: the model names adapters already", param="lora")
+    try:
+        name = mix_name(parse_mix(mix if plus else request.lora))
+    except ConfigError as error:
+        raise RequestError(str(error), param="model" if plus else "lora") from None
+    return request.model_copy(update={"model": model, "lora": name})
 
 
 def check_limits(request: ImageRequest, limits: RequestLimits) -> None:
@@ -79,10 +100,8 @@ def check_limits(request: ImageRequest, limits: RequestLimits) -> None:
     if request.seed is not None and request.seed + request.n - 1 > MAX_SEED:
         raise RequestError(f"seed {request.seed} is too large for {request.n} images", param="seed")
     _check_size(request.size, limits)
-    for field, value, known in (
-        ("scheduler", request.scheduler, limits.schedulers),
-        ("lora", request.lora, limits.loras),
-    ):
+    adapters = (("lora", part.name, limits.loras) for part in parse_mix(request.lora))
+    for field, value, known in (("scheduler", request.scheduler, limits.schedulers), *adapters):
         if value and value not in known:
             raise RequestError(f"{field}={value!r} is refused; {_suggestion(value, known)}", param=field)
 
@@ -112,8 +131,6 @@ def _from_validation_error(error: ValidationError) -> RequestError:
     # The value helps to find a mistake in the client, but a prompt of 4,000 characters would bury the reason.
     value = repr(problem["input"])
     value = value if len(value) < 100 else f"{value[:80]}... ({len(value):,} characters)"
-    if field == "response_format":
-        text = "only 'b64_json': this service stores no images that a URL could lead to"
     return RequestError(f"{field}={value} is refused: {text}", param=field)
 
 

@@ -46,7 +46,9 @@ def add(  # noqa: PLR0913 - its options are the command's
     ] = "interactive",
     quota: Annotated[int, typer.Option(metavar="N", help="Images a minute; 0 is no limit.")] = 0,
     expires: Annotated[str, typer.Option(metavar="DAYS|TIME", help="30d, or 2027-01-31 (UTC); never by default.")] = "",
-    scopes: Annotated[str, typer.Option(metavar="LIST", help="images, jobs and read, by commas; all by default.")] = "",
+    scopes: Annotated[
+        str, typer.Option(metavar="LIST", help="images, jobs, read, models, by commas; default: the first three.")
+    ] = "",
     rotate: Annotated[bool, typer.Option("--rotate", help="Add one to the keys of NAME.")] = False,
 ) -> None:
     """Create a key and print it, once."""
@@ -148,7 +150,9 @@ def _last_use(usage: "QuotaStore", key: "ApiKey") -> str:
 
 
 def _line(key: "ApiKey", last_use: str) -> str:
-    scopes = [scope for scope in ("images", "jobs", "read") if key.permits(scope)]
+    from emoji_ldm.serve.api_keys import SCOPES
+
+    scopes = [scope for scope in SCOPES if key.permits(scope)]
     quota = f"{key.images_per_minute} images/min" if key.images_per_minute else "no quota"
     end = "never ends" if not key.expires else f"{'ended' if key.expired() else 'ends'} {key.expires:%Y-%m-%dT%H:%MZ}"
     return (f"{key.name:<20} {key.id} {key.kind:<12} {','.join(scopes):<16} {quota:<16} {end}, "

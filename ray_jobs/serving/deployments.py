@@ -26,6 +26,9 @@ from emoji_ldm.serve.app import build_api
 from emoji_ldm.serve.auth import ApiKeyCache
 from emoji_ldm.serve.backend import RequestLimits
 from emoji_ldm.serve.host_check import require_keys, served_hosts
+from emoji_ldm.serve.model_catalog import ModelCatalog
+from emoji_ldm.serve.nearest_images import nearest_routes
+from emoji_ldm.serve.registry_routes import registry_routes
 from emoji_ldm.store import Store
 from ray_jobs.serving.autoscaling import DrainTimePolicy, least_replicas
 from ray_jobs.serving.model_registry import ServedModel, served_models
@@ -134,20 +137,24 @@ class Sets:
     def __init__(self, config: Config, handles: Mapping[str, Any], limits: Mapping[str, RequestLimits]) -> None:
         """Start at once; to be created in an event loop."""
         from emoji_ldm.serve.bulk.job_runner import JobRunner
+        from emoji_ldm.serve.bulk.webhooks import WebhookSender
 
         settings = config.serve
         # Enough to fill all replicas while the next images are on their way, and no more than one replica queues.
         most = min(settings.max_queued, 4 * settings.batch_size * settings.max_replicas)
-        self.runner = JobRunner(Store(config.store), ReplicaRouter(handles, limits, settings), max_in_flight=most)
+        self.runner = JobRunner(
+            Store(config.store), ReplicaRouter(handles, limits, settings, ModelCatalog(config)), max_in_flight=most
+        )
         loop = asyncio.get_running_loop()
         # References are kept, since an event loop holds its tasks only weakly: one without a reference may be
         # collected.
         self.run_task = loop.create_task(self.runner.run())
         self.metrics_task = loop.create_task(self._export(BulkMetrics()))
+        self.webhook_task = loop.create_task(WebhookSender(self.runner.jobs, settings.webhook_hosts).run())
 
     def check_health(self) -> None:
         """Raise if a task has ended, which none does by itself."""
-        for task in (self.run_task, self.metrics_task):
+        for task in (self.run_task, self.metrics_task, self.webhook_task):
             if task.done():
                 raise RuntimeError(f"the bulk runner has ended: {task.exception()!r}")
 
@@ -171,11 +178,8 @@ class Ingress:
         self, config: Config, handles: Mapping[str, Any], limits: Mapping[str, RequestLimits], sets: Any
     ) -> None:
         """Route to these deployments; `sets` is an argument only to be deployed with the ingress."""
-        self.config, self.router, self.request_log = (
-            config,
-            ReplicaRouter(handles, limits, config.serve),
-            RequestLogHandler(),
-        )
+        self.config, self.catalog, self.request_log = config, ModelCatalog(config), RequestLogHandler()
+        self.router = ReplicaRouter(handles, limits, config.serve, self.catalog)
 
     def __serve_build_asgi_app__(self) -> Any:
         from emoji_ldm.serve.bulk.api.router import bulk_routes
@@ -184,8 +188,14 @@ class Ingress:
         # The routes read and write the store themselves; runner and routes meet only there, so neither needs the other
         # to be up.
         store = Store(self.config.store)
-        return build_api(self.router, self.config.serve, routers=[bulk_routes(store, self.router), studio_routes()],
-                         adds_request_id=False, usage_uri=f"{store.uri}/keys/usage",
+        routers = [
+            bulk_routes(store, self.router, self.config.serve.webhook_hosts),
+            registry_routes(self.catalog),
+            nearest_routes(self.catalog, self.router),
+            studio_routes(),
+        ]
+        return build_api(self.router, self.config.serve, routers=routers,
+                         adds_request_id=False, store=store,
                          hosts=served_hosts(self.config.serve))  # fmt: skip
 
     async def log(self) -> list[str]:

@@ -9,17 +9,17 @@ A replica may also start long after that, when the training that made the weight
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from emoji_ldm.config import Config, ServeConfig
+from emoji_ldm.config import Config
 from emoji_ldm.errors import ConfigError, EmojiLdmError, ModelError, StoreError, UntrainedError
 from emoji_ldm.generate.checkpoint_resolver import (
     CACHE_FOLDER,
-    ModelLimits,
     adapter_folder,
     is_moving_reference,
     read_model_limits,
@@ -29,9 +29,11 @@ from emoji_ldm.generate.checkpoint_resolver import (
 )
 from emoji_ldm.latents.starter_model import STARTER
 from emoji_ldm.serve.backend import RequestLimits
+from emoji_ldm.serve.model_catalog import limits_of
 from emoji_ldm.store import Store
 
 if TYPE_CHECKING:  # only replicas import torch
+    from emoji_ldm.generate.adapter_mix import AdapterWeight
     from emoji_ldm.generate.encode_decode import RgbaImage
     from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
     from emoji_ldm.generate.request import GenerationRequest
@@ -79,13 +81,6 @@ def _served(config: Config, store: Store, name: str, checkpoint: str) -> ServedM
     return ServedModel(
         name, checkpoint, uri, limits_of(name, read_model_limits(folder, config.serve.loras), config.serve)
     )
-
-
-def limits_of(name: str, limits: ModelLimits, settings: ServeConfig) -> RequestLimits:
-    """Return what requests may ask for: what the weights can draw, within the bounds of the configuration."""
-    # A distilled model may allow fewer steps than the service does.
-    most = min(settings.max_steps, limits.max_steps)
-    return RequestLimits(name, max_images=settings.max_images, **{**asdict(limits), "max_steps": most})
 
 
 class ModelLoader:
@@ -184,6 +179,25 @@ class ModelLoader:
             else:
                 fitting[name] = folder
         return fitting
+
+    def add_adapters(
+        self, model: LatentDiffusionModel, mix: Sequence[AdapterWeight], registered: Mapping[str, str]
+    ) -> LatentDiffusionModel:
+        """Return a model with adapters added: configured ones, or those at URIs by name; ModelError if that fails."""
+        from emoji_ldm.generate.pipeline_loader import with_lora
+
+        versions, folders = self._versions[model.key], self._folders() if mix else {}
+        for part in mix:
+            if part.name in registered:
+                folder = adapter_folder(self.store, CACHE_FOLDER, part.name, registered[part.name])
+            elif part.name in folders:
+                folder = folders[part.name]
+            else:
+                raise ModelError(f"there is no adapter {part.name!r}")
+            model = with_lora(model, folder, part.weight)
+        # An adapted model has a key of its own, but was trained on the same data.
+        self._versions[model.key] = versions
+        return model
 
     def _folders(self) -> dict[str, Path]:
         return {name: adapter_folder(self.store, CACHE_FOLDER, f"serve.loras.{name}", value)

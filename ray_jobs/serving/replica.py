@@ -20,6 +20,7 @@ from emoji_ldm.errors import ConfigError, EmojiLdmError
 from emoji_ldm.generate.continuous_batching.admission_control import DeadlineExceeded, QueueFull
 from emoji_ldm.generate.continuous_batching.batcher_state import BatcherClosed
 from emoji_ldm.serve.backend import (
+    ImageTask,
     Message,
     OtherRelease,
     Overloaded,
@@ -28,8 +29,10 @@ from emoji_ldm.serve.backend import (
     TaskTimeout,
     from_message,
 )
+from emoji_ldm.serve.model_catalog import ModelCatalog, limits_of
 from ray_jobs.serving.autoscaling import DRAIN_S, UTILIZATION
-from ray_jobs.serving.model_registry import ModelLoader, ServedModel, limits_of
+from ray_jobs.serving.model_registry import ModelLoader, ServedModel
+from ray_jobs.serving.model_variants import ModelVariants
 from ray_jobs.serving.service_metrics import ReplicaMetrics
 
 if TYPE_CHECKING:  # torch is for replicas only
@@ -56,6 +59,10 @@ class ModelReplica:
             model, batch_size=settings.batch_size, deterministic=settings.deterministic, max_queued=settings.max_queued,
             loras=self.loader.adapters(model), encode_image=self.loader.encode_png,
         )  # fmt: skip
+        self.variants = ModelVariants(self.batcher, self.loader, ModelCatalog(config), settings.max_loaded)
+        self.own_adapters = ("", *settings.loras)  # loaded with the model
+        # Serve constructs replicas in their event loop.
+        self.catalog_task = asyncio.get_running_loop().create_task(self.variants.follow_catalog())
         # Metrics and reloads have threads of their own: loading a model would block the event loop for seconds.
         self.metrics, self.utilization = ReplicaMetrics(), Utilization()
         self.closing = threading.Event()
@@ -65,7 +72,7 @@ class ModelReplica:
 
     async def generate(self, task: Message) -> bytes | Refusal:
         """Return the PNG bytes of a task, or a refusal. If the caller disconnects, its row of the batch is freed."""
-        pending = self._submit(task)
+        pending = await self._submit(task)
         return pending if isinstance(pending, Exception) else await _png(pending)
 
     async def stream(self, task: Message, num_partials: int) -> AsyncGenerator[PartialImage | bytes | Refusal, None]:
@@ -77,7 +84,7 @@ class ModelReplica:
         def show(index: int, png: bytes) -> None:
             loop.call_soon_threadsafe(previews.put_nowait, PartialImage(index, png))
 
-        pending = self._submit(task, num_previews=num_partials, on_preview=show)
+        pending = await self._submit(task, num_previews=num_partials, on_preview=show)
         if isinstance(pending, Exception):
             yield pending
             return
@@ -114,23 +121,34 @@ class ModelReplica:
         # Absent if the constructor raised, for instance because the model could not be loaded.
         if hasattr(self, "closing"):
             self.closing.set()
+            self.catalog_task.cancel()
             self.batcher.close()
 
-    def _submit(self, message: Message, **options: Any) -> PendingImage | Refusal:
+    async def _submit(self, message: Message, **options: Any) -> PendingImage | Refusal:
         try:
-            task = from_message(message)
+            task, started_at = from_message(message), time.monotonic()
+            if task.registered or task.request.lora not in self.own_adapters:
+                options["variant"] = await self._variant(task)
+            timeout_s = task.timeout_s - (time.monotonic() - started_at)
             # Every expected refusal becomes a value, see the module's docstring.
-            return self.batcher.submit(
-                task.request, tenant=task.tenant, bulk=task.bulk, timeout_s=task.timeout_s, **options
-            )
+            return self.batcher.submit(task.request, tenant=task.tenant, bulk=task.bulk, timeout_s=timeout_s, **options)
         except QueueFull as full:
             return Overloaded(full.retry_after_s)
+        except Overloaded as overloaded:
+            return overloaded
+        except TimeoutError:
+            return TaskTimeout()
         except DeadlineExceeded:  # even alone in the batch it would take longer than its time
             return TaskTimeout()
         except (ConfigError, OtherRelease) as error:
             return error
         except BatcherClosed:
             _exit_process()
+
+    async def _variant(self, task: ImageTask) -> str:
+        """Return what the batcher calls a registered model or a mix of adapters, within the time of the task."""
+        async with asyncio.timeout(task.timeout_s):
+            return await self.variants.use(task.registered, task.request.lora)
 
     def _measure(self) -> None:
         self.metrics.update(self.batcher.stats())

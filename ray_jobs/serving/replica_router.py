@@ -14,6 +14,8 @@ the death of a replica costs time only. Four kinds of failure are distinguished:
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing
@@ -25,6 +27,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostErro
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
 from emoji_ldm.config import ServeConfig
+from emoji_ldm.errors import StoreError
 from emoji_ldm.serve.backend import (
     ImageTask,
     OtherRelease,
@@ -35,9 +38,11 @@ from emoji_ldm.serve.backend import (
     TaskTimeout,
     to_message,
 )
+from emoji_ldm.serve.model_catalog import Entries, ModelCatalog, with_registered
 from ray_jobs.serving.refusal_memory import RefusalMemory
 from ray_jobs.serving.service_metrics import ClientMetrics
 
+LOG = logging.getLogger("ray.serve")
 # An image that kills its replica must not go on to kill all of them. The number is generous, because an innocent image
 # may share the batch of a guilty one several times.
 MAX_REPLICA_DEATHS = 8
@@ -45,6 +50,7 @@ MAX_REPLICA_DEATHS = 8
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 # A replica that does not report its limits within this time delays nobody: the known limits are used.
 LIMITS_TIMEOUT_S = 2.0
+CATALOG_S = 2.0  # between looks at the registered models
 MAX_MEMORIES = 256  # of refusals by tenant, before idle ones are forgotten
 
 
@@ -60,15 +66,24 @@ RETRYABLE_ERRORS = (*UNAVAILABLE_ERRORS, RayActorError, ObjectLostError, _CallDr
 class ReplicaRouter:
     """A `Backend` over the deployments of Ray Serve, one per model."""
 
-    def __init__(self, handles: Mapping[str, Any], limits: Mapping[str, RequestLimits], settings: ServeConfig) -> None:
+    def __init__(
+        self,
+        handles: Mapping[str, Any],
+        limits: Mapping[str, RequestLimits],
+        settings: ServeConfig,
+        catalog: ModelCatalog | None = None,
+    ) -> None:
         """Route to these deployments.
 
         Args:
             handles: Deployment handles by the model's name, the default model first.
             limits: What each model allows, read from its files; no replica has to run for that.
             settings: Time limits, and whether deployments may scale to zero.
+            catalog: Models that join while the service runs; the replicas of the default model draw with them.
         """
-        self.handles, self.settings = handles, settings
+        self.handles, self.settings, self.catalog = handles, settings, catalog
+        self._entries: Entries = {}
+        self._catalog_read_at = -math.inf
         self._limits, self._metrics = dict(limits), ClientMetrics()
         self._memories: dict[tuple[str, str], RefusalMemory] = {}  # by model and tenant
         self._refreshed_at: dict[str, float] = {}  # when a replica last reported the limits of its model
@@ -80,7 +95,20 @@ class ReplicaRouter:
             # Taken out before the first await, so that concurrent calls do not ask for the same limits again.
             stale, self._stale = self._stale, set()
             await asyncio.gather(*map(self._refresh_limits, stale))
-        return {name: self._limits[name] for name in self.handles}
+        await self._read_catalog()
+        return with_registered({name: self._limits[name] for name in self.handles}, self._entries)
+
+    async def _read_catalog(self) -> None:
+        """Read the catalog again if that was a while ago; if the store cannot be reached, what is known counts."""
+        if self.catalog is None or time.monotonic() - self._catalog_read_at < CATALOG_S:
+            return
+        # Before the first await: concurrent calls use what is known meanwhile.
+        self._catalog_read_at = time.monotonic()
+        try:
+            async with asyncio.timeout(LIMITS_TIMEOUT_S):
+                self._entries = await asyncio.to_thread(self.catalog.read)
+        except (StoreError, TimeoutError) as error:
+            LOG.warning("the registered models cannot be read: %s", error)
 
     async def generate(self, task: ImageTask) -> bytes:
         """Return the image as PNG bytes; if its replica dies, from another one within the task's time.
@@ -167,6 +195,9 @@ class ReplicaRouter:
 
     async def _call(self, task: ImageTask, num_partials: int) -> AsyncGenerator[PartialImage | bytes, None]:
         """One try: what a replica sends, with its refusal raised; leaving early frees the row of its batch."""
+        # A registered model has no deployment of its own.
+        if task.model not in self.handles:
+            task = replace(task, model=next(iter(self.handles)), registered=task.model)
         handle, deadline, done = self.handles[task.model], time.monotonic() + task.timeout_s, False
         message = to_message(task)
         answer = (
@@ -200,6 +231,8 @@ class ReplicaRouter:
 
         This is called after an image was drawn: to ask a model that has scaled to zero would start a replica.
         """
+        if name not in self.handles:
+            return
         refreshed_at, every_s = self._refreshed_at.get(name), self.settings.reload_s
         if refreshed_at is None or (every_s and time.monotonic() - refreshed_at > every_s):
             self._stale.add(name)

@@ -152,6 +152,40 @@ def test_weights_change_with_the_tag_while_requests_go_on(started, service):
 
 
 @pytest.mark.slow
+def test_a_checkpoint_joins_the_running_service_and_leaves_it(started, service):
+    path = publish(started.store, 7)
+    entry = httpx.put(f"{service}/v1/registry/guest", json={"checkpoint": path}, timeout=60)
+    assert entry.status_code == 200, entry.text
+    body = {"prompt": "a cat", "seed": 5, "num_inference_steps": 3}
+
+    def draw(status):
+        deadline = time.monotonic() + 60
+        while (answer := post(service, model="guest", **body)).status_code != status:
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.2)
+        return answer
+
+    png = png_of(draw(200))
+    sampler = OfflineSampler(load_model(started.store.path(path, "pipeline"), sampling_device(0)), 4)
+    expected = clear_faint_pixels(sampler([GenerationRequest("a cat", "", 5, 3)])[0])
+    assert (pixels_of(png) == expected).all(), "drawn with its weights, beside the others"
+    assert png_of(post(service, **body)) != png
+    assert "guest" in [model["id"] for model in httpx.get(f"{service}/v1/models", timeout=10).json()["data"]]
+    assert httpx.delete(f"{service}/v1/registry/guest", timeout=10).json()["deleted"]
+    assert draw(404).json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.slow
+def test_links_and_repetitions_work_through_the_proxy(service):
+    body = {"prompt": "a cat", "seed": 5, "num_inference_steps": 2}
+    url = post(service, response_format="url", **body).json()["data"][0]["url"]
+    assert url.startswith(service) and httpx.get(url, timeout=10).content == png_of(post(service, **body))
+    repeated = [httpx.post(f"{service}/v1/images/generations", json={"prompt": "a dog", "num_inference_steps": 2},
+                           headers={"Idempotency-Key": "k"}, timeout=60) for _ in range(2)]  # fmt: skip
+    assert repeated[0].content == repeated[1].content and repeated[1].headers["idempotent-replayed"] == "true"
+
+
+@pytest.mark.slow
 def test_a_client_that_leaves_frees_its_row(started, service):
     before = settled(started, "emoji_ldm_cancelled_total")
     with pytest.raises(httpx.ReadTimeout):

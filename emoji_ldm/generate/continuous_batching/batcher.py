@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from emoji_ldm.generate.continuous_batching.batcher_state import BatcherCounters
 from emoji_ldm.generate.continuous_batching.worker_threads import ImageEncoder, WorkerThreads
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
 from emoji_ldm.generate.request import GenerationRequest
-from emoji_ldm.generate.warmup import LoadedModel, warm_up_with_adapters
+from emoji_ldm.generate.warmup import LoadedModel, warm_up, warm_up_with_adapters
 
 FINAL_STATES = ("drawn", "cancelled", "expired", "failed")  # also names of exported metrics
 
@@ -67,13 +68,15 @@ class ContinuousBatcher:
         """
         self.batch_size, self.deterministic, self.max_queued = batch_size, deterministic, max_queued
         self._models = warm_up_with_adapters(model, loras or {}, batch_size, deterministic=deterministic)
+        self._variants: Mapping[str, LoadedModel] = {}  # replaced as a whole, so readers need no lock
+        self._swapping = threading.Lock()  # of writers of the two mappings
         self._state = BatcherState(batch_size)
         # In deterministic mode prompts are encoded one by one, so taking several images at once would gain nothing.
         self._workers = WorkerThreads(self._state, encode_image, max_prompts=1 if deterministic else batch_size)
 
-    def submit(
+    def submit(  # noqa: PLR0913 - each is a property of the request
         self, request: GenerationRequest, *, tenant: str = "", bulk: bool = False, timeout_s: float = math.inf,
-        on_preview: PreviewCallback | None = None, num_previews: int = 0,
+        on_preview: PreviewCallback | None = None, num_previews: int = 0, variant: str | None = None,
     ) -> PendingImage:  # fmt: skip
         """Request an image.
 
@@ -84,6 +87,7 @@ class ContinuousBatcher:
             timeout_s: Time after which the image is dropped.
             on_preview: Called with each preview, in the decode thread.
             num_previews: The largest number of previews.
+            variant: Name of weights that `add_variant` added; None takes the model with the request's adapter.
 
         Returns:
             The pending image. Its future yields PNG bytes, or raises ConfigError, DeadlineExceeded or BatcherClosed.
@@ -94,7 +98,7 @@ class ContinuousBatcher:
             ConfigError: The model does not support the request.
             BatcherClosed: No images are generated any more.
         """
-        model = self._model_for(request.lora)
+        model = self._model_for(request.lora if variant is None else variant)
         # Checked in the caller's thread, so that a bad request is refused at once and never takes a place in the queue.
         model.encoder_decoder.check(request)
         shape, steps = model.encoder_decoder.shape(request), len(model.encoder_decoder.schedule(request))
@@ -116,9 +120,44 @@ class ContinuousBatcher:
         """
         # The new models are complete before the one assignment that puts them into use, so readers of `_models` need no
         # lock. Meanwhile the old weights go on serving.
-        self._models = warm_up_with_adapters(
+        models = warm_up_with_adapters(
             model, loras or {}, self.batch_size, deterministic=self.deterministic, like=self._models[""]
         )
+        with self._swapping:
+            # Variants may be mixes with the old weights.
+            self._models, self._variants = models, {}
+
+    @property
+    def model(self) -> LatentDiffusionModel:
+        """The model in use, without an adapter."""
+        return self._models[""].encoder_decoder.model
+
+    def has_variant(self, name: str) -> bool:
+        """Whether requests may name these weights."""
+        return name in self._models or name in self._variants
+
+    def add_variant(self, name: str, model: LatentDiffusionModel, base: LatentDiffusionModel | None = None) -> bool:
+        """Warm other weights up, which then share the batcher under a name until they are removed.
+
+        Args:
+            name: What `submit` calls them.
+            model: The weights.
+            base: The model that they were made of, if it has to be the one in use.
+
+        Returns:
+            False if another model than `base` is in use meanwhile; nothing was added then.
+        """
+        loaded = warm_up(model, self.batch_size, deterministic=self.deterministic, like=self._models[""])
+        with self._swapping:
+            if base is not None and base is not self.model:
+                return False
+            self._variants = {**self._variants, name: loaded}
+            return True
+
+    def remove_variant(self, name: str) -> None:
+        """Take weights out of use; images that were requested before keep them, and the memory is free after those."""
+        with self._swapping:
+            self._variants = {key: model for key, model in self._variants.items() if key != name}
 
     def limits(self) -> ModelLimits:
         """The requests that are accepted."""
@@ -165,10 +204,10 @@ class ContinuousBatcher:
                               f"ones, or serve with a lower serve.batch_size than {self.batch_size}")  # fmt: skip
 
     def _model_for(self, lora: str) -> LoadedModel:
-        models = self._models
+        models = {**self._variants, **self._models}
         # The base model has the name "", so a request without an adapter needs no case of its own.
         if lora not in models:
-            names = ", ".join(name for name in models if name)
+            names = ", ".join(name for name in self._models if name)
             raise ConfigError(f"lora={lora} is unknown; " + (f"choose {names}" if names else "there are none"))
         return models[lora]
 

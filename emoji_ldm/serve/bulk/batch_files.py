@@ -11,6 +11,7 @@ one per request that was never reached. Lines follow OpenAI's batch output forma
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -80,6 +81,7 @@ class UploadedFile:
     created_at: int  # Unix time, s
     filename: str
     purpose: str = "batch"
+    digest: str = ""  # of the content, if it was uploaded under an idempotency key
 
 
 class UploadStore:
@@ -88,14 +90,25 @@ class UploadStore:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def add(self, owner: str, name: str, source: IO[bytes]) -> UploadedFile:
-        """Store a file; raises EmptyUploadError if it has no bytes."""
+    def add(self, owner: str, name: str, source: IO[bytes], key: str = "") -> UploadedFile:
+        """Store a file, or return the one that was uploaded under the same idempotency key.
+
+        The caller compares the digest: the file may be another one.
+
+        Raises:
+            EmptyUploadError: It has no bytes.
+        """
         size = source.seek(0, io.SEEK_END)
         source.seek(0)
         if not size:
             raise EmptyUploadError("the file is empty")
-        file_id = f"file-{owner_hash(owner)}{secrets.token_hex(12)}"
-        file = UploadedFile(file_id, owner, size, int(time.time()), name[:255] or "batch.jsonl")
+        # JSON keeps owner and key apart; 24 hexadecimal digits are 96 bits, as of random ids.
+        tail = hashlib.sha256(json.dumps([owner, key]).encode()).hexdigest()[:24] if key else secrets.token_hex(12)
+        file_id = f"file-{owner_hash(owner)}{tail}"
+        if key and (known := self._find(file_id)) is not None:
+            return known
+        digest = content_digest(source) if key else ""
+        file = UploadedFile(file_id, owner, size, int(time.time()), name[:255] or "batch.jsonl", digest=digest)
         # `fileno()` moves a SpooledTemporaryFile to disk. Mapped, up to 200 MB are stored without a copy in memory.
         with mmap(source.fileno(), 0, access=ACCESS_READ) as data, memoryview(data) as view:
             self.store.write_large(view, *FOLDER, file_id, CONTENT)
@@ -143,6 +156,14 @@ class UploadStore:
             if self.store.exists(*FOLDER, file_id, HEADER):
                 raise
             return None
+
+
+def content_digest(source: IO[bytes]) -> str:
+    """Return the SHA-256 of a file, and rewind it."""
+    source.seek(0)
+    digest = hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]
+    source.seek(0)
+    return digest
 
 
 def batch_id(file_id: str) -> str:

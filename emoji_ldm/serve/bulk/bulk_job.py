@@ -45,6 +45,8 @@ class BulkJob:
     errors: tuple[Mapping[str, Any], ...] = ()  # of a batch with invalid lines, which then has no lines
     folder: str = ""  # of its lines
     parts: tuple[tuple[int, int], ...] = field(default=())  # (lines, images) of each part
+    webhook: Mapping[str, str] | None = None  # {url, secret} that is told when the job has ended
+    priority: int = 0  # among the jobs of its owner
 
     @property
     def num_lines(self) -> int:

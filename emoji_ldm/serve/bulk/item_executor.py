@@ -21,6 +21,7 @@ import random
 import time
 from collections import defaultdict, deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.serve.backend import Backend, ImageTask, Overloaded, ReplicaLost, RequestLimits, TaskTimeout
@@ -39,32 +40,42 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # between tries; each pause is twice
 LONGEST_REASON = 500  # characters
 
 
+@dataclass(eq=False)
+class _Waiter:
+    """A job that waits for a slot."""
+
+    owner: str
+    priority: int
+    admitted: asyncio.Future[None]
+
+
 class AimdWindow:
     """A semaphore with an adaptive limit, which admits waiters in the order of their arrival.
 
     All jobs share the window of a model. Each job waits for one slot at a time, so that jobs take turns image by image.
+    Among the jobs of one owner, the one with the highest priority takes the turns of all; other owners do not notice.
     """
 
     def __init__(self, max_limit: int) -> None:
         """Start with `INITIAL_LIMIT` slots; the limit never exceeds `max_limit`."""
         self.max_limit, self.limit, self.in_flight = max_limit, float(min(INITIAL_LIMIT, max_limit)), 0
         self.num_overloads = self.num_successes = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: deque[_Waiter] = deque()
         self._decreased_at = 0.0
 
-    async def acquire(self) -> None:
-        """Wait for a slot and take it."""
+    async def acquire(self, owner: str = "", priority: int = 0) -> None:
+        """Wait for a slot and take it, for a job of this owner and priority."""
         # Even with a free slot, a newcomer queues behind those who wait, or they might starve.
         if self.in_flight < self.limit and not self._waiters:
             self.in_flight += 1
             return
-        waiter = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(owner, priority, asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
         try:
-            await waiter
+            await waiter.admitted
         except asyncio.CancelledError:
             # The slot may have been granted in the same iteration of the event loop in which the task was cancelled.
-            if waiter.done() and not waiter.cancelled():
+            if waiter.admitted.done() and not waiter.admitted.cancelled():
                 self.release()
             raise
 
@@ -90,11 +101,23 @@ class AimdWindow:
 
     def _admit(self) -> None:
         while self._waiters and self.in_flight < self.limit:
-            waiter = self._waiters.popleft()
+            waiter = self._next()
             # A waiter that was cancelled stays in the queue until its turn, and is skipped here.
-            if not waiter.cancelled():
+            if not waiter.admitted.cancelled():
                 self.in_flight += 1
-                waiter.set_result(None)
+                waiter.admitted.set_result(None)
+
+    def _next(self) -> _Waiter:
+        """Remove and return the waiter whose turn it is."""
+        first = self._waiters.popleft()
+        own = [each for each in self._waiters if each.owner == first.owner and not each.admitted.cancelled()]
+        best = max(own, key=lambda each: each.priority, default=first)
+        if first.admitted.cancelled() or best.priority <= first.priority:
+            return first
+        self._waiters.remove(best)
+        # Its turn is spent: in front of the queue it would bring its owner one turn after another.
+        self._waiters.append(first)
+        return best
 
 
 class ItemExecutor:

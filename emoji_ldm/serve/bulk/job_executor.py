@@ -71,7 +71,7 @@ class JobExecutor:
             rows = list[asyncio.Task[ItemRow]]()
             for item in shard.items:
                 window = self.executor.windows[item.line.model]
-                await window.acquire()
+                await window.acquire(self.job.owner, self.job.priority)
                 rows.append(self._start(self.executor.execute(self.job, item, models)))
                 # The slot is returned by a callback and not in `execute`, which does not run at all if it is
                 # cancelled before its first step.

@@ -4,6 +4,7 @@
     sets/<id>/<input>/00000.jsonl  lines, LINES_PER_PART each
     sets/<id>/tables/items/        Delta table of its images (item_schema)
     sets/open/<id>                 marker: exists from before the creation until nothing is left to generate
+    sets/hooks/<id>                marker of a job with a webhook, until it was told (webhooks)
     sets/deleted/<id>              tombstone of a deleted job with an idempotency key
 
 Object stores have no transactions and no directories to lock, so the order of writes carries the guarantees:
@@ -50,7 +51,9 @@ from emoji_ldm.store import Store
 LINES_PER_PART = 1024  # what a reader holds in memory at once
 READ_THREADS = 8
 HEADER = "job.json"
+HOOKS = ("sets", "hooks")
 PUBLISH_TRIES = 5
+MAX_PLACE = 1000  # open jobs whose markers are read to tell a job's place
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class JobStore:
         # The marker comes before the first line. A creation that dies later is thus found and cleared by a runner.
         staged = StagedJob(replace(job, folder=f"input-{secrets.token_hex(8)}"), self._mark_open(job.id))
         try:
+            # Before the job exists: it may have ended before anything is written after it.
+            self._mark_hook(job)
             parts = tuple(self._write_part(staged.job, number, part) for number, part in enumerate(_parts(lines)))
         except BaseException:
             self.discard(staged)
@@ -102,11 +107,13 @@ class JobStore:
         # A random id belongs to this creation alone, so the whole folder may go.
         if not staged.job.keyed:
             self.store.delete("sets", job_id)
+            self.store.remove(*HOOKS, job_id)
         if self.store.exists("sets", "open", job_id) and self.store.read("sets", "open", job_id) == staged.marker:
             self.close(job_id)  # a concurrent creation of this id writes the marker again when it publishes
 
     def create_failed(self, job: BulkJob, errors: Sequence[Mapping[str, Any]]) -> BulkJob:
         """Create a job that has errors instead of lines; as with `publish`, the first one of an id counts."""
+        self._mark_hook(job)
         return self._write_header(replace(job, errors=tuple(errors)))
 
     def resolve_key(self, kind: str, owner: str, key: str | None) -> tuple[str, BulkJob | None]:
@@ -152,6 +159,12 @@ class JobStore:
     def open_jobs(self) -> list[str]:
         """Return the ids of jobs that may have something left to generate."""
         return [name for name in self.store.list("sets", "open") if not name.startswith(".")]  # half-written files
+
+    def place(self, job: BulkJob) -> int:
+        """Return how many open jobs, of all owners, were created before this one, and one more for itself."""
+        ids = self.open_jobs()
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            return 1 + sum(at < job.created_at for at in pool.map(self.created_at, ids[:MAX_PLACE]) if at)
 
     def created_at(self, job_id: str) -> float:
         """Return the Unix time in a job's marker; 0 if the job is being deleted, infinity if it has no marker."""
@@ -210,6 +223,11 @@ class JobStore:
         marker = f"{time.time()} {secrets.token_hex(8)}".encode()
         self.store.write(marker, "sets", "open", job_id)
         return marker
+
+    def _mark_hook(self, job: BulkJob) -> None:
+        """Write the marker of a job's webhook, if it has one."""
+        if job.webhook:
+            self.store.write(json.dumps({"marked_at": time.time()}).encode(), *HOOKS, job.id)
 
     def _write_header(self, job: BulkJob) -> BulkJob:
         """Write the header if there is none, and return the job whose header there is now.

@@ -125,8 +125,8 @@ def runner_killed(load: Load) -> list[Figure]:
         status = _until_done(client, name)
         files = [file["name"] for file in client.parquet(name)]
         rows = [row for file in files for row in pq.read_table(io.BytesIO(client.download(name, file))).to_pylist()]
-    items = Counter((row["prompt"], row["seed"]) for row in rows)
-    expected = {(prompt, seed) for prompt in prompts for seed in range(1, 6)}
+    items = Counter((row["custom_id"], row["number"]) for row in rows)
+    expected = {(f"{index:05d}", number) for index in range(len(prompts)) for number in range(5)}
     return [
         Figure("T11 pictures missing", [len(expected - items.keys()) + len(items.keys() - expected)], "== 0"),
         Figure("T11 pictures doubled", [sum(items.values()) - len(items)], "== 0"),

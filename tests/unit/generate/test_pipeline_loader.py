@@ -139,6 +139,22 @@ def test_sampling_with_an_adapter_equals_a_diffusers_pipeline(model, folders, ti
 
 
 @pytest.mark.slow
+def test_adapters_add_up_with_their_weights_as_in_diffusers(model, folders, tiny_pipeline):
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None)
+    pipeline.load_lora_weights(folders / "unet", adapter_name="one")
+    pipeline.load_lora_weights(folders / "ours", adapter_name="two")
+    pipeline.set_adapters(["one", "two"], [0.5, -0.25])
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        REQUEST.prompt, negative_prompt=REQUEST.negative_prompt, num_inference_steps=4, guidance_scale=3.0,
+        generator=[torch.Generator().manual_seed(5)], output_type="latent",
+    ).images  # fmt: skip
+    mixed = with_lora(with_lora(model, folders / "unet", 0.5), folders / "ours", -0.25)
+    torch.testing.assert_close(OfflineSampler(mixed, 1).latents([REQUEST]), expected, rtol=0, atol=1e-4)
+    assert len({mixed.key, model.key, with_lora(model, folders / "unet").key}) == 3
+
+
+@pytest.mark.slow
 def test_the_base_model_keeps_its_bits_and_shares_its_unadapted_weights(tiny_pipeline, folders):
     model = load_model(tiny_pipeline, "cpu")
     before = OfflineSampler(model, 1)([REQUEST])[0]

@@ -42,6 +42,7 @@ def test_a_bulk_runner_whose_task_has_ended_is_not_healthy():
     async def check():
         sets = Sets.__new__(Sets)
         sets.run_task, sets.metrics_task = asyncio.create_task(fail()), asyncio.create_task(asyncio.sleep(60))
+        sets.webhook_task = sets.metrics_task
         sets.check_health()
         await asyncio.sleep(0)
         with pytest.raises(RuntimeError, match=r"the bulk runner has ended.*no store"):

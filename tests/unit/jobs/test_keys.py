@@ -37,7 +37,7 @@ def test_the_command_prints_a_key_once_and_stores_only_its_hash(path, capsys, tm
     [
         (["add", "alice"], "there is a key 'alice' already"),
         (["add", "a b"], "refused"),
-        (["add", "bob", "--scopes", "images,all"], "'all' is refused; choose of images, jobs, read"),
+        (["add", "bob", "--scopes", "images,all"], "'all' is refused; choose of images, jobs, read, models"),
         (["revoke", "alice", "--id", "00"], "no key of 'alice' has the id '00'"),
         (["add"], "takes one name"),
         (["add", "bob", "--expires", "soon"], "write 30d"),

@@ -38,6 +38,7 @@ def replica(error=None, loader=None):
     """A replica whose model was never loaded."""
     made = ModelReplica.__new__(ModelReplica)
     made.batcher, made.loader, made.served = RefusingBatcher(error), loader, SimpleNamespace(name="tiny")
+    made.own_adapters = ("",)
     return made
 
 
@@ -57,6 +58,27 @@ def test_a_task_of_a_newer_release_is_refused_only_if_it_needs_what_this_one_lac
     assert isinstance(answer, OtherRelease) and "priority" in str(answer)
     newer = {**TASK, "request": {**TASK["request"], "tiling": True}}
     assert isinstance(asyncio.run(replica(QueueFull(1.0)).generate(newer)), OtherRelease)
+
+
+def test_weights_that_have_to_be_loaded_first_are_waited_for_within_the_time_of_the_task():
+    made, asked = replica(QueueFull(1.0)), []
+
+    async def use(model, lora):
+        asked.append((model, lora))
+        await asyncio.sleep(0 if len(asked) == 1 else 60)
+        return "pixel+outline"
+
+    made.variants = SimpleNamespace(use=use)
+    submitted = []
+    made.batcher.submit = lambda request, **options: submitted.append(options) or asyncio.get_running_loop()
+    mix = to_message(ImageTask("tiny", GenerationRequest("a", lora="outline"), timeout_s=0.05, registered="pixel"))
+
+    async def both():
+        await made._submit(mix)
+        return await made.generate(mix)
+
+    assert isinstance(asyncio.run(both()), TaskTimeout)
+    assert asked == [("pixel", "outline")] * 2 and [options["variant"] for options in submitted] == ["pixel+outline"]
 
 
 def test_a_refused_stream_is_its_refusal_alone():

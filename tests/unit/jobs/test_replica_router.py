@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import BackPressureError
 
 from emoji_ldm.config import ServeConfig
-from emoji_ldm.errors import ConfigError
+from emoji_ldm.errors import ConfigError, StoreError
 from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.serve.backend import (
     ImageTask,
@@ -24,6 +24,7 @@ from emoji_ldm.serve.backend import (
     TaskTimeout,
     from_message,
 )
+from emoji_ldm.serve.model_catalog import RegisteredModel
 from ray_jobs.serving import replica_router
 from ray_jobs.serving.replica_router import ReplicaRouter
 
@@ -254,3 +255,23 @@ def test_in_a_burst_most_refusals_cost_no_remote_call():
         return len(replica.tasks)
 
     assert asyncio.run(burst()) < 40
+
+
+def test_a_registered_model_is_drawn_by_the_replicas_of_the_default_one():
+    entry = RegisteredModel("checkpoint", "uri", limits=asdict(replace(LIMITS, model="pixel")))
+    router, handle = router_of([b"png"], [b"png"])
+    router.catalog = SimpleNamespace(read=lambda: {"pixel": entry, "outline": RegisteredModel("adapter", "uri")})
+
+    async def draw():
+        models = await router.models()
+        assert [*models] == ["tiny", "pixel"] and models["tiny"].loras == models["pixel"].loras == ("outline",)
+        return await router.generate(replace(task(), model="pixel")), await router.generate(task())
+
+    assert asyncio.run(draw()) == (b"png", b"png")
+    assert [(sent.model, sent.registered) for sent in handle.tasks] == [("tiny", "pixel"), ("tiny", "")]
+
+
+def test_while_the_store_is_away_the_known_models_stay():
+    router, _ = router_of()
+    router.catalog = SimpleNamespace(read=lambda: (_ for _ in ()).throw(StoreError("away")))
+    assert [*asyncio.run(router.models())] == ["tiny"]

@@ -79,3 +79,15 @@ def test_edits_of_several_megabytes_are_accepted_and_longer_bodies_refused_at_on
         with connect(url) as large:
             large.sendall(head(10**9, "/v1/images/edits", "multipart/form-data; boundary=x"))
             assert large.recv(12) == b"HTTP/1.1 413"
+
+
+def test_variations_need_no_prompt():
+    backend = FakeBackend()
+    image = {"image": ("a.png", image_file())}
+    response = call(backend, "POST", "/v1/images/variations", files=image, data={"n": "2", "seed": "5"})
+    assert response.status_code == 200, response.text
+    drawn = [(each["prompt"], each["strength"], each["seed"]) for each in requests_in(response)]
+    assert drawn == [("", 0.6, 5), ("", 0.6, 6)]
+    steered = call(backend, "POST", "/v1/images/variations", files=image, data={"prompt": "a hat", "strength": "0.3"})
+    assert [(each["prompt"], each["strength"]) for each in requests_in(steered)] == [("a hat", 0.3)]
+    assert error_of(edit(backend, image), 400)["param"] == "prompt", "edits need one"

@@ -7,7 +7,7 @@ import pytest
 
 from emoji_ldm.errors import StoreError
 from emoji_ldm.serve import image_quota
-from emoji_ldm.serve.auth import Caller
+from emoji_ldm.serve.caller import Caller
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.image_quota import ImageQuota, QuotaStore
 

@@ -3,9 +3,12 @@
 import pytest
 
 from emoji_ldm.serve.errors import RequestError
-from emoji_ldm.serve.request_validation import parse_request
+from emoji_ldm.serve.image_requests import ImageRequest
+from emoji_ldm.serve.request_validation import parse_request, validate_request
 from tests.unit.serve.asgi_client import call, error_of, generate
-from tests.unit.serve.fake_backend import LIMITS, FakeBackend
+from tests.unit.serve.fake_backend import LIMITS, OTHER, FakeBackend
+
+MODELS = {limits.model: limits for limits in (LIMITS, OTHER)}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +41,7 @@ from tests.unit.serve.fake_backend import LIMITS, FakeBackend
         ({"prompt": "a", "size": "٦٤x٦٤"}, "size", "multiples"),
         ({"prompt": "a", "scheduler": "eulr"}, "scheduler", "did you mean 'euler'?"),
         ({"prompt": "a", "lora": "cats"}, "lora", "known are: blobs"),
-        ({"prompt": "a", "response_format": "url"}, "response_format", "only 'b64_json'"),
+        ({"prompt": "a", "response_format": "url"}, "response_format", "has no store"),
         ({"prompt": "a", "output_format": "gif"}, "output_format", "png"),
         ({"prompt": "a", "output_format": "jpeg", "background": "transparent"}, "background", "JPEG"),
         ({"prompt": "a", "output_compression": 50}, "output_compression", "PNG is lossless"),
@@ -67,3 +70,36 @@ def test_an_unknown_model_is_404():
 def test_steps_under_both_names_are_refused():
     with pytest.raises(RequestError, match="steps"):
         parse_request(b'{"prompt": "a", "steps": 3, "num_inference_steps": 3}', {"demo-1": LIMITS})
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "lora"),
+    [
+        ({"model": "demo-1+blobs:0.8"}, "demo-1", "blobs:0.8"),
+        ({"model": "+blobs"}, "demo-1", "blobs"),
+        ({"lora": "blobs:1.0"}, "demo-1", "blobs"),
+        ({"model": "demo-1"}, "demo-1", ""),
+    ],
+)
+def test_adapters_stand_in_the_model_or_beside_it(fields, model, lora):
+    parsed = validate_request(ImageRequest, {"prompt": "a", **fields}, MODELS)
+    assert (parsed.model, parsed.lora) == (model, lora)
+    assert parsed.full_model == (f"{model}+{lora}" if lora else model)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": "demo-1+nobody"}, "lora"),
+        ({"model": "demo-1+"}, "model"),
+        ({"model": "demo-1+blobs:0"}, "model"),
+        ({"model": "demo-1+blobs", "lora": "blobs"}, "lora"),
+        ({"lora": "blobs+blobs"}, "lora"),
+        ({"lora": "blobs:9"}, "lora"),
+        ({"model": "flow-1+blobs"}, "lora"),
+    ],
+)
+def test_adapters_that_are_none_are_refused(fields, param):
+    with pytest.raises(RequestError) as caught:
+        validate_request(ImageRequest, {"prompt": "a", **fields}, MODELS)
+    assert caught.value.param == param

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from emoji_ldm.generate.request import GenerationRequest
-from emoji_ldm.serve.auth import Caller, caller_of, owner_of
 from emoji_ldm.serve.backend import Backend
 from emoji_ldm.serve.bulk import batch_files
 from emoji_ldm.serve.bulk.api import job_requests
@@ -27,8 +26,10 @@ from emoji_ldm.serve.bulk.batch_files import UploadStore
 from emoji_ldm.serve.bulk.bulk_job import BulkJob, JobLine
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
+from emoji_ldm.serve.caller import Caller, caller_of, owner_of
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.image_requests import ImageRequest
+from emoji_ldm.serve.openapi_models import body_schema
 from emoji_ldm.serve.request_body import parse_json, read_body
 from emoji_ldm.serve.request_validation import validate_request
 
@@ -54,6 +55,10 @@ class BatchRequest(BaseModel):
     """Images that are not generated within this time are not generated at all."""
     metadata: job_requests.Metadata | None = None
     """Your own notes."""
+    webhook: job_requests.Webhook | None = None
+    """Told when the batch has ended (not part of OpenAI's API)."""
+    priority: Annotated[int, Field(ge=-10, le=10)] = 0
+    """Of your jobs, those with a higher one are drawn first (not part of OpenAI's API)."""
 
 
 class InvalidFile(Exception):
@@ -70,6 +75,7 @@ class BatchService:
 
     jobs: JobStore
     uploads: UploadStore
+    webhook_hosts: Collection[str] = ()
 
     def create(self, caller: Caller, request: BatchRequest, models: job_requests.Models, key: str | None) -> JsonObject:
         """Create a batch, or return the one that already has this idempotency key."""
@@ -77,9 +83,11 @@ class BatchService:
         # Asked before the file is read: a repeated request costs one lookup. Its digest is compared at the end.
         job_id, job = self.jobs.resolve_key(KIND, caller.name, key)
         if job is None:
+            webhook = request.webhook.checked(self.webhook_hosts) if request.webhook else None
             shown = {"input_file_id": request.input_file_id, "metadata": request.metadata}
             expires_at = now + job_requests.DAY_S
-            header = BulkJob(job_id, KIND, caller.name, now, expires_at, shown, digest, keyed=bool(key))
+            header = BulkJob(job_id, KIND, caller.name, now, expires_at, shown, digest, keyed=bool(key),
+                             webhook=webhook, priority=request.priority)  # fmt: skip
             job = self._create_job(header, models, caller)
         return batch_object(self.jobs, check_idempotency(job, digest))
 
@@ -101,10 +109,11 @@ class BatchService:
             return self.jobs.create_failed(header, invalid.errors)
 
 
-def batch_routes(jobs: JobStore, backend: Backend) -> APIRouter:
+def batch_routes(jobs: JobStore, backend: Backend, webhook_hosts: Collection[str] = ()) -> APIRouter:
     """Build the routes."""
-    router, batches = APIRouter(prefix="/v1/batches", tags=["batches"]), BatchService(jobs, UploadStore(jobs.store))
-    schema = {"content": {"application/json": {"schema": BatchRequest.model_json_schema()}}, "required": True}
+    router = APIRouter(prefix="/v1/batches", tags=["batches"])
+    batches = BatchService(jobs, UploadStore(jobs.store), webhook_hosts)
+    schema = {"content": {"application/json": {"schema": body_schema(BatchRequest)}}, "required": True}
 
     @router.post("", openapi_extra={"requestBody": schema})
     async def create(request: Request) -> JsonObject:

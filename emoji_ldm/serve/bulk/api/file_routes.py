@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.datastructures import UploadFile
 
-from emoji_ldm.serve.auth import owner_of
 from emoji_ldm.serve.bulk import batch_files
 from emoji_ldm.serve.bulk.api.jsonl_input import MAX_BYTES
 from emoji_ldm.serve.bulk.api.responses import DownloadResponse, JsonObject, paginate, range_response
 from emoji_ldm.serve.bulk.batch_files import UploadedFile, UploadStore
 from emoji_ldm.serve.bulk.bulk_job import BulkJob
 from emoji_ldm.serve.bulk.job_store import JobStore
+from emoji_ldm.serve.caller import owner_of
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.request_body import limit_body, refuse_fields
 
@@ -40,7 +40,8 @@ def file_routes(jobs: JobStore) -> APIRouter:
                 raise RequestError("the form field 'file' is missing", param="file", code="missing_required_parameter")
             if purpose != "batch":
                 raise RequestError(f"purpose={purpose!r} is refused: only 'batch'", param="purpose")
-            return file_object(await asyncio.to_thread(files.add, owner_of(request), file.filename or "", file.file))
+            key = request.headers.get("idempotency-key", "")
+            return file_object(await asyncio.to_thread(_add, files, owner_of(request), file, key))
 
     @router.get("")
     async def listing(
@@ -85,10 +86,18 @@ def file_routes(jobs: JobStore) -> APIRouter:
     return router
 
 
+def _add(files: UploadStore, owner: str, upload: UploadFile, key: str) -> UploadedFile:
+    added = files.add(owner, upload.filename or "", upload.file, key)
+    if key and added.digest != batch_files.content_digest(upload.file):
+        raise RequestError("this idempotency key was used for another file", status=409, param="idempotency_key",
+                           code="idempotency_key_reused")  # fmt: skip
+    return added
+
+
 def file_object(file: UploadedFile) -> JsonObject:
     """Return the file object of OpenAI's API."""
     # The owner is the name of a key, which is nobody else's business.
-    fields = {name: value for name, value in asdict(file).items() if name != "owner"}
+    fields = {name: value for name, value in asdict(file).items() if name not in ("owner", "digest")}
     return {**fields, "object": "file", "status": "processed"}
 
 

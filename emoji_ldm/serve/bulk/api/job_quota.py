@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from emoji_ldm.serve.auth import Caller
 from emoji_ldm.serve.bulk.bulk_job import BulkJob, JobLine
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
+from emoji_ldm.serve.caller import Caller
 from emoji_ldm.serve.errors import RequestError
 
 

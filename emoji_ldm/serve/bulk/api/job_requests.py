@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import IO, Annotated, Any
 
@@ -20,6 +20,7 @@ from emoji_ldm.generate.request import MAX_SEED
 from emoji_ldm.serve.backend import RequestLimits
 from emoji_ldm.serve.bulk.api.jsonl_input import MAX_LINES, error_at_line, read_jsonl
 from emoji_ldm.serve.bulk.bulk_job import IMAGES_PER_SHARD, JobLine
+from emoji_ldm.serve.bulk.webhooks import check_webhook
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.image_encoding import EncodingOptions
 from emoji_ldm.serve.image_requests import ImageRequest
@@ -45,6 +46,25 @@ def _style_template(text: str) -> str:
     return text
 
 
+class Webhook(BaseModel):
+    """Where to tell that a job has ended."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    url: Annotated[str, Field(max_length=2000)]
+    """An https URL; it gets `{"type": "emoji_set.completed", "data": {"id": ...}}`, or another end than `completed`."""
+    secret: Annotated[str, Field(max_length=200)]
+    """Signs the message as Standard Webhooks has it: `whsec_` and 24 to 64 bytes in base64, which you have chosen."""
+
+    def checked(self, hosts: Collection[str]) -> dict[str, str]:
+        """Return url and secret; raises RequestError if one of them is refused."""
+        try:
+            check_webhook(self.url, self.secret, hosts)
+        except ValueError as error:
+            raise RequestError(f"webhook.{error}", param="webhook") from None
+        return {"url": self.url, "secret": self.secret}
+
+
 class SetRequest(BaseModel):
     """The body of `POST /v1/emoji-sets`; any field of an image request may be added, and applies to all prompts."""
 
@@ -60,6 +80,10 @@ class SetRequest(BaseModel):
     """A name for your own use."""
     metadata: Metadata = {}
     """Your own notes, returned with the status."""
+    webhook: Webhook | None = None
+    """Told when the set has ended."""
+    priority: Annotated[int, Field(ge=-10, le=10)] = 0
+    """Of your jobs, those with a higher one are drawn first; other keys' jobs are not affected."""
     idempotency_key: Annotated[str, Field(max_length=255)] = ""
     """As the header `Idempotency-Key`: a second request with the same key returns the first one's job."""
     expires_after_s: Annotated[int, Field(ge=1, le=90 * DAY_S)] = 7 * DAY_S
@@ -157,6 +181,9 @@ def refuse_streaming(values: Mapping[str, Any]) -> None:
             raise RequestError(
                 f"{field} is refused: images of a bulk job are fetched once they are finished", param=field
             )
+    if values.get("response_format") == "url":
+        raise RequestError("response_format='url' is refused: images of a bulk job are fetched from the job",
+                           param="response_format")  # fmt: skip
 
 
 def limit_job_size(lines: Iterable[JobLine]) -> Iterator[JobLine]:

@@ -18,7 +18,7 @@ from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from emoji_ldm.serve.auth import owner_of
+from emoji_ldm.serve.caller import owner_of
 from emoji_ldm.serve.errors import RequestError
 
 PAGE_THREADS = 8

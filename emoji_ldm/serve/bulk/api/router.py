@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fastapi import APIRouter
 
 from emoji_ldm.serve.backend import Backend
@@ -14,11 +16,11 @@ from emoji_ldm.serve.bulk.job_store import JobStore
 from emoji_ldm.store import Store
 
 
-def bulk_routes(store: Store, backend: Backend) -> APIRouter:
+def bulk_routes(store: Store, backend: Backend, webhook_hosts: Collection[str] = ()) -> APIRouter:
     """Build the routes. They only create, read and end jobs; a `JobRunner` over the same store executes them."""
     router, jobs = APIRouter(), JobStore(store)
     # The order is that of the documentation page.
-    for routes in (set_routes(jobs, backend), set_result_routes(jobs), set_pack_routes(jobs), file_routes(jobs),
-                   batch_routes(jobs, backend)):  # fmt: skip
+    for routes in (set_routes(jobs, backend, webhook_hosts), set_result_routes(jobs), set_pack_routes(jobs),
+                   file_routes(jobs), batch_routes(jobs, backend, webhook_hosts)):  # fmt: skip
         router.include_router(routes)
     return router

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from emoji_ldm.packs.pack_builder import PackOptions
-from emoji_ldm.serve.auth import caller_of, owner_of
 from emoji_ldm.serve.bulk import job_archive
 from emoji_ldm.serve.bulk.item_schema import ITEMS
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
+from emoji_ldm.serve.caller import caller_of, owner_of
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.pack_processes import MAX_IMAGES, PackProcesses, PackUpload
 from emoji_ldm.serve.pack_sandbox import UPLOADS_FOLDER

@@ -13,7 +13,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from emoji_ldm.serve.auth import owner_of
 from emoji_ldm.serve.bulk import job_archive
 from emoji_ldm.serve.bulk.api.responses import (
     PART_BYTES,
@@ -27,6 +26,7 @@ from emoji_ldm.serve.bulk.batch_files import range_reader
 from emoji_ldm.serve.bulk.item_schema import ITEMS
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
+from emoji_ldm.serve.caller import owner_of
 from emoji_ldm.serve.errors import RequestError
 
 # ASCII digits only; int() would accept those of other scripts as well.

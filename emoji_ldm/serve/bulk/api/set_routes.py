@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
 from fastapi import APIRouter, Request
 from starlette.datastructures import UploadFile
 
-from emoji_ldm.serve.auth import Caller, caller_of, owner_of
 from emoji_ldm.serve.backend import Backend
 from emoji_ldm.serve.bulk.api import job_requests
 from emoji_ldm.serve.bulk.api.job_quota import cancel_job, check_idempotency, create_charged
@@ -24,7 +22,10 @@ from emoji_ldm.serve.bulk.batch_files import CHUNK_BYTES
 from emoji_ldm.serve.bulk.bulk_job import BulkJob, JobLine
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
+from emoji_ldm.serve.bulk.webhooks import webhook_status
+from emoji_ldm.serve.caller import Caller, caller_of, owner_of
 from emoji_ldm.serve.errors import RequestError
+from emoji_ldm.serve.openapi_models import body_schema
 from emoji_ldm.serve.request_body import limit_body, parse_json, read_body, refuse_fields
 
 KIND = "emoji_set"
@@ -43,9 +44,10 @@ class Creation:
     request: job_requests.SetRequest
     upload: IO[bytes] | None  # JSONL
     key: str | None  # idempotency key
+    webhook: Mapping[str, str] | None = None
 
 
-def set_routes(jobs: JobStore, backend: Backend) -> APIRouter:
+def set_routes(jobs: JobStore, backend: Backend, webhook_hosts: Collection[str] = ()) -> APIRouter:
     """Build the routes."""
     router = APIRouter(prefix="/v1/emoji-sets", tags=["emoji sets"])
 
@@ -56,7 +58,8 @@ def set_routes(jobs: JobStore, backend: Backend) -> APIRouter:
         async with _request_body(request) as (parsed, upload):
             key = request.headers.get("idempotency-key") or parsed.idempotency_key or None
             creation = Creation(parsed, upload, key)
-            return await asyncio.to_thread(_create, jobs, caller_of(request), creation, models)
+            header = parsed.webhook.checked(webhook_hosts) if parsed.webhook else None
+            return await asyncio.to_thread(_create, jobs, caller_of(request), replace(creation, webhook=header), models)
 
     @router.get("")
     async def listing(request: Request, limit: PageLimit = 20, after: str = "") -> JsonObject:
@@ -102,6 +105,9 @@ def set_status(jobs: JobStore, job: BulkJob) -> JsonObject:
         "images_per_s": progress.images_per_s and round(progress.images_per_s, 3),
         "eta_s": None if progress.eta_s is None else round(progress.eta_s, 1),
         "errors": list(totals.errors),
+        "priority": job.priority,
+        "place": jobs.place(job) if progress.status == "queued" else None,
+        "webhook": webhook_status(jobs, job),
         # Routes only: where the store is, and what it is called there, is nobody's business.
         "results": {name: f"/v1/emoji-sets/{job.id}/{name}" for name in ("items", "parquet", "sheet", "zip")},
     }  # fmt: skip
@@ -126,7 +132,8 @@ def _create(jobs: JobStore, caller: Caller, creation: Creation, models: job_requ
             return job_requests.lines_of_prompts(request, models, seed)
 
         expires_at = now + request.expires_after_s
-        header = BulkJob(job_id, KIND, caller.name, now, expires_at, shown, digest, keyed=bool(creation.key))
+        header = BulkJob(job_id, KIND, caller.name, now, expires_at, shown, digest, keyed=bool(creation.key),
+                         webhook=creation.webhook, priority=request.priority)  # fmt: skip
         job = create_charged(jobs, header, lines, caller)
     return set_status(jobs, check_idempotency(job, digest))
 
@@ -167,6 +174,6 @@ def _parse_json_body(body: bytes) -> job_requests.SetRequest:
 
 def _body_schema() -> JsonObject:
     """Return the OpenAPI description of the body."""
-    schema = json.loads(json.dumps(job_requests.SetRequest.model_json_schema()))
+    schema = body_schema(job_requests.SetRequest)
     text = {"schema": {"type": "string", "description": 'Lines such as {"custom_id": "a1", "prompt": "a cat", "n": 2}'}}
     return {"required": True, "content": {"application/json": {"schema": schema}, "application/jsonl": text}}

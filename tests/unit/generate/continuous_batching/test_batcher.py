@@ -169,3 +169,21 @@ def test_the_limits_say_what_is_accepted(shared_batcher, small_model):
     limits = shared_batcher.limits()
     assert (limits.model_key, limits.width_px, limits.side_step_px, limits.max_side_px) == (small_model.key, 16, 4, 32)
     assert limits.schedulers[0] == "ddim" and limits.loras == ()
+
+
+def test_variants_share_the_batcher_and_leave_its_own_pixels_alone(make_batcher, small_model):
+    batcher, other = make_batcher(), replace(small_model, key="other")
+    request = mixed_requests()[0]
+    alone = batcher.submit(request).future.result(WAIT_S)
+    assert not batcher.has_variant("pixel") and batcher.add_variant("pixel", other, base=small_model)
+    pending = [batcher.submit(request, variant=name) for name in (None, "pixel", "", "pixel")]
+    assert {image.future.result(WAIT_S) for image in pending} == {alone}
+    assert len({image.bucket.model for image in pending}) == 2
+    assert batcher.limits().loras == (), "requests cannot name variants as adapters"
+    batcher.remove_variant("pixel")
+    with pytest.raises(ConfigError):
+        batcher.submit(request, variant="pixel")
+    assert not batcher.add_variant("pixel", other, base=other), "made of another model than the one in use"
+    batcher.add_variant("pixel", other)
+    batcher.swap_model(small_model)
+    assert not batcher.has_variant("pixel"), "it may have been a mix with the old weights"

@@ -147,3 +147,26 @@ def test_overloaded_replicas_get_fewer_images_and_none_is_lost(store):
     [runner] = run_jobs(store, backend)
     assert progress_of(store, job).totals.ok == 200 and len(backend.tasks) == 200
     assert runner.stats().refusals and runner.stats().window < 32
+
+
+def test_of_an_owners_jobs_the_one_with_the_highest_priority_goes_first_and_others_do_not_notice():
+    async def work():
+        window, order = AimdWindow(1), list[str]()
+        loop = asyncio.get_running_loop()
+
+        async def job(name, owner, priority):
+            for _ in range(4):
+                await window.acquire(owner, priority)
+                order.append(name)
+                # As a dispatcher: it waits for its next slot while the image of this one is drawn.
+                loop.call_later(0.01, window.release)
+
+        await window.acquire()
+        tasks = [asyncio.create_task(job(*each)) for each in (("low", "ann", 0), ("bob", "bob", 0), ("high", "ann", 5))]
+        await asyncio.sleep(0)
+        window.release()
+        await asyncio.gather(*tasks)
+        assert [name for name in order if name != "bob"] == ["high"] * 4 + ["low"] * 4
+        assert 3 <= order[:8].count("bob") <= 5, order
+
+    asyncio.run(work())

@@ -113,3 +113,15 @@ def test_a_batch_beyond_the_quota_is_refused_and_not_created_as_failed(service, 
     statuses = [service.call("POST", "/v1/batches", "bob", json=body).status_code for _ in range(7)]
     assert statuses == [200] * 6 + [429]
     assert len(service.call("GET", "/v1/batches", "bob").json()["data"]) == 6
+
+
+def test_a_batch_that_fails_its_validation_is_told_to_its_webhook_too(service):
+    from emoji_ldm.serve.bulk.job_store import HOOKS
+
+    file = {"file": ("x.jsonl", "{}")}
+    file_id = service.call("POST", "/v1/files", files=file, data={"purpose": "batch"}).json()["id"]
+    webhook = {"url": "https://example.org", "secret": "whsec_" + "QUJD" * 8}
+    body = {"input_file_id": file_id, "endpoint": "/v1/images/generations", "completion_window": "24h"}
+    batch = service.call("POST", "/v1/batches", json={**body, "webhook": webhook}).json()
+    assert batch["status"] == "failed" and service.store.list(*HOOKS) == [batch["id"]]
+    assert "whsec_" not in service.call("GET", f"/v1/batches/{batch['id']}").text

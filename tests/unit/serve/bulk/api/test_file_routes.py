@@ -40,3 +40,14 @@ def test_files_and_their_batches_are_listed_read_back_and_deleted(client):
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(file.id)
     assert ended(client, batches[0]).status == "completed", "a batch does not need its file any more"
+
+
+def test_a_repeated_upload_under_one_idempotency_key_is_one_file(service):
+    def upload(content, owner="ann"):
+        return service.call("POST", "/v1/files", owner, files={"file": ("x.jsonl", content)},
+                            data={"purpose": "batch"}, headers={"idempotency-key": "k"})  # fmt: skip
+
+    first, again, other, bobs = upload("{}"), upload("{}"), upload("[]"), upload("[]", "bob")
+    assert first.json() == again.json() and "digest" not in first.json()
+    assert other.status_code == 409 and other.json()["error"]["code"] == "idempotency_key_reused"
+    assert bobs.status_code == 200 and len(service.call("GET", "/v1/files").json()["data"]) == 1

@@ -9,9 +9,9 @@ import pytest
 
 from emoji_ldm.errors import StoreError
 from emoji_ldm.serve import image_quota
-from emoji_ldm.serve.auth import Caller
 from emoji_ldm.serve.bulk.api.job_quota import cancel_job, check_idempotency, create_charged
 from emoji_ldm.serve.bulk.job_store import JobStore
+from emoji_ldm.serve.caller import Caller
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.image_quota import ImageQuota
 from emoji_ldm.store import Store

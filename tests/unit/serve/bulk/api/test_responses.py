@@ -2,8 +2,8 @@
 
 import asyncio
 
-from emoji_ldm.serve.auth import Caller
 from emoji_ldm.serve.bulk.api import responses
+from emoji_ldm.serve.caller import Caller
 
 URL = "/v1/images/generations"
 

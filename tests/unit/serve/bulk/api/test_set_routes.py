@@ -61,3 +61,30 @@ def test_the_status_of_a_set_shows_routes_and_no_path_of_the_store(service):
     assert all(path.startswith(f"/v1/emoji-sets/{job_id}/") for path in status.json()["results"].values())
     for shown in (status.text, service.call("GET", "/v1/emoji-sets").text):
         assert service.store.uri not in shown and "file:" not in shown
+
+
+def test_a_webhook_and_a_priority_are_kept_and_the_secret_is_shown_to_nobody(service):
+    secret = "whsec_" + "QUJD" * 8
+    job_id = service.create(prompts=["a"], webhook={"url": "https://example.org/x", "secret": secret}, priority=3)
+    shown = service.call("GET", f"/v1/emoji-sets/{job_id}")
+    assert secret not in shown.text and secret not in service.call("GET", "/v1/emoji-sets").text
+    status = shown.json()
+    assert status["webhook"] == {"url": "https://example.org/x", "status": "pending", "tries": 0, "error": None}
+    assert status["priority"] == 3
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"webhook": {"url": "http://example.org", "secret": "whsec_" + "QUJD" * 8}}, {"webhook": "x"}, {"priority": 11},
+     {"webhook": {"url": "https://example.org", "secret": "s"}}, {"webhook": {"url": "https://example.org"}}],
+)  # fmt: skip
+def test_webhooks_and_priorities_that_cannot_be_kept_are_refused(service, more):
+    response = service.call("POST", "/v1/emoji-sets", json={"prompts": ["a"], **more})
+    assert response.status_code == 400 and response.json()["error"]["param"].startswith(next(iter(more)))
+
+
+def test_a_set_that_waits_says_its_place(service):
+    first, second = (service.create(prompts=["a"]) for _ in range(2))
+    assert [service.status(job_id)["place"] for job_id in (first, second)] == [1, 2]
+    service.run_jobs()
+    assert service.status(second)["place"] is None

@@ -1,0 +1,1 @@
+"""What the HTTP layer keeps in the store beside jobs: linked images, repeated requests, what keys have used."""

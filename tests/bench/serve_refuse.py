@@ -1,0 +1,127 @@
+"""What a refusal costs its client: the deployed service over HTTP at four times its capacity, every request timed.
+
+Requests arrive as a Poisson process (an open loop: clients do not wait for each other), with mixed steps and sizes, and
+every tenth client leaves early. The capacity is measured first, by a closed loop that never lets the queues run empty.
+The time of a refusal counts from the moment at which the request should have been sent.
+
+The service, its proxy, its replica and these clients share the cores of this machine, so that the load is real for all
+of them; `goodput` is what was drawn, in denoising steps, relative to the capacity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from tests.bench.serving.fault_recovery import Body, Service, running
+from tests.bench.serving.traffic import GUIDANCE, PROMPTS, percentile
+
+LOADS = (0.6, 0.9, 1.2, 4.0)  # times the capacity
+REFUSAL_LOAD = 4.0
+STEPS = (5, 10, 20)
+LEAVING = 0.1  # share of the clients that leave after a moment
+LEAVES_AFTER_S = 1.0
+TIMEOUT_S = 10.0  # of a request in the service: what cannot be ready by then is refused
+CLIENTS = 24  # of the closed loop
+P95_LIMIT_S = 0.05
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one request ended."""
+
+    status: int  # of HTTP; 0 if the client left or the connection failed
+    seconds: float
+    steps: int
+
+
+def run(*, quick: bool) -> dict[str, Any]:
+    """Refusals and goodput at several loads."""
+    figures: dict[str, Any] = {"cores": len(os.sched_getaffinity(0))}
+    seconds = 15.0 if quick else 600.0
+    with running() as service:
+        service.deploy(max_queued=60, timeout_s=TIMEOUT_S, min_replicas=1, max_replicas=1)
+        capacity = asyncio.run(_capacity(service, 12.0 if quick else 60.0))
+        figures["capacity, steps/s"] = round(capacity, 1)
+        for load in LOADS[-2:] if quick else LOADS:
+            outcomes = asyncio.run(_open_loop(service, load * capacity, seconds))
+            figures |= {f"{load:g} C: {name}": value for name, value in _figures(outcomes, capacity, seconds).items()}
+    name = f"{REFUSAL_LOAD:g} C: p95 of a refusal, ms"
+    return {"figures": figures, "floor": {name: f"< {1000 * P95_LIMIT_S:.0f}"}, "target": {},
+            "holds": figures[name] < 1000 * P95_LIMIT_S}  # fmt: skip
+
+
+def _figures(outcomes: Sequence[Outcome], capacity: float, seconds: float) -> dict[str, Any]:
+    refusals = [1000 * each.seconds for each in outcomes if each.status == 503]
+    drawn = [each for each in outcomes if each.status == 200]
+    statuses = Counter(each.status for each in outcomes)
+    return {
+        "goodput / C": round(sum(each.steps for each in drawn) / seconds / capacity, 3),
+        "p95 of a refusal, ms": round(percentile(refusals, 0.95), 1) if refusals else 0.0,
+        "p50 of a refusal, ms": round(percentile(refusals, 0.5), 1) if refusals else 0.0,
+        "slowest refusal, ms": round(max(refusals, default=0.0), 1),
+        "p95 of an image, s": round(percentile([each.seconds for each in drawn], 0.95), 2) if drawn else 0.0,
+        "answers by status": ", ".join(f"{status or 'left'}: {count}" for status, count in sorted(statuses.items())),
+    }
+
+
+async def _capacity(service: Service, seconds: float) -> float:
+    """Denoising steps per second while the queues never run empty."""
+    done, rng = list[tuple[float, int]](), random.Random(1)
+    ends_at = time.perf_counter() + seconds
+
+    async def client_loop(client: httpx.AsyncClient) -> None:
+        while time.perf_counter() < ends_at:
+            body = _body(rng)
+            response = await client.post(f"{service.url}/v1/images/generations", json=body)
+            if response.status_code == 200:
+                done.append((time.perf_counter(), body["num_inference_steps"]))
+            else:
+                await asyncio.sleep(0.2)
+
+    async with _client() as client:
+        await asyncio.gather(*(client_loop(client) for _ in range(CLIENTS)))
+    # Without the first quarter, in which the batches fill up.
+    counted = [steps for at, steps in done if ends_at - 0.75 * seconds < at <= ends_at]
+    return sum(counted) / (0.75 * seconds)
+
+
+async def _open_loop(service: Service, steps_per_s: float, seconds: float) -> list[Outcome]:
+    """How requests ended that arrived at random moments."""
+    rng, tasks, started = random.Random(2), list[asyncio.Task[Outcome]](), time.perf_counter()
+    per_s, at_s = steps_per_s / (sum(STEPS) / len(STEPS)), 0.0
+    async with _client() as client:
+        while at_s < seconds:
+            await asyncio.sleep(max(0.0, started + at_s - time.perf_counter()))
+            leaves = rng.random() < LEAVING
+            tasks.append(asyncio.create_task(_ask(client, service.url, _body(rng), started + at_s, leaves=leaves)))
+            at_s += rng.expovariate(per_s)
+        return await asyncio.gather(*tasks)
+
+
+async def _ask(client: httpx.AsyncClient, url: str, body: Body, sent_at: float, *, leaves: bool) -> Outcome:
+    status = 0
+    try:
+        async with asyncio.timeout(LEAVES_AFTER_S if leaves else None):
+            status = (await client.post(f"{url}/v1/images/generations", json=body)).status_code
+    except (httpx.HTTPError, TimeoutError):
+        pass
+    return Outcome(status, time.perf_counter() - sent_at, body["num_inference_steps"])
+
+
+def _client() -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
+    return httpx.AsyncClient(timeout=120, limits=limits, trust_env=False)
+
+
+def _body(rng: random.Random) -> Body:
+    return {"prompt": rng.choice(PROMPTS), "seed": rng.randrange(2**31), "num_inference_steps": rng.choice(STEPS),
+            "guidance_scale": rng.choice(GUIDANCE), "size": rng.choice(("32x32", "32x32", "64x64"))}  # fmt: skip
