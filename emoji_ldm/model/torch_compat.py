@@ -1,4 +1,4 @@
-"""Private parts of torch: the multi-tensor (`_foreach_*`) operations and the step guard of its fused AdamW.
+"""Private parts of torch: multi-tensor (`_foreach_*`) operations, the step guard of its fused AdamW, raw profiles.
 
 A `_foreach_*` operation treats a list of tensors in a few kernel launches, where a loop launches one kernel per
 tensor. Torch's own optimisers are built on them, but they have no public names.
@@ -44,6 +44,15 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     # The norm of the norms is the norm of all elements; accumulating in fp32 keeps bf16 gradients from losing digits.
     whole: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors), 2, torch.float32)))
     return whole
+
+
+def profiled_intervals(profiled: Any) -> list[tuple[str, float, float]]:
+    """`(name, first, last)` of all events of a finished `torch.profiler.profile`, in microseconds.
+
+    `profile.events()` is the public counterpart, and takes seconds to build its tree of a single step.
+    """
+    events = profiled.profiler.kineto_results.events()
+    return [(event.name(), event.start_ns() / 1e3, event.end_ns() / 1e3) for event in events]
 
 
 def set_step_guard(optimizer: torch.optim.Optimizer, grad_scale: Tensor, skip: Tensor) -> None:

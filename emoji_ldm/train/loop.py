@@ -25,6 +25,7 @@ from emoji_ldm.model.torch_compat import copy_tensors
 from emoji_ldm.train import resume
 from emoji_ldm.train.async_checkpoint import AsyncCheckpointer
 from emoji_ldm.train.engines.distributed import DistributedContext, configure_torch, current_context
+from emoji_ldm.train.engines.file_backed import move_state_to_files
 from emoji_ldm.train.engines.optimizer import lr_at
 from emoji_ldm.train.engines.training_engine import TrainingEngine, build_engine
 from emoji_ldm.train.metrics.metrics_recorder import MetricsRecorder
@@ -63,6 +64,7 @@ def fit(task: TrainingTask, args: TrainingArgs, context: RunContext, device: tor
         pending: Future[list[Any]] | None = None
         for step in range(training.first_step, args.steps):
             training.profiler.begin_step(step)
+            training.metrics.communication.begin_step(busy=training.profiler.is_active)
             began = time.monotonic()
             # The time spent here is the share of the step for which the device may have had nothing to do.
             batch = (pending or executor.submit(training.prepare_batches, step)).result()
@@ -70,6 +72,7 @@ def fit(task: TrainingTask, args: TrainingArgs, context: RunContext, device: tor
             # The next batch is prepared while the device works on this one.
             pending = executor.submit(training.prepare_batches, step + 1)
             training.step(step, batch, waited_s)
+            training.metrics.communication.end_step()
             training.note(training.profiler.end_step(step + 1, waited_s))
             training.run_due_actions(step + 1)
         return training.finish()
@@ -99,6 +102,8 @@ class TrainLoop:
         # Averages and optimiser start from the initial weights; `resume_training` overwrites all of them if there is a
         # checkpoint.
         self.averages = WeightAverages(self.engine.master_shards(), args.ema_decay, args.ema_widths)
+        if args.offload_folder:
+            move_state_to_files(self.engine, self.averages, args.offload_folder)
         # The check precedes the resume, so that a full disk is reported before minutes are spent on reading.
         check_disk_space(context, args, ranks, task.manifest_facts)
         state = resume.resume_training(self.engine, self.averages, context, args, ranks, task.manifest_facts)

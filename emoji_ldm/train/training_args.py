@@ -47,6 +47,9 @@ class TrainingArgs:
     ema_decay: float
     ema_widths: tuple[float, ...]
     zero_stage: int
+    sharding: str
+    offload: str | None
+    offload_folder: str | None
     precision: str
     channels_last: bool
     compile: bool

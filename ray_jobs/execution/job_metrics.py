@@ -22,6 +22,7 @@ LOG_GAUGES = {
     "images_per_s": ("images_per_second", "images per second"),
     "step_s": ("step_seconds", "seconds per step"),
     "data_wait": ("data_wait_ratio", "share of a step spent waiting for data"),
+    "communication": ("communication_ratio", "share of a step in which workers exchange data"),
     "skipped": ("skipped_steps", "steps skipped because of unusable gradients"),
 }  # {key in a line of the log: (Prometheus name, help)}
 RUN_GAUGES = {

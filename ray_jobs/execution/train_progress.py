@@ -117,6 +117,7 @@ def progress_note(lines: Sequence[MetricsLine]) -> str:
     words += [f"{last['images_per_s']:,.1f} images/s", f"{1000 * last['step_s']:,.0f} ms/step"]
     words += [f"MFU {100 * last['mfu']:.0f} %"] if "mfu" in last else []
     words += [f"data wait {100 * last['data_wait']:.1f} %"]
+    words += [f"communication {100 * last['communication']:.0f} %"] if "communication" in last else []
     # A share that rounds to nothing is no news.
     return ", ".join([*words, *([f"saving {100 * last['saving']:.1f} %"] if last.get("saving", 0) >= 0.001 else [])])
 

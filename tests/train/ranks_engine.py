@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from emoji_ldm.train.engines.training_engine import TrainingEngine, build_engine
 from emoji_ldm.train.optimizers.optimizer_state import OptimizerState
 from emoji_ldm.train.training_args import TrainingArgs, build_training_args
 
+Options = Mapping[str, Any]
+NO_OPTIONS: Options = MappingProxyType({})
 BATCH = 12  # samples per step; 1, 2, 3 and 4 ranks divide it
 
 
@@ -125,21 +129,21 @@ def pieces_against_deepspeed(stage: int) -> tuple[bool, bool]:
 
 
 def same_training(
-    stage: int, parts: int, compiled: bool = False, optimizer: str = "adamw"
+    stage: int, parts: int, compiled: bool = False, optimizer: str = "adamw", options: Options = NO_OPTIONS
 ) -> tuple[list[float], dict[str, Tensor]]:
     """Gradient norms and whole weights after some steps."""
     here = world()
     engine = built(
         here, stage, micro_batch_size=BATCH // here.world_size // parts, grad_clip=0.5, compile=compiled,
-        optimizer=optimizer,
+        optimizer=optimizer, **options,
     )  # fmt: skip
     return train(engine, here, parts=parts), whole(engine, engine.master_shards(), here)
 
 
-def guarded(stage: int, precision: str) -> dict[str, Any]:
+def guarded(stage: int, precision: str, options: Options = NO_OPTIONS) -> dict[str, Any]:
     """What a step with a NaN on the last rank only, and one above the limit, leave behind."""
     here, module = world(), network()
-    engine = built(here, stage, module, precision=precision)
+    engine = built(here, stage, module, precision=precision, **options)
     train(engine, here, steps=2)
     before = snapshot(engine, here)
     part = samples(2).chunk(here.world_size)[here.rank]
@@ -176,10 +180,10 @@ def questions(stage: int, precision: str) -> int:
     return asked.count
 
 
-def averaged(stage: int, widths: tuple[float, ...]) -> list[float]:
+def averaged(stage: int, widths: tuple[float, ...], options: Options = NO_OPTIONS) -> list[float]:
     """Largest distance of each average to its formula over the whole weights of all steps."""
     here = world()
-    engine = built(here, stage)
+    engine = built(here, stage, **options)
     averages = WeightAverages(engine.master_shards(), 0.5, widths)
     expected = [whole(engine, engine.master_shards(), here) for _ in averages.decays]
     for step in range(1, 6):
@@ -216,9 +220,58 @@ def partly_frozen(stage: int, precision: str) -> tuple[bool, bool, set[str]]:
     return kept, moved, frozen & whole(engine, engine.master_shards(), here).keys()
 
 
-def masters(stage: int) -> bool:
+def masters(stage: int, options: Options = NO_OPTIONS) -> bool:
     """Whether a bf16 engine starts from the module's fp32 weights, bit by bit."""
     here, module = world(), network()
     before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-    engine = built(here, stage, module, precision="bf16")
+    engine = built(here, stage, module, precision="bf16", **options)
     return equal(before, whole(engine, engine.master_shards(), here))
+
+
+def working_weights_follow(stage: int, options: Options) -> bool:
+    """Whether the network computes with what was written into the shards, also after a pass without a backward one."""
+    here, module, plain = world(), network(), network()
+    engine = built(here, stage, module, **options)
+    with torch.no_grad():
+        engine.forward(samples(0))
+        for shard in engine.master_shards():
+            shard.mul_(2)
+        engine.sync_working_weights()
+        plain.load_state_dict(whole(engine, engine.master_shards(), here))
+        return torch.equal(engine.forward(samples(0)), plain(samples(0)))
+
+
+def frozen_kept(stage: int, precision: str, options: Options) -> tuple[bool, bool, bool]:
+    """Whether frozen weights kept their bits and have no shards, and the others moved; checkpointed."""
+    from torch.utils.checkpoint import checkpoint
+
+    here, module = world(), network()
+    for layer in (module[0], module[1]):
+        layer.requires_grad_(False)
+    block = nn.Sequential(nn.Conv2d(3, 3, 1), module)
+    block.forward = lambda x: checkpoint(module, block[0](x), use_reentrant=False)  # type: ignore[method-assign]
+    before = {name: parameter.detach().clone() for name, parameter in block.named_parameters()}
+    engine = built(here, stage, block, precision=precision, **options)
+    train(engine, here)
+    now = {name: parameter.full_tensor() for name, parameter in block.named_parameters()}
+    trained = whole(engine, engine.master_shards(), here).keys()
+    kept = all(torch.equal(now[name], before[name]) for name in now.keys() - trained)
+    return kept, all(not torch.equal(now[name], before[name]) for name in trained), len(trained) == len(now) - 4
+
+
+def fsdp_pieces(stage: int) -> bool:
+    """Whether assembled shares equal what FSDP2 itself gathers, after some steps."""
+    here, module = world(), network()
+    engine = built(here, stage, module, sharding="fsdp2")
+    train(engine, here)
+    theirs = {name: parameter.full_tensor() for name, parameter in module.named_parameters()}
+    return equal(whole(engine, engine.master_shards(), here), theirs)
+
+
+def memory_kept(stage: int) -> tuple[int, int]:
+    """Elements of weights that this rank holds between steps, and of the whole network."""
+    here, module = world(), network()
+    engine = built(here, stage, module, sharding="fsdp2")
+    train(engine, here)
+    own = sum(parameter.to_local().numel() for parameter in module.parameters())
+    return own, sum(parameter.numel() for parameter in module.parameters())

@@ -25,7 +25,7 @@ class DistributedFields(Section):
     min_workers: Positive | None = None
     """Fewest workers to train with when nodes are short; each number up to num_workers divides the batch; null: all."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    """GPUs per worker."""
+    """GPUs per worker: 1, 0 for CPUs, or a part of one for a single worker."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a failed worker group is restarted from the last checkpoint."""
     # Preemptions are counted apart from failures: on spot nodes they are normal and say nothing about the training.
@@ -38,6 +38,22 @@ class DistributedFields(Section):
     """How many of the newest checkpoints are kept."""
     resume: str | None = None
     """Checkpoint (URI or path in the store) to resume from, step included, if the run has none of its own."""
+
+    @model_validator(mode="after")
+    def _refuse_shared_gpus(self) -> Self:
+        """Refuse GPUs that a worker would not use, and workers that NCCL cannot tell apart."""
+        name = getattr(self, "section", "train")
+        if self.gpus_per_worker > 1:
+            raise ConfigError(
+                f"{name}.gpus_per_worker={self.gpus_per_worker:g}: a worker uses one GPU; set {name}.gpus_per_worker=1 "
+                f"and {name}.num_workers to the number of GPUs"
+            )
+        if 0 < self.gpus_per_worker < 1 and self.num_workers > 1:
+            raise ConfigError(
+                f"{name}.gpus_per_worker={self.gpus_per_worker:g} puts workers on one GPU, which NCCL refuses; set "
+                f"{name}.gpus_per_worker=1, or {name}.num_workers=1"
+            )
+        return self
 
 
 class LoggingFields(Section):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -52,6 +53,14 @@ def skip_norm_computation(wrapper: Any) -> None:
 def averaged_gradients(wrapper: Any) -> list[Tensor]:
     """The local share of the gradients, averaged over ranks (stages 1 to 3)."""
     return [gradient for group in wrapper.averaged_gradients.values() for gradient in group]
+
+
+def offloaded_gradients(masters: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """The same for masters in host memory: DeepSpeed copies each rank's share to the masters' own gradients."""
+    if device.type == "cuda":
+        # The copies are asynchronous, and DeepSpeed waits for them only when it makes its step.
+        torch.cuda.synchronize(device)
+    return [master.grad for master in masters if master.grad is not None]
 
 
 def master_keys(wrapper: Any, stage: int) -> list[Tensor]:

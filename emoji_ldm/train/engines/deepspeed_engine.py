@@ -28,6 +28,7 @@ class DeepSpeedEngine:
     def __init__(self, module: nn.Module, args: TrainingArgs, ranks: DistributedContext) -> None:
         deepspeed = deepspeed_compat.import_deepspeed(ranks.device.type)
         self.stage, self.clip, self.rank = args.zero_stage, args.grad_clip, ranks.rank
+        self.device, self.offloads = ranks.device, args.offload is not None
         self.names, self.parameters = trainable_parameters(module)
         # DeepSpeed knows nothing of fp16: its weights and gradients are fp32, and the scale is the engine's own.
         self.loss_scale = LossScale(args.precision, ranks.device)
@@ -65,13 +66,15 @@ class DeepSpeedEngine:
         """Clip, then update the local shard."""
         norm = gradient_norm(self._gradients())
         # Under ZeRO each rank has a part of the gradients, and the squares of the parts' norms add up to that of the
-        # whole. At stage 0 every rank has all of them.
+        # whole. At stage 0 every rank has all of them. Offloaded ones lie in host memory, which NCCL cannot reduce.
         if self.stage:
-            squares = norm.square()
+            squares = norm.square().to(self.device)
             dist.all_reduce(squares)
             norm = squares.sqrt()
         norm = self.loss_scale.unscaled(norm)
-        guard_step(self.optimizer, norm, self.clip, max_accepted_norm, self.loss_scale.value)
+        guard_step(
+            self.optimizer, norm, self.clip, max_accepted_norm, self.loss_scale.value, offloaded=self.offloads
+        )  # fmt: skip
         self.loss_scale.update(norm)
         # DeepSpeed is given no scheduler: the rate is a function of the step, so that a resume needs no scheduler
         # state.
@@ -107,6 +110,8 @@ class DeepSpeedEngine:
         """The local share of the averaged gradients; at stage 0 all of them, the same on every rank."""
         if self.stage == 0:
             return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if self.offloads:
+            return deepspeed_compat.offloaded_gradients(self.optimizer_state_keys(), self.device)
         return deepspeed_compat.averaged_gradients(self.engine.optimizer)
 
     def _copy_weights(self) -> dict[str, Tensor]:
@@ -132,11 +137,17 @@ def deepspeed_config(args: TrainingArgs, ranks: DistributedContext, num_weights:
     half_precision = args.precision == "bf16" and args.zero_stage > 0
     # Small networks get smaller buckets, so that reduction begins while the backward pass is still running.
     bucket = min(BUCKET_ELEMENTS, max(num_weights // 16, 1))
-    # `compute_grad_norm` can be turned off at stages 1 and 2 only. For stage 3 `skip_norm_computation` does it.
+    # `compute_grad_norm` can be turned off at stages 1 and 2 only, for stage 3 `skip_norm_computation` does it. Nor can
+    # it with offload, for which the host waits anyway.
     zero: dict[str, Any] = {
         "stage": args.zero_stage, "reduce_bucket_size": bucket, "allgather_bucket_size": BUCKET_ELEMENTS,
-        "stage3_param_persistence_threshold": PERSISTENT_ELEMENTS, "compute_grad_norm": args.zero_stage not in (1, 2),
+        "stage3_param_persistence_threshold": PERSISTENT_ELEMENTS,
+        "compute_grad_norm": args.zero_stage not in (1, 2) or args.offload is not None,
     }  # fmt: skip
+    # Page-locked memory is what a GPU copies to and from without the CPU.
+    offload = {"device": "cpu", "pin_memory": ranks.device.type == "cuda"}
+    zero |= {"offload_optimizer": offload} if args.offload else {}
+    zero |= {"offload_param": offload} if args.offload == "all" else {}
     # bf16 has 8 bits of mantissa, so many small gradients added up in it vanish. With fp32 accumulation stage 1 would
     # become another DeepSpeed optimiser, whose layout is not known here.
     accumulates_in_fp32 = half_precision and num_parts > 1 and args.zero_stage > 1
@@ -149,6 +160,8 @@ def deepspeed_config(args: TrainingArgs, ranks: DistributedContext, num_weights:
         "zero_optimization": zero,
         # DeepSpeed knows some optimisers by name and refuses all others without this.
         "zero_allow_untested_optimizer": True,
+        # It would ask for its own AdamW, whose C++ is compiled at the first use and which knows no guarded step.
+        "zero_force_ds_cpu_optimizer": False,
         # bf16 has the range of fp32, so there is no loss scale to adapt; checking for overflow would wait for the
         # device.
         "bf16": {"enabled": half_precision, "check_grad_overflow": False},

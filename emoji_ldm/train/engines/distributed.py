@@ -6,6 +6,7 @@ Device settings are process-wide switches of torch, precision and memory layout.
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class DistributedContext:
         try:
             value = function()
         except Exception as raised:  # noqa: BLE001 (raised again below)
-            error = raised
+            error = _sendable(raised)
         # The exchange takes place without an error too, as no rank knows of the others' errors before it. All ranks
         # pick the same error, that of the lowest rank.
         if first := next((found for found in self.all_gather_objects(error) if found is not None), None):
@@ -94,6 +95,16 @@ class DistributedContext:
             # The mean is a sum and a division, since gloo has no operation for it.
             tensor /= self.world_size
         return tensor
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or one with its text if it cannot be sent: this rank alone would fail, the others wait for ever."""
+    try:
+        # Some errors pickle, and fail when they are read: their class wants other arguments than it keeps.
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 (pickle raises whatever the error's own methods raise)
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def mark_raised_everywhere(error: BaseException) -> BaseException:
@@ -123,6 +134,7 @@ def configure_torch(args: TrainingArgs, ranks: DistributedContext) -> None:
     """
     # The check precedes all switches, so that a refused configuration leaves the process as it was.
     check_options(args, ranks.world_size)
+    _check_offload(args)
     for line in ineffective_options(args, ranks) if ranks.is_main else []:
         print_status(line)
     if args.deterministic:
@@ -143,10 +155,10 @@ def configure_torch(args: TrainingArgs, ranks: DistributedContext) -> None:
 def check_options(args: TrainingArgs, world_size: int = 1) -> None:
     """Raise ConfigError if an option, or so many workers, need something that is not installed."""
     section = args.section
-    if world_size > 1 and find_spec("deepspeed") is None:
+    if (world_size > 1 or args.offload) and args.sharding == "deepspeed" and find_spec("deepspeed") is None:
         raise ConfigError(
             f"{section} with {world_size} workers needs DeepSpeed; install 'emoji-ldm[models]', "
-            f"or use {section}.num_workers=1"
+            f"or use {section}.sharding=fsdp2"
         )
     if args.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
         raise ConfigError(
@@ -158,13 +170,27 @@ def check_options(args: TrainingArgs, world_size: int = 1) -> None:
         raise ConfigError(f"{section}.compile needs a C++ compiler on each worker; install g++, or use compile=false")
 
 
+def _check_offload(args: TrainingArgs) -> None:
+    """Raise ConfigError unless this process can offload as it is asked to."""
+    section = args.section
+    if args.offload and not dist.is_initialized():
+        raise ConfigError(f"{section}.offload needs a process group, which `emoji-ldm train` makes; use offload=null")
+    if args.offload_folder and not os.access(args.offload_folder, os.W_OK):
+        raise ConfigError(
+            f"{section}.offload_folder={args.offload_folder} is no folder that can be written to on every worker"
+        )
+
+
 def ineffective_options(args: TrainingArgs, ranks: DistributedContext) -> list[str]:
     """One line for each option that has no effect here."""
     section, lines = args.section, []
     if args.channels_last and ranks.device.type == "cpu":
         lines.append(f"{section}.channels_last=true has no effect: a CPU's convolutions are no faster for it")
-    if args.zero_stage > 1 and ranks.world_size == 1:
-        lines.append(f"{section}.zero_stage={args.zero_stage} has no effect: there is only one worker")
+    if ranks.device.type == "cpu" and args.offload:
+        lines.append(f"{section}.offload={args.offload} saves nothing: on CPUs all memory is the host's")
+    if args.zero_stage > 1 and ranks.world_size == 1 and not args.offload:
+        shards = "" if args.sharding == "deepspeed" else f" with sharding={args.sharding}"
+        lines.append(f"{section}.zero_stage={args.zero_stage}{shards} has no effect: there is only one worker")
     if (
         args.zero_stage == 1
         and ranks.world_size > 1
@@ -193,12 +219,19 @@ def prepare_module(module: nn.Module, args: TrainingArgs, ranks: DistributedCont
     """Move the module to the device, with the configured precision and memory layout."""
     # The module is moved before the optimiser is built, which keeps references to its parameters.
     module.to(ranks.device)
+    module.compute_device = ranks.device  # type: ignore[assignment]  # offloaded weights lie elsewhere
     if args.precision != "fp32":
         _wrap_autocast(module, ranks.device.type, torch.bfloat16 if args.precision == "bf16" else torch.float16)
         if ranks.device.type == "cpu":
             use_plain_attention(module)
     if args.channels_last and ranks.device.type != "cpu":
         use_channels_last(module)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes: batches and losses belong there."""
+    found: torch.device | None = getattr(module, "compute_device", None)
+    return found or next(module.parameters()).device
 
 
 def use_plain_attention(module: nn.Module) -> None:

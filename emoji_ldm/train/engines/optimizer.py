@@ -60,8 +60,9 @@ def build_optimizer(
 
 
 def guard_step(
-    optimizer: torch.optim.Optimizer, norm: Tensor, clip: float, max_accepted_norm: float, loss_scale: Tensor
-) -> None:
+    optimizer: torch.optim.Optimizer, norm: Tensor, clip: float, max_accepted_norm: float, loss_scale: Tensor, *,
+    offloaded: bool = False,
+) -> None:  # fmt: skip
     """Let the next step clip gradients to norm `clip`, and skip it if `norm` is not finite or too large.
 
     `norm` is that of the gradients without their `loss_scale`, which the step takes off too.
@@ -71,7 +72,11 @@ def guard_step(
     # This is the factor of `torch.nn.utils.clip_grad_norm_` as a divisor; 1 leaves the gradients alone.
     grad_scale = ((norm + 1e-6) / clip).clamp(min=1.0) * loss_scale
     # Finiteness is asked for separately: without a limit `max_accepted_norm` is infinite, and infinity is not above it.
-    set_step_guard(optimizer, grad_scale, skip=(~(norm.isfinite() & (norm <= max_accepted_norm))).float())
+    skip = (~(norm.isfinite() & (norm <= max_accepted_norm))).float()
+    if offloaded:
+        # These weights are updated by the CPU, for which the host waits anyway.
+        grad_scale, skip = grad_scale.cpu(), skip.cpu()
+    set_step_guard(optimizer, grad_scale, skip)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

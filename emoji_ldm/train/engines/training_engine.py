@@ -61,11 +61,16 @@ class TrainingEngine(Protocol):
 
 
 def build_engine(module: nn.Module, args: TrainingArgs, ranks: DistributedContext) -> TrainingEngine:
-    """DeepSpeed for several ranks, plain torch for one, over which no ZeRO stage has anything to shard."""
+    """What `args.sharding` names for several ranks; plain torch for one, which has nothing to shard but may offload."""
     # Device and precision come first: an engine takes the parameters as it finds them.
     prepare_module(module, args, ranks)
-    if ranks.world_size == 1:
+    if ranks.world_size == 1 and not args.offload:
         return TorchEngine(module, args)
+    # The imports are here, as each takes seconds.
+    if args.sharding == "fsdp2":
+        from emoji_ldm.train.engines.fsdp_engine import FsdpEngine
+
+        return FsdpEngine(module, args, ranks)
     from emoji_ldm.train.engines.deepspeed_engine import DeepSpeedEngine
 
     return DeepSpeedEngine(module, args, ranks)

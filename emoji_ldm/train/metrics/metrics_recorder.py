@@ -27,6 +27,7 @@ from torch import Tensor
 from emoji_ldm.errors import JobError
 from emoji_ldm.train.engines.distributed import DistributedContext
 from emoji_ldm.train.engines.optimizer import lr_at
+from emoji_ldm.train.metrics.communication import CommunicationSampler
 from emoji_ldm.train.metrics.training_metrics import MetricsLine, MetricsLog, summarize_log
 from emoji_ldm.train.metrics.utilization import peak_flops
 from emoji_ldm.train.training_args import RunContext, TrainingArgs
@@ -144,6 +145,7 @@ class MetricsRecorder:
         self.norms: list[Tensor] = []
         self.memory_mb: list[int] = []
         self.notes: list[str] = []  # for the user, written with the next line
+        self.communication = CommunicationSampler(ranks)
         self.waited_s = 0.0
         self.saving_s = 0.0  # time that training stood still for checkpoints
         self.step_flops = 0  # of this rank, 0 if unknown
@@ -180,6 +182,7 @@ class MetricsRecorder:
         return line | {
             "images_per_s": count * self.args.batch_size / seconds, "step_s": seconds / count,
             "data_wait": min(1.0, waited_s / seconds),
+            **({"communication": self.communication.share} if self.communication.share is not None else {}),
             "saving": min(1.0, self.saving_s / max(time.monotonic() - self.began, 1e-9)),
             **({"mfu": self.step_flops * count / seconds / self.peak_flops} if self.step_flops else {}),
             "memory_mb": self.memory_mb,

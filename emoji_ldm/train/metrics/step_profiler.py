@@ -31,6 +31,11 @@ class StepProfiler:
         self._profile: Any = None
         self._began = self._waited_s = 0.0
 
+    @property
+    def is_active(self) -> bool:
+        """Whether a trace is being made now; a process can make only one at a time."""
+        return self._profile is not None
+
     def begin_step(self, step: int) -> None:
         """Start before the first step of the range, which is counted from 0."""
         if self.steps and step == self.steps.start:
@@ -65,7 +70,7 @@ class StepProfiler:
         parts = ("runs", self.context.config.run, self.args.section, name)
         self.context.store.write(gzip.compress(path.read_bytes(), 3), *parts)  # Perfetto opens it as it is
         path.unlink()
-        exchanged = _union_s((event.time_range.start, event.time_range.end) for event in found.events()
+        exchanged = union_s((event.time_range.start, event.time_range.end) for event in found.events()
                              if any(part in event.name.lower() for part in COMMUNICATION))  # fmt: skip
         return (
             f"steps {self.steps.start} to {self.steps.stop} took {seconds:.2f} s with the profiler: communication "
@@ -74,7 +79,7 @@ class StepProfiler:
         )
 
 
-def _union_s(intervals: Iterable[tuple[float, float]]) -> float:
+def union_s(intervals: Iterable[tuple[float, float]]) -> float:
     """Seconds that are part of any of these intervals of microseconds."""
     total, end = 0.0, float("-inf")
     for first, last in sorted(intervals):

@@ -25,8 +25,9 @@ FLUSH_EVERY_S = 2.0
 MetricsLine = dict[str, Any]
 """step, loss, grad_norm (both without skipped steps), skipped (so far), lr, images_per_s, step_s, data_wait (share of
 the window's time), saving (share of the run's time in which checkpoints stopped it), mfu (model FLOPs of those that the
-device can do, see `utilization`), memory_mb (per rank), time_s; where it applies validation_loss, validation_loss_ema,
-bad {step: norm}, limit, guard (state of the `SpikeGuard`), notes."""
+device can do, see `utilization`), memory_mb (per rank), time_s; where it applies communication (share of the step that
+was traced last), validation_loss, validation_loss_ema, bad {step: norm}, limit, guard (state of the `SpikeGuard`),
+notes."""
 
 
 def parse_log(text: str) -> list[MetricsLine]:

@@ -21,6 +21,7 @@ from emoji_ldm.model.autoencoder import AutoencoderLoss, build_autoencoder, fill
 from emoji_ldm.model.unet import count_parameters
 from emoji_ldm.schemas import IMAGES
 from emoji_ldm.store import Store
+from emoji_ldm.train.engines.distributed import device_of
 from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.training_args import RunContext
 
@@ -64,7 +65,7 @@ class AutoencoderTask:
 
     def loss(self, forward: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> Tensor:
         """The reconstruction loss plus the cost of the latents, see `AutoencoderLoss`."""
-        device = next(self.module.parameters()).device
+        device = device_of(self.module)
         loss: Tensor = forward(*(tensor.to(device, non_blocking=True) for tensor in batch))
         return loss.float()
 
@@ -74,7 +75,7 @@ class AutoencoderTask:
 
     def export(self, weights: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
         """Write `vae/` with a measured scaling factor: latents times it have unit standard deviation."""
-        device = next(self.module.parameters()).device
+        device = device_of(self.module)
         vae = build_autoencoder(self.config)
         # The export needs a second network: the one in `module` is being trained at this moment, and its parameters may
         # be sharded.

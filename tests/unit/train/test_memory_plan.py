@@ -41,6 +41,34 @@ def test_zero_shards_as_its_paper_says(stage, bytes_per_weight):
     assert sum(device[name] for name in ("weights", "gradients", "optimiser")) == bytes_per_weight * 10_000
 
 
+def test_fsdp2_shards_frozen_weights_too_and_gathers_a_unit_at_a_time():
+    args = replace(ARGS, sharding="fsdp2", zero_stage=3, precision="bf16", ema_decay=0.0)
+    device = planner().plan(args, 4).device
+    unit = 2 * 2 * 10_000 // 16  # two units of a sixteenth in bf16
+    assert device["weights"] == 4 * 10_000 // 4 + unit and device["gradients"] == 4 * 10_000 // 4 + unit
+    assert device["optimiser"] == 8 * 10_000 // 4
+
+
+def test_offload_moves_masters_state_and_averages_to_the_host_and_a_folder_the_state_to_disk():
+    args = replace(ARGS, zero_stage=2, precision="bf16", offload="optimizer")
+    plan = planner().plan(args, 1)
+    assert "optimiser" not in plan.device and plan.device["weights"] == 20_000 and plan.device["gradients"] == 0
+    assert plan.host["masters and gradients"] == 80_000
+    assert plan.host["optimiser"] == 80_000 and plan.host["averages"] == 40_000
+    on_disk = planner().plan(replace(args, offload_folder="/nvme"), 1)
+    assert "optimiser" not in on_disk.host and on_disk.host_total == plan.host_total - 120_000
+    assert planner(on_gpu=False).plan(args, 1).device["optimiser"] == 80_000
+
+
+def test_what_does_not_fit_is_offloaded_last_and_only_by_optimisers_that_can_be():
+    args = replace(ARGS, zero_stage=1, precision="bf16")
+    least = min(planner().plan(replace(args, zero_stage=3, micro_batch_size=1, offload=offload), 1).device_total
+                for offload in ("optimizer", "all"))  # fmt: skip
+    assert planner().fit(args, 1, least).offload == "all"
+    assert planner().fit(replace(args, optimizer="muon", zero_stage=0), 1, least) is None
+    assert planner().fit(args, 1, least, host_limit=1000) is None
+
+
 def test_the_peak_counts_what_lives_at_once():
     def passes():
         one = torch.empty(1000, device="meta")

@@ -7,7 +7,7 @@ import pytest
 
 from emoji_ldm.config import load
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.train.metrics.step_profiler import _union_s
+from emoji_ldm.train.metrics.step_profiler import union_s
 from emoji_ldm.train.metrics.training_metrics import read_log
 from tests.unit.train.tiny import losses, run, store_of
 
@@ -38,4 +38,4 @@ def test_a_range_without_steps_is_refused(value):
 
 
 def test_time_that_several_events_share_counts_once():
-    assert _union_s([(0, 10), (5, 20), (30, 40), (32, 35)]) == pytest.approx(30e-6)
+    assert union_s([(0, 10), (5, 20), (30, 40), (32, 35)]) == pytest.approx(30e-6)
