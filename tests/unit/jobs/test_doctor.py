@@ -31,3 +31,23 @@ def test_a_store_that_cannot_be_written_fails_with_its_reason(tmp_path):
 def test_the_packaged_model_is_named_and_no_failure_where_it_is_missing(tmp_path, no_starter):
     (found,) = [result for result in doctor._weights(config(tmp_path)) if result.subject == "starter model"]
     assert found.passed is None and "train a model" in found.text
+
+
+def test_an_old_driver_is_told_with_the_version_that_torch_needs():
+    found = doctor._driver("535.183.01", "13.2")
+    assert found.passed is False and "CUDA 13.2 needs 580 or newer" in found.text
+    assert doctor._driver("535.183.01", None).passed is None
+
+
+def test_a_driver_that_nvidia_smi_likes_and_torch_cannot_use_fails_with_torchs_reason(monkeypatch):
+    monkeypatch.setattr(doctor, "CUDA_PROBE", "raise SystemExit('RuntimeError: no CUDA-capable device')")
+    found = doctor._driver("580.65.06", "13.2")
+    assert found.passed is False and "torch cannot compute on the GPU: RuntimeError: no CUDA" in found.text
+    monkeypatch.setattr(doctor, "CUDA_PROBE", "")
+    assert doctor._driver("580.65.06", "13.2").passed
+
+
+def test_the_cuda_version_of_torch_is_read_without_importing_it():
+    import torch
+
+    assert doctor._cuda_version() == torch.version.cuda
