@@ -162,4 +162,5 @@ def _with_prompts(config: Config, concepts: Iterable[ConceptFolder]) -> Config:
 def _load(data: DreamBoothData, context: RunContext) -> TrainingTask:
     from ray_jobs.execution.sample_grids import preview
 
-    return load_task(data, context, partial(preview, context.config.generate))
+    on_gpu = context.config.train.gpus_per_worker > 0
+    return load_task(data, context, partial(preview, context.config.generate, on_gpu=on_gpu))

@@ -33,4 +33,5 @@ def _load(context: RunContext) -> TrainingTask:
     # In the worker only: the driver that pickles this function needs no diffusers.
     from emoji_ldm.train.tasks.diffusion_task import load_task
 
-    return load_task(context, partial(preview, context.config.generate))
+    on_gpu = context.config.train.gpus_per_worker > 0
+    return load_task(context, partial(preview, context.config.generate, on_gpu=on_gpu))

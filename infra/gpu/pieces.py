@@ -27,7 +27,7 @@ MIN_START_S = 30.0  # with less time left no piece is started
 MARGIN_S = 40.0  # of the training: to save, validate and draw a sheet
 MAX_TRIES = 2  # a piece that ran out of time twice is not tried again
 NUM_SHEETS = 2  # brought back
-TEST_FILES = ("test_training.py", "test_generation.py", "test_zero.py")
+TEST_FILES = ("test_training.py", "test_generation.py", "test_zero.py", "test_risks.py")
 BROUGHT = {"weights": "starter-average.pt", "checkpoint": "last.pt"}  # {option: file whose parts are brought back}
 PACKAGES = ("torch", "transformers", "diffusers", "accelerate", "deepspeed", "numpy")
 

@@ -21,8 +21,9 @@ MAX_CPU_WEIGHTS = 150_000_000
 
 
 def preview(
-    settings: GenerateConfig, folder: Path, prompts: tuple[str, ...], originals: Sequence[tuple[bytes, str]] = ()
-) -> dict[str, bytes]:
+    settings: GenerateConfig, folder: Path, prompts: tuple[str, ...], originals: Sequence[tuple[bytes, str]] = (), *,
+    on_gpu: bool = True,
+) -> dict[str, bytes]:  # fmt: skip
     """Draw grids with a pipeline, with the settings of `config.generate`, in bf16 on a GPU.
 
     Args:
@@ -30,6 +31,7 @@ def preview(
         folder: The pipeline.
         prompts: Each is drawn `num_images` times.
         originals: `(PNG, caption)` of validation images.
+        on_gpu: Whether the training was given a GPU; where it was not, one that is visible belongs to others.
 
     Returns:
         `{name: PNG}`: `samples` has the prompts' images, `pairs` each original beside an image for its caption.
@@ -47,9 +49,9 @@ def preview(
     requests = [GenerationRequest(prompt, settings.negative_prompt, seed, settings.steps, settings.guidance_scale)
              for prompt, seed in inputs]  # fmt: skip
     try:
-        images = _draw(folder, requests, min(settings.batch_size, len(requests)))
+        images = _draw(folder, requests, min(settings.batch_size, len(requests)), on_gpu=on_gpu)
     finally:
-        if torch.cuda.is_available():
+        if on_gpu and torch.cuda.is_available():
             # The caching allocator would keep the blocks of this pipeline, whose sizes training has no use for.
             torch.cuda.empty_cache()
     cards = [(to_png(pixels, request, {}), request.prompt) for pixels, request in zip(images, requests, strict=True)]
@@ -61,16 +63,16 @@ def preview(
     return grids
 
 
-def _draw(folder: Path, requests: Sequence[GenerationRequest], batch_size: int) -> list[RgbaImage]:
+def _draw(folder: Path, requests: Sequence[GenerationRequest], batch_size: int, *, on_gpu: bool) -> list[RgbaImage]:
     """Draw on the GPU if it has memory left beside training, else on the CPU."""
     from emoji_ldm.generate.offline_sampler import OfflineSampler
     from emoji_ldm.generate.pipeline_loader import load_model
 
     # Loaded on the CPU first: whether it fits on the GPU is known only by its number of weights.
     model = load_model(folder, "cpu")
-    if not _fits_on_gpu(model):
+    if not (on_gpu and _fits_on_gpu(model)):
         return OfflineSampler(model, batch_size)(requests)
-    for part in (model.unet, model.vae.vae, model.text_encoder.model):
+    for part in model.modules():
         part.to(PREVIEW_DEVICE, torch.bfloat16)
     # The codec holds the name of its device beside the module that was moved above.
     model = replace(model, vae=replace(model.vae, device=model.device))
@@ -82,8 +84,7 @@ def _fits_on_gpu(model: LatentDiffusionModel) -> bool:
     """Whether a GPU has room for the model in bf16; JobError if it has not and a CPU would take too long."""
     if not torch.cuda.is_available():
         return False
-    parts = (model.unet, model.vae.vae, model.text_encoder.model)
-    weights = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    weights = sum(parameter.numel() for part in model.modules() for parameter in part.parameters())
     # Two bytes per weight and as much again for activations. Memory that training has reserved is not free.
     needed, free = 4 * int(weights), int(torch.cuda.mem_get_info()[0])
     if free < needed and weights > MAX_CPU_WEIGHTS:

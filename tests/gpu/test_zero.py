@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO stages on one device: one rank shards nothing, but runs the same code and must train the same."""
+"""ZeRO stages, FSDP2 and offload on one device: one rank shards nothing, but runs the same code, trains the same."""
 
 from __future__ import annotations
 
@@ -64,3 +64,26 @@ def test_a_stage_trains_in_bf16_and_keeps_fp32_masters(device, ranks, group, sta
     plain, sharded = built(ranks, None, "fp32"), built(ranks, stage, "bf16")
     assert run_steps(sharded, device) == pytest.approx(run_steps(plain, device), rel=0.05)
     assert {shard.dtype for shard in sharded.master_shards()} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("stage", "options"), [
+    (2, {"sharding": "fsdp2"}), (3, {"sharding": "fsdp2"}), (3, {"sharding": "fsdp2", "offload": "all"}),
+    (1, {"offload": "optimizer"}), (2, {"offload": "optimizer"}), (3, {"offload": "optimizer"}),
+    (3, {"offload": "all"}),
+])  # fmt: skip
+def test_fsdp2_and_offload_train_as_a_single_process_does(device, ranks, group, stage, options, precision):
+    plain = built(ranks, None, "fp32")
+    args = settings(ranks, zero_stage=stage, precision=precision, deterministic=True, **options)
+    module = network()
+    prepare_module(module, args, ranks)
+    from emoji_ldm.train.engines.deepspeed_engine import DeepSpeedEngine
+    from emoji_ldm.train.engines.fsdp_engine import FsdpEngine
+
+    engine = (FsdpEngine if "sharding" in options else DeepSpeedEngine)(module, args, ranks)
+    assert run_steps(engine, device) == pytest.approx(
+        run_steps(plain, device), rel=1e-4 if precision == "fp32" else 0.05
+    )
+    assert {shard.dtype for shard in engine.master_shards()} == {torch.float32}
+    if options.get("offload"):
+        assert {shard.device.type for shard in engine.master_shards()} == {"cpu"}

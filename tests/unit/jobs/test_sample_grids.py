@@ -40,3 +40,11 @@ def test_it_takes_no_memory_that_training_may_need(tiny_pipeline, monkeypatch):
     monkeypatch.setattr(sample_grids, "MAX_CPU_WEIGHTS", 1000)
     with pytest.raises(JobError, match=r"a grid takes about .* GiB of GPU memory, training leaves 0\.0"):
         drawn(tiny_pipeline)
+
+
+@pytest.mark.slow
+def test_a_training_without_a_gpu_leaves_one_that_is_visible_alone(tiny_pipeline, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**40, 2**40))
+    grids = preview(GenerateConfig(steps=2, num_images=1), tiny_pipeline, ("a blob",), on_gpu=False)
+    assert grids["samples"]
