@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from emoji_ldm.outcomes import Outcome, Rejected
 
 # Bit depth, colour type RGBA, deflate, adaptive filters, not interlaced (PNG standard, section 11.2.1).
 RGBA_8 = (8, 6, 0, 0, 0)
+LANCZOS_SUPPORT = 3  # output pixels
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,7 @@ def normalize_image(data: bytes, *, size_px: int, max_px: int) -> NormalizedImag
         Rejected: TOO_LARGE above `max_px` (before any pixel is decoded), TOO_SMALL, BLANK, or NOT_AN_IMAGE.
     """
     image, source_format, num_frames = _decode(data, size_px, max_px)
-    # Pillow premultiplies alpha for resizing, so invisible colours do not bleed into visible edges.
-    image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS, reducing_gap=None)
-    pixels = np.array(image)  # (h, w, 4) uint8
+    pixels = np.array(_shrunk(image, size_px))  # (h, w, 4) uint8
     # One 32-bit word per pixel with alpha in the highest byte: words up to 0xFFFFFF are transparent and become zero,
     # so that the colours hidden under full transparency cannot tell two images apart.
     words = pixels.view("<u4")[..., 0]  # (h, w)
@@ -119,6 +119,30 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 def _png_chunk(kind: bytes, data: bytes) -> bytes:
     """Frame a chunk: length, type, data, CRC of type and data (PNG standard, section 5.3)."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _shrunk(image: Image.Image, size_px: int) -> Image.Image:
+    """Scale an RGBA image down to a longest side of `size_px`; a smaller one stays as it is.
+
+    Most of an emoji's frame is empty, and empty it stays: only what lies around the content is computed. The pixels are
+    those of `Image.thumbnail` to the last bit. Pillow computes each weight from the position of an output pixel in the
+    input, and where the scale is a whole number divided by a power of two, that position is the same number, exactly,
+    whether it is counted from the edge of the image or of a part.
+    """
+    if image.width != image.height or image.width <= size_px or size_px.bit_count() > 1:
+        # Pillow premultiplies alpha for resizing, so invisible colours do not bleed into visible edges.
+        image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS, reducing_gap=None)
+        return image
+    content, scale = image.convert("RGBa"), image.width / size_px
+    canvas = Image.new("RGBa", (size_px, size_px))
+    if box := content.getbbox():
+        # Beyond its support an input pixel has no weight; one pixel more is the margin of rounding.
+        left, upper = (max(0, int(low / scale - LANCZOS_SUPPORT) - 1) for low in box[:2])
+        right, lower = (min(size_px, math.ceil(high / scale + LANCZOS_SUPPORT) + 1) for high in box[2:])
+        source = (left * scale, upper * scale, right * scale, lower * scale)
+        part = content.resize((right - left, lower - upper), Image.Resampling.LANCZOS, source)
+        canvas.paste(part, (left, upper))
+    return canvas.convert("RGBA")
 
 
 def _decode(data: bytes, size_px: int, max_px: int) -> tuple[Image.Image, str, int]:

@@ -4,9 +4,10 @@ import hashlib
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from emoji_ldm.images.normalize import pixel_hash
+from emoji_ldm.images.normalize import _shrunk, pixel_hash
 from emoji_ldm.outcomes import Outcome
 from tests.unit.crawl.stub_site import emoji
 from tests.unit.images.image_bytes import noise, normalized, pixels, rejection_of, saved
@@ -42,6 +43,21 @@ def test_small_images_keep_their_size_and_pixels():
 def test_large_images_are_scaled_to_the_longest_side():
     picture = normalized(emoji(size=(400, 200)))
     assert (picture.width, picture.height) == (128, 64)
+
+
+@pytest.mark.parametrize("size_px", [32, 96, 128])
+def test_scaling_gives_the_pixels_of_a_thumbnail_wherever_the_content_lies(size_px):
+    rng = np.random.default_rng(0)
+    for side in (*rng.integers(size_px, 700, 20).tolist(), size_px, 2 * size_px):
+        values = np.zeros((side, side, 4), np.uint8)
+        (top, bottom), (left, right) = (np.sort(rng.integers(0, side + 1, 2)) for _ in range(2))
+        values[top:bottom, left:right] = rng.integers(0, 256, (bottom - top, right - left, 4))
+        image = Image.fromarray(values)
+        expected = image.copy()
+        expected.thumbnail((size_px, size_px), Image.Resampling.LANCZOS, reducing_gap=None)
+        shrunk, expected = (np.array(one) for one in (_shrunk(image, size_px), expected))
+        seen = expected[..., 3] > 0
+        assert (shrunk[..., 3] == expected[..., 3]).all() and (shrunk[seen] == expected[seen]).all()
 
 
 def test_scaling_does_not_bleed_the_colour_of_transparent_pixels():
