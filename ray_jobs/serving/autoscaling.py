@@ -22,8 +22,8 @@ UTILIZATION = "busy"  # the share of its capacity that it used lately
 TARGET_UTILIZATION = 0.8
 
 
-# A replica that draws on the CPU keeps one core busy, and a second one when it encodes.
-CORES_PER_REPLICA = 2
+# A replica draws on one core. An idle one costs memory alone, so two fit a machine of two cores.
+CORES_PER_REPLICA = 1
 
 
 def least_replicas(settings: ServeConfig) -> int:
@@ -34,8 +34,7 @@ def least_replicas(settings: ServeConfig) -> int:
 def with_default_replicas(settings: ServeConfig, *, num_cores: float, num_gpus: float) -> ServeConfig:
     """Return the settings with `min_replicas` decided: two if the resources suffice, else one.
 
-    With one replica, its loss is half a minute without an answer, until another one has loaded the model. On a machine
-    of two cores a second one would only take the first one's time.
+    With one replica, its loss is half a minute without an answer, until another one has loaded the model.
 
     Args:
         settings: Those of the user, whose decision counts.

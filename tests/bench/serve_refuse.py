@@ -16,10 +16,12 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import psutil
 
 from tests.bench.serving.fault_recovery import Body, Service, running
 from tests.bench.serving.traffic import GUIDANCE, PROMPTS, percentile
@@ -51,12 +53,24 @@ def run(*, quick: bool) -> dict[str, Any]:
         service.deploy(max_queued=60, timeout_s=TIMEOUT_S, min_replicas=1, max_replicas=1)
         capacity = asyncio.run(_capacity(service, 12.0 if quick else 60.0))
         figures["capacity, steps/s"] = round(capacity, 1)
+        before_mb = _memory_mb()
         for load in LOADS[-2:] if quick else LOADS:
             outcomes = asyncio.run(_open_loop(service, load * capacity, seconds))
             figures |= {f"{load:g} C: {name}": value for name, value in _figures(outcomes, capacity, seconds).items()}
+        figures["memory after the capacity, MB"], figures["memory at the end, MB"] = before_mb, _memory_mb()
     name = f"{REFUSAL_LOAD:g} C: p95 of a refusal, ms"
     return {"figures": figures, "floor": {name: f"< {1000 * P95_LIMIT_S:.0f}"}, "target": {},
             "holds": figures[name] < 1000 * P95_LIMIT_S}  # fmt: skip
+
+
+def _memory_mb() -> int:
+    """Resident memory of proxy, ingress, runner and replicas."""
+    found = 0
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if any(part in " ".join(child.cmdline()) for part in ("ServeReplica", "ProxyActor")):
+                found += child.memory_info().rss
+    return found // 2**20
 
 
 def _figures(outcomes: Sequence[Outcome], capacity: float, seconds: float) -> dict[str, Any]:

@@ -21,7 +21,7 @@ async function main() {
   for await (const event of await client.images.generate({ prompt: 'a', stream: true, partial_images: 2 })) kinds.push(event.type);
   found.kinds = kinds;
   found.models = (await client.models.list()).data.map((each) => each.id);
-  const repeated = { idempotencyKey: 'k1' };
+  const repeated = { headers: { 'Idempotency-Key': 'k1' } };
   const [one, two] = [await client.images.generate({ prompt: 'b' }, repeated), await client.images.generate({ prompt: 'b' }, repeated)];
   found.repeated = one.data[0].b64_json === two.data[0].b64_json;
   const lines = JSON.stringify({ custom_id: 'a', method: 'POST', url: '/v1/images/generations', body: { prompt: 'a' } });

@@ -53,9 +53,10 @@ def test_serve_calls_the_policy_with_what_replicas_report():
 @pytest.mark.parametrize(
     ("settings", "num_cores", "num_gpus", "expected"),
     [
-        ({}, 2, 0, 1),
-        ({}, 4, 0, 2),
-        ({"models": {"other": "o"}}, 4, 0, 1),
+        ({}, 1, 0, 1),
+        ({}, 2, 0, 2),
+        ({"models": {"other": "o"}}, 2, 0, 1),
+        ({"models": {"other": "o"}}, 4, 0, 2),
         ({"max_replicas": 1}, 64, 0, 1),
         ({"gpus_per_worker": 1}, 64, 1, 1),
         ({"gpus_per_worker": 1}, 2, 2, 2),

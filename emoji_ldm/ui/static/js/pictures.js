@@ -1,9 +1,9 @@
 // Pictures as people see them: small on every ground, and large with everything that is known about them.
 
-import { getModels } from './api.js';
+import { blobOf, getJson, getModels } from './api.js';
 import { addToPack, update } from './database.js';
-import { button, field, h, saveFile } from './dom.js';
-import { dialog, notice, noticeError } from './feedback.js';
+import { button, field, fill, h, saveFile } from './dom.js';
+import { dialog, drawLoaded, notice, noticeError } from './feedback.js';
 import { moment, t } from './i18n.js';
 import { nameOf } from './prompt.js';
 import { saveDraft } from './fields.js';
@@ -69,8 +69,26 @@ export function openPicture(picture, { actions = [], editable = true } = {}) {
   ];
   const node = dialog(picture.name, [
     h('div', { class: 'columns' }, h('div', { class: 'stack' }, looksTable(url), h('div', { class: 'row wrap' }, row)),
-      h('div', { class: 'stack' }, editable && nameForm(picture), parameterList(picture))),
+      h('div', { class: 'stack' }, editable && nameForm(picture), parameterList(picture), nearest(picture, life.signal))),
   ], { wide: true, onclose: () => life.abort() });
+}
+
+/** The training images nearest to a picture, asked for when a person wants to know; the service compares, and keeps nothing. */
+function nearest(picture, signal) {
+  const list = h('div', { 'aria-live': 'polite' });
+  const ask = async () => {
+    const form = new FormData();
+    form.append('image', picture.blob, 'picture.png');
+    const known = (await getModels()).some((each) => each.id === picture.params.model);
+    if (known) form.append('model', picture.params.model);
+    return getJson('v1/images/nearest', { method: 'POST', form, signal });
+  };
+  const draw = ({ data }) => fill(list, h('ul', { class: 'grid small' }, data.map((each) => h('li', { class: 'stack' },
+    imageOf(addressOf(blobOf(each.b64_json), signal), 64, each.title),
+    h('small', {}, t('nearest.similar', { percent: Math.round(100 * each.similarity) })),
+    h('small', { class: 'quiet' }, each.license ?? t('nearest.no_license'))))));
+  const start = button(t('nearest.ask'), { icon: 'gallery', onclick: () => { start.remove(); drawLoaded(list, signal, ask, draw); } });
+  return h('section', { class: 'stack', 'aria-label': t('nearest.title') }, h('h3', {}, t('nearest.title')), start, list);
 }
 
 function nameForm(picture) {
