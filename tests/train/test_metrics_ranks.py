@@ -36,5 +36,6 @@ def test_lines_of_two_ranks_are_those_of_one(stage, two, alone, tmp_path):
         own, theirs = ([line[name] for line in log if name in line] for log in (lines, alone))
         assert own == pytest.approx(theirs, rel=1e-4) and len(own) == (2 if "validation" in name else 4)
     assert lines[1]["validation_loss"] != lines[1]["validation_loss_ema"]
+    assert 0 < lines[-1]["communication"] <= 1 and not any("communication" in line for line in alone)
     assert all(len(line["memory_mb"]) == 2 and min(line["memory_mb"]) > 50 for line in lines)
     assert facts[0]["peak_memory_mb"] == facts[1]["peak_memory_mb"] == lines[-1]["memory_mb"]

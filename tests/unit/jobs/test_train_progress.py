@@ -39,8 +39,8 @@ def test_lines_show_loss_rate_wait_and_time_left(tracker, capfd):
 
 
 def test_lines_show_how_much_of_the_device_is_used_and_what_saving_costs(tracker, capfd):
-    ProgressPrinter("train", tracker, []).show([line(10, mfu=0.423, saving=0.0123)])
-    assert ", MFU 42 %, data wait 0.2 %, saving 1.2 %, ETA" in capfd.readouterr().err
+    ProgressPrinter("train", tracker, []).show([line(10, mfu=0.423, communication=0.177, saving=0.0123)])
+    assert ", MFU 42 %, data wait 0.2 %, communication 18 %, saving 1.2 %, ETA" in capfd.readouterr().err
 
 
 def test_skipped_steps_and_lost_trackers_are_reported_once(tracker, capfd):
