@@ -32,9 +32,18 @@ MAX_SWAPS = 3  # of the replica's own model, while one mix with it is loaded
 class ModelVariants:
     """Loads and forgets the variants of one replica. All methods run in its event loop, loading in threads."""
 
-    def __init__(self, batcher: ContinuousBatcher, loader: ModelLoader, catalog: ModelCatalog, max_loaded: int) -> None:
-        """Keep up to `max_loaded` variants that are not pinned."""
-        self.batcher, self.loader, self.catalog, self.max_loaded = batcher, loader, catalog, max_loaded
+    def __init__(
+        self,
+        batcher: ContinuousBatcher,
+        loader: ModelLoader,
+        catalog: ModelCatalog,
+        max_loaded: int,
+        *,
+        holds_pinned: bool = True,
+    ) -> None:
+        """Keep up to `max_loaded` variants that are not pinned, and with `holds_pinned` all that are."""
+        self.batcher, self.loader, self.catalog = batcher, loader, catalog
+        self.max_loaded, self.holds_pinned = max_loaded, holds_pinned
         self.entries: Entries = {}
         # Loaded variants, the one asked for longest ago first: {name: (registered checkpoint, mix)}.
         self._used = OrderedDict[str, tuple[str, str]]()
@@ -79,7 +88,7 @@ class ModelVariants:
         for name, (model, lora) in list(self._used.items()):
             if changed & {model, *(part.name for part in parse_mix(lora))}:
                 self._forget(name)
-        for name, entry in entries.items():
+        for name, entry in entries.items() if self.holds_pinned else ():
             if entry.pinned and not self._is_ready(name) and name not in {*self._loading, *self._broken}:
                 own, lora = (name, "") if entry.kind == "checkpoint" else ("", name)
                 self._start_load(name, own, lora)

@@ -59,7 +59,11 @@ class ModelReplica:
             model, batch_size=settings.batch_size, deterministic=settings.deterministic, max_queued=settings.max_queued,
             loras=self.loader.adapters(model), encode_image=self.loader.encode_png,
         )  # fmt: skip
-        self.variants = ModelVariants(self.batcher, self.loader, ModelCatalog(config), settings.max_loaded)
+        # Registered models are drawn by the replicas of the default model, which has the run's name.
+        self.variants = ModelVariants(
+            self.batcher, self.loader, ModelCatalog(config), settings.max_loaded,
+            holds_pinned=served.name == config.run,
+        )  # fmt: skip
         self.own_adapters = ("", *settings.loras)  # loaded with the model
         # Serve constructs replicas in their event loop.
         self.catalog_task = asyncio.get_running_loop().create_task(self.variants.follow_catalog())

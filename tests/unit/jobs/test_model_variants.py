@@ -148,6 +148,17 @@ def test_pinned_models_are_loaded_at_once_stay_and_leave_with_their_entry(catalo
     asyncio.run(follow())
 
 
+def test_replicas_of_other_models_do_not_load_what_is_pinned(catalog):
+    catalog.entries["outline"] = RegisteredModel("adapter", "uri:outline", pinned=True)
+    variants = ModelVariants(NamingBatcher(), NamingLoader(), catalog, 2, holds_pinned=False)
+
+    async def apply():
+        variants._apply(catalog.read())
+        return await variants.use("", "outline")
+
+    assert asyncio.run(apply()) == "outline" and len(variants.loader.made) == 1
+
+
 def test_a_pinned_model_that_cannot_be_loaded_is_tried_once(catalog, monkeypatch):
     monkeypatch.setattr(model_variants, "CATALOG_S", 0.01)
     catalog.entries["outline"] = RegisteredModel("adapter", "uri:outline", pinned=True)
