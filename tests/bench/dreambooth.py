@@ -92,6 +92,8 @@ def _config(seed: int, steps: int, *, lr: float, batch_size: int) -> Config:
         "train.caption_dropout=0", "train.train_text_encoder=true", "train.prediction_type=v_prediction",
         f"latents.max_tokens={TOKENS}", f"train.seed={seed}", f"train.steps={steps}", f"train.lr={lr}",
         f"train.batch_size={batch_size}",
+        # Nothing reads the folder: the pictures are made here. Without class images the section changes nothing.
+        f"train.dreambooth={{concepts: [{{instance_prompt: {SUBJECT}, instance_folder: x, class_prompt: {CLASS}}}]}}",
     ])  # fmt: skip
 
 
