@@ -20,7 +20,7 @@ from emoji_ldm.crawl.politeness.http_session import (
     redirect_target,
     retry_after,
 )
-from emoji_ldm.crawl.politeness.request_permits import RateLimiter
+from emoji_ldm.crawl.politeness.request_permits import NO_ANSWER, RateLimiter
 from emoji_ldm.crawl.politeness.robots import robots_tag_opt_outs
 from emoji_ldm.crawl.politeness.url_normalize import parse_url
 from emoji_ldm.outcomes import Outcome, Rejected
@@ -125,6 +125,7 @@ class HttpFetcher:
                 status = answer.http_status if isinstance(answer, FetchedBody) else 302
                 return answer
         except TimeoutError:
+            status = NO_ANSWER
             raise Rejected(Outcome.TIMED_OUT, f"not whole within {self.config.fetch_timeout_s:g} s") from None
         except Rejected as error:
             status, pause_s = error.http_status, getattr(error, "pause_s", 0.0)
@@ -133,6 +134,7 @@ class HttpFetcher:
         except PERMANENT_ERRORS as error:
             raise Rejected(Outcome.UNREACHABLE, _describe_error(error)) from None
         except NETWORK_ERRORS as error:
+            status = NO_ANSWER
             raise RetryableRejection(Outcome.UNREACHABLE, _describe_error(error)) from None
         finally:
             budget.spend(began)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from emoji_ldm.crawl.politeness.request_permits import NO_ANSWER
+
 # Pause of a host that is overloaded and sends no Retry-After; it doubles from the first value to the second.
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.25, 10.0
 MAX_HOST_PAUSE_S = 60.0  # a host that asks for a longer pause, or for pauses of this length in all, is given up for now
-GIVE_UP_S = 300.0  # so long is a host left alone that answered nothing but overload for `MAX_HOST_PAUSE_S`
+GIVE_UP_S = 300.0  # so long is a host left alone that answered only overload, or not at all, for `MAX_HOST_PAUSE_S`
 SLOT_TENURE_S = 1.0
 # A request reaches its server some time after its permit (a connection is opened first). So much of its duration is
 # taken for the way there, so that the server never sees a shorter interval than the one that was asked for.
@@ -34,6 +36,8 @@ class HostSlots:
     paused_until: float = 0.0  # the part of it that the host itself asked for
     num_backoffs: int = 0  # in a row
     overloaded_since: float | None = None  # the first of these
+    silent_since: float | None = None  # the first of the requests in a row without any answer
+    silent_at: float = 0.0  # the last of them
 
     @property
     def is_spaced(self) -> bool:
@@ -60,23 +64,34 @@ class HostSlots:
         """Adapt to a response: an overloaded host gets the pause that it asks for, or one that doubles each time.
 
         A host that does nothing else for `MAX_HOST_PAUSE_S` is paused for `GIVE_UP_S`: requests do not wait for it.
+        Neither do they for one that does not answer at all, since each would wait until its own timeout.
         """
+        if status == NO_ANSWER:
+            # After a long time without any request, a series begins anew.
+            if self.silent_since is None or now - self.silent_at > GIVE_UP_S:
+                self.silent_since = now
+            self.silent_at = now
+            if now - self.silent_since > MAX_HOST_PAUSE_S:
+                self.paused_until, self.silent_since = max(self.paused_until, now + GIVE_UP_S), None
+        elif status is not None:
+            self.silent_since = None
         if status in (429, 503) or retry_after_s:
             # Responses to requests that were in flight when the pause began say nothing new.
             if now >= self.ready_at:
                 self.num_backoffs += 1
+            if self.overloaded_since is None or now - self.paused_until > GIVE_UP_S:
+                self.overloaded_since = now
             pause_s = retry_after_s or min(MIN_BACKOFF_S * 2 ** min(self.num_backoffs - 1, 10), MAX_BACKOFF_S)
             self.paused_until = max(self.paused_until, now + pause_s)
-            self.overloaded_since = now if self.overloaded_since is None else self.overloaded_since
             if self.paused_until - self.overloaded_since > MAX_HOST_PAUSE_S:
                 self.paused_until, self.overloaded_since = max(self.paused_until, now + GIVE_UP_S), None
-        elif status is not None and status < 500 and now >= self.ready_at:
+        elif status and status < 500 and now >= self.ready_at:
             self.record_recovery()
         self.ready_at = max(self.ready_at, self.paused_until)
 
     def record_recovery(self) -> None:
         """Forget earlier overloads: a request that began after the last pause got a good response."""
-        self.num_backoffs, self.overloaded_since = 0, None
+        self.num_backoffs, self.overloaded_since, self.silent_since = 0, None, None
 
     def finish_request(self, began: float, now: float) -> None:
         """Set when the next request may start, after one that was admitted at `began`."""
@@ -143,5 +158,5 @@ class HostSlots:
 
 
 def left_alone_reason(pause_s: float) -> str:
-    """Return why a URL was not requested: its host asked for a pause of so many seconds more."""
-    return f"its host asked to be left alone for {pause_s:.0f} s more"
+    """Return why a URL was not requested: its host is paused for so many seconds more."""
+    return f"its host is overloaded or does not answer, and is left alone for {pause_s:.0f} s more"

@@ -21,7 +21,7 @@ from typing import Protocol
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.politeness.host_slots import MAX_HOST_PAUSE_S, left_alone_reason
 from emoji_ldm.crawl.politeness.http_session import SsrfGuard
-from emoji_ldm.crawl.politeness.request_permits import LEASE_S, RequestPermit, SlotDemand, SlotGrant
+from emoji_ldm.crawl.politeness.request_permits import LEASE_S, NO_ANSWER, RequestPermit, SlotDemand, SlotGrant
 from emoji_ldm.crawl.politeness.robots import OriginRules
 from emoji_ldm.crawl.politeness.url_normalize import origin_of, parse_url
 from emoji_ldm.errors import CrawlError
@@ -142,8 +142,8 @@ class RateLimiterClient:
             return
         origin, pause_s = self._origins[permit.origin], 0.0
         try:
-            # An overloaded host is reported at once, since the other workers must pause too.
-            if status in (429, 503) or retry_after_s:
+            # A host that is overloaded or silent is reported at once, since the other workers must pause too.
+            if status in (429, 503, NO_ANSWER) or retry_after_s:
                 # With it goes what came before: without the successes since the last pause, a few scattered overloads
                 # would look like a host that never recovers.
                 recovered, origin.succeeded = origin.succeeded, False
@@ -153,7 +153,7 @@ class RateLimiterClient:
             with self._lock:
                 origin.free_slot()
                 # A response that comes during a pause belongs to a request from before it.
-                if status is not None and status < 500 and status != 429 and time.monotonic() >= origin.ready_at:
+                if status and status < 500 and status != 429 and time.monotonic() >= origin.ready_at:
                     origin.succeeded = True
                 origin.ready_at = max(origin.ready_at, time.monotonic() + pause_s)
                 origin.grant_waiters()

@@ -8,6 +8,7 @@ from typing import Protocol
 from emoji_ldm.crawl.politeness.robots import OriginRules
 
 LEASE_S = 20.0  # a worker that does not renew its lease for so long is presumed dead
+NO_ANSWER = 0  # the status of a request that was made and got no response
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,13 @@ class RateLimiter(Protocol):
         ...
 
     async def release(self, permit: RequestPermit, *, status: int | None = None, retry_after_s: float = 0.0) -> None:
-        """Return a permit, once, with the status of the response (None without one) and its Retry-After in seconds."""
+        """Return a permit, once.
+
+        Args:
+            permit: From `acquire`.
+            status: Of the response; NO_ANSWER if none came, None if nothing is known about the host.
+            retry_after_s: Its Retry-After, in seconds.
+        """
         ...
 
     async def rules(self, origin: str) -> OriginRules:

@@ -15,7 +15,7 @@ from emoji_ldm.crawl.sources import source_factory
 from tests.unit.crawl.politeness.limiters import config_of, remote_of
 from tests.unit.crawl.stub_site import Site, answer
 
-NUM_URLS, PAUSE_S, BOUND_S = 40, 0.4, 15.0
+NUM_URLS, PAUSE_S, BOUND_S, TIMEOUT_S = 40, 0.4, 15.0, 0.3
 HOURS, SECONDS = answer(429, Retry_After=7200), answer(503, Retry_After=1)
 # Waiting for each URL anew would take at least NUM_URLS times the shortest pause at one of `host_concurrency`.
 OVERLOADS = {"a pause of hours": HOURS, "short pauses for ever": SECONDS, "no pause named": answer(503)}
@@ -51,6 +51,26 @@ def test_an_overloaded_host_holds_its_shard_for_a_bounded_time(overload, robots)
             fetcher.close()
             assert time.monotonic() - began < BOUND_S
             assert {row["outcome"] for row in outcomes} <= set(RETRYABLE_OUTCOMES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("robots", RULES.values(), ids=RULES)
+def test_a_host_that_never_answers_is_not_waited_for_with_each_url(robots):
+    def silent(handler):
+        time.sleep(3 * TIMEOUT_S)
+
+    with Site({"/robots.txt": answer(200, robots), "/x": silent}) as site:
+        config = config_of(site.url, host_concurrency=2, fetch_timeout_s=TIMEOUT_S)
+        for limiter in limiters(config):
+            site.log.clear()
+            fetcher = ImageFetcher(config, limiter)
+            rows = [
+                {"image_url": f"{site.url}/x?{n}", "title": "", "tags": [], "page_url": ""} for n in range(NUM_URLS)
+            ]
+            outcomes = fetcher.fetch(rows).outcomes
+            fetcher.close()
+            assert {row["outcome"] for row in outcomes} == {"timed-out", "http-error"} <= set(RETRYABLE_OUTCOMES)
+            assert len(site.log) < NUM_URLS / 2, "the others are not even asked for"
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import random
 
 from emoji_ldm.crawl.politeness.host_slots import GIVE_UP_S, MAX_HOST_PAUSE_S, MAX_LATENCY_S, HostSlots
+from emoji_ldm.crawl.politeness.request_permits import NO_ANSWER
 
 
 def test_the_number_of_slots_is_never_exceeded_and_every_worker_is_served():
@@ -50,6 +51,36 @@ def test_a_host_that_does_nothing_but_refuse_is_given_up_after_a_minute_and_aske
     now = host.ready_at
     host.record_response(503, 5, now)
     assert host.ready_at - now == 5
+
+
+def test_a_host_that_never_answers_is_given_up_after_a_minute_and_asked_again_later():
+    host, now = HostSlots(8), 100.0
+    while host.ready_at <= now:
+        host.record_response(NO_ANSWER, 0, now)
+        now += 10
+        assert now <= 100 + MAX_HOST_PAUSE_S + 20
+    assert host.paused_until == now - 10 + GIVE_UP_S
+    now = host.ready_at
+    host.record_response(NO_ANSWER, 0, now)
+    assert host.ready_at <= now, "a series of its own begins"
+
+
+def test_an_answer_of_any_kind_ends_a_silence_and_so_does_a_long_time_without_requests():
+    answered, seldom = HostSlots(8), HostSlots(8)
+    for now in range(0, 1000, 10):
+        answered.record_response(NO_ANSWER, 0, now)
+        if now % 50 == 0:
+            answered.record_response(500, 0, now)
+    for now in range(0, 10_000, 500):
+        seldom.record_response(NO_ANSWER, 0, now)
+    assert (answered.ready_at, seldom.ready_at) == (0, 0)
+
+
+def test_overloads_far_apart_are_no_series():
+    host = HostSlots(8)
+    for now in range(0, 10_000, 500):
+        host.record_response(503, 0, now)
+        assert host.ready_at - now <= 10
 
 
 def test_pauses_with_good_responses_between_them_never_end_a_host():
