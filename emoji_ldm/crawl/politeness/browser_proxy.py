@@ -15,18 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from yarl import URL
 
 from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.politeness.http_session import Lookup, SsrfGuard
+from emoji_ldm.crawl.politeness.loop_thread import LoopThread, cancel_tasks
 from emoji_ldm.outcomes import Rejected
 
-T = TypeVar("T")
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 MAX_HEAD_BYTES = 256 * 1024  # of a request or response; Chromium's own limit
@@ -63,12 +61,10 @@ class BrowserProxy:
         self.guard = SsrfGuard(config, lookup)
         self._refusals: dict[str, str] = {}
         self._failures: dict[str, str] = {}
-        self._lock = threading.Lock()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="browser-proxy", daemon=True)
-        self._thread.start()
+        self._lock, self._is_closed = threading.Lock(), False
+        self._thread = LoopThread("browser-proxy")
         # On loopback only: whoever could reach it from elsewhere could use it as an open proxy.
-        self._server = self._run(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=MAX_HEAD_BYTES))
+        self._server = self._thread.run(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=MAX_HEAD_BYTES))
 
     @property
     def address(self) -> str:
@@ -104,21 +100,14 @@ class BrowserProxy:
 
     def close(self) -> None:
         """End all connections and the thread. A second call does nothing."""
-        if self._thread.is_alive():
-            self._run(self._close())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-
-    def _run(self, call: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+        if not self._is_closed:
+            self._is_closed = True
+            self._thread.run(self._close())
+            self._thread.close()
 
     async def _close(self) -> None:
         self._server.close()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_tasks()
         await self.guard.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
