@@ -16,7 +16,7 @@ from collections.abc import Callable
 import yaml
 
 from emoji_ldm.errors import ClusterError, ConfigError
-from emoji_ldm.kubernetes import field_ownership, operator_check, secrets, status
+from emoji_ldm.kubernetes import field_ownership, operator_check, secrets, service_size, status
 from emoji_ldm.kubernetes.field_ownership import MANAGER, identity
 from emoji_ldm.kubernetes.kubectl import FieldConflict, Kubectl
 from emoji_ldm.kubernetes.lint.rendering import KubeObject, name_of
@@ -58,6 +58,8 @@ def run(kubectl: Kubectl, overlay: Overlay, timeout_s: float, *, force: bool = F
         print_status(f"created Secrets with random values: {', '.join(created)}")
     rest = [obj for obj in overlay.installed if obj["kind"] not in FIRST_KINDS]
     _apply_when_ready(kubectl, rest, deadline, force=force)
+    if resized := service_size.resize_clusters(kubectl, overlay):
+        print_status(f"changed the number of workers of {', '.join(resized)}")
     print_status(f"applied {len(rest)} objects in namespace {kubectl.namespace}; waiting until they are ready")
     rows = _wait(kubectl, deadline, needs_training=_needs_training(overlay))
     for row in rows:

@@ -52,8 +52,10 @@ def open_namespace():
                 "metadata": {"name": name, "namespace": NAMESPACE}}  # fmt: skip
 
     serve = {"emoji-ldm/stage": "serve", "emoji-ldm/role": "worker"}
-    call("apply", "--server-side", "-f", "-", objects=[
-        space, policy("e2e-site", {"emoji-ldm/internet": "true"}, "Egress", {"to": peer}),
+    call("apply", "--server-side", "-f", "-", objects=[space])
+    # kubectl refuses objects of another namespace than that of its options.
+    call("apply", "--server-side", "-f", "-", namespace=NAMESPACE, objects=[
+        policy("e2e-site", {"emoji-ldm/internet": "true"}, "Egress", {"to": peer}),
         policy("e2e-clients", serve, "Ingress", {"from": peer})])  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def test_every_reference_to_the_namespace_follows_it(tmp_path):
     ({"quotas": {"batch": {"gpu-sport": {"cpu": 1}}}}, r"quotas\.batch\.gpu-sport\.cpu: the queue has no such quota"),
     ({"workers": {"train": {"gpu": {"replicas": 1}}}}, r"workers\.train\.gpu: .* \(of train: gpu-on-demand\)"),
     ({"environment": {"REGION": "x"}}, r"environment\.REGION: ConfigMap store has no such key"),
-    ({"overlay": "dev", "namespace": "a"}, "changes nothing with environment.AWS_REGION|redis_address"),
+    ({"overlay": "dev", "namespace": "a"}, r"environment\.BUCKET: ConfigMap store has no such key"),
     ({"config": {"train": {"stepps": 3}}}, "stepps"),
     ({"replicas": 3}, r"site\.yaml: replicas: Extra inputs"),
     ({"images": {"emoji-ldm-cpu": "registry/emoji-ldm-cpu"}}, r"images\.emoji-ldm-cpu"),
