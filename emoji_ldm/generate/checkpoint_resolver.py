@@ -171,11 +171,13 @@ def require_safetensors(folder: Path) -> None:
                              "save_pretrained(..., safe_serialization=True)")  # fmt: skip
 
 
-def lora_key(model_key: str, folder: Path) -> str:
+def lora_key(model_key: str, folder: Path, weight: float = 1.0) -> str:
     """Key of a model with an adapter; both decide the pixels. ModelError if there is no adapter in the folder."""
     try:
         with (folder / LORA_FILE).open("rb") as stream:
-            return key_of(model_key, hashlib.file_digest(stream, "sha256").hexdigest())
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            # Without the weight where it is 1, as stored keys have it.
+            return key_of(model_key, digest) if weight == 1 else key_of(model_key, digest, weight)
     except OSError as error:
         raise ModelError(f"no adapter in {folder}: {error}; it holds {LORA_FILE}") from None
 

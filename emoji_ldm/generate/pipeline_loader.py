@@ -139,17 +139,18 @@ def _check_supported(folder: Path, unet: Mapping[str, Any], vae: Mapping[str, An
                          "without them")  # fmt: skip
 
 
-def with_lora(model: LatentDiffusionModel, folder: Path) -> LatentDiffusionModel:
-    """A model with the adapter of a folder added; the given model stays as it is.
+def with_lora(model: LatentDiffusionModel, folder: Path, weight: float = 1.0) -> LatentDiffusionModel:
+    """A model with `weight` times the adapter of a folder added; the given model stays as it is.
 
     Raises:
         ModelError: The file is missing or damaged, or its adapter is for another network.
     """
     from safetensors import SafetensorError
 
-    key = lora_key(model.key, folder)
+    key = lora_key(model.key, folder, weight)
     try:
         layers, alphas, metadata = _read_lora(folder, model)
+        layers = _weighted(layers, weight)
         unet, text_encoder = _shared_copy(model.unet), model.text_encoder
         _add_lora(unet, "unet", layers, alphas, metadata)
         # The key of the encoder is part of the keys of cached prompt states, so an adapted encoder needs another one.
@@ -163,6 +164,14 @@ def with_lora(model: LatentDiffusionModel, folder: Path) -> LatentDiffusionModel
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"adapter {folder / LORA_FILE} does not fit the model, or is damaged: {reason}") from None
     return replace(model, unet=unet, text_encoder=text_encoder, key=key)
+
+
+def _weighted(layers: Mapping[str, Any], weight: float) -> dict[str, Any]:
+    """The tensors of an adapter whose products `B A` are `weight` times as large."""
+    # B has another name in each of the formats that diffusers reads.
+    seconds = (".lora_B.", ".lora.up.", "_lora.up.")
+    return {name: value * weight if weight != 1 and any(part in name for part in seconds) else value
+            for name, value in layers.items()}  # fmt: skip
 
 
 def _read_lora(
