@@ -167,11 +167,14 @@ def with_lora(model: LatentDiffusionModel, folder: Path, weight: float = 1.0) ->
 
 
 def _weighted(layers: Mapping[str, Any], weight: float) -> dict[str, Any]:
-    """The tensors of an adapter whose products `B A` are `weight` times as large."""
+    """The tensors of an adapter whose products `B A` are `weight` times as large; ValueError for an unknown format."""
     # B has another name in each of the formats that diffusers reads.
-    seconds = (".lora_B.", ".lora.up.", "_lora.up.")
-    return {name: value * weight if weight != 1 and any(part in name for part in seconds) else value
-            for name, value in layers.items()}  # fmt: skip
+    parts = (".lora_B.", "lora.up.", "lora_linear_layer.up.")
+    seconds = {name for name in layers if any(part in name for part in parts)}
+    # One B for each A: with a weight that reached only some of them, the images would be plausible but wrong.
+    if weight != 1 and 2 * len(seconds) != sum(".alpha" not in name for name in layers):
+        raise ValueError("its format is not known well enough to give it a weight")
+    return {name: value * weight if weight != 1 and name in seconds else value for name, value in layers.items()}
 
 
 def _read_lora(
