@@ -38,6 +38,8 @@ class ServeConfig(Section):
     replaced, where cores and GPUs suffice, else one."""
     max_replicas: Positive = 2
     """Largest number of replicas per model."""
+    max_replicas_per_node: Positive | None = None
+    """Largest number of replicas per model on one node; with 1, a lost or drained node never takes two. null: any."""
     target_wait_s: Annotated[float, Field(gt=0)] = 5.0
     """Replicas are added while the queued work would take longer than this, in seconds."""
     max_queued: Positive = 200

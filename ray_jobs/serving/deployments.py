@@ -93,6 +93,7 @@ def _replicas(config: Config, model: ServedModel) -> serve.Application:
         max_queued_requests=settings.max_queued,  # per caller, while there is no replica
         ray_actor_options={"num_cpus": NUM_CPUS, "num_gpus": settings.gpus_per_worker},
         autoscaling_config=_autoscaling(settings),
+        max_replicas_per_node=settings.max_replicas_per_node,
         # A new version is ready before the old one stops, so that a deployment costs no request.
         max_surge_percent=100,
         graceful_shutdown_timeout_s=settings.timeout_s + SHUTDOWN_GRACE_S, graceful_shutdown_wait_loop_s=0.5,
