@@ -73,7 +73,12 @@ def until(find, timeout_s=300):
 
 @pytest.fixture(scope="session")
 def installed():
-    """The overlay is installed; returns what `cluster up` printed, and how long it took."""
+    """The overlay is installed; returns what `cluster up` printed, and how long it took.
+
+    E2E_INSTALLED=1 uses what is installed as it is, for a single test on a small machine.
+    """
+    if os.environ.get("E2E_INSTALLED"):
+        return "", 0.0
     status, said, seconds = emoji_ldm("cluster", "up", "--overlay", OVERLAY)
     assert status == 0, said
     return said, seconds

@@ -156,7 +156,7 @@ def test_a_service_whose_workers_start_with_their_application_is_not_waited_for(
     api.reactions.append(fresh)
     status, _, said = cluster("up", "--timeout", "5")
     assert status == 0, said
-    assert "the service serve is installed and does not answer yet: deploying: waiting until the store contains" in said
+    assert "the service serve is installed and does not answer yet: deploying: waiting until the store answers and contains" in said
 
 
 def test_findings_stop_the_installation_before_the_cluster_is_contacted(cluster, api, monkeypatch):
@@ -164,7 +164,7 @@ def test_findings_stop_the_installation_before_the_cluster_is_contacted(cluster,
 
     finding = Finding("k8s/base/train.yaml", 7, "RayJob/train", "GPU request without toleration")
     monkeypatch.undo()
-    monkeypatch.setattr(lint, "check", lambda folder, overlay: [finding])
+    monkeypatch.setattr(lint, "check", lambda *_: [finding])
     status, _, said = cluster("up")
     assert status == 2
     assert "k8s/base/train.yaml:7: RayJob/train: GPU request without toleration" in said
