@@ -115,7 +115,8 @@ class MemoryPlanner:
         """
         share = args.batch_size // num_ranks
         counts = [count for count in range(args.micro_batch_size or share, 0, -1) if share % count == 0]
-        stages = range(args.zero_stage, LARGEST_ZERO_STAGE.get(args.optimizer, 3) + 1)
+        largest = LARGEST_ZERO_STAGE.get(args.optimizer, 3) if args.sharding == "deepspeed" else 3
+        stages = range(args.zero_stage, largest + 1)
         offloads = dict.fromkeys([args.offload, *(self._offloads(args) if self.on_gpu else ())])
         for offload in offloads:
             for count in counts:

@@ -67,6 +67,8 @@ def test_what_does_not_fit_is_offloaded_last_and_only_by_optimisers_that_can_be(
     assert planner().fit(args, 1, least).offload == "all"
     assert planner().fit(replace(args, optimizer="muon", zero_stage=0), 1, least) is None
     assert planner().fit(args, 1, least, host_limit=1000) is None
+    prodigy = replace(ARGS, optimizer="prodigy", sharding="fsdp2", zero_stage=3)
+    assert planner().fit(prodigy, 4, 10**9) == prodigy
 
 
 def test_the_peak_counts_what_lives_at_once():
