@@ -41,9 +41,10 @@ def images_are_those_of_the_list(target: RuleTarget) -> Violations:
         return
     listed: dict[str, object] = target.context.versions["images"]
     name = str(found["name"])
-    # Images of the project have another registry at every site, so they are looked up by the last part of their name.
+    # A site may have a registry or a mirror of its own, so images are looked up by the last part of their name too.
     short = name.rpartition("/")[2]
-    entry = listed.get(name, listed.get(short) if short in OURS else None)
+    mirrored = next((text for known, text in listed.items() if known.rpartition("/")[2] == short), None)
+    entry = listed.get(name, mirrored)
     if entry is None:
         yield ("image",), f"versions.yaml lists no image {name!r} (there are: {', '.join(sorted(listed))})"
         return
