@@ -42,7 +42,7 @@ def test_tf32_and_the_search_for_kernels_are_on_unless_bits_are_asked_for(determ
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_training_allocates_what_was_planned(device, ranks, precision):
-    # Weights and activations, and not the kernels' work space, decide. A CPU takes minutes for such convolutions in fp16.
+    # Weights and activations decide, and not the kernels' work space. A CPU takes minutes for such layers in fp16.
     wide = ("train.block_out_channels=[128,256]",) if device.type == "cuda" else ()
     with torch.device("meta"):
         module = network(*wide)
