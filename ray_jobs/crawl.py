@@ -7,8 +7,9 @@ do. So a crawl that was interrupted anywhere continues where it was, and a secon
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ import ray
 from emoji_ldm.config import Config, CrawlConfig, key_of
 from emoji_ldm.crawl import frontier, page_types
 from emoji_ldm.crawl.crawl_state import CrawlState
-from emoji_ldm.crawl.frontier import next_pages
+from emoji_ldm.crawl.frontier import PageBlock, next_pages
 from emoji_ldm.crawl.outcome_report import REFUSALS, crawl_warnings, refusal_error
 from emoji_ldm.crawl.sources import source_factory
 from emoji_ldm.errors import CrawlError, JobError
@@ -34,7 +35,7 @@ from ray_jobs.workers.crawl_workers import ImageWorker, PageWorker
 
 # Logical CPUs per actor. Browsers and fetchers wait for the network most of the time, so two share a core.
 NUM_CPUS = 0.5
-PAGE_SCHEMA = pa.schema([("tag", pa.string()), ("url", pa.string())])
+PAGE_SCHEMA = pa.schema([("block", pa.int32()), ("tag", pa.string()), ("url", pa.string())])
 
 
 def run(config: Config) -> dict[str, object]:
@@ -86,9 +87,8 @@ def _list_pages(config: Config, state: CrawlState, limiter: SharedRateLimiter) -
     while blocks := next_pages(config.crawl, names, state.finished_pages(), state.following_pages()):
         # Not before there is a page to read: a finished crawl needs neither site nor browser.
         limiter.read_site_rules()
-        shards = [_shard([b.urls, state.generation], {"tag": b.tag, "urls": b.urls}, len(b.urls)) for b in blocks]
-        workers = config.crawl.num_browsers
-        job = _job(state, LISTINGS, _page_rows, PageWorker, workers)
+        shards = [_page_shard(group, state.generation) for group in _grouped(blocks, config.crawl)]
+        job = _job(state, LISTINGS, _page_rows, PageWorker, config.crawl.num_browsers)
         former = {DONE: len(state.finished_pages()), "tiles": state.listings.count()}
         _run_shards(config, job, limiter, shards, _Wave("pages", former, _page_note, commit))
     # Pages that were interrupted and that no page leads to any more.
@@ -224,8 +224,22 @@ def _shard(parts: list[Any], payload: dict[str, Any], num_items: int) -> delta_s
     return delta_sink.WorkShard(key_of(*parts), payload, num_items)
 
 
+def _grouped(blocks: Sequence[PageBlock], config: CrawlConfig) -> Iterator[list[PageBlock]]:
+    """Split the blocks of a wave into those that one reader reads side by side."""
+    at_once = config.pages_per_browser if config.source == "listing" else 1
+    # No reader gets more while another one has nothing.
+    return frontier.chunks(blocks, min(at_once, math.ceil(len(blocks) / config.num_browsers)))
+
+
+def _page_shard(blocks: list[PageBlock], generation: int) -> delta_sink.WorkShard:
+    urls = [block.urls for block in blocks]
+    payload = {"blocks": [[block.tag, block.urls] for block in blocks]}
+    return _shard([urls, generation], payload, sum(map(len, urls)))
+
+
 def _page_rows(payload: dict[str, Any]) -> pa.Table:
-    return pa.table([[payload["tag"]] * len(payload["urls"]), payload["urls"]], schema=PAGE_SCHEMA)
+    rows = [(index, tag, url) for index, (tag, urls) in enumerate(payload["blocks"]) for url in urls]
+    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=PAGE_SCHEMA)
 
 
 def read_image_requests(payload: dict[str, Any]) -> pa.Table:

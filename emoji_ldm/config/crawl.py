@@ -26,6 +26,8 @@ class CrawlConfig(Section):
     """Pages to read per tag at most; a tag also ends at its first page without tiles."""
     num_browsers: Positive = 2
     """Headless browsers that run at once, over the whole cluster."""
+    pages_per_browser: Positive = 4
+    """Pages that one browser reads at once; pages of the same host also wait for its limits."""
     num_fetchers: Positive = 2
     """Actors that download and normalise images, over the whole cluster."""
     host_concurrency: Positive = 8

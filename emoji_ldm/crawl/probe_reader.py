@@ -51,8 +51,8 @@ class ProbeReader:
         else:
             from emoji_ldm.crawl.sources.browser_listing import BrowserListingReader
 
-            # A few steps are enough to see that there is more.
-            config = config.model_copy(update={"max_pages": PROBE_STEPS})
+            # A few steps are enough to see that there is more, and one page is read at a time.
+            config = config.model_copy(update={"max_pages": PROBE_STEPS, "pages_per_browser": 1})
             self.reader, self._load = BrowserListingReader(config, rate_limiter), self._load_in_browser
         self.reader.profile, self.rate_limiter = profile, rate_limiter
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 
+import psutil
 import pytest
 import yaml
 
@@ -15,6 +16,7 @@ from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
 from emoji_ldm.crawl.probe import probe
 from emoji_ldm.crawl.site_profile import load_site_profile
 from emoji_ldm.crawl.sources import browser, rendered_page, source_factory
+from emoji_ldm.crawl.sources.browser import _connection
 from emoji_ldm.demo.gallery import Gallery
 from emoji_ldm.errors import CrawlError
 from tests.browser.processes import assert_nothing_left
@@ -39,7 +41,8 @@ def shorter_quiet_time():
 
 @pytest.fixture(scope="module")
 def opened():
-    values = {"allow_private": ["127.0.0.1"], "page_timeout_s": 4, "user_agent": "emoji-ldm/test"}
+    values = {"allow_private": ["127.0.0.1"], "page_timeout_s": 4, "user_agent": "emoji-ldm/test",
+              "pages_per_browser": 1}  # fmt: skip
     crawl = build({"crawl": values}, where="test").crawl
     reader = source_factory.open_reader(crawl, LocalRateLimiter(crawl))
     yield reader
@@ -107,7 +110,8 @@ def test_a_selector_that_matches_nothing_is_an_error_where_there_is_a_listing_an
 
 @pytest.mark.slow
 def test_a_page_that_never_settles_fails_at_the_timeout(reader, site, monkeypatch):
-    monkeypatch.setattr(reader._open_browser(), "timeout_s", 2)
+    with reader.pool.tab() as tab:
+        monkeypatch.setattr(tab, "timeout_s", 2)
     restless = page("<main></main><script>setInterval(() => { document.body.append('.') }, 100)</script>")
     assert read_tag(reader, site, restless) == [("failed", 0, "no tiles and no rest within 2 s")]
 
@@ -152,27 +156,46 @@ def test_a_page_that_robots_forbids_is_never_opened(reader, site):
     assert site.log == ["/robots.txt"]
 
 
+def driver_of_the_tab(pool):
+    return pool._free[-1].driver.service.process.pid
+
+
+def driver_of_the_browser(pool):
+    return pool.browser.driver.service.process.pid
+
+
+def the_browser_itself(pool):
+    (browser,) = psutil.Process(driver_of_the_browser(pool)).children()
+    return browser.pid
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("process", [driver_of_the_tab, driver_of_the_browser, the_browser_itself])
 @pytest.mark.parametrize("kill_signal", [signal.SIGKILL, signal.SIGSTOP], ids=["crashed", "hung"])
-def test_a_browser_that_crashed_or_hangs_is_replaced_and_the_page_retried(reader, site, kill_signal):
+def test_what_crashed_or_hangs_is_replaced_and_the_page_retried(reader, site, kill_signal, process, monkeypatch):
+    monkeypatch.setattr(browser, "CONTROL_TIMEOUT_S", 5)
+    reader.pool._drop_browser()
     assert read_tag(reader, site, grid("abc"))[0][0] == "listed"
-    lost, folder = reader.browser, reader.browser.folder
-    lost._connection().client_config.timeout = 1
-    os.kill(lost.driver.service.process.pid, kill_signal)
+    lost, folder = reader.pool.browser, reader.pool.browser.folder
+    _connection(reader.pool._free[-1].driver).client_config.timeout = 1
+    os.kill(process(reader.pool), kill_signal)
     reader.repeats.first_page_by_image.clear()
     assert [outcome for outcome, *_ in read_tag(reader, site, grid("abc"), grid("def"))] == ["listed", "listed"]
-    assert reader.browser is not lost
+    # A driver of a tab costs its tab alone, and the driver of the browser is not missed while a page is read.
+    if process is the_browser_itself:
+        assert reader.pool.browser is not lost
+    reader.pool._drop_browser(kill=kill_signal == signal.SIGSTOP)
     assert_nothing_left(folder)
 
 
 @pytest.mark.slow
 def test_a_browser_is_replaced_before_it_grows_too_large(reader, site, monkeypatch):
     read_tag(reader, site, grid("abc"))
-    before, folder = reader.num_browsers, reader.browser.folder
-    assert 50e6 < reader.browser.memory_bytes() < reader.max_memory_bytes
-    monkeypatch.setattr(reader, "max_memory_bytes", 50e6)
+    before, folder = reader.pool.num_browsers, reader.pool.browser.folder
+    assert 50e6 < reader.pool.browser.memory_bytes() < reader.pool.max_memory_bytes
+    monkeypatch.setattr(reader.pool, "max_memory_bytes", 50e6)
     assert [outcome for outcome, *_ in read_tag(reader, site, grid("de"))] == ["listed"]
-    assert reader.num_browsers == before + 1
+    assert reader.pool.num_browsers == before + 1
     assert_nothing_left(folder)
 
 
@@ -183,12 +206,12 @@ def test_a_browser_whose_first_start_fails_is_started_once_more(reader, site, tm
     wrapper.write_text(f'#!/bin/sh\necho >> {starts}\n{fails_once}\nexec {real} "$@"\n')
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    reader._drop_browser()
+    reader.pool._drop_browser()
     assert read_tag(reader, site, grid("abc"))[0][0] == "listed"
     assert starts.read_text() == "\n\n"
     starts.unlink()
     wrapper.write_text("#!/bin/sh\nexit 1\n")
-    reader._drop_browser()
+    reader.pool._drop_browser()
     with pytest.raises(CrawlError, match="Chromium does not start"):
         read_tag(reader, site, grid("abc"))
 

@@ -72,11 +72,11 @@ def read(site, profile, accident):
 
 
 def kill_driver(reader, _):
-    os.kill(reader.browser.driver.service.process.pid, signal.SIGKILL)
+    os.kill(reader.pool._busy[0].driver.service.process.pid, signal.SIGKILL)
 
 
 def kill_browser(reader, _):
-    (browser,) = psutil.Process(reader.browser.driver.service.process.pid).children()
+    (browser,) = psutil.Process(reader.pool.browser.driver.service.process.pid).children()
     browser.kill()
 
 

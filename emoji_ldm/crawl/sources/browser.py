@@ -1,7 +1,7 @@
 """A headless Chromium that never outlives our process and that a page can cost no more than itself.
 
 Images are not loaded, downloads, permissions, dialogs and windows of their own are refused, and everything is written
-to one folder.
+to one folder. Pages are read in tabs, several at a time (module `browser_tab`).
 
 How does the browser end? Normally by `quit`. If our process is killed, nothing can be asked any more: a watchdog in a
 process group of its own notices that its pipe closes, kills the browser's process group and deletes its files.
@@ -11,36 +11,35 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import json
-import math
-import re
 import shutil
 import subprocess
 import tempfile
-import time
 import weakref
-from collections.abc import Iterator, Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import psutil
 import urllib3
 from selenium import webdriver
-from selenium.common.exceptions import TimeoutException, UnexpectedAlertPresentException, WebDriverException
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.chromium.service import ChromiumService
 from selenium.webdriver.remote.remote_connection import RemoteConnection
 
 from emoji_ldm.crawl.politeness.browser_proxy import BrowserProxy
+from emoji_ldm.crawl.sources.browser_tab import BrowserLost, BrowserTab, first_line
+from emoji_ldm.crawl.sources.devtools import DevToolsConnection
 from emoji_ldm.errors import CrawlError
 
 DRIVER_GRACE_S = 10  # beyond the timeout of a page, after which a driver that has not answered hangs
-# What a driver says of a document that is replaced while it is asked.
-BETWEEN_DOCUMENTS = re.compile(r"context|navigat|detached|no such (?:frame|window|execution)|aborted", re.IGNORECASE)
+CONTROL_TIMEOUT_S = 20  # of the browser as a whole: opening and closing tabs
+DRIVER_ERRORS = (WebDriverException, urllib3.exceptions.HTTPError)
 CHROMIUM_FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
     "--disable-component-update", "--no-first-run", "--window-size=1920,1080", "--disable-extensions", "--mute-audio",
+    # Several windows are read at a time: none of them is in the background.
+    "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding",
+    "--disable-background-timer-throttling",
 )  # fmt: skip
 # Waits until our end of the pipe closes, as it does however our process ends; then ends the browser's process group
 # and deletes its files. The shell starts it in the background and exits, so that it is not a child of our process: Ray
@@ -51,16 +50,11 @@ WATCHDOG_SCRIPT = """exec 3<&0
 ) >/dev/null 2>&1 &"""
 
 
-class BrowserLost(Exception):
-    """The browser crashed or hangs; a fresh one may succeed."""
-
-
-class PageFailed(Exception):
-    """The browser works, but the page cannot be loaded; the text says why."""
-
-
 class Browser:
-    """A running Chromium with its driver. It ends by `quit`, by garbage collection, or with this process."""
+    """A running Chromium with its driver. It ends by `quit`, by garbage collection, or with this process.
+
+    One thread at a time may call its methods; its tabs may be used by one thread each.
+    """
 
     def __init__(self, *, user_agent: str, timeout_s: float, proxy: BrowserProxy | None = None) -> None:
         """Start the browser.
@@ -76,15 +70,14 @@ class Browser:
         """
         chromium, chromedriver = find_programs()
         self.timeout_s = timeout_s
-        self.is_stuck = False  # a page does not let go of the driver or goes on: the next one gets a fresh browser
-        self.last_status, self.last_headers, self.last_error = 0, dict[str, str](), ""  # of the page's document
-        self._num_documents = 0
+        self.tabs: list[BrowserTab] = []
+        self._devtools: DevToolsConnection | None = None
         self.folder = tempfile.mkdtemp(prefix="emoji-ldm-browser-")
-        # A session, and thus a process group, of its own: the watchdog ends the driver with all its browser processes.
-        service = Service(chromedriver, popen_kw={"start_new_session": True})
+        # A process group of its own: the watchdog ends the driver with all its browser processes.
+        service = Service(chromedriver, popen_kw={"process_group": 0})
         try:
             self.driver = webdriver.Chrome(options=_options(chromium, self.folder, user_agent, proxy), service=service)
-        except (WebDriverException, urllib3.exceptions.HTTPError) as error:
+        except DRIVER_ERRORS as error:
             service.stop()
             shutil.rmtree(self.folder, ignore_errors=True)
             raise CrawlError(f"Chromium does not start: {first_line(error)}") from None
@@ -92,15 +85,11 @@ class Browser:
         self._end = weakref.finalize(self, _end, self.driver, self._start_watchdog(service))
         atexit.register(self._end)
         try:
-            self._connection().client_config.timeout = int(timeout_s) + DRIVER_GRACE_S
-            self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _script("watch.js")})
-            self.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "deny"})
-            self._window = self.driver.current_window_handle
-            # Last, since it limits commands too, and the first commands of a fresh browser may be slow.
-            self.driver.set_page_load_timeout(timeout_s)
-        except (WebDriverException, urllib3.exceptions.HTTPError) as error:
+            self._devtools = DevToolsConnection(_debugger_address(self.driver), CONTROL_TIMEOUT_S)
+            self._devtools.command("Browser.setDownloadBehavior", behavior="deny")
+        except BrowserLost:
             self.quit()
-            raise BrowserLost(first_line(error)) from None
+            raise
 
     def _start_watchdog(self, service: Service) -> subprocess.Popen[bytes]:
         assert service.process is not None, "a started service has a process"
@@ -111,8 +100,57 @@ class Browser:
         watchdog.wait()  # for the shell, which exits at once; the watchdog itself stays
         return watchdog
 
+    def open_tab(self, proxy: BrowserProxy) -> BrowserTab:
+        """Open a window for pages, whose only way out is a proxy of its own; no page may be loading in another one.
+
+        Raises:
+            BrowserLost: The browser crashed or hangs.
+        """
+        # A driver that joins a browser waits until its pages have answered, however long that takes.
+        service = Service(find_programs()[1], popen_kw={"process_group": self._group()})
+        try:
+            driver = webdriver.Chrome(options=self._tab_options(), service=service)
+        except (*DRIVER_ERRORS, OSError) as error:
+            raise BrowserLost(first_line(error)) from None
+        _connection(driver).client_config.timeout = int(self.timeout_s) + DRIVER_GRACE_S
+        try:
+            self.tabs.append(self._open_window(driver, proxy))
+        except BrowserLost:
+            _kill(driver.service)
+            raise
+        return self.tabs[-1]
+
+    def renew_tab(self, tab: BrowserTab) -> BrowserTab:
+        """Close a tab with all that its pages opened, also one that does not answer; returns another in its place.
+
+        Raises:
+            BrowserLost: The browser crashed or hangs, or the driver of this tab.
+        """
+        self._command("Target.disposeBrowserContext", browserContextId=tab.context)
+        place = self.tabs.index(tab)
+        self.tabs[place] = self._open_window(tab.driver, tab.proxy)
+        return self.tabs[place]
+
+    def _open_window(self, driver: webdriver.Chrome, proxy: BrowserProxy) -> BrowserTab:
+        # The bypass list of a context replaces that of the process: without it, loopback is requested directly.
+        way_out = {"proxyServer": f"http://{proxy.address}", "proxyBypassList": "<-loopback>"}
+        context = self._command("Target.createBrowserContext", **way_out)["browserContextId"]
+        self._command("Browser.setDownloadBehavior", behavior="deny", browserContextId=context)
+        window = self._command("Target.createTarget", url="about:blank", browserContextId=context, newWindow=True,
+                               width=1920, height=1080)["targetId"]  # fmt: skip
+        try:
+            driver.switch_to.window(window)
+            return BrowserTab(driver, context, proxy, self.timeout_s, self._command)
+        except (*DRIVER_ERRORS, OSError) as error:
+            raise BrowserLost(first_line(error)) from None
+
     def quit(self) -> None:
         """End the browser and delete its files. A second call does nothing."""
+        for tab in self.tabs:
+            _kill(tab.driver.service)
+        self.tabs.clear()
+        if self._devtools is not None:
+            self._devtools.close()
         self._end()
         atexit.unregister(self._end)
 
@@ -124,99 +162,29 @@ class Browser:
         self.quit()
 
     def memory_bytes(self) -> int:
-        """Return the resident memory of the driver and all processes of the browser; shared pages count for each."""
-        total, process = 0, self.driver.service.process
-        with contextlib.suppress(psutil.Error):
-            root = psutil.Process(process.pid if process else 0)
-            for member in (root, *root.children(recursive=True)):
-                with contextlib.suppress(psutil.Error):  # a process that ended meanwhile
-                    total += member.memory_info().rss
+        """Return the memory of the drivers and all processes of the browser; pages that they share count once."""
+        total = 0
+        for driver in (self.driver, *(tab.driver for tab in self.tabs)):
+            with contextlib.suppress(psutil.Error):
+                root = psutil.Process(driver.service.process.pid if driver.service.process else 0)
+                for member in (root, *root.children(recursive=True)):
+                    with contextlib.suppress(psutil.Error):  # a process that ended meanwhile
+                        total += member.memory_full_info().pss
         return total
 
-    @contextlib.contextmanager
-    def page_errors(self) -> Iterator[None]:
-        """Turn errors of the driver into PageFailed where the page is to blame, and BrowserLost otherwise."""
-        try:
-            yield
-        except TimeoutException:
-            # A script of the page that never returns lets no other one run.
-            self.is_stuck = True
-            raise PageFailed(f"no answer within {self.timeout_s:g} s, or a script that blocks the page") from None
-        except urllib3.exceptions.HTTPError as error:
-            raise BrowserLost(first_line(error)) from None
-        except WebDriverException as error:
-            if "net::" in str(error.msg):  # an error of the network, such as net::ERR_CONNECTION_REFUSED
-                raise PageFailed(first_line(error).removeprefix("unknown error: ")) from None
-            raise BrowserLost(first_line(error)) from None
+    def _tab_options(self) -> Options:
+        options = _session_options()
+        options.debugger_address = _debugger_address(self.driver)
+        return options
 
-    def navigate(self, url: str) -> None:
-        """Begin to load a page, and forget the responses of the one before."""
-        # The driver's own wait would last until the markup is complete, which some pages never are. Instead the
-        # document that is left is marked, so that a look at the page can tell it from the new one.
-        self.run_script("left.js")
-        self._close_other_windows()
-        self.read_responses()
-        self.last_status, self.last_headers, self.last_error, self._num_documents = 0, {}, "", 0
-        self.driver.get(url)
+    def _command(self, name: str, **parameters: Any) -> dict[str, Any]:
+        assert self._devtools is not None, "a browser that has started is connected"
+        return self._devtools.command(name, **parameters)
 
-    def run_script(self, name: str, *arguments: Any, deadline: float = math.inf) -> Any:
-        """Return what a script of `scripts/` returns in the page; None if the document is just being replaced.
-
-        Args:
-            name: Its file.
-            arguments: JSON values.
-            deadline: On the monotonic clock, by which the page must have answered.
-
-        Raises:
-            TimeoutException: The page does not answer.
-        """
-        began = time.monotonic()
-        limit_s = max(1.0, min(self.timeout_s, deadline - began))
-        self.driver.set_script_timeout(limit_s)
-        try:
-            return self.driver.execute_script(_script(name), *arguments)
-        except UnexpectedAlertPresentException:  # it is dismissed by now
-            return None
-        except TimeoutException:
-            # A document that is replaced also ends the wait, at once.
-            if time.monotonic() - began < limit_s / 2:
-                return None
-            raise
-        except WebDriverException as error:
-            if "crash" not in str(error.msg) and BETWEEN_DOCUMENTS.search(str(error.msg)):
-                return None
-            raise
-
-    def read_responses(self) -> int:
-        """Take note of the responses since the last call; returns how many documents the page had so far.
-
-        WebDriver does not report the status of a page, but Chromium logs all responses. Frames inside the page are
-        documents too; those of the window itself have its handle as their frame id.
-        """
-        for entry in self.driver.get_log("performance"):  # type: ignore[no-untyped-call]
-            event = json.loads(entry["message"])["message"]
-            parameters = event["params"]
-            if parameters.get("type") != "Document":
-                continue
-            if event["method"] == "Network.loadingFailed" and not self.last_status:
-                self.last_error = parameters.get("errorText", "")
-            if event["method"] == "Network.responseReceived" and parameters.get("frameId") == self._window:
-                self.last_status = parameters["response"]["status"]
-                self.last_headers = _lowercase_names(parameters["response"]["headers"])
-                self._num_documents += 1
-        return self._num_documents
-
-    def _close_other_windows(self) -> None:
-        for handle in self.driver.window_handles:
-            if handle != self._window:
-                self.driver.switch_to.window(handle)
-                self.driver.close()
-                self.driver.switch_to.window(self._window)
-
-    def _connection(self) -> RemoteConnection:
-        connection = self.driver.command_executor
-        assert isinstance(connection, RemoteConnection), "a local driver is reached over HTTP"
-        return connection
+    def _group(self) -> int:
+        process = self.driver.service.process
+        assert process is not None, "the driver of a browser has a process"
+        return int(process.pid)
 
 
 def find_programs() -> tuple[str, str]:
@@ -229,18 +197,21 @@ def find_programs() -> tuple[str, str]:
     raise CrawlError(f"{missing} is not installed; on Debian and Ubuntu: apt-get install chromium chromium-driver")
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error; drivers append a stack trace of addresses."""
-    text = (getattr(error, "msg", None) or str(error)).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
-def _options(chromium: str, folder: str, user_agent: str, proxy: BrowserProxy | None) -> Options:
+def _session_options() -> Options:
+    """Return how a driver treats pages."""
     options = Options()
-    options.binary_location = chromium
     # The wait for the tiles follows, and pages whose markup never ends have tiles too.
     options.page_load_strategy = "none"
     options.unhandled_prompt_behavior = "dismiss"
+    # The log of responses holds status and headers of documents, also behind the browser's own error page.
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    options.add_experimental_option("perfLoggingPrefs", {"enableNetwork": True, "enablePage": False})
+    return options
+
+
+def _options(chromium: str, folder: str, user_agent: str, proxy: BrowserProxy | None) -> Options:
+    options = _session_options()
+    options.binary_location = chromium
     flags = proxy.chromium_flags() if proxy else ()
     for flag in (*CHROMIUM_FLAGS, *flags, f"--user-data-dir={folder}", f"--user-agent={user_agent}"):
         options.add_argument(flag)
@@ -252,19 +223,25 @@ def _options(chromium: str, folder: str, user_agent: str, proxy: BrowserProxy | 
     settings: dict[str, int] = {f"profile.managed_default_content_settings.{name}": 2 for name in refused}
     settings |= {"download_restrictions": 3, "net.network_prediction_options": 2}
     options.add_experimental_option("prefs", settings)
-    # The log of responses holds status and headers of documents, also behind the browser's own error page.
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    options.add_experimental_option("perfLoggingPrefs", {"enableNetwork": True, "enablePage": False})
     return options
 
 
-def _lowercase_names(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
+def _connection(driver: webdriver.Chrome) -> RemoteConnection:
+    connection = driver.command_executor
+    assert isinstance(connection, RemoteConnection), "a local driver is reached over HTTP"
+    return connection
 
 
-@cache
-def _script(name: str) -> str:
-    return (Path(__file__).parent / "scripts" / name).read_text(encoding="utf-8")
+def _debugger_address(driver: webdriver.Chrome) -> str:
+    return str(driver.capabilities["goog:chromeOptions"]["debuggerAddress"])
+
+
+def _kill(service: ChromiumService) -> None:
+    """End the driver of a tab, which may hang; the browser goes on without it."""
+    if service.process is not None:
+        service.process.kill()
+        service.process.wait()
+    service.stop()
 
 
 def _end(driver: webdriver.Chrome, watchdog: subprocess.Popen[bytes]) -> None:

@@ -1,9 +1,9 @@
-"""Listing pages in a browser as a source: each page once, once more after a crash; browsers are replaced in time."""
+"""Listing pages in a browser as a source: several at a time, each once, and once more after a crash."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -14,44 +14,39 @@ from emoji_ldm.config import CrawlConfig
 from emoji_ldm.crawl.extract.pagination import next_page_url
 from emoji_ldm.crawl.fetch.http_fetcher import HttpFetcher
 from emoji_ldm.crawl.page_types import ListedPage, PageContent, read_pages
-from emoji_ldm.crawl.politeness.browser_proxy import BrowserProxy
 from emoji_ldm.crawl.politeness.http_session import retry_after
-from emoji_ldm.crawl.politeness.request_permits import RateLimiter
+from emoji_ldm.crawl.politeness.loop_thread import LoopThread
+from emoji_ldm.crawl.politeness.request_permits import NO_ANSWER, RateLimiter
 from emoji_ldm.crawl.politeness.robots import robots_tag_opt_outs
 from emoji_ldm.crawl.site_profile import load_site_profile
-from emoji_ldm.crawl.sources.browser import Browser, BrowserLost, PageFailed
+from emoji_ldm.crawl.sources.browser_pool import BrowserPool
+from emoji_ldm.crawl.sources.browser_tab import BrowserLost, BrowserTab, PageFailed
 from emoji_ldm.crawl.sources.page_outcomes import RepeatedPageDetector, to_page_rejection
 from emoji_ldm.crawl.sources.rendered_page import PageRequest, RenderedPage, load_page
 from emoji_ldm.crawl.sources.sitemap import SitemapPages
-from emoji_ldm.errors import CrawlError
 from emoji_ldm.outcomes import Outcome, Rejected
 
-# A browser grows with every page, and starting a fresh one costs a second.
-PAGES_PER_BROWSER = 200
-# Above this size a browser would soon reach the memory limit of a small worker, which would then lose all its work.
-# Memory shared by Chromium's processes is counted once for each of them, so the measure errs on the safe side.
-MAX_BROWSER_BYTES = 1_500_000_000
 RETRYABLE_STATUSES = (429, 500, 502, 503, 504)
 NUM_TRIES, BACKOFF_S = 2, 0.5
 TUNNEL_FAILED = "ERR_TUNNEL_CONNECTION_FAILED"  # Chromium's words for a document whose address the proxy refused
 
 
 class BrowserListingReader:
-    """Reads listing pages with one browser, through the rate limiter."""
+    """Reads listing pages in the tabs of one browser, through the rate limiter; several threads may read at once."""
 
     def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
         """Load the profile; the browser starts with the first page."""
         self.config, self.rate_limiter, self.profile = config, rate_limiter, load_site_profile(config.profile)
-        self.repeats, self.runner = RepeatedPageDetector(), asyncio.Runner()
-        self.browser: Browser | None = None
-        self.proxy = BrowserProxy(config)
-        self.num_loads = self.num_browsers = 0
-        self.max_memory_bytes = MAX_BROWSER_BYTES
+        self.pages_at_once = config.pages_per_browser
+        self.repeats, self.pool = RepeatedPageDetector(), BrowserPool(config)
+        # The rate limiter belongs to one event loop, whichever thread asks for a permit.
+        self.runner = LoopThread("crawl-permits")
         self.http_fetcher = HttpFetcher(config, rate_limiter)
         self.sitemap = SitemapPages(
             lambda url: self.runner.run(self.http_fetcher.get(url)).body,
             lambda origin: self.runner.run(rate_limiter.rules(origin)).robots.sitemaps,
         )
+        self._repeats_lock, self._sitemap_lock = threading.Lock(), threading.Lock()
 
     def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
         """See `PageReader.read`."""
@@ -59,10 +54,7 @@ class BrowserListingReader:
 
     def close(self) -> None:
         """End the browser and close the rate limiter."""
-        if self.browser is not None:
-            self.browser.quit()
-            self.browser = None
-        self.proxy.close()
+        self.pool.close()
         self.runner.run(self.http_fetcher.close())
         self.runner.run(self.rate_limiter.close())
         self.runner.close()
@@ -76,8 +68,19 @@ class BrowserListingReader:
             stop=stop_after_attempt(NUM_TRIES),
             retry_error_callback=_reject_last,
         )
+        is_alone = False
+
+        def attempt() -> RenderedPage:
+            nonlocal is_alone
+            try:
+                return self._load_with_permit(url, tag, is_alone=is_alone)
+            except BrowserLost:
+                # Perhaps this very page took the browser down: it may not do so a second time beside others.
+                is_alone = True
+                raise
+
         try:
-            page: RenderedPage = retrying(self._load_or_drop_browser, url, tag)
+            page: RenderedPage = retrying(attempt)
         except PageFailed as error:
             raise Rejected(Outcome.FAILED, str(error)) from None
         return page
@@ -87,11 +90,14 @@ class BrowserListingReader:
             page = self.load(url, tag)
             first = self.profile.page_url(self.config.site, tag, 1) if self.config.site else url
             if url != first and self.repeats.needs_first_page(tag, page.extracted):
-                self.repeats.learn(tag, self.load(first, tag).extracted)
+                model = self.load(first, tag).extracted
+                with self._repeats_lock:
+                    self.repeats.learn(tag, model)
                 page = self.load(url, tag)
         except Rejected as error:
             raise to_page_rejection(error) from None
-        content = self.repeats.content(tag, url, page.extracted, page.status or None)
+        with self._repeats_lock:
+            content = self.repeats.content(tag, url, page.extracted, page.status or None)
         notes = "; ".join(filter(None, (page.ending, page.failure)))
         reason = content.reason + (f" ({notes})" if notes else "")
         return replace(content, reason=reason, next_url=self._next_url(url, first, page))
@@ -100,91 +106,76 @@ class BrowserListingReader:
         if not self.profile.follows_links:
             return ""
         if self.profile.more == "sitemap":
-            return self.sitemap.following(first, url)
+            with self._sitemap_lock:  # it is read once
+                return self.sitemap.following(first, url)
         return next_page_url(page.url, page.extracted.tree.links)
 
-    def _load_or_drop_browser(self, url: str, tag: str) -> RenderedPage:
-        try:
-            return self._load_with_permit(url, tag)
-        except BrowserLost:
-            self._drop_browser(kill=True)
-            raise
-
-    def _load_with_permit(self, url: str, tag: str) -> RenderedPage:
+    def _load_with_permit(self, url: str, tag: str, *, is_alone: bool) -> RenderedPage:
         # One permit for the page as it opens, and one for each step that lets it load more: the browser loads scripts
-        # and data on its own, as a visitor does.
-        permits, page = [self.runner.run(self.rate_limiter.acquire(url))], None
-        # Discard those of the previous page.
-        self.proxy.take_refusals()
-        self.proxy.take_failures()
+        # and data on its own, as a visitor does. The permit comes before the tab, so that a page that has to wait for
+        # its host takes no tab from another.
+        permits = [self.runner.run(self.rate_limiter.acquire(url))]
 
         def next_permit() -> None:
             # Returned first, since a host may allow no second one beside it.
             self.runner.run(self.rate_limiter.release(permits.pop()))
             permits.append(self.runner.run(self.rate_limiter.acquire(url)))
 
-        request = PageRequest(
-            url, self.profile, self.repeats.known_listings.get(tag), self.config.max_pages, next_permit
-        )
+        known = self.repeats.known_listings.get(tag)
+        request = PageRequest(url, self.profile, known, self.config.max_pages, next_permit)
+        status: int | None = None
+        pause_s = 0.0
         try:
-            page = load_page(self._open_browser(), request)
-        except PageFailed as error:
-            # The browser only says that its tunnel failed; the proxy knows why. A page that fails otherwise does not
-            # fail because one of its pictures or scripts was refused.
-            refusals = self.proxy.take_refusals()
-            own = refusals.get(urlsplit(url).hostname or "")
-            if reason := own or (next(iter(refusals.values()), "") if TUNNEL_FAILED in str(error) else ""):
-                raise Rejected(Outcome.ADDRESS, reason) from error
-            raise
+            with self.pool.tab(is_alone=is_alone) as tab:
+                try:
+                    page, refusals = _load_in_tab(tab, request)
+                    pause_s = retry_after(CIMultiDictProxy(CIMultiDict(page.headers)))
+                except PageFailed:
+                    status = tab.last_status or NO_ANSWER
+                    raise
+                finally:
+                    # A page that stops the browser says nothing against its server, which has answered.
+                    status = tab.last_status or status
         finally:
-            # A page that stops the browser says nothing against its server, which has answered.
-            status = (page.status if page else self.browser.last_status if self.browser else 0) or None
-            pause_s = retry_after(CIMultiDictProxy(CIMultiDict(page.headers))) if page else 0.0
             for permit in permits:
                 self.runner.run(self.rate_limiter.release(permit, status=status, retry_after_s=pause_s))
-        self._check_redirect_target(url, page)
-        # A network that failed while the page was scrolled leaves a shorter list, which looks like a complete one.
-        failed = self.proxy.take_failures().get(urlsplit(page.url).hostname or "")
-        return replace(page, failure=f"a request of the page failed: {failed}") if failed else page
+        self._check_redirect_target(url, page, refusals)
+        return page
 
-    def _check_redirect_target(self, url: str, page: RenderedPage) -> None:
+    def _check_redirect_target(self, url: str, page: RenderedPage, refusals: Mapping[str, str]) -> None:
         """Reject a page that may not be used, or whose redirects ended where it must not be requested."""
         tags = [page.headers.get("x-robots-tag", "").replace("\n", ",")]
         if opt_outs := robots_tag_opt_outs(tags, self.config.user_agent):
             raise Rejected(Outcome.ROBOTS, f"X-Robots-Tag: {', '.join(opt_outs)}", page.status or None)
         # The browser has followed redirects by itself: the rate limiter can only say afterwards that it must not have.
         final, requested = urlsplit(page.url), urlsplit(url)
-        if (reason := self.proxy.take_refusals().get(final.hostname or "")) and page.status == 403:
+        if (reason := refusals.get(final.hostname or "")) and page.status == 403:
             raise Rejected(Outcome.ADDRESS, reason)
+        # Without a permit of the first host, since two pages that lead to each other's host would wait for ever.
         if final.scheme in ("http", "https") and final.netloc != requested.netloc:
             permit = self.runner.run(self.rate_limiter.acquire(page.url))
             self.runner.run(self.rate_limiter.release(permit))
 
-    def _open_browser(self) -> Browser:
-        """Return the browser, replaced if it has loaded many pages, is too large or is stuck."""
-        if self.browser is not None and (
-            self.num_loads >= PAGES_PER_BROWSER
-            or self.browser.is_stuck
-            or self.browser.memory_bytes() > self.max_memory_bytes
-        ):
-            self._drop_browser()
-        if self.browser is None:
-            self.browser = self._start_browser()
-            self.num_browsers += 1
-        self.num_loads += 1
-        return self.browser
 
-    def _start_browser(self) -> Browser:
-        """Start a browser; a start that fails, for example because it is killed meanwhile, is tried once more."""
-        retrying = Retrying(retry=retry_if_exception_type(CrawlError), stop=stop_after_attempt(NUM_TRIES), reraise=True)
-        timeout_s = self.config.page_timeout_s
-        return retrying(Browser, user_agent=self.config.user_agent, timeout_s=timeout_s, proxy=self.proxy)
-
-    def _drop_browser(self, *, kill: bool = False) -> None:
-        if self.browser is not None:
-            # A browser that hangs would not answer `quit`.
-            self.browser.kill() if kill else self.browser.quit()
-        self.browser, self.num_loads = None, 0
+def _load_in_tab(tab: BrowserTab, request: PageRequest) -> tuple[RenderedPage, dict[str, str]]:
+    """Load a page; returns it with {host: why it was refused} of its requests."""
+    # Discard those of the previous page.
+    tab.proxy.take_refusals()
+    tab.proxy.take_failures()
+    try:
+        page = load_page(tab, request)
+    except PageFailed as error:
+        # The browser only says that its tunnel failed; the proxy knows why. A page that fails otherwise does not fail
+        # because one of its pictures or scripts was refused.
+        refusals = tab.proxy.take_refusals()
+        own = refusals.get(urlsplit(request.url).hostname or "")
+        if reason := own or (next(iter(refusals.values()), "") if TUNNEL_FAILED in str(error) else ""):
+            raise Rejected(Outcome.ADDRESS, reason) from error
+        raise
+    # A network that failed while the page was scrolled leaves a shorter list, which looks like a complete one.
+    failed = tab.proxy.take_failures().get(urlsplit(page.url).hostname or "")
+    page = replace(page, failure=f"a request of the page failed: {failed}") if failed else page
+    return page, tab.proxy.take_refusals()
 
 
 def _is_retryable(page: RenderedPage) -> bool:

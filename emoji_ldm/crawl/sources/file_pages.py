@@ -61,6 +61,8 @@ class BadRecord:
 class FileReader:
     """The `PageReader` of files or folders; `tiles_of(uri)` gives the tiles of one."""
 
+    pages_at_once = 1
+
     def __init__(self, tiles_of: Callable[[str], Iterator[Tile | BadRecord]]) -> None:
         self.pages = SequentialPages(tiles_of)
 

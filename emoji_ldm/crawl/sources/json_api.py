@@ -60,6 +60,8 @@ class _NetworkError(Exception):
 class ApiReader:
     """Reads the responses to a query; it keeps its connections."""
 
+    pages_at_once = 1
+
     def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
         """Load profile and key; nothing is requested yet."""
         self.config, self.rate_limiter, self.profile = config, rate_limiter, load_api_profile(config.profile)

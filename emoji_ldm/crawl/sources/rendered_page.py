@@ -20,7 +20,7 @@ from emoji_ldm.crawl.extract.page_links import MORE_WORDS, NEXT_WORDS, OTHER_WOR
 from emoji_ldm.crawl.extract.page_tree import tree_from_rows
 from emoji_ldm.crawl.extract.tile_extractor import ExtractedTiles, KnownListing, TileElement, extract_tiles
 from emoji_ldm.crawl.site_profile import SiteProfile
-from emoji_ldm.crawl.sources.browser import Browser, PageFailed
+from emoji_ldm.crawl.sources.browser_tab import BrowserTab, PageFailed
 
 POLL_INTERVAL_S = 0.08
 COLLECT_INTERVAL_S = 0.2  # between two looks at a page that changes all the time
@@ -62,28 +62,28 @@ class RenderedPage:
     failure: str = ""  # of a request to its own host, after which tiles may be missing
 
 
-def load_page(browser: Browser, request: PageRequest) -> RenderedPage:
+def load_page(tab: BrowserTab, request: PageRequest) -> RenderedPage:
     """Load a page, wait until its tiles are there, and let it show more as its profile says.
 
     Raises:
         PageFailed: The page cannot be loaded, or shows no tiles and does not rest in time.
         BrowserLost: The browser crashed or does not answer.
     """
-    page = _OpenPage(browser, request)
-    with browser.page_errors():
+    page = _OpenPage(tab, request)
+    with tab.page_errors():
         page.open()
         first = page.snapshot()
         # Pages of an error are read as they are: nothing more is to be had there.
-        if first.elements and browser.last_status < 400:
+        if first.elements and tab.last_status < 400:
             page.grow()
     return page.result(first)
 
 
 class _OpenPage:
-    """The page that is in the browser now."""
+    """The page that is in the tab now."""
 
-    def __init__(self, browser: Browser, request: PageRequest) -> None:
-        self.browser, self.request = browser, request
+    def __init__(self, tab: BrowserTab, request: PageRequest) -> None:
+        self.tab, self.request = tab, request
         profile = request.profile
         self.selectors = {"content": profile.content, "tile": profile.tile, "image": profile.image,
                           "title": profile.title}  # fmt: skip
@@ -99,12 +99,12 @@ class _OpenPage:
 
     def open(self) -> None:
         """Load the page and wait until it is ready."""
-        self.browser.navigate(self.request.url)
-        deadline = time.monotonic() + self.browser.timeout_s
+        self.tab.navigate(self.request.url)
+        deadline = time.monotonic() + self.tab.timeout_s
         if not self.settle(deadline) and not self.snapshot().elements:
-            raise self._unfinished(f"no tiles and no rest within {self.browser.timeout_s:g} s")
-        if self.url.startswith(ERROR_PAGE) and not self.browser.last_status:
-            raise PageFailed(self.browser.last_error or "the browser shows an error page: nobody answered")
+            raise self._unfinished(f"no tiles and no rest within {self.tab.timeout_s:g} s")
+        if self.url.startswith(ERROR_PAGE) and not self.tab.last_status:
+            raise PageFailed(self.tab.last_error or "the browser shows an error page: nobody answered")
         self.known = self.snapshot().listing or self.known
         self.merge()
 
@@ -117,7 +117,7 @@ class _OpenPage:
         """Wait until the tiles are complete; False if the deadline came first."""
         answered_at = None
         while time.monotonic() < deadline:
-            state = self.browser.run_script("state.js", deadline=deadline)
+            state = self.tab.run_script("state.js", deadline=deadline)
             if state is None:  # the document is just being replaced
                 time.sleep(POLL_INTERVAL_S)
                 continue
@@ -127,27 +127,27 @@ class _OpenPage:
                 return True
             time.sleep(POLL_INTERVAL_S)
         if self.extracted is None:
-            raise self._unfinished(f"no answer within {self.browser.timeout_s:g} s")
+            raise self._unfinished(f"no answer within {self.tab.timeout_s:g} s")
         return False
 
     def _unfinished(self, reason: str) -> PageFailed:
         """Return the error of a page that still goes on: its next move could replace the page that follows it."""
-        self.browser.is_stuck = True
+        self.tab.is_stuck = True
         return PageFailed(reason)
 
     def _check_answer(self, answered_at: float | None) -> float | None:
         """Fail if an answer has come but no page; returns since when there is one."""
         self._count_documents()
-        if not self.browser.last_status:
+        if not self.tab.last_status:
             return None
         if answered_at is not None and time.monotonic() - answered_at > LEFT_S:
-            kind = self.browser.last_headers.get("content-disposition", "").partition(";")[0]
-            kind = "a download" if kind else self.browser.last_headers.get("content-type", "") or "nothing"
-            raise PageFailed(f"no page but {kind} (HTTP {self.browser.last_status})")
+            kind = self.tab.last_headers.get("content-disposition", "").partition(";")[0]
+            kind = "a download" if kind else self.tab.last_headers.get("content-type", "") or "nothing"
+            raise PageFailed(f"no page but {kind} (HTTP {self.tab.last_status})")
         return answered_at or time.monotonic()
 
     def _count_documents(self) -> None:
-        if self.browser.read_responses() > MAX_DOCUMENTS:
+        if self.tab.read_responses() > MAX_DOCUMENTS:
             raise self._unfinished(f"it leads from page to page without end: more than {MAX_DOCUMENTS} documents")
 
     def _look(self, state: Mapping[str, Any]) -> bool:
@@ -159,7 +159,7 @@ class _OpenPage:
             return False
         self._count_documents()
         self.collected_at = now
-        rows = self.browser.run_script("collect.js", self.selectors, WORDS, self.signature)
+        rows = self.tab.run_script("collect.js", self.selectors, WORDS, self.signature)
         if rows is not None:
             self.signature, self.url = rows["signature"], rows["url"]
             self._take(extract_tiles(tree_from_rows(rows), self.request.profile, self.known))
@@ -204,7 +204,7 @@ class _OpenPage:
         num, self.changed_at = len(self.tiles), time.monotonic()
         for quiet_s in (TILES_QUIET_S, END_QUIET_S) if self.is_thorough else (TILES_QUIET_S,):
             self.quiet_s = quiet_s
-            self.settle(time.monotonic() + self.browser.timeout_s)
+            self.settle(time.monotonic() + self.tab.timeout_s)
             self.merge()
             # What seems to be the end is looked at twice, since the end of a list is no reason for haste.
             if len(self.tiles) > num:
@@ -249,10 +249,10 @@ class _OpenPage:
 
     def _scroll_to(self, mode: str) -> dict[str, Any]:
         self.request.between_steps()
-        return self.browser.run_script("scroll.js", mode) or {"moved": False, "height": -1.0}
+        return self.tab.run_script("scroll.js", mode) or {"moved": False, "height": -1.0}
 
     def _height(self) -> float:
-        return float((self.browser.run_script("scroll.js", "") or {"height": -1.0})["height"])
+        return float((self.tab.run_script("scroll.js", "") or {"height": -1.0})["height"])
 
     def _press(self, began: float) -> None:
         """Press the button for more, or for the next tiles, until it is gone or shows nothing new."""
@@ -261,7 +261,7 @@ class _OpenPage:
         while steps < self.request.max_steps:
             num = len(self.tiles)
             self.request.between_steps()
-            name = self.browser.run_script("press.js", WORDS, useless)
+            name = self.tab.run_script("press.js", WORDS, useless)
             if name is None:
                 break
             steps += 1
@@ -280,11 +280,11 @@ class _OpenPage:
 
     def result(self, first: ExtractedTiles) -> RenderedPage:
         """Return the page with the tiles of all steps."""
-        browser, last = self.browser, self.snapshot()
-        browser.read_responses()
+        tab, last = self.tab, self.snapshot()
+        tab.read_responses()
         extracted = first
         if self.tiles:
             listing = last.listing or first.listing
             extracted = replace(first, elements=list(self.tiles.values()), missed="", listing=listing)
-        return RenderedPage(extracted, first, first.tree.url, self.growth, self.ending, browser.last_status,
-                            browser.last_headers)  # fmt: skip
+        return RenderedPage(extracted, first, first.tree.url, self.growth, self.ending, tab.last_status,
+                            tab.last_headers)  # fmt: skip

@@ -29,6 +29,8 @@ PRESCAN_BYTES = 1024  # bytes in which a page must declare its encoding (HTML st
 class HtmlReader:
     """Reads static pages; it keeps its connections."""
 
+    pages_at_once = 1
+
     def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
         """Load the profile; nothing is requested yet."""
         self.config, self.profile, self.repeats = config, load_site_profile(config.profile), RepeatedPageDetector()
