@@ -7,20 +7,21 @@ loads weights.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from emoji_ldm.config import Config, key_of
 from emoji_ldm.dataset import checkpoint_aliases, checkpoints
 from emoji_ldm.errors import ModelError, UntrainedError
+from emoji_ldm.generate.pipeline_kinds import pipeline_kind
 from emoji_ldm.generate.request import compatible_schedulers
 from emoji_ldm.latents import starter_model
-from emoji_ldm.latents.pipeline_source import HUB_ID, MODEL_INDEX, PIPELINE_PARTS, local_folder, read_json
+from emoji_ldm.latents.pipeline_source import HUB_ID, MODEL_INDEX, local_folder, pipeline_parts, read_json
 from emoji_ldm.latents.starter_model import STARTER, is_packaged, starter_folder
 from emoji_ldm.progress import print_status
 from emoji_ldm.store import Store
+from emoji_ldm.train.manifest import recorded_config
 
 CACHE_FOLDER = starter_model.CACHE_FOLDER  # also of local copies of files of a remote store
 ALIAS_PREFIX = "alias:"  # before the name of a checkpoint that `emoji-ldm train --alias` gave
@@ -28,7 +29,6 @@ OLD_ALIAS_PREFIX = "tag:"  # what configurations of earlier releases write inste
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers' save_lora_weights and our training use
 IGNORED_SETTINGS = ("architectures", "dtype", "torch_dtype", "transformers_version")  # settings that change no pixel
 DEFAULT_TIMESTEPS = 1000  # of diffusers' schedulers whose configuration has none
-WEIGHT_PARTS = ("unet", "vae", "text_encoder")
 WEIGHT_FILES = tuple(f"{stem}.safetensors{index}" for stem in ("diffusion_pytorch_model", "model")
                      for index in ("", ".index.json"))  # fmt: skip
 MAX_SIDE_FACTOR = 2  # the largest side, in multiples of the side that the model was trained at
@@ -58,12 +58,12 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
     if is_moving_reference(checkpoint):
         # The URI that is returned names the checkpoint itself: an alias may move while a run still refers to its model.
         found = resolve_reference(config, store, checkpoint)
-        return found.fetch(cache, "pipeline"), found.uri
+        return _pipeline_of(found, cache), found.uri
     # A checkpoint of ours has a manifest, which is written last: its existence means that the upload is complete.
     path = checkpoint.removeprefix(store.uri).strip("/")
     if store.exists(path, checkpoints.MANIFEST_FILE):
         found = checkpoints.Checkpoint(store, path, 0)
-        return found.fetch(cache, "pipeline"), found.uri
+        return _pipeline_of(found, cache), found.uri
     # The folder of a checkpoint that was copied out of a store has its pipeline one level below.
     for folder in (Path(checkpoint).expanduser(), Path(checkpoint).expanduser() / "pipeline"):
         if (folder / MODEL_INDEX).is_file():
@@ -78,6 +78,18 @@ def resolve_checkpoint(config: Config, store: Store, cache: Path, checkpoint: st
         f"checkpoint {checkpoint!r} is neither a pipeline folder (with {MODEL_INDEX}), nor a checkpoint in "
         f"{store.uri}, nor a hub id; leave it empty to use the run's newest one"
     )
+
+
+def _pipeline_of(found: checkpoints.Checkpoint, cache: Path) -> Path:
+    """The pipeline's folder of a checkpoint; ModelError if it holds adapters alone."""
+    manifest = found.manifest()
+    if not any(name.startswith("pipeline/") for name in manifest["files"]):
+        base = recorded_config(manifest).get("train", {}).get("init") or "their base model"
+        raise ModelError(
+            f"checkpoint {found.uri} holds adapters alone; draw with generate.checkpoint={base} "
+            f"generate.lora={found.uri}"
+        )
+    return found.fetch(cache, "pipeline")
 
 
 def _is_untrained(config: Config, store: Store) -> bool:
@@ -145,7 +157,7 @@ def model_key(folder: Path | str) -> str:
     require_safetensors(folder)
     facts: list[object] = []
     # Sorted, since the order of a directory listing differs between file systems and the key must not.
-    for path in sorted(path for part in PIPELINE_PARTS for path in (folder / part).iterdir()):
+    for path in sorted(path for part in pipeline_parts(folder) for path in (folder / part).iterdir()):
         if path.name in ("config.json", "scheduler_config.json"):
             settings = read_json(path)
             # Names with an underscore are diffusers' own notes, such as the version that saved the file.
@@ -163,7 +175,7 @@ def require_safetensors(folder: Path) -> None:
 
     The others (.bin, .ckpt) are pickles, which can run code while they are loaded; and no key covers them.
     """
-    for part in WEIGHT_PARTS:
+    for part in pipeline_kind(folder).weight_parts:
         if not any((folder / part / name).is_file() for name in WEIGHT_FILES):
             found = ", ".join(sorted(path.name for path in (folder / part).glob("*.bin"))) or "none"
             raise ModelError(f"{folder / part} has no weights in safetensors (others: {found}), and other formats can "
@@ -207,34 +219,17 @@ def read_model_limits(folder: Path | str, loras: Iterable[str] = ()) -> ModelLim
     """
     # Only the small configuration files are read; the loaded model gives the same limits.
     folder = local_folder(folder)
-    unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+    kind = pipeline_kind(folder)
+    network, vae = (read_json(folder / part / "config.json") for part in (kind.network, "vae"))
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    cells, cell_px = unet.get("sample_size"), 2 ** (len(vae["block_out_channels"]) - 1)
-    # diffusers also allows a pair (height, width) here.
-    if not isinstance(cells, int):
-        raise ModelError(f"{folder / 'unet'}: sample_size={cells} is not one number; only models of square images work")
+    cells, cell_px = kind.side(folder, network), 2 ** (len(vae["block_out_channels"]) - 1)
     return ModelLimits(
         model_key=model_key(folder),
         width_px=cells * cell_px,
         height_px=cells * cell_px,
-        side_step_px=side_step_px(cell_px, num_resolutions(unet)),
+        side_step_px=cell_px * kind.cells_per_step(network),
         max_side_px=MAX_SIDE_FACTOR * cells * cell_px,
         max_steps=int(scheduler.get("num_train_timesteps", DEFAULT_TIMESTEPS)) - 1,
         schedulers=compatible_schedulers(scheduler),
         loras=tuple(loras),
     )
-
-
-def num_resolutions(network: Mapping[str, Any]) -> int:
-    """At how many resolutions a network with this configuration works; each halves the side."""
-    if "block_out_channels" in network:
-        return len(network["block_out_channels"])
-    return int(network["patch_size"]).bit_length()  # a transformer's tokens are squares of cells
-
-
-def side_step_px(cell_px: int, num_resolutions: int) -> int:
-    """The number of pixels that sides are multiples of.
-
-    A latent cell covers `cell_px` pixels, and the U-Net halves the latent once for each resolution after the first.
-    """
-    return int(cell_px * 2 ** (num_resolutions - 1))

@@ -29,8 +29,9 @@ class DenoisingRow:
 
     schedule: SamplingSchedule
     initial: InitialLatents
-    positive: Tensor  # token states of the prompt, (tokens, width)
-    negative: Tensor | None  # of the negative prompt; None if the guidance scale is 1
+    positive: Tensor  # text states of the prompt, (rows, width)
+    # Of the negative prompt; None if the guidance scale is 1, or if the network takes it as an input.
+    negative: Tensor | None
     guidance: float
     noise: NoiseStream
     previews: frozenset[int] = frozenset()  # indices of the steps after which a preview is wanted
@@ -60,7 +61,7 @@ class DenoisingEngine:
     def __init__(self, model: LatentDiffusionModel, batch_size: int, *, deterministic: bool = True) -> None:
         """Fix the batch shapes: a tick advances up to `batch_size` rows."""
         self.model, self.batch_size = model, batch_size
-        self.unet = UNetRunner(model.unet, batch_size, deterministic=deterministic)
+        self.unet = UNetRunner(model.unet, batch_size, deterministic=deterministic, architecture=model.architecture)
         self.timer = StepTimer(on_gpu=model.device.type == "cuda")
         # One stacked set per shape, not one in all: buckets of several shapes take turns, and each keeps its stacked
         # state while another one runs.
@@ -87,7 +88,9 @@ class DenoisingEngine:
             batch = self._batches.get(shape)
             if batch is None or batch.rows != rows:
                 self._unstack(shape)
-                batch = self._batches[shape] = _StackedRows(list(rows), self.unet, self.max_rows(shape))
+                batch = self._batches[shape] = _StackedRows(
+                    list(rows), self.unet, self.max_rows(shape), has_guidance_input=self.model.has_guidance_input
+                )
             previews = batch.tick()
             # `steps_left` is that of the row nearest to its end, so the rows' own tensors are up to date as soon as one
             # of them is finished: callers read its `x` right after this tick.
@@ -123,7 +126,8 @@ class _StackedRows:
     The rows' own `x` and `previous_x0` are stale until `write_back`.
     """
 
-    def __init__(self, rows: list[DenoisingRow], unet: UNetRunner, max_rows: int) -> None:
+    def __init__(self, rows: list[DenoisingRow], unet: UNetRunner, max_rows: int, *, has_guidance_input: bool) -> None:
+        self.has_guidance_input = has_guidance_input
         self.rows, self.unet, self.max_rows = rows, unet, max_rows
         self.steps_left, self.steps_done = min(row.steps_left for row in rows), 0
         # Guided rows come first. The U-Net's batch is then [all prompts, negative prompts of the guided rows], and both
@@ -148,6 +152,8 @@ class _StackedRows:
         padding = sum(self.pass_sizes) - len(source_rows)
         self.states = torch.stack(states + states[:1] * padding)
         self.source_rows = _to_device_of(torch.tensor(source_rows + [0] * padding), self.x)
+        scales = torch.tensor([row.guidance for row in self.order])[source_rows + [0] * padding]
+        self.guidance_input = [_to_device_of(scales, self.x)] if self.has_guidance_input else []
         guidance = torch.tensor([row.guidance for row in self.order if row.negative is not None])
         self.guidance = _to_device_of(guidance[:, None, None, None], self.x)
 
@@ -202,7 +208,8 @@ class _StackedRows:
 
         With guidance scale s = 1 + w: `negative + s * (positive - negative)`.
         """
-        output = self.unet((x, self.timesteps[self.steps_done], self.states), self.pass_sizes)
+        inputs = (x, self.timesteps[self.steps_done], self.states, *self.guidance_input)
+        output = self.unet(inputs, self.pass_sizes)
         num_rows, num_guided = len(self.order), len(self.guidance)
         negative, positive = output[num_rows : num_rows + num_guided], output[:num_guided]
         return torch.cat([negative + self.guidance * (positive - negative), output[num_guided:num_rows]])

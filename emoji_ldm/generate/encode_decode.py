@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.generate.checkpoint_resolver import MAX_SIDE_FACTOR, num_resolutions, side_step_px
+from emoji_ldm.generate.checkpoint_resolver import MAX_SIDE_FACTOR
 from emoji_ldm.generate.denoising_engine import DenoisingRow
 from emoji_ldm.generate.init_latents import NoiseStream, make_initial_latents
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
@@ -24,7 +24,7 @@ RgbaImage = NDArray[np.uint8]  # (H, W, 4) straight RGBA
 MAX_DECODE_BATCH = 8  # images decoded at once
 # A large decoder takes kilobytes of memory for each pixel, so this bounds a batch to gigabytes.
 MAX_DECODE_PIXELS = 2**20  # pixels decoded at once on CPUs
-PROMPT_CACHE_SIZE = 1024  # prompts whose token states are kept
+PROMPT_CACHE_SIZE = 1024  # prompts whose states are kept
 
 
 class EncoderDecoder:
@@ -33,9 +33,9 @@ class EncoderDecoder:
     def __init__(self, model: LatentDiffusionModel, batch_size: int, *, deterministic: bool) -> None:
         """Fix the batch shapes of encoding and decoding."""
         self.model, self.deterministic = model, deterministic
-        self.schedules = SamplingSchedules(model.scheduler_config)
+        self.schedules = SamplingSchedules(model.scheduler_config, model.kind)
         self._max_decode_batch = min(MAX_DECODE_BATCH, batch_size)
-        self.side_step_px = side_step_px(model.downsampling_factor, num_resolutions(model.unet.config))
+        self.side_step_px = model.downsampling_factor * model.kind.cells_per_step(model.unet.config)
         self.max_side_px = MAX_SIDE_FACTOR * model.size_px
         self._prompt_cache: OrderedDict[str, Tensor] = OrderedDict()  # least recently used first
 
@@ -53,7 +53,14 @@ class EncoderDecoder:
         """The steps of a request; ConfigError if the model does not support them."""
         # Without an image there is nothing to keep, so the default strength must not shorten the schedule.
         strength = request.strength if request.image else 1.0
-        return self.schedules.schedule(request.scheduler, request.steps, strength)
+        _, height, width = self.shape(request)
+        cells = self.model.kind.cells_per_step(self.model.unet.config)
+        tokens = height * width // cells**2
+        return self.schedules.schedule(request.scheduler, request.steps, strength, num_tokens=tokens)
+
+    def is_guided(self, request: GenerationRequest) -> bool:
+        """Whether a request takes a second pass of the network, without the prompt."""
+        return request.guidance_scale != 1 and not self.model.has_guidance_input
 
     def check(self, request: GenerationRequest) -> None:
         """Raise ConfigError for a request that the model does not support. Fast: image files are not decoded."""
@@ -62,6 +69,9 @@ class EncoderDecoder:
         # A scale of 1 is no guidance. Below 1 the formula would mix in the negative prompt, which nobody asks for.
         if not math.isfinite(request.guidance_scale) or request.guidance_scale < 1:
             raise ConfigError(f"guidance_scale={request.guidance_scale} is refused: give a number of at least 1")
+        if request.negative_prompt and self.model.has_guidance_input:
+            raise ConfigError("negative_prompt is refused: this model takes the guidance scale as an input, and never "
+                              "looks at a second prompt; leave it empty")  # fmt: skip
         if not 0 <= request.seed <= MAX_SEED:
             raise ConfigError(f"seed={request.seed} is refused: seeds are 0 ... {MAX_SEED}")
         if request.mask and not request.image:
@@ -81,7 +91,7 @@ class EncoderDecoder:
             schedule=schedule,
             initial=make_initial_latents(self.model, request, noise, schedule),
             positive=self._encode_prompt(request.prompt),
-            negative=self._encode_prompt(request.negative_prompt) if request.guidance_scale != 1 else None,
+            negative=self._encode_prompt(request.negative_prompt) if self.is_guided(request) else None,
             guidance=request.guidance_scale,
             noise=noise,
             previews=preview_steps(len(schedule), num_previews),
@@ -100,7 +110,7 @@ class EncoderDecoder:
                 self._cache_prompt(prompt, states)
 
     def _encode_prompt(self, prompt: str) -> Tensor:
-        """Token states `(tokens, width)` of one prompt, encoded alone unless they are cached."""
+        """Text states `(rows, width)` of one prompt, encoded alone unless they are cached."""
         if prompt not in self._prompt_cache:
             self._cache_prompt(prompt, self.model.encode_prompt(prompt)[0])
         self._prompt_cache.move_to_end(prompt)

@@ -1,4 +1,4 @@
-"""Loading a diffusers StableDiffusionPipeline folder, our own or another's, and adding LoRA adapters to the model.
+"""Loading a diffusers pipeline folder, our own or another's, and adding LoRA adapters to the model.
 
 A LoRA adapter (Hu et al., arXiv 2106.09685) holds two small matrices A and B per adapted layer, whose product is added
 to the layer's weight: `W' = W + scale * B A` (section 4.1 of the paper). The sum is computed once here, so that
@@ -15,39 +15,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from emoji_ldm.config import key_of
 from emoji_ldm.errors import ModelError
 from emoji_ldm.generate.checkpoint_resolver import LORA_FILE, lora_key, model_key, require_safetensors
+from emoji_ldm.generate.pipeline_kinds import STABLE_DIFFUSION, PipelineKind, pipeline_kind
 from emoji_ldm.generate.request import LatentShape
 from emoji_ldm.generate.unet_runner import use_deterministic_kernels
-from emoji_ldm.latents.pipeline_source import local_folder, read_json, short_error_text
-from emoji_ldm.latents.text_encoder import TextEncoder, load_text_encoder
+from emoji_ldm.latents.pipeline_source import local_folder, read_json
+from emoji_ldm.latents.pipeline_text_encoder import load_prompt_encoder
+from emoji_ldm.latents.text_encoder import TextEncoder
 from emoji_ldm.latents.vae import VaeCodec, downsampling_factor, latent_channels, load_vae
-from emoji_ldm.model.unet import needs_more_inputs, network_class
+from emoji_ldm.model.architectures.architecture import Architecture
+from emoji_ldm.model.architectures.find import architecture_of
+from emoji_ldm.model.architectures.pretrained import load_whole_network
+from emoji_ldm.model.unet import needs_more_inputs
 
 ADAPTER_NAME = "adapter"
-LORA_PREFIXES = ("unet.", "text_encoder.")
 
 
 @dataclass(frozen=True)
 class LatentDiffusionModel:
     """The weights and settings that sampling needs."""
 
-    unet: UNet2DConditionModel  # evaluation mode, float32
+    unet: Any  # the network, U-Net or transformer, in evaluation mode, float32
     vae: VaeCodec
     text_encoder: TextEncoder
     scheduler_config: Mapping[str, Any]
     max_tokens: int
     key: str  # hash of everything that decides the pixels
+    architecture: Architecture
+    kind: PipelineKind
+    side: int  # cells along a side of the latents that it was trained at
 
     @property
     def latent_shape(self) -> LatentShape:
         """`(C, h, w)` of a latent at the size that the model was trained at."""
-        side = int(self.unet.config.sample_size)
-        return int(self.unet.config.in_channels), side, side
+        return self.kind.channels(self.unet.config), self.side, self.side
 
     @property
     def size_px(self) -> int:
@@ -66,22 +71,35 @@ class LatentDiffusionModel:
         device: torch.device = next(self.unet.parameters()).device
         return device
 
+    def modules(self) -> list[Any]:
+        """Network, autoencoder and text encoders."""
+        return [self.unet, self.vae.vae, *self.text_encoder.parts().values()]
+
+    @property
+    def has_guidance_input(self) -> bool:
+        """Whether the network takes the guidance scale as an input, and needs no second pass without the prompt."""
+        return bool(self.unet.config.get("guidance_embeds"))
+
     def encode_prompt(self, prompt: str) -> Tensor:
-        """Token states `(1, max_tokens, width)` float32 of one prompt, as the pipeline's `encode_prompt` gives them."""
+        """Text states `(1, rows, width)` float32 of one prompt, as the pipeline's `encode_prompt` gives them.
+
+        Where the network also takes pooled states they are the first rows, see `latents.pipeline_text_encoder`.
+        """
         return self.encode_prompts([prompt])
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Token states `(N, max_tokens, width)` float32 of prompts that are encoded as one batch."""
+        """Text states `(N, rows, width)` float32 of prompts that are encoded as one batch."""
         # Cross-attention sees the padding as well, so a prompt with less padding would give other images than the
         # pipeline.
-        return self.text_encoder.pad(self.text_encoder.encode(prompts), self.max_tokens).to(self.device)
+        states = self.text_encoder.encode(prompts)
+        return self.text_encoder.pad(states, max(self.max_tokens, len(states[0]))).to(self.device)
 
 
 def load_model(folder: Path | str, device: str | None = None) -> LatentDiffusionModel:
     """Load a pipeline folder or hub id.
 
     Args:
-        folder: A folder with model_index.json, unet, vae, text_encoder, tokenizer and scheduler, or a hub id.
+        folder: A folder as diffusers saves it, of Stable Diffusion 1, 2, XL or 3 or of Flux, or a hub id.
         device: Torch device; None uses a GPU if there is one.
 
     Raises:
@@ -90,26 +108,23 @@ def load_model(folder: Path | str, device: str | None = None) -> LatentDiffusion
     folder = local_folder(folder)
     require_safetensors(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        unet = network_class(folder / "unet").from_pretrained(folder / "unet", use_safetensors=True)
-        unet = unet.eval().requires_grad_(False).to(device)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"cannot load {folder / 'unet'}: {short_error_text(error)}; is it a UNet2DConditionModel?"
-        ) from None
-    vae_config = read_json(folder / "vae" / "config.json")
-    _check_supported(folder, unet.config, vae_config)
-    # The pipeline pads prompts to the tokenizer's length, so the same number of states must reach the U-Net.
-    max_tokens = int(read_json(folder / "tokenizer" / "tokenizer_config.json").get("model_max_length", 77))
+    kind, vae_config = pipeline_kind(folder), read_json(folder / "vae" / "config.json")
+    unet = load_whole_network(str(folder))[1].eval().requires_grad_(False).to(device)
+    _check_supported(folder, kind, unet.config, vae_config)
+    # The pipeline pads prompts to the tokenizer's length, so the same number of states must reach the network.
+    max_tokens, side = kind.max_tokens(folder), kind.side(folder, unet.config)
     # The autoencoder halves the side once per resolution after the first.
-    size_px = unet.config.sample_size * 2 ** (len(vae_config["block_out_channels"]) - 1)
+    size_px = side * 2 ** (len(vae_config["block_out_channels"]) - 1)
     return LatentDiffusionModel(
         unet=unet,
         vae=load_vae(folder / "vae", size_px=size_px, background="white", device=device),
-        text_encoder=load_text_encoder(str(folder), max_tokens=max_tokens, device=device),
+        text_encoder=load_prompt_encoder(str(folder), max_tokens=max_tokens, device=device),
         scheduler_config=read_json(folder / "scheduler" / "scheduler_config.json"),
         max_tokens=max_tokens,
         key=model_key(folder),
+        architecture=architecture_of(str(folder)),
+        kind=kind,
+        side=side,
     )
 
 
@@ -128,14 +143,18 @@ def sampling_device(num_gpus: float, *, deterministic: bool = True) -> str:
     return "cpu"
 
 
-def _check_supported(folder: Path, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
-    """Raise ModelError for inpainting, upscaling and distilled pipelines, whose U-Nets take other inputs."""
-    # Inpainting and upscaling U-Nets take the masked image or the small image as further channels.
-    if unet["in_channels"] != latent_channels(vae) or not isinstance(unet["sample_size"], int):
-        raise ModelError(f"{folder}: the U-Net takes {unet['in_channels']} channels of side {unet['sample_size']}, "
-                         f"the autoencoder gives {latent_channels(vae)}; only text-to-image models work")  # fmt: skip
-    if needs_more_inputs(unet):
-        raise ModelError(f"{folder}: the U-Net needs inputs beyond timestep and prompt (LCM or SDXL); use a model "
+def _check_supported(folder: Path, kind: PipelineKind, network: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
+    """Raise ModelError for inpainting, upscaling and distilled pipelines, whose networks take other inputs."""
+    # Inpainting and upscaling networks take the masked image or the small image as further channels.
+    if kind.channels(network) != latent_channels(vae):
+        raise ModelError(f"{folder}: the network takes {kind.channels(network)} channels, the autoencoder gives "
+                         f"{latent_channels(vae)}; only text-to-image models work")  # fmt: skip
+    # Few stock autoencoders scale each channel on its own, as neither our training nor our decoding does for them.
+    if vae.get("_class_name") == "AutoencoderKL" and (vae.get("latents_mean") or vae.get("latents_std")):
+        raise ModelError(f"{folder}: the autoencoder has a mean or scale of its own per channel; use another model")
+    is_plain = kind is STABLE_DIFFUSION and needs_more_inputs(network)
+    if is_plain or network.get("time_cond_proj_dim") is not None:
+        raise ModelError(f"{folder}: the network needs inputs beyond those of its kind of pipeline (LCM?); use a model "
                          "without them")  # fmt: skip
 
 
@@ -152,13 +171,14 @@ def with_lora(model: LatentDiffusionModel, folder: Path, weight: float = 1.0) ->
         layers, alphas, metadata = _read_lora(folder, model)
         layers = _weighted(layers, weight)
         unet, text_encoder = _shared_copy(model.unet), model.text_encoder
-        _add_lora(unet, "unet", layers, alphas, metadata)
+        _add_lora(model.kind, unet, model.kind.network, layers, alphas, metadata)
+        encoders = {part: _shared_copy(module) for part, module in text_encoder.parts().items()
+                    if any(name.startswith(f"{part}.") for name in layers)}  # fmt: skip
+        for part, module in encoders.items():
+            _add_lora(model.kind, module, part, layers, alphas, metadata)
         # The key of the encoder is part of the keys of cached prompt states, so an adapted encoder needs another one.
-        if any(name.startswith("text_encoder.") for name in layers):
-            text_encoder = replace(
-                text_encoder, model=_shared_copy(text_encoder.model), key=key_of(text_encoder.key, key)
-            )
-            _add_lora(text_encoder.model, "text_encoder", layers, alphas, metadata)
+        if encoders:
+            text_encoder = text_encoder.with_parts(encoders, key_of(text_encoder.key, key))
     # Adapter files come from users, and diffusers and peft raise all of these for files that are damaged or do not fit.
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -184,22 +204,26 @@ def _read_lora(
 
     Kohya's files hold an alpha per layer; those of diffusers and peft hold the adapter's configuration as metadata.
     """
-    from diffusers import StableDiffusionPipeline
+    import diffusers
     from safetensors import safe_open
 
     with safe_open(folder / LORA_FILE, "pt") as file:
         # A DoRA also rescales each weight's magnitude. Merged as a plain LoRA it would give plausible but wrong images.
         if any("dora_scale" in name for name in file.keys()):  # noqa: SIM118  `file` is not a mapping
             raise ValueError("it is a DoRA, whose scales diffusers drops silently")
-    layers, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
-        folder, weight_name=LORA_FILE, unet_config=model.unet.config, use_safetensors=True, local_files_only=True,
-        return_lora_metadata=True,
-    )  # fmt: skip
-    # Tensors of a part that is not adapted here, such as a second text encoder, would be ignored in silence.
-    unknown = [name for name in layers if not name.startswith(LORA_PREFIXES)]
+    options: dict[str, Any] = {"unet_config": model.unet.config} if model.kind.network == "unet" else {}
+    if model.kind.name == "FluxPipeline":
+        options["return_alphas"] = True
+    layers, *alphas, metadata = getattr(diffusers, model.kind.name).lora_state_dict(
+        folder, weight_name=LORA_FILE, use_safetensors=True, local_files_only=True, return_lora_metadata=True, **options
+    )
+    # Tensors of a part that the model does not have would be ignored in silence.
+    prefixes = tuple(f"{part}." for part in (model.kind.network, *model.text_encoder.parts()))
+    unknown = [name for name in layers if not name.startswith(prefixes)]
     if unknown or not layers:
-        raise ValueError(f"it has {unknown[0] if unknown else 'no tensors'}; tensor names start with {LORA_PREFIXES}")
-    return layers, alphas, metadata
+        raise ValueError(f"it has {unknown[0] if unknown else 'no tensors'}; tensor names start with {prefixes}")
+    # Files for Stable Diffusion 3 have no alphas beside those in the metadata.
+    return layers, alphas[0] if alphas else None, metadata
 
 
 def _shared_copy(module: Any) -> Any:
@@ -209,20 +233,22 @@ def _shared_copy(module: Any) -> Any:
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
-def _add_lora(module: Any, part: str, layers: Mapping[str, Any], alphas: Any, metadata: Any) -> None:
+def _add_lora(
+    kind: PipelineKind, module: Any, part: str, layers: Mapping[str, Any], alphas: Any, metadata: Any
+) -> None:
     """Add one part's adapter to new weight tensors of `module`; ValueError if a tensor belongs to no layer."""
-    from diffusers import StableDiffusionPipeline
+    import diffusers
     from diffusers.utils import recurse_remove_peft_layers
 
     if not any(name.startswith(f"{part}.") for name in layers):
         return
-    # diffusers offers loading as a method for the U-Net, and as a class method of the pipeline for the text encoder.
-    if part == "unet":
+    # diffusers offers loading as a method for the network, and as a class method of the pipeline for a text encoder.
+    if part == kind.network:
         module.load_lora_adapter(
             dict(layers), prefix=part, adapter_name=ADAPTER_NAME, network_alphas=alphas, metadata=metadata
         )
     else:
-        StableDiffusionPipeline.load_lora_into_text_encoder(
+        getattr(diffusers, kind.name).load_lora_into_text_encoder(
             dict(layers), alphas, module, prefix=part, adapter_name=ADAPTER_NAME, metadata=metadata
         )
     # diffusers only logs a warning about tensors that it did not use, and would sample without them. So the tensors

@@ -13,7 +13,7 @@ from typing import Any
 
 from emoji_ldm.caption.validators import language_identifier
 from emoji_ldm.errors import ConfigError
-from emoji_ldm.latents.pipeline_source import read_json
+from emoji_ldm.generate.pipeline_kinds import pipeline_kind
 
 # Pictographs, and what joins or varies them. Other symbols, such as ©, are left to the tokenizer.
 EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\u2b50\u2b55\u231a\u231b\ufe0f\u20e3]")
@@ -46,7 +46,8 @@ def replace_emoji(prompt: str) -> str:
 
 def prompt_warnings(prompts: Iterable[str], folder: Path) -> Iterator[str]:
     """One line for each prompt that the model of a pipeline folder reads in part only, or in the wrong language."""
-    tokenizer, max_tokens = _tokenizer(folder), _max_tokens(folder)
+    kind = pipeline_kind(folder)
+    tokenizer, max_tokens = _tokenizer(folder / kind.tokenizer), kind.max_tokens(folder)
     for prompt in dict.fromkeys(prompts):
         num_tokens = len(tokenizer.encode(prompt).ids) if tokenizer else 0
         if num_tokens > max_tokens:
@@ -77,8 +78,8 @@ def _foreign_language(prompt: str) -> str:
 
 
 def _tokenizer(folder: Path) -> Any:
-    """The tokenizer without padding and truncation; None if the pipeline has it in another form."""
-    path = folder / "tokenizer" / "tokenizer.json"
+    """The tokenizer of a folder without padding and truncation; None if it is there in another form."""
+    path = folder / "tokenizer.json"
     if not path.is_file():
         return None
     from tokenizers import Tokenizer
@@ -87,7 +88,3 @@ def _tokenizer(folder: Path) -> Any:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _max_tokens(folder: Path) -> int:
-    return int(read_json(folder / "tokenizer" / "tokenizer_config.json").get("model_max_length", 77))

@@ -29,8 +29,15 @@ import torch
 from torch import Tensor
 
 from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.generate.pipeline_kinds import STABLE_DIFFUSION, PipelineKind
 from emoji_ldm.generate.request import compatible_schedulers, default_scheduler
-from emoji_ldm.generate.samplers import FLOW_MATCH_CLASS, SOLVERS, StepWeights, build_diffusers_scheduler
+from emoji_ldm.generate.samplers import SOLVERS, StepWeights
+from emoji_ldm.generate.scheduler_builder import (
+    FLOW_MATCH_CLASS,
+    build_diffusers_scheduler,
+    is_shifted_by_size,
+    set_timesteps,
+)
 
 # Columns of a coefficient table.
 SCALE, KEEP, ADD, PREVIOUS_X0, NOISE, X0_KEEP, X0_ADD, SIGNAL, NOISE_LEVEL = range(9)
@@ -55,18 +62,20 @@ class SamplingSchedule:
 class SamplingSchedules:
     """The schedules of one model, each computed once; thread-safe."""
 
-    def __init__(self, scheduler_config: Mapping[str, Any]) -> None:
-        """Build every compatible scheduler from a pipeline's `scheduler_config.json`.
+    def __init__(self, scheduler_config: Mapping[str, Any], kind: PipelineKind = STABLE_DIFFUSION) -> None:
+        """Build every compatible scheduler from the `scheduler_config.json` of a pipeline of this kind.
 
         Raises:
             ModelError: There is no way to sample from what the model predicts.
         """
+        config, self._kind = {**scheduler_config}, kind
         # StableDiffusionPipeline overrides these two settings when it loads an older folder. Without the same override
         # such a folder would give other images here than in diffusers.
-        config = {**scheduler_config, "steps_offset": 1, "clip_sample": False}
+        if kind is STABLE_DIFFUSION:
+            config |= {"steps_offset": 1, "clip_sample": False}
         is_flow_class = config.get("_class_name") == FLOW_MATCH_CLASS
         self.prediction = FLOW_PREDICTION if is_flow_class else str(config.get("prediction_type", "epsilon"))
-        _check_scheduler(config, self.prediction)
+        _check_scheduler(config, self.prediction, kind)
         # A model whose settings suit only some schedulers is still usable, so failures are kept as reasons and reported
         # when somebody asks for that scheduler. Only the default has to work.
         self._unsupported: dict[str, str] = {}
@@ -97,14 +106,15 @@ class SamplingSchedules:
         # the last one that exists.
         return int(self._schedulers[self.default].config.num_train_timesteps) - 1
 
-    def schedule(self, scheduler: str, steps: int, strength: float = 1.0) -> SamplingSchedule:
+    def schedule(self, scheduler: str, steps: int, strength: float = 1.0, *, num_tokens: int = 0) -> SamplingSchedule:
         """The schedule of one row.
 
         Args:
             scheduler: One of `schedulers`; "" is the default.
             steps: Number of steps from pure noise.
-            strength: The share of the steps to run, counted from the end: int(steps * strength), as in diffusers'
-                image-to-image pipeline. 1 runs all of them, from pure noise.
+            strength: The share of the steps to run, counted from the end, as in diffusers' image-to-image pipeline. 1
+                runs all of them, from pure noise.
+            num_tokens: Tokens of the image, where the scheduler shifts noise levels by the size of the image.
 
         Raises:
             ConfigError: The scheduler does not work with the model, or not with this number of steps.
@@ -116,19 +126,21 @@ class SamplingSchedules:
         max_steps = self._max_steps(name)
         if not 1 <= steps <= max_steps:
             raise ConfigError(f"steps={steps} is refused: this model takes 1 to {max_steps} steps with {name}")
-        if not 0 < strength <= 1 or not (num_run := int(steps * strength)):
+        if not 0 < strength <= 1 or not (num_run := self._kind.num_image_steps(steps, strength)):
             raise ConfigError(f"strength={strength:g} is refused: with steps={steps} it is {1 / steps:.3g} to 1")
         # At strength 1 the row starts from pure noise: the image's own noise level would leave a trace of it.
-        return self._cached(name, steps, steps - num_run, strength == 1)
+        # Where the size makes no difference, all sizes share a schedule.
+        num_tokens = num_tokens if is_shifted_by_size(self._schedulers[name]) else 0
+        return self._cached(name, steps, steps - num_run, strength == 1, num_tokens)
 
     def _max_steps(self, name: str) -> int:
         # LCM was distilled on a schedule of this many steps, and LCMScheduler picks its timesteps from that schedule.
         return int(self._schedulers[name].config.original_inference_steps) if name == "lcm" else self.max_steps
 
-    def _compute(self, name: str, steps: int, first: int, from_noise: bool) -> SamplingSchedule:
+    def _compute(self, name: str, steps: int, first: int, from_noise: bool, num_tokens: int) -> SamplingSchedule:
         with self._lock:
             scheduler = self._schedulers[name]
-            scheduler.set_timesteps(steps)
+            set_timesteps(scheduler, steps, num_tokens, has_even_levels=self._kind.has_even_levels)
             # The whole schedule is computed even if only its end is run, as in diffusers' image-to-image: a step's
             # coefficients depend on the full number of steps. Only the solver has to know the first step, see
             # `samplers`.
@@ -145,7 +157,7 @@ class SamplingSchedules:
         )
 
 
-def _check_scheduler(config: Mapping[str, Any], prediction: str) -> None:
+def _check_scheduler(config: Mapping[str, Any], prediction: str, kind: PipelineKind) -> None:
     """Raise ModelError for models that none of the formulas covers."""
     # `use_flow_sigmas` decides the noise levels and `prediction_type` the meaning of the output. Only the pairs that
     # belong together give the samples that the model was trained on. Thresholding clips x0 by quantiles of the image,
@@ -156,6 +168,9 @@ def _check_scheduler(config: Mapping[str, Any], prediction: str) -> None:
             f"prediction_type {prediction!r}, use_flow_sigmas={flow_sigmas} or thresholding of this scheduler "
             "cannot be sampled"
         )
+    # Pipelines of this kind never tell their scheduler the size of the image.
+    if config.get("use_dynamic_shifting") and kind is STABLE_DIFFUSION:
+        raise ModelError("a scheduler with use_dynamic_shifting=true cannot be sampled in this kind of pipeline")
     # At zero terminal SNR x is pure noise (Lin et al., arXiv 2305.08891): predicting it says nothing about x0.
     if prediction == "epsilon" and config.get("rescale_betas_zero_snr"):
         raise ModelError(

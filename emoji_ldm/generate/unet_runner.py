@@ -29,16 +29,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-UNetInputs = tuple[Tensor, Tensor, Tensor]  # samples (n, C, h, w), timesteps (n,), token states (n, tokens, width)
+from emoji_ldm.model.architectures.architecture import Architecture
+from emoji_ldm.model.architectures.unet_architecture import UNetArchitecture
+
+# Samples (n, C, h, w), timesteps (n,), text states (n, rows, width) and, for networks that take it as an input, the
+# guidance scale (n,).
+UNetInputs = tuple[Tensor, ...]
 Forward = Callable[[UNetInputs], Tensor]
 
 
 class UNetRunner:
-    """Runs one U-Net; not thread-safe."""
+    """Runs one U-Net, or a transformer in its place; not thread-safe."""
 
-    def __init__(self, unet: Any, batch_size: int, *, deterministic: bool) -> None:
-        """Prepare for up to `batch_size` images, each with and without its prompt."""
+    def __init__(
+        self, unet: Any, batch_size: int, *, deterministic: bool, architecture: Architecture | None = None
+    ) -> None:
+        """Prepare for up to `batch_size` images, each with and without its prompt.
+
+        `architecture` says how the network is called; None is that of Stable Diffusion 1 and 2.
+        """
         self.unet, self.deterministic, self.batch_size = unet, deterministic, batch_size
+        self.architecture = architecture or UNetArchitecture()
         self.device: torch.device = unet.device
         # Read once, as diffusers visits every module of the network for this property.
         self.dtype: torch.dtype = unet.dtype
@@ -81,9 +92,8 @@ class UNetRunner:
         """Output `(n, C, h, w)` float32 of rows that are padded to n = `sum(pass_sizes)`."""
         if len(pass_sizes) == 1:
             return self._forward(inputs)
-        x, timesteps, states = (torch.split(part, list(pass_sizes)) for part in inputs)
         # `pass_sizes` never returns more than two: a tick has at most two rows per image.
-        first, second = zip(x, timesteps, states, strict=True)
+        first, second = zip(*(torch.split(part, list(pass_sizes)) for part in inputs), strict=True)
         if self._pool is None:
             return torch.cat([self._forward(first), self._forward(second)])
         # The results are joined in the order of the rows, whichever pass ends first.
@@ -91,31 +101,34 @@ class UNetRunner:
         return torch.cat([self._forward(first), future.result()])
 
     @torch.inference_mode()
-    def capture(self, shape: tuple[int, int, int], states: Tensor) -> None:
+    def capture(self, shape: tuple[int, int, int], states: Tensor, *, has_guidance_input: bool = False) -> None:
         """On a GPU, capture CUDA graphs for all batch shapes of a latent shape.
 
         Args:
             shape: `(C, h, w)` of a latent.
-            states: `(tokens, width)` of any prompt, as an example of the shape.
+            states: `(rows, width)` of any prompt, as an example of the shape.
+            has_guidance_input: Whether the network takes the guidance scale as an input.
         """
         # Only the model's own latent shape is captured. Each graph holds memory for its activations, and other shapes
         # are rare enough to run eagerly, with the same kernels and so the same bits.
         for rows in {sum(self.pass_sizes(num_rows)) for num_rows in range(1, self.max_rows + 1)}:
             x = torch.zeros((rows, *shape), device=self.device)
             if self.device.type == "cuda" and x.shape not in self._graphs:
-                inputs = x, torch.zeros(rows, device=self.device), states.repeat(rows, 1, 1)
+                times = torch.zeros(rows, device=self.device)
+                inputs = x, times, states.repeat(rows, 1, 1), *([times] if has_guidance_input else [])
                 self._graphs[x.shape] = CapturedForward(self._forward, inputs)
 
     @torch.inference_mode()
     def _forward(self, inputs: UNetInputs) -> Tensor:
-        x, timesteps, states = inputs
+        x, timesteps, states, *guidance = inputs
         if (graph := self._graphs.get(x.shape)) is not None:
             return graph(inputs)
         # Rows keep float32 between steps, so that rounding does not add up, even where the weights are bf16.
         x, states = x.to(self.dtype), states.to(self.dtype)
         # Autocast and not bf16 weights: norms stay in float32, and no second copy of the weights is kept.
         with torch.autocast("cpu", torch.bfloat16, enabled=self.uses_bf16):
-            output: Tensor = self.unet(x, timesteps, encoder_hidden_states=states, return_dict=False)[0]
+            scale = guidance[0] if guidance else None
+            output = self.architecture.predict(self.unet, x, timesteps, states, guidance=scale)
         return output.float()
 
 
@@ -135,11 +148,11 @@ class CapturedForward:
         side_stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side_stream):
             for _ in range(3):
-                forward(self._static_inputs())
+                forward(self._inputs)
         torch.cuda.current_stream().wait_stream(side_stream)
         # "thread_local" lets other threads go on using the GPU during the capture, e.g. with the previous weights.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._output = forward(self._static_inputs())
+            self._output = forward(self._inputs)
 
     def __call__(self, inputs: UNetInputs) -> Tensor:
         """The output for other inputs of the same shape."""
@@ -149,10 +162,6 @@ class CapturedForward:
             static.copy_(given, non_blocking=True)
         self._graph.replay()
         return self._output.clone()
-
-    def _static_inputs(self) -> UNetInputs:
-        x, timesteps, states = self._inputs
-        return x, timesteps, states
 
 
 def has_native_bf16() -> bool:

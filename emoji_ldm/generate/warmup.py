@@ -105,7 +105,8 @@ def prepare_engine(
     engine = DenoisingEngine(model, batch_size, deterministic=deterministic)
     encoder_decoder = EncoderDecoder(model, batch_size, deterministic=deterministic)
     # The states of an empty prompt have the shape of any prompt's, as prompts are padded.
-    engine.unet.capture(model.latent_shape, encoder_decoder.encode(GenerationRequest("")).positive)
+    states = encoder_decoder.encode(GenerationRequest("")).positive
+    engine.unet.capture(model.latent_shape, states, has_guidance_input=model.has_guidance_input)
     # The first decode chooses kernels too, which would otherwise delay the first image.
     encoder_decoder.decode([torch.zeros(model.latent_shape, device=model.device)])
     return engine, encoder_decoder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,17 @@ TEXT_PARTS = {
     "StableDiffusion3Pipeline": ("text_encoder", "text_encoder_2", "text_encoder_3"),
     "FluxPipeline": ("text_encoder", "text_encoder_2"),
 }
+# {diffusers class: folder of its network}, where that is not `unet`
+NETWORK_PARTS = {"StableDiffusion3Pipeline": "transformer", "FluxPipeline": "transformer"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def local_folder(source: Path | str, parts: tuple[str, ...] = PIPELINE_PARTS) -> Path:
-    """The folder itself, or a local copy of these parts of a hub id; ModelError if it is no such pipeline."""
+def local_folder(source: Path | str, parts: tuple[str, ...] | None = None) -> Path:
+    """The folder itself, or a local copy of these parts of a hub id; ModelError if it is no such pipeline.
+
+    Without `parts` these are all that sampling needs, see `pipeline_parts`.
+    """
+    parts = pipeline_parts(source) if parts is None else parts
     folder = Path(source) if Path(source).is_dir() else _download(source, parts)
     _check_parts(folder, parts)
     return folder
@@ -45,6 +52,29 @@ def pipeline_class(source: Path | str) -> str:
         ModelError: It is no pipeline.
     """
     return str(read_json(local_folder(resolve_checkpoint_pipeline(str(source)), ()) / MODEL_INDEX).get("_class_name"))
+
+
+def pipeline_parts(source: Path | str) -> tuple[str, ...]:
+    """The folders of a pipeline that sampling needs; of one without an index those of Stable Diffusion."""
+    if Path(source).is_dir() and not Path(source, MODEL_INDEX).is_file():
+        return PIPELINE_PARTS
+    kind = pipeline_class(source)
+    if kind not in TEXT_PARTS:
+        return PIPELINE_PARTS
+    encoders = TEXT_PARTS[kind]
+    tokenizers = (name.replace("text_encoder", "tokenizer") for name in encoders)
+    return (NETWORK_PARTS.get(kind, "unet"), "vae", *encoders, *tokenizers, "scheduler")
+
+
+def cells_per_step(network: Mapping[str, Any], packing: int = 1) -> int:
+    """What the sides of latents are multiples of, given a network's configuration.
+
+    `packing` is the side of the square of latent cells that enters the network as one cell with more channels.
+    """
+    # A U-Net halves the latent once for each resolution after the first. A transformer's tokens are squares.
+    if "block_out_channels" in network:
+        return int(2 ** (len(network["block_out_channels"]) - 1))
+    return int(network["patch_size"]) * packing
 
 
 def is_hub_pipeline(source: str) -> bool:

@@ -9,9 +9,10 @@ The states are made by the pipeline's own `encode_prompt`, so that training sees
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,20 @@ class PipelineTextEncoder(TextEncoder):
             # SDXL is sampled without a prompt as with states of zero, and has to be trained so.
             packed[[index for index, caption in enumerate(captions) if not caption]] = 0
         return list(packed.numpy())
+
+    def parts(self) -> dict[str, Any]:
+        """See `TextEncoder.parts`."""
+        return {name: getattr(self._pipeline, name) for name in TEXT_PARTS[pipeline_class(self.folder)]}
+
+    def with_parts(self, parts: Mapping[str, Any], key: str) -> PipelineTextEncoder:
+        """See `TextEncoder.with_parts`."""
+        other = replace(self, key=key)
+        # A pipeline is an object with the parts as attributes; a shallow copy shares all that are not replaced.
+        pipeline = copy.copy(self._pipeline)
+        for name, module in parts.items():
+            setattr(pipeline, name, module)
+        other.__dict__["_pipeline"] = pipeline  # where `cached_property` keeps it
+        return other
 
     def _encode_prompts(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         match pipeline_class(self.folder):

@@ -13,8 +13,8 @@ all its positions count as real.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,14 @@ class TextEncoder:
         return [state[:count].copy() for state, count in zip(states, counts, strict=True)]
 
     pad = staticmethod(pad)
+
+    def parts(self) -> dict[str, Any]:
+        """`{folder in a pipeline: model}` of the encoder's models, on their device."""
+        return {"text_encoder": self.model}
+
+    def with_parts(self, parts: Mapping[str, Any], key: str) -> TextEncoder:
+        """The encoder with other models in the place of some of its own, and a key for them."""
+        return replace(self, model=parts["text_encoder"], key=key)
 
 
 def load_text_encoder(source: str, *, max_tokens: int, device: str) -> TextEncoder:

@@ -44,17 +44,18 @@ class Denoiser(nn.Module):
             self.text_encoder.eval()
         return self
 
-    def forward(self, noisy: Tensor, times: Tensor, text: Any) -> Tensor:
+    def forward(self, noisy: Tensor, times: Tensor, text: Any, sizes: Tensor | None = None) -> Tensor:
         """The network's output `(n, C, h, w)`.
 
         Args:
             noisy: Noisy latents `(n, C, h, w)`.
             times: `(n,)`.
             text: Text states `(n, rows, width)`; for a trained text encoder its inputs as a mapping.
+            sizes: Sizes and crops `(n, 6)`, see `Architecture.predict`.
         """
         # A trained encoder runs inside the module, so that its backward and its sharding are those of the network.
         states = text if self.text_encoder is None else self.text_encoder(**text).last_hidden_state
-        return self.architecture.predict(self.network, noisy, times, states)
+        return self.architecture.predict(self.network, noisy, times, states, sizes=sizes)
 
 
 def trains_text_encoder(config: TrainConfig) -> bool:

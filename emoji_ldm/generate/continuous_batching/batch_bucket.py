@@ -274,4 +274,4 @@ class BatchBucket:
 
 
 def _is_guided(pending: PendingImage) -> bool:
-    return pending.request.guidance_scale != 1
+    return pending.bucket.model.encoder_decoder.is_guided(pending.request)

@@ -20,6 +20,7 @@ class Architecture(Protocol):
     pipeline: str  # diffusers class
     # Whether the network is sampled at times between the thousand whole ones, and therefore trained at such times.
     has_fractional_times: bool
+    packing: int  # side of the square of latent cells that enters the network as one cell with the channels of all
 
     def build(self, config: TrainConfig, latent_shape: tuple[int, int, int], width: int) -> Any:
         """The network before training, on the CPU in float32: that of `config.init`, or a random one by `config.seed`.
@@ -35,7 +36,10 @@ class Architecture(Protocol):
         """
         ...
 
-    def predict(self, network: Any, noisy: Tensor, times: Tensor, text: Tensor) -> Tensor:
+    def predict(
+        self, network: Any, noisy: Tensor, times: Tensor, text: Tensor, *, guidance: Tensor | None = None,
+        sizes: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """The network's output `(n, C, h, w)`.
 
         Args:
@@ -44,5 +48,8 @@ class Architecture(Protocol):
             times: `(n,)` in [0, 1000), whole or not as `has_fractional_times` says.
             text: `(n, rows, width)`: token states, and pooled ones where the architecture has them, see
                 `emoji_ldm.latents.pipeline_text_encoder`.
+            guidance: `(n,)` guidance scales, for networks that take them as an input; None as in training.
+            sizes: `(n, 6)` sizes and crop of the images in pixels, see `emoji_ldm.latents.buckets.size_inputs`, for
+                networks that take them; None for whole images of the size of their latents.
         """
         ...

@@ -29,6 +29,11 @@ def find_architecture(config: TrainConfig) -> Architecture:
     """
     if not config.init:
         return ScratchTransformerArchitecture() if config.transformer else UNetArchitecture()
+    return architecture_of(config.init)
+
+
+def architecture_of(pipeline: str) -> Architecture:
+    """The architecture of a pipeline's folder, checkpoint or hub id; ModelError if it is none."""
     # A pipeline of any other class has the parts of Stable Diffusion, or else an error names what it lacks.
-    known = ARCHITECTURES.get(pipeline_class(config.init))
-    return known(config.init) if known else UNetArchitecture()
+    known = ARCHITECTURES.get(pipeline_class(pipeline))
+    return known(pipeline) if known else UNetArchitecture()

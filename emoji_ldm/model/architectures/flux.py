@@ -23,6 +23,7 @@ class FluxArchitecture:
     """The `Architecture` of `FluxPipeline`."""
 
     part, pipeline, has_fractional_times = "transformer", "FluxPipeline", True
+    packing = PATCH
 
     def build(self, config: TrainConfig, latent_shape: tuple[int, int, int], width: int) -> Any:
         """See `Architecture.build`."""
@@ -38,16 +39,20 @@ class FluxArchitecture:
         )  # fmt: skip
         return network
 
-    def predict(self, network: Any, noisy: Tensor, times: Tensor, text: Tensor) -> Tensor:
+    def predict(
+        self, network: Any, noisy: Tensor, times: Tensor, text: Tensor, *, guidance: Tensor | None = None,
+        sizes: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """See `Architecture.predict`."""
         states, pooled = unpack_states(text, network.config.pooled_projection_dim)
         height, width = (side // PATCH for side in noisy.shape[-2:])
-        guidance = torch.full_like(times, TRAINING_GUIDANCE, dtype=torch.float32)
+        if guidance is None:
+            guidance = torch.full_like(times, TRAINING_GUIDANCE, dtype=torch.float32)
         output: Tensor = network(
             hidden_states=pixel_unshuffle(noisy, PATCH).flatten(2).mT, encoder_hidden_states=states,
             pooled_projections=pooled, timestep=times / 1000,
             guidance=guidance if network.config.guidance_embeds else None,
-            img_ids=position_ids(height, width, noisy.device), txt_ids=torch.zeros(states.shape[1], 3).to(noisy),
+            img_ids=position_ids(height, width, noisy.device), txt_ids=noisy.new_zeros(states.shape[1], 3),
             return_dict=False,
         )[0]  # fmt: skip
         return pixel_shuffle(output.mT.reshape(len(noisy), -1, height, width), PATCH)

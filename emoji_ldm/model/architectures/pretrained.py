@@ -17,7 +17,7 @@ def load_network(kind: Any, init: str, part: str) -> Any:
     try:
         return kind.from_pretrained(folder / part, torch_dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot load the network of {init}: {short_error_text(error)}") from None
+        raise ModelError(f"cannot load the network {folder / part}: {short_error_text(error)}") from None
 
 
 def load_whole_network(source: str) -> tuple[str, Any]:

@@ -16,6 +16,7 @@ class ScratchTransformerArchitecture:
     """The `Architecture` of `train.transformer`: blocks of Stable Diffusion 3, one text encoder."""
 
     part, pipeline, has_fractional_times = "unet", "StableDiffusionPipeline", False
+    packing = 1
 
     def build(self, config: TrainConfig, latent_shape: tuple[int, int, int], width: int) -> Any:
         """See `Architecture.build`."""
@@ -37,7 +38,10 @@ class ScratchTransformerArchitecture:
                 cross_attention_dim=width,
             )  # fmt: skip
 
-    def predict(self, network: Any, noisy: Tensor, times: Tensor, text: Tensor) -> Tensor:
+    def predict(
+        self, network: Any, noisy: Tensor, times: Tensor, text: Tensor, *, guidance: Tensor | None = None,
+        sizes: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """See `Architecture.predict`."""
         output: Tensor = network(noisy, times, encoder_hidden_states=text, return_dict=False)[0]
         return output

@@ -16,6 +16,7 @@ class Sd3Architecture:
     """The `Architecture` of `StableDiffusion3Pipeline`."""
 
     part, pipeline, has_fractional_times = "transformer", "StableDiffusion3Pipeline", True
+    packing = 1
 
     def build(self, config: TrainConfig, latent_shape: tuple[int, int, int], width: int) -> Any:
         """See `Architecture.build`."""
@@ -31,7 +32,10 @@ class Sd3Architecture:
         )  # fmt: skip
         return network
 
-    def predict(self, network: Any, noisy: Tensor, times: Tensor, text: Tensor) -> Tensor:
+    def predict(
+        self, network: Any, noisy: Tensor, times: Tensor, text: Tensor, *, guidance: Tensor | None = None,
+        sizes: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """See `Architecture.predict`."""
         states, pooled = unpack_states(text, network.config.pooled_projection_dim)
         output: Tensor = network(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ class SdxlArchitecture:
     """The `Architecture` of `StableDiffusionXLPipeline`."""
 
     part, pipeline, has_fractional_times = "unet", "StableDiffusionXLPipeline", False
+    packing = 1
 
     def __init__(self, init: str) -> None:
         """Take the pipeline, whose autoencoder says how many pixels a latent cell has."""
@@ -40,16 +42,27 @@ class SdxlArchitecture:
         )  # fmt: skip
         return network
 
-    def predict(self, network: Any, noisy: Tensor, times: Tensor, text: Tensor) -> Tensor:
+    def predict(
+        self, network: Any, noisy: Tensor, times: Tensor, text: Tensor, *, guidance: Tensor | None = None,
+        sizes: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """See `Architecture.predict`."""
         sizes = network.config.addition_time_embed_dim * NUM_SIZES
         states, pooled = unpack_states(text, network.config.projection_class_embeddings_input_dim - sizes)
         height, width = (self.pixels_per_cell * side for side in noisy.shape[-2:])
-        # Images are scaled to this size and never cropped, which is what a sampler asks for by default, too.
-        row = [height, width, 0, 0, height, width]
-        ids = torch.tensor(row, dtype=torch.float32, device=noisy.device).expand(len(noisy), NUM_SIZES)
+        ids = size_ids(height, width, noisy.device).expand(len(noisy), NUM_SIZES) if sizes is None else sizes
         output: Tensor = network(
             noisy, times, encoder_hidden_states=states, added_cond_kwargs={"text_embeds": pooled, "time_ids": ids},
             return_dict=False,
         )[0]  # fmt: skip
         return output
+
+
+# Kept, since a copy from the host would break the capture of a CUDA graph, and stall a GPU at each step.
+@lru_cache(maxsize=64)
+def size_ids(height: int, width: int, device: torch.device) -> Tensor:
+    """`(6,)`: sizes and crop of an image of this size in pixels.
+
+    Without buckets images are scaled to this size and never cropped, which is what a sampler asks for by default, too.
+    """
+    return torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=device)

@@ -14,12 +14,16 @@ class UNetArchitecture:
     """The `Architecture` of `StableDiffusionPipeline`, pretrained or from scratch."""
 
     part, pipeline, has_fractional_times = "unet", "StableDiffusionPipeline", False
+    packing = 1
 
     def build(self, config: TrainConfig, latent_shape: tuple[int, int, int], width: int) -> Any:
         """See `Architecture.build`."""
         return (load_unet if config.init else build_unet)(config, latent_shape, width)
 
-    def predict(self, network: Any, noisy: Tensor, times: Tensor, text: Tensor) -> Tensor:
+    def predict(
+        self, network: Any, noisy: Tensor, times: Tensor, text: Tensor, *, guidance: Tensor | None = None,
+        sizes: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """See `Architecture.predict`."""
         if network.config.addition_embed_type == "text":
             # The states go into a layer norm first. Under ZeRO its weights are bf16, and on a CPU autocast leaves norms

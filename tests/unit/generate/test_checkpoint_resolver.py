@@ -22,6 +22,7 @@ from emoji_ldm.generate.checkpoint_resolver import (
 from emoji_ldm.generate.continuous_batching.batcher import ContinuousBatcher
 from emoji_ldm.generate.pipeline_loader import load_model
 from emoji_ldm.store import Store
+from emoji_ldm.train.manifest import CONFIG_VERSION
 from tests.tiny_pipelines import write_pipeline
 
 
@@ -76,6 +77,15 @@ def test_a_checkpoint_is_found_by_folder_path_in_the_store_and_uri(config, store
         folder, uri = resolve_checkpoint(config, store, tmp_path, name)
         assert model_key(folder) == model_key(tiny_pipeline)
         assert resolve_checkpoint(config, store, tmp_path, uri) == (folder, uri)
+
+
+def test_a_checkpoint_of_adapters_alone_names_the_command_that_draws_with_it(config, store, tmp_path, no_starter):
+    path = f"checkpoints/r/unet/{checkpoints.folder_name(1)}"
+    store.write(b"weights", path, "lora", LORA_FILE)
+    recorded = {"config": {"train": {"init": "some/base"}}, "config_version": CONFIG_VERSION}
+    published = checkpoints.publish_checkpoint(store, path, {"step": 1, **recorded})
+    with pytest.raises(ModelError, match=f"generate.checkpoint=some/base generate.lora={published.uri}"):
+        resolve_checkpoint(config, store, tmp_path, "")
 
 
 @pytest.mark.parametrize("prefix", ["alias:", "tag:"])

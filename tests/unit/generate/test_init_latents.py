@@ -14,7 +14,7 @@ from emoji_ldm.generate.offline_sampler import OfflineSampler
 from emoji_ldm.generate.pipeline_loader import load_model
 from emoji_ldm.generate.png_metadata import to_png
 from emoji_ldm.generate.request import GenerationRequest
-from emoji_ldm.generate.samplers import build_diffusers_scheduler
+from emoji_ldm.generate.scheduler_builder import build_diffusers_scheduler
 from tests.generation_requests import image_file, noise_for_seeds
 from tests.tiny_pipelines import pixels_of, write_pipeline
 

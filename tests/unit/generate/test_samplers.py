@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from emoji_ldm.generate.samplers import SCHEDULER_CLASSES, SOLVERS, build_diffusers_scheduler
+from emoji_ldm.generate.samplers import SOLVERS
+from emoji_ldm.generate.scheduler_builder import SCHEDULER_CLASSES, build_diffusers_scheduler
 
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 CONFIG = {"beta_schedule": "scaled_linear", "steps_offset": 1, "clip_sample": False}
@@ -28,7 +29,7 @@ def test_flow_uses_its_own_class_or_first_order_dpm_solver():
     [
         ("ddpm", {"variance_type": "learned_range"}, "variance_type 'learned_range'"),
         ("euler_ancestral", {"prediction_type": "sample"}, "prediction_type 'sample'"),
-        ("flow_euler", {**FLOW, "use_dynamic_shifting": True}, "use_dynamic_shifting=true"),
+        ("flow_euler", {**FLOW, "stochastic_sampling": True}, "stochastic_sampling=true"),
         ("flow_euler", {**FLOW, "invert_sigmas": True}, "invert_sigmas=true"),
     ],
 )

@@ -14,7 +14,7 @@ from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.generate.offline_sampler import OfflineSampler
 from emoji_ldm.generate.pipeline_loader import load_model
 from emoji_ldm.generate.request import GenerationRequest
-from emoji_ldm.generate.samplers import build_diffusers_scheduler
+from emoji_ldm.generate.scheduler_builder import build_diffusers_scheduler
 from emoji_ldm.generate.step_coefficients import (
     ADD,
     KEEP,

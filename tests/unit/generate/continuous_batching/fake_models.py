@@ -28,7 +28,7 @@ class FakeEngine:
 
 def fake_model(max_batch=4):
     """A model whose ticks take a second, however many rows they have."""
-    encoder_decoder = SimpleNamespace(model=SimpleNamespace(latent_shape=SHAPE))
+    encoder_decoder = SimpleNamespace(model=SimpleNamespace(latent_shape=SHAPE), is_guided=lambda request: True)
     return LoadedModel(FakeEngine(), encoder_decoder, LatencyProfile({1: 1.0, 2 * max_batch: 1.0}), max_batch)
 
 
