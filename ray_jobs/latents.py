@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from emoji_ldm.config import Config
@@ -20,6 +21,7 @@ from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.versions.refs import open_tables
 from emoji_ldm.errors import MissingInputError
 from emoji_ldm.latents.augmentation import augmentation_keys
+from emoji_ldm.latents.buckets import place
 from emoji_ldm.latents.cache import good_captions
 from emoji_ldm.latents.tag_orders import with_tag_orders
 from emoji_ldm.schemas import CAPTIONS, IMAGES, LATENTS, TEXT_EMBEDDINGS, TableSpec
@@ -128,6 +130,20 @@ def _encoded(store: Store, spec: TableSpec, key: str) -> set[str]:
     return set(Table(store, spec).read([column], filter=pc.field(name) == key)[column].to_pylist())
 
 
+def _bucket_summary(config: Config, store: Store, captions: dict[str, list[str]]) -> SummaryRows:
+    """Return how many shapes the images have, and how much of them is cut off."""
+    options = config.latents.buckets
+    assert options is not None, "the caller checks it"
+    images = open_tables(store, config.as_of, IMAGES)["images"].read(["image_id", "height", "width"])
+    images = images.filter(pc.is_in(images["image_id"], value_set=pa.array(list(captions), pa.string())))
+    heights, widths = (images[name].to_numpy().astype(np.int32) for name in ("height", "width"))
+    placed = place(heights, widths, options, config.latents.size_px)
+    return {
+        "buckets": len(np.unique(placed.bucket)),
+        "cut off by buckets": f"{placed.lost.mean():.1%} of an image on average, {placed.lost.max():.1%} at most",
+    }
+
+
 def _cache_summary(config: Config, store: Store, captions: dict[str, list[str]], encoded: EncodedTables) -> SummaryRows:
     """Return what the tables hold now, and their bytes per image.
 
@@ -156,6 +172,7 @@ def _cache_summary(config: Config, store: Store, captions: dict[str, list[str]],
         "images without a good caption": open_tables(store, config.as_of, IMAGES)["images"].count() - len(captions),
         "vae": f"{config.latents.vae} ({vae.key})",
         "text encoder": f"{config.latents.text_encoder} ({text_encoder.key})",
+        **(_bucket_summary(config, store, captions) if config.latents.buckets else {}),
         "latent shape": " x ".join(map(str, vae.latent_shape)),
         "bytes per image": f"{ours:,.0f} (padded to {USUAL_TOKENS} tokens: {usual:,.0f})",
     }

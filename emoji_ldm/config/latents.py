@@ -36,6 +36,19 @@ class AugmentationOptions(Section):
         return self
 
 
+class BucketOptions(Section):
+    """Shapes that images are scaled to by their aspect ratio, in place of one square."""
+
+    step_px: Width = 64
+    """What the sides of all shapes are multiples of."""
+    max_ratio: Annotated[float, Field(ge=1, le=4)] = 2
+    """Largest ratio of the longer side to the shorter one."""
+    sizes_px: tuple[Width, ...] = ()
+    """Smaller resolutions beside `latents.size_px`: an image gets the largest one that it has the pixels for."""
+    max_crop: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Share of an image that may be cut off at two opposite sides; where it would be more, it is padded instead."""
+
+
 class LatentsConfig(Section):
     """How images and captions become the cached tensors that training reads."""
 
@@ -47,6 +60,8 @@ class LatentsConfig(Section):
     """Longest caption in tokens; longer ones are truncated."""
     size_px: Width = 64
     """Side in pixels of the encoded images."""
+    buckets: BucketOptions | None = None
+    """Shapes of about `size_px` times `size_px` pixels that images are scaled to; null pads all to squares."""
     background: str = "white"
     """Colour behind transparent pixels for autoencoders without alpha."""
     # Latents are encoded once and cached, so augmentation cannot happen during training. Several encodings are stored
@@ -69,6 +84,24 @@ class LatentsConfig(Section):
     def _is_a_colour(cls, value: str) -> str:
         parse_color(value)
         return value
+
+    @model_validator(mode="after")
+    def _refuse_unfit_buckets(self) -> Self:
+        """Refuse resolutions that no bucket fits, and ones above that of the section."""
+        if not self.buckets:
+            return self
+        for side in (self.size_px, *self.buckets.sizes_px):
+            if side % self.buckets.step_px:
+                raise ConfigError(
+                    f"latents.buckets.step_px={self.buckets.step_px} does not divide the resolution {side}; give "
+                    "another"
+                )
+        if any(side >= self.size_px for side in self.buckets.sizes_px):
+            raise ConfigError(
+                f"latents.buckets.sizes_px={list(self.buckets.sizes_px)} holds a resolution that is not below "
+                f"latents.size_px={self.size_px}; give the largest one there"
+            )
+        return self
 
 
 def parse_color(colour: str) -> tuple[int, int, int]:

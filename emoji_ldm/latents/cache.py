@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from emoji_ldm.config import key_of
 from emoji_ldm.dataset.caption_selection import good_captions as good_of_all
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.latents.latent_files import (
-    DETERMINISTIC_LOGVAR,
-)
+from emoji_ldm.latents.bucketed_rows import BucketedRows, ConstantRows, ImageBuckets, constant_rows, open_buckets
+from emoji_ldm.latents.group_copier import EnsuredRows, LocalFill
+from emoji_ldm.latents.latent_files import DETERMINISTIC_LOGVAR
 from emoji_ldm.latents.local_arrays import FLOAT16, IndexLists, RowFile, StateFile, TextFile
 from emoji_ldm.schemas import LATENTS, TEXT_EMBEDDINGS
 
@@ -91,8 +91,9 @@ class LatentSet:
     """The training data, in files of the local disk or in memory; its order is the same in every process."""
 
     image_ids: Sequence[str]  # sorted
-    mean: RowFile | Moments  # (V * N, C, h, w) float16, unscaled: the N images unaltered, then with each augmentation
-    logvar: RowFile | Moments  # likewise
+    # (V * N, C, h, w) float16, unscaled: the N images unaltered, then with each augmentation.
+    mean: RowFile | BucketedRows | EnsuredRows | Moments
+    logvar: RowFile | BucketedRows | ConstantRows | EnsuredRows | Moments  # likewise
     captions: Sequence[str]  # distinct, sorted; "" is among them
     caption_indices: Sequence[Sequence[int]]  # per image: indices of its captions in `captions`
     states: Sequence[Moments]  # per caption: (tokens, width)
@@ -100,12 +101,14 @@ class LatentSet:
     num_uncaptioned: int  # images left out because they have no good caption
     versions: dict[str, int]  # {table: version read}
     source_sizes: Sequence[int] = ()  # images of each of the data sets that were joined
+    buckets: ImageBuckets | None = None  # null: all images have one shape
+    fill: LocalFill | None = None  # what copies the tensors; null: all are there
 
     def sample(self, rows: NDArray[np.int64], noise: Floats, augmentation: NDArray[np.float64]) -> Floats:
         """Posterior samples `(n, C, h, w)` float32, unscaled.
 
         Args:
-            rows: `(n,)` indices into `image_ids`.
+            rows: `(n,)` indices into `image_ids`, of images of one shape.
             noise: `(n, C, h, w)`, unit Gaussian.
             augmentation: `(n,)` in [0, 1), chooses among an image's encodings; 0 is the unaltered one.
         """
@@ -120,16 +123,18 @@ class LatentSet:
 def open_latent_files(folder: Path) -> LatentSet:
     """The set whose files `write_latent_files` has written."""
     header = json.loads((folder / HEADER_FILE).read_text())
-    shape = tuple(header["shape"])
-    mean = RowFile(folder / "mean", shape)
-    # For a quantised autoencoder it is a read-only view of one number.
-    logvar = (
-        RowFile(folder / "logvar", shape)
-        if header["has_spread"]
-        else np.broadcast_to(FLOAT16.type(DETERMINISTIC_LOGVAR), mean.shape)
-    )
+    shapes = [tuple(shape) for shape in header["shapes"]]
+    buckets = open_buckets(folder, shapes) if header["has_buckets"] else None
+
+    def open_rows(name: str) -> RowFile | BucketedRows:
+        files = [RowFile(folder / f"{name}-{number}", shape) for number, shape in enumerate(shapes)]
+        return BucketedRows(files, buckets.bucket) if buckets else files[0]
+
+    mean = open_rows("mean")
+    # The posteriors of a quantised autoencoder have no spread: one number stands for all.
+    logvar = open_rows("logvar") if header["has_spread"] else constant_rows(mean, FLOAT16.type(DETERMINISTIC_LOGVAR))
     return LatentSet(
         TextFile(folder, "image_ids"), mean, logvar, TextFile(folder, "captions"),
         IndexLists(folder, "caption_indices"), StateFile(folder, "states", header["width"]), header["empty_index"],
-        header["num_uncaptioned"], header["versions"], header["source_sizes"],
+        header["num_uncaptioned"], header["versions"], header["source_sizes"], buckets,
     )  # fmt: skip

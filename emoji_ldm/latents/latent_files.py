@@ -1,18 +1,17 @@
-"""The local files of a latent set: written from the tables in one pass, and described by a small header.
+"""The local files of a latent set: how they are laid out, and described by a small header.
 
 1. choose: the captioned images and their distinct captions, sorted, so that a number means the same sample everywhere
-2. look up: each row of the tables whose key is wanted is written to its place; several files are read at once
+2. look up: for each of them, the row group of the tables that has it (`row_index`)
 3. check: what was wanted and not found is an error that names the command to run
+4. make room: every tensor has its place, and `group_copier` writes it there
 
-Memory holds keys (about 40 bytes per sample) and a few hundred rows, never the tensors.
+Memory holds keys and places (about 80 bytes per sample), never the tensors.
 """
 
 from __future__ import annotations
 
-import os
-import threading
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,31 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from emoji_ldm.config import key_of
+from emoji_ldm.config.latents import BucketOptions
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import DatasetError
+from emoji_ldm.latents.bucketed_rows import write_buckets
+from emoji_ldm.latents.buckets import bucket_shapes, place, size_inputs
+from emoji_ldm.latents.group_copier import write_index
 from emoji_ldm.latents.local_arrays import FLOAT16, INT32, INT64, write_values
 from emoji_ldm.latents.local_copy import require_space
+from emoji_ldm.latents.row_index import RowIndex, find_rows, open_file, read_columns
 from emoji_ldm.schemas import LATENTS, TEXT_EMBEDDINGS
 
-READ_THREADS = 4  # files that are read at once: one stream does not use the whole bandwidth of an object store
+LATENT_AXES, STATE_AXES = ("C", "h", "w"), ("tokens", "width")  # of the column `shape`
 # Log-variance of a posterior without spread: its standard deviation is 0 in every float type.
 DETERMINISTIC_LOGVAR = -10000.0
+
+
+@dataclass(frozen=True)
+class EncodingKeys:
+    """What the tensors of a set were made with."""
+
+    encodings: Sequence[str]  # of the autoencoder: unaltered, then with each augmentation; see `augmentation_keys`
+    text_encoder: str
+    tag_orders: int = 0  # further orders of each caption, see `emoji_ldm.latents.tag_orders`
+    buckets: BucketOptions | None = None  # the shapes of the images; null: all have one
+    size_px: int = 0  # of `latents.size_px`, where there are buckets
 
 
 @dataclass(frozen=True)
@@ -42,33 +57,58 @@ class ImageChoice:
     captions: pa.ChunkedArray  # large_string, those of one image after those of the one before
     offsets: NDArray[np.int64]  # (images + 1,) where the captions of an image begin
     num_images: int  # in the data set, captioned or not
+    sizes: NDArray[np.int32]  # (images, 2) height and width; empty where all latents have one shape
 
 
 def write_latent_files(
-    folder: Path, choices: Sequence[ImageChoice], sources: Sequence[Mapping[str, Table]], encoding_keys: Sequence[str],
-    encoder_key: str,
-) -> dict[str, Any]:  # fmt: skip
-    """Write all files of a set into an empty folder; returns what a reader of them has to know.
+    folder: Path, choices: Sequence[ImageChoice], sources: Sequence[Mapping[str, Table]], keys: EncodingKeys
+) -> dict[str, Any]:
+    """Write all files of a set into an empty folder, those of the tensors without their values.
+
+    `group_copier` fills the values in. Returned is what a reader of the files has to know.
 
     Args:
         folder: Where to write.
         choices: The images of each data set, which follow one another in the set.
         sources: The tables of each data set, `{name: table}`.
-        encoding_keys: Keys of the autoencoder, of all encodings.
-        encoder_key: Key of the text encoder.
+        keys: What the tensors were made with.
 
     Raises:
         DatasetError: An image lacks its latents, or a caption its states.
         StoreError: The disk has no room.
     """
     captions = _distinct_captions(choices)
-    moments = _write_moments(folder, choices, sources, encoding_keys)
-    width = _write_states(folder, captions, sources, encoder_key)
+    num_shapes, bucket = 1, np.zeros(sum(len(one.image_ids) for one in choices), np.int16)
+    if keys.buckets:
+        bucket = _write_buckets(folder, np.concatenate([one.sizes for one in choices]), keys.buckets, keys.size_px)
+        num_shapes = len(bucket_shapes(keys.buckets, keys.size_px))
+    latents = _find_latents(choices, sources, keys.encodings)
+    states = _find_states(captions, sources, keys.text_encoder)
+    shapes = _bucket_latent_shapes(latents.shapes, bucket, num_shapes)
+    has_spread = _has_spread(sources, latents)
+    counts = np.bincount(bucket, minlength=num_shapes) * len(keys.encodings)
+    sizes = {f"{name}-{number}": int(count) * math.prod(shape) * FLOAT16.itemsize
+             for name in (("mean", "logvar") if has_spread else ("mean",))
+             for number, (count, shape) in enumerate(zip(counts, shapes, strict=True))}  # fmt: skip
+    sizes["states.bytes"] = _place_states(folder, states.shapes)
+    _make_room(folder, sizes)
+    write_index(folder, LATENTS.name, latents)
+    write_index(folder, TEXT_EMBEDDINGS.name, states)
     write_values(folder, "image_ids", (image_id.encode() for one in choices for image_id in one.image_ids))
     write_values(folder, "captions", (caption.encode() for caption in captions.to_pylist()))
     write_values(folder, "caption_indices", _caption_indices(choices, captions))
     empty = pc.index(captions, pa.scalar("", captions.type)).as_py()
-    return {"shape": moments.shape, "width": width, "has_spread": moments.has_spread, "empty_index": empty}
+    return {
+        "shapes": shapes, "has_buckets": bool(keys.buckets), "width": int(states.shapes[0, -1]),
+        "has_spread": has_spread, "empty_index": empty,
+    }  # fmt: skip
+
+
+def _write_buckets(folder: Path, sizes: NDArray[np.int32], options: BucketOptions, size_px: int) -> NDArray[np.int16]:
+    """Write the bucket and the size inputs of each image; returns the buckets."""
+    placement = place(sizes[:, 0], sizes[:, 1], options, size_px)
+    write_buckets(folder, placement.bucket, size_inputs(sizes, placement, bucket_shapes(options, size_px)))
+    return placement.bucket
 
 
 def _distinct_captions(choices: Sequence[ImageChoice]) -> pa.Array:
@@ -86,125 +126,76 @@ def _caption_indices(choices: Sequence[ImageChoice], captions: pa.Array) -> Iter
             yield numbers[first:last].tobytes()
 
 
-def _write_moments(
-    folder: Path, choices: Sequence[ImageChoice], sources: Sequence[Mapping[str, Table]], encoding_keys: Sequence[str]
-) -> _MomentsWriter:
-    """Write the latents: all images of the first encoding, then of the next one."""
-    num_rows = sum(len(one.image_ids) for one in choices)
-    writer, first = _MomentsWriter(folder, num_rows * len(encoding_keys)), 0
-    for one, tables in zip(choices, sources, strict=True):
-        num_images = len(one.image_ids)
-        wanted = [key_of(image_id, key) for key in encoding_keys for image_id in one.image_ids]
-
-        def write(position: int, row: Sequence[Any], num_images: int = num_images, first: int = first) -> None:
-            encoding, image = divmod(position, num_images)
-            writer.write(encoding * num_rows + first + image, row)
-
-        found = _copy_rows(tables[LATENTS.name], wanted, ["shape", "mean", "logvar"], write)
-        for number in range(len(encoding_keys)):
-            lack = f"augmented latents (number {number}) of this codec" if number else "latents of this codec"
-            _check_complete(tables[LATENTS.name], "images", lack,
-                            found[number * num_images : (number + 1) * num_images])  # fmt: skip
-        first += num_images
-    writer.close()
-    return writer
+def _find_latents(
+    choices: Sequence[ImageChoice], sources: Sequence[Mapping[str, Table]], encoding_keys: Sequence[str]
+) -> RowIndex:
+    """Where the latents are: those of all images by the first encoding, then by the next one."""
+    num_rows, first, wanted = sum(len(one.image_ids) for one in choices), 0, []
+    for one in choices:
+        keys = [key_of(image_id, key) for key in encoding_keys for image_id in one.image_ids]
+        own = np.arange(first, first + len(one.image_ids))
+        rows = np.concatenate([own + number * num_rows for number in range(len(encoding_keys))])
+        wanted.append({"keys": keys, "rows": rows})
+        first += len(one.image_ids)
+    index, found = find_rows(sources, LATENTS.name, wanted, len(LATENT_AXES))
+    for number in range(len(encoding_keys)):
+        lack = f"augmented latents (number {number}) of this codec" if number else "latents of this codec"
+        for tables, one in zip(sources, wanted, strict=True):
+            part = one["rows"][one["rows"] // num_rows == number]
+            _check_complete(tables[LATENTS.name], "images", lack, found[part])
+    return index
 
 
-def _write_states(folder: Path, captions: pa.Array, sources: Sequence[Mapping[str, Table]], encoder_key: str) -> int:
-    """Write the token states of all captions, from whichever table has them; returns their width."""
-    writer, keys = _StatesWriter(folder, len(captions)), [key_of(text, encoder_key) for text in captions.to_pylist()]
-    found = np.zeros(len(keys), bool)
-    for tables in sources:
-        found |= _copy_rows(tables[TEXT_EMBEDDINGS.name], keys, ["shape", "hidden_states"], writer.write)
+def _find_states(captions: pa.Array, sources: Sequence[Mapping[str, Table]], encoder_key: str) -> RowIndex:
+    """Where the token states of all captions are, in whichever table has them."""
+    keys = [key_of(text, encoder_key) for text in captions.to_pylist()]
+    wanted = [{"keys": keys, "rows": np.arange(len(keys))}] * len(sources)
+    index, found = find_rows(sources, TEXT_EMBEDDINGS.name, wanted, len(STATE_AXES))
     _check_complete(sources[-1][TEXT_EMBEDDINGS.name], "captions", "states of this text encoder", found)
-    return writer.close()
+    return index
 
 
-def _copy_rows(table: Table, keys: Sequence[str], columns: Sequence[str], write: Any) -> NDArray[np.bool_]:
-    """Give `write(position in keys, row)` each row whose key is wanted; `(len(keys),)` which were found."""
-    # Sorted fixed-size keys take 16 bytes each, where a dict would take ten times as much.
-    names = np.array(keys, "S16")
-    order = np.argsort(names, kind="stable")
-    ordered, found = names[order], np.zeros(len(keys), bool)
-
-    def copy(path: str) -> None:
-        for batch in table.batches([table.spec.key, *columns], paths=[path], groups_per_read=2):
-            own = np.array(batch.column(0).to_pylist(), "S16")
-            places = np.minimum(np.searchsorted(ordered, own), len(ordered) - 1)
-            for row in np.flatnonzero(ordered[places] == own).tolist():
-                position = int(order[places[row]])
-                write(position, [batch.column(number + 1)[row] for number in range(len(columns))])
-                found[position] = True
-
-    if table.exists and len(keys):
-        with ThreadPoolExecutor(READ_THREADS) as pool:
-            list(pool.map(copy, table.live_files()))
+def _bucket_latent_shapes(shapes: NDArray[np.int32], bucket: NDArray[np.int16], num_buckets: int) -> list[list[int]]:
+    """The shape of the latents of each bucket; DatasetError if those of one bucket differ."""
+    numbers = np.tile(bucket, len(shapes) // len(bucket))
+    found = [[1, 1, 1]] * num_buckets  # of buckets without images
+    for number in np.unique(numbers):
+        own = shapes[numbers == number]
+        other = np.flatnonzero((own != own[0]).any(axis=1))
+        if len(other):
+            raise DatasetError(
+                f"an image has latents of shape {own[other[0]].tolist()}, others of {own[0].tolist()}; encode all at "
+                "one size: emoji-ldm latents"
+            )
+        found[number] = own[0].tolist()
     return found
 
 
-class _MomentsWriter:
-    """Means and log-variances at their places in two files; threads write different places."""
-
-    def __init__(self, folder: Path, num_rows: int) -> None:
-        self.folder, self.num_rows = folder, num_rows
-        self.shape: list[int] = []
-        self.has_spread = True
-        self._lock = threading.Lock()
-        self._streams: list[Any] = []
-
-    def write(self, position: int, row: Sequence[Any]) -> None:
-        shape, mean, logvar = row
-        if not self._streams:
-            with self._lock:
-                self._open(shape.as_py(), logvar)
-        data = mean.as_buffer()
-        if len(data) != self._row_bytes:
-            raise DatasetError(f"an image has latents of shape {shape.as_py()}, others of {self.shape}; "
-                               "encode all at one size: emoji-ldm latents")  # fmt: skip
-        for stream, value in zip(self._streams, (data, logvar.as_buffer()), strict=False):
-            os.pwrite(stream.fileno(), value, position * self._row_bytes)
-
-    def _open(self, shape: list[int], logvar: Any) -> None:
-        if self._streams:  # another thread was first
-            return
-        self.shape = shape
-        self._row_bytes = int(np.prod(shape)) * FLOAT16.itemsize
-        # One row decides for all, since the spread of a posterior is a property of the autoencoder, and all rows here
-        # are of the same one. The constant is exact in float16.
-        self.has_spread = not bool((np.frombuffer(logvar.as_buffer(), FLOAT16) <= DETERMINISTIC_LOGVAR).all())
-        names = ["mean", "logvar"] if self.has_spread else ["mean"]
-        require_space(self.folder, len(names) * self.num_rows * self._row_bytes)
-        self._streams = [(self.folder / name).open("wb", buffering=0) for name in names]
-
-    def close(self) -> None:
-        for stream in self._streams:
-            stream.close()
+def _has_spread(sources: Sequence[Mapping[str, Table]], index: RowIndex) -> bool:
+    """Whether the posteriors have a spread."""
+    # One row decides for all, since the spread of a posterior is a property of the autoencoder, and all rows here are
+    # of the same one. The constant is exact in float16.
+    group = index.groups[index.group_of[index.order[0]]]
+    table = sources[group.source][LATENTS.name]
+    with open_file(table, group.path) as file:
+        value = read_columns(file, table, [group.number], ["logvar"])["logvar"][int(index.row_of[0])]
+    return not bool((np.frombuffer(value.as_buffer(), FLOAT16) <= DETERMINISTIC_LOGVAR).all())
 
 
-class _StatesWriter:
-    """Token states in the order in which they come, and where those of each caption lie."""
+def _make_room(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Make files of these sizes, `{name: bytes}`, without values; StoreError if the disk has no room for the values."""
+    require_space(folder, sum(sizes.values()))
+    for name, size in sizes.items():
+        with (folder / name).open("wb") as stream:
+            stream.truncate(size)
 
-    def __init__(self, folder: Path, num_captions: int) -> None:
-        self.folder = folder
-        self._stream = (folder / "states.bytes").open("wb")
-        self._spans = np.zeros((num_captions, 2), INT64)
-        self._lock = threading.Lock()
-        self._width = 0
 
-    def write(self, position: int, row: Sequence[Any]) -> None:
-        shape, states = row
-        data = states.as_buffer()
-        with self._lock:
-            begin = self._stream.tell()
-            self._stream.write(data)
-            self._spans[position] = begin, begin + len(data)
-            self._width = int(shape.as_py()[-1])
-
-    def close(self) -> int:
-        """The width of the states."""
-        self._stream.close()
-        (self.folder / "states.spans").write_bytes(self._spans.tobytes())
-        return self._width
+def _place_states(folder: Path, shapes: NDArray[np.int32]) -> int:
+    """Write where the token states of each caption lie; returns the size of all."""
+    ends = np.cumsum(shapes.prod(axis=1, dtype=np.int64) * FLOAT16.itemsize)
+    starts = np.concatenate([[0], ends[:-1]])
+    np.stack([starts, ends], axis=1).astype(INT64).tofile(folder / "states.spans")
+    return int(ends[-1])
 
 
 def _check_complete(table: Table, subject: str, lack: str, found: NDArray[np.bool_]) -> None:

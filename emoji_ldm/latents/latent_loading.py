@@ -1,14 +1,15 @@
 """The training data of a run: which rows of which stores, as one `LatentSet` on the local disk.
 
 A set may mix several data sets, each at a version of its own. They become one set, one after another; each has its own
-images, and all share the captions. Memory stays the same whatever the number of images.
+images, and all share the captions. Memory stays the same whatever the number of images. A large set is used before its
+copy is complete, see `group_copier`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,14 @@ from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.versions.refs import open_tables
 from emoji_ldm.errors import DatasetError
 from emoji_ldm.latents.cache import HEADER_FILE, LatentSet, open_latent_files
-from emoji_ldm.latents.latent_files import ImageChoice, write_latent_files
+from emoji_ldm.latents.group_copier import open_fill
+from emoji_ldm.latents.latent_files import EncodingKeys, ImageChoice, write_latent_files
 from emoji_ldm.latents.local_copy import local_copy
 from emoji_ldm.latents.tag_orders import with_tag_orders
 from emoji_ldm.schemas import CAPTIONS, IMAGES, LATENTS, TEXT_EMBEDDINGS
 from emoji_ldm.store import Store
 
-COPY_FORMAT = 2  # version of the files of a local copy; another one is made anew
+COPY_FORMAT = 4  # version of the files of a local copy; another one is made anew
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,6 @@ class DataVersion:
         # Latents and states are found by keys of image, caption and model, so their newest rows serve every version of
         # the images and captions.
         return {**open_tables(self.store, self.as_of, IMAGES, CAPTIONS), **newest}
-
-
-@dataclass(frozen=True)
-class EncodingKeys:
-    """What the tensors of a set were made with."""
-
-    encodings: Sequence[str]  # of the autoencoder: unaltered, then with each augmentation; see `augmentation_keys`
-    text_encoder: str
-    tag_orders: int = 0  # further orders of each caption, see `emoji_ldm.latents.tag_orders`
 
 
 def data_versions(config: Config, store: Store) -> list[DataVersion]:
@@ -79,7 +72,8 @@ def load_latent_set(sources: Sequence[DataVersion], keys: EncodingKeys) -> Laten
         rows = _captioned_rows(tables[IMAGES.name], tables[CAPTIONS.name])
         if not len(rows):
             raise DatasetError(f"{source.store.uri} has no captioned image; run: emoji-ldm caption")
-        return _choice(rows, keys.tag_orders, tables[IMAGES.name].count())
+        choice = _choice(rows, keys.tag_orders, tables[IMAGES.name].count())
+        return replace(choice, sizes=_sizes(tables[IMAGES.name], choice.image_ids)) if keys.buckets else choice
 
     chooses = [partial(choose, tables, source) for tables, source in zip(parts, sources, strict=True)]
     return _open_copy(parts, keys, chooses, ())
@@ -151,7 +145,15 @@ def _choice(rows: pa.Table, num_tag_orders: int, num_images: int) -> ImageChoice
         several = [with_tag_orders(texts[first:last], num_tag_orders) for first, last in zip(starts, ends, strict=True)]
         captions = pa.chunked_array([pa.array([text for one in several for text in one], pa.large_string())])
         ends = np.cumsum([len(one) for one in several])
-    return ImageChoice(image_ids.to_pylist(), captions, np.concatenate([[0], ends]), num_images)
+    no_sizes = np.empty((0, 2), np.int32)
+    return ImageChoice(image_ids.to_pylist(), captions, np.concatenate([[0], ends]), num_images, no_sizes)
+
+
+def _sizes(images: Table, image_ids: Sequence[str]) -> NDArray[np.int32]:
+    """`(n, 2)` height and width of images."""
+    rows = images.read(["image_id", "height", "width"])
+    found = pc.index_in(pa.array(image_ids), value_set=rows["image_id"].combine_chunks())
+    return np.stack([rows[name].take(found).to_numpy() for name in ("height", "width")], axis=1).astype(np.int32)
 
 
 def _open_copy(
@@ -169,7 +171,7 @@ def _open_copy(
 
     def make(folder: Path) -> None:
         choices = [choose() for choose in chooses]
-        header = write_latent_files(folder, choices, parts, keys.encodings, keys.text_encoder)
+        header = write_latent_files(folder, choices, parts, keys)
         header |= {
             "num_uncaptioned": sum(one.num_images - len(one.image_ids) for one in choices), "versions": versions,
             "source_sizes": [len(one.image_ids) for one in choices],
@@ -177,4 +179,14 @@ def _open_copy(
         # Written last: it also says what the files are of.
         (folder / HEADER_FILE).write_text(json.dumps(header))
 
-    return open_latent_files(local_copy(key, make))
+    folder = local_copy(key, make)
+    found = open_latent_files(folder)
+    bucket = found.buckets.bucket if found.buckets else np.zeros(len(found.image_ids), np.int16)
+    header = json.loads((folder / HEADER_FILE).read_text())
+    fill = open_fill(folder, parts, header, bucket)
+    if fill is None:
+        return found
+    fill.begin()
+    logvar = fill.attach(found.logvar, LATENTS.name) if header["has_spread"] else found.logvar
+    return replace(found, mean=fill.attach(found.mean, LATENTS.name), logvar=logvar,
+                   states=fill.attach(found.states, TEXT_EMBEDDINGS.name), fill=fill)  # fmt: skip

@@ -19,7 +19,7 @@ from emoji_ldm.errors import StoreError
 
 # The byte order is named, so that rows written on one machine are read alike on every other.
 FLOAT16 = np.dtype("<f2")
-INT32, INT64 = np.dtype("<i4"), np.dtype("<i8")
+INT16, INT32, INT64 = np.dtype("<i2"), np.dtype("<i4"), np.dtype("<i8")
 BLOCK_ROWS = 4096  # rows that an iteration reads at once
 Rows = int | Sequence[int] | NDArray[np.int64]
 

@@ -23,9 +23,10 @@ from PIL import Image
 from torch import Tensor
 
 from emoji_ldm.config import Config, key_of
-from emoji_ldm.config.latents import parse_color
+from emoji_ldm.config.latents import BucketOptions, parse_color
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import ConfigError, ModelError
+from emoji_ldm.latents.buckets import Shape
 from emoji_ldm.latents.pipeline_source import resolve_checkpoint_pipeline
 from emoji_ldm.latents.premultiplied_adapter import PremultipliedAutoencoder
 from emoji_ldm.latents.vq_adapter import QuantizedAutoencoder
@@ -60,6 +61,30 @@ def to_square(png_bytes: bytes, size_px: int) -> Pixels:
     square = Image.new("RGBA", (size_px, size_px))
     square.paste(image, ((size_px - width) // 2, (size_px - height) // 2))
     return np.asarray(square)
+
+
+def image_size(png_bytes: bytes) -> Shape:
+    """Height and width of an image file, from its header."""
+    with Image.open(io.BytesIO(png_bytes)) as opened:
+        return opened.height, opened.width
+
+
+def to_shape(png_bytes: bytes, scaled: Shape, offset: Shape, shape: Shape) -> Pixels:
+    """An image file as uint8 `(*shape, 4)`, scaled and then cut off or padded with transparency, see `buckets.place`.
+
+    Args:
+        png_bytes: The file.
+        scaled: Height and width to scale to.
+        offset: Rows at the top and columns at the left that are cut off, or, if negative, padded.
+        shape: Height and width of the result.
+    """
+    with Image.open(io.BytesIO(png_bytes)) as opened:
+        image = opened.convert("RGBA")
+    if image.size != scaled[::-1]:
+        image = image.resize(scaled[::-1], Image.Resampling.LANCZOS)
+    canvas = Image.new("RGBA", shape[::-1])
+    canvas.paste(image, (-offset[1], -offset[0]))
+    return np.asarray(canvas)
 
 
 def to_tensor(pixels: Pixels, channels: int, background: str = "white") -> Tensor:
@@ -147,12 +172,16 @@ def downsampling_factor(vae: Any) -> int:
     return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
-def load_vae(folder: Path | str, *, size_px: int, background: str, device: str) -> VaeCodec:
+def load_vae(
+    folder: Path | str, *, size_px: int, background: str, device: str, buckets: BucketOptions | None = None
+) -> VaeCodec:
     """Load an `AutoencoderKL` or `VQModel` from its folder, from a pipeline with `vae/` or `vqvae/`, or from a hub id.
+
+    `buckets` changes the key alone.
 
     Raises:
         ModelError: It is missing or of another kind, or has neither 3 nor 4 channels.
-        ConfigError: `size_px` does not fit the model, or the background is not a colour.
+        ConfigError: `size_px` or the buckets do not fit the model, or the background is not a colour.
     """
     vae = _load_autoencoder(folder).eval().requires_grad_(False).to(device)
     channels = int(vae.config.in_channels)
@@ -166,6 +195,13 @@ def load_vae(folder: Path | str, *, size_px: int, background: str, device: str) 
     # The background changes only what a model of three channels sees. With four it stays out of the key, so that
     # another background does not invalidate the latents.
     settings = [PREPROCESSING_VERSION, size_px, parse_color(background) if channels == 3 else ""]
+    if buckets:
+        if buckets.step_px % downsampling_factor(vae):
+            raise ConfigError(
+                f"latents.buckets.step_px={buckets.step_px} is no multiple of {downsampling_factor(vae)}, as codec "
+                f"{folder} needs"
+            )
+        settings += [buckets.model_dump(mode="json")]
     # Releases before this one stored the latents of such autoencoders with their mean.
     settings += ["centred"] if vae.config.get("shift_factor") else []
     return VaeCodec(vae, key_of(hash_weights(vae), settings), channels, size_px, background, torch.device(device))

@@ -7,8 +7,9 @@ at every start.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,8 @@ import torch
 
 from emoji_ldm.config import Config
 from emoji_ldm.errors import ModelError
-from emoji_ldm.latents.augmentation import augment, augmentation_keys
+from emoji_ldm.latents.augmentation import Pixels, augment, augmentation_keys
+from emoji_ldm.latents.buckets import bucket_shapes, place
 from emoji_ldm.latents.cache import latent_rows, text_rows
 from emoji_ldm.store import Store
 from ray_jobs.execution.delta_sink import ShardOutput
@@ -39,20 +41,40 @@ class LatentsWorker:
 
     def __call__(self, rows: pa.Table) -> ShardOutput:
         """Encode the images of a shard, augmented by the number in the column `augmentation`."""
-        from emoji_ldm.latents.vae import to_square
-
-        ids, files = rows["image_id"].to_pylist(), rows["image"].to_pylist()
-        number, size = rows["augmentation"][0].as_py(), self.settings.batch_size
-        # All images of a shard have the same augmentation; batches bound the memory of the encoder.
-        moments = []
-        for start in range(0, len(ids), size):
-            part = slice(start, start + size)
-            pixels = np.stack([to_square(file["bytes"], self.codec.size_px) for file in files[part]])
-            moments.append(self.codec.encode(augment(pixels, ids[part], number, self.settings.augmentations)))
+        ids, number = rows["image_id"].to_pylist(), rows["augmentation"][0].as_py()
         # The distribution is stored and not a sample of it, so that each epoch of training may draw another sample.
-        mean, logvar = (np.concatenate(parts) for parts in zip(*moments, strict=True))
+        mean, logvar = self._encode(ids, [file["bytes"] for file in rows["image"].to_pylist()], number)
         key = augmentation_keys(self.codec.key, self.settings.augmentations)[number]
         return ShardOutput(latent_rows(ids, key, mean, logvar), {"latents": len(ids)})
+
+    def _encode(self, ids: Sequence[str], files: Sequence[bytes], number: int) -> tuple[list[Any], list[Any]]:
+        """Means and log-variances of images, augmented as copy `number`, in their order."""
+        from emoji_ldm.latents.vae import image_size, to_shape, to_square
+
+        options, size_px = self.settings.buckets, self.codec.size_px
+        if options:
+            sizes = np.array([image_size(data) for data in files], np.int32)
+            placed, shapes = place(sizes[:, 0], sizes[:, 1], options, size_px), bucket_shapes(options, size_px)
+            buckets = placed.bucket.tolist()
+        else:
+            buckets = [0] * len(files)
+
+        def pixels_of(index: int) -> Pixels:
+            if not options:
+                return to_square(files[index], size_px)
+            scaled, offset = placed.scaled[index].tolist(), placed.offset[index].tolist()
+            return to_shape(files[index], tuple(scaled), tuple(offset), shapes[buckets[index]])
+
+        found: dict[int, Any] = {}
+        for bucket in sorted(set(buckets)):
+            # Images of a batch have one shape; batches bound the memory of the encoder.
+            own = [index for index, other in enumerate(buckets) if other == bucket]
+            for start in range(0, len(own), self.settings.batch_size):
+                part = own[start : start + self.settings.batch_size]
+                pixels = np.stack([pixels_of(index) for index in part])
+                altered = augment(pixels, [ids[index] for index in part], number, self.settings.augmentations)
+                found |= zip(part, zip(*self.codec.encode(altered), strict=True), strict=True)
+        return [found[index][0] for index in range(len(ids))], [found[index][1] for index in range(len(ids))]
 
 
 class TextEmbeddingsWorker:
@@ -79,7 +101,9 @@ def load_codec(config: Config, store: Store, device: str) -> VaeCodec:
 
     source = resolve_vae(config, store, Path.home() / ".cache" / "emoji-ldm")
     settings = config.latents
-    return load_vae(source, size_px=settings.size_px, background=settings.background, device=device)
+    return load_vae(
+        source, size_px=settings.size_px, background=settings.background, device=device, buckets=settings.buckets
+    )
 
 
 def load_text(config: Config, device: str) -> TextEncoder:

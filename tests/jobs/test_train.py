@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from safetensors.torch import load_file
 
 from emoji_ldm.dataset import checkpoints
 from emoji_ldm.errors import ConfigError, DatasetError, JobError
@@ -21,6 +22,7 @@ from emoji_ldm.train.metrics import training_metrics
 from emoji_ldm.train.tasks.diffusion_task import load_task
 from emoji_ldm.train.training_args import RunContext, build_training_args
 from ray_jobs import train
+from tests.bucketed_store import PIPELINE_OBJECTIVE, bucketed_config, fill_bucketed
 from tests.latents_store import fill_latents, training_config
 
 pytestmark = [pytest.mark.timeout(600)]
@@ -89,6 +91,35 @@ def test_a_killed_worker_costs_no_step_and_doubles_none(prepared):
     assert [line["step"] for line in training_metrics.read_log(Store(config.store), config.run)] == list(range(1, 61))
     kept = [checkpoint.step for checkpoint in checkpoints.complete_checkpoints(Store(config.store), config.run, "unet")]
     assert kept == [40, 60]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_killed_worker_changes_no_bit_of_adapters_trained_on_buckets(tiny_pipeline, tmp_path):
+    config = bucketed_config(
+        tiny_pipeline, tmp_path / "store", "train.steps=60", "train.checkpoint_every=20", "train.zero_stage=1",
+        f"train.init={tiny_pipeline}", "train.lora={rank: 2}", *PIPELINE_OBJECTIVE,
+        "train.block_out_channels=[128,256,256]", "train.layers_per_block=2", "train.num_heads=4",
+    )  # fmt: skip
+    fill_bucketed(config)
+    whole, killed = (config.model_copy(update={"run": name}) for name in ("whole", "killed"))
+    train.run(whole)
+    killer = threading.Thread(target=kill_one_worker, args=(killed, worker_pids(), 22), daemon=True)
+    killer.start()
+    train.run(killed)
+    killer.join(timeout=1)
+    assert not killer.is_alive()
+    first, second = (states(one, tmp_path / one.run) for one in (whole, killed))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def states(config, cache):
+    """All tensors of a run's newest checkpoint, by file and name."""
+    folder = checkpoints.newest_checkpoint(Store(config.store), config.run, "unet").fetch(cache) / "state"
+    found = {(path.name, name): tensor for path in folder.glob("*.safetensors")
+             for name, tensor in load_file(path).items()}  # fmt: skip
+    assert found
+    return found
 
 
 @pytest.mark.slow

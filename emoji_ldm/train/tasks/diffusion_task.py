@@ -11,16 +11,23 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from emoji_ldm.config import Config
+from emoji_ldm.errors import ConfigError
 from emoji_ldm.latents.augmentation import augmentation_keys
+from emoji_ldm.latents.bucketed_rows import ImageBuckets
 from emoji_ldm.latents.cache import LatentSet
-from emoji_ldm.latents.latent_loading import EncodingKeys, data_versions, load_latent_set, sample_weights
+from emoji_ldm.latents.latent_files import EncodingKeys
+from emoji_ldm.latents.latent_loading import data_versions, load_latent_set, sample_weights
+from emoji_ldm.latents.pipeline_source import cells_per_step
 from emoji_ldm.model.denoiser import trains_text_encoder
 from emoji_ldm.model.unet import count_parameters
+from emoji_ldm.train.engines.distributed import device_of
+from emoji_ldm.train.tasks.bucket_order import sample_in_buckets
 from emoji_ldm.train.tasks.latent_batches import (
     DiffusionBatch,
     LatentBatches,
@@ -37,7 +44,6 @@ from emoji_ldm.train.tasks.pipeline_export import (
     export_model,
     frozen_model_keys,
     load_frozen,
-    with_flow_shift,
 )
 from emoji_ldm.train.training_args import PreviewFunction, RunContext
 
@@ -68,9 +74,12 @@ class DiffusionTask:
             if trains_text_encoder(config.train)
             else cached_text_states(latents, max(config.latents.max_tokens, latents.states[0].shape[0]))
         )
-        timed = with_flow_shift(config, tuple(latents.mean.shape[-3:]))
-        self.data = LatentBatches(timed, latents, text, frozen.vae.scaling_factor, make_sampler)
-        module = build_initial_denoiser(config, frozen, self.data.shape, latents.states[0].shape[-1])
+        # With buckets the network is built for the square of the largest resolution.
+        shape = frozen.vae.latent_shape if latents.buckets else tuple(latents.mean.shape[-3:])
+        self.data = LatentBatches(config, latents, text, frozen.vae.scaling_factor, make_sampler, shape)
+        module = build_initial_denoiser(config, frozen, shape, latents.states[0].shape[-1])
+        if latents.buckets:
+            _check_buckets(latents.buckets, cells_per_step(module.network.config, module.architecture.packing))
         self.module: nn.Module = module
         fractional = module.architecture.has_fractional_times
         self.objective = Objective(config.train, has_fractional_times=fractional)
@@ -96,13 +105,16 @@ class DiffusionTask:
     def loss(self, forward: Callable[..., Any], batch: DiffusionBatch) -> Tensor:
         """The weighted mean of the objective's losses, a scalar."""
         # The device is looked up at each call, since the engine moves the module after the task was built.
-        device = next(self.module.parameters()).device
+        device = device_of(self.module)
         latents, noise, timesteps, weights, text = (
             _to_device(part, device)
             for part in (batch.latents, batch.noise, batch.timesteps, batch.weights, batch.text)
         )
-        # The objective does not handle text, so the closure passes it on.
-        losses = self.objective.losses(lambda noisy, times: forward(noisy, times, text), latents, noise, timesteps)
+        sizes = [] if batch.sizes is None else [_to_device(batch.sizes, device)]
+        # The objective does not handle text and sizes, so the closure passes them on.
+        losses = self.objective.losses(
+            lambda noisy, times: forward(noisy, times, text, *sizes), latents, noise, timesteps
+        )
         # The sum is divided by the number of samples and not by that of the weights, so that the means of micro-batches
         # and ranks average to that of the batch.
         return torch.mean(losses * weights)
@@ -147,15 +159,31 @@ def load_task(context: RunContext, preview: PreviewFunction | None = None) -> Di
     # The models come first: their hashes are the keys under which the latents are stored.
     frozen = load_frozen(config, context.store, context.scratch_dir)
     sources = data_versions(config, context.store)
+    settings = config.latents
     keys = EncodingKeys(
-        augmentation_keys(frozen.vae.key, config.latents.augmentations), frozen.text.key, config.latents.tag_orders
-    )
+        augmentation_keys(frozen.vae.key, settings.augmentations), frozen.text.key, settings.tag_orders,
+        settings.buckets, settings.size_px,
+    )  # fmt: skip
     latents = load_latent_set(sources, keys)
-    if not (config.train.mix or config.train.sample_weights):
-        return DiffusionTask(config, latents, frozen, preview)
-    shares = [1.0, *(source.weight for source in config.train.mix)]
-    weights = sample_weights(sources, latents, shares, config.train.sample_weights)
-    return DiffusionTask(config, latents, frozen, preview, sample_by_weight(weights))
+    weights = None
+    if config.train.mix or config.train.sample_weights:
+        shares = [1.0, *(source.weight for source in config.train.mix)]
+        weights = sample_weights(sources, latents, shares, config.train.sample_weights)
+    if latents.buckets:
+        return DiffusionTask(config, latents, frozen, preview, sample_in_buckets(latents.buckets.bucket, weights))
+    make_sampler = sample_uniformly if weights is None else sample_by_weight(weights)
+    return DiffusionTask(config, latents, frozen, preview, make_sampler)
+
+
+def _check_buckets(buckets: ImageBuckets, multiple: int) -> None:
+    """Raise ConfigError for buckets with images whose latents the network cannot take."""
+    for number in np.unique(buckets.bucket):
+        _, height, width = buckets.shapes[number]
+        if height % multiple or width % multiple:
+            raise ConfigError(
+                f"the network takes latents of sides that {multiple} divides, and a bucket has {height} x {width}; "
+                "raise latents.buckets.step_px, then run: emoji-ldm latents"
+            )
 
 
 def _png(pixels: Any) -> bytes:

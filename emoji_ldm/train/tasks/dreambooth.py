@@ -28,7 +28,8 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.images.decode import decode_image
 from emoji_ldm.images.normalize import pixel_hash
 from emoji_ldm.latents.augmentation import augmentation_keys
-from emoji_ldm.latents.latent_loading import EncodingKeys, build_latent_set
+from emoji_ldm.latents.latent_files import EncodingKeys
+from emoji_ldm.latents.latent_loading import build_latent_set
 from emoji_ldm.outcomes import Rejected
 from emoji_ldm.schemas import LATENTS, TEXT_EMBEDDINGS
 from emoji_ldm.train.tasks import sampler
@@ -88,6 +89,8 @@ def concept_folders(config: Config) -> list[ConceptFolder]:
     train, options = config.train, dreambooth_options(config.train)
     if not train.init:
         raise ConfigError("train.dreambooth needs a pretrained model to teach; name its pipeline with train.init=...")
+    if config.latents.buckets:
+        raise ConfigError("train.dreambooth crops its images to squares; set latents.buckets=null")
     subjects = [
         ConceptFolder(each.instance_prompt, Path(each.instance_folder).expanduser()) for each in options.concepts
     ]

@@ -23,6 +23,7 @@ from emoji_ldm.latents.cache import LatentSet
 from emoji_ldm.latents.text_encoder import TextEncoder, expand_words, pad
 from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.tasks.objective import noise_and_timesteps
+from emoji_ldm.train.tasks.pipeline_export import with_flow_shift
 
 # This is the largest number of validation images: more take time, and change the mean little.
 NUM_VALIDATION_IMAGES = 1024
@@ -43,6 +44,7 @@ class DiffusionBatch:
     timesteps: Tensor  # (n,), int64, or float32 for flow
     text: Any  # token states (n, max_tokens, width), or the inputs of a trained text encoder
     weights: Tensor  # (n,) of the losses, 1 unless the sampler weights its rows
+    sizes: Tensor | None = None  # (n, 6) size inputs in pixels, see `buckets.size_inputs`; None without buckets
 
 
 class LatentBatches:
@@ -55,22 +57,29 @@ class LatentBatches:
         text: TextInputs,
         scaling_factor: float,
         make_sampler: RowSamplerFactory,
+        shape: tuple[int, ...],
     ) -> None:
-        """Split off the validation images; DatasetError if nothing is left to train on."""
+        """Split off the validation images; DatasetError if nothing is left to train on.
+
+        `shape` is `(C, h, w)` of a latent, with buckets that of the square of the largest resolution.
+        """
         self.config, self.latents, self.text, self.scaling_factor = config.train, latents, text, scaling_factor
+        self.shape = shape
+        # Rectified flow shifts times by the size of the image.
+        self._timed = lru_cache(maxsize=None)(lambda own: with_flow_shift(config, own).train)
         self.train_rows, self.validation_rows = _split_rows(latents.image_ids, config.train)
         self.sample_rows = make_sampler(config.train, self.train_rows)
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """`(C, h, w)` of a latent."""
-        channels, height, width = self.latents.mean.shape[-3:]
-        return int(channels), int(height), int(width)
+    def shape_of(self, row: int) -> tuple[int, ...]:
+        """`(C, h, w)` of the latents of an image."""
+        buckets = self.latents.buckets
+        return tuple(buckets.shapes[int(buckets.bucket[row])]) if buckets else self.shape
 
     def prepare_batch(self, step: int, slots: range) -> DiffusionBatch:
         """Choose images, captions, noise and timesteps; sample the posteriors."""
         rows, weights = self.sample_rows(step, slots)
-        return self._batch(rows, weights, sampler.draw_noise(self.config.seed, step, slots, shape=self.shape))
+        shape = self.shape_of(rows[0])
+        return self._batch(rows, weights, sampler.draw_noise(self.config.seed, step, slots, shape=shape))
 
     def validation_batches(self, slots: range) -> Iterator[DiffusionBatch]:
         """Validation images, each once, with noise of a stream of their own.
@@ -78,18 +87,28 @@ class LatentBatches:
         The last batch is filled up with images of weight 0, and the others weigh more in return. So the mean over all
         batches of all ranks is the mean over the images (all, or `NUM_VALIDATION_IMAGES` of them).
         """
-        rows = _validation_rows(self.validation_rows, self.latents.image_ids)
-        size, count = self.config.batch_size, len(rows)
-        num_batches = -(-count // size)
-        for number in range(num_batches):
-            positions = number * size + np.array(slots)
+        rows, size = _validation_rows(self.validation_rows, self.latents.image_ids), self.config.batch_size
+        # Each batch is a part of the images of one bucket.
+        parts = [own[start : start + size] for own in self._by_bucket(rows) for start in range(0, len(own), size)]
+        for number, part in enumerate(parts):
+            positions = np.array(slots)
             # All ranks need equally many batches of equal size, hence the filling. With B batches of n positions for N
             # images, a weight of B n / N makes the mean over all positions the mean over the images.
-            weights = np.where(positions < count, num_batches * size / count, 0).astype(np.float32)
-            draws = sampler.draw_noise(self.config.seed, number, slots, shape=self.shape, kind="validation")
+            weights = np.where(positions < len(part), len(parts) * size / len(rows), 0).astype(np.float32)
+            chosen = part[positions % len(part)]
+            draws = sampler.draw_noise(
+                self.config.seed, number, slots, shape=self.shape_of(chosen[0]), kind="validation"
+            )
             # Augmentation would make the validation loss depend on how many encodings were stored.
             unaltered = replace(draws, augmentation=np.zeros(len(slots)))
-            yield self._batch(rows[positions % count], weights, unaltered)
+            yield self._batch(chosen, weights, unaltered)
+
+    def _by_bucket(self, rows: Rows) -> list[Rows]:
+        buckets = self.latents.buckets
+        if not buckets:
+            return [rows]
+        own = buckets.bucket[rows]
+        return [rows[own == number] for number in np.unique(own)]
 
     def _batch(self, rows: Rows, weights: NDArray[np.float32], draws: sampler.SampleNoise) -> DiffusionBatch:
         latents = self.latents
@@ -97,8 +116,9 @@ class LatentBatches:
         # Validation draws captions in the same way, dropout included: its loss is that of the training objective.
         captions = [self._caption(int(row), *uniforms) for row, uniforms in zip(rows, draws.uniforms, strict=True)]
         return DiffusionBatch(
-            torch.from_numpy(raw * np.float32(self.scaling_factor)), *noise_and_timesteps(self.config, draws),
-            self.text(captions), torch.from_numpy(weights),
+            torch.from_numpy(raw * np.float32(self.scaling_factor)),
+            *noise_and_timesteps(self._timed(raw.shape[1:]), draws), self.text(captions), torch.from_numpy(weights),
+            torch.from_numpy(latents.buckets.sizes[rows].astype(np.float32)) if latents.buckets else None,
         )  # fmt: skip
 
     def _caption(self, row: int, drop: float, choice: float) -> int:

@@ -104,7 +104,9 @@ def load_frozen(config: Config, store: Store, cache: Path) -> FrozenModels:
         # The word is no part of the encoder's key: its states are never cached, as they change at each step.
         add_words(text.tokenizer, config.train.textual_inversion)
     return FrozenModels(
-        load_vae(source, size_px=settings.size_px, background=settings.background, device="cpu"),
+        load_vae(
+            source, size_px=settings.size_px, background=settings.background, device="cpu", buckets=settings.buckets
+        ),
         text,
     )
 

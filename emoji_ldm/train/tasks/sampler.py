@@ -10,6 +10,7 @@ workers changes nothing but rounding.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,17 +19,23 @@ from numpy.typing import NDArray
 
 from emoji_ldm.errors import ConfigError
 
+Permutation = Callable[[int, int, int], NDArray[np.int64]]  # (seed, epoch, size) -> (size,)
 
-# A batch may end one epoch and begin the next: both orders are kept, since permuting is the costly part.
-@lru_cache(maxsize=2)
-def epoch_permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
+
+def draw_permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
     """The order of epoch `epoch`: `(size,)`, each of 0 ... size - 1 once."""
     # The order depends on (seed, epoch) alone, so none of it has to be stored in a checkpoint.
     generator = np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64)))
     return generator.permutation(size)
 
 
-def sample_indices(seed: int, step: int, slots: range, *, batch_size: int, size: int) -> NDArray[np.int64]:
+# A batch may end one epoch and begin the next: both orders are kept, since permuting is the costly part.
+epoch_permutation: Permutation = lru_cache(maxsize=2)(draw_permutation)
+
+
+def sample_indices(
+    seed: int, step: int, slots: range, *, batch_size: int, size: int, permutation: Permutation = epoch_permutation
+) -> NDArray[np.int64]:
     """Indices of the samples at positions `slots` of the global batch of step `step`.
 
     Epochs follow one another without a gap, so no sample is dropped and a batch may be larger than the set.
@@ -39,14 +46,13 @@ def sample_indices(seed: int, step: int, slots: range, *, batch_size: int, size:
     # Positions count samples since the start of training, so an epoch ends wherever it does, inside a batch too.
     positions = step * batch_size + np.arange(slots.start, slots.stop)
     epochs, offsets = np.divmod(positions, size)
-    return np.array(
-        [epoch_permutation(seed, int(e), size)[o] for e, o in zip(epochs, offsets, strict=True)], dtype=np.int64
-    )
+    return np.array([permutation(seed, int(e), size)[o] for e, o in zip(epochs, offsets, strict=True)], dtype=np.int64)
 
 
 def weighted_indices(
-    seed: int, step: int, slots: range, batch_size: int, cumulative: NDArray[np.float64]
-) -> NDArray[np.int64]:
+    seed: int, step: int, slots: range, batch_size: int, cumulative: NDArray[np.float64],
+    permutation: Permutation = epoch_permutation,
+) -> NDArray[np.int64]:  # fmt: skip
     """Indices of the samples at positions `slots`, drawn in proportion to weights.
 
     An epoch of a set of N samples has N draws. They are spread evenly over the sum of the weights, from a start that is
@@ -59,6 +65,7 @@ def weighted_indices(
         slots: Positions in the global batch.
         batch_size: Size of the global batch.
         cumulative: `(N,)` sums of the weights up to each sample.
+        permutation: Draws the orders of epochs.
 
     Returns:
         `(len(slots),)` indices below N.
@@ -66,14 +73,14 @@ def weighted_indices(
     size, total = len(cumulative), cumulative[-1]
     positions = step * batch_size + np.arange(slots.start, slots.stop)
     epochs, offsets = np.divmod(positions, size)
-    draws = [epoch_permutation(seed, int(e), size)[o] + _epoch_start(seed, int(e))
+    draws = [permutation(seed, int(e), size)[o] + _epoch_start(seed, int(e))
              for e, o in zip(epochs, offsets, strict=True)]  # fmt: skip
     found: NDArray[np.int64] = np.searchsorted(cumulative, np.array(draws) * (total / size), side="right")
     # The last draw may be rounded up to the total itself.
     return np.minimum(found, size - 1)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1024)
 def _epoch_start(seed: int, epoch: int) -> float:
     # The counter is one that no permutation reaches, so that the start does not depend on the order.
     key, counter = np.array([seed % 2**64, epoch], np.uint64), [0, 0, 0, 1]
