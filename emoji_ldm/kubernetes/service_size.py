@@ -42,7 +42,7 @@ def resize_clusters(kubectl: Kubectl, overlay: Overlay) -> list[str]:
 
 def _resized(index: int, group: dict[str, Any], wanted: dict[str, Any]) -> list[dict[str, Any]]:
     """The steps of a JSON patch that give a worker group other limits, and a number of Pods within them."""
-    limits = {name: wanted[name] for name in ("minReplicas", "maxReplicas")
+    limits: dict[str, Any] = {name: wanted[name] for name in ("minReplicas", "maxReplicas")
               if name in wanted and group.get(name) != wanted[name]}  # fmt: skip
     if not limits:
         return []

@@ -29,7 +29,7 @@ def images_are_pinned(target: RuleTarget) -> Violations:
     if found["digest"] is None and not local:
         remedy = "push the image and write its sha256 here" if name in OURS else "write the one of versions.yaml"
         yield ("image",), f"digest of {found['name']} is missing: {remedy}"
-    elif local and found["tag"] in (None, "latest"):
+    elif local and found["digest"] is None and found["tag"] in (None, "latest"):
         yield ("image",), f"{found['name']} needs the version of versions.yaml as its tag"
 
 
