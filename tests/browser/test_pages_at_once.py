@@ -118,11 +118,11 @@ def test_a_browser_that_is_too_large_is_replaced_once_its_pages_are_read(opened,
         running.append(len(_chromiums()))
         page_of(handler.path[-1])(handler)
 
-    site.routes |= {f"/list/{tag}": count for tag in "abcdef"}
+    site.routes |= {f"/list/{tag}": count for tag in "abc"}
     before = len(_chromiums())
     monkeypatch.setattr(opened.pool, "max_memory_bytes", 50e6)
-    assert summary(read(opened, site, "abcdef")) == dict.fromkeys("abcdef", LISTED)
-    assert opened.pool.num_browsers == 6, "each page finds the browser too large, and waits until the others are read"
+    assert summary(read(opened, site, "abc")) == dict.fromkeys("abc", LISTED)
+    assert opened.pool.num_browsers == 3, "each page finds the browser too large, and waits until the others are read"
     assert max(running) - before <= 1, "two browsers never run at the same time"
 
 
