@@ -22,9 +22,8 @@ def resize_clusters(kubectl: Kubectl, overlay: Overlay) -> list[str]:
     clusters = kubectl.list_objects("rayclusters.ray.io") if services else []
     changed = []
     for service in services:
-        wanted = {
-            group["groupName"]: group for group in service["spec"]["rayClusterConfig"].get("workerGroupSpecs") or ()
-        }
+        config = service["spec"].get("rayClusterConfig") or {}
+        wanted = {group["groupName"]: group for group in config.get("workerGroupSpecs") or ()}
         for cluster in clusters:
             metadata = cluster["metadata"]
             owner = [one for one in metadata.get("ownerReferences") or () if one.get("kind") == "RayService"]
