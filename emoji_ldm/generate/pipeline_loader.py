@@ -260,6 +260,9 @@ def _add_lora(
     _merge_lora_layers(module)
     # peft's wrappers are needless once their product is in the weight, and would slow down every forward pass.
     recurse_remove_peft_layers(module)
+    # What is left says that there are wrappers: the next adapter of a mix would find its name in use.
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        vars(module).pop(name, None)
     module.eval().requires_grad_(False)
 
 
