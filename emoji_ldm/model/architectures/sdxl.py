@@ -47,8 +47,8 @@ class SdxlArchitecture:
         sizes: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """See `Architecture.predict`."""
-        sizes = network.config.addition_time_embed_dim * NUM_SIZES
-        states, pooled = unpack_states(text, network.config.projection_class_embeddings_input_dim - sizes)
+        size_width = network.config.addition_time_embed_dim * NUM_SIZES
+        states, pooled = unpack_states(text, network.config.projection_class_embeddings_input_dim - size_width)
         height, width = (self.pixels_per_cell * side for side in noisy.shape[-2:])
         ids = size_ids(height, width, noisy.device).expand(len(noisy), NUM_SIZES) if sizes is None else sizes
         output: Tensor = network(

@@ -111,7 +111,7 @@ def test_a_store_that_is_lost_before_the_copy_is_complete_is_one_clear_error(tmp
     store = Store(str(tmp_path / "lost"))
     fill_store(store, 300, shape=(4, 8, 8), width=12, num_tokens=3)
     found = load(store)
-    for path in (tmp_path / "lost" / "latents").rglob("*.parquet"):
+    for path in (tmp_path / "lost").rglob("*.parquet"):
         path.unlink()
     with pytest.raises(StoreError, match="latents"):
         found.mean[[0]]
