@@ -40,7 +40,7 @@ def slips(tmp_path_factory):
     """What the check says about overlay kind with five slips in it."""
     folder = copied(tmp_path_factory.mktemp("slips"))
     for path, old, new in (
-        ("base/pods.yaml", "secretRef: {name: emoji-ldm-store}", "secretRef: {name: emoji-ldm-keys}"),
+        ("base/pods.yaml", "secretRef: {name: emoji-ldm-store}", "secretRef: {name: emoji-ldm-stoer}"),
         ("components/small/emoji-ldm.yaml", "\ntrain:\n", "\ntrain:\n  num_worker: 1\n"),
         ("components/pools/gpu.yaml", "- {key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}", "[]"),
         ("base/refresh.yaml", "name: refresh\n", f"name: refresh{'-nightly' * 5}\n"),
@@ -64,7 +64,7 @@ def line_of(folder, path, text):
 
 
 @pytest.mark.parametrize("path, line, text", [
-    ("base/pods.yaml", "emoji-ldm-keys", "declares no Secret 'emoji-ldm-keys' for kind"),
+    ("base/pods.yaml", "emoji-ldm-stoer", "declares no Secret 'emoji-ldm-stoer' for kind"),
     ("components/small/emoji-ldm.yaml", "num_worker:", "unknown key 'train.num_worker'; did you mean 'num_workers'?"),
     ("components/pools/gpu.yaml", "limits: {nvidia.com/gpu", "requests a GPU but does not tolerate"),
     ("base/refresh.yaml", "name: refresh-nightly", "the operator allows 36 for a RayCronJob"),

@@ -12,7 +12,7 @@ from emoji_ldm.kubernetes.lint.pods import FieldPath
 from emoji_ldm.kubernetes.lint.rules.rule import OBJECT, RuleTarget, Violations, rule
 from emoji_ldm.kubernetes.lint.rules.values import inside, nodes
 
-ALIKE = 0.8  # share of equal letters from which a key is a typo of another
+ALIKE = 0.76  # share of equal letters from which a key is a typo of another
 OUR_PREFIXES = ("emoji-ldm", "ray.io", "kueue.x-k8s.io")  # whose keys are all known
 FREE_TEXT = ("data", "stringData", "binaryData", "annotations", "rayStartParams")  # maps that other rules check
 
