@@ -118,7 +118,10 @@ def test_ray_serve_accepts_the_application(overlay):
     deploy = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
     (application,) = deploy.applications
     assert application.import_path == "ray_jobs.serve:build_app"
-    assert application.args == {"config": CONFIG_PATH}
+    overrides = {name: value for name, value in application.args.items() if name != "config"}
+    assert application.args["config"] == CONFIG_PATH
+    assert overrides == ({"serve.max_replicas_per_node": "1"} if overlay.startswith("kind") else {})
+    assert load(None, [f"{name}={value}" for name, value in overrides.items()])
     assert application.route_prefix == "/"
 
 
