@@ -30,6 +30,9 @@ SCHEDULER = {
     "_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 1000, "prediction_type": "flow_prediction",
     "use_flow_sigmas": True, "solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint",
     "steps_offset": 1,
+    # More of the steps at high noise, where most of a picture is decided: with 2 instead of 1, 8 steps come 4 dB nearer
+    # to 120 steps, and 25 steps 6 dB (NOTEBOOK.md, "Few steps").
+    "flow_shift": 2.0,
 }  # fmt: skip
 
 
