@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -41,6 +43,28 @@ def test_an_error_of_another_rank_is_raised_here_and_marked_as_raised_everywhere
     with pytest.raises(ModelError, match="on rank 1") as caught:
         WithFailingPeer(0, 2, torch.device("cpu")).run_on_all(lambda: 5)
     assert caught.value.raised_on_all_ranks
+
+
+class NeedsTwoArguments(Exception):
+    """Pickles, and cannot be read again: its class wants an argument that it does not keep."""
+
+    def __init__(self, number, text):
+        super().__init__(text)
+
+
+class Recording(DistributedContext):
+    """Rank 0 of two, which fails as a collective does where a value cannot be sent."""
+
+    def all_gather_objects(self, value):
+        return [pickle.loads(pickle.dumps(value)), None]
+
+
+def test_an_error_that_cannot_be_sent_reaches_the_others_with_its_text():
+    def fail():
+        raise NeedsTwoArguments(5, "no row 5")
+
+    with pytest.raises(RuntimeError, match="NeedsTwoArguments: no row 5"):
+        Recording(0, 2, torch.device("cpu")).run_on_all(fail)
 
 
 @pytest.fixture(autouse=True)
