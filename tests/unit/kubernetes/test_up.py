@@ -156,7 +156,8 @@ def test_a_service_whose_workers_start_with_their_application_is_not_waited_for(
     api.reactions.append(fresh)
     status, _, said = cluster("up", "--timeout", "5")
     assert status == 0, said
-    assert "the service serve is installed and does not answer yet: deploying: waiting until the store answers and contains" in said
+    waiting = "the service serve is installed and does not answer yet: deploying: waiting until the store answers and"
+    assert f"{waiting} contains" in said
 
 
 def test_findings_stop_the_installation_before_the_cluster_is_contacted(cluster, api, monkeypatch):
