@@ -66,7 +66,8 @@ class BucketedRows:
         """A copy of several rows in a new first axis."""
         encodings, images = np.divmod(np.asarray(rows), len(self._bucket))
         (number,) = set(self._bucket[images].tolist())
-        return self.files[number][encodings * self._counts[number] + self._places[images]]
+        found: NDArray[Any] = self.files[number][encodings * self._counts[number] + self._places[images]]
+        return found
 
 
 class ConstantRows:

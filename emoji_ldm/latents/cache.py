@@ -60,8 +60,8 @@ def text_state_bytes(states: Floats) -> bytes:
     return (bits + np.uint16(1 << (cut - 1)) >> cut << cut).astype("<u2").tobytes()
 
 
-def latent_rows(image_ids: Sequence[str], vae_key: str, mean: Floats, logvar: Floats) -> pa.Table:
-    """Rows of `latents` for images with posteriors `(N, C, h, w)`."""
+def latent_rows(image_ids: Sequence[str], vae_key: str, mean: Sequence[Floats], logvar: Sequence[Floats]) -> pa.Table:
+    """Rows of `latents` for images with posteriors `(C, h, w)` each."""
     rows = [
         {"latent_id": latent_id(image_id, vae_key), "image_id": image_id, "vae_key": vae_key,
          "shape": list(one_mean.shape), "mean": to_bytes(one_mean), "logvar": to_bytes(one_logvar)}

@@ -130,7 +130,8 @@ def _find_latents(
     choices: Sequence[ImageChoice], sources: Sequence[Mapping[str, Table]], encoding_keys: Sequence[str]
 ) -> RowIndex:
     """Where the latents are: those of all images by the first encoding, then by the next one."""
-    num_rows, first, wanted = sum(len(one.image_ids) for one in choices), 0, []
+    num_rows, first = sum(len(one.image_ids) for one in choices), 0
+    wanted: list[dict[str, Any]] = []
     for one in choices:
         keys = [key_of(image_id, key) for key in encoding_keys for image_id in one.image_ids]
         own = np.arange(first, first + len(one.image_ids))
@@ -140,8 +141,8 @@ def _find_latents(
     index, found = find_rows(sources, LATENTS.name, wanted, len(LATENT_AXES))
     for number in range(len(encoding_keys)):
         lack = f"augmented latents (number {number}) of this codec" if number else "latents of this codec"
-        for tables, one in zip(sources, wanted, strict=True):
-            part = one["rows"][one["rows"] // num_rows == number]
+        for tables, asked in zip(sources, wanted, strict=True):
+            part = asked["rows"][asked["rows"] // num_rows == number]
             _check_complete(tables[LATENTS.name], "images", lack, found[part])
     return index
 

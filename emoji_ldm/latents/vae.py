@@ -194,7 +194,7 @@ def load_vae(
         )
     # The background changes only what a model of three channels sees. With four it stays out of the key, so that
     # another background does not invalidate the latents.
-    settings = [PREPROCESSING_VERSION, size_px, parse_color(background) if channels == 3 else ""]
+    settings: list[Any] = [PREPROCESSING_VERSION, size_px, parse_color(background) if channels == 3 else ""]
     if buckets:
         if buckets.step_px % downsampling_factor(vae):
             raise ConfigError(
