@@ -69,9 +69,10 @@ def _random(namespace: str, name: str, keys: list[str]) -> KubeObject:
 
 def _first_key() -> dict[str, str]:
     """A key of the service for its administrator, and the file with its hash; random bytes would be neither."""
-    from emoji_ldm.serve.api_keys import KEY_FILE, new_key
+    from emoji_ldm.serve.api_keys import KEY_FILE, SCOPES, new_key
 
-    key, entry = new_key(ADMINISTRATOR, "interactive", 0, None)
+    # All scopes: who installs the service also registers its models.
+    key, entry = new_key(ADMINISTRATOR, "interactive", 0, None, SCOPES)
     return {"first": key, "keys.json": KEY_FILE.dump_json({"keys": (entry,)}, indent=1).decode()}
 
 

@@ -33,5 +33,6 @@ def test_the_service_gets_a_first_key_and_the_file_of_its_hash(cluster, api, man
     (secret,) = (obj for obj in api.of("Secret") if obj["metadata"]["name"] == "serve-keys")
     values = {name: base64.b64decode(text).decode() for name, text in secret["data"].items()}
     (entry,) = json.loads(values["keys.json"])["keys"]
+    assert "models" in entry["scopes"], "who installs the service registers its models"
     assert (entry["name"], entry["sha256"]) == ("admin", hash_key(values["first"]))
     assert values["first"] not in values["keys.json"] + printed + said
