@@ -23,7 +23,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(#[^)]*)?\)")
 CONFIGURED = (
     "demo", "crawl", "caption", "latents", "train", "generate", "evaluate", "serve", "report", "pipeline", "doctor",
 )  # fmt: skip
-OTHER_PROGRAMS = ("make", ".", "pip", "export", "python")
+OTHER_PROGRAMS = ("kubectl", "make", ".", "pip", "export", "python")
 # The first text that a command contains decides. The marker in brackets is that of the test.
 WHERE_THEY_RUN = {
     "_per_worker=1": "nowhere: needs a GPU",

@@ -11,6 +11,7 @@ from emoji_ldm.generate.offline_sampler import OfflineSampler
 from emoji_ldm.generate.pipeline_loader import load_model
 from emoji_ldm.generate.request import GenerationRequest
 from infra.starter.diffusion import sample
+from infra.starter.export import SCHEDULER
 from infra.starter.text_states import MAX_TOKENS
 
 
@@ -52,8 +53,10 @@ def test_the_engine_draws_what_the_recipes_sampler_draws(tiny_starter, in_float3
         torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in range(len(prompts))
     ])  # fmt: skip
     schedule = sampler.encoder_decoder.schedule(requests[0])
-    # The noise levels of diffusers: evenly spaced from 0.999, where the recipe's own begin at 0.9995.
-    grid = torch.linspace(0.999, 0, 11)
+    # The noise levels of diffusers: evenly spaced from 0.999, where the recipe's own begin at 0.9995, then shifted as
+    # the packaged scheduler says (Esser et al., 2024, equation 23).
+    even, shift = torch.linspace(0.999, 0, 11), SCHEDULER["flow_shift"]
+    grid = shift * even / (1 + (shift - 1) * even)
     own = sample(
         RoundedTimes(model.unet, schedule.timesteps), "flow", noise, states, empty, guidance=guidance, grid=grid
     )
