@@ -2,9 +2,8 @@
 
 `listings` holds the tiles of pages, `images` the canonical images, `outcomes` how each page and image URL ended. A
 commit to Delta Lake is atomic for one table only, so every shard is committed in two steps: the rows first, then the
-outcomes of their URLs. A crash between the two leaves rows whose URLs have no outcome. They are recovered without
-being requested again where possible: pages by `close_interrupted_pages`, and images by `dedup`, which recognizes their
-id and URL when the shard is repeated.
+outcomes of their URLs. A crash between the two leaves rows whose URLs have no outcome. They are recovered, if possible
+without a request: pages by `close_interrupted_pages`, images by `dedup`, which recognizes their id and URL.
 
 Each commit carries an application transaction (`txn` action, Delta protocol, section "Transaction Identifiers"): a
 shard that is committed twice after a crash adds its files once. A URL that is requested again keeps its previous
