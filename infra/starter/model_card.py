@@ -45,9 +45,9 @@ Everything is reproduced by `infra/starter/`, whose notebook also lists what fai
 Two virtual CPU cores with AMX, bf16, at low priority. No GPU.
 
 ## Use
-DPM-Solver++ 2M (the default of this model), guidance 3. 8 steps (`generate.steps=8`) draw as well as 25: on 200 held-out
-prompts no figure differs by more than its interval. Styles are named `noto style:`,
-`fluent flat style:`, `twemoji style:` and `blob style:`. Weights are int8 per output channel (U-Net) and float16
+DPM-Solver++ 2M (the default of this model), guidance 3. 8 steps (`generate.steps=8`) draw as well as 25: on 200
+held-out prompts no figure differs by more than its interval. Styles are named `noto style:`, `fluent flat style:`,
+`twemoji style:` and `blob style:`. Weights are int8 per output channel (U-Net) and float16
 (autoencoder), and unpacked to float32 when they are first used.
 
 ## Limits
