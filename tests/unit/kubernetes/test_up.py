@@ -3,7 +3,7 @@
 import pytest
 
 from emoji_ldm.kubernetes.lint.finding import Finding
-from tests.kubernetes.conftest import SMALL
+from tests.kubernetes.conftest import SMALL, operate
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -118,46 +118,50 @@ def test_a_service_whose_workers_start_with_their_application_is_not_waited_for(
     """KubeRay calls a worker ready when its proxy answers, which needs the application, which waits for `train`."""
 
     def fresh(api, obj):
-        if obj["kind"] == "RayService":
-            labels = {"ray.io/cluster": "serve-x", "ray.io/node-type": "worker"}
-            api.add(
-                {
-                    "apiVersion": "ray.io/v1",
-                    "kind": "RayCluster",
-                    "spec": {},
-                    "status": {"state": ""},
-                    "metadata": {
-                        "name": "serve-x",
-                        "ownerReferences": [{"kind": "RayService", "uid": "u", "controller": True}],
-                    },
-                }
-            )
-            api.add(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Pod",
-                    "spec": {},
-                    "metadata": {"name": "w", "labels": labels},
-                    "status": {"phase": "Running"},
-                }
-            )
-            api.update(
-                "RayService",
-                "serve",
-                status={
-                    "activeServiceStatus": None,
-                    "pendingServiceStatus": {
-                        "rayClusterName": "serve-x",
-                        "applicationStatuses": {"emoji-ldm": {"status": "DEPLOYING"}},
-                    },
+        labels = {"ray.io/cluster": "serve-x", "ray.io/node-type": "worker"}
+        api.add(
+            {
+                "apiVersion": "ray.io/v1",
+                "kind": "RayCluster",
+                "spec": {},
+                "status": {"state": ""},
+                "metadata": {
+                    "name": "serve-x",
+                    "ownerReferences": [{"kind": "RayService", "uid": "u", "controller": True}],
                 },
-            )
+            }
+        )
+        api.add(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "spec": {},
+                "metadata": {"name": "w", "labels": labels},
+                "status": {"phase": "Running"},
+            }
+        )
+        api.update(
+            "RayService",
+            "serve",
+            status={
+                "activeServiceStatus": None,
+                "pendingServiceStatus": {
+                    "rayClusterName": "serve-x",
+                    "applicationStatuses": {"emoji-ldm": {"status": "DEPLOYING"}},
+                },
+            },
+        )
 
-    api.reactions.append(fresh)
+    _replace_the_operator_of_services(api, fresh)
     status, _, said = cluster("up", "--timeout", "5")
     assert status == 0, said
     waiting = "the service serve is installed and does not answer yet: deploying: waiting until the store answers and"
     assert f"{waiting} contains" in said
+
+
+def _replace_the_operator_of_services(api, reaction):
+    """The service is never ready, not even for the moment between two reactions, in which `up` might look."""
+    api.reactions[:] = [lambda api, obj: (reaction if obj["kind"] == "RayService" else operate)(api, obj)]
 
 
 def test_findings_stop_the_installation_before_the_cluster_is_contacted(cluster, api, monkeypatch):
@@ -180,9 +184,7 @@ def test_a_service_is_waited_for_unless_only_a_training_can_start_it(cluster, ap
     config = obj("ConfigMap", "emoji-ldm", data={"emoji-ldm.yaml": f"run: demo\n{settings}\n"})
     write(manifests / "overlays" / "small", [*(one for one in SMALL if one["kind"] != "ConfigMap"), config])
     building = {"activeServiceStatus": {"applicationStatuses": {"emoji-ldm": {"status": "DEPLOYING"}}}}
-    api.reactions.append(
-        lambda api, obj: obj["kind"] == "RayService" and api.update("RayService", "serve", status=building)
-    )
+    _replace_the_operator_of_services(api, lambda api, obj: api.update("RayService", "serve", status=building))
     found, _, said = cluster("up", "--timeout", "0.5")
     assert found == status, said
     assert "deploying: waiting until the store answers" in said
