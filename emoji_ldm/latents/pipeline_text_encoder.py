@@ -24,6 +24,7 @@ from emoji_ldm.config import key_of
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.latents.pipeline_source import (
     MODEL_INDEX,
+    NETWORK_PARTS,
     TEXT_PARTS,
     is_hub_pipeline,
     local_folder,
@@ -51,11 +52,36 @@ class PipelineTextEncoder(TextEncoder):
 
     @cached_property
     def _pipeline(self) -> Any:
+        return self._load(TEXT_PARTS[pipeline_class(self.folder)])
+
+    def load_parts(self, parts: Sequence[str]) -> dict[str, Any]:
+        """Some of the encoders anew on the CPU, `{folder: model}`, without loading the others."""
+        pipeline = replace(self, device="cpu")._load(parts)
+        return {part: getattr(pipeline, part) for part in parts}
+
+    def tokenize(self, part: str, caption: str) -> Tensor:
+        """Token ids `(tokens,)` of a caption for one of the CLIPs, as the pipeline makes them."""
+        tokenizer = self._tokenizers[part]
+        ids: Tensor = tokenizer(
+            caption, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        ).input_ids[0]
+        return ids
+
+    @cached_property
+    def _tokenizers(self) -> dict[str, Any]:
+        from transformers import AutoTokenizer
+
+        return {part: AutoTokenizer.from_pretrained(self.folder / part.replace("text_encoder", "tokenizer"))
+                for part in TEXT_PARTS[pipeline_class(self.folder)]}  # fmt: skip
+
+    def _load(self, parts: Sequence[str]) -> Any:
         import diffusers
 
         kind = pipeline_class(self.folder)
         # Without network and autoencoder, which encoding needs not.
-        absent: dict[str, Any] = {"vae": None, "unet" if kind == "StableDiffusionXLPipeline" else "transformer": None}
+        absent: dict[str, Any] = {"vae": None, NETWORK_PARTS.get(kind, "unet"): None}
+        for name in set(TEXT_PARTS[kind]) - set(parts):
+            absent |= {name: None, name.replace("text_encoder", "tokenizer"): None}
         try:
             loaded = getattr(diffusers, kind).from_pretrained(self.folder, torch_dtype=torch.float32, **absent)
         except (OSError, ValueError, RuntimeError) as error:

@@ -4,8 +4,9 @@
     lora_unet_down_blocks_0_attentions_0_..._to_q.lora_up.weight      (out, rank) or (out, rank, 1, 1)
     lora_unet_down_blocks_0_attentions_0_..._to_q.alpha               ()
 
-Text encoders have the prefix `lora_te_`. Transformers have names of their own in each program, and ComfyUI knows those
-of diffusers: `transformer.LAYER.lora_A.weight`, `.lora_B.weight` and `.alpha`.
+Text encoders have the prefix `lora_te_`, and where there are two `lora_te1_` and `lora_te2_`. Transformers have names
+of their own in each program, and ComfyUI knows those of diffusers: `transformer.LAYER.lora_A.weight`, `.lora_B.weight`
+and `.alpha`.
 """
 
 from __future__ import annotations
@@ -64,13 +65,16 @@ def kohya_tensors(adapters: Adapters) -> dict[str, Tensor]:
     # diffusers' loader loses alphas of attention layers that differ from the most frequent one, so a layer's own alpha
     # is moved into `up`.
     alpha = next((layer.alpha for layers in adapters.values() for layer in layers.values()), 1.0)
+    prefixes = KOHYA_PREFIXES
+    if "text_encoder_2" in adapters:  # those of SDXL are numbered
+        prefixes = {**prefixes, "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
     for part, layers in adapters.items():
         for name, layer in layers.items():
             # Newer versions of transformers leave out the outermost module of CLIP's text tower, which the programs
             # expect.
-            if part == "text_encoder" and not name.startswith("text_model."):
+            if part.startswith("text_encoder") and not name.startswith("text_model."):
                 name = f"text_model.{name}"
-            key = KOHYA_PREFIXES[part] + name.replace(".", "_")
+            key = prefixes[part] + name.replace(".", "_")
             found |= _tensors(layer.with_alpha(alpha), f"{key}.lora_down.weight", f"{key}.lora_up.weight", key)
     return found
 

@@ -13,18 +13,6 @@ from tests.train import ranks_engine as ranks
 STAGES = [pytest.param(0, marks=pytest.mark.long), 1, pytest.param(2, marks=pytest.mark.long), 3]
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    with Ranks(2, tmp_path_factory.mktemp("meet")) as group:
-        yield group
-
-
-@pytest.fixture(scope="module")
-def alone():
-    """Norms and weights of the plain engine on the whole batch, against which the others are held."""
-    return ranks.same_training(0, 1)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_pieces_of_shards_put_together_are_the_weights_and_working_weights_follow_them(two, stage):

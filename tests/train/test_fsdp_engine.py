@@ -20,18 +20,6 @@ RUN = ("train.steps=8", "train.checkpoint_every=4", "train.batch_size=8", "train
 FSDP_RUN = (*RUN, "train.sharding=fsdp2", "train.zero_stage=3")
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """Ranks that never run DeepSpeed, which changes the arithmetic of a process."""
-    with Ranks(2, tmp_path_factory.mktemp("meet")) as group:
-        yield group
-
-
-@pytest.fixture(scope="module")
-def alone():
-    return ranks.same_training(0, 1)
-
-
 def test_shares_put_together_are_the_weights_and_the_network_follows_them(two):
     for stage in (2, 3):
         assert two.run(ranks.fsdp_pieces, stage) == [True] * 2

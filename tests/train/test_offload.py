@@ -15,17 +15,6 @@ OFFLOADS = [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "all")]
 RUN = ("train.steps=8", "train.checkpoint_every=4", "train.batch_size=8", "train.deterministic=true")
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    with Ranks(2, tmp_path_factory.mktemp("meet")) as group:
-        yield group
-
-
-@pytest.fixture(scope="module")
-def alone():
-    return ranks.same_training(0, 1)
-
-
 @pytest.mark.parametrize("parts", [1, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("stage", "offload"), OFFLOADS)
 def test_an_offloaded_training_learns_what_one_process_learns(two, alone, stage, offload, parts):

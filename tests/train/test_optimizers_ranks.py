@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.gloo_ranks import Ranks
 from tests.train import ranks_engine as ranks
 from tests.train import ranks_resume as tiny_run
 
@@ -13,12 +12,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STAGES = {"lion": (1, 3), "prodigy": (0, 2), "muon": (0,), "adafactor": (0,)}
 RUN = ("train.steps=8", "train.checkpoint_every=4", "train.batch_size=8", "train.block_out_channels=[24,32]")
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    with Ranks(2, tmp_path_factory.mktemp("meet")) as group:
-        yield group
 
 
 @pytest.mark.parametrize(("name", "stage"), [(name, stage) for name, stages in STAGES.items() for stage in stages])

@@ -8,7 +8,6 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from tests.gloo_ranks import Ranks
 from tests.latents_store import fill_latents, training_config
 from tests.tiny_pipelines import write_pipeline
 from tests.train import ranks_partial
@@ -19,12 +18,6 @@ CASES = {
     "dora": ("train.lora={rank: 2, alpha: 4, dora: true, text_encoder: true}",),
     "pattern": ("train.trainable_pattern=attn2", "train.gradient_checkpointing=true"),
 }
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    with Ranks(2, tmp_path_factory.mktemp("meet")) as group:
-        yield group
 
 
 @pytest.fixture(scope="module")

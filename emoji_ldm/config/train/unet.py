@@ -69,7 +69,7 @@ class LoraOptions(Section):
     dora: bool = False
     """Whether to learn the lengths of the weights' rows too (DoRA, arXiv 2402.09353); a tenth slower or more."""
     text_encoder: bool = False
-    """Whether the text encoder's attention gets adapters as well, of the general rank and alpha."""
+    """Whether the attention of text encoders gets adapters, of the general rank and alpha; not T5 beside CLIP."""
     fuse: bool = True
     """Whether checkpoints hold a whole pipeline with fused adapters; false stores the adapters alone."""
 
@@ -131,7 +131,7 @@ class UNetFields(Section):
     lora: LoraOptions | None = None
     """Low-rank adapters (arXiv 2106.09685) to train instead of the weights; null trains the weights."""
     train_text_encoder: bool = False
-    """Whether the text encoder is trained too: all of it, whatever `trainable_pattern` selects."""
+    """Whether text encoders are trained too, whatever `trainable_pattern` selects; a T5 beside CLIP stays frozen."""
     textual_inversion: TextualInversionOptions | None = None
     """A word to learn while all weights are frozen; null learns weights."""
     dreambooth: DreamBoothOptions | None = None

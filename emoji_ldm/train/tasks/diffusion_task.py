@@ -23,7 +23,10 @@ from emoji_ldm.latents.bucketed_rows import ImageBuckets
 from emoji_ldm.latents.cache import LatentSet
 from emoji_ldm.latents.latent_files import EncodingKeys
 from emoji_ldm.latents.latent_loading import data_versions, load_latent_set, sample_weights
-from emoji_ldm.latents.pipeline_source import cells_per_step
+from emoji_ldm.latents.pipeline_source import cells_per_step, pipeline_class
+from emoji_ldm.latents.pipeline_text_encoder import PipelineTextEncoder
+from emoji_ldm.latents.text_encoder import TextEncoder
+from emoji_ldm.model.architectures.trained_text import TRAINED_TEXT_PARTS
 from emoji_ldm.model.denoiser import trains_text_encoder
 from emoji_ldm.model.unet import count_parameters
 from emoji_ldm.train.engines.distributed import device_of
@@ -32,9 +35,11 @@ from emoji_ldm.train.tasks.latent_batches import (
     DiffusionBatch,
     LatentBatches,
     RowSamplerFactory,
+    TextInputs,
     cached_text_states,
     sample_by_weight,
     sample_uniformly,
+    several_tokenized_captions,
     tokenized_captions,
 )
 from emoji_ldm.train.tasks.objective import Objective
@@ -69,11 +74,7 @@ class DiffusionTask:
         self.config, self.frozen, self._preview = config, frozen, preview
         # An encoder that is trained gets token ids, since its states change at each step. Otherwise the cached ones are
         # used, and the device holds no encoder.
-        text = (
-            tokenized_captions(latents, frozen.text)
-            if trains_text_encoder(config.train)
-            else cached_text_states(latents, max(config.latents.max_tokens, latents.states[0].shape[0]))
-        )
+        text = _text_inputs(config, latents, frozen.text)
         # With buckets the network is built for the square of the largest resolution.
         shape = frozen.vae.latent_shape if latents.buckets else tuple(latents.mean.shape[-3:])
         self.data = LatentBatches(config, latents, text, frozen.vae.scaling_factor, make_sampler, shape)
@@ -173,6 +174,14 @@ def load_task(context: RunContext, preview: PreviewFunction | None = None) -> Di
         return DiffusionTask(config, latents, frozen, preview, sample_in_buckets(latents.buckets.bucket, weights))
     make_sampler = sample_uniformly if weights is None else sample_by_weight(weights)
     return DiffusionTask(config, latents, frozen, preview, make_sampler)
+
+
+def _text_inputs(config: Config, latents: LatentSet, encoder: TextEncoder) -> TextInputs:
+    if not trains_text_encoder(config.train):
+        return cached_text_states(latents, max(config.latents.max_tokens, latents.states[0].shape[0]))
+    if isinstance(encoder, PipelineTextEncoder):
+        return several_tokenized_captions(latents, encoder, TRAINED_TEXT_PARTS[pipeline_class(encoder.folder)])
+    return tokenized_captions(latents, encoder)
 
 
 def _check_buckets(buckets: ImageBuckets, multiple: int) -> None:

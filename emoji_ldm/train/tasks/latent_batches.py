@@ -20,7 +20,9 @@ from emoji_ldm.config import Config, TrainConfig
 from emoji_ldm.dataset import split
 from emoji_ldm.errors import DatasetError
 from emoji_ldm.latents.cache import LatentSet
+from emoji_ldm.latents.pipeline_text_encoder import PipelineTextEncoder
 from emoji_ldm.latents.text_encoder import TextEncoder, expand_words, pad
+from emoji_ldm.model.architectures.trained_text import PACKED
 from emoji_ldm.train.tasks import sampler
 from emoji_ldm.train.tasks.objective import noise_and_timesteps
 from emoji_ldm.train.tasks.pipeline_export import with_flow_shift
@@ -179,6 +181,21 @@ def tokenized_captions(latents: LatentSet, encoder: TextEncoder) -> TextInputs:
         return {name: tokens[name][0] for name in names}
 
     return lambda captions: {name: torch.stack([tokenize(caption)[name] for caption in captions]) for name in names}
+
+
+def several_tokenized_captions(latents: LatentSet, encoder: PipelineTextEncoder, parts: Sequence[str]) -> TextInputs:
+    """Token ids for each of the trained encoders of a pipeline, and the cached states of all of them."""
+
+    @lru_cache(maxsize=NUM_KEPT_TOKENIZED)
+    def tokenize(caption: int) -> dict[str, Tensor]:
+        return {part: encoder.tokenize(part, latents.captions[caption]) for part in parts}
+
+    def inputs(captions: Sequence[int]) -> dict[str, Tensor]:
+        packed = torch.from_numpy(np.stack([latents.states[caption] for caption in captions]).astype(np.float32))
+        ids = {part: torch.stack([tokenize(caption)[part] for caption in captions]) for part in parts}
+        return {PACKED: packed, **ids}
+
+    return inputs
 
 
 def _split_rows(image_ids: Sequence[str], config: TrainConfig) -> tuple[Rows, Rows]:

@@ -25,12 +25,13 @@ from emoji_ldm.latents.pipeline_source import (
     read_json,
     resolve_checkpoint_pipeline,
 )
-from emoji_ldm.latents.pipeline_text_encoder import load_prompt_encoder
+from emoji_ldm.latents.pipeline_text_encoder import PipelineTextEncoder, load_prompt_encoder
 from emoji_ldm.latents.text_encoder import TextEncoder
 from emoji_ldm.latents.vae import VaeCodec, load_vae, resolve_vae
 from emoji_ldm.latents.weights_hash import hash_weights
 from emoji_ldm.model.architectures.architecture import Architecture
 from emoji_ldm.model.architectures.find import find_architecture
+from emoji_ldm.model.architectures.trained_text import TRAINED_TEXT_PARTS
 from emoji_ldm.model.denoiser import (
     TEXT_ENCODER,
     Denoiser,
@@ -65,10 +66,10 @@ def check_init(config: Config) -> None:
     if not config.train.init:
         return
     architecture = find_architecture(config.train)
-    if trains_text_encoder(config.train) and pipeline_class(config.train.init) in TEXT_PARTS:
+    if config.train.textual_inversion and pipeline_class(config.train.init) in TEXT_PARTS:
         raise ConfigError(
-            f"train.init={config.train.init} has several text encoders, which cannot be trained; set "
-            "train.train_text_encoder=false, and train.lora.text_encoder=false"
+            f"train.init={config.train.init} has several text encoders, of which none can learn a word; set "
+            "train.textual_inversion=null"
         )
     check_scheduler(config.train, _scheduler_config(config.train, architecture))
 
@@ -113,16 +114,20 @@ def load_frozen(config: Config, store: Store, cache: Path) -> FrozenModels:
 
 def build_initial_denoiser(config: Config, frozen: FrozenModels, shape: tuple[int, int, int], width: int) -> Denoiser:
     """The denoiser before its first step, the same one each time: for latents of `shape`, token states of `width`."""
-    return build_denoiser(config.train, shape, width, _text_encoder_to_train(config.train, frozen))
+    return build_denoiser(config.train, shape, width, _text_encoders_to_train(config.train, frozen))
 
 
-def _text_encoder_to_train(config: TrainConfig, frozen: FrozenModels) -> Any:
-    """A copy of the frozen text encoder if it is trained, else None."""
-    # Training changes the encoder in place, and later exports need the original.
-    encoder = deepcopy(frozen.text.model) if trains_text_encoder(config) else None
+def _text_encoders_to_train(config: TrainConfig, frozen: FrozenModels) -> dict[str, Any]:
+    """`{folder in the pipeline: copy of the frozen encoder}` of the text encoders that are trained."""
+    if not trains_text_encoder(config):
+        return {}
+    # Training changes the encoders in place, and later exports need the originals.
+    if isinstance(frozen.text, PipelineTextEncoder):
+        return frozen.text.load_parts(TRAINED_TEXT_PARTS[pipeline_class(frozen.text.folder)])
+    encoder = deepcopy(frozen.text.model)
     if config.textual_inversion:
         learn_words(encoder, frozen.text.tokenizer, config.textual_inversion)
-    return encoder
+    return {TEXT_ENCODER: encoder}
 
 
 def frozen_model_keys(config: TrainConfig, frozen: FrozenModels, module: Denoiser) -> dict[str, Any]:
@@ -201,13 +206,14 @@ def _export_beside_frozen(
     source = local_folder(resolve_checkpoint_pipeline(config.init or ""), ())
     index = read_json(source / MODEL_INDEX)
     parts = [name for name, value in index.items() if isinstance(value, list) and value[0]]
-    ((trained, network),) = _export_parts(config, frozen, weights, folder / "lora").items()
+    trained = _export_parts(config, frozen, weights, folder / "lora")
     # Text encoders of billions of weights are copied as files, and are never in memory.
     source = local_folder(resolve_checkpoint_pipeline(config.init or ""), tuple(parts))
     for part in parts:
-        if part != trained:
+        if part not in trained:
             shutil.copytree(source / part, folder / part, dirs_exist_ok=True)
-    network.save_pretrained(folder / trained)
+    for part, module in trained.items():
+        module.save_pretrained(folder / part)
     (folder / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n")
     _forget_paths(folder)
 
@@ -223,11 +229,11 @@ def _forget_paths(folder: Path) -> None:
 def _export_parts(
     config: TrainConfig, frozen: FrozenModels, weights: Mapping[str, Tensor], lora_folder: Path
 ) -> dict[str, Any]:
-    encoder = _text_encoder_to_train(config, frozen)
+    encoders = _text_encoders_to_train(config, frozen)
     shape, width = frozen.vae.latent_shape, frozen.text.width
-    parts = export_parts(config, shape, width, weights, text_encoder=encoder, lora_folder=lora_folder)
+    parts = export_parts(config, shape, width, weights, text_encoders=encoders, lora_folder=lora_folder)
     if config.textual_inversion:
-        learned = settle_words(encoder, frozen.text.tokenizer)
+        learned = settle_words(encoders[TEXT_ENCODER], frozen.text.tokenizer)
         save_words(config.textual_inversion, learned, lora_folder.parent / "textual_inversion")
     return parts
 

@@ -41,10 +41,10 @@ def exported(tiny_pipeline, tmp_path):
     def export(lora):
         config = tuned(tiny_pipeline, lora=lora)
         fused, stock = (DiffusionPipeline.from_pretrained(tiny_pipeline) for _ in range(2))
-        encoders = [DiffusionPipeline.from_pretrained(tiny_pipeline).text_encoder if lora.text_encoder else None
-                    for _ in range(2)]  # fmt: skip
+        encoders = [{"text_encoder": DiffusionPipeline.from_pretrained(tiny_pipeline).text_encoder}
+                    if lora.text_encoder else {} for _ in range(2)]  # fmt: skip
         denoiser = build_denoiser(config, SHAPE, WIDTH, encoders[0])
-        parts = export_parts(config, SHAPE, WIDTH, moved(denoiser), text_encoder=encoders[1], lora_folder=tmp_path)
+        parts = export_parts(config, SHAPE, WIDTH, moved(denoiser), text_encoders=encoders[1], lora_folder=tmp_path)
         for part, network in parts.items():
             fused.register_modules(**{part: network})
         return fused, stock, tmp_path, denoiser

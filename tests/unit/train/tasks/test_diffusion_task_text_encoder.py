@@ -91,7 +91,7 @@ def test_its_own_drop_out_stays_off_and_unused_weights_stay_as_they_are():
 
     bert = BertModel(BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
                                 intermediate_size=8))  # fmt: skip
-    denoiser = build_denoiser(tiny.config().train, (4, 8, 8), 8, bert).train()
+    denoiser = build_denoiser(tiny.config().train, (4, 8, 8), 8, {"text_encoder": bert}).train()
     assert not any(module.training for module in denoiser.text_encoder.modules())
     assert denoiser.unet.training
     frozen = [name for name, parameter in denoiser.named_parameters() if not parameter.requires_grad]
