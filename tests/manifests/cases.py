@@ -19,6 +19,7 @@ from tests.manifests.operators import (
     setting,
 )
 
+WORKERS_OF_TRAINING = {"emoji-ldm/stage": "train", "emoji-ldm/role": "worker"}
 CONFIGS = {
     "configs are valid": (
         "ConfigMap/emoji-ldm", {"data.emoji-ldm~yaml": "train: {num_worker: 1}"}, {"data.emoji-ldm~yaml": "run: a"}),
@@ -28,6 +29,11 @@ CONFIGS = {
         {"spec.entrypoint": "emoji-ldm train train.steps=9"}),
     "configs lie where commands look": (
         JOB, {"spec.entrypoint": "emoji-ldm train --config /etc/emoji-ldm/emoji.yaml"}, {}),
+    "training uses the gpus that it asks for": (
+        JOB, {"spec.rayClusterSpec.workerGroupSpecs.0.replicas": 4,
+              "spec.rayClusterSpec.workerGroupSpecs.0.minReplicas": 4,
+              "spec.rayClusterSpec.workerGroupSpecs.0.maxReplicas": 4},
+        {"spec.entrypoint": "emoji-ldm train train.num_workers=3"}),
     "the serve config is ours": (
         SERVICE, {"spec.serveConfigV2": "applications: [{import_path: ray_jobs.serve}]"},
         {"spec.serveConfigV2": "applications: [{import_path: 'ray_jobs.serve:build_app'}]"}),
@@ -83,6 +89,9 @@ LINKS = {
     "policies of bindings exist": ("ValidatingAdmissionPolicyBinding/images", {"spec.policyName": "image"}, {}),
     "classes of node pools exist": ("NodePool/gpu-spot", {"spec.template.spec.nodeClassRef.name": "gpus"}, {}),
     "gateway classes exist": (SERVICE, {f"{UPGRADE}.gatewayClassName": "envoy"}, {}),
+    "expressions of alerts are closed": (
+        "PrometheusRule/ray", {"spec.groups.0.rules.0.expr": "sum(up{job='ray'} == 0"},
+        {"spec.groups.0.rules.0.expr": "up{job=~\"a(b\"} == 0"}),
     "pod monitors find pods and ports": ("PodMonitor/heads", {"spec.podMetricsEndpoints.0.port": "metric"}, {}),
     "service monitors find services and ports": ("ServiceMonitor/store", {"spec.endpoints.0.port": "s4"}, {}),
 }  # fmt: skip
@@ -143,6 +152,21 @@ SCHEDULING = {
         STORE, {f"{POD}.topologySpreadConstraints.0.labelSelector": {"matchLabels": {"app": "a"}}}, {}),
 }  # fmt: skip
 
+AVAILABILITY = {
+    "work does not outrank what it needs": ("PriorityClass/emoji-train", {"value": 5}, {"value": -1}),
+    "budgets let one of several go": (
+        "PodDisruptionBudget/serve", {"spec.minAvailable": 20, "spec.selector.matchLabels": WORKERS_OF_TRAINING},
+        {"spec.minAvailable": 1}),
+    "scratch space lies within the limit": (
+        CLUSTER, {f"{RAY}.resources.limits.ephemeral-storage": "1Gi"},
+        {f"{RAY}.resources.limits.ephemeral-storage": "5Gi"}),
+    "single servers have one pod": (STORE, {"spec.replicas": 2}, {"spec.replicas": 1}),
+    "data is not public": ("Service/store", {"spec.type": "LoadBalancer"}, {"spec.type": "ClusterIP"}),
+    "the redis of a cluster exists": (
+        SERVICE, {"spec.rayClusterConfig.gcsFaultToleranceOptions.redisAddress": "redis-master:6379"},
+        {"spec.rayClusterConfig.gcsFaultToleranceOptions.redisAddress": "rediss://redis.example.org:6379"}),
+}  # fmt: skip
+
 SECURITY = {
     "a pod shares nothing of its host": (STORE, {f"{POD}.hostNetwork": True}, {f"{POD}.hostNetwork": False}),
     "volumes are of allowed kinds": (STORE, {f"{POD}.volumes.0": {"name": "config", "hostPath": {"path": "/"}}}, {}),
@@ -176,4 +200,4 @@ SECURITY = {
         CLUSTER, {f"{RAY}.volumeMounts.0.mountPath": "/scratch"}, {f"{RAY}.volumeMounts.0.mountPath": "/tmp/ray"}),
 }  # fmt: skip
 
-CASES = {**OPERATORS, **CONFIGS, **IMAGES, **VALUES, **LINKS, **REFERENCES, **SCHEDULING, **SECURITY}
+CASES = {**OPERATORS, **CONFIGS, **IMAGES, **VALUES, **LINKS, **REFERENCES, **SCHEDULING, **AVAILABILITY, **SECURITY}

@@ -225,6 +225,10 @@ QUOTAS = {
         QUEUE, {"spec.admissionChecksStrategy.admissionChecks.0.onFlavors.0": "gpu"}, {}),
     "a queue is not too wide": (
         QUEUE, {"spec.resourceGroups": [{"coveredResources": [f"r{n}" for n in range(257)], "flavors": []}]}, {}),
+    "a queue is for this namespace": (
+        "LocalQueue/train",
+        {"ClusterQueue/train:spec.namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "emoji"}}},
+        {"ClusterQueue/train:spec.namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "emoji-ldm"}}}),
     "a queue is for some namespace": (QUEUE, {"spec.namespaceSelector": GONE}, {}),
     "a cohort has more than one queue": (QUEUE, {"spec.cohortName": "emoji"}, {}),
     "taints of a flavor differ": (

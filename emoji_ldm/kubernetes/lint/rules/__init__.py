@@ -8,6 +8,7 @@ from emoji_ldm.kubernetes.lint.context import LintContext
 from emoji_ldm.kubernetes.lint.pods import FieldPath, pods
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.lint.rules import (  # noqa: F401  # importing a module registers its rules
+    availability,
     gcs_fault_tolerance,
     images,
     kueue_queues,

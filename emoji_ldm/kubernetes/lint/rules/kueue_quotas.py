@@ -9,6 +9,7 @@ from emoji_ldm.kubernetes.lint.pods import FieldPath
 from emoji_ldm.kubernetes.lint.quantities import quantity
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.lint.rules.rule import OBJECT, RuleTarget, Violations, rule
+from emoji_ldm.kubernetes.lint.selectors import selects
 
 # Kueue has a validating webhook for these kinds, so `kubectl apply` reports the mistakes that are found here. The check
 # repeats them because one overlay is applied as a whole: a refusal halfway would leave it half installed.
@@ -127,6 +128,18 @@ def a_queue_is_for_some_namespace(target: RuleTarget) -> Violations:
     # everything.
     if target.spec.get("namespaceSelector") is None:
         yield ("spec",), "namespaceSelector is missing: the queue admits from no namespace ({} means all)"
+
+
+@rule(OBJECT, "LocalQueue")
+def a_queue_is_for_this_namespace(target: RuleTarget) -> Violations:
+    """Kueue 0.19 pkg/scheduler: workloads of a namespace that the ClusterQueue does not select stay inadmissible."""
+    queue = target.context.by_kind.get("ClusterQueue", {}).get(str(target.spec.get("clusterQueue"))) or {}
+    selector = (queue.get("spec") or {}).get("namespaceSelector")
+    own = str(target.object["metadata"].get("namespace"))
+    space = target.context.by_kind.get("Namespace", {}).get(own) or {}
+    labels = {**((space.get("metadata") or {}).get("labels") or {}), "kubernetes.io/metadata.name": own}
+    if selector is not None and not selects(selector, labels):
+        yield ("spec", "clusterQueue"), f"ClusterQueue {target.spec['clusterQueue']} does not admit from {own}"
 
 
 @rule(OBJECT, "ClusterQueue")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from emoji_ldm.kubernetes.lint.pods import value_at
 from emoji_ldm.kubernetes.lint.rules.rule import OBJECT, RuleTarget, Violations, rule
@@ -10,6 +11,7 @@ from emoji_ldm.kubernetes.lint.rules.scheduling import selected
 from emoji_ldm.kubernetes.lint.schema import custom_kind
 from emoji_ldm.kubernetes.lint.selectors import selects
 
+QUOTED = r'"(?:\\.|[^"\\])*"|' r"'(?:\\.|[^'\\])*'|`[^`]*`"  # texts of PromQL
 VARIABLES = ("BUCKET", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE")
 
 
@@ -130,6 +132,20 @@ def gateway_classes_exist(target: RuleTarget) -> Violations:
     name = value_at(target.object, path)
     if name and not target.context.has("GatewayClass", name):
         yield path, f"no GatewayClass {name!r} (there are: {target.context.names('GatewayClass')})"
+
+
+@rule(OBJECT, "PrometheusRule")
+def expressions_of_alerts_are_closed(target: RuleTarget) -> Violations:
+    """Prometheus: a group with an expression that cannot be parsed is not loaded, and no alert of it ever fires."""
+    for number, group in enumerate(target.spec.get("groups") or []):
+        for index, item in enumerate(group.get("rules") or []):
+            # Brackets within quoted texts, such as patterns of label matchers, do not count.
+            text = re.sub(QUOTED, "", str(item.get("expr", "")))
+            shrunk = re.sub(r"[^()\[\]{}\"'`]", "", text)
+            while (less := re.sub(r"\(\)|\[\]|\{\}", "", shrunk)) != shrunk:
+                shrunk = less
+            if shrunk:
+                yield ("spec", "groups", number, "rules", index, "expr"), f"{shrunk[0]!r} has no counterpart"
 
 
 @rule(OBJECT, "PodMonitor")

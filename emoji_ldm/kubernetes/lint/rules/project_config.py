@@ -83,6 +83,22 @@ def configs_lie_where_commands_look(target: RuleTarget) -> Violations:
             yield ("entrypoint",), f"no ConfigMap is mounted at {path} on the head"
 
 
+@rule(JOB)
+def training_uses_the_gpus_that_it_asks_for(target: RuleTarget) -> Violations:
+    """emoji_ldm.config: a worker of `train` uses one GPU, and there are `num_workers` of them."""
+    # A gang holds all its GPUs from its start to its end, whether a worker runs there or not.
+    words = _words(target)
+    section = "autoencoder" if words[1:3] == ["train", "autoencoder"] else "train"
+    if words[1:2] != ["train"] or target.cluster is None:
+        return
+    groups = target.cluster.get("workerGroupSpecs") or []
+    gpus = sum(int(group.get("replicas") or 0) * int(group.get("numOfHosts") or 1) * _gpus(group) for group in groups)
+    workers = _num_workers(target, section)
+    if workers is not None and gpus > workers:
+        text = f"its Pods hold {gpus} GPUs, and {section}.num_workers={workers} uses one each"
+        yield (("rayClusterSpec", "workerGroupSpecs") if "rayClusterSpec" in target.value else ()), text
+
+
 @rule(OBJECT, "RayService")
 def the_serve_config_is_ours(target: RuleTarget) -> Violations:
     """Ray Serve 2.60, serve.schema.ServeDeploySchema."""
@@ -126,6 +142,24 @@ def _words(target: RuleTarget) -> list[str]:
         return shlex.split(target.value.get("entrypoint") or "")
     except ValueError:
         return []
+
+
+def _gpus(group: KubeObject) -> int:
+    containers = ((group.get("template") or {}).get("spec") or {}).get("containers") or []
+    limits = [(one.get("resources") or {}).get("limits") or {} for one in containers]
+    return sum(int(one.get("nvidia.com/gpu") or 0) for one in limits)
+
+
+def _num_workers(target: RuleTarget, section: str) -> int | None:
+    """The field of the configuration that this job reads; None if it is invalid, which another rule reports."""
+    texts = [(obj.get("data") or {}).get(CONFIG) for obj in target.context.of_kinds("ConfigMap")]
+    try:
+        values = yaml.safe_load(next((text for text in texts if text), "")) or {}
+        overrides = [word for word in _words(target) if word.startswith(f"{section}.num_workers=")]
+        given = load(None, overrides) if overrides else build(values, where=CONFIG)
+    except (ConfigError, yaml.YAMLError):
+        return None
+    return int(getattr(given, section).num_workers)
 
 
 def _served(target: RuleTarget) -> set[str]:
