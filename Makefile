@@ -20,7 +20,7 @@ test: setup
 unit: setup
 	@$(BIN)/python -m pytest tests/unit -m "not slow and not long" -n auto --dist loadfile
 
-QUICK = tests/unit tests/docs tests/manifests tests/kubernetes tests/infra
+QUICK = tests/unit tests/docs tests/manifests tests/kubernetes tests/infra tests/browser
 
 # On the cluster that KUBECONFIG names: installs overlay dev, or E2E_OVERLAY, and runs jobs in it.
 e2e: setup
