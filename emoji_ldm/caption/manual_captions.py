@@ -1,4 +1,8 @@
-"""Captions that people wrote, from a CSV file: rows of the engine `human`, which no other engine replaces."""
+"""Captions that people wrote: rows of the engine `human`, which no other engine replaces.
+
+They come from a CSV file (`caption.overrides`), or one by one through the API of the service. Either way they are a new
+version of the table; nothing is edited in place.
+"""
 
 from __future__ import annotations
 
@@ -35,19 +39,35 @@ def commit_manual_captions(path: str | None, store: Store, lineage: Lineage) -> 
     captions = read_manual_captions(path, Table(store, IMAGES).read(["image_id", "source_url"]))
     known = table.read(["image_id", "caption"], filter=pc.field("engine_key") == HUMAN)
     existing = dict(zip(known["image_id"].to_pylist(), known["caption"].to_pylist(), strict=True))
-    fresh = manual_caption_rows(
-        {image_id: text for image_id, text in sorted(captions.items()) if existing.get(image_id) != text}
-    )
-    if fresh.num_rows:
-        keys = fresh["caption_id"].to_pylist()
-        # The name of a shard that is done is never committed again. The version is part of it, so that a caption that
-        # is changed and later changed back is committed all the same.
-        name = f"caption:{HUMAN}:{key_of(table.version, keys, fresh['caption'].to_pylist())}"
-        metadata = lineage.metadata({HUMAN: len(keys)}, name)
-        # The key of a caption by a person depends on its image alone, so the new text replaces the old one in the same
-        # version.
-        table.upsert([table.write_file(fresh)], keys, app_id=name, metadata=metadata)
-    return int(fresh.num_rows)
+    fresh = {image_id: text for image_id, text in sorted(captions.items()) if existing.get(image_id) != text}
+    if fresh:
+        _commit_rows(table, fresh, lineage)
+    return len(fresh)
+
+
+def commit_manual_caption(table: Table, image_id: str, caption: str, lineage: Lineage) -> None:
+    """Commit one caption, which replaces what people wrote of the image before; "" takes that back.
+
+    With `table.expected_version` set, raises DatasetError if anybody else changed rows since.
+    """
+    if caption:
+        _commit_rows(table, {image_id: caption}, lineage)
+        return
+    name = f"caption:{HUMAN}:{key_of(table.version, image_id)}"
+    keys = [caption_id(image_id, HUMAN, 0)]
+    table.upsert([], keys, app_id=name, metadata=lineage.metadata({f"{HUMAN} withdrawn": 1}, name))
+
+
+def _commit_rows(table: Table, captions: Mapping[str, str], lineage: Lineage) -> None:
+    fresh = manual_caption_rows(captions)
+    keys = fresh["caption_id"].to_pylist()
+    # The name of a shard that is done is never committed again. The version is part of it, so that a caption that is
+    # changed and later changed back is committed all the same.
+    name = f"caption:{HUMAN}:{key_of(table.version, keys, fresh['caption'].to_pylist())}"
+    # The key of a caption by a person depends on its image alone, so the new text replaces the old one in the same
+    # version.
+    metadata = lineage.metadata({HUMAN: len(keys)}, name)
+    table.upsert([table.write_file(fresh)], keys, app_id=name, metadata=metadata)
 
 
 def read_manual_captions(path: str, images: pa.Table) -> dict[str, str]:

@@ -10,6 +10,7 @@ from emoji_ldm.dataset.table import Table
 HUMAN = "human"
 ENGINE_RANK = {HUMAN: 0, "metadata": 2}
 """Order of engines: people first, measured sentences last, models between them (rank 1)."""
+SELECTION_COLUMNS = ["image_id", "engine", "number", "caption"]
 
 
 def select_captions(captions: Table) -> pa.Table:
@@ -19,7 +20,11 @@ def select_captions(captions: Table) -> pa.Table:
     an image, only theirs are used. The order depends on the rows alone, never on the files that hold them, since
     training and exports have to be reproducible.
     """
-    rows = captions.read(["image_id", "engine", "number", "caption"], filter=pc.field("status") == "ok")
+    return choose_captions(captions.read(SELECTION_COLUMNS, filter=pc.field("status") == "ok"))
+
+
+def choose_captions(rows: pa.Table) -> pa.Table:
+    """What `select_captions` returns for a whole table, of these rows: `SELECTION_COLUMNS`, all with status ok."""
     # 32-bit offsets would end at 2 GB of text.
     image_ids, texts = (rows[name].cast(pa.large_string()) for name in ("image_id", "caption"))
     by_people = pc.equal(rows["engine"], HUMAN)

@@ -24,6 +24,7 @@ class Lineage:
     run_info: RunInfo
     stage: str
     parents: Mapping[str, int]  # {table: version that was read}
+    author: str = ""  # the owner of the key, of a commit that a client of the service made
 
     def metadata(self, counts: Mapping[str, int], shard: str) -> dict[str, str]:
         """The `commitInfo` fields of a Delta log entry: text, and JSON where a value has structure.
@@ -42,4 +43,5 @@ class Lineage:
             # The whole configuration is stored, since a name of a preset says nothing once the preset has changed.
             "config": self.run_info.config_json,
             "code": __version__,
+            **({"author": self.author} if self.author else {}),
         }

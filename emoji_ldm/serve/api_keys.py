@@ -28,9 +28,10 @@ from emoji_ldm.serve.shared_file import change_file, read_file, write_file
 # Bulk keys exist so that a batch client cannot take the capacity that interactive users wait for.
 KeyKind = Literal["interactive", "bulk"]
 # What a key may do: generate images while its client waits; create, change and end bulk jobs; read what its owner has;
-# register and remove models, for which a key has to be given the scope.
-KeyScope = Literal["images", "jobs", "read", "models"]
-SCOPES: tuple[KeyScope, ...] = ("images", "jobs", "read", "models")
+# register and remove models, and see data sets and trainings and correct captions: for these two a key has to be given
+# the scope.
+KeyScope = Literal["images", "jobs", "read", "models", "data"]
+SCOPES: tuple[KeyScope, ...] = ("images", "jobs", "read", "models", "data")
 DEFAULT_SCOPES = SCOPES[:3]
 KEY_PREFIX = "sk-emoji-"
 

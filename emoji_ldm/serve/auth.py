@@ -35,9 +35,11 @@ PUBLIC_PATHS = ("/health", "/docs", "/openapi.json", "/")
 STUDIO_PREFIX = "/studio/"  # files of the page at `/`, in which people enter their key
 IMAGES_PREFIX = "/v1/images/"
 REGISTRY_PREFIX = "/v1/registry"
+DATASETS_PREFIX, RUNS_PREFIX = "/v1/datasets", "/v1/runs"  # of whoever runs the service, and not of its users
 PACKS_PATH = "/v1/packs"  # for whoever may draw: a pack is made of pictures that the caller has
 # Methods that must not change anything (RFC 9110, section 9.2.1), so that any web page may send them.
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+OPERATOR_SCOPES = ("models", "data")
 
 
 class ApiKeyCache:
@@ -190,9 +192,10 @@ class AuthMiddleware:
 
     def _caller(self, scope: Scope) -> Caller:
         needed = _scope_of(scope["method"], scope["path"])
-        if self.keys is None and needed == "models" and not self.is_private:
-            raise RequestError("a service without keys that others reach lets nobody change its models; serve with "
-                               "serve.keys and a key of the scope `models`", status=403,
+        if self.keys is None and needed in OPERATOR_SCOPES and not self.is_private:
+            act = "change its models" if needed == "models" else "see its data sets and trainings"
+            raise RequestError(f"a service without keys that others reach lets nobody {act}; serve with serve.keys "
+                               f"and a key of the scope `{needed}`", status=403,
                                code="insufficient_permissions")  # fmt: skip
         if self.keys is None or _is_public(scope["path"]):
             return Caller()
@@ -210,6 +213,8 @@ def _scope_of(method: str, path: str) -> KeyScope | None:
         return "images"
     if path.startswith(REGISTRY_PREFIX) and method not in SAFE_METHODS:
         return "models"
+    if path.startswith((DATASETS_PREFIX, RUNS_PREFIX)):
+        return "data"
     if path.startswith(("/v1/models", REGISTRY_PREFIX, PACKS_PATH)):
         return None
     return "read" if method in SAFE_METHODS else "jobs"

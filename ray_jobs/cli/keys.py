@@ -47,7 +47,7 @@ def add(  # noqa: PLR0913 - its options are the command's
     quota: Annotated[int, typer.Option(metavar="N", help="Images a minute; 0 is no limit.")] = 0,
     expires: Annotated[str, typer.Option(metavar="DAYS|TIME", help="30d, or 2027-01-31 (UTC); never by default.")] = "",
     scopes: Annotated[
-        str, typer.Option(metavar="LIST", help="images, jobs, read, models, by commas; default: the first three.")
+        str, typer.Option(metavar="LIST", help="images, jobs, read, models, data, by commas; default: the first three.")
     ] = "",
     rotate: Annotated[bool, typer.Option("--rotate", help="Add one to the keys of NAME.")] = False,
 ) -> None:

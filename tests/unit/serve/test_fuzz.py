@@ -11,10 +11,13 @@ import pytest
 from emoji_ldm.config import build
 from emoji_ldm.serve.app import build_api
 from emoji_ldm.serve.bulk.api.router import bulk_routes
+from emoji_ldm.serve.datasets.dataset_routes import dataset_routes
 from emoji_ldm.serve.model_catalog import ModelCatalog
 from emoji_ldm.serve.registry_routes import registry_routes
+from emoji_ldm.serve.runs.run_routes import run_routes
 from emoji_ldm.store import Store
 from emoji_ldm.ui.studio_routes import studio_routes
+from tests.stored_dataset import fill_dataset, fill_training
 from tests.unit.serve.fake_backend import FakeBackend
 from tests.unit.serve.request_fuzzer import RequestFuzzer
 
@@ -39,7 +42,10 @@ async def fuzz(folder, seconds, first_seed):
     """Send requests for some time; returns the statuses, and what failed: (seed, method, path, status, text)."""
     store, backend = Store(str(folder / "store")), FakeBackend()
     catalog = ModelCatalog(build({"run": "demo-1", "store": store.uri}, where="test"))
-    routers = [bulk_routes(store, backend), registry_routes(catalog), studio_routes()]
+    fill_dataset(store)
+    fill_training(store)
+    routers = [bulk_routes(store, backend), registry_routes(catalog), dataset_routes(catalog.config),
+               run_routes(catalog), studio_routes()]  # fmt: skip
     api = build_api(backend, routers=routers, store=store)
     statuses, failures, numbers = Counter(), [], iter(range(1_000_000 * first_seed, 2**60))
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)
@@ -71,4 +77,5 @@ async def known_ids(client):
     file = await client.post("/v1/files", files=form, data={"purpose": "batch"})
     body = {"input_file_id": file.json()["id"], "endpoint": "/v1/images/generations", "completion_window": "24h"}
     batch = await client.post("/v1/batches", json=body)
-    return [made.json()["id"], file.json()["id"], batch.json()["id"], "demo-1", "flow-1", "discord"]
+    names = ["demo-1", "flow-1", "discord", "main", "v1", "train"]
+    return [made.json()["id"], file.json()["id"], batch.json()["id"], *names]
