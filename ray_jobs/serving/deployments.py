@@ -25,10 +25,12 @@ from emoji_ldm.generate.checkpoint_resolver import CACHE_FOLDER, adapter_folder
 from emoji_ldm.serve.app import build_api
 from emoji_ldm.serve.auth import ApiKeyCache
 from emoji_ldm.serve.backend import RequestLimits
+from emoji_ldm.serve.datasets.dataset_routes import dataset_routes
 from emoji_ldm.serve.host_check import require_keys, served_hosts
 from emoji_ldm.serve.model_catalog import ModelCatalog
 from emoji_ldm.serve.nearest_images import nearest_routes
 from emoji_ldm.serve.registry_routes import registry_routes
+from emoji_ldm.serve.runs.run_routes import run_routes
 from emoji_ldm.store import Store
 from ray_jobs.serving.autoscaling import DrainTimePolicy, least_replicas
 from ray_jobs.serving.model_registry import ServedModel, served_models
@@ -193,6 +195,8 @@ class Ingress:
             bulk_routes(store, self.router, self.config.serve.webhook_hosts),
             registry_routes(self.catalog),
             nearest_routes(self.catalog, self.router),
+            dataset_routes(self.config),
+            run_routes(self.catalog),
             studio_routes(),
         ]
         return build_api(self.router, self.config.serve, routers=routers,
