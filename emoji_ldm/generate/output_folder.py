@@ -6,12 +6,14 @@ The contact sheet, a grid of cards with an image and its prompt each, also goes 
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,9 @@ LINE_PX = 17
 MAX_CAPTION_LINES = 3
 # More than three lines hold. The text is cut before it is wrapped, as measuring takes time in proportion to its length.
 MAX_CAPTION_CHARACTERS = 200
-FONT_PX = 13
+FONT_PX = 12
+INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff\U000e0000-\U000e007f]")
+UNKNOWN = "?"  # stands for characters that the font has no glyph for
 PAGE, CARD, EDGE, CHECK, INK = "#eef0f3", "#ffffff", "#d9dde3", "#f1f3f5", "#30363d"
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -51,7 +55,7 @@ def contact_sheet(images: Sequence[tuple[bytes, str]], columns: int = 0) -> byte
         raise ValueError("a contact sheet needs at least one image")
     # Cards are higher than wide, so 1.6 times as many columns as rows give a sheet of screen proportions.
     columns = columns or min(max(4, math.ceil(math.sqrt(len(images) * 1.6))), 12, len(images))
-    font = ImageFont.load_default(FONT_PX)
+    font = caption_font()
     captions = [_wrap(caption, font) for _, caption in images]
     width = IMAGE_SIDE_PX + 2 * MARGIN_PX
     # All cards are as high as the one with the longest caption, so that the rows of the sheet line up.
@@ -109,14 +113,16 @@ def _checkerboard(cell_px: int = 8) -> Image.Image:
 def _wrap(text: str, font: Font) -> list[str]:
     """Wrap a caption into lines that fit a card, at most three; a longer caption ends in an ellipsis."""
     lines: list[str] = []
-    text = _with_named_emoji(text)
-    for word in text[:MAX_CAPTION_CHARACTERS].split():
+    text = _without_boxes(_with_named_emoji(text[:MAX_CAPTION_CHARACTERS])) + "…" * (len(text) > MAX_CAPTION_CHARACTERS)
+    for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
         # A word that is wider than the card gets a line of its own, which `_truncate` shortens.
         if lines and font.getlength(longer) <= IMAGE_SIDE_PX + MARGIN_PX:
             lines[-1] = longer
         else:
             lines.append(word)
+        if len(lines) > MAX_CAPTION_LINES:
+            break
     shown = lines[:MAX_CAPTION_LINES]
     if len(lines) > MAX_CAPTION_LINES:
         shown[-1] += "…"
@@ -124,11 +130,42 @@ def _wrap(text: str, font: Font) -> list[str]:
 
 
 def _with_named_emoji(text: str) -> str:
-    """A caption with its emoji characters as words: Pillow's font has no glyphs for them, and would draw boxes."""
+    """A caption with its emoji characters as words: no font that we have has glyphs for all of them."""
     try:
         return replace_emoji(text)
     except ConfigError:  # without the package that has the names; the rest of the caption still says what it is
         return " ".join(EMOJI.sub(" ", text).split())
+
+
+def _without_boxes(text: str) -> str:
+    """A caption without characters that would be drawn as boxes; a run of them becomes one `UNKNOWN`."""
+    # Composed, as the font has a glyph for "é" but does not place an accent on a letter. Invisible characters, such as
+    # joiners and tags of flags, are left out.
+    composed = INVISIBLE.sub("", unicodedata.normalize("NFC", text))
+    plain = "".join(one if one.isspace() or ord(one) in _glyphs() else "\0" for one in composed)
+    return re.sub("\0+", UNKNOWN, plain)
+
+
+@functools.cache
+def caption_font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib; Pillow's own font has no letters beyond English."""
+    return ImageFont.truetype(_font_path(), FONT_PX)
+
+
+@functools.cache
+def _glyphs() -> frozenset[int]:
+    """The characters that the font can draw."""
+    from fontTools.ttLib import TTFont
+
+    with TTFont(_font_path()) as font:
+        return frozenset(font.getBestCmap())
+
+
+def _font_path() -> Path:
+    # Found without an import of matplotlib, which takes a second.
+    spec = find_spec("matplotlib")
+    assert spec is not None and spec.origin is not None, "matplotlib is a dependency"
+    return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def _truncate(line: str, font: Font) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from emoji_ldm.serve import tracing
 from emoji_ldm.serve.errors import RequestError, to_request_error
 
 LOG = logging.getLogger("emoji_ldm.serve")
@@ -186,4 +187,6 @@ class AccessLogEntry:
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
         }
+        if trace_id := tracing.annotate_request(fields):
+            fields["trace_id"] = trace_id
         LOG.log(logging.DEBUG if route in DEBUG_ROUTES else logging.INFO, json.dumps(fields))

@@ -31,6 +31,7 @@ from emoji_ldm.serve.model_catalog import ModelCatalog
 from emoji_ldm.serve.nearest_images import nearest_routes
 from emoji_ldm.serve.registry_routes import registry_routes
 from emoji_ldm.serve.runs.run_routes import run_routes
+from emoji_ldm.serve.tracing import check_exporter
 from emoji_ldm.store import Store
 from ray_jobs.serving.autoscaling import DrainTimePolicy, least_replicas
 from ray_jobs.serving.model_registry import ServedModel, served_models
@@ -62,6 +63,7 @@ def checked_models(config: Config) -> list[ServedModel]:
     """
     settings = config.serve
     require_keys(settings)
+    check_exporter()
     if least_replicas(settings) > settings.max_replicas:
         raise ConfigError(
             f"serve.min_replicas={settings.min_replicas} is more than serve.max_replicas={settings.max_replicas}"

@@ -19,6 +19,7 @@ from emoji_ldm.config import Config
 from emoji_ldm.errors import ConfigError, EmojiLdmError
 from emoji_ldm.generate.continuous_batching.admission_control import DeadlineExceeded, QueueFull
 from emoji_ldm.generate.continuous_batching.batcher_state import BatcherClosed
+from emoji_ldm.serve import tracing
 from emoji_ldm.serve.backend import (
     ImageTask,
     Message,
@@ -31,6 +32,7 @@ from emoji_ldm.serve.backend import (
 )
 from emoji_ldm.serve.model_catalog import ModelCatalog, limits_of
 from ray_jobs.serving.autoscaling import DRAIN_S, UTILIZATION
+from ray_jobs.serving.image_traces import submit_traced
 from ray_jobs.serving.model_registry import ModelLoader, ServedModel
 from ray_jobs.serving.model_variants import ModelVariants
 from ray_jobs.serving.service_metrics import ReplicaMetrics
@@ -64,6 +66,7 @@ class ModelReplica:
             self.batcher, self.loader, ModelCatalog(config), settings.max_loaded,
             holds_pinned=served.name == config.run,
         )  # fmt: skip
+        self.is_traced = tracing.is_configured()
         self.own_adapters = ("", *settings.loras)  # loaded with the model
         # Serve constructs replicas in their event loop.
         self.catalog_task = asyncio.get_running_loop().create_task(self.variants.follow_catalog())
@@ -135,6 +138,8 @@ class ModelReplica:
                 options["variant"] = await self._variant(task)
             timeout_s = task.timeout_s - (time.monotonic() - started_at)
             # Every expected refusal becomes a value, see the module's docstring.
+            if self.is_traced:
+                return submit_traced(self.batcher, task, timeout_s=timeout_s, **options)
             return self.batcher.submit(task.request, tenant=task.tenant, bulk=task.bulk, timeout_s=timeout_s, **options)
         except QueueFull as full:
             return Overloaded(full.retry_after_s)

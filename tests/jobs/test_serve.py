@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,13 @@ from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.store import Store
 from tests.deployed_service import tiny_config
 from tests.tiny_pipelines import pixels_of, write_pipeline
+
+
+def machine_address():
+    """The address of this machine towards others; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        return probe.getsockname()[0]
 
 
 def publish(store, number):
@@ -228,6 +236,31 @@ def lines(started, name, *words):
     text = httpx.get(re.search(METRICS, started.log.read_text())[1], timeout=10).text
     return [line for line in text.splitlines()
             if line.startswith(f"ray_{name}{{") and all(word in line for word in words)]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_latency_of_images_is_exported_as_the_objectives_read_it(started, service):
+    """k8s/components/monitoring/rules/objectives.yaml selects by these labels, and has no figures without them."""
+    post(service, prompt="a", steps=1)
+    labels = ('route="/v1/images/generations"', 'status_code="200"', 'application="emoji-ldm"')
+    deadline = time.monotonic() + 30
+    while not (
+        lines(started, "serve_http_request_latency_ms_bucket", 'le="10000', *labels)
+        and lines(started, "serve_http_request_latency_ms_count", *labels)
+    ):
+        assert time.monotonic() < deadline, lines(started, "serve_http_request_latency_ms_count")
+        time.sleep(1)
+
+
+@pytest.mark.slow
+def test_metrics_listen_on_the_loopback_address_alone(started):
+    """By default those of a local Ray are open to all who reach the machine."""
+    host, port = re.search(METRICS, started.log.read_text())[1].removeprefix("http://").split("/")[0].split(":")
+    assert host == "127.0.0.1"
+    address = machine_address()
+    if address != host:
+        with pytest.raises(OSError):
+            socket.create_connection((address, int(port)), 5)
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def test_a_job_on_s3_is_drawn_once_by_two_runners_and_deleted_whole(s3_uri):
     asyncio.run(work())
     assert [row["item_id"] for row in rows_of(store, job)] == [f"{index:08d}" for index in range(120)]
     assert JobState(jobs, job).progress().status == "completed" and jobs.open_jobs() == []
-    parts = b"".join(job_archive.zip_parts(job_archive.rows_in_order(JobState(jobs, job).table)))
+    parts = b"".join(job_archive.zip_parts(job.id, job_archive.rows_in_order(JobState(jobs, job).table)))
     with zipfile.ZipFile(io.BytesIO(parts)) as archive:
         assert len(archive.namelist()) == 122
     again = make_job(store, 5)

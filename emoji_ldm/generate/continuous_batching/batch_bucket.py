@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
+from emoji_ldm.generate.continuous_batching.image_timeline import ImageTimeline
 from emoji_ldm.generate.denoising_engine import DenoisingRow
 from emoji_ldm.generate.request import GenerationRequest, LatentShape
 from emoji_ldm.generate.warmup import LoadedModel, ShapeProfile
@@ -131,11 +132,17 @@ class PendingImage:
     deadline: float = float("inf")  # on the clock of time.monotonic
     on_preview: PreviewCallback | None = None
     num_previews: int = 0
+    timeline: ImageTimeline | None = None  # of an image that is traced
     future: Future[bytes] = field(default_factory=Future)  # PNG bytes
     submitted_at: float = field(default_factory=time.monotonic)
     row: DenoisingRow | None = None  # set once it is encoded
     num_previews_sent: int = 0
     ended: bool = False  # drawn, cancelled, expired or failed
+
+    def mark(self, name: str) -> None:
+        """Note in the timeline, if there is one, that a stage begins."""
+        if self.timeline is not None:
+            self.timeline.mark(name)
 
     def cancel(self) -> None:
         """Drop the image. Its row leaves the batch within two ticks, without any effect on the others."""

@@ -16,6 +16,7 @@ from emoji_ldm.generate.continuous_batching.admission_control import predict_dra
 from emoji_ldm.generate.continuous_batching.batch_bucket import BatchBucket, PendingImage, PreviewCallback
 from emoji_ldm.generate.continuous_batching.batch_scheduler import PRIORITY_CLASSES
 from emoji_ldm.generate.continuous_batching.batcher_state import BatcherCounters, BatcherState
+from emoji_ldm.generate.continuous_batching.image_timeline import ImageTimeline
 from emoji_ldm.generate.continuous_batching.worker_threads import ImageEncoder, WorkerThreads
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
 from emoji_ldm.generate.request import GenerationRequest
@@ -77,6 +78,7 @@ class ContinuousBatcher:
     def submit(  # noqa: PLR0913 - each is a property of the request
         self, request: GenerationRequest, *, tenant: str = "", bulk: bool = False, timeout_s: float = math.inf,
         on_preview: PreviewCallback | None = None, num_previews: int = 0, variant: str | None = None,
+        timeline: ImageTimeline | None = None,
     ) -> PendingImage:  # fmt: skip
         """Request an image.
 
@@ -88,6 +90,7 @@ class ContinuousBatcher:
             on_preview: Called with each preview, in the decode thread.
             num_previews: The largest number of previews.
             variant: Name of weights that `add_variant` added; None takes the model with the request's adapter.
+            timeline: Gets the moments at which the image goes from stage to stage.
 
         Returns:
             The pending image. Its future yields PNG bytes, or raises ConfigError, DeadlineExceeded or BatcherClosed.
@@ -108,7 +111,7 @@ class ContinuousBatcher:
             bucket = self._state.scheduler.bucket(model, shape)
             self._refuse_without_memory(bucket)
             deadline = time.monotonic() + timeout_s
-            pending = PendingImage(request, bucket, steps, tenant, bulk, deadline, on_preview, num_previews)
+            pending = PendingImage(request, bucket, steps, tenant, bulk, deadline, on_preview, num_previews, timeline)
             self._state.admit(pending, self.max_queued)
         return pending
 

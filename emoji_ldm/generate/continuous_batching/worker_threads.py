@@ -98,6 +98,7 @@ class WorkerThreads:
         state, bucket = self.state, pending.bucket
         try:
             encode = bucket.model.encoder_decoder.encode
+            pending.mark("taken")
             row = None if pending.ended else encode(pending.request, pending.num_previews)
         except Exception as error:  # noqa: BLE001 (the image fails alone, with the reason)
             row = None
@@ -107,6 +108,7 @@ class WorkerThreads:
             bucket.preparing[pending.bulk] -= 1
             if row is not None and not pending.ended:
                 pending.row = row
+                pending.mark("ready")
                 bucket.ready[pending.bulk].append(pending)
             state.changed.notify_all()
 
@@ -140,6 +142,8 @@ class WorkerThreads:
         # A cancelled row may still be part of this tick. Its result is dropped later, as `ended` images are not
         # decoded.
         rows = {pending.row: pending for pending in images if pending.row is not None}
+        for pending in images:
+            pending.mark("started")
         try:
             previews = engine.tick(list(rows))
         except torch.OutOfMemoryError:
@@ -155,10 +159,13 @@ class WorkerThreads:
                 self._queue_for_decode(rows[row], latents, rows[row].num_previews_sent)
                 rows[row].num_previews_sent += 1
             for row, pending in rows.items():
+                if pending.timeline is not None:
+                    pending.timeline.add_step(row.index, pending.steps, len(rows))
                 # `steps_left` is known as soon as the step is queued on a GPU; decoding waits for the latents on the
                 # device by itself.
                 if not row.steps_left:
                     bucket.running[pending.bulk].remove(pending)
+                    pending.mark("denoised")
                     self._queue_for_decode(pending, row.x, None)
 
     def _handle_out_of_memory(self, bucket: BatchBucket, images: list[PendingImage]) -> None:
@@ -200,7 +207,10 @@ class WorkerThreads:
         with self._watched(len(batch) * state.encode_s):
             # Images may have been cancelled while their latents waited, and decoding them would delay the others.
             items, started = [item for item in batch if not item.pending.ended], time.monotonic()
-            for item, image in zip(items, self._decode(items), strict=True):
+            _mark_images(items, "decoding")
+            images = self._decode(items)
+            _mark_images(items, "decoded")
+            for item, image in zip(items, images, strict=True):
                 self._deliver(item, image)
             if items:
                 seconds = (time.monotonic() - started) / len(items)
@@ -245,4 +255,12 @@ class WorkerThreads:
             state.fail(pending, error)
             return
         if item.preview is None and state.finish(pending, "drawn"):
+            pending.mark("drawn")
             pending.future.set_result(png)
+
+
+def _mark_images(items: Sequence[DecodeItem], name: str) -> None:
+    """Note a stage of images, which previews do not reach."""
+    for item in items:
+        if item.preview is None:
+            item.pending.mark(name)

@@ -27,7 +27,7 @@ from typing import IO, Any
 
 from emoji_ldm.errors import EmptyUploadError, StoreError, UploadNotFoundError
 from emoji_ldm.serve.bulk import job_archive
-from emoji_ldm.serve.bulk.bulk_job import BulkJob, owner_hash
+from emoji_ldm.serve.bulk.bulk_job import BulkJob, item_request_id, owner_hash
 from emoji_ldm.serve.bulk.item_schema import RETRIES_EXHAUSTED, ItemRow
 from emoji_ldm.serve.bulk.job_state import JobProgress, JobState
 from emoji_ldm.serve.bulk.job_store import READ_THREADS, JobStore
@@ -233,7 +233,7 @@ def _lines(
         rows = list(group)
         succeeded = all(row["status"] == "ok" for row in rows)
         if succeeded == _is_output(file_id):
-            response = _success(job, rows) if succeeded else _failure(rows)
+            response = _success(job, rows) if succeeded else _failure(job, rows)
             yield rows, _line(job, custom_id, response=response)
     if not _is_output(file_id):
         yield from (([], line) for line in _missing(jobs, job))
@@ -243,15 +243,21 @@ def _success(job: BulkJob, rows: list[ItemRow]) -> dict[str, Any]:
     # Without the image column this makes the same line with empty images, whose length `_line_sizes` completes.
     data = [{"b64_json": base64.b64encode(row["image"]["bytes"]).decode() if "image" in row else "",
              "seed": row["seed"]} for row in rows]  # fmt: skip
-    return {"status_code": 200, "request_id": f"{job.id}", "body": {"created": int(job.created_at), "data": data}}
+    body = {"created": int(job.created_at), "data": data}
+    return {"status_code": 200, "request_id": _request_id(job, rows), "body": body}
 
 
-def _failure(rows: list[ItemRow]) -> dict[str, Any]:
+def _failure(job: BulkJob, rows: list[ItemRow]) -> dict[str, Any]:
     reason = next(row["reason"] for row in rows if row["status"] != "ok")
     # OpenAI's clients retry requests with a 5xx, and correct those with a 4xx.
     status, kind = (500, "server_error") if reason.startswith(RETRIES_EXHAUSTED) else (400, "invalid_request_error")
     error = {"message": reason, "type": kind, "param": None, "code": "not_drawn"}
-    return {"status_code": status, "request_id": "", "body": {"error": error}}
+    return {"status_code": status, "request_id": _request_id(job, rows), "body": {"error": error}}
+
+
+def _request_id(job: BulkJob, rows: list[ItemRow]) -> str:
+    """Return the request id of a line, which is that of its first image: the others count on from there."""
+    return item_request_id(job.id, rows[0]["item_id"])
 
 
 def _missing(jobs: JobStore, job: BulkJob) -> Iterator[bytes]:

@@ -80,6 +80,11 @@ def owner_hash(owner: str) -> str:
     return hashlib.sha256(owner.encode()).hexdigest()[:8]
 
 
+def item_request_id(job_id: str, index: int | str) -> str:
+    """Return the request id of an image of a job, by which logs, traces and results name it."""
+    return f"{job_id}-{int(index)}"
+
+
 @dataclass(frozen=True)
 class JobLine:
     """Images of one prompt, with the seeds `draw.seed`, `draw.seed` + 1, ...

@@ -17,6 +17,7 @@ answer it grows by one per image, which doubles it per round ("slow start"), aft
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections import defaultdict, deque
@@ -25,9 +26,10 @@ from dataclasses import dataclass
 
 from emoji_ldm.errors import EmojiLdmError
 from emoji_ldm.serve.backend import Backend, ImageTask, Overloaded, ReplicaLost, RequestLimits, TaskTimeout
-from emoji_ldm.serve.bulk.bulk_job import BulkJob, JobItem
+from emoji_ldm.serve.bulk.bulk_job import BulkJob, JobItem, item_request_id
 from emoji_ldm.serve.bulk.item_schema import RETRIES_EXHAUSTED, ItemRow, completed_row, failed_row
 
+LOG = logging.getLogger(__name__)
 INITIAL_LIMIT, MIN_LIMIT = 32, 4
 DECREASE_FACTOR = 0.7
 DECREASE_INTERVAL_S = 1.0  # all calls of a round are refused at the same moment: together they count as one signal
@@ -145,7 +147,7 @@ class ItemExecutor:
             # The model may have been removed from the configuration after the job was created.
             return failed_row(item, f"there is no model {item.line.model!r} any more")
         task = ImageTask(item.line.model, item.request, tenant=job.owner, bulk=True,
-                         request_id=f"{job.id}-{item.index}")  # fmt: skip
+                         request_id=item_request_id(job.id, item.index))  # fmt: skip
         window, retries = self.windows[task.model], _Retries(self.first_pause_s)
         while True:
             num_successes = window.num_successes
@@ -156,6 +158,7 @@ class ItemExecutor:
                 # Jitter spreads the retries of all images that were refused together.
                 await asyncio.sleep(error.retry_after_s * random.uniform(1, 1.5))
             except PERMANENT_ERRORS as error:
+                LOG.warning("request %s of a bulk job failed: %s", task.request_id, _reason(error))
                 return failed_row(item, _reason(error))
             except Exception as error:  # noqa: BLE001 - the edge of one image: its row keeps the reason
                 self.num_failures += 1
@@ -163,6 +166,7 @@ class ItemExecutor:
                     # Too much was in flight. It counts as a try too: an image that takes too long even by itself
                     # would otherwise come back for ever.
                     window.record_overload()
+                LOG.warning("request %s of a bulk job: a try failed: %s", task.request_id, _reason(error))
                 if retries.exhausted(error, others_succeeded=window.num_successes > num_successes):
                     return failed_row(item, f"{RETRIES_EXHAUSTED}: {_reason(error)}")
                 await asyncio.sleep(retries.next_pause_s())

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.generate.output_folder import MAX_ON_SHEET, contact_sheet
+from emoji_ldm.serve.bulk.bulk_job import item_request_id
 from emoji_ldm.serve.bulk.item_schema import ITEMS, ItemRow
 
 # Rows of one read. Images have some 10 KB, so this is less than a megabyte per open file.
@@ -21,7 +22,7 @@ BATCH_ROWS = 64
 SPOOL_BYTES = 8 * 2**20
 ZIP_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # of every file in a ZIP, so that the same images give the same bytes
 COLUMNS = ("file", "custom_id", "prompt", "negative_prompt", "seed", "steps", "guidance_scale", "scheduler", "width",
-           "height", "lora", "model", "model_key", "style", "status", "reason")  # fmt: skip
+           "height", "lora", "model", "model_key", "style", "status", "reason", "request_id")  # fmt: skip
 
 
 def rows_in_order(table: Table, columns: Sequence[str] = (), start: str = "") -> Iterator[ItemRow]:
@@ -69,8 +70,8 @@ def page_end(table: Table, start: str, limit: int | None, max_bytes: int) -> tup
     return last, size, False
 
 
-def zip_parts(rows: Iterable[ItemRow]) -> Iterator[bytes]:
-    """Yield the chunks of a ZIP with the images, prompts.csv and a contact sheet; memory use does not grow with it.
+def zip_parts(job_id: str, rows: Iterable[ItemRow]) -> Iterator[bytes]:
+    """Yield the chunks of a ZIP with a job's images, prompts.csv and a contact sheet; memory use does not grow with it.
 
     prompts.csv can be written only after all rows were seen, so it waits in a file that spills to disk.
     """
@@ -82,7 +83,7 @@ def zip_parts(rows: Iterable[ItemRow]) -> Iterator[bytes]:
         table = csv.DictWriter(spool, COLUMNS, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         for row in rows:
-            table.writerow(csv_row(row))
+            table.writerow(csv_row(job_id, row))
             if row["status"] == "ok":
                 # Images are stored, not deflated: PNG, JPEG and WebP are compressed already.
                 archive.writestr(zipfile.ZipInfo(row["image"]["path"], ZIP_TIMESTAMP), row["image"]["bytes"])
@@ -101,9 +102,10 @@ def zip_parts(rows: Iterable[ItemRow]) -> Iterator[bytes]:
     yield sink.take()
 
 
-def csv_row(row: ItemRow) -> ItemRow:
-    """Return a row with the column `file`, as prompts.csv has it."""
-    return {**row, "file": row["image"]["path"] if row["status"] == "ok" else ""}
+def csv_row(job_id: str, row: ItemRow) -> ItemRow:
+    """Return a row with the columns `file` and `request_id`, as prompts.csv has it."""
+    file = row["image"]["path"] if row["status"] == "ok" else ""
+    return {**row, "file": file, "request_id": item_request_id(job_id, row["item_id"])}
 
 
 def job_sheet(rows: Iterable[ItemRow]) -> bytes | None:

@@ -42,7 +42,7 @@ def download_set(client: EmojiSetClient, job_id: str, folder: Path) -> int:
                 marker = folder / MARKER_FOLDER / f"{file['name']}.json"
                 # The marker is written last, after all images of the file: it exists only if they do.
                 if not marker.is_file():
-                    _write(marker, json.dumps(_unpack(client.download(job_id, file["name"]), folder)).encode())
+                    _write(marker, json.dumps(_unpack(job_id, client.download(job_id, file["name"]), folder)).encode())
                 progress.advance(file["pictures"])
         return _finish(folder)
     except OSError as error:
@@ -58,13 +58,13 @@ def _claim(folder: Path, job_id: str) -> None:
     _write(owner, job_id.encode())
 
 
-def _unpack(data: bytes, folder: Path) -> list[dict[str, Any]]:
+def _unpack(job_id: str, data: bytes, folder: Path) -> list[dict[str, Any]]:
     """Write the images of one Parquet file; returns its rows for prompts.csv."""
     rows = []
     # Row batches keep one copy of the images in memory beside the file itself.
     for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(batch_size=64):
         for row in batch.to_pylist():
-            entry = csv_row(row)
+            entry = csv_row(job_id, row)
             if entry["file"]:
                 # The name comes from the service; "../x" would be written outside of the folder.
                 if PurePosixPath(entry["file"]).name != entry["file"]:

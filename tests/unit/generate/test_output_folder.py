@@ -102,7 +102,36 @@ def test_emoji_characters_of_a_caption_become_words_and_not_boxes(monkeypatch, i
 
     if not installed:
         monkeypatch.setattr(prompt_text, "find_spec", lambda _: None)
-    font = output_folder.ImageFont.load_default(output_folder.FONT_PX)
+    font = output_folder.caption_font()
     lines = output_folder._wrap("a \U0001f63a with \u2764\ufe0f", font)
     assert " ".join(lines) == ("a grinning cat with red heart" if installed else "a with")
     assert output_folder._wrap("\U0001f63a", font) == (["grinning cat"] if installed else [])
+
+
+@pytest.mark.parametrize(
+    ("caption", "shown"),
+    [
+        ("a café — naïve", "a café — naïve"),
+        ("cafe\u0301", "café"),
+        ("chú mèo đang cười rạng rỡ", "chú mèo đang cười rạng rỡ"),
+        ("счастливый кот", "счастливый кот"),
+        ("a 快乐的猫 cat", "a ? cat"),
+        ("zero\u200dwidth \u2060 \U000e0067", "zerowidth"),
+    ],
+)
+def test_captions_have_letters_of_other_languages_and_no_boxes(caption, shown):
+    font = output_folder.caption_font()
+    assert " ".join(output_folder._wrap(caption, font)) == shown
+    box = bytes(font.getmask("\U0010ffff"))
+    assert all(bytes(font.getmask(one)) != box for one in shown if one != " ")
+
+
+def test_the_pixels_of_a_caption_are_those_of_its_words():
+    """Whatever is drawn: a sheet with an emoji character is the one with its name, and no box beside it."""
+
+    def sheet(caption):
+        return Image.open(io.BytesIO(contact_sheet([(gray_png(9), caption)]))).tobytes()
+
+    assert sheet("\U0001f63a") == sheet("grinning cat") != sheet("")
+    assert sheet("\U0001f1eb\U0001f1f7 flag") == sheet("France flag")
+    assert sheet("an \U0001f469\u200d\U0001f680") == sheet("an woman astronaut")

@@ -38,7 +38,7 @@ def replica(error=None, loader=None):
     """A replica whose model was never loaded."""
     made = ModelReplica.__new__(ModelReplica)
     made.batcher, made.loader, made.served = RefusingBatcher(error), loader, SimpleNamespace(name="tiny")
-    made.own_adapters = ("",)
+    made.own_adapters, made.is_traced = ("",), False
     return made
 
 

@@ -23,6 +23,7 @@ from emoji_ldm.serve.bulk.api.responses import (
     refuse_large,
 )
 from emoji_ldm.serve.bulk.batch_files import range_reader
+from emoji_ldm.serve.bulk.bulk_job import item_request_id
 from emoji_ldm.serve.bulk.item_schema import ITEMS
 from emoji_ldm.serve.bulk.job_state import JobState
 from emoji_ldm.serve.bulk.job_store import JobStore
@@ -94,6 +95,7 @@ def _items(state: JobState, after: str, limit: int, images: bool) -> JsonObject:
     rows = job_archive.rows_in_order(state.table, columns, _row_after(after))
     data = [row for row, _ in zip(rows, range(limit + 1), strict=False)]  # the extra row shows whether more follow
     for row in data:
+        row["request_id"] = item_request_id(state.job.id, row["item_id"])
         file = row.pop("image", None)
         if images:
             row["file"] = file and file["path"]
@@ -114,7 +116,9 @@ def _zip(state: JobState, after: str, limit: int | None) -> DownloadResponse:
     link = f'</v1/emoji-sets/{job_id}/zip?after={last}&limit={limit or ZIP_LIMIT}>; rel="next"'
     headers = {**_attachment(f"{job_id}{after and '_'}{after}.zip"), **({"Link": link} if has_more else {})}
     # Streamed without Content-Length, since the size of a ZIP is known at its end only.
-    return DownloadResponse(job_archive.zip_parts(rows), size=size, media_type="application/zip", headers=headers)
+    return DownloadResponse(
+        job_archive.zip_parts(job_id, rows), size=size, media_type="application/zip", headers=headers
+    )
 
 
 def _row_after(after: str) -> str:

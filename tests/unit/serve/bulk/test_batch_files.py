@@ -119,6 +119,9 @@ def test_finished_requests_are_in_the_output_file_and_failed_ones_in_the_error_f
     output, errors = entries(store, batch, ids["output_file_id"]), entries(store, batch, ids["error_file_id"])
     assert [entry["custom_id"] for entry in output] == ["a cat", "a dog", "a cow"]
     images = output[1]["response"]["body"]["data"]
+    ids_of_requests = [entry["response"]["request_id"] for entry in (*output, *errors) if entry["response"]]
+    assert all(request_id.startswith(f"{batch.id}-") for request_id in ids_of_requests)
+    assert len(set(ids_of_requests)) == len(ids_of_requests) > 3
     assert [base64.b64decode(image["b64_json"]) for image in images] == [
         png_of(GenerationRequest("a dog", seed=seed)) for seed in (5, 6, 7)
     ]

@@ -90,7 +90,7 @@ def test_an_image_that_kills_replicas_is_given_up_and_its_batch_neighbours_are_g
     assert failed == ["line-3"] and Fragile.deaths == 2
 
 
-def test_an_image_that_the_model_refuses_becomes_a_failed_row_with_the_reason(store):
+def test_an_image_that_the_model_refuses_becomes_a_failed_row_with_the_reason(store, caplog):
     bad, good = make_job(store, 3, prompt="refuse", n=2), make_job(store, 3)
     run_jobs(store, InstantBackend())
     now = progress_of(store, bad)
@@ -98,6 +98,10 @@ def test_an_image_that_the_model_refuses_becomes_a_failed_row_with_the_reason(st
     assert now.totals.errors[0] == {"custom_id": "line-0", "number": 0, "reason": "the model cannot draw this"}
     assert all(row["image"] is None and row["status"] == "failed" for row in rows_of(store, bad))
     assert progress_of(store, good).totals.ok == 3
+    logged = {record.message for record in caplog.records}
+    assert {
+        f"request {bad.id}-{index} of a bulk job failed: the model cannot draw this" for index in range(6)
+    } == logged
 
 
 def test_transient_failures_are_retried_and_permanent_ones_given_up(store, monkeypatch):

@@ -43,12 +43,13 @@ def test_a_page_ends_at_its_limit_or_size_but_holds_at_least_one_image(table):
 
 
 def test_the_same_rows_give_the_same_zip(table):
-    first, again = (b"".join(zip_parts(rows_in_order(table))) for _ in range(2))
+    first, again = (b"".join(zip_parts("set_1", rows_in_order(table))) for _ in range(2))
     assert first == again
     with zipfile.ZipFile(io.BytesIO(first)) as archive:
         assert archive.testzip() is None and len(archive.namelist()) == 41
         rows = list(csv.DictReader(io.StringIO(archive.read("prompts.csv").decode())))
     assert [row["file"] == "" for row in rows].index(True) == 5 and rows[5]["reason"] == "no"
+    assert [row["request_id"] for row in rows] == [f"set_1-{index}" for index in range(40)]
 
 
 def test_a_sheet_shows_finished_images_only(table):

@@ -52,6 +52,7 @@ def test_every_prompt_is_generated_n_times_in_every_style_and_can_be_fetched_in_
         ("00000", 0, "a cat, flat", flat), ("00000", 1, "a cat, flat", flat + 1), ("00000", 2, "pixel a cat", pixel),
         ("00000", 3, "pixel a cat", pixel + 1), ("00001", 0, "a dog, flat", derived_seed(5, "00001", 0))]  # fmt: skip
     assert all(row["steps"] == 7 and row["model_key"] == "k1" for row in items)
+    assert [row["request_id"] for row in items] == [f"{job_id}-{index}" for index in range(8)]
     with zipfile.ZipFile(io.BytesIO(service.call("GET", f"/v1/emoji-sets/{job_id}/zip").content)) as archive:
         names = archive.namelist()
         assert (
