@@ -46,6 +46,7 @@ class ImageTask:
     timeout_s: float = 600.0  # the task is dropped after this time
     request_id: str = ""
     registered: str = ""  # a checkpoint of the catalog (`model_catalog`), which replicas of `model` load beside it
+    tells_place: bool = False  # whether a stream begins with its `QueuePlace`, and says when that changes
 
 
 Message = dict[str, Any]
@@ -80,6 +81,14 @@ class PartialImage:
 
     index: int  # number of the preview, from 0
     png: bytes
+
+
+@dataclass(frozen=True)
+class QueuePlace:
+    """Where an image is in the queue of its replica."""
+
+    place: int  # 1 is the next one; 0: it is being drawn
+    eta_s: float  # predicted time until it is ready
 
 
 class Overloaded(Exception):
@@ -129,8 +138,10 @@ class Backend(Protocol):
         """
         ...
 
-    def stream(self, task: ImageTask, num_partials: int, /) -> AsyncIterator[PartialImage | bytes]:
+    def stream(self, task: ImageTask, num_partials: int, /) -> AsyncIterator[QueuePlace | PartialImage | bytes]:
         """Yield up to `num_partials` previews, then the PNG file. Closing the iterator frees the place in the batch.
+
+        Before and between them come places in the queue, if the task wants them.
 
         Raises:
             Overloaded, TaskTimeout, ConfigError: As `generate`.

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from emoji_ldm.serve.backend import Backend, ImageTask, Overloaded, PartialImage
+from emoji_ldm.serve.backend import Backend, ImageTask, Overloaded, PartialImage, QueuePlace
 from emoji_ldm.serve.errors import RequestError
 
 KEEPALIVE_S = 15.0  # proxies cut connections that stay silent for a minute or so
@@ -75,14 +75,14 @@ async def generate_all(backend: Backend, tasks: Sequence[ImageTask]) -> dict[int
 
 async def stream_all(
     backend: Backend, tasks: Sequence[ImageTask], num_partials: int
-) -> AsyncGenerator[tuple[int, PartialImage | bytes] | None, None]:
-    """Yield (index, preview or PNG file) in the order in which they arrive, and None after `KEEPALIVE_S` of silence.
+) -> AsyncGenerator[tuple[int, QueuePlace | PartialImage | bytes] | None, None]:
+    """Yield (index, place, preview or PNG file) in the order of their arrival, and None after `KEEPALIVE_S` of silence.
 
     Raises:
         Overloaded, TaskTimeout, ConfigError, TimeoutError: As `generate_all`.
     """
     # One queue merges all streams. A stream that ends puts its own asyncio.Task into it, which carries its exception.
-    arrivals: asyncio.Queue[tuple[int, PartialImage | bytes] | asyncio.Task[None]] = asyncio.Queue()
+    arrivals: asyncio.Queue[tuple[int, QueuePlace | PartialImage | bytes] | asyncio.Task[None]] = asyncio.Queue()
 
     async def forward(index: int, task: ImageTask) -> None:
         async for item in backend.stream(task, num_partials):

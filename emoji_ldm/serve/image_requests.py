@@ -76,6 +76,8 @@ class ImageRequest(BaseModel):
     """Respond with server-sent events: previews, and each image as soon as it is ready."""
     partial_images: Annotated[int, Field(ge=0, le=3)] = 0
     """Maximum number of previews per image; with `stream` only."""
+    queue_events: bool = False
+    """With `stream`: also events `image_generation.queued` with `place` (0: being drawn) and `eta_s` of each image."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     """First seed; default: a random one, which the response contains."""
     num_inference_steps: Annotated[
@@ -103,6 +105,8 @@ class ImageRequest(BaseModel):
             raise ValueError("output_compression is refused: PNG is lossless, only WebP and JPEG have a quality")
         if self.partial_images and not self.stream:
             raise ValueError("partial_images is refused: previews come with stream=true")
+        if self.queue_events and not self.stream:
+            raise ValueError("queue_events is refused: they come with stream=true")
         if self.quality != "auto" and "num_inference_steps" in self.model_fields_set:
             raise ValueError("quality is refused: num_inference_steps already says how many steps")
         return self

@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 from emoji_ldm.config.serve import ServeConfig
 from emoji_ldm.errors import StoreError
 from emoji_ldm.generate.request import GenerationRequest
-from emoji_ldm.serve.backend import Backend, ImageTask, PartialImage, RequestLimits
+from emoji_ldm.serve.backend import Backend, ImageTask, PartialImage, QueuePlace, RequestLimits
 from emoji_ldm.serve.caller import Caller, owner_of
 from emoji_ldm.serve.errors import LOG, RequestError, to_request_error
 from emoji_ldm.serve.fan_out import InputImageBudget, generate_all, stream_all
@@ -108,7 +108,8 @@ class ImageService:
         prompt = {"prompt": parsed.prompt} if self.settings.log_prompts else {}
         request.state.facts.update(facts | prompt)
         tenant, timeout_s, request_id = request.state.caller.name, self.settings.timeout_s, request.state.id
-        tasks = [ImageTask(parsed.model, each, tenant, timeout_s=timeout_s, request_id=request_id) for each in requests]
+        tasks = [ImageTask(parsed.model, each, tenant, timeout_s=timeout_s, request_id=request_id,
+                           tells_place=parsed.queue_events) for each in requests]  # fmt: skip
         return ImageJob(parsed, tasks)
 
     async def _respond(self, request: Request, job: ImageJob, *, is_paid: bool = False) -> Response:
@@ -239,8 +240,13 @@ async def _events(service: ImageService, job: ImageJob) -> AsyncGenerator[bytes,
         yield _sse("error", {"type": "error", **refusal.body()})
 
 
-async def _event(job: ImageJob, index: int, item: PartialImage | bytes) -> bytes:
-    """Return the event of a preview or a finished image, with the fields of OpenAI's streaming events."""
+async def _event(job: ImageJob, index: int, item: QueuePlace | PartialImage | bytes) -> bytes:
+    """Return the event of a place, a preview or a finished image, with the fields of OpenAI's streaming events."""
+    if isinstance(item, QueuePlace):
+        kind = f"{job.request.event_prefix}.queued"
+        return _sse(kind, {"type": kind, "created_at": int(time.time()), "image_index": index,
+                           "seed": job.tasks[index].request.seed, "place": item.place,
+                           "eta_s": round(item.eta_s, 1)})  # fmt: skip
     png, name = (item.png, "partial_image") if isinstance(item, PartialImage) else (item, "completed")
     image = await in_image_thread(convert, png, job.request.output)
     kind = f"{job.request.event_prefix}.{name}"

@@ -26,6 +26,7 @@ from emoji_ldm.serve.backend import (
     OtherRelease,
     Overloaded,
     PartialImage,
+    QueuePlace,
     RequestLimits,
     TaskTimeout,
     from_message,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:  # torch is for replicas only
 
 LOG = logging.getLogger("ray.serve")
 METRICS_INTERVAL_S = 1.0
+PLACE_INTERVAL_S = 1.0  # between looks at the place of an image that waits
 Refusal = Overloaded | TaskTimeout | ConfigError | OtherRelease
 
 
@@ -82,8 +84,10 @@ class ModelReplica:
         pending = await self._submit(task)
         return pending if isinstance(pending, Exception) else await _png(pending)
 
-    async def stream(self, task: Message, num_partials: int) -> AsyncGenerator[PartialImage | bytes | Refusal, None]:
-        """Up to `num_partials` previews, then what `generate` returns."""
+    async def stream(
+        self, task: Message, num_partials: int
+    ) -> AsyncGenerator[QueuePlace | PartialImage | bytes | Refusal, None]:
+        """Up to `num_partials` previews, and places in the queue if the task wants them, then the image or refusal."""
         previews: asyncio.Queue[PartialImage | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -99,12 +103,35 @@ class ModelReplica:
         image = asyncio.create_task(_png(pending))
         image.add_done_callback(lambda _: previews.put_nowait(None))
         try:
-            while (partial := await previews.get()) is not None:
-                yield partial
+            place = 0
+            if task.get("tells_place"):
+                place, eta_s = self.batcher.place(pending)
+                yield QueuePlace(place, eta_s)
+            async for item in self._until_drawn(pending, previews, place):
+                yield item
             yield await image
         finally:
             # Also if the caller closes this generator early: the cancellation frees the row of the batch (`_png`).
             image.cancel()
+
+    async def _until_drawn(
+        self, pending: PendingImage, previews: asyncio.Queue[PartialImage | None], place: int
+    ) -> AsyncGenerator[PartialImage | QueuePlace, None]:
+        """Yield the previews, and the place whenever it has changed; one that is told as 0 is not looked at again."""
+        while True:
+            try:
+                # Once it is being drawn, its place is no news any more.
+                async with asyncio.timeout(PLACE_INTERVAL_S if place else None):
+                    partial = await previews.get()
+            except TimeoutError:
+                now = QueuePlace(*self.batcher.place(pending))
+                if now.place != place:
+                    place = now.place
+                    yield now
+                continue
+            if partial is None:
+                return
+            yield partial
 
     def limits(self) -> RequestLimits:
         """Return what requests may ask of the model that is loaded now."""

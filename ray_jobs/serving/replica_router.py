@@ -33,6 +33,7 @@ from emoji_ldm.serve.backend import (
     OtherRelease,
     Overloaded,
     PartialImage,
+    QueuePlace,
     ReplicaLost,
     RequestLimits,
     TaskTimeout,
@@ -58,6 +59,7 @@ class _CallDropped(Exception):
     """The replica cancelled the call, although its caller did not."""
 
 
+StreamItem = QueuePlace | PartialImage | bytes
 # No replica had the call, so nothing is known about the image.
 UNAVAILABLE_ERRORS = (ActorUnavailableError, ReplicaUnavailableError, DeploymentUnavailableError, OtherRelease)
 RETRYABLE_ERRORS = (*UNAVAILABLE_ERRORS, RayActorError, ObjectLostError, _CallDropped)
@@ -127,7 +129,7 @@ class ReplicaRouter:
                     return item
         raise AssertionError("a stream ends with an image or an error")
 
-    async def stream(self, task: ImageTask, num_partials: int) -> AsyncGenerator[PartialImage | bytes, None]:
+    async def stream(self, task: ImageTask, num_partials: int) -> AsyncGenerator[StreamItem, None]:
         """Up to `num_partials` previews, then the PNG bytes; a replay repeats no preview. Raises as `generate`."""
         # The bulk runner has a window of its own, which adapts to refusals (`item_executor.AimdWindow`).
         if task.bulk:
@@ -151,7 +153,7 @@ class ReplicaRouter:
             self._memories = {each: memory for each, memory in self._memories.items() if not memory.is_idle}
         return self._memories.setdefault(key, RefusalMemory())
 
-    async def _stream(self, task: ImageTask, num_partials: int) -> AsyncGenerator[PartialImage | bytes, None]:
+    async def _stream(self, task: ImageTask, num_partials: int) -> AsyncGenerator[StreamItem, None]:
         # The deadline is fixed once for all tries. The time that is left is passed to each replica, whose clock may
         # differ.
         retries, shown = RetryState(time.monotonic() + min(task.timeout_s, self.settings.timeout_s)), -1
@@ -164,7 +166,9 @@ class ReplicaRouter:
                             yield item
                             return
                         # A replay starts at the first step again; the client has seen these previews.
-                        if item.index > shown:
+                        if isinstance(item, QueuePlace):
+                            yield item
+                        elif item.index > shown:
                             shown = item.index
                             yield item
             except (BackPressureError, Overloaded) as error:
@@ -193,22 +197,22 @@ class ReplicaRouter:
         return any(deployments[handle.deployment_name].replica_states.get("RUNNING", 0)
                    for handle in self.handles.values())  # fmt: skip
 
-    async def _call(self, task: ImageTask, num_partials: int) -> AsyncGenerator[PartialImage | bytes, None]:
+    async def _call(self, task: ImageTask, num_partials: int) -> AsyncGenerator[StreamItem, None]:
         """One try: what a replica sends, with its refusal raised; leaving early frees the row of its batch."""
         # A registered model has no deployment of its own.
         if task.model not in self.handles:
             task = replace(task, model=next(iter(self.handles)), registered=task.model)
         handle, deadline, done = self.handles[task.model], time.monotonic() + task.timeout_s, False
-        message = to_message(task)
+        message, is_stream = to_message(task), bool(num_partials) or task.tells_place
         answer = (
             handle.options(stream=True).stream.remote(message, num_partials)
-            if num_partials
+            if is_stream
             else handle.generate.remote(message)
         )
         try:
             while not done:
-                item = await _until(deadline, answer.__anext__() if num_partials else answer)
-                done = not isinstance(item, PartialImage)
+                item = await _until(deadline, answer.__anext__() if is_stream else answer)
+                done = not isinstance(item, PartialImage | QueuePlace)
                 # Refusals arrive as values (`replica.Refusal`) and are raised only on this side of the call.
                 if isinstance(item, Exception):
                     raise item

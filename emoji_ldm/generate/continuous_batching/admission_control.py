@@ -78,6 +78,7 @@ class AdmissionControl:
         num_waiting = sum(map(len, queues))
         num_own = sum(queue.count(pending.tenant) for queue in queues)
         wait_s = 0.0 if idle else _wait_s(pending, buckets, encode_s)
+        pending.predicted_s = wait_s or predict_alone_s(pending)
         excess_s = -math.inf if idle else self._excess_wait_s(pending, wait_s)
         # Requests without a tenant have no owner whom a share could be given to, so only the limit of the whole queue
         # holds for them. max(1, ...) lets a tenant wait with one image even where the queue is tiny.

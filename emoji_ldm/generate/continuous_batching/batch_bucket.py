@@ -135,6 +135,7 @@ class PendingImage:
     timeline: ImageTimeline | None = None  # of an image that is traced
     future: Future[bytes] = field(default_factory=Future)  # PNG bytes
     submitted_at: float = field(default_factory=time.monotonic)
+    predicted_s: float = 0.0  # from its submission until it is ready, as admission predicted
     row: DenoisingRow | None = None  # set once it is encoded
     num_previews_sent: int = 0
     ended: bool = False  # drawn, cancelled, expired or failed

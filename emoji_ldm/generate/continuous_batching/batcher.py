@@ -115,6 +115,11 @@ class ContinuousBatcher:
             self._state.admit(pending, self.max_queued)
         return pending
 
+    def place(self, pending: PendingImage) -> tuple[int, float]:
+        """The image's place among those that wait (0: it is being drawn), and predicted seconds until it is ready."""
+        left_s = pending.predicted_s - (time.monotonic() - pending.submitted_at)
+        return self._state.place(pending), max(0.0, left_s)
+
     def swap_model(self, model: LatentDiffusionModel, loras: Mapping[str, Path] | None = None) -> None:
         """Use other weights for requests from now on; images that were requested before keep the old ones.
 

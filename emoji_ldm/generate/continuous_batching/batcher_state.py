@@ -10,7 +10,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from weakref import ref
 
 from torch import Tensor
@@ -103,6 +103,17 @@ class BatcherState:
         # another thread has ended the image meanwhile.
         weak = ref(pending)
         pending.future.add_done_callback(lambda future: self._on_future_done(future, weak()))
+
+    def place(self, pending: PendingImage) -> int:
+        """The image's place among those of its class that wait, 1 for the oldest; 0 if it waits no more.
+
+        The order between tenants is that of `FairQueue`, so an image may overtake older ones of others.
+        """
+        with self.changed:
+            queues = (queue[pending.bulk] for bucket in self.scheduler for queue in (bucket.waiting, bucket.ready))
+            waiting = list(chain.from_iterable(queues))
+        older = sum(other.submitted_at < pending.submitted_at for other in waiting)
+        return 1 + older if pending in waiting else 0
 
     def finish(self, pending: PendingImage, state: str) -> bool:
         """Count the final state of an image, once.

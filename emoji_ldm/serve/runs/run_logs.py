@@ -29,7 +29,7 @@ Point = tuple[float, float]
 
 
 @dataclass
-class Curve:
+class ThinnedCurve:
     """(step, value) of at most `MAX_POINTS` lines, evenly chosen; the newest one is always among them."""
 
     points: list[Point] = field(default_factory=list)
@@ -125,7 +125,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def _summary(lines: Iterator[dict[str, Any]], updated_at: float) -> LogSummary:
-    curves, notes, last = {name: Curve() for name in CURVES}, deque[str](maxlen=MAX_NOTES), dict[str, Any]()
+    curves, notes, last = {name: ThinnedCurve() for name in CURVES}, deque[str](maxlen=MAX_NOTES), dict[str, Any]()
     for line in lines:
         last, step = line, float(line["step"])
         memory = _memory(line)

@@ -22,7 +22,7 @@ from PIL import Image
 from emoji_ldm.generate.png_metadata import to_png
 from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.serve.app import build_api
-from emoji_ldm.serve.backend import Overloaded, PartialImage, RequestLimits
+from emoji_ldm.serve.backend import Overloaded, PartialImage, QueuePlace, RequestLimits
 
 LIMITS = RequestLimits("demo-1", "0a1b2c", width_px=64, height_px=64, side_step_px=16, max_side_px=128, max_images=10,
                 max_steps=100, schedulers=("ddim", "euler"), loras=("blobs",))  # fmt: skip
@@ -58,6 +58,8 @@ class FakeBackend:
         if self.num_refusals:
             self.num_refusals -= 1
             raise Overloaded(0.1)
+        for place in (2, 0) if task.tells_place else ():
+            yield QueuePlace(place, 1.5 * place)
         if error := self.error(task) if callable(self.error) else self.error:
             raise error
         call = object()

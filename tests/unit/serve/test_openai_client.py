@@ -74,6 +74,18 @@ def test_a_stream_gives_previews_then_the_image(client, partials):
     assert last.b64_json == whole.data[0].b64_json
 
 
+def test_a_client_that_wants_it_is_told_its_place_in_the_queue(client):
+    wanted = {"seed": 7, "queue_events": True}
+    *events, last = client.images.generate(prompt="a", stream=True, partial_images=1, extra_body=wanted)
+    places = [(event.place, event.eta_s) for event in events if event.type == "image_generation.queued"]
+    assert places == [(2, 3.0), (0, 0.0)] and last.type == "image_generation.completed"
+    # Who does not ask gets the events of OpenAI alone, and without a stream there is nobody to tell.
+    events = client.images.generate(prompt="a", stream=True, partial_images=1)
+    assert not any(event.type.endswith("queued") for event in events)
+    with pytest.raises(openai.BadRequestError, match="queue_events"):
+        client.images.generate(prompt="a", extra_body={"queue_events": True})
+
+
 def test_events_of_several_images_carry_their_image_index(client):
     events = list(client.images.generate(prompt="a", stream=True, n=4, partial_images=1, extra_body={"seed": 0}))
     done = [event for event in events if event.type.endswith("completed")]

@@ -31,7 +31,7 @@ MAX_STYLE = 4000  # characters
 DAY_S = 86_400
 NUM_SEEDS = 2**31  # of seeds that the service chooses; far below 2**53, up to which JavaScript holds integers exactly
 # Accepting them without effect would let a client wait for previews that never come.
-STREAMING_FIELDS = ("stream", "partial_images")  # meaningless for images that are fetched later
+STREAMING_FIELDS = ("stream", "partial_images", "queue_events")  # meaningless for images that are fetched later
 Models = Mapping[str, RequestLimits]
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)

@@ -43,6 +43,19 @@ def test_a_refused_image_is_counted_and_not_queued(state, bucket):
     assert state.counters.refused == 1 and len(state.pending) == 1
 
 
+def test_an_image_knows_its_place_and_when_it_will_be_ready(state, bucket):
+    ready = add_ready(state.scheduler, bucket.model, count=1)
+    images = [pending_image(bucket, submitted_at=ready[0].submitted_at + number) for number in (1, 2)]
+    bulk = pending_image(bucket, bulk=True, submitted_at=0)
+    for pending in (*images, bulk):
+        state.admit(pending, 8)
+    assert [state.place(each) for each in (*ready, *images, bulk)] == [1, 2, 3, 1]
+    # Ten steps of a second each, in slots that are free.
+    assert images[0].predicted_s >= 10
+    bucket.ready[False].clear()
+    assert [state.place(each) for each in (*ready, *images)] == [0, 1, 2], "it is being drawn"
+
+
 def test_a_decode_backlog_of_bulk_images_stops_no_interactive_step():
     state, model = BatcherState(2), fake_model()
     bulk = add_ready(state.scheduler, model, bulk=True, count=2)

@@ -5,13 +5,13 @@ import json
 import math
 
 from emoji_ldm.serve.runs import run_logs
-from emoji_ldm.serve.runs.run_logs import MAX_POINTS, Curve, RunLogs
+from emoji_ldm.serve.runs.run_logs import MAX_POINTS, RunLogs, ThinnedCurve
 from emoji_ldm.store import Store
 from tests.stored_dataset import log_line, write_log
 
 
 def test_a_curve_stays_bounded_and_keeps_the_newest_point():
-    curve = Curve()
+    curve = ThinnedCurve()
     for step in range(100_000):
         curve.add(step, step / 2)
     points = curve.whole()
