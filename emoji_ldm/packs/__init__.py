@@ -5,5 +5,6 @@ emoji_names      names by each target's rules                    upscaling      
 target_limits    all limits, with source and date                composition      trim, centre, outline
 file_size        palette and quality steps                       colour_font      an OpenType font of bitmaps
 pack_layout      the files of each target                        pack_rules       every file read back and checked
+outline_tracing  pictures as outlines of single colours          layered_font     an OpenType font of outlines
 pack_builder     the whole way, and what was changed or skipped
 """

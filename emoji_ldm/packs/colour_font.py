@@ -1,7 +1,7 @@
 """An OpenType colour font of bitmaps: the tables CBDT and CBLC, which FreeType, Chromium and Android draw.
 
 Each emoji is one glyph with one PNG, on a code point of the private use area (from U+E000), so that no letter and no
-standard emoji is replaced. COLR, the other kind, needs outlines, and pictures of a model have none.
+standard emoji is replaced. `layered_font` makes the other kind, of outlines.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def build_font(family: str, pngs: Mapping[str, bytes], size_px: int) -> bytes:
         size_px: Their side, at most 255.
     """
     points = code_points(list(pngs))
-    glyphs = [".notdef", "space", *(_glyph(points[name]) for name in pngs)]
+    glyphs = [".notdef", "space", *(glyph_name(points[name]) for name in pngs)]
     builder = FontBuilder(UNITS_PER_EM, isTTF=True)
     builder.setupGlyphOrder(glyphs)
-    builder.setupCharacterMap({0x20: "space", **{point: _glyph(point) for point in points.values()}})
+    builder.setupCharacterMap({0x20: "space", **{point: glyph_name(point) for point in points.values()}})
     # No outlines: readers that know no CBDT show nothing, rather than a box that looks like a fault.
     builder.setupGlyf(dict.fromkeys(glyphs, TTGlyphPen(None).glyph()))
     builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (UNITS_PER_EM, 0)) | {"space": (UNITS_PER_EM // 4, 0)})
@@ -51,7 +51,7 @@ def build_font(family: str, pngs: Mapping[str, bytes], size_px: int) -> bytes:
     builder.setupOS2(sTypoAscender=ascent, sTypoDescender=descent, usWinAscent=ascent, usWinDescent=-descent)
     builder.setupPost(keepGlyphNames=False)
     builder.font["head"].created = builder.font["head"].modified = EPOCH_1904_S
-    _add_bitmaps(builder.font, {_glyph(points[name]): png for name, png in pngs.items()}, size_px)
+    _add_bitmaps(builder.font, {glyph_name(points[name]): png for name, png in pngs.items()}, size_px)
     builder.font.recalcTimestamp = False
     stream = io.BytesIO()
     builder.save(stream)
@@ -93,5 +93,6 @@ def _strike(font: TTFont, names: list[str], size_px: int) -> Strike:
     return strike
 
 
-def _glyph(point: int) -> str:
+def glyph_name(point: int) -> str:
+    """Return the name of the glyph of a code point."""
     return f"uni{point:04X}"

@@ -21,6 +21,7 @@ from PIL import Image
 from emoji_ldm.packs.colour_font import build_font, code_points
 from emoji_ldm.packs.composition import place
 from emoji_ldm.packs.file_size import encode
+from emoji_ldm.packs.layered_font import build_layered_font
 from emoji_ldm.packs.target_limits import (
     FAVICON_SIZES_PX,
     ICO_SIZES_PX,
@@ -34,6 +35,7 @@ from emoji_ldm.packs.upscaling import premultiply, resize, unpremultiply
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 STORED_SUFFIXES = (".png", ".webp", ".ico", ".gz")  # compressed already
 SPRITE_COLUMNS = 16
+MAX_TRACED = 200  # pictures of a font whose outlines are traced, which takes about 0.1 s each
 SHOWN_EM = 1.25  # side of an emoji in a line of text, of the font's size
 
 
@@ -159,9 +161,16 @@ def _font(target: PackTarget, title: str, pictures: Sequence[PackPicture]) -> Fi
     points = code_points(names)
     table = {name: {"code_point": f"U+{point:04X}", "text": chr(point)} for name, point in points.items()}
     style = f'@font-face{{font-family:"{title}";src:url(emoji.ttf)}}\n.emoji{{font-family:"{title}"}}\n'
-    spans = "".join(_cell(f'<span class="emoji">&#x{point:X};</span>', name) for name, point in points.items())
-    return {"emoji.ttf": build_font(title, {each.name: each.data for each in pictures}, target.size_px or 0),
-            "code_points.json": _json(table), "emoji.css": style.encode(),
+    shown = '<span class="emoji">&#x{0:X};</span>'
+    files = {"emoji.ttf": build_font(title, {each.name: each.data for each in pictures}, target.size_px or 0)}
+    pixels = {each.name: each.pixels for each in pictures}
+    if len(pictures) <= MAX_TRACED and (outlines := build_layered_font(title, pixels)):
+        files["emoji-outlines.ttf"] = outlines
+        style += f'@font-face{{font-family:"{title} outlines";src:url(emoji-outlines.ttf)}}\n'
+        style += f'.emoji.outlines{{font-family:"{title} outlines"}}\n'
+        shown += ' <span class="emoji outlines">&#x{0:X};</span>'
+    spans = "".join(_cell(shown.format(point), name) for name, point in points.items())
+    return {**files, "code_points.json": _json(table), "emoji.css": style.encode(),
             "index.html": _page(title, '<link rel="stylesheet" href="emoji.css">', spans)}  # fmt: skip
 
 

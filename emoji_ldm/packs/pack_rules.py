@@ -126,6 +126,23 @@ def _check_font(files: Mapping[str, bytes], target: PackTarget, names: Sequence[
             check_picture(f"emoji.ttf, {name}", bitmaps[glyphs[points[name]]].imageData, target)
     except (TTLibError, KeyError) as error:
         raise PackError(f"emoji.ttf: cannot be read back: {error}") from None
+    if "emoji-outlines.ttf" in files:
+        _check_outlines(files["emoji-outlines.ttf"], points)
+
+
+def _check_outlines(data: bytes, points: Mapping[str, int]) -> None:
+    from fontTools.ttLib import TTFont, TTLibError
+
+    path = "emoji-outlines.ttf"
+    try:
+        font = TTFont(io.BytesIO(data))
+        glyphs, colours = font.getBestCmap(), font["COLR"]
+        _require(colours.version == 1, path, f"has COLR of version {colours.version}, must be 1")
+        painted = {record.BaseGlyph for record in colours.table.BaseGlyphList.BaseGlyphPaintRecord}
+        for name, point in points.items():
+            _require(glyphs.get(point) in painted, path, f"paints no {name}")
+    except (TTLibError, KeyError) as error:
+        raise PackError(f"{path}: cannot be read back: {error}") from None
 
 
 def _require(holds: bool, path: str, rule: str) -> None:

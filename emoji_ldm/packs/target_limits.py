@@ -100,7 +100,7 @@ TARGETS = {
         PackTarget(
             "font", "Colour font", 128, 64 * KIB, "png",
             "https://learn.microsoft.com/typography/opentype/spec/cbdt", max_pictures=1000,
-            note="OpenType with bitmaps (CBDT), from U+E000 on.",
+            note="OpenType with bitmaps (CBDT) and one with outlines (COLR version 1), from U+E000 on.",
         ),
         PackTarget(
             "zip", "Plain pictures", None, None, "png", "the ZIP application note of PKWARE, version 6.3",
