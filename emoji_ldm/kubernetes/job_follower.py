@@ -173,7 +173,7 @@ def _created_at(obj: KubeObject) -> str:
 
 
 def _follow_to_end(kubectl: Kubectl, name: str, log: _LogStream) -> StatusRow:
-    printed, diagnosed_at, tolerance, ran = "", -math.inf, _OutageTolerance(), False
+    printed, diagnosed_at, tolerance, ran, suspended = "", -math.inf, _OutageTolerance(), False, False
     row: StatusRow | None = None
     # There is no sleep before the first question, so that a job which has ended already is reported at once.
     while row is None or row.state not in (DONE, FAILED):
@@ -192,7 +192,10 @@ def _follow_to_end(kubectl: Kubectl, name: str, log: _LogStream) -> StatusRow:
                 )
             text = f"{row.state}{f', {row.reason}' if row.reason else ''}"
             # Before its first start a suspended job just waits in its queue.
-            if ran and row.state == WAITING and _is_suspended(job):
+            was_suspended, suspended = suspended, ran and row.state == WAITING and _is_suspended(job)
+            if was_suspended and suspended:
+                continue  # the reason changes while it waits, and one line is enough
+            if suspended:
                 text = f"suspended{f', {row.reason}' if row.reason else ''}; it goes on from its last commit or " \
                        "checkpoint once it is admitted again"  # fmt: skip
             ran = ran or row.state == RUNNING

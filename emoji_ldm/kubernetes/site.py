@@ -2,12 +2,15 @@
 
     overlay: eks
     namespace: team-a
+    prefix: team-a  # of objects without a namespace, such as queues and priority classes
     images: {emoji-ldm-cpu: registry.example.org/emoji-ldm-cpu@sha256:...}
     config: {store: s3://bucket/store, crawl: {site: https://example.org}}
     environment: {AWS_REGION: eu-central-1, BUCKET: bucket}
     redis_address: redis.example.org:6379
     workers: {train: {gpu-on-demand: {replicas: 4, minReplicas: 4, maxReplicas: 4}}}
     quotas: {batch: {gpu-spot: {nvidia.com/gpu: "16"}}}
+    pools: {gpu-h100: {like: gpu-on-demand, gpus: [h100], jobs: [train]}}
+    queues: {team-b: {like: batch, jobs: [caption]}}
     runbooks: https://git.example.org/emoji_ldm/infra/runbooks/alerts.md
     allow: [volumes-are-mounted]
 
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,11 +32,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.kubernetes.kubectl import NAMESPACE
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
+from emoji_ldm.kubernetes.site_names import in_namespace, replaced, with_prefix
+from emoji_ldm.kubernetes.site_pools import Name, NewPool, NewQueue, Quantities, add_pool, add_queue
 
 CONFIG, ENVIRONMENT = "emoji-ldm.yaml", "store"  # a file of a generated ConfigMap, and the name of another one
 HASH_LENGTH = 10  # as long as that of kustomize
 ImageName = Literal["emoji-ldm-cpu", "emoji-ldm-gpu", "emoji-ldm-browser"]
-Quantities = dict[str, str | int]
 
 
 class WorkerCount(BaseModel):
@@ -51,12 +55,15 @@ class Site(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     overlay: str
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] = NAMESPACE
+    prefix: Name | None = None
     images: dict[ImageName, Annotated[str, Field(pattern=r"^\S+(@sha256:[0-9a-f]{64}|:[\w.-]+)$")]] = {}
     config: dict[str, Any] = {}
     environment: dict[str, str] = {}
     redis_address: str | None = None
     workers: dict[str, dict[str, WorkerCount]] = {}
     quotas: dict[str, dict[str, Quantities]] = {}
+    pools: dict[Name, NewPool] = {}
+    queues: dict[Name, NewQueue] = {}
     runbooks: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
     allow: tuple[str, ...] = ()
 
@@ -107,14 +114,19 @@ class Site(BaseModel):
         for owner, groups in self.workers.items():
             for group, count in groups.items():
                 _set_workers(objects, owner, group, count)
+        for new, pool in self.pools.items():
+            objects = add_pool(objects, new, pool)
+        for new, own_queue in self.queues.items():
+            objects = add_queue(objects, new, own_queue)
         for queue, flavors in self.quotas.items():
             for flavor, quantities in flavors.items():
                 _set_quotas(objects, queue, flavor, quantities)
         return objects
 
     def move(self, objects: list[KubeObject]) -> list[KubeObject]:
-        """The objects in the namespace of the site instead of that of the manifests."""
-        return objects if self.namespace == NAMESPACE else [_moved(obj, self.namespace) for obj in objects]
+        """The objects in the namespace of the site, and those without one with its prefix."""
+        objects = in_namespace(objects, self.namespace)
+        return objects if self.prefix is None else with_prefix(objects, self.prefix)
 
 
 def _require(is_met: bool, problem: str) -> None:
@@ -157,7 +169,7 @@ def _merge_config(objects: list[KubeObject], values: dict[str, Any]) -> list[Kub
     maps[0]["data"][CONFIG] = text = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
     old = maps[0]["metadata"]["name"]
     new = f"{old.rpartition('-')[0] or old}-{hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]}"
-    return [_replaced(obj, lambda path, text: new if text == old and path[-1:] == ("name",) else text)
+    return [replaced(obj, lambda path, text: new if text == old and path[-1:] == ("name",) else text)
             if _is_or_mounts(obj, old) else obj for obj in objects]  # fmt: skip
 
 
@@ -190,27 +202,3 @@ def _set_quotas(objects: list[KubeObject], queue: str, flavor: str, quantities: 
     for name, amount in quantities.items():
         _require(name in resources, f"quotas.{queue}.{flavor}.{name}: the queue has no such quota")
         resources[name]["nominalQuota"] = str(amount)
-
-
-def _moved(obj: KubeObject, namespace: str) -> KubeObject:
-    """The object in another namespace: its own, and those that it refers to."""
-
-    def rename(path: tuple[str, ...], text: str) -> str:
-        is_reference = path[-1:] in (("namespace",), ("kubernetes.io/metadata.name",), ("matchNames",))
-        if text == NAMESPACE and (is_reference or (obj["kind"] == "Namespace" and path == ("metadata", "name"))):
-            return namespace
-        # Expressions of Prometheus in rules, and in the JSON of dashboards.
-        for quote in ('"', '\\"'):
-            text = text.replace(f"namespace={quote}{NAMESPACE}{quote}", f"namespace={quote}{namespace}{quote}")
-        return text
-
-    return dict(_replaced(obj, rename))
-
-
-def _replaced(value: Any, change: Callable[[tuple[str, ...], str], str], path: tuple[str, ...] = ()) -> Any:
-    """A value whose texts were changed; `change` gets the keys that lead to a text, without positions in lists."""
-    if isinstance(value, dict):
-        return {key: _replaced(item, change, (*path, str(key))) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_replaced(item, change, path) for item in value]
-    return change(path, value) if isinstance(value, str) else value

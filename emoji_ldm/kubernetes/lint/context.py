@@ -13,7 +13,7 @@ from emoji_ldm.errors import ConfigError
 from emoji_ldm.kubernetes.lint.pods import ExpandedPod, pods
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 
-POOL = "emoji-ldm/pool"
+POOL, SPOT = "emoji-ldm/pool", "emoji-ldm/spot"  # a label of nodes, and a taint
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,16 @@ class LintContext:
                  for obj in self.of_kinds("NodePool")]  # fmt: skip
         found = [labels for labels in (flavors or nodes) if labels]
         return frozenset(str(labels[POOL]) for labels in found if POOL in labels)
+
+    @functools.cached_property
+    def spot_pools(self) -> frozenset[str]:
+        """The pools whose nodes carry the taint of spot nodes."""
+        flavors = [obj.get("spec") or {} for obj in self.of_kinds("ResourceFlavor")]
+        nodes = [(obj.get("spec") or {}).get("template") or {} for obj in self.of_kinds("NodePool")]
+        found = [(one.get("nodeLabels"), one.get("nodeTaints")) for one in flavors]
+        found += [((one.get("metadata") or {}).get("labels"), (one.get("spec") or {}).get("taints")) for one in nodes]
+        return frozenset(str(labels[POOL]) for labels, taints in found
+                         if labels and POOL in labels and any(one["key"] == SPOT for one in taints or []))  # fmt: skip
 
     @functools.cached_property
     def uses_kueue(self) -> bool:

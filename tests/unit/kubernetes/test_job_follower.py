@@ -89,7 +89,9 @@ Traceback (most recent call last):
 RuntimeError: Failed to connect to Ray at http://head:8265""".splitlines()
 
 
-def test_a_preempted_job_is_told_in_one_line_and_followed_again(ready, api):
+def test_a_preempted_job_is_told_in_one_line_and_followed_again(ready, api, monkeypatch):
+    monkeypatch.setattr(job_follower, "DIAGNOSE_EVERY_S", 0)
+
     def suspended(api, name):
         job = api.one("RayJob", name)
         api.update("RayJob", name, spec={"suspend": True}, status={"jobDeploymentStatus": "Suspended", "jobStatus": ""})
@@ -98,11 +100,13 @@ def test_a_preempted_job_is_told_in_one_line_and_followed_again(ready, api):
         api.add({"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "Workload", "spec": {}, "metadata": {
             "name": "w", "ownerReferences": owner}, "status": {"conditions": evicted}})  # fmt: skip
 
+    def forgotten(api, name):
+        api.remove("Workload", "w")  # the reason is another one while the job waits
+
     def admitted(api, name):
-        api.remove("Workload", "w")
         api.update("RayJob", name, spec={"suspend": False}, status={"jobDeploymentStatus": "Initializing"})
 
-    play(api, begins("a", "step 1", *CLIENT_TRACE, None), becomes("Running", "RUNNING"), suspended, admitted,
+    play(api, begins("a", "step 1", *CLIENT_TRACE, None), becomes("Running", "RUNNING"), suspended, forgotten, admitted,
          begins("b", "step 2", None), becomes("Running", "RUNNING"), becomes("Complete", "SUCCEEDED"))  # fmt: skip
     status, printed, said = ready("submit", "crawl")
     assert status == 0, said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from emoji_ldm.kubernetes.lint.context import POOL
+from emoji_ldm.kubernetes.lint.context import POOL, SPOT
 from emoji_ldm.kubernetes.lint.k8s_enums import RESOURCES
 from emoji_ldm.kubernetes.lint.pods import ExpandedPod, FieldPath
 from emoji_ldm.kubernetes.lint.quantities import quantity
@@ -17,7 +17,7 @@ GPU = "nvidia.com/gpu"
 # A taint keeps every Pod without a matching toleration away. GPU nodes are tainted because they are expensive, spot
 # nodes because they are lost at two minutes of notice: only what asks for them should run there.
 GPU_TAINT = {"key": GPU, "effect": "NoSchedule"}
-SPOT_TAINT = {"key": "emoji-ldm/spot", "effect": "NoSchedule"}
+SPOT_TAINT = {"key": SPOT, "effect": "NoSchedule"}
 
 
 @rule(POD)
@@ -62,7 +62,7 @@ def node_pools_have_a_flavor(target: RuleTarget) -> Violations:
 def pods_on_spot_nodes_tolerate_them(target: RuleTarget) -> Violations:
     """Project convention: spot nodes carry the taint emoji-ldm/spot:NoSchedule."""
     spec = target.value["spec"]
-    on_spot = (spec.get("nodeSelector") or {}).get(POOL) == "gpu-spot"
+    on_spot = (spec.get("nodeSelector") or {}).get(POOL) in target.context.spot_pools
     # Kueue adds the tolerations of the flavor that it assigns.
     flavored = target.context.uses_kueue and any("kueue.x-k8s.io/queue-name" in key for key in target.labels)
     if on_spot and not flavored and not _tolerated(spec, SPOT_TAINT):
