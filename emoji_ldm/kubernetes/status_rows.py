@@ -112,7 +112,9 @@ def _is_current(obj: KubeObject) -> bool:
 
 
 def _cluster_state(cluster: KubeObject) -> str:
-    state = str((cluster.get("status") or {}).get("state") or "") if _is_current(cluster) else ""
+    # KubeRay writes observedGeneration only together with another change of the status (utils/consistency.go), so that
+    # it says nothing: a cluster whose image was changed would wait for ever.
+    state = str((cluster.get("status") or {}).get("state") or "")
     return {"ready": READY, "failed": FAILED}.get(state, WAITING)
 
 

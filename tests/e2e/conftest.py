@@ -125,17 +125,23 @@ def site(helpers):
 
 
 @contextmanager
+def forwarded(service, port):
+    """The URL of a Service of the project on this machine while the block runs."""
+    process = subprocess.Popen([find_kubectl(), "--namespace", NAMESPACE, "port-forward", f"service/{service}",
+                                f":{port}"], stdout=subprocess.PIPE, text=True)  # fmt: skip
+    try:
+        yield f"http://127.0.0.1:{re.search(r'127.0.0.1:([0-9]+)', process.stdout.readline())[1]}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
 def forwarded_store(monkeypatch):
     """The S3 server of the overlay on a port of this machine; stores are opened there while the block runs."""
-    process = subprocess.Popen([find_kubectl(), "--namespace", NAMESPACE, "port-forward", "service/store", ":8333"],
-                               stdout=subprocess.PIPE, text=True)  # fmt: skip
-    try:
-        port = re.search(r"127\.0\.0\.1:(\d+)", process.stdout.readline())[1]
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    with forwarded("store", 8333) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         monkeypatch.setenv("AWS_REGION", "us-east-1")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.setenv(name, secret("emoji-ldm-store", name))
         yield
-    finally:
-        process.terminate()
-        process.wait()

@@ -1,6 +1,7 @@
 """The service on a real cluster: it answers without a training, asks for keys, and drains without a lost request."""
 
 import json
+import urllib.request
 from collections import Counter
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 
 from emoji_ldm.kubernetes.kubectl import NAMESPACE
 from tests.e2e import helper_pods
-from tests.e2e.conftest import OVERLAY, emoji_ldm, kubectl, objects, pods_of, secret, until
+from tests.e2e.conftest import OVERLAY, emoji_ldm, forwarded, kubectl, objects, pods_of, secret, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.usefixtures("installed")]
 URL = f"http://serve-serve-svc.{NAMESPACE}.svc.cluster.local:8000/v1/images/generations"
@@ -51,14 +52,30 @@ def test_without_a_key_it_answers_401(helpers):
     assert str(told["status"]).startswith("401"), told
 
 
+def test_the_first_key_may_do_everything():
+    """Register models, too. A Secret of an earlier version stays as it is: delete `serve-keys` to get a new key."""
+    ready_service()
+    key = secret("serve-keys", "first")
+    with forwarded("serve-serve-svc", 8000) as url:
+        for path in ("/v1/models", "/v1/registry", "/v1/usage", "/v1/emoji-sets"):
+            request = urllib.request.Request(url + path, headers={"Authorization": f"Bearer {key}"})
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                assert answer.status == 200, path
+
+
 @pytest.fixture
 def two_workers(tmp_path):
-    """The service with two workers, as overlays for several nodes have it; one afterwards, as before."""
+    """The service with a replica on each of two workers, as overlays for several nodes have it; afterwards as before.
+
+    A worker without a replica never becomes ready, so at most one replica is placed on each.
+    """
     site = tmp_path / "site.yaml"
 
     def install(num):
         count = {"replicas": num, "minReplicas": num}
-        site.write_text(yaml.safe_dump({"overlay": OVERLAY, "workers": {"serve": {"serve": count}}}))
+        replicas = {"serve": {"min_replicas": num, "max_replicas": num, "max_replicas_per_node": 1}}
+        values = {"overlay": OVERLAY, "workers": {"serve": {"serve": count}}, "config": replicas}
+        site.write_text(yaml.safe_dump(values))
         status, said, _ = emoji_ldm("cluster", "up", "--site", str(site))
         assert status == 0, said
         until(lambda: len([one for one in pods_of(*WORKERS) if is_ready(one)]) >= num, 900)

@@ -6,11 +6,13 @@ clients do. Nothing is asked twice: what the service refuses, a client would see
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 URL, RATE, SECONDS = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 BODY = {"prompt": "a happy blob", "steps": 4, "size": "64x64", "seed": 0}
@@ -30,6 +32,18 @@ def ask(number):
     print(json.dumps({"number": number, "status": told, "s": round(time.monotonic() - began, 2)}), flush=True)
 
 
+def wait_for_network():
+    """An enforcer of network policies lets a new Pod in only once it has noticed it, which takes a second or two."""
+    for _ in range(60):
+        try:
+            socket.create_connection((urlsplit(URL).hostname, urlsplit(URL).port), timeout=5).close()
+        except OSError:
+            time.sleep(1)
+        else:
+            return
+
+
+wait_for_network()
 began, threads = time.monotonic(), []
 while time.monotonic() - began < SECONDS:
     threads.append(threading.Thread(target=ask, args=(len(threads),)))

@@ -40,6 +40,13 @@ def test_a_status_of_an_older_generation_is_ignored():
     assert first_row(store).state == "waiting"
 
 
+def test_a_cluster_is_ready_whose_operator_did_not_note_the_last_generation():
+    """KubeRay does not update observedGeneration alone: `up` would wait for ever after a change of the image."""
+    cluster = obj("RayCluster", "emoji-ldm", status={"state": "ready", "observedGeneration": 1})
+    cluster["metadata"]["generation"] = 2
+    assert first_row(cluster).state == "ready"
+
+
 def test_a_server_whose_pods_are_of_before_is_not_ready():
     """A roll-out that hangs leaves the old Pod at work: `up` has to say so."""
     old = {"replicas": 2, "readyReplicas": 1, "updatedReplicas": 1}
