@@ -77,8 +77,9 @@ class PageNames(Protocol):
 class PageReader(Protocol):
     """Reads pages; it keeps what it opens (a browser, connections) from one call to the next."""
 
-    pages_at_once: int
-    """How many threads may call `read` at the same time; 1: it belongs to one thread."""
+    def prepare(self, num_blocks: int) -> int:
+        """Prepare to read some blocks of pages; returns how many threads may call `read` at the same time."""
+        ...
 
     def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
         """Read pages of one tag in order, up to and including the first empty one, and some that these lead to.

@@ -113,7 +113,7 @@ class SiteProfile(BaseModel):
 
 
 class ApiProfile(BaseModel):
-    """One JSON image search API. A path such as `data.items` names nested keys."""
+    """One JSON image search API. A path such as `data.items.0.url` names nested keys and places in lists."""
 
     model_config = MODEL_CONFIG
 

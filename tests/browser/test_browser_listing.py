@@ -20,7 +20,7 @@ from emoji_ldm.crawl.sources.browser import _connection
 from emoji_ldm.demo.gallery import Gallery
 from emoji_ldm.errors import CrawlError
 from tests.browser.processes import assert_nothing_left
-from tests.unit.crawl.stub_site import Site, answer, in_turn
+from tests.unit.crawl.stub_site import Site, answer, hang_up, in_turn
 
 pytestmark = pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver")
 
@@ -235,3 +235,17 @@ def test_a_probe_of_the_gallery_writes_a_profile_that_finds_its_tiles(tmp_path):
     proxied = {url for urls in truth.values() for url in urls}
     unwrapped = {load_site_profile(str(output)).original_url(url) for url in proxied}
     assert {tile["image_url"] for tile in first.tiles} <= unwrapped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", [answer(503, b"busy"), answer(429, b"slowly"), hang_up], ids=["503", "429", "gone"])
+def test_a_page_whose_data_do_not_come_is_no_end_of_its_tag(reader, site, route):
+    script = "fetch('/api').then(a => a.text()).then(t => { document.querySelector('main').innerHTML = t })"
+    loads = page(f"<main></main><script>{script}</script>")
+    site.routes["/api"] = in_turn(route, answer(200, tiles_of("abc").encode()))
+    assert read_tag(reader, site, loads) == [("listed", 3, "3 tiles")]
+    reader.repeats.first_page_by_image.clear()
+    site.routes["/api"] = route
+    (outcome, _, reason), following = read_tag(reader, site, loads, page(f"<main>{tiles_of('def')}</main>"))
+    assert (outcome, reason.partition(": ")[0]) == ("failed", "a request of the page failed")
+    assert following[0] == "listed"

@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -76,6 +77,22 @@ def test_pages_are_asked_for_at_the_same_time_and_each_keeps_its_own_tiles(opene
         assert {tile["image_url"] for tile in page.tiles} == {f"{site.url}/{tag}{n}.png" for n in range(NUM_TILES)}
     assert (opened.pool.num_browsers, opened.pool.num_tabs) == (1, AT_ONCE)
     assert not [path for path in site.log if path.endswith(".png")], "images are not loaded"
+
+
+def test_a_single_page_opens_one_tab_and_others_are_opened_once_several_pages_are_read_at_once(opened, site):
+    site.routes |= {f"/list/{tag}": page_of(tag) for tag in "abcdefg"}
+    for tags, num_tabs in (("a", 1), ("bc", 2), ("defg", AT_ONCE), ("a", AT_ONCE)):
+        opened.repeats.first_page_by_image.clear()
+        assert summary(read(opened, site, tags)) == dict.fromkeys(tags, LISTED)
+        assert (opened.pool.num_browsers, opened.pool.num_tabs) == (1, num_tabs)
+
+
+def test_more_callers_than_tabs_wait_for_each_other(opened, site):
+    site.routes |= {f"/list/{tag}": page_of(tag) for tag in "abc"}
+    with ThreadPoolExecutor(3) as threads:
+        pages = list(threads.map(lambda tag: opened.load(f"{site.url}/list/{tag}", tag), "abc"))
+    assert [len(page.extracted.tiles) for page in pages] == [NUM_TILES] * 3
+    assert opened.pool.num_tabs == 1
 
 
 @pytest.mark.parametrize("opened", [15], indirect=True)

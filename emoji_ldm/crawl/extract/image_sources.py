@@ -10,6 +10,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 SRCSET_CANDIDATE = re.compile(r"(\S*[^,\s])(?:\s+([\d.]+)[wx])?\s*(?:,|$)")  # URL, width or density
 CSS_URL = re.compile(r"""url\(\s*(?:"([^"]*)"|'([^']*)'|([^)"']*))\s*\)""")
+CSS_DENSITY = re.compile(r"""url\(\s*["']?([^"')]*)["']?\s*\)\s+([\d.]+)(?:x|dppx)\b""")  # of an image-set()
 IMAGE_FILE = re.compile(r"\.(png|jpe?g|gif|webp|avif|svg|apng|bmp)$", re.IGNORECASE)
 # Attributes from which scripts fill `src`, the most common first; any other data attribute that names a file follows.
 LAZY_ATTRIBUTES = ("data-src", "data-original", "data-lazy-src", "data-url", "data-image", "data-echo", "data-lazy")
@@ -42,7 +43,9 @@ def best_address(source: PictureSource, base: str) -> str:
     precede `src`, which holds a placeholder until the image comes into view.
     """
     if source.kind == "background":
-        found = [next(filter(None, groups), "") for groups in CSS_URL.findall(source.src)]
+        densest = sorted(CSS_DENSITY.findall(source.src), key=lambda pair: -float(pair[1]))
+        found = [address for address, _ in densest]
+        found += [next(filter(None, groups), "") for groups in CSS_URL.findall(source.src)]
         return next(filter(None, (_absolute(address, base) for address in found)), "")
     for address in _in_order(source):
         if absolute := _absolute(address, base, keep_fragment=source.kind == "svg"):

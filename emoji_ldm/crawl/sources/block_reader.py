@@ -17,12 +17,13 @@ Item = tuple[int, ListedPage | Exception | None]  # index of a block; its next p
 
 
 def read_blocks(reader: PageReader, blocks: Sequence[PageBlock]) -> Iterator[tuple[int, ListedPage]]:
-    """Read blocks, up to `reader.pages_at_once` at a time; yields (index of the block, page) as pages are read.
+    """Read blocks, as many at a time as the reader allows; yields (index of the block, page) as pages are read.
 
     Raises:
         CrawlError: No page of the source can be read at all; blocks that are under way are finished first.
     """
-    if reader.pages_at_once == 1:
+    at_once = reader.prepare(len(blocks))
+    if at_once == 1:
         for index, block in enumerate(blocks):
             yield from ((index, page) for page in reader.read(block.tag, block.urls))
         return
@@ -36,7 +37,7 @@ def read_blocks(reader: PageReader, blocks: Sequence[PageBlock]) -> Iterator[tup
             items.put((index, error))
         items.put((index, None))
 
-    threads = ThreadPoolExecutor(min(reader.pages_at_once, len(blocks)), "pages")
+    threads = ThreadPoolExecutor(at_once, "pages")
     try:
         for index in range(len(blocks)):
             threads.submit(read, index)

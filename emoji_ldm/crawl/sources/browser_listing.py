@@ -22,12 +22,13 @@ from emoji_ldm.crawl.site_profile import load_site_profile
 from emoji_ldm.crawl.sources.browser_pool import BrowserPool
 from emoji_ldm.crawl.sources.browser_tab import BrowserLost, BrowserTab, PageFailed
 from emoji_ldm.crawl.sources.page_outcomes import RepeatedPageDetector, to_page_rejection
-from emoji_ldm.crawl.sources.rendered_page import PageRequest, RenderedPage, load_page
+from emoji_ldm.crawl.sources.rendered_page import PageRequest, RenderedPage, load_page, shows_more
 from emoji_ldm.crawl.sources.sitemap import SitemapPages
 from emoji_ldm.outcomes import Outcome, Rejected
 
 RETRYABLE_STATUSES = (429, 500, 502, 503, 504)
 NUM_TRIES, BACKOFF_S = 2, 0.5
+BAD_REQUEST = 400  # the first status of an error
 TUNNEL_FAILED = "ERR_TUNNEL_CONNECTION_FAILED"  # Chromium's words for a document whose address the proxy refused
 
 
@@ -37,7 +38,6 @@ class BrowserListingReader:
     def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
         """Load the profile; the browser starts with the first page."""
         self.config, self.rate_limiter, self.profile = config, rate_limiter, load_site_profile(config.profile)
-        self.pages_at_once = config.pages_per_browser
         self.repeats, self.pool = RepeatedPageDetector(), BrowserPool(config)
         # The rate limiter belongs to one event loop, whichever thread asks for a permit.
         self.runner = LoopThread("crawl-permits")
@@ -47,6 +47,12 @@ class BrowserListingReader:
             lambda origin: self.runner.run(rate_limiter.rules(origin)).robots.sitemaps,
         )
         self._repeats_lock, self._sitemap_lock = threading.Lock(), threading.Lock()
+
+    def prepare(self, num_blocks: int) -> int:
+        """See `PageReader.prepare`."""
+        num = min(num_blocks, self.config.pages_per_browser)
+        self.pool.expect(num)
+        return num
 
     def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
         """See `PageReader.read`."""
@@ -96,8 +102,14 @@ class BrowserListingReader:
                 page = self.load(url, tag)
         except Rejected as error:
             raise to_page_rejection(error) from None
-        with self._repeats_lock:
-            content = self.repeats.content(tag, url, page.extracted, page.status or None)
+        try:
+            with self._repeats_lock:
+                content = self.repeats.content(tag, url, page.extracted, page.status or None)
+        except Rejected as error:
+            # It would end its tag, although nobody knows what it would have shown.
+            if error.outcome is Outcome.EMPTY and page.failure and page.status < BAD_REQUEST:
+                raise Rejected(Outcome.FAILED, f"{page.failure}; {error.reason}", error.http_status) from None
+            raise
         notes = "; ".join(filter(None, (page.ending, page.failure)))
         reason = content.reason + (f" ({notes})" if notes else "")
         return replace(content, reason=reason, next_url=self._next_url(url, first, page))
@@ -172,10 +184,19 @@ def _load_in_tab(tab: BrowserTab, request: PageRequest) -> tuple[RenderedPage, d
         if reason := own or (next(iter(refusals.values()), "") if TUNNEL_FAILED in str(error) else ""):
             raise Rejected(Outcome.ADDRESS, reason) from error
         raise
-    # A network that failed while the page was scrolled leaves a shorter list, which looks like a complete one.
-    failed = tab.proxy.take_failures().get(urlsplit(page.url).hostname or "")
+    # A network that failed while the page was scrolled leaves a shorter list, which looks like a complete one. Where
+    # tiles are in the document, an error of its other parts matters to nobody.
+    failures = tab.proxy.take_failures()
+    if not page.extracted.elements or shows_more(request.profile):
+        failures = tab.failed_parts | failures
+    failed = next((why for host, why in failures.items() if _are_of_one_site(host, page.url)), "")
     page = replace(page, failure=f"a request of the page failed: {failed}") if failed else page
     return page, tab.proxy.take_refusals()
+
+
+def _are_of_one_site(host: str, url: str) -> bool:
+    """Whether a host may serve parts of a page: `cdn.example.org` those of `www.example.org`."""
+    return host.split(".")[-2:] == (urlsplit(url).hostname or "").split(".")[-2:]
 
 
 def _is_retryable(page: RenderedPage) -> bool:

@@ -1,7 +1,9 @@
 """Tabs of one browser, lent to the threads that read pages; the browser is replaced before it grows too large.
 
-A tab costs a tenth of a browser of its own, so that pages are read side by side in one. Three rules bound what they
-cost together:
+A tab costs a fraction of a browser of its own, so that pages are read side by side in one. There are as many tabs as
+pages were to be read at once so far: a single page does not wait until more than its own is open. A tab is opened while
+no page is read, since the driver of a new one waits until the pages of all others have answered. Three rules bound what
+they cost together:
 
 - A browser that has loaded many pages or is too large gets no further page. Once the last of its tabs is returned it
   is ended, and a fresh one takes its place; two never run at the same time.
@@ -44,11 +46,17 @@ class BrowserPool:
         self.proxy = BrowserProxy(config)  # of the window that a browser opens by itself; no page is read there
         self.browser: Browser | None = None
         self.num_browsers = self.num_tabs = self.num_loads = 0  # ever; ever; of this browser
+        self._num_expected = 1  # pages that are read at once
         self._free: list[BrowserTab] = []
         self._busy: list[BrowserTab] = []
         self._proxies: list[BrowserProxy] = []  # one for each tab
         self._num_alone = 0  # pages that are read alone, or wait for that
         self._changed = threading.Condition()
+
+    def expect(self, num_pages: int) -> None:
+        """Say how many tabs will be asked for at a time from now on; more than there are then wait for each other."""
+        with self._changed:
+            self._num_expected = num_pages
 
     @contextlib.contextmanager
     def tab(self, *, is_alone: bool = False) -> Iterator[BrowserTab]:
@@ -95,16 +103,20 @@ class BrowserPool:
         if self.browser is None:
             self.browser = self._start_browser()
             self.num_browsers += 1
-            self._open_tabs(self.browser)
+        if not self._busy:
+            self._open_tabs(self.browser, 1 if is_alone else self._num_expected)
         tab = self._free.pop()
         self.num_loads += 1
         self._busy.append(tab)
         return tab
 
     def _must_wait(self, is_alone: bool) -> bool:
-        if is_alone or not self._num_alone:
-            return bool(self._busy) and (is_alone or (self.browser is not None and self._is_spent(self.browser)))
-        return True
+        if self._num_alone and not is_alone:
+            return True
+        # Without a page that is read, tabs can be opened and the browser can be replaced.
+        if not self._busy:
+            return False
+        return is_alone or not self._free or (self.browser is not None and self._is_spent(self.browser))
 
     def _give_back(self, tab: BrowserTab) -> None:
         # Tabs of a browser that was lost meanwhile are gone with it.
@@ -126,10 +138,10 @@ class BrowserPool:
         timeout_s = self.config.page_timeout_s
         return retrying(Browser, user_agent=self.config.user_agent, timeout_s=timeout_s, proxy=self.proxy)
 
-    def _open_tabs(self, browser: Browser) -> None:
-        """Open all tabs while no page is loading; callers are no more than these."""
+    def _open_tabs(self, browser: Browser, num: int) -> None:
+        """Open the tabs that are missing to a number, while no page is loading."""
         try:
-            for _ in range(self.config.pages_per_browser):
+            while len(self._free) < num:
                 self._proxies.append(BrowserProxy(self.config))
                 self._free.append(browser.open_tab(self._proxies[-1]))
                 self.num_tabs += 1

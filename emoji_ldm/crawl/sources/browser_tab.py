@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
 from selenium import webdriver
@@ -23,6 +24,9 @@ from selenium.common.exceptions import TimeoutException, UnexpectedAlertPresentE
 
 from emoji_ldm.crawl.politeness.browser_proxy import BrowserProxy
 
+# What brings or draws the tiles of a page, besides its document.
+PARTS = ("XHR", "Fetch", "Script", "Stylesheet")
+TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 # What a driver says of a document that is replaced while it is asked.
 BETWEEN_DOCUMENTS = re.compile(r"context|navigat|detached|no such (?:frame|window|execution)|aborted", re.IGNORECASE)
 
@@ -58,6 +62,7 @@ class BrowserTab:
         self._browser_command = browser_command
         self.is_stuck = False  # a page does not let go of the driver or goes on: the next one gets a fresh tab
         self.last_status, self.last_headers, self.last_error = 0, dict[str, str](), ""  # of the page's document
+        self.failed_parts = dict[str, str]()  # {host: why} of other requests that its servers could not answer
         self._num_documents = 0
         driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _script("watch.js")})
         self._window = driver.current_window_handle
@@ -88,6 +93,7 @@ class BrowserTab:
         self._close_other_windows()
         self.read_responses()
         self.last_status, self.last_headers, self.last_error, self._num_documents = 0, {}, "", 0
+        self.failed_parts = {}
         self.driver.get(url)
 
     def run_script(self, name: str, *arguments: Any, deadline: float = math.inf) -> Any:
@@ -127,6 +133,8 @@ class BrowserTab:
         for entry in self.driver.get_log("performance"):  # type: ignore[no-untyped-call]
             event = json.loads(entry["message"])["message"]
             parameters = event["params"]
+            if event["method"] == "Network.responseReceived" and parameters.get("type") in PARTS:
+                self._note_part(parameters["response"])
             if parameters.get("type") != "Document":
                 continue
             if event["method"] == "Network.loadingFailed" and not self.last_status:
@@ -136,6 +144,11 @@ class BrowserTab:
                 self.last_headers = _lowercase_names(parameters["response"]["headers"])
                 self._num_documents += 1
         return self._num_documents
+
+    def _note_part(self, response: Mapping[str, Any]) -> None:
+        status, parts = response["status"], urlsplit(response["url"])
+        if status == TOO_MANY_REQUESTS or status >= SERVER_ERROR:
+            self.failed_parts[parts.hostname or ""] = f"HTTP {status} for {parts.path}"
 
     def _close_other_windows(self) -> None:
         """Close what pages opened. The browser lists the windows of all tabs, so only those of this context count."""

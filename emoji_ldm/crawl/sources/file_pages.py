@@ -61,10 +61,12 @@ class BadRecord:
 class FileReader:
     """The `PageReader` of files or folders; `tiles_of(uri)` gives the tiles of one."""
 
-    pages_at_once = 1
-
     def __init__(self, tiles_of: Callable[[str], Iterator[Tile | BadRecord]]) -> None:
         self.pages = SequentialPages(tiles_of)
+
+    def prepare(self, num_blocks: int) -> int:
+        """See `PageReader.prepare`."""
+        return 1
 
     def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
         """See `PageReader.read`."""

@@ -60,8 +60,6 @@ class _NetworkError(Exception):
 class ApiReader:
     """Reads the responses to a query; it keeps its connections."""
 
-    pages_at_once = 1
-
     def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
         """Load profile and key; nothing is requested yet."""
         self.config, self.rate_limiter, self.profile = config, rate_limiter, load_api_profile(config.profile)
@@ -69,6 +67,10 @@ class ApiReader:
         self.guard = SsrfGuard(config)
         self.session: aiohttp.ClientSession | None = None
         self.repeats = RepeatedPageDetector()
+
+    def prepare(self, num_blocks: int) -> int:
+        """See `PageReader.prepare`."""
+        return 1
 
     def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
         """See `PageReader.read`; CrawlError if the API rejects the key."""
@@ -187,9 +189,12 @@ class ApiReader:
 
 
 def value_at_path(value: Any, path: str) -> Any:
-    """Return the value at a dotted path inside JSON; None if there is none."""
+    """Return the value at a dotted path inside JSON, in which a number is a place in a list; None if there is none."""
     for name in path.split(".") if path else ():
-        value = value.get(name) if isinstance(value, dict) else None
+        if isinstance(value, list):
+            value = value[int(name)] if name.isdecimal() and int(name) < len(value) else None
+        else:
+            value = value.get(name) if isinstance(value, dict) else None
     return value
 
 

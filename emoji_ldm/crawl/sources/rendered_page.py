@@ -79,6 +79,11 @@ def load_page(tab: BrowserTab, request: PageRequest) -> RenderedPage:
     return page.result(first)
 
 
+def shows_more(profile: SiteProfile) -> bool:
+    """Whether pages are expected to show more by scrolling or pressing, at the same address."""
+    return profile.more in ("scroll", "button") or (profile.more == "auto" and "{page}" not in profile.url)
+
+
 class _OpenPage:
     """The page that is in the tab now."""
 
@@ -193,7 +198,7 @@ class _OpenPage:
         """Scroll and press, as the profile says, until nothing new is shown."""
         more, began = self.request.profile.more, time.monotonic()
         # Pages with numbers in their address need no button, and rarely more than the first screen.
-        self.is_thorough = more != "auto" or "{page}" not in self.request.profile.url
+        self.is_thorough = shows_more(self.request.profile)
         if more in ("auto", "scroll"):
             self._scroll(began)
         if more == "button" or (more == "auto" and self.is_thorough and not self.growth):

@@ -29,8 +29,6 @@ PRESCAN_BYTES = 1024  # bytes in which a page must declare its encoding (HTML st
 class HtmlReader:
     """Reads static pages; it keeps its connections."""
 
-    pages_at_once = 1
-
     def __init__(self, config: CrawlConfig, rate_limiter: RateLimiter) -> None:
         """Load the profile; nothing is requested yet."""
         self.config, self.profile, self.repeats = config, load_site_profile(config.profile), RepeatedPageDetector()
@@ -40,6 +38,10 @@ class HtmlReader:
             lambda url: self.runner.run(self.http_fetcher.get(url)).body,
             lambda origin: self.runner.run(rate_limiter.rules(origin)).robots.sitemaps,
         )
+
+    def prepare(self, num_blocks: int) -> int:
+        """See `PageReader.prepare`."""
+        return 1
 
     def read(self, tag: str, urls: Sequence[str]) -> Iterator[ListedPage]:
         """See `PageReader.read`."""

@@ -19,7 +19,8 @@ from tests.emoji_images import blobs, image_rows
 class Reader:
     """Two tiles on the first page, none on the others; the pages after an empty one are not read."""
 
-    pages_at_once = 1
+    def prepare(self, num_blocks):
+        return 1
 
     def read(self, tag, urls):
         for url in urls[:2]:

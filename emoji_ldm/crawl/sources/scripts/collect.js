@@ -43,12 +43,21 @@ const rectOf = (element) => {
   return [Math.round(x + scrollX), Math.round(y + scrollY), Math.round(width), Math.round(height)];
 };
 
+// What styles paint in an element, or in the parts that they add before and after its content.
+const paintOf = (element) => {
+  for (const part of [null, "::before", "::after"]) {
+    const style = getComputedStyle(element, part);
+    const found = [style.backgroundImage, part ? style.content : ""].find((value) => value.includes("url("));
+    if (found) return found;
+  }
+  return "";
+};
+
 const backgroundOf = (element) => {
   const own = element.getAttribute("style");
   const key = own && /background/i.test(own) ? "" : `${element.localName} ${element.className} ${element.id}`;
   if (key && backgrounds.has(key) && !own) return backgrounds.get(key);
-  const value = element.offsetWidth >= 12 && element.offsetHeight >= 12 ? getComputedStyle(element).backgroundImage : "";
-  const found = value.includes("url(") ? value : "";
+  const found = element.offsetWidth >= 12 && element.offsetHeight >= 12 ? paintOf(element) : "";
   if (key && !own) backgrounds.set(key, found);
   return found;
 };
@@ -63,6 +72,9 @@ const svgSource = (svg) => {
   const uses = svg.querySelectorAll("use");
   const target = (use) => use.getAttribute("href") || use.getAttribute("xlink:href") || "";
   if (uses.length === 1 && !target(uses[0]).startsWith("#")) return { src: target(uses[0]) };
+  // A picture in a frame of vectors: as an image of its own, an SVG loads no other file.
+  const pictures = svg.querySelectorAll("image");
+  if (pictures.length === 1 && target(pictures[0])) return { src: target(pictures[0]) };
   const copy = svg.cloneNode(true);
   copy.querySelectorAll("script, foreignObject").forEach((node) => node.remove());
   copy.querySelectorAll("use").forEach((use) => {

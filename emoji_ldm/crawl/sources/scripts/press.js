@@ -17,8 +17,12 @@ const isButton = (element) => {
   if (tag === "input") return element.type === "button";
   // The button of a form would send it, and leave the page.
   if (tag === "button") return element.type !== "submit" || !element.form;
-  return element.getAttribute("role") === "button";
+  return element.getAttribute("role") === "button" || isPlainButton(element);
 };
+// An element without any role that asks to be pressed, and looks as if it could be.
+const isPlainButton = (element) => element.childElementCount <= 2 && element.textContent.length <= 60
+  && MORE.test(textOf(element)) && !element.closest("a, button, label, summary, form, nav, header")
+  && (element.hasAttribute("onclick") || getComputedStyle(element).cursor === "pointer");
 const isUsable = (element) => !element.disabled && element.getAttribute("aria-disabled") !== "true"
   && element.checkVisibility() && element.target !== "_blank" && !element.closest("[role=dialog], dialog");
 const textOf = (element) => clean(element.textContent || element.value);

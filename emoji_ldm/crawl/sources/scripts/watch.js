@@ -4,6 +4,7 @@
 (() => {
   if (window.__emojiCrawl) return;
   const OLD_REQUEST_MS = 5000, MAX_TIMER_MS = 6000, MIN_TIMER_MS = 30, MAX_NESTING = 3, MANY = 8;
+  const listen = EventTarget.prototype.addEventListener;
   const watch = { version: 1, changed: performance.now(), requests: new Map(), timers: new Set(), answered: new Map() };
   Object.defineProperty(window, "__emojiCrawl", { value: watch });
   const touch = () => { watch.version += 1; watch.changed = performance.now(); };
@@ -71,19 +72,41 @@
   watch.isBusy = () => {
     const now = performance.now();
     return held > 0 || watch.timers.size > 0
+      || [...document.querySelectorAll(SHEETS)].some(isPending)
       || [...watch.requests.values()].some((r) => !r.isPoll && now - r.began < OLD_REQUEST_MS);
   };
 
-  const options = { childList: true, subtree: true, characterData: true,
-    attributeFilter: ["src", "srcset", "data-src", "data-srcset", "style", "class", "hidden", "href", "title", "alt"] };
+  // Style sheets, which bring pictures without a change of the document. Those of the markup hold its completion up;
+  // those that a script adds are found here until they have come, or failed.
+  const SHEETS = "link[rel~=stylesheet i], link[rel~=preload i][as=style i]";
+  const asked = new WeakMap(), settled = new WeakMap();
+  const purposeOf = (link) => `${link.rel} ${link.href}`;
+  const isPending = (link) => {
+    if (!link.href || link.disabled || (link.type && link.type !== "text/css")) return false;
+    const purpose = purposeOf(link);
+    if (link.sheet?.href === link.href || settled.get(link) === purpose) return false;
+    if (asked.get(link)?.purpose !== purpose) asked.set(link, { purpose, began: performance.now() });
+    return performance.now() - asked.get(link).began < OLD_REQUEST_MS;
+  };
+  const settle = ({ target }) => {
+    if (target.localName === "link") settled.set(target, purposeOf(target));
+    if (target.localName === "link" || target.localName === "style") touch();
+  };
+
+  const options = { childList: true, subtree: true, characterData: true, attributeFilter: ["src", "srcset", "data-src",
+    "data-srcset", "style", "class", "hidden", "href", "title", "alt", "rel", "media", "disabled"] };
   const observer = new MutationObserver(touch);
   watch.observe = (root) => {
     observer.observe(root, options);
+    for (const type of ["load", "error"]) listen.call(root, type, settle, true);
     touch();
   };
   // The first document of a frame takes over the window of the empty one before it, and nobody is told: state.js looks.
+  // A document that is complete looks different from before: its style sheets are there.
   watch.attend = () => {
     if (watch.document !== document) watch.observe(watch.document = document);
+    if (watch.progress !== document.readyState) touch();
+    watch.progress = document.readyState;
   };
   watch.attend();
   const attach = Element.prototype.attachShadow;
@@ -95,7 +118,6 @@
 
   // Nobody is there to answer, to print or to look at another window.
   Object.assign(window, { alert() {}, confirm: () => true, prompt: () => null, print() {}, open: () => null });
-  const listen = EventTarget.prototype.addEventListener;
   EventTarget.prototype.addEventListener = function (type, ...rest) {
     if (type !== "beforeunload" && type !== "unload") listen.call(this, type, ...rest);
   };

@@ -30,5 +30,7 @@ def test_the_largest_named_picture_comes_first_and_placeholders_never(source, ad
 def test_backgrounds_and_sprites_have_addresses_too():
     css = PictureSource("background", 'background: linear-gradient(red, blue), url("/b.png") -16px 0')
     assert best_address(css, "https://e.org/") == "https://e.org/b.png"
+    sizes = 'image-set(url("/1.png") 1dppx, url("/3.png") 3dppx type("image/png"), url(/2.png) 2x)'
+    assert best_address(PictureSource("background", sizes), "https://e.org/") == "https://e.org/3.png"
     assert best_address(PictureSource("svg", "/s.svg#cat"), "https://e.org/") == "https://e.org/s.svg#cat"
     assert best_address(PictureSource("img", "/s.png#cat"), "https://e.org/") == "https://e.org/s.png"

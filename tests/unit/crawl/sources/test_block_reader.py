@@ -19,6 +19,9 @@ class Reader:
     def __init__(self, pages_at_once, meet=None, wrong=""):
         self.pages_at_once, self.meet, self.wrong, self.began = pages_at_once, meet, wrong, []
 
+    def prepare(self, num_blocks):
+        return min(num_blocks, self.pages_at_once)
+
     def read(self, tag, urls):
         self.began.append(tag)
         if self.meet:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from emoji_ldm.crawl.sources import source_factory
+from emoji_ldm.crawl.sources.json_api import value_at_path
 from emoji_ldm.errors import CrawlError
 from emoji_ldm.outcomes import Outcome
 from tests.unit.crawl.read_source import config_of, outcomes_of, read_tag
@@ -107,3 +108,11 @@ def test_answers_are_followed_by_their_cursor_or_the_address_of_the_next_one(sit
     profile.write_text(f"kind: api\nurl: '{url}'\nitems: data\nimage: src\ntitle: alt\nnext: page.next\n")
     pages = read_tag(config_of(source="api", site=site.url, profile=str(profile)), num_pages=1)
     assert [page.tiles[0]["title"] for page in pages] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("", {"files": [{"url": "a.png"}]}), ("files.0.url", "a.png"), ("files.1.url", None), ("files.url", None)],
+)
+def test_a_path_leads_through_objects_and_lists(path, value):
+    assert value_at_path({"files": [{"url": "a.png"}]}, path) == value

@@ -1,0 +1,84 @@
+"""Pictures and buttons in markup of which no layout of the corpus consists."""
+
+import shutil
+
+import pytest
+
+from emoji_ldm.config import build
+from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
+from emoji_ldm.crawl.sources import source_factory
+from tests.unit.crawl.stub_site import Site, answer
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver"),
+]
+
+NAMES = ("cat", "dog", "fox", "owl", "bee", "cow")
+BOX = ".p{display:inline-block;width:64px;height:64px}"
+# {what shows the picture: (rule of a name, markup of a name)}
+PICTURES = {
+    "a background before the content": (".{0}::before{{content:'';background:url(/{0}.png)}}", '<i class="p {0}"></i>'),
+    "generated content": (".{0}::after{{content:url(/{0}.png)}}", '<i class="p {0}"></i>'),
+    "the densest of a set": (
+        ".{0}{{background-image:image-set(url(/{0}-small.png) 1x,url(/{0}.png) 2x)}}", '<i class="p {0}"></i>',
+    ),
+    "an image inside a vector frame": (
+        "", '<svg class="p" viewBox="0 0 9 9"><circle r="4"></circle><image href="/{0}.png" width="9"></image></svg>',
+    ),
+}  # fmt: skip
+# {what is pressed: its markup}
+BUTTONS = {
+    "a box with a pointer": '<div id="more" style="cursor:pointer"><span>Load more</span></div>',
+    "a box with a handler of its own": '<span id="more" onclick="0">Show more emoji</span>',
+}
+
+
+@pytest.fixture(scope="module")
+def site():
+    with Site({"/robots.txt": answer(200, b"")}) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def reader(site, tmp_path_factory):
+    profile = tmp_path_factory.mktemp("profile") / "own.yaml"
+    profile.write_text('url: "{site}/{tag}"\n')
+    values = {"site": site.url, "page_timeout_s": 60, "profile": str(profile)}
+    config = build({"crawl": values}, where="test").crawl
+    opened = source_factory.open_reader(config, LocalRateLimiter(config))
+    yield opened
+    opened.close()
+
+
+def read(reader, site, tag, text):
+    path = f"/{tag.replace(' ', '-')}"
+    site.routes[path] = answer(200, f"<!doctype html><meta charset=utf-8>{text}".encode(), Content_Type="text/html")
+    (page,) = reader.read(tag, [site.url + path])
+    return page
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_picture_is_found_in(reader, site, kind):
+    rule, markup = PICTURES[kind]
+    rules = BOX + "".join(rule.format(name) for name in NAMES)
+    tiles = "".join(f'<div class="tile">{markup.format(name)}<p>{name}</p></div>' for name in NAMES)
+    page = read(reader, site, kind, f"<style>{rules}</style><main>{tiles}</main>")
+    found = {tile["title"]: tile["image_url"] for tile in page.tiles}
+    assert found == {name: f"{site.url}/{name}.png" for name in NAMES}, page.reason
+
+
+@pytest.mark.parametrize("kind", BUTTONS)
+def test_more_is_shown_by_pressing(reader, site, kind):
+    tile = '<div class="tile"><img src="/NAME.png" alt="NAME" width="64" height="64"></div>'
+    first = "".join(tile.replace("NAME", name) for name in NAMES[:3])
+    script = (
+        f"const left = {list(NAMES[3:])}; more.addEventListener('click', () => {{ const name = left.shift(); "
+        f"document.querySelector('main').insertAdjacentHTML('beforeend', `{tile}`.replaceAll('NAME', name)); "
+        "if (!left.length) more.remove() })"
+    )
+    # A word inside a link or a menu leads elsewhere, whatever the pointer looks like there.
+    decoys = '<nav><span style="cursor:pointer">More</span></nav><a href="/away"><span>Show more packs</span></a>'
+    page = read(reader, site, kind, f"{decoys}<main>{first}</main>{BUTTONS[kind]}<script>{script}</script>")
+    assert [tile["title"] for tile in page.tiles] == list(NAMES), page.reason
+    assert "/away" not in site.log
