@@ -21,9 +21,11 @@ from PIL import Image
 from emoji_ldm.config import key_of
 from emoji_ldm.crawl.frontier import chunks
 from emoji_ldm.dataset.table import Table
-from emoji_ldm.images.fingerprint import fingerprint, is_current
+from emoji_ldm.images.fingerprint import fingerprint
+from emoji_ldm.images.fingerprint_layout import is_current
 from emoji_ldm.images.near_duplicate_index import NearDuplicate, NearDuplicateIndex
 from emoji_ldm.outcomes import Outcome
+from emoji_ldm.progress import print_status
 from emoji_ldm.schemas import OUTCOMES
 
 ROWS_PER_REWRITE = 1000  # images that are written again in one commit
@@ -66,6 +68,8 @@ def renew_fingerprints(images: Table, metadata: Callable[[str, dict[str, int]], 
     for batch in images.read(["image_id", "fingerprint"]).to_batches(max_chunksize=ROWS_PER_BATCH):
         pairs = zip(batch["image_id"].to_pylist(), batch["fingerprint"].to_pylist(), strict=True)
         old += [image_id for image_id, value in pairs if value and not is_current(value)]
+    if old:
+        print_status(f"measuring the appearance of {len(old):,} stored images again: an older version knew less of it")
     for image_ids in chunks(sorted(old), ROWS_PER_REWRITE):
         rows = images.read(filter=pc.field("image_id").isin(image_ids))
         values = [fingerprint(_pixels(image["bytes"])) for image in rows["image"].to_pylist()]

@@ -3,7 +3,7 @@
 The comparison is made over the background that was removed from either image, else over black and over white: two
 backgrounds together tell alpha apart, as one alone would not.
 
-Copies differ by more than noise: resizing, cropping and padding move the content by a part of a cell, scale it by a
+Copies differ by more than noise: resizing, cropping and padding move the content by about a cell, scale it by a few
 percent and blur it a little. Cell by cell that looks like a difference at every edge. The part of the difference that
 such a change explains is therefore removed first: to first order it is a sum of four images, the derivatives of the
 picture by its position, size and sharpness, and their weights follow from least squares (tangent distance; Simard, Le
@@ -15,7 +15,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from emoji_ldm.images.fingerprint import BLACK_VIEW, GRID, HEADER, VIEWS, WHITE_BLACK_TOLERANCE, WHITE_VIEW
+from emoji_ldm.images.fingerprint import WHITE_BLACK_TOLERANCE
+from emoji_ldm.images.fingerprint_layout import BLACK_VIEW, GRID, HEADER, VIEWS, WHITE_VIEW
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -23,22 +24,24 @@ Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 # How far a copy may be moved (in cells, to the right and down), scaled, and blurred: more is another picture.
-MAX_CHANGES = np.array([0.6, 0.6, 0.06, 0.4], np.float32)
-CELL_VALUES = 2 * GRID * GRID * 3  # of a view over two backgrounds
+MAX_CHANGES = np.array([1.2, 1.2, 0.06, 1.6], np.float32)
+NUM_CHANGES = len(MAX_CHANGES)
 RIDGE = 1.0  # keeps the equations of a picture without edges solvable
 FROM_CENTRE = (np.arange(GRID) - (GRID - 1) / 2).astype(np.float32)  # of each cell, in cells
 
 
-def rough_differences(ones: Bytes, others: Bytes, cells: Ints) -> Floats:
-    """Compare some cells of all views of pairs of fingerprints, `(N, LENGTH)` each, with nothing removed.
+def rough_differences(ones: Bytes, others: Bytes) -> Floats:
+    """Compare all views of pairs of overviews, or of the same cells of them, with nothing removed.
+
+    Args:
+        ones: A header and the cells of all views, `(N, HEADER + VIEWS * cells * 4)`.
+        others: The same.
 
     Returns:
         Mean difference in levels, `(N, VIEWS)`; infinite for a view that says nothing about a pair.
     """
     # Channels come first, so that each operation below runs over one contiguous array.
-    first, second = (
-        np.moveaxis(_views(part)[:, :, cells], 3, 0).astype(np.float32, order="C") for part in (ones, others)
-    )
+    first, second = (np.moveaxis(_views(part), 3, 0).astype(np.float32, order="C") for part in (ones, others))
     delta = first - second
     worst = np.zeros(delta.shape[1:], np.float32)
     # Composed over b, premultiplied colour c and alpha a give c + (255 - a) * b: the difference is dc - da * b.
@@ -59,47 +62,70 @@ def differences(ones: Bytes, others: Bytes, views: Ints) -> tuple[Floats, Floats
         views: `(N,)`, which view of each pair.
 
     Returns:
-        Largest and mean difference of the cells, in levels, `(N,)` each.
+        Largest difference of the mean of 2 x 2 neighbouring cells, and mean difference of all cells, in levels, `(N,)`
+        each. An edge that a copy draws a little differently changes single cells, another mouth several side by side.
     """
-    pairs, colours = np.arange(len(views)), _backgrounds(ones, others)[:, :, None]  # (N, 2, 1, 3)
-    first, second = (_over(_views(part)[pairs, views][:, None], colours) for part in (ones, others))
-    shape = (len(views), 2, GRID, GRID, 3)
-    rest = _unexplained((first - second).reshape(shape), ((first + second) * np.float32(0.5)).reshape(shape))
-    apart = np.abs(rest).max(1).reshape(len(views), GRID * GRID, 3)
-    # Channel by channel: a reduction over an axis of three is many times slower.
-    worst = np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2])
-    return worst.max(-1), worst.mean(-1)
+    first, second = (_channels(part, views) for part in (ones, others))
+    backgrounds = _backgrounds(ones, others)
+    rest = _unexplained(first - second, (first + second) * np.float32(0.5), backgrounds)
+    # Composed over b, premultiplied colour c and alpha a give c + (255 - a) * b: the difference is dc - da * b.
+    apart = rest[:, None, :3] - rest[:, None, 3:] * backgrounds[..., None, None]  # (N, 2, 3, GRID, GRID)
+    rows = apart[..., 1:, :] + apart[..., :-1, :]
+    blocks = np.abs(rows[..., 1:] + rows[..., :-1]).max((1, 2)).reshape(len(views), (GRID - 1) ** 2)
+    worst: Floats = np.abs(apart).max((1, 2)).reshape(len(views), GRID * GRID)
+    return blocks.max(1) / 4, worst.mean(1)
 
 
-def _unexplained(delta: Floats, middle: Floats) -> Floats:
-    """Return differences without the part that a small movement, scaling and blur explain.
+def _unexplained(delta: Floats, middle: Floats, backgrounds: Floats) -> Floats:
+    """Return differences without the part that a small movement, scaling and blur explain over both backgrounds.
+
+    Composition is linear. So all is computed once, in colour and alpha, and only the products of two pictures know the
+    backgrounds: the sum over these of `(xc - b * xa) * (yc - b * ya)`.
 
     Args:
-        delta: `(N, 2, GRID, GRID, 3)`, over two backgrounds.
+        delta: `(N, 4, GRID, GRID)`.
         middle: The mean of both pictures, of the same shape.
+        backgrounds: `(N, 2, 3)`.
     """
-    down, right = np.gradient(middle, axis=(2, 3))
-    scaled = right * FROM_CENTRE[:, None] + down * FROM_CENTRE[:, None, None]
-    padded = np.pad(middle, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    around = padded[:, :, :-2, 1:-1] + padded[:, :, 2:, 1:-1] + padded[:, :, 1:-1, :-2] + padded[:, :, 1:-1, 2:]
-    blurred = around - 4 * middle  # the Laplace operator
-    changes = np.stack([right, down, scaled, blurred], 1).reshape(len(delta), len(MAX_CHANGES), CELL_VALUES)
-    flat = delta.reshape(len(delta), CELL_VALUES)
-    equations = changes @ changes.transpose(0, 2, 1) + RIDGE * np.eye(len(MAX_CHANGES), dtype=np.float32)
-    weights = np.linalg.solve(equations, changes @ flat[..., None])[..., 0].clip(-MAX_CHANGES, MAX_CHANGES)
-    rest: Floats = (flat - (weights[:, None] @ changes)[:, 0]).reshape(delta.shape)
+    num, pictures = len(delta), np.empty((len(delta), NUM_CHANGES + 1, 4, GRID, GRID), np.float32)
+    right, down = pictures[:, 0], pictures[:, 1]
+    _slope(middle, right)
+    _slope(middle.swapaxes(2, 3), down.swapaxes(2, 3))
+    pictures[:, 2] = right * FROM_CENTRE + down * FROM_CENTRE[:, None]  # of the picture when it is scaled
+    padded = np.pad(middle, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    around = padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1] + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
+    pictures[:, 3] = around - 4 * middle  # when it is blurred: the Laplace operator
+    pictures[:, NUM_CHANGES] = delta
+    flat = pictures.reshape(num, NUM_CHANGES + 1, 4, GRID * GRID)
+    colour, alpha, total = flat[:, :, :3], flat[:, :, 3:], backgrounds.sum(1)[:, None, :, None]
+    weighed = np.empty_like(flat)
+    weighed[:, :, :3] = 2 * colour - total * alpha
+    weighed[:, :, 3] = (backgrounds**2).sum((1, 2))[:, None, None] * alpha[:, :, 0] - (total * colour).sum(2)
+    rows = (num, NUM_CHANGES + 1, 4 * GRID * GRID)
+    products = flat.reshape(rows) @ weighed.reshape(rows).transpose(0, 2, 1)
+    equations = products[:, :-1, :-1] + RIDGE * np.eye(NUM_CHANGES, dtype=np.float32)
+    weights = np.linalg.solve(equations, products[:, :-1, -1:])[..., 0].clip(-MAX_CHANGES, MAX_CHANGES)
+    explained = (weights[:, None] @ flat.reshape(rows)[:, :-1]).reshape(delta.shape)
+    rest: Floats = delta - explained
     return rest
 
 
+def _slope(pictures: Floats, out: Floats) -> None:
+    """Write the slopes along the last axis: half the difference of both neighbours, and one-sided at the edges."""
+    np.multiply(pictures[..., 2:] - pictures[..., :-2], np.float32(0.5), out=out[..., 1:-1])
+    out[..., 0] = pictures[..., 1] - pictures[..., 0]
+    out[..., -1] = pictures[..., -1] - pictures[..., -2]
+
+
+def _channels(values: Bytes, views: Ints) -> Floats:
+    """Return one view of each fingerprint, channels first: `(N, 4, GRID, GRID)`."""
+    chosen = _views(values)[np.arange(len(views)), views].reshape(len(views), GRID, GRID, 4)
+    return np.moveaxis(chosen, 3, 1).astype(np.float32, order="C")
+
+
 def _views(values: Bytes) -> Bytes:
-    return values[:, HEADER:].reshape(len(values), VIEWS, GRID * GRID, 4)
-
-
-def _over(cells: Bytes, colours: Floats) -> Floats:
-    """Composite premultiplied cells over backgrounds from 0 to 1: colour c and alpha a give c + (255 - a) * b."""
-    values = cells.astype(np.float32)
-    composed: Floats = values[..., :3] + (255 - values[..., 3:]) * colours
-    return composed
+    num_cells = (values.shape[1] - HEADER) // (VIEWS * 4)
+    return values[:, HEADER:].reshape(len(values), VIEWS, num_cells, 4)
 
 
 def _speaking_views(ones: Bytes, others: Bytes) -> Mask:

@@ -1,6 +1,6 @@
 """Fingerprints: the appearance of an image in about two kilobytes, stable under resizing, re-encoding and padding.
 
-A fingerprint holds four thumbnails of 12 x 12 cells with premultiplied alpha. The first shows the whole frame; the
+A fingerprint holds four thumbnails of 24 x 24 cells with premultiplied alpha. The first shows the whole frame; the
 second shows a window around the content whose centre and size come from the content's moments, so that padding or
 cropping of empty borders does not change it. An opaque background of one colour is removed first and its colour kept:
 two images are then compared over that colour, and the same drawing on white and on transparency looks the same.
@@ -19,23 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
+from emoji_ldm.images.fingerprint_layout import GRID, pack
+
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Window = tuple[float, float, float]  # centre x, y and half side of a square, in pixels
 
-# Layout of a fingerprint.
-GRID = 12  # cells per side
-HEADER = 8  # 1 if a flat background was removed, its colour (R, G, B), the version, 3 unused
-VERSION = 3  # of the measurement; 0 had two views
-VIEWS = 4  # the whole frame; the content; what of it is seen on black, and on white
-BLACK_VIEW, WHITE_VIEW = 2, 3
-CELLS = VIEWS * GRID * GRID * 4
-LENGTH = HEADER + CELLS
-
 # Parameters of the measurement. Stored fingerprints depend on all of them: a change makes old and new ones differ.
 CONTENT_EXTENT = 2.2  # half the side of the content window, in standard deviations; a disc has a radius of 2 of them
-MIN_PIXELS_PER_CELL = 5  # on a side
+MIN_PIXELS_PER_CELL = 2.6  # on a side
 MIN_RIM_ALPHA = 128  # of a pixel at the edge, to tell black from half transparent
 MIN_VISIBLE_SHARE = 0.3  # of a silhouette, which must be left of it on black or white
 FLAT_TOLERANCE = 14  # levels by which a background may deviate from its colour, for the noise of JPEG
@@ -51,7 +44,7 @@ def fingerprint(pixels: Bytes) -> bytes:
     colour of the background that was removed, holes or edges that were removed by mistake make no difference.
 
     Returns:
-        `LENGTH` bytes: the header, then `VIEWS` thumbnails `(GRID, GRID, 4)`.
+        Its stored form, see `fingerprint_layout`.
     """
     colour = background(pixels)
     if colour is not None:
@@ -60,12 +53,7 @@ def fingerprint(pixels: Bytes) -> bytes:
     image = Image.fromarray(pixels, "RGBA").convert("RGBa")
     windows = (_frame(image), *_windows(image))
     header = (0, 0, 0, 0) if colour is None else (1, *colour.tolist())
-    return bytes((*header, VERSION, 0, 0, 0)) + _views(image, windows)
-
-
-def is_current(value: bytes) -> bool:
-    """Whether a fingerprint was measured as `fingerprint` does it: older ones cannot be compared with it."""
-    return len(value) == LENGTH and value[4] == VERSION
+    return pack(header, _views(image, windows))
 
 
 def background(pixels: Bytes) -> Bytes | None:

@@ -10,7 +10,8 @@ Probe LSH", VLDB 2007):
 2. The first six measures, rounded down to whole steps, form the key under which the image is filed.
 3. A near duplicate may fall on the other side of a step, so a lookup probes every key that it could have (up to 2^6),
    and filters what it finds by all 12 measures.
-4. Only the remaining candidates are compared cell by cell (`appearance_distance`).
+4. Of the remaining candidates a sample of the cells is compared, and then all cells (`appearance_distance`). The index
+   keeps the sample of each image as it is, and all cells compressed, as they are stored.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emoji_ldm.images.appearance_distance import differences, rough_differences
-from emoji_ldm.images.fingerprint import BLACK_VIEW, GRID, HEADER, LENGTH, VIEWS, WHITE_VIEW
+from emoji_ldm.images.fingerprint_layout import (
+    BLACK_VIEW,
+    CONTENT_VIEW,
+    HEADER,
+    OVERVIEW_GRID,
+    VIEWS,
+    WHITE_VIEW,
+    overviews_of_cells,
+    unpack,
+)
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -31,43 +41,45 @@ Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 # Limits of the cell comparison, in levels of 255. Noise of an encoder is everywhere, while another mouth changes few
-# cells: the allowed largest difference therefore grows with the mean difference, up to a ceiling.
-MAX_LEVELS, LEVELS_PER_MEAN = 3.5, 5.0
-MAX_LEVELS_CEILING = 20.0  # all but one of a hundred true copies differ by less
+# cells: the allowed largest difference therefore grows with the mean difference, up to a ceiling. If the background of
+# either image was removed, the edges of its content and the noise of its encoder differ, and more is allowed.
+LIMITS = np.array([[3, 6, 14], [8, 8, 25]], np.float32)  # without, with: (at least, per mean difference, ceiling)
 MAX_ROUGH_LEVELS = 8.0  # mean difference of the sampled cells, above which a pair is not compared in full
-SAMPLED_CELLS = np.arange(4, GRID * GRID, 9)  # enough cells to tell most pairs apart
+SAMPLED_CELLS = np.arange(4, OVERVIEW_GRID**2, 9)  # of the overview, enough to tell most pairs apart
+SAMPLE_LENGTH = HEADER + VIEWS * len(SAMPLED_CELLS) * 4
 
-# Largest difference of a near duplicate in each coarse measure, in levels: half more than in all but one of 500 true
-# copies. Brightness and colour differ between copies, while the slopes stay as they are and tell most images apart.
-TOLERANCES = np.array([4.8, 1.3, 2.1, 2.6, 1.6, 3.3, 6.7, 0.8, 1.3, 2.8, 0.8, 1.2], np.float32)
+# Largest difference of a near duplicate in each coarse measure, in levels: two thirds more than in all but one of 500
+# true copies. Brightness and colour differ between copies; the slopes stay as they are, and tell most images apart.
+TOLERANCES = np.array([5.3, 1.4, 2.3, 2.9, 1.8, 3.6, 7.4, 0.9, 1.4, 3.1, 0.9, 1.3], np.float32)
 # Distances are counted in parts of a tolerance, so that they are whole numbers. Wider steps need fewer probes, but more
 # images share a key.
 PARTS_PER_TOLERANCE, PARTS_PER_STEP = 31, 64
 MIN_SPREAD = 4.0  # levels; an appearance with a smaller standard deviation is too plain to be looked up by
 # The views that are looked up over black, and over white. The frame over black would hardly find any more.
-ON_BLACK, ON_WHITE = [1, BLACK_VIEW], [0, 1, WHITE_VIEW]
+ON_BLACK, ON_WHITE = [CONTENT_VIEW, BLACK_VIEW], [0, CONTENT_VIEW, WHITE_VIEW]
 NUM_APPEARANCES = len(ON_BLACK) + len(ON_WHITE)
 NUM_MEASURES, NUM_KEYS = len(TOLERANCES), 6  # the first six measures form the key
 PROBE_CHOICES = (np.arange(2**NUM_KEYS)[:, None] >> np.arange(NUM_KEYS)) & 1  # (64, 6): which measures to round up
 
 # Sizes that bound time and memory.
 MIN_SORTED_ENTRIES = 2048  # entries that collect in the small sorted array before it is merged into the large one
-BLOCK = 4096  # fingerprints per array: growing never copies the older ones
+BLOCK = 4096  # samples per array: growing never copies the older ones
 LOOKUP_BATCH = 512  # images filed or looked up together: about 20 MB
-COMPARE_BATCH = 128  # image pairs compared together: about a megabyte, which fits in a processor's cache
+ROUGH_BATCH = 4096  # image pairs whose samples are compared together
+COMPARE_BATCH = 16  # image pairs compared together: about two megabytes, which fit in a processor's cache
 
 
 @dataclass(frozen=True, order=True)
 class NearDuplicate:
-    """A known image that looks the same; `distance` is the largest difference of a cell, from 0 to 1."""
+    """A known image that looks the same; `distance` is the largest difference of four cells, from 0 to 1."""
 
     distance: float
     image_id: str
 
 
 def _projection() -> Floats:
-    """Build the `(GRID * GRID * 3, 12)` matrix that projects RGB cells onto the coarse measures."""
-    line = np.linspace(-1, 1, GRID)
+    """Build the `(144 * 3, 12)` matrix that projects the RGB cells of an overview onto the coarse measures."""
+    line = np.linspace(-1, 1, OVERVIEW_GRID)
     y, x = np.meshgrid(line, line, indexing="ij")
     one, radius = np.ones_like(x), x * x + y * y
     # Three roughly decorrelated colour axes: brightness, red against blue, green against both.
@@ -77,7 +89,7 @@ def _projection() -> Floats:
     finer = [(2 * x * y, grey)]
     finer += [(1.5 * slope, colour) for colour in (red, green) for slope in (x, y)]
     columns = [(shape[..., None] * colour).reshape(-1) for shape, colour in key + finer]
-    return np.stack(columns, 1).astype(np.float32) / np.float32(GRID**2)
+    return np.stack(columns, 1).astype(np.float32) / np.float32(OVERVIEW_GRID**2)
 
 
 PROJECTION = _projection()
@@ -92,8 +104,8 @@ class IndexEntries:
     measures: Shorts = field(default_factory=lambda: np.empty((0, NUM_MEASURES), np.int16))
 
     @classmethod
-    def from_fingerprints(cls, values: Bytes, first: int) -> IndexEntries:
-        """Build the entries of fingerprints `(N, LENGTH)` whose rows are numbered from `first`."""
+    def from_overviews(cls, values: Bytes, first: int) -> IndexEntries:
+        """Build the entries of overviews `(N, OVERVIEW_LENGTH)` whose rows are numbered from `first`."""
         measures, informative = _measures(values)
         keys = _packed(measures[:, :, None, :NUM_KEYS] // PARTS_PER_STEP)[..., 0]
         rows = np.broadcast_to(np.arange(first, first + len(values), dtype=np.int32)[:, None], keys.shape)
@@ -139,17 +151,20 @@ class NearDuplicateIndex:
     """
 
     ids: list[str] = field(default_factory=list)
-    blocks: list[Bytes] = field(default_factory=list)  # fingerprints, (BLOCK, LENGTH) each
+    fingerprints: list[bytes] = field(default_factory=list)  # as they are stored
+    blocks: list[Bytes] = field(default_factory=list)  # samples, (BLOCK, SAMPLE_LENGTH) each
     main_entries: IndexEntries = field(default_factory=IndexEntries)
     recent_entries: IndexEntries = field(default_factory=IndexEntries)
 
     def add(self, ids: Sequence[str], fingerprints: Sequence[bytes]) -> None:
         """Add images."""
         for start in range(0, len(ids), LOOKUP_BATCH):
-            values = _stacked(fingerprints[start : start + LOOKUP_BATCH])
-            self.recent_entries = self.recent_entries.merge(IndexEntries.from_fingerprints(values, len(self.ids)))
-            self._store(values)
-            self.ids.extend(ids[start : start + LOOKUP_BATCH])
+            batch = slice(start, start + LOOKUP_BATCH)
+            values = overviews_of_cells(unpack(fingerprints[batch]))
+            self.recent_entries = self.recent_entries.merge(IndexEntries.from_overviews(values, len(self.ids)))
+            self._store(_sampled(values))
+            self.fingerprints.extend(fingerprints[batch])
+            self.ids.extend(ids[batch])
             if len(self.recent_entries.keys) > max(MIN_SORTED_ENTRIES, len(self.main_entries.keys) // 16):
                 self.main_entries, self.recent_entries = self.main_entries.merge(self.recent_entries), IndexEntries()
 
@@ -157,10 +172,11 @@ class NearDuplicateIndex:
         """Find the known images that look the same as each of these, by distance and then by id."""
         found: list[list[NearDuplicate]] = [[] for _ in fingerprints]
         for start in range(0, len(fingerprints), LOOKUP_BATCH):
-            values = _stacked(fingerprints[start : start + LOOKUP_BATCH])
-            pairs = self._candidates(values)
-            for first in range(0, len(pairs), COMPARE_BATCH):
-                for position, match in self._verify(values, pairs[first : first + COMPARE_BATCH]):
+            cells = unpack(fingerprints[start : start + LOOKUP_BATCH])
+            values = overviews_of_cells(cells)
+            samples, pairs = _sampled(values), self._candidates(values)
+            for first in range(0, len(pairs), ROUGH_BATCH):
+                for position, match in self._verify(cells, samples, pairs[first : first + ROUGH_BATCH]):
                     found[start + position].append(match)
         return [sorted(matches) for matches in found]
 
@@ -169,7 +185,7 @@ class NearDuplicateIndex:
         """Memory of all arrays."""
         parts = (self.main_entries, self.recent_entries)
         entries = (array for part in parts for array in (part.keys, part.rows, part.measures))
-        return sum(array.nbytes for array in (*self.blocks, *entries))
+        return sum(array.nbytes for array in (*self.blocks, *entries)) + sum(map(len, self.fingerprints))
 
     def _candidates(self, values: Bytes) -> Ints:
         """Return `(M, 2)` distinct pairs (position, row) whose coarse measures are near."""
@@ -180,45 +196,52 @@ class NearDuplicateIndex:
         codes = np.unique(pairs[:, 0] << 32 | pairs[:, 1])
         return np.stack([codes >> 32, codes & 0xFFFFFFFF], 1)
 
-    def _verify(self, values: Bytes, pairs: Ints) -> Iterator[tuple[int, NearDuplicate]]:
+    def _verify(self, cells: Bytes, samples: Bytes, pairs: Ints) -> Iterator[tuple[int, NearDuplicate]]:
         """Compare candidate pairs by all cells; yields (position, match) for those that look the same."""
-        ones, others = values[pairs[:, 0]], self._rows(pairs[:, 1])
         # A sample of the cells rules most pairs and views out at a small part of the cost.
-        rough = rough_differences(ones, others, SAMPLED_CELLS)
+        rough = rough_differences(samples[pairs[:, 0]], self._samples(pairs[:, 1]))
+        # What is seen on black is mostly the whole content: then it says nothing new.
+        rough[:, BLACK_VIEW:][rough[:, BLACK_VIEW:] == rough[:, CONTENT_VIEW, None]] = np.inf
         chosen, views = np.nonzero(rough <= MAX_ROUGH_LEVELS)
-        largest, mean = differences(ones[chosen], others[chosen], views)
-        same = largest <= np.minimum(MAX_LEVELS + LEVELS_PER_MEAN * mean, MAX_LEVELS_CEILING)
         distances = np.full(len(pairs), np.inf)
-        np.minimum.at(distances, chosen[same], largest[same] / 255)
+        for start in range(0, len(chosen), COMPARE_BATCH):
+            part = chosen[start : start + COMPARE_BATCH]
+            rows, places = np.unique(pairs[part, 1], return_inverse=True)
+            others = unpack([self.fingerprints[row] for row in rows])[places]
+            largest, mean = differences(cells[pairs[part, 0]], others, views[start : start + COMPARE_BATCH])
+            was_cut = cells[pairs[part, 0], 0] | others[:, 0]
+            least, per_mean, ceiling = LIMITS[was_cut].T
+            same = largest <= np.minimum(least + per_mean * mean, ceiling)
+            np.minimum.at(distances, part[same], largest[same] / 255)
         for (position, row), distance in zip(pairs.tolist(), distances.tolist(), strict=True):
             if distance <= 1:
                 yield position, NearDuplicate(distance, self.ids[row])
 
-    def _rows(self, rows: Ints) -> Bytes:
-        """Gather the fingerprints of rows from their blocks."""
-        values, block = np.empty((len(rows), LENGTH), np.uint8), rows // BLOCK
+    def _samples(self, rows: Ints) -> Bytes:
+        """Gather the samples of rows from their blocks."""
+        values, block = np.empty((len(rows), SAMPLE_LENGTH), np.uint8), rows // BLOCK
         for number in np.unique(block):
             chosen = block == number
             values[chosen] = self.blocks[number][rows[chosen] % BLOCK]
         return values
 
     def _store(self, values: Bytes) -> None:
-        """Append fingerprints to the blocks."""
+        """Append samples to the blocks."""
         for row, value in enumerate(values, len(self.ids)):
             if row % BLOCK == 0:
-                self.blocks.append(np.empty((BLOCK, LENGTH), np.uint8))
+                self.blocks.append(np.empty((BLOCK, SAMPLE_LENGTH), np.uint8))
             self.blocks[-1][row % BLOCK] = value
 
 
 def _measures(values: Bytes) -> tuple[Shorts, Mask]:
-    """Project fingerprints `(N, LENGTH)` onto the coarse measures.
+    """Project overviews `(N, OVERVIEW_LENGTH)` onto the coarse measures.
 
     Returns:
         `(N, 5, 12)` int16 in parts of a tolerance, and `(N, 5)` whether its contrast is enough for a lookup.
     """
-    cells = values[:, HEADER:].reshape(len(values), VIEWS, GRID * GRID, 4).astype(np.float32)
+    cells = values[:, HEADER:].reshape(len(values), VIEWS, OVERVIEW_GRID**2, 4).astype(np.float32)
     black, white = cells[:, ON_BLACK, :, :3], cells[:, ON_WHITE, :, :3] + (255 - cells[:, ON_WHITE, :, 3:])
-    appearances = np.concatenate([black, white], 1).reshape(len(values), NUM_APPEARANCES, GRID * GRID * 3)
+    appearances = np.concatenate([black, white], 1).reshape(len(values), NUM_APPEARANCES, OVERVIEW_GRID**2 * 3)
     measures = np.rint(appearances @ PROJECTION * (PARTS_PER_TOLERANCE / TOLERANCES)).astype(np.int16)
     return measures, appearances.std(-1) >= MIN_SPREAD
 
@@ -244,5 +267,7 @@ def _probes(measures: Shorts, informative: Mask) -> tuple[Ints, Ints, Ints]:
     return positions, appearances, _packed(np.where(PROBE_CHOICES == 1, high, low))[possible]
 
 
-def _stacked(fingerprints: Sequence[bytes]) -> Bytes:
-    return np.frombuffer(b"".join(fingerprints), np.uint8).reshape(-1, LENGTH)
+def _sampled(values: Bytes) -> Bytes:
+    """Return header and sampled cells of overviews, `(N, SAMPLE_LENGTH)`."""
+    cells = values[:, HEADER:].reshape(len(values), VIEWS, OVERVIEW_GRID**2, 4)[:, :, SAMPLED_CELLS]
+    return np.concatenate([values[:, :HEADER], cells.reshape(len(values), -1)], 1)

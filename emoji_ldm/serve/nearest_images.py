@@ -26,7 +26,8 @@ from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ModelError
 from emoji_ldm.generate.checkpoint_resolver import is_moving_reference, resolve_reference, training_data_versions
 from emoji_ldm.images.appearance_distance import rough_differences
-from emoji_ldm.images.fingerprint import GRID, LENGTH, fingerprint, is_current
+from emoji_ldm.images.fingerprint import fingerprint
+from emoji_ldm.images.fingerprint_layout import has_overview, overviews
 from emoji_ldm.schemas import IMAGES, LATENTS
 from emoji_ldm.serve.backend import Backend
 from emoji_ldm.serve.decoding_pool import POOL
@@ -36,12 +37,11 @@ from emoji_ldm.serve.model_catalog import ModelCatalog
 from emoji_ldm.serve.openapi_models import REFUSALS, ApiModel
 
 Bytes = NDArray[np.uint8]
-SIDE_PX = 128  # fingerprints have 12 cells on a side, and want some pixels for each
+SIDE_PX = 128  # fingerprints have 24 cells on a side, and want some pixels for each
 MAX_RESULTS, DEFAULT_RESULTS = 20, 6
 MAX_IMAGES = 200_000  # of a training: 460 MB of fingerprints
 CHUNK = 2000  # images that are compared at once
 MAX_INDEXES = 2  # in memory
-CELLS = np.arange(GRID * GRID)
 LICENSE_TAG = "license:"  # of an image's tags, as the import of data sets writes them
 THREAD = ThreadPoolExecutor(1, "nearest")  # one comparison at a time: it takes seconds of a core for large sets
 FORM: dict[str, Any] = {
@@ -86,7 +86,7 @@ class TrainingImages:
     """The images that a model was trained on."""
 
     ids: list[str]
-    fingerprints: Bytes  # (N, LENGTH)
+    overviews: Bytes  # of their fingerprints, (N, OVERVIEW_LENGTH)
 
     def nearest(self, pixels: Bytes, count: int) -> list[tuple[str, float, bool]]:
         """Return (image id, similarity, whether mirrored) of the images nearest to RGBA pixels, the nearest first."""
@@ -96,11 +96,11 @@ class TrainingImages:
         return [(self.ids[index], float(best[index]), bool(flipped[index] > straight[index])) for index in order]
 
     def _similarities(self, own: bytes) -> NDArray[np.float32]:
-        query = np.frombuffer(own, np.uint8)[None]
+        query = overviews([own])
         parts = []
-        for first in range(0, len(self.fingerprints), CHUNK):
-            others = self.fingerprints[first : first + CHUNK]
-            apart = rough_differences(np.repeat(query, len(others), 0), others, CELLS)
+        for first in range(0, len(self.overviews), CHUNK):
+            others = self.overviews[first : first + CHUNK]
+            apart = rough_differences(np.repeat(query, len(others), 0), others)
             # Of the views that say something, the one in which they are nearest: as for near duplicates.
             parts.append(1 - apart.min(1) / 255)
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
@@ -122,12 +122,13 @@ def load_training_images(catalog: ModelCatalog, model: str) -> TrainingImages:
     trained = set(Table(catalog.store, LATENTS, versions["latents"]).read(["image_id"])["image_id"].to_pylist())
     rows = images.read(["image_id", "fingerprint"])
     both = zip(rows["image_id"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True)
-    pairs = [(name, value) for name, value in both if name in trained and value is not None and is_current(value)]
+    pairs = [(name, value) for name, value in both if name in trained and value is not None and has_overview(value)]
     if len(pairs) > MAX_IMAGES:
         raise RequestError(f"{model!r} was trained on more than {MAX_IMAGES:,} images, which are not compared",
                            param="model", code="too_many_images")  # fmt: skip
-    data = np.frombuffer(b"".join(value for _, value in pairs), np.uint8).reshape(-1, LENGTH)
-    return TrainingImages([name for name, _ in pairs], data)
+    # In parts, since unpacked fingerprints take four times the memory of their overviews.
+    parts = [overviews([value for _, value in pairs[first : first + CHUNK]]) for first in range(0, len(pairs), CHUNK)]
+    return TrainingImages([name for name, _ in pairs], np.concatenate([overviews([]), *parts]))
 
 
 class NearestImages:

@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image
 
 from emoji_ldm.demo.sample_images import encode_as, fixture_images
-from emoji_ldm.images.fingerprint import HEADER
+from emoji_ldm.images.fingerprint_layout import HEADER, pack, unpack
 from emoji_ldm.images.near_duplicate_index import NearDuplicateIndex
 from emoji_ldm.images.normalize import NormalizedImage, normalize_image
 from emoji_ldm.outcomes import Rejected
@@ -250,14 +250,17 @@ def confusions(decisions: list[Decision]) -> None:
 def costs(data: Labelled, size: int) -> dict[str, Any]:
     """Lookups per second and memory of an index of `size` images, which are real ones with scaled colours."""
     rng = np.random.default_rng(SEED)
-    real = np.stack([np.frombuffer(picture.fingerprint, np.uint8) for picture in data.originals.values()])
+    real = unpack([picture.fingerprint for picture in data.originals.values()])
     index = NearDuplicateIndex()
     for start in range(0, size, 4096):
         count = min(4096, size - start)
         looks = real[rng.integers(0, len(real), count)].copy()
         cells = looks[:, HEADER:].reshape(count, -1, 4)  # premultiplied colours scaled, as if under another light
         cells[..., :3] = cells[..., :3] * rng.uniform(0.3, 1, (count, 1, 3))
-        index.add([f"{start + place:064d}" for place in range(count)], [look.tobytes() for look in looks])
+        index.add(
+            [f"{start + place:064d}" for place in range(count)],
+            [pack(look[:4].tolist(), look[HEADER:].tobytes()) for look in looks],
+        )
     queries = [picture.fingerprint for _, _, picture in data.copies[:2000]]
     began = time.process_time()
     index.find(queries)

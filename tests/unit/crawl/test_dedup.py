@@ -2,7 +2,6 @@
 
 import random
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -11,6 +10,7 @@ from emoji_ldm.crawl.crawl_state import CrawlState
 from emoji_ldm.crawl.dedup import KnownImages, renew_fingerprints, resolve_duplicates
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.demo.sample_images import encode_as, fixture_images
+from emoji_ldm.images.fingerprint_layout import GRID, HEADER, VIEWS, pack, unpack
 from emoji_ldm.images.normalize import normalize_image
 from emoji_ldm.outcomes import Outcome, outcome_row
 from emoji_ldm.schemas import IMAGES, OUTCOMES
@@ -82,15 +82,17 @@ def test_near_duplicates_within_one_shard_give_one_image(pictures):
 
 
 def test_near_duplicates_are_not_chained(pictures):
-    a = np.frombuffer(pictures[0].fingerprint, np.uint8)
-    b, c = a.copy(), a.copy()
-    for view in (0, 144 * 4):  # one cell in the middle: a step of 3 levels is noise, two are a difference
-        place = 8 + view + 4 * (6 * 12 + 6)
-        b[place] = a[place] - 3
-        c[place] = a[place] - 6
-    ends, _ = resolve(KnownImages(), ("a", "1", bytes(a)), ("b", "2", bytes(b)), ("c", "3", bytes(c)))
+    (values,) = unpack([pictures[0].fingerprint])
+
+    def changed(levels):
+        cells = values[HEADER:].reshape(VIEWS, GRID, GRID, 4).copy()
+        cells[:, 12:14, 12:14, 0] -= levels  # four cells in the middle
+        return pack(values[:4].tolist(), cells.tobytes())
+
+    a, b, c = (changed(levels) for levels in (0, 2, 4))  # a step of 2 levels is noise, two are a difference
+    ends, _ = resolve(KnownImages(), ("a", "1", a), ("b", "2", b), ("c", "3", c))
     assert [ends[url][0] for url in "abc"] == ["kept", "duplicate-of", "kept"]
-    ends, _ = resolve(KnownImages(), ("b", "2", bytes(b)), ("c", "3", bytes(c)))
+    ends, _ = resolve(KnownImages(), ("b", "2", b), ("c", "3", c))
     assert ends["c"] == ("duplicate-of", "2")
 
 
@@ -149,12 +151,13 @@ def test_any_shards_and_any_interruption_give_distinct_images_and_one_outcome_pe
     assert images.keys() == {picture.image_id for picture in pictures} & {image_id for _, image_id, _ in rows}
 
 
-def test_fingerprints_of_an_older_version_are_measured_again_once(tmp_path):
-    """A store of the version before: 1,160 bytes without a version."""
+@pytest.mark.parametrize("older", [b"\0" * 1160, b"\0\0\0\0\3".ljust(2312, b"\0")], ids=["first", "third"])
+def test_fingerprints_of_an_older_version_are_measured_again_once(tmp_path, older):
+    """Of stores from before: the first version had no number, the third one had 12 x 12 cells."""
     store, shown = Store(str(tmp_path)), blobs(6)
     ids, state = fill_images(store, shown), CrawlState(build({"store": str(tmp_path)}, where="test"))
     rows = state.images.read()
-    old = pa.array([b"\0" * 1160 for _ in range(len(rows))], pa.binary())
+    old = pa.array([older] * len(rows), pa.binary())
     rows = rows.set_column(rows.schema.get_field_index("fingerprint"), "fingerprint", old)
     state.images.upsert([state.images.write_file(rows)], ids, app_id="old", metadata={})
     images = Table(store, IMAGES)
