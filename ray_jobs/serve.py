@@ -16,7 +16,6 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import TracingConfig
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from emoji_ldm.config import Config, load
@@ -56,7 +55,8 @@ def run(config: Config) -> None:
     # The port can be probed only where it will be opened. On a joined cluster that is the head node, not this machine.
     is_local = not (config.ray.address or os.environ.get("RAY_ADDRESS"))
     port = free_port(settings.host, settings.port) if is_local else settings.port
-    ray_runtime.connect(config.ray)
+    with ray_runtime.environment_defaults(tracing.ray_serve_variables()):
+        ray_runtime.connect(config.ray)
     config = _with_default_replicas(config, is_local=is_local)
     _require(config)
     # Ray's own handler of SIGTERM would leave replicas behind; this one makes it a KeyboardInterrupt, like Ctrl-C.
@@ -85,7 +85,7 @@ def start(app: serve.Application, host: str, port: int) -> str:
     try:
         # One proxy on the head node: one address for clients, and one ingress whose token buckets hold for the whole
         # service.
-        serve.start(proxy_location="HeadOnly", http_options=options, tracing_config=_tracing())
+        serve.start(proxy_location="HeadOnly", http_options=options)
         serve.run(app, name=APP, route_prefix="/")
     except RuntimeError as error:
         # The RuntimeError says only that something failed; the reason (such as a model that does not fit the GPU) is in
@@ -94,16 +94,6 @@ def start(app: serve.Application, host: str, port: int) -> str:
                   if details.status.endswith(("FAILED", "UNHEALTHY"))]  # fmt: skip
         raise JobError(f"the service did not start: {[*failed, str(error)][0].strip().splitlines()[-1]}") from None
     return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-
-
-def _tracing() -> TracingConfig | None:
-    """Return how Ray Serve traces requests; None leaves that to Ray's own variables, by which it does not."""
-    if not tracing.is_configured():
-        return None
-    # All of them: with a share, Ray's proxy and replicas would decide anew, and leave parts of traces. Who wants fewer
-    # has the collector choose, or sends a `traceparent` that is not sampled.
-    path = f"{tracing.span_processors.__module__}:{tracing.span_processors.__name__}"
-    return TracingConfig(enabled=True, exporter_import_path=path, sampling_ratio=1.0)
 
 
 def follow() -> None:

@@ -63,7 +63,9 @@ def build_api(
         ConfigError: The key file does not exist, or is not one.
     """
     # FastAPI's own pages /docs and /redoc load their scripts from a CDN; docs_page.py works offline.
-    api = FastAPI(title="emoji_ldm", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
+    # Without FastAPI's own spans, whose parent would be the caller and not Ray Serve's proxy; see tracing.py.
+    api = FastAPI(title="emoji_ldm", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None,
+                  telemetry={"tracing": False, "metrics": False, "logs": False})  # fmt: skip
     add_error_handlers(api)
     links = ImageLinks(store) if store else None
     repeated = RepeatedRequests(store, settings.timeout_s) if store else None

@@ -33,6 +33,8 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOL = "http/protobuf"
 EXPORTER = "opentelemetry.exporter.otlp.proto.http"
+# A call of Ray Serve that is no request: the console fetches the lines of the request log (`request_log`).
+CONSOLE_SPAN = "replica_handle_request Ingress log"
 PREFIX = "emoji_ldm."  # of the names of attributes that have no standard one
 
 
@@ -56,6 +58,19 @@ def check_exporter() -> None:
                           "it with: pip install 'emoji-ldm[serve]', or set OTEL_SDK_DISABLED=true")  # fmt: skip
 
 
+def ray_serve_variables() -> dict[str, str]:
+    """Return the variables with which Ray Serve traces requests; they have to be set where its processes start.
+
+    Its own option (`serve.start(tracing_config=...)`) does not reach the proxy in Ray 2.60. All requests are traced:
+    with a share, proxy and replicas would decide anew, and leave parts of traces. Who wants fewer has the collector
+    choose.
+    """
+    if not is_configured():
+        return {}
+    path = f"{span_processors.__module__}:{span_processors.__name__}"
+    return {"RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH": path, "RAY_SERVE_TRACING_SAMPLING_RATIO": "1.0"}
+
+
 def _has_exporter() -> bool:
     try:
         return find_spec(EXPORTER) is not None
@@ -68,9 +83,17 @@ def span_processors() -> list[SpanProcessor]:
     if not is_configured():
         return []
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    return [BatchSpanProcessor(OTLPSpanExporter())]
+    class RequestSpans(BatchSpanProcessor):
+        """Sends spans in batches, but for those of the console, which asks every second."""
+
+        def on_end(self, span: ReadableSpan) -> None:
+            if span.name != CONSOLE_SPAN:
+                super().on_end(span)
+
+    return [RequestSpans(OTLPSpanExporter())]
 
 
 def annotate_request(fields: Mapping[str, Any]) -> str:

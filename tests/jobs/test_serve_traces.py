@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from emoji_ldm.generate.continuous_batching.image_timeline import STAGES
+from emoji_ldm.serve.tracing import CONSOLE_SPAN
 from tests.deployed_service import tiny_config
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -79,10 +80,10 @@ def traced(tmp_path_factory, tiny_pipeline):
             assert process.wait(60) == 0
 
 
-def spans_of(traces, trace_id, names):
-    """The spans of a trace, as soon as those with these names are there."""
+def spans_of(traces, trace_id, names, num_images=1):
+    """The spans of a trace, as soon as those with these names are there for each image."""
     deadline = time.monotonic() + EXPORT_S
-    while not names <= {span.name for span in traces[trace_id]}:
+    while any([span.name for span in traces[trace_id]].count(name) < num_images for name in names):
         assert time.monotonic() < deadline, sorted(span.name for span in traces[trace_id])
         time.sleep(0.2)
     return list(traces[trace_id])
@@ -100,7 +101,7 @@ def test_a_trace_leads_from_the_caller_over_the_proxy_to_the_steps(traced):
     answer = httpx.post(f"{url}/v1/images/generations", json=body, headers=headers, timeout=60)
     assert answer.status_code == 200
     stages = {name for name, _, _ in STAGES}
-    spans = spans_of(traces, TRACE_ID, {"image", *stages})
+    spans = spans_of(traces, TRACE_ID, {"image", *stages}, num_images=2)
     images = [span for span in spans if span.name == "image"]
     assert len(images) == 2 and all(attributes_of(image)["emoji_ldm.request_id"] == "mine" for image in images)
     by_id = {span.span_id.hex(): span for span in spans}
@@ -109,7 +110,9 @@ def test_a_trace_leads_from_the_caller_over_the_proxy_to_the_steps(traced):
         while span.parent_span_id.hex() != CALLER:
             span = by_id[span.parent_span_id.hex()]
             path.append(span.name)
-        assert "model-tiny" in path[0] and "Ingress" in path[1] and path[-1].startswith("proxy_http"), path
+        # Ray's names of concurrent calls may be swapped, as they share a list of open spans.
+        assert "model-tiny" in path[0] and any("Ingress" in name for name in path[1:]), path
+        assert path[-1].startswith("proxy_http"), path
         own = [span for span in spans if span.parent_span_id == image.span_id]
         assert {span.name for span in own} == stages
         [denoise] = [span for span in own if span.name == "denoise"]
@@ -130,3 +133,4 @@ def test_a_caller_that_does_not_sample_leaves_no_trace(traced):
         assert httpx.post(f"{url}/v1/images/generations", json=body, headers=headers, timeout=60).status_code == 200
     spans_of(traces, "1" * 32, {"image"})
     assert not traces[other]
+    assert not [span.name for spans in traces.values() for span in spans if span.name == CONSOLE_SPAN]

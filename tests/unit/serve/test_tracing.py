@@ -3,11 +3,12 @@
 import json
 import logging
 import sys
+from types import SimpleNamespace
 
 import pytest
 from opentelemetry import context, trace
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
@@ -59,8 +60,19 @@ def test_the_standard_variables_turn_traces_on_and_off(variables, expected, monk
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert tracing.is_configured() == expected
-    assert bool(tracing.span_processors()) == expected
+    assert bool(tracing.span_processors()) == bool(tracing.ray_serve_variables()) == expected
     tracing.check_exporter()
+
+
+def test_calls_of_the_console_leave_no_spans(monkeypatch):
+    monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:9")
+    sent = []
+    monkeypatch.setattr(BatchSpanProcessor, "on_end", lambda _, span: sent.append(span.name))
+    [processor] = tracing.span_processors()
+    for name in ("image", tracing.CONSOLE_SPAN):
+        processor.on_end(SimpleNamespace(name=name))
+    processor.shutdown()
+    assert sent == ["image"]
 
 
 def test_a_protocol_that_is_not_sent_and_a_missing_package_are_one_line(monkeypatch):
