@@ -65,7 +65,7 @@ class StudioFile:
 
 
 def studio_files(folder: Path = STATIC_FOLDER) -> Mapping[str, StudioFile]:
-    """Return the files of the studio by their path below the folder; all of them are read, about 200 KB."""
+    """Return the files of the studio by their path below the folder; all of them are read, about 240 KB."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix in MEDIA_TYPES)
     return {path.relative_to(folder).as_posix(): _read(path) for path in paths}
 

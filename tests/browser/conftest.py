@@ -4,6 +4,7 @@ import pytest
 
 from tests.browser.studio_page import StudioPage
 from tests.browser.studio_service import new_browser, studio
+from tests.stored_dataset import fill_dataset, fill_training
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,14 @@ def service(tmp_path_factory):
     """A studio without keys."""
     with studio(tmp_path_factory.mktemp("studio")) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def stored(service):
+    """A data set and a training in the store of the service; the ids of the images."""
+    ids = fill_dataset(service.store, titles=("<img src=x onerror=window.attacked=1>",))
+    fill_training(service.store)
+    return ids
 
 
 @pytest.fixture

@@ -17,11 +17,17 @@ from selenium import webdriver
 from emoji_ldm.config import ServeConfig
 from emoji_ldm.generate.png_metadata import to_png
 from emoji_ldm.serve.app import build_api
-from emoji_ldm.serve.backend import PartialImage, RequestLimits
+from emoji_ldm.serve.backend import PartialImage, QueuePlace, RequestLimits
 from emoji_ldm.serve.bulk.api.router import bulk_routes
 from emoji_ldm.serve.bulk.job_runner import JobRunner
+from emoji_ldm.serve.datasets.dataset_routes import dataset_routes
+from emoji_ldm.serve.model_catalog import ModelCatalog
+from emoji_ldm.serve.nearest_images import nearest_routes
+from emoji_ldm.serve.registry_routes import registry_routes
+from emoji_ldm.serve.runs.run_routes import run_routes
 from emoji_ldm.store import Store
 from emoji_ldm.ui.studio_routes import studio_routes
+from tests.stored_dataset import config_of
 
 LIMITS = RequestLimits("emoji-64", "0a1b2c", width_px=64, height_px=64, side_step_px=16, max_side_px=128, max_images=10,
                        max_steps=100, schedulers=("ddim", "euler"), loras=("blobs",))  # fmt: skip
@@ -38,6 +44,7 @@ class FaceBackend:
     def __init__(self, pause_s=0.01):
         self.pause_s, self.tasks = pause_s, []
         self.fail = None  # called with each task; may raise
+        self.num_before = 0  # images that wait before each
 
     async def models(self):
         return {limits.model: limits for limits in (LIMITS, OTHER)}
@@ -51,6 +58,9 @@ class FaceBackend:
         self.tasks.append(task)
         if self.fail:
             self.fail(task)
+        for place in range(self.num_before, -1, -1) if task.tells_place else ():
+            yield QueuePlace(place, 2.0 * place)
+            await asyncio.sleep(self.pause_s)
         for index in range(num_partials):
             await asyncio.sleep(self.pause_s)
             yield PartialImage(index, face(task, noise=(num_partials - index) / (num_partials + 1)))
@@ -94,7 +104,9 @@ class Studio:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def start(self):
-        routers = [bulk_routes(self.store, self.backend), studio_routes()]
+        catalog = ModelCatalog(config_of(self.store))
+        routers = [bulk_routes(self.store, self.backend), registry_routes(catalog), dataset_routes(catalog.config),
+                   nearest_routes(catalog, self.backend), run_routes(catalog), studio_routes()]  # fmt: skip
         api = build_api(self.backend, self.settings, routers=routers)
         config = uvicorn.Config(api, port=self.port, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
         self.server, self.loop = uvicorn.Server(config), asyncio.new_event_loop()

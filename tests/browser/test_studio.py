@@ -5,6 +5,7 @@ import json
 
 import pytest
 from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from emoji_ldm.caption.sentence_format import write_sentence
@@ -129,6 +130,44 @@ def test_a_start_image_and_a_mask_are_sent(page, service, tmp_path):
     page.press("Draw")
     wait_drawn(page, 2)
     assert service.backend.tasks[-1].request.mask and service.backend.tasks[-1].request.strength == 1.0
+
+
+def test_a_mask_is_drawn_with_brush_and_keys_and_undone(page, service, tmp_path):
+    path = tmp_path / "start.png"
+    Image.new("RGBA", (64, 64), (9, 90, 200, 255)).save(path)
+    page.press("Start from a picture")
+    page.give_file("[name=image]", path)
+    page.press("Draw the mask")
+    canvas = page.wait("canvas.mask")[0]
+    moves = ActionChains(page.browser).move_to_element_with_offset(canvas, -100, -100)
+    moves.click_and_hold().move_by_offset(60, 0).release().perform()
+    page.press("Undo")
+    assert not page.wait("dialog button.primary")[0].is_enabled(), "an empty mask would draw nothing anew"
+    page.browser.execute_script("document.querySelector('canvas.mask').focus()")
+    page.keys(Keys.ARROW_LEFT)
+    page.keys(" ")
+    page.press("Use this mask")
+    page.until(lambda: not page.all("[name=strength]"))
+    draw(page, "a hat", count=1)
+    wait_drawn(page, 1)
+    with Image.open(io.BytesIO(service.backend.tasks[-1].request.mask)) as mask:
+        values = mask.convert("RGBA")
+        assert values.getpixel((32, 32)) != values.getpixel((2, 2))
+        assert values.getpixel((2, 2)) == values.getpixel((20, 20)) == values.getpixel((61, 61)), (
+            "the stroke was undone"
+        )
+
+
+def test_who_waits_is_told_the_place_and_the_time(page, service):
+    service.backend.pause_s, service.backend.num_before = 0.7, 2
+    try:
+        draw(page, count=1)
+        page.says("in the queue at place 2, ready in about 4 s")
+        page.says("in the queue at place 1")
+        wait_drawn(page, 1)
+    finally:
+        service.backend.pause_s, service.backend.num_before = 0.01, 0
+    assert "queue" not in page.text(".run-head")
 
 
 def test_the_prompt_has_the_form_of_captions(page):

@@ -12,7 +12,8 @@ from tests.browser.test_studio import draw, new_set, wait_drawn
 pytestmark = pytest.mark.slow
 # axe-core of Deque Systems, MPL 2.0 (axe/LICENSE), from the package `axe-core` of npm.
 AXE = Path(__file__).with_name("axe") / "axe.min.js"
-VIEWS = ("create", "sets", "sets/new", "gallery", "compare", "pack")
+VIEWS = ("create", "sets", "sets/new", "gallery", "compare", "pack", "data", "data/main/outcomes", "data/main/changes",
+         "training", "training/demo-1/train")  # fmt: skip
 CHECK = """
     const done = arguments[arguments.length - 1];
     const shown = node => `${node.html.slice(0, 160)} ${node.any[0]?.message ?? ''}`;
@@ -22,8 +23,8 @@ CHECK = """
 
 
 @pytest.fixture(scope="module")
-def filled(studio_browser, service):
-    """The studio with pictures, a set, a table and a pack."""
+def filled(studio_browser, service, stored):
+    """The studio with pictures, a set, a table and a pack, over a store with a data set and a training."""
     page = StudioPage(studio_browser, service.url)
     page.reset()
     page.press("Colour")
@@ -67,6 +68,11 @@ def test_axe_finds_nothing_in_any_view_and_nothing_is_wider_than_the_page(filled
     page.click(".card button.picture")
     page.wait("dialog")
     found += findings(page, "picture")
+    assert page.script("return document.querySelector('dialog').scrollWidth") <= width
+    page.open("data")
+    page.click(".card button.picture")
+    page.wait("dialog .looks img")
+    found += findings(page, "image of the data set")
     assert page.script("return document.querySelector('dialog').scrollWidth") <= width
     resize(page.browser, 1440)
     assert found == []

@@ -105,6 +105,11 @@ export function getModels() {
   return models;
 }
 
+/** Ask for the models again when they are wanted next: one was added or removed. */
+export function forgetModels() {
+  models = null;
+}
+
 function tell(name, detail) {
   apiEvents.dispatchEvent(new CustomEvent(name, { detail }));
 }

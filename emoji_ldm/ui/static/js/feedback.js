@@ -13,8 +13,16 @@ export function notice(text, { undo, kind = '' } = {}) {
     undo && button(t('undo'), { class: 'link', onclick: async () => { close(); await undo(); } }),
     button(t('close'), { icon: 'close', quiet: true, onclick: close }));
   const timer = setTimeout(close, NOTICE_MS);
-  document.getElementById('toasts').append(toast);
+  placeToasts().append(toast);
   return close;
+}
+
+/** Put the notices where a person can reach them: beside an open dialog nothing can be clicked, so they lie in it. */
+function placeToasts(closing) {
+  const toasts = document.getElementById('toasts');
+  const host = [...document.querySelectorAll('dialog[open]')].filter((each) => each !== closing).at(-1) ?? document.body;
+  if (toasts.parentElement !== host) host.append(toasts);
+  return toasts;
 }
 
 /** An error as a sentence for people: the service's own words where it gave some. */
@@ -61,7 +69,7 @@ export function dialog(title, content, { wide = false, onclose } = {}) {
   const node = h('dialog', { class: wide ? 'wide' : null, 'aria-labelledby': 'dialog-title' },
     h('div', { class: 'dialog-head' }, heading, shut), h('div', { class: 'dialog-body' }, content));
   node.addEventListener('click', (event) => { if (event.target === node) node.close(); });
-  node.addEventListener('close', () => { node.remove(); onclose?.(); });
+  node.addEventListener('close', () => { placeToasts(node); node.remove(); onclose?.(); });
   document.body.append(node);
   node.showModal();
   return node;

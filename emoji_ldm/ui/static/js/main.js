@@ -5,7 +5,7 @@ import { button, field, fill, h, icon, select, sleep } from './dom.js';
 import { dialog, explain, failed } from './feedback.js';
 import { LANGUAGES, language, loadLanguage, preferredLanguage, t } from './i18n.js';
 
-const VIEWS = ['create', 'sets', 'gallery', 'compare', 'pack'];
+const VIEWS = ['create', 'sets', 'gallery', 'compare', 'pack', 'data', 'training'];
 const nav = document.getElementById('nav');
 const tools = document.getElementById('tools');
 const banner = document.getElementById('banner');

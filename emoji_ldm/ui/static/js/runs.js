@@ -61,7 +61,7 @@ async function work(run) {
 
 async function draw(run, body, first) {
   const { signal } = run.stop;
-  const sent = { ...body, stream: true, partial_images: NUM_PREVIEWS };
+  const sent = { ...body, stream: true, partial_images: NUM_PREVIEWS, queue_events: true };
   const options = () => (run.files.image ? { form: formOf(sent, run), signal } : { body: sent, signal });
   const path = `v1/images/${run.files.image ? 'edits' : 'generations'}`;
   const onWait = (seconds) => { run.state = 'waiting'; run.waits = seconds; tell(run); };
@@ -83,7 +83,8 @@ function formOf(sent, run) {
 async function arrive(run, event, first) {
   const index = first + event.image_index;
   const slot = run.slots[index];
-  Object.assign(slot, { seed: event.seed, seed0: event.seed - index });
+  Object.assign(slot, { seed: event.seed, seed0: event.seed - index, place: event.place ?? 0, eta: event.eta_s ?? 0 });
+  if (event.type.endsWith('.queued')) { tell(run); return; }
   const blob = blobOf(event.b64_json);
   if (event.type.endsWith('.partial_image')) {
     Object.assign(slot, { preview: blob, progress: event.partial_image_index + 1 });

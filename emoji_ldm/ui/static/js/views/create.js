@@ -60,11 +60,19 @@ function pictureButton(picture, signal, side) {
 
 const STATES = {
   waiting: (run) => t('run.waiting', { seconds: run.waits }),
-  drawing: (run) => t('run.drawing', { done: numDone(run), n: run.slots.length }),
+  drawing: (run) => [t('run.drawing', { done: numDone(run), n: run.slots.length }), queueOf(run)].filter(Boolean).join(' · '),
   done: (run) => t('run.done', { n: run.slots.length, time: duration((run.ended - run.started) / 1000) }),
   cancelled: (run) => t('run.cancelled', { done: numDone(run) }),
   failed: (run) => explain(run.error),
 };
+/** The place of the first picture that waits, and when the last one is expected; empty if none waits. */
+function queueOf(run) {
+  const waiting = run.slots.filter((slot) => !slot.picture && slot.place > 0);
+  if (!waiting.length) return '';
+  const eta = Math.max(...waiting.map((slot) => slot.eta));
+  return t('run.queued', { place: Math.min(...waiting.map((slot) => slot.place)), time: duration(eta) });
+}
+
 const numDone = (run) => run.slots.filter((slot) => slot.picture).length;
 
 /** One request: its prompt and state in a line, then its pictures. Slots that have not changed keep their elements. */
@@ -74,7 +82,7 @@ function drawRun(section, run, signal) {
   section.grid ??= h('div', { class: 'grid' });
   section.setAttribute('aria-busy', busy);
   run.slots.forEach((slot, index) => {
-    const key = slot.picture?.id ?? `${slot.progress ?? 0}-${busy}`;
+    const key = slot.picture?.id ?? `${slot.progress ?? 0}-${slot.place ?? 0}-${busy}`;
     const old = section.grid.children[index];
     if (old?.dataset.key === key) return;
     const node = slotOf(run, slot, busy, signal);
@@ -111,7 +119,7 @@ function slotOf(run, slot, busy, signal) {
   return h('figure', { class: 'card pending' },
     h('div', { class: 'picture ground checker' }, slot.preview ? imageOf(addressOf(slot.preview, signal), SIDE_PX, t('picture.preview'))
       : busy && h('span', { class: 'spinner', 'aria-hidden': 'true' })),
-    h('figcaption', {}, busy ? (slot.progress ? t('picture.preview_number', { count: slot.progress }) : t('picture.pending')) : t('picture.none')));
+    h('figcaption', {}, busy ? (slot.progress ? t('picture.preview_number', { count: slot.progress }) : slot.place ? t('picture.place', { place: slot.place }) : t('picture.pending')) : t('picture.none')));
 }
 
 /** The same request again with other seeds. */

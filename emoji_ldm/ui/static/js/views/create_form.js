@@ -3,6 +3,7 @@
 import { button, field, fill, h, select } from '../dom.js';
 import { loadDraft, MAX_PROMPT, modelOf, numberField, parameterFields, saveDraft } from '../fields.js';
 import { notice } from '../feedback.js';
+import { drawMask } from '../mask_editor.js';
 import { t } from '../i18n.js';
 import { readParameters } from '../png.js';
 import { fileDrop, imageProblem } from '../uploads.js';
@@ -146,7 +147,7 @@ function startImage(draft, save) {
   function show() {
     const strength = h('input', { type: 'range', min: 0.05, max: 1, step: 0.05, value: draft.strength, name: 'strength', oninput: () => { draft.strength = Number(strength.value); amount.textContent = strength.value; save(); } });
     const amount = h('output', {}, String(draft.strength));
-    fill(box, one('image'), files.image && [one('mask'), !files.mask && field(t('param.strength'), h('span', { class: 'range' }, strength, amount), t('create.strength_hint'))]);
+    fill(box, one('image'), files.image && [one('mask'), button(t('mask.draw'), { icon: 'brush', onclick: () => drawMask(files.image, (mask) => { files.mask = mask; show(); }) }), !files.mask && field(t('param.strength'), h('span', { class: 'range' }, strength, amount), t('create.strength_hint'))]);
   }
   show();
   return h('details', { open: Boolean(files.image) }, h('summary', {}, t('create.start')), box);
