@@ -17,7 +17,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops
+from PIL import Image
 
 from emoji_ldm.images.fingerprint_layout import GRID, pack
 
@@ -157,19 +157,19 @@ def _windows(image: Image.Image) -> list[Window]:
     """
     # Everything beyond the box of what is not fully transparent is outside, so only the box is looked at.
     box = image.getbbox() or (0, 0, *image.size)
-    red, green, blue, cover = image.crop(box).split()
+    # Each channel in one piece: operations on every fourth byte take many times longer.
+    red, green, blue, alpha = np.ascontiguousarray(np.moveaxis(np.asarray(image.crop(box)), 2, 0))
     # How far each pixel is from the background on which it lies. With premultiplied colour c and alpha a, what is seen
-    # on black is c, and on white c + 255 - a, which is 255 - (a - c).
-    on_black = ImageChops.lighter(ImageChops.lighter(red, green), blue)
-    on_white = ImageChops.subtract(cover, ImageChops.darker(ImageChops.darker(red, green), blue))
-    alpha, *seen = (np.asarray(part) for part in (cover, on_black, on_white))
+    # on black is c, and on white c + 255 - a, which is 255 - (a - c). No channel is larger than alpha.
+    on_black = np.maximum(np.maximum(red, green), blue)
+    on_white = alpha - np.minimum(np.minimum(red, green), blue)
     weight, edge = _silhouette(alpha)
     content = _sums(weight)
     windows = [_window(content, box, image.size)]
     # Where nothing of the rim disappears the window stays as it is, which saves most of the cost. What is nearly black
     # counts: the colour of a background has a tolerance.
     rim = _dilate(edge) & (alpha >= MIN_RIM_ALPHA)
-    for shown in seen:
+    for shown in (on_black, on_white):
         left = _sums(_silhouette(shown)[0]) if (rim & (shown < WHITE_BLACK_TOLERANCE)).any() else content
         # A drawing of black lines is nothing on black: what is left of it there would look like any other.
         enough = left is not content and left[0].sum() >= MIN_VISIBLE_SHARE * content[0].sum()

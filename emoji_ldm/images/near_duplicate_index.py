@@ -48,9 +48,9 @@ MAX_ROUGH_LEVELS = 8.0  # mean difference of the sampled cells, above which a pa
 SAMPLED_CELLS = np.arange(4, OVERVIEW_GRID**2, 9)  # of the overview, enough to tell most pairs apart
 SAMPLE_LENGTH = HEADER + VIEWS * len(SAMPLED_CELLS) * 4
 
-# Largest difference of a near duplicate in each coarse measure, in levels: two thirds more than in all but one of 500
-# true copies. Brightness and colour differ between copies; the slopes stay as they are, and tell most images apart.
-TOLERANCES = np.array([5.3, 1.4, 2.3, 2.9, 1.8, 3.6, 7.4, 0.9, 1.4, 3.1, 0.9, 1.3], np.float32)
+# Largest difference of a near duplicate in each coarse measure, in levels: half more than in all but one of 500 true
+# copies. Brightness and colour differ between copies, while the slopes stay as they are and tell most images apart.
+TOLERANCES = np.array([4.8, 1.3, 2.1, 2.6, 1.6, 3.3, 6.7, 0.8, 1.3, 2.8, 0.8, 1.2], np.float32)
 # Distances are counted in parts of a tolerance, so that they are whole numbers. Wider steps need fewer probes, but more
 # images share a key.
 PARTS_PER_TOLERANCE, PARTS_PER_STEP = 31, 64
