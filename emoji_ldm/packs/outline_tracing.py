@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import cast
 
 import contourpy
 import numpy as np
@@ -82,8 +83,10 @@ def _contours(field: NDArray[np.float64]) -> list[Outline]:
     # A frame of nothing closes areas that touch the edge of the picture.
     framed = np.pad(field, 1)
     generator = contourpy.contour_generator(z=framed, fill_type=contourpy.FillType.OuterOffset)
+    # What contourpy returns depends on the kind of filling: here polygons, and where each one's outlines begin.
+    found = cast(tuple[list[Outline], list[NDArray[np.uint32]]], generator.filled(0.5, np.inf))
     outlines = []
-    for points, offsets in zip(*generator.filled(0.5, np.inf), strict=True):
+    for points, offsets in zip(*found, strict=True):
         for start, end in itertools.pairwise(offsets):
             outline = _simplified(points[start : end - 1] - 0.5)
             if len(outline) >= 3:
@@ -117,7 +120,7 @@ def _simplified(points: Outline) -> Outline:
 def _distances(points: Outline, start: Outline, end: Outline) -> NDArray[np.float64]:
     """Return the distances of points from the line between two others."""
     along = end - start
-    length = float(np.hypot(*along))
+    length = float(np.hypot(along[0], along[1]))
     away = points - start
     if length == 0:
         return np.hypot(away[:, 0], away[:, 1])

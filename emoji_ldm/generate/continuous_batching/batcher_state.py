@@ -10,7 +10,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import count
 from weakref import ref
 
 from torch import Tensor
@@ -110,8 +110,8 @@ class BatcherState:
         The order between tenants is that of `FairQueue`, so an image may overtake older ones of others.
         """
         with self.changed:
-            queues = (queue[pending.bulk] for bucket in self.scheduler for queue in (bucket.waiting, bucket.ready))
-            waiting = list(chain.from_iterable(queues))
+            bulk = pending.bulk
+            waiting = [each for bucket in self.scheduler for each in (*bucket.waiting[bulk], *bucket.ready[bulk])]
         older = sum(other.submitted_at < pending.submitted_at for other in waiting)
         return 1 + older if pending in waiting else 0
 
