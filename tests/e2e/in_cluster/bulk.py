@@ -11,12 +11,13 @@ import urllib.error
 import urllib.request
 
 URL, PROMPTS = sys.argv[1], int(sys.argv[2])
+JOB = f"e2e-{time.time_ns()}"  # the same however often a request is sent
 ENDS = ("completed", "failed", "cancelled", "expired")
 
 
 def call(path, body=None):
     headers = {"Authorization": f"Bearer {os.environ['KEY']}", "Content-Type": "application/json",
-               "Idempotency-Key": os.environ["HOSTNAME"]}  # fmt: skip
+               "Idempotency-Key": JOB}  # fmt: skip
     while True:
         try:
             request = urllib.request.Request(URL + path, body and json.dumps(body).encode(), headers)
@@ -30,7 +31,7 @@ def call(path, body=None):
         time.sleep(1)
 
 
-job = call("", {"prompts": [f"a happy blob, number {n}" for n in range(PROMPTS)], "steps": 4, "size": "64x64"})
+job = call("", {"prompts": [f"a happy blob, number {n}" for n in range(PROMPTS)], "steps": 50, "size": "64x64"})
 print(json.dumps({"status": job["status"], "id": job["id"]}), flush=True)
 while (told := call(f"/{job['id']}"))["status"] not in ENDS:
     print(json.dumps({"progress": told}), flush=True)
