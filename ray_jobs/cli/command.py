@@ -21,7 +21,6 @@ from typer.core import TyperGroup
 
 from emoji_ldm.errors import ConfigError, EmojiLdmError
 from ray_jobs.cli.field_help import command_with_fields
-from ray_jobs.cli.loopback import local_ray_on_loopback
 
 if TYPE_CHECKING:  # the configuration loads pydantic, which `--help` must not wait for
     from emoji_ldm.config import Config
@@ -127,8 +126,7 @@ def configured(
                 if dry_run:
                     sys.stdout.write(resolved.to_yaml())
                     return 0
-                with local_ray_on_loopback(resolved.ray):
-                    return function(resolved, plain, **options)
+                return function(resolved, plain, **options)
 
             return run_command(act, debug=debug)
 

@@ -9,6 +9,7 @@ import typer
 from emoji_ldm.errors import ConfigError
 from ray_jobs.cli import crawl_tools
 from ray_jobs.cli.command import AS_OF, Shortcut, configured, did_you_mean, new_app
+from ray_jobs.cli.loopback import local_ray_on_loopback
 
 if TYPE_CHECKING:
     from emoji_ldm.config import Config
@@ -220,7 +221,8 @@ def generate(
 )
 def serve(config: "Config", words: list[str]) -> None:
     """Answer OpenAI's Images API and draw bulk sets with Ray Serve."""
-    _run("serve", config)
+    with local_ray_on_loopback(config.ray):
+        _run("serve", config)
 
 
 @stage("report", shortcuts=[AS_OF], examples=["emoji-ldm report run=demo"])
