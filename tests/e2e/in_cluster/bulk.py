@@ -31,7 +31,7 @@ def call(path, body=None):
         time.sleep(1)
 
 
-job = call("", {"prompts": [f"a happy blob, number {n}" for n in range(PROMPTS)], "steps": 50, "size": "64x64"})
+job = call("", {"prompts": [f"a happy blob, number {n}" for n in range(PROMPTS)], "steps": 12, "size": "64x64"})
 print(json.dumps({"status": job["status"], "id": job["id"]}), flush=True)
 while (told := call(f"/{job['id']}"))["status"] not in ENDS:
     print(json.dumps({"progress": told}), flush=True)
