@@ -53,11 +53,13 @@ def probe(
     accept: Annotated[bool, typer.Option("--accept", help="Succeed also if suspiciously little was found.")] = False,
 ) -> None:
     """Read a page as the crawl would, and one step beyond it; show what is found and propose a profile."""
+    if len(words) != 1:
+        raise ConfigError(f"{PROBE} takes one address: emoji-ldm {PROBE} https://example.org/emoji/Blobs")
+    # Before the imports: a browser and the page take their time.
+    sys.stderr.write(f"{PROBE}: opening {words[0]}\n")
     from emoji_ldm.crawl.probe import probe as probe_page
     from emoji_ldm.errors import CrawlError
 
-    if len(words) != 1:
-        raise ConfigError(f"{PROBE} takes one address: emoji-ldm {PROBE} https://example.org/emoji/Blobs")
     found = probe_page(config.crawl, words[0], tag=tag, output=output, sheet=sheet)
     sys.stdout.write(found.report)
     if found.doubts and not accept:

@@ -82,3 +82,17 @@ def test_more_is_shown_by_pressing(reader, site, kind):
     page = read(reader, site, kind, f"{decoys}<main>{first}</main>{BUTTONS[kind]}<script>{script}</script>")
     assert [tile["title"] for tile in page.tiles] == list(NAMES), page.reason
     assert "/away" not in site.log
+
+
+def test_tiles_are_waited_for_that_a_slow_machine_draws_late(reader, site):
+    """The page shows more with the frame after a scroll, which here comes later than a busy page is waited for."""
+    tile = '<div class="tile"><img src="/NAME.png" alt="NAME" width="64" height="64"></div>'
+    first = "".join(tile.replace("NAME", name) for name in NAMES[:3])
+    script = (
+        "const draw = requestAnimationFrame, wait = setTimeout; window.requestAnimationFrame = (then) => draw(() => "
+        f"wait(then, 4600)); const left = {list(NAMES[3:])}; addEventListener('scroll', () => "
+        "requestAnimationFrame(() => left.splice(0).forEach((name) => document.querySelector('main')"
+        f".insertAdjacentHTML('beforeend', `{tile}`.replaceAll('NAME', name)))))"
+    )
+    page = read(reader, site, "late", f"<main>{first}</main><p style='height:3000px'></p><script>{script}</script>")
+    assert [tile["title"] for tile in page.tiles] == list(NAMES), page.reason

@@ -27,6 +27,7 @@ COLLECT_INTERVAL_S = 0.2  # between two looks at a page that changes all the tim
 TILES_QUIET_S = 0.3  # without another tile, after which tiles are complete if nothing is to come
 END_QUIET_S = 1.0  # the same after a step that has shown nothing new
 TILES_BUSY_S = 4.0  # the same while something is to come: a page that never rests is read all the same
+HELD_S = 10.0  # the same while the frame after a step has not been drawn, as on a machine with much other work
 PAGE_QUIET_S = 1.0  # without a change, after which a complete page without tiles counts as empty
 LEFT_S = 1.5  # after its answer, in which a page takes the place of the one before; a download never does
 MAX_DOCUMENTS = 12  # of one page: more are a circle of redirects
@@ -184,7 +185,8 @@ class _OpenPage:
             return True
         if self.snapshot().elements:
             quiet_s = time.monotonic() - self.changed_at
-            return quiet_s >= (TILES_BUSY_S if state["is_busy"] else self.quiet_s)
+            limit_s = TILES_BUSY_S if state["is_busy"] else self.quiet_s
+            return quiet_s >= (HELD_S if state["is_held"] else limit_s)
         return not state["is_busy"] and state["quiet_s"] >= PAGE_QUIET_S
 
     # Growing ------------------------------------------------------------------------------------------------------

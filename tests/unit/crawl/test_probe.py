@@ -93,4 +93,6 @@ def test_the_errors_of_a_probe_are_one_line(site, tmp_path, capsys):
 def test_the_command_prints_the_profile(site, capsys):
     assert main(["crawl", "probe", f"{site.url}/emoji/blob%20cats", "--tag", "blob cats", "crawl.source=html"]) == 0
     shown = "url: '{site}/emoji/{tag}?page={page}'\ntile: div.emoji-grid > div.text-center\nmore: pages\n"
-    assert shown in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert shown in printed.out
+    assert printed.err == f"crawl probe: opening {site.url}/emoji/blob%20cats\n"

@@ -16,6 +16,7 @@ return {
   url: location.href,
   is_left: Boolean(window.__emojiCrawlLeft),
   is_complete: document.readyState === "complete",
+  is_held: watches.some(([watch]) => watch.isHeld()),
   is_busy: watches.some(([watch, view]) => view.document.readyState !== "complete" || watch.isBusy()),
   // A frame that shows another document counts anew.
   version: watches.map(([watch, view]) => `${watch.version} ${Math.round(view.performance.timeOrigin)}`).join(),

@@ -69,6 +69,7 @@
     held += 1;
     requestAnimationFrame(() => requestAnimationFrame(() => setTimeout.call(window, () => { held -= 1; }, 60)));
   };
+  watch.isHeld = () => held > 0;
   watch.isBusy = () => {
     const now = performance.now();
     return held > 0 || watch.timers.size > 0
