@@ -46,7 +46,9 @@ class ApiKey:
     images_per_minute: int = 0  # 0: unlimited
     expires: AwareDatetime | None = None  # None: never
     made: str = ""  # time of creation, ISO 8601
-    scopes: tuple[KeyScope, ...] = ()  # none: the default ones, as far as its kind may use them
+    # None: the default ones, as far as its kind may use them. A newer release may have written scopes that are unknown
+    # here: they permit nothing, and stay in the file.
+    scopes: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

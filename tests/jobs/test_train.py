@@ -54,9 +54,13 @@ LONG = pytest.mark.long
 
 @pytest.mark.slow
 @LONG
-@pytest.mark.parametrize("stage", [0, 2, 3])  # 1: the killed run; without Ray, tests/train has every stage
-def test_two_ranks_of_any_zero_stage_train_as_one_process_does(stage, prepared, plain):
-    config = prepared(f"run=zero{stage}", "train.steps=4", f"train.zero_stage={stage}")
+@pytest.mark.parametrize(  # 1: the killed run; without Ray, tests/train has every stage
+    ("sharding", "stage"), [("deepspeed", 0), ("deepspeed", 2), ("deepspeed", 3), ("fsdp2", 2), ("fsdp2", 3)]
+)
+def test_two_ranks_of_any_zero_stage_train_as_one_process_does(sharding, stage, prepared, plain):
+    config = prepared(
+        f"run={sharding}-{stage}", "train.steps=4", f"train.zero_stage={stage}", f"train.sharding={sharding}"
+    )
     summary = train.run(config)
     assert losses(config) == pytest.approx(plain, rel=1e-4)
     manifest = checkpoints.newest_checkpoint(Store(config.store), config.run, "unet").manifest()

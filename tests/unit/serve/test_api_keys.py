@@ -94,3 +94,13 @@ def test_a_missing_file_is_none_and_another_file_a_config_error(path, tmp_path):
         read_keys(path)
     with pytest.raises(StoreError, match="is a folder"):
         read_keys("s3://bucket/")
+
+
+def test_a_scope_of_a_newer_release_permits_nothing_and_stays_in_the_file(path):
+    """A service that refused the file would not start after a newer command had added a key."""
+    newer = '{"keys": [{"name": "a", "sha256": "00", "scopes": ["painting"]}]}'
+    shared_file.write_file(path, newer.encode())
+    (key,) = read_keys(path)
+    assert not any(key.permits(scope) for scope in api_keys.SCOPES)
+    change_keys(path, lambda old: (*old, OTHER))
+    assert read_keys(path)[0].scopes == ("painting",)
